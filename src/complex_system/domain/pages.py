@@ -1,0 +1,83 @@
+"""Pages of records as Arrow IPC bytes: how bulk data travels between our own services.
+
+A page carries its own cursor: the schema's metadata holds ``next``, the key to continue after, and it is missing on the
+last page. A page may hold fewer rows than were asked for; only ``next`` says whether there is more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from complex_system.domain.dataset import ID, Dataset
+from complex_system.errors import InvalidRequestError
+
+PAGE_ROWS = 5000
+"""Rows that are asked for in one page unless the caller says otherwise."""
+MAX_PAGE_ROWS = 20_000
+"""Rows that a page never exceeds, whoever asks."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """Rows, the key after which the next page begins (None on the last page), and notes that travel with them."""
+
+    table: pa.Table
+    next: str | None = None
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+def raw_schema(dataset: Dataset) -> pa.Schema:
+    """Arrow types of raw records: the key, then the columns as declared."""
+    fields = [pa.field(ID, pa.string(), nullable=False)]
+    for column in dataset.columns:
+        fields.append(pa.field(column.name, pa.float64() if column.type == "number" else pa.string()))
+    return pa.schema(fields)
+
+
+def processed_schema(dataset: Dataset) -> pa.Schema:
+    """Arrow types of processed records: the key, the target (may be missing), the features; numbers are float64."""
+    fields = [pa.field(ID, pa.string(), nullable=False)]
+    fields += [pa.field(name, pa.float64()) for name in dataset.processed_names[1:]]
+    return pa.schema(fields)
+
+
+def encode_page(page: Page) -> bytes:
+    """Arrow IPC stream bytes of a page."""
+    notes = {**page.notes, **({"next": page.next} if page.next is not None else {})}
+    table = page.table.replace_schema_metadata(notes or None)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    encoded: bytes = sink.getvalue().to_pybytes()
+    return encoded
+
+
+def decode_page(encoded: bytes) -> Page:
+    """Reads what :func:`encode_page` wrote, without copying the columns.
+
+    Raises:
+        InvalidRequestError: The bytes are no Arrow IPC stream.
+    """
+    try:
+        with pa.ipc.open_stream(encoded) as reader:
+            table = reader.read_all()
+    except (pa.ArrowInvalid, OSError, TypeError) as error:
+        raise InvalidRequestError(f"A page of records is expected as Arrow IPC stream bytes: {error}") from error
+    notes = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    return Page(table.replace_schema_metadata(None), notes.pop("next", None), notes)
+
+
+def encode_within(page: Page, max_bytes: int) -> bytes:
+    """Encodes the longest leading part of a page that fits into ``max_bytes``; the cursor follows what was cut.
+
+    The page must contain the key column if it may be cut.
+    """
+    encoded = encode_page(page)
+    while len(encoded) > max_bytes and page.table.num_rows > 1:
+        rows = max(1, int(page.table.num_rows * max_bytes / len(encoded) * 0.95))
+        table = page.table.slice(0, min(rows, page.table.num_rows - 1))
+        page = Page(table, table.column(ID)[-1].as_py(), page.notes)
+        encoded = encode_page(page)
+    return encoded

@@ -1,0 +1,93 @@
+"""A child process in a process group of its own, with its output in a file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+class Child:
+    """One child process. Stopping it stops its whole process group, so that workers of workers end too."""
+
+    def __init__(
+        self, name: str, argv: Sequence[str], log_file: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> None:
+        """Prepares a child; nothing is started yet.
+
+        Args:
+            name: What messages call it.
+            argv: Program and arguments.
+            log_file: Where its output goes, appended.
+            env: Variables on top of our own environment.
+            cwd: Working directory; ours when None.
+        """
+        self.name = name
+        self.argv = list(argv)
+        self.log_file = log_file
+        self.env = {**os.environ, **(env or {})}
+        self.cwd = cwd
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts the process. Its output is appended to the log file."""
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - our own programs and arguments
+                self.argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self.env, cwd=self.cwd, start_new_session=True
+            )
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, or None before the start."""
+        return self._process.pid if self._process else None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs or before the start."""
+        return self._process.poll() if self._process else None
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Sends a signal to the whole process group; no error when it is gone."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+
+    def terminate(self) -> None:
+        """Asks the process group to end."""
+        self.signal_group(signal.SIGTERM)
+
+    def stop(self, grace: float = 10.0) -> None:
+        """Ends the process group: SIGTERM, and SIGKILL for what is left after ``grace`` seconds."""
+        if self._process is None:
+            return
+        self.terminate()
+        deadline = time.monotonic() + grace
+        while self._group_lives() and time.monotonic() < deadline:
+            self._process.poll()
+            time.sleep(0.02)
+        self.signal_group(signal.SIGKILL)
+        self._process.wait()
+
+    def tail(self, lines: int = 15) -> str:
+        """The last lines of the log file."""
+        if not self.log_file.exists():
+            return ""
+        return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
+
+    def _group_lives(self) -> bool:
+        assert self._process is not None
+        try:
+            os.killpg(self._process.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True

@@ -1,0 +1,103 @@
+"""Typed clients: what a service asks another one, as methods."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+from fastiot.core import ReplySubject
+
+from complex_system.domain.pages import PAGE_ROWS, Page, decode_page, encode_page
+from complex_system.domain.records import Record
+from complex_system.messaging import subjects
+
+
+class Asks(Protocol):
+    """Whoever can send a request: every ``SystemService``, and the client of the local runner."""
+
+    async def ask(self, subject: ReplySubject, value: Any, seconds: float | None = None) -> Any:
+        """Sends a request and returns the reply's value."""
+
+
+class DatabaseClient:
+    """The database service of the deployment, whichever of the two it is."""
+
+    def __init__(self, asker: Asks) -> None:
+        self._ask = asker.ask
+
+    async def save_raw(self, records: list[Record]) -> dict[str, Any]:
+        """Saves raw records; returns when the database has them. Repeating it with the same keys changes nothing."""
+        reply: dict[str, Any] = await self._ask(subjects.DB_SAVE_MANY_RAW_DATAPOINTS_SUBJECT, records)
+        return reply
+
+    async def counts(self) -> dict[str, int]:
+        """Numbers of raw, processed, labelled and rejected records."""
+        reply: dict[str, int] = await self._ask(subjects.DB_GET_COUNTS_SUBJECT, {})
+        return reply
+
+    async def unprocessed(self, version: str, limit: int, after: str | None = None) -> Page:
+        """Raw records with no processed twin (and no rejection) of that pipeline version, by key."""
+        request = {"version": version, "limit": limit, "after": after}
+        return decode_page(await self._ask(subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT, request))
+
+    async def upsert_processed(self, page: Page) -> dict[str, Any]:
+        """Writes a page of processed records; the note ``version`` names the pipeline version that made them."""
+        reply: dict[str, Any] = await self._ask(subjects.DB_UPSERT_PROCESSED_COLUMNS_SUBJECT, encode_page(page))
+        return reply
+
+    async def reject(self, version: str, rejections: list[dict[str, str]]) -> dict[str, Any]:
+        """Puts raw records aside that cannot be processed, each ``{"_id", "reason"}``."""
+        reply: dict[str, Any] = await self._ask(
+            subjects.DB_REJECT_RAW_SUBJECT, {"version": version, "rejections": rejections}
+        )
+        return reply
+
+    async def processed_pages(
+        self,
+        columns: list[str] | None = None,
+        *,
+        labelled: bool = False,
+        version: str | None = None,
+        limit: int = PAGE_ROWS,
+    ) -> AsyncIterator[Page]:
+        """All processed records, page by page in the order of their keys; the next page is asked for while one is used."""
+        request: dict[str, Any] = {"columns": columns, "labelled": labelled, "version": version, "limit": limit}
+
+        async def fetch(after: str | None) -> Page:
+            return decode_page(await self._ask(subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT, {**request, "after": after}))
+
+        ahead: asyncio.Task[Page] | None = asyncio.create_task(fetch(None))
+        try:
+            while ahead is not None:
+                page = await ahead
+                ahead = asyncio.create_task(fetch(page.next)) if page.next is not None else None
+                yield page
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+
+
+class ProcessingClient:
+    """The data processing service."""
+
+    def __init__(self, asker: Asks) -> None:
+        self._ask = asker.ask
+
+    async def process(self, records: list[Record]) -> list[Record]:
+        """The processed twins of raw records, in the same order."""
+        reply: list[Record] = await self._ask(subjects.DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT, records)
+        return reply
+
+
+class ServingClient:
+    """A serving service: the champion's, unless another subject is named."""
+
+    def __init__(self, asker: Asks, subject: ReplySubject = subjects.ML_SERVING_SUBJECT) -> None:
+        self._ask = asker.ask
+        self._subject = subject
+
+    async def predict(self, records: list[Record]) -> list[float]:
+        """One prediction a raw record, in the target's own unit."""
+        reply: list[list[float]] = await self._ask(self._subject, records)
+        return [row[0] for row in reply]

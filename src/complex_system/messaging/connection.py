@@ -1,0 +1,209 @@
+"""FastIoT's NATS connection with what a production system needs beyond it.
+
+Reply subscriptions join a queue group, so replicas share the work; handlers run side by side in a bounded number of tasks; a
+handler always answers, whatever happens in it; requests go through the connection's shared inbox and fail at once when
+nobody listens; the connection comes back by itself, without limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastiot.core.broker_connection import NatsBrokerConnection, NatsBrokerSubscription
+from fastiot.core.data_models import ReplySubject, Subject
+from fastiot.core.serialization import serialize_from_bin, serialize_to_bin
+from fastiot.msg import Thing
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import MaxPayloadError, NoRespondersError
+from nats.errors import TimeoutError as NatsTimeoutError
+
+from complex_system.errors import InvalidRequestError, NobodyListensError, ReplyTimeoutError, TooLargeError
+from complex_system.messaging.replies import error_value, to_thing
+from complex_system.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[Thing], Awaitable[Thing | None]]
+
+
+class ServiceConnection(NatsBrokerConnection):
+    """The connection of one service."""
+
+    def __init__(self, client: Client, name: str, handler_tasks: int) -> None:
+        super().__init__(client=client)
+        self._name = name
+        self._handler_tasks = handler_tasks
+        self._running: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    async def open(cls, settings: Settings, name: str) -> ServiceConnection:
+        """Connects, and waits for the broker as long as it takes, saying so in the log.
+
+        Args:
+            settings: Where the broker is and who we are.
+            name: snake_case name of the service; its replicas share it, it names the queue group.
+        """
+        client = Client()
+        address = f"{settings.nats_host}:{settings.nats_port}"
+        waiting = False
+
+        async def on_error(error: Exception) -> None:
+            nonlocal waiting
+            if not client.is_connected and not waiting:
+                waiting = True
+                log.warning("Waiting for the broker at %s: %s", address, error or type(error).__name__)
+            elif client.is_connected:
+                log.warning("Broker: %s", error or type(error).__name__)
+
+        async def on_reconnect() -> None:
+            nonlocal waiting
+            waiting = False
+            log.info("The broker at %s is back", address)
+
+        options: dict[str, Any] = {}
+        if settings.nats_user:
+            options |= {"user": settings.nats_user, "password": settings.nats_password}
+        if settings.nats_tls_ca:
+            options["tls"] = ssl.create_default_context(cafile=settings.nats_tls_ca)
+        await client.connect(
+            f"nats://{address}",
+            name=name,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.5,
+            ping_interval=10,
+            max_outstanding_pings=2,
+            error_cb=on_error,
+            reconnected_cb=on_reconnect,
+            **options,
+        )
+        return cls(client, name, settings.handler_tasks)
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes that the broker takes in one message."""
+        return int(self._client.max_payload)
+
+    async def request(self, subject: ReplySubject, msg: Any, timeout: float = 30.0) -> Any:  # noqa: ASYNC109
+        """Asks and waits for the reply, at most ``timeout`` seconds.
+
+        Raises:
+            NobodyListensError: No service subscribes to the subject.
+            ReplyTimeoutError: No reply in time.
+            TooLargeError: The request exceeds the broker's limit.
+        """
+        payload = serialize_to_bin(subject.msg_cls, msg)
+        try:
+            reply = await self._client.request(subject.name, payload, timeout=timeout)
+        except NoRespondersError as error:
+            raise NobodyListensError(f"No service answers '{subject.name}' at the moment.") from error
+        except (NatsTimeoutError, TimeoutError) as error:
+            raise ReplyTimeoutError(f"No reply on '{subject.name}' within {timeout:g} s.") from error
+        except MaxPayloadError as error:
+            raise TooLargeError(
+                f"A request on '{subject.name}' of {len(payload)} bytes exceeds the broker's limit of "
+                f"{self.max_payload}; send it in smaller batches."
+            ) from error
+        return serialize_from_bin(subject.reply_cls, reply.data)
+
+    async def gather(self, subject: ReplySubject, msg: Any, seconds: float, expected: int) -> list[Any]:
+        """Asks everybody who listens and collects the replies of ``seconds`` seconds, or until ``expected`` came."""
+        inbox = self._client.new_inbox()
+        subscription = await self._client.subscribe(inbox)
+        replies: list[Any] = []
+        try:
+            await self._client.publish(subject.name, serialize_to_bin(subject.msg_cls, msg), reply=inbox)
+            async with asyncio.timeout(seconds):
+                while len(replies) < expected:
+                    message = await subscription.next_msg(timeout=seconds)
+                    if message.data:  # an empty reply is the broker's "no responders"
+                        replies.append(serialize_from_bin(subject.reply_cls, message.data))
+                    else:
+                        break
+        except (NatsTimeoutError, TimeoutError):
+            pass
+        finally:
+            await subscription.unsubscribe()
+        return replies
+
+    async def subscribe_reply_cb(self, subject: ReplySubject, cb: Handler) -> NatsBrokerSubscription:
+        """Subscribes a handler that answers requests, in the queue group of this service."""
+
+        async def answer(message: Msg) -> None:
+            try:
+                thing = _decode(subject, message)
+                reply = await cb(thing)
+            except Exception as error:  # noqa: BLE001 - the caller gets every error as a reply
+                reply = to_thing(error_value(error), self._name)
+            if not message.reply:
+                return
+            payload = serialize_to_bin(Thing, reply)
+            if len(payload) > self.max_payload:
+                error = TooLargeError(
+                    f"The reply on '{subject.name}' has {len(payload)} bytes, more than the broker's limit of "
+                    f"{self.max_payload}; ask for it page by page."
+                )
+                payload = serialize_to_bin(Thing, to_thing(error_value(error), self._name))
+            await self._client.publish(message.reply, payload)
+
+        return await self._subscribe_bounded(subject.name, self._name, answer)
+
+    async def subscribe(self, subject: Subject, cb: Callable[..., Awaitable[None]]) -> NatsBrokerSubscription:
+        """Subscribes to events: every replica hears them. An exception in a handler is logged and costs nothing else."""
+
+        async def consume(message: Msg) -> None:
+            try:
+                await cb(_decode(subject, message))
+            except Exception:
+                log.exception("An event on '%s' could not be handled", message.subject)
+
+        return await self._subscribe_bounded(subject.name, "", consume)
+
+    async def _subscribe_bounded(
+        self, name: str, queue: str, work: Callable[[Msg], Awaitable[None]]
+    ) -> NatsBrokerSubscription:
+        places = asyncio.Semaphore(self._handler_tasks)
+
+        async def run(message: Msg) -> None:
+            try:
+                await work(message)
+            except Exception:
+                log.exception("A message on '%s' could not be answered", message.subject)
+            finally:
+                places.release()
+
+        async def dispatch(message: Msg) -> None:
+            await places.acquire()
+            task = asyncio.create_task(run(message))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+        result = NatsBrokerSubscription()
+        result._set_subscription(await self._client.subscribe(name, queue=queue, cb=dispatch))
+        return result
+
+    async def drain_handlers(self) -> None:
+        """Waits for the handlers that are at work, so that what was taken is answered before the service ends."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=10)
+
+    async def close(self) -> None:
+        """Sends what waits to be sent and closes the connection."""
+        if self._client.is_connected:
+            try:
+                await self._client.flush(timeout=2)
+            except (NatsTimeoutError, TimeoutError):
+                log.warning("The broker did not take the last messages in time")
+        await self._client.close()
+
+
+def _decode(subject: Subject, message: Msg) -> Thing:
+    try:
+        thing: Thing = serialize_from_bin(subject.msg_cls, message.data)
+    except Exception as error:
+        raise InvalidRequestError(f"'{subject.name}' takes a FastIoT Thing as msgpack: {error}") from error
+    return thing

@@ -1,0 +1,51 @@
+"""Values into Things and back, and errors as the published error reply."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+from fastiot.msg import Thing
+
+from complex_system.errors import ERRORS_BY_CODE, ComplexSystemError, InternalError
+
+log = logging.getLogger(__name__)
+
+ERROR_MARK = "__error_occured__"  # kio's spelling, part of the contract
+
+
+def to_thing(value: Any, sender: str) -> Thing:
+    """A Thing that carries ``value``; ``sender`` is the class name of the service, as kio's replies have it."""
+    return Thing(machine=sender, name="", value=value, timestamp=datetime.now(UTC))
+
+
+def error_value(error: BaseException) -> dict[str, Any]:
+    """The published error reply of an error, with our stable code beside it.
+
+    An error that is none of ours becomes an :class:`InternalError`: its text stays in the log and does not reach the sender.
+    """
+    if not isinstance(error, ComplexSystemError):
+        log.error("A handler failed", exc_info=error)
+        error = InternalError(f"The service failed inside ({type(error).__name__}); its log says more.")
+    return {
+        ERROR_MARK: True,
+        "error_type": type(error).__name__,
+        "error_msg": error.message,
+        "error_args": list(error.args),
+        "error_code": error.code,
+    }
+
+
+def value_of(thing: Thing) -> Any:
+    """The payload of a reply.
+
+    Raises:
+        ComplexSystemError: The reply is an error; the class is the one that was raised at the other side.
+    """
+    value = thing.value
+    if isinstance(value, dict) and ERROR_MARK in value:
+        known = ERRORS_BY_CODE.get(str(value.get("error_code")))
+        arguments = value.get("error_args") or [value.get("error_msg", "")]
+        raise known(*arguments) if known else InternalError(f"{value.get('error_type')}: {value.get('error_msg')}")
+    return value

@@ -1,0 +1,180 @@
+"""The base class of our services: FastIoT's, with health, heartbeats, loops that end, and a connection that comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal
+
+from fastiot.core import FastIoTService, ReplySubject, Subject
+
+from complex_system import __version__
+from complex_system.domain.dataset import Dataset
+from complex_system.errors import ComplexSystemError
+from complex_system.messaging.connection import ServiceConnection
+from complex_system.messaging.replies import to_thing, value_of
+from complex_system.messaging.subjects import SERVICE_HEARTBEAT, health_subject
+from complex_system.settings import Settings
+
+log = logging.getLogger(__name__)
+
+State = Literal["starting", "waiting", "ready", "working", "failing"]
+
+
+class SystemService(FastIoTService):
+    """A FastIoT service of this system.
+
+    A subclass overrides :meth:`on_start` and :meth:`on_stop` and declares handlers with ``@answers`` and ``@hears``. Until
+    ``on_start`` has returned, the service is not subscribed to anything; its heartbeat says what it waits for.
+
+    Attributes:
+        settings: The settings read at the start.
+        dataset: The declared data set of the deployment.
+        broker: The connection.
+    """
+
+    broker: ServiceConnection
+
+    def __init__(
+        self, broker_connection: ServiceConnection, settings: Settings | None = None, dataset: Dataset | None = None
+    ) -> None:
+        super().__init__(broker_connection=broker_connection)
+        self.broker = broker_connection
+        self.settings = settings or Settings()
+        self.dataset = dataset or Dataset.load(self.settings.config_dir)
+        self.replica = self.settings.service_id or f"{socket.gethostname()}-{os.getpid()}"
+        self.url = ""
+        self._state: State = "starting"
+        self._detail = ""
+
+    @classmethod
+    def service_name(cls) -> str:
+        """snake_case name, as the service's package is called."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__.removesuffix("Service")).lower()
+
+    @classmethod
+    def main(cls, **kwargs: Any) -> None:
+        """Runs the service until SIGTERM or Ctrl-C; ``run.py`` calls it."""
+        cls._try_setup_test_env()
+        try:
+            asyncio.run(cls._run_connected(**kwargs))
+        except KeyboardInterrupt:
+            log.info("Interrupted")
+        except ComplexSystemError as error:
+            raise SystemExit(f"{cls.service_name()}: {error.message}") from error
+
+    @classmethod
+    async def _run_connected(cls, **kwargs: Any) -> None:
+        settings = Settings()
+        connection = await ServiceConnection.open(settings, cls.service_name())
+        try:
+            await cls(broker_connection=connection, settings=settings, **kwargs).run()
+        finally:
+            await connection.close()
+
+    # What a service overrides
+
+    async def on_start(self) -> None:
+        """Makes the service ready: opens stores, loads models. May wait for what it needs, see :meth:`set_state`."""
+
+    async def on_stop(self) -> None:
+        """Releases what ``on_start`` took."""
+
+    # What a service uses
+
+    async def set_state(self, state: State, detail: str = "") -> None:
+        """Says how the service is; a change is announced at once."""
+        if (state, detail) != (self._state, self._detail):
+            self._state, self._detail = state, detail
+            level = logging.WARNING if state in ("failing", "waiting") else logging.INFO
+            log.log(level, "%s%s", state, f": {detail}" if detail else "")
+            await self._beat()
+
+    def health(self) -> dict[str, Any]:
+        """How the service is, as heartbeats and the health subject say it."""
+        return {
+            "service": self.service_name(),
+            "replica": self.replica,
+            "state": self._state,
+            "detail": self._detail,
+            "pid": os.getpid(),
+            "url": self.url,
+            "version": __version__,
+        }
+
+    async def ask(self, subject: ReplySubject, value: Any, seconds: float | None = None) -> Any:
+        """Sends a request and returns the reply's value; an error reply is raised as the error that it carries."""
+        thing = to_thing(value, type(self).__name__)
+        return value_of(await self.broker.request(subject, thing, seconds or self.settings.request_timeout))
+
+    async def announce(self, subject: Subject, value: Any) -> None:
+        """Publishes an event."""
+        await self.broker.publish(subject, to_thing(value, type(self).__name__))
+
+    def every(self, seconds: float, turn: Callable[[], Awaitable[float | None]]) -> None:
+        """Runs ``turn`` again and again until the service ends; a turn that fails is logged and repeated with back-off.
+
+        Args:
+            seconds: Pause after a turn. A turn may return its own pause instead.
+            turn: One round of work.
+        """
+
+        async def loop() -> None:
+            failures = 0
+            pause: float = 0.0
+            while not self._shutdown_event.is_set():
+                try:
+                    own = await turn()
+                    pause, failures = (seconds if own is None else own), 0
+                except ComplexSystemError as error:
+                    failures += 1
+                    pause = min(0.5 * 2**failures, 30.0)
+                    log.warning("%s: %s Again in %.0f s.", turn.__name__, error.message, pause)
+                except Exception:
+                    failures += 1
+                    pause = min(0.5 * 2**failures, 30.0)
+                    log.exception("%s failed; again in %.0f s", turn.__name__, pause)
+                # FastIoT reads a time-out of 0 as "for ever".
+                await self.wait_for_shutdown(max(pause, 0.001))
+
+        self.run_task(loop())
+
+    # FastIoT's hooks
+
+    async def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        for sign in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(sign, self._shutdown_event.set)
+        subscription = await self.broker.subscribe_reply_cb(health_subject(self.service_name()), self._answer_health)
+        self._subs.append(subscription)
+        self.every(self.settings.heartbeat_interval, self._beat)
+        started = asyncio.create_task(self.on_start())
+        ended = asyncio.create_task(self._shutdown_event.wait())
+        await asyncio.wait({started, ended}, return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        if started.done():
+            started.result()
+        else:
+            started.cancel()
+            await asyncio.gather(started, return_exceptions=True)
+
+    async def _start_annotated_loops(self) -> None:
+        # Called by FastIoT when the annotated subscriptions stand: now the service can be asked.
+        await super()._start_annotated_loops()
+        if self._state == "starting" or self._state == "waiting":
+            await self.set_state("ready")
+
+    async def _stop(self) -> None:
+        await self.broker.drain_handlers()
+        await self.on_stop()
+
+    async def _beat(self) -> None:
+        await self.announce(SERVICE_HEARTBEAT, self.health())
+
+    async def _answer_health(self, _: Any) -> Any:
+        return to_thing(self.health(), type(self).__name__)

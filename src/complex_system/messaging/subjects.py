@@ -1,0 +1,105 @@
+"""Every subject of the system: kio's published ones under their own names, and ours beside them.
+
+Requests and replies are FastIoT ``Thing`` messages; the payload is ``Thing.value``. Our bulk subjects carry Arrow IPC bytes there (see
+``domain.pages``). Events are published without a reply.
+"""
+
+from fastiot.core import ReplySubject, Subject
+from fastiot.msg import Thing
+from kio.ml_lifecycle_subjects_name import (
+    DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT,
+    DB_GET_ALL_PROCESSED_DATA_SUBJECT,
+    DB_GET_ALL_RAW_DATA_SUBJECT,
+    DB_GET_LABELED_DATASET_SUBJECT,
+    DB_GET_PROCESSED_DATA_COUNT_SUBJECT,
+    DB_GET_PROCESSED_DATA_PAGE_SUBJECT,
+    DB_GET_PROCESSED_DATA_POINTS_COUNT_SUBJECT,
+    DB_SAVE_MANY_RAW_DATAPOINTS_SUBJECT,
+    DB_UPSERT_MANY_PROCESSED_DATAPOINTS_SUBJECT,
+    ML_SERVING_SUBJECT,
+)
+
+__all__ = [
+    "CHAMPION_CHANGED",
+    "COMPARISON_FINISHED",
+    "DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT",
+    "DB_GET_ALL_PROCESSED_DATA_SUBJECT",
+    "DB_GET_ALL_RAW_DATA_SUBJECT",
+    "DB_GET_COUNTS_SUBJECT",
+    "DB_GET_LABELED_DATASET_SUBJECT",
+    "DB_GET_PROCESSED_COLUMNS_SUBJECT",
+    "DB_GET_PROCESSED_DATA_COUNT_SUBJECT",
+    "DB_GET_PROCESSED_DATA_PAGE_SUBJECT",
+    "DB_GET_PROCESSED_DATA_POINTS_COUNT_SUBJECT",
+    "DB_GET_REJECTED_PAGE_SUBJECT",
+    "DB_GET_UNPROCESSED_PAGE_SUBJECT",
+    "DB_REJECT_RAW_SUBJECT",
+    "DB_SAVE_MANY_RAW_DATAPOINTS_SUBJECT",
+    "DB_UPSERT_MANY_PROCESSED_DATAPOINTS_SUBJECT",
+    "DB_UPSERT_PROCESSED_COLUMNS_SUBJECT",
+    "ML_SERVING_SUBJECT",
+    "ML_SERVING_WANDB_SUBJECT",
+    "PREDICTION_MADE",
+    "SERVICE_HEARTBEAT",
+    "TRAINING_FINISHED",
+    "TRAINING_PROGRESS",
+    "TRAIN_MODEL_SUBJECT",
+    "TRUTH_KNOWN",
+    "event",
+    "health_subject",
+    "request",
+]
+
+
+def request(name: str) -> ReplySubject:
+    """A subject that is asked with a Thing and answered with a Thing."""
+    return ReplySubject(name=name, msg_cls=Thing, reply_cls=Thing)
+
+
+def event(name: str) -> Subject:
+    """A subject that Things are published on, with no reply."""
+    return Subject(name=name, msg_cls=Thing)
+
+
+def health_subject(service: str) -> ReplySubject:
+    """Where a service says how it is; ``service`` is its snake_case name."""
+    return request(f"get-health.{service}")
+
+
+# Database: what the design needs beyond kio's subjects
+DB_GET_COUNTS_SUBJECT = request("get-record-counts")
+"""``{}`` -> ``{"raw", "processed", "labelled", "rejected"}``."""
+DB_GET_UNPROCESSED_PAGE_SUBJECT = request("get-unprocessed-page")
+"""``{"version", "after"?, "limit"?}`` -> Arrow page of raw records with no processed twin of that pipeline version."""
+DB_UPSERT_PROCESSED_COLUMNS_SUBJECT = request("upsert-processed-columns")
+"""Arrow page of processed records, note ``version`` -> as for kio's upsert."""
+DB_GET_PROCESSED_COLUMNS_SUBJECT = request("get-processed-columns")
+"""``{"after"?, "limit"?, "columns"?, "labelled"?, "version"?}`` -> Arrow page of processed records."""
+DB_REJECT_RAW_SUBJECT = request("reject-raw-datapoints")
+"""``{"version", "rejections": [{"_id", "reason"}]}`` -> ``{"acknowledged": true, "rejected": n}``."""
+DB_GET_REJECTED_PAGE_SUBJECT = request("get-rejected-page")
+"""``{"after"?, "limit"?}`` -> list of ``{"_id", "reason", "version"}``."""
+
+# Training
+TRAIN_MODEL_SUBJECT = request("train-model")
+"""``{"round"?, "trainers"?: [...]}`` -> ``{"trainer", "accepted", "round", "reason"?}`` from every trainer that is meant."""
+TRAINING_PROGRESS = event("training-progress")
+"""``{"trainer", "round", "stage", "step", "steps", "loss"?, "validation_rmse"?}``."""
+TRAINING_FINISHED = event("training-finished")
+"""``{"trainer", "framework", "round", "status": "finished"|"failed", ...}``, see ``training.outcome``."""
+COMPARISON_FINISHED = event("comparison-finished")
+"""``{"round", "results": [...], "champion": {...}, "run_url", "holdout"}``."""
+CHAMPION_CHANGED = event("champion-changed")
+"""``{"model", "version", "framework", "rmse", "pipeline_version"}``."""
+
+# Serving
+ML_SERVING_WANDB_SUBJECT = request("get-prediction-wandb")
+"""As ``get-prediction``, answered by ``ml_serving`` from the W&B artifact."""
+PREDICTION_MADE = event("prediction-made")
+"""``{"service", "model", "version", "pipeline_version", "milliseconds", "predictions": [{"id", "record", "prediction"}]}``."""
+TRUTH_KNOWN = event("truth-known")
+"""``{"truths": [{"id", "truth"}]}``: the measured value of records that were predicted."""
+
+# Every service
+SERVICE_HEARTBEAT = event("service-heartbeat")
+"""``{"service", "replica", "state", "detail", "pid", "url", "version"}``; states: starting, waiting, ready, working, failing."""

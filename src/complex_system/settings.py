@@ -1,0 +1,108 @@
+"""All settings in one frozen class, and the only place that reads the environment.
+
+Connection settings keep FastIoT's names (``FASTIOT_...``), MLflow and Weights & Biases theirs; everything else begins with
+``COMPLEX_SYSTEM_``. ``.env.example`` lists every variable with its default; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseSettings, Field
+
+
+class Settings(BaseSettings):
+    """The settings of a service, read from the environment when it is made."""
+
+    class Config:
+        frozen = True
+        env_prefix = "COMPLEX_SYSTEM_"
+        extra = "forbid"
+
+    # Broker
+    nats_host: str = Field("localhost", env="FASTIOT_NATS_HOST", description="Host of the NATS server")
+    nats_port: int = Field(4222, env="FASTIOT_NATS_PORT", description="Port of the NATS server")
+    nats_user: str = Field("", env="FASTIOT_NATS_USER", description="User at the NATS server, empty for none")
+    nats_password: str = Field("", env="FASTIOT_NATS_PASSWORD", description="Password at the NATS server")
+    nats_tls_ca: str = Field("", env="FASTIOT_NATS_TLS_CA", description="CA certificate file; when set, TLS is used")
+    request_timeout: float = Field(30.0, env="FASTIOT_NATS_DEFAULT_TIMEOUT", gt=0, description="Seconds to wait for a reply")
+    handler_tasks: int = Field(16, ge=1, description="Requests a service works on at the same time, per subject")
+
+    # Service
+    config_dir: str = Field("/etc/fastiot", env="FASTIOT_CONFIG_DIR", description="Folder of dataset.yaml")
+    service_id: str = Field("", env="FASTIOT_SERVICE_ID", description="Tells instances of one service apart")
+    heartbeat_interval: float = Field(2.0, gt=0, description="Seconds between heartbeats of a service")
+
+    # MongoDB
+    mongo_host: str = Field("localhost", env="FASTIOT_MONGO_DB_HOST", description="Host of MongoDB")
+    mongo_port: int = Field(27017, env="FASTIOT_MONGO_DB_PORT", description="Port of MongoDB")
+    mongo_user: str = Field("", env="FASTIOT_MONGO_DB_USER", description="User at MongoDB, empty for none")
+    mongo_password: str = Field("", env="FASTIOT_MONGO_DB_PASSWORD", description="Password at MongoDB")
+    mongo_auth_source: str = Field("admin", env="FASTIOT_MONGO_DB_AUTH_SOURCE", description="Database that knows the user")
+    mongo_name: str = Field("KIOptiPackDb", env="FASTIOT_MONGO_DB_NAME", description="Database name")
+
+    # MariaDB
+    maria_host: str = Field("localhost", env="FASTIOT_MARIA_DB_HOST", description="Host of MariaDB")
+    maria_port: int = Field(3306, env="FASTIOT_MARIA_DB_PORT", description="Port of MariaDB")
+    maria_user: str = Field("root", env="FASTIOT_MARIA_DB_USER", description="User at MariaDB")
+    maria_password: str = Field("", env="FASTIOT_MARIA_DB_PASSWORD", description="Password at MariaDB")
+    maria_name: str = Field("KIOptiPackDb", description="Database name in MariaDB, made when it is missing")
+    maria_connections: int = Field(8, ge=1, le=64, description="Connections a database service holds to MariaDB")
+
+    # Tracking
+    mlflow_tracking_uri: str = Field("http://localhost:8080", env="MLFLOW_TRACKING_URI", description="MLflow server")
+    mlflow_experiment: str = Field("complex-system", env="MLFLOW_EXPERIMENT_NAME", description="MLflow experiment")
+    model_prefix: str = Field("", description="What registered model names begin with; empty: the data set's name")
+    wandb_mode: Literal["online", "offline", "disabled"] = Field(
+        "offline", env="WANDB_MODE", description="Weights & Biases: offline needs no account"
+    )
+    wandb_project: str = Field("KIOptipack-dev", env="WANDB_PROJECT", description="Weights & Biases project")
+    wandb_group: str = Field("MVDP-pytorch-regression", env="WANDB_RUN_GROUP", description="Weights & Biases run group")
+    wandb_dir: str = Field(".run/wandb", env="WANDB_DIR", description="Folder of W&B's runs and of the artifact store")
+
+    # Data: source and processing
+    records: int = Field(10_000, ge=0, description="Records that the source makes at its start")
+    seed: int = Field(1, description="Seed of the dummy data and of the trainers")
+    batch_size: int = Field(500, ge=1, le=20_000, description="Records in a batch that the source sends")
+    batches_in_flight: int = Field(4, ge=1, le=64, description="Batches that the source has on the way at once")
+    live_rate: float = Field(2.0, ge=0, description="New records a second once the first ones are saved; 0 for none")
+    processing_interval: float = Field(1.0, gt=0, description="Seconds between looks for raw records to process")
+    processing_batch: int = Field(4000, ge=1, le=20_000, description="Raw records processed in one batch")
+
+    # Training
+    training_interval: float = Field(86_400.0, gt=0, description="Seconds between trainings of a trainer's own schedule")
+    epochs: int = Field(200, ge=1, description="Most epochs of the neural networks")
+    patience: int = Field(20, ge=1, description="Epochs without a better validation error before a network stops")
+    learning_rate: float = Field(0.001, gt=0, description="Learning rate of the neural networks (Adam)")
+    network_batch: int = Field(64, ge=1, description="Samples in a gradient step of the neural networks")
+    boosting_rounds: int = Field(2000, ge=1, description="Most boosting rounds of LightGBM")
+
+    # Consumer
+    trainers: str = Field(
+        "lightgbm,pytorch,pytorch-wandb,tensorflow", description="Trainers that a training round waits for"
+    )
+    min_labelled: int = Field(200, ge=30, description="Labelled records before the first training round")
+    retrain_growth: float = Field(0.25, gt=0, description="Share of new labelled records that starts the next round")
+    round_timeout: float = Field(1800.0, gt=0, description="Seconds a training round waits for its trainers")
+    prediction_interval: float = Field(5.0, gt=0, description="Seconds between the consumer's requests for predictions")
+
+    # Serving
+    serving_host: str = Field("127.0.0.1", description="Address that the REST servers bind to")
+    serving_mlflow_port: int = Field(8001, ge=0, description="REST port of ml_serving_mlflow; 0 for a free one")
+    serving_port: int = Field(8002, ge=0, description="REST port of ml_serving; 0 for a free one")
+    serving_pipeline: Literal["local", "broker"] = Field(
+        "local", description="Where serving processes raw records: in its own process, or by data_processing"
+    )
+    serving_answers_prediction: bool = Field(
+        False, description="ml_serving answers get-prediction too; only where it is the one serving service"
+    )
+    model_poll_interval: float = Field(5.0, gt=0, description="Seconds between looks for a new champion")
+
+    # Monitoring
+    monitoring_interval: float = Field(10.0, gt=0, description="Seconds between two points of the monitoring metrics")
+    monitoring_window: int = Field(500, ge=10, description="Predictions in the moving window of the monitoring metrics")
+
+    @property
+    def trainer_names(self) -> tuple[str, ...]:
+        """The names in ``trainers``."""
+        return tuple(name.strip() for name in self.trainers.split(",") if name.strip())

@@ -1,0 +1,92 @@
+"""Real servers for the tests, started once a run on free ports and in a folder of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import TesterService, running
+
+from complex_system.domain.dataset import Dataset
+from complex_system.domain.laboratory import Laboratory
+from complex_system.local.servers import MariaServer, MlflowServer, MongoServer, NatsServer, Server
+from complex_system.settings import Settings
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps FastIoT from loading a deployment's environment, and W&B and MLflow from writing here."""
+    folder = tmp_path_factory.mktemp("environment")
+    own = {"FASTIOT_CONFIG_DIR": str(folder), "WANDB_MODE": "offline", "WANDB_DIR": str(folder), "WANDB_SILENT": "true"}
+    before = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name)
+        else:
+            os.environ[name] = value
+
+
+def _serve(kind: type[Server], factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = kind(factory.mktemp(kind.name), port=0)
+    server.start()
+    try:
+        server.wait_ready()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    yield from _serve(NatsServer, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def mongo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    yield from _serve(MongoServer, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def maria_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    yield from _serve(MariaServer, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    yield from _serve(MlflowServer, tmp_path_factory)
+
+
+@pytest.fixture
+def make_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Settings]:
+    """Makes settings that point to the given servers; keyword arguments are fields of ``Settings``."""
+
+    def make(*servers: Server, **fields: Any) -> Settings:
+        for server in servers:
+            for name, value in server.environment().items():
+                monkeypatch.setenv(name, value)
+        return Settings(**{"request_timeout": 10.0, "wandb_dir": str(tmp_path / "wandb"), **fields})
+
+    return make
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    """The lab data set."""
+    return Dataset.load()
+
+
+@pytest.fixture
+def laboratory() -> Laboratory:
+    return Laboratory(seed=7)
+
+
+@pytest.fixture
+async def tester(nats_server: Server, make_settings: Callable[..., Settings]) -> AsyncIterator[TesterService]:
+    """A client on the broker."""
+    async with running(TesterService, make_settings(nats_server)) as service:
+        yield service

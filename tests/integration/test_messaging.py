@@ -1,0 +1,153 @@
+"""Messaging against a real NATS server: what FastIoT lacks and we add."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support import TesterService, eventually, running
+
+from complex_system.errors import (
+    InternalError,
+    InvalidRecordError,
+    NobodyListensError,
+    ReplyTimeoutError,
+    TooLargeError,
+)
+from complex_system.local.servers import NATS_MAX_PAYLOAD, Server
+from complex_system.messaging.handlers import answers, hears
+from complex_system.messaging.replies import to_thing
+from complex_system.messaging.service import SystemService
+from complex_system.messaging.subjects import SERVICE_HEARTBEAT, event, health_subject, request
+from complex_system.settings import Settings
+
+ECHO = request("test-echo")
+SLOW = request("test-slow")
+FAIL = request("test-fail")
+LARGE = request("test-large")
+NEWS = event("test-news")
+
+
+class EchoService(SystemService):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.heard: list[Any] = []
+        self.release = asyncio.Event()
+
+    @answers(ECHO)
+    async def echo(self, value: Any) -> Any:
+        return {"replica": self.replica, "value": value}
+
+    @answers(SLOW)
+    async def slow(self, value: Any) -> Any:
+        await self.release.wait()
+        return value
+
+    @answers(FAIL)
+    async def fail(self, value: Any) -> Any:
+        if value == "ours":
+            raise InvalidRecordError("Record 3 is bad.", [{"record": 3, "id": None, "field": "x", "problem": "is bad"}])
+        raise KeyError("/secret/path")
+
+    @answers(LARGE)
+    async def large(self, value: int) -> bytes:
+        return b"x" * value
+
+    @hears(NEWS)
+    async def news(self, value: Any) -> None:
+        self.heard.append(value)
+        if value == "bad":
+            raise ValueError("bad news")
+
+
+@pytest.fixture
+def settings(nats_server: Server, make_settings: Callable[..., Settings]) -> Settings:
+    return make_settings(nats_server)
+
+
+async def test_an_error_of_ours_arrives_as_itself(tester: TesterService, settings: Settings) -> None:
+    async with running(EchoService, settings):
+        with pytest.raises(InvalidRecordError, match="Record 3 is bad") as caught:
+            await tester.ask(FAIL, "ours")
+        assert caught.value.faults[0]["field"] == "x"
+
+
+async def test_a_fault_inside_is_answered_without_its_text_and_the_service_goes_on(
+    tester: TesterService, settings: Settings
+) -> None:
+    async with running(EchoService, settings):
+        with pytest.raises(InternalError) as caught:
+            await tester.ask(FAIL, "theirs")
+        assert "secret" not in caught.value.message
+        assert (await tester.ask(ECHO, 1))["value"] == 1
+
+
+async def test_bytes_that_are_no_thing_get_an_error_reply(tester: TesterService, settings: Settings) -> None:
+    async with running(EchoService, settings):
+        for payload in (b"", b"\xc1garbage", b"\x93\x01\x02\x03"):
+            reply = await tester.broker._client.request(ECHO.name, payload, timeout=5)
+            assert b"InvalidRequestError" in reply.data
+        assert (await tester.ask(ECHO, 2))["value"] == 2
+
+
+async def test_a_slow_request_does_not_hold_up_the_next(tester: TesterService, settings: Settings) -> None:
+    async with running(EchoService, settings) as service:
+        slow = asyncio.create_task(tester.ask(SLOW, "done"))
+        assert (await tester.ask(ECHO, 3))["value"] == 3
+        assert not slow.done()
+        service.release.set()
+        assert await slow == "done"
+
+
+async def test_replicas_share_the_requests(tester: TesterService, settings: Settings) -> None:
+    first, second = settings.copy(update={"service_id": "a"}), settings.copy(update={"service_id": "b"})
+    async with running(EchoService, first), running(EchoService, second):
+        replies = await asyncio.gather(*(tester.ask(ECHO, i) for i in range(100)))
+        assert [reply["value"] for reply in replies] == list(range(100))
+        assert {reply["replica"] for reply in replies} == {"a", "b"}
+        # A broadcast inbox would see two replies to one request if there were no queue group.
+        assert len(await tester.broker.gather(ECHO, to_thing(0, "Test"), 0.3, 2)) == 1
+
+
+async def test_nobody_listening_fails_at_once(tester: TesterService) -> None:
+    with pytest.raises(NobodyListensError, match="test-echo"):
+        await tester.ask(ECHO, 1, seconds=30)
+    assert await tester.broker.gather(ECHO, to_thing(0, "Test"), 5, 1) == []
+
+
+async def test_a_late_reply_is_a_time_out(tester: TesterService, settings: Settings) -> None:
+    async with running(EchoService, settings) as service:
+        with pytest.raises(ReplyTimeoutError, match="within 0.1 s"):
+            await tester.ask(SLOW, 1, seconds=0.1)
+        service.release.set()
+
+
+async def test_what_exceeds_the_brokers_limit_says_so(tester: TesterService, settings: Settings) -> None:
+    async with running(EchoService, settings):
+        with pytest.raises(TooLargeError, match="page by page"):
+            await tester.ask(LARGE, NATS_MAX_PAYLOAD)
+        with pytest.raises(TooLargeError, match="smaller batches"):
+            await tester.ask(ECHO, b"x" * NATS_MAX_PAYLOAD)
+        assert len(await tester.ask(LARGE, NATS_MAX_PAYLOAD - 1000)) == NATS_MAX_PAYLOAD - 1000
+
+
+async def test_an_event_handler_that_fails_hears_the_next_event(tester: TesterService, settings: Settings) -> None:
+    async with running(EchoService, settings) as service:
+        for value in ("bad", "good"):
+            await tester.announce(NEWS, value)
+        await eventually(lambda: len(service.heard) == 2)
+
+
+async def test_health_and_heartbeats_tell_the_state(tester: TesterService, settings: Settings) -> None:
+    beats: list[Any] = []
+
+    async def hear(thing: Any) -> None:
+        beats.append(thing.value)
+
+    await tester.broker.subscribe(SERVICE_HEARTBEAT, hear)
+    async with running(EchoService, settings) as service:
+        assert (await tester.ask(health_subject("echo"), {}))["state"] == "ready"
+        await service.set_state("failing", "no paper")
+        await eventually(lambda: any(b["service"] == "echo" and b["detail"] == "no paper" for b in beats))
