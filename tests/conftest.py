@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import TesterService, running
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.local.servers import MariaServer, MlflowServer, MongoServer, NatsServer, Server
 from complex_system.settings import Settings
+from support import TesterService, running
 
 
 @pytest.fixture(scope="session", autouse=True)

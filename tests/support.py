@@ -23,9 +23,7 @@ class TesterService(SystemService):
 
 
 @asynccontextmanager
-async def running(
-    service: type[S], settings: Settings, dataset: Dataset | None = None, **kwargs: Any
-) -> AsyncIterator[S]:
+async def running(service: type[S], settings: Settings, dataset: Dataset | None = None, **kwargs: Any) -> AsyncIterator[S]:
     """Runs a service in this process, on a connection of its own, until the block ends."""
     connection = await ServiceConnection.open(settings, service.service_name())
     instance = service(broker_connection=connection, settings=settings, dataset=dataset, **kwargs)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support import TesterService, eventually, running
 
 from complex_system.errors import (
     InternalError,
@@ -22,6 +21,7 @@ from complex_system.messaging.replies import to_thing
 from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import SERVICE_HEARTBEAT, event, health_subject, request
 from complex_system.settings import Settings
+from support import TesterService, eventually, running
 
 ECHO = request("test-echo")
 SLOW = request("test-slow")

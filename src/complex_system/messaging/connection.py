@@ -74,7 +74,7 @@ class ServiceConnection(NatsBrokerConnection):
             f"nats://{address}",
             name=name,
             max_reconnect_attempts=-1,
-            reconnect_time_wait=0.5,
+            reconnect_time_wait=1,
             ping_interval=10,
             max_outstanding_pings=2,
             error_cb=on_error,
@@ -88,7 +88,7 @@ class ServiceConnection(NatsBrokerConnection):
         """Bytes that the broker takes in one message."""
         return int(self._client.max_payload)
 
-    async def request(self, subject: ReplySubject, msg: Any, timeout: float = 30.0) -> Any:  # noqa: ASYNC109
+    async def request(self, subject: ReplySubject, msg: Any, timeout: float = 30.0) -> Any:
         """Asks and waits for the reply, at most ``timeout`` seconds.
 
         Raises:
@@ -143,11 +143,11 @@ class ServiceConnection(NatsBrokerConnection):
                 return
             payload = serialize_to_bin(Thing, reply)
             if len(payload) > self.max_payload:
-                error = TooLargeError(
+                refusal = TooLargeError(
                     f"The reply on '{subject.name}' has {len(payload)} bytes, more than the broker's limit of "
                     f"{self.max_payload}; ask for it page by page."
                 )
-                payload = serialize_to_bin(Thing, to_thing(error_value(error), self._name))
+                payload = serialize_to_bin(Thing, to_thing(error_value(refusal), self._name))
             await self._client.publish(message.reply, payload)
 
         return await self._subscribe_bounded(subject.name, self._name, answer)
@@ -185,6 +185,10 @@ class ServiceConnection(NatsBrokerConnection):
         result = NatsBrokerSubscription()
         result._set_subscription(await self._client.subscribe(name, queue=queue, cb=dispatch))
         return result
+
+    async def settle(self) -> None:
+        """Waits until the broker knows every subscription made so far."""
+        await self._client.flush()
 
     async def drain_handlers(self) -> None:
         """Waits for the handlers that are at work, so that what was taken is answered before the service ends."""

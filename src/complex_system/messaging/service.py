@@ -166,7 +166,8 @@ class SystemService(FastIoTService):
     async def _start_annotated_loops(self) -> None:
         # Called by FastIoT when the annotated subscriptions stand: now the service can be asked.
         await super()._start_annotated_loops()
-        if self._state == "starting" or self._state == "waiting":
+        await self.broker.settle()
+        if self._state in ("starting", "waiting"):
             await self.set_state("ready")
 
     async def _stop(self) -> None:

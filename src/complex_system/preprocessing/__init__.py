@@ -1,0 +1,1 @@
+"""The declared pipeline: one definition for one record and for a million."""

@@ -1,0 +1,1 @@
+"""From a model source to predictions over REST and broker; no training framework is imported here."""

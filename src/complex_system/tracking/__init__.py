@@ -1,0 +1,1 @@
+"""Where runs and models are kept: MLflow, Weights & Biases, and a plain directory."""

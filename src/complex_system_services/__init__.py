@@ -1,0 +1,1 @@
+"""The twelve services. Each package wires one service; what is worth a test of its own is in the library."""
