@@ -46,6 +46,18 @@ def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     yield from _serve(NatsServer, tmp_path_factory)
 
 
+class DefaultNatsServer(NatsServer):
+    """A broker as it comes: a message may have one megabyte."""
+
+    def prepare(self) -> None:
+        (self.directory / "nats.conf").write_text(f'listen: "127.0.0.1:{self.port}"\n')
+
+
+@pytest.fixture(scope="session")
+def default_nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    yield from _serve(DefaultNatsServer, tmp_path_factory)
+
+
 @pytest.fixture(scope="session")
 def mongo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     yield from _serve(MongoServer, tmp_path_factory)

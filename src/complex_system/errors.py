@@ -115,6 +115,12 @@ class TrackingUnavailableError(ComplexSystemError):
     code = "tracking_unavailable"
 
 
+class TrackingRefusedError(TrackingUnavailableError):
+    """MLflow or Weights & Biases answers and refuses; the same request would be refused again."""
+
+    code = "tracking_refused"
+
+
 class StartError(ComplexSystemError):
     """A part of a local run could not be started; the sentence says what to install or to change."""
 

@@ -6,6 +6,7 @@ Connection settings keep FastIoT's names (``FASTIOT_...``), MLflow and Weights &
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseSettings, Field
@@ -69,6 +70,9 @@ class Settings(BaseSettings):
     processing_interval: float = Field(1.0, gt=0, description="Seconds between looks for raw records to process")
     processing_batch: int = Field(4000, ge=1, le=20_000, description="Raw records processed in one batch")
 
+    # Local run
+    run_dir: str = Field(".run", description="Folder where `fiot run` keeps data, logs and state, one folder a deployment")
+
     # Training
     training_interval: float = Field(86_400.0, gt=0, description="Seconds between trainings of a trainer's own schedule")
     epochs: int = Field(200, ge=1, description="Most epochs of the neural networks")
@@ -101,6 +105,15 @@ class Settings(BaseSettings):
     # Monitoring
     monitoring_interval: float = Field(10.0, gt=0, description="Seconds between two points of the monitoring metrics")
     monitoring_window: int = Field(500, ge=10, description="Predictions in the moving window of the monitoring metrics")
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Settings:
+        """The settings that a process with that environment has, for those who start it."""
+        known = {name: field.field_info.extra["env_names"] for name, field in cls.__fields__.items()}
+        folded = {variable.lower(): value for variable, value in environment.items()}
+        return cls(
+            **{name: folded[variable] for name, variables in known.items() for variable in variables if variable in folded}
+        )
 
     @property
     def trainer_names(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -51,8 +52,12 @@ class Column(_Declared):
         name, kind = values["name"], values["type"]
         if kind == "category" and not values["categories"]:
             raise ValueError(f"column '{name}' is a category and declares no categories")
-        if values["range"] and values["range"][0] >= values["range"][1]:
-            raise ValueError(f"column '{name}' declares an empty range {list(values['range'])}")
+        if values["range"]:
+            low, high = values["range"]
+            if not (-math.inf < low < high < math.inf):
+                raise ValueError(f"column '{name}' declares an empty or infinite range {[low, high]}")
+            if values["fill"] is not None and not low <= values["fill"] <= high:
+                raise ValueError(f"column '{name}' declares a fill of {values['fill']} outside of its range {[low, high]}")
         if name == ID:
             raise ValueError(f"'{ID}' is the key and cannot be declared as a column")
         return values
@@ -142,6 +147,12 @@ class Dataset(_Declared):
                 raise ValueError(f"pipeline step {step.step} does not fit '{column.name}' of type {column.type}")
             if column.type == "number" and column.range is None:
                 raise ValueError(f"column '{column.name}' needs a range for step {step.step}")
+            if (
+                isinstance(step, Bins)
+                and column.range
+                and not (step.edges[0] <= column.range[0] and column.range[1] <= step.edges[-1])
+            ):
+                raise ValueError(f"the bins of '{column.name}' must cover its range {list(column.range)}")
             if column.type == "number" and column.optional and column.fill is None:
                 raise ValueError(f"column '{column.name}' is optional and needs a fill for step {step.step}")
             seen += step.feature_names(column)

@@ -60,12 +60,16 @@ def decode_page(encoded: bytes) -> Page:
     Raises:
         InvalidRequestError: The bytes are no Arrow IPC stream.
     """
+    if not isinstance(encoded, bytes):  # a text would be opened as a path
+        raise InvalidRequestError(f"A page of records is expected as Arrow IPC stream bytes, not {type(encoded).__name__}.")
     try:
         with pa.ipc.open_stream(encoded) as reader:
             table = reader.read_all()
-    except (pa.ArrowInvalid, OSError, TypeError) as error:
+        # Offsets that point beyond their buffer would end the process, not the request.
+        table.validate(full=True)
+        notes = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InvalidRequestError(f"A page of records is expected as Arrow IPC stream bytes: {error}") from error
-    notes = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     return Page(table.replace_schema_metadata(None), notes.pop("next", None), notes)
 
 

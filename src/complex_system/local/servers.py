@@ -36,6 +36,15 @@ def free_port(preferred: int = 0) -> int:
     raise StartError("No free port is left on this machine.")
 
 
+def reachable(host: str, port: int) -> bool:
+    """Whether something takes connections there."""
+    try:
+        with socket.create_connection((host, port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
 def program(name: str) -> str | None:
     """Path of a program of this Python environment or of the system, or None."""
     own = Path(sysconfig.get_path("scripts")) / name
@@ -88,22 +97,31 @@ class Server(ABC):
     def prepare(self) -> None:  # noqa: B027 - most servers need nothing here
         """Makes the data directory ready."""
 
-    def start(self) -> None:
-        """Starts the process; returns at once."""
+    def make_ready(self) -> None:
+        """Makes directories and first data; may take seconds, and may be repeated.
+
+        Raises:
+            StartError: The program is not installed, or the first data could not be made.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         command = self.command()
         self.prepare()
         self.child = Child(self.name, command, self.log_file, cwd=self.directory)
+
+    def start_process(self) -> None:
+        """Starts the process that :meth:`make_ready` prepared; returns at once."""
+        assert self.child is not None
         self.child.start()
+
+    def start(self) -> None:
+        """Both: makes ready and starts."""
+        self.make_ready()
+        self.start_process()
 
     def is_ready(self) -> bool:
         """Whether it takes connections."""
-        try:
-            with socket.create_connection((HOST, self.port), timeout=1):
-                return True
-        except OSError:
-            return False
+        return reachable(HOST, self.port)
 
     def wait_ready(self) -> None:
         """Waits until it takes connections.
@@ -216,13 +234,17 @@ class MariaServer(Server):
         installer = shutil.which("mariadb-install-db")
         if installer is None:
             raise StartError("mariadb-install-db is missing: install the package mariadb-server.")
+        # Made aside and moved in one step: a start that is interrupted here must not leave half a database behind.
+        aside = self.directory / "data.new"
+        shutil.rmtree(aside, ignore_errors=True)
         done = subprocess.run(  # noqa: S603 - our own program and arguments
-            [installer, "--no-defaults", *self._own_user(), f"--datadir={data}", "--skip-test-db",
+            [installer, "--no-defaults", *self._own_user(), f"--datadir={aside}", "--skip-test-db",
              "--auth-root-authentication-method=normal"],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
             raise StartError(f"mariadb-install-db failed:\n{done.stdout[-800:]}{done.stderr[-800:]}")
+        aside.rename(data)
 
     @override
     def environment(self) -> dict[str, str]:
@@ -242,7 +264,7 @@ class MariaServer(Server):
 
 
 class MlflowServer(Server):
-    """``mlflow server`` with one worker, on SQLite, artifacts served by it."""
+    """MLflow's server in one process, on SQLite, artifacts served by it."""
 
     name = "mlflow"
     default_port = 8080
@@ -255,9 +277,7 @@ class MlflowServer(Server):
 
     @override
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(self.port), "--workers", "1",
-                "--backend-store-uri", f"sqlite:///{self.directory / 'mlflow.db'}",
-                "--artifacts-destination", str(self.directory / "artifacts"), "--serve-artifacts"]  # fmt: skip
+        return [sys.executable, "-m", "complex_system.local.mlflow_server", str(self.port), str(self.directory)]
 
     @override
     def environment(self) -> dict[str, str]:

@@ -19,6 +19,7 @@ from fastiot.core.serialization import serialize_from_bin, serialize_to_bin
 from fastiot.msg import Thing
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError, NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
 
@@ -108,6 +109,8 @@ class ServiceConnection(NatsBrokerConnection):
                 f"A request on '{subject.name}' of {len(payload)} bytes exceeds the broker's limit of "
                 f"{self.max_payload}; send it in smaller batches."
             ) from error
+        except NatsError as error:  # closed, or so long away that what waits to be sent fills the buffer
+            raise NobodyListensError(f"The broker does not take '{subject.name}' at the moment: {error}") from error
         return serialize_from_bin(subject.reply_cls, reply.data)
 
     async def gather(self, subject: ReplySubject, msg: Any, seconds: float, expected: int) -> list[Any]:

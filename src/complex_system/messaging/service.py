@@ -85,6 +85,10 @@ class SystemService(FastIoTService):
     async def on_stop(self) -> None:
         """Releases what ``on_start`` took."""
 
+    def initial_state(self) -> tuple[State, str]:
+        """State and detail once the service is subscribed to everything."""
+        return "ready", ""
+
     # What a service uses
 
     async def set_state(self, state: State, detail: str = "") -> None:
@@ -168,7 +172,7 @@ class SystemService(FastIoTService):
         await super()._start_annotated_loops()
         await self.broker.settle()
         if self._state in ("starting", "waiting"):
-            await self.set_state("ready")
+            await self.set_state(*self.initial_state())
 
     async def _stop(self) -> None:
         await self.broker.drain_handlers()

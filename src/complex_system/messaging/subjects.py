@@ -37,8 +37,10 @@ __all__ = [
     "DB_SAVE_MANY_RAW_DATAPOINTS_SUBJECT",
     "DB_UPSERT_MANY_PROCESSED_DATAPOINTS_SUBJECT",
     "DB_UPSERT_PROCESSED_COLUMNS_SUBJECT",
+    "GET_COMPARISON_SUBJECT",
     "ML_SERVING_SUBJECT",
     "ML_SERVING_WANDB_SUBJECT",
+    "MONITORING_SUBJECT",
     "PREDICTION_MADE",
     "SERVICE_HEARTBEAT",
     "TRAINING_FINISHED",
@@ -89,6 +91,8 @@ TRAINING_FINISHED = event("training-finished")
 """``{"trainer", "framework", "round", "status": "finished"|"failed", ...}``, see ``training.outcome``."""
 COMPARISON_FINISHED = event("comparison-finished")
 """``{"round", "results": [...], "champion": {...}, "run_url", "holdout"}``."""
+GET_COMPARISON_SUBJECT = request("get-comparison")
+"""``{}`` -> the value of the newest ``comparison-finished``, also one from before a restart; None before the first."""
 CHAMPION_CHANGED = event("champion-changed")
 """``{"model", "version", "framework", "rmse", "pipeline_version"}``."""
 
@@ -99,6 +103,10 @@ PREDICTION_MADE = event("prediction-made")
 """``{"service", "model", "version", "pipeline_version", "milliseconds", "predictions": [{"id", "record", "prediction"}]}``."""
 TRUTH_KNOWN = event("truth-known")
 """``{"truths": [{"id", "truth"}]}``: the measured value of records that were predicted."""
+
+# Monitoring
+MONITORING_SUBJECT = request("get-monitoring")
+"""``{}`` -> ``{"system", "performance", "latency", "drift", "samples", ...}``: the newest values of ``ml_monitoring``."""
 
 # Every service
 SERVICE_HEARTBEAT = event("service-heartbeat")

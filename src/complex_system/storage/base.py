@@ -20,12 +20,15 @@ class DataStore(ABC):
     """Raw, processed and rejected records of one data set in one database.
 
     Records come in checked (``domain.records``): every declared field present, numbers finite floats, keys set. Every method that
-    talks to the database raises ``StoreUnavailableError`` when it cannot be reached, after nothing or all of the work was
-    done; writes are idempotent by key, so the caller repeats them.
+    talks to the database raises ``StoreUnavailableError`` when it cannot be reached. How much of a write was done by then is not
+    known (MariaDB: all or nothing); writes are idempotent by key, so the caller repeats them.
     """
 
     label: ClassVar[str]
     """What replies call the database: ``MongoDB`` or ``MariaDB``."""
+
+    address: str
+    """Where the database is, as ``host:port``, for messages."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -41,6 +44,14 @@ class DataStore(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Releases the connections; no error if there are none."""
+
+    @abstractmethod
+    async def ping(self) -> None:
+        """Asks the database for a sign of life.
+
+        Raises:
+            StoreUnavailableError: It gives none.
+        """
 
     @abstractmethod
     async def save_raw(self, records: list[Record]) -> dict[str, Any]:

@@ -1,0 +1,69 @@
+# `make` lists the targets. Everything is installed into .venv once, and again when pyproject.toml or constraints.txt change.
+SHELL := /bin/bash
+DEPLOYMENT ?= mongo
+ARGS ?=
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+STAMP := .venv/.installed
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install venv system-packages demo test lint format types imports check clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
+
+install: venv  ## Install everything into .venv (once)
+
+venv: $(STAMP)
+
+# uv does not read pip's configuration: where wheels, index and certificates are is asked of pip when it installs.
+$(STAMP): pyproject.toml constraints.txt | system-packages
+	@test -n "$(PYTHON)" || { echo "Python 3.11 is missing: install the package python3.11 with python3.11-venv." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Python 3.11 is needed; $(PYTHON) is another one. Name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@ask() { for place in :env: global user site; do $(BIN)/python -m pip config get "$$place.$$1" 2>/dev/null && return; done; true; }; \
+	links="$$(ask find-links | tr -s ' \n' ',')" index="$$(ask index-url)" cert="$$(ask cert)"; \
+	[ -z "$$links" ] || export UV_FIND_LINKS="$${UV_FIND_LINKS:-$${links%,}}"; \
+	[ -z "$$index" ] || export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$index}"; \
+	[ -z "$$cert" ] || export SSL_CERT_FILE="$${SSL_CERT_FILE:-$$cert}"; \
+	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[all,dev]'
+	@touch $@
+
+system-packages:  ## Install MariaDB's server and headers (as root), or say what to install
+	@export PATH="$$PATH:/usr/sbin"; missing=""; \
+	command -v mariadbd >/dev/null || missing="$$missing mariadb-server"; \
+	command -v mariadb_config >/dev/null || missing="$$missing libmariadb-dev"; \
+	command -v cc >/dev/null || missing="$$missing build-essential"; \
+	[ -z "$$missing" ] && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+	else \
+		echo "Debian packages are missing; install them first: sudo apt-get install$$missing" >&2; exit 1; \
+	fi
+
+demo: install  ## Run the system: make demo [DEPLOYMENT=maria] [ONCE=1] [ARGS="--records 100000"]
+	@exec $(BIN)/fiot run $(DEPLOYMENT) $(if $(ONCE),--once) $(ARGS)
+
+test: install  ## Run all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: install  ## Check style with ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: install  ## Put the code into ruff's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: install  ## Check types with mypy
+	$(BIN)/mypy
+
+imports: install  ## Check who imports whom
+	$(BIN)/lint-imports
+
+check: lint types imports test  ## All checks
+
+clean:  ## Remove what was built and run; .venv stays
+	rm -rf build dist .run .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

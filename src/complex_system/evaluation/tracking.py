@@ -1,0 +1,167 @@
+"""What MLflow keeps of a comparison: a parent run with a table and a chart, and a nested run for each model."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from complex_system.domain.dataset import Dataset
+from complex_system.evaluation.chart import rmse_chart
+from complex_system.evaluation.comparison import Comparison, Result
+from complex_system.tracking.connection import load_mlflow, open_client, translated
+from complex_system.tracking.experiments import experiment_id
+
+TABLE = "comparison.json"
+CHART = "comparison.png"
+_KIND, _ORIGIN, _DATASET, _VERSION = "kind", "origin", "dataset", "pipeline_version"
+
+
+class ComparisonLog:
+    """Comparisons of one data set in one MLflow experiment. Blocking; runs in a thread.
+
+    Every method raises ``TrackingUnavailableError`` when MLflow does not answer.
+    """
+
+    def __init__(self, tracking_uri: str, experiment: str, dataset: Dataset, best_possible: float | None = None) -> None:
+        """Prepares the log; nothing is sent yet.
+
+        Args:
+            tracking_uri: MLflow server.
+            experiment: Name of the experiment; made when it is missing.
+            dataset: What the models are for.
+            best_possible: Lowest RMSE that any model can reach, where it is known.
+        """
+        self._uri = tracking_uri
+        self._experiment = experiment
+        self._dataset = dataset
+        self._best_possible = best_possible
+        self._unit = dataset.column(dataset.target).unit
+
+    def last_labelled(self) -> int | None:
+        """How many labelled records there were at the last training round of this pipeline version."""
+        client = open_client(self._uri)
+        with translated(self._uri, "looking for the last comparison"):
+            run = self._newest(client, {_ORIGIN: "round"})
+        labelled = run.data.params.get("labelled") if run else None
+        return int(labelled) if labelled else None
+
+    def last(self) -> dict[str, Any] | None:
+        """The newest comparison of this pipeline version that was finished, as it was announced; None if there is none."""
+        client = open_client(self._uri)
+        with translated(self._uri, "reading the last comparison"), tempfile.TemporaryDirectory() as folder:
+            run = self._newest(client, {}, "attributes.status = 'FINISHED'")
+            if run is None:
+                return None
+            path = client.download_artifacts(run.info.run_id, TABLE, folder)
+            table = json.loads(Path(path).read_text(encoding="utf-8"))
+        rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+        champion = next(row for row in rows if row["champion"])
+        return {
+            "round": run.data.params.get("round", ""),
+            "results": [{name: row[name] for name in row if name != "champion"} for row in rows],
+            "champion": {name: champion[name] for name in ("model", "version", "framework", "trainer", "rmse")},
+            "holdout": int(run.data.params.get("holdout", 0)),
+            "run_url": self._url(run.info.experiment_id, run.info.run_id),
+        }
+
+    def _newest(self, client: Any, tags: dict[str, str], condition: str = "") -> Any:
+        experiment = client.get_experiment_by_name(self._experiment)
+        if experiment is None:
+            return None
+        wanted = {_KIND: "comparison", _DATASET: self._dataset.name, _VERSION: self._dataset.version, **tags}
+        conditions = [f"tags.{name} = '{value}'" for name, value in wanted.items()] + ([condition] if condition else [])
+        runs = client.search_runs(
+            [experiment.experiment_id], " and ".join(conditions), max_results=1, order_by=["attributes.start_time DESC"]
+        )
+        return runs[0] if runs else None
+
+    def _url(self, experiment: str, run: str) -> str:
+        return f"{self._uri.rstrip('/')}/#/experiments/{experiment}/runs/{run}"
+
+    def log(self, comparison: Comparison, labelled: int | None, known: dict[str, str]) -> str:
+        """Logs a comparison.
+
+        Args:
+            comparison: What came out.
+            labelled: Labelled records at the round; None for a comparison that no training round asked for.
+            known: Ids of runs that were made; give the same dict again to go on where MLflow failed, without a second run.
+
+        Returns:
+            Address of the parent run in MLflow's pages.
+        """
+        client = open_client(self._uri)
+        with translated(self._uri, "logging the comparison"):
+            experiment = experiment_id(client, self._experiment)
+            runs = _Runs(client, experiment, known)
+            parent = runs.of(f"comparison-{comparison.round}", {
+                _KIND: "comparison", _ORIGIN: "schedule" if labelled is None else "round", _DATASET: self._dataset.name,
+                _VERSION: self._dataset.version, "round": comparison.round,
+            })  # fmt: skip
+            runs.write(parent, self._parent_metrics(comparison), {
+                "round": comparison.round,
+                "holdout": comparison.holdout,
+                "labelled": labelled,
+                "champion": f"{comparison.champion.ref.model} {comparison.champion.ref.version}",
+                "champion_framework": comparison.champion.ref.framework,
+                "champion_changed": comparison.is_change,
+                "refused": "; ".join(comparison.refused.values())[:500] or None,
+            })  # fmt: skip
+            client.log_figure(parent, rmse_chart(comparison, self._best_possible, self._unit), CHART)
+            if TABLE not in {artifact.path for artifact in client.list_artifacts(parent)}:  # log_table would append
+                client.log_table(parent, _table(comparison), TABLE)
+            for result in comparison.results:
+                ref = result.ref
+                run = runs.of(f"{ref.model}-v{ref.version}", {_KIND: "comparison-model", "mlflow.parentRunId": parent})
+                runs.write(run, _holdout_metrics(result), {
+                    "model": ref.model, "version": ref.version, "framework": ref.framework, "trainer": ref.trainer,
+                    "training_run": ref.run_id, "incumbent": result.incumbent,
+                })  # fmt: skip
+                client.set_terminated(run)
+            client.set_terminated(parent)
+        return self._url(experiment, parent)
+
+    def _parent_metrics(self, comparison: Comparison) -> dict[str, float]:
+        metrics = _holdout_metrics(comparison.champion)
+        if self._best_possible is not None:
+            metrics["best_possible_rmse"] = self._best_possible
+        for result in comparison.results:
+            trainer = result.ref.trainer or result.ref.model
+            metrics[f"rmse/{trainer}{'-until-now' if result.incumbent else ''}"] = result.scores.rmse
+        return metrics
+
+
+class _Runs:
+    """The runs of one comparison; those that an earlier try made are found again in ``known``."""
+
+    def __init__(self, client: Any, experiment: str, known: dict[str, str]) -> None:
+        self._client = client
+        self._experiment = experiment
+        self._known = known
+
+    def of(self, name: str, tags: dict[str, str]) -> str:
+        """Id of the run of that name."""
+        if name not in self._known:
+            self._known[name] = self._client.create_run(self._experiment, tags=tags, run_name=name).info.run_id
+        return self._known[name]
+
+    def write(self, run: str, metrics: dict[str, float], params: dict[str, Any]) -> None:
+        """Logs metrics and those parameters that have a value."""
+        entities = load_mlflow().entities
+        now = int(time.time() * 1000)
+        self._client.log_batch(
+            run,
+            [entities.Metric(name, value, now, 0) for name, value in metrics.items()],
+            [entities.Param(name, str(value)) for name, value in params.items() if value is not None],
+        )
+
+
+def _holdout_metrics(result: Result) -> dict[str, float]:
+    return {f"holdout_{name}": value for name, value in result.scores.as_dict().items()}
+
+
+def _table(comparison: Comparison) -> dict[str, list[Any]]:
+    rows = [{**result.as_dict(), "champion": result is comparison.champion} for result in comparison.results]
+    return {name: [row[name] for row in rows] for name in rows[0]}

@@ -1,0 +1,102 @@
+"""Asks the serving services as a client would, and shows how to repeat it."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.laboratory import Laboratory, truth_of
+from complex_system.domain.records import Record
+from complex_system.errors import ComplexSystemError
+from complex_system.local.state import Prediction
+from complex_system.serving.schemas import example_record
+
+LINE = 76
+"""Columns that a line of the shown command has at most."""
+
+
+class ProbeError(ComplexSystemError):
+    """A serving service did not answer as it should; the sentence says what came instead."""
+
+    code = "probe_failed"
+
+
+@dataclass(frozen=True)
+class Served:
+    """The model that a serving service has loaded."""
+
+    name: str
+    version: str
+
+
+def probe_record(dataset: Dataset, seed: int) -> Record:
+    """A complete record without its target, with values short enough to be read and typed.
+
+    It is a lab record where the data set is the lab's, so that its truth is known, and else the declaration's example.
+    """
+    record = Laboratory(seed=seed + 1_000_003).complete_record()
+    if set(record) - {ID} != set(dataset.raw_names):
+        return example_record(dataset)
+    return {name: round(value, 2) if isinstance(value, float) else value for name, value in record.items()}
+
+
+async def served_model(client: httpx.AsyncClient, url: str) -> Served | None:
+    """The model that is served there, or None while there is none or the server does not answer yet."""
+    try:
+        response = await client.get(f"{url}/model")
+        body = response.json()
+        model = body.get("model") or {}
+        return Served(str(model["name"]), str(model["version"])) if model else None
+    except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+async def predict(client: httpx.AsyncClient, url: str, record: Record) -> Prediction:
+    """One prediction by REST.
+
+    Raises:
+        ProbeError: The server does not answer, or not with one finite number.
+    """
+    began = time.perf_counter()
+    body = {name: value for name, value in record.items() if value is not None}
+    try:
+        response = await client.post(f"{url}/predict", json={"records": [body]})
+    except httpx.HTTPError as error:
+        raise ProbeError(f"POST {url}/predict: {type(error).__name__} {error}".rstrip()) from error
+    if response.status_code != httpx.codes.OK:
+        raise ProbeError(f"POST {url}/predict answered {response.status_code}: {response.text[:300]}")
+    content: dict[str, Any] = response.json()
+    predictions = content.get("predictions")
+    if not isinstance(predictions, list) or len(predictions) != 1 or not math.isfinite(predictions[0]):
+        raise ProbeError(f"POST {url}/predict answered with no finite prediction: {response.text[:300]}")
+    return Prediction(
+        value=float(predictions[0]),
+        truth=truth_of(record) if "rohwert_1_labormessung" in record else None,
+        model=str(content["model"]["name"]),
+        version=str(content["model"]["version"]),
+        milliseconds=1000 * (time.perf_counter() - began),
+        curl=curl_lines(f"{url}/predict", body),
+    )
+
+
+def curl_lines(url: str, record: Record) -> tuple[str, ...]:
+    """The command that asks for that prediction, in short lines that a shell takes as they stand."""
+    fields = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()]
+    lines, line = [], ""
+    for i, text in enumerate(fields):
+        piece = text + ("," if i < len(fields) - 1 else "")
+        if line and len(line) + 1 + len(piece) > LINE - 2:
+            lines.append(line)
+            line = ""
+        line = f"{line} {piece}" if line else piece
+    lines.append(line)
+    payload = '{"records": [{\n  ' + "\n  ".join(lines) + "\n}]}"
+    command = f"curl -s {shlex.quote(url)} \\\n  -H 'Content-Type: application/json' -d {shlex.quote(payload)}"
+    return tuple(command.split("\n"))

@@ -1,0 +1,130 @@
+"""The monitoring run in MLflow, and the points that wait for it."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+
+from complex_system.errors import TrackingRefusedError
+from complex_system.tracking.connection import load_mlflow, open_client, translated
+from complex_system.tracking.experiments import experiment_id
+
+MOST_WAITING = 2000
+"""Points that wait while MLflow is away; then the oldest are forgotten."""
+METRICS_PER_REQUEST = 1000
+"""MLflow's own limit."""
+_KIND = "kind"
+
+
+@dataclass(frozen=True)
+class Point:
+    """The metrics of one moment (UTC)."""
+
+    at: datetime
+    metrics: dict[str, float]
+
+
+class MonitoringRun:
+    """Writes points to the day's run ``monitoring-<date>`` in MLflow, which is gone on with where it exists. Blocking.
+
+    Every method raises ``TrackingUnavailableError`` when MLflow does not answer. MLflow drops a metric that it has already, so the
+    same points may be written again.
+    """
+
+    def __init__(self, tracking_uri: str, experiment: str, dataset: str) -> None:
+        self._uri = tracking_uri
+        self._experiment = experiment
+        self._dataset = dataset
+        self._day: date | None = None
+        self._run: Any = None
+
+    @property
+    def run_id(self) -> str | None:
+        """Id of the run that was written to last."""
+        return self._run.info.run_id if self._run is not None else None
+
+    def write(self, points: list[Point]) -> None:
+        """Writes points, oldest first, each to the run of its day. The step is the seconds since the run began."""
+        entities = load_mlflow().entities
+        client = open_client(self._uri)
+        with self._reopened_if_refused(), translated(self._uri, "logging monitoring metrics"):
+            batch: list[Any] = []
+            for point in points:
+                if point.at.date() != self._day:
+                    self._send(client, batch)
+                    batch = []
+                    self._open(client, point.at.date())
+                millis = int(point.at.timestamp() * 1000)
+                step = max(0, (millis - self._run.info.start_time) // 1000)
+                batch += [
+                    entities.Metric(name, value, millis, step)
+                    for name, value in point.metrics.items()
+                    if math.isfinite(value)
+                ]
+            self._send(client, batch)
+
+    def close(self) -> None:
+        """Marks the run as finished."""
+        if self._run is not None:
+            client = open_client(self._uri)
+            with translated(self._uri, "ending the monitoring run"):
+                client.set_terminated(self._run.info.run_id)
+            self._day = self._run = None
+
+    @contextmanager
+    def _reopened_if_refused(self) -> Iterator[None]:
+        # Somebody may have deleted the run: the next try looks for it anew and makes another.
+        try:
+            yield
+        except TrackingRefusedError:
+            self._day = self._run = None
+            raise
+
+    def _open(self, client: Any, day: date) -> None:
+        experiment = experiment_id(client, self._experiment)
+        name = f"monitoring-{day.isoformat()}"
+        tags = {_KIND: "monitoring", "dataset": self._dataset}
+        wanted = {**tags, "mlflow.runName": name}
+        found = client.search_runs(
+            [experiment], " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in wanted.items()), max_results=1,
+            order_by=["attributes.start_time DESC"],
+        )  # fmt: skip
+        before, self._run = self._run, (found[0] if found else client.create_run(experiment, tags=tags, run_name=name))
+        if found:
+            client.update_run(self._run.info.run_id, status="RUNNING")
+        self._day = day
+        if before is not None:
+            client.set_terminated(before.info.run_id)
+
+    def _send(self, client: Any, metrics: list[Any]) -> None:
+        for first in range(0, len(metrics), METRICS_PER_REQUEST):
+            client.log_batch(self._run.info.run_id, metrics[first : first + METRICS_PER_REQUEST])
+
+
+class PointBuffer:
+    """Points on their way to MLflow: nothing is lost while it is away, up to a bound."""
+
+    def __init__(self, most: int = MOST_WAITING) -> None:
+        self._points: deque[Point] = deque(maxlen=most)
+
+    def __len__(self) -> int:
+        return len(self._points)
+
+    def add(self, metrics: dict[str, float], at: datetime | None = None) -> None:
+        """Takes the metrics of a moment, by default of now."""
+        self._points.append(Point(at or datetime.now(UTC), metrics))
+
+    def oldest(self, count: int) -> list[Point]:
+        """The oldest points, at most ``count``; they stay."""
+        return [self._points[i] for i in range(min(count, len(self._points)))]
+
+    def drop(self, points: list[Point]) -> None:
+        """Forgets points that were written. Some may have been forgotten meanwhile."""
+        written = {id(point) for point in points}
+        while self._points and id(self._points[0]) in written:
+            self._points.popleft()

@@ -1,0 +1,158 @@
+"""The pipeline: raw records of a data set into processed ones, by the declared steps and nothing else."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.records import MAX_FAULTS, Record, sentence
+from complex_system.errors import InvalidRecordError, InvalidRequestError
+from complex_system.preprocessing.checks import checks
+from complex_system.preprocessing.steps import features
+
+
+class Pipeline:
+    """The compiled steps of one data set. Safe to use from several threads.
+
+    A record's result does not depend on the records beside it, bit for bit.
+
+    Attributes:
+        dataset: What was compiled.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self._checks = checks(dataset)
+        self._raw_types: dict[str, Any] = {ID: pl.String}
+        for check in self._checks:
+            is_number = dataset.column(check.field).type == "number"
+            self._raw_types[check.field] = pl.Float64 if is_number else pl.String
+        made = {
+            name: expression
+            for step in dataset.pipeline
+            for column in [dataset.column(step.column)]
+            for name, expression in zip(step.feature_names(column), features(step, column), strict=True)
+        }
+        self._features = [made[name] for name in dataset.feature_names]
+        self._processed = [pl.col(ID), pl.col(dataset.target), *self._features]
+        self._passes = reduce(operator.and_, (check.passes for check in self._checks))
+        self._numbers_pass = [check.all_pass.alias(check.field) for check in self._checks if not check.one_hot]
+        self._known = [
+            pl.sum_horizontal(pl.col(check.one_hot).sum()).alias(check.field) for check in self._checks if check.one_hot
+        ]
+
+    def process(self, records: Sequence[Record]) -> pl.DataFrame:
+        """Processes well-formed raw records (``domain.records.raw_check``).
+
+        Returns:
+            Columns ``dataset.processed_names`` in that order; a row a record, in the order of the records. The key is null
+            for a record without one, the target where it is missing; features are never null or NaN.
+
+        Raises:
+            InvalidRecordError: A record cannot be processed; names the first 20 faults.
+        """
+        return self._frame(records).select_seq(*self._processed)
+
+    def features(self, records: Sequence[Record]) -> npt.NDArray[np.float32]:
+        """The features of well-formed raw records, as models take them.
+
+        Returns:
+            Shape (records, features), float32, columns in the order of ``dataset.feature_names``.
+
+        Raises:
+            InvalidRecordError: As for :meth:`process`.
+        """
+        made = self._frame(records).select_seq(*self._features)
+        matrix = np.empty((made.height, made.width), dtype=np.float32)
+        for i, column in enumerate(made.iter_columns()):
+            matrix[:, i] = column.to_numpy()
+        return matrix
+
+    def split(self, raw: pl.DataFrame | pa.Table) -> tuple[pl.DataFrame, list[dict[str, str]]]:
+        """Processes raw records in bulk and names those that cannot be processed.
+
+        Args:
+            raw: Columns by name, in any order; optional ones may be missing, others are ignored.
+
+        Returns:
+            The processed records, as from :meth:`process` but without those left out, and for each of these
+            ``{"_id", "reason"}``.
+
+        Raises:
+            InvalidRequestError: A needed column is missing or has another type.
+        """
+        frame = self.typed(raw)
+        processed = frame.select(self._processed)
+        if self._all_pass(frame, processed):
+            return processed, []
+        passes = frame.select(self._passes).to_series()
+        left_out = frame.filter(~passes).to_dicts()
+        rejections = [{ID: record[ID], "reason": self._reason(record)} for record in left_out]
+        return processed.filter(passes), rejections
+
+    def transform(self, raw: pl.DataFrame | pa.Table) -> pl.DataFrame:
+        """As :meth:`split`, but all or nothing: a record that cannot be processed is an error, as in :meth:`process`."""
+        frame = self.typed(raw)
+        processed = frame.select(self._processed)
+        if not self._all_pass(frame, processed):
+            self._refuse_faults(frame.to_dicts())
+        return processed
+
+    def typed(self, raw: pl.DataFrame | pa.Table) -> pl.DataFrame:
+        """The columns that processing needs, in the declared types; optional columns that are missing are null.
+
+        Raises:
+            InvalidRequestError: A needed column is missing or has another type.
+        """
+        given = raw if isinstance(raw, pl.DataFrame) else pl.DataFrame(pl.from_arrow(raw))
+        if missing := [check.field for check in self._checks if check.needed and check.field not in given.columns]:
+            raise InvalidRequestError(f"The column(s) {', '.join(missing)} are needed and missing.")
+        columns = [
+            pl.col(name).cast(kind) if name in given.columns else pl.lit(None, dtype=kind).alias(name)
+            for name, kind in self._raw_types.items()
+        ]
+        try:
+            return given.with_columns(columns).select(list(self._raw_types))
+        except pl.exceptions.PolarsError as error:
+            raise InvalidRequestError(f"The columns have not the declared types: {error}") from error
+
+    def _all_pass(self, raw: pl.DataFrame, processed: pl.DataFrame) -> bool:
+        """Whether every row can be processed; reads the one-hot features rather than the strings again: they cost most."""
+        nulls = {check.field: raw.get_column(check.field).null_count() for check in self._checks}
+        if any(check.needed and nulls[check.field] for check in self._checks):
+            return False
+        if not all(raw.select(self._numbers_pass).row(0)):
+            return False
+        known = processed.select(self._known)
+        return all(known.get_column(field)[0] == raw.height - nulls[field] for field in known.columns)
+
+    def _frame(self, records: Sequence[Record]) -> pl.DataFrame:
+        """Records as a typed frame, after the checks."""
+        self._refuse_faults(records)
+        # Series by Series is twice as quick as a frame of a dict, and both are far quicker than a frame of dicts.
+        return pl.DataFrame(
+            [pl.Series(name, [record.get(name) for record in records], kind) for name, kind in self._raw_types.items()]
+        )
+
+    def _refuse_faults(self, records: Sequence[Record]) -> None:
+        faults: list[dict[str, Any]] = []
+        for position, record in enumerate(records):
+            for check in self._checks:
+                if problem := check.problem(record.get(check.field)):
+                    faults.append({"record": position, "id": record.get(ID), "field": check.field, "problem": problem})
+            if len(faults) >= MAX_FAULTS:
+                break
+        if faults:
+            raise InvalidRecordError(sentence(faults[:MAX_FAULTS]), faults[:MAX_FAULTS])
+
+    def _reason(self, record: Record) -> str:
+        found = ((check.field, check.problem(record[check.field])) for check in self._checks)
+        return "; ".join(f"{field}: {problem}" for field, problem in found if problem)

@@ -1,0 +1,1 @@
+"""Wiring that several services share: what is alike in all databases, trainers and serving services."""

@@ -1,0 +1,152 @@
+"""A model that is loaded: the pipeline before it, the ONNX twin, and what is known about it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from complex_system.domain.records import Record, raw_check
+from complex_system.errors import InternalError, ModelRefusedError
+from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.serving.schemas import example_record
+from complex_system.training.base import TWIN_INPUT, TWIN_OUTPUT
+
+Matrix = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What answers and events say about the model that made a prediction."""
+
+    name: str
+    version: str
+    framework: str
+    trainer: str
+    pipeline_version: str
+    target: str
+    run_id: str
+    trained_at: str
+    loaded_at: str
+    validation: Mapping[str, float]
+
+    @property
+    def label(self) -> str:
+        """Name and version for a person: ``lab-lightgbm v3``."""
+        return f"{self.name} v{self.version}" if self.version.isdigit() else f"{self.name} {self.version}"
+
+    @property
+    def reference(self) -> dict[str, str]:
+        """The part of it that goes with every answer."""
+        return {"name": self.name, "version": self.version, "framework": self.framework}
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as JSON."""
+        return asdict(self)
+
+
+class Predictor:
+    """Predicts raw records with one model, in the target's own unit. Immutable and safe to use from several threads."""
+
+    def __init__(self, pipeline: Pipeline, name: str, version: str, onnx: bytes, metadata: Mapping[str, Any]) -> None:
+        """Loads a twin, checks that it belongs to this pipeline, and makes a first prediction. Blocking.
+
+        Args:
+            pipeline: The pipeline of the deployment's data set.
+            name: Registered name of the model.
+            version: Its version there.
+            onnx: The twin: ``features`` float32 (n, F) to ``prediction`` float32 (n, 1).
+            metadata: What the trainer noted beside it.
+
+        Raises:
+            ModelRefusedError: The model must not be served here; the sentence says why.
+        """
+        self.pipeline = pipeline
+        self._check = raw_check(pipeline.dataset)
+        what = f"{name} version {version}"
+        _check_metadata(what, pipeline, onnx, metadata)
+        self._session = _open_session(what, onnx)
+        self._check_shapes(what)
+        self._warm_up(what)
+        self.info = ModelInfo(
+            name=name,
+            version=version,
+            framework=str(metadata.get("framework", "")),
+            trainer=str(metadata.get("trainer", "")),
+            pipeline_version=pipeline.dataset.version,
+            target=pipeline.dataset.target,
+            run_id=str(metadata.get("run_id") or ""),
+            trained_at=str(metadata.get("trained_at", "")),
+            loaded_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            validation=dict(metadata.get("validation") or {}),
+        )
+
+    def predict(self, records: list[Record]) -> list[float]:
+        """One prediction a raw record, in order.
+
+        Raises:
+            InvalidRecordError: A record is malformed or cannot be processed.
+        """
+        return self.predict_features(self.pipeline.features(self._check(records)))
+
+    def predict_features(self, features: Matrix) -> list[float]:
+        """One prediction a row of processed features, shape (n, F), columns in the order of ``Dataset.feature_names``."""
+        if not len(features):
+            return []
+        values: npt.NDArray[np.float32] = self._session.run([TWIN_OUTPUT], {TWIN_INPUT: features})[0]
+        if values.size != len(features) or not np.isfinite(values).all():
+            raise InternalError("The model did not return one finite number for each record.")
+        predictions: list[float] = values.reshape(-1).tolist()
+        return predictions
+
+    def _check_shapes(self, what: str) -> None:
+        width = len(self.pipeline.dataset.feature_names)
+        inputs = {each.name: each for each in self._session.get_inputs()}
+        if list(inputs) != [TWIN_INPUT] or TWIN_OUTPUT not in {each.name for each in self._session.get_outputs()}:
+            raise ModelRefusedError(f"{what} is no twin of ours: it must take '{TWIN_INPUT}' and give '{TWIN_OUTPUT}'.")
+        declared = inputs[TWIN_INPUT].shape[-1]
+        if isinstance(declared, int) and declared != width:
+            raise ModelRefusedError(f"{what} takes {declared} features and the pipeline makes {width}.")
+
+    def _warm_up(self, what: str) -> None:
+        # Two sizes, so that a twin with a fixed batch size is refused now and not in the first request.
+        example = example_record(self.pipeline.dataset)
+        try:
+            for records in ([example], [example] * 3):
+                self.predict(records)
+        except Exception as error:
+            raise ModelRefusedError(f"{what} fails at its first prediction: {error}") from error
+
+
+def _check_metadata(what: str, pipeline: Pipeline, onnx: bytes, metadata: Mapping[str, Any]) -> None:
+    dataset = pipeline.dataset
+    if metadata.get("pipeline_version") != dataset.version:
+        raise ModelRefusedError(
+            f"{what} was trained for pipeline version {metadata.get('pipeline_version')}, and this service runs "
+            f"{dataset.version}: train again with the present data set."
+        )
+    if list(metadata.get("feature_names") or ()) != list(dataset.feature_names):
+        raise ModelRefusedError(f"{what} was trained on other features or in another order than the pipeline makes.")
+    if metadata.get("target", dataset.target) != dataset.target:
+        raise ModelRefusedError(f"{what} predicts '{metadata['target']}' and not '{dataset.target}'.")
+    if metadata.get("sha256") != hashlib.sha256(onnx).hexdigest():
+        raise ModelRefusedError(f"{what} is damaged: its digest is not the one in its metadata.")
+
+
+def _open_session(what: str, onnx: bytes) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    # One thread: a single record gains nothing from more, and side by side requests would fight for the cores.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        # onnxruntime raises classes of its own that share no root but Exception.
+        raise ModelRefusedError(f"{what} cannot be read as ONNX: {error}") from error

@@ -1,0 +1,165 @@
+"""The JSON schemas of the REST interface, made from the declared data set."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from complex_system.domain.dataset import ID, Column, Dataset
+from complex_system.domain.records import Record
+
+Schema = dict[str, Any]
+
+_EXAMPLE_TIME = datetime(2025, 1, 31, 13, 45)  # noqa: DTZ001 - the declared formats carry no zone
+
+
+def example_record(dataset: Dataset, position: int = 0) -> Record:
+    """A raw record without its target that the pipeline takes; different positions give different ones."""
+    return {column.name: _example(column, position) for column in dataset.columns if column.name != dataset.target}
+
+
+def record_schema(dataset: Dataset) -> Schema:
+    """What a raw record looks like in a request for predictions."""
+    properties: dict[str, Schema] = {
+        ID: {
+            "type": ["string", "null"],
+            "maxLength": 64,
+            "description": "Key of the record; it goes into the prediction event.",
+        }
+    }
+    for column in dataset.columns:
+        properties[column.name] = _column_schema(column, is_target=column.name == dataset.target)
+    return {
+        "type": "object",
+        "title": f"Raw record of '{dataset.name}'",
+        "description": dataset.description,
+        "properties": properties,
+        "required": [column.name for column in dataset.columns if not column.optional],
+        "additionalProperties": False,
+        "example": example_record(dataset),
+    }
+
+
+def request_body(dataset: Dataset) -> Schema:
+    """OpenAPI's ``requestBody`` of ``POST /predict``."""
+    record: Schema = {"$ref": "#/components/schemas/RawRecord"}
+    records: Schema = {"type": "array", "items": record, "minItems": 1}
+    examples = [example_record(dataset, position) for position in (0, 1)]
+    return {
+        "required": True,
+        "description": "Raw records: in an object, as a plain list, or one record alone.",
+        "content": {
+            "application/json": {
+                "schema": {
+                    "anyOf": [
+                        {
+                            "type": "object",
+                            "title": "Records",
+                            "properties": {"records": records},
+                            "required": ["records"],
+                            "additionalProperties": False,
+                        },
+                        records,
+                        record,
+                    ]
+                },
+                "examples": {
+                    "records": {"summary": "Two records", "value": {"records": examples}},
+                    "list": {"summary": "A plain list", "value": examples},
+                    "one": {"summary": "One record alone", "value": examples[0]},
+                },
+            }
+        },
+    }
+
+
+def components(dataset: Dataset) -> dict[str, Schema]:
+    """The named schemas that requests and answers refer to."""
+    text: Schema = {"type": "string"}
+    return {
+        "RawRecord": record_schema(dataset),
+        "Predictions": {
+            "type": "object",
+            "properties": {
+                "predictions": {
+                    "type": "array",
+                    "items": {"type": "number"},
+                    "description": f"One value of '{dataset.target}' a record, in the order of the records{_unit(dataset)}.",
+                },
+                "model": {
+                    "type": "object",
+                    "properties": {"name": text, "version": text, "framework": text},
+                    "required": ["name", "version", "framework"],
+                },
+                "pipeline_version": {**text, "example": dataset.version},
+                "request_id": text,
+            },
+            "required": ["predictions", "model", "pipeline_version", "request_id"],
+        },
+        "Error": {
+            "type": "object",
+            "properties": {
+                "error": {
+                    "type": "object",
+                    "properties": {
+                        "code": {**text, "description": "Stable; programs decide by it."},
+                        "message": text,
+                        "faults": {
+                            "type": "array",
+                            "description": "The first faults of the records, one entry each.",
+                            "items": {
+                                "type": "object",
+                                "properties": {
+                                    "record": {"type": "integer"},
+                                    "id": {"type": ["string", "null"]},
+                                    "field": {"type": ["string", "null"]},
+                                    "problem": text,
+                                },
+                            },
+                        },
+                    },
+                    "required": ["code", "message", "faults"],
+                }
+            },
+            "required": ["error"],
+        },
+    }
+
+
+def _column_schema(column: Column, *, is_target: bool) -> Schema:
+    kind = "number" if column.type == "number" else "string"
+    schema: Schema = {"type": [kind, "null"] if column.optional else kind}
+    notes = [column.description] if column.description else []
+    if column.unit:
+        notes.append(f"Unit: {column.unit}.")
+    if is_target:
+        notes.append("Ignored in a request: it is what is predicted.")
+    elif column.range is not None:
+        schema["minimum"], schema["maximum"] = column.range
+    if column.categories:
+        schema["enum"] = [*column.categories, *([None] if column.optional else [])]
+    if column.format:
+        notes.append(f"Format: {column.format}.")
+    if column.fill is not None:
+        notes.append(f"{column.fill:g} where it is missing.")
+    if notes:
+        schema["description"] = " ".join(note if note.endswith(".") else f"{note}." for note in notes)
+    if not is_target:
+        schema["example"] = _example(column, 0)
+    return schema
+
+
+def _example(column: Column, position: int) -> Any:
+    if column.categories:
+        return column.categories[position % len(column.categories)]
+    if column.type == "number":
+        low, high = column.range or (0.0, 1.0)
+        return round(low + (high - low) * (0.5 + 0.25 * (position % 2)), 6)
+    if column.type == "datetime":
+        return _EXAMPLE_TIME.strftime(column.format) if column.format else _EXAMPLE_TIME.isoformat()
+    return "text"
+
+
+def _unit(dataset: Dataset) -> str:
+    unit = dataset.column(dataset.target).unit
+    return f", in {unit}" if unit else ""

@@ -1,0 +1,143 @@
+"""Connections to MariaDB: a pool in threads, lost connections, deadlocks, and the driver's errors made ours.
+
+The only module that imports the driver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import mariadb
+
+from complex_system.errors import StoreUnavailableError
+from complex_system.settings import Settings
+
+T = TypeVar("T")
+Work = Callable[[Any], T]
+
+# Errors of the client library and of the server that say "no connection, or not now".
+_UNAVAILABLE = {1040, 1044, 1045, 1049, 1053, 1077, 1129, 1130, 1152, 1153, 1158, 1159, 1160, 1161, 1203, 1226, 1290, 1927,
+                2002, 2003, 2005, 2006, 2012, 2013, 2026, 2027, 2055}  # fmt: skip
+_UNKNOWN_DATABASE = 1049
+_REPEATABLE = {1205, 1213}  # lock wait time-out, deadlock: the server rolled back, the same work may be done again
+_REPEATS = 8
+
+
+class MariaConnections:
+    """A bounded number of connections, each used by one thread at a time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.address = f"{settings.maria_host}:{settings.maria_port}"
+        self._settings = settings
+        self._idle: deque[Any] = deque()
+        self._threads: ThreadPoolExecutor | None = None
+
+    def open(self) -> None:
+        """Makes the threads; a connection is made when one is needed."""
+        self.close()
+        self._threads = ThreadPoolExecutor(self._settings.maria_connections, thread_name_prefix="mariadb")
+
+    def close(self) -> None:
+        """Ends threads and connections. Waits for statements that are under way."""
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
+            self._threads = None
+        self._discard_idle()
+
+    async def run(self, work: Work[T]) -> T:
+        """Runs ``work(connection)`` in a thread as one transaction; it must be repeatable, for it is repeated.
+
+        Raises:
+            StoreUnavailableError: No connection, also not a new one.
+        """
+        if self._threads is None:
+            raise StoreUnavailableError(f"MariaDB at {self.address} is not connected.")
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, work)
+
+    def create_database(self) -> None:
+        """Creates the database if the server does not have it."""
+        try:
+            self._idle.append(self._connect())
+        except mariadb.Error as error:
+            if error.errno != _UNKNOWN_DATABASE:
+                raise self._translated(error) from error
+            name = self._settings.maria_name.replace("`", "``")
+            try:
+                with contextlib.closing(self._connect(database=None)) as connection:
+                    connection.cursor().execute(f"CREATE DATABASE IF NOT EXISTS `{name}` CHARACTER SET utf8mb4")
+            except mariadb.Error as refusal:
+                raise self._translated(refusal) from refusal
+
+    def _run(self, work: Work[T]) -> T:
+        for attempt in range(_REPEATS):
+            try:
+                connection = self._idle.pop()
+                used = True
+            except IndexError:
+                connection, used = None, False
+            try:
+                if connection is None:
+                    connection = self._connect()
+                result = work(connection)
+                connection.commit()
+            except mariadb.Error as error:
+                _discard(connection)
+                if error.errno in _REPEATABLE:
+                    time.sleep(random.uniform(0.005, 0.05) * (attempt + 1))  # noqa: S311 - no secret
+                    continue
+                if error.errno not in _UNAVAILABLE:
+                    raise
+                # One dead connection means that the others died with it, for instance when the server was restarted.
+                self._discard_idle()
+                if not used:
+                    raise self._translated(error) from error
+            except BaseException:
+                _discard(connection)
+                raise
+            else:
+                self._idle.append(connection)
+                return result
+        raise StoreUnavailableError(f"MariaDB at {self.address} was too busy with other writers; send the request again.")
+
+    def _connect(self, **other: Any) -> Any:
+        settings = self._settings
+        options = {
+            "host": settings.maria_host,
+            "port": settings.maria_port,
+            "user": settings.maria_user,
+            "password": settings.maria_password,
+            "database": settings.maria_name,
+            "autocommit": False,
+            "connect_timeout": 3,
+            "read_timeout": 20,
+            "write_timeout": 20,
+            # Reads need no snapshot beyond their statement, and writers of neighbouring keys do not wait for each other's gaps.
+            "init_command": "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+            **other,
+        }
+        return mariadb.connect(**{name: value for name, value in options.items() if value is not None})
+
+    def _translated(self, error: Any) -> Exception:
+        """The one place where the driver's errors become ours."""
+        if error.errno in _UNAVAILABLE:
+            return StoreUnavailableError(f"MariaDB at {self.address} does not answer: {error}")
+        failure: Exception = error
+        return failure
+
+    def _discard_idle(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                _discard(self._idle.pop())
+
+
+def _discard(connection: Any) -> None:
+    if connection is not None:
+        with contextlib.suppress(mariadb.Error):
+            connection.close()

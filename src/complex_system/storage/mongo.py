@@ -1,0 +1,309 @@
+"""The store on MongoDB: pymongo's asynchronous client."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import pyarrow as pa
+from pymongo import AsyncMongoClient, DeleteMany, ReplaceOne, UpdateMany
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import BulkWriteError, ConnectionFailure, ExecutionTimeout, OperationFailure, WTimeoutError
+from typing_extensions import override
+
+from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.pages import Page
+from complex_system.domain.records import Record
+from complex_system.errors import StoreUnavailableError
+from complex_system.settings import Settings
+from complex_system.storage.base import PROCESSED, RAW, REJECTED, DataStore
+from complex_system.storage.tables import (
+    PIPELINE,
+    chosen_schema,
+    page_of,
+    raw_page,
+    rows_of,
+    with_key,
+    without_key,
+)
+
+Document = dict[str, Any]
+
+_DUPLICATE_KEY = 11000
+_REFUSED = {13, 18, 11600, 14031}  # unauthorized, authentication failed, shutting down, disk full
+_KEYS_A_FILTER = 25  # servers that compare a list of keys one by one stay quick with short lists
+_ROWS_A_REPLY = 2500  # the driver decodes and encodes on the event loop: some milliseconds each time
+_ROWS_A_WRITE = 500
+_VERSIONS_KNOWN_FOR = 5.0
+_TIMEOUT_MS = 20_000
+
+
+class MongoDataStore(DataStore):
+    """Raw, processed and rejected records as documents, keyed by ``_id``."""
+
+    label: ClassVar[str] = "MongoDB"
+
+    def __init__(self, dataset: Dataset, settings: Settings) -> None:
+        super().__init__(dataset)
+        self.address = f"{settings.mongo_host}:{settings.mongo_port}"
+        self._settings = settings
+        self._client: AsyncMongoClient[Document] | None = None
+        self._raw_fields = [ID, *(field_of(name) for name in dataset.raw_names)]
+        self._processed_fields = {name: field_of(name) for name in dataset.processed_names}
+        self._versions: set[str] = set()
+        self._versions_asked = float("-inf")
+
+    @override
+    async def open(self) -> None:
+        with self._translated():
+            if self._client is None:
+                self._client = self._connect()
+            await self.ping()
+            await self._raw.create_index([(PIPELINE, 1), (ID, 1)], name="unprocessed")
+            # Raw records that another program wrote carry no mark and are adopted as unprocessed.
+            await self._raw.update_many({PIPELINE: None}, {"$set": {PIPELINE: ""}})
+
+    @override
+    async def close(self) -> None:
+        if self._client is not None:
+            client, self._client = self._client, None
+            # Closed while it tries to connect, as it does right after a failure, the driver would leave the socket behind.
+            await asyncio.sleep(0.05)
+            await client.close()
+
+    @override
+    async def ping(self) -> None:
+        with self._translated():
+            await self._connected.admin.command("ping")
+
+    @override
+    async def save_raw(self, records: list[Record]) -> dict[str, Any]:
+        names = self.dataset.raw_names
+        fields = self._raw_fields[1:]
+        documents = [
+            # MariaDB keeps no sign of zero, so neither does this store.
+            {ID: r[ID], PIPELINE: "", **{f: 0.0 if r[n] == 0 else r[n] for f, n in zip(fields, names, strict=True)}}
+            for r in records
+        ]
+        with self._translated():
+            existing = await _insert(self._raw, documents)
+            kept = set(existing)
+            inserted = [document[ID] for place, document in enumerate(documents) if place not in kept]
+            await self._mark_those_processed_before(inserted)
+        return {"inserted": len(inserted), "existing": len(existing)}
+
+    @override
+    async def raw_records(self, limit: int) -> list[Record]:
+        with self._translated():
+            found = await self._find(self._raw, {}, self._raw_fields, limit)
+        names = (ID, *self.dataset.raw_names)
+        pairs = list(zip(names[1:], self._raw_fields[1:], strict=True))
+        return [{ID: str(d[ID]), **{name: d.get(field) for name, field in pairs}} for d in found]
+
+    @override
+    async def unprocessed(self, version: str, after: str | None, limit: int) -> Page:
+        found: list[Document] = []
+        with self._translated():
+            # One exact mark after the other: each walks the index in the order of the keys, which "not equal" cannot.
+            for mark in sorted({"", *await self._known_versions()} - {version}):
+                query = {PIPELINE: mark, ID: {"$gt": after or ""}}
+                found += await self._find(self._raw, query, self._raw_fields, limit)
+        rows = sorted(([d.get(field) for field in self._raw_fields] for d in found), key=lambda row: str(row[0]))[:limit]
+        return raw_page(self.dataset, rows, limit)
+
+    @override
+    async def upsert_processed(self, table: pa.Table, version: str) -> dict[str, Any]:
+        fields = list(self._processed_fields.values())
+
+        def build() -> list[Document]:
+            rows = rows_of(table, self.dataset.processed_names)
+            return [{**dict(zip(fields, row, strict=True)), PIPELINE: version} for row in rows]
+
+        documents = await asyncio.to_thread(build)
+        keys = [document[ID] for document in documents]
+        with self._translated():
+            await _put(self._processed, documents)
+            await _delete(self._rejected, keys)
+            # Last: were this the end of the process, the records would be processed once more and not be lost.
+            await self._mark(keys, version)
+        return {"upserted": table.num_rows}
+
+    @override
+    async def reject(self, rejections: list[dict[str, str]], version: str) -> dict[str, Any]:
+        by_key = {r[ID]: {ID: r[ID], "reason": r["reason"], "version": version} for r in rejections}
+        with self._translated():
+            await _put(self._rejected, list(by_key.values()))
+            await _delete(self._processed, by_key)
+            await self._mark(list(by_key), version)
+        return {"rejected": len(rejections)}
+
+    @override
+    async def rejected(self, after: str | None, limit: int) -> list[dict[str, str]]:
+        fields = [ID, "reason", "version"]
+        with self._translated():
+            return await self._find(self._rejected, {ID: {"$gt": after or ""}}, fields, limit)
+
+    @override
+    async def processed_columns(
+        self, columns: list[str], *, labelled: bool, version: str | None, after: str | None, limit: int
+    ) -> Page:
+        query: Document = {ID: {"$gt": after or ""}}
+        if labelled:
+            query[self._processed_fields[self.dataset.target]] = {"$ne": None}
+        if version is not None:
+            query[PIPELINE] = version
+        names = with_key(columns)
+        fields = [self._processed_fields[name] for name in names]
+        with self._translated():
+            found = await self._find(self._processed, query, fields, limit)
+
+        def build() -> Page:
+            values = [[document.get(field) for document in found] for field in fields]
+            return without_key(page_of(values, chosen_schema(self.dataset, names), limit), columns)
+
+        return await asyncio.to_thread(build)
+
+    @override
+    async def processed_page(self, page: int, page_size: int) -> list[Record]:
+        wanted = [(name, field) for name, field in self._processed_fields.items() if name != ID]
+        with self._translated():
+            found = await self._find(self._processed, {}, [field for _, field in wanted], page_size, skip=page * page_size)
+        return [{name: document.get(field) for name, field in wanted} for document in found]
+
+    @override
+    async def counts(self) -> dict[str, int]:
+        labelled = {self._processed_fields[self.dataset.target]: {"$ne": None}}
+        with self._translated():
+            raw, processed, known, rejected = await asyncio.gather(
+                self._raw.estimated_document_count(),
+                self._processed.estimated_document_count(),
+                self._processed.count_documents(labelled),
+                self._rejected.estimated_document_count(),
+            )
+        return {"raw": raw, "processed": processed, "labelled": known, "rejected": rejected}
+
+    # Inside
+
+    def _connect(self) -> AsyncMongoClient[Document]:
+        settings = self._settings
+        account: Document = {"username": settings.mongo_user, "password": settings.mongo_password,
+                   "authSource": settings.mongo_auth_source} if settings.mongo_user else {}  # fmt: skip
+        return AsyncMongoClient(
+            settings.mongo_host,
+            settings.mongo_port,
+            serverSelectionTimeoutMS=3000,
+            connectTimeoutMS=3000,
+            socketTimeoutMS=_TIMEOUT_MS,
+            journal=True,
+            **account,
+        )
+
+    @property
+    def _connected(self) -> AsyncMongoClient[Document]:
+        if self._client is None:
+            raise StoreUnavailableError(f"MongoDB at {self.address} is not connected.")
+        return self._client
+
+    @property
+    def _raw(self) -> AsyncCollection[Document]:
+        return self._connected[self._settings.mongo_name][RAW]
+
+    @property
+    def _processed(self) -> AsyncCollection[Document]:
+        return self._connected[self._settings.mongo_name][PROCESSED]
+
+    @property
+    def _rejected(self) -> AsyncCollection[Document]:
+        return self._connected[self._settings.mongo_name][REJECTED]
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """The one place where the driver's errors become ours."""
+        try:
+            yield
+        except (ConnectionFailure, ExecutionTimeout, WTimeoutError) as error:
+            raise StoreUnavailableError(f"MongoDB at {self.address} does not answer: {_reason(error)}") from error
+        except OperationFailure as error:
+            if error.code not in _REFUSED:
+                raise
+            raise StoreUnavailableError(f"MongoDB at {self.address} refuses: {_reason(error)}") from error
+
+    async def _find(
+        self, collection: AsyncCollection[Document], query: Document, fields: Sequence[str], limit: int, skip: int = 0
+    ) -> list[Document]:
+        if limit == 0:  # MongoDB reads it as "no limit"
+            return []
+        projection = {ID: int(ID in fields), **{field: 1 for field in fields if field != ID}}
+        cursor = collection.find(query, projection, batch_size=min(limit + 1, _ROWS_A_REPLY))
+        return await cursor.sort(ID, 1).skip(skip).limit(limit).to_list()
+
+    async def _mark(self, keys: Sequence[str], version: str) -> None:
+        self._versions.add(version)
+        operations = [UpdateMany({ID: {"$in": part}}, {"$set": {PIPELINE: version}}) for part in _parts(keys)]
+        if operations:
+            await self._raw.bulk_write(operations, ordered=False)
+
+    async def _mark_those_processed_before(self, keys: list[str]) -> None:
+        """A processed record may come before its raw twin, which then is not work to do."""
+        versions: dict[str, list[str]] = {}
+        for part in _parts(keys, 1000):
+            async for twin in self._processed.find({ID: {"$in": part}}, {PIPELINE: 1}):
+                versions.setdefault(twin.get(PIPELINE, ""), []).append(twin[ID])
+        for version, twins in versions.items():
+            await self._mark(twins, version)
+
+    async def _known_versions(self) -> set[str]:
+        # Versions rarely change, and looking for them costs more than the page; what other replicas write shows up later.
+        if time.monotonic() - self._versions_asked > _VERSIONS_KNOWN_FOR:
+            found = await self._raw.distinct(PIPELINE)
+            self._versions = {mark for mark in found if isinstance(mark, str)}
+            self._versions_asked = time.monotonic()
+        return self._versions
+
+
+def field_of(name: str) -> str:
+    """The field that keeps a column: its own name, but for characters that MongoDB reads as a path or an operator."""
+    if name == PIPELINE:
+        return "%5F" + name[1:]
+    return name.replace("%", "%25").replace(".", "%2E").replace("$", "%24").replace("\0", "%00")
+
+
+def _parts(keys: Iterable[str], size: int = _KEYS_A_FILTER) -> Iterator[list[str]]:
+    ordered = sorted(keys)
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]
+
+
+async def _insert(collection: AsyncCollection[Document], documents: list[Document]) -> list[int]:
+    """Inserts what is not there yet and returns the places of the documents whose key existed."""
+    existing: list[int] = []
+    for start in range(0, len(documents), _ROWS_A_WRITE):
+        try:
+            await collection.insert_many(documents[start : start + _ROWS_A_WRITE], ordered=False)
+        except BulkWriteError as error:
+            faults = error.details["writeErrors"]
+            if error.details.get("writeConcernErrors") or any(fault["code"] != _DUPLICATE_KEY for fault in faults):
+                raise
+            existing += [start + fault["index"] for fault in faults]
+    return existing
+
+
+async def _put(collection: AsyncCollection[Document], documents: list[Document]) -> None:
+    """Inserts or replaces. Most documents are new, and an insert is many times cheaper than a replacement."""
+    existing = await _insert(collection, documents)
+    for start in range(0, len(existing), _ROWS_A_WRITE):
+        part = [documents[place] for place in existing[start : start + _ROWS_A_WRITE]]
+        await collection.bulk_write([ReplaceOne({ID: d[ID]}, d, upsert=True) for d in part], ordered=False)
+
+
+async def _delete(collection: AsyncCollection[Document], keys: Iterable[str]) -> None:
+    operations = [DeleteMany({ID: {"$in": part}}) for part in _parts(keys)]
+    if operations and await collection.estimated_document_count():
+        await collection.bulk_write(operations, ordered=False)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).partition(", Timeout:")[0].partition(" (configured timeouts")[0]

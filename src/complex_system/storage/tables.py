@@ -1,0 +1,72 @@
+"""Between rows, as drivers have them, and Arrow tables, as the system moves them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.pages import Page, processed_schema, raw_schema
+from complex_system.domain.records import Record
+
+PIPELINE = "_pipeline"
+"""The store's own field: with a raw record the pipeline version that processed or rejected it ('' for none), with a processed
+one the version that made it. It never leaves the store."""
+
+
+def page_of(columns: Sequence[Sequence[Any]], schema: pa.Schema, limit: int) -> Page:
+    """A page of columns of Python values; ``next`` is set when it is full.
+
+    Args:
+        columns: One sequence a field of ``schema``, the key among them; empty sequences when there is no row.
+        schema: Names and types.
+        limit: Rows that were asked for.
+    """
+    arrays = [pa.array(values, type=field.type) for values, field in zip(columns, schema, strict=True)]
+    table = pa.Table.from_arrays(arrays, schema=schema)
+    full = table.num_rows and table.num_rows == limit
+    return Page(table, table.column(ID)[-1].as_py() if full else None)
+
+
+def without_key(page: Page, columns: list[str]) -> Page:
+    """The page with exactly ``columns``; its cursor stays."""
+    return Page(page.table.select(columns), page.next, page.notes)
+
+
+def with_key(columns: list[str]) -> list[str]:
+    """``columns`` with the key, which a page needs for its cursor."""
+    return columns if ID in columns else [ID, *columns]
+
+
+def chosen_schema(dataset: Dataset, columns: Iterable[str]) -> pa.Schema:
+    """Arrow types of some of the processed columns."""
+    schema = processed_schema(dataset)
+    return pa.schema([schema.field(name) for name in columns])
+
+
+def records_of(table: pa.Table) -> list[Record]:
+    """The rows as dicts; several times faster than ``Table.to_pylist`` on wide tables."""
+    names = table.column_names
+    columns = [column.to_pylist() for column in table.columns]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def rows_of(table: pa.Table, names: Sequence[str]) -> list[tuple[Any, ...]]:
+    """The rows as tuples in the order of ``names``, one a key (the last one wins), by rising key.
+
+    The order makes two writers of the same keys lock them alike. The sign of zero goes, for MariaDB does not keep it.
+    """
+    numbers = {field.name for field in table.schema if pa.types.is_floating(field.type)}
+    columns = [(pc.add(table[name], 0.0) if name in numbers else table[name]).to_pylist() for name in names]
+    place = list(names).index(ID)
+    by_key = {row[place]: row for row in zip(*columns, strict=True)}
+    return [by_key[key] for key in sorted(by_key)]
+
+
+def raw_page(dataset: Dataset, rows: Sequence[Sequence[Any]], limit: int) -> Page:
+    """A page of raw records from rows ``(key, column, ...)`` in the order of ``raw_schema``."""
+    schema = raw_schema(dataset)
+    return page_of(list(zip(*rows, strict=True)) if rows else [()] * len(schema), schema, limit)

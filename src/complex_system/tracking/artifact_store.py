@@ -1,0 +1,99 @@
+"""Artifacts as plain directories, one a digest, with a pointer to the newest: what serving reads of Weights & Biases.
+
+Writing is atomic: a reader sees an artifact whole or not at all, and the pointer names only what is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from complex_system.errors import ModelRefusedError
+
+NEWEST = "newest"
+METADATA = "metadata.json"
+_DIGEST_LENGTH = 16
+
+
+class ArtifactStore:
+    """The versions of one artifact below a folder, e.g. ``<wandb_dir>/artifacts/DemonstratorNeuralNet``."""
+
+    def __init__(self, root: str | Path) -> None:
+        self._root = Path(root)
+
+    def write(self, files: dict[str, bytes], metadata: dict[str, Any]) -> str:
+        """Writes an artifact and makes it the newest.
+
+        Args:
+            files: Contents by file name.
+            metadata: Becomes ``metadata.json``.
+
+        Returns:
+            Its digest. The same files and metadata give the same digest and are written once.
+        """
+        contents = {**files, METADATA: json.dumps(metadata, indent=2, sort_keys=True).encode()}
+        digest = _digest(contents)
+        self._root.mkdir(parents=True, exist_ok=True)
+        target = self._root / digest
+        if not target.is_dir():
+            folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=self._root))
+            try:
+                folder.chmod(0o755)  # mkdtemp's 0700 would keep other users' services out
+                for name, content in contents.items():
+                    _write(folder / name, content)
+                folder.rename(target)
+            except OSError:
+                shutil.rmtree(folder, ignore_errors=True)
+                if not target.is_dir():  # else another process wrote the same artifact in the meantime
+                    raise
+        pointer = self._root / f".{NEWEST}-{os.getpid()}"
+        _write(pointer, digest.encode())
+        pointer.replace(self._root / NEWEST)
+        return digest
+
+    def newest(self) -> str | None:
+        """Digest of the newest artifact, or None as long as there is none."""
+        try:
+            return (self._root / NEWEST).read_text(encoding="utf-8").strip() or None
+        except FileNotFoundError:
+            return None
+
+    def read(self, digest: str) -> tuple[dict[str, bytes], dict[str, Any]]:
+        """Files by name (without ``metadata.json``), and the metadata.
+
+        Raises:
+            ModelRefusedError: There is no such artifact, or it is not what its digest says.
+        """
+        if not re.fullmatch(rf"[0-9a-f]{{{_DIGEST_LENGTH}}}", digest):
+            raise ModelRefusedError(f"'{digest[:40]}' is no digest of an artifact.")
+        folder = self._root / digest
+        try:
+            contents = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        except OSError as error:
+            raise ModelRefusedError(f"The artifact {digest} cannot be read: {error.strerror}.") from error
+        if METADATA not in contents or _digest(contents) != digest:
+            raise ModelRefusedError(f"The artifact {digest} is damaged: its files are not what its digest says.")
+        metadata: dict[str, Any] = json.loads(contents.pop(METADATA))
+        return contents, metadata
+
+
+def _digest(contents: dict[str, bytes]) -> str:
+    """SHA-256 over names, lengths and contents, its first 16 hex digits."""
+    total = hashlib.sha256()
+    for name in sorted(contents):
+        total.update(f"{name}\0{len(contents[name])}\0".encode())
+        total.update(contents[name])
+    return total.hexdigest()[:_DIGEST_LENGTH]
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

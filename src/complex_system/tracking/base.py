@@ -1,0 +1,97 @@
+"""What a tracker takes from a training, and what it gives back."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from complex_system.domain.dataset import Dataset
+from complex_system.training.base import Scores, TrainedModel
+from complex_system.training.data import TrainingData
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished training, with all that is worth keeping of it.
+
+    Attributes:
+        round: Id of the training round.
+        twin: The checked ONNX twin.
+        validation: Scores on the validation part.
+        started_at: When the fit began, UTC.
+        trained_at: When it ended, UTC.
+        timings: Seconds by stage, e.g. ``fetching`` and ``training``.
+    """
+
+    trainer: str
+    framework: str
+    round: str
+    dataset: Dataset
+    data: TrainingData
+    model: TrainedModel
+    twin: bytes
+    validation: Scores
+    started_at: datetime
+    trained_at: datetime
+    timings: dict[str, float]
+
+    @property
+    def samples(self) -> dict[str, int]:
+        """How many samples were trained on and validated with."""
+        return {"train": len(self.data.train), "validation": len(self.data.validation)}
+
+    def metadata(self, model: str, run_id: str) -> dict[str, Any]:
+        """What ``metadata.json`` says beside a twin.
+
+        Args:
+            model: Name under which the model is registered or kept.
+            run_id: The run that made it.
+        """
+        return {
+            "model": model,
+            "framework": self.framework,
+            "trainer": self.trainer,
+            "pipeline_version": self.dataset.version,
+            "dataset": self.dataset.name,
+            "target": self.dataset.target,
+            "feature_names": list(self.data.feature_names),
+            "trained_at": self.trained_at.isoformat(),
+            "round": self.round,
+            "run_id": run_id,
+            "validation": self.validation.as_dict(),
+            "samples": self.samples,
+            "sha256": hashlib.sha256(self.twin).hexdigest(),
+        }
+
+
+@dataclass(frozen=True)
+class LoggedModel:
+    """Where a training's model is found."""
+
+    model: str
+    version: str
+    run_id: str
+    run_url: str
+
+
+class Tracker(ABC):
+    """Logs trainings and registers their models. Every method blocks; services call it in a thread."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Imports what it needs; seconds for some."""
+
+    @abstractmethod
+    def log(self, result: TrainingResult) -> LoggedModel:
+        """Logs one training as one run. May be called again after a failure: it goes on with what was begun.
+
+        Raises:
+            TrackingUnavailableError: The server does not answer; try again later.
+            TrackingRefusedError: It refuses; trying again would not help.
+        """
+
+    def close(self) -> None:  # noqa: B027 - most trackers hold nothing
+        """Ends what runs in the background."""

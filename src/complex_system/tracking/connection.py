@@ -1,0 +1,104 @@
+"""One way to reach the MLflow server: a client that gives up in seconds, and its errors as ours.
+
+``mlflow`` takes seconds to import, so it is imported inside functions only. Everything here blocks; services call it in
+threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from complex_system.errors import TrackingRefusedError, TrackingUnavailableError
+
+_DEFAULTS = {
+    # MLflow's own defaults make a caller wait for minutes until it learns that the server is away.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+def load_mlflow() -> Any:
+    """Imports ``mlflow`` with limits that suit a service, and quietly. The environment may set other limits."""
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return mlflow
+
+
+def open_client(tracking_uri: str) -> Any:
+    """An ``mlflow.MlflowClient``. Nothing is sent yet."""
+    return load_mlflow().MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+
+
+def is_refusal(error: Exception, code: str) -> bool:
+    """Whether MLflow's answer was the error ``code``, e.g. ``RESOURCE_DOES_NOT_EXIST``."""
+    return getattr(error, "error_code", None) == code
+
+
+def without_secrets(uri: str) -> str:
+    """The address without user and password, fit for a message."""
+    parts = urlsplit(uri)
+    return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}" if parts.hostname else uri
+
+
+@contextmanager
+def translated(tracking_uri: str, doing: str) -> Iterator[None]:
+    """Turns what MLflow raises inside into ``TrackingUnavailableError``, or ``TrackingRefusedError`` for a request at fault.
+
+    Args:
+        tracking_uri: Where the server is.
+        doing: What did not work, for the message: "logging the run".
+    """
+    import requests
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, requests.RequestException, ConnectionError, TimeoutError) as error:
+        where = f"MLflow at {without_secrets(tracking_uri)}"
+        reason = " ".join(str(error).split())[:300]
+        if _is_final(error):
+            raise TrackingRefusedError(f"{where} refuses {doing}: {reason}") from error
+        if _is_answer(error):
+            raise TrackingUnavailableError(f"{where} failed at {doing}: {reason}") from error
+        raise TrackingUnavailableError(f"{where} does not answer ({doing}).") from error
+
+
+def _status(error: Any) -> int:
+    """The HTTP status behind an error; 0 when there was no answer."""
+    import requests
+    from mlflow.exceptions import RestException
+
+    if isinstance(error, RestException):
+        return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return int(error.response.status_code)
+    return 0
+
+
+def _is_answer(error: Exception) -> bool:
+    return _status(error) > 0
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether the same request would fail again: the server says that the request is at fault, or MLflow's client does."""
+    code = getattr(error, "error_code", "")
+    busy = _status(error) in (408, 429)
+    return (400 <= _status(error) < 500 and not busy) or code in (
+        "INVALID_PARAMETER_VALUE",
+        "RESOURCE_DOES_NOT_EXIST",
+        "PERMISSION_DENIED",
+    )

@@ -1,0 +1,178 @@
+"""Trainings in MLflow: one run each, with parameters, metrics per step, data set, native model, ONNX twin and model version."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from typing_extensions import override
+
+from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
+from complex_system.tracking.connection import is_refusal, load_mlflow, open_client, translated
+from complex_system.tracking.experiments import experiment_id
+from complex_system.tracking.flavors import log_native
+from complex_system.tracking.registry import TWIN_FOLDER, TWIN_METADATA, TWIN_MODEL
+
+BATCH = 1000
+"""Metrics that MLflow takes in one request."""
+
+
+@dataclass
+class _Begun:
+    """How far the logging of a training got; what is done is not done again after a failure."""
+
+    experiment: str
+    run_id: str
+    native: Any = None
+
+
+class MlflowTracker(Tracker):
+    """Logs to one MLflow server. The version appears in the registry as the last act, with all of its tags."""
+
+    label: ClassVar[str] = "MLflow"
+
+    def __init__(self, tracking_uri: str, experiment: str, prefix: str) -> None:
+        """Prepares a tracker; nothing is imported or sent yet.
+
+        Args:
+            tracking_uri: MLflow server.
+            experiment: Name of the experiment; made when it is missing.
+            prefix: The registered model is named ``<prefix>-<trainer>``.
+        """
+        self._uri = tracking_uri
+        self._experiment = experiment
+        self._prefix = prefix
+        self._begun: dict[tuple[str, str], _Begun] = {}
+
+    @override
+    def prepare(self) -> None:
+        load_mlflow().set_tracking_uri(self._uri)
+
+    @override
+    def log(self, result: TrainingResult) -> LoggedModel:
+        client = open_client(self._uri)
+        with translated(self._uri, "logging a training"):
+            begun = self._run_of(client, result)
+            name = f"{self._prefix}-{result.trainer}"
+            if begun.native is None:  # before the metrics: MLflow would ask for the history of each of them
+                begun.native = self._log_native(begun.run_id, result)
+            self._log_run(client, begun, result)
+            self._log_twin(client, begun.run_id, result, name)
+            version = self._version_of(client, begun, result, name)
+            client.set_terminated(begun.run_id, "FINISHED")
+        del self._begun[result.trainer, result.round]
+        url = f"{self._uri}/#/experiments/{begun.experiment}/runs/{begun.run_id}"
+        return LoggedModel(name, version, begun.run_id, url)
+
+    def _run_of(self, client: Any, result: TrainingResult) -> _Begun:
+        """The run of a training; after a failure the run that was begun, so that no half one is left behind."""
+        key = (result.trainer, result.round)
+        if key not in self._begun:
+            experiment = experiment_id(client, self._experiment)
+            tags = {
+                "framework": result.framework,
+                "trainer": result.trainer,
+                "round": result.round,
+                "pipeline_version": result.dataset.version,
+                "target": result.dataset.target,
+                "mlflow.source.name": f"complex_system.{result.trainer}",
+                "mlflow.source.type": "JOB",
+            }
+            started = _milliseconds(result.started_at)
+            run = client.create_run(
+                experiment, start_time=started, tags=tags, run_name=f"{result.trainer} {result.round[-12:]}"
+            )
+            self._begun[key] = _Begun(experiment, run.info.run_id)
+        return self._begun[key]
+
+    def _log_run(self, client: Any, begun: _Begun, result: TrainingResult) -> None:
+        from mlflow.entities import DatasetInput, InputTag, Param
+
+        parameters = {**result.model.parameters, "dataset": result.dataset.name, "best_step": result.model.best_step}
+        run_id = begun.run_id
+        client.log_batch(run_id, params=[Param(key, str(value)) for key, value in parameters.items()])  # type: ignore[no-untyped-call]
+        metrics = _metrics(result, begun.native.model_id)
+        for start in range(0, len(metrics), BATCH):
+            client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+        for part in ("train", "validation"):
+            tag = InputTag("mlflow.data.context", "training" if part == "train" else part)
+            client.log_inputs(run_id, [DatasetInput(_dataset(result, part), [tag])])
+
+    def _log_twin(self, client: Any, run_id: str, result: TrainingResult, name: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / TWIN_MODEL).write_bytes(result.twin)
+            metadata = json.dumps(result.metadata(name, run_id), indent=2)
+            (Path(folder) / TWIN_METADATA).write_text(metadata, encoding="utf-8")
+            client.log_artifacts(run_id, folder, TWIN_FOLDER)
+
+    def _log_native(self, run_id: str, result: TrainingResult) -> Any:
+        mlflow = load_mlflow()
+        mlflow.set_tracking_uri(self._uri)
+        with mlflow.start_run(run_id=run_id):
+            return log_native(result)
+
+    def _version_of(self, client: Any, begun: _Begun, result: TrainingResult, name: str) -> str:
+        """Registers the native model, unless an earlier attempt got as far as that."""
+        existing = client.search_model_versions(f"name = '{name}' and run_id = '{begun.run_id}'", max_results=1)
+        if existing:
+            return str(existing[0].version)
+        try:
+            client.create_registered_model(name, description=f"{result.dataset.target} by {result.trainer}")
+        except Exception as error:
+            if not is_refusal(error, "RESOURCE_ALREADY_EXISTS"):
+                raise
+        tags = {
+            "framework": result.framework,
+            "trainer": result.trainer,
+            "round": result.round,
+            "pipeline_version": result.dataset.version,
+            "target": result.dataset.target,
+            "twin": TWIN_FOLDER,
+        }
+        native = begun.native
+        version = client.create_model_version(name, native.model_uri, begun.run_id, tags=tags, model_id=native.model_id)
+        return str(version.version)
+
+
+def _metrics(result: TrainingResult, model_id: str) -> list[Any]:
+    """Metrics per step, and the best step's, which are the model's.
+
+    Times follow from the training's own, so that a repeated attempt adds nothing.
+    """
+    from mlflow.entities import Metric
+
+    begin, end = _milliseconds(result.started_at), _milliseconds(result.trained_at)
+    history = result.model.history
+    metrics = []
+    for i, progress in enumerate(history):
+        time = begin + (end - begin) * (i + 1) // len(history)
+        metrics.append(Metric("train_rmse", progress.train_rmse, time, progress.step))
+        metrics.append(Metric("epoch_validation_rmse", progress.validation_rmse, time, progress.step))
+    best = result.model.best_step
+    scores = {f"validation_{name}": value for name, value in result.validation.as_dict().items()}
+    seconds = {f"seconds_{stage}": value for stage, value in result.timings.items()}
+    sizes = {f"{part}_samples": float(size) for part, size in result.samples.items()}
+    metrics += [Metric(name, value, end, best, model_id=model_id) for name, value in scores.items()]
+    return metrics + [Metric(name, value, end, best) for name, value in {**seconds, **sizes}.items()]
+
+
+def _dataset(result: TrainingResult, part: str) -> Any:
+    """MLflow's description of one part of the data: names, size and digest, not the data."""
+    from mlflow.data.code_dataset_source import CodeDatasetSource
+    from mlflow.data.numpy_dataset import from_numpy
+
+    samples = result.data.train if part == "train" else result.data.validation
+    digest = hashlib.sha256(samples.x.tobytes() + samples.y.tobytes()).hexdigest()[:8]
+    source = CodeDatasetSource({"database": "get-processed-columns", "pipeline_version": result.dataset.version})
+    name = f"{result.dataset.name}-{part}"
+    features = {column: samples.x[:, i] for i, column in enumerate(result.data.feature_names)}
+    described = from_numpy(features, source=source, targets={result.dataset.target: samples.y}, name=name, digest=digest)
+    return described._to_mlflow_entity()
+
+
+def _milliseconds(time: Any) -> int:
+    return int(time.timestamp() * 1000)

@@ -1,0 +1,177 @@
+"""The model registry as serving and the consumer see it: newest versions, the champion, and the ONNX twins.
+
+A registered model is named ``<prefix>-<trainer>``. The champion is the one version that carries the alias ``champion``; while
+it changes there may be two for a moment, and the one crowned last counts. Every method blocks; callers use threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from complex_system.errors import ModelRefusedError, NoModelError
+from complex_system.tracking.connection import is_refusal, open_client, translated
+
+CHAMPION = "champion"
+"""The alias of the champion."""
+CHAMPION_SINCE = "champion_since"
+"""Version tag: ISO time (UTC, microseconds) since when the version is or was the champion."""
+TWIN_FOLDER = "twin"
+"""Artifact folder of a run that holds the twin."""
+TWIN_MODEL = "model.onnx"
+TWIN_METADATA = "metadata.json"
+
+
+@dataclass(frozen=True)
+class ModelVersionRef:
+    """One version of one registered model.
+
+    Attributes:
+        model: Registered name.
+        version: Version number, as text.
+        tags: All tags of the version.
+        created_at: When it was registered.
+    """
+
+    model: str
+    version: str
+    framework: str
+    trainer: str
+    run_id: str
+    pipeline_version: str
+    tags: Mapping[str, str] = field(compare=False)
+    created_at: datetime
+
+    def __hash__(self) -> int:
+        return hash((self.model, self.version))
+
+
+class ModelRegistry:
+    """Looks models up in MLflow's registry and moves the champion's alias.
+
+    Every method raises :class:`TrackingUnavailableError` when the server cannot be reached or refuses, within seconds.
+    """
+
+    def __init__(self, tracking_uri: str, prefix: str) -> None:
+        """Prepares a registry; nothing is imported or sent yet.
+
+        Args:
+            tracking_uri: MLflow server.
+            prefix: What the registered names begin with.
+        """
+        self._uri = tracking_uri
+        self._prefix = prefix
+        self._known: Any = None
+
+    @property
+    def _client(self) -> Any:
+        if self._known is None:
+            self._known = open_client(self._uri)
+        return self._known
+
+    def newest_versions(self) -> list[ModelVersionRef]:
+        """The newest version of every registered model of this prefix, by name."""
+        client = self._client
+        with translated(self._uri, "looking for models"):
+            found = []
+            for model in self._models():
+                query = f"name = '{model.name}'"
+                versions = client.search_model_versions(query, max_results=1, order_by=["version_number DESC"])
+                found += [_ref(version) for version in versions]
+        return found
+
+    def champion(self) -> ModelVersionRef | None:
+        """The champion, or None as long as there is none."""
+        client = self._client
+        with translated(self._uri, "looking for the champion"):
+            crowned = [
+                _ref(client.get_model_version(model.name, model.aliases[CHAMPION]))
+                for model in self._models()
+                if CHAMPION in model.aliases
+            ]
+        return max(crowned, key=lambda ref: ref.tags.get(CHAMPION_SINCE, ""), default=None)
+
+    def set_champion(self, ref: ModelVersionRef) -> None:
+        """Makes a version the champion: crowns the new one first, then takes the alias from the others."""
+        client = self._client
+        with translated(self._uri, "crowning a champion"):
+            now = datetime.now(UTC).isoformat(timespec="microseconds")
+            client.set_model_version_tag(ref.model, ref.version, CHAMPION_SINCE, now)
+            client.set_registered_model_alias(ref.model, CHAMPION, ref.version)
+            for model in self._models():
+                if model.name != ref.model and CHAMPION in model.aliases:
+                    client.delete_registered_model_alias(model.name, CHAMPION)
+
+    def version(self, name: str, version: str) -> ModelVersionRef:
+        """One version of one model.
+
+        Raises:
+            NoModelError: It does not exist.
+        """
+        client = self._client
+        with translated(self._uri, "looking for a model version"):
+            try:
+                return _ref(client.get_model_version(name, str(version)))
+            except Exception as error:
+                if is_refusal(error, "RESOURCE_DOES_NOT_EXIST"):
+                    raise NoModelError(f"MLflow knows no version {version} of a model '{name}'.") from error
+                raise
+
+    def load_twin(self, ref: ModelVersionRef) -> tuple[bytes, dict[str, Any]]:
+        """The ONNX twin of a version and its metadata, checked against the digest there.
+
+        Raises:
+            ModelRefusedError: The twin is missing or damaged.
+        """
+        client = self._client
+        what = f"The twin of {ref.model} version {ref.version}"
+        with tempfile.TemporaryDirectory() as folder, translated(self._uri, "loading a model's twin"):
+            names = {Path(artifact.path).name for artifact in client.list_artifacts(ref.run_id, TWIN_FOLDER)}
+            if not {TWIN_MODEL, TWIN_METADATA} <= names:
+                raise ModelRefusedError(f"{what} is missing in run {ref.run_id}.")
+            onnx, text = (
+                Path(client.download_artifacts(ref.run_id, f"{TWIN_FOLDER}/{name}", folder)).read_bytes()
+                for name in (TWIN_MODEL, TWIN_METADATA)
+            )
+        try:
+            metadata = json.loads(text)
+            digest = metadata["sha256"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ModelRefusedError(f"{what} has unreadable metadata: {error!r}.") from error
+        if digest != hashlib.sha256(onnx).hexdigest():
+            raise ModelRefusedError(f"{what} is damaged: its digest is not the one in its metadata.")
+        return onnx, metadata
+
+    def _models(self) -> list[Any]:
+        """The registered models of the prefix. The caller translates errors."""
+        models: list[Any] = []
+        token: str | None = None
+        while True:
+            page = self._client.search_registered_models(
+                filter_string=f"name LIKE '{self._prefix}-%'", max_results=100, order_by=["name ASC"], page_token=token
+            )
+            # "_" is a wildcard of LIKE, so a look-alike prefix may be among them.
+            models += [model for model in page if model.name.startswith(f"{self._prefix}-")]
+            token = page.token
+            if not token:
+                return models
+
+
+def _ref(version: Any) -> ModelVersionRef:
+    tags = dict(version.tags)
+    return ModelVersionRef(
+        model=version.name,
+        version=str(version.version),
+        framework=tags.get("framework", ""),
+        trainer=tags.get("trainer", ""),
+        run_id=version.run_id or "",
+        pipeline_version=tags.get("pipeline_version", ""),
+        tags=tags,
+        created_at=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
+    )

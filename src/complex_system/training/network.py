@@ -1,0 +1,101 @@
+"""What the neural networks of both frameworks share: scaling, and the course of a training with early stopping."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from complex_system.errors import TrainingFailedError
+from complex_system.training.base import Progress, ProgressCallback, TrainingParameters
+from complex_system.training.data import Matrix, Samples
+
+W = TypeVar("W")
+
+AVERAGING = 0.998
+"""Decay of the moving average of the weights, a step.
+
+The target's scatter around the best possible model is large, and so is the scatter of single weights; their average over
+the last few hundred steps is 0.1 to 0.5 RMSE better on the lab data and less dependent on the seed. Polyak and Juditsky,
+Acceleration of stochastic approximation by averaging, SIAM J. Control Optim. 30 (1992).
+"""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Mean and scale of features and target, in their own units. A constant column has scale 1."""
+
+    feature_mean: Matrix
+    feature_scale: Matrix
+    target_mean: float
+    target_scale: float
+
+    @classmethod
+    def of(cls, samples: Samples) -> Scaling:
+        """Mean and standard deviation of the samples."""
+        spread = samples.x.std(axis=0, dtype=np.float64)
+        target_spread = float(samples.y.std(dtype=np.float64))
+        return cls(
+            feature_mean=samples.x.mean(axis=0, dtype=np.float64).astype(np.float32),
+            feature_scale=np.where(spread > 1e-9, spread, 1.0).astype(np.float32),
+            target_mean=float(samples.y.mean(dtype=np.float64)),
+            target_scale=target_spread if target_spread > 1e-9 else 1.0,
+        )
+
+    def scaled_target(self, y: Matrix) -> Matrix:
+        """Targets of shape (n,) with mean 0 and deviation 1, as a column of shape (n, 1)."""
+        return ((y - self.target_mean) / self.target_scale).astype(np.float32)[:, None]
+
+
+@dataclass(frozen=True)
+class Course(Generic[W]):
+    """How a training went: every epoch's progress, and the weights of the best one."""
+
+    history: list[Progress]
+    best_step: int
+    best_weights: W
+
+
+def averaging_at(step: int) -> float:
+    """Decay of the weights' average at a step from 1: small at first, so that the random start is soon forgotten."""
+    return min(AVERAGING, step / (step + 10))
+
+
+def train_epochs(
+    parameters: TrainingParameters,
+    one_epoch: Callable[[], tuple[float, float]],
+    weights: Callable[[], W],
+    on_progress: ProgressCallback,
+) -> Course[W]:
+    """Trains epoch by epoch until the validation error has not improved for ``parameters.patience`` epochs.
+
+    Args:
+        parameters: ``epochs`` and ``patience`` count.
+        one_epoch: Goes once over all training samples; returns the train and validation RMSE in the target's unit.
+        weights: A copy of the present weights.
+        on_progress: Called after every epoch.
+
+    Raises:
+        TrainingFailedError: The validation error was never finite.
+    """
+    history: list[Progress] = []
+    best = math.inf
+    best_step = 0
+    best_weights: W | None = None
+    for step in range(1, parameters.epochs + 1):
+        train_rmse, validation_rmse = one_epoch()
+        history.append(Progress(step, parameters.epochs, train_rmse, validation_rmse))
+        if validation_rmse < best:
+            best, best_step, best_weights = validation_rmse, step, weights()
+        on_progress(history[-1])
+        if step - best_step >= parameters.patience:
+            break
+    if best_weights is None:
+        raise TrainingFailedError(
+            "The validation error was never finite: the training diverged, or the data are not finite. "
+            f"Learning rate {parameters.learning_rate:g}."
+        )
+    return Course(history, best_step, best_weights)

@@ -1,0 +1,186 @@
+"""PyTorch: the blueprint's network. The only module that imports ``torch``; import it where it is needed."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from complex_system.training.base import TWIN_INPUT, TWIN_OUTPUT, ProgressCallback, TrainedModel, Trainer
+from complex_system.training.data import Matrix, Samples, TrainingData
+from complex_system.training.network import AVERAGING, Scaling, averaging_at, train_epochs
+from complex_system.training.twin import BATCH
+
+HIDDEN = 10
+WEIGHT_DECAY = 2e-3
+THREADS = 1  # the networks are small, and four trainers share a machine
+
+
+class DemonstratorNeuralNet(nn.Module):
+    """The blueprint's network, input-10-10-output with ReLU, between buffers that scale features and target.
+
+    The buffers are part of the state dict, so who loads it gets a model that takes features as they are processed and
+    answers in the target's own unit.
+    """
+
+    feature_mean: Tensor
+    feature_scale: Tensor
+    target_mean: Tensor
+    target_scale: Tensor
+
+    def __init__(self, input_dim: int, output_dim: int = 1) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(input_dim, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, output_dim)
+        )
+        self.register_buffer("feature_mean", torch.zeros(input_dim))
+        self.register_buffer("feature_scale", torch.ones(input_dim))
+        self.register_buffer("target_mean", torch.zeros(output_dim))
+        self.register_buffer("target_scale", torch.ones(output_dim))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Predictions of shape (n, output_dim), in the target's unit."""
+        scaled: Tensor = self.layers((features - self.feature_mean) / self.feature_scale)
+        return scaled * self.target_scale + self.target_mean
+
+    def take_scaling(self, scaling: Scaling) -> None:
+        """Sets the buffers."""
+        self.feature_mean.copy_(torch.from_numpy(scaling.feature_mean))
+        self.feature_scale.copy_(torch.from_numpy(scaling.feature_scale))
+        self.target_mean.fill_(scaling.target_mean)
+        self.target_scale.fill_(scaling.target_scale)
+
+
+class PyTorchModel(TrainedModel):
+    """A trained ``DemonstratorNeuralNet``."""
+
+    flavor: ClassVar[str] = "pytorch"
+
+    @override
+    def predict(self, x: Matrix) -> Matrix:
+        with torch.inference_mode():
+            predicted: Matrix = self.native(torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)))[:, 0].numpy()
+        return predicted
+
+    @override
+    def to_onnx(self) -> bytes:
+        # The newer exporter ("dynamo") takes 11 s for this network, the older one 0.6 s, with the same graph in the end.
+        target = io.BytesIO()
+        axes = {TWIN_INPUT: {0: BATCH}, TWIN_OUTPUT: {0: BATCH}}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                self.native, (torch.zeros(2, len(self.feature_names)),), target,  # type: ignore[arg-type]  # the older one takes a file
+                dynamo=False,
+                input_names=[TWIN_INPUT], output_names=[TWIN_OUTPUT], dynamic_axes=axes,
+            )  # fmt: skip
+        return target.getvalue()
+
+
+class PyTorchTrainer(Trainer):
+    """Adam on mean squared error, slices of a shuffled tensor, averaged weights, early stopping."""
+
+    framework: ClassVar[str] = "pytorch"
+
+    @override
+    def prepare(self) -> None:
+        torch.set_num_threads(THREADS)
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        import onnxruntime
+
+        del onnxruntime
+        # The first step of the first optimizer imports much of torch; now nobody waits for it.
+        parameter = nn.Parameter(torch.zeros(1))
+        optimizer = torch.optim.Adam([parameter], fused=True)
+        parameter.sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    @override
+    def fit(self, data: TrainingData, on_progress: ProgressCallback) -> PyTorchModel:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.parameters.seed)
+            network = DemonstratorNeuralNet(len(data.feature_names))
+        scaling = Scaling.of(data.train)
+        network.take_scaling(scaling)
+        epochs = _Epochs(self, network, scaling, data)
+        course = train_epochs(self.parameters, epochs.one, epochs.weights, on_progress)
+        network.layers.load_state_dict(course.best_weights)
+        network.eval()
+        parameters = {
+            "layers": f"{len(data.feature_names)}-{HIDDEN}-{HIDDEN}-1", "activation": "relu", "optimizer": "adam", "loss": "mse",
+            "learning_rate": self.parameters.learning_rate, "weight_decay": WEIGHT_DECAY, "weight_averaging": AVERAGING,
+            "epochs": self.parameters.epochs, "patience": self.parameters.patience,
+            "batch_size": self.parameters.network_batch, "seed": self.parameters.seed,
+        }  # fmt: skip
+        return PyTorchModel(data.feature_names, parameters, course.history, course.best_step, network)
+
+
+class _Epochs:
+    """The epochs of one training. What is evaluated and kept is the average of the weights, not the weights themselves."""
+
+    def __init__(
+        self, trainer: PyTorchTrainer, network: DemonstratorNeuralNet, scaling: Scaling, data: TrainingData
+    ) -> None:
+        self._layers = network.layers
+        self._averaged = DemonstratorNeuralNet(len(data.feature_names)).layers
+        self._averaged.load_state_dict(self._layers.state_dict())
+        self._scaling = scaling
+        self._train = _scaled(data.train, scaling)
+        self._validation = _scaled(data.validation, scaling)
+        self._batch = trainer.parameters.network_batch
+        self._order = torch.Generator().manual_seed(trainer.parameters.seed)
+        self._optimizer = torch.optim.Adam(
+            self._layers.parameters(), lr=trainer.parameters.learning_rate, weight_decay=WEIGHT_DECAY, fused=True
+        )
+        self._steps = 0
+
+    def one(self) -> tuple[float, float]:
+        """Goes over all training samples in a new order; returns train and validation RMSE in the target's unit."""
+        x, y = self._train
+        order = torch.randperm(len(x), generator=self._order)
+        x, y = x[order], y[order]
+        weights: list[Tensor] = list(self._layers.parameters())
+        averaged: list[Tensor] = list(self._averaged.parameters())
+        squares = 0.0
+        for xs, ys in zip(torch.split(x, self._batch), torch.split(y, self._batch), strict=True):
+            self._optimizer.zero_grad()
+            loss = nn.functional.mse_loss(self._layers(xs), ys)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._optimizer.step()
+            self._steps += 1
+            with torch.no_grad():
+                torch._foreach_lerp_(averaged, weights, 1.0 - averaging_at(self._steps))
+            squares += float(loss.detach()) * len(xs)
+        with torch.inference_mode():
+            error = float(nn.functional.mse_loss(self._averaged(self._validation[0]), self._validation[1]))
+        unit = self._scaling.target_scale
+        return unit * float(np.sqrt(squares / len(x))), unit * float(np.sqrt(error))
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: tensor.clone() for name, tensor in self._averaged.state_dict().items()}
+
+
+def _scaled(samples: Samples, scaling: Scaling) -> tuple[Tensor, Tensor]:
+    x = torch.from_numpy((samples.x - scaling.feature_mean) / scaling.feature_scale)
+    return x, torch.from_numpy(scaling.scaled_target(samples.y))
+
+
+def state_bytes(model: TrainedModel) -> bytes:
+    """The state dict of a PyTorch model as ``torch.save`` writes it."""
+    target = io.BytesIO()
+    torch.save(model.native.state_dict(), target)
+    return target.getvalue()
+
+
+def network_from_state(state: bytes) -> DemonstratorNeuralNet:
+    """The network of a saved state dict. Only tensors are read from it, never code."""
+    content: dict[str, Tensor] = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
+    network = DemonstratorNeuralNet(len(content["feature_mean"]), len(content["target_mean"]))
+    network.load_state_dict(content)
+    return network.eval()

@@ -1,0 +1,1 @@
+"""Processes raw records with the declared pipeline: those in the database, and those of a request."""

@@ -1,0 +1,109 @@
+"""Processes what is not yet processed, and answers requests with the same pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+from typing_extensions import override
+
+from complex_system.domain.pages import Page, processed_schema
+from complex_system.domain.records import Record, raw_check
+from complex_system.errors import ComplexSystemError, NobodyListensError
+from complex_system.messaging.clients import DatabaseClient
+from complex_system.messaging.handlers import answers
+from complex_system.messaging.service import SystemService
+from complex_system.messaging.subjects import DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT
+from complex_system.preprocessing.pipeline import Pipeline
+
+log = logging.getLogger(__name__)
+
+_REJECTIONS = 1000
+"""Rejections that are sent in one message."""
+
+
+@dataclass
+class Sweep:
+    """What one sweep over the unprocessed records did."""
+
+    processed: int = 0
+    rejected: int = 0
+
+
+class DataProcessingService(SystemService):
+    """Finds its work by query, never by memory: what a crash or a lost reply leaves undone, the next sweep finds."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._pipeline = Pipeline(self.dataset)
+        self._check = raw_check(self.dataset)
+        self._schema = processed_schema(self.dataset)
+        self._database = DatabaseClient(self)
+
+    @override
+    async def on_start(self) -> None:
+        self.every(self.settings.processing_interval, self.process_new_records)
+
+    @answers(DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT)
+    async def process_raw(self, value: Any) -> list[Record]:
+        """Raw records to processed ones, in the same order; a record without a key keeps None as its key."""
+        return await asyncio.to_thread(lambda: self._pipeline.process(self._check(value)).to_dicts())
+
+    async def process_new_records(self) -> float | None:
+        """One sweep. While the database is away it says so and comes back later."""
+        started, done = time.monotonic(), Sweep()
+        try:
+            await self._sweep(done)
+        except NobodyListensError as error:
+            # Costs nothing and fails at once, so there is no need for longer and longer pauses.
+            await self.set_state("waiting", error.message)
+            return max(1.0, self.settings.processing_interval)
+        except ComplexSystemError as error:
+            await self.set_state("waiting", error.message)
+            raise
+        finally:
+            if done.processed or done.rejected:
+                seconds = time.monotonic() - started
+                log.info("Processed %d records and put %d aside in %.2f s", done.processed, done.rejected, seconds)
+        await self.set_state("ready")
+        return None
+
+    async def _sweep(self, done: Sweep) -> None:
+        ahead: asyncio.Task[Page] | None = self._fetch(None)
+        try:
+            while ahead is not None and not self._shutdown_event.is_set():
+                page = await ahead
+                ahead = self._fetch(page.next) if page.next is not None else None
+                table, rejections = await asyncio.to_thread(self._split, page.table)
+                await self._write(table)
+                done.processed += table.num_rows
+                await self._reject(rejections)
+                done.rejected += len(rejections)
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+                await asyncio.gather(ahead, return_exceptions=True)
+
+    def _fetch(self, after: str | None) -> asyncio.Task[Page]:
+        version, limit = self.dataset.version, self.settings.processing_batch
+        return asyncio.create_task(self._database.unprocessed(version, limit, after))
+
+    def _split(self, raw: pa.Table) -> tuple[pa.Table, list[dict[str, str]]]:
+        processed, rejections = self._pipeline.split(raw)
+        return processed.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(self._schema), rejections
+
+    async def _write(self, table: pa.Table) -> None:
+        """Writes in messages that the broker takes: many features can make a page wider than its raw records were."""
+        notes = {"version": self.dataset.version}
+        rows = max(1, int(0.9 * table.num_rows * self.broker.max_payload / max(1, table.nbytes)))
+        for start in range(0, table.num_rows, rows):
+            await self._database.upsert_processed(Page(table.slice(start, rows), notes=notes))
+
+    async def _reject(self, rejections: list[dict[str, str]]) -> None:
+        for start in range(0, len(rejections), _REJECTIONS):
+            await self._database.reject(self.dataset.version, rejections[start : start + _REJECTIONS])

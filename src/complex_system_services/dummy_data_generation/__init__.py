@@ -1,0 +1,1 @@
+"""Makes lab records and has them saved."""

@@ -1,0 +1,71 @@
+"""Records to ask predictions for, with the truth where it is known."""
+
+from __future__ import annotations
+
+import random
+import time
+from abc import ABC, abstractmethod
+from datetime import datetime
+
+from typing_extensions import override
+
+from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.laboratory import Laboratory, truth_of
+from complex_system.domain.records import Record
+from complex_system.messaging.clients import DatabaseClient
+from complex_system.training.data import Part, parts_of
+
+LAB = "lab"
+"""Name of the data set whose truth can be computed."""
+
+Probe = tuple[Record, float | None]
+"""A raw record without its target, and the target's true value or None."""
+
+
+class Probes(ABC):
+    """Where the records come from."""
+
+    @abstractmethod
+    async def draw(self, count: int) -> list[Probe]:
+        """At most ``count`` records."""
+
+
+class LabProbes(Probes):
+    """New lab records, never stored; the truth comes from the lab's law."""
+
+    @override
+    async def draw(self, count: int) -> list[Probe]:
+        laboratory = Laboratory(seed=time.time_ns(), start=datetime.now())  # noqa: DTZ005 - the lab writes local time
+        records = [laboratory.complete_record() for _ in range(count)]
+        return [(record, truth_of(record)) for record in records]
+
+
+class StoredProbes(Probes):
+    """Stored raw records of any data set. The truth is known where a record of the hold-out part carries its target.
+
+    Records that models were trained on are never asked for with a truth: their error would flatter the model.
+    """
+
+    PAGE = 200
+
+    def __init__(self, database: DatabaseClient, dataset: Dataset) -> None:
+        self._database = database
+        self._target = dataset.target
+
+    @override
+    async def draw(self, count: int) -> list[Probe]:
+        # No record was processed with this version, so this is a page of all raw records.
+        page = await self._database.unprocessed("none", self.PAGE)
+        records: list[Record] = page.table.to_pylist()
+        if not records:
+            return []
+        parts = parts_of(record[ID] for record in records)
+        unseen = [record for record, part in zip(records, parts, strict=True)
+                  if part == Part.HOLDOUT and record[self._target] is not None]  # fmt: skip
+        chosen = random.sample(unseen or records, min(count, len(unseen or records)))
+        return [({**record, self._target: None}, record[self._target] if unseen else None) for record in chosen]
+
+
+def probes_for(dataset: Dataset, database: DatabaseClient) -> Probes:
+    """The source of records for a data set."""
+    return LabProbes() if dataset.name == LAB else StoredProbes(database, dataset)

@@ -1,0 +1,1 @@
+"""Trains gradient boosted trees with LightGBM and registers them in MLflow."""

@@ -1,0 +1,1 @@
+"""Trains the blueprint's network with PyTorch and registers it in MLflow."""

@@ -1,0 +1,23 @@
+"""Trains the blueprint's network with PyTorch and registers it in MLflow."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from typing_extensions import override
+
+from complex_system.roles.trainer import TrainerService
+from complex_system.training.base import Trainer, TrainingParameters
+
+
+class MlPytorchRegressionMlflowService(TrainerService):
+    """Trains with PyTorch."""
+
+    trainer_name: ClassVar[str] = "pytorch"
+    framework: ClassVar[str] = "pytorch"
+
+    @override
+    def make_trainer(self, parameters: TrainingParameters) -> Trainer:
+        from complex_system.training.pytorch import PyTorchTrainer
+
+        return PyTorchTrainer(parameters)

@@ -1,0 +1,1 @@
+"""Serves the newest Weights & Biases artifact."""

@@ -1,0 +1,1 @@
+"""Serves the champion of the MLflow registry."""

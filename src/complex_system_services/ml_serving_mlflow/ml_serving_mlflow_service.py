@@ -1,0 +1,27 @@
+"""Serves the champion of the MLflow registry by REST and by the broker."""
+
+from __future__ import annotations
+
+from fastiot.core import ReplySubject
+from typing_extensions import override
+
+from complex_system.messaging.subjects import ML_SERVING_SUBJECT
+from complex_system.roles.serving import ServingService
+from complex_system.serving.mlflow_source import MlflowChampionSource
+from complex_system.serving.sources import ModelSource
+from complex_system.tracking.registry import ModelRegistry
+
+
+class MlServingMlflowService(ServingService):
+    """Answers ``get-prediction`` with the champion."""
+
+    port_field = "serving_mlflow_port"
+
+    @override
+    def make_source(self) -> ModelSource:
+        prefix = self.settings.model_prefix or self.dataset.name
+        return MlflowChampionSource(ModelRegistry(self.settings.mlflow_tracking_uri, prefix))
+
+    @override
+    def subjects(self) -> list[ReplySubject]:
+        return [ML_SERVING_SUBJECT]

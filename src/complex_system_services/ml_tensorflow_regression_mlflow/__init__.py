@@ -1,0 +1,1 @@
+"""Trains a network with TensorFlow and registers it in MLflow."""

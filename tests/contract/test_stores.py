@@ -1,0 +1,442 @@
+"""What both stores promise. One suite of cases; a backend adds how to reach its database around the store."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import mariadb
+import pyarrow as pa
+import pytest
+from pymongo import AsyncMongoClient
+
+from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.laboratory import Laboratory
+from complex_system.domain.pages import Page, processed_schema, raw_schema
+from complex_system.domain.records import Record
+from complex_system.errors import StoreUnavailableError
+from complex_system.local.servers import Server, free_port
+from complex_system.settings import Settings
+from complex_system.storage.base import PROCESSED, RAW, REJECTED, DataStore
+from complex_system.storage.maria import MariaDataStore
+from complex_system.storage.mongo import MongoDataStore
+from proxy import proxied
+
+EXACT = [0.1 + 0.2, 5e-324, 1.7976931348623157e308, -0.0, 1 / 3, 2**53 + 1.0, -1e-300]
+# Python orders texts by code point, which is the order of their UTF-8 bytes.
+ODD_KEYS = sorted(["a", "a ", "A", "ä", "b\t", "Z", "\U0001f600", "~", "a\u0301", "0" * 64, "\uffff", "a'b\"`\\"])
+
+ODD_NAMES = """
+name: odd
+target: "back`tick"
+columns:
+  - {name: "back`tick", type: number, optional: true}
+  - {name: "width in mm. (50 % of ?)", type: number, range: [0, 1]}
+  - {name: "$price", type: category, categories: ["1.5", "a.b", "%s", "%(x)s", ":name", "x'y"]}
+  - {name: Temp, type: number, range: [0, 1]}
+  - {name: temp, type: number, range: [0, 1]}
+  - {name: _pipeline, type: number, range: [0, 1]}
+  - {name: "Größe ", type: number, range: [0, 1]}
+  - {name: "a long name that goes on and on until it is longer than any identifier may be in a table", type: text, optional: true}
+  - {name: "\\U0001F600", type: text, optional: true}
+  - {name: order, type: text, optional: true}
+pipeline:
+  - {step: one_hot, column: "$price"}
+  - {step: scale, column: "width in mm. (50 % of ?)"}
+  - {step: scale, column: Temp}
+  - {step: scale, column: temp}
+  - {step: scale, column: _pipeline}
+  - {step: scale, column: "Größe "}
+"""
+
+
+def processed_table(dataset: Dataset, keys: list[str], target: float | None = 1.5, base: float = 0.0) -> pa.Table:
+    rows = [
+        {ID: key, dataset.target: target, **{name: base + i / 7 for i, name in enumerate(dataset.feature_names)}}
+        for key in keys
+    ]
+    return pa.Table.from_pylist(rows, schema=processed_schema(dataset))
+
+
+def keys_of(page: Page) -> list[str]:
+    return list(page.table.column(ID).to_pylist())
+
+
+class StoreCases(ABC):
+    """The cases. ``Test...`` below run them."""
+
+    @pytest.fixture
+    @abstractmethod
+    def settings(self) -> Settings:
+        """Points to a database of its own name."""
+
+    @abstractmethod
+    def make(self, dataset: Dataset, settings: Settings) -> DataStore:
+        """The store under test."""
+
+    @abstractmethod
+    async def kept(self, settings: Settings, table: str) -> list[dict[str, Any]]:
+        """All that the database holds under that name, read without the store, by key."""
+
+    @abstractmethod
+    def at_port(self, settings: Settings, port: int) -> Settings:
+        """The same settings with another port."""
+
+    @abstractmethod
+    def port(self, settings: Settings) -> int:
+        """Where the server listens."""
+
+    @abstractmethod
+    async def drop(self, settings: Settings) -> None:
+        """Removes the database."""
+
+    @pytest.fixture
+    async def store(self, dataset: Dataset, settings: Settings) -> AsyncIterator[DataStore]:
+        store = self.make(dataset, settings)
+        await store.open()
+        yield store
+        await store.close()
+        await self.drop(settings)
+
+    @pytest.fixture
+    def records(self, laboratory: Laboratory) -> list[Record]:
+        return list(laboratory.records(30))
+
+    async def test_raw_records_are_kept_to_the_last_bit(
+        self, store: DataStore, settings: Settings, records: list[Record]
+    ) -> None:
+        for record, value in zip(records, EXACT, strict=False):
+            record["rohwert_1_labormessung"] = value
+        assert await store.save_raw(records) == {"inserted": 30, "existing": 0}
+        kept = [{name: row[name] for name in records[0]} for row in await self.kept(settings, RAW)]
+        assert kept == records
+        # MariaDB keeps no sign of zero, so neither does.
+        assert EXACT[3] == 0.0
+        assert math.copysign(1, kept[3]["rohwert_1_labormessung"]) == 1
+        assert await store.raw_records(100) == records
+        assert await store.raw_records(7) == records[:7]
+        assert list((await store.raw_records(1))[0]) == [ID, *store.dataset.raw_names]
+
+    async def test_saving_again_changes_nothing(self, store: DataStore, settings: Settings, records: list[Record]) -> None:
+        await store.save_raw(records[:20])
+        before = await self.kept(settings, RAW)
+        changed = [{**record, "rohwert_1_labormessung": 29.0} for record in records[:20]]
+        assert await store.save_raw(changed) == {"inserted": 0, "existing": 20}
+        assert await self.kept(settings, RAW) == before
+        assert await store.save_raw(records) == {"inserted": 10, "existing": 20}
+        assert await store.save_raw([]) == {"inserted": 0, "existing": 0}
+
+    async def test_the_first_of_equal_keys_in_one_batch_is_kept(self, store: DataStore, records: list[Record]) -> None:
+        twice = [records[1], records[0], {**records[0], "rohwert_1_labormessung": 1.0}]
+        assert await store.save_raw(twice) == {"inserted": 2, "existing": 1}
+        assert await store.raw_records(5) == records[:2]
+
+    async def test_replays_at_the_same_time_insert_each_record_once(
+        self, store: DataStore, settings: Settings, records: list[Record]
+    ) -> None:
+        batches = [records, records[::-1], records[:20], records[10:], records, records[5:25][::-1], records, records]
+        replies = await asyncio.gather(*(store.save_raw([dict(r) for r in batch]) for batch in batches))
+        assert sum(reply["inserted"] for reply in replies) == 30
+        assert [reply["inserted"] + reply["existing"] for reply in replies] == [len(batch) for batch in batches]
+        assert await store.raw_records(100) == records
+
+    async def test_keys_are_told_apart_and_ordered_by_their_bytes(self, store: DataStore, records: list[Record]) -> None:
+        odd = [{**records[0], ID: key} for key in ODD_KEYS[::-1]]
+        assert (await store.save_raw(odd))["inserted"] == len(ODD_KEYS)
+        assert [record[ID] for record in await store.raw_records(100)] == ODD_KEYS
+        await store.upsert_processed(processed_table(store.dataset, ODD_KEYS[::-1][:-2]), "v1")
+        assert keys_of(await store.unprocessed("v1", None, 100)) == ODD_KEYS[:2]
+        walked: list[str] = []
+        after = None
+        while page := await store.processed_columns([ID], labelled=False, version=None, after=after, limit=3):
+            walked += keys_of(page)
+            after = page.next
+            if after is None:
+                break
+        assert walked == ODD_KEYS[2:]
+
+    async def test_unprocessed_pages_walk_all_raw_records_by_key(self, store: DataStore, records: list[Record]) -> None:
+        await store.save_raw(records[::-1])
+        first = await store.unprocessed("v1", None, 20)
+        assert first.next == records[19][ID]
+        second = await store.unprocessed("v1", first.next, 20)
+        assert second.next is None
+        assert first.table.schema == raw_schema(store.dataset)
+        assert pa.concat_tables([first.table, second.table]).to_pylist() == records
+        empty = await store.unprocessed("v1", records[-1][ID], 20)
+        assert (empty.table.num_rows, empty.next) == (0, None)
+        assert empty.table.schema == raw_schema(store.dataset)
+
+    async def test_what_is_processed_or_rejected_is_no_longer_unprocessed(
+        self, store: DataStore, records: list[Record]
+    ) -> None:
+        keys = [record[ID] for record in records]
+        await store.save_raw(records)
+        await store.upsert_processed(processed_table(store.dataset, keys[:10]), "v1")
+        await store.reject([{ID: keys[12], "reason": "odd"}], "v1")
+        await store.upsert_processed(processed_table(store.dataset, keys[20:25]), "v0")
+        assert keys_of(await store.unprocessed("v1", None, 100)) == [*keys[10:12], *keys[13:]]
+        assert keys_of(await store.unprocessed("v0", None, 100)) == [*keys[:20], *keys[25:]]
+        page = await store.unprocessed("v2", keys[4], 18)
+        assert keys_of(page) == keys[5:23]
+        assert page.next == keys[22]
+        await store.save_raw(records)
+        assert keys_of(await store.unprocessed("v1", None, 100)) == [*keys[10:12], *keys[13:]]
+
+    async def test_another_stores_work_is_seen(self, store: DataStore, settings: Settings, records: list[Record]) -> None:
+        other = self.make(store.dataset, settings)
+        await other.open()
+        keys = [record[ID] for record in records]
+        await store.save_raw(records)
+        await other.upsert_processed(processed_table(store.dataset, keys[:20]), "v1")
+        assert keys_of(await store.unprocessed("v1", None, 100)) == keys[20:]
+        await other.close()
+
+    async def test_a_raw_record_after_its_processed_twin_is_no_work(self, store: DataStore, records: list[Record]) -> None:
+        keys = [record[ID] for record in records]
+        await store.upsert_processed(processed_table(store.dataset, keys[:10]), "v1")
+        await store.save_raw(records)
+        assert keys_of(await store.unprocessed("v1", None, 100)) == keys[10:]
+        assert keys_of(await store.unprocessed("v2", None, 100)) == keys
+
+    async def test_a_processed_record_is_replaced_and_its_rejection_taken_back(
+        self, store: DataStore, settings: Settings, records: list[Record]
+    ) -> None:
+        keys = [record[ID] for record in records]
+        await store.save_raw(records)
+        await store.reject([{ID: key, "reason": "odd"} for key in keys[:3]], "v1")
+        assert await store.upsert_processed(processed_table(store.dataset, keys[:2]), "v2") == {"upserted": 2}
+        newer = pa.concat_tables(
+            [processed_table(store.dataset, keys[:1], base=5.0), processed_table(store.dataset, keys[:3], None, base=9.0)]
+        )
+        await store.upsert_processed(newer, "v3")
+        assert await self.kept(settings, REJECTED) == []
+        page = await store.processed_columns(
+            list(store.dataset.processed_names), labelled=False, version="v3", after=None, limit=10
+        )
+        assert page.table == processed_table(store.dataset, keys[:3], None, base=9.0)
+        assert (await store.counts())["processed"] == 3
+        assert await store.upsert_processed(processed_table(store.dataset, []), "v3") == {"upserted": 0}
+
+    async def test_a_rejection_is_kept_with_its_reason_and_removes_the_twin(
+        self, store: DataStore, records: list[Record]
+    ) -> None:
+        keys = [record[ID] for record in records]
+        await store.save_raw(records)
+        await store.upsert_processed(processed_table(store.dataset, keys[:5]), "v1")
+        reason = "unknown category 'Ω' " * 200
+        assert await store.reject([{ID: key, "reason": reason} for key in keys[3:7][::-1]], "v2") == {"rejected": 4}
+        await store.reject([{ID: keys[4], "reason": "first"}, {ID: keys[4], "reason": "last"}], "v3")
+        assert await store.rejected(None, 2) == [
+            {ID: keys[3], "reason": reason, "version": "v2"},
+            {ID: keys[4], "reason": "last", "version": "v3"},
+        ]
+        assert [r[ID] for r in await store.rejected(keys[4], 10)] == keys[5:7]
+        assert await store.counts() == {"raw": 30, "processed": 3, "labelled": 3, "rejected": 4}
+        assert await store.reject([], "v3") == {"rejected": 0}
+
+    async def test_processed_columns_come_as_asked_for(self, store: DataStore, records: list[Record]) -> None:
+        keys, names = [record[ID] for record in records], list(store.dataset.processed_names)
+        await store.upsert_processed(processed_table(store.dataset, keys[:10]), "v1")
+        await store.upsert_processed(processed_table(store.dataset, keys[10:20], target=None), "v1")
+        await store.upsert_processed(processed_table(store.dataset, keys[20:], target=0.0), "v2")
+        page = await store.processed_columns(names, labelled=False, version=None, after=None, limit=30)
+        assert page.table.schema == processed_schema(store.dataset)
+        assert keys_of(page) == keys
+        assert page.next == keys[-1]
+        assert page.table.column(names[5]).to_pylist() == [3 / 7] * 30
+        chosen = [names[4], store.dataset.target]
+        page = await store.processed_columns(chosen, labelled=True, version=None, after=keys[4], limit=6)
+        assert page.table.column_names == chosen
+        assert page.table.column(1).to_pylist() == [1.5] * 5 + [0.0]
+        assert page.next == keys[20]
+        page = await store.processed_columns([ID], labelled=True, version="v2", after=None, limit=11)
+        assert (keys_of(page), page.next) == (keys[20:], None)
+        page = await store.processed_columns(chosen, labelled=True, version="none", after=None, limit=11)
+        assert (page.table.num_rows, page.next, page.table.column_names) == (0, None, chosen)
+
+    async def test_processed_records_are_kept_to_the_last_bit(self, store: DataStore) -> None:
+        table = processed_table(store.dataset, [f"k{i}" for i in range(len(EXACT))])
+        exact = pa.array(EXACT, pa.float64())
+        names = list(store.dataset.processed_names)
+        for name in (names[1], names[7]):
+            table = table.set_column(names.index(name), name, exact)
+        await store.upsert_processed(table, "v1")
+        page = await store.processed_columns(names, labelled=True, version=None, after=None, limit=100)
+        assert page.table == table
+        assert [math.copysign(1, value) for value in page.table.column(names[7]).to_pylist()] == [1, 1, 1, 1, 1, 1, -1]
+
+    async def test_numbered_pages_have_no_key_and_end(self, store: DataStore, records: list[Record]) -> None:
+        keys = [record[ID] for record in records]
+        for i in range(0, 30, 10):
+            await store.upsert_processed(processed_table(store.dataset, keys[i : i + 10][::-1], base=float(i)), "v1")
+        rows = [row for page in range(4) for row in await store.processed_page(page, 8)]
+        first = store.dataset.feature_names[0]
+        assert [row[first] for row in rows] == [0.0] * 10 + [10.0] * 10 + [20.0] * 10
+        assert list(rows[0]) == list(store.dataset.processed_names[1:])
+        assert await store.processed_page(4, 8) == []
+        assert await store.processed_page(10**9, 10**9) == []
+
+    async def test_counts_begin_at_nothing(self, store: DataStore) -> None:
+        assert await store.counts() == {"raw": 0, "processed": 0, "labelled": 0, "rejected": 0}
+
+    async def test_column_names_may_hold_any_character(self, settings: Settings) -> None:
+        dataset = Dataset.parse(ODD_NAMES)
+        store = self.make(dataset, settings)
+        await store.open()
+        try:
+            record: Record = {ID: "k1"}
+            for i, column in enumerate(dataset.columns):
+                record[column.name] = i / 10 if column.type == "number" else f"text {i} ? %s"
+            await store.save_raw([record])
+            assert await store.raw_records(5) == [record]
+            assert (await store.unprocessed("v1", None, 5)).table.to_pylist() == [record]
+            table = processed_table(dataset, ["k1", "k2"])
+            await store.upsert_processed(table, "v1")
+            names = list(dataset.processed_names)
+            page = await store.processed_columns(names, labelled=True, version="v1", after=None, limit=5)
+            assert page.table == table
+            assert await store.processed_page(0, 1) == [{k: v for k, v in table.to_pylist()[0].items() if k != ID}]
+            assert (await store.counts())["labelled"] == 2
+            assert (await store.unprocessed("v1", None, 5)).table.num_rows == 0
+        finally:
+            await store.close()
+            await self.drop(settings)
+
+    async def test_a_declaration_may_grow(self, store: DataStore, settings: Settings, records: list[Record]) -> None:
+        await store.save_raw(records)
+        await store.upsert_processed(processed_table(store.dataset, [records[0][ID]]), "v1")
+        grown = store.dataset.dict()
+        grown["columns"] += ({"name": "feuchte", "type": "number", "range": (0.0, 1.0), "optional": True, "fill": 0.5},)
+        grown["pipeline"] += ({"step": "scale", "column": "feuchte"},)
+        newer = self.make(Dataset.parse_obj(grown), settings)
+        await newer.open()
+        try:
+            assert await newer.raw_records(100) == [{**record, "feuchte": None} for record in records]
+            await newer.upsert_processed(processed_table(newer.dataset, [records[1][ID]]), "v2")
+            page = await newer.processed_columns(["feuchte"], labelled=False, version=None, after=None, limit=5)
+            assert page.table.column(0).to_pylist()[0] is None
+            assert page.table.column(0).to_pylist()[1] is not None
+        finally:
+            await newer.close()
+
+    async def test_two_replicas_may_open_a_new_database_at_once(self, dataset: Dataset, settings: Settings) -> None:
+        stores = [self.make(dataset, settings) for _ in range(3)]
+        try:
+            await asyncio.gather(*(store.open() for store in stores))
+            assert (await stores[2].counts())["raw"] == 0
+        finally:
+            await asyncio.gather(*(store.close() for store in stores))
+            await self.drop(settings)
+
+    async def test_a_database_that_is_not_there_is_named(self, dataset: Dataset, settings: Settings) -> None:
+        port = free_port()
+        store = self.make(dataset, self.at_port(settings, port))
+        with pytest.raises(StoreUnavailableError, match=rf"{store.label} at 127.0.0.1:{port}"):
+            await store.open()
+        await store.close()
+        await store.close()
+        with pytest.raises(StoreUnavailableError, match="not connected"):
+            await store.counts()
+
+    async def test_a_store_comes_back_with_its_database(
+        self, store: DataStore, settings: Settings, records: list[Record]
+    ) -> None:
+        async with proxied(self.port(settings)) as proxy:
+            through = self.make(store.dataset, self.at_port(settings, proxy.port))
+            await through.open()
+            await asyncio.gather(*(through.save_raw(records[i : i + 5]) for i in range(0, 20, 5)))
+            await proxy.cut()
+            for attempt in (through.save_raw(records), through.counts(), through.ping()):
+                with pytest.raises(StoreUnavailableError, match=through.label):
+                    await attempt
+            await proxy.join()
+            await through.ping()
+            assert await through.save_raw(records) == {"inserted": 10, "existing": 20}
+            # The server restarted between two requests: the dead connections are nobody's concern.
+            await proxy.cut()
+            await proxy.join()
+            assert (await through.counts())["raw"] == 30
+            await through.close()
+
+
+class TestMongoDataStore(StoreCases):
+    @pytest.fixture
+    def settings(self, mongo_server: Server, make_settings: Callable[..., Settings]) -> Settings:
+        return make_settings(mongo_server, mongo_name=f"t{uuid.uuid4().hex[:12]}")
+
+    def make(self, dataset: Dataset, settings: Settings) -> DataStore:
+        return MongoDataStore(dataset, settings)
+
+    async def kept(self, settings: Settings, table: str) -> list[dict[str, Any]]:
+        async with AsyncMongoClient(settings.mongo_host, settings.mongo_port) as client:
+            return await client[settings.mongo_name][table].find().sort("_id").to_list()
+
+    def at_port(self, settings: Settings, port: int) -> Settings:
+        return settings.copy(update={"mongo_port": port})
+
+    def port(self, settings: Settings) -> int:
+        return settings.mongo_port
+
+    async def drop(self, settings: Settings) -> None:
+        async with AsyncMongoClient(settings.mongo_host, settings.mongo_port) as client:
+            await client.drop_database(settings.mongo_name)
+
+    async def test_records_of_another_program_are_adopted(self, settings: Settings, dataset: Dataset) -> None:
+        async with AsyncMongoClient(settings.mongo_host, settings.mongo_port) as client:
+            await client[settings.mongo_name][RAW].insert_one({"_id": "theirs", "rohwert_1_labormessung": 2})
+        store = self.make(dataset, settings)
+        await store.open()
+        try:
+            assert keys_of(await store.unprocessed("v1", None, 5)) == ["theirs"]
+        finally:
+            await store.close()
+            await self.drop(settings)
+
+
+class TestMariaDataStore(StoreCases):
+    @pytest.fixture
+    def settings(self, maria_server: Server, make_settings: Callable[..., Settings]) -> Settings:
+        return make_settings(maria_server, maria_name=f"t{uuid.uuid4().hex[:12]}", maria_connections=4)
+
+    def make(self, dataset: Dataset, settings: Settings) -> DataStore:
+        return MariaDataStore(dataset, settings)
+
+    def _connect(self, settings: Settings) -> Any:
+        return mariadb.connect(
+            host=settings.maria_host, port=settings.maria_port, user=settings.maria_user, password=settings.maria_password
+        )
+
+    async def kept(self, settings: Settings, table: str) -> list[dict[str, Any]]:
+        connection = self._connect(settings)
+        cursor = connection.cursor(dictionary=True, binary=True)
+        cursor.execute(f"SELECT * FROM `{settings.maria_name}`.{table} ORDER BY _id")  # noqa: S608
+        rows: list[dict[str, Any]] = cursor.fetchall()
+        connection.close()
+        return rows
+
+    def at_port(self, settings: Settings, port: int) -> Settings:
+        return settings.copy(update={"maria_port": port})
+
+    def port(self, settings: Settings) -> int:
+        return settings.maria_port
+
+    async def drop(self, settings: Settings) -> None:
+        connection = self._connect(settings)
+        connection.cursor().execute(f"DROP DATABASE IF EXISTS `{settings.maria_name}`")
+        connection.close()
+
+    async def test_numbers_are_double_precision(self, store: DataStore, settings: Settings) -> None:
+        connection = self._connect(settings)
+        cursor = connection.cursor()
+        cursor.execute(
+            "SELECT DISTINCT data_type FROM information_schema.columns WHERE table_schema = ? AND table_name = ? "
+            "AND column_name NOT LIKE '\\_%'",
+            (settings.maria_name, PROCESSED),
+        )
+        assert cursor.fetchall() == [("double",)]
+        connection.close()

@@ -1,0 +1,227 @@
+"""What every trainer must do, whatever its framework. A new one is one more subclass."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from complex_system.domain.laboratory import BEST_POSSIBLE
+from complex_system.errors import TrainingFailedError
+from complex_system.training import twin
+from complex_system.training.base import Progress, Scores, TrainedModel, Trainer, TrainingParameters
+from complex_system.training.data import Matrix, Samples, TrainingData
+from samples import lab_samples
+
+# TensorFlow and its helpers warn while they are imported, of things that are not ours to change.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+QUALITY = 15.1
+"""Largest RMSE on the hold-out part after a training on the default 10,000 records."""
+QUICK = TrainingParameters(seed=3, epochs=8, boosting_rounds=25)
+
+
+class Stop(Exception):
+    """Raised by a callback."""
+
+
+def _ignore(_: Progress) -> None:
+    pass
+
+
+class TrainerContract(ABC):
+    __test__ = False
+
+    @pytest.fixture(scope="class")
+    def kind(self) -> type[Trainer]:
+        kind = self.trainer_class()
+        kind().prepare()
+        return kind
+
+    @staticmethod
+    @abstractmethod
+    def trainer_class() -> type[Trainer]:
+        """Imports the framework."""
+
+    @pytest.fixture(scope="class")
+    def trained(self, kind: type[Trainer]) -> TrainedModel:
+        """A full training with the default parameters on the default number of records."""
+        return kind(TrainingParameters()).fit(lab_samples(1, 10_000)[0], _ignore)
+
+    @pytest.fixture(scope="class")
+    def small(self) -> tuple[TrainingData, Samples]:
+        return lab_samples(2, 1000)
+
+    def test_a_full_training_comes_close_to_the_best_possible(self, trained: TrainedModel) -> None:
+        _, holdout = lab_samples(1, 10_000)
+        scores = Scores.of(holdout.y, trained.predict(holdout.x))
+        assert scores.rmse <= QUALITY
+        # A hold-out part of 740 samples scatters; an error far below the limit would mean that the truth leaked in.
+        assert scores.rmse >= BEST_POSSIBLE.rmse - 1.5
+        assert scores.r2 > 0.97
+
+    def test_the_model_is_the_best_steps(self, trained: TrainedModel) -> None:
+        data, _ = lab_samples(1, 10_000)
+        best = min(trained.history, key=lambda progress: progress.validation_rmse)
+        assert trained.best_step == best.step
+        assert [progress.step for progress in trained.history] == list(range(1, len(trained.history) + 1))
+        measured = Scores.of(data.validation.y, trained.predict(data.validation.x)).rmse
+        assert measured == pytest.approx(best.validation_rmse, rel=1e-4)
+
+    def test_a_training_stops_early(self, trained: TrainedModel) -> None:
+        last = trained.history[-1]
+        assert trained.best_step <= last.step < last.steps
+
+    def test_the_twin_answers_as_the_model_does(self, trained: TrainedModel) -> None:
+        _, holdout = lab_samples(1, 10_000)
+        onnx = twin.make(trained, holdout.x)
+        assert len(onnx) < 1_000_000
+        # Values that no lab record has: beyond the declared ranges and all zero.
+        twin.check(trained, onnx, np.concatenate([holdout.x * 3 - 1, np.zeros((2, holdout.x.shape[1]), np.float32)]))
+
+    def test_another_models_twin_is_refused(
+        self, trained: TrainedModel, kind: type[Trainer], small: tuple[TrainingData, Samples]
+    ) -> None:
+        other = kind(QUICK).fit(small[0], _ignore)
+        with pytest.raises(TrainingFailedError, match="differs from the native model"):
+            twin.check(trained, other.to_onnx(), small[1].x)
+        with pytest.raises(TrainingFailedError, match="cannot be run"):
+            twin.check(trained, b"no model", small[1].x)
+
+    def test_the_same_seed_gives_the_same_model(self, kind: type[Trainer], small: tuple[TrainingData, Samples]) -> None:
+        data, holdout = small
+        first, again = (kind(QUICK).fit(data, _ignore).predict(holdout.x) for _ in range(2))
+        other = kind(replace(QUICK, seed=4)).fit(data, _ignore).predict(holdout.x)
+        np.testing.assert_array_equal(first, again)
+        assert not np.array_equal(first, other)
+
+    def test_progress_is_reported_in_the_targets_unit(
+        self, kind: type[Trainer], small: tuple[TrainingData, Samples]
+    ) -> None:
+        reported: list[Progress] = []
+        model = kind(QUICK).fit(small[0], reported.append)
+        assert reported == model.history
+        spread = float(small[0].train.y.std())
+        assert all(0 < p.validation_rmse < 2 * spread and 0 < p.train_rmse < 2 * spread for p in reported)
+        assert {type(p.validation_rmse) for p in reported} | {type(p.train_rmse) for p in reported} == {float}
+
+    def test_an_exception_in_the_callback_ends_the_training(
+        self, kind: type[Trainer], small: tuple[TrainingData, Samples]
+    ) -> None:
+        seen = 0
+
+        def stop(_: Progress) -> None:
+            nonlocal seen
+            seen += 1
+            if seen == 3:
+                raise Stop
+
+        with pytest.raises(Stop):
+            kind(QUICK).fit(small[0], stop)
+        assert seen == 3
+
+    def test_a_handful_of_samples_is_enough_to_train(self, kind: type[Trainer], small: tuple[TrainingData, Samples]) -> None:
+        data, holdout = small
+        few = replace(data, train=_head(data.train, 35), validation=_head(data.validation, 10))
+        model = kind(QUICK).fit(few, _ignore)
+        assert np.isfinite(model.predict(holdout.x)).all()
+        twin.make(model, holdout.x)
+
+    def test_a_constant_target_is_learnt(self, kind: type[Trainer], small: tuple[TrainingData, Samples]) -> None:
+        data, holdout = small
+        same = replace(data, train=_constant(data.train), validation=_constant(data.validation))
+        model = kind(replace(QUICK, epochs=40, boosting_rounds=40)).fit(same, _ignore)
+        np.testing.assert_allclose(model.predict(holdout.x), 7.0, atol=0.5)
+
+    def test_another_width_and_unit_need_no_change(self, kind: type[Trainer]) -> None:
+        draw = np.random.default_rng(5)
+        x = draw.normal(1000.0, 200.0, (1200, 3)).astype(np.float32)
+        y = (1e6 + 50.0 * (x[:, 0] - x[:, 1])).astype(np.float32)
+        data = TrainingData(("a [mm]", "b", "c"), "force", Samples(x[:900], y[:900]), Samples(x[900:], y[900:]))
+        model = kind(TrainingParameters(epochs=60, boosting_rounds=300)).fit(data, _ignore)
+        assert Scores.of(data.validation.y, model.predict(data.validation.x)).r2 > 0.9
+        twin.make(model, data.validation.x)
+
+
+def _head(samples: Samples, count: int) -> Samples:
+    return Samples(samples.x[:count], samples.y[:count])
+
+
+def _constant(samples: Samples) -> Samples:
+    return Samples(samples.x, np.full_like(samples.y, 7.0))
+
+
+class TestLightGBM(TrainerContract):
+    __test__ = True
+
+    @staticmethod
+    def trainer_class() -> type[Trainer]:
+        from complex_system.training.lightgbm import LightGBMTrainer
+
+        return LightGBMTrainer
+
+    def test_trees_have_ten_leaves_at_most(self, trained: TrainedModel) -> None:
+        assert max(tree["num_leaves"] for tree in trained.native.dump_model()["tree_info"]) <= 10
+        assert trained.parameters["learning_rate"] == 0.05
+
+
+class TestPyTorch(TrainerContract):
+    __test__ = True
+
+    @staticmethod
+    def trainer_class() -> type[Trainer]:
+        from complex_system.training.pytorch import PyTorchTrainer
+
+        return PyTorchTrainer
+
+    def test_the_state_dict_holds_the_blueprints_network_and_gives_it_back(self, trained: TrainedModel) -> None:
+        from complex_system.training.pytorch import PyTorchModel, network_from_state, state_bytes
+
+        shapes = [tuple(t.shape) for name, t in trained.native.state_dict().items() if name.endswith("weight")]
+        assert shapes == [(10, 15), (10, 10), (1, 10)]
+        network = network_from_state(state_bytes(trained))
+        again = PyTorchModel(trained.feature_names, {}, [], 1, network)
+        _, holdout = lab_samples(1, 10_000)
+        np.testing.assert_array_equal(again.predict(holdout.x), trained.predict(holdout.x))
+
+    def test_code_in_a_state_dict_is_not_run(self, kind: type[Trainer], tmp_path: Path) -> None:
+        import torch
+
+        from complex_system.training.pytorch import network_from_state
+
+        mark = tmp_path / "ran"
+
+        class Evil:
+            def __reduce__(self) -> Any:
+                return Path.touch, (mark,)
+
+        target = io.BytesIO()
+        torch.save({"feature_mean": Evil()}, target)
+        with pytest.raises(pickle.UnpicklingError):
+            network_from_state(target.getvalue())
+        assert not mark.exists()
+
+    def test_a_training_that_diverges_says_so(self, kind: type[Trainer], small: tuple[TrainingData, Samples]) -> None:
+        data = small[0]
+        broken: Matrix = np.full_like(data.train.y, np.nan)
+        with pytest.raises(TrainingFailedError, match="never finite"):
+            kind(QUICK).fit(replace(data, train=Samples(data.train.x, broken)), _ignore)
+
+
+class TestTensorFlow(TrainerContract):
+    __test__ = True
+
+    @staticmethod
+    def trainer_class() -> type[Trainer]:
+        from complex_system.training.tensorflow import TensorFlowTrainer
+
+        return TensorFlowTrainer
+
+    def test_the_network_is_the_blueprints(self, trained: TrainedModel) -> None:
+        assert [tuple(w.shape) for w in trained.native.get_weights() if w.ndim == 2] == [(15, 64), (64, 64), (64, 1)]

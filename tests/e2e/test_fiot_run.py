@@ -1,0 +1,230 @@
+"""The whole system by ``fiot run``, as a newcomer starts it: real processes, real servers, a served prediction."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from complex_system.domain.laboratory import BEST_POSSIBLE
+from complex_system.local.leftovers import MARK
+
+ROOT = Path(__file__).parents[2]
+FIOT = Path(sys.executable).with_name("fiot")
+ANY_PORT = dict.fromkeys(
+    (
+        "FASTIOT_NATS_PORT",
+        "FASTIOT_MONGO_DB_PORT",
+        "FASTIOT_MARIA_DB_PORT",
+        "COMPLEX_SYSTEM_MLFLOW_PORT",
+        "COMPLEX_SYSTEM_SERVING_PORT",
+        "COMPLEX_SYSTEM_SERVING_MLFLOW_PORT",
+    ),
+    "0",
+)
+ELEVEN = {
+    "dummy_data_generation", "data_processing", "ml_consumer", "ml_lightgbm_regression_mlflow", "ml_pytorch_regression",
+    "ml_pytorch_regression_mlflow", "ml_tensorflow_regression_mlflow", "ml_monitoring", "ml_serving", "ml_serving_mlflow",
+}  # fmt: skip
+
+
+class FiotRun:
+    """A ``fiot run`` in a folder of its own."""
+
+    def __init__(self, base: Path, deployment: str, *options: str, **environment: str) -> None:
+        self.directory = base / deployment
+        self.output = base / f"{deployment}.out"
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FASTIOT_", "WANDB_"))}
+        with self.output.open("ab") as out:
+            self.process = subprocess.Popen(
+                [FIOT, "run", deployment, *options],
+                cwd=ROOT,
+                env={**inherited, **ANY_PORT, "COMPLEX_SYSTEM_RUN_DIR": str(base), **environment},
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+
+    @property
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def status(self) -> dict[str, Any]:
+        try:
+            status: dict[str, Any] = json.loads((self.directory / "status.json").read_text())
+            return status
+        except FileNotFoundError:
+            return {"state": "", "services": {}, "infrastructure": {}}
+
+    def wait(self, seconds: float) -> int:
+        return self.process.wait(seconds)
+
+    def processes(self) -> list[psutil.Process]:
+        """What the run started and has not stopped."""
+        return [process for process in psutil.process_iter() if _mark(process) == str(self.directory.resolve())]
+
+    def eventually(self, check: Any, seconds: float = 60.0) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (result := check()):
+            assert time.monotonic() < deadline, f"Not true within {seconds:g} s. The run said:\n{self.said}"
+            assert self.process.poll() is None, f"The run ended. It said:\n{self.said}"
+            time.sleep(0.1)
+        return result
+
+
+def _mark(process: psutil.Process) -> str | None:
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return process.environ().get(MARK)
+    except (psutil.Error, OSError):
+        return None
+
+
+@contextmanager
+def fiot_run(base: Path, deployment: str, *options: str, **environment: str) -> Iterator[FiotRun]:
+    run = FiotRun(base, deployment, *options, **environment)
+    try:
+        yield run
+    finally:
+        if run.process.poll() is None:
+            run.process.send_signal(signal.SIGTERM)
+            try:
+                run.process.wait(60)
+            except subprocess.TimeoutExpired:
+                run.process.kill()
+                run.process.wait()
+        for process in run.processes():
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.mark.timeout(420)
+@pytest.mark.parametrize(("deployment", "database", "server"), [
+    ("mongo", "database_mongo", "mongodb"),
+    ("maria", "database_maria", "mariadb"),
+])  # fmt: skip
+def test_a_full_cycle_ends_with_a_prediction_by_the_champion(
+    base: Path, deployment: str, database: str, server: str
+) -> None:
+    with fiot_run(base, deployment, "--once", "--timeout", "360") as run:
+        code = run.wait(400)
+        status = run.status()
+        assert code == 0, run.said
+        assert run.processes() == []
+    assert status["state"] == "done"
+    assert set(status["infrastructure"]) == {"nats", server, "mlflow"}
+    assert set(status["services"]) == {*ELEVEN, database}
+    assert status["records"]["raw"] >= 10_000
+    assert status["records"]["processed"] + status["records"]["rejected"] >= 10_000
+    assert 0.4 < status["records"]["labelled"] / status["records"]["raw"] < 0.6
+    results = status["results"]
+    assert [result["framework"] for result in results].count("pytorch") == 2
+    assert {result["framework"] for result in results} == {"lightgbm", "pytorch", "tensorflow"}
+    for result in results:
+        assert BEST_POSSIBLE.rmse * 0.9 < result["rmse"] <= 15.1, result
+    assert results == sorted(results, key=lambda result: result["rmse"])
+    champion = {name: results[0][name] for name in ("model", "version", "framework", "rmse")}
+    assert status["champion"] == champion
+    assert 0 < status["seconds_to_first_prediction"] < 300
+    assert "curl -s http://127.0.0.1:" in run.said
+    assert f"The full cycle of '{deployment}' worked" in run.said
+
+
+@pytest.mark.timeout(240)
+def test_a_second_run_keeps_data_and_champion_and_ends_when_asked(base: Path) -> None:
+    """Runs on what the cycle before it left; Ctrl-C ends it, and nothing stays behind."""
+    before = json.loads((base / "mongo" / "status.json").read_text())
+    assert before["champion"], "the cycle before this test had no champion"
+    with fiot_run(base, "mongo") as run:
+        status = run.eventually(lambda: (s := run.status())["state"] == "running" and s, 180)
+        assert status["champion"] == before["champion"]
+        assert status["records"]["raw"] >= before["records"]["raw"]
+        serving = status["services"]["ml_serving_mlflow"]
+        assert serving["state"] == "ready"
+        model = httpx.get(f"{serving['url']}/model").json()["model"]
+        assert (model["name"], model["version"]) == (before["champion"]["model"], before["champion"]["version"])
+
+        victim = status["services"]["ml_serving_mlflow"]["pid"]
+        os.kill(victim, signal.SIGKILL)
+        run.eventually(lambda: run.status()["services"]["ml_serving_mlflow"]["restarts"] == 1)
+        run.eventually(lambda: run.status()["services"]["ml_serving_mlflow"]["state"] == "ready")
+
+        with fiot_run(base, "mongo", "--once") as second:
+            assert second.wait(30) == 1
+            assert "runs already" in (base / "mongo.out").read_text()
+        assert run.process.poll() is None
+
+        run.process.send_signal(signal.SIGINT)
+        assert run.wait(60) == 0, run.said
+        assert run.processes() == []
+        assert run.status()["state"] == "done"
+
+
+@pytest.mark.parametrize(("number", "seconds"), [(signal.SIGINT, 0.2), (signal.SIGTERM, 3.0)])
+def test_a_signal_during_the_start_leaves_no_process_behind(tmp_path: Path, number: signal.Signals, seconds: float) -> None:
+    with fiot_run(tmp_path, "integration_test") as run:
+        run.eventually(lambda: run.status()["state"] == "starting")
+        time.sleep(seconds)
+        run.process.send_signal(number)
+        assert run.wait(60) == 0, run.said
+        assert run.processes() == []
+
+
+def test_what_a_killed_run_left_is_cleared_away_by_the_next(tmp_path: Path) -> None:
+    with fiot_run(tmp_path, "integration_test") as run:
+        run.eventually(lambda: len(run.processes()) >= 2)
+        run.process.kill()
+        run.process.wait()
+        left = run.processes()
+        assert left
+        with fiot_run(tmp_path, "integration_test", "--once") as following:
+            assert following.wait(120) == 0, following.said
+            assert "that an earlier run had left behind" in following.said
+        assert not [process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nowhere",), "There is no deployment 'nowhere'; this project has integration_test, maria, mongo."),
+        (("mongo", "--records", "-5"), "-5"),
+    ],
+)
+def test_what_cannot_be_run_is_said_in_a_sentence(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    done = subprocess.run([FIOT, "run", *arguments], cwd=ROOT, capture_output=True, text=True, check=False,
+                          env={**os.environ, "COMPLEX_SYSTEM_RUN_DIR": str(tmp_path)})  # fmt: skip
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_server_program_is_named_with_its_package(tmp_path: Path) -> None:
+    """Without mariadbd the run says what to install, and leaves nothing behind."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    code = (
+        "import shutil, sys; own = shutil.which; "
+        "shutil.which = lambda name, *a, **k: None if 'maria' in str(name) else own(name, *a, **k); "
+        "sys.argv = ['fiot', 'run', 'integration_test', '--once']; from fastiot.cli.fiot import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+                          env={**os.environ, **ANY_PORT, "COMPLEX_SYSTEM_RUN_DIR": str(tmp_path)})  # fmt: skip
+    assert done.returncode == 1
+    assert "mariadb-server" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,195 @@
+"""Data processing against a real broker and a real database service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import yaml
+from kio.ml_lifecycle_broker_facade import request_get_processed_data_points_from_raw_data
+
+from complex_system.domain.dataset import Dataset
+from complex_system.domain.laboratory import Laboratory
+from complex_system.domain.records import Record
+from complex_system.errors import InvalidRecordError, InvalidRequestError
+from complex_system.local.servers import Server
+from complex_system.messaging.clients import DatabaseClient, ProcessingClient
+from complex_system.messaging.subjects import DB_GET_REJECTED_PAGE_SUBJECT
+from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.settings import Settings
+from complex_system_services.data_processing.data_processing_service import DataProcessingService
+from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
+from support import TesterService, eventually, running
+
+
+@pytest.fixture
+def settings(nats_server: Server, mongo_server: Server, make_settings: Callable[..., Settings]) -> Settings:
+    return make_settings(
+        nats_server, mongo_server, mongo_name=f"test_{uuid4().hex[:12]}", processing_interval=0.05, processing_batch=150
+    )
+
+
+async def processed_rows(database: DatabaseClient) -> list[Record]:
+    return [row async for page in database.processed_pages() for row in page.table.to_pylist()]
+
+
+async def processed_count(database: DatabaseClient, count: int) -> bool:
+    return (await database.counts())["processed"] == count
+
+
+async def test_what_is_saved_becomes_processed_page_by_page(
+    tester: TesterService, settings: Settings, dataset: Dataset, laboratory: Laboratory
+) -> None:
+    database = DatabaseClient(tester)
+    records = list(laboratory.records(1000))
+    async with running(DatabaseMongoService, settings), running(DataProcessingService, settings):
+        for start in range(0, 1000, 500):
+            await database.save_raw(records[start : start + 500])
+        await eventually(lambda: processed_count(database, 1000))
+        assert await processed_rows(database) == Pipeline(dataset).process(records).to_dicts()
+        counts = await database.counts()
+        assert counts["rejected"] == 0
+        assert counts["labelled"] == sum(record[dataset.target] is not None for record in records)
+        # What comes later is found by the next sweep.
+        await database.save_raw([laboratory.record()])
+        await eventually(lambda: processed_count(database, 1001))
+
+
+async def test_what_cannot_be_processed_is_kept_aside_with_the_reason(
+    tester: TesterService, settings: Settings, laboratory: Laboratory
+) -> None:
+    database = DatabaseClient(tester)
+    good = list(laboratory.records(400))
+    unknown = {**laboratory.record(), "material_id": "99"}
+    outside = {**laboratory.complete_record(), "rohwert_1_labormessung": 31.0, "laborant": "XY"}
+    async with running(DatabaseMongoService, settings), running(DataProcessingService, settings):
+        await database.save_raw([*good, unknown, outside])
+        await eventually(lambda: processed_count(database, 400))
+
+        async def rejections() -> Any:
+            rows = await tester.ask(DB_GET_REJECTED_PAGE_SUBJECT, {})
+            return {row["_id"]: row["reason"] for row in rows} if len(rows) == 2 else None
+
+        assert await eventually(rejections) == {
+            unknown["_id"]: "material_id: '99' is not one of 00000000, 11111111, 22222222, 33333333",
+            outside[
+                "_id"
+            ]: "laborant: 'XY' is not one of AN, HANS, SO, TK; rohwert_1_labormessung: 31.0 is outside of [0, 30]",
+        }
+        assert (await database.counts()) | {"labelled": 0} == {"raw": 402, "processed": 400, "labelled": 0, "rejected": 2}
+
+
+async def test_another_declaration_has_everything_processed_again(
+    tester: TesterService, settings: Settings, dataset: Dataset, laboratory: Laboratory
+) -> None:
+    database = DatabaseClient(tester)
+    content = yaml.safe_load(dataset.json())
+    content["pipeline"][3]["to"] = [0, 2]
+    changed = Dataset.parse(yaml.safe_dump(content))
+    assert changed.version != dataset.version
+    records = list(laboratory.records(300))
+    for declared in (dataset, changed):
+        expected = Pipeline(declared).process(records).to_dicts()
+
+        async def as_declared(expected: list[Record] = expected) -> bool:
+            return await processed_rows(database) == expected
+
+        async with running(DatabaseMongoService, settings, declared), running(DataProcessingService, settings, declared):
+            await database.save_raw(records)
+            await eventually(as_declared)
+
+
+async def test_it_waits_for_a_database_that_is_away_and_goes_on_when_it_is_back(
+    tester: TesterService, settings: Settings, laboratory: Laboratory
+) -> None:
+    database = DatabaseClient(tester)
+    async with running(DataProcessingService, settings) as service:
+        for expected in (100, 200):
+            await eventually(lambda: service.health()["state"] == "waiting")
+            assert "get-unprocessed-page" in service.health()["detail"]
+            # It can be asked all the same.
+            assert len(await ProcessingClient(tester).process([laboratory.record()])) == 1
+            async with running(DatabaseMongoService, settings):
+                await database.save_raw(list(laboratory.records(100)))
+                await eventually(lambda expected=expected: processed_count(database, expected))
+                await eventually(lambda: service.health()["state"] == "ready")
+
+
+async def test_pages_that_grow_beyond_the_brokers_limit_are_written_in_parts(
+    default_nats_server: Server, settings: Settings
+) -> None:
+    categories = [f"c{i:03d}" for i in range(300)]
+    wide = Dataset.parse(
+        yaml.safe_dump(
+            {
+                "name": "wide",
+                "target": "y",
+                "columns": [
+                    {"name": "kind", "type": "category", "categories": categories},
+                    {"name": "y", "type": "number", "optional": True},
+                ],
+                "pipeline": [{"step": "one_hot", "column": "kind"}],
+            }
+        )
+    )
+    count = 1000
+    settings = settings.copy(update={"processing_batch": count, "nats_port": default_nats_server.port})
+    async with (
+        running(TesterService, settings) as tester,
+        running(DatabaseMongoService, settings, wide),
+        running(DataProcessingService, settings, wide) as service,
+    ):
+        assert count * len(categories) * 8 > 2 * service.broker.max_payload
+        database = DatabaseClient(tester)
+        await database.save_raw([{"_id": f"{i:05d}", "kind": categories[i % 300], "y": float(i)} for i in range(count)])
+        await eventually(lambda: processed_count(database, count))
+        seen = 0
+        async for page in database.processed_pages(limit=200):
+            for row in page.table.to_pylist():
+                assert row[f"kind_{categories[seen % 300]}"] == 1.0
+                assert sum(row[f"kind_{name}"] for name in categories) == 1.0
+                seen += 1
+        assert seen == count
+
+
+async def test_a_request_is_answered_by_the_same_pipeline(
+    tester: TesterService, settings: Settings, dataset: Dataset, laboratory: Laboratory
+) -> None:
+    records = list(laboratory.records(50))
+    del records[3]["_id"], records[4]["laborant"]
+    async with running(DataProcessingService, settings):
+        processed = await request_get_processed_data_points_from_raw_data(tester, records)
+        assert processed == Pipeline(dataset).process(records).to_dicts()
+        assert all(tuple(row) == dataset.processed_names for row in processed)
+        assert processed[3]["_id"] is None
+        assert await ProcessingClient(tester).process([]) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "problem"),
+    [
+        ({"material_id": "99"}, "material_id", "'99' is not one of 00000000, 11111111, 22222222, 33333333"),
+        ({"rohwert_2_labormessung": 30.5}, "rohwert_2_labormessung", "30.5 is outside of [0, 30]"),
+        ({"rohwert_2_labormessung": "30"}, "rohwert_2_labormessung", "must be a number or nothing, not str"),
+        ({"colour": "red"}, "colour", "is not a declared field"),
+    ],
+)
+async def test_a_bad_record_is_an_error_that_names_it_and_the_next_request_is_answered(
+    tester: TesterService, settings: Settings, laboratory: Laboratory, change: dict[str, Any], field: str, problem: str
+) -> None:
+    processing = ProcessingClient(tester)
+    good, bad = laboratory.record(), {**laboratory.record(), **change}
+    async with running(DataProcessingService, settings):
+        with pytest.raises(InvalidRecordError) as caught:
+            await processing.process([good, bad])
+        assert caught.value.faults == [{"record": 1, "id": bad["_id"], "field": field, "problem": problem}]
+        assert len(await processing.process([good])) == 1
+
+
+@pytest.mark.parametrize("value", [None, {}, "text", 7, b"bytes"])
+async def test_what_is_no_list_of_records_is_an_error(tester: TesterService, settings: Settings, value: Any) -> None:
+    async with running(DataProcessingService, settings):
+        with pytest.raises(InvalidRequestError, match="A list of records is expected"):
+            await ProcessingClient(tester).process(value)

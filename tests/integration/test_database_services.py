@@ -1,0 +1,334 @@
+"""Both database services over the real broker: the published client, our own subjects, bad input, a database that goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from uuid import uuid4
+
+import kio.ml_lifecycle_broker_facade as kio
+import pyarrow as pa
+import pytest
+
+from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.laboratory import Laboratory
+from complex_system.domain.pages import MAX_PAGE_ROWS, Page, decode_page, encode_page, processed_schema
+from complex_system.domain.records import Record
+from complex_system.errors import InvalidRecordError, InvalidRequestError, StoreUnavailableError, TooLargeError
+from complex_system.local.servers import Server, free_port
+from complex_system.messaging import subjects
+from complex_system.messaging.clients import DatabaseClient
+from complex_system.messaging.connection import ServiceConnection
+from complex_system.messaging.subjects import health_subject
+from complex_system.roles.database import DatabaseService
+from complex_system.settings import Settings
+from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
+from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
+from proxy import proxied
+from support import TesterService, eventually, running
+
+SERVICES: dict[str, type[DatabaseService]] = {"mongo": DatabaseMongoService, "maria": DatabaseMariaService}
+LABELS = {"mongo": "MongoDB", "maria": "MariaDB"}
+COUNTS = {"raw": 0, "processed": 0, "labelled": 0, "rejected": 0}
+NO_MAPPINGS: list[Any] = [None, [], "text", 3, b"x"]
+
+
+@pytest.fixture(params=["mongo", "maria"])
+def database(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def settings(
+    database: str, request: pytest.FixtureRequest, nats_server: Server, make_settings: Callable[..., Settings]
+) -> Settings:
+    server = request.getfixturevalue(f"{database}_server")
+    name = f"s{uuid4().hex[:12]}"
+    return make_settings(nats_server, server, mongo_name=name, maria_name=name)
+
+
+@pytest.fixture
+async def service(database: str, settings: Settings) -> AsyncIterator[DatabaseService]:
+    async with running(SERVICES[database], settings) as service:
+        yield service
+
+
+@pytest.fixture
+def records(laboratory: Laboratory) -> list[Record]:
+    return list(laboratory.records(40))
+
+
+def processed(dataset: Dataset, records: list[Record]) -> list[Record]:
+    features = {name: i / 7 for i, name in enumerate(dataset.feature_names)}
+    return [{ID: r[ID], dataset.target: r[dataset.target], **features} for r in records]
+
+
+def columns(dataset: Dataset, rows: list[Record], notes: dict[str, str] | None = None) -> bytes:
+    return encode_page(Page(pa.Table.from_pylist(rows, schema=processed_schema(dataset)), None, notes or {}))
+
+
+async def test_the_published_client_reads_what_it_wrote(
+    tester: TesterService, service: DatabaseService, database: str, dataset: Dataset, records: list[Record]
+) -> None:
+    assert await kio.request_get_all_raw_data_points(tester) == []
+    assert await kio.request_get_labeled_dataset(tester) == []
+    saved = await kio.request_save_many_raw_data_points(tester, records)
+    assert saved == {"acknowledged": True, "db": LABELS[database], "inserted": 40, "existing": 0}
+    assert await kio.request_get_all_raw_data_points(tester) == records
+
+    rows = processed(dataset, records)
+    written = await kio.request_upsert_many_processed_data_points(tester, rows)
+    assert written == {"acknowledged": True, "db": LABELS[database], "upserted": 40}
+    assert await kio.request_get_all_processed_data_points(tester) == rows
+    assert list((await kio.request_get_all_processed_data_points(tester))[0]) == list(dataset.processed_names)
+    assert await kio.request_get_processed_data_points_count(tester) == 40
+    assert await tester.ask(subjects.DB_GET_PROCESSED_DATA_POINTS_COUNT_SUBJECT, {}) == 40
+    labelled = [row for row in rows if row[dataset.target] is not None]
+    assert 0 < len(labelled) < 40
+    assert await kio.request_get_labeled_dataset(tester) == labelled
+
+    without_key = [{name: value for name, value in row.items() if name != ID} for row in rows]
+    assert await kio.request_get_processed_data_points_page(tester) == without_key[:10]
+    assert await kio.request_get_processed_data_points_page(tester, page=2, page_size=15) == without_key[30:]
+    assert await kio.request_get_processed_data_points_page(tester, page=3, page_size=15) == []
+    assert await kio.request_get_processed_data_points_page(tester, page=0, page_size=0) == []
+    assert await kio.request_get_processed_data_points_page(tester, page=2**62, page_size=4) == []
+    assert await tester.ask(subjects.DB_GET_PROCESSED_DATA_PAGE_SUBJECT, {}) == without_key[:10]
+
+
+async def test_records_without_a_key_get_one(tester: TesterService, service: DatabaseService, records: list[Record]) -> None:
+    for record in records[:3]:
+        del record[ID], record["laborant"]
+    await kio.request_save_many_raw_data_points(tester, records[:4])
+    raw = await kio.request_get_all_raw_data_points(tester)
+    assert len({record[ID] for record in raw}) == 4
+    assert all(record["laborant"] is None for record in raw if record[ID] != records[3][ID])
+
+
+async def test_our_client_walks_pages_and_notes_versions(
+    tester: TesterService, service: DatabaseService, dataset: Dataset, records: list[Record]
+) -> None:
+    client = DatabaseClient(tester)
+    await client.save_raw(records)
+    page = await client.unprocessed("v1", 30)
+    assert page.table.to_pylist() == records[:30]
+    assert page.next == records[29][ID]
+    rows = processed(dataset, records)
+    table = pa.Table.from_pylist(rows[:30], schema=processed_schema(dataset))
+    assert (await client.upsert_processed(Page(table, notes={"version": "v1"})))["upserted"] == 30
+    assert (await client.reject("v1", [{ID: records[35][ID], "reason": "unknown category"}]))["rejected"] == 1
+    assert (await client.unprocessed("v1", 30)).table.to_pylist() == records[30:35] + records[36:]
+    assert await tester.ask(subjects.DB_GET_REJECTED_PAGE_SUBJECT, {}) == [
+        {ID: records[35][ID], "reason": "unknown category", "version": "v1"}
+    ]
+    known = sum(row[dataset.target] is not None for row in rows[:30])
+    assert await client.counts() == {"raw": 40, "processed": 30, "labelled": known, "rejected": 1}
+
+    pages = [page async for page in client.processed_pages(limit=7)]
+    assert [page.table.num_rows for page in pages] == [7, 7, 7, 7, 2]
+    assert pa.concat_tables([page.table for page in pages]).to_pylist() == rows[:30]
+    names = [dataset.feature_names[3], dataset.target]
+    chosen = [page.table async for page in client.processed_pages(names, labelled=True, version="v1", limit=4)]
+    assert pa.concat_tables(chosen).column_names == names
+    assert pa.concat_tables(chosen).column(1).to_pylist() == [
+        row[dataset.target] for row in rows[:30] if row[dataset.target] is not None
+    ]
+    assert [page.table.num_rows async for page in client.processed_pages(version="v2")] == [0]
+
+
+async def test_polars_frames_may_be_upserted(tester: TesterService, service: DatabaseService, dataset: Dataset) -> None:
+    pl = pytest.importorskip("polars")
+    rows = processed(dataset, [{ID: "k", dataset.target: None}])
+    frame = pl.DataFrame(rows).select(sorted(rows[0]))  # in another order, the target of no type
+    reply = await tester.ask(subjects.DB_UPSERT_PROCESSED_COLUMNS_SUBJECT, encode_page(Page(frame.to_arrow())))
+    assert reply["upserted"] == 1
+    assert await kio.request_get_all_processed_data_points(tester) == rows
+    # Without a note the version is the deployment's own.
+    page = decode_page(await tester.ask(subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT, {"version": dataset.version}))
+    assert page.table.to_pylist() == rows
+
+
+def bad_requests(dataset: Dataset) -> list[tuple[Any, Any, type[Exception], str]]:
+    """Subject, value, the error that its sender gets, and a part of its sentence."""
+    good = processed(dataset, [{ID: "k", dataset.target: 1.0}])[0]
+    feature = dataset.feature_names[0]
+    schema = processed_schema(dataset)
+    narrow = pa.table({name: pa.array([0.5], pa.float32()) if name != ID else ["k"] for name in dataset.processed_names})
+    raw = {"material_id": "00000000"}
+    cases: list[tuple[Any, Any, type[Exception], str]] = [
+        (subjects.DB_SAVE_MANY_RAW_DATAPOINTS_SUBJECT, {}, InvalidRequestError, "list of records"),
+        (subjects.DB_SAVE_MANY_RAW_DATAPOINTS_SUBJECT, [raw, {}], InvalidRecordError, "Record 1.*material_id.*Nothing"),
+        (subjects.DB_SAVE_MANY_RAW_DATAPOINTS_SUBJECT, [raw, {**raw, "x": 1}], InvalidRecordError, "'x'.*Nothing"),
+        (subjects.DB_SAVE_MANY_RAW_DATAPOINTS_SUBJECT, [raw, {**raw, ID: ""}], InvalidRecordError, "64 characters"),
+        (subjects.DB_UPSERT_MANY_PROCESSED_DATAPOINTS_SUBJECT, "x", InvalidRequestError, "list of records"),
+        (subjects.DB_UPSERT_MANY_PROCESSED_DATAPOINTS_SUBJECT, [good, {**good, feature: None}], InvalidRecordError, feature),
+        (subjects.DB_UPSERT_MANY_PROCESSED_DATAPOINTS_SUBJECT, [{**good, feature: float("nan")}], InvalidRecordError, "finite"),
+        (subjects.DB_UPSERT_PROCESSED_COLUMNS_SUBJECT, [good], InvalidRequestError, "Arrow"),
+        (subjects.DB_UPSERT_PROCESSED_COLUMNS_SUBJECT, b"garbage", InvalidRequestError, "Arrow"),
+        (subjects.DB_UPSERT_PROCESSED_COLUMNS_SUBJECT, columns(dataset, [{**good, feature: None}]), InvalidRecordError, feature),
+        (subjects.DB_UPSERT_PROCESSED_COLUMNS_SUBJECT, columns(dataset, [good, {**good, ID: "x" * 65}]), InvalidRecordError, "64"),
+        (subjects.DB_UPSERT_PROCESSED_COLUMNS_SUBJECT, columns(dataset, [{**good, feature: float("inf")}]), InvalidRecordError,
+         "Record 0 .id k., field.*finite.*Nothing"),
+        (subjects.DB_UPSERT_PROCESSED_COLUMNS_SUBJECT, columns(dataset, [good], {"version": "v" * 65}), InvalidRequestError,
+         "version"),
+        (subjects.DB_UPSERT_PROCESSED_COLUMNS_SUBJECT, encode_page(Page(schema.empty_table().drop_columns([feature]))),
+         InvalidRequestError, "exactly these columns"),
+        (subjects.DB_UPSERT_PROCESSED_COLUMNS_SUBJECT, encode_page(Page(narrow)), InvalidRequestError, "double, not float"),
+        (subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT, {}, InvalidRequestError, "version"),
+        (subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT, {"version": ""}, InvalidRequestError, "version"),
+        (subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT, {"version": "v", "limit": 0}, InvalidRequestError, "limit"),
+        (subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT, {"columns": ["nothing"]}, InvalidRequestError, "Not 'nothing'"),
+        (subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT, {"columns": []}, InvalidRequestError, feature),
+        (subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT, {"columns": [feature] * 2}, InvalidRequestError, "twice"),
+        (subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT, {"columns": [["a"]]}, InvalidRequestError, "columns"),
+        (subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT, {"labelled": "yes"}, InvalidRequestError, "labelled"),
+        (subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT, {"after": 3}, InvalidRequestError, "after"),
+        (subjects.DB_REJECT_RAW_SUBJECT, {"version": "v"}, InvalidRequestError, "rejections"),
+        (subjects.DB_REJECT_RAW_SUBJECT, {"version": "v", "rejections": [{ID: "k"}]}, InvalidRecordError, "reason"),
+        (subjects.DB_REJECT_RAW_SUBJECT, {"version": "v", "rejections": ["k"]}, InvalidRecordError, "Record 0"),
+        (subjects.DB_REJECT_RAW_SUBJECT, {"version": "v", "rejections": [{ID: 3, "reason": "r"}]}, InvalidRecordError, "_id"),
+        (subjects.DB_GET_REJECTED_PAGE_SUBJECT, {"limit": "all"}, InvalidRequestError, "limit"),
+        (subjects.DB_GET_PROCESSED_DATA_PAGE_SUBJECT, {"page_size": MAX_PAGE_ROWS + 1}, InvalidRequestError, str(MAX_PAGE_ROWS)),
+    ]  # fmt: skip
+    for field in ("page", "page_size"):
+        for value in (-1, True, 1.0, "1", None):
+            cases.append((subjects.DB_GET_PROCESSED_DATA_PAGE_SUBJECT, {field: value}, InvalidRequestError, f"'{field}'"))
+    takers_of_mappings = (
+        subjects.DB_GET_ALL_RAW_DATA_SUBJECT, subjects.DB_GET_ALL_PROCESSED_DATA_SUBJECT,
+        subjects.DB_GET_LABELED_DATASET_SUBJECT, subjects.DB_GET_PROCESSED_DATA_COUNT_SUBJECT,
+        subjects.DB_GET_PROCESSED_DATA_POINTS_COUNT_SUBJECT, subjects.DB_GET_PROCESSED_DATA_PAGE_SUBJECT,
+        subjects.DB_GET_COUNTS_SUBJECT, subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT, subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT,
+        subjects.DB_REJECT_RAW_SUBJECT, subjects.DB_GET_REJECTED_PAGE_SUBJECT,
+    )  # fmt: skip
+    for subject in takers_of_mappings:
+        cases += [(subject, value, InvalidRequestError, "takes a mapping") for value in NO_MAPPINGS]
+    return cases
+
+
+async def test_bad_input_is_an_error_for_its_sender_and_writes_nothing(
+    tester: TesterService, service: DatabaseService, dataset: Dataset
+) -> None:
+    for subject, value, error, words in bad_requests(dataset):
+        with pytest.raises(error, match=words):
+            await tester.ask(subject, value)
+        assert await tester.ask(subjects.DB_GET_COUNTS_SUBJECT, {}) == COUNTS, (subject.name, value)
+
+
+async def test_every_database_subject_has_its_bad_requests(dataset: Dataset) -> None:
+    named = {getattr(subjects, name).name for name in subjects.__all__ if name.startswith("DB_")}
+    assert {subject.name for subject, *_ in bad_requests(dataset)} == named
+
+
+async def test_unknown_fields_are_warned_of_and_ignored(
+    tester: TesterService, service: DatabaseService, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert await tester.ask(subjects.DB_GET_PROCESSED_DATA_PAGE_SUBJECT, {"page": 0, "sort": "x"}) == []
+    assert "'get-processed-data-page': unknown field(s) ignored: sort" in caplog.text
+
+
+async def test_a_large_limit_is_cut(tester: TesterService, service: DatabaseService, records: list[Record]) -> None:
+    await kio.request_save_many_raw_data_points(tester, records)
+    page = decode_page(await tester.ask(subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT, {"version": "v", "limit": 10**9}))
+    assert page.table.num_rows == 40
+
+
+async def test_what_does_not_fit_into_one_reply_says_how_to_page(
+    tester: TesterService, service: DatabaseService, dataset: Dataset, records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await kio.request_save_many_raw_data_points(tester, records)
+    rows = processed(dataset, [{**record, dataset.target: 1.0} for record in records])
+    await kio.request_upsert_many_processed_data_points(tester, rows)
+    # The second limit leaves room for so many small records; only their encoding shows that these do not fit.
+    for subject, limits, words in (
+        (subjects.DB_GET_ALL_RAW_DATA_SUBJECT, (3000, 8000), "get-unprocessed-page"),
+        (subjects.DB_GET_ALL_PROCESSED_DATA_SUBJECT, (3000, 19_000), "get-processed-data-page.*get-processed-columns"),
+        (subjects.DB_GET_LABELED_DATASET_SUBJECT, (3000, 19_000), "get-processed-columns"),
+    ):
+        for limit in limits:
+            monkeypatch.setattr(ServiceConnection, "max_payload", limit)
+            with pytest.raises(TooLargeError, match=f"limit is {limit} bytes.*{words}"):
+                await tester.ask(subject, {})
+    monkeypatch.setattr(ServiceConnection, "max_payload", 8000)
+    with pytest.raises(TooLargeError, match="page_size"):
+        await tester.ask(subjects.DB_GET_PROCESSED_DATA_PAGE_SUBJECT, {"page_size": 40})
+    # Columnar pages are cut instead, and the walk still finds everything.
+    client = DatabaseClient(tester)
+    pages = [page async for page in client.processed_pages([dataset.target, dataset.feature_names[0]])]
+    assert len(pages) == 1
+    pages = [page async for page in client.processed_pages()]
+    assert len(pages) > 1
+    assert pa.concat_tables([page.table for page in pages]).to_pylist() == rows
+    monkeypatch.setattr(ServiceConnection, "max_payload", 3000)
+    keyless = [page async for page in client.processed_pages(list(dataset.feature_names[:4]))]
+    assert len(keyless) > 1
+    assert sum(page.table.num_rows for page in keyless) == 40
+    walked, after = [], None
+    while True:
+        page = await client.unprocessed("none", 5000, after)
+        walked += page.table.to_pylist()
+        after = page.next
+        if after is None:
+            break
+    assert walked == records
+
+
+async def test_replays_from_two_senders_at_once_are_saved_once(
+    tester: TesterService, service: DatabaseService, records: list[Record]
+) -> None:
+    client = DatabaseClient(tester)
+    replies = await asyncio.gather(*(client.save_raw(batch) for batch in (records, records[::-1], records[10:], records)))
+    assert sum(reply["inserted"] for reply in replies) == 40
+    assert (await client.counts())["raw"] == 40
+
+
+async def test_a_lost_database_is_said_and_comes_back(
+    tester: TesterService,
+    database: str,
+    settings: Settings,
+    records: list[Record],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(DatabaseService, "watch_interval", 0.05)
+    health = health_subject(f"database_{database}")
+    field = f"{database}_port"
+
+    async def state(expected: str) -> bool:
+        return bool((await tester.ask(health, {}))["state"] == expected)
+
+    async with proxied(getattr(settings, field)) as proxy:
+        through = settings.copy(update={field: proxy.port})
+        async with running(SERVICES[database], through):
+            client = DatabaseClient(tester)
+            await client.save_raw(records[:20])
+            await proxy.cut()
+            with pytest.raises(StoreUnavailableError, match=f"{LABELS[database]} at 127.0.0.1:{proxy.port}"):
+                await client.save_raw(records)
+            assert await state("failing")
+            await proxy.join()
+            await eventually(lambda: state("ready"))
+            assert (await client.save_raw(records))["inserted"] == 20
+
+
+async def test_a_database_that_is_not_up_yet_is_waited_for(tester: TesterService, database: str, settings: Settings) -> None:
+    field, port = f"{database}_port", free_port()
+    health = health_subject(f"database_{database}")
+
+    async def start() -> None:
+        async with running(SERVICES[database], settings.copy(update={field: port})):
+            assert (await tester.ask(health, {}))["state"] == "ready"
+            assert (await DatabaseClient(tester).counts())["raw"] == 0
+
+    async def waits() -> Any:
+        try:
+            reply = await tester.ask(health, {})
+        except Exception:
+            return False
+        return reply["state"] == "waiting" and str(port) in reply["detail"]
+
+    started = asyncio.create_task(start())
+    await eventually(waits)
+    async with proxied(getattr(settings, field), port):
+        await started

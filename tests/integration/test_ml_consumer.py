@@ -1,0 +1,328 @@
+"""The consumer over the real broker, database and MLflow; the trainers are small stand-ins that keep to the protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from complex_system.domain.dataset import Dataset
+from complex_system.domain.laboratory import Laboratory
+from complex_system.domain.pages import Page, processed_schema
+from complex_system.evaluation.rounds import RoundTimes
+from complex_system.local.servers import Server
+from complex_system.messaging.clients import DatabaseClient
+from complex_system.messaging.handlers import answers, hears
+from complex_system.messaging.service import SystemService
+from complex_system.messaging.subjects import (
+    CHAMPION_CHANGED,
+    COMPARISON_FINISHED,
+    PREDICTION_MADE,
+    TRAIN_MODEL_SUBJECT,
+    TRAINING_FINISHED,
+    TRUTH_KNOWN,
+)
+from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.settings import Settings
+from complex_system.tracking.registry import ModelRegistry
+from complex_system.training.data import Part, parts_of
+from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
+from complex_system_services.ml_consumer.ml_consumer_service import MlConsumerService
+from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
+from gate import Gate
+from models import linear_twin, register_twin
+from support import TesterService, eventually, running
+
+
+class QuickConsumer(MlConsumerService):
+    """The consumer with the patience of a test."""
+
+    look_interval = 0.1
+    round_times = RoundTimes(patience=3.0, ask_again=0.2, check_again=0.5)
+    outside_pause = 0.3
+
+
+class StandInTrainer(SystemService):
+    """Keeps to the protocol of a trainer and hands in a tiny model that answers ``bias + sum of the features``."""
+
+    trainer = ""
+    __test__ = False
+
+    def __init__(self, bias: float | None = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.bias = bias
+        self.asked: list[dict[str, Any]] = []
+        self.round: str | None = None
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+        self.job: asyncio.Task[None] | None = None
+
+    async def on_stop(self) -> None:
+        if self.job is not None:
+            self.job.cancel()
+
+    @answers(TRAIN_MODEL_SUBJECT)
+    async def train(self, value: dict[str, Any]) -> dict[str, Any]:
+        answer = {"trainer": self.trainer, "accepted": False, "round": self.round}
+        if value["trainers"] and self.trainer not in value["trainers"]:
+            return {**answer, "reason": "not asked"}
+        self.asked.append(value)
+        if self.round is not None:
+            return {**answer, "reason": "busy"}
+        self.round = value["round"]
+        self.job = asyncio.create_task(self.work(value["round"]))
+        return {**answer, "accepted": True, "round": value["round"]}
+
+    async def work(self, round_id: str) -> None:
+        await self.go_on.wait()
+        about = {"trainer": self.trainer, "framework": self.trainer, "round": round_id}
+        if self.bias is None:
+            await self.announce(TRAINING_FINISHED, {**about, "status": "failed", "error": "out of paper"})
+        else:
+            model, version = await asyncio.to_thread(
+                register_twin, self.settings.mlflow_tracking_uri, self.dataset, linear_twin(self.dataset, self.bias),
+                prefix=self.settings.model_prefix, trainer=self.trainer, champion=False, round=round_id,
+            )  # fmt: skip
+            await self.announce(TRAINING_FINISHED, {**about, "status": "finished", "model": model, "version": version})
+        self.round = None
+
+
+class StandInLightgbm(StandInTrainer):
+    trainer = "lightgbm"
+
+
+class StandInPytorch(StandInTrainer):
+    trainer = "pytorch"
+
+
+class Ear(SystemService):
+    """Hears what the consumer announces."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.comparisons: list[dict[str, Any]] = []
+        self.champions: list[dict[str, Any]] = []
+        self.predictions: list[dict[str, Any]] = []
+        self.truths: list[dict[str, Any]] = []
+
+    @hears(COMPARISON_FINISHED)
+    async def comparison(self, value: dict[str, Any]) -> None:
+        self.comparisons.append(value)
+
+    @hears(CHAMPION_CHANGED)
+    async def champion(self, value: dict[str, Any]) -> None:
+        self.champions.append(value)
+
+    @hears(PREDICTION_MADE)
+    async def prediction(self, value: dict[str, Any]) -> None:
+        self.predictions += value["predictions"]
+
+    @hears(TRUTH_KNOWN)
+    async def truth(self, value: dict[str, Any]) -> None:
+        self.truths += value["truths"]
+
+
+async def fill(tester: SystemService, dataset: Dataset, seed: int, count: int) -> pa.Table:
+    """Saves raw records and their processed twins; returns the latter."""
+    database = DatabaseClient(tester)
+    records = list(Laboratory(seed).records(count))
+    await database.save_raw(records)
+    table = Pipeline(dataset).process(records).to_arrow().cast(processed_schema(dataset))
+    await database.upsert_processed(Page(table, None, {"version": dataset.version}))
+    return table
+
+
+@pytest.fixture
+def settings(
+    nats_server: Server, mongo_server: Server, mlflow_server: Server, make_settings: Callable[..., Settings]
+) -> Settings:
+    name = f"t{uuid.uuid4().hex[:8]}"
+    return make_settings(
+        nats_server, mongo_server, mlflow_server, mongo_name=name, mlflow_experiment=name, model_prefix=name,
+        trainers="lightgbm,pytorch", min_labelled=100, prediction_interval=60.0, serving_mlflow_port=0,
+    )  # fmt: skip
+
+
+@pytest.fixture
+async def ear(settings: Settings) -> AsyncIterator[Ear]:
+    async with running(Ear, settings) as service:
+        yield service
+
+
+@pytest.fixture
+async def database(settings: Settings) -> AsyncIterator[None]:
+    async with running(DatabaseMongoService, settings):
+        yield
+
+
+def holdout_rmse(table: pa.Table, dataset: Dataset, bias: float) -> float:
+    frame = table.to_pandas()
+    frame = frame[(parts_of(frame["_id"]) == Part.HOLDOUT) & frame[dataset.target].notna()]
+    predicted = frame[list(dataset.feature_names)].to_numpy().sum(axis=1) + bias
+    return float(np.sqrt(np.mean((frame[dataset.target].to_numpy() - predicted) ** 2)))
+
+
+async def test_a_round_is_compared_in_mlflow_and_its_best_model_is_champion(
+    settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset
+) -> None:
+    from mlflow import MlflowClient
+
+    table = await fill(tester, dataset, 1, 800)
+    registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix)
+    async with running(StandInLightgbm, settings, bias=50.0) as lightgbm, running(StandInPytorch, settings, bias=150.0):
+        async with running(QuickConsumer, settings):
+            first = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
+            await eventually(lambda: ear.champions)
+        assert [result["trainer"] for result in first["results"]] == ["pytorch", "lightgbm"]
+        assert first["results"][0]["rmse"] == pytest.approx(holdout_rmse(table, dataset, 150.0), rel=1e-4)
+        assert first["results"][1]["rmse"] == pytest.approx(holdout_rmse(table, dataset, 50.0), rel=1e-4)
+        assert first["champion"]["model"] == f"{settings.model_prefix}-pytorch"
+        assert ear.champions[0]["pipeline_version"] == dataset.version
+        crowned = await asyncio.to_thread(registry.champion)
+        assert crowned is not None
+        assert (crowned.model, crowned.version) == (first["champion"]["model"], first["champion"]["version"])
+
+        client = MlflowClient(tracking_uri=settings.mlflow_tracking_uri)
+        experiment = client.get_experiment_by_name(settings.mlflow_experiment)
+        runs = client.search_runs([experiment.experiment_id])
+        (parent,) = [run for run in runs if run.info.run_name == f"comparison-{first['round']}"]
+        assert parent.info.run_id in first["run_url"]
+        assert parent.data.metrics["rmse/lightgbm"] == pytest.approx(first["results"][1]["rmse"])
+        assert {artifact.path for artifact in client.list_artifacts(parent.info.run_id)} == {
+            "comparison.json",
+            "comparison.png",
+        }
+        rows = client.load_table(experiment.experiment_id, "comparison.json", [parent.info.run_id])
+        assert list(rows["trainer"]) == ["pytorch", "lightgbm"]
+        nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+        assert {run.data.params["trainer"] for run in nested} == {"pytorch", "lightgbm"}
+        assert {run.info.status for run in runs} == {"FINISHED"}
+
+        # A restart without new data starts no round; a quarter more does, and a worse newcomer does not win.
+        lightgbm.bias = 100.0
+        async with running(QuickConsumer, settings) as consumer:
+            trigger = await eventually(lambda: consumer._trigger)
+            assert trigger.last_labelled == (await DatabaseClient(tester).counts())["labelled"]
+            await eventually(lambda: trigger._raw_before)
+            assert len(lightgbm.asked) == 1
+            await fill(tester, dataset, 2, 400)
+            second = await eventually(lambda: len(ear.comparisons) == 2 and ear.comparisons[1], 40)
+            assert len(second["results"]) == 3  # two newcomers and the champion
+            assert second["champion"]["version"] == first["champion"]["version"]
+            assert second["holdout"] > first["holdout"]
+            await consumer.broker.settle()
+            assert len(ear.champions) == 1
+
+
+async def test_a_round_goes_on_without_a_failed_and_a_missing_trainer(
+    settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    await fill(tester, dataset, 1, 400)
+    settings = settings.copy(update={"trainers": "lightgbm,pytorch,tensorflow"})
+    async with (
+        running(StandInLightgbm, settings, bias=1.0),
+        running(StandInPytorch, settings, bias=None),
+        running(QuickConsumer, settings),
+    ):
+        comparison = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
+    assert [result["trainer"] for result in comparison["results"]] == ["lightgbm"]
+    assert "without pytorch: out of paper" in caplog.text
+    assert "without tensorflow: silent" in caplog.text
+
+
+async def test_trainers_that_come_late_or_are_started_again_still_take_part(
+    settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset
+) -> None:
+    await fill(tester, dataset, 1, 400)
+    async with running(QuickConsumer, settings) as consumer:
+        current = await eventually(lambda: consumer._rounds.round)
+        async with running(StandInLightgbm, settings, bias=1.0) as dying:
+            dying.go_on.clear()
+            await eventually(lambda: current.statuses["lightgbm"] == "training")
+        async with running(StandInLightgbm, settings, bias=1.0), running(StandInPytorch, settings, bias=2.0) as busy:
+            busy.round = "of its own schedule"
+            await eventually(lambda: len(busy.asked) > 2)
+            busy.round = None
+            comparison = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
+    assert {result["trainer"] for result in comparison["results"]} == {"lightgbm", "pytorch"}
+    assert comparison["round"] == current.id
+
+
+async def test_the_service_stops_at_once_in_the_middle_of_a_round(
+    settings: Settings, database: None, tester: TesterService, dataset: Dataset
+) -> None:
+    await fill(tester, dataset, 1, 400)
+    async with running(StandInLightgbm, settings) as trainer:
+        trainer.go_on.clear()
+        async with asyncio.timeout(15):
+            async with running(QuickConsumer, settings):
+                await eventually(lambda: trainer.asked)
+
+
+async def test_a_model_that_a_trainer_made_by_itself_is_compared_too(
+    settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset
+) -> None:
+    await fill(tester, dataset, 1, 400)
+    settings = settings.copy(update={"min_labelled": 10_000})
+    async with running(QuickConsumer, settings), running(StandInPytorch, settings, bias=3.0) as trainer:
+        await tester.ask(TRAIN_MODEL_SUBJECT, {"round": "mine", "trainers": ["pytorch"]})
+        comparison = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
+    assert comparison["round"] == "mine"
+    assert comparison["champion"]["trainer"] == trainer.trainer
+
+
+async def test_a_comparison_waits_for_mlflow_and_is_logged_once(
+    settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset, mlflow_server: Server
+) -> None:
+    from mlflow import MlflowClient
+
+    await fill(tester, dataset, 1, 400)
+    gate = Gate(mlflow_server.port)
+    await gate.open()
+    through = settings.copy(update={"mlflow_tracking_uri": f"http://127.0.0.1:{gate.port}", "trainers": "lightgbm"})
+    try:
+        async with running(StandInLightgbm, settings, bias=1.0) as trainer, running(QuickConsumer, through) as consumer:
+            trainer.go_on.clear()
+            await eventually(lambda: trainer.asked)
+            await gate.shut()
+            trainer.go_on.set()
+            await eventually(lambda: consumer.health()["state"] == "waiting", 40)
+            assert "MLflow" in consumer.health()["detail"]
+            assert not ear.comparisons
+            await gate.open()
+            await eventually(lambda: ear.comparisons, 60)
+            await eventually(lambda: consumer.health()["state"] == "ready")
+    finally:
+        await gate.shut()
+    client = MlflowClient(tracking_uri=settings.mlflow_tracking_uri)
+    experiment = client.get_experiment_by_name(settings.mlflow_experiment)
+    names = [run.info.run_name for run in client.search_runs([experiment.experiment_id])]
+    assert names.count(f"comparison-{ear.comparisons[0]['round']}") == 1
+    assert len(trainer.asked) == 1
+
+
+async def test_predictions_are_asked_for_and_their_truth_is_announced(
+    settings: Settings, ear: Ear, dataset: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    settings = settings.copy(update={"prediction_interval": 0.1, "model_poll_interval": 0.2})
+    async with running(MlServingMlflowService, settings), running(QuickConsumer, settings) as consumer:
+        await eventually(lambda: consumer._no_prediction == "no_model")
+        await asyncio.to_thread(
+            register_twin, settings.mlflow_tracking_uri, dataset, linear_twin(dataset, 100.0), prefix=settings.model_prefix
+        )
+        await eventually(lambda: len(ear.truths) >= 6 and len(ear.predictions) >= 6, 40)
+    predicted = {each["id"]: each for each in ear.predictions}
+    for truth in ear.truths[:6]:
+        record = predicted[truth["id"]]["record"]
+        r1, r2, r3 = (record[f"rohwert_{i}_labormessung"] for i in (1, 2, 3))
+        assert truth["truth"] == pytest.approx((r1 + r2) ** 1.5 - np.exp(-0.25 * r3))
+        assert record["aufbereiteter_wert"] is None
+    assert caplog.text.count("No prediction: ") == 1  # said once, not at every try
+    assert "Prediction 10" in caplog.text

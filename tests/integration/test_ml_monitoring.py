@@ -1,0 +1,210 @@
+"""The monitoring over the real broker, database, serving and MLflow."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.laboratory import Laboratory, truth_of
+from complex_system.domain.pages import Page, processed_schema
+from complex_system.domain.records import Record
+from complex_system.errors import TrackingRefusedError
+from complex_system.local.servers import Server
+from complex_system.messaging.clients import DatabaseClient, ServingClient
+from complex_system.messaging.service import SystemService
+from complex_system.messaging.subjects import CHAMPION_CHANGED, MONITORING_SUBJECT, PREDICTION_MADE, TRUTH_KNOWN
+from complex_system.monitoring.report import MonitoringRun, Point
+from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.settings import Settings
+from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
+from complex_system_services.ml_monitoring.ml_monitoring_service import MlMonitoringService
+from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
+from gate import Gate
+from models import linear_twin, register_twin
+from support import TesterService, eventually, running
+
+
+@pytest.fixture
+def settings(
+    nats_server: Server, mongo_server: Server, mlflow_server: Server, make_settings: Callable[..., Settings]
+) -> Settings:
+    name = f"m{uuid.uuid4().hex[:8]}"
+    return make_settings(
+        nats_server, mongo_server, mlflow_server, mongo_name=name, mlflow_experiment=name, model_prefix=name,
+        monitoring_interval=0.2, monitoring_window=200, serving_mlflow_port=0,
+    )  # fmt: skip
+
+
+@pytest.fixture
+async def database(settings: Settings) -> AsyncIterator[None]:
+    async with running(DatabaseMongoService, settings):
+        yield
+
+
+async def save_training_data(tester: SystemService, dataset: Dataset, count: int) -> None:
+    records = list(Laboratory(5).records(count))
+    database = DatabaseClient(tester)
+    await database.save_raw(records)
+    table = Pipeline(dataset).process(records).to_arrow().cast(processed_schema(dataset))
+    await database.upsert_processed(Page(table, None, {"version": dataset.version}))
+
+
+def event(dataset: Dataset, records: list[Record], error: float = 0.0, version: str = "1") -> dict[str, Any]:
+    return {
+        "service": "ml_serving_mlflow", "model": "lab-lightgbm", "version": version, "pipeline_version": dataset.version,
+        "milliseconds": 4.0,
+        "predictions": [{"id": r[ID], "record": r, "prediction": (truth_of(r) or 0.0) + error} for r in records],
+    }  # fmt: skip
+
+
+def truths(records: list[Record]) -> dict[str, Any]:
+    return {"truths": [{"id": record[ID], "truth": truth_of(record)} for record in records]}
+
+
+def logged(settings: Settings) -> list[Any]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=settings.mlflow_tracking_uri)
+    experiment = client.get_experiment_by_name(settings.mlflow_experiment)
+    return list(client.search_runs([experiment.experiment_id])) if experiment else []
+
+
+async def test_served_predictions_are_watched_and_logged(
+    settings: Settings, database: None, tester: TesterService, dataset: Dataset
+) -> None:
+    await save_training_data(tester, dataset, 1500)
+    await asyncio.to_thread(
+        register_twin, settings.mlflow_tracking_uri, dataset, linear_twin(dataset, 160.0), prefix=settings.model_prefix
+    )
+    laboratory = Laboratory(9)
+    records = [laboratory.complete_record() for _ in range(120)]
+    for record in records:
+        record["rohwert_2_labormessung"] *= 0.3  # a shift that drift must show
+    async with running(MlMonitoringService, settings), running(MlServingMlflowService, settings) as serving:
+        await eventually(lambda: serving.holder.current)
+        predictions = await ServingClient(tester).predict(records)
+        await tester.announce(TRUTH_KNOWN, truths(records))
+
+        async def complete() -> Any:
+            snapshot = await tester.ask(MONITORING_SUBJECT, {})
+            return snapshot if snapshot["performance"].get("count") == 120 and snapshot["drift"] else None
+
+        snapshot = await eventually(complete)
+        errors = [p - (truth_of(r) or 0.0) for p, r in zip(predictions, records, strict=True)]
+        assert snapshot["performance"]["rmse"] == pytest.approx((sum(e * e for e in errors) / 120) ** 0.5, rel=1e-3)
+        assert snapshot["performance"]["bias"] == pytest.approx(sum(errors) / 120, rel=1e-3)
+        assert snapshot["latency"]["latency_ms_p99"] > 0
+        assert snapshot["drift"]["rohwert_2_labormessung"] > 0.25
+        assert snapshot["drift"]["rohwert_3_labormessung"] < 0.25
+        assert 0 < snapshot["system"]["system_memory_usage_percentage"] <= 100
+        assert snapshot["samples"] == 120
+
+        async def written() -> Any:
+            runs = await asyncio.to_thread(logged, settings)
+            return runs[0].data.metrics if runs and "drift/psi_max" in runs[0].data.metrics else None
+
+        metrics = await eventually(written)
+    assert metrics["performance/rmse"] == pytest.approx(snapshot["performance"]["rmse"])
+    assert metrics["drift/psi/rohwert_2_labormessung"] == pytest.approx(snapshot["drift"]["rohwert_2_labormessung"])
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= set(metrics)
+    assert "performance/latency_ms_p95" in metrics
+    (run,) = logged(settings)
+    assert run.info.run_name == f"monitoring-{datetime.now(UTC).date()}"
+    assert run.info.status == "FINISHED"
+
+
+async def test_points_wait_while_mlflow_is_away_and_the_run_is_gone_on_with(
+    settings: Settings, tester: TesterService, dataset: Dataset, mlflow_server: Server
+) -> None:
+    gate = Gate(mlflow_server.port)
+    await gate.open()
+    await gate.shut()
+    through = settings.copy(update={"mlflow_tracking_uri": f"http://127.0.0.1:{gate.port}"})
+    records = [Laboratory(1).complete_record()]
+    try:
+        async with running(MlMonitoringService, through) as service:
+            await tester.announce(TRUTH_KNOWN, truths(records))
+            await tester.announce(PREDICTION_MADE, event(dataset, records, error=2.0))
+            await eventually(lambda: service.health()["state"] == "failing", 40)
+            assert (await tester.ask(MONITORING_SUBJECT, {}))["performance"]["bias"] == pytest.approx(2.0, abs=1e-3)
+            waited = len(service._buffer)
+            assert waited > 3
+            assert logged(settings) == []
+            await gate.open()
+            await eventually(lambda: service.health()["state"] == "ready" and len(service._buffer) < 3, 40)
+        async with running(MlMonitoringService, through) as service:
+            await eventually(lambda: service._run.run_id)
+    finally:
+        await gate.shut()
+    from mlflow import MlflowClient
+
+    (run,) = logged(settings)
+    history = MlflowClient(tracking_uri=settings.mlflow_tracking_uri).get_metric_history(
+        run.info.run_id, "system/cpu_utilization_percentage"
+    )
+    assert len(history) > waited
+    assert [point.timestamp for point in history] == sorted({point.timestamp for point in history})
+
+
+async def test_a_new_model_renews_the_reference_even_if_its_event_was_missed(
+    settings: Settings, database: None, tester: TesterService, dataset: Dataset
+) -> None:
+    laboratory = Laboratory(3)
+    async with running(MlMonitoringService, settings) as service:
+        await eventually(lambda: not service._reference_wanted)
+        assert service._reference is None
+        await save_training_data(tester, dataset, 600)
+        await tester.announce(CHAMPION_CHANGED, {"model": "lab-lightgbm", "version": "1"})
+        first = await eventually(lambda: service._reference)
+        for version in ("1", "2"):
+            await tester.announce(PREDICTION_MADE, event(dataset, [laboratory.complete_record()], version=version))
+        await eventually(lambda: service._reference is not first)
+        assert service._reference.samples == first.samples
+
+
+async def test_an_event_that_is_not_as_declared_costs_nothing_else(
+    settings: Settings, tester: TesterService, dataset: Dataset
+) -> None:
+    async with running(MlMonitoringService, settings) as service:
+        for bad in (None, {"predictions": 3}, {"milliseconds": "x", "predictions": []}):
+            await tester.announce(PREDICTION_MADE, bad)
+            await tester.announce(TRUTH_KNOWN, bad)
+        records = [Laboratory(1).complete_record()]
+        await tester.announce(PREDICTION_MADE, event(dataset, records))
+        await tester.announce(TRUTH_KNOWN, truths(records))
+        await eventually(lambda: service._snapshot["performance"].get("count") == 1)
+
+
+async def test_each_day_has_a_run_of_its_own(settings: Settings) -> None:
+    run = MonitoringRun(settings.mlflow_tracking_uri, settings.mlflow_experiment, "lab")
+    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    points = [Point(midnight + timedelta(seconds=s), {"a": float(s), "b": float("nan")}) for s in (-1, 1)]
+    await asyncio.to_thread(run.write, points)
+    await asyncio.to_thread(run.close)
+    runs = await asyncio.to_thread(logged, settings)
+    assert {r.info.run_name: r.data.metrics for r in runs} == {
+        f"monitoring-{points[0].at.date()}": {"a": -1.0},
+        f"monitoring-{points[1].at.date()}": {"a": 1.0},
+    }
+    assert {r.info.status for r in runs} == {"FINISHED"}
+
+
+async def test_a_run_that_somebody_deleted_is_replaced(settings: Settings) -> None:
+    from mlflow import MlflowClient
+
+    run = MonitoringRun(settings.mlflow_tracking_uri, settings.mlflow_experiment, "lab")
+    point = Point(datetime.now(UTC), {"a": 1.0})
+    await asyncio.to_thread(run.write, [point])
+    deleted = run.run_id
+    MlflowClient(tracking_uri=settings.mlflow_tracking_uri).delete_run(deleted)
+    with pytest.raises(TrackingRefusedError):
+        await asyncio.to_thread(run.write, [point])
+    await asyncio.to_thread(run.write, [point])
+    assert run.run_id != deleted
+    assert [each.data.metrics for each in await asyncio.to_thread(logged, settings)] == [{"a": 1.0}]

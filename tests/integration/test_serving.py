@@ -1,0 +1,289 @@
+"""Serving by REST and by the broker: real NATS, real MLflow, real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from complex_system.domain.dataset import Dataset
+from complex_system.domain.laboratory import Laboratory
+from complex_system.errors import InvalidRecordError, InvalidRequestError, NoModelError, StartError
+from complex_system.local.servers import Server, free_port
+from complex_system.messaging.clients import ServingClient
+from complex_system.messaging.subjects import CHAMPION_CHANGED, ML_SERVING_SUBJECT, PREDICTION_MADE
+from complex_system.serving.mlflow_source import MlflowChampionSource
+from complex_system.settings import Settings
+from complex_system.tracking.registry import ModelRegistry
+from complex_system_services.data_processing.data_processing_service import DataProcessingService
+from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
+from models import crown, linear_twin, register_twin
+from support import TesterService, eventually, running
+
+# MLflow's client and the libraries below it warn of their own deprecated parts.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+MakeSettings = Callable[..., Settings]
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A name prefix of its own, so that no test sees another's models."""
+    return f"t{uuid4().hex[:10]}"
+
+
+@pytest.fixture
+def settings(nats_server: Server, mlflow_server: Server, make_settings: MakeSettings, prefix: str) -> Settings:
+    return make_settings(nats_server, mlflow_server, model_prefix=prefix, serving_mlflow_port=0, model_poll_interval=0.2)
+
+
+@pytest.fixture
+def publish(mlflow_server: Server, dataset: Dataset, prefix: str) -> Callable[..., tuple[str, str]]:
+    """Registers a twin that answers ``bias`` plus the sum of the features."""
+
+    def make(bias: float, **changes: Any) -> tuple[str, str]:
+        twin = linear_twin(dataset, bias)
+        return register_twin(mlflow_server.url, dataset, twin, prefix=prefix, **changes)
+
+    return make
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[tuple[MlServingMlflowService, httpx.AsyncClient]]:
+    async with (
+        running(MlServingMlflowService, settings) as service,
+        httpx.AsyncClient(base_url=service.url, timeout=10) as client,
+    ):
+        yield service, client
+
+
+async def ready(client: httpx.AsyncClient) -> None:
+    async def is_ready() -> bool:
+        return (await client.get("/health/ready")).status_code == 200
+
+    await eventually(is_ready)
+
+
+async def test_before_the_first_model_the_service_is_up_and_says_so(
+    settings: Settings, tester: TesterService, laboratory: Laboratory
+) -> None:
+    async with serving(settings) as (service, client):
+        record = laboratory.complete_record()
+        assert (await client.get("/health/live")).status_code == 200
+        for answer in (await client.get("/health/ready"), await client.post("/predict", json=record)):
+            assert answer.status_code == 503
+            assert answer.json()["error"]["code"] == "no_model"
+            assert "no model yet" in answer.json()["error"]["message"]
+        with pytest.raises(NoModelError, match="no model yet"):
+            await ServingClient(tester).predict([record])
+        assert (await client.get("/model")).json()["model"] is None
+        await eventually(lambda: service.health()["state"] == "waiting")
+        assert service.health()["detail"].startswith("no model yet")
+
+
+async def test_predictions_by_rest_and_by_the_broker_are_the_models(
+    settings: Settings, tester: TesterService, publish: Any, dataset: Dataset, laboratory: Laboratory
+) -> None:
+    name, version = await asyncio.to_thread(publish, 100.0)
+    async with serving(settings) as (service, client):
+        await ready(client)
+        records = list(laboratory.records(50))
+        expected = [100.0 + float(row.sum()) for row in service.holder.pipeline.features(records)]
+        for body in ({"records": records}, records):
+            answer = (await client.post("/predict", json=body)).json()
+            assert answer["predictions"] == pytest.approx(expected, rel=1e-5)
+        assert answer["model"] == {"name": name, "version": version, "framework": "lightgbm"}
+        assert answer["pipeline_version"] == dataset.version
+        assert answer["request_id"]
+        one = (await client.post("/predict", json=records[0], headers={"X-Request-ID": "mine-1"})).json()
+        assert one["predictions"] == pytest.approx(expected[:1], rel=1e-5)
+        assert one["request_id"] == "mine-1"
+        assert await ServingClient(tester).predict(records) == pytest.approx(expected, rel=1e-5)
+        assert await tester.ask(ML_SERVING_SUBJECT, []) == []
+        assert service.health()["state"] == "ready"
+        assert service.health()["detail"] == f"{name} v{version}"
+
+
+async def test_a_champion_event_swaps_at_once_and_back(
+    settings: Settings, tester: TesterService, publish: Any, mlflow_server: Server, laboratory: Laboratory
+) -> None:
+    old = await asyncio.to_thread(publish, 1000.0)
+    # The next look by polling would be far away, so only the event can bring the new model in time.
+    async with serving(settings.copy(update={"model_poll_interval": 600.0})) as (service, client):
+        await ready(client)
+        record = laboratory.complete_record()
+        before = (await client.post("/predict", json=record)).json()["predictions"][0]
+        new = await asyncio.to_thread(publish, 2000.0, trainer="tensorflow")
+        for model, shift in ((new, 1000.0), (old, 0.0)):
+            await asyncio.to_thread(crown, mlflow_server.url, *model)
+            await tester.announce(CHAMPION_CHANGED, {"model": model[0], "version": model[1]})
+            await eventually(lambda name=model[0]: service.health()["detail"] == f"{name} v1")
+            after = (await client.post("/predict", json=record)).json()
+            assert after["predictions"][0] == pytest.approx(before + shift, rel=1e-6)
+            assert after["model"]["name"] == model[0]
+
+
+async def test_a_champion_of_another_pipeline_is_refused_and_the_old_one_stays(
+    settings: Settings, publish: Any, laboratory: Laboratory
+) -> None:
+    await asyncio.to_thread(publish, 1.0)
+    async with serving(settings) as (service, client):
+        await ready(client)
+        _, refused = await asyncio.to_thread(publish, 2.0, pipeline_version="000000000000")
+
+        async def is_refused() -> bool:
+            problem = (await client.get("/model")).json()["problem"]
+            return bool(problem) and problem["version"] == refused
+
+        await eventually(is_refused)
+        answer = await client.post("/predict", json=laboratory.complete_record())
+        assert answer.json()["model"]["version"] == "1"
+        assert (await client.get("/health/ready")).status_code == 200
+        await eventually(lambda: "000000000000" in service.health()["detail"])
+        assert service.health()["state"] == "ready"
+        _, good = await asyncio.to_thread(publish, 3.0)
+        await eventually(lambda: service.health()["detail"].endswith(f"v{good}"))
+
+
+async def test_mlflow_being_away_does_not_end_the_service(settings: Settings, publish: Any, laboratory: Laboratory) -> None:
+    away = f"http://127.0.0.1:{free_port()}"
+    async with serving(settings.copy(update={"mlflow_tracking_uri": away})) as (service, client):
+        await eventually(lambda: "does not answer" in service.health()["detail"], 30)
+        assert service.health()["state"] == "waiting"
+        assert (await client.get("/health/live")).status_code == 200
+        assert (await client.post("/predict", json=laboratory.complete_record())).status_code == 503
+    await asyncio.to_thread(publish, 1.0)
+    async with serving(settings) as (service, client):
+        await ready(client)
+        service.holder.source = MlflowChampionSource(ModelRegistry(away, "any"))
+        await eventually(lambda: "does not answer" in service.health()["detail"], 30)
+        assert service.health()["state"] == "ready"
+        assert (await client.post("/predict", json=laboratory.complete_record())).status_code == 200
+
+
+async def test_predictions_are_announced_at_most_a_thousand_of_a_request(
+    settings: Settings, tester: TesterService, publish: Any, laboratory: Laboratory
+) -> None:
+    name, version = await asyncio.to_thread(publish, 5.0)
+    events: list[dict[str, Any]] = []
+
+    async def hear(thing: Any) -> None:
+        events.append(thing.value)
+
+    subscription = await tester.broker.subscribe(PREDICTION_MADE, hear)
+    await tester.broker.settle()
+    try:
+        async with serving(settings) as (_, client):
+            await ready(client)
+            records = list(laboratory.records(1500))
+            few = (await client.post("/predict", json=records[:2])).json()["predictions"]
+            await eventually(lambda: len(events) == 1)
+            assert (await client.post("/predict", json=records)).status_code == 200
+            assert len(await ServingClient(tester).predict(records[:3])) == 3
+            await eventually(lambda: len(events) == 3)
+    finally:
+        await subscription.unsubscribe()
+    first, second, third = events
+    assert (first["service"], first["model"], first["version"]) == ("ml_serving_mlflow", name, version)
+    assert first["milliseconds"] > 0
+    assert first["predictions"] == [
+        {"id": record["_id"], "record": record, "prediction": value} for record, value in zip(records[:2], few, strict=True)
+    ]
+    assert len(second["predictions"]) == 1000
+    assert len(third["predictions"]) == 3
+
+
+async def test_bad_requests_by_the_broker_cost_an_error_and_the_next_is_answered(
+    settings: Settings, tester: TesterService, publish: Any, laboratory: Laboratory
+) -> None:
+    await asyncio.to_thread(publish, 5.0)
+    async with serving(settings) as (_, client):
+        await ready(client)
+        record = laboratory.complete_record()
+        for value in (None, 5, "records", {}, {"records": [record]}):
+            with pytest.raises(InvalidRequestError):
+                await tester.ask(ML_SERVING_SUBJECT, value)
+        nan = {**record, "rohwert_1_labormessung": float("nan")}
+        for value in ([1], [None], [{}], [{**record, "colour": 1}], [nan], [{**record, "material_id": "x"}]):
+            with pytest.raises(InvalidRecordError):
+                await tester.ask(ML_SERVING_SUBJECT, value)
+        assert len(await ServingClient(tester).predict([record])) == 1
+
+
+async def test_processing_by_the_broker_gives_the_same_predictions_and_faults(
+    settings: Settings, publish: Any, laboratory: Laboratory
+) -> None:
+    await asyncio.to_thread(publish, 5.0)
+    by_broker = settings.copy(update={"serving_pipeline": "broker"})
+    records = list(laboratory.records(1200))
+    async with serving(settings) as (_, local), serving(by_broker) as (_, remote):
+        await ready(local)
+        await ready(remote)
+        alone = await remote.post("/predict", json=records[:2])
+        assert alone.status_code == 503  # nobody processes
+        assert alone.json()["error"]["code"] == "nobody_listens"
+        async with running(DataProcessingService, settings):
+            for batch in (records[:1], records):
+                own, other = [(await each.post("/predict", json=batch)).json() for each in (local, remote)]
+                assert other["predictions"] == own["predictions"]
+                assert other["model"] == own["model"]
+            bad = [records[0], {**records[1], "laborant": "NOBODY"}, {**records[2], "rohwert_3_labormessung": -1}]
+            own, other = [await each.post("/predict", json=bad) for each in (local, remote)]
+            assert (own.status_code, other.status_code) == (422, 422)
+            assert own.json() == other.json()
+
+
+async def test_a_taken_port_ends_the_start_and_names_the_setting(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        fixed = settings.copy(update={"serving_mlflow_port": taken.getsockname()[1]})
+        with pytest.raises(StartError, match="COMPLEX_SYSTEM_SERVING_MLFLOW_PORT"):
+            async with running(MlServingMlflowService, fixed):
+                pass
+
+
+_SERVE_ONCE = """
+import asyncio, json, sys
+from complex_system.domain.laboratory import Laboratory
+from complex_system.messaging.connection import ServiceConnection
+from complex_system.settings import Settings
+from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
+
+async def main():
+    settings = Settings()
+    connection = await ServiceConnection.open(settings, "ml_serving_mlflow")
+    async with MlServingMlflowService(broker_connection=connection, settings=settings) as service:
+        async with asyncio.timeout(60):
+            while service.holder.current is None:
+                await asyncio.sleep(0.05)
+        result = await service.engine.predict([Laboratory(1).complete_record()])
+    await connection.close()
+    frameworks = {"torch", "tensorflow", "keras", "lightgbm", "sklearn", "wandb", "onnx", "pymongo", "mariadb"}
+    print(json.dumps({"predictions": result.predictions, "imported": sorted(frameworks & set(sys.modules))}))
+
+asyncio.run(main())
+"""
+
+
+async def test_serving_imports_no_training_framework(
+    settings: Settings, nats_server: Server, mlflow_server: Server, publish: Any, prefix: str
+) -> None:
+    await asyncio.to_thread(publish, 5.0)
+    own = {"COMPLEX_SYSTEM_MODEL_PREFIX": prefix, "COMPLEX_SYSTEM_SERVING_MLFLOW_PORT": "0"}
+    environment = {**os.environ, **nats_server.environment(), **mlflow_server.environment(), **own}
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", _SERVE_ONCE], env=environment, capture_output=True, text=True, timeout=90
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert len(report["predictions"]) == 1
+    assert report["imported"] == []

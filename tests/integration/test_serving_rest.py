@@ -1,0 +1,307 @@
+"""The REST interface on a real socket: what it answers, and what it refuses without harm."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from complex_system.domain.dataset import Dataset
+from complex_system.domain.laboratory import Laboratory
+from complex_system.errors import StartError
+from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.serving.engine import LocalRoute, PredictionEngine
+from complex_system.serving.holder import ModelHolder
+from complex_system.serving.rest import Limits, make_app
+from complex_system.serving.server import RestServer
+from models import MemorySource
+
+LIMITS = Limits(body_bytes=200_000, records=500)
+
+
+@asynccontextmanager
+async def server(
+    dataset: Dataset, source: MemorySource, **options: Any
+) -> AsyncIterator[tuple[ModelHolder, httpx.AsyncClient]]:
+    holder = ModelHolder(source, Pipeline(dataset))
+    await holder.refresh()
+    rest = RestServer(make_app(PredictionEngine(holder, LocalRoute()), dataset, LIMITS), "127.0.0.1", 0)
+    await rest.start()
+    try:
+        async with httpx.AsyncClient(base_url=rest.url, timeout=20, **options) as client:
+            yield holder, client
+    finally:
+        await rest.stop()
+
+
+@pytest.fixture
+async def source(dataset: Dataset) -> MemorySource:
+    source = MemorySource()
+    source.publish(dataset, 1.0)
+    return source
+
+
+@pytest.fixture(scope="module")
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    """A client of one server that must survive all that the tests here send to it."""
+    dataset, source = Dataset.load(), MemorySource()
+    source.publish(dataset, 1.0)
+    async with server(dataset, source) as (_, client):
+        yield client
+
+
+RECORD = {"material_id": "00000000", "laborant": "TK", "rohwert_1_labormessung": 3, "rohwert_2_labormessung": 4.5}
+
+
+def with_field(text: str) -> bytes:
+    return b'{"material_id": "00000000", "rohwert_1_labormessung": ' + text.encode() + b"}"
+
+
+BAD_BODIES: dict[str, tuple[bytes, int]] = {
+    "empty": (b"", 400),
+    "not JSON": (b"records=1", 400),
+    "cut off": (json.dumps([RECORD]).encode()[:-3], 400),
+    "trailing": (json.dumps(RECORD).encode() + b" x", 400),
+    "deep list": (b"[" * 90_000, 400),
+    "deep closed list": (b"[" * 60_000 + b"]" * 60_000, 400),
+    "deep mapping": (b'{"records":' * 15_000, 400),
+    "utf-16": (json.dumps(RECORD).encode("utf-16"), 400),
+    "latin-1": ('{"material_id": "\u00e4"}'.encode("latin-1"), 400),
+    "byte order mark": (json.dumps(RECORD).encode("utf-8-sig"), 400),
+    "zero bytes": (b"\x00" * 100, 400),
+    "lone surrogate": (b'{"material_id": "\\ud800"}', 400),
+    "lone low surrogate": (b'{"material_id": "\\udc00"}', 400),
+    "encoded surrogate": (b'{"material_id": "\xed\xa0\x80"}', 400),
+    "NaN": (with_field("NaN"), 400),
+    "Infinity": (with_field("Infinity"), 400),
+    "minus Infinity": (with_field("-Infinity"), 400),
+    "beyond float": (with_field("1e999"), 400),
+    "long integer": (with_field("1" * 400), 422),
+    "very long integer": (with_field("1" * 50_000), 400),
+    "2^63": (with_field(str(2**63)), 422),
+    "2^64": (with_field(str(2**64)), 422),
+    "largest float": (with_field("1.7976931348623157e308"), 422),
+    "text for a number": (with_field('"3"'), 422),
+    "boolean for a number": (with_field("true"), 422),
+    "list for a number": (with_field("[1]"), 422),
+    "number for a category": (b'{"material_id": 0}', 422),
+    "unknown category": (b'{"material_id": "44444444"}', 422),
+    "unknown column": (json.dumps({**RECORD, "colour": "red"}).encode(), 422),
+    "missing column": (b'{"laborant": "TK"}', 422),
+    "out of range": (with_field("30.5"), 422),
+    "key of the wrong type": (json.dumps({**RECORD, "_id": 7}).encode(), 422),
+    "key too long": (json.dumps({**RECORD, "_id": "x" * 65}).encode(), 422),
+    "no record": (b"[]", 400),
+    "records empty": (b'{"records": []}', 400),
+    "records no list": (b'{"records": {"material_id": "00000000"}}', 400),
+    "records null": (b'{"records": null}', 400),
+    "records and more": (b'{"records": [], "id": 1}', 422),
+    "a number": (b"17", 400),
+    "a text": (b'"00000000"', 400),
+    "null": (b"null", 400),
+    "list of numbers": (b"[1, 2]", 422),
+    "list of lists": (b"[[1]]", 422),
+    "null record": (b"[null]", 422),
+    "empty mapping": (b"{}", 422),
+    "too many records": (json.dumps([{"material_id": "00000000"}] * 501).encode(), 413),
+    "too many bytes": (b" " * 200_001, 413),
+    "far too many bytes": (b" " * 3_000_000, 413),
+}
+
+
+@pytest.mark.parametrize("name", BAD_BODIES)
+async def test_bad_input_costs_its_sender_an_error_and_nobody_else_anything(name: str, client: httpx.AsyncClient) -> None:
+    body, status = BAD_BODIES[name]
+    answer = await client.post("/predict", content=body)
+    assert answer.status_code == status, answer.text[:300]
+    error = answer.json()["error"]
+    assert error["code"] == {400: "invalid_request", 413: "too_large", 422: "invalid_record"}[status]
+    assert 0 < len(error["message"]) < 1000
+    assert bool(error["faults"]) == (status == 422)
+    assert "Traceback" not in answer.text
+    assert ".py" not in answer.text
+    assert len((await client.post("/predict", json=RECORD)).json()["predictions"]) == 1
+
+
+async def test_mangled_requests_are_answered_with_4xx_or_a_prediction(client: httpx.AsyncClient) -> None:
+    draw = random.Random(5)
+    body = json.dumps({"records": [RECORD, {"material_id": "11111111", "datum": None}]}).encode()
+    for _ in range(400):
+        mangled = bytearray(body)
+        for _ in range(draw.randint(1, 4)):
+            at = draw.randrange(len(mangled))
+            mangled[at : at + draw.randint(0, 3)] = draw.randbytes(draw.randint(0, 3))
+        answer = await client.post("/predict", content=bytes(mangled))
+        assert answer.status_code in (200, 400, 422), (bytes(mangled), answer.text)
+    assert (await client.post("/predict", json=RECORD)).status_code == 200
+
+
+async def test_a_fault_names_record_and_field(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/predict", json=[RECORD, {**RECORD, "_id": "r-1", "rohwert_2_labormessung": 31}])
+    (fault,) = answer.json()["error"]["faults"]
+    assert (fault["record"], fault["id"], fault["field"]) == (1, "r-1", "rohwert_2_labormessung")
+    assert "[0, 30]" in fault["problem"]
+
+
+async def test_compressed_bodies_are_refused_in_words(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/predict", content=b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
+    assert answer.status_code == 400
+    assert "uncompressed" in answer.json()["error"]["message"]
+
+
+async def test_a_body_without_a_declared_length_is_limited_too(client: httpx.AsyncClient) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(35):
+            yield b" " * 10_000
+
+    answer = await client.post("/predict", content=endless())
+    assert answer.status_code == 413
+    assert (await client.post("/predict", json=RECORD)).status_code == 200
+
+
+async def test_a_request_id_that_could_break_a_header_is_replaced(client: httpx.AsyncClient) -> None:
+    for own, kept in (("abc-1", True), ("a b", False), ("x" * 129, False)):
+        answer = await client.post("/predict", json=RECORD, headers={"X-Request-ID": own})
+        assert (answer.json()["request_id"] == own) == kept
+        assert answer.headers["x-request-id"] == answer.json()["request_id"]
+
+
+async def test_unknown_paths_and_methods_answer_in_the_same_shape(client: httpx.AsyncClient) -> None:
+    missing, wrong = await client.get("/nothing"), await client.get("/predict")
+    assert (missing.status_code, wrong.status_code) == (404, 405)
+    assert missing.json()["error"]["code"] == "http_404"
+    assert wrong.headers["allow"] == "POST"
+
+
+async def test_a_fault_inside_is_500_without_a_trace(
+    dataset: Dataset, source: MemorySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with server(dataset, source) as (holder, client):
+
+        def fail(_: Any) -> list[float]:
+            raise KeyError("/secret/path")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(holder.require(), "predict", fail)
+            answer = await client.post("/predict", json=RECORD)
+        assert answer.status_code == 500
+        assert answer.json()["error"]["code"] == "internal"
+        assert "secret" not in answer.text
+        assert "KeyError" not in answer.text
+        assert (await client.post("/predict", json=RECORD)).status_code == 200
+
+
+async def test_the_documentation_describes_the_declared_columns_and_its_examples_work(
+    client: httpx.AsyncClient, dataset: Dataset
+) -> None:
+    schema = (await client.get("/openapi.json")).json()
+    record = schema["components"]["schemas"]["RawRecord"]
+    assert set(record["properties"]) == {"_id", *dataset.raw_names}
+    assert record["required"] == ["material_id"]
+    assert record["properties"]["material_id"]["enum"] == list(dataset.column("material_id").categories)
+    first = record["properties"]["rohwert_1_labormessung"]
+    assert (first["minimum"], first["maximum"], first["type"]) == (0.0, 30.0, ["number", "null"])
+    assert first["description"].startswith("First raw value.")
+    examples = schema["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    for example in examples.values():
+        assert (await client.post("/predict", json=example["value"])).status_code == 200
+    assert "/openapi.json" in (await client.get("/docs")).text
+    assert (await client.get("/")).json()["docs"] == "/docs"
+
+
+async def test_a_swap_under_load_fails_no_request_and_mixes_no_models(dataset: Dataset, source: MemorySource) -> None:
+    async with server(dataset, source, limits=httpx.Limits(max_connections=8)) as (holder, client):
+        records = list(Laboratory(seed=2).records(5))
+        sums = Pipeline(dataset).features(records).sum(axis=1)
+        seen: set[str] = set()
+        done = asyncio.Event()
+
+        async def ask() -> None:
+            while not done.is_set():
+                answer = await client.post("/predict", json=records)
+                assert answer.status_code == 200, answer.text
+                version = answer.json()["model"]["version"]
+                # Version n answers n plus the sum of the features, so a mixed answer would show.
+                assert answer.json()["predictions"] == pytest.approx((sums + float(version)).tolist(), rel=1e-5)
+                seen.add(version)
+
+        async def swap() -> None:
+            try:
+                for bias in range(2, 8):
+                    version = source.publish(dataset, float(bias))
+                    assert await holder.refresh()
+                    async with asyncio.timeout(20):
+                        while version not in seen:
+                            await asyncio.sleep(0.001)
+            finally:
+                done.set()
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(swap())
+            for _ in range(6):
+                group.create_task(ask())
+        assert {"2", "3", "4", "5", "6", "7"} <= seen
+
+
+async def test_a_taken_port_is_an_error_that_names_it(dataset: Dataset, source: MemorySource) -> None:
+    app = make_app(PredictionEngine(ModelHolder(source, Pipeline(dataset)), LocalRoute()), dataset)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StartError, match=str(port)):
+            await RestServer(app, "127.0.0.1", port).start()
+    rest = RestServer(app, "127.0.0.1", 0)
+    await rest.start()
+    assert rest.url.startswith("http://127.0.0.1:")
+    assert not rest.url.endswith(":0")
+    await rest.stop()
+
+
+async def test_the_server_stops_quickly_with_open_connections(dataset: Dataset, source: MemorySource) -> None:
+    app = make_app(PredictionEngine(ModelHolder(source, Pipeline(dataset)), LocalRoute()), dataset)
+    rest = RestServer(app, "127.0.0.1", 0)
+    await rest.start()
+    async with httpx.AsyncClient(base_url=rest.url) as client:
+        assert (await client.get("/health/live")).status_code == 200
+        async with asyncio.timeout(2):
+            await rest.stop()
+    # A request that never ends does not hold it up for ever either.
+    rest = RestServer(app, "127.0.0.1", 0)
+    await rest.start()
+    _, writer = await asyncio.open_connection("127.0.0.1", int(rest.url.rpartition(":")[2]))
+    writer.write(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+    await writer.drain()
+    async with asyncio.timeout(6):
+        await rest.stop()
+    writer.close()
+
+
+async def test_a_small_answer_is_not_held_back_by_the_network_stack(client: httpx.AsyncClient) -> None:
+    # With Nagle's algorithm on, every answer on a kept connection waits 40 ms for the client's acknowledgement.
+    times = []
+    for _ in range(40):
+        began = time.perf_counter()
+        await client.post("/predict", json=RECORD)
+        times.append(time.perf_counter() - began)
+    assert sorted(times)[10] < 0.035
+
+
+async def test_bytes_that_are_no_http_cost_only_their_connection(client: httpx.AsyncClient) -> None:
+    port = client.base_url.port
+    for garbage in (b"\x16\x03\x01\x02\x00hello\r\n\r\n", b"GET /" + b"x" * 100_000, b"POST /predict HTTP/1.1\r\n\r\n"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(garbage)
+        writer.write_eof()
+        with contextlib.suppress(ConnectionError):  # the server may hang up before it has read all
+            answer = await reader.read()
+            assert answer == b"" or answer.startswith(b"HTTP/1.1 400"), answer[:100]
+        writer.close()
+    assert (await client.post("/predict", json=RECORD)).status_code == 200

@@ -1,0 +1,139 @@
+"""ml_serving: the newest W&B artifact from the trainer's directory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from complex_system.domain.dataset import Dataset
+from complex_system.domain.laboratory import Laboratory
+from complex_system.errors import NobodyListensError, NoModelError
+from complex_system.local.servers import Server, free_port
+from complex_system.messaging.clients import ServingClient
+from complex_system.messaging.subjects import ML_SERVING_WANDB_SUBJECT, TRAINING_FINISHED
+from complex_system.settings import Settings
+from complex_system.tracking.artifact_store import ArtifactStore
+from complex_system.tracking.wandb import artifact_folder
+from complex_system_services.ml_serving.ml_serving_service import MlServingService
+from models import linear_twin, twin_metadata
+from support import TesterService, eventually, running
+
+# Only the event that a training has ended can bring a model here in time: the next look by polling is far away.
+POLL = 600.0
+
+
+@pytest.fixture
+def settings(nats_server: Server, make_settings: Callable[..., Settings]) -> Settings:
+    return make_settings(nats_server, serving_port=0, model_poll_interval=POLL)
+
+
+@pytest.fixture
+def publish(settings: Settings, dataset: Dataset) -> Callable[..., str]:
+    """Writes an artifact as the W&B trainer does, and returns its digest."""
+    store = ArtifactStore(artifact_folder(settings.wandb_dir))
+
+    def write(bias: float, **changes: Any) -> str:
+        twin = linear_twin(dataset, bias)
+        metadata = twin_metadata(dataset, twin, "lab-pytorch-wandb", "pytorch-wandb") | changes
+        return store.write({"model.pt": b"a state dict", "model.onnx": twin}, metadata)
+
+    return write
+
+
+@pytest.fixture
+async def service(settings: Settings) -> AsyncIterator[MlServingService]:
+    async with running(MlServingService, settings) as service:
+        yield service
+
+
+async def serves(service: MlServingService, version: str) -> None:
+    await eventually(lambda: service.health()["detail"] == f"DemonstratorNeuralNet {version}")
+
+
+async def test_the_newest_artifact_is_served_as_soon_as_its_training_ended(
+    service: MlServingService, tester: TesterService, publish: Callable[..., str], laboratory: Laboratory
+) -> None:
+    wandb, champion = ServingClient(tester, ML_SERVING_WANDB_SUBJECT), ServingClient(tester)
+    records = list(laboratory.records(10))
+    with pytest.raises(NoModelError, match="no model yet"):
+        await wandb.predict(records)
+    await eventually(lambda: service.health()["detail"] == "no model yet")
+    sums = service.holder.pipeline.features(records).sum(axis=1)
+    for bias in (10.0, 20.0):
+        digest = publish(bias)
+        await tester.announce(TRAINING_FINISHED, {"trainer": "pytorch-wandb", "status": "finished"})
+        await serves(service, digest)
+        assert await wandb.predict(records) == pytest.approx((sums + bias).tolist(), rel=1e-5)
+    async with httpx.AsyncClient(base_url=service.url) as client:
+        answer = (await client.post("/predict", json=records)).json()
+    assert answer["model"] == {"name": "DemonstratorNeuralNet", "version": digest, "framework": "pytorch"}
+    assert answer["predictions"] == pytest.approx((sums + 20.0).tolist(), rel=1e-5)
+    with pytest.raises(NobodyListensError):  # that subject is the champion's
+        await champion.predict(records)
+
+
+async def test_a_damaged_artifact_is_refused_and_the_old_one_stays(
+    service: MlServingService, settings: Settings, publish: Callable[..., str], laboratory: Laboratory
+) -> None:
+    old = publish(10.0)
+    await service.look_for_model()
+    assert service.holder.require().info.version == old
+    damaged = publish(20.0)
+    twin = artifact_folder(settings.wandb_dir) / damaged / "model.onnx"
+    twin.write_bytes(twin.read_bytes()[:-1] + b"\x00")
+    await service.look_for_model()
+    problem = service.holder.status()["problem"]
+    assert problem["version"] == damaged
+    assert "damaged" in problem["reason"]
+    assert service.holder.require().info.version == old
+    assert "damaged" in service.health()["detail"]
+
+
+async def test_the_one_serving_service_of_a_deployment_answers_get_prediction_too(
+    settings: Settings, tester: TesterService, publish: Callable[..., str], laboratory: Laboratory
+) -> None:
+    publish(10.0)
+    only = settings.copy(update={"serving_answers_prediction": True})
+    async with running(MlServingService, only) as service:
+        await eventually(lambda: service.holder.current)
+        records = list(laboratory.records(3))
+        own = await ServingClient(tester, ML_SERVING_WANDB_SUBJECT).predict(records)
+        assert await ServingClient(tester).predict(records) == own
+
+
+_ASK_ONLINE = """
+import threading
+from complex_system.errors import TrackingUnavailableError
+from complex_system.serving.wandb_source import WandbOnlineSource, wandb_source
+from complex_system.settings import Settings
+
+assert isinstance(wandb_source(Settings()), WandbOnlineSource)
+source = WandbOnlineSource("project", patience=0.5)
+for _ in range(3):
+    try:
+        source.newest()
+    except TrackingUnavailableError as error:
+        print(error)
+assert sum(thread.name == "wandb" for thread in threading.enumerate()) <= 1
+"""
+
+
+def test_an_online_artifact_that_cannot_be_reached_is_an_error_in_time_and_holds_no_process() -> None:
+    # In a process of its own, because wandb keeps an account and an address once it was asked.
+    own = {"WANDB_MODE": "online", "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": f"http://127.0.0.1:{free_port()}"}
+    done = subprocess.run(
+        [sys.executable, "-c", _ASK_ONLINE],
+        env={**os.environ, **own},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [line.split(" did not")[0] for line in done.stdout.splitlines()] == ["Weights & Biases"] * 3

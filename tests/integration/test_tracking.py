@@ -1,0 +1,294 @@
+"""Trainings in a real MLflow, and in W&B offline: what was logged, what comes back, what happens when the server is away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from typing_extensions import override
+
+from complex_system.errors import ModelRefusedError, NoModelError, TrackingRefusedError, TrackingUnavailableError
+from complex_system.local.servers import Server, free_port
+from complex_system.tracking.artifact_store import ArtifactStore
+from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
+from complex_system.tracking.mlflow import MlflowTracker
+from complex_system.tracking.registry import ModelRegistry
+from complex_system.tracking.wandb import ARTIFACT_TYPE, WandbTracker, artifact_folder
+from proxy import proxied
+from samples import lab_samples
+from trainings import FRAMEWORKS, quick_model, quick_result
+
+# MLflow, TensorFlow and W&B warn of their own and each other's deprecations.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::PendingDeprecationWarning", "ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"t{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def tracker(mlflow_server: Server, prefix: str) -> MlflowTracker:
+    tracker = MlflowTracker(mlflow_server.url, prefix, prefix)
+    tracker.prepare()
+    return tracker
+
+
+@pytest.fixture
+def client(mlflow_server: Server) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=mlflow_server.url, registry_uri=mlflow_server.url)
+
+
+def _frame(names: tuple[str, ...], x: Any) -> pd.DataFrame:
+    return pd.DataFrame(x.astype(np.float64), columns=list(names))
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_logged_model_comes_back_equal_and_does_not_care_for_the_order_of_columns(
+    framework: str, tracker: MlflowTracker, mlflow_server: Server
+) -> None:
+    import mlflow
+
+    logged = tracker.log(quick_result(framework))
+    mlflow.set_tracking_uri(mlflow_server.url)
+    loaded = mlflow.pyfunc.load_model(f"models:/{logged.model}/{logged.version}")
+    data, holdout = lab_samples(2, 1000)
+    frame = _frame(data.feature_names, holdout.x)
+    shuffled = frame[list(np.random.default_rng(1).permutation(frame.columns))]
+    expected = quick_model(framework)[0].predict(holdout.x)
+    for order in (frame, shuffled):
+        np.testing.assert_allclose(np.asarray(loaded.predict(order)).ravel(), expected, rtol=1e-5)
+    assert loaded.metadata.get_input_schema().input_names() == list(data.feature_names)
+    assert loaded.metadata.metadata["pipeline_version"] == quick_result(framework).dataset.version
+    with pytest.raises(mlflow.exceptions.MlflowException, match="missing"):
+        loaded.predict(frame.drop(columns=frame.columns[:1]))
+
+
+def test_the_pytorch_model_needs_no_package_of_ours(tracker: MlflowTracker, mlflow_server: Server, tmp_path: Path) -> None:
+    import mlflow
+
+    logged = tracker.log(quick_result("pytorch"))
+    mlflow.set_tracking_uri(mlflow_server.url)
+    folder = mlflow.artifacts.download_artifacts(f"models:/{logged.model}/{logged.version}", dst_path=str(tmp_path))
+    _, holdout = lab_samples(2, 1000)
+    np.save(tmp_path / "x.npy", holdout.x)
+    program = (
+        "import sys; sys.modules['complex_system'] = None\n"
+        "import numpy, torch\n"
+        f"model = torch.load({str(Path(folder) / 'data' / 'model.pth')!r}, weights_only=False)\n"
+        f"x = torch.from_numpy(numpy.load({str(tmp_path / 'x.npy')!r}))\n"
+        "print(float(model(x).detach().sum()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert float(done.stdout) == pytest.approx(float(quick_model("pytorch")[0].predict(holdout.x).sum()), rel=1e-4)
+
+
+def test_a_run_says_what_was_done(tracker: MlflowTracker, client: Any, prefix: str) -> None:
+    result = quick_result("lightgbm")
+    logged = tracker.log(result)
+    run = client.get_run(logged.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["pipeline_version"] == result.dataset.version
+    assert run.data.tags["round"] == result.round
+    assert run.data.params["num_leaves"] == "10"
+    assert run.data.metrics["validation_rmse"] == pytest.approx(result.validation.rmse)
+    assert run.data.metrics["validation_r2"] == pytest.approx(result.validation.r2)
+    history = client.get_metric_history(logged.run_id, "epoch_validation_rmse")
+    assert [(m.step, m.value) for m in history] == [(p.step, p.validation_rmse) for p in result.model.history]
+    inputs = {entry.dataset.name: json.loads(entry.dataset.profile) for entry in run.inputs.dataset_inputs}
+    assert set(inputs) == {"lab-train", "lab-validation"}
+    assert logged.run_url.endswith(f"/runs/{logged.run_id}")
+    version = client.get_model_version(logged.model, logged.version)
+    assert version.tags == {
+        "framework": "lightgbm",
+        "trainer": "lightgbm",
+        "round": result.round,
+        "pipeline_version": result.dataset.version,
+        "target": "aufbereiteter_wert",
+        "twin": "twin",
+    }
+    assert logged.model == f"{prefix}-lightgbm"
+
+
+def test_four_trainers_may_make_the_same_experiment_at_once(mlflow_server: Server, prefix: str, client: Any) -> None:
+    trackers = [MlflowTracker(mlflow_server.url, prefix, prefix) for _ in range(4)]
+    results = [quick_result("lightgbm", f"trainer{i}") for i in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        logged = list(pool.map(lambda pair: pair[0].log(pair[1]), zip(trackers, results, strict=True)))
+    experiments = {client.get_run(one.run_id).info.experiment_id for one in logged}
+    assert len(experiments) == 1
+    assert sorted(one.model for one in logged) == [f"{prefix}-trainer{i}" for i in range(4)]
+
+
+def test_a_server_that_is_away_is_noticed_in_seconds(prefix: str) -> None:
+    address = f"http://user:secret@127.0.0.1:{free_port()}"
+    begin = time.monotonic()
+    with pytest.raises(TrackingUnavailableError, match="does not answer") as caught:
+        MlflowTracker(address, prefix, prefix).log(quick_result("lightgbm"))
+    with pytest.raises(TrackingUnavailableError):
+        ModelRegistry(address, prefix).newest_versions()
+    assert time.monotonic() - begin < 20
+    assert "secret" not in caught.value.message
+
+
+def test_what_the_server_refuses_is_told_apart_from_a_server_that_is_away(mlflow_server: Server, prefix: str) -> None:
+    with pytest.raises(TrackingRefusedError, match="refuses"):
+        MlflowTracker(mlflow_server.url, "x" * 2000, prefix).log(quick_result("lightgbm"))
+
+
+async def test_logging_goes_on_where_it_was_cut(mlflow_server: Server, prefix: str, client: Any) -> None:
+    class CutTracker(MlflowTracker):
+        cut = True
+
+        @override
+        def _log_twin(self, *args: Any) -> None:
+            if self.cut:
+                raise TrackingUnavailableError("cut")
+            super()._log_twin(*args)
+
+    async with proxied(mlflow_server.port) as proxy:
+        tracker = CutTracker(f"http://127.0.0.1:{proxy.port}", prefix, prefix)
+        result = quick_result("lightgbm")
+        with pytest.raises(TrackingUnavailableError):
+            await asyncio.to_thread(tracker.log, result)
+        await proxy.cut()
+        tracker.cut = False
+        with pytest.raises(TrackingUnavailableError, match="does not answer"):
+            await asyncio.to_thread(tracker.log, result)
+        await proxy.join()
+        logged = await asyncio.to_thread(tracker.log, result)
+    experiment = client.get_experiment_by_name(prefix).experiment_id
+    assert [run.info.run_id for run in client.search_runs([experiment])] == [logged.run_id]
+    assert len(client.search_logged_models([experiment])) == 1
+    assert len(client.get_metric_history(logged.run_id, "train_rmse")) == len(result.model.history)
+    assert logged.version == "1"
+
+
+def test_the_champion_moves_among_the_models_of_a_prefix(tracker: MlflowTracker, mlflow_server: Server, prefix: str) -> None:
+    registry = ModelRegistry(mlflow_server.url, prefix)
+    assert registry.newest_versions() == []
+    assert registry.champion() is None
+    first = tracker.log(quick_result("lightgbm", "first"))
+    tracker.log(quick_result("lightgbm", "second"))
+    newer = tracker.log(quick_result("lightgbm", "second"))
+    stranger = MlflowTracker(mlflow_server.url, prefix, f"{prefix}x").log(quick_result("lightgbm", "second"))
+    found = registry.newest_versions()
+    assert [(ref.model, ref.version) for ref in found] == [(first.model, "1"), (newer.model, "2")]
+    assert found[1].run_id == newer.run_id
+    assert (found[1].framework, found[1].trainer) == ("lightgbm", "second")
+    for ref in (found[0], found[1], found[0]):
+        registry.set_champion(ref)
+        assert registry.champion() == ref
+    assert ModelRegistry(mlflow_server.url, f"{prefix}x").champion() is None
+    assert stranger.model not in {ref.model for ref in found}
+    with pytest.raises(NoModelError, match="no version 7"):
+        registry.version(first.model, "7")
+
+
+def test_of_two_champions_the_one_crowned_last_counts(
+    tracker: MlflowTracker, mlflow_server: Server, prefix: str, client: Any
+) -> None:
+    tracker.log(quick_result("lightgbm", "first"))
+    tracker.log(quick_result("lightgbm", "second"))
+    registry = ModelRegistry(mlflow_server.url, prefix)
+    first, second = registry.newest_versions()
+    registry.set_champion(second)
+    registry.set_champion(first)
+    client.set_registered_model_alias(second.model, "champion", second.version)  # as if its removal had been cut off
+    assert registry.champion() == first
+
+
+def test_a_twin_is_loaded_with_its_metadata_and_refused_when_it_is_damaged(
+    tracker: MlflowTracker, mlflow_server: Server, prefix: str, client: Any, tmp_path: Path
+) -> None:
+    result = quick_result("lightgbm")
+    logged = tracker.log(result)
+    registry = ModelRegistry(mlflow_server.url, prefix)
+    ref = registry.version(logged.model, logged.version)
+    onnx, metadata = registry.load_twin(ref)
+    assert onnx == result.twin
+    assert metadata == result.metadata(logged.model, logged.run_id)
+    (tmp_path / "model.onnx").write_bytes(onnx[:-1])
+    client.log_artifact(logged.run_id, str(tmp_path / "model.onnx"), "twin")
+    with pytest.raises(ModelRefusedError, match="damaged"):
+        registry.load_twin(ref)
+    empty = client.create_run(client.get_experiment_by_name(prefix).experiment_id)
+    version = client.create_model_version(logged.model, f"{empty.info.artifact_uri}/none", empty.info.run_id)
+    with pytest.raises(ModelRefusedError, match="missing"):
+        registry.load_twin(registry.version(logged.model, version.version))
+
+
+class Following(Tracker):
+    """Counts what is handed on; fails the first time."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    @override
+    def prepare(self) -> None:
+        pass
+
+    @override
+    def log(self, result: TrainingResult) -> LoggedModel:
+        self.asked.append(result.round)
+        if len(self.asked) == 1:
+            raise TrackingUnavailableError("away")
+        return LoggedModel("model", "1", "run", "url")
+
+
+def test_wandb_offline_writes_its_run_and_the_plain_directory(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from complex_system.training.pytorch import network_from_state, state_bytes
+
+    following = Following()
+    tracker = WandbTracker(
+        following,
+        state_bytes,
+        mode="offline",
+        project="KIOptipack-dev",
+        group="MVDP-pytorch-regression",
+        directory=str(tmp_path),
+    )
+    tracker.prepare()
+    result = quick_result("pytorch", "pytorch-wandb")
+    try:
+        with pytest.raises(TrackingUnavailableError):
+            tracker.log(result)
+        logged = tracker.log(result)
+    finally:
+        tracker.close()
+    assert logged.model == "model"
+    assert following.asked == [result.round] * 2
+    runs = list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(runs) == 1, "a repeated attempt is no second run"
+    content = runs[0].read_bytes()
+    for name in ("KIOptipack-dev", "MVDP-pytorch-regression", "DemonstratorNeuralNet", ARTIFACT_TYPE, "input_dim"):
+        assert name.encode() in content
+    store = ArtifactStore(artifact_folder(str(tmp_path)))
+    digest = store.newest()
+    assert digest is not None
+    files, metadata = store.read(digest)
+    assert metadata == result.metadata("DemonstratorNeuralNet", runs[0].stem.removeprefix("run-"))
+    assert files["model.onnx"] == result.twin
+    import torch
+
+    _, holdout = lab_samples(2, 1000)
+    predicted = network_from_state(files["model.pt"])(torch.from_numpy(holdout.x)).detach().numpy()[:, 0]
+    np.testing.assert_array_equal(predicted, result.model.predict(holdout.x))
+    said = [line for line in "".join(capfd.readouterr()).splitlines() if "wandb:" in line]
+    assert [line for line in said if "anonymous setting" not in line] == []  # W&B's own trouble with pydantic 1

@@ -1,0 +1,274 @@
+"""The trainer services over the real broker, database and MLflow."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from complex_system.domain.dataset import Dataset
+from complex_system.errors import InvalidRequestError
+from complex_system.local.child import Child
+from complex_system.local.servers import Server
+from complex_system.messaging.clients import DatabaseClient
+from complex_system.messaging.handlers import hears
+from complex_system.messaging.replies import to_thing
+from complex_system.messaging.service import SystemService
+from complex_system.messaging.subjects import TRAIN_MODEL_SUBJECT, TRAINING_FINISHED, TRAINING_PROGRESS, health_subject
+from complex_system.roles.trainer import TrainerService
+from complex_system.settings import Settings
+from complex_system.tracking.artifact_store import ArtifactStore
+from complex_system.tracking.registry import ModelRegistry
+from complex_system.tracking.wandb import artifact_folder
+from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
+from complex_system_services.ml_lightgbm_regression_mlflow.ml_lightgbm_regression_mlflow_service import (
+    MlLightgbmRegressionMlflowService,
+)
+from complex_system_services.ml_pytorch_regression.ml_pytorch_regression_service import MlPytorchRegressionService
+from complex_system_services.ml_pytorch_regression_mlflow.ml_pytorch_regression_mlflow_service import (
+    MlPytorchRegressionMlflowService,
+)
+from complex_system_services.ml_tensorflow_regression_mlflow.ml_tensorflow_regression_mlflow_service import (
+    MlTensorflowRegressionMlflowService,
+)
+from proxy import proxied
+from samples import lab_samples, processed_page
+from support import eventually, running
+
+# MLflow, TensorFlow and W&B warn of their own and each other's deprecations.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::PendingDeprecationWarning", "ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+SERVICES: dict[str, type[TrainerService]] = {
+    service.trainer_name: service
+    for service in (
+        MlLightgbmRegressionMlflowService,
+        MlPytorchRegressionMlflowService,
+        MlPytorchRegressionService,
+        MlTensorflowRegressionMlflowService,
+    )
+}
+RECORDS = 600
+LOADED = 90.0
+"""Seconds in which the slowest framework is imported on a busy machine."""
+
+
+class Ear(SystemService):
+    """Hears what trainers announce."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.progress: list[dict[str, Any]] = []
+        self.times: list[float] = []
+        self.finished: list[dict[str, Any]] = []
+
+    @hears(TRAINING_PROGRESS)
+    async def on_progress(self, value: dict[str, Any]) -> None:
+        self.progress.append(value)
+        self.times.append(time.monotonic())
+
+    @hears(TRAINING_FINISHED)
+    async def on_finished(self, value: dict[str, Any]) -> None:
+        self.finished.append(value)
+
+    async def ask_trainers(self, value: Any, expected: int = 1) -> list[dict[str, Any]]:
+        replies = await self.broker.gather(TRAIN_MODEL_SUBJECT, to_thing(value, "Ear"), 5.0, expected)
+        return [reply.value for reply in replies]
+
+    async def outcome(self, round_id: str, seconds: float = LOADED) -> dict[str, Any]:
+        def found() -> list[dict[str, Any]]:
+            return [value for value in self.finished if value["round"] == round_id]
+
+        return (await eventually(found, seconds))[0]
+
+
+@pytest.fixture
+def settings(
+    nats_server: Server, mongo_server: Server, mlflow_server: Server, make_settings: Callable[..., Settings]
+) -> Settings:
+    name = f"t{uuid.uuid4().hex[:8]}"
+    return make_settings(
+        nats_server, mongo_server, mlflow_server, mongo_name=name, mlflow_experiment=name, model_prefix=name,
+        epochs=4, boosting_rounds=30,
+    )  # fmt: skip
+
+
+@pytest.fixture
+async def ear(settings: Settings) -> AsyncIterator[Ear]:
+    async with running(Ear, settings) as service:
+        yield service
+
+
+@pytest.fixture
+async def empty_database(settings: Settings) -> AsyncIterator[None]:
+    async with running(DatabaseMongoService, settings):
+        yield
+
+
+@pytest.fixture
+async def database(empty_database: None, ear: Ear) -> None:
+    await DatabaseClient(ear).upsert_processed(processed_page(5, RECORDS))
+
+
+@pytest.mark.parametrize("trainer", list(SERVICES))
+@pytest.mark.usefixtures("database")
+async def test_a_requested_training_is_announced_logged_and_registered(
+    trainer: str, ear: Ear, settings: Settings, dataset: Dataset
+) -> None:
+    async with running(SERVICES[trainer], settings) as service:
+        assert service.health()["state"] == "ready"  # before the framework is imported
+        begin = time.monotonic()
+        (reply,) = await ear.ask_trainers({"round": "r1", "trainers": [trainer, "another"]})
+        assert time.monotonic() - begin < 3.0
+        assert reply == {"trainer": trainer, "accepted": True, "round": "r1"}
+        outcome = await ear.outcome("r1")
+        assert outcome["status"] == "finished", outcome
+        await eventually(lambda: service.health()["state"] == "ready")
+    data, _ = lab_samples(5, RECORDS)
+    assert outcome["samples"] == {"train": len(data.train), "validation": len(data.validation)}
+    assert (outcome["trainer"], outcome["framework"]) == (trainer, service.framework)
+    assert outcome["model"] == f"{settings.model_prefix}-{trainer}"
+
+    registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix)
+    (ref,) = await asyncio.to_thread(registry.newest_versions)
+    assert (ref.model, ref.version, ref.run_id) == (outcome["model"], outcome["version"], outcome["run_id"])
+    assert (ref.trainer, ref.pipeline_version) == (trainer, dataset.version)
+    onnx, metadata = await asyncio.to_thread(registry.load_twin, ref)
+    assert metadata["validation"] == outcome["validation"]
+    if trainer == "pytorch-wandb":
+        store = ArtifactStore(artifact_folder(settings.wandb_dir))
+        files, _ = store.read(store.newest() or "")
+        assert files["model.onnx"] == onnx
+
+    stages = [value["stage"] for value in ear.progress]
+    assert sorted(set(stages), key=stages.index) == ["fetching", "training", "logging"]
+    last = [value for value in ear.progress if value["stage"] == "training"][-1]
+    steps = {"lightgbm": settings.boosting_rounds}.get(trainer, settings.epochs)
+    assert (last["step"], last["steps"]) == (steps, steps)
+    assert last["train_rmse"] > 0 < last["validation_rmse"]
+
+
+@pytest.mark.usefixtures("database")
+async def test_a_round_is_refused_by_who_is_not_meant_and_by_who_is_busy(ear: Ear, settings: Settings) -> None:
+    busy = settings.copy(update={"epochs": 100_000, "patience": 100_000})
+    async with running(MlPytorchRegressionMlflowService, busy) as service:
+        (reply,) = await ear.ask_trainers({"round": "r1", "trainers": ["tensorflow"]})
+        assert reply == {"trainer": "pytorch", "accepted": False, "round": "r1", "reason": "not asked"}
+        assert (await ear.ask_trainers({"round": "r2", "trainers": None}))[0]["accepted"]
+        (reply,) = await ear.ask_trainers({"round": "r3"})
+        assert reply == {"trainer": "pytorch", "accepted": False, "round": "r2", "reason": "busy"}
+        await eventually(lambda: sum(value["stage"] == "training" for value in ear.progress) >= 5, LOADED)
+        assert service.health()["state"] == "working"
+        begin = time.monotonic()
+    assert time.monotonic() - begin < 3.0, "a fit under way ends with its service"
+    times = [t for t, value in zip(ear.times, ear.progress, strict=True) if value["stage"] == "training"]
+    assert (len(times) - 1) / (times[-1] - times[0]) < 6.0, "progress is announced at most five times a second"
+
+
+@pytest.mark.usefixtures("database")
+async def test_bad_requests_get_an_error_and_the_next_one_works(ear: Ear, settings: Settings) -> None:
+    async with running(MlLightgbmRegressionMlflowService, settings):
+        for value in ([], "text", 3, {"round": 3}, {"round": ""}, {"trainers": "lightgbm"}, {"trainers": [1]}):
+            with pytest.raises(InvalidRequestError):
+                await ear.ask(TRAIN_MODEL_SUBJECT, value)
+        reply = await ear.ask(TRAIN_MODEL_SUBJECT, {})
+        assert reply["accepted"]
+        assert (await ear.outcome(reply["round"]))["status"] == "finished"
+
+
+async def test_without_data_a_round_fails_and_the_next_one_with_data_does_not(
+    ear: Ear, settings: Settings, empty_database: None
+) -> None:
+    async with running(MlLightgbmRegressionMlflowService, settings) as service:
+        await ear.ask_trainers({"round": "r1"})
+        outcome = await ear.outcome("r1")
+        assert outcome["status"] == "failed"
+        assert "0 labelled records" in outcome["error"]
+        assert service.health()["state"] == "ready"
+        await DatabaseClient(ear).upsert_processed(processed_page(5, RECORDS))
+        await ear.ask_trainers({"round": "r2"})
+        assert (await ear.outcome("r2"))["status"] == "finished"
+        # Who missed the end of its round and asks again hears the same outcome; nothing is trained twice.
+        (reply,) = await ear.ask_trainers({"round": "r2"})
+        assert reply["accepted"]
+        await eventually(lambda: sum(value["round"] == "r2" for value in ear.finished) == 2)
+        first, again = (value for value in ear.finished if value["round"] == "r2")
+        assert first == again
+
+
+@pytest.mark.usefixtures("database")
+async def test_a_training_survives_a_tracking_server_that_is_away(
+    ear: Ear, settings: Settings, mlflow_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with proxied(mlflow_server.port) as proxy:
+        await proxy.cut()
+        away = settings.copy(update={"mlflow_tracking_uri": f"http://127.0.0.1:{proxy.port}"})
+        with caplog.at_level(logging.CRITICAL):
+            async with running(MlLightgbmRegressionMlflowService, away) as service:
+                await ear.ask_trainers({"round": "r1"})
+                await eventually(lambda: service.health()["state"] == "waiting", LOADED)
+                assert "does not answer" in service.health()["detail"]
+                await proxy.join()
+                outcome = await ear.outcome("r1")
+    assert outcome["status"] == "finished"
+    assert sum(value["stage"] == "training" for value in ear.progress) >= 1
+    assert outcome["version"] == "1"
+
+
+@pytest.mark.usefixtures("database")
+async def test_what_mlflow_refuses_is_a_failed_training(ear: Ear, settings: Settings) -> None:
+    refused = settings.copy(update={"mlflow_experiment": "x" * 2000})
+    async with running(MlLightgbmRegressionMlflowService, refused) as service:
+        await ear.ask_trainers({"round": "r1"})
+        outcome = await ear.outcome("r1")
+        assert outcome["status"] == "failed"
+        assert "refuses" in outcome["error"]
+        assert service.health()["state"] == "ready"
+
+
+@pytest.mark.usefixtures("database")
+async def test_a_trainer_trains_on_its_own_schedule(ear: Ear, settings: Settings) -> None:
+    often = settings.copy(update={"training_interval": 1.0})
+    async with running(MlLightgbmRegressionMlflowService, often):
+        assert ear.finished == []
+        await eventually(lambda: len(ear.finished) >= 2, LOADED)
+    assert {value["status"] for value in ear.finished} == {"finished"}
+    assert len({value["round"] for value in ear.finished}) == len(ear.finished)
+
+
+async def test_the_process_ends_at_once_even_while_a_framework_is_imported(
+    ear: Ear, settings: Settings, nats_server: Server, tmp_path: Path
+) -> None:
+    name = "ml_tensorflow_regression_mlflow"
+    argv = [sys.executable, "-m", f"complex_system_services.{name}.run"]
+    environment = {**nats_server.environment(), "FASTIOT_CONFIG_DIR": os.environ["FASTIOT_CONFIG_DIR"]}
+    child = Child(name, argv, tmp_path / "log", environment)
+    child.start()
+    try:
+
+        async def loading() -> bool:
+            try:
+                return "loading" in (await ear.ask(health_subject(name), {}, 1.0))["detail"]
+            except Exception:
+                return False
+
+        await eventually(loading, 60.0)
+        begin = time.monotonic()
+        child.signal_group(signal.SIGTERM)
+        await eventually(lambda: child.exit_code is not None, 8.0)
+        assert child.exit_code == 0, child.tail()
+        assert time.monotonic() - begin < 5.0
+    finally:
+        child.stop()

@@ -1,0 +1,58 @@
+"""A TCP proxy that a test can cut, so that a server seems to go away and to come back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class Proxy:
+    """Forwards connections to a port on the loopback interface, unless it is cut."""
+
+    def __init__(self, target: int, port: int = 0) -> None:
+        self._target = target
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.port = port
+
+    async def join(self) -> None:
+        """Takes connections (again), always on the same port."""
+        self._server = await asyncio.start_server(self._forward, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        """Ends all connections and refuses new ones."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there = await asyncio.open_connection("127.0.0.1", self._target)
+        self._writers |= {writer, there}
+        try:
+            await asyncio.gather(_pump(reader, there), _pump(there_reader, writer))
+        finally:
+            self._writers -= {writer, there}
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.transport.abort()
+
+
+@asynccontextmanager
+async def proxied(target: int, port: int = 0) -> AsyncIterator[Proxy]:
+    """A proxy to ``target`` until the block ends, on a free port unless one is named."""
+    proxy = Proxy(target, port)
+    await proxy.join()
+    try:
+        yield proxy
+    finally:
+        await proxy.cut()

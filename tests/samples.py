@@ -1,0 +1,27 @@
+"""Training data from the laboratory, by the real pipeline and the real split."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from complex_system.domain.dataset import Dataset
+from complex_system.domain.laboratory import Laboratory
+from complex_system.domain.pages import Page, processed_schema
+from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.training.data import Part, SampleCollector, Samples, TrainingData
+
+
+def processed_page(seed: int, records: int) -> Page:
+    """Labelled processed records of the laboratory, as the database keeps them."""
+    dataset = Dataset.load()
+    labelled = [r for r in Laboratory(seed=seed).records(records) if r[dataset.target] is not None]
+    table = Pipeline(dataset).process(labelled).to_arrow().cast(processed_schema(dataset))
+    return Page(table, notes={"version": dataset.version})
+
+
+@cache
+def lab_samples(seed: int, records: int) -> tuple[TrainingData, Samples]:
+    """Train and validation part of so many records, and the hold-out part."""
+    collector = SampleCollector(Dataset.load(), list(Part))
+    collector.add(processed_page(seed, records).table)
+    return collector.training_data(), collector.samples(Part.HOLDOUT)

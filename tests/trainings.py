@@ -1,0 +1,59 @@
+"""Small real trainings, ready to be logged."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+from complex_system.domain.dataset import Dataset
+from complex_system.tracking.base import TrainingResult
+from complex_system.training import twin
+from complex_system.training.base import Scores, TrainedModel, Trainer, TrainingParameters
+from samples import lab_samples
+
+QUICK = TrainingParameters(seed=3, epochs=6, boosting_rounds=20)
+FRAMEWORKS = ("lightgbm", "pytorch", "tensorflow")
+
+
+def trainer(framework: str, parameters: TrainingParameters = QUICK) -> Trainer:
+    """The trainer of a framework, prepared; imports the framework."""
+    kind: Any
+    if framework == "lightgbm":
+        from complex_system.training.lightgbm import LightGBMTrainer as kind
+    elif framework == "pytorch":
+        from complex_system.training.pytorch import PyTorchTrainer as kind
+    else:
+        from complex_system.training.tensorflow import TensorFlowTrainer as kind
+    made: Trainer = kind(parameters)
+    made.prepare()
+    return made
+
+
+@cache
+def quick_model(framework: str) -> tuple[TrainedModel, bytes]:
+    """A model of a few steps on few records, and its twin."""
+    data, _ = lab_samples(2, 1000)
+    model = trainer(framework).fit(data, lambda _: None)
+    return model, twin.make(model, data.validation.x)
+
+
+def quick_result(framework: str, trainer_name: str | None = None) -> TrainingResult:
+    """The result of a training in a round of its own."""
+    model, onnx = quick_model(framework)
+    data, _ = lab_samples(2, 1000)
+    now = datetime.now(UTC)
+    return TrainingResult(
+        trainer=trainer_name or framework,
+        framework=framework,
+        round=uuid.uuid4().hex,
+        dataset=Dataset.load(),
+        data=data,
+        model=model,
+        twin=onnx,
+        validation=Scores.of(data.validation.y, model.predict(data.validation.x)),
+        started_at=now,
+        trained_at=now,
+        timings={"training": 0.5},
+    )

@@ -1,0 +1,98 @@
+"""The comparison of models: who wins, who is refused, and how it is drawn."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from complex_system.domain.dataset import Dataset
+from complex_system.evaluation.chart import rmse_chart
+from complex_system.evaluation.comparison import Candidate, Comparison, Result, ranked
+from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.serving.predictor import Predictor
+from complex_system.tracking.registry import ModelVersionRef
+from complex_system.training.base import Scores
+from complex_system.training.data import Samples
+from models import linear_twin, twin_metadata
+
+
+def ref(trainer: str, version: str = "1") -> ModelVersionRef:
+    return ModelVersionRef(f"lab-{trainer}", version, trainer, trainer, "run", "v", {}, datetime.now(UTC))
+
+
+@pytest.fixture
+def holdout(dataset: Dataset) -> Samples:
+    """Features of the data set's width whose target is their sum."""
+    x = np.random.default_rng(3).uniform(0, 1, (200, len(dataset.feature_names))).astype(np.float32)
+    return Samples(x, x.sum(axis=1))
+
+
+@pytest.fixture
+def candidate(dataset: Dataset):
+    def make(
+        trainer: str, bias: float = 0.0, weight: float = 1.0, *, version: str = "1", incumbent: bool = False
+    ) -> Candidate:
+        twin = linear_twin(dataset, bias, weight)
+        metadata = twin_metadata(dataset, twin, f"lab-{trainer}", trainer)
+        predictor = Predictor(Pipeline(dataset), f"lab-{trainer}", version, twin, metadata)
+        return Candidate(ref(trainer, version), predictor, incumbent)
+
+    return make
+
+
+def test_the_lowest_rmse_comes_first_with_scores_in_the_targets_unit(candidate, holdout: Samples) -> None:
+    results, refused = ranked(
+        [candidate("pytorch", 3.0), candidate("lightgbm", 1.0), candidate("tensorflow", -2.0)], holdout
+    )
+    assert [result.ref.trainer for result in results] == ["lightgbm", "tensorflow", "pytorch"]
+    assert [round(result.scores.rmse, 3) for result in results] == [1.0, 2.0, 3.0]
+    assert [round(result.scores.mae, 3) for result in results] == [1.0, 2.0, 3.0]
+    assert results[0].scores.r2 == pytest.approx(1 - 1 / holdout.y.var(), rel=1e-3)
+    assert refused == {}
+
+
+def test_a_better_champion_stays_and_an_equal_newcomer_does_not_replace_it(candidate, holdout: Samples) -> None:
+    newcomers = [candidate("lightgbm", 1.0, version="2"), candidate("pytorch", 2.0)]
+    results, _ = ranked([*newcomers, candidate("lightgbm", 1.0, version="1", incumbent=True)], holdout)
+    comparison = Comparison("r", tuple(results), len(holdout))
+    assert comparison.champion.ref.version == "1"
+    assert not comparison.is_change
+    results, _ = ranked([*newcomers, candidate("lightgbm", 1.5, version="1", incumbent=True)], holdout)
+    assert Comparison("r", tuple(results), len(holdout)).is_change
+
+
+def test_a_model_that_predicts_no_numbers_is_left_out_with_the_reason(candidate, holdout: Samples) -> None:
+    results, refused = ranked([candidate("pytorch", weight=6e37), candidate("lightgbm", 1.0)], holdout)
+    assert [result.ref.trainer for result in results] == ["lightgbm"]
+    assert "finite number" in refused["lab-pytorch 1"]
+
+
+def test_scores_are_the_textbooks() -> None:
+    truth = np.array([1.0, 2.0, 3.0, 6.0], dtype=np.float32)
+    scores = Scores.of(truth, np.array([1.0, 4.0, 3.0, 5.0], dtype=np.float32))
+    assert scores.rmse == pytest.approx((5 / 4) ** 0.5)
+    assert scores.mae == pytest.approx(0.75)
+    assert scores.r2 == pytest.approx(1 - 5 / 14)
+
+
+def test_the_chart_has_a_bar_for_each_model_and_a_line_at_the_limit() -> None:
+    results = tuple(
+        Result(ref(trainer), Scores(rmse, rmse, 0.9), incumbent)
+        for trainer, rmse, incumbent in (("lightgbm", 14.6, False), ("pytorch", 14.9, False), ("tensorflow", 20.0, True))
+    )
+    figure = rmse_chart(Comparison("a1b2", results, 1500), 14.22, "MPa")
+    axes = figure.axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [14.6, 14.9, 20.0]
+    assert [label.get_text().split("\n")[0] for label in axes.get_yticklabels()] == ["lightgbm", "pytorch", "tensorflow"]
+    assert "until now" in axes.get_yticklabels()[2].get_text()
+    assert axes.lines[0].get_xdata() == [14.22, 14.22]
+    assert axes.get_xlim()[0] == 0
+    assert "MPa" in axes.get_xlabel()
+    assert axes.patches[0].get_facecolor() != axes.patches[1].get_facecolor()
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    assert file.getvalue().startswith(b"\x89PNG")
+    assert not rmse_chart(Comparison("a1b2", results[:1], 20)).axes[0].lines

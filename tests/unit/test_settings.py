@@ -1,0 +1,57 @@
+"""The settings: every variable is documented, and the documentation tells the truth."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from complex_system.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / ".env.example"
+
+
+def _variables() -> dict[str, tuple[str, str]]:
+    """Default and description of every variable of the class."""
+    fields = Settings.__fields__.values()
+    return {
+        next(iter(f.field_info.extra["env_names"])).upper(): (str(f.default), f.field_info.description or "")
+        for f in fields
+    }
+
+
+def _example() -> dict[str, tuple[str, str]]:
+    """Default and description of every variable of the example, which has them commented out."""
+    lines = EXAMPLE.read_text(encoding="utf-8").splitlines()
+    found = {}
+    for before, line in zip(lines, lines[1:], strict=False):
+        if match := re.fullmatch(r"#(\w+)=(.*)", line):
+            found[match[1]] = (match[2], before.removeprefix("# "))
+    return found
+
+
+def test_the_example_lists_every_variable_with_its_default_and_meaning() -> None:
+    assert _example() == _variables()
+
+
+def test_no_module_but_the_settings_reads_the_environment() -> None:
+    # The runner hands the environment on to its children, and MLflow and W&B are configured through it: that is writing.
+    reading = re.compile(r"os\.getenv|environ\.get\(|environ\[[^]]+\](?! =)")
+    sources = [p for p in (ROOT / "src").rglob("*.py") if p.name != "settings.py" and "local" not in p.parts]
+    offenders = [str(p.relative_to(ROOT)) for p in sources if reading.search(p.read_text(encoding="utf-8"))]
+    assert offenders == []
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(TypeError, match="immutable"):
+        Settings().nats_port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("name", "value"), [("COMPLEX_SYSTEM_RECORDS", "-1"), ("FASTIOT_NATS_PORT", "x")])
+def test_a_value_out_of_bounds_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError):
+        Settings()
