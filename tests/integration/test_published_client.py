@@ -10,8 +10,6 @@ import kio.ml_lifecycle_broker_facade as facade
 import pytest
 from fastiot.core import FastIoTService
 from fastiot.core.broker_connection import NatsBrokerConnection
-from models import linear_twin, register_twin
-from support import eventually, running
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory, truth_of
@@ -21,6 +19,8 @@ from complex_system_services.data_processing.data_processing_service import Data
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
+from models import linear_twin, register_twin
+from support import eventually, running
 
 SERVICES = {"mongo": (DatabaseMongoService, "MongoDB"), "maria": (DatabaseMariaService, "MariaDB")}
 EVERY_FUNCTION = {name for name in dir(facade) if name.startswith("request_") and "wrapper" not in name}
@@ -46,16 +46,18 @@ async def client(
 ) -> AsyncIterator[PublishedClient]:
     """The client, with a database service, data processing and serving on the broker."""
     prefix = f"published-{database}"
-    register_twin(mlflow_server.url, dataset, linear_twin(dataset, bias=5.0), prefix=prefix)
     server = request.getfixturevalue(f"{database}_server")
     name = {"mongo_name": prefix, "maria_name": prefix}
     settings = make_settings(
         nats_server, server, mlflow_server, serving_mlflow_port=0, model_prefix=prefix, processing_interval=0.05, **name
     )
+    register_twin(mlflow_server.url, dataset, linear_twin(dataset, bias=5.0), prefix=prefix)
     connection = await NatsBrokerConnection.connect()
     async with AsyncExitStack() as stack:
-        for service in (SERVICES[database][0], DataProcessingService, MlServingMlflowService):
+        for service in (SERVICES[database][0], DataProcessingService):
             await stack.enter_async_context(running(service, settings))
+        serving = await stack.enter_async_context(running(MlServingMlflowService, settings))
+        await eventually(lambda: serving.holder.current)
         yield PublishedClient(broker_connection=connection)
     await connection.close()
 

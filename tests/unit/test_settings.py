@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -18,8 +19,7 @@ def _variables() -> dict[str, tuple[str, str]]:
     """Default and description of every variable of the class."""
     fields = Settings.__fields__.values()
     return {
-        next(iter(f.field_info.extra["env_names"])).upper(): (str(f.default), f.field_info.description or "")
-        for f in fields
+        next(iter(f.field_info.extra["env_names"])).upper(): (str(f.default), f.field_info.description or "") for f in fields
     }
 
 
@@ -27,7 +27,7 @@ def _example() -> dict[str, tuple[str, str]]:
     """Default and description of every variable of the example, which has them commented out."""
     lines = EXAMPLE.read_text(encoding="utf-8").splitlines()
     found = {}
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in itertools.pairwise(lines):
         if match := re.fullmatch(r"#(\w+)=(.*)", line):
             found[match[1]] = (match[2], before.removeprefix("# "))
     return found
