@@ -15,7 +15,13 @@ class Child:
     """One child process. Stopping it stops its whole process group, so that workers of workers end too."""
 
     def __init__(
-        self, name: str, argv: Sequence[str], log_file: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+        self,
+        name: str,
+        argv: Sequence[str],
+        log_file: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        nice: int = 0,
     ) -> None:
         """Prepares a child; nothing is started yet.
 
@@ -25,12 +31,14 @@ class Child:
             log_file: Where its output goes, appended.
             env: Variables on top of our own environment.
             cwd: Working directory; ours when None.
+            nice: How far it gives way to others on the cores, 0 to 19.
         """
         self.name = name
         self.argv = list(argv)
         self.log_file = log_file
         self.env = {**os.environ, **(env or {})}
         self.cwd = cwd
+        self.nice = nice
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -44,8 +52,11 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 env=self.env,
                 cwd=self.cwd,
-                start_new_session=True,
+                process_group=0,  # and no session of its own: Linux weighs priorities only within a session
             )
+        if self.nice:
+            with contextlib.suppress(ProcessLookupError):
+                os.setpriority(os.PRIO_PROCESS, self._process.pid, self.nice)
 
     @property
     def pid(self) -> int | None:

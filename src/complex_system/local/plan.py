@@ -43,6 +43,12 @@ PORT_VARIABLES = {
 AFTER_MLFLOW = {"ml_serving_mlflow": 45.0, "ml_serving": 45.0, "ml_monitoring": 45.0}
 """Longest wait of the services that start when MLflow is ready."""
 
+NICE = dict.fromkeys(
+    ("ml_lightgbm_regression_mlflow", "ml_pytorch_regression", "ml_pytorch_regression_mlflow", "ml_monitoring"), 10
+)
+"""Who gives way when the cores are short: training and watching, to those who answer requests. TensorFlow does not, because its
+import is the longest and the first round waits for it."""
+
 
 @dataclass(frozen=True)
 class DeployedService:
@@ -90,6 +96,7 @@ class PlannedService:
     Attributes:
         port: Its REST port, 0 when it has none.
         delay: Seconds that it waits for MLflow, at most, before it starts.
+        nice: How far it gives way to others on the cores, 0 to 19.
     """
 
     name: str
@@ -98,6 +105,7 @@ class PlannedService:
     port_variable: str = ""
     port: int = 0
     delay: float = 0.0
+    nice: int = 0
 
     @property
     def url(self) -> str:
@@ -242,7 +250,15 @@ def _service(service: DeployedService, shared: Mapping[str, str], given: Mapping
         environment[name] = str(chosen)
         if not variable:
             variable, port = name, chosen
-    return PlannedService(service.name, service.module, environment, variable, port, AFTER_MLFLOW.get(service.name, 0.0))
+    return PlannedService(
+        service.name,
+        service.module,
+        environment,
+        variable,
+        port,
+        AFTER_MLFLOW.get(service.name, 0.0),
+        NICE.get(service.name, 0),
+    )
 
 
 def _port(variable: str, given: Mapping[str, str], default: int) -> int:

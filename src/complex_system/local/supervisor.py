@@ -122,6 +122,7 @@ class Supervisor:
                 [sys.executable, "-m", service.module],
                 self._plan.logs / f"{service.name}.log",
                 env=service.environment,
+                nice=service.nice,
             )
             child.start()
             return child

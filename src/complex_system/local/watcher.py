@@ -65,7 +65,7 @@ class Watcher:
                 if counts != self._state.records or not self._state.counted:
                     self._state.records = {name: int(counts.get(name, 0)) for name in self._state.records}
                     self._state.counted = self._state.changed = True
-            await asyncio.sleep(max(1.0, 4 * (time.monotonic() - began)))
+            await asyncio.sleep(max(1.0, min(4 * (time.monotonic() - began), 5.0)))
 
     async def recall_for_ever(self) -> None:
         """Asks for the comparison of an earlier run until there is one: a champion that is still the best is not crowned again."""

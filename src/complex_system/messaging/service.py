@@ -120,12 +120,13 @@ class SystemService(FastIoTService):
         """Publishes an event."""
         await self.broker.publish(subject, to_thing(value, type(self).__name__))
 
-    def every(self, seconds: float, turn: Callable[[], Awaitable[float | None]]) -> None:
+    def every(self, seconds: float, turn: Callable[[], Awaitable[float | None]], longest_pause: float = 30.0) -> None:
         """Runs ``turn`` again and again until the service ends; a turn that fails is logged and repeated with back-off.
 
         Args:
             seconds: Pause after a turn. A turn may return its own pause instead.
             turn: One round of work.
+            longest_pause: Most seconds until a turn that failed is repeated.
         """
 
         async def loop() -> None:
@@ -137,11 +138,11 @@ class SystemService(FastIoTService):
                     pause, failures = (seconds if own is None else own), 0
                 except ComplexSystemError as error:
                     failures += 1
-                    pause = min(0.5 * 2**failures, 30.0)
+                    pause = min(0.5 * 2**failures, longest_pause)
                     log.warning("%s: %s Again in %.0f s.", turn.__name__, error.message, pause)
                 except Exception:
                     failures += 1
-                    pause = min(0.5 * 2**failures, 30.0)
+                    pause = min(0.5 * 2**failures, longest_pause)
                     log.exception("%s failed; again in %.0f s", turn.__name__, pause)
                 # FastIoT reads a time-out of 0 as "for ever".
                 await self.wait_for_shutdown(max(pause, 0.001))

@@ -77,7 +77,7 @@ class MlConsumerService(SystemService):
         self._serving = ServingClient(self)
         self._probes = probes_for(self.dataset, self.database)
         self._no_prediction = ""
-        self.every(self.look_interval, self._look)
+        self.every(self.look_interval, self._look, longest_pause=4.0)
         self.every(settings.prediction_interval, self._predict)
 
     @override
@@ -101,7 +101,7 @@ class MlConsumerService(SystemService):
         """One look at the counts, and a round or a comparison if one is due. What fails is done again, with back-off.
 
         Returns:
-            Seconds until the next look: longer where counting is dear, so that it never takes more than a fifth of the time.
+            Seconds until the next look: longer where counting is dear, up to three seconds.
         """
         try:
             if self._pending is None:
@@ -119,7 +119,7 @@ class MlConsumerService(SystemService):
             await self.set_state("waiting", error.message)
             raise
         await self.set_state("ready")
-        return max(self.look_interval, 4 * self._counting)
+        return max(self.look_interval, min(4 * self._counting, 3.0))
 
     async def _new_models(self) -> _HandedIn | None:
         began = time.monotonic()
