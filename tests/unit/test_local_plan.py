@@ -13,6 +13,10 @@ from complex_system.errors import DeclarationError, StartError
 from complex_system.local.plan import DeployedService, Deployment, Plan, make_plan
 from complex_system.local.servers import NatsServer
 
+# Any port: whatever else listens on this machine, only the ports that a test names matter to it.
+ANY_PORT = dict.fromkeys(
+    ("FASTIOT_NATS_PORT", "FASTIOT_MONGO_DB_PORT", "FASTIOT_MARIA_DB_PORT", "COMPLEX_SYSTEM_MLFLOW_PORT"), "0"
+)
 SERVING = DeployedService("ml_serving_mlflow", "package.ml_serving_mlflow.run", {"COMPLEX_SYSTEM_SERVING_MLFLOW_PORT": 0})
 
 
@@ -24,7 +28,7 @@ def plan(
         config_dir=tmp_path,
         infrastructure=how.get("infrastructure", {"nats": False, "mongodb": False, "mlflow": False}),
         services=how.get("services", (SERVING,)),
-        environment=environment or {},
+        environment={**ANY_PORT, **(environment or {})},
     )
     return make_plan(deployment, tmp_path / "run", options)
 

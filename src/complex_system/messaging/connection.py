@@ -191,6 +191,9 @@ class ServiceConnection(NatsBrokerConnection):
 
     async def settle(self) -> None:
         """Waits until the broker knows every subscription made so far."""
+        # nats-py writes a flush's PING past the commands that wait for its flusher task; these are out when the first PONG
+        # is back, so it is the second one that comes after them.
+        await self._client.flush()
         await self._client.flush()
 
     async def drain_handlers(self) -> None:
