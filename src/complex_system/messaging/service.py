@@ -9,13 +9,17 @@ import re
 import signal
 import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Literal
 
+from fastiot.cli.constants import CONFIGURE_FILE_NAME
 from fastiot.core import FastIoTService, ReplySubject, Subject
+from fastiot.core.broker_connection import NatsBrokerSubscription
+from nats.errors import Error as NatsError
 
 from complex_system import __version__
 from complex_system.domain.dataset import Dataset
-from complex_system.errors import ComplexSystemError
+from complex_system.errors import ComplexSystemError, NobodyListensError
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.replies import to_thing, value_of
 from complex_system.messaging.subjects import SERVICE_HEARTBEAT, health_subject
@@ -39,6 +43,7 @@ class SystemService(FastIoTService):
     """
 
     broker: ServiceConnection
+    _subs: list[NatsBrokerSubscription]
 
     def __init__(
         self, broker_connection: ServiceConnection, settings: Settings | None = None, dataset: Dataset | None = None
@@ -76,6 +81,8 @@ class SystemService(FastIoTService):
             await cls(broker_connection=connection, settings=settings, **kwargs).run()
         finally:
             await connection.close()
+        if connection.lost.is_set():
+            raise NobodyListensError("The broker has closed the connection; whoever runs the service starts it again.")
 
     # What a service overrides
 
@@ -117,8 +124,11 @@ class SystemService(FastIoTService):
         return value_of(await self.broker.request(subject, thing, seconds or self.settings.request_timeout))
 
     async def announce(self, subject: Subject, value: Any) -> None:
-        """Publishes an event."""
-        await self.broker.publish(subject, to_thing(value, type(self).__name__))
+        """Publishes an event. One that cannot be sent is logged and costs nothing else: nobody waits for an event."""
+        try:
+            await self.broker.publish(subject, to_thing(value, type(self).__name__))
+        except NatsError as error:
+            log.warning("An event on '%s' could not be sent: %s", subject.name, error)
 
     def every(self, seconds: float, turn: Callable[[], Awaitable[float | None]], longest_pause: float = 30.0) -> None:
         """Runs ``turn`` again and again until the service ends; a turn that fails is logged and repeated with back-off.
@@ -155,9 +165,11 @@ class SystemService(FastIoTService):
         loop = asyncio.get_running_loop()
         for sign in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sign, self._shutdown_event.set)
-        subscription = await self.broker.subscribe_reply_cb(health_subject(self.service_name()), self._answer_health)
-        self._subs.append(subscription)
+        # Replicas share the first name; under the second one each host's own is asked, for instance by a container's health check.
+        for name in (self.service_name(), f"{self.service_name()}.{socket.gethostname()}"):
+            self._subs.append(await self.broker.subscribe_reply_cb(health_subject(name), self._answer_health))
         self.every(self.settings.heartbeat_interval, self._beat)
+        self.run_task(self._end_when_lost())
         started = asyncio.create_task(self.on_start())
         ended = asyncio.create_task(self._shutdown_event.wait())
         await asyncio.wait({started, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -175,9 +187,29 @@ class SystemService(FastIoTService):
         if self._state in ("starting", "waiting"):
             await self.set_state(*self.initial_state())
 
+    async def _stop_subs(self) -> None:
+        # All at once: what each has taken is answered while the others do the same.
+        await asyncio.gather(*(subscription.unsubscribe() for subscription in self._subs))
+        self._subs.clear()
+
     async def _stop(self) -> None:
         await self.broker.drain_handlers()
         await self.on_stop()
+
+    async def _end_when_lost(self) -> None:
+        lost, ended = asyncio.create_task(self.broker.lost.wait()), asyncio.create_task(self._shutdown_event.wait())
+        await asyncio.wait({lost, ended}, return_when=asyncio.FIRST_COMPLETED)
+        lost.cancel()
+        self._shutdown_event.set()
+        await ended
+
+    @staticmethod
+    def _try_setup_test_env() -> None:
+        """FastIoT's environment of a service that is started by hand: a deployment's, under what is set already."""
+        explicit = dict(os.environ)
+        if any((folder / CONFIGURE_FILE_NAME).is_file() for folder in (Path.cwd(), *Path.cwd().parents)):
+            FastIoTService._try_setup_test_env()
+            os.environ.update(explicit)
 
     async def _beat(self) -> None:
         await self.announce(SERVICE_HEARTBEAT, self.health())

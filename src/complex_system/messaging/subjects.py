@@ -64,7 +64,11 @@ def event(name: str) -> Subject:
 
 
 def health_subject(service: str) -> ReplySubject:
-    """Where a service says how it is; ``service`` is its snake_case name."""
+    """Where a service says how it is.
+
+    Args:
+        service: Its snake_case name, or ``<name>.<host name>`` for the one of that host.
+    """
     return request(f"get-health.{service}")
 
 
