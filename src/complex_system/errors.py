@@ -55,10 +55,22 @@ class InvalidRecordError(ComplexSystemError):
         return list(self.args[1])
 
 
+class UnauthorizedError(ComplexSystemError):
+    """The caller has not shown that it may ask."""
+
+    code = "unauthorized"
+
+
 class DeclarationError(ComplexSystemError):
     """The data set's declaration (``dataset.yaml``) contradicts itself or cannot be read."""
 
     code = "invalid_declaration"
+
+
+class SourceFileError(ComplexSystemError):
+    """The file to replay cannot be read, or its columns are not those of the data set."""
+
+    code = "invalid_source_file"
 
 
 class TooLargeError(ComplexSystemError):

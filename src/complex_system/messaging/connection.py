@@ -51,6 +51,11 @@ class _EncryptedClient(Client):
 class _DrainingSubscription(NatsBrokerSubscription):
     """A subscription that ends after the messages that came: nats-py's own unsubscribe throws them away."""
 
+    @property
+    def subject(self) -> str:
+        """Name of the subject that it is on."""
+        return str(self._subscription.subject)
+
     async def unsubscribe(self) -> None:
         client = self._subscription._conn
         if not client.is_connected:

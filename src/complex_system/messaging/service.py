@@ -10,7 +10,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from fastiot.cli.constants import CONFIGURE_FILE_NAME
 from fastiot.core import FastIoTService, ReplySubject, Subject
@@ -19,7 +19,7 @@ from nats.errors import Error as NatsError
 
 from complex_system import __version__
 from complex_system.domain.dataset import Dataset
-from complex_system.errors import ComplexSystemError, NobodyListensError
+from complex_system.errors import ComplexSystemError, NobodyListensError, ReplyTimeoutError
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.replies import to_thing, value_of
 from complex_system.messaging.subjects import SERVICE_HEARTBEAT, health_subject
@@ -28,6 +28,10 @@ from complex_system.settings import Settings
 log = logging.getLogger(__name__)
 
 State = Literal["starting", "waiting", "ready", "working", "failing"]
+T = TypeVar("T")
+
+STOP_GRACE = 1.5
+"""Seconds that a request to a server gets to end when its service ends."""
 
 
 class SystemService(FastIoTService):
@@ -130,6 +134,44 @@ class SystemService(FastIoTService):
         except NatsError as error:
             log.warning("An event on '%s' could not be sent: %s", subject.name, error)
 
+    async def while_running(self, work: Awaitable[T], grace: float = STOP_GRACE) -> T:
+        """Waits for what may hang, for instance a call in a thread of ``complex_system.background``.
+
+        When the service ends it has ``grace`` seconds left; then the waiting task is cancelled, so that the service ends all the same.
+        """
+        at_work = asyncio.ensure_future(work)
+        ended = asyncio.create_task(self._shutdown_event.wait())
+        try:
+            await asyncio.wait({at_work, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not (await asyncio.wait({at_work}, timeout=grace))[0]:
+                raise asyncio.CancelledError
+            return at_work.result()
+        finally:
+            ended.cancel()
+            at_work.cancel()
+
+    async def answerer(self, subject: ReplySubject, value: Any, seconds: float = 5.0) -> str:
+        """Who answers a subject at the moment: the sender that a reply names, as a class name; empty for nobody.
+
+        Args:
+            subject: What is asked.
+            value: A request that changes nothing; an error is an answer, too.
+            seconds: How long to wait. Who listens and does not answer in time is called ``somebody``.
+        """
+        try:
+            reply = await self.broker.request(subject, to_thing(value, type(self).__name__), seconds)
+        except NobodyListensError:
+            return ""
+        except ReplyTimeoutError:
+            return "somebody"
+        return reply.machine or "somebody"
+
+    async def stop_answering(self, subject: ReplySubject) -> None:
+        """Gives a subject up; what was taken is still answered."""
+        given_up = [subscription for subscription in self._subs if subscription.subject == subject.name]
+        self._subs = [subscription for subscription in self._subs if subscription not in given_up]
+        await asyncio.gather(*(subscription.unsubscribe() for subscription in given_up))
+
     def every(self, seconds: float, turn: Callable[[], Awaitable[float | None]], longest_pause: float = 30.0) -> None:
         """Runs ``turn`` again and again until the service ends; a turn that fails is logged and repeated with back-off.
 
@@ -148,11 +190,11 @@ class SystemService(FastIoTService):
                     pause, failures = (seconds if own is None else own), 0
                 except ComplexSystemError as error:
                     failures += 1
-                    pause = min(0.5 * 2**failures, longest_pause)
+                    pause = min(0.5 * 2 ** min(failures, 10), longest_pause)
                     log.warning("%s: %s Again in %.0f s.", turn.__name__, error.message, pause)
                 except Exception:
                     failures += 1
-                    pause = min(0.5 * 2**failures, longest_pause)
+                    pause = min(0.5 * 2 ** min(failures, 10), longest_pause)
                     log.exception("%s failed; again in %.0f s", turn.__name__, pause)
                 # FastIoT reads a time-out of 0 as "for ever".
                 await self.wait_for_shutdown(max(pause, 0.001))

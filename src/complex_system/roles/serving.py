@@ -8,7 +8,6 @@ from abc import abstractmethod
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from fastiot.core import ReplySubject
 from typing_extensions import override
 
 from complex_system.domain.dataset import ID
@@ -16,7 +15,7 @@ from complex_system.errors import ComplexSystemError, InvalidRequestError, Start
 from complex_system.messaging.clients import ProcessingClient
 from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import State, SystemService
-from complex_system.messaging.subjects import CHAMPION_CHANGED, PREDICTION_MADE
+from complex_system.messaging.subjects import CHAMPION_CHANGED, PREDICTION_MADE, ReplySubject
 from complex_system.preprocessing.pipeline import Pipeline
 from complex_system.serving.engine import LocalRoute, PredictionEngine, PredictionResult, RemoteRoute
 from complex_system.serving.holder import ModelHolder
@@ -60,7 +59,9 @@ class ServingService(SystemService):
     @override
     async def on_start(self) -> None:
         port: int = getattr(self.settings, self.port_field)
-        rest = RestServer(make_app(self.engine, self.dataset), self.settings.serving_host, port)
+        rest = RestServer(
+            make_app(self.engine, self.dataset, api_key=self.settings.api_key), self.settings.serving_host, port
+        )
         try:
             await rest.start()
         except StartError as error:

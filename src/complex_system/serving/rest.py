@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
+import secrets
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -25,16 +27,20 @@ from complex_system.errors import (
     InvalidRecordError,
     InvalidRequestError,
     TooLargeError,
+    UnauthorizedError,
 )
+from complex_system.serving.bodies import LARGE_BODY, decoded
 from complex_system.serving.engine import PredictionEngine
 from complex_system.serving.schemas import components, request_body
 
 log = logging.getLogger(__name__)
 
 REQUEST_ID = "x-request-id"
+_LARGE_AT_ONCE = 4  # decoded, a body takes several times its bytes
 
 HTTP_STATUS = {
     "invalid_request": 400,
+    "unauthorized": 401,
     "invalid_record": 422,
     "too_large": 413,
     "no_model": 503,
@@ -54,24 +60,33 @@ class Limits:
     records: int = 100_000
 
 
-def make_app(engine: PredictionEngine, dataset: Dataset, limits: Limits | None = None) -> FastAPI:
+def make_app(engine: PredictionEngine, dataset: Dataset, limits: Limits | None = None, api_key: str = "") -> FastAPI:
     """The application that serves an engine.
 
     Args:
         engine: Predicts.
         dataset: What the requests look like.
         limits: What one request may hold.
+        api_key: What a client must send as ``X-API-Key``, or as ``Authorization: Bearer``; empty for none. Health and
+            documentation are open.
     """
     bounds = limits or Limits()
+    large = asyncio.Semaphore(_LARGE_AT_ONCE)
     app = FastAPI(title=f"Predictions of '{dataset.target}'", version=__version__, description=dataset.description)
     app.router.route_class = _SafeRoute
-    _add_openapi(app, dataset)
+    app.state.api_key = api_key
+    _add_openapi(app, dataset, secured=bool(api_key))
     app.add_exception_handler(HTTPException, _refuse_route)
 
     @app.post("/predict", summary="Predict raw records", tags=["predict"], openapi_extra=_predict_extra(dataset))
     async def predict(request: Request) -> Response:
-        records = records_of(await _body(request, bounds.body_bytes), bounds.records)
-        result = await engine.predict(records)
+        body = await _body(request, bounds.body_bytes)
+        if len(body) < LARGE_BODY:
+            result = await engine.predict(records_of(body, bounds.records))
+        else:
+            async with large:
+                records = await asyncio.to_thread(records_of, body, bounds.records)
+                result = await engine.predict(records)
         request_id = _request_id(request)
         answer = {
             "predictions": result.predictions,
@@ -111,7 +126,7 @@ def records_of(body: bytes, most: int) -> list[Record]:
         TooLargeError: There are more than ``most`` records.
     """
     try:
-        content = msgspec.json.decode(body)
+        content = decoded(body)
     except RecursionError:
         raise InvalidRequestError("The body is nested too deeply.") from None
     except (msgspec.MsgspecError, ValueError) as error:
@@ -133,9 +148,12 @@ class _SafeRoute(APIRoute):
     @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
+        secured = not self.path.startswith("/health/")
 
         async def safe(request: Request) -> Response:
             try:
+                if secured:
+                    _authorize(request)
                 return await handle(request)
             except ComplexSystemError as error:
                 return _error(error, _request_id(request))
@@ -147,6 +165,21 @@ class _SafeRoute(APIRoute):
                 return _error(InternalError("The request failed inside the service; its log says more."), request_id)
 
         return safe
+
+
+def _authorize(request: Request) -> None:
+    """Lets a request pass that carries the API key, or all of them where none is set.
+
+    Raises:
+        UnauthorizedError: The key is missing or another one.
+    """
+    wanted: str = request.app.state.api_key
+    if not wanted:
+        return
+    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+    given = request.headers.get("x-api-key") or (bearer.strip() if scheme.lower() == "bearer" else "")
+    if not secrets.compare_digest(given.encode(), wanted.encode()):
+        raise UnauthorizedError("The API key is missing or wrong; send it as the header X-API-Key.")
 
 
 async def _body(request: Request, most: int) -> bytes:
@@ -191,7 +224,9 @@ def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None
 def _error(error: ComplexSystemError, request_id: str) -> Response:
     faults = error.faults if isinstance(error, InvalidRecordError) else []
     content = {"error": {"code": error.code, "message": error.message, "faults": faults}}
-    return _json(content, HTTP_STATUS.get(error.code, 500), {REQUEST_ID: request_id})
+    status = HTTP_STATUS.get(error.code, 500)
+    challenge = {"www-authenticate": "Bearer"} if status == 401 else {}
+    return _json(content, status, {REQUEST_ID: request_id, **challenge})
 
 
 async def _refuse_route(request: Request, error: Exception) -> Response:
@@ -212,6 +247,7 @@ def _predict_extra(dataset: Dataset) -> dict[str, Any]:
         "responses": {
             "200": answer("One prediction a record", "Predictions"),
             "400": answer("The body is not what is taken", "Error"),
+            "401": answer("The API key is missing or wrong, where one is set", "Error"),
             "413": answer("Too many bytes or records", "Error"),
             "422": answer("A record is not as the data set declares it", "Error"),
             "503": answer("No model yet", "Error"),
@@ -219,11 +255,15 @@ def _predict_extra(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _add_openapi(app: FastAPI, dataset: Dataset) -> None:
+def _add_openapi(app: FastAPI, dataset: Dataset, secured: bool) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             schema.setdefault("components", {}).setdefault("schemas", {}).update(components(dataset))
+            if secured:
+                key = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
+                schema["components"]["securitySchemes"] = {"key": key}
+                schema["security"] = [{"key": []}]
             app.openapi_schema = schema
         return app.openapi_schema
 
