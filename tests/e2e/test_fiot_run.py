@@ -92,6 +92,13 @@ def _mark(process: psutil.Process) -> str | None:
         return None
 
 
+def _api_key(deployment: str) -> str:
+    """The key in the deployment's own ``.env``, where this checkout has one; it is not in git."""
+    path = ROOT / "deployments" / deployment / ".env"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return next((line.partition("=")[2] for line in lines if line.startswith("COMPLEX_SYSTEM_API_KEY=")), "")
+
+
 @contextmanager
 def fiot_run(base: Path, deployment: str, *options: str, **environment: str) -> Iterator[FiotRun]:
     run = FiotRun(base, deployment, *options, **environment)
@@ -191,7 +198,7 @@ def test_a_second_run_keeps_data_and_champion_and_ends_when_asked(base: Path, cy
         assert status["records"]["raw"] >= before["records"]["raw"]
         serving = status["services"]["ml_serving_mlflow"]
         assert serving["state"] == "ready"
-        model = httpx.get(f"{serving['url']}/model").json()["model"]
+        model = httpx.get(f"{serving['url']}/model", headers={"X-API-Key": _api_key("mongo")}).json()["model"]
         assert (model["name"], model["version"]) == (expected["model"], expected["version"])
 
         victim = status["services"]["ml_serving_mlflow"]["pid"]

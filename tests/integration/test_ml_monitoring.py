@@ -30,6 +30,12 @@ from models import linear_twin, register_twin
 from support import TesterService, eventually, running
 
 
+class PatientMonitoring(MlMonitoringService):
+    """Ends with all points written, however slow the machine is."""
+
+    last_write = 60.0
+
+
 @pytest.fixture
 def fields() -> dict[str, Any]:
     return {"monitoring_interval": 0.2, "monitoring_window": 200, "serving_mlflow_port": 0}
@@ -76,7 +82,7 @@ async def test_served_predictions_are_watched_and_logged(
     records = [laboratory.complete_record() for _ in range(120)]
     for record in records:
         record["rohwert_2_labormessung"] *= 0.3  # a shift that drift must show
-    async with running(MlMonitoringService, settings), running(MlServingMlflowService, settings) as serving:
+    async with running(PatientMonitoring, settings), running(MlServingMlflowService, settings) as serving:
         await eventually(lambda: serving.holder.current)
         predictions = await ServingClient(tester).predict(records)
         await tester.announce(TRUTH_KNOWN, truths(records))
@@ -118,7 +124,7 @@ async def test_points_wait_while_mlflow_is_away_and_the_run_is_gone_on_with(
     through = settings.copy(update={"mlflow_tracking_uri": f"http://127.0.0.1:{gate.port}"})
     records = [Laboratory(1).complete_record()]
     try:
-        async with running(MlMonitoringService, through) as service:
+        async with running(PatientMonitoring, through) as service:
             await tester.announce(TRUTH_KNOWN, truths(records))
             await tester.announce(PREDICTION_MADE, event(dataset, records, error=2.0))
             await eventually(lambda: service.health()["state"] == "failing", 40)
@@ -128,7 +134,7 @@ async def test_points_wait_while_mlflow_is_away_and_the_run_is_gone_on_with(
             assert logged(settings) == []
             await gate.open()
             await eventually(lambda: service.health()["state"] == "ready" and len(service._buffer) < 3, 40)
-        async with running(MlMonitoringService, through) as service:
+        async with running(PatientMonitoring, through) as service:
             await eventually(lambda: service._run.run_id)
     finally:
         await gate.shut()
@@ -146,7 +152,7 @@ async def test_a_new_model_renews_the_reference_even_if_its_event_was_missed(
     settings: Settings, database: None, tester: TesterService, dataset: Dataset
 ) -> None:
     laboratory = Laboratory(3)
-    async with running(MlMonitoringService, settings) as service:
+    async with running(PatientMonitoring, settings) as service:
         await eventually(lambda: service._snapshot.get("at"))
         assert service._reference is None
         await save_training_data(tester, dataset, 600)
@@ -165,7 +171,7 @@ async def test_figures_are_those_of_one_model_of_one_service(
 ) -> None:
     laboratory = Laboratory(1)
     records = [laboratory.complete_record() for _ in range(3)]
-    async with running(MlMonitoringService, settings) as service:
+    async with running(PatientMonitoring, settings) as service:
         await tester.announce(TRUTH_KNOWN, truths(records))
         await tester.announce(PREDICTION_MADE, event(dataset, records, error=50.0, service="ml_serving"))
         await tester.announce(PREDICTION_MADE, event(dataset, records, error=9.0, version="1"))
@@ -188,7 +194,7 @@ async def test_points_are_never_written_beside_each_other_also_at_the_end(settin
     at_work = most = 0
     entered, written = threading.Event(), list[Point]()
 
-    async with running(MlMonitoringService, settings) as service:
+    async with running(PatientMonitoring, settings) as service:
         write, close = service._run.write, service._run.close
 
         def watched(call: Callable[[], None]) -> None:
@@ -225,7 +231,7 @@ async def test_the_service_stops_soon_while_mlflow_hangs(settings: Settings, cap
 async def test_an_event_that_is_not_as_declared_costs_nothing_else(
     settings: Settings, tester: TesterService, dataset: Dataset
 ) -> None:
-    async with running(MlMonitoringService, settings) as service:
+    async with running(PatientMonitoring, settings) as service:
         for bad in (None, {"predictions": 3}, {"milliseconds": "x", "predictions": []}):
             await tester.announce(PREDICTION_MADE, bad)
             await tester.announce(TRUTH_KNOWN, bad)

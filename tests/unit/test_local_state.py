@@ -13,6 +13,7 @@ from rich.console import Console
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import truth_of
+from complex_system.local.cycle import RECOUNTED, Cycle
 from complex_system.local.display import LiveDisplay, LogDisplay
 from complex_system.local.plan import Plan, PlannedService
 from complex_system.local.probe import curl_lines, probe_record
@@ -210,3 +211,26 @@ def test_the_probe_is_a_complete_record_whose_truth_is_known() -> None:
     assert truth_of(record) is not None
     assert record["aufbereiteter_wert"] is None
     assert record == probe_record(Dataset.load(), 1)
+
+
+def test_of_a_file_the_source_knows_how_many_records_there_are(tmp_path: Path) -> None:
+    names = ("database_mongo", "dummy_data_generation", "data_processing")
+    services = tuple(PlannedService(name, name, {}) for name in names)
+    settings = Settings().copy(update={"source_file": "measurements.csv"})
+    plan = Plan("here", tmp_path, (), (), services, settings, Dataset.load())
+    state = RunState("here", services={name: Process(name, "starting", pid=i) for i, name in enumerate(names)})
+    source = state.services["dummy_data_generation"]
+    steps = {step.title: step.missing for step in Cycle(plan, state, NoBroker, strict=True)._steps()}  # type: ignore[arg-type]
+    saved, processed = steps["records saved"], steps["records processed"]
+    assert saved() == ("not started", "dummy_data_generation")
+    state.set_process(source, "working", "120 of 500 records saved")
+    state.records["raw"] = 120
+    assert saved() == ("120 of 500 records saved", "dummy_data_generation")
+    state.set_process(source, "ready", "497 of 500 records saved, 3 refused")
+    assert saved()[0]  # the numbers may be those from before
+    state.began -= 2 * RECOUNTED
+    state.records |= {"raw": 497, "processed": 400, "rejected": 90}
+    assert saved() == ("", "")
+    assert processed() == ("490 of 497 processed or rejected", "data_processing")
+    state.records["processed"] = 407
+    assert processed() == ("", "")

@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 
 POINTS_AT_ONCE = 100
 """Points that are written to MLflow in one go."""
-LAST_WRITE = 5.0
-"""Seconds that MLflow gets for the last points when the service ends."""
 NO_DATA_PAUSE = 5.0
 """How many times longer than usual the pause is until training data are looked for that were not there."""
 CHAMPIONS_SERVICE = "ml_serving_mlflow"
@@ -47,6 +45,8 @@ class MlMonitoringService(SystemService):
 
     most_reference: ClassVar[int] = 50_000
     """Training samples that the drift is measured against, at most."""
+    last_write: ClassVar[float] = 5.0
+    """Seconds that MLflow gets for the last points when the service ends."""
 
     @override
     async def on_start(self) -> None:
@@ -73,7 +73,7 @@ class MlMonitoringService(SystemService):
     @override
     async def on_stop(self) -> None:
         try:
-            async with asyncio.timeout(LAST_WRITE):
+            async with asyncio.timeout(self.last_write):
                 await self._send()
                 await self._worker.run(self._run.close)
         except TrackingUnavailableError as error:
