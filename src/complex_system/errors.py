@@ -55,6 +55,12 @@ class InvalidRecordError(ComplexSystemError):
         return list(self.args[1])
 
 
+class UnauthorizedError(ComplexSystemError):
+    """The caller has not shown that it may ask."""
+
+    code = "unauthorized"
+
+
 class DeclarationError(ComplexSystemError):
     """The data set's declaration (``dataset.yaml``) contradicts itself or cannot be read."""
 
@@ -89,6 +95,12 @@ class NoModelError(ComplexSystemError):
     """There is no model to serve yet."""
 
     code = "no_model"
+
+
+class UnknownModelError(ComplexSystemError):
+    """No model of that name, version or alias is known."""
+
+    code = "unknown_model"
 
 
 class ModelRefusedError(ComplexSystemError):

@@ -8,7 +8,13 @@ from fastiot.core import ReplySubject
 from typing_extensions import override
 
 from complex_system.messaging.handlers import hears
-from complex_system.messaging.subjects import ML_SERVING_SUBJECT, ML_SERVING_WANDB_SUBJECT, TRAINING_FINISHED
+from complex_system.messaging.subjects import (
+    ML_SERVING_COLUMNS_SUBJECT,
+    ML_SERVING_SUBJECT,
+    ML_SERVING_WANDB_COLUMNS_SUBJECT,
+    ML_SERVING_WANDB_SUBJECT,
+    TRAINING_FINISHED,
+)
 from complex_system.roles.serving import ServingService
 from complex_system.serving.sources import ModelSource
 from complex_system.serving.wandb_source import wandb_source
@@ -27,6 +33,11 @@ class MlServingService(ServingService):
     def subjects(self) -> list[ReplySubject]:
         own = [ML_SERVING_WANDB_SUBJECT]
         return [*own, ML_SERVING_SUBJECT] if self.settings.serving_answers_prediction else own
+
+    @override
+    def columns_subjects(self) -> list[ReplySubject]:
+        own = [ML_SERVING_WANDB_COLUMNS_SUBJECT]
+        return [*own, ML_SERVING_COLUMNS_SUBJECT] if self.settings.serving_answers_prediction else own
 
     @hears(TRAINING_FINISHED)
     async def training_finished(self, _: Any) -> None:
