@@ -5,6 +5,7 @@ The same operations in the same order as in ``steps``, so both give the same bit
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -66,11 +67,11 @@ def _one_hot(column: Column, places: list[int]) -> _Fill:
 
 
 def _bins(step: Bins, column: Column, places: list[int]) -> _Fill:
-    inner = step.edges[1:-1]
+    inner, missing = step.edges[1:-1], _missing(column)
 
     def fill(value: Any, row: list[float]) -> None:
         # The check has seen that the value lies within the outer edges; the inner ones belong to the bin on their left.
-        row[places[bisect_left(inner, column.fill if value is None else value)]] = 1.0
+        row[places[bisect_left(inner, missing if value is None else value)]] = 1.0
 
     return fill
 
@@ -79,9 +80,14 @@ def _scale(step: Scale, column: Column, place: int) -> _Fill:
     assert column.range is not None  # the declaration was checked
     low, high = column.range
     factor = (step.to[1] - step.to[0]) / (high - low)
-    start = step.to[0]
+    start, missing = step.to[0], _missing(column)
 
     def fill(value: Any, row: list[float]) -> None:
-        row[place] = ((column.fill if value is None else value) - low) * factor + start
+        row[place] = ((missing if value is None else value) - low) * factor + start
 
     return fill
+
+
+def _missing(column: Column) -> float:
+    """What stands in for a missing number; a column that declares none must have a value, and the check has seen it."""
+    return math.nan if column.fill is None else column.fill

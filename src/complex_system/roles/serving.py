@@ -88,7 +88,7 @@ class ServingService(SystemService):
         self._rest, self.url = rest, rest.url
         log.info("REST interface at %s, its documentation at %s/docs", self.url, self.url)
         self._workers = [asyncio.create_task(self._send_events()), asyncio.create_task(self._shadow.run())]
-        answered = [(subject, ServingService.get_prediction) for subject in self.subjects()]
+        answered: list[tuple[ReplySubject, Any]] = [(subject, ServingService.get_prediction) for subject in self.subjects()]
         answered += [(subject, ServingService.get_prediction_columns) for subject in self.columns_subjects()]
         for subject, method in answered:
             handler = answers(subject)(method)
@@ -115,6 +115,9 @@ class ServingService(SystemService):
         """Answers a request by the broker: one row a record, as the contract has it."""
         if not isinstance(records, list):
             raise InvalidRequestError(f"A list of raw records is expected, not {type(records).__name__}.")
+        self.holder.require()
+        if not records:  # the published contract answers an empty list with one
+            return []
         result = await self.engine.predict(records)
         return [[prediction] for prediction in result.predictions]
 

@@ -121,9 +121,8 @@ class BatchReader:
         one, many = self._check.types
         self._one = msgspec.json.Decoder(one)
         self._many = msgspec.json.Decoder(many)
-        self._wrapped = msgspec.json.Decoder(
-            msgspec.defstruct("Records", [("records", many)], forbid_unknown_fields=True, gc=False)
-        )
+        wrapped = msgspec.defstruct("Records", [("records", many)], forbid_unknown_fields=True, gc=False)
+        self._wrapped: msgspec.json.Decoder[Any] = msgspec.json.Decoder(wrapped)
         self._any = msgspec.json.Decoder()
         kinds = {column.name: pl.Float64 if column.type == "number" else pl.String for column in pipeline.dataset.columns}
         self._columns: list[tuple[str, Any, Any]] = [
