@@ -19,6 +19,7 @@ from models import ManyModels, rest_server
 
 DATASET = Dataset.load()
 RECORDS = [Laboratory(seed=3).complete_record() for _ in range(3)]
+WIDTH = len(DATASET.feature_names)
 NAME = "lab-lightgbm"
 NUMBERS = [f"rohwert_{i}_labormessung" for i in (1, 2, 3)]
 
@@ -213,11 +214,11 @@ BAD_REQUESTS: dict[str, Any] = {
     "text in a number": {"inputs": [tensor("material_id", "BYTES", ["00000000"]), tensor(NUMBERS[0], "FP64", ["1"])]},
     "boolean in a number": {"inputs": [tensor("material_id", "BYTES", ["00000000"]), tensor(NUMBERS[0], "FP64", [True])]},
     "no records": {"inputs": [tensor("material_id", "BYTES", [])]},
-    "features as text": {"inputs": [tensor("features", "FP32", ["x"] * 16, [1, 16])]},
-    "features of huge numbers": {"inputs": [tensor("features", "FP64", [1e300] * 16, [1, 16])]},
-    "features of huge integers": {"inputs": [tensor("features", "FP64", [10**400] * 16, [1, 16])]},
-    "features in one dimension": {"inputs": [tensor("features", "FP32", [0.0] * 16, [16])]},
-    "features in another type": {"inputs": [tensor("features", "INT64", [0] * 16, [1, 16])]},
+    "features as text": {"inputs": [tensor("features", "FP32", ["x"] * WIDTH, [1, WIDTH])]},
+    "features of huge numbers": {"inputs": [tensor("features", "FP64", [1e300] * WIDTH, [1, WIDTH])]},
+    "features of huge integers": {"inputs": [tensor("features", "FP64", [10**400] * WIDTH, [1, WIDTH])]},
+    "features in one dimension": {"inputs": [tensor("features", "FP32", [0.0] * WIDTH, [WIDTH])]},
+    "features in another type": {"inputs": [tensor("features", "INT64", [0] * WIDTH, [1, WIDTH])]},
 }
 
 
