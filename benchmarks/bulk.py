@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -82,7 +83,7 @@ async def _by_broker(folder: Path, rounds: int) -> list[float]:
     from complex_system.settings import Settings
     from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
 
-    class Service(MlServingMlflowService):
+    class BenchmarkService(MlServingMlflowService):
         """The service itself, with the benchmark's model."""
 
         def make_source(self) -> ModelSource:
@@ -92,10 +93,11 @@ async def _by_broker(folder: Path, rounds: int) -> list[float]:
         nats = NatsServer(Path(place), port=0)
         nats.start()
         nats.wait_ready()
+        os.environ["FASTIOT_CONFIG_DIR"] = place  # FastIoT would read a deployment's environment otherwise
         settings = Settings.of({**nats.environment(), "COMPLEX_SYSTEM_SERVING_MLFLOW_PORT": "0"})
         try:
             connection = await ServiceConnection.open(settings, "ml_serving_mlflow")
-            async with Service(broker_connection=connection, settings=settings) as service:
+            async with BenchmarkService(broker_connection=connection, settings=settings) as service:
                 while service.holder.current is None:
                     await asyncio.sleep(0.05)
                 async with await SystemClient.open(settings, "benchmark") as asker:

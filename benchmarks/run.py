@@ -51,9 +51,9 @@ def _head(quick: bool) -> str:
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     return f"""# Benchmarks
 
-Written by `make bench`; do not edit. Figures are medians of rounds in which every server had its turn, with the least and the most beside
-them; on a machine that does other work too, read the ratios. The model is the same LightGBM model everywhere: ours serves its ONNX twin
-with raw records in and the pipeline before it, the others take ready-made features.
+Written by `make bench`; do not edit. Figures are medians of rounds in which every server had its turn, with the least and the
+most beside them; on a machine that does other work too, read the ratios. The model is the same LightGBM model everywhere: ours
+serves its ONNX twin with raw records in and the pipeline before it, the others take ready-made features.
 
 {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, {packages}.
 Load of the machine at the end {load}{"; a short run" if quick else ""}.
