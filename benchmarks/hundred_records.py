@@ -16,7 +16,7 @@ NOTE = (
 
 def measure(servers: list[Server], *, quick: bool = False) -> Table:
     """The table."""
-    seconds, rounds = (1.0, 3) if quick else (4.0, 5)
+    seconds, rounds = (1.5, 5) if quick else (4.0, 7)
     bodies = {server.name: server.body(100) for server in servers}
     return alternate(servers, rounds, lambda server: one_client(server, bodies[server.name], seconds), TITLE, NOTE)
 

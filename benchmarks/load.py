@@ -7,6 +7,7 @@ import socket
 import time
 from dataclasses import dataclass
 from statistics import median
+
 from typing_extensions import override
 
 from benchmarks.servers import Server
@@ -27,8 +28,8 @@ def _run(times: list[float], seconds: float) -> Run:
 
 
 def _message(server: Server, body: bytes) -> bytes:
-    head = f"POST {server.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {server.content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    lines = [f"POST {server.path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Type: {server.content_type}"]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
 
 
 def _end(buffer: bytes | bytearray) -> int:
