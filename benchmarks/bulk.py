@@ -23,8 +23,8 @@ from benchmarks.tables import Table
 COUNT = 100_000
 TITLE = "100,000 records at once"
 NOTE = (
-    "Records a second; the model's own share (`onnxruntime` on ready-made features, one thread, measured in the same run) is also taken "
-    "out, because it is the same for everybody."
+    "Records a second; the model's own share (`onnxruntime` on ready-made features, one thread, measured in the same run) is "
+    "also taken out, because it is the same for everybody."
 )
 
 
@@ -99,7 +99,7 @@ async def _by_broker(folder: Path, rounds: int) -> list[float]:
             connection = await ServiceConnection.open(settings, "ml_serving_mlflow")
             async with BenchmarkService(broker_connection=connection, settings=settings) as service:
                 while service.holder.current is None:
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(0.05)  # noqa: ASYNC110 - nothing says that a model was loaded
                 async with await SystemClient.open(settings, "benchmark") as asker:
                     from complex_system.domain.dataset import Dataset
 
