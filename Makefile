@@ -70,3 +70,14 @@ check: lint types imports test  ## All checks
 clean:  ## Remove what was built and run; .venv stays
 	rm -rf build dist .run .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: images compose-test
+TAG ?= latest
+SERVICES ?=
+
+images: install  ## Build the services' images with plain docker build: make images [SERVICES="ml_serving ..."] [TAG=1.0]
+	$(BIN)/fiot build --dry
+	$(BIN)/python -m complex_system.deploy.images --tag $(TAG) $(SERVICES)
+
+compose-test: install  ## Prove a deployment in containers, as root: make compose-test [DEPLOYMENT=maria]
+	PYTHONPATH=tests $(BIN)/python -m compose.proof $(DEPLOYMENT) $(ARGS)

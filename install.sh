@@ -1,14 +1,42 @@
 #!/usr/bin/env bash
-# FastIoT's image build runs this with the folder requirements/ beside it.
+# Installs Python packages into a service's image: `install.sh` what every service needs, `install.sh PART...` what the parts need
+# (requirements/requirements.PART.txt). FastIoT's image build runs it; versions are those of constraints.txt.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-extra=()
+options=(--no-cache-dir --disable-pip-version-check --constraint constraints.txt)
 if [ -n "${FASTIOT_EXTRA_PYPI:-}" ]; then
-    extra=(--extra-index-url "http://${FASTIOT_EXTRA_PYPI}" --trusted-host "${FASTIOT_EXTRA_PYPI}")
+    case $FASTIOT_EXTRA_PYPI in
+        *://*) options+=(--extra-index-url "$FASTIOT_EXTRA_PYPI") ;;
+        *) options+=(--extra-index-url "https://$FASTIOT_EXTRA_PYPI") ;;
+    esac
 fi
-requirements=()
-for file in requirements/requirements*.txt; do
-    requirements+=(-r "$file")
+pip() { python3 -m pip install "${options[@]}" "$@"; }
+
+# The driver comes as source. What builds it does not stay in the image, the client library does.
+install_maria() {
+    local build=(gcc libc6-dev libmariadb-dev)
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends libmariadb3 "${build[@]}"
+    pip -r requirements/requirements.maria.txt
+    apt-mark manual libmariadb3 >/dev/null
+    apt-get purge -y -qq --auto-remove "${build[@]}"
+    apt-get clean
+    rm -rf /var/lib/apt/lists/*
+}
+
+if [ $# -eq 0 ]; then
+    base=requirements/requirements.txt
+    # kio declares pandas and scikit-learn, which its transformers need and its subjects do not.
+    grep -v '^kioptipack' "$base" >/tmp/requirements.txt
+    pip -r /tmp/requirements.txt
+    pip --no-deps "$(grep '^kioptipack' "$base")"
+    rm /tmp/requirements.txt
+fi
+for part in "$@"; do
+    if [ "$part" = maria ]; then install_maria; else pip -r "requirements/requirements.$part.txt"; fi
 done
-python3 -m pip install --no-cache-dir "${extra[@]}" "${requirements[@]}"
+# Tests and headers of packages are a tenth of an image.
+site=$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+rm -rf "$site"/{pyarrow,pandas,numpy,sklearn,scipy,matplotlib,polars}/tests "$site"/pyarrow/{include,src} "$site"/torch/{include,test} \
+    "$site"/tensorflow/include

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.local.servers import MariaServer, MlflowServer, MongoServer, NatsServer, Server
 from complex_system.settings import Settings
-from support import TesterService, running
+from support import Ear, TesterService, running
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -102,3 +103,39 @@ async def tester(nats_server: Server, make_settings: Callable[..., Settings]) ->
     """A client on the broker."""
     async with running(TesterService, make_settings(nats_server)) as service:
         yield service
+
+
+@pytest.fixture
+def fields() -> dict[str, Any]:
+    """The fields of ``settings`` that a module wants otherwise; it overrides this fixture."""
+    return {}
+
+
+@pytest.fixture
+def settings(
+    nats_server: Server,
+    mongo_server: Server,
+    mlflow_server: Server,
+    make_settings: Callable[..., Settings],
+    fields: dict[str, Any],
+) -> Settings:
+    """Settings of a deployment with MongoDB; database, experiment and model names are of the test's own."""
+    name = f"t{uuid.uuid4().hex[:8]}"
+    own = {"mongo_name": name, "mlflow_experiment": name, "model_prefix": name, **fields}
+    return make_settings(nats_server, mongo_server, mlflow_server, **own)
+
+
+@pytest.fixture
+async def ear(settings: Settings) -> AsyncIterator[Ear]:
+    """Hears what is announced."""
+    async with running(Ear, settings) as service:
+        yield service
+
+
+@pytest.fixture
+async def database(settings: Settings) -> AsyncIterator[None]:
+    """The database service of ``settings``, empty."""
+    from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
+
+    async with running(DatabaseMongoService, settings):
+        yield

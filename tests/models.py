@@ -114,6 +114,7 @@ def register_twin(
         "pipeline_version": metadata["pipeline_version"],
         "target": metadata["target"],
         "twin": "twin",
+        "prefix": prefix,
     }
     source = f"{run.info.artifact_uri}/twin"
     version = str(client.create_model_version(name, source, run.info.run_id, tags=tags).version)
@@ -126,8 +127,8 @@ def crown(tracking_uri: str, name: str, version: str) -> None:
     """Moves the alias ``champion`` among the models of a prefix."""
     from complex_system.tracking.registry import ModelRegistry
 
-    registry = ModelRegistry(tracking_uri, name.partition("-")[0])
-    registry.set_champion(registry.version(name, version))
+    ref = ModelRegistry(tracking_uri, "").version(name, version)
+    ModelRegistry(tracking_uri, ref.tags["prefix"]).set_champion(ref)
 
 
 class MemorySource(ModelSource):

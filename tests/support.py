@@ -9,7 +9,10 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from complex_system.domain.dataset import Dataset
+from complex_system.messaging import subjects
 from complex_system.messaging.connection import ServiceConnection
+from complex_system.messaging.handlers import hears
+from complex_system.messaging.replies import to_thing
 from complex_system.messaging.service import SystemService
 from complex_system.settings import Settings
 
@@ -20,6 +23,55 @@ class TesterService(SystemService):
     """A service without handlers: who asks, in the tests."""
 
     __test__ = False
+
+
+class Ear(SystemService):
+    """Hears what trainers, consumer and serving announce, and asks trainers."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.progress: list[dict[str, Any]] = []
+        self.times: list[float] = []
+        self.finished: list[dict[str, Any]] = []
+        self.comparisons: list[dict[str, Any]] = []
+        self.champions: list[dict[str, Any]] = []
+        self.predictions: list[dict[str, Any]] = []
+        self.truths: list[dict[str, Any]] = []
+
+    @hears(subjects.TRAINING_PROGRESS)
+    async def on_progress(self, value: dict[str, Any]) -> None:
+        self.progress.append(value)
+        self.times.append(time.monotonic())
+
+    @hears(subjects.TRAINING_FINISHED)
+    async def on_finished(self, value: dict[str, Any]) -> None:
+        self.finished.append(value)
+
+    @hears(subjects.COMPARISON_FINISHED)
+    async def on_comparison(self, value: dict[str, Any]) -> None:
+        self.comparisons.append(value)
+
+    @hears(subjects.CHAMPION_CHANGED)
+    async def on_champion(self, value: dict[str, Any]) -> None:
+        self.champions.append(value)
+
+    @hears(subjects.PREDICTION_MADE)
+    async def on_prediction(self, value: dict[str, Any]) -> None:
+        self.predictions += value["predictions"]
+
+    @hears(subjects.TRUTH_KNOWN)
+    async def on_truth(self, value: dict[str, Any]) -> None:
+        self.truths += value["truths"]
+
+    async def ask_trainers(self, value: Any, expected: int = 1) -> list[dict[str, Any]]:
+        replies = await self.broker.gather(subjects.TRAIN_MODEL_SUBJECT, to_thing(value, "Ear"), 5.0, expected)
+        return [reply.value for reply in replies]
+
+    async def outcome(self, round_id: str, seconds: float) -> dict[str, Any]:
+        def found() -> list[dict[str, Any]]:
+            return [value for value in self.finished if value["round"] == round_id]
+
+        return (await eventually(found, seconds))[0]
 
 
 @asynccontextmanager

@@ -31,6 +31,20 @@ def trainer(framework: str, parameters: TrainingParameters = QUICK) -> Trainer:
     return made
 
 
+def network_from_state(state: bytes) -> Any:
+    """The PyTorch network of a saved state dict; only tensors are read from it, never code."""
+    import io
+
+    import torch
+
+    from complex_system.training.pytorch import DemonstratorNeuralNet
+
+    content = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
+    network = DemonstratorNeuralNet(len(content["feature_mean"]), len(content["target_mean"]))
+    network.load_state_dict(content)
+    return network.eval()
+
+
 @cache
 def quick_model(framework: str) -> tuple[TrainedModel, bytes]:
     """A model of a few steps on few records, and its twin."""

@@ -1,13 +1,20 @@
-"""``fiot run``: our command in FastIoT's command line."""
+"""Our commands in FastIoT's command line: ``fiot run``, ``fiot extras init-env``, and checks before config and start."""
 
 from __future__ import annotations
 
+import functools
+import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from fastiot.cli.commands.config import config as fastiot_config
+from fastiot.cli.commands.run_tests import run_tests as fastiot_run_tests
+from fastiot.cli.commands.start import start as fastiot_start
+from fastiot.cli.model.deployment import DeploymentConfig
 from fastiot.cli.model.project import ProjectContext
-from fastiot.cli.typer_app import DEFAULT_CONTEXT_SETTINGS, app
+from fastiot.cli.typer_app import DEFAULT_CONTEXT_SETTINGS, app, extras_cmd
 
 if TYPE_CHECKING:
     from complex_system.local.plan import Deployment
@@ -61,10 +68,8 @@ def _read(name: str) -> Deployment:
     from complex_system.local.plan import DeployedService, Deployment
 
     context = ProjectContext.default
-    if name not in context.deployment_names:
-        raise StartError(f"There is no deployment '{name}'; this project has {', '.join(_names()) or 'none'}.")
+    config = _config(name)
     try:
-        config = context.deployment_by_name(name)
         environment = context.env_for_deployment(name)
     except ValueError as error:
         raise StartError(f"Deployment '{name}' cannot be read: {error}") from error
@@ -81,7 +86,124 @@ def _read(name: str) -> Deployment:
     return Deployment(
         name=name,
         config_dir=(Path(context.deployment_dir(name)) / config.config_dir).resolve(),
-        infrastructure={server: bool(how and how.external) for server, how in config.infrastructure_services.items()},
+        infrastructure=_infrastructure(config),
         services=tuple(services),
         environment=environment,
     )
+
+
+@extras_cmd.command("init-env", context_settings=DEFAULT_CONTEXT_SETTINGS)
+def init_env(
+    deployment: Annotated[str, typer.Argument(help="Deployment: a folder of deployments/.", autocompletion=_names)],
+    force: Annotated[bool, typer.Option("--force", help="Replace the .env that is there.")] = False,
+) -> None:
+    """Writes a deployment's .env with random passwords for its servers and a key for its REST interfaces."""
+    from complex_system.deploy.env_file import env_text, write_env
+    from complex_system.errors import ComplexSystemError
+
+    context = ProjectContext.default
+    try:
+        config = _config(deployment)
+        path = Path(context.env_file_for_deployment(deployment))
+        write_env(path, env_text(deployment, _infrastructure(config), config.services), replace=force)
+    except ComplexSystemError as error:
+        typer.echo(f"fiot extras init-env: {error.message}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"{path} written; now `fiot config {deployment}` and `fiot start {deployment}`.")
+
+
+def _config(name: str) -> DeploymentConfig:
+    from complex_system.errors import StartError
+
+    context = ProjectContext.default
+    if name not in context.deployment_names:
+        raise StartError(f"There is no deployment '{name}'; this project has {', '.join(_names()) or 'none'}.")
+    try:
+        return context.deployment_by_name(name)
+    except ValueError as error:
+        raise StartError(f"Deployment '{name}' cannot be read: {error}") from error
+
+
+def _infrastructure(config: DeploymentConfig) -> dict[str, bool]:
+    return {server: bool(how and how.external) for server, how in config.infrastructure_services.items()}
+
+
+def _require_env(command: str, deployment: str) -> None:
+    """Ends the command with an explanation when the deployment has no passwords for its servers, or no configuration of them."""
+    from complex_system.deploy.env_file import missing_variables
+    from complex_system.errors import ComplexSystemError
+
+    context = ProjectContext.default
+    try:
+        needed = _infrastructure(_config(deployment))
+    except ComplexSystemError as error:
+        typer.echo(f"fiot {command}: {error.message}", err=True)
+        raise typer.Exit(1) from error
+    missing = missing_variables(needed, context.env_for_deployment(deployment))
+    if missing:
+        path = context.env_file_for_deployment(deployment)
+        typer.echo(
+            f"fiot {command}: {path} does not set {', '.join(missing)}: `fiot extras init-env {deployment}`.", err=True
+        )
+        raise typer.Exit(1)
+    built = context.build_env_for_deployment(deployment)
+    if command == "start" and missing_variables(needed, built):
+        typer.echo(f"fiot start: the .env is newer than the configuration: `fiot config {deployment}` first.", err=True)
+        raise typer.Exit(1)
+
+
+@functools.wraps(fastiot_start)
+def _start(**options: Any) -> None:
+    context = ProjectContext.default
+    name = context.integration_test_deployment if options.get("use_test_deployment") else options.get("deployment_name")
+    if name:
+        _require_env("start", name)
+    fastiot_start(**options)
+
+
+@functools.wraps(fastiot_config)
+def _configure(**options: Any) -> None:
+    context = ProjectContext.default
+    names = [context.integration_test_deployment] if options.get("use_test_deployment") else options.get("deployments")
+    # All deployments are meant when none is named; then only those are skipped that were never made ready.
+    if names:
+        for name in names:
+            _require_env("config", name)
+    else:
+        options["deployments"] = [name for name in _names() if Path(context.env_file_for_deployment(name)).is_file()]
+        for name in sorted(set(_names()) - set(options["deployments"])):
+            typer.echo(f"fiot config: '{name}' has no .env and is left out: `fiot extras init-env {name}`.", err=True)
+        if not options["deployments"]:
+            raise typer.Exit(1)
+    fastiot_config(**options)
+    for name in options.get("deployments") or [context.integration_test_deployment]:
+        # Passwords stand in the files below; the containers' mounts do not pass through this folder.
+        Path(context.deployment_build_dir(name)).chmod(0o700)
+
+
+@functools.wraps(fastiot_run_tests)
+def _run_tests(**options: Any) -> None:
+    # FastIoT starts "python3": it must be the one that has the project.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
+    context = ProjectContext.default
+    name = context.integration_test_deployment
+    if not Path(context.env_file_for_deployment(name)).is_file():
+        init_env(name, force=False)
+    if not Path(context.build_env_file_for_deployment(name)).is_file():
+        # FastIoT would call this itself, with option objects in place of their defaults.
+        _configure(
+            deployments=[name], tag="latest", docker_registry="", net="fastiot-net", pull_always=False,
+            use_test_deployment=True, port_offset=0, use_port_import=True,
+        )  # fmt: skip
+    fastiot_run_tests(**options)
+
+
+def _replace_commands() -> None:
+    """Puts our versions of three of FastIoT's commands in their place, under the same names and options."""
+    ours = {fastiot_start: _start, fastiot_config: _configure, fastiot_run_tests: _run_tests}
+    for command in app.registered_commands:
+        if command.callback in ours:
+            command.callback = ours[command.callback]
+
+
+_replace_commands()

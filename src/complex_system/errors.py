@@ -67,6 +67,12 @@ class DeclarationError(ComplexSystemError):
     code = "invalid_declaration"
 
 
+class SourceFileError(ComplexSystemError):
+    """The file to replay cannot be read, or its columns are not those of the data set."""
+
+    code = "invalid_source_file"
+
+
 class TooLargeError(ComplexSystemError):
     """A request or a reply is larger than the broker or the server takes; the sentence says how to split it."""
 

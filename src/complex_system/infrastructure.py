@@ -1,23 +1,159 @@
-"""The MLflow tracking server as one of FastIoT's infrastructure services."""
+"""Extensions of FastIoT's command line: the servers of a deployment, and the templates of images and compose files.
+
+A class with the name of one of FastIoT's servers replaces it. Importing this module is what registers everything.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from fastiot.cli.common.infrastructure_services import MariaDBService, MongoDBService, NatsService
+from fastiot.cli.helper_fn import get_jinja_env
+from fastiot.cli.model.docker_template import DockerTemplate
 from fastiot.cli.model.infrastructure_service import (
     InfrastructureService,
+    InfrastructureServiceComposeExtras,
+    InfrastructureServiceEnvVar,
     InfrastructureServicePort,
     InfrastructureServiceVolume,
 )
+from jinja2 import ChoiceLoader, FileSystemLoader
+
+TEMPLATES = Path(__file__).parent / "deploy" / "templates"
+MLFLOW_PORT = 8080
+
+
+def _health(test: str, patience: int = 60) -> InfrastructureServiceComposeExtras:
+    """A health check by a shell command of the image's own; ``$`` must be doubled for docker-compose."""
+    text = f'{{test: ["CMD-SHELL", "{test}"], interval: 10s, timeout: 5s, retries: 6, start_period: {patience}s}}'
+    return InfrastructureServiceComposeExtras(option_name="healthcheck", default_value=text)
+
+
+def _command(*words: str) -> InfrastructureServiceComposeExtras:
+    text = ", ".join(f'"{word}"' for word in words)
+    return InfrastructureServiceComposeExtras(option_name="command", default_value=f"[{text}]")
+
+
+# Pydantic copies defaults, so lists as class attributes are safe here.
+# ruff: noqa: RUF012
+
+
+class NatsBroker(NatsService):
+    """NATS with JetStream on disk, configured by the deployment's ``nats.conf``."""
+
+    image: str = "nats:2.12-alpine"
+    volumes: list[InfrastructureServiceVolume] = [
+        InfrastructureServiceVolume(container_volume="/data", env_var="COMPLEX_SYSTEM_NATS_VOLUME"),
+        InfrastructureServiceVolume(
+            container_volume="/etc/nats/nats.conf:ro",
+            env_var="COMPLEX_SYSTEM_NATS_CONF",
+            default_volume_mount="./nats.conf",
+            tmpfs_for_tests=False,
+        ),
+        InfrastructureServiceVolume(
+            container_volume="/etc/nats/certs:ro",
+            env_var="COMPLEX_SYSTEM_NATS_CERTS",
+            default_volume_mount="",
+            tmpfs_for_tests=False,
+        ),
+    ]
+    compose_extras: list[InfrastructureServiceComposeExtras] = [
+        _command("--config", "/etc/nats/nats.conf"),
+        _health("wget -q -O /dev/null http://127.0.0.1:8222/healthz || curl -sf -o /dev/null http://127.0.0.1:8222/healthz"),
+    ]
+
+
+class MongoDatabase(MongoDBService):
+    """A supported MongoDB; FastIoT's own is past its end of life, and has a password by default."""
+
+    image: str = "mongo:8.0"
+    environment: list[InfrastructureServiceEnvVar] = [
+        InfrastructureServiceEnvVar(name="MONGO_INITDB_ROOT_USERNAME", default="root", env_var="FASTIOT_MONGO_DB_USER"),
+        InfrastructureServiceEnvVar(name="MONGO_INITDB_ROOT_PASSWORD", default="", env_var="FASTIOT_MONGO_DB_PASSWORD"),
+    ]
+    compose_extras: list[InfrastructureServiceComposeExtras] = [
+        *MongoDBService.__fields__["compose_extras"].default,
+        # The address that is not loopback: the server that makes the first user listens on loopback only.
+        _health("bash -c '</dev/tcp/$$HOSTNAME/27017'"),
+    ]
+
+
+class MariaDatabase(MariaDBService):
+    """A supported MariaDB with a user for the project's database alone."""
+
+    image: str = "mariadb:11.4"
+    environment: list[InfrastructureServiceEnvVar] = [
+        InfrastructureServiceEnvVar(name="MARIADB_DATABASE", default="KIOptiPackDb", env_var="COMPLEX_SYSTEM_MARIA_NAME"),
+        InfrastructureServiceEnvVar(name="MARIADB_USER", default="complex_system", env_var="FASTIOT_MARIA_DB_USER"),
+        InfrastructureServiceEnvVar(name="MARIADB_PASSWORD", default="", env_var="FASTIOT_MARIA_DB_PASSWORD"),
+        InfrastructureServiceEnvVar(name="MARIADB_ROOT_PASSWORD", default="", env_var="COMPLEX_SYSTEM_MARIA_ROOT_PASSWORD"),
+        InfrastructureServiceEnvVar(name="MARIADB_INITDB_SKIP_TZINFO", default="yes"),
+    ]
+    compose_extras: list[InfrastructureServiceComposeExtras] = [
+        _command("--max-allowed-packet=64M"),
+        # By TCP: the server that makes database and users at first has no TCP.
+        _health(
+            "MYSQL_PWD=$$MARIADB_PASSWORD mariadb-admin --protocol=tcp --host=127.0.0.1 --user=$$MARIADB_USER ping",
+            patience=120,
+        ),
+    ]
 
 
 class MlflowService(InfrastructureService):
-    """MLflow server. Services read ``MLFLOW_TRACKING_URI``; host and port here are FastIoT's names for the same place."""
+    """MLflow's server in one process; runs in a database, artifacts served by it.
+
+    Services read ``MLFLOW_TRACKING_URI``, which the compose file makes of host and port. The defaults suit one host: SQLite and
+    files in one volume. ``docs/deployment.md`` has PostgreSQL and S3.
+    """
 
     name: str = "mlflow"
     image: str = "ghcr.io/mlflow/mlflow:v3.5.1"
     host_name_env_var: str = "COMPLEX_SYSTEM_MLFLOW_HOST"
-    ports: list[InfrastructureServicePort] = [  # noqa: RUF012 - pydantic copies defaults
-        InfrastructureServicePort(container_port=8080, default_port_mount=8080, env_var="COMPLEX_SYSTEM_MLFLOW_PORT")
+    ports: list[InfrastructureServicePort] = [
+        InfrastructureServicePort(
+            container_port=MLFLOW_PORT, default_port_mount=MLFLOW_PORT, env_var="COMPLEX_SYSTEM_MLFLOW_PORT"
+        )
     ]
-    volumes: list[InfrastructureServiceVolume] = [  # noqa: RUF012 - pydantic copies defaults
+    environment: list[InfrastructureServiceEnvVar] = [
+        InfrastructureServiceEnvVar(
+            name="MLFLOW_BACKEND_STORE_URI", default="sqlite:////mlflow/mlflow.db", env_var="COMPLEX_SYSTEM_MLFLOW_STORE"
+        ),
+        InfrastructureServiceEnvVar(
+            name="MLFLOW_ARTIFACTS_DESTINATION", default="/mlflow/artifacts", env_var="COMPLEX_SYSTEM_MLFLOW_ARTIFACTS"
+        ),
+        InfrastructureServiceEnvVar(name="MLFLOW_WORKERS", default="1", env_var="COMPLEX_SYSTEM_MLFLOW_WORKERS"),
+        # Names under which the server is reached; MLflow refuses others, against DNS rebinding.
+        InfrastructureServiceEnvVar(
+            name="MLFLOW_SERVER_ALLOWED_HOSTS",
+            default="mlflow,mlflow:*,localhost,localhost:*,127.0.0.1,127.0.0.1:*",
+            env_var="COMPLEX_SYSTEM_MLFLOW_ALLOWED_HOSTS",
+        ),
+        InfrastructureServiceEnvVar(name="MLFLOW_DISABLE_TELEMETRY", default="true"),
+    ]
+    volumes: list[InfrastructureServiceVolume] = [
         InfrastructureServiceVolume(container_volume="/mlflow", env_var="COMPLEX_SYSTEM_MLFLOW_VOLUME")
     ]
+    compose_extras: list[InfrastructureServiceComposeExtras] = [
+        _command("mlflow", "server", "--host", "0.0.0.0", "--port", str(MLFLOW_PORT)),
+        _health(
+            f"python -c 'import urllib.request as u; u.urlopen(\\\"http://127.0.0.1:{MLFLOW_PORT}/health\\\", timeout=4)'",
+            patience=180,
+        ),
+    ]
+
+
+class ServiceImage(DockerTemplate):
+    """The Dockerfile of our services; a manifest chooses it with ``template: complex_system``."""
+
+    name: str = "complex_system"
+    dir: str = str(TEMPLATES)
+    filename: str = "Dockerfile.complex_system.j2"
+
+
+def _prefer_our_templates() -> None:
+    """Lets FastIoT find our compose template before its own."""
+    environment = get_jinja_env()
+    environment.loader = ChoiceLoader([FileSystemLoader(str(TEMPLATES)), environment.loader])
+
+
+_prefer_our_templates()

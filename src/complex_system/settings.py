@@ -24,7 +24,7 @@ class Settings(BaseSettings):
     nats_host: str = Field("localhost", env="FASTIOT_NATS_HOST", description="Host of the NATS server")
     nats_port: int = Field(4222, env="FASTIOT_NATS_PORT", description="Port of the NATS server")
     nats_user: str = Field("", env="FASTIOT_NATS_USER", description="User at the NATS server, empty for none")
-    nats_password: str = Field("", env="FASTIOT_NATS_PASSWORD", description="Password at the NATS server")
+    nats_password: str = Field("", repr=False, env="FASTIOT_NATS_PASSWORD", description="Password at the NATS server")
     nats_tls_ca: str = Field("", env="FASTIOT_NATS_TLS_CA", description="CA certificate file; when set, TLS is used")
     request_timeout: float = Field(30.0, env="FASTIOT_NATS_DEFAULT_TIMEOUT", gt=0, description="Seconds to wait for a reply")
     handler_tasks: int = Field(16, ge=1, description="Requests a service works on at the same time, per subject")
@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     mongo_host: str = Field("localhost", env="FASTIOT_MONGO_DB_HOST", description="Host of MongoDB")
     mongo_port: int = Field(27017, env="FASTIOT_MONGO_DB_PORT", description="Port of MongoDB")
     mongo_user: str = Field("", env="FASTIOT_MONGO_DB_USER", description="User at MongoDB, empty for none")
-    mongo_password: str = Field("", env="FASTIOT_MONGO_DB_PASSWORD", description="Password at MongoDB")
+    mongo_password: str = Field("", repr=False, env="FASTIOT_MONGO_DB_PASSWORD", description="Password at MongoDB")
     mongo_auth_source: str = Field("admin", env="FASTIOT_MONGO_DB_AUTH_SOURCE", description="Database that knows the user")
     mongo_name: str = Field("KIOptiPackDb", env="FASTIOT_MONGO_DB_NAME", description="Database name")
 
@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     maria_host: str = Field("localhost", env="FASTIOT_MARIA_DB_HOST", description="Host of MariaDB")
     maria_port: int = Field(3306, env="FASTIOT_MARIA_DB_PORT", description="Port of MariaDB")
     maria_user: str = Field("root", env="FASTIOT_MARIA_DB_USER", description="User at MariaDB")
-    maria_password: str = Field("", env="FASTIOT_MARIA_DB_PASSWORD", description="Password at MariaDB")
+    maria_password: str = Field("", repr=False, env="FASTIOT_MARIA_DB_PASSWORD", description="Password at MariaDB")
     maria_name: str = Field("KIOptiPackDb", description="Database name in MariaDB, made when it is missing")
     maria_connections: int = Field(8, ge=1, le=64, description="Connections a database service holds to MariaDB")
 
@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     wandb_dir: str = Field(".run/wandb", env="WANDB_DIR", description="Folder of W&B's runs and of the artifact store")
 
     # Data: source and processing
+    source_file: str = Field(
+        "", description="CSV, JSON lines or Parquet file to replay, from the config folder on; empty for dummy lab data"
+    )
     records: int = Field(10_000, ge=0, description="Records that the source makes at its start")
     seed: int = Field(1, description="Seed of the dummy data and of the trainers")
     batch_size: int = Field(500, ge=1, le=20_000, description="Records in a batch that the source sends")
@@ -72,6 +75,7 @@ class Settings(BaseSettings):
 
     # Local run
     run_dir: str = Field(".run", description="Folder where `fiot run` keeps data, logs and state, one folder a deployment")
+    mlflow_port: int = Field(8080, ge=0, description="Port of an MLflow server that is started here; 0 for a free one")
 
     # Training
     training_interval: float = Field(86_400.0, gt=0, description="Seconds between trainings of a trainer's own schedule")

@@ -21,6 +21,7 @@ from complex_system.domain.records import Record
 from complex_system.errors import StoreUnavailableError
 from complex_system.local.servers import Server, free_port
 from complex_system.settings import Settings
+from complex_system.storage import mongo
 from complex_system.storage.base import PROCESSED, RAW, REJECTED, DataStore
 from complex_system.storage.maria import MariaDataStore
 from complex_system.storage.mongo import MongoDataStore
@@ -396,6 +397,58 @@ class TestMongoDataStore(StoreCases):
         finally:
             await store.close()
             await self.drop(settings)
+
+    async def test_keys_that_are_no_texts_are_warned_of(
+        self, settings: Settings, dataset: Dataset, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        store = self.make(dataset, settings)
+        try:
+            async with AsyncMongoClient(settings.mongo_host, settings.mongo_port) as client:
+                raw = client[settings.mongo_name][RAW]
+                await raw.insert_one({"_id": "a text", "rohwert_1_labormessung": 2})
+                await store.open()
+                assert caplog.text == ""
+                await raw.insert_many([{"rohwert_1_labormessung": i} for i in range(3)])  # the driver gives ObjectIds
+                await raw.insert_one({"_id": 7})
+            await store.close()
+            await store.open()
+            assert "has 4 raw record(s) whose '_id' is no text" in caplog.text
+            assert (await store.counts())["raw"] == 5
+            assert keys_of(await store.unprocessed("v1", None, 10)) == ["a text"]
+        finally:
+            await store.close()
+            await self.drop(settings)
+
+    async def test_only_a_slow_count_of_many_is_given_again(
+        self, store: MongoDataStore, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        keys = [f"k{i:05}" for i in range(1200)]
+
+        async def labelled_after(more: list[str]) -> tuple[int, int]:
+            await store.upsert_processed(processed_table(dataset, more), "v1")
+            counts = await store.counts()
+            return counts["labelled"], counts["processed"]
+
+        monkeypatch.setattr(mongo, "_SLOW_COUNT", 3600.0)
+        assert await labelled_after(keys[:900]) == (900, 900)
+        assert await labelled_after(keys[900:1100]) == (1100, 1100)
+        monkeypatch.setattr(mongo, "_SLOW_COUNT", 0.0)
+        monkeypatch.setattr(mongo, "_COUNTS_OLD", 1e9)
+        assert await labelled_after(keys[1100:1101]) == (1101, 1101)  # the last one was quick; this one is slow
+        assert await labelled_after(keys[1101:1102]) == (1101, 1102)
+        store._labelled_until = 0.0  # so old that it is counted anew
+        monkeypatch.setattr(mongo, "_COUNTS_OLD", 0)
+        assert await labelled_after(keys[1102:1103]) == (1103, 1103)
+        assert await labelled_after(keys[1103:]) == (1200, 1200)
+
+    async def test_a_slow_count_of_few_is_never_given_again(
+        self, store: MongoDataStore, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(mongo, "_SLOW_COUNT", 0.0)
+        monkeypatch.setattr(mongo, "_COUNTS_OLD", 1e9)
+        for known in (1, 2):
+            await store.upsert_processed(processed_table(dataset, [f"k{known}"]), "v1")
+            assert (await store.counts())["labelled"] == known
 
 
 class TestMariaDataStore(StoreCases):

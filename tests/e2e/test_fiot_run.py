@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import psutil
@@ -114,19 +114,47 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("run")
 
 
+ONE_ROUND = {"mongo": {"COMPLEX_SYSTEM_RETRAIN_GROWTH": "1000"}}
+"""On a slow machine the first round begins before all records are there, and a second one is due while the run ends. Where a second
+run is compared with the first, there must be none between."""
+
+
+class Cycle(NamedTuple):
+    """What a full cycle left behind."""
+
+    status: dict[str, Any]
+    said: str
+
+
+@pytest.fixture(scope="module")
+def cycle(base: Path) -> Callable[[str], Cycle]:
+    """The full cycle of a deployment, run once by the first test that needs it."""
+    done: dict[str, Cycle] = {}
+
+    def run_once(deployment: str) -> Cycle:
+        if deployment not in done:
+            with fiot_run(base, deployment, "--once", "--timeout", "360", **ONE_ROUND.get(deployment, {})) as run:
+                assert run.wait(400) == 0, run.said
+                assert run.processes() == []
+                done[deployment] = Cycle(run.status(), run.said)
+        return done[deployment]
+
+    return run_once
+
+
 @pytest.mark.timeout(420)
 @pytest.mark.parametrize(("deployment", "database", "server"), [
     ("mongo", "database_mongo", "mongodb"),
     ("maria", "database_maria", "mariadb"),
 ])  # fmt: skip
 def test_a_full_cycle_ends_with_a_prediction_by_the_champion(
-    base: Path, deployment: str, database: str, server: str
+    cycle: Callable[[str], Cycle],
+    deployment: str,
+    database: str,
+    server: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with fiot_run(base, deployment, "--once", "--timeout", "360") as run:
-        code = run.wait(400)
-        status = run.status()
-        assert code == 0, run.said
-        assert run.processes() == []
+    status, said = cycle(deployment)
     assert status["state"] == "done"
     assert set(status["infrastructure"]) == {"nats", server, "mlflow"}
     assert set(status["services"]) == {*ELEVEN, database}
@@ -141,24 +169,30 @@ def test_a_full_cycle_ends_with_a_prediction_by_the_champion(
     assert results == sorted(results, key=lambda result: result["rmse"])
     champion = {name: results[0][name] for name in ("model", "version", "framework", "rmse")}
     assert status["champion"] == champion
-    assert 0 < status["seconds_to_first_prediction"] < 300
-    assert "curl -s http://127.0.0.1:" in run.said
-    assert f"The full cycle of '{deployment}' worked" in run.said
+    first = status["seconds_to_first_prediction"]
+    with capsys.disabled():
+        print(f"\n{deployment}: first prediction by the champion after {first:.1f} s")  # noqa: T201
+    # The goal is 90 s on an idle laptop. A loaded machine may need twice that; more means that something waits in vain.
+    assert 0 < first < 180
+    assert "curl -s http://127.0.0.1:" in said
+    assert f"The full cycle of '{deployment}' worked" in said
 
 
-@pytest.mark.timeout(240)
-def test_a_second_run_keeps_data_and_champion_and_ends_when_asked(base: Path) -> None:
-    """Runs on what the cycle before it left; Ctrl-C ends it, and nothing stays behind."""
-    before = json.loads((base / "mongo" / "status.json").read_text())
-    assert before["champion"], "the cycle before this test had no champion"
-    with fiot_run(base, "mongo") as run:
+@pytest.mark.timeout(660)
+def test_a_second_run_keeps_data_and_champion_and_ends_when_asked(base: Path, cycle: Callable[[str], Cycle]) -> None:
+    """Runs on what the full cycle left; Ctrl-C ends it, and nothing stays behind."""
+    before = cycle("mongo").status
+    assert before["champion"]
+    with fiot_run(base, "mongo", **ONE_ROUND["mongo"]) as run:
         status = run.eventually(lambda: (s := run.status())["state"] == "running" and s, 180)
-        assert status["champion"] == before["champion"]
+        champion, expected = status["champion"], before["champion"]
+        assert (champion["model"], champion["version"]) == (expected["model"], expected["version"])
+        assert champion["rmse"] == pytest.approx(expected["rmse"])  # MLflow keeps ten digits of it
         assert status["records"]["raw"] >= before["records"]["raw"]
         serving = status["services"]["ml_serving_mlflow"]
         assert serving["state"] == "ready"
         model = httpx.get(f"{serving['url']}/model").json()["model"]
-        assert (model["name"], model["version"]) == (before["champion"]["model"], before["champion"]["version"])
+        assert (model["name"], model["version"]) == (expected["model"], expected["version"])
 
         victim = status["services"]["ml_serving_mlflow"]["pid"]
         os.kill(victim, signal.SIGKILL)

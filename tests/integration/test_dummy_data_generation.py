@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import msgspec
+import polars as pl
 import pytest
 import yaml
 
@@ -16,6 +19,7 @@ from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
+from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import DB_GET_ALL_RAW_DATA_SUBJECT, SERVICE_HEARTBEAT
 from complex_system.settings import Settings
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
@@ -36,6 +40,10 @@ async def raw_records(tester: TesterService) -> list[Record]:
 
 def is_done(service: DummyDataGenerationService) -> bool:
     return service.health()["state"] == "ready"
+
+
+def tasks_at_work(service: SystemService) -> list[Any]:
+    return [task for task in service._tasks if not task.done()]
 
 
 async def test_the_stock_is_the_seeds_and_a_restart_changes_nothing(tester: TesterService, settings: Settings) -> None:
@@ -102,14 +110,128 @@ async def test_the_live_stream_makes_new_measurements_of_now(tester: TesterServi
     assert len({record["rohwert_2_labormessung"] for record in records}) > 20
 
 
-async def test_it_makes_no_records_for_another_data_set(settings: Settings, dataset: Dataset) -> None:
+async def test_it_makes_no_records_for_another_data_set(tester: TesterService, settings: Settings, dataset: Dataset) -> None:
     other = Dataset.parse(yaml.safe_dump({**yaml.safe_load(dataset.json()), "name": "ovens"}))
     async with running(DummyDataGenerationService, settings, other) as service:
         health = service.health()
         assert health["state"] == "ready"
         assert "makes lab records only" in health["detail"]
         assert "'ovens'" in health["detail"]
-        assert len(service._tasks) == 1  # the heartbeat alone
+        assert len(tasks_at_work(service)) == len(tasks_at_work(tester))
+
+
+@pytest.fixture
+def replayed(settings: Settings, tmp_path: Path) -> Callable[..., Settings]:
+    """Writes a file of records without keys into the config folder, and settings that have it replayed."""
+
+    def write(records: list[Record], name: str = "measurements.csv") -> Settings:
+        rows = [{name: value for name, value in record.items() if name != "_id"} for record in records]
+        pl.DataFrame(rows, infer_schema_length=None).write_csv(tmp_path / name)
+        # The live rate shows that nothing is made beside the file.
+        return settings.copy(update={"source_file": name, "config_dir": str(tmp_path), "live_rate": 50.0})
+
+    return write
+
+
+async def test_a_file_replayed_twice_changes_nothing(
+    tester: TesterService, replayed: Callable[..., Settings], laboratory: Laboratory
+) -> None:
+    records = list(laboratory.records(500))
+    settings = replayed(records)
+    kept: list[list[Record]] = []
+    async with running(DatabaseMongoService, settings):
+        for _ in range(2):
+            async with running(DummyDataGenerationService, settings) as service:
+                await eventually(lambda service=service: is_done(service))
+                assert service.health()["detail"] == "500 of 500 records saved"
+                # No live stream: nothing is at work but what every service has.
+                await eventually(lambda service=service: len(tasks_at_work(service)) == len(tasks_at_work(tester)))
+            kept.append(await raw_records(tester))
+    assert kept[0] == kept[1]
+    assert [{**record, "_id": None} for record in kept[0]] == [{**record, "_id": None} for record in records]
+
+
+async def test_rows_that_are_refused_cost_only_themselves(
+    tester: TesterService,
+    replayed: Callable[..., Settings],
+    laboratory: Laboratory,
+    dataset: Dataset,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The reader refuses what the source's own declaration does not take, the database what its does not."""
+    records = list(laboratory.records(300))
+    for record in records[:200:4]:
+        record["laborant"] = None  # 50 in two batches: more than one refusal names
+    for record in records[1:200:4]:
+        record["laborant"] = "TK"
+    for record in records[200:]:
+        record["laborant"] = "AN"
+    for record in records[2:200:4] + records[3:200:4]:
+        record["laborant"] = "SO"
+    records[250]["material_id"] = None
+    settings = replayed(records)
+    content = yaml.safe_load(dataset.json())
+    (column,) = [column for column in content["columns"] if column["name"] == "laborant"]
+    column["optional"] = False
+    stricter = Dataset.parse(yaml.safe_dump(content))
+    async with (
+        running(DatabaseMongoService, settings, stricter),
+        running(DummyDataGenerationService, settings) as service,
+    ):
+        await eventually(lambda: is_done(service))
+        assert service.health()["detail"] == "249 of 300 records saved, 51 refused"
+        saved = await raw_records(tester)
+    good = [record for place, record in enumerate(records) if record["laborant"] is not None and place != 250]
+    assert [record["datum"] for record in saved] == [record["datum"] for record in good]
+    assert "measurements.csv, row 5 is refused: field 'laborant': must be a text, not null" in caplog.text
+    assert "measurements.csv, row 251 is refused: field 'material_id': " in caplog.text
+
+
+async def test_it_waits_for_a_file_and_replays_any_data_set(
+    tester: TesterService, settings: Settings, dataset: Dataset, tmp_path: Path, laboratory: Laboratory
+) -> None:
+    other = Dataset.parse(yaml.safe_dump({**yaml.safe_load(dataset.json()), "name": "ovens"}))
+    path = tmp_path / "records.jsonl"
+    settings = settings.copy(update={"source_file": str(path)})
+    records = list(laboratory.records(120))
+    async with (
+        running(DatabaseMongoService, settings, other),
+        running(DummyDataGenerationService, settings, other) as service,
+    ):
+        await eventually(lambda: service.health()["state"] == "waiting")
+        assert service.health()["detail"] == f"there is no file {path}"
+        partial = tmp_path / "partial"
+        partial.write_text("".join(json.dumps(record) + "\n" for record in records))
+        partial.rename(path)
+        await eventually(lambda: is_done(service))
+        assert await raw_records(tester) == records
+
+
+async def test_a_file_of_other_columns_stops_it_with_a_sentence(
+    tester: TesterService, replayed: Callable[..., Settings], laboratory: Laboratory
+) -> None:
+    settings = replayed([{**record, "colour": "red"} for record in laboratory.records(3)])
+    async with (
+        running(DatabaseMongoService, settings),
+        running(DummyDataGenerationService, settings) as service,
+    ):
+        await eventually(lambda: service.health()["state"] == "failing")
+        assert "unknown column(s) 'colour'" in service.health()["detail"]
+        assert (await DatabaseClient(tester).counts())["raw"] == 0
+
+
+async def test_a_row_that_no_message_can_hold_is_refused_and_the_others_are_saved(
+    default_nats_server: Server, replayed: Callable[..., Settings], laboratory: Laboratory
+) -> None:
+    records = list(laboratory.records(100))
+    records[40]["datum"] = "x" * 1_100_000
+    settings = replayed(records).copy(update={"nats_port": default_nats_server.port})
+    async with (
+        running(DatabaseMongoService, settings),
+        running(DummyDataGenerationService, settings) as service,
+    ):
+        await eventually(lambda: is_done(service))
+        assert service.health()["detail"] == "99 of 100 records saved, 1 refused"
 
 
 async def test_refused_records_stop_it_loudly(

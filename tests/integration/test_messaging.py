@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +20,7 @@ from complex_system.errors import (
     TooLargeError,
 )
 from complex_system.local.servers import NATS_MAX_PAYLOAD, Server
+from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.replies import to_thing
 from complex_system.messaging.service import SystemService
@@ -27,6 +32,7 @@ ECHO = request("test-echo")
 SLOW = request("test-slow")
 FAIL = request("test-fail")
 LARGE = request("test-large")
+ODD = request("test-odd")
 NEWS = event("test-news")
 
 
@@ -54,6 +60,10 @@ class EchoService(SystemService):
     @answers(LARGE)
     async def large(self, value: int) -> bytes:
         return b"x" * value
+
+    @answers(ODD)
+    async def odd(self, _: Any) -> int:
+        return 2**70  # msgpack has no integer of that size
 
     @hears(NEWS)
     async def news(self, value: Any) -> None:
@@ -151,3 +161,64 @@ async def test_health_and_heartbeats_tell_the_state(tester: TesterService, setti
         assert (await tester.ask(health_subject("echo"), {}))["state"] == "ready"
         await service.set_state("failing", "no paper")
         await eventually(lambda: any(b["service"] == "echo" and b["detail"] == "no paper" for b in beats))
+
+
+async def test_a_reply_that_cannot_be_encoded_is_an_error_reply(tester: TesterService, settings: Settings) -> None:
+    async with running(EchoService, settings):
+        with pytest.raises(InternalError):
+            await tester.ask(ODD, 1, seconds=5)
+
+
+async def test_a_service_that_ends_answers_what_it_has_taken(tester: TesterService, settings: Settings) -> None:
+    narrow = settings.copy(update={"handler_tasks": 2})
+    async with running(EchoService, narrow) as service:
+        asked = [asyncio.create_task(tester.ask(SLOW, i, seconds=8)) for i in range(10)]
+        await eventually(lambda: len(service.broker._running) == 2)
+        await tester.broker.settle()
+        asyncio.get_running_loop().call_later(0.2, service.release.set)
+    assert await asyncio.gather(*asked) == list(range(10))
+
+
+async def test_a_connection_that_the_broker_ends_for_good_ends_the_service(settings: Settings) -> None:
+    async with running(EchoService, settings) as service:
+        await service.broker._client._send_command(b"NONSENSE\r\n")
+        await service.broker._client._flush_pending()
+        assert await asyncio.wait_for(service.wait_for_shutdown(), 10)
+        assert service.broker.lost.is_set()
+
+
+async def test_an_event_that_cannot_be_sent_costs_nothing_else(settings: Settings) -> None:
+    async with running(EchoService, settings) as service:
+        await service.broker._client.close()
+        await service.announce(NEWS, "unheard")
+
+
+async def test_credentials_are_not_given_to_a_broker_without_tls(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    import certifi
+
+    encrypted = settings.copy(update={"nats_tls_ca": certifi.where(), "nats_user": "me", "nats_password": "secret"})
+    opening = asyncio.create_task(ServiceConnection.open(encrypted, "careful"))
+    await eventually(lambda: "offers no TLS" in caplog.text)
+    opening.cancel()
+    await asyncio.gather(opening, return_exceptions=True)
+
+
+def test_what_is_set_in_the_environment_beats_a_deployments_file(tmp_path: Path) -> None:
+    here = tmp_path / "deployments" / "integration_test"
+    here.mkdir(parents=True)
+    (here / ".env").write_text("FASTIOT_NATS_HOST=from-file\nFASTIOT_MONGO_DB_HOST=from-file\n")
+    (tmp_path / "configure.py").write_text("integration_test_deployment = 'integration_test'\n")
+    program = (
+        "from complex_system.messaging.service import SystemService; from complex_system.settings import Settings;"
+        "SystemService._try_setup_test_env(); settings = Settings(); print(settings.nats_host, settings.mongo_host)"
+    )
+    shell = {name: value for name, value in os.environ.items() if not name.startswith("FASTIOT")}
+    # In a process of its own: FastIoT keeps what it learns of a project for the life of a process.
+    for folder, expected in [(tmp_path, "explicit from-file"), (Path("/"), "explicit localhost")]:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=folder, env={**shell, "FASTIOT_NATS_HOST": "explicit"}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout.strip() == expected

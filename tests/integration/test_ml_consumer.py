@@ -4,40 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
-from collections.abc import AsyncIterator, Callable
+import time
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from typing_extensions import override
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import Page, processed_schema
+from complex_system.errors import TrackingUnavailableError
 from complex_system.evaluation.rounds import RoundTimes
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.messaging.handlers import answers, hears
+from complex_system.messaging.handlers import answers
 from complex_system.messaging.service import SystemService
-from complex_system.messaging.subjects import (
-    CHAMPION_CHANGED,
-    COMPARISON_FINISHED,
-    PREDICTION_MADE,
-    TRAIN_MODEL_SUBJECT,
-    TRAINING_FINISHED,
-    TRUTH_KNOWN,
-)
+from complex_system.messaging.subjects import GET_COMPARISON_SUBJECT, TRAIN_MODEL_SUBJECT, TRAINING_FINISHED
 from complex_system.preprocessing.pipeline import Pipeline
 from complex_system.settings import Settings
 from complex_system.tracking.registry import ModelRegistry
 from complex_system.training.data import Part, parts_of
-from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from complex_system_services.ml_consumer.ml_consumer_service import MlConsumerService
+from complex_system_services.ml_consumer.probes import StoredProbes
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
-from gate import Gate
+from gate import Gate, Mute
 from models import linear_twin, register_twin
-from support import TesterService, eventually, running
+from support import Ear, TesterService, eventually, running
 
 
 class QuickConsumer(MlConsumerService):
@@ -46,6 +40,12 @@ class QuickConsumer(MlConsumerService):
     look_interval = 0.1
     round_times = RoundTimes(patience=3.0, ask_again=0.2, check_again=0.5)
     outside_pause = 0.3
+    looks = 0
+
+    @override
+    async def _look(self) -> float:
+        self.looks += 1
+        return await super()._look()
 
 
 class StandInTrainer(SystemService):
@@ -57,6 +57,7 @@ class StandInTrainer(SystemService):
     def __init__(self, bias: float | None = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.bias = bias
+        self.changes: dict[str, Any] = {}
         self.asked: list[dict[str, Any]] = []
         self.round: str | None = None
         self.go_on = asyncio.Event()
@@ -87,7 +88,7 @@ class StandInTrainer(SystemService):
         else:
             model, version = await asyncio.to_thread(
                 register_twin, self.settings.mlflow_tracking_uri, self.dataset, linear_twin(self.dataset, self.bias),
-                prefix=self.settings.model_prefix, trainer=self.trainer, champion=False, round=round_id,
+                prefix=self.settings.model_prefix, trainer=self.trainer, champion=False, **{"round": round_id, **self.changes},
             )  # fmt: skip
             await self.announce(TRAINING_FINISHED, {**about, "status": "finished", "model": model, "version": version})
         self.round = None
@@ -101,33 +102,6 @@ class StandInPytorch(StandInTrainer):
     trainer = "pytorch"
 
 
-class Ear(SystemService):
-    """Hears what the consumer announces."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.comparisons: list[dict[str, Any]] = []
-        self.champions: list[dict[str, Any]] = []
-        self.predictions: list[dict[str, Any]] = []
-        self.truths: list[dict[str, Any]] = []
-
-    @hears(COMPARISON_FINISHED)
-    async def comparison(self, value: dict[str, Any]) -> None:
-        self.comparisons.append(value)
-
-    @hears(CHAMPION_CHANGED)
-    async def champion(self, value: dict[str, Any]) -> None:
-        self.champions.append(value)
-
-    @hears(PREDICTION_MADE)
-    async def prediction(self, value: dict[str, Any]) -> None:
-        self.predictions += value["predictions"]
-
-    @hears(TRUTH_KNOWN)
-    async def truth(self, value: dict[str, Any]) -> None:
-        self.truths += value["truths"]
-
-
 async def fill(tester: SystemService, dataset: Dataset, seed: int, count: int) -> pa.Table:
     """Saves raw records and their processed twins; returns the latter."""
     database = DatabaseClient(tester)
@@ -139,26 +113,8 @@ async def fill(tester: SystemService, dataset: Dataset, seed: int, count: int) -
 
 
 @pytest.fixture
-def settings(
-    nats_server: Server, mongo_server: Server, mlflow_server: Server, make_settings: Callable[..., Settings]
-) -> Settings:
-    name = f"t{uuid.uuid4().hex[:8]}"
-    return make_settings(
-        nats_server, mongo_server, mlflow_server, mongo_name=name, mlflow_experiment=name, model_prefix=name,
-        trainers="lightgbm,pytorch", min_labelled=100, prediction_interval=60.0, serving_mlflow_port=0,
-    )  # fmt: skip
-
-
-@pytest.fixture
-async def ear(settings: Settings) -> AsyncIterator[Ear]:
-    async with running(Ear, settings) as service:
-        yield service
-
-
-@pytest.fixture
-async def database(settings: Settings) -> AsyncIterator[None]:
-    async with running(DatabaseMongoService, settings):
-        yield
+def fields() -> dict[str, Any]:
+    return {"trainers": "lightgbm,pytorch", "min_labelled": 100, "prediction_interval": 60.0, "serving_mlflow_port": 0}
 
 
 def holdout_rmse(table: pa.Table, dataset: Dataset, bias: float) -> float:
@@ -305,6 +261,84 @@ async def test_a_comparison_waits_for_mlflow_and_is_logged_once(
     names = [run.info.run_name for run in client.search_runs([experiment.experiment_id])]
     assert names.count(f"comparison-{ear.comparisons[0]['round']}") == 1
     assert len(trainer.asked) == 1
+
+
+@pytest.mark.parametrize("step", ["logging", "crowning"])
+async def test_a_restart_in_the_middle_of_a_comparison_loses_it_not(
+    settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset, step: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def away(*_: Any) -> Any:
+        raise TrackingUnavailableError("gone")
+
+    settings = settings.copy(update={"trainers": "lightgbm"})
+    uri, prefix = settings.mlflow_tracking_uri, settings.model_prefix
+    await asyncio.to_thread(register_twin, uri, dataset, linear_twin(dataset, -900.0), prefix=prefix, trainer="old")
+    await fill(tester, dataset, 1, 400)
+    async with running(StandInLightgbm, settings, bias=100.0):
+        with monkeypatch.context() as patch:
+            where = "evaluation.tracking._table" if step == "logging" else "tracking.registry.ModelRegistry.set_champion"
+            patch.setattr(f"complex_system.{where}", away)
+            async with running(QuickConsumer, settings) as consumer:
+                await eventually(lambda: consumer.health()["detail"] == "gone", 40)
+        assert not ear.comparisons
+        async with running(QuickConsumer, settings):
+            comparison = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
+    champion = await asyncio.to_thread(ModelRegistry(uri, prefix).champion)
+    assert champion is not None
+    assert champion.trainer == comparison["champion"]["trainer"] == "lightgbm"
+
+
+@pytest.mark.parametrize("fault", ["all trainers fail", "all models are refused"])
+async def test_rounds_without_a_model_do_not_follow_each_other_at_once(
+    settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset, fault: str
+) -> None:
+    await fill(tester, dataset, 1, 400)
+    settings = settings.copy(update={"trainers": "lightgbm"})
+    async with running(StandInLightgbm, settings, bias=1.0) as trainer, running(QuickConsumer, settings) as consumer:
+        if fault == "all trainers fail":
+            trainer.bias = None
+        else:
+            trainer.changes = {"pipeline_version": "another"}
+        await eventually(lambda: consumer.health()["state"] == "failing", 40)
+        before = consumer.looks
+        await eventually(lambda: consumer.looks > before + 5)
+        assert len(trainer.asked) == 1
+        assert consumer.health()["state"] == "failing"
+        assert "next round comes after 30 s" in consumer.health()["detail"]
+        trainer.bias, trainer.changes = 1.0, {}
+        await fill(tester, dataset, 2, 400)
+        await eventually(lambda: ear.comparisons, 40)
+        await eventually(lambda: consumer.health()["state"] == "ready")
+
+
+async def test_the_service_stops_at_once_while_mlflow_hangs(
+    settings: Settings, database: None, tester: TesterService, dataset: Dataset
+) -> None:
+    async with Mute() as mute:
+        hanging = settings.copy(update={"mlflow_tracking_uri": f"http://127.0.0.1:{mute.port}"})
+        async with asyncio.timeout(20):
+            async with running(QuickConsumer, hanging):
+                await mute.asked.wait()
+                asked = asyncio.create_task(tester.ask(GET_COMPARISON_SUBJECT, {}, 5.0))
+                begin = time.monotonic()
+            assert time.monotonic() - begin < 5.0
+        await asyncio.gather(asked, return_exceptions=True)
+
+
+async def test_stored_records_are_all_asked_for_in_time(
+    settings: Settings, database: None, tester: TesterService, dataset: Dataset
+) -> None:
+    table = await fill(tester, dataset, 1, 3 * StoredProbes.PAGE)
+    keys = table.column("_id").to_pylist()
+    holdout = {key for key, part in zip(keys, parts_of(keys), strict=True) if part == Part.HOLDOUT}
+    probes = StoredProbes(DatabaseClient(tester), dataset)
+    drawn = [[record["_id"] for record, _ in await probes.draw(1000)] for _ in range(7)]
+    assert len(set(drawn[0]) | set(drawn[1]) | set(drawn[2])) == len(drawn[0]) + len(drawn[1]) + len(drawn[2])
+    assert all(drawn), "after the last page comes the first again"
+    assert sorted(drawn[3]) == sorted(drawn[0])
+    assert set().union(*drawn) <= holdout
+    assert all(truth is not None for _, truth in await probes.draw(3))
 
 
 async def test_predictions_are_asked_for_and_their_truth_is_announced(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import AsyncIterator, Callable
+import threading
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,29 +23,16 @@ from complex_system.messaging.subjects import CHAMPION_CHANGED, MONITORING_SUBJE
 from complex_system.monitoring.report import MonitoringRun, Point
 from complex_system.preprocessing.pipeline import Pipeline
 from complex_system.settings import Settings
-from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from complex_system_services.ml_monitoring.ml_monitoring_service import MlMonitoringService
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
-from gate import Gate
+from gate import Gate, Mute
 from models import linear_twin, register_twin
 from support import TesterService, eventually, running
 
 
 @pytest.fixture
-def settings(
-    nats_server: Server, mongo_server: Server, mlflow_server: Server, make_settings: Callable[..., Settings]
-) -> Settings:
-    name = f"m{uuid.uuid4().hex[:8]}"
-    return make_settings(
-        nats_server, mongo_server, mlflow_server, mongo_name=name, mlflow_experiment=name, model_prefix=name,
-        monitoring_interval=0.2, monitoring_window=200, serving_mlflow_port=0,
-    )  # fmt: skip
-
-
-@pytest.fixture
-async def database(settings: Settings) -> AsyncIterator[None]:
-    async with running(DatabaseMongoService, settings):
-        yield
+def fields() -> dict[str, Any]:
+    return {"monitoring_interval": 0.2, "monitoring_window": 200, "serving_mlflow_port": 0}
 
 
 async def save_training_data(tester: SystemService, dataset: Dataset, count: int) -> None:
@@ -55,9 +43,11 @@ async def save_training_data(tester: SystemService, dataset: Dataset, count: int
     await database.upsert_processed(Page(table, None, {"version": dataset.version}))
 
 
-def event(dataset: Dataset, records: list[Record], error: float = 0.0, version: str = "1") -> dict[str, Any]:
+def event(
+    dataset: Dataset, records: list[Record], error: float = 0.0, version: str = "1", service: str = "ml_serving_mlflow"
+) -> dict[str, Any]:
     return {
-        "service": "ml_serving_mlflow", "model": "lab-lightgbm", "version": version, "pipeline_version": dataset.version,
+        "service": service, "model": "lab-lightgbm", "version": version, "pipeline_version": dataset.version,
         "milliseconds": 4.0,
         "predictions": [{"id": r[ID], "record": r, "prediction": (truth_of(r) or 0.0) + error} for r in records],
     }  # fmt: skip
@@ -157,15 +147,79 @@ async def test_a_new_model_renews_the_reference_even_if_its_event_was_missed(
 ) -> None:
     laboratory = Laboratory(3)
     async with running(MlMonitoringService, settings) as service:
-        await eventually(lambda: not service._reference_wanted)
+        await eventually(lambda: service._snapshot.get("at"))
         assert service._reference is None
         await save_training_data(tester, dataset, 600)
+        first = await eventually(lambda: service._reference)  # no event: the data are looked for until they are there
         await tester.announce(CHAMPION_CHANGED, {"model": "lab-lightgbm", "version": "1"})
-        first = await eventually(lambda: service._reference)
-        for version in ("1", "2"):
-            await tester.announce(PREDICTION_MADE, event(dataset, [laboratory.complete_record()], version=version))
-        await eventually(lambda: service._reference is not first)
+        second = await eventually(lambda: service._reference is not first and service._reference)
+        await tester.announce(PREDICTION_MADE, event(dataset, [laboratory.complete_record()], version="1"))
+        third = await eventually(lambda: service._reference is not second and service._reference)
+        await tester.announce(PREDICTION_MADE, event(dataset, [laboratory.complete_record()], version="2"))
+        await eventually(lambda: service._reference is not third)
         assert service._reference.samples == first.samples
+
+
+async def test_figures_are_those_of_one_model_of_one_service(
+    settings: Settings, tester: TesterService, dataset: Dataset
+) -> None:
+    laboratory = Laboratory(1)
+    records = [laboratory.complete_record() for _ in range(3)]
+    async with running(MlMonitoringService, settings) as service:
+        await tester.announce(TRUTH_KNOWN, truths(records))
+        await tester.announce(PREDICTION_MADE, event(dataset, records, error=50.0, service="ml_serving"))
+        await tester.announce(PREDICTION_MADE, event(dataset, records, error=9.0, version="1"))
+        await tester.announce(PREDICTION_MADE, event(dataset, records[:2], error=2.0, version="2"))
+        await eventually(lambda: service._snapshot["performance"].get("count") == 2)
+        snapshot = await tester.ask(MONITORING_SUBJECT, {})
+    assert snapshot["model"] == {"model": "lab-lightgbm", "version": "2"}
+    assert snapshot["performance"]["rmse"] == pytest.approx(2.0, abs=1e-3)
+    assert snapshot["services"]["ml_serving_mlflow"]["performance"] == snapshot["performance"]
+    assert snapshot["services"]["ml_serving"]["performance"]["rmse"] == pytest.approx(50.0, abs=1e-3)
+    assert snapshot["services"]["ml_serving"]["performance"]["count"] == 3
+    (run,) = logged(settings)
+    assert run.data.metrics["performance/rmse"] == pytest.approx(2.0, abs=1e-3)
+    assert run.data.metrics["performance/ml_serving_mlflow/rmse"] == pytest.approx(2.0, abs=1e-3)
+    assert run.data.metrics["performance/ml_serving/rmse"] == pytest.approx(50.0, abs=1e-3)
+    assert run.data.metrics["performance/ml_serving/latency_ms_mean"] == 4.0
+
+
+async def test_points_are_never_written_beside_each_other_also_at_the_end(settings: Settings, tester: TesterService) -> None:
+    at_work = most = 0
+    entered, written = threading.Event(), list[Point]()
+
+    async with running(MlMonitoringService, settings) as service:
+        write, close = service._run.write, service._run.close
+
+        def watched(call: Callable[[], None]) -> None:
+            nonlocal at_work, most
+            at_work += 1
+            most = max(most, at_work)
+            entered.set()
+            time.sleep(0.3)  # long enough for the end of the service to come in between
+            call()
+            at_work -= 1
+
+        def write_watched(points: list[Point]) -> None:
+            watched(lambda: write(points))
+            written.extend(points)
+
+        service._run.write, service._run.close = write_watched, lambda: watched(close)  # type: ignore[method-assign]
+        await eventually(entered.is_set)
+    assert most == 1
+    assert len({id(point) for point in written}) == len(written)
+    (run,) = logged(settings)
+    assert run.info.status == "FINISHED"
+
+
+async def test_the_service_stops_soon_while_mlflow_hangs(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    async with Mute() as mute, asyncio.timeout(30):
+        hanging = settings.copy(update={"mlflow_tracking_uri": f"http://127.0.0.1:{mute.port}"})
+        async with running(MlMonitoringService, hanging):
+            await mute.asked.wait()
+            begin = time.monotonic()
+        assert time.monotonic() - begin < 9.0
+    assert "points are lost: MLflow did not take them in time" in caplog.text
 
 
 async def test_an_event_that_is_not_as_declared_costs_nothing_else(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
+from uuid import uuid4
 
 import kio.ml_lifecycle_broker_facade as facade
 import pytest
@@ -45,7 +46,7 @@ async def client(
     dataset: Dataset,
 ) -> AsyncIterator[PublishedClient]:
     """The client, with a database service, data processing and serving on the broker."""
-    prefix = f"published-{database}"
+    prefix = f"published{uuid4().hex[:10]}"
     server = request.getfixturevalue(f"{database}_server")
     name = {"mongo_name": prefix, "maria_name": prefix}
     settings = make_settings(

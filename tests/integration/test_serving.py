@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import msgspec
 import pytest
 
 from complex_system.domain.dataset import Dataset
@@ -241,6 +242,28 @@ async def test_processing_by_the_broker_gives_the_same_predictions_and_faults(
             own, other = [await each.post("/predict", json=bad) for each in (local, remote)]
             assert (own.status_code, other.status_code) == (422, 422)
             assert own.json() == other.json()
+
+
+async def test_processing_by_a_default_broker_takes_as_many_records_as_rest_does(
+    settings: Settings, default_nats_server: Server, publish: Any
+) -> None:
+    """5,000 records are more than a message of one megabyte holds, and so is the answer."""
+    await asyncio.to_thread(publish, 5.0)
+    settings = settings.copy(update={"nats_port": default_nats_server.port})
+    records = list(Laboratory(seed=4).records(7000))
+    async with (
+        running(DataProcessingService, settings) as processing,
+        serving(settings) as (_, local),
+        serving(settings.copy(update={"serving_pipeline": "broker"})) as (_, remote),
+    ):
+        assert len(msgspec.msgpack.encode(records[:5000])) > processing.broker.max_payload
+        await ready(local)
+        await ready(remote)
+        own, other = [(await each.post("/predict", json=records, timeout=60)).json() for each in (local, remote)]
+        assert other["predictions"] == own["predictions"]
+        bad = [*records[:6000], {**records[6000], "laborant": "NOBODY"}, *records[6001:]]
+        (fault,) = (await remote.post("/predict", json=bad, timeout=60)).json()["error"]["faults"]
+        assert (fault["record"], fault["id"], fault["field"]) == (6000, records[6000]["_id"], "laborant")
 
 
 async def test_a_taken_port_ends_the_start_and_names_the_setting(settings: Settings) -> None:

@@ -19,11 +19,14 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.errors import StartError
 from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.serving import server as server_module
+from complex_system.serving.bodies import LARGE_BODY, decoded
 from complex_system.serving.engine import Limits, LocalRoute, PredictionEngine
 from complex_system.serving.holder import ModelHolder
 from complex_system.serving.rest import make_app
 from complex_system.serving.server import RestServer
 from models import MemorySource
+from support import eventually
 
 LIMITS = Limits(body_bytes=200_000, records=500)
 
@@ -285,13 +288,86 @@ async def test_the_server_stops_quickly_with_open_connections(dataset: Dataset, 
 
 
 async def test_a_small_answer_is_not_held_back_by_the_network_stack(client: httpx.AsyncClient) -> None:
-    # With Nagle's algorithm on, every answer on a kept connection waits 40 ms for the client's acknowledgement.
+    # With Nagle's algorithm on, every answer on a kept connection waits 40 ms for the client's acknowledgement: none is quick.
+    # However loaded the machine is, one of many is.
     times = []
-    for _ in range(40):
+    for _ in range(200):
         began = time.perf_counter()
         await client.post("/predict", json=RECORD)
         times.append(time.perf_counter() - began)
-    assert sorted(times)[10] < 0.035
+        if min(times) < 0.035:
+            return
+    raise AssertionError(f"The quickest of {len(times)} answers took {min(times) * 1000:.0f} ms")
+
+
+@asynccontextmanager
+async def large_server(dataset: Dataset, source: MemorySource) -> AsyncIterator[httpx.AsyncClient]:
+    holder = ModelHolder(source, Pipeline(dataset))
+    await holder.refresh()
+    rest = RestServer(make_app(PredictionEngine(holder, LocalRoute()), dataset), "127.0.0.1", 0)
+    await rest.start()
+    try:
+        async with httpx.AsyncClient(base_url=rest.url, timeout=60) as client:
+            yield client
+    finally:
+        await rest.stop()
+
+
+async def test_large_bodies_are_answered_as_small_ones_are(dataset: Dataset, source: MemorySource) -> None:
+    records = list(Laboratory(seed=2).records(10_000))
+    expected = (Pipeline(dataset).features(records).sum(axis=1) + 1.0).tolist()
+    padding = b" " * LARGE_BODY
+    async with large_server(dataset, source) as client:
+        for body in ({"records": records}, records):
+            answer = await client.post("/predict", json=body)
+            assert int(answer.request.headers["content-length"]) > LARGE_BODY
+            assert answer.json()["predictions"] == pytest.approx(expected, rel=1e-5)
+        assert (await client.post("/predict", content=json.dumps(RECORD).encode() + padding)).status_code == 200
+        for name, (body, status) in BAD_BODIES.items():
+            if status == 413:
+                continue
+            answer = await client.post("/predict", content=padding + body + padding)
+            small = await client.post("/predict", content=body)
+            assert answer.status_code == small.status_code, name
+            assert answer.json()["error"]["code"] == small.json()["error"]["code"], name
+            assert answer.json()["error"]["faults"] == small.json()["error"]["faults"], name
+        bad = [*records, {**RECORD, "rohwert_1_labormessung": "3"}]
+        (fault,) = (await client.post("/predict", json=bad)).json()["error"]["faults"]
+        assert (fault["record"], fault["field"]) == (10_000, "rohwert_1_labormessung")
+
+
+async def test_a_large_body_is_decoded_in_turns_with_the_loop() -> None:
+    """A thread alone would not do: the decoder holds Python's lock for a whole call."""
+    body = json.dumps({"records": list(Laboratory(seed=2).records(30_000))}).encode()
+    assert decoded(body) == json.loads(body)
+    turns = 0
+    decoding = asyncio.create_task(asyncio.to_thread(decoded, body))
+    while not decoding.done():
+        await asyncio.sleep(0.001)
+        turns += 1
+    assert len(decoding.result()["records"]) == 30_000
+    assert turns >= 6
+
+
+async def test_a_connection_too_many_is_turned_away_and_the_next_is_served(
+    dataset: Dataset, source: MemorySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_CONNECTIONS", 4)
+    async with large_server(dataset, source) as client:
+        port = client.base_url.port
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(6)]
+        await eventually_status(client, 503)
+        for _, writer in idle:
+            writer.close()
+            await writer.wait_closed()
+        await eventually_status(client, 200)
+
+
+async def eventually_status(client: httpx.AsyncClient, status: int) -> None:
+    async def is_answered() -> bool:
+        return (await client.get("/health/live", headers={"Connection": "close"})).status_code == status
+
+    await eventually(is_answered)
 
 
 async def test_bytes_that_are_no_http_cost_only_their_connection(client: httpx.AsyncClient) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -16,11 +17,12 @@ from complex_system.domain.laboratory import Laboratory
 from complex_system.errors import NobodyListensError, NoModelError
 from complex_system.local.servers import Server, free_port
 from complex_system.messaging.clients import ServingClient
-from complex_system.messaging.subjects import ML_SERVING_WANDB_SUBJECT, TRAINING_FINISHED
+from complex_system.messaging.subjects import ML_SERVING_SUBJECT, ML_SERVING_WANDB_SUBJECT, TRAINING_FINISHED
 from complex_system.settings import Settings
 from complex_system.tracking.artifact_store import ArtifactStore
 from complex_system.tracking.wandb import artifact_folder
 from complex_system_services.ml_serving.ml_serving_service import MlServingService
+from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
 from models import linear_twin, twin_metadata
 from support import TesterService, eventually, running
 
@@ -105,6 +107,46 @@ async def test_the_one_serving_service_of_a_deployment_answers_get_prediction_to
         records = list(laboratory.records(3))
         own = await ServingClient(tester, ML_SERVING_WANDB_SUBJECT).predict(records)
         assert await ServingClient(tester).predict(records) == own
+
+
+async def test_two_replicas_of_it_share_get_prediction(settings: Settings, tester: TesterService) -> None:
+    only = settings.copy(update={"serving_answers_prediction": True})
+    async with running(MlServingService, only) as first, running(MlServingService, only) as second:
+        await eventually(lambda: second.health()["detail"] == first.health()["detail"] == "no model yet")
+        assert second.subjects() == [ML_SERVING_WANDB_SUBJECT, ML_SERVING_SUBJECT]
+
+
+@pytest.mark.parametrize("champion_first", [True, False])
+async def test_it_leaves_get_prediction_to_the_champions_service(
+    settings: Settings,
+    mlflow_server: Server,
+    tester: TesterService,
+    publish: Callable[..., str],
+    caplog: pytest.LogCaptureFixture,
+    champion_first: bool,
+) -> None:
+    """Whichever of the two comes first: one subject, one model."""
+    publish(10.0)
+    update = {
+        "serving_answers_prediction": True, "serving_mlflow_port": 0, "model_prefix": f"t{uuid4().hex[:10]}",
+        "mlflow_tracking_uri": mlflow_server.url,
+    }  # fmt: skip
+    both = settings.copy(update=update)
+    services = [MlServingMlflowService, MlServingService]
+    first, second = services if champion_first else services[::-1]
+    async with running(first, both) as one, running(second, both) as other:
+        artifact = next(service for service in (one, other) if isinstance(service, MlServingService))
+        await eventually(lambda: "does not answer 'get-prediction'" in artifact.health()["detail"])
+        await eventually(lambda: artifact.health()["state"] == "ready")
+        assert "does not answer 'get-prediction'" in artifact.health()["detail"]
+        assert "'get-prediction' is answered by " in caplog.text
+        records = [Laboratory(1).complete_record()]
+        assert len(await ServingClient(tester, ML_SERVING_WANDB_SUBJECT).predict(records)) == 1
+        for _ in range(5):
+            with pytest.raises(NoModelError):  # the champion's service answers, and it has none
+                await ServingClient(tester).predict(records)
+        assert await tester.answerer(ML_SERVING_SUBJECT, []) == "MlServingMlflowService"
+    assert await tester.answerer(ML_SERVING_SUBJECT, []) == ""
 
 
 _ASK_ONLINE = """

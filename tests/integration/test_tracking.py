@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
 import sys
@@ -17,16 +16,15 @@ import pandas as pd
 import pytest
 from typing_extensions import override
 
-from complex_system.errors import ModelRefusedError, NoModelError, TrackingRefusedError, TrackingUnavailableError
+from complex_system.errors import ModelRefusedError, NoModelError, TrackingUnavailableError
 from complex_system.local.servers import Server, free_port
 from complex_system.tracking.artifact_store import ArtifactStore
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.tracking.mlflow import MlflowTracker
 from complex_system.tracking.registry import ModelRegistry
 from complex_system.tracking.wandb import ARTIFACT_TYPE, WandbTracker, artifact_folder
-from proxy import proxied
 from samples import lab_samples
-from trainings import FRAMEWORKS, quick_model, quick_result
+from trainings import FRAMEWORKS, network_from_state, quick_model, quick_result
 
 # MLflow, TensorFlow and W&B warn of their own and each other's deprecations.
 pytestmark = [
@@ -99,31 +97,16 @@ def test_the_pytorch_model_needs_no_package_of_ours(tracker: MlflowTracker, mlfl
     assert float(done.stdout) == pytest.approx(float(quick_model("pytorch")[0].predict(holdout.x).sum()), rel=1e-4)
 
 
-def test_a_run_says_what_was_done(tracker: MlflowTracker, client: Any, prefix: str) -> None:
+def test_a_run_says_what_was_done(tracker: MlflowTracker, client: Any) -> None:
     result = quick_result("lightgbm")
     logged = tracker.log(result)
     run = client.get_run(logged.run_id)
-    assert run.info.status == "FINISHED"
-    assert run.data.tags["pipeline_version"] == result.dataset.version
-    assert run.data.tags["round"] == result.round
     assert run.data.params["num_leaves"] == "10"
-    assert run.data.metrics["validation_rmse"] == pytest.approx(result.validation.rmse)
     assert run.data.metrics["validation_r2"] == pytest.approx(result.validation.r2)
     history = client.get_metric_history(logged.run_id, "epoch_validation_rmse")
     assert [(m.step, m.value) for m in history] == [(p.step, p.validation_rmse) for p in result.model.history]
     inputs = {entry.dataset.name: json.loads(entry.dataset.profile) for entry in run.inputs.dataset_inputs}
     assert set(inputs) == {"lab-train", "lab-validation"}
-    assert logged.run_url.endswith(f"/runs/{logged.run_id}")
-    version = client.get_model_version(logged.model, logged.version)
-    assert version.tags == {
-        "framework": "lightgbm",
-        "trainer": "lightgbm",
-        "round": result.round,
-        "pipeline_version": result.dataset.version,
-        "target": "aufbereiteter_wert",
-        "twin": "twin",
-    }
-    assert logged.model == f"{prefix}-lightgbm"
 
 
 def test_four_trainers_may_make_the_same_experiment_at_once(mlflow_server: Server, prefix: str, client: Any) -> None:
@@ -136,48 +119,11 @@ def test_four_trainers_may_make_the_same_experiment_at_once(mlflow_server: Serve
     assert sorted(one.model for one in logged) == [f"{prefix}-trainer{i}" for i in range(4)]
 
 
-def test_a_server_that_is_away_is_noticed_in_seconds(prefix: str) -> None:
-    address = f"http://user:secret@127.0.0.1:{free_port()}"
+def test_a_registry_that_is_away_is_noticed_in_seconds(prefix: str) -> None:
     begin = time.monotonic()
-    with pytest.raises(TrackingUnavailableError, match="does not answer") as caught:
-        MlflowTracker(address, prefix, prefix).log(quick_result("lightgbm"))
     with pytest.raises(TrackingUnavailableError):
-        ModelRegistry(address, prefix).newest_versions()
-    assert time.monotonic() - begin < 20
-    assert "secret" not in caught.value.message
-
-
-def test_what_the_server_refuses_is_told_apart_from_a_server_that_is_away(mlflow_server: Server, prefix: str) -> None:
-    with pytest.raises(TrackingRefusedError, match="refuses"):
-        MlflowTracker(mlflow_server.url, "x" * 2000, prefix).log(quick_result("lightgbm"))
-
-
-async def test_logging_goes_on_where_it_was_cut(mlflow_server: Server, prefix: str, client: Any) -> None:
-    class CutTracker(MlflowTracker):
-        cut = True
-
-        @override
-        def _log_twin(self, *args: Any) -> None:
-            if self.cut:
-                raise TrackingUnavailableError("cut")
-            super()._log_twin(*args)
-
-    async with proxied(mlflow_server.port) as proxy:
-        tracker = CutTracker(f"http://127.0.0.1:{proxy.port}", prefix, prefix)
-        result = quick_result("lightgbm")
-        with pytest.raises(TrackingUnavailableError):
-            await asyncio.to_thread(tracker.log, result)
-        await proxy.cut()
-        tracker.cut = False
-        with pytest.raises(TrackingUnavailableError, match="does not answer"):
-            await asyncio.to_thread(tracker.log, result)
-        await proxy.join()
-        logged = await asyncio.to_thread(tracker.log, result)
-    experiment = client.get_experiment_by_name(prefix).experiment_id
-    assert [run.info.run_id for run in client.search_runs([experiment])] == [logged.run_id]
-    assert len(client.search_logged_models([experiment])) == 1
-    assert len(client.get_metric_history(logged.run_id, "train_rmse")) == len(result.model.history)
-    assert logged.version == "1"
+        ModelRegistry(f"http://127.0.0.1:{free_port()}", prefix).newest_versions()
+    assert time.monotonic() - begin < 10
 
 
 def test_the_champion_moves_among_the_models_of_a_prefix(tracker: MlflowTracker, mlflow_server: Server, prefix: str) -> None:
@@ -187,7 +133,11 @@ def test_the_champion_moves_among_the_models_of_a_prefix(tracker: MlflowTracker,
     first = tracker.log(quick_result("lightgbm", "first"))
     tracker.log(quick_result("lightgbm", "second"))
     newer = tracker.log(quick_result("lightgbm", "second"))
-    stranger = MlflowTracker(mlflow_server.url, prefix, f"{prefix}x").log(quick_result("lightgbm", "second"))
+    for longer in (f"{prefix}x", f"{prefix}-2"):
+        MlflowTracker(mlflow_server.url, prefix, longer).log(quick_result("lightgbm", "second"))
+        (stranger,) = ModelRegistry(mlflow_server.url, longer).newest_versions()
+        ModelRegistry(mlflow_server.url, longer).set_champion(stranger)
+    assert registry.champion() is None
     found = registry.newest_versions()
     assert [(ref.model, ref.version) for ref in found] == [(first.model, "1"), (newer.model, "2")]
     assert found[1].run_id == newer.run_id
@@ -195,10 +145,33 @@ def test_the_champion_moves_among_the_models_of_a_prefix(tracker: MlflowTracker,
     for ref in (found[0], found[1], found[0]):
         registry.set_champion(ref)
         assert registry.champion() == ref
-    assert ModelRegistry(mlflow_server.url, f"{prefix}x").champion() is None
-    assert stranger.model not in {ref.model for ref in found}
+    assert ModelRegistry(mlflow_server.url, f"{prefix}-2").champion() == stranger
     with pytest.raises(NoModelError, match="no version 7"):
         registry.version(first.model, "7")
+
+
+def test_who_stays_champion_has_been_it_since_the_first_time(
+    tracker: MlflowTracker, mlflow_server: Server, prefix: str
+) -> None:
+    tracker.log(quick_result("lightgbm", "first"))
+    registry = ModelRegistry(mlflow_server.url, prefix)
+    (ref,) = registry.newest_versions()
+    since = []
+    for _ in range(2):
+        registry.set_champion(ref)
+        champion = registry.champion()
+        assert champion is not None
+        since.append(champion.tags["champion_since"])
+    assert since[0] == since[1]
+
+
+def test_a_champion_that_was_registered_without_the_prefix_tag_is_known_by_its_name(
+    tracker: MlflowTracker, mlflow_server: Server, prefix: str, client: Any
+) -> None:
+    logged = tracker.log(quick_result("lightgbm"))
+    client.delete_model_version_tag(logged.model, logged.version, "prefix")
+    (ref,) = ModelRegistry(mlflow_server.url, prefix).newest_versions()
+    assert ref.model == logged.model
 
 
 def test_of_two_champions_the_one_crowned_last_counts(
@@ -253,7 +226,7 @@ class Following(Tracker):
 
 
 def test_wandb_offline_writes_its_run_and_the_plain_directory(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    from complex_system.training.pytorch import network_from_state, state_bytes
+    from complex_system.training.pytorch import state_bytes
 
     following = Following()
     tracker = WandbTracker(

@@ -8,28 +8,24 @@ import os
 import signal
 import sys
 import time
-import uuid
-from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nats.errors import OutboundBufferLimitError
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import InvalidRequestError
 from complex_system.local.child import Child
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.messaging.handlers import hears
-from complex_system.messaging.replies import to_thing
-from complex_system.messaging.service import SystemService
-from complex_system.messaging.subjects import TRAIN_MODEL_SUBJECT, TRAINING_FINISHED, TRAINING_PROGRESS, health_subject
+from complex_system.messaging.subjects import TRAIN_MODEL_SUBJECT, health_subject
 from complex_system.roles.trainer import TrainerService
 from complex_system.settings import Settings
 from complex_system.tracking.artifact_store import ArtifactStore
 from complex_system.tracking.registry import ModelRegistry
 from complex_system.tracking.wandb import artifact_folder
-from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from complex_system_services.ml_lightgbm_regression_mlflow.ml_lightgbm_regression_mlflow_service import (
     MlLightgbmRegressionMlflowService,
 )
@@ -40,9 +36,10 @@ from complex_system_services.ml_pytorch_regression_mlflow.ml_pytorch_regression_
 from complex_system_services.ml_tensorflow_regression_mlflow.ml_tensorflow_regression_mlflow_service import (
     MlTensorflowRegressionMlflowService,
 )
+from models import linear_twin, register_twin
 from proxy import proxied
 from samples import lab_samples, processed_page
-from support import eventually, running
+from support import Ear, eventually, running
 
 # MLflow, TensorFlow and W&B warn of their own and each other's deprecations.
 pytestmark = [
@@ -65,65 +62,19 @@ LOADED = 90.0
 """Seconds in which the slowest framework is imported on a busy machine."""
 
 
-class Ear(SystemService):
-    """Hears what trainers announce."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.progress: list[dict[str, Any]] = []
-        self.times: list[float] = []
-        self.finished: list[dict[str, Any]] = []
-
-    @hears(TRAINING_PROGRESS)
-    async def on_progress(self, value: dict[str, Any]) -> None:
-        self.progress.append(value)
-        self.times.append(time.monotonic())
-
-    @hears(TRAINING_FINISHED)
-    async def on_finished(self, value: dict[str, Any]) -> None:
-        self.finished.append(value)
-
-    async def ask_trainers(self, value: Any, expected: int = 1) -> list[dict[str, Any]]:
-        replies = await self.broker.gather(TRAIN_MODEL_SUBJECT, to_thing(value, "Ear"), 5.0, expected)
-        return [reply.value for reply in replies]
-
-    async def outcome(self, round_id: str, seconds: float = LOADED) -> dict[str, Any]:
-        def found() -> list[dict[str, Any]]:
-            return [value for value in self.finished if value["round"] == round_id]
-
-        return (await eventually(found, seconds))[0]
+@pytest.fixture
+def fields() -> dict[str, Any]:
+    return {"epochs": 4, "boosting_rounds": 30}
 
 
 @pytest.fixture
-def settings(
-    nats_server: Server, mongo_server: Server, mlflow_server: Server, make_settings: Callable[..., Settings]
-) -> Settings:
-    name = f"t{uuid.uuid4().hex[:8]}"
-    return make_settings(
-        nats_server, mongo_server, mlflow_server, mongo_name=name, mlflow_experiment=name, model_prefix=name,
-        epochs=4, boosting_rounds=30,
-    )  # fmt: skip
-
-
-@pytest.fixture
-async def ear(settings: Settings) -> AsyncIterator[Ear]:
-    async with running(Ear, settings) as service:
-        yield service
-
-
-@pytest.fixture
-async def empty_database(settings: Settings) -> AsyncIterator[None]:
-    async with running(DatabaseMongoService, settings):
-        yield
-
-
-@pytest.fixture
-async def database(empty_database: None, ear: Ear) -> None:
+async def filled(database: None, ear: Ear) -> None:
+    """A database with training data."""
     await DatabaseClient(ear).upsert_processed(processed_page(5, RECORDS))
 
 
 @pytest.mark.parametrize("trainer", list(SERVICES))
-@pytest.mark.usefixtures("database")
+@pytest.mark.usefixtures("filled")
 async def test_a_requested_training_is_announced_logged_and_registered(
     trainer: str, ear: Ear, settings: Settings, dataset: Dataset
 ) -> None:
@@ -133,7 +84,7 @@ async def test_a_requested_training_is_announced_logged_and_registered(
         (reply,) = await ear.ask_trainers({"round": "r1", "trainers": [trainer, "another"]})
         assert time.monotonic() - begin < 3.0
         assert reply == {"trainer": trainer, "accepted": True, "round": "r1"}
-        outcome = await ear.outcome("r1")
+        outcome = await ear.outcome("r1", LOADED)
         assert outcome["status"] == "finished", outcome
         await eventually(lambda: service.health()["state"] == "ready")
     data, _ = lab_samples(5, RECORDS)
@@ -160,7 +111,7 @@ async def test_a_requested_training_is_announced_logged_and_registered(
     assert last["train_rmse"] > 0 < last["validation_rmse"]
 
 
-@pytest.mark.usefixtures("database")
+@pytest.mark.usefixtures("filled")
 async def test_a_round_is_refused_by_who_is_not_meant_and_by_who_is_busy(ear: Ear, settings: Settings) -> None:
     busy = settings.copy(update={"epochs": 100_000, "patience": 100_000})
     async with running(MlPytorchRegressionMlflowService, busy) as service:
@@ -177,7 +128,7 @@ async def test_a_round_is_refused_by_who_is_not_meant_and_by_who_is_busy(ear: Ea
     assert (len(times) - 1) / (times[-1] - times[0]) < 6.0, "progress is announced at most five times a second"
 
 
-@pytest.mark.usefixtures("database")
+@pytest.mark.usefixtures("filled")
 async def test_bad_requests_get_an_error_and_the_next_one_works(ear: Ear, settings: Settings) -> None:
     async with running(MlLightgbmRegressionMlflowService, settings):
         for value in ([], "text", 3, {"round": 3}, {"round": ""}, {"trainers": "lightgbm"}, {"trainers": [1]}):
@@ -185,21 +136,21 @@ async def test_bad_requests_get_an_error_and_the_next_one_works(ear: Ear, settin
                 await ear.ask(TRAIN_MODEL_SUBJECT, value)
         reply = await ear.ask(TRAIN_MODEL_SUBJECT, {})
         assert reply["accepted"]
-        assert (await ear.outcome(reply["round"]))["status"] == "finished"
+        assert (await ear.outcome(reply["round"], LOADED))["status"] == "finished"
 
 
 async def test_without_data_a_round_fails_and_the_next_one_with_data_does_not(
-    ear: Ear, settings: Settings, empty_database: None
+    ear: Ear, settings: Settings, database: None
 ) -> None:
     async with running(MlLightgbmRegressionMlflowService, settings) as service:
         await ear.ask_trainers({"round": "r1"})
-        outcome = await ear.outcome("r1")
+        outcome = await ear.outcome("r1", LOADED)
         assert outcome["status"] == "failed"
         assert "0 labelled records" in outcome["error"]
         assert service.health()["state"] == "ready"
         await DatabaseClient(ear).upsert_processed(processed_page(5, RECORDS))
         await ear.ask_trainers({"round": "r2"})
-        assert (await ear.outcome("r2"))["status"] == "finished"
+        assert (await ear.outcome("r2", LOADED))["status"] == "finished"
         # Who missed the end of its round and asks again hears the same outcome; nothing is trained twice.
         (reply,) = await ear.ask_trainers({"round": "r2"})
         assert reply["accepted"]
@@ -208,7 +159,7 @@ async def test_without_data_a_round_fails_and_the_next_one_with_data_does_not(
         assert first == again
 
 
-@pytest.mark.usefixtures("database")
+@pytest.mark.usefixtures("filled")
 async def test_a_training_survives_a_tracking_server_that_is_away(
     ear: Ear, settings: Settings, mlflow_server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -221,24 +172,24 @@ async def test_a_training_survives_a_tracking_server_that_is_away(
                 await eventually(lambda: service.health()["state"] == "waiting", LOADED)
                 assert "does not answer" in service.health()["detail"]
                 await proxy.join()
-                outcome = await ear.outcome("r1")
+                outcome = await ear.outcome("r1", LOADED)
     assert outcome["status"] == "finished"
     assert sum(value["stage"] == "training" for value in ear.progress) >= 1
     assert outcome["version"] == "1"
 
 
-@pytest.mark.usefixtures("database")
+@pytest.mark.usefixtures("filled")
 async def test_what_mlflow_refuses_is_a_failed_training(ear: Ear, settings: Settings) -> None:
     refused = settings.copy(update={"mlflow_experiment": "x" * 2000})
     async with running(MlLightgbmRegressionMlflowService, refused) as service:
         await ear.ask_trainers({"round": "r1"})
-        outcome = await ear.outcome("r1")
+        outcome = await ear.outcome("r1", LOADED)
         assert outcome["status"] == "failed"
         assert "refuses" in outcome["error"]
         assert service.health()["state"] == "ready"
 
 
-@pytest.mark.usefixtures("database")
+@pytest.mark.usefixtures("filled")
 async def test_a_trainer_trains_on_its_own_schedule(ear: Ear, settings: Settings) -> None:
     often = settings.copy(update={"training_interval": 1.0})
     async with running(MlLightgbmRegressionMlflowService, often):
@@ -246,6 +197,49 @@ async def test_a_trainer_trains_on_its_own_schedule(ear: Ear, settings: Settings
         await eventually(lambda: len(ear.finished) >= 2, LOADED)
     assert {value["status"] for value in ear.finished} == {"finished"}
     assert len({value["round"] for value in ear.finished}) == len(ear.finished)
+
+
+async def test_the_schedule_goes_on_after_a_restart_where_the_newest_model_left_it(
+    settings: Settings, mlflow_server: Server, dataset: Dataset, nats_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("complex_system.roles.trainer.LONGEST_LOOK", 0.3)
+    uri, prefix = settings.mlflow_tracking_uri, settings.model_prefix
+    twin = linear_twin(dataset)
+    await asyncio.to_thread(register_twin, uri, dataset, twin, prefix=prefix, trainer="lightgbm", champion=False)
+    (newest,) = await asyncio.to_thread(ModelRegistry(uri, prefix).newest_versions)
+    await asyncio.to_thread(register_twin, uri, dataset, twin, prefix=prefix, trainer="pytorch", champion=False)
+    async with proxied(mlflow_server.port) as proxy:
+        await proxy.cut()
+        away = settings.copy(update={"mlflow_tracking_uri": f"http://127.0.0.1:{proxy.port}"})
+        async with running(MlLightgbmRegressionMlflowService, away) as service:
+            await eventually(lambda: service._loading is not None and service._loading.done(), LOADED)
+            assert service._last_training is None
+            await proxy.join()
+            await eventually(lambda: service._last_training is not None, 40)
+            age = (datetime.now(UTC) - newest.created_at).total_seconds()
+            assert time.monotonic() - service._last_training == pytest.approx(age, abs=0.5)
+            assert service._last_training < service._made_at
+            assert service._job is None
+
+
+@pytest.mark.usefixtures("filled")
+async def test_an_end_that_could_not_be_announced_is_kept_and_repeated_when_asked(
+    ear: Ear, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(MlLightgbmRegressionMlflowService, settings) as service:
+        with monkeypatch.context() as patch:
+
+            async def publish(*_: Any) -> None:
+                raise OutboundBufferLimitError
+
+            patch.setattr(service.broker, "publish", publish)
+            await ear.ask_trainers({"round": "r1"})
+            await eventually(lambda: service._last_outcome, LOADED)
+        assert service._job is None
+        assert ear.finished == []
+        await ear.ask_trainers({"round": "r1"})
+        outcome = await ear.outcome("r1", LOADED)
+    assert (outcome["status"], outcome["version"]) == ("finished", "1")
 
 
 async def test_the_process_ends_at_once_even_while_a_framework_is_imported(

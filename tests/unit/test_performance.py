@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from complex_system.monitoring.performance import ErrorWindow, LatencyWindow
+from complex_system.monitoring.performance import MOST_MODELS, ErrorWindow, LatencyWindow, ModelWindows, ServedModel
 from complex_system.monitoring.report import PointBuffer
 from complex_system.monitoring.system import SystemMetrics
 
@@ -82,6 +82,46 @@ def test_latencies_and_the_rate_since_the_last_look() -> None:
     assert metrics["latency_ms_p99"] == pytest.approx(99.01)
     now = 111.0
     assert window.metrics()["predictions_per_second"] == 0
+
+
+OLD, NEW = ServedModel("champion", "lab", "1"), ServedModel("champion", "lab", "2")
+OTHER = ServedModel("wandb", "net", "a")
+
+
+def test_models_and_services_are_not_mixed_and_the_one_that_answered_last_counts() -> None:
+    windows = ModelWindows(10, lambda: 0.0)
+    assert windows.metrics() == {}
+    assert windows.predicted(OLD, 5.0, [("a", 10.0), ("b", 10.0)])
+    assert windows.predicted(OTHER, 50.0, [("a", 100.0), (None, 1.0)])
+    windows.measured("a", 0.0)
+    assert windows.metrics()["champion"].performance["rmse"] == 10
+    assert windows.metrics()["wandb"].performance["rmse"] == 100
+    assert windows.metrics()["wandb"].latency["latency_ms_mean"] == 50
+    assert not windows.predicted(OLD, 5.0, [])
+    assert windows.predicted(NEW, 7.0, [("c", 1.0)])
+    assert windows.metrics()["champion"].served == NEW
+    assert windows.metrics()["champion"].performance == {"count": 0.0}
+    windows.measured("b", 0.0)  # predicted by the old one
+    windows.measured("c", 0.0)
+    assert windows.metrics()["champion"].performance["rmse"] == 1
+    assert windows.metrics()["champion"].latency["latency_ms_mean"] == 7
+
+
+def test_a_truth_that_came_first_counts_for_a_model_that_is_new() -> None:
+    windows = ModelWindows(10, lambda: 0.0)
+    windows.measured("a", 1.0)
+    for model in (OLD, OTHER):
+        windows.predicted(model, 1.0, [("a", 3.0)])
+    assert {metrics.performance["bias"] for metrics in windows.metrics().values()} == {2.0}
+
+
+def test_only_so_many_models_have_windows() -> None:
+    windows = ModelWindows(10, lambda: 0.0)
+    windows.predicted(OTHER, 1.0, [])
+    for version in range(100):
+        windows.predicted(ServedModel("champion", "lab", str(version)), 1.0, [])
+    assert set(windows.metrics()) == {"champion"}
+    assert len(windows._windows) == MOST_MODELS
 
 
 def test_points_wait_in_order_up_to_a_bound_and_only_written_ones_go() -> None:

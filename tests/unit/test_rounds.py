@@ -45,6 +45,32 @@ def test_a_database_that_was_filled_anew_starts_a_round() -> None:
     assert trigger.due(counts(1000, 1000, 500), 1)
 
 
+def failed_at_once(trigger: RoundTrigger, labelled: int, now: float) -> float:
+    """Seconds from a failed round until the next one is due."""
+    trigger.failed(labelled, now)
+    look = counts(2 * labelled, 2 * labelled, labelled)
+    return next(pause for pause in range(10_000) if trigger.due(look, now + pause))
+
+
+def test_rounds_without_a_model_are_repeated_after_growing_pauses() -> None:
+    trigger = RoundTrigger(200, 0.25)
+    trigger.due(counts(2000, 2000, 1000), 0)
+    assert [failed_at_once(trigger, 1000, 10_000.0 * i) for i in range(8)] == [30, 60, 120, 240, 480, 960, 1800, 1800]
+    for _ in range(2000):
+        assert trigger.failed(1000, 0.0) == 1800
+    trigger.done(1000)
+    assert failed_at_once(RoundTrigger(200, 0.25), 1000, 0.0) == 30
+
+
+def test_new_data_end_the_pause_after_a_failed_round() -> None:
+    trigger = RoundTrigger(200, 0.25)
+    trigger.failed(1000, 0.0)
+    for raw in (2490, 2490):
+        assert not trigger.due(counts(raw, raw, 1245), 1.0)
+    assert trigger.due(counts(2500, 2500, 1250), 2.0)
+    assert trigger.failed(1250, 3.0) == 30, "with other data it is the first failure"
+
+
 TIMES = RoundTimes(timeout=1000, patience=120, ask_again=1.5, check_again=15)
 
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 from pathlib import Path
 
 import pytest
+from fastiot.env import env_basic
 from pydantic import ValidationError
 
+from complex_system.local.plan import HOST_VARIABLES, PORT_VARIABLES
+from complex_system.local.servers import SERVERS
 from complex_system.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / ".env.example"
+
+
+OF_FASTIOT = {"FASTIOT_LOG_LEVEL": ("INFO", "FastIoT's own: what is logged, DEBUG, INFO, WARNING, ERROR or CRITICAL")}
+"""What FastIoT reads by itself, so that our settings need not."""
 
 
 def _variables() -> dict[str, tuple[str, str]]:
@@ -34,7 +42,21 @@ def _example() -> dict[str, tuple[str, str]]:
 
 
 def test_the_example_lists_every_variable_with_its_default_and_meaning() -> None:
-    assert _example() == _variables()
+    assert _example() == _variables() | OF_FASTIOT
+
+
+def test_fastiots_own_variable_has_that_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FASTIOT_LOG_LEVEL", raising=False)
+    assert logging.getLevelName(env_basic.log_level) == OF_FASTIOT["FASTIOT_LOG_LEVEL"][0]
+
+
+def test_the_variables_of_a_local_run_are_settings_with_the_same_defaults() -> None:
+    """``local/`` works on environments that it makes for others, so it reads them by name."""
+    known = _variables()
+    assert set(HOST_VARIABLES.values()) <= set(known)
+    assert {known[variable][0] for variable in PORT_VARIABLES.values()} == {
+        str(SERVERS[name].default_port) for name in PORT_VARIABLES
+    }
 
 
 def test_no_module_but_the_settings_reads_the_environment() -> None:

@@ -12,6 +12,10 @@ SETTLED_GROWTH = 0.02
 """... and they grew by less than this share since the last look."""
 SETTLE_PATIENCE = 60.0
 """Seconds after which a due round starts although the data have not settled."""
+FAILED_FIRST = 30.0
+"""Seconds from a round without a model to the next one; doubled with every further one ..."""
+FAILED_LAST = 1800.0
+"""... up to this."""
 
 
 class RoundTrigger:
@@ -30,6 +34,9 @@ class RoundTrigger:
         self.last_labelled = last_labelled
         self._raw_before: int | None = None
         self._enough_since: float | None = None
+        self._failures = 0
+        self._failed_labelled = 0
+        self._not_before = 0.0
 
     def due(self, counts: Mapping[str, int], now: float) -> bool:
         """Takes a look at the record counts.
@@ -39,11 +46,16 @@ class RoundTrigger:
             now: Monotonic time in seconds.
 
         Returns:
-            Whether a round is due: enough new labelled records, and the data settled or 60 s of waiting for that.
+            Whether a round is due: enough new labelled records, and the data settled or 60 s of waiting for that. After a round
+            without a model a pause has to be over too, unless the data have changed as much as a new round wants it.
         """
         raw_before, self._raw_before = self._raw_before, counts["raw"]
         if not self._enough(counts["labelled"]):
             self._enough_since = None
+            return False
+        if self._failures and self._has_changed(counts["labelled"], self._failed_labelled):
+            self._failures = 0
+        if self._failures and now < self._not_before:
             return False
         if self._enough_since is None:
             self._enough_since = now
@@ -57,12 +69,24 @@ class RoundTrigger:
         """Notes that a round with so many labelled records was carried out."""
         self.last_labelled = labelled
         self._enough_since = None
+        self._failures = 0
+
+    def failed(self, labelled: int, now: float) -> float:
+        """Notes that a round with so many labelled records ended without a model; returns the seconds until the next one."""
+        pause: float = min(FAILED_FIRST * 2 ** min(self._failures, 10), FAILED_LAST)
+        self._failures += 1
+        self._failed_labelled, self._not_before = labelled, now + pause
+        self._enough_since = None
+        return pause
 
     def _enough(self, labelled: int) -> bool:
         if labelled < self._min_labelled:
             return False
+        return self.last_labelled is None or self._has_changed(labelled, self.last_labelled)
+
+    def _has_changed(self, labelled: int, before: int) -> bool:
         # Fewer than before happens too: the database was emptied and filled anew.
-        return self.last_labelled is None or abs(labelled - self.last_labelled) >= self._growth * self.last_labelled
+        return abs(labelled - before) >= self._growth * before
 
 
 Status = Literal["asked", "training", "finished", "failed", "missing"]

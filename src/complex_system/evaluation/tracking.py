@@ -11,7 +11,7 @@ from typing import Any
 from complex_system.domain.dataset import Dataset
 from complex_system.evaluation.chart import rmse_chart
 from complex_system.evaluation.comparison import Comparison, Result
-from complex_system.tracking.connection import load_mlflow, open_client, translated
+from complex_system.tracking.connection import load_mlflow, open_client, run_url, translated
 from complex_system.tracking.experiments import experiment_id
 
 TABLE = "comparison.json"
@@ -41,7 +41,7 @@ class ComparisonLog:
         self._unit = dataset.column(dataset.target).unit
 
     def last_labelled(self) -> int | None:
-        """How many labelled records there were at the last training round of this pipeline version."""
+        """How many labelled records there were at the last training round of this pipeline version that was carried out to its end."""
         client = open_client(self._uri)
         with translated(self._uri, "looking for the last comparison"):
             run = self._newest(client, {_ORIGIN: "round"})
@@ -52,7 +52,7 @@ class ComparisonLog:
         """The newest comparison of this pipeline version that was finished, as it was announced; None if there is none."""
         client = open_client(self._uri)
         with translated(self._uri, "reading the last comparison"), tempfile.TemporaryDirectory() as folder:
-            run = self._newest(client, {}, "attributes.status = 'FINISHED'")
+            run = self._newest(client, {})
             if run is None:
                 return None
             path = client.download_artifacts(run.info.run_id, TABLE, folder)
@@ -64,25 +64,23 @@ class ComparisonLog:
             "results": [{name: row[name] for name in row if name != "champion"} for row in rows],
             "champion": {name: champion[name] for name in ("model", "version", "framework", "trainer", "rmse")},
             "holdout": int(run.data.params.get("holdout", 0)),
-            "run_url": self._url(run.info.experiment_id, run.info.run_id),
+            "run_url": run_url(self._uri, run.info.experiment_id, run.info.run_id),
         }
 
-    def _newest(self, client: Any, tags: dict[str, str], condition: str = "") -> Any:
+    def _newest(self, client: Any, tags: dict[str, str]) -> Any:
+        """The newest finished comparison of this pipeline version with these tags; one that was cut off has no champion."""
         experiment = client.get_experiment_by_name(self._experiment)
         if experiment is None:
             return None
         wanted = {_KIND: "comparison", _DATASET: self._dataset.name, _VERSION: self._dataset.version, **tags}
-        conditions = [f"tags.{name} = '{value}'" for name, value in wanted.items()] + ([condition] if condition else [])
+        conditions = ["attributes.status = 'FINISHED'", *(f"tags.{name} = '{value}'" for name, value in wanted.items())]
         runs = client.search_runs(
             [experiment.experiment_id], " and ".join(conditions), max_results=1, order_by=["attributes.start_time DESC"]
         )
         return runs[0] if runs else None
 
-    def _url(self, experiment: str, run: str) -> str:
-        return f"{self._uri.rstrip('/')}/#/experiments/{experiment}/runs/{run}"
-
     def log(self, comparison: Comparison, labelled: int | None, known: dict[str, str]) -> str:
-        """Logs a comparison.
+        """Logs a comparison. It counts only after :meth:`finish`.
 
         Args:
             comparison: What came out.
@@ -96,7 +94,7 @@ class ComparisonLog:
         with translated(self._uri, "logging the comparison"):
             experiment = experiment_id(client, self._experiment)
             runs = _Runs(client, experiment, known)
-            parent = runs.of(f"comparison-{comparison.round}", {
+            parent = runs.of(_parent_name(comparison), {
                 _KIND: "comparison", _ORIGIN: "schedule" if labelled is None else "round", _DATASET: self._dataset.name,
                 _VERSION: self._dataset.version, "round": comparison.round,
             })  # fmt: skip
@@ -120,8 +118,18 @@ class ComparisonLog:
                     "training_run": ref.run_id, "incumbent": result.incumbent,
                 })  # fmt: skip
                 client.set_terminated(run)
-            client.set_terminated(parent)
-        return self._url(experiment, parent)
+        return run_url(self._uri, experiment, parent)
+
+    def finish(self, comparison: Comparison, known: dict[str, str]) -> None:
+        """Ends the run of a comparison, after all that follows from it was done: a restart before that repeats the round.
+
+        Args:
+            comparison: The comparison that was logged.
+            known: The dict that :meth:`log` filled.
+        """
+        client = open_client(self._uri)
+        with translated(self._uri, "ending the comparison"):
+            client.set_terminated(known[_parent_name(comparison)])
 
     def _parent_metrics(self, comparison: Comparison) -> dict[str, float]:
         metrics = _holdout_metrics(comparison.champion)
@@ -156,6 +164,10 @@ class _Runs:
             [entities.Metric(name, value, now, 0) for name, value in metrics.items()],
             [entities.Param(name, str(value)) for name, value in params.items() if value is not None],
         )
+
+
+def _parent_name(comparison: Comparison) -> str:
+    return f"comparison-{comparison.round}"
 
 
 def _holdout_metrics(result: Result) -> dict[str, float]:

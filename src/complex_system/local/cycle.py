@@ -11,17 +11,20 @@ import httpx
 
 from complex_system.errors import ComplexSystemError, NobodyListensError, ReplyTimeoutError
 from complex_system.local.plan import TRAINER_SERVICES, Plan
-from complex_system.local.probe import ProbeError, predict, probe_record, served_model
+from complex_system.local.probe import ProbeError, predict, probe_record, rest_client, served_model
 from complex_system.local.state import Prediction, RunState
 from complex_system.messaging.client import SystemClient
 from complex_system.messaging.clients import ServingClient
 
+SOURCE = "dummy_data_generation"
 CHAMPION_SERVING = "ml_serving_mlflow"
 ARTIFACT_SERVING = "ml_serving"
 CONSUMER = "ml_consumer"
 PROCESSED = "records processed"
 QUIET = 5.0
 """Seconds in which the consumer begins no new round once all is processed: then the last champion is still the right one."""
+RECOUNTED = 6.0
+"""Seconds after which the numbers of records are certainly newer."""
 SAME = 1e-4
 """Largest relative difference of one record's predictions by REST and by the broker."""
 
@@ -125,10 +128,17 @@ class Cycle:
 
     def _raw_missing(self) -> tuple[str, str]:
         have, want = self._state.records["raw"], self._state.wanted_records
-        return ("", "") if have >= want and self._state.counted else (f"{have:,} of {want:,} saved", "dummy_data_generation")
+        if self._plan.settings.source_file and SOURCE in self._state.services:
+            # How many records a file has, and how many of them are refused, only the source knows.
+            source = self._state.services[SOURCE]
+            counted_since = source.ready and self._state.seconds - source.since > RECOUNTED
+            return ("", "") if counted_since else (source.detail or "not started", SOURCE)
+        return ("", "") if have >= want and self._state.counted else (f"{have:,} of {want:,} saved", SOURCE)
 
     def _processed_missing(self) -> tuple[str, str]:
         records, want = self._state.records, self._state.wanted_records
+        if self._plan.settings.source_file:
+            want = records["raw"]
         have = records["processed"] + records["rejected"]
         return ("", "") if have >= want else (f"{have:,} of {want:,} processed or rejected", "data_processing")
 
@@ -176,7 +186,7 @@ class Cycle:
 
     async def _predict_by_rest(self) -> None:
         url = self._state.services[CHAMPION_SERVING].url
-        async with httpx.AsyncClient(timeout=10.0, trust_env=False) as http:
+        async with rest_client(self._plan.settings.api_key) as http:
             while True:
                 served, champion = await served_model(http, url), self._state.champion
                 if served and champion and (served.name, served.version) == (champion.model, champion.version):
@@ -212,7 +222,7 @@ class Cycle:
 
     async def _predict_by_artifact(self) -> None:
         url = self._state.services[ARTIFACT_SERVING].url
-        async with httpx.AsyncClient(timeout=10.0, trust_env=False) as http:
+        async with rest_client(self._plan.settings.api_key) as http:
             while await served_model(http, url) is None:  # noqa: ASYNC110 - a server elsewhere has no event for us
                 await asyncio.sleep(0.2)
             prediction = await self._predicted(http, url, ARTIFACT_SERVING)

@@ -17,7 +17,7 @@ from rich.text import Text
 from typing_extensions import override
 
 from complex_system.domain.laboratory import BEST_POSSIBLE
-from complex_system.local.plan import Plan
+from complex_system.local.plan import TRAINER_SERVICES, Plan
 from complex_system.local.state import Process, RunState, Scores, Training
 
 NOTES = 4
@@ -79,8 +79,9 @@ class LogDisplay(Display):
     def _note_records(self) -> None:
         records = self._state.records
         done = records["processed"] + records["rejected"]
-        full = min(records["raw"], done) >= self._state.wanted_records
-        shown = (min(records["raw"], self._state.wanted_records), min(done, self._state.wanted_records))
+        want = self._state.wanted_records or records["raw"]
+        full = min(records["raw"], done) >= want
+        shown = (min(records["raw"], want), min(done, want))
         if shown == self._shown_records or (self._state.seconds < self._next_records and not full):
             return
         self._shown_records, self._next_records = shown, self._state.seconds + 2.0
@@ -181,7 +182,8 @@ class LiveDisplay(Display):
         return grid
 
     def _records(self) -> RenderableType:
-        records, want = self._state.records, self._state.wanted_records
+        records = self._state.records
+        want = self._state.wanted_records or records["raw"]
         grid = Table.grid(padding=(0, 2))
         grid.add_column(min_width=14)
         for label, value in (("saved", records["raw"]), ("processed", records["processed"] + records["rejected"])):
@@ -222,7 +224,11 @@ class LiveDisplay(Display):
                     basis = Text.assemble(("champion  ", "bold green"), basis)
             cells = _figures(scores) if scores else _running(training)
             table.add_row(
-                Text(name, style=style), _training(training, compared=result is not None), *cells, basis, style=style
+                Text(name, style=style),
+                _training(training, self._idle(name, compared=result is not None)),
+                *cells,
+                basis,
+                style=style,
             )
         best = Scores(BEST_POSSIBLE.rmse, BEST_POSSIBLE.mae, BEST_POSSIBLE.r2)
         if self._plan.dataset.name == "lab":
@@ -231,6 +237,13 @@ class LiveDisplay(Display):
             table.caption = f"on {self._state.holdout:,} hold-out records that no trainer saw"
             table.caption_justify = "left"
         return table
+
+    def _idle(self, trainer: str, *, compared: bool) -> str:
+        """What to say of a trainer that has not trained in this run."""
+        service = self._state.services[TRAINER_SERVICES[trainer]]
+        if service.detail.startswith("loading"):
+            return service.detail
+        return "earlier run" if compared else "waiting"
 
     def _prediction(self) -> RenderableType:
         prediction = self._state.prediction
@@ -286,9 +299,9 @@ def _process(process: Process) -> Text:
     return text
 
 
-def _training(training: Training | None, *, compared: bool) -> RenderableType:
+def _training(training: Training | None, idle: str) -> RenderableType:
     if training is None:
-        return Text("earlier run" if compared else "waiting", style="dim")
+        return Text(idle, style="dim")
     if training.status == "failed":
         return Text(training.error, style="red", no_wrap=True, overflow="ellipsis")
     if training.status == "finished":

@@ -44,7 +44,7 @@ AFTER_MLFLOW = {"ml_serving_mlflow": 45.0, "ml_serving": 45.0, "ml_monitoring": 
 """Longest wait of the services that start when MLflow is ready."""
 
 NICE = dict.fromkeys(
-    ("ml_lightgbm_regression_mlflow", "ml_pytorch_regression", "ml_pytorch_regression_mlflow", "ml_monitoring"), 10
+    ("ml_lightgbm_regression_mlflow", "ml_pytorch_regression", "ml_pytorch_regression_mlflow", "ml_monitoring"), 5
 )
 """Who gives way when the cores are short: training and watching, to those who answer requests. TensorFlow does not, because its
 import is the longest and the first round waits for it."""

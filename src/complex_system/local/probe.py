@@ -20,6 +20,7 @@ from complex_system.serving.schemas import example_record
 
 LINE = 76
 """Columns that a line of the shown command has at most."""
+API_KEY = "X-API-Key"
 
 
 class ProbeError(ComplexSystemError):
@@ -45,6 +46,12 @@ def probe_record(dataset: Dataset, seed: int) -> Record:
     if set(record) - {ID} != set(dataset.raw_names):
         return example_record(dataset)
     return {name: round(value, 2) if isinstance(value, float) else value for name, value in record.items()}
+
+
+def rest_client(api_key: str) -> httpx.AsyncClient:
+    """A client for the serving services; it sends the API key where one is set."""
+    headers = {API_KEY: api_key} if api_key else {}
+    return httpx.AsyncClient(timeout=10.0, trust_env=False, headers=headers)
 
 
 async def served_model(client: httpx.AsyncClient, url: str) -> Served | None:
@@ -82,12 +89,15 @@ async def predict(client: httpx.AsyncClient, url: str, record: Record) -> Predic
         model=str(content["model"]["name"]),
         version=str(content["model"]["version"]),
         milliseconds=1000 * (time.perf_counter() - began),
-        curl=curl_lines(f"{url}/predict", body),
+        curl=curl_lines(f"{url}/predict", body, secured=API_KEY in client.headers),
     )
 
 
-def curl_lines(url: str, record: Record) -> tuple[str, ...]:
-    """The command that asks for that prediction, in short lines that a shell takes as they stand."""
+def curl_lines(url: str, record: Record, *, secured: bool = False) -> tuple[str, ...]:
+    """The command that asks for that prediction, in short lines that a shell takes as they stand.
+
+    Where an API key is needed, the command takes it from the variable ``COMPLEX_SYSTEM_API_KEY``: it is not for screens and logs.
+    """
     fields = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()]
     lines, line = [], ""
     for i, text in enumerate(fields):
@@ -98,5 +108,6 @@ def curl_lines(url: str, record: Record) -> tuple[str, ...]:
         line = f"{line} {piece}" if line else piece
     lines.append(line)
     payload = '{"records": [{\n  ' + "\n  ".join(lines) + "\n}]}"
-    command = f"curl -s {shlex.quote(url)} \\\n  -H 'Content-Type: application/json' -d {shlex.quote(payload)}"
+    key = f' \\\n  -H "{API_KEY}: $COMPLEX_SYSTEM_API_KEY"' if secured else ""
+    command = f"curl -s {shlex.quote(url)}{key} \\\n  -H 'Content-Type: application/json' -d {shlex.quote(payload)}"
     return tuple(command.split("\n"))

@@ -216,7 +216,8 @@ def _failure(cycle: Cycle, why: str, service: str, supervisor: Supervisor) -> st
 def _first_state(plan: Plan) -> RunState:
     # Since our own process began: what Python and FastIoT's CLI need to start is time that the user waits, too.
     age = time.time() - psutil.Process().create_time()
-    state = RunState(plan.deployment, began=time.monotonic() - age, wanted_records=plan.settings.records)
+    wanted = 0 if plan.settings.source_file else plan.settings.records
+    state = RunState(plan.deployment, began=time.monotonic() - age, wanted_records=wanted)
     for server in plan.servers:
         state.infrastructure[server.name] = Process(server.name, url=server.url)
     for external in plan.external:

@@ -31,6 +31,41 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[Thing], Awaitable[Thing | None]]
 
+DRAIN_SECONDS = 10.0
+"""How long a service that ends goes on answering the requests that it has taken."""
+
+
+class _EncryptedClient(Client):
+    """A client that gives its credentials to an encrypted connection only.
+
+    nats-py encrypts when the server asks for it and otherwise goes on in clear text, whatever was configured.
+    """
+
+    def _connect_command(self) -> bytes:
+        if not self._server_info.get("tls_required"):
+            raise NatsError("the broker offers no TLS, and FASTIOT_NATS_TLS_CA asks for it")
+        command: bytes = super()._connect_command()
+        return command
+
+
+class _DrainingSubscription(NatsBrokerSubscription):
+    """A subscription that ends after the messages that came: nats-py's own unsubscribe throws them away."""
+
+    @property
+    def subject(self) -> str:
+        """Name of the subject that it is on."""
+        return str(self._subscription.subject)
+
+    async def unsubscribe(self) -> None:
+        client = self._subscription._conn
+        if not client.is_connected:
+            return
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await self._subscription.drain()
+        except (NatsError, TimeoutError) as error:
+            log.warning("Messages on '%s' may be left unanswered: %s", self._subscription.subject, error or "no time left")
+
 
 class ServiceConnection(NatsBrokerConnection):
     """The connection of one service."""
@@ -40,6 +75,9 @@ class ServiceConnection(NatsBrokerConnection):
         self._name = name
         self._handler_tasks = handler_tasks
         self._running: set[asyncio.Task[None]] = set()
+        self._closing = False
+        self.lost = asyncio.Event()
+        """Set when the broker has closed the connection for good, which a protocol error does; a new one is needed."""
 
     @classmethod
     async def open(cls, settings: Settings, name: str) -> ServiceConnection:
@@ -49,7 +87,7 @@ class ServiceConnection(NatsBrokerConnection):
             settings: Where the broker is and who we are.
             name: snake_case name of the service; its replicas share it, it names the queue group.
         """
-        client = Client()
+        client = _EncryptedClient() if settings.nats_tls_ca else Client()
         address = f"{settings.nats_host}:{settings.nats_port}"
         waiting = False
 
@@ -66,6 +104,11 @@ class ServiceConnection(NatsBrokerConnection):
             waiting = False
             log.info("The broker at %s is back", address)
 
+        async def on_close() -> None:
+            if not connection._closing:
+                log.error("The broker at %s has closed the connection for good: %s", address, client.last_error)
+                connection.lost.set()
+
         options: dict[str, Any] = {}
         if settings.nats_user:
             options |= {"user": settings.nats_user, "password": settings.nats_password}
@@ -80,9 +123,11 @@ class ServiceConnection(NatsBrokerConnection):
             max_outstanding_pings=2,
             error_cb=on_error,
             reconnected_cb=on_reconnect,
+            closed_cb=on_close,
             **options,
         )
-        return cls(client, name, settings.handler_tasks)
+        connection = cls(client, name, settings.handler_tasks)
+        return connection
 
     @property
     def connected(self) -> bool:
@@ -144,12 +189,11 @@ class ServiceConnection(NatsBrokerConnection):
         async def answer(message: Msg) -> None:
             try:
                 thing = _decode(subject, message)
-                reply = await cb(thing)
+                payload = serialize_to_bin(Thing, await cb(thing))
             except Exception as error:  # noqa: BLE001 - the caller gets every error as a reply
-                reply = to_thing(error_value(error), self._name)
+                payload = serialize_to_bin(Thing, to_thing(error_value(error), self._name))
             if not message.reply:
                 return
-            payload = serialize_to_bin(Thing, reply)
             if len(payload) > self.max_payload:
                 refusal = TooLargeError(
                     f"The reply on '{subject.name}' has {len(payload)} bytes, more than the broker's limit of "
@@ -190,7 +234,7 @@ class ServiceConnection(NatsBrokerConnection):
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
-        result = NatsBrokerSubscription()
+        result = _DrainingSubscription()
         result._set_subscription(await self._client.subscribe(name, queue=queue, cb=dispatch))
         return result
 
@@ -204,10 +248,11 @@ class ServiceConnection(NatsBrokerConnection):
     async def drain_handlers(self) -> None:
         """Waits for the handlers that are at work, so that what was taken is answered before the service ends."""
         if self._running:
-            await asyncio.wait(self._running, timeout=10)
+            await asyncio.wait(self._running, timeout=DRAIN_SECONDS)
 
     async def close(self) -> None:
         """Sends what waits to be sent and closes the connection."""
+        self._closing = True
         if self._client.is_connected:
             try:
                 await self._client.flush(timeout=2)

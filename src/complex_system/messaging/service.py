@@ -9,13 +9,17 @@ import re
 import signal
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
+from fastiot.cli.constants import CONFIGURE_FILE_NAME
 from fastiot.core import FastIoTService, ReplySubject, Subject
+from fastiot.core.broker_connection import NatsBrokerSubscription
+from nats.errors import Error as NatsError
 
 from complex_system import __version__
 from complex_system.domain.dataset import Dataset
-from complex_system.errors import ComplexSystemError
+from complex_system.errors import ComplexSystemError, NobodyListensError, ReplyTimeoutError
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.replies import to_thing, value_of
 from complex_system.messaging.subjects import SERVICE_HEARTBEAT, health_subject
@@ -24,6 +28,10 @@ from complex_system.settings import Settings
 log = logging.getLogger(__name__)
 
 State = Literal["starting", "waiting", "ready", "working", "failing"]
+T = TypeVar("T")
+
+STOP_GRACE = 1.5
+"""Seconds that a request to a server gets to end when its service ends."""
 
 
 class SystemService(FastIoTService):
@@ -39,6 +47,7 @@ class SystemService(FastIoTService):
     """
 
     broker: ServiceConnection
+    _subs: list[NatsBrokerSubscription]
 
     def __init__(
         self, broker_connection: ServiceConnection, settings: Settings | None = None, dataset: Dataset | None = None
@@ -76,6 +85,8 @@ class SystemService(FastIoTService):
             await cls(broker_connection=connection, settings=settings, **kwargs).run()
         finally:
             await connection.close()
+        if connection.lost.is_set():
+            raise NobodyListensError("The broker has closed the connection; whoever runs the service starts it again.")
 
     # What a service overrides
 
@@ -117,8 +128,49 @@ class SystemService(FastIoTService):
         return value_of(await self.broker.request(subject, thing, seconds or self.settings.request_timeout))
 
     async def announce(self, subject: Subject, value: Any) -> None:
-        """Publishes an event."""
-        await self.broker.publish(subject, to_thing(value, type(self).__name__))
+        """Publishes an event. One that cannot be sent is logged and costs nothing else: nobody waits for an event."""
+        try:
+            await self.broker.publish(subject, to_thing(value, type(self).__name__))
+        except NatsError as error:
+            log.warning("An event on '%s' could not be sent: %s", subject.name, error)
+
+    async def while_running(self, work: Awaitable[T], grace: float = STOP_GRACE) -> T:
+        """Waits for what may hang, for instance a call in a thread of ``complex_system.background``.
+
+        When the service ends it has ``grace`` seconds left; then the waiting task is cancelled, so that the service ends all the same.
+        """
+        at_work = asyncio.ensure_future(work)
+        ended = asyncio.create_task(self._shutdown_event.wait())
+        try:
+            await asyncio.wait({at_work, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not (await asyncio.wait({at_work}, timeout=grace))[0]:
+                raise asyncio.CancelledError
+            return at_work.result()
+        finally:
+            ended.cancel()
+            at_work.cancel()
+
+    async def answerer(self, subject: ReplySubject, value: Any, seconds: float = 5.0) -> str:
+        """Who answers a subject at the moment: the sender that a reply names, as a class name; empty for nobody.
+
+        Args:
+            subject: What is asked.
+            value: A request that changes nothing; an error is an answer, too.
+            seconds: How long to wait. Who listens and does not answer in time is called ``somebody``.
+        """
+        try:
+            reply = await self.broker.request(subject, to_thing(value, type(self).__name__), seconds)
+        except NobodyListensError:
+            return ""
+        except ReplyTimeoutError:
+            return "somebody"
+        return reply.machine or "somebody"
+
+    async def stop_answering(self, subject: ReplySubject) -> None:
+        """Gives a subject up; what was taken is still answered."""
+        given_up = [subscription for subscription in self._subs if subscription.subject == subject.name]
+        self._subs = [subscription for subscription in self._subs if subscription not in given_up]
+        await asyncio.gather(*(subscription.unsubscribe() for subscription in given_up))
 
     def every(self, seconds: float, turn: Callable[[], Awaitable[float | None]], longest_pause: float = 30.0) -> None:
         """Runs ``turn`` again and again until the service ends; a turn that fails is logged and repeated with back-off.
@@ -138,11 +190,11 @@ class SystemService(FastIoTService):
                     pause, failures = (seconds if own is None else own), 0
                 except ComplexSystemError as error:
                     failures += 1
-                    pause = min(0.5 * 2**failures, longest_pause)
+                    pause = min(0.5 * 2 ** min(failures, 10), longest_pause)
                     log.warning("%s: %s Again in %.0f s.", turn.__name__, error.message, pause)
                 except Exception:
                     failures += 1
-                    pause = min(0.5 * 2**failures, longest_pause)
+                    pause = min(0.5 * 2 ** min(failures, 10), longest_pause)
                     log.exception("%s failed; again in %.0f s", turn.__name__, pause)
                 # FastIoT reads a time-out of 0 as "for ever".
                 await self.wait_for_shutdown(max(pause, 0.001))
@@ -155,9 +207,11 @@ class SystemService(FastIoTService):
         loop = asyncio.get_running_loop()
         for sign in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sign, self._shutdown_event.set)
-        subscription = await self.broker.subscribe_reply_cb(health_subject(self.service_name()), self._answer_health)
-        self._subs.append(subscription)
+        # Replicas share the first name; under the second one each host's own is asked, for instance by a container's health check.
+        for name in (self.service_name(), f"{self.service_name()}.{socket.gethostname()}"):
+            self._subs.append(await self.broker.subscribe_reply_cb(health_subject(name), self._answer_health))
         self.every(self.settings.heartbeat_interval, self._beat)
+        self.run_task(self._end_when_lost())
         started = asyncio.create_task(self.on_start())
         ended = asyncio.create_task(self._shutdown_event.wait())
         await asyncio.wait({started, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -175,9 +229,29 @@ class SystemService(FastIoTService):
         if self._state in ("starting", "waiting"):
             await self.set_state(*self.initial_state())
 
+    async def _stop_subs(self) -> None:
+        # All at once: what each has taken is answered while the others do the same.
+        await asyncio.gather(*(subscription.unsubscribe() for subscription in self._subs))
+        self._subs.clear()
+
     async def _stop(self) -> None:
         await self.broker.drain_handlers()
         await self.on_stop()
+
+    async def _end_when_lost(self) -> None:
+        lost, ended = asyncio.create_task(self.broker.lost.wait()), asyncio.create_task(self._shutdown_event.wait())
+        await asyncio.wait({lost, ended}, return_when=asyncio.FIRST_COMPLETED)
+        lost.cancel()
+        self._shutdown_event.set()
+        await ended
+
+    @staticmethod
+    def _try_setup_test_env() -> None:
+        """FastIoT's environment of a service that is started by hand: a deployment's, under what is set already."""
+        explicit = dict(os.environ)
+        if any((folder / CONFIGURE_FILE_NAME).is_file() for folder in (Path.cwd(), *Path.cwd().parents)):
+            FastIoTService._try_setup_test_env()
+            os.environ.update(explicit)
 
     async def _beat(self) -> None:
         await self.announce(SERVICE_HEARTBEAT, self.health())

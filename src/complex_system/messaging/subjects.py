@@ -49,6 +49,8 @@ __all__ = [
     "TRAINING_PROGRESS",
     "TRAIN_MODEL_SUBJECT",
     "TRUTH_KNOWN",
+    "ReplySubject",
+    "Subject",
     "event",
     "health_subject",
     "request",
@@ -66,7 +68,11 @@ def event(name: str) -> Subject:
 
 
 def health_subject(service: str) -> ReplySubject:
-    """Where a service says how it is; ``service`` is its snake_case name."""
+    """Where a service says how it is.
+
+    Args:
+        service: Its snake_case name, or ``<name>.<host name>`` for the one of that host.
+    """
     return request(f"get-health.{service}")
 
 
@@ -88,9 +94,10 @@ DB_GET_REJECTED_PAGE_SUBJECT = request("get-rejected-page")
 TRAIN_MODEL_SUBJECT = request("train-model")
 """``{"round"?, "trainers"?: [...]}`` -> ``{"trainer", "accepted", "round", "reason"?}`` from every trainer that is meant."""
 TRAINING_PROGRESS = event("training-progress")
-"""``{"trainer", "round", "stage", "step", "steps", "loss"?, "validation_rmse"?}``."""
+"""``{"trainer", "framework", "round", "stage", "step", "steps", "train_rmse"?, "validation_rmse"?}``."""
 TRAINING_FINISHED = event("training-finished")
-"""``{"trainer", "framework", "round", "status": "finished"|"failed", ...}``, see ``training.outcome``."""
+"""``{"trainer", "framework", "round", "status": "finished"|"failed", "model", "version", "run_id", "run_url", "validation", "samples",
+"seconds", "timings", "error"?}``."""
 COMPARISON_FINISHED = event("comparison-finished")
 """``{"round", "results": [...], "champion": {...}, "run_url", "holdout"}``."""
 GET_COMPARISON_SUBJECT = request("get-comparison")
@@ -116,7 +123,7 @@ TRUTH_KNOWN = event("truth-known")
 
 # Monitoring
 MONITORING_SUBJECT = request("get-monitoring")
-"""``{}`` -> ``{"system", "performance", "latency", "drift", "samples", ...}``: the newest values of ``ml_monitoring``."""
+"""``{}`` -> ``{"system", "model", "performance", "latency", "services", "drift", "samples", ...}``: what ``ml_monitoring`` knows."""
 
 # Every service
 SERVICE_HEARTBEAT = event("service-heartbeat")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from complex_system.training.base import Scores
 
 MIN_WAITING = 10_000
 """At least so many predictions without a truth, and truths without a prediction, are kept until the other comes."""
+MOST_MODELS = 8
+"""Models with windows of their own; the one that has not predicted for longest is forgotten."""
 
 
 class ErrorWindow:
@@ -117,3 +120,86 @@ class LatencyWindow:
             "latency_ms_p99": float(p99),
             **rate,
         }
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One version of a model as one service serves it."""
+
+    service: str
+    model: str
+    version: str
+
+
+@dataclass(frozen=True)
+class ServedMetrics:
+    """How the model that a service serves now does; see :class:`ErrorWindow` and :class:`LatencyWindow`."""
+
+    served: ServedModel
+    performance: dict[str, float]
+    latency: dict[str, float]
+
+
+class ModelWindows:
+    """An error and a latency window for every model of every service, so that no figure mixes two models.
+
+    A truth counts for every model that predicted the record, also for one that predicts it only later.
+    """
+
+    def __init__(self, size: int, clock: Callable[[], float]) -> None:
+        """Makes the windows, none at first.
+
+        Args:
+            size: Number of pairs, and of answered requests, in a window.
+            clock: Monotonic time in seconds.
+        """
+        self._size = size
+        self._clock = clock
+        self._most_truths = max(MIN_WAITING, 10 * size)
+        self._truths: OrderedDict[str, float] = OrderedDict()
+        self._windows: OrderedDict[ServedModel, tuple[ErrorWindow, LatencyWindow]] = OrderedDict()
+        self._newest: dict[str, ServedModel] = {}
+
+    def predicted(self, by: ServedModel, milliseconds: float, predictions: Iterable[tuple[str | None, float]]) -> bool:
+        """Takes an answered request: record ids, where there are any, and predictions.
+
+        Returns:
+            Whether the service answered with another model than the last time, or for the first time.
+        """
+        pairs = list(predictions)
+        errors, latency = self._of(by)
+        latency.answered(milliseconds, len(pairs))
+        for key, prediction in pairs:
+            if key is not None:
+                errors.predicted(key, prediction)
+        before, self._newest[by.service] = self._newest.get(by.service), by
+        return before != by
+
+    def measured(self, key: str, truth: float) -> None:
+        """Takes a truth."""
+        self._truths[key] = truth
+        self._truths.move_to_end(key)
+        if len(self._truths) > self._most_truths:
+            self._truths.popitem(last=False)
+        for errors, _ in self._windows.values():
+            errors.measured(key, truth)
+
+    def metrics(self) -> dict[str, ServedMetrics]:
+        """The metrics of every service, each over the window of the model that it answered with last."""
+        return {
+            service: ServedMetrics(served, self._windows[served][0].metrics(), self._windows[served][1].metrics())
+            for service, served in self._newest.items()
+        }
+
+    def _of(self, by: ServedModel) -> tuple[ErrorWindow, LatencyWindow]:
+        if by not in self._windows:
+            errors = ErrorWindow(self._size)
+            for key, truth in self._truths.items():
+                errors.measured(key, truth)
+            self._windows[by] = (errors, LatencyWindow(self._size, self._clock))
+        self._windows.move_to_end(by)
+        if len(self._windows) > MOST_MODELS:
+            forgotten, _ = self._windows.popitem(last=False)
+            if self._newest.get(forgotten.service) == forgotten:
+                del self._newest[forgotten.service]
+        return self._windows[by]

@@ -9,7 +9,6 @@ from abc import abstractmethod
 from typing import Any, ClassVar
 
 import pyarrow as pa
-from fastiot.core import ReplySubject
 from typing_extensions import override
 
 from complex_system.domain.dataset import ID
@@ -18,7 +17,7 @@ from complex_system.errors import ComplexSystemError, InvalidRequestError, Start
 from complex_system.messaging.clients import ProcessingClient
 from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import State, SystemService
-from complex_system.messaging.subjects import CHAMPION_CHANGED, PREDICTION_MADE
+from complex_system.messaging.subjects import CHAMPION_CHANGED, PREDICTION_MADE, ReplySubject
 from complex_system.preprocessing.pipeline import Pipeline
 from complex_system.serving.engine import Limits, LocalRoute, PredictionEngine, PredictionResult, RemoteRoute
 from complex_system.serving.manager import ModelManager

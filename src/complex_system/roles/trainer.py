@@ -14,16 +14,17 @@ from typing import Any, ClassVar
 
 from typing_extensions import override
 
+from complex_system.background import Worker
 from complex_system.domain.records import new_id
-from complex_system.errors import InvalidRequestError
+from complex_system.errors import InvalidRequestError, TrackingUnavailableError
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.service import State, SystemService
 from complex_system.messaging.subjects import TRAIN_MODEL_SUBJECT, TRAINING_FINISHED, TRAINING_PROGRESS
 from complex_system.roles.training_job import JobContext, TrainingJob
-from complex_system.roles.worker import Worker
 from complex_system.tracking.base import Tracker
 from complex_system.tracking.mlflow import MlflowTracker
+from complex_system.tracking.registry import ModelRegistry
 from complex_system.training.base import Trainer, TrainingParameters
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,8 @@ class TrainerService(SystemService):
         self._loading: asyncio.Task[tuple[Trainer, Tracker]] | None = None
         self._job: TrainingJob | None = None
         self._job_task: asyncio.Task[None] | None = None
-        self._last_training = time.monotonic()
+        self._made_at = time.monotonic()
+        self._last_training: float | None = None
         self._last_outcome: dict[str, Any] = {}
 
     @classmethod
@@ -118,12 +120,29 @@ class TrainerService(SystemService):
         return {"trainer": self.trainer_name, "accepted": True, "round": round_id}
 
     async def train_on_schedule(self) -> float:
-        """Begins a training when the last one is ``training_interval`` ago; returns the seconds until the next look."""
-        remaining = self._last_training + self.settings.training_interval - time.monotonic()
+        """Begins a training when the last one is ``training_interval`` ago; returns the seconds until the next look.
+
+        The last one is that of the newest registered model, so that a restart does not put the schedule off.
+        """
+        if self._last_training is None:
+            await self._recall()
+        last = self._made_at if self._last_training is None else self._last_training
+        remaining = last + self.settings.training_interval - time.monotonic()
         if remaining <= 0 and self._job is None:
             self._begin(f"{self.trainer_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}")
             remaining = self.settings.training_interval
         return min(max(remaining, 0.5), LONGEST_LOOK)
+
+    async def _recall(self) -> None:
+        registry = ModelRegistry(self.settings.mlflow_tracking_uri, self.settings.model_prefix or self.dataset.name)
+        try:
+            versions = await self.while_running(self._worker.run(registry.newest_versions), grace=0.0)
+        except TrackingUnavailableError as error:
+            log.debug("When the last training was is asked for again: %s", error.message)
+            return
+        ages = [(datetime.now(UTC) - ref.created_at).total_seconds() for ref in versions if ref.trainer == self.trainer_name]
+        if self._last_training is None:  # else a training was asked for meanwhile
+            self._last_training = time.monotonic() - max(0.0, ages[0]) if ages else self._made_at
 
     def _begin(self, round_id: str) -> None:
         self._last_training = time.monotonic()

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
+from complex_system.background import Worker
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import (
     ComplexSystemError,
@@ -23,7 +24,6 @@ from complex_system.errors import (
 )
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.service import State
-from complex_system.roles.worker import Worker
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.training import twin
 from complex_system.training.base import Progress, Scores, TrainedModel, Trainer
@@ -180,7 +180,7 @@ class TrainingJob:
                 raise
             except TrackingUnavailableError as error:
                 attempt += 1
-                pause = min(0.5 * 2**attempt, LONGEST_PAUSE)
+                pause = min(0.5 * 2 ** min(attempt, 10), LONGEST_PAUSE)
                 await self._context.report("waiting", f"{error.message} The model is kept; again in {pause:.0f} s.")
                 await asyncio.sleep(pause)
 

@@ -18,6 +18,7 @@ from complex_system.domain.dataset import ID
 from complex_system.domain.records import MAX_FAULTS, Record, raw_check, sentence
 from complex_system.errors import InvalidRecordError, InvalidRequestError, TooLargeError
 from complex_system.preprocessing.pipeline import FEW_RECORDS, Pipeline
+from complex_system.serving.bodies import LARGE_BODY, decoded
 
 Matrix = npt.NDArray[np.float32]
 
@@ -123,7 +124,9 @@ class BatchReader:
         self._many = msgspec.json.Decoder(many)
         wrapped = msgspec.defstruct("Records", [("records", many)], forbid_unknown_fields=True, gc=False)
         self._wrapped: msgspec.json.Decoder[Any] = msgspec.json.Decoder(wrapped)
-        self._any = msgspec.json.Decoder()
+        raw = msgspec.defstruct("RawRecords", [("records", msgspec.Raw)], forbid_unknown_fields=True, gc=False)
+        self._wrapped_raw: msgspec.json.Decoder[Any] = msgspec.json.Decoder(raw)
+        self._elements: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
         kinds = {column.name: pl.Float64 if column.type == "number" else pl.String for column in pipeline.dataset.columns}
         self._columns: list[tuple[str, Any, Any]] = [
             (name, operator.attrgetter(f"f{i}"), kinds.get(name, pl.String)) for i, name in enumerate(self._check.names)
@@ -144,9 +147,11 @@ class BatchReader:
         start = body[:64].lstrip()
         try:
             if start.startswith(b"["):
-                rows = self._many.decode(body)
+                rows = self._many.decode(body) if len(body) < LARGE_BODY else self._in_turns(body)
             elif start.startswith(b'{"records"'):
-                rows = self._wrapped.decode(body).records
+                wrapped = self._wrapped if len(body) < LARGE_BODY else self._wrapped_raw
+                rows = wrapped.decode(body).records
+                rows = rows if len(body) < LARGE_BODY else self._in_turns(rows)
             else:
                 rows = [self._one.decode(body)]
         except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -157,6 +162,11 @@ class BatchReader:
         if len(rows) <= FEW_RECORDS:
             return RecordBatch(msgspec.to_builtins(rows))
         return ColumnBatch(pl.DataFrame([pl.Series(name, list(map(get, rows)), kind) for name, get, kind in self._columns]))
+
+    def _in_turns(self, body: bytes | msgspec.Raw) -> list[Any]:
+        # The decoder holds Python's lock for a whole call; record by record, the event loop has its turn in between.
+        decode = self._one.decode
+        return [decode(element) for element in self._elements.decode(body)]
 
     def records(self, value: Any) -> RecordBatch:
         """Records as mappings.
@@ -269,7 +279,7 @@ class BatchReader:
             )
 
     def _untyped(self, body: bytes) -> list[Any]:
-        content = decoded(body, self._any)
+        content = json_of(body)
         if isinstance(content, dict):
             content = content["records"] if list(content) == ["records"] else [content]
         if not isinstance(content, list):
@@ -277,18 +287,15 @@ class BatchReader:
         return content
 
 
-def decoded(body: bytes, decoder: msgspec.json.Decoder[Any] | None = None) -> Any:
+def json_of(body: bytes) -> Any:
     """A JSON body.
 
     Raises:
         InvalidRequestError: It is no JSON in UTF-8, or nested too deeply.
     """
     try:
-        return (decoder or _ANY).decode(body)
+        return decoded(body)
     except RecursionError:
         raise InvalidRequestError("The body is nested too deeply.") from None
     except (msgspec.MsgspecError, ValueError) as error:
         raise InvalidRequestError(f"The body is not JSON in UTF-8: {error}.") from None
-
-
-_ANY = msgspec.json.Decoder()

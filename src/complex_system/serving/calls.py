@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
@@ -29,6 +30,7 @@ from complex_system.errors import (
     UnauthorizedError,
 )
 from complex_system.serving.batch import Batch
+from complex_system.serving.bodies import LARGE_BODY
 from complex_system.serving.engine import PredictionEngine, PredictionResult, off_loop
 from complex_system.serving.metrics import ServingMetrics
 from complex_system.serving.predictor import ModelInfo
@@ -38,6 +40,8 @@ log = logging.getLogger(__name__)
 REQUEST_ID = "x-request-id"
 LONG_BODY = 250_000
 """Bytes from which a body is decoded in a thread."""
+LARGE_AT_ONCE = 4
+"""Large bodies that are worked on at the same time: decoded, a body takes several times its bytes."""
 
 HTTP_STATUS = {
     "invalid_request": 400,
@@ -61,6 +65,7 @@ class Gate:
     Attributes:
         engine: Predicts.
         metrics: Counts.
+        large: Places for requests with large bodies.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class Gate:
             broker_needed: Whether no prediction can be made without it.
         """
         self.engine = engine
+        self.large = asyncio.Semaphore(LARGE_AT_ONCE)
         self.metrics = ServingMetrics(engine.models, broker_connected)
         self._api_key = api_key.encode()
         self._broker_connected = broker_connected
@@ -133,6 +139,13 @@ class Call(Request):
         self.model: ModelInfo | None = None
         self.records = 0
         self._id = ""
+        self._placed = False
+
+    def leave(self) -> None:
+        """Gives back the place that a large body took."""
+        if self._placed:
+            self._placed = False
+            self.gate.large.release()
 
     @property
     def id(self) -> str:
@@ -174,6 +187,9 @@ class Call(Request):
     async def read(self, reader: Callable[[bytes], Batch]) -> Batch:
         """The batch that a body holds, decoded in a thread if it is long."""
         body = await self.within_limits()
+        if len(body) >= LARGE_BODY:
+            await self.gate.large.acquire()
+            self._placed = True
         batch: Batch = await off_loop(len(body) if len(body) > LONG_BODY else 0, reader, body)
         self.records = batch.size
         return batch
@@ -213,6 +229,7 @@ class ServingRoute(APIRoute):
             response = await self._answer(call)
         finally:
             gate.metrics.in_progress.dec()
+            call.leave()
         gate.metrics.answered(self.path, call.model, response.status_code, time.perf_counter() - began, call.records)
         await response(scope, receive, send)
 

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.records import Record
-from complex_system.errors import InternalError, InvalidRecordError
+from complex_system.errors import InternalError, InvalidRecordError, TooLargeError
 from complex_system.preprocessing.pipeline import Pipeline
 from complex_system.serving.batch import Batch, BatchReader, FeatureBatch, RecordBatch
 from complex_system.serving.holder import ModelHolder
@@ -25,7 +25,7 @@ from complex_system.serving.predictor import Matrix, ModelInfo
 INLINE_RECORDS = 1000
 """Up to so many records are predicted on the event loop; a thread would cost more than it frees."""
 CHUNK_RECORDS = 5000
-"""Records of one request to data_processing, well below the broker's limit."""
+"""Most records of one request to data_processing, well below the limit of a broker that takes 8 MB."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +98,25 @@ class RemoteRoute(PredictionRoute):
         records = batch.head(batch.size)
         processed: list[Record] = []
         for start in range(0, len(records), CHUNK_RECORDS):
-            try:
-                processed += await self._process(records[start : start + CHUNK_RECORDS])
-            except InvalidRecordError as error:
-                raise _shifted(error, start) from error
+            processed += await self._processed(records[start : start + CHUNK_RECORDS], start)
         if len(processed) != len(records):
             raise InternalError("data_processing did not return one processed record for each raw one.")
         if len(records) <= INLINE_RECORDS:
             return self._matrix(processed)
         return await asyncio.to_thread(self._matrix, processed)
+
+    async def _processed(self, records: list[Record], start: int) -> list[Record]:
+        """The processed twins of the records from number ``start`` on, in halves where the broker takes no more."""
+        try:
+            return await self._process(records)
+        except InvalidRecordError as error:
+            raise _shifted(error, start) from error
+        except TooLargeError:
+            if len(records) == 1:
+                raise
+            middle = len(records) // 2
+            head = await self._processed(records[:middle], start)
+            return head + await self._processed(records[middle:], start + middle)
 
     def _matrix(self, processed: list[Record]) -> Matrix:
         return np.array([[record[name] for name in self._names] for record in processed], dtype=np.float32)

@@ -175,6 +175,6 @@ class ModelHolder:
         before = self.problem
         same = before is not None and (before.name, before.version) == (newest.name, newest.version)
         attempts = before.attempts + 1 if same and before is not None else 1
-        pause = min(RETRY_FIRST * 2 ** (attempts - 1), RETRY_LAST)
+        pause = min(RETRY_FIRST * 2 ** min(attempts - 1, 10), RETRY_LAST)
         self.problem = Problem(newest.name, newest.version, code, reason, attempts, time.monotonic() + pause)
         log.warning("%s is not served: %s %s stays.", newest, reason, self._served or "Nothing")

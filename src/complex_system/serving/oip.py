@@ -17,7 +17,7 @@ from typing_extensions import override
 from complex_system import __version__
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.errors import ComplexSystemError, InvalidRequestError, ModelRefusedError, NoModelError
-from complex_system.serving.batch import Batch, BatchReader, decoded
+from complex_system.serving.batch import Batch, BatchReader, json_of
 from complex_system.serving.calls import (
     REQUEST_ID,
     Call,
@@ -184,7 +184,7 @@ class _Protocol:
         except msgspec.ValidationError as error:
             raise InvalidRequestError(f"The body is no inference request: {error}.") from None
         except (msgspec.MsgspecError, ValueError, RecursionError):
-            decoded(body)  # raises, with the words for it
+            json_of(body)  # raises, with the words for it
             raise
 
     def _batch(self, request: InferenceRequest, reader: BatchReader) -> Batch:

@@ -16,7 +16,7 @@ from typing_extensions import override
 from complex_system import __version__
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import ComplexSystemError, InvalidRequestError
-from complex_system.serving.batch import Batch, BatchReader, decoded
+from complex_system.serving.batch import Batch, BatchReader, json_of
 from complex_system.serving.calls import (
     REQUEST_ID,
     Call,
@@ -114,7 +114,7 @@ class ScoringReader:
             InvalidRequestError: It is none of the formats.
             InvalidRecordError: A record is malformed.
         """
-        content = decoded(body)
+        content = json_of(body)
         if not isinstance(content, dict):
             raise InvalidRequestError(
                 f"{_WANTED}. Received a {'list' if isinstance(content, list) else type(content).__name__}."

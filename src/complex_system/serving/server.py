@@ -17,6 +17,10 @@ _GRACE = 3
 """Seconds that requests under way get when the server stops."""
 
 
+_CONNECTIONS = 1000
+"""Connections at once, idle ones included; the next one is answered with 503, so that no crowd of clients fills the memory."""
+
+
 class _Server(uvicorn.Server):
     """uvicorn without its signal handlers: the service has its own."""
 
@@ -57,7 +61,7 @@ class RestServer:
         listener = self._bind()
         config = uvicorn.Config(
             self._app, lifespan="off", ws="none", access_log=False, log_config=None, server_header=False,
-            timeout_graceful_shutdown=_GRACE, timeout_keep_alive=30,
+            timeout_graceful_shutdown=_GRACE, timeout_keep_alive=30, limit_concurrency=_CONNECTIONS,
         )  # fmt: skip
         self._server = _Server(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]))

@@ -116,4 +116,7 @@ class DataStore(ABC):
 
     @abstractmethod
     async def counts(self) -> dict[str, int]:
-        """``{"raw", "processed", "labelled", "rejected"}``: how many records there are."""
+        """``{"raw", "processed", "labelled", "rejected"}``: how many records there are.
+
+        A store that must read all records for ``labelled`` may give an answer again that is up to ten times as old as it took.
+        """

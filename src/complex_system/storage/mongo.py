@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ from complex_system.storage.tables import (
     without_key,
 )
 
+log = logging.getLogger(__name__)
+
 Document = dict[str, Any]
 
 _DUPLICATE_KEY = 11000
@@ -39,6 +42,10 @@ _ROWS_A_REPLY = 2500  # the driver decodes and encodes on the event loop: some m
 _ROWS_A_WRITE = 500
 _VERSIONS_KNOWN_FOR = 5.0
 _TIMEOUT_MS = 20_000
+_SLOW_COUNT = 0.1  # seconds
+_COUNTS_OLD = 10  # how old an answer may be, in times of what counting took
+_FEW_TO_COUNT = 1000  # so few are counted each time: what took long then was something else
+_OTHER_KEYS = ["objectId", "number", "binData", "date", "bool", "object"]  # by types, so that the key's index answers
 
 
 class MongoDataStore(DataStore):
@@ -55,6 +62,9 @@ class MongoDataStore(DataStore):
         self._processed_fields = {name: field_of(name) for name in dataset.processed_names}
         self._versions: set[str] = set()
         self._versions_asked = float("-inf")
+        self._counting = asyncio.Lock()
+        self._labelled = 0
+        self._labelled_until = float("-inf")
 
     @override
     async def open(self) -> None:
@@ -65,6 +75,7 @@ class MongoDataStore(DataStore):
             await self._raw.create_index([(PIPELINE, 1), (ID, 1)], name="unprocessed")
             # Raw records that another program wrote carry no mark and are adopted as unprocessed.
             await self._raw.update_many({PIPELINE: None}, {"$set": {PIPELINE: ""}})
+            await self._warn_of_foreign_keys()
 
     @override
     async def close(self) -> None:
@@ -175,14 +186,13 @@ class MongoDataStore(DataStore):
 
     @override
     async def counts(self) -> dict[str, int]:
-        labelled = {self._processed_fields[self.dataset.target]: {"$ne": None}}
         with self._translated():
-            raw, processed, known, rejected = await asyncio.gather(
+            raw, processed, rejected = await asyncio.gather(
                 self._raw.estimated_document_count(),
                 self._processed.estimated_document_count(),
-                self._processed.count_documents(labelled),
                 self._rejected.estimated_document_count(),
             )
+            known = await self._count_labelled(processed)
         return {"raw": raw, "processed": processed, "labelled": known, "rejected": rejected}
 
     # Inside
@@ -230,6 +240,32 @@ class MongoDataStore(DataStore):
             if error.code not in _REFUSED:
                 raise
             raise StoreUnavailableError(f"MongoDB at {self.address} refuses: {_reason(error)}") from error
+
+    async def _count_labelled(self, processed: int) -> int:
+        """How many targets are known; where that takes long, an answer that is not much older than it takes.
+
+        There is no index that counts: the database reads all processed records, and who polls would have it do nothing else.
+        """
+        async with self._counting:  # who comes meanwhile takes the same answer
+            if processed >= _FEW_TO_COUNT and time.monotonic() < self._labelled_until:
+                return self._labelled
+            began = time.monotonic()
+            query = {self._processed_fields[self.dataset.target]: {"$ne": None}}
+            self._labelled = await self._processed.count_documents(query)
+            took = time.monotonic() - began
+            self._labelled_until = time.monotonic() + (_COUNTS_OLD * took if took > _SLOW_COUNT else 0.0)
+            return self._labelled
+
+    async def _warn_of_foreign_keys(self) -> None:
+        """Keys of other types are in no page, because pages are walked by the order of texts."""
+        foreign = await self._raw.count_documents({ID: {"$type": _OTHER_KEYS}})
+        if foreign:
+            log.warning(
+                "%s has %d raw record(s) whose '_id' is no text, such as MongoDB's own ObjectId: they are counted as raw and never "
+                "processed. Write keys as texts.",
+                RAW,
+                foreign,
+            )
 
     async def _find(
         self, collection: AsyncCollection[Document], query: Document, fields: Sequence[str], limit: int, skip: int = 0

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 from complex_system.errors import TrackingRefusedError, TrackingUnavailableError
 
@@ -48,10 +48,15 @@ def is_refusal(error: Exception, code: str) -> bool:
     return getattr(error, "error_code", None) == code
 
 
-def without_secrets(uri: str) -> str:
-    """The address without user and password, fit for a message."""
-    parts = urlsplit(uri)
-    return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}" if parts.hostname else uri
+def without_secrets(text: str) -> str:
+    """An address, or a text that holds addresses, without user and password, fit for clients and events."""
+    # Up to the last "@" of the word: a password that was not encoded as it should be may hold "/" and "@".
+    return re.sub(r"//\S*@", "//", text)
+
+
+def run_url(tracking_uri: str, experiment: str, run: str) -> str:
+    """Address of a run in MLflow's pages, below the path of the server where it has one."""
+    return f"{without_secrets(tracking_uri).rstrip('/')}/#/experiments/{experiment}/runs/{run}"
 
 
 @contextmanager
@@ -69,7 +74,7 @@ def translated(tracking_uri: str, doing: str) -> Iterator[None]:
         yield
     except (MlflowException, requests.RequestException, ConnectionError, TimeoutError) as error:
         where = f"MLflow at {without_secrets(tracking_uri)}"
-        reason = " ".join(str(error).split())[:300]
+        reason = without_secrets(" ".join(str(error).split()))[:300]
         if _is_final(error):
             raise TrackingRefusedError(f"{where} refuses {doing}: {reason}") from error
         if _is_answer(error):

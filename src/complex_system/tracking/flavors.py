@@ -57,7 +57,13 @@ def _frame(result: TrainingResult) -> Any:
 
 
 def _pinned(*packages: str) -> list[str]:
-    return [f"{package}=={version(package)}" for package in ("mlflow", "numpy", "pandas", *packages)]
+    import mlflow
+
+    # Here it may be mlflow-skinny, without the server; who loads the model is served by either.
+    return [
+        f"mlflow=={mlflow.__version__}",
+        *(f"{package}=={version(package)}" for package in ("numpy", "pandas", *packages)),
+    ]
 
 
 def _log_lightgbm(native: Any, common: dict[str, Any]) -> Any:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from typing_extensions import override
 
+from complex_system.errors import TrackingRefusedError, TrackingUnavailableError
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
-from complex_system.tracking.connection import is_refusal, load_mlflow, open_client, translated
+from complex_system.tracking.connection import is_refusal, load_mlflow, open_client, run_url, translated
 from complex_system.tracking.experiments import experiment_id
 from complex_system.tracking.flavors import log_native
-from complex_system.tracking.registry import TWIN_FOLDER, TWIN_METADATA, TWIN_MODEL
+from complex_system.tracking.registry import PREFIX, TWIN_FOLDER, TWIN_METADATA, TWIN_MODEL
 
 BATCH = 1000
 """Metrics that MLflow takes in one request."""
@@ -32,8 +34,6 @@ class _Begun:
 
 class MlflowTracker(Tracker):
     """Logs to one MLflow server. The version appears in the registry as the last act, with all of its tags."""
-
-    label: ClassVar[str] = "MLflow"
 
     def __init__(self, tracking_uri: str, experiment: str, prefix: str) -> None:
         """Prepares a tracker; nothing is imported or sent yet.
@@ -54,6 +54,14 @@ class MlflowTracker(Tracker):
 
     @override
     def log(self, result: TrainingResult) -> LoggedModel:
+        try:
+            return self._log(result)
+        except Exception as error:
+            if isinstance(error, TrackingRefusedError) or not isinstance(error, TrackingUnavailableError):
+                self._give_up(result)  # nobody will go on with what was begun
+            raise
+
+    def _log(self, result: TrainingResult) -> LoggedModel:
         client = open_client(self._uri)
         with translated(self._uri, "logging a training"):
             begun = self._run_of(client, result)
@@ -65,26 +73,26 @@ class MlflowTracker(Tracker):
             version = self._version_of(client, begun, result, name)
             client.set_terminated(begun.run_id, "FINISHED")
         del self._begun[result.trainer, result.round]
-        url = f"{self._uri}/#/experiments/{begun.experiment}/runs/{begun.run_id}"
-        return LoggedModel(name, version, begun.run_id, url)
+        return LoggedModel(name, version, begun.run_id, run_url(self._uri, begun.experiment, begun.run_id))
+
+    def _give_up(self, result: TrainingResult) -> None:
+        begun = self._begun.pop((result.trainer, result.round), None)
+        if begun is not None:
+            with suppress(TrackingUnavailableError), translated(self._uri, "ending a failed run"):
+                open_client(self._uri).set_terminated(begun.run_id, "FAILED")
 
     def _run_of(self, client: Any, result: TrainingResult) -> _Begun:
         """The run of a training; after a failure the run that was begun, so that no half one is left behind."""
         key = (result.trainer, result.round)
         if key not in self._begun:
             experiment = experiment_id(client, self._experiment)
-            tags = {
-                "framework": result.framework,
-                "trainer": result.trainer,
-                "round": result.round,
-                "pipeline_version": result.dataset.version,
-                "target": result.dataset.target,
-                "mlflow.source.name": f"complex_system.{result.trainer}",
-                "mlflow.source.type": "JOB",
-            }
+            source = {"mlflow.source.name": f"complex_system.{result.trainer}", "mlflow.source.type": "JOB"}
             started = _milliseconds(result.started_at)
             run = client.create_run(
-                experiment, start_time=started, tags=tags, run_name=f"{result.trainer} {result.round[-12:]}"
+                experiment,
+                start_time=started,
+                tags=_tags(result) | source,
+                run_name=f"{result.trainer} {result.round[-12:]}",
             )
             self._begun[key] = _Begun(experiment, run.info.run_id)
         return self._begun[key]
@@ -125,17 +133,21 @@ class MlflowTracker(Tracker):
         except Exception as error:
             if not is_refusal(error, "RESOURCE_ALREADY_EXISTS"):
                 raise
-        tags = {
-            "framework": result.framework,
-            "trainer": result.trainer,
-            "round": result.round,
-            "pipeline_version": result.dataset.version,
-            "target": result.dataset.target,
-            "twin": TWIN_FOLDER,
-        }
+        tags = {**_tags(result), "twin": TWIN_FOLDER, PREFIX: self._prefix}
         native = begun.native
         version = client.create_model_version(name, native.model_uri, begun.run_id, tags=tags, model_id=native.model_id)
         return str(version.version)
+
+
+def _tags(result: TrainingResult) -> dict[str, str]:
+    """What is said of a training at its run and at its model version."""
+    return {
+        "framework": result.framework,
+        "trainer": result.trainer,
+        "round": result.round,
+        "pipeline_version": result.dataset.version,
+        "target": result.dataset.target,
+    }
 
 
 def _metrics(result: TrainingResult, model_id: str) -> list[Any]:

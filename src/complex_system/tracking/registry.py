@@ -1,6 +1,7 @@
 """The model registry as serving and the consumer see it: newest versions, the champion, and the ONNX twins.
 
-A registered model is named ``<prefix>-<trainer>``. The champion is the one version that carries the alias ``champion``; while
+A registered model is named ``<prefix>-<trainer>``, and its versions carry the prefix as a tag, because of the names alone ``lab`` and
+``lab-2`` could not be told apart. The champion is the one version that carries the alias ``champion``; while
 it changes there may be two for a moment, and the one crowned last counts. Every method blocks; callers use threads.
 """
 
@@ -23,6 +24,8 @@ CHAMPION = "champion"
 """The alias of the champion."""
 CHAMPION_SINCE = "champion_since"
 """Version tag: ISO time (UTC, microseconds) since when the version is or was the champion."""
+PREFIX = "prefix"
+"""Version tag: the prefix that the model was registered under."""
 TWIN_FOLDER = "twin"
 """Artifact folder of a run that holds the twin."""
 TWIN_MODEL = "model.onnx"
@@ -85,7 +88,7 @@ class ModelRegistry:
                 query = f"name = '{model.name}'"
                 versions = client.search_model_versions(query, max_results=1, order_by=["version_number DESC"])
                 found += [_ref(version) for version in versions]
-        return found
+        return [ref for ref in found if self._is_ours(ref)]
 
     def listed(self) -> list[tuple[ModelVersionRef, dict[str, str]]]:
         """The newest version of every registered model of this prefix, and its aliases, in one request."""
@@ -152,25 +155,24 @@ class ModelRegistry:
 
     def champion(self) -> ModelVersionRef | None:
         """The champion, or None as long as there is none."""
-        client = self._client
         with translated(self._uri, "looking for the champion"):
-            crowned = [
-                _ref(client.get_model_version(model.name, model.aliases[CHAMPION]))
-                for model in self._models()
-                if CHAMPION in model.aliases
-            ]
-        return max(crowned, key=lambda ref: ref.tags.get(CHAMPION_SINCE, ""), default=None)
+            return _newest_of(self._crowned())
 
     def set_champion(self, ref: ModelVersionRef) -> None:
-        """Makes a version the champion: crowns the new one first, then takes the alias from the others."""
+        """Makes a version the champion: crowns the new one first, then takes the alias from the others.
+
+        One that is the champion already keeps the time since when it is.
+        """
         client = self._client
         with translated(self._uri, "crowning a champion"):
-            now = datetime.now(UTC).isoformat(timespec="microseconds")
-            client.set_model_version_tag(ref.model, ref.version, CHAMPION_SINCE, now)
-            client.set_registered_model_alias(ref.model, CHAMPION, ref.version)
-            for model in self._models():
-                if model.name != ref.model and CHAMPION in model.aliases:
-                    client.delete_registered_model_alias(model.name, CHAMPION)
+            crowned = self._crowned()
+            if _newest_of(crowned) != ref:
+                now = datetime.now(UTC).isoformat(timespec="microseconds")
+                client.set_model_version_tag(ref.model, ref.version, CHAMPION_SINCE, now)
+                client.set_registered_model_alias(ref.model, CHAMPION, ref.version)
+            for other in crowned:
+                if other.model != ref.model:
+                    client.delete_registered_model_alias(other.model, CHAMPION)
 
     def version(self, name: str, version: str) -> ModelVersionRef:
         """One version of one model.
@@ -212,19 +214,35 @@ class ModelRegistry:
             raise ModelRefusedError(f"{what} is damaged: its digest is not the one in its metadata.")
         return onnx, metadata
 
+    def _crowned(self) -> list[ModelVersionRef]:
+        """The versions that carry the alias. The caller translates errors."""
+        crowned = [
+            _ref(self._client.get_model_version(model.name, model.aliases[CHAMPION]))
+            for model in self._models()
+            if CHAMPION in model.aliases
+        ]
+        return [ref for ref in crowned if self._is_ours(ref)]
+
     def _models(self) -> list[Any]:
-        """The registered models of the prefix. The caller translates errors."""
+        """The registered models of the prefix, and look-alikes. The caller translates errors."""
         models: list[Any] = []
         token: str | None = None
         while True:
             page = self._client.search_registered_models(
                 filter_string=f"name LIKE '{self._prefix}-%'", max_results=100, order_by=["name ASC"], page_token=token
             )
-            # "_" is a wildcard of LIKE, so a look-alike prefix may be among them.
-            models += [model for model in page if model.name.startswith(f"{self._prefix}-")]
+            models += page
             token = page.token
             if not token:
                 return models
+
+    def _is_ours(self, ref: ModelVersionRef) -> bool:
+        # A version that was registered without the tag has the prefix in its name only, before the trainer's.
+        return ref.tags.get(PREFIX, ref.model.removesuffix(f"-{ref.trainer}")) == self._prefix
+
+
+def _newest_of(crowned: list[ModelVersionRef]) -> ModelVersionRef | None:
+    return max(crowned, key=lambda ref: ref.tags.get(CHAMPION_SINCE, ""), default=None)
 
 
 @contextmanager

@@ -81,7 +81,11 @@ class WandbTracker(Tracker):
             run_id = self._log_run(result, files) if self._mode != "disabled" else ""
             self._store.write(files, result.metadata(ARTIFACT, run_id))
             self._done.add(result.round)
-        logged = self._following.log(result)
+        try:
+            logged = self._following.log(result)
+        except TrackingRefusedError:
+            self._done.discard(result.round)  # nobody will try again
+            raise
         self._done.discard(result.round)
         return logged
 

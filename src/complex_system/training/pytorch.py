@@ -176,11 +176,3 @@ def state_bytes(model: TrainedModel) -> bytes:
     target = io.BytesIO()
     torch.save(model.native.state_dict(), target)
     return target.getvalue()
-
-
-def network_from_state(state: bytes) -> DemonstratorNeuralNet:
-    """The network of a saved state dict. Only tensors are read from it, never code."""
-    content: dict[str, Tensor] = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
-    network = DemonstratorNeuralNet(len(content["feature_mean"]), len(content["target_mean"]))
-    network.load_state_dict(content)
-    return network.eval()

@@ -1,4 +1,4 @@
-"""Makes lab records: a seeded stock at the start, then a slow stream of new measurements."""
+"""The source: makes lab records, a seeded stock and then a slow stream of new measurements, or replays a file."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from typing_extensions import override
 
@@ -24,68 +26,83 @@ from complex_system.errors import (
 )
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.service import State, SystemService
+from complex_system.sources.replay import ReplayFile, Row, reason
 
 log = logging.getLogger(__name__)
 
+B = TypeVar("B")
+
 _PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 _PROGRESS_INTERVAL = 0.5
+_LOGGED_REFUSALS = 100
 
 
 class DummyDataGenerationService(SystemService):
     """A source that gives keys to its records and repeats a batch, keys included, until the database has it.
 
-    The stock is the same for the same seed, so a restart sends it again and changes nothing.
+    The stock is the same for the same seed, and a file gives the same records each time, so a restart sends them again and
+    changes nothing.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._database = DatabaseClient(self)
+        self._wanted = self.settings.records
         self._saved = 0
+        self._refused = 0
         self._told = float("-inf")
         self._laboratory = Laboratory(secrets.randbits(64))
         self._due = 0.0
 
     @override
     async def on_start(self) -> None:
-        if self.dataset.name == "lab":
-            self.run_task(self._make())
+        if self.settings.source_file:
+            self.run_task(self._until_refused(self._replay))
+        elif self.dataset.name == "lab":
+            self.run_task(self._until_refused(self._make))
 
     @override
     def initial_state(self) -> tuple[State, str]:
+        if self.settings.source_file:
+            return "working", f"reading {self._path}"
         if self.dataset.name == "lab":
-            return "working", f"0 of {self.settings.records} records saved"
-        return "ready", f"makes lab records only and so none for the data set '{self.dataset.name}'"
+            return "working", self._progress
+        return "ready", (
+            f"makes lab records only and so none for the data set '{self.dataset.name}'; COMPLEX_SYSTEM_SOURCE_FILE names a file"
+        )
 
-    async def _make(self) -> None:
+    @property
+    def _path(self) -> Path:
+        return Path(self.settings.config_dir) / self.settings.source_file
+
+    @property
+    def _progress(self) -> str:
+        refused = f", {self._refused} refused" if self._refused else ""
+        return f"{self._saved} of {self._wanted} records saved{refused}"
+
+    async def _until_refused(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await self._make_stock()
-            while not self._shutdown_event.is_set():
-                await self.set_state("ready", f"{self.settings.records} of {self.settings.records} records saved")
-                await self._measure()
-                await self.wait_for_shutdown(1.0)
+            await work()
         except ComplexSystemError as error:
-            log.critical("The records are refused, so no more are made: %s", error.message)
+            log.critical("The source ends and no more are made: %s", error.message)
             await self.set_state("failing", error.message)
 
-    async def _make_stock(self) -> None:
-        """Sends the stock, ``batches_in_flight`` batches at once; only these are in memory."""
-        records = Laboratory(self.settings.seed).records(self.settings.records)
-        turn = asyncio.Lock()
+    # Dummy data
 
-        async def next_batch() -> list[Record]:
-            async with turn:
-                return await asyncio.to_thread(lambda: list(islice(records, self.settings.batch_size)))
+    async def _make(self) -> None:
+        records = Laboratory(self.settings.seed).records(self._wanted)
+        stock = iter(lambda: list(islice(records, self.settings.batch_size)), [])
+        await self._send_all(stock, self._save_stock)
+        while not self._shutdown_event.is_set():
+            await self.set_state("ready", self._progress)
+            await self._measure()
+            await self.wait_for_shutdown(1.0)
 
-        async def work() -> None:
-            while (batch := await next_batch()) and await self._save(batch):
-                await self._tell_progress(len(batch))
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(self.settings.batches_in_flight):
-                    group.create_task(work())
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+    async def _save_stock(self, records: list[Record]) -> bool:
+        saved = await self._save(records)
+        if saved:
+            await self._count(len(records))
+        return saved
 
     async def _measure(self) -> None:
         """The live stream's second: so many new measurements, with the keys and the time of now."""
@@ -97,26 +114,101 @@ class DummyDataGenerationService(SystemService):
         if batch:
             await self._save(batch)
 
+    # A file
+
+    async def _replay(self) -> None:
+        while not await asyncio.to_thread(self._path.is_file):
+            await self.set_state("waiting", f"there is no file {self._path}")
+            if await self.wait_for_shutdown(1.0):
+                return
+        await self.set_state("working", f"reading {self._path}")
+        file = await asyncio.to_thread(ReplayFile, self._path, self.dataset)
+        self._wanted = file.rows
+        await self._send_all(file.batches(self.settings.batch_size), self._save_rows)
+        if not self._shutdown_event.is_set():
+            await self.set_state("ready", self._progress)
+
+    async def _save_rows(self, rows: list[Row]) -> bool:
+        """Saves rows, all but those that are refused; False if the service ends before."""
+        for row in rows:
+            if row.fault:
+                self._refuse(row, row.fault)
+        left = [row for row in rows if not row.fault]
+        while left:
+            try:
+                saved = await self._deliver([row.record for row in left])
+                if saved:
+                    await self._count(len(left))
+                return saved
+            except InvalidRecordError as error:
+                # The database names at most the first twenty, so more may follow.
+                faults = {int(fault["record"]): reason(fault) for fault in error.faults}
+                if not faults:
+                    raise
+                for place, why in faults.items():
+                    self._refuse(left[place], why)
+                left = [row for place, row in enumerate(left) if place not in faults]
+            except TooLargeError as error:
+                if len(left) == 1:
+                    self._refuse(left[0], error.message)
+                    return True
+                middle = len(left) // 2
+                return await self._save_rows(left[:middle]) and await self._save_rows(left[middle:])
+        return True
+
+    def _refuse(self, row: Row, why: str) -> None:
+        self._refused += 1
+        if self._refused <= _LOGGED_REFUSALS:
+            log.warning("%s, row %d is refused: %s", self._path.name, row.number, why)
+        if self._refused == _LOGGED_REFUSALS:
+            log.warning("%s: further refused rows are only counted", self._path.name)
+
+    # Sending
+
+    async def _send_all(self, batches: Iterator[B], send: Callable[[B], Awaitable[bool]]) -> None:
+        """Sends ``batches_in_flight`` batches at once, until ``send`` says that the service ends; only these are in memory."""
+        turn = asyncio.Lock()
+
+        async def next_batch() -> B | None:
+            async with turn:
+                return await asyncio.to_thread(next, batches, None)
+
+        async def work() -> None:
+            while (batch := await next_batch()) is not None and await send(batch):
+                pass
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self.settings.batches_in_flight):
+                    group.create_task(work())
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+
     async def _save(self, records: list[Record]) -> bool:
+        """As :meth:`_deliver`, in halves when the records are too many for one message."""
+        try:
+            return await self._deliver(records)
+        except TooLargeError:
+            if len(records) == 1:
+                raise
+            middle = len(records) // 2
+            return await self._save(records[:middle]) and await self._save(records[middle:])
+
+    async def _deliver(self, records: list[Record]) -> bool:
         """Sends records until they are acknowledged; False if the service ends before.
 
         Raises:
             InvalidRecordError: The database refuses them; sending them again would not help.
             InvalidRequestError: As above.
-            TooLargeError: A single record is too large for the broker.
+            TooLargeError: They are too large for the broker.
         """
         pause = _PAUSE
         while not self._shutdown_event.is_set():
             try:
                 await self._database.save_raw(records)
                 return True
-            except (InvalidRecordError, InvalidRequestError):
+            except (InvalidRecordError, InvalidRequestError, TooLargeError):
                 raise
-            except TooLargeError:
-                if len(records) == 1:
-                    raise
-                middle = len(records) // 2
-                return await self._save(records[:middle]) and await self._save(records[middle:])
             except ComplexSystemError as error:
                 await self.set_state("waiting", error.message)
                 # Nobody listening costs nothing and fails at once, so there is no need for longer and longer pauses.
@@ -124,8 +216,8 @@ class DummyDataGenerationService(SystemService):
             await self.wait_for_shutdown(pause)
         return False
 
-    async def _tell_progress(self, saved: int) -> None:
+    async def _count(self, saved: int) -> None:
         self._saved += saved
         if time.monotonic() - self._told >= _PROGRESS_INTERVAL:
             self._told = time.monotonic()
-            await self.set_state("working", f"{self._saved} of {self.settings.records} records saved")
+            await self.set_state("working", self._progress)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, TypeVar
 
 from typing_extensions import override
 
+from complex_system.background import run
 from complex_system.domain.laboratory import BEST_POSSIBLE
 from complex_system.errors import ComplexSystemError, TrackingRefusedError, TrainingFailedError
 from complex_system.evaluation.comparison import Comparison, ModelComparison
@@ -34,6 +37,8 @@ from complex_system_services.ml_consumer.training import RoundRunner, new_round_
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 @dataclass
 class _HandedIn:
@@ -50,7 +55,8 @@ class MlConsumerService(SystemService):
     """Starts training rounds, compares what the trainers hand in, crowns the champion, and asks for predictions.
 
     A round is due with enough new labelled records. The comparison on the hold-out part goes to MLflow; when MLflow or the database
-    is away, it waits and is not lost. Models that a trainer made on its own schedule are compared too.
+    is away, it waits and is not lost. Rounds without a model are repeated after growing pauses. Models that a trainer made on its
+    own schedule are compared too.
     """
 
     look_interval: ClassVar[float] = 1.0
@@ -77,6 +83,7 @@ class MlConsumerService(SystemService):
         self._serving = ServingClient(self)
         self._probes = probes_for(self.dataset, self.database)
         self._no_prediction = ""
+        self._failed = ""
         self.every(self.look_interval, self._look, longest_pause=4.0)
         self.every(settings.prediction_interval, self._predict)
 
@@ -109,8 +116,10 @@ class MlConsumerService(SystemService):
             if self._pending is not None:
                 await self._compare(self._pending)
                 self._pending = None
+                self._failed = ""
         except TrainingFailedError as error:
             self._pending = None
+            self._failed = error.message
             await self.set_state("failing", error.message)
             raise
         except ComplexSystemError as error:
@@ -118,7 +127,7 @@ class MlConsumerService(SystemService):
                 self._pending.runs.clear()  # somebody may have deleted a run that was begun: the next try makes new ones
             await self.set_state("waiting", error.message)
             raise
-        await self.set_state("ready")
+        await self.set_state("failing" if self._failed else "ready", self._failed)
         return max(self.look_interval, min(4 * self._counting, 3.0))
 
     async def _new_models(self) -> _HandedIn | None:
@@ -126,9 +135,9 @@ class MlConsumerService(SystemService):
         counts = await self.database.counts()
         self._counting = time.monotonic() - began
         if self._trigger is None:
-            self._trigger = await asyncio.to_thread(self._recall)
+            self._trigger = await self._asked(self._recall)
         if self._trigger.due(counts, time.monotonic()) and await self._all_processed(counts["raw"]):
-            return await self._train(counts["labelled"])
+            return await self._train(counts["labelled"], self._trigger)
         if self._outside and time.monotonic() - self._outside_since >= self.outside_pause:
             outside, self._outside = list(self._outside.values()), {}
             return _HandedIn(outside[-1][2], [(model, version) for model, version, _ in outside])
@@ -149,7 +158,7 @@ class MlConsumerService(SystemService):
         page = await self.database.unprocessed(self.dataset.version, few)
         return page.next is None or page.table.num_rows < few
 
-    async def _train(self, labelled: int) -> _HandedIn | None:
+    async def _train(self, labelled: int, trigger: RoundTrigger) -> _HandedIn | None:
         round_id = new_round_id()
         log.info("Training round %s begins with %d labelled records", round_id, labelled)
 
@@ -164,23 +173,31 @@ class MlConsumerService(SystemService):
         models = [(str(outcome["model"]), str(outcome["version"])) for outcome in done.finished]
         if not models:
             reasons = "; ".join(f"{trainer}: {problem}" for trainer, problem in done.problems.items())
-            raise TrainingFailedError(f"Training round {round_id} ended without a model ({reasons}).")
+            raise self._failure(f"Training round {round_id} ended without a model ({reasons}).", labelled, trigger)
         models += [(model, version) for model, version, _ in self._outside.values()]
         self._outside.clear()
         return _HandedIn(round_id, models, labelled)
+
+    def _failure(self, what: str, labelled: int, trigger: RoundTrigger) -> TrainingFailedError:
+        pause = trigger.failed(labelled, time.monotonic())
+        return TrainingFailedError(f"{what} The next round comes after {pause:.0f} s, or with new data.")
+
+    async def _asked(self, call: Callable[[], T]) -> T:
+        """What MLflow answers. It may hang for minutes; this service ends all the same."""
+        return await self.while_running(run(call, "mlflow"))
 
     # Comparison
 
     async def _compare(self, waiting: _HandedIn) -> None:
         await self.set_state("working", f"compares the models of round {waiting.round}")
         if waiting.comparison is None:
-            holdout = await self._holdout()
-            compare = ModelComparison(self._registry, Pipeline(self.dataset)).run
-            waiting.comparison = await asyncio.to_thread(compare, waiting.round, waiting.models, holdout)
+            waiting.comparison = await self._compared(waiting)
         comparison = waiting.comparison
-        url = await asyncio.to_thread(self._log.log, comparison, waiting.labelled, waiting.runs)
+        url = await self._asked(partial(self._log.log, comparison, waiting.labelled, waiting.runs))
         champion = comparison.champion
-        await asyncio.to_thread(self._registry.set_champion, champion.ref)
+        await self._asked(partial(self._registry.set_champion, champion.ref))
+        # Last: a comparison that is finished there is not repeated after a restart, so the champion must be crowned by then.
+        await self._asked(partial(self._log.finish, comparison, waiting.runs))
         if waiting.labelled is not None and self._trigger is not None:
             self._trigger.done(waiting.labelled)
         log.info("Round %s: %s version %s is the champion with RMSE %.2f on %d hold-out records", comparison.round,
@@ -204,8 +221,18 @@ class MlConsumerService(SystemService):
     async def _last_comparison(self, _: Any) -> dict[str, Any] | None:
         """The newest comparison, for who was not there when it was announced."""
         if self._last is None:
-            self._last = await asyncio.to_thread(self._log.last)
+            self._last = await self._asked(self._log.last)
         return self._last
+
+    async def _compared(self, waiting: _HandedIn) -> Comparison:
+        holdout = await self._holdout()
+        compare = ModelComparison(self._registry, Pipeline(self.dataset)).run
+        try:
+            return await self._asked(partial(compare, waiting.round, waiting.models, holdout))
+        except TrainingFailedError as error:  # none of the models can be used
+            if waiting.labelled is None or self._trigger is None:
+                raise
+            raise self._failure(error.message, waiting.labelled, self._trigger) from error
 
     async def _holdout(self) -> Samples:
         collector = SampleCollector(self.dataset, [Part.HOLDOUT])

@@ -43,7 +43,8 @@ class LabProbes(Probes):
 class StoredProbes(Probes):
     """Stored raw records of any data set. The truth is known where a record of the hold-out part carries its target.
 
-    Records that models were trained on are never asked for with a truth: their error would flatter the model.
+    Every draw takes the next page, and after the last one the first again, so that in time all records have their turn. Records
+    that models were trained on are never asked for with a truth: their error would flatter the model.
     """
 
     PAGE = 200
@@ -51,12 +52,14 @@ class StoredProbes(Probes):
     def __init__(self, database: DatabaseClient, dataset: Dataset) -> None:
         self._database = database
         self._target = dataset.target
+        self._after: str | None = None
 
     @override
     async def draw(self, count: int) -> list[Probe]:
-        # No record was processed with this version, so this is a page of all raw records.
-        page = await self._database.unprocessed("none", self.PAGE)
-        records: list[Record] = page.table.to_pylist()
+        continued = self._after is not None
+        records = await self._next_page()
+        if not records and continued:  # the last page was full, and nothing came after it
+            records = await self._next_page()
         if not records:
             return []
         parts = parts_of(record[ID] for record in records)
@@ -64,6 +67,13 @@ class StoredProbes(Probes):
                   if part == Part.HOLDOUT and record[self._target] is not None]  # fmt: skip
         chosen = random.sample(unseen or records, min(count, len(unseen or records)))
         return [({**record, self._target: None}, record[self._target] if unseen else None) for record in chosen]
+
+    async def _next_page(self) -> list[Record]:
+        # No record was processed with this version, so these are pages of all raw records.
+        page = await self._database.unprocessed("none", self.PAGE, self._after)
+        records: list[Record] = page.table.to_pylist()
+        self._after = page.next
+        return records
 
 
 def probes_for(dataset: Dataset, database: DatabaseClient) -> Probes:

@@ -1,0 +1,70 @@
+"""Blocking calls in threads that hold no process: a request to a server that hangs must not keep a service from ending.
+
+The threads of ``asyncio.to_thread`` are waited for when the process ends; these are daemons. Whatever may hang (MLflow, Weights &
+Biases, the import of a framework) runs here; what computes for a moment runs in ``asyncio.to_thread``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def started(call: Callable[[], T], name: str) -> Future[T]:
+    """Runs a call in a thread of its own.
+
+    Args:
+        call: What to do.
+        name: Name of the thread.
+    """
+    answer: Future[T] = Future()
+    threading.Thread(target=_carry_out, args=(call, answer), name=name, daemon=True).start()
+    return answer
+
+
+async def run(call: Callable[[], T], name: str) -> T:
+    """Runs a call in a thread of its own and waits for it. Cancelling the caller does not stop the call."""
+    return await asyncio.wrap_future(started(call, name))
+
+
+class Worker:
+    """Runs calls one after another in one thread."""
+
+    def __init__(self, name: str) -> None:
+        self._queue: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """Runs a call after what waits there already. Cancelling the caller does not stop a call that has begun."""
+        answer: Future[T] = Future()
+        self._queue.put((call, answer))
+        return await asyncio.wrap_future(answer)
+
+    async def close(self, seconds: float) -> bool:
+        """Lets the thread end after its present call; returns whether it did within ``seconds``."""
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join, seconds)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            _carry_out(*item)
+            del item  # else the last result stays until the next call
+
+
+def _carry_out(call: Callable[[], Any], answer: Future[Any]) -> None:
+    if not answer.set_running_or_notify_cancel():
+        return
+    try:
+        result = call()
+    except BaseException as error:  # noqa: BLE001 - it is raised where the answer is awaited
+        answer.set_exception(error)
+    else:
+        answer.set_result(result)

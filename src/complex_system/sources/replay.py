@@ -1,0 +1,145 @@
+"""A file of raw records, read again and again with the same keys, in bounded batches.
+
+CSV (comma, a header, UTF-8), JSON lines and Parquet. Columns are found by their declared names. A row without a key gets one that
+follows from the file's content and the row's number, so that the same file read again is the same records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import polars as pl
+
+from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.records import Record, raw_check
+from complex_system.errors import InvalidRecordError, SourceFileError
+from complex_system.sources.tables import CHUNK_ROWS, Table, table_at
+
+ROW_BITS = 62
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the file.
+
+    Attributes:
+        number: Place in the file, from 1; a header is not counted.
+        record: The raw record with its key; empty when the row is faulty.
+        fault: Why the row is no record of the data set; empty when it is one.
+    """
+
+    number: int
+    record: Record
+    fault: str = ""
+
+
+class ReplayFile:
+    """A file whose columns fit the declared data set.
+
+    Attributes:
+        path: Where it is.
+        rows: How many rows it has, faulty ones included.
+    """
+
+    def __init__(self, path: Path, dataset: Dataset) -> None:
+        """Opens the file and reads it once, for its columns, its number of rows and its digest; this takes a while.
+
+        Raises:
+            SourceFileError: It is not there, of no known format, damaged, or its columns are not the declared ones.
+        """
+        self.path = path
+        self._dataset = dataset
+        self._check = raw_check(dataset)
+        with _translated(path):
+            with path.open("rb") as file:
+                self._digest = hashlib.file_digest(file, "sha256").digest()
+            self._table: Table = table_at(path)
+            names, self.rows = self._table.outline()
+        self._require_columns(names)
+
+    def batches(self, size: int) -> Iterator[list[Row]]:
+        """The rows in the order of the file, at most ``size`` at once; the last batch may be smaller.
+
+        Raises:
+            SourceFileError: The file cannot be read to its end.
+        """
+        rows = self._rows(max(size, CHUNK_ROWS))
+        batch: list[Row] = []
+        for row in rows:
+            batch.append(row)
+            if len(batch) == size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _rows(self, chunk: int) -> Iterator[Row]:
+        columns = {ID: None, **{column.name: column for column in self._dataset.columns}}
+        with _translated(self.path):
+            for numbers, values in self._table.chunks(columns, chunk):
+                for number, value in zip(numbers, values, strict=True):
+                    yield self._row(number, value)
+
+    def _row(self, number: int, value: Record | str) -> Row:
+        if isinstance(value, str):
+            return Row(number, {}, value)
+        if value.get(ID) is None:
+            value[ID] = key_of(self._digest, number)
+        try:
+            (record,) = self._check([value])
+        except InvalidRecordError as error:
+            return Row(number, {}, reason(error.faults[0]))
+        return Row(number, record)
+
+    def _require_columns(self, names: list[str]) -> None:
+        declared = {column.name: column for column in self._dataset.columns}
+        unknown = [name for name in names if name != ID and name not in declared]
+        missing = [name for name, column in declared.items() if not column.optional and name not in names]
+        faults = []
+        if unknown:
+            faults.append(f"has unknown column(s) {_listed(unknown)}")
+        if missing:
+            faults.append(f"lacks the column(s) {_listed(missing)}")
+        if faults:
+            raise SourceFileError(
+                f"The file {self.path} {' and '.join(faults)}; the data set '{self._dataset.name}' declares "
+                f"{_listed(list(declared))}, and '{ID}' may be there as the key."
+            )
+
+
+def reason(fault: dict[str, Any]) -> str:
+    """A fault of a record in words, without its place."""
+    return (f"field '{fault['field']}': " if fault.get("field") else "") + str(fault["problem"])
+
+
+def key_of(digest: bytes, row: int) -> str:
+    """The key of a row: a UUID of version 8 (RFC 9562) of 60 bits of the file's digest, then the row's number.
+
+    Keys of one file rise with the row, so pages by key follow the order of the file.
+    """
+    file = int.from_bytes(digest[:8], "big") >> 4
+    bits = (file >> 12) << 80 | 0x8 << 76 | (file & 0xFFF) << 64 | 0b10 << ROW_BITS | row
+    return str(UUID(int=bits))
+
+
+def _listed(names: list[str], most: int = 30) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(f"'{name[:80]}'" for name in names[:most]) + more
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """The one place where errors of reading become ours."""
+    try:
+        yield
+    except OSError as error:
+        raise SourceFileError(f"The file {path} cannot be read: {error.strerror or error}.") from error
+    except pl.exceptions.PolarsError as error:
+        text = str(error).partition("\n")[0]
+        raise SourceFileError(f"The file {path} cannot be read as {path.suffix[1:]}: {text}.") from error

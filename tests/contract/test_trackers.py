@@ -1,0 +1,177 @@
+"""What every tracker promises to the trainers. A new one is one more subclass."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from complex_system.errors import TrackingRefusedError, TrackingUnavailableError
+from complex_system.local.servers import Server, free_port
+from complex_system.tracking.base import Tracker, TrainingResult
+from complex_system.tracking.mlflow import MlflowTracker
+from complex_system.tracking.registry import ModelRegistry
+from complex_system.tracking.wandb import WandbTracker
+from proxy import proxied
+from trainings import quick_result
+
+# MLflow and W&B warn of their own and each other's deprecations.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::PendingDeprecationWarning", "ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+class TrackerContract(ABC):
+    __test__ = False
+    framework: ClassVar[str]
+    trainer: ClassVar[str]
+
+    @abstractmethod
+    def make(self, uri: str, prefix: str, folder: Path) -> Tracker:
+        """A tracker that registers in MLflow, in the experiment ``prefix``."""
+
+    @pytest.fixture
+    def prefix(self) -> str:
+        return f"t{uuid.uuid4().hex[:8]}"
+
+    @pytest.fixture(scope="class", autouse=True)
+    def _closed(self, mlflow_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        tracker = self.make(mlflow_server.url, "unused", tmp_path_factory.mktemp("tracker"))
+        tracker.prepare()
+        yield
+        tracker.close()
+
+    @pytest.fixture
+    def client(self, mlflow_server: Server) -> Any:
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=mlflow_server.url, registry_uri=mlflow_server.url)
+
+    def result(self) -> TrainingResult:
+        return quick_result(self.framework, self.trainer)
+
+    def test_a_training_is_one_finished_run_and_one_version_with_its_twin(
+        self, mlflow_server: Server, client: Any, prefix: str, tmp_path: Path
+    ) -> None:
+        result = self.result()
+        logged = self.make(mlflow_server.url, prefix, tmp_path).log(result)
+        run = client.get_run(logged.run_id)
+        tags = {
+            "framework": self.framework,
+            "trainer": self.trainer,
+            "round": result.round,
+            "pipeline_version": result.dataset.version,
+            "target": "aufbereiteter_wert",
+        }
+        assert run.info.status == "FINISHED"
+        assert tags.items() <= run.data.tags.items()
+        assert run.data.metrics["validation_rmse"] == pytest.approx(result.validation.rmse)
+        assert logged.run_url == f"{mlflow_server.url}/#/experiments/{run.info.experiment_id}/runs/{logged.run_id}"
+        assert (logged.model, logged.version) == (f"{prefix}-{self.trainer}", "1")
+        assert client.get_model_version(logged.model, "1").tags == {**tags, "twin": "twin", "prefix": prefix}
+        registry = ModelRegistry(mlflow_server.url, prefix)
+        (ref,) = registry.newest_versions()
+        onnx, metadata = registry.load_twin(ref)
+        assert onnx == result.twin
+        assert metadata == result.metadata(logged.model, logged.run_id)
+
+    async def test_logging_goes_on_where_it_was_cut(
+        self, mlflow_server: Server, client: Any, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        result = self.result()
+        async with proxied(mlflow_server.port) as proxy:
+            tracker = self.make(f"http://127.0.0.1:{proxy.port}", prefix, tmp_path)
+            with monkeypatch.context() as patch:
+
+                def cut(*_: Any) -> None:
+                    raise TrackingUnavailableError("cut")
+
+                patch.setattr(MlflowTracker, "_log_twin", cut)
+                with pytest.raises(TrackingUnavailableError):
+                    await asyncio.to_thread(tracker.log, result)
+            await proxy.cut()
+            with pytest.raises(TrackingUnavailableError, match="does not answer"):
+                await asyncio.to_thread(tracker.log, result)
+            await proxy.join()
+            logged = await asyncio.to_thread(tracker.log, result)
+        experiment = client.get_experiment_by_name(prefix).experiment_id
+        assert [run.info.run_id for run in client.search_runs([experiment])] == [logged.run_id]
+        assert len(client.search_logged_models([experiment])) == 1
+        assert len(client.get_metric_history(logged.run_id, "train_rmse")) == len(result.model.history)
+        assert logged.version == "1"
+        assert self.runs_elsewhere(tmp_path) <= 1, "a repeated attempt is no second run"
+
+    def test_a_server_that_is_away_is_noticed_in_seconds_and_its_password_is_not_told(
+        self, prefix: str, tmp_path: Path
+    ) -> None:
+        tracker = self.make(f"http://user:secret@127.0.0.1:{free_port()}", prefix, tmp_path)
+        result = self.result()
+        begin = time.monotonic()
+        with pytest.raises(TrackingUnavailableError, match="does not answer") as caught:
+            tracker.log(result)
+        assert time.monotonic() - begin < 20
+        assert not isinstance(caught.value, TrackingRefusedError)
+        assert "secret" not in caught.value.message
+
+    def test_what_the_server_refuses_leaves_nothing_half_done(
+        self, mlflow_server: Server, client: Any, prefix: str, tmp_path: Path
+    ) -> None:
+        refused = f"{prefix}'"  # a quote breaks the registry's query, long after the run was begun
+        secret = mlflow_server.url.replace("//", "//user:secret@")
+        tracker = self.make(secret, refused, tmp_path)
+        with pytest.raises(TrackingRefusedError, match="refuses") as caught:
+            tracker.log(self.result())
+        assert "secret" not in caught.value.message
+        (run,) = client.search_runs([client.get_experiment_by_name(refused).experiment_id])
+        assert run.info.status == "FAILED"
+        assert not self.kept(tracker)
+
+    def runs_elsewhere(self, folder: Path) -> int:
+        """How many runs the tracker wrote beside MLflow's."""
+        return 0
+
+    @abstractmethod
+    def kept(self, tracker: Any) -> Any:
+        """What the tracker remembers of trainings under way."""
+
+
+class TestMlflow(TrackerContract):
+    __test__ = True
+    framework = trainer = "lightgbm"
+
+    def make(self, uri: str, prefix: str, folder: Path) -> Tracker:
+        return MlflowTracker(uri, prefix, prefix)
+
+    def kept(self, tracker: Any) -> Any:
+        return tracker._begun
+
+    def test_the_password_is_not_in_the_address_of_a_run(self, mlflow_server: Server, prefix: str, tmp_path: Path) -> None:
+        logged = self.make(mlflow_server.url.replace("//", "//user:secret@"), prefix, tmp_path).log(self.result())
+        assert logged.run_url.startswith(f"{mlflow_server.url}/#/")
+
+
+class TestWandb(TrackerContract):
+    __test__ = True
+    framework, trainer = "pytorch", "pytorch-wandb"
+
+    def make(self, uri: str, prefix: str, folder: Path) -> Tracker:
+        from complex_system.training.pytorch import state_bytes
+
+        following = MlflowTracker(uri, prefix, prefix)
+        return WandbTracker(
+            following, state_bytes, mode="offline", project="KIOptipack-dev", group="test", directory=str(folder)
+        )
+
+    def kept(self, tracker: Any) -> Any:
+        return tracker._done or tracker._following._begun
+
+    def runs_elsewhere(self, folder: Path) -> int:
+        return len(list((folder / "wandb").glob("offline-run-*")))

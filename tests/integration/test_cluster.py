@@ -1,0 +1,95 @@
+"""The three hosts of docs/three-hosts: their brokers form a cluster, and replicas on two hosts share the work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from complex_system.local.child import Child
+from complex_system.local.servers import HOST, free_port, program, reachable
+from complex_system.messaging.client import SystemClient
+from complex_system.messaging.handlers import answers
+from complex_system.messaging.service import SystemService
+from complex_system.messaging.subjects import request
+from complex_system.settings import Settings
+from support import eventually, running
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "three-hosts"
+HOSTS = ("data", "training", "serving")
+WHO = request("test-who")
+USER, PASSWORD, CLUSTER_PASSWORD = "complex_system", "k3Jd92hsYq", "c7Gs63kQpa"
+
+
+class ReplicaService(SystemService):
+    """Says which replica answers."""
+
+    @answers(WHO)
+    async def who(self, _: Any) -> str:
+        return self.replica
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[int]]:
+    """Three brokers from the example's configuration; their client ports."""
+    folder = tmp_path_factory.mktemp("cluster")
+    ports = [free_port() for _ in HOSTS]
+    routes = [free_port() for _ in HOSTS]
+    binary = program("nats-server")
+    assert binary is not None
+    children = []
+    for i, name in enumerate(HOSTS):
+        text = (EXAMPLE / name / "nats.conf").read_text(encoding="utf-8")
+        moved = {"0.0.0.0:4222": f"{HOST}:{ports[i]}", "0.0.0.0:6222": f"{HOST}:{routes[i]}",
+                 "127.0.0.1:8222": f"{HOST}:-1", '"/data"': f'"{folder / name}"'}  # fmt: skip
+        for old, new in moved.items():
+            assert old in text
+            text = text.replace(old, new)
+        path = folder / f"{name}.conf"
+        path.write_text(text, encoding="utf-8")
+        first, second = (routes[k] for k in range(3) if k != i)
+        environment = {
+            "NATS_SERVER_NAME": name,
+            "FASTIOT_NATS_USER": USER,
+            "FASTIOT_NATS_PASSWORD": PASSWORD,
+            "NATS_CLUSTER_PASSWORD": CLUSTER_PASSWORD,
+            "NATS_ROUTE_1": f"nats-route://{USER}:{CLUSTER_PASSWORD}@{HOST}:{first}",
+            "NATS_ROUTE_2": f"nats-route://{USER}:{CLUSTER_PASSWORD}@{HOST}:{second}",
+        }
+        child = Child(name, [binary, "-c", str(path)], folder / f"{name}.log", env=environment)
+        child.start()
+        children.append(child)
+    try:
+        yield ports
+    finally:
+        for child in children:
+            child.stop()
+
+
+def test_the_example_has_one_broker_configuration() -> None:
+    assert len({(EXAMPLE / name / "nats.conf").read_text(encoding="utf-8") for name in HOSTS}) == 1
+
+
+async def test_replicas_on_two_hosts_share_what_a_third_asks(
+    cluster: list[int], make_settings: Callable[..., Settings]
+) -> None:
+    await eventually(lambda: all(reachable(HOST, port) for port in cluster))
+    on = [make_settings(nats_host=HOST, nats_port=p, nats_user=USER, nats_password=PASSWORD, service_id=n)
+          for p, n in zip(cluster, HOSTS, strict=True)]  # fmt: skip
+    async with (
+        running(ReplicaService, on[0]),
+        running(ReplicaService, on[1]),
+        await SystemClient.open(on[2], "tester") as client,
+    ):
+
+        async def heard() -> set[str]:
+            answers = await asyncio.gather(*(client.ask(WHO, {}, 5) for _ in range(20)), return_exceptions=True)
+            return {answer for answer in answers if isinstance(answer, str)}
+
+        async def both() -> bool:
+            return await heard() == {"data", "training"}
+
+        await eventually(both)
