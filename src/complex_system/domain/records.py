@@ -18,6 +18,8 @@ from complex_system.errors import InvalidRecordError, InvalidRequestError
 MAX_FAULTS = 20
 """How many faults of a batch are reported at once."""
 
+_SHOWN = 60
+"""Characters of a bad value that a message shows."""
 _LARGEST = 1.7976931348623157e308
 _Finite = Annotated[float, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]  # NaN and infinities fail both bounds
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -107,7 +109,7 @@ class RecordCheck:
             try:
                 good[field] = msgspec.convert(record[field], kind)
             except msgspec.ValidationError as error:
-                found.append(_fault(record, position, field, _explain(str(error))))
+                found.append(_fault(record, position, field, _explain(str(error), record[field])))
         if not self._ignore_unknown:
             unknown = [str(field)[:100] for field in record if field not in self._fields]
             found += [_fault(record, position, field, "is not a declared field") for field in unknown[:MAX_FAULTS]]
@@ -146,19 +148,28 @@ def _fault(record: Any, position: int, field: str | None, problem: str) -> dict[
     return {"record": position, "id": key, "field": field, "problem": problem}
 
 
-def _explain(message: str) -> str:
-    """Turns a message of msgspec about one value into a problem in our words."""
+def _explain(message: str, value: Any) -> str:
+    """Turns a message of msgspec about one value into a problem in our words, with the value if it is a short one."""
     problem, _, _ = message.partition(" - at `")
+    shown = _shown(value)
     if "`float" in problem and ("<=" in problem or ">=" in problem):
-        return "must be a finite number"
+        return f"must be a finite number, not {shown}"
     if "length" in problem:
         return "must have 1 to 64 characters"
     if problem.startswith("Expected `") and ", got `" in problem:
         expected, got = problem.split("`")[1], problem.split("`")[3]
         words = {"float": "a number", "str": "a text", "object": "a mapping", "null": "nothing"}
         wanted = " or ".join(words.get(part, part) for part in expected.split(" | "))
-        return f"must be {wanted}, not {got}"
+        return f"must be {wanted}, not {got}" + (f" {shown}" if shown and value is not None else "")
     return problem
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return repr(value if len(value) <= _SHOWN else value[:_SHOWN] + "...")
+    if isinstance(value, bool | float) or (isinstance(value, int) and value.bit_length() < 200):
+        return str(value)
+    return ""
 
 
 def sentence(faults: list[dict[str, Any]]) -> str:

@@ -186,7 +186,8 @@ class PredictionEngine:
         predictor = await self.models.predictor(name, version)
         began = time.perf_counter()
         features = await self._route.features(predictor.pipeline, batch)
-        predictions = await off_loop(batch.size, predictor.predict_features, features)
+        cost = batch.size if predictor.quick else INLINE_RECORDS + 1
+        predictions = await off_loop(cost, predictor.predict_features, features)
         milliseconds = (time.perf_counter() - began) * 1000
         result = PredictionResult(batch, features, predictions, predictor.info, milliseconds)
         if self._made is not None and predictor is self.holder.current:

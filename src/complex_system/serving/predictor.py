@@ -52,7 +52,12 @@ class ModelInfo:
 
 
 class Predictor:
-    """Predicts raw records with one model, in the target's own unit. Immutable and safe to use from several threads."""
+    """Predicts raw records with one model, in the target's own unit. Immutable and safe to use from several threads.
+
+    Attributes:
+        info: What is known about the model.
+        quick: Whether few records may be predicted on the event loop.
+    """
 
     def __init__(
         self,
@@ -84,6 +89,7 @@ class Predictor:
             _check_metadata(what, pipeline, twin, metadata)
             runtime = OnnxRuntime(what, twin, len(pipeline.dataset.feature_names))
         self._run = runtime.run
+        self.quick = runtime.quick
         self._warm_up(what)
         self.info = ModelInfo(
             name=name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -21,6 +22,8 @@ class Runtime(ABC):
 
     platform: ClassVar[str]
     """What the Open Inference Protocol calls it."""
+    quick: ClassVar[bool] = True
+    """Whether few records may be predicted on the event loop."""
 
     @abstractmethod
     def run(self, features: Matrix) -> npt.NDArray[Any]:
@@ -70,6 +73,7 @@ class FlavorRuntime(Runtime):
     """A model of MLflow's ``python_function`` kind that takes our features by name, or as one tensor."""
 
     platform = "mlflow_pyfunc"
+    quick = False
 
     def __init__(self, what: str, model: Any, feature_names: tuple[str, ...]) -> None:
         """Wraps a loaded model.
@@ -83,6 +87,7 @@ class FlavorRuntime(Runtime):
             ModelRefusedError: Its signature does not say that it takes these features.
         """
         self._model = model
+        self._turn = threading.Lock()  # nobody promises that somebody else's model can be used from two threads
         self._columns: list[str] | None = None
         schema = model.metadata.get_input_schema()
         if schema is None:
@@ -110,7 +115,8 @@ class FlavorRuntime(Runtime):
         data: Any = features.astype(self._kind)
         if self._columns is not None:
             data = pd.DataFrame(data, columns=self._columns)
-        answer = np.asarray(self._model.predict(data))
+        with self._turn:
+            answer = np.asarray(self._model.predict(data))
         if answer.size != len(features) or answer.dtype.kind not in "fiu":
             raise InternalError("The model did not return one number for each record.")
         return answer
