@@ -76,7 +76,8 @@ class Pipeline:
             InvalidRecordError: As for :meth:`process`.
         """
         if len(records) <= FEW_RECORDS:
-            self._refuse_faults(records)
+            if not all(check.all_fine([record.get(check.field) for record in records]) for check in self._checks):
+                self._refuse_faults(records)
             return self._rows(records)
         return self.features_of(self._typed_frame(records))
 
