@@ -62,7 +62,7 @@ class Check:
         if not present:
             return True
         total = sum(present)  # NaN slips through min and max, but not through a sum
-        return total == total and self._low <= min(present) and max(present) <= self._high  # noqa: PLR0124
+        return bool(total == total and self._low <= min(present) and max(present) <= self._high)  # noqa: PLR0124
 
     def _unknown(self, value: str) -> str:
         shown = value if len(value) <= _SHOWN else value[:_SHOWN] + "..."
