@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install venv system-packages demo test lint format types imports check clean
+.PHONY: help install venv system-packages demo test bench lint format types imports check clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -47,6 +47,9 @@ demo: install  ## Run the system: make demo [DEPLOYMENT=maria] [ONCE=1] [ARGS="-
 
 test: install  ## Run all tests
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: install  ## Measure serving against other servers and write docs/benchmarks.md: make bench [ARGS=--quick]
+	$(BIN)/python -m benchmarks.run $(ARGS)
 
 lint: install  ## Check style with ruff
 	$(BIN)/ruff check .

@@ -5,17 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from typing_extensions import override
 
 from complex_system.domain.dataset import Dataset
-from complex_system.serving.sources import LoadedTwin, ModelReference, ModelSource
+from complex_system.errors import UnknownModelError
+from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.serving.engine import Limits, LocalRoute, PredictionEngine
+from complex_system.serving.manager import ModelManager
+from complex_system.serving.rest import make_app
+from complex_system.serving.server import RestServer
+from complex_system.serving.sources import ListedModel, LoadedTwin, ModelReference, ModelSource
 from complex_system.training.base import TWIN_INPUT, TWIN_OUTPUT
 
 
@@ -150,3 +159,74 @@ class MemorySource(ModelSource):
         self.loads += 1
         _, _, twin, metadata = self.published[int(reference.version) - 1]
         return LoadedTwin(twin, metadata)
+
+
+class ManyModels(ModelSource):
+    """A source of several models, versions and aliases, as a registry has them."""
+
+    label = "the test's registry"
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.versions: dict[str, list[tuple[bytes, dict[str, Any]]]] = {}
+        self.aliases: dict[str, dict[str, str]] = {}
+        self.loads: list[tuple[str, str]] = []
+        self.looks = 0
+
+    def publish(self, name: str, bias: float, *, champion: bool = False, **changes: Any) -> str:
+        """Registers a twin that answers ``bias`` plus the sum of the features."""
+        twin = linear_twin(self.dataset, bias)
+        trainer = name.partition("-")[2]
+        self.versions.setdefault(name, []).append((twin, twin_metadata(self.dataset, twin, name, trainer) | changes))
+        version = str(len(self.versions[name]))
+        if champion:
+            self.crown(name, version)
+        return version
+
+    def crown(self, name: str, version: str) -> None:
+        """Moves the alias ``champion``."""
+        for aliases in self.aliases.values():
+            aliases.pop("champion", None)
+        self.aliases.setdefault(name, {})["champion"] = version
+
+    @override
+    def newest(self) -> ModelReference | None:
+        crowned = [(name, aliases["champion"]) for name, aliases in self.aliases.items() if "champion" in aliases]
+        return ModelReference(*crowned[0]) if crowned else None
+
+    @override
+    def listed(self) -> list[ListedModel]:
+        return [
+            ListedModel(ModelReference(name, str(len(versions))), name.partition("-")[2], self.aliases.get(name, {}))
+            for name, versions in self.versions.items()
+        ]
+
+    @override
+    def find(self, name: str, version: str | None = None) -> ModelReference:
+        self.looks += 1
+        known = [str(number + 1) for number in range(len(self.versions.get(name, [])))]
+        wanted = self.aliases.get(name, {}).get(version or "", version or (known[-1] if known else ""))
+        if wanted not in known:
+            raise UnknownModelError(f"There is no model '{name}' of version or alias '{version}'.")
+        return ModelReference(name, wanted)
+
+    @override
+    def load(self, reference: ModelReference) -> LoadedTwin:
+        self.loads.append((reference.name, reference.version))
+        return LoadedTwin(*self.versions[reference.name][int(reference.version) - 1])
+
+
+@asynccontextmanager
+async def rest_server(
+    dataset: Dataset, source: ModelSource, limits: Limits | None = None, kept: int = 8, **options: Any
+) -> AsyncIterator[tuple[ModelManager, httpx.AsyncClient]]:
+    """The REST interface over a source on a real socket, and a client of it; options are ``make_app``'s."""
+    models = ModelManager(source, Pipeline(dataset), kept=kept)
+    await models.refresh()
+    rest = RestServer(make_app(PredictionEngine(models, LocalRoute(), limits=limits), dataset, **options), "127.0.0.1", 0)
+    await rest.start()
+    try:
+        async with httpx.AsyncClient(base_url=rest.url, timeout=20) as client:
+            yield models, client
+    finally:
+        await rest.stop()

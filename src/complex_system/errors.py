@@ -103,6 +103,12 @@ class NoModelError(ComplexSystemError):
     code = "no_model"
 
 
+class UnknownModelError(ComplexSystemError):
+    """No model of that name, version or alias is known."""
+
+    code = "unknown_model"
+
+
 class ModelRefusedError(ComplexSystemError):
     """A model exists and must not be served: another pipeline version, a damaged or missing twin."""
 

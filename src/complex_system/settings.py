@@ -105,6 +105,21 @@ class Settings(BaseSettings):
         False, description="ml_serving answers get-prediction too; only where it is the one serving service"
     )
     api_key: str = Field("", repr=False, description="Key that REST clients must send as X-API-Key; empty for none")
+    serving_body_bytes: int = Field(33_554_432, ge=1000, description="Bytes that the body of one REST request may have")
+    serving_records: int = Field(100_000, ge=1, description="Records that one request for predictions may hold")
+    serving_unknown_columns: Literal["error", "ignore"] = Field(
+        "error", description="What a column that is not declared is in a request for predictions"
+    )
+    serving_models: int = Field(8, ge=1, description="Models beside the champion that serving keeps loaded")
+    serving_foreign_models: bool = Field(
+        True, description="Serve registered models without a twin through their MLflow flavor; runs the code that they bring"
+    )
+    serving_shadow_share: float = Field(
+        0.0, ge=0, le=1, description="Share of the live requests that challengers score too, in the background"
+    )
+    serving_shadow_models: str = Field(
+        "", description="Registered names of the challengers; empty: the newest of every other framework"
+    )
     model_poll_interval: float = Field(5.0, gt=0, description="Seconds between looks for a new champion")
 
     # Monitoring

@@ -21,9 +21,9 @@ from complex_system.errors import StartError
 from complex_system.preprocessing.pipeline import Pipeline
 from complex_system.serving import server as server_module
 from complex_system.serving.bodies import LARGE_BODY, decoded
-from complex_system.serving.engine import LocalRoute, PredictionEngine
+from complex_system.serving.engine import Limits, LocalRoute, PredictionEngine
 from complex_system.serving.holder import ModelHolder
-from complex_system.serving.rest import Limits, make_app
+from complex_system.serving.rest import make_app
 from complex_system.serving.server import RestServer
 from models import MemorySource
 from support import eventually
@@ -37,7 +37,7 @@ async def server(
 ) -> AsyncIterator[tuple[ModelHolder, httpx.AsyncClient]]:
     holder = ModelHolder(source, Pipeline(dataset))
     await holder.refresh()
-    rest = RestServer(make_app(PredictionEngine(holder, LocalRoute()), dataset, LIMITS), "127.0.0.1", 0)
+    rest = RestServer(make_app(PredictionEngine(holder, LocalRoute(), limits=LIMITS), dataset), "127.0.0.1", 0)
     await rest.start()
     try:
         async with httpx.AsyncClient(base_url=rest.url, timeout=20, **options) as client:
@@ -194,7 +194,7 @@ async def test_a_fault_inside_is_500_without_a_trace(
             raise KeyError("/secret/path")
 
         with monkeypatch.context() as patched:
-            patched.setattr(holder.require(), "predict", fail)
+            patched.setattr(holder.require(), "predict_features", fail)
             answer = await client.post("/predict", json=RECORD)
         assert answer.status_code == 500
         assert answer.json()["error"]["code"] == "internal"

@@ -57,6 +57,7 @@ RECORDS = st.fixed_dictionaries(
         LAB.target: st.none() | st.floats(-1e6, 1e6),
     }
 )
+TYPES = {name: pl.Float64 if LAB.column(name).type == "number" else pl.String for name in LAB.raw_names} | {"_id": pl.String}
 ANYTHING = st.fixed_dictionaries(
     {
         "_id": st.text("0123456789abcdef", min_size=1, max_size=8),
@@ -109,6 +110,29 @@ def test_bulk_leaves_out_exactly_the_records_that_a_request_would_refuse(records
     assert rejections == refused
     assert processed.rows() == expected
     assert not processed.select(pl.col(LAB.feature_names).is_nan().any()).row(0).count(True)
+
+
+@given(st.lists(RECORDS, min_size=1, max_size=20))
+def test_few_records_are_processed_without_a_frame_to_the_same_bits(records: list[Record]) -> None:
+    by_row = PIPELINE.features(records)
+    by_frame = PIPELINE.features_of(PIPELINE.typed(pl.DataFrame(records, schema=TYPES)))
+    assert by_row.dtype == by_frame.dtype == np.float32
+    assert by_row.tobytes() == by_frame.tobytes()
+
+
+@given(st.lists(ANYTHING, min_size=1, max_size=12))
+def test_few_records_and_many_are_refused_in_the_same_words(records: list[Record]) -> None:
+    found = []
+    for batch in (
+        lambda: PIPELINE.features(records),
+        lambda: PIPELINE.features_of(PIPELINE.typed(pl.DataFrame(records, schema=TYPES))),
+    ):
+        try:
+            batch()
+            found.append(None)
+        except InvalidRecordError as error:
+            found.append((error.message, error.faults))
+    assert found[0] == found[1] or str(found[0]) == str(found[1])  # NaN is not equal to itself
 
 
 def test_a_long_column_is_scaled_as_one_value_is() -> None:

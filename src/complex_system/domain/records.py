@@ -6,6 +6,7 @@ anything is written. Whether its values can be processed (categories, ranges) is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -17,11 +18,14 @@ from complex_system.errors import InvalidRecordError, InvalidRequestError
 MAX_FAULTS = 20
 """How many faults of a batch are reported at once."""
 
+_SHOWN = 60
+"""Characters of a bad value that a message shows."""
 _LARGEST = 1.7976931348623157e308
 _Finite = Annotated[float, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]  # NaN and infinities fail both bounds
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
 Record = dict[str, Any]
+MoreFaults = Callable[[Record, int], list[dict[str, Any]]]
 
 
 def new_id() -> str:
@@ -32,22 +36,35 @@ def new_id() -> str:
 class RecordCheck:
     """Checks records of one shape; the work is done by a compiled ``msgspec`` type."""
 
-    def __init__(self, name: str, fields: list[tuple[str, Any, bool]]) -> None:
+    def __init__(self, name: str, fields: list[tuple[str, Any, bool]], *, ignore_unknown: bool = False) -> None:
         """Makes a check.
 
         Args:
             name: What to call a record in messages.
             fields: Name, type and whether a record must have it.
+            ignore_unknown: Whether fields that are not declared are left out; otherwise they are faults.
         """
+        self._fields = {field: (t if needed else t | None, needed) for field, t, needed in fields}
+        self._ignore_unknown = ignore_unknown
         self._struct = msgspec.defstruct(
             name,
             [(f"f{i}", t) if needed else (f"f{i}", t | None, None) for i, (_, t, needed) in enumerate(fields)],
             rename={f"f{i}": field for i, (field, _, _) in enumerate(fields)},
-            forbid_unknown_fields=True,
+            forbid_unknown_fields=not ignore_unknown,
             kw_only=True,
             gc=False,
         )
         self._many = list[self._struct]  # type: ignore[name-defined]
+
+    @property
+    def types(self) -> tuple[Any, Any]:
+        """The compiled types of one record and of many, for decoders; their fields are ``f0``, ``f1``, ... as declared."""
+        return self._struct, self._many
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The declared fields, in the order of the compiled type's."""
+        return tuple(self._fields)
 
     def __call__(self, value: object) -> list[Record]:
         """Returns the records with every declared field present (None where missing) and numbers as floats.
@@ -66,28 +83,49 @@ class RecordCheck:
         records: list[Record] = msgspec.to_builtins(rows)
         return records
 
-    def faults(self, value: list[Any]) -> list[dict[str, Any]]:
-        """The first 20 faults, one a record."""
+    def faults(self, value: list[Any], also: MoreFaults | None = None) -> list[dict[str, Any]]:
+        """The first 20 faults, several of one record if it has them.
+
+        Args:
+            value: The records.
+            also: Finds further faults in the well-formed part of a record at a position.
+        """
         found: list[dict[str, Any]] = []
         for position, record in enumerate(value):
+            found += self._faults_of(record, position, also)
+            if len(found) >= MAX_FAULTS:
+                break
+        return found[:MAX_FAULTS]
+
+    def _faults_of(self, record: Any, position: int, also: MoreFaults | None) -> list[dict[str, Any]]:
+        if not isinstance(record, dict):
+            return [_fault(record, position, None, f"must be a mapping, not {_kind(record)}")]
+        good, found = {}, []
+        for field, (kind, needed) in self._fields.items():
+            if field not in record:
+                if needed:
+                    found.append(_fault(record, position, field, "is missing"))
+                continue
             try:
-                msgspec.convert(record, self._struct)
+                good[field] = msgspec.convert(record[field], kind)
             except msgspec.ValidationError as error:
-                problem, field = _explain(str(error))
-                key = record.get(ID) if isinstance(record, dict) else None
-                found.append({"record": position, "id": key, "field": field, "problem": problem})
-                if len(found) == MAX_FAULTS:
-                    break
+                found.append(_fault(record, position, field, _explain(str(error), record[field])))
+        if not self._ignore_unknown:
+            unknown = [str(field)[:100] for field in record if field not in self._fields]
+            found += [_fault(record, position, field, "is not a declared field") for field in unknown[:MAX_FAULTS]]
+        if also is not None:
+            named = {fault["field"] for fault in found}
+            found += [fault for fault in also(good, position) if fault["field"] not in named]
         return found
 
 
-def raw_check(dataset: Dataset) -> RecordCheck:
+def raw_check(dataset: Dataset, *, ignore_unknown: bool = False) -> RecordCheck:
     """The check of raw records; the key may be missing, see :func:`with_ids`."""
     fields: list[tuple[str, Any, bool]] = [(ID, _Id, False)]
     for column in dataset.columns:
         kind = _Finite if column.type == "number" else str
         fields.append((column.name, kind, not column.optional))
-    return RecordCheck("raw record", fields)
+    return RecordCheck("raw record", fields, ignore_unknown=ignore_unknown)
 
 
 def processed_check(dataset: Dataset) -> RecordCheck:
@@ -105,23 +143,33 @@ def with_ids(records: list[Record]) -> list[Record]:
     return records
 
 
-def _explain(message: str) -> tuple[str, str | None]:
-    """Turns a message of msgspec into a problem in our words and the field it is about."""
-    problem, _, path = message.partition(" - at `")
-    field = path[2:-1] if path.startswith("$.") else None
-    if "missing required field" in problem or "unknown field" in problem:
-        field = problem.split("`")[1]
-        return ("is missing" if "missing" in problem else "is not a declared field"), field
+def _fault(record: Any, position: int, field: str | None, problem: str) -> dict[str, Any]:
+    key = record.get(ID) if isinstance(record, dict) else None
+    return {"record": position, "id": key, "field": field, "problem": problem}
+
+
+def _explain(message: str, value: Any) -> str:
+    """Turns a message of msgspec about one value into a problem in our words, with the value if it is a short one."""
+    problem, _, _ = message.partition(" - at `")
+    shown = _shown(value)
     if "`float" in problem and ("<=" in problem or ">=" in problem):
-        return "must be a finite number", field
+        return f"must be a finite number, not {shown}"
     if "length" in problem:
-        return "must have 1 to 64 characters", field
+        return "must have 1 to 64 characters"
     if problem.startswith("Expected `") and ", got `" in problem:
         expected, got = problem.split("`")[1], problem.split("`")[3]
         words = {"float": "a number", "str": "a text", "object": "a mapping", "null": "nothing"}
         wanted = " or ".join(words.get(part, part) for part in expected.split(" | "))
-        return f"must be {wanted}, not {got}", field
-    return problem, field
+        return f"must be {wanted}, not {got}" + (f" {shown}" if shown and value is not None else "")
+    return problem
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return repr(value if len(value) <= _SHOWN else value[:_SHOWN] + "...")
+    if isinstance(value, bool | float) or (isinstance(value, int) and value.bit_length() < 200):
+        return str(value)
+    return ""
 
 
 def sentence(faults: list[dict[str, Any]]) -> str:

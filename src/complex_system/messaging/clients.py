@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
+import pyarrow as pa
 from fastiot.core import ReplySubject
 
-from complex_system.domain.pages import PAGE_ROWS, Page, decode_page, encode_page
+from complex_system.domain.pages import MAX_PAGE_ROWS, PAGE_ROWS, Page, decode_page, encode_page
 from complex_system.domain.records import Record
 from complex_system.messaging import subjects
 
@@ -93,11 +94,46 @@ class ProcessingClient:
 class ServingClient:
     """A serving service: the champion's, unless another subject is named."""
 
-    def __init__(self, asker: Asks, subject: ReplySubject = subjects.ML_SERVING_SUBJECT) -> None:
+    def __init__(
+        self,
+        asker: Asks,
+        subject: ReplySubject = subjects.ML_SERVING_SUBJECT,
+        columns: ReplySubject = subjects.ML_SERVING_COLUMNS_SUBJECT,
+    ) -> None:
+        """Makes a client.
+
+        Args:
+            asker: Sends the requests.
+            subject: Answers records.
+            columns: Answers Arrow pages.
+        """
         self._ask = asker.ask
         self._subject = subject
+        self._columns = columns
 
     async def predict(self, records: list[Record]) -> list[float]:
         """One prediction a raw record, in the target's own unit."""
         reply: list[list[float]] = await self._ask(self._subject, records)
         return [row[0] for row in reply]
+
+    async def predict_table(self, table: pa.Table, rows: int = MAX_PAGE_ROWS, in_flight: int = 4) -> pa.Table:
+        """Predictions of raw columns of any length, page by page.
+
+        A champion that changes meanwhile answers the later pages: one page is never mixed, a table of several can be.
+
+        Args:
+            table: Raw columns; the key may be missing.
+            rows: Rows of a page.
+            in_flight: Pages that are on their way at the same time.
+
+        Returns:
+            A row a record, in the same order: ``prediction``, and the key where it was given.
+        """
+        places = asyncio.Semaphore(in_flight)
+
+        async def page(start: int) -> pa.Table:
+            async with places:
+                encoded = await asyncio.to_thread(encode_page, Page(table.slice(start, rows)))
+                return decode_page(await self._ask(self._columns, encoded)).table
+
+        return pa.concat_tables(await asyncio.gather(*(page(start) for start in range(0, max(1, table.num_rows), rows))))

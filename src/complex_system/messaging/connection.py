@@ -130,6 +130,11 @@ class ServiceConnection(NatsBrokerConnection):
         return connection
 
     @property
+    def connected(self) -> bool:
+        """Whether the broker is there at the moment."""
+        return bool(self._client.is_connected)
+
+    @property
     def max_payload(self) -> int:
         """Bytes that the broker takes in one message."""
         return int(self._client.max_payload)

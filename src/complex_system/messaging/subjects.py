@@ -38,7 +38,9 @@ __all__ = [
     "DB_UPSERT_MANY_PROCESSED_DATAPOINTS_SUBJECT",
     "DB_UPSERT_PROCESSED_COLUMNS_SUBJECT",
     "GET_COMPARISON_SUBJECT",
+    "ML_SERVING_COLUMNS_SUBJECT",
     "ML_SERVING_SUBJECT",
+    "ML_SERVING_WANDB_COLUMNS_SUBJECT",
     "ML_SERVING_WANDB_SUBJECT",
     "MONITORING_SUBJECT",
     "PREDICTION_MADE",
@@ -106,8 +108,16 @@ CHAMPION_CHANGED = event("champion-changed")
 # Serving
 ML_SERVING_WANDB_SUBJECT = request("get-prediction-wandb")
 """As ``get-prediction``, answered by ``ml_serving`` from the W&B artifact."""
+ML_SERVING_COLUMNS_SUBJECT = request("get-prediction-columns")
+"""Columnar twin of ``get-prediction``: Arrow page of raw columns (the key may be missing) -> Arrow page with ``prediction``
+(float32) in the same order, and the key where it was given; its notes name ``model``, ``version`` and ``pipeline_version``."""
+ML_SERVING_WANDB_COLUMNS_SUBJECT = request("get-prediction-wandb-columns")
+"""As ``get-prediction-columns``, answered by ``ml_serving``."""
 PREDICTION_MADE = event("prediction-made")
-"""``{"service", "model", "version", "pipeline_version", "milliseconds", "predictions": [{"id", "record", "prediction"}]}``."""
+"""``{"service", "model", "version", "pipeline_version", "milliseconds", "predictions": [{"id", "record", "prediction"}]}``.
+
+Where challengers scored the request too, also ``"shadows"``: a list of ``{"model", "version", "framework", "milliseconds",
+"predictions": [number]}`` or ``{"model", "version", "error"}``."""
 TRUTH_KNOWN = event("truth-known")
 """``{"truths": [{"id", "truth"}]}``: the measured value of records that were predicted."""
 

@@ -16,7 +16,11 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.records import MAX_FAULTS, Record, sentence
 from complex_system.errors import InvalidRecordError, InvalidRequestError
 from complex_system.preprocessing.checks import checks
+from complex_system.preprocessing.rows import RowSteps
 from complex_system.preprocessing.steps import features
+
+FEW_RECORDS = 200
+"""Up to so many records are processed one by one: 0.01 ms for one where a frame takes 0.3 ms; from here on a frame is quicker."""
 
 
 class Pipeline:
@@ -41,6 +45,7 @@ class Pipeline:
             for column in [dataset.column(step.column)]
             for name, expression in zip(step.feature_names(column), features(step, column), strict=True)
         }
+        self._rows = RowSteps(dataset)
         self._features = [made[name] for name in dataset.feature_names]
         self._processed = [pl.col(ID), pl.col(dataset.target), *self._features]
         self._passes = reduce(operator.and_, (check.passes for check in self._checks))
@@ -70,7 +75,17 @@ class Pipeline:
         Raises:
             InvalidRecordError: As for :meth:`process`.
         """
-        made = self._frame(records).select_seq(*self._features)
+        if len(records) <= FEW_RECORDS:
+            if not all(check.all_fine([record.get(check.field) for record in records]) for check in self._checks):
+                self._refuse_faults(records)
+            return self._rows(records)
+        return self.features_of(self._typed_frame(records))
+
+    def features_of(self, frame: pl.DataFrame) -> npt.NDArray[np.float32]:
+        """As :meth:`features`, for raw records as typed columns (:meth:`typed`)."""
+        made = frame.select_seq(*self._features)
+        if not self._all_pass(frame, made):
+            self._refuse_rows(frame)
         matrix = np.empty((made.height, made.width), dtype=np.float32)
         for i, column in enumerate(made.iter_columns()):
             matrix[:, i] = column.to_numpy()
@@ -103,7 +118,7 @@ class Pipeline:
         frame = self.typed(raw)
         processed = frame.select(self._processed)
         if not self._all_pass(frame, processed):
-            self._refuse_faults(frame.to_dicts())
+            self._refuse_rows(frame)
         return processed
 
     def typed(self, raw: pl.DataFrame | pa.Table) -> pl.DataFrame:
@@ -137,17 +152,30 @@ class Pipeline:
     def _frame(self, records: Sequence[Record]) -> pl.DataFrame:
         """Records as a typed frame, after the checks."""
         self._refuse_faults(records)
+        return self._typed_frame(records)
+
+    def _typed_frame(self, records: Sequence[Record]) -> pl.DataFrame:
         # Series by Series is twice as quick as a frame of a dict, and both are far quicker than a frame of dicts.
         return pl.DataFrame(
             [pl.Series(name, [record.get(name) for record in records], kind) for name, kind in self._raw_types.items()]
         )
 
-    def _refuse_faults(self, records: Sequence[Record]) -> None:
+    def faults_of(self, record: Record, position: int) -> list[dict[str, Any]]:
+        """What keeps a well-formed record from being processed, one entry a column."""
+        return [
+            {"record": position, "id": record.get(ID), "field": check.field, "problem": problem}
+            for check in self._checks
+            if (problem := check.problem(record.get(check.field)))
+        ]
+
+    def _refuse_rows(self, frame: pl.DataFrame) -> None:
+        positions = frame.select(~self._passes).to_series().arg_true().head(MAX_FAULTS).to_list()
+        self._refuse_faults(frame[positions].to_dicts(), positions)
+
+    def _refuse_faults(self, records: Sequence[Record], positions: Sequence[int] | None = None) -> None:
         faults: list[dict[str, Any]] = []
-        for position, record in enumerate(records):
-            for check in self._checks:
-                if problem := check.problem(record.get(check.field)):
-                    faults.append({"record": position, "id": record.get(ID), "field": check.field, "problem": problem})
+        for position, record in zip(positions or range(len(records)), records, strict=True):
+            faults += self.faults_of(record, position)
             if len(faults) >= MAX_FAULTS:
                 break
         if faults:

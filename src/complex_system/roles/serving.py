@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from abc import abstractmethod
-from dataclasses import replace
 from typing import Any, ClassVar
 
+import pyarrow as pa
 from typing_extensions import override
 
 from complex_system.domain.dataset import ID
+from complex_system.domain.pages import Page, decode_page, encode_page
 from complex_system.errors import ComplexSystemError, InvalidRequestError, StartError
 from complex_system.messaging.clients import ProcessingClient
 from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import State, SystemService
 from complex_system.messaging.subjects import CHAMPION_CHANGED, PREDICTION_MADE, ReplySubject
 from complex_system.preprocessing.pipeline import Pipeline
-from complex_system.serving.engine import LocalRoute, PredictionEngine, PredictionResult, RemoteRoute
-from complex_system.serving.holder import ModelHolder
+from complex_system.serving.engine import Limits, LocalRoute, PredictionEngine, PredictionResult, RemoteRoute
+from complex_system.serving.manager import ModelManager
 from complex_system.serving.rest import make_app
 from complex_system.serving.server import RestServer
+from complex_system.serving.shadow import Shadow, ShadowPredictions
 from complex_system.serving.sources import ModelSource
 
 log = logging.getLogger(__name__)
@@ -41,11 +44,26 @@ class ServingService(SystemService):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.holder = ModelHolder(self.make_source(), Pipeline(self.dataset))
-        self.engine = PredictionEngine(self.holder, self._route(), self._note)
-        self._events: asyncio.Queue[PredictionResult] = asyncio.Queue(WAITING_EVENTS)
+        self.pipeline = Pipeline(self.dataset)
+        settings = self.settings
+        self.models = ModelManager(self.make_source(), self.pipeline, kept=settings.serving_models)
+        self.holder = self.models.champion
+        limits = Limits(settings.serving_body_bytes, settings.serving_records, settings.serving_unknown_columns == "ignore")
+        self.engine = PredictionEngine(self.models, self._route(), self._note, limits)
+        self._app = make_app(
+            self.engine,
+            self.dataset,
+            api_key=settings.api_key,
+            broker_connected=lambda: self.broker.connected,
+            broker_needed=settings.serving_pipeline == "broker",
+        )
+        self._metrics = self._app.state.gate.metrics
+        challengers = tuple(name.strip() for name in settings.serving_shadow_models.split(",") if name.strip())
+        self._shadow = Shadow(self.models, settings.serving_shadow_share, challengers, self._queue, self._metrics)
+        self._events: asyncio.Queue[tuple[PredictionResult, list[ShadowPredictions]]] = asyncio.Queue(WAITING_EVENTS)
         self._dropped = 0
-        self._sender: asyncio.Task[None] | None = None
+        self._settled = False
+        self._workers: list[asyncio.Task[None]] = []
         self._rest: RestServer | None = None
 
     @abstractmethod
@@ -54,23 +72,27 @@ class ServingService(SystemService):
 
     @abstractmethod
     def subjects(self) -> list[ReplySubject]:
-        """The subjects on which predictions are answered."""
+        """The subjects on which predictions of records are answered."""
+
+    @abstractmethod
+    def columns_subjects(self) -> list[ReplySubject]:
+        """The subjects on which predictions of Arrow pages are answered."""
 
     @override
     async def on_start(self) -> None:
         port: int = getattr(self.settings, self.port_field)
-        rest = RestServer(
-            make_app(self.engine, self.dataset, api_key=self.settings.api_key), self.settings.serving_host, port
-        )
+        rest = RestServer(self._app, self.settings.serving_host, port)
         try:
             await rest.start()
         except StartError as error:
             raise StartError(f"{error.message} (COMPLEX_SYSTEM_{self.port_field.upper()})") from error
         self._rest, self.url = rest, rest.url
         log.info("REST interface at %s, its documentation at %s/docs", self.url, self.url)
-        self._sender = asyncio.create_task(self._send_events())
-        for subject in self.subjects():
-            handler = answers(subject)(ServingService.get_prediction)
+        self._workers = [asyncio.create_task(self._send_events()), asyncio.create_task(self._shadow.run())]
+        answered: list[tuple[ReplySubject, Any]] = [(subject, ServingService.get_prediction) for subject in self.subjects()]
+        answered += [(subject, ServingService.get_prediction_columns) for subject in self.columns_subjects()]
+        for subject, method in answered:
+            handler = answers(subject)(method)
             self._subs.append(await self.broker.subscribe_reply_cb(subject, handler.__get__(self)))
         self.every(self.settings.model_poll_interval, self.look_for_model)
 
@@ -78,9 +100,9 @@ class ServingService(SystemService):
     async def on_stop(self) -> None:
         if self._rest is not None:
             await self._rest.stop()
-        if self._sender is not None:
-            self._sender.cancel()
-            await asyncio.gather(self._sender, return_exceptions=True)
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
 
     @override
     def initial_state(self) -> tuple[State, str]:
@@ -94,8 +116,25 @@ class ServingService(SystemService):
         """Answers a request by the broker: one row a record, as the contract has it."""
         if not isinstance(records, list):
             raise InvalidRequestError(f"A list of raw records is expected, not {type(records).__name__}.")
+        self.holder.require()
+        if not records:  # the published contract answers an empty list with one
+            return []
         result = await self.engine.predict(records)
         return [[prediction] for prediction in result.predictions]
+
+    async def get_prediction_columns(self, encoded: Any) -> bytes:
+        """Answers an Arrow page of raw columns with a page of predictions."""
+        page = await asyncio.to_thread(decode_page, encoded)
+        result = await self.engine.predict_table(page.table)
+        return await asyncio.to_thread(self._answer_page, page.table, result)
+
+    @staticmethod
+    def _answer_page(raw: pa.Table, result: PredictionResult) -> bytes:
+        columns = {ID: raw.column(ID)} if ID in raw.column_names else {}
+        columns["prediction"] = pa.array(result.predictions, pa.float32())
+        model = result.model
+        notes = {"model": model.name, "version": model.version, "pipeline_version": model.pipeline_version}
+        return encode_page(Page(pa.table(columns), notes=notes))
 
     @hears(CHAMPION_CHANGED)
     async def champion_changed(self, _: Any) -> None:
@@ -104,7 +143,7 @@ class ServingService(SystemService):
 
     async def look_for_model(self) -> None:
         """Takes up a newer model if there is one, and lets the state say how that went."""
-        refresh = asyncio.create_task(self.holder.refresh())
+        refresh = asyncio.create_task(self.models.refresh())
         ended = asyncio.create_task(self._shutdown_event.wait())
         await asyncio.wait({refresh, ended}, return_when=asyncio.FIRST_COMPLETED)
         ended.cancel()
@@ -113,7 +152,11 @@ class ServingService(SystemService):
             await asyncio.gather(refresh, return_exceptions=True)
             return
         try:
-            refresh.result()
+            if refresh.result() and not self._settled:
+                self._settled = True
+                # What is loaded by now stays; looking through it again and again would hold up requests for a tenth of a second.
+                gc.collect()
+                gc.freeze()
         except ComplexSystemError as error:
             # The model at hand goes on serving; the next look is due at the usual interval.
             log.debug("Looking for a model: %s", error.message)
@@ -127,28 +170,30 @@ class ServingService(SystemService):
         return LocalRoute()
 
     def _note(self, result: PredictionResult) -> None:
-        # Cut here and not when it is sent, so that what waits holds no large request in memory.
-        head = replace(
-            result, records=result.records[:ANNOUNCED_RECORDS], predictions=result.predictions[:ANNOUNCED_RECORDS]
-        )
+        head = result.head(ANNOUNCED_RECORDS)
+        if head.batch.size and not self._shadow.takes(head):  # processed features have no records to announce
+            self._queue(head, [])
+
+    def _queue(self, result: PredictionResult, shadows: list[ShadowPredictions]) -> None:
         try:
-            self._events.put_nowait(head)
+            self._events.put_nowait((result, shadows))
         except asyncio.QueueFull:
+            self._metrics.events_dropped.inc()
             self._dropped += 1
             if self._dropped % 1000 == 1:
                 log.warning("%d prediction events were dropped: the broker is slow or away", self._dropped)
 
     async def _send_events(self) -> None:
         while True:
-            result = await self._events.get()
+            result, shadows = await self._events.get()
             try:
-                await self.announce(PREDICTION_MADE, self._event(result))
+                await self.announce(PREDICTION_MADE, self._event(result, shadows))
             except Exception as error:  # noqa: BLE001 - an event that cannot be sent must not end the sender
                 log.warning("A prediction event could not be sent: %s", error)
 
-    def _event(self, result: PredictionResult) -> dict[str, Any]:
-        pairs = zip(result.records, result.predictions, strict=True)
-        return {
+    def _event(self, result: PredictionResult, shadows: list[ShadowPredictions]) -> dict[str, Any]:
+        pairs = zip(result.batch.head(result.batch.size), result.predictions, strict=True)
+        event: dict[str, Any] = {
             "service": self.service_name(),
             "model": result.model.name,
             "version": result.model.version,
@@ -158,3 +203,6 @@ class ServingService(SystemService):
                 {"id": record.get(ID), "record": record, "prediction": prediction} for record, prediction in pairs
             ],
         }
+        if shadows:
+            event["shadows"] = [each.as_dict() for each in shadows]
+        return event

@@ -6,16 +6,21 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from typing_extensions import override
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.records import Record
 from complex_system.errors import InternalError, InvalidRecordError, TooLargeError
+from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.serving.batch import Batch, BatchReader, FeatureBatch, RecordBatch
 from complex_system.serving.holder import ModelHolder
-from complex_system.serving.predictor import Matrix, ModelInfo, Predictor
+from complex_system.serving.manager import ModelManager
+from complex_system.serving.predictor import Matrix, ModelInfo
 
 INLINE_RECORDS = 1000
 """Up to so many records are predicted on the event loop; a thread would cost more than it frees."""
@@ -24,21 +29,39 @@ CHUNK_RECORDS = 5000
 
 
 @dataclass(frozen=True)
-class PredictionResult:
-    """Predictions in the order of ``records``, the model that made all of them, and how long it took."""
+class Limits:
+    """What one request may hold."""
 
-    records: list[Record]
+    body_bytes: int = 32 * 1024 * 1024
+    records: int = 100_000
+    ignore_unknown: bool = False
+    """Whether columns that are not declared are left out; otherwise they are faults."""
+
+
+@dataclass(frozen=True)
+class PredictionResult:
+    """Predictions in the order of a batch's records, the model that made all of them, and how long it took."""
+
+    batch: Batch
+    features: Matrix
     predictions: list[float]
     model: ModelInfo
     milliseconds: float
 
+    def head(self, most: int) -> PredictionResult:
+        """The first ``most`` records of it, so that what waits somewhere holds no large request in memory."""
+        records = RecordBatch(self.batch.head(most))
+        if self.batch.size <= most:
+            return replace(self, batch=records)
+        return replace(self, batch=records, features=self.features[:most].copy(), predictions=self.predictions[:most])
+
 
 class PredictionRoute(ABC):
-    """How raw records become predictions of a given predictor."""
+    """How a batch becomes features."""
 
     @abstractmethod
-    async def predict(self, predictor: Predictor, records: list[Record]) -> list[float]:
-        """One prediction a record.
+    async def features(self, pipeline: Pipeline, batch: Batch) -> Matrix:
+        """The features as models take them.
 
         Raises:
             InvalidRecordError: A record cannot be processed.
@@ -49,10 +72,10 @@ class LocalRoute(PredictionRoute):
     """Processes the records in this process."""
 
     @override
-    async def predict(self, predictor: Predictor, records: list[Record]) -> list[float]:
-        if len(records) <= INLINE_RECORDS:
-            return predictor.predict(records)
-        return await asyncio.to_thread(predictor.predict, records)
+    async def features(self, pipeline: Pipeline, batch: Batch) -> Matrix:
+        if batch.size <= INLINE_RECORDS:
+            return batch.features(pipeline)
+        return await asyncio.to_thread(batch.features, pipeline)
 
 
 class RemoteRoute(PredictionRoute):
@@ -69,15 +92,18 @@ class RemoteRoute(PredictionRoute):
         self._process = process
 
     @override
-    async def predict(self, predictor: Predictor, records: list[Record]) -> list[float]:
+    async def features(self, pipeline: Pipeline, batch: Batch) -> Matrix:
+        if isinstance(batch, FeatureBatch):
+            return batch.matrix
+        records = batch.head(batch.size)
         processed: list[Record] = []
         for start in range(0, len(records), CHUNK_RECORDS):
             processed += await self._processed(records[start : start + CHUNK_RECORDS], start)
         if len(processed) != len(records):
             raise InternalError("data_processing did not return one processed record for each raw one.")
         if len(records) <= INLINE_RECORDS:
-            return predictor.predict_features(self._matrix(processed))
-        return await asyncio.to_thread(lambda: predictor.predict_features(self._matrix(processed)))
+            return self._matrix(processed)
+        return await asyncio.to_thread(self._matrix, processed)
 
     async def _processed(self, records: list[Record], start: int) -> list[Record]:
         """The processed twins of the records from number ``start`` on, in halves where the broker takes no more."""
@@ -97,37 +123,83 @@ class RemoteRoute(PredictionRoute):
 
 
 class PredictionEngine:
-    """Predicts with the model that the holder has at the moment. Knows no transport."""
+    """Predicts with the model that a request names, the champion where it names none. Knows no transport.
+
+    Attributes:
+        models: Where the models are.
+        reader: Makes batches of what comes in.
+        limits: What one request may hold.
+    """
 
     def __init__(
-        self, holder: ModelHolder, route: PredictionRoute, made: Callable[[PredictionResult], None] | None = None
+        self,
+        models: ModelManager | ModelHolder,
+        route: PredictionRoute,
+        made: Callable[[PredictionResult], None] | None = None,
+        limits: Limits | None = None,
     ) -> None:
         """Makes an engine.
 
         Args:
-            holder: Has the model.
+            models: Has the models.
             route: Local or remote processing.
-            made: Told of every prediction; must return at once and raise nothing.
+            made: Told of every prediction of the champion; must return at once and raise nothing.
+            limits: What one request may hold.
         """
-        self.holder = holder
+        if isinstance(models, ModelHolder):
+            models = ModelManager(models.source, models.pipeline, champion=models)
+        self.models = models
+        self.limits = limits or Limits()
+        self.reader = BatchReader(models.pipeline, most=self.limits.records, ignore_unknown=self.limits.ignore_unknown)
         self._route = route
         self._made = made
 
+    @property
+    def holder(self) -> ModelHolder:
+        """Holds the champion."""
+        return self.models.champion
+
     async def predict(self, records: list[Record]) -> PredictionResult:
-        """Predicts raw records; all of them with one model.
+        """As :meth:`predict_batch`, for raw records as mappings, with the champion."""
+        self.holder.require()
+        return await self.predict_batch(await off_loop(len(records), self.reader.records, records))
+
+    async def predict_table(self, table: pa.Table) -> PredictionResult:
+        """As :meth:`predict_batch`, for an Arrow table of raw columns, with the champion."""
+        self.holder.require()
+        return await self.predict_batch(await off_loop(table.num_rows, self.reader.table, table))
+
+    async def predict_batch(self, batch: Batch, name: str | None = None, version: str | None = None) -> PredictionResult:
+        """Predicts a batch; all of it with one model.
+
+        Args:
+            batch: From :attr:`reader`.
+            name: Registered name of the model; None for the champion.
+            version: Its version or alias; None for the newest.
 
         Raises:
             NoModelError: No model is loaded yet.
+            UnknownModelError: There is no such model.
+            ModelRefusedError: The model exists and must not be served.
             InvalidRecordError: A record cannot be processed.
         """
-        predictor = self.holder.require()
+        predictor = await self.models.predictor(name, version)
         began = time.perf_counter()
-        predictions = await self._route.predict(predictor, records)
+        features = await self._route.features(predictor.pipeline, batch)
+        cost = batch.size if predictor.quick else INLINE_RECORDS + 1
+        predictions = await off_loop(cost, predictor.predict_features, features)
         milliseconds = (time.perf_counter() - began) * 1000
-        result = PredictionResult(records, predictions, predictor.info, milliseconds)
-        if self._made is not None:
+        result = PredictionResult(batch, features, predictions, predictor.info, milliseconds)
+        if self._made is not None and predictor is self.holder.current:
             self._made(result)
         return result
+
+
+async def off_loop(records: int, call: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls at once for few records, and in a thread for many, so that the loop goes on meanwhile."""
+    if records <= INLINE_RECORDS:
+        return call(*arguments)
+    return await asyncio.to_thread(call, *arguments)
 
 
 def _shifted(error: InvalidRecordError, start: int) -> InvalidRecordError:

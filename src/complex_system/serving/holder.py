@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +47,23 @@ class Problem:
 class ModelHolder:
     """The predictor of the moment. A request takes it once, so a swap never mixes two models in one answer."""
 
-    def __init__(self, source: ModelSource, pipeline: Pipeline) -> None:
+    def __init__(
+        self,
+        source: ModelSource,
+        pipeline: Pipeline,
+        look: Callable[[], ModelReference | None] | None = None,
+        loaded: Callable[[ModelReference], Predictor | None] | None = None,
+    ) -> None:
+        """Makes a holder; nothing is loaded yet.
+
+        Args:
+            source: Where the model comes from.
+            pipeline: The pipeline of the deployment's data set.
+            look: Says which model should be held; without it the source's newest. Blocking.
+            loaded: Returns a model that another holder has, so that none is loaded twice.
+        """
+        self._look = look
+        self._loaded = loaded or (lambda _: None)
         self.source = source
         self.pipeline = pipeline
         self.current: Predictor | None = None
@@ -72,6 +89,16 @@ class ModelHolder:
         return self.current
 
     @property
+    def reference(self) -> ModelReference | None:
+        """What is held."""
+        return self._served
+
+    @property
+    def waiting(self) -> Problem | None:
+        """The problem of a version that will not be tried again yet."""
+        return self.problem if self.problem is not None and time.monotonic() < self.problem.retry_at else None
+
+    @property
     def reason(self) -> str:
         """Why a newer model is not served or not looked for; empty when all is well."""
         if self.problem is not None:
@@ -91,7 +118,8 @@ class ModelHolder:
         """
         async with self._turn:
             try:
-                newest = await asyncio.wrap_future(started(self.source.newest, "model-look"))
+                # The source is asked for now, because it may be exchanged.
+                newest = await asyncio.wrap_future(started(self._look or self.source.newest, "model-look"))
                 if newest is None or newest == self._served:
                     self.problem = self.source_problem = None
                     return False
@@ -118,7 +146,9 @@ class ModelHolder:
 
     async def _take(self, newest: ModelReference) -> bool:
         try:
-            predictor = await asyncio.wrap_future(started(lambda: self._load(newest), "model-load"))
+            predictor = self._loaded(newest)
+            if predictor is None:
+                predictor = await asyncio.wrap_future(started(lambda: self._load(newest), "model-load"))
         except ModelRefusedError as error:
             self._refuse(newest, error.code, error.message)
             return False
@@ -134,7 +164,7 @@ class ModelHolder:
 
     def _load(self, reference: ModelReference) -> Predictor:
         twin = self.source.load(reference)
-        return Predictor(self.pipeline, reference.name, reference.version, twin.onnx, twin.metadata)
+        return Predictor(self.pipeline, reference.name, reference.version, twin.onnx, twin.metadata, twin.runtime)
 
     def _must_wait(self, newest: ModelReference) -> bool:
         problem = self.problem

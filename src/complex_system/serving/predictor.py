@@ -1,4 +1,4 @@
-"""A model that is loaded: the pipeline before it, the ONNX twin, and what is known about it."""
+"""A model that is loaded: the pipeline before it, what runs it, and what is known about it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from complex_system.domain.records import Record, raw_check
 from complex_system.errors import InternalError, ModelRefusedError
 from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.serving.runtimes import OnnxRuntime, Runtime
 from complex_system.serving.schemas import example_record
-from complex_system.training.base import TWIN_INPUT, TWIN_OUTPUT
 
 Matrix = npt.NDArray[np.float32]
 
@@ -35,6 +34,7 @@ class ModelInfo:
     trained_at: str
     loaded_at: str
     validation: Mapping[str, float]
+    platform: str
 
     @property
     def label(self) -> str:
@@ -52,17 +52,31 @@ class ModelInfo:
 
 
 class Predictor:
-    """Predicts raw records with one model, in the target's own unit. Immutable and safe to use from several threads."""
+    """Predicts raw records with one model, in the target's own unit. Immutable and safe to use from several threads.
 
-    def __init__(self, pipeline: Pipeline, name: str, version: str, onnx: bytes, metadata: Mapping[str, Any]) -> None:
-        """Loads a twin, checks that it belongs to this pipeline, and makes a first prediction. Blocking.
+    Attributes:
+        info: What is known about the model.
+        quick: Whether few records may be predicted on the event loop.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        name: str,
+        version: str,
+        twin: bytes | None,
+        metadata: Mapping[str, Any],
+        runtime: Runtime | None = None,
+    ) -> None:
+        """Opens a twin, checks that it belongs to this pipeline, and makes a first prediction. Blocking.
 
         Args:
             pipeline: The pipeline of the deployment's data set.
             name: Registered name of the model.
             version: Its version there.
-            onnx: The twin: ``features`` float32 (n, F) to ``prediction`` float32 (n, 1).
+            twin: The ONNX twin: ``features`` float32 (n, F) to ``prediction`` float32 (n, 1).
             metadata: What the trainer noted beside it.
+            runtime: Runs a model that has no twin; what it takes was checked.
 
         Raises:
             ModelRefusedError: The model must not be served here; the sentence says why.
@@ -70,9 +84,12 @@ class Predictor:
         self.pipeline = pipeline
         self._check = raw_check(pipeline.dataset)
         what = f"{name} version {version}"
-        _check_metadata(what, pipeline, onnx, metadata)
-        self._session = _open_session(what, onnx)
-        self._check_shapes(what)
+        if runtime is None:
+            assert twin is not None
+            _check_metadata(what, pipeline, twin, metadata)
+            runtime = OnnxRuntime(what, twin, len(pipeline.dataset.feature_names))
+        self._run = runtime.run
+        self.quick = runtime.quick
         self._warm_up(what)
         self.info = ModelInfo(
             name=name,
@@ -85,6 +102,7 @@ class Predictor:
             trained_at=str(metadata.get("trained_at", "")),
             loaded_at=datetime.now(UTC).isoformat(timespec="seconds"),
             validation=dict(metadata.get("validation") or {}),
+            platform=runtime.platform,
         )
 
     def predict(self, records: list[Record]) -> list[float]:
@@ -99,20 +117,11 @@ class Predictor:
         """One prediction a row of processed features, shape (n, F), columns in the order of ``Dataset.feature_names``."""
         if not len(features):
             return []
-        values: npt.NDArray[np.float32] = self._session.run([TWIN_OUTPUT], {TWIN_INPUT: features})[0]
+        values = self._run(features)
         if values.size != len(features) or not np.isfinite(values).all():
             raise InternalError("The model did not return one finite number for each record.")
         predictions: list[float] = values.reshape(-1).tolist()
         return predictions
-
-    def _check_shapes(self, what: str) -> None:
-        width = len(self.pipeline.dataset.feature_names)
-        inputs = {each.name: each for each in self._session.get_inputs()}
-        if list(inputs) != [TWIN_INPUT] or TWIN_OUTPUT not in {each.name for each in self._session.get_outputs()}:
-            raise ModelRefusedError(f"{what} is no twin of ours: it must take '{TWIN_INPUT}' and give '{TWIN_OUTPUT}'.")
-        declared = inputs[TWIN_INPUT].shape[-1]
-        if isinstance(declared, int) and declared != width:
-            raise ModelRefusedError(f"{what} takes {declared} features and the pipeline makes {width}.")
 
     def _warm_up(self, what: str) -> None:
         # Two sizes, so that a twin with a fixed batch size is refused now and not in the first request.
@@ -137,16 +146,3 @@ def _check_metadata(what: str, pipeline: Pipeline, onnx: bytes, metadata: Mappin
         raise ModelRefusedError(f"{what} predicts '{metadata['target']}' and not '{dataset.target}'.")
     if metadata.get("sha256") != hashlib.sha256(onnx).hexdigest():
         raise ModelRefusedError(f"{what} is damaged: its digest is not the one in its metadata.")
-
-
-def _open_session(what: str, onnx: bytes) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    # One thread: a single record gains nothing from more, and side by side requests would fight for the cores.
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        return ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        # onnxruntime raises classes of its own that share no root but Exception.
-        raise ModelRefusedError(f"{what} cannot be read as ONNX: {error}") from error

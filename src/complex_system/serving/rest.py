@@ -1,258 +1,150 @@
-"""The REST interface: decodes, asks the engine, encodes. Nothing about models is decided here."""
+"""The REST application: our own routes, and the routers of the protocols that others specified."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import re
-import secrets
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
-import msgspec
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Response
 from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 from typing_extensions import override
-from uuid6 import uuid7
 
 from complex_system import __version__
 from complex_system.domain.dataset import Dataset
-from complex_system.domain.records import Record
-from complex_system.errors import (
-    ComplexSystemError,
-    InternalError,
-    InvalidRecordError,
-    InvalidRequestError,
-    TooLargeError,
-    UnauthorizedError,
-)
-from complex_system.serving.bodies import LARGE_BODY, decoded
+from complex_system.serving.calls import REQUEST_ID, Call, Gate, OpenRoute, ServingRoute, json_response, refuse_route
 from complex_system.serving.engine import PredictionEngine
-from complex_system.serving.schemas import components, request_body
+from complex_system.serving.metrics import CONTENT_TYPE
+from complex_system.serving.oip import oip_router
+from complex_system.serving.schemas import answers, components, request_body
+from complex_system.serving.scoring import scoring_router
 
-log = logging.getLogger(__name__)
-
-REQUEST_ID = "x-request-id"
-_LARGE_AT_ONCE = 4  # decoded, a body takes several times its bytes
-
-HTTP_STATUS = {
-    "invalid_request": 400,
-    "unauthorized": 401,
-    "invalid_record": 422,
-    "too_large": 413,
-    "no_model": 503,
-    "model_refused": 503,
-    "nobody_listens": 503,
-    "tracking_unavailable": 503,
-    "reply_timeout": 504,
+LINKS = {
+    "docs": "/docs",
+    "predict": "/predict",
+    "model": "/model",
+    "models": "/models",
+    "inference": "/v2",
+    "scoring": "/invocations",
+    "metrics": "/metrics",
 }
-"""The HTTP status of every error code; 500 for what is not here."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What one request may hold."""
+class ServingApp(FastAPI):
+    """FastAPI that hands a path without parameters straight to its route.
 
-    body_bytes: int = 32 * 1024 * 1024
-    records: int = 100_000
+    Its own way leads through four layers that do nothing for our routes, and past every route before the right one: together
+    that takes longer than the prediction.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._straight: dict[tuple[str, str], ServingRoute] = {}
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = self._straight.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        if route is None:
+            await super().__call__(scope, receive, send)
+            return
+        scope["app"] = self
+        scope["path_params"] = {}
+        await route.app(scope, receive, send)
+
+    @override
+    def include_router(self, router: APIRouter, **options: Any) -> None:
+        super().include_router(router, **options)
+        for route in self.routes:
+            if isinstance(route, ServingRoute) and not route.param_convertors:
+                self._straight.update({(method, route.path): route for method in route.methods})
 
 
-def make_app(engine: PredictionEngine, dataset: Dataset, limits: Limits | None = None, api_key: str = "") -> FastAPI:
+def make_app(
+    engine: PredictionEngine,
+    dataset: Dataset,
+    api_key: str = "",
+    broker_connected: Callable[[], bool] | None = None,
+    broker_needed: bool = False,
+) -> FastAPI:
     """The application that serves an engine.
 
     Args:
         engine: Predicts.
         dataset: What the requests look like.
-        limits: What one request may hold.
-        api_key: What a client must send as ``X-API-Key``, or as ``Authorization: Bearer``; empty for none. Health and
+        api_key: What a client must send as ``X-API-Key``, or as ``Authorization: Bearer``; empty for none. Probes, metrics and
             documentation are open.
+        broker_connected: Whether the broker is there; None where there is none.
+        broker_needed: Whether no prediction can be made without it.
     """
-    bounds = limits or Limits()
-    large = asyncio.Semaphore(_LARGE_AT_ONCE)
-    app = FastAPI(title=f"Predictions of '{dataset.target}'", version=__version__, description=dataset.description)
-    app.router.route_class = _SafeRoute
-    app.state.api_key = api_key
+    app = ServingApp(title=f"Predictions of '{dataset.target}'", version=__version__, description=dataset.description)
+    app.state.gate = Gate(engine, api_key, broker_connected, broker_needed)
     _add_openapi(app, dataset, secured=bool(api_key))
-    app.add_exception_handler(HTTPException, _refuse_route)
+    app.add_exception_handler(HTTPException, refuse_route)
+    app.include_router(_own_router(dataset))
+    app.include_router(oip_router(dataset))
+    app.include_router(scoring_router(dataset))
+    app.include_router(_probes())
+    # Routes are tried in their order; the documentation's, which FastAPI has put first, are asked least.
+    app.router.routes.sort(key=lambda route: not isinstance(route, ServingRoute))
+    return app
 
-    @app.post("/predict", summary="Predict raw records", tags=["predict"], openapi_extra=_predict_extra(dataset))
-    async def predict(request: Request) -> Response:
-        body = await _body(request, bounds.body_bytes)
-        if len(body) < LARGE_BODY:
-            result = await engine.predict(records_of(body, bounds.records))
-        else:
-            async with large:
-                records = await asyncio.to_thread(records_of, body, bounds.records)
-                result = await engine.predict(records)
-        request_id = _request_id(request)
+
+def _own_router(dataset: Dataset) -> APIRouter:
+    router = APIRouter(route_class=ServingRoute)
+    documented = {
+        "requestBody": request_body(dataset),
+        "responses": answers({200: "Predictions"} | dict.fromkeys((400, 401, 413, 422, 503), "Error")),
+    }
+
+    @router.post("/predict", summary="Predict raw records", tags=["predict"], openapi_extra=documented)
+    async def predict(call: Call) -> Response:
+        batch = await call.read(call.gate.engine.reader.body)
+        result = await call.predict(batch)
         answer = {
             "predictions": result.predictions,
             "model": result.model.reference,
             "pipeline_version": result.model.pipeline_version,
-            "request_id": request_id,
+            "request_id": call.id,
         }
-        return _json(answer, headers={REQUEST_ID: request_id})
+        return json_response(answer, headers={REQUEST_ID: call.id})
 
-    @app.get("/model", summary="The model that is served", tags=["model"])
-    async def model() -> Response:
-        return _json(engine.holder.status())
+    @router.get("/model", summary="The model that is served, and why a newer one is not", tags=["model"])
+    async def model(call: Call) -> Response:
+        return json_response(call.gate.engine.holder.status())
 
-    @app.get("/health/live", summary="The process is up", tags=["health"])
-    async def live() -> Response:
-        return _json({"status": "live"})
+    @router.get("/models", summary="All models that can be asked for, and those that are loaded", tags=["model"])
+    async def models(call: Call) -> Response:
+        return json_response(await call.gate.engine.models.status())
 
-    @app.get("/health/ready", summary="A model is loaded", tags=["health"], responses={503: {"description": "No model yet"}})
-    async def ready() -> Response:
-        predictor = engine.holder.require()
-        return _json({"status": "ready", "model": predictor.info.reference})
+    @router.get("/", include_in_schema=False)
+    async def root(call: Call) -> Response:
+        return json_response({"service": "predictions", "version": __version__, **LINKS})
 
-    @app.get("/", include_in_schema=False)
-    async def root() -> Response:
-        return _json(
-            {"service": "predictions", "version": __version__, "docs": "/docs", "model": "/model", "predict": "/predict"}
-        )
-
-    return app
+    return router
 
 
-def records_of(body: bytes, most: int) -> list[Record]:
-    """The records of a request body: ``{"records": [...]}``, a list of records, or one record.
+def _probes() -> APIRouter:
+    router = APIRouter(route_class=OpenRoute, tags=["health"])
+    unready: dict[str, Any] = {"responses": answers({503: "Error"})}
 
-    Raises:
-        InvalidRequestError: The body is no JSON, or none of the three.
-        TooLargeError: There are more than ``most`` records.
-    """
-    try:
-        content = decoded(body)
-    except RecursionError:
-        raise InvalidRequestError("The body is nested too deeply.") from None
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise InvalidRequestError(f"The body is not JSON in UTF-8: {error}.") from None
-    if isinstance(content, dict):
-        content = content["records"] if list(content) == ["records"] else [content]
-    if not isinstance(content, list):
-        raise InvalidRequestError('The body must be {"records": [...]}, a list of records, or one record.')
-    if not content:
-        raise InvalidRequestError("There is no record in the request.")
-    if len(content) > most:
-        raise TooLargeError(f"{len(content)} records are more than the {most} that one request may hold; split them.")
-    return content
+    async def live(call: Call) -> Response:
+        return json_response({"status": "live"})
 
+    async def ready(call: Call) -> Response:
+        call.gate.require_ready()
+        return json_response({"status": "ready", "model": call.gate.engine.holder.require().info.reference})
 
-class _SafeRoute(APIRoute):
-    """Turns every error of an endpoint into an answer, in one place."""
+    for path in ("/livez", "/health/live"):
+        router.add_api_route(path, live, summary="The process is up")
+    for path in ("/readyz", "/health/ready"):
+        router.add_api_route(path, ready, summary="Predictions can be made", openapi_extra=unready)
 
-    @override
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-        secured = not self.path.startswith("/health/")
+    @router.get("/metrics", summary="Metrics in Prometheus' text format")
+    async def metrics(call: Call) -> Response:
+        return Response(call.gate.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
-        async def safe(request: Request) -> Response:
-            try:
-                if secured:
-                    _authorize(request)
-                return await handle(request)
-            except ComplexSystemError as error:
-                return _error(error, _request_id(request))
-            except HTTPException:
-                raise
-            except Exception:
-                request_id = _request_id(request)
-                log.exception("%s %s failed (request %s)", request.method, request.url.path, request_id)
-                return _error(InternalError("The request failed inside the service; its log says more."), request_id)
-
-        return safe
-
-
-def _authorize(request: Request) -> None:
-    """Lets a request pass that carries the API key, or all of them where none is set.
-
-    Raises:
-        UnauthorizedError: The key is missing or another one.
-    """
-    wanted: str = request.app.state.api_key
-    if not wanted:
-        return
-    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-    given = request.headers.get("x-api-key") or (bearer.strip() if scheme.lower() == "bearer" else "")
-    if not secrets.compare_digest(given.encode(), wanted.encode()):
-        raise UnauthorizedError("The API key is missing or wrong; send it as the header X-API-Key.")
-
-
-async def _body(request: Request, most: int) -> bytes:
-    """The request's body.
-
-    Raises:
-        TooLargeError: It has more than ``most`` bytes. The rest is read and thrown away (up to as much again), because a
-            client that is still sending would see a broken connection instead of the answer.
-    """
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding != "identity":
-        raise InvalidRequestError(f"Bodies are taken uncompressed, not with Content-Encoding '{encoding[:40]}'.")
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size <= most:
-            chunks.append(chunk)
-        else:
-            chunks.clear()
-            if size > 2 * most:
-                break
-    if size > most:
-        raise TooLargeError(
-            f"The body is larger than the {most} bytes that one request may have; send fewer records in each."
-        )
-    return b"".join(chunks)
-
-
-def _request_id(request: Request) -> str:
-    own = request.headers.get(REQUEST_ID, "")
-    return own if _REQUEST_ID.fullmatch(own) else str(uuid7())
-
-
-_REQUEST_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
-
-
-def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(content), status, headers, "application/json")
-
-
-def _error(error: ComplexSystemError, request_id: str) -> Response:
-    faults = error.faults if isinstance(error, InvalidRecordError) else []
-    content = {"error": {"code": error.code, "message": error.message, "faults": faults}}
-    status = HTTP_STATUS.get(error.code, 500)
-    challenge = {"www-authenticate": "Bearer"} if status == 401 else {}
-    return _json(content, status, {REQUEST_ID: request_id, **challenge})
-
-
-async def _refuse_route(request: Request, error: Exception) -> Response:
-    """The answer for a path or a method that does not exist, shaped as all others."""
-    assert isinstance(error, HTTPException)
-    content = {"error": {"code": f"http_{error.status_code}", "message": str(error.detail), "faults": []}}
-    headers = {**(error.headers or {}), REQUEST_ID: _request_id(request)}
-    return _json(content, error.status_code, headers)
-
-
-def _predict_extra(dataset: Dataset) -> dict[str, Any]:
-    def answer(description: str, name: str) -> dict[str, Any]:
-        schema = {"$ref": f"#/components/schemas/{name}"}
-        return {"description": description, "content": {"application/json": {"schema": schema}}}
-
-    return {
-        "requestBody": request_body(dataset),
-        "responses": {
-            "200": answer("One prediction a record", "Predictions"),
-            "400": answer("The body is not what is taken", "Error"),
-            "401": answer("The API key is missing or wrong, where one is set", "Error"),
-            "413": answer("Too many bytes or records", "Error"),
-            "422": answer("A record is not as the data set declares it", "Error"),
-            "503": answer("No model yet", "Error"),
-        },
-    }
+    return router
 
 
 def _add_openapi(app: FastAPI, dataset: Dataset, secured: bool) -> None:

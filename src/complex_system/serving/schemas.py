@@ -18,6 +18,34 @@ def example_record(dataset: Dataset, position: int = 0) -> Record:
     return {column.name: _example(column, position) for column in dataset.columns if column.name != dataset.target}
 
 
+def column_examples(dataset: Dataset, count: int) -> dict[str, list[Any]]:
+    """The columns of ``count`` example records."""
+    records = [example_record(dataset, position) for position in range(count)]
+    return {name: [record[name] for record in records] for name in records[0]}
+
+
+def answers(schemas: dict[int, str]) -> dict[str, Any]:
+    """OpenAPI's ``responses``: status to the name of a schema in :func:`components`."""
+    return {
+        str(status): {
+            "description": _MEANINGS[status],
+            "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}},
+        }
+        for status, name in schemas.items()
+    }
+
+
+_MEANINGS = {
+    200: "The answer",
+    400: "The request is not what is taken",
+    401: "The API key is missing or wrong, where one is set",
+    404: "No such model",
+    413: "Too many bytes or records; the message says how to split",
+    422: "A record is not as the data set declares it",
+    503: "No model yet, or it cannot be served",
+}
+
+
 def record_schema(dataset: Dataset) -> Schema:
     """What a raw record looks like in a request for predictions."""
     properties: dict[str, Schema] = {
@@ -77,6 +105,7 @@ def components(dataset: Dataset) -> dict[str, Schema]:
     """The named schemas that requests and answers refer to."""
     text: Schema = {"type": "string"}
     return {
+        **_protocols(),
         "RawRecord": record_schema(dataset),
         "Predictions": {
             "type": "object",
@@ -106,7 +135,7 @@ def components(dataset: Dataset) -> dict[str, Schema]:
                         "message": text,
                         "faults": {
                             "type": "array",
-                            "description": "The first faults of the records, one entry each.",
+                            "description": "The first 20 faults of the records.",
                             "items": {
                                 "type": "object",
                                 "properties": {
@@ -123,6 +152,78 @@ def components(dataset: Dataset) -> dict[str, Schema]:
             },
             "required": ["error"],
         },
+    }
+
+
+def _protocols() -> dict[str, Schema]:
+    """The schemas of the protocols that others specified."""
+    text: Schema = {"type": "string"}
+    parameters: Schema = {"type": ["object", "null"]}
+    output: Schema = {"type": "object", "properties": {"name": text, "parameters": parameters}, "required": ["name"]}
+    shape: Schema = {"type": "array", "items": {"type": "integer"}}
+    tensor: Schema = {
+        "type": "object",
+        "properties": {
+            "name": text,
+            "shape": shape,
+            "datatype": text,
+            "parameters": parameters,
+            "data": {"type": "array", "items": {}},
+        },
+        "required": ["name", "shape", "datatype", "data"],
+    }
+    described: Schema = {
+        "type": "object",
+        "properties": {"name": text, "datatype": text, "shape": shape},
+        "required": ["name", "datatype", "shape"],
+    }
+
+    def thing(required: list[str], **properties: Schema) -> Schema:
+        return {"type": "object", "properties": properties, "required": required}
+
+    def many(items: Schema) -> Schema:
+        return {"type": "array", "items": items}
+
+    return {
+        "InferenceRequest": thing(
+            ["inputs"],
+            id={"type": ["string", "null"]},
+            parameters=parameters,
+            inputs={**many(tensor), "minItems": 1},
+            outputs={"type": ["array", "null"], "items": output},
+        ),
+        "InferenceResponse": thing(
+            ["model_name", "outputs"],
+            model_name=text,
+            model_version=text,
+            id=text,
+            parameters=parameters,
+            outputs=many(tensor),
+        ),
+        "InferenceError": thing(["error"], error=text),
+        "ModelMetadata": thing(
+            ["name", "platform", "inputs", "outputs"],
+            name=text,
+            versions=many(text),
+            platform=text,
+            inputs=many(described),
+            outputs=many(described),
+        ),
+        "ModelReady": thing(["name", "ready"], name=text, ready={"type": "boolean"}),
+        "ServerReady": thing(["ready"], ready={"type": "boolean"}, live={"type": "boolean"}),
+        "ScoringRequest": {
+            "type": "object",
+            "description": "Exactly one of the formats.",
+            "properties": {
+                "dataframe_split": thing(["columns", "data"], columns=many(text), data=many({"type": "array", "items": {}})),
+                "dataframe_records": many({"type": "object"}),
+                "instances": many({}),
+                "inputs": {"type": ["object", "array"], "items": {}},
+            },
+            "minProperties": 1,
+        },
+        "ScoringPredictions": thing(["predictions"], predictions=many({"type": "number"})),
+        "ScoringError": thing(["error_code", "message"], error_code=text, message=text),
     }
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+
+from complex_system.errors import UnknownModelError
+from complex_system.serving.runtimes import Runtime
 
 
 @dataclass(frozen=True)
@@ -25,10 +29,29 @@ class ModelReference:
 
 @dataclass(frozen=True)
 class LoadedTwin:
-    """The ONNX twin of a model, and the metadata that its trainer wrote."""
+    """The ONNX twin of a model, and the metadata that its trainer wrote.
 
-    onnx: bytes
+    Attributes:
+        runtime: What runs the model where there is no twin.
+    """
+
+    onnx: bytes | None
     metadata: dict[str, Any]
+    runtime: Runtime | None = None
+
+
+@dataclass(frozen=True)
+class ListedModel:
+    """A model that can be asked for by name.
+
+    Attributes:
+        newest: Its newest version.
+        aliases: Alias to version.
+    """
+
+    newest: ModelReference
+    framework: str = ""
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
 
 class ModelSource(ABC):
@@ -53,3 +76,26 @@ class ModelSource(ABC):
             ModelRefusedError: The twin is missing or damaged.
             TrackingUnavailableError: The source cannot be reached.
         """
+
+    def listed(self) -> list[ListedModel]:
+        """The models that can be asked for by name; a source of one model has that one.
+
+        Raises:
+            TrackingUnavailableError: The source cannot be reached.
+        """
+        newest = self.newest()
+        return [ListedModel(newest)] if newest else []
+
+    def find(self, name: str, version: str | None = None) -> ModelReference:
+        """A model by name, and by version or alias; without either its newest version.
+
+        Raises:
+            UnknownModelError: There is no such model.
+            TrackingUnavailableError: The source cannot be reached.
+        """
+        newest = self.newest()
+        if newest is None or name != newest.name or version not in (None, newest.version):
+            raise UnknownModelError(
+                f"There is no model '{name}'{f' of version {version}' if version else ''} in {self.label}."
+            )
+        return newest

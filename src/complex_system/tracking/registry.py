@@ -10,14 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from complex_system.errors import ModelRefusedError, NoModelError
-from complex_system.tracking.connection import is_refusal, open_client, translated
+from complex_system.errors import ModelRefusedError, NoModelError, UnknownModelError
+from complex_system.tracking.connection import is_refusal, load_mlflow, open_client, translated
 
 CHAMPION = "champion"
 """The alias of the champion."""
@@ -88,6 +89,69 @@ class ModelRegistry:
                 versions = client.search_model_versions(query, max_results=1, order_by=["version_number DESC"])
                 found += [_ref(version) for version in versions]
         return [ref for ref in found if self._is_ours(ref)]
+
+    def listed(self) -> list[tuple[ModelVersionRef, dict[str, str]]]:
+        """The newest version of every registered model of this prefix, and its aliases, in one request."""
+        _ = self._client
+        with translated(self._uri, "looking for models"):
+            return [
+                (_ref(max(model.latest_versions, key=lambda each: int(each.version))), _aliases(model))
+                for model in self._models()
+                if model.latest_versions
+            ]
+
+    def find(self, name: str, version: str | None = None) -> ModelVersionRef:
+        """A registered model of any prefix by version or alias; without either its newest version.
+
+        Raises:
+            UnknownModelError: It does not exist.
+        """
+        client = self._client
+        with translated(self._uri, "looking for a model"):
+            try:
+                if version is None:
+                    model = client.get_registered_model(name)
+                    newest = max(model.latest_versions, key=lambda each: int(each.version), default=None)
+                    if newest is not None:
+                        return _ref(newest)
+                elif version.isascii() and version.isdigit():
+                    return _ref(client.get_model_version(name, version))
+                else:
+                    return _ref(client.get_model_version_by_alias(name, version))
+            except Exception as error:
+                if not is_refusal(error, "RESOURCE_DOES_NOT_EXIST") and not is_refusal(error, "INVALID_PARAMETER_VALUE"):
+                    raise
+        what = f" of version or alias '{version}'" if version else ""
+        raise UnknownModelError(f"MLflow's registry has no model '{name}'{what}.")
+
+    def has_twin(self, ref: ModelVersionRef) -> bool:
+        """Whether the run of a version holds a twin."""
+        if not ref.run_id:
+            return False
+        client = self._client
+        with translated(self._uri, "looking for a model's twin"):
+            return bool(client.list_artifacts(ref.run_id, TWIN_FOLDER))
+
+    def load_flavor(self, ref: ModelVersionRef) -> Any:
+        """The version as MLflow's ``PyFuncModel``; its own code and pickles run in this process.
+
+        Raises:
+            ModelRefusedError: It has no such flavor, or a library that it needs is not installed here.
+        """
+        what = f"{ref.model} version {ref.version}"
+        uri = f"models:/{ref.model}/{ref.version}"
+        mlflow = load_mlflow()
+        with translated(self._uri, "loading a model"), _own_registry(mlflow, self._uri):
+            try:
+                return mlflow.pyfunc.load_model(uri)
+            except ImportError as error:
+                raise ModelRefusedError(
+                    f"{what} has no twin, and '{error.name}' is not installed here to run it."
+                ) from error
+            except mlflow.exceptions.MlflowException as error:
+                if is_refusal(error, "RESOURCE_DOES_NOT_EXIST") or "python_function" in str(error):
+                    raise ModelRefusedError(f"{what} has neither a twin nor a python_function flavor.") from error
+                raise
 
     def champion(self) -> ModelVersionRef | None:
         """The champion, or None as long as there is none."""
@@ -179,6 +243,18 @@ class ModelRegistry:
 
 def _newest_of(crowned: list[ModelVersionRef]) -> ModelVersionRef | None:
     return max(crowned, key=lambda ref: ref.tags.get(CHAMPION_SINCE, ""), default=None)
+
+
+@contextmanager
+def _own_registry(mlflow: Any, uri: str) -> Iterator[None]:
+    """``load_model`` knows no client: the address is the process's."""
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    yield
+
+
+def _aliases(model: Any) -> dict[str, str]:
+    return {alias: str(version) for alias, version in dict(model.aliases).items()}
 
 
 def _ref(version: Any) -> ModelVersionRef:

@@ -11,7 +11,9 @@ from typing_extensions import override
 from complex_system.messaging.handlers import hears
 from complex_system.messaging.service import State
 from complex_system.messaging.subjects import (
+    ML_SERVING_COLUMNS_SUBJECT,
     ML_SERVING_SUBJECT,
+    ML_SERVING_WANDB_COLUMNS_SUBJECT,
     ML_SERVING_WANDB_SUBJECT,
     SERVICE_HEARTBEAT,
     TRAINING_FINISHED,
@@ -48,6 +50,11 @@ class MlServingService(ServingService):
         return [*own, ML_SERVING_SUBJECT] if self.settings.serving_answers_prediction and not self._left_to else own
 
     @override
+    def columns_subjects(self) -> list[ReplySubject]:
+        own = [ML_SERVING_WANDB_COLUMNS_SUBJECT]
+        return [*own, ML_SERVING_COLUMNS_SUBJECT] if self.settings.serving_answers_prediction and not self._left_to else own
+
+    @override
     async def on_start(self) -> None:
         if self.settings.serving_answers_prediction:
             other = await self.answerer(ML_SERVING_SUBJECT, [])
@@ -68,6 +75,7 @@ class MlServingService(ServingService):
         if beat["service"] == CHAMPION_SERVICE and self.settings.serving_answers_prediction and not self._left_to:
             self._leave_to(CHAMPION_SERVICE)
             await self.stop_answering(ML_SERVING_SUBJECT)
+            await self.stop_answering(ML_SERVING_COLUMNS_SUBJECT)
             if self._state != "starting":
                 await self.set_state(*self.initial_state())
 

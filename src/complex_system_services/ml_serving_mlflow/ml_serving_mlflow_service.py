@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastiot.core import ReplySubject
 from typing_extensions import override
 
-from complex_system.messaging.subjects import ML_SERVING_SUBJECT
+from complex_system.messaging.subjects import ML_SERVING_COLUMNS_SUBJECT, ML_SERVING_SUBJECT
 from complex_system.roles.serving import ServingService
 from complex_system.serving.mlflow_source import MlflowChampionSource
 from complex_system.serving.sources import ModelSource
@@ -20,8 +20,13 @@ class MlServingMlflowService(ServingService):
     @override
     def make_source(self) -> ModelSource:
         prefix = self.settings.model_prefix or self.dataset.name
-        return MlflowChampionSource(ModelRegistry(self.settings.mlflow_tracking_uri, prefix))
+        registry = ModelRegistry(self.settings.mlflow_tracking_uri, prefix)
+        return MlflowChampionSource(registry, self.pipeline if self.settings.serving_foreign_models else None)
 
     @override
     def subjects(self) -> list[ReplySubject]:
         return [ML_SERVING_SUBJECT]
+
+    @override
+    def columns_subjects(self) -> list[ReplySubject]:
+        return [ML_SERVING_COLUMNS_SUBJECT]

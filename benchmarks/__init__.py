@@ -1,0 +1,1 @@
+"""Benchmarks: one program a table; ``run.py`` runs all and writes ``docs/benchmarks.md``."""

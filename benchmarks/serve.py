@@ -1,0 +1,88 @@
+"""Serves the benchmark's model: ``python -m benchmarks.serve ours|bare <folder> <port>``, on one core if it is told one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnxruntime as ort
+import uvicorn
+from typing_extensions import override
+
+from benchmarks.model import DATASET
+from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.serving.engine import LocalRoute, PredictionEngine
+from complex_system.serving.manager import ModelManager
+from complex_system.serving.rest import make_app
+from complex_system.serving.server import RestServer
+from complex_system.serving.sources import LoadedTwin, ModelReference, ModelSource
+
+
+class FolderSource(ModelSource):
+    """The model of the benchmark."""
+
+    label = "the benchmark's folder"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @override
+    def newest(self) -> ModelReference:
+        return ModelReference("lab-lightgbm", "1")
+
+    @override
+    def load(self, reference: ModelReference) -> LoadedTwin:
+        metadata = json.loads((self._folder / "metadata.json").read_text())
+        return LoadedTwin((self._folder / "model.onnx").read_bytes(), metadata)
+
+
+async def ours(folder: Path, port: int) -> None:
+    """The application as the services run it."""
+    models = ModelManager(FolderSource(folder), Pipeline(DATASET))
+    await models.refresh()
+    server = RestServer(make_app(PredictionEngine(models, LocalRoute()), DATASET), "127.0.0.1", port)
+    await server.start()
+    await asyncio.Event().wait()
+
+
+def bare(folder: Path, port: int) -> None:
+    """The least that serves the model: rows of ready-made features in, numbers out; nothing is checked."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            return
+        body = b""
+        more = True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        rows = np.array(msgspec.json.decode(body), dtype=np.float32) if body else np.zeros((0, 16), np.float32)
+        values = session.run(["prediction"], {"features": rows})[0] if len(rows) else rows
+        answer = msgspec.json.encode(values.ravel().tolist())
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(answer)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+
+    uvicorn.run(app, host="127.0.0.1", port=port, access_log=False, lifespan="off", log_level="warning")
+
+
+if __name__ == "__main__":
+    kind, place, number = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    logging.basicConfig(level=logging.WARNING)
+    if len(sys.argv) > 4:
+        os.sched_setaffinity(0, {int(sys.argv[4])})
+    if kind == "ours":
+        asyncio.run(ours(place, number))
+    else:
+        bare(place, number)

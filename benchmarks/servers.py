@@ -1,0 +1,173 @@
+"""Starts the servers that are compared, each alone on the first core of the machine, and stops them."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.model import DATASET, features, records
+
+MLSERVER = os.environ.get("MLSERVER_BIN", "")
+"""MLServer needs pydantic 2, so it lives in an environment of its own; without it, it is left out."""
+CORE = min(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Server:
+    """One that answers, and how it is asked for so many records."""
+
+    name: str
+    port: int
+    path: str
+    content_type: str = "application/json"
+
+    def body(self, count: int) -> bytes:
+        """A request of ``count`` records in this server's own protocol."""
+        if self.name == "ours":
+            return json.dumps({"records": records(count)}).encode()
+        if self.name == "ours, V2":
+            made = records(count)
+            columns = {name: [record.get(name) for record in made] for name in made[0] if name != "datum"}
+            numbers = {column.name for column in DATASET.columns if column.type == "number"}
+            inputs = [
+                {"name": name, "shape": [count], "datatype": "FP64" if name in numbers else "BYTES", "data": values}
+                for name, values in columns.items()
+            ]
+            return json.dumps({"inputs": inputs}).encode()
+        rows = features(count).tolist()
+        if self.name == "bare ASGI":
+            return json.dumps(rows).encode()
+        if self.name == "MLServer":
+            tensor = {
+                "name": "input",
+                "shape": [count, len(rows[0])],
+                "datatype": "FP32",
+                "data": [v for row in rows for v in row],
+            }
+            return json.dumps({"inputs": [tensor]}).encode()
+        return json.dumps({"dataframe_split": {"columns": list(DATASET.feature_names), "data": rows}}).encode()
+
+    def predictions(self, body: bytes) -> list[float]:
+        """The predictions of an answer, so that servers can be held against each other."""
+        content = json.loads(body)
+        if isinstance(content, list):
+            return [float(value) for value in content]
+        if "outputs" in content:
+            return [float(value) for value in content["outputs"][0]["data"]]
+        return [float(value) for value in content["predictions"]]
+
+
+@contextmanager
+def running(folder: Path, names: list[str]) -> Iterator[list[Server]]:
+    """Starts servers by name, and yields those that can be started on this machine."""
+    with ExitStack() as stack:
+        started: list[Server] = []
+        for name in names:
+            server = _start(stack, folder, name, started)
+            if server is None:
+                print(f"{name} is not installed here and is left out", file=sys.stderr)
+            else:
+                _wait(server)
+                started.append(server)
+        answers = {server.name: server.predictions(_ask(server, server.body(5))) for server in started}
+        first = next(iter(answers.values()))
+        for name, values in answers.items():
+            if not all(abs(a - b) < 1e-2 * max(1, abs(b)) for a, b in zip(values, first, strict=True)):
+                raise SystemExit(f"{name} predicts {values} where {next(iter(answers))} predicts {first}")
+        yield started
+
+
+def _start(stack: ExitStack, folder: Path, name: str, started: list[Server]) -> Server | None:
+    port = _free_port()
+    if name == "ours, V2":
+        return Server(name, next(each.port for each in started if each.name == "ours"), "/v2/models/champion/infer")
+    if name in ("ours", "bare ASGI"):
+        command = [sys.executable, "-m", "benchmarks.serve", name.split(maxsplit=1)[0], str(folder), str(port), str(CORE)]
+        path = "/predict" if name == "ours" else "/"
+        stack.enter_context(_process(command, {}))
+        return Server(name, port, path)
+    if name == "mlflow models serve":
+        command = ["mlflow", "models", "serve", "-m", str(folder / "mlflow"), "-p", str(port), "--env-manager", "local"]
+        command[0] = str(Path(sys.executable).with_name("mlflow"))
+        # It starts uvicorn by name.
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "PATH": path}
+        stack.enter_context(_process([*command, "--workers", "1"], environment))
+        return Server(name, port, "/invocations")
+    if not MLSERVER or not shutil.which(MLSERVER):
+        return None
+    place = folder / "mlserver"
+    place.mkdir(exist_ok=True)
+    shutil.copy(folder / "model.txt", place / "model.bst")
+    ports = {"http_port": port, "grpc_port": _free_port(), "metrics_port": _free_port()}
+    # No worker process: handing a request on to one costs it more than the prediction.
+    (place / "settings.json").write_text(json.dumps({**ports, "parallel_workers": 0, "debug": False, "host": "127.0.0.1"}))
+    model = {"name": "lab", "implementation": "mlserver_lightgbm.LightGBMModel", "parameters": {"uri": "./model.bst"}}
+    (place / "model-settings.json").write_text(json.dumps(model))
+    stack.enter_context(_process([MLSERVER, "start", str(place)], {"MLSERVER_LOGGING_SETTINGS": ""}))
+    return Server(name, port, "/v2/models/lab/infer")
+
+
+@contextmanager
+def _process(command: list[str], environment: dict[str, str]) -> Iterator[None]:
+    log = Path(os.environ.get("BENCHMARK_LOG", os.devnull)).open("ab")  # noqa: SIM115 - the process holds it
+    process = subprocess.Popen(
+        ["taskset", "-c", str(CORE), *command] if shutil.which("taskset") else command,
+        env={**os.environ, **environment},
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        log.close()
+
+
+def _ask(server: Server, body: bytes) -> bytes:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    try:
+        connection.request("POST", server.path, body, {"Content-Type": server.content_type})
+        answer = connection.getresponse()
+        content = answer.read()
+        if answer.status != 200:
+            raise ConnectionError(f"{server.name}: {answer.status} {content[:300]!r}")
+        return content
+    finally:
+        connection.close()
+
+
+def _wait(server: Server, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    body = server.body(1)
+    while True:
+        try:
+            _ask(server, body)
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{server.name} did not start: {error}") from error
+            time.sleep(0.2)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port

@@ -1,0 +1,301 @@
+"""What a request asks predictions for: records, columns, or features that are already made; each becomes features its own way."""
+
+from __future__ import annotations
+
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+from typing_extensions import override
+
+from complex_system.domain.dataset import ID
+from complex_system.domain.records import MAX_FAULTS, Record, raw_check, sentence
+from complex_system.errors import InvalidRecordError, InvalidRequestError, TooLargeError
+from complex_system.preprocessing.pipeline import FEW_RECORDS, Pipeline
+from complex_system.serving.bodies import LARGE_BODY, decoded
+
+Matrix = npt.NDArray[np.float32]
+
+
+class Batch(ABC):
+    """Well-formed input of one request."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """How many predictions are asked for."""
+
+    @abstractmethod
+    def features(self, pipeline: Pipeline) -> Matrix:
+        """The features as models take them.
+
+        Raises:
+            InvalidRecordError: A record cannot be processed.
+        """
+
+    @abstractmethod
+    def head(self, most: int) -> list[Record]:
+        """The first ``most`` raw records."""
+
+
+class RecordBatch(Batch):
+    """Raw records as mappings; the quickest form of few."""
+
+    def __init__(self, records: list[Record]) -> None:
+        self.records = records
+
+    @property
+    @override
+    def size(self) -> int:
+        return len(self.records)
+
+    @override
+    def features(self, pipeline: Pipeline) -> Matrix:
+        return pipeline.features(self.records)
+
+    @override
+    def head(self, most: int) -> list[Record]:
+        return self.records[:most]
+
+
+class ColumnBatch(Batch):
+    """Raw records as typed columns; the quickest form of many."""
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        self.frame = frame
+
+    @property
+    @override
+    def size(self) -> int:
+        return self.frame.height
+
+    @override
+    def features(self, pipeline: Pipeline) -> Matrix:
+        return pipeline.features_of(self.frame)
+
+    @override
+    def head(self, most: int) -> list[Record]:
+        return self.frame.head(most).to_dicts()
+
+
+class FeatureBatch(Batch):
+    """Processed features, shape (n, features), columns in the order of ``Dataset.feature_names``. There are no raw records."""
+
+    def __init__(self, matrix: Matrix) -> None:
+        self.matrix = matrix
+
+    @property
+    @override
+    def size(self) -> int:
+        return len(self.matrix)
+
+    @override
+    def features(self, pipeline: Pipeline) -> Matrix:
+        return self.matrix
+
+    @override
+    def head(self, most: int) -> list[Record]:
+        return []
+
+
+class BatchReader:
+    """Makes batches of what comes in, or says all that is wrong with it."""
+
+    def __init__(self, pipeline: Pipeline, *, most: int, ignore_unknown: bool = False) -> None:
+        """Makes a reader.
+
+        Args:
+            pipeline: Knows the declared columns.
+            most: Records that one request may hold.
+            ignore_unknown: Whether columns that are not declared are left out; otherwise they are faults.
+        """
+        self.pipeline = pipeline
+        self.most = most
+        self._ignore_unknown = ignore_unknown
+        self._check = raw_check(pipeline.dataset, ignore_unknown=ignore_unknown)
+        one, many = self._check.types
+        self._one = msgspec.json.Decoder(one)
+        self._many = msgspec.json.Decoder(many)
+        wrapped = msgspec.defstruct("Records", [("records", many)], forbid_unknown_fields=True, gc=False)
+        self._wrapped: msgspec.json.Decoder[Any] = msgspec.json.Decoder(wrapped)
+        raw = msgspec.defstruct("RawRecords", [("records", msgspec.Raw)], forbid_unknown_fields=True, gc=False)
+        self._wrapped_raw: msgspec.json.Decoder[Any] = msgspec.json.Decoder(raw)
+        self._elements: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
+        kinds = {column.name: pl.Float64 if column.type == "number" else pl.String for column in pipeline.dataset.columns}
+        self._columns: list[tuple[str, Any, Any]] = [
+            (name, operator.attrgetter(f"f{i}"), kinds.get(name, pl.String)) for i, name in enumerate(self._check.names)
+        ]
+        self._kinds: dict[str, Any] = {name: kind for name, _, kind in self._columns}
+        self._needed = {column.name for column in pipeline.dataset.columns if not column.optional}
+
+    def body(self, body: bytes) -> Batch:
+        """The records of ``{"records": [...]}``, a list of records, or one record, in JSON.
+
+        Good input is decoded straight into typed fields; only what that refuses is looked at again to find the words.
+
+        Raises:
+            InvalidRequestError: The body is no JSON, or none of the three.
+            InvalidRecordError: A record is malformed.
+            TooLargeError: There are too many records.
+        """
+        start = body[:64].lstrip()
+        try:
+            if start.startswith(b"["):
+                rows = self._many.decode(body) if len(body) < LARGE_BODY else self._in_turns(body)
+            elif start.startswith(b'{"records"'):
+                wrapped = self._wrapped if len(body) < LARGE_BODY else self._wrapped_raw
+                rows = wrapped.decode(body).records
+                rows = rows if len(body) < LARGE_BODY else self._in_turns(rows)
+            else:
+                rows = [self._one.decode(body)]
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return self.records(self._untyped(body))
+        if not rows:
+            return self.records(self._untyped(body))
+        self._bounded(len(rows))
+        if len(rows) <= FEW_RECORDS:
+            return RecordBatch(msgspec.to_builtins(rows))
+        return ColumnBatch(pl.DataFrame([pl.Series(name, list(map(get, rows)), kind) for name, get, kind in self._columns]))
+
+    def _in_turns(self, body: bytes | msgspec.Raw) -> list[Any]:
+        # The decoder holds Python's lock for a whole call; record by record, the event loop has its turn in between.
+        decode = self._one.decode
+        return [decode(element) for element in self._elements.decode(body)]
+
+    def records(self, value: Any) -> RecordBatch:
+        """Records as mappings.
+
+        Raises:
+            InvalidRequestError: ``value`` is no list, or empty.
+            InvalidRecordError: A record is malformed; all faults of all records are named, the first 20.
+            TooLargeError: There are too many records.
+        """
+        if not isinstance(value, list):
+            raise InvalidRequestError("A list of records is expected.")
+        if not value:
+            raise InvalidRequestError("There is no record in the request.")
+        self._bounded(len(value))
+        try:
+            return RecordBatch(self._check(value))
+        except InvalidRecordError:
+            faults = self._check.faults(value, self.pipeline.faults_of)
+            raise InvalidRecordError(sentence(faults), faults) from None
+
+    def columns(self, columns: Mapping[str, Sequence[Any]]) -> Batch:
+        """Columns by name, all of the same length. A missing one that is optional is filled as declared.
+
+        Raises:
+            InvalidRequestError: There is no record, or the lengths differ.
+            InvalidRecordError: A value is not of its column's type, or a column is missing or not declared.
+            TooLargeError: There are too many records.
+        """
+        sizes = {name: len(values) for name, values in columns.items()}
+        if not sizes or not max(sizes.values()):
+            raise InvalidRequestError("There is no record in the request.")
+        size = max(sizes.values())
+        if shorter := [name for name, other in sizes.items() if other != size]:
+            raise InvalidRequestError(
+                f"All columns must be equally long; '{shorter[0]}' has {sizes[shorter[0]]} of {size} values."
+            )
+        self._bounded(size)
+        if (
+            size > FEW_RECORDS
+            and (self._ignore_unknown or set(columns) <= set(self._kinds))
+            and self._needed <= set(columns)
+        ):
+            try:
+                return ColumnBatch(self._typed(columns, size))
+            except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
+                pass  # the slow way finds the words
+        names = list(columns)
+        return self.records([dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)])
+
+    def table(self, table: pa.Table) -> ColumnBatch:
+        """An Arrow table of raw columns.
+
+        Raises:
+            InvalidRequestError: A needed column is missing, one is not declared or of another type, or there are no rows.
+            TooLargeError: There are too many rows.
+        """
+        if not table.num_rows:
+            raise InvalidRequestError("There is no record in the request.")
+        self._bounded(table.num_rows)
+        unknown = [name for name in table.column_names if name not in self._kinds]
+        if unknown and not self._ignore_unknown:
+            raise InvalidRequestError(f"The column(s) {', '.join(unknown[:MAX_FAULTS])[:500]} are not declared.")
+        if len(set(table.column_names)) != table.num_columns:
+            raise InvalidRequestError("A column is there more than once.")
+        return ColumnBatch(self.pipeline.typed(table.drop_columns(unknown)))
+
+    def features(self, matrix: npt.NDArray[Any]) -> FeatureBatch:
+        """Processed features.
+
+        Raises:
+            InvalidRequestError: The shape is not (n, features), or a number is not finite.
+            TooLargeError: There are too many rows.
+        """
+        width = len(self.pipeline.dataset.feature_names)
+        if matrix.ndim != 2 or matrix.shape[1] != width:
+            raise InvalidRequestError(f"Processed features have the shape (n, {width}), not {tuple(matrix.shape)}.")
+        if not len(matrix):
+            raise InvalidRequestError("There is no record in the request.")
+        self._bounded(len(matrix))
+        if not (np.abs(matrix) <= np.finfo(np.float32).max).all():
+            raise InvalidRequestError("Processed features must be finite numbers.")
+        return FeatureBatch(np.ascontiguousarray(matrix, dtype=np.float32))
+
+    def _typed(self, columns: Mapping[str, Sequence[Any]], size: int) -> pl.DataFrame:
+        made = []
+        for name, kind in self._kinds.items():
+            values = columns.get(name)
+            if values is None:
+                made.append(pl.Series(name, [None], kind).new_from_index(0, size))
+                continue
+            # polars takes a boolean for a number, and with mixed types more than that: the record check does not.
+            wanted = {float, int} if kind == pl.Float64 else {str}
+            if not set(map(type, values)) <= wanted | {type(None)}:
+                raise TypeError(name)
+            series = pl.Series(name, values, kind, strict=True)
+            if kind == pl.Float64 and not series.is_finite().all():
+                raise ValueError(name)
+            if name == ID and not series.str.len_chars().is_between(1, 64).all():
+                raise ValueError(name)
+            if name in self._needed and series.null_count():
+                raise ValueError(name)
+            made.append(series)
+        return pl.DataFrame(made)
+
+    def _bounded(self, size: int) -> None:
+        if size > self.most:
+            raise TooLargeError(
+                f"{size} records are more than the {self.most} that one request may hold; "
+                f"send them in {-(-size // self.most)} requests of at most {self.most}."
+            )
+
+    def _untyped(self, body: bytes) -> list[Any]:
+        content = json_of(body)
+        if isinstance(content, dict):
+            content = content["records"] if list(content) == ["records"] else [content]
+        if not isinstance(content, list):
+            raise InvalidRequestError('The body must be {"records": [...]}, a list of records, or one record.')
+        return content
+
+
+def json_of(body: bytes) -> Any:
+    """A JSON body.
+
+    Raises:
+        InvalidRequestError: It is no JSON in UTF-8, or nested too deeply.
+    """
+    try:
+        return decoded(body)
+    except RecursionError:
+        raise InvalidRequestError("The body is nested too deeply.") from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise InvalidRequestError(f"The body is not JSON in UTF-8: {error}.") from None

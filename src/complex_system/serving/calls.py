@@ -1,0 +1,300 @@
+"""What every protocol shares: one place that all requests pass, their bodies within limits, their errors in words."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import msgspec
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+from typing_extensions import override
+from uuid6 import uuid7
+
+from complex_system.errors import (
+    ComplexSystemError,
+    InternalError,
+    InvalidRecordError,
+    InvalidRequestError,
+    NobodyListensError,
+    NoModelError,
+    TooLargeError,
+    UnauthorizedError,
+)
+from complex_system.serving.batch import Batch
+from complex_system.serving.bodies import LARGE_BODY
+from complex_system.serving.engine import PredictionEngine, PredictionResult, off_loop
+from complex_system.serving.metrics import ServingMetrics
+from complex_system.serving.predictor import ModelInfo
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID = "x-request-id"
+LONG_BODY = 250_000
+"""Bytes from which a body is decoded in a thread."""
+LARGE_AT_ONCE = 4
+"""Large bodies that are worked on at the same time: decoded, a body takes several times its bytes."""
+
+HTTP_STATUS = {
+    "invalid_request": 400,
+    "unauthorized": 401,
+    "unknown_model": 404,
+    "invalid_record": 422,
+    "too_large": 413,
+    "no_model": 503,
+    "model_refused": 503,
+    "nobody_listens": 503,
+    "tracking_unavailable": 503,
+    "tracking_refused": 503,
+    "reply_timeout": 504,
+}
+"""The HTTP status of every error code; 500 for what is not here."""
+
+
+class Gate:
+    """What requests are held against, and what they are answered with.
+
+    Attributes:
+        engine: Predicts.
+        metrics: Counts.
+        large: Places for requests with large bodies.
+    """
+
+    def __init__(
+        self,
+        engine: PredictionEngine,
+        api_key: str = "",
+        broker_connected: Callable[[], bool] | None = None,
+        broker_needed: bool = False,
+    ) -> None:
+        """Makes a gate.
+
+        Args:
+            engine: Predicts.
+            api_key: What a client must send as ``X-API-Key``, or as ``Authorization: Bearer``; empty for none.
+            broker_connected: Whether the broker is there.
+            broker_needed: Whether no prediction can be made without it.
+        """
+        self.engine = engine
+        self.large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self.metrics = ServingMetrics(engine.models, broker_connected)
+        self._api_key = api_key.encode()
+        self._broker_connected = broker_connected
+        self._broker_needed = broker_needed
+
+    def authorize(self, request: Request) -> None:
+        """Lets a request pass that carries the API key, or all of them where none is set.
+
+        Raises:
+            UnauthorizedError: The key is missing or another one.
+        """
+        if not self._api_key:
+            return
+        scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+        given = request.headers.get("x-api-key") or (bearer.strip() if scheme.lower() == "bearer" else "")
+        if not secrets.compare_digest(given.encode(), self._api_key):
+            raise UnauthorizedError("The API key is missing or wrong; send it as the header X-API-Key.")
+
+    def require_ready(self) -> None:
+        """Returns when predictions can be made: a model is loaded and warm, and the broker is there if it is needed.
+
+        Raises:
+            NoModelError: There is no model yet.
+            NobodyListensError: The broker is needed and away.
+        """
+        self.engine.holder.require()
+        if self._broker_needed and self._broker_connected is not None and not self._broker_connected():
+            raise NobodyListensError("The broker, which processes the records, is away.")
+
+    @property
+    def ready(self) -> bool:
+        """Whether predictions can be made."""
+        try:
+            self.require_ready()
+        except (NoModelError, NobodyListensError):
+            return False
+        return True
+
+
+class Call(Request):
+    """A request on its way.
+
+    Attributes:
+        gate: What it passed.
+        model: What predicted, once something did.
+        records: How many records it holds, once they are read.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, gate: Gate) -> None:
+        super().__init__(scope, receive, send)
+        self.gate = gate
+        self.model: ModelInfo | None = None
+        self.records = 0
+        self._id = ""
+        self._placed = False
+
+    def leave(self) -> None:
+        """Gives back the place that a large body took."""
+        if self._placed:
+            self._placed = False
+            self.gate.large.release()
+
+    @property
+    def id(self) -> str:
+        """The client's request id if it can stand in a header, else one of ours."""
+        if not self._id:
+            own = self.headers.get(REQUEST_ID, "")
+            self._id = own if _REQUEST_ID.fullmatch(own) else str(uuid7())
+        return self._id
+
+    async def within_limits(self) -> bytes:
+        """The body.
+
+        Raises:
+            InvalidRequestError: It is compressed.
+            TooLargeError: It has too many bytes. The rest is read and thrown away (up to as much again), because a client
+                that is still sending would see a broken connection instead of the answer.
+        """
+        most = self.gate.engine.limits.body_bytes
+        encoding = self.headers.get("content-encoding", "identity")
+        if encoding != "identity":
+            raise InvalidRequestError(f"Bodies are taken uncompressed, not with Content-Encoding '{encoding[:40]}'.")
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in self.stream():
+            size += len(chunk)
+            if size <= most:
+                chunks.append(chunk)
+            else:
+                chunks.clear()
+                if size > 2 * most:
+                    break
+        if size > most:
+            raise TooLargeError(
+                f"The body is larger than the {most} bytes that one request may have; send the records in several requests, "
+                f"each of less than {most} bytes."
+            )
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def read(self, reader: Callable[[bytes], Batch]) -> Batch:
+        """The batch that a body holds, decoded in a thread if it is long."""
+        body = await self.within_limits()
+        if len(body) >= LARGE_BODY:
+            await self.gate.large.acquire()
+            self._placed = True
+        batch: Batch = await off_loop(len(body) if len(body) > LONG_BODY else 0, reader, body)
+        self.records = batch.size
+        return batch
+
+    async def predict(self, batch: Batch, name: str | None = None, version: str | None = None) -> PredictionResult:
+        """Predictions of the model that the request names."""
+        self.records = batch.size
+        result = await self.gate.engine.predict_batch(batch, name, version)
+        self.model = result.model
+        return result
+
+
+class ServingRoute(APIRoute):
+    """The one place that all requests pass: key, errors, request id and metrics.
+
+    FastAPI makes the documentation; its way of calling endpoints costs a request more than the prediction does, and is
+    left out. An endpoint takes a :class:`Call` and the parameters of its path, as texts.
+    """
+
+    secured: ClassVar[bool] = True
+
+    @override
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        self.app = self._serve
+
+    def refusal(self, error: ComplexSystemError, call: Call) -> Response:
+        """The answer that says an error, as this protocol has it."""
+        return error_response(error, call)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gate: Gate = scope["app"].state.gate
+        call = Call(scope, receive, send, gate)
+        began = time.perf_counter()
+        gate.metrics.in_progress.inc()
+        try:
+            response = await self._answer(call)
+        finally:
+            gate.metrics.in_progress.dec()
+            call.leave()
+        gate.metrics.answered(self.path, call.model, response.status_code, time.perf_counter() - began, call.records)
+        await response(scope, receive, send)
+
+    async def _answer(self, call: Call) -> Response:
+        try:
+            if self.secured:
+                call.gate.authorize(call)
+            response: Response = await self.endpoint(call, **call.path_params)
+            return response
+        except ComplexSystemError as error:
+            return self.refusal(error, call)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
+        except Exception:
+            log.exception("%s %s failed (request %s)", call.method, self.path, call.id)
+            return self.refusal(InternalError("The request failed inside the service; its log says more."), call)
+
+
+class OpenRoute(ServingRoute):
+    """A route that needs no key: probes and metrics."""
+
+    secured = False
+
+
+def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """An answer in JSON."""
+    return Response(msgspec.json.encode(content), status, headers, "application/json")
+
+
+def status_of(error: ComplexSystemError) -> int:
+    """The HTTP status of an error."""
+    return HTTP_STATUS.get(error.code, 500)
+
+
+def challenge(status: int) -> dict[str, str]:
+    """The header that a 401 must have."""
+    return {"www-authenticate": "Bearer"} if status == 401 else {}
+
+
+def sentences(error: ComplexSystemError) -> str:
+    """All that is wrong, in one text, for protocols that know no list of faults."""
+    if not isinstance(error, InvalidRecordError) or len(error.faults) < 2:
+        return error.message
+    lines = [f"record {f['record']}{', ' + repr(f['field']) if f['field'] else ''}: {f['problem']}" for f in error.faults]
+    return f"{len(lines)} faults: " + "; ".join(lines) + "."
+
+
+def error_response(error: ComplexSystemError, call: Call) -> Response:
+    """Our own shape of errors."""
+    faults = error.faults if isinstance(error, InvalidRecordError) else []
+    content = {"error": {"code": error.code, "message": error.message, "faults": faults}}
+    status = status_of(error)
+    return json_response(content, status, {REQUEST_ID: call.id, **challenge(status)})
+
+
+async def refuse_route(request: Request, error: Exception) -> Response:
+    """The answer for a path or a method that does not exist, shaped as all others."""
+    assert isinstance(error, HTTPException)
+    call = Call(request.scope, request.receive, request._send, request.app.state.gate)
+    call.gate.metrics.answered("other", None, error.status_code, 0.0, 0)
+    if request.url.path.startswith("/v2"):
+        content: dict[str, Any] = {"error": str(error.detail)}
+    else:
+        content = {"error": {"code": f"http_{error.status_code}", "message": str(error.detail), "faults": []}}
+    return json_response(content, error.status_code, {**(error.headers or {}), REQUEST_ID: call.id})
+
+
+_REQUEST_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)

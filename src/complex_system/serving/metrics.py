@@ -1,0 +1,129 @@
+"""What Prometheus is told of a serving process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from typing_extensions import override
+
+from complex_system.serving.manager import ModelManager
+from complex_system.serving.predictor import ModelInfo
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_RECORDS = (1, 2, 5, 10, 50, 100, 500, 1000, 5000, 10_000, 50_000, 100_000)
+
+
+class ServingMetrics:
+    """Counters of one application, in a registry of their own, so that several can live in one process."""
+
+    def __init__(self, models: ModelManager, broker_connected: Callable[[], bool] | None = None) -> None:
+        """Makes the metrics.
+
+        Args:
+            models: What is loaded, and what was refused.
+            broker_connected: Whether the broker is there; None where there is none.
+        """
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.registry.register(_Models(models))
+        self._requests = Counter(
+            "serving_requests",
+            "Requests that were answered",
+            ["route", "model", "version", "status"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "serving_request_seconds", "Time to the answer", ["route"], buckets=_SECONDS, registry=self.registry
+        )
+        self._records = Histogram(
+            "serving_batch_records",
+            "Records in a request for predictions",
+            ["route"],
+            buckets=_RECORDS,
+            registry=self.registry,
+        )
+        self.in_progress = Gauge("serving_requests_in_progress", "Requests under way", registry=self.registry)
+        self.events_dropped = Counter(
+            "serving_events_dropped",
+            "Prediction events that were not sent: the broker is slow or away",
+            registry=self.registry,
+        )
+        self.shadowed = Counter(
+            "serving_shadow_requests", "Requests that challengers scored too", ["model", "outcome"], registry=self.registry
+        )
+        if broker_connected is not None:
+            gauge = Gauge("serving_broker_connected", "Whether the broker is connected", registry=self.registry)
+            gauge.set_function(lambda: float(broker_connected()))
+        # A child by its labels costs a lock and a tuple of texts; most requests need the same few.
+        self._children: dict[tuple[str, str, str, int], Counter] = {}
+        self._histograms: dict[str, tuple[Histogram, Histogram]] = {}
+
+    def answered(self, route: str, model: ModelInfo | None, status: int, seconds: float, records: int) -> None:
+        """Counts a request.
+
+        Args:
+            route: Template of its path, not the path: clients must not be able to make labels.
+            model: What predicted, if anything did.
+            status: Status of the answer.
+            seconds: Until the answer was made.
+            records: How many predictions were asked for; 0 for other requests.
+        """
+        name, version = (model.name, model.version) if model else ("", "")
+        key = (route, name, version, status)
+        counter = self._children.get(key)
+        if counter is None:
+            counter = self._children[key] = self._requests.labels(route, name, version, str(status))
+        counter.inc()
+        histograms = self._histograms.get(route)
+        if histograms is None:
+            histograms = self._histograms[route] = (self._seconds.labels(route), self._records.labels(route))
+        histograms[0].observe(seconds)
+        if records:
+            histograms[1].observe(records)
+
+    def text(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _Models(Collector):
+    """Read when it is asked for: what is loaded, and what was refused."""
+
+    def __init__(self, models: ModelManager) -> None:
+        self._models = models
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        loaded = GaugeMetricFamily(
+            "serving_model_loaded_timestamp_seconds",
+            "When a model that is served was loaded",
+            labels=["model", "version", "framework", "champion"],
+        )
+        refused = GaugeMetricFamily(
+            "serving_model_refused",
+            "1 for a version that is not served; /models says why",
+            labels=["model", "version", "code"],
+        )
+        champion = self._models.champion
+        seen: set[tuple[str, str]] = set()
+        problems: set[tuple[str, str, str]] = set()
+        for holder in self._models.holders():
+            if holder.problem is not None:
+                problems.add((holder.problem.name, holder.problem.version, holder.problem.code))
+            if holder.current is None:
+                continue
+            info = holder.current.info
+            if (info.name, info.version) not in seen:
+                seen.add((info.name, info.version))
+                labels = [info.name, info.version, info.framework, str(holder.current is champion.current).lower()]
+                loaded.add_metric(labels, datetime.fromisoformat(info.loaded_at).timestamp())
+        for problem in sorted(problems):
+            refused.add_metric(list(problem), 1)
+        yield loaded
+        yield refused

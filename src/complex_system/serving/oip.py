@@ -1,0 +1,292 @@
+"""The Open Inference Protocol, version 2, over REST (kserve/open-inference-protocol).
+
+Inputs are the raw columns as named tensors, or one tensor ``features`` of processed features; the output is ``prediction``. The
+binary tensor extension is not offered, and refused in words.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+import numpy as np
+from fastapi import APIRouter, Response
+from typing_extensions import override
+
+from complex_system import __version__
+from complex_system.domain.dataset import ID, Dataset
+from complex_system.errors import ComplexSystemError, InvalidRequestError, ModelRefusedError, NoModelError
+from complex_system.serving.batch import Batch, BatchReader, json_of
+from complex_system.serving.calls import (
+    REQUEST_ID,
+    Call,
+    OpenRoute,
+    ServingRoute,
+    challenge,
+    json_response,
+    sentences,
+    status_of,
+)
+from complex_system.serving.manager import CHAMPION
+from complex_system.serving.predictor import ModelInfo
+from complex_system.serving.schemas import answers, column_examples
+
+SERVER = "complex-system"
+FEATURES = "features"
+OUTPUT = "prediction"
+_BINARY = ("binary_data", "binary_data_size", "binary_data_output")
+_FLOATS = ("FP64", "FP32", "FP16", "BF16")
+_NUMBERS = (*_FLOATS, *(f"{kind}{bits}" for kind in ("INT", "UINT") for bits in (8, 16, 32, 64)))
+
+
+class InputTensor(msgspec.Struct, gc=False):
+    """``$request_input``."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: Any = None
+    parameters: dict[str, Any] | None = None
+
+
+class OutputTensor(msgspec.Struct, gc=False):
+    """``$request_output``."""
+
+    name: str
+    parameters: dict[str, Any] | None = None
+
+
+class InferenceRequest(msgspec.Struct, gc=False):
+    """``$inference_request``."""
+
+    inputs: list[InputTensor]
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
+    outputs: list[OutputTensor] | None = None
+
+
+class OipRoute(ServingRoute):
+    """Errors as ``{"error": text}``."""
+
+    @override
+    def refusal(self, error: ComplexSystemError, call: Call) -> Response:
+        status = 400 if error.code == "invalid_record" else status_of(error)
+        return json_response({"error": sentences(error)}, status, {REQUEST_ID: call.id, **challenge(status)})
+
+
+class OipOpenRoute(OipRoute, OpenRoute):
+    """The probes of the protocol."""
+
+
+def oip_router(dataset: Dataset) -> APIRouter:
+    """The routes below ``/v2``."""
+    protocol = _Protocol(dataset)
+    router = APIRouter(route_class=OipRoute, tags=["Open Inference Protocol V2"])
+    refused = answers({400: "InferenceError", 404: "InferenceError", 413: "InferenceError", 503: "InferenceError"})
+    infer = {"requestBody": protocol.request_body(), "responses": answers({200: "InferenceResponse"}) | refused}
+    metadata = {"responses": answers({200: "ModelMetadata"}) | refused}
+    is_ready = {"responses": answers({200: "ModelReady"}) | refused}
+    versioned = "/v2/models/{name}/versions/{version}"
+    router.add_api_route(
+        "/v2/models/{name}/infer", protocol.infer_newest, methods=["POST"], openapi_extra=infer, summary="Infer"
+    )
+    router.add_api_route(
+        f"{versioned}/infer", protocol.infer, methods=["POST"], openapi_extra=infer, summary="Infer with a version or alias"
+    )
+    for path, suffix in (("/v2/models/{name}", "newest"), (versioned, "version")):
+        one = suffix == "newest"
+        router.add_api_route(
+            f"{path}/ready",
+            protocol.model_ready_newest if one else protocol.model_ready,
+            openapi_extra=is_ready,
+            summary="Whether a model can infer",
+        )
+        router.add_api_route(
+            path,
+            protocol.metadata_newest if one else protocol.metadata,
+            openapi_extra=metadata,
+            summary="What a model takes and gives",
+        )
+    probes: dict[str, Any] = {"route_class_override": OipOpenRoute}
+    router.add_api_route("/v2/health/live", protocol.live, summary="The server is up", **probes)
+    unready = {"responses": answers({503: "ServerReady"})}
+    router.add_api_route("/v2/health/ready", protocol.ready, summary="The server can infer", openapi_extra=unready, **probes)
+    router.add_api_route("/v2", protocol.server, summary="What the server is")
+    return router
+
+
+class _Protocol:
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._numbers = {column.name for column in dataset.columns if column.type == "number"}
+        self._decoder = msgspec.json.Decoder(InferenceRequest)
+
+    async def server(self, call: Call) -> Response:
+        return json_response({"name": SERVER, "version": __version__, "extensions": []})
+
+    async def live(self, call: Call) -> Response:
+        return json_response({"live": True})
+
+    async def ready(self, call: Call) -> Response:
+        # The specification's text says "live" here and its OpenAPI document "ready".
+        ready = call.gate.ready
+        return json_response({"live": True, "ready": ready}, 200 if ready else 503)
+
+    async def model_ready_newest(self, call: Call, name: str) -> Response:
+        return await self.model_ready(call, name)
+
+    async def model_ready(self, call: Call, name: str, version: str | None = None) -> Response:
+        try:
+            info = (await call.gate.engine.models.predictor(name, version)).info
+        except (NoModelError, ModelRefusedError) as error:
+            return json_response({"name": name, "ready": False, "error": error.message}, 503)
+        return json_response({"name": info.name if name != CHAMPION else name, "ready": True})
+
+    async def metadata_newest(self, call: Call, name: str) -> Response:
+        return await self.metadata(call, name)
+
+    async def metadata(self, call: Call, name: str, version: str | None = None) -> Response:
+        info = (await call.gate.engine.models.predictor(name, version)).info
+        return json_response(self._metadata(info, name))
+
+    async def infer_newest(self, call: Call, name: str) -> Response:
+        return await self.infer(call, name)
+
+    async def infer(self, call: Call, name: str, version: str | None = None) -> Response:
+        if "inference-header-content-length" in call.headers:
+            raise _binary()
+        # An unknown model is said before its input is judged.
+        await call.gate.engine.models.predictor(name, version)
+        asked: list[InferenceRequest] = []
+
+        def read(body: bytes) -> Batch:
+            asked.append(self._decode(body))
+            return self._batch(asked[0], call.gate.engine.reader)
+
+        batch = await call.read(read)
+        request = asked[0]
+        _check_outputs(request)
+        result = await call.predict(batch, name, version)
+        output = {"name": OUTPUT, "shape": [batch.size, 1], "datatype": "FP32", "data": result.predictions}
+        answer = {
+            "model_name": name,
+            "model_version": result.model.version,
+            "id": call.id if request.id is None else request.id,
+            "parameters": {"pipeline_version": result.model.pipeline_version, "registered_name": result.model.name},
+            "outputs": [output],
+        }
+        return json_response(answer, headers={REQUEST_ID: call.id})
+
+    def _decode(self, body: bytes) -> InferenceRequest:
+        try:
+            return self._decoder.decode(body)
+        except msgspec.ValidationError as error:
+            raise InvalidRequestError(f"The body is no inference request: {error}.") from None
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            json_of(body)  # raises, with the words for it
+            raise
+
+    def _batch(self, request: InferenceRequest, reader: BatchReader) -> Batch:
+        if not request.inputs:
+            raise InvalidRequestError("The request has no inputs.")
+        if request.parameters and any(name in request.parameters for name in _BINARY):
+            raise _binary()
+        tensors: dict[str, InputTensor] = {}
+        for tensor in request.inputs:
+            if tensor.parameters and any(name in tensor.parameters for name in _BINARY):
+                raise _binary()
+            if tensor.name in tensors:
+                raise InvalidRequestError(f"The input '{tensor.name[:60]}' is there more than once.")
+            tensors[tensor.name] = tensor
+        if list(tensors) == [FEATURES] and FEATURES not in self._dataset.raw_names:
+            return self._features(tensors[FEATURES], reader)
+        return reader.columns({name: self._column(tensor) for name, tensor in tensors.items()})
+
+    def _features(self, tensor: InputTensor, reader: BatchReader) -> Batch:
+        if tensor.datatype not in ("FP32", "FP64"):
+            raise InvalidRequestError(f"The input '{FEATURES}' is FP32 or FP64, not {tensor.datatype[:20]}.")
+        if len(tensor.shape) != 2:
+            raise InvalidRequestError(f"The input '{FEATURES}' has two dimensions, not {len(tensor.shape)}.")
+        values = _flat(tensor)
+        if not set(map(type, values)) <= {int, float}:
+            raise InvalidRequestError(f"The input '{FEATURES}' holds numbers only.")
+        try:
+            matrix = np.array(values, dtype=np.float64).reshape(tensor.shape)
+        except OverflowError:
+            raise InvalidRequestError("Processed features must be finite numbers.") from None
+        return reader.features(matrix)
+
+    def _column(self, tensor: InputTensor) -> list[Any]:
+        name = tensor.name[:60]
+        if len(tensor.shape) not in (1, 2) or (len(tensor.shape) == 2 and tensor.shape[1] != 1):
+            raise InvalidRequestError(f"The input '{name}' has the shape [n] or [n, 1], not {tensor.shape[:4]}.")
+        kinds = _NUMBERS if tensor.name in self._numbers else ("BYTES",)
+        if tensor.name in (ID, *self._dataset.raw_names) and tensor.datatype not in kinds:
+            wanted = "a floating-point or integer type" if kinds is _NUMBERS else "BYTES"
+            raise InvalidRequestError(f"The input '{name}' has the datatype {wanted}, not {tensor.datatype[:20]}.")
+        return _flat(tensor)
+
+    def _metadata(self, info: ModelInfo, name: str) -> dict[str, Any]:
+        inputs = [
+            {"name": column.name, "datatype": "FP64" if column.type == "number" else "BYTES", "shape": [-1, 1]}
+            for column in self._dataset.columns
+            if column.name != self._dataset.target
+        ]
+        return {
+            "name": name,
+            "versions": [info.version],
+            "platform": info.platform,
+            "inputs": inputs,
+            "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, 1]}],
+        }
+
+    def request_body(self) -> dict[str, Any]:
+        """OpenAPI's description of an inference request, with examples."""
+        columns = column_examples(self._dataset, 2)
+        raw = [
+            {"name": name, "shape": [2, 1], "datatype": "FP64" if name in self._numbers else "BYTES", "data": values}
+            for name, values in columns.items()
+        ]
+        width = len(self._dataset.feature_names)
+        features = [{"name": FEATURES, "shape": [1, width], "datatype": "FP32", "data": [0.0] * width}]
+        schema = {"$ref": "#/components/schemas/InferenceRequest"}
+        examples = {
+            "columns": {"summary": "Two records, one tensor a column", "value": {"id": "42", "inputs": raw}},
+            "features": {
+                "summary": "Processed features",
+                "description": f"In the order {', '.join(self._dataset.feature_names)}.",
+                "value": {"inputs": features, "outputs": [{"name": OUTPUT}]},
+            },
+        }
+        return {"required": True, "content": {"application/json": {"schema": schema, "examples": examples}}}
+
+
+def _check_outputs(request: InferenceRequest) -> None:
+    for output in request.outputs or ():
+        if output.name != OUTPUT:
+            raise InvalidRequestError(f"The model has the output '{OUTPUT}' and no output '{output.name[:60]}'.")
+        if output.parameters and any(output.parameters.get(name) for name in _BINARY):
+            raise _binary()
+
+
+def _flat(tensor: InputTensor) -> list[Any]:
+    """The elements of a tensor in row-major order, whether they came flat or nested."""
+    name = tensor.name[:60]
+    if any(size < 0 for size in tensor.shape):
+        raise InvalidRequestError(f"The input '{name}' has a negative dimension.")
+    values = tensor.data
+    if not isinstance(values, list):
+        raise InvalidRequestError(f"The input '{name}' needs its 'data' as a list.")
+    for _ in tensor.shape[1:]:
+        if values and all(type(each) is list for each in values):
+            values = [element for each in values for element in each]
+    if len(values) != math.prod(tensor.shape):
+        raise InvalidRequestError(
+            f"The input '{name}' has {len(values)} elements where its shape {tensor.shape[:4]} needs {math.prod(tensor.shape)}."
+        )
+    return values
+
+
+def _binary() -> InvalidRequestError:
+    return InvalidRequestError("The binary tensor data extension is not offered here: send tensors as JSON.")

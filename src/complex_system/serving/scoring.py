@@ -1,0 +1,249 @@
+"""MLflow's scoring protocol: what a client of ``mlflow models serve`` sends is answered in the same shape.
+
+A frame or tensor with the processed features, as our own registered models take them, is recognised by its columns or its width;
+everything else is raw records.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Response
+from typing_extensions import override
+
+from complex_system import __version__
+from complex_system.domain.dataset import Dataset
+from complex_system.errors import ComplexSystemError, InvalidRequestError
+from complex_system.serving.batch import Batch, BatchReader, json_of
+from complex_system.serving.calls import (
+    REQUEST_ID,
+    Call,
+    OpenRoute,
+    ServingRoute,
+    challenge,
+    json_response,
+    sentences,
+    status_of,
+)
+from complex_system.serving.csv_body import csv_columns
+from complex_system.serving.schemas import answers, column_examples, example_record
+
+FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
+_WANTED = (
+    "The input must be a JSON dictionary with exactly one of the input fields 'dataframe_split', 'dataframe_records', 'instances', "
+    "'inputs'"
+)
+_CODES = {
+    400: "BAD_REQUEST",
+    401: "UNAUTHENTICATED",
+    404: "RESOURCE_DOES_NOT_EXIST",
+    413: "BAD_REQUEST",
+    503: "TEMPORARILY_UNAVAILABLE",
+    504: "TEMPORARILY_UNAVAILABLE",
+}
+
+
+class ScoringRoute(ServingRoute):
+    """Errors as ``{"error_code", "message"}``, as MLflow writes them, and never a stack trace."""
+
+    @override
+    def refusal(self, error: ComplexSystemError, call: Call) -> Response:
+        status = 400 if error.code == "invalid_record" else status_of(error)
+        content = {"error_code": _CODES.get(status, "INTERNAL_ERROR"), "message": sentences(error)}
+        return json_response(content, status, {REQUEST_ID: call.id, **challenge(status)})
+
+
+class ScoringOpenRoute(ScoringRoute, OpenRoute):
+    """The probes of the protocol."""
+
+
+def scoring_router(dataset: Dataset) -> APIRouter:
+    """``/invocations``, ``/ping``, ``/health`` and ``/version``."""
+    reader = ScoringReader(dataset)
+    router = APIRouter(route_class=ScoringRoute, tags=["MLflow scoring"])
+    refused = answers(dict.fromkeys((400, 413, 503), "ScoringError"))
+    extra = {"requestBody": reader.request_body(), "responses": answers({200: "ScoringPredictions"}) | refused}
+    extra["responses"]["415"] = {
+        "description": "Another content type",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+    }
+
+    @router.post("/invocations", summary="Predict as MLflow's scoring server", openapi_extra=extra)
+    async def invocations(call: Call) -> Response:
+        kind, problem = _content_type(call.headers.get("content-type", ""))
+        if problem:
+            return Response(problem, 415, media_type="text/plain")
+        own = call.gate.engine.reader
+        batch = await call.read(lambda body: reader.csv(body, own) if kind == "text/csv" else reader.json(body, own))
+        result = await call.predict(batch)
+        return json_response({"predictions": result.predictions}, headers={REQUEST_ID: call.id})
+
+    async def ping(call: Call) -> Response:
+        return Response("\n", 200 if call.gate.ready else 404, media_type="application/json")
+
+    unready = {"responses": {"404": {"description": "Not ready yet"}}}
+    for path in ("/ping", "/health"):
+        router.add_api_route(
+            path,
+            ping,
+            summary="Whether predictions can be made",
+            route_class_override=ScoringOpenRoute,
+            openapi_extra=unready,
+        )
+
+    @router.get("/version", summary="Version of MLflow, or of this service where it is not installed")
+    async def mlflow_version(call: Call) -> Response:
+        return Response(_VERSION, media_type="application/json")
+
+    return router
+
+
+class ScoringReader:
+    """Reads the formats of the protocol."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._features = set(dataset.feature_names)
+
+    def json(self, body: bytes, reader: BatchReader) -> Batch:
+        """A JSON body.
+
+        Raises:
+            InvalidRequestError: It is none of the formats.
+            InvalidRecordError: A record is malformed.
+        """
+        content = json_of(body)
+        if not isinstance(content, dict):
+            raise InvalidRequestError(
+                f"{_WANTED}. Received a {'list' if isinstance(content, list) else type(content).__name__}."
+            )
+        given = [name for name in FORMATS if name in content]
+        if len(given) != 1:
+            raise InvalidRequestError(f"{_WANTED}. Received the input fields {[name[:40] for name in list(content)[:10]]}.")
+        value = content[given[0]]
+        if given[0] == "dataframe_split":
+            return self._split(value, reader)
+        if given[0] == "dataframe_records":
+            return self._records(value, reader)
+        return self._tensors(given[0], value, reader)
+
+    def csv(self, body: bytes, reader: BatchReader) -> Batch:
+        """A CSV body with a header; an empty field is a missing value.
+
+        Raises:
+            InvalidRequestError: It is no CSV in UTF-8 with a header.
+            InvalidRecordError: A record is malformed.
+        """
+        return self._columns(csv_columns(body, self._dataset), reader)
+
+    def _split(self, value: Any, reader: BatchReader) -> Batch:
+        if (
+            not isinstance(value, dict)
+            or not isinstance(value.get("data"), list)
+            or not isinstance(value.get("columns"), list)
+        ):
+            raise InvalidRequestError("'dataframe_split' must be a dictionary with 'columns' and 'data'.")
+        if unknown := set(value) - {"columns", "data", "index"}:
+            raise InvalidRequestError(f"'dataframe_split' has no field {sorted(unknown)[0][:40]!r}.")
+        columns, rows = value["columns"], value["data"]
+        if not all(isinstance(name, str) for name in columns) or len(set(columns)) != len(columns):
+            raise InvalidRequestError("The columns of 'dataframe_split' must be different texts.")
+        for position, row in enumerate(rows):
+            if not isinstance(row, list) or len(row) != len(columns):
+                raise InvalidRequestError(f"Row {position} of 'dataframe_split' must be a list of {len(columns)} values.")
+        if not rows or not columns:
+            raise InvalidRequestError("There is no record in the request.")
+        return self._columns(dict(zip(columns, zip(*rows, strict=True), strict=True)), reader)
+
+    def _records(self, value: Any, reader: BatchReader) -> Batch:
+        if isinstance(value, list) and value and isinstance(value[0], dict) and set(value[0]) == self._features:
+            if not all(isinstance(each, dict) and set(each) == self._features for each in value):
+                raise InvalidRequestError("All records must have the same columns.")
+            return self._matrix([[each[name] for name in self._dataset.feature_names] for each in value], reader)
+        return reader.records(value)
+
+    def _tensors(self, name: str, value: Any, reader: BatchReader) -> Batch:
+        if isinstance(value, list) and value and isinstance(value[0], list):
+            return self._matrix(value, reader)
+        if isinstance(value, dict) and name == "inputs":
+            lists = {column: each if isinstance(each, list) else [each] for column, each in value.items()}
+            # A tensor of one column may come as rows of one value.
+            flat = {
+                column: [row[0] for row in each]
+                if each and all(isinstance(row, list) and len(row) == 1 for row in each)
+                else each
+                for column, each in lists.items()
+            }
+            return self._columns(flat, reader)
+        if not isinstance(value, list):
+            raise InvalidRequestError(
+                f"'{name}' must be a list of records{' or columns by name' if name == 'inputs' else ''}."
+            )
+        return self._records(value, reader)
+
+    def _columns(self, columns: dict[str, Any], reader: BatchReader) -> Batch:
+        if set(columns) == self._features:
+            ordered = [columns[name] for name in self._dataset.feature_names]
+            if len({len(values) for values in ordered}) != 1:
+                raise InvalidRequestError("All columns must be equally long.")
+            return self._matrix(list(zip(*ordered, strict=True)), reader)
+        return reader.columns(columns)
+
+    def _matrix(self, rows: list[Any], reader: BatchReader) -> Batch:
+        width = len(self._features)
+        for position, row in enumerate(rows):
+            if not isinstance(row, list | tuple) or len(row) != width or not set(map(type, row)) <= {int, float}:
+                raise InvalidRequestError(f"Row {position} must have {width} numbers, the processed features.")
+        try:
+            return reader.features(np.array(rows, dtype=np.float64))
+        except OverflowError:
+            raise InvalidRequestError("Processed features must be finite numbers.") from None
+
+    def request_body(self) -> dict[str, Any]:
+        """OpenAPI's description of the formats, with examples."""
+        columns = column_examples(self._dataset, 2)
+        rows = [list(row) for row in zip(*columns.values(), strict=True)]
+        records = [example_record(self._dataset, position) for position in (0, 1)]
+        examples = {
+            "dataframe_split": {"value": {"dataframe_split": {"columns": list(columns), "data": rows}}},
+            "dataframe_records": {"value": {"dataframe_records": records}},
+            "instances": {"value": {"instances": records}},
+            "inputs": {"value": {"inputs": columns}},
+        }
+        lines = [",".join(columns), *(",".join(f'"{value}"' for value in row) for row in rows)]
+        return {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/ScoringRequest"}, "examples": examples},
+                "text/csv": {"schema": {"type": "string"}, "example": "\n".join(lines)},
+            },
+        }
+
+
+def _content_type(header: str) -> tuple[str, str]:
+    """The media type, and what is wrong with it."""
+    kind, *parameters = (part.strip() for part in header.split(";"))
+    for parameter in parameters:
+        key, _, value = parameter.partition("=")
+        if key.strip().lower() != "charset":
+            return kind, f"Unrecognized content type parameters: {key[:40]}."
+        if value.strip(' "').lower() != "utf-8":
+            return kind, "The scoring server only supports UTF-8"
+    if kind.lower() not in ("application/json", "text/csv"):
+        return kind, (
+            "This predictor only supports the following content types: Types: ['text/csv', 'application/json']. "
+            f"Got '{header[:100]}'."
+        )
+    return kind.lower(), ""
+
+
+def _mlflow_version() -> str:
+    try:
+        return version("mlflow")
+    except PackageNotFoundError:
+        return __version__
+
+
+_VERSION = _mlflow_version()

@@ -1,0 +1,120 @@
+"""Challengers that score a share of the live requests in the background, so that they can be compared with the champion."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from complex_system.errors import ComplexSystemError
+from complex_system.serving.engine import PredictionResult
+from complex_system.serving.manager import ModelManager
+from complex_system.serving.metrics import ServingMetrics
+
+log = logging.getLogger(__name__)
+
+WAITING_REQUESTS = 100
+"""Requests that wait for the challengers; further ones are not shadowed, because an answer never waits for a challenger."""
+MOST_RECORDS = 1000
+"""Records of one request that a challenger scores."""
+
+
+@dataclass(frozen=True)
+class ShadowPredictions:
+    """What one challenger made of a request, or why it made nothing."""
+
+    model: str
+    version: str = ""
+    framework: str = ""
+    milliseconds: float = 0.0
+    predictions: tuple[float, ...] = ()
+    error: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """It as an event carries it."""
+        if self.error:
+            return {"model": self.model, "version": self.version, "error": self.error}
+        return {
+            "model": self.model,
+            "version": self.version,
+            "framework": self.framework,
+            "milliseconds": self.milliseconds,
+            "predictions": list(self.predictions),
+        }
+
+
+class Shadow:
+    """Takes results of the champion, and hands them on with what the challengers say."""
+
+    def __init__(
+        self,
+        models: ModelManager,
+        share: float,
+        names: tuple[str, ...],
+        done: Callable[[PredictionResult, list[ShadowPredictions]], None],
+        metrics: ServingMetrics | None = None,
+    ) -> None:
+        """Makes a shadow; :meth:`run` does its work.
+
+        Args:
+            models: Has the challengers.
+            share: Share of the requests that are shadowed, 0 to 1.
+            names: Registered names of the challengers; empty for the newest of every other model of the source.
+            done: Takes the result; called in the event loop.
+            metrics: Counts.
+        """
+        self._models = models
+        self._share = share
+        self._names = names
+        self._done = done
+        self._metrics = metrics
+        self._random = random.Random()  # noqa: S311 - a sample, no secret
+        self._waiting: asyncio.Queue[PredictionResult] = asyncio.Queue(WAITING_REQUESTS)
+
+    def takes(self, result: PredictionResult) -> bool:
+        """Whether this result is shadowed; if so, ``done`` is called with it later. Returns at once."""
+        if not self._share or self._random.random() >= self._share:
+            return False
+        try:
+            self._waiting.put_nowait(result)
+        except asyncio.QueueFull:
+            return False
+        return True
+
+    async def run(self) -> None:
+        """Works until it is cancelled."""
+        while True:
+            result = await self._waiting.get()
+            try:
+                shadows = [await self._score(name, result) for name in await self._challengers(result)]
+            except Exception as error:  # noqa: BLE001 - a challenger must never end the shadow
+                log.warning("A request could not be shadowed: %s", error)
+                shadows = []
+            self._done(result, shadows)
+
+    async def _challengers(self, result: PredictionResult) -> list[str]:
+        if self._names:
+            return [name for name in self._names if name != result.model.name]
+        return [each.newest.name for each in await self._models.listed() if each.newest.name != result.model.name]
+
+    async def _score(self, name: str, result: PredictionResult) -> ShadowPredictions:
+        try:
+            predictor = await self._models.predictor(name)
+            began = time.perf_counter()
+            predictions = await asyncio.to_thread(predictor.predict_features, result.features[:MOST_RECORDS])
+        except Exception as error:  # noqa: BLE001 - whatever a challenger does, it is only noted
+            reason = error.message if isinstance(error, ComplexSystemError) else type(error).__name__
+            self._count(name, "failed")
+            return ShadowPredictions(name, error=reason)
+        self._count(name, "scored")
+        milliseconds = (time.perf_counter() - began) * 1000
+        info = predictor.info
+        return ShadowPredictions(name, info.version, info.framework, milliseconds, tuple(predictions))
+
+    def _count(self, name: str, outcome: str) -> None:
+        if self._metrics is not None:
+            self._metrics.shadowed.labels(name, outcome).inc()

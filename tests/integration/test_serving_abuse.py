@@ -1,0 +1,153 @@
+"""What nobody should send: generated from our own OpenAPI document, and bodies made to hurt. Always an answer, never a 5xx."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+# Schemathesis and what it imports warn of their own deprecated parts.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+
+_SERVER = """
+import asyncio, sys
+sys.path.insert(0, sys.argv[1])
+from complex_system.domain.dataset import Dataset
+from complex_system.serving.engine import Limits
+from models import ManyModels, rest_server
+
+async def main():
+    dataset = Dataset.load()
+    source = ManyModels(dataset)
+    source.publish("lab-lightgbm", 1.0, champion=True)
+    source.publish("lab-pytorch", 2.0)
+    async with rest_server(dataset, source, Limits(body_bytes=1_000_000, records=5000)) as (_, client):
+        print(client.base_url, flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+POSTS = ("/predict", "/invocations", "/v2/models/champion/infer", "/v2/models/lab-pytorch/versions/1/infer")
+GOOD = {"material_id": "00000000", "rohwert_1_labormessung": 3}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[str, psutil.Process]]:
+    """A server in a process of its own, so that its memory is its own."""
+    command = [sys.executable, "-c", _SERVER, str(Path(__file__).parents[1])]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert url.startswith("http://"), "the server did not start"
+        yield url, psutil.Process(process.pid)
+        assert process.poll() is None, "the server ended"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_whatever_our_openapi_document_allows_is_no_server_error(server: tuple[str, psutil.Process]) -> None:
+    import schemathesis
+
+    url, _ = server
+    schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
+    operations = [each.ok() for each in schema.get_all_operations()]
+    assert len(operations) >= 15
+    answered = 0
+    for operation in operations:
+
+        @settings(
+            max_examples=20, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+        )
+        @given(case=operation.as_strategy())
+        def check(case: Any) -> None:
+            nonlocal answered
+            answer = case.call(base_url=url)
+            answered += 1
+            assert answer.status_code < 500, (case.method, case.path, case.body, answer.text)
+
+        check()
+    assert answered > 150
+
+
+def _hurtful(draw: random.Random) -> bytes:
+    """A body of up to a megabyte that is expensive, malformed, or both."""
+    deep = draw.randint(1000, 400_000)
+    number = "9" * draw.randint(1, 300_000)
+    text = "\\u0000" * draw.randint(1, 100_000)
+    return draw.choice(
+        [
+            b"[" * deep,
+            b"[" * deep + b"]" * deep,
+            b'{"inputs":' * (deep // 10),
+            b'{"a":' * (deep // 5) + b"1" + b"}" * (deep // 5),
+            f'{{"material_id": "00000000", "rohwert_1_labormessung": {number}}}'.encode(),
+            f'{{"material_id": "00000000", "rohwert_1_labormessung": 1e{number[:8]}}}'.encode(),
+            f'{{"material_id": "{text}"}}'.encode(),
+            f'{{"{text}": 1}}'.encode(),
+            json.dumps([{f"field_{i}": i for i in range(200)}] * 100).encode(),
+            json.dumps({"records": [GOOD] * 6000}).encode(),
+            json.dumps({"inputs": [{"name": "features", "shape": [1, 2**63], "datatype": "FP32", "data": [1]}]}).encode(),
+            json.dumps({"inputs": [{"name": "features", "shape": [0] * 1000, "datatype": "FP32", "data": []}]}).encode(),
+            json.dumps({"inputs": [[[1.0] * 15] * 50] * 50}).encode(),
+            json.dumps({"dataframe_split": {"columns": ["material_id"] * 5000, "data": [[1]] * 5000}}).encode(),
+            json.dumps(GOOD).encode("utf-16"),
+            json.dumps(GOOD).encode("utf-32"),
+            '{"material_id": "ä"}'.encode("latin-1"),
+            draw.randbytes(draw.randint(1, 200_000)),
+            b"\x1f\x8b" + draw.randbytes(1000),
+            b"\x00" * 999_999,
+            b'"' + b"x" * 999_000,
+            b"," * 500_000,
+            ("material_id\n" + "00000000,\n" * 50_000).encode(),
+            b'"' * 999_999,
+        ]
+    )
+
+
+def test_bodies_that_are_made_to_hurt_cost_4xx_and_no_memory(server: tuple[str, psutil.Process]) -> None:
+    url, process = server
+    draw = random.Random(11)
+    kinds = ("application/json", "text/csv", "")
+
+    def round_of(count: int) -> None:
+        with httpx.Client(base_url=url, timeout=30) as client:
+            for number in range(count):
+                body, path = _hurtful(draw), POSTS[number % len(POSTS)]
+                answer = client.post(path, content=body, headers={"Content-Type": draw.choice(kinds)})
+                assert 400 <= answer.status_code < 500, (path, body[:100], answer.status_code, answer.text[:300])
+                assert len(answer.content) < 20_000
+                assert b"Traceback" not in answer.content
+
+    round_of(70)
+    before = process.memory_info().rss
+    round_of(150)
+    assert process.memory_info().rss - before < 60e6
+    assert httpx.post(f"{url}/predict", json=GOOD).status_code == 200
+
+
+def test_a_body_that_never_ends_or_is_cut_off_costs_nothing(server: tuple[str, psutil.Process]) -> None:
+    url, _ = server
+    place = urlsplit(url)
+    for path in POSTS:
+        for length, sent in (("999999", b'{"records":'), ("5", b"{}")):
+            connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=10)
+            connection.putrequest("POST", path)
+            connection.putheader("Content-Length", length)
+            connection.endheaders(sent)
+            connection.close()
+    assert httpx.post(f"{url}/predict", json=GOOD).status_code == 200
+    metrics = httpx.get(f"{url}/metrics").text
+    assert "serving_requests_in_progress 1.0" in metrics

@@ -1,0 +1,313 @@
+"""Models by name from a real registry, other people's models, challengers in the shadow, Arrow pages, and swaps under load."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from complex_system.domain.dataset import Dataset
+from complex_system.domain.laboratory import Laboratory
+from complex_system.domain.pages import Page, decode_page, encode_page, raw_schema
+from complex_system.errors import InvalidRecordError, InvalidRequestError, TooLargeError
+from complex_system.local.servers import Server
+from complex_system.messaging.clients import ServingClient
+from complex_system.messaging.subjects import CHAMPION_CHANGED, ML_SERVING_COLUMNS_SUBJECT, PREDICTION_MADE
+from complex_system.settings import Settings
+from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
+from models import crown, linear_twin, register_twin
+from support import TesterService, eventually, running
+
+# MLflow's client and the libraries below it warn of their own deprecated parts, and its flavors of what they save.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+R1, R2, R3 = (f"rohwert_{i}_labormessung" for i in (1, 2, 3))
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"t{uuid4().hex[:10]}"
+
+
+@pytest.fixture
+def settings(nats_server: Server, mlflow_server: Server, make_settings: Callable[..., Settings], prefix: str) -> Settings:
+    return make_settings(nats_server, mlflow_server, model_prefix=prefix, serving_mlflow_port=0, model_poll_interval=0.2)
+
+
+@pytest.fixture
+def publish(mlflow_server: Server, dataset: Dataset, prefix: str) -> Callable[..., tuple[str, str]]:
+    def make(bias: float, **changes: Any) -> tuple[str, str]:
+        return register_twin(mlflow_server.url, dataset, linear_twin(dataset, bias), prefix=prefix, **changes)
+
+    return make
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[tuple[MlServingMlflowService, httpx.AsyncClient]]:
+    async with (
+        running(MlServingMlflowService, settings) as service,
+        httpx.AsyncClient(base_url=service.url, timeout=30) as client,
+    ):
+
+        async def is_ready() -> bool:
+            return (await client.get("/readyz")).status_code == 200
+
+        await eventually(is_ready)
+        yield service, client
+
+
+def columns(records: list[dict[str, Any]]) -> dict[str, Any]:
+    texts = ("material_id", "laborant")
+    return {
+        "inputs": [
+            {
+                "name": name,
+                "shape": [len(records)],
+                "datatype": "BYTES" if name in texts else "FP64",
+                "data": [record[name] for record in records],
+            }
+            for name in (*texts, R1, R2, R3)
+        ]
+    }
+
+
+async def test_every_model_of_the_registry_is_served_by_name_version_and_alias(
+    settings: Settings, publish: Any, laboratory: Laboratory
+) -> None:
+    first = await asyncio.to_thread(publish, 100.0)
+    await asyncio.to_thread(publish, 200.0, champion=False)
+    other = await asyncio.to_thread(publish, 300.0, trainer="pytorch", champion=False)
+    records = [laboratory.complete_record() for _ in range(2)]
+    async with serving(settings) as (service, client):
+        base = [float(row.sum()) for row in service.pipeline.features(records)]
+        for path, bias in (
+            ("champion", 100.0),
+            (first[0], 200.0),
+            (f"{first[0]}/versions/1", 100.0),
+            (f"{first[0]}/versions/champion", 100.0),
+            (other[0], 300.0),
+        ):
+            answer = await client.post(f"/v2/models/{path}/infer", json=columns(records))
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["outputs"][0]["data"] == pytest.approx([bias + value for value in base], rel=1e-5)
+        for path in ("nobody", f"{first[0]}/versions/77", f"{first[0]}/versions/nobody", "%27%20OR%20%27"):
+            assert (await client.get(f"/v2/models/{path}")).status_code == 404, path
+        status = (await client.get("/models")).json()
+        assert {each["name"]: each["newest"] for each in status["models"]} == {first[0]: "2", other[0]: "1"}
+        # The name follows what is registered next.
+        await asyncio.to_thread(publish, 400.0, trainer="pytorch", champion=False)
+
+        async def is_newer() -> bool:
+            answer = await client.post(f"/v2/models/{other[0]}/infer", json=columns(records))
+            return bool(answer.json()["model_version"] == "2")
+
+        await eventually(is_newer)
+
+
+def register_foreign(url: str, name: str, dataset: Dataset, *, signature: bool = True, loader: str = "") -> float:
+    """Registers a scikit-learn model that nobody here trained, and returns its intercept."""
+    import mlflow
+    import mlflow.sklearn
+    import yaml
+    from mlflow.models import infer_signature
+    from sklearn.linear_model import LinearRegression
+
+    mlflow.set_tracking_uri(url)
+    mlflow.set_registry_uri(url)
+    import pandas as pd
+
+    names = list(dataset.feature_names)
+    frame = pd.DataFrame(np.random.default_rng(1).random((40, len(names))), columns=names)
+    model = LinearRegression().fit(frame, frame.sum(axis=1) + 7.0)
+    client = mlflow.MlflowClient()
+    run = client.create_run("0")
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder, "model")
+        mlflow.sklearn.save_model(
+            model,
+            str(place),
+            signature=infer_signature(frame, model.predict(frame)) if signature else None,
+            pip_requirements=["scikit-learn"],
+        )
+        if loader:
+            content = yaml.safe_load((place / "MLmodel").read_text())
+            content["flavors"]["python_function"]["loader_module"] = loader
+            (place / "MLmodel").write_text(yaml.safe_dump(content))
+        client.log_artifacts(run.info.run_id, str(place), "model")
+    client.create_registered_model(name)
+    client.create_model_version(name, f"{run.info.artifact_uri}/model", run.info.run_id)
+    return 7.0
+
+
+async def test_somebody_elses_model_is_served_through_its_flavor_or_refused_with_the_reason(
+    settings: Settings, publish: Any, laboratory: Laboratory, mlflow_server: Server, dataset: Dataset
+) -> None:
+    await asyncio.to_thread(publish, 100.0)
+    good, bare, strange = (f"foreign-{uuid4().hex[:8]}" for _ in range(3))
+    await asyncio.to_thread(register_foreign, mlflow_server.url, good, dataset)
+    await asyncio.to_thread(register_foreign, mlflow_server.url, bare, dataset, signature=False)
+    await asyncio.to_thread(register_foreign, mlflow_server.url, strange, dataset, loader="nobody_has_this")
+    records = [laboratory.complete_record() for _ in range(3)]
+    async with serving(settings) as (service, client):
+        answer = await client.post(f"/v2/models/{good}/infer", json=columns(records))
+        assert answer.status_code == 200, answer.text
+        expected = [7.0 + float(row.sum()) for row in service.pipeline.features(records)]
+        assert answer.json()["outputs"][0]["data"] == pytest.approx(expected, rel=1e-4)
+        assert (await client.get(f"/v2/models/{good}")).json()["platform"] == "mlflow_pyfunc"
+        for name, words in ((bare, "no signature"), (strange, "'nobody_has_this' is not installed")):
+            refused = await client.post(f"/v2/models/{name}/infer", json=columns(records))
+            assert refused.status_code == 503
+            assert words in refused.json()["error"]
+            loaded = (await client.get("/models")).json()["loaded"]
+            assert any(each["name"] == name and words in each["problem"]["reason"] for each in loaded)
+    off = settings.copy(update={"serving_foreign_models": False})
+    async with serving(off) as (_, client):
+        refused = await client.post(f"/v2/models/{good}/infer", json=columns(records))
+        assert refused.status_code == 503
+        assert "twin" in refused.json()["error"]
+
+
+async def test_challengers_score_in_the_background_and_the_event_carries_their_predictions(
+    settings: Settings, tester: TesterService, publish: Any, laboratory: Laboratory
+) -> None:
+    champion = await asyncio.to_thread(publish, 100.0)
+    challenger = await asyncio.to_thread(publish, 150.0, trainer="pytorch", champion=False)
+    broken = await asyncio.to_thread(publish, 1.0, trainer="tensorflow", champion=False, pipeline_version="000000000000")
+    events: list[dict[str, Any]] = []
+
+    async def hear(thing: Any) -> None:
+        events.append(thing.value)
+
+    subscription = await tester.broker.subscribe(PREDICTION_MADE, hear)
+    await tester.broker.settle()
+    try:
+        async with serving(settings.copy(update={"serving_shadow_share": 1.0})) as (_, client):
+            records = [laboratory.complete_record() for _ in range(3)]
+            answer = (await client.post("/predict", json=records)).json()
+            assert answer["model"]["name"] == champion[0]
+            [event] = await eventually(lambda: events)
+            shadows = {each["model"]: each for each in event["shadows"]}
+            assert set(shadows) == {challenger[0], broken[0]}
+            assert shadows[challenger[0]]["predictions"] == pytest.approx(
+                [v + 50.0 for v in answer["predictions"]], rel=1e-5
+            )
+            assert shadows[challenger[0]]["version"] == "1"
+            assert "000000000000" in shadows[broken[0]]["error"]
+            assert [each["prediction"] for each in event["predictions"]] == answer["predictions"]
+            metrics = (await client.get("/metrics")).text
+            assert f'serving_shadow_requests_total{{model="{challenger[0]}",outcome="scored"}} 1.0' in metrics
+        events.clear()
+        named = {"serving_shadow_share": 1.0, "serving_shadow_models": f"{challenger[0]}, nobody"}
+        async with serving(settings.copy(update=named)) as (_, client):
+            await client.post("/predict", json=records)
+            [event] = await eventually(lambda: events)
+            assert {each["model"]: "error" in each for each in event["shadows"]} == {challenger[0]: False, "nobody": True}
+    finally:
+        await subscription.unsubscribe()
+
+
+async def test_arrow_pages_are_answered_with_arrow_pages(
+    settings: Settings, tester: TesterService, publish: Any, dataset: Dataset, laboratory: Laboratory
+) -> None:
+    name, version = await asyncio.to_thread(publish, 100.0)
+    records = [laboratory.complete_record() for _ in range(2500)]
+    table = pa.Table.from_pylist(records, schema=raw_schema(dataset))
+    async with serving(settings) as (service, client):
+        expected = [100.0 + float(row.sum()) for row in service.pipeline.features(records)]
+        answer = await ServingClient(tester).predict_table(table, rows=1000)
+        assert answer.column("prediction").to_pylist() == pytest.approx(expected, rel=1e-5)
+        assert answer.column("_id").to_pylist() == [record["_id"] for record in records]
+        small = table.select(["material_id", R1]).slice(0, 3)
+        page = decode_page(await tester.ask(ML_SERVING_COLUMNS_SUBJECT, encode_page(Page(small))))
+        assert page.table.column_names == ["prediction"]
+        assert page.notes == {"model": name, "version": version, "pipeline_version": dataset.version}
+        assert (await client.post("/predict", json=records[0])).status_code == 200
+
+        async def ask(table: Any) -> None:
+            await tester.ask(ML_SERVING_COLUMNS_SUBJECT, encode_page(Page(table)) if isinstance(table, pa.Table) else table)
+
+        for bad in (
+            b"",
+            b"no page",
+            "text",
+            None,
+            small.slice(0, 0),
+            small.select([R1]),
+            small.append_column("x", [[1, 2, 3]]),
+        ):
+            with pytest.raises(InvalidRequestError):
+                await ask(bad)
+        with pytest.raises(InvalidRequestError, match="declared types"):
+            await ask(small.set_column(1, R1, pa.array(["a", "b", "c"])))
+        with pytest.raises(InvalidRecordError) as caught:
+            await ask(small.set_column(1, R1, pa.array([1.0, 31.0, float("nan")])))
+        assert [(fault["record"], fault["field"]) for fault in caught.value.faults] == [(1, R1), (2, R1)]
+    async with serving(settings.copy(update={"serving_records": 1000})):
+        with pytest.raises(TooLargeError, match="3 requests"):
+            await tester.ask(ML_SERVING_COLUMNS_SUBJECT, encode_page(Page(table)))
+
+
+_LOAD = """
+import asyncio, json, sys, time
+import httpx
+
+async def main(url, body, seconds):
+    seen, bad, count = {}, [], 0
+    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+        async def ask():
+            nonlocal count
+            while time.monotonic() < end:
+                answer = await client.post("/predict", content=body)
+                count += 1
+                if answer.status_code != 200:
+                    bad.append(answer.text)
+                    continue
+                content = answer.json()
+                seen.setdefault((content["model"]["name"], content["model"]["version"]), set()).add(tuple(content["predictions"]))
+        end = time.monotonic() + seconds
+        print("asking", flush=True)
+        await asyncio.gather(*(ask() for _ in range(8)))
+    print(json.dumps({"count": count, "bad": bad, "seen": [[*model, sorted(values)] for model, values in seen.items()]}))
+
+asyncio.run(main(sys.argv[1], sys.argv[2].encode(), float(sys.argv[3])))
+"""
+
+
+async def test_a_swap_and_a_roll_back_under_load_from_another_process_fail_no_request(
+    settings: Settings, publish: Any, tester: TesterService, mlflow_server: Server, laboratory: Laboratory
+) -> None:
+    old = await asyncio.to_thread(publish, 1000.0)
+    new = await asyncio.to_thread(publish, 5000.0, trainer="tensorflow", champion=False)
+    records = [laboratory.complete_record() for _ in range(3)]
+    async with serving(settings) as (service, _):
+        base = [float(row.sum()) for row in service.pipeline.features(records)]
+        command = [sys.executable, "-c", _LOAD, service.url, json.dumps(records), "6"]
+        load = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+        assert load.stdout is not None
+        assert await load.stdout.readline() == b"asking\n"
+        for model in (new, old, new, old):
+            await asyncio.to_thread(crown, mlflow_server.url, *model)
+            await tester.announce(CHAMPION_CHANGED, {"model": model[0], "version": model[1]})
+            await eventually(lambda model=model: service.health()["detail"] == f"{model[0]} v1")
+        output, _ = await load.communicate()
+    report = json.loads(output)
+    assert report["bad"] == []
+    assert report["count"] > 100
+    seen = {name: values for name, _, values in report["seen"]}
+    assert set(seen) == {old[0], new[0]}
+    for name, bias in ((old[0], 1000.0), (new[0], 5000.0)):
+        # One answer for the same records, so that none was mixed.
+        [values] = seen[name]
+        assert values == pytest.approx([bias + value for value in base], rel=1e-5)
