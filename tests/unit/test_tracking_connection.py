@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import requests
 
@@ -37,3 +40,33 @@ def test_the_servers_own_words_lose_the_password_too() -> None:
     assert "401 Client Error for url: http://host:8080" in caught.value.message
     assert "secret" not in caught.value.message
     assert "user" not in caught.value.message
+
+
+_IMPORT_THAT_FAILS_ONCE = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from complex_system.tracking.connection import load_mlflow
+
+class OnceUnreadable:
+    done = False
+    def find_spec(self, name, path=None, target=None):
+        if name == "mlflow.models.model" and not self.done:
+            self.done = True
+            raise OSError("the disk hiccups")
+
+sys.meta_path.insert(0, OnceUnreadable())
+try:
+    load_mlflow()
+except OSError as error:
+    print("first:", error)
+with ThreadPoolExecutor(8) as threads:
+    found = {id(each) for each in threads.map(lambda _: load_mlflow(), range(8))}
+print("then:", len(found), load_mlflow().MlflowClient.__name__)
+"""
+
+
+def test_an_import_of_mlflow_that_failed_is_tried_again_and_many_threads_import_it_once() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORT_THAT_FAILS_ONCE], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.splitlines() == ["first: the disk hiccups", "then: 1 MlflowClient"], done.stderr

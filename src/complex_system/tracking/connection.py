@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,12 +29,34 @@ _DEFAULTS = {
 }
 
 
+_importing = threading.Lock()
+_loaded: list[Any] = []
+
+
 def load_mlflow() -> Any:
-    """Imports ``mlflow`` with limits that suit a service, and quietly. The environment may set other limits."""
+    """Imports ``mlflow`` with limits that suit a service, and quietly. The environment may set other limits.
+
+    Any number of threads may call it: one imports, the others wait. ``mlflow`` imports itself in circles, and threads that met in
+    there have found it half made.
+    """
+    if _loaded:
+        return _loaded[0]
+    with _importing:
+        if not _loaded:
+            _loaded.append(_imported())
+    return _loaded[0]
+
+
+def _imported() -> Any:
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
-    import mlflow
-
+    try:
+        import mlflow
+    except BaseException:
+        # Python takes back the package that failed and keeps its submodules; upon these no second try could succeed.
+        for name in [name for name in sys.modules if name == "mlflow" or name.startswith("mlflow.")]:
+            del sys.modules[name]
+        raise
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return mlflow
@@ -67,6 +91,7 @@ def translated(tracking_uri: str, doing: str) -> Iterator[None]:
         tracking_uri: Where the server is.
         doing: What did not work, for the message: "logging the run".
     """
+    load_mlflow()
     import requests
     from mlflow.exceptions import MlflowException
 
