@@ -30,11 +30,12 @@ $(STAMP): pyproject.toml constraints.txt | system-packages
 	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
-system-packages:  ## Install MariaDB's server and headers (as root), or say what to install
+system-packages:  ## Install MariaDB's server and headers and a browser for the tests (as root), or say what to install
 	@export PATH="$$PATH:/usr/sbin"; missing=""; \
 	command -v mariadbd >/dev/null || missing="$$missing mariadb-server"; \
 	command -v mariadb_config >/dev/null || missing="$$missing libmariadb-dev"; \
 	command -v cc >/dev/null || missing="$$missing build-essential"; \
+	command -v chromium >/dev/null || missing="$$missing chromium"; \
 	[ -z "$$missing" ] && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
