@@ -201,6 +201,15 @@ async def test_challengers_score_in_the_background_and_the_event_carries_their_p
             await client.post("/predict", json=records)
             [event] = await eventually(lambda: events)
             assert {each["model"]: "error" in each for each in event["shadows"]} == {challenger[0]: False, "nobody": True}
+        events.clear()
+        newer = await asyncio.to_thread(publish, 130.0, champion=False)  # of the champion's own model
+        async with serving(settings.copy(update={**named, "serving_shadow_models": champion[0]})) as (_, client):
+            answer = (await client.post("/predict", json=records)).json()
+            assert answer["model"]["version"] == champion[1]
+            [event] = await eventually(lambda: events)
+            [shadow] = event["shadows"]
+            assert (shadow["model"], shadow["version"]) == newer
+            assert shadow["predictions"] == pytest.approx([v + 30.0 for v in answer["predictions"]], rel=1e-5)
     finally:
         await subscription.unsubscribe()
 

@@ -45,6 +45,10 @@ class WandbDirectorySource(ModelSource):
         return ModelReference(ARTIFACT, digest)
 
     @override
+    def versions(self, name: str) -> list[str]:
+        return self._store.digests() if name == ARTIFACT else []
+
+    @override
     def load(self, reference: ModelReference) -> LoadedTwin:
         return _twin(reference, *self._store.read(reference.version))
 

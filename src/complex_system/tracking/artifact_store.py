@@ -65,6 +65,11 @@ class ArtifactStore:
         except FileNotFoundError:
             return None
 
+    def digests(self) -> list[str]:
+        """All artifacts, the one that was written first first."""
+        folders = [path for path in self._root.iterdir() if self.has(path.name)] if self._root.is_dir() else []
+        return [path.name for path in sorted(folders, key=lambda path: path.stat().st_mtime_ns)]
+
     def has(self, digest: str) -> bool:
         """Whether there is an artifact of that digest."""
         return re.fullmatch(_DIGEST, digest) is not None and (self._root / digest).is_dir()
