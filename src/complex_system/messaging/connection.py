@@ -135,6 +135,11 @@ class ServiceConnection(NatsBrokerConnection):
         return bool(self._client.is_connected)
 
     @property
+    def client(self) -> Client:
+        """nats-py's client, for what only it can do (JetStream)."""
+        return self._client
+
+    @property
     def max_payload(self) -> int:
         """Bytes that the broker takes in one message."""
         return int(self._client.max_payload)
