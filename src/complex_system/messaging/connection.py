@@ -80,12 +80,13 @@ class ServiceConnection(NatsBrokerConnection):
         """Set when the broker has closed the connection for good, which a protocol error does; a new one is needed."""
 
     @classmethod
-    async def open(cls, settings: Settings, name: str) -> ServiceConnection:
+    async def open(cls, settings: Settings, name: str, patience: float | None = None) -> ServiceConnection:
         """Connects, and waits for the broker as long as it takes, saying so in the log.
 
         Args:
             settings: Where the broker is and who we are.
             name: snake_case name of the service; its replicas share it, it names the queue group.
+            patience: Seconds after which it gives up with ``TimeoutError``; None for never.
         """
         client = _EncryptedClient() if settings.nats_tls_ca else Client()
         address = f"{settings.nats_host}:{settings.nats_port}"
@@ -114,18 +115,19 @@ class ServiceConnection(NatsBrokerConnection):
             options |= {"user": settings.nats_user, "password": settings.nats_password}
         if settings.nats_tls_ca:
             options["tls"] = ssl.create_default_context(cafile=settings.nats_tls_ca)
-        await client.connect(
-            f"nats://{address}",
-            name=name,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=1,
-            ping_interval=10,
-            max_outstanding_pings=2,
-            error_cb=on_error,
-            reconnected_cb=on_reconnect,
-            closed_cb=on_close,
-            **options,
-        )
+        async with asyncio.timeout(patience):
+            await client.connect(
+                f"nats://{address}",
+                name=name,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=1,
+                ping_interval=10,
+                max_outstanding_pings=2,
+                error_cb=on_error,
+                reconnected_cb=on_reconnect,
+                closed_cb=on_close,
+                **options,
+            )
         connection = cls(client, name, settings.handler_tasks)
         return connection
 

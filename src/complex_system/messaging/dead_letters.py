@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -93,22 +93,30 @@ class DeadLetters:
         except (NatsError, TimeoutError) as away:
             raise self._streams.explained(away) from away
 
-    async def read(self, limit: int) -> AsyncIterator[DeadLetter]:
-        """The oldest dead letters, at most ``limit``.
+    async def read(self, limit: int, only: int | None = None) -> AsyncGenerator[DeadLetter, None]:
+        """The oldest dead letters.
+
+        Args:
+            limit: Most letters.
+            only: Number of the one that is wanted.
 
         Raises:
             NobodyListensError: There is no JetStream, or no stream.
         """
         try:
             state = (await self._context.stream_info(DEAD_STREAM)).state
-            number, seen = state.first_seq, 0
+            number, seen = only or state.first_seq, 0
             while seen < min(limit, state.messages) and number <= state.last_seq:
                 try:
                     raw = await self._context.get_msg(DEAD_STREAM, number, subject=">", next=True)
                 except NotFoundError:
                     return
+                if only not in (None, raw.seq):
+                    return
                 yield _letter(raw.seq or number, raw.headers or {}, raw.data or b"")
                 seen, number = seen + 1, (raw.seq or number) + 1
+                if only is not None:
+                    return
         except (NatsError, TimeoutError) as error:
             raise self._streams.explained(error) from error
 

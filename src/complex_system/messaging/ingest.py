@@ -202,14 +202,8 @@ class Ingest:
         except (InvalidRequestError, InvalidRecordError, TooLargeError) as error:
             await self._refuse(message, error, left)
             return None
-        metadata = message.metadata
-        give_keys(
-            records,
-            message.data,
-            (message.headers or {}).get(Header.MSG_ID.value, ""),
-            metadata.sequence.stream,
-            metadata.timestamp,
-        )
+        message_id = (message.headers or {}).get(Header.MSG_ID.value, "")
+        give_keys(records, message_id, message.metadata.sequence.stream, message.metadata.timestamp)
         return _Taken(message, records)
 
     def _records(self, message: Msg) -> list[Record]:
@@ -218,7 +212,9 @@ class Ingest:
     def _refuse_large(self, message: Msg) -> None:
         most = self._connection.max_payload - ROOM_FOR_REASON
         if len(message.data) > most:
-            raise TooLargeError(f"The message has {len(message.data)} bytes; publish the records in messages of at most {most}.")
+            raise TooLargeError(
+                f"The message has {len(message.data)} bytes; publish the records in messages of at most {most}."
+            )
 
     async def _write(self, batch: list[_Taken], left: dict[int, Msg]) -> None:
         if not batch:

@@ -45,14 +45,13 @@ def published_records(payload: bytes) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def give_keys(records: list[Record], payload: bytes, message_id: str, sequence: int, taken: datetime) -> None:
+def give_keys(records: list[Record], message_id: str, sequence: int, taken: datetime) -> None:
     """Gives a key to every record without one, in place: the same each time that the message is delivered.
 
     Args:
         records: Checked records, in the order of the message.
-        payload: The message.
         message_id: Its ``Nats-Msg-Id``, or empty. With one, a repeated publish gets the same keys, even when the stream has
-            forgotten the first; the payload counts too, so that a publisher who begins to count anew loses nothing.
+            forgotten the first; the records count too, so that a publisher who begins to count anew loses nothing.
         sequence: Its place in the stream.
         taken: When the stream took it; a stream that was made anew counts from 1 again.
     """
@@ -60,7 +59,7 @@ def give_keys(records: list[Record], payload: bytes, message_id: str, sequence: 
         return
     milliseconds = int(taken.timestamp() * 1000)
     if message_id:
-        seed = hashlib.sha256(message_id.encode() + b"\0" + payload).digest()
+        seed = hashlib.sha256(message_id.encode() + b"\0" + msgspec.msgpack.encode(records)).digest()
         milliseconds = int.from_bytes(seed[:6])
     else:
         seed = hashlib.sha256(f"{sequence} {taken.isoformat()}".encode()).digest()

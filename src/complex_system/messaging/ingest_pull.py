@@ -104,7 +104,6 @@ class Pull:
             ended.cancel()
         return found
 
-
     async def _message(self, seconds: float, ended: asyncio.Task[bool]) -> Msg | None:
         """What comes next; None when nothing does in that time, or before the end."""
         if not self._came.empty():

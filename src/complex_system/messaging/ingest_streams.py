@@ -70,6 +70,20 @@ class IngestStreams:
         try:
             await self._ensure_stream(
                 StreamConfig(
+                    name=DEAD_STREAM,
+                    subjects=[DEAD_RAW_DATAPOINTS.name, f"{DEAD_RAW_DATAPOINTS.name}.>"],
+                    retention=RetentionPolicy.LIMITS,
+                    # A full one forgets its oldest: dead letters must never hold up the living.
+                    discard=DiscardPolicy.OLD,
+                    max_bytes=settings.ingest_dead_bytes,
+                    max_age=settings.ingest_dead_age,
+                    duplicate_window=_window(settings, settings.ingest_dead_age),
+                    storage=StorageType.FILE,
+                    num_replicas=settings.ingest_replicas,
+                )
+            )
+            await self._ensure_stream(
+                StreamConfig(
                     name=STREAM,
                     subjects=[INGEST_RAW_DATAPOINTS.name, f"{INGEST_RAW_DATAPOINTS.name}.>"],
                     # A message goes when it is acknowledged, so the limits are limits of what waits for the database.
@@ -78,21 +92,7 @@ class IngestStreams:
                     discard=DiscardPolicy.NEW,
                     max_bytes=settings.ingest_bytes,
                     max_age=settings.ingest_age,
-                    duplicate_window=settings.ingest_duplicate_window,
-                    storage=StorageType.FILE,
-                    num_replicas=settings.ingest_replicas,
-                )
-            )
-            await self._ensure_stream(
-                StreamConfig(
-                    name=DEAD_STREAM,
-                    subjects=[DEAD_RAW_DATAPOINTS.name, f"{DEAD_RAW_DATAPOINTS.name}.>"],
-                    retention=RetentionPolicy.LIMITS,
-                    # A full one forgets its oldest: dead letters must never hold up the living.
-                    discard=DiscardPolicy.OLD,
-                    max_bytes=settings.ingest_dead_bytes,
-                    max_age=settings.ingest_dead_age,
-                    duplicate_window=settings.ingest_duplicate_window,
+                    duplicate_window=_window(settings, settings.ingest_age),
                     storage=StorageType.FILE,
                     num_replicas=settings.ingest_replicas,
                 )
@@ -117,7 +117,9 @@ class IngestStreams:
     def explained(self, error: BaseException) -> NobodyListensError:
         """The error of a JetStream that is not there or refuses, as a sentence for whoever runs the broker."""
         if isinstance(error, NotFoundError):
-            return NobodyListensError(f"The broker at {self._address} has no streams of the ingest; no database service made them.")
+            return NobodyListensError(
+                f"The broker at {self._address} has no streams of the ingest; no database service made them."
+            )
         if isinstance(error, APIError) and error.description and error.err_code not in _NO_JETSTREAM:
             return NobodyListensError(
                 f"JetStream at {self._address} refuses the ingest: {error.description}. Its limits are COMPLEX_SYSTEM_INGEST_BYTES, "
@@ -161,6 +163,11 @@ class IngestStreams:
         fields = _given(wanted)
         if there is None or any(getattr(there, name) != value for name, value in fields.items()):
             await self.context.add_consumer(STREAM, wanted)
+
+
+def _window(settings: Settings, age: float) -> float:
+    """The duplicate window of a stream; JetStream wants it no longer than messages are kept."""
+    return min(settings.ingest_duplicate_window, age or settings.ingest_duplicate_window)
 
 
 def _given(config: StreamConfig | ConsumerConfig) -> dict[str, Any]:
