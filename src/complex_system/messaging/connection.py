@@ -8,6 +8,7 @@ nobody listens; the connection comes back by itself, without limit.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
@@ -20,16 +21,22 @@ from fastiot.msg import Thing
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.errors import MaxPayloadError, NoRespondersError
+from nats.errors import MaxPayloadError, NoRespondersError, SlowConsumerError
 from nats.errors import TimeoutError as NatsTimeoutError
 
-from complex_system.errors import InvalidRequestError, NobodyListensError, ReplyTimeoutError, TooLargeError
+from complex_system.errors import BusyError, InvalidRequestError, NobodyListensError, ReplyTimeoutError, TooLargeError
 from complex_system.messaging.replies import error_value, to_thing
 from complex_system.settings import Settings
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Thing], Awaitable[Thing | None]]
+
+WAITING_MESSAGES = 4096
+"""Messages that may wait for a handler, per subject; a request above that is refused, an event dropped."""
+WAITING_BYTES = 64 * 1024 * 1024
+"""The same in bytes."""
+_SECONDS_BETWEEN_WARNINGS = 10.0
 
 DRAIN_SECONDS = 10.0
 """How long a service that ends goes on answering the requests that it has taken."""
@@ -76,6 +83,7 @@ class ServiceConnection(NatsBrokerConnection):
         self._handler_tasks = handler_tasks
         self._running: set[asyncio.Task[None]] = set()
         self._closing = False
+        self._warned = float("-inf")
         self.lost = asyncio.Event()
         """Set when the broker has closed the connection for good, which a protocol error does; a new one is needed."""
 
@@ -94,7 +102,9 @@ class ServiceConnection(NatsBrokerConnection):
 
         async def on_error(error: Exception) -> None:
             nonlocal waiting
-            if not client.is_connected and not waiting:
+            if isinstance(error, SlowConsumerError):
+                await connection._refuse(error)
+            elif not client.is_connected and not waiting:
                 waiting = True
                 log.warning("Waiting for the broker at %s: %s", address, error or type(error).__name__)
             elif client.is_connected:
@@ -204,7 +214,7 @@ class ServiceConnection(NatsBrokerConnection):
             if len(payload) > self.max_payload:
                 refusal = TooLargeError(
                     f"The reply on '{subject.name}' has {len(payload)} bytes, more than the broker's limit of "
-                    f"{self.max_payload}; ask for it page by page."
+                    f"{self.max_payload}; send fewer records at once, or ask for fewer, page by page."
                 )
                 payload = serialize_to_bin(Thing, to_thing(error_value(refusal), self._name))
             await self._client.publish(message.reply, payload)
@@ -242,8 +252,30 @@ class ServiceConnection(NatsBrokerConnection):
             task.add_done_callback(self._running.discard)
 
         result = _DrainingSubscription()
-        result._set_subscription(await self._client.subscribe(name, queue=queue, cb=dispatch))
+        result._set_subscription(
+            await self._client.subscribe(
+                name,
+                queue=queue,
+                cb=dispatch,
+                pending_msgs_limit=WAITING_MESSAGES,
+                pending_bytes_limit=max(WAITING_BYTES, 2 * self.max_payload),
+            )
+        )
         return result
+
+    async def _refuse(self, dropped: SlowConsumerError) -> None:
+        """Answers a request that was dropped because too many wait: its sender shall not wait for the time-out."""
+        now = asyncio.get_running_loop().time()
+        if now - self._warned >= _SECONDS_BETWEEN_WARNINGS:
+            self._warned = now
+            log.warning("More messages on '%s' wait than are taken, some are refused or dropped", dropped.subject)
+        if dropped.reply:
+            busy = BusyError(
+                f"Too many requests on '{dropped.subject}' wait already (at most {WAITING_MESSAGES}, or {WAITING_BYTES} bytes); "
+                "have fewer on the way at once, and send this one again later."
+            )
+            with contextlib.suppress(NatsError):
+                await self._client.publish(dropped.reply, serialize_to_bin(Thing, to_thing(error_value(busy), self._name)))
 
     async def settle(self) -> None:
         """Waits until the broker knows every subscription made so far."""
