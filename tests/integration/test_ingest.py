@@ -26,7 +26,7 @@ from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
 from complex_system.errors import NobodyListensError, TooLargeError
 from complex_system.local.servers import NatsServer, Server
-from complex_system.messaging import subjects
+from complex_system.messaging import ingest, subjects
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.dead_letters import ROOM_FOR_REASON, DeadLetter, DeadLetters
 from complex_system.messaging.ingest_client import IngestClient
@@ -34,6 +34,8 @@ from complex_system.messaging.ingest_streams import DEAD_STREAM, STREAM, IngestS
 from complex_system.messaging.replies import to_thing
 from complex_system.roles.database import DatabaseService
 from complex_system.settings import Settings
+from complex_system.storage.base import DataStore
+from complex_system.storage.mongo import MongoDataStore
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from proxy import proxied
@@ -462,11 +464,50 @@ async def test_a_full_stream_refuses_and_keeps_what_it_has(tester: TesterService
     small = settings.copy(update={"ingest_bytes": 1_000_000})
     await IngestStreams(tester.broker.client, small).ensure()
     publisher = IngestClient(tester.broker, small, "Test")
-    record = {**sample(1)[0], "laborant": "x" * 300_000}
-    for number in range(3):
-        assert await publisher.publish([{**record, ID: str(number)}])
+    large = [{**record, "laborant": "x" * 60_000} for record in sample(20)]  # 300,000 bytes a message of five
+    for start in (0, 5, 10):
+        assert await publisher.publish(large[start : start + 5])
     with pytest.raises(NobodyListensError, match="COMPLEX_SYSTEM_INGEST_BYTES"):
-        await publisher.publish([{**record, ID: "3"}])
+        await publisher.publish(large[15:])
     async with running(SERVICES[database], small):
         await settled(tester)
-        assert (await DatabaseClient(tester).counts())["raw"] == 3
+        assert await raw(tester) == large[:15]
+        assert await publisher.publish(large[15:])
+        await settled(tester)
+        assert await raw(tester) == large
+
+
+class PoisonedStore(MongoDataStore):
+    """A store with a fault in it: one record makes it fail, whatever the database does."""
+
+    async def save_raw(self, records: list[Record]) -> dict[str, Any]:
+        if any(record["laborant"] == "poison" for record in records):
+            raise ZeroDivisionError
+        return await super().save_raw(records)
+
+
+class PoisonedService(DatabaseMongoService):
+    def make_store(self) -> DataStore:
+        return PoisonedStore(self.dataset, self.settings)
+
+
+@pytest.mark.parametrize("database", ["mongo"], indirect=True)
+async def test_a_record_that_the_service_fails_at_is_tried_again_and_then_kept_aside(
+    tester: TesterService, settings: Settings, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "_AGAIN", 0.01)
+    records = sample(5)
+    poison = {**sample(6)[5], "laborant": "poison"}
+    await IngestStreams(tester.broker.client, settings).ensure()
+    for record in [*records[:2], poison, *records[2:]]:
+        await publish(tester.broker.client, thing(record))
+    async with running(PoisonedService, settings):
+        counts = await settled(tester)
+        assert await raw(tester) == records
+        assert (counts["saved"], counts["refused"]) == (5, 1)
+        [letter] = await letters(tester)
+        assert (letter.code, letter.sequence) == ("internal", 3)
+        assert "ZeroDivisionError" in letter.reason
+    consumer = await tester.broker.client.jetstream().consumer_info(STREAM, "database")
+    assert consumer.delivered is not None
+    assert consumer.delivered.consumer_seq == 6 + ingest.TRIES - 1

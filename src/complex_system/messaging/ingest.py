@@ -43,6 +43,7 @@ TRIES = 5
 
 _LONG = 100_000  # bytes from which on a message is decoded in a thread
 _PAUSE, _LONGEST_PAUSE = 0.5, 10.0
+_STOP_SECONDS, _STOP_SECONDS_IDLE = 8.0, 1.0
 _AGAIN = 1.0  # seconds until a message that was given back is delivered again
 
 Check = Callable[[Any], list[Record]]
@@ -82,41 +83,43 @@ class Ingest:
         self._settings = settings
         self._check, self._save, self._ping = check, save, ping
         self._stopping = asyncio.Event()
-        self._ended = asyncio.Event()
-        self._ended.set()
+        self._running: asyncio.Task[Any] | None = None
         self.streams = IngestStreams(self._client, settings)
         self._dead = DeadLetters(self._client, settings)
+        self._writing = 0
         self.saved = 0
         self.refused = 0
         self.problem = ""
 
     async def run(self) -> None:
         """Works until :meth:`stop`; a JetStream that is not there, or goes away, is waited for and said once."""
-        self._ended.clear()
+        self._running = asyncio.current_task()
         pause = _PAUSE
-        try:
-            while not self._stopping.is_set():
-                try:
-                    await self.streams.ensure()
-                    if self.problem:
-                        log.info("The ingest is at work")
-                    self.problem, pause = "", _PAUSE
-                    await self._work()
-                    continue
-                except ComplexSystemError as error:
-                    self._say(error.message)
-                except Exception as error:
-                    log.exception("The ingest failed and begins anew")
-                    self.problem = f"{type(error).__name__}: {error}"
-                await self._sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
-        finally:
-            self._ended.set()
+        while not self._stopping.is_set():
+            try:
+                await self.streams.ensure()
+                if self.problem:
+                    log.info("The ingest is at work")
+                self.problem, pause = "", _PAUSE
+                await self._work()
+                continue
+            except ComplexSystemError as error:
+                self._say(error.message)
+            except Exception as error:
+                log.exception("The ingest failed and begins anew")
+                self.problem = f"{type(error).__name__}: {error}"
+            await self._sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def stop(self) -> None:
-        """Ends after the write that is at work; what was fetched and not written goes to the others."""
+        """Ends after the write that is at work, if that ends in time; what was fetched and not written goes to the others."""
         self._stopping.set()
-        await self._ended.wait()
+        if self._running is not None:
+            # One that waits for the broker writes nothing.
+            await asyncio.wait({self._running}, timeout=_STOP_SECONDS if self._writing else _STOP_SECONDS_IDLE)
+            if not self._running.done():
+                self._running.cancel()
+                await asyncio.wait({self._running}, timeout=_STOP_SECONDS_IDLE)
 
     async def report(self) -> dict[str, Any]:
         """What the streams hold, as far as they can be asked, and what this replica has done."""
@@ -160,7 +163,11 @@ class Ingest:
                 except NatsError as error:
                     raise self.streams.explained(error) from error
                 if messages:
-                    await self._handle(messages)
+                    self._writing += 1
+                    try:
+                        await self._handle(messages)
+                    finally:
+                        self._writing -= 1
         finally:
             await pull.close()
 
