@@ -25,10 +25,12 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
 from complex_system.errors import NobodyListensError, TooLargeError
+from complex_system.local.child import Child
 from complex_system.local.servers import NatsServer, Server
-from complex_system.messaging import ingest, subjects
+from complex_system.messaging import ingest, ingest_streams, subjects
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.dead_letters import ROOM_FOR_REASON, DeadLetter, DeadLetters
+from complex_system.messaging.dead_letters_command import look_after
 from complex_system.messaging.ingest_client import IngestClient
 from complex_system.messaging.ingest_streams import DEAD_STREAM, STREAM, IngestStreams
 from complex_system.messaging.replies import to_thing
@@ -312,13 +314,13 @@ async def test_an_operator_sees_dead_letters_and_publishes_them_again_when_the_c
     assert "columns:\n" in text
     declared = Dataset.parse(text.replace("columns:\n", "columns:\n  - {name: feuchte, type: number, optional: true}\n", 1))
     async with running(SERVICES[database], settings.copy(update={"mongo_name": settings.mongo_name + "b"}), declared):
-        code, said = await command(broker, "--replay", "--number", "1")
-        assert code == 0, said
+        told: list[str] = []
+        assert await look_after(tester.settings, "replay", told.append, number=1) == 1
+        assert "1 dead letter(s) published again" in told[-1]
         await eventually(lambda: has_letters(tester, 1), PATIENCE)
         await settled(tester)
         assert [row["feuchte"] for row in await raw(tester)] == [0.4]
-    code, said = await command(broker, "--remove")
-    assert code == 0, said
+    assert await look_after(tester.settings, "remove", told.append) == 1
     assert await letters(tester) == []
 
 
@@ -369,6 +371,37 @@ async def test_two_replicas_share_and_one_that_ends_leaves_its_work_to_the_other
         await one.ingest.stop()
         await settled(tester)
         assert len(await raw(tester)) == 800
+
+
+async def test_a_service_that_is_killed_in_the_middle_loses_nothing_and_doubles_nothing(
+    tester: TesterService, settings: Settings, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await IngestStreams(tester.broker.client, settings).ensure()
+    records = keyless(1200)
+    for start in range(0, 1200, 2):
+        await publish(tester.broker.client, thing(records[start : start + 2]))
+    environment = {"FASTIOT_MONGO_DB_NAME": settings.mongo_name, "COMPLEX_SYSTEM_MARIA_NAME": settings.maria_name,
+                   "COMPLEX_SYSTEM_INGEST_MESSAGES": "20"}  # fmt: skip
+    module = f"complex_system_services.database_{database}.run"
+    process = Child(module, [sys.executable, "-m", module], tmp_path / "service.log", env=environment)
+    process.start()
+    context = tester.broker.client.jetstream()
+    try:
+        # Some are acknowledged, and some are under way.
+        async def begun() -> bool:
+            return (await context.stream_info(STREAM)).state.messages < 560
+
+        await eventually(begun, PATIENCE)
+    finally:
+        process.signal_group(signal.SIGKILL)
+    await eventually(lambda: not process.alive)
+    monkeypatch.setattr(ingest_streams, "ACK_WAIT", 1.0)  # else the others wait half a minute for what it held
+    async with running(SERVICES[database], settings):
+        await settled(tester)
+        saved = await raw(tester)
+    assert len(saved) == 1200
+    values = sorted(json.dumps({name: value for name, value in record.items() if name != ID}) for record in saved)
+    assert values == sorted(json.dumps(record) for record in records)
 
 
 async def test_a_broker_that_is_killed_loses_nothing_it_has_acknowledged(

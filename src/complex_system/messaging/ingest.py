@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -41,7 +41,7 @@ WORKERS = 2
 TRIES = 5
 """Deliveries after which a message that fails inside, alone and with the database there, becomes a dead letter."""
 
-_LONG = 100_000  # bytes from which on a message is decoded in a thread
+_LONG = 10_000  # bytes from which on a message is decoded in a thread
 _PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 _STOP_SECONDS, _STOP_SECONDS_IDLE = 8.0, 1.0
 _AGAIN = 1.0  # seconds until a message that was given back is delivered again
@@ -87,6 +87,7 @@ class Ingest:
         self.streams = IngestStreams(self._client, settings)
         self._dead = DeadLetters(self._client, settings)
         self._writing = 0
+        self._failures = 0
         self.saved = 0
         self.refused = 0
         self.problem = ""
@@ -203,6 +204,7 @@ class Ingest:
         try:
             self._refuse_large(message)
             if len(message.data) < _LONG:
+                await asyncio.sleep(0)  # some hundred of them are not to hold up requests
                 records = self._records(message)
             else:
                 records = await asyncio.to_thread(self._records, message)
@@ -238,6 +240,7 @@ class Ingest:
                 return
             await self._failed(batch[0].message, error, left)
             return
+        self._failures = 0
         self.saved += sum(len(taken.records) for taken in batch)
         for taken in batch:
             await taken.message.ack()
@@ -285,10 +288,10 @@ class Ingest:
 
     async def _until_the_database_is_back(self) -> None:
         """Fetches nothing meanwhile: the stream keeps everything, and nothing is delivered in vain."""
-        for pause in _pauses():
-            if self._stopping.is_set():
-                return
-            await self._sleep(pause)
+        while not self._stopping.is_set():
+            # Counted until a write works: a database may answer and still take nothing.
+            await self._sleep(min(_PAUSE * 2**self._failures, _LONGEST_PAUSE))
+            self._failures = min(self._failures + 1, 10)
             try:
                 await self._ping()
             except StoreUnavailableError as error:
@@ -298,10 +301,3 @@ class Ingest:
                     log.info("The database is back, and the ingest goes on")
                 self.problem = ""
                 return
-
-
-def _pauses() -> Iterator[float]:
-    pause = _PAUSE
-    while True:
-        yield pause
-        pause = min(2 * pause, _LONGEST_PAUSE)

@@ -6,6 +6,7 @@ nats-py's own fetch has no bound in bytes: some hundred messages of the largest 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
 from nats.aio.client import Client
@@ -69,7 +70,8 @@ class Pull:
         if not found and not stopping.is_set():
             found = await self._collect({"batch": 1, "expires": int(_EXPIRES * 1e9)}, stopping)
             if found and self._messages > 1:
-                found += await self._collect({"batch": self._messages - 1, "no_wait": True}, stopping)
+                with contextlib.suppress(NatsError):  # the next batch will tell; these are here
+                    found += await self._collect({"batch": self._messages - 1, "no_wait": True}, stopping)
         return found
 
     async def _collect(self, wanted: dict[str, int | bool], stopping: asyncio.Event) -> list[Msg]:
@@ -92,11 +94,11 @@ class Pull:
                     found.append(message)
                 elif message.subject != reply:
                     continue  # about an earlier batch
+                elif found or status in _ENDS:
+                    break
                 elif status == StatusCode.SERVICE_UNAVAILABLE.value:
                     raise NoRespondersError
-                elif status in _ENDS or not any(word in _description(message) for word in _GONE):
-                    break
-                elif not found:
+                elif any(word in _description(message) for word in _GONE):
                     raise NatsError(_description(message))
                 else:
                     break

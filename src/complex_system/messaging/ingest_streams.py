@@ -29,7 +29,7 @@ DEAD_STREAM = "INGEST_DEAD_LETTERS"
 CONSUMER = "database"
 """The durable consumer; the replicas of the database service share it."""
 
-ACK_WAIT = 60.0
+ACK_WAIT = 30.0
 """Seconds after which a message goes to another replica, unless who has it says that it is at work."""
 
 _SECONDS = 5.0
