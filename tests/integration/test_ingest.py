@@ -27,7 +27,7 @@ from complex_system.domain.records import Record
 from complex_system.errors import NobodyListensError, TooLargeError
 from complex_system.local.child import Child
 from complex_system.local.servers import NatsServer, Server
-from complex_system.messaging import ingest, ingest_streams, subjects
+from complex_system.messaging import ingest_batch, ingest_streams, subjects
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.dead_letters import ROOM_FOR_REASON, DeadLetter, DeadLetters
 from complex_system.messaging.dead_letters_command import look_after
@@ -205,7 +205,7 @@ async def test_what_is_published_while_the_database_is_away_is_there_once_afterw
             consumer = await tester.broker.client.jetstream().consumer_info(STREAM, "database")
             assert consumer.delivered is not None
             assert consumer.delivered.consumer_seq <= 1 + 2 * 50
-            assert service.ingest.refused == 0
+            assert service.ingest.writer.refused == 0
 
 
 async def publish_when_there(tester: TesterService, payload: bytes) -> None:
@@ -364,7 +364,7 @@ async def test_two_replicas_share_and_one_that_ends_leaves_its_work_to_the_other
         assert two.ingest is not None
         await settled(tester)
         assert await raw(tester) == records
-        assert one.ingest.saved + two.ingest.saved == 600
+        assert one.ingest.writer.saved + two.ingest.writer.saved == 600
         more = sample(200, seed=6)
         for record in more:
             await publish(tester.broker.client, thing(record))
@@ -528,7 +528,7 @@ class PoisonedService(DatabaseMongoService):
 async def test_a_record_that_the_service_fails_at_is_tried_again_and_then_kept_aside(
     tester: TesterService, settings: Settings, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "_AGAIN", 0.01)
+    monkeypatch.setattr(ingest_batch, "_AGAIN", 0.01)
     records = sample(5)
     poison = {**sample(6)[5], "laborant": "poison"}
     await IngestStreams(tester.broker.client, settings).ensure()
@@ -543,4 +543,4 @@ async def test_a_record_that_the_service_fails_at_is_tried_again_and_then_kept_a
         assert "ZeroDivisionError" in letter.reason
     consumer = await tester.broker.client.jetstream().consumer_info(STREAM, "database")
     assert consumer.delivered is not None
-    assert consumer.delivered.consumer_seq == 6 + ingest.TRIES - 1
+    assert consumer.delivered.consumer_seq == 6 + ingest_batch.TRIES - 1
