@@ -53,7 +53,10 @@ class Pull:
 
     async def close(self) -> None:
         """Gives the inbox up, and what came too late to somebody else."""
-        if self._subscription is not None and self._client.is_connected:
+        if self._subscription is None or self._client.is_closed:
+            return
+        with contextlib.suppress(NatsError):
+            # Also while the broker is away: with the connection the inbox would come back, and nobody would look into it.
             await self._subscription.unsubscribe()
             while not self._came.empty():
                 late = self._came.get_nowait()
