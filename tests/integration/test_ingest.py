@@ -26,8 +26,8 @@ from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
 from complex_system.errors import NobodyListensError, TooLargeError
 from complex_system.local.child import Child
-from complex_system.local.servers import NatsServer, Server
-from complex_system.messaging import ingest_batch, ingest_streams, subjects
+from complex_system.local.servers import NatsServer, Server, free_port
+from complex_system.messaging import dead_letters_command, ingest_batch, ingest_streams, subjects
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.dead_letters import ROOM_FOR_REASON, DeadLetter, DeadLetters
 from complex_system.messaging.dead_letters_command import look_after
@@ -324,6 +324,15 @@ async def test_an_operator_sees_dead_letters_and_publishes_them_again_when_the_c
     assert await letters(tester) == []
 
 
+@pytest.mark.parametrize("database", ["mongo"], indirect=True)
+async def test_an_operator_without_a_broker_is_told_so(
+    settings: Settings, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters_command, "_PATIENCE", 0.5)
+    with pytest.raises(NobodyListensError, match=r"No broker at 127\.0\.0\.1:\d+ lets us in .*FASTIOT_NATS_PORT"):
+        await look_after(settings.copy(update={"nats_port": free_port()}), "show", lambda _: None)
+
+
 async def has_letters(tester: TesterService, count: int) -> bool:
     return len(await letters(tester)) == count
 
@@ -508,6 +517,40 @@ async def test_a_full_stream_refuses_and_keeps_what_it_has(tester: TesterService
         assert await publisher.publish(large[15:])
         await settled(tester)
         assert await raw(tester) == large
+
+
+class CountingStore(MongoDataStore):
+    """Counts the writes."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.sizes: list[int] = []
+
+    async def save_raw(self, records: list[Record]) -> dict[str, Any]:
+        self.sizes.append(len(records))
+        return await super().save_raw(records)
+
+
+class CountingService(DatabaseMongoService):
+    def make_store(self) -> DataStore:
+        return CountingStore(self.dataset, self.settings)
+
+
+@pytest.mark.parametrize("database", ["mongo"], indirect=True)
+async def test_many_messages_become_few_writes_of_bounded_size(
+    tester: TesterService, settings: Settings, database: str
+) -> None:
+    records = sample(300)
+    await IngestStreams(tester.broker.client, settings).ensure()
+    for start in range(0, 300, 3):
+        await publish(tester.broker.client, thing(records[start : start + 3]))
+    async with running(CountingService, settings.copy(update={"ingest_batch": 100})) as service:
+        await settled(tester)
+        assert isinstance(service.store, CountingStore)
+        assert sum(service.store.sizes) == 300
+        assert max(service.store.sizes) <= 100
+        assert len(service.store.sizes) < 50
+        assert await raw(tester) == records
 
 
 class PoisonedStore(MongoDataStore):

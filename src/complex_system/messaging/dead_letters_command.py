@@ -40,7 +40,8 @@ async def look_after(
         connection = await ServiceConnection.open(settings, "dead_letters", patience=_PATIENCE)
     except TimeoutError as error:
         raise NobodyListensError(
-            f"No broker answers at {address} within {_PATIENCE:g} s; FASTIOT_NATS_HOST and FASTIOT_NATS_PORT name another."
+            f"No broker at {address} lets us in within {_PATIENCE:g} s (user '{settings.nats_user}'); FASTIOT_NATS_HOST and "
+            "FASTIOT_NATS_PORT name another."
         ) from error
     seen = 0
     try:
