@@ -78,7 +78,9 @@ class Settings(BaseSettings):
 
     # Ingest: records that are published and kept by JetStream
     ingest: bool = Field(True, description="Keep and write records that are published, too; needs a broker with JetStream")
-    ingest_bytes: int = Field(1_073_741_824, ge=1_000_000, description="Bytes that may wait for the database; more are refused")
+    ingest_bytes: int = Field(
+        1_073_741_824, ge=1_000_000, description="Bytes that may wait for the database; more are refused"
+    )
     ingest_age: float = Field(0.0, ge=0, description="Seconds that a published message may wait; 0 for any time")
     ingest_dead_bytes: int = Field(134_217_728, ge=1_000_000, description="Bytes of dead letters; the oldest go first")
     ingest_dead_age: float = Field(2_592_000.0, ge=0, description="Seconds that a dead letter is kept; 0 for any time")

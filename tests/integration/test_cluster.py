@@ -143,7 +143,8 @@ async def test_a_cluster_keeps_what_is_published_on_three_brokers_and_survives_t
         async with running(DatabaseMongoService, on[1]):
 
             async def saved() -> bool:
-                with contextlib.suppress(ComplexSystemError):  # the brokers tell each other of the new service, in their time
+                # The brokers tell each other of the new service in their own time.
+                with contextlib.suppress(ComplexSystemError):
                     return bool(await publisher.ask(subjects.DB_GET_ALL_RAW_DATA_SUBJECT, {}) == records)
                 return False
 
