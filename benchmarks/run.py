@@ -16,7 +16,7 @@ from benchmarks import servers as started_servers
 from benchmarks.model import train
 from benchmarks.tables import Table
 
-PROGRAMS = ["one_record", "sixteen_clients", "hundred_records", "bulk"]
+PROGRAMS = ["one_record", "sixteen_clients", "hundred_records", "bulk", "ingest_stream"]
 SERVERS = ["ours", "ours, V2", "bare ASGI", "mlflow models serve", "MLServer"]
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 

@@ -112,6 +112,40 @@ def init_env(
     typer.echo(f"{path} written; now `fiot config {deployment}` and `fiot start {deployment}`.")
 
 
+@extras_cmd.command("dead-letters", context_settings=DEFAULT_CONTEXT_SETTINGS)
+def dead_letters(
+    deployment: Annotated[str, typer.Argument(help="Deployment: a folder of deployments/.", autocompletion=_names)],
+    payload: Annotated[bool, typer.Option("--payload", help="Show the content, too.")] = False,
+    replay: Annotated[bool, typer.Option("--replay", help="Publish them again where they came from.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Forget them.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Most dead letters, the oldest first.")] = 100,
+    number: Annotated[int | None, typer.Option(min=1, help="Only the one of this number.")] = None,
+) -> None:
+    """Shows the published messages that could not be accepted, each with its reason; publishes them again, or forgets them.
+
+    The broker is the one of the deployment's .env, on this machine when it names none; FASTIOT_NATS_PORT beats its port.
+    """
+    import asyncio
+
+    from pydantic import ValidationError
+
+    from complex_system.errors import ComplexSystemError
+    from complex_system.messaging.dead_letters_command import Action, look_after
+    from complex_system.settings import Settings
+
+    if replay and remove:
+        raise typer.BadParameter("--replay forgets what it publishes; --remove forgets without.")
+    action: Action = "replay" if replay else "remove" if remove else "payload" if payload else "show"
+    try:
+        _config(deployment)
+        environment = ProjectContext.default.env_for_deployment(deployment)
+        settings = Settings.of({**environment, **os.environ})
+        asyncio.run(look_after(settings, action, typer.echo, limit=limit, number=number))
+    except (ComplexSystemError, ValidationError) as error:
+        typer.echo(f"fiot extras dead-letters: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
 def _config(name: str) -> DeploymentConfig:
     from complex_system.errors import StartError
 

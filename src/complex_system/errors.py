@@ -97,6 +97,12 @@ class ReplyTimeoutError(ComplexSystemError):
     code = "reply_timeout"
 
 
+class BusyError(ComplexSystemError):
+    """So many requests wait for the service that it takes no more. Nothing was done; the same request may be sent again."""
+
+    code = "busy"
+
+
 class NoModelError(ComplexSystemError):
     """There is no model to serve yet."""
 

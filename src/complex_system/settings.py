@@ -69,9 +69,30 @@ class Settings(BaseSettings):
     seed: int = Field(1, description="Seed of the dummy data and of the trainers")
     batch_size: int = Field(500, ge=1, le=20_000, description="Records in a batch that the source sends")
     batches_in_flight: int = Field(4, ge=1, le=64, description="Batches that the source has on the way at once")
+    source_sends: Literal["requests", "messages"] = Field(
+        "requests", description="How the source sends: requests to the database service, or messages that JetStream keeps"
+    )
     live_rate: float = Field(2.0, ge=0, description="New records a second once the first ones are saved; 0 for none")
     processing_interval: float = Field(1.0, gt=0, description="Seconds between looks for raw records to process")
     processing_batch: int = Field(4000, ge=1, le=20_000, description="Raw records processed in one batch")
+
+    # Ingest: records that are published and kept by JetStream
+    ingest: bool = Field(True, description="Keep and write records that are published, too; needs a broker with JetStream")
+    ingest_bytes: int = Field(
+        1_073_741_824, ge=1_000_000, description="Bytes that may wait for the database; more are refused"
+    )
+    ingest_age: float = Field(0.0, ge=0, description="Seconds that a published message may wait; 0 for any time")
+    ingest_dead_bytes: int = Field(134_217_728, ge=1_000_000, description="Bytes of dead letters; the oldest go first")
+    ingest_dead_age: float = Field(2_592_000.0, ge=0, description="Seconds that a dead letter is kept; 0 for any time")
+    ingest_duplicate_window: float = Field(
+        120.0, ge=0.1, description="Seconds in which the broker itself drops a message with the same Nats-Msg-Id"
+    )
+    ingest_replicas: int = Field(1, ge=1, le=5, description="Brokers of a cluster that keep each published message")
+    ingest_messages: int = Field(500, ge=1, le=10_000, description="Published messages fetched at once")
+    ingest_batch: int = Field(5000, ge=1, le=100_000, description="Published records written at once")
+    ingest_ack_pending: int = Field(
+        5000, ge=1, description="Messages that all replicas together have fetched and not acknowledged"
+    )
 
     # Local run
     run_dir: str = Field(".run", description="Folder where `fiot run` keeps data, logs and state, one folder a deployment")

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
+from complex_system.domain.laboratory import Laboratory
+from complex_system.domain.records import Record
+from complex_system.errors import ComplexSystemError, NobodyListensError
 from complex_system.local.child import Child
-from complex_system.local.servers import HOST, free_port, program, reachable
+from complex_system.local.servers import HOST, Server, free_port, program, reachable
+from complex_system.messaging import subjects
 from complex_system.messaging.client import SystemClient
 from complex_system.messaging.handlers import answers
+from complex_system.messaging.ingest_client import IngestClient
+from complex_system.messaging.ingest_streams import IngestStreams
 from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import request
 from complex_system.settings import Settings
+from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from support import eventually, running
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "three-hosts"
@@ -33,14 +43,20 @@ class ReplicaService(SystemService):
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[int]]:
+def brokers() -> list[Child]:
+    """The brokers of the cluster, once it is started."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, brokers: list[Child]) -> Iterator[list[int]]:
     """Three brokers from the example's configuration; their client ports."""
     folder = tmp_path_factory.mktemp("cluster")
     ports = [free_port() for _ in HOSTS]
     routes = [free_port() for _ in HOSTS]
     binary = program("nats-server")
     assert binary is not None
-    children = []
+    children = brokers
     for i, name in enumerate(HOSTS):
         text = (EXAMPLE / name / "nats.conf").read_text(encoding="utf-8")
         moved = {"0.0.0.0:4222": f"{HOST}:{ports[i]}", "0.0.0.0:6222": f"{HOST}:{routes[i]}",
@@ -93,3 +109,43 @@ async def test_replicas_on_two_hosts_share_what_a_third_asks(
             return await heard() == {"data", "training"}
 
         await eventually(both)
+
+
+async def test_a_cluster_keeps_what_is_published_on_three_brokers_and_survives_the_loss_of_one(
+    cluster: list[int], brokers: list[Child], mongo_server: Server, make_settings: Callable[..., Settings]
+) -> None:
+    await eventually(lambda: all(reachable(HOST, port) for port in cluster))
+    name = f"c{uuid4().hex[:8]}"
+    on = [make_settings(mongo_server, nats_host=HOST, nats_port=port, nats_user=USER, nats_password=PASSWORD,
+                        mongo_name=name, ingest_replicas=3) for port in cluster]  # fmt: skip
+    records = list(Laboratory(seed=2).records(20))
+    async with await SystemClient.open(on[0], "publisher") as publisher:
+        client = IngestClient(publisher.broker, on[0], "Test")
+
+        async def ready() -> bool:
+            # The brokers elect their leader first.
+            with contextlib.suppress(NobodyListensError):
+                await IngestStreams(publisher.broker.client, on[0]).ensure()
+                return True
+            return False
+
+        async def published(part: list[Record]) -> bool:
+            with contextlib.suppress(NobodyListensError):
+                await client.publish(part)
+                return True
+            return False
+
+        await eventually(ready, 60)
+        await eventually(lambda: published(records[:10]), 60)
+        brokers[2].signal_group(signal.SIGKILL)
+        await eventually(lambda: not brokers[2].alive)
+        await eventually(lambda: published(records[10:]), 60)
+        async with running(DatabaseMongoService, on[1]):
+
+            async def saved() -> bool:
+                # The brokers tell each other of the new service in their own time.
+                with contextlib.suppress(ComplexSystemError):
+                    return bool(await publisher.ask(subjects.DB_GET_ALL_RAW_DATA_SUBJECT, {}) == records)
+                return False
+
+            await eventually(saved, 90)

@@ -19,6 +19,7 @@ from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
+from complex_system.messaging.ingest_streams import IngestStreams
 from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import DB_GET_ALL_RAW_DATA_SUBJECT, SERVICE_HEARTBEAT
 from complex_system.settings import Settings
@@ -78,6 +79,21 @@ async def test_it_waits_for_the_database_and_loses_nothing(tester: TesterService
             assert [record["_id"] for record in await raw_records(tester)] == [
                 record["_id"] for record in Laboratory(3).records(450)
             ]
+
+
+async def test_it_may_publish_and_then_needs_no_database(tester: TesterService, settings: Settings) -> None:
+    settings = settings.copy(update={"source_sends": "messages"})
+    await IngestStreams(tester.broker.client, settings).ensure()
+    async with running(DummyDataGenerationService, settings) as service:
+        await eventually(lambda: is_done(service))
+        assert service.health()["detail"] == "450 of 450 records published"
+    async with running(DatabaseMongoService, settings):
+
+        async def saved() -> bool:
+            return (await DatabaseClient(tester).counts())["raw"] == 450
+
+        await eventually(saved, 60)
+        assert await raw_records(tester) == list(Laboratory(3).records(450))
 
 
 async def test_a_batch_that_the_broker_does_not_take_is_halved(default_nats_server: Server, settings: Settings) -> None:

@@ -87,7 +87,10 @@ async def test_too_much_is_413_and_says_how_to_split(client: httpx.AsyncClient) 
     assert "3 requests of at most 500" in answer.json()["error"]["message"]
     long = await client.post("/predict", content=b" " * 2_000_001)
     assert long.status_code == 413
-    assert "2000000 bytes" in long.json()["error"]["message"]
+    said = long.json()["error"]["message"]
+    assert "has 2000001 bytes" in said
+    assert "in 2 requests or more, each of at most 2000000 bytes and 500 records" in said
+    assert "in 4 requests or more" in (await client.post("/predict", content=b" " * 6_500_000)).json()["error"]["message"]
     for path, body in (("/v2/models/champion/infer", {"inputs": []}), ("/invocations", {"instances": [GOOD] * 501})):
         padded = json.dumps(body) + " " * (2_000_001 if "v2" in path else 0)
         refused = await client.post(path, content=padded, headers={"Content-Type": "application/json"})

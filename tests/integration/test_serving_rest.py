@@ -168,6 +168,8 @@ async def test_a_body_without_a_declared_length_is_limited_too(client: httpx.Asy
 
     answer = await client.post("/predict", content=endless())
     assert answer.status_code == 413
+    assert "or more, more than the 200000 bytes" in answer.json()["error"]["message"]
+    assert "2 requests or more" in answer.json()["error"]["message"]
     assert (await client.post("/predict", json=RECORD)).status_code == 200
 
 

@@ -18,11 +18,17 @@ from complex_system.errors import InvalidRecordError, InvalidRequestError
 MAX_FAULTS = 20
 """How many faults of a batch are reported at once."""
 
+MAX_KEY = 64
+"""Characters of a key."""
+MAX_TEXT = 65_536
+"""Characters of a text: a record must fit into a page, and a page into a message."""
+
 _SHOWN = 60
 """Characters of a bad value that a message shows."""
 _LARGEST = 1.7976931348623157e308
 _Finite = Annotated[float, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]  # NaN and infinities fail both bounds
-_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_KEY)]
+_Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 
 Record = dict[str, Any]
 MoreFaults = Callable[[Record, int], list[dict[str, Any]]]
@@ -123,7 +129,7 @@ def raw_check(dataset: Dataset, *, ignore_unknown: bool = False) -> RecordCheck:
     """The check of raw records; the key may be missing, see :func:`with_ids`."""
     fields: list[tuple[str, Any, bool]] = [(ID, _Id, False)]
     for column in dataset.columns:
-        kind = _Finite if column.type == "number" else str
+        kind = _Finite if column.type == "number" else _Text
         fields.append((column.name, kind, not column.optional))
     return RecordCheck("raw record", fields, ignore_unknown=ignore_unknown)
 
@@ -155,7 +161,9 @@ def _explain(message: str, value: Any) -> str:
     if "`float" in problem and ("<=" in problem or ">=" in problem):
         return f"must be a finite number, not {shown}"
     if "length" in problem:
-        return "must have 1 to 64 characters"
+        if f"<= {MAX_TEXT}" in problem:
+            return f"must have at most {MAX_TEXT} characters, not {len(value)}; keep what is longer elsewhere and save where it is"
+        return f"must have 1 to {MAX_KEY} characters"
     if problem.startswith("Expected `") and ", got `" in problem:
         expected, got = problem.split("`")[1], problem.split("`")[3]
         words = {"float": "a number", "str": "a text", "object": "a mapping", "null": "nothing"}

@@ -8,6 +8,7 @@ nobody listens; the connection comes back by itself, without limit.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
@@ -20,16 +21,22 @@ from fastiot.msg import Thing
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.errors import MaxPayloadError, NoRespondersError
+from nats.errors import MaxPayloadError, NoRespondersError, SlowConsumerError
 from nats.errors import TimeoutError as NatsTimeoutError
 
-from complex_system.errors import InvalidRequestError, NobodyListensError, ReplyTimeoutError, TooLargeError
+from complex_system.errors import BusyError, InvalidRequestError, NobodyListensError, ReplyTimeoutError, TooLargeError
 from complex_system.messaging.replies import error_value, to_thing
 from complex_system.settings import Settings
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Thing], Awaitable[Thing | None]]
+
+WAITING_MESSAGES = 4096
+"""Messages that may wait for a handler, per subject; a request above that is refused, an event dropped."""
+WAITING_BYTES = 64 * 1024 * 1024
+"""The same in bytes."""
+_SECONDS_BETWEEN_WARNINGS = 10.0
 
 DRAIN_SECONDS = 10.0
 """How long a service that ends goes on answering the requests that it has taken."""
@@ -76,16 +83,18 @@ class ServiceConnection(NatsBrokerConnection):
         self._handler_tasks = handler_tasks
         self._running: set[asyncio.Task[None]] = set()
         self._closing = False
+        self._warned = float("-inf")
         self.lost = asyncio.Event()
         """Set when the broker has closed the connection for good, which a protocol error does; a new one is needed."""
 
     @classmethod
-    async def open(cls, settings: Settings, name: str) -> ServiceConnection:
+    async def open(cls, settings: Settings, name: str, patience: float | None = None) -> ServiceConnection:
         """Connects, and waits for the broker as long as it takes, saying so in the log.
 
         Args:
             settings: Where the broker is and who we are.
             name: snake_case name of the service; its replicas share it, it names the queue group.
+            patience: Seconds after which it gives up with ``TimeoutError``; None for never.
         """
         client = _EncryptedClient() if settings.nats_tls_ca else Client()
         address = f"{settings.nats_host}:{settings.nats_port}"
@@ -93,7 +102,9 @@ class ServiceConnection(NatsBrokerConnection):
 
         async def on_error(error: Exception) -> None:
             nonlocal waiting
-            if not client.is_connected and not waiting:
+            if isinstance(error, SlowConsumerError):
+                await connection._refuse(error)
+            elif not client.is_connected and not waiting:
                 waiting = True
                 log.warning("Waiting for the broker at %s: %s", address, error or type(error).__name__)
             elif client.is_connected:
@@ -114,18 +125,19 @@ class ServiceConnection(NatsBrokerConnection):
             options |= {"user": settings.nats_user, "password": settings.nats_password}
         if settings.nats_tls_ca:
             options["tls"] = ssl.create_default_context(cafile=settings.nats_tls_ca)
-        await client.connect(
-            f"nats://{address}",
-            name=name,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=1,
-            ping_interval=10,
-            max_outstanding_pings=2,
-            error_cb=on_error,
-            reconnected_cb=on_reconnect,
-            closed_cb=on_close,
-            **options,
-        )
+        async with asyncio.timeout(patience):
+            await client.connect(
+                f"nats://{address}",
+                name=name,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=1,
+                ping_interval=10,
+                max_outstanding_pings=2,
+                error_cb=on_error,
+                reconnected_cb=on_reconnect,
+                closed_cb=on_close,
+                **options,
+            )
         connection = cls(client, name, settings.handler_tasks)
         return connection
 
@@ -133,6 +145,11 @@ class ServiceConnection(NatsBrokerConnection):
     def connected(self) -> bool:
         """Whether the broker is there at the moment."""
         return bool(self._client.is_connected)
+
+    @property
+    def client(self) -> Client:
+        """nats-py's client, for what only it can do (JetStream)."""
+        return self._client
 
     @property
     def max_payload(self) -> int:
@@ -197,7 +214,7 @@ class ServiceConnection(NatsBrokerConnection):
             if len(payload) > self.max_payload:
                 refusal = TooLargeError(
                     f"The reply on '{subject.name}' has {len(payload)} bytes, more than the broker's limit of "
-                    f"{self.max_payload}; ask for it page by page."
+                    f"{self.max_payload}; send fewer records at once, or ask for fewer, page by page."
                 )
                 payload = serialize_to_bin(Thing, to_thing(error_value(refusal), self._name))
             await self._client.publish(message.reply, payload)
@@ -235,8 +252,30 @@ class ServiceConnection(NatsBrokerConnection):
             task.add_done_callback(self._running.discard)
 
         result = _DrainingSubscription()
-        result._set_subscription(await self._client.subscribe(name, queue=queue, cb=dispatch))
+        result._set_subscription(
+            await self._client.subscribe(
+                name,
+                queue=queue,
+                cb=dispatch,
+                pending_msgs_limit=WAITING_MESSAGES,
+                pending_bytes_limit=max(WAITING_BYTES, 2 * self.max_payload),
+            )
+        )
         return result
+
+    async def _refuse(self, dropped: SlowConsumerError) -> None:
+        """Answers a request that was dropped because too many wait: its sender shall not wait for the time-out."""
+        now = asyncio.get_running_loop().time()
+        if now - self._warned >= _SECONDS_BETWEEN_WARNINGS:
+            self._warned = now
+            log.warning("More messages on '%s' wait than are taken, some are refused or dropped", dropped.subject)
+        if dropped.reply:
+            busy = BusyError(
+                f"Too many requests on '{dropped.subject}' wait already (at most {WAITING_MESSAGES}, or {WAITING_BYTES} bytes); "
+                "have fewer on the way at once, and send this one again later."
+            )
+            with contextlib.suppress(NatsError):
+                await self._client.publish(dropped.reply, serialize_to_bin(Thing, to_thing(error_value(busy), self._name)))
 
     async def settle(self) -> None:
         """Waits until the broker knows every subscription made so far."""

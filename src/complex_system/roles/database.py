@@ -15,6 +15,7 @@ from complex_system.domain.records import Record, processed_check, raw_check, wi
 from complex_system.errors import InvalidRecordError, StoreUnavailableError, TooLargeError
 from complex_system.messaging import subjects
 from complex_system.messaging.handlers import answers
+from complex_system.messaging.ingest import Ingest
 from complex_system.messaging.service import SystemService
 from complex_system.roles import database_requests as requests
 from complex_system.storage.base import DataStore
@@ -42,6 +43,8 @@ class DatabaseService(SystemService):
     watch_interval = 2.0
     """Seconds between two looks whether the database is there."""
 
+    ingest: Ingest | None = None
+
     @abstractmethod
     def make_store(self) -> DataStore:
         """The store of this service, not opened."""
@@ -61,9 +64,14 @@ class DatabaseService(SystemService):
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 5.0)
         self.every(self.watch_interval, self._watch)
+        if self.settings.ingest:
+            self.ingest = self._make_ingest()
+            self.run_task(self.ingest.run())
 
     @override
     async def on_stop(self) -> None:
+        if self.ingest is not None:
+            await self.ingest.stop()
         # A service that ended while it waited has a store, too; closing it again does no harm.
         if hasattr(self, "store"):
             await self.store.close()
@@ -184,7 +192,19 @@ class DatabaseService(SystemService):
         after, limit = requests.short_text(fields, "after", optional=True), requests.page_limit(fields)
         return self._fitting(await self._stored(self.store.rejected(after, limit)), "ask with a smaller 'limit'")
 
+    @answers(subjects.GET_INGEST_COUNTS_SUBJECT)
+    async def get_ingest_counts(self, value: Any) -> dict[str, Any]:
+        """What the ingest's streams hold, and what this replica has done."""
+        requests.fields_of(value, subjects.GET_INGEST_COUNTS_SUBJECT.name)
+        return {"replica": self.replica, **(await self.ingest.report() if self.ingest else {"on": False})}
+
     # Inside
+
+    def _make_ingest(self) -> Ingest:
+        def save(records: list[Record]) -> Awaitable[Any]:
+            return self._stored(self.store.save_raw(records))
+
+        return Ingest(self.broker, self.settings, check=self._raw_check, save=save, ping=self.store.ping)
 
     @property
     def _page_bytes(self) -> int:

@@ -52,6 +52,7 @@ HTTP_STATUS = {
     "no_model": 503,
     "model_refused": 503,
     "nobody_listens": 503,
+    "busy": 503,
     "tracking_unavailable": 503,
     "tracking_refused": 503,
     "reply_timeout": 504,
@@ -178,11 +179,20 @@ class Call(Request):
                 if size > 2 * most:
                     break
         if size > most:
-            raise TooLargeError(
-                f"The body is larger than the {most} bytes that one request may have; send the records in several requests, "
-                f"each of less than {most} bytes."
-            )
+            raise TooLargeError(self._how_to_split(size))
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _how_to_split(self, seen: int) -> str:
+        limits = self.gate.engine.limits
+        declared = self.headers.get("content-length", "")
+        size = int(declared) if declared.isdecimal() and len(declared) < 20 else seen
+        how_large = f"has {size} bytes" if size > seen or declared else f"has {size} bytes or more"
+        # A few bytes go into what is around the records of each request.
+        requests = -(-size // max(1, limits.body_bytes - 1000))
+        return (
+            f"The body {how_large}, more than the {limits.body_bytes} bytes that one request may have; send its records in "
+            f"{max(2, requests)} requests or more, each of at most {limits.body_bytes} bytes and {limits.records} records."
+        )
 
     async def read(self, reader: Callable[[bytes], Batch]) -> Batch:
         """The batch that a body holds, decoded in a thread if it is long."""

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from complex_system.domain.dataset import ID, Column, Dataset
-from complex_system.domain.records import Record
+from complex_system.domain.records import MAX_TEXT, Record
 
 Schema = dict[str, Any]
 
@@ -239,6 +239,8 @@ def _column_schema(column: Column, *, is_target: bool) -> Schema:
         schema["minimum"], schema["maximum"] = column.range
     if column.categories:
         schema["enum"] = [*column.categories, *([None] if column.optional else [])]
+    elif kind == "string":
+        schema["maxLength"] = MAX_TEXT
     if column.format:
         notes.append(f"Format: {column.format}.")
     if column.fill is not None:

@@ -25,6 +25,7 @@ from complex_system.errors import (
     TooLargeError,
 )
 from complex_system.messaging.clients import DatabaseClient
+from complex_system.messaging.ingest_client import IngestClient
 from complex_system.messaging.service import State, SystemService
 from complex_system.sources.replay import ReplayFile, Row, reason
 
@@ -46,7 +47,11 @@ class DummyDataGenerationService(SystemService):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._database = DatabaseClient(self)
+        self._send: Callable[[list[Record]], Awaitable[Any]] = DatabaseClient(self).save_raw
+        self._sent = "saved"
+        if self.settings.source_sends == "messages":
+            self._send = IngestClient(self.broker, self.settings, type(self).__name__, self.service_name()).publish
+            self._sent = "published"
         self._wanted = self.settings.records
         self._saved = 0
         self._refused = 0
@@ -78,7 +83,7 @@ class DummyDataGenerationService(SystemService):
     @property
     def _progress(self) -> str:
         refused = f", {self._refused} refused" if self._refused else ""
-        return f"{self._saved} of {self._wanted} records saved{refused}"
+        return f"{self._saved} of {self._wanted} records {self._sent}{refused}"
 
     async def _until_refused(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -205,7 +210,7 @@ class DummyDataGenerationService(SystemService):
         pause = _PAUSE
         while not self._shutdown_event.is_set():
             try:
-                await self._database.save_raw(records)
+                await self._send(records)
                 return True
             except (InvalidRecordError, InvalidRequestError, TooLargeError):
                 raise

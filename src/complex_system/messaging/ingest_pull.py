@@ -1,0 +1,132 @@
+"""Fetches from the ingest's stream in batches that are bounded by messages and by bytes.
+
+nats-py's own fetch has no bound in bytes: some hundred messages of the largest size would not fit into memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
+from nats.js.api import Header, StatusCode
+
+from complex_system.messaging.ingest_streams import CONSUMER, STREAM
+
+_NEXT = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{CONSUMER}"
+_EXPIRES = 3.0
+_PATIENCE = 2.0
+"""Seconds that the broker has beyond what it was asked for."""
+_ENDS = {StatusCode.NO_MESSAGES.value, StatusCode.REQUEST_TIMEOUT.value}
+_GONE = ("Consumer Deleted", "Stream Deleted", "Leadership Change", "Server Shutdown")
+
+
+class Pull:
+    """One inbox that batches are asked into, one after the other."""
+
+    def __init__(self, client: Client, messages: int, max_bytes: int) -> None:
+        """Prepares; nothing is asked yet.
+
+        Args:
+            client: The connection.
+            messages: Most messages of a batch.
+            max_bytes: Most bytes of a batch; more than any one message has, or that one would never come.
+        """
+        self._client = client
+        self._messages = messages
+        self._max_bytes = max_bytes
+        self._inbox = client.new_inbox()
+        self._asked = 0
+        self._came: asyncio.Queue[Msg] = asyncio.Queue()
+        self._subscription: Subscription | None = None
+
+    async def open(self) -> None:
+        """Subscribes the inbox."""
+        self._subscription = await self._client.subscribe(
+            f"{self._inbox}.*", cb=self._came.put, pending_msgs_limit=-1, pending_bytes_limit=-1
+        )
+
+    async def close(self) -> None:
+        """Gives the inbox up, and what came too late to somebody else."""
+        if self._subscription is None or self._client.is_closed:
+            return
+        with contextlib.suppress(NatsError):
+            # Also while the broker is away: with the connection the inbox would come back, and nobody would look into it.
+            await self._subscription.unsubscribe()
+            while not self._came.empty():
+                late = self._came.get_nowait()
+                if _status(late) is None:
+                    await late.nak()
+
+    async def next(self, stopping: asyncio.Event) -> list[Msg]:
+        """The next batch: what is there, or the first that comes within some seconds and what is there then; may be empty.
+
+        Raises:
+            NatsError: The consumer cannot be asked, or is gone.
+        """
+        found = await self._collect({"batch": self._messages, "no_wait": True}, stopping)
+        if not found and not stopping.is_set():
+            found = await self._collect({"batch": 1, "expires": int(_EXPIRES * 1e9)}, stopping)
+            if found and self._messages > 1:
+                with contextlib.suppress(NatsError):  # the next batch will tell; these are here
+                    found += await self._collect({"batch": self._messages - 1, "no_wait": True}, stopping)
+        return found
+
+    async def _collect(self, wanted: dict[str, int | bool], stopping: asyncio.Event) -> list[Msg]:
+        self._asked += 1
+        reply = f"{self._inbox}.{self._asked}"
+        asked = json.dumps({**wanted, "max_bytes": self._max_bytes}).encode()
+        await self._client.publish(_NEXT, asked, reply=reply)
+        found: list[Msg] = []
+        ended = asyncio.create_task(stopping.wait())
+        try:
+            while len(found) < wanted["batch"]:
+                message = await self._message(_PATIENCE + (_EXPIRES if "expires" in wanted else 0), ended)
+                if message is None:
+                    # Nothing at all is what a broker that is away says.
+                    if not found and not ended.done():
+                        raise NatsError("the broker does not deliver")
+                    break
+                status = _status(message)
+                if status is None:
+                    found.append(message)
+                elif message.subject != reply:
+                    continue  # about an earlier batch
+                elif found or status in _ENDS:
+                    break
+                elif status == StatusCode.SERVICE_UNAVAILABLE.value:
+                    raise NoRespondersError
+                elif any(word in _description(message) for word in _GONE):
+                    raise NatsError(_description(message))
+                else:
+                    break
+        finally:
+            ended.cancel()
+        return found
+
+    async def _message(self, seconds: float, ended: asyncio.Task[bool]) -> Msg | None:
+        """What comes next; None when nothing does in that time, or before the end."""
+        if not self._came.empty():
+            return self._came.get_nowait()
+        came = asyncio.create_task(self._came.get())
+        try:
+            await asyncio.wait({came, ended}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            return came.result() if came.done() else None
+        finally:
+            came.cancel()
+
+
+def _status(message: Msg) -> str | None:
+    """The status of a message from the broker itself; None for one from the stream."""
+    if message.headers is None or message.reply:
+        return None
+    return message.headers.get(Header.STATUS.value)
+
+
+def _description(message: Msg) -> str:
+    return (message.headers or {}).get(Header.DESCRIPTION.value, "")

@@ -1,0 +1,589 @@
+"""The ingest for publishers that do not wait, on both databases and a broker that keeps its streams on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import pytest
+from fastiot.core.serialization import serialize_to_bin
+from fastiot.msg import Thing
+from nats.aio.client import Client
+from nats.js.errors import APIError
+
+import complex_system.domain
+from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.laboratory import Laboratory
+from complex_system.domain.records import Record
+from complex_system.errors import NobodyListensError, TooLargeError
+from complex_system.local.child import Child
+from complex_system.local.servers import NatsServer, Server, free_port
+from complex_system.messaging import dead_letters_command, ingest_batch, ingest_streams, subjects
+from complex_system.messaging.clients import DatabaseClient
+from complex_system.messaging.dead_letters import ROOM_FOR_REASON, DeadLetter, DeadLetters
+from complex_system.messaging.dead_letters_command import look_after
+from complex_system.messaging.ingest_client import IngestClient
+from complex_system.messaging.ingest_streams import DEAD_STREAM, STREAM, IngestStreams
+from complex_system.messaging.replies import to_thing
+from complex_system.roles.database import DatabaseService
+from complex_system.settings import Settings
+from complex_system.storage.base import DataStore
+from complex_system.storage.mongo import MongoDataStore
+from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
+from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
+from proxy import proxied
+from support import TesterService, eventually, running
+
+SERVICES: dict[str, type[DatabaseService]] = {"mongo": DatabaseMongoService, "maria": DatabaseMariaService}
+SUBJECT = subjects.INGEST_RAW_DATAPOINTS.name
+PATIENCE = 60.0
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """A broker for these tests alone: whatever they leave in its streams is nobody else's."""
+    server = NatsServer(tmp_path_factory.mktemp("ingest-nats"), port=0)
+    server.start()
+    try:
+        server.wait_ready()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(params=["mongo", "maria"])
+def database(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def fields() -> dict[str, Any]:
+    return {}
+
+
+@pytest.fixture
+def settings(
+    database: str,
+    request: pytest.FixtureRequest,
+    broker: NatsServer,
+    make_settings: Callable[..., Settings],
+    fields: dict[str, Any],
+) -> Settings:
+    name = f"i{uuid4().hex[:12]}"
+    return make_settings(broker, request.getfixturevalue(f"{database}_server"), mongo_name=name, maria_name=name, **fields)
+
+
+@pytest.fixture
+async def tester(broker: NatsServer, make_settings: Callable[..., Settings]) -> AsyncIterator[TesterService]:
+    """A client; the streams are made anew."""
+    async with running(TesterService, make_settings(broker)) as tester:
+        context = tester.broker.client.jetstream()
+        for stream in (STREAM, DEAD_STREAM):
+            with contextlib.suppress(APIError):
+                await context.delete_stream(stream)
+        yield tester
+
+
+def sample(count: int, seed: int = 5) -> list[Record]:
+    return list(Laboratory(seed=seed).records(count))
+
+
+def thing(value: Any) -> bytes:
+    return serialize_to_bin(Thing, to_thing(value, "Device"))
+
+
+def keyless(count: int) -> list[Record]:
+    return [{name: value for name, value in record.items() if name != ID} for record in sample(count)]
+
+
+async def publish(client: Client, payload: bytes, subject: str = SUBJECT, **headers: str) -> bool:
+    """Publishes and waits for the stream's own acknowledgement, not for the database's; whether it was a duplicate there."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return bool((await client.jetstream().publish(subject, payload, headers=named)).duplicate)
+
+
+async def raw(tester: TesterService) -> list[Record]:
+    records: list[Record] = await tester.ask(subjects.DB_GET_ALL_RAW_DATA_SUBJECT, {})
+    return records
+
+
+async def settled(tester: TesterService) -> dict[str, Any]:
+    """Waits until the streams hold nothing that is not settled."""
+
+    async def check() -> dict[str, Any] | None:
+        counts: dict[str, Any] = await tester.ask(subjects.GET_INGEST_COUNTS_SUBJECT, {})
+        return counts if (counts["waiting"], counts["in_flight"]) == (0, 0) else None
+
+    found: dict[str, Any] = await eventually(check, PATIENCE)
+    return found
+
+
+async def letters(tester: TesterService) -> list[DeadLetter]:
+    return [letter async for letter in DeadLetters(tester.broker.client, tester.settings).read(100)]
+
+
+async def test_records_published_in_any_form_are_saved_once(
+    tester: TesterService, settings: Settings, database: str
+) -> None:
+    records = sample(8)
+    client = tester.broker.client
+    async with running(SERVICES[database], settings) as service:
+        await eventually(lambda: service.ingest is not None and not service.ingest.problem)
+        await IngestStreams(client, settings).ensure()
+        await publish(client, thing(records[:2]))
+        await publish(client, thing(records[2]), f"{SUBJECT}.press-4")
+        await publish(client, json.dumps(records[3:5]).encode(), f"{SUBJECT}.plant.line.press-4")
+        await publish(client, b"\n " + json.dumps(records[5]).encode())
+        await publish(client, thing(records[6:]), Nats_Msg_Id="a")
+        counts = await settled(tester)
+        assert await raw(tester) == records
+        assert (counts["saved"], counts["refused"], counts["dead"], counts["problem"]) == (8, 0, 0, "")
+        assert (await tester.broker.client.jetstream().stream_info(STREAM)).state.messages == 0
+
+
+async def new_to_the_stream(client: Client, records: list[Record]) -> bool:
+    """Publishes under an id that never changes; false while the stream remembers it."""
+    return not await publish(client, thing(records), Nats_Msg_Id="device-7-batch-1")
+
+
+async def test_a_repeated_publish_changes_nothing(tester: TesterService, settings: Settings, database: str) -> None:
+    with_keys, without = sample(3), keyless(4)
+    client = tester.broker.client
+    async with running(SERVICES[database], settings.copy(update={"ingest_duplicate_window": 0.1})):
+        # The stream's own memory for ids is short here; what it has forgotten is told by the keys.
+        for _ in range(3):
+            await publish_when_there(tester, thing(with_keys))
+            await eventually(lambda: new_to_the_stream(client, without))
+        # Another message under the same id, as from a device that counts from 1 again, is not the same.
+        await eventually(lambda: new_to_the_stream(client, keyless(5)[4:]))
+        await settled(tester)
+        # Without an id and without keys it cannot be told from a new measurement.
+        await publish(client, thing(without[0]))
+        await publish(client, thing(without[0]))
+        await settled(tester)
+        saved = await raw(tester)
+    assert len(saved) == 3 + 4 + 1 + 2
+    assert len({record[ID] for record in saved}) == 10
+
+
+async def test_what_is_published_while_the_database_is_away_is_there_once_afterwards(
+    tester: TesterService,
+    make_settings: Callable[..., Settings],
+    broker: NatsServer,
+    database: str,
+    request: pytest.FixtureRequest,
+    settings: Settings,
+) -> None:
+    records = sample(60)
+    server: Server = request.getfixturevalue(f"{database}_server")
+    async with proxied(server.port) as proxy:
+        away = settings.copy(update={f"{database}_port": proxy.port})
+        async with running(SERVICES[database], away) as service:
+            await publish_when_there(tester, thing(records[:10]))
+            await settled(tester)
+            await proxy.cut()
+            for record in records[10:]:
+                await publish(tester.broker.client, thing(record))
+            assert service.ingest is not None
+            await eventually(lambda: service.ingest is not None and service.ingest.problem, PATIENCE)
+            state = await tester.broker.client.jetstream().stream_info(STREAM)
+            assert state.state.messages == 50
+            await proxy.join()
+            await settled(tester)
+            assert await raw(tester) == records
+            # Only what was under way when the database went was delivered twice.
+            consumer = await tester.broker.client.jetstream().consumer_info(STREAM, "database")
+            assert consumer.delivered is not None
+            assert consumer.delivered.consumer_seq <= 1 + 2 * 50
+            assert service.ingest.writer.refused == 0
+
+
+async def publish_when_there(tester: TesterService, payload: bytes) -> None:
+    async def tried() -> bool:
+        try:
+            await publish(tester.broker.client, payload)
+        except Exception:
+            return False
+        return True
+
+    await eventually(tried, PATIENCE)
+
+
+async def test_a_message_that_cannot_be_accepted_is_a_dead_letter_and_its_neighbours_are_saved(
+    tester: TesterService, settings: Settings, database: str
+) -> None:
+    good = sample(4)
+    client = tester.broker.client
+    await IngestStreams(client, settings).ensure()
+    bad = {
+        "no msgpack": b"\xc1\xc1\xc1",
+        "half a JSON": b'{"material_id": ',
+        "empty": b"",
+        "a number": b"[1, 2]",
+        "a wrong type": json.dumps({**good[0], ID: "b1", "rohwert_1_labormessung": "drei"}).encode(),
+        "an unknown field": thing([good[0], {**good[1], ID: "b2", "ä": 1}]),
+        "no finite number": thing([{**good[0], ID: "b3", "rohwert_1_labormessung": float("nan")}]),
+        "not even a Thing": msgspec.msgpack.encode([good[0]]),
+    }
+    # All of it waits when the service starts, so that good and bad come in one batch.
+    await publish(client, thing(good[:2]))
+    for payload in bad.values():
+        await publish(client, payload, f"{SUBJECT}.press-4", Nats_Msg_Id=str(uuid4()))
+    await publish(client, thing(good[2:]))
+    async with running(SERVICES[database], settings):
+        counts = await settled(tester)
+        assert await raw(tester) == good
+        assert (counts["saved"], counts["refused"], counts["dead"]) == (4, len(bad), len(bad))
+        found = await letters(tester)
+        by_payload = {letter.payload: letter for letter in found}
+        reasons = {name: by_payload[payload].reason for name, payload in bad.items()}
+        assert "rohwert_1_labormessung" in reasons["a wrong type"]
+        assert "Record 1 (id b2)" in reasons["an unknown field"]
+        assert "finite" in reasons["no finite number"]
+        assert "Record 0: must be a mapping" in reasons["a number"]
+        for name in ("no msgpack", "half a JSON", "empty", "not even a Thing"):
+            assert "JSON" in reasons[name]
+        assert {letter.subject for letter in found} == {f"{SUBJECT}.press-4"}
+        assert {letter.code for letter in found} == {"invalid_request", "invalid_record"}
+        assert [letter.sequence for letter in found] == sorted(letter.sequence for letter in found)
+        assert all(letter.message_id for letter in found)
+
+
+async def test_dead_letters_are_heard_at_once_and_can_be_published_again(
+    tester: TesterService, settings: Settings, database: str
+) -> None:
+    client = tester.broker.client
+    heard = await client.subscribe(f"{subjects.DEAD_RAW_DATAPOINTS.name}.>")
+    async with running(SERVICES[database], settings):
+        await publish_when_there(tester, b"[]")
+        await publish(client, b"{}", f"{SUBJECT}.press-4")
+        message = await heard.next_msg(timeout=PATIENCE)
+        assert message.subject == f"{subjects.DEAD_RAW_DATAPOINTS.name}.press-4"
+        assert message.data == b"{}"
+        assert message.headers is not None
+        assert "is missing" in message.headers["Ingest-Reason"]
+        await settled(tester)
+        [letter] = await letters(tester)
+        dead = DeadLetters(client, settings)
+        await dead.replay(letter)
+        # It is refused again, under a number of its own.
+        again = (await eventually(lambda: letters(tester), PATIENCE))[0]
+        assert (again.payload, again.subject) == (letter.payload, letter.subject)
+        assert again.number > letter.number
+        await dead.remove(again)
+        assert await letters(tester) == []
+
+
+async def command(broker: NatsServer, *options: str) -> tuple[int | None, str]:
+    """Runs ``fiot extras dead-letters`` and returns its exit code and what it said."""
+    process = await asyncio.create_subprocess_exec(
+        str(Path(sys.executable).with_name("fiot")), "extras", "dead-letters", "mongo", *options,
+        cwd=ROOT, env={**os.environ, **broker.environment()}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    return process.returncode, out.decode()
+
+
+@pytest.mark.parametrize("database", ["mongo"], indirect=True)
+async def test_an_operator_sees_dead_letters_and_publishes_them_again_when_the_cause_is_gone(
+    tester: TesterService, settings: Settings, database: str, broker: NatsServer, dataset: Dataset
+) -> None:
+    record = {**sample(1)[0], "feuchte": 0.4}
+    async with running(SERVICES[database], settings):
+        await publish_when_there(tester, thing(record))
+        await publish(tester.broker.client, b"\xff\x00", f"{SUBJECT}.press-4")
+        await eventually(lambda: has_letters(tester, 2), PATIENCE)
+    code, said = await command(broker, "--payload")
+    assert code == 0, said
+    assert "'feuchte': is not a declared field" in said
+    assert '"feuchte":0.4' in said
+    assert f"{SUBJECT}.press-4" in said
+    assert "2 dead letter(s)." in said
+    # The data set is declared anew, with the field.
+    text = (Path(complex_system.domain.__path__[0]) / "lab.yaml").read_text(encoding="utf-8")
+    assert "columns:\n" in text
+    declared = Dataset.parse(text.replace("columns:\n", "columns:\n  - {name: feuchte, type: number, optional: true}\n", 1))
+    async with running(SERVICES[database], settings.copy(update={"mongo_name": settings.mongo_name + "b"}), declared):
+        told: list[str] = []
+        assert await look_after(tester.settings, "replay", told.append, number=1) == 1
+        assert "1 dead letter(s) published again" in told[-1]
+        await eventually(lambda: has_letters(tester, 1), PATIENCE)
+        await settled(tester)
+        assert [row["feuchte"] for row in await raw(tester)] == [0.4]
+    assert await look_after(tester.settings, "remove", told.append) == 1
+    assert await letters(tester) == []
+
+
+@pytest.mark.parametrize("database", ["mongo"], indirect=True)
+async def test_an_operator_without_a_broker_is_told_so(
+    settings: Settings, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters_command, "_PATIENCE", 0.5)
+    with pytest.raises(NobodyListensError, match=r"No broker at 127\.0\.0\.1:\d+ lets us in .*FASTIOT_NATS_PORT"):
+        await look_after(settings.copy(update={"nats_port": free_port()}), "show", lambda _: None)
+
+
+async def has_letters(tester: TesterService, count: int) -> bool:
+    return len(await letters(tester)) == count
+
+
+@pytest.mark.parametrize("database", ["mongo"], indirect=True)
+async def test_a_message_without_room_for_a_reason_is_too_large(
+    tester: TesterService, settings: Settings, database: str
+) -> None:
+    client = tester.broker.client
+    most = int(client.max_payload) - ROOM_FOR_REASON
+    record = json.dumps(sample(1)[0])[:-1]
+    fits = (record + " " * (most - len(record) - 1) + "}").encode()
+    async with running(SERVICES[database], settings):
+        await publish_when_there(tester, fits)
+        await publish(client, fits[:-1] + b" }")
+        await settled(tester)
+        assert len(await raw(tester)) == 1
+        [letter] = await letters(tester)
+        assert letter.cut == most + 1
+        assert letter.code == "too_large"
+        assert f"at most {most}" in letter.reason
+        assert len(letter.payload) == most
+        publisher = IngestClient(tester.broker, settings, "Test")
+        with pytest.raises(TooLargeError, match="smaller batches"):
+            await publisher.publish([{**sample(1)[0], "laborant": "x" * most}])
+
+
+async def test_two_replicas_share_and_one_that_ends_leaves_its_work_to_the_other(
+    tester: TesterService, make_settings: Callable[..., Settings], settings: Settings, database: str
+) -> None:
+    records = sample(600)
+    small = settings.copy(update={"ingest_messages": 10, "service_id": "one"})
+    await IngestStreams(tester.broker.client, settings).ensure()
+    for start in range(0, 600, 2):
+        await publish(tester.broker.client, thing(records[start : start + 2]))
+    async with running(SERVICES[database], small) as one, running(SERVICES[database], small) as two:
+        assert one.ingest is not None
+        assert two.ingest is not None
+        await settled(tester)
+        assert await raw(tester) == records
+        assert one.ingest.writer.saved + two.ingest.writer.saved == 600
+        more = sample(200, seed=6)
+        for record in more:
+            await publish(tester.broker.client, thing(record))
+        await one.ingest.stop()
+        await settled(tester)
+        assert len(await raw(tester)) == 800
+
+
+async def test_a_service_that_is_killed_in_the_middle_loses_nothing_and_doubles_nothing(
+    tester: TesterService, settings: Settings, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await IngestStreams(tester.broker.client, settings).ensure()
+    records = keyless(1200)
+    for start in range(0, 1200, 2):
+        await publish(tester.broker.client, thing(records[start : start + 2]))
+    environment = {"FASTIOT_MONGO_DB_NAME": settings.mongo_name, "COMPLEX_SYSTEM_MARIA_NAME": settings.maria_name,
+                   "COMPLEX_SYSTEM_INGEST_MESSAGES": "20"}  # fmt: skip
+    module = f"complex_system_services.database_{database}.run"
+    process = Child(module, [sys.executable, "-m", module], tmp_path / "service.log", env=environment)
+    process.start()
+    context = tester.broker.client.jetstream()
+    try:
+        # Some are acknowledged, and some are under way.
+        async def begun() -> bool:
+            return (await context.stream_info(STREAM)).state.messages < 560
+
+        await eventually(begun, PATIENCE)
+    finally:
+        process.signal_group(signal.SIGKILL)
+    await eventually(lambda: not process.alive)
+    monkeypatch.setattr(ingest_streams, "ACK_WAIT", 1.0)  # else the others wait half a minute for what it held
+    async with running(SERVICES[database], settings):
+        await settled(tester)
+        saved = await raw(tester)
+    assert len(saved) == 1200
+    values = sorted(json.dumps({name: value for name, value in record.items() if name != ID}) for record in saved)
+    assert values == sorted(json.dumps(record) for record in records)
+
+
+async def test_a_broker_that_is_killed_loses_nothing_it_has_acknowledged(
+    tmp_path: Path, make_settings: Callable[..., Settings], request: pytest.FixtureRequest, database: str
+) -> None:
+    name = f"k{uuid4().hex[:12]}"
+    server = NatsServer(tmp_path / "nats", port=0)
+    server.start()
+    server.wait_ready()
+    settings = make_settings(server, request.getfixturevalue(f"{database}_server"), mongo_name=name, maria_name=name)
+    records = sample(40)
+    try:
+        async with running(TesterService, settings) as tester:
+            client = tester.broker.client
+            await IngestStreams(client, settings).ensure()
+            for record in records[:20]:
+                await publish(client, thing(record))
+            await publish(client, b"{}")
+            assert server.child is not None
+            killed = server.child.pid
+            assert killed is not None
+            os.kill(killed, signal.SIGKILL)
+            await eventually(lambda: server.child is not None and not server.child.alive)
+            server.start()  # on the same folder
+            await asyncio.to_thread(server.wait_ready)
+            await eventually(lambda: tester.broker.connected, PATIENCE)
+            async with running(SERVICES[database], settings) as service:
+                for record in records[20:]:
+                    await publish_when_there(tester, thing(record))
+                await settled(tester)
+                # And while the service reads.
+                os.kill(server.child.pid or 0, signal.SIGKILL)
+                await eventually(lambda: server.child is not None and not server.child.alive)
+                server.start()
+                await asyncio.to_thread(server.wait_ready)
+                last = {**records[0], ID: "last"}
+                await publish_when_there(tester, thing(last))
+                await settled(tester)
+                assert await raw(tester) == [*records, last]
+                assert service.ingest is not None
+                assert len(await letters(tester)) == 1
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("database", ["mongo"], indirect=True)
+async def test_a_broker_without_jetstream_is_named_once_and_requests_are_answered(
+    default_nats_server: Server,
+    mongo_server: Server,
+    make_settings: Callable[..., Settings],
+    caplog: pytest.LogCaptureFixture,
+    database: str,
+) -> None:
+    settings = make_settings(default_nats_server, mongo_server, mongo_name=f"n{uuid4().hex[:8]}")
+    async with running(DatabaseMongoService, settings) as service, running(TesterService, settings) as tester:
+        await DatabaseClient(tester).save_raw(sample(3))
+        await eventually(lambda: service.ingest is not None and service.ingest.problem)
+        counts = await tester.ask(subjects.GET_INGEST_COUNTS_SUBJECT, {})
+        assert "has no JetStream" in counts["problem"]
+        assert counts["waiting"] is None
+        assert service.health()["state"] == "ready"
+        with pytest.raises(NobodyListensError, match="COMPLEX_SYSTEM_INGEST=false"):
+            await IngestClient(tester.broker, settings, "Test").publish(sample(1))
+        assert sum("has no JetStream" in text for text in caplog.messages) == 1
+    off = settings.copy(update={"ingest": False})
+    async with running(DatabaseMongoService, off), running(TesterService, off) as tester:
+        counts = await tester.ask(subjects.GET_INGEST_COUNTS_SUBJECT, {})
+        assert counts["on"] is False
+
+
+@pytest.mark.parametrize("database", ["mongo"], indirect=True)
+async def test_streams_follow_the_settings_and_take_no_request(
+    tester: TesterService, settings: Settings, database: str
+) -> None:
+    client = tester.broker.client
+    await IngestStreams(client, settings).ensure()
+    more = settings.copy(update={"ingest_bytes": 5_000_000, "ingest_age": 60.0, "ingest_ack_pending": 7})
+    await IngestStreams(client, more).ensure()
+    config = (await client.jetstream().stream_info(STREAM)).config
+    assert (config.max_bytes, config.max_age) == (5_000_000, 60.0)
+    assert (await client.jetstream().consumer_info(STREAM, "database")).config.max_ack_pending == 7
+    asked = {getattr(subjects, name).name for name in subjects.__all__ if hasattr(getattr(subjects, name), "reply_cls")}
+    for stream in (STREAM, DEAD_STREAM):
+        kept = (await client.jetstream().stream_info(stream)).config.subjects or []
+        assert not {name for name in asked for subject in kept if name == subject or name.startswith(subject.rstrip(">"))}
+    # A cluster of one cannot keep three copies, and that is said.
+    with pytest.raises(NobodyListensError, match="COMPLEX_SYSTEM_INGEST_REPLICAS"):
+        await IngestStreams(client, settings.copy(update={"ingest_replicas": 3})).ensure()
+
+
+@pytest.mark.parametrize("database", ["mongo"], indirect=True)
+async def test_a_full_stream_refuses_and_keeps_what_it_has(tester: TesterService, settings: Settings, database: str) -> None:
+    small = settings.copy(update={"ingest_bytes": 1_000_000})
+    await IngestStreams(tester.broker.client, small).ensure()
+    publisher = IngestClient(tester.broker, small, "Test")
+    large = [{**record, "laborant": "x" * 60_000} for record in sample(20)]  # 300,000 bytes a message of five
+    for start in (0, 5, 10):
+        assert await publisher.publish(large[start : start + 5])
+    with pytest.raises(NobodyListensError, match="COMPLEX_SYSTEM_INGEST_BYTES"):
+        await publisher.publish(large[15:])
+    async with running(SERVICES[database], small):
+        await settled(tester)
+        assert await raw(tester) == large[:15]
+        assert await publisher.publish(large[15:])
+        await settled(tester)
+        assert await raw(tester) == large
+
+
+class CountingStore(MongoDataStore):
+    """Counts the writes."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.sizes: list[int] = []
+
+    async def save_raw(self, records: list[Record]) -> dict[str, Any]:
+        self.sizes.append(len(records))
+        return await super().save_raw(records)
+
+
+class CountingService(DatabaseMongoService):
+    def make_store(self) -> DataStore:
+        return CountingStore(self.dataset, self.settings)
+
+
+@pytest.mark.parametrize("database", ["mongo"], indirect=True)
+async def test_many_messages_become_few_writes_of_bounded_size(
+    tester: TesterService, settings: Settings, database: str
+) -> None:
+    records = sample(300)
+    await IngestStreams(tester.broker.client, settings).ensure()
+    for start in range(0, 300, 3):
+        await publish(tester.broker.client, thing(records[start : start + 3]))
+    async with running(CountingService, settings.copy(update={"ingest_batch": 100})) as service:
+        await settled(tester)
+        assert isinstance(service.store, CountingStore)
+        assert sum(service.store.sizes) == 300
+        assert max(service.store.sizes) <= 100
+        assert len(service.store.sizes) < 50
+        assert await raw(tester) == records
+
+
+class PoisonedStore(MongoDataStore):
+    """A store with a fault in it: one record makes it fail, whatever the database does."""
+
+    async def save_raw(self, records: list[Record]) -> dict[str, Any]:
+        if any(record["laborant"] == "poison" for record in records):
+            raise ZeroDivisionError
+        return await super().save_raw(records)
+
+
+class PoisonedService(DatabaseMongoService):
+    def make_store(self) -> DataStore:
+        return PoisonedStore(self.dataset, self.settings)
+
+
+@pytest.mark.parametrize("database", ["mongo"], indirect=True)
+async def test_a_record_that_the_service_fails_at_is_tried_again_and_then_kept_aside(
+    tester: TesterService, settings: Settings, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest_batch, "_AGAIN", 0.01)
+    records = sample(5)
+    poison = {**sample(6)[5], "laborant": "poison"}
+    await IngestStreams(tester.broker.client, settings).ensure()
+    for record in [*records[:2], poison, *records[2:]]:
+        await publish(tester.broker.client, thing(record))
+    async with running(PoisonedService, settings):
+        counts = await settled(tester)
+        assert await raw(tester) == records
+        assert (counts["saved"], counts["refused"]) == (5, 1)
+        [letter] = await letters(tester)
+        assert (letter.code, letter.sequence) == ("internal", 3)
+        assert "ZeroDivisionError" in letter.reason
+    consumer = await tester.broker.client.jetstream().consumer_info(STREAM, "database")
+    assert consumer.delivered is not None
+    assert consumer.delivered.consumer_seq == 6 + ingest_batch.TRIES - 1
