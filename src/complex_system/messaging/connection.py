@@ -48,6 +48,10 @@ class _EncryptedClient(Client):
         return command
 
 
+class _ConnectionLostError(NatsError):
+    """What a request gets that waits for its reply when the connection goes."""
+
+
 class _DrainingSubscription(NatsBrokerSubscription):
     """A subscription that ends after the messages that came: nats-py's own unsubscribe throws them away."""
 
@@ -88,6 +92,7 @@ class ServiceConnection(NatsBrokerConnection):
             name: snake_case name of the service; its replicas share it, it names the queue group.
         """
         client = _EncryptedClient() if settings.nats_tls_ca else Client()
+        connection = cls(client, name, settings.handler_tasks)
         address = f"{settings.nats_host}:{settings.nats_port}"
         waiting = False
 
@@ -98,6 +103,14 @@ class ServiceConnection(NatsBrokerConnection):
                 log.warning("Waiting for the broker at %s: %s", address, error or type(error).__name__)
             elif client.is_connected:
                 log.warning("Broker: %s", error or type(error).__name__)
+
+        async def on_disconnect() -> None:
+            # The broker forgets who waits for which reply, so none of these can come any more.
+            for reply in list(client._resp_map.values()):
+                if not reply.done():
+                    reply.set_exception(_ConnectionLostError())
+            if not connection._closing:
+                log.warning("The broker at %s is away", address)
 
         async def on_reconnect() -> None:
             nonlocal waiting
@@ -122,11 +135,11 @@ class ServiceConnection(NatsBrokerConnection):
             ping_interval=10,
             max_outstanding_pings=2,
             error_cb=on_error,
+            disconnected_cb=on_disconnect,
             reconnected_cb=on_reconnect,
             closed_cb=on_close,
             **options,
         )
-        connection = cls(client, name, settings.handler_tasks)
         return connection
 
     @property
@@ -144,7 +157,7 @@ class ServiceConnection(NatsBrokerConnection):
 
         Raises:
             NobodyListensError: No service subscribes to the subject.
-            ReplyTimeoutError: No reply in time.
+            ReplyTimeoutError: No reply in time, or none to be expected because the connection was lost meanwhile.
             TooLargeError: The request exceeds the broker's limit.
         """
         payload = serialize_to_bin(subject.msg_cls, msg)
@@ -159,6 +172,8 @@ class ServiceConnection(NatsBrokerConnection):
                 f"A request on '{subject.name}' of {len(payload)} bytes exceeds the broker's limit of "
                 f"{self.max_payload}; send it in smaller batches."
             ) from error
+        except _ConnectionLostError as error:
+            raise ReplyTimeoutError(f"No reply on '{subject.name}': the broker went away meanwhile.") from error
         except NatsError as error:  # closed, or so long away that what waits to be sent fills the buffer
             raise NobodyListensError(f"The broker does not take '{subject.name}' at the moment: {error}") from error
         return serialize_from_bin(subject.reply_cls, reply.data)
@@ -239,11 +254,14 @@ class ServiceConnection(NatsBrokerConnection):
         return result
 
     async def settle(self) -> None:
-        """Waits until the broker knows every subscription made so far."""
+        """Waits until the broker knows every subscription made so far; a broker that goes away meanwhile is told when it is back."""
         # nats-py writes a flush's PING past the commands that wait for its flusher task; these are out when the first PONG
         # is back, so it is the second one that comes after them.
-        await self._client.flush()
-        await self._client.flush()
+        try:
+            await self._client.flush()
+            await self._client.flush()
+        except (NatsError, TimeoutError) as error:
+            log.warning("The broker does not confirm the subscriptions: %s", error)
 
     async def drain_handlers(self) -> None:
         """Waits for the handlers that are at work, so that what was taken is answered before the service ends."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
+from fastiot.msg import Thing
 from typing_extensions import override
 
 from complex_system.domain.pages import Page, processed_schema
@@ -17,14 +18,19 @@ from complex_system.domain.records import Record, raw_check
 from complex_system.errors import ComplexSystemError, NobodyListensError
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.handlers import answers
+from complex_system.messaging.replicas import BEATS_MISSED, Replicas
+from complex_system.messaging.replies import value_of
 from complex_system.messaging.service import SystemService
-from complex_system.messaging.subjects import DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT
+from complex_system.messaging.subjects import DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT, SERVICE_HEARTBEAT
 from complex_system.preprocessing.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
 
 _REJECTIONS = 1000
 """Rejections that are sent in one message."""
+_MEETING = 0.3
+"""Seconds in which a new replica hears from the others; who is overheard costs work done twice for a heartbeat, no more."""
+_LONGEST_PAUSE = 10.0
 
 
 @dataclass
@@ -36,7 +42,10 @@ class Sweep:
 
 
 class DataProcessingService(SystemService):
-    """Finds its work by query, never by memory: what a crash or a lost reply leaves undone, the next sweep finds."""
+    """Finds its work by query, never by memory: what a crash or a lost reply leaves undone, the next sweep finds.
+
+    Replicas share the work: each sweeps over its share of the keys, and over more when it hears no more of another one.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -44,10 +53,21 @@ class DataProcessingService(SystemService):
         self._check = raw_check(self.dataset)
         self._schema = processed_schema(self.dataset)
         self._database = DatabaseClient(self)
+        lasting = BEATS_MISSED * self.settings.heartbeat_interval
+        self._replicas = Replicas(self.health(), ("service", "pipeline_version"), lasting)
+        self._share = self._replicas.share
+
+    @override
+    def health(self) -> dict[str, Any]:
+        return {**super().health(), "pipeline_version": self.dataset.version}
 
     @override
     async def on_start(self) -> None:
-        self.every(self.settings.processing_interval, self.process_new_records)
+        self._subs.append(await self.broker.subscribe(SERVICE_HEARTBEAT, self._hear))
+        await self.broker.settle()
+        await self._beat()  # says that we are starting, which the others answer
+        await self.wait_for_shutdown(_MEETING)
+        self.every(self.settings.processing_interval, self.process_new_records, _LONGEST_PAUSE)
 
     @answers(DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT)
     async def process_raw(self, value: Any) -> list[Record]:
@@ -90,8 +110,17 @@ class DataProcessingService(SystemService):
                 await asyncio.gather(ahead, return_exceptions=True)
 
     def _fetch(self, after: str | None) -> asyncio.Task[Page]:
-        version, limit = self.dataset.version, self.settings.processing_batch
-        return asyncio.create_task(self._database.unprocessed(version, limit, after))
+        version, limit, share = self.dataset.version, self.settings.processing_batch, self._replicas.share
+        if share != self._share:
+            self._share = share
+            log.info("Works on share %d of %d of the keys", share.index + 1, share.count)
+        return asyncio.create_task(self._database.unprocessed(version, limit, after, share))
+
+    async def _hear(self, thing: Thing) -> None:
+        beat = value_of(thing)
+        starting = isinstance(beat, dict) and self._replicas.hear(beat) and beat.get("state") == "starting"
+        if starting and self.health()["state"] != "starting":  # two that start would greet each other without an end
+            await self._beat()
 
     def _split(self, raw: pa.Table) -> tuple[pa.Table, list[dict[str, str]]]:
         processed, rejections = self._pipeline.split(raw)
