@@ -32,6 +32,11 @@ class Proxy:
         for writer in list(self._writers):
             writer.transport.abort()
 
+    def hold(self) -> None:
+        """Takes nothing more from those that are connected, and keeps their connections; new ones are served."""
+        for writer in self._writers:
+            writer.transport.pause_reading()
+
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there = await asyncio.open_connection("127.0.0.1", self._target)
         self._writers |= {writer, there}
@@ -39,7 +44,6 @@ class Proxy:
             await asyncio.gather(_pump(reader, there), self._answer(there_reader, writer))
         finally:
             self._writers -= {writer, there}
-
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):

@@ -23,11 +23,12 @@ from proxy import proxied
 from support import eventually
 
 FULL = int(os.environ.get("FAULT_RECORDS", "0"))
-RECORDS = {"mongo": FULL or 6_000, "maria": FULL or 20_000}
+RECORDS = {"mongo": FULL or 3_000, "maria": FULL or 6_000}
 TIMEOUT = 30.0 if FULL else 5.0
 QUICK = {} if FULL else {
     "FASTIOT_NATS_DEFAULT_TIMEOUT": str(TIMEOUT),
-    "COMPLEX_SYSTEM_BATCH_SIZE": "100",
+    "COMPLEX_SYSTEM_BATCH_SIZE": "25",
+    "COMPLEX_SYSTEM_BATCHES_IN_FLIGHT": "2",
     "COMPLEX_SYSTEM_PROCESSING_BATCH": "500",
     "COMPLEX_SYSTEM_HEARTBEAT_INTERVAL": "0.5",
     "COMPLEX_SYSTEM_PROCESSING_INTERVAL": "0.2",
@@ -254,7 +255,9 @@ async def test_services_that_start_first_wait_and_say_for_what(
         kill(servers.database.child)
         start_all(system, PROCESSING, SOURCE)
         for name in (PROCESSING, SOURCE):
-            await eventually(lambda name=name: f"Waiting for the broker at 127.0.0.1:{servers.nats.port}" in system.log(name), 60)
+            await eventually(
+                lambda name=name: f"Waiting for the broker at 127.0.0.1:{servers.nats.port}" in system.log(name), 60
+            )
         await again(servers.nats)
         await eventually(lambda: "No service answers 'get-unprocessed-page'" in system.detail(PROCESSING), 60)
         await eventually(lambda: "No service answers 'save-many-raw-datapoints'" in system.detail(SOURCE), 60)

@@ -33,9 +33,29 @@ Handler = Callable[[Thing], Awaitable[Thing | None]]
 
 DRAIN_SECONDS = 10.0
 """How long a service that ends goes on answering the requests that it has taken."""
+CLOSE_SECONDS = 5.0
+"""How long it waits for a broker that takes nothing more."""
 
 
-class _EncryptedClient(Client):
+class _Client(Client):
+    """A client that lets go of a connection that takes nothing more.
+
+    nats-py closes a connection after what waits to be sent is out; a broker that hangs, or a host that was switched off, never
+    takes it, and the client would wait for ever instead of connecting again.
+    """
+
+    def let_go(self) -> None:
+        """Ends the connection at once, with what was not sent."""
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+
+    async def _attempt_reconnect(self) -> None:
+        self.let_go()
+        await super()._attempt_reconnect()
+
+
+class _EncryptedClient(_Client):
     """A client that gives its credentials to an encrypted connection only.
 
     nats-py encrypts when the server asks for it and otherwise goes on in clear text, whatever was configured.
@@ -91,7 +111,7 @@ class ServiceConnection(NatsBrokerConnection):
             settings: Where the broker is and who we are.
             name: snake_case name of the service; its replicas share it, it names the queue group.
         """
-        client = _EncryptedClient() if settings.nats_tls_ca else Client()
+        client = _EncryptedClient() if settings.nats_tls_ca else _Client()
         connection = cls(client, name, settings.handler_tasks)
         address = f"{settings.nats_host}:{settings.nats_port}"
         waiting = False
@@ -276,7 +296,11 @@ class ServiceConnection(NatsBrokerConnection):
                 await self._client.flush(timeout=2)
             except (NatsTimeoutError, TimeoutError):
                 log.warning("The broker did not take the last messages in time")
-        await self._client.close()
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._client.close()
+        except (TimeoutError, OSError):  # it takes nothing more, or has gone this moment
+            self._client.let_go()
 
 
 def _decode(subject: Subject, message: Msg) -> Thing:

@@ -30,7 +30,9 @@ ALL = Share(0, 1)
 class Replicas:
     """The living replicas of one service that do the same work."""
 
-    def __init__(self, own: Mapping[str, Any], alike: tuple[str, ...], seconds: float, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self, own: Mapping[str, Any], alike: tuple[str, ...], seconds: float, clock: Callable[[], float] = time.monotonic
+    ):
         """Knows nobody but ourselves at first.
 
         Args:

@@ -142,7 +142,9 @@ class DatabaseService(SystemService):
     @answers(subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT)
     async def get_unprocessed(self, value: Any) -> bytes:
         """An Arrow page of raw records that a pipeline version has not seen."""
-        fields = requests.fields_of(value, subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT.name, ("version", "after", "limit", "share"))
+        fields = requests.fields_of(
+            value, subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT.name, ("version", "after", "limit", "share")
+        )
         version, after = requests.version_of(fields), requests.short_text(fields, "after", optional=True)
         share, limit = requests.share_of(fields), requests.page_limit(fields)
         page = await self._stored(self.store.unprocessed(version, after, min(limit * share.count, MAX_PAGE_ROWS)))
