@@ -87,4 +87,4 @@ compose-test: install  ## Prove a deployment in containers, as root: make compos
 FAULT_RECORDS ?= 50000
 
 faults: install  ## Kill, freeze and slow down servers and services while 50,000 records flow: make faults [FAULT_RECORDS=n] [ARGS="-k maria"]
-	FAULT_RECORDS=$(FAULT_RECORDS) $(BIN)/python -m pytest tests/faults --timeout=900 $(ARGS)
+	FAULT_RECORDS=$(FAULT_RECORDS) $(BIN)/python -m pytest tests/faults $(ARGS)

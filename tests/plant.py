@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import sys
@@ -27,9 +28,11 @@ from complex_system.preprocessing.pipeline import Pipeline
 from complex_system.settings import Settings
 from support import eventually
 
+FULL = int(os.environ.get("FAULT_RECORDS", "0"))
+"""Records of a run at full size; 0 for the short one."""
 NO_VERSION = "none"
 """No pipeline has this version, so every raw record is unprocessed for it."""
-PATIENCE = 150.0
+PATIENCE = 900.0 if FULL else 240.0
 
 
 def kill(child: Child | None) -> None:

@@ -7,7 +7,6 @@ settings as they come.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,11 +17,10 @@ import pytest
 
 from complex_system.domain.dataset import Dataset
 from complex_system.local.servers import MariaServer, MongoServer, NatsServer, Server
-from plant import Plant, kill, plant
+from plant import FULL, Plant, kill, plant
 from proxy import proxied
 from support import eventually
 
-FULL = int(os.environ.get("FAULT_RECORDS", "0"))
 RECORDS = {"mongo": FULL or 3_000, "maria": FULL or 6_000}
 TIMEOUT = 30.0 if FULL else 5.0
 QUICK = {} if FULL else {
@@ -36,7 +34,7 @@ QUICK = {} if FULL else {
 SERVERS: dict[str, type[Server]] = {"mongo": MongoServer, "maria": MariaServer}
 SOURCE, PROCESSING = "dummy_data_generation", "data_processing"
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800 if FULL else 300)
 
 
 class Servers:

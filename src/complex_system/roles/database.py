@@ -149,7 +149,7 @@ class DatabaseService(SystemService):
         share, limit = requests.share_of(fields), requests.page_limit(fields)
         page = await self._stored(self.store.unprocessed(version, after, min(limit * share.count, MAX_PAGE_ROWS)))
         if share.count > 1:
-            page = await asyncio.to_thread(requests.part_of, page, share)
+            page = await asyncio.to_thread(requests.part_of, page, share, limit)
         return encode_within(page, self._page_bytes)
 
     @answers(subjects.DB_UPSERT_PROCESSED_COLUMNS_SUBJECT)

@@ -100,10 +100,14 @@ def share_of(fields: dict[str, Any]) -> Share:
     return Share(*value)
 
 
-def part_of(page: Page, share: Share) -> Page:
-    """The rows of a page whose keys are in a share; the cursor stays, so the part may be empty and not the last one."""
+def part_of(page: Page, share: Share, limit: int) -> Page:
+    """At most ``limit`` rows of a page whose keys are in a share; may be empty and not the last one, the cursor tells."""
     mine = [zlib.crc32(key.encode()) % share.count == share.index for key in page.table.column(ID).to_pylist()]
-    return Page(page.table.filter(pa.array(mine, pa.bool_())), page.next, page.notes)
+    table = page.table.filter(pa.array(mine, pa.bool_()))
+    if table.num_rows <= limit:
+        return Page(table, page.next, page.notes)
+    table = table.slice(0, limit)
+    return Page(table, table.column(ID)[-1].as_py(), page.notes)
 
 
 @dataclass(frozen=True)
