@@ -23,7 +23,7 @@ from complex_system.local.child import Child
 from complex_system.local.servers import Server
 from complex_system.messaging.client import SystemClient
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.messaging.subjects import SERVICE_HEARTBEAT
+from complex_system.messaging.subjects import DB_GET_COUNTS_SUBJECT, SERVICE_HEARTBEAT
 from complex_system.preprocessing.pipeline import Pipeline
 from complex_system.settings import Settings
 from support import eventually
@@ -129,7 +129,9 @@ class Plant:
     async def counts(self) -> dict[str, int] | None:
         """Numbers of records; None while nobody tells."""
         try:
-            return await self.database.counts()
+            # A short wait: the question may have gone to a replica that has just been killed.
+            counts: dict[str, int] = await self.client.ask(DB_GET_COUNTS_SUBJECT, {}, 10.0 if FULL else 3.0)
+            return counts
         except ComplexSystemError:
             return None
 

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from complex_system.domain.pages import Page, processed_schema
 from complex_system.domain.records import Record, raw_check
-from complex_system.errors import ComplexSystemError, NobodyListensError
+from complex_system.errors import ComplexSystemError, NobodyListensError, ReplyTimeoutError
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.replicas import BEATS_MISSED, Replicas
@@ -31,6 +31,7 @@ _REJECTIONS = 1000
 _MEETING = 0.3
 """Seconds in which a new replica hears from the others; who is overheard costs work done twice for a heartbeat, no more."""
 _LONGEST_PAUSE = 10.0
+_FEWEST_ROWS = 50
 
 
 @dataclass
@@ -56,6 +57,7 @@ class DataProcessingService(SystemService):
         lasting = BEATS_MISSED * self.settings.heartbeat_interval
         self._replicas = Replicas(self.health(), ("service", "pipeline_version"), lasting)
         self._share = self._replicas.share
+        self._rows = self.settings.processing_batch
 
     @override
     def health(self) -> dict[str, Any]:
@@ -84,6 +86,8 @@ class DataProcessingService(SystemService):
             await self.set_state("waiting", error.message)
             return max(1.0, self.settings.processing_interval)
         except ComplexSystemError as error:
+            if isinstance(error, ReplyTimeoutError):
+                self._fit(self.settings.request_timeout)
             await self.set_state("waiting", error.message)
             raise
         finally:
@@ -100,7 +104,10 @@ class DataProcessingService(SystemService):
                 page = await ahead
                 ahead = self._fetch(page.next) if page.next is not None else None
                 table, rejections = await asyncio.to_thread(self._split, page.table)
+                started = time.monotonic()
                 await self._write(table)
+                if table.num_rows >= self._rows // 2:
+                    self._fit(time.monotonic() - started)
                 done.processed += table.num_rows
                 await self._reject(rejections)
                 done.rejected += len(rejections)
@@ -110,7 +117,7 @@ class DataProcessingService(SystemService):
                 await asyncio.gather(ahead, return_exceptions=True)
 
     def _fetch(self, after: str | None) -> asyncio.Task[Page]:
-        version, limit, share = self.dataset.version, self.settings.processing_batch, self._replicas.share
+        version, limit, share = self.dataset.version, self._rows, self._replicas.share
         if share != self._share:
             self._share = share
             log.info("Works on share %d of %d of the keys", share.index + 1, share.count)
@@ -121,6 +128,17 @@ class DataProcessingService(SystemService):
         starting = isinstance(beat, dict) and self._replicas.hear(beat) and beat.get("state") == "starting"
         if starting and self.health()["state"] != "starting":  # two that start would greet each other without an end
             await self._beat()
+
+    def _fit(self, seconds: float) -> None:
+        """Fits the batch to what the database can do: one that runs into its time-out is written twice, which makes it slower still."""
+        before, limit = self._rows, self.settings.request_timeout
+        if seconds > limit / 2:
+            self._rows = max(min(_FEWEST_ROWS, before), before // 2)
+            log.warning(
+                "The database takes %.1f s for a batch of %d: the next ones have %d records", seconds, before, self._rows
+            )
+        elif seconds < limit / 10:
+            self._rows = min(self.settings.processing_batch, 2 * before)
 
     def _split(self, raw: pa.Table) -> tuple[pa.Table, list[dict[str, str]]]:
         processed, rejections = self._pipeline.split(raw)
