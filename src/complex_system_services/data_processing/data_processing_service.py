@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from complex_system.domain.pages import Page, processed_schema
 from complex_system.domain.records import Record, raw_check
-from complex_system.errors import ComplexSystemError, NobodyListensError, ReplyTimeoutError
+from complex_system.errors import ComplexSystemError, NobodyListensError
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.replicas import BEATS_MISSED, Replicas
@@ -86,8 +86,6 @@ class DataProcessingService(SystemService):
             await self.set_state("waiting", error.message)
             return max(1.0, self.settings.processing_interval)
         except ComplexSystemError as error:
-            if isinstance(error, ReplyTimeoutError):
-                self._fit(self.settings.request_timeout)
             await self.set_state("waiting", error.message)
             raise
         finally:
@@ -105,9 +103,11 @@ class DataProcessingService(SystemService):
                 ahead = self._fetch(page.next) if page.next is not None else None
                 table, rejections = await asyncio.to_thread(self._split, page.table)
                 started = time.monotonic()
-                await self._write(table)
-                if table.num_rows >= self._rows // 2:
-                    self._fit(time.monotonic() - started)
+                try:
+                    await self._write(table)
+                finally:
+                    if table.num_rows >= self._rows // 2:
+                        self._fit(time.monotonic() - started)
                 done.processed += table.num_rows
                 await self._reject(rejections)
                 done.rejected += len(rejections)
@@ -130,7 +130,7 @@ class DataProcessingService(SystemService):
             await self._beat()
 
     def _fit(self, seconds: float) -> None:
-        """Fits the batch to what the database can do: one that runs into its time-out is written twice, which makes it slower still."""
+        """Fits the batch to the database: one that runs into its time-out is written twice, which makes it slower still."""
         before, limit = self._rows, self.settings.request_timeout
         if seconds > limit / 2:
             self._rows = max(min(_FEWEST_ROWS, before), before // 2)
