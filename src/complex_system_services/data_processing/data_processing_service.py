@@ -99,7 +99,12 @@ class DataProcessingService(SystemService):
         ahead: asyncio.Task[Page] | None = self._fetch(None)
         try:
             while ahead is not None and not self._shutdown_event.is_set():
-                page = await ahead
+                asked = time.monotonic()
+                try:
+                    page = await ahead
+                except ComplexSystemError:
+                    self._fit(time.monotonic() - asked, grow=False)
+                    raise
                 ahead = self._fetch(page.next) if page.next is not None else None
                 table, rejections = await asyncio.to_thread(self._split, page.table)
                 started = time.monotonic()
@@ -129,7 +134,7 @@ class DataProcessingService(SystemService):
         if starting and self.health()["state"] != "starting":  # two that start would greet each other without an end
             await self._beat()
 
-    def _fit(self, seconds: float) -> None:
+    def _fit(self, seconds: float, *, grow: bool = True) -> None:
         """Fits the batch to the database: one that runs into its time-out is written twice, which makes it slower still."""
         before, limit = self._rows, self.settings.request_timeout
         if seconds > limit / 2:
@@ -137,7 +142,7 @@ class DataProcessingService(SystemService):
             log.warning(
                 "The database takes %.1f s for a batch of %d: the next ones have %d records", seconds, before, self._rows
             )
-        elif seconds < limit / 10:
+        elif grow and seconds < limit / 10:
             self._rows = min(self.settings.processing_batch, 2 * before)
 
     def _split(self, raw: pa.Table) -> tuple[pa.Table, list[dict[str, str]]]:
