@@ -82,3 +82,9 @@ images: install  ## Build the services' images with plain docker build: make ima
 
 compose-test: install  ## Prove a deployment in containers, as root: make compose-test [DEPLOYMENT=maria]
 	PYTHONPATH=tests $(BIN)/python -m compose.proof $(DEPLOYMENT) $(ARGS)
+
+.PHONY: faults
+FAULT_RECORDS ?= 50000
+
+faults: install  ## Kill, freeze and slow down servers and services while 50,000 records flow: make faults [FAULT_RECORDS=n] [ARGS="-k maria"]
+	FAULT_RECORDS=$(FAULT_RECORDS) $(BIN)/python -m pytest tests/faults $(ARGS)

@@ -12,6 +12,8 @@ class Proxy:
     """Forwards connections to a port on the loopback interface, unless it is cut."""
 
     def __init__(self, target: int, port: int = 0) -> None:
+        self.delay = 0.0
+        """Seconds by which every answer of the server is late."""
         self._target = target
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -30,13 +32,27 @@ class Proxy:
         for writer in list(self._writers):
             writer.transport.abort()
 
+    def hold(self) -> None:
+        """Takes nothing more from those that are connected, and keeps their connections; new ones are served."""
+        for writer in self._writers:
+            writer.transport.pause_reading()
+
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there = await asyncio.open_connection("127.0.0.1", self._target)
         self._writers |= {writer, there}
         try:
-            await asyncio.gather(_pump(reader, there), _pump(there_reader, writer))
+            await asyncio.gather(_pump(reader, there), self._answer(there_reader, writer))
         finally:
             self._writers -= {writer, there}
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                if self.delay:
+                    await asyncio.sleep(self.delay)
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

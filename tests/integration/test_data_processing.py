@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
@@ -49,9 +50,12 @@ async def test_what_is_saved_becomes_processed_page_by_page(
             await database.save_raw(records[start : start + 500])
         await eventually(lambda: processed_count(database, 1000))
         assert await processed_rows(database) == Pipeline(dataset).process(records).to_dicts()
-        counts = await database.counts()
-        assert counts["rejected"] == 0
-        assert counts["labelled"] == sum(record[dataset.target] is not None for record in records)
+        known = sum(record[dataset.target] is not None for record in records)
+
+        async def counted() -> bool:  # where counting the labelled takes long, an answer may be a little old
+            return await database.counts() == {"raw": 1000, "processed": 1000, "labelled": known, "rejected": 0}
+
+        await eventually(counted)
         # What comes later is found by the next sweep.
         await database.save_raw([laboratory.record()])
         await eventually(lambda: processed_count(database, 1001))
@@ -193,3 +197,33 @@ async def test_what_is_no_list_of_records_is_an_error(tester: TesterService, set
     async with running(DataProcessingService, settings):
         with pytest.raises(InvalidRequestError, match="A list of records is expected"):
             await ProcessingClient(tester).process(value)
+
+
+async def test_batches_shrink_while_the_database_is_slow_and_grow_again(
+    tester: TesterService, settings: Settings, laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = DatabaseClient(tester)
+    settings = settings.copy(update={"request_timeout": 5.0, "processing_batch": 400})
+    sizes: list[int] = []
+    slow = True
+
+    class SlowDatabaseMongoService(DatabaseMongoService):
+        async def _stored(self, work: Any) -> Any:
+            result = await super()._stored(work)
+            if isinstance(result, dict) and "upserted" in result:
+                sizes.append(result["upserted"])
+                await asyncio.sleep(result["upserted"] / 60 if slow else 0)  # 400 records run into the time-out
+            return result
+
+    async with running(SlowDatabaseMongoService, settings):
+        await database.save_raw(list(laboratory.records(1000)))
+        async with running(DataProcessingService, settings):
+            await eventually(lambda: processed_count(database, 1000), 60)
+            assert sizes[0] == 400
+            assert min(sizes) <= 200
+            slow = False
+            for _ in range(4):
+                done = len(sizes)
+                await database.save_raw(list(laboratory.records(400)))
+                await eventually(lambda done=done: len(sizes) > done and sum(sizes[done:]) >= 400, 60)
+            assert max(sizes[-2:]) == 400

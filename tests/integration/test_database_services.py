@@ -21,6 +21,7 @@ from complex_system.local.servers import Server, free_port
 from complex_system.messaging import subjects
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.connection import ServiceConnection
+from complex_system.messaging.replicas import Share
 from complex_system.messaging.subjects import health_subject
 from complex_system.roles.database import DatabaseService
 from complex_system.settings import Settings
@@ -179,6 +180,9 @@ def bad_requests(dataset: Dataset) -> list[tuple[Any, Any, type[Exception], str]
         (subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT, {}, InvalidRequestError, "version"),
         (subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT, {"version": ""}, InvalidRequestError, "version"),
         (subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT, {"version": "v", "limit": 0}, InvalidRequestError, "limit"),
+        (subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT, {"version": "v", "share": [2, 2]}, InvalidRequestError, "share"),
+        (subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT, {"version": "v", "share": "1/2"}, InvalidRequestError, "share"),
+        (subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT, {"version": "v", "share": [False, True]}, InvalidRequestError, "share"),
         (subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT, {"columns": ["nothing"]}, InvalidRequestError, "Not 'nothing'"),
         (subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT, {"columns": []}, InvalidRequestError, feature),
         (subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT, {"columns": [feature] * 2}, InvalidRequestError, "twice"),
@@ -227,6 +231,25 @@ async def test_unknown_fields_are_warned_of_and_ignored(
     with caplog.at_level(logging.WARNING):
         assert await tester.ask(subjects.DB_GET_PROCESSED_DATA_PAGE_SUBJECT, {"page": 0, "sort": "x"}) == []
     assert "'get-processed-data-page': unknown field(s) ignored: sort" in caplog.text
+
+
+async def test_shares_of_the_unprocessed_are_disjoint_and_complete(
+    tester: TesterService, service: DatabaseService, records: list[Record]
+) -> None:
+    client = DatabaseClient(tester)
+    await client.save_raw(records)
+    seen: list[str] = []
+    for index in range(3):
+        after, pages = None, 0
+        while True:
+            page = await client.unprocessed("v", 4, after, Share(index, 3))
+            assert page.table.num_rows <= 4
+            seen += page.table.column(ID).to_pylist()
+            pages += 1
+            if (after := page.next) is None:
+                break
+        assert pages > 1
+    assert sorted(seen) == sorted(record[ID] for record in records)
 
 
 async def test_a_large_limit_is_cut(tester: TesterService, service: DatabaseService, records: list[Record]) -> None:

@@ -12,6 +12,7 @@ from fastiot.core import ReplySubject
 from complex_system.domain.pages import MAX_PAGE_ROWS, PAGE_ROWS, Page, decode_page, encode_page
 from complex_system.domain.records import Record
 from complex_system.messaging import subjects
+from complex_system.messaging.replicas import ALL, Share
 
 
 class Asks(Protocol):
@@ -37,9 +38,11 @@ class DatabaseClient:
         reply: dict[str, int] = await self._ask(subjects.DB_GET_COUNTS_SUBJECT, {})
         return reply
 
-    async def unprocessed(self, version: str, limit: int, after: str | None = None) -> Page:
-        """Raw records with no processed twin (and no rejection) of that pipeline version, by key."""
-        request = {"version": version, "limit": limit, "after": after}
+    async def unprocessed(self, version: str, limit: int, after: str | None = None, share: Share = ALL) -> Page:
+        """Raw records with no processed twin (and no rejection) of that pipeline version, by key; of a share of the keys."""
+        request: dict[str, Any] = {"version": version, "limit": limit, "after": after}
+        if share != ALL:
+            request["share"] = [share.index, share.count]
         return decode_page(await self._ask(subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT, request))
 
     async def upsert_processed(self, page: Page) -> dict[str, Any]:

@@ -40,9 +40,29 @@ _SECONDS_BETWEEN_WARNINGS = 10.0
 
 DRAIN_SECONDS = 10.0
 """How long a service that ends goes on answering the requests that it has taken."""
+CLOSE_SECONDS = 5.0
+"""How long it waits for a broker that takes nothing more."""
 
 
-class _EncryptedClient(Client):
+class _Client(Client):
+    """A client that lets go of a connection that takes nothing more.
+
+    nats-py closes a connection after what waits to be sent is out; a broker that hangs, or a host that was switched off, never
+    takes it, and the client would wait for ever instead of connecting again.
+    """
+
+    def let_go(self) -> None:
+        """Ends the connection at once, with what was not sent."""
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+
+    async def _attempt_reconnect(self) -> None:
+        self.let_go()
+        await super()._attempt_reconnect()
+
+
+class _EncryptedClient(_Client):
     """A client that gives its credentials to an encrypted connection only.
 
     nats-py encrypts when the server asks for it and otherwise goes on in clear text, whatever was configured.
@@ -53,6 +73,10 @@ class _EncryptedClient(Client):
             raise NatsError("the broker offers no TLS, and FASTIOT_NATS_TLS_CA asks for it")
         command: bytes = super()._connect_command()
         return command
+
+
+class _ConnectionLostError(NatsError):
+    """What a request gets that waits for its reply when the connection goes."""
 
 
 class _DrainingSubscription(NatsBrokerSubscription):
@@ -96,7 +120,8 @@ class ServiceConnection(NatsBrokerConnection):
             name: snake_case name of the service; its replicas share it, it names the queue group.
             patience: Seconds after which it gives up with ``TimeoutError``; None for never.
         """
-        client = _EncryptedClient() if settings.nats_tls_ca else Client()
+        client = _EncryptedClient() if settings.nats_tls_ca else _Client()
+        connection = cls(client, name, settings.handler_tasks)
         address = f"{settings.nats_host}:{settings.nats_port}"
         waiting = False
 
@@ -109,6 +134,14 @@ class ServiceConnection(NatsBrokerConnection):
                 log.warning("Waiting for the broker at %s: %s", address, error or type(error).__name__)
             elif client.is_connected:
                 log.warning("Broker: %s", error or type(error).__name__)
+
+        async def on_disconnect() -> None:
+            # The broker forgets who waits for which reply, so none of these can come any more.
+            for reply in list(client._resp_map.values()):
+                if not reply.done():
+                    reply.set_exception(_ConnectionLostError())
+            if not connection._closing:
+                log.warning("The broker at %s is away", address)
 
         async def on_reconnect() -> None:
             nonlocal waiting
@@ -134,11 +167,11 @@ class ServiceConnection(NatsBrokerConnection):
                 ping_interval=10,
                 max_outstanding_pings=2,
                 error_cb=on_error,
+                disconnected_cb=on_disconnect,
                 reconnected_cb=on_reconnect,
                 closed_cb=on_close,
                 **options,
             )
-        connection = cls(client, name, settings.handler_tasks)
         return connection
 
     @property
@@ -161,7 +194,7 @@ class ServiceConnection(NatsBrokerConnection):
 
         Raises:
             NobodyListensError: No service subscribes to the subject.
-            ReplyTimeoutError: No reply in time.
+            ReplyTimeoutError: No reply in time, or none to be expected because the connection was lost meanwhile.
             TooLargeError: The request exceeds the broker's limit.
         """
         payload = serialize_to_bin(subject.msg_cls, msg)
@@ -176,6 +209,8 @@ class ServiceConnection(NatsBrokerConnection):
                 f"A request on '{subject.name}' of {len(payload)} bytes exceeds the broker's limit of "
                 f"{self.max_payload}; send it in smaller batches."
             ) from error
+        except _ConnectionLostError as error:
+            raise ReplyTimeoutError(f"No reply on '{subject.name}': the broker went away meanwhile.") from error
         except NatsError as error:  # closed, or so long away that what waits to be sent fills the buffer
             raise NobodyListensError(f"The broker does not take '{subject.name}' at the moment: {error}") from error
         return serialize_from_bin(subject.reply_cls, reply.data)
@@ -278,11 +313,14 @@ class ServiceConnection(NatsBrokerConnection):
                 await self._client.publish(dropped.reply, serialize_to_bin(Thing, to_thing(error_value(busy), self._name)))
 
     async def settle(self) -> None:
-        """Waits until the broker knows every subscription made so far."""
+        """Waits until the broker knows every subscription made so far; a broker that goes away meanwhile is told when it is back."""
         # nats-py writes a flush's PING past the commands that wait for its flusher task; these are out when the first PONG
         # is back, so it is the second one that comes after them.
-        await self._client.flush()
-        await self._client.flush()
+        try:
+            await self._client.flush()
+            await self._client.flush()
+        except (NatsError, TimeoutError) as error:
+            log.warning("The broker does not confirm the subscriptions: %s", error)
 
     async def drain_handlers(self) -> None:
         """Waits for the handlers that are at work, so that what was taken is answered before the service ends."""
@@ -297,7 +335,11 @@ class ServiceConnection(NatsBrokerConnection):
                 await self._client.flush(timeout=2)
             except (NatsTimeoutError, TimeoutError):
                 log.warning("The broker did not take the last messages in time")
-        await self._client.close()
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._client.close()
+        except (TimeoutError, OSError):  # it takes nothing more, or has gone this moment
+            self._client.let_go()
 
 
 def _decode(subject: Subject, message: Msg) -> Thing:

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -44,6 +45,8 @@ class SystemService(FastIoTService):
         settings: The settings read at the start.
         dataset: The declared data set of the deployment.
         broker: The connection.
+        replica: What people call this replica; settings give it.
+        instance: Tells this process from every other one, also from one that was called the same before.
     """
 
     broker: ServiceConnection
@@ -57,6 +60,7 @@ class SystemService(FastIoTService):
         self.settings = settings or Settings()
         self.dataset = dataset or Dataset.load(self.settings.config_dir)
         self.replica = self.settings.service_id or f"{socket.gethostname()}-{os.getpid()}"
+        self.instance = uuid.uuid4().hex
         self.url = ""
         self._state: State = "starting"
         self._detail = ""
@@ -115,6 +119,7 @@ class SystemService(FastIoTService):
         return {
             "service": self.service_name(),
             "replica": self.replica,
+            "instance": self.instance,
             "state": self._state,
             "detail": self._detail,
             "pid": os.getpid(),

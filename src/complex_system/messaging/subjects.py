@@ -83,7 +83,9 @@ def health_subject(service: str) -> ReplySubject:
 DB_GET_COUNTS_SUBJECT = request("get-record-counts")
 """``{}`` -> ``{"raw", "processed", "labelled", "rejected"}``."""
 DB_GET_UNPROCESSED_PAGE_SUBJECT = request("get-unprocessed-page")
-"""``{"version", "after"?, "limit"?}`` -> Arrow page of raw records with no processed twin of that pipeline version."""
+"""``{"version", "after"?, "limit"?, "share"?}`` -> Arrow page of raw records with no processed twin of that pipeline version.
+
+A share ``[index, count]`` is the keys whose CRC-32 modulo ``count`` is ``index``: what one of ``count`` replicas works on."""
 DB_UPSERT_PROCESSED_COLUMNS_SUBJECT = request("upsert-processed-columns")
 """Arrow page of processed records, note ``version`` -> as for kio's upsert."""
 DB_GET_PROCESSED_COLUMNS_SUBJECT = request("get-processed-columns")
@@ -138,4 +140,5 @@ MONITORING_SUBJECT = request("get-monitoring")
 
 # Every service
 SERVICE_HEARTBEAT = event("service-heartbeat")
-"""``{"service", "replica", "state", "detail", "pid", "url", "version"}``; states: starting, waiting, ready, working, failing."""
+"""``{"service", "replica", "instance", "state", "detail", "pid", "url", "version"}``; states: starting, waiting, ready, working,
+failing."""

@@ -150,9 +150,14 @@ class DatabaseService(SystemService):
     @answers(subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT)
     async def get_unprocessed(self, value: Any) -> bytes:
         """An Arrow page of raw records that a pipeline version has not seen."""
-        fields = requests.fields_of(value, subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT.name, ("version", "after", "limit"))
+        fields = requests.fields_of(
+            value, subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT.name, ("version", "after", "limit", "share")
+        )
         version, after = requests.version_of(fields), requests.short_text(fields, "after", optional=True)
-        page = await self._stored(self.store.unprocessed(version, after, requests.page_limit(fields)))
+        share, limit = requests.share_of(fields), requests.page_limit(fields)
+        page = await self._stored(self.store.unprocessed(version, after, min(limit * share.count, MAX_PAGE_ROWS)))
+        if share.count > 1:
+            page = await asyncio.to_thread(requests.part_of, page, share, limit)
         return encode_within(page, self._page_bytes)
 
     @answers(subjects.DB_UPSERT_PROCESSED_COLUMNS_SUBJECT)

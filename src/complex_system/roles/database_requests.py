@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,12 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import MAX_PAGE_ROWS, PAGE_ROWS, Page, decode_page, processed_schema
 from complex_system.domain.records import MAX_FAULTS, Record, sentence
 from complex_system.errors import InvalidRecordError, InvalidRequestError
+from complex_system.messaging.replicas import ALL, Share
 
 log = logging.getLogger(__name__)
 
 _LONGEST_TEXT = 64
+_MOST_SHARES = 1000
 _REPLY_OVERHEAD = 1024  # the Thing around a value
 
 
@@ -78,6 +81,33 @@ def version_of(fields: dict[str, Any]) -> str:
     version = short_text(fields, "version")
     assert version is not None
     return version
+
+
+def share_of(fields: dict[str, Any]) -> Share:
+    """The field ``share``: ``[index, count]``; everything when it is not there.
+
+    Raises:
+        InvalidRequestError: It is something else, or the index is not below the count.
+    """
+    value = fields.get("share")
+    if value is None:
+        return ALL
+    numbers = isinstance(value, list | tuple) and len(value) == 2 and all(type(number) is int for number in value)
+    if not numbers or not 0 <= value[0] < value[1] <= _MOST_SHARES:
+        raise InvalidRequestError(
+            f"'share' must be [index, count] with index below count and count at most {_MOST_SHARES}, not {value!r:.80}."
+        )
+    return Share(*value)
+
+
+def part_of(page: Page, share: Share, limit: int) -> Page:
+    """At most ``limit`` rows of a page whose keys are in a share; may be empty and not the last one, the cursor tells."""
+    mine = [zlib.crc32(key.encode()) % share.count == share.index for key in page.table.column(ID).to_pylist()]
+    table = page.table.filter(pa.array(mine, pa.bool_()))
+    if table.num_rows <= limit:
+        return Page(table, page.next, page.notes)
+    table = table.slice(0, limit)
+    return Page(table, table.column(ID)[-1].as_py(), page.notes)
 
 
 @dataclass(frozen=True)

@@ -323,7 +323,8 @@ class MongoDataStore(DataStore):
         # Versions rarely change, and looking for them costs more than the page; what other replicas write shows up later.
         if time.monotonic() - self._versions_asked > _VERSIONS_KNOWN_FOR:
             found = await self._raw.distinct(PIPELINE)
-            self._versions = {mark for mark in found if isinstance(mark, str)}
+            # What was marked while it looked may be missing in the answer.
+            self._versions |= {mark for mark in found if isinstance(mark, str)}
             self._versions_asked = time.monotonic()
         return self._versions
 

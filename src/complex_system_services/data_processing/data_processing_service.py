@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
+from fastiot.msg import Thing
 from typing_extensions import override
 
 from complex_system.domain.pages import Page, processed_schema
@@ -17,14 +18,20 @@ from complex_system.domain.records import Record, raw_check
 from complex_system.errors import ComplexSystemError, NobodyListensError
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.handlers import answers
+from complex_system.messaging.replicas import BEATS_MISSED, Replicas
+from complex_system.messaging.replies import value_of
 from complex_system.messaging.service import SystemService
-from complex_system.messaging.subjects import DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT
+from complex_system.messaging.subjects import DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT, SERVICE_HEARTBEAT
 from complex_system.preprocessing.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
 
 _REJECTIONS = 1000
 """Rejections that are sent in one message."""
+_MEETING = 0.3
+"""Seconds in which a new replica hears from the others; who is overheard costs work done twice for a heartbeat, no more."""
+_LONGEST_PAUSE = 10.0
+_FEWEST_ROWS = 50
 
 
 @dataclass
@@ -36,7 +43,10 @@ class Sweep:
 
 
 class DataProcessingService(SystemService):
-    """Finds its work by query, never by memory: what a crash or a lost reply leaves undone, the next sweep finds."""
+    """Finds its work by query, never by memory: what a crash or a lost reply leaves undone, the next sweep finds.
+
+    Replicas share the work: each sweeps over its share of the keys, and over more when it hears no more of another one.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -44,10 +54,22 @@ class DataProcessingService(SystemService):
         self._check = raw_check(self.dataset)
         self._schema = processed_schema(self.dataset)
         self._database = DatabaseClient(self)
+        lasting = BEATS_MISSED * self.settings.heartbeat_interval
+        self._replicas = Replicas(self.health(), ("service", "pipeline_version"), lasting)
+        self._share = self._replicas.share
+        self._rows = self.settings.processing_batch
+
+    @override
+    def health(self) -> dict[str, Any]:
+        return {**super().health(), "pipeline_version": self.dataset.version}
 
     @override
     async def on_start(self) -> None:
-        self.every(self.settings.processing_interval, self.process_new_records)
+        self._subs.append(await self.broker.subscribe(SERVICE_HEARTBEAT, self._hear))
+        await self.broker.settle()
+        await self._beat()  # says that we are starting, which the others answer
+        await self.wait_for_shutdown(_MEETING)
+        self.every(self.settings.processing_interval, self.process_new_records, _LONGEST_PAUSE)
 
     @answers(DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT)
     async def process_raw(self, value: Any) -> list[Record]:
@@ -77,10 +99,20 @@ class DataProcessingService(SystemService):
         ahead: asyncio.Task[Page] | None = self._fetch(None)
         try:
             while ahead is not None and not self._shutdown_event.is_set():
-                page = await ahead
+                asked = time.monotonic()
+                try:
+                    page = await ahead
+                except ComplexSystemError:
+                    self._fit(time.monotonic() - asked, grow=False)
+                    raise
                 ahead = self._fetch(page.next) if page.next is not None else None
                 table, rejections = await asyncio.to_thread(self._split, page.table)
-                await self._write(table)
+                started = time.monotonic()
+                try:
+                    await self._write(table)
+                finally:
+                    if table.num_rows >= self._rows // 2:
+                        self._fit(time.monotonic() - started)
                 done.processed += table.num_rows
                 await self._reject(rejections)
                 done.rejected += len(rejections)
@@ -90,8 +122,28 @@ class DataProcessingService(SystemService):
                 await asyncio.gather(ahead, return_exceptions=True)
 
     def _fetch(self, after: str | None) -> asyncio.Task[Page]:
-        version, limit = self.dataset.version, self.settings.processing_batch
-        return asyncio.create_task(self._database.unprocessed(version, limit, after))
+        version, limit, share = self.dataset.version, self._rows, self._replicas.share
+        if share != self._share:
+            self._share = share
+            log.info("Works on share %d of %d of the keys", share.index + 1, share.count)
+        return asyncio.create_task(self._database.unprocessed(version, limit, after, share))
+
+    async def _hear(self, thing: Thing) -> None:
+        beat = value_of(thing)
+        starting = isinstance(beat, dict) and self._replicas.hear(beat) and beat.get("state") == "starting"
+        if starting and self.health()["state"] != "starting":  # two that start would greet each other without an end
+            await self._beat()
+
+    def _fit(self, seconds: float, *, grow: bool = True) -> None:
+        """Fits the batch to the database: one that runs into its time-out is written twice, which makes it slower still."""
+        before, limit = self._rows, self.settings.request_timeout
+        if seconds > limit / 2:
+            self._rows = max(min(_FEWEST_ROWS, before), before // 2)
+            log.warning(
+                "The database takes %.1f s for a batch of %d: the next ones have %d records", seconds, before, self._rows
+            )
+        elif grow and seconds < limit / 10:
+            self._rows = min(self.settings.processing_batch, 2 * before)
 
     def _split(self, raw: pa.Table) -> tuple[pa.Table, list[dict[str, str]]]:
         processed, rejections = self._pipeline.split(raw)

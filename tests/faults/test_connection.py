@@ -1,0 +1,115 @@
+"""The connection of a service when its broker goes: what waits is told, what starts goes on, what is stuck lets go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from complex_system.errors import ReplyTimeoutError
+from complex_system.local.servers import NatsServer, Server
+from complex_system.messaging.connection import ServiceConnection
+from complex_system.messaging.handlers import answers
+from complex_system.messaging.service import SystemService
+from complex_system.messaging.subjects import request
+from complex_system.settings import Settings
+from plant import kill
+from proxy import proxied
+from support import TesterService, eventually, running
+
+NEVER = request("test-never")
+ECHO = request("test-echo-again")
+
+
+class PatientService(SystemService):
+    """Never answers one subject, and always the other."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.asked = asyncio.Event()
+
+    @answers(NEVER)
+    async def never(self, _: Any) -> None:
+        self.asked.set()
+        await asyncio.Event().wait()
+
+    @answers(ECHO)
+    async def echo(self, value: Any) -> Any:
+        return value
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[Server]:
+    server = NatsServer(tmp_path / "nats", port=0)
+    server.start()
+    try:
+        await asyncio.to_thread(server.wait_ready)
+        yield server
+    finally:
+        server.stop()
+
+
+async def test_a_request_that_waits_is_told_when_the_broker_goes(
+    broker: Server, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("complex_system.messaging.connection.DRAIN_SECONDS", 0.1)
+    settings = make_settings(broker)
+    async with running(PatientService, settings) as service, running(TesterService, settings) as tester:
+        asked = asyncio.create_task(tester.ask(NEVER, 1, seconds=120))
+        await service.asked.wait()
+        kill(broker.child)
+        with pytest.raises(ReplyTimeoutError, match="the broker went away meanwhile"):
+            await asyncio.wait_for(asked, 60)
+        broker.start_process()
+
+        async def answered() -> bool:
+            try:
+                return await tester.ask(ECHO, 7) == 7
+            except Exception:
+                return False
+
+        await eventually(answered, 60)
+
+
+async def test_a_service_that_starts_while_the_broker_goes_is_there_when_it_is_back(
+    broker: Server, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings(broker)
+    connection = await ServiceConnection.open(settings, "patient")
+    try:
+        kill(broker.child)
+        async with PatientService(broker_connection=connection, settings=settings):
+            broker.start_process()
+            async with running(TesterService, settings) as tester:
+
+                async def answered() -> bool:
+                    try:
+                        return await tester.ask(ECHO, 8) == 8
+                    except Exception:
+                        return False
+
+                await eventually(answered, 60)
+    finally:
+        await connection.close()
+
+
+async def test_a_connection_that_takes_nothing_more_is_given_up_with_what_was_not_sent(
+    broker: Server, make_settings: Callable[..., Settings]
+) -> None:
+    async with proxied(broker.port) as proxy:
+        settings = make_settings(broker).copy(update={"nats_port": proxy.port})
+        connection = await ServiceConnection.open(settings, "stuck")
+        client = connection._client
+        try:
+            proxy.hold()
+            stuck = client._transport._io_writer.transport
+            sending = asyncio.create_task(client.publish("test-nowhere", bytes(client.max_payload - 1)))
+            await eventually(lambda: stuck.get_write_buffer_size() > 0)
+            await client.force_reconnect()
+            await eventually(lambda: client.is_connected and client._transport._io_writer.transport is not stuck)
+            await sending
+        finally:
+            await connection.close()
