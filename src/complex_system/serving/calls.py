@@ -179,14 +179,15 @@ class Call(Request):
             raise InvalidRequestError(f"Bodies are taken uncompressed, not with Content-Encoding '{encoding[:40]}'.")
         chunks: list[bytes] = []
         size = 0
-        declared = self.headers.get("content-length", "")
+        header = self.headers.get("content-length", "")
+        declared = int(header) if len(header) < 19 and header.isdecimal() else 0
         try:
             async with asyncio.timeout(None) as limit:
-                if len(declared) < 19 and declared.isdecimal() and LARGE_BODY <= int(declared) <= most:
+                if LARGE_BODY <= declared <= most:
                     await self._take_place(limit)
                 async for chunk in self.stream():
                     size += len(chunk)
-                    if size > most:
+                    if size > most or declared > most:
                         chunks.clear()
                         self.leave()
                         if size > 2 * most:
@@ -248,6 +249,8 @@ class ServingRoute(APIRoute):
     """
 
     secured: ClassVar[bool] = True
+    error_schema: ClassVar[str] = "Error"
+    """Name of the schema of what :meth:`refusal` answers."""
 
     @override
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:

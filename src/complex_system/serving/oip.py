@@ -81,6 +81,8 @@ class InferenceRequest(msgspec.Struct, gc=False):
 class OipRoute(ServingRoute):
     """Errors as ``{"error": text}``."""
 
+    error_schema = "InferenceError"
+
     @override
     def refusal(self, error: ComplexSystemError, call: Call) -> Response:
         status = 400 if error.code == "invalid_record" else status_of(error)
@@ -97,8 +99,9 @@ def oip_router(dataset: Dataset) -> APIRouter:
     router = APIRouter(route_class=OipRoute, tags=["Open Inference Protocol V2"])
     refused = answers({400: "InferenceError", 404: "InferenceError", 413: "InferenceError", 503: "InferenceError"})
     infer = {"requestBody": protocol.request_body(), "responses": answers({200: "InferenceResponse"}) | refused}
-    metadata = {"responses": answers({200: "ModelMetadata"}) | refused}
-    is_ready = {"responses": answers({200: "ModelReady"}) | refused}
+    metadata = {"responses": answers({200: "ModelMetadata", 404: "InferenceError", 503: "InferenceError"})}
+    refusals = answers({404: "InferenceError", 503: "ModelReady"})
+    is_ready = {"responses": answers({200: "ModelReady"}) | refusals}
     versioned = "/v2/models/{name}/versions/{version}"
     router.add_api_route(
         "/v2/models/{name}/infer", protocol.infer_newest, methods=["POST"], openapi_extra=infer, summary="Infer"
@@ -121,10 +124,12 @@ def oip_router(dataset: Dataset) -> APIRouter:
             summary="What a model takes and gives",
         )
     probes: dict[str, Any] = {"route_class_override": OipOpenRoute}
-    router.add_api_route("/v2/health/live", protocol.live, summary="The server is up", **probes)
-    unready = {"responses": answers({503: "ServerReady"})}
+    live = {"responses": answers({200: "ServerLive"})}
+    router.add_api_route("/v2/health/live", protocol.live, summary="The server is up", openapi_extra=live, **probes)
+    unready = {"responses": answers({200: "ServerReady", 503: "ServerReady"})}
     router.add_api_route("/v2/health/ready", protocol.ready, summary="The server can infer", openapi_extra=unready, **probes)
-    router.add_api_route("/v2", protocol.server, summary="What the server is")
+    server = {"responses": answers({200: "ServerMetadata"})}
+    router.add_api_route("/v2", protocol.server, summary="What the server is", openapi_extra=server)
     return router
 
 

@@ -47,6 +47,8 @@ _CODES = {
 class ScoringRoute(ServingRoute):
     """Errors as ``{"error_code", "message"}``, as MLflow writes them, and never a stack trace."""
 
+    error_schema = "ScoringError"
+
     @override
     def refusal(self, error: ComplexSystemError, call: Call) -> Response:
         status = 400 if error.code == "invalid_record" else status_of(error)
@@ -82,7 +84,7 @@ def scoring_router(dataset: Dataset) -> APIRouter:
     async def ping(call: Call) -> Response:
         return Response("\n", 200 if call.gate.ready else 404, media_type="application/json")
 
-    unready = {"responses": {"404": {"description": "Not ready yet"}}}
+    unready = {"responses": {"200": {"description": "An empty line"}, "404": {"description": "Not ready yet"}}}
     for path in ("/ping", "/health"):
         router.add_api_route(
             path,
@@ -90,9 +92,15 @@ def scoring_router(dataset: Dataset) -> APIRouter:
             summary="Whether predictions can be made",
             route_class_override=ScoringOpenRoute,
             openapi_extra=unready,
+            response_class=Response,
         )
 
-    @router.get("/version", summary="Version of MLflow, or of this service where it is not installed")
+    # Text without quotes that is called JSON, as MLflow's server has it, so the document gives it no schema.
+    @router.get(
+        "/version",
+        summary="Version of MLflow as text, or of this service where it is not installed",
+        response_class=Response,
+    )
     async def server_version(call: Call) -> Response:
         return Response(_VERSION, media_type="application/json")
 
