@@ -346,6 +346,28 @@ async def test_a_model_is_not_ready_while_the_broker_that_it_needs_is_away() -> 
             assert (await client.get("/v2/health/ready")).status_code == answer.status_code
 
 
+async def test_a_refused_request_counts_for_the_model_that_it_names_and_an_unknown_name_makes_no_label(
+    client: httpx.AsyncClient,
+) -> None:
+    bad = {"inputs": [tensor("material_id", "FP32", [1.0])]}
+    assert_error(await infer(client, bad, "/v2/models/lab-pytorch/versions/1"))
+    assert_error(await infer(client, bad, "/v2/models/nobody-knows-me"), 404)
+    assert (await client.post("/predict", json=[{}])).status_code == 422
+    assert (await client.get("/v2/models/lab-pytorch/ready")).status_code == 200
+    text = (await client.get("/metrics")).text
+    route = "/v2/models/{name}"
+    for labels in (
+        f'model="lab-pytorch",route="{route}/versions/{{version}}/infer",status="400",version="1"',
+        f'model="lab-pytorch",route="{route}/ready",status="200",version="1"',
+        f'model="",route="{route}/infer",status="404",version=""',
+        f'model="{NAME}",route="/predict",status="422",version="2"',
+    ):
+        wanted = set(labels.split(","))
+        lines = [line for line in text.splitlines() if line.startswith("serving_requests_total{")]
+        assert any(set(line[line.index("{") + 1 : line.rindex("}")].split(",")) == wanted for line in lines), labels
+    assert "nobody-knows-me" not in text
+
+
 async def test_an_unknown_path_below_v2_is_an_error_of_the_protocol(client: httpx.AsyncClient) -> None:
     assert_error(await client.get("/v2/nothing"), 404)
     assert_error(await client.get(f"/v2/models/{NAME}/infer"), 405)

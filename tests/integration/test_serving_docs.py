@@ -166,7 +166,7 @@ async def test_the_page_renders_and_asks_no_other_host(client: httpx.AsyncClient
             await block.locator(".opblock-summary").click()
             await block.locator(".try-out__btn").click()
             await block.locator(".execute").click()
-            status = block.locator(".live-responses-table td.response-col_status").first
+            status = block.locator(".live-responses-table tr.response td.response-col_status").first
             assert (await status.inner_text()).split()[0] == "200"
         finally:
             await browser.close()

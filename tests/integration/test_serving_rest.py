@@ -7,6 +7,7 @@ import contextlib
 import json
 import random
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from typing_extensions import override
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
@@ -28,6 +30,7 @@ from complex_system.serving.engine import Limits, LocalRoute, PredictionEngine
 from complex_system.serving.holder import ModelHolder
 from complex_system.serving.rest import make_app
 from complex_system.serving.server import RestServer
+from complex_system.serving.sources import LoadedTwin, ModelReference
 from models import MemorySource
 from support import eventually
 
@@ -294,6 +297,43 @@ async def test_a_swap_under_load_fails_no_request_and_mixes_no_models(dataset: D
             for _ in range(6):
                 group.create_task(ask())
         assert {"2", "3", "4", "5", "6", "7"} <= seen
+
+
+class SlowSource(MemorySource):
+    """A source whose loads last until the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began, self.go = threading.Event(), threading.Event()
+
+    @override
+    def load(self, reference: ModelReference) -> LoadedTwin:
+        self.began.set()
+        assert self.go.wait(60)
+        return super().load(reference)
+
+
+async def test_live_stays_true_and_the_old_model_answers_while_a_model_loads_slowly(dataset: Dataset) -> None:
+    source = SlowSource()
+    async with server(dataset, source) as (holder, client):
+        for version in ("1", "2"):
+            source.began.clear()
+            source.go.clear()
+            assert source.publish(dataset, 1.0) == version
+            loading = asyncio.create_task(holder.refresh())
+            try:
+                assert await asyncio.to_thread(source.began.wait, 20)
+                for path in ("/livez", "/health/live", "/v2/health/live"):
+                    assert (await client.get(path)).status_code == 200
+                status = 503 if version == "1" else 200
+                for path in ("/readyz", "/v2/health/ready"):
+                    assert (await client.get(path)).status_code == status
+                assert (await client.post("/predict", json=RECORD)).status_code == status
+                assert not loading.done()
+            finally:
+                source.go.set()
+            assert await loading
+            assert (await client.get("/readyz")).json()["model"]["version"] == version
 
 
 async def test_a_taken_port_is_an_error_that_names_it(dataset: Dataset, source: MemorySource) -> None:
