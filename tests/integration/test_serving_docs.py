@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -92,6 +94,19 @@ async def test_every_example_of_every_call_works_and_is_answered_as_described(cl
     assert document["paths"]["/metrics"]["get"]["responses"]["200"]["content"] == {
         "text/plain": {"schema": {"type": "string"}}
     }
+
+
+async def test_the_commands_of_the_written_documentation_work(client: httpx.AsyncClient) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    commands = re.findall(r"^curl .*?'$", text, re.MULTILINE | re.DOTALL)
+    assert len(commands) == 3
+    for command in commands:
+        parts = shlex.split(command)
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}  # what curl sends of its own
+        headers |= dict(parts[i + 1].split(": ") for i, part in enumerate(parts) if part == "-H")
+        [path] = [part.removeprefix("localhost:8001") for part in parts if part.startswith("localhost:8001/")]
+        answer = await client.post(path, content=parts[parts.index("-d") + 1], headers=headers)
+        assert answer.status_code == 200, (command, answer.text)
 
 
 async def test_the_examples_name_a_model_that_is_there_now(client: httpx.AsyncClient) -> None:

@@ -265,7 +265,7 @@ async def test_the_documentations_programs_for_the_broker_run_when_they_are_past
         printed = []
         for program in programs:
             done = await asyncio.to_thread(
-                subprocess.run, [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60
+                subprocess.run, [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=80
             )
             assert done.returncode == 0, done.stderr
             printed.append(ast.literal_eval(done.stdout))
