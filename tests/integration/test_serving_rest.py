@@ -167,7 +167,12 @@ async def test_a_number_that_is_none_is_named_with_its_field_and_what_is_allowed
 
 async def test_words_for_a_long_body_take_one_pass() -> None:
     """A search that began anew at each digit would take hours."""
-    for body in (b"[" + b"1" * 2_000_000 + b"e]", b"[" + b"1." * 1_000_000 + b"]", b'["' + b"1e9" * 700_000 + b'", 1e999]'):
+    for body in (
+        b'["1.2.3e5", 1e999]',
+        b"[" + b"1" * 2_000_000 + b"e]",
+        b"[" + b"1." * 1_000_000 + b"]",
+        b'["' + b"1e9" * 700_000 + b'", 1e999]',
+    ):
         with pytest.raises(InvalidRequestError, match="not JSON"):
             json_of(body)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from itertools import islice
 
 import msgspec
 
@@ -10,10 +12,12 @@ _NO_JSON = "The body is not JSON in UTF-8"
 _ALLOWED = "numbers must be finite, at most 1.8e308 in size; null stands for a missing value"
 _LITERAL = re.compile(rb"-?(?:NaN|Infinity)")
 # Both begin only where a number begins, so that a search takes one pass, however long the digits are.
-_EXPONENT = re.compile(rb"(?<![\w.+-])-?\d[\d.]*+[eE]\+?\d++")
+_EXPONENT = re.compile(rb"(?<![\w.+-])-?\d++(?:\.\d++)?[eE]\+?\d{3,}+")
 _LONG = re.compile(rb"(?<![\w.+-])-?(\d{4301,}+)(?![\d.eE])")
 _KEY = re.compile(rb'"([^"\\]{1,60})"\s*:\s*$')
 _SHOWN = 40
+_LOOKED_AT = 1000
+"""Numbers with a large exponent that are tried, so that the words cost no more than the refusal."""
 _WORDS = {
     "str": "a text",
     "int": "an integer",
@@ -35,7 +39,8 @@ def why_no_json(body: bytes, error: Exception) -> str:
         return "The body is nested too deeply."
     text = str(error).partition(" - at `")[0]
     if text.startswith("Number out of range"):
-        found = next((each for each in _EXPONENT.finditer(body) if float(each[0]) in (float("inf"), float("-inf"))), None)
+        large = islice(_EXPONENT.finditer(body), _LOOKED_AT)
+        found = next((each for each in large if math.isinf(float(each[0]))), None)
         shown = f"the number {_cut(found[0])}{_where(body, found.start())}" if found else "a number that is too large"
         return f"{_NO_JSON}: it holds {shown}, and {_ALLOWED}."
     if text.startswith("Integer value out of range"):
