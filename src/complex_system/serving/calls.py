@@ -157,6 +157,12 @@ class Call(Request):
             self._placed = False
             self.gate.large.release()
 
+    async def _take_place(self, limit: asyncio.Timeout) -> None:
+        """Waits for a place among the large bodies; what is not read meanwhile stays with the sender."""
+        await self.gate.large.acquire()
+        self._placed = True
+        limit.reschedule(asyncio.get_running_loop().time() + LARGE_SECONDS)
+
     @property
     def id(self) -> str:
         """The client's request id if it can stand in a header, else one of ours."""
@@ -206,12 +212,6 @@ class Call(Request):
                 f"each of less than {most} bytes."
             )
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-    async def _take_place(self, limit: asyncio.Timeout) -> None:
-        """Waits for a place among the large bodies; what is not read meanwhile stays with the sender."""
-        await self.gate.large.acquire()
-        self._placed = True
-        limit.reschedule(asyncio.get_running_loop().time() + LARGE_SECONDS)
 
     async def read(self, reader: Callable[[bytes], Batch]) -> Batch:
         """The batch that a body holds, decoded in a thread if it is long."""
