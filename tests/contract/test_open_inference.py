@@ -191,6 +191,76 @@ async def test_all_faults_are_in_the_one_error_text(client: httpx.AsyncClient, r
     assert "record 1, 'material_id': '9' is not one of" in error
 
 
+def named(answer: httpx.Response) -> list[str]:
+    """The faults in an error's text."""
+    count, _, lines = assert_error(answer).removesuffix(".").partition(" faults: ")
+    found = lines.split("; ")
+    assert len(found) == int(count)
+    return found
+
+
+async def test_wrong_datatypes_and_wrong_values_are_named_together(client: httpx.AsyncClient) -> None:
+    inputs = [
+        tensor("material_id", "FP32", [1.0]),
+        tensor("laborant", "BYTES", ["NOBODY"]),
+        tensor(NUMBERS[0], "BOOL", [True]),
+        tensor(NUMBERS[1], "FP64", [31.0]),
+        tensor(NUMBERS[2], "FP64", [1.0], [1, 1, 1]),
+    ]
+    material, first, third, laborant, second = named(await infer(client, {"inputs": inputs}))
+    assert material == "The input 'material_id' must have the datatype BYTES, not FP32"
+    assert first.startswith(f"The input '{NUMBERS[0]}' must have the datatype FP64, FP32, FP16, BF16, INT8, ")
+    assert first.endswith(" or UINT64, not BOOL")
+    assert third == f"The input '{NUMBERS[2]}' must have the shape [n] or [n, 1], not [1, 1, 1]"
+    assert laborant.startswith("record 0, 'laborant': 'NOBODY' is not one of")
+    assert second == f"record 0, '{NUMBERS[1]}': 31.0 is outside of [0, 30]"
+
+
+async def test_integers_are_integers_within_their_datatype(client: httpx.AsyncClient) -> None:
+    material = tensor("material_id", "BYTES", ["00000000"] * 3)
+    inputs = [material, tensor(NUMBERS[0], "INT32", [3.7, 4.0, None]), tensor(NUMBERS[1], "INT8", [200, 7, 31])]
+    assert named(await infer(client, {"inputs": inputs})) == [
+        f"record 0, '{NUMBERS[0]}': must be an integer of -2147483648 to 2147483647 (INT32), not 3.7",
+        f"record 0, '{NUMBERS[1]}': must be an integer of -128 to 127 (INT8), not 200",
+        f"record 2, '{NUMBERS[1]}': 31.0 is outside of [0, 30]",
+    ]
+    for datatype, value in (("UINT8", -1), ("UINT64", 2**64), ("INT64", 10**400)):
+        inputs = [tensor("material_id", "BYTES", ["00000000"]), tensor(NUMBERS[0], datatype, [value])]
+        assert f"({datatype}), not " in assert_error(await infer(client, {"inputs": inputs}))
+    good = [material, tensor(NUMBERS[0], "UINT8", [3, 4.0, None])]
+    assert (await infer(client, {"inputs": good})).status_code == 200
+
+
+async def test_a_bad_processed_feature_is_named(client: httpx.AsyncClient) -> None:
+    good = [0.5] * WIDTH
+    name = DATASET.feature_names[3]
+    for value, problem in (
+        (1e39, "must be a finite number within 3.4e+38 in size, not 1e+39"),
+        (None, "is missing, and processed features must all be numbers"),
+        ("3", "must be a number, not '3'"),
+        (True, "must be a number, not True"),
+        ([1], "must be a number, not list"),
+    ):
+        data = [*good, *good[:3], value, *good[4:]]
+        answer = await infer(client, {"inputs": [tensor("features", "FP64", data, [2, WIDTH])]})
+        assert assert_error(answer) == f"Record 1, field '{name}': {problem}."
+    many = [tensor("features", "FP64", [None] * WIDTH * 3, [3, WIDTH])]
+    assert len(named(await infer(client, {"inputs": many}))) == 20
+
+
+async def test_what_is_no_inference_request_is_said_with_its_place(client: httpx.AsyncClient) -> None:
+    for body, words in (
+        ('{"inputs": [{"name": 1, "shape": [1], "datatype": "FP64"}]}', "'inputs[0].name' must be a text, not an integer"),
+        ('{"inputs": [{"name": "x", "datatype": "FP64"}]}', "'inputs[0]' needs 'shape'"),
+        ("{}", "the body needs 'inputs'"),
+        ('{"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [1e999]}]}', "the number 1e999 (byte 69)"),
+        ('{"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [-Infinity]}]}', "-Infinity (byte 69)"),
+    ):
+        error = assert_error(await client.post(f"/v2/models/{NAME}/infer", content=body))
+        assert words in error
+        assert "$" not in error
+
+
 BAD_REQUESTS: dict[str, Any] = {
     "no object": [1],
     "no inputs": {"id": "1"},
@@ -250,6 +320,52 @@ async def test_the_binary_extension_is_refused_in_words(client: httpx.AsyncClien
         answers.append(await infer(client, request))
     for each in answers:
         assert "binary tensor data extension" in assert_error(each)
+
+
+async def test_the_binary_extension_switched_off_is_what_is_offered(client: httpx.AsyncClient) -> None:
+    off = {"binary_data": False}
+    inputs = [{**each, "parameters": off} for each in columns()]
+    outputs = [{"name": "prediction", "parameters": off}]
+    request = {"inputs": inputs, "outputs": outputs, "parameters": {"binary_data_output": False}}
+    answer = await infer(client, request)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["outputs"][0]["data"] == pytest.approx(expected(2.0), rel=1e-5)
+    empty = [{"name": "material_id", "shape": [0], "datatype": "BYTES", "parameters": {"binary_data_size": 0}}]
+    assert "binary tensor data extension" in assert_error(await infer(client, {"inputs": empty}))
+
+
+async def test_a_model_is_not_ready_while_the_broker_that_it_needs_is_away() -> None:
+    source = ManyModels(DATASET)
+    source.publish(NAME, 1.0, champion=True)
+    there = True
+    async with rest_server(DATASET, source, broker_connected=lambda: there, broker_needed=True) as (_, client):
+        for there in (True, False, True):
+            for path in (f"/v2/models/{NAME}/ready", "/v2/models/champion/ready", f"/v2/models/{NAME}/versions/1/ready"):
+                answer = await client.get(path)
+                assert (answer.status_code, answer.json()["ready"]) == ((200, True) if there else (503, False)), path
+            assert (await client.get("/v2/health/ready")).status_code == answer.status_code
+
+
+async def test_a_refused_request_counts_for_the_model_that_it_names_and_an_unknown_name_makes_no_label(
+    client: httpx.AsyncClient,
+) -> None:
+    bad = {"inputs": [tensor("material_id", "FP32", [1.0])]}
+    assert_error(await infer(client, bad, "/v2/models/lab-pytorch/versions/1"))
+    assert_error(await infer(client, bad, "/v2/models/nobody-knows-me"), 404)
+    assert (await client.post("/predict", json=[{}])).status_code == 422
+    assert (await client.get("/v2/models/lab-pytorch/ready")).status_code == 200
+    text = (await client.get("/metrics")).text
+    route = "/v2/models/{name}"
+    for labels in (
+        f'model="lab-pytorch",route="{route}/versions/{{version}}/infer",status="400",version="1"',
+        f'model="lab-pytorch",route="{route}/ready",status="200",version="1"',
+        f'model="",route="{route}/infer",status="404",version=""',
+        f'model="{NAME}",route="/predict",status="422",version="2"',
+    ):
+        wanted = set(labels.split(","))
+        lines = [line for line in text.splitlines() if line.startswith("serving_requests_total{")]
+        assert any(set(line[line.index("{") + 1 : line.rindex("}")].split(",")) == wanted for line in lines), labels
+    assert "nobody-knows-me" not in text
 
 
 async def test_an_unknown_path_below_v2_is_an_error_of_the_protocol(client: httpx.AsyncClient) -> None:

@@ -58,28 +58,57 @@ def server() -> Iterator[tuple[str, psutil.Process]]:
         process.wait()
 
 
-def test_whatever_our_openapi_document_allows_is_no_server_error(server: tuple[str, psutil.Process]) -> None:
+def _operations(url: str) -> list[Any]:
     import schemathesis
 
+    return [each.ok() for each in schemathesis.openapi.from_url(f"{url}/openapi.json").get_all_operations()]
+
+
+def _asked(url: str, operation: Any, examples: int, **options: Any) -> list[tuple[bool, int]]:
+    """Sends what is generated for an operation; every second time for a model that there is. Whether it was so, and the status."""
+    answers: list[tuple[bool, int]] = []
+    known = {"name": "lab-pytorch", "version": "1"} if "{version}" in operation.path else {"name": "champion"}
+
+    @settings(
+        max_examples=examples, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    )
+    @given(case=operation.as_strategy(**options))
+    def check(case: Any) -> None:
+        reached = len(answers) % 2 == 0
+        if reached and "{name}" in operation.path:
+            case.path_parameters = dict(known)
+        answer = case.call(base_url=url)
+        answers.append((reached, answer.status_code))
+        assert answer.status_code < 500, (case.method, case.path, case.body, answer.text)
+
+    check()
+    return answers
+
+
+def test_whatever_our_openapi_document_allows_is_no_server_error(server: tuple[str, psutil.Process]) -> None:
     url, _ = server
-    schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
-    operations = [each.ok() for each in schema.get_all_operations()]
+    operations = _operations(url)
     assert len(operations) >= 15
     answered = 0
     for operation in operations:
-
-        @settings(
-            max_examples=20, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
-        )
-        @given(case=operation.as_strategy())
-        def check(case: Any) -> None:
-            nonlocal answered
-            answer = case.call(base_url=url)
-            answered += 1
-            assert answer.status_code < 500, (case.method, case.path, case.body, answer.text)
-
-        check()
+        answers = _asked(url, operation, 20)
+        answered += len(answers)
+        if "{name}" in operation.path:
+            # Past the name: an inference is judged by its body, what is said of the model is said.
+            reached = {status for known, status in answers if known}
+            assert reached <= ({200, 400} if operation.path.endswith("/infer") else {200}), (operation.path, reached)
     assert answered > 150
+
+
+def test_what_our_openapi_document_forbids_is_refused_and_no_server_error(server: tuple[str, psutil.Process]) -> None:
+    from schemathesis import GenerationMode
+
+    url, _ = server
+    operations = [operation for operation in _operations(url) if operation.method.upper() == "POST"]
+    assert {operation.path for operation in operations} >= {"/predict", "/invocations", "/v2/models/{name}/infer"}
+    for operation in operations:
+        statuses = {status for _, status in _asked(url, operation, 20, generation_mode=GenerationMode.NEGATIVE)}
+        assert statuses & {400, 415, 422}, operation.path
 
 
 def _hurtful(draw: random.Random) -> bytes:

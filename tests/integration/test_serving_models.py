@@ -179,8 +179,8 @@ async def test_metrics_count_by_route_model_version_and_status() -> None:
         found = samples((await client.get("/metrics")).text)
     route: dict[str, str] = {"route": "/predict"}
     assert sample(found, "serving_requests_total", **route, model="lab-lightgbm", version="1", status="200") == 3
-    assert sample(found, "serving_requests_total", **route, model="", version="", status="422") == 1
-    infer = {"route": "/v2/models/{name}/infer", "model": "", "version": "", "status": "400"}
+    assert sample(found, "serving_requests_total", **route, model="lab-lightgbm", version="1", status="422") == 1
+    infer = {"route": "/v2/models/{name}/infer", "model": "lab-pytorch", "version": "1", "status": "400"}
     assert sample(found, "serving_requests_total", **infer) == 1
     assert sample(found, "serving_requests_total", route="other", model="", version="", status="404") == 1
     assert sample(found, "serving_request_seconds_count", **route) == 4

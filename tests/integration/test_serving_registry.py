@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
+import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,6 +28,7 @@ from complex_system.errors import InvalidRecordError, InvalidRequestError, TooLa
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import ServingClient
 from complex_system.messaging.subjects import CHAMPION_CHANGED, ML_SERVING_COLUMNS_SUBJECT, PREDICTION_MADE
+from complex_system.serving.schemas import example_record
 from complex_system.settings import Settings
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
 from models import crown
@@ -255,6 +259,30 @@ async def test_arrow_pages_are_answered_with_arrow_pages(
             await tester.ask(ML_SERVING_COLUMNS_SUBJECT, encode_page(Page(table)))
 
 
+async def test_the_documentations_programs_for_the_broker_run_when_they_are_pasted(
+    settings: Settings, publish: Any, dataset: Dataset, nats_server: Server
+) -> None:
+    await asyncio.to_thread(publish, 100.0)
+    async with serving(settings) as (service, client):
+        description = (await client.get("/openapi.json")).json()["info"]["description"]
+        assert description.startswith(dataset.description)
+        programs = re.findall(r"```python\n(.*?)```", description, re.DOTALL)
+        assert len(programs) == 2
+        records = [example_record(dataset, position) for position in (0, 1)]
+        expected = [100.0 + float(row.sum()) for row in service.pipeline.features(records)]
+        environment = {**os.environ, "NATS_URL": f"nats://127.0.0.1:{nats_server.port}"}
+        printed = []
+        for program in programs:
+            done = await asyncio.to_thread(
+                subprocess.run, [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=80
+            )
+            assert done.returncode == 0, done.stderr
+            printed.append(ast.literal_eval(done.stdout))
+        rows, page = printed
+        assert [row[0] for row in rows] == pytest.approx(expected, rel=1e-5)
+        assert [row["prediction"] for row in page] == pytest.approx(expected, rel=1e-5)
+
+
 _LOAD = """
 import asyncio, json, sys, time
 import httpx
@@ -307,3 +335,45 @@ async def test_a_swap_and_a_roll_back_under_load_from_another_process_fail_no_re
         # One answer for the same records, so that none was mixed.
         [values] = seen[name]
         assert values == pytest.approx([bias + value for value in base], rel=1e-5)
+
+
+async def test_polling_alone_swaps_under_load_on_every_protocol(
+    settings: Settings, publish: Any, mlflow_server: Server, laboratory: Laboratory
+) -> None:
+    """No event says that the champion moved."""
+    old = await asyncio.to_thread(publish, 1000.0)
+    new = await asyncio.to_thread(publish, 5000.0, trainer="tensorflow", champion=False)
+    record = laboratory.complete_record()
+    own = {name: record[name] for name in ("material_id", "laborant", R1, R2, R3)}
+    biases = {old[0]: 1000.0, new[0]: 5000.0}
+    async with serving(settings) as (service, client):
+        base = float(service.pipeline.features([record])[0].sum())
+        latest: dict[str, float] = {}
+        ended = asyncio.Event()
+
+        async def ask(path: str, body: Any, read: Callable[[Any], tuple[float, str | None]]) -> None:
+            while not ended.is_set():
+                answer = await client.post(path, json=body)
+                assert answer.status_code == 200, answer.text
+                prediction, name = read(answer.json())
+                [bias] = [each for each in biases.values() if abs(prediction - base - each) < 1.0]
+                assert bias == biases.get(name or "", bias)  # MLflow's answers do not name the model
+                latest[path] = bias
+
+        async def swap() -> None:
+            try:
+                for model in (new, old, new):
+                    await asyncio.to_thread(crown, mlflow_server.url, *model)
+                    wanted = [biases[model[0]]] * 3
+                    await eventually(lambda wanted=wanted: list(latest.values()) == wanted, 60)
+            finally:
+                ended.set()
+
+        def of_oip(answer: Any) -> tuple[float, str]:
+            return answer["outputs"][0]["data"][0], answer["parameters"]["registered_name"]
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(ask("/predict", own, lambda a: (a["predictions"][0], a["model"]["name"])))
+            group.create_task(ask("/invocations", {"dataframe_records": [own]}, lambda a: (a["predictions"][0], None)))
+            group.create_task(ask("/v2/models/champion/infer", columns([record]), of_oip))
+            group.create_task(swap())

@@ -7,6 +7,7 @@ import contextlib
 import json
 import random
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,17 +15,22 @@ from typing import Any
 
 import httpx
 import pytest
+from typing_extensions import override
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
-from complex_system.errors import StartError
+from complex_system.errors import InvalidRequestError, StartError, TooLargeError
 from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.serving import calls
 from complex_system.serving import server as server_module
+from complex_system.serving.batch import json_of
 from complex_system.serving.bodies import LARGE_BODY, decoded
+from complex_system.serving.calls import LARGE_AT_ONCE, Call, Gate
 from complex_system.serving.engine import Limits, LocalRoute, PredictionEngine
 from complex_system.serving.holder import ModelHolder
 from complex_system.serving.rest import make_app
 from complex_system.serving.server import RestServer
+from complex_system.serving.sources import LoadedTwin, ModelReference
 from models import MemorySource
 from support import eventually
 
@@ -133,6 +139,49 @@ async def test_bad_input_costs_its_sender_an_error_and_nobody_else_anything(name
     assert "Traceback" not in answer.text
     assert ".py" not in answer.text
     assert len((await client.post("/predict", json=RECORD)).json()["predictions"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        ("NaN", "it holds NaN (byte 54, field 'rohwert_1_labormessung'), and numbers must be finite"),
+        ("-Infinity", "it holds -Infinity (byte 54, field 'rohwert_1_labormessung'), and numbers must be finite"),
+        ("1e999", "it holds the number 1e999 (byte 54, field 'rohwert_1_labormessung'), and numbers must be finite"),
+        ("-12.5E+400", "it holds the number -12.5E+400 (byte 54, field 'rohwert_1_labormessung')"),
+        (
+            "1" * 5000,
+            "it holds an integer of 5000 digits (byte 54, field 'rohwert_1_labormessung'), and numbers must be finite",
+        ),
+        ("1" * 401, "field 'rohwert_1_labormessung': must be a finite number, not 11111111111111111111... (401 digits)"),
+    ],
+)
+async def test_a_number_that_is_none_is_named_with_its_field_and_what_is_allowed(
+    number: str, words: str, client: httpx.AsyncClient, dataset: Dataset, source: MemorySource
+) -> None:
+    async with large_server(dataset, source) as large:
+        for own, body in ((client, with_field(number)), (large, with_field(number) + b" " * LARGE_BODY)):
+            message = (await own.post("/predict", content=body)).json()["error"]["message"]
+            assert words in message
+            assert "$" not in message
+
+
+async def test_words_for_a_long_body_take_one_pass() -> None:
+    """A search that began anew at each digit would take hours."""
+    for body in (
+        b'["1.2.3e5", 1e999]',
+        b"[" + b"1" * 2_000_000 + b"e]",
+        b"[" + b"1." * 1_000_000 + b"]",
+        b'["' + b"1e9" * 700_000 + b'", 1e999]',
+    ):
+        with pytest.raises(InvalidRequestError, match="not JSON"):
+            json_of(body)
+
+
+async def test_probes_answer_head_as_get_without_a_body(client: httpx.AsyncClient) -> None:
+    for path in ("/livez", "/readyz", "/health/live", "/health/ready"):
+        head, get = await client.head(path), await client.get(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == str(len(get.content))
 
 
 async def test_mangled_requests_are_answered_with_4xx_or_a_prediction(client: httpx.AsyncClient) -> None:
@@ -257,6 +306,43 @@ async def test_a_swap_under_load_fails_no_request_and_mixes_no_models(dataset: D
         assert {"2", "3", "4", "5", "6", "7"} <= seen
 
 
+class SlowSource(MemorySource):
+    """A source whose loads last until the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began, self.go = threading.Event(), threading.Event()
+
+    @override
+    def load(self, reference: ModelReference) -> LoadedTwin:
+        self.began.set()
+        assert self.go.wait(60)
+        return super().load(reference)
+
+
+async def test_live_stays_true_and_the_old_model_answers_while_a_model_loads_slowly(dataset: Dataset) -> None:
+    source = SlowSource()
+    async with server(dataset, source) as (holder, client):
+        for version in ("1", "2"):
+            source.began.clear()
+            source.go.clear()
+            assert source.publish(dataset, 1.0) == version
+            loading = asyncio.create_task(holder.refresh())
+            try:
+                assert await asyncio.to_thread(source.began.wait, 20)
+                for path in ("/livez", "/health/live", "/v2/health/live"):
+                    assert (await client.get(path)).status_code == 200
+                status = 503 if version == "1" else 200
+                for path in ("/readyz", "/v2/health/ready"):
+                    assert (await client.get(path)).status_code == status
+                assert (await client.post("/predict", json=RECORD)).status_code == status
+                assert not loading.done()
+            finally:
+                source.go.set()
+            assert await loading
+            assert (await client.get("/readyz")).json()["model"]["version"] == version
+
+
 async def test_a_taken_port_is_an_error_that_names_it(dataset: Dataset, source: MemorySource) -> None:
     app = make_app(PredictionEngine(ModelHolder(source, Pipeline(dataset)), LocalRoute()), dataset)
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -336,6 +422,81 @@ async def test_large_bodies_are_answered_as_small_ones_are(dataset: Dataset, sou
         bad = [*records, {**RECORD, "rohwert_1_labormessung": "3"}]
         (fault,) = (await client.post("/predict", json=bad)).json()["error"]["faults"]
         assert (fault["record"], fault["field"]) == (10_000, "rohwert_1_labormessung")
+
+
+def sender(chunks: int, headers: list[tuple[bytes, bytes]], gate: Gate) -> tuple[Call, list[int]]:
+    """A call whose client sends so many chunks of 100,000 bytes, and the sizes of those that were taken from it."""
+    taken: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        taken.append(100_000)
+        return {"type": "http.request", "body": b" " * 100_000, "more_body": len(taken) < chunks}
+
+    async def send(_: Any) -> None: ...
+
+    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": headers}
+    return Call(scope, receive, send, gate), taken
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_no_more_large_bodies_are_held_than_have_a_place(
+    declared: bool, dataset: Dataset, source: MemorySource
+) -> None:
+    gate = Gate(PredictionEngine(ModelHolder(source, Pipeline(dataset)), LocalRoute()))
+    headers = [(b"content-length", b"3000000")] if declared else []
+    calls_ = [sender(30, headers, gate) for _ in range(LARGE_AT_ONCE + 5)]
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        tasks = [group.create_task(call.within_limits()) for call, _ in calls_]
+        while not all(task.done() for task in tasks[:LARGE_AT_ONCE]):
+            await asyncio.sleep(0)
+        for _ in range(200):
+            await asyncio.sleep(0)
+        # The others left the rest with the sender, where the connection's flow control holds it.
+        assert [sum(taken) for _, taken in calls_[LARGE_AT_ONCE:]] == [0 if declared else LARGE_BODY] * 5
+        assert not any(task.done() for task in tasks[LARGE_AT_ONCE:])
+        small, _ = sender(1, [], gate)
+        assert len(await small.within_limits()) == 100_000
+        for task, (call, _) in zip(tasks, calls_, strict=True):
+            assert len(await task) == 3_000_000
+            call.leave()
+    assert not gate.large.locked()
+
+
+async def test_a_body_too_large_takes_no_place(dataset: Dataset, source: MemorySource) -> None:
+    gate = Gate(PredictionEngine(ModelHolder(source, Pipeline(dataset)), LocalRoute(), limits=Limits(body_bytes=2_000_000)))
+    for _ in range(LARGE_AT_ONCE):
+        await gate.large.acquire()
+    call, taken = sender(30, [(b"content-length", b"3000000")], gate)
+    with pytest.raises(TooLargeError):
+        await asyncio.wait_for(call.within_limits(), 20)
+    assert sum(taken) == 3_000_000  # read, and thrown away
+
+
+async def test_a_slow_sender_does_not_keep_the_place_of_a_large_body(
+    dataset: Dataset, source: MemorySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "LARGE_SECONDS", 2.0)
+    async with large_server(dataset, source) as client:
+        port = client.base_url.port
+        slow = []
+        for _ in range(LARGE_AT_ONCE):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n[")
+            await writer.drain()
+            slow.append((reader, writer))
+
+        async def all_have_their_place() -> bool:
+            return "serving_requests_in_progress 5.0" in (await client.get("/metrics")).text
+
+        await eventually(all_have_their_place)
+        monkeypatch.setattr(calls, "LARGE_SECONDS", 60.0)  # the next one may take its time
+        answer = await client.post("/predict", content=json.dumps(RECORD).encode() + b" " * LARGE_BODY)
+        assert answer.status_code == 200
+        for reader, writer in slow:
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 400")
+            assert b"did not arrive within" in await reader.read(1000)
+            writer.close()
 
 
 async def test_a_large_body_is_decoded_in_turns_with_the_loop() -> None:

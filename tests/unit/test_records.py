@@ -47,6 +47,12 @@ def test_anything_but_a_list_is_refused_as_a_request(dataset: Dataset, value: An
         ({"rohwert_2_labormessung": float("nan")}, "rohwert_2_labormessung", "must be a finite number, not nan"),
         ({"rohwert_2_labormessung": float("-inf")}, "rohwert_2_labormessung", "must be a finite number, not -inf"),
         ({"aufbereiteter_wert": float("inf")}, "aufbereiteter_wert", "must be a finite number, not inf"),
+        (
+            {"rohwert_2_labormessung": 10**400},
+            "rohwert_2_labormessung",
+            f"must be a finite number, not 1{'0' * 19}... (401 digits)",
+        ),
+        ({"": "red"}, "", "is not a declared field"),
         ({"colour": "red"}, "colour", "is not a declared field"),
         ({"_id": ""}, "_id", "must have 1 to 64 characters"),
         ({"_id": "x" * 65}, "_id", "must have 1 to 64 characters"),

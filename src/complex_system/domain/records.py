@@ -157,9 +157,8 @@ def _fault(record: Any, position: int, field: str | None, problem: str) -> dict[
 def _explain(message: str, value: Any) -> str:
     """Turns a message of msgspec about one value into a problem in our words, with the value if it is a short one."""
     problem, _, _ = message.partition(" - at `")
-    shown = _shown(value)
-    if "`float" in problem and ("<=" in problem or ">=" in problem):
-        return f"must be a finite number, not {shown}"
+    if "out of range" in problem or ("`float" in problem and ("<=" in problem or ">=" in problem)):
+        return f"must be a finite number, not {shown(value)}"
     if "length" in problem:
         if f"<= {MAX_TEXT}" in problem:
             return f"must have at most {MAX_TEXT} characters, not {len(value)}; keep what is longer elsewhere and save where it is"
@@ -168,23 +167,28 @@ def _explain(message: str, value: Any) -> str:
         expected, got = problem.split("`")[1], problem.split("`")[3]
         words = {"float": "a number", "str": "a text", "object": "a mapping", "null": "nothing"}
         wanted = " or ".join(words.get(part, part) for part in expected.split(" | "))
-        return f"must be {wanted}, not {got}" + (f" {shown}" if shown and value is not None else "")
+        return f"must be {wanted}, not {got}" + (f" {shown(value)}" if isinstance(value, str | int | float) else "")
     return problem
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as a message shows it: cut when it is long, only its kind when it is a list or a mapping."""
     if isinstance(value, str):
         return repr(value if len(value) <= _SHOWN else value[:_SHOWN] + "...")
-    if isinstance(value, bool | float) or (isinstance(value, int) and value.bit_length() < 200):
+    if isinstance(value, int) and value.bit_length() >= 200:
+        # Python turns no integer of more than 4,300 digits into a text.
+        digits = str(value) if value.bit_length() < 14_000 else ""
+        return f"{digits[:20]}... ({len(digits)} digits)" if digits else "an integer of more than 4,000 digits"
+    if isinstance(value, bool | int | float):
         return str(value)
-    return ""
+    return _kind(value)
 
 
 def sentence(faults: list[dict[str, Any]]) -> str:
     """One sentence for a list of faults: the first in full, the number of the others."""
     first = faults[0]
     where = f"Record {first['record']}" + (f" (id {first['id']})" if first["id"] is not None else "")
-    field = f", field '{first['field']}'" if first["field"] else ""
+    field = f", field '{first['field']}'" if first["field"] is not None else ""
     more = f" {len(faults) - 1} more fault(s) in this batch." if len(faults) > 1 else ""
     return f"{where}{field}: {first['problem']}.{more}"
 

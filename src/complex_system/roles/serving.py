@@ -19,6 +19,7 @@ from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import State, SystemService
 from complex_system.messaging.subjects import CHAMPION_CHANGED, PREDICTION_MADE, ReplySubject
 from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.serving.documentation import broker_section
 from complex_system.serving.engine import Limits, LocalRoute, PredictionEngine, PredictionResult, RemoteRoute
 from complex_system.serving.manager import ModelManager
 from complex_system.serving.rest import make_app
@@ -81,6 +82,7 @@ class ServingService(SystemService):
     @override
     async def on_start(self) -> None:
         port: int = getattr(self.settings, self.port_field)
+        self._app.description += broker_section(self.dataset, self.subjects()[0].name, self.columns_subjects()[0].name)
         rest = RestServer(self._app, self.settings.serving_host, port)
         try:
             await rest.start()

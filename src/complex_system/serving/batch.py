@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -15,12 +15,15 @@ import pyarrow as pa
 from typing_extensions import override
 
 from complex_system.domain.dataset import ID
-from complex_system.domain.records import MAX_FAULTS, Record, raw_check, sentence
+from complex_system.domain.records import MAX_FAULTS, Record, raw_check, sentence, shown
 from complex_system.errors import InvalidRecordError, InvalidRequestError, TooLargeError
 from complex_system.preprocessing.pipeline import FEW_RECORDS, Pipeline
 from complex_system.serving.bodies import LARGE_BODY, decoded
+from complex_system.serving.json_words import why_no_json
 
 Matrix = npt.NDArray[np.float32]
+
+_LARGEST_FEATURE = float(np.finfo(np.float32).max)
 
 
 class Batch(ABC):
@@ -233,22 +236,53 @@ class BatchReader:
             raise InvalidRequestError("A column is there more than once.")
         return ColumnBatch(self.pipeline.typed(table.drop_columns(unknown)))
 
-    def features(self, matrix: npt.NDArray[Any]) -> FeatureBatch:
+    def features(self, values: Sequence[Any], shape: Sequence[int]) -> FeatureBatch:
         """Processed features.
 
+        Args:
+            values: The elements in row-major order, as they came.
+            shape: Rows and features.
+
         Raises:
-            InvalidRequestError: The shape is not (n, features), or a number is not finite.
+            InvalidRequestError: The shape is not (n, features), or there is no row.
+            InvalidRecordError: An element is no finite number that a float32 can hold.
             TooLargeError: There are too many rows.
         """
         width = len(self.pipeline.dataset.feature_names)
-        if matrix.ndim != 2 or matrix.shape[1] != width:
-            raise InvalidRequestError(f"Processed features have the shape (n, {width}), not {tuple(matrix.shape)}.")
-        if not len(matrix):
+        if len(shape) != 2 or shape[1] != width:
+            raise InvalidRequestError(f"Processed features have the shape (n, {width}), not {tuple(shape[:4])}.")
+        if not shape[0]:
             raise InvalidRequestError("There is no record in the request.")
-        self._bounded(len(matrix))
-        if not (np.abs(matrix) <= np.finfo(np.float32).max).all():
-            raise InvalidRequestError("Processed features must be finite numbers.")
+        self._bounded(shape[0])
+        try:
+            if not set(map(type, values)) <= {int, float}:
+                raise TypeError
+            matrix = np.array(values, dtype=np.float64).reshape(shape)
+        except (OverflowError, TypeError):
+            raise self._no_features(enumerate(values)) from None
+        bad = ~(np.abs(matrix) <= _LARGEST_FEATURE)
+        if bad.any():
+            raise self._no_features((i * width + j, matrix[i, j].item()) for i, j in np.argwhere(bad).tolist())
         return FeatureBatch(np.ascontiguousarray(matrix, dtype=np.float32))
+
+    def _no_features(self, elements: Iterable[tuple[int, Any]]) -> InvalidRecordError:
+        """The error for those of the elements, each with its place in row-major order, that are no features; the first 20."""
+        names = self.pipeline.dataset.feature_names
+        faults: list[dict[str, Any]] = []
+        for place, value in elements:
+            if value is None:
+                problem = "is missing, and processed features must all be numbers"
+            elif type(value) not in (int, float):
+                problem = f"must be a number, not {shown(value)}"
+            elif not -_LARGEST_FEATURE <= value <= _LARGEST_FEATURE:
+                problem = f"must be a finite number within {_LARGEST_FEATURE:.2g} in size, not {shown(value)}"
+            else:
+                continue
+            row, column = divmod(place, len(names))
+            faults.append({"record": row, "id": None, "field": names[column], "problem": problem})
+            if len(faults) == MAX_FAULTS:
+                break
+        return InvalidRecordError(sentence(faults), faults)
 
     def _typed(self, columns: Mapping[str, Sequence[Any]], size: int) -> pl.DataFrame:
         made = []
@@ -295,7 +329,5 @@ def json_of(body: bytes) -> Any:
     """
     try:
         return decoded(body)
-    except RecursionError:
-        raise InvalidRequestError("The body is nested too deeply.") from None
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise InvalidRequestError(f"The body is not JSON in UTF-8: {error}.") from None
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise InvalidRequestError(why_no_json(body, error)) from None

@@ -41,7 +41,9 @@ REQUEST_ID = "x-request-id"
 LONG_BODY = 250_000
 """Bytes from which a body is decoded in a thread."""
 LARGE_AT_ONCE = 4
-"""Large bodies that are worked on at the same time: decoded, a body takes several times its bytes."""
+"""Large bodies that are held at the same time: decoded, a body takes several times its bytes."""
+LARGE_SECONDS = 60.0
+"""How long a large body may take to arrive once it has its place, so that no slow sender keeps the place from others."""
 
 HTTP_STATUS = {
     "invalid_request": 400,
@@ -112,6 +114,14 @@ class Gate:
             NobodyListensError: The broker is needed and away.
         """
         self.engine.holder.require()
+        self.require_broker()
+
+    def require_broker(self) -> None:
+        """Returns when the broker is there or not needed.
+
+        Raises:
+            NobodyListensError: The broker is needed and away.
+        """
         if self._broker_needed and self._broker_connected is not None and not self._broker_connected():
             raise NobodyListensError("The broker, which processes the records, is away.")
 
@@ -130,7 +140,7 @@ class Call(Request):
 
     Attributes:
         gate: What it passed.
-        model: What predicted, once something did.
+        model: What predicts, once that is known.
         records: How many records it holds, once they are read.
     """
 
@@ -147,6 +157,12 @@ class Call(Request):
         if self._placed:
             self._placed = False
             self.gate.large.release()
+
+    async def _take_place(self, limit: asyncio.Timeout) -> None:
+        """Waits for a place among the large bodies; what is not read meanwhile stays with the sender."""
+        await self.gate.large.acquire()
+        self._placed = True
+        limit.reschedule(asyncio.get_running_loop().time() + LARGE_SECONDS)
 
     @property
     def id(self) -> str:
@@ -170,14 +186,27 @@ class Call(Request):
             raise InvalidRequestError(f"Bodies are taken uncompressed, not with Content-Encoding '{encoding[:40]}'.")
         chunks: list[bytes] = []
         size = 0
-        async for chunk in self.stream():
-            size += len(chunk)
-            if size <= most:
-                chunks.append(chunk)
-            else:
-                chunks.clear()
-                if size > 2 * most:
-                    break
+        header = self.headers.get("content-length", "")
+        declared = int(header) if len(header) < 19 and header.isdecimal() else 0
+        try:
+            async with asyncio.timeout(None) as limit:
+                if LARGE_BODY <= declared <= most:
+                    await self._take_place(limit)
+                async for chunk in self.stream():
+                    size += len(chunk)
+                    if size > most or declared > most:
+                        chunks.clear()
+                        self.leave()
+                        if size > 2 * most:
+                            break
+                        continue
+                    chunks.append(chunk)
+                    if size >= LARGE_BODY and not self._placed:
+                        await self._take_place(limit)
+        except TimeoutError:
+            raise InvalidRequestError(
+                f"The body of more than {LARGE_BODY} bytes did not arrive within {LARGE_SECONDS:g} s; send fewer records a request."
+            ) from None
         if size > most:
             raise TooLargeError(self._how_to_split(size))
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -196,13 +225,23 @@ class Call(Request):
 
     async def read(self, reader: Callable[[bytes], Batch]) -> Batch:
         """The batch that a body holds, decoded in a thread if it is long."""
+        if self.model is None and self.gate.engine.holder.current is not None:
+            self.model = self.gate.engine.holder.current.info  # so that a request that is refused counts as the champion's
         body = await self.within_limits()
-        if len(body) >= LARGE_BODY:
-            await self.gate.large.acquire()
-            self._placed = True
         batch: Batch = await off_loop(len(body) if len(body) > LONG_BODY else 0, reader, body)
         self.records = batch.size
         return batch
+
+    async def find(self, name: str, version: str | None) -> ModelInfo:
+        """The model that the request names; what happens from now on is counted as its.
+
+        Raises:
+            NoModelError: No model is loaded yet.
+            UnknownModelError: There is no such model.
+            ModelRefusedError: The model exists and must not be served.
+        """
+        self.model = (await self.gate.engine.models.predictor(name, version)).info
+        return self.model
 
     async def predict(self, batch: Batch, name: str | None = None, version: str | None = None) -> PredictionResult:
         """Predictions of the model that the request names."""
@@ -220,6 +259,8 @@ class ServingRoute(APIRoute):
     """
 
     secured: ClassVar[bool] = True
+    error_schema: ClassVar[str] = "Error"
+    """Name of the schema of what :meth:`refusal` answers."""
 
     @override
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
@@ -283,7 +324,18 @@ def sentences(error: ComplexSystemError) -> str:
     """All that is wrong, in one text, for protocols that know no list of faults."""
     if not isinstance(error, InvalidRecordError) or len(error.faults) < 2:
         return error.message
-    lines = [f"record {f['record']}{', ' + repr(f['field']) if f['field'] else ''}: {f['problem']}" for f in error.faults]
+    return in_one_text(fault_lines(error.faults))
+
+
+def fault_lines(faults: list[dict[str, Any]]) -> list[str]:
+    """One line a fault, with record, field and problem."""
+    return [
+        f"record {f['record']}{', ' + repr(f['field']) if f['field'] is not None else ''}: {f['problem']}" for f in faults
+    ]
+
+
+def in_one_text(lines: list[str]) -> str:
+    """Lines as one text that begins with their number."""
     return f"{len(lines)} faults: " + "; ".join(lines) + "."
 
 

@@ -7,16 +7,24 @@ binary tensor extension is not offered, and refused in words.
 from __future__ import annotations
 
 import math
+from operator import itemgetter
 from typing import Any
 
 import msgspec
-import numpy as np
 from fastapi import APIRouter, Response
 from typing_extensions import override
 
 from complex_system import __version__
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.errors import ComplexSystemError, InvalidRequestError, ModelRefusedError, NoModelError
+from complex_system.domain.records import MAX_FAULTS, sentence, shown
+from complex_system.errors import (
+    ComplexSystemError,
+    InvalidRecordError,
+    InvalidRequestError,
+    ModelRefusedError,
+    NobodyListensError,
+    NoModelError,
+)
 from complex_system.serving.batch import Batch, BatchReader, json_of
 from complex_system.serving.calls import (
     REQUEST_ID,
@@ -24,10 +32,13 @@ from complex_system.serving.calls import (
     OpenRoute,
     ServingRoute,
     challenge,
+    fault_lines,
+    in_one_text,
     json_response,
     sentences,
     status_of,
 )
+from complex_system.serving.json_words import why_no_such_object
 from complex_system.serving.manager import CHAMPION
 from complex_system.serving.predictor import ModelInfo
 from complex_system.serving.schemas import answers, column_examples
@@ -35,9 +46,10 @@ from complex_system.serving.schemas import answers, column_examples
 SERVER = "complex-system"
 FEATURES = "features"
 OUTPUT = "prediction"
-_BINARY = ("binary_data", "binary_data_size", "binary_data_output")
 _FLOATS = ("FP64", "FP32", "FP16", "BF16")
-_NUMBERS = (*_FLOATS, *(f"{kind}{bits}" for kind in ("INT", "UINT") for bits in (8, 16, 32, 64)))
+_INTEGERS = {f"INT{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)}
+_INTEGERS |= {f"UINT{bits}": (0, 2**bits - 1) for bits in (8, 16, 32, 64)}
+_NUMBERS = (*_FLOATS, *_INTEGERS)
 
 
 class InputTensor(msgspec.Struct, gc=False):
@@ -69,6 +81,8 @@ class InferenceRequest(msgspec.Struct, gc=False):
 class OipRoute(ServingRoute):
     """Errors as ``{"error": text}``."""
 
+    error_schema = "InferenceError"
+
     @override
     def refusal(self, error: ComplexSystemError, call: Call) -> Response:
         status = 400 if error.code == "invalid_record" else status_of(error)
@@ -85,8 +99,9 @@ def oip_router(dataset: Dataset) -> APIRouter:
     router = APIRouter(route_class=OipRoute, tags=["Open Inference Protocol V2"])
     refused = answers({400: "InferenceError", 404: "InferenceError", 413: "InferenceError", 503: "InferenceError"})
     infer = {"requestBody": protocol.request_body(), "responses": answers({200: "InferenceResponse"}) | refused}
-    metadata = {"responses": answers({200: "ModelMetadata"}) | refused}
-    is_ready = {"responses": answers({200: "ModelReady"}) | refused}
+    metadata = {"responses": answers({200: "ModelMetadata", 404: "InferenceError", 503: "InferenceError"})}
+    refusals = answers({404: "InferenceError", 503: "ModelReady"})
+    is_ready = {"responses": answers({200: "ModelReady"}) | refusals}
     versioned = "/v2/models/{name}/versions/{version}"
     router.add_api_route(
         "/v2/models/{name}/infer", protocol.infer_newest, methods=["POST"], openapi_extra=infer, summary="Infer"
@@ -109,10 +124,12 @@ def oip_router(dataset: Dataset) -> APIRouter:
             summary="What a model takes and gives",
         )
     probes: dict[str, Any] = {"route_class_override": OipOpenRoute}
-    router.add_api_route("/v2/health/live", protocol.live, summary="The server is up", **probes)
-    unready = {"responses": answers({503: "ServerReady"})}
+    live = {"responses": answers({200: "ServerLive"})}
+    router.add_api_route("/v2/health/live", protocol.live, summary="The server is up", openapi_extra=live, **probes)
+    unready = {"responses": answers({200: "ServerReady", 503: "ServerReady"})}
     router.add_api_route("/v2/health/ready", protocol.ready, summary="The server can infer", openapi_extra=unready, **probes)
-    router.add_api_route("/v2", protocol.server, summary="What the server is")
+    server = {"responses": answers({200: "ServerMetadata"})}
+    router.add_api_route("/v2", protocol.server, summary="What the server is", openapi_extra=server)
     return router
 
 
@@ -138,8 +155,9 @@ class _Protocol:
 
     async def model_ready(self, call: Call, name: str, version: str | None = None) -> Response:
         try:
-            info = (await call.gate.engine.models.predictor(name, version)).info
-        except (NoModelError, ModelRefusedError) as error:
+            info = await call.find(name, version)
+            call.gate.require_broker()
+        except (NoModelError, ModelRefusedError, NobodyListensError) as error:
             return json_response({"name": name, "ready": False, "error": error.message}, 503)
         return json_response({"name": info.name if name != CHAMPION else name, "ready": True})
 
@@ -147,8 +165,7 @@ class _Protocol:
         return await self.metadata(call, name)
 
     async def metadata(self, call: Call, name: str, version: str | None = None) -> Response:
-        info = (await call.gate.engine.models.predictor(name, version)).info
-        return json_response(self._metadata(info, name))
+        return json_response(self._metadata(await call.find(name, version), name))
 
     async def infer_newest(self, call: Call, name: str) -> Response:
         return await self.infer(call, name)
@@ -157,7 +174,7 @@ class _Protocol:
         if "inference-header-content-length" in call.headers:
             raise _binary()
         # An unknown model is said before its input is judged.
-        await call.gate.engine.models.predictor(name, version)
+        await call.find(name, version)
         asked: list[InferenceRequest] = []
 
         def read(body: bytes) -> Batch:
@@ -182,7 +199,7 @@ class _Protocol:
         try:
             return self._decoder.decode(body)
         except msgspec.ValidationError as error:
-            raise InvalidRequestError(f"The body is no inference request: {error}.") from None
+            raise InvalidRequestError(f"The body is no inference request: {why_no_such_object(body, error)}.") from None
         except (msgspec.MsgspecError, ValueError, RecursionError):
             json_of(body)  # raises, with the words for it
             raise
@@ -190,41 +207,62 @@ class _Protocol:
     def _batch(self, request: InferenceRequest, reader: BatchReader) -> Batch:
         if not request.inputs:
             raise InvalidRequestError("The request has no inputs.")
-        if request.parameters and any(name in request.parameters for name in _BINARY):
+        if _wants_binary(request.parameters):
             raise _binary()
         tensors: dict[str, InputTensor] = {}
         for tensor in request.inputs:
-            if tensor.parameters and any(name in tensor.parameters for name in _BINARY):
+            if _wants_binary(tensor.parameters):
                 raise _binary()
             if tensor.name in tensors:
                 raise InvalidRequestError(f"The input '{tensor.name[:60]}' is there more than once.")
             tensors[tensor.name] = tensor
         if list(tensors) == [FEATURES] and FEATURES not in self._dataset.raw_names:
             return self._features(tensors[FEATURES], reader)
-        return reader.columns({name: self._column(tensor) for name, tensor in tensors.items()})
+        return self._columns(tensors, reader)
 
     def _features(self, tensor: InputTensor, reader: BatchReader) -> Batch:
         if tensor.datatype not in ("FP32", "FP64"):
             raise InvalidRequestError(f"The input '{FEATURES}' is FP32 or FP64, not {tensor.datatype[:20]}.")
         if len(tensor.shape) != 2:
             raise InvalidRequestError(f"The input '{FEATURES}' has two dimensions, not {len(tensor.shape)}.")
-        values = _flat(tensor)
-        if not set(map(type, values)) <= {int, float}:
-            raise InvalidRequestError(f"The input '{FEATURES}' holds numbers only.")
+        return reader.features(_flat(tensor), tensor.shape)
+
+    def _columns(self, tensors: dict[str, InputTensor], reader: BatchReader) -> Batch:
+        """Raw columns; all that is wrong with tensors and values is said at once."""
+        columns: dict[str, list[Any]] = {}
+        problems: list[str] = []
+        faults: list[dict[str, Any]] = []
+        for name, tensor in tensors.items():
+            try:
+                columns[name] = self._column(tensor)
+                faults += _integer_faults(tensor, columns[name])
+            except InvalidRequestError as error:
+                problems.append(error.message.rstrip("."))
+        if not problems and not faults:
+            return reader.columns(columns)
+        said = {(fault["record"], fault["field"]) for fault in faults}
         try:
-            matrix = np.array(values, dtype=np.float64).reshape(tensor.shape)
-        except OverflowError:
-            raise InvalidRequestError("Processed features must be finite numbers.") from None
-        return reader.features(matrix)
+            if columns:
+                reader.columns(columns).features(reader.pipeline)
+        except InvalidRecordError as error:
+            bad = set(tensors) - set(columns)
+            faults += [f for f in error.faults if (f["record"], f["field"]) not in said and f["field"] not in bad]
+        except InvalidRequestError as error:
+            problems.append(error.message.rstrip("."))
+        faults.sort(key=itemgetter("record"))
+        if not problems:
+            raise InvalidRecordError(sentence(faults[:MAX_FAULTS]), faults[:MAX_FAULTS])
+        lines = (problems + fault_lines(faults))[:MAX_FAULTS]
+        raise InvalidRequestError(f"{lines[0]}." if len(lines) == 1 else in_one_text(lines))
 
     def _column(self, tensor: InputTensor) -> list[Any]:
         name = tensor.name[:60]
         if len(tensor.shape) not in (1, 2) or (len(tensor.shape) == 2 and tensor.shape[1] != 1):
-            raise InvalidRequestError(f"The input '{name}' has the shape [n] or [n, 1], not {tensor.shape[:4]}.")
+            raise InvalidRequestError(f"The input '{name}' must have the shape [n] or [n, 1], not {tensor.shape[:4]}.")
         kinds = _NUMBERS if tensor.name in self._numbers else ("BYTES",)
         if tensor.name in (ID, *self._dataset.raw_names) and tensor.datatype not in kinds:
-            wanted = "a floating-point or integer type" if kinds is _NUMBERS else "BYTES"
-            raise InvalidRequestError(f"The input '{name}' has the datatype {wanted}, not {tensor.datatype[:20]}.")
+            wanted = " or ".join((", ".join(kinds[:-1]), kinds[-1])) if len(kinds) > 1 else kinds[0]
+            raise InvalidRequestError(f"The input '{name}' must have the datatype {wanted}, not {tensor.datatype[:20]}.")
         return _flat(tensor)
 
     def _metadata(self, info: ModelInfo, name: str) -> dict[str, Any]:
@@ -262,11 +300,27 @@ class _Protocol:
         return {"required": True, "content": {"application/json": {"schema": schema, "examples": examples}}}
 
 
+def _integer_faults(tensor: InputTensor, values: list[Any]) -> list[dict[str, Any]]:
+    """The first numbers in a tensor of integers that are not of its datatype. What is no number, the check of the records names."""
+    if tensor.datatype not in _INTEGERS:
+        return []
+    low, high = _INTEGERS[tensor.datatype]
+    faults: list[dict[str, Any]] = []
+    for position, value in enumerate(values):
+        # JSON makes no difference between 3 and 3.0.
+        if type(value) in (int, float) and not (low <= value <= high and value == int(value)):
+            problem = f"must be an integer of {low} to {high} ({tensor.datatype}), not {shown(value)}"
+            faults.append({"record": position, "id": None, "field": tensor.name, "problem": problem})
+            if len(faults) == MAX_FAULTS:
+                break
+    return faults
+
+
 def _check_outputs(request: InferenceRequest) -> None:
     for output in request.outputs or ():
         if output.name != OUTPUT:
             raise InvalidRequestError(f"The model has the output '{OUTPUT}' and no output '{output.name[:60]}'.")
-        if output.parameters and any(output.parameters.get(name) for name in _BINARY):
+        if _wants_binary(output.parameters):
             raise _binary()
 
 
@@ -286,6 +340,13 @@ def _flat(tensor: InputTensor) -> list[Any]:
             f"The input '{name}' has {len(values)} elements where its shape {tensor.shape[:4]} needs {math.prod(tensor.shape)}."
         )
     return values
+
+
+def _wants_binary(parameters: dict[str, Any] | None) -> bool:
+    if not parameters:
+        return False
+    # A size announces bytes behind the JSON; the two others are switches, and off is what is offered here.
+    return "binary_data_size" in parameters or any(parameters.get(name) for name in ("binary_data", "binary_data_output"))
 
 
 def _binary() -> InvalidRequestError:

@@ -6,18 +6,19 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Response
-from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
 from complex_system import __version__
 from complex_system.domain.dataset import Dataset
 from complex_system.serving.calls import REQUEST_ID, Call, Gate, OpenRoute, ServingRoute, json_response, refuse_route
+from complex_system.serving.documentation import add_documentation
 from complex_system.serving.engine import PredictionEngine
 from complex_system.serving.metrics import CONTENT_TYPE
 from complex_system.serving.oip import oip_router
-from complex_system.serving.schemas import answers, components, request_body
+from complex_system.serving.schemas import answers, request_body
 from complex_system.serving.scoring import scoring_router
 
 LINKS = {
@@ -77,9 +78,15 @@ def make_app(
         broker_connected: Whether the broker is there; None where there is none.
         broker_needed: Whether no prediction can be made without it.
     """
-    app = ServingApp(title=f"Predictions of '{dataset.target}'", version=__version__, description=dataset.description)
+    app = ServingApp(
+        title=f"Predictions of '{dataset.target}'",
+        version=__version__,
+        description=dataset.description,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.state.gate = Gate(engine, api_key, broker_connected, broker_needed)
-    _add_openapi(app, dataset, secured=bool(api_key))
+    add_documentation(app, dataset, secured=bool(api_key))
     app.add_exception_handler(HTTPException, refuse_route)
     app.include_router(_own_router(dataset))
     app.include_router(oip_router(dataset))
@@ -94,7 +101,7 @@ def _own_router(dataset: Dataset) -> APIRouter:
     router = APIRouter(route_class=ServingRoute)
     documented = {
         "requestBody": request_body(dataset),
-        "responses": answers({200: "Predictions"} | dict.fromkeys((400, 401, 413, 422, 503), "Error")),
+        "responses": answers({200: "Predictions"} | dict.fromkeys((400, 413, 422, 503), "Error")),
     }
 
     @router.post("/predict", summary="Predict raw records", tags=["predict"], openapi_extra=documented)
@@ -109,11 +116,14 @@ def _own_router(dataset: Dataset) -> APIRouter:
         }
         return json_response(answer, headers={REQUEST_ID: call.id})
 
-    @router.get("/model", summary="The model that is served, and why a newer one is not", tags=["model"])
+    one = {"responses": answers({200: "ModelStatus"})}
+    every = {"responses": answers({200: "ModelsStatus"})}
+
+    @router.get("/model", summary="The model that is served, and why a newer one is not", tags=["model"], openapi_extra=one)
     async def model(call: Call) -> Response:
         return json_response(call.gate.engine.holder.status())
 
-    @router.get("/models", summary="All models that can be asked for, and those that are loaded", tags=["model"])
+    @router.get("/models", summary="All models that can be asked for, and those loaded", tags=["model"], openapi_extra=every)
     async def models(call: Call) -> Response:
         return json_response(await call.gate.engine.models.status())
 
@@ -126,7 +136,8 @@ def _own_router(dataset: Dataset) -> APIRouter:
 
 def _probes() -> APIRouter:
     router = APIRouter(route_class=OpenRoute, tags=["health"])
-    unready: dict[str, Any] = {"responses": answers({503: "Error"})}
+    is_live: dict[str, Any] = {"responses": answers({200: "Live"})}
+    is_ready: dict[str, Any] = {"responses": answers({200: "Ready", 503: "Error"})}
 
     async def live(call: Call) -> Response:
         return json_response({"status": "live"})
@@ -135,28 +146,17 @@ def _probes() -> APIRouter:
         call.gate.require_ready()
         return json_response({"status": "ready", "model": call.gate.engine.holder.require().info.reference})
 
-    for path in ("/livez", "/health/live"):
-        router.add_api_route(path, live, summary="The process is up")
-    for path in ("/readyz", "/health/ready"):
-        router.add_api_route(path, ready, summary="Predictions can be made", openapi_extra=unready)
+    for paths, endpoint, summary, extra in (
+        (("/livez", "/health/live"), live, "The process is up", is_live),
+        (("/readyz", "/health/ready"), ready, "Predictions can be made", is_ready),
+    ):
+        for path in paths:
+            router.add_api_route(path, endpoint, summary=summary, openapi_extra=extra)
+            # A route of its own: one for both methods would be two operations of one name in the document.
+            router.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
 
-    @router.get("/metrics", summary="Metrics in Prometheus' text format")
+    @router.get("/metrics", summary="Metrics in Prometheus' text format", response_class=PlainTextResponse)
     async def metrics(call: Call) -> Response:
         return Response(call.gate.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     return router
-
-
-def _add_openapi(app: FastAPI, dataset: Dataset, secured: bool) -> None:
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-            schema.setdefault("components", {}).setdefault("schemas", {}).update(components(dataset))
-            if secured:
-                key = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
-                schema["components"]["securitySchemes"] = {"key": key}
-                schema["security"] = [{"key": []}]
-            app.openapi_schema = schema
-        return app.openapi_schema
-
-    app.openapi = openapi  # type: ignore[method-assign]

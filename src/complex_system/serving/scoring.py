@@ -9,7 +9,6 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import numpy as np
 from fastapi import APIRouter, Response
 from typing_extensions import override
 
@@ -48,6 +47,8 @@ _CODES = {
 class ScoringRoute(ServingRoute):
     """Errors as ``{"error_code", "message"}``, as MLflow writes them, and never a stack trace."""
 
+    error_schema = "ScoringError"
+
     @override
     def refusal(self, error: ComplexSystemError, call: Call) -> Response:
         status = 400 if error.code == "invalid_record" else status_of(error)
@@ -83,7 +84,7 @@ def scoring_router(dataset: Dataset) -> APIRouter:
     async def ping(call: Call) -> Response:
         return Response("\n", 200 if call.gate.ready else 404, media_type="application/json")
 
-    unready = {"responses": {"404": {"description": "Not ready yet"}}}
+    unready = {"responses": {"200": {"description": "An empty line"}, "404": {"description": "Not ready yet"}}}
     for path in ("/ping", "/health"):
         router.add_api_route(
             path,
@@ -91,10 +92,16 @@ def scoring_router(dataset: Dataset) -> APIRouter:
             summary="Whether predictions can be made",
             route_class_override=ScoringOpenRoute,
             openapi_extra=unready,
+            response_class=Response,
         )
 
-    @router.get("/version", summary="Version of MLflow, or of this service where it is not installed")
-    async def mlflow_version(call: Call) -> Response:
+    # Text without quotes that is called JSON, as MLflow's server has it, so the document gives it no schema.
+    @router.get(
+        "/version",
+        summary="Version of MLflow as text, or of this service where it is not installed",
+        response_class=Response,
+    )
+    async def server_version(call: Call) -> Response:
         return Response(_VERSION, media_type="application/json")
 
     return router
@@ -139,16 +146,18 @@ class ScoringReader:
         return self._columns(csv_columns(body, self._dataset), reader)
 
     def _split(self, value: Any, reader: BatchReader) -> Batch:
-        if (
-            not isinstance(value, dict)
-            or not isinstance(value.get("data"), list)
-            or not isinstance(value.get("columns"), list)
-        ):
-            raise InvalidRequestError("'dataframe_split' must be a dictionary with 'columns' and 'data'.")
+        if not isinstance(value, dict) or not isinstance(value.get("data"), list):
+            raise InvalidRequestError("'dataframe_split' must be a dictionary with 'data' and, for raw records, 'columns'.")
         if unknown := set(value) - {"columns", "data", "index"}:
             raise InvalidRequestError(f"'dataframe_split' has no field {sorted(unknown)[0][:40]!r}.")
-        columns, rows = value["columns"], value["data"]
-        if not all(isinstance(name, str) for name in columns) or len(set(columns)) != len(columns):
+        columns, rows, index = value.get("columns"), value["data"], value.get("index")
+        if index is not None and (not isinstance(index, list) or len(index) != len(rows)):
+            raise InvalidRequestError(f"The index of 'dataframe_split' must be a list as long as its data: {len(rows)}.")
+        if columns is None:
+            return self._matrix(rows, reader)
+        if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
+            raise InvalidRequestError("The columns of 'dataframe_split' must be a list of texts.")
+        if len(set(columns)) != len(columns):
             raise InvalidRequestError("The columns of 'dataframe_split' must be different texts.")
         for position, row in enumerate(rows):
             if not isinstance(row, list) or len(row) != len(columns):
@@ -194,12 +203,12 @@ class ScoringReader:
     def _matrix(self, rows: list[Any], reader: BatchReader) -> Batch:
         width = len(self._features)
         for position, row in enumerate(rows):
-            if not isinstance(row, list | tuple) or len(row) != width or not set(map(type, row)) <= {int, float}:
-                raise InvalidRequestError(f"Row {position} must have {width} numbers, the processed features.")
-        try:
-            return reader.features(np.array(rows, dtype=np.float64))
-        except OverflowError:
-            raise InvalidRequestError("Processed features must be finite numbers.") from None
+            if not isinstance(row, list | tuple) or len(row) != width:
+                raise InvalidRequestError(
+                    f"Row {position} must have {width} numbers, the processed features in their order; raw records need the "
+                    "names of their columns."
+                )
+        return reader.features([value for row in rows for value in row], (len(rows), width))
 
     def request_body(self) -> dict[str, Any]:
         """OpenAPI's description of the formats, with examples."""
@@ -239,11 +248,14 @@ def _content_type(header: str) -> tuple[str, str]:
     return kind.lower(), ""
 
 
-def _mlflow_version() -> str:
-    try:
-        return version("mlflow")
-    except PackageNotFoundError:
-        return __version__
+def mlflow_version() -> str:
+    """The version that ``/version`` says."""
+    for package in ("mlflow", "mlflow-skinny"):  # the images have the client without its server
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            continue
+    return __version__
 
 
-_VERSION = _mlflow_version()
+_VERSION = mlflow_version()
