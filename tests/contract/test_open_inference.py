@@ -89,7 +89,10 @@ async def test_a_model_is_ready_and_says_what_it_takes(client: httpx.AsyncClient
     assert (ready.status_code, ready.json()) == (200, {"name": name, "ready": True})
     metadata = (await client.get(path)).json()
     assert metadata["name"] == name
-    assert metadata["versions"] == (["1"] if path.endswith("1") else ["2"])
+    assert metadata["versions"] == {"1": ["1"], NAME: ["1", "2"], "champion": ["2"]}[path.rpartition("/")[2]]
+    for version in metadata["versions"]:  # what may be asked for explicitly
+        answer = await client.get(f"/v2/models/{path.split('/')[3]}/versions/{version}/ready")
+        assert answer.status_code == 200
     assert metadata["platform"] == "onnxruntime_onnx"
     assert metadata["outputs"] == [{"name": "prediction", "datatype": "FP32", "shape": [-1, 1]}]
     kinds = {each["name"]: (each["datatype"], each["shape"]) for each in metadata["inputs"]}

@@ -243,6 +243,10 @@ class Call(Request):
         self.model = (await self.gate.engine.models.predictor(name, version)).info
         return self.model
 
+    async def versions(self, name: str) -> list[str]:
+        """The versions of a model that may be asked for, oldest first."""
+        return await self.gate.engine.models.versions(name)
+
     async def predict(self, batch: Batch, name: str | None = None, version: str | None = None) -> PredictionResult:
         """Predictions of the model that the request names."""
         self.records = batch.size

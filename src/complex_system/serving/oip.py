@@ -165,7 +165,9 @@ class _Protocol:
         return await self.metadata(call, name)
 
     async def metadata(self, call: Call, name: str, version: str | None = None) -> Response:
-        return json_response(self._metadata(await call.find(name, version), name))
+        info = await call.find(name, version)
+        versions = [info.version] if version else await call.versions(name)
+        return json_response(self._metadata(info, name, versions))
 
     async def infer_newest(self, call: Call, name: str) -> Response:
         return await self.infer(call, name)
@@ -265,7 +267,7 @@ class _Protocol:
             raise InvalidRequestError(f"The input '{name}' must have the datatype {wanted}, not {tensor.datatype[:20]}.")
         return _flat(tensor)
 
-    def _metadata(self, info: ModelInfo, name: str) -> dict[str, Any]:
+    def _metadata(self, info: ModelInfo, name: str, versions: list[str]) -> dict[str, Any]:
         inputs = [
             {"name": column.name, "datatype": "FP64" if column.type == "number" else "BYTES", "shape": [-1, 1]}
             for column in self._dataset.columns
@@ -273,7 +275,7 @@ class _Protocol:
         ]
         return {
             "name": name,
-            "versions": [info.version],
+            "versions": versions,
             "platform": info.platform,
             "inputs": inputs,
             "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, 1]}],
