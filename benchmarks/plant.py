@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -89,6 +89,10 @@ class Plant:
         self._stack.callback(child.stop)
         self.children[name] = child
         return child
+
+    def also(self, at_end: Callable[[], Any]) -> None:
+        """Calls something at the end of the block."""
+        self._stack.callback(at_end)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Waits for ``work``."""
