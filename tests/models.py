@@ -168,7 +168,7 @@ class ManyModels(ModelSource):
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
-        self.versions: dict[str, list[tuple[bytes, dict[str, Any]]]] = {}
+        self.versions_of: dict[str, list[tuple[bytes, dict[str, Any]]]] = {}
         self.aliases: dict[str, dict[str, str]] = {}
         self.loads: list[tuple[str, str]] = []
         self.looks = 0
@@ -177,8 +177,8 @@ class ManyModels(ModelSource):
         """Registers a twin that answers ``bias`` plus the sum of the features."""
         twin = linear_twin(self.dataset, bias)
         trainer = name.partition("-")[2]
-        self.versions.setdefault(name, []).append((twin, twin_metadata(self.dataset, twin, name, trainer) | changes))
-        version = str(len(self.versions[name]))
+        self.versions_of.setdefault(name, []).append((twin, twin_metadata(self.dataset, twin, name, trainer) | changes))
+        version = str(len(self.versions_of[name]))
         if champion:
             self.crown(name, version)
         return version
@@ -195,16 +195,20 @@ class ManyModels(ModelSource):
         return ModelReference(*crowned[0]) if crowned else None
 
     @override
+    def versions(self, name: str) -> list[str]:
+        return [str(number + 1) for number in range(len(self.versions_of.get(name, [])))]
+
+    @override
     def listed(self) -> list[ListedModel]:
         return [
             ListedModel(ModelReference(name, str(len(versions))), name.partition("-")[2], self.aliases.get(name, {}))
-            for name, versions in self.versions.items()
+            for name, versions in self.versions_of.items()
         ]
 
     @override
     def find(self, name: str, version: str | None = None) -> ModelReference:
         self.looks += 1
-        known = [str(number + 1) for number in range(len(self.versions.get(name, [])))]
+        known = [str(number + 1) for number in range(len(self.versions_of.get(name, [])))]
         wanted = self.aliases.get(name, {}).get(version or "", version or (known[-1] if known else ""))
         if wanted not in known:
             raise UnknownModelError(f"There is no model '{name}' of version or alias '{version}'.")
@@ -213,7 +217,7 @@ class ManyModels(ModelSource):
     @override
     def load(self, reference: ModelReference) -> LoadedTwin:
         self.loads.append((reference.name, reference.version))
-        return LoadedTwin(*self.versions[reference.name][int(reference.version) - 1])
+        return LoadedTwin(*self.versions_of[reference.name][int(reference.version) - 1])
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from complex_system.domain.dataset import Dataset
-from complex_system.errors import ModelRefusedError
+from complex_system.errors import ModelRefusedError, UnknownModelError
 from complex_system.local.servers import Server
 from complex_system.serving.mlflow_source import MlflowChampionSource
 from complex_system.serving.sources import ModelSource
@@ -74,6 +74,25 @@ class SourceContract(ABC):
             loaded = place.source.load(reference)
             assert loaded.onnx == content
             assert loaded.metadata == about
+
+    def test_every_version_can_be_asked_for_by_name(self, place: Place, dataset: Dataset, twin: bytes) -> None:
+        references = []
+        for bias in (1.0, 2.0, 3.0):
+            place.publish(linear_twin(dataset, bias))
+            references.append(place.source.newest())
+        name = references[0].name
+        assert place.source.versions(name) == [each.version for each in references]
+        assert place.source.versions("nobody's") == []
+        for reference in references:
+            assert place.source.find(name, reference.version) == reference
+        assert place.source.find(name) == references[-1]
+        [listed] = place.source.listed()
+        assert listed.newest == references[-1]
+        for alias, version in listed.aliases.items():
+            assert place.source.find(name, alias).version == version
+        for unknown in (("nobody", None), (name, "99"), (name, "nobody"), (name, "0123456789abcdef")):
+            with pytest.raises(UnknownModelError):
+                place.source.find(*unknown)
 
     def test_a_damaged_twin_is_refused(self, place: Place, twin: bytes) -> None:
         place.publish(twin)

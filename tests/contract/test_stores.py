@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
@@ -21,7 +22,7 @@ from complex_system.domain.records import Record
 from complex_system.errors import StoreUnavailableError
 from complex_system.local.servers import Server, free_port
 from complex_system.settings import Settings
-from complex_system.storage import mongo
+from complex_system.storage import mongo, mongo_ranges
 from complex_system.storage.base import PROCESSED, RAW, REJECTED, DataStore
 from complex_system.storage.maria import MariaDataStore
 from complex_system.storage.mongo import MongoDataStore
@@ -449,6 +450,56 @@ class TestMongoDataStore(StoreCases):
         for known in (1, 2):
             await store.upsert_processed(processed_table(dataset, [f"k{known}"]), "v1")
             assert (await store.counts())["labelled"] == known
+
+    @pytest.mark.parametrize("in_ranges", [True, False])
+    async def test_a_walk_meets_every_key_once_while_others_come_and_go(
+        self,
+        store: MongoDataStore,
+        dataset: Dataset,
+        laboratory: Laboratory,
+        monkeypatch: pytest.MonkeyPatch,
+        in_ranges: bool,
+    ) -> None:
+        monkeypatch.setattr(mongo_ranges, "STEP", 3)
+        monkeypatch.setattr(store, "_in_ranges", in_ranges)
+        keys = [f"k{i:03}" for i in range(100)]
+        draw = random.Random(4)
+
+        async def walk(limit: int, version: str = "v1") -> list[str]:
+            found: list[str] = []
+            after: str | None = None
+            while True:
+                page = await store.processed_columns([ID], labelled=True, version=version, after=after, limit=limit)
+                found += keys_of(page)
+                if page.next is None:
+                    return found
+                after = page.next
+
+        labelled: set[str] = set()
+        for part in range(10):
+            fresh = [key for i, key in enumerate(keys) if i % 10 == part]
+            known = set(draw.sample(fresh, 6))
+            await store.upsert_processed(processed_table(dataset, sorted(known)), "v1")
+            await store.upsert_processed(processed_table(dataset, sorted(set(fresh) - known), target=None), "v1")
+            labelled |= known
+            for limit in (1, 7, 30, 200):
+                assert await walk(limit) == sorted(labelled)
+        await store.upsert_processed(processed_table(dataset, keys[20:70]), "v2")  # their range becomes empty
+        for _ in range(2):
+            assert await walk(7) == sorted(labelled - set(keys[20:70]))
+            assert await walk(7, "v2") == keys[20:70]
+        await store.upsert_processed(processed_table(dataset, keys[30:40]), "v1")
+        assert await walk(7) == sorted(labelled - set(keys[20:70]) | set(keys[30:40]))
+
+        await store.save_raw([{**record, ID: key} for record, key in zip(laboratory.records(100), keys, strict=True)])
+        left = [key for key in keys if key not in keys[20:30] + keys[40:70]]
+        assert keys_of(await store.unprocessed("v2", None, 200)) == left
+        while left:
+            page = await store.unprocessed("v2", None, 17)
+            assert keys_of(page) == left[:17]
+            await store.upsert_processed(processed_table(dataset, left[:17]), "v2")
+            left = left[17:]
+        assert keys_of(await store.unprocessed("v2", None, 17)) == []
 
 
 class TestMariaDataStore(StoreCases):

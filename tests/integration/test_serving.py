@@ -11,7 +11,6 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
-from uuid import uuid4
 
 import httpx
 import msgspec
@@ -28,7 +27,7 @@ from complex_system.settings import Settings
 from complex_system.tracking.registry import ModelRegistry
 from complex_system_services.data_processing.data_processing_service import DataProcessingService
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
-from models import crown, linear_twin, register_twin
+from models import crown
 from support import TesterService, eventually, running
 
 # MLflow's client and the libraries below it warn of their own deprecated parts.
@@ -38,25 +37,8 @@ MakeSettings = Callable[..., Settings]
 
 
 @pytest.fixture
-def prefix() -> str:
-    """A name prefix of its own, so that no test sees another's models."""
-    return f"t{uuid4().hex[:10]}"
-
-
-@pytest.fixture
 def settings(nats_server: Server, mlflow_server: Server, make_settings: MakeSettings, prefix: str) -> Settings:
     return make_settings(nats_server, mlflow_server, model_prefix=prefix, serving_mlflow_port=0, model_poll_interval=0.2)
-
-
-@pytest.fixture
-def publish(mlflow_server: Server, dataset: Dataset, prefix: str) -> Callable[..., tuple[str, str]]:
-    """Registers a twin that answers ``bias`` plus the sum of the features."""
-
-    def make(bias: float, **changes: Any) -> tuple[str, str]:
-        twin = linear_twin(dataset, bias)
-        return register_twin(mlflow_server.url, dataset, twin, prefix=prefix, **changes)
-
-    return make
 
 
 @asynccontextmanager

@@ -27,7 +27,7 @@ from complex_system.messaging.clients import ServingClient
 from complex_system.messaging.subjects import CHAMPION_CHANGED, ML_SERVING_COLUMNS_SUBJECT, PREDICTION_MADE
 from complex_system.settings import Settings
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
-from models import crown, linear_twin, register_twin
+from models import crown
 from support import TesterService, eventually, running
 
 # MLflow's client and the libraries below it warn of their own deprecated parts, and its flavors of what they save.
@@ -37,21 +37,8 @@ R1, R2, R3 = (f"rohwert_{i}_labormessung" for i in (1, 2, 3))
 
 
 @pytest.fixture
-def prefix() -> str:
-    return f"t{uuid4().hex[:10]}"
-
-
-@pytest.fixture
 def settings(nats_server: Server, mlflow_server: Server, make_settings: Callable[..., Settings], prefix: str) -> Settings:
     return make_settings(nats_server, mlflow_server, model_prefix=prefix, serving_mlflow_port=0, model_poll_interval=0.2)
-
-
-@pytest.fixture
-def publish(mlflow_server: Server, dataset: Dataset, prefix: str) -> Callable[..., tuple[str, str]]:
-    def make(bias: float, **changes: Any) -> tuple[str, str]:
-        return register_twin(mlflow_server.url, dataset, linear_twin(dataset, bias), prefix=prefix, **changes)
-
-    return make
 
 
 @asynccontextmanager
@@ -214,6 +201,15 @@ async def test_challengers_score_in_the_background_and_the_event_carries_their_p
             await client.post("/predict", json=records)
             [event] = await eventually(lambda: events)
             assert {each["model"]: "error" in each for each in event["shadows"]} == {challenger[0]: False, "nobody": True}
+        events.clear()
+        newer = await asyncio.to_thread(publish, 130.0, champion=False)  # of the champion's own model
+        async with serving(settings.copy(update={**named, "serving_shadow_models": champion[0]})) as (_, client):
+            answer = (await client.post("/predict", json=records)).json()
+            assert answer["model"]["version"] == champion[1]
+            [event] = await eventually(lambda: events)
+            [shadow] = event["shadows"]
+            assert (shadow["model"], shadow["version"]) == newer
+            assert shadow["predictions"] == pytest.approx([v + 30.0 for v in answer["predictions"]], rel=1e-5)
     finally:
         await subscription.unsubscribe()
 

@@ -80,6 +80,44 @@ async def test_the_newest_artifact_is_served_as_soon_as_its_training_ended(
         await champion.predict(records)
 
 
+async def test_every_artifact_is_served_by_its_digest_and_an_earlier_one_is_rolled_back_to(
+    service: MlServingService, settings: Settings, publish: Callable[..., str], laboratory: Laboratory
+) -> None:
+    old, new = publish(10.0), publish(20.0)
+    await service.look_for_model()
+    record = next(iter(laboratory.records(1)))
+    [raw] = service.holder.pipeline.features([record]).sum(axis=1)
+    tensors = {"inputs": [
+        {"name": name, "shape": [1], "datatype": "BYTES" if isinstance(value, str) else "FP64", "data": [value]}
+        for name, value in record.items()
+    ]}  # fmt: skip
+
+    async def infer(client: httpx.AsyncClient, version: str = "") -> float:
+        answer = await client.post(
+            f"/v2/models/DemonstratorNeuralNet{version and f'/versions/{version}'}/infer", json=tensors
+        )
+        assert answer.status_code == 200, answer.text
+        [output] = answer.json()["outputs"]
+        return float(output["data"][0])
+
+    async with httpx.AsyncClient(base_url=service.url) as client:
+        assert (
+            await infer(client)
+            == await infer(client, "latest")
+            == await infer(client, new)
+            == pytest.approx(raw + 20, rel=1e-5)
+        )
+        assert await infer(client, old) == pytest.approx(raw + 10, rel=1e-5)
+        assert (await client.get("/v2/models/DemonstratorNeuralNet/versions/0123456789abcdef")).status_code == 404
+        assert (await client.get("/v2/models/another")).status_code == 404
+        [listed] = (await client.get("/models")).json()["models"]
+        assert (listed["newest"], listed["aliases"], listed["loaded"]) == (new, {"latest": new}, sorted([old, new]))
+        (artifact_folder(settings.wandb_dir) / "newest").write_text(old, encoding="utf-8")
+        await service.look_for_model()
+        assert service.holder.require().info.version == old
+        assert await infer(client) == await infer(client, "latest") == pytest.approx(raw + 10, rel=1e-5)
+
+
 async def test_a_damaged_artifact_is_refused_and_the_old_one_stays(
     service: MlServingService, settings: Settings, publish: Callable[..., str], laboratory: Laboratory
 ) -> None:

@@ -15,13 +15,19 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import truth_of
 from complex_system.local.cycle import RECOUNTED, Cycle
 from complex_system.local.display import LiveDisplay, LogDisplay
-from complex_system.local.plan import Plan, PlannedService
+from complex_system.local.plan import TRAINER_SERVICES, Plan, PlannedService
 from complex_system.local.probe import curl_lines, probe_record
 from complex_system.local.state import Champion, Prediction, Process, Result, RunState
 from complex_system.local.watcher import Watcher, is_up
 from complex_system.settings import Settings
 
 NAMES = ("database_mongo", "ml_lightgbm_regression_mlflow", "ml_pytorch_regression_mlflow", "ml_serving_mlflow")
+
+
+ALL = (
+    "dummy_data_generation", "database_mongo", "data_processing", "ml_consumer", *TRAINER_SERVICES.values(), "ml_monitoring",
+    "ml_serving", "ml_serving_mlflow",
+)  # fmt: skip
 
 
 class NoBroker:
@@ -177,6 +183,29 @@ async def test_the_live_view_shows_models_champion_and_prediction(run: Observed,
     assert any("prediction 100.00   truth 101.50" in line for line in lines)
     assert any(line.strip().startswith("curl -s http://127.0.0.1:2/predict") for line in lines)
     assert any("http://127.0.0.1:2/docs" in line for line in lines)
+
+
+async def test_the_whole_view_fits_on_the_smallest_terminal() -> None:
+    dataset = Dataset.load()
+    services = tuple(PlannedService(name, name, {}) for name in ALL)
+    plan = Plan("mongo", Path("/home/somebody/complex-system/.run/mongo"), (), (), services, Settings(), dataset)
+    state = RunState("mongo", services={name: Process(name, "ready") for name in ALL})
+    for name in ("ml_monitoring", "ml_serving", "ml_serving_mlflow"):
+        state.services[name].url = "http://127.0.0.1:8001"
+    state.infrastructure = {name: Process(name, "ready", url="http://127.0.0.1:1") for name in ("nats", "mongodb", "mlflow")}
+    state.results = [Result(name, name, f"lab-{name}", "1", 14.4, 12.1, 0.98) for name in plan.trainers]
+    state.champion = Champion("lab-lightgbm", "1", "lightgbm", 14.4)
+    state.holdout = 700
+    command = curl_lines("http://127.0.0.1:2/predict", probe_record(dataset, 1))
+    state.prediction = Prediction(1.0, 1.5, "lab-lightgbm", "1", 2.0, command)
+    console = Console(file=io.StringIO(), width=80, height=24, force_terminal=True, color_system=None)
+    display = LiveDisplay(plan, state, console)
+    display.note("an event")
+    lines = console_text(display, 80)
+    display.close()
+    assert len(lines) < 24
+    for shown in ("lightgbm", "best possible", "prediction 1.00", "MLflow", "ml_monitoring", "logs, state"):
+        assert any(shown in line for line in lines), shown
 
 
 def console_text(display: LiveDisplay, width: int) -> list[str]:

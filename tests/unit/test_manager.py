@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import onnx
 import pytest
 
 from complex_system.domain.dataset import Dataset
@@ -11,7 +12,7 @@ from complex_system.errors import ModelRefusedError, TrackingUnavailableError, U
 from complex_system.preprocessing.pipeline import Pipeline
 from complex_system.serving import manager as manager_module
 from complex_system.serving.manager import ModelManager
-from models import ManyModels
+from models import ManyModels, linear_twin, twin_metadata
 
 A, B, C = "lab-lightgbm", "lab-pytorch", "lab-tensorflow"
 
@@ -106,6 +107,45 @@ async def test_a_model_that_must_not_be_served_is_refused_and_not_loaded_for_eve
         with pytest.raises(ModelRefusedError, match="000000000000"):
             await models.predictor("lab-bad")
     assert source.loads.count(("lab-bad", "1")) == 1
+
+
+async def test_a_name_or_alias_that_was_refused_follows_its_repair(models: ModelManager, source: ManyModels) -> None:
+    source.publish("lab-bad", 1.0, pipeline_version="000000000000")
+    source.aliases["lab-bad"] = {"best": "1"}
+    for version in (None, "best"):
+        with pytest.raises(ModelRefusedError, match="000000000000"):
+            await models.predictor("lab-bad", version)
+    await models.refresh()
+    assert source.loads.count(("lab-bad", "1")) == 2  # one first use each; looking again did not load it
+    source.publish("lab-bad", 2.0)
+    source.aliases["lab-bad"] = {"best": "2"}
+    await models.refresh()
+    assert (await models.predictor("lab-bad")).info.version == "2"
+    assert (await models.predictor("lab-bad", "best")).info.version == "2"
+    with pytest.raises(ModelRefusedError):
+        await models.predictor("lab-bad", "1")
+
+
+async def test_the_versions_that_can_be_asked_for_are_known(models: ModelManager, source: ManyModels) -> None:
+    assert await models.versions(A) == ["1", "2"]
+    assert await models.versions("champion") == ["2"]
+    assert await models.versions("nobody") == []
+    assert await models.predictor("champion", "2") is await models.predictor()
+    with pytest.raises(UnknownModelError):
+        await models.predictor("champion", "1")
+
+
+async def test_what_a_foreign_error_says_stays_in_the_log(
+    models: ModelManager, source: ManyModels, dataset: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    twin = onnx.load_from_string(linear_twin(dataset))
+    twin.ir_version = 99
+    broken = twin.SerializeToString()
+    source.versions_of["lab-broken"] = [(broken, twin_metadata(dataset, broken, "lab-broken"))]
+    with pytest.raises(ModelRefusedError) as caught:
+        await models.predictor("lab-broken")
+    assert caught.value.message == "lab-broken version 1 cannot be read as ONNX (Fail); the log says more."
+    assert "ir_version" in caplog.text.lower() or "IR version" in caplog.text
 
 
 async def test_an_unknown_name_is_looked_for_once_in_a_while(

@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from complex_system.errors import TrackingRefusedError
-from complex_system.tracking.connection import run_url, translated, without_secrets
+from complex_system.tracking.connection import run_url, translated, without_paths, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,18 @@ from complex_system.tracking.connection import run_url, translated, without_secr
 )
 def test_user_and_password_are_left_out_and_the_rest_stays(text: str, shown: str) -> None:
     assert without_secrets(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("No such artifact: /var/lib/mlflow/1/ab-c/model.onnx!", "No such artifact: (a file)!"),
+        ("at file:///srv/mlruns/0 and 'C'", "at (a file) and 'C'"),
+        ("http://host:1/a/b/c fails, and/or 3/4/5", "http://host:1/a/b/c fails, and/or 3/4/5"),
+    ],
+)
+def test_names_of_files_are_left_out_and_addresses_stay(text: str, shown: str) -> None:
+    assert without_paths(text) == shown
 
 
 def test_the_address_of_a_run_keeps_the_servers_path() -> None:

@@ -24,6 +24,8 @@ NOTES = 4
 """Lines of the newest events below the live view."""
 LOW = 42
 """Lines of a terminal that shows everything with room between; below that the view is closer."""
+VERY_LOW = 28
+"""Below that the events and what explains itself are left out, too."""
 
 
 class Display(ABC):
@@ -136,19 +138,19 @@ class LiveDisplay(Display):
 
     def view(self) -> RenderableType:
         """All of it; on a low terminal without what is ready and without empty lines."""
-        low = self._console.height < LOW
+        low, very_low = self._console.height < LOW, self._console.height < VERY_LOW
         blocks: list[RenderableType] = [
             self._head(),
             self._servers(),
             self._services(ready=not low and not self._state.stopping),
         ]
         if self._plan.services:
-            blocks += [self._records(), self._models()]
+            blocks += [self._counts() if very_low else self._records(), self._models()]
         if self._state.prediction:
             blocks.append(self._prediction())
         blocks.append(self._addresses())
-        notes = list(self._notes)[-2:] if low else list(self._notes)
-        blocks.append(Group(*notes))
+        if not very_low:
+            blocks.append(Group(*list(self._notes)[-2:] if low else self._notes))
         parts = blocks if low else [part for block in blocks for part in (block, "")]
         return Padding(Group(*parts), (0, 1))
 
@@ -180,6 +182,15 @@ class LiveDisplay(Display):
         for row in _rows([_process(p) for p in services], 3 if self._console.width >= 130 else 2):
             grid.add_row(*row)
         return grid
+
+    def _counts(self) -> RenderableType:
+        records = self._state.records
+        done = records["processed"] + records["rejected"]
+        return Text(
+            f"{records['raw']:,} saved   {done:,} processed   {records['labelled']:,} labelled   {records['rejected']:,} rejected",
+            no_wrap=True,
+            overflow="ellipsis",
+        )
 
     def _records(self) -> RenderableType:
         records = self._state.records
@@ -233,7 +244,7 @@ class LiveDisplay(Display):
         best = Scores(BEST_POSSIBLE.rmse, BEST_POSSIBLE.mae, BEST_POSSIBLE.r2)
         if self._plan.dataset.name == "lab":
             table.add_row(Text("best possible"), "", *_figures(best), "", style="dim")
-        if self._state.holdout:
+        if self._state.holdout and self._console.height >= VERY_LOW:
             table.caption = f"on {self._state.holdout:,} hold-out records that no trainer saw"
             table.caption_justify = "left"
         return table

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from complex_system.background import started
 from complex_system.errors import ComplexSystemError, ModelRefusedError, NoModelError
 from complex_system.preprocessing.pipeline import Pipeline
-from complex_system.serving.background import started
 from complex_system.serving.predictor import Predictor
 from complex_system.serving.sources import ModelReference, ModelSource
 

@@ -9,9 +9,9 @@ import time
 from collections import OrderedDict
 from typing import Any
 
+from complex_system.background import started
 from complex_system.errors import ComplexSystemError, ModelRefusedError, UnknownModelError
 from complex_system.preprocessing.pipeline import Pipeline
-from complex_system.serving.background import started
 from complex_system.serving.holder import ModelHolder
 from complex_system.serving.predictor import Predictor
 from complex_system.serving.sources import ListedModel, ModelReference, ModelSource
@@ -75,6 +75,8 @@ class ModelManager:
         """
         if name is None or (name == CHAMPION and version is None):
             return self.champion.require()
+        if name == CHAMPION and (current := self.champion.current) is not None and current.info.version == version:
+            return current
         key = (name, version)
         slot = self._slots.get(key)
         if slot is not None:
@@ -94,8 +96,8 @@ class ModelManager:
         """
         swapped = await self.champion.refresh()
         for (name, version), slot in list(self._slots.items()):
-            if slot.current is None or (version is not None and version.isdigit()):
-                continue  # not loaded yet, or a fixed version
+            if (slot.current is None and slot.problem is None) or (version is not None and version.isdigit()):
+                continue  # its first use has not ended yet, or a fixed version
             try:
                 await slot.refresh()
             except UnknownModelError:
@@ -114,6 +116,16 @@ class ModelManager:
             self._listed = await asyncio.wrap_future(started(self.champion.source.listed, "model-list"))
             self._listed_until = time.monotonic() + LISTED_SECONDS
         return self._listed
+
+    async def versions(self, name: str) -> list[str]:
+        """The versions of a model that can be asked for, oldest first; those of the champion are the one that is served.
+
+        Raises:
+            TrackingUnavailableError: The source cannot be reached.
+        """
+        if name == CHAMPION:
+            return [self.champion.require().info.version]
+        return await asyncio.wrap_future(started(functools.partial(self.champion.source.versions, name), "model-versions"))
 
     async def status(self) -> dict[str, Any]:
         """The champion, the models that can be asked for, and those that are loaded, as JSON."""

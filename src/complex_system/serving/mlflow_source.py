@@ -40,6 +40,10 @@ class MlflowChampionSource(ModelSource):
         return _reference(self._registry.find(name, version))
 
     @override
+    def versions(self, name: str) -> list[str]:
+        return self._registry.versions(name)
+
+    @override
     def load(self, reference: ModelReference) -> LoadedTwin:
         ref: ModelVersionRef = reference.origin
         if self._pipeline is None or self._registry.has_twin(ref):

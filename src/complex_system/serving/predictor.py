@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -12,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from complex_system.domain.records import Record, raw_check
-from complex_system.errors import InternalError, ModelRefusedError
+from complex_system.errors import ComplexSystemError, InternalError, ModelRefusedError
 from complex_system.preprocessing.pipeline import Pipeline
 from complex_system.serving.runtimes import OnnxRuntime, Runtime
 from complex_system.serving.schemas import example_record
+
+log = logging.getLogger(__name__)
 
 Matrix = npt.NDArray[np.float32]
 
@@ -129,8 +132,14 @@ class Predictor:
         try:
             for records in ([example], [example] * 3):
                 self.predict(records)
+        except ComplexSystemError as error:
+            raise ModelRefusedError(f"{what} fails at its first prediction: {error.message}") from error
         except Exception as error:
-            raise ModelRefusedError(f"{what} fails at its first prediction: {error}") from error
+            # Clients read this: no text of a foreign error, which may hold paths.
+            log.exception("%s fails at its first prediction", what)
+            raise ModelRefusedError(
+                f"{what} fails at its first prediction ({type(error).__name__}); the log says more."
+            ) from error
 
 
 def _check_metadata(what: str, pipeline: Pipeline, onnx: bytes, metadata: Mapping[str, Any]) -> None:

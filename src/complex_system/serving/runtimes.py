@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -13,6 +14,8 @@ from typing_extensions import override
 
 from complex_system.errors import InternalError, ModelRefusedError
 from complex_system.training.base import TWIN_INPUT, TWIN_OUTPUT
+
+log = logging.getLogger(__name__)
 
 Matrix = npt.NDArray[np.float32]
 
@@ -54,8 +57,9 @@ class OnnxRuntime(Runtime):
         try:
             self._session = ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            # onnxruntime raises classes of its own that share no root but Exception.
-            raise ModelRefusedError(f"{what} cannot be read as ONNX: {error}") from error
+            # onnxruntime raises classes of its own that share no root but Exception, and its texts name files.
+            log.warning("%s cannot be read as ONNX: %s", what, error)
+            raise ModelRefusedError(f"{what} cannot be read as ONNX ({type(error).__name__}); the log says more.") from error
         inputs = {each.name: each for each in self._session.get_inputs()}
         if list(inputs) != [TWIN_INPUT] or TWIN_OUTPUT not in {each.name for each in self._session.get_outputs()}:
             raise ModelRefusedError(f"{what} is no twin of ours: it must take '{TWIN_INPUT}' and give '{TWIN_OUTPUT}'.")

@@ -63,7 +63,8 @@ class Shadow:
         Args:
             models: Has the challengers.
             share: Share of the requests that are shadowed, 0 to 1.
-            names: Registered names of the challengers; empty for the newest of every other model of the source.
+            names: Registered names of the challengers; empty for all. The newest version of each scores, also one of the
+                champion's own model that is not the champion.
             done: Takes the result; called in the event loop.
             metrics: Counts.
         """
@@ -90,20 +91,22 @@ class Shadow:
         while True:
             result = await self._waiting.get()
             try:
-                shadows = [await self._score(name, result) for name in await self._challengers(result)]
+                scored = [await self._score(name, result) for name in await self._challengers()]
+                shadows = [each for each in scored if each is not None]
             except Exception as error:  # noqa: BLE001 - a challenger must never end the shadow
                 log.warning("A request could not be shadowed: %s", error)
                 shadows = []
             self._done(result, shadows)
 
-    async def _challengers(self, result: PredictionResult) -> list[str]:
-        if self._names:
-            return [name for name in self._names if name != result.model.name]
-        return [each.newest.name for each in await self._models.listed() if each.newest.name != result.model.name]
+    async def _challengers(self) -> list[str]:
+        return list(self._names) or [each.newest.name for each in await self._models.listed()]
 
-    async def _score(self, name: str, result: PredictionResult) -> ShadowPredictions:
+    async def _score(self, name: str, result: PredictionResult) -> ShadowPredictions | None:
+        """What the newest version of a model makes of it; None where that is the one that answered."""
         try:
             predictor = await self._models.predictor(name)
+            if (predictor.info.name, predictor.info.version) == (result.model.name, result.model.version):
+                return None
             began = time.perf_counter()
             predictions = await asyncio.to_thread(predictor.predict_features, result.features[:MOST_RECORDS])
         except Exception as error:  # noqa: BLE001 - whatever a challenger does, it is only noted

@@ -95,7 +95,17 @@ class ModelSource(ABC):
         """
         newest = self.newest()
         if newest is None or name != newest.name or version not in (None, newest.version):
-            raise UnknownModelError(
-                f"There is no model '{name}'{f' of version {version}' if version else ''} in {self.label}."
-            )
+            raise self.unknown(name, version)
         return newest
+
+    def versions(self, name: str) -> list[str]:
+        """The versions of a model that :meth:`find` knows, oldest first; a source of one model has that one.
+
+        Raises:
+            TrackingUnavailableError: The source cannot be reached.
+        """
+        return [each.newest.version for each in self.listed() if each.newest.name == name]
+
+    def unknown(self, name: str, version: str | None = None) -> UnknownModelError:
+        """The error for a model that the source does not have."""
+        return UnknownModelError(f"There is no model '{name}'{f' of version {version}' if version else ''} in {self.label}.")

@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 from typing_extensions import override
 
+from complex_system.background import started
 from complex_system.errors import ModelRefusedError, TrackingUnavailableError
-from complex_system.serving.background import started
-from complex_system.serving.sources import LoadedTwin, ModelReference, ModelSource
+from complex_system.serving.sources import ListedModel, LoadedTwin, ModelReference, ModelSource
 from complex_system.settings import Settings
 from complex_system.tracking.artifact_store import ArtifactStore
-from complex_system.tracking.wandb import ARTIFACT, TWIN_FILE, OnlineArtifact, artifact_folder, newest_artifact
+from complex_system.tracking.wandb import ARTIFACT, LATEST, TWIN_FILE, OnlineArtifact, artifact_folder, find_artifact
 
 PATIENCE = 60.0
 """Seconds that Weights & Biases gets for an answer; its own client tries again for many minutes."""
@@ -34,6 +34,21 @@ class WandbDirectorySource(ModelSource):
         return ModelReference(ARTIFACT, digest) if digest else None
 
     @override
+    def listed(self) -> list[ListedModel]:
+        return _listed(self.newest())
+
+    @override
+    def find(self, name: str, version: str | None = None) -> ModelReference:
+        digest = self._store.newest() if version in (None, LATEST) else version
+        if name != ARTIFACT or digest is None or not self._store.has(digest):
+            raise self.unknown(name, version)
+        return ModelReference(ARTIFACT, digest)
+
+    @override
+    def versions(self, name: str) -> list[str]:
+        return self._store.digests() if name == ARTIFACT else []
+
+    @override
     def load(self, reference: ModelReference) -> LoadedTwin:
         return _twin(reference, *self._store.read(reference.version))
 
@@ -52,7 +67,7 @@ class WandbOnlineSource(ModelSource):
     def newest(self) -> ModelReference | None:
         # A look that still hangs is waited for again, so that looks do not pile up while W&B is away.
         if self._looking is None:
-            self._looking = started(lambda: newest_artifact(self._project), "wandb")
+            self._looking = started(lambda: find_artifact(self._project), "wandb")
         looking = self._looking
         try:
             found = self._within_patience(looking)
@@ -60,6 +75,18 @@ class WandbOnlineSource(ModelSource):
             if looking.done():
                 self._looking = None
         return ModelReference(ARTIFACT, found.digest, found) if found else None
+
+    @override
+    def listed(self) -> list[ListedModel]:
+        return _listed(self.newest())
+
+    @override
+    def find(self, name: str, version: str | None = None) -> ModelReference:
+        looking = started(lambda: find_artifact(self._project, version or LATEST), "wandb") if name == ARTIFACT else None
+        found = self._within_patience(looking) if looking else None
+        if found is None:
+            raise self.unknown(name, version)
+        return ModelReference(ARTIFACT, found.digest, found)
 
     @override
     def load(self, reference: ModelReference) -> LoadedTwin:
@@ -78,6 +105,10 @@ def wandb_source(settings: Settings) -> ModelSource:
     if settings.wandb_mode == "online":
         return WandbOnlineSource(settings.wandb_project)
     return WandbDirectorySource(ArtifactStore(artifact_folder(settings.wandb_dir)))
+
+
+def _listed(newest: ModelReference | None) -> list[ListedModel]:
+    return [ListedModel(newest, "pytorch", {LATEST: newest.version})] if newest else []
 
 
 def _twin(reference: ModelReference, files: dict[str, bytes], metadata: dict[str, Any]) -> LoadedTwin:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from complex_system.domain.records import Record
 from complex_system.errors import StoreUnavailableError
 from complex_system.settings import Settings
 from complex_system.storage.base import PROCESSED, RAW, REJECTED, DataStore
+from complex_system.storage.mongo_ranges import KeyRanges
 from complex_system.storage.tables import (
     PIPELINE,
     chosen_schema,
@@ -65,6 +67,8 @@ class MongoDataStore(DataStore):
         self._counting = asyncio.Lock()
         self._labelled = 0
         self._labelled_until = float("-inf")
+        self._in_ranges = False
+        self._ranges: dict[tuple[str, str], KeyRanges] = {}
 
     @override
     async def open(self) -> None:
@@ -72,7 +76,10 @@ class MongoDataStore(DataStore):
             if self._client is None:
                 self._client = self._connect()
             await self.ping()
+            self._in_ranges = "secantusVersion" in await self._connected.admin.command("buildInfo")
             await self._raw.create_index([(PIPELINE, 1), (ID, 1)], name="unprocessed")
+            if self._in_ranges:
+                await self._processed.create_index([(PIPELINE, 1), (ID, 1)], name="by_version")
             # Raw records that another program wrote carry no mark and are adopted as unprocessed.
             await self._raw.update_many({PIPELINE: None}, {"$set": {PIPELINE: ""}})
             await self._warn_of_foreign_keys()
@@ -120,8 +127,7 @@ class MongoDataStore(DataStore):
         with self._translated():
             # One exact mark after the other: each walks the index in the order of the keys, which "not equal" cannot.
             for mark in sorted({"", *await self._known_versions()} - {version}):
-                query = {PIPELINE: mark, ID: {"$gt": after or ""}}
-                found += await self._find(self._raw, query, self._raw_fields, limit)
+                found += await self._find_marked(self._raw, mark, after, self._raw_fields, limit)
         rows = sorted(([d.get(field) for field in self._raw_fields] for d in found), key=lambda row: str(row[0]))[:limit]
         return raw_page(self.dataset, rows, limit)
 
@@ -161,15 +167,15 @@ class MongoDataStore(DataStore):
     async def processed_columns(
         self, columns: list[str], *, labelled: bool, version: str | None, after: str | None, limit: int
     ) -> Page:
-        query: Document = {ID: {"$gt": after or ""}}
-        if labelled:
-            query[self._processed_fields[self.dataset.target]] = {"$ne": None}
-        if version is not None:
-            query[PIPELINE] = version
         names = with_key(columns)
         fields = [self._processed_fields[name] for name in names]
+        known = self._processed_fields[self.dataset.target] if labelled else None
         with self._translated():
-            found = await self._find(self._processed, query, fields, limit)
+            if version is not None:
+                found = await self._find_marked(self._processed, version, after, fields, limit, known)
+            else:
+                query: Document = {ID: {"$gt": after or ""}, **({known: {"$ne": None}} if known else {})}
+                found = await self._find(self._processed, query, fields, limit)
 
         def build() -> Page:
             values = [[document.get(field) for document in found] for field in fields]
@@ -268,13 +274,35 @@ class MongoDataStore(DataStore):
             )
 
     async def _find(
-        self, collection: AsyncCollection[Document], query: Document, fields: Sequence[str], limit: int, skip: int = 0
+        self, collection: AsyncCollection[Document], query: Document, fields: Sequence[str], limit: int | None, skip: int = 0
     ) -> list[Document]:
+        """Documents by key; ``limit`` None for all that match."""
         if limit == 0:  # MongoDB reads it as "no limit"
             return []
         projection = {ID: int(ID in fields), **{field: 1 for field in fields if field != ID}}
-        cursor = collection.find(query, projection, batch_size=min(limit + 1, _ROWS_A_REPLY))
-        return await cursor.sort(ID, 1).skip(skip).limit(limit).to_list()
+        cursor = collection.find(query, projection, batch_size=min((limit or _ROWS_A_REPLY) + 1, _ROWS_A_REPLY))
+        return await cursor.sort(ID, 1).skip(skip).limit(limit or 0).to_list()
+
+    async def _find_marked(
+        self,
+        collection: AsyncCollection[Document],
+        mark: str,
+        after: str | None,
+        fields: Sequence[str],
+        limit: int,
+        known: str | None = None,
+    ) -> list[Document]:
+        """Documents with a mark after a key, by key; with ``known`` only those that have a value in that field."""
+        if not self._in_ranges:
+            query: Document = {PIPELINE: mark, ID: {"$gt": after or ""}, **({known: {"$ne": None}} if known else {})}
+            return await self._find(collection, query, fields, limit)
+        ranges = self._ranges.get((collection.name, mark))
+        if ranges is None:
+            ranges = self._ranges[collection.name, mark] = KeyRanges(partial(self._find, collection), PIPELINE, mark)
+        if known is None:
+            return await ranges.find(after, limit, fields)
+        # Another condition in the query would keep the server from using the index.
+        return await ranges.find(after, limit, [*fields, known], lambda document: document.get(known) is not None)
 
     async def _mark(self, keys: Sequence[str], version: str) -> None:
         self._versions.add(version)

@@ -19,6 +19,7 @@ from complex_system.errors import ModelRefusedError
 NEWEST = "newest"
 METADATA = "metadata.json"
 _DIGEST_LENGTH = 16
+_DIGEST = rf"[0-9a-f]{{{_DIGEST_LENGTH}}}"
 
 
 class ArtifactStore:
@@ -64,13 +65,22 @@ class ArtifactStore:
         except FileNotFoundError:
             return None
 
+    def digests(self) -> list[str]:
+        """All artifacts, the one that was written first first."""
+        folders = [path for path in self._root.iterdir() if self.has(path.name)] if self._root.is_dir() else []
+        return [path.name for path in sorted(folders, key=lambda path: path.stat().st_mtime_ns)]
+
+    def has(self, digest: str) -> bool:
+        """Whether there is an artifact of that digest."""
+        return re.fullmatch(_DIGEST, digest) is not None and (self._root / digest).is_dir()
+
     def read(self, digest: str) -> tuple[dict[str, bytes], dict[str, Any]]:
         """Files by name (without ``metadata.json``), and the metadata.
 
         Raises:
             ModelRefusedError: There is no such artifact, or it is not what its digest says.
         """
-        if not re.fullmatch(rf"[0-9a-f]{{{_DIGEST_LENGTH}}}", digest):
+        if not re.fullmatch(_DIGEST, digest):
             raise ModelRefusedError(f"'{digest[:40]}' is no digest of an artifact.")
         folder = self._root / digest
         try:

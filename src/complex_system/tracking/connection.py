@@ -78,6 +78,11 @@ def without_secrets(text: str) -> str:
     return re.sub(r"//\S*@", "//", text)
 
 
+def without_paths(text: str) -> str:
+    """A text without the names of files on the host that wrote it; addresses keep their paths."""
+    return re.sub(r"(?<![\w/.:@-])(?:file:/*)?/(?:[\w.@+-]+/)+[\w.@+-]*", "(a file)", text)
+
+
 def run_url(tracking_uri: str, experiment: str, run: str) -> str:
     """Address of a run in MLflow's pages, below the path of the server where it has one."""
     return f"{without_secrets(tracking_uri).rstrip('/')}/#/experiments/{experiment}/runs/{run}"
@@ -99,7 +104,7 @@ def translated(tracking_uri: str, doing: str) -> Iterator[None]:
         yield
     except (MlflowException, requests.RequestException, ConnectionError, TimeoutError) as error:
         where = f"MLflow at {without_secrets(tracking_uri)}"
-        reason = without_secrets(" ".join(str(error).split()))[:300]
+        reason = without_paths(without_secrets(" ".join(str(error).split())))[:300]
         if _is_final(error):
             raise TrackingRefusedError(f"{where} refuses {doing}: {reason}") from error
         if _is_answer(error):

@@ -30,6 +30,8 @@ TWIN_FOLDER = "twin"
 """Artifact folder of a run that holds the twin."""
 TWIN_MODEL = "model.onnx"
 TWIN_METADATA = "metadata.json"
+MOST_VERSIONS = 200
+"""Versions of a model that are listed, the newest."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,16 @@ class ModelRegistry:
                     raise
         what = f" of version or alias '{version}'" if version else ""
         raise UnknownModelError(f"MLflow's registry has no model '{name}'{what}.")
+
+    def versions(self, name: str) -> list[str]:
+        """The versions of a registered model of any prefix, oldest first; none for an unknown one."""
+        client = self._client
+        quoted = name.replace("'", "''")
+        with translated(self._uri, "looking for a model's versions"):
+            found = client.search_model_versions(
+                f"name = '{quoted}'", max_results=MOST_VERSIONS, order_by=["version_number DESC"]
+            )
+        return [str(each.version) for each in reversed(found)]
 
     def has_twin(self, ref: ModelVersionRef) -> bool:
         """Whether the run of a version holds a twin."""

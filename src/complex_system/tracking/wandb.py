@@ -19,6 +19,8 @@ from complex_system.training.base import TrainedModel
 
 ARTIFACT = "DemonstratorNeuralNet"
 ARTIFACT_TYPE = "pytorch-regression-model"
+LATEST = "latest"
+"""W&B's alias of the newest version."""
 STATE_FILE = "model.pt"
 TWIN_FILE = "model.onnx"
 
@@ -176,8 +178,13 @@ class OnlineArtifact:
         return files, metadata
 
 
-def newest_artifact(project: str, name: str = ARTIFACT) -> OnlineArtifact | None:
-    """The newest version of an artifact of a project, or None as long as there is none. Needs an account.
+def find_artifact(project: str, version: str = LATEST, name: str = ARTIFACT) -> OnlineArtifact | None:
+    """A version of an artifact of a project, or None if there is none. Needs an account.
+
+    Args:
+        project: W&B project.
+        version: W&B's version (``v3``) or alias; ``latest`` is the newest.
+        name: Name of the artifact.
 
     Raises:
         TrackingUnavailableError: Weights & Biases does not answer.
@@ -187,9 +194,9 @@ def newest_artifact(project: str, name: str = ARTIFACT) -> OnlineArtifact | None
 
     with _translated("looking for an artifact"):
         api = wandb.Api(timeout=20)
-        if not api.artifact_exists(f"{project}/{name}:latest", type=ARTIFACT_TYPE):
+        if not api.artifact_exists(f"{project}/{name}:{version}", type=ARTIFACT_TYPE):
             return None
-        return OnlineArtifact(api.artifact(f"{project}/{name}:latest", type=ARTIFACT_TYPE))
+        return OnlineArtifact(api.artifact(f"{project}/{name}:{version}", type=ARTIFACT_TYPE))
 
 
 @contextlib.contextmanager

@@ -1,0 +1,91 @@
+"""Pages in the order of the keys from servers that do not stop a sorted read at its limit.
+
+MongoDB walks an index and stops after ``limit`` documents. ``secantusdb``, which takes its place on machines without it, collects
+every document from the first key to the last of the collection before it cuts: each page of a walk would cost as much as the whole
+rest. A range with two ends costs only what it holds, so the store keeps some keys in between and reads from one to the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right, insort
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from complex_system.domain.dataset import ID
+
+Document = dict[str, Any]
+Read = Callable[[Document, Sequence[str], int | None], Awaitable[list[Document]]]
+"""Reads the documents that match a query, by key: query, fields, most documents (None for all)."""
+
+STEP = 2500
+"""Documents of a range when it was made."""
+
+
+class KeyRanges:
+    """The documents of one collection with one mark, in ranges of their keys.
+
+    Correct for any keys in between, however old they are: these say only where a read ends, not what it finds. ``(mark, _id)`` must
+    have an index.
+    """
+
+    def __init__(self, read: Read, field: str, mark: str) -> None:
+        """Makes the reader; nothing is read yet.
+
+        Args:
+            read: Reads from the collection.
+            field: The field that carries the mark.
+            mark: Its value.
+        """
+        self._read = read
+        self._mark = {field: mark}
+        self._ends: list[str] = []
+        self._looking = asyncio.Lock()
+
+    async def find(
+        self, after: str | None, limit: int, fields: Sequence[str], keep: Callable[[Document], bool] | None = None
+    ) -> list[Document]:
+        """The first ``limit`` documents after a key.
+
+        Args:
+            after: A key; None from the beginning.
+            limit: Most documents.
+            fields: What is read; the key is always.
+            keep: Which documents count; by default all.
+        """
+        wanted = [ID, *(field for field in fields if field != ID)]
+        found: list[Document] = []
+        last = after or ""
+        while len(found) < limit:
+            place = bisect_right(self._ends, last)
+            if place == len(self._ends):
+                documents = await self._rest(last, wanted)
+                found += documents if keep is None else filter(keep, documents)
+                if len(documents) < 2 * STEP:
+                    break
+                last = documents[-1][ID]
+                continue
+            end = self._ends[place]
+            documents = await self._read({**self._mark, ID: {"$gt": last, "$lte": end}}, wanted, None)
+            found += documents if keep is None else filter(keep, documents)
+            self._adjust(end, documents)
+            last = end
+        return found[:limit]
+
+    async def _rest(self, last: str, wanted: Sequence[str]) -> list[Document]:
+        """At most two ranges of what comes after the last known end; if there is more, ends are looked for."""
+        query = {**self._mark, ID: {"$gt": last}}
+        documents = await self._read(query, wanted, 2 * STEP)
+        if len(documents) == 2 * STEP:
+            async with self._looking:
+                if bisect_right(self._ends, last) == len(self._ends):
+                    keys = [document[ID] for document in await self._read(query, [ID], None)]
+                    self._ends += keys[STEP - 1 :: STEP]
+        return documents
+
+    def _adjust(self, end: str, documents: Sequence[Document]) -> None:
+        """Joins a range that has become empty to the next one, and halves one that has grown."""
+        if not documents and end in self._ends:
+            self._ends.remove(end)
+        elif len(documents) > 2 * STEP and (middle := documents[len(documents) // 2][ID]) not in self._ends:
+            insort(self._ends, middle)
