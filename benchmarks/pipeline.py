@@ -24,7 +24,10 @@ BINS = {"very_low": (0, 6), "low": (6, 12), "medium": (12, 18), "high": (18, 24)
 def by_hand(raw: pl.DataFrame) -> pl.DataFrame:
     """The same features, written out as one would for this data set alone; nothing is checked."""
     r1, r2, r3 = pl.col(R1).fill_null(15.0), pl.col(R2).fill_null(15.0), pl.col(R3).fill_null(0.5)
-    made = [pl.col("laborant").eq_missing(pl.lit(who)).cast(pl.Float64).alias(f"laborant_{who}") for who in ("AN", "HANS", "SO", "TK")]
+    made = [
+        pl.col("laborant").eq_missing(pl.lit(who)).cast(pl.Float64).alias(f"laborant_{who}")
+        for who in ("AN", "HANS", "SO", "TK")
+    ]
     made += [pl.col("material_id").eq(pl.lit(which)).cast(pl.Float64).alias(f"material_id_{which}") for which in MATERIALS]
     made += [
         r1.is_between(low, high, closed="right" if low else "both").cast(pl.Float64).alias(f"rohwert_1_{name}")
@@ -82,14 +85,16 @@ def _many(count: int, rounds: int) -> Table:
     )
     seconds = rounds_of(ways, rounds)
     aims = {"the same in polars by hand": "<= 1.2 x the time"}
-    table = compared(f"Pipeline, {count:,} records", note, seconds, count=count, unit="records/s", aims=aims)
-    return table
+    return compared(f"Pipeline, {count:,} records", note, seconds, count=count, unit="records/s", aims=aims)
 
 
 def _one(count: int, rounds: int) -> Table:
     records = list(Laboratory(seed=1).records(count))
     pipeline = Pipeline(DATASET)
-    frames = [pl.DataFrame([record], schema_overrides=dict.fromkeys((R1, R2, R3, DATASET.target), pl.Float64)) for record in records]
+    frames = [
+        pl.DataFrame([record], schema_overrides=dict.fromkeys((R1, R2, R3, DATASET.target), pl.Float64))
+        for record in records
+    ]
     few = [pd.DataFrame([record]) for record in records[:20]]
 
     def ours() -> None:

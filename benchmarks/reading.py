@@ -61,7 +61,12 @@ def _measure(database: str, count: int, rounds: int) -> Table:
         driver.close()
     note = NOTE.format(count=count, columns=len(columns), how=HOW[database])
     return compared(
-        f"Reading labelled rows, {database}", note, seconds, count=count, unit="rows/s", aims={"the driver alone": ">= 0.7 x"}
+        f"Reading labelled rows, {database}",
+        note,
+        seconds,
+        count=count,
+        unit="rows/s",
+        aims={"the driver alone": ">= 0.7 x"},
     )
 
 

@@ -31,7 +31,9 @@ def measure(*, quick: bool) -> list[Table]:
     note = NOTE.format(size=len(VALUE))
     with Plant() as plant:
         for kind in ("ours", "plain"):
-            child = Child(kind, [sys.executable, "-m", "benchmarks.echo", kind], plant.folder / f"{kind}.log", plant.environment)
+            child = Child(
+                kind, [sys.executable, "-m", "benchmarks.echo", kind], plant.folder / f"{kind}.log", plant.environment
+            )
             child.start()
             plant.also(child.stop)
         client = plant.client.broker._client

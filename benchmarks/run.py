@@ -37,14 +37,17 @@ PROGRAMS = {
 DOCS = Path(__file__).parents[1] / "docs"
 RESULTS = DOCS / "benchmarks"
 PICTURES = DOCS / "images" / "benchmarks"
-PACKAGES = ("mariadb", "pymongo", "nats-py", "polars", "pyarrow", "msgspec", "lightgbm", "torch", "tensorflow", "onnxruntime", "mlflow")  # fmt: skip
+PACKAGES = (
+    "mariadb", "pymongo", "nats-py", "polars", "pyarrow", "msgspec", "lightgbm", "torch", "tensorflow", "onnxruntime", "mlflow",
+)  # fmt: skip
 
 
 def main(programs: list[str], *, quick: bool, keep: bool = False) -> None:
     """Runs programs in this process and prints their tables; ``keep`` leaves them for the page."""
     for name in programs:
         began = time.monotonic()
-        tables: list[Table] = importlib.import_module(f"benchmarks.{name}").measure(quick=quick)
+        made = importlib.import_module(f"benchmarks.{name}").measure(quick=quick)
+        tables: list[Table] = made if isinstance(made, list) else [made]
         for table in tables:
             print(table.markdown(), flush=True)
         print(f"{name}: {time.monotonic() - began:.0f} s\n", flush=True)

@@ -44,7 +44,14 @@ class Table:
 
     def markdown(self) -> str:
         """It as Markdown."""
-        lines = [f"### {self.title}", "", self.note, "", "| " + " | ".join(self.head) + " |", "|" + " --- |" * len(self.head)]
+        lines = [
+            f"### {self.title}",
+            "",
+            self.note,
+            "",
+            "| " + " | ".join(self.head) + " |",
+            "|" + " --- |" * len(self.head),
+        ]
         return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in self.rows)]) + "\n"
 
 

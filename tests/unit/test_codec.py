@@ -22,8 +22,8 @@ class Level(enum.IntEnum):
 
 
 VALUES = [
-    None, True, 2**63, -(2**63), 5e-324, -0.0, float("inf"), "ä\0\U0001f600", b"\x00\xff", bytearray(b"ab"), [], {}, (1, "a"), {1: "b"},
-    [{"_id": "a", "x": 1.5, "y": None}] * 3, {"nested": {"list": [[1], [2.5, None]]}}, OrderedDict(b=1, a=2), Level.HIGH,
+    None, True, 2**63, -(2**63), 5e-324, -0.0, float("inf"), "ä\0\U0001f600", b"\x00\xff", bytearray(b"ab"), [], {}, (1, "a"),
+    {1: "b"}, [{"_id": "a", "x": 1.5, "y": None}] * 3, {"nested": {"list": [[1], [2.5, None]]}}, OrderedDict(b=1, a=2), Level.HIGH,
     np.float64(0.1), np.str_("text"), {"rmse": np.float64(14.2)}, datetime(2026, 1, 2, 3, 4, 5, 678901, UTC),
     datetime(2026, 1, 2, tzinfo=timezone(timedelta(hours=2))),
 ]  # fmt: skip
@@ -65,7 +65,10 @@ def test_what_is_left_out_or_written_otherwise_is_read_as_before(fields: dict[st
     assert expected.timestamp.tzinfo is not None
 
 
-@pytest.mark.parametrize("packed", [b"", b"\xc1", b"\x01", b"\x90", b"\xa3abc", b"\xda\xff", b"\x80", fastiot.serialize_to_bin(dict, {"value": 1})])
+@pytest.mark.parametrize(
+    "packed",
+    [b"", b"\xc1", b"\x01", b"\x90", b"\xa3abc", b"\xda\xff", b"\x80", fastiot.serialize_to_bin(dict, {"value": 1})],
+)
 def test_bytes_that_are_no_thing_are_an_error(packed: bytes) -> None:
     with pytest.raises((ValueError, TypeError, ValidationError)):
         serialize_from_bin(Thing, packed)
