@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from benchmarks.drivers import open_driver
 from benchmarks.plant import DATABASES, Plant, quick
@@ -20,9 +20,10 @@ NOTE = (
 )
 
 
-def measure(*, quick: bool) -> list[Table]:
+def measure(*, quick: bool) -> Iterator[Table]:
     """A table a database."""
-    return [_measure("MariaDB", 50_000 if quick else 200_000, 3), _measure("MongoDB", 10_000 if quick else 30_000, 3)]
+    yield _measure("MariaDB", 50_000 if quick else 200_000, 3)
+    yield _measure("MongoDB", 10_000 if quick else 30_000, 3)
 
 
 def _measure(database: str, count: int, rounds: int) -> Table:

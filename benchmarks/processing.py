@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import polars as pl
 import pyarrow as pa
@@ -24,9 +25,10 @@ NOTE = (
 )
 
 
-def measure(*, quick: bool) -> list[Table]:
+def measure(*, quick: bool) -> Iterator[Table]:
     """A table a database."""
-    return [_measure("MariaDB", 30_000 if quick else 200_000, 3), _measure("MongoDB", 5_000 if quick else 20_000, 2)]
+    yield _measure("MariaDB", 30_000 if quick else 200_000, 3)
+    yield _measure("MongoDB", 5_000 if quick else 20_000, 2)
 
 
 def _measure(database: str, count: int, rounds: int) -> Table:

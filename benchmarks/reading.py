@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -18,9 +19,10 @@ NOTE = (
 HOW = {"MariaDB": "`cursor(binary=True)`, `fetchall`, a pandas frame", "MongoDB": "`find` in large batches, a pandas frame"}
 
 
-def measure(*, quick: bool) -> list[Table]:
+def measure(*, quick: bool) -> Iterator[Table]:
     """A table a database."""
-    return [_measure("MariaDB", 50_000 if quick else 200_000, 5), _measure("MongoDB", 10_000 if quick else 50_000, 3)]
+    yield _measure("MariaDB", 50_000 if quick else 200_000, 5)
+    yield _measure("MongoDB", 10_000 if quick else 50_000, 3)
 
 
 def _measure(database: str, count: int, rounds: int) -> Table:

@@ -46,15 +46,16 @@ def main(programs: list[str], *, quick: bool, keep: bool = False) -> None:
     """Runs programs in this process and prints their tables; ``keep`` leaves them for the page."""
     for name in programs:
         began = time.monotonic()
-        made = importlib.import_module(f"benchmarks.{name}").measure(quick=quick)
-        tables: list[Table] = made if isinstance(made, list) else [made]
-        for table in tables:
+        measured = importlib.import_module(f"benchmarks.{name}").measure(quick=quick)
+        tables: list[Table] = []
+        for table in [measured] if isinstance(measured, Table) else measured:
             print(table.markdown(), flush=True)
+            tables.append(table)
+            if keep:  # each as it comes: what follows may fail
+                RESULTS.mkdir(exist_ok=True)
+                result = {"tables": [asdict(each) for each in tables], "quick": quick, **_circumstances()}
+                (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         print(f"{name}: {time.monotonic() - began:.0f} s\n", flush=True)
-        if keep:
-            RESULTS.mkdir(exist_ok=True)
-            result = {"tables": [asdict(table) for table in tables], "quick": quick, **_circumstances()}
-            (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def run_all(programs: list[str], *, quick: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,16 +25,16 @@ NOTE = (
 Fit = Callable[[TrainingData], None]
 
 
-def measure(*, quick: bool) -> list[Table]:
+def measure(*, quick: bool) -> Iterator[Table]:
     """A table a framework."""
     count, rounds = (50_000, 2) if quick else (1_000_000, 2)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with Plant("MariaDB") as plant:
         driver = open_driver("MariaDB", plant.settings)
         fill_processed(driver, synthetic_processed(count))
-        made = [_compare(plant, driver, count, rounds, *framework()) for framework in (_lightgbm, _pytorch, _keras)]
+        for framework in (_lightgbm, _pytorch, _keras):
+            yield _compare(plant, driver, count, rounds, *framework())
         driver.close()
-    return made
 
 
 def _compare(
