@@ -49,8 +49,8 @@ demo: install  ## Run the system: make demo [DEPLOYMENT=maria] [ONCE=1] [ARGS="-
 test: install  ## Run all tests
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: install  ## Measure serving against other servers and write docs/benchmarks.md: make bench [ARGS=--quick]
-	$(BIN)/python -m benchmarks.run $(ARGS)
+bench: install  ## Measure against the direct alternatives and write docs/benchmarks.md: make bench [QUICK=1] [ARGS="ingest reading"]
+	QUICK=$(QUICK) $(BIN)/python -m benchmarks.run $(ARGS)
 
 lint: install  ## Check style with ruff
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""100,000 records: in one REST request, and as Arrow pages by a real broker. ``python -m benchmarks.bulk [--quick]``."""
+"""100,000 records: in one REST request, and as Arrow pages by a real broker. ``python -m benchmarks.bulk``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ import pyarrow as pa
 
 from benchmarks.load import one_client
 from benchmarks.model import features, records
+from benchmarks.plant import quick
 from benchmarks.run import main
 from benchmarks.serve import FolderSource
-from benchmarks.servers import Server
-from benchmarks.tables import Table
+from benchmarks.servers import Server, started
+from benchmarks.tables import Bar, Table, rounds_of
 
 COUNT = 100_000
 TITLE = "100,000 records at once"
@@ -29,37 +30,29 @@ NOTE = (
 )
 
 
-def measure(servers: list[Server], *, quick: bool = False, folder: Path | None = None) -> Table:
+def measure(*, quick: bool) -> list[Table]:
     """The table."""
-    assert folder is not None
     rounds = 3 if quick else 7
-    [ours] = [server for server in servers if server.name == "ours"]
-    others = [server for server in servers if server.name in ("bare ASGI", "mlflow models serve")]
-    bodies = {server.name: server.body(COUNT) for server in [ours, *others]}
-    model = _model(folder)
-    times: dict[str, list[float]] = {server.name: [] for server in [ours, *others]}
-    alone: list[float] = []
-    for number in range(rounds + 1):
-        alone.append(model())
-        for server in [ours, *others]:
-            seconds = one_client(server, bodies[server.name], 0.0001, most=1).p50 / 1000
-            if number:
-                times[server.name].append(seconds)
-    times["ours, Arrow pages by the broker"] = asyncio.run(_by_broker(folder, rounds, model, alone))
+    with started(("ours", "bare ASGI", "mlflow models serve")) as (servers, folder):
+        bodies = {server.name: server.body(COUNT) for server in servers}
+        model = _model(folder)
+
+        def way(server: Server) -> Callable[[], float]:
+            return lambda: one_client(server, bodies[server.name], 0.0001, most=1).p50 / 1000
+
+        ways: dict[str, Callable[[], float]] = {f"{server.name}, one REST request": way(server) for server in servers}
+        times = rounds_of({**ways, "the model alone": model}, rounds)
+        alone = times.pop("the model alone")
+        times["ours, Arrow pages by the broker"] = asyncio.run(_by_broker(folder, rounds, model, alone))
     session_seconds = median(alone)
-    table = Table(TITLE, NOTE, ["way", "records/s", "spread", "without the model", "seconds"])
+    table = Table(TITLE, NOTE, ["way", "records/s", "spread", "without the model", "seconds"], unit="records/s")
     for name, found in times.items():
-        rates = [COUNT / seconds for seconds in found]
+        bar = Bar.of(name, [COUNT / seconds for seconds in found])
+        table.bars.append(bar)
         rest = median(found) - session_seconds
-        table.rows.append(
-            [
-                {"ours": "ours, one REST request"}.get(name, f"{name}, one REST request" if "broker" not in name else name),
-                f"{median(rates):,.0f}",
-                f"{min(rates):,.0f} to {max(rates):,.0f}",
-                f"{COUNT / rest:,.0f}" if rest > 0 else "",
-                f"{median(found):.3f}",
-            ]
-        )
+        without = f"{COUNT / rest:,.0f}" if rest > 0 else ""
+        spread = f"{bar.least:,.0f} to {bar.most:,.0f}"
+        table.rows.append([name, f"{bar.value:,.0f}", spread, without, f"{median(found):.3f}"])
     table.rows.append(["the model alone", f"{COUNT / session_seconds:,.0f}", "", "", f"{session_seconds:.3f}"])
     return table
 
@@ -126,4 +119,4 @@ async def _by_broker(folder: Path, rounds: int, model: Callable[[], float], alon
 
 
 if __name__ == "__main__":
-    main(["bulk"])
+    main(["bulk"], quick=quick())

@@ -1,64 +1,127 @@
-"""Runs the programs and writes ``docs/benchmarks.md``: ``python -m benchmarks.run [--quick] [program ...]``."""
+"""Runs the programs and writes ``docs/benchmarks.md``: ``python -m benchmarks.run [--quick] [program ...]``.
+
+Each program runs in a process of its own and leaves its tables in ``docs/benchmarks/``; the page is written from all that is
+there, so one row can be measured anew.
+"""
 
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import platform
+import subprocess
 import sys
-import tempfile
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from benchmarks import servers as started_servers
-from benchmarks.model import train
-from benchmarks.tables import Table
+from benchmarks import plots
+from benchmarks.tables import Bar, Table
 
-PROGRAMS = ["one_record", "sixteen_clients", "hundred_records", "bulk", "ingest_stream"]
-SERVERS = ["ours", "ours, V2", "bare ASGI", "mlflow models serve", "MLServer"]
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
-
-
-def main(programs: list[str], *, page: Path | None = None) -> None:
-    """Starts the servers once, runs the programs, prints their tables, and writes them if a page is named."""
-    quick = "--quick" in sys.argv
-    tables: list[Table] = []
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        train(folder)
-        with started_servers.running(folder, SERVERS) as servers:
-            # The client keeps away from the core that the servers share.
-            others = os.sched_getaffinity(0) - {started_servers.CORE}
-            if others:
-                os.sched_setaffinity(0, others)
-            for name in programs:
-                began = time.monotonic()
-                program = importlib.import_module(f"benchmarks.{name}")
-                options = {"folder": folder} if name == "bulk" else {}
-                table = program.measure(servers, quick=quick, **options)
-                tables.append(table)
-                print(table.markdown(), f"({time.monotonic() - began:.0f} s)\n", flush=True)
-    if page is not None:
-        page.write_text(_head(quick) + "\n" + "\n".join(table.markdown() for table in tables), encoding="utf-8")
+PROGRAMS = {
+    "ingest": "Data plane",
+    "reading": "Data plane",
+    "processing": "Data plane",
+    "ingest_stream": "Data plane",
+    "request_reply": "Data plane",
+    "pipeline": "Data plane",
+    "trainers": "Data plane",
+    "memory": "Data plane",
+    "serving": "Serving",
+    "bulk": "Serving",
+}
+"""The programs with the part of the page that they belong to, in its order."""
+DOCS = Path(__file__).parents[1] / "docs"
+RESULTS = DOCS / "benchmarks"
+PICTURES = DOCS / "images" / "benchmarks"
+PACKAGES = (
+    "mariadb", "pymongo", "nats-py", "polars", "pyarrow", "msgspec", "lightgbm", "torch", "tensorflow", "onnxruntime", "mlflow",
+)  # fmt: skip
 
 
-def _head(quick: bool) -> str:
-    packages = ", ".join(
-        f"{name} {version(name)}" for name in ("onnxruntime", "polars", "msgspec", "uvicorn", "lightgbm", "mlflow")
-    )
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    return f"""# Benchmarks
+def main(programs: list[str], *, quick: bool, keep: bool = False) -> None:
+    """Runs programs in this process and prints their tables; ``keep`` leaves them for the page."""
+    for name in programs:
+        began = time.monotonic()
+        measured = importlib.import_module(f"benchmarks.{name}").measure(quick=quick)
+        tables: list[Table] = []
+        for table in [measured] if isinstance(measured, Table) else measured:
+            print(table.markdown(), flush=True)
+            tables.append(table)
+            if keep:  # each as it comes: what follows may fail
+                RESULTS.mkdir(exist_ok=True)
+                result = {"tables": [asdict(each) for each in tables], "quick": quick, **_circumstances()}
+                (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print(f"{name}: {time.monotonic() - began:.0f} s\n", flush=True)
 
-Written by `make bench`; do not edit. Figures are medians of rounds in which every server had its turn, with the least and the
-most beside them; on a machine that does other work too, read the ratios. The model is the same LightGBM model everywhere: ours
-serves its ONNX twin with raw records in and the pipeline before it, the others take ready-made features.
 
-{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, {packages}.
-Load of the machine at the end {load}{"; a short run" if quick else ""}.
+def run_all(programs: list[str], *, quick: bool) -> None:
+    """Runs each program in a process of its own, and writes the page.
+
+    Raises:
+        SystemExit: A program computed something wrong or could not run; the others have been measured all the same.
+    """
+    failed = []
+    for name in programs:
+        call = f"from benchmarks.run import main; main([{name!r}], quick={quick}, keep=True)"
+        if subprocess.run([sys.executable, "-c", call], check=False).returncode:
+            failed.append(name)
+    write_page()
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+def write_page() -> None:
+    """Writes the page and its pictures from the results that are there."""
+    results = {name: path for name in PROGRAMS if (path := RESULTS / f"{name}.json").exists()}
+    parts: dict[str, list[str]] = {}
+    for name, path in results.items():
+        result = json.loads(path.read_text(encoding="utf-8"))
+        made = parts.setdefault(PROGRAMS[name], [])
+        for content in result["tables"]:
+            table = Table(**{**content, "bars": [Bar(**bar) for bar in content["bars"]]})
+            made.append(table.markdown())
+            if table.bars:
+                picture = plots.draw(table, PICTURES)
+                made.append(f"![{table.title}: {table.unit}](images/benchmarks/{picture.name})\n")
+        made.append(_measured(name, result))
+    body = "\n".join(f"## {part}\n\n" + "\n".join(made) for part, made in parts.items())
+    (DOCS / "benchmarks.md").write_text(_HEAD + "\n" + body, encoding="utf-8")
+
+
+_HEAD = """# Benchmarks
+
+Written by `make bench`; do not edit. `make bench QUICK=1` takes smaller sizes, `make bench ARGS="ingest reading"` some rows only.
+Figures are medians of rounds in which every way had its turn, with the least and the most beside them; on a machine that does
+other work too, read the ratios. No time is asserted; a program fails when what it computes is wrong.
 """
 
 
+def _circumstances() -> dict[str, Any]:
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        "load": [round(value, 1) for value in os.getloadavg()],
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def _measured(name: str, result: dict[str, Any]) -> str:
+    packages = ", ".join(f"{package} {number}" for package, number in result["versions"].items())
+    load = ", ".join(str(value) for value in result["load"])
+    short = "; a short run" if result["quick"] else ""
+    return (
+        f"*`benchmarks/{name}.py`, {result['date']}, {result['machine']}; load of the machine at the end {load}{short}.* "
+        f"<details><summary>Versions</summary>{packages}</details>\n"
+    )
+
+
 if __name__ == "__main__":
-    main([each for each in sys.argv[1:] if not each.startswith("-")] or PROGRAMS, page=PAGE)
+    from benchmarks.plant import quick as is_quick
+
+    chosen = [each for each in sys.argv[1:] if not each.startswith("-")]
+    run_all(chosen or list(PROGRAMS), quick=is_quick())

@@ -10,17 +10,19 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.model import DATASET, features, records
+from benchmarks.model import DATASET, features, records, train
 
 MLSERVER = os.environ.get("MLSERVER_BIN", "")
 """MLServer needs pydantic 2, so it lives in an environment of its own; without it, it is left out."""
 CORE = min(os.sched_getaffinity(0))
+SERVERS = ("ours", "ours, V2", "bare ASGI", "mlflow models serve", "MLServer")
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,18 @@ class Server:
 
 
 @contextmanager
-def running(folder: Path, names: list[str]) -> Iterator[list[Server]]:
+def started(names: Sequence[str] = SERVERS) -> Iterator[tuple[list[Server], Path]]:
+    """Trains the model and starts the servers; yields them with the model's folder. This process keeps away from their core."""
+    with tempfile.TemporaryDirectory() as place:
+        train(Path(place))
+        with running(Path(place), names) as servers:
+            if others := os.sched_getaffinity(0) - {CORE}:
+                os.sched_setaffinity(0, others)
+            yield servers, Path(place)
+
+
+@contextmanager
+def running(folder: Path, names: Sequence[str]) -> Iterator[list[Server]]:
     """Starts servers by name, and yields those that can be started on this machine."""
     with ExitStack() as stack:
         started: list[Server] = []

@@ -1,13 +1,29 @@
-"""A table: every server in turn, round after round, so that what else the machine does falls on all of them."""
+"""What a program measured, as a table and as bars; every way in turn, round after round, so that other load falls on all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Literal, TypeVar
 
-from benchmarks.load import Run
-from benchmarks.servers import Server
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One way in a plot: the median and the spread around it."""
+
+    name: str
+    value: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, name: str, values: Sequence[float]) -> Bar:
+        """The bar of several rounds."""
+        return cls(name, median(values), min(values), max(values))
 
 
 @dataclass
@@ -16,41 +32,74 @@ class Table:
 
     Attributes:
         note: What is needed to read the figures.
+        unit: What the bars show.
     """
 
     title: str
     note: str
     head: list[str]
     rows: list[list[str]] = field(default_factory=list)
+    bars: list[Bar] = field(default_factory=list)
+    unit: str = ""
 
     def markdown(self) -> str:
         """It as Markdown."""
-        lines = [f"## {self.title}", "", self.note, "", "| " + " | ".join(self.head) + " |", "|" + " --- |" * len(self.head)]
+        lines = [
+            f"### {self.title}",
+            "",
+            self.note,
+            "",
+            "| " + " | ".join(self.head) + " |",
+            "|" + " --- |" * len(self.head),
+        ]
         return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in self.rows)]) + "\n"
 
 
-def alternate(
-    servers: list[Server], rounds: int, measure: Callable[[Server], Run], title: str, note: str, ours: str = "ours"
+def rounds_of(ways: Mapping[str, Callable[[], T]], rounds: int, *, warm_up: bool = True) -> dict[str, list[T]]:
+    """Carries every way out once a round, and returns what each gave; the first round warms up and is not counted."""
+    found: dict[str, list[T]] = {name: [] for name in ways}
+    for number in range(rounds + warm_up):
+        for name, way in ways.items():
+            gc.collect()
+            result = way()
+            if number or not warm_up:
+                found[name].append(result)
+    return found
+
+
+def compared(
+    title: str,
+    note: str,
+    seconds: Mapping[str, Sequence[float]],
+    *,
+    count: int,
+    unit: str,
+    per: Literal["second", "each"] = "second",
+    aims: Mapping[str, str] | None = None,
 ) -> Table:
-    """Measures every server once a round; median, spread (least to most) and how many times as fast ours is."""
-    runs: dict[str, list[Run]] = {server.name: [] for server in servers}
-    for number in range(rounds + 1):
-        for server in servers:
-            run = measure(server)
-            if number:  # the first round warms up
-                runs[server.name].append(run)
-    table = Table(title, note, ["server", "requests/s", "spread", "p50 ms", "p99 ms", "ours is"])
-    own = median(run.rate for run in runs[ours])
-    for name, found in runs.items():
-        rates = [run.rate for run in found]
-        table.rows.append(
-            [
-                name,
-                f"{median(rates):,.0f}",
-                f"{min(rates):,.0f} to {max(rates):,.0f}",
-                f"{median(run.p50 for run in found):.2f}",
-                f"{median(run.p99 for run in found):.2f}",
-                f"{own / median(rates):.2f} x",
-            ]
-        )
+    """A table of ways to do the same; the first is ours, and the ratio is ours to each of the others.
+
+    Args:
+        title: Heading.
+        note: What is needed to read the figures.
+        seconds: Seconds of every round, by way.
+        count: How many records or requests a round had.
+        unit: What is counted, e.g. ``records/s`` or ``ms a request``.
+        per: Whether the figures are counts a second (more is better), or milliseconds each (less is better).
+        aims: The aim of the ratio of ours to a way, for those that have one.
+    """
+    rate = per == "second"
+    figures = {name: [count / s if rate else s / count * 1000 for s in found] for name, found in seconds.items()}
+    table = Table(title, note, ["way", unit, "spread", "ours is", "aim"], unit=unit)
+    own = median(next(iter(figures.values())))
+    for place, (name, values) in enumerate(figures.items()):
+        bar = Bar.of(name, values)
+        ratio = f"{own / bar.value:.2f} x" if place else ""
+        row = [name, _shown(bar.value), f"{_shown(bar.least)} to {_shown(bar.most)}", ratio, (aims or {}).get(name, "")]
+        table.rows.append(row)
+        table.bars.append(bar)
     return table
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -284,10 +284,11 @@ async def test_what_does_not_fit_into_one_reply_says_how_to_page(
     pages = [page async for page in client.processed_pages()]
     assert len(pages) > 1
     assert pa.concat_tables([page.table for page in pages]).to_pylist() == rows
-    monkeypatch.setattr(ServiceConnection, "max_payload", 3000)
+    monkeypatch.setattr(ServiceConnection, "max_payload", 2000)
     keyless = [page async for page in client.processed_pages(list(dataset.feature_names[:4]))]
     assert len(keyless) > 1
     assert sum(page.table.num_rows for page in keyless) == 40
+    monkeypatch.setattr(ServiceConnection, "max_payload", 3000)
     walked, after = [], None
     while True:
         page = await client.unprocessed("none", 5000, after)

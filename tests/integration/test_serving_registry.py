@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import asyncio
 import json
-import os
 import re
 import subprocess
 import sys
@@ -270,11 +269,11 @@ async def test_the_documentations_programs_for_the_broker_run_when_they_are_past
         assert len(programs) == 2
         records = [example_record(dataset, position) for position in (0, 1)]
         expected = [100.0 + float(row.sum()) for row in service.pipeline.features(records)]
-        environment = {**os.environ, "NATS_URL": f"nats://127.0.0.1:{nats_server.port}"}
+        address = f"nats://127.0.0.1:{nats_server.port}"
         printed = []
         for program in programs:
             done = await asyncio.to_thread(
-                subprocess.run, [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=80
+                subprocess.run, [sys.executable, "-c", program, address], capture_output=True, text=True, timeout=80
             )
             assert done.returncode == 0, done.stderr
             printed.append(ast.literal_eval(done.stdout))

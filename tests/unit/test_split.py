@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -52,6 +54,35 @@ def test_the_collector_gives_each_part_its_rows_in_order(dataset: Dataset) -> No
         assert samples.y.tolist() == chosen.column(dataset.target).to_numpy().astype(np.float32).tolist()
         for i, name in enumerate(dataset.feature_names):
             assert samples.x[:, i].tolist() == chosen.column(name).to_numpy().astype(np.float32).tolist()
+
+
+def test_samples_that_were_given_out_stay_when_more_come(dataset: Dataset) -> None:
+    table = processed(dataset, 1000)
+    collector = SampleCollector(dataset, [Part.TRAIN])
+    collector.add(table.slice(0, 100))
+    first = collector.samples(Part.TRAIN)
+    x, y = first.x.copy(), first.y.copy()
+    collector.add(table.slice(100))
+    whole = collector.samples(Part.TRAIN)
+    assert len(whole) > len(first) == len(x)
+    np.testing.assert_array_equal(first.x, x)
+    np.testing.assert_array_equal(whole.x[: len(x)], x)
+    np.testing.assert_array_equal(whole.y[: len(y)], y)
+
+
+def test_collecting_holds_one_matrix_and_a_page(dataset: Dataset) -> None:
+    page = processed(dataset, 4000)
+    collector = SampleCollector(dataset, [Part.TRAIN])
+    tracemalloc.start()
+    try:
+        for _ in range(40):
+            collector.add(page)
+        samples = collector.samples(Part.TRAIN)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # By the quarter that it grows, and what a page needs; pages or a list of their samples would double it.
+    assert peak < 1.3 * (samples.x.nbytes + samples.y.nbytes) + 2 * page.nbytes
 
 
 def test_a_trainer_never_sees_the_hold_out_part(dataset: Dataset) -> None:

@@ -73,15 +73,19 @@ def decode_page(encoded: bytes) -> Page:
     return Page(table.replace_schema_metadata(None), notes.pop("next", None), notes)
 
 
-def encode_within(page: Page, max_bytes: int) -> bytes:
+def encode_within(page: Page, max_bytes: int, columns: list[str] | None = None) -> bytes:
     """Encodes the longest leading part of a page that fits into ``max_bytes``; the cursor follows what was cut.
 
-    The page must contain the key column if it may be cut.
+    Args:
+        page: The page; it must contain the key column if it may be cut.
+        max_bytes: Most bytes.
+        columns: What of it travels, in this order; the key need not be among them. None for all.
     """
-    encoded = encode_page(page)
-    while len(encoded) > max_bytes and page.table.num_rows > 1:
-        rows = max(1, int(page.table.num_rows * max_bytes / len(encoded) * 0.95))
-        table = page.table.slice(0, min(rows, page.table.num_rows - 1))
-        page = Page(table, table.column(ID)[-1].as_py(), page.notes)
-        encoded = encode_page(page)
+    sent = page.table if columns is None else page.table.select(columns)
+    encoded = encode_page(Page(sent, page.next, page.notes))
+    while len(encoded) > max_bytes and sent.num_rows > 1:
+        rows = max(1, int(sent.num_rows * max_bytes / len(encoded) * 0.95))
+        sent = sent.slice(0, min(rows, sent.num_rows - 1))
+        after = page.table.column(ID)[sent.num_rows - 1].as_py()
+        encoded = encode_page(Page(sent, after, page.notes))
     return encoded

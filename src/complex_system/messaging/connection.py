@@ -16,7 +16,6 @@ from typing import Any
 
 from fastiot.core.broker_connection import NatsBrokerConnection, NatsBrokerSubscription
 from fastiot.core.data_models import ReplySubject, Subject
-from fastiot.core.serialization import serialize_from_bin, serialize_to_bin
 from fastiot.msg import Thing
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -25,6 +24,7 @@ from nats.errors import MaxPayloadError, NoRespondersError, SlowConsumerError
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from complex_system.errors import BusyError, InvalidRequestError, NobodyListensError, ReplyTimeoutError, TooLargeError
+from complex_system.messaging.codec import serialize_from_bin, serialize_to_bin
 from complex_system.messaging.replies import error_value, to_thing
 from complex_system.settings import Settings
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 
-from fastiot.core.serialization import serialize_to_bin
 from fastiot.msg import Thing
 from nats.errors import Error as NatsError
 from nats.js.api import Header
@@ -12,6 +11,7 @@ from nats.js.api import Header
 from complex_system.domain.dataset import ID
 from complex_system.domain.records import Record
 from complex_system.errors import TooLargeError
+from complex_system.messaging.codec import serialize_to_bin
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.dead_letters import ROOM_FOR_REASON
 from complex_system.messaging.ingest_streams import IngestStreams

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from typing_extensions import override
 
 from complex_system.domain.dataset import ID
-from complex_system.domain.pages import MAX_PAGE_ROWS, Page, decode_page, encode_page, encode_within
+from complex_system.domain.pages import MAX_PAGE_ROWS, encode_within
 from complex_system.domain.records import Record, processed_check, raw_check, with_ids
 from complex_system.errors import InvalidRecordError, StoreUnavailableError, TooLargeError
 from complex_system.messaging import subjects
@@ -176,12 +176,7 @@ class DatabaseService(SystemService):
         found = self.store.processed_columns(
             with_key(asked.columns), labelled=asked.labelled, version=asked.version, after=asked.after, limit=asked.limit
         )
-        encoded = encode_within(await self._stored(found), self._page_bytes)
-        if ID not in asked.columns:
-            # The key decides where a page may be cut, so it leaves only now.
-            page = decode_page(encoded)
-            encoded = encode_page(Page(page.table.select(asked.columns), page.next, page.notes))
-        return encoded
+        return encode_within(await self._stored(found), self._page_bytes, asked.columns)
 
     @answers(subjects.DB_REJECT_RAW_SUBJECT)
     async def reject(self, value: Any) -> dict[str, Any]:

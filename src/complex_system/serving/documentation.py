@@ -133,7 +133,7 @@ the address: `nats://user:password@host:4222`.
 
 ```python
 # pip install nats-py msgpack
-import asyncio, os
+import asyncio, sys
 from datetime import datetime, timezone
 
 import msgpack, nats
@@ -144,7 +144,7 @@ RECORDS = [
 
 
 async def main():
-    client = await nats.connect(os.environ.get("NATS_URL", "nats://localhost:4222"))
+    client = await nats.connect(*sys.argv[1:] or ["nats://localhost:4222"])
     thing = {{"machine": "example", "name": "", "value": RECORDS, "timestamp": datetime.now(timezone.utc)}}
     reply = await client.request("{subject}", msgpack.packb(thing, datetime=True), timeout=10)
     print(msgpack.unpackb(reply.data, timestamp=3)["value"])
@@ -159,7 +159,7 @@ asyncio.run(main())
 
 ```python
 # pip install nats-py msgpack pyarrow
-import asyncio, os
+import asyncio, sys
 from datetime import datetime, timezone
 
 import msgpack, nats
@@ -175,7 +175,7 @@ async def main():
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    client = await nats.connect(os.environ.get("NATS_URL", "nats://localhost:4222"))
+    client = await nats.connect(*sys.argv[1:] or ["nats://localhost:4222"])
     page = sink.getvalue().to_pybytes()
     thing = {{"machine": "example", "name": "", "value": page, "timestamp": datetime.now(timezone.utc)}}
     reply = await client.request("{columns}", msgpack.packb(thing, datetime=True), timeout=10)

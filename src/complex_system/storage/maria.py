@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -13,14 +13,15 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import Page
 from complex_system.domain.records import Record
 from complex_system.settings import Settings
+from complex_system.storage import maria_values as values
 from complex_system.storage.base import DataStore
 from complex_system.storage.maria_connections import MariaConnections
 from complex_system.storage.maria_sql import Statements
-from complex_system.storage.tables import chosen_schema, page_of, raw_page, rows_of, with_key, without_key
+from complex_system.storage.tables import chosen_schema, page_of, raw_page, with_key, without_key
 
 Row = tuple[Any, ...]
 
-_ROWS_A_STATEMENT = 250  # the connector holds the interpreter while it packs them: 12 ms, and 75 ms for 2,000 rows
+_ROWS_A_STATEMENT = 250  # the connector holds the interpreter while it packs them: 12 ms
 
 
 class MariaDataStore(DataStore):
@@ -55,14 +56,16 @@ class MariaDataStore(DataStore):
 
     @override
     async def save_raw(self, records: list[Record]) -> dict[str, Any]:
-        names = (ID, *self.dataset.raw_names)
-        # By key, so that two replays of one batch lock alike; the sort is stable, so the first of equal keys is kept.
-        rows = sorted((tuple(record[name] for name in names) for record in records), key=lambda row: str(row[0]))
+        if not records:
+            return {"inserted": 0, "existing": 0}
 
         def save(connection: Any) -> int:
-            inserted = _write(connection, self._sql.insert_raw, rows)
+            rows = values.raw_rows(records, self.dataset)
+            inserted = 0
+            for part in values.texts_of(rows):
+                inserted += _change(connection, self._sql.insert_raw + part + self._sql.keep_raw)
             if inserted:
-                self._mark_those_processed_before(connection, [row[0] for row in rows])
+                self._mark_those_processed_before(connection, rows.column(ID).to_pylist())
             return inserted
 
         inserted = await self._connections.run(save)
@@ -93,11 +96,12 @@ class MariaDataStore(DataStore):
     @override
     async def upsert_processed(self, table: pa.Table, version: str) -> dict[str, Any]:
         def write(connection: Any) -> None:
-            rows = rows_of(table, self.dataset.processed_names)
-            keys = [row[0] for row in rows]
-            _write(connection, self._sql.upsert_processed, [(*row, version) for row in rows])
-            _write(connection, self._sql.delete_rejected, [(key,) for key in keys])
-            _write(connection, self._sql.mark, [(version, key) for key in keys])
+            rows = values.processed_rows(table, self.dataset.processed_names, version)
+            for part in values.texts_of(rows):
+                _change(connection, self._sql.insert_processed + part + self._sql.replace_processed)
+            for keys in values.keys_of(rows.column(ID).to_pylist()):
+                _change(connection, f"{self._sql.delete_rejected} ({keys})")
+                _change(connection, f"{self._sql.mark} ({keys})", (version,))
 
         await self._connections.run(write)
         return {"upserted": table.num_rows}
@@ -107,9 +111,10 @@ class MariaDataStore(DataStore):
         rows = sorted({r[ID]: (r[ID], r["reason"], version) for r in rejections}.values())
 
         def write(connection: Any) -> None:
-            _write(connection, self._sql.reject, rows)
-            _write(connection, self._sql.delete_processed, [(row[0],) for row in rows])
-            _write(connection, self._sql.mark, [(version, row[0]) for row in rows])
+            _change_each(connection, self._sql.reject, rows)
+            for keys in values.keys_of(row[0] for row in rows):
+                _change(connection, f"{self._sql.delete_processed} ({keys})")
+                _change(connection, f"{self._sql.mark} ({keys})", (version,))
 
         await self._connections.run(write)
         return {"rejected": len(rejections)}
@@ -128,10 +133,10 @@ class MariaDataStore(DataStore):
     ) -> Page:
         names = with_key(columns)
         statement = self._sql.select_processed(names, labelled=labelled, of_version=version is not None)
-        values = (after or "", *(() if version is None else (version,)), limit)
+        parameters = (after or "", *(() if version is None else (version,)), limit)
 
         def read(connection: Any) -> Page:
-            rows = _select(connection, statement, values)
+            rows = _select(connection, statement, parameters)
             found = list(zip(*rows, strict=True)) if rows else [()] * len(names)
             return without_key(page_of(found, chosen_schema(self.dataset, names), limit), columns)
 
@@ -163,34 +168,39 @@ class MariaDataStore(DataStore):
 
     def _mark_those_processed_before(self, connection: Any, keys: list[str]) -> None:
         """A processed record may come before its raw twin, which then is not work to do."""
-        for part in _parts(keys):
-            twins = _select(connection, f"{self._sql.select_twins} ({', '.join('?' for _ in part)})", tuple(part))
-            _write(connection, self._sql.mark_new, twins)
+        [(any_twin,)] = _select(connection, self._sql.any_twin, (keys[0], keys[-1]))
+        if any_twin:
+            for part in values.keys_of(keys):
+                _change(connection, f"{self._sql.mark_twins} ({part})")
 
 
-def _select(connection: Any, statement: str, values: Row) -> list[Row]:
-    # The binary protocol reads numbers six times as fast, and to the last bit.
-    cursor = connection.cursor(binary=True)
+def _select(connection: Any, statement: str, parameters: Row) -> list[Row]:
+    # The binary protocol reads numbers six times as fast, and to the last bit; unbuffered, the first rows are made while the
+    # server still looks for the next ones.
+    cursor = connection.cursor(binary=True, buffered=False)
     try:
-        cursor.execute(statement, values)
+        cursor.execute(statement, parameters)
         rows: list[Row] = cursor.fetchall()
         return rows
     finally:
         cursor.close()
 
 
-def _write(connection: Any, statement: str, rows: Sequence[Row]) -> int:
-    """Runs a statement for every row in few round trips; returns how many rows it changed."""
-    changed = 0
+def _change(connection: Any, statement: str, parameters: Row = ()) -> int:
+    """Runs a statement; returns how many rows it changed."""
     cursor = connection.cursor()
     try:
-        for part in _parts(rows):
-            cursor.executemany(statement, part)
-            changed += cursor.rowcount
+        cursor.execute(statement, parameters)
+        return int(cursor.rowcount)
     finally:
         cursor.close()
-    return changed
 
 
-def _parts(rows: Sequence[Any]) -> Iterable[Sequence[Any]]:
-    return (rows[start : start + _ROWS_A_STATEMENT] for start in range(0, len(rows), _ROWS_A_STATEMENT))
+def _change_each(connection: Any, statement: str, rows: Sequence[Row]) -> None:
+    """Runs a statement for every row in few round trips."""
+    cursor = connection.cursor()
+    try:
+        for start in range(0, len(rows), _ROWS_A_STATEMENT):
+            cursor.executemany(statement, rows[start : start + _ROWS_A_STATEMENT])
+    finally:
+        cursor.close()

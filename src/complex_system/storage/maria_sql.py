@@ -1,6 +1,9 @@
-"""The tables and statements of the MariaDB store, as text with placeholders; values never become part of it."""
+"""The tables and statements of the MariaDB store.
 
-# ruff: noqa: S608 - the names in these statements are our own and quoted, the values are placeholders
+Values are placeholders, or come from ``maria_values`` behind the statements that end with ``VALUES`` or ``IN``: as digits only.
+"""
+
+# ruff: noqa: S608 - the names in these statements are our own and quoted, the values no part of them
 
 from __future__ import annotations
 
@@ -52,13 +55,15 @@ class Statements:
 
     tables: tuple[str, ...]
     insert_raw: str
+    keep_raw: str
     select_raw: str
     select_unprocessed: str
     next_version: str
-    select_twins: str
-    upsert_processed: str
+    any_twin: str
+    mark_twins: str
+    insert_processed: str
+    replace_processed: str
     mark: str
-    mark_new: str
     reject: str
     delete_processed: str
     delete_rejected: str
@@ -79,20 +84,22 @@ class Statements:
         replaced = ", ".join(f"{column} = VALUES({column})" for column in (*values, PIPELINE))
         return cls(
             tables=_tables(dataset, raw, processed),
-            insert_raw=f"INSERT INTO {RAW} ({raw_list}) VALUES ({_marks(raw)}) ON DUPLICATE KEY UPDATE {ID} = {RAW}.{ID}",
+            insert_raw=f"INSERT INTO {RAW} ({raw_list}) VALUES ",
+            keep_raw=f" ON DUPLICATE KEY UPDATE {ID} = {RAW}.{ID}",
             select_raw=f"SELECT {raw_list} FROM {RAW} ORDER BY {ID} LIMIT ?",
             select_unprocessed=f"SELECT {raw_list} FROM {RAW} FORCE INDEX (unprocessed) "
             f"WHERE {PIPELINE} = ? AND {ID} > ? ORDER BY {ID} LIMIT ?",
             next_version=f"SELECT MIN({PIPELINE}) FROM {RAW} WHERE {PIPELINE} > ?",
-            select_twins=f"SELECT {PIPELINE}, {ID} FROM {PROCESSED} WHERE {ID} IN ",
-            upsert_processed=f"INSERT INTO {PROCESSED} ({processed_list}, {PIPELINE}) VALUES ({_marks(processed)}, ?) "
-            f"ON DUPLICATE KEY UPDATE {replaced}",
-            mark=f"UPDATE {RAW} SET {PIPELINE} = ? WHERE {ID} = ?",
-            mark_new=f"UPDATE {RAW} SET {PIPELINE} = ? WHERE {ID} = ? AND {PIPELINE} = ''",
+            any_twin=f"SELECT EXISTS (SELECT 1 FROM {PROCESSED} WHERE {ID} BETWEEN ? AND ?)",
+            mark_twins=f"UPDATE {PROCESSED} AS twin STRAIGHT_JOIN {RAW} AS own USING ({ID}) "
+            f"SET own.{PIPELINE} = twin.{PIPELINE} WHERE own.{PIPELINE} = '' AND twin.{ID} IN ",
+            insert_processed=f"INSERT INTO {PROCESSED} ({processed_list}, {PIPELINE}) VALUES ",
+            replace_processed=f" ON DUPLICATE KEY UPDATE {replaced}",
+            mark=f"UPDATE {RAW} SET {PIPELINE} = ? WHERE {ID} IN ",
             reject=f"INSERT INTO {REJECTED} ({ID}, reason, version) VALUES (?, ?, ?) "
             "ON DUPLICATE KEY UPDATE reason = VALUES(reason), version = VALUES(version)",
-            delete_processed=f"DELETE FROM {PROCESSED} WHERE {ID} = ?",
-            delete_rejected=f"DELETE FROM {REJECTED} WHERE {ID} = ?",
+            delete_processed=f"DELETE FROM {PROCESSED} WHERE {ID} IN ",
+            delete_rejected=f"DELETE FROM {REJECTED} WHERE {ID} IN ",
             select_rejected=f"SELECT {ID}, reason, version FROM {REJECTED} WHERE {ID} > ? ORDER BY {ID} LIMIT ?",
             select_processed_page=f"SELECT {', '.join(values)} FROM {PROCESSED} ORDER BY {ID} LIMIT ? OFFSET ?",
             counts=f"SELECT (SELECT COUNT(*) FROM {RAW}), (SELECT COUNT(*) FROM {PROCESSED}), "
@@ -108,10 +115,6 @@ class Statements:
         conditions += f" AND {PIPELINE} = ?" if of_version else ""
         # The rows are wanted by key; an index on the target would have them sorted first.
         return f"SELECT {wanted} FROM {PROCESSED} FORCE INDEX (PRIMARY) WHERE {conditions} ORDER BY {ID} LIMIT ?"
-
-
-def _marks(columns: Iterable[object]) -> str:
-    return ", ".join("?" for _ in columns)
 
 
 def _tables(dataset: Dataset, raw: dict[str, str], processed: dict[str, str]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -54,12 +54,50 @@ class TrainingData:
     validation: Samples
 
 
+class _Rows:
+    """The samples of one part while they come: one matrix that grows in its place, by a quarter at a time."""
+
+    def __init__(self, width: int) -> None:
+        self.count = 0
+        self._x = np.empty((0, width), dtype=np.float32)
+        self._y = np.empty(0, dtype=np.float32)
+
+    def add(
+        self, columns: Sequence[npt.NDArray[np.float64]], target: npt.NDArray[np.float64], chosen: npt.NDArray[np.intp]
+    ) -> None:
+        """Takes the chosen rows of a page: one array a feature, and the target."""
+        begin, self.count = self.count, self.count + len(chosen)
+        if self.count > len(self._y):
+            self._resize(max(self.count, len(self._y) * 5 // 4))
+        for i, column in enumerate(columns):
+            self._x[begin : self.count, i] = column[chosen]
+        self._y[begin : self.count] = target[chosen]
+
+    def samples(self) -> Samples:
+        """All rows so far, without a copy of them."""
+        self._resize(self.count)
+        return Samples(self._x, self._y)
+
+    def _resize(self, rows: int) -> None:
+        if rows == len(self._y):
+            return
+        shape = (rows, self._x.shape[1])
+        try:
+            self._x.resize(shape)
+            self._y.resize(rows)
+        except ValueError:  # somebody has samples already: these stay as they are
+            x, y = np.empty(shape, dtype=np.float32), np.empty(rows, dtype=np.float32)
+            kept = min(rows, len(self._x), len(self._y))
+            x[:kept], y[:kept] = self._x[:kept], self._y[:kept]
+            self._x, self._y = x, y
+
+
 class SampleCollector:
-    """Collects the samples of chosen parts from pages of processed records; a page is not kept."""
+    """Collects the samples of chosen parts from pages of processed records; of a page nothing is kept but its samples."""
 
     def __init__(self, dataset: Dataset, parts: Iterable[Part]) -> None:
         self._dataset = dataset
-        self._chunks: dict[Part, list[tuple[Matrix, Matrix]]] = {part: [] for part in parts}
+        self._rows = {part: _Rows(len(dataset.feature_names)) for part in parts}
 
     @property
     def columns(self) -> list[str]:
@@ -69,18 +107,14 @@ class SampleCollector:
     def add(self, table: pa.Table) -> None:
         """Takes the rows of a page whose part is wanted."""
         parts = parts_of(table.column(ID).to_pylist())
-        names = self._dataset.feature_names
-        x = np.empty((table.num_rows, len(names)), dtype=np.float32)
-        for i, name in enumerate(names):
-            x[:, i] = table.column(name).to_numpy()
-        y = table.column(self._dataset.target).to_numpy().astype(np.float32)
-        for part, chunks in self._chunks.items():
-            chosen = parts == part
-            chunks.append((x[chosen], y[chosen]))
+        columns = [table.column(name).to_numpy() for name in self._dataset.feature_names]
+        target = table.column(self._dataset.target).to_numpy()
+        for part, rows in self._rows.items():
+            rows.add(columns, target, np.flatnonzero(parts == part))
 
     def count(self) -> int:
         """How many samples were collected."""
-        return sum(len(y) for chunks in self._chunks.values() for _, y in chunks)
+        return sum(rows.count for rows in self._rows.values())
 
     def samples(self, part: Part) -> Samples:
         """All samples of a part.
@@ -88,13 +122,12 @@ class SampleCollector:
         Raises:
             NotEnoughDataError: There are fewer than ``MIN_SAMPLES``.
         """
-        chunks = self._chunks[part]
-        size = sum(len(y) for _, y in chunks)
+        size = self._rows[part].count
         if size < MIN_SAMPLES:
             raise NotEnoughDataError(
                 f"The {part.name.lower()} part has {size} labelled records; at least {MIN_SAMPLES} are needed."
             )
-        return Samples(np.concatenate([x for x, _ in chunks]), np.concatenate([y for _, y in chunks]))
+        return self._rows[part].samples()
 
     def training_data(self) -> TrainingData:
         """Train and validation part, for a trainer."""

@@ -1,0 +1,118 @@
+"""The data plane as it is deployed: broker, database and services as processes of their own, and a client in this one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from complex_system.domain.dataset import Dataset
+from complex_system.errors import ComplexSystemError
+from complex_system.local.child import Child
+from complex_system.local.servers import MariaServer, MongoServer, NatsServer
+from complex_system.messaging.client import SystemClient
+from complex_system.messaging.clients import DatabaseClient
+from complex_system.messaging.subjects import health_subject
+from complex_system.settings import Settings
+
+T = TypeVar("T")
+
+DATABASES = {"MariaDB": (MariaServer, "database_maria"), "MongoDB": (MongoServer, "database_mongo")}
+DATASET = Dataset.load()
+
+
+class Plant:
+    """Servers and services for the time of a block; :attr:`client` asks them, :meth:`run` waits for that."""
+
+    def __init__(self, database: str | None = None, services: tuple[str, ...] = (), **variables: str) -> None:
+        """Prepares a plant; nothing is started yet.
+
+        Args:
+            database: ``MariaDB`` or ``MongoDB``, with its service; None for none.
+            services: Further services by their names.
+            variables: What their environment says beyond where the servers are.
+        """
+        self._database = database
+        self._services = list(services)
+        self._variables = variables
+        self._stack = ExitStack()
+        self.children: dict[str, Child] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            return self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.close()
+
+    def _start(self) -> Self:
+        self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        os.environ["FASTIOT_CONFIG_DIR"] = str(self.folder)  # FastIoT would read a deployment's environment otherwise
+        servers: list[Any] = [NatsServer(self.folder / "nats", port=0)]
+        if self._database:
+            kind, service = DATABASES[self._database]
+            servers.append(kind(self.folder / "database", port=0))
+            self._services.insert(0, service)
+        # A machine that does other work too shall make a figure worse and not fail the program.
+        environment = {"FASTIOT_CONFIG_DIR": str(self.folder), "FASTIOT_NATS_DEFAULT_TIMEOUT": "300", **self._variables}
+        for server in servers:
+            server.start()
+            self._stack.callback(server.stop)
+            server.wait_ready()
+            environment |= server.environment()
+        self.environment = environment
+        self.settings = Settings.of(environment)
+        for name in self._services:
+            self.start_service(name)
+        self._runner = self._stack.enter_context(asyncio.Runner())
+        self.client = self.run(SystemClient.open(self.settings, "benchmark"))
+        self._stack.callback(lambda: self.run(self.client.close()))
+        self.database = DatabaseClient(self.client)
+        for name in self._services:
+            self.run(self.ready(name))
+        return self
+
+    def start_service(self, name: str, **variables: str) -> Child:
+        """Starts a service as a process."""
+        command = [sys.executable, "-m", f"complex_system_services.{name}.run"]
+        child = Child(name, command, self.folder / f"{name}.log", env={**self.environment, **variables})
+        child.start()
+        self._stack.callback(child.stop)
+        self.children[name] = child
+        return child
+
+    def also(self, at_end: Callable[[], Any]) -> None:
+        """Calls something at the end of the block."""
+        self._stack.callback(at_end)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Waits for ``work``."""
+        return self._runner.run(work)
+
+    async def ready(self, name: str, seconds: float = 90.0) -> None:
+        """Waits until a service says that it is."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                if (await self.client.ask(health_subject(name), {}, 2.0))["state"] in ("ready", "working"):
+                    return
+            except ComplexSystemError:
+                pass
+            if time.monotonic() > deadline or not self.children[name].alive:
+                raise SystemExit(f"{name} is not ready:\n{self.children[name].tail()}")
+            await asyncio.sleep(0.1)
+
+
+def quick() -> bool:
+    """Whether smaller sizes are wanted: ``--quick``, or ``QUICK=1``."""
+    return "--quick" in sys.argv or os.environ.get("QUICK", "0") not in ("", "0")
