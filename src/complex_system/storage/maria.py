@@ -15,6 +15,7 @@ from complex_system.domain.records import Record
 from complex_system.settings import Settings
 from complex_system.storage.base import DataStore
 from complex_system.storage.maria_connections import MariaConnections
+from complex_system.storage.maria_documents import MariaDocuments
 from complex_system.storage.maria_sql import Statements
 from complex_system.storage.tables import chosen_schema, page_of, raw_page, rows_of, with_key, without_key
 
@@ -33,6 +34,7 @@ class MariaDataStore(DataStore):
         self._connections = MariaConnections(settings)
         self.address = self._connections.address
         self._sql = Statements.of(dataset)
+        self.documents = MariaDocuments(self._connections)
 
     @override
     async def open(self) -> None:
@@ -44,6 +46,7 @@ class MariaDataStore(DataStore):
                 connection.cursor().execute(statement)
 
         await self._connections.run(create)
+        await self.documents.open()
 
     @override
     async def close(self) -> None:
@@ -151,6 +154,17 @@ class MariaDataStore(DataStore):
     async def counts(self) -> dict[str, int]:
         [row] = await self._connections.run(lambda connection: _select(connection, self._sql.counts, ()))
         return dict(zip(("raw", "processed", "labelled", "rejected"), row, strict=True))
+
+    @override
+    async def targets(self, keys: list[str]) -> dict[str, float]:
+        def read(connection: Any) -> dict[str, float]:
+            found: list[Row] = []
+            for part in _parts(sorted(set(keys))):
+                marks = ", ".join("?" for _ in part)
+                found += _select(connection, f"{self._sql.select_targets} ({marks})", tuple(part))
+            return {key: float(target) for key, target in found if target is not None}
+
+        return await self._connections.run(read)
 
     # Inside
 
