@@ -52,6 +52,8 @@ def test_who_is_heard_no_more_loses_its_share() -> None:
     assert one.share == ALL
     one.hear(beat("a"))
     assert one.share == Share(1, 2)
+    one.hear({**beat("a"), "state": "stopped"})  # it says goodbye
+    assert one.share == ALL
 
 
 def test_other_services_other_pipelines_and_other_messages_are_nobody() -> None:

@@ -56,7 +56,10 @@ class Replicas:
             or any(beat.get(name) != self._own[name] for name in self._alike)
         ):
             return False
-        self._heard[instance] = self._clock()
+        if beat.get("state") == "stopped":
+            self._heard.pop(instance, None)
+        else:
+            self._heard[instance] = self._clock()
         return True
 
     @property
