@@ -70,6 +70,10 @@ class Settings(BaseSettings):
     batch_size: int = Field(500, ge=1, le=20_000, description="Records in a batch that the source sends")
     batches_in_flight: int = Field(4, ge=1, le=64, description="Batches that the source has on the way at once")
     live_rate: float = Field(2.0, ge=0, description="New records a second once the first ones are saved; 0 for none")
+    scenario: Literal["normal", "shift", "noise", "missing", "concept", "new_category"] = Field(
+        "normal", description="What happens to the live records of the lab"
+    )
+    scenario_ramp: float = Field(300.0, ge=0, description="Seconds until the scenario shift has its full extent")
     processing_interval: float = Field(1.0, gt=0, description="Seconds between looks for raw records to process")
     processing_batch: int = Field(4000, ge=1, le=20_000, description="Raw records processed in one batch")
 
@@ -93,6 +97,16 @@ class Settings(BaseSettings):
     retrain_growth: float = Field(0.25, gt=0, description="Share of new labelled records that starts the next round")
     round_timeout: float = Field(1800.0, gt=0, description="Seconds a training round waits for its trainers")
     prediction_interval: float = Field(5.0, gt=0, description="Seconds between the consumer's requests for predictions")
+    prediction_records: int = Field(2, ge=1, le=1000, description="Records in one of the consumer's requests")
+    holdout_newest: int = Field(
+        1000, ge=0, description="Newest hold-out records on which a new model has to beat the champion; 0 for all"
+    )
+    retrain_newest: int = Field(
+        1000, ge=50, description="New labelled records that a round after an alert waits for and trains on"
+    )
+    retrain_pause: float = Field(
+        600.0, ge=0, description="Seconds between two rounds after alerts; doubled while they bring no better model"
+    )
 
     # Serving
     serving_host: str = Field("127.0.0.1", description="Address that the REST servers bind to")
@@ -125,6 +139,9 @@ class Settings(BaseSettings):
     # Monitoring
     monitoring_interval: float = Field(10.0, gt=0, description="Seconds between two points of the monitoring metrics")
     monitoring_window: int = Field(500, ge=10, description="Predictions in the moving window of the monitoring metrics")
+
+    alert_rules: str = Field("alerts.yaml", description="File of the alert rules, from the config folder on")
+    webhook_url: str = Field("", repr=False, description="Address that alerts are posted to as JSON; empty for none")
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Settings:

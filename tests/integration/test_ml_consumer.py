@@ -163,7 +163,7 @@ async def test_a_round_is_compared_in_mlflow_and_its_best_model_is_champion(
         # A restart without new data starts no round; a quarter more does, and a worse newcomer does not win.
         lightgbm.bias = 100.0
         async with running(QuickConsumer, settings) as consumer:
-            trigger = await eventually(lambda: consumer._trigger)
+            trigger = await eventually(lambda: consumer._rounds.trigger)
             assert trigger.last_labelled == (await DatabaseClient(tester).counts())["labelled"]
             await eventually(lambda: trigger._raw_before)
             assert len(lightgbm.asked) == 1
@@ -197,7 +197,7 @@ async def test_trainers_that_come_late_or_are_started_again_still_take_part(
 ) -> None:
     await fill(tester, dataset, 1, 400)
     async with running(QuickConsumer, settings) as consumer:
-        current = await eventually(lambda: consumer._rounds.round)
+        current = await eventually(lambda: consumer._runner.round)
         async with running(StandInLightgbm, settings, bias=1.0) as dying:
             dying.go_on.clear()
             await eventually(lambda: current.statuses["lightgbm"] == "training")
@@ -347,7 +347,7 @@ async def test_predictions_are_asked_for_and_their_truth_is_announced(
     caplog.set_level(logging.INFO)
     settings = settings.copy(update={"prediction_interval": 0.1, "model_poll_interval": 0.2})
     async with running(MlServingMlflowService, settings), running(QuickConsumer, settings) as consumer:
-        await eventually(lambda: consumer._no_prediction == "no_model")
+        await eventually(lambda: consumer._requests._failed == "no_model")
         await asyncio.to_thread(
             register_twin, settings.mlflow_tracking_uri, dataset, linear_twin(dataset, 100.0), prefix=settings.model_prefix
         )

@@ -57,8 +57,16 @@ class TrainingData:
 class SampleCollector:
     """Collects the samples of chosen parts from pages of processed records; a page is not kept."""
 
-    def __init__(self, dataset: Dataset, parts: Iterable[Part]) -> None:
+    def __init__(self, dataset: Dataset, parts: Iterable[Part], newest: int = 0) -> None:
+        """Makes a collector.
+
+        Args:
+            dataset: Whose records they are.
+            parts: Which parts of the split are collected.
+            newest: Samples of each part that are kept, those that were added last; 0 for all.
+        """
         self._dataset = dataset
+        self._newest = newest
         self._chunks: dict[Part, list[tuple[Matrix, Matrix]]] = {part: [] for part in parts}
 
     @property
@@ -77,6 +85,8 @@ class SampleCollector:
         for part, chunks in self._chunks.items():
             chosen = parts == part
             chunks.append((x[chosen], y[chosen]))
+            while self._newest and sum(len(kept) for _, kept in chunks[1:]) >= self._newest:
+                del chunks[0]
 
     def count(self) -> int:
         """How many samples were collected."""
@@ -94,7 +104,8 @@ class SampleCollector:
             raise NotEnoughDataError(
                 f"The {part.name.lower()} part has {size} labelled records; at least {MIN_SAMPLES} are needed."
             )
-        return Samples(np.concatenate([x for x, _ in chunks]), np.concatenate([y for _, y in chunks]))
+        first = max(0, size - self._newest) if self._newest else 0
+        return Samples(np.concatenate([x for x, _ in chunks])[first:], np.concatenate([y for _, y in chunks])[first:])
 
     def training_data(self) -> TrainingData:
         """Train and validation part, for a trainer."""
