@@ -19,7 +19,7 @@ SEVERITIES = ("info", "warning", "critical")
 COUNTS = {
     "performance/": "performance/count",
     "drift/": "drift/samples",
-    "data/": "data/samples",
+    "data/": "drift/samples",
     "rejected/": "rejected/count",
     "latency/": "latency/count",
 }
