@@ -146,6 +146,7 @@ def test_status_json_has_what_scripts_are_promised(run: Observed, tmp_path: Path
         ],
         "champion": {"model": "lab-lightgbm", "version": "1", "framework": "lightgbm", "rmse": 14.4},
         "seconds_to_first_prediction": 61.2,
+        "alerts": [],
     }
     assert [path.name for path in tmp_path.iterdir() if "status" in path.name] == ["status.json"]
 

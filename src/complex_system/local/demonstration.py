@@ -103,9 +103,11 @@ class Demonstration:
     async def _alerted(self, alert: dict[str, Any]) -> None:
         if not self._has(BEGUN):
             return
-        if str(alert["metric"]).startswith("drift/"):  # it was seen, or there would be no alert
+        drift = str(alert["metric"]).startswith("drift/")
+        if drift:  # it was seen, or there would be no alert
             self._came(DRIFT, f"PSI {alert['value']:.2f}")
-        self._came(ALERT, str(alert["sentence"]))
+        if drift or not any(step.step == DRIFT for step in self._scenario.steps):
+            self._came(ALERT, str(alert["sentence"]))
 
     async def _ended(self, alert: dict[str, Any]) -> None:
         self._state.alerts.pop(str(alert["key"]), None)

@@ -19,7 +19,7 @@ SEVERITIES = ("info", "warning", "critical")
 COUNTS = {
     "performance/": "performance/count",
     "drift/": "drift/samples",
-    "data/": "drift/samples",
+    "data/": "data/samples",
     "rejected/": "rejected/count",
     "latency/": "latency/count",
 }

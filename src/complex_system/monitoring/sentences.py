@@ -38,7 +38,7 @@ def ended_sentence(rule: AlertRule, subject: str, value: float, seconds: float, 
     return f"{what} back to normal after {_lasted(seconds)}: {rule.name} {shown}, limit {rule.threshold:g}."
 
 
-_SHARES = ("data/missing", "data/out_of_range", "data/new_category", "rejected/share")
+_SHARES = ("data/missing", "data/out_of_range", "rejected/share")
 _ENDED = {
     "performance/rmse_relative": "The model's error is",
     "rejected/share": "The share of rejected records is",
@@ -98,7 +98,8 @@ def _out_of_range(rule: AlertRule, subject: str, value: float, _: Metrics, datas
 
 
 def _new_category(_: AlertRule, subject: str, value: float, __: Metrics, dataset: Dataset) -> str:
-    return f"{_percent(value)} of the values of {_named(subject, dataset)} are categories that dataset.yaml does not declare."
+    what = _named(subject, dataset) if subject else "a column"
+    return f"{value:.0f} new records have a value of {what} that dataset.yaml does not declare; they are rejected until it does."
 
 
 def _rejected(rule: AlertRule, _: str, value: float, __: Metrics, ___: Dataset) -> str:
@@ -125,7 +126,7 @@ _SENTENCES: dict[str, Sentence] = {
     "data/missing_excess": _missing,
     "data/missing": _missing_share,
     "data/out_of_range": _out_of_range,
-    "data/new_category": _new_category,
+    "data/new_categories": _new_category,
     "rejected/share": _rejected,
     "services/silent": _silent,
     "latency/p99": _latency,

@@ -19,7 +19,7 @@ MOST_PAST = 200
 """Alerts that are over and still told by ``get-alerts``."""
 
 Announce = Callable[[Subject, Any], Awaitable[None]]
-Keep = Callable[[Alert], None]
+Keep = Callable[[dict[str, Any]], None]
 
 
 class Alerting:
@@ -31,7 +31,7 @@ class Alerting:
         Args:
             rules: Judges.
             announce: Publishes an event.
-            keep: Takes an alert that is new or has changed, to be written to the database.
+            keep: Takes an alert (:meth:`Alert.as_dict`) that is new or has changed, to be written to the database.
             webhook_url: Where alerts are posted; empty for nowhere.
             system: What the webhook's messages call the system.
 
@@ -101,7 +101,7 @@ class Alerting:
             if alert is None and key in self._past:  # it ended while the round ran
                 alert = self._past[key] = with_action(self._past[key], action)
             if alert is not None:
-                self._keep(alert)
+                self._keep(alert.as_dict())
 
     # Changes
 
@@ -109,7 +109,7 @@ class Alerting:
         for change in changes:
             alert = change.alert
             log.log(logging.WARNING if change.kind == "raised" else logging.INFO, "Alert %s: %s", change.kind, alert.message)
-            self._keep(alert)
+            self._keep(alert.as_dict())
             if change.kind == "ended":
                 self._remember(alert)
             await self._announce(ALERT_RAISED if change.kind == "raised" else ALERT_ENDED, alert.as_dict())
