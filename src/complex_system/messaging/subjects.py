@@ -25,17 +25,22 @@ __all__ = [
     "CHAMPION_CHANGED",
     "COMPARISON_FINISHED",
     "DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT",
+    "DB_DELETE_DOCUMENTS_SUBJECT",
     "DB_GET_ALL_PROCESSED_DATA_SUBJECT",
     "DB_GET_ALL_RAW_DATA_SUBJECT",
     "DB_GET_COUNTS_SUBJECT",
+    "DB_GET_DOCUMENTS_SUBJECT",
     "DB_GET_LABELED_DATASET_SUBJECT",
     "DB_GET_PROCESSED_COLUMNS_SUBJECT",
     "DB_GET_PROCESSED_DATA_COUNT_SUBJECT",
     "DB_GET_PROCESSED_DATA_PAGE_SUBJECT",
     "DB_GET_PROCESSED_DATA_POINTS_COUNT_SUBJECT",
+    "DB_GET_RAW_BY_KEYS_SUBJECT",
     "DB_GET_REJECTED_PAGE_SUBJECT",
+    "DB_GET_TARGETS_SUBJECT",
     "DB_GET_UNPROCESSED_PAGE_SUBJECT",
     "DB_REJECT_RAW_SUBJECT",
+    "DB_SAVE_DOCUMENTS_SUBJECT",
     "DB_SAVE_MANY_RAW_DATAPOINTS_SUBJECT",
     "DB_UPSERT_MANY_PROCESSED_DATAPOINTS_SUBJECT",
     "DB_UPSERT_PROCESSED_COLUMNS_SUBJECT",
@@ -47,6 +52,7 @@ __all__ = [
     "ML_SERVING_WANDB_COLUMNS_SUBJECT",
     "ML_SERVING_WANDB_SUBJECT",
     "MONITORING_SUBJECT",
+    "PREDICTION_FAILED",
     "PREDICTION_MADE",
     "SCENARIO_CHANGED",
     "SERVICE_HEARTBEAT",
@@ -128,12 +134,27 @@ PREDICTION_MADE = event("prediction-made")
 
 Where challengers scored the request too, also ``"shadows"``: a list of ``{"model", "version", "framework", "milliseconds",
 "predictions": [number]}`` or ``{"model", "version", "error"}``."""
+PREDICTION_FAILED = event("prediction-failed")
+"""``{"service", "failures": {code: n}}``: requests for predictions that failed, by the error's stable code; at most one event a second."""
 TRUTH_KNOWN = event("truth-known")
 """``{"truths": [{"id", "truth"}]}``: the measured value of records that were predicted."""
 
 # Monitoring
 MONITORING_SUBJECT = request("get-monitoring")
 """``{}`` -> ``{"system", "model", "performance", "latency", "services", "drift", "samples", ...}``: what ``ml_monitoring`` knows."""
+
+# Database: what monitoring keeps there (domain.documents); subjects of their own, so that any service may keep something
+DB_SAVE_DOCUMENTS_SUBJECT = request("save-monitoring-documents")
+"""List of ``{"kind", "key", "at", "body"}`` -> ``{"acknowledged": true, "saved": n}``; the same kind and key is replaced."""
+DB_GET_DOCUMENTS_SUBJECT = request("get-monitoring-documents")
+"""``{"kind", "keys": [...]}`` or ``{"kind", "from", "to", "newest_first"?, "limit"?, "after"?: [at, key]}`` ->
+``{"documents": [...], "next": [at, key] or None}``."""
+DB_DELETE_DOCUMENTS_SUBJECT = request("delete-monitoring-documents")
+"""``{"kind", "before"}`` or ``{"kind", "keys": [...]}`` -> ``{"acknowledged": true, "deleted": n}``."""
+DB_GET_TARGETS_SUBJECT = request("get-targets")
+"""``{"keys": [...]}`` -> ``{key: target}`` of the processed records whose target is known."""
+DB_GET_RAW_BY_KEYS_SUBJECT = request("get-raw-by-keys")
+"""``{"keys": [...]}`` -> Arrow page of the raw records with these keys; where ``next`` is set, ask again for the keys beyond it."""
 
 # Alerts, and what the system does about them
 ALERT_RAISED = event("alert-raised")
@@ -155,4 +176,5 @@ SCENARIO_CHANGED = event("scenario-changed")
 
 # Every service
 SERVICE_HEARTBEAT = event("service-heartbeat")
-"""``{"service", "replica", "state", "detail", "pid", "url", "version"}``; states: starting, waiting, ready, working, failing."""
+"""``{"service", "replica", "host", "state", "detail", "pid", "url", "version", "started", "cpu_percent", "memory_megabytes"}``;
+states: starting, waiting, ready, working, failing, and stopped in the last one of a service that ends in order."""

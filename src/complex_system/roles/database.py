@@ -15,8 +15,8 @@ from complex_system.domain.records import Record, processed_check, raw_check, wi
 from complex_system.errors import InvalidRecordError, StoreUnavailableError, TooLargeError
 from complex_system.messaging import subjects
 from complex_system.messaging.handlers import answers
-from complex_system.messaging.service import SystemService
 from complex_system.roles import database_requests as requests
+from complex_system.roles.database_documents import DocumentSubjects
 from complex_system.storage.base import DataStore
 from complex_system.storage.tables import records_of, with_key
 
@@ -33,7 +33,7 @@ _PROCESSED_PAGES = (
 _LABELLED_PAGES = f"walk '{subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT.name}' by key with 'labelled': true"
 
 
-class DatabaseService(SystemService):
+class DatabaseService(DocumentSubjects):
     """Answers the database subjects; a subclass makes the store.
 
     It waits for a database that is not up yet, answers with ``StoreUnavailableError`` while it is away, and comes back with it.
@@ -193,6 +193,7 @@ class DatabaseService(SystemService):
     def _acknowledged(self, numbers: dict[str, Any]) -> dict[str, Any]:
         return {"acknowledged": True, "db": self.store.label, **numbers}
 
+    @override
     async def _stored(self, work: Awaitable[T]) -> T:
         """Waits for the store; when it is away, the service says so with its state, too."""
         try:

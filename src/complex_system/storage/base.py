@@ -10,6 +10,7 @@ import pyarrow as pa
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.pages import Page
 from complex_system.domain.records import Record
+from complex_system.storage.documents import DocumentStore
 
 RAW = "KIOptiPackRaw"
 PROCESSED = "KIOptiPackProcessed"
@@ -29,6 +30,9 @@ class DataStore(ABC):
 
     address: str
     """Where the database is, as ``host:port``, for messages."""
+
+    documents: DocumentStore
+    """What monitoring keeps; it is opened and closed with the store."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -120,3 +124,11 @@ class DataStore(ABC):
 
         A store that must read all records for ``labelled`` may give an answer again that is up to ten times as old as it took.
         """
+
+    @abstractmethod
+    async def targets(self, keys: list[str]) -> dict[str, float]:
+        """The known targets of processed records by key; what is not there, or has no target, is left out."""
+
+    @abstractmethod
+    async def raw_by_keys(self, keys: list[str]) -> Page:
+        """The raw records with these keys, by key (``domain.pages.raw_schema``); keys that are not there are left out."""

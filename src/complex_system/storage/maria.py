@@ -15,6 +15,7 @@ from complex_system.domain.records import Record
 from complex_system.settings import Settings
 from complex_system.storage.base import DataStore
 from complex_system.storage.maria_connections import MariaConnections
+from complex_system.storage.maria_documents import MariaDocuments
 from complex_system.storage.maria_sql import Statements
 from complex_system.storage.tables import chosen_schema, page_of, raw_page, rows_of, with_key, without_key
 
@@ -33,6 +34,7 @@ class MariaDataStore(DataStore):
         self._connections = MariaConnections(settings)
         self.address = self._connections.address
         self._sql = Statements.of(dataset)
+        self.documents = MariaDocuments(self._connections)
 
     @override
     async def open(self) -> None:
@@ -44,6 +46,7 @@ class MariaDataStore(DataStore):
                 connection.cursor().execute(statement)
 
         await self._connections.run(create)
+        await self.documents.open()
 
     @override
     async def close(self) -> None:
@@ -151,6 +154,28 @@ class MariaDataStore(DataStore):
     async def counts(self) -> dict[str, int]:
         [row] = await self._connections.run(lambda connection: _select(connection, self._sql.counts, ()))
         return dict(zip(("raw", "processed", "labelled", "rejected"), row, strict=True))
+
+    @override
+    async def targets(self, keys: list[str]) -> dict[str, float]:
+        def read(connection: Any) -> dict[str, float]:
+            found: list[Row] = []
+            for part in _parts(sorted(set(keys))):
+                marks = ", ".join("?" for _ in part)
+                found += _select(connection, f"{self._sql.select_targets} ({marks})", tuple(part))
+            return {key: float(target) for key, target in found if target is not None}
+
+        return await self._connections.run(read)
+
+    @override
+    async def raw_by_keys(self, keys: list[str]) -> Page:
+        def read(connection: Any) -> Page:
+            found: list[Row] = []
+            for part in _parts(sorted(set(keys))):
+                found += _select(connection, f"{self._sql.select_raw_by_keys} ({', '.join('?' for _ in part)})", tuple(part))
+            found.sort(key=lambda row: str(row[0]))
+            return raw_page(self.dataset, found, len(found) + 1)
+
+        return await self._connections.run(read)
 
     # Inside
 

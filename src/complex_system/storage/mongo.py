@@ -21,6 +21,8 @@ from complex_system.domain.records import Record
 from complex_system.errors import StoreUnavailableError
 from complex_system.settings import Settings
 from complex_system.storage.base import PROCESSED, RAW, REJECTED, DataStore
+from complex_system.storage.documents import DOCUMENTS
+from complex_system.storage.mongo_documents import MongoDocuments
 from complex_system.storage.tables import (
     PIPELINE,
     chosen_schema,
@@ -65,6 +67,7 @@ class MongoDataStore(DataStore):
         self._counting = asyncio.Lock()
         self._labelled = 0
         self._labelled_until = float("-inf")
+        self.documents = MongoDocuments(lambda: self._connected[settings.mongo_name][DOCUMENTS], _put, self._translated)
 
     @override
     async def open(self) -> None:
@@ -76,6 +79,7 @@ class MongoDataStore(DataStore):
             # Raw records that another program wrote carry no mark and are adopted as unprocessed.
             await self._raw.update_many({PIPELINE: None}, {"$set": {PIPELINE: ""}})
             await self._warn_of_foreign_keys()
+        await self.documents.open()
 
     @override
     async def close(self) -> None:
@@ -194,6 +198,26 @@ class MongoDataStore(DataStore):
             )
             known = await self._count_labelled(processed)
         return {"raw": raw, "processed": processed, "labelled": known, "rejected": rejected}
+
+    @override
+    async def targets(self, keys: list[str]) -> dict[str, float]:
+        field = self._processed_fields[self.dataset.target]
+        found: dict[str, float] = {}
+        with self._translated():
+            for part in _parts(set(keys)):
+                async for document in self._processed.find({ID: {"$in": part}}, {field: 1}):
+                    if document.get(field) is not None:
+                        found[document[ID]] = float(document[field])
+        return found
+
+    @override
+    async def raw_by_keys(self, keys: list[str]) -> Page:
+        found: list[Document] = []
+        with self._translated():
+            for part in _parts(set(keys)):
+                found += await self._find(self._raw, {ID: {"$in": part}}, self._raw_fields, len(part))
+        rows = sorted(([d.get(field) for field in self._raw_fields] for d in found), key=lambda row: str(row[0]))
+        return raw_page(self.dataset, rows, len(rows) + 1)
 
     # Inside
 

@@ -1,0 +1,129 @@
+"""Documents in MariaDB: one table beside the records, on the store's own connections."""
+
+# ruff: noqa: S608 - the names in these statements are our own, the values are placeholders
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from typing_extensions import override
+
+from complex_system.domain.documents import Cursor, Document, decoded_body
+from complex_system.storage.documents import DOCUMENTS, DocumentStore
+from complex_system.storage.maria_connections import MariaConnections
+
+_TEXT = "CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL"
+_TABLE = (
+    f"CREATE TABLE IF NOT EXISTS {DOCUMENTS} (kind VARCHAR(32) {_TEXT}, `key` VARCHAR(200) {_TEXT}, at DOUBLE NOT NULL, "
+    f"body MEDIUMTEXT {_TEXT}, PRIMARY KEY (kind, `key`), INDEX by_time (kind, at, `key`)) ENGINE = InnoDB"
+)
+_UPSERT = (
+    f"INSERT INTO {DOCUMENTS} (kind, `key`, at, body) VALUES (?, ?, ?, ?) "
+    "ON DUPLICATE KEY UPDATE at = VALUES(at), body = VALUES(body)"
+)
+_SELECT = f"SELECT kind, `key`, at, body FROM {DOCUMENTS}"
+_ROWS_A_STATEMENT = 250
+_KEYS_A_STATEMENT = 500
+
+
+class MariaDocuments(DocumentStore):
+    """Rows of kind, key, time and body; the body is JSON text."""
+
+    def __init__(self, connections: MariaConnections) -> None:
+        self._connections = connections
+
+    @override
+    async def open(self) -> None:
+        await self._connections.run(lambda connection: _execute(connection, _TABLE, ()))
+
+    @override
+    async def save(self, documents: Sequence[Document]) -> None:
+        def write(connection: Any) -> None:
+            # By key, so that two writers of the same documents lock them alike.
+            by_key = {(d.kind, d.key): (d.kind, d.key, d.at, d.encoded_body()) for d in documents}
+            rows = [by_key[key] for key in sorted(by_key)]
+            cursor = connection.cursor()
+            try:
+                for start in range(0, len(rows), _ROWS_A_STATEMENT):
+                    cursor.executemany(_UPSERT, rows[start : start + _ROWS_A_STATEMENT])
+            finally:
+                cursor.close()
+
+        await self._connections.run(write)
+
+    @override
+    async def between(
+        self,
+        kind: str,
+        start: float,
+        end: float,
+        *,
+        newest_first: bool = False,
+        limit: int = 500,
+        after: Cursor | None = None,
+    ) -> list[Document]:
+        where, values = "kind = ? AND at >= ? AND at < ?", [kind, float(start), float(end)]
+        order, beyond, up_to = ("DESC", "<", "<=") if newest_first else ("ASC", ">", ">=")
+        if after is not None:
+            where += f" AND at {up_to} ? AND (at {beyond} ? OR `key` {beyond} ?)"
+            values += [float(after.at), float(after.at), after.key]
+        statement = f"{_SELECT} WHERE {where} ORDER BY at {order}, `key` {order} LIMIT ?"
+
+        def read(connection: Any) -> list[Document]:
+            return _documents(connection, statement, (*values, limit))
+
+        return await self._connections.run(read)
+
+    @override
+    async def by_keys(self, kind: str, keys: Sequence[str]) -> list[Document]:
+        def read(connection: Any) -> list[Document]:
+            found: list[Document] = []
+            for part in _parts(keys):
+                found += _documents(connection, f"{_SELECT} WHERE kind = ? AND `key` IN ({_marks(part)})", (kind, *part))
+            return sorted(found, key=lambda document: document.key)
+
+        return await self._connections.run(read)
+
+    @override
+    async def delete_before(self, kind: str, before: float) -> int:
+        statement = f"DELETE FROM {DOCUMENTS} WHERE kind = ? AND at < ?"
+        return await self._connections.run(lambda connection: _execute(connection, statement, (kind, float(before))))
+
+    @override
+    async def delete_keys(self, kind: str, keys: Sequence[str]) -> int:
+        def delete(connection: Any) -> int:
+            return sum(
+                _execute(connection, f"DELETE FROM {DOCUMENTS} WHERE kind = ? AND `key` IN ({_marks(part)})", (kind, *part))
+                for part in _parts(keys)
+            )
+
+        return await self._connections.run(delete)
+
+
+def _execute(connection: Any, statement: str, values: Sequence[Any]) -> int:
+    cursor = connection.cursor()
+    try:
+        cursor.execute(statement, values)
+        return int(cursor.rowcount)
+    finally:
+        cursor.close()
+
+
+def _documents(connection: Any, statement: str, values: Sequence[Any]) -> list[Document]:
+    cursor = connection.cursor(binary=True)
+    try:
+        cursor.execute(statement, values)
+        return [Document(kind, key, at, decoded_body(body)) for kind, key, at, body in cursor.fetchall()]
+    finally:
+        cursor.close()
+
+
+def _parts(keys: Sequence[str]) -> Iterator[list[str]]:
+    ordered = sorted(set(keys))
+    for start in range(0, len(ordered), _KEYS_A_STATEMENT):
+        yield ordered[start : start + _KEYS_A_STATEMENT]
+
+
+def _marks(values: Sequence[str]) -> str:
+    return ", ".join("?" for _ in values)

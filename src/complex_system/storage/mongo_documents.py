@@ -1,0 +1,116 @@
+"""Documents in MongoDB: one collection beside the records, on the store's own client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from typing_extensions import override
+
+from complex_system.domain.dataset import ID
+from complex_system.domain.documents import Cursor, Document, decoded_body
+from complex_system.storage.documents import DocumentStore
+
+_KEYS_A_FILTER = 25  # as in mongo.py: servers that compare a list of keys one by one stay quick with short lists
+_PAGE = 1000
+
+
+class MongoDocuments(DocumentStore):
+    """The key is ``<kind>|<key>``, the body is kept as JSON text, so that its fields may have any name."""
+
+    def __init__(
+        self,
+        collection: Callable[[], Any],
+        put: Callable[[Any, list[dict[str, Any]]], Awaitable[None]],
+        translated: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        """Makes the store; nothing is sent.
+
+        Args:
+            collection: The collection, of the client that is connected at the moment.
+            put: Inserts or replaces documents by ``_id``.
+            translated: Makes the driver's errors ours.
+        """
+        self._collection = collection
+        self._put = put
+        self._translated = translated
+
+    @override
+    async def open(self) -> None:
+        with self._translated():
+            # A kind and a range of times are looked up in this index; a range of keys would be in none.
+            await self._collection().create_index([("kind", 1), ("at", 1), (ID, 1)], name="by_time")
+
+    @override
+    async def save(self, documents: Sequence[Document]) -> None:
+        def build() -> list[dict[str, Any]]:
+            rows = {_id(d.kind, d.key): d for d in documents}
+            return [{ID: key, "kind": d.kind, "at": d.at, "body": d.encoded_body()} for key, d in sorted(rows.items())]
+
+        rows = await asyncio.to_thread(build)
+        with self._translated():
+            await self._put(self._collection(), rows)
+
+    @override
+    async def between(
+        self,
+        kind: str,
+        start: float,
+        end: float,
+        *,
+        newest_first: bool = False,
+        limit: int = 500,
+        after: Cursor | None = None,
+    ) -> list[Document]:
+        query: dict[str, Any] = {"kind": kind, "at": {"$gte": start, "$lt": end}}
+        if after is not None:
+            # The cursor's own time is read again, and what came before the cursor is left out.
+            if newest_first:
+                query["at"] = {"$gte": start, "$lte": min(after.at, end)}
+                query["$nor"] = [{"at": after.at, ID: {"$gte": _id(kind, after.key)}}, {"at": end}]
+            else:
+                query["at"] = {"$gte": max(after.at, start), "$lt": end}
+                query["$nor"] = [{"at": after.at, ID: {"$lte": _id(kind, after.key)}}]
+        order = -1 if newest_first else 1
+        with self._translated():
+            cursor = self._collection().find(query, batch_size=min(limit + 1, _PAGE))
+            found = await cursor.sort([("at", order), (ID, order)]).limit(limit).to_list()
+        return await asyncio.to_thread(_documents, found)
+
+    @override
+    async def by_keys(self, kind: str, keys: Sequence[str]) -> list[Document]:
+        found: list[dict[str, Any]] = []
+        with self._translated():
+            for part in _parts(kind, keys):
+                found += await self._collection().find({ID: {"$in": part}}).to_list()
+        return sorted(await asyncio.to_thread(_documents, found), key=lambda document: document.key)
+
+    @override
+    async def delete_before(self, kind: str, before: float) -> int:
+        with self._translated():
+            result = await self._collection().delete_many({"kind": kind, "at": {"$lt": before}})
+        return int(result.deleted_count)
+
+    @override
+    async def delete_keys(self, kind: str, keys: Sequence[str]) -> int:
+        deleted = 0
+        with self._translated():
+            for part in _parts(kind, keys):
+                deleted += (await self._collection().delete_many({ID: {"$in": part}})).deleted_count
+        return deleted
+
+
+def _id(kind: str, key: str) -> str:
+    return f"{kind}|{key}"
+
+
+def _parts(kind: str, keys: Iterable[str]) -> Iterator[list[str]]:
+    ordered = sorted({_id(kind, key) for key in keys})
+    for start in range(0, len(ordered), _KEYS_A_FILTER):
+        yield ordered[start : start + _KEYS_A_FILTER]
+
+
+def _documents(found: list[dict[str, Any]]) -> list[Document]:
+    return [Document(d["kind"], d[ID].split("|", 1)[1], float(d["at"]), decoded_body(d["body"])) for d in found]
