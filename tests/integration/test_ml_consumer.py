@@ -380,7 +380,7 @@ async def measure(tester: SystemService, dataset: Dataset, seed: int, count: int
 
 
 def alert(key: str, *, retrain: bool = True) -> dict[str, Any]:
-    return {"key": key, "since": time.time(), "retrain": retrain, "sentence": f"About {key}."}
+    return {"key": key, "began": time.time(), "retrain": retrain, "sentence": f"About {key}."}
 
 
 async def test_an_alert_has_the_trainers_learn_the_newest_records_and_a_worse_model_does_not_win(
@@ -421,7 +421,9 @@ async def test_an_alert_has_the_trainers_learn_the_newest_records_and_a_worse_mo
         await eventually(lambda: len(ear.champions) == 2)
         assert await tester.ask(GET_COMPARISON_SUBJECT, {}) == third
     async with running(QuickConsumer, settings) as consumer:
-        assert await tester.ask(GET_COMPARISON_SUBJECT, {}) == third
+        recalled = await tester.ask(GET_COMPARISON_SUBJECT, {})
+        for name in ("round", "kept", "cause", "alerts"):
+            assert recalled[name] == third[name]
         await eventually(lambda: consumer._rounds.trigger)
         assert consumer._rounds.after == trainer.asked[2]["after"], "what is older stays left out after a restart"
 

@@ -7,8 +7,8 @@ from typing import Any
 from complex_system.evaluation.reaction import LONGEST_PAUSE, AlertReaction
 
 
-def alert(key: str, since: float = 100.0, *, retrain: bool = True) -> dict[str, Any]:
-    return {"key": key, "since": since, "retrain": retrain, "sentence": f"About {key}."}
+def alert(key: str, began: float = 100.0, *, retrain: bool = True) -> dict[str, Any]:
+    return {"key": key, "began": began, "retrain": retrain, "sentence": f"About {key}."}
 
 
 def test_an_alert_that_asks_for_it_makes_a_round_due_until_it_ends() -> None:

@@ -16,7 +16,7 @@ class Cause:
 
     Attributes:
         alerts: Keys of the alerts, oldest first.
-        since: When the first of them began, epoch seconds: what was measured before may be of another world.
+        since: When the first of them was raised, epoch seconds: what was measured before may be of another world.
         text: What they say.
     """
 
@@ -66,9 +66,9 @@ class AlertReaction:
         """
         if not self._open or now < self._not_before:
             return None
-        alerts = sorted(self._open.values(), key=lambda alert: float(alert["since"]))
+        alerts = sorted(self._open.values(), key=lambda alert: float(alert["began"]))
         text = " ".join(str(alert.get("sentence", "")) for alert in alerts)
-        return Cause(tuple(str(alert["key"]) for alert in alerts), float(alerts[0]["since"]), text)
+        return Cause(tuple(str(alert["key"]) for alert in alerts), float(alerts[0]["began"]), text)
 
     def done(self, now: float, *, improved: bool) -> float:
         """A round because of alerts is over; returns the seconds until the next one may begin."""

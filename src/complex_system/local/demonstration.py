@@ -35,7 +35,7 @@ ENOUGH_PAIRS = 100
 """Predictions with their truth that an error is judged by."""
 DRIFTED = 0.25
 """Stability index of a drift that is significant by convention."""
-GOOD_AGAIN = 1.15
+GOOD_AGAIN = 1.2
 """Multiple of the champion's error on the hold-out set that is as good as before."""
 
 
