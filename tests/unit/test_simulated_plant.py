@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from simulation import START, Pace, Plant
+from simulation import START, Pace, Plant, champion
 
 BUSY = Pace(records=25, ramp=60.0)
 """The default rules, points and windows with more predictions, so that less time passes."""
@@ -38,3 +38,19 @@ def test_what_happens_to_the_lab_is_noticed_and_the_alerts_end_with_it(scenario:
     ended = [change for _, change in plant.run(500)]
     assert {change.kind for change in ended} == {"ended"}
     assert plant.rules.open == []
+
+
+def test_a_champion_that_stays_is_still_judged_by_the_error_with_which_it_was_crowned() -> None:
+    plant = Plant(seed=13, pace=BUSY)
+
+    def compared(rmse: float, kept: str) -> None:
+        result = {"model": "lab-lightgbm", "version": "1", "rmse": rmse}
+        plant.monitor.compared({"results": [result], "champion": result, "kept": kept})
+
+    compared(champion().rmse, "")
+    assert list(plant.run(150)) == []
+    plant.begin("noise")
+    assert {change.alert.rule for _, change in plant.run(300)} == {"error"}
+    compared(34.0, "lab-lightgbm 1 stays champion.")
+    assert list(plant.run(300)) == [], "the alert is still open: nothing has become better"
+    assert plant.rules.open[0].newest > 2
