@@ -1,6 +1,6 @@
 """A plant in simulated time: lab records, a trained model, the real monitoring and the real alert rules, and no waiting.
 
-``python tests/simulation.py [seeds] [defaults|demonstration]`` prints how often the shipped rules raise a false alarm and how long they need
+``python tests/simulation.py [seeds] [defaults|demonstration]`` prints how often the shipped rules are wrong and how long they need
 to notice each scenario; docs/alerts.md has the figures.
 """
 
