@@ -38,7 +38,9 @@ def run(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds after which --once gives up.")] = 600.0,
     scenario: Annotated[
         str | None,
-        typer.Option(help="Lets something happen to the lab after the first champion: shift, noise, missing, concept, new_category."),
+        typer.Option(
+            help="Lets something happen to the lab after the first champion: shift, noise, missing, concept, new_category."
+        ),
     ] = None,
 ) -> None:
     """Runs a deployment on this machine, without Docker.
