@@ -34,6 +34,7 @@ class Ear(SystemService):
         self.times: list[float] = []
         self.finished: list[dict[str, Any]] = []
         self.comparisons: list[dict[str, Any]] = []
+        self.rounds: list[dict[str, Any]] = []
         self.champions: list[dict[str, Any]] = []
         self.predictions: list[dict[str, Any]] = []
         self.truths: list[dict[str, Any]] = []
@@ -50,6 +51,10 @@ class Ear(SystemService):
     @hears(subjects.COMPARISON_FINISHED)
     async def on_comparison(self, value: dict[str, Any]) -> None:
         self.comparisons.append(value)
+
+    @hears(subjects.TRAINING_ROUND)
+    async def on_round(self, value: dict[str, Any]) -> None:
+        self.rounds.append(value)
 
     @hears(subjects.CHAMPION_CHANGED)
     async def on_champion(self, value: dict[str, Any]) -> None:

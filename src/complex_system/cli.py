@@ -36,6 +36,12 @@ def run(
     records: Annotated[int | None, typer.Option(min=0, help="Records that the data source makes at its start.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the dummy data and of the trainers.")] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds after which --once gives up.")] = 600.0,
+    scenario: Annotated[
+        str | None,
+        typer.Option(
+            help="Lets something happen to the lab after the first champion: shift, noise, missing, concept, new_category."
+        ),
+    ] = None,
 ) -> None:
     """Runs a deployment on this machine, without Docker.
 
@@ -45,10 +51,12 @@ def run(
     from complex_system.errors import ComplexSystemError
     from complex_system.local.plan import run_directory
     from complex_system.local.run import run_deployment
+    from complex_system.local.scenario import scenario_environment
 
     try:
         known = _read(deployment)
-        options = {"COMPLEX_SYSTEM_RECORDS": records, "COMPLEX_SYSTEM_SEED": seed}
+        haste = scenario_environment(scenario, known.environment)
+        options = {"COMPLEX_SYSTEM_RECORDS": records, "COMPLEX_SYSTEM_SEED": seed, **haste}
         code = run_deployment(
             known,
             run_directory(deployment, Path(ProjectContext.default.project_root_dir)),
@@ -56,6 +64,7 @@ def run(
             once=once,
             fresh=fresh,
             timeout=timeout,
+            scenario=scenario,
         )
     except ComplexSystemError as error:
         typer.echo(f"fiot run: {error.message}", err=True)

@@ -73,6 +73,10 @@ class Settings(BaseSettings):
         "requests", description="How the source sends: requests to the database service, or messages that JetStream keeps"
     )
     live_rate: float = Field(2.0, ge=0, description="New records a second once the first ones are saved; 0 for none")
+    scenario: Literal["normal", "shift", "noise", "missing", "concept", "new_category"] = Field(
+        "normal", description="What happens to the live records of the lab"
+    )
+    scenario_ramp: float = Field(300.0, ge=0, description="Seconds until the scenario shift has its full extent")
     processing_interval: float = Field(1.0, gt=0, description="Seconds between looks for raw records to process")
     processing_batch: int = Field(4000, ge=1, le=20_000, description="Raw records processed in one batch")
 
@@ -114,6 +118,16 @@ class Settings(BaseSettings):
     retrain_growth: float = Field(0.25, gt=0, description="Share of new labelled records that starts the next round")
     round_timeout: float = Field(1800.0, gt=0, description="Seconds a training round waits for its trainers")
     prediction_interval: float = Field(5.0, gt=0, description="Seconds between the consumer's requests for predictions")
+    prediction_records: int = Field(2, ge=1, le=1000, description="Records in one of the consumer's requests")
+    holdout_newest: int = Field(
+        1000, ge=0, description="Newest hold-out records on which a new model has to beat the champion; 0 for all"
+    )
+    retrain_newest: int = Field(
+        1000, ge=50, description="New labelled records that a round after an alert waits for and trains on"
+    )
+    retrain_pause: float = Field(
+        600.0, ge=0, description="Seconds between two rounds after alerts; doubled while they bring no better model"
+    )
 
     # Serving
     serving_host: str = Field("127.0.0.1", description="Address that the REST servers bind to")
@@ -152,6 +166,9 @@ class Settings(BaseSettings):
     monitoring_days: float = Field(90.0, gt=1, description="Days that the history of the monitoring is kept")
     monitoring_waiting_hours: float = Field(72.0, gt=0, description="Hours that a prediction waits for its truth")
     silent_after: float = Field(8.0, gt=0, description="Seconds without a heartbeat after which a service is called silent")
+
+    alert_rules: str = Field("alerts.yaml", description="File of the alert rules, from the config folder on")
+    webhook_url: str = Field("", repr=False, description="Address that alerts are posted to as JSON; empty for none")
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Settings:

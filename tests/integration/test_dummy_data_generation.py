@@ -17,11 +17,17 @@ import yaml
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
+from complex_system.errors import InvalidRequestError
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.ingest_streams import IngestStreams
 from complex_system.messaging.service import SystemService
-from complex_system.messaging.subjects import DB_GET_ALL_RAW_DATA_SUBJECT, SERVICE_HEARTBEAT
+from complex_system.messaging.subjects import (
+    DB_GET_ALL_RAW_DATA_SUBJECT,
+    GET_SCENARIO_SUBJECT,
+    SERVICE_HEARTBEAT,
+    SET_SCENARIO_SUBJECT,
+)
 from complex_system.settings import Settings
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from complex_system_services.dummy_data_generation.dummy_data_generation_service import DummyDataGenerationService
@@ -264,3 +270,45 @@ async def test_refused_records_stop_it_loudly(
         assert "field 'datum': is not a declared field" in service.health()["detail"]
         assert "no more are made" in caplog.text
         assert (await DatabaseClient(tester).counts())["raw"] == 0
+
+
+async def test_a_scenario_happens_to_the_live_records_only(tester: TesterService, settings: Settings) -> None:
+    settings = settings.copy(update={"live_rate": 50.0, "scenario": "missing"})
+    stock = {record["_id"]: record for record in Laboratory(3).records(450)}
+
+    async def live() -> list[Record]:
+        return [record for record in await raw_records(tester) if record["_id"] not in stock]
+
+    async with running(DatabaseMongoService, settings), running(DummyDataGenerationService, settings) as service:
+        await eventually(lambda: "scenario missing" in service.health()["detail"])
+
+        async def failing() -> bool:
+            records = await live()
+            return len(records) > 100 and sum(r["rohwert_2_labormessung"] is None for r in records) > 0.45 * len(records)
+
+        await eventually(failing)
+        present = await tester.ask(GET_SCENARIO_SUBJECT, {})
+        assert (present["scenario"], present["ramp"]) == ("missing", settings.scenario_ramp)
+        begun = await tester.ask(SET_SCENARIO_SUBJECT, {"scenario": "new_category", "ramp": 7})
+        assert (begun["scenario"], begun["ramp"]) == ("new_category", 7)
+        assert begun["began"] >= present["began"]
+
+        async def renamed() -> bool:
+            return any(record["material_id"] == "44444444" for record in await live())
+
+        await eventually(renamed)
+        for wrong in ({"scenario": "storm"}, {"scenario": "shift", "ramp": "long"}, {}, None, ["shift"]):
+            with pytest.raises(InvalidRequestError):
+                await tester.ask(SET_SCENARIO_SUBJECT, wrong)
+        assert (await tester.ask(GET_SCENARIO_SUBJECT, {})) == begun, "a wrong request changes nothing"
+        kept = {record["_id"]: record for record in await raw_records(tester)}
+        assert all(kept[key] == record for key, record in stock.items())
+
+
+async def test_a_source_that_makes_no_lab_records_has_no_scenarios(
+    tester: TesterService, settings: Settings, dataset: Dataset
+) -> None:
+    other = Dataset.parse(yaml.safe_dump({**yaml.safe_load(dataset.json()), "name": "ovens"}))
+    async with running(DummyDataGenerationService, settings, other):
+        with pytest.raises(InvalidRequestError, match="lab records only"):
+            await tester.ask(SET_SCENARIO_SUBJECT, {"scenario": "shift"})

@@ -13,15 +13,23 @@ import pytest
 from typing_extensions import override
 
 from complex_system.domain.dataset import Dataset
-from complex_system.domain.laboratory import Laboratory
+from complex_system.domain.laboratory import Laboratory, truth_of
 from complex_system.domain.pages import Page, processed_schema
+from complex_system.domain.records import key_at, new_id
 from complex_system.errors import TrackingUnavailableError
 from complex_system.evaluation.rounds import RoundTimes
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.service import SystemService
-from complex_system.messaging.subjects import GET_COMPARISON_SUBJECT, TRAIN_MODEL_SUBJECT, TRAINING_FINISHED
+from complex_system.messaging.subjects import (
+    ALERT_ENDED,
+    ALERT_RAISED,
+    GET_COMPARISON_SUBJECT,
+    SCENARIO_CHANGED,
+    TRAIN_MODEL_SUBJECT,
+    TRAINING_FINISHED,
+)
 from complex_system.preprocessing.pipeline import Pipeline
 from complex_system.settings import Settings
 from complex_system.tracking.registry import ModelRegistry
@@ -67,6 +75,11 @@ class StandInTrainer(SystemService):
     async def on_stop(self) -> None:
         if self.job is not None:
             self.job.cancel()
+
+    @property
+    def rounds(self) -> list[dict[str, Any]]:
+        """The first request of every round; a slow trainer is asked again whether it is at it."""
+        return list({request["round"]: request for request in reversed(self.asked)}.values())[::-1]
 
     @answers(TRAIN_MODEL_SUBJECT)
     async def train(self, value: dict[str, Any]) -> dict[str, Any]:
@@ -163,10 +176,10 @@ async def test_a_round_is_compared_in_mlflow_and_its_best_model_is_champion(
         # A restart without new data starts no round; a quarter more does, and a worse newcomer does not win.
         lightgbm.bias = 100.0
         async with running(QuickConsumer, settings) as consumer:
-            trigger = await eventually(lambda: consumer._trigger)
+            trigger = await eventually(lambda: consumer._rounds.trigger)
             assert trigger.last_labelled == (await DatabaseClient(tester).counts())["labelled"]
             await eventually(lambda: trigger._raw_before)
-            assert len(lightgbm.asked) == 1
+            assert len(lightgbm.rounds) == 1
             await fill(tester, dataset, 2, 400)
             second = await eventually(lambda: len(ear.comparisons) == 2 and ear.comparisons[1], 40)
             assert len(second["results"]) == 3  # two newcomers and the champion
@@ -197,7 +210,7 @@ async def test_trainers_that_come_late_or_are_started_again_still_take_part(
 ) -> None:
     await fill(tester, dataset, 1, 400)
     async with running(QuickConsumer, settings) as consumer:
-        current = await eventually(lambda: consumer._rounds.round)
+        current = await eventually(lambda: consumer._runner.round)
         async with running(StandInLightgbm, settings, bias=1.0) as dying:
             dying.go_on.clear()
             await eventually(lambda: current.statuses["lightgbm"] == "training")
@@ -260,7 +273,7 @@ async def test_a_comparison_waits_for_mlflow_and_is_logged_once(
     experiment = client.get_experiment_by_name(settings.mlflow_experiment)
     names = [run.info.run_name for run in client.search_runs([experiment.experiment_id])]
     assert names.count(f"comparison-{ear.comparisons[0]['round']}") == 1
-    assert len(trainer.asked) == 1
+    assert len(trainer.rounds) == 1
 
 
 @pytest.mark.parametrize("step", ["logging", "crowning"])
@@ -303,7 +316,7 @@ async def test_rounds_without_a_model_do_not_follow_each_other_at_once(
         await eventually(lambda: consumer.health()["state"] == "failing", 40)
         before = consumer.looks
         await eventually(lambda: consumer.looks > before + 5)
-        assert len(trainer.asked) == 1
+        assert len(trainer.rounds) == 1
         assert consumer.health()["state"] == "failing"
         assert "next round comes after 30 s" in consumer.health()["detail"]
         trainer.bias, trainer.changes = 1.0, {}
@@ -347,7 +360,7 @@ async def test_predictions_are_asked_for_and_their_truth_is_announced(
     caplog.set_level(logging.INFO)
     settings = settings.copy(update={"prediction_interval": 0.1, "model_poll_interval": 0.2})
     async with running(MlServingMlflowService, settings), running(QuickConsumer, settings) as consumer:
-        await eventually(lambda: consumer._no_prediction == "no_model")
+        await eventually(lambda: consumer._requests._failed == "no_model")
         await asyncio.to_thread(
             register_twin, settings.mlflow_tracking_uri, dataset, linear_twin(dataset, 100.0), prefix=settings.model_prefix
         )
@@ -360,3 +373,107 @@ async def test_predictions_are_asked_for_and_their_truth_is_announced(
         assert record["aufbereiteter_wert"] is None
     assert caplog.text.count("No prediction: ") == 1  # said once, not at every try
     assert "Prediction 10" in caplog.text
+
+
+async def measure(tester: SystemService, dataset: Dataset, seed: int, count: int) -> None:
+    """As :func:`fill`, with the keys of now, as the source gives them."""
+    database = DatabaseClient(tester)
+    records = [{**record, "_id": new_id()} for record in Laboratory(seed).records(count)]
+    await database.save_raw(records)
+    table = Pipeline(dataset).process(records).to_arrow().cast(processed_schema(dataset))
+    await database.upsert_processed(Page(table, None, {"version": dataset.version}))
+
+
+def alert(key: str, *, retrain: bool = True) -> dict[str, Any]:
+    return {"key": key, "began": time.time(), "retrain": retrain, "sentence": f"About {key}."}
+
+
+async def test_an_alert_has_the_trainers_learn_the_newest_records_and_a_worse_model_does_not_win(
+    settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset
+) -> None:
+    settings = settings.copy(
+        update={"trainers": "lightgbm", "retrain_newest": 300, "retrain_pause": 0.5, "retrain_growth": 1e6}
+    )
+    await fill(tester, dataset, 1, 400)
+    async with running(StandInLightgbm, settings, bias=100.0) as trainer, running(QuickConsumer, settings) as consumer:
+        first = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
+        assert (first["cause"], first["alerts"], first["kept"]) == ("growth", [], "")
+        assert "after" not in trainer.rounds[0]
+        await eventually(lambda: consumer.health()["state"] == "ready")
+
+        began = time.time()
+        await tester.announce(ALERT_RAISED, alert("no-training", retrain=False))
+        await tester.announce(ALERT_RAISED, alert("drift-1"))
+        await measure(tester, dataset, 2, 300)
+        await eventually(lambda: "of 300 new labelled records" in consumer.health()["detail"])
+        assert len(trainer.rounds) == 1, "too few records to learn from"
+        trainer.bias = -900.0
+        await measure(tester, dataset, 3, 500)
+        second = await eventually(lambda: len(ear.comparisons) > 1 and ear.comparisons[1], 40)
+        assert (second["cause"], second["alerts"]) == ("alert", ["drift-1"])
+        assert trainer.rounds[1]["after"] > key_at(began)
+        assert second["champion"]["version"] == first["champion"]["version"]
+        assert second["kept"].startswith(f"{settings.model_prefix}-lightgbm 1 stays champion with RMSE")
+        assert f"the best new model, {settings.model_prefix}-lightgbm 2, has" in second["kept"]
+        assert 0.05 * 300 < second["holdout"] < 0.3 * 300, "the hold-out part of the newest 300"
+        assert len(ear.champions) == 1
+        assert [told["stage"] for told in ear.rounds] == ["started", "started"]
+
+        trainer.bias = 150.0
+        third = await eventually(lambda: len(ear.comparisons) > 2 and ear.comparisons[2], 40)
+        assert (third["cause"], third["kept"], third["champion"]["version"]) == ("alert", "", "3")
+        await tester.announce(ALERT_ENDED, alert("drift-1"))
+        await eventually(lambda: len(ear.champions) == 2)
+        assert await tester.ask(GET_COMPARISON_SUBJECT, {}) == third
+    async with running(QuickConsumer, settings) as consumer:
+        recalled = await tester.ask(GET_COMPARISON_SUBJECT, {})
+        for name in ("round", "kept", "cause", "alerts"):
+            assert recalled[name] == third[name]
+        await eventually(lambda: consumer._rounds.trigger)
+        assert consumer._rounds.after == trainer.rounds[2]["after"], "what is older stays left out after a restart"
+
+
+async def test_a_round_because_of_an_alert_that_fails_is_told_and_repeated_after_the_pause(
+    settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset
+) -> None:
+    settings = settings.copy(
+        update={"trainers": "lightgbm", "retrain_newest": 100, "retrain_pause": 0.2, "retrain_growth": 1e6}
+    )
+    await fill(tester, dataset, 1, 400)
+    async with running(StandInLightgbm, settings, bias=100.0) as trainer, running(QuickConsumer, settings):
+        await eventually(lambda: ear.comparisons, 40)
+        trainer.bias = None
+        await tester.announce(ALERT_RAISED, alert("error-1"))
+        await measure(tester, dataset, 2, 400)
+        failed = await eventually(lambda: [told for told in ear.rounds if told["stage"] == "failed"], 40)
+        assert failed[0]["alerts"] == ["error-1"]
+        assert "out of paper" in failed[0]["text"]
+        assert "if the alert is still there" in failed[0]["text"]
+        await eventually(lambda: len(trainer.rounds) > 2, 40)
+
+
+async def test_requests_leave_out_what_cannot_be_processed(
+    settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset
+) -> None:
+    await asyncio.to_thread(
+        register_twin, settings.mlflow_tracking_uri, dataset, linear_twin(dataset, 1.0), prefix=settings.model_prefix
+    )
+    settings = settings.copy(update={"prediction_interval": 0.1, "prediction_records": 40})
+    async with running(MlServingMlflowService, settings), running(QuickConsumer, settings):
+        await eventually(lambda: ear.truths, 40)
+        began = {"scenario": "new_category", "began": time.time(), "ramp": 0.0}
+        await tester.announce(SCENARIO_CHANGED, began)
+        ear.predictions.clear()
+        predicted = await eventually(lambda: len(ear.predictions) > 100 and list(ear.predictions), 40)
+        assert all(each["record"]["material_id"] != "44444444" for each in predicted)
+        await tester.announce(SCENARIO_CHANGED, {**began, "scenario": "concept"})
+        await eventually(lambda: _follows_another_law(ear), 40)
+
+
+def _follows_another_law(ear: Ear) -> bool:
+    records = {each["id"]: each["record"] for each in ear.predictions}
+    newest = [(records[each["id"]], each["truth"]) for each in ear.truths if each["id"] in records][-20:]
+    return bool(newest) and all(
+        truth == pytest.approx((truth_of(record) or 0) + 3 * (15 - record["rohwert_2_labormessung"]))
+        for record, truth in newest
+    )

@@ -27,6 +27,7 @@ from complex_system.settings import Settings
 from complex_system.tracking.artifact_store import ArtifactStore
 from complex_system.tracking.registry import ModelRegistry
 from complex_system.tracking.wandb import artifact_folder
+from complex_system.training.data import Part, SampleCollector
 from complex_system_services.ml_lightgbm_regression_mlflow.ml_lightgbm_regression_mlflow_service import (
     MlLightgbmRegressionMlflowService,
 )
@@ -132,9 +133,25 @@ async def test_a_round_is_refused_by_who_is_not_meant_and_by_who_is_busy(ear: Ea
 
 
 @pytest.mark.usefixtures("filled")
+async def test_a_round_may_leave_out_what_is_older_than_a_key(ear: Ear, settings: Settings) -> None:
+    table = processed_page(5, RECORDS).table
+    after = table.column("_id").to_pylist()[table.num_rows // 3]
+    collector = SampleCollector(Dataset.load(), list(Part))
+    collector.add(table.slice(table.num_rows // 3 + 1))
+    newer = collector.training_data()
+    async with running(MlLightgbmRegressionMlflowService, settings):
+        await ear.ask_trainers({"round": "r1", "after": after})
+        outcome = await ear.outcome("r1", LOADED)
+        assert outcome["samples"] == {"train": len(newer.train), "validation": len(newer.validation)}
+        await ear.ask_trainers({"round": "r2"})
+        assert (await ear.outcome("r2", LOADED))["samples"]["train"] > len(newer.train)
+
+
+@pytest.mark.usefixtures("filled")
 async def test_bad_requests_get_an_error_and_the_next_one_works(ear: Ear, settings: Settings) -> None:
     async with running(MlLightgbmRegressionMlflowService, settings):
-        for value in ([], "text", 3, {"round": 3}, {"round": ""}, {"trainers": "lightgbm"}, {"trainers": [1]}):
+        for value in ([], "text", 3, {"round": 3}, {"round": ""}, {"trainers": "lightgbm"}, {"trainers": [1]}, {"after": 3},
+                      {"after": ""}):  # fmt: skip
             with pytest.raises(InvalidRequestError):
                 await ear.ask(TRAIN_MODEL_SUBJECT, value)
         reply = await ear.ask(TRAIN_MODEL_SUBJECT, {})

@@ -96,3 +96,14 @@ def test_the_chart_has_a_bar_for_each_model_and_a_line_at_the_limit() -> None:
     figure.savefig(file, format="png")
     assert file.getvalue().startswith(b"\x89PNG")
     assert not rmse_chart(Comparison("a1b2", results[:1], 20)).axes[0].lines
+
+
+def test_a_champion_that_stays_is_explained_and_a_new_one_is_not() -> None:
+    old, new = Result(ref("lightgbm"), Scores(14.6, 12.0, 0.98), True), Result(ref("pytorch", "2"), Scores(15.2, 12.0, 0.98))
+    kept = Comparison("r", (old, new), 150).kept
+    assert kept == (
+        "lab-lightgbm 1 stays champion with RMSE 14.60 on the newest 150 hold-out records: "
+        "the best new model, lab-pytorch 2, has 15.20."
+    )
+    assert "no new model could be compared" in Comparison("r", (old,), 150).kept
+    assert Comparison("r", (Result(ref("pytorch", "2"), Scores(14.0, 12.0, 0.98)), old), 150).kept == ""

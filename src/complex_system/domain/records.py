@@ -39,6 +39,16 @@ def new_id() -> str:
     return str(uuid7())
 
 
+def key_at(seconds: float) -> str:
+    """A key that no record made since then is below, and every one made before is: the smallest UUID of version 7 of that time.
+
+    Args:
+        seconds: Since the epoch.
+    """
+    digits = f"{max(0, int(seconds * 1000)) & (2**48 - 1):012x}"
+    return f"{digits[:8]}-{digits[8:]}-7000-8000-000000000000"
+
+
 class RecordCheck:
     """Checks records of one shape; the work is done by a compiled ``msgspec`` type."""
 

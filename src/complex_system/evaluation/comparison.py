@@ -73,6 +73,18 @@ class Comparison:
         """Whether the champion is another one than before."""
         return not self.champion.incumbent
 
+    @property
+    def kept(self) -> str:
+        """Why the champion of before stays, in one sentence; empty for a new one."""
+        if self.is_change:
+            return ""
+        old = f"{_label(self.champion.ref)} stays champion with RMSE {self.champion.scores.rmse:.2f}"
+        where = f"on the newest {self.holdout} hold-out records"
+        if len(self.results) == 1:
+            return f"{old} {where}: no new model could be compared."
+        best = self.results[1]
+        return f"{old} {where}: the best new model, {_label(best.ref)}, has {best.scores.rmse:.2f}."
+
 
 def ranked(candidates: Iterable[Candidate], holdout: Samples) -> tuple[list[Result], dict[str, str]]:
     """Scores candidates: the results by RMSE, and the reasons of those whose predictions are no numbers.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,26 @@ from complex_system.tracking.experiments import experiment_id
 
 TABLE = "comparison.json"
 CHART = "comparison.png"
-_KIND, _ORIGIN, _DATASET, _VERSION = "kind", "origin", "dataset", "pipeline_version"
+_ALERTS = 10
+"""Ids of alerts that are kept of a round."""
+_KIND, _ORIGIN, _DATASET, _VERSION, _CHANGED = "kind", "origin", "dataset", "pipeline_version", "champion_changed"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the models of a comparison come from.
+
+    Attributes:
+        labelled: Labelled records at the round; None for a comparison that no training round asked for.
+        cause: ``growth``, ``alert`` or ``schedule``.
+        after: The models were trained and compared on records with larger keys only; None for all.
+        alerts: Ids of the alerts that asked for it.
+    """
+
+    labelled: int | None
+    cause: str = "growth"
+    after: str | None = None
+    alerts: Iterable[str] = ()
 
 
 class ComparisonLog:
@@ -65,7 +86,17 @@ class ComparisonLog:
             "champion": {name: champion[name] for name in ("model", "version", "framework", "trainer", "rmse")},
             "holdout": int(run.data.params.get("holdout", 0)),
             "run_url": run_url(self._uri, run.info.experiment_id, run.info.run_id),
+            "kept": run.data.params.get("kept", ""),
+            "cause": run.data.params.get("cause", ""),
+            "alerts": [each for each in run.data.params.get("alerts", "").split(" ") if each],
         }
+
+    def last_after(self) -> str | None:
+        """The key after which the newest training round that crowned a model began; None where it had all records."""
+        client = open_client(self._uri)
+        with translated(self._uri, "looking for the last champion"):
+            run = self._newest(client, {_ORIGIN: "round", _CHANGED: "True"})
+        return run.data.params.get("after") if run else None
 
     def _newest(self, client: Any, tags: dict[str, str]) -> Any:
         """The newest finished comparison of this pipeline version with these tags; one that was cut off has no champion."""
@@ -79,12 +110,12 @@ class ComparisonLog:
         )
         return runs[0] if runs else None
 
-    def log(self, comparison: Comparison, labelled: int | None, known: dict[str, str]) -> str:
+    def log(self, comparison: Comparison, origin: Origin, known: dict[str, str]) -> str:
         """Logs a comparison. It counts only after :meth:`finish`.
 
         Args:
             comparison: What came out.
-            labelled: Labelled records at the round; None for a comparison that no training round asked for.
+            origin: Where its models come from.
             known: Ids of runs that were made; give the same dict again to go on where MLflow failed, without a second run.
 
         Returns:
@@ -95,13 +126,17 @@ class ComparisonLog:
             experiment = experiment_id(client, self._experiment)
             runs = _Runs(client, experiment, known)
             parent = runs.of(_parent_name(comparison), {
-                _KIND: "comparison", _ORIGIN: "schedule" if labelled is None else "round", _DATASET: self._dataset.name,
-                _VERSION: self._dataset.version, "round": comparison.round,
+                _KIND: "comparison", _ORIGIN: "schedule" if origin.labelled is None else "round", _DATASET: self._dataset.name,
+                _VERSION: self._dataset.version, "round": comparison.round, _CHANGED: str(comparison.is_change),
             })  # fmt: skip
             runs.write(parent, self._parent_metrics(comparison), {
                 "round": comparison.round,
                 "holdout": comparison.holdout,
-                "labelled": labelled,
+                "labelled": origin.labelled,
+                "cause": origin.cause,
+                "after": origin.after,
+                "alerts": " ".join(list(origin.alerts)[:_ALERTS]) or None,
+                "kept": comparison.kept or None,
                 "champion": f"{comparison.champion.ref.model} {comparison.champion.ref.version}",
                 "champion_framework": comparison.champion.ref.framework,
                 "champion_changed": comparison.is_change,

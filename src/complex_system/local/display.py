@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from complex_system.domain.laboratory import BEST_POSSIBLE
 from complex_system.local.plan import TRAINER_SERVICES, Plan
-from complex_system.local.state import Process, RunState, Scores, Training
+from complex_system.local.state import Process, RunState, ScenarioState, Scores, Training
 
 NOTES = 4
 """Lines of the newest events below the live view."""
@@ -146,8 +146,12 @@ class LiveDisplay(Display):
         ]
         if self._plan.services:
             blocks += [self._counts() if very_low else self._records(), self._models()]
-        if self._state.prediction:
+        if self._state.scenario:
+            blocks.append(_scenario(self._state.scenario))
+        elif self._state.prediction:
             blocks.append(self._prediction())
+        if self._state.alerts:
+            blocks.append(_alerts(list(self._state.alerts.values())))
         blocks.append(self._addresses())
         if not very_low:
             blocks.append(Group(*list(self._notes)[-2:] if low else self._notes))
@@ -279,6 +283,30 @@ class LiveDisplay(Display):
                 grid.add_row(process.name, _address(f"{process.url}/docs", up))
         grid.add_row("logs, state", Text(str(self._plan.directory), overflow="fold"))
         return grid
+
+
+def _scenario(scenario: ScenarioState) -> RenderableType:
+    figures = [
+        f"RMSE {scenario.rmse:.2f}" if scenario.rmse is not None else "",
+        f"{scenario.rmse_relative:.2f} x hold-out" if scenario.rmse_relative is not None else "",
+        f"largest PSI {scenario.psi_max:.2f}" if scenario.psi_max is not None else "",
+    ]
+    head = Text.assemble("scenario ", (scenario.name, "bold"), ("   " + "   ".join(f for f in figures if f), "cyan"))
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(justify="right", min_width=8)
+    for step in scenario.steps:
+        came = step.seconds is not None
+        when = Text(f"{step.seconds:.0f} s", style="dim") if came else Text("")
+        mark = Text.assemble(("● ", "green") if came else ("○ ", "dim"), (step.step, "" if came else "dim"))
+        grid.add_row(when, mark, Text(step.text, style="dim", no_wrap=True, overflow="ellipsis"))
+    return Group(head, grid)
+
+
+def _alerts(alerts: list[dict[str, Any]]) -> RenderableType:
+    return Group(*(
+        Text.assemble((f"{alert['severity']} ", "bold red"), str(alert["sentence"]), no_wrap=True, overflow="ellipsis")
+        for alert in alerts
+    ))  # fmt: skip
 
 
 def _without_echo_of_keys() -> list[Any] | None:

@@ -23,6 +23,7 @@ from complex_system.local.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from complex_system.local.cycle import Cycle
+    from complex_system.local.demonstration import Demonstration
     from complex_system.messaging.client import SystemClient
 
 # FastIoT, Arrow and an HTTP client take seconds to import: that is done while the first processes start.
@@ -40,6 +41,7 @@ def run_deployment(
     once: bool = False,
     fresh: bool = False,
     timeout: float = 600.0,
+    scenario: str | None = None,
 ) -> int:
     """Runs a deployment in the foreground; returns the exit code.
 
@@ -50,6 +52,7 @@ def run_deployment(
         once: End after one full cycle.
         fresh: Remove the data of earlier runs first.
         timeout: Seconds after which ``once`` gives up.
+        scenario: What happens to the lab after the first champion; its settings must be among the options.
 
     Raises:
         ComplexSystemError: The run cannot begin: another one is at work, or the deployment is not valid.
@@ -62,17 +65,19 @@ def run_deployment(
         plan = make_plan(deployment, directory, options)
         plan.logs.mkdir(parents=True, exist_ok=True)
         with logging_to(plan.logs / "runner.log"):
-            return asyncio.run(Run(plan, once=once, timeout=timeout, left=left).main())
+            return asyncio.run(Run(plan, once=once, timeout=timeout, left=left, scenario=scenario).main())
 
 
 class Run:
     """The parts of a run put together."""
 
-    def __init__(self, plan: Plan, *, once: bool, timeout: float, left: int = 0) -> None:
+    def __init__(self, plan: Plan, *, once: bool, timeout: float, left: int = 0, scenario: str | None = None) -> None:
         self._plan = plan
         self._left = left
         self._once = once
         self._timeout = timeout
+        self._scenario = scenario
+        self._demonstration: Demonstration | None = None
         self.state = _first_state(plan)
         self._stop = asyncio.Event()
         self._client: SystemClient | None = None
@@ -141,11 +146,14 @@ class Run:
         try:
             async with asyncio.timeout(self._timeout if self._once else None):
                 await cycle.run()
+                await self._demonstrate()
         except StepFailedError as error:
             if self._once:
                 return _failure(cycle, error.message, error.service, supervisor)
             self.state.note(f"{cycle.current.title if cycle.current else 'cycle'}: {error.message}")
         except TimeoutError:
+            if cycle.current is None and self._demonstration is not None:
+                return f"The scenario '{self._scenario}' is not through after {self._timeout:.0f} s: no {self._demonstration.missing}."
             missing, service = cycle.current.missing() if cycle.current else ("", "")
             return _failure(cycle, f"not done after {self._timeout:.0f} s, {missing}", service, supervisor)
         if self._once:
@@ -154,6 +162,15 @@ class Run:
         self.state.note("running; Ctrl-C stops everything")
         await asyncio.Event().wait()
         return ""
+
+    async def _demonstrate(self) -> None:
+        if self._scenario is None:
+            return
+        from complex_system.local.demonstration import Demonstration
+
+        self.state.phase = "running"
+        self._demonstration = Demonstration(self._scenario, self.state, self._connected)
+        await self._demonstration.run()
 
     async def _watch(self, supervisor: Supervisor) -> None:
         if "nats" not in self.state.infrastructure:
@@ -203,6 +220,9 @@ class Run:
             )
         if state.seconds_to_first_prediction is not None:
             lines.append(f"  first prediction by the champion after {state.seconds_to_first_prediction:.1f} s")
+        if state.scenario:
+            lines.append(f"  scenario '{state.scenario.name}':")
+            lines += [f"  {step.seconds or 0:7.1f} s  {step.step}: {step.text}" for step in state.scenario.steps]
         return "\n".join([f"The full cycle of '{self._plan.deployment}' worked:", *lines])
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 RunPhase = Literal["starting", "running", "done", "failed"]
 READY_STATES = ("ready", "working")
+_OF_ALERTS = ("key", "rule", "subject", "severity", "began", "sentence")
 
 
 @dataclass
@@ -101,6 +102,41 @@ class Prediction:
 
 
 @dataclass
+class ScenarioStep:
+    """A step of a scenario's demonstration.
+
+    Attributes:
+        step: What is waited for, for people.
+        seconds: When it came, since the start of the run; None before.
+        text: What was seen.
+    """
+
+    step: str
+    seconds: float | None = None
+    text: str = ""
+
+
+@dataclass
+class ScenarioState:
+    """The demonstration of a scenario.
+
+    Attributes:
+        steps: In the order in which they are expected.
+        rmse: Newest error of the champion in its window, in the target's unit.
+        rmse_relative: It as a multiple of the champion's error on the hold-out set.
+        psi_max: Largest stability index of a feature.
+        pairs: Predictions with their truth behind the error.
+    """
+
+    name: str
+    steps: list[ScenarioStep] = field(default_factory=list)
+    rmse: float | None = None
+    rmse_relative: float | None = None
+    psi_max: float | None = None
+    pairs: int = 0
+
+
+@dataclass
 class RunState:
     """Everything that the display and ``status.json`` show. One thread changes it, the event loop's.
 
@@ -123,6 +159,9 @@ class RunState:
     holdout: int = 0
     champion: Champion | None = None
     prediction: Prediction | None = None
+    scenario: ScenarioState | None = None
+    alerts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Open alerts by key, as they were announced."""
     seconds_to_first_prediction: float | None = None
     on_note: list[Callable[[str], None]] = field(default_factory=list)
     changed: bool = True
@@ -164,6 +203,8 @@ class RunState:
             "results": [{k: v for k, v in asdict(result).items() if k != "trainer"} for result in self.results],
             "champion": asdict(self.champion) if self.champion else None,
             "seconds_to_first_prediction": round(first, 1) if first is not None else None,
+            "alerts": [{name: a.get(name) for name in _OF_ALERTS} for a in self.alerts.values()],
+            **({"scenario": asdict(self.scenario)} if self.scenario else {}),
         }
 
     def write_status(self, path: Path) -> None:

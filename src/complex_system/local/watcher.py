@@ -15,6 +15,8 @@ from complex_system.local.state import READY_STATES, Champion, Result, RunState,
 from complex_system.messaging.client import EventHandler, SystemClient
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.subjects import (
+    ALERT_ENDED,
+    ALERT_RAISED,
     CHAMPION_CHANGED,
     COMPARISON_FINISHED,
     GET_COMPARISON_SUBJECT,
@@ -52,6 +54,8 @@ class Watcher:
             (TRAINING_FINISHED, self.trained),
             (COMPARISON_FINISHED, self.compared),
             (CHAMPION_CHANGED, self.champion),
+            (ALERT_RAISED, self.alerted),
+            (ALERT_ENDED, self.alert_ended),
         ):
             await self._client.hear(subject, _tolerant(handler))
         await self._client.broker.settle()
@@ -140,6 +144,8 @@ class Watcher:
                 f"  {place}. {row.trainer:<14} RMSE {row.rmse:6.2f}  MAE {row.mae:6.2f}  R2 {row.r2:.4f}  "
                 f"({row.model} version {row.version})"
             )
+        if event.get("kept"):
+            self._state.note(str(event["kept"]))
         if event.get("champion"):
             await self.champion(event["champion"])
 
@@ -151,6 +157,16 @@ class Watcher:
         self._state.changed = True
         if before is None or (before.model, before.version) != (after.model, after.version):
             self._state.note(f"champion: {after.model} version {after.version} ({after.framework}), RMSE {after.rmse:.2f}")
+
+    async def alerted(self, alert: dict[str, Any]) -> None:
+        """An alert begins."""
+        self._state.alerts[str(alert["key"])] = alert
+        self._state.note(f"ALERT ({alert['severity']}): {alert['sentence']}")
+
+    async def alert_ended(self, alert: dict[str, Any]) -> None:
+        """An alert is over."""
+        self._state.alerts.pop(str(alert["key"]), None)
+        self._state.note(f"alert over: {alert['over']}")
 
     def _training(self, event: dict[str, Any]) -> Training:
         name = str(event["trainer"])

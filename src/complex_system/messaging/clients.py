@@ -64,14 +64,18 @@ class DatabaseClient:
         labelled: bool = False,
         version: str | None = None,
         limit: int = PAGE_ROWS,
+        start: str | None = None,
     ) -> AsyncIterator[Page]:
-        """All processed records, page by page in the order of their keys; the next page is asked for while one is used."""
+        """All processed records, page by page in the order of their keys; the next page is asked for while one is used.
+
+        ``start`` leaves out the records up to this key.
+        """
         request: dict[str, Any] = {"columns": columns, "labelled": labelled, "version": version, "limit": limit}
 
         async def fetch(after: str | None) -> Page:
             return decode_page(await self._ask(subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT, {**request, "after": after}))
 
-        ahead: asyncio.Task[Page] | None = asyncio.create_task(fetch(None))
+        ahead: asyncio.Task[Page] | None = asyncio.create_task(fetch(start))
         try:
             while ahead is not None:
                 page = await ahead

@@ -20,6 +20,8 @@ from kio.ml_lifecycle_subjects_name import (
 )
 
 __all__ = [
+    "ALERT_ENDED",
+    "ALERT_RAISED",
     "CHAMPION_CHANGED",
     "COMPARISON_FINISHED",
     "DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT",
@@ -43,8 +45,10 @@ __all__ = [
     "DB_UPSERT_MANY_PROCESSED_DATAPOINTS_SUBJECT",
     "DB_UPSERT_PROCESSED_COLUMNS_SUBJECT",
     "DEAD_RAW_DATAPOINTS",
+    "GET_ALERTS_SUBJECT",
     "GET_COMPARISON_SUBJECT",
     "GET_INGEST_COUNTS_SUBJECT",
+    "GET_SCENARIO_SUBJECT",
     "INGEST_RAW_DATAPOINTS",
     "ML_SERVING_COLUMNS_SUBJECT",
     "ML_SERVING_SUBJECT",
@@ -53,9 +57,12 @@ __all__ = [
     "MONITORING_SUBJECT",
     "PREDICTION_FAILED",
     "PREDICTION_MADE",
+    "SCENARIO_CHANGED",
     "SERVICE_HEARTBEAT",
+    "SET_SCENARIO_SUBJECT",
     "TRAINING_FINISHED",
     "TRAINING_PROGRESS",
+    "TRAINING_ROUND",
     "TRAIN_MODEL_SUBJECT",
     "TRUTH_KNOWN",
     "ReplySubject",
@@ -111,14 +118,17 @@ GET_INGEST_COUNTS_SUBJECT = request("get-ingest-counts")
 
 # Training
 TRAIN_MODEL_SUBJECT = request("train-model")
-"""``{"round"?, "trainers"?: [...]}`` -> ``{"trainer", "accepted", "round", "reason"?}`` from every trainer that is meant."""
+"""``{"round"?, "trainers"?: [...], "after"?: key}`` -> ``{"trainer", "accepted", "round", "reason"?}`` from every trainer that is
+meant. With ``after`` it trains only on labelled records with larger keys: those that came later."""
 TRAINING_PROGRESS = event("training-progress")
 """``{"trainer", "framework", "round", "stage", "step", "steps", "train_rmse"?, "validation_rmse"?}``."""
 TRAINING_FINISHED = event("training-finished")
 """``{"trainer", "framework", "round", "status": "finished"|"failed", "model", "version", "run_id", "run_url", "validation", "samples",
 "seconds", "timings", "error"?}``."""
 COMPARISON_FINISHED = event("comparison-finished")
-"""``{"round", "results": [...], "champion": {...}, "run_url", "holdout"}``."""
+"""``{"round", "results": [...], "champion": {...}, "run_url", "holdout", "kept", "cause", "alerts"}``.
+
+``kept`` says why the old champion stays, and is empty for a new one; ``cause`` is ``growth``, ``alert`` or ``schedule``."""
 GET_COMPARISON_SUBJECT = request("get-comparison")
 """``{}`` -> the value of the newest ``comparison-finished``, also one from before a restart; None before the first."""
 CHAMPION_CHANGED = event("champion-changed")
@@ -158,6 +168,24 @@ DB_GET_TARGETS_SUBJECT = request("get-targets")
 """``{"keys": [...]}`` -> ``{key: target}`` of the processed records whose target is known."""
 DB_GET_RAW_BY_KEYS_SUBJECT = request("get-raw-by-keys")
 """``{"keys": [...]}`` -> Arrow page of the raw records with these keys; where ``next`` is set, ask again for the keys beyond it."""
+
+# Alerts, and what the system does about them
+ALERT_RAISED = event("alert-raised")
+"""An alert that begins, see ``monitoring.alerts.Alert.as_dict``."""
+ALERT_ENDED = event("alert-ended")
+"""The same alert when it is over."""
+GET_ALERTS_SUBJECT = request("get-alerts")
+"""``{}`` -> ``{"open": [...], "past": [...]}``: the open alerts, and the newest of those that are over."""
+TRAINING_ROUND = event("training-round")
+"""``{"round", "stage": "started"|"failed", "cause", "alerts": [ids], "after", "labelled", "text"}``."""
+
+# The source's scenarios
+SET_SCENARIO_SUBJECT = request("set-scenario")
+"""``{"scenario", "ramp"?}`` -> ``{"scenario", "began", "ramp"}``; see ``sources.scenarios``."""
+GET_SCENARIO_SUBJECT = request("get-scenario")
+"""``{}`` -> the same."""
+SCENARIO_CHANGED = event("scenario-changed")
+"""The same, when it begins."""
 
 # Every service
 SERVICE_HEARTBEAT = event("service-heartbeat")

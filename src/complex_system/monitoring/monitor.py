@@ -127,7 +127,12 @@ class Monitor:
 
     def compared(self, comparison: Mapping[str, Any]) -> None:
         """Takes a ``comparison-finished``."""
-        self.history.state("comparison", self._now(), dict(comparison))
+        champion = comparison.get("champion") or {}
+        name = f"{champion.get('model')} {champion.get('version')}"
+        # A champion that stays is judged by the error with which it was crowned, not by what it has come to on the newest data.
+        known = self.history.states.get("comparison", {}).get("crowned_rmse", {})
+        crowned = {name: known.get(name, champion["rmse"])} if champion.get("rmse") else {}
+        self.history.state("comparison", self._now(), {**comparison, "crowned_rmse": crowned})
 
     # A point
 
@@ -166,8 +171,15 @@ class Monitor:
         self.windows.load(states.get("windows", {}))
 
     def baseline(self, served: Served) -> float | None:
-        """RMSE of a served version on the hold-out data of the last comparison; None where it was not in it."""
-        for result in self.history.states.get("comparison", {}).get("results", ()):
+        """RMSE of a served version on the hold-out data: the champion's when it was crowned, another one's of the last comparison.
+
+        None where it was in neither.
+        """
+        comparison = self.history.states.get("comparison", {})
+        crowned = comparison.get("crowned_rmse", {}).get(f"{served.model} {served.version}")
+        if crowned:
+            return float(crowned)
+        for result in comparison.get("results", ()):
             if result.get("model") == served.model and str(result.get("version")) == served.version:
                 rmse = result.get("rmse")
                 return float(rmse) if rmse else None

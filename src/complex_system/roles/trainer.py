@@ -108,7 +108,7 @@ class TrainerService(SystemService):
     @answers(TRAIN_MODEL_SUBJECT)
     async def train_model(self, value: Any) -> dict[str, Any]:
         """Accepts a training round or says why not; the training itself goes on after the answer."""
-        round_id, trainers = _request(value)
+        round_id, trainers, after = _request(value)
         if trainers is not None and self.trainer_name not in trainers:
             return self._refusal("not asked", round_id)
         if self._job is not None:
@@ -117,7 +117,7 @@ class TrainerService(SystemService):
             # The caller missed the end of its round: it gets the outcome again, not another training.
             await self.announce(TRAINING_FINISHED, self._last_outcome)
         else:
-            self._begin(round_id)
+            self._begin(round_id, after)
         return {"trainer": self.trainer_name, "accepted": True, "round": round_id}
 
     async def train_on_schedule(self) -> float:
@@ -145,9 +145,9 @@ class TrainerService(SystemService):
         if self._last_training is None:  # else a training was asked for meanwhile
             self._last_training = time.monotonic() - max(0.0, ages[0]) if ages else self._made_at
 
-    def _begin(self, round_id: str) -> None:
+    def _begin(self, round_id: str, after: str | None = None) -> None:
         self._last_training = time.monotonic()
-        self._job = TrainingJob(self._context(), round_id)
+        self._job = TrainingJob(self._context(), round_id, after)
         self._job_task = asyncio.create_task(self._carry_out(self._job))
 
     async def _carry_out(self, job: TrainingJob) -> None:
@@ -216,15 +216,19 @@ class TrainerService(SystemService):
         return {"trainer": self.trainer_name, "accepted": False, "round": round_id, "reason": reason}
 
 
-def _request(value: Any) -> tuple[str, list[str] | None]:
-    """Round id and trainers of a request; a round without an id gets one."""
+def _request(value: Any) -> tuple[str, list[str] | None, str | None]:
+    """Round id, trainers and the key to train after of a request; a round without an id gets one."""
     if value is None:
         value = {}
     if not isinstance(value, dict):
-        raise InvalidRequestError('A training is asked for with a mapping: {"round"?: text, "trainers"?: list of names}.')
-    round_id, trainers = value.get("round"), value.get("trainers")
+        raise InvalidRequestError(
+            'A training is asked for with a mapping: {"round"?: text, "trainers"?: list of names, "after"?: key}.'
+        )
+    round_id, trainers, after = value.get("round"), value.get("trainers"), value.get("after")
     if round_id is not None and not (isinstance(round_id, str) and 0 < len(round_id) <= 100):
         raise InvalidRequestError("'round' must be a text of 1 to 100 characters.")
     if trainers is not None and not (isinstance(trainers, list) and all(isinstance(name, str) for name in trainers)):
         raise InvalidRequestError("'trainers' must be a list of trainer names, or missing for all.")
-    return round_id or new_id(), trainers
+    if after is not None and not (isinstance(after, str) and 0 < len(after) <= 64):
+        raise InvalidRequestError("'after' must be a key of 1 to 64 characters, or missing for all records.")
+    return round_id or new_id(), trainers, after

@@ -76,8 +76,16 @@ class JobContext:
 class TrainingJob:
     """One training. :meth:`run` always returns an outcome, unless it is cancelled."""
 
-    def __init__(self, context: JobContext, round_id: str) -> None:
+    def __init__(self, context: JobContext, round_id: str, after: str | None = None) -> None:
+        """Makes a job.
+
+        Args:
+            context: What it needs of its service.
+            round_id: Round that it belongs to.
+            after: Only records with larger keys are trained on; None for all.
+        """
         self.round = round_id
+        self._after = after
         self._context = context
         self._cancelled = threading.Event()
         self._announced = 0.0
@@ -149,7 +157,9 @@ class TrainingJob:
             collector = SampleCollector(self._context.dataset, [Part.TRAIN, Part.VALIDATION])
             try:
                 version = self._context.dataset.version
-                pages = self._context.database.processed_pages(collector.columns, labelled=True, version=version)
+                pages = self._context.database.processed_pages(
+                    collector.columns, labelled=True, version=version, start=self._after
+                )
                 self._keys = KeySample(Part.TRAIN, RAW_SAMPLE)
                 async for page in pages:
                     collector.add(page.table)

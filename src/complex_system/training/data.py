@@ -55,9 +55,13 @@ class TrainingData:
 
 
 class _Rows:
-    """The samples of one part while they come: one matrix that grows in its place, by a quarter at a time."""
+    """The samples of one part while they come: one matrix that grows in its place, by a quarter at a time.
 
-    def __init__(self, width: int) -> None:
+    With ``newest``, only so many of the last rows count, and twice as many are kept at most.
+    """
+
+    def __init__(self, width: int, newest: int = 0) -> None:
+        self._newest = newest
         self.count = 0
         self._x = np.empty((0, width), dtype=np.float32)
         self._y = np.empty(0, dtype=np.float32)
@@ -66,6 +70,8 @@ class _Rows:
         self, columns: Sequence[npt.NDArray[np.float64]], target: npt.NDArray[np.float64], chosen: npt.NDArray[np.intp]
     ) -> None:
         """Takes the chosen rows of a page: one array a feature, and the target."""
+        if self._newest and self.count >= 2 * self._newest:
+            self._drop_oldest()
         begin, self.count = self.count, self.count + len(chosen)
         if self.count > len(self._y):
             self._resize(max(self.count, len(self._y) * 5 // 4))
@@ -74,9 +80,16 @@ class _Rows:
         self._y[begin : self.count] = target[chosen]
 
     def samples(self) -> Samples:
-        """All rows so far, without a copy of them."""
+        """All rows that count, without a copy of them."""
+        if self._newest and self.count > self._newest:
+            self._drop_oldest()
         self._resize(self.count)
         return Samples(self._x, self._y)
+
+    def _drop_oldest(self) -> None:
+        # Copies, because somebody may have samples already.
+        kept, self.count = slice(self.count - self._newest, self.count), self._newest
+        self._x, self._y = self._x[kept].copy(), self._y[kept].copy()
 
     def _resize(self, rows: int) -> None:
         if rows == len(self._y):
@@ -95,9 +108,16 @@ class _Rows:
 class SampleCollector:
     """Collects the samples of chosen parts from pages of processed records; of a page nothing is kept but its samples."""
 
-    def __init__(self, dataset: Dataset, parts: Iterable[Part]) -> None:
+    def __init__(self, dataset: Dataset, parts: Iterable[Part], newest: int = 0) -> None:
+        """Makes a collector.
+
+        Args:
+            dataset: Whose records they are.
+            parts: Which parts of the split are collected.
+            newest: Samples of each part that are kept, those that were added last; 0 for all.
+        """
         self._dataset = dataset
-        self._rows = {part: _Rows(len(dataset.feature_names)) for part in parts}
+        self._rows = {part: _Rows(len(dataset.feature_names), newest) for part in parts}
 
     @property
     def columns(self) -> list[str]:

@@ -25,9 +25,12 @@ from complex_system.errors import (
     TooLargeError,
 )
 from complex_system.messaging.clients import DatabaseClient
+from complex_system.messaging.handlers import answers
 from complex_system.messaging.ingest_client import IngestClient
 from complex_system.messaging.service import State, SystemService
+from complex_system.messaging.subjects import GET_SCENARIO_SUBJECT, SCENARIO_CHANGED, SET_SCENARIO_SUBJECT
 from complex_system.sources.replay import ReplayFile, Row, reason
+from complex_system.sources.scenarios import Disturbance, Scenario
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +60,8 @@ class DummyDataGenerationService(SystemService):
         self._refused = 0
         self._told = float("-inf")
         self._laboratory = Laboratory(secrets.randbits(64))
+        self._disturbance = Disturbance(secrets.randbits(64))
+        self._scenario = Scenario()
         self._due = 0.0
 
     @override
@@ -98,8 +103,11 @@ class DummyDataGenerationService(SystemService):
         records = Laboratory(self.settings.seed).records(self._wanted)
         stock = iter(lambda: list(islice(records, self.settings.batch_size)), [])
         await self._send_all(stock, self._save_stock)
+        if self.settings.scenario != "normal" and self._scenario.name == "normal":
+            await self._begin(self.settings.scenario, self.settings.scenario_ramp)
         while not self._shutdown_event.is_set():
-            await self.set_state("ready", self._progress)
+            scenario = "" if self._scenario.name == "normal" else f", scenario {self._scenario.name}"
+            await self.set_state("ready", self._progress + scenario)
             await self._measure()
             await self.wait_for_shutdown(1.0)
 
@@ -114,10 +122,30 @@ class DummyDataGenerationService(SystemService):
         self._due += self.settings.live_rate
         count = min(int(self._due), self.settings.batch_size)
         self._due %= 1
-        now = datetime.now().strftime("%d.%m.%Y, %H:%M:%S")  # noqa: DTZ005 - the lab writes local time
-        batch = [{**record, ID: new_id(), "datum": now} for record in self._laboratory.records(count)]
+        now, local = time.time(), datetime.now().strftime("%d.%m.%Y, %H:%M:%S")  # noqa: DTZ005 - the lab writes local time
+        measured = (self._disturbance.apply(record, self._scenario, now) for record in self._laboratory.records(count))
+        batch = [{**record, ID: new_id(), "datum": local} for record in measured]
         if batch:
             await self._save(batch)
+
+    @answers(SET_SCENARIO_SUBJECT)
+    async def _set_scenario(self, value: Any) -> dict[str, Any]:
+        """Begins a scenario with the live records."""
+        if not isinstance(value, dict) or "scenario" not in value:
+            raise InvalidRequestError('A scenario is asked for with a mapping: {"scenario": name, "ramp"?: seconds}.')
+        if self.settings.source_file or self.dataset.name != "lab":
+            raise InvalidRequestError("Scenarios happen to lab records only, and this source makes none.")
+        await self._begin(value["scenario"], value.get("ramp", self.settings.scenario_ramp))
+        return self._scenario.as_dict()
+
+    @answers(GET_SCENARIO_SUBJECT)
+    async def _get_scenario(self, _: Any) -> dict[str, Any]:
+        return self._scenario.as_dict()
+
+    async def _begin(self, name: object, ramp: object) -> None:
+        self._scenario = Scenario.named(name, time.time(), ramp)
+        log.info("Scenario '%s' begins", self._scenario.name)
+        await self.announce(SCENARIO_CHANGED, self._scenario.as_dict())
 
     # A file
 

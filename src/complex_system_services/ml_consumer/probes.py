@@ -6,13 +6,15 @@ import random
 import time
 from abc import ABC, abstractmethod
 from datetime import datetime
+from typing import Any
 
 from typing_extensions import override
 
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.laboratory import Laboratory, truth_of
+from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
 from complex_system.messaging.clients import DatabaseClient
+from complex_system.sources.scenarios import TARGET, Disturbance, Scenario
 from complex_system.training.data import Part, parts_of
 
 LAB = "lab"
@@ -31,13 +33,22 @@ class Probes(ABC):
 
 
 class LabProbes(Probes):
-    """New lab records, never stored; the truth comes from the lab's law."""
+    """New lab records, never stored, measured under the source's scenario; the truth is the target that the record came with."""
+
+    def __init__(self) -> None:
+        self._scenario = Scenario()
+        self._disturbance = Disturbance(time.time_ns())
+
+    def follow(self, message: dict[str, Any]) -> None:
+        """Takes the scenario from a message of the source."""
+        self._scenario = Scenario.named(message.get("scenario"), float(message["began"]), message["ramp"])
 
     @override
     async def draw(self, count: int) -> list[Probe]:
         laboratory = Laboratory(seed=time.time_ns(), start=datetime.now())  # noqa: DTZ005 - the lab writes local time
-        records = [laboratory.complete_record() for _ in range(count)]
-        return [(record, truth_of(record)) for record in records]
+        now = time.time()
+        records = [self._disturbance.apply(laboratory.measured_record(), self._scenario, now) for _ in range(count)]
+        return [({**record, TARGET: None}, record[TARGET]) for record in records]
 
 
 class StoredProbes(Probes):

@@ -18,11 +18,14 @@ from complex_system.messaging.documents import DocumentClient
 from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import SystemService
 from complex_system.monitoring import views
+from complex_system.monitoring.alerts import AlertRules
 from complex_system.monitoring.history import History
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.report import MonitoringRun, PointBuffer
 from complex_system.monitoring.rest import make_app
+from complex_system.monitoring.rules import load_rules
 from complex_system.monitoring.system import SystemMetrics
+from complex_system.roles.alerting import Alerting
 from complex_system.roles.monitoring_history import HistoryKeeper
 from complex_system.roles.monitoring_reference import ReferenceSource, crowned_at
 from complex_system.serving.server import RestServer
@@ -65,7 +68,8 @@ class MlMonitoringService(SystemService):
         self._run = MonitoringRun(settings.mlflow_tracking_uri, settings.mlflow_experiment, self.dataset.name)
         self._worker = Worker("mlflow")
         self._writing, self._measuring = asyncio.Lock(), asyncio.Lock()
-        self._alerts: Any = None  # whoever has ``async evaluate(at, metrics)``: judges every point
+        rules = AlertRules(load_rules(settings.config_dir, settings.alert_rules), self.dataset)
+        self._alerts = Alerting(rules, self.announce, history.alert, settings.webhook_url, self.dataset.name)
         await self._open_rest()
         await asyncio.to_thread(self.monitor.prepare)
         short = min(settings.monitoring_interval, 2.0)
@@ -92,6 +96,7 @@ class MlMonitoringService(SystemService):
         if not hasattr(self, "_rest"):  # ended while it started
             return
         await self._rest.stop()
+        await self._alerts.close()
         lost = await self._keeper.close(self.last_write)
         if lost and self.monitor.history.loaded:
             log.warning("The newest part of the history is lost: %s", lost)
@@ -130,6 +135,15 @@ class MlMonitoringService(SystemService):
     @hears(subjects.COMPARISON_FINISHED)
     async def _compared(self, event: dict[str, Any]) -> None:
         self.monitor.compared(event)
+        self._alerts.compared(event)
+
+    @hears(subjects.TRAINING_ROUND)
+    async def _round_told(self, event: dict[str, Any]) -> None:
+        self._alerts.round_told(event)
+
+    @answers(subjects.GET_ALERTS_SUBJECT)
+    async def _tell_alerts(self, _: Any) -> dict[str, Any]:
+        return self._alerts.summary()
 
     @hears(subjects.SERVICE_HEARTBEAT)
     async def _beaten(self, beat: dict[str, Any]) -> None:
@@ -150,8 +164,7 @@ class MlMonitoringService(SystemService):
                 data = await asyncio.to_thread(self.monitor.measure_data, records, reference)
             metrics = self.monitor.point(self._system.read(), data)
             self._buffer.add(metrics)
-            if self._alerts is not None:
-                await self._alerts.evaluate(self.monitor.at, metrics)
+            await self._alerts.evaluate(self.monitor.at, metrics)
 
     async def _look_at_services(self) -> None:
         silent = self.monitor.services.look()
@@ -164,6 +177,7 @@ class MlMonitoringService(SystemService):
         if await self._keeper.load():
             log.info("The history was read: %d champions, %d alerts", len(self.monitor.history.champions),
                      len(self.monitor.history.alerts()))  # fmt: skip
+            await self._alerts.restore(reversed(self.monitor.history.alerts()))
             await self._recall_comparison()
         await self._keeper.keep()
 

@@ -38,7 +38,11 @@ class RoundRunner:
         self.round: TrainingRound | None = None
 
     async def run(
-        self, round_id: str, trainers: Iterable[str], on_wait: Callable[[TrainingRound], Awaitable[None]]
+        self,
+        round_id: str,
+        trainers: Iterable[str],
+        on_wait: Callable[[TrainingRound], Awaitable[None]],
+        after: str | None = None,
     ) -> TrainingRound | None:
         """Carries a round out: returns when every trainer has finished, failed or been given up; None after :meth:`stop`.
 
@@ -46,12 +50,13 @@ class RoundRunner:
             round_id: Id of the round.
             trainers: Names of the trainers that are meant.
             on_wait: Called whenever something has changed.
+            after: The trainers use only records with larger keys; None for all.
         """
         current = self.round = TrainingRound(round_id, trainers, time.monotonic(), self._times)
         try:
             while current.open and not self._stopped:
                 await on_wait(current)
-                await self._ask(current)
+                await self._ask(current, after)
                 current.give_up(time.monotonic())
                 self._news.clear()
                 if current.open and not self._stopped:
@@ -78,11 +83,12 @@ class RoundRunner:
         self._news.set()
         return True
 
-    async def _ask(self, current: TrainingRound) -> None:
+    async def _ask(self, current: TrainingRound, after: str | None) -> None:
         names = current.to_ask(time.monotonic())
         if not names:
             return
-        request = to_thing({"round": current.id, "trainers": names}, self._sender)
+        only = {} if after is None else {"after": after}
+        request = to_thing({"round": current.id, "trainers": names, **only}, self._sender)
         # Everybody answers, also who is not meant, so as many answers are expected as there are trainers.
         replies = await self._broker.gather(TRAIN_MODEL_SUBJECT, request, ANSWER_SECONDS, len(current.statuses))
         for thing in replies:

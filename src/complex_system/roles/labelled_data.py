@@ -1,0 +1,58 @@
+"""The labelled records as the consumer needs them: the newest of the hold-out part, and where the newest ones begin."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.records import key_at
+from complex_system.messaging.clients import DatabaseClient
+from complex_system.training.data import Part, SampleCollector, Samples
+
+
+class LabelledData:
+    """Labelled processed records of the present pipeline version. Newest are those with the largest keys."""
+
+    def __init__(self, dataset: Dataset, database: DatabaseClient) -> None:
+        self._dataset = dataset
+        self._database = database
+
+    async def holdout(self, newest: int, after: str | None = None) -> Samples:
+        """The newest samples of the hold-out part, which no trainer sees.
+
+        Args:
+            newest: How many, at most; 0 for all.
+            after: Only those with larger keys.
+
+        Raises:
+            NotEnoughDataError: There are too few to compare models with.
+        """
+        collector = SampleCollector(self._dataset, [Part.HOLDOUT], newest)
+        pages = self._database.processed_pages(collector.columns, labelled=True, version=self._dataset.version, start=after)
+        async with aclosing(pages):  # type: ignore[type-var]
+            async for page in pages:
+                await asyncio.to_thread(collector.add, page.table)
+        return collector.samples(Part.HOLDOUT)
+
+    async def newest(self, count: int, since: float) -> tuple[int, str | None]:
+        """Looks for the newest labelled records since a time.
+
+        Args:
+            count: How many are wanted.
+            since: Epoch seconds; older records are left out. The keys must be UUIDs of version 7, as those of the source are.
+
+        Returns:
+            How many there are, and the key after which the newest ``count`` begin; None while there are fewer.
+        """
+        first = key_at(since)
+        keys: list[str] = []
+        seen = 0
+        pages = self._database.processed_pages([ID], labelled=True, version=self._dataset.version, start=first)
+        async with aclosing(pages):  # type: ignore[type-var]
+            async for page in pages:
+                seen += page.table.num_rows
+                keys = [*keys, *page.table.column(ID).to_pylist()][-count - 1 :]
+        if seen < count:
+            return seen, None
+        return seen, keys[0] if len(keys) > count else first

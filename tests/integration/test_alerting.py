@@ -1,0 +1,150 @@
+"""Alerts of ml_monitoring over the real broker and database: announced, kept, posted, and told what was done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from complex_system.domain.laboratory import Laboratory
+from complex_system.errors import DeclarationError
+from complex_system.local.servers import Server
+from complex_system.messaging.documents import DocumentClient
+from complex_system.messaging.handlers import hears
+from complex_system.messaging.service import SystemService
+from complex_system.messaging.subjects import (
+    ALERT_ENDED,
+    ALERT_RAISED,
+    COMPARISON_FINISHED,
+    GET_ALERTS_SUBJECT,
+    PREDICTION_MADE,
+    TRAINING_ROUND,
+    TRUTH_KNOWN,
+)
+from complex_system.settings import Settings
+from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
+from complex_system_services.ml_monitoring.ml_monitoring_service import MlMonitoringService
+from receiver import Receiver
+from support import eventually, running
+
+RULES = """
+rules:
+- {name: error, metric: performance/mae, above: 20, clear: 10, min_count: 5, retrain: true, severity: critical}
+"""
+
+
+class HastyMonitoring(MlMonitoringService):
+    """Does not wait long for the MLflow that is not there."""
+
+    last_write = 0.5
+
+
+class AlertEar(SystemService):
+    """Hears alerts, and plays the consumer and serving."""
+
+    __test__ = False
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.raised: list[dict[str, Any]] = []
+        self.ended: list[dict[str, Any]] = []
+        self.made = 0
+
+    @hears(ALERT_RAISED)
+    async def on_raised(self, alert: dict[str, Any]) -> None:
+        self.raised.append(alert)
+
+    @hears(ALERT_ENDED)
+    async def on_ended(self, alert: dict[str, Any]) -> None:
+        self.ended.append(alert)
+
+    async def predict(self, error: float, count: int = 10) -> None:
+        """Predictions that are off by so much, and their truths."""
+        records = [Laboratory(self.made + place).complete_record() for place in range(count)]
+        self.made += count
+        keys = [uuid4().hex for _ in records]
+        predictions = [
+            {"id": key, "record": record, "prediction": 100.0 + error} for key, record in zip(keys, records, strict=True)
+        ]
+        await self.announce(PREDICTION_MADE, {
+            "service": "ml_serving_mlflow", "model": "lab-lightgbm", "version": "1", "pipeline_version": self.dataset.version,
+            "milliseconds": 1.0, "predictions": predictions,
+        })  # fmt: skip
+        await self.announce(TRUTH_KNOWN, {"truths": [{"id": key, "truth": 100.0} for key in keys]})
+
+
+@pytest.fixture
+def settings(nats_server: Server, mongo_server: Server, make_settings: Callable[..., Settings], tmp_path: Path) -> Settings:
+    (tmp_path / "alerts.yaml").write_text(RULES)
+    return make_settings(
+        nats_server, mongo_server, mongo_name=f"t{uuid4().hex[:8]}", config_dir=str(tmp_path), monitoring_interval=0.1,
+        monitoring_window=10, monitoring_port=0, mlflow_tracking_uri="http://127.0.0.1:9",
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def system(settings: Settings) -> AsyncIterator[AlertEar]:
+    async with running(DatabaseMongoService, settings), running(AlertEar, settings) as ear:
+        yield ear
+
+
+async def test_an_alert_is_announced_kept_posted_and_told_what_was_done(settings: Settings) -> None:
+    receiver = Receiver()
+    settings = settings.copy(update={"webhook_url": f"http://127.0.0.1:{receiver.server_port}/alerts"})
+    try:
+        async with system(settings) as ear:
+            async with running(HastyMonitoring, settings) as monitoring:
+                await eventually(lambda: monitoring.monitor.history.loaded)
+                await ear.predict(50.0)
+                (raised,) = await eventually(lambda: ear.raised)
+                assert (raised["rule"], raised["severity"], raised["retrain"]) == ("error", "critical", True)
+                assert (await ear.ask(GET_ALERTS_SUBJECT, {}))["open"][0]["key"] == raised["key"]
+
+                about = {"round": "r7", "alerts": [raised["key"], "unknown"], "cause": "alert"}
+                await ear.announce(TRAINING_ROUND, {**about, "stage": "started", "text": ""})
+                champion = {"model": "lab-lightgbm", "version": "1", "rmse": 14.5}
+                finished = {**about, "results": [], "champion": champion, "kept": "lab-lightgbm 1 stays champion."}
+                await ear.announce(COMPARISON_FINISHED, finished)
+
+                async def has_acted() -> bool:
+                    actions = (await ear.ask(GET_ALERTS_SUBJECT, {}))["open"][0]["actions"]
+                    return [(each["round"], each["outcome"], each["what"]) for each in actions] == [
+                        ("r7", "kept", "lab-lightgbm 1 stays champion.")
+                    ]
+
+                await eventually(has_acted)
+
+            # A restart: the alert is still open, and ends when the error does.
+            async with running(HastyMonitoring, settings):
+
+                async def is_open() -> bool:
+                    return [each["key"] for each in (await ear.ask(GET_ALERTS_SUBJECT, {}))["open"]] == [raised["key"]]
+
+                await eventually(is_open)
+                await ear.predict(1.0)
+                ended = await eventually(lambda: ear.ended and ear.ended[0])
+                assert ended["key"] == raised["key"]
+                assert ended["actions"][0]["outcome"] == "kept"
+                assert ended["ended"] >= ended["began"]
+            documents = await DocumentClient(ear).between("alert", 0, time.time() + 60)
+            assert [(each.key, each.body["ended"]) for each in documents] == [(raised["key"], ended["ended"])]
+            await eventually(lambda: len(receiver.bodies) == 2)
+            assert [body["event"] for body in receiver.bodies] == ["alert-raised", "alert-ended"]
+            assert receiver.bodies[0]["text"] == raised["sentence"]
+            assert receiver.bodies[1]["alert"]["over"] == ended["over"]
+            assert receiver.bodies[0]["system"] == "lab"
+            assert len(ear.raised) == 1, "the restart has not raised it again"
+    finally:
+        receiver.stop()
+
+
+async def test_rules_that_are_wrong_keep_the_service_from_starting(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "alerts.yaml").write_text("rules:\n- {name: a, metric: m, above: high}\n")
+    with pytest.raises(DeclarationError, match=r"alerts\.yaml, line 2: 'above' must be a number, not 'high'"):
+        async with running(HastyMonitoring, settings):
+            pass
