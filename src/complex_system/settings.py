@@ -125,6 +125,12 @@ class Settings(BaseSettings):
     # Monitoring
     monitoring_interval: float = Field(10.0, gt=0, description="Seconds between two points of the monitoring metrics")
     monitoring_window: int = Field(500, ge=10, description="Predictions in the moving window of the monitoring metrics")
+    monitoring_port: int = Field(
+        8003, ge=0, description="Port of the monitoring page and its REST interface; 0 for a free one"
+    )
+    monitoring_days: float = Field(90.0, gt=1, description="Days that the history of the monitoring is kept")
+    monitoring_waiting_hours: float = Field(72.0, gt=0, description="Hours that a prediction waits for its truth")
+    silent_after: float = Field(8.0, gt=0, description="Seconds without a heartbeat after which a service is called silent")
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Settings:

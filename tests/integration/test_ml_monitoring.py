@@ -38,7 +38,7 @@ class PatientMonitoring(MlMonitoringService):
 
 @pytest.fixture
 def fields() -> dict[str, Any]:
-    return {"monitoring_interval": 0.2, "monitoring_window": 200, "serving_mlflow_port": 0}
+    return {"monitoring_interval": 0.2, "monitoring_window": 200, "serving_mlflow_port": 0, "monitoring_port": 0}
 
 
 async def save_training_data(tester: SystemService, dataset: Dataset, count: int) -> None:
@@ -153,17 +153,17 @@ async def test_a_new_model_renews_the_reference_even_if_its_event_was_missed(
 ) -> None:
     laboratory = Laboratory(3)
     async with running(PatientMonitoring, settings) as service:
-        await eventually(lambda: service._snapshot.get("at"))
-        assert service._reference is None
+        await eventually(lambda: service.monitor.at)
+        assert service.monitor.reference is None
         await save_training_data(tester, dataset, 600)
-        first = await eventually(lambda: service._reference)  # no event: the data are looked for until they are there
+        first = await eventually(lambda: service.monitor.reference)  # no event: the data are looked for until they are there
         await tester.announce(CHAMPION_CHANGED, {"model": "lab-lightgbm", "version": "1"})
-        second = await eventually(lambda: service._reference is not first and service._reference)
+        second = await eventually(lambda: service.monitor.reference is not first and service.monitor.reference)
         await tester.announce(PREDICTION_MADE, event(dataset, [laboratory.complete_record()], version="1"))
-        third = await eventually(lambda: service._reference is not second and service._reference)
+        third = await eventually(lambda: service.monitor.reference is not second and service.monitor.reference)
         await tester.announce(PREDICTION_MADE, event(dataset, [laboratory.complete_record()], version="2"))
-        await eventually(lambda: service._reference is not third)
-        assert service._reference.samples == first.samples
+        await eventually(lambda: service.monitor.reference is not third)
+        assert service.monitor.reference.samples == first.samples
 
 
 async def test_figures_are_those_of_one_model_of_one_service(
@@ -176,7 +176,7 @@ async def test_figures_are_those_of_one_model_of_one_service(
         await tester.announce(PREDICTION_MADE, event(dataset, records, error=50.0, service="ml_serving"))
         await tester.announce(PREDICTION_MADE, event(dataset, records, error=9.0, version="1"))
         await tester.announce(PREDICTION_MADE, event(dataset, records[:2], error=2.0, version="2"))
-        await eventually(lambda: service._snapshot["performance"].get("count") == 2)
+        await eventually(lambda: service.monitor.metrics.get("performance/count") == 2)
         snapshot = await tester.ask(MONITORING_SUBJECT, {})
     assert snapshot["model"] == {"model": "lab-lightgbm", "version": "2"}
     assert snapshot["performance"]["rmse"] == pytest.approx(2.0, abs=1e-3)
@@ -238,7 +238,7 @@ async def test_an_event_that_is_not_as_declared_costs_nothing_else(
         records = [Laboratory(1).complete_record()]
         await tester.announce(PREDICTION_MADE, event(dataset, records))
         await tester.announce(TRUTH_KNOWN, truths(records))
-        await eventually(lambda: service._snapshot["performance"].get("count") == 1)
+        await eventually(lambda: service.monitor.metrics.get("performance/count") == 1)
 
 
 async def test_each_day_has_a_run_of_its_own(settings: Settings) -> None:

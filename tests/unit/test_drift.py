@@ -1,24 +1,50 @@
-"""The population stability index and the histograms of the training data."""
+"""The stability index, the other measures of drift, and the reference that they are taken against."""
 
 from __future__ import annotations
 
+import json
 import math
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from scipy.stats import ks_2samp
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
-from complex_system.monitoring.drift import FeatureReference, population_stability_index
+from complex_system.domain.records import Record
+from complex_system.monitoring.drift import (
+    LARGE_WINDOW,
+    MIN_LIVE,
+    DataWindow,
+    band,
+    drift_metrics,
+    kolmogorov_smirnov,
+    population_stability_index,
+)
+from complex_system.monitoring.reference import NumberReference, Reference
 from complex_system.preprocessing.pipeline import Pipeline
 
+R1, R2, R3 = (f"rohwert_{i}_labormessung" for i in (1, 2, 3))
 
-def features(dataset: Dataset, laboratory: Laboratory, count: int, **shift: float) -> np.ndarray:
+
+def drawn(seed: int, count: int, **shift: float) -> list[Record]:
+    laboratory = Laboratory(seed)
     records = [laboratory.complete_record() for _ in range(count)]
     for record in records:
         for name, factor in shift.items():
             record[name] *= factor
-    return Pipeline(dataset).features(records)
+    return records
+
+
+def reference(dataset: Dataset, count: int = 5000) -> Reference:
+    records = drawn(1, count)
+    return Reference.of(dataset, Pipeline(dataset).features(records), pa.Table.from_pylist(records))
+
+
+def measured(dataset: Dataset, live: list[Record], against: Reference | None = None) -> dict[str, Any]:
+    return DataWindow(dataset, against or reference(dataset)).measure(live, Pipeline(dataset).features(live))
 
 
 def test_the_formula_gives_the_value_computed_by_hand() -> None:
@@ -34,49 +60,111 @@ def test_an_empty_bin_counts_as_half_a_record() -> None:
     assert population_stability_index(np.array([50, 50]), np.array([0, 10])) == pytest.approx(by_hand)
 
 
+def test_the_bands_are_the_conventional_ones() -> None:
+    assert [band(index) for index in (0.0, 0.099, 0.1, 0.25, 0.251)] == [
+        "stable", "stable", "moderate", "moderate", "significant",
+    ]  # fmt: skip
+
+
 def test_records_like_the_training_data_show_no_drift(dataset: Dataset) -> None:
-    reference = FeatureReference(dataset, features(dataset, Laboratory(1), 5000))
-    drift = reference.drift(features(dataset, Laboratory(2), 2000))
-    assert tuple(drift) == dataset.feature_names
-    assert max(drift.values()) < 0.03
-    assert min(drift.values()) >= 0
+    found = measured(dataset, drawn(2, 2000))
+    assert tuple(found["processed"]) == dataset.feature_names
+    assert set(found["raw"]) == {"material_id", "laborant", R1, R2, R3}
+    for each in [*found["processed"].values(), *found["raw"].values()]:
+        assert 0 <= each["psi"] < 0.03
+        assert each["band"] == "stable"
+        assert sum(each["live"]) == pytest.approx(1)
+        assert sum(each["reference"]) == pytest.approx(1)
+    assert found["raw"][R2]["test"]["distance"] < 0.15
 
 
-def test_a_shift_shows_in_its_feature_and_in_no_other(dataset: Dataset) -> None:
-    reference = FeatureReference(dataset, features(dataset, Laboratory(1), 5000))
-    drift = reference.drift(features(dataset, Laboratory(2), 1000, rohwert_2_labormessung=0.5, rohwert_1_labormessung=0.2))
-    high = {name for name, value in drift.items() if value > 0.25}
-    assert "rohwert_2_labormessung" in high
-    assert "rohwert_1_very_low" in high
-    assert all(name.startswith(("rohwert_1", "rohwert_2")) for name in high)
-    assert drift["rohwert_3_labormessung"] < 0.05
-    assert drift["material_id_00000000"] < 0.05
+def test_a_shift_shows_in_its_column_and_in_no_other(dataset: Dataset) -> None:
+    metrics = drift_metrics(measured(dataset, drawn(2, 1000, **{R2: 0.5, R1: 0.2})))
+    high = {name for name, value in metrics.items() if "/psi/" in name and value > 0.25}
+    assert {f"drift/psi/{R2}", "drift/psi/rohwert_1_very_low", f"data/psi/{R1}", f"data/psi/{R2}"} <= high
+    assert all("rohwert_1" in name or "rohwert_2" in name for name in high)
+    assert metrics["drift/psi_max"] == max(value for name, value in metrics.items() if name.startswith("drift/psi/"))
+    assert metrics[f"data/wasserstein/{R2}"] > 0.5
+    assert metrics[f"data/wasserstein/{R3}"] < 0.15
+    assert metrics["drift/samples"] == 1000
 
 
-def test_a_tiny_window_reports_nothing(dataset: Dataset, laboratory: Laboratory) -> None:
-    made = features(dataset, laboratory, 30)
-    reference = FeatureReference(dataset, made)
-    assert reference.drift(made[:29]) == {}
-    assert set(reference.drift(made).values()) == {0.0}
+def test_a_small_window_is_tested_and_a_large_one_measured(dataset: Dataset) -> None:
+    against = reference(dataset)
+    small = measured(dataset, drawn(2, LARGE_WINDOW - 1), against)["raw"]
+    assert small[R2]["test"]["name"] == "ks"
+    assert small[R2]["test"]["p_value"] > 0.01
+    shifted = measured(dataset, drawn(2, 100, **{R2: 0.5}), against)["raw"]
+    assert shifted[R2]["test"]["p_value"] < 1e-6
+    assert measured(dataset, drawn(2, LARGE_WINDOW), against)["raw"][R2]["test"]["name"] == "wasserstein"
+    assert "test" not in small["material_id"]
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3])
+def test_the_test_agrees_with_scipys_on_the_samples_themselves(shift: float) -> None:
+    generator = np.random.default_rng(4)
+    known, live = generator.normal(size=4000), generator.normal(shift, 1.0, size=200)
+    statistic, p_value = kolmogorov_smirnov(NumberReference.of(known), live)
+    theirs = ks_2samp(known, live, method="asymp")
+    assert statistic == pytest.approx(theirs.statistic, abs=0.01)  # the reference is known to its percents
+    assert math.log10(p_value) == pytest.approx(math.log10(theirs.pvalue), abs=0.7)
+
+
+def test_missing_values_and_values_that_were_never_declared_are_told(dataset: Dataset) -> None:
+    live = drawn(2, 100)
+    for record in live[:40]:
+        record[R1] = None
+    against = reference(dataset)
+    found = DataWindow(dataset, against).measure(live, Pipeline(dataset).features(live))
+    assert found["raw"][R1]["missing"] == pytest.approx(0.4)
+    assert found["raw"][R1]["missing_reference"] == 0
+    assert drift_metrics(found)[f"data/missing_excess/{R1}"] == pytest.approx(0.4)
+    for record in live[:10]:
+        record["material_id"], record[R2] = "99999999", 31.0
+    strange = DataWindow(dataset, against).measure(live, Pipeline(dataset).features(drawn(2, 100)))
+    assert strange["raw"]["material_id"]["new_categories"] == {"99999999": 10}
+    assert strange["raw"]["material_id"]["categories"][-1] == "other"
+    assert strange["raw"][R2]["out_of_range"] == pytest.approx(0.1)
+    assert drift_metrics(strange)["data/new_category/material_id"] == pytest.approx(0.1)
+
+
+def test_a_tiny_window_has_histograms_and_no_index(dataset: Dataset) -> None:
+    found = measured(dataset, drawn(2, MIN_LIVE - 1))
+    assert "psi" not in found["raw"][R1]
+    assert sum(found["raw"][R1]["live"]) == pytest.approx(1)
+    assert not [name for name in drift_metrics(found) if "psi" in name]
+    assert "psi" in measured(dataset, drawn(2, MIN_LIVE))["raw"][R1]
 
 
 def test_a_shift_of_a_constant_feature_is_seen_in_both_directions(dataset: Dataset) -> None:
-    i = dataset.feature_names.index("rohwert_2_labormessung")
+    i = dataset.feature_names.index(R2)
     constant = np.full((500, len(dataset.feature_names)), 0.4, dtype=np.float32)
-    reference = FeatureReference(dataset, constant)
+    window = DataWindow(dataset, Reference.of(dataset, constant))
     for value in (0.39, 0.41):
         moved = constant[:100].copy()
         moved[:, i] = value
-        drift = reference.drift(moved)
-        assert drift["rohwert_2_labormessung"] > 5
-        assert drift["rohwert_3_labormessung"] == 0
+        found = window.measure([], moved)["processed"]
+        assert found[R2]["psi"] > 5
+        assert found[R3]["psi"] == 0
+
+
+def test_a_reference_is_the_same_after_its_way_through_json(dataset: Dataset) -> None:
+    made = reference(dataset, 500)
+    read = Reference.parse(json.loads(json.dumps(made.as_dict())))
+    assert read.as_dict() == made.as_dict()
+    assert read.samples == 500
+    live = drawn(3, 200)
+    assert measured(dataset, live, read) == measured(dataset, live, made)
+    for broken in ({}, {"raw": 3, "processed": {}}, {"raw": {}, "processed": {"a": {"type": "number"}}}):
+        with pytest.raises(ValueError, match="no reference"):
+            Reference.parse(broken)
 
 
 def test_a_continuous_feature_has_ten_even_bins_and_an_indicator_two(dataset: Dataset) -> None:
-    kept = FeatureReference(dataset, features(dataset, Laboratory(1), 5000)).as_dict()
-    counts = kept["rohwert_2_labormessung"]["counts"]
-    assert len(counts) == 10
-    assert min(counts) >= 499
-    assert max(counts) <= 501
-    assert sum(kept["laborant_AN"]["counts"]) == 5000
-    assert len(kept["laborant_AN"]["counts"]) == 2
+    kept = reference(dataset).processed
+    number, indicator = kept[R2], kept["laborant_AN"]
+    assert isinstance(number, NumberReference)
+    assert isinstance(indicator, NumberReference)
+    assert len(number.counts) == 10
+    assert 499 <= min(number.counts) <= max(number.counts) <= 501
+    assert len(indicator.counts) == 2

@@ -2,70 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
 import pytest
 
-from complex_system.monitoring.performance import MOST_MODELS, ErrorWindow, LatencyWindow, ModelWindows, ServedModel
+from complex_system.monitoring.history import Pair
+from complex_system.monitoring.performance import MOST_MODELS, ErrorWindow, LatencyWindow, ModelWindows
 from complex_system.monitoring.report import PointBuffer
+from complex_system.monitoring.rollups import Served
 from complex_system.monitoring.system import SystemMetrics
 
 
-def test_truth_and_prediction_are_joined_in_either_order() -> None:
-    window = ErrorWindow(10)
-    window.predicted("a", 3.0)
-    window.measured("b", 5.0)
+def test_the_window_scores_its_newest_pairs() -> None:
+    window = ErrorWindow(2)
     assert window.metrics() == {"count": 0.0}
-    assert window.waiting == 2
-    window.measured("a", 1.0)
-    window.predicted("b", 4.0)
+    window.add(100.0, 0.0)
+    assert "r2" not in window.metrics()
+    window.add(1.0, 3.0)
+    window.add(5.0, 4.0)
     metrics = window.metrics()
     assert metrics["count"] == 2
     assert metrics["rmse"] == pytest.approx((5 / 2) ** 0.5)
     assert metrics["mae"] == pytest.approx(1.5)
     assert metrics["bias"] == pytest.approx(0.5)
     assert metrics["r2"] == pytest.approx(1 - 5 / 8)
-    assert window.waiting == 0
-
-
-def test_a_truth_that_comes_much_later_still_finds_its_prediction() -> None:
-    window = ErrorWindow(5)
-    window.predicted("late", 2.0)
-    for i in range(5000):
-        window.predicted(str(i), 0.0)
-    window.measured("late", 1.0)
-    assert window.metrics()["bias"] == 1.0
-
-
-def test_what_waits_is_bounded_and_the_oldest_goes_first() -> None:
-    window = ErrorWindow(5, most_waiting=3)
-    for key in "abcd":
-        window.predicted(key, 1.0)
-    assert window.waiting == 3
-    window.measured("a", 1.0)
-    assert window.metrics()["count"] == 0
-    window.measured("b", 1.0)
-    assert window.metrics()["count"] == 1
-
-
-def test_the_window_moves_and_a_truth_counts_once() -> None:
-    window = ErrorWindow(2)
-    for i, prediction in enumerate((100.0, 1.0, 1.0)):
-        window.predicted(str(i), prediction)
-        window.measured(str(i), 0.0)
-        window.measured(str(i), 0.0)
-    assert window.metrics()["rmse"] == 1.0
-    assert window.metrics()["count"] == 2
-
-
-def test_one_pair_has_no_r2_and_what_is_no_number_is_left_out() -> None:
-    window = ErrorWindow(2)
-    window.predicted("nan", float("nan"))
-    window.measured("nan", float("inf"))
-    assert window.waiting == 0
-    window.predicted("a", 1.0)
-    window.measured("a", 1.0)
-    assert "r2" not in window.metrics()
 
 
 def test_latencies_and_the_rate_since_the_last_look() -> None:
@@ -84,42 +45,65 @@ def test_latencies_and_the_rate_since_the_last_look() -> None:
     assert window.metrics()["predictions_per_second"] == 0
 
 
-OLD, NEW = ServedModel("champion", "lab", "1"), ServedModel("champion", "lab", "2")
-OTHER = ServedModel("wandb", "net", "a")
+OLD, NEW = Served("champion", "lab", "1"), Served("champion", "lab", "2")
+OTHER = Served("wandb", "net", "a")
+SHADOW = Served("champion", "challenger", "1", True)
+
+
+def pair(served: Served, prediction: float, truth: float = 0.0) -> Pair:
+    return Pair(1.0, prediction, truth, served, "")
 
 
 def test_models_and_services_are_not_mixed_and_the_one_that_answered_last_counts() -> None:
     windows = ModelWindows(10, lambda: 0.0)
     assert windows.metrics() == {}
-    assert windows.predicted(OLD, 5.0, [("a", 10.0), ("b", 10.0)])
-    assert windows.predicted(OTHER, 50.0, [("a", 100.0), (None, 1.0)])
-    windows.measured("a", 0.0)
+    assert windows.answered(OLD, 5.0, 2)
+    assert windows.answered(OTHER, 50.0, 2)
+    windows.joined(pair(OLD, 10.0))
+    windows.joined(pair(OTHER, 100.0))
     assert windows.metrics()["champion"].performance["rmse"] == 10
     assert windows.metrics()["wandb"].performance["rmse"] == 100
     assert windows.metrics()["wandb"].latency["latency_ms_mean"] == 50
-    assert not windows.predicted(OLD, 5.0, [])
-    assert windows.predicted(NEW, 7.0, [("c", 1.0)])
+    assert not windows.answered(OLD, 5.0, 0)
+    assert windows.answered(NEW, 7.0, 1)
     assert windows.metrics()["champion"].served == NEW
     assert windows.metrics()["champion"].performance == {"count": 0.0}
-    windows.measured("b", 0.0)  # predicted by the old one
-    windows.measured("c", 0.0)
+    windows.joined(pair(OLD, 10.0))  # predicted by the old one
+    windows.joined(pair(NEW, 1.0))
     assert windows.metrics()["champion"].performance["rmse"] == 1
-    assert windows.metrics()["champion"].latency["latency_ms_mean"] == 7
+    assert windows.metrics()["champion"].latency["latency_ms_p50"] == 7
 
 
-def test_a_truth_that_came_first_counts_for_a_model_that_is_new() -> None:
+def test_a_challenger_stands_beside_the_champion_and_is_no_change_of_model() -> None:
     windows = ModelWindows(10, lambda: 0.0)
-    windows.measured("a", 1.0)
-    for model in (OLD, OTHER):
-        windows.predicted(model, 1.0, [("a", 3.0)])
-    assert {metrics.performance["bias"] for metrics in windows.metrics().values()} == {2.0}
+    windows.answered(OLD, 5.0, 1)
+    assert not windows.answered(SHADOW, 9.0, 1)
+    assert not windows.answered(OLD, 5.0, 1)
+    windows.joined(pair(SHADOW, 3.0))
+    assert windows.metrics()["champion"].served == OLD
+    (shadow,) = windows.shadows()
+    assert (shadow.served, shadow.performance["bias"]) == (SHADOW, 3.0)
+
+
+def test_windows_outlive_a_restart_and_go_on_before_what_has_come_since() -> None:
+    windows = ModelWindows(3, lambda: 0.0)
+    windows.answered(OLD, 5.0, 1)
+    for prediction in (1.0, 2.0):
+        windows.joined(pair(OLD, prediction))
+    kept = json.loads(json.dumps(windows.as_dict()))
+    restarted = ModelWindows(3, lambda: 0.0)
+    restarted.joined(pair(OLD, 6.0))
+    restarted.load(kept)
+    assert restarted.metrics()["champion"].performance["bias"] == pytest.approx(3.0)
+    restarted.joined(pair(OLD, 7.0))
+    assert restarted.metrics()["champion"].performance["bias"] == pytest.approx(5.0)
 
 
 def test_only_so_many_models_have_windows() -> None:
     windows = ModelWindows(10, lambda: 0.0)
-    windows.predicted(OTHER, 1.0, [])
+    windows.answered(OTHER, 1.0, 0)
     for version in range(100):
-        windows.predicted(ServedModel("champion", "lab", str(version)), 1.0, [])
+        windows.answered(Served("champion", "lab", str(version)), 1.0, 0)
     assert set(windows.metrics()) == {"champion"}
     assert len(windows._windows) == MOST_MODELS
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from complex_system.domain.documents import Cursor, Document
+from complex_system.domain.pages import decode_page
 from complex_system.messaging import subjects
 from complex_system.messaging.clients import Asks
 
@@ -75,3 +78,14 @@ class DocumentClient:
         for start in range(0, len(keys), BATCH):
             found |= await self._ask(subjects.DB_GET_TARGETS_SUBJECT, {"keys": list(keys[start : start + BATCH])})
         return found
+
+    async def raw_by_keys(self, keys: Sequence[str]) -> pa.Table:
+        """The raw records with these keys (``domain.pages.raw_schema``), at least one key; those that are not there are left out."""
+        ordered, tables = sorted(set(keys)), []
+        while ordered:
+            part, ordered = ordered[:BATCH], ordered[BATCH:]
+            page = decode_page(await self._ask(subjects.DB_GET_RAW_BY_KEYS_SUBJECT, {"keys": part}))
+            tables.append(page.table)
+            if page.next is not None:
+                ordered = [key for key in part if key > page.next] + ordered
+        return pa.concat_tables(tables)

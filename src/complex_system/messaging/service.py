@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -21,13 +22,14 @@ from complex_system import __version__
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import ComplexSystemError, NobodyListensError, ReplyTimeoutError
 from complex_system.messaging.connection import ServiceConnection
+from complex_system.messaging.process import ProcessUsage
 from complex_system.messaging.replies import to_thing, value_of
 from complex_system.messaging.subjects import SERVICE_HEARTBEAT, health_subject
 from complex_system.settings import Settings
 
 log = logging.getLogger(__name__)
 
-State = Literal["starting", "waiting", "ready", "working", "failing"]
+State = Literal["starting", "waiting", "ready", "working", "failing", "stopped"]
 T = TypeVar("T")
 
 STOP_GRACE = 1.5
@@ -60,6 +62,8 @@ class SystemService(FastIoTService):
         self.url = ""
         self._state: State = "starting"
         self._detail = ""
+        self._usage = ProcessUsage()
+        self._started = time.time()
 
     @classmethod
     def service_name(cls) -> str:
@@ -103,8 +107,8 @@ class SystemService(FastIoTService):
     # What a service uses
 
     async def set_state(self, state: State, detail: str = "") -> None:
-        """Says how the service is; a change is announced at once."""
-        if (state, detail) != (self._state, self._detail):
+        """Says how the service is; a change is announced at once. One that has stopped stays so."""
+        if (state, detail) != (self._state, self._detail) and self._state != "stopped":
             self._state, self._detail = state, detail
             level = logging.WARNING if state in ("failing", "waiting") else logging.INFO
             log.log(level, "%s%s", state, f": {detail}" if detail else "")
@@ -120,6 +124,9 @@ class SystemService(FastIoTService):
             "pid": os.getpid(),
             "url": self.url,
             "version": __version__,
+            "host": socket.gethostname(),
+            "started": self._started,
+            **self._usage.read(),
         }
 
     async def ask(self, subject: ReplySubject, value: Any, seconds: float | None = None) -> Any:
@@ -236,7 +243,12 @@ class SystemService(FastIoTService):
 
     async def _stop(self) -> None:
         await self.broker.drain_handlers()
-        await self.on_stop()
+        try:
+            await self.on_stop()
+        finally:
+            # Who watches shall know that nobody needs to look after this one.
+            self._state, self._detail = "stopped", ""
+            await self._beat()
 
     async def _end_when_lost(self) -> None:
         lost, ended = asyncio.create_task(self.broker.lost.wait()), asyncio.create_task(self._shutdown_event.wait())

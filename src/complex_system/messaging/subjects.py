@@ -23,9 +23,9 @@ __all__ = [
     "CHAMPION_CHANGED",
     "COMPARISON_FINISHED",
     "DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT",
+    "DB_DELETE_DOCUMENTS_SUBJECT",
     "DB_GET_ALL_PROCESSED_DATA_SUBJECT",
     "DB_GET_ALL_RAW_DATA_SUBJECT",
-    "DB_DELETE_DOCUMENTS_SUBJECT",
     "DB_GET_COUNTS_SUBJECT",
     "DB_GET_DOCUMENTS_SUBJECT",
     "DB_GET_LABELED_DATASET_SUBJECT",
@@ -33,9 +33,10 @@ __all__ = [
     "DB_GET_PROCESSED_DATA_COUNT_SUBJECT",
     "DB_GET_PROCESSED_DATA_PAGE_SUBJECT",
     "DB_GET_PROCESSED_DATA_POINTS_COUNT_SUBJECT",
+    "DB_GET_RAW_BY_KEYS_SUBJECT",
     "DB_GET_REJECTED_PAGE_SUBJECT",
-    "DB_GET_UNPROCESSED_PAGE_SUBJECT",
     "DB_GET_TARGETS_SUBJECT",
+    "DB_GET_UNPROCESSED_PAGE_SUBJECT",
     "DB_REJECT_RAW_SUBJECT",
     "DB_SAVE_DOCUMENTS_SUBJECT",
     "DB_SAVE_MANY_RAW_DATAPOINTS_SUBJECT",
@@ -142,8 +143,10 @@ DB_DELETE_DOCUMENTS_SUBJECT = request("delete-monitoring-documents")
 """``{"kind", "before"}`` or ``{"kind", "keys": [...]}`` -> ``{"acknowledged": true, "deleted": n}``."""
 DB_GET_TARGETS_SUBJECT = request("get-targets")
 """``{"keys": [...]}`` -> ``{key: target}`` of the processed records whose target is known."""
+DB_GET_RAW_BY_KEYS_SUBJECT = request("get-raw-by-keys")
+"""``{"keys": [...]}`` -> Arrow page of the raw records with these keys; where ``next`` is set, ask again for the keys beyond it."""
 
 # Every service
 SERVICE_HEARTBEAT = event("service-heartbeat")
-"""``{"service", "replica", "host", "state", "detail", "pid", "url", "version", "started", "cpu_percent", "memory_megabytes"}``; states:
-starting, waiting, ready, working, failing, and stopped in the last one of a service that ends in order."""
+"""``{"service", "replica", "host", "state", "detail", "pid", "url", "version", "started", "cpu_percent", "memory_megabytes"}``;
+states: starting, waiting, ready, working, failing, and stopped in the last one of a service that ends in order."""

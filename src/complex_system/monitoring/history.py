@@ -11,11 +11,13 @@ import math
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from complex_system.domain.documents import Document
 from complex_system.monitoring.rollups import HOUR, MINUTE, Rollup, Served, begin_of, merged
+
+T = TypeVar("T")
 
 MINUTES = "minute"
 """Kind of the minute roll-ups; key and time are the minute's begin."""
@@ -28,9 +30,11 @@ WAITING = "waiting"
 CHAMPIONS = "champion"
 """Kind of the champions: body as the event ``champion-changed``."""
 ALERTS = "alert"
-"""Kind of the alerts, see :class:`AlertRecord`."""
+"""Kind of the alerts: the body is what alert events carry, with ``key``, ``began`` and ``ended`` (seconds, or None) at least."""
 STATES = "state"
-"""Kind of single documents that are replaced: the newest ``data`` view, the ``services`` seen last."""
+"""Kind of single documents that are replaced; their keys are ``STATE_KEYS``."""
+STATE_KEYS = ("data", "services", "windows", "comparison", "changes")
+"""The newest data view, the services seen last, the moving windows, the last comparison, the changes of the error."""
 
 MINUTES_KEPT = 24 * HOUR
 """Seconds that minutes are kept; older ones are in their hours."""
@@ -107,45 +111,8 @@ class Sample:
         return cls(at, int(body["seen"]), pairs)
 
 
-@dataclass(frozen=True)
-class AlertRecord:
-    """An alert as the database, the page and the REST interface have it. Times are seconds since 1970 (UTC).
-
-    Attributes:
-        key: Unique, e.g. ``<rule>-<begin in milliseconds>``.
-        rule: Name of the rule.
-        severity: ``info``, ``warning`` or ``critical``.
-        metric: The metric that it is about.
-        value: Its worst value while the alert was open.
-        sentence: What is the matter, for a plant engineer.
-        began: When it was raised.
-        ended: When it ended; None while it is open.
-        actions: What the system did: ``{"at", "what", ...}`` each, oldest first.
-    """
-
-    key: str
-    rule: str
-    severity: str
-    metric: str
-    value: float
-    sentence: str
-    began: float
-    ended: float | None = None
-    actions: tuple[dict[str, Any], ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """It as JSON."""
-        return {**vars(self), "actions": list(self.actions)}
-
-    @classmethod
-    def parse(cls, body: Any) -> AlertRecord:
-        """Reads what :meth:`as_dict` made; fields that are not known are left out."""
-        known = {name: body[name] for name in cls.__dataclass_fields__ if name in body}
-        return cls(**{**known, "actions": tuple(known.get("actions", ()))})
-
-
 class History:
-    """Minutes, hours, samples, champions and alerts. Memory is bounded by the retention; all methods are quick and run in one thread."""
+    """Minutes, hours, samples, champions and alerts. Memory is bounded by the retention; all methods are quick, in one thread."""
 
     def __init__(self, hours_kept: float = 90 * 24 * HOUR, seed: int | None = None) -> None:
         """Makes an empty history.
@@ -154,13 +121,15 @@ class History:
             hours_kept: Seconds that hours, champions and alerts are kept.
             seed: Of the sampling.
         """
+        self.loaded = False
+        """Whether what an earlier process wrote is there; until then nothing is to be written."""
         self._kept = hours_kept
         self._random = random.Random(seed)  # noqa: S311 - a sample, no secret
         self._minutes: OrderedDict[float, Rollup] = OrderedDict()
         self._hours: OrderedDict[float, Rollup] = OrderedDict()
         self._samples: OrderedDict[float, Sample] = OrderedDict()
         self.champions: list[dict[str, Any]] = []
-        self._alerts: OrderedDict[str, AlertRecord] = OrderedDict()
+        self._alerts: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self.states: dict[str, dict[str, Any]] = {}
         self._changed: dict[tuple[str, str], Document | None] = {}
         self._complete_from = -math.inf
@@ -198,12 +167,13 @@ class History:
         self.champions.append(body)
         self._changed[CHAMPIONS, f"{int(at * 1000)}"] = Document(CHAMPIONS, f"{int(at * 1000)}", at, body)
 
-    def alert(self, record: AlertRecord) -> None:
-        """Takes an alert, new or changed."""
-        self._alerts[record.key] = record
+    def alert(self, body: dict[str, Any]) -> None:
+        """Takes an alert, new or changed; ``key`` and ``began`` are read."""
+        key, began = str(body["key"]), float(body["began"])
+        self._alerts[key] = body
         while len(self._alerts) > MOST_ALERTS:
             self._alerts.popitem(last=False)
-        self._changed[ALERTS, record.key] = Document(ALERTS, record.key, record.began, record.as_dict())
+        self._changed[ALERTS, key] = Document(ALERTS, key, began, body)
 
     def state(self, name: str, at: float, body: dict[str, Any]) -> None:
         """Takes a single document that replaces the one before."""
@@ -225,9 +195,9 @@ class History:
         for sample in _between(self._samples, begin_of(start, HOUR), end):
             yield from (pair for pair in sample.pairs if start <= pair.at < end)
 
-    def alerts(self) -> list[AlertRecord]:
+    def alerts(self) -> list[dict[str, Any]]:
         """Alerts, the newest first."""
-        return sorted(self._alerts.values(), key=lambda alert: alert.began, reverse=True)
+        return sorted(self._alerts.values(), key=lambda alert: float(alert["began"]), reverse=True)
 
     # Between memory and database
 
@@ -239,8 +209,7 @@ class History:
         changed, self._changed = self._changed, {}
         for begin in {begin_of(float(key), HOUR) for kind, key in changed if kind == MINUTES}:
             if begin >= self._complete_from:
-                _at(self._hours, begin, lambda: None)
-                self._hours[begin] = merged(self.minutes(begin, begin + HOUR), begin, HOUR)
+                _put(self._hours, begin, merged(self.minutes(begin, begin + HOUR), begin, HOUR))
                 changed[HOURS, str(int(begin))] = None
         kept: dict[str, OrderedDict[float, Any]] = {MINUTES: self._minutes, HOURS: self._hours, SAMPLES: self._samples}
         documents = []
@@ -268,7 +237,7 @@ class History:
         samples = await documents.between(SAMPLES, now - SAMPLES_KEPT, now + HOUR)
         champions = await documents.between(CHAMPIONS, now - self._kept, now + HOUR, newest_first=True, most=500)
         alerts = await documents.between(ALERTS, now - self._kept, now + HOUR, newest_first=True, most=MOST_ALERTS)
-        states = await documents.by_keys(STATES, ["data", "services"])
+        states = await documents.by_keys(STATES, STATE_KEYS)
         self._complete_from = since
         self._restore(self._minutes, [Rollup.parse(d.at, d.body) for d in minutes])
         for hour in hours:
@@ -283,9 +252,10 @@ class History:
         mine, self.champions = self.champions, [dict(d.body) for d in reversed(champions)]
         for champion in mine:
             self.crowned(champion["at"], champion)
-        known = OrderedDict((d.key, AlertRecord.parse(d.body)) for d in reversed(alerts))
+        known = OrderedDict((d.key, dict(d.body)) for d in reversed(alerts))
         self._alerts = OrderedDict([*known.items(), *self._alerts.items()])
         self.states = {**{d.key: dict(d.body) for d in states}, **self.states}
+        self.loaded = True
 
     async def forget(self, documents: Documents, now: float) -> None:
         """Drops what is older than it is kept, in memory and in the database."""
@@ -311,19 +281,18 @@ class History:
         _sort(target)
 
 
-def ended(record: AlertRecord, at: float) -> AlertRecord:
-    """The alert as it is when it has ended."""
-    return replace(record, ended=at)
-
-
-def _at(stored: OrderedDict[float, Any], begin: float, make: Callable[[], Any]) -> Any:
-    """The entry of a time; the order of the times is kept."""
+def _at(stored: OrderedDict[float, T], begin: float, make: Callable[[], T]) -> T:
     if begin not in stored:
-        in_order = not stored or next(reversed(stored)) < begin
-        stored[begin] = make()
-        if not in_order:
-            _sort(stored)
+        _put(stored, begin, make())
     return stored[begin]
+
+
+def _put(stored: OrderedDict[float, T], begin: float, value: T) -> None:
+    """Sets the entry of a time; the order of the times is kept."""
+    in_order = begin in stored or not stored or next(reversed(stored)) < begin
+    stored[begin] = value
+    if not in_order:
+        _sort(stored)
 
 
 def _sort(stored: OrderedDict[float, Any]) -> None:

@@ -1,63 +1,33 @@
-"""How good and how quick the served predictions are, over a moving window."""
+"""How good and how quick the served predictions are, over a moving window for each model of each service."""
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from complex_system.monitoring.history import Pair
+from complex_system.monitoring.rollups import Served
 from complex_system.training.base import Scores
 
-MIN_WAITING = 10_000
-"""At least so many predictions without a truth, and truths without a prediction, are kept until the other comes."""
 MOST_MODELS = 8
 """Models with windows of their own; the one that has not predicted for longest is forgotten."""
+PAIRS_SAVED = 1000
+"""Newest pairs of a window that outlive a restart."""
 
 
 class ErrorWindow:
-    """Joins predictions and truths by record id, whichever comes first, and scores the newest pairs.
+    """Scores the newest pairs of truth and prediction."""
 
-    Memory is bounded: of what waits for its other half the oldest is forgotten. A record that is predicted again before its
-    truth comes counts with the newest prediction; a pair that is complete counts once.
-    """
-
-    def __init__(self, size: int, most_waiting: int | None = None) -> None:
-        """Makes a window.
-
-        Args:
-            size: Number of pairs that are scored.
-            most_waiting: Predictions, and truths, that may wait at once; by default ten windows and at least 10,000.
-        """
-        self._most_waiting = most_waiting or max(MIN_WAITING, 10 * size)
-        self._predictions: OrderedDict[str, float] = OrderedDict()
-        self._truths: OrderedDict[str, float] = OrderedDict()
+    def __init__(self, size: int) -> None:
         self._pairs: deque[tuple[float, float]] = deque(maxlen=size)
 
-    def predicted(self, key: str, prediction: float) -> None:
-        """Takes a prediction."""
-        if math.isfinite(prediction):
-            truth = self._truths.pop(key, None)
-            if truth is None:
-                self._wait(self._predictions, key, prediction)
-            else:
-                self._pairs.append((truth, prediction))
-
-    def measured(self, key: str, truth: float) -> None:
-        """Takes a truth."""
-        if math.isfinite(truth):
-            prediction = self._predictions.pop(key, None)
-            if prediction is None:
-                self._wait(self._truths, key, truth)
-            else:
-                self._pairs.append((truth, prediction))
-
-    @property
-    def waiting(self) -> int:
-        """How many predictions and truths wait for their other half."""
-        return len(self._predictions) + len(self._truths)
+    def add(self, truth: float, prediction: float) -> None:
+        """Takes a pair of finite numbers."""
+        self._pairs.append((truth, prediction))
 
     def metrics(self) -> dict[str, float]:
         """``rmse``, ``mae``, ``bias`` (mean of prediction - truth), ``r2`` and ``count``; only ``count`` while it is 0.
@@ -74,11 +44,9 @@ class ErrorWindow:
         r2 = {"r2": scores.r2} if count > 1 else {}
         return {"rmse": scores.rmse, "mae": scores.mae, "bias": bias, **r2, "count": float(count)}
 
-    def _wait(self, waiting: OrderedDict[str, float], key: str, value: float) -> None:
-        waiting[key] = value
-        waiting.move_to_end(key)
-        if len(waiting) > self._most_waiting:
-            waiting.popitem(last=False)
+    def newest(self, most: int) -> list[tuple[float, float]]:
+        """The newest pairs, the oldest of them first."""
+        return list(self._pairs)[-most:]
 
 
 class LatencyWindow:
@@ -96,13 +64,16 @@ class LatencyWindow:
         self._since = clock()
         self._count = 0
 
+    def __len__(self) -> int:
+        return len(self._milliseconds)
+
     def answered(self, milliseconds: float, predictions: int) -> None:
         """Takes an answered request of so many predictions."""
         self._milliseconds.append(milliseconds)
         self._count += predictions
 
     def metrics(self) -> dict[str, float]:
-        """``latency_ms_mean``, ``latency_ms_p95``, ``latency_ms_p99`` over the window, and ``predictions_per_second``.
+        """``latency_ms_mean``, ``_p50``, ``_p95``, ``_p99`` over the window, and ``predictions_per_second``.
 
         The rate covers the time since the last call. Latencies are those of requests; they are missing before the first.
         """
@@ -113,38 +84,27 @@ class LatencyWindow:
         if not self._milliseconds:
             return rate
         times = np.asarray(self._milliseconds)
-        p95, p99 = np.percentile(times, [95, 99])
+        quantiles = zip((50, 95, 99), np.percentile(times, [50, 95, 99]), strict=True)
         return {
             "latency_ms_mean": float(times.mean()),
-            "latency_ms_p95": float(p95),
-            "latency_ms_p99": float(p99),
+            **{f"latency_ms_p{share}": float(value) for share, value in quantiles},
             **rate,
         }
 
 
 @dataclass(frozen=True)
-class ServedModel:
-    """One version of a model as one service serves it."""
-
-    service: str
-    model: str
-    version: str
-
-
-@dataclass(frozen=True)
 class ServedMetrics:
-    """How the model that a service serves now does; see :class:`ErrorWindow` and :class:`LatencyWindow`."""
+    """How a served model does; see :class:`ErrorWindow` and :class:`LatencyWindow`."""
 
-    served: ServedModel
+    served: Served
     performance: dict[str, float]
     latency: dict[str, float]
+    requests: int = 0
+    """Requests in the latency window."""
 
 
 class ModelWindows:
-    """An error and a latency window for every model of every service, so that no figure mixes two models.
-
-    A truth counts for every model that predicted the record, also for one that predicts it only later.
-    """
+    """An error and a latency window for every model of every service, so that no figure mixes two models."""
 
     def __init__(self, size: int, clock: Callable[[], float]) -> None:
         """Makes the windows, none at first.
@@ -155,48 +115,56 @@ class ModelWindows:
         """
         self._size = size
         self._clock = clock
-        self._most_truths = max(MIN_WAITING, 10 * size)
-        self._truths: OrderedDict[str, float] = OrderedDict()
-        self._windows: OrderedDict[ServedModel, tuple[ErrorWindow, LatencyWindow]] = OrderedDict()
-        self._newest: dict[str, ServedModel] = {}
+        self._windows: OrderedDict[Served, tuple[ErrorWindow, LatencyWindow]] = OrderedDict()
+        self._newest: dict[str, Served] = {}
 
-    def predicted(self, by: ServedModel, milliseconds: float, predictions: Iterable[tuple[str | None, float]]) -> bool:
-        """Takes an answered request: record ids, where there are any, and predictions.
+    def answered(self, by: Served, milliseconds: float, predictions: int) -> bool:
+        """Takes an answered request.
 
         Returns:
-            Whether the service answered with another model than the last time, or for the first time.
+            Whether the service answered with another model than the last time, or for the first time. A shadow answers nobody.
         """
-        pairs = list(predictions)
-        errors, latency = self._of(by)
-        latency.answered(milliseconds, len(pairs))
-        for key, prediction in pairs:
-            if key is not None:
-                errors.predicted(key, prediction)
+        self._of(by)[1].answered(milliseconds, predictions)
+        if by.shadow:
+            return False
         before, self._newest[by.service] = self._newest.get(by.service), by
         return before != by
 
-    def measured(self, key: str, truth: float) -> None:
-        """Takes a truth."""
-        self._truths[key] = truth
-        self._truths.move_to_end(key)
-        if len(self._truths) > self._most_truths:
-            self._truths.popitem(last=False)
-        for errors, _ in self._windows.values():
-            errors.measured(key, truth)
+    def joined(self, pair: Pair) -> None:
+        """Takes a pair."""
+        self._of(pair.served)[0].add(pair.truth, pair.prediction)
 
     def metrics(self) -> dict[str, ServedMetrics]:
         """The metrics of every service, each over the window of the model that it answered with last."""
-        return {
-            service: ServedMetrics(served, self._windows[served][0].metrics(), self._windows[served][1].metrics())
-            for service, served in self._newest.items()
-        }
+        return {service: self._metrics(served) for service, served in self._newest.items()}
 
-    def _of(self, by: ServedModel) -> tuple[ErrorWindow, LatencyWindow]:
+    def shadows(self) -> list[ServedMetrics]:
+        """The metrics of the challengers that scored along, the newest first."""
+        return [self._metrics(served) for served in reversed(self._windows) if served.shadow]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The newest pairs of all windows as JSON, for the time after a restart."""
+        pairs = [[list(served), errors.newest(PAIRS_SAVED)] for served, (errors, _) in self._windows.items()]
+        return {"newest": [list(served) for served in self._newest.values()], "pairs": pairs}
+
+    def load(self, body: dict[str, Any]) -> None:
+        """Puts what :meth:`as_dict` made before what is at hand."""
+        for values, pairs in body.get("pairs", ()):
+            served = Served(str(values[0]), str(values[1]), str(values[2]), bool(values[3]))
+            window, _ = self._of(served)
+            present = window.newest(self._size)
+            for truth, prediction in [*pairs, *present]:
+                window.add(float(truth), float(prediction))
+        for values in body.get("newest", ()):
+            self._newest.setdefault(str(values[0]), Served(str(values[0]), str(values[1]), str(values[2])))
+
+    def _metrics(self, served: Served) -> ServedMetrics:
+        errors, latency = self._of(served)
+        return ServedMetrics(served, errors.metrics(), latency.metrics(), len(latency))
+
+    def _of(self, by: Served) -> tuple[ErrorWindow, LatencyWindow]:
         if by not in self._windows:
-            errors = ErrorWindow(self._size)
-            for key, truth in self._truths.items():
-                errors.measured(key, truth)
-            self._windows[by] = (errors, LatencyWindow(self._size, self._clock))
+            self._windows[by] = (ErrorWindow(self._size), LatencyWindow(self._size, self._clock))
         self._windows.move_to_end(by)
         if len(self._windows) > MOST_MODELS:
             forgotten, _ = self._windows.popitem(last=False)

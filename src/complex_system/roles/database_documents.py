@@ -15,6 +15,7 @@ from complex_system.domain.documents import (
     kind_of,
     time_of,
 )
+from complex_system.domain.pages import encode_within
 from complex_system.errors import InvalidRequestError
 from complex_system.messaging import subjects
 from complex_system.messaging.handlers import answers
@@ -95,6 +96,13 @@ class DocumentSubjects(SystemService):
         """The known targets of processed records."""
         fields = requests.fields_of(value, subjects.DB_GET_TARGETS_SUBJECT.name, ("keys",))
         return await self._stored(self.store.targets(_keys(fields.get("keys"))))
+
+    @answers(subjects.DB_GET_RAW_BY_KEYS_SUBJECT)
+    async def get_raw_by_keys(self, value: Any) -> bytes:
+        """An Arrow page of raw records."""
+        fields = requests.fields_of(value, subjects.DB_GET_RAW_BY_KEYS_SUBJECT.name, ("keys",))
+        page = await self._stored(self.store.raw_by_keys(_keys(fields.get("keys"))))
+        return encode_within(page, int(self.broker.max_payload * 0.9))
 
     def _fitting_documents(self, found: list[Document]) -> list[dict[str, Any]]:
         """The longest leading part that fits into a reply; at least one document, which a body's limit keeps small enough."""

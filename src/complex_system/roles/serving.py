@@ -17,7 +17,7 @@ from complex_system.errors import ComplexSystemError, InvalidRequestError, Start
 from complex_system.messaging.clients import ProcessingClient
 from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import State, SystemService
-from complex_system.messaging.subjects import CHAMPION_CHANGED, PREDICTION_MADE, ReplySubject
+from complex_system.messaging.subjects import CHAMPION_CHANGED, PREDICTION_FAILED, PREDICTION_MADE, ReplySubject
 from complex_system.preprocessing.pipeline import Pipeline
 from complex_system.serving.engine import Limits, LocalRoute, PredictionEngine, PredictionResult, RemoteRoute
 from complex_system.serving.manager import ModelManager
@@ -32,6 +32,8 @@ ANNOUNCED_RECORDS = 1000
 """Most predictions of one request that are announced."""
 WAITING_EVENTS = 200
 """Prediction events that wait to be sent; further ones are dropped, because an answer never waits for an event."""
+FAILURES_PAUSE = 1.0
+"""Seconds between two events that tell of failed requests."""
 NO_MODEL = "no model yet"
 """How the state ``waiting`` begins until a model is loaded; the service answers all the same."""
 
@@ -95,6 +97,7 @@ class ServingService(SystemService):
             handler = answers(subject)(method)
             self._subs.append(await self.broker.subscribe_reply_cb(subject, handler.__get__(self)))
         self.every(self.settings.model_poll_interval, self.look_for_model)
+        self.every(FAILURES_PAUSE, self._tell_failures)
 
     @override
     async def on_stop(self) -> None:
@@ -116,16 +119,18 @@ class ServingService(SystemService):
         """Answers a request by the broker: one row a record, as the contract has it."""
         if not isinstance(records, list):
             raise InvalidRequestError(f"A list of raw records is expected, not {type(records).__name__}.")
-        self.holder.require()
-        if not records:  # the published contract answers an empty list with one
-            return []
-        result = await self.engine.predict(records)
+        with self._metrics.failures.counted():
+            self.holder.require()
+            if not records:  # the published contract answers an empty list with one
+                return []
+            result = await self.engine.predict(records)
         return [[prediction] for prediction in result.predictions]
 
     async def get_prediction_columns(self, encoded: Any) -> bytes:
         """Answers an Arrow page of raw columns with a page of predictions."""
-        page = await asyncio.to_thread(decode_page, encoded)
-        result = await self.engine.predict_table(page.table)
+        with self._metrics.failures.counted():
+            page = await asyncio.to_thread(decode_page, encoded)
+            result = await self.engine.predict_table(page.table)
         return await asyncio.to_thread(self._answer_page, page.table, result)
 
     @staticmethod
@@ -182,6 +187,10 @@ class ServingService(SystemService):
             self._dropped += 1
             if self._dropped % 1000 == 1:
                 log.warning("%d prediction events were dropped: the broker is slow or away", self._dropped)
+
+    async def _tell_failures(self) -> None:
+        if failures := self._metrics.failures.take():
+            await self.announce(PREDICTION_FAILED, {"service": self.service_name(), "failures": failures})
 
     async def _send_events(self) -> None:
         while True:

@@ -18,6 +18,7 @@ from complex_system.background import Worker
 from complex_system.domain.records import new_id
 from complex_system.errors import InvalidRequestError, TrackingUnavailableError
 from complex_system.messaging.clients import DatabaseClient
+from complex_system.messaging.documents import DocumentClient
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.service import State, SystemService
 from complex_system.messaging.subjects import TRAIN_MODEL_SUBJECT, TRAINING_FINISHED, TRAINING_PROGRESS
@@ -162,6 +163,7 @@ class TrainerService(SystemService):
             framework=self.framework,
             dataset=self.dataset,
             database=DatabaseClient(self),
+            documents=DocumentClient(self),
             worker=self._worker,
             tools=self._tools,
             announce=lambda value: self.announce(TRAINING_PROGRESS, value),

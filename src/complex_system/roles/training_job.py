@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
+import pyarrow as pa
+
 from complex_system.background import Worker
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import (
@@ -23,11 +25,13 @@ from complex_system.errors import (
     TrackingUnavailableError,
 )
 from complex_system.messaging.clients import DatabaseClient
+from complex_system.messaging.documents import DocumentClient
 from complex_system.messaging.service import State
+from complex_system.monitoring.reference import RAW_SAMPLE, Reference
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.training import twin
 from complex_system.training.base import Progress, Scores, TrainedModel, Trainer
-from complex_system.training.data import Part, SampleCollector, TrainingData
+from complex_system.training.data import KeySample, Part, SampleCollector, TrainingData
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +66,7 @@ class JobContext:
     framework: str
     dataset: Dataset
     database: DatabaseClient
+    documents: DocumentClient
     worker: Worker
     tools: Callable[[], Awaitable[tuple[Trainer, Tracker]]]
     announce: Announce
@@ -77,6 +82,7 @@ class TrainingJob:
         self._cancelled = threading.Event()
         self._announced = 0.0
         self._timings: dict[str, float] = {}
+        self._keys = KeySample(Part.TRAIN, RAW_SAMPLE)
 
     def cancel(self) -> None:
         """Ends a fit under way at its next step."""
@@ -130,6 +136,7 @@ class TrainingJob:
             started_at=started_at,
             trained_at=datetime.now(UTC),
             timings=dict(self._timings),
+            reference=await self._timed("reference", self._reference(data)),
         )
         await self._context.report("working", "logging")
         await self._announce("logging", last)
@@ -143,8 +150,10 @@ class TrainingJob:
             try:
                 version = self._context.dataset.version
                 pages = self._context.database.processed_pages(collector.columns, labelled=True, version=version)
+                self._keys = KeySample(Part.TRAIN, RAW_SAMPLE)
                 async for page in pages:
                     collector.add(page.table)
+                    self._keys.add(page.table)
                 return collector.training_data()
             except (NobodyListensError, ReplyTimeoutError, StoreUnavailableError) as error:
                 if attempt == FETCH_ATTEMPTS:
@@ -152,6 +161,16 @@ class TrainingJob:
                 await self._context.report("waiting", f"the database: {error.message}")
                 await asyncio.sleep(0.25 * 2**attempt)
         raise AssertionError("unreachable")
+
+    async def _reference(self, data: TrainingData) -> dict[str, Any]:
+        """What the training data are like; without the raw columns where the database does not answer: the model counts more."""
+        raw: pa.Table | None = None
+        try:
+            raw = await self._context.documents.raw_by_keys(self._keys.keys())
+        except ComplexSystemError as error:
+            log.warning("The reference of round %s is without raw columns: %s", self.round, error.message)
+        reference = await asyncio.to_thread(Reference.of, self._context.dataset, data.train.x, raw)
+        return reference.as_dict()
 
     async def _fit(self, trainer: Trainer, data: TrainingData) -> tuple[TrainedModel, bytes]:
         loop = asyncio.get_running_loop()

@@ -240,12 +240,19 @@ class ServingRoute(APIRoute):
             response: Response = await self.endpoint(call, **call.path_params)
             return response
         except ComplexSystemError as error:
+            self._count(call, error.code)
             return self.refusal(error, call)
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
         except Exception:
             log.exception("%s %s failed (request %s)", call.method, self.path, call.id)
+            self._count(call, InternalError.code)
             return self.refusal(InternalError("The request failed inside the service; its log says more."), call)
+
+    @staticmethod
+    def _count(call: Call, code: str) -> None:
+        if call.method == "POST":  # asked for predictions
+            call.gate.metrics.failures.count(code)
 
 
 class OpenRoute(ServingRoute):

@@ -10,6 +10,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
+from complex_system.serving.failures import FailureCounts
 from complex_system.serving.manager import ModelManager
 from complex_system.serving.predictor import ModelInfo
 
@@ -29,6 +30,8 @@ class ServingMetrics:
             models: What is loaded, and what was refused.
             broker_connected: Whether the broker is there; None where there is none.
         """
+        self.failures = FailureCounts()
+        """Failed requests for predictions, for the event that tells monitoring."""
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.registry.register(_Models(models))

@@ -128,3 +128,7 @@ class DataStore(ABC):
     @abstractmethod
     async def targets(self, keys: list[str]) -> dict[str, float]:
         """The known targets of processed records by key; what is not there, or has no target, is left out."""
+
+    @abstractmethod
+    async def raw_by_keys(self, keys: list[str]) -> Page:
+        """The raw records with these keys, by key (``domain.pages.raw_schema``); keys that are not there are left out."""

@@ -166,6 +166,17 @@ class MariaDataStore(DataStore):
 
         return await self._connections.run(read)
 
+    @override
+    async def raw_by_keys(self, keys: list[str]) -> Page:
+        def read(connection: Any) -> Page:
+            found: list[Row] = []
+            for part in _parts(sorted(set(keys))):
+                found += _select(connection, f"{self._sql.select_raw_by_keys} ({', '.join('?' for _ in part)})", tuple(part))
+            found.sort(key=lambda row: str(row[0]))
+            return raw_page(self.dataset, found, len(found) + 1)
+
+        return await self._connections.run(read)
+
     # Inside
 
     def _marks(self, connection: Any) -> Iterator[str]:

@@ -66,6 +66,7 @@ class Statements:
     select_processed_page: str
     counts: str
     select_targets: str
+    select_raw_by_keys: str
     _processed_columns: dict[str, str]
     _target: str
 
@@ -99,6 +100,7 @@ class Statements:
             counts=f"SELECT (SELECT COUNT(*) FROM {RAW}), (SELECT COUNT(*) FROM {PROCESSED}), "
             f"(SELECT COUNT({target}) FROM {PROCESSED}), (SELECT COUNT(*) FROM {REJECTED})",
             select_targets=f"SELECT {ID}, {target} FROM {PROCESSED} WHERE {ID} IN",
+            select_raw_by_keys=f"SELECT {raw_list} FROM {RAW} WHERE {ID} IN",
             _processed_columns=processed,
             _target=target,
         )

@@ -210,6 +210,15 @@ class MongoDataStore(DataStore):
                         found[document[ID]] = float(document[field])
         return found
 
+    @override
+    async def raw_by_keys(self, keys: list[str]) -> Page:
+        found: list[Document] = []
+        with self._translated():
+            for part in _parts(set(keys)):
+                found += await self._find(self._raw, {ID: {"$in": part}}, self._raw_fields, len(part))
+        rows = sorted(([d.get(field) for field in self._raw_fields] for d in found), key=lambda row: str(row[0]))
+        return raw_page(self.dataset, rows, len(rows) + 1)
+
     # Inside
 
     def _connect(self) -> AsyncMongoClient[Document]:

@@ -24,6 +24,7 @@ class TrainingResult:
         started_at: When the fit began, UTC.
         trained_at: When it ended, UTC.
         timings: Seconds by stage, e.g. ``fetching`` and ``training``.
+        reference: What the training data were like (``monitoring.reference``), for the artifact ``reference/reference.json``.
     """
 
     trainer: str
@@ -37,6 +38,7 @@ class TrainingResult:
     started_at: datetime
     trained_at: datetime
     timings: dict[str, float]
+    reference: dict[str, Any] | None = None
 
     @property
     def samples(self) -> dict[str, int]:

@@ -17,7 +17,7 @@ from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.tracking.connection import is_refusal, load_mlflow, open_client, run_url, translated
 from complex_system.tracking.experiments import experiment_id
 from complex_system.tracking.flavors import log_native
-from complex_system.tracking.registry import PREFIX, TWIN_FOLDER, TWIN_METADATA, TWIN_MODEL
+from complex_system.tracking.registry import PREFIX, REFERENCE_FILE, REFERENCE_FOLDER, TWIN_FOLDER, TWIN_METADATA, TWIN_MODEL
 
 BATCH = 1000
 """Metrics that MLflow takes in one request."""
@@ -70,6 +70,7 @@ class MlflowTracker(Tracker):
                 begun.native = self._log_native(begun.run_id, result)
             self._log_run(client, begun, result)
             self._log_twin(client, begun.run_id, result, name)
+            _log_reference(client, begun.run_id, result)
             version = self._version_of(client, begun, result, name)
             client.set_terminated(begun.run_id, "FINISHED")
         del self._begun[result.trainer, result.round]
@@ -137,6 +138,13 @@ class MlflowTracker(Tracker):
         native = begun.native
         version = client.create_model_version(name, native.model_uri, begun.run_id, tags=tags, model_id=native.model_id)
         return str(version.version)
+
+
+def _log_reference(client: Any, run_id: str, result: TrainingResult) -> None:
+    if result.reference is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / REFERENCE_FILE).write_text(json.dumps(result.reference), encoding="utf-8")
+            client.log_artifacts(run_id, folder, REFERENCE_FOLDER)
 
 
 def _tags(result: TrainingResult) -> dict[str, str]:

@@ -30,6 +30,9 @@ TWIN_FOLDER = "twin"
 """Artifact folder of a run that holds the twin."""
 TWIN_MODEL = "model.onnx"
 TWIN_METADATA = "metadata.json"
+REFERENCE_FOLDER = "reference"
+"""Artifact folder of a run that holds what its training data were like, for monitoring."""
+REFERENCE_FILE = "reference.json"
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,20 @@ class ModelRegistry:
         if digest != hashlib.sha256(onnx).hexdigest():
             raise ModelRefusedError(f"{what} is damaged: its digest is not the one in its metadata.")
         return onnx, metadata
+
+    def load_reference(self, ref: ModelVersionRef) -> dict[str, Any] | None:
+        """What the training data of a version were like, as its trainer logged it; None where it logged nothing readable."""
+        client = self._client
+        with tempfile.TemporaryDirectory() as folder, translated(self._uri, "loading a model's reference"):
+            names = {Path(artifact.path).name for artifact in client.list_artifacts(ref.run_id, REFERENCE_FOLDER)}
+            if REFERENCE_FILE not in names:
+                return None
+            path = client.download_artifacts(ref.run_id, f"{REFERENCE_FOLDER}/{REFERENCE_FILE}", folder)
+            try:
+                body: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+            except ValueError:
+                return None
+        return body if isinstance(body, dict) else None
 
     def _crowned(self) -> list[ModelVersionRef]:
         """The versions that carry the alias. The caller translates errors."""

@@ -101,3 +101,28 @@ class SampleCollector:
         return TrainingData(
             self._dataset.feature_names, self._dataset.target, self.samples(Part.TRAIN), self.samples(Part.VALIDATION)
         )
+
+
+class KeySample:
+    """An even sample of the keys of one part of the split, however many there are."""
+
+    def __init__(self, part: Part, most: int, seed: int = 0) -> None:
+        self._part = part
+        self._most = most
+        self._random = np.random.default_rng(seed)
+        self._keys: npt.NDArray[np.object_] = np.empty(0, dtype=object)
+        self._priorities: npt.NDArray[np.float64] = np.empty(0)
+
+    def add(self, table: pa.Table) -> None:
+        """Takes the keys of a page."""
+        keys = np.array(table.column(ID).to_pylist(), dtype=object)
+        keys = keys[parts_of(keys) == self._part]
+        self._keys = np.concatenate([self._keys, keys])
+        self._priorities = np.concatenate([self._priorities, self._random.random(len(keys))])
+        if len(self._keys) > self._most:
+            chosen = np.argpartition(self._priorities, self._most)[: self._most]
+            self._keys, self._priorities = self._keys[chosen], self._priorities[chosen]
+
+    def keys(self) -> list[str]:
+        """The sample."""
+        return [str(key) for key in self._keys]

@@ -1,30 +1,32 @@
-"""Watches the host, the served predictions and their inputs, and logs it to MLflow."""
+"""Watches services, the served predictions and their inputs; keeps, shows and logs what it sees."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections import deque
-from contextlib import aclosing
 from functools import partial
 from typing import Any, ClassVar
 
 from typing_extensions import override
 
 from complex_system.background import Worker
-from complex_system.domain.records import Record
-from complex_system.errors import InvalidRecordError, NotEnoughDataError, TrackingUnavailableError
+from complex_system.errors import ComplexSystemError, NotEnoughDataError, StartError, TrackingUnavailableError
+from complex_system.messaging import subjects
 from complex_system.messaging.clients import DatabaseClient
+from complex_system.messaging.documents import DocumentClient
 from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import SystemService
-from complex_system.messaging.subjects import CHAMPION_CHANGED, MONITORING_SUBJECT, PREDICTION_MADE, TRUTH_KNOWN
-from complex_system.monitoring.drift import FeatureReference
-from complex_system.monitoring.performance import ModelWindows, ServedMetrics, ServedModel
+from complex_system.monitoring import views
+from complex_system.monitoring.history import History
+from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.report import MonitoringRun, PointBuffer
+from complex_system.monitoring.rest import make_app
 from complex_system.monitoring.system import SystemMetrics
-from complex_system.preprocessing.pipeline import Pipeline
-from complex_system.training.data import Matrix, Part, SampleCollector
+from complex_system.roles.monitoring_history import HistoryKeeper
+from complex_system.roles.monitoring_reference import ReferenceSource, crowned_at
+from complex_system.serving.server import RestServer
+from complex_system.tracking.registry import ModelRegistry
 
 log = logging.getLogger(__name__)
 
@@ -32,46 +34,67 @@ POINTS_AT_ONCE = 100
 """Points that are written to MLflow in one go."""
 NO_DATA_PAUSE = 5.0
 """How many times longer than usual the pause is until training data are looked for that were not there."""
-CHAMPIONS_SERVICE = "ml_serving_mlflow"
-"""The service whose figures are the system's own, ``performance/rmse`` and so on."""
-_NOTHING_SERVED: dict[str, Any] = {"model": None, "performance": {"count": 0.0}, "latency": {}}
+DAY = 86_400.0
 
 
 class MlMonitoringService(SystemService):
-    """Logs system metrics, the error against the truth, latencies and the drift of every feature to MLflow.
+    """Takes a point of all metrics every ``monitoring_interval``: for the page, the database, MLflow, Prometheus and the alert rules.
 
-    A point is taken every ``monitoring_interval``. It waits in memory, up to a bound, while MLflow is away.
+    What cannot be written waits in memory, up to a bound, while MLflow or the database is away.
     """
 
-    most_reference: ClassVar[int] = 50_000
-    """Training samples that the drift is measured against, at most."""
     last_write: ClassVar[float] = 5.0
-    """Seconds that MLflow gets for the last points when the service ends."""
+    """Seconds that MLflow, and the database, get for the last points when the service ends."""
+    keep_interval: ClassVar[float] = 5.0
+    """Seconds between two writes of the history."""
+    ask_interval: ClassVar[float] = 10.0
+    """Seconds between two questions for targets that came to the database."""
 
     @override
     async def on_start(self) -> None:
         settings = self.settings
-        window = settings.monitoring_window
         self._system = SystemMetrics()
-        self._windows = ModelWindows(window, time.monotonic)
-        self._records: deque[Record] = deque(maxlen=window)
-        self._pipeline = Pipeline(self.dataset)
-        self._reference: FeatureReference | None = None
+        history = History(settings.monitoring_days * DAY)
+        self.monitor = Monitor(self.dataset, settings.monitoring_window, history, silent_after=settings.silent_after)
+        documents, self._database = DocumentClient(self), DatabaseClient(self)
+        self._keeper = HistoryKeeper(self.monitor, documents, settings.monitoring_waiting_hours)
+        registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix or self.dataset.name)
+        self._references = ReferenceSource(self.dataset, registry, self._database, documents)
         self._reference_wanted = True
         self._buffer = PointBuffer()
         self._run = MonitoringRun(settings.mlflow_tracking_uri, settings.mlflow_experiment, self.dataset.name)
         self._worker = Worker("mlflow")
-        self._writing = asyncio.Lock()
-        self._snapshot: dict[str, Any] = {
-            "system": {}, "model": None, "performance": {}, "latency": {}, "services": {}, "drift": {}, "samples": 0,
-        }  # fmt: skip
+        self._writing, self._measuring = asyncio.Lock(), asyncio.Lock()
+        self._alerts: Any = None  # whoever has ``async evaluate(at, metrics)``: judges every point
+        await self._open_rest()
+        await asyncio.to_thread(self.monitor.prepare)
+        short = min(settings.monitoring_interval, 2.0)
+        self._refer_interval = short
         self.every(settings.monitoring_interval, self._measure)
-        self.every(min(settings.monitoring_interval, 2.0), self._write)
-        self._refer_interval = min(settings.monitoring_interval, 2.0)
-        self.every(self._refer_interval, self._refer)
+        self.every(short, self._write)
+        self.every(short, self._refer)
+        self.every(min(1.0, settings.silent_after / 4), self._look_at_services)
+        self.every(min(settings.monitoring_interval, self.keep_interval), self._keep)
+        self.every(settings.monitoring_interval, self._count)
+        self.every(self.ask_interval, self._keeper.ask_targets)
+
+    async def _open_rest(self) -> None:
+        self.app = make_app(self.monitor, self.settings.api_key, lambda: self.broker.connected)
+        rest = RestServer(self.app, self.settings.serving_host, self.settings.monitoring_port)
+        try:
+            await rest.start()
+        except StartError as error:
+            raise StartError(f"{error.message} (COMPLEX_SYSTEM_MONITORING_PORT)") from error
+        self._rest, self.url = rest, rest.url
 
     @override
     async def on_stop(self) -> None:
+        if not hasattr(self, "_rest"):  # ended while it started
+            return
+        await self._rest.stop()
+        lost = await self._keeper.close(self.last_write)
+        if lost and self.monitor.history.loaded:
+            log.warning("The newest part of the history is lost: %s", lost)
         try:
             async with asyncio.timeout(self.last_write):
                 await self._send()
@@ -84,74 +107,80 @@ class MlMonitoringService(SystemService):
 
     # What is heard
 
-    @hears(PREDICTION_MADE)
+    @hears(subjects.PREDICTION_MADE)
     async def _predicted(self, event: dict[str, Any]) -> None:
-        predictions = event["predictions"]
-        by = ServedModel(str(event["service"]), str(event["model"]), str(event["version"]))
-        pairs = [(None if each.get("id") is None else str(each["id"]), float(each["prediction"])) for each in predictions]
-        changed = self._windows.predicted(by, float(event["milliseconds"]), pairs)
-        if event.get("pipeline_version") == self.dataset.version:
-            self._records.extend(each["record"] for each in predictions[-self.settings.monitoring_window :])
-        if changed:  # the event of a new champion may have been missed; the model that answers cannot be
+        if self.monitor.predicted(
+            event
+        ):  # the event of a new champion may have been missed; the model that answers cannot be
             self._reference_wanted = True
 
-    @hears(TRUTH_KNOWN)
+    @hears(subjects.PREDICTION_FAILED)
+    async def _failed(self, event: dict[str, Any]) -> None:
+        self.monitor.failed(event)
+
+    @hears(subjects.TRUTH_KNOWN)
     async def _measured(self, event: dict[str, Any]) -> None:
-        for each in event["truths"]:
-            self._windows.measured(str(each["id"]), float(each["truth"]))
+        self.monitor.measured(event)
 
-    @hears(CHAMPION_CHANGED)
-    async def _champion_changed(self, _: Any) -> None:
+    @hears(subjects.CHAMPION_CHANGED)
+    async def _champion_changed(self, event: dict[str, Any]) -> None:
         self._reference_wanted = True
+        self.monitor.history.crowned(time.time(), event)
 
-    @answers(MONITORING_SUBJECT)
+    @hears(subjects.COMPARISON_FINISHED)
+    async def _compared(self, event: dict[str, Any]) -> None:
+        self.monitor.compared(event)
+
+    @hears(subjects.SERVICE_HEARTBEAT)
+    async def _beaten(self, beat: dict[str, Any]) -> None:
+        self.monitor.services.beaten(beat)
+
+    @answers(subjects.MONITORING_SUBJECT)
     async def _tell(self, _: Any) -> dict[str, Any]:
-        return self._snapshot
+        return {**views.snapshot(self.monitor), "run_id": self._run.run_id, "waiting_points": len(self._buffer)}
 
     # What is done again and again
 
     async def _measure(self) -> None:
         """Takes a point."""
-        system = self._system.read()
-        served = self._windows.metrics()
-        drift = await self._drift()
-        services = {service: _described(metrics) for service, metrics in served.items()}
-        champion = services.get(CHAMPIONS_SERVICE, _NOTHING_SERVED)
-        self._snapshot = {
-            "at": time.time(),
-            "system": {name.removeprefix("system/"): value for name, value in system.items()},
-            **champion,
-            "services": services,
-            "drift": drift,
-            "samples": len(self._records),
-            "reference_samples": self._reference.samples if self._reference else 0,
-            "run_id": self._run.run_id,
-            "waiting_points": len(self._buffer),
-        }
-        performance = {f"performance/{name}": value for name, value in _figures(champion).items()}
-        for service, described in services.items():
-            performance |= {f"performance/{service}/{name}": value for name, value in _figures(described).items()}
-        self._buffer.add({
-            **system,
-            **performance,
-            **{f"drift/psi/{name}": value for name, value in drift.items()},
-            **({"drift/psi_max": max(drift.values())} if drift else {}),
-            "drift/samples": float(len(self._records)),
-        })  # fmt: skip
+        async with self._measuring:
+            records, reference = self.monitor.records, self.monitor.reference
+            data = None
+            if records and reference is not None:
+                data = await asyncio.to_thread(self.monitor.measure_data, records, reference)
+            metrics = self.monitor.point(self._system.read(), data)
+            self._buffer.add(metrics)
+            if self._alerts is not None:
+                await self._alerts.evaluate(self.monitor.at, metrics)
 
-    async def _drift(self) -> dict[str, float]:
-        records, reference = list(self._records), self._reference
-        if reference is None or not records:
-            return {}
-        return await asyncio.to_thread(lambda: reference.drift(self._features(records)))
+    async def _look_at_services(self) -> None:
+        silent = self.monitor.services.look()
+        for each in silent:
+            log.warning("%s (%s) is silent: no heartbeat for %.0f s", each.service, each.replica, self.settings.silent_after)
+        if silent:
+            await self._measure()  # at once, so that the alert does not wait for the next point
 
-    def _features(self, records: list[Record]) -> Matrix:
-        while True:
+    async def _keep(self) -> None:
+        if await self._keeper.load():
+            log.info("The history was read: %d champions, %d alerts", len(self.monitor.history.champions),
+                     len(self.monitor.history.alerts()))  # fmt: skip
+            await self._recall_comparison()
+        await self._keeper.keep()
+
+    async def _recall_comparison(self) -> None:
+        if "comparison" not in self.monitor.history.states:
             try:
-                return self._pipeline.features(records)
-            except InvalidRecordError as error:
-                bad = {fault["record"] for fault in error.faults}
-                records = [record for position, record in enumerate(records) if position not in bad]
+                comparison = await self.ask(subjects.GET_COMPARISON_SUBJECT, {})
+            except ComplexSystemError:
+                return  # the next one is announced
+            if comparison is not None:
+                self.monitor.compared(comparison)
+
+    async def _count(self) -> None:
+        flow = self.monitor.flow
+        flow.counted(time.time(), await self._database.counts())
+        request = {"after": flow.look_from(time.time()), "limit": 1000}
+        flow.rejected(time.time(), await self.ask(subjects.DB_GET_REJECTED_PAGE_SUBJECT, request))
 
     async def _write(self) -> None:
         """Sends to MLflow what waits, as long as the service runs."""
@@ -170,7 +199,7 @@ class MlMonitoringService(SystemService):
                 await self.set_state("ready")
 
     async def _refer(self) -> float | None:
-        """Fetches the training data when the model has changed, and keeps their histograms.
+        """Fetches the reference when the model has changed.
 
         Returns:
             Seconds until the next look where it is not the usual one: too few data are asked for less often.
@@ -179,32 +208,26 @@ class MlMonitoringService(SystemService):
             return None
         self._reference_wanted = False  # before the fetch: what changes meanwhile wants another one
         try:
-            self._reference = await self._fetch_reference()
+            await self.while_running(self._fetch_reference())
         except NotEnoughDataError:
             self._reference_wanted = True
             return NO_DATA_PAUSE * self._refer_interval
-        except Exception:
+        except BaseException:
             self._reference_wanted = True
             raise
         return None
 
-    async def _fetch_reference(self) -> FeatureReference:
-        collector = SampleCollector(self.dataset, [Part.TRAIN])
-        pages = DatabaseClient(self).processed_pages(collector.columns, labelled=True, version=self.dataset.version)
-        async with aclosing(pages):  # type: ignore[type-var]
-            async for page in pages:
-                await asyncio.to_thread(collector.add, page.table)
-                if collector.count() >= self.most_reference:
-                    break
-        features = collector.samples(Part.TRAIN).x[: self.most_reference]
-        return await asyncio.to_thread(FeatureReference, self.dataset, features)
-
-
-def _described(metrics: ServedMetrics) -> dict[str, Any]:
-    """A service's metrics with the model that they are of."""
-    model = {"model": metrics.served.model, "version": metrics.served.version}
-    return {"model": model, "performance": metrics.performance, "latency": metrics.latency}
-
-
-def _figures(described: dict[str, Any]) -> dict[str, float]:
-    return {**described["performance"], **described["latency"]}
+    async def _fetch_reference(self) -> None:
+        reference, away = None, None
+        try:
+            found = await self._references.champion()
+        except TrackingUnavailableError as error:
+            found, away = None, error
+        if found is not None:
+            champion, reference = found
+            described = {"model": champion.model, "version": champion.version, "framework": champion.framework}
+            self.monitor.history.crowned(crowned_at(champion), described)
+        if away is None or self.monitor.reference is None:
+            self.monitor.reference = reference or await self._references.from_database()
+        if away is not None:
+            raise away

@@ -1,0 +1,215 @@
+"""Predictions and truths, joined by record id, whichever comes first and however late."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from complex_system.domain.documents import Document
+from complex_system.monitoring.history import WAITING, Documents, Pair
+from complex_system.monitoring.rollups import HOUR, Served
+
+MOST_WAITING = 50_000
+"""Records whose prediction waits for a truth in memory, and truths that wait for a prediction. The database keeps more."""
+SAVED_AFTER = 5.0
+"""Seconds that a prediction waits in memory alone: most truths come at once, and need no database."""
+SAVED_AT_ONCE = 2000
+"""Records that one :meth:`PredictionJoin.save` writes; what comes faster stays in memory, up to its bound."""
+ASKED_AT_ONCE = 500
+"""Records whose target one :meth:`PredictionJoin.ask_targets` asks the database for."""
+RESTORED = 5000
+"""Newest waiting records that are read into memory after a restart, so that their targets are asked for."""
+
+
+@dataclass
+class _Prediction:
+    at: float
+    value: float
+    group: str
+
+
+@dataclass
+class _Waiting:
+    """The predictions of one record that have no truth yet."""
+
+    predictions: dict[Served, _Prediction]
+    at: float
+    saved: bool = False
+
+
+class PredictionJoin:
+    """Joins predictions with their truths and hands the pairs on.
+
+    A truth counts for every model that predicted the record, also for one that predicts it only later. A prediction counts once, with
+    the first truth that comes; a record predicted again before its truth comes counts with the newest prediction. Records predicted
+    again after that wait for another truth.
+
+    Memory is bounded. What waits longer is also in the database, so that neither a restart nor the bound loses it; one process writes.
+    """
+
+    def __init__(self, joined: Callable[[Pair], None], most_waiting: int = MOST_WAITING) -> None:
+        """Makes a join.
+
+        Args:
+            joined: Takes every pair.
+            most_waiting: Bound of the memory.
+        """
+        self._joined = joined
+        self._most = most_waiting
+        self._waiting: OrderedDict[str, _Waiting] = OrderedDict()
+        self._truths: OrderedDict[str, tuple[float, set[Served]]] = OrderedDict()
+        self._unknown: OrderedDict[str, float] = OrderedDict()
+        self._settled: set[str] = set()
+        self._asked_until = 0.0
+        self.forgotten = 0
+        """Records that the bound dropped before they were in the database."""
+
+    @property
+    def waiting(self) -> int:
+        """Records in memory whose prediction waits for a truth."""
+        return len(self._waiting)
+
+    def predicted(self, at: float, served: Served, key: str, prediction: float, group: str = "") -> None:
+        """Takes a prediction; one that is no finite number is left out."""
+        if not math.isfinite(prediction):
+            return
+        truth, consumed = self._truths.get(key, (math.nan, set[Served]()))
+        if math.isfinite(truth) and served not in consumed:
+            consumed.add(served)
+            self._joined(Pair(at, prediction, truth, served, group))
+            return
+        waiting = self._waiting.setdefault(key, _Waiting({}, at))
+        waiting.predictions[served] = _Prediction(at, prediction, group)
+        waiting.saved = False
+        if len(self._waiting) > self._most:
+            self.forgotten += not self._waiting.popitem(last=False)[1].saved
+
+    def measured(self, key: str, truth: float) -> None:
+        """Takes a truth; one that is no finite number is left out."""
+        if not math.isfinite(truth):
+            return
+        consumed: set[Served] = set()
+        waiting = self._waiting.pop(key, None)
+        if waiting is not None:
+            consumed = self._pair(waiting, truth)
+        else:
+            self._unknown[key] = truth
+            _bound(self._unknown, self._most)
+        if waiting is not None and waiting.saved:
+            self._settled.add(key)
+        elif waiting is not None:
+            self._unknown[key] = truth  # an earlier process, or another model's prediction, may wait in the database
+            _bound(self._unknown, self._most)
+        self._truths[key] = (truth, consumed)
+        self._truths.move_to_end(key)
+        _bound(self._truths, self._most)
+
+    async def save(self, documents: Documents, now: float) -> None:
+        """Writes what waits longer, looks up what unknown truths belong to, and forgets what is joined.
+
+        Raises:
+            ComplexSystemError: The database is away; nothing is lost, the next call goes on.
+        """
+        await self._look_up(documents)
+        due = [
+            (key, waiting)
+            for key, waiting in self._oldest(10 * SAVED_AT_ONCE)
+            if not waiting.saved and now - waiting.at >= SAVED_AFTER
+        ][:SAVED_AT_ONCE]
+        if due:
+            earlier = {d.key: _parsed(d) for d in await documents.by_keys(WAITING, [key for key, _ in due])}
+            for key, waiting in due:
+                known = earlier.get(key)
+                waiting.predictions = {**(known.predictions if known else {}), **waiting.predictions}
+            await documents.save([_document(key, waiting) for key, waiting in due])
+            for key, waiting in due:
+                waiting.saved = True
+                if self._waiting.get(key) is not waiting:
+                    self._settled.add(key)  # joined, or replaced, while it was written
+        if self._settled:
+            settled, self._settled = self._settled, set()
+            try:
+                await documents.delete_keys(WAITING, sorted(settled))
+            except BaseException:
+                self._settled |= settled
+                raise
+
+    async def ask_targets(self, documents: Documents, now: float) -> int:
+        """Asks the database for the targets of records that wait, some at a time in turns; returns how many it knew."""
+        candidates = [(key, waiting) for key, waiting in self._waiting.items() if now - waiting.at >= SAVED_AFTER]
+        turn = [(key, waiting) for key, waiting in candidates if waiting.at > self._asked_until][:ASKED_AT_ONCE]
+        self._asked_until = turn[-1][1].at if len(turn) == ASKED_AT_ONCE else 0.0
+        if not turn:
+            return 0
+        targets = await documents.targets([key for key, _ in turn])
+        for key, target in targets.items():
+            self.measured(key, target)
+        return len(targets)
+
+    async def load(self, documents: Documents, now: float, kept: float) -> None:
+        """Reads the newest of what an earlier process left waiting; the rest stays in the database until its truth comes."""
+        found: list[Document] = []
+        end = now + HOUR
+        while end > now - kept and len(found) < RESTORED:
+            # Hour by hour: reading costs what lies between the two times.
+            found += await documents.between(WAITING, end - HOUR, end, newest_first=True, most=RESTORED - len(found))
+            end -= HOUR
+        restored = OrderedDict((d.key, _parsed(d)) for d in reversed(found))
+        mine, self._waiting = self._waiting, restored
+        for key, waiting in mine.items():
+            if key in restored:
+                waiting.predictions = {**restored[key].predictions, **waiting.predictions}
+            self._waiting[key] = waiting
+            self._waiting.move_to_end(key)
+
+    async def forget(self, documents: Documents, before: float) -> None:
+        """Gives up on predictions from before a time."""
+        for key in [key for key, waiting in self._waiting.items() if waiting.at < before]:
+            del self._waiting[key]
+        await documents.delete_before(WAITING, before)
+
+    async def _look_up(self, documents: Documents) -> None:
+        unknown = dict(list(self._unknown.items())[:SAVED_AT_ONCE])
+        if not unknown:
+            return
+        for document in await documents.by_keys(WAITING, sorted(unknown)):
+            consumed = self._truths.get(document.key, (0.0, set[Served]()))[1]
+            stored = _parsed(document)
+            stored.predictions = {by: each for by, each in stored.predictions.items() if by not in consumed}
+            consumed |= self._pair(stored, unknown[document.key])
+            self._settled.add(document.key)
+        for key, truth in unknown.items():
+            if self._unknown.get(key) == truth:
+                del self._unknown[key]
+
+    def _pair(self, waiting: _Waiting, truth: float) -> set[Served]:
+        for served, each in waiting.predictions.items():
+            self._joined(Pair(each.at, each.value, truth, served, each.group))
+        return set(waiting.predictions)
+
+    def _oldest(self, most: int) -> Iterable[tuple[str, _Waiting]]:
+        for place, item in enumerate(self._waiting.items()):
+            if place >= most:
+                return
+            yield item
+
+
+def _document(key: str, waiting: _Waiting) -> Document:
+    predictions = [[each.at, each.value, list(served), each.group] for served, each in waiting.predictions.items()]
+    return Document(WAITING, key, waiting.at, {"predictions": predictions})
+
+
+def _parsed(document: Document) -> _Waiting:
+    predictions = {
+        Served(str(by[0]), str(by[1]), str(by[2]), bool(by[3])): _Prediction(float(at), float(value), str(group))
+        for at, value, by, group in document.body["predictions"]
+    }
+    return _Waiting(predictions, document.at, saved=True)
+
+
+def _bound(waiting: OrderedDict[str, Any], most: int) -> None:
+    while len(waiting) > most:
+        waiting.popitem(last=False)

@@ -1,0 +1,250 @@
+"""What the data were when a model was trained: a histogram, quantiles and shares of every raw column and every processed feature.
+
+The trainers log it with the run as ``reference/reference.json``; monitoring compares what is predicted with the champion's. It is
+computed from the labelled records of the training part, which the model has seen: from all of their features, and from an even
+sample of ``RAW_SAMPLE`` of the raw records with the same keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from complex_system.domain.dataset import Column, Dataset
+from complex_system.domain.records import Record
+from complex_system.training.data import Matrix
+
+RAW_SAMPLE = 5000
+"""Raw training records that the reference of the raw columns is computed from, at most."""
+BINS = 10
+"""Quantile bins of a number, over which the stability index is computed."""
+DRAWN_BINS = 20
+"""Even bins of a number, for a picture."""
+QUANTILES = 101
+"""Quantiles that are kept of a number: the smallest value, each percent, the largest."""
+
+Values = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class NumberReference:
+    """A number in the reference.
+
+    Attributes:
+        samples: Records, those without a value included.
+        missing: Share of the records without a value.
+        edges: Inner edges of the bins; a bin ends with its edge included. Indicators have one, 0.5.
+        counts: Values by bin.
+        drawn_edges: Edges of even bins from the smallest to the largest.
+        drawn_counts: Values by even bin.
+        quantiles: ``QUANTILES`` of them.
+        deviation: Standard deviation.
+        indicator: Whether it is one of a one-hot or bin step's features, 0 or 1.
+    """
+
+    samples: int
+    missing: float
+    edges: Values
+    counts: Counts
+    drawn_edges: Values
+    drawn_counts: Counts
+    quantiles: Values
+    deviation: float
+    indicator: bool = False
+
+    @classmethod
+    def of(cls, values: Values, *, indicator: bool = False) -> NumberReference:
+        """Counts values; NaN stands for a missing one, and at least one must be there."""
+        known = values[np.isfinite(values)]
+        edges = np.array([0.5]) if indicator else inner_edges(known)
+        drawn = np.linspace(0.0, 1.0, 3) if indicator else even_edges(known)
+        return cls(
+            samples=len(values),
+            missing=1 - len(known) / len(values),
+            edges=edges,
+            counts=binned(known, edges),
+            drawn_edges=drawn,
+            drawn_counts=drawn_count(known, drawn),
+            quantiles=np.quantile(known, np.linspace(0, 1, QUANTILES)),
+            deviation=float(known.std()),
+            indicator=indicator,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """It as JSON."""
+        arrays = {name: value.tolist() for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return {"type": "number", **{name: value for name, value in vars(self).items() if name not in arrays}, **arrays}
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> NumberReference:
+        """Reads what :meth:`as_dict` made."""
+        values = {name: body[name] for name in cls.__dataclass_fields__}
+        for name in ("edges", "drawn_edges", "quantiles"):
+            values[name] = np.asarray(values[name], dtype=np.float64)
+        for name in ("counts", "drawn_counts"):
+            values[name] = np.asarray(values[name], dtype=np.int64)
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class CategoryReference:
+    """A category in the reference.
+
+    Attributes:
+        samples: Records, those without a value included.
+        missing: Share of the records without a value.
+        counts: Records by category, those declared that did not occur included.
+    """
+
+    samples: int
+    missing: float
+    counts: dict[str, int]
+
+    @classmethod
+    def of(cls, values: Sequence[str | None], categories: Sequence[str]) -> CategoryReference:
+        """Counts values; None stands for a missing one."""
+        counts = dict.fromkeys(categories, 0)
+        for value in values:
+            if value is not None:
+                counts[value] = counts.get(value, 0) + 1
+        return cls(len(values), 1 - sum(counts.values()) / len(values), counts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """It as JSON."""
+        shares = {name: count / max(1, sum(self.counts.values())) for name, count in self.counts.items()}
+        return {"type": "category", **vars(self), "shares": shares}
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> CategoryReference:
+        """Reads what :meth:`as_dict` made."""
+        return cls(int(body["samples"]), float(body["missing"]), {str(k): int(n) for k, n in body["counts"].items()})
+
+
+ColumnReference = NumberReference | CategoryReference
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The reference of a model.
+
+    Attributes:
+        pipeline_version: Of the features.
+        raw: By raw column: numbers and categories. Empty where the raw records could not be had.
+        processed: By feature.
+        source: Where it comes from: ``champion`` (the run's artifact) or ``database``.
+    """
+
+    pipeline_version: str
+    raw: dict[str, ColumnReference]
+    processed: dict[str, ColumnReference]
+    source: str = field(default="champion", compare=False)
+
+    @property
+    def samples(self) -> int:
+        """Training records behind the features."""
+        return max((column.samples for column in self.processed.values()), default=0)
+
+    @classmethod
+    def of(cls, dataset: Dataset, features: Matrix, raw: pa.Table | None = None, source: str = "champion") -> Reference:
+        """Computes a reference.
+
+        Args:
+            dataset: Declares columns and features.
+            features: Of the training part, shape (n, features), n at least 1, columns in the order of ``dataset.feature_names``.
+            raw: Raw records of the training part; None or empty where there are none.
+            source: Where it comes from.
+        """
+        indicators = indicator_names(dataset)
+        processed: dict[str, ColumnReference] = {
+            name: NumberReference.of(features[:, i].astype(np.float64), indicator=name in indicators)
+            for i, name in enumerate(dataset.feature_names)
+        }
+        columns = columns_of(dataset, raw.to_pylist()) if raw is not None and raw.num_rows else {}
+        made = {name: _of_column(dataset.column(name), values) for name, values in columns.items()}
+        return cls(dataset.version, {name: each for name, each in made.items() if each is not None}, processed, source)
+
+    def as_dict(self) -> dict[str, Any]:
+        """It as JSON, as the artifact holds it."""
+        return {
+            "pipeline_version": self.pipeline_version,
+            "raw": {name: column.as_dict() for name, column in self.raw.items()},
+            "processed": {name: column.as_dict() for name, column in self.processed.items()},
+        }
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> Reference:
+        """Reads what :meth:`as_dict` made.
+
+        Raises:
+            ValueError: It is no reference.
+        """
+        try:
+            raw, processed = ({str(k): _parsed(each) for k, each in body[part].items()} for part in ("raw", "processed"))
+            return cls(str(body["pipeline_version"]), raw, processed)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"This is no reference: {error!r}") from error
+
+
+def watched_columns(dataset: Dataset) -> list[Column]:
+    """The raw columns that are compared: numbers and categories, without the target."""
+    return [c for c in dataset.columns if c.type in ("number", "category") and c.name != dataset.target]
+
+
+def columns_of(dataset: Dataset, records: Sequence[Record]) -> dict[str, Any]:
+    """The watched columns of raw records: float64 arrays with NaN for what is missing, and lists of texts."""
+    columns: dict[str, Any] = {}
+    for column in watched_columns(dataset):
+        values = [record.get(column.name) for record in records]
+        if column.type == "number":
+            columns[column.name] = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+        else:
+            columns[column.name] = [None if value is None else str(value) for value in values]
+    return columns
+
+
+def indicator_names(dataset: Dataset) -> set[str]:
+    """The features that are 0 or 1."""
+    steps = (step for step in dataset.pipeline if step.step in ("one_hot", "bins"))
+    return {name for step in steps for name in step.feature_names(dataset.column(step.column))}
+
+
+def inner_edges(values: Values) -> Values:
+    """Inner edges between the quantile bins; fewer where many values are equal."""
+    inner = np.unique(np.quantile(values, np.linspace(0, 1, BINS + 1)[1:-1], method="inverted_cdf"))
+    if len(inner) == 1:
+        # All but a few values are the same: without an edge below it, a shift downwards would not be seen.
+        below: float = np.nextafter(np.float32(inner[0]), np.float32(-np.inf))
+        return np.array([float(below), inner[0]])
+    return inner
+
+
+def even_edges(values: Values) -> Values:
+    """Edges of even bins over all values."""
+    low, high = float(values.min()), float(values.max())
+    return np.linspace(low, high if high > low else low + 1.0, DRAWN_BINS + 1)
+
+
+def binned(values: Values, edges: Values) -> Counts:
+    """Values by bin between inner edges; a bin ends with its edge included."""
+    return np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1)
+
+
+def drawn_count(values: Values, edges: Values) -> Counts:
+    """Values by even bin; what lies outside counts in the first or the last."""
+    return np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0].astype(np.int64)
+
+
+def _of_column(column: Column, values: Any) -> ColumnReference | None:
+    if column.type == "category":
+        return CategoryReference.of(values, column.categories)
+    return NumberReference.of(values) if np.isfinite(values).any() else None
+
+
+def _parsed(body: Mapping[str, Any]) -> ColumnReference:
+    return CategoryReference.parse(body) if body["type"] == "category" else NumberReference.parse(body)

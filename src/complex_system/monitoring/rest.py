@@ -1,0 +1,106 @@
+"""The REST interface of monitoring: the views as JSON, ``/metrics`` for Prometheus, and a probe."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+
+from complex_system.monitoring import prometheus, views
+from complex_system.monitoring.monitor import Monitor
+
+DAY = 86_400.0
+DEFAULT_PERIOD = 3600.0
+"""Seconds that a view of a period shows unless ``from`` and ``to`` say otherwise."""
+
+
+def make_app(monitor: Monitor, api_key: str = "", ready: Callable[[], bool] = lambda: True) -> FastAPI:
+    """The application; others may add routes, such as the page.
+
+    ``GET /api/overview``, ``/api/models``, ``/api/data``, ``/api/alerts``; ``/api/predictions``, ``/api/system`` and
+    ``/api/metric?name=`` with ``from`` and ``to`` in seconds since 1970 (the last hour without them); ``/metrics``; ``/health``.
+
+    Args:
+        monitor: What is shown. It belongs to the event loop, so views are made there; they take milliseconds.
+        api_key: What clients of ``/api`` must send as ``X-API-Key``; empty for none.
+        ready: What ``/health`` says.
+    """
+    app = FastAPI(title="Monitoring", docs_url=None, redoc_url=None, openapi_url=None)
+
+    def guarded(request: Request) -> Response | None:
+        if api_key and not secrets.compare_digest(request.headers.get("x-api-key", "").encode(), api_key.encode()):
+            return _error(401, "unauthorized", "The API key is missing or wrong; send it as the header X-API-Key.")
+        return None
+
+    def add(path: str, view: Callable[[Request], Any]) -> None:
+        async def endpoint(request: Request) -> Response:
+            refusal = guarded(request)
+            if refusal is not None:
+                return refusal
+            try:
+                content = view(request)
+            except ValueError as error:
+                return _error(400, "invalid_request", str(error))
+            return Response(await asyncio.to_thread(msgspec.json.encode, content), media_type="application/json")
+
+        app.router.add_route(path, endpoint, methods=["GET"])
+
+    def of_period(view: Callable[[Monitor, float, float], Any]) -> Callable[[Request], Any]:
+        return lambda request: view(monitor, *period_of(request))
+
+    add("/api/overview", lambda _: views.overview(monitor))
+    add("/api/models", lambda _: views.models(monitor))
+    add("/api/predictions", of_period(views.predictions))
+    add("/api/data", lambda _: views.data(monitor))
+    add("/api/system", of_period(views.system))
+    add("/api/alerts", lambda _: views.alerts(monitor))
+    add("/api/metric", lambda r: views.metric(monitor, r.query_params.get("name", ""), *period_of(r)))
+
+    async def metrics(_: Request) -> Response:
+        return Response(prometheus.exposition(monitor.metrics), media_type=prometheus.CONTENT_TYPE)
+
+    async def health(_: Request) -> Response:
+        return Response(
+            b'{"ready":true}' if ready() else b'{"ready":false}', 200 if ready() else 503, media_type="application/json"
+        )
+
+    app.router.add_route("/metrics", metrics, methods=["GET"])
+    app.router.add_route("/health", health, methods=["GET"])
+    return app
+
+
+def period_of(request: Request) -> tuple[float, float]:
+    """The query's ``from`` and ``to``, in seconds since 1970.
+
+    Raises:
+        ValueError: They are no times, or the wrong way round.
+    """
+    end = _time(request, "to", time.time())
+    start = _time(request, "from", end - DEFAULT_PERIOD)
+    if start >= end:
+        raise ValueError("'from' must be before 'to'.")
+    return start, end
+
+
+def _time(request: Request, name: str, default: float) -> float:
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or abs(value) > 1e11:
+        raise ValueError(f"'{name}' must be a time in seconds since 1970, not '{text[:40]}'.")
+    return value
+
+
+def _error(status: int, code: str, message: str) -> Response:
+    content = {"error": {"code": code, "message": message}}
+    return Response(msgspec.json.encode(content), status, media_type="application/json")

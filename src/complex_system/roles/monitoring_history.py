@@ -1,0 +1,84 @@
+"""Keeps the history of monitoring in the database: read at the start, written as it changes, forgotten when it is old."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from complex_system.errors import ComplexSystemError
+from complex_system.messaging.documents import DocumentClient
+from complex_system.monitoring.monitor import Monitor
+from complex_system.monitoring.rollups import HOUR
+
+FORGET_PAUSE = 600.0
+"""Seconds between two looks for what is too old."""
+
+
+class HistoryKeeper:
+    """Moves the history between memory and the database. The database may be away: what changes meanwhile is written later."""
+
+    def __init__(self, monitor: Monitor, documents: DocumentClient, waiting_hours: float) -> None:
+        """Makes a keeper; nothing is read yet.
+
+        Args:
+            monitor: Whose history it is.
+            documents: The database.
+            waiting_hours: Hours that predictions wait for their truth.
+        """
+        self._monitor = monitor
+        self._documents = documents
+        self._waiting = waiting_hours * HOUR
+        self._forgotten = time.monotonic()
+        self._one = asyncio.Lock()
+
+    async def load(self) -> bool:
+        """Reads what an earlier process wrote, once; returns whether it did so now.
+
+        Raises:
+            ComplexSystemError: The database is away; call it again.
+        """
+        if self._monitor.history.loaded:
+            return False
+        now = time.time()
+        await self._monitor.join.load(self._documents, now, self._waiting)
+        await self._monitor.history.load(self._documents, now)
+        self._monitor.loaded()
+        return True
+
+    async def keep(self) -> None:
+        """Writes what has changed, once the history is loaded.
+
+        Raises:
+            ComplexSystemError: The database is away; nothing is lost.
+        """
+        async with self._one:
+            history = self._monitor.history
+            if not history.loaded:
+                return
+            await self._monitor.join.save(self._documents, time.time())
+            changed = history.changed()
+            try:
+                await self._documents.save(changed)
+            except BaseException:
+                history.unsaved(changed)
+                raise
+            if time.monotonic() - self._forgotten > FORGET_PAUSE:
+                self._forgotten = time.monotonic()
+                await history.forget(self._documents, time.time())
+                await self._monitor.join.forget(self._documents, time.time() - self._waiting)
+
+    async def ask_targets(self) -> None:
+        """Asks for the truth of records that wait for it, where the database has it by now."""
+        if self._monitor.history.loaded:
+            await self._monitor.join.ask_targets(self._documents, time.time())
+
+    async def close(self, seconds: float) -> str:
+        """Writes for the last time; returns why that did not work, or an empty text."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.keep()
+        except ComplexSystemError as error:
+            return error.message
+        except TimeoutError:
+            return "the database did not answer in time"
+        return ""

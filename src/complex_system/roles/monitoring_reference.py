@@ -1,0 +1,85 @@
+"""Where monitoring gets the reference: from the champion's run, and from the database as long as there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing
+from datetime import datetime
+from typing import Any
+
+from complex_system.background import run
+from complex_system.domain.dataset import Dataset
+from complex_system.messaging.clients import DatabaseClient
+from complex_system.messaging.documents import DocumentClient
+from complex_system.monitoring.reference import RAW_SAMPLE, Reference
+from complex_system.tracking.registry import CHAMPION_SINCE, ModelRegistry, ModelVersionRef
+from complex_system.training.data import KeySample, Part, SampleCollector
+
+log = logging.getLogger(__name__)
+
+MOST_REFERENCE = 50_000
+"""Training samples of a reference from the database, at most."""
+
+
+class ReferenceSource:
+    """Fetches references."""
+
+    def __init__(
+        self, dataset: Dataset, registry: ModelRegistry, database: DatabaseClient, documents: DocumentClient
+    ) -> None:
+        self._dataset = dataset
+        self._registry = registry
+        self._database = database
+        self._documents = documents
+
+    async def champion(self) -> tuple[ModelVersionRef, Reference | None] | None:
+        """The champion and what it was trained on; None without a champion, no reference where its run has none for this pipeline.
+
+        Raises:
+            TrackingUnavailableError: MLflow does not answer.
+        """
+
+        def load() -> tuple[ModelVersionRef, dict[str, Any] | None] | None:
+            champion = self._registry.champion()
+            return None if champion is None else (champion, self._registry.load_reference(champion))
+
+        found = await run(load, "mlflow")
+        if found is None:
+            return None
+        champion, body = found
+        if body is None:
+            return champion, None
+        try:
+            reference = Reference.parse(body)
+        except ValueError as error:
+            log.warning("The reference of %s version %s cannot be read: %s", champion.model, champion.version, error)
+            return champion, None
+        return champion, (reference if reference.pipeline_version == self._dataset.version else None)
+
+    async def from_database(self) -> Reference:
+        """A reference of the labelled training records in the database.
+
+        Raises:
+            NotEnoughDataError: There are too few.
+        """
+        collector, keys = SampleCollector(self._dataset, [Part.TRAIN]), KeySample(Part.TRAIN, RAW_SAMPLE)
+        pages = self._database.processed_pages(collector.columns, labelled=True, version=self._dataset.version)
+        async with aclosing(pages):  # type: ignore[type-var]
+            async for page in pages:
+                await asyncio.to_thread(collector.add, page.table)
+                keys.add(page.table)
+                if collector.count() >= MOST_REFERENCE:
+                    break
+        features = collector.samples(Part.TRAIN).x[:MOST_REFERENCE]
+        raw = await self._documents.raw_by_keys(keys.keys())
+        return await asyncio.to_thread(Reference.of, self._dataset, features, raw, "database")
+
+
+def crowned_at(champion: ModelVersionRef) -> float:
+    """Since when a version is the champion, seconds since 1970; its registration where nobody noted it."""
+    since = champion.tags.get(CHAMPION_SINCE)
+    try:
+        return datetime.fromisoformat(since).timestamp() if since else champion.created_at.timestamp()
+    except ValueError:
+        return champion.created_at.timestamp()
