@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from complex_system.monitoring.drift import MODERATE, SIGNIFICANT
 from complex_system.monitoring.page.flow import kind_of
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.wording import count, number, share
@@ -13,8 +15,8 @@ FEW = 30
 """Joined pairs below which an error says nothing."""
 CLOSE, FAR = 1.15, 1.4
 """Live RMSE in units of the comparison's beyond which it is worth a look, and beyond which it is bad."""
-MODERATE, SIGNIFICANT = 0.1, 0.25
-"""The bands of the stability index."""
+MUCH_MISSING = 0.2
+"""Share of missing values beyond the reference's that means a failed sensor."""
 
 
 class Answer(NamedTuple):
@@ -35,7 +37,7 @@ def all_answers(reading: Reading) -> list[Answer]:
 def runs(reading: Reading) -> Answer:
     """Does it run?"""
     question, path = "Does it run?", "/system"
-    services = reading.live.services
+    services = reading.services
     if not services:
         return Answer(question, "none", "Waiting", "No heartbeat has come yet.", path)
     by_kind: dict[str, list[str]] = {}
@@ -68,7 +70,7 @@ def live_errors(reading: Reading) -> dict[str, float]:
 def is_good(reading: Reading) -> Answer:
     """Is the model good?"""
     question, path = "Is the model good?", "/predictions"
-    champion, live, best = reading.champion, live_errors(reading), reading.facts.best_possible
+    champion, live, best = reading.champion, live_errors(reading), reading.best_possible
     if champion is None and "rmse" not in live:
         return Answer(question, "none", "No model yet", "The first training round has not crowned a champion.", path)
     if live["count"] < FEW:
@@ -85,18 +87,18 @@ def is_good(reading: Reading) -> Answer:
     return Answer(question, "good", "Yes", why, path)
 
 
-def drifts(data: Any) -> dict[str, float]:
+def drifts(data: Mapping[str, Any]) -> dict[str, float]:
     """Stability index by column: of raw columns, and of features where no raw records were compared."""
-    part = (data or {}).get("raw") or (data or {}).get("processed") or {}
-    return {str(name): float(each["psi"]) for name, each in part.items() if each.get("psi") is not None}
+    part = data.get("raw") or data.get("processed") or ()
+    return {str(each["name"]): float(each["psi"]) for each in part if each.get("psi") is not None}
 
 
 def is_as_it_was(reading: Reading) -> Answer:
     """Is the data as it was?"""
     question, path = "Is the data as it was?", "/data"
-    indices = drifts(reading.live.data)
+    indices = drifts(reading.data)
     if not indices:
-        why = reading.live.data_awaited or "Waiting for predictions and for the champion's reference."
+        why = reading.awaited("drift", "Waiting for predictions and for the champion's reference.")
         return Answer(question, "none", "Not known yet", why, path)
     worst = max(indices, key=lambda name: indices[name])
     why = f"Largest drift: {worst}, PSI {number(indices[worst])}."
@@ -105,12 +107,10 @@ def is_as_it_was(reading: Reading) -> Answer:
     if moved:
         word = "No: 1 column moved" if len(moved) == 1 else f"No: {len(moved)} columns moved"
         return Answer(question, "bad", word, why, path)
-    gone = [str(n) for n, e in reading.live.data["raw"].items() if e["missing"] > e["missing_reference"] + 0.2] if (
-        reading.live.data and reading.live.data.get("raw")
-    ) else []  # fmt: skip
+    gone = [each for each in reading.data.get("raw") or () if each["missing"] > each["missing_reference"] + MUCH_MISSING]
     if gone:
-        share_gone = reading.live.data["raw"][gone[0]]["missing"] if reading.live.data else 0.0
-        return Answer(question, "bad", "No: values missing", f"{gone[0]}: {share(share_gone)} missing.", path)
+        reason = f"{gone[0]['name']}: {share(gone[0]['missing'])} missing, {share(gone[0]['missing_reference'])} in the reference."
+        return Answer(question, "bad", "No: values missing", reason, path)
     if some:
         return Answer(question, "warn", "Moderate drift", why, path)
     return Answer(question, "good", "Yes", why, path)

@@ -126,7 +126,6 @@ def shell(facts: Facts, refresh: float) -> Component:
             html.Nav(links, **{"aria-label": "Views"}),
             html.Main(id="view", tabIndex=-1),
             html.Footer([html.Span(id="updated"), html.Span(f"complex-system {facts.version}")]),
-            *(dcc.Store(id=f"seen-{view.TITLE.lower()}", data={}) for view in VIEWS),
             html.Div(id="sink", hidden=True),
         ],
         id="shell",
@@ -139,14 +138,15 @@ def _route(app: Dash) -> None:
     @app.callback(
         Output("view", "children"),
         *(Output(f"link-{view.TITLE.lower()}", "className") for view in VIEWS),
-        *(Output(f"seen-{view.TITLE.lower()}", "data", allow_duplicate=True) for view in VIEWS),
         Input("place", "pathname"),
-        prevent_initial_call="initial_duplicate",
     )
     def show(path: str | None) -> list[Any]:
         view = by_path.get((path or "/").rstrip("/") or "/", overview)
-        # A view that is built anew has nothing that could be left as it is.
-        return [view.skeleton(), *("here" if each is view else "" for each in VIEWS), *({} for _ in VIEWS)]
+        name = view.TITLE.lower()
+        # The stores belong to the view: it is filled when it is there, and one that is built anew starts with nothing seen.
+        stores = [dcc.Store(id=f"{name}-go"), dcc.Store(id=f"{name}-seen", data={})]
+        content = html.Div([html.H1(view.TITLE), view.skeleton(), *stores], key=name, **{"data-view": name})
+        return [content, *("here" if each is view else "" for each in VIEWS)]
 
 
 def _status(app: Dash, readings: Readings) -> None:
@@ -174,16 +174,16 @@ def _fill(app: Dash, view: View, readings: Readings) -> None:
     choice = [Input(CHOICES[view.PATH], "value")] if view.PATH in CHOICES else []
 
     @app.callback(
-        [*(Output(where, what) for where, what in view.OUTPUTS), Output(f"seen-{name}", "data")],
-        [Input("tick", "n_intervals"), Input("wake", "data"), Input("client", "data"), Input("period", "value"), *choice],
-        State(f"seen-{name}", "data"),
+        [*(Output(where, what) for where, what in view.OUTPUTS), Output(f"{name}-seen", "data")],
+        [Input(f"{name}-go", "data"), *choice],
+        [State("client", "data"), State("period", "value"), State(f"{name}-seen", "data")],
     )
-    def fill(_: Any, __: Any, client: Any, period: Any, *rest: Any) -> list[Any]:
+    def fill(*given: Any) -> list[Any]:
+        client, period, seen = given[-3:]
         if not client:
             raise PreventUpdate
-        viewer = Viewer(theme_of(client), Clock.of(client), str(rest[0]) if len(rest) > 1 else "")
-        values = view.fill(readings.of(period), viewer)
-        return only_changed(values, rest[-1])
+        viewer = Viewer(theme_of(client), Clock.of(client), str(given[1]) if choice else "")
+        return only_changed(view.fill(readings.of(period), viewer), seen)
 
 
 def only_changed(values: list[Any], seen: Any) -> list[Any]:
@@ -206,10 +206,9 @@ def _clientside(app: Dash) -> None:
     app.clientside_callback(
         "window.dash_clientside.page.client", Output("client", "data"), Input("theme", "n_clicks"), Input("place", "search")
     )
-    for i, (name, _) in enumerate([("overview-flow", 0), ("data-pictures", 0)]):
-        app.clientside_callback(
-            "window.dash_clientside.page.draw",
-            Output("sink", "className" if i else "title"),
-            Input(name, "data"),
-            prevent_initial_call=True,
-        )
+    app.clientside_callback(
+        "window.dash_clientside.page.go", Output("sink", "lang"),
+        Input("tick", "n_intervals"), Input("wake", "data"), Input("client", "data"), Input("period", "value"),
+    )  # fmt: skip
+    for name, unused in (("overview-flow", "title"), ("data-pictures", "dir")):
+        app.clientside_callback("window.dash_clientside.page.draw", Output("sink", unused), Input(name, "data"))

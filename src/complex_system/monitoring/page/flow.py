@@ -75,7 +75,7 @@ ARROWS = (
 def pictures(reading: Reading) -> tuple[str, str]:
     """The picture for a wide and for a narrow screen; CSS shows one of them."""
     words = _words(reading)
-    states = {str(each["service"]): each for each in reading.live.services}
+    states = {str(each["service"]): each for each in reading.services}
     label = "Data flow: " + "; ".join(f"{key} {first} {second}".strip() for key, (first, second) in words.items() if first)
     return (
         svg(1120, 290, _content(words, states, narrow=False), label, "flow wide"),
@@ -85,9 +85,7 @@ def pictures(reading: Reading) -> tuple[str, str]:
 
 def _words(reading: Reading) -> dict[str, tuple[str, str]]:
     """What stands on an arrow, in two lines."""
-    records = reading.live.records
-    saved = series.growth(reading, "records/raw")
-    done = series.growth(reading, "records/processed")
+    records, rates = reading.records, reading.rates
     asked = series.predictions_per_second(reading)
     joined = series.truths_per_second(reading)
     answered = sum(sums.predictions for rollup in reading.rollups for by, sums in rollup.latency.items() if not by.shadow)
@@ -96,14 +94,14 @@ def _words(reading: Reading) -> dict[str, tuple[str, str]]:
     crowned = f"{champion.get('model')} v{champion.get('version')}" if champion else "no champion yet"
     waiting = records.get("raw", 0) - records.get("processed", 0) - records.get("rejected", 0)
     known = bool(records)
-    trained = len({(row.get("model"), row.get("version")) for row in (reading.live.comparison or {}).get("results", ())})
+    trained = len({(row.get("model"), row.get("version")) for row in (reading.comparison or {}).get("results", ())})
     return {
-        "saved": (count(records.get("raw")) + " records" if known else "", rate(saved) if saved is not None else ""),
+        "saved": (count(records.get("raw")) + " records" if known else "", rate(rates["raw"]) if "raw" in rates else ""),
         "raw": (f"{count(max(0, waiting))} to do" if known else "", ""),
-        "processed": (f"{count(records.get('processed'))} done" if known else "", rate(done) if done is not None else ""),
+        "processed": (f"{count(records.get('processed'))} done" if known else "", rate(rates["processed"]) if "processed" in rates else ""),
         "labelled": (f"{count(records.get('labelled'))} labelled" if known else "", ""),
         "models": (crowned, f"of {trained} compared" if trained else ""),
-        "rounds": (f"{len(reading.live.trainings)} in training" if reading.live.trainings else "training rounds", ""),
+        "rounds": ("training rounds", ""),
         "asked": ("requests", ""),
         "predictions": (f"{count(answered)} predictions in {reading.period.label}", f"{rate(asked)} now"),
         "truths": (f"{count(pairs)} joined with their truth", f"{rate(joined)} now"),

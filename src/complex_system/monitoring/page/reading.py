@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from complex_system.domain.dataset import Dataset
-from complex_system.monitoring.history import AlertRecord, History, Pair
+from complex_system.monitoring import views
+from complex_system.monitoring.history import Pair
+from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.rollups import HOUR, MINUTE, Rollup
 
 DAY = 24 * HOUR
@@ -54,59 +56,76 @@ class Facts:
 
     Attributes:
         dataset: The declared data set.
-        best_possible: Lowest RMSE that any model can reach, where it is known.
         mlflow_url: Where MLflow's own page is; empty if unknown.
         version: Of the package.
     """
 
     dataset: Dataset
-    best_possible: float | None = None
     mlflow_url: str = ""
     version: str = ""
 
 
 @dataclass(frozen=True)
-class Live:
-    """What is so at this moment.
+class Alert:
+    """An alert as its events carry it; times are seconds since 1970.
 
     Attributes:
-        services: As ``ServiceBook.as_list``.
-        data: As ``DataWindow.measure``; None before the first.
-        comparison: The newest ``comparison-finished``; None before the first.
-        records: ``raw``, ``processed``, ``labelled``, ``rejected``; empty before the first count.
-        trainings: The newest ``training-progress`` by trainer, of trainings under way.
-        waiting: Predictions that wait for their truth.
-        data_awaited: Why there is no data view, a sentence.
+        value: Its worst value.
+        actions: What the system did: ``at``, ``outcome`` and ``what`` each, oldest first.
     """
 
-    services: Sequence[Mapping[str, Any]] = ()
-    data: Mapping[str, Any] | None = None
-    comparison: Mapping[str, Any] | None = None
-    records: Mapping[str, float] = field(default_factory=dict)
-    trainings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    waiting: int = 0
-    data_awaited: str = ""
+    rule: str
+    severity: str
+    metric: str
+    value: float | None
+    sentence: str
+    began: float
+    ended: float | None
+    actions: tuple[Mapping[str, Any], ...] = ()
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> Alert:
+        """Reads an event's value; only ``began`` has to be there."""
+        value, ended = body.get("value"), body.get("ended")
+        return cls(
+            rule=str(body.get("rule", "")),
+            severity=str(body.get("severity", "warning")),
+            metric=str(body.get("metric", "")),
+            value=float(value) if isinstance(value, int | float) else None,
+            sentence=str(body.get("sentence", "")),
+            began=float(body["began"]),
+            ended=float(ended) if ended is not None else None,
+            actions=tuple(dict(action) for action in body.get("actions") or ()),
+        )
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The history of a period and the present state.
+    """The present state and the history of a period.
 
     Attributes:
+        overview: As ``views.overview``.
+        models: As ``views.models``.
+        data: As ``views.data``.
         rollups: Of the period, oldest first: minutes for a day and less, hours beyond.
         recent: The minutes of the last ``RECENT`` seconds.
         pairs: A sample of the joined pairs.
+        champions: The newest last.
+        waiting: Predictions that wait for their truth.
     """
 
     at: float
     period: Period
     facts: Facts
-    live: Live
+    overview: Mapping[str, Any]
+    models: Mapping[str, Any]
+    data: Mapping[str, Any]
     rollups: Sequence[Rollup]
     recent: Sequence[Rollup]
     pairs: Sequence[Pair]
     champions: Sequence[Mapping[str, Any]]
-    alerts: Sequence[AlertRecord]
+    alerts: Sequence[Alert]
+    waiting: int = 0
 
     @property
     def begin(self) -> float:
@@ -114,7 +133,32 @@ class Reading:
         return self.at - self.period.seconds
 
     @property
-    def open_alerts(self) -> list[AlertRecord]:
+    def services(self) -> Sequence[Mapping[str, Any]]:
+        """As ``ServiceBook.as_list``."""
+        return self.overview.get("services") or ()
+
+    @property
+    def records(self) -> Mapping[str, float]:
+        """``raw``, ``processed``, ``labelled`` and ``rejected``; empty before the first count."""
+        return self.overview.get("records") or {}
+
+    @property
+    def rates(self) -> Mapping[str, float]:
+        """The same a second."""
+        return self.overview.get("rates") or {}
+
+    @property
+    def comparison(self) -> Mapping[str, Any] | None:
+        """The newest ``comparison-finished``."""
+        return self.models.get("comparison")
+
+    @property
+    def best_possible(self) -> float | None:
+        """Lowest RMSE that any model can reach, where it is known."""
+        return self.models.get("best_possible")
+
+    @property
+    def open_alerts(self) -> list[Alert]:
         """Open alerts, the worst and then the newest first."""
         weight = {"critical": 0, "warning": 1}
         found = [alert for alert in self.alerts if alert.ended is None]
@@ -122,16 +166,35 @@ class Reading:
 
     @property
     def champion(self) -> Mapping[str, Any] | None:
-        """The newest champion."""
-        return self.champions[-1] if self.champions else None
+        """``model``, ``version``, ``framework``, ``at`` (its coronation) and ``rmse`` at its comparison, as far as they are known."""
+        serving = self.overview.get("champion") or {}
+        if not serving and not self.champions:
+            return None
+        model, version = serving.get("model"), str(serving.get("version"))
+        crowned = next((each for each in reversed(self.champions) if _is(each, model, version)), None)
+        if crowned is None and not serving:
+            crowned = self.champions[-1]
+        rows = (self.comparison or {}).get("results") or ()
+        compared = next((row for row in rows if _is(row, model, version)), {})
+        known = {name: value for name, value in (crowned or {}).items() if value is not None}
+        return {**serving, "at": serving.get("since"), "rmse": serving.get("holdout_rmse") or compared.get("rmse"),
+                "framework": compared.get("framework"), **known}  # fmt: skip
+
+    def awaited(self, about: str, otherwise: str) -> str:
+        """What the views say is missing of something, or else a sentence of our own."""
+        return next((str(each) for each in self.overview.get("awaited") or () if about in str(each)), otherwise)
 
 
-def take(history: History, live: Live, facts: Facts, period: Period, now: float) -> Reading:
-    """Takes a reading. To be called where the history is written; what comes back may be read anywhere.
+def _is(each: Mapping[str, Any], model: Any, version: str) -> bool:
+    return (each.get("model"), str(each.get("version"))) == (model, version)
+
+
+def take(monitor: Monitor, facts: Facts, period: Period, now: float) -> Reading:
+    """Takes a reading. To be called in the monitor's thread; what comes back may be read in any.
 
     Lists and dicts are copied, roll-ups that still grow as a whole, older ones to the depth that a late truth could disturb.
     """
-    start = now - period.seconds
+    start, history = now - period.seconds, monitor.history
     long = period.seconds > DAY
     rollups = history.hours(start - HOUR, now + HOUR) if long else history.minutes(start, now + MINUTE)
     pairs = list(history.samples(start, now + MINUTE))
@@ -140,12 +203,15 @@ def take(history: History, live: Live, facts: Facts, period: Period, now: float)
         at=now,
         period=period,
         facts=facts,
-        live=live,
+        overview=views.overview(monitor),
+        models=views.models(monitor),
+        data=views.data(monitor),
         rollups=_frozen(rollups),
         recent=_frozen(history.minutes(now - RECENT, now + MINUTE)),
         pairs=pairs[::every],
         champions=[dict(each) for each in history.champions],
-        alerts=history.alerts(),
+        alerts=[Alert.parse(body) for body in history.alerts()],
+        waiting=monitor.join.waiting,
     )
 
 

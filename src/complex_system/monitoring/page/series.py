@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.rollups import ErrorSums, Gauge, LatencySums, Rollup, Served, begin_of
@@ -11,14 +11,6 @@ from complex_system.monitoring.rollups import ErrorSums, Gauge, LatencySums, Rol
 T = TypeVar("T", ErrorSums, LatencySums, Gauge)
 Curve = dict[float, T]
 """Sums by the begin of their step."""
-
-
-class Throughput(NamedTuple):
-    """What passed in a step, a second."""
-
-    at: float
-    requests: float
-    predictions: float
 
 
 def errors_by_model(reading: Reading) -> dict[Served, Curve[ErrorSums]]:
@@ -100,22 +92,9 @@ def truths_per_second(reading: Reading) -> float:
     return pairs / _seconds(reading)
 
 
-def growth(reading: Reading, metric: str) -> float | None:
-    """By how much a counting gauge grew a second, over the last minutes; None without two readings."""
-    found = [(rollup.at, rollup.gauges[metric].last) for rollup in reading.recent if metric in rollup.gauges]
-    if len(found) < 2 or found[-1][0] <= found[0][0]:
-        return None
-    return max(0.0, (found[-1][1] - found[0][1]) / (found[-1][0] - found[0][0]))
-
-
 def newest(reading: Reading, metric: str) -> float | None:
     """The newest reading of a gauge."""
     return next((each.gauges[metric].last for each in reversed(reading.recent) if metric in each.gauges), None)
-
-
-def is_live(reading: Reading) -> bool:
-    """Whether anything was predicted in the period."""
-    return any(rollup.latency or rollup.errors for rollup in reading.rollups)
 
 
 def _seconds(reading: Reading) -> float:

@@ -93,6 +93,12 @@
         apply();
         return client();
       },
+      /* Has the view that is shown filled anew; it is the only one that asks. */
+      go: function () {
+        const view = document.querySelector("[data-view]");
+        if (view) { tell(view.dataset.view + "-go", { data: Date.now() }); }
+        return window.dash_clientside.no_update;
+      },
       draw: function (data) {
         if (data) {
           const pictures = Array.isArray(data) ? { "overview-flow-at": data.join("") } : data;

@@ -8,9 +8,8 @@ from typing import Any
 from dash import html
 from dash.development.base_component import Component
 
-from complex_system.monitoring.history import AlertRecord
 from complex_system.monitoring.page.parts import Viewer, badge, card, empty
-from complex_system.monitoring.page.reading import Reading
+from complex_system.monitoring.page.reading import Alert, Reading
 from complex_system.monitoring.page.wording import lasting, number
 
 PATH = "/alerts"
@@ -42,7 +41,7 @@ def fill(reading: Reading, viewer: Viewer) -> list[Any]:
     ]
 
 
-def alert_card(alert: AlertRecord, reading: Reading, viewer: Viewer, *, short: bool = False) -> Component:
+def alert_card(alert: Alert, reading: Reading, viewer: Viewer, *, short: bool = False) -> Component:
     """An alert with its time, its figures and what was done."""
     clock = viewer.clock
     ended = alert.ended

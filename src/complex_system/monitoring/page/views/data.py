@@ -8,9 +8,8 @@ from typing import Any
 from dash import dcc, html
 from dash.development.base_component import Component
 
-from complex_system.domain.dataset import Dataset
 from complex_system.monitoring.page import series
-from complex_system.monitoring.page.answers import MODERATE, SIGNIFICANT
+from complex_system.monitoring.drift import MODERATE, SIGNIFICANT, band
 from complex_system.monitoring.page.drawing import Bars, categories, histogram
 from complex_system.monitoring.page.figures import COLORS, Figure, curve, figure, level, plain, waiting
 from complex_system.monitoring.page.parts import Viewer, badge, card, empty, plot
@@ -71,21 +70,21 @@ def fill(reading: Reading, viewer: Viewer) -> list[Any]:
 
 
 def _awaited(reading: Reading) -> str:
-    return reading.live.data_awaited or "Waiting for predictions, and for the reference that the champion was trained on."
+    return reading.awaited("drift", "Waiting for predictions, and for the reference that the champion was trained on.")
 
 
 def _measured(reading: Reading, part: str) -> dict[str, Mapping[str, Any]]:
     """Columns or features, those that drift most first."""
-    found = dict((reading.live.data or {}).get(part) or {})
-    return dict(sorted(found.items(), key=lambda item: -float(item[1].get("psi") or 0.0)))
+    return {str(each["name"]): each for each in reading.data.get(part) or ()}
 
 
 def _note(reading: Reading, measured: Mapping[str, Any]) -> str:
     if not measured:
         return ""
-    samples = (reading.live.data or {}).get("samples", 0)
+    samples, reference = reading.data.get("samples", 0), reading.data.get("reference") or {}
+    against = {"champion": "the champion's training data", "database": "the labelled records of the database"}
     return (
-        f"Population stability index of the last {count(samples)} predicted records. Below {MODERATE} stable, "
+        f"Against {against.get(str(reference.get('source')), 'the reference')}: population stability index of the last {count(samples)} predicted records. Below {MODERATE} stable, "
         f"up to {SIGNIFICANT} moderate, beyond significant."
     )
 
@@ -97,7 +96,7 @@ def _drift(reading: Reading, viewer: Viewer, measured: Mapping[str, Mapping[str,
     colors = COLORS[viewer.theme]
     tones = {"stable": colors["good"], "moderate": colors["warn"], "significant": colors["bad"]}
     names = list(reversed(known))
-    bands = [_band(known[name]) for name in names]
+    bands = [band(known[name]) for name in names]
     bars = {
         "type": "bar", "orientation": "h", "y": [plain(name) for name in names], "x": [known[name] for name in names],
         "marker": {"color": [tones[each] for each in bands], "cornerradius": 3}, "width": 0.6,
@@ -143,7 +142,7 @@ def _tiles(reading: Reading, measured: Mapping[str, Mapping[str, Any]]) -> tuple
     tiles, pictures = [], {}
     for i, (name, each) in enumerate(measured.items()):
         key = f"data-tile-{i}"
-        pictures[key] = _picture(reading.facts.dataset, name, each)
+        pictures[key] = _picture(name, each)
         tiles.append(
             html.Div(
                 [
@@ -158,24 +157,19 @@ def _tiles(reading: Reading, measured: Mapping[str, Mapping[str, Any]]) -> tuple
     return tiles, pictures
 
 
-def _picture(dataset: Dataset, name: str, each: Mapping[str, Any]) -> str:
+def _picture(name: str, each: Mapping[str, Any]) -> str:
     label = f"Live and reference distribution of {name}"
     if "categories" in each:
         return categories(Bars([str(c) for c in each["categories"]], each["reference"], each["live"]), label)
     if each.get("type") == "indicator":
         return categories(Bars(["0", "1"], each["reference"], each["live"]), label)
-    column = next((column for column in dataset.columns if column.name == name), None)
-    scaled = column is not None and [column.range[0], column.range[1]] != [each["edges"][0], each["edges"][-1]] if (
-        column is not None and column.range
-    ) else False  # fmt: skip
-    unit = column.unit if column is not None and not scaled else ""
-    return histogram(each["edges"], each["reference"], each["live"], unit, label)
+    return histogram(each["edges"], each["reference"], each["live"], str(each.get("unit") or ""), label)
 
 
 def _badge(each: Mapping[str, Any]) -> Component:
     if each.get("psi") is None:
         return badge("none", "too few")
-    kind, word = _BANDS[_band(float(each["psi"]))]
+    kind, word = _BANDS[band(float(each["psi"]))]
     return badge(kind, f"PSI {number(float(each['psi']))} {word}")
 
 
@@ -216,9 +210,3 @@ def _quality(reading: Reading, viewer: Viewer) -> Figure:
     x = {"type": "date", "range": span, "title": {"text": f"time ({plain(viewer.clock.name)})"}}
     y = {"title": {"text": "share of records (%)"}, "rangemode": "tozero"}
     return figure(viewer.theme, traces, x, y, keep=f"quality-{reading.period.key}", showlegend=True)
-
-
-def _band(index: float) -> str:
-    if index < MODERATE:
-        return "stable"
-    return "moderate" if index <= SIGNIFICANT else "significant"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 from dash import html
 from dash.development.base_component import Component
@@ -68,7 +69,7 @@ def fill(reading: Reading, viewer: Viewer) -> list[Any]:
 
 
 def _rows(reading: Reading) -> list[dict[str, Any]]:
-    rows = (reading.live.comparison or {}).get("results") or []
+    rows = (reading.comparison or {}).get("results") or []
     return sorted((dict(row) for row in rows), key=lambda row: float(row.get("rmse", 0.0)))
 
 
@@ -77,12 +78,12 @@ def _name(row: dict[str, Any]) -> str:
 
 
 def _is_champion(row: dict[str, Any], reading: Reading) -> bool:
-    champion = reading.champion or (reading.live.comparison or {}).get("champion") or {}
+    champion = reading.champion or (reading.comparison or {}).get("champion") or {}
     return (row.get("model"), str(row.get("version"))) == (champion.get("model"), str(champion.get("version")))
 
 
 def _note(reading: Reading) -> list[Any]:
-    comparison = reading.live.comparison
+    comparison = reading.comparison
     if not comparison:
         return []
     records = f"{count(comparison.get('holdout'))} records that no trainer saw. " if comparison.get("holdout") else ""
@@ -99,7 +100,7 @@ def _comparison(reading: Reading, viewer: Viewer) -> Figure:
         return waiting(viewer.theme, "Waiting for the first training round:\nit begins when enough labelled records are there.")
     rows.reverse()
     colors = COLORS[viewer.theme]
-    best = reading.facts.best_possible
+    best = reading.best_possible
     bars = {
         "type": "bar", "orientation": "h", "x": [row["rmse"] for row in rows], "y": [plain(_name(row)) for row in rows],
         "text": [f"{row['rmse']:.2f}" for row in rows], "textposition": "outside", "cliponaxis": False,
@@ -134,12 +135,20 @@ def _results(reading: Reading) -> Component | None:
             number(row.get("rmse")),
             number(row.get("mae")),
             number(row.get("r2"), 4),
-            outside("run", row.get("run_url")) if row.get("run_url") else "–",
+            _in_mlflow(row, reading),
         ]
         for row in rows
     ]
     marked = next((i for i, row in enumerate(rows) if _is_champion(row, reading)), None)
     return table(("Model", "Framework", "RMSE", "MAE", "R²", "MLflow"), cells, numbers=(2, 3, 4), marked=marked)
+
+
+def _in_mlflow(row: dict[str, Any], reading: Reading) -> Any:
+    """A link to the model's run, or to its version in the registry, which names the run."""
+    if row.get("run_url"):
+        return outside("run", row["run_url"])
+    place = f"{reading.facts.mlflow_url}/#/models/{quote(str(row.get('model')))}/versions/{quote(str(row.get('version')))}"
+    return outside("version", place if reading.facts.mlflow_url else "")
 
 
 def _champions_plot(reading: Reading, viewer: Viewer) -> Figure:
@@ -156,7 +165,7 @@ def _champions_plot(reading: Reading, viewer: Viewer) -> Figure:
         "hovertemplate": "%{text}<br>RMSE %{y:.2f}<extra></extra>",
     }  # fmt: skip
     shapes, notes = [], []
-    if (best := reading.facts.best_possible) is not None:
+    if (best := reading.best_possible) is not None:
         shape, words = level(viewer.theme, best, f"best possible {best:.2f}", "good")
         shapes, notes = [shape], [words]
     y = {"title": {"text": f"RMSE ({plain(unit_of(reading.facts.dataset))})"}, "rangemode": "tozero"}

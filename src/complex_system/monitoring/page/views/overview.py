@@ -73,9 +73,9 @@ def _answer(answer: answers.Answer) -> Component:
 
 
 def _services(reading: Reading) -> Component:
-    if not reading.live.services:
+    if not reading.services:
         return empty("Waiting for the first heartbeats; every service sends one every few seconds.")
-    rows = [_service(each) for each in reading.live.services]
+    rows = [_service(each) for each in reading.services]
     return table(("Service", "State", "Replicas", "Heartbeat", "CPU", "Memory", "Restarts"), rows, numbers=(2, 3, 4, 5, 6))
 
 
@@ -108,7 +108,7 @@ def _champion(reading: Reading, viewer: Viewer) -> list[Any] | Component:
     if champion is None:
         return empty("No champion yet: the first training round starts when enough labelled records are there.")
     live = answers.live_errors(reading)
-    best = reading.facts.best_possible
+    best = reading.best_possible
     rmse = champion.get("rmse")
     pairs = [("RMSE at the comparison", number(rmse) if rmse is not None else NONE)]
     pairs.append((f"RMSE live, {reading.period.label}", number(live.get("rmse"))))
@@ -116,7 +116,7 @@ def _champion(reading: Reading, viewer: Viewer) -> list[Any] | Component:
         pairs.append(("Best possible", number(best)))
     if live.get("r2") is not None:
         pairs.append(("R² live", number(live["r2"], 4)))
-    since = float(champion.get("at", reading.at))
+    since = float(champion.get("at") or reading.at)
     parts: list[Any] = [
         html.Div(
             [

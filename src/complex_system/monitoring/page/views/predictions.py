@@ -69,14 +69,14 @@ def _figures(reading: Reading, curves: dict[Served, series.Curve[ErrorSums]]) ->
     metrics = whole.metrics()
     unit = reading.facts.dataset.column(reading.facts.dataset.target).unit
     suffix = f" {unit}" if unit else ""
-    best = reading.facts.best_possible
+    best = reading.best_possible
     pairs = [
         (f"RMSE, {reading.period.label}", number(metrics.get("rmse")) + (suffix if whole.n else "")),
         ("MAE", number(metrics.get("mae")) + (suffix if whole.n else "")),
         ("Bias", number(metrics.get("bias")) + (suffix if whole.n else "")),
         ("R²", number(metrics.get("r2"), 4)),
         ("Joined pairs", count(whole.n)),
-        ("Waiting for truth", count(reading.live.waiting)),
+        ("Waiting for truth", count(reading.waiting)),
         ("Predictions now", rate(series.predictions_per_second(reading))),
     ]
     if best is not None:
@@ -100,7 +100,7 @@ def _errors(reading: Reading, viewer: Viewer, curves: dict[Served, series.Curve[
         x = [viewer.clock.axis(at + reading.period.step / 2) for at in times]
         traces.append(curve(viewer.theme, i, name, x, values, mode="lines+markers", marker={"size": 4}))
     shapes, notes = [], []
-    if (best := reading.facts.best_possible) is not None:
+    if (best := reading.best_possible) is not None:
         shape, words = level(viewer.theme, best, f"best possible {best:.2f}", "good")
         shapes, notes = [shape], [words]
     for alert in reading.alerts:
