@@ -185,7 +185,7 @@ def make_monitor(now: float, days: float = 9.0, pairs_a_minute: int = 4) -> Moni
     live = [laboratory.complete_record() for _ in range(500)]
     for i, record in enumerate(live):
         record["rohwert_3_labormessung"] = None if i % 9 == 4 else record["rohwert_3_labormessung"]
-        if record["laborant"] in ("HANS", None) and i % 4:
+        if record["laborant"] == "HANS" and i % 5 < 2:
             record["laborant"] = "AN"
     pipeline = Pipeline(dataset)
     reference = Reference.of(dataset, np.asarray(pipeline.features(training)), pa.Table.from_pylist(training))

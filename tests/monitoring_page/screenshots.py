@@ -14,12 +14,12 @@ from complex_system.monitoring.page.mount import page_of
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 SHOTS = (
-    # name, path, period, theme, size, seen as a whole
+    # Name, path, period, theme, size, seen as a whole
     ("overview", "/", "24h", "light", WIDE, False), ("models", "/models", "30d", "light", WIDE, False),
     ("predictions", "/predictions", "7d", "light", WIDE, True), ("data", "/data", "7d", "light", WIDE, True),
     ("system", "/system", "24h", "light", WIDE, True), ("alerts", "/alerts", "7d", "light", WIDE, False),
     ("overview-dark", "/", "24h", "dark", WIDE, False), ("predictions-dark", "/predictions", "7d", "dark", WIDE, True),
-    ("overview-phone", "/", "24h", "light", PHONE, True), ("predictions-phone", "/predictions", "7d", "light", PHONE, True),
+    ("overview-phone", "/", "24h", "light", PHONE, False), ("predictions-phone", "/predictions", "7d", "dark", PHONE, False),
 )  # fmt: skip
 
 
@@ -45,6 +45,9 @@ async def shoot(folder: Path, wanted: list[str]) -> None:
             await tab.click(f"#period label:text-is('{period.replace('h', ' h').replace('d', ' d')}')")
             await tab.wait_for_load_state("networkidle")
             await tab.wait_for_timeout(1500)
+            if "--long" in sys.argv:
+                await tab.set_viewport_size({"width": size["width"], "height": 2600})
+                await tab.wait_for_timeout(800)
             await tab.screenshot(path=str(folder / f"{name}.png"), full_page=whole)
             wide = await tab.evaluate("document.documentElement.scrollWidth - window.innerWidth")
             problems = [*watch.problems, *watch.elsewhere] or "nothing to complain about"

@@ -105,12 +105,12 @@ def is_as_it_was(reading: Reading) -> Answer:
     moved = [name for name, index in indices.items() if index > SIGNIFICANT]
     some = [name for name, index in indices.items() if index >= MODERATE]
     if moved:
-        word = "No: 1 column moved" if len(moved) == 1 else f"No: {len(moved)} columns moved"
+        word = "1 column moved" if len(moved) == 1 else f"{len(moved)} columns moved"
         return Answer(question, "bad", word, why, path)
     gone = [each for each in reading.data.get("raw") or () if each["missing"] > each["missing_reference"] + MUCH_MISSING]
     if gone:
         reason = f"{gone[0]['name']}: {share(gone[0]['missing'])} missing, {share(gone[0]['missing_reference'])} in the reference."
-        return Answer(question, "bad", "No: values missing", reason, path)
+        return Answer(question, "bad", "Values missing", reason, path)
     if some:
         return Answer(question, "warn", "Moderate drift", why, path)
     return Answer(question, "good", "Yes", why, path)

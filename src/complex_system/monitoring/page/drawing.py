@@ -62,7 +62,8 @@ def histogram(edges: Sequence[float], reference: Sequence[float], live: Sequence
     for at, anchor in ((low, "start"), ((low + high) / 2, "middle"), (high, "end")):
         x = _LEFT + wide * ((at - low) / ((high - low) or 1.0))
         suffix = f" {unit}" if unit and anchor == "end" else ""
-        parts += text(x, HEIGHT - 8, f"{_short(at)}{suffix}", text_anchor=anchor, class_="tick")
+        rough = round(at, 2 - math.floor(math.log10((high - low) or 1.0)))
+        parts += text(x, HEIGHT - 8, f"{_short(rough)}{suffix}", text_anchor=anchor, class_="tick")
     return svg(WIDTH, HEIGHT, parts, label, "distribution")
 
 

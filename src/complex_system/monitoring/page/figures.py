@@ -58,19 +58,20 @@ def figure(
     axis = {
         "gridcolor": colors["grid"], "linecolor": colors["line"], "zeroline": False, "ticks": "outside", "ticklen": 4,
         "tickcolor": colors["line"], "tickfont": {"color": colors["muted"], "size": 11}, "automargin": True,
-        "title": {"font": {"color": colors["muted"], "size": 12}, "standoff": 10},
+        "title": {"font": {"color": colors["muted"], "size": 11.5}, "standoff": 6},
     }  # fmt: skip
     return {
         "data": list(traces),
         "layout": {
             "font": {"family": FONT, "size": 12, "color": colors["ink"]},
             "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
-            "margin": {"l": 12, "r": 14, "t": 10, "b": 8},
+            "margin": {"l": 8, "r": 14, "t": 6, "b": 4, "pad": 0},
             "xaxis": _merged(axis, {"showgrid": False, "showline": True}, x or {}),
             "yaxis": _merged(axis, {"ticks": ""}, y or {}),
             "legend": {
-                "orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)",
-                "font": {"color": colors["ink"], "size": 11}, "itemwidth": 30,
+                "orientation": "h", "x": 0, "y": 1, "xref": "container", "yref": "container", "xanchor": "left", "yanchor": "top",
+                "bgcolor": "rgba(0,0,0,0)", "tracegroupgap": 0,
+                "font": {"color": colors["ink"], "size": 11}, "itemwidth": 30, "entrywidth": 0,
             },
             "hoverlabel": {
                 "bgcolor": colors["surface"], "bordercolor": colors["line"], "font": {"color": colors["ink"], "size": 12},
@@ -115,6 +116,14 @@ def level(theme: str, value: float, text: str, tone: str = "muted", *, vertical:
         shape = {"type": "line", "xref": "paper", "yref": "y", "x0": 0, "x1": 1, "y0": value, "y1": value, "line": line}
         words = {"x": 1, "xref": "paper", "y": value, "yref": "y", "yanchor": "bottom", "xanchor": "right"}
     return shape, {**words, "text": plain(text), "showarrow": False, "font": {"size": 11, "color": colors[tone]}}
+
+
+def reference(theme: str, value: float, text: str, x: Sequence[str]) -> Figure:
+    """A level as a dashed curve with a name in the legend, where words beside the line would hide curves."""
+    return {
+        "type": "scatter", "mode": "lines", "name": plain(text), "x": list(x), "y": [value] * len(x), "hoverinfo": "skip",
+        "line": {"color": COLORS[theme]["good"], "width": 1.5, "dash": "dash"},
+    }  # fmt: skip
 
 
 def moment(theme: str, at: str, text: str, tone: str = "muted") -> tuple[Figure, Figure]:

@@ -47,29 +47,30 @@ class Arrow(NamedTuple):
 
 W, H = 150.0, 58.0
 NODES = (
-    Node("source", "Source", ("dummy_data_generation",), (8, 46), (100, 8)),
-    Node("database", "Database", ("database_mongo", "database_maria"), (262, 46), (100, 128)),
-    Node("processing", "Processing", ("data_processing",), (262, 204), (8, 250)),
+    Node("source", "Source", ("dummy_data_generation",), (8, 34), (100, 8)),
+    Node("database", "Database", ("database_mongo", "database_maria"), (266, 34), (100, 118)),
+    Node("processing", "Processing", ("data_processing",), (266, 176), (8, 240)),
     Node("trainers", "Trainers", (
         "ml_lightgbm_regression_mlflow", "ml_pytorch_regression_mlflow", "ml_pytorch_regression",
         "ml_tensorflow_regression_mlflow",
-    ), (516, 46), (192, 250)),
-    Node("serving", "Serving", ("ml_serving_mlflow", "ml_serving"), (770, 46), (192, 372)),
-    Node("consumer", "Consumer", ("ml_consumer",), (516, 204), (8, 372)),
-    Node("monitoring", "Monitoring", ("ml_monitoring",), (962, 204), (100, 494)),
+    ), (532, 34), (192, 240)),
+    Node("serving", "Serving", ("ml_serving_mlflow", "ml_serving"), (798, 34), (192, 372)),
+    Node("consumer", "Consumer", ("ml_consumer",), (532, 176), (8, 372)),
+    Node("monitoring", "Monitoring", ("ml_monitoring",), (962, 176), (100, 512)),
 )  # fmt: skip
 ARROWS = (
-    Arrow("saved", ((158, 75), (262, 75)), (210, 62, "middle"), ((175, 66), (175, 128)), (183, 92, "start")),
-    Arrow("raw", ((305, 104), (305, 204)), (297, 150, "end"), ((125, 186), (125, 218), (60, 218), (60, 250)), (54, 212, "end")),
-    Arrow("processed", ((369, 204), (369, 104)), (377, 150, "start"), ((108, 250), (108, 234), (145, 234), (145, 186)), (0, 0, "")),
-    Arrow("labelled", ((412, 75), (516, 75)), (464, 62, "middle"), ((225, 186), (225, 250)), (233, 222, "start")),
-    Arrow("models", ((666, 75), (770, 75)), (718, 62, "middle"), ((267, 308), (267, 372)), (259, 344, "end")),
-    Arrow("rounds", ((591, 204), (591, 104)), (599, 150, "start"), ((83, 372), (83, 340), (210, 340), (210, 308)), (76, 362, "end")),
-    Arrow("asked", ((666, 225), (808, 225), (808, 104)), (737, 215, "middle"), ((158, 394), (192, 394)), (0, 0, "")),
-    Arrow("predictions", ((882, 104), (882, 150), (1037, 150), (1037, 204)), (960, 141, "middle"),
-          ((267, 430), (267, 462), (200, 462), (200, 494)), (274, 456, "start")),
-    Arrow("truths", ((666, 247), (962, 247)), (814, 264, "middle"), ((83, 430), (83, 462), (150, 462), (150, 494)), (76, 456, "end")),
+    Arrow("saved", ((158, 63), (266, 63)), (212, 55, "middle"), ((175, 66), (175, 118)), (184, 88, "start")),
+    Arrow("raw", ((310, 92), (310, 176)), (302, 138, "end"), ((125, 176), (125, 208), (60, 208), (60, 240)), (52, 222, "end")),
+    Arrow("processed", ((372, 176), (372, 92)), (380, 130, "start"), ((100, 240), (100, 224), (145, 224), (145, 176)), (0, 0, "")),
+    Arrow("labelled", ((416, 63), (532, 63)), (474, 55, "middle"), ((225, 176), (225, 240)), (234, 212, "start")),
+    Arrow("models", ((682, 63), (798, 63)), (740, 55, "middle"), ((245, 298), (245, 372)), (254, 330, "start")),
+    Arrow("rounds", ((607, 176), (607, 92)), (615, 138, "start"), ((60, 372), (60, 350), (215, 350), (215, 298)), (68, 343, "start")),
+    Arrow("asked", ((682, 195), (836, 195), (836, 92)), (759, 187, "middle"), ((158, 401), (192, 401)), (0, 0, "")),
+    Arrow("predictions", ((910, 92), (910, 148), (1037, 148), (1037, 176)), (918, 140, "above"),
+          ((275, 430), (275, 470), (205, 470), (205, 512)), (284, 452, "start")),
+    Arrow("truths", ((682, 217), (962, 217)), (822, 234, "below"), ((83, 430), (83, 470), (145, 470), (145, 512)), (74, 452, "end")),
 )  # fmt: skip
+"""``above`` is left-aligned and grows upwards, ``below`` is centred and grows downwards."""
 
 
 def pictures(reading: Reading) -> tuple[str, str]:
@@ -78,8 +79,8 @@ def pictures(reading: Reading) -> tuple[str, str]:
     states = {str(each["service"]): each for each in reading.services}
     label = "Data flow: " + "; ".join(f"{key} {first} {second}".strip() for key, (first, second) in words.items() if first)
     return (
-        svg(1120, 290, _content(words, states, narrow=False), label, "flow wide"),
-        svg(350, 562, _content(words, states, narrow=True), label, "flow narrow"),
+        svg(1120, 256, _content(words, states, narrow=False), label, "flow wide"),
+        svg(350, 580, _content(words, states, narrow=True), label, "flow narrow"),
     )
 
 
@@ -118,15 +119,17 @@ def _content(words: Mapping[str, tuple[str, str]], states: Mapping[str, Mapping[
         moving = " moving" if words[arrow.key][1] not in ("", "0/s", "0/s now") else ""
         parts += tag("path", d=path, class_=f"arrow{moving}", marker_end=f"url(#{name})")
     for arrow in ARROWS:
-        x, y, anchor = arrow.narrow_text if narrow else arrow.wide_text
-        first, second = words[arrow.key]
-        if anchor and first:
-            short = first.partition(" in ")[0].partition(" joined")[0] if narrow else first
-            above = anchor == "middle" and not (not narrow and arrow.key == "truths")
-            lines = [short, second] if second else [short]
-            top = y - 15 * (len(lines) - 1) if above else y
-            for i, line in enumerate(lines):
-                parts += text(x, top + 15 * i, line, text_anchor=anchor, class_="amount" if i == 0 else "amount quiet")
+        x, y, place = arrow.narrow_text if narrow else arrow.wide_text
+        lines = [line for line in words[arrow.key] if line]
+        if narrow and lines and " in " in lines[0]:
+            lines = [*lines[0].partition(" in ")[0].split(" ", 1), *lines[1:]]
+        if narrow and lines and " joined" in lines[0]:
+            lines = [lines[0].partition(" ")[0], "joined", *lines[1:]]
+        top = y - 15 * (len(lines) - 1) if place in ("middle", "above") else y
+        anchor = {"above": "start", "below": "middle"}.get(place, place)
+        for i, line in enumerate(lines if place else ()):
+            quiet = i == len(lines) - 1 and words[arrow.key][1] != ""
+            parts += text(x, top + 15 * i, line, text_anchor=anchor, class_="amount quiet" if quiet else "amount")
     for node in NODES:
         parts += _box(node, states, *(node.narrow if narrow else node.wide))
     return parts

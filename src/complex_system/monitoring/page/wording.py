@@ -82,6 +82,8 @@ def rate(value: float | None) -> str:
     """Things a second."""
     if value is None:
         return NONE
+    if 0 < value < 0.1:
+        return f"{60 * value:.2g}/min"
     return f"{value:.3g}/s" if value < 1000 else f"{count(value)}/s"
 
 
@@ -90,9 +92,9 @@ def share(value: float | None) -> str:
     if value is None:
         return NONE
     percent = 100 * value
-    if 0 < percent < 0.1:
-        return "< 0.1 %"
-    return f"{percent:.1f} %" if percent < 99.95 else "100 %"
+    if percent <= 0 or percent >= 99.95:
+        return f"{percent:.0f}\u00a0%"
+    return f"{percent:.1f}\u00a0%" if percent >= 0.1 else "<\u00a00.1\u00a0%"
 
 
 def lasting(seconds: float) -> str:
@@ -119,7 +121,7 @@ def megabytes(value: float | None) -> str:
 
 def unit_of(dataset: Dataset) -> str:
     """The target's unit for an axis; where none is declared, that it is in its own."""
-    return dataset.column(dataset.target).unit or f"units of {dataset.target}"
+    return dataset.column(dataset.target).unit or "target's unit"
 
 
 def group_name(group: str) -> str:

@@ -129,6 +129,7 @@ def _over_time(reading: Reading, viewer: Viewer, part: str) -> Figure:
     ]  # fmt: skip
     low, first = level(viewer.theme, MODERATE, "moderate from 0.1", "warn")
     high, second = level(viewer.theme, SIGNIFICANT, "significant from 0.25", "bad")
+    first, second = ({**words, "x": 0, "xanchor": "left", "xshift": 3} for words in (first, second))
     span = [viewer.clock.axis(reading.begin), viewer.clock.axis(reading.at)]
     x = {"type": "date", "range": span, "title": {"text": f"time ({plain(viewer.clock.name)})"}}
     keep = f"drift-{part}-{reading.period.key}"

@@ -9,7 +9,7 @@ from dash import html
 from dash.development.base_component import Component
 
 from complex_system.monitoring.page import series
-from complex_system.monitoring.page.figures import COLORS, Figure, colour, figure, level, plain, waiting
+from complex_system.monitoring.page.figures import COLORS, Figure, colour, figure, level, plain, reference, waiting
 from complex_system.monitoring.page.parts import Viewer, badge, card, empty, outside, plot, table
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.wording import count, number, unit_of
@@ -164,13 +164,15 @@ def _champions_plot(reading: Reading, viewer: Viewer) -> Figure:
         "marker": {"size": [8] * len(known) + [0], "color": colour(viewer.theme, 0)},
         "hovertemplate": "%{text}<br>RMSE %{y:.2f}<extra></extra>",
     }  # fmt: skip
-    shapes, notes = [], []
+    traces, values = [trace], [float(each["rmse"]) for each in known]
     if (best := reading.best_possible) is not None:
-        shape, words = level(viewer.theme, best, f"best possible {best:.2f}", "good")
-        shapes, notes = [shape], [words]
-    y = {"title": {"text": f"RMSE ({plain(unit_of(reading.facts.dataset))})"}, "rangemode": "tozero"}
+        traces.append(reference(viewer.theme, best, f"best possible {best:.2f}", [times[0], viewer.clock.axis(reading.at)]))
+        values.append(best)
+    room = 0.15 * (max(values) - min(values)) or 0.1 * max(values)
+    span = [min(values) - room, max(values) + room]
+    y = {"title": {"text": f"RMSE ({plain(unit_of(reading.facts.dataset))})"}, "range": span}
     x = {"type": "date", "title": {"text": f"time ({plain(viewer.clock.name)})"}}
-    return figure(viewer.theme, [trace], x, y, keep="champions", shapes=shapes, annotations=notes)
+    return figure(viewer.theme, traces, x, y, keep=f"champions-{len(known)}")
 
 
 def _champions(reading: Reading, viewer: Viewer) -> Component:

@@ -8,7 +8,7 @@ from dash import html
 from dash.development.base_component import Component
 
 from complex_system.monitoring.page import series
-from complex_system.monitoring.page.figures import COLORS, Figure, band, colour, curve, figure, level, moment, plain, waiting
+from complex_system.monitoring.page.figures import COLORS, Figure, band, colour, curve, figure, level, moment, plain, reference, waiting
 from complex_system.monitoring.page.parts import Viewer, card, figures, plot
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.wording import count, group_column, group_name, number, rate, unit_of
@@ -35,7 +35,7 @@ def skeleton() -> Component:
             card(
                 "Error over time, by model version",
                 plot("predictions-errors", "RMSE over time of each model version beside the best possible", 300),
-                note="A pair counts when its prediction was made, also when the truth comes days later. Shaded: an open alert.",
+                note="A pair counts when its prediction was made, also when the truth comes days later. Shaded: an open alert. Dotted: a new champion.",
             ),
             html.Div(
                 [
@@ -96,13 +96,14 @@ def _errors(reading: Reading, viewer: Viewer, curves: dict[Served, series.Curve[
     traces = []
     for i, served in enumerate(newest):
         times, values = _with_gaps(curves[served], reading.period.step)
-        name = served.label if len({by.service for by in newest}) == 1 else f"{served.label}, {served.service}"
+        twin = any(by.label == served.label and by != served for by in newest)
+        name = f"{served.label}, {served.service}" if twin else served.label
         x = [viewer.clock.axis(at + reading.period.step / 2) for at in times]
         traces.append(curve(viewer.theme, i, name, x, values, mode="lines+markers", marker={"size": 4}))
-    shapes, notes = [], []
     if (best := reading.best_possible) is not None:
-        shape, words = level(viewer.theme, best, f"best possible {best:.2f}", "good")
-        shapes, notes = [shape], [words]
+        span = [viewer.clock.axis(reading.begin), viewer.clock.axis(reading.at)]
+        traces.append(reference(viewer.theme, best, f"best possible {best:.2f}", span))
+    shapes, notes = [], []
     for alert in reading.alerts:
         if (alert.ended or reading.at) >= reading.begin:
             start, end = max(alert.began, reading.begin), min(alert.ended or reading.at, reading.at)
