@@ -21,6 +21,7 @@ from complex_system.monitoring.page import answers
 from complex_system.monitoring.page.figures import theme_of
 from complex_system.monitoring.page.parts import SIGNS, View, Viewer
 from complex_system.monitoring.page.reading import PERIODS, USUAL, Facts, Period, Reading
+from complex_system.monitoring.page.report import make_report
 from complex_system.monitoring.page.views import alerts, data, models, overview, predictions, system
 from complex_system.monitoring.page.wording import Clock
 
@@ -82,6 +83,16 @@ def make_page(read: Read, facts: Facts, refresh: float = REFRESH) -> flask.Flask
     for view in VIEWS:
         _fill(app, view, readings)
     _clientside(app)
+
+    @server.route("/report")
+    def report() -> flask.Response:
+        reading = readings.of(flask.request.args.get("period"))
+        clock = Clock.of({"zone": flask.request.args.get("zone", "")})
+        answer = flask.Response(make_report(reading, clock), mimetype="text/html")
+        name = f"monitoring-{facts.dataset.name}-{clock.local(reading.at):%Y-%m-%d-%H%M}.html"
+        answer.headers["Content-Disposition"] = f'inline; filename="{name}"'
+        return answer
+
     return server
 
 
