@@ -12,7 +12,6 @@ from complex_system.domain.documents import MOST_BODY_BYTES, Document
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import processed_schema
 from complex_system.errors import InvalidRequestError, StoreUnavailableError
-from complex_system.local.servers import Server
 from complex_system.preprocessing.pipeline import Pipeline
 from complex_system.settings import Settings
 from complex_system.storage.base import DataStore

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.documents import Document
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import MAX_PAGE_ROWS, Page, decode_page, encode_page, processed_schema
 from complex_system.domain.records import Record
@@ -21,6 +22,7 @@ from complex_system.local.servers import Server, free_port
 from complex_system.messaging import subjects
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.connection import ServiceConnection
+from complex_system.messaging.documents import DocumentClient
 from complex_system.messaging.subjects import health_subject
 from complex_system.roles.database import DatabaseService
 from complex_system.settings import Settings
@@ -32,6 +34,7 @@ from support import TesterService, eventually, running
 SERVICES: dict[str, type[DatabaseService]] = {"mongo": DatabaseMongoService, "maria": DatabaseMariaService}
 LABELS = {"mongo": "MongoDB", "maria": "MariaDB"}
 COUNTS = {"raw": 0, "processed": 0, "labelled": 0, "rejected": 0}
+DOCUMENT = {"kind": "k", "key": "a", "at": 1.0, "body": {}}
 NO_MAPPINGS: list[Any] = [None, [], "text", 3, b"x"]
 
 
@@ -191,6 +194,18 @@ def bad_requests(dataset: Dataset) -> list[tuple[Any, Any, type[Exception], str]
         (subjects.DB_REJECT_RAW_SUBJECT, {"version": "v", "rejections": [{ID: 3, "reason": "r"}]}, InvalidRecordError, "_id"),
         (subjects.DB_GET_REJECTED_PAGE_SUBJECT, {"limit": "all"}, InvalidRequestError, "limit"),
         (subjects.DB_GET_PROCESSED_DATA_PAGE_SUBJECT, {"page_size": MAX_PAGE_ROWS + 1}, InvalidRequestError, str(MAX_PAGE_ROWS)),
+        (subjects.DB_SAVE_DOCUMENTS_SUBJECT, {}, InvalidRequestError, "list"),
+        (subjects.DB_SAVE_DOCUMENTS_SUBJECT, [{"kind": "k", "key": "a", "at": 1.0}], InvalidRequestError, "'body'"),
+        (subjects.DB_SAVE_DOCUMENTS_SUBJECT, [{**DOCUMENT, "kind": "Two words"}], InvalidRequestError, "'kind'"),
+        (subjects.DB_SAVE_DOCUMENTS_SUBJECT, [DOCUMENT, {**DOCUMENT, "key": "x" * 201}], InvalidRequestError, "200 characters"),
+        (subjects.DB_SAVE_DOCUMENTS_SUBJECT, [{**DOCUMENT, "at": float("nan")}], InvalidRequestError, "'at'"),
+        (subjects.DB_SAVE_DOCUMENTS_SUBJECT, [{**DOCUMENT, "body": [1]}], InvalidRequestError, "body"),
+        (subjects.DB_GET_DOCUMENTS_SUBJECT, {"kind": "k"}, InvalidRequestError, "'from'"),
+        (subjects.DB_GET_DOCUMENTS_SUBJECT, {"kind": "k", "from": 0, "to": 1, "after": 3}, InvalidRequestError, "'after'"),
+        (subjects.DB_GET_DOCUMENTS_SUBJECT, {"kind": "k", "keys": [""]}, InvalidRequestError, "key"),
+        (subjects.DB_DELETE_DOCUMENTS_SUBJECT, {"kind": "k"}, InvalidRequestError, "either 'keys' or 'before'"),
+        (subjects.DB_GET_TARGETS_SUBJECT, {}, InvalidRequestError, "'keys'"),
+        (subjects.DB_GET_RAW_BY_KEYS_SUBJECT, {"keys": "k"}, InvalidRequestError, "'keys'"),
     ]  # fmt: skip
     for field in ("page", "page_size"):
         for value in (-1, True, 1.0, "1", None):
@@ -200,7 +215,8 @@ def bad_requests(dataset: Dataset) -> list[tuple[Any, Any, type[Exception], str]
         subjects.DB_GET_LABELED_DATASET_SUBJECT, subjects.DB_GET_PROCESSED_DATA_COUNT_SUBJECT,
         subjects.DB_GET_PROCESSED_DATA_POINTS_COUNT_SUBJECT, subjects.DB_GET_PROCESSED_DATA_PAGE_SUBJECT,
         subjects.DB_GET_COUNTS_SUBJECT, subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT, subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT,
-        subjects.DB_REJECT_RAW_SUBJECT, subjects.DB_GET_REJECTED_PAGE_SUBJECT,
+        subjects.DB_REJECT_RAW_SUBJECT, subjects.DB_GET_REJECTED_PAGE_SUBJECT, subjects.DB_GET_DOCUMENTS_SUBJECT,
+        subjects.DB_DELETE_DOCUMENTS_SUBJECT, subjects.DB_GET_TARGETS_SUBJECT, subjects.DB_GET_RAW_BY_KEYS_SUBJECT,
     )  # fmt: skip
     for subject in takers_of_mappings:
         cases += [(subject, value, InvalidRequestError, "takes a mapping") for value in NO_MAPPINGS]
@@ -219,6 +235,28 @@ async def test_bad_input_is_an_error_for_its_sender_and_writes_nothing(
 async def test_every_database_subject_has_its_bad_requests(dataset: Dataset) -> None:
     named = {getattr(subjects, name).name for name in subjects.__all__ if name.startswith("DB_")}
     assert {subject.name for subject, *_ in bad_requests(dataset)} == named
+
+
+async def test_documents_and_records_by_key_come_whole_through_a_small_broker(
+    tester: TesterService, service: DatabaseService, dataset: Dataset, records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await kio.request_save_many_raw_data_points(tester, records)
+    await kio.request_upsert_many_processed_data_points(tester, processed(dataset, records))
+    client = DocumentClient(tester)
+    documents = [Document("minute", f"k{i:03}", float(i // 3), {"n": i, "text": "x" * 50}) for i in range(700)]
+    await client.save(documents)
+    monkeypatch.setattr(ServiceConnection, "max_payload", 5000)
+    assert await client.between("minute", 0.0, 1e9) == documents
+    assert await client.between("minute", 10.0, 1e9, newest_first=True, most=40) == documents[:-41:-1]
+    table = await client.raw_by_keys([record[ID] for record in records] + ["missing"])
+    assert table.to_pylist() == sorted(records, key=lambda record: str(record[ID]))
+    assert (await client.raw_by_keys(["missing"])).num_rows == 0
+    monkeypatch.undo()
+    assert await client.by_keys("minute", [d.key for d in documents[::7]]) == documents[::7]
+    assert await client.delete_keys("minute", ["k000", "k001"]) == 2
+    assert await client.delete_before("minute", 200.0) == 598
+    known = {record[ID]: record[dataset.target] for record in records if record[dataset.target] is not None}
+    assert await client.targets([record[ID] for record in records]) == known
 
 
 async def test_unknown_fields_are_warned_of_and_ignored(

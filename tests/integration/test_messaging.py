@@ -161,6 +161,9 @@ async def test_health_and_heartbeats_tell_the_state(tester: TesterService, setti
         assert (await tester.ask(health_subject("echo"), {}))["state"] == "ready"
         await service.set_state("failing", "no paper")
         await eventually(lambda: any(b["service"] == "echo" and b["detail"] == "no paper" for b in beats))
+        assert service.health()["memory_megabytes"] > 10
+        assert service.health()["cpu_percent"] >= 0
+    await eventually(lambda: beats[-1]["service"] == "echo" and beats[-1]["state"] == "stopped")
 
 
 async def test_a_reply_that_cannot_be_encoded_is_an_error_reply(tester: TesterService, settings: Settings) -> None:

@@ -15,7 +15,7 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.laboratory import Laboratory, truth_of
 from complex_system.domain.pages import Page, processed_schema
 from complex_system.domain.records import Record
-from complex_system.errors import TrackingRefusedError
+from complex_system.errors import TrackingRefusedError, TrackingUnavailableError
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient, ServingClient
 from complex_system.messaging.service import SystemService
@@ -239,6 +239,28 @@ async def test_an_event_that_is_not_as_declared_costs_nothing_else(
         await tester.announce(PREDICTION_MADE, event(dataset, records))
         await tester.announce(TRUTH_KNOWN, truths(records))
         await eventually(lambda: service.monitor.metrics.get("performance/count") == 1)
+
+
+async def test_many_metrics_may_be_written_again_after_a_failure(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = MonitoringRun(settings.mlflow_tracking_uri, settings.mlflow_experiment, "lab")
+    points = [Point(datetime.now(UTC) + timedelta(seconds=s), {f"m{i}": float(i) for i in range(250)}) for s in range(3)]
+    send = MonitoringRun._send
+
+    def fail_afterwards(self: MonitoringRun, client: Any, metrics: list[Any]) -> None:
+        send(self, client, metrics)
+        if metrics:
+            raise TrackingUnavailableError("the answer was lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MonitoringRun, "_send", fail_afterwards)
+        with pytest.raises(TrackingUnavailableError):
+            await asyncio.to_thread(run.write, points[:2])
+    await asyncio.to_thread(run.write, points)
+    await asyncio.to_thread(run.write, points)  # who called the last time was gone before it ended
+    from mlflow import MlflowClient
+
+    history = MlflowClient(tracking_uri=settings.mlflow_tracking_uri).get_metric_history(str(run.run_id), "m249")
+    assert len(history) == 3
 
 
 async def test_each_day_has_a_run_of_its_own(settings: Settings) -> None:

@@ -21,6 +21,7 @@ from complex_system.local.child import Child
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.subjects import TRAIN_MODEL_SUBJECT, health_subject
+from complex_system.monitoring.reference import Reference
 from complex_system.roles.trainer import TrainerService
 from complex_system.settings import Settings
 from complex_system.tracking.artifact_store import ArtifactStore
@@ -98,6 +99,8 @@ async def test_a_requested_training_is_announced_logged_and_registered(
     assert (ref.trainer, ref.pipeline_version) == (trainer, dataset.version)
     onnx, metadata = await asyncio.to_thread(registry.load_twin, ref)
     assert metadata["validation"] == outcome["validation"]
+    reference = Reference.parse(await asyncio.to_thread(registry.load_reference, ref) or {})
+    assert (reference.pipeline_version, reference.samples) == (dataset.version, len(data.train))
     if trainer == "pytorch-wandb":
         store = ArtifactStore(artifact_folder(settings.wandb_dir))
         files, _ = store.read(store.newest() or "")

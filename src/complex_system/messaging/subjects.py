@@ -125,7 +125,7 @@ PREDICTION_MADE = event("prediction-made")
 Where challengers scored the request too, also ``"shadows"``: a list of ``{"model", "version", "framework", "milliseconds",
 "predictions": [number]}`` or ``{"model", "version", "error"}``."""
 PREDICTION_FAILED = event("prediction-failed")
-"""``{"service", "failures": {code: n}}``: requests for predictions that failed, by the error's stable code; at most one event a second."""
+"""``{"service", "failures": {code: n}}``: failed requests for predictions by stable error code; at most one event a second."""
 TRUTH_KNOWN = event("truth-known")
 """``{"truths": [{"id", "truth"}]}``: the measured value of records that were predicted."""
 

@@ -18,6 +18,11 @@ MOST_WAITING = 2000
 """Points that wait while MLflow is away; then the oldest are forgotten."""
 METRICS_PER_REQUEST = 1000
 """MLflow's own limit."""
+METRICS_REPEATED = 100
+"""Metrics in a request that may repeat what MLflow has: of more than so many, MLflow 3.5.1 refuses those that it has.
+
+Its SQL store looks the known ones up in parts of 100, and after each part inserts the others again.
+"""
 _KIND = "kind"
 
 
@@ -42,6 +47,8 @@ class MonitoringRun:
         self._dataset = dataset
         self._day: date | None = None
         self._run: Any = None
+        self._written: list[Point] = []
+        self._per_request = METRICS_PER_REQUEST
 
     @property
     def run_id(self) -> str | None:
@@ -49,7 +56,20 @@ class MonitoringRun:
         return self._run.info.run_id if self._run is not None else None
 
     def write(self, points: list[Point]) -> None:
-        """Writes points, oldest first, each to the run of its day. The step is the seconds since the run began."""
+        """Writes points, oldest first, each to the run of its day. The step is the seconds since the run began.
+
+        Points of the last call are left out: who called may have been gone before it ended, and sends them again.
+        """
+        done = {id(point) for point in self._written}
+        points = [point for point in points if id(point) not in done]
+        try:
+            self._write(points)
+        except BaseException:
+            self._per_request = METRICS_REPEATED  # nobody knows how much of it MLflow has
+            raise
+        self._written, self._per_request = points, METRICS_PER_REQUEST
+
+    def _write(self, points: list[Point]) -> None:
         entities = load_mlflow().entities
         client = open_client(self._uri)
         with self._reopened_if_refused(), translated(self._uri, "logging monitoring metrics"):
@@ -102,8 +122,8 @@ class MonitoringRun:
             client.set_terminated(before.info.run_id)
 
     def _send(self, client: Any, metrics: list[Any]) -> None:
-        for first in range(0, len(metrics), METRICS_PER_REQUEST):
-            client.log_batch(self._run.info.run_id, metrics[first : first + METRICS_PER_REQUEST])
+        for first in range(0, len(metrics), self._per_request):
+            client.log_batch(self._run.info.run_id, metrics[first : first + self._per_request])
 
 
 class PointBuffer:

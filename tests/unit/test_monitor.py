@@ -1,0 +1,346 @@
+"""The monitor as a whole, without broker and database: services, flow, changes, points and views."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from typing import Any
+
+import pytest
+
+from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.laboratory import Laboratory, truth_of
+from complex_system.domain.records import Record
+from complex_system.monitoring import views
+from complex_system.monitoring.changes import ChangeDetector
+from complex_system.monitoring.flow import RecordFlow, reasons_of
+from complex_system.monitoring.history import History, Pair
+from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, Monitor
+from complex_system.monitoring.prometheus import exposition
+from complex_system.monitoring.reference import Reference
+from complex_system.monitoring.rollups import HOUR, Gauge, Rollup, Served
+from complex_system.monitoring.services import SILENT_KEPT, STOPPED_KEPT, ServiceBook
+from complex_system.preprocessing.pipeline import Pipeline
+from kept import KeptDocuments
+
+NOW = 1_800_000_000.0
+
+
+class Clock:
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def beat(service: str, replica: str, state: str = "ready", started: float = 1.0) -> dict[str, Any]:
+    usage = {"cpu_percent": 10.0, "memory_megabytes": 50.0}
+    return {"service": service, "replica": replica, "state": state, "detail": "", "started": started, **usage}
+
+
+# Services
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(1000.0)
+
+
+@pytest.fixture
+def book(clock: Clock) -> ServiceBook:
+    return ServiceBook(8.0, clock)
+
+
+def passed(book: ServiceBook, clock: Clock, seconds: int) -> list[str]:
+    """Looks every second; who fell silent meanwhile."""
+    silent = []
+    for _ in range(seconds):
+        clock.now += 1.0
+        silent += [each.replica for each in book.look()]
+    return silent
+
+
+def test_who_vanishes_is_silent_within_ten_seconds_and_who_stops_is_not(book: ServiceBook, clock: Clock) -> None:
+    for name in ("gone", "stopped"):
+        assert book.beaten(beat("serving", name))
+    assert book.beaten(beat("serving", "stopped", "stopped"))
+    assert passed(book, clock, 8) == []
+    assert passed(book, clock, 2) == ["gone"]
+    assert passed(book, clock, 20) == []
+    (service,) = book.as_list()
+    assert (service["state"], service["running"]) == ("silent", 0)
+    assert {each["replica"]: each["state"] for each in service["replicas"]} == {"gone": "silent", "stopped": "stopped"}
+    assert book.metrics()["services/silent"] == book.metrics()["services/silent/serving"] == 1
+
+
+def test_a_replica_that_takes_a_silent_ones_place_is_a_restart(book: ServiceBook, clock: Clock) -> None:
+    book.beaten(beat("serving", "a"))
+    passed(book, clock, 10)
+    assert book.beaten(beat("serving", "b"))
+    (service,) = book.as_list()
+    assert (service["state"], service["running"], service["restarts"]) == ("ready", 1, 1)
+    assert book.metrics()["services/silent/serving"] == 0
+
+
+def test_the_same_name_with_a_later_start_is_a_restart_and_another_replica_is_none(book: ServiceBook) -> None:
+    book.beaten(beat("serving", "a"))
+    book.beaten(beat("serving", "b"))
+    assert not book.beaten(beat("serving", "a"))
+    assert book.as_list()[0]["restarts"] == 0
+    assert book.beaten(beat("serving", "a", started=2.0))
+    assert book.as_list()[0]["restarts"] == 1
+    assert book.as_list()[0]["cpu_percent"] == 20.0
+
+
+def test_a_silent_one_that_beats_again_is_there_again(book: ServiceBook, clock: Clock) -> None:
+    book.beaten(beat("serving", "a"))
+    assert passed(book, clock, 10) == ["a"]
+    assert book.beaten(beat("serving", "a"))
+    assert book.as_list()[0]["state"] == "ready"
+    assert book.as_list()[0]["restarts"] == 0
+
+
+def test_a_look_that_comes_late_proves_nothing(book: ServiceBook, clock: Clock) -> None:
+    book.beaten(beat("serving", "a"))
+    clock.now += 60.0  # this process was held up, and the heartbeats wait to be heard
+    assert book.look() == []
+    assert passed(book, clock, 8) == ["a"]
+
+
+def test_who_was_there_before_a_restart_is_expected_to_be_there_again(book: ServiceBook, clock: Clock) -> None:
+    book.beaten(beat("serving", "a"))
+    book.beaten(beat("serving", "b", "stopped"))
+    restarted = ServiceBook(8.0, clock)
+    restarted.expected(json.loads(json.dumps(book.as_list())))
+    assert passed(restarted, clock, 10) == ["a"]
+
+
+def test_the_book_forgets(book: ServiceBook, clock: Clock) -> None:
+    book.beaten(beat("a", "stopped", "stopped"))
+    book.beaten(beat("b", "gone"))
+    passed(book, clock, int(STOPPED_KEPT) + 2)
+    assert [each["service"] for each in book.as_list()] == ["b"]
+    clock.now += SILENT_KEPT
+    book.look()
+    assert book.as_list() == []
+
+
+# Record flow
+
+
+def test_counts_become_rates_and_rejections_are_told_by_kind() -> None:
+    flow = RecordFlow(NOW)
+    assert flow.metrics() == {}
+    for i in range(13):
+        flow.counted(NOW + 10 * i, {"raw": 100 + 20 * i, "processed": 90, "labelled": 50, "rejected": i})
+    rejected = [
+        {ID: "a", "reason": "material_id: 'X' is not one of 00000000, 11111111"},
+        {ID: "b", "reason": "r1: 31.0 is outside of [0, 30]; material_id: 'Y' is not one of 00000000"},
+        {ID: "c", "reason": "r2: is missing"},
+        {ID: "d", "reason": "no pattern"},
+    ]
+    flow.rejected(NOW + 120, rejected)
+    flow.rejected(NOW + 121, rejected)
+    metrics = flow.metrics()
+    assert metrics["records/raw"] == 340
+    assert metrics["records/raw_per_second"] == pytest.approx(2.0)
+    assert metrics["records/processed_per_second"] == 0
+    assert metrics["rejected/share"] == pytest.approx(12 / 240)
+    assert metrics["rejected/count"] == 240
+    assert metrics["data/new_categories/material_id"] == 2
+    assert metrics["data/rejected_out_of_range/r1"] == pytest.approx(1 / 240)
+    assert [metrics[f"rejected/{kind}"] for kind in ("new_category", "out_of_range", "missing", "other")] == [2, 1, 1, 1]
+    flow.rejected(NOW + 600, [])
+    assert flow.metrics()["rejected/new_category"] == 0
+
+
+def test_reasons_are_those_that_the_pipeline_writes(dataset: Dataset) -> None:
+    bad = {**Laboratory(1).complete_record(), "material_id": "9", "rohwert_1_labormessung": 31.0}
+    _, (rejection,) = Pipeline(dataset).split(__import__("polars").DataFrame([bad]))
+    assert sorted(reasons_of(rejection["reason"])) == [
+        ("material_id", "new_category"), ("rohwert_1_labormessung", "out_of_range"),
+    ]  # fmt: skip
+
+
+def test_rejections_are_looked_for_by_keys_that_rise_with_time() -> None:
+    from uuid6 import uuid7
+
+    before, flow = str(uuid7()), RecordFlow(time.time() + 1)
+    assert before < flow.look_from(time.time() + 1) < "ffff"
+    assert RecordFlow(NOW).look_from(NOW + 10) < RecordFlow(NOW).look_from(NOW + 10_000)
+
+
+# Change points
+
+
+def test_a_change_of_the_error_is_noticed_and_its_begin_named() -> None:
+    generator, detector = random.Random(1), ChangeDetector()
+    assert detector.is_there
+    changes = [
+        change
+        for i in range(3000)
+        if (change := detector.add(NOW + i, abs(generator.gauss(0, 14 if i < 2000 else 30)))) is not None
+    ]
+    assert len(changes) == 1
+    assert changes[0].began - NOW == pytest.approx(2000, abs=100)
+    assert 2000 < changes[0].noticed - NOW < 2200
+    assert changes[0].before == pytest.approx(11, rel=0.2)
+    assert changes[0].since > 15
+
+
+def test_without_the_package_nothing_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "river.drift", None)
+    detector = ChangeDetector()
+    assert not detector.is_there
+    assert detector.add(1.0, 2.0) is None
+
+
+# The monitor and its views
+
+
+def prediction_made(
+    dataset: Dataset, records: list[Record], error: float, version: str = "1", **more: Any
+) -> dict[str, Any]:
+    return {
+        "service": CHAMPIONS_SERVICE, "model": "lab-lightgbm", "version": version, "pipeline_version": dataset.version,
+        "milliseconds": 4.0, **more,
+        "predictions": [{"id": r[ID], "record": r, "prediction": (truth_of(r) or 0.0) + error} for r in records],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def monitor(dataset: Dataset, clock: Clock) -> Monitor:
+    wall = Clock(NOW)
+    monitor = Monitor(dataset, 500, History(seed=1), monotonic=clock, now=wall)
+    monitor.wall = wall  # type: ignore[attr-defined]
+    return monitor
+
+
+def watched(monitor: Monitor, dataset: Dataset) -> dict[str, float]:
+    """A monitor that has seen everything once."""
+    laboratory = Laboratory(3)
+    records = [laboratory.complete_record() for _ in range(200)]
+    features = Pipeline(dataset).features(records)
+    monitor.reference = Reference.of(dataset, features, __import__("pyarrow").Table.from_pylist(records))
+    shadows = [
+        {"model": "lab-pytorch", "version": "4", "framework": "pytorch", "milliseconds": 8.0,
+         "predictions": [(truth_of(r) or 0.0) + 5.0 for r in records]},
+        {"model": "lab-tensorflow", "version": "1", "error": "no twin"},
+    ]  # fmt: skip
+    monitor.compared({"round": "r", "results": [{"model": "lab-lightgbm", "version": "1", "rmse": 2.0}], "champion": {}})
+    monitor.history.crowned(NOW - 60, {"model": "lab-lightgbm", "version": "1", "rmse": 2.0})
+    assert monitor.predicted(prediction_made(dataset, records, 3.0, shadows=shadows))
+    assert not monitor.predicted(prediction_made(dataset, records[:1], 3.0))
+    monitor.measured({"truths": [{"id": r[ID], "truth": truth_of(r)} for r in records]})
+    monitor.failed({"service": CHAMPIONS_SERVICE, "failures": {"invalid_record": 2}})
+    monitor.services.beaten(beat("ml_serving_mlflow", "a"))
+    for i in range(2):
+        monitor.flow.counted(NOW + i, {"raw": 10 * i, "processed": 0, "labelled": 0, "rejected": 0})
+    data = monitor.measure_data(monitor.records, monitor.reference)
+    return monitor.point({"system/cpu_utilization_percentage": 12.0}, data)
+
+
+def test_a_point_has_every_metric_by_its_flat_name(monitor: Monitor, dataset: Dataset) -> None:
+    metrics = watched(monitor, dataset)
+    assert metrics["performance/rmse"] == pytest.approx(3.0, abs=1e-3)
+    assert metrics["performance/ml_serving_mlflow/bias"] == pytest.approx(3.0, abs=1e-3)
+    assert metrics["performance/rmse_relative"] == pytest.approx(1.5, abs=1e-3)
+    assert metrics["performance/shadow/lab-pytorch/rmse"] == pytest.approx(5.0, abs=1e-3)
+    assert metrics["performance/count"] == 200
+    assert metrics["latency/p99"] == metrics["latency/p50"] == 4.0
+    assert metrics["latency/count"] == 2
+    assert metrics["drift/psi_max"] < 0.1
+    assert metrics["data/samples"] == metrics["drift/samples"] == 201
+    assert metrics["data/new_categories/material_id"] == 0
+    assert metrics["data/missing_excess/rohwert_1_labormessung"] == 0
+    assert metrics["services/silent/ml_serving_mlflow"] == 0
+    assert metrics["services/ml_serving_mlflow/memory_megabytes"] == 50
+    assert metrics["records/raw_per_second"] == 10
+    assert metrics["system/cpu_utilization_percentage"] == 12
+
+
+def test_the_views_show_what_the_monitor_has_seen(monitor: Monitor, dataset: Dataset) -> None:
+    watched(monitor, dataset)
+    overview = views.overview(monitor)
+    assert overview["champion"]["version"] == "1"
+    assert overview["champion"]["since"] == NOW - 60
+    assert overview["champion"]["holdout_rmse"] == 2.0
+    assert overview["drift"]["band"] == "stable"
+    assert overview["records"]["raw"] == 10
+    assert overview["awaited"] == ["The history waits for the database service."]
+    models = views.models(monitor)
+    assert [each["label"] for each in models["served"]] == ["lab-lightgbm v1"]
+    assert [each["label"] for each in models["shadows"]] == ["lab-pytorch v4 (shadow)"]
+    assert models["best_possible"] == pytest.approx(14.22, abs=0.01)
+    shown = views.predictions(monitor, NOW - 600, NOW + 60)
+    totals = {line["label"]: line["total"]["rmse"] for line in shown["windows"]}
+    assert totals == {"lab-lightgbm v1": pytest.approx(3.0), "lab-pytorch v4 (shadow)": pytest.approx(5.0)}
+    assert {line["group"] for line in shown["groups"]} == {f"material_id={i * 8}" for i in "0123"}
+    assert sum(line["total"]["count"] for line in shown["groups"]) == 200
+    assert (shown["joined"], shown["predictions"], shown["waiting"]) == (200, 201, 0)
+    assert {each["code"]: each["count"] for each in shown["failures"]} == {"invalid_record": 2, "lab-tensorflow": 1}
+    assert {round(pair["residual"], 6) for pair in shown["sample"]} == {3.0, 5.0}
+    (latency,) = shown["latency"]
+    assert latency["total"]["latency_ms_p95"] == pytest.approx(4.0, rel=0.06)
+    data = views.data(monitor)
+    assert [column["psi"] for column in data["raw"]] == sorted((c["psi"] for c in data["raw"]), reverse=True)
+    assert data["reference"] == {"source": "champion", "samples": 200}
+    system = views.system(monitor, NOW - 600, NOW + 60)
+    assert system["series"]["system/cpu_utilization_percentage"][0][1:] == [12.0, 12.0, 12.0]
+    assert "services/ml_serving_mlflow/cpu_percent" in system["series"]
+    assert views.metric(monitor, "drift/psi_max", NOW - 600, NOW + 60)[0][1] < 0.1
+    for name, view in views.every_view(monitor, NOW - 600, NOW + 60):
+        assert json.loads(json.dumps(view(), allow_nan=False)), name
+
+
+def test_an_empty_monitor_says_what_it_waits_for(monitor: Monitor) -> None:
+    assert len(views.overview(monitor)["awaited"]) == 4
+    for name, view in views.every_view(monitor, NOW - 600, NOW):
+        assert json.loads(json.dumps(view(), allow_nan=False)), name
+    assert monitor.point({}, None)["performance/count"] == 0
+
+
+def test_a_restarted_monitor_shows_the_history_again(monitor: Monitor, dataset: Dataset) -> None:
+    metrics = watched(monitor, dataset)
+    restarted = Monitor(dataset, 500, monitor.history, now=Clock(NOW + 5))
+    restarted.loaded()
+    again = restarted.point({}, None)
+    assert again["performance/rmse"] == pytest.approx(metrics["performance/rmse"])
+    assert views.models(restarted)["served"][0]["version"] == "1"
+    assert views.data(restarted)["samples"] == 201
+    assert views.overview(restarted)["services"][0]["service"] == "ml_serving_mlflow"
+
+
+def test_prometheus_reads_the_point(monitor: Monitor, dataset: Dataset) -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    families = {f.name: f for f in text_string_to_metric_families(exposition(watched(monitor, dataset)).decode())}
+
+    def value(family: str, name: str = "") -> float:
+        return next(sample.value for sample in families[family].samples if sample.labels["name"] == name)
+
+    assert value("monitoring_system_cpu_utilization_percentage") == 12
+    assert value("monitoring_drift_psi", "rohwert_2_labormessung") >= 0
+    assert value("monitoring_services_cpu_percent", "ml_serving_mlflow") == 10
+    assert value("monitoring_services_silent", "ml_serving_mlflow") == 0
+    assert value("monitoring_performance_rmse") == value("monitoring_performance_rmse", "ml_serving_mlflow")
+    assert value("monitoring_performance_shadow_rmse", "lab-pytorch") == pytest.approx(5.0, abs=1e-3)
+
+
+async def test_a_view_of_three_months_has_few_points_however_many_predictions(monitor: Monitor) -> None:
+    await monitor.history.load(KeptDocuments(), NOW)
+    monitor.at = NOW
+    served = Served(CHAMPIONS_SERVICE, "lab-lightgbm", "1")
+    begin = NOW - NOW % HOUR - 90 * 24 * HOUR
+    for i in range(90 * 24):
+        hour = Rollup(begin + i * HOUR, HOUR)
+        hour.gauges["system/cpu"] = Gauge(360, 3600.0, 1.0, 50.0, 10.0)
+        monitor.history._hours[hour.at] = hour
+        monitor.history.paired(Pair(hour.at, 2.0, 1.0, served, "g"))
+    monitor.history.changed()  # merges the hours anew
+    shown = views.predictions(monitor, begin, NOW)
+    assert len(shown["windows"][0]["points"]) <= views.MOST_POINTS
+    assert shown["joined"] == 90 * 24
+    assert len(views.system(monitor, begin, NOW)["series"]["system/cpu"]) <= views.MOST_POINTS
