@@ -115,9 +115,17 @@ def _metrics(draw: random.Random, ago: float, day: float, drift: float) -> Itera
         yield f"services/{name}/cpu_percent", max(0.1, cpu * (0.6 + 0.4 * day) + draw.gauss(0, 0.3) + busy)
         yield f"services/{name}/memory_megabytes", memory + draw.gauss(0, 2) + 60 * training * ("regression" in name)
     moved = 2.6 * drift
-    for name, base in (("material_id", 0.012), ("laborant", 0.02), ("rohwert_1_labormessung", 0.018), ("rohwert_3_labormessung", 0.02)):
+    for name, base in (
+        ("material_id", 0.012),
+        ("laborant", 0.02),
+        ("rohwert_1_labormessung", 0.018),
+        ("rohwert_3_labormessung", 0.02),
+    ):
         yield f"data/psi/{name}", abs(base + draw.gauss(0, 0.004))
-        yield f"data/missing/{name}", 0.2 if name == "laborant" else 0.11 if (name.startswith("rohwert_3") and ago < 0.1) else 0.0
+        yield (
+            f"data/missing/{name}",
+            0.2 if name == "laborant" else 0.11 if (name.startswith("rohwert_3") and ago < 0.1) else 0.0,
+        )
         yield f"data/out_of_range/{name}", 0.0
         yield f"drift/psi/{name}", abs(base + draw.gauss(0, 0.004))
     for prefix in ("data", "drift"):

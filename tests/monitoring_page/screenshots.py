@@ -7,10 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+from complex_system.monitoring.page.mount import page_of
 from monitoring_page.browser import PHONE, WIDE, Watch, browser, served
 from monitoring_page.history import make_monitor
-
-from complex_system.monitoring.page.mount import page_of
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 SHOTS = (

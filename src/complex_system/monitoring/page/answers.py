@@ -15,8 +15,8 @@ FEW = 30
 """Joined pairs below which an error says nothing."""
 CLOSE, FAR = 1.15, 1.4
 """Live RMSE in units of the comparison's beyond which it is worth a look, and beyond which it is bad."""
-MUCH_MISSING = 0.2
-"""Share of missing values beyond the reference's that means a failed sensor."""
+MUCH_MISSING = 0.1
+"""Share of missing values beyond the reference's that asks for a look at the sensor."""
 
 
 class Answer(NamedTuple):
@@ -54,7 +54,7 @@ def runs(reading: Reading) -> Answer:
 
 
 def live_errors(reading: Reading) -> dict[str, float]:
-    """The champion's errors in the period: of its version alone, where that has been joined often enough, else of all that answered."""
+    """The champion's errors in the period; where it has been joined too seldom, those of all that answered."""
     champion = reading.champion or {}
     own, whole = ErrorSums(), ErrorSums()
     for rollup in reading.rollups:
@@ -110,7 +110,7 @@ def is_as_it_was(reading: Reading) -> Answer:
     gone = [each for each in reading.data.get("raw") or () if each["missing"] > each["missing_reference"] + MUCH_MISSING]
     if gone:
         reason = f"{gone[0]['name']}: {share(gone[0]['missing'])} missing, {share(gone[0]['missing_reference'])} in the reference."
-        return Answer(question, "bad", "Values missing", reason, path)
+        return Answer(question, "warn", "Values missing", reason, path)
     if some:
         return Answer(question, "warn", "Moderate drift", why, path)
     return Answer(question, "good", "Yes", why, path)

@@ -7,7 +7,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from plotly.utils import PlotlyJSONEncoder
 
 from complex_system.monitoring.page import answers
 from complex_system.monitoring.page.figures import theme_of
-from complex_system.monitoring.page.parts import SIGNS, View, Viewer
+from complex_system.monitoring.page.parts import SIGNS, View, Viewer, attributes
 from complex_system.monitoring.page.reading import PERIODS, USUAL, Facts, Period, Reading
 from complex_system.monitoring.page.report import make_report
 from complex_system.monitoring.page.views import alerts, data, models, overview, predictions, system
@@ -27,9 +27,7 @@ from complex_system.monitoring.page.wording import Clock
 
 log = logging.getLogger(__name__)
 
-VIEWS: Sequence[View] = (overview, models, predictions, data, system, alerts)
-CHOICES = {"/data": "data-choice"}
-"""Views with a choice of their own."""
+VIEWS = (overview.VIEW, models.VIEW, predictions.VIEW, data.VIEW, system.VIEW, alerts.VIEW)
 ASSETS = Path(__file__).parent / "assets"
 REFRESH = 2.0
 """Seconds between two updates of an open page."""
@@ -72,7 +70,7 @@ def make_page(read: Read, facts: Facts, refresh: float = REFRESH) -> flask.Flask
     server = flask.Flask("complex_system.monitoring.page")
     app = Dash(
         __name__, server=server, assets_folder=str(ASSETS), serve_locally=True, title=f"{facts.dataset.name} · monitoring",
-        update_title=None, suppress_callback_exceptions=True, compress=False, include_assets_files=True, add_log_handler=False,
+        update_title="", suppress_callback_exceptions=True, compress=False, include_assets_files=True, add_log_handler=False,
         meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"},
                    {"name": "color-scheme", "content": "light dark"}],
     )  # fmt: skip
@@ -100,15 +98,15 @@ def shell(facts: Facts, refresh: float) -> Component:
     """What stands around every view."""
     links = [
         dcc.Link(
-            [html.Span(className=f"icon {view.TITLE.lower()}", **{"aria-hidden": "true"}), html.Span(view.TITLE)],
-            href=view.PATH,
-            id=f"link-{view.TITLE.lower()}",
+            [html.Span(className=f"icon {view.name}", **attributes(aria_hidden="true")), html.Span(view.title)],
+            href=view.path,
+            id=f"link-{view.name}",
         )
         for view in VIEWS
     ]
     periods = dcc.RadioItems(
         id="period", value=USUAL.key, inline=True, className="choice", persistence=True, persistence_type="local",
-        options=[{"label": each.key.replace("h", " h").replace("d", " d"), "value": each.key} for each in PERIODS.values()],
+        options={each.key: each.key.replace("h", " h").replace("d", " d") for each in PERIODS.values()},
     )  # fmt: skip
     return html.Div(
         [
@@ -123,18 +121,18 @@ def shell(facts: Facts, refresh: float) -> Component:
                     html.Div(id="status", className="status", role="status"),
                     html.Div(
                         [
-                            html.Div(periods, className="period", role="group", **{"aria-label": "Period"}),
+                            html.Div(periods, className="period", role="group", **attributes(aria_label="Period")),
                             html.A("Report", id="report-link", href="/report", target="_blank", className="button"),
                             html.Button(
                                 html.Span(className="icon theme"), id="theme", className="button square", title="Light or dark",
-                                **{"aria-label": "Switch between light and dark"},
+                                **attributes(aria_label="Switch between light and dark"),
                             ),
                         ],
                         className="controls",
                     ),
                 ]
             ),
-            html.Nav(links, **{"aria-label": "Views"}),
+            html.Nav(links, **attributes(aria_label="Views")),
             html.Main(id="view", tabIndex=-1),
             html.Footer([html.Span(id="updated"), html.Span(f"complex-system {facts.version}")]),
             html.Div(id="sink", hidden=True),
@@ -144,19 +142,19 @@ def shell(facts: Facts, refresh: float) -> Component:
 
 
 def _route(app: Dash) -> None:
-    by_path = {view.PATH: view for view in VIEWS}
+    by_path = {view.path: view for view in VIEWS}
 
     @app.callback(
         Output("view", "children"),
-        *(Output(f"link-{view.TITLE.lower()}", "className") for view in VIEWS),
+        *(Output(f"link-{view.name}", "className") for view in VIEWS),
         Input("place", "pathname"),
     )
     def show(path: str | None) -> list[Any]:
-        view = by_path.get((path or "/").rstrip("/") or "/", overview)
-        name = view.TITLE.lower()
+        view = by_path.get((path or "/").rstrip("/") or "/", overview.VIEW)
+        name = view.name
         # The stores belong to the view: it is filled when it is there, and one that is built anew starts with nothing seen.
         stores = [dcc.Store(id=f"{name}-go"), dcc.Store(id=f"{name}-seen", data={})]
-        content = html.Div([html.H1(view.TITLE), view.skeleton(), *stores], key=name, **{"data-view": name})
+        content = html.Div([html.H1(view.title), view.skeleton(), *stores], key=name, **attributes(data_view=name))
         return [content, *("here" if each is view else "" for each in VIEWS)]
 
 
@@ -172,20 +170,22 @@ def _status(app: Dash, readings: Readings) -> None:
         kinds = [answer.kind for answer in answers.all_answers(reading)]
         worst = next((kind for kind in ("bad", "warn", "none") if kind in kinds), "good")
         words = {"bad": "Needs attention", "warn": "Worth a look", "none": "Getting ready", "good": "All is well"}
-        sign = html.Span(SIGNS[worst], className="sign", **{"aria-hidden": "true"})
+        sign = html.Span(SIGNS[worst], className="sign", **attributes(aria_hidden="true"))
         clock = Clock.of(client)
         updated = f"Updated {clock.local(reading.at):%H:%M:%S} ({clock.name})"
         zone = str(client.get("zone", "")) if isinstance(client, dict) else ""
-        href = f"/report?period={reading.period.key}&zone={zone if zone.replace('/', '').replace('_', '').isalnum() else 'UTC'}"
+        href = (
+            f"/report?period={reading.period.key}&zone={zone if zone.replace('/', '').replace('_', '').isalnum() else 'UTC'}"
+        )
         return [[sign, words[worst]], f"status {worst}", updated, href]
 
 
 def _fill(app: Dash, view: View, readings: Readings) -> None:
-    name = view.TITLE.lower()
-    choice = [Input(CHOICES[view.PATH], "value")] if view.PATH in CHOICES else []
+    name = view.name
+    choice = [Input(view.choice, "value")] if view.choice else []
 
     @app.callback(
-        [*(Output(where, what) for where, what in view.OUTPUTS), Output(f"{name}-seen", "data")],
+        [*(Output(where, what) for where, what in view.outputs), Output(f"{name}-seen", "data")],
         [Input(f"{name}-go", "data"), *choice],
         [State("client", "data"), State("period", "value"), State(f"{name}-seen", "data")],
     )
@@ -214,12 +214,13 @@ def digest(value: Any) -> str:
 
 def _clientside(app: Dash) -> None:
     """What the browser does itself; see ``assets/page.js``."""
-    app.clientside_callback(
+    in_browser: Any = app.clientside_callback  # it has no types
+    in_browser(
         "window.dash_clientside.page.client", Output("client", "data"), Input("theme", "n_clicks"), Input("place", "search")
     )
-    app.clientside_callback(
+    in_browser(
         "window.dash_clientside.page.go", Output("sink", "lang"),
         Input("tick", "n_intervals"), Input("wake", "data"), Input("client", "data"), Input("period", "value"),
     )  # fmt: skip
     for name, unused in (("overview-flow", "title"), ("data-pictures", "dir")):
-        app.clientside_callback("window.dash_clientside.page.draw", Output("sink", unused), Input(name, "data"))
+        in_browser("window.dash_clientside.page.draw", Output("sink", unused), Input(name, "data"))

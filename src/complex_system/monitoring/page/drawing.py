@@ -55,7 +55,9 @@ def histogram(edges: Sequence[float], reference: Sequence[float], live: Sequence
     for i, (before, now) in enumerate(zip(reference, live, strict=True)):
         x, h = _LEFT + i * each, tall * now / top
         tip = tag("title", safe(f"{_short(edges[i])} to {_short(edges[i + 1])}: live {now:.1%}, reference {before:.1%}"))
-        parts += tag("rect", tip, x=_n(x + 0.5), y=_n(HEIGHT - _BOTTOM - h), width=_n(max(0.5, each - 1)), height=_n(h), class_="live")
+        parts += tag(
+            "rect", tip, x=_n(x + 0.5), y=_n(HEIGHT - _BOTTOM - h), width=_n(max(0.5, each - 1)), height=_n(h), class_="live"
+        )
         y = HEIGHT - _BOTTOM - tall * before / top
         outline += [f"{_n(x)},{_n(y)}", f"{_n(x + each)},{_n(y)}"]
     parts += tag("polyline", points=" ".join(outline), class_="reference")
@@ -81,7 +83,9 @@ def categories(bars: Bars, label: str) -> str:
             tip = tag("title", safe(f"{name}: {'live' if kind == 'live' else 'reference'} {value:.1%}"))
             parts += tag("rect", tip, x=_n(x), y=_n(HEIGHT - _BOTTOM - h), width=_n(thick), height=_n(h), class_=kind)
         room = max(2, int(each / 6.4))
-        parts += text(middle, HEIGHT - 8, name if len(name) <= room else f"{name[: room - 1]}…", text_anchor="middle", class_="tick")
+        parts += text(
+            middle, HEIGHT - 8, name if len(name) <= room else f"{name[: room - 1]}…", text_anchor="middle", class_="tick"
+        )
     return svg(WIDTH, HEIGHT, parts, label, "distribution")
 
 
@@ -132,8 +136,8 @@ def chart(
     for i, line in enumerate(lines):
         for piece in _pieces(line.points):
             if len(piece) == 1:
-                x, y_text = place(*piece[0]).split(",")
-                parts += tag("circle", cx=x, cy=y_text, r=2, class_=f"dot series-{i % 6}")
+                across, up = place(*piece[0]).split(",")
+                parts += tag("circle", cx=across, cy=up, r=2, class_=f"dot series-{i % 6}")
             parts += tag("polyline", points=" ".join(place(x, y) for x, y in piece), class_=f"curve series-{i % 6}")
     return svg(width, height, parts, label, "chart")
 

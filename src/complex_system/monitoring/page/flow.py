@@ -99,7 +99,10 @@ def _words(reading: Reading) -> dict[str, tuple[str, str]]:
     return {
         "saved": (count(records.get("raw")) + " records" if known else "", rate(rates["raw"]) if "raw" in rates else ""),
         "raw": (f"{count(max(0, waiting))} to do" if known else "", ""),
-        "processed": (f"{count(records.get('processed'))} done" if known else "", rate(rates["processed"]) if "processed" in rates else ""),
+        "processed": (
+            f"{count(records.get('processed'))} done" if known else "",
+            rate(rates["processed"]) if "processed" in rates else "",
+        ),
         "labelled": (f"{count(records.get('labelled'))} labelled" if known else "", ""),
         "models": (crowned, f"of {trained} compared" if trained else ""),
         "rounds": ("training rounds", ""),
@@ -147,7 +150,10 @@ def _box(node: Node, states: Mapping[str, Mapping[str, Any]], x: float, y: float
     else:
         state = next(str(e.get("state")) for e, kind in zip(found, kinds, strict=True) if kind == worst) if kinds else ""
         line = state + (f" · {replicas} replicas" if replicas > 1 else "")
-    tip = "; ".join(f"{each['service']}: {each.get('state')}, {each.get('running', 0)} running" for each in found) or "not seen"
+    tip = (
+        "; ".join(f"{each['service']}: {each.get('state')}, {each.get('running', 0)} running" for each in found)
+        or "not seen"
+    )
     content = tag("title", safe(tip))
     content += tag("rect", x=x, y=y, width=W, height=H, rx=9, class_="box")
     content += text(x + 14, y + 25, node.title, class_="title")

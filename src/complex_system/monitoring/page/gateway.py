@@ -9,13 +9,13 @@ import hmac
 import io
 import logging
 import sys
+import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
-
-import zlib
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class WsgiGateway:
         self._application = application
         self._key = api_key.encode()
         self._threads = ThreadPoolExecutor(THREADS, "page")
-        self._packed: dict[tuple[str, str], bytes] = {}
+        self._packed: dict[tuple[str, int], bytes] = {}
 
     def close(self) -> None:
         """Ends the threads; what is computed is let go."""
@@ -106,25 +106,28 @@ class WsgiGateway:
             if hasattr(chunks, "close"):
                 chunks.close()
         status, answered = began
-        kept = [(k.lower(), v) for k, v in answered if k.lower() not in ("content-length", "connection", "transfer-encoding")]
-        if self._is_packable(dict(kept), headers, content):
-            content = self._pack(scope, dict(kept), content)
+        kept = [
+            (k.lower(), v) for k, v in answered if k.lower() not in ("content-length", "connection", "transfer-encoding")
+        ]
+        if _is_packable(dict(kept), headers, content):
+            content = self._pack(str(scope["path"]), status, dict(kept), content)
             kept += [("content-encoding", "gzip"), ("vary", "Accept-Encoding")]
         return status, [(k.encode("latin-1"), v.encode("latin-1")) for k, v in kept], content
 
-    def _is_packable(self, answered: dict[str, str], headers: dict[str, str], content: bytes) -> bool:
-        kind = answered.get("content-type", "")
-        is_text = kind.startswith("text/") or "javascript" in kind or "json" in kind or "svg" in kind
-        return is_text and len(content) >= SMALLEST_PACKED and "gzip" in headers.get("accept-encoding", "")
-
-    def _pack(self, scope: Scope, answered: dict[str, str], content: bytes) -> bytes:
-        """Compresses; scripts, which never change, once."""
-        if "javascript" not in answered.get("content-type", "") or "etag" not in answered:
+    def _pack(self, path: str, status: int, answered: dict[str, str], content: bytes) -> bytes:
+        """Compresses; the libraries' scripts, which have their version in their path, once and well."""
+        if status != HTTPStatus.OK or "max-age" not in answered.get("cache-control", ""):
             return _gzip(content, 1)
-        key = (str(scope["path"]), answered["etag"])
+        key = (path, len(content))
         if key not in self._packed:
             self._packed[key] = _gzip(content, 6)
         return self._packed[key]
+
+
+def _is_packable(answered: dict[str, str], headers: dict[str, str], content: bytes) -> bool:
+    kind = answered.get("content-type", "")
+    is_text = kind.startswith("text/") or "javascript" in kind or "json" in kind or "svg" in kind
+    return is_text and len(content) >= SMALLEST_PACKED and "gzip" in headers.get("accept-encoding", "")
 
 
 def _gzip(content: bytes, effort: int) -> bytes:

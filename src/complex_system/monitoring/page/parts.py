@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from dash import dcc, html
 from dash.development.base_component import Component
@@ -15,7 +15,7 @@ from complex_system.monitoring.page.wording import Clock, link
 Child = Any
 """A component, a text, or a list of them."""
 
-PLOT = {
+PLOT: Any = {
     "displaylogo": False, "responsive": True, "displayModeBar": False, "scrollZoom": False, "doubleClick": "reset",
     "showTips": False,
 }  # fmt: skip
@@ -31,26 +31,41 @@ class Viewer:
     choice: str = ""
 
 
-class View(Protocol):
-    """A view of the page: one module."""
+def attributes(**named: str) -> dict[str, Any]:
+    """HTML attributes with a hyphen in their name."""
+    return {name.replace("_", "-"): value for name, value in named.items()}
 
-    PATH: str
-    TITLE: str
-    OUTPUTS: Sequence[tuple[str, str]]
 
-    def skeleton(self) -> Component:
-        """The parts, empty."""
+@dataclass(frozen=True)
+class View:
+    """A view of the page: one module's content.
 
-    def fill(self, reading: Reading, viewer: Viewer) -> list[Any]:
-        """The values of ``OUTPUTS``, in their order."""
+    Attributes:
+        outputs: Ids and properties that are filled.
+        skeleton: Makes the parts, empty.
+        fill: Makes the values of ``outputs``, in their order.
+        choice: Id of a choice that the view has of its own.
+    """
+
+    path: str
+    title: str
+    outputs: Sequence[tuple[str, str]]
+    skeleton: Callable[[], Component]
+    fill: Callable[[Reading, Viewer], list[Any]]
+    choice: str = ""
+
+    @property
+    def name(self) -> str:
+        """What its ids begin with."""
+        return self.title.lower()
 
 
 def card(title: str, *children: Child, note: Child = "", class_: str = "", aside: Child = None) -> Component:
     """A part of a view under a heading."""
-    head = [html.H2(title)]
+    head: list[Any] = [html.H2(title)]
     if aside is not None:
         head.append(html.Div(aside, className="aside"))
-    inner = [html.Div(head, className="card-head")]
+    inner: list[Any] = [html.Div(head, className="card-head")]
     if note != "":
         inner.append(html.P(note, className="note"))
     return html.Section([*inner, *children], className=f"card {class_}".strip())
@@ -58,8 +73,10 @@ def card(title: str, *children: Child, note: Child = "", class_: str = "", aside
 
 def plot(name: str, label: str, height: int = 300) -> Component:
     """Where a figure goes; ``label`` says what it shows."""
-    graph = dcc.Graph(id=name, config=PLOT, figure={"data": [], "layout": {"height": height}}, style={"height": f"{height}px"})
-    return html.Div(graph, role="figure", className="plot", **{"aria-label": label})
+    graph = dcc.Graph(
+        id=name, config=PLOT, figure={"data": [], "layout": {"height": height}}, style={"height": f"{height}px"}
+    )
+    return html.Div(graph, role="figure", className="plot", **attributes(aria_label=label))
 
 
 def drawing(name: str) -> Component:
@@ -75,7 +92,8 @@ def empty(text: str) -> Component:
 def badge(kind: str, text: str) -> Component:
     """A word with a sign: ``good``, ``warn``, ``bad`` or ``none``."""
     return html.Span(
-        [html.Span(SIGNS.get(kind, "•"), className="sign", **{"aria-hidden": "true"}), text], className=f"badge {kind}"
+        [html.Span(SIGNS.get(kind, "•"), className="sign", **attributes(aria_hidden="true")), text],
+        className=f"badge {kind}",
     )
 
 
@@ -85,7 +103,9 @@ def outside(text: str, url: Any) -> Child:
     return html.A(text, href=target, target="_blank", rel="noopener noreferrer") if target else text
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[Child]], numbers: Sequence[int] = (), marked: int | None = None) -> Component:
+def table(
+    heads: Sequence[str], rows: Sequence[Sequence[Child]], numbers: Sequence[int] = (), marked: int | None = None
+) -> Component:
     """A table.
 
     Args:
@@ -101,7 +121,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Child]], numbers: Sequen
     head = html.Thead(html.Tr([html.Th(name, className=kind(i), scope="col") for i, name in enumerate(heads)]))
     body = html.Tbody([
         html.Tr(
-            [html.Td(cell, className=kind(i), **{"data-label": heads[i]}) for i, cell in enumerate(row)],
+            [html.Td(cell, className=kind(i), **attributes(data_label=heads[i])) for i, cell in enumerate(row)],
             className="marked" if place == marked else "",
         )
         for place, row in enumerate(rows)

@@ -175,7 +175,7 @@ class Reading:
         if crowned is None and not serving:
             crowned = self.champions[-1]
         rows = (self.comparison or {}).get("results") or ()
-        compared = next((row for row in rows if _is(row, model, version)), {})
+        compared: Mapping[str, Any] = next((row for row in rows if _is(row, model, version)), {})
         known = {name: value for name, value in (crowned or {}).items() if value is not None}
         return {**serving, "at": serving.get("since"), "rmse": serving.get("holdout_rmse") or compared.get("rmse"),
                 "framework": compared.get("framework"), **known}  # fmt: skip

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
 from typing import Any
 
 from complex_system.monitoring.page import answers, series
 from complex_system.monitoring.page.drawing import Bars, Line, Mark, categories, chart, histogram, safe, tag
-from complex_system.monitoring.page.figures import COLORS, SERIES
+from complex_system.monitoring.page.figures import SERIES
 from complex_system.monitoring.page.flow import pictures
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.views.system import CPU, MEMORY
@@ -26,28 +26,6 @@ from complex_system.monitoring.page.wording import (
 from complex_system.monitoring.rollups import ErrorSums, LatencySums, Served
 
 TICKS = 6
-_STYLE = """
-:root { --ground: #fff; --surface: #fff; --raised: #f7f9fb; --ink: INK; --muted: MUTED; --line: #d5dde4; --grid: GRID; --good: GOOD;
---warn: WARN; --bad: BAD; --reference: #8794a0; --live: #3f86dc; --accent: #0f62c4; }
-body { font: 13px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", "Liberation Sans", Arial, sans-serif;
-color: var(--ink); max-width: 860px; margin: 32px auto; padding: 0 20px; font-variant-numeric: tabular-nums; }
-h1 { font-size: 22px; margin: 0; } h2 { font-size: 16px; margin: 30px 0 8px; padding-top: 10px; border-top: 1px solid var(--line); }
-h3 { font-size: 13px; margin: 16px 0 4px; } .quiet, .empty { color: var(--muted); }
-table { border-collapse: collapse; width: 100%; margin: 6px 0; } th, td { text-align: left; padding: 3px 8px 3px 0; vertical-align: top; }
-th { color: var(--muted); font-weight: 500; border-bottom: 1px solid var(--line); } td { border-bottom: 1px solid var(--grid); }
-.n { text-align: right; white-space: nowrap; } .good { color: var(--good); } .warn { color: var(--warn); } .bad { color: var(--bad); }
-.none { color: var(--muted); } svg { width: 100%; height: auto; display: block; } .tiles { display: grid; gap: 12px;
-grid-template-columns: repeat(3, minmax(0, 1fr)); } .legend { display: flex; flex-wrap: wrap; gap: 2px 16px; font-size: 12px; margin: 0; }
-.legend i { display: inline-block; width: 18px; height: 0; border-top: 2.5px solid; vertical-align: middle; margin-right: 5px; }
-svg.narrow { display: none; } svg .box { fill: var(--raised); stroke: var(--line); } svg .title { font-size: 14px; font-weight: 650; }
-svg .state, svg .amount { font-size: 12px; } svg .state, svg .quiet, svg .tick, svg .axis-title { fill: var(--muted); }
-svg .sign { font-size: 12px; } svg .sign.good { fill: var(--good); } svg .sign.soon { fill: var(--warn); } svg .sign.bad { fill: var(--bad); }
-svg .arrow { fill: none; stroke: var(--reference); stroke-width: 1.5; } svg .head { fill: var(--reference); }
-svg .tick { font-size: 10.5px; } svg .axis-title { font-size: 11.5px; } svg .grid { stroke: var(--grid); }
-svg .mark { stroke: var(--good); stroke-dasharray: 6 4; } svg .curve { fill: none; stroke-width: 1.8; } svg .live { fill: var(--live); }
-svg .reference-bar { fill: var(--reference); opacity: .55; } svg .reference { fill: none; stroke: var(--ink); stroke-width: 1.4; opacity: .75; }
-section { break-inside: avoid; } @media print { body { margin: 0; max-width: none; } }
-"""
 
 
 def make_report(reading: Reading, clock: Clock) -> str:
@@ -76,17 +54,15 @@ def make_report(reading: Reading, clock: Clock) -> str:
         _section("System", _system(reading, clock)),
     ]  # fmt: skip
     head = tag("meta", charset="utf-8").removesuffix("</meta>") + tag("title", safe(title)) + tag("style", _styles())
-    return f"<!doctype html>\n<html lang=\"en\"><head>{head}</head><body>{''.join(parts)}</body></html>\n"
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
 
 
 def _styles() -> str:
-    colors = COLORS["light"]
-    style = re.sub(r"\b(INK|MUTED|GRID|GOOD|WARN|BAD)\b", lambda match: colors[match[0].lower()], _STYLE)
     hues = "".join(
-        f"svg .curve.series-{i} {{ stroke: {hue}; }} svg .dot.series-{i} {{ fill: {hue}; }} i.series-{i} {{ border-color: {hue}; }}\n"
+        f"svg .curve.series-{i} {{ stroke: {hue}; }}\nsvg .dot.series-{i} {{ fill: {hue}; }}\ni.series-{i} {{ border-color: {hue} }}\n"
         for i, hue in enumerate(SERIES["light"])
     )
-    return style + hues
+    return (resources.files(__package__) / "report.css").read_text(encoding="utf-8") + hues
 
 
 def _section(title: str, content: str) -> str:
@@ -103,7 +79,12 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Sequenc
 
 def _answers(reading: Reading) -> str:
     rows = "".join(
-        tag("tr", tag("td", safe(each.question)) + tag("td", tag("b", safe(each.word)), class_=each.kind) + tag("td", safe(each.why)))
+        tag(
+            "tr",
+            tag("td", safe(each.question), class_="w")
+            + tag("td", tag("b", safe(each.word)), class_=f"w {each.kind}")
+            + tag("td", safe(each.why)),
+        )
         for each in answers.all_answers(reading)
     )
     return tag("table", tag("tbody", rows))
@@ -147,7 +128,12 @@ def _models(reading: Reading, clock: Clock) -> str:
     if url := link(comparison.get("run_url")):
         parts += tag("p", safe(f"In MLflow: {url}"), class_="quiet")
     crowned = [
-        (clock.moment(float(each["at"])), f"{each.get('model')} v{each.get('version')}", number(each.get("rmse")), each.get("cause") or "–")
+        (
+            clock.moment(float(each["at"])),
+            f"{each.get('model')} v{each.get('version')}",
+            number(each.get("rmse")),
+            each.get("cause") or "–",
+        )
         for each in reversed(reading.champions)
         if float(each["at"]) >= reading.begin
     ]
@@ -164,7 +150,9 @@ def _predictions(reading: Reading, clock: Clock) -> str:
     best = reading.best_possible
     marks = [Mark(f"best possible {best:.2f}", best)] if best is not None else []
     y_title = f"RMSE ({unit_of(reading.facts.dataset)})"
-    parts = _legend([by.label for by in models]) + _chart(reading, clock, lines, y_title, "RMSE over time by model version", marks)
+    parts = _legend([by.label for by in models]) + _chart(
+        reading, clock, lines, y_title, "RMSE over time by model version", marks
+    )
     parts += _error_table("Model", {_served(by): series.total(curves[by], ErrorSums) for by in models})
     groups = series.errors_by_group(reading)
     return parts + (_error_table("Group", {group_name(name): sums for name, sums in groups.items()}) if groups else "")
@@ -187,11 +175,7 @@ def _data(reading: Reading, clock: Clock) -> str:
     columns = reading.data.get("raw") or ()
     if not columns:
         return _nothing(reading.awaited("drift", "No live data were compared with a reference."))
-    rows = [
-        (each["name"], number(each.get("psi")), each.get("band", "too few"), share(each.get("missing")), share(each.get("missing_reference")),
-         share(each.get("out_of_range")))
-        for each in columns
-    ]  # fmt: skip
+    rows = [(each["name"], number(each.get("psi")), each.get("band", "too few"), *_shares(each)) for each in columns]
     parts = _table(("Column", "PSI", "Band", "Missing", "in the reference", "Out of range"), rows, (1, 3, 4, 5))
     tiles = "".join(tag("div", tag("h3", safe(each["name"])) + _distribution(each)) for each in columns)
     parts += tag("p", "Live as bars; the champion's training data as a line, for categories as grey bars.", class_="quiet")
@@ -206,6 +190,10 @@ def _data(reading: Reading, clock: Clock) -> str:
     return parts
 
 
+def _shares(each: Mapping[str, Any]) -> list[str]:
+    return [share(each.get(name)) for name in ("missing", "missing_reference", "out_of_range")]
+
+
 def _distribution(each: Mapping[str, Any]) -> str:
     label = f"Live and reference distribution of {each['name']}"
     if "categories" in each:
@@ -218,7 +206,9 @@ def _system(reading: Reading, clock: Clock) -> str:
     parts = ""
     if host:
         lines = [Line(name, _curve(host[name], reading, lambda gauge: gauge.mean)) for name in host]
-        parts += tag("h3", "Host") + _legend(list(host)) + _chart(reading, clock, lines, "use (%)", "CPU and memory of the host")
+        parts += (
+            tag("h3", "Host") + _legend(list(host)) + _chart(reading, clock, lines, "use (%)", "CPU and memory of the host")
+        )
     latency = series.latency_by_service(reading)
     rows = []
     for service, curve in sorted(latency.items()):
@@ -243,15 +233,28 @@ def _curve(curve: Mapping[float, Any], reading: Reading, value: Any) -> list[tup
     return [point for point in points if point[0] >= reading.begin - reading.period.step]
 
 
-def _chart(reading: Reading, clock: Clock, lines: Sequence[Line], y_title: str, label: str, marks: Sequence[Mark] = ()) -> str:
+def _chart(
+    reading: Reading, clock: Clock, lines: Sequence[Line], y_title: str, label: str, marks: Sequence[Mark] = ()
+) -> str:
     span = (reading.begin - reading.period.step, reading.at)
     written = "%H:%M" if reading.period.seconds <= 86400 else "%d %b"
     ticks = [reading.begin + reading.period.seconds * (i + 0.5) / TICKS for i in range(TICKS)]
-    return chart(lines, span, [(at, clock.local(at).strftime(written)) for at in ticks], f"{y_title}, time in {clock.name}", label, marks)
+    return chart(
+        lines,
+        span,
+        [(at, clock.local(at).strftime(written)) for at in ticks],
+        f"{y_title}, time in {clock.name}",
+        label,
+        marks,
+    )
 
 
 def _legend(names: Sequence[str]) -> str:
-    return tag("p", "".join(tag("span", tag("i", class_=f"series-{i % 6}") + safe(name)) for i, name in enumerate(names)), class_="legend")
+    return tag(
+        "p",
+        "".join(tag("span", tag("i", class_=f"series-{i % 6}") + safe(name)) for i, name in enumerate(names)),
+        class_="legend",
+    )
 
 
 def _nothing(words: str) -> str:

@@ -8,6 +8,7 @@ from typing import TypeVar
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.rollups import ErrorSums, Gauge, LatencySums, Rollup, Served, begin_of
 
+K = TypeVar("K")
 T = TypeVar("T", ErrorSums, LatencySums, Gauge)
 Curve = dict[float, T]
 """Sums by the begin of their step."""
@@ -103,8 +104,8 @@ def _seconds(reading: Reading) -> float:
     return max(30.0, reading.at - reading.recent[0].at)
 
 
-def _curves(step: int, picked: Iterable[tuple[Rollup, object, T]], make: Callable[[], T]) -> dict[object, Curve[T]]:  # type: ignore[misc]
-    curves: dict[object, Curve[T]] = {}
+def _curves(step: int, picked: Iterable[tuple[Rollup, K, T]], make: Callable[[], T]) -> dict[K, Curve[T]]:
+    curves: dict[K, Curve[T]] = {}
     for rollup, name, sums in picked:
         curve = curves.setdefault(name, {})
         begin = begin_of(rollup.at, step)

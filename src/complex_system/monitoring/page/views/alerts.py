@@ -8,12 +8,10 @@ from typing import Any
 from dash import html
 from dash.development.base_component import Component
 
-from complex_system.monitoring.page.parts import Viewer, badge, card, empty
+from complex_system.monitoring.page.parts import View, Viewer, badge, card, empty
 from complex_system.monitoring.page.reading import Alert, Reading
 from complex_system.monitoring.page.wording import lasting, number
 
-PATH = "/alerts"
-TITLE = "Alerts"
 OUTPUTS = (("alerts-open", "children"), ("alerts-past", "children"))
 MOST_PAST = 100
 _KINDS = {"critical": "bad", "warning": "warn"}
@@ -24,7 +22,9 @@ def skeleton() -> Component:
     return html.Div(
         [
             card("Open", html.Div(id="alerts-open")),
-            card("Past", html.Div(id="alerts-past"), note="Those that began or ended in the chosen period, the newest first."),
+            card(
+                "Past", html.Div(id="alerts-past"), note="Those that began or ended in the chosen period, the newest first."
+            ),
         ]
     )
 
@@ -74,3 +74,6 @@ def _step(action: Mapping[str, Any], viewer: Viewer) -> Component:
     if outcome and outcome not in what:
         shown.insert(1, html.Span(outcome, className="outcome"))
     return html.Li(shown)
+
+
+VIEW = View("/alerts", "Alerts", OUTPUTS, skeleton, fill)

@@ -8,16 +8,14 @@ from typing import Any
 from dash import dcc, html
 from dash.development.base_component import Component
 
-from complex_system.monitoring.page import series
 from complex_system.monitoring.drift import MODERATE, SIGNIFICANT, band
+from complex_system.monitoring.page import series
 from complex_system.monitoring.page.drawing import Bars, categories, histogram
 from complex_system.monitoring.page.figures import COLORS, Figure, curve, figure, level, plain, waiting
-from complex_system.monitoring.page.parts import Viewer, badge, card, empty, plot
+from complex_system.monitoring.page.parts import View, Viewer, badge, card, empty, plot
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.wording import count, number, share
 
-PATH = "/data"
-TITLE = "Data"
 OUTPUTS = (
     ("data-note", "children"),
     ("data-drift", "figure"),
@@ -34,7 +32,7 @@ def skeleton() -> Component:
     """The parts, empty."""
     choice = dcc.RadioItems(
         id="data-choice", value="raw", className="choice", inline=True,
-        options=[{"label": "Raw columns", "value": "raw"}, {"label": "Model features", "value": "processed"}],
+        options={"raw": "Raw columns", "processed": "Model features"},
     )  # fmt: skip
     return html.Div(
         [
@@ -84,8 +82,9 @@ def _note(reading: Reading, measured: Mapping[str, Any]) -> str:
     samples, reference = reading.data.get("samples", 0), reading.data.get("reference") or {}
     against = {"champion": "the champion's training data", "database": "the labelled records of the database"}
     return (
-        f"Against {against.get(str(reference.get('source')), 'the reference')}: population stability index of the last {count(samples)} predicted records. Below {MODERATE} stable, "
-        f"up to {SIGNIFICANT} moderate, beyond significant."
+        f"Population stability index of the last {count(samples)} predicted records against "
+        f"{against.get(str(reference.get('source')), 'the reference')}. "
+        f"Below {MODERATE} stable, up to {SIGNIFICANT} moderate, beyond significant."
     )
 
 
@@ -190,7 +189,11 @@ def _facts(each: Mapping[str, Any]) -> str:
 
 def _quality(reading: Reading, viewer: Viewer) -> Figure:
     def wanted(metric: str) -> str | None:
-        for prefix, word in (("data/missing/", "missing"), ("data/out_of_range/", "out of range"), ("data/new_category/", "new category")):
+        for prefix, word in (
+            ("data/missing/", "missing"),
+            ("data/out_of_range/", "out of range"),
+            ("data/new_category/", "new category"),
+        ):
             if metric.startswith(prefix):
                 return f"{metric.removeprefix(prefix)}: {word}"
         return None
@@ -211,3 +214,6 @@ def _quality(reading: Reading, viewer: Viewer) -> Figure:
     x = {"type": "date", "range": span, "title": {"text": f"time ({plain(viewer.clock.name)})"}}
     y = {"title": {"text": "share of records (%)"}, "rangemode": "tozero"}
     return figure(viewer.theme, traces, x, y, keep=f"quality-{reading.period.key}", showlegend=True)
+
+
+VIEW = View("/data", "Data", OUTPUTS, skeleton, fill, choice="data-choice")

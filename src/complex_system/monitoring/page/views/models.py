@@ -10,13 +10,11 @@ from dash.development.base_component import Component
 
 from complex_system.monitoring.page import series
 from complex_system.monitoring.page.figures import COLORS, Figure, colour, figure, level, plain, reference, waiting
-from complex_system.monitoring.page.parts import Viewer, badge, card, empty, outside, plot, table
+from complex_system.monitoring.page.parts import View, Viewer, badge, card, empty, outside, plot, table
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.wording import count, number, unit_of
 from complex_system.monitoring.rollups import ErrorSums
 
-PATH = "/models"
-TITLE = "Models"
 OUTPUTS = (
     ("models-note", "children"),
     ("models-comparison", "figure"),
@@ -97,7 +95,9 @@ def _note(reading: Reading) -> list[Any]:
 def _comparison(reading: Reading, viewer: Viewer) -> Figure:
     rows = _rows(reading)
     if not rows:
-        return waiting(viewer.theme, "Waiting for the first training round:\nit begins when enough labelled records are there.")
+        return waiting(
+            viewer.theme, "Waiting for the first training round:\nit begins when enough labelled records are there."
+        )
     rows.reverse()
     colors = COLORS[viewer.theme]
     best = reading.best_possible
@@ -199,3 +199,6 @@ def _live(reading: Reading) -> Component:
         cells = [number(metrics.get(name), 4 if name == "r2" else 2) for name in ("rmse", "mae", "bias", "r2")]
         rows.append([served.label, served.service, count(metrics["count"]), *cells])
     return table(("Model", "Service", "Pairs", "RMSE", "MAE", "Bias", "R²"), rows, numbers=(2, 3, 4, 5, 6))
+
+
+VIEW = View("/models", "Models", OUTPUTS, skeleton, fill)

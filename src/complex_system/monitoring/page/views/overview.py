@@ -10,13 +10,22 @@ from dash.development.base_component import Component
 
 from complex_system.monitoring.page import answers
 from complex_system.monitoring.page.flow import SHAPES, kind_of, pictures
-from complex_system.monitoring.page.parts import Viewer, badge, card, drawing, empty, figures, outside, table
+from complex_system.monitoring.page.parts import (
+    View,
+    Viewer,
+    attributes,
+    badge,
+    card,
+    drawing,
+    empty,
+    figures,
+    outside,
+    table,
+)
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.views import alerts as alerts_view
 from complex_system.monitoring.page.wording import NONE, age, lasting, megabytes, number, share
 
-PATH = "/"
-TITLE = "Overview"
 OUTPUTS = (
     ("overview-answers", "children"),
     ("overview-flow", "data"),
@@ -86,8 +95,8 @@ def _service(service: Mapping[str, Any]) -> list[Any]:
     ages = [float(each["heartbeat_age"]) for each in replicas if each.get("heartbeat_age") is not None]
     kind = kind_of(state)
     details = "; ".join(sorted({str(each["detail"]) for each in replicas if each.get("detail")}))
-    sign = html.Span(SHAPES[kind], className=f"sign {kind}", **{"aria-hidden": "true"})
-    shown = [html.Span([sign, " ", state])]
+    sign = html.Span(SHAPES[kind], className=f"sign {kind}", **attributes(aria_hidden="true"))
+    shown: list[Any] = [html.Span([sign, " ", state])]
     if details:
         shown.append(html.Div(details, className="detail", title=details))
     urls = [each.get("url") for each in running if each.get("url")]
@@ -142,9 +151,12 @@ def _distance(best: float, rmse: float) -> Component:
     reached = min(1.0, best / rmse)
     words = f"{share(max(0.0, rmse / best - 1))} above the best possible"
     return html.Div(
-        [html.Div(html.Div(style={"width": f"{100 * reached:.0f}%"}), className="meter"), html.Div(words, className="quiet")],
+        [
+            html.Div(html.Div(style={"width": f"{100 * reached:.0f}%"}), className="meter"),
+            html.Div(words, className="quiet"),
+        ],
         role="img",
-        **{"aria-label": words},
+        **attributes(aria_label=words),
     )
 
 
@@ -155,3 +167,6 @@ def _alerts(reading: Reading, viewer: Viewer) -> Any:
     return [alerts_view.alert_card(alert, reading, viewer, short=True) for alert in found[:4]] + (
         [html.A(f"and {len(found) - 4} more", href="/alerts")] if len(found) > 4 else []
     )
+
+
+VIEW = View("/", "Overview", OUTPUTS, skeleton, fill)

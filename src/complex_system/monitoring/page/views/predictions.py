@@ -8,14 +8,24 @@ from dash import html
 from dash.development.base_component import Component
 
 from complex_system.monitoring.page import series
-from complex_system.monitoring.page.figures import COLORS, Figure, band, colour, curve, figure, level, moment, plain, reference, waiting
-from complex_system.monitoring.page.parts import Viewer, card, figures, plot
+from complex_system.monitoring.page.figures import (
+    COLORS,
+    Figure,
+    band,
+    colour,
+    curve,
+    figure,
+    level,
+    moment,
+    plain,
+    reference,
+    waiting,
+)
+from complex_system.monitoring.page.parts import View, Viewer, card, figures, plot
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.wording import count, group_column, group_name, number, rate, unit_of
 from complex_system.monitoring.rollups import ErrorSums, Served
 
-PATH = "/predictions"
-TITLE = "Predictions"
 OUTPUTS = (
     ("predictions-figures", "children"),
     ("predictions-errors", "figure"),
@@ -35,12 +45,18 @@ def skeleton() -> Component:
             card(
                 "Error over time, by model version",
                 plot("predictions-errors", "RMSE over time of each model version beside the best possible", 300),
-                note="A pair counts when its prediction was made, also when the truth comes days later. Shaded: an open alert. Dotted: a new champion.",
+                note="A pair counts when its prediction was made, also when the truth comes days later. "
+                "Shaded: an open alert. Dotted: a new champion.",
             ),
             html.Div(
                 [
-                    card("Predicted against true", plot("predictions-scatter", "Predicted against true values, a sample", 340)),
-                    card("Residuals over time", plot("predictions-residuals", "Prediction minus truth over time, a sample", 340)),
+                    card(
+                        "Predicted against true", plot("predictions-scatter", "Predicted against true values, a sample", 340)
+                    ),
+                    card(
+                        "Residuals over time",
+                        plot("predictions-residuals", "Prediction minus truth over time, a sample", 340),
+                    ),
                 ],
                 className="columns",
             ),
@@ -116,7 +132,9 @@ def _errors(reading: Reading, viewer: Viewer, curves: dict[Served, series.Curve[
             notes.append(words)
     y = {"title": {"text": f"RMSE ({plain(unit_of(reading.facts.dataset))})"}, "rangemode": "tozero"}
     keep = f"errors-{reading.period.key}"
-    return figure(viewer.theme, traces, _time(viewer, reading), y, keep=keep, shapes=shapes, annotations=notes, showlegend=True)
+    return figure(
+        viewer.theme, traces, _time(viewer, reading), y, keep=keep, shapes=shapes, annotations=notes, showlegend=True
+    )
 
 
 def _with_gaps(sums: series.Curve[ErrorSums], step: int) -> tuple[list[float], list[float | None]]:
@@ -203,3 +221,6 @@ def _groups(reading: Reading, viewer: Viewer) -> Figure:
     x = {"title": {"text": plain(group_column(list(by_group)))}}
     keep = f"groups-{reading.period.key}"
     return figure(viewer.theme, traces, x, y, keep=keep, shapes=[shape], showlegend=False, hovermode="closest")
+
+
+VIEW = View("/predictions", "Predictions", OUTPUTS, skeleton, fill)

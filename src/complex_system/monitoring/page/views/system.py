@@ -10,13 +10,11 @@ from dash.development.base_component import Component
 
 from complex_system.monitoring.page import series
 from complex_system.monitoring.page.figures import Figure, curve, figure, plain, waiting
-from complex_system.monitoring.page.parts import Viewer, card, empty, figures, plot, table
+from complex_system.monitoring.page.parts import View, Viewer, card, empty, figures, plot, table
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.wording import count, megabytes, number, rate, share
 from complex_system.monitoring.rollups import Gauge, LatencySums
 
-PATH = "/system"
-TITLE = "System"
 OUTPUTS = (
     ("system-figures", "children"),
     ("system-cpu", "figure"),
@@ -183,3 +181,6 @@ def _failures(reading: Reading) -> Component:
         return empty(f"No request for a prediction failed within {reading.period.label}.")
     rows = [[service, html.Code(code), count(n)] for (service, code), n in list(found.items())[:30]]
     return table(("Service", "Error", "Requests"), rows, numbers=(2,))
+
+
+VIEW = View("/system", "System", OUTPUTS, skeleton, fill)
