@@ -11,7 +11,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.monitoring import views
 from complex_system.monitoring.history import Pair
 from complex_system.monitoring.monitor import Monitor
-from complex_system.monitoring.rollups import HOUR, MINUTE, Rollup
+from complex_system.monitoring.rollups import HOUR, MINUTE, Rollup, begin_of
 
 DAY = 24 * HOUR
 RECENT = 10 * MINUTE
@@ -19,7 +19,7 @@ RECENT = 10 * MINUTE
 MOST_PAIRS = 2000
 """Pairs in a scatter plot; beyond that one sees no more and waits longer."""
 _AT_WORK = 3
-"""Newest roll-ups that still change; they are copied."""
+"""Newest roll-ups, which grow all the time."""
 
 
 @dataclass(frozen=True)
@@ -192,11 +192,14 @@ def _is(each: Mapping[str, Any], model: Any, version: str) -> bool:
 def take(monitor: Monitor, facts: Facts, period: Period, now: float) -> Reading:
     """Takes a reading. To be called in the monitor's thread; what comes back may be read in any.
 
-    Lists and dicts are copied, roll-ups that still grow as a whole, older ones to the depth that a late truth could disturb.
+    Lists and dicts are copied, and the newest roll-ups as a whole. The sums in older ones are shared: a truth that comes late may be
+    in them or not, as it would be a moment later.
     """
     start, history = now - period.seconds, monitor.history
     long = period.seconds > DAY
-    rollups = history.hours(start - HOUR, now + HOUR) if long else history.minutes(start, now + MINUTE)
+    rollups = (
+        history.hours(begin_of(start, HOUR), now + HOUR) if long else history.minutes(begin_of(start, MINUTE), now + MINUTE)
+    )
     pairs = list(history.samples(start, now + MINUTE))
     every = -(-len(pairs) // MOST_PAIRS) or 1
     return Reading(
