@@ -241,7 +241,9 @@ async def test_an_event_that_is_not_as_declared_costs_nothing_else(
         await eventually(lambda: service.monitor.metrics.get("performance/count") == 1)
 
 
-async def test_many_metrics_may_be_written_again_after_a_failure(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_metrics_may_be_written_again_after_a_failure(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = MonitoringRun(settings.mlflow_tracking_uri, settings.mlflow_experiment, "lab")
     points = [Point(datetime.now(UTC) + timedelta(seconds=s), {f"m{i}": float(i) for i in range(250)}) for s in range(3)]
     send = MonitoringRun._send

@@ -70,6 +70,7 @@ async def main() -> None:
                 ready = "main .answer .word" if view.path == "/" else "main .js-plotly-plot .main-svg, main .alert"
                 await tab.wait_for_selector(ready)
                 paint = await tab.evaluate("performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? -1")
+                spent = time.perf_counter() - began
                 seen = "cold" if view.path == "/" else "scripts in the cache"
                 say(f"visit {turn}, {view.name}, {seen}: first paint {paint / 1000:.2f} s, with content {spent:.2f} s")
             say(f"problems: {watch.problems}")

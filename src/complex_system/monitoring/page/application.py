@@ -113,6 +113,8 @@ def shell(facts: Facts, refresh: float) -> Component:
             dcc.Location(id="place"),
             dcc.Store(id="client"),
             dcc.Store(id="wake", data=0),
+            dcc.Store(id="shell-go"),
+            dcc.Store(id="shell-done"),
             dcc.Interval(id="tick", interval=round(refresh * 1000)),
             html.A("Skip to the content", href="#view", className="skip"),
             html.Header(
@@ -153,7 +155,7 @@ def _route(app: Dash) -> None:
         view = by_path.get((path or "/").rstrip("/") or "/", overview.VIEW)
         name = view.name
         # The stores belong to the view: it is filled when it is there, and one that is built anew starts with nothing seen.
-        stores = [dcc.Store(id=f"{name}-go"), dcc.Store(id=f"{name}-seen", data={})]
+        stores = [dcc.Store(id=f"{name}-go"), dcc.Store(id=f"{name}-done"), dcc.Store(id=f"{name}-seen", data={})]
         content = html.Div([html.H1(view.title), view.skeleton(), *stores], key=name, **attributes(data_view=name))
         return [content, *("here" if each is view else "" for each in VIEWS)]
 
@@ -161,9 +163,9 @@ def _route(app: Dash) -> None:
 def _status(app: Dash, readings: Readings) -> None:
     @app.callback(
         Output("status", "children"), Output("status", "className"), Output("updated", "children"), Output("report-link", "href"),
-        Input("tick", "n_intervals"), Input("wake", "data"), Input("client", "data"), Input("period", "value"),
+        Output("shell-done", "data"), Input("shell-go", "data"), State("client", "data"), State("period", "value"),
     )  # fmt: skip
-    def tell(_: Any, __: Any, client: Any, period: Any) -> list[Any]:
+    def tell(go: Any, client: Any, period: Any) -> list[Any]:
         if not client:
             raise PreventUpdate
         reading = readings.of(period)
@@ -177,7 +179,7 @@ def _status(app: Dash, readings: Readings) -> None:
         href = (
             f"/report?period={reading.period.key}&zone={zone if zone.replace('/', '').replace('_', '').isalnum() else 'UTC'}"
         )
-        return [[sign, words[worst]], f"status {worst}", updated, href]
+        return [[sign, words[worst]], f"status {worst}", updated, href, go]
 
 
 def _fill(app: Dash, view: View, readings: Readings) -> None:
@@ -185,7 +187,11 @@ def _fill(app: Dash, view: View, readings: Readings) -> None:
     choice = [Input(view.choice, "value")] if view.choice else []
 
     @app.callback(
-        [*(Output(where, what) for where, what in view.outputs), Output(f"{name}-seen", "data")],
+        [
+            *(Output(where, what) for where, what in view.outputs),
+            Output(f"{name}-seen", "data"),
+            Output(f"{name}-done", "data"),
+        ],
         [Input(f"{name}-go", "data"), *choice],
         [State("client", "data"), State("period", "value"), State(f"{name}-seen", "data")],
     )
@@ -194,7 +200,7 @@ def _fill(app: Dash, view: View, readings: Readings) -> None:
         if not client:
             raise PreventUpdate
         viewer = Viewer(theme_of(client), Clock.of(client), str(given[1]) if choice else "")
-        return only_changed(view.fill(readings.of(period), viewer), seen)
+        return [*only_changed(view.fill(readings.of(period), viewer), seen), given[0]]
 
 
 def only_changed(values: list[Any], seen: Any) -> list[Any]:
@@ -222,5 +228,12 @@ def _clientside(app: Dash) -> None:
         "window.dash_clientside.page.go", Output("sink", "lang"),
         Input("tick", "n_intervals"), Input("wake", "data"), Input("client", "data"), Input("period", "value"),
     )  # fmt: skip
+    for name in ("shell", *(view.name for view in VIEWS)):
+        in_browser(
+            "window.dash_clientside.page.done",
+            Output("sink", "style", allow_duplicate=True),
+            Input(f"{name}-done", "data"),
+            prevent_initial_call=True,
+        )
     for name, unused in (("overview-flow", "title"), ("data-pictures", "dir")):
         in_browser("window.dash_clientside.page.draw", Output("sink", unused), Input(name, "data"))

@@ -16,7 +16,7 @@ from complex_system.monitoring.rollups import HOUR, MINUTE, Rollup, begin_of
 DAY = 24 * HOUR
 RECENT = 10 * MINUTE
 """Seconds over which present rates are taken."""
-MOST_PAIRS = 2000
+MOST_PAIRS = 1200
 """Pairs in a scatter plot; beyond that one sees no more and waits longer."""
 _AT_WORK = 3
 """Newest roll-ups, which grow all the time."""
@@ -128,9 +128,14 @@ class Reading:
     waiting: int = 0
 
     @property
+    def end(self) -> float:
+        """End of the step that the reading lies in: where axes end, so that a figure without new data stays as it is."""
+        return begin_of(self.at, self.period.step) + self.period.step
+
+    @property
     def begin(self) -> float:
-        """Begin of the period."""
-        return self.at - self.period.seconds
+        """Begin of the period that ends there."""
+        return self.end - self.period.seconds
 
     @property
     def services(self) -> Sequence[Mapping[str, Any]]:

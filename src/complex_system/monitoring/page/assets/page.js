@@ -27,6 +27,23 @@
     }
   }
 
+  /* One question at a time for each part, so that a slow machine falls behind and does not fall over. */
+  const asked = {};
+  const PATIENCE = 20000;
+  let last = 0;
+  function ask(name) {
+    const now = Date.now(), one = asked[name];
+    const element = document.querySelector(name === "shell" ? "#shell" : "[data-view='" + name + "']");
+    if (!element) { return; }
+    if (one && now - one.sent < PATIENCE && one.element === element) {
+      one.again = true;
+      return;
+    }
+    last = Math.max(now, last + 1);
+    asked[name] = { sent: last, again: false, element: element };
+    tell(name + "-go", { data: last });
+  }
+
   dark.addEventListener("change", function () {
     apply();
     tell("client", { data: client() });
@@ -93,10 +110,20 @@
         apply();
         return client();
       },
-      /* Has the view that is shown filled anew; it is the only one that asks. */
+      /* Has the frame and the view that is shown filled anew; no other view asks. */
       go: function () {
+        ask("shell");
         const view = document.querySelector("[data-view]");
-        if (view) { tell(view.dataset.view + "-go", { data: Date.now() }); }
+        if (view) { ask(view.dataset.view); }
+        return window.dash_clientside.no_update;
+      },
+      done: function (sent) {
+        for (const [name, one] of Object.entries(asked)) {
+          if (one.sent === sent) {
+            delete asked[name];
+            if (one.again) { ask(name); }
+          }
+        }
         return window.dash_clientside.no_update;
       },
       draw: function (data) {

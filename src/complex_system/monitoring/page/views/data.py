@@ -129,7 +129,7 @@ def _over_time(reading: Reading, viewer: Viewer, part: str) -> Figure:
     low, first = level(viewer.theme, MODERATE, "moderate from 0.1", "warn")
     high, second = level(viewer.theme, SIGNIFICANT, "significant from 0.25", "bad")
     first, second = ({**words, "x": 0, "xanchor": "left", "xshift": 3} for words in (first, second))
-    span = [viewer.clock.axis(reading.begin), viewer.clock.axis(reading.at)]
+    span = [viewer.clock.axis(reading.begin), viewer.clock.axis(reading.end)]
     x = {"type": "date", "range": span, "title": {"text": f"time ({plain(viewer.clock.name)})"}}
     keep = f"drift-{part}-{reading.period.key}"
     y = {"title": {"text": "PSI (no unit)"}, "rangemode": "tozero"}
@@ -210,7 +210,7 @@ def _quality(reading: Reading, viewer: Viewer) -> Figure:
               [round(100 * found[name][at].mean, 3) for at in sorted(found[name])], "%")
         for i, name in enumerate(shown)
     ]  # fmt: skip
-    span = [viewer.clock.axis(reading.begin), viewer.clock.axis(reading.at)]
+    span = [viewer.clock.axis(reading.begin), viewer.clock.axis(reading.end)]
     x = {"type": "date", "range": span, "title": {"text": f"time ({plain(viewer.clock.name)})"}}
     y = {"title": {"text": "share of records (%)"}, "rangemode": "tozero"}
     return figure(viewer.theme, traces, x, y, keep=f"quality-{reading.period.key}", showlegend=True)

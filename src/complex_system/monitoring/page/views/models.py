@@ -157,7 +157,7 @@ def _champions_plot(reading: Reading, viewer: Viewer) -> Figure:
         return waiting(viewer.theme, "No champion yet.")
     times = [viewer.clock.axis(float(each["at"])) for each in known]
     trace = {
-        "type": "scatter", "mode": "lines+markers", "x": [*times, viewer.clock.axis(reading.at)],
+        "type": "scatter", "mode": "lines+markers", "x": [*times, viewer.clock.axis(reading.end)],
         "y": [*(each["rmse"] for each in known), known[-1]["rmse"]], "name": "champion",
         "text": [*(plain(_name(dict(each))) for each in known), plain(_name(dict(known[-1])))],
         "line": {"shape": "hv", "width": 2, "color": colour(viewer.theme, 0)},
@@ -166,7 +166,7 @@ def _champions_plot(reading: Reading, viewer: Viewer) -> Figure:
     }  # fmt: skip
     traces, values = [trace], [float(each["rmse"]) for each in known]
     if (best := reading.best_possible) is not None:
-        traces.append(reference(viewer.theme, best, f"best possible {best:.2f}", [times[0], viewer.clock.axis(reading.at)]))
+        traces.append(reference(viewer.theme, best, f"best possible {best:.2f}", [times[0], viewer.clock.axis(reading.end)]))
         values.append(best)
     room = 0.15 * (max(values) - min(values)) or 0.1 * max(values)
     span = [min(values) - room, max(values) + room]

@@ -101,7 +101,7 @@ def _figures(reading: Reading, curves: dict[Served, series.Curve[ErrorSums]]) ->
 
 
 def _time(viewer: Viewer, reading: Reading) -> Figure:
-    span = [viewer.clock.axis(reading.begin), viewer.clock.axis(reading.at)]
+    span = [viewer.clock.axis(reading.begin), viewer.clock.axis(reading.end)]
     return {"type": "date", "range": span, "title": {"text": f"time ({plain(viewer.clock.name)})"}}
 
 
@@ -117,12 +117,12 @@ def _errors(reading: Reading, viewer: Viewer, curves: dict[Served, series.Curve[
         x = [viewer.clock.axis(at + reading.period.step / 2) for at in times]
         traces.append(curve(viewer.theme, i, name, x, values, mode="lines+markers", marker={"size": 4}))
     if (best := reading.best_possible) is not None:
-        span = [viewer.clock.axis(reading.begin), viewer.clock.axis(reading.at)]
+        span = [viewer.clock.axis(reading.begin), viewer.clock.axis(reading.end)]
         traces.append(reference(viewer.theme, best, f"best possible {best:.2f}", span))
     shapes, notes = [], []
     for alert in reading.alerts:
         if (alert.ended or reading.at) >= reading.begin:
-            start, end = max(alert.began, reading.begin), min(alert.ended or reading.at, reading.at)
+            start, end = max(alert.began, reading.begin), min(alert.ended or reading.end, reading.end)
             shapes.append(band(viewer.theme, viewer.clock.axis(start), viewer.clock.axis(end)))
     for each in reading.champions:
         if float(each["at"]) > reading.begin:

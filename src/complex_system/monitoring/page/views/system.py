@@ -13,7 +13,7 @@ from complex_system.monitoring.page.figures import Figure, curve, figure, plain,
 from complex_system.monitoring.page.parts import View, Viewer, card, empty, figures, plot, table
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.wording import count, megabytes, number, rate, share
-from complex_system.monitoring.rollups import Gauge, LatencySums
+from complex_system.monitoring.rollups import Gauge, LatencySums, begin_of
 
 OUTPUTS = (
     ("system-figures", "children"),
@@ -28,6 +28,8 @@ OUTPUTS = (
 CPU = "system/cpu_utilization_percentage"
 MEMORY = "system/system_memory_usage_percentage"
 MOST_CURVES = 6
+PART = 10
+"""Seconds in which the length of a step that is not over is counted."""
 CHAMPIONS = "ml_serving_mlflow"
 """The service whose latency has its quantiles drawn; of others the p95."""
 
@@ -96,7 +98,7 @@ def _percent(value: float | None) -> str:
 
 
 def _time(viewer: Viewer, reading: Reading) -> Figure:
-    span = [viewer.clock.axis(reading.begin), viewer.clock.axis(reading.at)]
+    span = [viewer.clock.axis(reading.begin), viewer.clock.axis(reading.end)]
     return {"type": "date", "range": span, "title": {"text": f"time ({plain(viewer.clock.name)})"}}
 
 
@@ -145,7 +147,7 @@ def _throughput(reading: Reading, viewer: Viewer, latency: dict[str, series.Curv
     for i, service in enumerate(sorted(latency)):
         times = sorted(latency[service])
         # The newest step is not over: a rate over its whole length would be too low.
-        whole = [max(1.0, min(step, reading.at - at)) for at in times]
+        whole = [min(step, begin_of(reading.at - at, PART) + PART) for at in times]
         values = [round(latency[service][at].predictions / s, 3) for at, s in zip(times, whole, strict=True)]
         traces.append(curve(viewer.theme, i, service, [viewer.clock.axis(at) for at in times], values, "/s"))
     y = {"title": {"text": "predictions (1/s)"}, "rangemode": "tozero"}
