@@ -110,7 +110,7 @@ async def test_the_history_is_there_again_after_a_restart(
         assert after["windows"][0]["total"] == pytest.approx(before["windows"][0]["total"])
         assert {line["group"] for line in after["groups"]} == {line["group"] for line in before["groups"]}
         assert len(after["sample"]) == 60
-        overview = await has(again, "overview", lambda found: found["champion"])
+        overview = await has(again, "overview", lambda found: found["champion"]["performance"]["count"] == 60)
         assert overview["champion"]["performance"]["rmse"] == pytest.approx(3.0, abs=1e-3)
         assert overview["champion"]["holdout_rmse"] == 2.0
         models = await has(again, "models", lambda found: found["champions"])

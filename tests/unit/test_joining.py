@@ -7,11 +7,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from complex_system.domain.documents import Document
+from complex_system.domain.dataset import Dataset
+from complex_system.domain.documents import MOST_BODY_BYTES, Document
 from complex_system.errors import StoreUnavailableError
-from complex_system.monitoring.history import WAITING, Pair
+from complex_system.monitoring.history import CHAMPIONS, WAITING, History, Pair
 from complex_system.monitoring.joining import SAVED_AFTER, PredictionJoin
+from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.rollups import Served
+from complex_system.roles.monitoring_history import HistoryKeeper
 from kept import KeptDocuments
 
 A, B = Served("champion", "lab", "1"), Served("champion", "lab", "2")
@@ -184,3 +187,25 @@ async def test_a_truth_that_comes_while_its_prediction_is_written_leaves_nothing
     await join.save(KeptDocuments(), 200.0)
     assert join.found == [(3.0, 1.0, "1")]
     assert documents.kept == {}
+
+
+async def test_a_part_of_the_history_that_no_database_takes_does_not_hold_up_the_rest(
+    dataset: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    monitor, documents = Monitor(dataset, 100, History()), KeptDocuments()
+    keeper = HistoryKeeper(monitor, documents, 72.0)  # type: ignore[arg-type]
+    monitor.history.state("services", 1.0, {"services": []})
+    await keeper.keep()
+    assert documents.kept == {}  # nothing is written before the history was read
+    assert await keeper.load()
+    assert not await keeper.load()
+    monitor.history.state("data", 1.0, {"raw": "x" * MOST_BODY_BYTES})
+    await keeper.keep()
+    assert [d.key for d in documents.kept.values()] == ["services"]
+    assert "not kept" in caplog.text
+    documents.away = True
+    monitor.history.crowned(1.0, {"model": "m", "version": "1"})
+    assert await keeper.close(5.0) == "away"
+    documents.away = False
+    assert await keeper.close(5.0) == ""
+    assert documents.count(CHAMPIONS) == 1

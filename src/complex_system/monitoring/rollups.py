@@ -19,7 +19,7 @@ BUCKET_RATIO = 1.1
 """Width of a latency bucket: a quantile is right to 5 %."""
 
 
-@dataclass
+@dataclass(slots=True)
 class ErrorSums:
     """Errors of joined predictions, error = prediction - truth, as sums; from them RMSE, MAE, bias and R2.
 
@@ -98,7 +98,7 @@ class ErrorSums:
         return cls(int(values[0]), *(float(value) for value in values[1:]))
 
 
-@dataclass
+@dataclass(slots=True)
 class LatencySums:
     """Times of answered requests, in milliseconds, as counts of buckets that grow by ``BUCKET_RATIO``.
 
@@ -157,7 +157,7 @@ class LatencySums:
         return cls(int(values[0]), int(values[1]), float(values[2]), {int(bucket): int(n) for bucket, n in values[3]})
 
 
-@dataclass
+@dataclass(slots=True)
 class Gauge:
     """A figure that was read now and then: CPU, a drift index, a record count."""
 
@@ -208,7 +208,7 @@ class Series(NamedTuple):
     group: str = ""
 
 
-@dataclass
+@dataclass(slots=True)
 class Rollup:
     """What happened in ``[at, at + seconds)``.
 

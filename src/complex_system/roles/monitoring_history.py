@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 
-from complex_system.errors import ComplexSystemError
+from complex_system.domain.documents import Document
+from complex_system.errors import ComplexSystemError, InvalidRequestError
 from complex_system.messaging.documents import DocumentClient
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.rollups import HOUR
+
+log = logging.getLogger(__name__)
 
 FORGET_PAUSE = 600.0
 """Seconds between two looks for what is too old."""
@@ -58,7 +62,7 @@ class HistoryKeeper:
             await self._monitor.join.save(self._documents, time.time())
             changed = history.changed()
             try:
-                await self._documents.save(changed)
+                await self._documents.save(await asyncio.to_thread(_storable, changed))
             except BaseException:
                 history.unsaved(changed)
                 raise
@@ -82,3 +86,16 @@ class HistoryKeeper:
         except TimeoutError:
             return "the database did not answer in time"
         return ""
+
+
+def _storable(documents: list[Document]) -> list[Document]:
+    """Without those that no database takes, a data view of thousands of columns for instance: they must not hold up the others."""
+    storable = []
+    for document in documents:
+        try:
+            document.encoded_body()
+        except InvalidRequestError as error:
+            log.warning("A part of the history is not kept: %s", error.message)
+        else:
+            storable.append(document)
+    return storable
