@@ -30,6 +30,8 @@ HOST_VARIABLES = {
     "mlflow": "MLFLOW_TRACKING_URI",
 }
 """The variable that names a server which runs elsewhere."""
+PAGE_SERVICE = "ml_monitoring"
+"""The service whose address is a page for people."""
 PORT_VARIABLES = {
     "nats": "FASTIOT_NATS_PORT",
     "mongodb": "FASTIOT_MONGO_DB_PORT",

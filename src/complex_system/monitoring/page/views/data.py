@@ -23,6 +23,7 @@ OUTPUTS = (
     ("data-columns", "children"),
     ("data-pictures", "data"),
     ("data-quality", "figure"),
+    ("data-rejected", "children"),
 )
 MOST_CURVES = 6
 _BANDS = {"stable": ("good", "stable"), "moderate": ("warn", "moderate"), "significant": ("bad", "significant")}
@@ -47,7 +48,8 @@ def skeleton() -> Component:
             card("Live against reference", html.Div(id="data-columns", className="tiles"), dcc.Store(id="data-pictures"),
                  aside=html.Div([html.Span(className="key live"), "live", html.Span(className="key reference"),
                                  "reference, the champion's training data"], className="keys")),
-            card("Missing and out of range", plot("data-quality", "Shares of missing and out-of-range values over time", 280)),
+            card("Missing and out of range", plot("data-quality", "Shares of missing and out-of-range values over time", 280),
+                 html.P(id="data-rejected", className="quiet")),
         ]
     )  # fmt: skip
 
@@ -64,6 +66,7 @@ def fill(reading: Reading, viewer: Viewer) -> list[Any]:
         columns,
         pictures,
         _quality(reading, viewer),
+        _rejected(reading),
     ]
 
 
@@ -185,6 +188,22 @@ def _facts(each: Mapping[str, Any]) -> str:
     elif test.get("name") == "wasserstein":
         words.append(f"Wasserstein {test['distance']:.2f} standard deviations")
     return " · ".join(words)
+
+
+def _rejected(reading: Reading) -> str:
+    """What became of the records that came in the last minutes: rejected ones never get into the live window."""
+    rejected = reading.data.get("rejected") or {}
+    if not rejected.get("count"):
+        return ""
+    kinds = [
+        f"{count(n)} {name.replace('_', ' ')}"
+        for name, n in rejected.items()
+        if n and name not in ("count", "share", "per_second")
+    ]
+    new = [f"{column} ({count(n)})" for column, n in (reading.data.get("new_categories") or {}).items()]
+    words = f"Rejected in the last five minutes: {share(rejected.get('share'))} of {count(rejected['count'])} new records"
+    words += f": {', '.join(kinds)}" if kinds else ""
+    return words + (f". New categories in {', '.join(new)}." if new else ".")
 
 
 def _quality(reading: Reading, viewer: Viewer) -> Figure:

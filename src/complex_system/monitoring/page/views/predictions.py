@@ -124,6 +124,11 @@ def _errors(reading: Reading, viewer: Viewer, curves: dict[Served, series.Curve[
         if (alert.ended or reading.at) >= reading.begin:
             start, end = max(alert.began, reading.begin), min(alert.ended or reading.end, reading.end)
             shapes.append(band(viewer.theme, viewer.clock.axis(start), viewer.clock.axis(end)))
+    for change in reading.overview.get("changes") or ():
+        if float(change["began"]) > reading.begin:
+            shape, words = moment(viewer.theme, viewer.clock.axis(float(change["began"])), "error changes", "warn")
+            shapes.append(shape)
+            notes.append({**words, "yshift": -14})
     for each in reading.champions:
         if float(each["at"]) > reading.begin:
             at = viewer.clock.axis(float(each["at"]))
