@@ -43,6 +43,9 @@ async def shoot(folder: Path, wanted: list[str]) -> None:
             first = time.perf_counter() - began
             await tab.click(f"#period label:text-is('{period.replace('h', ' h').replace('d', ' d')}')")
             await tab.wait_for_load_state("networkidle")
+            await tab.wait_for_function(
+                "() => [...document.querySelectorAll('.plot')].every((each) => each.querySelector('.cartesianlayer'))"
+            )
             await tab.wait_for_timeout(1500)
             if "--long" in sys.argv:
                 await tab.set_viewport_size({"width": size["width"], "height": 2600})

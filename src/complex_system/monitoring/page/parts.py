@@ -76,7 +76,10 @@ def plot(name: str, label: str, height: int = 300) -> Component:
     graph = dcc.Graph(
         id=name, config=PLOT, figure={"data": [], "layout": {"height": height}}, style={"height": f"{height}px"}
     )
-    return html.Div(graph, role="figure", className="plot", **attributes(aria_label=label))
+    # The height is kept free, so that nothing moves when the figure comes.
+    return html.Div(
+        graph, role="figure", className="plot", style={"minHeight": f"{height}px"}, **attributes(aria_label=label)
+    )
 
 
 def drawing(name: str) -> Component:
