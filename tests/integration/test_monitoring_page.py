@@ -172,6 +172,18 @@ async def test_a_hidden_tab_asks_for_nothing_and_catches_up_when_it_is_seen(chro
         await expect(tab.locator("#alerts-open")).to_contain_text("Something new.", timeout=PATIENCE)
 
 
+async def test_a_page_whose_service_is_gone_says_so(chromium: Browser) -> None:
+    monitor = make_monitor(time.time(), days=0.05, pairs_a_minute=2)
+    context = await chromium.new_context(viewport=WIDE)
+    tab = await context.new_page()
+    async with page_over(monitor) as url:
+        await tab.goto(f"{url}/alerts")
+        await filled(tab, "alerts")
+        assert not await tab.is_visible(".lost")
+    await tab.wait_for_selector(".lost", state="visible", timeout=PATIENCE)
+    await context.close()
+
+
 async def test_text_from_events_stays_text(chromium: Browser) -> None:
     monitor = make_monitor(time.time(), days=0.05, pairs_a_minute=2)
     monitor.services.beaten({"service": EVIL, "replica": EVIL, "state": EVIL, "detail": EVIL, "url": "javascript:alert(1)"})

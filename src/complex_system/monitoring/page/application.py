@@ -134,6 +134,7 @@ def shell(facts: Facts, refresh: float) -> Component:
                     ),
                 ]
             ),
+            html.Div("ml_monitoring does not answer. What is shown is old.", className="lost", role="alert"),
             html.Nav(links, **attributes(aria_label="Views")),
             html.Main(id="view", tabIndex=-1),
             html.Footer([html.Span(id="updated"), html.Span(f"complex-system {facts.version}")]),

@@ -53,14 +53,14 @@ def gauges(reading: Reading, wanted: Callable[[str], str | None]) -> dict[str, C
         reading: Where they are from.
         wanted: What a metric is called in the result, None for one that is not wanted.
     """
-    names: dict[str, str | None] = {}
-    picked = []
-    for rollup in reading.rollups:
-        for metric, gauge in rollup.gauges.items():
-            if metric not in names:
-                names[metric] = wanted(metric)
-            if (name := names[metric]) is not None:
-                picked.append((rollup, name, gauge))
+    found: set[str] = set().union(*(rollup.gauges for rollup in reading.rollups))
+    names = {metric: name for metric in sorted(found) if (name := wanted(metric)) is not None}
+    picked = (
+        (rollup, name, rollup.gauges[metric])
+        for metric, name in names.items()
+        for rollup in reading.rollups
+        if metric in rollup.gauges
+    )
     return _curves(reading.period.step, picked, Gauge)
 
 

@@ -29,7 +29,8 @@
 
   /* One question at a time for each part, so that a slow machine falls behind and does not fall over. */
   const asked = {};
-  const PATIENCE = 20000;
+  const PATIENCE = 10000;
+  const LOST = 15000;
   let last = 0;
   function ask(name) {
     const now = Date.now(), one = asked[name];
@@ -43,6 +44,13 @@
     asked[name] = { sent: last, again: false, element: element };
     tell(name + "-go", { data: last });
   }
+
+  /* What is shown is called old when the service does not answer any more. */
+  let heard = Date.now();
+  window.setInterval(function () {
+    if (document.hidden) { heard = Date.now(); }
+    document.documentElement.toggleAttribute("data-lost", Date.now() - heard > LOST);
+  }, 1000);
 
   dark.addEventListener("change", function () {
     apply();
@@ -118,6 +126,7 @@
         return window.dash_clientside.no_update;
       },
       done: function (sent) {
+        heard = Date.now();
         for (const [name, one] of Object.entries(asked)) {
           if (one.sent === sent) {
             delete asked[name];
