@@ -30,7 +30,7 @@
   /* One question at a time for each part, so that a slow machine falls behind and does not fall over. */
   const asked = {};
   const PATIENCE = 10000;
-  const LOST = 15000;
+  const LOST = 10000;
   let last = 0;
   function ask(name) {
     const now = Date.now(), one = asked[name];
