@@ -287,8 +287,9 @@ async def test_a_run_that_somebody_deleted_is_replaced(settings: Settings) -> No
     await asyncio.to_thread(run.write, [point])
     deleted = run.run_id
     MlflowClient(tracking_uri=settings.mlflow_tracking_uri).delete_run(deleted)
+    later = Point(datetime.now(UTC), {"a": 2.0})
     with pytest.raises(TrackingRefusedError):
-        await asyncio.to_thread(run.write, [point])
-    await asyncio.to_thread(run.write, [point])
+        await asyncio.to_thread(run.write, [later])
+    await asyncio.to_thread(run.write, [later])
     assert run.run_id != deleted
-    assert [each.data.metrics for each in await asyncio.to_thread(logged, settings)] == [{"a": 1.0}]
+    assert [each.data.metrics for each in await asyncio.to_thread(logged, settings)] == [{"a": 2.0}]

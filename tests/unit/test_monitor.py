@@ -302,12 +302,18 @@ def test_an_empty_monitor_says_what_it_waits_for(monitor: Monitor) -> None:
     assert monitor.point({}, None)["performance/count"] == 0
 
 
-def test_a_restarted_monitor_shows_the_history_again(monitor: Monitor, dataset: Dataset) -> None:
+async def test_a_restarted_monitor_shows_the_history_again(monitor: Monitor, dataset: Dataset) -> None:
+    documents = KeptDocuments()
+    await monitor.history.load(documents, NOW)
     metrics = watched(monitor, dataset)
-    restarted = Monitor(dataset, 500, monitor.history, now=Clock(NOW + 5))
+    await documents.save(monitor.history.changed())
+    restarted = Monitor(dataset, 500, History(), now=Clock(NOW + 5))
+    assert restarted.point({}, None)["performance/count"] == 0  # before the database answers
+    await restarted.history.load(documents, NOW + 5)
     restarted.loaded()
     again = restarted.point({}, None)
     assert again["performance/rmse"] == pytest.approx(metrics["performance/rmse"])
+    assert again["performance/rmse_relative"] == pytest.approx(1.5, abs=1e-3)
     assert views.models(restarted)["served"][0]["version"] == "1"
     assert views.data(restarted)["samples"] == 201
     assert views.overview(restarted)["services"][0]["service"] == "ml_serving_mlflow"

@@ -131,6 +131,8 @@ class History:
         self.champions: list[dict[str, Any]] = []
         self._alerts: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self.states: dict[str, dict[str, Any]] = {}
+        self.earlier: dict[str, dict[str, Any]] = {}
+        """The states as an earlier process left them, whatever this one has written meanwhile."""
         self._changed: dict[tuple[str, str], Document | None] = {}
         self._complete_from = -math.inf
         """All minutes from here on are in memory, so that their hours can be merged anew."""
@@ -254,7 +256,8 @@ class History:
             self.crowned(champion["at"], champion)
         known = OrderedDict((d.key, dict(d.body)) for d in reversed(alerts))
         self._alerts = OrderedDict([*known.items(), *self._alerts.items()])
-        self.states = {**{d.key: dict(d.body) for d in states}, **self.states}
+        self.earlier = {d.key: dict(d.body) for d in states}
+        self.states = {**self.earlier, **self.states}
         self.loaded = True
 
     async def forget(self, documents: Documents, now: float) -> None:

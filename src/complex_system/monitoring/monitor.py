@@ -161,7 +161,7 @@ class Monitor:
 
     def loaded(self) -> None:
         """Takes up what the history has from before a restart."""
-        states = self.history.states
+        states = self.history.earlier
         self.services.expected(states.get("services", {}).get("services", []))
         self.windows.load(states.get("windows", {}))
 
