@@ -137,22 +137,22 @@ def _gzip(content: bytes, effort: int) -> bytes:
 def _environ(scope: Scope, headers: dict[str, str], body: bytes) -> dict[str, Any]:
     host, port = scope.get("server") or ("localhost", 80)
     root = str(scope.get("root_path", ""))
-    environ: dict[str, Any] = {
+    request: dict[str, Any] = {
         "REQUEST_METHOD": scope["method"], "SCRIPT_NAME": unquote(root), "PATH_INFO": str(scope["path"]).removeprefix(root),
         "QUERY_STRING": scope["query_string"].decode("latin-1"), "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
         "SERVER_NAME": host, "SERVER_PORT": str(port or 0), "CONTENT_LENGTH": str(len(body)),
         "wsgi.version": (1, 0), "wsgi.url_scheme": scope.get("scheme", "http"), "wsgi.input": io.BytesIO(body),
         "wsgi.errors": sys.stderr, "wsgi.multithread": True, "wsgi.multiprocess": False, "wsgi.run_once": False,
     }  # fmt: skip
-    environ["PATH_INFO"] = environ["PATH_INFO"].encode().decode("latin-1")
+    request["PATH_INFO"] = request["PATH_INFO"].encode().decode("latin-1")
     if scope.get("client"):
-        environ["REMOTE_ADDR"] = scope["client"][0]
+        request["REMOTE_ADDR"] = scope["client"][0]
     for name, value in headers.items():
         if name == "content-type":
-            environ["CONTENT_TYPE"] = value
+            request["CONTENT_TYPE"] = value
         elif name not in ("content-length", "authorization", "x-api-key"):
-            environ[f"HTTP_{name.upper().replace('-', '_')}"] = value
-    return environ
+            request[f"HTTP_{name.upper().replace('-', '_')}"] = value
+    return request
 
 
 async def _body(receive: Receive) -> bytes | None:
