@@ -170,7 +170,7 @@ def make_monitor(now: float, days: float = 9.0, pairs_a_minute: int = 4) -> Moni
     for name, (cpu, memory) in SERVICES.items():
         for replica in range(2 if name == "ml_serving_mlflow" else 1):
             monitor.services.beaten({
-                "service": name, "replica": f"{name}-{replica}", "state": "ready", "detail": "", "started": 1.0, "host": "plant-1",
+                "service": name, "replica": f"{name}-{replica}", "state": "ready", "detail": "lab-pytorch v5" if name == "ml_serving_mlflow" else "", "started": 1.0, "host": "plant-1",
                 "url": f"http://127.0.0.1:{8001 + replica}" if "serving" in name else "", "cpu_percent": float(cpu),
                 "memory_megabytes": float(memory),
             })  # fmt: skip

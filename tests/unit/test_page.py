@@ -120,12 +120,19 @@ def test_the_answers_follow_services_errors_and_drift(monitor: Monitor) -> None:
     edges, even = list(range(11)), [0.1] * 10
     column = {"type": "number", "samples": 100, "missing": 0.0, "missing_reference": 0.0, "edges": edges, "reference": even,
               "live": even, "psi": 0.3, "band": "significant"}  # fmt: skip
-    monitor.history.state("data", NOW, {"raw": {"rohwert_1_labormessung": column}, "processed": {}, "samples": 100})
+    monitor.history.state("data", NOW, {"raw": {"rohwert_1_labormessung": column}, "processed": {}, "samples": 200})
     monitor.history.alert({"key": "a", "began": NOW - 60, "ended": None, "severity": "critical", "sentence": "Look at it."})
     bad = answers.all_answers(read(monitor))
     assert [answer.kind for answer in bad] == ["bad", "bad", "bad", "bad"]
     assert "ml_serving" in bad[0].why
     assert bad[3].why == "Look at it."
+
+
+def test_few_records_are_no_verdict(monitor: Monitor) -> None:
+    column = {"type": "number", "missing": 0.0, "missing_reference": 0.0, "psi": 0.3, "band": "significant"}
+    for samples, kind in ((answers.FEW_RECORDS - 1, "none"), (answers.FEW_RECORDS, "bad")):
+        monitor.history.state("data", NOW, {"raw": {"rohwert_1_labormessung": column}, "processed": {}, "samples": samples})
+        assert answers.is_as_it_was(read(monitor)).kind == kind
 
 
 def test_few_pairs_are_no_verdict(monitor: Monitor) -> None:

@@ -13,6 +13,8 @@ from complex_system.monitoring.rollups import ErrorSums
 
 FEW = 30
 """Joined pairs below which an error says nothing."""
+FEW_RECORDS = 200
+"""Predicted records below which the stability index rises above its band by chance, as the shipped alert rules have it."""
 CLOSE, FAR = 1.15, 1.4
 """Live RMSE in units of the comparison's beyond which it is worth a look, and beyond which it is bad."""
 MUCH_MISSING = 0.1
@@ -99,6 +101,10 @@ def is_as_it_was(reading: Reading) -> Answer:
     indices = drifts(reading.data)
     if not indices:
         why = reading.awaited("drift", "Waiting for predictions and for the champion's reference.")
+        return Answer(question, "none", "Not known yet", why, path)
+    samples = int(reading.data.get("samples") or 0)
+    if samples < FEW_RECORDS:
+        why = f"{samples} records were predicted; from {FEW_RECORDS} on their distribution says something."
         return Answer(question, "none", "Not known yet", why, path)
     worst = max(indices, key=lambda name: indices[name])
     why = f"Largest drift: {worst}, PSI {number(indices[worst])}."

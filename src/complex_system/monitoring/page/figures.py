@@ -126,16 +126,16 @@ def reference(theme: str, value: float, text: str, x: Sequence[str]) -> Figure:
     }  # fmt: skip
 
 
-def moment(theme: str, at: str, text: str, tone: str = "muted") -> tuple[Figure, Figure]:
-    """A vertical line at a time."""
+def moment(theme: str, at: str, text: str, tone: str = "muted", *, late: bool = False) -> tuple[Figure, Figure]:
+    """A vertical line at a time; its words stand on the left of it where it is ``late`` on the axis."""
     colors = COLORS[theme]
     shape = {
         "type": "line", "xref": "x", "yref": "paper", "x0": at, "x1": at, "y0": 0, "y1": 1,
         "line": {"color": colors[tone], "width": 1, "dash": "dot"},
     }  # fmt: skip
     words = {
-        "x": at, "xref": "x", "y": 1, "yref": "paper", "yanchor": "top", "xanchor": "left", "text": plain(text),
-        "showarrow": False, "font": {"size": 10.5, "color": colors[tone]}, "textangle": 0, "xshift": 2,
+        "x": at, "xref": "x", "y": 1, "yref": "paper", "yanchor": "top", "xanchor": "right" if late else "left", "text": plain(text),
+        "showarrow": False, "font": {"size": 10.5, "color": colors[tone]}, "textangle": 0, "xshift": -2 if late else 2,
     }  # fmt: skip
     return shape, words
 

@@ -96,14 +96,11 @@ def _service(service: Mapping[str, Any]) -> list[Any]:
     kind = kind_of(state)
     details = "; ".join(sorted({str(each["detail"]) for each in replicas if each.get("detail")}))
     sign = html.Span(SHAPES[kind], className=f"sign {kind}", **attributes(aria_hidden="true"))
-    shown: list[Any] = [html.Span([sign, " ", state])]
-    if details:
-        shown.append(html.Div(details, className="detail", title=details))
     urls = [each.get("url") for each in running if each.get("url")]
     name = str(service["service"])
     return [
-        outside(name, urls[0]) if urls else name,
-        html.Div(shown),
+        html.Div([outside(name, urls[0]) if urls else name, html.Div(details, className="detail", title=details)]),
+        html.Span([sign, " ", state], className="nowrap"),
         str(service.get("running", len(running))),
         age(max(ages)) if ages else NONE,
         f"{number(float(service.get('cpu_percent') or 0.0), 0)} %",

@@ -124,17 +124,13 @@ def _errors(reading: Reading, viewer: Viewer, curves: dict[Served, series.Curve[
         if (alert.ended or reading.at) >= reading.begin:
             start, end = max(alert.began, reading.begin), min(alert.ended or reading.end, reading.end)
             shapes.append(band(viewer.theme, viewer.clock.axis(start), viewer.clock.axis(end)))
-    for change in reading.overview.get("changes") or ():
-        if float(change["began"]) > reading.begin:
-            shape, words = moment(viewer.theme, viewer.clock.axis(float(change["began"])), "error changes", "warn")
-            shapes.append(shape)
-            notes.append({**words, "yshift": -14})
-    for each in reading.champions:
-        if float(each["at"]) > reading.begin:
-            at = viewer.clock.axis(float(each["at"]))
-            shape, words = moment(viewer.theme, at, f"{each.get('model')} v{each.get('version')}")
-            shapes.append(shape)
-            notes.append(words)
+    events = [(float(each["began"]), "error changes", "warn") for each in reading.overview.get("changes") or ()]
+    events += [(float(each["at"]), f"{each.get('model')} v{each.get('version')}", "muted") for each in reading.champions]
+    for at, text, tone in sorted(event for event in events if event[0] > reading.begin):
+        late = at > reading.end - 0.2 * reading.period.seconds
+        shape, words = moment(viewer.theme, viewer.clock.axis(at), text, tone, late=late)
+        shapes.append(shape)
+        notes.append({**words, "yshift": -14} if tone == "warn" else words)
     y = {"title": {"text": f"RMSE ({plain(unit_of(reading.facts.dataset))})"}, "rangemode": "tozero"}
     keep = f"errors-{reading.period.key}"
     return figure(
