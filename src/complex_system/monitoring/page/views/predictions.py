@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from dash import html
@@ -71,8 +72,8 @@ def fill(reading: Reading, viewer: Viewer) -> list[Any]:
     return [
         _figures(reading, curves),
         _errors(reading, viewer, curves),
-        _scatter(reading, viewer),
-        _residuals(reading, viewer),
+        _scatter(reading, viewer, curves),
+        _residuals(reading, viewer, curves),
         _groups(reading, viewer),
     ]
 
@@ -108,7 +109,7 @@ def _time(viewer: Viewer, reading: Reading) -> Figure:
 def _errors(reading: Reading, viewer: Viewer, curves: dict[Served, series.Curve[ErrorSums]]) -> Figure:
     if not curves:
         return waiting(viewer.theme, _AWAITED)
-    newest = sorted(curves, key=lambda by: (by.shadow, -max(curves[by])))[:MOST_CURVES]
+    newest = _shown(curves)
     traces = []
     for i, served in enumerate(newest):
         times, values = _with_gaps(curves[served], reading.period.step)
@@ -151,7 +152,7 @@ def _with_gaps(sums: series.Curve[ErrorSums], step: int) -> tuple[list[float], l
     return times, values
 
 
-def _scatter(reading: Reading, viewer: Viewer) -> Figure:
+def _scatter(reading: Reading, viewer: Viewer, curves: dict[Served, series.Curve[ErrorSums]]) -> Figure:
     if not reading.pairs:
         return waiting(viewer.theme, _AWAITED)
     colors = COLORS[viewer.theme]
@@ -161,16 +162,17 @@ def _scatter(reading: Reading, viewer: Viewer) -> Figure:
         "type": "scatter", "mode": "lines", "x": [low, high], "y": [low, high], "name": "exact", "hoverinfo": "skip",
         "line": {"color": colors["muted"], "width": 1.5, "dash": "dash"},
     }  # fmt: skip
-    traces = [_dots(viewer, i, served, reading, truth=True) for i, served in enumerate(_newest(reading))]
+    traces = [_dots(viewer, i, served, reading, truth=True) for i, served in enumerate(_shown(curves))]
     unit = plain(unit_of(reading.facts.dataset))
     x = {"title": {"text": f"true ({unit})"}, "showgrid": True}
     y = {"title": {"text": f"predicted ({unit})"}}
     return figure(viewer.theme, [*traces, diagonal], x, y, keep=f"scatter-{reading.period.key}", hovermode="closest")
 
 
-def _newest(reading: Reading) -> list[Served]:
-    last = {pair.served: pair.at for pair in reading.pairs}
-    return sorted(last, key=lambda by: (by.shadow, -last[by]))[:MOST_CURVES]
+def _shown(curves: dict[Served, series.Curve[ErrorSums]]) -> Sequence[Served]:
+    """The models that were asked last, in an order that stays, so that a model keeps its colour in all figures."""
+    newest = sorted(curves, key=lambda by: (by.shadow, -max(curves[by])))[:MOST_CURVES]
+    return series.ordered(newest)
 
 
 def _dots(viewer: Viewer, i: int, served: Served, reading: Reading, *, truth: bool) -> Figure:
@@ -187,10 +189,10 @@ def _dots(viewer: Viewer, i: int, served: Served, reading: Reading, *, truth: bo
     }  # fmt: skip
 
 
-def _residuals(reading: Reading, viewer: Viewer) -> Figure:
+def _residuals(reading: Reading, viewer: Viewer, curves: dict[Served, series.Curve[ErrorSums]]) -> Figure:
     if not reading.pairs:
         return waiting(viewer.theme, _AWAITED)
-    traces = [_dots(viewer, i, served, reading, truth=False) for i, served in enumerate(_newest(reading))]
+    traces = [_dots(viewer, i, served, reading, truth=False) for i, served in enumerate(_shown(curves))]
     shape, _ = level(viewer.theme, 0.0, "")
     y = {"title": {"text": f"prediction − truth ({plain(unit_of(reading.facts.dataset))})"}}
     keep = f"residuals-{reading.period.key}"
