@@ -143,13 +143,17 @@ def _alerts(now: float) -> Iterator[dict[str, Any]]:
         **common, "key": "drift", "rule": "drift", "metric": "drift/psi/rohwert_2_labormessung",
         "subject": "rohwert_2_labormessung", "severity": "warning", "since": now - (ALERTED + 0.01) * DAY,
         "began": now - ALERTED * DAY, "ended": now - CLEARED * DAY, "value": 0.861, "actions": [done],
-        "sentence": "Second raw value (rohwert_2_labormessung) is back to normal after 4 h 40 min: drift 0.03, limit 0.25.",
+        "sentence": "The values of Second raw value (rohwert_2_labormessung) are not distributed as in the model's training data any "
+                    "more (PSI 0.31, limit 0.25): check the sensor and the process.",
+        "over": "Second raw value (rohwert_2_labormessung) is back to normal after 4 h 40 min: drift 0.03, limit 0.25.",
     }  # fmt: skip
     yield {
         **common, "key": "error", "rule": "error", "metric": "performance/rmse_relative", "subject": "", "severity": "critical",
         "since": now - (ALERTED - 0.02) * DAY, "began": now - (ALERTED - 0.03) * DAY, "ended": now - (CLEARED + 0.03) * DAY,
         "value": 1.957, "actions": [done], "threshold": 1.3,
-        "sentence": "The model's error is back to normal after 2 h 9 min: error 1.05, limit 1.3.",
+        "sentence": "The predictions of aufbereiteter_wert are 1.4 times as wrong as when the model was chosen (RMSE 20.4, "
+                    "limit 1.3 times).",
+        "over": "The model's error is back to normal after 3 h 7 min: error 1.05, limit 1.3.",
     }  # fmt: skip
     yield {
         **common, "key": "missing", "rule": "missing-values", "metric": "data/missing_excess/rohwert_3_labormessung",
@@ -170,7 +174,8 @@ def make_monitor(now: float, days: float = 9.0, pairs_a_minute: int = 4) -> Moni
     for name, (cpu, memory) in SERVICES.items():
         for replica in range(2 if name == "ml_serving_mlflow" else 1):
             monitor.services.beaten({
-                "service": name, "replica": f"{name}-{replica}", "state": "ready", "detail": "lab-pytorch v5" if name == "ml_serving_mlflow" else "", "started": 1.0, "host": "plant-1",
+                "service": name, "replica": f"{name}-{replica}", "state": "ready", "started": 1.0, "host": "plant-1",
+                "detail": "lab-pytorch v5" if name == "ml_serving_mlflow" else "",
                 "url": f"http://127.0.0.1:{8001 + replica}" if "serving" in name else "", "cpu_percent": float(cpu),
                 "memory_megabytes": float(memory),
             })  # fmt: skip

@@ -17,7 +17,7 @@ from rich.text import Text
 from typing_extensions import override
 
 from complex_system.domain.laboratory import BEST_POSSIBLE
-from complex_system.local.plan import PAGE_SERVICE, TRAINER_SERVICES, Plan
+from complex_system.local.plan import TRAINER_SERVICES, Plan
 from complex_system.local.state import Process, RunState, Scores, Training
 
 NOTES = 4
@@ -265,9 +265,7 @@ class LiveDisplay(Display):
         for process in self._state.services.values():
             if process.url:
                 up = process.state in ("ready", "working", "waiting")
-                grid.add_row(
-                    process.name, _address(process.url if process.name == PAGE_SERVICE else f"{process.url}/docs", up)
-                )
+                grid.add_row(process.name, _address(self._plan.shown_address(process.name, process.url), up))
         grid.add_row("logs, state", Text(str(self._plan.directory), overflow="fold"))
         return grid
 

@@ -150,6 +150,11 @@ class Plan:
         """Name of the database service, empty when the deployment has none."""
         return next((service.name for service in self.services if service.name.startswith("database_")), "")
 
+    @staticmethod
+    def shown_address(service: str, url: str) -> str:
+        """Where a person looks at a service: the page, or the documentation of its interface."""
+        return url if service == PAGE_SERVICE else f"{url}/docs"
+
     def has(self, service: str) -> bool:
         """Whether the deployment has that service."""
         return any(planned.name == service for planned in self.services)

@@ -71,6 +71,7 @@ class Alert:
 
     Attributes:
         value: Its worst value.
+        over: How it ended, a sentence; empty while it is open.
         actions: What the system did: ``at``, ``outcome`` and ``what`` each, oldest first.
     """
 
@@ -81,6 +82,7 @@ class Alert:
     sentence: str
     began: float
     ended: float | None
+    over: str = ""
     actions: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
@@ -95,6 +97,7 @@ class Alert:
             sentence=str(body.get("sentence", "")),
             began=float(body["began"]),
             ended=float(ended) if ended is not None else None,
+            over=str(body.get("over") or ""),
             actions=tuple(dict(action) for action in body.get("actions") or ()),
         )
 

@@ -98,7 +98,15 @@ def _alerts(reading: Reading, clock: Clock) -> str:
     for alert in found:
         end = f"{clock.short(alert.ended)} ({lasting(alert.ended - alert.began)})" if alert.ended is not None else "open"
         done = " ".join(str(action.get("what") or action.get("outcome", "")) for action in alert.actions)
-        rows.append((clock.short(alert.began), end, f"{alert.rule} ({alert.severity})", alert.sentence, done or "–"))
+        rows.append(
+            (
+                clock.short(alert.began),
+                end,
+                f"{alert.rule} ({alert.severity})",
+                f"{alert.sentence} {alert.over}".strip(),
+                done or "–",
+            )
+        )
     return _table(("Began", "Ended", "Rule", "What", "What the system did"), rows)
 
 

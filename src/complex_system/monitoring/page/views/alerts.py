@@ -55,6 +55,8 @@ def alert_card(alert: Alert, reading: Reading, viewer: Viewer, *, short: bool = 
     if ended is not None:
         head.insert(1, html.Span(alert.severity, className="quiet"))
     parts: list[Any] = [html.Div(head, className="alert-head"), html.P(alert.sentence, className="sentence")]
+    if ended is not None and alert.over:
+        parts.append(html.P(alert.over, className="sentence"))
     if not short:
         parts.append(html.P(f"{alert.metric}, worst value {number(alert.value, 3)}", className="quiet metric"))
     if alert.actions:
