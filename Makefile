@@ -72,6 +72,10 @@ clean:  ## Remove what was built and run; .venv stays
 	rm -rf build dist .run .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
+.PHONY: screenshots
+screenshots: install  ## Take the pictures of the monitoring page in docs/images
+	PYTHONPATH=tests $(BIN)/python -m monitoring_page.screenshots
+
 .PHONY: images compose-test
 TAG ?= latest
 SERVICES ?=

@@ -280,7 +280,7 @@ class LiveDisplay(Display):
         for process in self._state.services.values():
             if process.url:
                 up = process.state in ("ready", "working", "waiting")
-                grid.add_row(process.name, _address(f"{process.url}/docs", up))
+                grid.add_row(process.name, _address(self._plan.shown_address(process.name, process.url), up))
         grid.add_row("logs, state", Text(str(self._plan.directory), overflow="fold"))
         return grid
 

@@ -30,6 +30,8 @@ HOST_VARIABLES = {
     "mlflow": "MLFLOW_TRACKING_URI",
 }
 """The variable that names a server which runs elsewhere."""
+PAGE_SERVICE = "ml_monitoring"
+"""The service whose address is a page for people."""
 PORT_VARIABLES = {
     "nats": "FASTIOT_NATS_PORT",
     "mongodb": "FASTIOT_MONGO_DB_PORT",
@@ -147,6 +149,11 @@ class Plan:
     def database(self) -> str:
         """Name of the database service, empty when the deployment has none."""
         return next((service.name for service in self.services if service.name.startswith("database_")), "")
+
+    @staticmethod
+    def shown_address(service: str, url: str) -> str:
+        """Where a person looks at a service: the page, or the documentation of its interface."""
+        return url if service == PAGE_SERVICE else f"{url}/docs"
 
     def has(self, service: str) -> bool:
         """Whether the deployment has that service."""

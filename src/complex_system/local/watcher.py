@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from complex_system.errors import ComplexSystemError
-from complex_system.local.plan import Plan
+from complex_system.local.plan import PAGE_SERVICE, Plan
 from complex_system.local.state import READY_STATES, Champion, Result, RunState, Scores, Training
 from complex_system.messaging.client import EventHandler, SystemClient
 from complex_system.messaging.clients import DatabaseClient
@@ -94,7 +94,8 @@ class Watcher:
         if process.ready or is_up(state, detail):
             self._on_ready(process.name)
         if new and (state not in READY_STATES or before not in READY_STATES):
-            self._state.note(f"{process.name}: {state}{f', {detail}' if detail else ''}")
+            page = f", its page is at {process.url}" if process.name == PAGE_SERVICE and state == "ready" else ""
+            self._state.note(f"{process.name}: {state}{f', {detail}' if detail else ''}{page}")
 
     async def progress(self, event: dict[str, Any]) -> None:
         """A trainer is at work."""

@@ -21,6 +21,7 @@ from complex_system.monitoring import views
 from complex_system.monitoring.alerts import AlertRules
 from complex_system.monitoring.history import History
 from complex_system.monitoring.monitor import Monitor
+from complex_system.monitoring.page.gateway import WsgiGateway
 from complex_system.monitoring.report import MonitoringRun, PointBuffer
 from complex_system.monitoring.rest import make_app
 from complex_system.monitoring.rules import load_rules
@@ -84,6 +85,8 @@ class MlMonitoringService(SystemService):
 
     async def _open_rest(self) -> None:
         self.app = make_app(self.monitor, self.settings.api_key, lambda: self.broker.connected)
+        self._page = await asyncio.to_thread(self._make_page, asyncio.get_running_loop())
+        self.app.mount("/", self._page)  # last, so that it takes what no other route does
         rest = RestServer(self.app, self.settings.serving_host, self.settings.monitoring_port)
         try:
             await rest.start()
@@ -91,10 +94,17 @@ class MlMonitoringService(SystemService):
             raise StartError(f"{error.message} (COMPLEX_SYSTEM_MONITORING_PORT)") from error
         self._rest, self.url = rest, rest.url
 
+    def _make_page(self, loop: asyncio.AbstractEventLoop) -> WsgiGateway:
+        from complex_system.monitoring.page.mount import page_of  # takes a second, in its thread
+
+        settings = self.settings
+        return page_of(self.monitor, loop, mlflow_uri=settings.mlflow_tracking_uri, api_key=settings.api_key)
+
     @override
     async def on_stop(self) -> None:
         if not hasattr(self, "_rest"):  # ended while it started
             return
+        self._page.close()
         await self._rest.stop()
         await self._alerts.close()
         lost = await self._keeper.close(self.last_write)

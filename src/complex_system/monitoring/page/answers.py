@@ -1,0 +1,138 @@
+"""The plant engineer's four questions, each with a word and a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from complex_system.monitoring.drift import MODERATE, SIGNIFICANT
+from complex_system.monitoring.page.flow import kind_of
+from complex_system.monitoring.page.reading import Reading
+from complex_system.monitoring.page.wording import count, number, share
+from complex_system.monitoring.rollups import ErrorSums
+
+FEW = 30
+"""Joined pairs below which an error says nothing."""
+FEW_RECORDS = 200
+"""Predicted records below which the stability index rises above its band by chance, as the shipped alert rules have it."""
+CLOSE, FAR = 1.15, 1.4
+"""Live RMSE in units of the comparison's beyond which it is worth a look, and beyond which it is bad."""
+MUCH_MISSING = 0.1
+"""Share of missing values beyond the reference's that asks for a look at the sensor."""
+
+
+class Answer(NamedTuple):
+    """An answer: ``good``, ``warn``, ``bad``, or ``none`` while it is not known."""
+
+    question: str
+    kind: str
+    word: str
+    why: str
+    path: str
+
+
+def all_answers(reading: Reading) -> list[Answer]:
+    """The answers in the order of the page."""
+    return [runs(reading), is_good(reading), is_as_it_was(reading), asks_for_attention(reading)]
+
+
+def runs(reading: Reading) -> Answer:
+    """Does it run?"""
+    question, path = "Does it run?", "/system"
+    services = reading.services
+    if not services:
+        return Answer(question, "none", "Waiting", "No heartbeat has come yet.", path)
+    by_kind: dict[str, list[str]] = {}
+    for each in services:
+        by_kind.setdefault(kind_of(str(each.get("state", ""))), []).append(str(each["service"]))
+    replicas = sum(int(each.get("running", 0)) for each in services)
+    if bad := by_kind.get("bad"):
+        word = f"{len(bad)} of {len(services)} down"
+        return Answer(question, "bad", word, f"{_names(bad)}: silent or failing.", path)
+    if soon := by_kind.get("soon"):
+        return Answer(question, "warn", "Not all yet", f"{_names(soon)}: starting or waiting.", path)
+    up = len(by_kind.get("good", ()))
+    return Answer(question, "good", "Yes", f"{up} services ready, {replicas} processes.", path)
+
+
+def live_errors(reading: Reading) -> dict[str, float]:
+    """The champion's errors in the period; where it has been joined too seldom, those of all that answered."""
+    champion = reading.champion or {}
+    own, whole = ErrorSums(), ErrorSums()
+    for rollup in reading.rollups:
+        for key, sums in rollup.errors.items():
+            if key.group or key.served.shadow:
+                continue
+            whole.merge(sums)
+            if (key.served.model, key.served.version) == (champion.get("model"), str(champion.get("version"))):
+                own.merge(sums)
+    return (own if own.n >= FEW else whole).metrics()
+
+
+def is_good(reading: Reading) -> Answer:
+    """Is the model good?"""
+    question, path = "Is the model good?", "/predictions"
+    champion, live, best = reading.champion, live_errors(reading), reading.best_possible
+    if champion is None and "rmse" not in live:
+        return Answer(question, "none", "No model yet", "The first training round has not crowned a champion.", path)
+    if live["count"] < FEW:
+        why = f"{count(live['count'])} predictions have met their truth; from {FEW} on the error says something."
+        return Answer(question, "none", "Not known yet", why, path)
+    rmse = live["rmse"]
+    expected = float((champion or {}).get("rmse") or best or rmse)
+    against = f"{number(expected)} at its comparison" + (f", best possible {number(best)}" if best is not None else "")
+    why = f"RMSE {number(rmse)} live; {against}."
+    if rmse > FAR * expected:
+        return Answer(question, "bad", "No", why, path)
+    if rmse > CLOSE * expected:
+        return Answer(question, "warn", "Worse than it was", why, path)
+    return Answer(question, "good", "Yes", why, path)
+
+
+def drifts(data: Mapping[str, Any]) -> dict[str, float]:
+    """Stability index by column: of raw columns, and of features where no raw records were compared."""
+    part = data.get("raw") or data.get("processed") or ()
+    return {str(each["name"]): float(each["psi"]) for each in part if each.get("psi") is not None}
+
+
+def is_as_it_was(reading: Reading) -> Answer:
+    """Is the data as it was?"""
+    question, path = "Is the data as it was?", "/data"
+    indices = drifts(reading.data)
+    if not indices:
+        why = reading.awaited("drift", "Waiting for predictions and for the champion's reference.")
+        return Answer(question, "none", "Not known yet", why, path)
+    samples = int(reading.data.get("samples") or 0)
+    if samples < FEW_RECORDS:
+        why = f"{samples} records were predicted; from {FEW_RECORDS} on their distribution says something."
+        return Answer(question, "none", "Not known yet", why, path)
+    worst = max(indices, key=lambda name: indices[name])
+    why = f"Largest drift: {worst}, PSI {number(indices[worst])}."
+    moved = [name for name, index in indices.items() if index > SIGNIFICANT]
+    some = [name for name, index in indices.items() if index >= MODERATE]
+    if moved:
+        word = "1 column moved" if len(moved) == 1 else f"{len(moved)} columns moved"
+        return Answer(question, "bad", word, why, path)
+    gone = [each for each in reading.data.get("raw") or () if each["missing"] > each["missing_reference"] + MUCH_MISSING]
+    if gone:
+        reason = f"{gone[0]['name']}: {share(gone[0]['missing'])} missing, {share(gone[0]['missing_reference'])} in the reference."
+        return Answer(question, "warn", "Values missing", reason, path)
+    if some:
+        return Answer(question, "warn", "Moderate drift", why, path)
+    return Answer(question, "good", "Yes", why, path)
+
+
+def asks_for_attention(reading: Reading) -> Answer:
+    """Are there alerts?"""
+    question, path = "Does it need me?", "/alerts"
+    found = reading.open_alerts
+    if not found:
+        past = sum(alert.ended is not None and alert.ended >= reading.begin for alert in reading.alerts)
+        why = f"{past} ended within {reading.period.label}." if past else f"None within {reading.period.label}."
+        return Answer(question, "good", "No open alert", why, path)
+    kind = "bad" if any(alert.severity == "critical" for alert in found) else "warn"
+    return Answer(question, kind, f"{len(found)} open", found[0].sentence, path)
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

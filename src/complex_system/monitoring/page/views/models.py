@@ -1,0 +1,204 @@
+"""The frameworks compared on the hold-out set, who was champion when, and how versions do with live records."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from dash import html
+from dash.development.base_component import Component
+
+from complex_system.monitoring.page import series
+from complex_system.monitoring.page.figures import COLORS, Figure, colour, figure, level, plain, reference, waiting
+from complex_system.monitoring.page.parts import View, Viewer, badge, card, empty, outside, plot, table
+from complex_system.monitoring.page.reading import Reading
+from complex_system.monitoring.page.wording import count, number, unit_of
+from complex_system.monitoring.rollups import ErrorSums
+
+OUTPUTS = (
+    ("models-note", "children"),
+    ("models-comparison", "figure"),
+    ("models-table", "children"),
+    ("models-champions-plot", "figure"),
+    ("models-champions", "children"),
+    ("models-live", "children"),
+)
+
+
+def skeleton() -> Component:
+    """The parts, empty."""
+    return html.Div(
+        [
+            html.Div(
+                [
+                    card(
+                        "Comparison on the hold-out set",
+                        html.P(id="models-note", className="note"),
+                        plot("models-comparison", "RMSE of every compared model beside the best possible", 270),
+                        html.Div(id="models-table"),
+                    ),
+                    card(
+                        "Champions",
+                        plot("models-champions-plot", "RMSE of each champion at its comparison", 270),
+                        html.Div(id="models-champions"),
+                    ),
+                ],
+                className="columns",
+            ),
+            card(
+                "With live records",
+                html.Div(id="models-live"),
+                note="Predictions of the chosen period that have met their truth. A shadow scores along and answers nobody.",
+            ),
+        ]
+    )
+
+
+def fill(reading: Reading, viewer: Viewer) -> list[Any]:
+    """The values of ``OUTPUTS``."""
+    return [
+        _note(reading),
+        _comparison(reading, viewer),
+        _results(reading),
+        _champions_plot(reading, viewer),
+        _champions(reading, viewer),
+        _live(reading),
+    ]
+
+
+def _rows(reading: Reading) -> list[dict[str, Any]]:
+    rows = (reading.comparison or {}).get("results") or []
+    return sorted((dict(row) for row in rows), key=lambda row: float(row.get("rmse", 0.0)))
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"{row.get('model')} v{row.get('version')}"
+
+
+def _is_champion(row: dict[str, Any], reading: Reading) -> bool:
+    champion = reading.champion or (reading.comparison or {}).get("champion") or {}
+    return (row.get("model"), str(row.get("version"))) == (champion.get("model"), str(champion.get("version")))
+
+
+def _note(reading: Reading) -> list[Any]:
+    comparison = reading.comparison
+    if not comparison:
+        return []
+    records = f"{count(comparison.get('holdout'))} records that no trainer saw. " if comparison.get("holdout") else ""
+    words: list[Any] = [f"{records}Shorter is better. "]
+    if comparison.get("kept"):
+        words.append(f"{comparison['kept']} ")
+    words.append(outside("Comparison in MLflow", comparison.get("run_url")) if comparison.get("run_url") else "")
+    return words
+
+
+def _comparison(reading: Reading, viewer: Viewer) -> Figure:
+    rows = _rows(reading)
+    if not rows:
+        return waiting(
+            viewer.theme, "Waiting for the first training round:\nit begins when enough labelled records are there."
+        )
+    rows.reverse()
+    colors = COLORS[viewer.theme]
+    best = reading.best_possible
+    bars = {
+        "type": "bar", "orientation": "h", "x": [row["rmse"] for row in rows], "y": [plain(_name(row)) for row in rows],
+        "text": [f"{row['rmse']:.2f}" for row in rows], "textposition": "outside", "cliponaxis": False,
+        "textfont": {"color": colors["ink"], "size": 12},
+        "marker": {"color": [colour(viewer.theme, 0) if _is_champion(row, reading) else colors["line"] for row in rows],
+                   "cornerradius": 3},
+        "customdata": [[row.get("mae"), row.get("r2"), plain(row.get("framework"))] for row in rows],
+        "hovertemplate": "%{y}<br>RMSE %{x:.3f}<br>MAE %{customdata[0]:.3f}<br>R² %{customdata[1]:.4f}"
+                         "<br>%{customdata[2]}<extra></extra>",
+        "name": "RMSE", "width": 0.62,
+    }  # fmt: skip
+    highest = max(row["rmse"] for row in rows)
+    x = {"title": {"text": f"RMSE ({plain(unit_of(reading.facts.dataset))})"}, "range": [0, highest * 1.14]}
+    shapes, notes = [], []
+    if best is not None:
+        shape, words = level(viewer.theme, best, f"best possible {best:.2f}", "good", vertical=True)
+        shapes, notes = [shape], [{**words, "xanchor": "right"}]
+    return figure(
+        viewer.theme, [bars], x, {"showgrid": False, "tickfont": {"color": colors["ink"], "size": 12}}, keep="comparison",
+        shapes=shapes, annotations=notes, margin={"l": 12, "r": 14, "t": 26, "b": 8}, hovermode="closest",
+    )  # fmt: skip
+
+
+def _results(reading: Reading) -> Component | None:
+    rows = _rows(reading)
+    if not rows:
+        return None
+    cells = [
+        [
+            html.Span([_name(row), " ", badge("good", "champion") if _is_champion(row, reading) else ""]),
+            str(row.get("framework", "")),
+            number(row.get("rmse")),
+            number(row.get("mae")),
+            number(row.get("r2"), 4),
+            _in_mlflow(row, reading),
+        ]
+        for row in rows
+    ]
+    marked = next((i for i, row in enumerate(rows) if _is_champion(row, reading)), None)
+    return table(("Model", "Framework", "RMSE", "MAE", "R²", "MLflow"), cells, numbers=(2, 3, 4), marked=marked)
+
+
+def _in_mlflow(row: dict[str, Any], reading: Reading) -> Any:
+    """A link to the model's run, or to its version in the registry, which names the run."""
+    if row.get("run_url"):
+        return outside("run", row["run_url"])
+    place = f"{reading.facts.mlflow_url}/#/models/{quote(str(row.get('model')))}/versions/{quote(str(row.get('version')))}"
+    return outside("version", place if reading.facts.mlflow_url else "")
+
+
+def _champions_plot(reading: Reading, viewer: Viewer) -> Figure:
+    known = [each for each in reading.champions if each.get("rmse") is not None]
+    if not known:
+        return waiting(viewer.theme, "No champion yet.")
+    times = [viewer.clock.axis(float(each["at"])) for each in known]
+    trace = {
+        "type": "scatter", "mode": "lines+markers", "x": [*times, viewer.clock.axis(reading.end)],
+        "y": [*(each["rmse"] for each in known), known[-1]["rmse"]], "name": "champion",
+        "text": [*(plain(_name(dict(each))) for each in known), plain(_name(dict(known[-1])))],
+        "line": {"shape": "hv", "width": 2, "color": colour(viewer.theme, 0)},
+        "marker": {"size": [8] * len(known) + [0], "color": colour(viewer.theme, 0)},
+        "hovertemplate": "%{text}<br>RMSE %{y:.2f}<extra></extra>",
+    }  # fmt: skip
+    traces, values = [trace], [float(each["rmse"]) for each in known]
+    if (best := reading.best_possible) is not None:
+        traces.append(reference(viewer.theme, best, f"best possible {best:.2f}", [times[0], viewer.clock.axis(reading.end)]))
+        values.append(best)
+    room = 0.15 * (max(values) - min(values)) or 0.1 * max(values)
+    span = [min(values) - room, max(values) + room]
+    y = {"title": {"text": f"RMSE ({plain(unit_of(reading.facts.dataset))})"}, "range": span}
+    x = {"type": "date", "title": {"text": f"time ({plain(viewer.clock.name)})"}}
+    return figure(viewer.theme, traces, x, y, keep=f"champions-{len(known)}")
+
+
+def _champions(reading: Reading, viewer: Viewer) -> Component:
+    if not reading.champions:
+        return empty("The model that wins the first comparison is crowned here.")
+    rows = []
+    for each in list(reversed(reading.champions))[:12]:
+        rows.append([
+            viewer.clock.moment(float(each["at"])),
+            _name(dict(each)),
+            number(each.get("rmse")),
+            str(each.get("cause") or "–"),
+        ])  # fmt: skip
+    return table(("Crowned", "Model", "RMSE", "Cause"), rows, numbers=(2,), marked=0)
+
+
+def _live(reading: Reading) -> Component:
+    curves = series.errors_by_model(reading)
+    if not curves:
+        return empty("No prediction of this period has met its truth yet. Late truths are joined when they come.")
+    rows = []
+    for served in series.ordered(curves):
+        metrics = series.total(curves[served], ErrorSums).metrics()
+        cells = [number(metrics.get(name), 4 if name == "r2" else 2) for name in ("rmse", "mae", "bias", "r2")]
+        rows.append([served.label, served.service, count(metrics["count"]), *cells])
+    return table(("Model", "Service", "Pairs", "RMSE", "MAE", "Bias", "R²"), rows, numbers=(2, 3, 4, 5, 6))
+
+
+VIEW = View("/models", "Models", OUTPUTS, skeleton, fill)

@@ -1,0 +1,82 @@
+"""Chromium without a window, and a page served from this process."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI
+from playwright.async_api import Browser, Page, async_playwright
+
+from complex_system.serving.server import RestServer
+
+WIDE = {"width": 1280, "height": 800}
+PHONE = {"width": 390, "height": 844}
+
+
+def chromium() -> str:
+    """Where the browser is."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert found, "The tests of the page need Debian's package chromium: make system-packages"
+    return found
+
+
+@asynccontextmanager
+async def browser() -> AsyncIterator[Browser]:
+    """A browser."""
+    async with async_playwright() as playwright:
+        started = await playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
+        try:
+            yield started
+        finally:
+            await started.close()
+
+
+class Watch:
+    """What a tab complains about, and where it asks for anything."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.problems: list[str] = []
+        self.elsewhere: list[str] = []
+        self.requests: list[str] = []
+        self._host = urlsplit(url).netloc
+        page.on("console", self._said)
+        page.on("pageerror", lambda error: self.problems.append(f"{error.name}: {error.message}"))
+        page.on("request", self._asked)
+        page.on("requestfailed", self._failed)
+        page.on("response", self._answered)
+
+    def _said(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.problems.append(f"{message.type}: {message.text}")
+
+    def _asked(self, request: Any) -> None:
+        self.requests.append(request.url)
+        parts = urlsplit(request.url)
+        if parts.scheme not in ("data", "blob") and parts.netloc != self._host:
+            self.elsewhere.append(request.url)
+
+    def _failed(self, request: Any) -> None:
+        if "ERR_ABORTED" not in str(request.failure):  # a view that was left does not wait for its answer
+            self.problems.append(f"{request.url}: {request.failure}")
+
+    def _answered(self, response: Any) -> None:
+        if response.status >= 400:
+            self.problems.append(f"{response.url}: {response.status}")
+
+
+@asynccontextmanager
+async def served(application: Any) -> AsyncIterator[str]:
+    """Serves an ASGI application at ``/`` and gives its address."""
+    app = FastAPI(openapi_url=None)
+    app.mount("/", application)
+    server = RestServer(app, "127.0.0.1", 0)
+    await server.start()
+    try:
+        yield server.url
+    finally:
+        await server.stop()
+        application.close()

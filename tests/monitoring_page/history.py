@@ -1,0 +1,213 @@
+"""A monitor with days of history, made by its own functions: a laboratory, its models, a drift, an alert, a new champion."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from complex_system.domain.dataset import Dataset
+from complex_system.domain.laboratory import MATERIALS, Laboratory, true_value
+from complex_system.monitoring.drift import DataWindow
+from complex_system.monitoring.history import History, Pair
+from complex_system.monitoring.monitor import Monitor
+from complex_system.monitoring.reference import Reference
+from complex_system.monitoring.rollups import HOUR, MINUTE, Served
+from complex_system.preprocessing.pipeline import Pipeline
+
+DAY = 24 * HOUR
+SERVICES = {  # CPU in percent of a core, memory in MB
+    "data_processing": (4, 210), "database_mongo": (9, 165), "dummy_data_generation": (2, 120), "ml_consumer": (3, 340),
+    "ml_lightgbm_regression_mlflow": (1, 390), "ml_monitoring": (6, 310), "ml_pytorch_regression": (1, 720),
+    "ml_pytorch_regression_mlflow": (1, 705), "ml_serving": (3, 260), "ml_serving_mlflow": (14, 275),
+    "ml_tensorflow_regression_mlflow": (1, 910),
+}  # fmt: skip
+CROWNED = (  # days ago, model, version, RMSE at the comparison, why
+    (9.0, "lab-lightgbm", "1", 14.79, "growth"), (7.6, "lab-pytorch", "2", 14.58, "growth"),
+    (4.2, "lab-pytorch", "4", 14.47, "growth"), (1.56, "lab-pytorch", "5", 15.02, "alert"),
+)  # fmt: skip
+DRIFT_BEGAN, ALERTED, RETRAINED, CLEARED = 1.9, 1.66, 1.56, 1.47
+"""Days ago."""
+
+
+class Plant:
+    """Makes pairs with errors as the laboratory's models have them: most of the error is that r1 is known to its bin only."""
+
+    def __init__(self, seed: int = 3) -> None:
+        self.draw = random.Random(seed)
+
+    def pair(self, at: float, served: Served, extra: float, drift: float) -> Pair:
+        draw = self.draw
+        r1, r2, r3 = draw.uniform(0, 30), draw.uniform(0, 30), draw.uniform(0, 2)
+        seen = min(30.0, r2 * (1 + drift))
+        middle = 6 * math.floor(r1 / 6) + 3
+        truth = true_value(r1, r2, r3)
+        prediction = (middle + seen) ** 1.5 + 0.4 - math.exp(-0.25 * r3) + draw.gauss(0, extra)
+        return Pair(at, prediction, truth, served, f"material_id={draw.choice(MATERIALS)}")
+
+
+def champion_at(days_ago: float) -> Served:
+    crowned = [each for each in CROWNED if each[0] >= days_ago] or [CROWNED[0]]
+    return Served("ml_serving_mlflow", crowned[-1][1], crowned[-1][2])
+
+
+def drift_at(days_ago: float) -> float:
+    """How far the sensor of r2 reads too much, as a share; from the new champion on the models know it."""
+    if days_ago > DRIFT_BEGAN or days_ago <= RETRAINED:
+        return 0.0
+    return 0.32 * min(1.0, (DRIFT_BEGAN - days_ago) / 0.2)
+
+
+def make_history(now: float, days: float = 9.0, pairs_a_minute: int = 4, seed: int = 3) -> History:
+    """A history up to ``now``: minutes of the last day, hours before."""
+    history, plant = History(seed=seed), Plant(seed)
+    draw = plant.draw
+    artifact = Served("ml_serving", "lab-pytorch-wandb", "3")
+    minutes = int(days * DAY / MINUTE)
+    for i in range(minutes, -1, -1):
+        at = now - i * MINUTE
+        ago = i * MINUTE / DAY
+        day = 1 + 0.55 * math.sin(2 * math.pi * (at % DAY) / DAY - 1.9)
+        served, drift = champion_at(ago), drift_at(ago)
+        minute = history.minute(at)
+        extra = {"1": 4.6, "2": 3.6, "4": 2.4, "5": 3.1}[served.version]
+        count = max(1, round(pairs_a_minute * day))
+        for n in range(count):
+            history.paired(plant.pair(at + n * 50 / count, served, extra, drift))
+            if n % 3 == 0:
+                history.paired(plant.pair(at + n * 50 / count, artifact, 4.4, drift))
+            if n % 4 == 0 and ago < 1.5:
+                shadow = Served("ml_serving_mlflow", "lab-lightgbm", "6", True)
+                history.paired(plant.pair(at + n * 50 / count, shadow, 5.2, 0.0))
+        for _ in range(max(1, count // 3)):
+            minute.answered(served, 1.6 * math.exp(draw.gauss(0, 0.35)) + (9 if draw.random() < 0.012 else 0), 4)
+            if draw.random() < 0.4:
+                minute.answered(artifact, 1.9 * math.exp(draw.gauss(0, 0.35)), 3)
+        if draw.random() < 0.002:
+            minute.failed("ml_serving_mlflow", "invalid_record", 1)
+        if ago <= 1.02 or i % 10 == 0:
+            minute.read(dict(_metrics(draw, ago, day, drift)))
+    history.changed()
+    history.drop(now)
+    for days_ago, model, version, rmse, cause in CROWNED:
+        framework = model.removeprefix("lab-")
+        history.crowned(
+            now - days_ago * DAY, {"model": model, "version": version, "framework": framework, "rmse": rmse, "cause": cause}
+        )
+    for alert in _alerts(now):
+        history.alert(alert)
+    history.loaded = True
+    return history
+
+
+def _metrics(draw: random.Random, ago: float, day: float, drift: float) -> Iterator[tuple[str, float]]:
+    training = any(0 < days_ago - ago < 0.012 for days_ago, *_ in CROWNED)
+    yield "system/cpu_utilization_percentage", min(100, 17 + 14 * day + draw.gauss(0, 3) + 48 * training)
+    yield "system/system_memory_usage_percentage", 54 + 1.5 * day + draw.gauss(0, 0.2) + 6 * training
+    yield "system/system_memory_usage_megabytes", (54 + 1.5 * day) * 160
+    yield "system/disk_usage_percentage", 41.0
+    for name, (cpu, memory) in SERVICES.items():
+        busy = 70 * training * ("regression" in name)
+        yield f"services/{name}/cpu_percent", max(0.1, cpu * (0.6 + 0.4 * day) + draw.gauss(0, 0.3) + busy)
+        yield f"services/{name}/memory_megabytes", memory + draw.gauss(0, 2) + 60 * training * ("regression" in name)
+    moved = 2.6 * drift
+    for name, base in (
+        ("material_id", 0.012),
+        ("laborant", 0.02),
+        ("rohwert_1_labormessung", 0.018),
+        ("rohwert_3_labormessung", 0.02),
+    ):
+        yield f"data/psi/{name}", abs(base + draw.gauss(0, 0.004))
+        yield (
+            f"data/missing/{name}",
+            0.2 if name == "laborant" else 0.11 if (name.startswith("rohwert_3") and ago < 0.1) else 0.0,
+        )
+        yield f"data/out_of_range/{name}", 0.0
+        yield f"drift/psi/{name}", abs(base + draw.gauss(0, 0.004))
+    for prefix in ("data", "drift"):
+        yield f"{prefix}/psi/rohwert_2_labormessung", abs(0.02 + moved + draw.gauss(0, 0.004 + 0.02 * moved))
+    yield "data/out_of_range/rohwert_2_labormessung", max(0.0, 0.3 * drift + draw.gauss(0, 0.004)) if drift else 0.0
+
+
+def _alerts(now: float) -> Iterator[dict[str, Any]]:
+    common = {"threshold": 0.25, "retrain": True, "newest": 0.0}
+    done = {
+        "round": "r-5", "at": now - (ALERTED - 0.003) * DAY, "outcome": "new champion",
+        "what": "lab-pytorch 5 is the new champion with RMSE 15.02 on the newest 1000 hold-out records; lab-pytorch 4 had 28.31.",
+    }  # fmt: skip
+    yield {
+        **common, "key": "drift", "rule": "drift", "metric": "drift/psi/rohwert_2_labormessung",
+        "subject": "rohwert_2_labormessung", "severity": "warning", "since": now - (ALERTED + 0.01) * DAY,
+        "began": now - ALERTED * DAY, "ended": now - CLEARED * DAY, "value": 0.861, "actions": [done],
+        "sentence": "The values of Second raw value (rohwert_2_labormessung) are not distributed as in the model's training data any "
+                    "more (PSI 0.31, limit 0.25): check the sensor and the process.",
+        "over": "Second raw value (rohwert_2_labormessung) is back to normal after 4 h 40 min: drift 0.03, limit 0.25.",
+    }  # fmt: skip
+    yield {
+        **common, "key": "error", "rule": "error", "metric": "performance/rmse_relative", "subject": "", "severity": "critical",
+        "since": now - (ALERTED - 0.02) * DAY, "began": now - (ALERTED - 0.03) * DAY, "ended": now - (CLEARED + 0.03) * DAY,
+        "value": 1.957, "actions": [done], "threshold": 1.3,
+        "sentence": "The predictions of aufbereiteter_wert are 1.4 times as wrong as when the model was chosen (RMSE 20.4, "
+                    "limit 1.3 times).",
+        "over": "The model's error is back to normal after 3 h 7 min: error 1.05, limit 1.3.",
+    }  # fmt: skip
+    yield {
+        **common, "key": "missing", "rule": "missing-values", "metric": "data/missing_excess/rohwert_3_labormessung",
+        "subject": "rohwert_3_labormessung", "severity": "warning", "since": now - 0.05 * DAY, "began": now - 0.049 * DAY,
+        "ended": None, "value": 0.114, "actions": [], "threshold": 0.1, "retrain": False,
+        "sentence": "Third raw value (rohwert_3_labormessung) is missing in 11.4 % of the live records, 11.4 % more than in the "
+                    "training data (limit 10 %): the sensor or its connection may have failed.",
+    }  # fmt: skip
+
+
+def make_monitor(now: float, days: float = 9.0, pairs_a_minute: int = 4) -> Monitor:
+    """A monitor as it is after some days: history, services, comparison, a live window against a reference."""
+    dataset = Dataset.load()
+    ticks = [0.0]
+    monitor = Monitor(
+        dataset, 500, make_history(now, days, pairs_a_minute), silent_after=1e9, now=lambda: now, monotonic=lambda: ticks[0]
+    )
+    for name, (cpu, memory) in SERVICES.items():
+        for replica in range(2 if name == "ml_serving_mlflow" else 1):
+            monitor.services.beaten({
+                "service": name, "replica": f"{name}-{replica}", "state": "ready", "started": 1.0, "host": "plant-1",
+                "detail": "lab-pytorch v5" if name == "ml_serving_mlflow" else "",
+                "url": f"http://127.0.0.1:{8001 + replica}" if "serving" in name else "", "cpu_percent": float(cpu),
+                "memory_megabytes": float(memory),
+            })  # fmt: skip
+    ticks[0] = 1.4
+    monitor.flow.counted(now - 60, {"raw": 268_113, "processed": 268_014, "labelled": 134_102, "rejected": 97})
+    monitor.flow.counted(now, {"raw": 268_240, "processed": 268_142, "labelled": 134_166, "rejected": 97})
+    results = [
+        ("lab-pytorch", "5", "pytorch", 15.02, 12.61, 0.9771), ("lab-lightgbm", "6", "lightgbm", 15.21, 12.74, 0.9766),
+        ("lab-pytorch-wandb", "3", "pytorch", 15.24, 12.8, 0.9765), ("lab-tensorflow", "5", "tensorflow", 15.58, 13.02, 0.9754),
+        ("lab-pytorch", "4", "pytorch", 28.31, 23.4, 0.919),
+    ]  # fmt: skip
+    names = ("model", "version", "framework", "rmse", "mae", "r2")
+    rows = [{"trainer": row[2], **dict(zip(names, row, strict=True))} for row in results]
+    monitor.compared({
+        "round": "r-5", "results": rows, "champion": rows[0], "holdout": 1000, "cause": "alert", "kept": "",
+        "run_url": "http://127.0.0.1:8080/#/experiments/1/runs/0123456789abcdef",
+    })  # fmt: skip
+    laboratory = Laboratory(11)
+    training = [laboratory.complete_record() for _ in range(4000)]
+    live = [laboratory.complete_record() for _ in range(500)]
+    for i, record in enumerate(live):
+        record["rohwert_3_labormessung"] = None if i % 9 == 4 else record["rohwert_3_labormessung"]
+        if record["laborant"] == "HANS" and i % 5 < 2:
+            record["laborant"] = "AN"
+    pipeline = Pipeline(dataset)
+    reference = Reference.of(dataset, np.asarray(pipeline.features(training)), pa.Table.from_pylist(training))
+    monitor.reference = reference
+    monitor._records.extend(live)
+    for pair in list(monitor.history.samples(now - HOUR, now)):
+        monitor.windows.joined(pair)
+        monitor.windows.answered(pair.served, 2.0, 1)
+    measured = DataWindow(dataset, reference).measure(live, np.asarray(pipeline.features(live)))
+    monitor.point({"system/cpu_utilization_percentage": 31.0, "system/system_memory_usage_percentage": 55.1,
+                   "system/system_memory_usage_megabytes": 8816.0, "system/disk_usage_percentage": 41.0}, measured)  # fmt: skip
+    return monitor

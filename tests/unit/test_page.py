@@ -1,0 +1,275 @@
+"""What the page shows, without a browser: readings, figures' numbers, words, pictures, and the way from ASGI to WSGI."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from complex_system.domain.dataset import Dataset
+from complex_system.monitoring import views
+from complex_system.monitoring.history import History, Pair
+from complex_system.monitoring.monitor import Monitor
+from complex_system.monitoring.page import answers, series
+from complex_system.monitoring.page.application import VIEWS, only_changed
+from complex_system.monitoring.page.drawing import Line, chart, histogram, nice_ticks
+from complex_system.monitoring.page.flow import pictures
+from complex_system.monitoring.page.gateway import MOST_BODY, WsgiGateway
+from complex_system.monitoring.page.mount import public_address
+from complex_system.monitoring.page.parts import Viewer
+from complex_system.monitoring.page.reading import PERIODS, Facts, Reading, take
+from complex_system.monitoring.page.report import make_report
+from complex_system.monitoring.page.wording import Clock, count, lasting, link, rate, share
+from complex_system.monitoring.rollups import ErrorSums, Served
+
+NOW = 1_780_000_000.0
+BY = Served("ml_serving_mlflow", "lab-pytorch", "3")
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture
+def monitor() -> Monitor:
+    made = Monitor(Dataset.load(), 100, History(seed=1), now=lambda: NOW, monotonic=lambda: 0.0)
+    made.history.loaded = True
+    return made
+
+
+def read(monitor: Monitor, key: str = "1h") -> Reading:
+    return take(monitor, Facts(monitor.dataset, version="1"), PERIODS[key], NOW)
+
+
+def predict(monitor: Monitor, pairs: int = 40, error: float = 10.0, served: Served = BY) -> None:
+    for i in range(pairs):
+        at = NOW - 60 * (i % 30) - 1
+        monitor.history.paired(Pair(at, 100.0 + i + error * (-1) ** i, 100.0 + i, served, f"material_id={i % 2}"))
+        monitor.history.minute(at).answered(served, 2.0, 3)
+
+
+def everything(reading: Reading) -> str:
+    return (
+        "".join(str(view.fill(reading, Viewer())) for view in VIEWS)
+        + "".join(pictures(reading))
+        + make_report(reading, Clock())
+    )
+
+
+def test_a_reading_does_not_change_any_more(monitor: Monitor) -> None:
+    predict(monitor)
+    reading = read(monitor)
+    before = everything(reading)
+    for _ in range(60):
+        monitor.history.paired(Pair(NOW - 1, 600.0, 100.0, BY, "material_id=1"))
+        monitor.history.minute(NOW - 1).answered(Served("new", "new", "1"), 2.0, 3)
+        monitor.history.minute(NOW - 1).read({"system/cpu_utilization_percentage": 99.0})
+    monitor.history.crowned(NOW, {"model": "lab-pytorch", "version": "9", "rmse": 1.0})
+    monitor.services.beaten({"service": "ml_serving", "replica": "a", "state": "failing"})
+    assert everything(reading) == before
+    assert everything(read(monitor)) != before
+
+
+def test_the_page_and_the_rest_interface_have_the_same_figures(monitor: Monitor) -> None:
+    predict(monitor)
+    predict(monitor, 11, 25.0, Served("ml_serving", "lab-pytorch-wandb", "1"))
+    monitor.history.minute(NOW - 5).failed("ml_serving", "invalid_record", 2)
+    shown = views.predictions(monitor, NOW - 3600, NOW + 60)
+    reading = read(monitor)
+    curves = series.errors_by_model(reading)
+    for window in shown["windows"]:
+        served = Served(window["service"], window["model"], window["version"], window["shadow"])
+        assert series.total(curves[served], ErrorSums).metrics()["rmse"] == pytest.approx(window["total"]["rmse"])
+    latency = series.latency_by_service(reading)
+    assert {name: sum(each.requests for each in curve.values()) for name, curve in latency.items()} == {
+        each["service"]: each["total"]["requests"] for each in shown["latency"]
+    }
+    assert series.failures(reading) == {("ml_serving", "invalid_record"): 2}
+
+
+@pytest.mark.parametrize("key", PERIODS)
+def test_a_curve_has_a_bounded_number_of_points(key: str, monitor: Monitor) -> None:
+    period = PERIODS[key]
+    for i in range(600):
+        at = NOW - period.seconds * i / 600
+        monitor.history.paired(Pair(at, 1.0, 2.0, BY, ""))
+    monitor.history.changed()
+    curves = series.errors_by_model(read(monitor, key))
+    assert sum(sums.n for sums in curves[BY].values()) >= 599
+    assert len(curves[BY]) <= 250
+
+
+def test_without_anything_every_view_says_what_is_awaited(monitor: Monitor) -> None:
+    reading = read(monitor)
+    for view in VIEWS:
+        filled = str(view.fill(reading, Viewer()))
+        assert re.search("[Ww]aiting|No |Nothing|None", filled), view.title
+    assert {answer.kind for answer in answers.all_answers(reading)[:3]} == {"none"}
+
+
+def test_the_answers_follow_services_errors_and_drift(monitor: Monitor) -> None:
+    monitor.history.crowned(NOW - 1800, {"model": "lab-pytorch", "version": "3", "rmse": 10.0})
+    predict(monitor)
+    monitor.services.beaten({"service": "ml_serving", "replica": "a", "state": "ready"})
+    good = answers.all_answers(read(monitor))
+    assert [answer.kind for answer in good] == ["good", "good", "none", "good"]
+    monitor.services.beaten({"service": "ml_serving", "replica": "a", "state": "failing", "detail": "no model"})
+    predict(monitor, 40, 30.0)
+    edges, even = list(range(11)), [0.1] * 10
+    column = {"type": "number", "samples": 100, "missing": 0.0, "missing_reference": 0.0, "edges": edges, "reference": even,
+              "live": even, "psi": 0.3, "band": "significant"}  # fmt: skip
+    monitor.history.state("data", NOW, {"raw": {"rohwert_1_labormessung": column}, "processed": {}, "samples": 200})
+    monitor.history.alert({"key": "a", "began": NOW - 60, "ended": None, "severity": "critical", "sentence": "Look at it."})
+    bad = answers.all_answers(read(monitor))
+    assert [answer.kind for answer in bad] == ["bad", "bad", "bad", "bad"]
+    assert "ml_serving" in bad[0].why
+    assert bad[3].why == "Look at it."
+
+
+def test_few_records_are_no_verdict(monitor: Monitor) -> None:
+    column = {"type": "number", "missing": 0.0, "missing_reference": 0.0, "psi": 0.3, "band": "significant"}
+    for samples, kind in ((answers.FEW_RECORDS - 1, "none"), (answers.FEW_RECORDS, "bad")):
+        monitor.history.state("data", NOW, {"raw": {"rohwert_1_labormessung": column}, "processed": {}, "samples": samples})
+        assert answers.is_as_it_was(read(monitor)).kind == kind
+
+
+def test_few_pairs_are_no_verdict(monitor: Monitor) -> None:
+    monitor.history.crowned(NOW - 1800, {"model": "lab-pytorch", "version": "3", "rmse": 10.0})
+    predict(monitor, answers.FEW - 1, 500.0)
+    assert answers.is_good(read(monitor)).kind == "none"
+    predict(monitor, 1, 500.0)
+    assert answers.is_good(read(monitor)).kind == "bad"
+
+
+def test_text_from_events_is_never_markup(monitor: Monitor) -> None:
+    by = Served(EVIL, EVIL, EVIL)
+    for i in range(40):
+        monitor.history.paired(Pair(NOW - i - 1, 1.0, 2.0, by, f"{EVIL}={EVIL}"))
+        monitor.history.minute(NOW - i - 1).answered(by, 1.0, 1)
+    monitor.history.minute(NOW - 1).failed(EVIL, EVIL, 1)
+    monitor.history.minute(NOW - 1).read(
+        {f"data/psi/{EVIL}": 0.3, f"services/{EVIL}/cpu_percent": 1.0, f"data/missing/{EVIL}": 0.5}
+    )
+    monitor.services.beaten({"service": EVIL, "replica": EVIL, "state": EVIL, "detail": EVIL, "url": "javascript:alert(1)"})
+    monitor.history.crowned(NOW - 9, {"model": EVIL, "version": EVIL, "framework": EVIL, "rmse": 1.0, "cause": EVIL})
+    row = {
+        "model": EVIL,
+        "version": EVIL,
+        "framework": EVIL,
+        "rmse": 2.0,
+        "mae": 1.0,
+        "r2": 0.5,
+        "run_url": "javascript:alert(1)",
+    }
+    monitor.compared({"results": [row], "champion": row, "kept": EVIL, "run_url": "javascript:alert(1)", "holdout": 3})
+    number = {"type": "number", "samples": 9, "missing": 0.0, "missing_reference": 0.0, "edges": [0, 1], "reference": [1.0],
+              "live": [1.0], "psi": 0.3, "band": "significant"}  # fmt: skip
+    category = {**number, "type": "category", "categories": [EVIL, EVIL], "reference": [0.5, 0.5], "live": [0.5, 0.5],
+                "new_categories": {EVIL: 2}}  # fmt: skip
+    monitor.history.state("data", NOW, {"raw": {EVIL: number, f"b{EVIL}": category}, "processed": {}, "samples": 9})
+    monitor.history.alert({
+        "key": "a", "rule": EVIL, "severity": EVIL, "metric": EVIL, "sentence": EVIL, "began": NOW - 5, "ended": None,
+        "value": 1.0, "actions": [{"at": NOW, "outcome": EVIL, "what": EVIL}],
+    })  # fmt: skip
+    reading = read(monitor)
+    # What is markup or read as such: pictures, the report, figures. Other text is put in by React, which escapes it.
+    assert EVIL not in make_report(reading, Clock())
+    assert EVIL not in "".join(pictures(reading))
+    for view in VIEWS:
+        for (where, what), value in zip(view.outputs, view.fill(reading, Viewer()), strict=True):
+            if what in ("figure", "data"):
+                assert EVIL not in str(value), where
+            assert "javascript:" not in str(value), where
+
+
+def test_only_what_has_changed_is_sent() -> None:
+    first = only_changed(["a", {"b": 1}], {})
+    assert first[:2] == ["a", {"b": 1}]
+    again = only_changed(["a", {"b": 2}], first[2])
+    assert again[1] == {"b": 2}
+    assert "no_update" in str(again[0]).lower() or again[0] is not first[0]
+    assert only_changed(["a", {"b": 2}], again[2]).count(again[0]) == 3
+    assert only_changed(["a"], "nonsense")[0] == "a"
+
+
+def test_times_are_those_of_the_browser() -> None:
+    summer = 1_782_907_200.0  # 2026-07-01 12:00 UTC
+    assert Clock.of({"zone": "Europe/Berlin"}).axis(summer) == "2026-07-01 14:00:00"
+    assert Clock.of({"zone": "Nowhere/At_All", "offset": -330}).axis(summer) == "2026-07-01 17:30:00"
+    for nonsense in (None, {}, {"zone": "../../etc/passwd"}, {"zone": 3, "offset": "x"}, {"zone": "", "offset": 1e99}):
+        assert Clock.of(nonsense).axis(summer) == "2026-07-01 12:00:00"
+
+
+def test_words() -> None:
+    assert [lasting(s) for s in (0.4, 59, 61, 3600, 90_000)] == ["0 s", "59 s", "1 min 1 s", "1 h", "1 d 1 h"]
+    assert [count(n) for n in (0, 99_999, 123_456, 1_000_000)] == ["0", "99,999", "123 k", "1 M"]
+    assert [rate(r) for r in (0.0, 0.05, 2.1234, 12_000)] == ["0/s", "3/min", "2.12/s", "12,000/s"]
+    assert [share(s).replace("\u00a0", " ") for s in (0.0, 0.0004, 0.1234, 1.0)] == ["0 %", "< 0.1 %", "12.3 %", "100 %"]
+    assert link(" https://host/x") == "https://host/x"
+    assert [link(u) for u in ("javascript:alert(1)", "data:text/html,x", None, "//host")] == [""] * 4
+
+
+def test_the_address_of_mlflow_keeps_its_password_to_itself() -> None:
+    assert public_address("http://user:secret@mlflow:8080/base/") == "http://mlflow:8080/base"
+    assert public_address("http://[::1]:8080") == "http://[::1]:8080"
+    assert [public_address(uri) for uri in ("", "file:///tmp/x", "databricks", "http://host:x")] == [""] * 4
+
+
+def test_pictures_have_finite_numbers_whatever_they_show() -> None:
+    drawn = histogram([5.0, 5.0], [0.0], [0.0], "mm", "one value") + chart(
+        [Line("a", [(0.0, 1.0), (1.0, None), (2.0, 1.0)])], (0.0, 0.0), [(0.0, "now")], "y", "flat"
+    )
+    assert "nan" not in drawn
+    assert "inf" not in drawn
+    assert nice_ticks(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert all(math.isfinite(tick) for tick in nice_ticks(-1e-9, 1e9))
+
+
+# From ASGI to WSGI
+
+
+def application(environ: dict[str, Any], start: Any) -> Iterator[bytes]:
+    if environ["PATH_INFO"] == "/fails":
+        raise RuntimeError("on purpose")
+    body = environ["wsgi.input"].read()
+    start("200 OK", [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", "7")])
+    yield f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']} {environ['QUERY_STRING']} ".encode()
+    yield body + b"." * 3000
+    yield repr(sorted(key for key in environ if "KEY" in key or "AUTH" in key)).encode()
+
+
+def client(gateway: WsgiGateway) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(gateway, raise_app_exceptions=False)  # type: ignore[arg-type]
+    return httpx.AsyncClient(transport=transport, base_url="http://page")
+
+
+async def test_the_gateway_hands_requests_and_answers_on() -> None:
+    gateway = WsgiGateway(application)
+    async with client(gateway) as http:
+        answer = await http.post("/a%20b?c=d", content=b"body")
+        assert answer.text.startswith("POST /a b c=d body...")
+        assert answer.headers["content-encoding"] == "gzip"
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+        plain = await http.get("/x", headers={"accept-encoding": "identity"})
+        assert "content-encoding" not in plain.headers
+        assert len(plain.content) == int(plain.headers["content-length"])
+        assert (await http.post("/", content=b"x" * (MOST_BODY + 1))).status_code == 413
+        answers_at_once = await asyncio.gather(*(http.get(f"/{i}") for i in range(20)))
+        assert [f"GET /{i} " in each.text for i, each in enumerate(answers_at_once)] == [True] * 20
+    gateway.close()
+
+
+async def test_with_an_api_key_the_page_asks_for_it_and_does_not_hand_it_on() -> None:
+    gateway = WsgiGateway(application, "s3cret")
+    async with client(gateway) as http:
+        refused = await http.get("/")
+        assert refused.status_code == 401
+        assert refused.headers["www-authenticate"].startswith("Basic")
+        assert (await http.get("/", auth=("anybody", "wrong"))).status_code == 401
+        assert (await http.get("/", headers={"authorization": "Basic \u00fc".encode("latin-1")})).status_code == 401
+        for allowed in ({"x-api-key": "s3cret"}, {"authorization": "Bearer s3cret"}):
+            assert (await http.get("/", headers=allowed)).text.endswith("[]")
+        assert (await http.get("/", auth=("anybody", "s3cret"))).text.endswith("[]")
+    gateway.close()
