@@ -7,8 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fastiot.msg import Thing
+from fastiot.msg.thing import MEASUREMENT_ID
 
 from complex_system.errors import ERRORS_BY_CODE, ComplexSystemError, InternalError
+from complex_system.messaging.codec import thing_of
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +20,16 @@ ERROR_MARK = "__error_occured__"  # kio's spelling, part of the contract
 def to_thing(value: Any, sender: str) -> Thing:
     """A Thing that carries ``value``; ``sender`` is the class name of the service, as kio's replies have it."""
     # Built without pydantic's look at it, for the types are known.
-    return Thing.construct(machine=sender, name="", value=value, timestamp=datetime.now(UTC))
+    return thing_of(
+        {
+            "machine": sender,
+            "name": "",
+            "measurement_id": MEASUREMENT_ID,
+            "value": value,
+            "timestamp": datetime.now(UTC),
+            "unit": "",
+        }
+    )
 
 
 def error_value(error: BaseException) -> dict[str, Any]:
