@@ -91,7 +91,7 @@ def _many(count: int, rounds: int) -> Table:
 def _alternated(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """The rounds of kio's transformers after all of the two others, and these in both orders.
 
-    kio's take seconds, in which polars gives its memory back: whichever came after them would pay for having it again.
+    kio's take seconds, and what comes right after them was seen to be slower.
     """
     slow = {"kio's transformers": ways["kio's transformers"]}
     quick = {name: way for name, way in ways.items() if name not in slow}
