@@ -22,7 +22,7 @@ from complex_system.domain.records import Record
 from complex_system.errors import StoreUnavailableError
 from complex_system.local.servers import Server, free_port
 from complex_system.settings import Settings
-from complex_system.storage import mongo, mongo_ranges
+from complex_system.storage import mongo_counts, mongo_ranges
 from complex_system.storage.base import PROCESSED, RAW, REJECTED, DataStore
 from complex_system.storage.maria import MariaDataStore
 from complex_system.storage.mongo import MongoDataStore
@@ -430,23 +430,24 @@ class TestMongoDataStore(StoreCases):
             counts = await store.counts()
             return counts["labelled"], counts["processed"]
 
-        monkeypatch.setattr(mongo, "_SLOW_COUNT", 3600.0)
+        monkeypatch.setattr(mongo_counts, "SLOW", 3600.0)
         assert await labelled_after(keys[:900]) == (900, 900)
         assert await labelled_after(keys[900:1100]) == (1100, 1100)
-        monkeypatch.setattr(mongo, "_SLOW_COUNT", 0.0)
-        monkeypatch.setattr(mongo, "_COUNTS_OLD", 1e9)
+        monkeypatch.setattr(mongo_counts, "SLOW", 0.0)
+        monkeypatch.setattr(mongo_counts, "OLD", 1e9)
         assert await labelled_after(keys[1100:1101]) == (1101, 1101)  # the last one was quick; this one is slow
-        assert await labelled_after(keys[1101:1102]) == (1101, 1102)
-        store._labelled_until = 0.0  # so old that it is counted anew
-        monkeypatch.setattr(mongo, "_COUNTS_OLD", 0)
+        assert await labelled_after(keys[1101:1102]) == (1101, 1101)
+        for count in (*store._counts, store._labelled):
+            count.forget()  # so old that it is counted anew
+        monkeypatch.setattr(mongo_counts, "OLD", 0)
         assert await labelled_after(keys[1102:1103]) == (1103, 1103)
         assert await labelled_after(keys[1103:]) == (1200, 1200)
 
     async def test_a_slow_count_of_few_is_never_given_again(
         self, store: MongoDataStore, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(mongo, "_SLOW_COUNT", 0.0)
-        monkeypatch.setattr(mongo, "_COUNTS_OLD", 1e9)
+        monkeypatch.setattr(mongo_counts, "SLOW", 0.0)
+        monkeypatch.setattr(mongo_counts, "OLD", 1e9)
         for known in (1, 2):
             await store.upsert_processed(processed_table(dataset, [f"k{known}"]), "v1")
             assert (await store.counts())["labelled"] == known

@@ -8,10 +8,11 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import pyarrow as pa
-from pymongo import AsyncMongoClient, DeleteMany, ReplaceOne, UpdateMany
+from pymongo import AsyncMongoClient, DeleteMany, ReplaceOne, UpdateMany, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import BulkWriteError, ConnectionFailure, ExecutionTimeout, OperationFailure, WTimeoutError
 from typing_extensions import override
@@ -22,6 +23,7 @@ from complex_system.domain.records import Record
 from complex_system.errors import StoreUnavailableError
 from complex_system.settings import Settings
 from complex_system.storage.base import PROCESSED, RAW, REJECTED, DataStore
+from complex_system.storage.mongo_counts import PatientCount
 from complex_system.storage.mongo_ranges import KeyRanges
 from complex_system.storage.tables import (
     PIPELINE,
@@ -40,13 +42,11 @@ Document = dict[str, Any]
 _DUPLICATE_KEY = 11000
 _REFUSED = {13, 18, 11600, 14031}  # unauthorized, authentication failed, shutting down, disk full
 _KEYS_A_FILTER = 25  # servers that compare a list of keys one by one stay quick with short lists
+_KEYS_A_SEARCH = 100  # where few or none of them are expected
 _ROWS_A_REPLY = 2500  # the driver decodes and encodes on the event loop: some milliseconds each time
 _ROWS_A_WRITE = 500
 _VERSIONS_KNOWN_FOR = 5.0
 _TIMEOUT_MS = 20_000
-_SLOW_COUNT = 0.1  # seconds
-_COUNTS_OLD = 10  # how old an answer may be, in times of what counting took
-_FEW_TO_COUNT = 1000  # so few are counted each time: what took long then was something else
 _OTHER_KEYS = ["objectId", "number", "binData", "date", "bool", "object"]  # by types, so that the key's index answers
 
 
@@ -64,9 +64,8 @@ class MongoDataStore(DataStore):
         self._processed_fields = {name: field_of(name) for name in dataset.processed_names}
         self._versions: set[str] = set()
         self._versions_asked = float("-inf")
-        self._counting = asyncio.Lock()
-        self._labelled = 0
-        self._labelled_until = float("-inf")
+        self._counts = [PatientCount(partial(self._estimate, name)) for name in (RAW, PROCESSED, REJECTED)]
+        self._labelled = PatientCount(self._count_labelled)
         self._in_ranges = False
         self._ranges: dict[tuple[str, str], KeyRanges] = {}
 
@@ -193,12 +192,8 @@ class MongoDataStore(DataStore):
     @override
     async def counts(self) -> dict[str, int]:
         with self._translated():
-            raw, processed, rejected = await asyncio.gather(
-                self._raw.estimated_document_count(),
-                self._processed.estimated_document_count(),
-                self._rejected.estimated_document_count(),
-            )
-            known = await self._count_labelled(processed)
+            raw, processed, rejected = await asyncio.gather(*(count.get() for count in self._counts))
+            known = await self._labelled.get(among=processed)
         return {"raw": raw, "processed": processed, "labelled": known, "rejected": rejected}
 
     # Inside
@@ -247,20 +242,11 @@ class MongoDataStore(DataStore):
                 raise
             raise StoreUnavailableError(f"MongoDB at {self.address} refuses: {_reason(error)}") from error
 
-    async def _count_labelled(self, processed: int) -> int:
-        """How many targets are known; where that takes long, an answer that is not much older than it takes.
+    async def _estimate(self, name: str) -> int:
+        return await self._connected[self._settings.mongo_name][name].estimated_document_count()
 
-        There is no index that counts: the database reads all processed records, and who polls would have it do nothing else.
-        """
-        async with self._counting:  # who comes meanwhile takes the same answer
-            if processed >= _FEW_TO_COUNT and time.monotonic() < self._labelled_until:
-                return self._labelled
-            began = time.monotonic()
-            query = {self._processed_fields[self.dataset.target]: {"$ne": None}}
-            self._labelled = await self._processed.count_documents(query)
-            took = time.monotonic() - began
-            self._labelled_until = time.monotonic() + (_COUNTS_OLD * took if took > _SLOW_COUNT else 0.0)
-            return self._labelled
+    async def _count_labelled(self) -> int:
+        return await self._processed.count_documents({self._processed_fields[self.dataset.target]: {"$ne": None}})
 
     async def _warn_of_foreign_keys(self) -> None:
         """Keys of other types are in no page, because pages are walked by the order of texts."""
@@ -283,6 +269,18 @@ class MongoDataStore(DataStore):
         cursor = collection.find(query, projection, batch_size=min((limit or _ROWS_A_REPLY) + 1, _ROWS_A_REPLY))
         return await cursor.sort(ID, 1).skip(skip).limit(limit or 0).to_list()
 
+    async def _find_within(
+        self, collection: AsyncCollection[Document], query: Document, fields: Sequence[str], limit: int | None
+    ) -> list[Document]:
+        """As :meth:`_find`, for a server to which sorting and choosing fields cost as much as the reading."""
+        if limit is not None:
+            return await self._find(collection, query, fields, limit)
+        most = len(fields) > len(self._raw_fields if collection.name == RAW else self._processed_fields) // 2
+        projection = None if most else {ID: 1, **dict.fromkeys(fields, 1)}
+        found = await collection.find(query, projection, batch_size=_ROWS_A_REPLY).to_list()
+        found.sort(key=lambda document: str(document[ID]))  # the index has them in this order already
+        return found
+
     async def _find_marked(
         self,
         collection: AsyncCollection[Document],
@@ -298,22 +296,26 @@ class MongoDataStore(DataStore):
             return await self._find(collection, query, fields, limit)
         ranges = self._ranges.get((collection.name, mark))
         if ranges is None:
-            ranges = self._ranges[collection.name, mark] = KeyRanges(partial(self._find, collection), PIPELINE, mark)
+            ranges = self._ranges[collection.name, mark] = KeyRanges(partial(self._find_within, collection), PIPELINE, mark)
         if known is None:
             return await ranges.find(after, limit, fields)
         # Another condition in the query would keep the server from using the index.
         return await ranges.find(after, limit, [*fields, known], lambda document: document.get(known) is not None)
 
     async def _mark(self, keys: Sequence[str], version: str) -> None:
+        """Notes what has been done with raw records, which the database has on disk by then.
+
+        The marks themselves need not be there: with one that a crash takes along, its record is processed once more.
+        """
         self._versions.add(version)
         operations = [UpdateMany({ID: {"$in": part}}, {"$set": {PIPELINE: version}}) for part in _parts(keys)]
         if operations:
-            await self._raw.bulk_write(operations, ordered=False)
+            await self._raw.with_options(write_concern=WriteConcern(j=False)).bulk_write(operations, ordered=False)
 
     async def _mark_those_processed_before(self, keys: list[str]) -> None:
         """A processed record may come before its raw twin, which then is not work to do."""
         versions: dict[str, list[str]] = {}
-        for part in _parts(keys, 1000):
+        for part in _parts(keys, _KEYS_A_SEARCH):
             async for twin in self._processed.find({ID: {"$in": part}}, {PIPELINE: 1}):
                 versions.setdefault(twin.get(PIPELINE, ""), []).append(twin[ID])
         for version, twins in versions.items():
@@ -322,11 +324,19 @@ class MongoDataStore(DataStore):
     async def _known_versions(self) -> set[str]:
         # Versions rarely change, and looking for them costs more than the page; what other replicas write shows up later.
         if time.monotonic() - self._versions_asked > _VERSIONS_KNOWN_FOR:
-            found = await self._raw.distinct(PIPELINE)
+            found = await self._unknown_versions() if self._in_ranges else await self._raw.distinct(PIPELINE)
             # What was marked while it looked may be missing in the answer.
             self._versions |= {mark for mark in found if isinstance(mark, str)}
             self._versions_asked = time.monotonic()
         return self._versions
+
+    async def _unknown_versions(self) -> list[Any]:
+        """Marks other than the known ones, from a server that reads what it looks for distinct values in: what lies between them."""
+        found = []
+        for lower, upper in pairwise([*sorted({"", *self._versions}), None]):
+            between = {"$gt": lower} if upper is None else {"$gt": lower, "$lt": upper}
+            found += await self._raw.distinct(PIPELINE, {PIPELINE: between})
+        return found
 
 
 def field_of(name: str) -> str:
@@ -365,8 +375,8 @@ async def _put(collection: AsyncCollection[Document], documents: list[Document])
 
 
 async def _delete(collection: AsyncCollection[Document], keys: Iterable[str]) -> None:
-    operations = [DeleteMany({ID: {"$in": part}}) for part in _parts(keys)]
-    if operations and await collection.estimated_document_count():
+    operations = [DeleteMany({ID: {"$in": part}}) for part in _parts(keys, _KEYS_A_SEARCH)]
+    if operations:
         await collection.bulk_write(operations, ordered=False)
 
 

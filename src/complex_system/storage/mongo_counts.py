@@ -1,0 +1,45 @@
+"""Counts of collections, where counting may take long."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+SLOW = 0.1  # seconds
+OLD = 10  # how old an answer may be, in times of what counting took
+FEW = 1000  # so few are counted each time: what took long then was something else
+
+
+class PatientCount:
+    """A count; where it takes long, an answer that is not much older than it takes.
+
+    There is no index that counts records with a property, and some servers count by reading everything. Who polls would have such a
+    database do nothing else.
+    """
+
+    def __init__(self, count: Callable[[], Awaitable[int]]) -> None:
+        """Takes what counts; nothing is counted yet."""
+        self._count = count
+        self._answer = 0
+        self._until = float("-inf")
+        self._counting = asyncio.Lock()
+
+    async def get(self, among: int | None = None) -> int:
+        """The count.
+
+        Args:
+            among: How many there are to read; by default as many as were counted last.
+        """
+        async with self._counting:  # who comes meanwhile takes the same answer
+            few = (self._answer if among is None else among) < FEW
+            if few or time.monotonic() >= self._until:
+                began = time.monotonic()
+                self._answer = await self._count()
+                took = time.monotonic() - began
+                self._until = time.monotonic() + (OLD * took if took > SLOW else 0.0)
+            return self._answer
+
+    def forget(self) -> None:
+        """Counts anew next time."""
+        self._until = float("-inf")
