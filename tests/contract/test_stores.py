@@ -436,8 +436,8 @@ class TestMongoDataStore(StoreCases):
         monkeypatch.setattr(mongo_counts, "SLOW", 0.0)
         monkeypatch.setattr(mongo_counts, "OLD", 1e9)
         assert await labelled_after(keys[1100:1101]) == (1101, 1101)  # the last one was quick; this one is slow
-        assert await labelled_after(keys[1101:1102]) == (1101, 1101)
-        for count in (*store._counts, store._labelled):
+        assert await labelled_after(keys[1101:1102]) == (1101, 1102)  # what is written here is known
+        for count in (*store._counts.values(), store._labelled):
             count.forget()  # so old that it is counted anew
         monkeypatch.setattr(mongo_counts, "OLD", 0)
         assert await labelled_after(keys[1102:1103]) == (1103, 1103)

@@ -64,7 +64,7 @@ class MongoDataStore(DataStore):
         self._processed_fields = {name: field_of(name) for name in dataset.processed_names}
         self._versions: set[str] = set()
         self._versions_asked = float("-inf")
-        self._counts = [PatientCount(partial(self._estimate, name)) for name in (RAW, PROCESSED, REJECTED)]
+        self._counts = {name: PatientCount(partial(self._estimate, name)) for name in (RAW, PROCESSED, REJECTED)}
         self._labelled = PatientCount(self._count_labelled)
         self._in_ranges = False
         self._ranges: dict[tuple[str, str], KeyRanges] = {}
@@ -109,6 +109,7 @@ class MongoDataStore(DataStore):
             existing = await _insert(self._raw, documents)
             kept = set(existing)
             inserted = [document[ID] for place, document in enumerate(documents) if place not in kept]
+            self._counts[RAW].add(len(inserted))
             await self._mark_those_processed_before(inserted)
         return {"inserted": len(inserted), "existing": len(existing)}
 
@@ -141,8 +142,8 @@ class MongoDataStore(DataStore):
         documents = await asyncio.to_thread(build)
         keys = [document[ID] for document in documents]
         with self._translated():
-            await _put(self._processed, documents)
-            await _delete(self._rejected, keys)
+            self._counts[PROCESSED].add(await _put(self._processed, documents))
+            self._counts[REJECTED].add(-await _delete(self._rejected, keys))
             # Last: were this the end of the process, the records would be processed once more and not be lost.
             await self._mark(keys, version)
         return {"upserted": table.num_rows}
@@ -151,8 +152,8 @@ class MongoDataStore(DataStore):
     async def reject(self, rejections: list[dict[str, str]], version: str) -> dict[str, Any]:
         by_key = {r[ID]: {ID: r[ID], "reason": r["reason"], "version": version} for r in rejections}
         with self._translated():
-            await _put(self._rejected, list(by_key.values()))
-            await _delete(self._processed, by_key)
+            self._counts[REJECTED].add(await _put(self._rejected, list(by_key.values())))
+            self._counts[PROCESSED].add(-await _delete(self._processed, by_key))
             await self._mark(list(by_key), version)
         return {"rejected": len(rejections)}
 
@@ -192,7 +193,7 @@ class MongoDataStore(DataStore):
     @override
     async def counts(self) -> dict[str, int]:
         with self._translated():
-            raw, processed, rejected = await asyncio.gather(*(count.get() for count in self._counts))
+            raw, processed, rejected = await asyncio.gather(*(count.get() for count in self._counts.values()))
             known = await self._labelled.get(among=processed)
         return {"raw": raw, "processed": processed, "labelled": known, "rejected": rejected}
 
@@ -366,18 +367,18 @@ async def _insert(collection: AsyncCollection[Document], documents: list[Documen
     return existing
 
 
-async def _put(collection: AsyncCollection[Document], documents: list[Document]) -> None:
-    """Inserts or replaces. Most documents are new, and an insert is many times cheaper than a replacement."""
+async def _put(collection: AsyncCollection[Document], documents: list[Document]) -> int:
+    """Inserts or replaces; returns how many were new. Most are, and an insert is many times cheaper than a replacement."""
     existing = await _insert(collection, documents)
     for start in range(0, len(existing), _ROWS_A_WRITE):
         part = [documents[place] for place in existing[start : start + _ROWS_A_WRITE]]
         await collection.bulk_write([ReplaceOne({ID: d[ID]}, d, upsert=True) for d in part], ordered=False)
+    return len(documents) - len(existing)
 
 
-async def _delete(collection: AsyncCollection[Document], keys: Iterable[str]) -> None:
+async def _delete(collection: AsyncCollection[Document], keys: Iterable[str]) -> int:
     operations = [DeleteMany({ID: {"$in": part}}) for part in _parts(keys, _KEYS_A_SEARCH)]
-    if operations:
-        await collection.bulk_write(operations, ordered=False)
+    return (await collection.bulk_write(operations, ordered=False)).deleted_count if operations else 0
 
 
 def _reason(error: Exception) -> str:

@@ -15,13 +15,14 @@ class PatientCount:
     """A count; where it takes long, an answer that is not much older than it takes.
 
     There is no index that counts records with a property, and some servers count by reading everything. Who polls would have such a
-    database do nothing else.
+    database do nothing else. Own writes are added to the answer, so that nobody misses what he has just been told is written.
     """
 
     def __init__(self, count: Callable[[], Awaitable[int]]) -> None:
         """Takes what counts; nothing is counted yet."""
         self._count = count
         self._answer = 0
+        self._added = 0
         self._until = float("-inf")
         self._counting = asyncio.Lock()
 
@@ -35,10 +36,18 @@ class PatientCount:
             few = (self._answer if among is None else among) < FEW
             if few or time.monotonic() >= self._until:
                 began = time.monotonic()
-                self._answer = await self._count()
+                self._added = 0
+                counted = await self._count()
+                # What was written meanwhile is in the count or not.
+                self._answer = min(counted + self._added, max(counted, self._answer)) if self._added > 0 else counted
                 took = time.monotonic() - began
                 self._until = time.monotonic() + (OLD * took if took > SLOW else 0.0)
             return self._answer
+
+    def add(self, written: int) -> None:
+        """Notes how many more there are by a write of our own; fewer below 0."""
+        self._answer += written
+        self._added += written
 
     def forget(self) -> None:
         """Counts anew next time."""
