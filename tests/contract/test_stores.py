@@ -453,6 +453,29 @@ class TestMongoDataStore(StoreCases):
             assert (await store.counts())["labelled"] == known
 
     @pytest.mark.parametrize("in_ranges", [True, False])
+    async def test_versions_of_other_programs_are_found_wherever_they_sort(
+        self,
+        store: MongoDataStore,
+        dataset: Dataset,
+        records: list[Record],
+        monkeypatch: pytest.MonkeyPatch,
+        in_ranges: bool,
+    ) -> None:
+        monkeypatch.setattr(store, "_in_ranges", in_ranges)
+        other = MongoDataStore(dataset, store._settings)
+        await other.open()
+        try:
+            await store.save_raw(records)
+            keys = sorted(record[ID] for record in records)
+            assert keys_of(await store.unprocessed("m", None, 100)) == keys
+            for key, version in zip(keys, ("m", "c", "x", "a", "p"), strict=False):
+                await other.upsert_processed(processed_table(dataset, [key]), version)
+                monkeypatch.setattr(store, "_versions_asked", float("-inf"))
+                assert keys_of(await store.unprocessed("m", None, 100)) == keys[1:]
+        finally:
+            await other.close()
+
+    @pytest.mark.parametrize("in_ranges", [True, False])
     async def test_a_walk_meets_every_key_once_while_others_come_and_go(
         self,
         store: MongoDataStore,
