@@ -335,7 +335,10 @@ class MongoDataStore(DataStore):
         """Marks other than the known ones, from a server that reads what it looks for distinct values in: what lies between them."""
         found = []
         for lower, upper in pairwise([*sorted({"", *self._versions}), None]):
-            between = {"$gt": lower} if upper is None else {"$gt": lower, "$lt": upper}
+            first = (
+                lower + "\0"
+            )  # the next text: with "greater than" the server would walk over all that carry the mark itself
+            between = {"$gte": first} if upper is None else {"$gte": first, "$lt": upper}
             found += await self._raw.distinct(PIPELINE, {PIPELINE: between})
         return found
 

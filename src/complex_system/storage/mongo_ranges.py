@@ -85,13 +85,15 @@ class KeyRanges:
         return documents
 
     def _adjust(self, ends: Sequence[str], documents: Sequence[Document]) -> None:
-        """Joins ranges that have become empty to the next one, and halves those that have grown."""
+        """Joins ranges that have become empty to the next one, and cuts those that have grown."""
         keys = [document[ID] for document in documents]
         begin = 0
         for end in ends:
             after = bisect_right(keys, end)
             if begin == after and end in self._ends:
                 self._ends.remove(end)
-            elif after - begin > 2 * STEP and (middle := keys[(begin + after) // 2]) not in self._ends:
-                insort(self._ends, middle)
+            elif after - begin > 2 * STEP:
+                for key in keys[begin + STEP - 1 : after : STEP]:
+                    if key not in self._ends:
+                        insort(self._ends, key)
             begin = after
