@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -334,7 +333,8 @@ class MongoDataStore(DataStore):
     async def _unknown_versions(self) -> list[Any]:
         """Marks other than the known ones, from a server that reads what it looks for distinct values in: what lies between them."""
         found = []
-        for lower, upper in pairwise([*sorted({"", *self._versions}), None]):
+        known = sorted({"", *self._versions})
+        for lower, upper in zip(known, [*known[1:], None], strict=True):
             first = (
                 lower + "\0"
             )  # the next text: with "greater than" the server would walk over all that carry the mark itself
