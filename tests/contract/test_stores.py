@@ -22,7 +22,7 @@ from complex_system.domain.records import Record
 from complex_system.errors import StoreUnavailableError
 from complex_system.local.servers import Server, free_port
 from complex_system.settings import Settings
-from complex_system.storage import mongo, mongo_ranges
+from complex_system.storage import mongo_counts, mongo_ranges
 from complex_system.storage.base import PROCESSED, RAW, REJECTED, DataStore
 from complex_system.storage.maria import MariaDataStore
 from complex_system.storage.mongo import MongoDataStore
@@ -430,26 +430,50 @@ class TestMongoDataStore(StoreCases):
             counts = await store.counts()
             return counts["labelled"], counts["processed"]
 
-        monkeypatch.setattr(mongo, "_SLOW_COUNT", 3600.0)
+        monkeypatch.setattr(mongo_counts, "SLOW", 3600.0)
         assert await labelled_after(keys[:900]) == (900, 900)
         assert await labelled_after(keys[900:1100]) == (1100, 1100)
-        monkeypatch.setattr(mongo, "_SLOW_COUNT", 0.0)
-        monkeypatch.setattr(mongo, "_COUNTS_OLD", 1e9)
+        monkeypatch.setattr(mongo_counts, "SLOW", 0.0)
+        monkeypatch.setattr(mongo_counts, "OLD", 1e9)
         assert await labelled_after(keys[1100:1101]) == (1101, 1101)  # the last one was quick; this one is slow
-        assert await labelled_after(keys[1101:1102]) == (1101, 1102)
-        store._labelled_until = 0.0  # so old that it is counted anew
-        monkeypatch.setattr(mongo, "_COUNTS_OLD", 0)
+        assert await labelled_after(keys[1101:1102]) == (1101, 1102)  # what is written here is known
+        for count in (*store._counts.values(), store._labelled):
+            count.forget()  # so old that it is counted anew
+        monkeypatch.setattr(mongo_counts, "OLD", 0)
         assert await labelled_after(keys[1102:1103]) == (1103, 1103)
         assert await labelled_after(keys[1103:]) == (1200, 1200)
 
     async def test_a_slow_count_of_few_is_never_given_again(
         self, store: MongoDataStore, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(mongo, "_SLOW_COUNT", 0.0)
-        monkeypatch.setattr(mongo, "_COUNTS_OLD", 1e9)
+        monkeypatch.setattr(mongo_counts, "SLOW", 0.0)
+        monkeypatch.setattr(mongo_counts, "OLD", 1e9)
         for known in (1, 2):
             await store.upsert_processed(processed_table(dataset, [f"k{known}"]), "v1")
             assert (await store.counts())["labelled"] == known
+
+    @pytest.mark.parametrize("in_ranges", [True, False])
+    async def test_versions_of_other_programs_are_found_wherever_they_sort(
+        self,
+        store: MongoDataStore,
+        dataset: Dataset,
+        records: list[Record],
+        monkeypatch: pytest.MonkeyPatch,
+        in_ranges: bool,
+    ) -> None:
+        monkeypatch.setattr(store, "_in_ranges", in_ranges)
+        other = MongoDataStore(dataset, store._settings)
+        await other.open()
+        try:
+            await store.save_raw(records)
+            keys = sorted(record[ID] for record in records)
+            assert keys_of(await store.unprocessed("m", None, 100)) == keys
+            for key, version in zip(keys, ("m", "c", "x", "a", "p"), strict=False):
+                await other.upsert_processed(processed_table(dataset, [key]), version)
+                monkeypatch.setattr(store, "_versions_asked", float("-inf"))
+                assert keys_of(await store.unprocessed("m", None, 100)) == keys[1:]
+        finally:
+            await other.close()
 
     @pytest.mark.parametrize("in_ranges", [True, False])
     async def test_a_walk_meets_every_key_once_while_others_come_and_go(

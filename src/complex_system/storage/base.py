@@ -122,7 +122,7 @@ class DataStore(ABC):
     async def counts(self) -> dict[str, int]:
         """``{"raw", "processed", "labelled", "rejected"}``: how many records there are.
 
-        A store that must read all records for ``labelled`` may give an answer again that is up to ten times as old as it took.
+        A count that takes long, as where all records must be read for it, may be given again until it is ten times as old as it took.
         """
 
     @abstractmethod

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import pyarrow as pa
-from pymongo import AsyncMongoClient, DeleteMany, ReplaceOne, UpdateMany
+from pymongo import AsyncMongoClient, DeleteMany, ReplaceOne, UpdateMany, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import BulkWriteError, ConnectionFailure, ExecutionTimeout, OperationFailure, WTimeoutError
 from typing_extensions import override
@@ -23,6 +23,7 @@ from complex_system.errors import StoreUnavailableError
 from complex_system.settings import Settings
 from complex_system.storage.base import PROCESSED, RAW, REJECTED, DataStore
 from complex_system.storage.documents import DOCUMENTS
+from complex_system.storage.mongo_counts import PatientCount
 from complex_system.storage.mongo_documents import MongoDocuments
 from complex_system.storage.mongo_ranges import KeyRanges
 from complex_system.storage.tables import (
@@ -42,13 +43,11 @@ Document = dict[str, Any]
 _DUPLICATE_KEY = 11000
 _REFUSED = {13, 18, 11600, 14031}  # unauthorized, authentication failed, shutting down, disk full
 _KEYS_A_FILTER = 25  # servers that compare a list of keys one by one stay quick with short lists
+_KEYS_A_SEARCH = 100  # where few or none of them are expected
 _ROWS_A_REPLY = 2500  # the driver decodes and encodes on the event loop: some milliseconds each time
 _ROWS_A_WRITE = 500
 _VERSIONS_KNOWN_FOR = 5.0
 _TIMEOUT_MS = 20_000
-_SLOW_COUNT = 0.1  # seconds
-_COUNTS_OLD = 10  # how old an answer may be, in times of what counting took
-_FEW_TO_COUNT = 1000  # so few are counted each time: what took long then was something else
 _OTHER_KEYS = ["objectId", "number", "binData", "date", "bool", "object"]  # by types, so that the key's index answers
 
 
@@ -66,9 +65,8 @@ class MongoDataStore(DataStore):
         self._processed_fields = {name: field_of(name) for name in dataset.processed_names}
         self._versions: set[str] = set()
         self._versions_asked = float("-inf")
-        self._counting = asyncio.Lock()
-        self._labelled = 0
-        self._labelled_until = float("-inf")
+        self._counts = {name: PatientCount(partial(self._estimate, name)) for name in (RAW, PROCESSED, REJECTED)}
+        self._labelled = PatientCount(self._count_labelled)
         self._in_ranges = False
         self._ranges: dict[tuple[str, str], KeyRanges] = {}
         self.documents = MongoDocuments(lambda: self._connected[settings.mongo_name][DOCUMENTS], _put, self._translated)
@@ -114,6 +112,7 @@ class MongoDataStore(DataStore):
             existing = await _insert(self._raw, documents)
             kept = set(existing)
             inserted = [document[ID] for place, document in enumerate(documents) if place not in kept]
+            self._counts[RAW].add(len(inserted))
             await self._mark_those_processed_before(inserted)
         return {"inserted": len(inserted), "existing": len(existing)}
 
@@ -146,8 +145,8 @@ class MongoDataStore(DataStore):
         documents = await asyncio.to_thread(build)
         keys = [document[ID] for document in documents]
         with self._translated():
-            await _put(self._processed, documents)
-            await _delete(self._rejected, keys)
+            self._counts[PROCESSED].add(await _put(self._processed, documents))
+            self._counts[REJECTED].add(-await _delete(self._rejected, keys))
             # Last: were this the end of the process, the records would be processed once more and not be lost.
             await self._mark(keys, version)
         return {"upserted": table.num_rows}
@@ -156,8 +155,8 @@ class MongoDataStore(DataStore):
     async def reject(self, rejections: list[dict[str, str]], version: str) -> dict[str, Any]:
         by_key = {r[ID]: {ID: r[ID], "reason": r["reason"], "version": version} for r in rejections}
         with self._translated():
-            await _put(self._rejected, list(by_key.values()))
-            await _delete(self._processed, by_key)
+            self._counts[REJECTED].add(await _put(self._rejected, list(by_key.values())))
+            self._counts[PROCESSED].add(-await _delete(self._processed, by_key))
             await self._mark(list(by_key), version)
         return {"rejected": len(rejections)}
 
@@ -197,12 +196,8 @@ class MongoDataStore(DataStore):
     @override
     async def counts(self) -> dict[str, int]:
         with self._translated():
-            raw, processed, rejected = await asyncio.gather(
-                self._raw.estimated_document_count(),
-                self._processed.estimated_document_count(),
-                self._rejected.estimated_document_count(),
-            )
-            known = await self._count_labelled(processed)
+            raw, processed, rejected = await asyncio.gather(*(count.get() for count in self._counts.values()))
+            known = await self._labelled.get(among=processed)
         return {"raw": raw, "processed": processed, "labelled": known, "rejected": rejected}
 
     @override
@@ -271,20 +266,11 @@ class MongoDataStore(DataStore):
                 raise
             raise StoreUnavailableError(f"MongoDB at {self.address} refuses: {_reason(error)}") from error
 
-    async def _count_labelled(self, processed: int) -> int:
-        """How many targets are known; where that takes long, an answer that is not much older than it takes.
+    async def _estimate(self, name: str) -> int:
+        return await self._connected[self._settings.mongo_name][name].estimated_document_count()
 
-        There is no index that counts: the database reads all processed records, and who polls would have it do nothing else.
-        """
-        async with self._counting:  # who comes meanwhile takes the same answer
-            if processed >= _FEW_TO_COUNT and time.monotonic() < self._labelled_until:
-                return self._labelled
-            began = time.monotonic()
-            query = {self._processed_fields[self.dataset.target]: {"$ne": None}}
-            self._labelled = await self._processed.count_documents(query)
-            took = time.monotonic() - began
-            self._labelled_until = time.monotonic() + (_COUNTS_OLD * took if took > _SLOW_COUNT else 0.0)
-            return self._labelled
+    async def _count_labelled(self) -> int:
+        return await self._processed.count_documents({self._processed_fields[self.dataset.target]: {"$ne": None}})
 
     async def _warn_of_foreign_keys(self) -> None:
         """Keys of other types are in no page, because pages are walked by the order of texts."""
@@ -307,6 +293,18 @@ class MongoDataStore(DataStore):
         cursor = collection.find(query, projection, batch_size=min((limit or _ROWS_A_REPLY) + 1, _ROWS_A_REPLY))
         return await cursor.sort(ID, 1).skip(skip).limit(limit or 0).to_list()
 
+    async def _find_within(
+        self, collection: AsyncCollection[Document], query: Document, fields: Sequence[str], limit: int | None
+    ) -> list[Document]:
+        """As :meth:`_find`, for a server to which sorting and choosing fields cost as much as the reading."""
+        if limit is not None:
+            return await self._find(collection, query, fields, limit)
+        most = len(fields) > len(self._raw_fields if collection.name == RAW else self._processed_fields) // 2
+        projection = None if most else {ID: 1, **dict.fromkeys(fields, 1)}
+        found = await collection.find(query, projection, batch_size=_ROWS_A_REPLY).to_list()
+        found.sort(key=lambda document: str(document[ID]))  # the index has them in this order already
+        return found
+
     async def _find_marked(
         self,
         collection: AsyncCollection[Document],
@@ -322,22 +320,26 @@ class MongoDataStore(DataStore):
             return await self._find(collection, query, fields, limit)
         ranges = self._ranges.get((collection.name, mark))
         if ranges is None:
-            ranges = self._ranges[collection.name, mark] = KeyRanges(partial(self._find, collection), PIPELINE, mark)
+            ranges = self._ranges[collection.name, mark] = KeyRanges(partial(self._find_within, collection), PIPELINE, mark)
         if known is None:
             return await ranges.find(after, limit, fields)
         # Another condition in the query would keep the server from using the index.
         return await ranges.find(after, limit, [*fields, known], lambda document: document.get(known) is not None)
 
     async def _mark(self, keys: Sequence[str], version: str) -> None:
+        """Notes what has been done with raw records, which the database has on disk by then.
+
+        The marks themselves need not be there: with one that a crash takes along, its record is processed once more.
+        """
         self._versions.add(version)
         operations = [UpdateMany({ID: {"$in": part}}, {"$set": {PIPELINE: version}}) for part in _parts(keys)]
         if operations:
-            await self._raw.bulk_write(operations, ordered=False)
+            await self._raw.with_options(write_concern=WriteConcern(j=False)).bulk_write(operations, ordered=False)
 
     async def _mark_those_processed_before(self, keys: list[str]) -> None:
         """A processed record may come before its raw twin, which then is not work to do."""
         versions: dict[str, list[str]] = {}
-        for part in _parts(keys, 1000):
+        for part in _parts(keys, _KEYS_A_SEARCH):
             async for twin in self._processed.find({ID: {"$in": part}}, {PIPELINE: 1}):
                 versions.setdefault(twin.get(PIPELINE, ""), []).append(twin[ID])
         for version, twins in versions.items():
@@ -346,11 +348,23 @@ class MongoDataStore(DataStore):
     async def _known_versions(self) -> set[str]:
         # Versions rarely change, and looking for them costs more than the page; what other replicas write shows up later.
         if time.monotonic() - self._versions_asked > _VERSIONS_KNOWN_FOR:
-            found = await self._raw.distinct(PIPELINE)
+            found = await self._unknown_versions() if self._in_ranges else await self._raw.distinct(PIPELINE)
             # What was marked while it looked may be missing in the answer.
             self._versions |= {mark for mark in found if isinstance(mark, str)}
             self._versions_asked = time.monotonic()
         return self._versions
+
+    async def _unknown_versions(self) -> list[Any]:
+        """Marks other than the known ones, from a server that reads what it looks for distinct values in: what lies between them."""
+        found = []
+        known = sorted({"", *self._versions})
+        for lower, upper in zip(known, [*known[1:], None], strict=True):
+            first = (
+                lower + "\0"
+            )  # the next text: with "greater than" the server would walk over all that carry the mark itself
+            between = {"$gte": first} if upper is None else {"$gte": first, "$lt": upper}
+            found += await self._raw.distinct(PIPELINE, {PIPELINE: between})
+        return found
 
 
 def field_of(name: str) -> str:
@@ -380,18 +394,18 @@ async def _insert(collection: AsyncCollection[Document], documents: list[Documen
     return existing
 
 
-async def _put(collection: AsyncCollection[Document], documents: list[Document]) -> None:
-    """Inserts or replaces. Most documents are new, and an insert is many times cheaper than a replacement."""
+async def _put(collection: AsyncCollection[Document], documents: list[Document]) -> int:
+    """Inserts or replaces; returns how many were new. Most are, and an insert is many times cheaper than a replacement."""
     existing = await _insert(collection, documents)
     for start in range(0, len(existing), _ROWS_A_WRITE):
         part = [documents[place] for place in existing[start : start + _ROWS_A_WRITE]]
         await collection.bulk_write([ReplaceOne({ID: d[ID]}, d, upsert=True) for d in part], ordered=False)
+    return len(documents) - len(existing)
 
 
-async def _delete(collection: AsyncCollection[Document], keys: Iterable[str]) -> None:
-    operations = [DeleteMany({ID: {"$in": part}}) for part in _parts(keys)]
-    if operations and await collection.estimated_document_count():
-        await collection.bulk_write(operations, ordered=False)
+async def _delete(collection: AsyncCollection[Document], keys: Iterable[str]) -> int:
+    operations = [DeleteMany({ID: {"$in": part}}) for part in _parts(keys, _KEYS_A_SEARCH)]
+    return (await collection.bulk_write(operations, ordered=False)).deleted_count if operations else 0
 
 
 def _reason(error: Exception) -> str:

@@ -23,7 +23,7 @@ class MongoDocuments(DocumentStore):
     def __init__(
         self,
         collection: Callable[[], Any],
-        put: Callable[[Any, list[dict[str, Any]]], Awaitable[None]],
+        put: Callable[[Any, list[dict[str, Any]]], Awaitable[Any]],
         translated: Callable[[], AbstractContextManager[None]],
     ) -> None:
         """Makes the store; nothing is sent.

@@ -18,8 +18,8 @@ Document = dict[str, Any]
 Read = Callable[[Document, Sequence[str], int | None], Awaitable[list[Document]]]
 """Reads the documents that match a query, by key: query, fields, most documents (None for all)."""
 
-STEP = 2500
-"""Documents of a range when it was made."""
+STEP = 500
+"""Documents of a range when it was made. A read takes as many ranges as the page needs."""
 
 
 class KeyRanges:
@@ -65,11 +65,12 @@ class KeyRanges:
                     break
                 last = documents[-1][ID]
                 continue
-            end = self._ends[place]
-            documents = await self._read({**self._mark, ID: {"$gt": last, "$lte": end}}, wanted, None)
+            ranges = -(-(limit - len(found)) // STEP)
+            ends = self._ends[place : place + ranges]
+            documents = await self._read({**self._mark, ID: {"$gt": last, "$lte": ends[-1]}}, wanted, None)
             found += documents if keep is None else filter(keep, documents)
-            self._adjust(end, documents)
-            last = end
+            self._adjust(ends, documents)
+            last = ends[-1]
         return found[:limit]
 
     async def _rest(self, last: str, wanted: Sequence[str]) -> list[Document]:
@@ -83,9 +84,16 @@ class KeyRanges:
                     self._ends += keys[STEP - 1 :: STEP]
         return documents
 
-    def _adjust(self, end: str, documents: Sequence[Document]) -> None:
-        """Joins a range that has become empty to the next one, and halves one that has grown."""
-        if not documents and end in self._ends:
-            self._ends.remove(end)
-        elif len(documents) > 2 * STEP and (middle := documents[len(documents) // 2][ID]) not in self._ends:
-            insort(self._ends, middle)
+    def _adjust(self, ends: Sequence[str], documents: Sequence[Document]) -> None:
+        """Joins ranges that have become empty to the next one, and cuts those that have grown."""
+        keys = [document[ID] for document in documents]
+        begin = 0
+        for end in ends:
+            after = bisect_right(keys, end)
+            if begin == after and end in self._ends:
+                self._ends.remove(end)
+            elif after - begin > 2 * STEP:
+                for key in keys[begin + STEP - 1 : after : STEP]:
+                    if key not in self._ends:
+                        insort(self._ends, key)
+            begin = after
