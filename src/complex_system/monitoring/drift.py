@@ -81,8 +81,8 @@ class FeatureReference:
 
 
 def _indicators(dataset: Dataset) -> set[str]:
-    steps = (step for step in dataset.pipeline if step.step in ("one_hot", "bins"))
-    return {name for step in steps for name in step.feature_names(dataset.column(step.column))}
+    steps = (step for step in dataset.pipeline if step.step in ("one_hot", "multi_hot", "bins"))
+    return {name for step in steps for name in dataset.features_of(step)}
 
 
 def _edges(values: Matrix) -> npt.NDArray[np.float64]:
