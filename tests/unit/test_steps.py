@@ -25,8 +25,8 @@ def bits(row: Any) -> list[Any]:
     return [value.hex() if isinstance(value, float) else value for value in row]
 
 
-@settings(derandomize=True, max_examples=80, deadline=None)
-@given(st.lists(records(), min_size=1, max_size=25))
+@settings(derandomize=True, max_examples=40, deadline=None)
+@given(st.lists(records(), min_size=1, max_size=12))
 def test_a_record_of_all_types_alone_equals_the_same_record_in_any_batch(batch: list[Record]) -> None:
     checked = raw_check(EVERYTHING)(batch)
     together = PIPELINE.process(checked)
@@ -43,8 +43,8 @@ def test_a_record_of_all_types_alone_equals_the_same_record_in_any_batch(batch: 
         assert not np.isnan(by_row[place]).any()
 
 
-@settings(derandomize=True, max_examples=200, deadline=None)
-@given(st.lists(anything(), min_size=1, max_size=8))
+@settings(derandomize=True, max_examples=100, deadline=None)
+@given(st.lists(anything(), min_size=1, max_size=5))
 def test_records_of_all_types_are_refused_alike_alone_in_few_and_in_bulk(batch: list[Record]) -> None:
     refused = []
     for record in batch:
@@ -97,9 +97,9 @@ def test_a_record_becomes_what_the_steps_say() -> None:
     [
         ({"select": 2.5}, "select", "must be a whole number up to 9007199254740992, not 2.5"),
         ({"select": 2**60}, "select", "must be a whole number up to 9007199254740992, not 1152921504606846976"),
-        ({"an": 1}, "an", "must be true or false, not int 1"),
-        ({"an": "ja"}, "an", "must be true or false, not str 'ja'"),
-        ({"Stoffe": "K1"}, "Stoffe", "must be a list, not str 'K1'"),
+        ({"an": 1}, "an", "must be true or false or nothing, not int 1"),
+        ({"an": "ja"}, "an", "must be true or false or nothing, not str 'ja'"),
+        ({"Stoffe": "K1"}, "Stoffe", "must be a list or nothing, not str 'K1'"),
         ({"Stoffe": ["K1", 3]}, "Stoffe", "must be a text, not int"),
     ],
 )
@@ -131,7 +131,7 @@ def test_a_value_that_cannot_be_processed_is_refused_in_words(change: dict[str, 
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("power: 0.3", "power: x", r"line 32, pipeline step 15 \(box_cox\), power: must be a number"),
+        ("power: 0.3", "power: x", r"line 34, pipeline step 15 \(box_cox\), power: must be a number"),
         ("column: size, power: 0.3", "column: Siz, power: 0.3", "names the unknown column 'Siz'"),
         ('by: "temp. [°c]"', 'by: "Temp. [°C]"', r"'Temp. \[°C\]' may be 0 \(its range is \[-40.0, 250.0\]\)"),
         ("column: select, plus: 1", "column: select", "'select' may be 0, which has no logarithm; 'plus' must be larger than 0"),
@@ -182,8 +182,6 @@ def test_categories_are_what_is_written_and_not_what_yaml_makes_of_it() -> None:
 
 def test_of_several_targets_one_is_chosen_and_the_others_are_never_features() -> None:
     text = TEXT.replace("target: quality", "target: [quality, Größe]")
-    with pytest.raises(DeclarationError, match=r"line 4, target: there are 2 targets \(quality, Größe\), .* --target quality"):
-        Dataset.parse(text)
     with pytest.raises(DeclarationError, match="must not use the target 'Größe'"):
         Dataset.parse(text, target="quality")
     with pytest.raises(DeclarationError, match="'Ort' was chosen as the target and is not declared as one; there is quality and Größe"):
@@ -191,6 +189,8 @@ def test_of_several_targets_one_is_chosen_and_the_others_are_never_features() ->
     notes = TEXT.replace("target: quality", "target: [quality, extra]").replace(
         "columns:\n", "columns:\n  - {name: extra, type: number, optional: true}\n", 1
     )
+    with pytest.raises(DeclarationError, match=r"line 4, target: there are 2 targets \(quality, extra\), .*--target quality"):
+        Dataset.parse(notes)
     chosen = Dataset.parse(notes, target="extra")
     assert (chosen.target, chosen.targets) == ("extra", ("extra", "quality"))
     assert Dataset.parse(notes, target="quality").version != chosen.version

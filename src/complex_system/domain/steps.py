@@ -211,7 +211,7 @@ class Log(Arithmetic):
         """Logarithms of the ends."""
         low, high = (end + self.plus for end in inputs[0])
         if low <= 0:
-            raise ValueError(f"'{self.column}' may be {inputs[0][0]:g}, which has no logarithm; 'plus' must be larger than {-inputs[0][0]:g}")
+            raise ValueError(f"'{self.column}' may be {inputs[0][0]:g}, which has no logarithm; 'plus' must be larger than {0 - inputs[0][0]:g}")
         return math.log(low), math.log(high)
 
 

@@ -87,6 +87,8 @@ class NumberCheck(Check):
             return None
         if self._column.limits is None or not math.isfinite(value):
             return "must be a finite number"
+        if self._column.type == "integer":
+            value = int(value)
         return f"{value} is outside of [{self._low:g}, {self._high:g}]"
 
     @override
