@@ -16,7 +16,7 @@ columns:
   - {name: "Temp. [°C]", type: number, range: [-40, 250], unit: °C}
   - {name: "temp. [°c]", type: number, range: [0.5, 80], optional: true, fill: 20.5}
   - {name: select, type: integer, range: [0, 1000], optional: true, fill: 7}
-  - {name: "Größe", type: number, range: [0.001, 1e6], optional: true}
+  - {name: "Größe", type: number, range: [0.001, 1000000], optional: true}
   - {name: an, type: boolean, optional: true, fill: true}
   - {name: Sorte, type: category, categories: [A, "b c", 007, NO], optional: true, fill: A}
   - {name: Ort, type: category, categories: [x, y], optional: true}
