@@ -112,6 +112,52 @@ def init_env(
     typer.echo(f"{path} written; now `fiot config {deployment}` and `fiot start {deployment}`.")
 
 
+@extras_cmd.command("describe-data", context_settings=DEFAULT_CONTEXT_SETTINGS)
+def describe_data(
+    file: Annotated[Path, typer.Argument(help="CSV, TSV, JSON lines, Excel or Parquet; the suffix says which.", dir_okay=False)],
+    target: Annotated[str, typer.Option(help="Column to predict; the last column of numbers by default.")] = "",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to write the declaration; to the terminal by default.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the declaration that is there.")] = False,
+) -> None:
+    """Reads a file of records and writes a first declaration of its data set, with comments.
+
+    Shows what the columns seem to hold, what is suspicious, and whether every record can be processed.
+    """
+    from rich.console import Console
+
+    from complex_system.describe.describe import describe, refused
+    from complex_system.describe.summary import summary
+    from complex_system.domain.schema import put_beside
+    from complex_system.errors import ComplexSystemError
+
+    try:
+        description = describe(file, target)
+        # Looked for before the work of processing: a declaration that a person wrote is not lost.
+        if output and output.exists() and not force:
+            typer.echo(f"fiot extras describe-data: {output} is there already; --force replaces it.", err=True)
+            raise typer.Exit(1)
+        count, first = refused(description)
+    except ComplexSystemError as error:
+        typer.echo(f"fiot extras describe-data: {error.message}", err=True)
+        raise typer.Exit(1) from error
+    Console(stderr=output is None).print(summary(description))
+    if count:
+        typer.echo(f"{count} of {description.records} records cannot be processed; {first}", err=True)
+    if output is None:
+        typer.echo(description.text(), nl=False)
+        return
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(description.text(), encoding="utf-8")
+        put_beside(output)
+    except OSError as error:
+        typer.echo(f"fiot extras describe-data: {output} cannot be written: {error.strerror or error}.", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"{output} written, its schema for editors beside it. Read it, then put both into a deployment's config_dir.")
+
+
 def _config(name: str) -> DeploymentConfig:
     from complex_system.errors import StartError
 

@@ -77,6 +77,8 @@ def _check_range(name: str, kind: str, declared: tuple[float, float] | None) -> 
     low, high = declared
     if not (-math.inf < low < high < math.inf):
         raise ValueError(f"column '{name}' declares an empty or infinite range {[low, high]}; write [smallest, largest]")
+    if not math.isfinite(high - low) or not math.isfinite(1 / (high - low)):
+        raise ValueError(f"column '{name}' declares a range {[low, high]} that is too wide or too narrow to compute with")
 
 
 def _check_fill(name: str, kind: str, fill: str | float, values: dict[str, Any]) -> None:

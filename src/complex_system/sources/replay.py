@@ -56,7 +56,7 @@ class ReplayFile:
         self.path = path
         self._dataset = dataset
         self._check = raw_check(dataset)
-        with _translated(path):
+        with readable(path):
             with path.open("rb") as file:
                 self._digest = hashlib.file_digest(file, "sha256").digest()
             self._table: Table = table_at(path)
@@ -82,7 +82,7 @@ class ReplayFile:
     def _rows(self, chunk: int) -> Iterator[Row]:
         key = self._key
         columns = {key: None, **{column.name: column for column in self._dataset.columns}}
-        with _translated(self.path):
+        with readable(self.path):
             for numbers, values in self._table.chunks(columns, chunk):
                 for number, value in zip(numbers, values, strict=True):
                     yield self._row(number, value)
@@ -141,7 +141,7 @@ def _listed(names: list[str], most: int = 30) -> str:
 
 
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """The one place where errors of reading become ours."""
     try:
         yield
