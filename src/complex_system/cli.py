@@ -125,37 +125,14 @@ def describe_data(
 
     Shows what the columns seem to hold, what is suspicious, and whether every record can be processed.
     """
-    from rich.console import Console
-
-    from complex_system.describe.describe import describe, refused
-    from complex_system.describe.summary import summary
-    from complex_system.domain.schema import put_beside
+    from complex_system.describe.command import describe_to
     from complex_system.errors import ComplexSystemError
 
     try:
-        description = describe(file, target)
-        # Looked for before the work of processing: a declaration that a person wrote is not lost.
-        if output and output.exists() and not force:
-            typer.echo(f"fiot extras describe-data: {output} is there already; --force replaces it.", err=True)
-            raise typer.Exit(1)
-        count, first = refused(description)
+        describe_to(file, target, output, force=force, out=sys.stdout, err=sys.stderr)
     except ComplexSystemError as error:
         typer.echo(f"fiot extras describe-data: {error.message}", err=True)
         raise typer.Exit(1) from error
-    Console(stderr=output is None).print(summary(description))
-    if count:
-        typer.echo(f"{count} of {description.records} records cannot be processed; {first}", err=True)
-    if output is None:
-        typer.echo(description.text(), nl=False)
-        return
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(description.text(), encoding="utf-8")
-        put_beside(output)
-    except OSError as error:
-        typer.echo(f"fiot extras describe-data: {output} cannot be written: {error.strerror or error}.", err=True)
-        raise typer.Exit(1) from error
-    typer.echo(f"{output} written, its schema for editors beside it. Read it, then put both into a deployment's config_dir.")
 
 
 def _config(name: str) -> DeploymentConfig:

@@ -53,6 +53,7 @@ class Found:
         first: The first time.
         notes: What is suspicious, in words.
         numbers: The values as float64, for numeric columns.
+        lists: The values, for lists.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Found:
     first: str = ""
     notes: list[str] = field(default_factory=list)
     numbers: pl.Series | None = None
+    lists: list[Any] = field(default_factory=list)
 
     @property
     def range(self) -> tuple[float, float] | None:
@@ -108,7 +110,8 @@ def look_at(series: pl.Series, *, decimal_commas: bool) -> Found:
     """
     found = Found(series.name, "text", unit_of(series.name))
     if isinstance(series.dtype, pl.List | pl.Array):
-        _look_at_lists(found, series.to_list())
+        if not _look_at_lists(found, series.to_list()):
+            raise TypeError(f"the column '{found.name}' has lists of something else than texts or shares; leave it out of the file")
     elif series.dtype.is_numeric() and series.dtype != pl.Boolean:
         _look_at_numbers(found, series.cast(pl.Float64).fill_nan(None), len(series))
     elif series.dtype in (pl.Datetime, pl.Date):
@@ -148,8 +151,7 @@ def _look_at_texts(found: Found, series: pl.Series, *, decimal_commas: bool) -> 
         return
     if all(text.strip().startswith("[") for text in texts):
         lists = [None if text is None else entries(text) for text in kept]
-        if all(each is None or isinstance(each, list) for each in lists):
-            _look_at_lists(found, lists)
+        if any(lists) and all(each is None or isinstance(each, list) for each in lists) and _look_at_lists(found, lists):
             return
     _look_at_categories(found, series)
 
@@ -220,17 +222,21 @@ def _format_of(texts: set[str]) -> str:
     return ""
 
 
-def _look_at_lists(found: Found, lists: list[Any]) -> None:
+def _look_at_lists(found: Found, lists: list[Any]) -> bool:
+    """Lists of texts or of numbers; False for others."""
     present = [each for each in lists if each is not None]
     inside = [each for some in present for each in some]
-    found.missing, found.different = len(lists) - len(present), len({tuple(map(str, some)) for some in present})
-    if inside and all(isinstance(each, int | float) and not isinstance(each, bool) for each in inside):
-        if all(math.isfinite(each) for each in inside):
-            found.type = "list of shares"
-            return
-    elif inside and all(isinstance(each, str) for each in inside) and len(set(inside)) <= MOST_CATEGORIES:
-        found.type, found.categories = "list of categories", tuple(sorted(set(inside)))
+    kind = ""
+    if all(isinstance(each, int | float) and not isinstance(each, bool) and math.isfinite(each) for each in inside):
+        kind = "list of shares"
+    elif all(isinstance(each, str) for each in inside) and len(set(inside)) <= MOST_CATEGORIES:
+        kind, found.categories = "list of categories", tuple(sorted(set(inside)))
         if any(len(set(some)) < len(some) for some in present):
             found.notes.append("has lists with an entry twice")
-        return
-    raise TypeError(f"the column '{found.name}' has lists of something else than texts or shares; leave it out of the file")
+    if not kind:
+        return False
+    found.type, found.lists = kind, lists
+    found.missing, found.different = len(lists) - len(present), len({tuple(some) for some in present})
+    if present and not inside:
+        found.notes.append("always empty")
+    return True

@@ -48,12 +48,13 @@ def propose(columns: list[Found], target: str, leaking: set[str]) -> Proposal:
             made.dropped[column.name] = reason or "a time; its parts can be features by the step below that is commented out"
             if column.different > 0 and not column.notes:
                 second_best.append(column)
-        elif column.type == "list of categories" and shares:
-            _with_shares(made, column, shares.pop(0), taken)
+        elif partner := next((each for each in shares if _belong(column, each)), None):
+            _with_shares(made, column, partner, taken)
+            shares.remove(partner)
         else:
             _use(made, column, taken)
     for column in shares:
-        made.dropped[column.name] = "shares without a list of what they are of"
+        made.dropped[column.name] = "; ".join(column.notes) or "shares without a list of what they are of"
     for column in usable:
         if column.type == "list of shares" and column.name not in made.used:
             made.dropped.setdefault(column.name, "always missing")
@@ -62,6 +63,19 @@ def propose(columns: list[Found], target: str, leaking: set[str]) -> Proposal:
             _use(made, column, taken)
             del made.dropped[column.name]
     return made
+
+
+def _belong(column: Found, shares: Found) -> bool:
+    """Whether each record has as many shares as entries, and they add up to 1."""
+    if column.type != "list of categories":
+        return False
+    for entries, parts in zip(column.lists, shares.lists, strict=True):
+        if parts is None:
+            if len(entries or ()) > 1:
+                return False
+        elif len(parts) != len(entries or ()) or not all(0 <= part <= 1 for part in parts) or abs(sum(parts) - 1) > 5e-7:
+            return False
+    return True
 
 
 def _with_shares(made: Proposal, column: Found, shares: Found, taken: set[str]) -> None:

@@ -46,7 +46,7 @@ def has_decimal_commas(texts: Iterable[str], separator: str = ",") -> bool:
 def is_missing(text: str, column: Column | None) -> bool:
     """Whether a text stands for nothing."""
     stripped = text.strip()
-    if column is None or column.type == "text":
+    if column is None:
         return not stripped
     return stripped in MISSING and text not in column.categories
 
