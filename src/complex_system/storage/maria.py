@@ -16,7 +16,17 @@ from complex_system.settings import Settings
 from complex_system.storage.base import DataStore
 from complex_system.storage.maria_connections import MariaConnections
 from complex_system.storage.maria_sql import Statements
-from complex_system.storage.tables import chosen_schema, page_of, raw_page, rows_of, with_key, without_key
+from complex_system.storage.tables import (
+    chosen_schema,
+    converted,
+    packed,
+    page_of,
+    raw_page,
+    rows_of,
+    unpacked,
+    with_key,
+    without_key,
+)
 
 Row = tuple[Any, ...]
 
@@ -57,7 +67,8 @@ class MariaDataStore(DataStore):
     async def save_raw(self, records: list[Record]) -> dict[str, Any]:
         names = (ID, *self.dataset.raw_names)
         # By key, so that two replays of one batch lock alike; the sort is stable, so the first of equal keys is kept.
-        rows = sorted((tuple(record[name] for name in names) for record in records), key=lambda row: str(row[0]))
+        rows = converted(([record[name] for name in names] for record in records), packed(self.dataset))
+        rows.sort(key=lambda row: str(row[0]))
 
         def save(connection: Any) -> int:
             inserted = _write(connection, self._sql.insert_raw, rows)
@@ -73,7 +84,8 @@ class MariaDataStore(DataStore):
         names = (ID, *self.dataset.raw_names)
 
         def read(connection: Any) -> list[Record]:
-            return [dict(zip(names, row, strict=True)) for row in _select(connection, self._sql.select_raw, (limit,))]
+            rows = converted(_select(connection, self._sql.select_raw, (limit,)), unpacked(self.dataset))
+            return [dict(zip(names, row, strict=True)) for row in rows]
 
         return await self._connections.run(read)
 
@@ -86,7 +98,7 @@ class MariaDataStore(DataStore):
                 if mark != version:
                     rows += _select(connection, self._sql.select_unprocessed, (mark, after or "", limit))
             rows.sort(key=lambda row: str(row[0]))
-            return raw_page(self.dataset, rows[:limit], limit)
+            return raw_page(self.dataset, converted(rows[:limit], unpacked(self.dataset)), limit)
 
         return await self._connections.run(read)
 
