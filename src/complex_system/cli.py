@@ -114,7 +114,9 @@ def init_env(
 
 @extras_cmd.command("describe-data", context_settings=DEFAULT_CONTEXT_SETTINGS)
 def describe_data(
-    file: Annotated[Path, typer.Argument(help="CSV, TSV, JSON lines, Excel or Parquet; the suffix says which.", dir_okay=False)],
+    file: Annotated[
+        Path, typer.Argument(help="CSV, TSV, JSON lines, Excel or Parquet; the suffix says which.", dir_okay=False)
+    ],
     target: Annotated[str, typer.Option(help="Column to predict; the last column of numbers by default.")] = "",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to write the declaration; to the terminal by default.")

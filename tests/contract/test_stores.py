@@ -315,7 +315,8 @@ class StoreCases(ABC):
         try:
             full = {
                 "Temp. [°C]": 1.5, "temp. [°c]": -0.25, "select": 2**53, "Größe": None, "an": False, "Sorte": "007", "Ort": "ä `x` '",
-                "Zeit": "31.12.2025 23:59", "Stoffe": ["K1", 'K"2', "Ü"], "Anteile": [0.1, 0.7, 1 / 3], "Notiz": " ", "Prüfer": "", "quality": 0.0,
+                "Zeit": "31.12.2025 23:59", "Stoffe": ["K1", 'K"2', "Ü"], "Anteile": [0.1, 0.7, 1 / 3],
+                "Notiz": " ", "Prüfer": "", "quality": 0.0,
             }  # fmt: skip
             others = {**full, "an": True, "select": 0, "Stoffe": [], "Anteile": []}
             saved = [{ID: "k1", **full}, {ID: "k2", **dict.fromkeys(full)}, {ID: "k3", **others}]
@@ -333,10 +334,33 @@ class StoreCases(ABC):
             await self.drop(settings)
 
     async def test_names_that_a_server_takes_for_one_are_different_columns(self, settings: Settings) -> None:
-        names = ["a", "A", "ä", "Ä", "ß", "ss", "SS", "İ", "i", "ı", "I", "\u212a", "k", "é", "e\u0301", "º", "o", "_ID", "Select", "select"]
-        columns = "".join(f"  - {{name: \"{name}\", type: number, range: [0, 99]}}\n" for name in names)
-        steps = "".join(f"  - {{step: keep, column: \"{name}\"}}\n" for name in names)
-        dataset = Dataset.parse(f"name: alike\ntarget: y\ncolumns:\n{columns}  - {{name: y, type: number}}\npipeline:\n{steps}")
+        names = [
+            "a",
+            "A",
+            "ä",
+            "Ä",
+            "ß",
+            "ss",
+            "SS",
+            "İ",
+            "i",
+            "ı",
+            "I",
+            "\u212a",
+            "k",
+            "é",
+            "e\u0301",
+            "º",
+            "o",
+            "_ID",
+            "Select",
+            "select",
+        ]
+        columns = "".join(f'  - {{name: "{name}", type: number, range: [0, 99]}}\n' for name in names)
+        steps = "".join(f'  - {{step: keep, column: "{name}"}}\n' for name in names)
+        dataset = Dataset.parse(
+            f"name: alike\ntarget: y\ncolumns:\n{columns}  - {{name: y, type: number}}\npipeline:\n{steps}"
+        )
         store = self.make(dataset, settings)
         await store.open()
         try:
@@ -345,7 +369,9 @@ class StoreCases(ABC):
             assert await store.raw_records(5) == [record]
             table = processed_table(dataset, ["k"])
             await store.upsert_processed(table, "v1")
-            page = await store.processed_columns(list(dataset.processed_names), labelled=True, version="v1", after=None, limit=5)
+            page = await store.processed_columns(
+                list(dataset.processed_names), labelled=True, version="v1", after=None, limit=5
+            )
             assert page.table == table
         finally:
             await store.close()

@@ -113,7 +113,11 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
         (("pipeline", 0, "column"), "heat", "does not fit 'heat'"),
         (("pipeline", 2, "column"), "mode", "does not fit 'mode'"),
         (("pipeline", 2, "column"), "quality", "must not use the target 'quality'"),
-        (("pipeline", 0, "step"), "guess", r"pipeline step 1 \(guess\), step: must be one of one_hot, .*, drop, not 'guess'"),
+        (
+            ("pipeline", 0, "step"),
+            "guess",
+            r"pipeline step 1 \(guess\), step: must be one of one_hot, .*, drop, not 'guess'",
+        ),
         (("pipeline", 1, "edges"), [0, 100, 50], "the bin edges of 'heat' must rise"),
         (("pipeline", 1, "labels"), ["low"], "'heat' needs 2 different bin labels"),
         (("pipeline", 1, "labels"), ["low", "low"], "'heat' needs 2 different bin labels"),

@@ -11,7 +11,6 @@ import jsonschema
 import numpy as np
 import pytest
 import yaml
-from everything import TEXT
 from sklearn.linear_model import LinearRegression
 
 from complex_system.domain import schema
@@ -19,6 +18,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.errors import DeclarationError
 from complex_system.preprocessing.pipeline import Pipeline
 from complex_system.sources.films import films
+from everything import TEXT
 
 
 def errors(text: str) -> list[Any]:

@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from everything import EVERYTHING, TEXT, anything, records
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from complex_system.domain.pages import raw_schema
 from complex_system.domain.records import Record, raw_check
 from complex_system.errors import DeclarationError, InvalidRecordError
 from complex_system.preprocessing.pipeline import Pipeline
+from everything import EVERYTHING, TEXT, anything, records
 
 PIPELINE = Pipeline(EVERYTHING)
 
@@ -30,7 +30,9 @@ def bits(row: Any) -> list[Any]:
 def test_a_record_of_all_types_alone_equals_the_same_record_in_any_batch(batch: list[Record]) -> None:
     checked = raw_check(EVERYTHING)(batch)
     together = PIPELINE.process(checked)
-    arrow = pa.Table.from_pylist([{**record, "_id": record["_id"] or "k"} for record in checked], schema=raw_schema(EVERYTHING))
+    arrow = pa.Table.from_pylist(
+        [{**record, "_id": record["_id"] or "k"} for record in checked], schema=raw_schema(EVERYTHING)
+    )
     bulk, rejections = PIPELINE.split(arrow)
     by_row = PIPELINE.features(checked)
     by_frame = PIPELINE.features_of(PIPELINE.typed(arrow))
@@ -134,7 +136,11 @@ def test_a_value_that_cannot_be_processed_is_refused_in_words(change: dict[str, 
         ("power: 0.3", "power: x", r"line 34, pipeline step 15 \(box_cox\), power: must be a number"),
         ("column: size, power: 0.3", "column: Siz, power: 0.3", "names the unknown column 'Siz'"),
         ('by: "temp. [°c]"', 'by: "Temp. [°C]"', r"'Temp. \[°C\]' may be 0 \(its range is \[-40.0, 250.0\]\)"),
-        ("column: select, plus: 1", "column: select", "'select' may be 0, which has no logarithm; 'plus' must be larger than 0"),
+        (
+            "column: select, plus: 1",
+            "column: select",
+            "'select' may be 0, which has no logarithm; 'plus' must be larger than 0",
+        ),
         ("edges: [0, 50, 100]", "edges: [0, 50, 90]", "the bins of 'clipped' must cover its range"),
         ("as: size_cox_0", "as: size_cox", "the result 'size_cox' needs a name that no column and no other result has"),
         ("as: size_cox_0", "as: select", "the result 'select' needs a name that no column"),
@@ -143,14 +149,18 @@ def test_a_value_that_cannot_be_processed_is_refused_in_words(change: dict[str, 
         ("column: Zeit,", "column: Notiz,", "does not fit 'Notiz' of type text; it takes datetime"),
         ('format: "%d.%m.%Y %H:%M"', 'format: "%d.%b.%Y"', r"the format '%d.%b.%Y' may have %d, %m"),
         ('fill: "31.12.2025 23:59"', 'fill: "32.12.2025 23:59"', "which is no time of the format"),
-        ("range: [0, 1000], optional: true, fill: 7", "range: [0, 1000], optional: true, fill: 7.5", "is an integer and declares a fill"),
+        (
+            "range: [0, 1000], optional: true, fill: 7",
+            "range: [0, 1000], optional: true, fill: 7.5",
+            "is an integer and declares a fill",
+        ),
         ("deviation: 7.7", "deviation: 0", "deviation: must be larger than 0"),
         ("deviation: 7.7", "deviatoin: 7.7", "do you mean 'deviation'"),
         ("categories: [x, y]", "categories: [x, y, x]", "the category 'x' more than once"),
         ("id: Chargen-Nr.", "id: Ort", "the key 'Ort' must not be declared as a column too"),
         ("value: 2.5", "value: 0", "the value 0 for 'Größe' is outside of its range"),
         ("type: integer, range: [0, 1000]", "type: integer, range: [0, 1000], range: [0, 5]", "range: stands twice"),
-        ("columns: [\"temp. [°c]\", \"Temp. [°C]\", select]", "columns: [select]", "needs two columns or more"),
+        ('columns: ["temp. [°c]", "Temp. [°C]", select]', "columns: [select]", "needs two columns or more"),
     ],
 )
 def test_a_fault_of_a_declaration_is_named_with_what_is_allowed(old: str, new: str, says: str) -> None:
@@ -160,8 +170,16 @@ def test_a_fault_of_a_declaration_is_named_with_what_is_allowed(old: str, new: s
 
 
 def test_all_faults_of_a_declaration_are_named_at_once_in_the_order_of_the_file() -> None:
-    bad = TEXT.replace("range: [-40, 250]", "range: [-40]").replace("categories: [x, y]", "categories: []").replace("mean: 33.3, ", "")
-    bad = bad.replace("prefix: has", "perfix: has").replace("step: ratio", "step: ration").replace("name: everything", "name: Every Thing")
+    bad = (
+        TEXT.replace("range: [-40, 250]", "range: [-40]")
+        .replace("categories: [x, y]", "categories: []")
+        .replace("mean: 33.3, ", "")
+    )
+    bad = (
+        bad.replace("prefix: has", "perfix: has")
+        .replace("step: ratio", "step: ration")
+        .replace("name: everything", "name: Every Thing")
+    )
     with pytest.raises(DeclarationError) as caught:
         Dataset.parse(bad, "plant.yaml")
     first, *lines = caught.value.message.splitlines()
@@ -184,12 +202,16 @@ def test_of_several_targets_one_is_chosen_and_the_others_are_never_features() ->
     text = TEXT.replace("target: quality", "target: [quality, Größe]")
     with pytest.raises(DeclarationError, match="must not use the target 'Größe'"):
         Dataset.parse(text, target="quality")
-    with pytest.raises(DeclarationError, match="'Ort' was chosen as the target and is not declared as one; there is quality and Größe"):
+    with pytest.raises(
+        DeclarationError, match="'Ort' was chosen as the target and is not declared as one; there is quality and Größe"
+    ):
         Dataset.parse(text, target="Ort")
     notes = TEXT.replace("target: quality", "target: [quality, extra]").replace(
         "columns:\n", "columns:\n  - {name: extra, type: number, optional: true}\n", 1
     )
-    with pytest.raises(DeclarationError, match=r"line 4, target: there are 2 targets \(quality, extra\), .*--target quality"):
+    with pytest.raises(
+        DeclarationError, match=r"line 4, target: there are 2 targets \(quality, extra\), .*--target quality"
+    ):
         Dataset.parse(notes)
     chosen = Dataset.parse(notes, target="extra")
     assert (chosen.target, chosen.targets) == ("extra", ("extra", "quality"))

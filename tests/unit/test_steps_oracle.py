@@ -135,12 +135,17 @@ def test_impute_is_kios_and_simple_imputer() -> None:
 
 def test_keep_and_booleans_are_the_numbers() -> None:
     flags = (POSITIVE > 20).tolist()
-    same(made([{"step": "keep", "column": "on"}], [{"name": "on", "type": "boolean"}], on=flags)["on"], np.array(flags, dtype=float))
+    same(
+        made([{"step": "keep", "column": "on"}], [{"name": "on", "type": "boolean"}], on=flags)["on"],
+        np.array(flags, dtype=float),
+    )
 
 
 def test_one_hot_is_one_hot_encoder() -> None:
     values = RANDOM.choice(["x", "y", "z"], 100).tolist()
-    ours = made([{"step": "one_hot", "column": "c"}], [{"name": "c", "type": "category", "categories": ["z", "x", "y"]}], c=values)
+    ours = made(
+        [{"step": "one_hot", "column": "c"}], [{"name": "c", "type": "category", "categories": ["z", "x", "y"]}], c=values
+    )
     theirs = OneHotEncoder(sparse_output=False).fit_transform(np.array(values)[:, None])
     for place, name in enumerate("xyz"):
         same(ours[f"c_{name}"], theirs[:, place])
@@ -172,12 +177,23 @@ def test_shares_and_drop_are_kios_on_the_real_films() -> None:
 
 
 def test_date_parts_are_pythons_calendar() -> None:
-    times = [datetime(1899, 12, 25, 3, 4, 5) + timedelta(days=int(day), seconds=int(day)) for day in RANDOM.integers(0, 80_000, 400)]
-    times += [datetime(2000, 2, 29), datetime(2024, 12, 31), datetime(2100, 3, 1), datetime(1, 1, 1), datetime(9999, 12, 31, 23, 59, 59)]
+    times = [
+        datetime(1899, 12, 25, 3, 4, 5) + timedelta(days=int(day), seconds=int(day))
+        for day in RANDOM.integers(0, 80_000, 400)
+    ]
+    times += [
+        datetime(2000, 2, 29),
+        datetime(2024, 12, 31),
+        datetime(2100, 3, 1),
+        datetime(1, 1, 1),
+        datetime(9999, 12, 31, 23, 59, 59),
+    ]
     form = "%d.%m.%Y, %H:%M:%S"
     parts = ["year", "month", "day", "hour", "minute", "second", "weekday", "day_of_year"]
     texts = [f"{t.day}.{t.month:02}.{t.year:04}, {t:%H:%M:%S}" for t in times]
-    ours = made([{"step": "date_parts", "column": "t", "parts": parts}], [{"name": "t", "type": "datetime", "format": form}], t=texts)
+    ours = made(
+        [{"step": "date_parts", "column": "t", "parts": parts}], [{"name": "t", "type": "datetime", "format": form}], t=texts
+    )
     for part in parts[:6]:
         same(ours[f"t_{part}"], [getattr(t, part) for t in times])
     same(ours["t_weekday"], [t.isoweekday() for t in times])

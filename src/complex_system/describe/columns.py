@@ -25,7 +25,8 @@ _FORMATS = tuple(
     date + time
     for date in ("%d.%m.%Y", "%Y-%m-%d", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d-%m-%Y")
     for time in (
-        "", " %H:%M", " %H:%M:%S", ", %H:%M:%S", ", %H:%M", "T%H:%M:%S", "T%H:%M", " %H:%M:%S.%f", "T%H:%M:%S.%f", "T%H:%M:%SZ", "T%H:%M:%S.%fZ",
+        "", " %H:%M", " %H:%M:%S", ", %H:%M:%S", ", %H:%M", "T%H:%M:%S", "T%H:%M", " %H:%M:%S.%f",
+        "T%H:%M:%S.%f", "T%H:%M:%SZ", "T%H:%M:%S.%fZ",
     )
 )  # fmt: skip
 _LEADING_ZERO = re.compile(r"[+-]?0\d")
@@ -111,7 +112,9 @@ def look_at(series: pl.Series, *, decimal_commas: bool) -> Found:
     found = Found(series.name, "text", unit_of(series.name))
     if isinstance(series.dtype, pl.List | pl.Array):
         if not _look_at_lists(found, series.to_list()):
-            raise TypeError(f"the column '{found.name}' has lists of something else than texts or shares; leave it out of the file")
+            raise TypeError(
+                f"the column '{found.name}' has lists of something else than texts or shares; leave it out of the file"
+            )
     elif series.dtype.is_numeric() and series.dtype != pl.Boolean:
         _look_at_numbers(found, series.cast(pl.Float64).fill_nan(None), len(series))
     elif series.dtype in (pl.Datetime, pl.Date):
@@ -140,7 +143,9 @@ def _look_at_texts(found: Found, series: pl.Series, *, decimal_commas: bool) -> 
     words = {text.strip().lower() for text in texts}
     if words <= TRUE | FALSE and (len({truth(word) for word in words}) == len(words)):
         found.type = "boolean"
-        _as_flags(found, pl.Series(found.name, [None if text is None else float(bool(truth(text))) for text in kept], pl.Float64))
+        _as_flags(
+            found, pl.Series(found.name, [None if text is None else float(bool(truth(text))) for text in kept], pl.Float64)
+        )
         return
     read = numbers(pl.Series(found.name, kept, pl.String), decimal_commas=decimal_commas)
     if read.null_count() == found.missing and not any(_LEADING_ZERO.match(text.strip()) for text in texts):
@@ -160,7 +165,9 @@ def _look_at_categories(found: Found, series: pl.Series) -> None:
     texts = [text for text in series.to_list() if text is not None and not is_missing(text, _NUMBER)]
     categories = sorted(set(texts))
     found.different, found.missing = len(categories), len(series) - len(texts)
-    fitting = len(categories) <= MOST_CATEGORIES and len(categories) * RECORDS_A_CATEGORY <= max(len(texts), 2 * RECORDS_A_CATEGORY)
+    fitting = len(categories) <= MOST_CATEGORIES and len(categories) * RECORDS_A_CATEGORY <= max(
+        len(texts), 2 * RECORDS_A_CATEGORY
+    )
     if fitting:
         found.type, found.categories = "category", tuple(categories)
         return
@@ -198,7 +205,7 @@ def _look_at_numbers(found: Found, read: pl.Series, records: int) -> None:
 
 def _as_flags(found: Found, flags: pl.Series) -> None:
     found.numbers = flags
-    found.median = float(flags.drop_nulls().mean() or 0.0) >= 0.5  # type: ignore[arg-type,operator]
+    found.median = float(flags.drop_nulls().mean() or 0.0) >= 0.5  # type: ignore[arg-type]
 
 
 def _look_at_typed_times(found: Found, series: pl.Series) -> None:

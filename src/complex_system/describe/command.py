@@ -45,4 +45,6 @@ def describe_to(file: Path, target: str, output: Path | None, *, force: bool, ou
         put_beside(output)
     except OSError as error:
         raise DescribeError(f"{output} cannot be written: {error.strerror or error}.") from error
-    out.write(f"{output} written, its schema for editors beside it. Read it, then put both into a deployment's config_dir.\n")
+    out.write(
+        f"{output} written, its schema for editors beside it. Read it, then put both into a deployment's config_dir.\n"
+    )

@@ -23,6 +23,7 @@ from complex_system.sources.replay import ReplayFile, readable
 from complex_system.sources.tables import Table, table_at
 
 _BATCH = 5000
+_LETTERS = {ord("ä"): "ae", ord("ö"): "oe", ord("ü"): "ue", ord("ß"): "ss"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Description:
     @property
     def name(self) -> str:
         """A name for the data set, made of the file's."""
-        plain = self.path.stem.lower().translate(str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"}))
+        plain = self.path.stem.lower().translate(_LETTERS)
         plain = unicodedata.normalize("NFKD", plain).encode("ascii", "ignore").decode()
         plain = re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:40].strip("_")
         return plain if plain[:1].isalpha() else f"data_{plain}".rstrip("_")
@@ -60,14 +61,20 @@ class Description:
     def text(self) -> str:
         """The declaration: YAML with comments."""
         made = f"{EDITOR_LINE}\n"
-        made += comment(f"Proposed by `fiot extras describe-data` for {self.path.name} ({self.records} records). Read it and change what you know better.")
+        made += comment(
+            f"Proposed by `fiot extras describe-data` for {self.path.name} ({self.records} records). "
+            "Read it and change what you know better."
+        )
         made += comment(
             f"Ranges go {MARGIN:.0%} of the values' width beyond what the file holds, on each side: a record outside is refused. "
             "A fill stands in for a missing number: it is the middle of the file's values."
         )
         made += f"name: {self.name}\n"
         if self.key:
-            made += comment(f"'{self.key}' is there in every record and each time another, so it is the records' key.") + f"id: {scalar(self.key)}\n"
+            made += (
+                comment(f"'{self.key}' is there in every record and each time another, so it is the records' key.")
+                + f"id: {scalar(self.key)}\n"
+            )
         if not self.target_was_named:
             made += comment("CHECK: no target was named, so the last column of numbers is taken.")
         made += f"target: {scalar(self.target)}\n\ncolumns:\n"
@@ -146,9 +153,7 @@ def describe(path: Path, target: str = "") -> Description:
     proposal = propose([column for column in columns if column.name != key], chosen.name, leaking)
     if not proposal.steps:
         raise DescribeError(f"The file {path} has no column from which the target '{chosen.name}' could be predicted.")
-    return Description(
-        path, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, frozenset(leaking)
-    )
+    return Description(path, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, frozenset(leaking))
 
 
 def refused(description: Description) -> tuple[int, str]:
@@ -187,8 +192,14 @@ def _target(path: Path, columns: list[Found], target: str) -> Found:
             raise DescribeError(f"The file {path} has no column '{target}'; it has {names}.")
         if found not in numeric:
             names = ", ".join(f"'{column.name}'" for column in numeric) or "none"
-            state = "has the same value in all records" if found.type in ("number", "integer") else f"holds values of the type {found.type}"
-            raise DescribeError(f"The target must be a column of different numbers, and '{target}' {state}; columns of numbers are {names}.")
+            state = (
+                "has the same value in all records"
+                if found.type in ("number", "integer")
+                else f"holds values of the type {found.type}"
+            )
+            raise DescribeError(
+                f"The target must be a column of different numbers, and '{target}' {state}; columns of numbers are {names}."
+            )
         return found
     if not numeric:
         raise DescribeError(f"The file {path} has no column of different numbers that could be the target.")

@@ -41,7 +41,9 @@ def propose(columns: list[Found], target: str, leaking: set[str]) -> Proposal:
     for column in usable:
         if column.type == "list of shares":
             continue
-        reason = "; ".join(column.notes) or ("follows the target almost exactly: it may leak it" if column.name in leaking else "")
+        reason = "; ".join(column.notes) or (
+            "follows the target almost exactly: it may leak it" if column.name in leaking else ""
+        )
         if column.type == "text":
             made.dropped[column.name] = reason or "text"
         elif reason or column.type == "datetime":

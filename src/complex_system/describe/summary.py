@@ -25,7 +25,9 @@ def summary(description: Description) -> Group:
             Text(_use(column, description)), Text(_notes(column, description)), style=style,
         )  # fmt: skip
     dataset = description.dataset()
-    line = f"Target '{description.target}'" + ("" if description.target_was_named else " (CHECK: the last column of numbers; --target names another)")
+    line = f"Target '{description.target}'" + (
+        "" if description.target_was_named else " (CHECK: the last column of numbers; --target names another)"
+    )
     return Group(table, Text(f"{line}; {len(dataset.feature_names)} features; pipeline version {dataset.version}"))
 
 
@@ -43,7 +45,9 @@ def _use(column: Found, description: Description) -> str:
         return "target"
     if column.name == description.key:
         return "key"
-    found = next((step["step"] for step, _ in description.proposal.steps if column.name in (step["column"], step.get("shares"))), "")
+    found = next(
+        (step["step"] for step, _ in description.proposal.steps if column.name in (step["column"], step.get("shares"))), ""
+    )
     return found or "not used"
 
 

@@ -11,7 +11,10 @@ from complex_system.describe.columns import Found
 ALMOST_ONE = 0.9999
 """A correlation from which a column tells the target rather than helps to find it."""
 _PAIRS = 10
-_KEY_NAME = re.compile(r"(^|[^a-zäöü])(id|key|nr|no|nummer|number|schlüssel|serial|index)([^a-zäöü]|$)|(nummer|[a-z]id|[a-z]nr|-id|_id)\.?$", re.IGNORECASE)
+_KEY_NAME = re.compile(
+    r"(^|[^a-zäöü])(id|key|nr|no|nummer|number|schlüssel|serial|index)([^a-zäöü]|$)|(nummer|[a-z]id|[a-z]nr|-id|_id)\.?$",
+    re.IGNORECASE,
+)
 LONGEST_KEY = 64
 
 
@@ -35,7 +38,11 @@ def key_of(columns: list[Found], frame: pl.DataFrame) -> str:
         if series.dtype.is_float() or series.dtype.is_nested():
             continue
         texts = series.cast(pl.String)
-        if texts.null_count() or not texts.str.len_chars().is_between(1, LONGEST_KEY).all() or (texts.str.strip_chars() == "").any():
+        if (
+            texts.null_count()
+            or not texts.str.len_chars().is_between(1, LONGEST_KEY).all()
+            or (texts.str.strip_chars() == "").any()
+        ):
             continue
         if texts.n_unique() == len(texts):
             return column.name

@@ -30,9 +30,9 @@ class Column(Declared):
     """One raw column: its name as in the source, what its values are, and what stands in for a missing one."""
 
     name: str = Field(min_length=1, description="Name of the column, exactly as in the source")
-    type: Literal[
-        "number", "integer", "category", "boolean", "text", "datetime", "list of categories", "list of shares"
-    ] = Field(description="What the values are; text is kept and not used")
+    type: Literal["number", "integer", "category", "boolean", "text", "datetime", "list of categories", "list of shares"] = (
+        Field(description="What the values are; text is kept and not used")
+    )
     description: str = Field("", description="For readers, and in the REST interface's documentation")
     unit: str = Field("", description="Unit of the values, for readers")
     optional: bool = Field(False, description="Whether the value may be missing")
@@ -40,7 +40,8 @@ class Column(Declared):
         None, description="Smallest and largest value that is processed, both included, in the column's own unit"
     )
     fill: StrictStr | float | None = Field(
-        None, description="What stands in for a missing value: a number in the column's own unit, a category, a time, true or false"
+        None,
+        description="What stands in for a missing value: a number in the column's own unit, a category, a time, true or false",
     )
     categories: tuple[str, ...] = Field((), description="All values that a category, or an entry of a list, may have")
     format: str = Field("", description="How a time is written, with Python's codes, for example %d.%m.%Y %H:%M")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from complex_system.domain.columns import ID, Column
+from complex_system.domain.columns import ID, NUMERIC, Column
 from complex_system.domain.declaration import Fault
 from complex_system.domain.steps import (
     WANTED,
@@ -103,7 +103,8 @@ def _of_step(
             continue
         types = ("list of shares",) if isinstance(step, Shares) and position else wanted
         if (column.type not in types) if types else not is_numeric(column):
-            yield f"pipeline step {step.step} does not fit '{name}' of type {column.type}; it takes {' or '.join(types or ('number, integer, boolean',))}"
+            takes = " or ".join(types or NUMERIC)
+            yield f"pipeline step {step.step} does not fit '{name}' of type {column.type}; it takes {takes}"
         else:
             yield from _of_column(step, column)
     if isinstance(step, Bins) and step.column in known and step.column not in silent:

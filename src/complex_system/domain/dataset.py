@@ -104,7 +104,7 @@ class Dataset(Declared):
             except UnicodeDecodeError as error:
                 raise DeclarationError(f"{path} is not UTF-8: {error.reason} at byte {error.start}.") from error
             return cls.parse(text, str(path), target=target)
-        return cls.shipped("lab")
+        return cls.shipped("lab", target=target)
 
     @classmethod
     def shipped(cls, name: str, *, target: str = "") -> Dataset:
@@ -172,11 +172,11 @@ class Dataset(Declared):
 
     def _hash(self) -> str:
         decisive = self.dict(exclude={"description", "id", "other_targets"})
-        for declared, column in zip(self.columns, decisive["columns"], strict=True):
+        for column in decisive["columns"]:
             del column["description"], column["unit"]
-            _drop_defaults(declared, column)
-        for declared, step in zip(self.pipeline, decisive["pipeline"], strict=True):
-            _drop_defaults(declared, step)
+        declared: tuple[Declared, ...] = (*self.columns, *self.pipeline)
+        for part, content in zip(declared, [*decisive["columns"], *decisive["pipeline"]], strict=True):
+            _drop_defaults(part, content)
         decisive["pipeline"] = [step for step in decisive["pipeline"] if step["step"] != "drop"]
         canonical = json.dumps(decisive, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
@@ -194,11 +194,16 @@ def _drop_defaults(declared: Declared, content: dict[str, Any]) -> None:
 def _choose_target(content: dict[str, Any], chosen: str) -> list[Fault]:
     """Leaves one target in ``content`` and puts the others beside it."""
     declared = content.get("target")
-    targets = [str(each) for each in declared] if isinstance(declared, list) else [declared]
-    if not isinstance(declared, list | str) or not targets:
+    if not declared or not isinstance(declared, list | str):
         return []  # said by the check of the keys
+    targets = [str(each) for each in declared] if isinstance(declared, list) else [declared]
     if chosen and chosen not in targets:
-        return [(("target",), f"'{chosen}' was chosen as the target and is not declared as one; there is {' and '.join(targets)}")]
+        return [
+            (
+                ("target",),
+                f"'{chosen}' was chosen as the target and is not declared as one; there is {' and '.join(targets)}",
+            )
+        ]
     if not chosen and len(targets) > 1:
         content["target"] = targets[0]
         content["other_targets"] = targets[1:]
@@ -206,7 +211,8 @@ def _choose_target(content: dict[str, Any], chosen: str) -> list[Fault]:
             (
                 ("target",),
                 f"there are {len(targets)} targets ({', '.join(targets)}), and a model is trained for one: choose it "
-                f"(--target {targets[0]} on the command line, COMPLEX_SYSTEM_TARGET={targets[0]} in the deployment's .env) or declare only one",
+                f"(--target {targets[0]} on the command line, COMPLEX_SYSTEM_TARGET={targets[0]} in the deployment's .env) "
+                "or declare only one",
             )
         ]
     content["target"] = chosen or targets[0]
@@ -222,7 +228,13 @@ def _all_faults(content: dict[str, Any]) -> list[Fault]:
         if isinstance(content.get(key), list | tuple):
             parts[key] = list(content[key])
     try:
-        Dataset.parse_obj({**content, **({"columns": []} if "columns" in parts else {}), **({"pipeline": []} if "pipeline" in parts else {})})
+        Dataset.parse_obj(
+            {
+                **content,
+                **({"columns": []} if "columns" in parts else {}),
+                **({"pipeline": []} if "pipeline" in parts else {}),
+            }
+        )
     except ValidationError as error:
         found += [fault for fault in faults_of(error, _KEYS) if fault[0]]
     columns: dict[str, Column] = {}

@@ -164,7 +164,14 @@ def _explain(message: str, value: Any) -> str:
         return "must have 1 to 64 characters"
     if problem.startswith("Expected `") and ", got `" in problem:
         expected, got = problem.split("`")[1], problem.split("`")[3]
-        words = {"float": "a number", "str": "a text", "bool": "true or false", "array": "a list", "object": "a mapping", "null": "nothing"}
+        words = {
+            "float": "a number",
+            "str": "a text",
+            "bool": "true or false",
+            "array": "a list",
+            "object": "a mapping",
+            "null": "nothing",
+        }
         wanted = " or ".join(words.get(part, part) for part in expected.split(" | "))
         return f"must be {wanted}, not {got}" + (f" {shown}" if shown and value is not None else "")
     return problem

@@ -62,7 +62,7 @@ class Shares(Declared):
 
 
 class DateParts(Declared):
-    """One feature a part of a time, named ``<prefix>_<part>``: year, month, day, hour, minute, second, weekday (1 is Monday), day_of_year."""
+    """One feature a part of a time, named ``<prefix>_<part>``; the weekday is 1 on Monday."""
 
     step: Literal["date_parts"]
     column: str = Field(description="A column of type datetime, with a format")
@@ -104,7 +104,9 @@ class Bins(Declared):
 class Arithmetic(Declared):
     """A step that makes one number. ``as`` names it, for later steps too; ``feature: false`` keeps it from the models."""
 
-    as_: str = Field("", alias="as", description="Name of the result, which later steps may take; the column's name by default")
+    as_: str = Field(
+        "", alias="as", description="Name of the result, which later steps may take; the column's name by default"
+    )
     feature: bool = Field(True, description="Whether the result is a feature; false for one that only later steps need")
 
     @property
@@ -211,7 +213,9 @@ class Log(Arithmetic):
         """Logarithms of the ends."""
         low, high = (end + self.plus for end in inputs[0])
         if low <= 0:
-            raise ValueError(f"'{self.column}' may be {inputs[0][0]:g}, which has no logarithm; 'plus' must be larger than {0 - inputs[0][0]:g}")
+            raise ValueError(
+                f"'{self.column}' may be {inputs[0][0]:g}, which has no logarithm; 'plus' must be larger than {0 - inputs[0][0]:g}"
+            )
         return math.log(low), math.log(high)
 
 
@@ -264,7 +268,9 @@ class Ratio(Arithmetic):
 
     step: Literal["ratio"]
     column: str = Field(description="The numerator: a number, or the name that an earlier step gave its result")
-    by: str = Field(description="The denominator, which is never 0: a number, or the name that an earlier step gave its result")
+    by: str = Field(
+        description="The denominator, which is never 0: a number, or the name that an earlier step gave its result"
+    )
     as_: str = Field(alias="as", min_length=1, description="Name of the result, which later steps may take")
 
     @property
@@ -295,7 +301,21 @@ class Drop(Declared):
 
 
 Step = Annotated[
-    OneHot | MultiHot | Shares | DateParts | Bins | Scale | Standardise | Keep | Impute | Clip | Log | BoxCox | Product | Ratio | Drop,
+    OneHot
+    | MultiHot
+    | Shares
+    | DateParts
+    | Bins
+    | Scale
+    | Standardise
+    | Keep
+    | Impute
+    | Clip
+    | Log
+    | BoxCox
+    | Product
+    | Ratio
+    | Drop,
     Field(discriminator="step"),
 ]
 STEPS: dict[str, type[Declared]] = {

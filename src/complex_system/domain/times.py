@@ -1,7 +1,7 @@
 """Times as texts in a declared format: one pattern that Python and polars read alike, and the calendar as whole numbers.
 
-Libraries differ in what they let pass for ``%d.%m.%Y``. Here a format becomes a regular expression of digits, and the parts follow from
-the numbers by the proleptic Gregorian calendar, so a time means the same for one record and in a column.
+Libraries differ in what they let pass for ``%d.%m.%Y``. Here a format becomes a regular expression of digits, and the parts
+follow from the numbers by the proleptic Gregorian calendar, so a time means the same for one record and in a column.
 """
 
 from __future__ import annotations

@@ -79,15 +79,16 @@ class NumberCheck(Check):
         value = pl.col(column.name)
         # Comparisons with NaN are false.
         inside = value.eq(value) if column.type == "boolean" else value.is_between(self._low, self._high)
-        self._set(inside)
+        self._whole = column.type == "integer"
+        self._set(inside & (value == value.floor()) if self._whole else inside)
 
     @override
     def problem(self, value: Any, record: Record) -> str | None:
         if self._low <= value <= self._high:
-            return None
+            return f"must be a whole number, not {value}" if self._whole and value != math.floor(value) else None
         if self._column.limits is None or not math.isfinite(value):
             return "must be a finite number"
-        if self._column.type == "integer":
+        if self._whole and value == math.floor(value):
             value = int(value)
         return f"{value} is outside of [{self._low:g}, {self._high:g}]"
 
@@ -99,6 +100,8 @@ class NumberCheck(Check):
             return False
         if not present:
             return True
+        if self._whole and not all(self.problem_in(record) is None for record in records):
+            return False
         total = sum(present)  # NaN slips through min and max, but not through a sum
         return bool(total == total and self._low <= min(present) and max(present) <= self._high)  # noqa: PLR0124
 

@@ -1,9 +1,9 @@
 """The arithmetic of the steps, written once for a number and for a column of polars.
 
 Only what gives the same bits for one row and for a million is used: ``+``, ``*``, comparisons, a column divided by a column, and the
-functions ``log`` and ``exp``, which both sides take from the C library. polars divides a long column by a literal as a multiplication with its
-reciprocal, but a column of one row truly, and the two differ in the last bit; so a literal's reciprocal is computed before. A power is
-``exp(power * log(value))``, because each library has short cuts of its own for some powers.
+functions ``log`` and ``exp``, which both sides take from the C library. polars divides a long column by a literal as a multiplication
+with its reciprocal, but a column of one row truly, and the two differ in the last bit; so a literal's reciprocal is
+computed before. A power is ``exp(power * log(value))``, because each library has short cuts of its own for some powers.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _function(  # noqa: PLR0911 - one return a step
     if isinstance(step, BoxCox):
         power = step.power
         if not power:
-            return lambda value: log(value)
+            return log  # type: ignore[no-any-return]
         inverse = 1 / power
         return lambda value: (exp(log(value) * power) - 1.0) * inverse
     if isinstance(step, Product):

@@ -91,7 +91,9 @@ def _fill(  # noqa: PLR0911 - one return a step
             result = _number(columns[step.column], step.value)
         case _:
             assert isinstance(step, Arithmetic)
-            result = _applied(for_numbers(step, [known[name] for name in step.inputs]), [number(name) for name in step.inputs])
+            result = _applied(
+                for_numbers(step, [known[name] for name in step.inputs]), [number(name) for name in step.inputs]
+            )
     if step.as_ and step.as_ not in columns:
         results[step.as_] = result
     return _put(result, places[0]) if places else None
@@ -125,7 +127,8 @@ def _number(column: Column, fill: Any) -> _Number:
 
 
 def _one_hot(column: Column, places: list[int]) -> _Fill:
-    name, missing = column.name, column.fill
+    name = column.name
+    missing = None if column.fill is None else str(column.fill)
     place_of = dict(zip(column.categories, places, strict=True))
 
     def fill(record: Record, row: list[float]) -> None:

@@ -25,7 +25,6 @@ from complex_system.domain.steps import (
 from complex_system.domain.times import DAYS_BEFORE, TimeFormat
 from complex_system.preprocessing.numbers import for_columns
 
-
 _TYPES: dict[str, Any] = {
     "number": pl.Float64,
     "integer": pl.Float64,
@@ -47,13 +46,13 @@ def feature_expressions(dataset: Dataset) -> dict[str, pl.Expr]:
     made: dict[str, pl.Expr] = {}
     for step in dataset.pipeline:
         expressions = _expressions(step, dataset, results, known)
-        made |= {
-            name: each.alias(name) for name, each in zip(dataset.features_of(step), expressions, strict=False)
-        }
+        made |= {name: each.alias(name) for name, each in zip(dataset.features_of(step), expressions, strict=False)}
     return made
 
 
-def _expressions(step: Step, dataset: Dataset, results: dict[str, pl.Expr], known: dict[str, Interval]) -> list[pl.Expr]:
+def _expressions(  # noqa: PLR0911 - one return a step
+    step: Step, dataset: Dataset, results: dict[str, pl.Expr], known: dict[str, Interval]
+) -> list[pl.Expr]:
     columns = dataset.by_name
 
     def number(name: str) -> pl.Expr:
@@ -138,7 +137,11 @@ def date_parts(column: Column) -> dict[str, pl.Expr]:
     year, month, day, hour, minute, second = map(digits, ("year", "month", "day", "hour", "minute", "second"))
     leap = ((year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))).cast(pl.Int64)
     longest = pl.when(month == 2).then(28 + leap).otherwise(30 + (month + month // 8) % 2)
-    before = reduce(lambda made, m: made + (month > m).cast(pl.Int64) * (DAYS_BEFORE[m] - DAYS_BEFORE[m - 1]), range(1, 12), pl.lit(0, pl.Int64))
+    before = reduce(
+        lambda made, m: made + (month > m).cast(pl.Int64) * (DAYS_BEFORE[m] - DAYS_BEFORE[m - 1]),
+        range(1, 12),
+        pl.lit(0, pl.Int64),
+    )
     day_of_year = before + day + pl.when(month > 2).then(leap).otherwise(0)
     past = year - 1
     weekday = (past * 365 + past // 4 - past // 100 + past // 400 + day_of_year - 1) % 7 + 1

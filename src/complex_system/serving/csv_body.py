@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+from collections.abc import Callable
 from typing import Any
 
-from complex_system.domain.dataset import Dataset
+from complex_system.domain.dataset import ID, Dataset
 from complex_system.errors import InvalidRequestError
+from complex_system.sources.values import entries
 
 
 def csv_columns(body: bytes, dataset: Dataset) -> dict[str, list[Any]]:
-    """Columns by the names of the header; numbers as floats where the declared column is one, empty fields as None.
+    """Columns by the names of the header; values as the declared column has them, empty fields as None.
 
-    A field that is no number stays a text, so that the check of the records names it.
+    A field that is no number, no list or neither true nor false stays a text, so that the check of the records names it.
 
     Raises:
         InvalidRequestError: The body is no CSV in UTF-8, its header is not unique, or a line has another number of fields.
@@ -34,15 +37,39 @@ def csv_columns(body: bytes, dataset: Dataset) -> dict[str, list[Any]]:
     for position, row in enumerate(rows):
         if len(row) != len(header):
             raise InvalidRequestError(f"Line {position + 2} has {len(row)} fields where the header has {len(header)}.")
-    texts = {column.name for column in dataset.columns if column.type != "number"} | {"_id"}
-    read = {name: _text if name in texts else _number for name in header}
+    read: dict[str, Callable[[str], Any]] = {name: _text if name == ID else _number for name in header}
+    read |= {column.name: _READERS.get(column.type, _text) for column in dataset.columns}
     return {
         name: [read[name](value) for value in column] for name, column in zip(header, zip(*rows, strict=True), strict=True)
     }
 
 
+def csv_text(columns: dict[str, list[Any]]) -> str:
+    """Columns as CSV that :func:`csv_columns` reads; lists as JSON."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    for row in zip(*columns.values(), strict=True):
+        writer.writerow(
+            [json.dumps(value, ensure_ascii=False) if isinstance(value, list | bool) else value for value in row]
+        )
+    return out.getvalue()
+
+
 def _text(value: str) -> str | None:
     return value or None
+
+
+def _flag(value: str) -> bool | str | None:
+    return {"true": True, "false": False, "": None}.get(value.strip().lower(), value)
+
+
+def _list(value: str) -> Any:
+    return entries(value) if value.strip() else None
+
+
+def _shares(value: str) -> Any:
+    return entries(value, shares=True) if value.strip() else None
 
 
 def _number(value: str) -> float | str | None:
@@ -52,3 +79,12 @@ def _number(value: str) -> float | str | None:
         return float(value)
     except ValueError:
         return value
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "number": _number,
+    "integer": _number,
+    "boolean": _flag,
+    "list of categories": _list,
+    "list of shares": _shares,
+}

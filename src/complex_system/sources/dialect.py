@@ -51,7 +51,10 @@ def dialect_of(path: Path) -> Dialect:
 
 def as_utf8(path: Path, dialect: Dialect, to: Path) -> None:
     """Writes the file again in UTF-8."""
-    with path.open(encoding=dialect.encoding, errors="replace", newline="") as source, to.open("w", encoding="utf-8", newline="") as copy:
+    with (
+        path.open(encoding=dialect.encoding, errors="replace", newline="") as source,
+        to.open("w", encoding="utf-8", newline="") as copy,
+    ):
         while block := source.read(_BLOCK):
             copy.write(block)
 

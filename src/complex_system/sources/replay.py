@@ -1,7 +1,7 @@
 """A file of raw records, read again and again with the same keys, in bounded batches.
 
-CSV, spreadsheets, JSON lines and Parquet (``sources.tables``). Columns are found by their declared names. A row without a key gets one that
-follows from the file's content and the row's number, so that the same file read again is the same records.
+CSV, spreadsheets, JSON lines and Parquet (``sources.tables``). Columns are found by their declared names. A row without a key gets
+one that follows from the file's content and the row's number, so that the same file read again is the same records.
 """
 
 from __future__ import annotations

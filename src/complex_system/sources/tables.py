@@ -147,7 +147,7 @@ class ParquetTable(FrameTable):
         return pl.scan_parquet(self.path, glob=False)
 
     @cached_property
-    def decimal_commas(self) -> bool:  # type: ignore[override]
+    def decimal_commas(self) -> bool:
         """Whether numbers in its texts are written 1,5."""
         return _commas(self._scan().head(_LOOKED_AT).collect())
 
@@ -167,7 +167,7 @@ class ExcelTable(FrameTable):
         return sheet.with_columns(pl.col(pl.Null).cast(pl.String))
 
     @cached_property
-    def decimal_commas(self) -> bool:  # type: ignore[override]
+    def decimal_commas(self) -> bool:
         """Whether numbers in its texts are written 1,5."""
         return _commas(self._sheet.head(_LOOKED_AT))
 

@@ -15,7 +15,9 @@ import polars as pl
 from complex_system.domain.columns import Column
 from complex_system.domain.kinds import kind_of
 
-MISSING = frozenset({"", "-", "--", "NA", "N/A", "n/a", "#N/A", "#NV", "NaN", "nan", "NAN", "null", "NULL", "None", "none", "k.A.", "k. A."})
+MISSING = frozenset(
+    {"", "-", "--", "NA", "N/A", "n/a", "#N/A", "#NV", "NaN", "nan", "NAN", "null", "NULL", "None", "none", "k.A.", "k. A."}
+)
 """Texts that stand for a missing value, unless the column declares them as categories."""
 TRUE = frozenset({"true", "ja", "yes", "wahr", "on", "ein", "j", "y", "t"})
 FALSE = frozenset({"false", "nein", "no", "falsch", "off", "aus", "n", "f"})
@@ -32,8 +34,7 @@ _SHARES = re.compile(r"\s*[;|]\s*|\s+")
 def has_decimal_commas(texts: Iterable[str], separator: str = ",") -> bool:
     """Whether numbers in these texts are written 1,5 rather than 1.5."""
     commas = points = unsure = 0
-    for text in texts:
-        text = text.strip()
+    for text in map(str.strip, texts):
         if _EITHER.fullmatch(text):
             unsure += 1
         elif _COMMA_NUMBER.fullmatch(text):
@@ -55,10 +56,14 @@ def numbers(texts: pl.Series, *, decimal_commas: bool) -> pl.Series:
     """Texts as float64, null where a text is no number. Points or commas that group thousands are left out."""
     values = texts.str.strip_chars()
     if decimal_commas:
-        grouped = pl.when(pl.col("v").str.contains(_GROUPED_BY_POINT)).then(pl.col("v").str.replace_all(".", "", literal=True))
+        grouped = pl.when(pl.col("v").str.contains(_GROUPED_BY_POINT)).then(
+            pl.col("v").str.replace_all(".", "", literal=True)
+        )
         plain = grouped.otherwise(pl.col("v")).str.replace(",", ".", literal=True)
     else:
-        grouped = pl.when(pl.col("v").str.contains(_GROUPED_BY_COMMA)).then(pl.col("v").str.replace_all(",", "", literal=True))
+        grouped = pl.when(pl.col("v").str.contains(_GROUPED_BY_COMMA)).then(
+            pl.col("v").str.replace_all(",", "", literal=True)
+        )
         plain = grouped.otherwise(pl.col("v"))
     made = values.alias("v").to_frame().select(plain.cast(pl.Float64, strict=False))
     return made.to_series()
@@ -103,7 +108,9 @@ def values(series: pl.Series, column: Column | None, *, decimal_commas: bool = F
     if kind in ("number", "integer"):
         read = numbers(pl.Series(found, dtype=pl.String), decimal_commas=decimal_commas).fill_nan(None).to_list()
         # What is no number stays a text, and its row is refused for it.
-        return [text.strip() if number is None and text is not None else number for text, number in zip(found, read, strict=True)]
+        return [
+            text.strip() if number is None and text is not None else number for text, number in zip(found, read, strict=True)
+        ]
     if kind == "boolean":
         return [text if text is None else _flag(text) for text in found]
     if column and kind_of(column).is_list:

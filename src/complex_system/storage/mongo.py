@@ -98,7 +98,11 @@ class MongoDataStore(DataStore):
         fields = self._raw_fields[1:]
         documents = [
             # MariaDB keeps no sign of zero, so neither does this store; adding 0 takes it away.
-            {ID: r[ID], PIPELINE: "", **{f: v + 0.0 if type(v := r[n]) is float else v for f, n in zip(fields, names, strict=True)}}
+            {
+                ID: r[ID],
+                PIPELINE: "",
+                **{f: v + 0.0 if type(v := r[n]) is float else v for f, n in zip(fields, names, strict=True)},
+            }
             for r in records
         ]
         with self._translated():
