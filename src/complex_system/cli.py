@@ -36,6 +36,8 @@ def run(
     records: Annotated[int | None, typer.Option(min=0, help="Records that the data source makes at its start.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the dummy data and of the trainers.")] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds after which --once gives up.")] = 600.0,
+    data: Annotated[str, typer.Option(help="A file of records to run on, or a data set that ships: lab, films.")] = "",
+    target: Annotated[str, typer.Option(help="Column of --data to predict.")] = "",
 ) -> None:
     """Runs a deployment on this machine, without Docker.
 
@@ -49,10 +51,19 @@ def run(
     try:
         known = _read(deployment)
         options = {"COMPLEX_SYSTEM_RECORDS": records, "COMPLEX_SYSTEM_SEED": seed}
+        directory = run_directory(deployment, Path(ProjectContext.default.project_root_dir))
+        chosen: dict[str, str] = {}
+        if data:
+            from complex_system.local.data import choose_data
+
+            prepared = choose_data(data, target, directory.parent / "data_sets", known.environment)
+            chosen |= prepared.options
+            for note in prepared.notes:
+                typer.echo(f"fiot run: {note}")
         code = run_deployment(
             known,
-            run_directory(deployment, Path(ProjectContext.default.project_root_dir)),
-            {name: str(value) for name, value in options.items() if value is not None},
+            directory,
+            {**chosen, **{name: str(value) for name, value in options.items() if value is not None}},
             once=once,
             fresh=fresh,
             timeout=timeout,
