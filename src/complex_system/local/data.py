@@ -73,7 +73,7 @@ def choose_data(data: str, target: str, folder: Path, given: Mapping[str, str]) 
             notes += _declare(file, target, config)
         dataset = Dataset.load(config, target=target)
     labelled = _labelled(file, dataset)
-    name = f"_{dataset.name}" + (f"_{dataset.targets.index(target)}" if target and len(dataset.targets) > 1 else "")
+    name = f"_{dataset.name}" + (f"_{hashlib.sha256(target.encode()).hexdigest()[:6]}" if target else "")
     settings = Settings.of(given)
     options = {
         "FASTIOT_CONFIG_DIR": str(config),
