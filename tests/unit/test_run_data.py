@@ -19,7 +19,9 @@ def test_the_lab_data_need_nothing(tmp_path: Path) -> None:
 def test_the_films_need_a_target_and_get_a_database_of_their_own_for_each(tmp_path: Path) -> None:
     with pytest.raises(DeclarationError, match=r"2 targets \(Ausformung, Kaltverfo\).*--target Ausformung"):
         choose_data("films", "", tmp_path, {})
-    chosen = [choose_data("films", target, tmp_path, {"FASTIOT_MONGO_DB_NAME": "Plant"}) for target in ("Ausformung", "Kaltverfo")]
+    chosen = [
+        choose_data("films", target, tmp_path, {"FASTIOT_MONGO_DB_NAME": "Plant"}) for target in ("Ausformung", "Kaltverfo")
+    ]
     options = chosen[1].options
     dataset = Dataset.load(options["FASTIOT_CONFIG_DIR"], target=options["COMPLEX_SYSTEM_TARGET"])
     assert dataset.target == "Kaltverfo"
@@ -32,7 +34,9 @@ def test_the_films_need_a_target_and_get_a_database_of_their_own_for_each(tmp_pa
 
 def test_a_file_without_a_declaration_is_declared_on_the_fly(tmp_path: Path) -> None:
     file = tmp_path / "Öfen 2025.csv"
-    file.write_text("Heiz;Art;Güte\n" + "".join(f"{i % 17},5;{'ab'[i % 2]};{i * i % 23},25\n" for i in range(300)), encoding="latin-1")
+    file.write_text(
+        "Heiz;Art;Güte\n" + "".join(f"{i % 17},5;{'ab'[i % 2]};{i * i % 23},25\n" for i in range(300)), encoding="latin-1"
+    )
     chosen = choose_data(str(file), "", tmp_path / "runs", {})
     dataset = Dataset.load(chosen.options["FASTIOT_CONFIG_DIR"])
     assert (dataset.name, dataset.target, dataset.feature_names) == ("oefen_2025", "Güte", ("Art_a", "Art_b", "Heiz"))
