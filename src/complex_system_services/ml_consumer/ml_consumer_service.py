@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_BASELINE_SAMPLES = 100_000
+"""Training samples that the baselines are fitted on, at most about."""
+
 
 @dataclass
 class _HandedIn:
@@ -202,6 +205,9 @@ class MlConsumerService(SystemService):
             self._trigger.done(waiting.labelled)
         log.info("Round %s: %s version %s is the champion with RMSE %.2f on %d hold-out records", comparison.round,
                  champion.ref.model, champion.ref.version, champion.scores.rmse, comparison.holdout)  # fmt: skip
+        for name in comparison.unbeaten:
+            log.warning("Round %s: the champion is not better than the baseline '%s' with RMSE %.4g", comparison.round, name,
+                        comparison.baselines[name].rmse)  # fmt: skip
         summary = champion.as_dict()
         self._last = {
             "round": comparison.round,
@@ -210,6 +216,9 @@ class MlConsumerService(SystemService):
             "holdout": comparison.holdout,
             "run_url": url,
         }
+        if comparison.baselines:
+            self._last["baselines"] = {name: scores.as_dict() for name, scores in comparison.baselines.items()}
+            self._last["not_better_than"] = list(comparison.unbeaten)
         await self.announce(COMPARISON_FINISHED, self._last)
         if comparison.is_change:
             await self.announce(CHAMPION_CHANGED, {
@@ -225,21 +234,24 @@ class MlConsumerService(SystemService):
         return self._last
 
     async def _compared(self, waiting: _HandedIn) -> Comparison:
-        holdout = await self._holdout()
+        holdout, train = await self._samples()
         compare = ModelComparison(self._registry, Pipeline(self.dataset)).run
         try:
-            return await self._asked(partial(compare, waiting.round, waiting.models, holdout))
+            return await self._asked(partial(compare, waiting.round, waiting.models, holdout, train))
         except TrainingFailedError as error:  # none of the models can be used
             if waiting.labelled is None or self._trigger is None:
                 raise
             raise self._failure(error.message, waiting.labelled, self._trigger) from error
 
-    async def _holdout(self) -> Samples:
-        collector = SampleCollector(self.dataset, [Part.HOLDOUT])
+    async def _samples(self) -> tuple[Samples, Samples | None]:
+        """The hold-out part, and training samples for the baselines where the best possible error is not known."""
+        collector, train = SampleCollector(self.dataset, [Part.HOLDOUT]), SampleCollector(self.dataset, [Part.TRAIN])
         pages = self.database.processed_pages(collector.columns, labelled=True, version=self.dataset.version)
         async for page in pages:
             await asyncio.to_thread(collector.add, page.table)
-        return collector.samples(Part.HOLDOUT)
+            if self.dataset.name != LAB and train.count() < _BASELINE_SAMPLES:
+                await asyncio.to_thread(train.add, page.table)
+        return collector.samples(Part.HOLDOUT), train.samples(Part.TRAIN) if train.count() else None
 
     # Predictions
 
