@@ -265,6 +265,19 @@ def test_a_wrong_separator_or_a_comma_of_thousands_does_not_mislead(tmp_path: Pa
     assert found.columns[1].high == 2_500_000
 
 
+def test_a_header_without_a_name_and_blanks_between_values_are_read(tmp_path: Path) -> None:
+    rows = "".join(f"{i},{i * 7 % 5},{i * i % 17}\n" for i in range(20))
+    found = describe(small(tmp_path, f",a,y\n{rows}"), "y")
+    assert list(types_of(found)) == ["column 1", "a", "y"]
+    assert found.proposal.dropped == {"column 1": "counts the records: a row number or a key"}
+    assert refused(found) == (0, "")
+    blanks = describe(small(tmp_path, f",a,y\n{rows}".replace(",a,y", "i,a,y").replace(",", " "), "b.csv"), "y")
+    assert list(types_of(blanks)) == ["i", "a", "y"]
+    assert refused(blanks) == (0, "")
+    with pytest.raises(SourceFileError, match="has a column without a name"):
+        describe(small(tmp_path, '{"": 1, "y": 2}\n{"": 2, "y": 3}\n', "c.jsonl"))
+
+
 def test_the_target_is_never_chosen_silently(tmp_path: Path) -> None:
     path = small(tmp_path, "a,b,c\n" + "".join(f"{i % 7},{i * i % 11},u{i % 3}\n" for i in range(30)))
     found = describe(path)

@@ -89,4 +89,9 @@ def _separator(sample: str, usual: str) -> str:
         score = (round(widths.count(widths[0]) / len(widths), 2), widths[0])
         if score > best:
             best, usual_of_all = score, separator
+    if best == (0.0, 0) and usual == ",":
+        # Columns of a measuring device: nothing but blanks between the values, in every line.
+        widths_of_all = {len(line.split(" ")) for line in lines.splitlines() if line}
+        if len(widths_of_all) == 1 and widths_of_all.pop() > 1:
+            return " "
     return usual_of_all

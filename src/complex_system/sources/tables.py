@@ -130,7 +130,13 @@ class CsvTable(FrameTable):
 
     @override
     def _scan(self) -> pl.LazyFrame:
-        return pl.scan_csv(self._readable, infer_schema=False, glob=False, separator=self.dialect.separator)
+        frame = pl.scan_csv(self._readable, infer_schema=False, glob=False, separator=self.dialect.separator)
+        names = frame.collect_schema().names()
+        if "" not in names:
+            return frame
+        # A header without a name, as programs write it above their row numbers.
+        new = next(name for name in (f"column {number}" for number in range(1, len(names) + 2)) if name not in names)
+        return frame.rename({"": new})
 
     @override
     def _rows(self, frame: pl.LazyFrame, names: list[str]) -> pl.LazyFrame:
@@ -202,6 +208,8 @@ class LinesTable(Table):
     @override
     def frame(self) -> pl.DataFrame:
         names, _ = self.outline()
+        if "" in names:
+            raise SourceFileError(f"The file {self.path} has a column without a name; give it one.")
         rows = [value if isinstance(value, dict) else {} for _, value in self._lines()]
         return pl.DataFrame([_series(name, [row.get(name) for row in rows]) for name in names])
 
