@@ -9,6 +9,7 @@ import pytest
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import DeclarationError, SourceFileError
 from complex_system.local.data import choose_data
+from complex_system.local.plan import Deployment, make_plan
 from complex_system.sources.replay import ReplayFile
 
 
@@ -63,3 +64,11 @@ def test_a_declaration_beside_the_file_is_taken(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceFileError, match="There is no file flims; --data takes a file or one of lab, films"):
         choose_data("flims", "", tmp_path, {})
+
+
+def test_a_run_is_planned_with_the_chosen_data(tmp_path: Path) -> None:
+    chosen = choose_data("films", "Ausformung", tmp_path, {})
+    plan = make_plan(Deployment("mongo", tmp_path / "elsewhere", {}, ()), tmp_path / "run", chosen.options)
+    assert (plan.dataset.name, plan.dataset.target, plan.settings.min_labelled) == ("films", "Ausformung", 51)
+    assert plan.settings.source_file == str(tmp_path / "films" / "records.jsonl")
+    assert plan.settings.mongo_name.startswith("KIOptiPackDb_films")
