@@ -330,6 +330,8 @@ class StoreCases(ABC):
             ]
             assert page.schema == raw_schema(EVERYTHING)
             assert page.to_pylist() == saved
+            by_key = (await store.raw_by_keys(["k1", "k2", "k3", "k4"])).table
+            assert by_key == page
         finally:
             await store.close()
             await self.drop(settings)

@@ -102,3 +102,13 @@ def test_tensors_of_the_example_are_read_again() -> None:
 def test_the_example_of_csv_is_read_again() -> None:
     columns = column_examples(EVERYTHING, 3)
     assert csv_columns(csv_text(columns).encode(), EVERYTHING) == columns
+
+
+def test_what_pandas_writes_for_a_missing_value_is_missing_in_columns_of_every_type() -> None:
+    names = ["temp. [°c]", "select", "an", "Sorte", "Stoffe", "Anteile", "Notiz"]
+    for marker in ("", "NaN", "null", "<NA>", "None"):
+        body = ",".join(["Temp. [°C]", *names]) + "\n1.5" + f",{marker}" * len(names)
+        assert csv_columns(body.encode(), EVERYTHING) == {"Temp. [°C]": [1.5], **{name: [None] for name in names}}
+    assert csv_columns("Temp. [°C],an,Notiz\n1_0,٣, nan".encode(), EVERYTHING) == {
+        "Temp. [°C]": ["1_0"], "an": ["٣"], "Notiz": [" nan"],
+    }  # fmt: skip
