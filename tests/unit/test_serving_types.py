@@ -72,6 +72,8 @@ def test_csv_has_lists_and_flags() -> None:
         ({"an": 1}, "true or false"),
         ({"Stoffe": "K1"}, "a list"),
         ({"Anteile": [2.0]}, "Anteile"),
+        ({"Anteile": [0.5, "x"]}, "'Anteile': entry 1 must be a number, not str 'x'"),
+        ({"Stoffe": ["K1", 5]}, "'Stoffe': entry 1 must be a text, not int 5"),
     ],
 )
 def test_a_wrong_value_is_refused_in_words_however_it_comes(change: dict[str, Any], problem: str) -> None:
