@@ -74,6 +74,7 @@ def test_csv_has_lists_and_flags() -> None:
         ({"Anteile": [2.0]}, "Anteile"),
         ({"Anteile": [0.5, "x"]}, "'Anteile': entry 1 must be a number, not str 'x'"),
         ({"Stoffe": ["K1", 5]}, "'Stoffe': entry 1 must be a text, not int 5"),
+        ({"Stoffe": ["x" * 65_537]}, "'Stoffe': entry 0 must have at most 65536 characters, not 65537"),
     ],
 )
 def test_a_wrong_value_is_refused_in_words_however_it_comes(change: dict[str, Any], problem: str) -> None:

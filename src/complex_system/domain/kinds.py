@@ -40,7 +40,9 @@ class Kind:
         return bool(pa.types.is_list(self.arrow))
 
 
-_TEXT = Kind(Annotated[str, msgspec.Meta(max_length=MAX_TEXT)], pa.string(), {"type": "string"})
+Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
+"""A text that is not too long."""
+_TEXT = Kind(Text, pa.string(), {"type": "string"})
 _KINDS = {
     "number": Kind(Finite, pa.float64(), {"type": "number"}),
     "integer": Kind(Whole, pa.int64(), {"type": "integer"}),
@@ -48,7 +50,7 @@ _KINDS = {
     "category": _TEXT,
     "text": _TEXT,
     "datetime": _TEXT,
-    "list of categories": Kind(list[str], pa.list_(pa.string()), {"type": "array", "items": {"type": "string"}}),
+    "list of categories": Kind(list[Text], pa.list_(pa.string()), {"type": "array", "items": {"type": "string"}}),
     "list of shares": Kind(list[Finite], pa.list_(pa.float64()), {"type": "array", "items": {"type": "number"}}),
 }
 

@@ -167,10 +167,14 @@ def _fault(record: Any, position: int, field: str | None, problem: str) -> dict[
 
 def _explain(message: str, value: Any) -> str:
     """Turns a message of msgspec about one value into a problem in our words, with the value if it is a short one."""
-    problem, _, path = message.partition(" - at `$[")
-    if path and isinstance(value, list):
-        place = int(path.partition("]")[0])
-        return f"entry {place} {_explain(problem, value[place])}"
+    problem, _, path = message.partition(" - at `$")
+    place = path.removeprefix("[").partition("]")[0]
+    if isinstance(value, list) and place.isdecimal():
+        return f"entry {place} {_problem(problem, value[int(place)])}"
+    return _problem(problem, value)
+
+
+def _problem(problem: str, value: Any) -> str:
     if "multiple of 1" in problem or str(LARGEST_INTEGER) in problem:
         return f"must be a whole number up to {LARGEST_INTEGER}, not {shown(value)}"
     if "out of range" in problem or ("`float" in problem and ("<=" in problem or ">=" in problem)):
