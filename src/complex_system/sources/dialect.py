@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import io
 from dataclasses import dataclass
@@ -44,8 +45,7 @@ def dialect_of(path: Path) -> Dialect:
     if "\0" in sample:
         raise SourceFileError(f"The file {path} is no text: it has zero bytes.")
     separator = _separator(sample, "\t" if path.suffix.lower() in (".tsv", ".tab") else ",")
-    rows = list(csv.reader(io.StringIO(sample, newline=""), delimiter=separator))[1:]
-    fields = (field for row in rows for field in row)
+    fields = (field for row in _rows(sample, separator)[1:] for field in row)
     return Dialect(encoding, separator, has_decimal_commas(fields, separator))
 
 
@@ -75,15 +75,20 @@ def _encoding(path: Path) -> str:
     return "utf-8-sig"
 
 
+def _rows(text: str, separator: str) -> list[list[str]]:
+    """The rows up to the first that Python cannot read, as one with a field of more than 131,072 characters."""
+    rows: list[list[str]] = []
+    with contextlib.suppress(csv.Error):
+        rows.extend(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+    return rows
+
+
 def _separator(sample: str, usual: str) -> str:
     """The one that splits the lines most evenly; for several, the one with most fields."""
     lines = "".join(sample.splitlines(keepends=True)[:_LINES])
     best, usual_of_all = (0.0, 0), usual
     for separator in dict.fromkeys([usual, *_SEPARATORS]):
-        try:
-            widths = [len(row) for row in csv.reader(io.StringIO(lines, newline=""), delimiter=separator) if row]
-        except csv.Error:
-            continue
+        widths = [len(row) for row in _rows(lines, separator) if row]
         if not widths or widths[0] < 2:
             continue
         score = (round(widths.count(widths[0]) / len(widths), 2), widths[0])
