@@ -102,7 +102,7 @@ def test_a_record_becomes_what_the_steps_say() -> None:
         ({"an": 1}, "an", "must be true or false or nothing, not int 1"),
         ({"an": "ja"}, "an", "must be true or false or nothing, not str 'ja'"),
         ({"Stoffe": "K1"}, "Stoffe", "must be a list or nothing, not str 'K1'"),
-        ({"Stoffe": ["K1", 3]}, "Stoffe", "must be a text, not int"),
+        ({"Stoffe": ["K1", 3]}, "Stoffe", "entry 1 must be a text, not int 3"),
     ],
 )
 def test_a_value_of_another_type_is_refused_in_words(change: dict[str, Any], field: str, problem: str) -> None:
