@@ -42,13 +42,15 @@ def run(
             help="Lets something happen to the lab after the first champion: shift, noise, missing, concept, new_category."
         ),
     ] = None,
+    data: Annotated[str, typer.Option(help="A file of records to run on, or a data set that ships: lab, films.")] = "",
+    target: Annotated[str, typer.Option(help="Column of --data to predict.")] = "",
 ) -> None:
     """Runs a deployment on this machine, without Docker.
 
     Starts the servers that the deployment needs and its .env names no host for, and every service as a process of its own, and
     shows how the system works until Ctrl-C. Data, logs and status.json are kept in .run/DEPLOYMENT.
     """
-    from complex_system.errors import ComplexSystemError
+    from complex_system.errors import ComplexSystemError, StartError
     from complex_system.local.plan import run_directory
     from complex_system.local.run import run_deployment
     from complex_system.local.scenario import scenario_environment
@@ -57,10 +59,21 @@ def run(
         known = _read(deployment)
         haste = scenario_environment(scenario, known.environment)
         options = {"COMPLEX_SYSTEM_RECORDS": records, "COMPLEX_SYSTEM_SEED": seed, **haste}
+        directory = run_directory(deployment, Path(ProjectContext.default.project_root_dir))
+        chosen: dict[str, str] = {}
+        if data:
+            if scenario is not None and data != "lab":
+                raise StartError("A scenario happens to the lab; leave out --data or --scenario.")
+            from complex_system.local.data import choose_data
+
+            prepared = choose_data(data, target, directory.parent / "data_sets", known.environment)
+            chosen |= prepared.options
+            for note in prepared.notes:
+                typer.echo(f"fiot run: {note}")
         code = run_deployment(
             known,
-            run_directory(deployment, Path(ProjectContext.default.project_root_dir)),
-            {name: str(value) for name, value in options.items() if value is not None},
+            directory,
+            {**chosen, **{name: str(value) for name, value in options.items() if value is not None}},
             once=once,
             fresh=fresh,
             timeout=timeout,
@@ -152,6 +165,31 @@ def dead_letters(
         asyncio.run(look_after(settings, action, typer.echo, limit=limit, number=number))
     except (ComplexSystemError, ValidationError) as error:
         typer.echo(f"fiot extras dead-letters: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+@extras_cmd.command("describe-data", context_settings=DEFAULT_CONTEXT_SETTINGS)
+def describe_data(
+    file: Annotated[
+        Path, typer.Argument(help="CSV, TSV, JSON lines, Excel or Parquet; the suffix says which.", dir_okay=False)
+    ],
+    target: Annotated[str, typer.Option(help="Column to predict; the last column of numbers by default.")] = "",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to write the declaration; to the terminal by default.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the declaration that is there.")] = False,
+) -> None:
+    """Reads a file of records and writes a first declaration of its data set, with comments.
+
+    Shows what the columns seem to hold, what is suspicious, and whether every record can be processed.
+    """
+    from complex_system.describe.command import describe_to
+    from complex_system.errors import ComplexSystemError
+
+    try:
+        describe_to(file, target, output, force=force, out=sys.stdout, err=sys.stderr)
+    except ComplexSystemError as error:
+        typer.echo(f"fiot extras describe-data: {error.message}", err=True)
         raise typer.Exit(1) from error
 
 

@@ -73,6 +73,12 @@ class SourceFileError(ComplexSystemError):
     code = "invalid_source_file"
 
 
+class DescribeError(ComplexSystemError):
+    """No declaration can be made of a file; the sentence says what to change."""
+
+    code = "cannot_describe"
+
+
 class TooLargeError(ComplexSystemError):
     """A request or a reply is larger than the broker or the server takes; the sentence says how to split it."""
 

@@ -31,6 +31,7 @@ class Settings(BaseSettings):
 
     # Service
     config_dir: str = Field("/etc/fastiot", env="FASTIOT_CONFIG_DIR", description="Folder of dataset.yaml")
+    target: str = Field("", description="Which target to predict, where dataset.yaml declares several")
     service_id: str = Field("", env="FASTIOT_SERVICE_ID", description="Tells instances of one service apart")
     heartbeat_interval: float = Field(2.0, gt=0, description="Seconds between heartbeats of a service")
 

@@ -26,6 +26,7 @@ from complex_system.storage import mongo_counts, mongo_ranges
 from complex_system.storage.base import PROCESSED, RAW, REJECTED, DataStore
 from complex_system.storage.maria import MariaDataStore
 from complex_system.storage.mongo import MongoDataStore
+from everything import EVERYTHING
 from proxy import proxied
 
 EXACT = [0.1 + 0.2, 5e-324, 1.7976931348623157e308, -0.0, 1 / 3, 2**53 + 1.0, -1e-300]
@@ -305,6 +306,76 @@ class StoreCases(ABC):
             assert await store.processed_page(0, 1) == [{k: v for k, v in table.to_pylist()[0].items() if k != ID}]
             assert (await store.counts())["labelled"] == 2
             assert (await store.unprocessed("v1", None, 5)).table.num_rows == 0
+        finally:
+            await store.close()
+            await self.drop(settings)
+
+    async def test_values_of_every_type_come_back_as_they_were(self, settings: Settings) -> None:
+        store = self.make(EVERYTHING, settings)
+        await store.open()
+        try:
+            full = {
+                "Temp. [°C]": 1.5, "temp. [°c]": -0.25, "select": 2**53, "Größe": None, "an": False, "Sorte": "007", "Ort": "ä `x` '",
+                "Zeit": "31.12.2025 23:59", "Stoffe": ["K1", 'K"2', "Ü"], "Anteile": [0.1, 0.7, 1 / 3],
+                "Notiz": " ", "Prüfer": "", "quality": 0.0,
+            }  # fmt: skip
+            others = {**full, "an": True, "select": 0, "Stoffe": [], "Anteile": []}
+            saved = [{ID: "k1", **full}, {ID: "k2", **dict.fromkeys(full)}, {ID: "k3", **others}]
+            await store.save_raw(saved)
+            read = await store.raw_records(5)
+            page = (await store.unprocessed("v1", None, 5)).table
+            assert read == saved
+            assert [[type(value) for value in record.values()] for record in read] == [
+                [type(value) for value in record.values()] for record in saved
+            ]
+            assert page.schema == raw_schema(EVERYTHING)
+            assert page.to_pylist() == saved
+            by_key = (await store.raw_by_keys(["k1", "k2", "k3", "k4"])).table
+            assert by_key == page
+        finally:
+            await store.close()
+            await self.drop(settings)
+
+    async def test_names_that_a_server_takes_for_one_are_different_columns(self, settings: Settings) -> None:
+        names = [
+            "a",
+            "A",
+            "ä",
+            "Ä",
+            "ß",
+            "ss",
+            "SS",
+            "İ",
+            "i",
+            "ı",
+            "I",
+            "\u212a",
+            "k",
+            "é",
+            "e\u0301",
+            "º",
+            "o",
+            "_ID",
+            "Select",
+            "select",
+        ]
+        columns = "".join(f'  - {{name: "{name}", type: number, range: [0, 99]}}\n' for name in names)
+        steps = "".join(f'  - {{step: keep, column: "{name}"}}\n' for name in names)
+        dataset = Dataset.parse(
+            f"name: alike\ntarget: y\ncolumns:\n{columns}  - {{name: y, type: number}}\npipeline:\n{steps}"
+        )
+        store = self.make(dataset, settings)
+        await store.open()
+        try:
+            record = {ID: "k", **{name: float(place) for place, name in enumerate(names)}, "y": 1.0}
+            await store.save_raw([record])
+            assert await store.raw_records(5) == [record]
+            table = processed_table(dataset, ["k"])
+            await store.upsert_processed(table, "v1")
+            page = await store.processed_columns(
+                list(dataset.processed_names), labelled=True, version="v1", after=None, limit=5
+            )
+            assert page.table == table
         finally:
             await store.close()
             await self.drop(settings)

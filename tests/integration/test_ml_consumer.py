@@ -152,6 +152,7 @@ async def test_a_round_is_compared_in_mlflow_and_its_best_model_is_champion(
         assert first["results"][0]["rmse"] == pytest.approx(holdout_rmse(table, dataset, 150.0), rel=1e-4)
         assert first["results"][1]["rmse"] == pytest.approx(holdout_rmse(table, dataset, 50.0), rel=1e-4)
         assert first["champion"]["model"] == f"{settings.model_prefix}-pytorch"
+        assert "baselines" not in first  # the lab's best possible error is known
         assert ear.champions[0]["pipeline_version"] == dataset.version
         crowned = await asyncio.to_thread(registry.champion)
         assert crowned is not None
@@ -244,6 +245,24 @@ async def test_a_model_that_a_trainer_made_by_itself_is_compared_too(
         comparison = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
     assert comparison["round"] == "mine"
     assert comparison["champion"]["trainer"] == trainer.trainer
+
+
+async def test_where_the_best_error_is_not_known_baselines_are_told_and_those_that_no_model_beats(
+    settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    plant = Dataset(**{**dataset.dict(by_alias=True), "name": "plant"})
+    table = await fill(tester, plant, 1, 400)
+    settings = settings.copy(update={"trainers": "pytorch"})
+    async with running(QuickConsumer, settings, plant), running(StandInPytorch, settings, plant, bias=-900.0):
+        comparison = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
+    parts = parts_of(table["_id"].to_pylist())
+    target = table[plant.target].to_numpy(zero_copy_only=False)
+    known = np.isfinite(target.astype(float))
+    mean = target[known & (parts == Part.TRAIN)].mean()
+    rmse = np.sqrt(np.mean((target[known & (parts == Part.HOLDOUT)] - mean) ** 2))
+    assert comparison["baselines"]["mean"]["rmse"] == pytest.approx(rmse, rel=1e-4)
+    assert comparison["not_better_than"] == ["mean", "linear"]
+    assert "not better than the baseline 'linear'" in caplog.text
 
 
 async def test_a_comparison_waits_for_mlflow_and_is_logged_once(

@@ -10,6 +10,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.errors import DeclarationError
 from complex_system.monitoring.alerts import Action, Alert, AlertRules
 from complex_system.monitoring.rules import load_rules, parse_rules
+from everything import EVERYTHING
 
 
 def rules(dataset: Dataset, text: str) -> AlertRules:
@@ -181,3 +182,13 @@ def test_every_shipped_rule_has_a_sentence_of_its_own(dataset: Dataset) -> None:
         assert metric not in change.alert.sentence
         (change,) = [change for at in (2000, 3000) for change in judge.evaluate(at, good)]
         assert "back to normal after" in change.alert.over
+
+
+def test_an_alert_names_the_raw_column_through_all_steps_or_the_feature_where_there_are_several() -> None:
+    judge = rules(EVERYTHING, "- {name: drift, metric: drift/psi/*, above: 0.2}")
+    metrics = {
+        f"drift/psi/{name}": 0.3
+        for name in ("has_K1", "size_scaled", "size_cox", "clipped_low", "energy", "per_degree_standard")
+    }
+    subjects = [change.alert.subject for change in judge.evaluate(1000.0, metrics)]
+    assert set(subjects) == {"Größe", "Stoffe", "Temp. [°C]", "energy", "per_degree_standard"}

@@ -64,6 +64,15 @@ def test_a_better_champion_stays_and_an_equal_newcomer_does_not_replace_it(candi
     assert Comparison("r", tuple(results), len(holdout)).is_change
 
 
+def test_a_champion_that_is_not_better_than_a_baseline_is_named(candidate, holdout: Samples) -> None:
+    results, _ = ranked([candidate("lightgbm", 1.0)], holdout)
+    baselines = {"mean": Scores(1.0, 0.9, 0.0), "linear": Scores(1.0 + 1e-3, 0.9, 0.0), "other": Scores(0.5, 0.4, 0.5)}
+    rmse = results[0].scores.rmse
+    baselines["mean"] = Scores(rmse, 0.9, 0.0)
+    assert Comparison("r", tuple(results), 200, {}, baselines).unbeaten == ("mean", "other")
+    assert Comparison("r", tuple(results), 200).unbeaten == ()
+
+
 def test_a_model_that_predicts_no_numbers_is_left_out_with_the_reason(candidate, holdout: Samples) -> None:
     results, refused = ranked([candidate("pytorch", weight=6e37), candidate("lightgbm", 1.0)], holdout)
     assert [result.ref.trainer for result in results] == ["lightgbm"]

@@ -13,6 +13,7 @@ from scipy.stats import ks_2samp
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
+from complex_system.domain.pages import raw_schema
 from complex_system.domain.records import Record
 from complex_system.monitoring.drift import (
     LARGE_WINDOW,
@@ -25,6 +26,7 @@ from complex_system.monitoring.drift import (
 )
 from complex_system.monitoring.reference import NumberReference, Reference
 from complex_system.preprocessing.pipeline import Pipeline
+from everything import EVERYTHING
 
 R1, R2, R3 = (f"rohwert_{i}_labormessung" for i in (1, 2, 3))
 
@@ -168,3 +170,22 @@ def test_a_continuous_feature_has_ten_even_bins_and_an_indicator_two(dataset: Da
     assert len(number.counts) == 10
     assert 499 <= min(number.counts) <= max(number.counts) <= 501
     assert len(indicator.counts) == 2
+
+
+def test_integers_and_booleans_are_compared_and_the_features_of_lists_are_indicators() -> None:
+    pipeline = Pipeline(EVERYTHING)
+
+    def records(highest: int, flag: bool) -> list[Record]:
+        rest = {"Temp. [°C]": 20.0, "Stoffe": ["K1", "K2"], "Anteile": [0.5, 0.5]}
+        return [{**rest, "select": i % highest, "an": None if i == 0 else flag} for i in range(200)]
+
+    before = records(10, True)
+    table = pa.Table.from_pylist([{"_id": "k", **record} for record in before], schema=raw_schema(EVERYTHING))
+    reference = Reference.of(EVERYTHING, pipeline.features(before), table)
+    live = records(1000, False)
+    result = DataWindow(EVERYTHING, Reference.parse(reference.as_dict())).measure(live, pipeline.features(live))
+    assert result["raw"]["select"]["band"] == result["raw"]["an"]["band"] == "significant"
+    assert result["raw"]["select"]["out_of_range"] == 0
+    assert (result["raw"]["an"]["type"], result["raw"]["an"]["missing"]) == ("indicator", pytest.approx(1 / 200))
+    assert result["processed"]["has_K1"]["type"] == "indicator"
+    assert result["processed"]["share_K1"]["type"] == "number"

@@ -201,13 +201,14 @@ def test_parquet_types_become_the_declared_ones(tmp_path: Path, dataset: Dataset
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("records.xlsx", b"x", "known are .csv"),
+        ("records.docx", b"x", "known are .csv"),
+        ("records.xlsx", b"x", "cannot be read as xlsx"),
         ("records", b"x", "known are .csv"),
         ("records.csv", b"", "empty"),
         ("records.csv", b"material_id,datum\n1,2,3\n", "more fields"),
-        ("records.csv", b"material_id,laborant\n00000000,\xc4\n", "utf-8"),
+        ("records.csv", b"material_id,laborant\n00000000,\0\xc4\n", "is no text"),
         ("records.csv", b"material_id,material_id\n1,2\n", "material_id_duplicated"),
-        ("records.csv", b"material_id;datum\n1;2\n", "'material_id;datum'"),
+        ("records.csv", b"material_id^datum\n1^2\n", "'material_id^datum'"),
         ("records.parquet", b"PAR1 and no more", "parquet"),
         ("records.parquet", b"", "parquet"),
         ("records.jsonl", b"", "lacks the column(s) 'material_id'"),

@@ -9,189 +9,114 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, Field, PrivateAttr, ValidationError, root_validator, validator
+from pydantic import Field, PrivateAttr, ValidationError, root_validator, validator
 
+from complex_system.domain.columns import ID, Column, Declared
+from complex_system.domain.consistency import faults
+from complex_system.domain.declaration import Fault, FaultsError, Place, Text, faults_of, sentence
+from complex_system.domain.steps import STEPS, Bins, OneHot, Scale, Step
 from complex_system.errors import DeclarationError
 
-ID = "_id"
-"""Name of the key column, in raw and in processed records, in both databases."""
+__all__ = ["ID", "SHIPPED", "Bins", "Column", "Dataset", "OneHot", "Scale", "Step"]
+
+SHIPPED = ("lab", "films")
+"""Declarations that are part of the package."""
+
+_ALWAYS_DECISIVE = frozenset(
+    {"name", "target", "columns", "pipeline", "type", "optional", "range", "fill", "categories", "format"}
+    | {"step", "column", "prefix", "edges", "labels", "to"}
+)
+"""Keys that have been part of the version from the first; others only where they are not their defaults."""
 
 
-class _Declared(BaseModel):
-    class Config:
-        extra = "forbid"
-        frozen = True
-
-
-class Column(_Declared):
-    """One raw column.
-
-    Attributes:
-        range: Smallest and largest value that is processed, both included, in the column's own unit.
-        fill: What stands in for a missing number, in the column's own unit.
-    """
-
-    name: str = Field(min_length=1)
-    type: Literal["number", "category", "text", "datetime"]
-    description: str = ""
-    unit: str = ""
-    optional: bool = False
-    range: tuple[float, float] | None = None
-    fill: float | None = None
-    categories: tuple[str, ...] = ()
-    format: str = ""
-
-    @root_validator(skip_on_failure=True)
-    def _consistent(cls, values: dict[str, Any]) -> dict[str, Any]:
-        name, kind = values["name"], values["type"]
-        if kind == "category" and not values["categories"]:
-            raise ValueError(f"column '{name}' is a category and declares no categories")
-        if values["range"]:
-            low, high = values["range"]
-            if not (-math.inf < low < high < math.inf):
-                raise ValueError(f"column '{name}' declares an empty or infinite range {[low, high]}")
-            if values["fill"] is not None and not low <= values["fill"] <= high:
-                raise ValueError(f"column '{name}' declares a fill of {values['fill']} outside of its range {[low, high]}")
-        if name == ID:
-            raise ValueError(f"'{ID}' is the key and cannot be declared as a column")
-        return values
-
-
-class OneHot(_Declared):
-    """One feature a category, named ``<prefix>_<category>``: 1.0 where it applies. A missing value gives all zeros."""
-
-    step: Literal["one_hot"]
-    column: str
-    prefix: str = ""
-
-    def feature_names(self, column: Column) -> list[str]:
-        """Names of the features that this step makes of ``column``."""
-        return [f"{self.prefix or self.column}_{category}" for category in column.categories]
-
-
-class Bins(_Declared):
-    """One feature a bin, named ``<prefix>_<label>``: intervals closed on the right, the first one on both sides."""
-
-    step: Literal["bins"]
-    column: str
-    prefix: str = ""
-    edges: tuple[float, ...]
-    labels: tuple[str, ...]
-
-    @root_validator(skip_on_failure=True)
-    def _consistent(cls, values: dict[str, Any]) -> dict[str, Any]:
-        edges, labels = values["edges"], values["labels"]
-        if len(edges) < 2 or list(edges) != sorted(set(edges)):
-            raise ValueError(f"the bin edges of '{values['column']}' must rise")
-        if len(labels) != len(edges) - 1 or len(set(labels)) != len(labels):
-            raise ValueError(f"'{values['column']}' needs {len(edges) - 1} different bin labels, one fewer than edges")
-        return values
-
-    def feature_names(self, column: Column) -> list[str]:
-        """Names of the features that this step makes of ``column``."""
-        return [f"{self.prefix or self.column}_{label}" for label in self.labels]
-
-
-class Scale(_Declared):
-    """The column's declared range is mapped linearly to ``to``; the feature keeps the column's name."""
-
-    step: Literal["scale"]
-    column: str
-    to: tuple[float, float] = (0.0, 1.0)
-
-    def feature_names(self, column: Column) -> list[str]:
-        """Names of the features that this step makes of ``column``."""
-        return [column.name]
-
-
-Step = OneHot | Bins | Scale
-
-
-class Dataset(_Declared):
+class Dataset(Declared):
     """A declared data set. ``Dataset.load(config_dir)`` is the usual way to get one."""
 
-    name: str = Field(regex=r"^[a-z][a-z0-9_]*$")
-    description: str = ""
-    target: str
-    columns: tuple[Column, ...]
-    pipeline: tuple[Step, ...]
+    name: str = Field(regex=r"^[a-z][a-z0-9_]*$", description="Short name: small letters, digits and _")
+    description: str = Field("", description="For readers, and in the REST interface's documentation")
+    id: str = Field("", description="Column of the source that is the record's key; none: keys are made at the source")
+    target: str = Field(description="The column to predict, of type number; of several, one is chosen when the file is read")
+    other_targets: tuple[str, ...] = ()
+    columns: tuple[Column, ...] = Field(description="The raw columns")
+    pipeline: tuple[Step, ...] = Field(description="The steps that make the features")
 
     @validator("columns")
     def _unique(cls, columns: tuple[Column, ...]) -> tuple[Column, ...]:
-        names = [column.name for column in columns]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"column '{name}' is declared more than once")
+        if found := _doubles([column.name for column in columns]):
+            raise FaultsError(found)
         return columns
 
     @root_validator(skip_on_failure=True)
-    def _steps_fit_columns(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _fitting(cls, values: dict[str, Any]) -> dict[str, Any]:
         columns = {column.name: column for column in values["columns"]}
-        target = columns.get(values["target"])
-        if target is None or target.type != "number":
-            raise ValueError(f"the target '{values['target']}' must be one of the columns, of type number")
-        seen: list[str] = []
-        for step in values["pipeline"]:
-            column = columns.get(step.column)
-            if column is None:
-                raise ValueError(f"pipeline step {step.step} names the unknown column '{step.column}'")
-            if column.name == values["target"]:
-                raise ValueError(f"pipeline step {step.step} must not use the target '{column.name}'")
-            if (step.step == "one_hot") != (column.type == "category"):
-                raise ValueError(f"pipeline step {step.step} does not fit '{column.name}' of type {column.type}")
-            if column.type == "number" and column.range is None:
-                raise ValueError(f"column '{column.name}' needs a range for step {step.step}")
-            if (
-                isinstance(step, Bins)
-                and column.range
-                and not (step.edges[0] <= column.range[0] and column.range[1] <= step.edges[-1])
-            ):
-                raise ValueError(f"the bins of '{column.name}' must cover its range {list(column.range)}")
-            if column.type == "number" and column.optional and column.fill is None:
-                raise ValueError(f"column '{column.name}' is optional and needs a fill for step {step.step}")
-            seen += step.feature_names(column)
-        doubles = sorted({name for name in seen if seen.count(name) > 1})
-        if doubles or not seen or values["target"] in seen:
-            raise ValueError(f"the pipeline must make features of different names, not twice {doubles or 'nothing'}")
+        found = faults(columns, (values["target"], *values["other_targets"]), values["pipeline"])
+        if values["id"] in columns:
+            found.append((("id",), f"the key '{values['id']}' must not be declared as a column too"))
+        if found:
+            raise FaultsError(found)
         return values
 
     @classmethod
-    def parse(cls, text: str, source: str = "dataset.yaml") -> Dataset:
+    def parse(cls, text: str, source: str = "dataset.yaml", *, target: str = "") -> Dataset:
         """Reads a declaration.
 
+        Args:
+            text: YAML.
+            source: What to call it in messages.
+            target: Which of several targets; empty where there is one.
+
         Raises:
-            DeclarationError: The text is no valid declaration; the sentence names place and reason.
+            DeclarationError: The text is no valid declaration; names all faults, each with line, key and what is allowed.
         """
         try:
-            content = yaml.safe_load(text)
-            return cls.parse_obj(content)
+            read = Text(text)
         except yaml.YAMLError as error:
             raise DeclarationError(f"{source} is not YAML: {error}") from error
-        except ValidationError as error:
-            places = "; ".join(
-                f"{'.'.join(str(part) for part in fault['loc'] if part != '__root__') or 'top level'}: {fault['msg']}"
-                for fault in error.errors()[:5]
-            )
-            raise DeclarationError(f"{source}: {places}") from error
+        content = read.content
+        if not isinstance(content, dict):
+            raise DeclarationError(f"{source}, line 1: a declaration has the keys {', '.join(_KEYS)}.")
+        content = {str(key): value for key, value in content.items()}
+        found = [*read.faults, *_choose_target(content, target), *_all_faults(content)]
+        if found:
+            raise DeclarationError(sentence(found, read, source))
+        return cls.parse_obj(content)
 
     @classmethod
-    def load(cls, config_dir: str | Path | None = None) -> Dataset:
+    def load(cls, config_dir: str | Path | None = None, *, target: str = "") -> Dataset:
         """The data set declared in ``config_dir/dataset.yaml``, or the lab data where there is no such file.
+
+        Args:
+            config_dir: Folder of the declaration.
+            target: Which of several targets; empty where there is one.
 
         Raises:
             DeclarationError: The file is no valid declaration.
         """
         path = Path(config_dir) / "dataset.yaml" if config_dir else None
         if path and path.is_file():
-            return cls.parse(path.read_text(encoding="utf-8"), str(path))
-        shipped = resources.files("complex_system.domain") / "lab.yaml"
-        return cls.parse(shipped.read_text(encoding="utf-8"), "lab.yaml")
+            try:
+                text = path.read_text(encoding="utf-8-sig")
+            except UnicodeDecodeError as error:
+                raise DeclarationError(f"{path} is not UTF-8: {error.reason} at byte {error.start}.") from error
+            return cls.parse(text, str(path), target=target)
+        return cls.shipped("lab", target=target)
+
+    @classmethod
+    def shipped(cls, name: str, *, target: str = "") -> Dataset:
+        """A data set of the package: one of ``SHIPPED``.
+
+        Raises:
+            DeclarationError: There is none of that name, or a target must be chosen.
+        """
+        if name not in SHIPPED:
+            raise DeclarationError(f"There is no data set '{name}' in the package; there are {', '.join(SHIPPED)}.")
+        text = (resources.files("complex_system.domain") / f"{name}.yaml").read_text(encoding="utf-8")
+        return cls.parse(text, f"{name}.yaml", target=target)
 
     _by_name: dict[str, Column] = PrivateAttr()
     _features: tuple[str, ...] = PrivateAttr()
@@ -200,8 +125,7 @@ class Dataset(_Declared):
     def __init__(self, **content: Any) -> None:
         super().__init__(**content)
         self._by_name = {column.name: column for column in self.columns}
-        names = (name for step in self.pipeline for name in step.feature_names(self.column(step.column)))
-        self._features = tuple(sorted(names))
+        self._features = tuple(sorted(name for step in self.pipeline for name in self.features_of(step)))
         self._version = self._hash()
 
     def column(self, name: str) -> Column:
@@ -211,6 +135,20 @@ class Dataset(_Declared):
             KeyError: There is none.
         """
         return self._by_name[name]
+
+    def features_of(self, step: Step) -> list[str]:
+        """Names of the features that a step makes, in the step's order."""
+        return step.feature_names(self._by_name)
+
+    @property
+    def by_name(self) -> dict[str, Column]:
+        """The columns by their names."""
+        return self._by_name
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """All declared targets, the chosen one first."""
+        return (self.target, *self.other_targets)
 
     @property
     def raw_names(self) -> tuple[str, ...]:
@@ -233,8 +171,115 @@ class Dataset(_Declared):
         return self._version
 
     def _hash(self) -> str:
-        decisive = self.dict(exclude={"description"})
+        decisive = self.dict(exclude={"description", "id", "other_targets"})
         for column in decisive["columns"]:
             del column["description"], column["unit"]
+        declared: tuple[Declared, ...] = (*self.columns, *self.pipeline)
+        for part, content in zip(declared, [*decisive["columns"], *decisive["pipeline"]], strict=True):
+            _drop_defaults(part, content)
+        decisive["pipeline"] = [step for step in decisive["pipeline"] if step["step"] != "drop"]
         canonical = json.dumps(decisive, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+_KEYS = tuple(name for name in Dataset.__fields__ if name != "other_targets")
+
+
+def _drop_defaults(declared: Declared, content: dict[str, Any]) -> None:
+    for name, field in type(declared).__fields__.items():
+        if name not in _ALWAYS_DECISIVE and content.get(name) == field.default:
+            content.pop(name, None)
+
+
+def _choose_target(content: dict[str, Any], chosen: str) -> list[Fault]:
+    """Leaves one target in ``content`` and puts the others beside it."""
+    declared = content.get("target")
+    if not declared or not isinstance(declared, list | str):
+        return []  # said by the check of the keys
+    targets = [str(each) for each in declared] if isinstance(declared, list) else [declared]
+    if chosen and chosen not in targets:
+        return [
+            (
+                ("target",),
+                f"'{chosen}' was chosen as the target and is not declared as one; there is {' and '.join(targets)}",
+            )
+        ]
+    if not chosen and len(targets) > 1:
+        content["target"] = targets[0]
+        content["other_targets"] = targets[1:]
+        return [
+            (
+                ("target",),
+                f"there are {len(targets)} targets ({', '.join(targets)}), and a model is trained for one: choose it "
+                f"(--target {targets[0]} on the command line, COMPLEX_SYSTEM_TARGET={targets[0]} in the deployment's .env) "
+                "or declare only one",
+            )
+        ]
+    content["target"] = chosen or targets[0]
+    content["other_targets"] = [each for each in targets if each != content["target"]]
+    return []
+
+
+def _all_faults(content: dict[str, Any]) -> list[Fault]:
+    """The faults of every part, and those between the parts that have none."""
+    found: list[Fault] = []
+    parts: dict[str, list[Any]] = {}
+    for key in ("columns", "pipeline"):
+        if isinstance(content.get(key), list | tuple):
+            parts[key] = list(content[key])
+    try:
+        Dataset.parse_obj(
+            {
+                **content,
+                **({"columns": []} if "columns" in parts else {}),
+                **({"pipeline": []} if "pipeline" in parts else {}),
+            }
+        )
+    except ValidationError as error:
+        found += [fault for fault in faults_of(error, _KEYS) if fault[0]]
+    columns: dict[str, Column] = {}
+    broken: set[str] = set()
+    for place, each in enumerate(parts.get("columns", ())):
+        column = _part(each, Column, ("columns", place), found)
+        if column:
+            columns[column.name] = column
+        elif isinstance(each, dict):
+            broken.add(str(each.get("name")))
+    steps: list[tuple[int, Any]] = []
+    for place, each in enumerate(parts.get("pipeline", ())):
+        name = each.get("step") if isinstance(each, dict) else None
+        kind = STEPS.get(name) if isinstance(name, str) else None
+        if kind is None:
+            given = "" if name is None else f", not '{name}'"
+            found.append((("pipeline", place, "step"), f"must be one of {', '.join(STEPS)}{given}"))
+        elif step := _part(each, kind, ("pipeline", place), found):
+            steps.append((place, step))
+    found += _doubles([each.get("name") if isinstance(each, dict) else None for each in parts.get("columns", ())])
+    if len(parts) < 2 or not isinstance(content.get("target"), str):
+        return found
+    targets = (content["target"], *content.get("other_targets", ()))
+    clean = len(steps) == len(parts["pipeline"])
+    places, pipeline = tuple(place for place, _ in steps), tuple(step for _, step in steps)
+    between = faults(columns, targets, pipeline, broken=broken, places=places, all_steps=clean)
+    if not clean:  # a result of a step with faults is not unknown
+        between = [fault for fault in between if "unknown column" not in fault[1]]
+    if content.get("id") in columns:
+        between.append((("id",), f"the key '{content['id']}' must not be declared as a column too"))
+    return [*found, *between]
+
+
+def _part(content: Any, kind: type[Declared], at: Place, found: list[Fault]) -> Any:
+    try:
+        return kind.parse_obj(content)
+    except ValidationError as error:
+        keys = [field.alias for field in kind.__fields__.values()]
+        found += faults_of(error, keys, at)
+        return None
+
+
+def _doubles(names: list[Any]) -> list[Fault]:
+    return [
+        (("columns", place, "name"), f"column '{name}' is declared more than once")
+        for place, name in enumerate(names)
+        if name is not None and name in names[:place]
+    ]

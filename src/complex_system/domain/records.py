@@ -12,7 +12,9 @@ from typing import Annotated, Any
 import msgspec
 from uuid6 import uuid7
 
+from complex_system.domain.columns import LARGEST_INTEGER
 from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.kinds import MAX_TEXT, Finite, Whole, kind_of
 from complex_system.errors import InvalidRecordError, InvalidRequestError
 
 MAX_FAULTS = 20
@@ -20,15 +22,10 @@ MAX_FAULTS = 20
 
 MAX_KEY = 64
 """Characters of a key."""
-MAX_TEXT = 65_536
-"""Characters of a text: a record must fit into a page, and a page into a message."""
 
 _SHOWN = 60
 """Characters of a bad value that a message shows."""
-_LARGEST = 1.7976931348623157e308
-_Finite = Annotated[float, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]  # NaN and infinities fail both bounds
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_KEY)]
-_Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 
 Record = dict[str, Any]
 MoreFaults = Callable[[Record, int], list[dict[str, Any]]]
@@ -62,6 +59,7 @@ class RecordCheck:
         """
         self._fields = {field: (t if needed else t | None, needed) for field, t, needed in fields}
         self._ignore_unknown = ignore_unknown
+        self._whole = [field for field, t, _ in fields if t is Whole]
         self._struct = msgspec.defstruct(
             name,
             [(f"f{i}", t) if needed else (f"f{i}", t | None, None) for i, (_, t, needed) in enumerate(fields)],
@@ -83,7 +81,7 @@ class RecordCheck:
         return tuple(self._fields)
 
     def __call__(self, value: object) -> list[Record]:
-        """Returns the records with every declared field present (None where missing) and numbers as floats.
+        """Returns the records with every declared field present (None where missing), numbers as floats and integers as such.
 
         Raises:
             InvalidRequestError: ``value`` is no list of mappings.
@@ -97,6 +95,10 @@ class RecordCheck:
             faults = self.faults(value)
             raise InvalidRecordError(sentence(faults), faults) from None
         records: list[Record] = msgspec.to_builtins(rows)
+        for field in self._whole:
+            for record in records:
+                if record[field] is not None:
+                    record[field] = int(record[field])
         return records
 
     def faults(self, value: list[Any], also: MoreFaults | None = None) -> list[dict[str, Any]]:
@@ -139,15 +141,14 @@ def raw_check(dataset: Dataset, *, ignore_unknown: bool = False) -> RecordCheck:
     """The check of raw records; the key may be missing, see :func:`with_ids`."""
     fields: list[tuple[str, Any, bool]] = [(ID, _Id, False)]
     for column in dataset.columns:
-        kind = _Finite if column.type == "number" else _Text
-        fields.append((column.name, kind, not column.optional))
+        fields.append((column.name, kind_of(column).python, not column.optional))
     return RecordCheck("raw record", fields, ignore_unknown=ignore_unknown)
 
 
 def processed_check(dataset: Dataset) -> RecordCheck:
     """The check of processed records; each needs its key and all features."""
-    fields: list[tuple[str, Any, bool]] = [(ID, _Id, True), (dataset.target, _Finite, False)]
-    fields += [(name, _Finite, True) for name in dataset.feature_names]
+    fields: list[tuple[str, Any, bool]] = [(ID, _Id, True), (dataset.target, Finite, False)]
+    fields += [(name, Finite, True) for name in dataset.feature_names]
     return RecordCheck("processed record", fields)
 
 
@@ -166,7 +167,16 @@ def _fault(record: Any, position: int, field: str | None, problem: str) -> dict[
 
 def _explain(message: str, value: Any) -> str:
     """Turns a message of msgspec about one value into a problem in our words, with the value if it is a short one."""
-    problem, _, _ = message.partition(" - at `")
+    problem, _, path = message.partition(" - at `$")
+    place = path.removeprefix("[").partition("]")[0]
+    if isinstance(value, list) and place.isdecimal():
+        return f"entry {place} {_problem(problem, value[int(place)])}"
+    return _problem(problem, value)
+
+
+def _problem(problem: str, value: Any) -> str:
+    if "multiple of 1" in problem or str(LARGEST_INTEGER) in problem:
+        return f"must be a whole number up to {LARGEST_INTEGER}, not {shown(value)}"
     if "out of range" in problem or ("`float" in problem and ("<=" in problem or ">=" in problem)):
         return f"must be a finite number, not {shown(value)}"
     if "length" in problem:
@@ -175,7 +185,14 @@ def _explain(message: str, value: Any) -> str:
         return f"must have 1 to {MAX_KEY} characters"
     if problem.startswith("Expected `") and ", got `" in problem:
         expected, got = problem.split("`")[1], problem.split("`")[3]
-        words = {"float": "a number", "str": "a text", "object": "a mapping", "null": "nothing"}
+        words = {
+            "float": "a number",
+            "str": "a text",
+            "bool": "true or false",
+            "array": "a list",
+            "object": "a mapping",
+            "null": "nothing",
+        }
         wanted = " or ".join(words.get(part, part) for part in expected.split(" | "))
         return f"must be {wanted}, not {got}" + (f" {shown(value)}" if isinstance(value, str | int | float) else "")
     return problem

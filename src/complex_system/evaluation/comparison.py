@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from complex_system.errors import InternalError, ModelRefusedError, NoModelError, TrainingFailedError
+from complex_system.evaluation.baselines import baseline_scores
 from complex_system.preprocessing.pipeline import Pipeline
 from complex_system.serving.predictor import Predictor
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
@@ -56,12 +57,19 @@ class Comparison:
         results: Best first, at least one.
         holdout: Number of hold-out samples.
         refused: Reason by ``model version`` of those that could not take part.
+        baselines: How the mean and a linear model did, where they were asked for.
     """
 
     round: str
     results: tuple[Result, ...]
     holdout: int
     refused: dict[str, str] = field(default_factory=dict)
+    baselines: dict[str, Scores] = field(default_factory=dict)
+
+    @property
+    def unbeaten(self) -> tuple[str, ...]:
+        """The baselines that are at least as good as the champion."""
+        return tuple(name for name, scores in self.baselines.items() if scores.rmse <= self.champion.scores.rmse)
 
     @property
     def champion(self) -> Result:
@@ -111,7 +119,9 @@ class ModelComparison:
         self._registry = registry
         self._pipeline = pipeline
 
-    def run(self, round_id: str, handed_in: Sequence[tuple[str, str]], holdout: Samples) -> Comparison:
+    def run(
+        self, round_id: str, handed_in: Sequence[tuple[str, str]], holdout: Samples, train: Samples | None = None
+    ) -> Comparison:
         """Compares the models that were handed in.
 
         The present champion takes part if it belongs to this pipeline version, so that a worse newcomer does not replace it.
@@ -120,6 +130,7 @@ class ModelComparison:
             round_id: Id of the round that they come from.
             handed_in: Registered name and version of each.
             holdout: The samples that no trainer has seen.
+            train: What the baselines are fitted on; None for a comparison without them.
 
         Raises:
             TrainingFailedError: None of them can be loaded and predicts.
@@ -149,7 +160,8 @@ class ModelComparison:
         if not results:
             reasons = "; ".join(refused.values()) or "no trainer handed one in"
             raise TrainingFailedError(f"Round {round_id} has no model to compare: {reasons}")
-        return Comparison(round_id, tuple(results), len(holdout), refused)
+        baselines = {} if train is None else baseline_scores(train, holdout)
+        return Comparison(round_id, tuple(results), len(holdout), refused, baselines)
 
 
 def _label(ref: ModelVersionRef) -> str:

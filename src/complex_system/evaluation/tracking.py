@@ -140,6 +140,7 @@ class ComparisonLog:
                 "champion": f"{comparison.champion.ref.model} {comparison.champion.ref.version}",
                 "champion_framework": comparison.champion.ref.framework,
                 "champion_changed": comparison.is_change,
+                "not_better_than": ", ".join(comparison.unbeaten) or None,
                 "refused": "; ".join(comparison.refused.values())[:500] or None,
             })  # fmt: skip
             client.log_figure(parent, rmse_chart(comparison, self._best_possible, self._unit), CHART)
@@ -170,6 +171,7 @@ class ComparisonLog:
         metrics = _holdout_metrics(comparison.champion)
         if self._best_possible is not None:
             metrics["best_possible_rmse"] = self._best_possible
+        metrics |= {f"baseline_{name}_rmse": scores.rmse for name, scores in comparison.baselines.items()}
         for result in comparison.results:
             trainer = result.ref.trainer or result.ref.model
             metrics[f"rmse/{trainer}{'-until-now' if result.incumbent else ''}"] = result.scores.rmse

@@ -199,7 +199,7 @@ def make_plan(deployment: Deployment, directory: Path, options: Mapping[str, str
     except ValidationError as error:
         faults = "; ".join(f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
         raise StartError(f"The settings of deployment '{deployment.name}' are not valid: {faults}.") from error
-    dataset = Dataset.load(shared["FASTIOT_CONFIG_DIR"])
+    dataset = Dataset.load(shared["FASTIOT_CONFIG_DIR"], target=settings.target)
     return Plan(deployment.name, directory, servers, external, services, settings, dataset, tuple(ports.notes))
 
 

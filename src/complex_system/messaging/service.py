@@ -60,7 +60,7 @@ class SystemService(FastIoTService):
         super().__init__(broker_connection=broker_connection)
         self.broker = broker_connection
         self.settings = settings or Settings()
-        self.dataset = dataset or Dataset.load(self.settings.config_dir)
+        self.dataset = dataset or Dataset.load(self.settings.config_dir, target=self.settings.target)
         self.replica = self.settings.service_id or f"{socket.gethostname()}-{os.getpid()}"
         self.instance = uuid.uuid4().hex
         self.url = ""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from complex_system.domain.dataset import Dataset
+from complex_system.domain.steps import Arithmetic, inputs_of
 from complex_system.monitoring.rules import AlertRule, Severity
 from complex_system.monitoring.sentences import ended_sentence, raised_sentence
 
@@ -119,9 +120,7 @@ class AlertRules:
         """
         self._rules = {rule.name: rule for rule in rules}
         self._dataset = dataset
-        self._columns = {
-            feature: step.column for step in dataset.pipeline for feature in step.feature_names(dataset.column(step.column))
-        }
+        self._columns = _columns_of_features(dataset)
         self._watched: dict[tuple[str, str], _Watch] = {}
 
     def restore(self, at: float, alerts: Iterable[Alert]) -> list[AlertChange]:
@@ -239,6 +238,19 @@ def with_action(alert: Alert, action: Action) -> Alert:
         return replace(alert, actions=(*alert.actions, action))
     newer = replace(action, at=before.at)
     return replace(alert, actions=tuple(newer if each is before else each for each in alert.actions))
+
+
+def _columns_of_features(dataset: Dataset) -> dict[str, str]:
+    """The raw column that each feature is made of; those of several columns are left out."""
+    made_of: dict[str, set[str]] = {name: {name} for name in dataset.raw_names}
+    columns: dict[str, str] = {}
+    for step in dataset.pipeline:
+        names = set().union(*(made_of[name] for name in inputs_of(step)))
+        if isinstance(step, Arithmetic):
+            made_of.setdefault(step.result, names)
+        if len(names) == 1:
+            columns |= dict.fromkeys(dataset.features_of(step), *names)
+    return columns
 
 
 def _one(metric: str, metrics: Mapping[str, float]) -> list[tuple[str, float]]:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from complex_system.domain.columns import NUMERIC
 from complex_system.domain.dataset import Column, Dataset
 from complex_system.domain.records import Record
 from complex_system.training.data import Matrix
@@ -45,7 +46,7 @@ class NumberReference:
         drawn_counts: Values by even bin.
         quantiles: ``QUANTILES`` of them.
         deviation: Standard deviation.
-        indicator: Whether it is one of a one-hot or bin step's features, 0 or 1.
+        indicator: Whether it is a boolean, or one of a one-hot, multi-hot or bin step's features: 0 or 1.
     """
 
     samples: int
@@ -192,16 +193,16 @@ class Reference:
 
 
 def watched_columns(dataset: Dataset) -> list[Column]:
-    """The raw columns that are compared: numbers and categories, without the target."""
-    return [c for c in dataset.columns if c.type in ("number", "category") and c.name != dataset.target]
+    """The raw columns that are compared: numbers, integers, booleans and categories, without the target."""
+    return [c for c in dataset.columns if c.type in (*NUMERIC, "category") and c.name != dataset.target]
 
 
 def columns_of(dataset: Dataset, records: Sequence[Record]) -> dict[str, Any]:
-    """The watched columns of raw records: float64 arrays with NaN for what is missing, and lists of texts."""
+    """The watched columns of raw records: float64 arrays with NaN for what is missing, booleans as 0 and 1, and lists of texts."""
     columns: dict[str, Any] = {}
     for column in watched_columns(dataset):
         values = [record.get(column.name) for record in records]
-        if column.type == "number":
+        if column.type in NUMERIC:
             columns[column.name] = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
         else:
             columns[column.name] = [None if value is None else str(value) for value in values]
@@ -210,8 +211,8 @@ def columns_of(dataset: Dataset, records: Sequence[Record]) -> dict[str, Any]:
 
 def indicator_names(dataset: Dataset) -> set[str]:
     """The features that are 0 or 1."""
-    steps = (step for step in dataset.pipeline if step.step in ("one_hot", "bins"))
-    return {name for step in steps for name in step.feature_names(dataset.column(step.column))}
+    steps = (step for step in dataset.pipeline if step.step in ("one_hot", "multi_hot", "bins"))
+    return {name for step in steps for name in dataset.features_of(step)}
 
 
 def inner_edges(values: Values) -> Values:
@@ -243,7 +244,7 @@ def drawn_count(values: Values, edges: Values) -> Counts:
 def _of_column(column: Column, values: Any) -> ColumnReference | None:
     if column.type == "category":
         return CategoryReference.of(values, column.categories)
-    return NumberReference.of(values) if np.isfinite(values).any() else None
+    return NumberReference.of(values, indicator=column.type == "boolean") if np.isfinite(values).any() else None
 
 
 def _parsed(body: Mapping[str, Any]) -> ColumnReference:

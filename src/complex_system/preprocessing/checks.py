@@ -1,81 +1,229 @@
-"""Which values of a well-formed record can be processed: known categories, numbers within the declared range."""
+"""Which values of a well-formed record can be processed: known categories, numbers within the declared range, times, shares.
+
+Each rule stands twice: for a value in Python, which is quicker for few records and finds the words, and for a whole column in polars.
+A property test holds them together.
+"""
 
 from __future__ import annotations
 
 import math
 import sys
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import polars as pl
+from typing_extensions import override
 
-from complex_system.domain.dataset import Column, Dataset, OneHot
+from complex_system.domain.columns import Column
+from complex_system.domain.dataset import Dataset
+from complex_system.domain.records import Record
+from complex_system.domain.steps import DateParts, Drop, Impute, MultiHot, OneHot, Shares, inputs_of
+from complex_system.domain.times import TimeFormat
+from complex_system.preprocessing.steps import date_parts, shares
 
 _SHOWN = 60
 """Characters of a bad value, and categories of a column, that a message shows."""
+_TOLERANCE = 1e-6
+"""How far the sum of a record's shares may be from 1."""
 
 
-class Check:
+class Check(ABC):
     """What the values of one column must be.
-
-    The same rule twice: for a value in Python, which is quicker for few records and finds the words, and for a whole
-    column in polars. A property test holds them together.
 
     Attributes:
         field: Name of the column.
-        one_hot: Features that are 1 where the value is one of the categories; empty for numbers.
+        needed: Whether a value must be there.
+        one_hot: Features that are 1 where the value is one of the categories; empty where there are none.
         passes: Expression over raw records: true where the value can be processed, never null.
-        all_pass: Expression over raw records: whether all present values can be processed; only for numbers.
+        all_pass: Expression over raw records: whether all present values can be processed.
     """
+
+    passes: pl.Expr
+    all_pass: pl.Expr
 
     def __init__(self, column: Column, *, needed: bool, one_hot: tuple[str, ...] = ()) -> None:
         self.field = column.name
         self.needed = needed
         self.one_hot = one_hot
         self._column = column
-        self._categories = frozenset(column.categories)
-        self._low, self._high = column.range or (-sys.float_info.max, sys.float_info.max)
-        value = pl.col(column.name)
-        # Comparisons with NaN are false.
-        inside = value.is_in(list(column.categories)) if one_hot else value.is_between(self._low, self._high)
-        self.passes = inside.fill_null(not needed)
+
+    def _set(self, inside: pl.Expr) -> None:
+        """``inside``: true or false for a value, null where it is missing."""
+        self.passes = inside.fill_null(not self.needed)
         self.all_pass = inside.all()
 
-    def problem(self, value: Any) -> str | None:
-        """What is wrong with a value; None if it can be processed."""
+    def problem_in(self, record: Record) -> str | None:
+        """What is wrong with a record's value; None if it can be processed."""
+        value = record.get(self.field)
         if value is None:
             return "is missing" if self.needed else None
-        if self.one_hot:
-            return None if value in self._categories else self._unknown(str(value))
+        return self.problem(value, record)
+
+    def all_fine(self, records: Sequence[Record]) -> bool:
+        """Whether no record has a problem; as :meth:`problem_in` for each, where possible in less time."""
+        return all(self.problem_in(record) is None for record in records)
+
+    @abstractmethod
+    def problem(self, value: Any, record: Record) -> str | None:
+        """What is wrong with a value that is there."""
+
+
+class NumberCheck(Check):
+    """A finite number within the declared range. A boolean is always fine."""
+
+    def __init__(self, column: Column, *, needed: bool) -> None:
+        super().__init__(column, needed=needed)
+        self._low, self._high = column.limits or (-sys.float_info.max, sys.float_info.max)
+        value = pl.col(column.name)
+        # Comparisons with NaN are false.
+        inside = value.eq(value) if column.type == "boolean" else value.is_between(self._low, self._high)
+        self._whole = column.type == "integer"
+        self._set(inside & (value == value.floor()) if self._whole else inside)
+
+    @override
+    def problem(self, value: Any, record: Record) -> str | None:
         if self._low <= value <= self._high:
-            return None
-        if self._column.range is None or not math.isfinite(value):
+            return f"must be a whole number, not {value}" if self._whole and value != math.floor(value) else None
+        if self._column.limits is None or not math.isfinite(value):
             return "must be a finite number"
+        if self._whole and value == math.floor(value):
+            value = int(value)
         return f"{value} is outside of [{self._low:g}, {self._high:g}]"
 
-    def all_fine(self, values: list[Any]) -> bool:
-        """Whether no value has a problem; as :meth:`problem` for each, in a third of the time."""
-        present = [value for value in values if value is not None]
-        if self.needed and len(present) < len(values):
+    @override
+    def all_fine(self, records: Sequence[Record]) -> bool:
+        name = self.field
+        present = [value for record in records if (value := record.get(name)) is not None]
+        if self.needed and len(present) < len(records):
             return False
-        if self.one_hot:
-            return self._categories.issuperset(present)
         if not present:
             return True
+        if self._whole and not all(self.problem_in(record) is None for record in records):
+            return False
         total = sum(present)  # NaN slips through min and max, but not through a sum
         return bool(total == total and self._low <= min(present) and max(present) <= self._high)  # noqa: PLR0124
 
-    def _unknown(self, value: str) -> str:
-        shown = value if len(value) <= _SHOWN else value[:_SHOWN] + "..."
-        categories = self._column.categories
-        more = ", ..." if len(categories) > _SHOWN else ""
-        return f"'{shown}' is not one of {', '.join(categories[:_SHOWN])}{more}"
+
+class CategoryCheck(Check):
+    """One of the declared categories."""
+
+    def __init__(self, column: Column, *, needed: bool, one_hot: tuple[str, ...]) -> None:
+        # With a fill, a feature is 1 for a missing value too, and no sum of features tells who is known.
+        super().__init__(column, needed=needed, one_hot=one_hot if column.fill is None else ())
+        self._categories = frozenset(column.categories)
+        self._set(pl.col(column.name).is_in(list(column.categories)))
+
+    @override
+    def problem(self, value: Any, record: Record) -> str | None:
+        return None if value in self._categories else _unknown(value, self._column)
+
+    @override
+    def all_fine(self, records: Sequence[Record]) -> bool:
+        values = [record.get(self.field) for record in records]
+        present = values if self.needed else [value for value in values if value is not None]
+        return self._categories.issuperset(present)
+
+
+class TimeCheck(Check):
+    """A time of the declared format."""
+
+    def __init__(self, column: Column, *, needed: bool) -> None:
+        super().__init__(column, needed=needed)
+        self._format = TimeFormat(column.format)
+        present = pl.when(pl.col(column.name).is_not_null())
+        self._set(present.then(date_parts(column)["valid"]))
+
+    @override
+    def problem(self, value: Any, record: Record) -> str | None:
+        return None if self._format.parts(value) else f"'{_shortened(value)}' is no time of the format {self._column.format}"
+
+
+class ListCheck(Check):
+    """Declared categories, each once."""
+
+    def __init__(self, column: Column, *, needed: bool) -> None:
+        super().__init__(column, needed=needed)
+        self._categories = frozenset(column.categories)
+        entries = pl.col(column.name)
+        known = entries.list.eval(pl.element().is_in(list(column.categories)).fill_null(False)).list.all()
+        self._set(known & (entries.list.n_unique() == entries.list.len()))
+
+    @override
+    def problem(self, value: Any, record: Record) -> str | None:
+        unknown = next((each for each in value if each not in self._categories), None)
+        if unknown is not None or None in value:
+            return _unknown(str(unknown), self._column)
+        return "has an entry more than once" if len(set(value)) < len(value) else None
+
+
+class SharesCheck(Check):
+    """As many shares as the other list has entries, each from 0 to 1, which add up to 1; none for a list of one entry."""
+
+    def __init__(self, column: Column, of: Column) -> None:
+        super().__init__(column, needed=False)
+        self._of, self._categories = of.name, of.categories
+        parts, entries = pl.col(column.name), pl.col(of.name)
+        # One addition after the other in the order of the categories, as below: a library's sum may add in another order.
+        total = reduce(lambda made, each: made + each, shares(of, column.name))
+        within = parts.list.eval(pl.element().is_between(0.0, 1.0).fill_null(False)).list.all()
+        whole = (total - 1.0).is_between(-_TOLERANCE, _TOLERANCE)
+        given = (parts.list.len() == entries.list.len().fill_null(0)) & within & whole.fill_null(False)
+        inside = pl.when(parts.is_null()).then(entries.list.len().fill_null(0) <= 1).otherwise(given)
+        self._set(inside)
+
+    @override
+    def problem_in(self, record: Record) -> str | None:
+        value, entries = record.get(self.field), record.get(self._of) or ()
+        if value is None:
+            return None if len(entries) <= 1 else f"is missing, and '{self._of}' has {len(entries)} entries"
+        return self.problem(value, record)
+
+    @override
+    def problem(self, value: Any, record: Record) -> str | None:
+        entries = record.get(self._of) or ()
+        if len(value) != len(entries):
+            return f"has {len(value)} shares, and '{self._of}' has {len(entries)} entries"
+        if not all(each is not None and 0.0 <= each <= 1.0 for each in value):
+            return "has a share outside of [0, 1]"
+        share_of = dict(zip(reversed(entries), reversed(value), strict=True))
+        total = 0.0
+        for category in self._categories:
+            total = total + share_of.get(category, 0.0)
+        return None if -_TOLERANCE <= total - 1.0 <= _TOLERANCE else f"has shares that add up to {total:g}, not to 1"
 
 
 def checks(dataset: Dataset) -> list[Check]:
     """One check for every column that a step uses, and one for the target, which may always be missing."""
     made: dict[str, Check] = {}
+    imputed = {step.column for step in dataset.pipeline if isinstance(step, Impute)}
     for step in dataset.pipeline:
-        column = dataset.column(step.column)
-        one_hot = tuple(step.feature_names(column)) if isinstance(step, OneHot) else ()
-        made[column.name] = Check(column, needed=not column.optional, one_hot=one_hot)
-    return [*made.values(), Check(dataset.column(dataset.target), needed=False)]
+        if isinstance(step, Drop):
+            continue
+        for name in inputs_of(step):
+            column = dataset.by_name.get(name)
+            if column is None or (name in made and not isinstance(step, OneHot)):
+                continue
+            needed = not column.optional and name not in imputed
+            match step:
+                case OneHot():
+                    made[name] = CategoryCheck(column, needed=needed, one_hot=tuple(dataset.features_of(step)))
+                case DateParts():
+                    made[name] = TimeCheck(column, needed=needed)
+                case Shares() if name == step.shares:
+                    made[name] = SharesCheck(column, dataset.column(step.column))
+                case MultiHot() | Shares():
+                    made[name] = ListCheck(column, needed=needed)
+                case _:
+                    made[name] = NumberCheck(column, needed=needed)
+    return [*made.values(), NumberCheck(dataset.column(dataset.target), needed=False)]
+
+
+def _unknown(value: str, column: Column) -> str:
+    more = ", ..." if len(column.categories) > _SHOWN else ""
+    return f"'{_shortened(value)}' is not one of {', '.join(column.categories[:_SHOWN])}{more}"
+
+
+def _shortened(value: str) -> str:
+    return value if len(value) <= _SHOWN else value[:_SHOWN] + "..."

@@ -13,11 +13,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from complex_system.domain.dataset import Bins, Column, Dataset, OneHot, Scale, Step
+from complex_system.domain.columns import Column
+from complex_system.domain.dataset import Dataset
 from complex_system.domain.records import Record
+from complex_system.domain.steps import (
+    Arithmetic,
+    Bins,
+    DateParts,
+    Drop,
+    Impute,
+    Interval,
+    MultiHot,
+    OneHot,
+    Scale,
+    Shares,
+    Step,
+    intervals,
+)
+from complex_system.domain.times import TimeFormat
+from complex_system.preprocessing.numbers import for_numbers
 
-_Fill = Callable[[Any, list[float]], None]
-"""Puts the features of one value into a row of zeros."""
+_Fill = Callable[[Record, list[float]], None]
+"""Puts the features of one record into a row of zeros."""
+_Number = Callable[[Record], float]
 
 
 class RowSteps:
@@ -27,10 +45,13 @@ class RowSteps:
         self._dataset = dataset
         places = {name: place for place, name in enumerate(dataset.feature_names)}
         self._width = len(places)
-        self._fills = [
-            (step.column, _fill(step, dataset.column(step.column), [places[name] for name in _names(step, dataset)]))
+        known, _ = intervals(dataset.pipeline, dataset.by_name)
+        results: dict[str, _Number] = {}
+        fills = [
+            _fill(step, dataset, [places[name] for name in dataset.features_of(step)], results, known)
             for step in dataset.pipeline
         ]
+        self._fills = [fill for fill in fills if fill is not None]
 
     def __reduce__(self) -> tuple[type[RowSteps], tuple[Dataset]]:
         return RowSteps, (self._dataset,)  # closures cannot be pickled
@@ -40,54 +61,143 @@ class RowSteps:
         rows = []
         for record in records:
             row = [0.0] * self._width
-            for column, fill in self._fills:
-                fill(record.get(column), row)
+            for fill in self._fills:
+                fill(record, row)
             rows.append(row)
         return np.array(rows, dtype=np.float32).reshape(len(rows), self._width)
 
 
-def _names(step: Step, dataset: Dataset) -> list[str]:
-    return step.feature_names(dataset.column(step.column))
+def _fill(  # noqa: PLR0911 - one return a step
+    step: Step, dataset: Dataset, places: list[int], results: dict[str, _Number], known: dict[str, Interval]
+) -> _Fill | None:
+    columns = dataset.by_name
+
+    def number(name: str) -> _Number:
+        return _number(columns[name], columns[name].fill) if name in columns else results[name]
+
+    match step:
+        case Drop():
+            return None
+        case OneHot():
+            return _one_hot(columns[step.column], places)
+        case MultiHot():
+            return _multi_hot(columns[step.column], places)
+        case Shares():
+            return _shares(columns[step.column], step.shares, places)
+        case DateParts():
+            return _date_parts(step, columns[step.column], places)
+        case Bins():
+            return _bins(step, number(step.column), places)
+        case Impute():
+            result = _number(columns[step.column], step.value)
+        case _:
+            assert isinstance(step, Arithmetic)
+            result = _applied(
+                for_numbers(step, [known[name] for name in step.inputs]), [number(name) for name in step.inputs]
+            )
+    if step.as_ and step.as_ not in columns:
+        results[step.as_] = result
+    if places and isinstance(step, Scale) and (column := columns.get(step.column)) and column.type != "boolean":
+        return _direct(for_numbers(step, [known[step.column]]), column, places[0])
+    return _put(result, places[0]) if places else None
 
 
-def _fill(step: Step, column: Column, places: list[int]) -> _Fill:
-    if isinstance(step, OneHot):
-        return _one_hot(column, places)
-    return _bins(step, column, places) if isinstance(step, Bins) else _scale(step, column, places[0])
+def _direct(function: Callable[..., float], column: Column, place: int) -> _Fill:
+    """As :func:`_put` for a function of one raw number, with fewer calls: the usual step, for single records."""
+    name, missing = column.name, math.nan if column.fill is None else float(column.fill)
+
+    def fill(record: Record, row: list[float]) -> None:
+        value = record.get(name)
+        row[place] = function(missing if value is None else value)
+
+    return fill
+
+
+def _put(result: _Number, place: int) -> _Fill:
+    def fill(record: Record, row: list[float]) -> None:
+        row[place] = result(record)
+
+    return fill
+
+
+def _applied(function: Callable[..., float], inputs: list[_Number]) -> _Number:
+    if len(inputs) == 1:
+        only = inputs[0]
+        return lambda record: function(only(record))
+    return lambda record: function(*[each(record) for each in inputs])
+
+
+def _number(column: Column, fill: Any) -> _Number:
+    """A raw number. A column that declares no fill must have a value, and the check has seen it."""
+    name, missing = column.name, math.nan if fill is None else float(fill)
+    if column.type == "boolean":
+        return lambda record: missing if (value := record.get(name)) is None else float(value)
+
+    def number(record: Record) -> float:
+        value = record.get(name)
+        return missing if value is None else value
+
+    return number
 
 
 def _one_hot(column: Column, places: list[int]) -> _Fill:
+    name = column.name
+    missing = None if column.fill is None else str(column.fill)
     place_of = dict(zip(column.categories, places, strict=True))
 
-    def fill(value: Any, row: list[float]) -> None:
+    def fill(record: Record, row: list[float]) -> None:
+        value = record.get(name)
+        if value is None:
+            value = missing
         if value is not None:
             row[place_of[value]] = 1.0
 
     return fill
 
 
-def _bins(step: Bins, column: Column, places: list[int]) -> _Fill:
-    inner, missing = step.edges[1:-1], _missing(column)
+def _multi_hot(column: Column, places: list[int]) -> _Fill:
+    name = column.name
+    place_of = dict(zip(column.categories, places, strict=True))
 
-    def fill(value: Any, row: list[float]) -> None:
+    def fill(record: Record, row: list[float]) -> None:
+        for value in record.get(name) or ():
+            row[place_of[value]] = 1.0
+
+    return fill
+
+
+def _shares(column: Column, of: str, places: list[int]) -> _Fill:
+    name = column.name
+    place_of = dict(zip(column.categories, places, strict=True))
+
+    def fill(record: Record, row: list[float]) -> None:
+        entries = record.get(name) or ()
+        parts = record.get(of)
+        for value, share in zip(entries, [1.0] if parts is None else parts, strict=False):
+            row[place_of[value]] = share
+
+    return fill
+
+
+def _date_parts(step: DateParts, column: Column, places: list[int]) -> _Fill:
+    form, name, missing = TimeFormat(column.format), column.name, column.fill
+    wanted = list(zip(step.parts, places, strict=True))
+
+    def fill(record: Record, row: list[float]) -> None:
+        value = record.get(name)
+        parts = form.parts(str(missing) if value is None else value)
+        assert parts is not None  # the check has seen it
+        for part, place in wanted:
+            row[place] = float(parts[part])
+
+    return fill
+
+
+def _bins(step: Bins, number: _Number, places: list[int]) -> _Fill:
+    inner = step.edges[1:-1]
+
+    def fill(record: Record, row: list[float]) -> None:
         # The check has seen that the value lies within the outer edges; the inner ones belong to the bin on their left.
-        row[places[bisect_left(inner, missing if value is None else value)]] = 1.0
+        row[places[bisect_left(inner, number(record))]] = 1.0
 
     return fill
-
-
-def _scale(step: Scale, column: Column, place: int) -> _Fill:
-    assert column.range is not None  # the declaration was checked
-    low, high = column.range
-    factor = (step.to[1] - step.to[0]) / (high - low)
-    start, missing = step.to[0], _missing(column)
-
-    def fill(value: Any, row: list[float]) -> None:
-        row[place] = ((missing if value is None else value) - low) * factor + start
-
-    return fill
-
-
-def _missing(column: Column) -> float:
-    """What stands in for a missing number; a column that declares none must have a value, and the check has seen it."""
-    return math.nan if column.fill is None else column.fill

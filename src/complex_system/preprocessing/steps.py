@@ -1,45 +1,153 @@
-"""The declared steps as polars expressions.
-
-Only additions, multiplications and comparisons with literals are used. polars divides a long column by a literal as a multiplication
-with its reciprocal, but a column of one row truly, and the two differ in the last bit; a record must be processed alike
-alone and in a batch.
-"""
+"""The declared steps as polars expressions over raw columns, float64. What may be used is said in ``numbers``."""
 
 from __future__ import annotations
 
+from functools import reduce
+from typing import Any
+
 import polars as pl
 
-from complex_system.domain.dataset import Bins, Column, OneHot, Scale, Step
+from complex_system.domain.columns import Column
+from complex_system.domain.dataset import Dataset
+from complex_system.domain.steps import (
+    Arithmetic,
+    Bins,
+    DateParts,
+    Drop,
+    Impute,
+    Interval,
+    MultiHot,
+    OneHot,
+    Shares,
+    Step,
+    intervals,
+)
+from complex_system.domain.times import DAYS_BEFORE, TimeFormat
+from complex_system.preprocessing.numbers import for_columns
+
+_TYPES: dict[str, Any] = {
+    "number": pl.Float64,
+    "integer": pl.Float64,
+    "boolean": pl.Boolean,
+    "list of categories": pl.List(pl.String),
+    "list of shares": pl.List(pl.Float64),
+}
 
 
-def features(step: Step, column: Column) -> list[pl.Expr]:
-    """The features that a step makes, float64, named and in the order of ``step.feature_names(column)``."""
-    if isinstance(step, OneHot):
-        made = _one_hot(column)
-    elif isinstance(step, Bins):
-        made = _bins(step, column)
-    else:
-        made = [_scale(step, column)]
-    return [expression.alias(name) for name, expression in zip(step.feature_names(column), made, strict=True)]
+def frame_type(column: Column) -> Any:
+    """The type that a raw column has in the pipeline's frames."""
+    return _TYPES.get(column.type, pl.String)
+
+
+def feature_expressions(dataset: Dataset) -> dict[str, pl.Expr]:
+    """The features by name, as expressions over raw columns that passed the checks."""
+    known, _ = intervals(dataset.pipeline, dataset.by_name)
+    results: dict[str, pl.Expr] = {}
+    made: dict[str, pl.Expr] = {}
+    for step in dataset.pipeline:
+        expressions = _expressions(step, dataset, results, known)
+        made |= {name: each.alias(name) for name, each in zip(dataset.features_of(step), expressions, strict=False)}
+    return made
+
+
+def _expressions(  # noqa: PLR0911 - one return a step
+    step: Step, dataset: Dataset, results: dict[str, pl.Expr], known: dict[str, Interval]
+) -> list[pl.Expr]:
+    columns = dataset.by_name
+
+    def number(name: str) -> pl.Expr:
+        return filled(columns[name]) if name in columns else results[name]
+
+    match step:
+        case Drop():
+            return []
+        case OneHot():
+            return _one_hot(columns[step.column])
+        case MultiHot():
+            return multi_hot(columns[step.column])
+        case Shares():
+            return shares(columns[step.column], step.shares)
+        case DateParts():
+            parts = date_parts(columns[step.column])
+            return [parts[part].cast(pl.Float64) for part in step.parts]
+        case Bins():
+            return _bins(step, number(step.column))
+        case Impute():
+            result = _as_number(columns[step.column]).fill_null(step.value)
+        case _:
+            assert isinstance(step, Arithmetic)
+            result = for_columns(step, [known[name] for name in step.inputs])(*map(number, step.inputs))
+    if step.as_ and step.as_ not in columns:
+        results[step.as_] = result
+    return [result]
 
 
 def _one_hot(column: Column) -> list[pl.Expr]:
-    return [pl.col(column.name).eq_missing(pl.lit(category)).cast(pl.Float64) for category in column.categories]
+    value = pl.col(column.name)
+    if column.fill is not None:
+        value = value.fill_null(str(column.fill))
+    return [value.eq_missing(pl.lit(category)).cast(pl.Float64) for category in column.categories]
 
 
-def _bins(step: Bins, column: Column) -> list[pl.Expr]:
-    value, edges = _filled(column), step.edges
+def multi_hot(column: Column) -> list[pl.Expr]:
+    """One expression a category: 1.0 where the list holds it."""
+    entries = pl.col(column.name)
+    return [entries.list.contains(pl.lit(category)).fill_null(False).cast(pl.Float64) for category in column.categories]
+
+
+def shares(column: Column, of: str) -> list[pl.Expr]:
+    """One expression a category: its share, 0.0 where the list does not hold it; 1.0 for the only entry of a list without shares."""
+    entries, parts = pl.col(column.name), pl.col(of)
+    made = []
+    for category, held in zip(column.categories, multi_hot(column), strict=True):
+        place = entries.list.eval(pl.element() == pl.lit(category)).list.arg_max()
+        share = pl.when(parts.is_null()).then(1.0).otherwise(parts.list.get(place, null_on_oob=True))
+        made.append(pl.when(held == 1.0).then(share).otherwise(0.0))
+    return made
+
+
+def _bins(step: Bins, value: pl.Expr) -> list[pl.Expr]:
+    edges = step.edges
     inside = [value.is_between(edges[i], edges[i + 1], closed="right" if i else "both") for i in range(len(edges) - 1)]
     return [expression.cast(pl.Float64) for expression in inside]
 
 
-def _scale(step: Scale, column: Column) -> pl.Expr:
-    assert column.range is not None  # the declaration was checked
-    low, high = column.range
-    factor = (step.to[1] - step.to[0]) / (high - low)
-    return (_filled(column) - low) * factor + step.to[0]
+def filled(column: Column) -> pl.Expr:
+    """A number, with the column's fill where it is missing."""
+    value = _as_number(column)
+    return value if column.fill is None else value.fill_null(float(column.fill))
 
 
-def _filled(column: Column) -> pl.Expr:
+def _as_number(column: Column) -> pl.Expr:
     value = pl.col(column.name)
-    return value if column.fill is None else value.fill_null(column.fill)
+    return value.cast(pl.Float64) if column.type == "boolean" else value
+
+
+def date_parts(column: Column) -> dict[str, pl.Expr]:
+    """The parts of a time as whole numbers, null where the text is no time; ``valid`` says whether it is one."""
+    form = TimeFormat(column.format)
+    value = pl.col(column.name)
+    if column.fill is not None:
+        value = value.fill_null(str(column.fill))
+    groups = value.str.extract_groups(form.pattern)
+
+    def digits(name: str) -> pl.Expr:
+        return groups.struct.field(name).cast(pl.Int64) if name in form.groups else pl.lit(0, pl.Int64)
+
+    year, month, day, hour, minute, second = map(digits, ("year", "month", "day", "hour", "minute", "second"))
+    leap = ((year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))).cast(pl.Int64)
+    longest = pl.when(month == 2).then(28 + leap).otherwise(30 + (month + month // 8) % 2)
+    before = reduce(
+        lambda made, m: made + (month > m).cast(pl.Int64) * (DAYS_BEFORE[m] - DAYS_BEFORE[m - 1]),
+        range(1, 12),
+        pl.lit(0, pl.Int64),
+    )
+    day_of_year = before + day + pl.when(month > 2).then(leap).otherwise(0)
+    past = year - 1
+    weekday = (past * 365 + past // 4 - past // 100 + past // 400 + day_of_year - 1) % 7 + 1
+    in_day = (hour < 24) & (minute < 60) & (second < 60)
+    valid = (year >= 1) & month.is_between(1, 12) & (day >= 1) & (day <= longest) & in_day
+    return {
+        "year": year, "month": month, "day": day, "hour": hour, "minute": minute, "second": second,
+        "weekday": weekday, "day_of_year": day_of_year, "valid": valid.fill_null(False),
+    }  # fmt: skip

@@ -66,7 +66,7 @@ class ChampionChoice:
 
     def __init__(
         self, registry: ModelRegistry, comparisons: ComparisonLog, data: LabelledData, dataset: Dataset, asked: Asked,
-        holdout_newest: int,
+        holdout_newest: int, baseline_samples: int = 0,
     ) -> None:  # fmt: skip
         """Prepares it.
 
@@ -77,6 +77,7 @@ class ChampionChoice:
             dataset: What the models are for.
             asked: Runs calls to MLflow.
             holdout_newest: Hold-out samples that decide, at most; 0 for all.
+            baseline_samples: Training samples that baselines are fitted on, at most about; 0 for no baselines.
         """
         self._registry = registry
         self._log = comparisons
@@ -84,6 +85,7 @@ class ChampionChoice:
         self._dataset = dataset
         self._asked = asked
         self._holdout_newest = holdout_newest
+        self._baseline_samples = baseline_samples
 
     async def decide(self, waiting: HandedIn) -> dict[str, Any]:
         """Carries the comparison out; returns the value of ``COMPARISON_FINISHED``.
@@ -105,8 +107,11 @@ class ChampionChoice:
                  champion.ref.model, champion.ref.version, champion.scores.rmse, comparison.holdout)  # fmt: skip
         if comparison.kept:
             log.info("%s", comparison.kept)
+        for name in comparison.unbeaten:
+            log.warning("Round %s: the champion is not better than the baseline '%s' with RMSE %.4g", comparison.round, name,
+                        comparison.baselines[name].rmse)  # fmt: skip
         summary = champion.as_dict()
-        return {
+        told: dict[str, Any] = {
             "round": comparison.round,
             "results": [result.as_dict() for result in comparison.results],
             "champion": {name: summary[name] for name in ("model", "version", "framework", "trainer", "rmse")},
@@ -116,6 +121,10 @@ class ChampionChoice:
             "cause": origin.cause,
             "alerts": list(origin.alerts),
         }
+        if comparison.baselines:
+            told["baselines"] = {name: scores.as_dict() for name, scores in comparison.baselines.items()}
+            told["not_better_than"] = list(comparison.unbeaten)
+        return told
 
     @staticmethod
     def crowned(comparison: Comparison) -> dict[str, Any]:
@@ -127,6 +136,6 @@ class ChampionChoice:
         }
 
     async def _compared(self, waiting: HandedIn) -> Comparison:
-        holdout = await self._data.holdout(self._holdout_newest, waiting.after)
+        holdout, train = await self._data.to_compare(self._holdout_newest, waiting.after, self._baseline_samples)
         compare = ModelComparison(self._registry, Pipeline(self._dataset)).run
-        return await self._asked(partial(compare, waiting.round, waiting.models, holdout))
+        return await self._asked(partial(compare, waiting.round, waiting.models, holdout, train))

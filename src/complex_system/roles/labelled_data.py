@@ -8,7 +8,7 @@ from contextlib import aclosing
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.records import key_at
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.training.data import Part, SampleCollector, Samples
+from complex_system.training.data import MIN_SAMPLES, Part, SampleCollector, Samples
 
 
 class LabelledData:
@@ -18,22 +18,31 @@ class LabelledData:
         self._dataset = dataset
         self._database = database
 
-    async def holdout(self, newest: int, after: str | None = None) -> Samples:
-        """The newest samples of the hold-out part, which no trainer sees.
+    async def to_compare(self, newest: int, after: str | None = None, train: int = 0) -> tuple[Samples, Samples | None]:
+        """The newest samples of the hold-out part, which no trainer sees, and some of the training part.
 
         Args:
-            newest: How many, at most; 0 for all.
+            newest: How many of the hold-out part, at most; 0 for all.
             after: Only those with larger keys.
+            train: How many of the training part, at most about; 0 for none.
+
+        Returns:
+            Hold-out samples, and training samples; None where there are too few or none was asked for.
 
         Raises:
             NotEnoughDataError: There are too few to compare models with.
         """
-        collector = SampleCollector(self._dataset, [Part.HOLDOUT], newest)
+        collector, trained = (
+            SampleCollector(self._dataset, [Part.HOLDOUT], newest),
+            SampleCollector(self._dataset, [Part.TRAIN]),
+        )
         pages = self._database.processed_pages(collector.columns, labelled=True, version=self._dataset.version, start=after)
         async with aclosing(pages):  # type: ignore[type-var]
             async for page in pages:
                 await asyncio.to_thread(collector.add, page.table)
-        return collector.samples(Part.HOLDOUT)
+                if trained.count() < train:
+                    await asyncio.to_thread(trained.add, page.table)
+        return collector.samples(Part.HOLDOUT), trained.samples(Part.TRAIN) if trained.count() >= MIN_SAMPLES else None
 
     async def newest(self, count: int, since: float) -> tuple[int, str | None]:
         """Looks for the newest labelled records since a time.

@@ -15,9 +15,11 @@ import pyarrow as pa
 from typing_extensions import override
 
 from complex_system.domain.dataset import ID
+from complex_system.domain.kinds import kind_of
 from complex_system.domain.records import MAX_FAULTS, Record, raw_check, sentence, shown
 from complex_system.errors import InvalidRecordError, InvalidRequestError, TooLargeError
 from complex_system.preprocessing.pipeline import FEW_RECORDS, Pipeline
+from complex_system.preprocessing.steps import frame_type
 from complex_system.serving.bodies import LARGE_BODY, decoded
 from complex_system.serving.json_words import why_no_json
 
@@ -130,7 +132,16 @@ class BatchReader:
         raw = msgspec.defstruct("RawRecords", [("records", msgspec.Raw)], forbid_unknown_fields=True, gc=False)
         self._wrapped_raw: msgspec.json.Decoder[Any] = msgspec.json.Decoder(raw)
         self._elements: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
-        kinds = {column.name: pl.Float64 if column.type == "number" else pl.String for column in pipeline.dataset.columns}
+        kinds = {column.name: frame_type(column) for column in pipeline.dataset.columns}
+        # Columns whose values need more than a look at their types are checked record by record.
+        self._simple = {
+            ID,
+            *(
+                column.name
+                for column in pipeline.dataset.columns
+                if column.type != "integer" and not kind_of(column).is_list
+            ),
+        }
         self._columns: list[tuple[str, Any, Any]] = [
             (name, operator.attrgetter(f"f{i}"), kinds.get(name, pl.String)) for i, name in enumerate(self._check.names)
         ]
@@ -292,8 +303,8 @@ class BatchReader:
                 made.append(pl.Series(name, [None], kind).new_from_index(0, size))
                 continue
             # polars takes a boolean for a number, and with mixed types more than that: the record check does not.
-            wanted = {float, int} if kind == pl.Float64 else {str}
-            if not set(map(type, values)) <= wanted | {type(None)}:
+            wanted = {float, int} if kind == pl.Float64 else {bool} if kind == pl.Boolean else {str}
+            if name not in self._simple or not set(map(type, values)) <= wanted | {type(None)}:
                 raise TypeError(name)
             series = pl.Series(name, values, kind, strict=True)
             if kind == pl.Float64 and not series.is_finite().all():

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from complex_system.domain.dataset import Dataset
+from complex_system.domain.dataset import ID, Dataset
 from complex_system.errors import InvalidRequestError
+from complex_system.sources.values import entries
 
 MISSING = frozenset(
     ("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN",
@@ -17,10 +21,10 @@ MISSING = frozenset(
 
 
 def csv_columns(body: bytes, dataset: Dataset) -> dict[str, list[Any]]:
-    """Columns by the names of the header; numbers as floats where the declared column is one, missing values as None.
+    """Columns by the names of the header; values as the declared column has them, missing values as None.
 
-    Missing is what :data:`MISSING` holds, unless it is a declared category. A field that is no number stays a text, so that the
-    check of the records names it.
+    Missing is what :data:`MISSING` holds, unless it is a declared category. A field that is no number, no list or neither true nor
+    false stays a text, so that the check of the records names it.
 
     Raises:
         InvalidRequestError: The body is no CSV in UTF-8, its header is not unique, or a line has another number of fields.
@@ -41,24 +45,58 @@ def csv_columns(body: bytes, dataset: Dataset) -> dict[str, list[Any]]:
     for position, row in enumerate(rows):
         if len(row) != len(header):
             raise InvalidRequestError(f"Line {position + 2} has {len(row)} fields where the header has {len(header)}.")
-    texts = {column.name: MISSING - {*column.categories} for column in dataset.columns if column.type != "number"}
-    texts["_id"] = frozenset(("",))
+    read: dict[str, Callable[[str], Any]] = dict.fromkeys(header, _number)
+    missing: dict[str, frozenset[str]] = dict.fromkeys(header, MISSING)
+    for column in dataset.columns:
+        read[column.name] = _READERS.get(column.type, _text)
+        missing[column.name] = MISSING - {*column.categories}
+    read[ID], missing[ID] = _text, frozenset(("",))
     return {
-        name: _texts(column, texts[name]) if name in texts else [_number(value) for value in column]
-        for name, column in zip(header, zip(*rows, strict=True), strict=True)
+        name: _read(column, read[name], missing[name]) for name, column in zip(header, zip(*rows, strict=True), strict=True)
     }
 
 
-def _texts(values: tuple[str, ...], missing: frozenset[str]) -> list[str | None]:
-    return [None if value in missing else value for value in values]
+def csv_text(columns: dict[str, list[Any]]) -> str:
+    """Columns as CSV that :func:`csv_columns` reads; lists as JSON."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    for row in zip(*columns.values(), strict=True):
+        writer.writerow(
+            [json.dumps(value, ensure_ascii=False) if isinstance(value, list | bool) else value for value in row]
+        )
+    return out.getvalue()
 
 
-def _number(value: str) -> float | str | None:
+def _read(values: tuple[str, ...], reader: Callable[[str], Any], missing: frozenset[str]) -> list[Any]:
+    if reader is _text:  # blanks are part of a text
+        return [None if value in missing else value for value in values]
+    return [None if value.strip() in missing else reader(value) for value in values]
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _flag(value: str) -> bool | str:
+    return {"true": True, "false": False}.get(value.strip().lower(), value)
+
+
+def _number(value: str) -> float | str:
+    # Python takes 1_0 and the digits of every script for numbers; whoever wrote the file did not mean that.
+    if not value.isascii() or "_" in value:
+        return value
     try:
-        # Python takes 1_0 and the digits of every script for numbers; whoever wrote the file did not mean that.
-        number = float(value) if value.isascii() and "_" not in value else None
+        number = float(value)
     except ValueError:
-        number = None
-    if number is None or number != number:  # noqa: PLR0124 - NaN
-        return None if value.strip() in MISSING else value
-    return number
+        return value
+    return number if number == number else value  # noqa: PLR0124 - NaN in a spelling of its own
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "number": _number,
+    "integer": _number,
+    "boolean": _flag,
+    "list of categories": entries,
+    "list of shares": partial(entries, shares=True),
+}

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from complex_system import __version__
 from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.kinds import kind_of
 from complex_system.domain.records import MAX_FAULTS, sentence, shown
 from complex_system.errors import (
     ComplexSystemError,
@@ -50,6 +51,8 @@ _FLOATS = ("FP64", "FP32", "FP16", "BF16")
 _INTEGERS = {f"INT{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)}
 _INTEGERS |= {f"UINT{bits}": (0, 2**bits - 1) for bits in (8, 16, 32, 64)}
 _NUMBERS = (*_FLOATS, *_INTEGERS)
+_DATATYPES = {"number": "FP64", "integer": "INT64", "boolean": "BOOL"}
+"""Of raw columns; the others are BYTES: texts, and lists as JSON."""
 
 
 class InputTensor(msgspec.Struct, gc=False):
@@ -136,7 +139,8 @@ def oip_router(dataset: Dataset) -> APIRouter:
 class _Protocol:
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
-        self._numbers = {column.name for column in dataset.columns if column.type == "number"}
+        self._datatypes = {column.name: _DATATYPES.get(column.type, "BYTES") for column in dataset.columns}
+        self._lists = {column.name for column in dataset.columns if kind_of(column).is_list}
         self._decoder = msgspec.json.Decoder(InferenceRequest)
 
     async def server(self, call: Call) -> Response:
@@ -261,15 +265,17 @@ class _Protocol:
         name = tensor.name[:60]
         if len(tensor.shape) not in (1, 2) or (len(tensor.shape) == 2 and tensor.shape[1] != 1):
             raise InvalidRequestError(f"The input '{name}' must have the shape [n] or [n, 1], not {tensor.shape[:4]}.")
-        kinds = _NUMBERS if tensor.name in self._numbers else ("BYTES",)
+        datatype = self._datatypes.get(tensor.name, "BYTES")
+        kinds = _NUMBERS if datatype in ("FP64", "INT64") else (datatype,)
         if tensor.name in (ID, *self._dataset.raw_names) and tensor.datatype not in kinds:
             wanted = " or ".join((", ".join(kinds[:-1]), kinds[-1])) if len(kinds) > 1 else kinds[0]
             raise InvalidRequestError(f"The input '{name}' must have the datatype {wanted}, not {tensor.datatype[:20]}.")
-        return _flat(tensor)
+        values = _flat(tensor)
+        return [_list_of(value) for value in values] if tensor.name in self._lists else values
 
     def _metadata(self, info: ModelInfo, name: str, versions: list[str]) -> dict[str, Any]:
         inputs = [
-            {"name": column.name, "datatype": "FP64" if column.type == "number" else "BYTES", "shape": [-1, 1]}
+            {"name": column.name, "datatype": self._datatypes[column.name], "shape": [-1, 1]}
             for column in self._dataset.columns
             if column.name != self._dataset.target
         ]
@@ -281,11 +287,14 @@ class _Protocol:
             "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, 1]}],
         }
 
+    def _tensor_data(self, name: str, values: list[Any]) -> list[Any]:
+        return [msgspec.json.encode(value).decode() for value in values] if name in self._lists else values
+
     def request_body(self) -> dict[str, Any]:
         """OpenAPI's description of an inference request, with examples."""
         columns = column_examples(self._dataset, 2)
         raw = [
-            {"name": name, "shape": [2, 1], "datatype": "FP64" if name in self._numbers else "BYTES", "data": values}
+            {"name": name, "shape": [2, 1], "datatype": self._datatypes[name], "data": self._tensor_data(name, values)}
             for name, values in columns.items()
         ]
         width = len(self._dataset.feature_names)
@@ -316,6 +325,14 @@ def _integer_faults(tensor: InputTensor, values: list[Any]) -> list[dict[str, An
             if len(faults) == MAX_FAULTS:
                 break
     return faults
+
+
+def _list_of(value: Any) -> Any:
+    """A list, which is an element of a tensor as JSON; what is none is left to the check of the records."""
+    try:
+        return msgspec.json.decode(value) if isinstance(value, str) else value
+    except msgspec.MsgspecError:
+        return value
 
 
 def _check_outputs(request: InferenceRequest) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from typing import Any
 
 from complex_system.domain.dataset import ID, Column, Dataset
-from complex_system.domain.records import MAX_TEXT, Record
+from complex_system.domain.kinds import MAX_TEXT, kind_of
+from complex_system.domain.records import Record
 
 Schema = dict[str, Any]
 
@@ -228,8 +230,9 @@ def _protocols() -> dict[str, Schema]:
 
 
 def _column_schema(column: Column, *, is_target: bool) -> Schema:
-    kind = "number" if column.type == "number" else "string"
-    schema: Schema = {"type": [kind, "null"] if column.optional else kind}
+    schema: Schema = dict(kind_of(column).json)
+    if column.optional:
+        schema["type"] = [schema["type"], "null"]
     notes = [column.description] if column.description else []
     if column.unit:
         notes.append(f"Unit: {column.unit}.")
@@ -237,14 +240,20 @@ def _column_schema(column: Column, *, is_target: bool) -> Schema:
         notes.append("Ignored in a request: it is what is predicted.")
     elif column.range is not None:
         schema["minimum"], schema["maximum"] = column.range
-    if column.categories:
+    if column.type == "list of categories":
+        schema["items"] = {"type": "string", "enum": list(column.categories)}
+        schema["uniqueItems"] = True
+    elif column.categories:
         schema["enum"] = [*column.categories, *([None] if column.optional else [])]
-    elif kind == "string":
+    elif schema["type"] in ("string", ["string", "null"]):
         schema["maxLength"] = MAX_TEXT
+    if column.type == "list of shares":
+        schema["items"] = {"type": "number", "minimum": 0, "maximum": 1}
+        notes.append("As many shares as the other list has entries; they add up to 1.")
     if column.format:
         notes.append(f"Format: {column.format}.")
     if column.fill is not None:
-        notes.append(f"{column.fill:g} where it is missing.")
+        notes.append(f"{_fill(column)} where it is missing.")
     if notes:
         schema["description"] = " ".join(note if note.endswith(".") else f"{note}." for note in notes)
     if not is_target:
@@ -252,15 +261,36 @@ def _column_schema(column: Column, *, is_target: bool) -> Schema:
     return schema
 
 
+def _fill(column: Column) -> str:
+    if column.type == "boolean":
+        return "true" if column.fill else "false"
+    return f"{column.fill:g}" if isinstance(column.fill, float) else f"'{column.fill}'"
+
+
 def _example(column: Column, position: int) -> Any:
     if column.categories:
-        return column.categories[position % len(column.categories)]
-    if column.type == "number":
+        category = column.categories[position % len(column.categories)]
+        return [category] if column.type == "list of categories" else category
+    if column.type == "list of shares":
+        return [1.0]
+    if column.type == "boolean":
+        return position % 2 == 0
+    if column.type in ("number", "integer"):
         low, high = column.range or (0.0, 1.0)
-        return round(low + (high - low) * (0.5 + 0.25 * (position % 2)), 6)
+        middle = low + (high - low) * (0.5 + 0.25 * (position % 2))
+        return (
+            min(max(math.floor(middle), math.ceil(low)), math.floor(high))
+            if column.type == "integer"
+            else _rounded(middle, low, high)
+        )
     if column.type == "datetime":
         return _EXAMPLE_TIME.strftime(column.format) if column.format else _EXAMPLE_TIME.isoformat()
     return "text"
+
+
+def _rounded(value: float, low: float, high: float) -> float:
+    rounded = round(value, 6)
+    return rounded if low <= rounded <= high else value
 
 
 def _unit(dataset: Dataset) -> str:

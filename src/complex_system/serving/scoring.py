@@ -26,7 +26,7 @@ from complex_system.serving.calls import (
     sentences,
     status_of,
 )
-from complex_system.serving.csv_body import csv_columns
+from complex_system.serving.csv_body import csv_columns, csv_text
 from complex_system.serving.schemas import answers, column_examples, example_record
 
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
@@ -221,12 +221,11 @@ class ScoringReader:
             "instances": {"value": {"instances": records}},
             "inputs": {"value": {"inputs": columns}},
         }
-        lines = [",".join(columns), *(",".join(f'"{value}"' for value in row) for row in rows)]
         return {
             "required": True,
             "content": {
                 "application/json": {"schema": {"$ref": "#/components/schemas/ScoringRequest"}, "examples": examples},
-                "text/csv": {"schema": {"type": "string"}, "example": "\n".join(lines)},
+                "text/csv": {"schema": {"type": "string"}, "example": csv_text(columns)},
             },
         }
 

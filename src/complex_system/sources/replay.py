@@ -1,7 +1,7 @@
 """A file of raw records, read again and again with the same keys, in bounded batches.
 
-CSV (comma, a header, UTF-8), JSON lines and Parquet. Columns are found by their declared names. A row without a key gets one that
-follows from the file's content and the row's number, so that the same file read again is the same records.
+CSV, spreadsheets, JSON lines and Parquet (``sources.tables``). Columns are found by their declared names. A row without a key gets
+one that follows from the file's content and the row's number, so that the same file read again is the same records.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ReplayFile:
         self.path = path
         self._dataset = dataset
         self._check = raw_check(dataset)
-        with _translated(path):
+        with readable(path):
             with path.open("rb") as file:
                 self._digest = hashlib.file_digest(file, "sha256").digest()
             self._table: Table = table_at(path)
@@ -80,8 +80,9 @@ class ReplayFile:
             yield batch
 
     def _rows(self, chunk: int) -> Iterator[Row]:
-        columns = {ID: None, **{column.name: column for column in self._dataset.columns}}
-        with _translated(self.path):
+        key = self._key
+        columns = {key: None, **{column.name: column for column in self._dataset.columns}}
+        with readable(self.path):
             for numbers, values in self._table.chunks(columns, chunk):
                 for number, value in zip(numbers, values, strict=True):
                     yield self._row(number, value)
@@ -89,17 +90,23 @@ class ReplayFile:
     def _row(self, number: int, value: Record | str) -> Row:
         if isinstance(value, str):
             return Row(number, {}, value)
-        if value.get(ID) is None:
-            value[ID] = key_of(self._digest, number)
+        key = value.pop(self._key, None)
+        if self._dataset.id and isinstance(key, int):
+            key = str(key)
+        value[ID] = key_of(self._digest, number) if key is None else key
         try:
             (record,) = self._check([value])
         except InvalidRecordError as error:
             return Row(number, {}, reason(error.faults[0]))
         return Row(number, record)
 
+    @property
+    def _key(self) -> str:
+        return self._dataset.id or ID
+
     def _require_columns(self, names: list[str]) -> None:
         declared = {column.name: column for column in self._dataset.columns}
-        unknown = [name for name in names if name != ID and name not in declared]
+        unknown = [name for name in names if name != self._key and name not in declared]
         missing = [name for name, column in declared.items() if not column.optional and name not in names]
         faults = []
         if unknown:
@@ -109,7 +116,7 @@ class ReplayFile:
         if faults:
             raise SourceFileError(
                 f"The file {self.path} {' and '.join(faults)}; the data set '{self._dataset.name}' declares "
-                f"{_listed(list(declared))}, and '{ID}' may be there as the key."
+                f"{_listed(list(declared))}, and '{self._key}' may be there as the key."
             )
 
 
@@ -134,7 +141,7 @@ def _listed(names: list[str], most: int = 30) -> str:
 
 
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """The one place where errors of reading become ours."""
     try:
         yield

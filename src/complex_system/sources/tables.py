@@ -1,9 +1,16 @@
-"""Tables in files: their columns, their rows in chunks, values as a declared column has them."""
+"""Tables in files: their columns, their rows in chunks, values as a declared column has them.
+
+CSV and its relatives, Excel, JSON lines and Parquet; the one reader for replay and for ``describe-data``.
+"""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,13 +19,17 @@ import msgspec
 import polars as pl
 from typing_extensions import override
 
-from complex_system.domain.dataset import Column
+from complex_system.domain.columns import Column
+from complex_system.domain.kinds import kind_of
 from complex_system.errors import SourceFileError
+from complex_system.sources.dialect import Dialect, as_utf8, dialect_of
+from complex_system.sources.values import has_decimal_commas, is_missing, values
 
 CHUNK_ROWS = 5000
 """Rows that are in memory at once."""
 
 _ROW = "__row__"
+_LOOKED_AT = 1000
 
 Columns = Mapping[str, Column | None]
 """The columns to read by their names; None is a text."""
@@ -40,54 +51,139 @@ class Table(ABC):
     def chunks(self, columns: Columns, size: int) -> Iterator[tuple[list[int], list[Value]]]:
         """Numbers (from 1) and values of at most ``size`` rows at once, in order.
 
-        Numbers are floats, everything else texts; what is empty, and a number that is NaN, is missing and so None. A value
-        that is not what its column declares is given as it is.
+        Values are as the declared column has them (``sources.values``); what is empty, and a number that is NaN, is missing and
+        so None. A value that is not what its column declares is given as it is.
         """
+
+    @abstractmethod
+    def frame(self) -> pl.DataFrame:
+        """All rows, in the types of the file; texts where it has none."""
+
+    @property
+    def decimal_commas(self) -> bool:
+        """Whether numbers in texts are written 1,5."""
+        return False
 
 
 class FrameTable(Table):
-    """CSV and Parquet, which polars reads."""
-
-    def __init__(self, path: Path, *, csv: bool) -> None:
-        super().__init__(path)
-        self._csv = csv
+    """A table that polars reads, lazily."""
 
     @override
     def outline(self) -> tuple[list[str], int]:
         frame = self._scan()
         names = frame.collect_schema().names()
-        # All columns of a CSV file are looked at, so that a row of another length is found before the first record is sent.
-        counted = frame.filter(_not_empty(names)) if self._csv else frame
-        return names, int(counted.select(pl.len()).collect(engine="streaming").item())
+        return names, int(self._rows(frame, names).select(pl.len()).collect(engine="streaming").item())
 
     @override
     def chunks(self, columns: Columns, size: int) -> Iterator[tuple[list[int], list[Value]]]:
         frame = self._scan()
         names = frame.collect_schema().names()
-        frame = frame.with_row_index(_ROW, 1)
-        if self._csv:
-            frame = frame.filter(_not_empty(names))
+        frame = self._rows(frame.with_row_index(_ROW, 1), names)
         fields = [name for name in columns if name in names]
         for chunk in frame.collect_batches(chunk_size=size, lazy=True):
-            values = [self._values(chunk[name], columns[name]) for name in fields]
-            yield chunk[_ROW].to_list(), [dict(zip(fields, row, strict=True)) for row in zip(*values, strict=True)]
+            read = [self._values(chunk[name], columns[name]) for name in fields]
+            yield chunk[_ROW].to_list(), [dict(zip(fields, row, strict=True)) for row in zip(*read, strict=True)]
 
+    @override
+    def frame(self) -> pl.DataFrame:
+        frame = self._scan()
+        return self._rows(frame, frame.collect_schema().names()).collect()
+
+    @abstractmethod
     def _scan(self) -> pl.LazyFrame:
-        if self._csv:
-            # As texts: a guess would read "00000000" as the number 0.
-            return pl.scan_csv(self.path, infer_schema=False, glob=False)
-        return pl.scan_parquet(self.path, glob=False)
+        """The columns of the file."""
+
+    def _rows(self, frame: pl.LazyFrame, names: list[str]) -> pl.LazyFrame:
+        return frame
 
     def _values(self, series: pl.Series, column: Column | None) -> list[Any]:
-        if series.dtype.is_nested() or series.dtype in (pl.Binary, pl.Object):
+        wanted_list = column is not None and kind_of(column).is_list
+        if (series.dtype.is_nested() and not wanted_list) or series.dtype in (pl.Binary, pl.Object):
             raise SourceFileError(
                 f"The file {self.path} has the column '{series.name}' of type {series.dtype}, which holds no numbers or texts."
             )
-        if column and column.type == "number":
-            return _numbers(series)
-        if column and column.format and series.dtype in (pl.Datetime, pl.Date, pl.Time):
-            series = series.dt.strftime(column.format)
-        return [text or None for text in series.cast(pl.String).to_list()]
+        return values(series, column, decimal_commas=self.decimal_commas)
+
+
+class CsvTable(FrameTable):
+    """CSV: any usual separator and encoding, a header. Fields are read as texts: a guess would read 00000000 as the number 0."""
+
+    @cached_property
+    def dialect(self) -> Dialect:
+        """How the file is written."""
+        return dialect_of(self.path)
+
+    @property
+    @override
+    def decimal_commas(self) -> bool:
+        return self.dialect.decimal_commas
+
+    @cached_property
+    def _readable(self) -> Path:
+        if self.dialect.encoding == "utf-8-sig":
+            return self.path
+        folder = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        copy = Path(folder) / "utf-8.csv"
+        as_utf8(self.path, self.dialect, copy)
+        return copy
+
+    @override
+    def _scan(self) -> pl.LazyFrame:
+        frame = pl.scan_csv(self._readable, infer_schema=False, glob=False, separator=self.dialect.separator)
+        names = frame.collect_schema().names()
+        if "" not in names:
+            return frame
+        # A header without a name, as programs write it above their row numbers.
+        new = next(name for name in (f"column {number}" for number in range(1, len(names) + 2)) if name not in names)
+        return frame.rename({"": new})
+
+    @override
+    def _rows(self, frame: pl.LazyFrame, names: list[str]) -> pl.LazyFrame:
+        # All columns are looked at, so that a row of another length is found before the first record is sent; and an empty line, such
+        # as the last one often is, is no row.
+        return frame.filter(pl.any_horizontal(pl.col(names).is_not_null()))
+
+
+class ParquetTable(FrameTable):
+    """Parquet."""
+
+    @override
+    def _scan(self) -> pl.LazyFrame:
+        return pl.scan_parquet(self.path, glob=False)
+
+    @cached_property
+    def decimal_commas(self) -> bool:
+        """Whether numbers in its texts are written 1,5."""
+        return _commas(self._scan().head(_LOOKED_AT).collect())
+
+
+class ExcelTable(FrameTable):
+    """The first sheet of an Excel or OpenDocument file, with a header; it is in memory as a whole."""
+
+    @cached_property
+    def _sheet(self) -> pl.DataFrame:
+        import fastexcel
+
+        try:
+            sheet = pl.read_excel(self.path, engine="calamine", infer_schema_length=None, raise_if_empty=False)
+        except fastexcel.FastExcelError as error:
+            text = str(error).partition("\n")[0]
+            raise SourceFileError(f"The file {self.path} cannot be read as {self.path.suffix[1:]}: {text}.") from error
+        return sheet.with_columns(pl.col(pl.Null).cast(pl.String))
+
+    @cached_property
+    def decimal_commas(self) -> bool:
+        """Whether numbers in its texts are written 1,5."""
+        return _commas(self._sheet.head(_LOOKED_AT))
+
+    @override
+    def _scan(self) -> pl.LazyFrame:
+        return self._sheet.lazy()
+
+    @override
+    def _rows(self, frame: pl.LazyFrame, names: list[str]) -> pl.LazyFrame:
+        return frame.filter(pl.any_horizontal(pl.col(names).is_not_null())) if names else frame
 
 
 class LinesTable(Table):
@@ -109,6 +205,14 @@ class LinesTable(Table):
         while chunk := list(islice(lines, size)):
             yield [number for number, _ in chunk], [_without_empty(value, columns) for _, value in chunk]
 
+    @override
+    def frame(self) -> pl.DataFrame:
+        names, _ = self.outline()
+        if "" in names:
+            raise SourceFileError(f"The file {self.path} has a column without a name; give it one.")
+        rows = [value if isinstance(value, dict) else {} for _, value in self._lines()]
+        return pl.DataFrame([_series(name, [row.get(name) for row in rows]) for name in names])
+
     def _lines(self) -> Iterator[tuple[int, Value]]:
         decode = msgspec.json.Decoder().decode
         with self.path.open("rb") as file:
@@ -124,44 +228,53 @@ class LinesTable(Table):
                 yield number, value if isinstance(value, dict) else "is no JSON object"
 
 
+_READERS: dict[str, type[Table]] = {
+    ".csv": CsvTable, ".tsv": CsvTable, ".tab": CsvTable, ".txt": CsvTable,
+    ".parquet": ParquetTable, ".pq": ParquetTable,
+    ".xlsx": ExcelTable, ".xls": ExcelTable, ".xlsm": ExcelTable, ".xlsb": ExcelTable, ".ods": ExcelTable,
+    ".jsonl": LinesTable, ".ndjson": LinesTable,
+}  # fmt: skip
+
+
 def table_at(path: Path) -> Table:
     """The table in a file, by the file's suffix.
 
     Raises:
         SourceFileError: It has none of the known ones.
     """
-    match path.suffix.lower():
-        case ".csv":
-            return FrameTable(path, csv=True)
-        case ".parquet" | ".pq":
-            return FrameTable(path, csv=False)
-        case ".jsonl" | ".ndjson":
-            return LinesTable(path)
-        case other:
-            raise SourceFileError(
-                f"The file {path} ends with '{other}'; known are .csv, .jsonl and .ndjson (JSON lines), .parquet and .pq."
-            )
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise SourceFileError(
+            f"The file {path} ends with '{path.suffix}'; known are .csv, .tsv, .tab and .txt (fields with a separator), "
+            ".jsonl and .ndjson (JSON lines), .xlsx, .xlsm, .xlsb, .xls and .ods (spreadsheets), .parquet and .pq."
+        )
+    return reader(path)
 
 
-def _not_empty(names: list[str]) -> pl.Expr:
-    """Not an empty line of a CSV file, such as the last one often is."""
-    return pl.any_horizontal(pl.col(names).is_not_null())
+def _commas(frame: pl.DataFrame) -> bool:
+    texts = (text for series in frame.iter_columns() if series.dtype == pl.String for text in series.drop_nulls().to_list())
+    return has_decimal_commas(texts)
 
 
-def _numbers(series: pl.Series) -> list[Any]:
-    if series.dtype != pl.String:
-        return series.cast(pl.Float64).fill_nan(None).to_list()
-    texts = series.str.strip_chars()
-    numbers = texts.cast(pl.Float64, strict=False)
-    values: list[Any] = numbers.fill_nan(None).to_list()
-    if numbers.null_count() > texts.null_count():
-        # What is no number stays a text, and its row is refused for it.
-        read = numbers.is_not_null().to_list()
-        values = [value if good else text or None for value, good, text in zip(values, read, texts.to_list(), strict=True)]
-    return values
+def _series(name: str, found: list[Any]) -> pl.Series:
+    """A column of JSON values in the one type that they have, else as texts."""
+    kinds = {type(value) for value in found if value is not None}
+    if kinds <= {int, float} and kinds:
+        return pl.Series(name, [None if value is None else float(value) for value in found], pl.Float64)
+    if kinds == {bool}:
+        return pl.Series(name, found, pl.Boolean)
+    if kinds == {list}:
+        inside = {type(each) for value in found for each in value or ()}
+        kind = pl.Float64 if inside and inside <= {int, float} else pl.String
+        return pl.Series(name, found, pl.List(kind), strict=False)
+    texts = [value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode() for value in found]
+    return pl.Series(name, texts, pl.String)
 
 
 def _without_empty(value: Value, columns: Columns) -> Value:
     if isinstance(value, str):
         return value
-    return {name: None if field == "" and name in columns else field for name, field in value.items()}
+    return {
+        name: None if isinstance(field, str) and name in columns and is_missing(field, columns[name]) else field
+        for name, field in value.items()
+    }

@@ -18,7 +18,7 @@ from complex_system.storage.base import DataStore
 from complex_system.storage.maria_connections import MariaConnections
 from complex_system.storage.maria_documents import MariaDocuments
 from complex_system.storage.maria_sql import Statements
-from complex_system.storage.tables import chosen_schema, page_of, raw_page, with_key, without_key
+from complex_system.storage.tables import chosen_schema, converted, page_of, raw_page, unpacked, with_key, without_key
 
 Row = tuple[Any, ...]
 
@@ -79,7 +79,8 @@ class MariaDataStore(DataStore):
         names = (ID, *self.dataset.raw_names)
 
         def read(connection: Any) -> list[Record]:
-            return [dict(zip(names, row, strict=True)) for row in _select(connection, self._sql.select_raw, (limit,))]
+            rows = converted(_select(connection, self._sql.select_raw, (limit,)), unpacked(self.dataset))
+            return [dict(zip(names, row, strict=True)) for row in rows]
 
         return await self._connections.run(read)
 
@@ -92,7 +93,7 @@ class MariaDataStore(DataStore):
                 if mark != version:
                     rows += _select(connection, self._sql.select_unprocessed, (mark, after or "", limit))
             rows.sort(key=lambda row: str(row[0]))
-            return raw_page(self.dataset, rows[:limit], limit)
+            return raw_page(self.dataset, converted(rows[:limit], unpacked(self.dataset)), limit)
 
         return await self._connections.run(read)
 
@@ -177,7 +178,7 @@ class MariaDataStore(DataStore):
             for part in values.keys_of(sorted(set(keys))):
                 found += _select(connection, f"{self._sql.select_raw_by_keys} ({part})", ())
             found.sort(key=lambda row: str(row[0]))
-            return raw_page(self.dataset, found, len(found) + 1)
+            return raw_page(self.dataset, converted(found, unpacked(self.dataset)), len(found) + 1)
 
         return await self._connections.run(read)
 

@@ -8,6 +8,7 @@ Values are placeholders, or come from ``maria_values`` behind the statements tha
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from complex_system.storage.tables import PIPELINE
 # Keys are compared byte by byte and without padding, so that their order and identity equal MongoDB's.
 _KEY = "VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL"
 _TEXT = "MEDIUMTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NULL"
+_KINDS = {"number": "DOUBLE NULL", "integer": "BIGINT NULL", "boolean": "BOOLEAN NULL"}  # the others are texts, lists JSON
 _LONGEST_IDENTIFIER = 64
 
 
@@ -29,8 +31,8 @@ def quoted(name: str) -> str:
 def column_names(names: Iterable[str]) -> dict[str, str]:
     """The table column of each data set column: its own name where MariaDB takes it, else one made from a hash.
 
-    MariaDB refuses long names, trailing spaces and characters beyond the basic plane, does not tell upper from lower case,
-    and the connector takes some characters for placeholders.
+    MariaDB refuses long names, trailing spaces and characters beyond the basic plane, does not tell upper from lower case
+    (nor, in some versions, letters with accents from those without), and the connector takes some characters for placeholders.
     """
     chosen: dict[str, str] = {}
     taken = {ID, PIPELINE}
@@ -41,12 +43,18 @@ def column_names(names: Iterable[str]) -> dict[str, str]:
             and not set(name) & set("?%:\\\"'`#\0")
             and max(name) <= "\uffff"
             and name.isprintable()
-            and name.lower() not in taken
+            and _folded(name) not in taken
         )
         column = name if plain or name == ID else f"column_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-        taken.add(column.lower())
+        taken.add(_folded(column))
         chosen[name] = column
     return chosen
+
+
+def _folded(name: str) -> str:
+    """What names have in common that some version of MariaDB takes for one."""
+    parts = unicodedata.normalize("NFKD", name.casefold())
+    return "".join(character for character in parts if not unicodedata.combining(character)).casefold()
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,7 @@ class Statements:
 
 def _tables(dataset: Dataset, raw: dict[str, str], processed: dict[str, str]) -> tuple[str, ...]:
     def kind(name: str) -> str:
-        return "DOUBLE NULL" if dataset.column(name).type == "number" else _TEXT
+        return _KINDS.get(dataset.column(name).type, _TEXT)
 
     target = processed[dataset.target]
     made = [

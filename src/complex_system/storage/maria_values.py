@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.pages import raw_schema
 from complex_system.domain.records import Record
-from complex_system.storage.tables import PIPELINE
+from complex_system.storage.tables import PIPELINE, packed
 
 _ROWS = 4000
 _BYTES = 4_000_000  # a server takes 16 MB in one statement unless told otherwise
@@ -26,8 +27,8 @@ def raw_rows(records: Sequence[Record], dataset: Dataset) -> pa.Table:
     """Checked raw records by rising key, so that two replays of one batch lock alike; of equal keys the first record."""
     first = {record[ID]: record for record in reversed(records)}
     ordered = [first[key] for key in sorted(first)]
-    kinds = {ID: pa.string()} | {c.name: pa.float64() if c.type == "number" else pa.string() for c in dataset.columns}
-    return pa.table({name: pa.array([record[name] for record in ordered], kind) for name, kind in kinds.items()})
+    schema = raw_schema(dataset)
+    return pa.table([pa.array([record[field.name] for record in ordered], field.type) for field in schema], schema=schema)
 
 
 def processed_rows(table: pa.Table, names: Sequence[str], version: str) -> pa.Table:
@@ -44,7 +45,10 @@ def processed_rows(table: pa.Table, names: Sequence[str], version: str) -> pa.Ta
 
 
 def texts_of(table: pa.Table) -> Iterator[str]:
-    """What follows ``VALUES`` in statements that hold all rows: ``(x, y), (x, y)``. Columns are texts and finite numbers."""
+    """What follows ``VALUES`` in statements that hold all rows: ``(x, y), (x, y)``.
+
+    Columns are texts, finite numbers, integers, booleans, which become 0 and 1, and lists, which become JSON.
+    """
     literals = [_literals(column.combine_chunks()) for column in table.columns]
     rows = pc.binary_join_element_wise(*literals, ",", null_handling="replace", null_replacement="NULL")
     for start in range(0, len(rows), _ROWS):
@@ -59,8 +63,14 @@ def keys_of(keys: Iterable[str]) -> Iterator[str]:
 
 
 def _literals(column: Any) -> Any:
+    if pa.types.is_list(column.type):
+        return pa.array([None if each is None else _text(packed(each)) for each in column.to_pylist()], pa.string())
     if pa.types.is_string(column.type):
         return pa.array([None if text is None else _text(text) for text in column.to_pylist()], pa.string())
+    if pa.types.is_boolean(column.type):
+        return pc.if_else(column, "1", "0")
+    if pa.types.is_integer(column.type):
+        return pc.cast(column, pa.string())
     # Plus zero, because MariaDB does not keep the sign of zero. With an exponent a literal is a double; without one the server
     # takes it for a decimal first.
     written = pc.cast(pc.add(column, 0.0), pa.string())

@@ -29,7 +29,9 @@ from complex_system.storage.mongo_ranges import KeyRanges
 from complex_system.storage.tables import (
     PIPELINE,
     chosen_schema,
+    converted,
     page_of,
+    plain,
     raw_page,
     rows_of,
     with_key,
@@ -104,8 +106,12 @@ class MongoDataStore(DataStore):
         names = self.dataset.raw_names
         fields = self._raw_fields[1:]
         documents = [
-            # MariaDB keeps no sign of zero, so neither does this store.
-            {ID: r[ID], PIPELINE: "", **{f: 0.0 if r[n] == 0 else r[n] for f, n in zip(fields, names, strict=True)}}
+            # MariaDB keeps no sign of zero, so neither does this store; adding 0 takes it away.
+            {
+                ID: r[ID],
+                PIPELINE: "",
+                **{f: v + 0.0 if type(v := r[n]) is float else v for f, n in zip(fields, names, strict=True)},
+            }
             for r in records
         ]
         with self._translated():
@@ -121,8 +127,8 @@ class MongoDataStore(DataStore):
         with self._translated():
             found = await self._find(self._raw, {}, self._raw_fields, limit)
         names = (ID, *self.dataset.raw_names)
-        pairs = list(zip(names[1:], self._raw_fields[1:], strict=True))
-        return [{ID: str(d[ID]), **{name: d.get(field) for name, field in pairs}} for d in found]
+        rows = ([str(d[ID]), *(d.get(field) for field in self._raw_fields[1:])] for d in found)
+        return [dict(zip(names, row, strict=True)) for row in converted(rows, plain(self.dataset))]
 
     @override
     async def unprocessed(self, version: str, after: str | None, limit: int) -> Page:

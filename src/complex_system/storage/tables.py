@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from complex_system.domain.columns import LISTS
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import Page, processed_schema, raw_schema
 from complex_system.domain.records import Record
@@ -64,6 +66,39 @@ def rows_of(table: pa.Table, names: Sequence[str]) -> list[tuple[Any, ...]]:
     place = list(names).index(ID)
     by_key = {row[place]: row for row in zip(*columns, strict=True)}
     return [by_key[key] for key in sorted(by_key)]
+
+
+def packed(entries: list[Any]) -> str:
+    """A list as the text that an SQL column keeps: JSON."""
+    return json.dumps(entries, ensure_ascii=False)
+
+
+def unpacked(dataset: Dataset) -> dict[int, Callable[[Any], Any]]:
+    """By place in ``(key, column, ...)``: what makes of an SQL column's 0 or 1 and JSON a boolean and a list again."""
+    return _by_place(dataset, {"boolean": bool, **dict.fromkeys(LISTS, json.loads)})
+
+
+def plain(dataset: Dataset) -> dict[int, Callable[[Any], Any]]:
+    """By place in ``(key, column, ...)``: what makes a driver's own kinds of number Python's."""
+    return _by_place(dataset, {"integer": int})
+
+
+def _by_place(dataset: Dataset, by_type: dict[str, Callable[[Any], Any]]) -> dict[int, Callable[[Any], Any]]:
+    return {place: by_type[column.type] for place, column in enumerate(dataset.columns, 1) if column.type in by_type}
+
+
+def converted(rows: Iterable[Sequence[Any]], by_place: dict[int, Callable[[Any], Any]]) -> list[tuple[Any, ...]]:
+    """Rows with the values at some places converted; None stays None."""
+    if not by_place:
+        return [tuple(row) for row in rows]
+    made = []
+    for row in rows:
+        values = list(row)
+        for place, convert in by_place.items():
+            if values[place] is not None:
+                values[place] = convert(values[place])
+        made.append(tuple(values))
+    return made
 
 
 def raw_page(dataset: Dataset, rows: Sequence[Sequence[Any]], limit: int) -> Page:

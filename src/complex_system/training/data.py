@@ -15,7 +15,7 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.errors import NotEnoughDataError
 
 Matrix = npt.NDArray[np.float32]
-MIN_SAMPLES = 10
+MIN_SAMPLES = 5
 """Fewest samples that a part of the split must have."""
 
 

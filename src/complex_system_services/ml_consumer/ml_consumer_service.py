@@ -47,6 +47,9 @@ from complex_system_services.ml_consumer.requests import PredictionRequests
 
 T = TypeVar("T")
 
+_BASELINE_SAMPLES = 100_000
+"""Training samples that the baselines are fitted on, at most about."""
+
 
 class MlConsumerService(SystemService):
     """Starts training rounds, compares what the trainers hand in, crowns the champion, and asks for predictions.
@@ -72,7 +75,11 @@ class MlConsumerService(SystemService):
         data = LabelledData(dataset, database)
         self._registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix or dataset.name)
         self._log = ComparisonLog(settings.mlflow_tracking_uri, settings.mlflow_experiment, dataset, best)
-        self._choice = ChampionChoice(self._registry, self._log, data, dataset, self._asked, settings.holdout_newest)
+        # Where the best possible error is known, baselines would say nothing more.
+        baseline_samples = _BASELINE_SAMPLES if best is None else 0
+        self._choice = ChampionChoice(
+            self._registry, self._log, data, dataset, self._asked, settings.holdout_newest, baseline_samples
+        )
         self._runner = RoundRunner(self.broker, type(self).__name__, times)
         self._rounds = TrainingRounds(
             settings, database, data, self._runner, dataset.version,

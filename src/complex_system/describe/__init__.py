@@ -1,0 +1,1 @@
+"""From a file of records to a first declaration of its data set."""

@@ -1,0 +1,249 @@
+"""What a column of a file seems to hold."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from complex_system.domain.columns import LARGEST_INTEGER, Column
+from complex_system.domain.times import TimeFormat
+from complex_system.sources.values import FALSE, TRUE, entries, is_missing, numbers, truth
+
+MARGIN = 0.1
+"""How far a proposed range goes beyond what the file holds, in parts of the values' width, on each side."""
+MOST_CATEGORIES = 60
+RECORDS_A_CATEGORY = 3
+"""Records that a category needs on average; with fewer, nothing can be learned of it."""
+LARGEST = 1e30
+"""Numbers beyond are kept as texts: models take float32."""
+
+_FORMATS = tuple(
+    date + time
+    for date in ("%d.%m.%Y", "%Y-%m-%d", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d-%m-%Y")
+    for time in (
+        "", " %H:%M", " %H:%M:%S", ", %H:%M:%S", ", %H:%M", "T%H:%M:%S", "T%H:%M", " %H:%M:%S.%f",
+        "T%H:%M:%S.%f", "T%H:%M:%SZ", "T%H:%M:%S.%fZ",
+    )
+)  # fmt: skip
+_LEADING_ZERO = re.compile(r"[+-]?0\d")
+_UNIT_AT_THE_END = re.compile(r"^(.*\S)\s*(?:\[([^\[\]]{1,15})\]|\(([^()]{1,15})\))\s*$")
+_UNIT_AFTER_IN = re.compile(r"^(.*\S) in (\S{1,8})$")
+_NUMBER = Column(name="x", type="number")
+_NO_UNIT = re.compile(r"^\d*$|.*\s.*\s.*")
+
+
+@dataclass
+class Found:
+    """What is known of one column.
+
+    Attributes:
+        name: As in the file.
+        type: A declared type.
+        unit: Out of the name's brackets.
+        missing: Records without a value.
+        different: Different values.
+        low: Smallest number; None for what are no numbers.
+        high: Largest number.
+        median: Middle of the numbers.
+        categories: All values of a category or of the entries of lists.
+        format: How times are written.
+        first: The first time.
+        notes: What is suspicious, in words.
+        numbers: The values as float64, for numeric columns.
+        lists: The values, for lists.
+    """
+
+    name: str
+    type: str
+    unit: str = ""
+    missing: int = 0
+    different: int = 0
+    low: float | None = None
+    high: float | None = None
+    median: float | None = None
+    categories: tuple[str, ...] = ()
+    format: str = ""
+    first: str = ""
+    notes: list[str] = field(default_factory=list)
+    numbers: pl.Series | None = None
+    lists: list[Any] = field(default_factory=list)
+
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """The range with its margin, in round numbers; None for what has no width."""
+        if self.low is None or self.high is None or not self.low < self.high:
+            return None
+        low, high = with_margin(self.low, self.high)
+        return (float(math.floor(low)), float(math.ceil(high))) if self.type == "integer" else (low, high)
+
+
+def with_margin(low: float, high: float) -> tuple[float, float]:
+    """``low`` and ``high`` moved apart by ``MARGIN`` of their distance, to round numbers, and not beyond 0."""
+    width = high - low
+    digits = 1 - math.floor(math.log10(width))
+    step = 10.0**-digits if -300 < digits < 300 else width / 100
+    begin, end = math.floor((low - MARGIN * width) / step) * step, math.ceil((high + MARGIN * width) / step) * step
+    begin, end = (round(each, digits) if -300 < digits < 300 else each for each in (begin, end))
+    begin = 0.0 if low >= 0 > begin else min(begin, low)
+    end = 0.0 if high <= 0 < end else max(end, high)
+    return float(begin), float(end)
+
+
+def unit_of(name: str) -> str:
+    """The unit that stands in the name: ``Temp. [°C]``, ``Druck (bar)``, ``Dicke in µm``."""
+    for pattern in (_UNIT_AT_THE_END, _UNIT_AFTER_IN):
+        if match := pattern.match(name):
+            unit = next(group for group in match.groups()[1:] if group is not None).strip()
+            return "" if _NO_UNIT.match(unit) else unit
+    return ""
+
+
+def look_at(series: pl.Series, *, decimal_commas: bool) -> Found:
+    """Finds out what a column holds.
+
+    Args:
+        series: As the file has it.
+        decimal_commas: How numbers are written in texts.
+    """
+    found = Found(series.name, "text", unit_of(series.name))
+    if isinstance(series.dtype, pl.List | pl.Array):
+        if not _look_at_lists(found, series.to_list()):
+            raise TypeError(
+                f"the column '{found.name}' has lists of something else than texts or shares; leave it out of the file"
+            )
+    elif series.dtype.is_numeric() and series.dtype != pl.Boolean:
+        _look_at_numbers(found, series.cast(pl.Float64).fill_nan(None), len(series))
+    elif series.dtype in (pl.Datetime, pl.Date):
+        _look_at_typed_times(found, series)
+    elif series.dtype == pl.Boolean:
+        found.type, found.missing, found.different = "boolean", series.null_count(), series.drop_nulls().n_unique()
+        _as_flags(found, series.cast(pl.Float64))
+    elif series.dtype.is_nested() or series.dtype in (pl.Binary, pl.Object):
+        raise TypeError(f"the column '{series.name}' is of type {series.dtype}, which holds no numbers, texts or lists")
+    else:
+        _look_at_texts(found, series.cast(pl.String), decimal_commas=decimal_commas)
+    if found.different == 0:
+        found.notes.append("always missing")
+    elif found.different == 1:
+        found.notes.append("constant: the same value in all records" + (" that have one" if found.missing else ""))
+    return found
+
+
+def _look_at_texts(found: Found, series: pl.Series, *, decimal_commas: bool) -> None:
+    # A number has all markers of missing values; what is left decides whether it is one.
+    kept = [None if text is None or is_missing(text, _NUMBER) else text for text in series.to_list()]
+    texts = [text for text in kept if text is not None]
+    found.missing, found.different = len(kept) - len(texts), len(set(texts))
+    if not texts:
+        return
+    words = {text.strip().lower() for text in texts}
+    if words <= TRUE | FALSE and (len({truth(word) for word in words}) == len(words)):
+        found.type = "boolean"
+        _as_flags(
+            found, pl.Series(found.name, [None if text is None else float(bool(truth(text))) for text in kept], pl.Float64)
+        )
+        return
+    read = numbers(pl.Series(found.name, kept, pl.String), decimal_commas=decimal_commas)
+    if read.null_count() == found.missing and not any(_LEADING_ZERO.match(text.strip()) for text in texts):
+        _look_at_numbers(found, read.alias(found.name), len(series))
+        return
+    if form := _format_of(set(texts)):
+        found.type, found.format, found.first = "datetime", form, texts[0]
+        return
+    if all(text.strip().startswith("[") for text in texts):
+        lists = [None if text is None else entries(text) for text in kept]
+        if any(lists) and all(each is None or isinstance(each, list) for each in lists) and _look_at_lists(found, lists):
+            return
+    _look_at_categories(found, series)
+
+
+def _look_at_categories(found: Found, series: pl.Series) -> None:
+    texts = [text for text in series.to_list() if text is not None and not is_missing(text, _NUMBER)]
+    categories = sorted(set(texts))
+    found.different, found.missing = len(categories), len(series) - len(texts)
+    fitting = len(categories) <= MOST_CATEGORIES and len(categories) * RECORDS_A_CATEGORY <= max(
+        len(texts), 2 * RECORDS_A_CATEGORY
+    )
+    if fitting:
+        found.type, found.categories = "category", tuple(categories)
+        return
+    found.type = "text"
+    if len(categories) == len(texts) == len(series):
+        found.notes.append("different in every record: a key or a remark")
+    else:
+        found.notes.append(f"{len(categories)} different texts in {len(texts)} records: too many for categories")
+
+
+def _look_at_numbers(found: Found, read: pl.Series, records: int) -> None:
+    present = read.drop_nulls()
+    found.missing, found.different = records - len(present), present.n_unique()
+    if present.is_empty():
+        found.type = "number"
+        return
+    largest = float(present.abs().max())  # type: ignore[arg-type]
+    if not math.isfinite(largest) or largest > LARGEST:
+        found.type = "text"
+        found.notes.append(f"has numbers beyond {LARGEST:g}, which no model takes")
+        return
+    whole = bool((present == present.round()).all()) and largest <= LARGEST_INTEGER
+    found.type = "integer" if whole else "number"
+    found.low, found.high = float(present.min()), float(present.max())  # type: ignore[arg-type]
+    found.median = float(present.median())  # type: ignore[arg-type]
+    if whole:
+        found.median = float(math.floor(found.median))
+    found.numbers = read
+    width = found.high - found.low
+    if 0 < width < 1e-30:
+        found.different = 1
+    if whole and len(present) == records >= 10 and found.different == records and width == records - 1:
+        found.notes.append("counts the records: a row number or a key")
+
+
+def _as_flags(found: Found, flags: pl.Series) -> None:
+    found.numbers = flags
+    found.median = float(flags.drop_nulls().mean() or 0.0) >= 0.5  # type: ignore[arg-type]
+
+
+def _look_at_typed_times(found: Found, series: pl.Series) -> None:
+    found.type = "datetime"
+    midnight = series.dtype == pl.Date or bool((series.cast(pl.Datetime) == series.cast(pl.Date).cast(pl.Datetime)).all())
+    found.format = "%Y-%m-%d" if midnight else "%Y-%m-%d %H:%M:%S"
+    found.missing, found.different = series.null_count(), series.drop_nulls().n_unique()
+    texts = series.drop_nulls().dt.strftime(found.format).to_list()
+    form = TimeFormat(found.format)
+    if any(form.parts(text) is None for text in texts):
+        found.type, found.format = "text", ""
+        return
+    found.first = texts[0] if texts else ""
+
+
+def _format_of(texts: set[str]) -> str:
+    for declared in _FORMATS:
+        form = TimeFormat(declared)
+        if all(form.parts(text) is not None for text in texts):
+            return declared
+    return ""
+
+
+def _look_at_lists(found: Found, lists: list[Any]) -> bool:
+    """Lists of texts or of numbers; False for others."""
+    present = [each for each in lists if each is not None]
+    inside = [each for some in present for each in some]
+    kind = ""
+    if all(isinstance(each, int | float) and not isinstance(each, bool) and math.isfinite(each) for each in inside):
+        kind = "list of shares"
+    elif all(isinstance(each, str) for each in inside) and len(set(inside)) <= MOST_CATEGORIES:
+        kind, found.categories = "list of categories", tuple(sorted(set(inside)))
+        if any(len(set(some)) < len(some) for some in present):
+            found.notes.append("has lists with an entry twice")
+    if not kind:
+        return False
+    found.type, found.lists = kind, lists
+    found.missing, found.different = len(lists) - len(present), len({tuple(some) for some in present})
+    if present and not inside:
+        found.notes.append("always empty")
+    return True

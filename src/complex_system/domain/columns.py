@@ -1,0 +1,107 @@
+"""The declaration of one raw column."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, StrictStr, root_validator
+
+ID = "_id"
+"""Name of the key column, in raw and in processed records, in both databases."""
+LARGEST_INTEGER = 2**53
+"""Whole numbers up to here are exact as floats, which the pipeline makes of them."""
+
+NUMERIC = ("number", "integer", "boolean")
+"""Types that arithmetic steps take; a boolean is 0 or 1."""
+LISTS = ("list of categories", "list of shares")
+
+
+class Declared(BaseModel):
+    """What is declared is checked to the last key and then stays."""
+
+    class Config:
+        extra = "forbid"
+        frozen = True
+        allow_population_by_field_name = True
+
+
+class Column(Declared):
+    """One raw column: its name as in the source, what its values are, and what stands in for a missing one."""
+
+    name: str = Field(min_length=1, description="Name of the column, exactly as in the source")
+    type: Literal["number", "integer", "category", "boolean", "text", "datetime", "list of categories", "list of shares"] = (
+        Field(description="What the values are; text is kept and not used")
+    )
+    description: str = Field("", description="For readers, and in the REST interface's documentation")
+    unit: str = Field("", description="Unit of the values, for readers")
+    optional: bool = Field(False, description="Whether the value may be missing")
+    range: tuple[float, float] | None = Field(
+        None, description="Smallest and largest value that is processed, both included, in the column's own unit"
+    )
+    fill: StrictStr | float | None = Field(
+        None,
+        description="What stands in for a missing value: a number in the column's own unit, a category, a time, true or false",
+    )
+    categories: tuple[str, ...] = Field((), description="All values that a category, or an entry of a list, may have")
+    format: str = Field("", description="How a time is written, with Python's codes, for example %d.%m.%Y %H:%M")
+
+    @root_validator(skip_on_failure=True)
+    def _consistent(cls, values: dict[str, Any]) -> dict[str, Any]:
+        name, kind, fill = values["name"], values["type"], values["fill"]
+        if name == ID:
+            raise ValueError(f"'{ID}' is the key and cannot be declared as a column; name the source's key column in 'id'")
+        if kind in ("category", "list of categories"):
+            if not values["categories"]:
+                raise ValueError(f"column '{name}' is a {kind} and declares no categories; list all values that may occur")
+            doubles = sorted({c for c in values["categories"] if values["categories"].count(c) > 1})
+            if doubles:
+                raise ValueError(f"column '{name}' declares the category {_quoted(doubles)} more than once")
+        elif values["categories"]:
+            raise ValueError(f"column '{name}' of type {kind} has no use for categories; the type would be category")
+        _check_range(name, kind, values["range"])
+        if fill is not None:
+            _check_fill(name, kind, fill, values)
+        return values
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """The declared range; 0 and 1 for a boolean; None for what has none."""
+        return (0.0, 1.0) if self.type == "boolean" else self.range
+
+
+def _check_range(name: str, kind: str, declared: tuple[float, float] | None) -> None:
+    if declared is None:
+        return
+    if kind not in ("number", "integer"):
+        raise ValueError(f"column '{name}' of type {kind} cannot have a range; only number and integer can")
+    low, high = declared
+    if not (-math.inf < low < high < math.inf):
+        raise ValueError(f"column '{name}' declares an empty or infinite range {[low, high]}; write [smallest, largest]")
+    if not math.isfinite(high - low) or not math.isfinite(1 / (high - low)):
+        raise ValueError(f"column '{name}' declares a range {[low, high]} that is too wide or too narrow to compute with")
+
+
+def _check_fill(name: str, kind: str, fill: str | float, values: dict[str, Any]) -> None:
+    if kind in ("text", *LISTS):
+        raise ValueError(f"column '{name}' of type {kind} cannot have a fill")
+    if kind in ("category", "datetime") and not isinstance(fill, str):
+        raise ValueError(f"column '{name}' needs its fill in quotes, because it is a {kind}")
+    if kind == "category" and fill not in values["categories"]:
+        raise ValueError(f"column '{name}' declares the fill '{fill}', which is not one of its categories")
+    if kind not in NUMERIC:
+        return
+    if isinstance(fill, str) or not math.isfinite(fill):
+        raise ValueError(f"column '{name}' is a {kind} and needs a {kind} as its fill, not '{fill}'")
+    if kind == "boolean" and fill not in (0, 1):
+        raise ValueError(f"column '{name}' is a boolean; its fill is true or false")
+    if kind == "integer" and fill != int(fill):
+        raise ValueError(f"column '{name}' is an integer and declares a fill of {fill}")
+    if values["range"]:
+        low, high = values["range"]
+        if not low <= fill <= high:
+            raise ValueError(f"column '{name}' declares a fill of {fill} outside of its range {[low, high]}")
+
+
+def _quoted(names: list[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)

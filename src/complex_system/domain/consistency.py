@@ -1,0 +1,147 @@
+"""What the parts of a declaration must be to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from complex_system.domain.columns import ID, NUMERIC, Column
+from complex_system.domain.declaration import Fault
+from complex_system.domain.steps import (
+    WANTED,
+    Arithmetic,
+    Bins,
+    DateParts,
+    Drop,
+    Impute,
+    Interval,
+    Shares,
+    inputs_of,
+    intervals,
+    is_numeric,
+)
+from complex_system.domain.times import TimeFormat
+
+
+def faults(
+    columns: Mapping[str, Column],
+    targets: Collection[str],
+    pipeline: tuple[Any, ...],
+    *,
+    broken: Collection[str] = (),
+    places: tuple[int, ...] | None = None,
+    all_steps: bool = True,
+) -> list[Fault]:
+    """All contradictions between columns, targets and steps, with their places.
+
+    Args:
+        columns: The columns by name.
+        targets: Names of the targets.
+        pipeline: The steps.
+        broken: Names of columns with faults of their own, of which nothing more is said.
+        places: Positions of the steps in the file, where some of them have faults of their own.
+        all_steps: Whether no step has faults of its own.
+    """
+    found: list[Fault] = []
+    for target in targets:
+        if target not in broken and (target not in columns or columns[target].type != "number"):
+            found.append((("target",), f"the target '{target}' must be one of the columns, of type number"))
+    positions = places if places is not None else tuple(range(len(pipeline)))
+    known, of_steps = intervals(pipeline, columns)
+    by_step: list[tuple[int, str]] = list(of_steps)
+    results: set[str] = set()
+    dropped = {name for step in pipeline if isinstance(step, Drop) for name in step.columns}
+    for place, step in enumerate(pipeline):
+        by_step += ((place, problem) for problem in _of_step(step, columns, targets, known, results, {*broken, *dropped}))
+        by_step += ((place, problem) for problem in _of_dropped(step, columns, targets, dropped, broken))
+        if isinstance(step, Arithmetic) and step.as_:
+            if step.as_ in results or (step.as_ in columns and step.as_ not in step.inputs):
+                by_step.append((place, f"the result '{step.as_}' needs a name that no column and no other result has"))
+            results.add(step.as_)
+    found += ((("pipeline", positions[place]), problem) for place, problem in by_step)
+    if not found and not broken and all_steps:
+        found += _of_features(columns, targets, pipeline)
+    return found
+
+
+def _of_dropped(
+    step: Any, columns: Mapping[str, Column], targets: Collection[str], dropped: set[str], broken: Collection[str]
+) -> Iterator[str]:
+    if isinstance(step, Drop):
+        for name in step.columns:
+            if name in targets:
+                yield f"pipeline step drop must not name the target '{name}'"
+            elif name not in columns and name not in broken:
+                yield f"pipeline step drop names the unknown column '{name}'"
+        return
+    for name in inputs_of(step):
+        if name in dropped:
+            yield f"pipeline step {step.step} takes '{name}', which another step drops"
+
+
+def _of_step(
+    step: Any,
+    columns: Mapping[str, Column],
+    targets: Collection[str],
+    known: Mapping[str, Interval],
+    results: set[str],
+    silent: set[str],
+) -> Iterator[str]:
+    wanted = WANTED.get(step.step)
+    for position, name in enumerate(inputs_of(step)):
+        if name in silent or (name in results and name not in columns):
+            if wanted and name in results:
+                yield f"pipeline step {step.step} takes a column, not the result '{name}'"
+            continue
+        column = columns.get(name)
+        if column is None:
+            known_names = ", ".join(columns)
+            yield f"pipeline step {step.step} names the unknown column '{name}'; there are {known_names}"
+            continue
+        if name in targets:
+            yield f"pipeline step {step.step} must not use the target '{name}'"
+            continue
+        types = ("list of shares",) if isinstance(step, Shares) and position else wanted
+        if (column.type not in types) if types else not is_numeric(column):
+            takes = " or ".join(types or NUMERIC)
+            yield f"pipeline step {step.step} does not fit '{name}' of type {column.type}; it takes {takes}"
+        else:
+            yield from _of_column(step, column)
+    if isinstance(step, Bins) and step.column in known and step.column not in silent:
+        low, high = known[step.column]
+        if not (step.edges[0] <= low and high <= step.edges[-1]):
+            yield f"the bins of '{step.column}' must cover its range {[low, high]}"
+
+
+def _of_column(step: Any, column: Column) -> Iterator[str]:
+    if is_numeric(column) and column.limits is None:
+        yield f"column '{column.name}' needs a range for step {step.step}"
+    if isinstance(step, Impute) and column.limits and not column.limits[0] <= step.value <= column.limits[1]:
+        yield f"the value {step.value:g} for '{column.name}' is outside of its range {list(column.limits)}"
+    if isinstance(step, Impute) and column.fill is not None:
+        yield f"column '{column.name}' has a fill already; keep one of the two"
+    needs_fill = (is_numeric(column) and not isinstance(step, Impute)) or isinstance(step, DateParts)
+    if needs_fill and column.optional and column.fill is None:
+        yield f"column '{column.name}' is optional and needs a fill for step {step.step}"
+    if isinstance(step, DateParts):
+        try:
+            form = TimeFormat(column.format)
+        except ValueError as error:
+            yield f"column '{column.name}': {error}"
+            return
+        if column.fill is not None and form.parts(str(column.fill)) is None:
+            yield f"column '{column.name}' declares the fill '{column.fill}', which is no time of the format '{column.format}'"
+
+
+def _of_features(columns: Mapping[str, Column], targets: Collection[str], pipeline: tuple[Any, ...]) -> list[Fault]:
+    made = [(place, name) for place, step in enumerate(pipeline) for name in step.feature_names(columns)]
+    if not made:
+        return [(("pipeline",), "the pipeline must make features of different names, not nothing; add a step for a column")]
+    names = [name for _, name in made]
+    found: list[Fault] = []
+    for place, name in made:
+        if name in targets or name == ID:
+            found.append((("pipeline", place), f"the feature '{name}' must not be called as the target or the key is"))
+        elif names.count(name) > 1:
+            found.append((("pipeline", place), f"the pipeline must make features of different names, not twice ['{name}']"))
+    return found

@@ -1,0 +1,60 @@
+"""What the declared types are in Python, in Arrow and in JSON: the one table that checks, pages, stores and schemas read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+import pyarrow as pa
+
+from complex_system.domain.columns import LARGEST_INTEGER, Column
+
+MAX_TEXT = 65_536
+"""Characters of a text: a record must fit into a page, and a page into a message."""
+
+_LARGEST = 1.7976931348623157e308
+Finite = Annotated[float, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]
+"""A finite number; NaN and infinities fail both bounds."""
+Whole = Annotated[float, msgspec.Meta(ge=-LARGEST_INTEGER, le=LARGEST_INTEGER, multiple_of=1)]
+"""A whole number, also one written as 3.0."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A declared type.
+
+    Attributes:
+        python: What ``msgspec`` checks a value against.
+        arrow: The type in pages and stores.
+        json: JSON Schema of a value.
+    """
+
+    python: Any
+    arrow: pa.DataType
+    json: dict[str, Any]
+
+    @property
+    def is_list(self) -> bool:
+        """Whether a value is a list."""
+        return bool(pa.types.is_list(self.arrow))
+
+
+Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
+"""A text that is not too long."""
+_TEXT = Kind(Text, pa.string(), {"type": "string"})
+_KINDS = {
+    "number": Kind(Finite, pa.float64(), {"type": "number"}),
+    "integer": Kind(Whole, pa.int64(), {"type": "integer"}),
+    "boolean": Kind(bool, pa.bool_(), {"type": "boolean"}),
+    "category": _TEXT,
+    "text": _TEXT,
+    "datetime": _TEXT,
+    "list of categories": Kind(list[Text], pa.list_(pa.string()), {"type": "array", "items": {"type": "string"}}),
+    "list of shares": Kind(list[Finite], pa.list_(pa.float64()), {"type": "array", "items": {"type": "number"}}),
+}
+
+
+def kind_of(column: Column) -> Kind:
+    """What a column's declared type is elsewhere."""
+    return _KINDS[column.type]

@@ -1,0 +1,72 @@
+"""The JSON Schema (draft 2020-12) of a declaration, for editors; made of the classes that read it.
+
+It ships as ``dataset.schema.json`` beside this module; a test holds it to the code, and
+``python -m complex_system.domain.schema`` writes it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from complex_system.domain.dataset import Dataset
+
+FILE = "dataset.schema.json"
+EDITOR_LINE = f"# yaml-language-server: $schema={FILE}"
+"""The first line of a declaration whose schema lies beside it: editors complete keys and mark faults."""
+
+_WRITTEN = {"type": ["string", "number", "boolean"]}  # plain texts that YAML would read otherwise
+
+
+def declaration_schema() -> dict[str, Any]:
+    """The schema of a ``dataset.yaml``."""
+    made: dict[str, Any] = _modern(Dataset.schema(by_alias=True))
+    del made["properties"]["other_targets"]
+    made["title"], made["description"] = "Data set", "What the records are and how features are made of them"
+    made["properties"]["target"] = {
+        "description": made["properties"]["target"]["description"],
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
+    }
+    made["$defs"]["Column"]["properties"]["categories"]["items"] = _WRITTEN
+    made["$defs"]["Column"]["properties"]["fill"]["anyOf"].append({"type": "boolean"})
+    made["$defs"]["Bins"]["properties"]["labels"]["items"] = _WRITTEN
+    made["$defs"]["Impute"]["properties"]["value"]["type"] = ["number", "boolean"]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
+
+
+def as_text() -> str:
+    """The schema as the shipped file has it."""
+    return json.dumps(declaration_schema(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def shipped() -> Path:
+    """The shipped file."""
+    return Path(str(resources.files("complex_system.domain") / FILE))
+
+
+def put_beside(declaration: Path) -> Path:
+    """Copies the schema into the folder of a declaration, where ``EDITOR_LINE`` looks for it."""
+    return Path(shutil.copyfile(shipped(), declaration.parent / FILE))
+
+
+def _modern(part: Any) -> Any:
+    """A part of draft 7, as pydantic writes it, in draft 2020-12."""
+    if isinstance(part, list):
+        return [_modern(each) for each in part]
+    if not isinstance(part, dict):
+        return part.replace("#/definitions/", "#/$defs/") if isinstance(part, str) else part
+    made = {key: _modern(value) for key, value in part.items() if key != "discriminator"}
+    if "definitions" in made:
+        made["$defs"] = made.pop("definitions")
+    if isinstance(made.get("items"), list):
+        made["prefixItems"] = made.pop("items")
+    if isinstance(made.get("title"), str):
+        del made["title"]  # repeats the key
+    return made
+
+
+if __name__ == "__main__":
+    shipped().write_text(as_text(), encoding="utf-8")

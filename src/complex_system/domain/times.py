@@ -1,0 +1,90 @@
+"""Times as texts in a declared format: one pattern that Python and polars read alike, and the calendar as whole numbers.
+
+Libraries differ in what they let pass for ``%d.%m.%Y``. Here a format becomes a regular expression of digits, and the parts
+follow from the numbers by the proleptic Gregorian calendar, so a time means the same for one record and in a column.
+"""
+
+from __future__ import annotations
+
+import re
+
+_CODES = {
+    "%Y": ("year", "[0-9]{4}"),
+    "%m": ("month", "[0-9]{1,2}"),
+    "%d": ("day", "[0-9]{1,2}"),
+    "%H": ("hour", "[0-9]{1,2}"),
+    "%M": ("minute", "[0-9]{1,2}"),
+    "%S": ("second", "[0-9]{1,2}"),
+    "%f": ("fraction", "[0-9]{1,9}"),
+}
+PARTS = ("year", "month", "day", "hour", "minute", "second", "weekday", "day_of_year")
+"""What a step can take out of a time; the weekday is 1 on Monday."""
+LIMITS = {
+    "year": (1.0, 9999.0),
+    "month": (1.0, 12.0),
+    "day": (1.0, 31.0),
+    "hour": (0.0, 23.0),
+    "minute": (0.0, 59.0),
+    "second": (0.0, 59.0),
+    "weekday": (1.0, 7.0),
+    "day_of_year": (1.0, 366.0),
+}
+DAYS_BEFORE = (0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334)
+"""Days of a common year before each month."""
+
+
+def pattern(declared: str) -> str:
+    """The regular expression of a format, with named groups, for Python's and Rust's engine.
+
+    Raises:
+        ValueError: The format has other codes than %d, %m, %Y, %H, %M, %S and %f, one twice, or no full date.
+    """
+    made, place, seen = "", 0, set()
+    while place < len(declared):
+        code = declared[place : place + 2]
+        if declared[place] != "%":
+            made += re.escape(declared[place])
+            place += 1
+            continue
+        if code not in _CODES or code in seen:
+            raise ValueError(f"the format '{declared}' may have %d, %m, %Y, %H, %M, %S and %f, each once")
+        seen.add(code)
+        name, digits = _CODES[code]
+        made += f"(?P<{name}>{digits})"
+        place += 2
+    if not {"%Y", "%m", "%d"} <= seen:
+        raise ValueError(f"the format '{declared}' needs %d, %m and %Y")
+    return f"^{made}$"
+
+
+class TimeFormat:
+    """Reads texts of one declared format."""
+
+    def __init__(self, declared: str) -> None:
+        """Compiles the format.
+
+        Raises:
+            ValueError: The format is none, see :func:`pattern`.
+        """
+        self.declared = declared
+        self.pattern = pattern(declared)
+        self.groups = tuple(re.compile(self.pattern).groupindex)
+        self._match = re.compile(self.pattern.removesuffix("$")).fullmatch  # "$" would let a line feed pass
+
+    def parts(self, text: str) -> dict[str, int] | None:
+        """The parts of a time, or None where the text is no time of this format."""
+        match = self._match(text)
+        if match is None:
+            return None
+        found = {"hour": 0, "minute": 0, "second": 0, **{name: int(digits) for name, digits in match.groupdict().items()}}
+        year, month, day = found["year"], found["month"], found["day"]
+        if not (year >= 1 and 1 <= month <= 12 and found["hour"] < 24 and found["minute"] < 60 and found["second"] < 60):
+            return None
+        leap = int(year % 4 == 0 and (year % 100 != 0 or year % 400 == 0))
+        longest = 30 + (month + month // 8) % 2 if month != 2 else 28 + leap
+        if not 1 <= day <= longest:
+            return None
+        found["day_of_year"] = DAYS_BEFORE[month - 1] + day + (leap if month > 2 else 0)
+        before = year - 1
+        found["weekday"] = (before * 365 + before // 4 - before // 100 + before // 400 + found["day_of_year"] - 1) % 7 + 1
+        return found

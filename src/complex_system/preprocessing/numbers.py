@@ -1,0 +1,74 @@
+"""The arithmetic of the steps, written once for a number and for a column of polars.
+
+Only what gives the same bits for one row and for a million is used: ``+``, ``*``, comparisons, a column divided by a column, and the
+functions ``log`` and ``exp``, which both sides take from the C library. polars divides a long column by a literal as a multiplication
+with its reciprocal, but a column of one row truly, and the two differ in the last bit; so a literal's reciprocal is
+computed before. A power is ``exp(power * log(value))``, because each library has short cuts of its own for some powers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import polars as pl
+
+from complex_system.domain.steps import Arithmetic, BoxCox, Clip, Interval, Log, Product, Ratio, Scale, Standardise
+
+Number = Any
+"""A float, or an expression of floats."""
+
+
+def _clip_number(value: float, low: float, high: float) -> float:
+    return low if value < low else high if value > high else value
+
+
+def _clip_column(value: pl.Expr, low: float, high: float) -> pl.Expr:
+    return pl.when(value < low).then(low).when(value > high).then(high).otherwise(value)
+
+
+def for_numbers(step: Arithmetic, inputs: list[Interval]) -> Callable[..., float]:
+    """The step as a function of floats; ``inputs`` are the ranges of what it takes."""
+    return _function(step, inputs, math.log, math.exp, _clip_number)
+
+
+def for_columns(step: Arithmetic, inputs: list[Interval]) -> Callable[..., pl.Expr]:
+    """The step as a function of expressions; ``inputs`` are the ranges of what it takes."""
+    return _function(step, inputs, pl.Expr.log, pl.Expr.exp, _clip_column)
+
+
+def _function(  # noqa: PLR0911 - one return a step
+    step: Arithmetic, inputs: list[Interval], log: Any, exp: Any, clip: Any
+) -> Callable[..., Number]:
+    if isinstance(step, Scale):
+        (low, high), (begin, end) = inputs[0], step.to
+        factor = (end - begin) / (high - low)
+        return lambda value: (value - low) * factor + begin
+    if isinstance(step, Standardise):
+        mean, inverse = step.mean, 1 / step.deviation
+        return lambda value: (value - mean) * inverse
+    if isinstance(step, Clip):
+        least, most = step.to
+        return lambda value: clip(value, least, most)
+    if isinstance(step, Log):
+        plus = step.plus
+        return lambda value: log(value + plus)
+    if isinstance(step, BoxCox):
+        power = step.power
+        if not power:
+            return log  # type: ignore[no-any-return]
+        inverse = 1 / power
+        return lambda value: (exp(log(value) * power) - 1.0) * inverse
+    if isinstance(step, Product):
+        return _product
+    if isinstance(step, Ratio):
+        return lambda value, by: value / by
+    return lambda value: value
+
+
+def _product(*factors: Number) -> Number:
+    made = factors[0]
+    for factor in factors[1:]:
+        made = made * factor
+    return made

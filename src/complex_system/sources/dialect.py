@@ -1,0 +1,102 @@
+"""How a text file of a table is written: its encoding, and what separates the fields."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from complex_system.errors import SourceFileError
+from complex_system.sources.values import has_decimal_commas
+
+_SAMPLE = 256 * 1024
+_LINES = 200
+_SEPARATORS = ",;\t|"
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a file is written.
+
+    Attributes:
+        encoding: ``utf-8-sig`` with or without a byte order mark, ``utf-16``, or ``cp1252``, which has latin-1's letters.
+        separator: Character between two fields.
+        decimal_commas: Whether numbers are written 1,5.
+    """
+
+    encoding: str = "utf-8-sig"
+    separator: str = ","
+    decimal_commas: bool = False
+
+
+def dialect_of(path: Path) -> Dialect:
+    """Looks at a file: at all of it for the encoding, at its begin for the rest.
+
+    Raises:
+        SourceFileError: Its bytes are no text.
+    """
+    encoding = _encoding(path)
+    with path.open(encoding=encoding, errors="replace", newline="") as file:
+        sample = file.read(_SAMPLE)
+    if "\0" in sample:
+        raise SourceFileError(f"The file {path} is no text: it has zero bytes.")
+    separator = _separator(sample, "\t" if path.suffix.lower() in (".tsv", ".tab") else ",")
+    fields = (field for row in _rows(sample, separator)[1:] for field in row)
+    return Dialect(encoding, separator, has_decimal_commas(fields, separator))
+
+
+def as_utf8(path: Path, dialect: Dialect, to: Path) -> None:
+    """Writes the file again in UTF-8."""
+    with (
+        path.open(encoding=dialect.encoding, errors="replace", newline="") as source,
+        to.open("w", encoding="utf-8", newline="") as copy,
+    ):
+        while block := source.read(_BLOCK):
+            copy.write(block)
+
+
+def _encoding(path: Path) -> str:
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    with path.open("rb") as file:
+        first = file.read(2)
+        if first in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            return "utf-16"
+        file.seek(0)
+        try:
+            while block := file.read(_BLOCK):
+                decoder.decode(block)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return "cp1252"
+    return "utf-8-sig"
+
+
+def _rows(text: str, separator: str) -> list[list[str]]:
+    """The rows up to the first that Python cannot read, as one with a field of more than 131,072 characters."""
+    rows: list[list[str]] = []
+    with contextlib.suppress(csv.Error):
+        rows.extend(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+    return rows
+
+
+def _separator(sample: str, usual: str) -> str:
+    """The one that splits the lines most evenly; for several, the one with most fields."""
+    lines = "".join(sample.splitlines(keepends=True)[:_LINES])
+    best, usual_of_all = (0.0, 0), usual
+    for separator in dict.fromkeys([usual, *_SEPARATORS]):
+        widths = [len(row) for row in _rows(lines, separator) if row]
+        if not widths or widths[0] < 2:
+            continue
+        score = (round(widths.count(widths[0]) / len(widths), 2), widths[0])
+        if score > best:
+            best, usual_of_all = score, separator
+    if best == (0.0, 0) and usual == ",":
+        # Columns of a measuring device: nothing but blanks between the values, in every line.
+        widths_of_all = {len(line.split(" ")) for line in lines.splitlines() if line}
+        if len(widths_of_all) == 1 and widths_of_all.pop() > 1:
+            return " "
+    return usual_of_all

@@ -1,0 +1,148 @@
+"""Own data on the whole path: a file, its declaration, the source, the database, the processing, a small model, a prediction."""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections.abc import Callable
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+
+from complex_system.describe.describe import describe
+from complex_system.domain.dataset import Dataset
+from complex_system.domain.records import Record
+from complex_system.local.servers import Server
+from complex_system.messaging.clients import DatabaseClient
+from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.settings import Settings
+from complex_system.sources.films import films
+from complex_system.sources.replay import ReplayFile
+from complex_system.training.data import Part, SampleCollector
+from complex_system.training.lightgbm import LightGBMTrainer
+from complex_system_services.data_processing.data_processing_service import DataProcessingService
+from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
+from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
+from complex_system_services.dummy_data_generation.dummy_data_generation_service import DummyDataGenerationService
+from support import TesterService, eventually, running
+
+DATABASES = {"mongo": DatabaseMongoService, "maria": DatabaseMariaService}
+NAMES = [
+    "select",
+    "Größe",
+    "größe",
+    "a.b",
+    "Temp. [°C]",
+    "temp. [°C]",
+    "100 %",
+    "`tick`",
+    "NULL",
+    "x;y",
+    "_pipeline",
+    "ı",
+    "I",
+    "$id",
+]
+
+
+def random_file(path: Path, seed: int) -> Path:
+    """A table of random columns with random names; the target depends on the numbers among them."""
+    draw = random.Random(seed)
+    names = draw.sample(NAMES, 7)
+    makers: list[Callable[[int], Any]] = [
+        lambda _: draw.uniform(-50, 50), lambda _: draw.choice(["NA", draw.uniform(0, 5)]), lambda _: draw.randint(-3, 40),
+        lambda _: draw.choice(["A", "b c", "007", "Ü", "-"]), lambda _: draw.choice(["ja", "nein"]),
+        lambda i: (date(2024, 1, 1) + timedelta(days=i)).strftime("%d.%m.%Y"), lambda i: f"Rest {i} 😀 'x'",
+    ]  # fmt: skip
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file, delimiter=";")
+        writer.writerow([*names, "Ziel"])
+        for i in range(150):
+            row = [make(i) for make in makers]
+            target = row[0] * 2 - row[2] + draw.gauss(0, 1)
+            cells = [f"{value:.5f}".replace(".", ",") if isinstance(value, float) else value for value in row]
+            writer.writerow([*cells, "" if i % 10 == 0 else f"{target:.5f}".replace(".", ",")])
+    return path
+
+
+@pytest.fixture
+def own_settings(
+    nats_server: Server, mongo_server: Server, maria_server: Server, make_settings: Callable[..., Settings], tmp_path: Path
+) -> Settings:
+    name = f"test_{uuid4().hex[:12]}"
+    return make_settings(
+        nats_server,
+        mongo_server,
+        maria_server,
+        mongo_name=name,
+        maria_name=name,
+        processing_interval=0.05,
+        config_dir=str(tmp_path),
+    )
+
+
+async def through(
+    database: str, tester: TesterService, settings: Settings, dataset: Dataset, file: Path, rows: int
+) -> tuple[list[Record], list[Record]]:
+    """Raw and processed records after the file went through source, database and processing."""
+    client = DatabaseClient(tester)
+    settings = settings.copy(update={"source_file": file.name})
+    async with (
+        running(DATABASES[database], settings, dataset),
+        running(DataProcessingService, settings, dataset),
+        running(DummyDataGenerationService, settings, dataset),
+    ):
+
+        async def done() -> bool:
+            # A record is marked after its processed twin is written.
+            left = await client.unprocessed(dataset.version, 10, None)
+            return (await client.counts())["processed"] == rows and not left.table.num_rows
+
+        await eventually(done, 60)
+        page = await client.unprocessed("none", 1000, None)
+        processed = [row async for page in client.processed_pages() for row in page.table.to_pylist()]
+    return page.table.to_pylist(), processed
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_a_random_file_is_the_same_on_both_databases_and_a_model_learns_of_it(
+    tester: TesterService, own_settings: Settings, tmp_path: Path, seed: int
+) -> None:
+    file = random_file(tmp_path / "plant.csv", seed)
+    dataset = describe(file, "Ziel").dataset()
+    expected = [row.record for batch in ReplayFile(file, dataset).batches(1000) for row in batch]
+    assert len(expected) == 150
+    found = {name: await through(name, tester, own_settings, dataset, file, 150) for name in DATABASES}
+    for raw, processed in found.values():
+        assert raw == expected
+        assert processed == Pipeline(dataset).process(expected).to_dicts()
+    collector = SampleCollector(dataset, list(Part))
+    table = Pipeline(dataset).process([record for record in expected if record["Ziel"] is not None]).to_arrow()
+    collector.add(table)
+    model = LightGBMTrainer().fit(collector.training_data(), lambda progress: None)
+    holdout = collector.samples(Part.HOLDOUT)
+    error = np.sqrt(np.mean((model.predict(holdout.x) - holdout.y) ** 2))
+    assert error < 0.6 * holdout.y.std()
+
+
+@pytest.mark.parametrize("database", DATABASES)
+async def test_the_films_keep_their_lists_and_shares(tester: TesterService, own_settings: Settings, database: str) -> None:
+    dataset = Dataset.shipped("films", target="Kaltverfo")
+    client = DatabaseClient(tester)
+    async with running(DATABASES[database], own_settings, dataset), running(DataProcessingService, own_settings, dataset):
+        records = films(dataset)
+        await client.save_raw(records)
+
+        async def done() -> bool:
+            left = await client.unprocessed(dataset.version, 10, None)
+            return (await client.counts())["processed"] == 51 and not left.table.num_rows
+
+        await eventually(done, 60)
+        page = await client.unprocessed("none", 100, None)
+        assert page.table.to_pylist() == records
+        processed = [row async for page in client.processed_pages() for row in page.table.to_pylist()]
+        assert processed == Pipeline(dataset).process(records).to_dicts()

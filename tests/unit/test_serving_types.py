@@ -1,0 +1,117 @@
+"""Requests with columns of every type: schema, examples, JSON, columns, CSV and Arrow give the same features."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import jsonschema
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from complex_system.domain.dataset import Dataset
+from complex_system.domain.pages import raw_schema
+from complex_system.domain.records import Record, raw_check
+from complex_system.errors import InvalidRecordError
+from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.serving.batch import BatchReader
+from complex_system.serving.csv_body import csv_columns, csv_text
+from complex_system.serving.oip import InferenceRequest, _Protocol
+from complex_system.serving.schemas import column_examples, example_record, record_schema
+from everything import EVERYTHING, records
+
+PIPELINE = Pipeline(EVERYTHING)
+READER = BatchReader(PIPELINE, most=10_000)
+DATASETS = [EVERYTHING, Dataset.load(), Dataset.shipped("films", target="Kaltverfo")]
+
+
+@pytest.mark.parametrize("dataset", DATASETS, ids=lambda dataset: dataset.name)
+@pytest.mark.parametrize("position", range(4))
+def test_the_examples_are_records_that_are_processed(dataset: Dataset, position: int) -> None:
+    example = example_record(dataset, position)
+    jsonschema.Draft202012Validator(record_schema(dataset)).validate(example)
+    assert Pipeline(dataset).features(raw_check(dataset)([example])).shape == (1, len(dataset.feature_names))
+
+
+@settings(derandomize=True, max_examples=30, deadline=None)
+@given(st.lists(records(), min_size=1, max_size=6))
+def test_every_form_of_a_request_gives_the_same_features(batch: list[Record]) -> None:
+    batch = [{name: value for name, value in record.items() if name != "_id"} for record in batch]
+    for record in batch:
+        jsonschema.Draft202012Validator(record_schema(EVERYTHING)).validate({**record, "quality": None})
+    expected = READER.records(batch).features(PIPELINE).tobytes()
+    assert READER.body(json.dumps(batch).encode()).features(PIPELINE).tobytes() == expected
+    columns = {name: [record[name] for record in batch] for name in batch[0]}
+    assert READER.columns(columns).features(PIPELINE).tobytes() == expected
+    many = {name: values * 300 for name, values in columns.items()}
+    assert READER.columns(many).features(PIPELINE).tobytes() == expected * 300
+    assert READER.body(json.dumps(batch * 300).encode()).features(PIPELINE).tobytes() == expected * 300
+    arrow = pa.Table.from_pylist([{"_id": "k", **record} for record in batch], schema=raw_schema(EVERYTHING))
+    assert READER.table(arrow).features(PIPELINE).tobytes() == expected
+
+
+def test_csv_has_lists_and_flags() -> None:
+    record = {"Temp. [°C]": 1.5, "an": False, "select": 3, "Stoffe": ["K1", "K2"], "Anteile": [0.25, 0.75]}
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(record)
+    writer.writerow([1.5, "false", 3, '["K1", "K2"]', "0.25;0.75"])
+    writer.writerow([1.5, "False", "3.0", "K1|K2", "[0.25, 0.75]"])
+    read = READER.columns(csv_columns(out.getvalue().encode(), EVERYTHING)).features(PIPELINE)
+    assert read.tobytes() == READER.records([record, record]).features(PIPELINE).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"select": 2.5}, "whole number"),
+        ({"an": 1}, "true or false"),
+        ({"Stoffe": "K1"}, "a list"),
+        ({"Anteile": [2.0]}, "Anteile"),
+        ({"Anteile": [0.5, "x"]}, "'Anteile': entry 1 must be a number, not str 'x'"),
+        ({"Stoffe": ["K1", 5]}, "'Stoffe': entry 1 must be a text, not int 5"),
+        ({"Stoffe": ["x" * 65_537]}, "'Stoffe': entry 0 must have at most 65536 characters, not 65537"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_words_however_it_comes(change: dict[str, Any], problem: str) -> None:
+    record = {"Temp. [°C]": 1.5, "Stoffe": ["K1"], **change}
+    for size in (1, 500):
+        with pytest.raises(InvalidRecordError, match=problem):
+            READER.columns({name: [value] * size for name, value in record.items()}).features(PIPELINE)
+        with pytest.raises(InvalidRecordError, match=problem):
+            READER.body(json.dumps([record] * size).encode()).features(PIPELINE)
+
+
+def test_a_fraction_for_an_integer_is_refused_in_arrow_too() -> None:
+    with pytest.raises(InvalidRecordError, match=r"select.*must be a whole number, not 2.5"):
+        READER.table(pa.table({"Temp. [°C]": [1.0], "select": [2.5]})).features(PIPELINE)
+
+
+def test_tensors_of_the_example_are_read_again() -> None:
+    protocol = _Protocol(EVERYTHING)
+    example = protocol.request_body()["content"]["application/json"]["examples"]["columns"]["value"]
+    kinds = {tensor["name"]: tensor["datatype"] for tensor in example["inputs"]}
+    assert (kinds["select"], kinds["an"], kinds["Stoffe"], kinds["Zeit"]) == ("INT64", "BOOL", "BYTES", "BYTES")
+    read = protocol._batch(protocol._decode(json.dumps(example).encode()), READER)
+    assert isinstance(protocol._decode(json.dumps(example).encode()), InferenceRequest)
+    expected = READER.columns(column_examples(EVERYTHING, 2)).features(PIPELINE)
+    assert read.features(PIPELINE).tobytes() == expected.tobytes()
+
+
+def test_the_example_of_csv_is_read_again() -> None:
+    columns = column_examples(EVERYTHING, 3)
+    assert csv_columns(csv_text(columns).encode(), EVERYTHING) == columns
+
+
+def test_what_pandas_writes_for_a_missing_value_is_missing_in_columns_of_every_type() -> None:
+    names = ["temp. [°c]", "select", "an", "Sorte", "Stoffe", "Anteile", "Notiz"]
+    for marker in ("", "NaN", "null", "<NA>", "None"):
+        body = ",".join(["Temp. [°C]", *names]) + "\n1.5" + f",{marker}" * len(names)
+        assert csv_columns(body.encode(), EVERYTHING) == {"Temp. [°C]": [1.5], **{name: [None] for name in names}}
+    assert csv_columns("Temp. [°C],an,Notiz\n1_0,٣, nan".encode(), EVERYTHING) == {
+        "Temp. [°C]": ["1_0"], "an": ["٣"], "Notiz": [" nan"],
+    }  # fmt: skip
