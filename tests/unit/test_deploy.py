@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import shutil
@@ -262,6 +263,14 @@ def test_a_service_is_imported_with_nothing_but_what_its_image_installs(service:
     environment = {**os.environ, "FASTIOT_WITHIN_CONTAINER": "true"}
     done = subprocess.run(command, text=True, capture_output=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-1500:]
+
+
+def test_no_module_of_a_service_hides_a_package_from_its_container() -> None:
+    """FastIoT's images start ``run.py`` by its path, so the service's folder comes first where Python looks."""
+    taken = {*sys.stdlib_module_names, *importlib.metadata.packages_distributions()}
+    modules = sorted(path for path in (ROOT / "src" / "complex_system_services").glob("*/*.py") if path.stem != "__init__")
+    assert modules
+    assert [str(path.relative_to(ROOT)) for path in modules if path.stem in taken] == []
 
 
 def test_health_checks_of_services_with_rest_ask_the_port_they_serve() -> None:

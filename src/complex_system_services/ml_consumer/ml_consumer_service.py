@@ -43,7 +43,7 @@ from complex_system.roles.round_runner import RoundRunner
 from complex_system.roles.rounds import TrainingRounds
 from complex_system.tracking.registry import ModelRegistry
 from complex_system_services.ml_consumer.probes import LAB, LabProbes, probes_for
-from complex_system_services.ml_consumer.requests import PredictionRequests
+from complex_system_services.ml_consumer.regular_requests import PredictionRequests
 
 T = TypeVar("T")
 
