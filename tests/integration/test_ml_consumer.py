@@ -443,6 +443,7 @@ async def test_an_alert_has_the_trainers_learn_the_newest_records_and_a_worse_mo
         assert (third["cause"], third["kept"], third["champion"]["version"]) == ("alert", "", "3")
         await tester.announce(ALERT_ENDED, alert("drift-1"))
         await eventually(lambda: len(ear.champions) == 2)
+        assert [champion["cause"] for champion in ear.champions] == ["growth", "alert"]
         assert await tester.ask(GET_COMPARISON_SUBJECT, {}) == third
     async with running(QuickConsumer, settings) as consumer:
         recalled = await tester.ask(GET_COMPARISON_SUBJECT, {})

@@ -132,7 +132,7 @@ COMPARISON_FINISHED = event("comparison-finished")
 GET_COMPARISON_SUBJECT = request("get-comparison")
 """``{}`` -> the value of the newest ``comparison-finished``, also one from before a restart; None before the first."""
 CHAMPION_CHANGED = event("champion-changed")
-"""``{"model", "version", "framework", "rmse", "pipeline_version"}``."""
+"""``{"model", "version", "framework", "rmse", "pipeline_version", "cause"}``; cause as in ``comparison-finished``."""
 
 # Serving
 ML_SERVING_WANDB_SUBJECT = request("get-prediction-wandb")

@@ -127,12 +127,13 @@ class ChampionChoice:
         return told
 
     @staticmethod
-    def crowned(comparison: Comparison) -> dict[str, Any]:
-        """The value of ``CHAMPION_CHANGED``."""
+    def crowned(comparison: Comparison, cause: str) -> dict[str, Any]:
+        """The value of ``CHAMPION_CHANGED``; ``cause`` is what the round was for."""
         summary = comparison.champion.as_dict()
         return {
             **{name: summary[name] for name in ("model", "version", "framework", "rmse")},
             "pipeline_version": comparison.champion.ref.pipeline_version,
+            "cause": cause,
         }
 
     async def _compared(self, waiting: HandedIn) -> Comparison:

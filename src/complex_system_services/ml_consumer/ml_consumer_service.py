@@ -173,7 +173,7 @@ class MlConsumerService(SystemService):
         self._rounds.compared(waiting, comparison)
         await self.announce(COMPARISON_FINISHED, self._last)
         if comparison.is_change:
-            await self.announce(CHAMPION_CHANGED, self._choice.crowned(comparison))
+            await self.announce(CHAMPION_CHANGED, self._choice.crowned(comparison, waiting.why))
 
     @answers(GET_COMPARISON_SUBJECT)
     async def _last_comparison(self, _: Any) -> dict[str, Any] | None:
