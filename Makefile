@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt | system-packages
 	[ -z "$$links" ] || export UV_FIND_LINKS="$${UV_FIND_LINKS:-$${links%,}}"; \
 	[ -z "$$index" ] || export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$index}"; \
 	[ -z "$$cert" ] || export SSL_CERT_FILE="$${SSL_CERT_FILE:-$$cert}"; \
-	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[all,dev]'
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
 system-packages:  ## Install MariaDB's server and headers and a browser for the tests (as root), or say what to install
@@ -46,8 +46,9 @@ system-packages:  ## Install MariaDB's server and headers and a browser for the 
 demo: install  ## Run the system: make demo [DEPLOYMENT=maria] [ONCE=1] [ARGS="--records 100000"]
 	@exec $(BIN)/fiot run $(DEPLOYMENT) $(if $(ONCE),--once) $(ARGS)
 
-test: install  ## Run all tests
-	$(BIN)/python -m pytest $(ARGS)
+WORKERS ?= 2
+test: install  ## Run all tests, in two processes: make test [WORKERS=4] [ARGS="-k serving"]
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: install  ## Measure against the direct alternatives and write docs/benchmarks.md: make bench [QUICK=1] [ARGS="ingest reading"]
 	QUICK=$(QUICK) $(BIN)/python -m benchmarks.run $(ARGS)

@@ -14,7 +14,22 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.local.servers import MariaServer, MlflowServer, MongoServer, NatsServer, Server
 from complex_system.settings import Settings
-from support import Ear, TesterService, running
+from support import Ear, TesterService, running, serving
+
+LONGEST_FIRST = ("test_scenario_run", "test_fiot_run", "test_faults", "test_monitoring_page")
+"""Files that take minutes. Two processes share the files, and one that came last would run alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Shows the figures that tests recorded (``record_property``), from whichever process."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{name}: {value}")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,19 +47,9 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
             os.environ[name] = value
 
 
-def _serve(kind: type[Server], factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = kind(factory.mktemp(kind.name), port=0)
-    server.start()
-    try:
-        server.wait_ready()
-        yield server
-    finally:
-        server.stop()
-
-
 @pytest.fixture(scope="session")
 def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    yield from _serve(NatsServer, tmp_path_factory)
+    yield from serving(NatsServer(tmp_path_factory.mktemp(NatsServer.name), port=0))
 
 
 class DefaultNatsServer(NatsServer):
@@ -56,22 +61,22 @@ class DefaultNatsServer(NatsServer):
 
 @pytest.fixture(scope="session")
 def default_nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    yield from _serve(DefaultNatsServer, tmp_path_factory)
+    yield from serving(DefaultNatsServer(tmp_path_factory.mktemp(DefaultNatsServer.name), port=0))
 
 
 @pytest.fixture(scope="session")
 def mongo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    yield from _serve(MongoServer, tmp_path_factory)
+    yield from serving(MongoServer(tmp_path_factory.mktemp(MongoServer.name), port=0))
 
 
 @pytest.fixture(scope="session")
 def maria_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    yield from _serve(MariaServer, tmp_path_factory)
+    yield from serving(MariaServer(tmp_path_factory.mktemp(MariaServer.name), port=0))
 
 
 @pytest.fixture(scope="session")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    yield from _serve(MlflowServer, tmp_path_factory)
+    yield from serving(MlflowServer(tmp_path_factory.mktemp(MlflowServer.name), port=0))
 
 
 @pytest.fixture

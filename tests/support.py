@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from complex_system.domain.dataset import Dataset
+from complex_system.local.servers import Server
 from complex_system.messaging import subjects
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.handlers import hears
@@ -17,6 +18,7 @@ from complex_system.messaging.service import SystemService
 from complex_system.settings import Settings
 
 S = TypeVar("S", bound=SystemService)
+V = TypeVar("V", bound=Server)
 
 
 class TesterService(SystemService):
@@ -89,6 +91,16 @@ async def running(service: type[S], settings: Settings, dataset: Dataset | None 
             yield instance
     finally:
         await connection.close()
+
+
+def serving(server: V) -> Iterator[V]:
+    """A server that is ready, for a fixture to ``yield from``; it is stopped at the end."""
+    server.start()
+    try:
+        server.wait_ready()
+        yield server
+    finally:
+        server.stop()
 
 
 async def eventually(check: Callable[[], Awaitable[Any] | Any], seconds: float = 20.0) -> Any:

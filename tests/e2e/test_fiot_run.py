@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,103 +16,12 @@ import psutil
 import pytest
 
 from complex_system.domain.laboratory import BEST_POSSIBLE
-from complex_system.local.leftovers import MARK
+from runs import ANY_PORT, FIOT, ROOT, api_key, fiot_run
 
-ROOT = Path(__file__).parents[2]
-FIOT = Path(sys.executable).with_name("fiot")
-ANY_PORT = dict.fromkeys(
-    (
-        "FASTIOT_NATS_PORT",
-        "FASTIOT_MONGO_DB_PORT",
-        "FASTIOT_MARIA_DB_PORT",
-        "COMPLEX_SYSTEM_MLFLOW_PORT",
-        "COMPLEX_SYSTEM_SERVING_PORT",
-        "COMPLEX_SYSTEM_SERVING_MLFLOW_PORT",
-        "COMPLEX_SYSTEM_MONITORING_PORT",
-    ),
-    "0",
-)
 ELEVEN = {
     "dummy_data_generation", "data_processing", "ml_consumer", "ml_lightgbm_regression_mlflow", "ml_pytorch_regression",
     "ml_pytorch_regression_mlflow", "ml_tensorflow_regression_mlflow", "ml_monitoring", "ml_serving", "ml_serving_mlflow",
 }  # fmt: skip
-
-
-class FiotRun:
-    """A ``fiot run`` in a folder of its own."""
-
-    def __init__(self, base: Path, deployment: str, *options: str, **environment: str) -> None:
-        self.directory = base / deployment
-        self.output = base / f"{deployment}.out"
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FASTIOT_", "WANDB_"))}
-        with self.output.open("ab") as out:
-            self.process = subprocess.Popen(
-                [FIOT, "run", deployment, *options],
-                cwd=ROOT,
-                env={**inherited, **ANY_PORT, "COMPLEX_SYSTEM_RUN_DIR": str(base), **environment},
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
-
-    @property
-    def said(self) -> str:
-        return self.output.read_text()
-
-    def status(self) -> dict[str, Any]:
-        try:
-            status: dict[str, Any] = json.loads((self.directory / "status.json").read_text())
-            return status
-        except FileNotFoundError:
-            return {"state": "", "services": {}, "infrastructure": {}}
-
-    def wait(self, seconds: float) -> int:
-        return self.process.wait(seconds)
-
-    def processes(self) -> list[psutil.Process]:
-        """What the run started and has not stopped."""
-        return [process for process in psutil.process_iter() if _mark(process) == str(self.directory.resolve())]
-
-    def eventually(self, check: Any, seconds: float = 60.0) -> Any:
-        deadline = time.monotonic() + seconds
-        while not (result := check()):
-            assert time.monotonic() < deadline, f"Not true within {seconds:g} s. The run said:\n{self.said}"
-            assert self.process.poll() is None, f"The run ended. It said:\n{self.said}"
-            time.sleep(0.1)
-        return result
-
-
-def _mark(process: psutil.Process) -> str | None:
-    try:
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return process.environ().get(MARK)
-    except (psutil.Error, OSError):
-        return None
-
-
-def _api_key(deployment: str) -> str:
-    """The key in the deployment's own ``.env``, where this checkout has one; it is not in git."""
-    path = ROOT / "deployments" / deployment / ".env"
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return next((line.partition("=")[2] for line in lines if line.startswith("COMPLEX_SYSTEM_API_KEY=")), "")
-
-
-@contextmanager
-def fiot_run(base: Path, deployment: str, *options: str, **environment: str) -> Iterator[FiotRun]:
-    run = FiotRun(base, deployment, *options, **environment)
-    try:
-        yield run
-    finally:
-        if run.process.poll() is None:
-            run.process.send_signal(signal.SIGTERM)
-            try:
-                run.process.wait(60)
-            except subprocess.TimeoutExpired:
-                run.process.kill()
-                run.process.wait()
-        for process in run.processes():
-            process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +67,7 @@ def test_a_full_cycle_ends_with_a_prediction_by_the_champion(
     deployment: str,
     database: str,
     server: str,
-    capsys: pytest.CaptureFixture[str],
+    record_property: Callable[[str, object], None],
 ) -> None:
     status, said = cycle(deployment)
     assert status["state"] == "done"
@@ -178,8 +85,7 @@ def test_a_full_cycle_ends_with_a_prediction_by_the_champion(
     champion = {name: results[0][name] for name in ("model", "version", "framework", "rmse")}
     assert status["champion"] == champion
     first = status["seconds_to_first_prediction"]
-    with capsys.disabled():
-        print(f"\n{deployment}: first prediction by the champion after {first:.1f} s")  # noqa: T201
+    record_property(f"fiot run {deployment}", f"first prediction by the champion after {first:.1f} s")
     # The goal is 90 s on an idle laptop. A loaded machine may need twice that; more means that something waits in vain.
     assert 0 < first < 180
     assert "curl -s http://127.0.0.1:" in said
@@ -199,7 +105,7 @@ def test_a_second_run_keeps_data_and_champion_and_ends_when_asked(base: Path, cy
         assert status["records"]["raw"] >= before["records"]["raw"]
         serving = status["services"]["ml_serving_mlflow"]
         assert serving["state"] == "ready"
-        model = httpx.get(f"{serving['url']}/model", headers={"X-API-Key": _api_key("mongo")}).json()["model"]
+        model = httpx.get(f"{serving['url']}/model", headers={"X-API-Key": api_key("mongo")}).json()["model"]
         assert (model["name"], model["version"]) == (expected["model"], expected["version"])
 
         victim = status["services"]["ml_serving_mlflow"]["pid"]
@@ -270,36 +176,6 @@ def test_a_missing_server_program_is_named_with_its_package(tmp_path: Path) -> N
     assert done.returncode == 1
     assert "mariadb-server" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.timeout(960)
-def test_a_sensor_drifts_and_the_system_notices_learns_and_is_as_good_as_before(tmp_path: Path) -> None:
-    # Two trainers, and few epochs, are enough here: what the others can do, the full cycle shows. ml_serving waits for W&B's model.
-    only = {"COMPLEX_SYSTEM_TRAINERS": "lightgbm,pytorch-wandb", "COMPLEX_SYSTEM_EPOCHS": "30"}
-    with fiot_run(
-        tmp_path, "mongo", "--once", "--scenario", "shift", "--records", "6000", "--timeout", "840", **only
-    ) as run:
-        assert run.wait(930) == 0, run.said
-        assert run.processes() == []
-        status, said = run.status(), run.said
-    scenario = status["scenario"]
-    assert scenario["name"] == "shift"
-    steps = scenario["steps"]
-    assert [step["step"] for step in steps] == [
-        "normal operation measured", "scenario begins", "drift seen", "alert raised", "training round begins", "new champion",
-        "error back down", "alerts ended",
-    ]  # fmt: skip
-    times = [step["seconds"] for step in steps]
-    assert times == sorted(times)
-    seen = {step["step"]: step["text"] for step in steps}
-    assert "rohwert_2_labormessung (second raw value)" in seen["alert raised"]
-    assert "version 2, RMSE" in seen["new champion"]
-    assert status["champion"]["version"] != "1"
-    assert scenario["rmse_relative"] < 1.3
-    assert "ALERT (critical): The predictions of aufbereiteter_wert" in said
-    worst = said.index("ALERT (critical)")
-    assert said.index("alert over: ") > worst
-    assert "The full cycle of 'mongo' worked" in said
 
 
 def test_a_scenario_that_there_is_not_is_said_in_a_sentence(tmp_path: Path) -> None:

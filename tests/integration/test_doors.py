@@ -37,7 +37,7 @@ from complex_system.storage.maria import MariaDataStore
 from complex_system.storage.maria_connections import MariaConnections
 from complex_system.storage.mongo import MongoDataStore
 from models import MemorySource
-from support import TesterService, running
+from support import TesterService, running, serving
 
 ROOT = Path(__file__).parents[2]
 USER, PASSWORD = "complex_system", "Zq81hgT3kLw0s5"
@@ -76,16 +76,7 @@ def nats_credentials() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def locked_nats(nats_credentials: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    yield from _started(DeployedNats(tmp_path_factory.mktemp("nats"), port=0))
-
-
-def _started(server: Any) -> Iterator[Any]:
-    server.start()
-    try:
-        server.wait_ready()
-        yield server
-    finally:
-        server.stop()
+    yield from serving(DeployedNats(tmp_path_factory.mktemp("nats"), port=0))
 
 
 async def _try_nats(server: NatsServer, **options: Any) -> None:
@@ -175,7 +166,7 @@ async def test_with_tls_the_broker_is_reached_by_who_knows_its_ca(
 ) -> None:
     server = DeployedNats(tmp_path, port=0)
     server.tls = f'tls {{ cert_file: "{certificates / "cert.pem"}", key_file: "{certificates / "key.pem"}" }}\n'
-    for running_server in _started(server):
+    for running_server in serving(server):
         known = make_settings(
             running_server, nats_user=USER, nats_password=PASSWORD, nats_tls_ca=str(certificates / "ca.pem")
         )
@@ -200,10 +191,10 @@ class LockedMongo(MongoServer):
 @pytest.fixture(scope="module")
 def locked_mongo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
     folder = tmp_path_factory.mktemp("mongo")
-    for open_server in _started(MongoServer(folder, port=0)):
+    for open_server in serving(MongoServer(folder, port=0)):
         with pymongo.MongoClient(open_server.url, serverSelectionTimeoutMS=10_000) as client:
             client.admin.command("createUser", USER, pwd=PASSWORD, roles=["root"])
-    yield from _started(LockedMongo(folder, port=0))
+    yield from serving(LockedMongo(folder, port=0))
 
 
 async def test_mongodb_refuses_and_lets_in(
@@ -226,7 +217,7 @@ async def test_mongodb_refuses_and_lets_in(
 async def locked_maria(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MariaServer]:
     if shutil.which("mariadb-install-db") is None:
         pytest.fail("mariadb-server is not installed")
-    for server in _started(MariaServer(tmp_path_factory.mktemp("maria"), port=0)):
+    for server in serving(MariaServer(tmp_path_factory.mktemp("maria"), port=0)):
         root = MariaConnections(
             Settings(maria_host=HOST, maria_port=server.port, maria_user="root", maria_password="", maria_name="mysql")
         )

@@ -41,7 +41,7 @@ from complex_system.storage.mongo import MongoDataStore
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from proxy import proxied
-from support import TesterService, eventually, running
+from support import TesterService, eventually, running, serving
 
 SERVICES: dict[str, type[DatabaseService]] = {"mongo": DatabaseMongoService, "maria": DatabaseMariaService}
 SUBJECT = subjects.INGEST_RAW_DATAPOINTS.name
@@ -52,13 +52,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     """A broker for these tests alone: whatever they leave in its streams is nobody else's."""
-    server = NatsServer(tmp_path_factory.mktemp("ingest-nats"), port=0)
-    server.start()
-    try:
-        server.wait_ready()
-        yield server
-    finally:
-        server.stop()
+    yield from serving(NatsServer(tmp_path_factory.mktemp("ingest-nats"), port=0))
 
 
 @pytest.fixture(params=["mongo", "maria"])
@@ -121,7 +115,10 @@ async def settled(tester: TesterService) -> dict[str, Any]:
     """Waits until the streams hold nothing that is not settled."""
 
     async def check() -> dict[str, Any] | None:
-        counts: dict[str, Any] = await tester.ask(subjects.GET_INGEST_COUNTS_SUBJECT, {})
+        try:
+            counts: dict[str, Any] = await tester.ask(subjects.GET_INGEST_COUNTS_SUBJECT, {})
+        except NobodyListensError:  # the service has not found the broker again yet
+            return None
         return counts if (counts["waiting"], counts["in_flight"]) == (0, 0) else None
 
     found: dict[str, Any] = await eventually(check, PATIENCE)
