@@ -23,7 +23,7 @@ NOTE = (
 def measure(*, quick: bool) -> Iterator[Table]:
     """A table a database."""
     yield _measure("MariaDB", 50_000 if quick else 200_000, 3)
-    yield _measure("MongoDB", 10_000 if quick else 30_000, 3)
+    yield _measure("MongoDB", 10_000 if quick else 200_000, 2)
 
 
 def _measure(database: str, count: int, rounds: int) -> Table:

@@ -94,8 +94,10 @@ def compared(
     own = median(next(iter(figures.values())))
     for place, (name, values) in enumerate(figures.items()):
         bar = Bar.of(name, values)
-        ratio = f"{own / bar.value:.2f} x" if place else ""
-        row = [name, _shown(bar.value), f"{_shown(bar.least)} to {_shown(bar.most)}", ratio, (aims or {}).get(name, "")]
+        ratio, aim = f"{own / bar.value:.2f} x" if place else "", (aims or {}).get(name, "")
+        if rate and "time" in aim:
+            ratio += f", {bar.value / own:.2f} x the time"
+        row = [name, _shown(bar.value), f"{_shown(bar.least)} to {_shown(bar.most)}", ratio, aim]
         table.rows.append(row)
         table.bars.append(bar)
     return table
