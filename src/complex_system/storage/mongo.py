@@ -408,7 +408,9 @@ class MongoDataStore(DataStore):
 
     async def _adopt(self) -> None:
         """Lists the raw records that another program wrote, which carry no mark, and gives them one."""
-        theirs = [d[ID] async for d in self._raw.find({PIPELINE: None}, {ID: 1}, batch_size=_ROWS_A_REPLY) if type(d[ID]) is str]
+        theirs = [
+            d[ID] async for d in self._raw.find({PIPELINE: None}, {ID: 1}, batch_size=_ROWS_A_REPLY) if type(d[ID]) is str
+        ]
         await self._backlog.note(theirs)
         await self._raw.update_many({PIPELINE: None}, {"$set": {PIPELINE: ""}})
 
@@ -424,7 +426,6 @@ class MongoDataStore(DataStore):
             if found is None:
                 return known
             known.append(found[PIPELINE])
-
 
 
 def field_of(name: str) -> str:

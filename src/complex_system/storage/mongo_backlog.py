@@ -152,7 +152,9 @@ class Backlog:
                 break
             part = [head[ID] for head in heads[start : start + _LISTS_AT_ONCE]]
             async for each in self._lists({ID: {"$in": part}}):
-                left = {key for key in _left(each, version) if key > after and (upto is None or key <= upto)}
+                last = found[-1] if len(found) == limit else upto
+                left = {key for key in _left(each, version) if key > after and (last is None or key <= last)}
+                more = more or last != upto
                 groups.append((each, left))
             union = sorted(set().union(found, *(left for _, left in groups[-len(part) :])))
             more = more or len(union) > limit
@@ -184,7 +186,9 @@ class Backlog:
     async def _cross_off(self, each: Document, keys: list[str], version: str) -> None:
         entry = _packed(keys)
         while True:
-            how = {"$push": {"done": entry}} if each["version"] == version else {"$set": {"version": version, "done": [entry]}}
+            how = (
+                {"$push": {"done": entry}} if each["version"] == version else {"$set": {"version": version, "done": [entry]}}
+            )
             changed = await self._collection().find_one_and_update(
                 {ID: each[ID], "version": each["version"]}, how, return_document=True
             )
