@@ -20,6 +20,7 @@ from complex_system.domain.pages import raw_schema
 from complex_system.domain.records import Record
 from complex_system.settings import Settings
 from complex_system.storage.base import PROCESSED, RAW, REJECTED
+from complex_system.storage.mongo_backlog import BACKLOG
 from complex_system.storage.tables import PIPELINE, rows_of
 
 RAW_NAMES = (ID, *DATASET.raw_names)
@@ -40,7 +41,7 @@ class Driver(ABC):
 
     @abstractmethod
     def raw_pages(self, rows: int) -> Iterator[pa.Table]:
-        """All raw records by key."""
+        """All raw records, the fastest way that the driver has."""
 
     @abstractmethod
     def save_processed(self, table: pa.Table) -> None:
@@ -48,7 +49,7 @@ class Driver(ABC):
 
     @abstractmethod
     def mark(self, table: pa.Table) -> None:
-        """Notes that these records are processed, as our store does, and commits it."""
+        """Marks each of these raw records as processed, and commits it."""
 
     @abstractmethod
     def read_labelled(self) -> pd.DataFrame:
@@ -154,10 +155,12 @@ class MongoDriver(Driver):
         self._client: MongoClient[dict[str, Any]] = MongoClient(settings.mongo_host, settings.mongo_port, journal=True)
         database = self._client[settings.mongo_name]
         self._raw, self._processed, self._rejected = database[RAW], database[PROCESSED], database[REJECTED]
+        self._backlog = database[BACKLOG]
+        self._waiting: list[dict[str, Any]] = []
 
     @override
     def clear(self) -> None:
-        for collection in (self._raw, self._processed, self._rejected):
+        for collection in (self._raw, self._processed, self._rejected, self._backlog):
             collection.drop()
         self._raw.create_index([(PIPELINE, 1), (ID, 1)], name="unprocessed")
 
@@ -167,10 +170,10 @@ class MongoDriver(Driver):
 
     @override
     def raw_pages(self, rows: int) -> Iterator[pa.Table]:
-        after = ""
-        while found := self._raw.find({ID: {"$gt": after}}, {PIPELINE: 0}).sort(ID, 1).limit(rows).to_list():
-            after = found[-1][ID]
-            yield pa.Table.from_pylist(found, schema=raw_schema(DATASET))
+        # One cursor, in no order: sorted pages cost the server here a reading of all that follows, each.
+        with self._raw.find({}, batch_size=rows) as cursor:
+            while found := cursor.to_list(rows):
+                yield pa.Table.from_pylist(found, schema=raw_schema(DATASET))
 
     @override
     def save_processed(self, table: pa.Table) -> None:
@@ -191,8 +194,13 @@ class MongoDriver(Driver):
 
     @override
     def unmark(self) -> None:
+        indexes = [index for index in self._processed.list_indexes() if index["name"] != "_id_"]
         self._processed.drop()
-        self._raw.update_many({}, {"$set": {PIPELINE: ""}})
+        for index in indexes:
+            self._processed.create_index(list(index["key"].items()), name=index["name"])
+        self._waiting = self._waiting or self._backlog.find().to_list()  # as it was when nothing was processed
+        self._backlog.delete_many({})
+        self._backlog.insert_many(self._waiting)
 
     @override
     def counts(self) -> tuple[int, int]:

@@ -20,15 +20,16 @@ from complex_system_services.data_processing.data_processing_service import Data
 
 NOTE = (
     "{count:,} raw records. Ours: one sweep of the data processing service, by the broker from and to the database service, which "
-    "replaces what is there and notes every raw record as processed. The driver: pages of {rows} by key, the same pipeline, "
-    "`insert`, one process; once without noting what is done, so that it could not go on after a stop, and once with that."
+    "replaces what is there and notes every raw record as processed. The driver: {rows} at a time, the same pipeline, "
+    "`insert` into the same tables, one process; nothing notes what is done, so that it could not go on after a stop."
 )
+MARKED = " A second time with a mark on every raw record."
 
 
 def measure(*, quick: bool) -> Iterator[Table]:
     """A table a database."""
     yield _measure("MariaDB", 30_000 if quick else 200_000, 3)
-    yield _measure("MongoDB", 5_000 if quick else 20_000, 2)
+    yield _measure("MongoDB", 20_000 if quick else 200_000, 2)
 
 
 def _measure(database: str, count: int, rounds: int) -> Table:
@@ -43,11 +44,14 @@ def _measure(database: str, count: int, rounds: int) -> Table:
 
         service = plant.run(opened())
         records = list(Laboratory(seed=1).records(count))
-        for start in range(0, count, 2000):
-            driver.save_raw(records[start : start + 2000])
+        for start in range(0, count, plant.settings.batch_size):
+            plant.run(plant.database.save_raw(records[start : start + plant.settings.batch_size]))
 
         def ours() -> float:
-            return _timed(lambda: plant.run(service.process_new_records()))
+            seconds = _timed(lambda: plant.run(service.process_new_records()))
+            left = plant.run(plant.database.unprocessed(DATASET.version, 10))
+            assert left.table.num_rows == 0, left.table
+            return seconds
 
         def directly(*, mark: bool) -> None:
             schema = processed_schema(DATASET)
@@ -70,12 +74,13 @@ def _measure(database: str, count: int, rounds: int) -> Table:
         ways = {
             "ours": ours,
             "driver and pipeline": lambda: _timed(lambda: directly(mark=False)),
-            "the same, noting what is done": lambda: _timed(lambda: directly(mark=True)),
         }
+        if database == "MariaDB":  # an update costs a MongoDB server much more, and nothing here does that any more
+            ways["the same, noting what is done"] = lambda: _timed(lambda: directly(mark=True))
         seconds = rounds_of(ways, rounds, warm_up=False)
         driver.close()
         plant.run(service.broker.close())
-    note = NOTE.format(count=count, rows=rows)
+    note = NOTE.format(count=count, rows=rows) + (MARKED if database == "MariaDB" else "")
     aims = {"driver and pipeline": ">= 0.6 x"}
     return compared(f"Raw to processed, {database}", note, seconds, count=count, unit="records/s", aims=aims)
 

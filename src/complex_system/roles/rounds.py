@@ -158,8 +158,13 @@ class TrainingRounds:
     async def _all_processed(self, raw: int) -> bool:
         # Counts say nothing of versions: after a change of the pipeline all records are counted and none is of the new one.
         few = min(1000, max(2, raw // 100))
-        page = await self._database.unprocessed(self._version, few)
-        return page.next is None or page.table.num_rows < few
+        found, after = 0, None
+        while found < few:
+            page = await self._database.unprocessed(self._version, few - found, after)
+            found, after = found + page.table.num_rows, page.next
+            if after is None:
+                return True
+        return False
 
     async def _train(self, begun: HandedIn) -> HandedIn | None:
         self._begun = begun

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import pyarrow as pa
-from pymongo import AsyncMongoClient, DeleteMany, ReplaceOne, UpdateMany, WriteConcern
+from pymongo import AsyncMongoClient, DeleteMany, ReplaceOne, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import BulkWriteError, ConnectionFailure, ExecutionTimeout, OperationFailure, WTimeoutError
 from typing_extensions import override
@@ -23,9 +23,11 @@ from complex_system.errors import StoreUnavailableError
 from complex_system.settings import Settings
 from complex_system.storage.base import PROCESSED, RAW, REJECTED, DataStore
 from complex_system.storage.documents import DOCUMENTS
+from complex_system.storage.mongo_backlog import BACKLOG, FORGOTTEN, Backlog, Group
 from complex_system.storage.mongo_counts import PatientCount
 from complex_system.storage.mongo_documents import MongoDocuments
 from complex_system.storage.mongo_ranges import KeyRanges
+from complex_system.storage.mongo_unprocessed import Unprocessed
 from complex_system.storage.tables import (
     PIPELINE,
     chosen_schema,
@@ -48,7 +50,7 @@ _KEYS_A_FILTER = 25  # servers that compare a list of keys one by one stay quick
 _KEYS_A_SEARCH = 100  # where few or none of them are expected
 _ROWS_A_REPLY = 2500  # the driver decodes and encodes on the event loop: some milliseconds each time
 _ROWS_A_WRITE = 500
-_VERSIONS_KNOWN_FOR = 5.0
+_KEYS_A_READ = 500
 _TIMEOUT_MS = 20_000
 _OTHER_KEYS = ["objectId", "number", "binData", "date", "bool", "object"]  # by types, so that the key's index answers
 
@@ -65,8 +67,10 @@ class MongoDataStore(DataStore):
         self._client: AsyncMongoClient[Document] | None = None
         self._raw_fields = [ID, *(field_of(name) for name in dataset.raw_names)]
         self._processed_fields = {name: field_of(name) for name in dataset.processed_names}
-        self._versions: set[str] = set()
-        self._versions_asked = float("-inf")
+        self._marks = [""]
+        self._highest = ""
+        self._backlog = Backlog(lambda: self._unjournalled(BACKLOG), _insert, _KEYS_A_FILTER)
+        self._unprocessed = Unprocessed(self._backlog, self._raw_after, self._raw_of, self._done_between)
         self._counts = {name: PatientCount(partial(self._estimate, name)) for name in (RAW, PROCESSED, REJECTED)}
         self._labelled = PatientCount(self._count_labelled)
         self._in_ranges = False
@@ -83,8 +87,10 @@ class MongoDataStore(DataStore):
             await self._raw.create_index([(PIPELINE, 1), (ID, 1)], name="unprocessed")
             if self._in_ranges:
                 await self._processed.create_index([(PIPELINE, 1), (ID, 1)], name="by_version")
-            # Raw records that another program wrote carry no mark and are adopted as unprocessed.
-            await self._raw.update_many({PIPELINE: None}, {"$set": {PIPELINE: ""}})
+                await self._rejected.create_index([("version", 1), (ID, 1)], name="by_version")
+                self._marks = await self._known_marks()
+            await self._backlog.open(empty=await self._raw.find_one({}, {ID: 1}) is None)
+            await self._adopt()
             await self._warn_of_foreign_keys()
         await self.documents.open()
 
@@ -114,12 +120,23 @@ class MongoDataStore(DataStore):
             }
             for r in records
         ]
+        keys = [document[ID] for document in documents]
         with self._translated():
+            began = time.monotonic()
+            together = bool(keys) and min(keys) > self._highest != ""
+            lists = await self._backlog.note(keys, together=together)
             existing = await _insert(self._raw, documents)
-            kept = set(existing)
-            inserted = [document[ID] for place, document in enumerate(documents) if place not in kept]
+            inserted = keys
+            if existing:
+                kept = set(existing)
+                inserted = [key for place, key in enumerate(keys) if place not in kept]
+                await self._backlog.note(inserted, together=together)
+                await self._backlog.forget(lists)
+            if time.monotonic() - began > FORGOTTEN / 2:  # the process slept: the lists may have been thought forgotten
+                await self._backlog.note(inserted)
+            self._highest = max(self._highest, *keys)
             self._counts[RAW].add(len(inserted))
-            await self._mark_those_processed_before(inserted)
+            await self._settle_those_processed_before(inserted)
         return {"inserted": len(inserted), "existing": len(existing)}
 
     @override
@@ -132,13 +149,10 @@ class MongoDataStore(DataStore):
 
     @override
     async def unprocessed(self, version: str, after: str | None, limit: int) -> Page:
-        found: list[Document] = []
         with self._translated():
-            # One exact mark after the other: each walks the index in the order of the keys, which "not equal" cannot.
-            for mark in sorted({"", *await self._known_versions()} - {version}):
-                found += await self._find_marked(self._raw, mark, after, self._raw_fields, limit)
-        rows = sorted(([d.get(field) for field in self._raw_fields] for d in found), key=lambda row: str(row[0]))[:limit]
-        return raw_page(self.dataset, rows, limit)
+            found, last = await self._unprocessed.page(version, after, limit, own=version == self.dataset.version)
+        rows = [[d.get(field) for field in self._raw_fields] for d in found]
+        return Page(raw_page(self.dataset, rows, limit).table, last)
 
     @override
     async def upsert_processed(self, table: pa.Table, version: str) -> dict[str, Any]:
@@ -150,20 +164,27 @@ class MongoDataStore(DataStore):
 
         documents = await asyncio.to_thread(build)
         keys = [document[ID] for document in documents]
+        if not keys:
+            return {"upserted": 0}
         with self._translated():
+            await self._backlog.switch(version)
             self._counts[PROCESSED].add(await _put(self._processed, documents))
-            self._counts[REJECTED].add(-await _delete(self._rejected, keys))
+            if await self._rejected.find_one({}, {ID: 1}):
+                self._counts[REJECTED].add(-await _delete(self._rejected, keys))
             # Last: were this the end of the process, the records would be processed once more and not be lost.
-            await self._mark(keys, version)
+            await self._settle(keys, version)
         return {"upserted": table.num_rows}
 
     @override
     async def reject(self, rejections: list[dict[str, str]], version: str) -> dict[str, Any]:
         by_key = {r[ID]: {ID: r[ID], "reason": r["reason"], "version": version} for r in rejections}
+        if not by_key:
+            return {"rejected": 0}
         with self._translated():
+            await self._backlog.switch(version)
             self._counts[REJECTED].add(await _put(self._rejected, list(by_key.values())))
             self._counts[PROCESSED].add(-await _delete(self._processed, by_key))
-            await self._mark(list(by_key), version)
+            await self._settle(list(by_key), version)
         return {"rejected": len(rejections)}
 
     @override
@@ -260,6 +281,10 @@ class MongoDataStore(DataStore):
     def _rejected(self) -> AsyncCollection[Document]:
         return self._connected[self._settings.mongo_name][REJECTED]
 
+    def _unjournalled(self, name: str) -> AsyncCollection[Document]:
+        """For what need not wait for the disk, because the journal keeps its order with what is written after it."""
+        return self._connected[self._settings.mongo_name].get_collection(name, write_concern=WriteConcern(j=False))
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
         """The one place where the driver's errors become ours."""
@@ -332,45 +357,75 @@ class MongoDataStore(DataStore):
         # Another condition in the query would keep the server from using the index.
         return await ranges.find(after, limit, [*fields, known], lambda document: document.get(known) is not None)
 
-    async def _mark(self, keys: Sequence[str], version: str) -> None:
-        """Notes what has been done with raw records, which the database has on disk by then.
+    async def _raw_after(self, after: str, limit: int, keys_only: bool) -> list[Document]:
+        fields = [ID] if keys_only else self._raw_fields
+        if not self._in_ranges:
+            return await self._find(self._raw, {ID: {"$gt": after}}, fields, limit)
+        found: list[Document] = []
+        for mark in self._marks:
+            found += await self._find_marked(self._raw, mark, after, fields, limit)
+        return sorted(found, key=lambda document: str(document[ID]))[:limit]
 
-        The marks themselves need not be there: with one that a crash takes along, its record is processed once more.
-        """
-        self._versions.add(version)
-        operations = [UpdateMany({ID: {"$in": part}}, {"$set": {PIPELINE: version}}) for part in _parts(keys)]
-        if operations:
-            await self._raw.with_options(write_concern=WriteConcern(j=False)).bulk_write(operations, ordered=False)
+    async def _raw_of(self, groups: Sequence[Group]) -> list[Document]:
+        found: list[Document] = []
+        apart = [key for group in groups if not (group.together and self._in_ranges) for key in group.keys]
+        for part in _parts(apart, _KEYS_A_FILTER if self._in_ranges else _KEYS_A_READ):
+            found += await self._find(self._raw, {ID: {"$in": part}}, self._raw_fields, None)
+        for group in groups:
+            if group.together and self._in_ranges:
+                keys = set(group.keys)
+                for mark in self._marks:
+                    query = {PIPELINE: mark, ID: {"$gte": group.keys[0], "$lte": group.keys[-1]}}
+                    near = await self._find_within(self._raw, query, self._raw_fields, None)
+                    found += [document for document in near if document[ID] in keys]
+        return found
 
-    async def _mark_those_processed_before(self, keys: list[str]) -> None:
+    async def _done_between(self, version: str, after: str, last: str) -> set[str]:
+        between = {"$gt": after, "$lte": last}
+        done: set[str] = set()
+        for collection, field in ((self._processed, PIPELINE), (self._rejected, "version")):
+            found = collection.find({field: version, ID: between}, {ID: 1}, batch_size=_ROWS_A_REPLY)
+            done.update([document[ID] async for document in found])
+        return done
+
+    async def _settle(self, keys: list[str], version: str) -> None:
+        """Notes that records are done, which the database has on disk by then."""
+        state = await self._backlog.state()
+        if state.version == version:
+            await self._backlog.settle(keys, version)
+        else:  # another version was written meanwhile, and these records may have been its own
+            await self._backlog.note(keys)
+
+    async def _settle_those_processed_before(self, keys: list[str]) -> None:
         """A processed record may come before its raw twin, which then is not work to do."""
         versions: dict[str, list[str]] = {}
         for part in _parts(keys, _KEYS_A_SEARCH):
             async for twin in self._processed.find({ID: {"$in": part}}, {PIPELINE: 1}):
                 versions.setdefault(twin.get(PIPELINE, ""), []).append(twin[ID])
-        for version, twins in versions.items():
-            await self._mark(twins, version)
+        if versions:
+            state = await self._backlog.state()
+            await self._backlog.settle(versions.get(state.version, []), state.version)
 
-    async def _known_versions(self) -> set[str]:
-        # Versions rarely change, and looking for them costs more than the page; what other replicas write shows up later.
-        if time.monotonic() - self._versions_asked > _VERSIONS_KNOWN_FOR:
-            found = await self._unknown_versions() if self._in_ranges else await self._raw.distinct(PIPELINE)
-            # What was marked while it looked may be missing in the answer.
-            self._versions |= {mark for mark in found if isinstance(mark, str)}
-            self._versions_asked = time.monotonic()
-        return self._versions
+    async def _adopt(self) -> None:
+        """Lists the raw records that another program wrote, which carry no mark, and gives them one."""
+        theirs = [
+            d[ID] async for d in self._raw.find({PIPELINE: None}, {ID: 1}, batch_size=_ROWS_A_REPLY) if type(d[ID]) is str
+        ]
+        await self._backlog.note(theirs)
+        await self._raw.update_many({PIPELINE: None}, {"$set": {PIPELINE: ""}})
 
-    async def _unknown_versions(self) -> list[Any]:
-        """Marks other than the known ones, from a server that reads what it looks for distinct values in: what lies between them."""
-        found = []
-        known = sorted({"", *self._versions})
-        for lower, upper in zip(known, [*known[1:], None], strict=True):
-            first = (
-                lower + "\0"
-            )  # the next text: with "greater than" the server would walk over all that carry the mark itself
-            between = {"$gte": first} if upper is None else {"$gte": first, "$lt": upper}
-            found += await self._raw.distinct(PIPELINE, {PIPELINE: between})
-        return found
+    async def _known_marks(self) -> list[str]:
+        """Marks of raw records: '', and versions that an earlier release marked them with when they were done.
+
+        The server here reads what it looks for distinct values in, so it is asked for what lies between those that are known.
+        """
+        known = [""]
+        while True:
+            # The next text: with "greater than" the server would walk over all that carry the mark itself.
+            found = await self._raw.find_one({PIPELINE: {"$gte": known[-1] + "\0"}}, {PIPELINE: 1}, sort=[(PIPELINE, 1)])
+            if found is None:
+                return known
+            known.append(found[PIPELINE])
 
 
 def field_of(name: str) -> str:

@@ -1,0 +1,238 @@
+"""Which raw records wait for processing in MongoDB, without a mark on each of them.
+
+A list names the keys of one saved batch. It is written before the records and goes when all of its keys are done, so
+
+    every raw record is in a list, or done (processed or rejected) with the state's version, or above the state's ``walked``.
+
+A crash between two steps leaves too much in the lists and never too little: a key whose record was not inserted is passed over, one
+that was done already is done once more. Each list is changed by single atomic operations, which any number of replicas may send.
+When the version changes, ``walked`` goes back to the beginning and the store walks over the keys of all raw records once, by pages,
+and lists those that are not done. The server's journal keeps the order of the writes, so none of them has to wait for the disk.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from complex_system.domain.dataset import ID
+
+Document = dict[str, Any]
+
+BACKLOG = "KIOptiPackBacklog"
+LIST = 500
+"""Most keys of a list."""
+FORGOTTEN = 3600.0
+"""Seconds after which a listed record that is not there will not come any more: the one who wrote the list has died."""
+
+_STATE = "state"
+_LISTS_AT_ONCE = 16
+_SMALL = 50
+_MANY_SMALL = 200
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of raw records that are in no list: those up to ``walked`` (None: all) are done with ``version``."""
+
+    version: str = ""
+    walked: str | None = ""
+    run: str = ""
+    """Tells this state from an earlier one of the same version; '' when nothing is written yet."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Keys of one list that wait, rising."""
+
+    keys: list[str]
+    together: bool
+    """Whether few other raw records lie between the first and the last of the list."""
+    old: bool
+    """Whether a record that is not there by now will not come any more."""
+
+
+class Backlog:
+    """The lists and the state, in one collection."""
+
+    def __init__(
+        self, collection: Callable[[], Any], insert: Callable[[Any, list[Document]], Awaitable[list[int]]], in_parts: int
+    ) -> None:
+        """Makes it; nothing is sent.
+
+        Args:
+            collection: The collection, of the client that is connected at the moment.
+            insert: Inserts documents and returns the places of those whose ``_id`` exists.
+            in_parts: Most keys in one query.
+        """
+        self._collection = collection
+        self._insert = insert
+        self._in_parts = in_parts
+
+    async def open(self, *, empty: bool) -> None:
+        """Creates the index, and the state if there is none.
+
+        Args:
+            empty: Whether there is no raw record: then all that come will be in lists.
+        """
+        await self._collection().create_index([("first", 1)], name="by_first")
+        if not (await self.state()).run:
+            await self._replace(State(), State("", None if empty else "", uuid.uuid4().hex))
+
+    async def state(self) -> State:
+        """The state as it is kept at the moment."""
+        found = await self._collection().find_one({ID: _STATE})
+        return State(found["version"], found["walked"], found["run"]) if found else State()
+
+    async def switch(self, version: str) -> State:
+        """Makes the state that of a version, before the first write with it."""
+        while True:
+            state = await self.state()
+            if state.version == version:
+                return state
+            # As long as nothing is done with any version, all are in lists, whatever the version.
+            walked = None if not state.version and state.walked is None else ""
+            new = State(version, walked, uuid.uuid4().hex)
+            if await self._replace(state, new):
+                return new
+
+    async def advance(self, state: State, walked: str | None) -> bool:
+        """Moves ``walked``, after all raw records up to there were looked at and those not done were listed.
+
+        Returns:
+            False when the state is no longer the one that was looked at.
+        """
+        return await self._replace(state, State(state.version, walked, state.run))
+
+    async def note(self, keys: Iterable[str], *, together: bool = False) -> list[Any]:
+        """Lists keys as waiting, and returns the ids of the lists."""
+        ordered = sorted(set(keys))
+        now = time.time()
+        lists = []
+        for start in range(0, len(ordered), LIST):
+            part = ordered[start : start + LIST]
+            lists.append({"first": part[0], "last": part[-1], "count": len(part), "keys": _packed(part),
+                          "together": together, "at": now, "version": "", "done": []})  # fmt: skip
+        if not lists:
+            return []
+        return list((await self._collection().insert_many(lists, ordered=False)).inserted_ids)
+
+    async def forget(self, ids: Sequence[Any]) -> None:
+        """Removes lists."""
+        for start in range(0, len(ids), self._in_parts):
+            await self._collection().delete_many({ID: {"$in": list(ids[start : start + self._in_parts])}})
+
+    async def waiting(self, version: str, after: str, upto: str | None, limit: int) -> tuple[list[Group], bool]:
+        """The first ``limit`` keys that wait, in groups, and whether there may be more.
+
+        Args:
+            version: Keys done with another version wait.
+            after: Keys greater than this.
+            upto: Keys up to this; None for all.
+            limit: Most keys.
+        """
+        first = {"$gte": ""} if upto is None else {"$gte": "", "$lte": upto}
+        query = {"first": first, "last": {"$gt": after}}
+        heads = await self._collection().find(query, {"first": 1, "count": 1}).sort("first", 1).to_list()
+        small = [head[ID] for head in heads if head["count"] < _SMALL]
+        if len(small) > _MANY_SMALL:
+            await self._join(small)
+            return await self.waiting(version, after, upto, limit)
+        groups: list[tuple[Document, set[str]]] = []
+        found: list[str] = []
+        more = False
+        for start in range(0, len(heads), _LISTS_AT_ONCE):
+            if len(found) == limit and heads[start]["first"] > found[-1]:
+                more = True
+                break
+            part = [head[ID] for head in heads[start : start + _LISTS_AT_ONCE]]
+            async for each in self._lists({ID: {"$in": part}}):
+                last = found[-1] if len(found) == limit else upto
+                left = {key for key in _left(each, version) if key > after and (last is None or key <= last)}
+                more = more or last != upto
+                groups.append((each, left))
+            union = sorted(set().union(found, *(left for _, left in groups[-len(part) :])))
+            more = more or len(union) > limit
+            found = union[:limit]
+        wanted, chosen = set(found), []
+        now = time.time()
+        for each, left in groups:
+            if keys := sorted(left & wanted):
+                wanted.difference_update(keys)  # a key may be in several lists
+                chosen.append(Group(keys, each["together"], now - each["at"] > FORGOTTEN))
+        return chosen, more
+
+    async def settle(self, keys: Iterable[str], version: str) -> None:
+        """Takes keys that are done with the state's version off all lists."""
+        done = set(keys)
+        if not done:
+            return
+        finished: list[Any] = []
+        async for each in self._lists({"first": {"$lte": max(done)}, "last": {"$gte": min(done)}}):
+            left = set(_left(each, version))
+            if left <= done:
+                finished.append(each[ID])
+            elif part := left & done:
+                await self._cross_off(each, sorted(part), version)
+        await self.forget(finished)
+
+    # Inside
+
+    async def _cross_off(self, each: Document, keys: list[str], version: str) -> None:
+        entry = _packed(keys)
+        while True:
+            how = (
+                {"$push": {"done": entry}} if each["version"] == version else {"$set": {"version": version, "done": [entry]}}
+            )
+            changed = await self._collection().find_one_and_update(
+                {ID: each[ID], "version": each["version"]}, how, return_document=True
+            )
+            if changed is not None:
+                if not _left(changed, version):  # others have crossed off the rest meanwhile
+                    await self.forget([each[ID]])
+                return
+            # Somebody has finished the list, or crossed off keys of another version.
+            each = await self._collection().find_one({ID: each[ID]})
+            if each is None:
+                return
+
+    async def _join(self, ids: list[Any]) -> None:
+        """Makes few lists of many small ones, as publishers of single records leave them. What is done meanwhile is done again."""
+        joined = []
+        for start in range(0, len(ids), self._in_parts):
+            part = ids[start : start + self._in_parts]
+            joined += [each async for each in self._lists({ID: {"$in": part}})]
+        keys = [key for each in joined for key in _unpacked(each["keys"])]
+        await self.note(keys, together=all(each["together"] for each in joined))
+        await self.forget([each[ID] for each in joined])
+
+    def _lists(self, query: Document) -> Any:
+        return self._collection().find(query, batch_size=_LISTS_AT_ONCE)
+
+    async def _replace(self, old: State, new: State) -> bool:
+        values = {"version": new.version, "walked": new.walked, "run": new.run}
+        if not old.run:
+            return not await self._insert(self._collection(), [{ID: _STATE, **values}])
+        kept = {ID: _STATE, "version": old.version, "walked": old.walked, "run": old.run}
+        return bool((await self._collection().update_one(kept, {"$set": values})).matched_count)
+
+
+def _packed(keys: list[str]) -> bytes:
+    return msgspec.msgpack.encode(keys)
+
+
+def _unpacked(keys: bytes) -> list[str]:
+    return msgspec.msgpack.decode(keys, type=list[str])
+
+
+def _left(each: Document, version: str) -> list[str]:
+    keys = _unpacked(each["keys"])
+    if each["version"] != version or not each["done"]:
+        return keys
+    done = {key for entry in each["done"] for key in _unpacked(entry)}
+    return [key for key in keys if key not in done]
