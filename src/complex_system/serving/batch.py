@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+from msgspec.structs import astuple
 from typing_extensions import override
 
 from complex_system.domain.dataset import ID
 from complex_system.domain.kinds import kind_of
 from complex_system.domain.records import MAX_FAULTS, Record, raw_check, sentence, shown
 from complex_system.errors import InvalidRecordError, InvalidRequestError, TooLargeError
-from complex_system.preprocessing.pipeline import FEW_RECORDS, Pipeline
+from complex_system.preprocessing.pipeline import FEW_RECORDS, MANY_RECORDS, Pipeline
+from complex_system.preprocessing.raw_columns import RawColumns
 from complex_system.preprocessing.steps import frame_type
 from complex_system.serving.bodies import LARGE_BODY, decoded
 from complex_system.serving.json_words import why_no_json
@@ -67,6 +68,26 @@ class RecordBatch(Batch):
     @override
     def head(self, most: int) -> list[Record]:
         return self.records[:most]
+
+
+class ValueBatch(Batch):
+    """Raw records as columns of Python values; the quickest form of some hundreds."""
+
+    def __init__(self, columns: RawColumns) -> None:
+        self.columns = columns
+
+    @property
+    @override
+    def size(self) -> int:
+        return self.columns.size
+
+    @override
+    def features(self, pipeline: Pipeline) -> Matrix:
+        return pipeline.features_from(self.columns)
+
+    @override
+    def head(self, most: int) -> list[Record]:
+        return self.columns.head(most)
 
 
 class ColumnBatch(Batch):
@@ -142,10 +163,7 @@ class BatchReader:
                 if column.type != "integer" and not kind_of(column).is_list
             ),
         }
-        self._columns: list[tuple[str, Any, Any]] = [
-            (name, operator.attrgetter(f"f{i}"), kinds.get(name, pl.String)) for i, name in enumerate(self._check.names)
-        ]
-        self._kinds: dict[str, Any] = {name: kind for name, _, kind in self._columns}
+        self._kinds: dict[str, Any] = {name: kinds.get(name, pl.String) for name in self._check.names}
         self._needed = {column.name for column in pipeline.dataset.columns if not column.optional}
 
     def body(self, body: bytes) -> Batch:
@@ -175,7 +193,10 @@ class BatchReader:
         self._bounded(len(rows))
         if len(rows) <= FEW_RECORDS:
             return RecordBatch(msgspec.to_builtins(rows))
-        return ColumnBatch(pl.DataFrame([pl.Series(name, list(map(get, rows)), kind) for name, get, kind in self._columns]))
+        columns = dict(zip(self._kinds, zip(*map(astuple, rows), strict=True), strict=True))
+        if len(rows) <= MANY_RECORDS:
+            return ValueBatch(RawColumns(columns, len(rows)))
+        return ColumnBatch(pl.DataFrame([pl.Series(name, columns[name], kind) for name, kind in self._kinds.items()]))
 
     def _in_turns(self, body: bytes | msgspec.Raw) -> list[Any]:
         # The decoder holds Python's lock for a whole call; record by record, the event loop has its turn in between.
