@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -165,6 +166,7 @@ class BatchReader:
             ),
         }
         self._kinds: dict[str, Any] = {name: kinds.get(name, pl.String) for name in self._check.names}
+        self._getters = [operator.attrgetter(f"f{i}") for i in range(len(self._kinds))]
         self._longest = {name: MAX_KEY if name == ID else MAX_TEXT for name in self._kinds}
         self._needed = {column.name for column in pipeline.dataset.columns if not column.optional}
 
@@ -195,10 +197,19 @@ class BatchReader:
         self._bounded(len(rows))
         if len(rows) <= FEW_RECORDS:
             return RecordBatch(msgspec.to_builtins(rows))
-        columns = dict(zip(self._kinds, zip(*map(astuple, rows), strict=True), strict=True))
         if len(rows) <= MANY_RECORDS:
-            return ValueBatch(RawColumns(columns, len(rows)))
-        return ColumnBatch(pl.DataFrame([pl.Series(name, columns[name], kind) for name, kind in self._kinds.items()]))
+            return ValueBatch(
+                RawColumns(dict(zip(self._kinds, zip(*map(astuple, rows), strict=True), strict=True)), len(rows))
+            )
+        # Column by column, so that Python's lock is never held for long.
+        return ColumnBatch(
+            pl.DataFrame(
+                [
+                    pl.Series(name, list(map(get, rows)), kind)
+                    for get, (name, kind) in zip(self._getters, self._kinds.items(), strict=True)
+                ]
+            )
+        )
 
     def _in_turns(self, body: bytes | msgspec.Raw) -> list[Any]:
         # The decoder holds Python's lock for a whole call; record by record, the event loop has its turn in between.
