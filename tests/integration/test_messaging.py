@@ -33,6 +33,7 @@ SLOW = request("test-slow")
 FAIL = request("test-fail")
 LARGE = request("test-large")
 ODD = request("test-odd")
+CANCELLED = request("test-cancelled")
 NEWS = event("test-news")
 
 
@@ -40,14 +41,22 @@ class EchoService(SystemService):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.heard: list[Any] = []
+        self.slow_ones: list[Any] = []
+        self.cancelled: list[Any] = []
         self.release = asyncio.Event()
 
     @answers(ECHO)
     async def echo(self, value: Any) -> Any:
         return {"replica": self.replica, "value": value}
 
+    @answers(CANCELLED)
+    async def cancel(self, value: Any) -> Any:
+        self.cancelled.append(value)
+        raise asyncio.CancelledError
+
     @answers(SLOW)
     async def slow(self, value: Any) -> Any:
+        self.slow_ones.append(value)
         await self.release.wait()
         return value
 
@@ -180,6 +189,37 @@ async def test_a_service_that_ends_answers_what_it_has_taken(tester: TesterServi
         await tester.broker.settle()
         asyncio.get_running_loop().call_later(0.2, service.release.set)
     assert await asyncio.gather(*asked) == list(range(10))
+
+
+async def test_a_cancelled_handler_costs_nobody_else_anything(tester: TesterService, settings: Settings) -> None:
+    async with running(EchoService, settings.copy(update={"handler_tasks": 1})) as service:
+        with pytest.raises(ReplyTimeoutError):
+            await tester.ask(CANCELLED, 1, seconds=0.5)
+        assert (await tester.ask(ECHO, 2, seconds=5))["value"] == 2
+        with pytest.raises(ReplyTimeoutError):  # the only task of the subject goes on
+            await tester.ask(CANCELLED, 3, seconds=0.5)
+        assert service.cancelled == [1, 3]
+
+
+async def test_as_many_handlers_are_at_work_as_are_allowed(tester: TesterService, settings: Settings) -> None:
+    async with running(EchoService, settings.copy(update={"handler_tasks": 3})) as service:
+        asked = [asyncio.create_task(tester.ask(SLOW, i, seconds=8)) for i in range(7)]
+        await eventually(lambda: len(service.slow_ones) == 3)
+        await tester.broker.settle()
+        assert (await tester.ask(ECHO, 1, seconds=5))["value"] == 1  # another subject has its own tasks
+        assert service.slow_ones == [0, 1, 2]
+        service.release.set()
+        assert await asyncio.gather(*asked) == list(range(7))
+
+
+async def test_a_late_reply_goes_to_nobody_and_nothing_is_left_waiting(tester: TesterService, settings: Settings) -> None:
+    async with running(EchoService, settings) as service:
+        with pytest.raises(ReplyTimeoutError):
+            await tester.ask(SLOW, "late", seconds=0.2)
+        service.release.set()
+        replies = await asyncio.gather(*(tester.ask(ECHO, i, seconds=5) for i in range(100)))
+        assert [reply["value"] for reply in replies] == list(range(100))
+        assert not tester.broker._replies._waiting
 
 
 async def test_a_connection_that_the_broker_ends_for_good_ends_the_service(settings: Settings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from typing import Any
 
 import jsonschema
@@ -14,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from complex_system.domain.dataset import Dataset
+from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import raw_schema
 from complex_system.domain.records import Record, raw_check
 from complex_system.errors import InvalidRecordError
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.preprocessing.pipeline import MANY_RECORDS, Pipeline
 from complex_system.serving.batch import BatchReader
 from complex_system.serving.csv_body import csv_columns, csv_text
 from complex_system.serving.oip import InferenceRequest, _Protocol
@@ -52,6 +54,55 @@ def test_every_form_of_a_request_gives_the_same_features(batch: list[Record]) ->
     assert READER.body(json.dumps(batch * 300).encode()).features(PIPELINE).tobytes() == expected * 300
     arrow = pa.Table.from_pylist([{"_id": "k", **record} for record in batch], schema=raw_schema(EVERYTHING))
     assert READER.table(arrow).features(PIPELINE).tobytes() == expected
+
+
+LAB = BatchReader(Pipeline(Dataset.load()), most=10_000)
+
+
+@pytest.mark.parametrize("size", [1, 30, MANY_RECORDS + 10])
+def test_columns_and_bodies_of_any_size_are_the_records(size: int, laboratory: Laboratory) -> None:
+    batch = [{"_id": f"k{i}", **laboratory.complete_record(), "rohwert_2_labormessung": 3} for i in range(size)]
+    for record in batch[::3]:
+        record["aufbereiteter_wert"] = None
+    one_by_one = LAB.records(batch)
+    columns = {name: [record[name] for record in batch] for name in batch[0]}
+    for other in (LAB.columns(columns), LAB.body(json.dumps(batch).encode())):
+        assert other.size == size
+        assert other.features(LAB.pipeline).tobytes() == one_by_one.features(LAB.pipeline).tobytes()
+        assert json.dumps(other.head(7), sort_keys=True) == json.dumps(one_by_one.head(7), sort_keys=True)
+
+
+@pytest.mark.parametrize("size", [1, 30, MANY_RECORDS + 10])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rohwert_1_labormessung", math.nan),
+        ("rohwert_1_labormessung", math.inf),
+        ("rohwert_1_labormessung", True),
+        ("rohwert_1_labormessung", "3"),
+        ("rohwert_1_labormessung", -1e9),
+        ("rohwert_1_labormessung", 10**400),
+        ("material_id", None),
+        ("material_id", 11111111),
+        ("material_id", "nobody's"),
+        ("datum", "x" * 65_537),
+        ("_id", ""),
+        ("_id", "x" * 65),
+    ],
+)
+def test_a_wrong_value_in_columns_of_any_size_has_the_same_words(
+    size: int, field: str, value: Any, laboratory: Laboratory
+) -> None:
+    batch = [{"_id": f"k{i}", **laboratory.complete_record()} for i in range(size)]
+    batch[size // 2][field] = value
+    columns = {name: [record[name] for record in batch] for name in batch[0]}
+    found = []
+    for make in (lambda: LAB.records(batch), lambda: LAB.columns(columns)):
+        with pytest.raises(InvalidRecordError) as caught:
+            make().features(LAB.pipeline)
+        found.append(caught.value.faults)
+    assert found[0] == found[1]
+    assert [(fault["record"], fault["field"]) for fault in found[0]] == [(size // 2, field)]
 
 
 def test_csv_has_lists_and_flags() -> None:

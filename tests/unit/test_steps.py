@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,18 @@ from complex_system.domain.pages import raw_schema
 from complex_system.domain.records import Record, raw_check
 from complex_system.errors import DeclarationError, InvalidRecordError
 from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.preprocessing.raw_columns import RawColumns
 from everything import EVERYTHING, TEXT, anything, records
 
 PIPELINE = Pipeline(EVERYTHING)
+
+
+def faults(make: Callable[[], Any]) -> list[dict[str, Any]]:
+    try:
+        make()
+    except InvalidRecordError as error:
+        return error.faults
+    return []
 
 
 def bits(row: Any) -> list[Any]:
@@ -36,8 +46,9 @@ def test_a_record_of_all_types_alone_equals_the_same_record_in_any_batch(batch: 
     bulk, rejections = PIPELINE.split(arrow)
     by_row = PIPELINE.features(checked)
     by_frame = PIPELINE.features_of(PIPELINE.typed(arrow))
+    by_array = PIPELINE.features_from(RawColumns.of(checked, list(checked[0])))
     assert not rejections
-    assert by_row.tobytes() == by_frame.tobytes()
+    assert by_row.tobytes() == by_frame.tobytes() == by_array.tobytes()
     for place, record in enumerate(checked):
         alone = bits(PIPELINE.process([record]).row(0))
         assert alone == bits(together.row(place))
@@ -50,10 +61,12 @@ def test_a_record_of_all_types_alone_equals_the_same_record_in_any_batch(batch: 
 def test_records_of_all_types_are_refused_alike_alone_in_few_and_in_bulk(batch: list[Record]) -> None:
     refused = []
     for record in batch:
-        try:
-            PIPELINE.features([record])
-        except InvalidRecordError as error:
-            refused.append("; ".join(f"{fault['field']}: {fault['problem']}" for fault in error.faults))
+        alone = faults(lambda: PIPELINE.features([record]))  # noqa: B023 - called at once
+        assert faults(lambda: PIPELINE.features_from(RawColumns.of([record], list(record)))) == alone  # noqa: B023
+        if alone:
+            refused.append("; ".join(f"{fault['field']}: {fault['problem']}" for fault in alone))
+    columns = RawColumns.of(batch, list(batch[0]))
+    assert faults(lambda: PIPELINE.features_from(columns)) == faults(lambda: PIPELINE.features(batch))
     frame = pl.DataFrame(batch, schema={name: PIPELINE._raw_types.get(name, pl.String) for name in batch[0]}, strict=False)
     processed, rejections = PIPELINE.split(frame)
     assert [rejection["reason"] for rejection in rejections] == refused
@@ -74,6 +87,8 @@ def test_long_columns_are_processed_as_single_values_are() -> None:
         )
     ]
     together = PIPELINE.process(batch)
+    one_by_one = np.concatenate([PIPELINE.features([record]) for record in batch])
+    assert PIPELINE.features_from(RawColumns.of(batch, list(batch[0]))).tobytes() == one_by_one.tobytes()
     assert [bits(PIPELINE.process([record]).row(0)) for record in batch] == [bits(row) for row in together.rows()]
 
 

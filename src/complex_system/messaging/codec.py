@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from fastiot.core import serialization as fastiot
 from fastiot.msg import Thing
+from msgspec.structs import asdict
 
 
 def _plain(value: Any) -> Any:
@@ -24,7 +25,14 @@ def _plain(value: Any) -> Any:
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
 _decoder = msgspec.msgpack.Decoder()
-_FIELDS = len(Thing.__fields__)
+_Packed = msgspec.defstruct(
+    "_Packed",
+    [("machine", str), ("name", str), ("measurement_id", str), ("value", Any), ("timestamp", datetime), ("unit", str)],
+    forbid_unknown_fields=True,
+    gc=False,
+)
+_packed_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_Packed)
+"""A Thing as programs usually write it; its fields are looked at while they are read."""
 _NAMES = frozenset(Thing.__fields__)
 _set = object.__setattr__  # a model's own looks at every field
 
@@ -53,18 +61,12 @@ def serialize_from_bin(kind: type[Any], packed: bytes) -> Any:
     """Unpacks a message of a subject's class; bytes that are none raise what msgspec, msgpack or pydantic raise."""
     if kind is not Thing:
         return fastiot.serialize_from_bin(kind, packed)
-    fields = _decoder.decode(packed)
-    if (
-        type(fields) is dict
-        and len(fields) == _FIELDS
-        and "value" in fields
-        and type(fields.get("timestamp")) is datetime
-        and type(fields.get("machine")) is str
-        and type(fields.get("name")) is str
-        and type(fields.get("measurement_id")) is str
-        and type(fields.get("unit")) is str
-    ):
-        return thing_of(fields)
+    try:
+        found = _packed_decoder.decode(packed)
+    except msgspec.ValidationError:
+        fields = _decoder.decode(packed)
+    else:
+        return thing_of(asdict(found))
     if not isinstance(fields, dict):
         raise TypeError(f"A Thing is expected, not {type(fields).__name__}.")
     return Thing(**fields)  # what other programs leave out or write otherwise, pydantic knows how to read

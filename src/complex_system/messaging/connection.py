@@ -26,6 +26,8 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from complex_system.errors import BusyError, InvalidRequestError, NobodyListensError, ReplyTimeoutError, TooLargeError
 from complex_system.messaging.codec import serialize_from_bin, serialize_to_bin
 from complex_system.messaging.replies import error_value, to_thing
+from complex_system.messaging.reply_box import ReplyBox
+from complex_system.messaging.workers import Workers
 from complex_system.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -82,6 +84,10 @@ class _ConnectionLostError(NatsError):
 class _DrainingSubscription(NatsBrokerSubscription):
     """A subscription that ends after the messages that came: nats-py's own unsubscribe throws them away."""
 
+    def __init__(self, workers: Workers) -> None:
+        super().__init__()
+        self._workers = workers
+
     @property
     def subject(self) -> str:
         """Name of the subject that it is on."""
@@ -96,6 +102,7 @@ class _DrainingSubscription(NatsBrokerSubscription):
                 await self._subscription.drain()
         except (NatsError, TimeoutError) as error:
             log.warning("Messages on '%s' may be left unanswered: %s", self._subscription.subject, error or "no time left")
+        await self._workers.end()
 
 
 class ServiceConnection(NatsBrokerConnection):
@@ -105,7 +112,9 @@ class ServiceConnection(NatsBrokerConnection):
         super().__init__(client=client)
         self._name = name
         self._handler_tasks = handler_tasks
+        self._replies = ReplyBox(client)
         self._running: set[asyncio.Task[None]] = set()
+        self._workers: list[Workers] = []
         self._closing = False
         self._warned = float("-inf")
         self.lost = asyncio.Event()
@@ -137,6 +146,7 @@ class ServiceConnection(NatsBrokerConnection):
 
         async def on_disconnect() -> None:
             # The broker forgets who waits for which reply, so none of these can come any more.
+            connection._replies.fail(_ConnectionLostError())
             for reply in list(client._resp_map.values()):
                 if not reply.done():
                     reply.set_exception(_ConnectionLostError())
@@ -199,7 +209,7 @@ class ServiceConnection(NatsBrokerConnection):
         """
         payload = serialize_to_bin(subject.msg_cls, msg)
         try:
-            reply = await self._client.request(subject.name, payload, timeout=timeout)
+            reply = await self._replies.ask(subject.name, payload, timeout)
         except NoRespondersError as error:
             raise NobodyListensError(f"No service answers '{subject.name}' at the moment.") from error
         except (NatsTimeoutError, TimeoutError) as error:
@@ -270,32 +280,16 @@ class ServiceConnection(NatsBrokerConnection):
     async def _subscribe_bounded(
         self, name: str, queue: str, work: Callable[[Msg], Awaitable[None]]
     ) -> NatsBrokerSubscription:
-        places = asyncio.Semaphore(self._handler_tasks)
-
-        async def run(message: Msg) -> None:
-            try:
-                await work(message)
-            except Exception:
-                log.exception("A message on '%s' could not be answered", message.subject)
-            finally:
-                places.release()
-
-        async def dispatch(message: Msg) -> None:
-            await places.acquire()
-            task = asyncio.create_task(run(message))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
-
-        result = _DrainingSubscription()
-        result._set_subscription(
-            await self._client.subscribe(
-                name,
-                queue=queue,
-                cb=dispatch,
-                pending_msgs_limit=WAITING_MESSAGES,
-                pending_bytes_limit=max(WAITING_BYTES, 2 * self.max_payload),
-            )
+        subscription = await self._client.subscribe(
+            name,
+            queue=queue,
+            pending_msgs_limit=WAITING_MESSAGES,
+            pending_bytes_limit=max(WAITING_BYTES, 2 * self.max_payload),
         )
+        workers = Workers(subscription, work, self._handler_tasks, self._running)
+        self._workers.append(workers)
+        result = _DrainingSubscription(workers)
+        result._set_subscription(subscription)
         return result
 
     async def _refuse(self, dropped: SlowConsumerError) -> None:
@@ -340,6 +334,8 @@ class ServiceConnection(NatsBrokerConnection):
                 await self._client.close()
         except (TimeoutError, OSError):  # it takes nothing more, or has gone this moment
             self._client.let_go()
+        for workers in self._workers:
+            await workers.end()
 
 
 def _decode(subject: Subject, message: Msg) -> Thing:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
+import numpy as np
 import polars as pl
 from typing_extensions import override
 
@@ -21,6 +22,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.records import Record
 from complex_system.domain.steps import DateParts, Drop, Impute, MultiHot, OneHot, Shares, inputs_of
 from complex_system.domain.times import TimeFormat
+from complex_system.preprocessing.raw_columns import RawColumns
 from complex_system.preprocessing.steps import date_parts, shares
 
 _SHOWN = 60
@@ -65,6 +67,10 @@ class Check(ABC):
         """Whether no record has a problem; as :meth:`problem_in` for each, where possible in less time."""
         return all(self.problem_in(record) is None for record in records)
 
+    def columns_fine(self, columns: RawColumns) -> bool:
+        """As :meth:`all_fine`, for records as columns."""
+        return self.all_fine(columns.records())
+
     @abstractmethod
     def problem(self, value: Any, record: Record) -> str | None:
         """What is wrong with a value that is there."""
@@ -105,6 +111,23 @@ class NumberCheck(Check):
         total = sum(present)  # NaN slips through min and max, but not through a sum
         return bool(total == total and self._low <= min(present) and max(present) <= self._high)  # noqa: PLR0124
 
+    @override
+    def columns_fine(self, columns: RawColumns) -> bool:
+        values = columns.values(self.field)
+        if values[0] is None and values.count(None) == columns.size:
+            return not self.needed
+        numbers = columns.numbers(self.field)
+        least, most = numbers.min(), numbers.max()
+        if least != least:  # noqa: PLR0124 - NaN: a value is missing, or was no number
+            present = ~np.isnan(numbers)
+            numbers = numbers[present]
+            if self.needed or len(numbers) + values.count(None) < columns.size or not len(numbers):
+                return False
+            least, most = numbers.min(), numbers.max()
+        if not self._low <= least <= most <= self._high:
+            return False
+        return not self._whole or bool((numbers == np.floor(numbers)).all())
+
 
 class CategoryCheck(Check):
     """One of the declared categories."""
@@ -113,6 +136,7 @@ class CategoryCheck(Check):
         # With a fill, a feature is 1 for a missing value too, and no sum of features tells who is known.
         super().__init__(column, needed=needed, one_hot=one_hot if column.fill is None else ())
         self._categories = frozenset(column.categories)
+        self._allowed = self._categories if needed else self._categories | {None}
         self._set(pl.col(column.name).is_in(list(column.categories)))
 
     @override
@@ -124,6 +148,10 @@ class CategoryCheck(Check):
         values = [record.get(self.field) for record in records]
         present = values if self.needed else [value for value in values if value is not None]
         return self._categories.issuperset(present)
+
+    @override
+    def columns_fine(self, columns: RawColumns) -> bool:
+        return self._allowed.issuperset(columns.values(self.field))
 
 
 class TimeCheck(Check):

@@ -15,12 +15,16 @@ import pyarrow as pa
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.records import MAX_FAULTS, Record, sentence
 from complex_system.errors import InvalidRecordError, InvalidRequestError
+from complex_system.preprocessing.arrays import ArraySteps
 from complex_system.preprocessing.checks import checks
+from complex_system.preprocessing.raw_columns import RawColumns
 from complex_system.preprocessing.rows import RowSteps
 from complex_system.preprocessing.steps import feature_expressions, frame_type
 
-FEW_RECORDS = 200
-"""Up to so many records are processed one by one: 0.01 ms for one where a frame takes 0.3 ms; from here on a frame is quicker."""
+FEW_RECORDS = 24
+"""Up to so many records are processed one by one, more of them as arrays: see ``docs/serving.md`` for the times."""
+MANY_RECORDS = 2000
+"""From more records than these on a frame of polars is quicker than arrays."""
 
 
 class Pipeline:
@@ -40,6 +44,7 @@ class Pipeline:
             self._raw_types[check.field] = frame_type(dataset.column(check.field))
         made = feature_expressions(dataset)
         self._rows = RowSteps(dataset)
+        self._arrays = ArraySteps(dataset)
         self._features = [made[name] for name in dataset.feature_names]
         self._processed = [pl.col(ID), pl.col(dataset.target), *self._features]
         self._passes = reduce(operator.and_, (check.passes for check in self._checks))
@@ -73,7 +78,15 @@ class Pipeline:
             if not all(check.all_fine(records) for check in self._checks):
                 self._refuse_faults(records)
             return self._rows(records)
+        if len(records) <= MANY_RECORDS:
+            return self.features_from(RawColumns.of(records, list(self._raw_types)))
         return self.features_of(self._typed_frame(records))
+
+    def features_from(self, columns: RawColumns) -> npt.NDArray[np.float32]:
+        """As :meth:`features`, for well-formed raw records as columns of Python values."""
+        if not all(check.columns_fine(columns) for check in self._checks):
+            self._refuse_faults(columns.records())
+        return self._arrays(columns)
 
     def features_of(self, frame: pl.DataFrame) -> npt.NDArray[np.float32]:
         """As :meth:`features`, for raw records as typed columns (:meth:`typed`)."""
