@@ -159,7 +159,7 @@ class ListCheck(Check):
 
 
 class SharesCheck(Check):
-    """As many shares as the other list has entries, each from 0 to 1, which add up to 1; none for a list of one entry."""
+    """As many shares as the other list has entries, each from 0 to 1, which add up to 1; for a list of one entry or none they may be missing."""
 
     def __init__(self, column: Column, of: Column) -> None:
         super().__init__(column, needed=False)
@@ -168,7 +168,7 @@ class SharesCheck(Check):
         # One addition after the other in the order of the categories, as below: a library's sum may add in another order.
         total = reduce(lambda made, each: made + each, shares(of, column.name))
         within = parts.list.eval(pl.element().is_between(0.0, 1.0).fill_null(False)).list.all()
-        whole = (total - 1.0).is_between(-_TOLERANCE, _TOLERANCE)
+        whole = (parts.list.len() == 0) | (total - 1.0).is_between(-_TOLERANCE, _TOLERANCE)
         given = (parts.list.len() == entries.list.len().fill_null(0)) & within & whole.fill_null(False)
         inside = pl.when(parts.is_null()).then(entries.list.len().fill_null(0) <= 1).otherwise(given)
         self._set(inside)
@@ -187,6 +187,8 @@ class SharesCheck(Check):
             return f"has {len(value)} shares, and '{self._of}' has {len(entries)} entries"
         if not all(each is not None and 0.0 <= each <= 1.0 for each in value):
             return "has a share outside of [0, 1]"
+        if not value:
+            return None
         share_of = dict(zip(reversed(entries), reversed(value), strict=True))
         total = 0.0
         for category in self._categories:

@@ -107,8 +107,11 @@ def shares(column: Column, of: str) -> list[pl.Expr]:
 
 
 def _bins(step: Bins, value: pl.Expr) -> list[pl.Expr]:
-    edges = step.edges
-    inside = [value.is_between(edges[i], edges[i + 1], closed="right" if i else "both") for i in range(len(edges) - 1)]
+    # Only the inner edges count: raw values lie within the outer ones, and a computed value may be beyond by its last bit.
+    above = [value > edge for edge in step.edges[1:-1]]
+    inside = [
+        (above[i - 1] if i else pl.lit(True)) & (~above[i] if i < len(above) else pl.lit(True)) for i in range(len(above) + 1)
+    ]
     return [expression.cast(pl.Float64) for expression in inside]
 
 
