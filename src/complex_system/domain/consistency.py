@@ -49,7 +49,10 @@ def faults(
     found: list[Fault] = []
     for target in targets:
         if target not in broken and (target not in columns or columns[target].type != "number"):
-            found.append((("target",), f"the target '{target}' must be one of the columns, of type number"))
+            numeric = ", ".join(f"'{name}'" for name, column in columns.items() if column.type == "number") or "none"
+            found.append(
+                (("target",), f"the target '{target}' must be one of the columns, of type number; such columns are {numeric}")
+            )
     positions = places if places is not None else tuple(range(len(pipeline)))
     known, of_steps = intervals(pipeline, columns)
     by_step: list[tuple[int, str]] = list(of_steps)

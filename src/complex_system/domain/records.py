@@ -215,6 +215,8 @@ def _problem(problem: str, value: Any) -> str:
             "null": "nothing",
         }
         wanted = " or ".join(words.get(part, part) for part in expected.split(" | "))
+        if got == "null":
+            return f"must be {wanted}, and is missing"
         return f"must be {wanted}, not {got}" + (f" {shown(value)}" if isinstance(value, str | int | float) else "")
     return problem
 

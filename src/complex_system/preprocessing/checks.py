@@ -87,10 +87,10 @@ class NumberCheck(Check):
         if self._low <= value <= self._high:
             return f"must be a whole number, not {value}" if self._whole and value != math.floor(value) else None
         if self._column.limits is None or not math.isfinite(value):
-            return "must be a finite number"
+            return f"must be a finite number, not {value}"
         if self._whole and value == math.floor(value):
             value = int(value)
-        return f"{value} is outside of [{self._low:g}, {self._high:g}]"
+        return f"{value} is outside of [{_plain(self._low)}, {_plain(self._high)}]"
 
     @override
     def all_fine(self, records: Sequence[Record]) -> bool:
@@ -220,6 +220,11 @@ def checks(dataset: Dataset) -> list[Check]:
                 case _:
                     made[name] = NumberCheck(column, needed=needed)
     return [*made.values(), NumberCheck(dataset.column(dataset.target), needed=False)]
+
+
+def _plain(limit: float) -> str:
+    """A limit to its last digit: a rounded one may lie on the other side of the value that it refuses."""
+    return str(int(limit)) if limit.is_integer() and abs(limit) < 1e16 else str(limit)
 
 
 def _unknown(value: str, column: Column) -> str:

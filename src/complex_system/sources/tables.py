@@ -5,6 +5,7 @@ CSV and its relatives, Excel, JSON lines and Parquet; the one reader for replay 
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import weakref
@@ -30,6 +31,8 @@ CHUNK_ROWS = 5000
 
 _ROW = "__row__"
 _LOOKED_AT = 1000
+_DOUBLE = re.compile(r"(.+)_duplicated_\d+", re.DOTALL)
+"""What polars calls the second column of a name."""
 
 Columns = Mapping[str, Column | None]
 """The columns to read by their names; None is a text."""
@@ -132,6 +135,10 @@ class CsvTable(FrameTable):
     def _scan(self) -> pl.LazyFrame:
         frame = pl.scan_csv(self._readable, infer_schema=False, glob=False, separator=self.dialect.separator)
         names = frame.collect_schema().names()
+        doubles = [name for name in names if (match := _DOUBLE.fullmatch(name)) and match[1] in names]
+        if doubles:
+            name = _DOUBLE.sub(r"\1", doubles[0])
+            raise SourceFileError(f"The file {self.path} has the column '{name}' more than once; give each a name of its own.")
         if "" not in names:
             return frame
         # A header without a name, as programs write it above their row numbers.
