@@ -144,6 +144,24 @@ def test_one_wrong_key_in_a_random_declaration_is_told_with_its_place(content: d
     assert f"column '{name}', optionl: is not a key that is known here; do you mean 'optional'?" in message
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("name: a,", 'name: "a\\0",', r"line 3, column 'a.*has a zero character, which no table takes; give the column another one"),
+        ("[A, B]", '[A, "B\\0"]', "line 4, pipeline step 1 .one_hot.: the feature 'a_B.x00' has a zero character"),
+    ],
+)
+def test_a_zero_character_in_a_name_is_refused_at_once(old: str, new: str, said: str) -> None:
+    # The library that makes the tables ends the thread at one.
+    text = (
+        "name: x\ntarget: y\ncolumns: [{name: a, type: category, categories: [A, B]}, {name: y, type: number}]\n"
+        "pipeline: [{step: one_hot, column: a}]"
+    )
+    Dataset.parse(text)
+    with pytest.raises(DeclarationError, match=said):
+        Dataset.parse(text.replace(old, new))
+
+
 def test_a_limit_is_told_to_its_last_digit() -> None:
     dataset = Dataset.parse(
         "name: x\ntarget: y\ncolumns: [{name: a, type: number, range: [0, 1234567]}, {name: y, type: number}]\n"

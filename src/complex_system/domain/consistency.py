@@ -150,6 +150,8 @@ def _of_features(columns: Mapping[str, Column], targets: Collection[str], pipeli
     for place, name in made:
         if name in targets or name == ID:
             found.append((("pipeline", place), f"the feature '{name}' must not be called as the target or the key is"))
+        elif "\0" in name:
+            found.append((("pipeline", place), f"the feature {name!r} has a zero character, which no table takes"))
         elif names.count(name) > 1:
             found.append((("pipeline", place), f"the pipeline must make features of different names, not twice ['{name}']"))
     return found
