@@ -42,8 +42,33 @@ FORMATS = (
     "%d.%m.%Y", "%Y-%m-%dT%H:%M:%S", "%d.%m.%Y, %H:%M:%S", "%Y-%m-%d %H:%M:%S.%f", "%m/%d/%Y %H:%M", "%Y%m%d", "[%d] (%m) $%Y^ %H?",
     "%H Uhr %M am %d.%m.%Y", "%S %Y.%d.%m",
 )  # fmt: skip
-TEXTS = ("", " ", "Öl: 'läuft'", "a\0b", '"; DROP TABLE x; --', "😀" * 3, "\u2028\ufeff", "null", "x\\'y", "\r\n", "%s?", "é", "e\u0301")
-NUMBERS = (0.0, -0.0, 5e-324, -1.7976931348623157e308, 1.7976931348623157e308, 0.1 + 0.2, 1 / 3, 1e22, 123456789.123456789, 2.0**63)
+TEXTS = (
+    "",
+    " ",
+    "Öl: 'läuft'",
+    "a\0b",
+    '"; DROP TABLE x; --',
+    "😀" * 3,
+    "\u2028\ufeff",
+    "null",
+    "x\\'y",
+    "\r\n",
+    "%s?",
+    "é",
+    "e\u0301",
+)
+NUMBERS = (
+    0.0,
+    -0.0,
+    5e-324,
+    -1.7976931348623157e308,
+    1.7976931348623157e308,
+    0.1 + 0.2,
+    1 / 3,
+    1e22,
+    123456789.123456789,
+    2.0**63,
+)
 _WIDEST = 1e30
 
 _letters = st.characters(codec="utf-8", exclude_characters="\0")
@@ -198,24 +223,33 @@ class _Pipeline:
         width = high - low
         kinds = ["keep", "standardise", "bins", "clip", "log", "log"]
         kinds += ["scale", "scale"] if low < high else []
-        kinds += ["box_cox"] if 0 < low and high / low < 1e6 and high < 1e6 else []
+        kinds += ["box_cox"] if low > 0 and high / low < 1e6 and high < 1e6 else []
         kind = draw(st.sampled_from(kinds))
         step: Step = {"step": kind, "column": name}
         if kind == "scale":
             step["to"] = list(draw(st.sampled_from([(0, 1), (-1, 1), (1, 0), (5, 7.5), (1, 1e-9), (-3, -1)])))
         elif kind == "standardise":
-            step |= {"mean": draw(_between(low, high)), "deviation": draw(st.sampled_from([1.0, 0.3, 7.7])) * max(width, 1e-6)}
+            step |= {
+                "mean": draw(_between(low, high)),
+                "deviation": draw(st.sampled_from([1.0, 0.3, 7.7])) * max(width, 1e-6),
+            }
         elif kind == "clip":
-            ends = sorted({low + width * draw(st.sampled_from([-0.5, 0, 0.2])), low + width * draw(st.sampled_from([0.7, 1, 2]))})
+            ends = sorted(
+                {low + width * draw(st.sampled_from([-0.5, 0, 0.2])), low + width * draw(st.sampled_from([0.7, 1, 2]))}
+            )
             if len(ends) < 2:
                 return
             step["to"] = ends
         elif kind == "log":
-            step["plus"] = 0 if low > 0 and draw(st.booleans()) else draw(st.sampled_from([1, 1e-3])) * max(1.0, abs(low)) - low
+            step["plus"] = (
+                0 if low > 0 and draw(st.booleans()) else draw(st.sampled_from([1, 1e-3])) * max(1.0, abs(low)) - low
+            )
             if not low + step["plus"] > 0:
                 return
         elif kind == "box_cox":
-            step["power"] = draw(st.sampled_from([0, 1, 0.5, -1.5, 2, 0.3]) | st.floats(-2, 2).filter(lambda p: abs(p) > 1e-3))
+            step["power"] = draw(
+                st.sampled_from([0, 1, 0.5, -1.5, 2, 0.3]) | st.floats(-2, 2).filter(lambda p: abs(p) > 1e-3)
+            )
         elif kind == "bins":
             inner = draw(st.lists(st.floats(0.01, 0.99), max_size=4))
             edges = sorted({low, high, *(low + width * each for each in inner)})
@@ -264,7 +298,9 @@ class _Pipeline:
         own = step.get("column", "")
         named = always_named or own in self._features or own not in self._columns or draw(st.booleans())
         if named:
-            step["as"] = draw(any_name.filter(lambda name: name not in self._results and name not in self._features and _usable(name)))
+            step["as"] = draw(
+                any_name.filter(lambda name: name not in self._results and name not in self._features and _usable(name))
+            )
         trial = [STEPS[each["step"]].parse_obj(each) for each in (*self._steps, step)]
         known, _ = intervals(tuple(trial), self._columns)
         if named and not max(map(abs, known.get(step["as"], (math.inf, math.inf)))) < _WIDEST:
@@ -328,7 +364,18 @@ def _number(column: Column, draw: random.Random, edges: tuple[float, ...]) -> fl
     low, high = column.limits
     inside = min(max(low + (high - low) * draw.random(), low), high)
     near = [math.nextafter(low, high), math.nextafter(high, low), *[edge for edge in edges if low <= edge <= high]]
-    return draw.choice([low, high, inside, inside, inside, inside, draw.choice(near), round(inside, 1) if low <= round(inside, 1) <= high else low])
+    return draw.choice(
+        [
+            low,
+            high,
+            inside,
+            inside,
+            inside,
+            inside,
+            draw.choice(near),
+            round(inside, 1) if low <= round(inside, 1) <= high else low,
+        ]
+    )
 
 
 def _integer(column: Column, draw: random.Random, edges: tuple[float, ...]) -> int:
@@ -366,7 +413,9 @@ _MAKERS: dict[str, Callable[[Column, random.Random, tuple[float, ...]], Any]] = 
 }
 
 
-def labelled_records(dataset: Dataset, seed: int, each: tuple[int, int, int] = (24, 8, 8), unlabelled: int = 8) -> list[Record]:
+def labelled_records(
+    dataset: Dataset, seed: int, each: tuple[int, int, int] = (24, 8, 8), unlabelled: int = 8
+) -> list[Record]:
     """Records with keys; so many with a target in each part of the split, which follow a simple law, and some without.
 
     Args:

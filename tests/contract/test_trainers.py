@@ -177,7 +177,9 @@ class TestLightGBM(TrainerContract):
         samples = Samples(x, y)
         model = LightGBMTrainer(QUICK).fit(TrainingData(("a", "b", "c"), "y", samples, samples), _ignore)
         text = model.native.model_to_string()
-        thresholds = [float(each) for line in text.splitlines() if line.startswith("threshold=") for each in line[10:].split()]
+        thresholds = [
+            float(each) for line in text.splitlines() if line.startswith("threshold=") for each in line[10:].split()
+        ]
         near = np.array(thresholds, dtype=np.float32)
         assert any(float(above) > exact for above, exact in zip(near, thresholds, strict=True))
         rows = np.stack([near, near[::-1], np.roll(near, 1)], axis=1)

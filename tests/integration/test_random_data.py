@@ -84,7 +84,9 @@ class Found:
     collector: SampleCollector
 
 
-async def through(database: str, settings: Settings, tester: TesterService, dataset: Dataset, records: list[Record]) -> Found:
+async def through(
+    database: str, settings: Settings, tester: TesterService, dataset: Dataset, records: list[Record]
+) -> Found:
     """Saves records, has them processed, and reads all of it in small pages."""
     name = f"random_{uuid4().hex[:12]}"
     settings = settings.copy(update={"mongo_name": name, "maria_name": name})

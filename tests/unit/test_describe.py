@@ -292,7 +292,9 @@ def test_the_target_is_never_chosen_silently(tmp_path: Path) -> None:
 def test_a_target_with_remarks_among_its_numbers_is_told_with_the_first(tmp_path: Path) -> None:
     lines = [f"{i},{'n.i.O.' if i in (4, 9) else i * i % 13}" for i in range(30)]
     path = small(tmp_path, "\n".join(["Temp,Güte", *lines]))
-    with pytest.raises(DescribeError, match=r"28 of its 30 values are numbers, and row 5 has 'n\.i\.O\.'; correct that or leave"):
+    with pytest.raises(
+        DescribeError, match=r"28 of its 30 values are numbers, and row 5 has 'n\.i\.O\.'; correct that or leave"
+    ):
         describe(path, "Güte")
     with pytest.raises(DescribeError, match="has no column 'Guete'; it has 'Temp', 'Güte'. Do you mean 'Güte'?"):
         describe(path, "Guete")
@@ -300,10 +302,14 @@ def test_a_target_with_remarks_among_its_numbers_is_told_with_the_first(tmp_path
 
 def test_a_title_above_the_header_is_told(tmp_path: Path) -> None:
     path = small(tmp_path, "Messprotokoll\n\n" + "a;y\n" + "1;2\n" * 30)
-    with pytest.raises(DescribeError, match="has only the column 'Messprotokoll'; its first line has to name the columns, with"):
+    with pytest.raises(
+        DescribeError, match="has only the column 'Messprotokoll'; its first line has to name the columns, with"
+    ):
         describe(path)
     path = small(tmp_path, "Messprotokoll, Anlage 3\n" + "a,b,y\n" + "1,5,2\n" * 30)
-    with pytest.raises(SourceFileError, match="cannot be read as csv: line 2 has 3 fields between ',', and the first line has 2"):
+    with pytest.raises(
+        SourceFileError, match="cannot be read as csv: line 2 has 3 fields between ',', and the first line has 2"
+    ):
         describe(path)
 
 

@@ -68,7 +68,9 @@ def test_a_random_record_in_json_is_the_record(dataset: Dataset, draw: random.Ra
     assert batch.records == raw_check(dataset)(records)  # type: ignore[attr-defined]
 
 
-def wrong_value(column: Column, used: bool) -> list[tuple[Any, list[str]]]:
+def wrong_value(  # noqa: PLR0912 - one branch a type
+    column: Column, *, used: bool
+) -> list[tuple[Any, list[str]]]:
     """Values that the column must not have, and what a message has to say of each."""
     found: list[tuple[Any, list[str]]] = []
     if not column.optional:
@@ -79,7 +81,7 @@ def wrong_value(column: Column, used: bool) -> list[tuple[Any, list[str]]]:
             if column.type == "integer":
                 found += [(0.5, ["whole number", "0.5"]), (LARGEST_INTEGER * 4, ["whole number", str(LARGEST_INTEGER)])]
             if used and column.range:
-                low, high = column.range
+                high = column.range[1]
                 step = 1 if column.type == "integer" else abs(high) * 1e-9 + 1e-9
                 beyond = int(high) + 1 if column.type == "integer" else high + step
                 if abs(beyond) <= LARGEST_INTEGER or column.type == "number":
@@ -118,7 +120,7 @@ def test_a_wrong_value_is_told_with_its_record_its_column_itself_and_what_is_all
     pipeline = Pipeline(dataset)
     used = {check.field for check in pipeline._checks}
     column = data.draw(st.sampled_from(dataset.columns))
-    values = wrong_value(column, column.name in used)
+    values = wrong_value(column, used=column.name in used)
     assume(values)
     value, said = data.draw(st.sampled_from(values))
     records[place][column.name] = value
@@ -147,7 +149,11 @@ def test_one_wrong_key_in_a_random_declaration_is_told_with_its_place(content: d
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("name: a,", 'name: "a\\0",', r"line 3, column 'a.*has a zero character, which no table takes; give the column another one"),
+        (
+            "name: a,",
+            'name: "a\\0",',
+            r"line 3, column 'a.*has a zero character, which no table takes; give the column another one",
+        ),
         ("[A, B]", '[A, "B\\0"]', "line 4, pipeline step 1 .one_hot.: the feature 'a_B.x00' has a zero character"),
     ],
 )
@@ -160,6 +166,16 @@ def test_a_zero_character_in_a_name_is_refused_at_once(old: str, new: str, said:
     Dataset.parse(text)
     with pytest.raises(DeclarationError, match=said):
         Dataset.parse(text.replace(old, new))
+
+
+def test_one_bin_alone_makes_a_feature_of_every_record() -> None:
+    dataset = Dataset.parse(
+        "name: x\ntarget: y\ncolumns: [{name: a, type: number, range: [0, 1]}, {name: y, type: number}]\n"
+        "pipeline: [{step: bins, column: a, edges: [0, 1], labels: [all]}]"
+    )
+    for count in (1, 300):
+        records = [{"_id": "1", "a": 0.5, "y": 1.0}] * count
+        assert Pipeline(dataset).features(records).tolist() == [[1.0]] * count
 
 
 def test_a_limit_is_told_to_its_last_digit() -> None:

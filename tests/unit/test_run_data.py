@@ -90,11 +90,16 @@ def test_records_that_are_not_as_declared_are_told_before_anything_starts(tmp_pa
 def test_records_with_the_same_key_are_told(tmp_path: Path) -> None:
     rows = [["B1" if number == 30 else row[0], *row[1:]] for number, row in enumerate(ROWS)]
     chosen = choose_data(str(declared(tmp_path, rows)), "", tmp_path / "runs", {})
-    assert chosen.notes[0] == "CHECK: 1 records have a key that an earlier one has, such as 'B1'; only the first of each is kept"
+    assert (
+        chosen.notes[0]
+        == "CHECK: 1 records have a key that an earlier one has, such as 'B1'; only the first of each is kept"
+    )
 
 
 def test_a_file_of_which_nothing_can_be_used_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceFileError, match=r"No record of .*: row 1, field 't': 70.0 is outside of \[0, 50\] \(40 rows\)\. Change"):
+    with pytest.raises(
+        SourceFileError, match=r"No record of .*: row 1, field 't': 70.0 is outside of \[0, 50\] \(40 rows\)\. Change"
+    ):
         choose_data(str(declared(tmp_path, [[row[0], "70", *row[2:]] for row in ROWS])), "", tmp_path / "runs", {})
     with pytest.raises(SourceFileError, match=r"a\.csv has a header and no records"):
         choose_data(str(declared(tmp_path, [])), "", tmp_path / "runs", {})

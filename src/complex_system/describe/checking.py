@@ -82,5 +82,7 @@ def check_file(path: Path, dataset: Dataset) -> FileCheck:
             if row.record[ID] in keys:
                 same_key, example = same_key + 1, example or row.record[ID]
             keys.add(row.record[ID])
-    reasons = [f"row {row}, {fault}" + (f" ({count} rows)" if count > 1 else "") for row, fault, count in sorted(found.values())]
+    reasons = [
+        f"row {row}, {fault}" + (f" ({count} rows)" if count > 1 else "") for row, fault, count in sorted(found.values())
+    ]
     return FileCheck(records, refused, labelled, tuple(reasons), same_key, example)

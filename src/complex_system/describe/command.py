@@ -46,5 +46,9 @@ def describe_to(file: Path, target: str, output: Path | None, *, force: bool, ou
     except OSError as error:
         raise DescribeError(f"{output} cannot be written: {error.strerror or error}.") from error
     beside = "" if output.parent.resolve() == file.parent.resolve() else f", put {file.name} beside it"
-    run = f"fiot run mongo --data '{output.parent / file.name}'" if output.name == "dataset.yaml" else "take it as dataset.yaml"
+    run = (
+        f"fiot run mongo --data '{output.parent / file.name}'"
+        if output.name == "dataset.yaml"
+        else "take it as dataset.yaml"
+    )
     out.write(f"{output} written. Read it, change what you know better{beside}, then: {run}\n")

@@ -207,7 +207,9 @@ def _no_number(series: pl.Series, table: Table) -> str:
         return ""
     texts = [None if text is None or is_missing(text, NUMBER) else text for text in series.to_list()]
     read = numbers(pl.Series(texts, dtype=pl.String), decimal_commas=table.decimal_commas).to_list()
-    others = [row for row, (text, number) in enumerate(zip(texts, read, strict=True), 1) if text is not None and number is None]
+    others = [
+        row for row, (text, number) in enumerate(zip(texts, read, strict=True), 1) if text is not None and number is None
+    ]
     present = sum(text is not None for text in texts)
     if not others or 2 * len(others) > present:
         return ""

@@ -22,7 +22,6 @@ from complex_system.domain.steps import (
 )
 from complex_system.domain.times import TimeFormat
 
-
 _SLACK = 1e-9
 """By which part of its width a computed range may go beyond bins: its ends are rounded, and people write rounded edges."""
 
@@ -51,7 +50,10 @@ def faults(
         if target not in broken and (target not in columns or columns[target].type != "number"):
             numeric = ", ".join(f"'{name}'" for name, column in columns.items() if column.type == "number") or "none"
             found.append(
-                (("target",), f"the target '{target}' must be one of the columns, of type number; such columns are {numeric}")
+                (
+                    ("target",),
+                    f"the target '{target}' must be one of the columns, of type number; such columns are {numeric}",
+                )
             )
     positions = places if places is not None else tuple(range(len(pipeline)))
     known, of_steps = intervals(pipeline, columns)

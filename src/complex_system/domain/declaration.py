@@ -84,8 +84,12 @@ def what_is_wrong(error: yaml.YAMLError) -> str:
         return str(error)
     begin = error.context_mark
     since = f" (in what begins in line {begin.line + 1})" if begin and begin.line != error.problem_mark.line else ""
-    hint = "lines are indented with blanks only" if "\\t" in (error.problem or "") else (
-        "look for a bracket or quotation mark that is not closed, a comma that is missing, and ': ' in a text without quotes"
+    hint = (
+        "lines are indented with blanks only"
+        if "\\t" in (error.problem or "")
+        else (
+            "look for a bracket or quotation mark that is not closed, a comma that is missing, and ': ' in a text without quotes"
+        )
     )
     return f"line {error.problem_mark.line + 1}{since}: {error.problem}; {hint}"
 

@@ -114,7 +114,8 @@ class RecordCheck:
             if faults := self.faults(value):
                 raise InvalidRecordError(sentence(faults), faults)
             records = [
-                {name: msgspec.convert(record.get(name), kind) for name, (kind, _) in self._fields.items()} for record in value
+                {name: msgspec.convert(record.get(name), kind) for name, (kind, _) in self._fields.items()}
+                for record in value
             ]
         for field in self._whole:
             for record in records:
@@ -215,9 +216,8 @@ def _problem(problem: str, value: Any) -> str:
             "null": "nothing",
         }
         wanted = " or ".join(words.get(part, part) for part in expected.split(" | "))
-        if got == "null":
-            return f"must be {wanted}, and is missing"
-        return f"must be {wanted}, not {got}" + (f" {shown(value)}" if isinstance(value, str | int | float) else "")
+        given = f"not {got}" + (f" {shown(value)}" if isinstance(value, str | int | float) else "")
+        return f"must be {wanted}, " + ("and is missing" if got == "null" else given)
     return problem
 
 

@@ -92,7 +92,9 @@ def choose_data(data: str, target: str, folder: Path, given: Mapping[str, str]) 
     )
     too_few = ""
     if labelled < FEWEST_LABELLED:
-        too_few = f"{labelled} labelled records are fewer than the {FEWEST_LABELLED} that a training needs: none will be started"
+        too_few = (
+            f"{labelled} labelled records are fewer than the {FEWEST_LABELLED} that a training needs: none will be started"
+        )
         notes.append(too_few)
     return ChosenData(options, tuple(notes), too_few)
 

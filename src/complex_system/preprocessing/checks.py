@@ -159,7 +159,10 @@ class ListCheck(Check):
 
 
 class SharesCheck(Check):
-    """As many shares as the other list has entries, each from 0 to 1, which add up to 1; for a list of one entry or none they may be missing."""
+    """As many shares as the other list has entries, each from 0 to 1, which add up to 1.
+
+    For a list of one entry, or of none, they may be missing.
+    """
 
     def __init__(self, column: Column, of: Column) -> None:
         super().__init__(column, needed=False)

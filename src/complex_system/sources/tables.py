@@ -138,7 +138,9 @@ class CsvTable(FrameTable):
         doubles = [name for name in names if (match := _DOUBLE.fullmatch(name)) and match[1] in names]
         if doubles:
             name = _DOUBLE.sub(r"\1", doubles[0])
-            raise SourceFileError(f"The file {self.path} has the column '{name}' more than once; give each a name of its own.")
+            raise SourceFileError(
+                f"The file {self.path} has the column '{name}' more than once; give each a name of its own."
+            )
         if "" not in names:
             return frame
         # A header without a name, as programs write it above their row numbers.
