@@ -127,7 +127,7 @@ def dataset_of(content: Declaration) -> Dataset:
 
 def text_of(content: Declaration) -> str:
     """A declaration as YAML."""
-    return str(yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=10_000))
+    return str(yaml.safe_dump(content, sort_keys=False, width=10_000))
 
 
 @st.composite

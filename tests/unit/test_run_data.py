@@ -11,6 +11,7 @@ from complex_system.errors import DeclarationError, SourceFileError
 from complex_system.local.data import choose_data
 from complex_system.local.plan import Deployment, make_plan
 from complex_system.sources.replay import ReplayFile
+from complex_system.training.data import Part, parts_of
 
 
 def test_the_lab_data_need_nothing(tmp_path: Path) -> None:
@@ -111,6 +112,12 @@ def test_too_few_records_for_a_training_are_told(tmp_path: Path) -> None:
     assert choose_data(str(declared(tmp_path, ROWS)), "", tmp_path / "runs", {}).too_few == ""
     chosen = choose_data(str(declared(tmp_path, ROWS[:5])), "", tmp_path / "runs", {})
     assert chosen.too_few == "5 labelled records are fewer than the 30 that a training needs: none will be started"
+    rows = [[f"B{i}", *ROWS[i % 40][1:]] for i in range(200) if parts_of([f"B{i}"])[0] != Part.HOLDOUT][:60]
+    chosen = choose_data(str(declared(tmp_path, rows)), "", tmp_path / "runs", {})
+    assert (
+        "of the 60 labelled records too few fall into a part of the split (holdout 0; at least 5 are needed)"
+        in chosen.notes[-1]
+    )
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

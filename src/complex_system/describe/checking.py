@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from complex_system.domain.columns import ID
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import InvalidRecordError
 from complex_system.preprocessing.pipeline import Pipeline
 from complex_system.sources.replay import ReplayFile
+from complex_system.training.data import Part, parts_of
 
 _BATCH = 5000
 _SHOWN = 3
@@ -26,6 +29,7 @@ class FileCheck:
         reasons: The first reason in each column that has one, with its row and how many rows have one there.
         same_key: Records whose key an earlier one has; they are not kept.
         example: One of those keys.
+        parts: Labelled records in the train, validation and hold-out part of the split, which follow from the keys.
     """
 
     records: int
@@ -34,6 +38,7 @@ class FileCheck:
     reasons: tuple[str, ...]
     same_key: int = 0
     example: str = ""
+    parts: tuple[int, ...] = (0, 0, 0)
 
     @property
     def why(self) -> str:
@@ -54,7 +59,8 @@ def check_file(path: Path, dataset: Dataset) -> FileCheck:
         SourceFileError: The file cannot be read, or its columns are not the declared ones.
     """
     pipeline = Pipeline(dataset)
-    records = refused = labelled = same_key = 0
+    records = refused = same_key = 0
+    parts = np.zeros(len(Part), dtype=int)
     example = ""
     found: dict[str, tuple[int, str, int]] = {}
     keys: set[str] = set()
@@ -73,16 +79,20 @@ def check_file(path: Path, dataset: Dataset) -> FileCheck:
                     kept.append(row)
             good = kept
         refused += len(faulty)
+        labelled: list[str] = []
         for number, fault in sorted(faulty):
             column = fault.partition(": ")[0]
             first = found.get(column, (number, fault, 0))
             found[column] = (first[0], first[1], first[2] + 1)
         for row in good:
-            labelled += row.record.get(dataset.target) is not None
             if row.record[ID] in keys:
                 same_key, example = same_key + 1, example or row.record[ID]
+            elif row.record.get(dataset.target) is not None:
+                labelled.append(row.record[ID])
             keys.add(row.record[ID])
+        parts += np.bincount(parts_of(labelled), minlength=len(Part))
     reasons = [
         f"row {row}, {fault}" + (f" ({count} rows)" if count > 1 else "") for row, fault, count in sorted(found.values())
     ]
-    return FileCheck(records, refused, labelled, tuple(reasons), same_key, example)
+    each = tuple(int(part) for part in parts)
+    return FileCheck(records, refused, sum(each), tuple(reasons), same_key, example, each)

@@ -197,7 +197,11 @@ def _target(path: Path, columns: list[Found], target: str, table: Table, frame: 
             "semicolon, a tab or a bar between them, and nothing may stand above it."
         )
     if not numeric:
-        raise DescribeError(f"The file {path} has no column of different numbers that could be the target.")
+        names = ", ".join(f"'{name}'" for name in frame.columns[:10])
+        raise DescribeError(
+            f"The file {path} has no column of different numbers that could be the target. Its first line names the columns {names}: "
+            "is that the header?"
+        )
     return numeric[-1]
 
 

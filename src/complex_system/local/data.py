@@ -19,6 +19,7 @@ from complex_system.domain.records import shown
 from complex_system.domain.schema import put_beside
 from complex_system.errors import SourceFileError
 from complex_system.settings import Settings
+from complex_system.training.data import MIN_SAMPLES, Part
 
 FEWEST_LABELLED = 30
 """Labelled records below which no training round is started, however small the file."""
@@ -90,13 +91,20 @@ def choose_data(data: str, target: str, folder: Path, given: Mapping[str, str]) 
     notes.append(
         f"data set '{dataset.name}' of {config / 'dataset.yaml'}, {labelled} labelled records; it predicts '{dataset.target}'"
     )
-    too_few = ""
-    if labelled < FEWEST_LABELLED:
-        too_few = (
-            f"{labelled} labelled records are fewer than the {FEWEST_LABELLED} that a training needs: none will be started"
+    too_few = _too_few(checked)
+    return ChosenData(options, (*notes, too_few) if too_few else tuple(notes), too_few)
+
+
+def _too_few(checked: FileCheck) -> str:
+    if checked.labelled < FEWEST_LABELLED:
+        return f"{checked.labelled} labelled records are fewer than the {FEWEST_LABELLED} that a training needs: none will be started"
+    small = [f"{part.name.lower()} {count}" for part, count in zip(Part, checked.parts, strict=True) if count < MIN_SAMPLES]
+    if small:
+        return (
+            f"of the {checked.labelled} labelled records too few fall into a part of the split ({', '.join(small)}; at least "
+            f"{MIN_SAMPLES} are needed), so no model becomes champion; with 100 records this hardly ever happens"
         )
-        notes.append(too_few)
-    return ChosenData(options, tuple(notes), too_few)
+    return ""
 
 
 def _judged(checked: FileCheck, file: Path, declaration: Path) -> list[str]:
