@@ -313,6 +313,20 @@ def test_a_title_above_the_header_is_told(tmp_path: Path) -> None:
         describe(path)
 
 
+def test_headings_of_a_spreadsheet_may_have_two_lines_and_no_name_twice(tmp_path: Path) -> None:
+    rows = [{"Temp.\n[°C]": i % 7 + 0.5, 'Länge 2"': i % 5, "x_1": i % 3, "x": i % 2, "y": i * i % 11} for i in range(40)]
+    found = describe(write_excel(tmp_path / "a.xlsx", rows), "y")
+    assert list(types_of(found)) == ["Temp.\n[°C]", 'Länge 2"', "x_1", "x", "y"]
+    assert refused(found) == (0, "")
+
+    class Header(dict[str, Any]):
+        def __iter__(self) -> Any:
+            return iter(["x", "x", "y"])
+
+    with pytest.raises(SourceFileError, match="has the column 'x' more than once; give each a name of its own"):
+        describe(write_excel(tmp_path / "b.xlsx", [Header(a=1, b=2, y=3), {"a": 2, "b": 3, "y": 4}]), "y")
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
