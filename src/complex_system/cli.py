@@ -70,6 +70,8 @@ def run(
             chosen |= prepared.options
             for note in prepared.notes:
                 typer.echo(f"fiot run: {note}")
+            if once and prepared.too_few:
+                raise StartError("With --once a model has to be trained, and there are too few records for one; add some.")
         code = run_deployment(
             known,
             directory,

@@ -167,6 +167,25 @@ class TestLightGBM(TrainerContract):
         assert max(tree["num_leaves"] for tree in trained.native.dump_model()["tree_info"]) <= 10
         assert trained.parameters["learning_rate"] == 0.05
 
+    def test_a_feature_just_above_a_threshold_goes_the_same_way_in_the_twin(self) -> None:
+        # Found with a table of 536 fuels, whose training ended with "The ONNX twin differs from the native model by 0.012".
+        from complex_system.training.lightgbm import LightGBMTrainer
+
+        draw = np.random.default_rng(3)
+        x = draw.random((600, 3)).astype(np.float32)
+        y = (100 * x[:, 0] * (x[:, 1] > 0.5) + 10 * x[:, 2]).astype(np.float32)
+        samples = Samples(x, y)
+        model = LightGBMTrainer(QUICK).fit(TrainingData(("a", "b", "c"), "y", samples, samples), _ignore)
+        text = model.native.model_to_string()
+        thresholds = [
+            float(each) for line in text.splitlines() if line.startswith("threshold=") for each in line[10:].split()
+        ]
+        near = np.array(thresholds, dtype=np.float32)
+        assert any(float(above) > exact for above, exact in zip(near, thresholds, strict=True))
+        rows = np.stack([near, near[::-1], np.roll(near, 1)], axis=1)
+        onnx = twin.make(model, rows)
+        np.testing.assert_allclose(twin._run(onnx, [rows])[0][:, 0], model.predict(rows), rtol=1e-5, atol=1e-4)
+
 
 class TestPyTorch(TrainerContract):
     __test__ = True

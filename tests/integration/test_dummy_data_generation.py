@@ -205,7 +205,7 @@ async def test_rows_that_are_refused_cost_only_themselves(
         saved = await raw_records(tester)
     good = [record for place, record in enumerate(records) if record["laborant"] is not None and place != 250]
     assert [record["datum"] for record in saved] == [record["datum"] for record in good]
-    assert "measurements.csv, row 5 is refused: field 'laborant': must be a text, not null" in caplog.text
+    assert "measurements.csv, row 5 is refused: field 'laborant': must be a text, and is missing" in caplog.text
     assert "measurements.csv, row 251 is refused: field 'material_id': " in caplog.text
 
 

@@ -87,6 +87,15 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "dataset.yaml").write_text("name: [")
     with pytest.raises(DeclarationError, match=r"dataset\.yaml is not YAML"):
         Dataset.load(tmp_path)
+    for text, said in (
+        ("name: x\ncolumns:\n\t- {name: a}\n", "line 3: found character .* lines are indented with blanks only"),
+        (
+            "name: x\ncolumns:\n  - {name: a, type: number\n  - {name: b}\n",
+            r"line 4 \(in what begins in line 3\): expected .* bracket",
+        ),
+    ):
+        with pytest.raises(DeclarationError, match=f"dataset.yaml is not YAML: {said}"):
+            Dataset.parse(text)
 
 
 @pytest.mark.parametrize(

@@ -289,9 +289,49 @@ def test_the_target_is_never_chosen_silently(tmp_path: Path) -> None:
         describe(path, "c")
 
 
+def test_a_target_with_remarks_among_its_numbers_is_told_with_the_first(tmp_path: Path) -> None:
+    lines = [f"{i},{'n.i.O.' if i in (4, 9) else i * i % 13}" for i in range(30)]
+    path = small(tmp_path, "\n".join(["Temp,Güte", *lines]))
+    with pytest.raises(
+        DescribeError, match=r"28 of its 30 values are numbers, and row 5 has 'n\.i\.O\.'; correct that or leave"
+    ):
+        describe(path, "Güte")
+    with pytest.raises(DescribeError, match="has no column 'Guete'; it has 'Temp', 'Güte'. Do you mean 'Güte'?"):
+        describe(path, "Guete")
+
+
+def test_a_title_above_the_header_is_told(tmp_path: Path) -> None:
+    path = small(tmp_path, "Messprotokoll\n\n" + "a;y\n" + "1;2\n" * 30)
+    with pytest.raises(
+        DescribeError, match="has only the column 'Messprotokoll'; its first line has to name the columns, with"
+    ):
+        describe(path)
+    path = small(tmp_path, "Messprotokoll, Anlage 3\n" + "a,b,y\n" + "1,5,2\n" * 30)
+    with pytest.raises(
+        SourceFileError, match="cannot be read as csv: line 2 has 3 fields between ',', and the first line has 2"
+    ):
+        describe(path)
+
+
+def test_headings_of_a_spreadsheet_may_have_two_lines_and_no_name_twice(tmp_path: Path) -> None:
+    rows = [{"Temp.\n[°C]": i % 7 + 0.5, 'Länge 2"': i % 5, "x_1": i % 3, "x": i % 2, "y": i * i % 11} for i in range(40)]
+    found = describe(write_excel(tmp_path / "a.xlsx", rows), "y")
+    assert list(types_of(found)) == ["Temp.\n[°C]", 'Länge 2"', "x_1", "x", "y"]
+    assert refused(found) == (0, "")
+
+    class Header(dict[str, Any]):
+        def __iter__(self) -> Any:
+            return iter(["x", "x", "y"])
+
+    with pytest.raises(SourceFileError, match="has the column 'x' more than once; give each a name of its own"):
+        describe(write_excel(tmp_path / "b.xlsx", [Header(a=1, b=2, y=3), {"a": 2, "b": 3, "y": 4}]), "y")
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
+        ("", "is empty; its first line has to name the columns, each further one is a record"),
+        ("a,y,a\n1,2,3\n", "has the column 'a' more than once; give each a name of its own"),
         ("a,b\n", "has no records"),
         ("a,b\nx,y\n", "no column of different numbers that could be the target"),
         ("y\n1\n2\n3\n", "no column from which the target 'y' could be predicted"),
@@ -299,7 +339,7 @@ def test_the_target_is_never_chosen_silently(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_with_nothing_to_learn_from_is_refused_in_a_sentence(tmp_path: Path, content: str, says: str) -> None:
-    with pytest.raises(DescribeError, match=says):
+    with pytest.raises((DescribeError, SourceFileError), match=says):
         describe(small(tmp_path, content))
 
 

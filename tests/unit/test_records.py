@@ -39,7 +39,7 @@ def test_anything_but_a_list_is_refused_as_a_request(dataset: Dataset, value: An
 @pytest.mark.parametrize(
     ("change", "field", "problem"),
     [
-        ({"material_id": None}, "material_id", "must be a text, not null"),
+        ({"material_id": None}, "material_id", "must be a text, and is missing"),
         ({"material_id": 0}, "material_id", "must be a text, not int 0"),
         ({"rohwert_1_labormessung": "3"}, "rohwert_1_labormessung", "must be a number or nothing, not str '3'"),
         ({"rohwert_1_labormessung": True}, "rohwert_1_labormessung", "must be a number or nothing, not bool True"),

@@ -11,6 +11,7 @@ from complex_system.errors import DeclarationError, SourceFileError
 from complex_system.local.data import choose_data
 from complex_system.local.plan import Deployment, make_plan
 from complex_system.sources.replay import ReplayFile
+from complex_system.training.data import Part, parts_of
 
 
 def test_the_lab_data_need_nothing(tmp_path: Path) -> None:
@@ -59,6 +60,64 @@ def test_a_declaration_beside_the_file_is_taken(tmp_path: Path) -> None:
     assert chosen.options["COMPLEX_SYSTEM_MIN_LABELLED"] == "30"
     assert "2 labelled records are fewer than the 30" in chosen.notes[-1]
     assert not (tmp_path / "runs").exists()
+
+
+DECLARED = (
+    "name: mine\nid: batch\ntarget: y\ncolumns:\n  - {name: t, type: number, range: [0, 50]}\n"
+    "  - {name: c, type: category, categories: [A, B]}\n  - {name: y, type: number, optional: true}\n"
+    "pipeline:\n  - {step: scale, column: t}\n  - {step: one_hot, column: c}\n"
+)
+ROWS = [[f"B{i}", str(i % 50), "AB"[i % 2], str(i * i % 17)] for i in range(40)]
+
+
+def declared(tmp_path: Path, rows: list[list[str]], header: str = "batch;t;c;y") -> Path:
+    (tmp_path / "dataset.yaml").write_text(DECLARED)
+    (tmp_path / "a.csv").write_text("\n".join([header, *(";".join(row) for row in rows)]) + "\n")
+    return tmp_path / "a.csv"
+
+
+def test_records_that_are_not_as_declared_are_told_before_anything_starts(tmp_path: Path) -> None:
+    rows = [list(row) for row in ROWS]
+    rows[1][2], rows[5][2], rows[7][1], rows[9][3] = "C", "D", "51", "n.a."
+    chosen = choose_data(str(declared(tmp_path, rows)), "", tmp_path / "runs", {})
+    assert chosen.notes[0] == (
+        "CHECK: 4 of 40 records cannot be used, the others can: row 2, field 'c': 'C' is not one of A, B (2 rows); "
+        "row 8, field 't': 51.0 is outside of [0, 50]; row 10, field 'y': must be a number or nothing, not str 'n.a.'. "
+        f"What is right there has to be allowed in {tmp_path / 'dataset.yaml'}"
+    )
+    assert "36 labelled records" in chosen.notes[-1]
+
+
+def test_records_with_the_same_key_are_told(tmp_path: Path) -> None:
+    rows = [["B1" if number == 30 else row[0], *row[1:]] for number, row in enumerate(ROWS)]
+    chosen = choose_data(str(declared(tmp_path, rows)), "", tmp_path / "runs", {})
+    assert (
+        chosen.notes[0]
+        == "CHECK: 1 records have a key that an earlier one has, such as 'B1'; only the first of each is kept"
+    )
+
+
+def test_a_file_of_which_nothing_can_be_used_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        SourceFileError, match=r"No record of .*: row 1, field 't': 70.0 is outside of \[0, 50\] \(40 rows\)\. Change"
+    ):
+        choose_data(str(declared(tmp_path, [[row[0], "70", *row[2:]] for row in ROWS])), "", tmp_path / "runs", {})
+    with pytest.raises(SourceFileError, match=r"a\.csv has a header and no records"):
+        choose_data(str(declared(tmp_path, [])), "", tmp_path / "runs", {})
+    with pytest.raises(SourceFileError, match="has the column 't' more than once"):
+        choose_data(str(declared(tmp_path, ROWS, "batch;t;t;y")), "", tmp_path / "runs", {})
+
+
+def test_too_few_records_for_a_training_are_told(tmp_path: Path) -> None:
+    assert choose_data(str(declared(tmp_path, ROWS)), "", tmp_path / "runs", {}).too_few == ""
+    chosen = choose_data(str(declared(tmp_path, ROWS[:5])), "", tmp_path / "runs", {})
+    assert chosen.too_few == "5 labelled records are fewer than the 30 that a training needs: none will be started"
+    rows = [[f"B{i}", *ROWS[i % 40][1:]] for i in range(200) if parts_of([f"B{i}"])[0] != Part.HOLDOUT][:60]
+    chosen = choose_data(str(declared(tmp_path, rows)), "", tmp_path / "runs", {})
+    assert (
+        "of the 60 labelled records too few fall into a part of the split (holdout 0; at least 5 are needed)"
+        in chosen.notes[-1]
+    )
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ _FORMATS = tuple(
 _LEADING_ZERO = re.compile(r"[+-]?0\d")
 _UNIT_AT_THE_END = re.compile(r"^(.*\S)\s*(?:\[([^\[\]]{1,15})\]|\(([^()]{1,15})\))\s*$")
 _UNIT_AFTER_IN = re.compile(r"^(.*\S) in (\S{1,8})$")
-_NUMBER = Column(name="x", type="number")
+NUMBER = Column(name="x", type="number")
 _NO_UNIT = re.compile(r"^\d*$|.*\s.*\s.*")
 
 
@@ -135,7 +135,7 @@ def look_at(series: pl.Series, *, decimal_commas: bool) -> Found:
 
 def _look_at_texts(found: Found, series: pl.Series, *, decimal_commas: bool) -> None:
     # A number has all markers of missing values; what is left decides whether it is one.
-    kept = [None if text is None or is_missing(text, _NUMBER) else text for text in series.to_list()]
+    kept = [None if text is None or is_missing(text, NUMBER) else text for text in series.to_list()]
     texts = [text for text in kept if text is not None]
     found.missing, found.different = len(kept) - len(texts), len(set(texts))
     if not texts:
@@ -162,7 +162,7 @@ def _look_at_texts(found: Found, series: pl.Series, *, decimal_commas: bool) -> 
 
 
 def _look_at_categories(found: Found, series: pl.Series) -> None:
-    texts = [text for text in series.to_list() if text is not None and not is_missing(text, _NUMBER)]
+    texts = [text for text in series.to_list() if text is not None and not is_missing(text, NUMBER)]
     categories = sorted(set(texts))
     found.different, found.missing = len(categories), len(series) - len(texts)
     fitting = len(categories) <= MOST_CATEGORIES and len(categories) * RECORDS_A_CATEGORY <= max(

@@ -45,6 +45,10 @@ def describe_to(file: Path, target: str, output: Path | None, *, force: bool, ou
         put_beside(output)
     except OSError as error:
         raise DescribeError(f"{output} cannot be written: {error.strerror or error}.") from error
-    out.write(
-        f"{output} written, its schema for editors beside it. Read it, then put both into a deployment's config_dir.\n"
+    beside = "" if output.parent.resolve() == file.parent.resolve() else f", put {file.name} beside it"
+    run = (
+        f"fiot run mongo --data '{output.parent / file.name}'"
+        if output.name == "dataset.yaml"
+        else "take it as dataset.yaml"
     )
+    out.write(f"{output} written. Read it, change what you know better{beside}, then: {run}\n")

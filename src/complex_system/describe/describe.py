@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -10,19 +11,20 @@ from typing import Any
 
 import polars as pl
 
-from complex_system.describe.columns import MARGIN, Found, look_at
+from complex_system.describe.checking import check_file
+from complex_system.describe.columns import MARGIN, NUMBER, Found, look_at
 from complex_system.describe.proposal import Proposal, date_parts, propose
 from complex_system.describe.suspects import key_of, leaks
 from complex_system.describe.writing import comment, flow, scalar
 from complex_system.domain.columns import ID
 from complex_system.domain.dataset import Dataset
+from complex_system.domain.records import shown
 from complex_system.domain.schema import EDITOR_LINE
-from complex_system.errors import DescribeError, InvalidRecordError
-from complex_system.preprocessing.pipeline import Pipeline
-from complex_system.sources.replay import ReplayFile, readable
+from complex_system.errors import DescribeError
+from complex_system.sources.replay import readable
 from complex_system.sources.tables import Table, table_at
+from complex_system.sources.values import is_missing, numbers
 
-_BATCH = 5000
 _LETTERS = {ord("ä"): "ae", ord("ö"): "oe", ord("ü"): "ue", ord("ß"): "ss"}
 
 
@@ -148,7 +150,7 @@ def describe(path: Path, target: str = "") -> Description:
     columns = _look(path, table, frame)
     key = key_of([column for column in columns if column.name != target], frame)
     columns = [column for column in columns if column.name != ID]
-    chosen = _target(path, [column for column in columns if column.name != key], target)
+    chosen = _target(path, [column for column in columns if column.name != key], target, table, frame)
     leaking = {column.name for column in columns if leaks(column, chosen)}
     proposal = propose([column for column in columns if column.name != key], chosen.name, leaking)
     if not proposal.steps:
@@ -158,22 +160,8 @@ def describe(path: Path, target: str = "") -> Description:
 
 def refused(description: Description) -> tuple[int, str]:
     """Processes the file by its own declaration: how many records are refused, and why the first one is."""
-    dataset = description.dataset()
-    pipeline = Pipeline(dataset)
-    count, first = 0, ""
-    for rows in ReplayFile(description.path, dataset).batches(_BATCH):
-        faulty = [(row.number, row.fault) for row in rows if row.fault]
-        good = [row for row in rows if not row.fault]
-        try:
-            pipeline.process([row.record for row in good])
-        except InvalidRecordError:
-            for row in good:
-                if found := pipeline.faults_of(row.record, row.number):
-                    faulty.append((row.number, f"{found[0]['field']}: {found[0]['problem']}"))
-        count += len(faulty)
-        if faulty and not first:
-            first = "row {}: {}".format(*min(faulty))
-    return count, first
+    checked = check_file(description.path, description.dataset())
+    return checked.refused, checked.first
 
 
 def _look(path: Path, table: Table, frame: pl.DataFrame) -> list[Found]:
@@ -183,24 +171,51 @@ def _look(path: Path, table: Table, frame: pl.DataFrame) -> list[Found]:
         raise DescribeError(f"The file {path} cannot be described: {error}.") from error
 
 
-def _target(path: Path, columns: list[Found], target: str) -> Found:
+def _target(path: Path, columns: list[Found], target: str, table: Table, frame: pl.DataFrame) -> Found:
     numeric = [column for column in columns if column.type in ("number", "integer") and column.different > 1]
     if target:
         found = next((column for column in columns if column.name == target), None)
         if found is None:
             names = ", ".join(f"'{column.name}'" for column in columns)
-            raise DescribeError(f"The file {path} has no column '{target}'; it has {names}.")
+            near = difflib.get_close_matches(target, [column.name for column in columns], 1, 0.5)
+            hint = f" Do you mean '{near[0]}'?" if near else ""
+            raise DescribeError(f"The file {path} has no column '{target}'; it has {names}.{hint}")
         if found not in numeric:
             names = ", ".join(f"'{column.name}'" for column in numeric) or "none"
             state = (
                 "has the same value in all records"
                 if found.type in ("number", "integer")
-                else f"holds values of the type {found.type}"
+                else f"holds values of the type {found.type}" + _no_number(frame[target], table)
             )
             raise DescribeError(
                 f"The target must be a column of different numbers, and '{target}' {state}; columns of numbers are {names}."
             )
         return found
+    if not numeric and frame.width == 1:
+        raise DescribeError(
+            f"The file {path} has only the column '{frame.columns[0]}'; its first line has to name the columns, with a comma, a "
+            "semicolon, a tab or a bar between them, and nothing may stand above it."
+        )
     if not numeric:
-        raise DescribeError(f"The file {path} has no column of different numbers that could be the target.")
+        names = ", ".join(f"'{name}'" for name in frame.columns[:10])
+        raise DescribeError(
+            f"The file {path} has no column of different numbers that could be the target. Its first line names the columns {names}: "
+            "is that the header?"
+        )
     return numeric[-1]
+
+
+def _no_number(series: pl.Series, table: Table) -> str:
+    """How many of a column's texts are numbers, and the first that is none, where most are: a remark among measurements."""
+    if series.dtype != pl.String:
+        return ""
+    texts = [None if text is None or is_missing(text, NUMBER) else text for text in series.to_list()]
+    read = numbers(pl.Series(texts, dtype=pl.String), decimal_commas=table.decimal_commas).to_list()
+    others = [
+        row for row, (text, number) in enumerate(zip(texts, read, strict=True), 1) if text is not None and number is None
+    ]
+    present = sum(text is not None for text in texts)
+    if not others or 2 * len(others) > present:
+        return ""
+    which = f"row {others[0]} has {shown(texts[others[0] - 1])}"
+    return f": {present - len(others)} of its {present} values are numbers, and {which}; correct that or leave it empty"

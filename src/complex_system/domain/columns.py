@@ -51,6 +51,8 @@ class Column(Declared):
         name, kind, fill = values["name"], values["type"], values["fill"]
         if name == ID:
             raise ValueError(f"'{ID}' is the key and cannot be declared as a column; name the source's key column in 'id'")
+        if "\0" in name:
+            raise ValueError(f"the name {name!r} has a zero character, which no table takes; give the column another one")
         if kind in ("category", "list of categories"):
             if not values["categories"]:
                 raise ValueError(f"column '{name}' is a {kind} and declares no categories; list all values that may occur")

@@ -22,6 +22,9 @@ from complex_system.domain.steps import (
 )
 from complex_system.domain.times import TimeFormat
 
+_SLACK = 1e-9
+"""By which part of its width a computed range may go beyond bins: its ends are rounded, and people write rounded edges."""
+
 
 def faults(
     columns: Mapping[str, Column],
@@ -45,7 +48,13 @@ def faults(
     found: list[Fault] = []
     for target in targets:
         if target not in broken and (target not in columns or columns[target].type != "number"):
-            found.append((("target",), f"the target '{target}' must be one of the columns, of type number"))
+            numeric = ", ".join(f"'{name}'" for name, column in columns.items() if column.type == "number") or "none"
+            found.append(
+                (
+                    ("target",),
+                    f"the target '{target}' must be one of the columns, of type number; such columns are {numeric}",
+                )
+            )
     positions = places if places is not None else tuple(range(len(pipeline)))
     known, of_steps = intervals(pipeline, columns)
     by_step: list[tuple[int, str]] = list(of_steps)
@@ -109,7 +118,8 @@ def _of_step(
             yield from _of_column(step, column)
     if isinstance(step, Bins) and step.column in known and step.column not in silent:
         low, high = known[step.column]
-        if not (step.edges[0] <= low and high <= step.edges[-1]):
+        slack = 0.0 if step.column in columns else _SLACK * (high - low)
+        if not (step.edges[0] <= low + slack and high - slack <= step.edges[-1]):
             yield f"the bins of '{step.column}' must cover its range {[low, high]}"
 
 
@@ -142,6 +152,8 @@ def _of_features(columns: Mapping[str, Column], targets: Collection[str], pipeli
     for place, name in made:
         if name in targets or name == ID:
             found.append((("pipeline", place), f"the feature '{name}' must not be called as the target or the key is"))
+        elif "\0" in name:
+            found.append((("pipeline", place), f"the feature {name!r} has a zero character, which no table takes"))
         elif names.count(name) > 1:
             found.append((("pipeline", place), f"the pipeline must make features of different names, not twice ['{name}']"))
     return found

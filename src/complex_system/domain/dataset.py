@@ -18,7 +18,7 @@ from pydantic import Field, PrivateAttr, ValidationError, root_validator, valida
 
 from complex_system.domain.columns import ID, Column, Declared
 from complex_system.domain.consistency import faults
-from complex_system.domain.declaration import Fault, FaultsError, Place, Text, faults_of, sentence
+from complex_system.domain.declaration import Fault, FaultsError, Place, Text, faults_of, sentence, what_is_wrong
 from complex_system.domain.steps import STEPS, Bins, OneHot, Scale, Step
 from complex_system.errors import DeclarationError
 
@@ -76,7 +76,7 @@ class Dataset(Declared):
         try:
             read = Text(text)
         except yaml.YAMLError as error:
-            raise DeclarationError(f"{source} is not YAML: {error}") from error
+            raise DeclarationError(f"{source} is not YAML: {what_is_wrong(error)}.") from error
         content = read.content
         if not isinstance(content, dict):
             raise DeclarationError(f"{source}, line 1: a declaration has the keys {', '.join(_KEYS)}.")

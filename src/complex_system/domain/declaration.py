@@ -78,6 +78,22 @@ class Text:
                 self._look(each, (*place, position))
 
 
+def what_is_wrong(error: yaml.YAMLError) -> str:
+    """An error of the YAML reader with its line, and what usually is the cause."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return str(error)
+    begin = error.context_mark
+    since = f" (in what begins in line {begin.line + 1})" if begin and begin.line != error.problem_mark.line else ""
+    hint = (
+        "lines are indented with blanks only"
+        if "\\t" in (error.problem or "")
+        else (
+            "look for a bracket or quotation mark that is not closed, a comma that is missing, and ': ' in a text without quotes"
+        )
+    )
+    return f"line {error.problem_mark.line + 1}{since}: {error.problem}; {hint}"
+
+
 def sentence(faults: Iterable[Fault], text: Text, source: str) -> str:
     """All faults, a line each, in the order of the file."""
     lines = sorted({(text.line(place), _where(place, text.content), problem) for place, problem in faults})

@@ -25,6 +25,8 @@ MAX_KEY = 64
 
 _SHOWN = 60
 """Characters of a bad value that a message shows."""
+_UNCOMPILED = frozenset('\\"' + "".join(map(chr, range(32))))
+"""Characters of names that ``msgspec`` cannot compile."""
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_KEY)]
 
 Record = dict[str, Any]
@@ -47,7 +49,12 @@ def key_at(seconds: float) -> str:
 
 
 class RecordCheck:
-    """Checks records of one shape; the work is done by a compiled ``msgspec`` type."""
+    """Checks records of one shape; the work is done by a compiled ``msgspec`` type.
+
+    Attributes:
+        compiled: Whether there is one. ``msgspec`` has none for names with a quotation mark, a backslash or a line feed, as the
+            headings of spreadsheets have them; their records are checked value by value.
+    """
 
     def __init__(self, name: str, fields: list[tuple[str, Any, bool]], *, ignore_unknown: bool = False) -> None:
         """Makes a check.
@@ -60,6 +67,9 @@ class RecordCheck:
         self._fields = {field: (t if needed else t | None, needed) for field, t, needed in fields}
         self._ignore_unknown = ignore_unknown
         self._whole = [field for field, t, _ in fields if t is Whole]
+        self.compiled = not any(_UNCOMPILED & set(field) for field in self._fields)
+        if not self.compiled:
+            return
         self._struct = msgspec.defstruct(
             name,
             [(f"f{i}", t) if needed else (f"f{i}", t | None, None) for i, (_, t, needed) in enumerate(fields)],
@@ -72,7 +82,10 @@ class RecordCheck:
 
     @property
     def types(self) -> tuple[Any, Any]:
-        """The compiled types of one record and of many, for decoders; their fields are ``f0``, ``f1``, ... as declared."""
+        """The compiled types of one record and of many, for decoders; their fields are ``f0``, ``f1``, ... as declared.
+
+        There are none where ``compiled`` is false.
+        """
         return self._struct, self._many
 
     @property
@@ -89,12 +102,21 @@ class RecordCheck:
         """
         if not isinstance(value, list):
             raise InvalidRequestError(f"A list of records is expected, not {_kind(value)}.")
-        try:
-            rows = msgspec.convert(value, self._many)
-        except msgspec.ValidationError:
-            faults = self.faults(value)
-            raise InvalidRecordError(sentence(faults), faults) from None
-        records: list[Record] = msgspec.to_builtins(rows)
+        records: list[Record]
+        if self.compiled:
+            try:
+                rows = msgspec.convert(value, self._many)
+            except msgspec.ValidationError:
+                faults = self.faults(value)
+                raise InvalidRecordError(sentence(faults), faults) from None
+            records = msgspec.to_builtins(rows)
+        else:
+            if faults := self.faults(value):
+                raise InvalidRecordError(sentence(faults), faults)
+            records = [
+                {name: msgspec.convert(record.get(name), kind) for name, (kind, _) in self._fields.items()}
+                for record in value
+            ]
         for field in self._whole:
             for record in records:
                 if record[field] is not None:
@@ -194,7 +216,8 @@ def _problem(problem: str, value: Any) -> str:
             "null": "nothing",
         }
         wanted = " or ".join(words.get(part, part) for part in expected.split(" | "))
-        return f"must be {wanted}, not {got}" + (f" {shown(value)}" if isinstance(value, str | int | float) else "")
+        given = f"not {got}" + (f" {shown(value)}" if isinstance(value, str | int | float) else "")
+        return f"must be {wanted}, " + ("and is missing" if got == "null" else given)
     return problem
 
 

@@ -142,9 +142,13 @@ class Scale(Arithmetic):
 
     def interval(self, inputs: list[Interval]) -> Interval:
         """The ends of ``to``."""
-        if inputs[0][0] == inputs[0][1]:
+        low, high = inputs[0]
+        if low == high:
             raise ValueError(f"'{self.column}' has only one possible value and cannot be scaled")
-        return min(self.to), max(self.to)
+        begin, end = self.to
+        # As it is computed, the end may be missed by its last bit; a step that takes no 0 has to know.
+        reached = (high - low) * ((end - begin) / (high - low)) + begin
+        return min(begin, end, reached), max(begin, end, reached)
 
 
 class Standardise(Arithmetic):
@@ -157,7 +161,8 @@ class Standardise(Arithmetic):
 
     def interval(self, inputs: list[Interval]) -> Interval:
         """The standardised ends."""
-        return (inputs[0][0] - self.mean) / self.deviation, (inputs[0][1] - self.mean) / self.deviation
+        inverse = 1 / self.deviation  # as it is computed
+        return (inputs[0][0] - self.mean) * inverse, (inputs[0][1] - self.mean) * inverse
 
 
 class Keep(Arithmetic):

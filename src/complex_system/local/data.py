@@ -11,17 +11,18 @@ from pathlib import Path
 
 import msgspec
 
-from complex_system.describe.describe import describe, refused
+from complex_system.describe.checking import FileCheck, check_file
+from complex_system.describe.describe import describe
 from complex_system.domain.columns import ID
 from complex_system.domain.dataset import SHIPPED, Dataset
+from complex_system.domain.records import shown
 from complex_system.domain.schema import put_beside
 from complex_system.errors import SourceFileError
 from complex_system.settings import Settings
-from complex_system.sources.replay import ReplayFile
+from complex_system.training.data import MIN_SAMPLES, Part
 
 FEWEST_LABELLED = 30
 """Labelled records below which no training round is started, however small the file."""
-_BATCH = 5000
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,12 @@ class ChosenData:
     Attributes:
         options: Variables for the services.
         notes: What the person who started the run should know.
+        too_few: Why nothing can be trained; empty where it can.
     """
 
     options: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    too_few: str = ""
 
 
 def choose_data(data: str, target: str, folder: Path, given: Mapping[str, str]) -> ChosenData:
@@ -72,7 +75,9 @@ def choose_data(data: str, target: str, folder: Path, given: Mapping[str, str]) 
             config = folder / f"{file.stem}-{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
             notes += _declare(file, target, config)
         dataset = Dataset.load(config, target=target)
-    labelled = _labelled(file, dataset)
+    checked = check_file(file, dataset)
+    labelled = checked.labelled
+    notes += _judged(checked, file, config / "dataset.yaml")
     name = f"_{dataset.name}" + (f"_{hashlib.sha256(target.encode()).hexdigest()[:6]}" if target else "")
     settings = Settings.of(given)
     options = {
@@ -86,16 +91,46 @@ def choose_data(data: str, target: str, folder: Path, given: Mapping[str, str]) 
     notes.append(
         f"data set '{dataset.name}' of {config / 'dataset.yaml'}, {labelled} labelled records; it predicts '{dataset.target}'"
     )
-    if labelled < FEWEST_LABELLED:
-        notes.append(
-            f"{labelled} labelled records are fewer than the {FEWEST_LABELLED} that a training needs: none will be started"
+    too_few = _too_few(checked)
+    return ChosenData(options, (*notes, too_few) if too_few else tuple(notes), too_few)
+
+
+def _too_few(checked: FileCheck) -> str:
+    if checked.labelled < FEWEST_LABELLED:
+        return f"{checked.labelled} labelled records are fewer than the {FEWEST_LABELLED} that a training needs: none will be started"
+    small = [f"{part.name.lower()} {count}" for part, count in zip(Part, checked.parts, strict=True) if count < MIN_SAMPLES]
+    if small:
+        return (
+            f"of the {checked.labelled} labelled records too few fall into a part of the split ({', '.join(small)}; at least "
+            f"{MIN_SAMPLES} are needed), so no model becomes champion; with 100 records this hardly ever happens"
         )
-    return ChosenData(options, tuple(notes))
+    return ""
+
+
+def _judged(checked: FileCheck, file: Path, declaration: Path) -> list[str]:
+    """What a person should know of the records; an error where none can be used."""
+    if not checked.records:
+        raise SourceFileError(f"The file {file} has a header and no records.")
+    if checked.refused == checked.records:
+        raise SourceFileError(
+            f"No record of {file} is as {declaration} declares it: {checked.why}. Change the declaration or the file."
+        )
+    notes = []
+    if checked.refused:
+        notes.append(
+            f"CHECK: {checked.refused} of {checked.records} records cannot be used, the others can: {checked.why}. "
+            f"What is right there has to be allowed in {declaration}"
+        )
+    if checked.same_key:
+        notes.append(
+            f"CHECK: {checked.same_key} records have a key that an earlier one has, such as {shown(checked.example)}; "
+            "only the first of each is kept"
+        )
+    return notes
 
 
 def _declare(file: Path, target: str, config: Path) -> list[str]:
     description = describe(file, target)
-    count, first = refused(description)
     config.mkdir(parents=True, exist_ok=True)
     declaration = config / "dataset.yaml"
     declaration.write_text(description.text(), encoding="utf-8")
@@ -105,7 +140,7 @@ def _declare(file: Path, target: str, config: Path) -> list[str]:
         notes.append(f"CHECK: no --target was named, so the last column of numbers is predicted: '{description.target}'")
     if description.proposal.dropped:
         notes.append(f"columns that are not used: {', '.join(description.proposal.dropped)}; the declaration says why")
-    return [*notes, f"{count} records cannot be processed; {first}"] if count else notes
+    return notes
 
 
 def _write_films(file: Path, dataset: Dataset) -> None:
@@ -113,12 +148,3 @@ def _write_films(file: Path, dataset: Dataset) -> None:
 
     lines = [{ID: film[ID], **{name: film[name] for name in dataset.raw_names}} for film in films(dataset)]
     file.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
-
-
-def _labelled(file: Path, dataset: Dataset) -> int:
-    return sum(
-        row.record.get(dataset.target) is not None
-        for rows in ReplayFile(file, dataset).batches(_BATCH)
-        for row in rows
-        if not row.fault
-    )

@@ -93,10 +93,10 @@ class NumberCheck(Check):
         if self._low <= value <= self._high:
             return f"must be a whole number, not {value}" if self._whole and value != math.floor(value) else None
         if self._column.limits is None or not math.isfinite(value):
-            return "must be a finite number"
+            return f"must be a finite number, not {value}"
         if self._whole and value == math.floor(value):
             value = int(value)
-        return f"{value} is outside of [{self._low:g}, {self._high:g}]"
+        return f"{value} is outside of [{_plain(self._low)}, {_plain(self._high)}]"
 
     @override
     def all_fine(self, records: Sequence[Record]) -> bool:
@@ -187,7 +187,10 @@ class ListCheck(Check):
 
 
 class SharesCheck(Check):
-    """As many shares as the other list has entries, each from 0 to 1, which add up to 1; none for a list of one entry."""
+    """As many shares as the other list has entries, each from 0 to 1, which add up to 1.
+
+    For a list of one entry, or of none, they may be missing.
+    """
 
     def __init__(self, column: Column, of: Column) -> None:
         super().__init__(column, needed=False)
@@ -196,7 +199,7 @@ class SharesCheck(Check):
         # One addition after the other in the order of the categories, as below: a library's sum may add in another order.
         total = reduce(lambda made, each: made + each, shares(of, column.name))
         within = parts.list.eval(pl.element().is_between(0.0, 1.0).fill_null(False)).list.all()
-        whole = (total - 1.0).is_between(-_TOLERANCE, _TOLERANCE)
+        whole = (parts.list.len() == 0) | (total - 1.0).is_between(-_TOLERANCE, _TOLERANCE)
         given = (parts.list.len() == entries.list.len().fill_null(0)) & within & whole.fill_null(False)
         inside = pl.when(parts.is_null()).then(entries.list.len().fill_null(0) <= 1).otherwise(given)
         self._set(inside)
@@ -215,6 +218,8 @@ class SharesCheck(Check):
             return f"has {len(value)} shares, and '{self._of}' has {len(entries)} entries"
         if not all(each is not None and 0.0 <= each <= 1.0 for each in value):
             return "has a share outside of [0, 1]"
+        if not value:
+            return None
         share_of = dict(zip(reversed(entries), reversed(value), strict=True))
         total = 0.0
         for category in self._categories:
@@ -246,6 +251,11 @@ def checks(dataset: Dataset) -> list[Check]:
                 case _:
                     made[name] = NumberCheck(column, needed=needed)
     return [*made.values(), NumberCheck(dataset.column(dataset.target), needed=False)]
+
+
+def _plain(limit: float) -> str:
+    """A limit to its last digit: a rounded one may lie on the other side of the value that it refuses."""
+    return str(int(limit)) if limit.is_integer() and abs(limit) < 1e16 else str(limit)
 
 
 def _unknown(value: str, column: Column) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
+from itertools import pairwise
 from typing import Any
 
 import polars as pl
@@ -107,8 +108,11 @@ def shares(column: Column, of: str) -> list[pl.Expr]:
 
 
 def _bins(step: Bins, value: pl.Expr) -> list[pl.Expr]:
-    edges = step.edges
-    inside = [value.is_between(edges[i], edges[i + 1], closed="right" if i else "both") for i in range(len(edges) - 1)]
+    # Only the inner edges count: raw values lie within the outer ones, and a computed value may be beyond by its last bit.
+    if not (inner := step.edges[1:-1]):
+        return [value.is_not_null().cast(pl.Float64)]
+    above = [value > edge for edge in inner]
+    inside = [~above[0], *(low & ~high for low, high in pairwise(above)), above[-1]]
     return [expression.cast(pl.Float64) for expression in inside]
 
 

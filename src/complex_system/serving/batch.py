@@ -147,7 +147,7 @@ class BatchReader:
         self.most = most
         self._ignore_unknown = ignore_unknown
         self._check = raw_check(pipeline.dataset, ignore_unknown=ignore_unknown)
-        one, many = self._check.types
+        one, many = self._check.types if self._check.compiled else (Any, Any)
         self._one = msgspec.json.Decoder(one)
         self._many = msgspec.json.Decoder(many)
         wrapped = msgspec.defstruct("Records", [("records", many)], forbid_unknown_fields=True, gc=False)
@@ -180,6 +180,8 @@ class BatchReader:
             InvalidRecordError: A record is malformed.
             TooLargeError: There are too many records.
         """
+        if not self._check.compiled:
+            return self.records(self._untyped(body))
         start = body[:64].lstrip()
         try:
             if start.startswith(b"["):

@@ -59,6 +59,21 @@ def as_utf8(path: Path, dialect: Dialect, to: Path) -> None:
             copy.write(block)
 
 
+def too_long(path: Path) -> str:
+    """Which line has more fields than the first, in words: for a file that was refused for it."""
+    dialect = dialect_of(path)
+    with path.open(encoding=dialect.encoding, errors="replace", newline="") as file, contextlib.suppress(csv.Error):
+        rows = csv.reader(file, delimiter=dialect.separator)
+        header = next(rows, [])
+        for row in rows:
+            if len(row) > len(header):
+                return (
+                    f"line {rows.line_num} has {len(row)} fields between '{dialect.separator}', and the first line has "
+                    f"{len(header)}: the first line has to name all columns, and a value with '{dialect.separator}' in it needs quotes"
+                )
+    return "a line has more fields than the first, which names the columns"
+
+
 def _encoding(path: Path) -> str:
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     with path.open("rb") as file:

@@ -19,6 +19,7 @@ import polars as pl
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.records import Record, raw_check
 from complex_system.errors import InvalidRecordError, SourceFileError
+from complex_system.sources.dialect import too_long
 from complex_system.sources.tables import CHUNK_ROWS, Table, table_at
 
 ROW_BITS = 62
@@ -147,6 +148,12 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise SourceFileError(f"The file {path} cannot be read: {error.strerror or error}.") from error
+    except pl.exceptions.NoDataError as error:
+        raise SourceFileError(
+            f"The file {path} is empty; its first line has to name the columns, each further one is a record."
+        ) from error
     except pl.exceptions.PolarsError as error:
+        if "more fields" in str(error):
+            raise SourceFileError(f"The file {path} cannot be read as {path.suffix[1:]}: {too_long(path)}.") from error
         text = str(error).partition("\n")[0]
         raise SourceFileError(f"The file {path} cannot be read as {path.suffix[1:]}: {text}.") from error

@@ -5,6 +5,7 @@ CSV and its relatives, Excel, JSON lines and Parquet; the one reader for replay 
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import weakref
@@ -30,6 +31,10 @@ CHUNK_ROWS = 5000
 
 _ROW = "__row__"
 _LOOKED_AT = 1000
+_DOUBLE = re.compile(r"(.+)_duplicated_\d+", re.DOTALL)
+"""What polars calls the second column of a name."""
+_NUMBERED = re.compile(r"(.+)_\d+", re.DOTALL)
+"""What it calls it in a spreadsheet, where a column may have such a name itself."""
 
 Columns = Mapping[str, Column | None]
 """The columns to read by their names; None is a text."""
@@ -132,6 +137,12 @@ class CsvTable(FrameTable):
     def _scan(self) -> pl.LazyFrame:
         frame = pl.scan_csv(self._readable, infer_schema=False, glob=False, separator=self.dialect.separator)
         names = frame.collect_schema().names()
+        doubles = [name for name in names if (match := _DOUBLE.fullmatch(name)) and match[1] in names]
+        if doubles:
+            name = _DOUBLE.sub(r"\1", doubles[0])
+            raise SourceFileError(
+                f"The file {self.path} has the column '{name}' more than once; give each a name of its own."
+            )
         if "" not in names:
             return frame
         # A header without a name, as programs write it above their row numbers.
@@ -170,7 +181,18 @@ class ExcelTable(FrameTable):
         except fastexcel.FastExcelError as error:
             text = str(error).partition("\n")[0]
             raise SourceFileError(f"The file {self.path} cannot be read as {self.path.suffix[1:]}: {text}.") from error
+        if any((match := _NUMBERED.fullmatch(name)) and match[1] in sheet.columns for name in sheet.columns):
+            self._refuse_doubles()
         return sheet.with_columns(pl.col(pl.Null).cast(pl.String))
+
+    def _refuse_doubles(self) -> None:
+        """Looks at the header itself: a second column of a name is given a number when the sheet is read."""
+        header = pl.read_excel(self.path, engine="calamine", has_header=False, read_options={"n_rows": 1}).row(0)
+        doubles = [name for place, name in enumerate(header) if name is not None and name in header[:place]]
+        if doubles:
+            raise SourceFileError(
+                f"The file {self.path} has the column '{doubles[0]}' more than once; give each a name of its own."
+            )
 
     @cached_property
     def decimal_commas(self) -> bool:

@@ -52,7 +52,8 @@ class LightGBMModel(TrainedModel):
         from onnxmltools.convert.common.data_types import FloatTensorType
 
         width = len(self.feature_names)
-        model = onnxmltools.convert_lightgbm(self.native, initial_types=[("features", FloatTensorType([None, width]))])
+        booster = lgb.Booster(model_str=in_single_precision(self.native.model_to_string()))
+        model = onnxmltools.convert_lightgbm(booster, initial_types=[("features", FloatTensorType([None, width]))])
         return with_twin_names(model)
 
 
@@ -97,6 +98,24 @@ class LightGBMTrainer(Trainer):
         best = booster.best_iteration or len(history)
         parameters = {**settings, "boosting_rounds": rounds, "early_stopping_rounds": EARLY_STOPPING_ROUNDS}
         return LightGBMModel(data.feature_names, parameters, history, best, booster)
+
+
+def in_single_precision(model: str) -> str:
+    """The text of a booster with every threshold at the next float32 below it.
+
+    Features are float32, so each goes the same way at either threshold. ONNX keeps thresholds as the nearest float32, which may be
+    the one above: a feature of just that value would go the other way there.
+    """
+
+    def below(match: re.Match[str]) -> str:
+        exact = np.array(match[1].split(), dtype=np.float64)
+        nearest = exact.astype(np.float32)
+        rounded = np.where(nearest > exact, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+        return "threshold=" + " ".join(repr(float(each)) for each in rounded)
+
+    # Without the sizes in bytes, which are others now, the trees are read one after the other.
+    without_sizes = re.sub(r"^tree_sizes=.*\n", "", model, flags=re.MULTILINE)
+    return re.sub(r"^threshold=(.*)$", below, without_sizes, flags=re.MULTILINE)
 
 
 def _accepted_names(names: tuple[str, ...]) -> list[str]:

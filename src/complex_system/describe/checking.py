@@ -1,0 +1,98 @@
+"""What a file's records are to a declaration: how many can be used, and why the others cannot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from complex_system.domain.columns import ID
+from complex_system.domain.dataset import Dataset
+from complex_system.errors import InvalidRecordError
+from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.sources.replay import ReplayFile
+from complex_system.training.data import Part, parts_of
+
+_BATCH = 5000
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """What came of it.
+
+    Attributes:
+        records: How many the file has.
+        refused: How many of them cannot be processed.
+        labelled: How many can be, and have the target.
+        reasons: The first reason in each column that has one, with its row and how many rows have one there.
+        same_key: Records whose key an earlier one has; they are not kept.
+        example: One of those keys.
+        parts: Labelled records in the train, validation and hold-out part of the split, which follow from the keys.
+    """
+
+    records: int
+    refused: int
+    labelled: int
+    reasons: tuple[str, ...]
+    same_key: int = 0
+    example: str = ""
+    parts: tuple[int, ...] = (0, 0, 0)
+
+    @property
+    def why(self) -> str:
+        """The reasons of the first columns."""
+        more = f"; and {len(self.reasons) - _SHOWN} more columns" if len(self.reasons) > _SHOWN else ""
+        return "; ".join(self.reasons[:_SHOWN]) + more
+
+    @property
+    def first(self) -> str:
+        """The first reason; empty where no record is refused."""
+        return self.reasons[0] if self.reasons else ""
+
+
+def check_file(path: Path, dataset: Dataset) -> FileCheck:
+    """Processes all records of a file by a declaration, without keeping them.
+
+    Raises:
+        SourceFileError: The file cannot be read, or its columns are not the declared ones.
+    """
+    pipeline = Pipeline(dataset)
+    records = refused = same_key = 0
+    parts = np.zeros(len(Part), dtype=int)
+    example = ""
+    found: dict[str, tuple[int, str, int]] = {}
+    keys: set[str] = set()
+    for rows in ReplayFile(path, dataset).batches(_BATCH):
+        records += len(rows)
+        good = [row for row in rows if not row.fault]
+        faulty = [(row.number, row.fault) for row in rows if row.fault]
+        try:
+            pipeline.process([row.record for row in good])
+        except InvalidRecordError:
+            kept = []
+            for row in good:
+                if faults := pipeline.faults_of(row.record, row.number):
+                    faulty.append((row.number, f"field '{faults[0]['field']}': {faults[0]['problem']}"))
+                else:
+                    kept.append(row)
+            good = kept
+        refused += len(faulty)
+        labelled: list[str] = []
+        for number, fault in sorted(faulty):
+            column = fault.partition(": ")[0]
+            first = found.get(column, (number, fault, 0))
+            found[column] = (first[0], first[1], first[2] + 1)
+        for row in good:
+            if row.record[ID] in keys:
+                same_key, example = same_key + 1, example or row.record[ID]
+            elif row.record.get(dataset.target) is not None:
+                labelled.append(row.record[ID])
+            keys.add(row.record[ID])
+        parts += np.bincount(parts_of(labelled), minlength=len(Part))
+    reasons = [
+        f"row {row}, {fault}" + (f" ({count} rows)" if count > 1 else "") for row, fault, count in sorted(found.values())
+    ]
+    each = tuple(int(part) for part in parts)
+    return FileCheck(records, refused, sum(each), tuple(reasons), same_key, example, each)
