@@ -49,9 +49,7 @@ class ServingService(SystemService):
         self.pipeline = Pipeline(self.dataset)
         settings = self.settings
         elsewhere = settings.serving_pipeline == "broker"
-        self.models = ModelManager(
-            self.make_source(), self.pipeline, kept=settings.serving_models, only_present=elsewhere
-        )
+        self.models = ModelManager(self.make_source(), self.pipeline, kept=settings.serving_models, only_present=elsewhere)
         self.holder = self.models.champion
         limits = Limits(settings.serving_body_bytes, settings.serving_records, settings.serving_unknown_columns == "ignore")
         self.engine = PredictionEngine(self.models, self._route(), self._note, limits)

@@ -147,11 +147,7 @@ class BatchReader:
         # Columns whose values need more than a look at their types are checked record by record.
         self._simple = {
             ID,
-            *(
-                column.name
-                for column in self.declared
-                if column.type != "integer" and not kind_of(column).is_list
-            ),
+            *(column.name for column in self.declared if column.type != "integer" and not kind_of(column).is_list),
         }
         self._columns: list[tuple[str, Any, Any]] = [
             (name, operator.attrgetter(f"f{i}"), kinds.get(name, pl.String)) for i, name in enumerate(self._check.names)

@@ -284,6 +284,7 @@ class _Protocol:
         values = _flat(tensor)
         return [_list_of(value) for value in values] if tensor.name in inputs.lists else values
 
+
 def _metadata(predictor: Predictor, name: str, versions: list[str]) -> dict[str, Any]:
     dataset = predictor.pipeline.dataset
     inputs = [

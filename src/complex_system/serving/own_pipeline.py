@@ -40,7 +40,9 @@ def pipeline_for(what: str, metadata: Mapping[str, Any], present: Pipeline, *, o
     try:
         own = Dataset.restored(content)
     except DeclarationError as error:
-        raise ModelRefusedError(f"{mismatch}; the declaration that it brings is not readable here: {error.message}") from error
+        raise ModelRefusedError(
+            f"{mismatch}; the declaration that it brings is not readable here: {error.message}"
+        ) from error
     if own.version != version:
         raise ModelRefusedError(
             f"{mismatch}; the declaration that it brings is of version {own.version} here: train again with this release."
