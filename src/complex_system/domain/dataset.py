@@ -128,7 +128,7 @@ class Dataset(Declared):
         try:
             return cls.parse_obj(content)
         except ValidationError as error:
-            raise DeclarationError(f"The declaration cannot be read: {error.errors()[0]['msg']}") from error
+            raise DeclarationError(str(error.errors()[0]["msg"])) from error
 
     def as_content(self) -> dict[str, Any]:
         """The declaration as JSON, with its target chosen; models carry it, so that they can be served after it has changed."""
