@@ -9,6 +9,8 @@ from typing import Any
 import mariadb
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pymongo import AsyncMongoClient
 
 from complex_system.domain.dataset import ID, Dataset
@@ -18,7 +20,7 @@ from complex_system.errors import DeclarationError
 from complex_system.settings import Settings
 from complex_system.storage.base import PROCESSED, RAW, REJECTED, DataStore
 from complex_system.storage.maria import MariaDataStore
-from complex_system.storage.maria_columns import Kept, plan
+from complex_system.storage.maria_columns import Kept, plan, written
 from complex_system.storage.mongo import MongoDataStore
 
 LONG = "a name that is longer than any identifier may be in a table, " * 2
@@ -307,6 +309,21 @@ async def test_an_unchanged_declaration_changes_no_table(
     before = made()
     await opened(dataset)
     assert made() == before
+
+
+@given(st.lists(st.lists(st.sampled_from([*ODD, "a", "A", "ä", "_id2", "column_1"]), unique=True), max_size=5))
+def test_a_name_keeps_its_column_however_declarations_follow_each_other(declarations: list[list[str]]) -> None:
+    kept: list[Kept] = []
+    known: dict[str, str] = {}
+    for names in declarations:
+        made = plan(dict.fromkeys(names, "number"), kept).columns
+        assert len(set(made.values())) == len(made) == len(names) + 1
+        assert {name: known[name] for name in names if name in known} == {n: made[n] for n in names if n in known}
+        known |= {name: made[name] for name in names}
+        there = {each.name for each in kept}
+        kept += [
+            Kept(made[name], "double", f"declared as {written(name)} = number") for name in names if made[name] not in there
+        ]
 
 
 def test_nothing_is_to_be_done_for_columns_that_are_there() -> None:
