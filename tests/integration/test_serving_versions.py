@@ -164,6 +164,22 @@ async def test_a_request_that_is_still_arriving_is_answered_by_the_model_that_it
         assert (answer["pipeline_version"], answer["predictions"]) == (NEW.version, [21.25])
 
 
+async def test_what_the_champion_of_a_moment_ago_answers_is_told_of_too() -> None:
+    source = MemorySource()
+    source.publish(OLD, 10.0)
+    models = ModelManager(source, Pipeline(NEW))
+    await models.refresh()
+    told: list[PredictionResult] = []
+    engine = PredictionEngine(models, LocalRoute(), told.append)
+    before = models.champion.require()
+    batch = engine.reader_for(before).records([RECORD])
+    source.publish(NEW, 20.0)
+    await models.refresh()
+    await engine.predict_batch(batch, predictor=before, live=True)
+    await engine.predict_batch(batch, predictor=before)  # asked for by its name, it is no champion now
+    assert [result.model.pipeline_version for result in told] == [OLD.version]
+
+
 async def _in_progress(client: httpx.AsyncClient, count: int) -> bool:
     """Whether so many requests are under way; this one is one of them."""
     lines = (await client.get("/metrics")).text.splitlines()

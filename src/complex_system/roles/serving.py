@@ -115,7 +115,9 @@ class ServingService(SystemService):
         why = self.holder.reason
         if predictor is None:
             return "waiting", f"{NO_MODEL}: {why}" if why else NO_MODEL
-        return "ready", predictor.info.label + (f"; the newest is not served: {why}" if why else "")
+        own = predictor.info.pipeline_version
+        older = f"; of pipeline version {own}, with its own pipeline" if own != self.dataset.version else ""
+        return "ready", predictor.info.label + older + (f"; the newest is not served: {why}" if why else "")
 
     async def get_prediction(self, records: Any) -> list[list[float]]:
         """Answers a request by the broker: one row a record, as the contract has it."""

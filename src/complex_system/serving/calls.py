@@ -152,7 +152,7 @@ class Call(Request):
         self.predictor: Predictor | None = None
         self.records = 0
         self._id = ""
-        self._placed = False
+        self._placed = self._live = False
 
     def leave(self) -> None:
         """Gives back the place that a large body took."""
@@ -230,7 +230,7 @@ class Call(Request):
         engine = self.gate.engine
         if self.predictor is None and engine.holder.current is not None:
             # So that a request that is refused counts as the champion's.
-            self.predictor, self.model = engine.holder.current, engine.holder.current.info
+            self.predictor, self.model, self._live = engine.holder.current, engine.holder.current.info, True
         reader = engine.reader_for(self.predictor)
         body = await self.within_limits()
         batch: Batch = await off_loop(len(body) if len(body) > LONG_BODY else 0, read, body, reader)
@@ -247,6 +247,7 @@ class Call(Request):
         """
         self.predictor = await self.gate.engine.models.predictor(name, version)
         self.model = self.predictor.info
+        self._live = self.predictor is self.gate.engine.holder.current
         return self.predictor
 
     async def versions(self, name: str) -> list[str]:
@@ -260,10 +261,12 @@ class Call(Request):
             NoModelError: There was no model when it was read.
         """
         self.records = batch.size
-        predictor = self.predictor or self.gate.engine.holder.require()
-        if self.gate.engine.reader_for(predictor) is not self.gate.engine.reader_for(self.predictor):
-            raise NoModelError("There was no model when the request came; there is one now: send it again.")
-        result = await self.gate.engine.predict_batch(batch, predictor=predictor)
+        engine, predictor = self.gate.engine, self.predictor
+        if predictor is None:
+            predictor = engine.holder.require()
+            if engine.reader_for(predictor) is not engine.reader:
+                raise NoModelError("There was no model when the request came; there is one now: send it again.")
+        result = await engine.predict_batch(batch, predictor=predictor, live=self._live or None)
         self.model = result.model
         return result
 

@@ -184,16 +184,22 @@ class PredictionEngine:
         """As :meth:`predict_batch`, for raw records as mappings, with the champion."""
         predictor = self.holder.require()
         batch = await off_loop(len(records), self.reader_for(predictor).records, records)
-        return await self.predict_batch(batch, predictor=predictor)
+        return await self.predict_batch(batch, predictor=predictor, live=True)
 
     async def predict_table(self, table: pa.Table) -> PredictionResult:
         """As :meth:`predict_batch`, for an Arrow table of raw columns, with the champion."""
         predictor = self.holder.require()
         batch = await off_loop(table.num_rows, self.reader_for(predictor).table, table)
-        return await self.predict_batch(batch, predictor=predictor)
+        return await self.predict_batch(batch, predictor=predictor, live=True)
 
     async def predict_batch(
-        self, batch: Batch, name: str | None = None, version: str | None = None, *, predictor: Predictor | None = None
+        self,
+        batch: Batch,
+        name: str | None = None,
+        version: str | None = None,
+        *,
+        predictor: Predictor | None = None,
+        live: bool | None = None,
     ) -> PredictionResult:
         """Predicts a batch; all of it with one model.
 
@@ -203,6 +209,7 @@ class PredictionEngine:
             version: Its version or alias; None for the newest.
             predictor: The model itself, where it was found before the batch was read: it answers although another one may have been
                 swapped in since then, which may take other records.
+            live: Whether it was the champion when it was found; None to see whether it is now.
 
         Raises:
             NoModelError: No model is loaded yet.
@@ -217,7 +224,7 @@ class PredictionEngine:
         predictions = await off_loop(cost, predictor.predict_features, features)
         milliseconds = (time.perf_counter() - began) * 1000
         result = PredictionResult(batch, features, predictions, predictor.info, milliseconds)
-        if self._made is not None and predictor is self.holder.current:
+        if self._made is not None and (live or (live is None and predictor is self.holder.current)):
             self._made(result)
         return result
 
