@@ -67,6 +67,7 @@ def twin_metadata(dataset: Dataset, twin: bytes, model: str, trainer: str = "lig
         "validation": {"rmse": 15.0, "mae": 12.5, "r2": 0.97},
         "samples": {"train": 70, "validation": 15},
         "sha256": hashlib.sha256(twin).hexdigest(),
+        "declaration": dataset.as_content(),
         **changes,
     }
 

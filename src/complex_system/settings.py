@@ -35,6 +35,13 @@ class Settings(BaseSettings):
     service_id: str = Field("", env="FASTIOT_SERVICE_ID", description="Tells instances of one service apart")
     heartbeat_interval: float = Field(2.0, gt=0, description="Seconds between heartbeats of a service")
 
+    # Either database
+    table_prefix: str = Field(
+        "",
+        regex=r"^([A-Za-z][A-Za-z0-9_]{0,29})?$",
+        description="What names of tables and collections begin with, for several data sets in one database",
+    )
+
     # MongoDB
     mongo_host: str = Field("localhost", env="FASTIOT_MONGO_DB_HOST", description="Host of MongoDB")
     mongo_port: int = Field(27017, env="FASTIOT_MONGO_DB_PORT", description="Port of MongoDB")

@@ -22,7 +22,7 @@ from complex_system.errors import InvalidRecordError
 from complex_system.preprocessing.pipeline import MANY_RECORDS, Pipeline
 from complex_system.serving.batch import BatchReader
 from complex_system.serving.csv_body import csv_columns, csv_text
-from complex_system.serving.oip import InferenceRequest, _Protocol
+from complex_system.serving.oip import InferenceRequest, _Protocol, inference_body
 from complex_system.serving.schemas import column_examples, example_record, record_schema
 from everything import EVERYTHING, records
 
@@ -112,7 +112,7 @@ def test_csv_has_lists_and_flags() -> None:
     writer.writerow(record)
     writer.writerow([1.5, "false", 3, '["K1", "K2"]', "0.25;0.75"])
     writer.writerow([1.5, "False", "3.0", "K1|K2", "[0.25, 0.75]"])
-    read = READER.columns(csv_columns(out.getvalue().encode(), EVERYTHING)).features(PIPELINE)
+    read = READER.columns(csv_columns(out.getvalue().encode(), EVERYTHING.columns)).features(PIPELINE)
     assert read.tobytes() == READER.records([record, record]).features(PIPELINE).tobytes()
 
 
@@ -143,8 +143,8 @@ def test_a_fraction_for_an_integer_is_refused_in_arrow_too() -> None:
 
 
 def test_tensors_of_the_example_are_read_again() -> None:
-    protocol = _Protocol(EVERYTHING)
-    example = protocol.request_body()["content"]["application/json"]["examples"]["columns"]["value"]
+    protocol = _Protocol()
+    example = inference_body(EVERYTHING)["content"]["application/json"]["examples"]["columns"]["value"]
     kinds = {tensor["name"]: tensor["datatype"] for tensor in example["inputs"]}
     assert (kinds["select"], kinds["an"], kinds["Stoffe"], kinds["Zeit"]) == ("INT64", "BOOL", "BYTES", "BYTES")
     read = protocol._batch(protocol._decode(json.dumps(example).encode()), READER)
@@ -155,14 +155,14 @@ def test_tensors_of_the_example_are_read_again() -> None:
 
 def test_the_example_of_csv_is_read_again() -> None:
     columns = column_examples(EVERYTHING, 3)
-    assert csv_columns(csv_text(columns).encode(), EVERYTHING) == columns
+    assert csv_columns(csv_text(columns).encode(), EVERYTHING.columns) == columns
 
 
 def test_what_pandas_writes_for_a_missing_value_is_missing_in_columns_of_every_type() -> None:
     names = ["temp. [°c]", "select", "an", "Sorte", "Stoffe", "Anteile", "Notiz"]
     for marker in ("", "NaN", "null", "<NA>", "None"):
         body = ",".join(["Temp. [°C]", *names]) + "\n1.5" + f",{marker}" * len(names)
-        assert csv_columns(body.encode(), EVERYTHING) == {"Temp. [°C]": [1.5], **{name: [None] for name in names}}
-    assert csv_columns("Temp. [°C],an,Notiz\n1_0,٣, nan".encode(), EVERYTHING) == {
+        assert csv_columns(body.encode(), EVERYTHING.columns) == {"Temp. [°C]": [1.5], **{name: [None] for name in names}}
+    assert csv_columns("Temp. [°C],an,Notiz\n1_0,٣, nan".encode(), EVERYTHING.columns) == {
         "Temp. [°C]": ["1_0"], "an": ["٣"], "Notiz": [" nan"],
     }  # fmt: skip

@@ -118,6 +118,23 @@ class Dataset(Declared):
         text = (resources.files("complex_system.domain") / f"{name}.yaml").read_text(encoding="utf-8")
         return cls.parse(text, f"{name}.yaml", target=target)
 
+    @classmethod
+    def restored(cls, content: Any) -> Dataset:
+        """Reads what :meth:`as_content` made, perhaps with another release of this software.
+
+        Raises:
+            DeclarationError: It is no valid declaration here.
+        """
+        try:
+            return cls.parse_obj(content)
+        except ValidationError as error:
+            raise DeclarationError(str(error.errors()[0]["msg"])) from error
+
+    def as_content(self) -> dict[str, Any]:
+        """The declaration as JSON, with its target chosen; models carry it, so that they can be served after it has changed."""
+        content: dict[str, Any] = json.loads(self.json(by_alias=True))
+        return content
+
     _by_name: dict[str, Column] = PrivateAttr()
     _features: tuple[str, ...] = PrivateAttr()
     _version: str = PrivateAttr()

@@ -6,13 +6,13 @@ anything is written. Whether its values can be processed (categories, ranges) is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import msgspec
 from uuid6 import uuid7
 
-from complex_system.domain.columns import LARGEST_INTEGER
+from complex_system.domain.columns import LARGEST_INTEGER, Column
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.kinds import MAX_TEXT, Finite, Whole, kind_of
 from complex_system.errors import InvalidRecordError, InvalidRequestError
@@ -159,11 +159,18 @@ class RecordCheck:
         return found
 
 
-def raw_check(dataset: Dataset, *, ignore_unknown: bool = False) -> RecordCheck:
-    """The check of raw records; the key may be missing, see :func:`with_ids`."""
+def raw_check(dataset: Dataset, *, ignore_unknown: bool = False, also: Sequence[Column] = ()) -> RecordCheck:
+    """The check of raw records; the key may be missing, see :func:`with_ids`.
+
+    Args:
+        dataset: Declares the columns.
+        ignore_unknown: Whether fields that are not declared are left out; otherwise they are faults.
+        also: Further columns that a record may have.
+    """
     fields: list[tuple[str, Any, bool]] = [(ID, _Id, False)]
     for column in dataset.columns:
         fields.append((column.name, kind_of(column).python, not column.optional))
+    fields += [(column.name, kind_of(column).python, False) for column in also]
     return RecordCheck("raw record", fields, ignore_unknown=ignore_unknown)
 
 

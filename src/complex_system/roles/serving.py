@@ -19,7 +19,6 @@ from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import State, SystemService
 from complex_system.messaging.subjects import CHAMPION_CHANGED, PREDICTION_FAILED, PREDICTION_MADE, ReplySubject
 from complex_system.preprocessing.pipeline import Pipeline
-from complex_system.serving.documentation import broker_section
 from complex_system.serving.engine import Limits, LocalRoute, PredictionEngine, PredictionResult, RemoteRoute
 from complex_system.serving.manager import ModelManager
 from complex_system.serving.rest import make_app
@@ -49,7 +48,8 @@ class ServingService(SystemService):
         super().__init__(**kwargs)
         self.pipeline = Pipeline(self.dataset)
         settings = self.settings
-        self.models = ModelManager(self.make_source(), self.pipeline, kept=settings.serving_models)
+        elsewhere = settings.serving_pipeline == "broker"
+        self.models = ModelManager(self.make_source(), self.pipeline, kept=settings.serving_models, only_present=elsewhere)
         self.holder = self.models.champion
         limits = Limits(settings.serving_body_bytes, settings.serving_records, settings.serving_unknown_columns == "ignore")
         self.engine = PredictionEngine(self.models, self._route(), self._note, limits)
@@ -58,7 +58,7 @@ class ServingService(SystemService):
             self.dataset,
             api_key=settings.api_key,
             broker_connected=lambda: self.broker.connected,
-            broker_needed=settings.serving_pipeline == "broker",
+            broker_needed=elsewhere,
         )
         self._metrics = self._app.state.gate.metrics
         challengers = tuple(name.strip() for name in settings.serving_shadow_models.split(",") if name.strip())
@@ -84,7 +84,7 @@ class ServingService(SystemService):
     @override
     async def on_start(self) -> None:
         port: int = getattr(self.settings, self.port_field)
-        self._app.description += broker_section(self.dataset, self.subjects()[0].name, self.columns_subjects()[0].name)
+        self._app.state.subjects = (self.subjects()[0].name, self.columns_subjects()[0].name)
         rest = RestServer(self._app, self.settings.serving_host, port)
         try:
             await rest.start()
@@ -115,7 +115,9 @@ class ServingService(SystemService):
         why = self.holder.reason
         if predictor is None:
             return "waiting", f"{NO_MODEL}: {why}" if why else NO_MODEL
-        return "ready", predictor.info.label + (f"; the newest is not served: {why}" if why else "")
+        own = predictor.info.pipeline_version
+        older = f"; of pipeline version {own}, with its own pipeline" if own != self.dataset.version else ""
+        return "ready", predictor.info.label + older + (f"; the newest is not served: {why}" if why else "")
 
     async def get_prediction(self, records: Any) -> list[list[float]]:
         """Answers a request by the broker: one row a record, as the contract has it."""

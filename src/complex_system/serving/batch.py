@@ -16,7 +16,7 @@ import pyarrow as pa
 from msgspec.structs import astuple
 from typing_extensions import override
 
-from complex_system.domain.dataset import ID
+from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.kinds import MAX_TEXT, kind_of
 from complex_system.domain.records import MAX_FAULTS, MAX_KEY, Record, raw_check, sentence, shown
 from complex_system.errors import InvalidRecordError, InvalidRequestError, TooLargeError
@@ -133,20 +133,31 @@ class FeatureBatch(Batch):
 
 
 class BatchReader:
-    """Makes batches of what comes in, or says all that is wrong with it."""
+    """Makes batches of what comes in, or says all that is wrong with it.
 
-    def __init__(self, pipeline: Pipeline, *, most: int, ignore_unknown: bool = False) -> None:
+    Attributes:
+        pipeline: What the batches are for.
+        declared: The columns that are known.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, *, most: int, ignore_unknown: bool = False, present: Dataset | None = None
+    ) -> None:
         """Makes a reader.
 
         Args:
             pipeline: Knows the declared columns.
             most: Records that one request may hold.
             ignore_unknown: Whether columns that are not declared are left out; otherwise they are faults.
+            present: The deployment's data set, where the pipeline is of an older version: what only it declares is taken too, and
+                the model does not see it, so that a client need not know which version answers.
         """
         self.pipeline = pipeline
         self.most = most
         self._ignore_unknown = ignore_unknown
-        self._check = raw_check(pipeline.dataset, ignore_unknown=ignore_unknown)
+        further = [each for each in (present.columns if present else ()) if each.name not in pipeline.dataset.by_name]
+        self.declared = (*pipeline.dataset.columns, *further)
+        self._check = raw_check(pipeline.dataset, ignore_unknown=ignore_unknown, also=further)
         one, many = self._check.types if self._check.compiled else (Any, Any)
         self._one = msgspec.json.Decoder(one)
         self._many = msgspec.json.Decoder(many)
@@ -155,15 +166,11 @@ class BatchReader:
         raw = msgspec.defstruct("RawRecords", [("records", msgspec.Raw)], forbid_unknown_fields=True, gc=False)
         self._wrapped_raw: msgspec.json.Decoder[Any] = msgspec.json.Decoder(raw)
         self._elements: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
-        kinds = {column.name: frame_type(column) for column in pipeline.dataset.columns}
+        kinds = {column.name: frame_type(column) for column in self.declared}
         # Columns whose values need more than a look at their types are checked record by record.
         self._simple = {
             ID,
-            *(
-                column.name
-                for column in pipeline.dataset.columns
-                if column.type != "integer" and not kind_of(column).is_list
-            ),
+            *(column.name for column in self.declared if column.type != "integer" and not kind_of(column).is_list),
         }
         self._kinds: dict[str, Any] = {name: kinds.get(name, pl.String) for name in self._check.names}
         self._getters = [operator.attrgetter(f"f{i}") for i in range(len(self._kinds))]

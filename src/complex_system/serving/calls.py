@@ -29,11 +29,11 @@ from complex_system.errors import (
     TooLargeError,
     UnauthorizedError,
 )
-from complex_system.serving.batch import Batch
+from complex_system.serving.batch import Batch, BatchReader
 from complex_system.serving.bodies import LARGE_BODY
 from complex_system.serving.engine import PredictionEngine, PredictionResult, off_loop
 from complex_system.serving.metrics import ServingMetrics
-from complex_system.serving.predictor import ModelInfo
+from complex_system.serving.predictor import ModelInfo, Predictor
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,8 @@ class Call(Request):
 
     Attributes:
         gate: What it passed.
-        model: What predicts, once that is known.
+        model: What is known of the model that predicts, once that is known.
+        predictor: What predicts, once that is known.
         records: How many records it holds, once they are read.
     """
 
@@ -148,9 +149,10 @@ class Call(Request):
         super().__init__(scope, receive, send)
         self.gate = gate
         self.model: ModelInfo | None = None
+        self.predictor: Predictor | None = None
         self.records = 0
         self._id = ""
-        self._placed = False
+        self._placed = self._live = False
 
     def leave(self) -> None:
         """Gives back the place that a large body took."""
@@ -225,16 +227,19 @@ class Call(Request):
             f"{max(2, requests)} requests or more, each of at most {limits.body_bytes} bytes and {limits.records} records."
         )
 
-    async def read(self, reader: Callable[[bytes], Batch]) -> Batch:
-        """The batch that a body holds, decoded in a thread if it is long."""
-        if self.model is None and self.gate.engine.holder.current is not None:
-            self.model = self.gate.engine.holder.current.info  # so that a request that is refused counts as the champion's
+    async def read(self, read: Callable[[bytes, BatchReader], Batch]) -> Batch:
+        """The batch that a body holds, decoded in a thread if it is long, as the model that will predict takes it."""
+        engine = self.gate.engine
+        if self.predictor is None and engine.holder.current is not None:
+            # So that a request that is refused counts as the champion's.
+            self.predictor, self.model, self._live = engine.holder.current, engine.holder.current.info, True
+        reader = engine.reader_for(self.predictor)
         body = await self.within_limits()
-        batch: Batch = await off_loop(len(body) if len(body) > LONG_BODY else 0, reader, body)
+        batch: Batch = await off_loop(len(body) if len(body) > LONG_BODY else 0, read, body, reader)
         self.records = batch.size
         return batch
 
-    async def find(self, name: str, version: str | None) -> ModelInfo:
+    async def find(self, name: str, version: str | None) -> Predictor:
         """The model that the request names; what happens from now on is counted as its.
 
         Raises:
@@ -242,17 +247,28 @@ class Call(Request):
             UnknownModelError: There is no such model.
             ModelRefusedError: The model exists and must not be served.
         """
-        self.model = (await self.gate.engine.models.predictor(name, version)).info
-        return self.model
+        self.predictor = await self.gate.engine.models.predictor(name, version)
+        self.model = self.predictor.info
+        self._live = self.predictor is self.gate.engine.holder.current
+        return self.predictor
 
     async def versions(self, name: str) -> list[str]:
         """The versions of a model that may be asked for, oldest first."""
         return await self.gate.engine.models.versions(name)
 
-    async def predict(self, batch: Batch, name: str | None = None, version: str | None = None) -> PredictionResult:
-        """Predictions of the model that the request names."""
+    async def predict(self, batch: Batch) -> PredictionResult:
+        """Predictions of the model that the batch was read for.
+
+        Raises:
+            NoModelError: There was no model when it was read.
+        """
         self.records = batch.size
-        result = await self.gate.engine.predict_batch(batch, name, version)
+        engine, predictor = self.gate.engine, self.predictor
+        if predictor is None:
+            predictor = engine.holder.require()
+            if engine.reader_for(predictor) is not engine.reader:
+                raise NoModelError("There was no model when the request came; there is one now: send it again.")
+        result = await engine.predict_batch(batch, predictor=predictor, live=self._live or None)
         self.model = result.model
         return result
 

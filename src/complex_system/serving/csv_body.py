@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.dataset import ID, Column
 from complex_system.errors import InvalidRequestError
 from complex_system.sources.values import entries
 
@@ -20,7 +20,7 @@ MISSING = frozenset(
 """What pandas, and so MLflow's server, reads as a missing value."""
 
 
-def csv_columns(body: bytes, dataset: Dataset) -> dict[str, list[Any]]:
+def csv_columns(body: bytes, declared: Iterable[Column]) -> dict[str, list[Any]]:
     """Columns by the names of the header; values as the declared column has them, missing values as None.
 
     Missing is what :data:`MISSING` holds, unless it is a declared category. A field that is no number, no list or neither true nor
@@ -47,7 +47,7 @@ def csv_columns(body: bytes, dataset: Dataset) -> dict[str, list[Any]]:
             raise InvalidRequestError(f"Line {position + 2} has {len(row)} fields where the header has {len(header)}.")
     read: dict[str, Callable[[str], Any]] = dict.fromkeys(header, _number)
     missing: dict[str, frozenset[str]] = dict.fromkeys(header, MISSING)
-    for column in dataset.columns:
+    for column in declared:
         read[column.name] = _READERS.get(column.type, _text)
         missing[column.name] = MISSING - {*column.categories}
     read[ID], missing[ID] = _text, frozenset(("",))

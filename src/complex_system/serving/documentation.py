@@ -6,6 +6,7 @@ A plant has no Internet, so the page and all that it loads come from this server
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from starlette.responses import FileResponse, Response
 from complex_system.domain.dataset import Dataset
 from complex_system.serving.calls import ServingRoute
 from complex_system.serving.manager import CHAMPION
-from complex_system.serving.schemas import answers, components, example_record
+from complex_system.serving.oip import inference_body
+from complex_system.serving.schemas import answers, components, example_record, request_body
+from complex_system.serving.scoring import scoring_body
 from complex_system.serving.status_schemas import status_components
 
 ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")
@@ -68,9 +71,15 @@ def add_documentation(app: FastAPI, dataset: Dataset, secured: bool) -> None:
     for name in ASSETS:
         app.add_route(f"/docs/{name}", asset(name), include_in_schema=False)
 
+    documented = ""
+
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            app.openapi_schema = _document(app, dataset, secured)
+        nonlocal documented
+        # Requests look as the champion takes them, which may still be of an older declaration.
+        current = app.state.gate.engine.holder.current
+        own = current.pipeline.dataset if current else dataset
+        if app.openapi_schema is None or documented != own.version:
+            app.openapi_schema, documented = _document(app, own, dataset, secured), own.version
         _name_the_champion(app, dataset, app.openapi_schema)
         return app.openapi_schema
 
@@ -84,8 +93,15 @@ def broker_section(dataset: Dataset, subject: str, columns: str) -> str:
     return _BROKER.format(subject=subject, columns=columns, records=listed)
 
 
-def _document(app: FastAPI, dataset: Dataset, secured: bool) -> dict[str, Any]:
-    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+def _document(app: FastAPI, dataset: Dataset, present: Dataset, secured: bool) -> dict[str, Any]:
+    description = dataset.description
+    if dataset.version != present.version:
+        description += _OLDER.format(own=dataset.version, present=present.version)
+    if subjects := getattr(app.state, "subjects", None):
+        description += broker_section(dataset, *subjects)
+    document = get_openapi(title=app.title, version=app.version, description=description, routes=app.routes)
+    for path, body in _BODIES.items():
+        document["paths"][path]["post"]["requestBody"] = body(dataset)
     parts = document.setdefault("components", {})
     # FastAPI announces a check of the parameters that our routes do not make.
     schemas = {name: each for name, each in parts.get("schemas", {}).items() if not name.endswith("ValidationError")}
@@ -121,6 +137,19 @@ def _name_the_champion(app: FastAPI, dataset: Dataset, document: dict[str, Any])
                 parameter["example"] = examples[parameter["name"]]
 
 
+_BODIES: dict[str, Callable[[Dataset], dict[str, Any]]] = {
+    "/predict": request_body,
+    "/invocations": scoring_body,
+    "/v2/models/{name}/infer": inference_body,
+    "/v2/models/{name}/versions/{version}/infer": inference_body,
+}
+"""What a request looks like, by path."""
+_OLDER = """
+
+**The declaration of the data set has changed.** The model that answers is of pipeline version `{own}`, the present one is
+`{present}`: requests are judged, and this page describes them, as that older version declares. Columns that only the new declaration
+has may be sent and are not used. This ends with the first champion of the new version.
+"""
 _BROKER = """
 
 ## By the broker

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,10 +21,12 @@ from complex_system.preprocessing.pipeline import Pipeline
 from complex_system.serving.batch import Batch, BatchReader, FeatureBatch, RecordBatch
 from complex_system.serving.holder import ModelHolder
 from complex_system.serving.manager import ModelManager
-from complex_system.serving.predictor import Matrix, ModelInfo
+from complex_system.serving.predictor import Matrix, ModelInfo, Predictor
 
 INLINE_RECORDS = 1000
 """Up to so many records are predicted on the event loop; a thread would cost more than it frees."""
+MOST_READERS = 8
+"""Pipeline versions beside the deployment's whose readers are kept."""
 CHUNK_RECORDS = 5000
 """Most records of one request to data_processing, well below the limit of a broker that takes 8 MB."""
 
@@ -127,7 +130,7 @@ class PredictionEngine:
 
     Attributes:
         models: Where the models are.
-        reader: Makes batches of what comes in.
+        reader: Makes batches of what comes in for a model of the deployment's pipeline version.
         limits: What one request may hold.
     """
 
@@ -151,6 +154,7 @@ class PredictionEngine:
         self.models = models
         self.limits = limits or Limits()
         self.reader = BatchReader(models.pipeline, most=self.limits.records, ignore_unknown=self.limits.ignore_unknown)
+        self._readers: OrderedDict[str, BatchReader] = OrderedDict()
         self._route = route
         self._made = made
 
@@ -159,23 +163,53 @@ class PredictionEngine:
         """Holds the champion."""
         return self.models.champion
 
+    def reader_for(self, predictor: Predictor | None) -> BatchReader:
+        """Makes batches for a model; without one for a model of the deployment's pipeline version."""
+        own = self.models.pipeline.dataset.version if predictor is None else predictor.pipeline.dataset.version
+        if predictor is None or own == self.models.pipeline.dataset.version:
+            return self.reader
+        if own not in self._readers:
+            limits = self.limits
+            self._readers[own] = BatchReader(
+                predictor.pipeline,
+                most=limits.records,
+                ignore_unknown=limits.ignore_unknown,
+                present=self.models.pipeline.dataset,
+            )
+            if len(self._readers) > MOST_READERS:
+                self._readers.popitem(last=False)
+        return self._readers[own]
+
     async def predict(self, records: list[Record]) -> PredictionResult:
         """As :meth:`predict_batch`, for raw records as mappings, with the champion."""
-        self.holder.require()
-        return await self.predict_batch(await off_loop(len(records), self.reader.records, records))
+        predictor = self.holder.require()
+        batch = await off_loop(len(records), self.reader_for(predictor).records, records)
+        return await self.predict_batch(batch, predictor=predictor, live=True)
 
     async def predict_table(self, table: pa.Table) -> PredictionResult:
         """As :meth:`predict_batch`, for an Arrow table of raw columns, with the champion."""
-        self.holder.require()
-        return await self.predict_batch(await off_loop(table.num_rows, self.reader.table, table))
+        predictor = self.holder.require()
+        batch = await off_loop(table.num_rows, self.reader_for(predictor).table, table)
+        return await self.predict_batch(batch, predictor=predictor, live=True)
 
-    async def predict_batch(self, batch: Batch, name: str | None = None, version: str | None = None) -> PredictionResult:
+    async def predict_batch(
+        self,
+        batch: Batch,
+        name: str | None = None,
+        version: str | None = None,
+        *,
+        predictor: Predictor | None = None,
+        live: bool | None = None,
+    ) -> PredictionResult:
         """Predicts a batch; all of it with one model.
 
         Args:
-            batch: From :attr:`reader`.
+            batch: From :meth:`reader_for` that model.
             name: Registered name of the model; None for the champion.
             version: Its version or alias; None for the newest.
+            predictor: The model itself, where it was found before the batch was read: it answers although another one may have been
+                swapped in since then, which may take other records.
+            live: Whether it was the champion when it was found; None to see whether it is now.
 
         Raises:
             NoModelError: No model is loaded yet.
@@ -183,14 +217,14 @@ class PredictionEngine:
             ModelRefusedError: The model exists and must not be served.
             InvalidRecordError: A record cannot be processed.
         """
-        predictor = await self.models.predictor(name, version)
+        predictor = predictor or await self.models.predictor(name, version)
         began = time.perf_counter()
         features = await self._route.features(predictor.pipeline, batch)
         cost = batch.size if predictor.quick else INLINE_RECORDS + 1
         predictions = await off_loop(cost, predictor.predict_features, features)
         milliseconds = (time.perf_counter() - began) * 1000
         result = PredictionResult(batch, features, predictions, predictor.info, milliseconds)
-        if self._made is not None and predictor is self.holder.current:
+        if self._made is not None and (live or (live is None and predictor is self.holder.current)):
             self._made(result)
         return result
 

@@ -12,6 +12,7 @@ from typing import Any
 from complex_system.background import started
 from complex_system.errors import ComplexSystemError, ModelRefusedError, NoModelError
 from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.serving.own_pipeline import pipeline_for
 from complex_system.serving.predictor import Predictor
 from complex_system.serving.sources import ModelReference, ModelSource
 
@@ -53,6 +54,8 @@ class ModelHolder:
         pipeline: Pipeline,
         look: Callable[[], ModelReference | None] | None = None,
         loaded: Callable[[ModelReference], Predictor | None] | None = None,
+        *,
+        only_present: bool = False,
     ) -> None:
         """Makes a holder; nothing is loaded yet.
 
@@ -61,7 +64,9 @@ class ModelHolder:
             pipeline: The pipeline of the deployment's data set.
             look: Says which model should be held; without it the source's newest. Blocking.
             loaded: Returns a model that another holder has, so that none is loaded twice.
+            only_present: Whether models of another pipeline version are refused although they bring their declaration.
         """
+        self._only_present = only_present
         self._look = look
         self._loaded = loaded or (lambda _: None)
         self.source = source
@@ -160,11 +165,21 @@ class ModelHolder:
             return False
         self.current, self._served, self.problem = predictor, newest, None
         log.info("Serving %s (%s)", predictor.info.label, predictor.info.framework)
+        if (own := predictor.info.pipeline_version) != (present := self.pipeline.dataset.version):
+            log.warning(
+                "%s is of pipeline version %s and is served with that pipeline until a model of version %s is there",
+                predictor.info.label,
+                own,
+                present,
+            )
         return True
 
     def _load(self, reference: ModelReference) -> Predictor:
         twin = self.source.load(reference)
-        return Predictor(self.pipeline, reference.name, reference.version, twin.onnx, twin.metadata, twin.runtime)
+        pipeline = self.pipeline
+        if twin.runtime is None:
+            pipeline = pipeline_for(str(reference), twin.metadata, pipeline, only_present=self._only_present)
+        return Predictor(pipeline, reference.name, reference.version, twin.onnx, twin.metadata, twin.runtime)
 
     def _must_wait(self, newest: ModelReference) -> bool:
         problem = self.problem

@@ -41,7 +41,13 @@ class ModelManager:
     """
 
     def __init__(
-        self, source: ModelSource, pipeline: Pipeline, *, kept: int = 8, champion: ModelHolder | None = None
+        self,
+        source: ModelSource,
+        pipeline: Pipeline,
+        *,
+        kept: int = 8,
+        champion: ModelHolder | None = None,
+        only_present: bool = False,
     ) -> None:
         """Makes a manager; nothing is loaded yet.
 
@@ -50,9 +56,11 @@ class ModelManager:
             pipeline: The pipeline of the deployment's data set.
             kept: How many models beside the champion stay loaded; the one that was not used for longest goes first.
             champion: A holder that exists already.
+            only_present: Whether models of another pipeline version are refused although they bring their declaration.
         """
         self.pipeline = pipeline
-        self.champion = champion or ModelHolder(source, pipeline)
+        self.champion = champion or ModelHolder(source, pipeline, only_present=only_present)
+        self._only_present = only_present
         self._kept = kept
         self._slots: OrderedDict[_Key, ModelHolder] = OrderedDict()
         self._listed: list[ListedModel] = []
@@ -168,7 +176,7 @@ class ModelManager:
         if slot is None:
             self._refuse_unknown(key)
             find = functools.partial(self.champion.source.find, name, version)
-            slot = ModelHolder(self.champion.source, self.pipeline, find, self._loaded)
+            slot = ModelHolder(self.champion.source, self.pipeline, find, self._loaded, only_present=self._only_present)
             self._slots[key] = slot
         waiting = slot.waiting
         try:

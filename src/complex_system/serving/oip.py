@@ -7,15 +7,17 @@ binary tensor extension is not offered, and refused in words.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import msgspec
 from fastapi import APIRouter, Response
 from typing_extensions import override
 
 from complex_system import __version__
-from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.dataset import ID, Column, Dataset
 from complex_system.domain.kinds import kind_of
 from complex_system.domain.records import MAX_FAULTS, sentence, shown
 from complex_system.errors import (
@@ -41,7 +43,7 @@ from complex_system.serving.calls import (
 )
 from complex_system.serving.json_words import why_no_such_object
 from complex_system.serving.manager import CHAMPION
-from complex_system.serving.predictor import ModelInfo
+from complex_system.serving.predictor import Predictor
 from complex_system.serving.schemas import answers, column_examples
 
 SERVER = "complex-system"
@@ -96,12 +98,12 @@ class OipOpenRoute(OipRoute, OpenRoute):
     """The probes of the protocol."""
 
 
-def oip_router(dataset: Dataset) -> APIRouter:
+def oip_router() -> APIRouter:
     """The routes below ``/v2``."""
-    protocol = _Protocol(dataset)
+    protocol = _Protocol()
     router = APIRouter(route_class=OipRoute, tags=["Open Inference Protocol V2"])
     refused = answers({400: "InferenceError", 404: "InferenceError", 413: "InferenceError", 503: "InferenceError"})
-    infer = {"requestBody": protocol.request_body(), "responses": answers({200: "InferenceResponse"}) | refused}
+    infer = {"responses": answers({200: "InferenceResponse"}) | refused}
     metadata = {"responses": answers({200: "ModelMetadata", 404: "InferenceError", 503: "InferenceError"})}
     refusals = answers({404: "InferenceError", 503: "ModelReady"})
     is_ready = {"responses": answers({200: "ModelReady"}) | refusals}
@@ -136,11 +138,17 @@ def oip_router(dataset: Dataset) -> APIRouter:
     return router
 
 
+class _Inputs:
+    """The tensors that a model takes."""
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self.datatypes = {column.name: _DATATYPES.get(column.type, "BYTES") for column in columns}
+        self.lists = {column.name for column in columns if kind_of(column).is_list}
+
+
 class _Protocol:
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
-        self._datatypes = {column.name: _DATATYPES.get(column.type, "BYTES") for column in dataset.columns}
-        self._lists = {column.name for column in dataset.columns if kind_of(column).is_list}
+    def __init__(self) -> None:
+        self._inputs: WeakKeyDictionary[BatchReader, _Inputs] = WeakKeyDictionary()
         self._decoder = msgspec.json.Decoder(InferenceRequest)
 
     async def server(self, call: Call) -> Response:
@@ -159,7 +167,7 @@ class _Protocol:
 
     async def model_ready(self, call: Call, name: str, version: str | None = None) -> Response:
         try:
-            info = await call.find(name, version)
+            info = (await call.find(name, version)).info
             call.gate.require_broker()
         except (NoModelError, ModelRefusedError, NobodyListensError) as error:
             return json_response({"name": name, "ready": False, "error": error.message}, 503)
@@ -169,9 +177,9 @@ class _Protocol:
         return await self.metadata(call, name)
 
     async def metadata(self, call: Call, name: str, version: str | None = None) -> Response:
-        info = await call.find(name, version)
-        versions = [info.version] if version else await call.versions(name)
-        return json_response(self._metadata(info, name, versions))
+        predictor = await call.find(name, version)
+        versions = [predictor.info.version] if version else await call.versions(name)
+        return json_response(_metadata(predictor, name, versions))
 
     async def infer_newest(self, call: Call, name: str) -> Response:
         return await self.infer(call, name)
@@ -183,14 +191,14 @@ class _Protocol:
         await call.find(name, version)
         asked: list[InferenceRequest] = []
 
-        def read(body: bytes) -> Batch:
+        def read(body: bytes, reader: BatchReader) -> Batch:
             asked.append(self._decode(body))
-            return self._batch(asked[0], call.gate.engine.reader)
+            return self._batch(asked[0], reader)
 
         batch = await call.read(read)
         request = asked[0]
         _check_outputs(request)
-        result = await call.predict(batch, name, version)
+        result = await call.predict(batch)
         output = {"name": OUTPUT, "shape": [batch.size, 1], "datatype": "FP32", "data": result.predictions}
         answer = {
             "model_name": name,
@@ -222,9 +230,12 @@ class _Protocol:
             if tensor.name in tensors:
                 raise InvalidRequestError(f"The input '{tensor.name[:60]}' is there more than once.")
             tensors[tensor.name] = tensor
-        if list(tensors) == [FEATURES] and FEATURES not in self._dataset.raw_names:
+        inputs = self._inputs.get(reader)
+        if inputs is None:
+            inputs = self._inputs[reader] = _Inputs(reader.declared)
+        if list(tensors) == [FEATURES] and FEATURES not in inputs.datatypes:
             return self._features(tensors[FEATURES], reader)
-        return self._columns(tensors, reader)
+        return self._columns(tensors, reader, inputs)
 
     def _features(self, tensor: InputTensor, reader: BatchReader) -> Batch:
         if tensor.datatype not in ("FP32", "FP64"):
@@ -233,14 +244,14 @@ class _Protocol:
             raise InvalidRequestError(f"The input '{FEATURES}' has two dimensions, not {len(tensor.shape)}.")
         return reader.features(_flat(tensor), tensor.shape)
 
-    def _columns(self, tensors: dict[str, InputTensor], reader: BatchReader) -> Batch:
+    def _columns(self, tensors: dict[str, InputTensor], reader: BatchReader, inputs: _Inputs) -> Batch:
         """Raw columns; all that is wrong with tensors and values is said at once."""
         columns: dict[str, list[Any]] = {}
         problems: list[str] = []
         faults: list[dict[str, Any]] = []
         for name, tensor in tensors.items():
             try:
-                columns[name] = self._column(tensor)
+                columns[name] = self._column(tensor, inputs)
                 faults += _integer_faults(tensor, columns[name])
             except InvalidRequestError as error:
                 problems.append(error.message.rstrip("."))
@@ -261,54 +272,58 @@ class _Protocol:
         lines = (problems + fault_lines(faults))[:MAX_FAULTS]
         raise InvalidRequestError(f"{lines[0]}." if len(lines) == 1 else in_one_text(lines))
 
-    def _column(self, tensor: InputTensor) -> list[Any]:
+    def _column(self, tensor: InputTensor, inputs: _Inputs) -> list[Any]:
         name = tensor.name[:60]
         if len(tensor.shape) not in (1, 2) or (len(tensor.shape) == 2 and tensor.shape[1] != 1):
             raise InvalidRequestError(f"The input '{name}' must have the shape [n] or [n, 1], not {tensor.shape[:4]}.")
-        datatype = self._datatypes.get(tensor.name, "BYTES")
+        datatype = inputs.datatypes.get(tensor.name, "BYTES")
         kinds = _NUMBERS if datatype in ("FP64", "INT64") else (datatype,)
-        if tensor.name in (ID, *self._dataset.raw_names) and tensor.datatype not in kinds:
+        if (tensor.name == ID or tensor.name in inputs.datatypes) and tensor.datatype not in kinds:
             wanted = " or ".join((", ".join(kinds[:-1]), kinds[-1])) if len(kinds) > 1 else kinds[0]
             raise InvalidRequestError(f"The input '{name}' must have the datatype {wanted}, not {tensor.datatype[:20]}.")
         values = _flat(tensor)
-        return [_list_of(value) for value in values] if tensor.name in self._lists else values
+        return [_list_of(value) for value in values] if tensor.name in inputs.lists else values
 
-    def _metadata(self, info: ModelInfo, name: str, versions: list[str]) -> dict[str, Any]:
-        inputs = [
-            {"name": column.name, "datatype": self._datatypes[column.name], "shape": [-1, 1]}
-            for column in self._dataset.columns
-            if column.name != self._dataset.target
-        ]
-        return {
-            "name": name,
-            "versions": versions,
-            "platform": info.platform,
-            "inputs": inputs,
-            "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, 1]}],
-        }
 
-    def _tensor_data(self, name: str, values: list[Any]) -> list[Any]:
-        return [msgspec.json.encode(value).decode() for value in values] if name in self._lists else values
+def _metadata(predictor: Predictor, name: str, versions: list[str]) -> dict[str, Any]:
+    dataset = predictor.pipeline.dataset
+    inputs = [
+        {"name": column.name, "datatype": _DATATYPES.get(column.type, "BYTES"), "shape": [-1, 1]}
+        for column in dataset.columns
+        if column.name != dataset.target
+    ]
+    return {
+        "name": name,
+        "versions": versions,
+        "platform": predictor.info.platform,
+        "inputs": inputs,
+        "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, 1]}],
+    }
 
-    def request_body(self) -> dict[str, Any]:
-        """OpenAPI's description of an inference request, with examples."""
-        columns = column_examples(self._dataset, 2)
-        raw = [
-            {"name": name, "shape": [2, 1], "datatype": self._datatypes[name], "data": self._tensor_data(name, values)}
-            for name, values in columns.items()
-        ]
-        width = len(self._dataset.feature_names)
-        features = [{"name": FEATURES, "shape": [1, width], "datatype": "FP32", "data": [0.0] * width}]
-        schema = {"$ref": "#/components/schemas/InferenceRequest"}
-        examples = {
-            "columns": {"summary": "Two records, one tensor a column", "value": {"id": "42", "inputs": raw}},
-            "features": {
-                "summary": "Processed features",
-                "description": f"In the order {', '.join(self._dataset.feature_names)}.",
-                "value": {"inputs": features, "outputs": [{"name": OUTPUT}]},
-            },
-        }
-        return {"required": True, "content": {"application/json": {"schema": schema, "examples": examples}}}
+
+def inference_body(dataset: Dataset) -> dict[str, Any]:
+    """OpenAPI's description of an inference request, with examples."""
+    inputs = _Inputs(dataset.columns)
+
+    def data(name: str, values: list[Any]) -> list[Any]:
+        return [msgspec.json.encode(value).decode() for value in values] if name in inputs.lists else values
+
+    raw = [
+        {"name": name, "shape": [2, 1], "datatype": inputs.datatypes[name], "data": data(name, values)}
+        for name, values in column_examples(dataset, 2).items()
+    ]
+    width = len(dataset.feature_names)
+    features = [{"name": FEATURES, "shape": [1, width], "datatype": "FP32", "data": [0.0] * width}]
+    schema = {"$ref": "#/components/schemas/InferenceRequest"}
+    examples = {
+        "columns": {"summary": "Two records, one tensor a column", "value": {"id": "42", "inputs": raw}},
+        "features": {
+            "summary": "Processed features",
+            "description": f"In the order {', '.join(dataset.feature_names)}.",
+            "value": {"inputs": features, "outputs": [{"name": OUTPUT}]},
+        },
+    }
+    return {"required": True, "content": {"application/json": {"schema": schema, "examples": examples}}}
 
 
 def _integer_faults(tensor: InputTensor, values: list[Any]) -> list[dict[str, Any]]:

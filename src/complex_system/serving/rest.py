@@ -18,7 +18,7 @@ from complex_system.serving.documentation import add_documentation
 from complex_system.serving.engine import PredictionEngine
 from complex_system.serving.metrics import CONTENT_TYPE
 from complex_system.serving.oip import oip_router
-from complex_system.serving.schemas import answers, request_body
+from complex_system.serving.schemas import answers
 from complex_system.serving.scoring import scoring_router
 
 LINKS = {
@@ -81,32 +81,30 @@ def make_app(
     app = ServingApp(
         title=f"Predictions of '{dataset.target}'",
         version=__version__,
-        description=dataset.description,
         docs_url=None,
         redoc_url=None,
     )
     app.state.gate = Gate(engine, api_key, broker_connected, broker_needed)
     add_documentation(app, dataset, secured=bool(api_key))
     app.add_exception_handler(HTTPException, refuse_route)
-    app.include_router(_own_router(dataset))
-    app.include_router(oip_router(dataset))
-    app.include_router(scoring_router(dataset))
+    app.include_router(_own_router())
+    app.include_router(oip_router())
+    app.include_router(scoring_router())
     app.include_router(_probes())
     # Routes are tried in their order; the documentation's, which FastAPI has put first, are asked least.
     app.router.routes.sort(key=lambda route: not isinstance(route, ServingRoute))
     return app
 
 
-def _own_router(dataset: Dataset) -> APIRouter:
+def _own_router() -> APIRouter:
     router = APIRouter(route_class=ServingRoute)
     documented = {
-        "requestBody": request_body(dataset),
         "responses": answers({200: "Predictions"} | dict.fromkeys((400, 413, 422, 503), "Error")),
     }
 
     @router.post("/predict", summary="Predict raw records", tags=["predict"], openapi_extra=documented)
     async def predict(call: Call) -> Response:
-        batch = await call.read(call.gate.engine.reader.body)
+        batch = await call.read(lambda body, reader: reader.body(body))
         result = await call.predict(batch)
         answer = {
             "predictions": result.predictions,

@@ -60,12 +60,12 @@ class ScoringOpenRoute(ScoringRoute, OpenRoute):
     """The probes of the protocol."""
 
 
-def scoring_router(dataset: Dataset) -> APIRouter:
+def scoring_router() -> APIRouter:
     """``/invocations``, ``/ping``, ``/health`` and ``/version``."""
-    reader = ScoringReader(dataset)
+    scoring = ScoringReader()
     router = APIRouter(route_class=ScoringRoute, tags=["MLflow scoring"])
     refused = answers(dict.fromkeys((400, 413, 503), "ScoringError"))
-    extra = {"requestBody": reader.request_body(), "responses": answers({200: "ScoringPredictions"}) | refused}
+    extra = {"responses": answers({200: "ScoringPredictions"}) | refused}
     extra["responses"]["415"] = {
         "description": "Another content type",
         "content": {"text/plain": {"schema": {"type": "string"}}},
@@ -76,8 +76,7 @@ def scoring_router(dataset: Dataset) -> APIRouter:
         kind, problem = _content_type(call.headers.get("content-type", ""))
         if problem:
             return Response(problem, 415, media_type="text/plain")
-        own = call.gate.engine.reader
-        batch = await call.read(lambda body: reader.csv(body, own) if kind == "text/csv" else reader.json(body, own))
+        batch = await call.read(scoring.csv if kind == "text/csv" else scoring.json)
         result = await call.predict(batch)
         return json_response({"predictions": result.predictions}, headers={REQUEST_ID: call.id})
 
@@ -110,10 +109,6 @@ def scoring_router(dataset: Dataset) -> APIRouter:
 class ScoringReader:
     """Reads the formats of the protocol."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
-        self._features = set(dataset.feature_names)
-
     def json(self, body: bytes, reader: BatchReader) -> Batch:
         """A JSON body.
 
@@ -143,7 +138,7 @@ class ScoringReader:
             InvalidRequestError: It is no CSV in UTF-8 with a header.
             InvalidRecordError: A record is malformed.
         """
-        return self._columns(csv_columns(body, self._dataset), reader)
+        return self._columns(csv_columns(body, reader.declared), reader)
 
     def _split(self, value: Any, reader: BatchReader) -> Batch:
         if not isinstance(value, dict) or not isinstance(value.get("data"), list):
@@ -167,10 +162,12 @@ class ScoringReader:
         return self._columns(dict(zip(columns, zip(*rows, strict=True), strict=True)), reader)
 
     def _records(self, value: Any, reader: BatchReader) -> Batch:
-        if isinstance(value, list) and value and isinstance(value[0], dict) and set(value[0]) == self._features:
-            if not all(isinstance(each, dict) and set(each) == self._features for each in value):
+        names = reader.pipeline.dataset.feature_names
+        features = set(names)
+        if isinstance(value, list) and value and isinstance(value[0], dict) and set(value[0]) == features:
+            if not all(isinstance(each, dict) and set(each) == features for each in value):
                 raise InvalidRequestError("All records must have the same columns.")
-            return self._matrix([[each[name] for name in self._dataset.feature_names] for each in value], reader)
+            return self._matrix([[each[name] for name in names] for each in value], reader)
         return reader.records(value)
 
     def _tensors(self, name: str, value: Any, reader: BatchReader) -> Batch:
@@ -193,15 +190,16 @@ class ScoringReader:
         return self._records(value, reader)
 
     def _columns(self, columns: dict[str, Any], reader: BatchReader) -> Batch:
-        if set(columns) == self._features:
-            ordered = [columns[name] for name in self._dataset.feature_names]
+        names = reader.pipeline.dataset.feature_names
+        if set(columns) == set(names):
+            ordered = [columns[name] for name in names]
             if len({len(values) for values in ordered}) != 1:
                 raise InvalidRequestError("All columns must be equally long.")
             return self._matrix(list(zip(*ordered, strict=True)), reader)
         return reader.columns(columns)
 
     def _matrix(self, rows: list[Any], reader: BatchReader) -> Batch:
-        width = len(self._features)
+        width = len(reader.pipeline.dataset.feature_names)
         for position, row in enumerate(rows):
             if not isinstance(row, list | tuple) or len(row) != width:
                 raise InvalidRequestError(
@@ -210,24 +208,25 @@ class ScoringReader:
                 )
         return reader.features([value for row in rows for value in row], (len(rows), width))
 
-    def request_body(self) -> dict[str, Any]:
-        """OpenAPI's description of the formats, with examples."""
-        columns = column_examples(self._dataset, 2)
-        rows = [list(row) for row in zip(*columns.values(), strict=True)]
-        records = [example_record(self._dataset, position) for position in (0, 1)]
-        examples = {
-            "dataframe_split": {"value": {"dataframe_split": {"columns": list(columns), "data": rows}}},
-            "dataframe_records": {"value": {"dataframe_records": records}},
-            "instances": {"value": {"instances": records}},
-            "inputs": {"value": {"inputs": columns}},
-        }
-        return {
-            "required": True,
-            "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/ScoringRequest"}, "examples": examples},
-                "text/csv": {"schema": {"type": "string"}, "example": csv_text(columns)},
-            },
-        }
+
+def scoring_body(dataset: Dataset) -> dict[str, Any]:
+    """OpenAPI's description of the formats, with examples."""
+    columns = column_examples(dataset, 2)
+    rows = [list(row) for row in zip(*columns.values(), strict=True)]
+    records = [example_record(dataset, position) for position in (0, 1)]
+    examples = {
+        "dataframe_split": {"value": {"dataframe_split": {"columns": list(columns), "data": rows}}},
+        "dataframe_records": {"value": {"dataframe_records": records}},
+        "instances": {"value": {"instances": records}},
+        "inputs": {"value": {"inputs": columns}},
+    }
+    return {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/ScoringRequest"}, "examples": examples},
+            "text/csv": {"schema": {"type": "string"}, "example": csv_text(columns)},
+        },
+    }
 
 
 def _content_type(header: str) -> tuple[str, str]:

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from complex_system.domain.dataset import ID
 from complex_system.errors import ComplexSystemError
 from complex_system.serving.engine import PredictionResult
 from complex_system.serving.manager import ModelManager
 from complex_system.serving.metrics import ServingMetrics
+from complex_system.serving.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +110,7 @@ class Shadow:
             if (predictor.info.name, predictor.info.version) == (result.model.name, result.model.version):
                 return None
             began = time.perf_counter()
-            predictions = await asyncio.to_thread(predictor.predict_features, result.features[:MOST_RECORDS])
+            predictions = await asyncio.to_thread(_predicted, predictor, result)
         except Exception as error:  # noqa: BLE001 - whatever a challenger does, it is only noted
             reason = error.message if isinstance(error, ComplexSystemError) else type(error).__name__
             self._count(name, "failed")
@@ -121,3 +123,12 @@ class Shadow:
     def _count(self, name: str, outcome: str) -> None:
         if self._metrics is not None:
             self._metrics.shadowed.labels(name, outcome).inc()
+
+
+def _predicted(predictor: Predictor, result: PredictionResult) -> list[float]:
+    if predictor.info.pipeline_version == result.model.pipeline_version:
+        return predictor.predict_features(result.features[:MOST_RECORDS])
+    # Its features are others: it makes them of what it knows of the records.
+    known = {ID, *predictor.pipeline.dataset.raw_names}
+    records = [{name: record[name] for name in known & record.keys()} for record in result.batch.head(MOST_RECORDS)]
+    return predictor.predict(records)

@@ -17,7 +17,8 @@ from complex_system.storage import maria_values as values
 from complex_system.storage.base import DataStore
 from complex_system.storage.maria_connections import MariaConnections
 from complex_system.storage.maria_documents import MariaDocuments
-from complex_system.storage.maria_sql import Statements
+from complex_system.storage.maria_tables import follow, statements_without_tables
+from complex_system.storage.names import TableNames
 from complex_system.storage.tables import chosen_schema, converted, page_of, raw_page, unpacked, with_key, without_key
 
 Row = tuple[Any, ...]
@@ -34,19 +35,15 @@ class MariaDataStore(DataStore):
         super().__init__(dataset)
         self._connections = MariaConnections(settings)
         self.address = self._connections.address
-        self._sql = Statements.of(dataset)
-        self.documents = MariaDocuments(self._connections)
+        self._names = TableNames.of(settings.table_prefix)
+        self._sql = statements_without_tables(dataset, self._names)
+        self.documents = MariaDocuments(self._connections, self._names.documents)
 
     @override
     async def open(self) -> None:
         await asyncio.to_thread(self._connections.open)
         await asyncio.to_thread(self._connections.create_database)
-
-        def create(connection: Any) -> None:
-            for statement in self._sql.tables:
-                connection.cursor().execute(statement)
-
-        await self._connections.run(create)
+        self._sql = await self._connections.alone(lambda connection: follow(connection, self.dataset, self._names))
         await self.documents.open()
 
     @override

@@ -28,6 +28,7 @@ _UNAVAILABLE = {1040, 1044, 1045, 1049, 1053, 1077, 1129, 1130, 1152, 1153, 1158
 _UNKNOWN_DATABASE = 1049
 _REPEATABLE = {1205, 1213}  # lock wait time-out, deadlock: the server rolled back, the same work may be done again
 _REPEATS = 8
+_PATIENCE = 3600
 
 
 class MariaConnections:
@@ -60,6 +61,26 @@ class MariaConnections:
         if self._threads is None:
             raise StoreUnavailableError(f"MariaDB at {self.address} is not connected.")
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, work)
+
+    async def alone(self, work: Work[T]) -> T:
+        """Runs ``work(connection)`` on a connection of its own, where a statement may take an hour: tables are changed so.
+
+        Raises:
+            StoreUnavailableError: No connection, or it was lost.
+        """
+
+        def patiently() -> T:
+            try:
+                with contextlib.closing(self._connect(read_timeout=_PATIENCE, write_timeout=_PATIENCE)) as connection:
+                    result = work(connection)
+                    connection.commit()
+                    return result
+            except mariadb.Error as error:
+                raise self._translated(error) from error
+
+        if self._threads is None:
+            raise StoreUnavailableError(f"MariaDB at {self.address} is not connected.")
+        return await asyncio.get_running_loop().run_in_executor(self._threads, patiently)
 
     def create_database(self) -> None:
         """Creates the database if the server does not have it."""

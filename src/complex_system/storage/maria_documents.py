@@ -14,15 +14,6 @@ from complex_system.storage.documents import DOCUMENTS, DocumentStore
 from complex_system.storage.maria_connections import MariaConnections
 
 _TEXT = "CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL"
-_TABLE = (
-    f"CREATE TABLE IF NOT EXISTS {DOCUMENTS} (kind VARCHAR(32) {_TEXT}, `key` VARCHAR(200) {_TEXT}, at DOUBLE NOT NULL, "
-    f"body MEDIUMTEXT {_TEXT}, PRIMARY KEY (kind, `key`), INDEX by_time (kind, at, `key`)) ENGINE = InnoDB"
-)
-_UPSERT = (
-    f"INSERT INTO {DOCUMENTS} (kind, `key`, at, body) VALUES (?, ?, ?, ?) "
-    "ON DUPLICATE KEY UPDATE at = VALUES(at), body = VALUES(body)"
-)
-_SELECT = f"SELECT kind, `key`, at, body FROM {DOCUMENTS}"
 _ROWS_A_STATEMENT = 250
 _KEYS_A_STATEMENT = 500
 
@@ -30,12 +21,23 @@ _KEYS_A_STATEMENT = 500
 class MariaDocuments(DocumentStore):
     """Rows of kind, key, time and body; the body is JSON text."""
 
-    def __init__(self, connections: MariaConnections) -> None:
+    def __init__(self, connections: MariaConnections, table: str = DOCUMENTS) -> None:
         self._connections = connections
+        self._table = table
+        self._select = f"SELECT kind, `key`, at, body FROM {table}"
+        self._upsert = (
+            f"INSERT INTO {table} (kind, `key`, at, body) VALUES (?, ?, ?, ?) "
+            "ON DUPLICATE KEY UPDATE at = VALUES(at), body = VALUES(body)"
+        )
 
     @override
     async def open(self) -> None:
-        await self._connections.run(lambda connection: _execute(connection, _TABLE, ()))
+        made = (
+            f"CREATE TABLE IF NOT EXISTS {self._table} (kind VARCHAR(32) {_TEXT}, `key` VARCHAR(200) {_TEXT}, "
+            f"at DOUBLE NOT NULL, body MEDIUMTEXT {_TEXT}, PRIMARY KEY (kind, `key`), INDEX by_time (kind, at, `key`)) "
+            "ENGINE = InnoDB"
+        )
+        await self._connections.run(lambda connection: _execute(connection, made, ()))
 
     @override
     async def save(self, documents: Sequence[Document]) -> None:
@@ -46,7 +48,7 @@ class MariaDocuments(DocumentStore):
             cursor = connection.cursor()
             try:
                 for start in range(0, len(rows), _ROWS_A_STATEMENT):
-                    cursor.executemany(_UPSERT, rows[start : start + _ROWS_A_STATEMENT])
+                    cursor.executemany(self._upsert, rows[start : start + _ROWS_A_STATEMENT])
             finally:
                 cursor.close()
 
@@ -68,7 +70,7 @@ class MariaDocuments(DocumentStore):
         if after is not None:
             where += f" AND at {up_to} ? AND (at {beyond} ? OR `key` {beyond} ?)"
             values += [float(after.at), float(after.at), after.key]
-        statement = f"{_SELECT} WHERE {where} ORDER BY at {order}, `key` {order} LIMIT ?"
+        statement = f"{self._select} WHERE {where} ORDER BY at {order}, `key` {order} LIMIT ?"
 
         def read(connection: Any) -> list[Document]:
             return _documents(connection, statement, (*values, limit))
@@ -80,21 +82,25 @@ class MariaDocuments(DocumentStore):
         def read(connection: Any) -> list[Document]:
             found: list[Document] = []
             for part in _parts(keys):
-                found += _documents(connection, f"{_SELECT} WHERE kind = ? AND `key` IN ({_marks(part)})", (kind, *part))
+                found += _documents(
+                    connection, f"{self._select} WHERE kind = ? AND `key` IN ({_marks(part)})", (kind, *part)
+                )
             return sorted(found, key=lambda document: document.key)
 
         return await self._connections.run(read)
 
     @override
     async def delete_before(self, kind: str, before: float) -> int:
-        statement = f"DELETE FROM {DOCUMENTS} WHERE kind = ? AND at < ?"
+        statement = f"DELETE FROM {self._table} WHERE kind = ? AND at < ?"
         return await self._connections.run(lambda connection: _execute(connection, statement, (kind, float(before))))
 
     @override
     async def delete_keys(self, kind: str, keys: Sequence[str]) -> int:
         def delete(connection: Any) -> int:
             return sum(
-                _execute(connection, f"DELETE FROM {DOCUMENTS} WHERE kind = ? AND `key` IN ({_marks(part)})", (kind, *part))
+                _execute(
+                    connection, f"DELETE FROM {self._table} WHERE kind = ? AND `key` IN ({_marks(part)})", (kind, *part)
+                )
                 for part in _parts(keys)
             )
 

@@ -21,13 +21,14 @@ from complex_system.domain.pages import Page
 from complex_system.domain.records import Record
 from complex_system.errors import StoreUnavailableError
 from complex_system.settings import Settings
-from complex_system.storage.base import PROCESSED, RAW, REJECTED, DataStore
-from complex_system.storage.documents import DOCUMENTS
-from complex_system.storage.mongo_backlog import BACKLOG, FORGOTTEN, Backlog, Group
+from complex_system.storage.base import DataStore
+from complex_system.storage.changes import refuse_another_data_set, refuse_other_types
+from complex_system.storage.mongo_backlog import FORGOTTEN, Backlog, Group
 from complex_system.storage.mongo_counts import PatientCount
 from complex_system.storage.mongo_documents import MongoDocuments
 from complex_system.storage.mongo_ranges import KeyRanges
 from complex_system.storage.mongo_unprocessed import Unprocessed
+from complex_system.storage.names import TableNames
 from complex_system.storage.tables import (
     PIPELINE,
     chosen_schema,
@@ -44,6 +45,8 @@ log = logging.getLogger(__name__)
 
 Document = dict[str, Any]
 
+_DECLARED = "declaration"
+"""Key of the note on what was declared."""
 _DUPLICATE_KEY = 11000
 _REFUSED = {13, 18, 11600, 14031}  # unauthorized, authentication failed, shutting down, disk full
 _KEYS_A_FILTER = 25  # servers that compare a list of keys one by one stay quick with short lists
@@ -64,18 +67,20 @@ class MongoDataStore(DataStore):
         super().__init__(dataset)
         self.address = f"{settings.mongo_host}:{settings.mongo_port}"
         self._settings = settings
+        self._names = TableNames.of(settings.table_prefix)
         self._client: AsyncMongoClient[Document] | None = None
         self._raw_fields = [ID, *(field_of(name) for name in dataset.raw_names)]
         self._processed_fields = {name: field_of(name) for name in dataset.processed_names}
         self._marks = [""]
         self._highest = ""
-        self._backlog = Backlog(lambda: self._unjournalled(BACKLOG), _insert, _KEYS_A_FILTER)
+        self._backlog = Backlog(lambda: self._unjournalled(self._names.backlog), _insert, _KEYS_A_FILTER)
         self._unprocessed = Unprocessed(self._backlog, self._raw_after, self._raw_of, self._done_between)
-        self._counts = {name: PatientCount(partial(self._estimate, name)) for name in (RAW, PROCESSED, REJECTED)}
+        counted = (self._names.raw, self._names.processed, self._names.rejected)
+        self._counts = {name: PatientCount(partial(self._estimate, name)) for name in counted}
         self._labelled = PatientCount(self._count_labelled)
         self._in_ranges = False
         self._ranges: dict[tuple[str, str], KeyRanges] = {}
-        self.documents = MongoDocuments(lambda: self._connected[settings.mongo_name][DOCUMENTS], _put, self._translated)
+        self.documents = MongoDocuments(lambda: self._collection(self._names.documents), _put, self._translated)
 
     @override
     async def open(self) -> None:
@@ -83,6 +88,7 @@ class MongoDataStore(DataStore):
             if self._client is None:
                 self._client = self._connect()
             await self.ping()
+            await self._follow_declaration()
             self._in_ranges = "secantusVersion" in await self._connected.admin.command("buildInfo")
             await self._raw.create_index([(PIPELINE, 1), (ID, 1)], name="unprocessed")
             if self._in_ranges:
@@ -134,8 +140,8 @@ class MongoDataStore(DataStore):
                 await self._backlog.forget(lists)
             if time.monotonic() - began > FORGOTTEN / 2:  # the process slept: the lists may have been thought forgotten
                 await self._backlog.note(inserted)
-            self._highest = max(self._highest, *keys)
-            self._counts[RAW].add(len(inserted))
+            self._highest = max([self._highest, *keys])
+            self._counts[self._names.raw].add(len(inserted))
             await self._settle_those_processed_before(inserted)
         return {"inserted": len(inserted), "existing": len(existing)}
 
@@ -168,9 +174,9 @@ class MongoDataStore(DataStore):
             return {"upserted": 0}
         with self._translated():
             await self._backlog.switch(version)
-            self._counts[PROCESSED].add(await _put(self._processed, documents))
+            self._counts[self._names.processed].add(await _put(self._processed, documents))
             if await self._rejected.find_one({}, {ID: 1}):
-                self._counts[REJECTED].add(-await _delete(self._rejected, keys))
+                self._counts[self._names.rejected].add(-await _delete(self._rejected, keys))
             # Last: were this the end of the process, the records would be processed once more and not be lost.
             await self._settle(keys, version)
         return {"upserted": table.num_rows}
@@ -182,8 +188,8 @@ class MongoDataStore(DataStore):
             return {"rejected": 0}
         with self._translated():
             await self._backlog.switch(version)
-            self._counts[REJECTED].add(await _put(self._rejected, list(by_key.values())))
-            self._counts[PROCESSED].add(-await _delete(self._processed, by_key))
+            self._counts[self._names.rejected].add(await _put(self._rejected, list(by_key.values())))
+            self._counts[self._names.processed].add(-await _delete(self._processed, by_key))
             await self._settle(list(by_key), version)
         return {"rejected": len(rejections)}
 
@@ -271,15 +277,35 @@ class MongoDataStore(DataStore):
 
     @property
     def _raw(self) -> AsyncCollection[Document]:
-        return self._connected[self._settings.mongo_name][RAW]
+        return self._collection(self._names.raw)
 
     @property
     def _processed(self) -> AsyncCollection[Document]:
-        return self._connected[self._settings.mongo_name][PROCESSED]
+        return self._collection(self._names.processed)
 
     @property
     def _rejected(self) -> AsyncCollection[Document]:
-        return self._connected[self._settings.mongo_name][REJECTED]
+        return self._collection(self._names.rejected)
+
+    def _collection(self, name: str) -> AsyncCollection[Document]:
+        return self._connected[self._settings.mongo_name][name]
+
+    async def _follow_declaration(self) -> None:
+        """Refuses a declaration that the kept records cannot be of, and notes it: MongoDB itself knows no columns.
+
+        Raises:
+            DeclarationError: Nothing was changed.
+        """
+        notes = self._collection(self._names.columns)
+        kept = await notes.find_one({ID: _DECLARED}) or {}
+        types = dict(kept.get("types", ()))
+        where = f"The collection {self._names.raw}"
+        refuse_another_data_set(where, kept.get("data_set", ""), self.dataset)
+        refuse_other_types(where, types, self.dataset)
+        types |= {column.name: column.type for column in self.dataset.columns}
+        note = {ID: _DECLARED, "data_set": self.dataset.name, "types": [[name, kind] for name, kind in types.items()]}
+        if note != kept:
+            await notes.replace_one({ID: _DECLARED}, note, upsert=True)
 
     def _unjournalled(self, name: str) -> AsyncCollection[Document]:
         """For what need not wait for the disk, because the journal keeps its order with what is written after it."""
@@ -298,7 +324,7 @@ class MongoDataStore(DataStore):
             raise StoreUnavailableError(f"MongoDB at {self.address} refuses: {_reason(error)}") from error
 
     async def _estimate(self, name: str) -> int:
-        return await self._connected[self._settings.mongo_name][name].estimated_document_count()
+        return await self._collection(name).estimated_document_count()
 
     async def _count_labelled(self) -> int:
         return await self._processed.count_documents({self._processed_fields[self.dataset.target]: {"$ne": None}})
@@ -310,7 +336,7 @@ class MongoDataStore(DataStore):
             log.warning(
                 "%s has %d raw record(s) whose '_id' is no text, such as MongoDB's own ObjectId: they are counted as raw and never "
                 "processed. Write keys as texts.",
-                RAW,
+                self._names.raw,
                 foreign,
             )
 
@@ -330,7 +356,7 @@ class MongoDataStore(DataStore):
         """As :meth:`_find`, for a server to which sorting and choosing fields cost as much as the reading."""
         if limit is not None:
             return await self._find(collection, query, fields, limit)
-        most = len(fields) > len(self._raw_fields if collection.name == RAW else self._processed_fields) // 2
+        most = len(fields) > len(self._raw_fields if collection.name == self._names.raw else self._processed_fields) // 2
         projection = None if most else {ID: 1, **dict.fromkeys(fields, 1)}
         found = await collection.find(query, projection, batch_size=_ROWS_A_REPLY).to_list()
         found.sort(key=lambda document: str(document[ID]))  # the index has them in this order already

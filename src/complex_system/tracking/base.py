@@ -66,6 +66,7 @@ class TrainingResult:
             "validation": self.validation.as_dict(),
             "samples": self.samples,
             "sha256": hashlib.sha256(self.twin).hexdigest(),
+            "declaration": self.dataset.as_content(),
         }
 
 

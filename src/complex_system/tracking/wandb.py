@@ -128,7 +128,10 @@ class WandbTracker(Tracker):
 
         metadata = result.metadata(ARTIFACT, run_id)
         dimensions = {"input_dim": len(result.data.feature_names), "output_dim": 1}
-        artifact = wandb.Artifact(ARTIFACT, ARTIFACT_TYPE, metadata={**dimensions, **metadata})
+        shown = {
+            name: value for name, value in metadata.items() if name != "declaration"
+        }  # W&B shows a hundred entries at most
+        artifact = wandb.Artifact(ARTIFACT, ARTIFACT_TYPE, metadata={**dimensions, **shown})
         for name, content in {**files, METADATA: json.dumps(metadata, indent=2).encode()}.items():
             with artifact.new_file(name, mode="wb") as file:
                 file.write(content)

@@ -12,6 +12,8 @@ from complex_system_services.ml_consumer.probes import Probe, Probes
 
 log = logging.getLogger(__name__)
 
+REFUSALS = 3
+"""Requests one after the other of which no record was taken, until that is said."""
 LOGGED = 2
 """Predictions of a request that are logged."""
 
@@ -31,6 +33,7 @@ class PredictionRequests:
         self._serving = serving
         self._count = count
         self._failed = ""
+        self._refusals = 0
 
     async def make(self) -> list[dict[str, Any]]:
         """Makes one request; returns the truths that are known now: ``[{"id", "truth"}]``, empty when nothing was predicted."""
@@ -55,11 +58,18 @@ class PredictionRequests:
         """Records that can be processed, and their predictions; one that cannot costs only itself."""
         while probes:
             try:
-                return probes, await self._serving.predict([record for record, _ in probes])
+                predictions = await self._serving.predict([record for record, _ in probes])
+                self._refusals = 0
+                return probes, predictions
             except InvalidRecordError as error:
                 bad = {int(fault["record"]) for fault in error.faults}
                 if not bad:
                     raise
                 log.debug("%d records are not predicted: %s", len(bad), error.message)
                 probes = [probe for place, probe in enumerate(probes) if place not in bad]
+                if not probes:
+                    # It may be for long: after a change of the declaration the model of before may need a column that is no more.
+                    self._refusals += 1
+                    if self._refusals == REFUSALS:
+                        log.warning("No prediction: the model that answers takes none of the records. %s", error.message)
         return [], []
