@@ -110,6 +110,11 @@ class Settings(BaseSettings):
     learning_rate: float = Field(0.001, gt=0, description="Learning rate of the neural networks (Adam)")
     network_batch: int = Field(64, ge=1, description="Samples in a gradient step of the neural networks")
     boosting_rounds: int = Field(2000, ge=1, description="Most boosting rounds of LightGBM")
+    cross_validate_below: int = Field(
+        2000,
+        ge=0,
+        description="Labelled records below which models are cross-validated, unless the law is known; 0 for never",
+    )
 
     # Consumer
     trainers: str = Field(

@@ -46,6 +46,28 @@ def key_at(seconds: float) -> str:
     return f"{digits[:8]}-{digits[8:]}-7000-8000-000000000000"
 
 
+REPEATED = "~"
+"""Between a key and the number of its repetition, see :func:`repeated`."""
+
+
+def repeated(key: str, number: int) -> str:
+    """The key of a record that is sent again under a key of its own, e.g. ``A7~2``.
+
+    Args:
+        key: Of the record.
+        number: 1 for the first time, which keeps the key.
+    """
+    return key if number == 1 else f"{key}{REPEATED}{number}"
+
+
+def original_of(key: str) -> str:
+    """The key without the number of a repetition: all repetitions of a record belong to one part of the split, and to one fold."""
+    if REPEATED not in key:
+        return key
+    original, _, number = key.rpartition(REPEATED)
+    return original if original and number.isdecimal() else key
+
+
 class RecordCheck:
     """Checks records of one shape; the work is done by a compiled ``msgspec`` type."""
 
