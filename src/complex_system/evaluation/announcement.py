@@ -12,8 +12,8 @@ def announced(comparison: Comparison, cause: str, alerts: Iterable[str]) -> dict
     """The value of ``comparison-finished``, but for ``run_url``, which follows from where it is kept.
 
     Returns:
-        ``round``, ``results`` (best first), ``champion``, ``holdout``, ``kept``, ``cause``, ``alerts``, ``ranked_by``; where the models were
-        cross-validated ``cross_validation`` (``records``, ``folds``, ``repeats``); where baselines were asked for ``baselines``,
+        ``round``, ``results`` (best first), ``champion``, ``holdout``, ``kept``, ``cause``, ``alerts``, ``ranked_by``; where models
+        were cross-validated ``cross_validation`` (``records``, ``folds``, ``repeats``); where baselines were asked for ``baselines``,
         ``verdicts``, ``verdict`` and ``not_better_than``.
     """
     summary = comparison.champion.as_dict()

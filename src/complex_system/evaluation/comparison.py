@@ -281,9 +281,9 @@ def verdicts_on(champion: Result, baselines: Mapping[str, Quality], basis: Basis
     for name, quality in baselines.items():
         ours, theirs = champion.cross, quality.cross
         if basis == _FOLDS and ours and theirs and ours.digest == theirs.digest and len(ours.rmses) == len(theirs.rmses):
-            verdicts[name] = Verdict(name, cross_difference(ours, theirs))
+            verdicts[name] = Verdict(name, ours.rmse, cross_difference(ours, theirs))
         elif champion.quality is not None and champion.quality.errors is not None and quality.errors is not None:
-            verdicts[name] = Verdict(name, rmse_difference(champion.quality.errors, quality.errors))
+            verdicts[name] = Verdict(name, champion.scores.rmse, rmse_difference(champion.quality.errors, quality.errors))
     return verdicts
 
 

@@ -10,6 +10,7 @@ from complex_system.evaluation.baselines import LINEAR, MEAN
 from complex_system.evaluation.validation import Interval
 
 Word = Literal["better", "unclear", "not better"]
+_SHORT = {MEAN: "the mean", LINEAR: "the linear model"}
 _CALLED = {MEAN: "predicting the mean", LINEAR: "a linear model"}
 
 
@@ -18,10 +19,12 @@ class Verdict:
     """The champion against one baseline.
 
     Attributes:
+        rmse: Of the champion.
         difference: RMSE of the baseline less that of the champion: how much better the champion is, on the same records.
     """
 
     baseline: str
+    rmse: float
     difference: Interval
 
     @property
@@ -47,24 +50,27 @@ def sentence(verdicts: Mapping[str, Verdict], champion: str, unit: str = "") -> 
     """
     mean, linear = verdicts.get(MEAN), verdicts.get(LINEAR)
     if mean is not None and mean.word == "not better":
-        return f"No model is better than predicting the mean: {champion} is worse by {_of(mean, -1, unit)}."
+        return f"No model is better than predicting the mean: {champion} has {_figures(mean, unit)}."
     words = [_about(verdict, champion, unit) for verdict in (mean, linear) if verdict is not None]
     return " ".join(each for each in words if each)
 
 
 def _about(verdict: Verdict, champion: str, unit: str) -> str:
-    called = _CALLED.get(verdict.baseline, verdict.baseline)
+    called, figures = _CALLED[verdict.baseline], _figures(verdict, unit)
     if verdict.word == "better":
         return ""
     if verdict.word == "not better":
-        return f"{champion} is not better than {called}: its RMSE is larger by {_of(verdict, -1, unit)}."
-    return f"Whether {champion} is better than {called} cannot be told: its RMSE is smaller by {_of(verdict, 1, unit)}."
+        return f"{champion} is not better than {called}: it has {figures}."
+    return f"It cannot be told whether {champion} is better than {called}: it has {figures}."
 
 
-def _of(verdict: Verdict, sign: int, unit: str) -> str:
-    ends = sorted((sign * verdict.difference.low, sign * verdict.difference.high))
-    figure = f"{shown(abs(verdict.difference.value))}{f' {unit}' if unit else ''}"
-    return f"{figure} (95 % interval {shown(ends[0])} to {shown(ends[1])})"
+def _figures(verdict: Verdict, unit: str) -> str:
+    named = f" {unit}" if unit else ""
+    difference = f"{shown(verdict.difference.low)} to {shown(verdict.difference.high)}"
+    return (
+        f"RMSE {shown(verdict.rmse)}{named}, {_SHORT[verdict.baseline]} {shown(verdict.rmse + verdict.difference.value)}{named} "
+        f"(95 % interval of the difference {difference})"
+    )
 
 
 def shown(value: float) -> str:
