@@ -14,7 +14,7 @@ from uuid6 import uuid7
 
 from complex_system.domain.columns import LARGEST_INTEGER
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.kinds import MAX_TEXT, Finite, Whole, kind_of
+from complex_system.domain.kinds import MAX_ENTRIES, MAX_TEXT, Finite, Whole, kind_of
 from complex_system.errors import InvalidRecordError, InvalidRequestError
 
 MAX_FAULTS = 20
@@ -202,9 +202,7 @@ def _problem(problem: str, value: Any) -> str:
     if "out of range" in problem or ("`float" in problem and ("<=" in problem or ">=" in problem)):
         return f"must be a finite number, not {shown(value)}"
     if "length" in problem:
-        if f"<= {MAX_TEXT}" in problem:
-            return f"must have at most {MAX_TEXT} characters, not {len(value)}; keep what is longer elsewhere and save where it is"
-        return f"must have 1 to {MAX_KEY} characters"
+        return _too_long(problem, value)
     if problem.startswith("Expected `") and ", got `" in problem:
         expected, got = problem.split("`")[1], problem.split("`")[3]
         words = {
@@ -218,6 +216,16 @@ def _problem(problem: str, value: Any) -> str:
         wanted = " or ".join(words.get(part, part) for part in expected.split(" | "))
         return f"must be {wanted}, not {got}" + (f" {shown(value)}" if isinstance(value, str | int | float) else "")
     return problem
+
+
+def _too_long(problem: str, value: Any) -> str:
+    if isinstance(value, list):
+        return f"must have at most {MAX_ENTRIES} entries, not {len(value)}"
+    if f"<= {MAX_TEXT}" in problem:
+        return (
+            f"must have at most {MAX_TEXT} characters, not {len(value)}; keep what is longer elsewhere and save where it is"
+        )
+    return f"must have 1 to {MAX_KEY} characters"
 
 
 def shown(value: Any) -> str:

@@ -84,7 +84,8 @@ class LogDisplay(Display):
         records = self._state.records
         done = records["processed"] + records["rejected"]
         want = self._state.wanted_records or records["raw"]
-        full = min(records["raw"], done) >= want
+        # How many records a file has, only its source knows: then every change would seem to be the last one.
+        full = bool(self._state.wanted_records) and min(records["raw"], done) >= want
         shown = (min(records["raw"], want), min(done, want))
         if shown == self._shown_records or (self._state.seconds < self._next_records and not full):
             return

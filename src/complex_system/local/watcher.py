@@ -145,7 +145,7 @@ class Watcher:
             words = row.figures.words(judgement.ranked_by)
             self._state.note(f"  {place}. {row.trainer:<14} {words}  ({row.model} version {row.version})")
         for name, figures in judgement.baselines.items():
-            self._state.note(f"  -  {name:<14} {figures.words()}  (baseline)")
+            self._state.note(f"  -  {name:<14} {figures.words(judgement.ranked_by)}  (baseline)")
         if judgement.verdict:
             self._state.note(judgement.verdict)
         if event.get("kept"):
