@@ -18,6 +18,7 @@ from complex_system.domain.schema import put_beside
 from complex_system.errors import SourceFileError
 from complex_system.settings import Settings
 from complex_system.sources.replay import ReplayFile
+from complex_system.training.data import MIN_SAMPLES, Part, parts_of
 
 FEWEST_LABELLED = 30
 """Labelled records below which no training round is started, however small the file."""
@@ -72,7 +73,8 @@ def choose_data(data: str, target: str, folder: Path, given: Mapping[str, str]) 
             config = folder / f"{file.stem}-{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
             notes += _declare(file, target, config)
         dataset = Dataset.load(config, target=target)
-    labelled = _labelled(file, dataset)
+    keys = _labelled(file, dataset)
+    labelled = len(keys)
     name = f"_{dataset.name}" + (f"_{hashlib.sha256(target.encode()).hexdigest()[:6]}" if target else "")
     settings = Settings.of(given)
     options = {
@@ -89,6 +91,11 @@ def choose_data(data: str, target: str, folder: Path, given: Mapping[str, str]) 
     if labelled < FEWEST_LABELLED:
         notes.append(
             f"{labelled} labelled records are fewer than the {FEWEST_LABELLED} that a training needs: none will be started"
+        )
+    elif few := _too_small(keys):
+        notes.append(
+            f"CHECK: too few labelled records for a training: {few}, and {MIN_SAMPLES} are needed. Records are divided by their keys "
+            "into 70 % train, 15 % validation and 15 % holdout; some more will do"
         )
     return ChosenData(options, tuple(notes))
 
@@ -115,10 +122,18 @@ def _write_films(file: Path, dataset: Dataset) -> None:
     file.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
 
 
-def _labelled(file: Path, dataset: Dataset) -> int:
-    return sum(
-        row.record.get(dataset.target) is not None
+def _labelled(file: Path, dataset: Dataset) -> list[str]:
+    """The keys of the labelled records."""
+    return [
+        row.record[ID]
         for rows in ReplayFile(file, dataset).batches(_BATCH)
         for row in rows
-        if not row.fault
-    )
+        if not row.fault and row.record.get(dataset.target) is not None
+    ]
+
+
+def _too_small(keys: list[str]) -> str:
+    """Which parts of the split have too few labelled records to train and to compare with; empty for none."""
+    parts = parts_of(keys)
+    sizes = {part.name.lower(): int((parts == part).sum()) for part in Part}
+    return ", ".join(f"the {name} part has {size}" for name, size in sizes.items() if size < MIN_SAMPLES)

@@ -218,10 +218,8 @@ class Run:
             lines.append(
                 f"  champion {state.champion.model} version {state.champion.version}, {state.error_of(state.champion)}"
             )
-        lines += [
-            f"  baseline {name}: {figures.words(state.judgement.ranked_by)}"
-            for name, figures in state.judgement.baselines.items()
-        ]
+        for name, figures in state.judgement.baselines.items():
+            lines.append(f"  baseline {name}: {figures.words(state.judgement.ranked_by)}")
         if state.judgement.verdict:
             lines.append(f"  {state.judgement.verdict}")
         if state.seconds_to_first_prediction is not None:

@@ -184,7 +184,8 @@ class DummyDataGenerationService(SystemService):
         if rate:
             turn = max(time.monotonic(), self._turn)
             self._turn = turn + len(rows) / rate
-            if await self.wait_for_shutdown(max(0.0, turn - time.monotonic())):
+            pause = turn - time.monotonic()
+            if pause > 0 and await self.wait_for_shutdown(pause):  # FastIoT takes 0 for no time-out
                 return False
         return await self._save_rows(rows)
 
