@@ -73,6 +73,13 @@ class Settings(BaseSettings):
     source_file: str = Field(
         "", description="CSV, JSON lines or Parquet file to replay, from the config folder on; empty for dummy lab data"
     )
+    source_order: str = Field(
+        "file", description="Order of a replayed file: file, shuffled, or the name of its column of type datetime"
+    )
+    source_rate: float = Field(0.0, ge=0, description="Records of a replayed file that are sent a second; 0 for all at once")
+    source_repeat: int = Field(
+        1, ge=0, description="How often a file is replayed, from the second time on under keys of their own; 0 for ever"
+    )
     records: int = Field(10_000, ge=0, description="Records that the source makes at its start")
     seed: int = Field(1, description="Seed of the dummy data and of the trainers")
     batch_size: int = Field(500, ge=1, le=20_000, description="Records in a batch that the source sends")
@@ -117,6 +124,11 @@ class Settings(BaseSettings):
     learning_rate: float = Field(0.001, gt=0, description="Learning rate of the neural networks (Adam)")
     network_batch: int = Field(64, ge=1, description="Samples in a gradient step of the neural networks")
     boosting_rounds: int = Field(2000, ge=1, description="Most boosting rounds of LightGBM")
+    cross_validate_below: int = Field(
+        2000,
+        ge=0,
+        description="Labelled records below which models are cross-validated, unless the law is known; 0 for never",
+    )
 
     # Consumer
     trainers: str = Field(

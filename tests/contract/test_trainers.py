@@ -8,11 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import BEST_POSSIBLE
+from complex_system.domain.pages import processed_schema
 from complex_system.errors import TrainingFailedError
+from complex_system.evaluation.baselines import cross_validated_baseline
+from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.sources.films import films
 from complex_system.training import twin
 from complex_system.training.base import Progress, Scores, TrainedModel, Trainer, TrainingParameters
 from complex_system.training.data import Matrix, Samples, TrainingData
+from complex_system.training.folds import FewRecords, Predict, cross_validate
 from samples import lab_samples
 from trainings import network_from_state
 
@@ -70,6 +76,23 @@ class TrainerContract(ABC):
         assert [progress.step for progress in trained.history] == list(range(1, len(trained.history) + 1))
         measured = Scores.of(data.validation.y, trained.predict(data.validation.x)).rmse
         assert measured == pytest.approx(best.validation_rmse, rel=1e-4)
+
+    def test_the_51_films_are_cross_validated_without_a_warning(self, kind: type[Trainer]) -> None:
+        dataset = Dataset.shipped("films", target="Ausformung")
+        few = FewRecords(dataset, 100)
+        few.add(Pipeline(dataset).process(films(dataset)).to_arrow().cast(processed_schema(dataset)))
+        records = few.keyed()
+        assert records is not None
+        trainer = kind(QUICK)
+        told: list[int] = []
+
+        def fit(train: Samples, validation: Samples) -> Predict:
+            return trainer.fit(TrainingData(dataset.feature_names, dataset.target, train, validation), _ignore).predict
+
+        found = cross_validate(fit, records, lambda done, of: told.append(done), repeats=1)
+        assert told == [1, 2, 3, 4, 5]
+        assert found.records == 51
+        assert 0 < found.rmse < 2 * cross_validated_baseline("mean", records).rmse
 
     def test_a_training_stops_early(self, trained: TrainedModel) -> None:
         last = trained.history[-1]

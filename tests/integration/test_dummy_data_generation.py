@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -312,3 +313,63 @@ async def test_a_source_that_makes_no_lab_records_has_no_scenarios(
     async with running(DummyDataGenerationService, settings, other):
         with pytest.raises(InvalidRequestError, match="lab records only"):
             await tester.ask(SET_SCENARIO_SUBJECT, {"scenario": "shift"})
+
+
+async def test_a_replay_keeps_its_order_and_rate_and_repeats_under_keys_of_its_own(
+    tester: TesterService, settings: Settings, tmp_path: Path
+) -> None:
+    columns = [{"name": "made", "type": "datetime", "format": "%Y-%m-%d"}, {"name": "x", "type": "number", "range": [0, 99]}]
+    declared = {
+        "name": "ordered",
+        "target": "x",
+        "columns": columns,
+        "pipeline": [{"step": "date_parts", "column": "made", "parts": ["day"]}],
+    }
+    dataset = Dataset.parse(json.dumps(declared))
+    (tmp_path / "records.csv").write_text(
+        "_id,made,x\n" + "".join(f"k{i:02d},2024-01-{30 - i:02d},{i}\n" for i in range(20))
+    )
+    sent: list[Any] = []
+
+    async def hear(thing: Any) -> None:
+        if thing.value["service"] == "dummy_data_generation":
+            sent.append((thing.value["state"], thing.value["detail"]))
+
+    subscription = await tester.broker.subscribe(SERVICE_HEARTBEAT, hear)
+    settings = settings.copy(update={
+        "config_dir": str(tmp_path), "source_file": "records.csv", "source_order": "made", "source_rate": 10.0, "source_repeat": 2,
+        "heartbeat_interval": 0.05,
+    })  # fmt: skip
+    async with running(DatabaseMongoService, settings, dataset):
+        began = time.monotonic()
+        async with running(DummyDataGenerationService, settings, dataset) as service:
+            client = DatabaseClient(tester)
+
+            async def some() -> bool:
+                return 0 < (await client.counts())["raw"] < 40
+
+            await eventually(some)
+            first = {record["_id"] for record in await raw_records(tester)}
+            assert "k19" in first  # of the first day
+            await eventually(lambda: is_done(service), 60)
+            # Four batches of ten a second: the last one begins three seconds after the first.
+            assert time.monotonic() - began >= 2.9
+            assert service.health()["detail"] == "40 of 40 records saved, repetition 2"
+        keys = [record["_id"] for record in await raw_records(tester)]
+        assert sorted(keys) == sorted([f"k{i:02d}" for i in range(20)] + [f"k{i:02d}~2" for i in range(20)])
+        # Without end it is a live stream: ready once the file is through.
+        async with running(
+            DummyDataGenerationService, settings.copy(update={"source_repeat": 0, "source_rate": 200.0}), dataset
+        ):
+            await eventually(lambda: any(state == "ready" and "repetition 3" in detail for state, detail in sent), 60)
+        assert "k00~3" in {record["_id"] for record in await raw_records(tester)}
+    await subscription.unsubscribe()
+
+
+async def test_an_order_that_is_not_known_stops_the_source_with_a_sentence(
+    tester: TesterService, replayed: Callable[..., Settings], laboratory: Laboratory
+) -> None:
+    settings = replayed(list(laboratory.records(3))).copy(update={"source_order": "size"})
+    async with running(DummyDataGenerationService, settings) as service:
+        await eventually(lambda: service.health()["state"] == "failing")
+        assert "cannot be ordered by 'size': known are 'file', 'shuffled'" in service.health()["detail"]

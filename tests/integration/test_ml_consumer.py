@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from typing_extensions import override
 
@@ -17,6 +19,7 @@ from complex_system.domain.laboratory import Laboratory, truth_of
 from complex_system.domain.pages import Page, processed_schema
 from complex_system.domain.records import key_at, new_id
 from complex_system.errors import TrackingUnavailableError
+from complex_system.evaluation.baselines import cross_validated_baseline
 from complex_system.evaluation.rounds import RoundTimes
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
@@ -34,6 +37,7 @@ from complex_system.preprocessing.pipeline import Pipeline
 from complex_system.settings import Settings
 from complex_system.tracking.registry import ModelRegistry
 from complex_system.training.data import Part, parts_of
+from complex_system.training.folds import FewRecords
 from complex_system_services.ml_consumer.ml_consumer_service import MlConsumerService
 from complex_system_services.ml_consumer.probes import StoredProbes
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
@@ -165,6 +169,7 @@ async def test_a_round_is_compared_in_mlflow_and_its_best_model_is_champion(
         assert parent.info.run_id in first["run_url"]
         assert parent.data.metrics["rmse/lightgbm"] == pytest.approx(first["results"][1]["rmse"])
         assert {artifact.path for artifact in client.list_artifacts(parent.info.run_id)} == {
+            "announced.json",
             "comparison.json",
             "comparison.png",
         }
@@ -262,7 +267,48 @@ async def test_where_the_best_error_is_not_known_baselines_are_told_and_those_th
     rmse = np.sqrt(np.mean((target[known & (parts == Part.HOLDOUT)] - mean) ** 2))
     assert comparison["baselines"]["mean"]["rmse"] == pytest.approx(rmse, rel=1e-4)
     assert comparison["not_better_than"] == ["mean", "linear"]
-    assert "not better than the baseline 'linear'" in caplog.text
+    assert "No model is better than predicting the mean" in caplog.text
+    assert comparison["ranked_by"] == "hold-out"  # the stand-ins hand in no cross-validation
+    assert comparison["baselines"]["mean"]["cv"]["rmse"] > 0
+
+
+async def test_few_records_are_ranked_by_cross_validation_and_a_restart_tells_it_again(
+    settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset
+) -> None:
+    from mlflow import MlflowClient
+
+    plant = Dataset(**{**dataset.dict(by_alias=True), "name": "plant"})
+    table = await fill(tester, plant, 1, 400)
+    few = FewRecords(plant, 2000)
+    few.add(table.filter(pc.is_valid(table[plant.target])))
+    records = few.keyed()
+    assert records is not None
+    mean = cross_validated_baseline("mean", records)
+    good, bad = (replace(mean, rmses=tuple(factor * each for each in mean.rmses)) for factor in (0.2, 0.9))
+    async with (
+        running(StandInLightgbm, settings, plant, bias=-5.0) as lightgbm,
+        running(StandInPytorch, settings, plant, bias=-900.0) as pytorch,
+    ):
+        lightgbm.changes, pytorch.changes = {"cross_validation": bad.as_dict()}, {"cross_validation": good.as_dict()}
+        async with running(QuickConsumer, settings, plant):
+            told = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
+        async with running(QuickConsumer, settings, plant):
+            again = await tester.ask(GET_COMPARISON_SUBJECT, {})
+    assert told["ranked_by"] == "cross-validation"
+    assert told["cross_validation"] == {"records": len(records.keys), "folds": 5, "repeats": mean.repeats}
+    # The worse one on the hold-out part wins by its folds.
+    assert [result["trainer"] for result in told["results"]] == ["pytorch", "lightgbm"]
+    assert told["results"][0]["rmse"] > told["results"][1]["rmse"]
+    assert told["results"][0]["cv"]["rmse"] == pytest.approx(good.rmse)
+    assert told["baselines"]["mean"]["cv"]["rmse"] == pytest.approx(mean.rmse)
+    assert told["verdicts"]["mean"]["verdict"] == "better"
+    assert again == told
+    client = MlflowClient(settings.mlflow_tracking_uri)
+    run = client.get_run(told["run_url"].rpartition("/")[2])
+    assert run.data.tags["ranked_by"] == "cross-validation"
+    assert run.data.tags["against_mean"] == "better"
+    assert run.data.metrics["cv_rmse"] == pytest.approx(good.rmse)
+    assert run.data.metrics["baseline_mean_cv_rmse"] == pytest.approx(mean.rmse)
 
 
 async def test_a_comparison_waits_for_mlflow_and_is_logged_once(

@@ -8,11 +8,13 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 from nats.errors import OutboundBufferLimitError
 
 from complex_system.domain.dataset import Dataset
@@ -28,6 +30,7 @@ from complex_system.tracking.artifact_store import ArtifactStore
 from complex_system.tracking.registry import ModelRegistry
 from complex_system.tracking.wandb import artifact_folder
 from complex_system.training.data import Part, SampleCollector
+from complex_system.training.folds import CrossValidation
 from complex_system_services.ml_lightgbm_regression_mlflow.ml_lightgbm_regression_mlflow_service import (
     MlLightgbmRegressionMlflowService,
 )
@@ -113,6 +116,37 @@ async def test_a_requested_training_is_announced_logged_and_registered(
     steps = {"lightgbm": settings.boosting_rounds}.get(trainer, settings.epochs)
     assert (last["step"], last["steps"]) == (steps, steps)
     assert last["train_rmse"] > 0 < last["validation_rmse"]
+
+
+async def test_few_records_without_a_known_law_are_cross_validated(
+    database: None, ear: Ear, settings: Settings, dataset: Dataset
+) -> None:
+    plant = Dataset(**{**dataset.dict(by_alias=True), "name": "plant"})
+    page = processed_page(5, RECORDS)
+    await DatabaseClient(ear).upsert_processed(replace(page, notes={"version": plant.version}))
+    labelled = (await DatabaseClient(ear).counts())["labelled"]
+    registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix)
+    async with running(MlLightgbmRegressionMlflowService, settings, plant):
+        await ear.ask_trainers({"round": "few", "trainers": ["lightgbm"]})
+        outcome = await ear.outcome("few", LOADED)
+        assert outcome["status"] == "finished", outcome
+    found = CrossValidation.parse(outcome["cross_validation"])
+    assert found is not None
+    assert (found.records, len(found.rmses), found.repeats) == (labelled, 5, 1)
+    assert outcome["timings"]["cross_validation"] > 0
+    stages = [value["stage"] for value in ear.progress]
+    assert sorted(set(stages), key=stages.index) == ["fetching", "training", "cross-validating", "logging"]
+    (ref,) = await asyncio.to_thread(registry.newest_versions)
+    _, metadata = await asyncio.to_thread(registry.load_twin, ref)
+    assert CrossValidation.parse(metadata["cross_validation"]) == found
+    run = await asyncio.to_thread(MlflowClient(settings.mlflow_tracking_uri).get_run, outcome["run_id"])
+    assert run.data.metrics["cv_rmse"] == pytest.approx(found.rmse)
+    assert run.data.metrics["cv_rmse_standard_error"] == pytest.approx(found.standard_error)
+
+    # Where the setting says so, nothing of it.
+    async with running(MlLightgbmRegressionMlflowService, settings.copy(update={"cross_validate_below": labelled}), plant):
+        await ear.ask_trainers({"round": "many", "trainers": ["lightgbm"]})
+        assert "cross_validation" not in await ear.outcome("many", LOADED)
 
 
 @pytest.mark.usefixtures("filled")

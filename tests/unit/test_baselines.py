@@ -1,21 +1,35 @@
-"""Baselines and how sure an error is, against scikit-learn and simulation."""
+"""Baselines, folds, and how sure an error is, against scikit-learn, SciPy and simulation."""
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.dummy import DummyRegressor
 from sklearn.linear_model import LinearRegression
+from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.pages import processed_schema
-from complex_system.errors import NotEnoughDataError
-from complex_system.evaluation.baselines import baseline_scores, fit_linear, fit_mean
-from complex_system.evaluation.validation import cross_validated, holdout_interval
+from complex_system.domain.records import original_of, repeated
+from complex_system.evaluation.baselines import LINEAR, MEAN, cross_validated_baseline, fit_linear, fit_mean, for_folds
+from complex_system.evaluation.comparison import baseline_qualities
+from complex_system.evaluation.validation import (
+    MOST_FOR_BOOTSTRAP,
+    Interval,
+    cross_interval,
+    fold_interval,
+    rmse_difference,
+    rmse_interval,
+)
+from complex_system.evaluation.verdict import Verdict, sentence, shown
 from complex_system.preprocessing.pipeline import Pipeline
 from complex_system.sources.films import films
 from complex_system.training.base import Scores
-from complex_system.training.data import Part, SampleCollector, Samples
+from complex_system.training.data import Part, SampleCollector, Samples, parts_of
+from complex_system.training.folds import CrossValidation, FewRecords, Keyed, cross_validate, fold_numbers, standard_error
 from samples import lab_samples
 
 
@@ -32,46 +46,133 @@ def noisy(seed: int, size: int = 60, deviation: float = 2.0) -> Samples:
     return Samples(x, (x @ [3.0, -2.0, 0.0] + random.normal(0, deviation, size)).astype(np.float32))
 
 
+def keyed(samples: Samples, prefix: str = "k") -> Keyed:
+    return Keyed(tuple(f"{prefix}{i}" for i in range(len(samples))), samples)
+
+
 def test_the_baselines_are_scikit_learns_also_with_one_hot_features() -> None:
     data, holdout = lab_samples(1, 2000)
     train = data.train
     for ours, theirs in ((fit_mean, DummyRegressor()), (fit_linear, LinearRegression())):
         expected = theirs.fit(train.x.astype(np.float64), train.y).predict(holdout.x)
         np.testing.assert_allclose(ours(train)(holdout.x), expected, rtol=1e-4, atol=1e-3)
-    scores = baseline_scores(train, holdout)
-    assert scores["mean"].r2 == pytest.approx(0, abs=0.05)
-    assert scores["linear"].rmse < 0.3 * scores["mean"].rmse
+    qualities = baseline_qualities(train, holdout)
+    assert qualities[MEAN].scores.r2 == pytest.approx(0, abs=0.05)
+    assert qualities[LINEAR].scores.rmse < 0.3 * qualities[MEAN].scores.rmse
 
 
 def test_the_films_are_enough_for_a_split_and_a_linear_model_beats_their_mean() -> None:
     collector = film_parts()
     data, holdout = collector.training_data(), collector.samples(Part.HOLDOUT)
     assert len(data.train) + len(data.validation) + len(holdout) == 51
-    scores = baseline_scores(data.train, holdout)
-    assert scores["linear"].rmse < scores["mean"].rmse
+    qualities = baseline_qualities(data.train, holdout)
+    assert qualities[LINEAR].scores.rmse < qualities[MEAN].scores.rmse
 
 
-def test_cross_validation_scores_every_record_once_a_repeat_with_a_model_that_has_not_seen_it() -> None:
-    samples = noisy(0)
-    seen: list[int] = []
+def test_every_record_is_scored_once_a_repeat_by_a_fit_that_has_not_seen_it() -> None:
+    records = keyed(noisy(0, 51))
+    sizes: list[tuple[int, int]] = []
+    scored: Counter[bytes] = Counter()
 
-    def fit(train: Samples):  # type: ignore[no-untyped-def]
-        seen.append(len(train))
-        known = {row.tobytes() for row in train.x}
+    def fit(train: Samples, validation: Samples):  # type: ignore[no-untyped-def]
+        sizes.append((len(train), len(validation)))
+        known = {row.tobytes() for part in (train, validation) for row in part.x}
+        assert len(known) == len(train) + len(validation)
 
         def predict(x):  # type: ignore[no-untyped-def]
             assert not known & {row.tobytes() for row in x}
+            scored.update(row.tobytes() for row in x)
             return fit_mean(train)(x)
 
         return predict
 
-    found = cross_validated(fit, samples, folds=4, repeats=3)
-    assert seen == [45] * 12
-    assert len(found.folds) == 12
-    assert found.rmse.rmse == pytest.approx(np.mean([score.rmse for score in found.folds]))
-    assert cross_validated(fit_linear, samples, seed=1) == cross_validated(fit_linear, samples, seed=1)
-    with pytest.raises(NotEnoughDataError, match="needs 10 labelled records; there are 9"):
-        cross_validated(fit_mean, noisy(0, 9))
+    told: list[tuple[int, int]] = []
+    found = cross_validate(fit, records, lambda done, of: told.append((done, of)))
+    assert set(scored.values()) == {2}
+    assert len(scored) == 51
+    assert [train + validation for train, validation in sizes] == [40, 41, 41, 41, 41] * 2
+    assert {validation for _, validation in sizes} == {7}
+    assert told == [(i, 10) for i in range(1, 11)]
+    assert (found.records, found.folds, found.repeats) == (51, 5, 2)
+
+
+def test_folds_depend_on_the_keys_only_and_differ_between_repeats() -> None:
+    keys = [f"key {i}" for i in range(100)]
+    first, second = fold_numbers(keys, 5, 0), fold_numbers(keys, 5, 1)
+    assert Counter(first.tolist()) == dict.fromkeys(range(5), 20)
+    np.testing.assert_array_equal(fold_numbers(keys[::-1], 5, 0)[::-1], first)
+    # Independent folds agree in a fifth of the records; the same folds under other numbers would agree far more often.
+    together = (first[:, None] == first) & (second[:, None] == second)
+    assert together.sum() / (first[:, None] == first).sum() < 0.35
+
+
+def test_a_record_that_is_sent_again_is_in_the_part_and_in_the_fold_of_the_first_one() -> None:
+    keys = [f"key-{i}" for i in range(60)] + ["a~b", "~3"]
+    again = [repeated(key, 2) for key in keys]
+    assert again[0] == "key-0~2"
+    assert [original_of(key) for key in again] == keys
+    assert [original_of(key) for key in ("a~b", "~3", "plain")] == ["a~b", "~3", "plain"]
+    np.testing.assert_array_equal(parts_of(keys), parts_of(again))
+    numbers = fold_numbers([*keys, *again], 5, 0)
+    np.testing.assert_array_equal(numbers[: len(keys)], numbers[len(keys) :])
+
+
+def test_the_figures_of_a_cross_validation_are_scikit_learns() -> None:
+    records = keyed(noisy(3, 80))
+    x, y = records.samples.x, records.samples.y
+    found = cross_validate(for_folds(fit_linear), records, repeats=1)
+    numbers = fold_numbers(records.keys, 5, 0)
+    predicted = np.empty(80)
+    rmses, maes = [], []
+    for fold in range(5):
+        test = numbers == fold
+        predicted[test] = LinearRegression().fit(x[~test], y[~test]).predict(x[test])
+        rmses.append(root_mean_squared_error(y[test], predicted[test]))
+        maes.append(mean_absolute_error(y[test], predicted[test]))
+    assert found.rmses == pytest.approx(rmses, rel=1e-4)
+    assert found.rmse == pytest.approx(np.mean(rmses), rel=1e-4)
+    assert found.mae == pytest.approx(np.mean(maes), rel=1e-4)
+    assert found.r2 == pytest.approx(r2_score(y, predicted), abs=1e-4)
+    assert CrossValidation.parse(found.as_dict()) == found
+    assert CrossValidation.parse({**found.as_dict(), "rmses": [1.0, float("nan")]}) is None
+    assert CrossValidation.parse({"rmse": 1.0}) is None
+
+
+def test_the_interval_of_folds_is_students_with_the_corrected_standard_error() -> None:
+    values = [1.0, 1.3, 0.8, 1.1, 0.9, 1.2, 1.4, 0.7, 1.0, 1.1]
+    plain = stats.sem(values)
+    corrected = plain * np.sqrt(10 * (1 / 10 + 1 / 4))
+    assert standard_error(values, 5) == pytest.approx(corrected)
+    low, high = stats.t.interval(0.95, 9, loc=np.mean(values), scale=corrected)
+    found = fold_interval(values, 5)
+    assert (found.value, found.low, found.high) == pytest.approx((np.mean(values), low, high), rel=1e-9)
+
+
+@pytest.mark.parametrize("size", [14, 300, MOST_FOR_BOOTSTRAP + 1])
+def test_the_interval_on_the_hold_out_part_is_scipys_bootstrap(size: int) -> None:
+    random = np.random.default_rng(size)
+    errors = random.normal(0, 2, size)
+
+    def rmse(values, axis):  # type: ignore[no-untyped-def]
+        return np.sqrt(np.mean(values**2, axis=axis))
+
+    theirs = stats.bootstrap((errors,), rmse, method="BCa", n_resamples=4000, batch=100, random_state=1).confidence_interval
+    found = rmse_interval(errors.astype(np.float32))
+    assert found.value == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-5)
+    width = theirs.high - theirs.low
+    assert found.low == pytest.approx(theirs.low, abs=0.12 * width)
+    assert found.high == pytest.approx(theirs.high, abs=0.12 * width)
+    assert rmse_interval(errors.astype(np.float32)) == found
+
+
+def test_the_difference_of_two_errors_is_told_apart_by_pairs_of_records() -> None:
+    random = np.random.default_rng(5)
+    hard = random.exponential(3, 200)  # what makes a record hard to predict is the same for both
+    one, other = (hard * random.choice([-1, 1], 200)).astype(np.float32), (1.05 * hard).astype(np.float32)
+    found = rmse_difference(one, other)
+    assert found.low > 0
+    assert rmse_interval(one).high > rmse_interval(other).low  # apart, the intervals could not tell
+    assert rmse_difference(one, one) == Interval(0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("way", ["cross-validation", "hold-out"])
@@ -79,11 +180,68 @@ def test_the_intervals_hold_the_true_error_about_as_often_as_they_say(way: str) 
     held = 0
     for seed in range(60):
         samples = noisy(seed)
+        model = fit_linear(samples)
         if way == "cross-validation":
-            interval, model = cross_validated(fit_linear, samples).rmse, fit_linear(samples)
+            interval = cross_interval(cross_validated_baseline(LINEAR, keyed(samples)))
         else:
-            model = fit_linear(samples)
-            interval = holdout_interval(model, noisy(seed + 1000))
+            unseen = noisy(seed + 1000)
+            interval = rmse_interval(model(unseen.x) - unseen.y)
         fresh = noisy(seed + 5000, 4000)
         held += interval.low <= Scores.of(fresh.y, model(fresh.x)).rmse <= interval.high
     assert held >= 50
+
+
+def test_all_records_are_collected_as_long_as_they_are_few() -> None:
+    dataset = Dataset.shipped("films", target="Ausformung")
+    table = Pipeline(dataset).process(films(dataset)).to_arrow().cast(processed_schema(dataset))
+    few = FewRecords(dataset, 52)
+    few.add(table.slice(0, 20))
+    assert few.keyed() is None  # fewer than five folds need
+    few.add(table.slice(20))
+    found = few.keyed()
+    assert found is not None
+    assert list(found.keys) == table.column("_id").to_pylist()
+    np.testing.assert_array_equal(found.samples.y, table.column("Ausformung").to_numpy().astype(np.float32))
+    assert found.samples.x.shape == (51, len(dataset.feature_names))
+    many = FewRecords(dataset, 51)
+    many.add(table)
+    assert many.keyed() is None
+    turned = Keyed(found.keys[::-1], Samples(found.samples.x[::-1], found.samples.y[::-1]))
+    assert turned.digest == found.digest
+    assert Keyed(found.keys[1:], Samples(found.samples.x[1:], found.samples.y[1:])).digest != found.digest
+
+
+@pytest.mark.parametrize(
+    ("mean", "linear", "words"),
+    [
+        ((0.5, 0.1, 0.9), (0.2, 0.1, 0.3), ""),
+        (
+            (-0.1, -0.4, 0.2),
+            (0.2, 0.1, 0.3),
+            "No model is better than predicting the mean: m 1 has RMSE 2.00 bar, the mean 1.90 bar",
+        ),
+        ((0.1, -0.2, 0.4), (0.2, 0.1, 0.3), "It cannot be told whether m 1 is better than predicting the mean"),
+        (
+            (0.5, 0.1, 0.9),
+            (-0.2, -0.3, -0.1),
+            "m 1 is not better than a linear model: it has RMSE 2.00 bar, the linear model 1.80",
+        ),
+        ((0.5, 0.1, 0.9), (0.2, -0.1, 0.3), "It cannot be told whether m 1 is better than a linear model"),
+    ],
+)
+def test_the_sentence_says_no_more_than_is_known(mean: tuple[float, ...], linear: tuple[float, ...], words: str) -> None:
+    verdicts = {name: Verdict(name, 2.0, Interval(*ends)) for name, ends in ((MEAN, mean), (LINEAR, linear))}
+    found = sentence(verdicts, "m 1", "bar")
+    assert found.startswith(words) if words else found == ""
+    assert sentence({}, "m 1") == ""
+
+
+def test_figures_show_three_digits_that_count() -> None:
+    assert [shown(value) for value in (14.6, 0.0, -2.0, 0.25, 0.00409, 3e-7)] == [
+        "14.60",
+        "0.00",
+        "-2.00",
+        "0.250",
+        "0.00409",
+        "3e-07",
+    ]

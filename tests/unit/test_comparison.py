@@ -9,13 +9,24 @@ import numpy as np
 import pytest
 
 from complex_system.domain.dataset import Dataset
+from complex_system.evaluation.announcement import announced
 from complex_system.evaluation.chart import rmse_chart
-from complex_system.evaluation.comparison import Candidate, Comparison, Result, ranked
+from complex_system.evaluation.comparison import (
+    Candidate,
+    Comparison,
+    Quality,
+    Result,
+    ranked,
+    ranked_by_folds,
+    verdicts_on,
+)
+from complex_system.evaluation.validation import cross_interval
 from complex_system.preprocessing.pipeline import Pipeline
 from complex_system.serving.predictor import Predictor
 from complex_system.tracking.registry import ModelVersionRef
 from complex_system.training.base import Scores
 from complex_system.training.data import Samples
+from complex_system.training.folds import CrossValidation
 from models import linear_twin, twin_metadata
 
 
@@ -66,11 +77,79 @@ def test_a_better_champion_stays_and_an_equal_newcomer_does_not_replace_it(candi
 
 def test_a_champion_that_is_not_better_than_a_baseline_is_named(candidate, holdout: Samples) -> None:
     results, _ = ranked([candidate("lightgbm", 1.0)], holdout)
-    baselines = {"mean": Scores(1.0, 0.9, 0.0), "linear": Scores(1.0 + 1e-3, 0.9, 0.0), "other": Scores(0.5, 0.4, 0.5)}
-    rmse = results[0].scores.rmse
-    baselines["mean"] = Scores(rmse, 0.9, 0.0)
-    assert Comparison("r", tuple(results), 200, {}, baselines).unbeaten == ("mean", "other")
+    noise = np.random.default_rng(1).normal(0, 1, len(holdout)).astype(np.float32)
+    baselines = {
+        "mean": Quality.of(holdout.y + 0.9, holdout),
+        "linear": Quality.of(holdout.y + noise, holdout),
+        "other": Quality.of(holdout.y - 3.0, holdout),
+    }
+    verdicts = verdicts_on(results[0], baselines, "hold-out")
+    assert {name: verdict.word for name, verdict in verdicts.items()} == {
+        "mean": "not better",
+        "linear": "not better" if (noise**2).mean() <= 1 else "unclear",
+        "other": "better",
+    }
+    comparison = Comparison("r", tuple(results), 200, {}, baselines, verdicts=verdicts, unit="bar")
+    assert "mean" in comparison.unbeaten
+    assert "other" not in comparison.unbeaten
+    assert comparison.verdict.startswith("No model is better than predicting the mean: lab-lightgbm 1 has RMSE 1.00 bar")
+    told = announced(comparison, "growth", ["a"])
+    assert told["verdict"] == comparison.verdict
+    assert told["baselines"]["other"]["rmse"] == pytest.approx(3.0)
+    assert told["results"][0]["rmse_low"] == pytest.approx(1.0, abs=1e-5)  # every error is 1
     assert Comparison("r", tuple(results), 200).unbeaten == ()
+
+
+def crossed(rmse: float, digest: str = "d") -> CrossValidation:
+    return CrossValidation((rmse - 0.1, rmse + 0.1, rmse - 0.2, rmse + 0.2, rmse), rmse / 2, 0.5, 60, 5, digest)
+
+
+def result(trainer: str, holdout_rmse: float, cross: CrossValidation | None, *, incumbent: bool = False) -> Result:
+    scores = Scores(holdout_rmse, 1.0, 0.5)
+    return Result(ref(trainer, "1" if incumbent else "2"), scores, incumbent, Quality(scores, None, cross))
+
+
+def order(*results: Result) -> list[str] | None:
+    found = ranked_by_folds(list(results))
+    return None if found is None else [f"{each.ref.trainer}{'*' if each.incumbent else ''}" for each in found]
+
+
+def test_few_records_are_ranked_by_their_folds_and_not_by_the_few_of_the_hold_out_part() -> None:
+    assert order(result("lightgbm", 1.0, crossed(2.0)), result("pytorch", 3.0, crossed(1.5))) == ["pytorch", "lightgbm"]
+    # Of other records, or of none: nothing that could be compared.
+    assert order(result("lightgbm", 1.0, crossed(2.0)), result("pytorch", 3.0, crossed(1.5, "other"))) is None
+    assert order(result("lightgbm", 1.0, crossed(2.0)), result("pytorch", 3.0, None)) is None
+    assert order(result("lightgbm", 1.0, crossed(2.0), incumbent=True)) is None
+
+
+def test_a_champion_of_other_records_meets_the_best_newcomer_on_the_hold_out_part() -> None:
+    newcomers = result("lightgbm", 1.0, crossed(2.0)), result("pytorch", 1.4, crossed(1.5))
+    assert order(*newcomers, result("pytorch", 1.3, crossed(1.0, "older"), incumbent=True)) == [
+        "pytorch*",
+        "pytorch",
+        "lightgbm",
+    ]
+    assert order(*newcomers, result("pytorch", 1.5, None, incumbent=True)) == ["pytorch", "lightgbm", "pytorch*"]
+    # The same records: it is one of them, and an equal newcomer does not replace it.
+    assert order(*newcomers, result("pytorch", 9.0, crossed(1.5), incumbent=True)) == ["pytorch*", "pytorch", "lightgbm"]
+    found = ranked_by_folds([*newcomers, result("pytorch", 9.0, crossed(1.5), incumbent=True)])
+    assert found is not None
+    kept = Comparison("r", tuple(found), 14, ranked_by="cross-validation").kept
+    assert kept == (
+        "lab-pytorch 1 stays champion with RMSE 1.50 by cross-validation with 60 records: the best new model, lab-pytorch 2, has 1.50."
+    )
+
+
+def test_the_chart_shows_intervals_and_baselines_of_what_the_ranking_goes_by() -> None:
+    results = (result("pytorch", 3.0, crossed(1.5)), result("lightgbm", 1.0, crossed(2.0)))
+    baselines = {"mean": result("mean", 4.0, crossed(2.5)).quality or Quality(Scores(0, 0, 0))}
+    comparison = Comparison("r", results, 14, {}, baselines, "cross-validation")
+    axes = rmse_chart(comparison, unit="bar").axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [1.5, 2.0, 2.5]
+    assert "mean\n(baseline)" in [label.get_text() for label in axes.get_yticklabels()]
+    assert axes.collections  # whiskers
+    assert any("60 records in 5 folds" in text.get_text() for text in axes.texts)
+    assert axes.get_xlim()[1] > cross_interval(crossed(2.5)).high
 
 
 def test_a_model_that_predicts_no_numbers_is_left_out_with_the_reason(candidate, holdout: Samples) -> None:

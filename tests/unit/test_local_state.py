@@ -76,10 +76,10 @@ COMPARISON = {
     "round": "1",
     "holdout": 700,
     "results": [
-        {"trainer": "pytorch", "framework": "pytorch", "model": "lab-pytorch", "version": "2", "rmse": 14.9,
-         "mae": 12.5, "r2": 0.97},
         {"trainer": "lightgbm", "framework": "lightgbm", "model": "lab-lightgbm", "version": "1", "rmse": 14.4,
          "mae": 12.1, "r2": 0.98},
+        {"trainer": "pytorch", "framework": "pytorch", "model": "lab-pytorch", "version": "2", "rmse": 14.9,
+         "mae": 12.5, "r2": 0.97},
     ],
     "champion": {"model": "lab-lightgbm", "version": "1", "framework": "lightgbm", "trainer": "lightgbm", "rmse": 14.4},
 }  # fmt: skip
@@ -126,11 +126,55 @@ async def test_the_next_round_begins_anew(run: Observed) -> None:
     assert run.state.trainings["lightgbm"].status == "training"
 
 
-async def test_a_comparison_is_kept_sorted_with_its_champion(run: Observed) -> None:
+async def test_a_comparison_is_kept_in_its_order_with_its_champion(run: Observed) -> None:
     await run.watcher.compared(COMPARISON)
     assert [result.trainer for result in run.state.results] == ["lightgbm", "pytorch"]
     assert run.state.champion == Champion("lab-lightgbm", "1", "lightgbm", 14.4)
     assert run.told[-1] == "champion: lab-lightgbm version 1 (lightgbm), RMSE 14.40"
+
+
+FEW = {
+    **COMPARISON,
+    "ranked_by": "cross-validation",
+    "cross_validation": {"records": 51, "folds": 5, "repeats": 2},
+    "results": [
+        {
+            **row,
+            "rmse_low": 13.0,
+            "rmse_high": 16.0,
+            "cv": {"rmse": cv, "mae": 9.0, "r2": 0.6, "rmse_low": cv - 2, "rmse_high": cv + 2},
+        }
+        for row, cv in zip(COMPARISON["results"], (0.0412, 15.5), strict=True)  # type: ignore[call-overload]
+    ],
+    "baselines": {"mean": {"rmse": 20.0, "mae": 15.0, "r2": -0.01, "rmse_low": 18.0, "rmse_high": 22.0}},
+    "verdicts": {"mean": {"verdict": "unclear", "better_by": 1.0, "low": -1.0, "high": 3.0}},
+    "verdict": "It cannot be told whether lab-lightgbm 1 is better than predicting the mean: it has RMSE 0.0412, the mean 20.00 (..).",
+}
+
+
+async def test_few_records_are_shown_with_folds_intervals_baselines_and_the_verdict(run: Observed) -> None:
+    await run.watcher.compared(FEW)
+    told = "\n".join(run.told)
+    assert "comparison by cross-validation of 51 records (5 folds, 2 times), beside 700 hold-out records:" in told
+    assert "2. pytorch        RMSE  15.50 (13.50 to 17.50)" in told
+    assert "hold-out RMSE 14.90 (13.00 to 16.00)  (lab-pytorch version 2)" in told
+    assert "-  mean           hold-out RMSE  20.00 (18.00 to 22.00)" in told
+    assert FEW["verdict"] in run.told
+    assert run.told[-1].endswith("RMSE 0.0412 by cross-validation, 14.40 on the hold-out set")
+    status = run.state.as_status()
+    assert status["results"][0]["cv"]["rmse"] == 0.0412
+    assert status["baselines"]["mean"]["rmse_high"] == 22.0
+    assert (status["ranked_by"], status["cross_validation"]["records"], status["verdict"]) == (
+        "cross-validation", 51, FEW["verdict"],
+    )  # fmt: skip
+    for width, height in ((80, 24), (140, 60)):
+        console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
+        display = LiveDisplay(run.plan, run.state, console)
+        lines = console_text(display, width)
+        display.close()
+        assert all(len(line.rstrip()) <= width for line in lines)
+        for words in ("0.0412 ±2.00", "15.50 ±2.00", "baseline mean", "It cannot be told whether lab-lightgbm 1"):
+            assert any(words in line for line in lines), words
 
 
 def test_status_json_has_what_scripts_are_promised(run: Observed, tmp_path: Path) -> None:

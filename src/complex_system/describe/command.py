@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TextIO
 
-from rich.console import Console
-
 from complex_system.describe.describe import describe, refused
-from complex_system.describe.summary import summary
 from complex_system.domain.schema import put_beside
 from complex_system.errors import DescribeError
 
@@ -28,6 +25,14 @@ def describe_to(file: Path, target: str, output: Path | None, *, force: bool, ou
         SourceFileError: The file cannot be read.
         DescribeError: No declaration can be made of it, or it cannot be written.
     """
+    try:
+        from rich.console import Console
+
+        from complex_system.describe.summary import summary
+    except ImportError as error:
+        raise DescribeError(
+            "The summary is drawn by rich, which is not there: pip install 'complex-system[local]'."
+        ) from error
     # Looked for before the work: a declaration that a person wrote is not lost.
     if output and output.exists() and not force:
         raise DescribeError(f"{output} is there already; --force replaces it.")

@@ -13,6 +13,9 @@ from complex_system.domain.columns import LARGEST_INTEGER, Column
 MAX_TEXT = 65_536
 """Characters of a text: a record must fit into a page, and a page into a message."""
 
+MAX_ENTRIES = 1000
+"""Entries of a list."""
+
 _LARGEST = 1.7976931348623157e308
 Finite = Annotated[float, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]
 """A finite number; NaN and infinities fail both bounds."""
@@ -42,6 +45,7 @@ class Kind:
 
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 """A text that is not too long."""
+_ENTRIES = msgspec.Meta(max_length=MAX_ENTRIES)
 _TEXT = Kind(Text, pa.string(), {"type": "string"})
 _KINDS = {
     "number": Kind(Finite, pa.float64(), {"type": "number"}),
@@ -50,8 +54,16 @@ _KINDS = {
     "category": _TEXT,
     "text": _TEXT,
     "datetime": _TEXT,
-    "list of categories": Kind(list[Text], pa.list_(pa.string()), {"type": "array", "items": {"type": "string"}}),
-    "list of shares": Kind(list[Finite], pa.list_(pa.float64()), {"type": "array", "items": {"type": "number"}}),
+    "list of categories": Kind(
+        Annotated[list[Text], _ENTRIES],
+        pa.list_(pa.string()),
+        {"type": "array", "items": {"type": "string"}, "maxItems": MAX_ENTRIES},
+    ),
+    "list of shares": Kind(
+        Annotated[list[Finite], _ENTRIES],
+        pa.list_(pa.float64()),
+        {"type": "array", "items": {"type": "number"}, "maxItems": MAX_ENTRIES},
+    ),
 }
 
 

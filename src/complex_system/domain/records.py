@@ -14,7 +14,7 @@ from uuid6 import uuid7
 
 from complex_system.domain.columns import LARGEST_INTEGER, Column
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.kinds import MAX_TEXT, Finite, Whole, kind_of
+from complex_system.domain.kinds import MAX_ENTRIES, MAX_TEXT, Finite, Whole, kind_of
 from complex_system.errors import InvalidRecordError, InvalidRequestError
 
 MAX_FAULTS = 20
@@ -46,6 +46,28 @@ def key_at(seconds: float) -> str:
     """
     digits = f"{max(0, int(seconds * 1000)) & (2**48 - 1):012x}"
     return f"{digits[:8]}-{digits[8:]}-7000-8000-000000000000"
+
+
+REPEATED = "~"
+"""Between a key and the number of its repetition, see :func:`repeated`."""
+
+
+def repeated(key: str, number: int) -> str:
+    """The key of a record that is sent again under a key of its own, e.g. ``A7~2``.
+
+    Args:
+        key: Of the record.
+        number: 1 for the first time, which keeps the key.
+    """
+    return key if number == 1 else f"{key}{REPEATED}{number}"
+
+
+def original_of(key: str) -> str:
+    """The key without the number of a repetition: all repetitions of a record belong to one part of the split, and to one fold."""
+    if REPEATED not in key:
+        return key
+    original, _, number = key.rpartition(REPEATED)
+    return original if original and number.isdecimal() else key
 
 
 class RecordCheck:
@@ -209,9 +231,7 @@ def _problem(problem: str, value: Any) -> str:
     if "out of range" in problem or ("`float" in problem and ("<=" in problem or ">=" in problem)):
         return f"must be a finite number, not {shown(value)}"
     if "length" in problem:
-        if f"<= {MAX_TEXT}" in problem:
-            return f"must have at most {MAX_TEXT} characters, not {len(value)}; keep what is longer elsewhere and save where it is"
-        return f"must have 1 to {MAX_KEY} characters"
+        return _too_long(problem, value)
     if problem.startswith("Expected `") and ", got `" in problem:
         expected, got = problem.split("`")[1], problem.split("`")[3]
         words = {
@@ -226,6 +246,16 @@ def _problem(problem: str, value: Any) -> str:
         given = f"not {got}" + (f" {shown(value)}" if isinstance(value, str | int | float) else "")
         return f"must be {wanted}, " + ("and is missing" if got == "null" else given)
     return problem
+
+
+def _too_long(problem: str, value: Any) -> str:
+    if isinstance(value, list):
+        return f"must have at most {MAX_ENTRIES} entries, not {len(value)}"
+    if f"<= {MAX_TEXT}" in problem:
+        return (
+            f"must have at most {MAX_TEXT} characters, not {len(value)}; keep what is longer elsewhere and save where it is"
+        )
+    return f"must have 1 to {MAX_KEY} characters"
 
 
 def shown(value: Any) -> str:

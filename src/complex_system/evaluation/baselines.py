@@ -6,11 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from complex_system.training.base import Scores
-from complex_system.training.data import Matrix, Samples
-
-Predict = Callable[[Matrix], Matrix]
-"""Features of shape (n, features) to predictions of shape (n,), in the target's unit."""
+from complex_system.training.data import Samples
+from complex_system.training.folds import CrossValidation, Fit, Keyed, Predict, cross_validate
 
 
 def fit_mean(train: Samples) -> Predict:
@@ -26,10 +23,23 @@ def fit_linear(train: Samples) -> Predict:
     return lambda x: ((x - centre_x) @ weights + centre_y).astype(np.float32)
 
 
-BASELINES: dict[str, Callable[[Samples], Predict]] = {"mean": fit_mean, "linear": fit_linear}
+MEAN, LINEAR = "mean", "linear"
+BASELINES: dict[str, Callable[[Samples], Predict]] = {MEAN: fit_mean, LINEAR: fit_linear}
 """The baselines by name."""
 
 
-def baseline_scores(train: Samples, holdout: Samples) -> dict[str, Scores]:
-    """How the baselines do on the hold-out part, fitted on what the trainers trained on."""
-    return {name: Scores.of(holdout.y, fit(train)(holdout.x)) for name, fit in BASELINES.items()}
+def for_folds(fit: Callable[[Samples], Predict]) -> Fit:
+    """A baseline as :func:`~complex_system.training.folds.cross_validate` takes it.
+
+    Nothing stops it early, so it is fitted on all that lies outside the fold: the models see no more.
+    """
+
+    def fitted(train: Samples, validation: Samples) -> Predict:
+        return fit(Samples(np.concatenate([train.x, validation.x]), np.concatenate([train.y, validation.y])))
+
+    return fitted
+
+
+def cross_validated_baseline(name: str, records: Keyed) -> CrossValidation:
+    """How a baseline does in the folds of the trainers."""
+    return cross_validate(for_folds(BASELINES[name]), records)

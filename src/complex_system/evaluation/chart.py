@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from complex_system.evaluation.comparison import Comparison
+from complex_system.evaluation.comparison import Comparison, Quality
+from complex_system.evaluation.validation import Interval, cross_interval
+from complex_system.evaluation.verdict import shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CHAMPION, _OTHER, _LIMIT, _TEXT, _GRID = "#0b6e4f", "#9db4c0", "#c1121f", "#253237", "#e3e8ea"
+_BASELINE = "#e3e8ea"
 
 
 def rmse_chart(comparison: Comparison, best_possible: float | None = None, unit: str = "") -> Figure:
-    """Horizontal bars of the RMSE, best on top, the champion in colour; a dashed line where no model can be better.
+    """Horizontal bars of the RMSE, best on top, the champion in colour, baselines below; a dashed line where no model can be better.
+
+    Whiskers are 95 % intervals. The bars show what the ranking goes by.
 
     Matplotlib's object interface is used without pyplot: it keeps no global state, so any thread may draw.
 
@@ -25,27 +30,39 @@ def rmse_chart(comparison: Comparison, best_possible: float | None = None, unit:
     from matplotlib.figure import Figure
 
     results = comparison.results
-    figure = Figure(figsize=(8.0, 1.9 + 0.55 * len(results)), dpi=150, layout="constrained")
+    baselines = comparison.baselines
+    figure = Figure(figsize=(8.0, 1.9 + 0.55 * (len(results) + len(baselines))), dpi=150, layout="constrained")
     axes = figure.subplots()
-    values = [result.scores.rmse for result in results]
+    qualities = [result.quality or Quality(result.scores) for result in results] + list(baselines.values())
+    ranges = [_range(quality, comparison) for quality in qualities]
+    values = [each.value for each in ranges]
     labels = [
         f"{result.ref.trainer or result.ref.model}\nv{result.ref.version}{' (until now)' if result.incumbent else ''}"
         for result in results
     ]
-    colours = [_CHAMPION] + [_OTHER] * (len(results) - 1)
-    bars = axes.barh(range(len(results)), values, height=0.62, color=colours)
+    labels += [f"{name}\n(baseline)" for name in baselines]
+    places = range(len(values))
+    colours = [_CHAMPION] + [_OTHER] * (len(results) - 1) + [_BASELINE] * len(baselines)
+    whiskers = [[each.value - each.low for each in ranges], [each.high - each.value for each in ranges]]
+    shows_ranges = any(map(any, whiskers))
+    style = {"ecolor": _TEXT, "elinewidth": 1.0, "capsize": 3.0}
+    axes.barh(places, values, height=0.62, color=colours, xerr=whiskers if shows_ranges else None, error_kw=style)
     texts = [_value(value, best_possible) for value in values]
-    axes.bar_label(bars, texts, padding=6, color=_TEXT, fontsize=10)
-    axes.set_yticks(range(len(results)), labels, color=_TEXT, fontsize=10)
+    for place, text, each in zip(places, texts, ranges, strict=True):
+        axes.annotate(
+            text, (each.high, place), xytext=(6, 0), textcoords="offset points", va="center", color=_TEXT, fontsize=10
+        )
+    axes.set_yticks(places, labels, color=_TEXT, fontsize=10)
     axes.invert_yaxis()
-    axes.set_xlim(0, max([*values, best_possible or 0.0]) * 1.28)
-    axes.set_xlabel(f"RMSE{f' in {unit}' if unit else ''} (less is better)", color=_TEXT)
+    axes.set_xlim(0, max([*(each.high for each in ranges), best_possible or 0.0]) * 1.28 or 1.0)
+    by = ", 95 % intervals" if shows_ranges else ""
+    axes.set_xlabel(f"RMSE{f' in {unit}' if unit else ''} (less is better{by})", color=_TEXT)
     axes.set_title(
         f"{results[0].ref.trainer or results[0].ref.model} is the champion of round {comparison.round}",
         loc="left", color=_TEXT, fontsize=13, fontweight="bold", pad=26,
     )  # fmt: skip
     axes.text(
-        0, 1.0, f"{comparison.holdout:,} hold-out records that no trainer has seen",
+        0, 1.0, _basis(comparison),
         transform=axes.transAxes, va="bottom", color=_TEXT, fontsize=10,
     )  # fmt: skip
     if best_possible is not None:
@@ -61,7 +78,23 @@ def rmse_chart(comparison: Comparison, best_possible: float | None = None, unit:
     return figure
 
 
+def _range(quality: Quality, comparison: Comparison) -> Interval:
+    """What is drawn of a model: the figure of the ranking, where it has that."""
+    rmse = quality.scores.rmse
+    if comparison.ranked_by == "cross-validation" and quality.cross is not None:
+        return cross_interval(quality.cross)
+    return quality.interval or Interval(rmse, rmse, rmse)
+
+
+def _basis(comparison: Comparison) -> str:
+    folds = comparison.folds
+    if comparison.ranked_by == "cross-validation" and folds:
+        again = f", {folds['repeats']} times" if folds["repeats"] > 1 else ""
+        return f"cross-validation of {folds['records']:,} records in {folds['folds']} folds{again}"
+    return f"{comparison.holdout:,} hold-out records that no trainer has seen"
+
+
 def _value(rmse: float, best_possible: float | None) -> str:
     if not best_possible:
-        return f"{rmse:.2f}"
+        return shown(rmse)
     return f"{rmse:.2f}  ({100 * (rmse / best_possible - 1):+.1f} %)"

@@ -1,21 +1,26 @@
-"""The comparison of models on the hold-out part, which no trainer has seen. The lowest RMSE becomes the champion."""
+"""The comparison of models: by cross-validation where the records are few, else on the hold-out part, which no model has seen."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from complex_system.errors import InternalError, ModelRefusedError, NoModelError, TrainingFailedError
-from complex_system.evaluation.baselines import baseline_scores
+from complex_system.evaluation.baselines import BASELINES, cross_validated_baseline
+from complex_system.evaluation.validation import Interval, cross_difference, cross_interval, rmse_difference, rmse_interval
+from complex_system.evaluation.verdict import Verdict, sentence, shown
 from complex_system.preprocessing.pipeline import Pipeline
 from complex_system.serving.predictor import Predictor
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 from complex_system.training.base import Scores
-from complex_system.training.data import Samples
+from complex_system.training.data import Matrix, Samples
+from complex_system.training.folds import CrossValidation, Keyed
+
+Basis = Literal["hold-out", "cross-validation"]
 
 log = logging.getLogger(__name__)
 
@@ -26,26 +31,73 @@ class Candidate:
 
     Attributes:
         incumbent: It was the champion before this comparison.
+        cross: What its trainer found by cross-validation; None where the records were too many for it.
     """
 
     ref: ModelVersionRef
     predictor: Predictor
     incumbent: bool = False
+    cross: CrossValidation | None = None
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How a model or a baseline did, in the target's unit.
+
+    Attributes:
+        scores: On the hold-out part.
+        interval: Of the RMSE there.
+        cross: By cross-validation, where the records are few.
+        errors: Prediction less truth of every hold-out sample.
+    """
+
+    scores: Scores
+    interval: Interval | None = None
+    cross: CrossValidation | None = None
+    errors: Matrix | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, predicted: Matrix, holdout: Samples, cross: CrossValidation | None = None) -> Quality:
+        """The quality of predictions of the hold-out samples."""
+        errors = predicted - holdout.y
+        return cls(Scores.of(holdout.y, predicted), rmse_interval(errors), cross, errors)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As events carry it: ``rmse``, ``mae``, ``r2``, ``rmse_low``, ``rmse_high``, and ``cv`` with the same where it is there."""
+        found: dict[str, Any] = self.scores.as_dict()
+        if self.interval is not None:
+            found |= {"rmse_low": self.interval.low, "rmse_high": self.interval.high}
+        if self.cross is not None:
+            ends = cross_interval(self.cross)
+            found["cv"] = {
+                "rmse": ends.value,
+                "mae": self.cross.mae,
+                "r2": self.cross.r2,
+                "rmse_low": ends.low,
+                "rmse_high": ends.high,
+            }
+        return found
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a candidate did on the hold-out part, in the target's unit."""
+    """How a candidate did."""
 
     ref: ModelVersionRef
     scores: Scores
     incumbent: bool = False
+    quality: Quality | None = None
+
+    @property
+    def cross(self) -> CrossValidation | None:
+        """Its cross-validation, where there is one."""
+        return self.quality.cross if self.quality else None
 
     def as_dict(self) -> dict[str, Any]:
         """The result as events carry it."""
         ref = self.ref
         named = {"trainer": ref.trainer, "framework": ref.framework, "model": ref.model, "version": ref.version}
-        return {**named, **self.scores.as_dict()}
+        return {**named, **(self.quality or Quality(self.scores)).as_dict()}
 
 
 @dataclass(frozen=True)
@@ -58,18 +110,35 @@ class Comparison:
         holdout: Number of hold-out samples.
         refused: Reason by ``model version`` of those that could not take part.
         baselines: How the mean and a linear model did, where they were asked for.
+        ranked_by: What the newcomers are ranked by.
+        verdicts: Whether the champion is better than each baseline.
+        unit: Of the target.
     """
 
     round: str
     results: tuple[Result, ...]
     holdout: int
     refused: dict[str, str] = field(default_factory=dict)
-    baselines: dict[str, Scores] = field(default_factory=dict)
+    baselines: dict[str, Quality] = field(default_factory=dict)
+    ranked_by: Basis = "hold-out"
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    unit: str = ""
 
     @property
     def unbeaten(self) -> tuple[str, ...]:
         """The baselines that are at least as good as the champion."""
-        return tuple(name for name, scores in self.baselines.items() if scores.rmse <= self.champion.scores.rmse)
+        return tuple(name for name, verdict in self.verdicts.items() if verdict.word == "not better")
+
+    @property
+    def verdict(self) -> str:
+        """What must be known of the champion beside the baselines, in a sentence; empty where it is surely better."""
+        return sentence(self.verdicts, _label(self.champion.ref), self.unit)
+
+    @property
+    def folds(self) -> dict[str, int] | None:
+        """``records``, ``folds`` and ``repeats`` of the cross-validation; None where there was none."""
+        cross = next((result.cross for result in self.results if result.cross and not result.incumbent), self.champion.cross)
+        return {"records": cross.records, "folds": cross.folds, "repeats": cross.repeats} if cross else None
 
     @property
     def champion(self) -> Result:
@@ -86,16 +155,20 @@ class Comparison:
         """Why the champion of before stays, in one sentence; empty for a new one."""
         if self.is_change:
             return ""
-        old = f"{_label(self.champion.ref)} stays champion with RMSE {self.champion.scores.rmse:.2f}"
         where = f"on the newest {self.holdout} hold-out records"
-        if len(self.results) == 1:
-            return f"{old} {where}: no new model could be compared."
-        best = self.results[1]
-        return f"{old} {where}: the best new model, {_label(best.ref)}, has {best.scores.rmse:.2f}."
+        rmse, best = self.champion.scores.rmse, self.results[1] if len(self.results) > 1 else None
+        best_rmse = best.scores.rmse if best else 0.0
+        old, new = self.champion.cross, best.cross if best else None
+        if self.ranked_by == "cross-validation" and old and new and old.digest == new.digest:
+            where, rmse, best_rmse = f"by cross-validation with {old.records} records", old.rmse, new.rmse
+        kept = f"{_label(self.champion.ref)} stays champion with RMSE {shown(rmse)} {where}"
+        if best is None:
+            return f"{kept}: no new model could be compared."
+        return f"{kept}: the best new model, {_label(best.ref)}, has {shown(best_rmse)}."
 
 
 def ranked(candidates: Iterable[Candidate], holdout: Samples) -> tuple[list[Result], dict[str, str]]:
-    """Scores candidates: the results by RMSE, and the reasons of those whose predictions are no numbers.
+    """Scores candidates: the results by RMSE on the hold-out part, and the reasons of those whose predictions are no numbers.
 
     At the same RMSE the incumbent comes first, so that the champion does not change for nothing.
     """
@@ -107,9 +180,28 @@ def ranked(candidates: Iterable[Candidate], holdout: Samples) -> tuple[list[Resu
         except InternalError as error:
             refused[_label(candidate.ref)] = error.message
             continue
-        results.append(Result(candidate.ref, Scores.of(holdout.y, predicted), candidate.incumbent))
+        quality = Quality.of(predicted, holdout, candidate.cross)
+        results.append(Result(candidate.ref, quality.scores, candidate.incumbent, quality))
     results.sort(key=lambda result: (result.scores.rmse, not result.incumbent, result.ref.model))
     return results, refused
+
+
+def ranked_by_folds(results: list[Result]) -> list[Result] | None:
+    """The results in the order of their cross-validation, or None where the newcomers were not all validated with the same records.
+
+    A champion of before that was trained on other records has no such figure; it is compared with the best newcomer on the
+    hold-out part, which neither has seen, and stands first or last.
+    """
+    newcomers = [result for result in results if not result.incumbent]
+    digests = {result.cross.digest if result.cross else "" for result in newcomers}
+    if len(digests) != 1 or "" in digests:
+        return None
+    same = [(result.cross.rmse, not result.incumbent, result.ref.model, result)
+            for result in results if result.cross and result.cross.digest in digests]  # fmt: skip
+    order = [result for *_, result in sorted(same, key=lambda each: each[:3])]
+    others = [result for result in results if result not in order]
+    better = [result for result in others if result.scores.rmse <= order[0].scores.rmse]
+    return [*better, *order, *(result for result in others if result not in better)]
 
 
 class ModelComparison:
@@ -120,8 +212,9 @@ class ModelComparison:
         self._pipeline = pipeline
 
     def run(
-        self, round_id: str, handed_in: Sequence[tuple[str, str]], holdout: Samples, train: Samples | None = None
-    ) -> Comparison:
+        self, round_id: str, handed_in: Sequence[tuple[str, str]], holdout: Samples, train: Samples | None = None,
+        few: Keyed | None = None,
+    ) -> Comparison:  # fmt: skip
         """Compares the models that were handed in.
 
         The present champion takes part if it belongs to this pipeline version, so that a worse newcomer does not replace it.
@@ -131,6 +224,7 @@ class ModelComparison:
             handed_in: Registered name and version of each.
             holdout: The samples that no trainer has seen.
             train: What the baselines are fitted on; None for a comparison without them.
+            few: All labelled records where they are few, to cross-validate the baselines.
 
         Raises:
             TrainingFailedError: None of them can be loaded and predicts.
@@ -152,7 +246,8 @@ class ModelComparison:
                 refused[f"{model} {version}"] = error.message
                 continue
             is_champion = champion is not None and (model, version) == (champion.model, champion.version)
-            candidates.append(Candidate(ref, predictor, is_champion))
+            cross = CrossValidation.parse(metadata.get("cross_validation"))
+            candidates.append(Candidate(ref, predictor, is_champion, cross))
         results, without_numbers = ranked(candidates, holdout)
         refused |= without_numbers
         for name, reason in refused.items():
@@ -160,8 +255,36 @@ class ModelComparison:
         if not results:
             reasons = "; ".join(refused.values()) or "no trainer handed one in"
             raise TrainingFailedError(f"Round {round_id} has no model to compare: {reasons}")
-        baselines = {} if train is None else baseline_scores(train, holdout)
-        return Comparison(round_id, tuple(results), len(holdout), refused, baselines)
+        by_folds = ranked_by_folds(results)
+        order, basis = (results, _HOLDOUT) if by_folds is None else (by_folds, _FOLDS)
+        baselines = {} if train is None else baseline_qualities(train, holdout, few)
+        unit = self._pipeline.dataset.column(self._pipeline.dataset.target).unit
+        verdicts = verdicts_on(order[0], baselines, basis)
+        return Comparison(round_id, tuple(order), len(holdout), refused, baselines, basis, verdicts, unit)
+
+
+_HOLDOUT: Basis = "hold-out"
+_FOLDS: Basis = "cross-validation"
+
+
+def baseline_qualities(train: Samples, holdout: Samples, few: Keyed | None = None) -> dict[str, Quality]:
+    """How the baselines do on the hold-out part, fitted on what the trainers trained on, and in their folds."""
+    return {
+        name: Quality.of(fit(train)(holdout.x), holdout, cross_validated_baseline(name, few) if few else None)
+        for name, fit in BASELINES.items()
+    }
+
+
+def verdicts_on(champion: Result, baselines: Mapping[str, Quality], basis: Basis) -> dict[str, Verdict]:
+    """The champion beside each baseline: by the folds where both were validated with the same records, else on the hold-out part."""
+    verdicts = {}
+    for name, quality in baselines.items():
+        ours, theirs = champion.cross, quality.cross
+        if basis == _FOLDS and ours and theirs and ours.digest == theirs.digest and len(ours.rmses) == len(theirs.rmses):
+            verdicts[name] = Verdict(name, ours.rmse, cross_difference(ours, theirs))
+        elif champion.quality is not None and champion.quality.errors is not None and quality.errors is not None:
+            verdicts[name] = Verdict(name, champion.scores.rmse, rmse_difference(champion.quality.errors, quality.errors))
+    return verdicts
 
 
 def _label(ref: ModelVersionRef) -> str:

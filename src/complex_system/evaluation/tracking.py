@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from complex_system.domain.dataset import Dataset
+from complex_system.evaluation.announcement import announced
 from complex_system.evaluation.chart import rmse_chart
-from complex_system.evaluation.comparison import Comparison, Result
+from complex_system.evaluation.comparison import Comparison
 from complex_system.tracking.connection import load_mlflow, open_client, run_url, translated
 from complex_system.tracking.experiments import experiment_id
 
 TABLE = "comparison.json"
 CHART = "comparison.png"
+ANNOUNCED = "announced.json"
+_FIGURES = ("rmse", "mae", "r2", "rmse_low", "rmse_high")
 _ALERTS = 10
 """Ids of alerts that are kept of a round."""
 _KIND, _ORIGIN, _DATASET, _VERSION, _CHANGED = "kind", "origin", "dataset", "pipeline_version", "champion_changed"
@@ -76,8 +79,13 @@ class ComparisonLog:
             run = self._newest(client, {})
             if run is None:
                 return None
-            path = client.download_artifacts(run.info.run_id, TABLE, folder)
+            names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+            name = ANNOUNCED if ANNOUNCED in names else TABLE
+            path = client.download_artifacts(run.info.run_id, name, folder)
             table = json.loads(Path(path).read_text(encoding="utf-8"))
+        if name == ANNOUNCED:
+            return {**table, "run_url": run_url(self._uri, run.info.experiment_id, run.info.run_id)}
+        # Of an earlier release, which kept the table only.
         rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
         champion = next(row for row in rows if row["champion"])
         return {
@@ -128,6 +136,7 @@ class ComparisonLog:
             parent = runs.of(_parent_name(comparison), {
                 _KIND: "comparison", _ORIGIN: "schedule" if origin.labelled is None else "round", _DATASET: self._dataset.name,
                 _VERSION: self._dataset.version, "round": comparison.round, _CHANGED: str(comparison.is_change),
+                **_judged(comparison),
             })  # fmt: skip
             runs.write(parent, self._parent_metrics(comparison), {
                 "round": comparison.round,
@@ -143,13 +152,14 @@ class ComparisonLog:
                 "not_better_than": ", ".join(comparison.unbeaten) or None,
                 "refused": "; ".join(comparison.refused.values())[:500] or None,
             })  # fmt: skip
+            client.log_dict(parent, announced(comparison, origin.cause, origin.alerts), ANNOUNCED)
             client.log_figure(parent, rmse_chart(comparison, self._best_possible, self._unit), CHART)
             if TABLE not in {artifact.path for artifact in client.list_artifacts(parent)}:  # log_table would append
                 client.log_table(parent, _table(comparison), TABLE)
             for result in comparison.results:
                 ref = result.ref
                 run = runs.of(f"{ref.model}-v{ref.version}", {_KIND: "comparison-model", "mlflow.parentRunId": parent})
-                runs.write(run, _holdout_metrics(result), {
+                runs.write(run, _metrics(result.as_dict()), {
                     "model": ref.model, "version": ref.version, "framework": ref.framework, "trainer": ref.trainer,
                     "training_run": ref.run_id, "incumbent": result.incumbent,
                 })  # fmt: skip
@@ -168,10 +178,13 @@ class ComparisonLog:
             client.set_terminated(known[_parent_name(comparison)])
 
     def _parent_metrics(self, comparison: Comparison) -> dict[str, float]:
-        metrics = _holdout_metrics(comparison.champion)
+        metrics = _metrics(comparison.champion.as_dict())
         if self._best_possible is not None:
             metrics["best_possible_rmse"] = self._best_possible
-        metrics |= {f"baseline_{name}_rmse": scores.rmse for name, scores in comparison.baselines.items()}
+        for name, quality in comparison.baselines.items():
+            metrics[f"baseline_{name}_rmse"] = quality.scores.rmse
+            if quality.cross is not None:
+                metrics[f"baseline_{name}_cv_rmse"] = quality.cross.rmse
         for result in comparison.results:
             trainer = result.ref.trainer or result.ref.model
             metrics[f"rmse/{trainer}{'-until-now' if result.incumbent else ''}"] = result.scores.rmse
@@ -207,10 +220,30 @@ def _parent_name(comparison: Comparison) -> str:
     return f"comparison-{comparison.round}"
 
 
-def _holdout_metrics(result: Result) -> dict[str, float]:
-    return {f"holdout_{name}": value for name, value in result.scores.as_dict().items()}
+def _metrics(row: dict[str, Any]) -> dict[str, float]:
+    """The figures of a result, named by where they come from."""
+    figures = {f"holdout_{name}": row[name] for name in _FIGURES if name in row}
+    return figures | {f"cv_{name}": value for name, value in row.get("cv", {}).items()}
+
+
+def _judged(comparison: Comparison) -> dict[str, str]:
+    """Tags that say what the ranking goes by and what is to be thought of the champion."""
+    words = {f"against_{name}": verdict.word for name, verdict in comparison.verdicts.items()}
+    return {"ranked_by": comparison.ranked_by, **words, **({"verdict": comparison.verdict} if comparison.verdict else {})}
 
 
 def _table(comparison: Comparison) -> dict[str, list[Any]]:
+    """The models best first, then the baselines, which are no model and have no version; what is not known is None."""
     rows = [{**result.as_dict(), "champion": result is comparison.champion} for result in comparison.results]
-    return {name: [row[name] for row in rows] for name in rows[0]}
+    nobody = {"trainer": "", "framework": "baseline", "version": ""}
+    for name, quality in comparison.baselines.items():
+        rows.append({**nobody, "model": name, **quality.as_dict(), "champion": False})
+    flat = [
+        {
+            **{name: row[name] for name in row if name != "cv"},
+            **{f"cv_{name}": value for name, value in row.get("cv", {}).items()},
+        }
+        for row in rows
+    ]
+    columns = dict.fromkeys(name for row in flat for name in row)
+    return {name: [row.get(name) for row in flat] for name in columns}

@@ -17,7 +17,9 @@ from rich.text import Text
 from typing_extensions import override
 
 from complex_system.domain.laboratory import BEST_POSSIBLE
+from complex_system.evaluation.verdict import shown
 from complex_system.local.plan import TRAINER_SERVICES, Plan
+from complex_system.local.quality import Figures
 from complex_system.local.state import Process, RunState, ScenarioState, Scores, Training
 
 NOTES = 4
@@ -82,7 +84,8 @@ class LogDisplay(Display):
         records = self._state.records
         done = records["processed"] + records["rejected"]
         want = self._state.wanted_records or records["raw"]
-        full = min(records["raw"], done) >= want
+        # How many records a file has, only its source knows: then every change would seem to be the last one.
+        full = bool(self._state.wanted_records) and min(records["raw"], done) >= want
         shown = (min(records["raw"], want), min(done, want))
         if shown == self._shown_records or (self._state.seconds < self._next_records and not full):
             return
@@ -96,11 +99,12 @@ class LogDisplay(Display):
         if training.status != "training" or not training.steps:
             return
         quarter = 4 * training.step // training.steps
-        shown = (training.stage, quarter)
-        if self._shown_steps.get(training.trainer) == shown or quarter == 0:
+        step = (training.stage, quarter)
+        if self._shown_steps.get(training.trainer) == step or quarter == 0:
             return
-        self._shown_steps[training.trainer] = shown
-        rmse = f", validation RMSE {training.validation_rmse:.2f}" if training.validation_rmse is not None else ""
+        self._shown_steps[training.trainer] = step
+        known = training.validation_rmse is not None and training.stage == "training"
+        rmse = f", validation RMSE {shown(training.validation_rmse or 0.0)}" if known else ""
         self.note(f"{training.trainer}: {training.stage} {training.step} of {training.steps}{rmse}")
 
 
@@ -219,7 +223,7 @@ class LiveDisplay(Display):
         table.add_column("trainer", min_width=14)
         table.add_column("training", min_width=24)
         for name in ("RMSE", "MAE", "R2"):
-            table.add_column(name, justify="right", min_width=6)
+            table.add_column(name, justify="right", min_width=6, no_wrap=True)
         table.add_column("", no_wrap=True, overflow="ellipsis")
         # The champion of before takes part in a comparison too: a trainer's row shows its better model.
         ranking = list(enumerate(self._state.results))[::-1]
@@ -229,15 +233,14 @@ class LiveDisplay(Display):
             training, result = self._state.trainings.get(name), compared.get(name)
             scores: Scores | None = training.validation if training else None
             basis = Text("validation", style="dim") if scores else Text()
-            style = ""
+            style, cells = "", _figures(scores) if scores else _running(training)
             if result is not None:
-                scores = Scores(result.rmse, result.mae, result.r2)
+                cells = _of(result.figures)
                 basis = Text(f"{result.model} {result.version}", style="dim")
                 champion = self._state.champion
                 if champion and (champion.model, champion.version) == (result.model, result.version):
                     style = "bold green"
                     basis = Text.assemble(("champion  ", "bold green"), basis)
-            cells = _figures(scores) if scores else _running(training)
             table.add_row(
                 Text(name, style=style),
                 _training(training, self._idle(name, compared=result is not None)),
@@ -248,10 +251,18 @@ class LiveDisplay(Display):
         best = Scores(BEST_POSSIBLE.rmse, BEST_POSSIBLE.mae, BEST_POSSIBLE.r2)
         if self._plan.dataset.name == "lab":
             table.add_row(Text("best possible"), "", *_figures(best), "", style="dim")
+        for name, figures in self._state.judgement.baselines.items():
+            table.add_row(f"baseline {name}", "", *_of(figures), "", style="dim")
         if self._state.holdout and self._console.height >= VERY_LOW:
-            table.caption = f"on {self._state.holdout:,} hold-out records that no trainer saw"
+            on = self._state.judgement.basis(self._state.holdout)
+            crossed = self._state.judgement.ranked_by == "cross-validation"
+            table.caption = f"{on}; ± to the end of the 95 % interval" if crossed else f"{on} that no trainer saw"
             table.caption_justify = "left"
-        return table
+        if not self._state.judgement.verdict:
+            return table
+        cut = self._console.height < VERY_LOW
+        verdict = Text(self._state.judgement.verdict, style="yellow", no_wrap=cut, overflow="ellipsis" if cut else "fold")
+        return Group(table, verdict)
 
     def _idle(self, trainer: str, *, compared: bool) -> str:
         """What to say of a trainer that has not trained in this run."""
@@ -265,8 +276,8 @@ class LiveDisplay(Display):
         assert prediction is not None
         first = self._state.seconds_to_first_prediction or 0.0
         head = Text.assemble(
-            "prediction ", (f"{prediction.value:.2f}", "bold green"),
-            f"   truth {prediction.truth:.2f}" if prediction.truth is not None else "",
+            "prediction ", (shown(prediction.value), "bold green"),
+            f"   truth {shown(prediction.truth)}" if prediction.truth is not None else "",
             (f"   by {prediction.model} {prediction.version}, {first:.0f} s after the start", "dim"),
         )  # fmt: skip
         return Group(head, *(Text(line, no_wrap=True, overflow="fold") for line in prediction.curl))
@@ -345,6 +356,8 @@ def _training(training: Training | None, idle: str) -> RenderableType:
         return Text(training.error, style="red", no_wrap=True, overflow="ellipsis")
     if training.status == "finished":
         return Text(f"{training.seconds:.1f} s", style="dim")
+    if training.stage == "cross-validating":
+        return Text(f"cross-validating {training.step} of {training.steps}", style="cyan")
     if not training.steps or training.stage != "training":
         return Text(training.stage, style="cyan")
     return ProgressBar(total=training.steps, completed=training.step, width=22, complete_style="cyan")
@@ -352,11 +365,21 @@ def _training(training: Training | None, idle: str) -> RenderableType:
 
 def _running(training: Training | None) -> tuple[str, str, str]:
     rmse = training.validation_rmse if training else None
-    return (f"{rmse:.2f}" if rmse is not None else "", "", "")
+    return (shown(rmse) if rmse is not None else "", "", "")
 
 
-def _figures(scores: Scores) -> tuple[str, str, str]:
-    return f"{scores.rmse:.2f}", f"{scores.mae:.2f}", f"{scores.r2:.4f}"
+def _figures(scores: Scores | Figures) -> tuple[str, str, str]:
+    return shown(scores.rmse), shown(scores.mae), f"{scores.r2:.4f}"
+
+
+def _of(figures: Figures) -> tuple[str, str, str]:
+    """By cross-validation where it is known, the RMSE with the distance to the end of its interval."""
+    cv = figures.cv
+    return (
+        _figures(figures)
+        if cv is None
+        else (f"{shown(cv.rmse)} ±{shown(cv.rmse_high - cv.rmse)}", shown(cv.mae), f"{cv.r2:.4f}")
+    )
 
 
 def _rows(cells: list[Text], columns: int) -> list[list[Text]]:

@@ -6,21 +6,27 @@ import json
 import math
 import shlex
 import time
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.laboratory import Laboratory, truth_of
+from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
 from complex_system.errors import ComplexSystemError
 from complex_system.local.state import Prediction
+from complex_system.messaging.clients import Asks, DatabaseClient
+from complex_system.messaging.documents import DocumentClient
 from complex_system.serving.schemas import example_record
+from complex_system.training.data import Part, parts_of
 
 LINE = 76
 """Columns that a line of the shown command has at most."""
 API_KEY = "X-API-Key"
+_LOOKED_AT = 500
+_CHOSEN_FROM = 20
 
 
 class ProbeError(ComplexSystemError):
@@ -65,8 +71,37 @@ async def served_model(client: httpx.AsyncClient, url: str) -> Served | None:
         return None
 
 
-async def predict(client: httpx.AsyncClient, url: str, record: Record) -> Prediction:
+async def stored_probe(dataset: Dataset, asker: Asks) -> tuple[Record, float] | None:
+    """A stored record of the hold-out part without its target, and the target's true value; None where there is none.
+
+    Of the first ones by key it is one with the fewest missing values.
+    """
+    keys: list[str] = []
+    pages = DatabaseClient(asker).processed_pages([ID], labelled=True, version=dataset.version, limit=_LOOKED_AT)
+    async with aclosing(pages):  # type: ignore[type-var]
+        async for page in pages:
+            found = page.table.column(ID).to_pylist()
+            keys += [key for key, part in zip(found, parts_of(found), strict=True) if part == Part.HOLDOUT]
+            if len(keys) >= _CHOSEN_FROM:
+                break
+    if not keys:
+        return None
+    records: list[Record] = (await DocumentClient(asker).raw_by_keys(keys[:_CHOSEN_FROM])).to_pylist()
+    labelled = [record for record in records if record[dataset.target] is not None]
+    if not labelled:
+        return None
+    record = min(labelled, key=lambda each: sum(value is None for value in each.values()))
+    return {**record, dataset.target: None}, float(record[dataset.target])
+
+
+async def predict(client: httpx.AsyncClient, url: str, record: Record, truth: float | None = None) -> Prediction:
     """One prediction by REST.
+
+    Args:
+        client: Asks.
+        url: Of the serving service.
+        record: Without its target.
+        truth: The target, where it is known.
 
     Raises:
         ProbeError: The server does not answer, or not with one finite number.
@@ -85,7 +120,7 @@ async def predict(client: httpx.AsyncClient, url: str, record: Record) -> Predic
         raise ProbeError(f"POST {url}/predict answered with no finite prediction: {response.text[:300]}")
     return Prediction(
         value=float(predictions[0]),
-        truth=truth_of(record) if "rohwert_1_labormessung" in record else None,
+        truth=truth,
         model=str(content["model"]["name"]),
         version=str(content["model"]["version"]),
         milliseconds=1000 * (time.perf_counter() - began),

@@ -216,8 +216,12 @@ class Run:
         state = self.state
         if state.champion:
             lines.append(
-                f"  champion {state.champion.model} version {state.champion.version}, RMSE {state.champion.rmse:.2f}"
+                f"  champion {state.champion.model} version {state.champion.version}, {state.error_of(state.champion)}"
             )
+        for name, figures in state.judgement.baselines.items():
+            lines.append(f"  baseline {name}: {figures.words(state.judgement.ranked_by)}")
+        if state.judgement.verdict:
+            lines.append(f"  {state.judgement.verdict}")
         if state.seconds_to_first_prediction is not None:
             lines.append(f"  first prediction by the champion after {state.seconds_to_first_prediction:.1f} s")
         if state.scenario:

@@ -11,6 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from complex_system.evaluation.verdict import shown
+from complex_system.local.quality import Crossed, Figures, Judgement
+
 RunPhase = Literal["starting", "running", "done", "failed"]
 READY_STATES = ("ready", "working")
 _OF_ALERTS = ("key", "rule", "subject", "severity", "began", "sentence")
@@ -77,6 +80,14 @@ class Result:
     rmse: float
     mae: float
     r2: float
+    rmse_low: float | None = None
+    rmse_high: float | None = None
+    cv: Crossed | None = None
+
+    @property
+    def figures(self) -> Figures:
+        """Its errors."""
+        return Figures(self.rmse, self.mae, self.r2, self.rmse_low, self.rmse_high, self.cv)
 
 
 @dataclass(frozen=True)
@@ -157,6 +168,7 @@ class RunState:
     results: list[Result] = field(default_factory=list)
     recalled: bool = False
     holdout: int = 0
+    judgement: Judgement = field(default_factory=Judgement)
     champion: Champion | None = None
     prediction: Prediction | None = None
     scenario: ScenarioState | None = None
@@ -176,6 +188,13 @@ class RunState:
         self.changed = True
         for listener in self.on_note:
             listener(text)
+
+    def error_of(self, champion: Champion) -> str:
+        """The champion's error in words: by cross-validation where the models were ranked by that, else on the hold-out set."""
+        for result in self.results:
+            if (result.model, result.version) == (champion.model, champion.version) and result.cv is not None:
+                return f"RMSE {shown(result.cv.rmse)} by cross-validation, {shown(champion.rmse)} on the hold-out set"
+        return f"RMSE {shown(champion.rmse)}"
 
     def set_process(self, process: Process, state: str, detail: str = "") -> bool:
         """Notes a process's new state; says whether it is one."""
@@ -200,11 +219,15 @@ class RunState:
             "infrastructure": {p.name: {"url": p.url} for p in self.infrastructure.values()},
             "services": {p.name: _service_status(p) for p in self.services.values()},
             "records": dict(self.records),
-            "results": [{k: v for k, v in asdict(result).items() if k != "trainer"} for result in self.results],
+            "results": [
+                {name: getattr(r, name) for name in ("framework", "model", "version")} | r.figures.as_dict()
+                for r in self.results
+            ],
             "champion": asdict(self.champion) if self.champion else None,
             "seconds_to_first_prediction": round(first, 1) if first is not None else None,
             "alerts": [{name: a.get(name) for name in _OF_ALERTS} for a in self.alerts.values()],
             **({"scenario": asdict(self.scenario)} if self.scenario else {}),
+            **self.judgement.as_dict(),
         }
 
     def write_status(self, path: Path) -> None:

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from complex_system.errors import ComplexSystemError
+from complex_system.evaluation.verdict import shown
 from complex_system.local.plan import PAGE_SERVICE, Plan
+from complex_system.local.quality import Judgement, figures_of
 from complex_system.local.state import READY_STATES, Champion, Result, RunState, Scores, Training
 from complex_system.messaging.client import EventHandler, SystemClient
 from complex_system.messaging.clients import DatabaseClient
@@ -120,7 +122,7 @@ class Watcher:
         scores = training.validation
         self._state.note(
             f"{training.trainer}: trained in {training.seconds:.1f} s; "
-            f"validation RMSE {scores.rmse:.2f}, MAE {scores.mae:.2f}, R2 {scores.r2:.4f}"
+            f"validation RMSE {shown(scores.rmse)}, MAE {shown(scores.mae)}, R2 {scores.r2:.4f}"
         )
 
     async def compared(self, event: dict[str, Any]) -> None:
@@ -131,20 +133,21 @@ class Watcher:
                 framework=str(row["framework"]),
                 model=str(row["model"]),
                 version=str(row["version"]),
-                rmse=float(row["rmse"]),
-                mae=float(row["mae"]),
-                r2=float(row["r2"]),
+                **figures_of(row),
             )
-            for row in sorted(event["results"], key=lambda row: float(row["rmse"]))
+            for row in event["results"]
         ]
+        self._state.judgement = judgement = Judgement.of(event)
         self._state.recalled = False
         self._state.holdout = int(event.get("holdout") or 0)
-        self._state.note(f"comparison on {self._state.holdout:,} hold-out records:")
+        self._state.note(f"comparison {judgement.basis(self._state.holdout)}:")
         for place, row in enumerate(self._state.results, 1):
-            self._state.note(
-                f"  {place}. {row.trainer:<14} RMSE {row.rmse:6.2f}  MAE {row.mae:6.2f}  R2 {row.r2:.4f}  "
-                f"({row.model} version {row.version})"
-            )
+            words = row.figures.words(judgement.ranked_by)
+            self._state.note(f"  {place}. {row.trainer:<14} {words}  ({row.model} version {row.version})")
+        for name, figures in judgement.baselines.items():
+            self._state.note(f"  -  {name:<14} {figures.words(judgement.ranked_by)}  (baseline)")
+        if judgement.verdict:
+            self._state.note(judgement.verdict)
         if event.get("kept"):
             self._state.note(str(event["kept"]))
         if event.get("champion"):
@@ -157,7 +160,9 @@ class Watcher:
         self._state.champion = after
         self._state.changed = True
         if before is None or (before.model, before.version) != (after.model, after.version):
-            self._state.note(f"champion: {after.model} version {after.version} ({after.framework}), RMSE {after.rmse:.2f}")
+            self._state.note(
+                f"champion: {after.model} version {after.version} ({after.framework}), {self._state.error_of(after)}"
+            )
 
     async def alerted(self, alert: dict[str, Any]) -> None:
         """An alert begins."""

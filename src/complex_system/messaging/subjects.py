@@ -124,9 +124,10 @@ TRAINING_PROGRESS = event("training-progress")
 """``{"trainer", "framework", "round", "stage", "step", "steps", "train_rmse"?, "validation_rmse"?}``."""
 TRAINING_FINISHED = event("training-finished")
 """``{"trainer", "framework", "round", "status": "finished"|"failed", "model", "version", "run_id", "run_url", "validation", "samples",
-"seconds", "timings", "error"?}``."""
+"cross_validation"?, "seconds", "timings", "error"?}``; see ``training.folds.CrossValidation.as_dict``."""
 COMPARISON_FINISHED = event("comparison-finished")
-"""``{"round", "results": [...], "champion": {...}, "run_url", "holdout", "kept", "cause", "alerts"}``.
+"""``{"round", "results": [...], "champion": {...}, "run_url", "holdout", "kept", "cause", "alerts", "ranked_by", ...}``; the rest is
+described in ``evaluation.announcement``.
 
 ``kept`` says why the old champion stays, and is empty for a new one; ``cause`` is ``growth``, ``alert`` or ``schedule``."""
 GET_COMPARISON_SUBJECT = request("get-comparison")

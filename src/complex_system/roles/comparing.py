@@ -10,9 +10,11 @@ from typing import Any, Protocol, TypeVar
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import TrackingRefusedError
+from complex_system.evaluation.announcement import announced
 from complex_system.evaluation.comparison import Comparison, ModelComparison
 from complex_system.evaluation.reaction import Cause
 from complex_system.evaluation.tracking import ComparisonLog, Origin
+from complex_system.evaluation.verdict import shown
 from complex_system.preprocessing.pipeline import Pipeline
 from complex_system.roles.labelled_data import LabelledData
 from complex_system.tracking.registry import ModelRegistry
@@ -66,7 +68,7 @@ class ChampionChoice:
 
     def __init__(
         self, registry: ModelRegistry, comparisons: ComparisonLog, data: LabelledData, dataset: Dataset, asked: Asked,
-        holdout_newest: int, baseline_samples: int = 0,
+        holdout_newest: int, baseline_samples: int = 0, few: int = 0,
     ) -> None:  # fmt: skip
         """Prepares it.
 
@@ -78,6 +80,7 @@ class ChampionChoice:
             asked: Runs calls to MLflow.
             holdout_newest: Hold-out samples that decide, at most; 0 for all.
             baseline_samples: Training samples that baselines are fitted on, at most about; 0 for no baselines.
+            few: Labelled records below which baselines are cross-validated, as the trainers do it with their models.
         """
         self._registry = registry
         self._log = comparisons
@@ -86,6 +89,7 @@ class ChampionChoice:
         self._asked = asked
         self._holdout_newest = holdout_newest
         self._baseline_samples = baseline_samples
+        self._few = few
 
     async def decide(self, waiting: HandedIn) -> dict[str, Any]:
         """Carries the comparison out; returns the value of ``COMPARISON_FINISHED``.
@@ -103,28 +107,14 @@ class ChampionChoice:
         await self._asked(partial(self._registry.set_champion, champion.ref))
         # Last: a comparison that is finished there is not repeated after a restart, so the champion must be crowned by then.
         await self._asked(partial(self._log.finish, comparison, waiting.runs))
-        log.info("Round %s: %s version %s is the champion with RMSE %.2f on %d hold-out records", comparison.round,
-                 champion.ref.model, champion.ref.version, champion.scores.rmse, comparison.holdout)  # fmt: skip
+        log.info("Round %s: %s version %s is the champion with RMSE %s on %d hold-out records; ranked by %s", comparison.round,
+                 champion.ref.model, champion.ref.version, shown(champion.scores.rmse), comparison.holdout,
+                 comparison.ranked_by)  # fmt: skip
         if comparison.kept:
             log.info("%s", comparison.kept)
-        for name in comparison.unbeaten:
-            log.warning("Round %s: the champion is not better than the baseline '%s' with RMSE %.4g", comparison.round, name,
-                        comparison.baselines[name].rmse)  # fmt: skip
-        summary = champion.as_dict()
-        told: dict[str, Any] = {
-            "round": comparison.round,
-            "results": [result.as_dict() for result in comparison.results],
-            "champion": {name: summary[name] for name in ("model", "version", "framework", "trainer", "rmse")},
-            "holdout": comparison.holdout,
-            "run_url": url,
-            "kept": comparison.kept,
-            "cause": origin.cause,
-            "alerts": list(origin.alerts),
-        }
-        if comparison.baselines:
-            told["baselines"] = {name: scores.as_dict() for name, scores in comparison.baselines.items()}
-            told["not_better_than"] = list(comparison.unbeaten)
-        return told
+        if comparison.verdict:
+            log.warning("Round %s: %s", comparison.round, comparison.verdict)
+        return {**announced(comparison, origin.cause, origin.alerts), "run_url": url}
 
     @staticmethod
     def crowned(comparison: Comparison, cause: str) -> dict[str, Any]:
@@ -137,6 +127,6 @@ class ChampionChoice:
         }
 
     async def _compared(self, waiting: HandedIn) -> Comparison:
-        holdout, train = await self._data.to_compare(self._holdout_newest, waiting.after, self._baseline_samples)
+        data = await self._data.to_compare(self._holdout_newest, waiting.after, self._baseline_samples, self._few)
         compare = ModelComparison(self._registry, Pipeline(self._dataset)).run
-        return await self._asked(partial(compare, waiting.round, waiting.models, holdout, train))
+        return await self._asked(partial(compare, waiting.round, waiting.models, data.holdout, data.train, data.few))

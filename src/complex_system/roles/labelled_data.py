@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.records import key_at
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.training.data import MIN_SAMPLES, Part, SampleCollector, Samples
+from complex_system.training.folds import FewRecords, Keyed
+
+
+@dataclass(frozen=True)
+class ToCompare:
+    """What models are compared with.
+
+    Attributes:
+        holdout: Samples that no trainer fits a registered model to.
+        train: Samples for the baselines; None where there are too few or none was asked for.
+        few: All labelled records, where they are few.
+    """
+
+    holdout: Samples
+    train: Samples | None = None
+    few: Keyed | None = None
 
 
 class LabelledData:
@@ -18,16 +35,14 @@ class LabelledData:
         self._dataset = dataset
         self._database = database
 
-    async def to_compare(self, newest: int, after: str | None = None, train: int = 0) -> tuple[Samples, Samples | None]:
+    async def to_compare(self, newest: int, after: str | None = None, train: int = 0, few: int = 0) -> ToCompare:
         """The newest samples of the hold-out part, which no trainer sees, and some of the training part.
 
         Args:
             newest: How many of the hold-out part, at most; 0 for all.
             after: Only those with larger keys.
             train: How many of the training part, at most about; 0 for none.
-
-        Returns:
-            Hold-out samples, and training samples; None where there are too few or none was asked for.
+            few: All records are given too where they are fewer than this.
 
         Raises:
             NotEnoughDataError: There are too few to compare models with.
@@ -36,13 +51,16 @@ class LabelledData:
             SampleCollector(self._dataset, [Part.HOLDOUT], newest),
             SampleCollector(self._dataset, [Part.TRAIN]),
         )
+        every = FewRecords(self._dataset, few)
         pages = self._database.processed_pages(collector.columns, labelled=True, version=self._dataset.version, start=after)
         async with aclosing(pages):  # type: ignore[type-var]
             async for page in pages:
                 await asyncio.to_thread(collector.add, page.table)
                 if trained.count() < train:
                     await asyncio.to_thread(trained.add, page.table)
-        return collector.samples(Part.HOLDOUT), trained.samples(Part.TRAIN) if trained.count() >= MIN_SAMPLES else None
+                every.add(page.table)
+        fitted = trained.samples(Part.TRAIN) if trained.count() >= MIN_SAMPLES else None
+        return ToCompare(collector.samples(Part.HOLDOUT), fitted, every.keyed())
 
     async def newest(self, count: int, since: float) -> tuple[int, str | None]:
         """Looks for the newest labelled records since a time.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from complex_system.errors import (
     StoreUnavailableError,
     TrackingRefusedError,
     TrackingUnavailableError,
+    TrainingFailedError,
 )
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.documents import DocumentClient
@@ -31,7 +33,8 @@ from complex_system.monitoring.reference import RAW_SAMPLE, Reference
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.training import twin
 from complex_system.training.base import Progress, Scores, TrainedModel, Trainer
-from complex_system.training.data import KeySample, Part, SampleCollector, TrainingData
+from complex_system.training.data import KeySample, Part, SampleCollector, Samples, TrainingData
+from complex_system.training.folds import CrossValidation, FewRecords, Keyed, Predict, cross_validate
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,8 @@ PROGRESS_PAUSE = 0.2
 SIGN_OF_LIFE = 5.0
 """Seconds after which a stage without progress of its own says again that it is at work."""
 FETCH_ATTEMPTS = 5
+CROSS_VALIDATING = "cross-validating"
+"""Stage in which a step is a fold."""
 LONGEST_PAUSE = 30.0
 
 Announce = Callable[[dict[str, Any]], Awaitable[None]]
@@ -60,6 +65,7 @@ class JobContext:
         tools: Trainer and tracker, once they are imported.
         announce: Publishes a progress event.
         report: Sets the service's state.
+        few: Labelled records below which the model is cross-validated too; 0 for never.
     """
 
     trainer_name: str
@@ -71,6 +77,7 @@ class JobContext:
     tools: Callable[[], Awaitable[tuple[Trainer, Tracker]]]
     announce: Announce
     report: Report
+    few: int = 0
 
 
 class TrainingJob:
@@ -91,6 +98,7 @@ class TrainingJob:
         self._announced = 0.0
         self._timings: dict[str, float] = {}
         self._keys = KeySample(Part.TRAIN, RAW_SAMPLE)
+        self._few: Keyed | None = None
 
     def cancel(self) -> None:
         """Ends a fit under way at its next step."""
@@ -118,6 +126,7 @@ class TrainingJob:
             "run_url": logged.run_url,
             "validation": result.validation.as_dict(),
             "samples": result.samples,
+            **({"cross_validation": result.cross_validation.as_dict()} if result.cross_validation else {}),
             "seconds": time.monotonic() - begin,
             "timings": self._timings,
         }
@@ -132,6 +141,10 @@ class TrainingJob:
         model, onnx = await self._timed("training", self._fit(trainer, data))
         last = model.history[-1]
         await self._announce("training", last)
+        crossed = None
+        if self._few is not None:
+            await self._context.report("working", f"cross-validating with {len(self._few.keys)} records")
+            crossed = await self._timed("cross_validation", self._cross_validated(trainer, data, self._few))
         result = TrainingResult(
             trainer=self._context.trainer_name,
             framework=trainer.framework,
@@ -145,6 +158,7 @@ class TrainingJob:
             trained_at=datetime.now(UTC),
             timings=dict(self._timings),
             reference=await self._timed("reference", self._reference(data)),
+            cross_validation=crossed,
         )
         await self._context.report("working", "logging")
         await self._announce("logging", last)
@@ -161,9 +175,12 @@ class TrainingJob:
                     collector.columns, labelled=True, version=version, start=self._after
                 )
                 self._keys = KeySample(Part.TRAIN, RAW_SAMPLE)
+                few = FewRecords(self._context.dataset, self._context.few)
                 async for page in pages:
                     collector.add(page.table)
                     self._keys.add(page.table)
+                    few.add(page.table)
+                self._few = few.keyed()
                 return collector.training_data()
             except (NobodyListensError, ReplyTimeoutError, StoreUnavailableError) as error:
                 if attempt == FETCH_ATTEMPTS:
@@ -198,6 +215,27 @@ class TrainingJob:
             return model, twin.make(model, data.validation.x)
 
         return await self._context.worker.run(work)
+
+    async def _cross_validated(self, trainer: Trainer, data: TrainingData, few: Keyed) -> CrossValidation | None:
+        """Trains anew without each fold; the model that is registered is not touched by it."""
+        loop = asyncio.get_running_loop()
+
+        def look(_: Progress) -> None:
+            if self._cancelled.is_set():
+                raise CancelledInThread
+
+        def on_fold(done: int, of: int) -> None:
+            progress = Progress(done, of, math.nan, math.nan)
+            asyncio.run_coroutine_threadsafe(self._announce(CROSS_VALIDATING, progress), loop)
+
+        def fit(train: Samples, validation: Samples) -> Predict:
+            return trainer.fit(replace(data, train=train, validation=validation), look).predict
+
+        try:
+            return await self._context.worker.run(partial(cross_validate, fit, few, on_fold))
+        except TrainingFailedError as error:
+            log.warning("The model of round %s is not cross-validated: %s", self.round, error.message)
+            return None
 
     async def _log(self, tracker: Tracker, result: TrainingResult) -> LoggedModel:
         """Logs the result; as long as the tracking server is away it is kept and tried again."""
@@ -239,7 +277,11 @@ class TrainingJob:
                 "stage": stage,
                 "step": progress.step if progress else 0,
                 "steps": progress.steps if progress else 0,
-                "train_rmse": progress.train_rmse if progress else None,
-                "validation_rmse": progress.validation_rmse if progress else None,
+                "train_rmse": _finite(progress.train_rmse) if progress else None,
+                "validation_rmse": _finite(progress.validation_rmse) if progress else None,
             }
         )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -5,13 +5,15 @@ CSV and its relatives, Excel, JSON lines and Parquet; the one reader for replay 
 
 from __future__ import annotations
 
+import gzip
 import re
 import shutil
 import tempfile
 import weakref
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -264,13 +266,33 @@ def table_at(path: Path) -> Table:
     Raises:
         SourceFileError: It has none of the known ones.
     """
+    if path.suffix.lower() == ".gz":
+        return _unpacked(path)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise SourceFileError(
             f"The file {path} ends with '{path.suffix}'; known are .csv, .tsv, .tab and .txt (fields with a separator), "
-            ".jsonl and .ndjson (JSON lines), .xlsx, .xlsm, .xlsb, .xls and .ods (spreadsheets), .parquet and .pq."
+            ".jsonl and .ndjson (JSON lines), .xlsx, .xlsm, .xlsb, .xls and .ods (spreadsheets), .parquet and .pq, each also with .gz."
         )
     return reader(path)
+
+
+def _unpacked(path: Path) -> Table:
+    """The table in a gzip file; it is unpacked into the folder for temporary files for as long as the table is in use."""
+    folder = Path(tempfile.mkdtemp())
+    remove = partial(shutil.rmtree, folder, ignore_errors=True)
+    try:
+        with gzip.open(path) as packed, (folder / path.stem).open("wb") as copy:
+            shutil.copyfileobj(packed, copy)
+        table = table_at(folder / path.stem)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        remove()
+        raise SourceFileError(f"The file {path} cannot be read as gz: {error}.") from error
+    except BaseException:
+        remove()
+        raise
+    weakref.finalize(table, remove)
+    return table
 
 
 def _commas(frame: pl.DataFrame) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from complex_system.domain.dataset import Dataset
 from complex_system.training.base import Scores, TrainedModel
 from complex_system.training.data import TrainingData
+from complex_system.training.folds import CrossValidation
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class TrainingResult:
         started_at: When the fit began, UTC.
         trained_at: When it ended, UTC.
         timings: Seconds by stage, e.g. ``fetching`` and ``training``.
+        cross_validation: How models of this kind do on records that they have not seen, where the records are few.
         reference: What the training data were like (``monitoring.reference``), for the artifact ``reference/reference.json``.
     """
 
@@ -39,6 +41,7 @@ class TrainingResult:
     trained_at: datetime
     timings: dict[str, float]
     reference: dict[str, Any] | None = None
+    cross_validation: CrossValidation | None = None
 
     @property
     def samples(self) -> dict[str, int]:
@@ -67,6 +70,7 @@ class TrainingResult:
             "samples": self.samples,
             "sha256": hashlib.sha256(self.twin).hexdigest(),
             "declaration": self.dataset.as_content(),
+            **({"cross_validation": self.cross_validation.as_dict()} if self.cross_validation else {}),
         }
 
 

@@ -177,6 +177,11 @@ def _metrics(result: TrainingResult, model_id: str) -> list[Any]:
     seconds = {f"seconds_{stage}": value for stage, value in result.timings.items()}
     sizes = {f"{part}_samples": float(size) for part, size in result.samples.items()}
     metrics += [Metric(name, value, end, best, model_id=model_id) for name, value in scores.items()]
+    if cross := result.cross_validation:
+        metrics += [Metric("cv_fold_rmse", value, end, fold) for fold, value in enumerate(cross.rmses, 1)]
+        kept = {"rmse": cross.rmse, "rmse_standard_error": cross.standard_error, "mae": cross.mae, "r2": cross.r2,
+                "records": float(cross.records)}  # fmt: skip
+        metrics += [Metric(f"cv_{name}", value, end, best) for name, value in kept.items()]
     return metrics + [Metric(name, value, end, best) for name, value in {**seconds, **sizes}.items()]
 
 

@@ -118,6 +118,9 @@ class WandbTracker(Tracker):
                     )
                 for name, value in result.validation.as_dict().items():
                     run.summary[f"validation_{name}"] = value
+                if cross := result.cross_validation:
+                    for name in ("rmse", "standard_error", "mae", "r2", "records"):
+                        run.summary[f"cv_{name}"] = cross.as_dict()[name]
                 run.log_artifact(self._artifact(run.id, result, files))
             finally:
                 run.finish()

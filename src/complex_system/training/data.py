@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.records import original_of
 from complex_system.errors import NotEnoughDataError
 
 Matrix = npt.NDArray[np.float32]
@@ -28,8 +29,11 @@ class Part(IntEnum):
 
 
 def parts_of(ids: Iterable[str]) -> npt.NDArray[np.int8]:
-    """The part of every key, by CRC-32 of the key: the same on every machine, for every framework, for ever."""
-    buckets = np.fromiter((zlib.crc32(key.encode()) % 100 for key in ids), dtype=np.int8)
+    """The part of every key, by CRC-32 of the key: the same on every machine, for every framework, for ever.
+
+    A record that was sent again under another key (``domain.records.repeated``) is in the part of the first one.
+    """
+    buckets = np.fromiter((zlib.crc32(original_of(key).encode()) % 100 for key in ids), dtype=np.int8)
     return np.where(buckets < 70, 0, np.where(buckets < 85, 1, 2)).astype(np.int8)
 
 

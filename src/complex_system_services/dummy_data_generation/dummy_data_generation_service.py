@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +30,7 @@ from complex_system.messaging.handlers import answers
 from complex_system.messaging.ingest_client import IngestClient
 from complex_system.messaging.service import State, SystemService
 from complex_system.messaging.subjects import GET_SCENARIO_SUBJECT, SCENARIO_CHANGED, SET_SCENARIO_SUBJECT
+from complex_system.sources.ordering import Replay
 from complex_system.sources.replay import ReplayFile, Row, reason
 from complex_system.sources.scenarios import Disturbance, Scenario
 
@@ -63,6 +65,9 @@ class DummyDataGenerationService(SystemService):
         self._disturbance = Disturbance(secrets.randbits(64))
         self._scenario = Scenario()
         self._due = 0.0
+        self._turn = 0.0
+        self._again = ""
+        self._under_way: State = "working"
 
     @override
     async def on_start(self) -> None:
@@ -88,7 +93,7 @@ class DummyDataGenerationService(SystemService):
     @property
     def _progress(self) -> str:
         refused = f", {self._refused} refused" if self._refused else ""
-        return f"{self._saved} of {self._wanted} records {self._sent}{refused}"
+        return f"{self._saved} of {self._wanted} records {self._sent}{refused}{self._again}"
 
     async def _until_refused(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -120,10 +125,10 @@ class DummyDataGenerationService(SystemService):
     async def _measure(self) -> None:
         """The live stream's second: so many new measurements, with the keys and the time of now."""
         self._due += self.settings.live_rate
-        count = min(int(self._due), self.settings.batch_size)
+        due = min(int(self._due), self.settings.batch_size)
         self._due %= 1
         now, local = time.time(), datetime.now().strftime("%d.%m.%Y, %H:%M:%S")  # noqa: DTZ005 - the lab writes local time
-        measured = (self._disturbance.apply(record, self._scenario, now) for record in self._laboratory.records(count))
+        measured = (self._disturbance.apply(record, self._scenario, now) for record in self._laboratory.records(due))
         batch = [{**record, ID: new_id(), "datum": local} for record in measured]
         if batch:
             await self._save(batch)
@@ -156,10 +161,33 @@ class DummyDataGenerationService(SystemService):
                 return
         await self.set_state("working", f"reading {self._path}")
         file = await asyncio.to_thread(ReplayFile, self._path, self.dataset)
-        self._wanted = file.rows
-        await self._send_all(file.batches(self.settings.batch_size), self._save_rows)
-        if not self._shutdown_event.is_set():
-            await self.set_state("ready", self._progress)
+        settings = self.settings
+        replay = Replay(file, self.dataset, settings.source_order, settings.seed)
+        size = settings.batch_size
+        if settings.source_rate:  # about a batch a second, so that the records come evenly
+            size = max(1, min(size, math.ceil(settings.source_rate)))
+        for number in count(1) if settings.source_repeat == 0 else range(1, settings.source_repeat + 1):
+            self._wanted = file.rows * (number if settings.source_repeat == 0 else settings.source_repeat)
+            self._again = f", repetition {number}" if number > 1 else ""
+            # A repetition without end is a live stream: all records of the file are there after the first one.
+            self._under_way = "ready" if settings.source_repeat == 0 and number > 1 else "working"
+            await self._send_all(replay.batches(size, number), self._save_at_rate)
+            if self._shutdown_event.is_set():
+                return
+            if self._refused >= number * file.rows:  # nothing to send, and the same again for ever
+                break
+        await self.set_state("ready", self._progress)
+
+    async def _save_at_rate(self, rows: list[Row]) -> bool:
+        """Saves rows when it is their turn; False if the service ends before."""
+        rate = self.settings.source_rate
+        if rate:
+            turn = max(time.monotonic(), self._turn)
+            self._turn = turn + len(rows) / rate
+            pause = turn - time.monotonic()
+            if pause > 0 and await self.wait_for_shutdown(pause):  # FastIoT takes 0 for no time-out
+                return False
+        return await self._save_rows(rows)
 
     async def _save_rows(self, rows: list[Row]) -> bool:
         """Saves rows, all but those that are refused; False if the service ends before."""
@@ -253,4 +281,4 @@ class DummyDataGenerationService(SystemService):
         self._saved += saved
         if time.monotonic() - self._told >= _PROGRESS_INTERVAL:
             self._told = time.monotonic()
-            await self.set_state("working", self._progress)
+            await self.set_state(self._under_way, self._progress)

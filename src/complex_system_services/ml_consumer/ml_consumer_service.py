@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 from typing_extensions import override
 
 from complex_system.background import run
-from complex_system.domain.laboratory import BEST_POSSIBLE
+from complex_system.domain.laboratory import BEST_POSSIBLE, law_is_known
 from complex_system.errors import (
     ComplexSystemError,
     NobodyListensError,
@@ -42,7 +42,7 @@ from complex_system.roles.labelled_data import LabelledData
 from complex_system.roles.round_runner import RoundRunner
 from complex_system.roles.rounds import TrainingRounds
 from complex_system.tracking.registry import ModelRegistry
-from complex_system_services.ml_consumer.probes import LAB, LabProbes, probes_for
+from complex_system_services.ml_consumer.probes import LabProbes, probes_for
 from complex_system_services.ml_consumer.regular_requests import PredictionRequests
 
 T = TypeVar("T")
@@ -69,17 +69,17 @@ class MlConsumerService(SystemService):
     @override
     async def on_start(self) -> None:
         settings, dataset = self.settings, self.dataset
-        best = BEST_POSSIBLE.rmse if dataset.name == LAB else None
+        known = law_is_known(dataset)
+        best = BEST_POSSIBLE.rmse if known else None
         times = RoundTimes(**{**vars(self.round_times), "timeout": settings.round_timeout})
         database = DatabaseClient(self)
         data = LabelledData(dataset, database)
         self._registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix or dataset.name)
         self._log = ComparisonLog(settings.mlflow_tracking_uri, settings.mlflow_experiment, dataset, best)
-        # Where the best possible error is known, baselines would say nothing more.
-        baseline_samples = _BASELINE_SAMPLES if best is None else 0
         self._choice = ChampionChoice(
-            self._registry, self._log, data, dataset, self._asked, settings.holdout_newest, baseline_samples
-        )
+            self._registry, self._log, data, dataset, self._asked, settings.holdout_newest,
+            baseline_samples=0 if known else _BASELINE_SAMPLES, few=0 if known else settings.cross_validate_below,
+        )  # fmt: skip
         self._runner = RoundRunner(self.broker, type(self).__name__, times)
         self._rounds = TrainingRounds(
             settings, database, data, self._runner, dataset.version,

@@ -11,14 +11,11 @@ from typing import Any
 from typing_extensions import override
 
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.laboratory import Laboratory
+from complex_system.domain.laboratory import Laboratory, law_is_known
 from complex_system.domain.records import Record
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.sources.scenarios import TARGET, Disturbance, Scenario
 from complex_system.training.data import Part, parts_of
-
-LAB = "lab"
-"""Name of the data set whose truth can be computed."""
 
 Probe = tuple[Record, float | None]
 """A raw record without its target, and the target's true value or None."""
@@ -89,4 +86,4 @@ class StoredProbes(Probes):
 
 def probes_for(dataset: Dataset, database: DatabaseClient) -> Probes:
     """The source of records for a data set."""
-    return LabProbes() if dataset.name == LAB else StoredProbes(database, dataset)
+    return LabProbes() if law_is_known(dataset) else StoredProbes(database, dataset)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from complex_system.monitoring.drift import MODERATE, SIGNIFICANT
 from complex_system.monitoring.page.flow import kind_of
 from complex_system.monitoring.page.reading import Reading
-from complex_system.monitoring.page.wording import count, number, share
+from complex_system.monitoring.page.wording import count, error, number, share
 from complex_system.monitoring.rollups import ErrorSums
 
 FEW = 30
@@ -75,18 +75,29 @@ def is_good(reading: Reading) -> Answer:
     champion, live, best = reading.champion, live_errors(reading), reading.best_possible
     if champion is None and "rmse" not in live:
         return Answer(question, "none", "No model yet", "The first training round has not crowned a champion.", path)
-    if live["count"] < FEW:
+    enough = live["count"] >= FEW
+    expected = float((champion or {}).get("rmse") or best or live.get("rmse", 0.0))
+    against = f"{error(expected)} at its comparison" + (f", best possible {number(best)}" if best is not None else "")
+    why = f"RMSE {error(live.get('rmse'))} live; {against}."
+    if enough and live["rmse"] > FAR * expected:
+        return Answer(question, "bad", "No", why, path)
+    if (verdict := _beside_the_mean(reading)) is not None:
+        return Answer(question, "warn", *verdict, "/models")
+    if not enough:
         why = f"{count(live['count'])} predictions have met their truth; from {FEW} on the error says something."
         return Answer(question, "none", "Not known yet", why, path)
-    rmse = live["rmse"]
-    expected = float((champion or {}).get("rmse") or best or rmse)
-    against = f"{number(expected)} at its comparison" + (f", best possible {number(best)}" if best is not None else "")
-    why = f"RMSE {number(rmse)} live; {against}."
-    if rmse > FAR * expected:
-        return Answer(question, "bad", "No", why, path)
-    if rmse > CLOSE * expected:
+    if live["rmse"] > CLOSE * expected:
         return Answer(question, "warn", "Worse than it was", why, path)
     return Answer(question, "good", "Yes", why, path)
+
+
+def _beside_the_mean(reading: Reading) -> tuple[str, str] | None:
+    """What the comparison found where no model is surely better than predicting the mean; None where one is, or nothing is known."""
+    comparison = reading.comparison or {}
+    word = ((comparison.get("verdicts") or {}).get("mean") or {}).get("verdict")
+    if word not in ("not better", "unclear"):
+        return None
+    return ("No better than the mean" if word == "not better" else "Cannot be told"), str(comparison.get("verdict", ""))
 
 
 def drifts(data: Mapping[str, Any]) -> dict[str, float]:

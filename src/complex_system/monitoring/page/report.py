@@ -15,7 +15,9 @@ from complex_system.monitoring.page.views.system import CPU, MEMORY
 from complex_system.monitoring.page.wording import (
     Clock,
     count,
+    error,
     group_name,
+    interval,
     lasting,
     link,
     megabytes,
@@ -122,13 +124,20 @@ def _services(reading: Reading) -> str:
 
 def _models(reading: Reading, clock: Clock) -> str:
     comparison = reading.comparison or {}
-    rows = [
-        (f"{row.get('model')} v{row.get('version')}", row.get("framework", ""), number(row.get("rmse")), number(row.get("mae")),
-         number(row.get("r2"), 4))
-        for row in comparison.get("results") or ()
-    ]  # fmt: skip
-    parts = tag("h3", "Last comparison on the hold-out set")
-    parts += _table(("Model", "Framework", "RMSE", "MAE", "R²"), rows, (2, 3, 4)) if rows else _nothing("No comparison yet.")
+    crossed = comparison.get("ranked_by") == "cross-validation"
+    baselines = [{**row, "model": f"baseline {name}"} for name, row in (comparison.get("baselines") or {}).items()]
+    rows = []
+    for row in [*(comparison.get("results") or ()), *baselines]:
+        name = row["model"] + (f" v{row['version']}" if "version" in row else "")
+        for basis, figures in (("cross-validation", row.get("cv") if crossed else None), ("hold-out", row)):
+            if figures:
+                rows.append((name, row.get("framework", ""), basis, error(figures.get("rmse")), interval(figures),
+                             error(figures.get("mae")), number(figures.get("r2"), 4)))  # fmt: skip
+    parts = tag("h3", "Last comparison of the models")
+    heads = ("Model", "Framework", "By", "RMSE", "95 %", "MAE", "R²")
+    parts += _table(heads, rows, (3, 4, 5, 6)) if rows else _nothing("No comparison yet.")
+    if comparison.get("verdict"):
+        parts += tag("p", safe(comparison["verdict"]))
     if reading.best_possible is not None:
         parts += tag("p", safe(f"Best possible RMSE: {number(reading.best_possible)}."), class_="quiet")
     if comparison.get("kept"):

@@ -66,6 +66,22 @@ def number(value: float | None, digits: int = 2) -> str:
     return f"{value:,.{digits}f}"
 
 
+def error(value: float | None) -> str:
+    """An error in the target's unit, whatever its size: two decimals, more where it is small."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    size = abs(value)
+    if size >= 1 or size == 0:
+        return number(value)
+    return f"{value:.3f}" if size >= 0.1 else f"{value:.3g}"
+
+
+def interval(row: Mapping[str, Any]) -> str:
+    """``12.10 to 14.30``, the 95 % interval of a result's RMSE; a dash where there is none."""
+    low, high = row.get("rmse_low"), row.get("rmse_high")
+    return NONE if low is None or high is None else f"{error(float(low))} to {error(float(high))}"
+
+
 def count(value: float | None) -> str:
     """A count: exact up to a hundred thousand, then with three digits."""
     if value is None:

@@ -12,7 +12,7 @@ from complex_system.monitoring.page import series
 from complex_system.monitoring.page.figures import COLORS, Figure, colour, figure, level, plain, reference, waiting
 from complex_system.monitoring.page.parts import View, Viewer, badge, card, empty, outside, plot, table
 from complex_system.monitoring.page.reading import Reading
-from complex_system.monitoring.page.wording import count, number, unit_of
+from complex_system.monitoring.page.wording import NONE, count, error, interval, number, unit_of
 from complex_system.monitoring.rollups import ErrorSums
 
 OUTPUTS = (
@@ -32,7 +32,7 @@ def skeleton() -> Component:
             html.Div(
                 [
                     card(
-                        "Comparison on the hold-out set",
+                        "Comparison of the models",
                         html.P(id="models-note", className="note"),
                         plot("models-comparison", "RMSE of every compared model beside the best possible", 270),
                         html.Div(id="models-table"),
@@ -67,12 +67,25 @@ def fill(reading: Reading, viewer: Viewer) -> list[Any]:
 
 
 def _rows(reading: Reading) -> list[dict[str, Any]]:
-    rows = (reading.comparison or {}).get("results") or []
-    return sorted((dict(row) for row in rows), key=lambda row: float(row.get("rmse", 0.0)))
+    """The models, best first as they were ranked."""
+    return [dict(row) for row in (reading.comparison or {}).get("results") or []]
+
+
+def _baselines(reading: Reading) -> list[dict[str, Any]]:
+    return [{**row, "baseline": name} for name, row in ((reading.comparison or {}).get("baselines") or {}).items()]
+
+
+def _by_folds(reading: Reading) -> bool:
+    return (reading.comparison or {}).get("ranked_by") == "cross-validation"
+
+
+def _figures(row: dict[str, Any], *, by_folds: bool) -> dict[str, Any]:
+    """The figures that the ranking goes by, where the row has them."""
+    return row["cv"] if by_folds and row.get("cv") else row
 
 
 def _name(row: dict[str, Any]) -> str:
-    return f"{row.get('model')} v{row.get('version')}"
+    return f"baseline {row['baseline']}" if "baseline" in row else f"{row.get('model')} v{row.get('version')}"
 
 
 def _is_champion(row: dict[str, Any], reading: Reading) -> bool:
@@ -84,8 +97,19 @@ def _note(reading: Reading) -> list[Any]:
     comparison = reading.comparison
     if not comparison:
         return []
-    records = f"{count(comparison.get('holdout'))} records that no trainer saw. " if comparison.get("holdout") else ""
+    records = (
+        f"{count(comparison.get('holdout'))} hold-out records that no trainer saw. " if comparison.get("holdout") else ""
+    )
+    if _by_folds(reading):
+        folds = comparison.get("cross_validation") or {}
+        again = f", {folds['repeats']} times" if int(folds.get("repeats") or 1) > 1 else ""
+        records = (
+            f"Ranked by cross-validation, because the records are few: {count(folds.get('records'))} records in "
+            f"{folds.get('folds')} folds{again}. Lines are 95 % intervals. "
+        )
     words: list[Any] = [f"{records}Shorter is better. "]
+    if comparison.get("verdict"):
+        words.append(html.Strong(f"{comparison['verdict']} "))
     if comparison.get("kept"):
         words.append(f"{comparison['kept']} ")
     words.append(outside("Comparison in MLflow", comparison.get("run_url")) if comparison.get("run_url") else "")
@@ -98,21 +122,31 @@ def _comparison(reading: Reading, viewer: Viewer) -> Figure:
         return waiting(
             viewer.theme, "Waiting for the first training round:\nit begins when enough labelled records are there."
         )
+    rows = [*rows, *_baselines(reading)]
     rows.reverse()
+    shown = [_figures(row, by_folds=_by_folds(reading)) for row in rows]
+    ends = [float(each.get("rmse_high") or each["rmse"]) for each in shown]
     colors = COLORS[viewer.theme]
     best = reading.best_possible
     bars = {
-        "type": "bar", "orientation": "h", "x": [row["rmse"] for row in rows], "y": [plain(_name(row)) for row in rows],
-        "text": [f"{row['rmse']:.2f}" for row in rows], "textposition": "outside", "cliponaxis": False,
+        "type": "bar", "orientation": "h", "x": [each["rmse"] for each in shown], "y": [plain(_name(row)) for row in rows],
+        "text": [error(each["rmse"]) for each in shown], "textposition": "inside", "insidetextanchor": "start", "cliponaxis": False,
+        "error_x": {
+            "type": "data", "symmetric": False, "array": [end - each["rmse"] for end, each in zip(ends, shown, strict=True)],
+            "arrayminus": [each["rmse"] - float(each.get("rmse_low") or each["rmse"]) for each in shown],
+            "color": colors["ink"], "thickness": 1.2, "width": 4,
+        },
         "textfont": {"color": colors["ink"], "size": 12},
         "marker": {"color": [colour(viewer.theme, 0) if _is_champion(row, reading) else colors["line"] for row in rows],
                    "cornerradius": 3},
-        "customdata": [[row.get("mae"), row.get("r2"), plain(row.get("framework"))] for row in rows],
+        "customdata": [
+            [each.get("mae"), each.get("r2"), plain(row.get("framework") or "")] for row, each in zip(rows, shown, strict=True)
+        ],
         "hovertemplate": "%{y}<br>RMSE %{x:.3f}<br>MAE %{customdata[0]:.3f}<br>R² %{customdata[1]:.4f}"
                          "<br>%{customdata[2]}<extra></extra>",
         "name": "RMSE", "width": 0.62,
     }  # fmt: skip
-    highest = max(row["rmse"] for row in rows)
+    highest = max(ends)
     x = {"title": {"text": f"RMSE ({plain(unit_of(reading.facts.dataset))})"}, "range": [0, highest * 1.14]}
     shapes, notes = [], []
     if best is not None:
@@ -128,19 +162,25 @@ def _results(reading: Reading) -> Component | None:
     rows = _rows(reading)
     if not rows:
         return None
-    cells = [
-        [
+    rows += _baselines(reading)
+    crossed = _by_folds(reading)
+    cells = []
+    for row in rows:
+        figures = _figures(row, by_folds=crossed)
+        known = figures is not row or not crossed  # a champion of before was not cross-validated with these records
+        cells.append([
             html.Span([_name(row), " ", badge("good", "champion") if _is_champion(row, reading) else ""]),
             str(row.get("framework", "")),
-            number(row.get("rmse")),
-            number(row.get("mae")),
-            number(row.get("r2"), 4),
-            _in_mlflow(row, reading),
-        ]
-        for row in rows
-    ]
+            error(figures["rmse"]) if known else NONE,
+            interval(figures) if known else NONE,
+            *([error(row["rmse"])] if crossed else []),
+            error(figures["mae"]) if known else NONE,
+            number(figures["r2"], 4) if known else NONE,
+            _in_mlflow(row, reading) if "baseline" not in row else "",
+        ])  # fmt: skip
     marked = next((i for i, row in enumerate(rows) if _is_champion(row, reading)), None)
-    return table(("Model", "Framework", "RMSE", "MAE", "R²", "MLflow"), cells, numbers=(2, 3, 4), marked=marked)
+    heads = ["Model", "Framework", "RMSE", "95 %", *(["Hold-out"] if crossed else []), "MAE", "R²", "MLflow"]
+    return table(tuple(heads), cells, numbers=tuple(range(2, len(heads) - 1)), marked=marked)
 
 
 def _in_mlflow(row: dict[str, Any], reading: Reading) -> Any:
