@@ -21,6 +21,15 @@ _CONNECTIONS = 1000
 """Connections at once, idle ones included; the next one is answered with 503, so that no crowd of clients fills the memory."""
 
 
+def _http() -> Any:
+    """Our protocol where ``httptools`` is installed, which only the serving images have; else what uvicorn finds."""
+    try:
+        from complex_system.serving.joined_writes import JoinedWritesProtocol
+    except ImportError:
+        return "auto"
+    return JoinedWritesProtocol
+
+
 class _Server(uvicorn.Server):
     """uvicorn without its signal handlers: the service has its own."""
 
@@ -62,6 +71,7 @@ class RestServer:
         config = uvicorn.Config(
             self._app, lifespan="off", ws="none", access_log=False, log_config=None, server_header=False,
             timeout_graceful_shutdown=_GRACE, timeout_keep_alive=30, limit_concurrency=_CONNECTIONS,
+            http=_http(),
         )  # fmt: skip
         self._server = _Server(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
