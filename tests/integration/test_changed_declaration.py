@@ -12,6 +12,7 @@ import pytest
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.records import Record, new_id
+from complex_system.errors import DeclarationError
 from complex_system.evaluation.rounds import RoundTimes
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient, ServingClient
@@ -177,3 +178,18 @@ async def test_the_old_model_answers_until_one_of_the_new_version_is_champion(
         )
         assert reference.pipeline_version == new.version
         assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
+
+
+async def test_a_change_that_kept_values_cannot_follow_ends_the_database_service_with_the_reason(
+    settings: Settings, ear: Ear, request: pytest.FixtureRequest
+) -> None:
+    database = DATABASES[request.node.callspec.params["settings"]]
+    other = Dataset.parse(BEFORE.replace("Alloy, type: category, categories: [A, B]", "Alloy, type: integer, range: [0, 9]")
+                          .replace("one_hot", "scale"))  # fmt: skip
+    async with running(database, settings, Dataset.parse(BEFORE)):
+        await DatabaseClient(ear).save_raw(made(3, 1))
+    with pytest.raises(DeclarationError, match="'Alloy' was declared as a category and is declared as an integer now"):
+        async with running(database, settings, other):
+            pass
+    async with running(database, settings, Dataset.parse(BEFORE)):
+        assert (await DatabaseClient(ear).counts())["raw"] == 3

@@ -12,7 +12,7 @@ from typing_extensions import override
 from complex_system.domain.dataset import ID
 from complex_system.domain.pages import MAX_PAGE_ROWS, encode_within
 from complex_system.domain.records import Record, processed_check, raw_check, with_ids
-from complex_system.errors import InvalidRecordError, StoreUnavailableError, TooLargeError
+from complex_system.errors import DeclarationError, InvalidRecordError, StoreUnavailableError, TooLargeError
 from complex_system.messaging import subjects
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.ingest import Ingest
@@ -63,6 +63,9 @@ class DatabaseService(DocumentSubjects):
                 await self.set_state("waiting", error.message)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 5.0)
+            except DeclarationError:
+                await self.store.close()
+                raise  # ends the service with the reason
         self.every(self.watch_interval, self._watch)
         if self.settings.ingest:
             self.ingest = self._make_ingest()

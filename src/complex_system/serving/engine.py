@@ -165,8 +165,10 @@ class PredictionEngine:
 
     def reader_for(self, predictor: Predictor | None) -> BatchReader:
         """Makes batches for a model; without one for a model of the deployment's pipeline version."""
-        own = self.models.pipeline.dataset.version if predictor is None else predictor.pipeline.dataset.version
-        if predictor is None or own == self.models.pipeline.dataset.version:
+        if predictor is None or predictor.pipeline is self.models.pipeline:
+            return self.reader
+        own = predictor.pipeline.dataset.version
+        if own == self.models.pipeline.dataset.version:
             return self.reader
         if own not in self._readers:
             limits = self.limits
