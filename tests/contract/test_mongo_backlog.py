@@ -19,7 +19,7 @@ from complex_system.domain.pages import processed_schema
 from complex_system.domain.records import Record
 from complex_system.local.servers import Server
 from complex_system.settings import Settings
-from complex_system.storage import mongo_backlog, mongo_unprocessed
+from complex_system.storage import mongo, mongo_backlog, mongo_unprocessed
 from complex_system.storage.base import PROCESSED, RAW, REJECTED
 from complex_system.storage.mongo import MongoDataStore
 from complex_system.storage.mongo_backlog import BACKLOG
@@ -236,6 +236,23 @@ async def test_marks_of_an_earlier_release_count_by_the_records_that_they_stand_
     assert await sweep(store, version) == 20
     assert await walked(store, version) == []
     assert await walked(await base.store(), "none") == keys
+
+
+async def test_records_of_another_program_are_adopted_beside_those_that_were_done(
+    base: Base, laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mongo, "_ADOPTED_AT_ONCE", 3)
+    store = await base.store()
+    version = base.dataset.version
+    keys = [f"k{i:02}" for i in range(16)]
+    records = records_of(keys, laboratory)
+    await store.save_raw(records[::2])
+    assert await sweep(store, version) == 8
+    await base.content[RAW].insert_many([*records[1::2], {"rohwert_1_labormessung": 1.0}])  # the driver gives an ObjectId
+    again = await base.store()
+    assert await walked(again, version) == keys[1::2]
+    assert await sweep(again, version) == 8
+    assert await walked(await base.store(), version) == []
 
 
 async def test_a_listed_record_that_never_came_is_forgotten_after_an_hour(
