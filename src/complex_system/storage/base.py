@@ -73,7 +73,8 @@ class DataStore(ABC):
     async def unprocessed(self, version: str, after: str | None, limit: int) -> Page:
         """At most ``limit`` raw records after a key that have neither a processed twin nor a rejection of ``version``.
 
-        The table has ``domain.pages.raw_schema``; ``next`` is set when the page is full.
+        The table has ``domain.pages.raw_schema``; ``next`` is set when the page is full, or when the store has looked at so many keys
+        for it that the rest is left to the next page.
         """
 
     @abstractmethod

@@ -54,6 +54,7 @@ _KEYS_A_SEARCH = 100  # where few or none of them are expected
 _ROWS_A_REPLY = 2500  # the driver decodes and encodes on the event loop: some milliseconds each time
 _ROWS_A_WRITE = 500
 _KEYS_A_READ = 500
+_ADOPTED_AT_ONCE = 20_000
 _TIMEOUT_MS = 20_000
 _OTHER_KEYS = ["objectId", "number", "binData", "date", "bool", "object"]  # by types, so that the key's index answers
 
@@ -434,11 +435,14 @@ class MongoDataStore(DataStore):
 
     async def _adopt(self) -> None:
         """Lists the raw records that another program wrote, which carry no mark, and gives them one."""
-        theirs = [
-            d[ID] async for d in self._raw.find({PIPELINE: None}, {ID: 1}, batch_size=_ROWS_A_REPLY) if type(d[ID]) is str
-        ]
-        await self._backlog.note(theirs)
-        await self._raw.update_many({PIPELINE: None}, {"$set": {PIPELINE: ""}})
+        while True:
+            query = {PIPELINE: None, ID: {"$type": "string"}}
+            theirs = [document[ID] async for document in self._raw.find(query, {ID: 1}).limit(_ADOPTED_AT_ONCE)]
+            if not theirs:
+                return
+            await self._backlog.note(theirs)
+            for part in _parts(theirs):  # and no others, which that program may write meanwhile
+                await self._raw.update_many({ID: {"$in": part}}, {"$set": {PIPELINE: ""}})
 
     async def _known_marks(self) -> list[str]:
         """Marks of raw records: '', and versions that an earlier release marked them with when they were done.

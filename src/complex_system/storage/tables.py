@@ -15,8 +15,8 @@ from complex_system.domain.pages import Page, processed_schema, raw_schema
 from complex_system.domain.records import Record
 
 PIPELINE = "_pipeline"
-"""The store's own field: with a raw record the pipeline version that processed or rejected it ('' for none), with a processed
-one the version that made it. It never leaves the store."""
+"""The store's own field: with a processed record the pipeline version that made it, with a raw one (MariaDB) the version that
+processed or rejected it ('' for none; always '' on MongoDB). It never leaves the store."""
 
 
 def page_of(columns: Sequence[Sequence[Any]], schema: pa.Schema, limit: int) -> Page:
