@@ -77,7 +77,7 @@ def test_a_run_is_planned_with_the_chosen_data(tmp_path: Path) -> None:
 
 def test_parts_of_the_split_that_are_too_small_are_named_before_the_run(tmp_path: Path) -> None:
     file = tmp_path / "small.csv"
-    keys = [key for key in (f"k{i}" for i in range(1000)) if parts_of([key])[0] != Part.HOLDOUT][:35]
+    keys = [key for key in (f"k{i}" for i in range(1000)) if parts_of([key])[0] != Part.HOLDOUT][:80]
     file.write_text("_id,x,y\n" + "".join(f"{key},{i},{2 * i}\n" for i, key in enumerate(keys)))
     (tmp_path / "dataset.yaml").write_text(
         "name: small\ntarget: y\ncolumns:\n  - {name: x, type: number, range: [0, 100]}\n  - {name: y, type: number}\n"
