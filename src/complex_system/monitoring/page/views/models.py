@@ -143,7 +143,7 @@ def _comparison(reading: Reading, viewer: Viewer) -> Figure:
         ],
         "hovertemplate": "%{y}<br>RMSE %{x:.3f}<br>MAE %{customdata[0]:.3f}<br>R² %{customdata[1]:.4f}"
                          "<br>%{customdata[2]}<extra></extra>",
-        "name": "RMSE", "width": 0.62,
+        "name": "RMSE", "width": 0.62, "showlegend": False,
     }  # fmt: skip
     highest = max(ends)
     x = {"title": {"text": f"RMSE ({plain(unit_of(reading.facts.dataset))})"}, "range": [0, highest * 1.14]}
