@@ -132,7 +132,7 @@ async def test_few_records_without_a_known_law_are_cross_validated(
         assert outcome["status"] == "finished", outcome
     found = CrossValidation.parse(outcome["cross_validation"])
     assert found is not None
-    assert (found.records, len(found.rmses), found.repeats) == (labelled, 5, 1)
+    assert (found.records, len(found.rmses), found.repeats) == (labelled, 10, 2)
     assert outcome["timings"]["cross_validation"] > 0
     stages = [value["stage"] for value in ear.progress]
     assert sorted(set(stages), key=stages.index) == ["fetching", "training", "cross-validating", "logging"]

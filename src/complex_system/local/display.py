@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from typing_extensions import override
 
-from complex_system.domain.laboratory import BEST_POSSIBLE
+from complex_system.domain.laboratory import BEST_POSSIBLE, LAB
 from complex_system.evaluation.verdict import shown
 from complex_system.local.plan import TRAINER_SERVICES, Plan
 from complex_system.local.quality import Figures
@@ -221,7 +221,7 @@ class LiveDisplay(Display):
     def _models(self) -> RenderableType:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
         table.add_column("trainer", min_width=14)
-        table.add_column("training", min_width=24)
+        table.add_column("training", min_width=22)
         for name in ("RMSE", "MAE", "R2"):
             table.add_column(name, justify="right", min_width=6, no_wrap=True)
         table.add_column("", no_wrap=True, overflow="ellipsis")
@@ -249,10 +249,10 @@ class LiveDisplay(Display):
                 style=style,
             )
         best = Scores(BEST_POSSIBLE.rmse, BEST_POSSIBLE.mae, BEST_POSSIBLE.r2)
-        if self._plan.dataset.name == "lab":
+        if self._plan.dataset.name == LAB:
             table.add_row(Text("best possible"), "", *_figures(best), "", style="dim")
         for name, figures in self._state.judgement.baselines.items():
-            table.add_row(f"baseline {name}", "", *_of(figures), "", style="dim")
+            table.add_row(name, "baseline", *_of(figures), "", style="dim")
         if self._state.holdout and self._console.height >= VERY_LOW:
             on = self._state.judgement.basis(self._state.holdout)
             crossed = self._state.judgement.ranked_by == "cross-validation"
@@ -280,7 +280,17 @@ class LiveDisplay(Display):
             f"   truth {shown(prediction.truth)}" if prediction.truth is not None else "",
             (f"   by {prediction.model} {prediction.version}, {first:.0f} s after the start", "dim"),
         )  # fmt: skip
-        return Group(head, *(Text(line, no_wrap=True, overflow="fold") for line in prediction.curl))
+        curl = prediction.curl
+        if self._console.height < VERY_LOW and len(curl) > self._room():
+            curl = (f"the command that repeats it is in {self._plan.logs.name}/runner.log",)
+        return Group(head, *(Text(line, no_wrap=True, overflow="fold") for line in curl))
+
+    def _room(self) -> int:
+        """Lines that a very low terminal has left beside everything else."""
+        judgement, known = self._state.judgement, self._plan.dataset.name == LAB
+        models = 1 + len(self._plan.trainers) + len(judgement.baselines) + int(bool(judgement.verdict)) + int(known)
+        addresses = 2 + sum(bool(process.url) for process in self._state.services.values())
+        return self._console.height - models - addresses - len(self._state.alerts) - 6
 
     def _addresses(self) -> RenderableType:
         grid = Table.grid(padding=(0, 2))
@@ -357,7 +367,7 @@ def _training(training: Training | None, idle: str) -> RenderableType:
     if training.status == "finished":
         return Text(f"{training.seconds:.1f} s", style="dim")
     if training.stage == "cross-validating":
-        return Text(f"cross-validating {training.step} of {training.steps}", style="cyan")
+        return Text(f"fold {training.step} of {training.steps}", style="cyan")
     if not training.steps or training.stage != "training":
         return Text(training.stage, style="cyan")
     return ProgressBar(total=training.steps, completed=training.step, width=22, complete_style="cyan")

@@ -130,7 +130,6 @@ def _comparison(reading: Reading, viewer: Viewer) -> Figure:
     best = reading.best_possible
     bars = {
         "type": "bar", "orientation": "h", "x": [each["rmse"] for each in shown], "y": [plain(_name(row)) for row in rows],
-        "text": [error(each["rmse"]) for each in shown], "textposition": "inside", "insidetextanchor": "start", "cliponaxis": False,
         "error_x": {
             "type": "data", "symmetric": False, "array": [end - each["rmse"] for end, each in zip(ends, shown, strict=True)],
             "arrayminus": [each["rmse"] - float(each.get("rmse_low") or each["rmse"]) for each in shown],
@@ -144,16 +143,21 @@ def _comparison(reading: Reading, viewer: Viewer) -> Figure:
         ],
         "hovertemplate": "%{y}<br>RMSE %{x:.3f}<br>MAE %{customdata[0]:.3f}<br>R² %{customdata[1]:.4f}"
                          "<br>%{customdata[2]}<extra></extra>",
-        "name": "RMSE", "width": 0.62,
+        "name": "RMSE", "width": 0.62, "showlegend": False,
     }  # fmt: skip
     highest = max(ends)
     x = {"title": {"text": f"RMSE ({plain(unit_of(reading.facts.dataset))})"}, "range": [0, highest * 1.14]}
+    words = {  # beside the whiskers, where no bar is behind them
+        "type": "scatter", "mode": "text", "x": ends, "y": bars["y"], "text": [f" {error(each['rmse'])}" for each in shown],
+        "textposition": "middle right", "cliponaxis": False, "textfont": {"color": colors["ink"], "size": 12}, "hoverinfo": "skip",
+        "showlegend": False, "name": "",
+    }  # fmt: skip
     shapes, notes = [], []
     if best is not None:
         shape, words = level(viewer.theme, best, f"best possible {best:.2f}", "good", vertical=True)
         shapes, notes = [shape], [{**words, "xanchor": "right"}]
     return figure(
-        viewer.theme, [bars], x, {"showgrid": False, "tickfont": {"color": colors["ink"], "size": 12}}, keep="comparison",
+        viewer.theme, [bars, words], x, {"showgrid": False, "tickfont": {"color": colors["ink"], "size": 12}}, keep="comparison",
         shapes=shapes, annotations=notes, margin={"l": 12, "r": 14, "t": 26, "b": 8}, hovermode="closest",
     )  # fmt: skip
 
@@ -170,17 +174,20 @@ def _results(reading: Reading) -> Component | None:
         known = figures is not row or not crossed  # a champion of before was not cross-validated with these records
         cells.append([
             html.Span([_name(row), " ", badge("good", "champion") if _is_champion(row, reading) else ""]),
-            str(row.get("framework", "")),
-            error(figures["rmse"]) if known else NONE,
-            interval(figures) if known else NONE,
+            *([] if crossed else [str(row.get("framework", ""))]),
+            html.Span([error(figures["rmse"]), html.Div(interval(figures), className="detail nowrap")]) if known else NONE,
             *([error(row["rmse"])] if crossed else []),
             error(figures["mae"]) if known else NONE,
             number(figures["r2"], 4) if known else NONE,
             _in_mlflow(row, reading) if "baseline" not in row else "",
         ])  # fmt: skip
     marked = next((i for i, row in enumerate(rows) if _is_champion(row, reading)), None)
-    heads = ["Model", "Framework", "RMSE", "95 %", *(["Hold-out"] if crossed else []), "MAE", "R²", "MLflow"]
-    return table(tuple(heads), cells, numbers=tuple(range(2, len(heads) - 1)), marked=marked)
+    heads = (
+        ["Model", "RMSE", "Hold-out", "MAE", "R²", "MLflow"]
+        if crossed
+        else ["Model", "Framework", "RMSE", "MAE", "R²", "MLflow"]
+    )
+    return table(tuple(heads), cells, numbers=(1, 2, 3, 4) if crossed else (2, 3, 4), marked=marked)
 
 
 def _in_mlflow(row: dict[str, Any], reading: Reading) -> Any:
@@ -223,7 +230,7 @@ def _champions(reading: Reading, viewer: Viewer) -> Component:
         rows.append([
             viewer.clock.moment(float(each["at"])),
             _name(dict(each)),
-            number(each.get("rmse")),
+            error(each.get("rmse")),
             str(each.get("cause") or "–"),
         ])  # fmt: skip
     return table(("Crowned", "Model", "RMSE", "Cause"), rows, numbers=(2,), marked=0)
@@ -236,7 +243,7 @@ def _live(reading: Reading) -> Component:
     rows = []
     for served in series.ordered(curves):
         metrics = series.total(curves[served], ErrorSums).metrics()
-        cells = [number(metrics.get(name), 4 if name == "r2" else 2) for name in ("rmse", "mae", "bias", "r2")]
+        cells = [*(error(metrics.get(name)) for name in ("rmse", "mae", "bias")), number(metrics.get("r2"), 4)]
         rows.append([served.label, served.service, count(metrics["count"]), *cells])
     return table(("Model", "Service", "Pairs", "RMSE", "MAE", "Bias", "R²"), rows, numbers=(2, 3, 4, 5, 6))
 

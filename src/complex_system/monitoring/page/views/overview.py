@@ -24,7 +24,7 @@ from complex_system.monitoring.page.parts import (
 )
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.views import alerts as alerts_view
-from complex_system.monitoring.page.wording import NONE, age, lasting, megabytes, number, share
+from complex_system.monitoring.page.wording import NONE, age, error, lasting, megabytes, number, share
 
 OUTPUTS = (
     ("overview-answers", "children"),
@@ -116,8 +116,8 @@ def _champion(reading: Reading, viewer: Viewer) -> list[Any] | Component:
     live = answers.live_errors(reading)
     best = reading.best_possible
     rmse = champion.get("rmse")
-    pairs = [("RMSE at the comparison", number(rmse) if rmse is not None else NONE)]
-    pairs.append((f"RMSE live, {reading.period.label}", number(live.get("rmse"))))
+    pairs = [("RMSE at the comparison", error(rmse) if rmse is not None else NONE)]
+    pairs.append((f"RMSE live, {reading.period.label}", error(live.get("rmse"))))
     if best is not None:
         pairs.append(("Best possible", number(best)))
     if live.get("r2") is not None:
