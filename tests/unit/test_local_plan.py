@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from complex_system.errors import DeclarationError, StartError
 from complex_system.local.plan import DeployedService, Deployment, Plan, make_plan
+from complex_system.local.ports import free_port
 from complex_system.local.scenario import scenario_environment
 from complex_system.local.servers import NatsServer
 from complex_system.monitoring.rules import load_rules
@@ -166,3 +169,12 @@ def test_a_scenario_brings_its_settings_and_leaves_those_that_are_set(monkeypatc
     assert all(rule.lasting <= 20 for rule in quick)
     with pytest.raises(StartError, match="there are shift, concept, noise, missing, new_category"):
         scenario_environment("storm", {})
+
+
+def test_two_runs_that_start_at_the_same_moment_get_different_ports() -> None:
+    port = free_port()
+    code = f"from complex_system.local.ports import free_port; print(free_port({port}), free_port({port}))"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert free_port(port) == port  # nobody listens there yet, and it is still ours
+    assert str(port) not in other
+    assert len(set(other)) == 2

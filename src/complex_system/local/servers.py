@@ -18,22 +18,9 @@ from typing_extensions import override
 
 from complex_system.errors import StartError
 from complex_system.local.child import Child
+from complex_system.local.ports import HOST, free_port
 
-HOST = "127.0.0.1"
 NATS_MAX_PAYLOAD = 8 * 1024 * 1024
-
-
-def free_port(preferred: int = 0) -> int:
-    """``preferred`` if it is free on the loopback interface, else a port that is."""
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise StartError("No free port is left on this machine.")
 
 
 def reachable(host: str, port: int) -> bool:
