@@ -29,6 +29,7 @@ def test_the_films_need_a_target_and_get_a_database_of_their_own_for_each(tmp_pa
     assert dataset.target == "Kaltverfo"
     assert ReplayFile(Path(options["COMPLEX_SYSTEM_SOURCE_FILE"]), dataset).rows == 51
     assert options["COMPLEX_SYSTEM_MIN_LABELLED"] == "51"
+    assert options["COMPLEX_SYSTEM_HOLDOUT_NEWEST"] == "0"
     assert len({each.options["FASTIOT_MONGO_DB_NAME"] for each in chosen}) == 2
     assert all(each.options["FASTIOT_MONGO_DB_NAME"].startswith("Plant_films") for each in chosen)
     assert "51 labelled records; it predicts 'Kaltverfo'" in chosen[1].notes[-1]
