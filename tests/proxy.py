@@ -14,6 +14,8 @@ class Proxy:
     def __init__(self, target: int, port: int = 0) -> None:
         self.delay = 0.0
         """Seconds by which every answer of the server is late."""
+        self.sent = bytearray()
+        """All that clients have sent."""
         self._target = target
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -41,7 +43,7 @@ class Proxy:
         there_reader, there = await asyncio.open_connection("127.0.0.1", self._target)
         self._writers |= {writer, there}
         try:
-            await asyncio.gather(_pump(reader, there), self._answer(there_reader, writer))
+            await asyncio.gather(self._ask(reader, there), self._answer(there_reader, writer))
         finally:
             self._writers -= {writer, there}
 
@@ -54,13 +56,13 @@ class Proxy:
                 await writer.drain()
         writer.transport.abort()
 
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    writer.transport.abort()
+    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                self.sent += data
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()
 
 
 @asynccontextmanager

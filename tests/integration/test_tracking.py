@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.tracking.mlflow import MlflowTracker
 from complex_system.tracking.registry import ModelRegistry
 from complex_system.tracking.wandb import ARTIFACT_TYPE, WandbTracker, artifact_folder
+from proxy import proxied
 from samples import lab_samples
 from trainings import FRAMEWORKS, network_from_state, quick_model, quick_result
 
@@ -107,6 +111,27 @@ def test_a_run_says_what_was_done(tracker: MlflowTracker, client: Any) -> None:
     assert [(m.step, m.value) for m in history] == [(p.step, p.validation_rmse) for p in result.model.history]
     inputs = {entry.dataset.name: json.loads(entry.dataset.profile) for entry in run.inputs.dataset_inputs}
     assert set(inputs) == {"lab-train", "lab-validation"}
+
+
+async def test_metrics_go_to_mlflow_in_batches_after_the_training_and_not_one_by_one(
+    mlflow_server: Server, prefix: str, client: Any
+) -> None:
+    result = quick_result("lightgbm")
+    steps = [replace(result.model.history[-1], step=step) for step in range(1, 301)]
+    model = copy(result.model)
+    model.history = steps
+    long = replace(result, model=model)
+    async with proxied(mlflow_server.port) as proxy:
+        tracker = MlflowTracker(f"http://127.0.0.1:{proxy.port}", prefix, prefix)
+        await asyncio.to_thread(tracker.prepare)
+        logged = await asyncio.to_thread(tracker.log, long)
+        asked = bytes(proxy.sent)
+    history = client.get_metric_history(logged.run_id, "epoch_validation_rmse")
+    assert [m.step for m in history] == list(range(1, 301))
+    values = 300 * sum(name.startswith("epoch_") for name in client.get_run(logged.run_id).data.metrics)
+    assert values >= 300
+    assert asked.count(b"POST /api/2.0/mlflow/runs/log-metric") == 0
+    assert 1 <= asked.count(b"POST /api/2.0/mlflow/runs/log-batch") <= 5
 
 
 def test_four_trainers_may_make_the_same_experiment_at_once(mlflow_server: Server, prefix: str, client: Any) -> None:
