@@ -1,34 +1,46 @@
-"""Memory of the data plane's services at few and at many records. ``python -m benchmarks.memory``."""
+"""Memory of every service at few and at many records, in a whole local run. ``python -m benchmarks.memory``."""
 
 from __future__ import annotations
 
+import json
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from benchmarks.plant import Plant, quick
+from benchmarks.plant import quick
 from benchmarks.run import main
 from benchmarks.tables import Bar, Table
+from complex_system.local.child import Child
+from complex_system.local.ports import ANY_PORT
 
-SERVICES = ("dummy_data_generation", "data_processing")
+DEPLOYMENTS = {"MariaDB": "maria", "MongoDB": "mongo"}
+FIOT = Path(sys.executable).with_name("fiot")
+NO_PROGRESS = 900.0
+"""Seconds without a change of the numbers of records or of the trainings after which a run is given up."""
+# Growth comes with the number of rows, not with how often they are looked at: few epochs show it.
+SETTINGS = {"COMPLEX_SYSTEM_LIVE_RATE": "0", "COMPLEX_SYSTEM_EPOCHS": "2", "COMPLEX_SYSTEM_BOOSTING_ROUNDS": "100"}
 NOTE = (
-    "Resident memory in MB of each service as a process, {database}: the source makes and sends the records, the database service "
-    "writes them, data processing processes them while they come, and all labelled pages are read once. `peak` is the most that a "
-    "process ever had by then (`VmHWM`)."
+    "Memory in MB of each service's process in `fiot run {deployment}`, once the records are saved and processed, all trainers have "
+    "trained on them, the models are compared and the champion has predicted. `peak` is the most that a process ever had by then "
+    "(`VmHWM`). A trainer holds the rows that it learns from as float32 (64 bytes a row; half of the records are labelled) and what "
+    "its library makes of them; everybody else goes page by page."
 )
 
 
 def measure(*, quick: bool) -> Iterator[Table]:
     """A table a database."""
-    yield _measure("MariaDB", 10_000, 50_000 if quick else 1_000_000)
-    yield _measure("MongoDB", 10_000, 50_000 if quick else 1_000_000)
+    for database, deployment in DEPLOYMENTS.items():
+        yield _measure(database, deployment, 10_000, 50_000 if quick else 1_000_000)
 
 
-def _measure(database: str, few: int, many: int) -> Table:
-    found = {count: _memory(database, count) for count in (few, many)}
-    table = Table(f"Memory, {database}", NOTE.format(database=database), ["service"], unit="peak MB")
+def _measure(database: str, deployment: str, few: int, many: int) -> Table:
+    found = {count: _memory(deployment, count) for count in (few, many)}
+    table = Table(f"Memory, {database}", NOTE.format(deployment=deployment), ["service"], unit="peak MB")
     table.head += [f"{what} at {count:,}" for count in (few, many) for what in ("resident", "peak")] + ["growth of the peak"]
-    for service in found[few]:
+    for service in sorted(found[few]):
         row = [service]
         for count in (few, many):
             resident, peak = found[count][service]
@@ -38,34 +50,40 @@ def _measure(database: str, few: int, many: int) -> Table:
     return table
 
 
-def _memory(database: str, count: int) -> dict[str, tuple[float, float]]:
-    """Resident memory and its peak in MB, by service, when so many records are there and processed."""
-    variables = {
-        "COMPLEX_SYSTEM_RECORDS": str(count),
-        "COMPLEX_SYSTEM_LIVE_RATE": "0",
-        "COMPLEX_SYSTEM_PROCESSING_INTERVAL": "0.2",
-    }
-    with Plant(database, SERVICES, **variables) as plant:
-
-        async def labelled() -> int:
-            return sum([page.table.num_rows async for page in plant.database.processed_pages(labelled=True)])
-
-        # The growth is awaited, not a time: a slow machine takes longer.
-        seen, changed = {}, time.monotonic()
-        while (counts := plant.run(plant.database.counts()))["processed"] < count:
-            if counts != seen:
-                seen, changed = counts, time.monotonic()
-            if time.monotonic() - changed > 120:
-                raise SystemExit(f"nothing happens at {counts}:\n" + "\n".join(c.tail(5) for c in plant.children.values()))
-            time.sleep(1)
-        counts = plant.run(plant.database.counts())
-        assert (counts["raw"], counts["processed"], counts["rejected"]) == (count, count, 0), counts
-        rows = plant.run(labelled())
-        assert 0.45 * count < rows < 0.55 * count, rows
-        return {name: _of_process(child.pid) for name, child in plant.children.items()}
+def _memory(deployment: str, count: int) -> dict[str, tuple[float, float]]:
+    """Resident memory and its peak in MB, by service, after a full cycle with so many records."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**ANY_PORT, **SETTINGS, "COMPLEX_SYSTEM_RUN_DIR": folder}
+        command = [str(FIOT), "run", deployment, "--records", str(count)]
+        run = Child("fiot run", command, Path(folder) / "out.log", env=environment, cwd=Path(__file__).parents[1])
+        run.start()
+        try:
+            status = _after_a_cycle(run, Path(folder) / deployment / "status.json")
+            records, services = status["records"], status["services"]
+            assert (records["raw"], records["processed"], records["rejected"]) == (count, count, 0), records
+            restarted = [name for name, service in services.items() if service["restarts"]]
+            assert not restarted, f"restarted, so that their peak is not known: {restarted}"
+            return {name: _of_process(service["pid"]) for name, service in services.items()}
+        finally:
+            run.stop(grace=60.0)
 
 
-def _of_process(pid: int | None) -> tuple[float, float]:
+def _after_a_cycle(run: Child, path: Path) -> dict[str, Any]:
+    """The run's state once its first cycle is done; progress is awaited, not a time, because a slow machine takes longer."""
+    seen, changed = "", time.monotonic()
+    while True:
+        status = json.loads(path.read_text()) if path.exists() else {}
+        if status.get("state") == "running":
+            return dict(status)
+        now = json.dumps([status.get("records"), status.get("results"), status.get("state")])
+        if now != seen:
+            seen, changed = now, time.monotonic()
+        if not run.alive or time.monotonic() - changed > NO_PROGRESS:
+            raise SystemExit(f"the run does not go on at {now}:\n{run.tail(40)}")
+        time.sleep(1)
+
+
+def _of_process(pid: int) -> tuple[float, float]:
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     resident, peak = (int(status[name].split()[0]) / 1000 for name in ("VmRSS", "VmHWM"))
     return resident, peak

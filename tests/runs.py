@@ -16,21 +16,10 @@ from typing import Any
 import psutil
 
 from complex_system.local.leftovers import MARK
+from complex_system.local.ports import ANY_PORT
 
 ROOT = Path(__file__).parents[1]
 FIOT = Path(sys.executable).with_name("fiot")
-ANY_PORT = dict.fromkeys(
-    (
-        "FASTIOT_NATS_PORT",
-        "FASTIOT_MONGO_DB_PORT",
-        "FASTIOT_MARIA_DB_PORT",
-        "COMPLEX_SYSTEM_MLFLOW_PORT",
-        "COMPLEX_SYSTEM_SERVING_PORT",
-        "COMPLEX_SYSTEM_SERVING_MLFLOW_PORT",
-        "COMPLEX_SYSTEM_MONITORING_PORT",
-    ),
-    "0",
-)
 
 
 class FiotRun:

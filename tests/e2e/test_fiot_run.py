@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from complex_system.domain.laboratory import BEST_POSSIBLE
-from runs import ANY_PORT, FIOT, ROOT, api_key, fiot_run
+from complex_system.local.ports import ANY_PORT
+from runs import FIOT, ROOT, api_key, fiot_run
 
 ELEVEN = {
     "dummy_data_generation", "data_processing", "ml_consumer", "ml_lightgbm_regression_mlflow", "ml_pytorch_regression",

@@ -13,16 +13,12 @@ import pytest
 
 from complex_system.errors import DeclarationError, StartError
 from complex_system.local.plan import DeployedService, Deployment, Plan, make_plan
-from complex_system.local.ports import free_port
+from complex_system.local.ports import ANY_PORT, free_port
 from complex_system.local.scenario import scenario_environment
 from complex_system.local.servers import NatsServer
 from complex_system.monitoring.rules import load_rules
 from complex_system.settings import Settings
 
-# Any port: whatever else listens on this machine, only the ports that a test names matter to it.
-ANY_PORT = dict.fromkeys(
-    ("FASTIOT_NATS_PORT", "FASTIOT_MONGO_DB_PORT", "FASTIOT_MARIA_DB_PORT", "COMPLEX_SYSTEM_MLFLOW_PORT"), "0"
-)
 SERVING = DeployedService("ml_serving_mlflow", "package.ml_serving_mlflow.run", {"COMPLEX_SYSTEM_SERVING_MLFLOW_PORT": 0})
 
 
@@ -34,6 +30,7 @@ def plan(
         config_dir=tmp_path,
         infrastructure=how.get("infrastructure", {"nats": False, "mongodb": False, "mlflow": False}),
         services=how.get("services", (SERVING,)),
+        # Whatever else listens on this machine, only the ports that a test names matter to it.
         environment={**ANY_PORT, **(environment or {})},
     )
     return make_plan(deployment, tmp_path / "run", options)
@@ -173,7 +170,7 @@ def test_a_scenario_brings_its_settings_and_leaves_those_that_are_set(monkeypatc
 
 def test_two_runs_that_start_at_the_same_moment_get_different_ports() -> None:
     port = free_port()
-    code = f"from complex_system.local.ports import free_port; print(free_port({port}), free_port({port}))"
+    code = f"from complex_system.local.ports import ANY_PORT, free_port; print(free_port({port}), free_port({port}))"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert free_port(port) == port  # nobody listens there yet, and it is still ours
     assert str(port) not in other

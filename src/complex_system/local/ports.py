@@ -12,6 +12,19 @@ from pathlib import Path
 from complex_system.errors import StartError
 
 HOST = "127.0.0.1"
+ANY_PORT = dict.fromkeys(
+    (
+        "FASTIOT_NATS_PORT",
+        "FASTIOT_MONGO_DB_PORT",
+        "FASTIOT_MARIA_DB_PORT",
+        "COMPLEX_SYSTEM_MLFLOW_PORT",
+        "COMPLEX_SYSTEM_SERVING_PORT",
+        "COMPLEX_SYSTEM_SERVING_MLFLOW_PORT",
+        "COMPLEX_SYSTEM_MONITORING_PORT",
+    ),
+    "0",
+)
+"""What a run's environment says when no port shall be a fixed one, so that it can be beside others."""
 _TRIES = 100
 _MOST_HELD = 64
 _held: dict[int, int] = {}
