@@ -209,8 +209,9 @@ class MariaServer(Server):
         if binary is None:
             raise StartError("mariadbd is missing: install the package mariadb-server (apt-get install mariadb-server).")
         # A socket path has a limit of 107 characters, which a deep data directory would exceed: TCP only matters here.
-        return [binary, "--no-defaults", *self._own_user(), f"--datadir={self.directory / 'data'}", f"--bind-address={HOST}",
-                f"--port={self.port}", f"--socket={self._socket()}", f"--pid-file={self.directory / 'mariadb.pid'}",
+        return [binary, "--no-defaults", *self._own_user(), *self._own_temporary(), f"--datadir={self.directory / 'data'}",
+                f"--bind-address={HOST}", f"--port={self.port}", f"--socket={self._socket()}",
+                f"--pid-file={self.directory / 'mariadb.pid'}",
                 "--skip-name-resolve", "--skip-log-bin", "--max-allowed-packet=64M", "--innodb-buffer-pool-size=256M"]  # fmt: skip
 
     @override
@@ -225,7 +226,7 @@ class MariaServer(Server):
         aside = self.directory / "data.new"
         shutil.rmtree(aside, ignore_errors=True)
         done = subprocess.run(  # noqa: S603 - our own program and arguments
-            [installer, "--no-defaults", *self._own_user(), f"--datadir={aside}", "--skip-test-db",
+            [installer, "--no-defaults", *self._own_user(), *self._own_temporary(), f"--datadir={aside}", "--skip-test-db",
              "--auth-root-authentication-method=normal"],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
@@ -244,6 +245,12 @@ class MariaServer(Server):
 
     def _socket(self) -> str:
         return f"@complex-system-{self.port}"  # an abstract socket: no file, no length to mind
+
+    def _own_temporary(self) -> list[str]:
+        """Where temporary tables go: a server that starts removes what looks like one from that folder, whosever it is."""
+        folder = self.directory / "tmp"
+        folder.mkdir(parents=True, exist_ok=True)
+        return [f"--tmpdir={folder}"]
 
     @staticmethod
     def _own_user() -> list[str]:
