@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from complex_system.errors import ModelRefusedError, NoModelError, TrackingUnava
 from complex_system.local.servers import Server, free_port
 from complex_system.tracking.artifact_store import ArtifactStore
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
-from complex_system.tracking.mlflow import MlflowTracker
+from complex_system.tracking.mlflow import MlflowTracker, log_data
 from complex_system.tracking.registry import ModelRegistry
 from complex_system.tracking.wandb import ARTIFACT_TYPE, WandbTracker, artifact_folder
 from proxy import proxied
@@ -142,6 +143,25 @@ def test_four_trainers_may_make_the_same_experiment_at_once(mlflow_server: Serve
     experiments = {client.get_run(one.run_id).info.experiment_id for one in logged}
     assert len(experiments) == 1
     assert sorted(one.model for one in logged) == [f"{prefix}-trainer{i}" for i in range(4)]
+
+
+def test_trainers_may_note_the_same_data_in_one_moment(mlflow_server: Server, prefix: str, client: Any) -> None:
+    from mlflow.entities import Dataset, DatasetInput
+
+    experiment = client.create_experiment(prefix)
+    runs = [client.create_run(experiment).info.run_id for _ in range(4)]
+    together = Barrier(len(runs))
+
+    def note(run: str) -> None:
+        for number in range(25):
+            together.wait(60)
+            log_data(client, run, DatasetInput(Dataset(f"data-{number}", "digest", "code", "{}")))
+
+    with ThreadPoolExecutor(len(runs)) as pool:
+        list(pool.map(note, runs))
+    for run in runs:
+        noted = {entry.dataset.name for entry in client.get_run(run).inputs.dataset_inputs}
+        assert noted == {f"data-{number}" for number in range(25)}
 
 
 def test_a_registry_that_is_away_is_noticed_in_seconds(prefix: str) -> None:

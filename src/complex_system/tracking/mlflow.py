@@ -109,7 +109,7 @@ class MlflowTracker(Tracker):
             client.log_batch(run_id, metrics=metrics[start : start + BATCH])
         for part in ("train", "validation"):
             tag = InputTag("mlflow.data.context", "training" if part == "train" else part)
-            client.log_inputs(run_id, [DatasetInput(_dataset(result, part), [tag])])
+            log_data(client, run_id, DatasetInput(_dataset(result, part), [tag]))
 
     def _log_twin(self, client: Any, run_id: str, result: TrainingResult, name: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -138,6 +138,20 @@ class MlflowTracker(Tracker):
         native = begun.native
         version = client.create_model_version(name, native.model_uri, begun.run_id, tags=tags, model_id=native.model_id)
         return str(version.version)
+
+
+def log_data(client: Any, run_id: str, data: Any) -> None:
+    """Notes what a run was trained on.
+
+    The trainers of a round have the same data. MLflow (3.5.1) looks whether they are known before it inserts them, and refuses the
+    second of two that do so in one moment; by then the data are known.
+    """
+    try:
+        client.log_inputs(run_id, [data])
+    except Exception as error:
+        if not is_refusal(error, "BAD_REQUEST"):
+            raise
+        client.log_inputs(run_id, [data])
 
 
 def _log_reference(client: Any, run_id: str, result: TrainingResult) -> None:
