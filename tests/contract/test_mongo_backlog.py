@@ -145,7 +145,7 @@ async def test_a_writer_that_dies_between_any_two_commands_loses_nothing(
 
     store, after = await base.store(), await base.store()
     for each in (store, after):
-        monkeypatch.setattr(each._reads, "in_ranges", in_ranges)
+        monkeypatch.setattr(each._connection, "in_ranges", in_ranges)
     deaths = 0
     while True:
         left = 0
@@ -230,7 +230,7 @@ async def test_marks_of_an_earlier_release_count_by_the_records_that_they_stand_
     await base.content[PROCESSED].insert_many(twins[4:])
     await base.content[REJECTED].insert_many([{ID: t[ID], "reason": "odd", "version": t["_pipeline"]} for t in twins[:4]])
     store = await base.store()
-    monkeypatch.setattr(store._reads, "in_ranges", in_ranges)
+    monkeypatch.setattr(store._connection, "in_ranges", in_ranges)
     for asked in (version, "v0", "none", version):
         assert await walked(store, asked) == [key for key in keys if marks[key] != asked]
     assert await sweep(store, version) == 20

@@ -59,13 +59,10 @@ class MongoDataStore(DataStore):
     @override
     async def open(self) -> None:
         with self._connection.translated():
-            self._connection.open()
-            await self.ping()
+            await self._connection.open()
             await follow(self._connection, self.dataset, self._names)
-            in_ranges = "secantusVersion" in await self._connection.command("buildInfo")
-            await make_indexes(self._connection, self._names, in_ranges=in_ranges)
-            self._reads.in_ranges = in_ranges
-            if in_ranges:
+            await make_indexes(self._connection, self._names)
+            if self._connection.in_ranges:
                 self._reads.marks = await marks_of(self._raw)
             await self._backlog.open(empty=await self._raw.find_one({}, {ID: 1}) is None)
             await adopt(self._raw, self._backlog)
@@ -79,7 +76,7 @@ class MongoDataStore(DataStore):
     @override
     async def ping(self) -> None:
         with self._connection.translated():
-            await self._connection.command("ping")
+            await self._connection.ping()
 
     @override
     async def save_raw(self, records: list[Record]) -> dict[str, Any]:

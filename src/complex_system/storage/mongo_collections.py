@@ -37,16 +37,10 @@ async def follow(connection: MongoConnection, dataset: Dataset, names: TableName
         await notes.replace_one({ID: _DECLARED}, note, upsert=True)
 
 
-async def make_indexes(connection: MongoConnection, names: TableNames, *, in_ranges: bool) -> None:
-    """Makes the indexes.
-
-    Args:
-        connection: To the database.
-        names: Its collections.
-        in_ranges: Whether the server's pages are read in ranges (:mod:`mongo_ranges`), which need indexes of their own.
-    """
+async def make_indexes(connection: MongoConnection, names: TableNames) -> None:
+    """Makes the indexes, for a server that is read in ranges more of them."""
     await connection.collection(names.raw).create_index([(PIPELINE, 1), (ID, 1)], name="unprocessed")
-    if in_ranges:
+    if connection.in_ranges:
         await connection.collection(names.processed).create_index([(PIPELINE, 1), (ID, 1)], name="by_version")
         await connection.collection(names.rejected).create_index([("version", 1), (ID, 1)], name="by_version")
 

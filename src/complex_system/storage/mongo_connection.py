@@ -34,17 +34,29 @@ _TIMEOUT_MS = 20_000
 
 
 class MongoConnection:
-    """One client, while it is open, and the collections of its database."""
+    """One client, while it is open, and the collections of its database.
+
+    Attributes:
+        address: Where the server is, for messages.
+        in_ranges: Whether the server reads to the end before it cuts a sorted read at its limit (:mod:`mongo_ranges`).
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.address = f"{settings.mongo_host}:{settings.mongo_port}"
+        self.in_ranges = False
         self._settings = settings
         self._client: AsyncMongoClient[Document] | None = None
 
-    def open(self) -> None:
-        """Makes the client, unless there is one; it connects when something is sent."""
+    async def open(self) -> None:
+        """Makes the client, unless there is one, and asks the server for a sign of life and what it is."""
         if self._client is None:
             self._client = self._connect()
+        await self.ping()
+        self.in_ranges = "secantusVersion" in await self._connected.admin.command("buildInfo")
+
+    async def ping(self) -> None:
+        """Asks the server for a sign of life."""
+        await self._connected.admin.command("ping")
 
     async def close(self) -> None:
         """Releases the client; no error if there is none."""
@@ -53,10 +65,6 @@ class MongoConnection:
             # Closed while it tries to connect, as it does right after a failure, the driver would leave the socket behind.
             await asyncio.sleep(0.05)
             await client.close()
-
-    async def command(self, name: str) -> Document:
-        """The answer to a command that is not about one database."""
-        return await self._connected.admin.command(name)
 
     def collection(self, name: str) -> Collection:
         """A collection of the client that is connected at the moment.

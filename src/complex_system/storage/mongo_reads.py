@@ -26,10 +26,8 @@ class MongoReads:
         self._names = names
         self._fields = fields
         self._ranges: dict[tuple[str, str], KeyRanges] = {}
-        self.in_ranges = False
-        """Whether the server reads to the end before it cuts a sorted read at its limit (:mod:`mongo_ranges`)."""
         self.marks = [""]
-        """Where it does so: all marks of raw records."""
+        """All marks of raw records, where the server is read in ranges."""
 
     async def find(
         self, collection: Collection, query: Document, fields: Sequence[str], limit: int | None, skip: int = 0
@@ -51,7 +49,7 @@ class MongoReads:
         known: str | None = None,
     ) -> list[Document]:
         """Documents with a mark after a key, by key; with ``known`` only those that have a value in that field."""
-        if not self.in_ranges:
+        if not self._connection.in_ranges:
             query: Document = {PIPELINE: mark, ID: {"$gt": after or ""}, **({known: {"$ne": None}} if known else {})}
             return await self.find(collection, query, fields, limit)
         ranges = self._ranges.get((collection.name, mark))
@@ -66,7 +64,7 @@ class MongoReads:
         """At most so many raw records after a key, by key."""
         raw = self._connection.collection(self._names.raw)
         fields = [ID] if keys_only else self._fields.raw
-        if not self.in_ranges:
+        if not self._connection.in_ranges:
             return await self.find(raw, {ID: {"$gt": after}}, fields, limit)
         found: list[Document] = []
         for mark in self.marks:
@@ -75,13 +73,13 @@ class MongoReads:
 
     async def raw_of(self, groups: Sequence[Group]) -> list[Document]:
         """The raw records with these keys, in any order; those that are not there are left out."""
-        raw = self._connection.collection(self._names.raw)
+        raw, in_ranges = self._connection.collection(self._names.raw), self._connection.in_ranges
         found: list[Document] = []
-        apart = [key for group in groups if not (group.together and self.in_ranges) for key in group.keys]
-        for part in parts(apart, KEYS_A_FILTER if self.in_ranges else _KEYS_A_READ):
+        apart = [key for group in groups if not (group.together and in_ranges) for key in group.keys]
+        for part in parts(apart, KEYS_A_FILTER if in_ranges else _KEYS_A_READ):
             found += await self.find(raw, {ID: {"$in": part}}, self._fields.raw, None)
         for group in groups:
-            if group.together and self.in_ranges:
+            if group.together and in_ranges:
                 keys = set(group.keys)
                 for mark in self.marks:
                     query = {PIPELINE: mark, ID: {"$gte": group.keys[0], "$lte": group.keys[-1]}}
