@@ -20,7 +20,7 @@ from complex_system.domain.pages import raw_schema
 from complex_system.domain.records import Record
 from complex_system.settings import Settings
 from complex_system.storage.base import PROCESSED, RAW, REJECTED
-from complex_system.storage.mongo_backlog import BACKLOG
+from complex_system.storage.names import BACKLOG
 from complex_system.storage.tables import PIPELINE, rows_of
 
 RAW_NAMES = (ID, *DATASET.raw_names)

@@ -19,10 +19,10 @@ from complex_system.domain.pages import processed_schema
 from complex_system.domain.records import Record
 from complex_system.local.servers import Server
 from complex_system.settings import Settings
-from complex_system.storage import mongo, mongo_backlog, mongo_unprocessed
+from complex_system.storage import mongo_backlog, mongo_collections, mongo_unprocessed
 from complex_system.storage.base import PROCESSED, RAW, REJECTED
 from complex_system.storage.mongo import MongoDataStore
-from complex_system.storage.mongo_backlog import BACKLOG
+from complex_system.storage.names import BACKLOG
 
 WRITES = ("insert_many", "bulk_write", "update_one", "update_many", "delete_many", "find_one_and_update")
 VERSIONS = ("v1", "v2")
@@ -145,7 +145,7 @@ async def test_a_writer_that_dies_between_any_two_commands_loses_nothing(
 
     store, after = await base.store(), await base.store()
     for each in (store, after):
-        monkeypatch.setattr(each, "_in_ranges", in_ranges)
+        monkeypatch.setattr(each._connection, "in_ranges", in_ranges)
     deaths = 0
     while True:
         left = 0
@@ -230,7 +230,7 @@ async def test_marks_of_an_earlier_release_count_by_the_records_that_they_stand_
     await base.content[PROCESSED].insert_many(twins[4:])
     await base.content[REJECTED].insert_many([{ID: t[ID], "reason": "odd", "version": t["_pipeline"]} for t in twins[:4]])
     store = await base.store()
-    monkeypatch.setattr(store, "_in_ranges", in_ranges)
+    monkeypatch.setattr(store._connection, "in_ranges", in_ranges)
     for asked in (version, "v0", "none", version):
         assert await walked(store, asked) == [key for key in keys if marks[key] != asked]
     assert await sweep(store, version) == 20
@@ -241,7 +241,7 @@ async def test_marks_of_an_earlier_release_count_by_the_records_that_they_stand_
 async def test_records_of_another_program_are_adopted_beside_those_that_were_done(
     base: Base, laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mongo, "_ADOPTED_AT_ONCE", 3)
+    monkeypatch.setattr(mongo_collections, "_ADOPTED_AT_ONCE", 3)
     store = await base.store()
     version = base.dataset.version
     keys = [f"k{i:02}" for i in range(16)]

@@ -528,12 +528,13 @@ class TestMongoDataStore(StoreCases):
         self,
         store: MongoDataStore,
         dataset: Dataset,
+        settings: Settings,
         records: list[Record],
         monkeypatch: pytest.MonkeyPatch,
         in_ranges: bool,
     ) -> None:
-        monkeypatch.setattr(store, "_in_ranges", in_ranges)
-        other = MongoDataStore(dataset, store._settings)
+        monkeypatch.setattr(store._connection, "in_ranges", in_ranges)
+        other = MongoDataStore(dataset, settings)
         await other.open()
         try:
             await store.save_raw(records)
@@ -555,7 +556,7 @@ class TestMongoDataStore(StoreCases):
         in_ranges: bool,
     ) -> None:
         monkeypatch.setattr(mongo_ranges, "STEP", 3)
-        monkeypatch.setattr(store, "_in_ranges", in_ranges)
+        monkeypatch.setattr(store._connection, "in_ranges", in_ranges)
         keys = [f"k{i:03}" for i in range(100)]
         draw = random.Random(4)
 

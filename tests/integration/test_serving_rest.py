@@ -23,8 +23,7 @@ from complex_system.errors import InvalidRequestError, StartError, TooLargeError
 from complex_system.preprocessing.pipeline import Pipeline
 from complex_system.serving import calls
 from complex_system.serving import server as server_module
-from complex_system.serving.batch import json_of
-from complex_system.serving.bodies import LARGE_BODY, decoded
+from complex_system.serving.bodies import LARGE_BODY, decoded, json_of
 from complex_system.serving.calls import LARGE_AT_ONCE, Call, Gate
 from complex_system.serving.engine import Limits, LocalRoute, PredictionEngine
 from complex_system.serving.holder import ModelHolder

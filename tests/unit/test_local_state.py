@@ -14,7 +14,8 @@ from rich.console import Console
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import truth_of
 from complex_system.local.cycle import RECOUNTED, Cycle
-from complex_system.local.display import LiveDisplay, LogDisplay
+from complex_system.local.display import LogDisplay
+from complex_system.local.live_display import LiveDisplay
 from complex_system.local.plan import TRAINER_SERVICES, Plan, PlannedService
 from complex_system.local.probe import curl_lines, probe_record
 from complex_system.local.state import Champion, Prediction, Process, Result, RunState, ScenarioState, ScenarioStep

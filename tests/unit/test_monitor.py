@@ -12,7 +12,7 @@ import pytest
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.laboratory import Laboratory, truth_of
 from complex_system.domain.records import Record
-from complex_system.monitoring import views
+from complex_system.monitoring import period_views, views
 from complex_system.monitoring.changes import ChangeDetector
 from complex_system.monitoring.flow import RecordFlow, reasons_of
 from complex_system.monitoring.history import History, Pair
@@ -261,6 +261,13 @@ def test_a_point_has_every_metric_by_its_flat_name(monitor: Monitor, dataset: Da
     assert metrics["system/cpu_utilization_percentage"] == 12
 
 
+def assert_every_view_is_json(monitor: Monitor) -> None:
+    for of_now in (views.overview, views.models, views.data, views.alerts, views.snapshot):
+        assert json.loads(json.dumps(of_now(monitor), allow_nan=False)), of_now.__name__
+    for of_period in (period_views.predictions, period_views.system):
+        assert json.loads(json.dumps(of_period(monitor, NOW - 600, NOW + 60), allow_nan=False)), of_period.__name__
+
+
 def test_the_views_show_what_the_monitor_has_seen(monitor: Monitor, dataset: Dataset) -> None:
     watched(monitor, dataset)
     overview = views.overview(monitor)
@@ -274,7 +281,7 @@ def test_the_views_show_what_the_monitor_has_seen(monitor: Monitor, dataset: Dat
     assert [each["label"] for each in models["served"]] == ["lab-lightgbm v1"]
     assert [each["label"] for each in models["shadows"]] == ["lab-pytorch v4 (shadow)"]
     assert models["best_possible"] == pytest.approx(14.22, abs=0.01)
-    shown = views.predictions(monitor, NOW - 600, NOW + 60)
+    shown = period_views.predictions(monitor, NOW - 600, NOW + 60)
     totals = {line["label"]: line["total"]["rmse"] for line in shown["windows"]}
     assert totals == {"lab-lightgbm v1": pytest.approx(3.0), "lab-pytorch v4 (shadow)": pytest.approx(5.0)}
     assert {line["group"] for line in shown["groups"]} == {f"material_id={i * 8}" for i in "0123"}
@@ -287,18 +294,16 @@ def test_the_views_show_what_the_monitor_has_seen(monitor: Monitor, dataset: Dat
     data = views.data(monitor)
     assert [column["psi"] for column in data["raw"]] == sorted((c["psi"] for c in data["raw"]), reverse=True)
     assert data["reference"] == {"source": "champion", "samples": 200}
-    system = views.system(monitor, NOW - 600, NOW + 60)
+    system = period_views.system(monitor, NOW - 600, NOW + 60)
     assert system["series"]["system/cpu_utilization_percentage"][0][1:] == [12.0, 12.0, 12.0]
     assert "services/ml_serving_mlflow/cpu_percent" in system["series"]
-    assert views.metric(monitor, "drift/psi_max", NOW - 600, NOW + 60)[0][1] < 0.1
-    for name, view in views.every_view(monitor, NOW - 600, NOW + 60):
-        assert json.loads(json.dumps(view(), allow_nan=False)), name
+    assert period_views.metric(monitor, "drift/psi_max", NOW - 600, NOW + 60)[0][1] < 0.1
+    assert_every_view_is_json(monitor)
 
 
 def test_an_empty_monitor_says_what_it_waits_for(monitor: Monitor) -> None:
     assert len(views.overview(monitor)["awaited"]) == 4
-    for name, view in views.every_view(monitor, NOW - 600, NOW):
-        assert json.loads(json.dumps(view(), allow_nan=False)), name
+    assert_every_view_is_json(monitor)
     assert monitor.point({}, None)["performance/count"] == 0
 
 
@@ -346,7 +351,7 @@ async def test_a_view_of_three_months_has_few_points_however_many_predictions(mo
         monitor.history._hours[hour.at] = hour
         monitor.history.paired(Pair(hour.at, 2.0, 1.0, served, "g"))
     monitor.history.changed()  # merges the hours anew
-    shown = views.predictions(monitor, begin, NOW)
-    assert len(shown["windows"][0]["points"]) <= views.MOST_POINTS
+    shown = period_views.predictions(monitor, begin, NOW)
+    assert len(shown["windows"][0]["points"]) <= period_views.MOST_POINTS
     assert shown["joined"] == 90 * 24
-    assert len(views.system(monitor, begin, NOW)["series"]["system/cpu"]) <= views.MOST_POINTS
+    assert len(period_views.system(monitor, begin, NOW)["series"]["system/cpu"]) <= period_views.MOST_POINTS

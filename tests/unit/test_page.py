@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from complex_system.domain.dataset import Dataset
-from complex_system.monitoring import views
+from complex_system.monitoring import period_views
 from complex_system.monitoring.history import History, Pair
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.page import answers, series
@@ -76,7 +76,7 @@ def test_the_page_and_the_rest_interface_have_the_same_figures(monitor: Monitor)
     predict(monitor)
     predict(monitor, 11, 25.0, Served("ml_serving", "lab-pytorch-wandb", "1"))
     monitor.history.minute(NOW - 5).failed("ml_serving", "invalid_record", 2)
-    shown = views.predictions(monitor, NOW - 3600, NOW + 60)
+    shown = period_views.predictions(monitor, NOW - 3600, NOW + 60)
     reading = read(monitor)
     curves = series.errors_by_model(reading)
     for window in shown["windows"]:

@@ -20,9 +20,10 @@ from complex_system.domain.pages import raw_schema
 from complex_system.domain.records import Record, raw_check
 from complex_system.errors import InvalidRecordError
 from complex_system.preprocessing.pipeline import MANY_RECORDS, Pipeline
-from complex_system.serving.batch import BatchReader
+from complex_system.serving.batch_reader import BatchReader
 from complex_system.serving.csv_body import csv_columns, csv_text
-from complex_system.serving.oip import InferenceRequest, _Protocol, inference_body
+from complex_system.serving.oip_description import inference_body
+from complex_system.serving.oip_tensors import InferenceReader, InferenceRequest
 from complex_system.serving.schemas import column_examples, example_record, record_schema
 from everything import EVERYTHING, records
 
@@ -143,12 +144,12 @@ def test_a_fraction_for_an_integer_is_refused_in_arrow_too() -> None:
 
 
 def test_tensors_of_the_example_are_read_again() -> None:
-    protocol = _Protocol()
+    reader = InferenceReader()
     example = inference_body(EVERYTHING)["content"]["application/json"]["examples"]["columns"]["value"]
     kinds = {tensor["name"]: tensor["datatype"] for tensor in example["inputs"]}
     assert (kinds["select"], kinds["an"], kinds["Stoffe"], kinds["Zeit"]) == ("INT64", "BOOL", "BYTES", "BYTES")
-    read = protocol._batch(protocol._decode(json.dumps(example).encode()), READER)
-    assert isinstance(protocol._decode(json.dumps(example).encode()), InferenceRequest)
+    read = reader.batch(reader.decode(json.dumps(example).encode()), READER)
+    assert isinstance(reader.decode(json.dumps(example).encode()), InferenceRequest)
     expected = READER.columns(column_examples(EVERYTHING, 2)).features(PIPELINE)
     assert read.features(PIPELINE).tobytes() == expected.tobytes()
 

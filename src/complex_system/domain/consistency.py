@@ -7,19 +7,8 @@ from typing import Any
 
 from complex_system.domain.columns import ID, NUMERIC, Column
 from complex_system.domain.declaration import Fault
-from complex_system.domain.steps import (
-    WANTED,
-    Arithmetic,
-    Bins,
-    DateParts,
-    Drop,
-    Impute,
-    Interval,
-    Shares,
-    inputs_of,
-    intervals,
-    is_numeric,
-)
+from complex_system.domain.number_steps import Arithmetic, Impute, Interval
+from complex_system.domain.steps import WANTED, Bins, DateParts, Drop, Shares, inputs_of, intervals, is_numeric
 from complex_system.domain.times import TimeFormat
 
 _SLACK = 1e-9

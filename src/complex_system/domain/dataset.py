@@ -19,7 +19,8 @@ from pydantic import Field, PrivateAttr, ValidationError, root_validator, valida
 from complex_system.domain.columns import ID, Column, Declared
 from complex_system.domain.consistency import faults
 from complex_system.domain.declaration import Fault, FaultsError, Place, Text, faults_of, sentence, what_is_wrong
-from complex_system.domain.steps import STEPS, Bins, OneHot, Scale, Step
+from complex_system.domain.number_steps import Scale
+from complex_system.domain.steps import STEPS, Bins, OneHot, Step
 from complex_system.errors import DeclarationError
 
 __all__ = ["ID", "SHIPPED", "Bins", "Column", "Dataset", "OneHot", "Scale", "Step"]

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from complex_system.local.display import Display, make_display
+from complex_system.local.display import Display
 from complex_system.local.folder import logging_to, only_run, remove_data
 from complex_system.local.leftovers import MARK, stop_leftovers
+from complex_system.local.live_display import make_display
 from complex_system.local.plan import Deployment, Plan, make_plan
 from complex_system.local.state import Process, RunState
 from complex_system.local.supervisor import Supervisor

@@ -25,6 +25,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 
 from complex_system.errors import BusyError, InvalidRequestError, NobodyListensError, ReplyTimeoutError, TooLargeError
 from complex_system.messaging.codec import serialize_from_bin, serialize_to_bin
+from complex_system.messaging.nats_client import EncryptedClient, ServiceClient
 from complex_system.messaging.replies import error_value, to_thing
 from complex_system.messaging.reply_box import ReplyBox
 from complex_system.messaging.workers import Workers
@@ -44,37 +45,6 @@ DRAIN_SECONDS = 10.0
 """How long a service that ends goes on answering the requests that it has taken."""
 CLOSE_SECONDS = 5.0
 """How long it waits for a broker that takes nothing more."""
-
-
-class _Client(Client):
-    """A client that lets go of a connection that takes nothing more.
-
-    nats-py closes a connection after what waits to be sent is out; a broker that hangs, or a host that was switched off, never
-    takes it, and the client would wait for ever instead of connecting again.
-    """
-
-    def let_go(self) -> None:
-        """Ends the connection at once, with what was not sent."""
-        writer = getattr(self._transport, "_io_writer", None)
-        if writer is not None:
-            writer.transport.abort()
-
-    async def _attempt_reconnect(self) -> None:
-        self.let_go()
-        await super()._attempt_reconnect()
-
-
-class _EncryptedClient(_Client):
-    """A client that gives its credentials to an encrypted connection only.
-
-    nats-py encrypts when the server asks for it and otherwise goes on in clear text, whatever was configured.
-    """
-
-    def _connect_command(self) -> bytes:
-        if not self._server_info.get("tls_required"):
-            raise NatsError("the broker offers no TLS, and FASTIOT_NATS_TLS_CA asks for it")
-        command: bytes = super()._connect_command()
-        return command
 
 
 class _ConnectionLostError(NatsError):
@@ -129,7 +99,7 @@ class ServiceConnection(NatsBrokerConnection):
             name: snake_case name of the service; its replicas share it, it names the queue group.
             patience: Seconds after which it gives up with ``TimeoutError``; None for never.
         """
-        client = _EncryptedClient() if settings.nats_tls_ca else _Client()
+        client = EncryptedClient() if settings.nats_tls_ca else ServiceClient()
         connection = cls(client, name, settings.handler_tasks)
         address = f"{settings.nats_host}:{settings.nats_port}"
         waiting = False

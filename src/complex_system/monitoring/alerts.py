@@ -11,7 +11,8 @@ from typing import Any, Literal
 from uuid import UUID
 
 from complex_system.domain.dataset import Dataset
-from complex_system.domain.steps import Arithmetic, inputs_of
+from complex_system.domain.number_steps import Arithmetic
+from complex_system.domain.steps import inputs_of
 from complex_system.monitoring.rules import AlertRule, Severity
 from complex_system.monitoring.sentences import ended_sentence, raised_sentence
 

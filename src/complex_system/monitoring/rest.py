@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request, Response
 
-from complex_system.monitoring import prometheus, views
+from complex_system.monitoring import period_views, prometheus, views
 from complex_system.monitoring.monitor import Monitor
 
 DAY = 86_400.0
@@ -56,11 +56,11 @@ def make_app(monitor: Monitor, api_key: str = "", ready: Callable[[], bool] = la
 
     add("/api/overview", lambda _: views.overview(monitor))
     add("/api/models", lambda _: views.models(monitor))
-    add("/api/predictions", of_period(views.predictions))
+    add("/api/predictions", of_period(period_views.predictions))
     add("/api/data", lambda _: views.data(monitor))
-    add("/api/system", of_period(views.system))
+    add("/api/system", of_period(period_views.system))
     add("/api/alerts", lambda _: views.alerts(monitor))
-    add("/api/metric", lambda r: views.metric(monitor, r.query_params.get("name", ""), *period_of(r)))
+    add("/api/metric", lambda r: period_views.metric(monitor, r.query_params.get("name", ""), *period_of(r)))
 
     async def metrics(_: Request) -> Response:
         return Response(prometheus.exposition(monitor.metrics), media_type=prometheus.CONTENT_TYPE)

@@ -200,6 +200,10 @@ class Served(NamedTuple):
         """For a legend."""
         return f"{self.model} v{self.version}" + (" (shadow)" if self.shadow else "")
 
+    def as_dict(self) -> dict[str, Any]:
+        """Its parts and its label by name."""
+        return {**self._asdict(), "label": self.label}
+
 
 class Series(NamedTuple):
     """Whose errors: a served model, and a group of records such as ``material_id=00000000``, or '' for all."""

@@ -14,19 +14,8 @@ import numpy.typing as npt
 
 from complex_system.domain.columns import Column
 from complex_system.domain.dataset import Dataset
-from complex_system.domain.steps import (
-    Arithmetic,
-    Bins,
-    DateParts,
-    Drop,
-    Impute,
-    Interval,
-    MultiHot,
-    OneHot,
-    Shares,
-    Step,
-    intervals,
-)
+from complex_system.domain.number_steps import Arithmetic, Impute, Interval
+from complex_system.domain.steps import Bins, DateParts, Drop, MultiHot, OneHot, Shares, Step, intervals
 from complex_system.domain.times import TimeFormat
 from complex_system.preprocessing.numbers import for_arrays
 from complex_system.preprocessing.raw_columns import Numbers, RawColumns

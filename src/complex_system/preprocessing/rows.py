@@ -15,21 +15,9 @@ import numpy.typing as npt
 
 from complex_system.domain.columns import Column
 from complex_system.domain.dataset import Dataset
+from complex_system.domain.number_steps import Arithmetic, Impute, Interval, Scale
 from complex_system.domain.records import Record
-from complex_system.domain.steps import (
-    Arithmetic,
-    Bins,
-    DateParts,
-    Drop,
-    Impute,
-    Interval,
-    MultiHot,
-    OneHot,
-    Scale,
-    Shares,
-    Step,
-    intervals,
-)
+from complex_system.domain.steps import Bins, DateParts, Drop, MultiHot, OneHot, Shares, Step, intervals
 from complex_system.domain.times import TimeFormat
 from complex_system.preprocessing.numbers import for_numbers
 

@@ -10,19 +10,8 @@ import polars as pl
 
 from complex_system.domain.columns import Column
 from complex_system.domain.dataset import Dataset
-from complex_system.domain.steps import (
-    Arithmetic,
-    Bins,
-    DateParts,
-    Drop,
-    Impute,
-    Interval,
-    MultiHot,
-    OneHot,
-    Shares,
-    Step,
-    intervals,
-)
+from complex_system.domain.number_steps import Arithmetic, Impute, Interval
+from complex_system.domain.steps import Bins, DateParts, Drop, MultiHot, OneHot, Shares, Step, intervals
 from complex_system.domain.times import DAYS_BEFORE, TimeFormat
 from complex_system.preprocessing.numbers import for_columns
 

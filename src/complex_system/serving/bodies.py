@@ -6,6 +6,9 @@ from typing import Any
 
 import msgspec
 
+from complex_system.errors import InvalidRequestError
+from complex_system.serving.json_words import why_no_json
+
 LARGE_BODY = 1_000_000
 """From so many bytes on a body is decoded piece by piece, to be done in a thread."""
 
@@ -30,6 +33,18 @@ def decoded(body: bytes) -> Any:
     except msgspec.ValidationError:
         return _elements(body)
     return {name: _elements(value) for name, value in fields.items()}
+
+
+def json_of(body: bytes) -> Any:
+    """A JSON body.
+
+    Raises:
+        InvalidRequestError: It is no JSON in UTF-8, or nested too deeply.
+    """
+    try:
+        return decoded(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise InvalidRequestError(why_no_json(body, error)) from None
 
 
 def _elements(body: bytes | msgspec.Raw) -> Any:

@@ -29,7 +29,8 @@ from complex_system.errors import (
     TooLargeError,
     UnauthorizedError,
 )
-from complex_system.serving.batch import Batch, BatchReader
+from complex_system.serving.batch import Batch
+from complex_system.serving.batch_reader import BatchReader
 from complex_system.serving.bodies import LARGE_BODY
 from complex_system.serving.engine import PredictionEngine, PredictionResult, off_loop
 from complex_system.serving.metrics import ServingMetrics

@@ -20,7 +20,7 @@ from starlette.responses import FileResponse, Response
 from complex_system.domain.dataset import Dataset
 from complex_system.serving.calls import ServingRoute
 from complex_system.serving.manager import CHAMPION
-from complex_system.serving.oip import inference_body
+from complex_system.serving.oip_description import inference_body
 from complex_system.serving.schemas import answers, components, example_record, request_body
 from complex_system.serving.scoring import scoring_body
 from complex_system.serving.status_schemas import status_components

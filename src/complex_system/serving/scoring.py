@@ -15,7 +15,9 @@ from typing_extensions import override
 from complex_system import __version__
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import ComplexSystemError, InvalidRequestError
-from complex_system.serving.batch import Batch, BatchReader, json_of
+from complex_system.serving.batch import Batch
+from complex_system.serving.batch_reader import BatchReader
+from complex_system.serving.bodies import json_of
 from complex_system.serving.calls import (
     REQUEST_ID,
     Call,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -16,14 +16,11 @@ from complex_system.settings import Settings
 from complex_system.storage import maria_values as values
 from complex_system.storage.base import DataStore
 from complex_system.storage.maria_connections import MariaConnections
+from complex_system.storage.maria_cursors import Row, change, change_each, select
 from complex_system.storage.maria_documents import MariaDocuments
 from complex_system.storage.maria_tables import follow, statements_without_tables
 from complex_system.storage.names import TableNames
 from complex_system.storage.tables import chosen_schema, converted, page_of, raw_page, unpacked, with_key, without_key
-
-Row = tuple[Any, ...]
-
-_ROWS_A_STATEMENT = 250  # the connector holds the interpreter while it packs them: 12 ms
 
 
 class MariaDataStore(DataStore):
@@ -52,7 +49,7 @@ class MariaDataStore(DataStore):
 
     @override
     async def ping(self) -> None:
-        await self._connections.run(lambda connection: _select(connection, "SELECT 1", ()))
+        await self._connections.run(lambda connection: select(connection, "SELECT 1", ()))
 
     @override
     async def save_raw(self, records: list[Record]) -> dict[str, Any]:
@@ -63,7 +60,7 @@ class MariaDataStore(DataStore):
             rows = values.raw_rows(records, self.dataset)
             inserted = 0
             for part in values.texts_of(rows):
-                inserted += _change(connection, self._sql.insert_raw + part + self._sql.keep_raw)
+                inserted += change(connection, self._sql.insert_raw + part + self._sql.keep_raw)
             if inserted:
                 self._mark_those_processed_before(connection, rows.column(ID).to_pylist())
             return inserted
@@ -76,7 +73,7 @@ class MariaDataStore(DataStore):
         names = (ID, *self.dataset.raw_names)
 
         def read(connection: Any) -> list[Record]:
-            rows = converted(_select(connection, self._sql.select_raw, (limit,)), unpacked(self.dataset))
+            rows = converted(select(connection, self._sql.select_raw, (limit,)), unpacked(self.dataset))
             return [dict(zip(names, row, strict=True)) for row in rows]
 
         return await self._connections.run(read)
@@ -88,7 +85,7 @@ class MariaDataStore(DataStore):
             # One exact mark after the other: each walks the index in the order of the keys, which "not equal" cannot.
             for mark in self._marks(connection):
                 if mark != version:
-                    rows += _select(connection, self._sql.select_unprocessed, (mark, after or "", limit))
+                    rows += select(connection, self._sql.select_unprocessed, (mark, after or "", limit))
             rows.sort(key=lambda row: str(row[0]))
             return raw_page(self.dataset, converted(rows[:limit], unpacked(self.dataset)), limit)
 
@@ -99,10 +96,10 @@ class MariaDataStore(DataStore):
         def write(connection: Any) -> None:
             rows = values.processed_rows(table, self.dataset.processed_names, version)
             for part in values.texts_of(rows):
-                _change(connection, self._sql.insert_processed + part + self._sql.replace_processed)
+                change(connection, self._sql.insert_processed + part + self._sql.replace_processed)
             for keys in values.keys_of(rows.column(ID).to_pylist()):
-                _change(connection, f"{self._sql.delete_rejected} ({keys})")
-                _change(connection, f"{self._sql.mark} ({keys})", (version,))
+                change(connection, f"{self._sql.delete_rejected} ({keys})")
+                change(connection, f"{self._sql.mark} ({keys})", (version,))
 
         await self._connections.run(write)
         return {"upserted": table.num_rows}
@@ -112,10 +109,10 @@ class MariaDataStore(DataStore):
         rows = sorted({r[ID]: (r[ID], r["reason"], version) for r in rejections}.values())
 
         def write(connection: Any) -> None:
-            _change_each(connection, self._sql.reject, rows)
+            change_each(connection, self._sql.reject, rows)
             for keys in values.keys_of(row[0] for row in rows):
-                _change(connection, f"{self._sql.delete_processed} ({keys})")
-                _change(connection, f"{self._sql.mark} ({keys})", (version,))
+                change(connection, f"{self._sql.delete_processed} ({keys})")
+                change(connection, f"{self._sql.mark} ({keys})", (version,))
 
         await self._connections.run(write)
         return {"rejected": len(rejections)}
@@ -123,7 +120,7 @@ class MariaDataStore(DataStore):
     @override
     async def rejected(self, after: str | None, limit: int) -> list[dict[str, str]]:
         def read(connection: Any) -> list[dict[str, str]]:
-            rows = _select(connection, self._sql.select_rejected, (after or "", limit))
+            rows = select(connection, self._sql.select_rejected, (after or "", limit))
             return [{ID: key, "reason": reason, "version": version} for key, reason, version in rows]
 
         return await self._connections.run(read)
@@ -137,7 +134,7 @@ class MariaDataStore(DataStore):
         parameters = (after or "", *(() if version is None else (version,)), limit)
 
         def read(connection: Any) -> Page:
-            rows = _select(connection, statement, parameters)
+            rows = select(connection, statement, parameters)
             found = list(zip(*rows, strict=True)) if rows else [()] * len(names)
             return without_key(page_of(found, chosen_schema(self.dataset, names), limit), columns)
 
@@ -148,14 +145,14 @@ class MariaDataStore(DataStore):
         names = self.dataset.processed_names[1:]
 
         def read(connection: Any) -> list[Record]:
-            rows = _select(connection, self._sql.select_processed_page, (page_size, page * page_size))
+            rows = select(connection, self._sql.select_processed_page, (page_size, page * page_size))
             return [dict(zip(names, row, strict=True)) for row in rows]
 
         return await self._connections.run(read)
 
     @override
     async def counts(self) -> dict[str, int]:
-        [row] = await self._connections.run(lambda connection: _select(connection, self._sql.counts, ()))
+        [row] = await self._connections.run(lambda connection: select(connection, self._sql.counts, ()))
         return dict(zip(("raw", "processed", "labelled", "rejected"), row, strict=True))
 
     @override
@@ -163,7 +160,7 @@ class MariaDataStore(DataStore):
         def read(connection: Any) -> dict[str, float]:
             found: list[Row] = []
             for part in values.keys_of(sorted(set(keys))):
-                found += _select(connection, f"{self._sql.select_targets} ({part})", ())
+                found += select(connection, f"{self._sql.select_targets} ({part})", ())
             return {key: float(target) for key, target in found if target is not None}
 
         return await self._connections.run(read)
@@ -173,7 +170,7 @@ class MariaDataStore(DataStore):
         def read(connection: Any) -> Page:
             found: list[Row] = []
             for part in values.keys_of(sorted(set(keys))):
-                found += _select(connection, f"{self._sql.select_raw_by_keys} ({part})", ())
+                found += select(connection, f"{self._sql.select_raw_by_keys} ({part})", ())
             found.sort(key=lambda row: str(row[0]))
             return raw_page(self.dataset, converted(found, unpacked(self.dataset)), len(found) + 1)
 
@@ -186,43 +183,11 @@ class MariaDataStore(DataStore):
         mark: str | None = ""
         while mark is not None:
             yield mark
-            [(mark,)] = _select(connection, self._sql.next_version, (mark,))
+            [(mark,)] = select(connection, self._sql.next_version, (mark,))
 
     def _mark_those_processed_before(self, connection: Any, keys: list[str]) -> None:
         """A processed record may come before its raw twin, which then is not work to do."""
-        [(any_twin,)] = _select(connection, self._sql.any_twin, (keys[0], keys[-1]))
+        [(any_twin,)] = select(connection, self._sql.any_twin, (keys[0], keys[-1]))
         if any_twin:
             for part in values.keys_of(keys):
-                _change(connection, f"{self._sql.mark_twins} ({part})")
-
-
-def _select(connection: Any, statement: str, parameters: Row) -> list[Row]:
-    # The binary protocol reads numbers six times as fast, and to the last bit; unbuffered, the first rows are made while the
-    # server still looks for the next ones.
-    cursor = connection.cursor(binary=True, buffered=False)
-    try:
-        cursor.execute(statement, parameters)
-        rows: list[Row] = cursor.fetchall()
-        return rows
-    finally:
-        cursor.close()
-
-
-def _change(connection: Any, statement: str, parameters: Row = ()) -> int:
-    """Runs a statement; returns how many rows it changed."""
-    cursor = connection.cursor()
-    try:
-        cursor.execute(statement, parameters)
-        return int(cursor.rowcount)
-    finally:
-        cursor.close()
-
-
-def _change_each(connection: Any, statement: str, rows: Sequence[Row]) -> None:
-    """Runs a statement for every row in few round trips."""
-    cursor = connection.cursor()
-    try:
-        for start in range(0, len(rows), _ROWS_A_STATEMENT):
-            cursor.executemany(statement, rows[start : start + _ROWS_A_STATEMENT])
-    finally:
-        cursor.close()
+                change(connection, f"{self._sql.mark_twins} ({part})")

@@ -12,9 +12,9 @@ from typing_extensions import override
 from complex_system.domain.documents import Cursor, Document, decoded_body
 from complex_system.storage.documents import DOCUMENTS, DocumentStore
 from complex_system.storage.maria_connections import MariaConnections
+from complex_system.storage.maria_cursors import change, change_each, select
 
 _TEXT = "CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL"
-_ROWS_A_STATEMENT = 250
 _KEYS_A_STATEMENT = 500
 
 
@@ -37,7 +37,7 @@ class MariaDocuments(DocumentStore):
             f"at DOUBLE NOT NULL, body MEDIUMTEXT {_TEXT}, PRIMARY KEY (kind, `key`), INDEX by_time (kind, at, `key`)) "
             "ENGINE = InnoDB"
         )
-        await self._connections.run(lambda connection: _execute(connection, made, ()))
+        await self._connections.run(lambda connection: change(connection, made))
 
     @override
     async def save(self, documents: Sequence[Document]) -> None:
@@ -45,12 +45,7 @@ class MariaDocuments(DocumentStore):
             # By key, so that two writers of the same documents lock them alike.
             by_key = {(d.kind, d.key): (d.kind, d.key, d.at, d.encoded_body()) for d in documents}
             rows = [by_key[key] for key in sorted(by_key)]
-            cursor = connection.cursor()
-            try:
-                for start in range(0, len(rows), _ROWS_A_STATEMENT):
-                    cursor.executemany(self._upsert, rows[start : start + _ROWS_A_STATEMENT])
-            finally:
-                cursor.close()
+            change_each(connection, self._upsert, rows)
 
         await self._connections.run(write)
 
@@ -92,37 +87,22 @@ class MariaDocuments(DocumentStore):
     @override
     async def delete_before(self, kind: str, before: float) -> int:
         statement = f"DELETE FROM {self._table} WHERE kind = ? AND at < ?"
-        return await self._connections.run(lambda connection: _execute(connection, statement, (kind, float(before))))
+        return await self._connections.run(lambda connection: change(connection, statement, (kind, float(before))))
 
     @override
     async def delete_keys(self, kind: str, keys: Sequence[str]) -> int:
         def delete(connection: Any) -> int:
             return sum(
-                _execute(
-                    connection, f"DELETE FROM {self._table} WHERE kind = ? AND `key` IN ({_marks(part)})", (kind, *part)
-                )
+                change(connection, f"DELETE FROM {self._table} WHERE kind = ? AND `key` IN ({_marks(part)})", (kind, *part))
                 for part in _parts(keys)
             )
 
         return await self._connections.run(delete)
 
 
-def _execute(connection: Any, statement: str, values: Sequence[Any]) -> int:
-    cursor = connection.cursor()
-    try:
-        cursor.execute(statement, values)
-        return int(cursor.rowcount)
-    finally:
-        cursor.close()
-
-
 def _documents(connection: Any, statement: str, values: Sequence[Any]) -> list[Document]:
-    cursor = connection.cursor(binary=True)
-    try:
-        cursor.execute(statement, values)
-        return [Document(kind, key, at, decoded_body(body)) for kind, key, at, body in cursor.fetchall()]
-    finally:
-        cursor.close()
+    rows = select(connection, statement, values)
+    return [Document(kind, key, at, decoded_body(body)) for kind, key, at, body in rows]
 
 
 def _parts(keys: Sequence[str]) -> Iterator[list[str]]:

@@ -10,6 +10,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.errors import StoreUnavailableError
 from complex_system.storage.changes import refuse_another_data_set, refuse_other_types
 from complex_system.storage.maria_columns import Kept, plan, quoted
+from complex_system.storage.maria_cursors import change, select
 from complex_system.storage.maria_sql import Statements, tables
 from complex_system.storage.names import TableNames
 
@@ -34,14 +35,14 @@ def follow(connection: Any, dataset: Dataset, names: TableNames) -> Statements:
         StoreUnavailableError: Another replica has been changing the tables for minutes.
     """
     lock = f"complex-system {names.raw}"[-44:]
-    [(locked,)] = _read(connection, "SELECT GET_LOCK(CONCAT(LEFT(DATABASE(), 20), ?), ?)", (lock, _LOCK_SECONDS))
+    [(locked,)] = select(connection, "SELECT GET_LOCK(CONCAT(LEFT(DATABASE(), 20), ?), ?)", (lock, _LOCK_SECONDS))
     if not locked:
         raise StoreUnavailableError(f"Another service has been changing {names.raw} for {_LOCK_SECONDS} s.")
     for statement in tables(names):
-        _execute(connection, statement)
+        change(connection, statement)
     raw = plan({column.name: column.type for column in dataset.columns}, _kept(connection, names.raw))
     processed = plan(dict.fromkeys(dataset.processed_names[1:], "number"), _kept(connection, names.processed))
-    [(comment,)] = _read(
+    [(comment,)] = select(
         connection,
         "SELECT table_comment FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?",
         (names.raw,),
@@ -58,7 +59,7 @@ def follow(connection: Any, dataset: Dataset, names: TableNames) -> Statements:
 
 
 def _kept(connection: Any, table: str) -> list[Kept]:
-    found = _read(
+    found = select(
         connection,
         "SELECT column_name, data_type, column_comment FROM information_schema.columns "
         "WHERE table_schema = DATABASE() AND table_name = ? ORDER BY ordinal_position",
@@ -69,7 +70,7 @@ def _kept(connection: Any, table: str) -> list[Kept]:
 
 def _index(connection: Any, table: str, target: str) -> None:
     """One index, on the present target: for the count of the labelled records."""
-    indexed = _read(
+    indexed = select(
         connection,
         "SELECT column_name FROM information_schema.statistics "
         "WHERE table_schema = DATABASE() AND table_name = ? AND index_name = ?",
@@ -82,22 +83,4 @@ def _index(connection: Any, table: str, target: str) -> None:
 
 def _alter(connection: Any, table: str, changes: Sequence[str]) -> None:
     if changes:
-        _execute(connection, f"ALTER TABLE {table} {', '.join(changes)}")
-
-
-def _execute(connection: Any, statement: str) -> None:
-    cursor = connection.cursor()
-    try:
-        cursor.execute(statement)
-    finally:
-        cursor.close()
-
-
-def _read(connection: Any, statement: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-    cursor = connection.cursor(binary=True)
-    try:
-        cursor.execute(statement, parameters)
-        rows: list[tuple[Any, ...]] = cursor.fetchall()
-        return rows
-    finally:
-        cursor.close()
+        change(connection, f"ALTER TABLE {table} {', '.join(changes)}")

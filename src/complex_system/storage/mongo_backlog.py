@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from complex_system.domain.dataset import ID
+from complex_system.storage.mongo_connection import KEYS_A_FILTER, Collection, Document, MongoConnection, insert
 
-Document = dict[str, Any]
-
-BACKLOG = "KIOptiPackBacklog"
 LIST = 500
 """Most keys of a list."""
 FORGOTTEN = 3600.0
@@ -60,19 +58,15 @@ class Group:
 class Backlog:
     """The lists and the state, in one collection."""
 
-    def __init__(
-        self, collection: Callable[[], Any], insert: Callable[[Any, list[Document]], Awaitable[list[int]]], in_parts: int
-    ) -> None:
+    def __init__(self, connection: MongoConnection, name: str) -> None:
         """Makes it; nothing is sent.
 
         Args:
-            collection: The collection, of the client that is connected at the moment.
-            insert: Inserts documents and returns the places of those whose ``_id`` exists.
-            in_parts: Most keys in one query.
+            connection: To the database.
+            name: The collection.
         """
-        self._collection = collection
-        self._insert = insert
-        self._in_parts = in_parts
+        self._connection = connection
+        self._name = name
 
     async def open(self, *, empty: bool) -> None:
         """Creates the index, and the state if there is none.
@@ -80,13 +74,13 @@ class Backlog:
         Args:
             empty: Whether there is no raw record: then all that come will be in lists.
         """
-        await self._collection().create_index([("first", 1)], name="by_first")
+        await self._collection.create_index([("first", 1)], name="by_first")
         if not (await self.state()).run:
             await self._replace(State(), State("", None if empty else "", uuid.uuid4().hex))
 
     async def state(self) -> State:
         """The state as it is kept at the moment."""
-        found = await self._collection().find_one({ID: _STATE})
+        found = await self._collection.find_one({ID: _STATE})
         return State(found["version"], found["walked"], found["run"]) if found else State()
 
     async def switch(self, version: str) -> State:
@@ -120,12 +114,12 @@ class Backlog:
                           "together": together, "at": now, "version": "", "done": []})  # fmt: skip
         if not lists:
             return []
-        return list((await self._collection().insert_many(lists, ordered=False)).inserted_ids)
+        return list((await self._collection.insert_many(lists, ordered=False)).inserted_ids)
 
     async def forget(self, ids: Sequence[Any]) -> None:
         """Removes lists."""
-        for start in range(0, len(ids), self._in_parts):
-            await self._collection().delete_many({ID: {"$in": list(ids[start : start + self._in_parts])}})
+        for start in range(0, len(ids), KEYS_A_FILTER):
+            await self._collection.delete_many({ID: {"$in": list(ids[start : start + KEYS_A_FILTER])}})
 
     async def waiting(self, version: str, after: str, upto: str | None, limit: int) -> tuple[list[Group], bool]:
         """The first ``limit`` keys that wait, in groups, and whether there may be more.
@@ -138,7 +132,7 @@ class Backlog:
         """
         first = {"$gte": ""} if upto is None else {"$gte": "", "$lte": upto}
         query = {"first": first, "last": {"$gt": after}}
-        heads = await self._collection().find(query, {"first": 1, "count": 1}).sort("first", 1).to_list()
+        heads = await self._collection.find(query, {"first": 1, "count": 1}).sort("first", 1).to_list()
         small = [head[ID] for head in heads if head["count"] < _SMALL]
         if len(small) > _MANY_SMALL:
             await self._join(small)
@@ -183,13 +177,17 @@ class Backlog:
 
     # Inside
 
+    @property
+    def _collection(self) -> Collection:
+        return self._connection.unjournalled(self._name)
+
     async def _cross_off(self, each: Document, keys: list[str], version: str) -> None:
         entry = _packed(keys)
         while True:
             how = (
                 {"$push": {"done": entry}} if each["version"] == version else {"$set": {"version": version, "done": [entry]}}
             )
-            changed = await self._collection().find_one_and_update(
+            changed = await self._collection.find_one_and_update(
                 {ID: each[ID], "version": each["version"]}, how, return_document=True
             )
             if changed is not None:
@@ -197,29 +195,30 @@ class Backlog:
                     await self.forget([each[ID]])
                 return
             # Somebody has finished the list, or crossed off keys of another version.
-            each = await self._collection().find_one({ID: each[ID]})
-            if each is None:
+            kept = await self._collection.find_one({ID: each[ID]})
+            if kept is None:
                 return
+            each = kept
 
     async def _join(self, ids: list[Any]) -> None:
         """Makes few lists of many small ones, as publishers of single records leave them. What is done meanwhile is done again."""
         joined = []
-        for start in range(0, len(ids), self._in_parts):
-            part = ids[start : start + self._in_parts]
+        for start in range(0, len(ids), KEYS_A_FILTER):
+            part = ids[start : start + KEYS_A_FILTER]
             joined += [each async for each in self._lists({ID: {"$in": part}})]
         keys = [key for each in joined for key in _unpacked(each["keys"])]
         await self.note(keys, together=all(each["together"] for each in joined))
         await self.forget([each[ID] for each in joined])
 
     def _lists(self, query: Document) -> Any:
-        return self._collection().find(query, batch_size=_LISTS_AT_ONCE)
+        return self._collection.find(query, batch_size=_LISTS_AT_ONCE)
 
     async def _replace(self, old: State, new: State) -> bool:
         values = {"version": new.version, "walked": new.walked, "run": new.run}
         if not old.run:
-            return not await self._insert(self._collection(), [{ID: _STATE, **values}])
+            return not await insert(self._collection, [{ID: _STATE, **values}])
         kept = {ID: _STATE, "version": old.version, "walked": old.walked, "run": old.run}
-        return bool((await self._collection().update_one(kept, {"$set": values})).matched_count)
+        return bool((await self._collection.update_one(kept, {"$set": values})).matched_count)
 
 
 def _packed(keys: list[str]) -> bytes:

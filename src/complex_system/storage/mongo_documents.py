@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from typing import Any
 
 from typing_extensions import override
@@ -12,36 +11,29 @@ from typing_extensions import override
 from complex_system.domain.dataset import ID
 from complex_system.domain.documents import Cursor, Document, decoded_body
 from complex_system.storage.documents import DocumentStore
+from complex_system.storage.mongo_connection import Collection, MongoConnection, parts, put
 
-_KEYS_A_FILTER = 25  # as in mongo.py: servers that compare a list of keys one by one stay quick with short lists
 _PAGE = 1000
 
 
 class MongoDocuments(DocumentStore):
     """The key is ``<kind>|<key>``, the body is kept as JSON text, so that its fields may have any name."""
 
-    def __init__(
-        self,
-        collection: Callable[[], Any],
-        put: Callable[[Any, list[dict[str, Any]]], Awaitable[Any]],
-        translated: Callable[[], AbstractContextManager[None]],
-    ) -> None:
+    def __init__(self, connection: MongoConnection, name: str) -> None:
         """Makes the store; nothing is sent.
 
         Args:
-            collection: The collection, of the client that is connected at the moment.
-            put: Inserts or replaces documents by ``_id``.
-            translated: Makes the driver's errors ours.
+            connection: The store's.
+            name: The collection.
         """
-        self._collection = collection
-        self._put = put
-        self._translated = translated
+        self._connection = connection
+        self._name = name
 
     @override
     async def open(self) -> None:
-        with self._translated():
+        with self._connection.translated():
             # A kind and a range of times are looked up in this index; a range of keys would be in none.
-            await self._collection().create_index([("kind", 1), ("at", 1), (ID, 1)], name="by_time")
+            await self._collection.create_index([("kind", 1), ("at", 1), (ID, 1)], name="by_time")
 
     @override
     async def save(self, documents: Sequence[Document]) -> None:
@@ -50,8 +42,8 @@ class MongoDocuments(DocumentStore):
             return [{ID: key, "kind": d.kind, "at": d.at, "body": d.encoded_body()} for key, d in sorted(rows.items())]
 
         rows = await asyncio.to_thread(build)
-        with self._translated():
-            await self._put(self._collection(), rows)
+        with self._connection.translated():
+            await put(self._collection, rows)
 
     @override
     async def between(
@@ -74,42 +66,40 @@ class MongoDocuments(DocumentStore):
                 query["at"] = {"$gte": max(after.at, start), "$lt": end}
                 query["$nor"] = [{"at": after.at, ID: {"$lte": _id(kind, after.key)}}]
         order = -1 if newest_first else 1
-        with self._translated():
-            cursor = self._collection().find(query, batch_size=min(limit + 1, _PAGE))
+        with self._connection.translated():
+            cursor = self._collection.find(query, batch_size=min(limit + 1, _PAGE))
             found = await cursor.sort([("at", order), (ID, order)]).limit(limit).to_list()
         return await asyncio.to_thread(_documents, found)
 
     @override
     async def by_keys(self, kind: str, keys: Sequence[str]) -> list[Document]:
         found: list[dict[str, Any]] = []
-        with self._translated():
-            for part in _parts(kind, keys):
-                found += await self._collection().find({ID: {"$in": part}}).to_list()
+        with self._connection.translated():
+            for part in parts({_id(kind, key) for key in keys}):
+                found += await self._collection.find({ID: {"$in": part}}).to_list()
         return sorted(await asyncio.to_thread(_documents, found), key=lambda document: document.key)
 
     @override
     async def delete_before(self, kind: str, before: float) -> int:
-        with self._translated():
-            result = await self._collection().delete_many({"kind": kind, "at": {"$lt": before}})
+        with self._connection.translated():
+            result = await self._collection.delete_many({"kind": kind, "at": {"$lt": before}})
         return int(result.deleted_count)
 
     @override
     async def delete_keys(self, kind: str, keys: Sequence[str]) -> int:
         deleted = 0
-        with self._translated():
-            for part in _parts(kind, keys):
-                deleted += (await self._collection().delete_many({ID: {"$in": part}})).deleted_count
+        with self._connection.translated():
+            for part in parts({_id(kind, key) for key in keys}):
+                deleted += (await self._collection.delete_many({ID: {"$in": part}})).deleted_count
         return deleted
+
+    @property
+    def _collection(self) -> Collection:
+        return self._connection.collection(self._name)
 
 
 def _id(kind: str, key: str) -> str:
     return f"{kind}|{key}"
-
-
-def _parts(kind: str, keys: Iterable[str]) -> Iterator[list[str]]:
-    ordered = sorted({_id(kind, key) for key in keys})
-    for start in range(0, len(ordered), _KEYS_A_FILTER):
-        yield ordered[start : start + _KEYS_A_FILTER]
 
 
 def _documents(found: list[dict[str, Any]]) -> list[Document]:

@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right, insort
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 from complex_system.domain.dataset import ID
+from complex_system.storage.mongo_connection import Document
 
-Document = dict[str, Any]
 Read = Callable[[Document, Sequence[str], int | None], Awaitable[list[Document]]]
 """Reads the documents that match a query, by key: query, fields, most documents (None for all)."""
 

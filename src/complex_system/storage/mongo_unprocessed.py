@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from complex_system.domain.dataset import ID
 from complex_system.storage.mongo_backlog import Backlog, Group, State
-
-Document = dict[str, Any]
+from complex_system.storage.mongo_connection import Document
+from complex_system.storage.mongo_reads import MongoReads
 
 _CHUNK = 2500
 _MOST = 20_000
 """So many keys are looked at for one page; one that holds less for it says where to go on."""
 
 
-RawAfter = Callable[[str, int, bool], Awaitable[list[Document]]]
-"""At most so many raw records after a key, by key; with True their keys only."""
-RawOf = Callable[[Sequence[Group]], Awaitable[list[Document]]]
-"""The raw records with these keys, in any order; those that are not there are left out."""
-DoneBetween = Callable[[str, str, str], Awaitable[set[str]]]
-"""Keys of processed or rejected records of a version, after one key and up to another one."""
-
-
 class Unprocessed:
     """Makes the pages."""
 
-    def __init__(self, backlog: Backlog, raw_after: RawAfter, raw_of: RawOf, done_between: DoneBetween) -> None:
+    def __init__(self, backlog: Backlog, reads: MongoReads) -> None:
         """Makes it; nothing is read."""
         self._backlog = backlog
-        self._raw_after = raw_after
-        self._raw_of = raw_of
-        self._done_between = done_between
+        self._reads = reads
 
     async def page(self, version: str, after: str | None, limit: int, *, own: bool) -> tuple[list[Document], str | None]:
         """Raw records by key, at most ``limit``, and the key to go on after (None when there is no more).
@@ -71,7 +60,7 @@ class Unprocessed:
         return found, found[-1][ID]
 
     async def _records(self, groups: Sequence[Group], state: State) -> list[Document]:
-        documents = await self._raw_of(groups) if groups else []
+        documents = await self._reads.raw_of(groups) if groups else []
         documents.sort(key=lambda document: str(document[ID]))
         if any(group.old for group in groups):
             there = {document[ID] for document in documents}
@@ -82,9 +71,9 @@ class Unprocessed:
     async def _walk_on(self, state: State) -> State:
         """Lists what is not done of the next keys, and moves the state behind them."""
         assert state.walked is not None
-        keys = [document[ID] for document in await self._raw_after(state.walked, _CHUNK, True)]
+        keys = [document[ID] for document in await self._reads.raw_after(state.walked, _CHUNK, keys_only=True)]
         if keys:
-            done = await self._done_between(state.version, state.walked, keys[-1])
+            done = await self._reads.done_between(state.version, state.walked, keys[-1])
             left = [key for key in keys if key not in done]
             await self._backlog.note(left, together=2 * len(left) > len(keys))
             await self._backlog.settle(done, state.version)  # older lists know nothing of this version
@@ -97,10 +86,10 @@ class Unprocessed:
         looked = 0
         while looked < _MOST:
             rows = max(limit - len(found), min(_CHUNK, _MOST))
-            documents = await self._raw_after(after, rows, False)
+            documents = await self._reads.raw_after(after, rows, keys_only=False)
             if documents:
                 last = documents[-1][ID]
-                done = await self._done_between(version, after, last)
+                done = await self._reads.done_between(version, after, last)
                 found += [document for document in documents if document[ID] not in done]
                 after = last
             if len(found) >= limit:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from complex_system.storage.base import PROCESSED, RAW, REJECTED
 from complex_system.storage.documents import DOCUMENTS
-from complex_system.storage.mongo_backlog import BACKLOG
 
 COLUMNS = "KIOptiPackColumns"
 """Where MongoDB keeps what was declared; MariaDB keeps it in its tables' comments."""
+BACKLOG = "KIOptiPackBacklog"
+"""Where MongoDB keeps which raw records wait for processing; MariaDB marks the records."""
 
 
 @dataclass(frozen=True)
