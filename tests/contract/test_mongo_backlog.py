@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -270,6 +271,57 @@ async def test_a_listed_record_that_never_came_is_forgotten_after_an_hour(
     assert await base.lists() == 0
     await store.save_raw(records_of(["a"], laboratory))
     assert await walked(store, version) == ["a"]
+
+
+@pytest.mark.usefixtures("few")
+async def test_an_old_version_that_comes_late_leaves_the_lists_of_the_new_one(
+    base: Base, laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late, store = await base.store(), await base.store()
+    keys = [f"k{i:02}" for i in range(12)]
+    await store.save_raw(records_of(keys, laboratory))
+    arrived, goes_on = asyncio.Event(), asyncio.Event()
+    settle = late._backlog.settle
+
+    async def hang(*args: Any) -> None:
+        arrived.set()
+        await goes_on.wait()
+        await settle(*args)
+
+    monkeypatch.setattr(late._backlog, "settle", hang)
+    hanging = asyncio.create_task(late.upsert_processed(processed_table(base.dataset, keys[:8]), "v1"))
+    await arrived.wait()
+    await store.upsert_processed(processed_table(base.dataset, keys[9:10]), "v2")  # what follows lists all that v2 has not done
+    left = [key for key in keys if key != keys[9]]
+    assert await walked(store, "v2") == left
+    goes_on.set()
+    await hanging
+    assert await walked(store, "v2") == left
+    assert await sweep(store, "v2") == len(left)
+    assert await base.lists() == 0
+
+
+async def test_a_writer_whose_machine_slept_lists_its_records_again(
+    base: Base, laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeper, store = await base.store(), await base.store()
+    version = base.dataset.version
+    slept = 0.0
+    now, insert = time.time, AsyncCollection.insert_many
+    monkeypatch.setattr(time, "time", lambda: now() + slept)
+
+    async def insert_late(self: Any, documents: Any, **kwargs: Any) -> Any:
+        nonlocal slept
+        if self.name == RAW:
+            slept = 7200.0
+            assert await walked(store, version) == []  # the lists are forgotten
+        return await insert(self, documents, **kwargs)
+
+    monkeypatch.setattr(AsyncCollection, "insert_many", insert_late)
+    await sleeper.save_raw(records_of(["a", "b"], laboratory))
+    assert await walked(store, version) == ["a", "b"]
+    assert await sweep(store, version) == 2
+    assert await base.lists() == 0
 
 
 @pytest.mark.usefixtures("few")

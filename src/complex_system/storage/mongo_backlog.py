@@ -167,11 +167,17 @@ class Backlog:
                 chosen.append(Group(keys, each["together"], now - each["at"] > FORGOTTEN))
         return chosen, more
 
-    async def settle(self, keys: Iterable[str], version: str) -> None:
-        """Takes keys that are done with the state's version off all lists."""
+    async def settle(self, keys: Iterable[str], state: State) -> None:
+        """Takes keys that are done with the state's version off all lists.
+
+        Args:
+            keys: The keys.
+            state: As it was when they were found to be done.
+        """
         done = set(keys)
         if not done:
             return
+        version = state.version
         finished: list[Any] = []
         async for each in self._lists({"first": {"$lte": max(done)}, "last": {"$gte": min(done)}}):
             left = set(_left(each, version))
@@ -180,6 +186,9 @@ class Backlog:
             elif part := left & done:
                 await self._cross_off(each, sorted(part), version)
         await self.forget(finished)
+        if (await self.state()).run != state.run:
+            # Another version's walk may have listed them anew, as not done with it, and these lists were taken for older ones.
+            await self.note(done)
 
     # Inside
 
