@@ -591,7 +591,10 @@ class ShakyStore(MongoDataStore):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.errors: list[Exception] = [*(StoreUnavailableError("away") for _ in range(ingest_batch.TRIES)), ZeroDivisionError()]
+        self.errors: list[Exception] = [
+            *(StoreUnavailableError("away") for _ in range(ingest_batch.TRIES)),
+            ZeroDivisionError(),
+        ]
 
     async def save_raw(self, records: list[Record]) -> dict[str, Any]:
         if self.errors:
