@@ -20,7 +20,7 @@ LISTS_AT_ONCE = 16
 _HEADS = 20_000
 _SMALL = 50
 _MANY_SMALL = 200
-_TANGLED = 4  # so many times the lists that a page would need are read for it
+_TANGLED = 4  # so many times the keys that a page needs are read for it
 _JOINED = 64  # lists, full ones, that are joined at once
 _JOINING = 2.0  # seconds of a page's time
 
@@ -122,8 +122,8 @@ class WaitingLists:
                 part, count = [], 0
 
     async def lay_apart(self, read: list[Document], version: str, limit: int) -> None:
-        """Joins the lists that were read for a page of ``limit`` keys if they were many more than it needs."""
-        if len(read) > 2 * LISTS_AT_ONCE + _TANGLED * -(-limit // LIST):
+        """Joins the lists that were read for a page of ``limit`` keys if they have many more than it needs."""
+        if sum(head["count"] for head in read) > 2 * LISTS_AT_ONCE * LIST + _TANGLED * limit:
             await self.join(read, version, _JOINING)
 
 
