@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -19,7 +20,7 @@ from complex_system.domain.pages import processed_schema
 from complex_system.domain.records import Record
 from complex_system.local.servers import Server
 from complex_system.settings import Settings
-from complex_system.storage import mongo_backlog, mongo_collections, mongo_unprocessed
+from complex_system.storage import mongo_backlog, mongo_collections, mongo_lists, mongo_unprocessed
 from complex_system.storage.base import PROCESSED, RAW, REJECTED
 from complex_system.storage.mongo import MongoDataStore
 from complex_system.storage.names import BACKLOG
@@ -81,8 +82,9 @@ async def base(dataset: Dataset, mongo_server: Server, make_settings: Callable[.
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lists, chunks and pages so small that some dozens of records need several."""
-    monkeypatch.setattr(mongo_backlog, "LIST", 4)
-    monkeypatch.setattr(mongo_backlog, "_LISTS_AT_ONCE", 2)
+    monkeypatch.setattr(mongo_lists, "LIST", 4)
+    monkeypatch.setattr(mongo_lists, "LISTS_AT_ONCE", 2)
+    monkeypatch.setattr(mongo_backlog, "LISTS_AT_ONCE", 2)
     monkeypatch.setattr(mongo_unprocessed, "_CHUNK", 5)
     monkeypatch.setattr(mongo_unprocessed, "_MOST", 12)
 
@@ -273,11 +275,64 @@ async def test_a_listed_record_that_never_came_is_forgotten_after_an_hour(
 
 
 @pytest.mark.usefixtures("few")
+async def test_an_old_version_that_comes_late_leaves_the_lists_of_the_new_one(
+    base: Base, laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late, store = await base.store(), await base.store()
+    keys = [f"k{i:02}" for i in range(12)]
+    await store.save_raw(records_of(keys, laboratory))
+    arrived, goes_on = asyncio.Event(), asyncio.Event()
+    settle = late._backlog.settle
+
+    async def hang(*args: Any) -> None:
+        arrived.set()
+        await goes_on.wait()
+        await settle(*args)
+
+    monkeypatch.setattr(late._backlog, "settle", hang)
+    hanging = asyncio.create_task(late.upsert_processed(processed_table(base.dataset, keys[:8]), "v1"))
+    await arrived.wait()
+    await store.upsert_processed(
+        processed_table(base.dataset, keys[9:10]), "v2"
+    )  # what follows lists all that v2 has not done
+    left = [key for key in keys if key != keys[9]]
+    assert await walked(store, "v2") == left
+    goes_on.set()
+    await hanging
+    assert await walked(store, "v2") == left
+    assert await sweep(store, "v2") == len(left)
+    assert await base.lists() == 0
+
+
+async def test_a_writer_whose_machine_slept_lists_its_records_again(
+    base: Base, laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeper, store = await base.store(), await base.store()
+    version = base.dataset.version
+    slept = 0.0
+    now, insert = time.time, AsyncCollection.insert_many
+    monkeypatch.setattr(time, "time", lambda: now() + slept)
+
+    async def insert_late(self: Any, documents: Any, **kwargs: Any) -> Any:
+        nonlocal slept
+        if self.name == RAW:
+            slept = 7200.0
+            assert await walked(store, version) == []  # the lists are forgotten
+        return await insert(self, documents, **kwargs)
+
+    monkeypatch.setattr(AsyncCollection, "insert_many", insert_late)
+    await sleeper.save_raw(records_of(["a", "b"], laboratory))
+    assert await walked(store, version) == ["a", "b"]
+    assert await sweep(store, version) == 2
+    assert await base.lists() == 0
+
+
+@pytest.mark.usefixtures("few")
 async def test_lists_of_single_records_are_joined(
     base: Base, laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mongo_backlog, "_SMALL", 4)
-    monkeypatch.setattr(mongo_backlog, "_MANY_SMALL", 10)
+    monkeypatch.setattr(mongo_lists, "_SMALL", 4)
+    monkeypatch.setattr(mongo_lists, "_MANY_SMALL", 10)
     store = await base.store()
     keys = [f"k{i:02}" for i in range(30)]
     for record in records_of(keys, laboratory):
@@ -286,4 +341,41 @@ async def test_lists_of_single_records_are_joined(
     assert await walked(store, base.dataset.version) == keys
     assert await base.lists() == 8
     assert await sweep(store, base.dataset.version) == 30
+    assert await base.lists() == 0
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_lists_that_lie_over_each_other_are_laid_side_by_side(
+    base: Base, laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(mongo_lists, "_JOINED", 8)
+    monkeypatch.setattr(mongo_lists, "_TANGLED", 2)
+    read = [0]
+    store = await base.store()
+    lists = store._backlog._lists.read
+
+    def counted(query: dict[str, Any]) -> Any:
+        read[-1] += len(query[ID]["$in"]) if ID in query else 0
+        return lists(query)
+
+    monkeypatch.setattr(store._backlog._lists, "read", counted)
+    keys = [f"k{i:03}" for i in range(200)]
+    drawn = list(keys)
+    random.Random(seed).shuffle(drawn)
+    for start in range(0, 200, 4):  # every list spans nearly all keys
+        await store.save_raw(records_of(drawn[start : start + 4], laboratory))
+    await store.upsert_processed(processed_table(base.dataset, keys[::3]), "v1")
+    left = [key for place, key in enumerate(keys) if place % 3]
+    for _ in range(3):
+        read.append(0)
+        page = await store.unprocessed("v1", None, 40)
+        assert page.table.column(ID).to_pylist() == left[:40]
+    assert read[1] > 50  # most of them, and once more to lay them side by side
+    assert read[-1] < 30
+    assert await walked(store, "v1") == left
+    assert await walked(store, "v2") == keys
+    read.append(0)
+    assert await sweep(store, "v1") == len(left)
+    assert await base.done("v1") == set(keys)
     assert await base.lists() == 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from complex_system.errors import ReplyTimeoutError
+from complex_system.errors import NobodyListensError, ReplyTimeoutError
 from complex_system.local.servers import NatsServer, Server
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.handlers import answers
@@ -94,6 +94,27 @@ async def test_a_service_that_starts_while_the_broker_goes_is_there_when_it_is_b
                 await eventually(answered, 60)
     finally:
         await connection.close()
+
+
+async def test_what_may_wait_for_a_broker_that_is_away_is_bounded(
+    broker: Server, make_settings: Callable[..., Settings]
+) -> None:
+    settings = make_settings(broker)
+    async with running(PatientService, settings), running(TesterService, settings) as tester:
+        kill(broker.child)
+        await eventually(lambda: not tester.broker.connected)
+        large = bytes(2**20 - 2**10)
+        waiting = [asyncio.create_task(tester.ask(ECHO, large, 120)) for _ in range(2)]
+        await eventually(lambda: tester.broker.client.pending_data_size > 2 * len(large))
+        with pytest.raises(NobodyListensError, match="The broker does not take 'test-echo-again'"):
+            await tester.ask(ECHO, large, 120)
+        assert not any(task.done() for task in waiting)
+        broker.start_process()
+        for task in waiting:
+            try:
+                assert await asyncio.wait_for(task, 60) == large
+            except NobodyListensError:  # it was back before the service was
+                continue
 
 
 async def test_a_connection_that_takes_nothing_more_is_given_up_with_what_was_not_sent(

@@ -24,10 +24,10 @@ import complex_system.domain
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
-from complex_system.errors import NobodyListensError, TooLargeError
+from complex_system.errors import NobodyListensError, StoreUnavailableError, TooLargeError
 from complex_system.local.child import Child
 from complex_system.local.servers import NatsServer, Server, free_port
-from complex_system.messaging import dead_letters_command, ingest_batch, ingest_streams, subjects
+from complex_system.messaging import dead_letters_command, ingest, ingest_batch, ingest_streams, subjects
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.dead_letters import ROOM_FOR_REASON, DeadLetter, DeadLetters
 from complex_system.messaging.dead_letters_command import look_after
@@ -584,3 +584,40 @@ async def test_a_record_that_the_service_fails_at_is_tried_again_and_then_kept_a
     consumer = await tester.broker.client.jetstream().consumer_info(STREAM, "database")
     assert consumer.delivered is not None
     assert consumer.delivered.consumer_seq == 6 + ingest_batch.TRIES - 1
+
+
+class ShakyStore(MongoDataStore):
+    """A store whose database is away for so many writes, and which then fails once."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.errors: list[Exception] = [
+            *(StoreUnavailableError("away") for _ in range(ingest_batch.TRIES)),
+            ZeroDivisionError(),
+        ]
+
+    async def save_raw(self, records: list[Record]) -> dict[str, Any]:
+        if self.errors:
+            raise self.errors.pop(0)
+        return await super().save_raw(records)
+
+
+class ShakyService(DatabaseMongoService):
+    def make_store(self) -> DataStore:
+        return ShakyStore(self.dataset, self.settings)
+
+
+@pytest.mark.parametrize("database", ["mongo"], indirect=True)
+async def test_a_database_that_was_away_does_not_count_as_a_failure_of_the_message(
+    tester: TesterService, settings: Settings, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest_batch, "_AGAIN", 0.01)
+    monkeypatch.setattr(ingest, "_PAUSE", 0.01)
+    await IngestStreams(tester.broker.client, settings).ensure()
+    await publish(tester.broker.client, thing(sample(1)))
+    async with running(ShakyService, settings) as service:
+        counts = await settled(tester)
+        assert isinstance(service.store, ShakyStore)
+        assert service.store.errors == []
+        assert (counts["saved"], counts["refused"], counts["dead"]) == (1, 0, 0)
+        assert await raw(tester) == sample(1)

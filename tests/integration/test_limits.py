@@ -19,7 +19,7 @@ from fastiot.msg import Thing
 from complex_system.domain import records as record_limits
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.laboratory import Laboratory
-from complex_system.domain.pages import MAX_PAGE_ROWS, PAGE_ROWS, decode_page
+from complex_system.domain.pages import MAX_PAGE_ROWS, PAGE_ROWS
 from complex_system.domain.records import MAX_FAULTS, MAX_KEY, MAX_TEXT, Record
 from complex_system.errors import (
     BusyError,
@@ -34,6 +34,7 @@ from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.replies import to_thing
 from complex_system.messaging.service import SystemService
+from complex_system.roles import database_requests
 from complex_system.roles.database import DatabaseService
 from complex_system.settings import Settings
 from complex_system_services.data_processing.data_processing_service import DataProcessingService
@@ -159,14 +160,25 @@ async def test_all_records_are_answered_as_long_as_they_fit_and_then_the_error_s
     assert found == large
 
 
-async def test_a_page_has_a_most_of_rows(asker: TesterService) -> None:
+async def test_a_page_has_a_most_of_rows(asker: TesterService, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = subjects.DB_GET_PROCESSED_DATA_PAGE_SUBJECT
     assert await asker.ask(subject, {"page_size": MAX_PAGE_ROWS}) == []
     with pytest.raises(InvalidRequestError, match=f"at most {MAX_PAGE_ROWS}, not {MAX_PAGE_ROWS + 1}; ask for more pages"):
         await asker.ask(subject, {"page_size": MAX_PAGE_ROWS + 1})
     # A page by key is cut instead: its cursor says that there is more.
-    page = decode_page(await asker.ask(subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT, {"limit": MAX_PAGE_ROWS + 1}))
-    assert page.next is None
+    monkeypatch.setattr(database_requests, "MAX_PAGE_ROWS", 10)
+    database = DatabaseClient(asker)
+    records = sample(25)
+    await database.save_raw(records)
+    for limit in (10, 11, MAX_PAGE_ROWS):
+        found: list[list[Record]] = []
+        after: str | None = None
+        while after is not None or not found:
+            page = await database.unprocessed("none", limit, after)
+            found.append(page.table.to_pylist())
+            after = page.next
+        assert [len(rows) for rows in found] == [10, 10, 5]
+        assert [row for rows in found for row in rows] == records
 
 
 async def test_so_many_faults_are_named(asker: TesterService) -> None:
@@ -202,15 +214,31 @@ async def test_handlers_at_work_are_bounded_and_the_next_request_waits(
 
 async def test_requests_above_those_that_may_wait_are_refused_at_once(tester: TesterService, limited: LimitsService) -> None:
     most = connection.WAITING_MESSAGES
-    # One more is with the dispatcher that waits for a place.
-    asked = [asyncio.create_task(tester.ask(GATED, number, 60)) for number in range(16 + 1 + most + 50)]
+    asked = [asyncio.create_task(tester.ask(GATED, number, 60)) for number in range(16 + most + 50)]
     await eventually(lambda: sum(task.done() for task in asked) >= 50, 60)
     limited.gate.set()
     replies = await asyncio.gather(*asked, return_exceptions=True)
     refused = [reply for reply in replies if isinstance(reply, BaseException)]
-    # A few more where many came in one read, before the dispatcher took the first.
-    assert 50 <= len(refused) <= 50 + 17
+    # A few more where many came in one read, before the handlers took theirs.
+    assert 50 <= len(refused) <= 50 + 16
     assert all(isinstance(error, BusyError) and "send this one again later" in error.message for error in refused)
+
+
+async def test_bytes_above_those_that_may_wait_are_refused_at_once(
+    tester: TesterService, nats_server: Server, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "WAITING_BYTES", 0)  # so the least counts, two requests of the largest size
+    large = bytes(NATS_MAX_PAYLOAD * 7 // 8)
+    async with running(LimitsService, make_settings(nats_server, handler_tasks=1)) as service:
+        asked = [asyncio.create_task(tester.ask(GATED, large, 60))]
+        await eventually(lambda: service.at_work == 1)
+        asked += [asyncio.create_task(tester.ask(GATED, large, 60)) for _ in range(3)]
+        await eventually(lambda: any(task.done() for task in asked), 60)
+        service.gate.set()
+        replies = await asyncio.gather(*asked, return_exceptions=True)
+    assert sum(reply == large for reply in replies) == 3
+    [refused] = [reply for reply in replies if isinstance(reply, BaseException)]
+    assert isinstance(refused, BusyError)
 
 
 async def test_a_reply_that_does_not_come_is_a_time_out(tester: TesterService, limited: LimitsService) -> None:

@@ -77,8 +77,12 @@ async def test_a_service_that_cannot_come_up_ends_the_run_with_its_last_words(
 ) -> None:
     monkeypatch.setattr("complex_system.local.supervisor.FIRST_PAUSE", 0.01)
     supervisor, state = supervise(broken="raise SystemExit('no such table')", healthy=SLEEPS)
+    told: list[str] = []
+    state.on_note.append(told.append)
     try:
         error = await asyncio.wait_for(supervisor.failure, 20)
+        pauses = [float(text.partition("starting again in ")[2].split()[0]) for text in told]
+        assert pauses == [0.01, 0.02, 0.04, 0.08]
         assert "broken cannot come up: it ended with exit code 1, 5 times in a row" in error.message
         assert error.message.endswith("no such table")
         assert state.services["healthy"].restarts == 0

@@ -222,6 +222,16 @@ class ServiceConnection(NatsBrokerConnection):
             try:
                 thing = _decode(subject, message)
                 payload = serialize_to_bin(Thing, await cb(thing))
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                log.warning("The work on a message on '%s' was cancelled", subject.name)
+                given_up = ReplyTimeoutError(
+                    f"The service gave a request on '{subject.name}' up, as one that ends does; whether it was carried out is not "
+                    "known. Send it again."
+                )
+                payload = serialize_to_bin(Thing, to_thing(error_value(given_up), self._name))
             except Exception as error:  # noqa: BLE001 - the caller gets every error as a reply
                 payload = serialize_to_bin(Thing, to_thing(error_value(error), self._name))
             if not message.reply:

@@ -30,11 +30,12 @@ from complex_system.messaging.ingest_streams import ACK_WAIT
 log = logging.getLogger(__name__)
 
 TRIES = 5
-"""Deliveries after which a message that fails inside, alone and with the database there, becomes a dead letter."""
+"""After so many failures inside, alone and with the database there, a message becomes a dead letter."""
 
 _LONG = 10_000  # bytes from which on a message is decoded in a thread
 _AGAIN = 1.0  # seconds until a message that was given back is delivered again
 _AGAIN_LATE = 10.0
+_FAILED_KEPT = 10_000
 
 Check = Callable[[Any], list[Record]]
 Save = Callable[[list[Record]], Awaitable[Any]]
@@ -68,6 +69,7 @@ class BatchWriter:
         """
         self._dead, self._check, self._save = dead, check, save
         self._most_records, self._max_payload = records, max_payload
+        self._failed_before: dict[int, int] = {}
         self.saved = 0
         self.refused = 0
 
@@ -142,14 +144,20 @@ class BatchWriter:
         self.saved += sum(len(taken.records) for taken in batch)
         for taken in batch:
             await taken.message.ack()
+            self._failed_before.pop(taken.message.metadata.sequence.stream, None)
             del left[id(taken.message)]
 
     async def _failed(self, message: Msg, error: Exception, left: dict[int, Msg]) -> None:
         """A message that cannot be written though the database is there: later again, and in the end a dead letter."""
-        delivered = message.metadata.num_delivered
-        log.error("A published message could not be written (delivery %d)", delivered, exc_info=error)
-        if delivered < TRIES:
-            await message.nak(delay=_AGAIN * 2 ** (delivered - 1))
+        number = message.metadata.sequence.stream
+        # Counted here: the broker's count has the deliveries in which the database was away, too.
+        failed = self._failed_before.pop(number, 0) + 1
+        log.error("A published message could not be written (%d of %d times)", failed, TRIES, exc_info=error)
+        if failed < TRIES:
+            self._failed_before[number] = failed
+            if len(self._failed_before) > _FAILED_KEPT:  # those that another replica has written since
+                del self._failed_before[next(iter(self._failed_before))]
+            await message.nak(delay=_AGAIN * 2 ** (failed - 1))
             del left[id(message)]
         else:
             reason = InternalError(f"The database service failed inside ({type(error).__name__}); its log says more.")

@@ -83,7 +83,7 @@ class MongoDataStore(DataStore):
         documents = self._fields.raw_documents(records)
         keys = [document[ID] for document in documents]
         with self._connection.translated():
-            began = time.monotonic()
+            began = time.time()  # the lists' own clock: the steady one stands still while a machine sleeps
             together = bool(keys) and min(keys) > self._highest != ""
             lists = await self._backlog.note(keys, together=together)
             existing = await insert(self._raw, documents)
@@ -93,7 +93,7 @@ class MongoDataStore(DataStore):
                 inserted = [key for place, key in enumerate(keys) if place not in kept]
                 await self._backlog.note(inserted, together=together)
                 await self._backlog.forget(lists)
-            if time.monotonic() - began > FORGOTTEN / 2:  # the process slept: the lists may have been thought forgotten
+            if time.time() - began > FORGOTTEN / 2:  # machine or process slept: the lists may have been thought forgotten
                 await self._backlog.note(inserted)
             self._highest = max([self._highest, *keys])
             self._counts[self._names.raw].add(len(inserted))
@@ -226,7 +226,7 @@ class MongoDataStore(DataStore):
         """Notes that records are done, which the database has on disk by then."""
         state = await self._backlog.state()
         if state.version == version:
-            await self._backlog.settle(keys, version)
+            await self._backlog.settle(keys, state)
         else:  # another version was written meanwhile, and these records may have been its own
             await self._backlog.note(keys)
 
@@ -238,4 +238,4 @@ class MongoDataStore(DataStore):
                 versions.setdefault(twin.get(PIPELINE, ""), []).append(twin[ID])
         if versions:
             state = await self._backlog.state()
-            await self._backlog.settle(versions.get(state.version, []), state.version)
+            await self._backlog.settle(versions.get(state.version, []), state)

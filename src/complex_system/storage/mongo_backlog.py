@@ -18,20 +18,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from complex_system.domain.dataset import ID
-from complex_system.storage.mongo_connection import KEYS_A_FILTER, Collection, Document, MongoConnection, insert
+from complex_system.storage.mongo_connection import Collection, MongoConnection, insert
+from complex_system.storage.mongo_lists import LISTS_AT_ONCE, WaitingLists, left_of
 
-LIST = 500
-"""Most keys of a list."""
 FORGOTTEN = 3600.0
 """Seconds after which a listed record that is not there will not come any more: the one who wrote the list has died."""
 
 _STATE = "state"
-_LISTS_AT_ONCE = 16
-_SMALL = 50
-_MANY_SMALL = 200
 
 
 @dataclass(frozen=True)
@@ -67,6 +61,7 @@ class Backlog:
         """
         self._connection = connection
         self._name = name
+        self._lists = WaitingLists(connection, name)
 
     async def open(self, *, empty: bool) -> None:
         """Creates the index, and the state if there is none.
@@ -105,21 +100,11 @@ class Backlog:
 
     async def note(self, keys: Iterable[str], *, together: bool = False) -> list[Any]:
         """Lists keys as waiting, and returns the ids of the lists."""
-        ordered = sorted(set(keys))
-        now = time.time()
-        lists = []
-        for start in range(0, len(ordered), LIST):
-            part = ordered[start : start + LIST]
-            lists.append({"first": part[0], "last": part[-1], "count": len(part), "keys": _packed(part),
-                          "together": together, "at": now, "version": "", "done": []})  # fmt: skip
-        if not lists:
-            return []
-        return list((await self._collection.insert_many(lists, ordered=False)).inserted_ids)
+        return await self._lists.note(keys, together=together)
 
     async def forget(self, ids: Sequence[Any]) -> None:
         """Removes lists."""
-        for start in range(0, len(ids), KEYS_A_FILTER):
-            await self._collection.delete_many({ID: {"$in": list(ids[start : start + KEYS_A_FILTER])}})
+        await self._lists.forget(ids)
 
     async def waiting(self, version: str, after: str, upto: str | None, limit: int) -> tuple[list[Group], bool]:
         """The first ``limit`` keys that wait, in groups, and whether there may be more.
@@ -131,49 +116,55 @@ class Backlog:
             limit: Most keys.
         """
         first = {"$gte": ""} if upto is None else {"$gte": "", "$lte": upto}
-        query = {"first": first, "last": {"$gt": after}}
-        heads = await self._collection.find(query, {"first": 1, "count": 1}).sort("first", 1).to_list()
-        small = [head[ID] for head in heads if head["count"] < _SMALL]
-        if len(small) > _MANY_SMALL:
-            await self._join(small)
-            return await self.waiting(version, after, upto, limit)
-        groups: list[tuple[Document, set[str]]] = []
+        heads = await self._lists.heads({"first": first, "last": {"$gt": after}}, version)
+        groups: list[tuple[bool, bool, set[str]]] = []
         found: list[str] = []
-        more = False
-        for start in range(0, len(heads), _LISTS_AT_ONCE):
+        more, read = False, 0
+        now = time.time()
+        for start in range(0, len(heads), LISTS_AT_ONCE):
             if len(found) == limit and heads[start]["first"] > found[-1]:
                 more = True
                 break
-            part = [head[ID] for head in heads[start : start + _LISTS_AT_ONCE]]
-            async for each in self._lists({ID: {"$in": part}}):
+            part = [head[ID] for head in heads[start : start + LISTS_AT_ONCE]]
+            read += len(part)
+            async for each in self._lists.read({ID: {"$in": part}}):
                 last = found[-1] if len(found) == limit else upto
-                left = {key for key in _left(each, version) if key > after and (last is None or key <= last)}
+                left = {key for key in left_of(each, version) if key > after and (last is None or key <= last)}
                 more = more or last != upto
-                groups.append((each, left))
-            union = sorted(set().union(found, *(left for _, left in groups[-len(part) :])))
+                groups.append((each["together"], now - each["at"] > FORGOTTEN, left))
+            union = sorted(set().union(found, *(left for _, _, left in groups[-len(part) :])))
             more = more or len(union) > limit
             found = union[:limit]
+        await self._lists.lay_apart(heads[:read], version, limit)
         wanted, chosen = set(found), []
-        now = time.time()
-        for each, left in groups:
+        for together, old, left in groups:
             if keys := sorted(left & wanted):
                 wanted.difference_update(keys)  # a key may be in several lists
-                chosen.append(Group(keys, each["together"], now - each["at"] > FORGOTTEN))
+                chosen.append(Group(keys, together, old))
         return chosen, more
 
-    async def settle(self, keys: Iterable[str], version: str) -> None:
-        """Takes keys that are done with the state's version off all lists."""
+    async def settle(self, keys: Iterable[str], state: State) -> None:
+        """Takes keys that are done with the state's version off all lists.
+
+        Args:
+            keys: The keys.
+            state: As it was when they were found to be done.
+        """
         done = set(keys)
         if not done:
             return
+        version = state.version
         finished: list[Any] = []
-        async for each in self._lists({"first": {"$lte": max(done)}, "last": {"$gte": min(done)}}):
-            left = set(_left(each, version))
+        async for each in self._lists.read({"first": {"$lte": max(done)}, "last": {"$gte": min(done)}}):
+            left = set(left_of(each, version))
             if left <= done:
                 finished.append(each[ID])
             elif part := left & done:
-                await self._cross_off(each, sorted(part), version)
+                await self._lists.cross_off(each, sorted(part), version)
         await self.forget(finished)
+        if (await self.state()).run != state.run:
+            # Another version's walk may have listed them anew, as not done with it, and these lists were taken for older ones.
+            await self.note(done)
 
     # Inside
 
@@ -181,57 +172,9 @@ class Backlog:
     def _collection(self) -> Collection:
         return self._connection.unjournalled(self._name)
 
-    async def _cross_off(self, each: Document, keys: list[str], version: str) -> None:
-        entry = _packed(keys)
-        while True:
-            how = (
-                {"$push": {"done": entry}} if each["version"] == version else {"$set": {"version": version, "done": [entry]}}
-            )
-            changed = await self._collection.find_one_and_update(
-                {ID: each[ID], "version": each["version"]}, how, return_document=True
-            )
-            if changed is not None:
-                if not _left(changed, version):  # others have crossed off the rest meanwhile
-                    await self.forget([each[ID]])
-                return
-            # Somebody has finished the list, or crossed off keys of another version.
-            kept = await self._collection.find_one({ID: each[ID]})
-            if kept is None:
-                return
-            each = kept
-
-    async def _join(self, ids: list[Any]) -> None:
-        """Makes few lists of many small ones, as publishers of single records leave them. What is done meanwhile is done again."""
-        joined = []
-        for start in range(0, len(ids), KEYS_A_FILTER):
-            part = ids[start : start + KEYS_A_FILTER]
-            joined += [each async for each in self._lists({ID: {"$in": part}})]
-        keys = [key for each in joined for key in _unpacked(each["keys"])]
-        await self.note(keys, together=all(each["together"] for each in joined))
-        await self.forget([each[ID] for each in joined])
-
-    def _lists(self, query: Document) -> Any:
-        return self._collection.find(query, batch_size=_LISTS_AT_ONCE)
-
     async def _replace(self, old: State, new: State) -> bool:
         values = {"version": new.version, "walked": new.walked, "run": new.run}
         if not old.run:
             return not await insert(self._collection, [{ID: _STATE, **values}])
         kept = {ID: _STATE, "version": old.version, "walked": old.walked, "run": old.run}
         return bool((await self._collection.update_one(kept, {"$set": values})).matched_count)
-
-
-def _packed(keys: list[str]) -> bytes:
-    return msgspec.msgpack.encode(keys)
-
-
-def _unpacked(keys: bytes) -> list[str]:
-    return msgspec.msgpack.decode(keys, type=list[str])
-
-
-def _left(each: Document, version: str) -> list[str]:
-    keys = _unpacked(each["keys"])
-    if each["version"] != version or not each["done"]:
-        return keys
-    done = {key for entry in each["done"] for key in _unpacked(entry)}
-    return [key for key in keys if key not in done]

@@ -65,7 +65,7 @@ class Unprocessed:
         if any(group.old for group in groups):
             there = {document[ID] for document in documents}
             gone = [key for group in groups if group.old for key in group.keys if key not in there]
-            await self._backlog.settle(gone, state.version)
+            await self._backlog.settle(gone, state)
         return documents
 
     async def _walk_on(self, state: State) -> State:
@@ -76,7 +76,7 @@ class Unprocessed:
             done = await self._reads.done_between(state.version, state.walked, keys[-1])
             left = [key for key in keys if key not in done]
             await self._backlog.note(left, together=2 * len(left) > len(keys))
-            await self._backlog.settle(done, state.version)  # older lists know nothing of this version
+            await self._backlog.settle(done, state)  # older lists know nothing of this version
         await self._backlog.advance(state, keys[-1] if len(keys) == _CHUNK else None)
         return await self._backlog.state()
 
