@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
@@ -45,6 +45,9 @@ log = logging.getLogger(__name__)
 
 Document = dict[str, Any]
 
+Turn = AbstractAsyncContextManager[None]
+_AT_ANY_TIME: Turn = nullcontext()
+
 _DECLARED = "declaration"
 """Key of the note on what was declared."""
 _DUPLICATE_KEY = 11000
@@ -53,6 +56,7 @@ _KEYS_A_FILTER = 25  # servers that compare a list of keys one by one stay quick
 _KEYS_A_SEARCH = 100  # where few or none of them are expected
 _ROWS_A_REPLY = 2500  # the driver decodes and encodes on the event loop: some milliseconds each time
 _ROWS_A_WRITE = 500
+_VALUES = 40_000  # in a reply or a write: of wide documents so many fewer rows
 _KEYS_A_READ = 500
 _ADOPTED_AT_ONCE = 20_000
 _TIMEOUT_MS = 20_000
@@ -81,6 +85,7 @@ class MongoDataStore(DataStore):
         self._labelled = PatientCount(self._count_labelled)
         self._in_ranges = False
         self._ranges: dict[tuple[str, str], KeyRanges] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
         self.documents = MongoDocuments(lambda: self._collection(self._names.documents), _put, self._translated)
 
     @override
@@ -132,7 +137,7 @@ class MongoDataStore(DataStore):
             began = time.monotonic()
             together = bool(keys) and min(keys) > self._highest != ""
             lists = await self._backlog.note(keys, together=together)
-            existing = await _insert(self._raw, documents)
+            existing = await _insert(self._raw, documents, self._turn(self._raw))
             inserted = keys
             if existing:
                 kept = set(existing)
@@ -175,7 +180,9 @@ class MongoDataStore(DataStore):
             return {"upserted": 0}
         with self._translated():
             await self._backlog.switch(version)
-            self._counts[self._names.processed].add(await _put(self._processed, documents))
+            self._counts[self._names.processed].add(await _put(self._processed, documents, self._turn(self._processed)))
+            if self._in_ranges:
+                self._ranges_of(self._processed, version).written(keys)
             if await self._rejected.find_one({}, {ID: 1}):
                 self._counts[self._names.rejected].add(-await _delete(self._rejected, keys))
             # Last: were this the end of the process, the records would be processed once more and not be lost.
@@ -240,9 +247,9 @@ class MongoDataStore(DataStore):
         found: dict[str, float] = {}
         with self._translated():
             for part in _parts(set(keys)):
-                async for document in self._processed.find({ID: {"$in": part}}, {field: 1}):
-                    if document.get(field) is not None:
-                        found[document[ID]] = float(document[field])
+                async with self._turn(self._processed):
+                    documents = await self._processed.find({ID: {"$in": part}}, {field: 1}).to_list()
+                found |= {document[ID]: float(document[field]) for document in documents if document.get(field) is not None}
         return found
 
     @override
@@ -324,6 +331,16 @@ class MongoDataStore(DataStore):
                 raise
             raise StoreUnavailableError(f"MongoDB at {self.address} refuses: {_reason(error)}") from error
 
+    def _turn(self, collection: AsyncCollection[Document]) -> Turn:
+        """What to hold for a read or a write of many documents.
+
+        ``secantusdb`` keeps its one lock while it looks up the documents of a reply. Each look-up sleeps on a page of the storage
+        engine that has grown beyond 5 MB and cannot be divided because a write to it is not committed; and that write waits for the
+        lock. A few thousand wide documents so took a minute and all requests with them. There, writes and reads of a collection go
+        one after another, which it does not do any slower.
+        """
+        return self._turns.setdefault(collection.name, asyncio.Lock()) if self._in_ranges else nullcontext()
+
     async def _estimate(self, name: str) -> int:
         return await self._collection(name).estimated_document_count()
 
@@ -348,8 +365,10 @@ class MongoDataStore(DataStore):
         if limit == 0:  # MongoDB reads it as "no limit"
             return []
         projection = {ID: int(ID in fields), **{field: 1 for field in fields if field != ID}}
-        cursor = collection.find(query, projection, batch_size=min((limit or _ROWS_A_REPLY) + 1, _ROWS_A_REPLY))
-        return await cursor.sort(ID, 1).skip(skip).limit(limit or 0).to_list()
+        rows = _rows(_ROWS_A_REPLY, len(fields))
+        cursor = collection.find(query, projection, batch_size=min((limit or rows) + 1, rows))
+        async with self._turn(collection):
+            return await cursor.sort(ID, 1).skip(skip).limit(limit or 0).to_list()
 
     async def _find_within(
         self, collection: AsyncCollection[Document], query: Document, fields: Sequence[str], limit: int | None
@@ -359,7 +378,8 @@ class MongoDataStore(DataStore):
             return await self._find(collection, query, fields, limit)
         most = len(fields) > len(self._raw_fields if collection.name == self._names.raw else self._processed_fields) // 2
         projection = None if most else {ID: 1, **dict.fromkeys(fields, 1)}
-        found = await collection.find(query, projection, batch_size=_ROWS_A_REPLY).to_list()
+        async with self._turn(collection):
+            found = await collection.find(query, projection, batch_size=_rows(_ROWS_A_REPLY, len(fields))).to_list()
         found.sort(key=lambda document: str(document[ID]))  # the index has them in this order already
         return found
 
@@ -376,13 +396,19 @@ class MongoDataStore(DataStore):
         if not self._in_ranges:
             query: Document = {PIPELINE: mark, ID: {"$gt": after or ""}, **({known: {"$ne": None}} if known else {})}
             return await self._find(collection, query, fields, limit)
-        ranges = self._ranges.get((collection.name, mark))
-        if ranges is None:
-            ranges = self._ranges[collection.name, mark] = KeyRanges(partial(self._find_within, collection), PIPELINE, mark)
+        ranges = self._ranges_of(collection, mark)
         if known is None:
             return await ranges.find(after, limit, fields)
         # Another condition in the query would keep the server from using the index.
         return await ranges.find(after, limit, [*fields, known], lambda document: document.get(known) is not None)
+
+    def _ranges_of(self, collection: AsyncCollection[Document], mark: str) -> KeyRanges:
+        ranges = self._ranges.get((collection.name, mark))
+        if ranges is None:
+            width = len(self._raw_fields if collection.name == self._names.raw else self._processed_fields)
+            ranges = KeyRanges(partial(self._find_within, collection), PIPELINE, mark, width)
+            self._ranges[collection.name, mark] = ranges
+        return ranges
 
     async def _raw_after(self, after: str, limit: int, keys_only: bool) -> list[Document]:
         fields = [ID] if keys_only else self._raw_fields
@@ -411,8 +437,9 @@ class MongoDataStore(DataStore):
         between = {"$gt": after, "$lte": last}
         done: set[str] = set()
         for collection, field in ((self._processed, PIPELINE), (self._rejected, "version")):
-            found = collection.find({field: version, ID: between}, {ID: 1}, batch_size=_ROWS_A_REPLY)
-            done.update([document[ID] async for document in found])
+            async with self._turn(collection):
+                found = collection.find({field: version, ID: between}, {ID: 1}, batch_size=_ROWS_A_REPLY)
+                done.update([document[ID] async for document in found])
         return done
 
     async def _settle(self, keys: list[str], version: str) -> None:
@@ -427,7 +454,9 @@ class MongoDataStore(DataStore):
         """A processed record may come before its raw twin, which then is not work to do."""
         versions: dict[str, list[str]] = {}
         for part in _parts(keys, _KEYS_A_SEARCH):
-            async for twin in self._processed.find({ID: {"$in": part}}, {PIPELINE: 1}):
+            async with self._turn(self._processed):
+                twins = await self._processed.find({ID: {"$in": part}}, {PIPELINE: 1}).to_list()
+            for twin in twins:
                 versions.setdefault(twin.get(PIPELINE, ""), []).append(twin[ID])
         if versions:
             state = await self._backlog.state()
@@ -471,12 +500,14 @@ def _parts(keys: Iterable[str], size: int = _KEYS_A_FILTER) -> Iterator[list[str
         yield ordered[start : start + size]
 
 
-async def _insert(collection: AsyncCollection[Document], documents: list[Document]) -> list[int]:
+async def _insert(collection: AsyncCollection[Document], documents: list[Document], turn: Turn = _AT_ANY_TIME) -> list[int]:
     """Inserts what is not there yet and returns the places of the documents whose key existed."""
     existing: list[int] = []
-    for start in range(0, len(documents), _ROWS_A_WRITE):
+    rows = _rows(_ROWS_A_WRITE, len(documents[0]) if documents else 1)
+    for start in range(0, len(documents), rows):
         try:
-            await collection.insert_many(documents[start : start + _ROWS_A_WRITE], ordered=False)
+            async with turn:
+                await collection.insert_many(documents[start : start + rows], ordered=False)
         except BulkWriteError as error:
             faults = error.details["writeErrors"]
             if error.details.get("writeConcernErrors") or any(fault["code"] != _DUPLICATE_KEY for fault in faults):
@@ -485,13 +516,20 @@ async def _insert(collection: AsyncCollection[Document], documents: list[Documen
     return existing
 
 
-async def _put(collection: AsyncCollection[Document], documents: list[Document]) -> int:
+async def _put(collection: AsyncCollection[Document], documents: list[Document], turn: Turn = _AT_ANY_TIME) -> int:
     """Inserts or replaces; returns how many were new. Most are, and an insert is many times cheaper than a replacement."""
-    existing = await _insert(collection, documents)
-    for start in range(0, len(existing), _ROWS_A_WRITE):
-        part = [documents[place] for place in existing[start : start + _ROWS_A_WRITE]]
-        await collection.bulk_write([ReplaceOne({ID: d[ID]}, d, upsert=True) for d in part], ordered=False)
+    existing = await _insert(collection, documents, turn)
+    rows = _rows(_ROWS_A_WRITE, len(documents[0]) if documents else 1)
+    for start in range(0, len(existing), rows):
+        part = [documents[place] for place in existing[start : start + rows]]
+        async with turn:
+            await collection.bulk_write([ReplaceOne({ID: d[ID]}, d, upsert=True) for d in part], ordered=False)
     return len(documents) - len(existing)
+
+
+def _rows(most: int, fields: int) -> int:
+    """Documents of so many fields in one message."""
+    return max(1, min(most, _VALUES // max(1, fields)))
 
 
 async def _delete(collection: AsyncCollection[Document], keys: Iterable[str]) -> int:
