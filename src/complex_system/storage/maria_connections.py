@@ -86,8 +86,8 @@ class MariaConnections:
                 if error.errno in _TOO_WIDE or _TOO_MANY_OF_INNODB in str(error):
                     raise DeclarationError(
                         f"MariaDB cannot keep {wanted}: a table takes 1,017 columns, 8,126 bytes a row (about 980 numbers or "
-                        "features), and 64 KiB of definitions with each name twice. Columns of earlier declarations count. Declare fewer "
-                        "columns, fewer categories to encode or shorter names, begin in a database of its own, or take "
+                        "features), and 64 KiB of definitions with each name twice. Columns of earlier declarations count. Declare "
+                        "fewer columns, fewer categories to encode or shorter names, begin in a database of its own, or take "
                         f"MongoDB. MariaDB says: {error}"
                     ) from error
                 raise self._translated(error) from error
