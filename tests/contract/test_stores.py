@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import random
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import mariadb
 import pyarrow as pa
 import pytest
 from pymongo import AsyncMongoClient
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import Page, processed_schema, raw_schema
 from complex_system.domain.records import Record
-from complex_system.errors import StoreUnavailableError
+from complex_system.errors import DeclarationError, StoreUnavailableError
 from complex_system.local.servers import Server, free_port
 from complex_system.settings import Settings
-from complex_system.storage import mongo_counts, mongo_ranges
+from complex_system.storage import mongo, mongo_counts, mongo_ranges
 from complex_system.storage.base import PROCESSED, RAW, REJECTED, DataStore
 from complex_system.storage.maria import MariaDataStore
 from complex_system.storage.mongo import MongoDataStore
@@ -67,6 +70,47 @@ def processed_table(dataset: Dataset, keys: list[str], target: float | None = 1.
 
 def keys_of(page: Page) -> list[str]:
     return list(page.table.column(ID).to_pylist())
+
+
+def wide(categories: int, name: str = "a column with a long name, number ") -> Dataset:
+    """A data set of a few columns and hundreds of features, as tables full of categories have them."""
+    names = [f"{name}{i}" for i in range(5)]
+    values = [f"category {i}" for i in range(categories)]
+    return Dataset.parse(json.dumps({
+        "name": "wide", "target": "y",
+        "columns": [*({"name": name, "type": "category", "categories": values} for name in names),
+                    {"name": "y", "type": "number", "optional": True}],
+        "pipeline": [{"step": "one_hot", "column": name} for name in names],
+    }))  # fmt: skip
+
+
+class Traffic(CommandListener):
+    """What is under way in each collection, and how many values the messages hold."""
+
+    def __init__(self) -> None:
+        self.under_way: dict[int, tuple[str, str]] = {}
+        self.met: set[tuple[str, frozenset[str]]] = set()
+        self.most: dict[str, int] = {"write": 0, "read": 0}
+
+    def started(self, event: CommandStartedEvent) -> None:
+        kind = {"insert": "write", "find": "read", "getMore": "read"}.get(event.command_name)
+        if kind is None:
+            return
+        where = str(event.command["collection" if event.command_name == "getMore" else event.command_name])
+        self.met |= {(where, frozenset({kind, other})) for at, other in self.under_way.values() if at == where}
+        self.under_way[event.request_id] = (where, kind)
+        self._count(kind, event.command.get("documents", []))
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        self.under_way.pop(event.request_id, None)
+        cursor = event.reply.get("cursor", {})
+        self._count("read", cursor.get("firstBatch", cursor.get("nextBatch", [])))
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        self.under_way.pop(event.request_id, None)
+
+    def _count(self, kind: str, documents: list[Any]) -> None:
+        self.most[kind] = max(self.most[kind], sum(map(len, documents)))
 
 
 class StoreCases(ABC):
@@ -546,6 +590,40 @@ class TestMongoDataStore(StoreCases):
         finally:
             await other.close()
 
+    async def test_many_wide_records_are_written_and_read_in_small_parts_one_after_another(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The server that stands in for MongoDB comes to a halt where a few megabytes are written and read side by side."""
+        traffic = Traffic()
+        monkeypatch.setattr(mongo, "AsyncMongoClient", partial(AsyncMongoClient, event_listeners=[traffic]))
+        dataset = wide(60)
+        store = MongoDataStore(dataset, settings)
+        await store.open()
+        monkeypatch.setattr(store, "_in_ranges", True)
+        keys = [f"k{i:04}" for i in range(600)]
+
+        async def walk() -> list[str]:
+            found: list[str] = []
+            after: str | None = ""
+            while after is not None:
+                page = await store.processed_columns(
+                    [ID, *dataset.feature_names], labelled=True, version="v1", after=after, limit=250
+                )
+                found += keys_of(page)
+                after = page.next
+            return found
+
+        try:
+            parts = [store.upsert_processed(processed_table(dataset, keys[i : i + 150]), "v1") for i in range(0, 600, 150)]
+            await asyncio.gather(*parts, walk(), walk())
+            assert await walk() == keys
+        finally:
+            await store.close()
+            await self.drop(settings)
+        assert not [both for where, both in traffic.met if where == PROCESSED and "write" in both]
+        assert 0 < traffic.most["write"] <= 40_000
+        assert 0 < traffic.most["read"] <= 40_000
+
     @pytest.mark.parametrize("in_ranges", [True, False])
     async def test_a_walk_meets_every_key_once_while_others_come_and_go(
         self,
@@ -628,6 +706,23 @@ class TestMariaDataStore(StoreCases):
         connection = self._connect(settings)
         connection.cursor().execute(f"DROP DATABASE IF EXISTS `{settings.maria_name}`")
         connection.close()
+
+    async def test_more_features_than_a_table_takes_are_refused_with_the_limit(self, settings: Settings) -> None:
+        for name, categories, fits in (("c", 150, True), ("c", 205, False), ("a name of many characters " * 2, 120, False)):
+            dataset = wide(categories, name)
+            store = self.make(dataset, settings)
+            try:
+                if fits:
+                    await store.open()
+                    await store.upsert_processed(processed_table(dataset, ["a"]), "v1")
+                    assert (await store.counts())["processed"] == 1
+                else:
+                    says = f"6 columns and {5 * categories} features: a table takes 1,017 columns, 8,126 bytes"
+                    with pytest.raises(DeclarationError, match=says):
+                        await store.open()
+            finally:
+                await store.close()
+                await self.drop(settings)
 
     async def test_numbers_are_double_precision(self, store: DataStore, settings: Settings) -> None:
         connection = self._connect(settings)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import importlib.metadata
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +266,69 @@ def test_a_service_is_imported_with_nothing_but_what_its_image_installs(service:
     environment = {**os.environ, "FASTIOT_WITHIN_CONTAINER": "true"}
     done = subprocess.run(command, text=True, capture_output=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-1500:]
+
+
+OPTIONAL = {("ml_monitoring", "river"), ("ml_serving", "pandas"), ("ml_serving_mlflow", "pandas")}
+"""What functions import and an image may lack: docs/services/ml_monitoring.md and docs/serving.md say what is missing then."""
+
+
+def _imported(path: Path) -> Iterator[str]:
+    """Whatever a module imports, in functions as well, but not what only type checkers read."""
+    tree = ast.parse(path.read_text())
+    typing = [n.body for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
+    left_out = {id(inner) for body in typing for node in body for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if id(node) in left_out:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _needed(service: str) -> set[str]:
+    """Top-level names of the packages of others that a service's process may import."""
+    known, waiting, others = set(), [f"complex_system_services.{service}.run"], set()
+    while waiting:
+        module = waiting.pop()
+        path = ROOT / "src" / module.replace(".", "/")
+        file = next((each for each in (path.with_suffix(".py"), path / "__init__.py") if each.is_file()), None)
+        if module in known or file is None:
+            continue
+        known.add(module)
+        for name in _imported(file):
+            top = name.partition(".")[0]
+            if top.startswith("complex_system"):
+                waiting.append(name)
+            elif top not in sys.stdlib_module_names:
+                others.add(top)
+    return others
+
+
+def _installed(requirements: list[str]) -> set[str]:
+    """Distributions that these bring along."""
+    have: set[str] = set()
+    waiting = list(requirements)
+    while waiting:
+        name = _name(re.split(r"[; (]", waiting.pop())[0])
+        if name in have:
+            continue
+        have.add(name)
+        if name != "kioptipack-dataprocessing":  # installed without its dependencies
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                waiting += [line for line in importlib.metadata.requires(name) or [] if "extra ==" not in line]
+    return have
+
+
+@pytest.mark.parametrize("service", sorted(MANIFESTS))
+def test_what_a_service_imports_later_is_in_its_image_too(service: str) -> None:
+    parts = manifest(service).get("additional_requirements", [])
+    files = [ROOT / "requirements.txt", *(ROOT / f"requirements/requirements.{part}.txt" for part in parts)]
+    lines = [line for file in files for line in file.read_text().splitlines() if line and not line.startswith("#")]
+    have, owners = _installed(lines), importlib.metadata.packages_distributions()
+    lacking = {name for name in _needed(service) if not {_name(owner) for owner in owners.get(name, [name])} & have}
+    assert lacking == {name for each, name in OPTIONAL if each == service}
 
 
 def test_no_module_of_a_service_hides_a_package_from_its_container() -> None:

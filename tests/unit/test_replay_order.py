@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,24 @@ def test_a_list_of_more_entries_than_allowed_is_refused_in_words() -> None:
     with pytest.raises(InvalidRecordError) as error:
         check([{"Massenanteile": [0.0] * 1001}])
     assert any("must have at most 1000 entries, not 1001" in fault["problem"] for fault in error.value.faults)
+
+
+@pytest.mark.parametrize(("name", "content", "says"), [
+    ("long.csv", b"a,b\n1,2\n3,4,5\n", "cannot be read as csv: line 3 has 3 fields"),
+    ("twice.csv", b"a,a\n1,2\n", "has the column 'a' more than once"),
+    ("zero.csv", b"a,b\n1\x00,2\n", "is no text"),
+    ("empty.csv", b"", "is empty"),
+    ("damaged.parquet", b"PAR1damagedPAR1", "cannot be read as parquet"),
+    ("damaged.xlsx", b"PK nothing", "cannot be read as xlsx"),
+    ("unnamed.jsonl", b'{"": 1}\n', "has a column without a name"),
+    ("unknown.abc", b"", "ends with '.abc.gz'"),
+])  # fmt: skip
+def test_what_is_wrong_inside_a_packed_file_is_said_of_the_packed_file(
+    tmp_path: Path, name: str, content: bytes, says: str
+) -> None:
+    path = tmp_path / f"{name}.gz"
+    path.write_bytes(gzip.compress(content))
+    with pytest.raises(SourceFileError) as refused:
+        describe(path)
+    assert refused.value.message.startswith(f"The file {path} {says}")
+    assert tempfile.gettempdir() not in refused.value.message.replace(str(path), "")

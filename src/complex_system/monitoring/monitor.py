@@ -160,9 +160,13 @@ class Monitor:
         metrics["performance/waiting"] = float(self.join.waiting)
         self.metrics = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
         self.history.minute(at).read(self.metrics)
-        self.history.state("services", at, {"services": self.services.as_list()})
+        self.note_services()
         self.history.state("windows", at, self.windows.as_dict())
         return self.metrics
+
+    def note_services(self) -> None:
+        """Notes who is there at this moment, for the next process: who has stopped by now is not missed by it."""
+        self.history.state("services", self._now(), {"services": self.services.as_list()})
 
     def loaded(self) -> None:
         """Takes up what the history has from before a restart."""

@@ -15,6 +15,8 @@ SILENT_KEPT = 24 * 3600.0
 """Seconds that a silent replica is shown if nothing takes its place."""
 LATE_LOOK = 3.0
 """A look that comes so many seconds late proves nothing: the heartbeats waited, too."""
+EXPECTED_WITHIN = 60.0
+"""Seconds that one who was there before monitoring was started anew may take: the whole system may be starting with it."""
 
 
 @dataclass
@@ -26,11 +28,18 @@ class Replica:
     seen: float
     beat: dict[str, Any] = field(default_factory=dict)
     state: str = ""
+    expected: bool = False
+    """Whether only an earlier process of monitoring has heard from it."""
 
     @property
     def is_there(self) -> bool:
         """Whether it runs, as far as is known."""
         return self.state not in (STOPPED, SILENT)
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether another one may have been started in its place."""
+        return self.state == SILENT or self.expected
 
 
 class ServiceBook:
@@ -52,17 +61,18 @@ class ServiceBook:
     def beaten(self, beat: dict[str, Any]) -> bool:
         """Takes a heartbeat; returns whether the replica is new, or there again, or has stopped.
 
-        A new replica of a service takes the place of a silent one; the same name with a later start is the same one started again.
+        A new replica of a service takes the place of a silent one, or of one that is expected from before a restart of monitoring, for
+        a process that is started again has another name; the same name with a later start is the same one started again.
         """
         service, name = str(beat["service"]), str(beat["replica"])
         known = self._replicas.get((service, name))
         started_again = known is not None and beat.get("started", 0) != known.beat.get("started", 0)
         changed = known is None or started_again or not known.is_there or beat["state"] == STOPPED
         if known is None:
-            silent = [key for key, each in self._replicas.items() if key[0] == service and each.state == SILENT]
-            if silent:
-                del self._replicas[silent[0]]
-        if started_again or (known is None and silent):
+            missing = [key for key, each in self._replicas.items() if key[0] == service and each.is_missing]
+            if missing:
+                del self._replicas[missing[0]]
+        if started_again or (known is None and missing):
             self._restarts[service] = self._restarts.get(service, 0) + 1
         self._replicas[service, name] = Replica(service, name, self._clock(), dict(beat), str(beat["state"]))
         return changed
@@ -76,7 +86,8 @@ class ServiceBook:
             if late and each.is_there:
                 each.seen = max(each.seen, now - self._silent_after / 2)
             age = now - each.seen
-            if each.is_there and age > self._silent_after:
+            patience = max(EXPECTED_WITHIN, self._silent_after) if each.expected else self._silent_after
+            if each.is_there and age > patience:
                 each.state = SILENT
                 newly.append(each)
             elif (each.state == STOPPED and age > STOPPED_KEPT) or (each.state == SILENT and age > SILENT_KEPT):
@@ -84,13 +95,25 @@ class ServiceBook:
         return newly
 
     def expected(self, services: list[dict[str, Any]]) -> None:
-        """Takes what :meth:`as_list` made in an earlier process: who was there then is expected to be there again."""
+        """Takes what :meth:`as_list` made in an earlier process: who was there then is expected to be there again.
+
+        Those that are unknown to it and were heard by now have taken places, as in :meth:`beaten`.
+        """
         for each in services:
-            for replica in each["replicas"]:
-                key = (str(each["service"]), str(replica["replica"]))
-                if replica.get("state") not in (STOPPED, SILENT) and key not in self._replicas:
-                    self._replicas[key] = Replica(*key, self._clock(), dict(replica), str(replica.get("state", "")))
-            self._restarts[str(each["service"])] = int(each.get("restarts", 0))
+            service = str(each["service"])
+            kept = {str(replica["replica"]): replica for replica in each["replicas"]}
+            missing = [
+                name
+                for name, replica in kept.items()
+                if replica.get("state") not in (STOPPED, SILENT) and (service, name) not in self._replicas
+            ]
+            new = sum(key[0] == service and key[1] not in kept and known.is_there for key, known in self._replicas.items())
+            for name in missing[new:]:
+                replica = kept[name]
+                self._replicas[service, name] = Replica(
+                    service, name, self._clock(), dict(replica), str(replica.get("state", "")), expected=True
+                )
+            self._restarts[service] = int(each.get("restarts", 0)) + min(new, len(missing))
 
     def as_list(self) -> list[dict[str, Any]]:
         """Services by name: ``{"service", "state", "running", "restarts", "cpu_percent", "memory_megabytes", "replicas"}``.

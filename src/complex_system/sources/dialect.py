@@ -6,10 +6,12 @@ import codecs
 import contextlib
 import csv
 import io
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from complex_system.errors import SourceFileError
+from complex_system.sources.packed import is_packed, unpacked
 from complex_system.sources.values import has_decimal_commas
 
 _SAMPLE = 256 * 1024
@@ -33,8 +35,12 @@ class Dialect:
     decimal_commas: bool = False
 
 
-def dialect_of(path: Path) -> Dialect:
+def dialect_of(path: Path, shown: Path | None = None) -> Dialect:
     """Looks at a file: at all of it for the encoding, at its begin for the rest.
+
+    Args:
+        path: The file.
+        shown: What an error calls it, where it is a copy.
 
     Raises:
         SourceFileError: Its bytes are no text.
@@ -43,7 +49,7 @@ def dialect_of(path: Path) -> Dialect:
     with path.open(encoding=encoding, errors="replace", newline="") as file:
         sample = file.read(_SAMPLE)
     if "\0" in sample:
-        raise SourceFileError(f"The file {path} is no text: it has zero bytes.")
+        raise SourceFileError(f"The file {shown or path} is no text: it has zero bytes.")
     separator = _separator(sample, "\t" if path.suffix.lower() in (".tsv", ".tab") else ",")
     fields = (field for row in _rows(sample, separator)[1:] for field in row)
     return Dialect(encoding, separator, has_decimal_commas(fields, separator))
@@ -61,6 +67,9 @@ def as_utf8(path: Path, dialect: Dialect, to: Path) -> None:
 
 def too_long(path: Path) -> str:
     """Which line has more fields than the first, in words: for a file that was refused for it."""
+    if is_packed(path):
+        with tempfile.TemporaryDirectory() as folder:
+            return too_long(unpacked(path, Path(folder)))
     dialect = dialect_of(path)
     with path.open(encoding=dialect.encoding, errors="replace", newline="") as file, contextlib.suppress(csv.Error):
         rows = csv.reader(file, delimiter=dialect.separator)

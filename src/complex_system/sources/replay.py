@@ -20,6 +20,7 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.records import Record, raw_check
 from complex_system.errors import InvalidRecordError, SourceFileError
 from complex_system.sources.dialect import too_long
+from complex_system.sources.packed import kind_of_file
 from complex_system.sources.tables import CHUNK_ROWS, Table, table_at
 
 ROW_BITS = 62
@@ -154,6 +155,6 @@ def readable(path: Path) -> Iterator[None]:
         ) from error
     except pl.exceptions.PolarsError as error:
         if "more fields" in str(error):
-            raise SourceFileError(f"The file {path} cannot be read as {path.suffix[1:]}: {too_long(path)}.") from error
+            raise SourceFileError(f"The file {path} cannot be read as {kind_of_file(path)}: {too_long(path)}.") from error
         text = str(error).partition("\n")[0]
-        raise SourceFileError(f"The file {path} cannot be read as {path.suffix[1:]}: {text}.") from error
+        raise SourceFileError(f"The file {path} cannot be read as {kind_of_file(path)}: {text}.") from error

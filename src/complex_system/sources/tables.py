@@ -5,12 +5,10 @@ CSV and its relatives, Excel, JSON lines and Parquet; the one reader for replay 
 
 from __future__ import annotations
 
-import gzip
 import re
 import shutil
 import tempfile
 import weakref
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
@@ -26,6 +24,7 @@ from complex_system.domain.columns import Column
 from complex_system.domain.kinds import kind_of
 from complex_system.errors import SourceFileError
 from complex_system.sources.dialect import Dialect, as_utf8, dialect_of
+from complex_system.sources.packed import is_packed, unpacked
 from complex_system.sources.values import has_decimal_commas, is_missing, values
 
 CHUNK_ROWS = 5000
@@ -47,8 +46,15 @@ Value = dict[str, Any] | str
 class Table(ABC):
     """A table in a file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, shown: Path | None = None) -> None:
+        """Makes it; nothing is read.
+
+        Args:
+            path: Where the bytes are.
+            shown: What people call the file, where that is another one: the file that this is an unpacked copy of.
+        """
         self.path = path
+        self.shown = shown or path
 
     @abstractmethod
     def outline(self) -> tuple[list[str], int]:
@@ -107,7 +113,7 @@ class FrameTable(Table):
         wanted_list = column is not None and kind_of(column).is_list
         if (series.dtype.is_nested() and not wanted_list) or series.dtype in (pl.Binary, pl.Object):
             raise SourceFileError(
-                f"The file {self.path} has the column '{series.name}' of type {series.dtype}, which holds no numbers or texts."
+                f"The file {self.shown} has the column '{series.name}' of type {series.dtype}, which holds no numbers or texts."
             )
         return values(series, column, decimal_commas=self.decimal_commas)
 
@@ -118,7 +124,7 @@ class CsvTable(FrameTable):
     @cached_property
     def dialect(self) -> Dialect:
         """How the file is written."""
-        return dialect_of(self.path)
+        return dialect_of(self.path, self.shown)
 
     @property
     @override
@@ -143,7 +149,7 @@ class CsvTable(FrameTable):
         if doubles:
             name = _DOUBLE.sub(r"\1", doubles[0])
             raise SourceFileError(
-                f"The file {self.path} has the column '{name}' more than once; give each a name of its own."
+                f"The file {self.shown} has the column '{name}' more than once; give each a name of its own."
             )
         if "" not in names:
             return frame
@@ -181,8 +187,8 @@ class ExcelTable(FrameTable):
         try:
             sheet = pl.read_excel(self.path, engine="calamine", infer_schema_length=None, raise_if_empty=False)
         except fastexcel.FastExcelError as error:
-            text = str(error).partition("\n")[0]
-            raise SourceFileError(f"The file {self.path} cannot be read as {self.path.suffix[1:]}: {text}.") from error
+            text = str(error).partition("\n")[0].replace(str(self.path), str(self.shown))
+            raise SourceFileError(f"The file {self.shown} cannot be read as {self.path.suffix[1:]}: {text}.") from error
         if any((match := _NUMBERED.fullmatch(name)) and match[1] in sheet.columns for name in sheet.columns):
             self._refuse_doubles()
         return sheet.with_columns(pl.col(pl.Null).cast(pl.String))
@@ -193,7 +199,7 @@ class ExcelTable(FrameTable):
         doubles = [name for place, name in enumerate(header) if name is not None and name in header[:place]]
         if doubles:
             raise SourceFileError(
-                f"The file {self.path} has the column '{doubles[0]}' more than once; give each a name of its own."
+                f"The file {self.shown} has the column '{doubles[0]}' more than once; give each a name of its own."
             )
 
     @cached_property
@@ -233,7 +239,7 @@ class LinesTable(Table):
     def frame(self) -> pl.DataFrame:
         names, _ = self.outline()
         if "" in names:
-            raise SourceFileError(f"The file {self.path} has a column without a name; give it one.")
+            raise SourceFileError(f"The file {self.shown} has a column without a name; give it one.")
         rows = [value if isinstance(value, dict) else {} for _, value in self._lines()]
         return pl.DataFrame([_series(name, [row.get(name) for row in rows]) for name in names])
 
@@ -264,35 +270,31 @@ def table_at(path: Path) -> Table:
     """The table in a file, by the file's suffix.
 
     Raises:
-        SourceFileError: It has none of the known ones.
+        SourceFileError: It has none of the known ones, or is a damaged gzip file.
     """
-    if path.suffix.lower() == ".gz":
-        return _unpacked(path)
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise SourceFileError(
-            f"The file {path} ends with '{path.suffix}'; known are .csv, .tsv, .tab and .txt (fields with a separator), "
-            ".jsonl and .ndjson (JSON lines), .xlsx, .xlsm, .xlsb, .xls and .ods (spreadsheets), .parquet and .pq, each also with .gz."
-        )
-    return reader(path)
-
-
-def _unpacked(path: Path) -> Table:
-    """The table in a gzip file; it is unpacked into the folder for temporary files for as long as the table is in use."""
-    folder = Path(tempfile.mkdtemp())
+    if not is_packed(path):
+        return _reader(path, path)(path)
+    folder = Path(tempfile.mkdtemp())  # for as long as the table is in use
     remove = partial(shutil.rmtree, folder, ignore_errors=True)
     try:
-        with gzip.open(path) as packed, (folder / path.stem).open("wb") as copy:
-            shutil.copyfileobj(packed, copy)
-        table = table_at(folder / path.stem)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        remove()
-        raise SourceFileError(f"The file {path} cannot be read as gz: {error}.") from error
+        copy = unpacked(path, folder)
+        table = _reader(copy, path)(copy, path)
     except BaseException:
         remove()
         raise
     weakref.finalize(table, remove)
     return table
+
+
+def _reader(path: Path, shown: Path) -> type[Table]:
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise SourceFileError(
+            f"The file {shown} ends with '{''.join(shown.suffixes[-2:]) if shown != path else path.suffix}'; known are .csv, .tsv, "
+            ".tab and .txt (fields with a separator), .jsonl and .ndjson (JSON lines), .xlsx, .xlsm, .xlsb, .xls and .ods "
+            "(spreadsheets), .parquet and .pq, each also with .gz."
+        )
+    return reader
 
 
 def _commas(frame: pl.DataFrame) -> bool:

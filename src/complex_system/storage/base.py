@@ -43,6 +43,7 @@ class DataStore(ABC):
 
         Raises:
             StoreUnavailableError: The database does not answer; the caller tries again.
+            DeclarationError: The database cannot keep such records, or keeps others that the declaration cannot be of.
         """
 
     @abstractmethod

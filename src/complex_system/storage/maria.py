@@ -40,7 +40,11 @@ class MariaDataStore(DataStore):
     async def open(self) -> None:
         await asyncio.to_thread(self._connections.open)
         await asyncio.to_thread(self._connections.create_database)
-        self._sql = await self._connections.alone(lambda connection: follow(connection, self.dataset, self._names))
+        wanted = (
+            f"the data set '{self.dataset.name}' with {len(self.dataset.columns)} columns and "
+            f"{len(self.dataset.feature_names)} features"
+        )
+        self._sql = await self._connections.alone(lambda connection: follow(connection, self.dataset, self._names), wanted)
         await self.documents.open()
 
     @override

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import mariadb
 
-from complex_system.errors import StoreUnavailableError
+from complex_system.errors import DeclarationError, StoreUnavailableError
 from complex_system.settings import Settings
 
 T = TypeVar("T")
@@ -27,6 +27,8 @@ _UNAVAILABLE = {1040, 1044, 1045, 1049, 1053, 1077, 1129, 1130, 1152, 1153, 1158
                 2002, 2003, 2005, 2006, 2012, 2013, 2026, 2027, 2055}  # fmt: skip
 _UNKNOWN_DATABASE = 1049
 _REPEATABLE = {1205, 1213}  # lock wait time-out, deadlock: the server rolled back, the same work may be done again
+_TOO_WIDE = {1117, 1118}  # too many columns, too large a row or definition; InnoDB's own is 1005 with the number 185
+_TOO_MANY_OF_INNODB = "errno: 185"
 _REPEATS = 8
 _PATIENCE = 3600
 
@@ -62,10 +64,15 @@ class MariaConnections:
             raise StoreUnavailableError(f"MariaDB at {self.address} is not connected.")
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, work)
 
-    async def alone(self, work: Work[T]) -> T:
+    async def alone(self, work: Work[T], wanted: str = "such a table") -> T:
         """Runs ``work(connection)`` on a connection of its own, where a statement may take an hour: tables are changed so.
 
+        Args:
+            work: What to do.
+            wanted: What the tables are for, in an error that says that they have too many columns.
+
         Raises:
+            DeclarationError: A table would have more columns than MariaDB takes.
             StoreUnavailableError: No connection, or it was lost.
         """
 
@@ -76,6 +83,13 @@ class MariaConnections:
                     connection.commit()
                     return result
             except mariadb.Error as error:
+                if error.errno in _TOO_WIDE or _TOO_MANY_OF_INNODB in str(error):
+                    raise DeclarationError(
+                        f"MariaDB cannot keep {wanted}: a table takes 1,017 columns, 8,126 bytes a row (about 980 numbers or "
+                        "features), and 64 KiB of definitions with each name twice. Columns of earlier declarations count. Declare "
+                        "fewer columns, fewer categories to encode or shorter names, begin in a database of its own, or take "
+                        f"MongoDB. MariaDB says: {error}"
+                    ) from error
                 raise self._translated(error) from error
 
         if self._threads is None:

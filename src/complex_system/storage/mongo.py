@@ -86,7 +86,7 @@ class MongoDataStore(DataStore):
             began = time.time()  # the lists' own clock: the steady one stands still while a machine sleeps
             together = bool(keys) and min(keys) > self._highest != ""
             lists = await self._backlog.note(keys, together=together)
-            existing = await insert(self._raw, documents)
+            existing = await insert(self._raw, documents, self._connection.turn(self._raw))
             inserted = keys
             if existing:
                 kept = set(existing)
@@ -120,7 +120,9 @@ class MongoDataStore(DataStore):
             return {"upserted": 0}
         with self._connection.translated():
             await self._backlog.switch(version)
-            self._counts[self._names.processed].add(await put(self._processed, documents))
+            new = await put(self._processed, documents, self._connection.turn(self._processed))
+            self._counts[self._names.processed].add(new)
+            self._reads.written(self._processed, version, keys)
             if await self._rejected.find_one({}, {ID: 1}):
                 self._counts[self._names.rejected].add(-await delete(self._rejected, keys))
             # Last: were this the end of the process, the records would be processed once more and not be lost.
@@ -187,9 +189,9 @@ class MongoDataStore(DataStore):
         found: dict[str, float] = {}
         with self._connection.translated():
             for part in parts(set(keys)):
-                async for document in self._processed.find({ID: {"$in": part}}, {field: 1}):
-                    if document.get(field) is not None:
-                        found[document[ID]] = float(document[field])
+                async with self._connection.turn(self._processed):
+                    documents = await self._processed.find({ID: {"$in": part}}, {field: 1}).to_list()
+                found |= {document[ID]: float(document[field]) for document in documents if document.get(field) is not None}
         return found
 
     @override
@@ -234,7 +236,9 @@ class MongoDataStore(DataStore):
         """A processed record may come before its raw twin, which then is not work to do."""
         versions: dict[str, list[str]] = {}
         for part in parts(keys, KEYS_A_SEARCH):
-            async for twin in self._processed.find({ID: {"$in": part}}, {PIPELINE: 1}):
+            async with self._connection.turn(self._processed):
+                twins = await self._processed.find({ID: {"$in": part}}, {PIPELINE: 1}).to_list()
+            for twin in twins:
                 versions.setdefault(twin.get(PIPELINE, ""), []).append(twin[ID])
         if versions:
             state = await self._backlog.state()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from typing import Any
 
 from pymongo import AsyncMongoClient, DeleteMany, ReplaceOne, WriteConcern
@@ -21,6 +21,7 @@ from complex_system.settings import Settings
 
 Document = dict[str, Any]
 Collection = AsyncCollection[Document]
+Turn = AbstractAsyncContextManager[None]
 
 KEYS_A_FILTER = 25
 """Most keys in one query: servers that compare a list of keys one by one stay quick with short lists."""
@@ -30,6 +31,8 @@ KEYS_A_SEARCH = 100
 _DUPLICATE_KEY = 11000
 _REFUSED = {13, 18, 11600, 14031}  # unauthorized, authentication failed, shutting down, disk full
 _ROWS_A_WRITE = 500
+_VALUES = 40_000  # in a reply or a write: of wide documents so many fewer rows
+_AT_ANY_TIME: Turn = nullcontext()
 _TIMEOUT_MS = 20_000
 
 
@@ -46,6 +49,7 @@ class MongoConnection:
         self.in_ranges = False
         self._settings = settings
         self._client: AsyncMongoClient[Document] | None = None
+        self._turns: dict[str, asyncio.Lock] = {}
 
     async def open(self) -> None:
         """Makes the client, unless there is one, and asks the server for a sign of life and what it is."""
@@ -77,6 +81,16 @@ class MongoConnection:
     def unjournalled(self, name: str) -> Collection:
         """For what need not wait for the disk, because the journal keeps its order with what is written after it."""
         return self._database.get_collection(name, write_concern=WriteConcern(j=False))
+
+    def turn(self, collection: Collection) -> Turn:
+        """What to hold for a read or a write of many documents.
+
+        ``secantusdb`` keeps its one lock while it looks up the documents of a reply. Each look-up sleeps on a page of the storage
+        engine that has grown beyond 5 MB and cannot be divided because a write to it is not committed; and that write waits for the
+        lock. A few thousand wide documents so took a minute and all requests with them. There, writes and reads of a collection go
+        one after another, which it does not do any slower.
+        """
+        return self._turns.setdefault(collection.name, asyncio.Lock()) if self.in_ranges else nullcontext()
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -115,12 +129,14 @@ class MongoConnection:
         )
 
 
-async def insert(collection: Collection, documents: list[Document]) -> list[int]:
+async def insert(collection: Collection, documents: list[Document], turn: Turn = _AT_ANY_TIME) -> list[int]:
     """Inserts what is not there yet and returns the places of the documents whose key existed."""
     existing: list[int] = []
-    for start in range(0, len(documents), _ROWS_A_WRITE):
+    rows = rows_at_once(_ROWS_A_WRITE, len(documents[0]) if documents else 1)
+    for start in range(0, len(documents), rows):
         try:
-            await collection.insert_many(documents[start : start + _ROWS_A_WRITE], ordered=False)
+            async with turn:
+                await collection.insert_many(documents[start : start + rows], ordered=False)
         except BulkWriteError as error:
             faults = error.details["writeErrors"]
             if error.details.get("writeConcernErrors") or any(fault["code"] != _DUPLICATE_KEY for fault in faults):
@@ -129,12 +145,14 @@ async def insert(collection: Collection, documents: list[Document]) -> list[int]
     return existing
 
 
-async def put(collection: Collection, documents: list[Document]) -> int:
+async def put(collection: Collection, documents: list[Document], turn: Turn = _AT_ANY_TIME) -> int:
     """Inserts or replaces; returns how many were new. Most are, and an insert is many times cheaper than a replacement."""
-    existing = await insert(collection, documents)
-    for start in range(0, len(existing), _ROWS_A_WRITE):
-        part = [documents[place] for place in existing[start : start + _ROWS_A_WRITE]]
-        await collection.bulk_write([ReplaceOne({ID: d[ID]}, d, upsert=True) for d in part], ordered=False)
+    existing = await insert(collection, documents, turn)
+    rows = rows_at_once(_ROWS_A_WRITE, len(documents[0]) if documents else 1)
+    for start in range(0, len(existing), rows):
+        part = [documents[place] for place in existing[start : start + rows]]
+        async with turn:
+            await collection.bulk_write([ReplaceOne({ID: d[ID]}, d, upsert=True) for d in part], ordered=False)
     return len(documents) - len(existing)
 
 
@@ -149,6 +167,11 @@ def parts(keys: Iterable[str], size: int = KEYS_A_FILTER) -> Iterator[list[str]]
     ordered = sorted(keys)
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]
+
+
+def rows_at_once(most: int, fields: int) -> int:
+    """Documents of so many fields in one message."""
+    return max(1, min(most, _VALUES // max(1, fields)))
 
 
 def _reason(error: Exception) -> str:

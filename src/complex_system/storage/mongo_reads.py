@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from complex_system.domain.dataset import ID
 from complex_system.storage.mongo_backlog import Group
-from complex_system.storage.mongo_connection import KEYS_A_FILTER, Collection, Document, MongoConnection, parts
+from complex_system.storage.mongo_connection import KEYS_A_FILTER, Collection, Document, MongoConnection, parts, rows_at_once
 from complex_system.storage.mongo_ranges import KeyRanges
 from complex_system.storage.mongo_values import Fields
 from complex_system.storage.names import TableNames
@@ -36,8 +36,10 @@ class MongoReads:
         if limit == 0:  # MongoDB reads it as "no limit"
             return []
         projection = {ID: int(ID in fields), **{field: 1 for field in fields if field != ID}}
-        cursor = collection.find(query, projection, batch_size=min((limit or _ROWS_A_REPLY) + 1, _ROWS_A_REPLY))
-        return await cursor.sort(ID, 1).skip(skip).limit(limit or 0).to_list()
+        rows = rows_at_once(_ROWS_A_REPLY, len(fields))
+        cursor = collection.find(query, projection, batch_size=min((limit or rows) + 1, rows))
+        async with self._connection.turn(collection):
+            return await cursor.sort(ID, 1).skip(skip).limit(limit or 0).to_list()
 
     async def find_marked(
         self,
@@ -52,9 +54,7 @@ class MongoReads:
         if not self._connection.in_ranges:
             query: Document = {PIPELINE: mark, ID: {"$gt": after or ""}, **({known: {"$ne": None}} if known else {})}
             return await self.find(collection, query, fields, limit)
-        ranges = self._ranges.get((collection.name, mark))
-        if ranges is None:
-            ranges = self._ranges[collection.name, mark] = KeyRanges(partial(self._find_within, collection), PIPELINE, mark)
+        ranges = self._ranges_of(collection, mark)
         if known is None:
             return await ranges.find(after, limit, fields)
         # Another condition in the query would keep the server from using the index.
@@ -93,9 +93,26 @@ class MongoReads:
         done: set[str] = set()
         for name, field in ((self._names.processed, PIPELINE), (self._names.rejected, "version")):
             query = {field: version, ID: between}
-            found = self._connection.collection(name).find(query, {ID: 1}, batch_size=_ROWS_A_REPLY)
-            done.update([document[ID] async for document in found])
+            collection = self._connection.collection(name)
+            async with self._connection.turn(collection):
+                found = collection.find(query, {ID: 1}, batch_size=_ROWS_A_REPLY)
+                done.update([document[ID] async for document in found])
         return done
+
+    def written(self, collection: Collection, mark: str, keys: Iterable[str]) -> None:
+        """Notes that documents with a mark were written."""
+        if self._connection.in_ranges:
+            self._ranges_of(collection, mark).written(keys)
+
+    def _ranges_of(self, collection: Collection, mark: str) -> KeyRanges:
+        ranges = self._ranges.get((collection.name, mark))
+        if ranges is None:
+            read = partial(self._find_within, collection)
+            ranges = self._ranges[collection.name, mark] = KeyRanges(read, PIPELINE, mark, self._width(collection))
+        return ranges
+
+    def _width(self, collection: Collection) -> int:
+        return len(self._fields.raw if collection.name == self._names.raw else self._fields.processed)
 
     async def _find_within(
         self, collection: Collection, query: Document, fields: Sequence[str], limit: int | None
@@ -103,8 +120,8 @@ class MongoReads:
         """As :meth:`find`, for a server to which sorting and choosing fields cost as much as the reading."""
         if limit is not None:
             return await self.find(collection, query, fields, limit)
-        most = len(fields) > len(self._fields.raw if collection.name == self._names.raw else self._fields.processed) // 2
-        projection = None if most else {ID: 1, **dict.fromkeys(fields, 1)}
-        found = await collection.find(query, projection, batch_size=_ROWS_A_REPLY).to_list()
+        projection = None if len(fields) > self._width(collection) // 2 else {ID: 1, **dict.fromkeys(fields, 1)}
+        async with self._connection.turn(collection):
+            found = await collection.find(query, projection, batch_size=rows_at_once(_ROWS_A_REPLY, len(fields))).to_list()
         found.sort(key=lambda document: str(document[ID]))  # the index has them in this order already
         return found

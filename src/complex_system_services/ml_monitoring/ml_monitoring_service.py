@@ -107,6 +107,7 @@ class MlMonitoringService(SystemService):
         self._page.close()
         await self._rest.stop()
         await self._alerts.close()
+        self.monitor.note_services()
         lost = await self._keeper.close(self.last_write)
         if lost and self.monitor.history.loaded:
             log.warning("The newest part of the history is lost: %s", lost)
