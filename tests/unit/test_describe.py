@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import random
 import subprocess
@@ -469,6 +470,38 @@ def test_a_random_table_is_described_and_then_processed_without_a_fault(
     records = [row.record for batch in ReplayFile(path, dataset).batches(1000) for row in batch]
     assert Pipeline(dataset).features(records).shape == (len(rows), len(dataset.feature_names))
     summary(found)
+
+
+def test_columns_that_were_made_of_the_target_are_left_out(tmp_path: Path) -> None:
+    numbers = random.Random(3)
+    rows = []
+    for _ in range(120):
+        x = numbers.uniform(0, 10)
+        y = round(20 + 3 * x + numbers.gauss(0, 4), 3)
+        grade = "A" if y < 28 else "B" if y < 40 else "C"
+        rows.append([round(x, 3), "ja" if y < 30 else "nein", grade, round(math.log(y), 6), round(y), numbers.choice("PQ"), y])
+    path = tmp_path / "a.csv"
+    header = ["x", "scrap", "grade", "logarithm", "rounded", "machine", "y"]
+    path.write_text("\n".join(",".join(map(str, row)) for row in [header, *rows]) + "\n")
+    found = describe(path, "y")
+    assert found.proposal.used == {"x", "machine"}
+    assert set(found.leaking) == {"scrap", "grade", "logarithm", "rounded"}
+    assert "# grade: divides the target's values without overlap: it may leak it" in found.text()
+
+
+def test_who_cannot_learn_is_told_why_of_each_column(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("machine,y\n" + "".join(f"m1,{number}.5\n" for number in range(20)))
+    with pytest.raises(DescribeError, match=r"'y' could be predicted \('machine': constant: the same value in all records\)"):
+        describe(path, "y")
+
+
+def test_a_column_that_is_named_as_a_key_and_is_none_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("id,x,y\n" + "".join(f"k{number % 90},{number % 7},{number}.5\n" for number in range(120)))
+    found = describe(path, "y")
+    assert found.key == ""
+    assert "named as a key, and the same in several records" in found.proposal.dropped["id"]
 
 
 def test_the_command_writes_once_and_shows_what_it_saw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,8 +83,8 @@ def test_records_that_are_not_as_declared_are_told_before_anything_starts(tmp_pa
     chosen = choose_data(str(declared(tmp_path, rows)), "", tmp_path / "runs", {})
     assert chosen.notes[0] == (
         "CHECK: 4 of 40 records cannot be used, the others can: row 2, field 'c': 'C' is not one of A, B (2 rows); "
-        "row 8, field 't': 51.0 is outside of [0, 50]; row 10, field 'y': must be a number or nothing, not str 'n.a.'. "
-        f"What is right there has to be allowed in {tmp_path / 'dataset.yaml'}"
+        "row 8, field 't': 51.0 is outside of [0, 50]; row 10, field 'y': must be a number or nothing, not the text 'n.a.'. "
+        f"Where the file is right, allow it in {tmp_path / 'dataset.yaml'}; else correct the file"
     )
     assert "36 labelled records" in chosen.notes[-1]
 
@@ -132,3 +132,47 @@ def test_a_run_is_planned_with_the_chosen_data(tmp_path: Path) -> None:
     assert (plan.dataset.name, plan.dataset.target, plan.settings.min_labelled) == ("films", "Ausformung", 51)
     assert plan.settings.source_file == str(tmp_path / "films" / "records.jsonl")
     assert plan.settings.mongo_name.startswith("KIOptiPackDb_films")
+
+
+def test_what_works_and_is_perhaps_not_meant_is_told(tmp_path: Path) -> None:
+    declared_more = DECLARED.replace(
+        "  - {name: y,",
+        "  - {name: p, type: number, range: [0, 1], optional: true, fill: 0}\n"
+        "  - {name: q, type: number, optional: true}\n  - {name: y,",
+    )
+    file = declared(tmp_path, [[*row[1:], "1"] for row in ROWS], "t;c;y;q")
+    (tmp_path / "dataset.yaml").write_text(declared_more)
+    assert choose_data(str(file), "", tmp_path / "runs", {}).notes[:3] == (
+        "CHECK: the file has no column 'p', which the declaration has: the value is missing in every record",
+        "CHECK: no record has the key 'batch', so keys are made of the file's content and the row's number",
+        "CHECK: no step takes the column 'p', 'q'; the step drop would say that this is meant",
+    )
+    file = declared(tmp_path, [["" if place == 3 else row[0], *row[1:]] for place, row in enumerate(ROWS)])
+    assert (
+        "CHECK: 1 of 40 records do not have the key 'batch'" in choose_data(str(file), "", tmp_path / "runs", {}).notes[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("declares", "holds", "hint"),
+    [
+        ("Größe [mm]", "Gro\u0308ße [mm]", "looks like the declared 'Größe [mm]' and is of other characters: copy the name"),
+        ("Druck", "Druck ", "looks like the declared 'Druck' and is of other characters"),
+        ("Druck (bar)", "Druck [bar]", "Is 'Druck [bar]' the declared 'Druck (bar)'?"),
+        ("Druck", "Laborant", "Declare what is unknown (unused: type text, and in the step drop), or take it out of the file."),
+    ],
+)
+def test_a_column_of_another_name_gets_an_error_that_says_what_to_do(
+    tmp_path: Path, declares: str, holds: str, hint: str
+) -> None:
+    file = declared(tmp_path, [[*row, "1"] for row in ROWS], f"batch;t;c;y;{holds}")
+    text = DECLARED.replace("  - {name: y,", f'  - {{name: "{declares}", type: number, optional: true}}\n  - {{name: y,')
+    (tmp_path / "dataset.yaml").write_text(text)
+    with pytest.raises(SourceFileError) as error:
+        choose_data(str(file), "", tmp_path / "runs", {})
+    assert hint in error.value.message
+
+
+def test_a_file_that_lacks_a_column_gets_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(SourceFileError, match=r"lacks the column\(s\) 't'.*needs another name in the declaration, or 'optional"):
+        choose_data(str(declared(tmp_path, [[row[0], *row[2:]] for row in ROWS], "batch;c;y")), "", tmp_path / "runs", {})

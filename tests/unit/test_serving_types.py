@@ -123,8 +123,8 @@ def test_csv_has_lists_and_flags() -> None:
         ({"an": 1}, "true or false"),
         ({"Stoffe": "K1"}, "a list"),
         ({"Anteile": [2.0]}, "Anteile"),
-        ({"Anteile": [0.5, "x"]}, "'Anteile': entry 1 must be a number, not str 'x'"),
-        ({"Stoffe": ["K1", 5]}, "'Stoffe': entry 1 must be a text, not int 5"),
+        ({"Anteile": [0.5, "x"]}, "'Anteile': entry 1 must be a number, not the text 'x'"),
+        ({"Stoffe": ["K1", 5]}, "'Stoffe': entry 1 must be a text, not the number 5"),
         ({"Stoffe": ["x" * 65_537]}, "'Stoffe': entry 0 must have at most 65536 characters, not 65537"),
     ],
 )

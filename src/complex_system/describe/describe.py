@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import polars as pl
 from complex_system.describe.checking import check_file
 from complex_system.describe.columns import MARGIN, NUMBER, Found, look_at
 from complex_system.describe.proposal import Proposal, date_parts, propose
-from complex_system.describe.suspects import key_of, leaks
+from complex_system.describe.suspects import key_of, leak, note_repeated_keys
 from complex_system.describe.writing import comment, flow, scalar
 from complex_system.domain.columns import ID
 from complex_system.domain.dataset import Dataset
@@ -25,6 +26,7 @@ from complex_system.sources.replay import readable
 from complex_system.sources.tables import Table, table_at
 from complex_system.sources.values import is_missing, numbers
 
+_MOST_REASONS = 5
 _LETTERS = {ord("ä"): "ae", ord("ö"): "oe", ord("ü"): "ue", ord("ß"): "ss"}
 
 
@@ -40,7 +42,7 @@ class Description:
         target: The column to predict.
         target_was_named: Whether a person named it.
         proposal: The pipeline.
-        leaking: Columns that follow the target almost exactly.
+        leaking: Columns that tell the target almost exactly, and how.
     """
 
     path: Path
@@ -50,7 +52,7 @@ class Description:
     target: str
     target_was_named: bool
     proposal: Proposal
-    leaking: frozenset[str]
+    leaking: Mapping[str, str]
 
     @property
     def name(self) -> str:
@@ -110,7 +112,7 @@ class Description:
             declared["unit"] = column.unit
         notes = list(column.notes)
         if column.name in self.leaking:
-            notes.append(f"follows the target '{self.target}' almost exactly: known before the target is, or made of it?")
+            notes.append(f"{self.leaking[column.name]}: known before '{self.target}' is, or made of it?")
         if column.missing:
             notes.append(f"missing in {column.missing} of {self.records} records")
         return (comment("; ".join(notes), "  ") if notes else "") + f"  - {flow(declared)}\n"
@@ -151,11 +153,16 @@ def describe(path: Path, target: str = "") -> Description:
     key = key_of([column for column in columns if column.name != target], frame)
     columns = [column for column in columns if column.name != ID]
     chosen = _target(path, [column for column in columns if column.name != key], target, table, frame)
-    leaking = {column.name for column in columns if leaks(column, chosen)}
+    note_repeated_keys([column for column in columns if column.name != key])
+    leaking = {column.name: how for column in columns if (how := leak(column, frame, chosen))}
     proposal = propose([column for column in columns if column.name != key], chosen.name, leaking)
     if not proposal.steps:
-        raise DescribeError(f"The file {path} has no column from which the target '{chosen.name}' could be predicted.")
-    return Description(path, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, frozenset(leaking))
+        reasons = "; ".join(f"'{name}': {reason}" for name, reason in list(proposal.dropped.items())[:_MOST_REASONS])
+        raise DescribeError(
+            f"The file {path} has no column from which the target '{chosen.name}' could be predicted"
+            + (f" ({reasons})." if reasons else ".")
+        )
+    return Description(path, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, leaking)
 
 
 def refused(description: Description) -> tuple[int, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,6 +17,7 @@ from complex_system.domain.columns import ID
 from complex_system.domain.dataset import SHIPPED, Dataset
 from complex_system.domain.records import shown
 from complex_system.domain.schema import put_beside
+from complex_system.domain.steps import Drop, raw_inputs
 from complex_system.errors import SourceFileError
 from complex_system.settings import Settings
 from complex_system.training.data import MIN_SAMPLES, Part
@@ -78,6 +79,7 @@ def choose_data(data: str, target: str, folder: Path, given: Mapping[str, str]) 
     checked = check_file(file, dataset)
     labelled = checked.labelled
     notes += _judged(checked, file, config / "dataset.yaml")
+    notes += _not_as_meant(checked, dataset)
     name = f"_{dataset.name}" + (f"_{hashlib.sha256(target.encode()).hexdigest()[:6]}" if target else "")
     settings = Settings.of(given)
     options = {
@@ -121,7 +123,7 @@ def _judged(checked: FileCheck, file: Path, declaration: Path) -> list[str]:
     if checked.refused:
         notes.append(
             f"CHECK: {checked.refused} of {checked.records} records cannot be used, the others can: {checked.why}. "
-            f"What is right there has to be allowed in {declaration}"
+            f"Where the file is right, allow it in {declaration}; else correct the file"
         )
     if checked.same_key:
         notes.append(
@@ -129,6 +131,28 @@ def _judged(checked: FileCheck, file: Path, declaration: Path) -> list[str]:
             "only the first of each is kept"
         )
     return notes
+
+
+def _not_as_meant(checked: FileCheck, dataset: Dataset) -> list[str]:
+    """What works and is perhaps not what the author of the declaration meant."""
+    notes = []
+    if checked.absent:
+        notes.append(
+            f"CHECK: the file has no column {_quoted(checked.absent)}, which the declaration has: the value is missing in every record"
+        )
+    if dataset.id and checked.without_key:
+        every = checked.without_key == checked.records
+        who = "no record has" if every else f"{checked.without_key} of {checked.records} records do not have"
+        notes.append(f"CHECK: {who} the key '{dataset.id}', so keys are made of the file's content and the row's number")
+    taken = {*raw_inputs(dataset.pipeline, dataset.by_name), *dataset.targets}
+    taken |= {name for step in dataset.pipeline if isinstance(step, Drop) for name in step.columns}
+    if unused := [column.name for column in dataset.columns if column.type != "text" and column.name not in taken]:
+        notes.append(f"CHECK: no step takes the column {_quoted(unused)}; the step drop would say that this is meant")
+    return notes
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
 
 
 def _declare(file: Path, target: str, config: Path) -> list[str]:
