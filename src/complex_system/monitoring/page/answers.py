@@ -88,6 +88,8 @@ def is_good(reading: Reading) -> Answer:
         return Answer(question, "none", "Not known yet", why, path)
     if live["rmse"] > CLOSE * expected:
         return Answer(question, "warn", "Worse than it was", why, path)
+    if _is_worse_than_a_line(reading):
+        return Answer(question, "warn", "A linear model is better", str((reading.comparison or {}).get("verdict", "")), "/models")
     return Answer(question, "good", "Yes", why, path)
 
 
@@ -98,6 +100,18 @@ def _beside_the_mean(reading: Reading) -> tuple[str, str] | None:
     if word not in ("not better", "unclear"):
         return None
     return ("No better than the mean" if word == "not better" else "Cannot be told"), str(comparison.get("verdict", ""))
+
+
+def _is_worse_than_a_line(reading: Reading) -> bool:
+    """Whether the comparison found a linear model surely better than the champion."""
+    verdict = ((reading.comparison or {}).get("verdicts") or {}).get("linear") or {}
+    return float(verdict.get("high") or 0.0) < 0
+
+
+def are_few(data: Mapping[str, Any]) -> bool:
+    """Whether the live records or those of the reference are so few that the stability index is above its bands by chance."""
+    reference = data.get("reference") or {}
+    return min(int(data.get("samples") or 0), int(reference.get("samples") or FEW_RECORDS)) < FEW_RECORDS
 
 
 def drifts(data: Mapping[str, Any]) -> dict[str, float]:
@@ -117,6 +131,10 @@ def is_as_it_was(reading: Reading) -> Answer:
     if samples < FEW_RECORDS:
         why = f"{samples} records were predicted; from {FEW_RECORDS} on their distribution says something."
         return Answer(question, "none", "Not known yet", why, path)
+    trained = int((reading.data.get("reference") or {}).get("samples") or FEW_RECORDS)
+    if trained < FEW_RECORDS:
+        why = f"The champion was trained on {trained} records; from {FEW_RECORDS} on a comparison with them says something."
+        return Answer(question, "none", "Not known", why, path)
     worst = max(indices, key=lambda name: indices[name])
     why = f"Largest drift: {worst}, PSI {number(indices[worst])}."
     moved = [name for name, index in indices.items() if index > SIGNIFICANT]
