@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 import zipfile
@@ -204,7 +205,8 @@ def test_the_written_declaration_says_what_it_is_made_of_and_fits_the_schema(tmp
     assert "# fest: constant: the same value in all records" in text
     assert "# leer: always missing" in text
     assert "# missing in 60 of 60 records" in text.replace("always missing; missing", "# missing")
-    assert "date_parts, column: Datum, parts: [month, weekday]}" in text
+    assert "  # - {step: date_parts, column: Datum, parts: [month, weekday]}\n" in text
+    assert re.search(r"name: verrät, type: number, .*optional: true", text), "what is not used is not asked of requests"
     declared = json.loads(schema.shipped().read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator(declared).validate(yaml.safe_load(text))
 

@@ -37,6 +37,7 @@ def test_the_examples_are_records_that_are_processed(dataset: Dataset, position:
     example = example_record(dataset, position)
     jsonschema.Draft202012Validator(record_schema(dataset)).validate(example)
     assert Pipeline(dataset).features(raw_check(dataset)([example])).shape == (1, len(dataset.feature_names))
+    assert not set(example) & set(dataset.targets)
 
 
 @settings(derandomize=True, max_examples=30, deadline=None)

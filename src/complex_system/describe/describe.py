@@ -99,7 +99,8 @@ class Description:
         limits = None if is_target else column.range
         if limits:
             declared["range"] = limits
-        if column.missing or is_target:
+        # What no step takes is not asked of who wants a prediction: a grade or a remark that comes later.
+        if column.missing or is_target or column.name in self.proposal.dropped:
             declared["optional"] = True
         if column.missing and not is_target and column.name in self.proposal.used:
             if column.type == "boolean":
@@ -126,8 +127,9 @@ class Description:
         for column in self.columns:
             if column.type == "datetime" and column.name in self.proposal.dropped and not column.notes:
                 step = {"step": "date_parts", "column": column.name, "parts": date_parts(column)}
-                fill = " (and give the column a fill)" if column.missing else ""
-                made += comment(f"Take '{column.name}' out of drop{fill} to use: - {flow(step)}", "  ")
+                also = "give the column a fill" if column.missing else "take 'optional: true' out of its line"
+                made += comment(f"To use '{column.name}', take it out of drop, {also}, and take the '#' away:", "  ")
+                made += f"  # - {flow(step)}\n"
         for step, why in self.proposal.steps:
             made += (comment(why, "  ") if why else "") + f"  - {flow(step)}\n"
         return made
