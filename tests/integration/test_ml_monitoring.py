@@ -280,7 +280,20 @@ async def test_each_day_has_a_run_of_its_own(settings: Settings) -> None:
 
 
 async def test_columns_of_any_name_have_their_metrics_in_mlflow(settings: Settings) -> None:
-    columns = ["x", "Temp. [°C]", "Temp. (°C)", "Größe", "n/m²", "a//b", "..", "/", "%", "select;drop", "two\nlines", "long " * 60]
+    columns = [
+        "x",
+        "Temp. [°C]",
+        "Temp. (°C)",
+        "Größe",
+        "n/m²",
+        "a//b",
+        "..",
+        "/",
+        "%",
+        "select;drop",
+        "two\nlines",
+        "long " * 60,
+    ]
     run = MonitoringRun(settings.mlflow_tracking_uri, settings.mlflow_experiment, "lab")
     metrics = {f"data/missing/{name}": float(place) for place, name in enumerate(columns)}
     await asyncio.to_thread(run.write, [Point(datetime.now(UTC), metrics)])

@@ -128,7 +128,11 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
             r"pipeline step 1 \(guess\), step: must be one of one_hot, .*, drop, not 'guess'\.",
         ),
         (("pipeline", 0, "step"), "onehot", r"not 'onehot'; do you mean 'one_hot'\?$"),
-        (("columns", 1, "range"), [0, 5, 9, 8], r"needs 2 entries, not 4: write \[smallest, largest\], decimals with a point"),
+        (
+            ("columns", 1, "range"),
+            [0, 5, 9, 8],
+            r"needs 2 entries, not 4: write \[smallest, largest\], decimals with a point",
+        ),
         (("pipeline", 1, "edges"), [0, 100, 50], "the bin edges of 'heat' must rise"),
         (("pipeline", 1, "labels"), ["low"], "'heat' needs 2 different bin labels"),
         (("pipeline", 1, "labels"), ["low", "low"], "'heat' needs 2 different bin labels"),

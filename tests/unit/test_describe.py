@@ -481,7 +481,9 @@ def test_columns_that_were_made_of_the_target_are_left_out(tmp_path: Path) -> No
         x = numbers.uniform(0, 10)
         y = round(20 + 3 * x + numbers.gauss(0, 4), 3)
         grade = "A" if y < 28 else "B" if y < 40 else "C"
-        rows.append([round(x, 3), "ja" if y < 30 else "nein", grade, round(math.log(y), 6), round(y), numbers.choice("PQ"), y])
+        rows.append(
+            [round(x, 3), "ja" if y < 30 else "nein", grade, round(math.log(y), 6), round(y), numbers.choice("PQ"), y]
+        )
     path = tmp_path / "a.csv"
     header = ["x", "scrap", "grade", "logarithm", "rounded", "machine", "y"]
     path.write_text("\n".join(",".join(map(str, row)) for row in [header, *rows]) + "\n")
@@ -494,8 +496,24 @@ def test_columns_that_were_made_of_the_target_are_left_out(tmp_path: Path) -> No
 def test_who_cannot_learn_is_told_why_of_each_column(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("machine,y\n" + "".join(f"m1,{number}.5\n" for number in range(20)))
-    with pytest.raises(DescribeError, match=r"'y' could be predicted \('machine': constant: the same value in all records\)"):
+    with pytest.raises(
+        DescribeError, match=r"'y' could be predicted \('machine': constant: the same value in all records\)"
+    ):
         describe(path, "y")
+
+
+def test_texts_that_are_nearly_numbers_are_told_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    rows = [
+        f"{20 + number},5;{number}.25;{'n.i.O.' if number == 7 else 300 + number * 1.5};00{number};{number}.75"
+        for number in range(60)
+    ]
+    path.write_text("a;b;c;d;y\n" + "\n".join(rows) + "\n")
+    found = {column.name: column for column in describe(path, "y").columns}
+    assert [found[name].type for name in "abcdy"] == ["text", "number", "text", "text", "number"]
+    assert found["a"].notes == ["numbers with decimal commas, and other columns have decimal points; write them alike"]
+    assert found["c"].notes == ["59 of its 60 values are numbers, and row 8 has 'n.i.O.'; correct that or leave it empty"]
+    assert found["d"].notes == ["different in every record: a key or a remark"]
 
 
 def test_a_column_that_is_named_as_a_key_and_is_none_is_told(tmp_path: Path) -> None:

@@ -144,7 +144,9 @@ def test_a_reference_of_few_records_is_no_verdict(monitor: Monitor) -> None:
         reading = read(monitor)
         reading = replace(reading, data={**reading.data, "reference": {"source": "champion", "samples": trained}})
         assert answers.is_as_it_was(reading).kind == kind
-        shown = str([value for view in VIEWS if ("data-note", "children") in view.outputs for value in view.fill(reading, Viewer())])
+        shown = str(
+            [value for view in VIEWS if ("data-note", "children") in view.outputs for value in view.fill(reading, Viewer())]
+        )
         assert ("0.60 significant" in shown) is (kind == "bad")
         assert ("it may be chance, the reference has 36" in shown) is (kind == "none")
         assert ("significant</td>" in make_report(reading, Clock())) is (kind == "bad")

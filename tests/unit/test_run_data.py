@@ -148,9 +148,7 @@ def test_what_works_and_is_perhaps_not_meant_is_told(tmp_path: Path) -> None:
         "CHECK: no step takes the column 'p', 'q'; the step drop would say that this is meant",
     )
     file = declared(tmp_path, [["" if place == 3 else row[0], *row[1:]] for place, row in enumerate(ROWS)])
-    assert (
-        "CHECK: 1 of 40 records do not have the key 'batch'" in choose_data(str(file), "", tmp_path / "runs", {}).notes[0]
-    )
+    assert "CHECK: 1 of 40 records do not have the key 'batch'" in choose_data(str(file), "", tmp_path / "runs", {}).notes[0]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +157,11 @@ def test_what_works_and_is_perhaps_not_meant_is_told(tmp_path: Path) -> None:
         ("Größe [mm]", "Gro\u0308ße [mm]", "looks like the declared 'Größe [mm]' and is of other characters: copy the name"),
         ("Druck", "Druck ", "looks like the declared 'Druck' and is of other characters"),
         ("Druck (bar)", "Druck [bar]", "Is 'Druck [bar]' the declared 'Druck (bar)'?"),
-        ("Druck", "Laborant", "Declare what is unknown (unused: type text, and in the step drop), or take it out of the file."),
+        (
+            "Druck",
+            "Laborant",
+            "Declare what is unknown (unused: type text, and in the step drop), or take it out of the file.",
+        ),
     ],
 )
 def test_a_column_of_another_name_gets_an_error_that_says_what_to_do(
@@ -174,5 +176,7 @@ def test_a_column_of_another_name_gets_an_error_that_says_what_to_do(
 
 
 def test_a_file_that_lacks_a_column_gets_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(SourceFileError, match=r"lacks the column\(s\) 't'.*needs another name in the declaration, or 'optional"):
+    with pytest.raises(
+        SourceFileError, match=r"lacks the column\(s\) 't'.*needs another name in the declaration, or 'optional"
+    ):
         choose_data(str(declared(tmp_path, [[row[0], *row[2:]] for row in ROWS], "batch;c;y")), "", tmp_path / "runs", {})

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from complex_system.domain.columns import LARGEST_INTEGER, Column
+from complex_system.domain.records import shown
 from complex_system.domain.times import TimeFormat
 from complex_system.sources.values import FALSE, TRUE, entries, is_missing, numbers, truth
 
@@ -159,6 +160,30 @@ def _look_at_texts(found: Found, series: pl.Series, *, decimal_commas: bool) -> 
         if any(lists) and all(each is None or isinstance(each, list) for each in lists) and _look_at_lists(found, lists):
             return
     _look_at_categories(found, series)
+    if found.type == "text" and (why := nearly_numbers(series.to_list(), decimal_commas=decimal_commas)):
+        found.notes = [why]
+
+
+def nearly_numbers(column: list[str | None], *, decimal_commas: bool) -> str:
+    """What keeps texts, most of which are numbers, from being a column of numbers, and what to do; '' for other texts."""
+    texts = [None if text is None or is_missing(text, NUMBER) else text for text in column]
+    present = sum(text is not None for text in texts)
+    for commas in (decimal_commas, not decimal_commas):
+        read = numbers(pl.Series(texts, dtype=pl.String), decimal_commas=commas).to_list()
+        others = [row for row, (text, each) in enumerate(zip(texts, read, strict=True)) if text is not None and each is None]
+        if 2 * len(others) > present:
+            continue
+        if commas is not decimal_commas and not others:
+            signs = ("points", "commas") if commas else ("commas", "points")
+            return f"numbers with decimal {signs[1]}, and other columns have decimal {signs[0]}; write them alike"
+        if commas is decimal_commas and not others:  # such as 0012, which is kept as a text
+            return ""
+        if commas is decimal_commas:
+            which = f"row {others[0] + 1} has {shown(texts[others[0]])}"
+            return (
+                f"{present - len(others)} of its {present} values are numbers, and {which}; correct that or leave it empty"
+            )
+    return ""
 
 
 def _look_at_categories(found: Found, series: pl.Series) -> None:

@@ -13,18 +13,16 @@ from typing import Any
 import polars as pl
 
 from complex_system.describe.checking import check_file
-from complex_system.describe.columns import MARGIN, NUMBER, Found, look_at
+from complex_system.describe.columns import MARGIN, Found, look_at, nearly_numbers
 from complex_system.describe.proposal import Proposal, date_parts, propose
 from complex_system.describe.suspects import key_of, leak, note_repeated_keys
 from complex_system.describe.writing import comment, flow, scalar
 from complex_system.domain.columns import ID
 from complex_system.domain.dataset import Dataset
-from complex_system.domain.records import shown
 from complex_system.domain.schema import EDITOR_LINE
 from complex_system.errors import DescribeError
 from complex_system.sources.replay import readable
 from complex_system.sources.tables import Table, table_at
-from complex_system.sources.values import is_missing, numbers
 
 _MOST_REASONS = 5
 _LETTERS = {ord("ä"): "ae", ord("ö"): "oe", ord("ü"): "ue", ord("ß"): "ss"}
@@ -215,16 +213,7 @@ def _target(path: Path, columns: list[Found], target: str, table: Table, frame: 
 
 
 def _no_number(series: pl.Series, table: Table) -> str:
-    """How many of a column's texts are numbers, and the first that is none, where most are: a remark among measurements."""
     if series.dtype != pl.String:
         return ""
-    texts = [None if text is None or is_missing(text, NUMBER) else text for text in series.to_list()]
-    read = numbers(pl.Series(texts, dtype=pl.String), decimal_commas=table.decimal_commas).to_list()
-    others = [
-        row for row, (text, number) in enumerate(zip(texts, read, strict=True), 1) if text is not None and number is None
-    ]
-    present = sum(text is not None for text in texts)
-    if not others or 2 * len(others) > present:
-        return ""
-    which = f"row {others[0]} has {shown(texts[others[0] - 1])}"
-    return f": {present - len(others)} of its {present} values are numbers, and {which}; correct that or leave it empty"
+    why = nearly_numbers(series.to_list(), decimal_commas=table.decimal_commas)
+    return f": {why}" if why else ""

@@ -41,9 +41,7 @@ def propose(columns: list[Found], target: str, leaking: Mapping[str, str]) -> Pr
     for column in usable:
         if column.type == "list of shares":
             continue
-        reason = "; ".join(column.notes) or (
-            f"{leaking[column.name]}: it may leak it" if column.name in leaking else ""
-        )
+        reason = "; ".join(column.notes) or (f"{leaking[column.name]}: it may leak it" if column.name in leaking else "")
         if column.type == "text":
             made.dropped[column.name] = reason or "text"
         elif reason or column.type == "datetime":

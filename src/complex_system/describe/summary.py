@@ -29,7 +29,9 @@ def summary(description: Description) -> Group:
     line = f"Target '{description.target}'" + (
         "" if description.target_was_named else " (CHECK: the last column of numbers; --target names another)"
     )
-    return Group(table, Text(f"{line}; {features} feature{'' if features == 1 else 's'}; pipeline version {dataset.version}"))
+    return Group(
+        table, Text(f"{line}; {features} feature{'' if features == 1 else 's'}; pipeline version {dataset.version}")
+    )
 
 
 def _values(column: Found) -> str:

@@ -103,7 +103,9 @@ class Dataset(Declared):
             try:
                 text = path.read_text(encoding="utf-8-sig")
             except UnicodeDecodeError as error:
-                raise DeclarationError(f"{path} is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8.") from error
+                raise DeclarationError(
+                    f"{path} is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8."
+                ) from error
             return cls.parse(text, str(path), target=target)
         return cls.shipped("lab", target=target)
 

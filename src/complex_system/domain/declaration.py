@@ -99,7 +99,10 @@ def what_is_wrong(error: yaml.YAMLError) -> str:
 def sentence(faults: Iterable[Fault], text: Text, source: str) -> str:
     """All faults, a line each, in the order of the file."""
     lines = sorted({(text.line(place), _where(place, text.content), problem) for place, problem in faults})
-    said = [f"line {line}{f', {where}' if where else ''}: {_once(where, problem)}" for line, where, problem in lines[:MOST_FAULTS]]
+    said = [
+        f"line {line}{f', {where}' if where else ''}: {_once(where, problem)}"
+        for line, where, problem in lines[:MOST_FAULTS]
+    ]
     if len(lines) > MOST_FAULTS:
         said.append(f"and {len(lines) - MOST_FAULTS} more")
     if len(said) == 1:

@@ -16,7 +16,7 @@ _EXAMPLE_TIME = datetime(2025, 1, 31, 13, 45)  # noqa: DTZ001 - the declared for
 
 
 def example_record(dataset: Dataset, position: int = 0) -> Record:
-    """A raw record without its target that the pipeline takes, and without others that may be missing; different positions give different ones."""
+    """A raw record that the pipeline takes, without its target and others that may be missing; positions give different ones."""
     return {
         column.name: _example(column, position)
         for column in dataset.columns
