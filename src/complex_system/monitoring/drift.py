@@ -91,8 +91,9 @@ class DataWindow:
             features: Of those, shape (n, features).
 
         Returns:
-            ``{"raw": {column: measures}, "processed": {feature: measures}, "samples": n, "reference_samples": m}``; measures are ``type``, ``missing``,
-            ``missing_reference``, the histograms ``reference`` and ``live`` (shares over the same bins, ``edges`` or ``categories``)
+            ``{"raw": {column: measures}, "processed": {feature: measures}, "samples": n, "reference_samples": m}``; measures are
+            ``type``, ``missing``, ``missing_reference``, the histograms ``reference`` and ``live`` (shares over the same bins,
+            ``edges`` or ``categories``)
             and, from ``MIN_LIVE`` records on, ``psi``, ``band`` and for numbers that are no indicators ``test`` (``ks``: ``statistic``
             and ``p_value``; or ``wasserstein``: ``distance`` in standard deviations of the reference). Numbers with a declared range
             have ``out_of_range``, categories ``new_categories``: ``{value: count}``.
