@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import DeclarationError, SourceFileError
-from complex_system.local.data import choose_data
+from complex_system.local.data import ChosenData, choose_data
+from complex_system.local.files import remember_file, warn_of_changed_file
 from complex_system.local.plan import Deployment, make_plan
 from complex_system.sources.replay import ReplayFile
 from complex_system.training.data import Part, parts_of
@@ -48,6 +50,26 @@ def test_a_file_without_a_declaration_is_declared_on_the_fly(tmp_path: Path) -> 
     assert any("CHECK: no --target was named" in note for note in chosen.notes)
     named = choose_data(str(file), "Heiz", tmp_path / "others", {})
     assert Dataset.load(named.options["FASTIOT_CONFIG_DIR"]).target == "Heiz"
+
+
+def test_a_declaration_that_was_made_on_the_fly_and_changed_is_not_made_again(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("t,y\n" + "".join(f"{number}.25,{number * number % 17}.5\n" for number in range(40)))
+
+    def version() -> tuple[str, str]:
+        chosen = choose_data(str(file), "", tmp_path / "runs", {})
+        return chosen.notes[0], Dataset.load(chosen.options["FASTIOT_CONFIG_DIR"]).version
+
+    made = version()
+    assert "so one was made of it" in made[0]
+    assert version() == made
+    [declaration] = (tmp_path / "runs").glob("*/dataset.yaml")
+    declaration.write_text(re.sub(r"range: \[.*?\]", "range: [0, 99]", declaration.read_text()))
+    said, changed = version()
+    assert "changed since is taken" in said
+    assert changed != made[1]
+    declaration.unlink()
+    assert version() == made
 
 
 def test_a_declaration_beside_the_file_is_taken(tmp_path: Path) -> None:
@@ -180,3 +202,23 @@ def test_a_file_that_lacks_a_column_gets_an_error_that_says_what_to_do(tmp_path:
         SourceFileError, match=r"lacks the column\(s\) 't'.*needs another name in the declaration, or 'optional"
     ):
         choose_data(str(declared(tmp_path, [[row[0], *row[2:]] for row in ROWS], "batch;c;y")), "", tmp_path / "runs", {})
+
+
+def test_a_changed_file_without_keys_is_told_because_its_records_would_be_there_twice(tmp_path: Path) -> None:
+    directory, file = tmp_path / "mongo", tmp_path / "a.csv"
+    directory.mkdir()
+    rows = [f"{number}.25,{number * number % 17}.5\n" for number in range(60)]
+
+    def chosen(count: int, header: str = "t,y\n") -> ChosenData:
+        file.write_text(header + "".join(rows[:count]))
+        return choose_data(str(file), "", tmp_path / "runs", {})
+
+    first = chosen(40)
+    assert first.keyless
+    assert warn_of_changed_file(directory, first.options) == ""
+    remember_file(directory, first.options)
+    assert warn_of_changed_file(directory, chosen(40).options) == ""
+    grown = chosen(60)
+    assert "a.csv as it was before" in warn_of_changed_file(directory, grown.options)
+    assert "a.csv as it was before" not in warn_of_changed_file(directory, {**grown.options, "FASTIOT_MONGO_DB_NAME": "b"})
+    assert not choose_data(str(declared(tmp_path, ROWS)), "", tmp_path / "runs", {}).keyless

@@ -34,11 +34,13 @@ class ChosenData:
         options: Variables for the services.
         notes: What the person who started the run should know.
         too_few: Why nothing can be trained; empty where it can.
+        keyless: Whether the records bring no keys, so that a changed file has other records.
     """
 
     options: Mapping[str, str]
     notes: tuple[str, ...] = ()
     too_few: str = ""
+    keyless: bool = False
 
 
 def choose_data(data: str, target: str, folder: Path, given: Mapping[str, str]) -> ChosenData:
@@ -96,7 +98,7 @@ def choose_data(data: str, target: str, folder: Path, given: Mapping[str, str]) 
         f"data set '{dataset.name}' of {config / 'dataset.yaml'}, {labelled} labelled records; it predicts '{dataset.target}'"
     )
     too_few = _too_few(checked)
-    return ChosenData(options, (*notes, too_few) if too_few else tuple(notes), too_few)
+    return ChosenData(options, (*notes, too_few) if too_few else tuple(notes), too_few, checked.without_key > 0)
 
 
 def _too_few(checked: FileCheck) -> str:
@@ -156,10 +158,17 @@ def _quoted(names: Sequence[str]) -> str:
 
 
 def _declare(file: Path, target: str, config: Path) -> list[str]:
+    """Makes the declaration of a file that has none; one that a person has changed since stays."""
+    declaration, proposed = config / "dataset.yaml", config / "proposed.yaml"
+    if declaration.is_file() and proposed.is_file() and declaration.read_bytes() != proposed.read_bytes():
+        return [
+            f"{file.name} has no dataset.yaml beside it; the one that was made of it and changed since is taken: {declaration} "
+            "(remove it, and another is made)"
+        ]
     description = describe(file, target)
     config.mkdir(parents=True, exist_ok=True)
-    declaration = config / "dataset.yaml"
-    declaration.write_text(description.text(), encoding="utf-8")
+    for path in (proposed, declaration):
+        path.write_text(description.text(), encoding="utf-8")
     put_beside(declaration)
     notes = [f"{file.name} has no dataset.yaml beside it, so one was made of it: {declaration}"]
     if not description.target_was_named:
