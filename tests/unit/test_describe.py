@@ -516,6 +516,22 @@ def test_texts_that_are_nearly_numbers_are_told_with_what_to_do(tmp_path: Path) 
     assert found["d"].notes == ["different in every record: a key or a remark"]
 
 
+def test_units_behind_numbers_years_of_two_digits_and_durations(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    rows = [f"{number},5 %;{number * 3 % 11},25;{1 + number % 28:02}.02.24;{number % 7},5" for number in range(40)]
+    path.write_text("a;b;day;y\n" + "\n".join(rows) + "\n")
+    found = {column.name: column for column in describe(path, "y").columns}
+    assert found["a"].notes == [
+        "numbers with '%' behind each; put the unit into the column's name, in brackets, and leave the numbers"
+    ]
+    assert (found["day"].type, found["day"].format) == ("datetime", "%d.%m.%y")
+    pl.DataFrame({"took": [timedelta(seconds=i) for i in range(5)], "y": [0.5, 1, 2, 3, 4]}).write_parquet(
+        tmp_path / "b.parquet"
+    )
+    with pytest.raises(DescribeError, match=r"the column 'took' is of type Duration.*, which holds no numbers"):
+        describe(tmp_path / "b.parquet", "y")
+
+
 def test_a_column_that_is_named_as_a_key_and_is_none_is_told(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("id,x,y\n" + "".join(f"k{number % 90},{number % 7},{number}.5\n" for number in range(120)))

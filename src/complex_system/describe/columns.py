@@ -24,7 +24,7 @@ LARGEST = 1e30
 
 _FORMATS = tuple(
     date + time
-    for date in ("%d.%m.%Y", "%Y-%m-%d", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d-%m-%Y")
+    for date in ("%d.%m.%Y", "%Y-%m-%d", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d-%m-%Y", "%d.%m.%y")
     for time in (
         "", " %H:%M", " %H:%M:%S", ", %H:%M:%S", ", %H:%M", "T%H:%M:%S", "T%H:%M", " %H:%M:%S.%f",
         "T%H:%M:%S.%f", "T%H:%M:%SZ", "T%H:%M:%S.%fZ",
@@ -32,6 +32,7 @@ _FORMATS = tuple(
 )  # fmt: skip
 _LEADING_ZERO = re.compile(r"[+-]?0\d")
 _UNIT_AT_THE_END = re.compile(r"^(.*\S)\s*(?:\[([^\[\]]{1,15})\]|\(([^()]{1,15})\))\s*$")
+_UNIT_BEHIND = re.compile(r"[+-]?\d[\d.,]*\s*([^\W\d_]\S{0,7}|[%‰°]\S{0,7})")
 _UNIT_AFTER_IN = re.compile(r"^(.*\S) in (\S{1,8})$")
 NUMBER = Column(name="x", type="number")
 _NO_UNIT = re.compile(r"^\d*$|.*\s.*\s.*")
@@ -123,7 +124,7 @@ def look_at(series: pl.Series, *, decimal_commas: bool) -> Found:
     elif series.dtype == pl.Boolean:
         found.type, found.missing, found.different = "boolean", series.null_count(), series.drop_nulls().n_unique()
         _as_flags(found, series.cast(pl.Float64))
-    elif series.dtype.is_nested() or series.dtype in (pl.Binary, pl.Object):
+    elif series.dtype.is_nested() or series.dtype in (pl.Binary, pl.Object, pl.Duration):
         raise TypeError(f"the column '{series.name}' is of type {series.dtype}, which holds no numbers, texts or lists")
     else:
         _look_at_texts(found, series.cast(pl.String), decimal_commas=decimal_commas)
@@ -183,6 +184,10 @@ def nearly_numbers(column: list[str | None], *, decimal_commas: bool) -> str:
             return (
                 f"{present - len(others)} of its {present} values are numbers, and {which}; correct that or leave it empty"
             )
+    units = {match[1] for text in texts if text is not None and (match := _UNIT_BEHIND.fullmatch(text.strip()))}
+    behind = sum(text is not None and bool(_UNIT_BEHIND.fullmatch(text.strip())) for text in texts)
+    if len(units) == 1 and behind == present:
+        return f"numbers with '{units.pop()}' behind each; put the unit into the column's name, in brackets, and leave the numbers"
     return ""
 
 
