@@ -222,3 +222,17 @@ def test_a_changed_file_without_keys_is_told_because_its_records_would_be_there_
     assert "a.csv as it was before" in warn_of_changed_file(directory, grown.options)
     assert "a.csv as it was before" not in warn_of_changed_file(directory, {**grown.options, "FASTIOT_MONGO_DB_NAME": "b"})
     assert not choose_data(str(declared(tmp_path, ROWS)), "", tmp_path / "runs", {}).keyless
+
+
+def test_a_long_name_makes_a_database_name_that_both_servers_take(tmp_path: Path) -> None:
+    file = declared(tmp_path, ROWS)
+    names = set()
+    for end in ("a", "b"):
+        (tmp_path / "dataset.yaml").write_text(
+            DECLARED.replace("name: mine", f"name: {'long_' * 20}{end}").replace("target: y", "target: [y, t]")
+            .replace("  - {step: scale, column: t}\n", "")
+        )  # fmt: skip
+        options = choose_data(str(file), "y", tmp_path / "runs", {}).options
+        names |= {options["FASTIOT_MONGO_DB_NAME"], options["COMPLEX_SYSTEM_MARIA_NAME"]}
+    assert len(names) == 2
+    assert max(map(len, names)) <= 63

@@ -25,6 +25,8 @@ from complex_system.training.data import MIN_SAMPLES, Part
 FEWEST_LABELLED = 30
 """Labelled records below which no training round is started, however small the file."""
 
+_LONGEST_NAME = 40
+
 
 @dataclass(frozen=True)
 class ChosenData:
@@ -82,7 +84,7 @@ def choose_data(data: str, target: str, folder: Path, given: Mapping[str, str]) 
     labelled = checked.labelled
     notes += _judged(checked, file, config / "dataset.yaml")
     notes += _not_as_meant(checked, dataset)
-    name = f"_{dataset.name}" + (f"_{hashlib.sha256(target.encode()).hexdigest()[:6]}" if target else "")
+    name = f"_{_short(dataset.name)}" + (f"_{hashlib.sha256(target.encode()).hexdigest()[:6]}" if target else "")
     settings = Settings.of(given)
     options = {
         "FASTIOT_CONFIG_DIR": str(config),
@@ -99,6 +101,15 @@ def choose_data(data: str, target: str, folder: Path, given: Mapping[str, str]) 
     )
     too_few = _too_few(checked)
     return ChosenData(options, (*notes, too_few) if too_few else tuple(notes), too_few, checked.without_key > 0)
+
+
+def _short(name: str) -> str:
+    """A data set's name as a part of a database's, of which MariaDB takes 64 characters and MongoDB 63."""
+    return (
+        name
+        if len(name) <= _LONGEST_NAME
+        else f"{name[: _LONGEST_NAME - 7]}_{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    )
 
 
 def _too_few(checked: FileCheck) -> str:
