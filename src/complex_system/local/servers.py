@@ -209,13 +209,15 @@ class MariaServer(Server):
         if binary is None:
             raise StartError("mariadbd is missing: install the package mariadb-server (apt-get install mariadb-server).")
         # A socket path has a limit of 107 characters, which a deep data directory would exceed: TCP only matters here.
-        return [binary, "--no-defaults", *self._own_user(), f"--datadir={self.directory / 'data'}", f"--bind-address={HOST}",
+        return [binary, "--no-defaults", *self._own_user(), f"--datadir={self.directory / 'data'}",
+                f"--tmpdir={self._temporary()}", f"--bind-address={HOST}",
                 f"--port={self.port}", f"--socket={self._socket()}", f"--pid-file={self.directory / 'mariadb.pid'}",
                 "--skip-name-resolve", "--skip-log-bin", "--max-allowed-packet=64M", "--innodb-buffer-pool-size=256M"]  # fmt: skip
 
     @override
     def prepare(self) -> None:
         data = self.directory / "data"
+        self._temporary().mkdir(parents=True, exist_ok=True)
         if (data / "mysql").is_dir():
             return
         installer = shutil.which("mariadb-install-db")
@@ -227,7 +229,7 @@ class MariaServer(Server):
         done = subprocess.run(  # noqa: S603 - our own program and arguments
             [installer, "--no-defaults", *self._own_user(), f"--datadir={aside}", "--skip-test-db",
              "--auth-root-authentication-method=normal"],
-            capture_output=True, text=True, check=False,
+            capture_output=True, text=True, check=False, env={**os.environ, "TMPDIR": str(self._temporary())},
         )  # fmt: skip
         if done.returncode:
             raise StartError(f"mariadb-install-db failed:\n{done.stdout[-800:]}{done.stderr[-800:]}")
@@ -241,6 +243,10 @@ class MariaServer(Server):
             "FASTIOT_MARIA_DB_USER": "root",
             "FASTIOT_MARIA_DB_PASSWORD": "",
         }
+
+    def _temporary(self) -> Path:
+        # Its own: a mariadbd that starts removes every table that it finds in the folder, those of another one's start among them.
+        return self.directory / "tmp"
 
     def _socket(self) -> str:
         return f"@complex-system-{self.port}"  # an abstract socket: no file, no length to mind
