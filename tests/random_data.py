@@ -40,7 +40,7 @@ CATEGORIES = (
 )  # fmt: skip
 FORMATS = (
     "%d.%m.%Y", "%Y-%m-%dT%H:%M:%S", "%d.%m.%Y, %H:%M:%S", "%Y-%m-%d %H:%M:%S.%f", "%m/%d/%Y %H:%M", "%Y%m%d", "[%d] (%m) $%Y^ %H?",
-    "%H Uhr %M am %d.%m.%Y", "%S %Y.%d.%m",
+    "%H Uhr %M am %d.%m.%Y", "%S %Y.%d.%m", "%d.%m.%y %H:%M",
 )  # fmt: skip
 TEXTS = (
     "",
@@ -334,7 +334,7 @@ class _Pipeline:
 
 def time_text(form: str, time: datetime, *, padded: bool) -> str:
     """A time in a declared format, its numbers with leading zeros or, where the format allows, without."""
-    digits = {"%Y": f"{time.year:04}", "%f": f"{time.microsecond:06}"}
+    digits = {"%Y": f"{time.year:04}", "%y": f"{time.year % 100:02}", "%f": f"{time.microsecond:06}"}
     for code, value in (("%m", time.month), ("%d", time.day), ("%H", time.hour), ("%M", time.minute), ("%S", time.second)):
         digits[code] = f"{value:02}" if padded else str(value)
     for code, text in digits.items():

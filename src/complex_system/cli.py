@@ -61,14 +61,18 @@ def run(
         options = {"COMPLEX_SYSTEM_RECORDS": records, "COMPLEX_SYSTEM_SEED": seed, **haste}
         directory = run_directory(deployment, Path(ProjectContext.default.project_root_dir))
         chosen: dict[str, str] = {}
+        keyless = False
         if data:
             if scenario is not None and data != "lab":
                 raise StartError("A scenario happens to the lab; leave out --data or --scenario.")
             from complex_system.local.data import choose_data
+            from complex_system.local.files import warn_of_changed_file
 
             prepared = choose_data(data, target, directory.parent / "data_sets", known.environment)
             chosen |= prepared.options
-            for note in prepared.notes:
+            keyless = prepared.keyless
+            changed = warn_of_changed_file(directory, chosen) if prepared.keyless and not fresh else ""
+            for note in (*prepared.notes, *([changed] if changed else [])):
                 typer.echo(f"fiot run: {note}")
             if once and prepared.too_few:
                 raise StartError("With --once a model has to be trained, and there are too few records for one; add some.")
@@ -80,6 +84,7 @@ def run(
             fresh=fresh,
             timeout=timeout,
             scenario=scenario,
+            keyless=keyless,
         )
     except ComplexSystemError as error:
         typer.echo(f"fiot run: {error.message}", err=True)

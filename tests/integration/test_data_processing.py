@@ -176,7 +176,7 @@ async def test_a_request_is_answered_by_the_same_pipeline(
     [
         ({"material_id": "99"}, "material_id", "'99' is not one of 00000000, 11111111, 22222222, 33333333"),
         ({"rohwert_2_labormessung": 30.5}, "rohwert_2_labormessung", "30.5 is outside of [0, 30]"),
-        ({"rohwert_2_labormessung": "30"}, "rohwert_2_labormessung", "must be a number or nothing, not str '30'"),
+        ({"rohwert_2_labormessung": "30"}, "rohwert_2_labormessung", "must be a number or nothing, not the text '30'"),
         ({"colour": "red"}, "colour", "is not a declared field"),
     ],
 )

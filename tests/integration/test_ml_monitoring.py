@@ -279,6 +279,30 @@ async def test_each_day_has_a_run_of_its_own(settings: Settings) -> None:
     assert {r.info.status for r in runs} == {"FINISHED"}
 
 
+async def test_columns_of_any_name_have_their_metrics_in_mlflow(settings: Settings) -> None:
+    columns = [
+        "x",
+        "Temp. [°C]",
+        "Temp. (°C)",
+        "Größe",
+        "n/m²",
+        "a//b",
+        "..",
+        "/",
+        "%",
+        "select;drop",
+        "two\nlines",
+        "long " * 60,
+    ]
+    run = MonitoringRun(settings.mlflow_tracking_uri, settings.mlflow_experiment, "lab")
+    metrics = {f"data/missing/{name}": float(place) for place, name in enumerate(columns)}
+    await asyncio.to_thread(run.write, [Point(datetime.now(UTC), metrics)])
+    [found] = await asyncio.to_thread(logged, settings)
+    assert sorted(found.data.metrics.values()) == sorted(metrics.values())
+    assert {"data/missing/x", "data/missing/Größe"} <= set(found.data.metrics)
+    assert "data/missing/Temp. _C_" in {name[:-7] for name in found.data.metrics}
+
+
 async def test_a_run_that_somebody_deleted_is_replaced(settings: Settings) -> None:
     from mlflow import MlflowClient
 

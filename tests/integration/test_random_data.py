@@ -220,5 +220,5 @@ async def test_a_model_of_random_data_answers_by_rest_what_it_answers_here(each_
         assert one.json()["predictions"] == expected[:1]
         wrong = await client.post("/predict", json={**records[0], "Temp.\n[°C]": "warm"})
         assert wrong.status_code == httpx.codes.UNPROCESSABLE_ENTITY
-        assert "field 'Temp.\n[°C]': must be a number, not str 'warm'" in wrong.json()["error"]["message"]
+        assert "field 'Temp.\n[°C]': must be a number, not the text 'warm'" in wrong.json()["error"]["message"]
     assert all(map(math.isfinite, expected))

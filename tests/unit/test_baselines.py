@@ -224,7 +224,17 @@ def test_all_records_are_collected_as_long_as_they_are_few() -> None:
         (
             (0.5, 0.1, 0.9),
             (-0.2, -0.3, -0.1),
+            "m 1 is worse than a linear model: it has RMSE 2.00 bar, the linear model 1.80",
+        ),
+        (
+            (0.5, 0.1, 0.9),
+            (-0.2, -0.3, 0.1),
             "m 1 is not better than a linear model: it has RMSE 2.00 bar, the linear model 1.80",
+        ),
+        (
+            (-0.2, -0.3, -0.1),
+            (0.2, 0.1, 0.3),
+            "No model is better than predicting the mean, and the best is worse: m 1 has RMSE 2.00 bar, the mean 1.80 bar",
         ),
         ((0.5, 0.1, 0.9), (0.2, -0.1, 0.3), "It cannot be told whether m 1 is better than a linear model"),
     ],

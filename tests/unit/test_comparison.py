@@ -92,7 +92,9 @@ def test_a_champion_that_is_not_better_than_a_baseline_is_named(candidate, holdo
     comparison = Comparison("r", tuple(results), 200, {}, baselines, verdicts=verdicts, unit="bar")
     assert "mean" in comparison.unbeaten
     assert "other" not in comparison.unbeaten
-    assert comparison.verdict.startswith("No model is better than predicting the mean: lab-lightgbm 1 has RMSE 1.00 bar")
+    assert comparison.verdict.startswith(
+        "No model is better than predicting the mean, and the best is worse: lab-lightgbm 1 has RMSE 1.00 bar"
+    )
     told = announced(comparison, "growth", ["a"])
     assert told["verdict"] == comparison.verdict
     assert told["baselines"]["other"]["rmse"] == pytest.approx(3.0)

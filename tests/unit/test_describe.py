@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import random
+import re
 import subprocess
 import sys
 import zipfile
@@ -203,7 +205,8 @@ def test_the_written_declaration_says_what_it_is_made_of_and_fits_the_schema(tmp
     assert "# fest: constant: the same value in all records" in text
     assert "# leer: always missing" in text
     assert "# missing in 60 of 60 records" in text.replace("always missing; missing", "# missing")
-    assert "date_parts, column: Datum, parts: [month, weekday]}" in text
+    assert "  # - {step: date_parts, column: Datum, parts: [month, weekday]}\n" in text
+    assert re.search(r"name: verrät, type: number, .*optional: true", text), "what is not used is not asked of requests"
     declared = json.loads(schema.shipped().read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator(declared).validate(yaml.safe_load(text))
 
@@ -469,6 +472,72 @@ def test_a_random_table_is_described_and_then_processed_without_a_fault(
     records = [row.record for batch in ReplayFile(path, dataset).batches(1000) for row in batch]
     assert Pipeline(dataset).features(records).shape == (len(rows), len(dataset.feature_names))
     summary(found)
+
+
+def test_columns_that_were_made_of_the_target_are_left_out(tmp_path: Path) -> None:
+    numbers = random.Random(3)
+    rows = []
+    for _ in range(120):
+        x = numbers.uniform(0, 10)
+        y = round(20 + 3 * x + numbers.gauss(0, 4), 3)
+        grade = "A" if y < 28 else "B" if y < 40 else "C"
+        rows.append(
+            [round(x, 3), "ja" if y < 30 else "nein", grade, round(math.log(y), 6), round(y), numbers.choice("PQ"), y]
+        )
+    path = tmp_path / "a.csv"
+    header = ["x", "scrap", "grade", "logarithm", "rounded", "machine", "y"]
+    path.write_text("\n".join(",".join(map(str, row)) for row in [header, *rows]) + "\n")
+    found = describe(path, "y")
+    assert found.proposal.used == {"x", "machine"}
+    assert set(found.leaking) == {"scrap", "grade", "logarithm", "rounded"}
+    assert "# grade: divides the target's values without overlap: it may leak it" in found.text()
+
+
+def test_who_cannot_learn_is_told_why_of_each_column(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("machine,y\n" + "".join(f"m1,{number}.5\n" for number in range(20)))
+    with pytest.raises(
+        DescribeError, match=r"'y' could be predicted \('machine': constant: the same value in all records\)"
+    ):
+        describe(path, "y")
+
+
+def test_texts_that_are_nearly_numbers_are_told_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    rows = [
+        f"{20 + number},5;{number}.25;{'n.i.O.' if number == 7 else 300 + number * 1.5};00{number};{number}.75"
+        for number in range(60)
+    ]
+    path.write_text("a;b;c;d;y\n" + "\n".join(rows) + "\n")
+    found = {column.name: column for column in describe(path, "y").columns}
+    assert [found[name].type for name in "abcdy"] == ["text", "number", "text", "text", "number"]
+    assert found["a"].notes == ["numbers with decimal commas, and other columns have decimal points; write them alike"]
+    assert found["c"].notes == ["59 of its 60 values are numbers, and row 8 has 'n.i.O.'; correct that or leave it empty"]
+    assert found["d"].notes == ["different in every record: a key or a remark"]
+
+
+def test_units_behind_numbers_years_of_two_digits_and_durations(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    rows = [f"{number},5 %;{number * 3 % 11},25;{1 + number % 28:02}.02.24;{number % 7},5" for number in range(40)]
+    path.write_text("a;b;day;y\n" + "\n".join(rows) + "\n")
+    found = {column.name: column for column in describe(path, "y").columns}
+    assert found["a"].notes == [
+        "numbers with '%' behind each; put the unit into the column's name, in brackets, and leave the numbers"
+    ]
+    assert (found["day"].type, found["day"].format) == ("datetime", "%d.%m.%y")
+    pl.DataFrame({"took": [timedelta(seconds=i) for i in range(5)], "y": [0.5, 1, 2, 3, 4]}).write_parquet(
+        tmp_path / "b.parquet"
+    )
+    with pytest.raises(DescribeError, match=r"the column 'took' is of type Duration.*, which holds no numbers"):
+        describe(tmp_path / "b.parquet", "y")
+
+
+def test_a_column_that_is_named_as_a_key_and_is_none_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("id,x,y\n" + "".join(f"k{number % 90},{number % 7},{number}.5\n" for number in range(120)))
+    found = describe(path, "y")
+    assert found.key == ""
+    assert "named as a key, and the same in several records" in found.proposal.dropped["id"]
 
 
 def test_the_command_writes_once_and_shows_what_it_saw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

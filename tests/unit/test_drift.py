@@ -88,7 +88,12 @@ def test_a_shift_shows_in_its_column_and_in_no_other(dataset: Dataset) -> None:
     assert metrics["drift/psi_max"] == max(value for name, value in metrics.items() if name.startswith("drift/psi/"))
     assert metrics[f"data/wasserstein/{R2}"] > 0.5
     assert metrics[f"data/wasserstein/{R3}"] < 0.15
-    assert metrics["drift/samples"] == 1000
+    assert metrics["drift/samples"] == metrics["drift/judged"] == 1000
+
+
+def test_an_index_counts_for_as_many_records_as_the_smaller_side_has(dataset: Dataset) -> None:
+    found = measured(dataset, drawn(2, 1000), reference(dataset, 36))
+    assert drift_metrics(found)["drift/judged"] == 36
 
 
 def test_a_small_window_is_tested_and_a_large_one_measured(dataset: Dataset) -> None:

@@ -303,7 +303,13 @@ def console_text(display: LiveDisplay, width: int) -> list[str]:
 
 
 def test_the_shown_command_is_what_a_shell_takes(tmp_path: Path) -> None:
-    record = {"_id": "it's", "material_id": "00000000", "rohwert_1_labormessung": 1.25, "laborant": 'a "b" $HOME'}
+    record = {
+        "_id": "it's",
+        "material_id": "00000000",
+        "rohwert_1_labormessung": 1.25,
+        "laborant": 'a "b" $HOME',
+        "Größe [µm]": "Süd",
+    }
     script = "\n".join(curl_lines("http://127.0.0.1:9/predict", record))
     # A stand-in for curl shows what a shell makes of the line.
     curl = tmp_path / "curl"
@@ -315,6 +321,7 @@ def test_the_shown_command_is_what_a_shell_takes(tmp_path: Path) -> None:
     url, body = said.stdout.split("\n", 1)
     assert url == "http://127.0.0.1:9/predict"
     assert json.loads(body) == {"records": [record]}
+    assert '"Größe [µm]": "Süd"' in script
 
 
 def test_the_lines_of_the_command_fit_a_terminal() -> None:

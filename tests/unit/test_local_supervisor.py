@@ -90,6 +90,21 @@ async def test_a_service_that_cannot_come_up_ends_the_run_with_its_last_words(
         await supervisor.stop()
 
 
+async def test_the_reason_of_a_service_is_told_once(
+    supervise: Callable[..., tuple[Supervisor, RunState]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("complex_system.local.supervisor.FIRST_PAUSE", 0.01)
+    supervisor, state = supervise(broken="raise SystemExit('broken: The table keeps another type.')")
+    told: list[str] = []
+    state.on_note.append(told.append)
+    try:
+        await asyncio.wait_for(supervisor.failure, 20)
+        assert sum("starting again" in note for note in told) == 4
+        assert [note for note in told if "another type" in note] == ["broken: The table keeps another type."]
+    finally:
+        await supervisor.stop()
+
+
 async def test_a_service_that_was_ready_is_restarted_for_ever(
     supervise: Callable[..., tuple[Supervisor, RunState]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

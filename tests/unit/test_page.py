@@ -6,6 +6,7 @@ import asyncio
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -133,6 +134,32 @@ def test_few_records_are_no_verdict(monitor: Monitor) -> None:
     for samples, kind in ((answers.FEW_RECORDS - 1, "none"), (answers.FEW_RECORDS, "bad")):
         monitor.history.state("data", NOW, {"raw": {"rohwert_1_labormessung": column}, "processed": {}, "samples": samples})
         assert answers.is_as_it_was(read(monitor)).kind == kind
+
+
+def test_a_reference_of_few_records_is_no_verdict(monitor: Monitor) -> None:
+    column = {"type": "number", "samples": 900, "missing": 0.0, "missing_reference": 0.0, "edges": [0, 1], "reference": [1.0],
+              "live": [1.0], "psi": 0.6, "band": "significant"}  # fmt: skip
+    monitor.history.state("data", NOW, {"raw": {"rohwert_1_labormessung": column}, "processed": {}, "samples": 900})
+    for trained, kind in ((36, "none"), (answers.FEW_RECORDS, "bad")):
+        reading = read(monitor)
+        reading = replace(reading, data={**reading.data, "reference": {"source": "champion", "samples": trained}})
+        assert answers.is_as_it_was(reading).kind == kind
+        shown = str(
+            [value for view in VIEWS if ("data-note", "children") in view.outputs for value in view.fill(reading, Viewer())]
+        )
+        assert ("0.60 significant" in shown) is (kind == "bad")
+        assert ("it may be chance, the reference has 36" in shown) is (kind == "none")
+        assert ("significant</td>" in make_report(reading, Clock())) is (kind == "bad")
+
+
+def test_a_champion_that_a_linear_model_surely_beats_is_not_called_good(monitor: Monitor) -> None:
+    monitor.history.crowned(NOW - 1800, {"model": "lab-pytorch", "version": "3", "rmse": 10.0})
+    predict(monitor, answers.FEW, 10.0)
+    assert answers.is_good(read(monitor)).kind == "good"
+    for high, kind in ((-0.1, "warn"), (0.1, "good")):
+        verdict = {"mean": {"verdict": "better"}, "linear": {"verdict": "not better", "low": -0.5, "high": high}}
+        monitor.compared({"results": [], "verdicts": verdict, "verdict": "It is worse than a linear model."})
+        assert answers.is_good(read(monitor)).kind == kind
 
 
 def test_few_pairs_are_no_verdict(monitor: Monitor) -> None:

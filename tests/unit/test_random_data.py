@@ -77,7 +77,7 @@ def wrong_value(  # noqa: PLR0912 - one branch a type
         found.append((None, ["is missing"]))
     match column.type:
         case "number" | "integer":
-            found += [("warm", ["number", "'warm'"]), (True, ["number", "True"]), (math.inf, ["number", "inf"])]
+            found += [("warm", ["number", "'warm'"]), (True, ["number", "true"]), (math.inf, ["number", "inf"])]
             if column.type == "integer":
                 found += [(0.5, ["whole number", "0.5"]), (LARGEST_INTEGER * 4, ["whole number", str(LARGEST_INTEGER)])]
             if used and column.range:

@@ -144,7 +144,7 @@ def test_csv_values_that_are_no_numbers_cost_their_row(tmp_path: Path, dataset: 
     rows = read(path, dataset)
     assert [row.record.get("rohwert_1_labormessung") for row in rows if not row.fault] == [3.5, 10.0, 0.0, None, None]
     assert [row.number for row in rows if row.fault] == [4, 5, 8, 9, 10]
-    assert rows[3].fault == "field 'rohwert_1_labormessung': must be a number or nothing, not str '3,5'"
+    assert rows[3].fault == "field 'rohwert_1_labormessung': must be a number or nothing, not the text '3,5'"
     assert "finite" in rows[7].fault
 
 
@@ -174,7 +174,7 @@ def test_lines_that_are_no_record_cost_only_themselves(tmp_path: Path, dataset: 
     rows = read(path, dataset)
     assert [row.number for row in rows] == [1, 3, 4, 5, 6, 7, 8, 9]
     assert [bool(row.fault) for row in rows] == [False, *[True] * 7]
-    assert rows[1].fault == "field 'material_id': must be a text, not int 0"
+    assert rows[1].fault == "field 'material_id': must be a text, not the number 0"
     assert "JSON" in rows[-1].fault
 
 

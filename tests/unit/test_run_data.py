@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import DeclarationError, SourceFileError
-from complex_system.local.data import choose_data
+from complex_system.local.data import ChosenData, choose_data
+from complex_system.local.files import remember_file, warn_of_changed_file
 from complex_system.local.plan import Deployment, make_plan
 from complex_system.sources.replay import ReplayFile
 from complex_system.training.data import Part, parts_of
@@ -50,6 +52,26 @@ def test_a_file_without_a_declaration_is_declared_on_the_fly(tmp_path: Path) -> 
     assert Dataset.load(named.options["FASTIOT_CONFIG_DIR"]).target == "Heiz"
 
 
+def test_a_declaration_that_was_made_on_the_fly_and_changed_is_not_made_again(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("t,y\n" + "".join(f"{number}.25,{number * number % 17}.5\n" for number in range(40)))
+
+    def version() -> tuple[str, str]:
+        chosen = choose_data(str(file), "", tmp_path / "runs", {})
+        return chosen.notes[0], Dataset.load(chosen.options["FASTIOT_CONFIG_DIR"]).version
+
+    made = version()
+    assert "so one was made of it" in made[0]
+    assert version() == made
+    [declaration] = (tmp_path / "runs").glob("*/dataset.yaml")
+    declaration.write_text(re.sub(r"range: \[.*?\]", "range: [0, 99]", declaration.read_text()))
+    said, changed = version()
+    assert "changed since is taken" in said
+    assert changed != made[1]
+    declaration.unlink()
+    assert version() == made
+
+
 def test_a_declaration_beside_the_file_is_taken(tmp_path: Path) -> None:
     (tmp_path / "dataset.yaml").write_text(
         "name: mine\ntarget: y\ncolumns:\n  - {name: x, type: number, range: [0, 9]}\n  - {name: y, type: number}\n"
@@ -83,8 +105,8 @@ def test_records_that_are_not_as_declared_are_told_before_anything_starts(tmp_pa
     chosen = choose_data(str(declared(tmp_path, rows)), "", tmp_path / "runs", {})
     assert chosen.notes[0] == (
         "CHECK: 4 of 40 records cannot be used, the others can: row 2, field 'c': 'C' is not one of A, B (2 rows); "
-        "row 8, field 't': 51.0 is outside of [0, 50]; row 10, field 'y': must be a number or nothing, not str 'n.a.'. "
-        f"What is right there has to be allowed in {tmp_path / 'dataset.yaml'}"
+        "row 8, field 't': 51.0 is outside of [0, 50]; row 10, field 'y': must be a number or nothing, not the text 'n.a.'. "
+        f"Where the file is right, allow it in {tmp_path / 'dataset.yaml'}; else correct the file"
     )
     assert "36 labelled records" in chosen.notes[-1]
 
@@ -132,3 +154,85 @@ def test_a_run_is_planned_with_the_chosen_data(tmp_path: Path) -> None:
     assert (plan.dataset.name, plan.dataset.target, plan.settings.min_labelled) == ("films", "Ausformung", 51)
     assert plan.settings.source_file == str(tmp_path / "films" / "records.jsonl")
     assert plan.settings.mongo_name.startswith("KIOptiPackDb_films")
+
+
+def test_what_works_and_is_perhaps_not_meant_is_told(tmp_path: Path) -> None:
+    declared_more = DECLARED.replace(
+        "  - {name: y,",
+        "  - {name: p, type: number, range: [0, 1], optional: true, fill: 0}\n"
+        "  - {name: q, type: number, optional: true}\n  - {name: y,",
+    )
+    file = declared(tmp_path, [[*row[1:], "1"] for row in ROWS], "t;c;y;q")
+    (tmp_path / "dataset.yaml").write_text(declared_more)
+    assert choose_data(str(file), "", tmp_path / "runs", {}).notes[:3] == (
+        "CHECK: the file has no column 'p', which the declaration has: the value is missing in every record",
+        "CHECK: no record has the key 'batch', so keys are made of the file's content and the row's number",
+        "CHECK: no step takes the column 'p', 'q'; the step drop would say that this is meant",
+    )
+    file = declared(tmp_path, [["" if place == 3 else row[0], *row[1:]] for place, row in enumerate(ROWS)])
+    assert "CHECK: 1 of 40 records do not have the key 'batch'" in choose_data(str(file), "", tmp_path / "runs", {}).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("declares", "holds", "hint"),
+    [
+        ("Größe [mm]", "Gro\u0308ße [mm]", "looks like the declared 'Größe [mm]' and is of other characters: copy the name"),
+        ("Druck", "Druck ", "looks like the declared 'Druck' and is of other characters"),
+        ("Druck (bar)", "Druck [bar]", "Is 'Druck [bar]' the declared 'Druck (bar)'?"),
+        (
+            "Druck",
+            "Laborant",
+            "Declare what is unknown (unused: type text, and in the step drop), or take it out of the file.",
+        ),
+    ],
+)
+def test_a_column_of_another_name_gets_an_error_that_says_what_to_do(
+    tmp_path: Path, declares: str, holds: str, hint: str
+) -> None:
+    file = declared(tmp_path, [[*row, "1"] for row in ROWS], f"batch;t;c;y;{holds}")
+    text = DECLARED.replace("  - {name: y,", f'  - {{name: "{declares}", type: number, optional: true}}\n  - {{name: y,')
+    (tmp_path / "dataset.yaml").write_text(text)
+    with pytest.raises(SourceFileError) as error:
+        choose_data(str(file), "", tmp_path / "runs", {})
+    assert hint in error.value.message
+
+
+def test_a_file_that_lacks_a_column_gets_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(
+        SourceFileError, match=r"lacks the column\(s\) 't'.*needs another name in the declaration, or 'optional"
+    ):
+        choose_data(str(declared(tmp_path, [[row[0], *row[2:]] for row in ROWS], "batch;c;y")), "", tmp_path / "runs", {})
+
+
+def test_a_changed_file_without_keys_is_told_because_its_records_would_be_there_twice(tmp_path: Path) -> None:
+    directory, file = tmp_path / "mongo", tmp_path / "a.csv"
+    directory.mkdir()
+    rows = [f"{number}.25,{number * number % 17}.5\n" for number in range(60)]
+
+    def chosen(count: int, header: str = "t,y\n") -> ChosenData:
+        file.write_text(header + "".join(rows[:count]))
+        return choose_data(str(file), "", tmp_path / "runs", {})
+
+    first = chosen(40)
+    assert first.keyless
+    assert warn_of_changed_file(directory, first.options) == ""
+    remember_file(directory, first.options)
+    assert warn_of_changed_file(directory, chosen(40).options) == ""
+    grown = chosen(60)
+    assert "a.csv as it was before" in warn_of_changed_file(directory, grown.options)
+    assert "a.csv as it was before" not in warn_of_changed_file(directory, {**grown.options, "FASTIOT_MONGO_DB_NAME": "b"})
+    assert not choose_data(str(declared(tmp_path, ROWS)), "", tmp_path / "runs", {}).keyless
+
+
+def test_a_long_name_makes_a_database_name_that_both_servers_take(tmp_path: Path) -> None:
+    file = declared(tmp_path, ROWS)
+    names = set()
+    for end in ("a", "b"):
+        (tmp_path / "dataset.yaml").write_text(
+            DECLARED.replace("name: mine", f"name: {'long_' * 20}{end}").replace("target: y", "target: [y, t]")
+            .replace("  - {step: scale, column: t}\n", "")
+        )  # fmt: skip
+        options = choose_data(str(file), "y", tmp_path / "runs", {}).options
+        names |= {options["FASTIOT_MONGO_DB_NAME"], options["COMPLEX_SYSTEM_MARIA_NAME"]}
+    assert len(names) == 2
+    assert max(map(len, names)) <= 63

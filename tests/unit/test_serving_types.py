@@ -38,6 +38,7 @@ def test_the_examples_are_records_that_are_processed(dataset: Dataset, position:
     example = example_record(dataset, position)
     jsonschema.Draft202012Validator(record_schema(dataset)).validate(example)
     assert Pipeline(dataset).features(raw_check(dataset)([example])).shape == (1, len(dataset.feature_names))
+    assert not set(example) & set(dataset.targets)
 
 
 @settings(derandomize=True, max_examples=30, deadline=None)
@@ -124,8 +125,8 @@ def test_csv_has_lists_and_flags() -> None:
         ({"an": 1}, "true or false"),
         ({"Stoffe": "K1"}, "a list"),
         ({"Anteile": [2.0]}, "Anteile"),
-        ({"Anteile": [0.5, "x"]}, "'Anteile': entry 1 must be a number, not str 'x'"),
-        ({"Stoffe": ["K1", 5]}, "'Stoffe': entry 1 must be a text, not int 5"),
+        ({"Anteile": [0.5, "x"]}, "'Anteile': entry 1 must be a number, not the text 'x'"),
+        ({"Stoffe": ["K1", 5]}, "'Stoffe': entry 1 must be a text, not the number 5"),
         ({"Stoffe": ["x" * 65_537]}, "'Stoffe': entry 0 must have at most 65536 characters, not 65537"),
     ],
 )

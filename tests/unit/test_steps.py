@@ -114,10 +114,10 @@ def test_a_record_becomes_what_the_steps_say() -> None:
     [
         ({"select": 2.5}, "select", "must be a whole number up to 9007199254740992, not 2.5"),
         ({"select": 2**60}, "select", "must be a whole number up to 9007199254740992, not 1152921504606846976"),
-        ({"an": 1}, "an", "must be true or false or nothing, not int 1"),
-        ({"an": "ja"}, "an", "must be true or false or nothing, not str 'ja'"),
-        ({"Stoffe": "K1"}, "Stoffe", "must be a list or nothing, not str 'K1'"),
-        ({"Stoffe": ["K1", 3]}, "Stoffe", "entry 1 must be a text, not int 3"),
+        ({"an": 1}, "an", "must be true or false or nothing, not the number 1"),
+        ({"an": "ja"}, "an", "must be true or false or nothing, not the text 'ja'"),
+        ({"Stoffe": "K1"}, "Stoffe", "must be a list or nothing, not the text 'K1'"),
+        ({"Stoffe": ["K1", 3]}, "Stoffe", "entry 1 must be a text, not the number 3"),
     ],
 )
 def test_a_value_of_another_type_is_refused_in_words(change: dict[str, Any], field: str, problem: str) -> None:

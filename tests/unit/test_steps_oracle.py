@@ -34,6 +34,7 @@ from sklearn.preprocessing import (
 )
 
 from complex_system.domain.dataset import Dataset
+from complex_system.domain.times import TimeFormat
 from complex_system.preprocessing.pipeline import Pipeline
 from complex_system.sources.films import films
 
@@ -198,3 +199,20 @@ def test_date_parts_are_pythons_calendar() -> None:
         same(ours[f"t_{part}"], [getattr(t, part) for t in times])
     same(ours["t_weekday"], [t.isoweekday() for t in times])
     same(ours["t_day_of_year"], [t.timetuple().tm_yday for t in times])
+
+
+def test_years_of_two_digits_are_those_that_python_reads() -> None:
+    form, parts = "%d.%m.%y %H:%M", ["year", "month", "weekday", "day_of_year"]
+    texts = [f"{1 + year % 28:02}.{1 + year % 12:02}.{year:02} 12:30" for year in range(100)] + ["29.02.00 00:00"]
+    times = [datetime.strptime(text, form) for text in texts]
+    columns = [{"name": "t", "type": "datetime", "format": form}]
+    ours = made([{"step": "date_parts", "column": "t", "parts": parts}], columns, t=texts)
+    same(ours["t_year"], [t.year for t in times])
+    same(ours["t_month"], [t.month for t in times])
+    same(ours["t_weekday"], [t.isoweekday() for t in times])
+    same(ours["t_day_of_year"], [t.timetuple().tm_yday for t in times])
+    assert [TimeFormat(form).parts(text) for text in texts] == [
+        {"year": t.year, "month": t.month, "day": t.day, "hour": t.hour, "minute": t.minute, "second": 0,
+         "weekday": t.isoweekday(), "day_of_year": t.timetuple().tm_yday} for t in times
+    ]  # fmt: skip
+    assert TimeFormat(form).parts("1.1.2024 00:00") is None

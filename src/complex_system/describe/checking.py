@@ -29,6 +29,8 @@ class FileCheck:
         reasons: The first reason in each column that has one, with its row and how many rows have one there.
         same_key: Records whose key an earlier one has; they are not kept.
         example: One of those keys.
+        without_key: Records whose key was made, because they have none.
+        absent: Declared columns that the file does not have.
         parts: Labelled records in the train, validation and hold-out part of the split, which follow from the keys.
     """
 
@@ -38,6 +40,8 @@ class FileCheck:
     reasons: tuple[str, ...]
     same_key: int = 0
     example: str = ""
+    without_key: int = 0
+    absent: tuple[str, ...] = ()
     parts: tuple[int, ...] = (0, 0, 0)
 
     @property
@@ -59,13 +63,15 @@ def check_file(path: Path, dataset: Dataset) -> FileCheck:
         SourceFileError: The file cannot be read, or its columns are not the declared ones.
     """
     pipeline = Pipeline(dataset)
-    records = refused = same_key = 0
+    file = ReplayFile(path, dataset)
+    records = refused = same_key = without_key = 0
     parts = np.zeros(len(Part), dtype=int)
     example = ""
     found: dict[str, tuple[int, str, int]] = {}
     keys: set[str] = set()
-    for rows in ReplayFile(path, dataset).batches(_BATCH):
+    for rows in file.batches(_BATCH):
         records += len(rows)
+        without_key += sum(row.key_made for row in rows)
         good = [row for row in rows if not row.fault]
         faulty = [(row.number, row.fault) for row in rows if row.fault]
         try:
@@ -95,4 +101,4 @@ def check_file(path: Path, dataset: Dataset) -> FileCheck:
         f"row {row}, {fault}" + (f" ({count} rows)" if count > 1 else "") for row, fault, count in sorted(found.values())
     ]
     each = tuple(int(part) for part in parts)
-    return FileCheck(records, refused, sum(each), tuple(reasons), same_key, example, each)
+    return FileCheck(records, refused, sum(each), tuple(reasons), same_key, example, without_key, file.absent, each)

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from complex_system.domain.columns import LARGEST_INTEGER, Column
+from complex_system.domain.records import shown
 from complex_system.domain.times import TimeFormat
 from complex_system.sources.values import FALSE, TRUE, entries, is_missing, numbers, truth
 
@@ -23,7 +24,7 @@ LARGEST = 1e30
 
 _FORMATS = tuple(
     date + time
-    for date in ("%d.%m.%Y", "%Y-%m-%d", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d-%m-%Y")
+    for date in ("%d.%m.%Y", "%Y-%m-%d", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d-%m-%Y", "%d.%m.%y")
     for time in (
         "", " %H:%M", " %H:%M:%S", ", %H:%M:%S", ", %H:%M", "T%H:%M:%S", "T%H:%M", " %H:%M:%S.%f",
         "T%H:%M:%S.%f", "T%H:%M:%SZ", "T%H:%M:%S.%fZ",
@@ -31,6 +32,7 @@ _FORMATS = tuple(
 )  # fmt: skip
 _LEADING_ZERO = re.compile(r"[+-]?0\d")
 _UNIT_AT_THE_END = re.compile(r"^(.*\S)\s*(?:\[([^\[\]]{1,15})\]|\(([^()]{1,15})\))\s*$")
+_UNIT_BEHIND = re.compile(r"[+-]?\d[\d.,]*\s*([^\W\d_]\S{0,7}|[%‰°]\S{0,7})")
 _UNIT_AFTER_IN = re.compile(r"^(.*\S) in (\S{1,8})$")
 NUMBER = Column(name="x", type="number")
 _NO_UNIT = re.compile(r"^\d*$|.*\s.*\s.*")
@@ -122,7 +124,7 @@ def look_at(series: pl.Series, *, decimal_commas: bool) -> Found:
     elif series.dtype == pl.Boolean:
         found.type, found.missing, found.different = "boolean", series.null_count(), series.drop_nulls().n_unique()
         _as_flags(found, series.cast(pl.Float64))
-    elif series.dtype.is_nested() or series.dtype in (pl.Binary, pl.Object):
+    elif series.dtype.is_nested() or series.dtype in (pl.Binary, pl.Object, pl.Duration):
         raise TypeError(f"the column '{series.name}' is of type {series.dtype}, which holds no numbers, texts or lists")
     else:
         _look_at_texts(found, series.cast(pl.String), decimal_commas=decimal_commas)
@@ -159,6 +161,34 @@ def _look_at_texts(found: Found, series: pl.Series, *, decimal_commas: bool) -> 
         if any(lists) and all(each is None or isinstance(each, list) for each in lists) and _look_at_lists(found, lists):
             return
     _look_at_categories(found, series)
+    if found.type == "text" and (why := nearly_numbers(series.to_list(), decimal_commas=decimal_commas)):
+        found.notes = [why]
+
+
+def nearly_numbers(column: list[str | None], *, decimal_commas: bool) -> str:
+    """What keeps texts, most of which are numbers, from being a column of numbers, and what to do; '' for other texts."""
+    texts = [None if text is None or is_missing(text, NUMBER) else text for text in column]
+    present = sum(text is not None for text in texts)
+    for commas in (decimal_commas, not decimal_commas):
+        read = numbers(pl.Series(texts, dtype=pl.String), decimal_commas=commas).to_list()
+        others = [row for row, (text, each) in enumerate(zip(texts, read, strict=True)) if text is not None and each is None]
+        if 2 * len(others) > present:
+            continue
+        if commas is not decimal_commas and not others:
+            signs = ("points", "commas") if commas else ("commas", "points")
+            return f"numbers with decimal {signs[1]}, and other columns have decimal {signs[0]}; write them alike"
+        if commas is decimal_commas and not others:  # such as 0012, which is kept as a text
+            return ""
+        if commas is decimal_commas:
+            which = f"row {others[0] + 1} has {shown(texts[others[0]])}"
+            return (
+                f"{present - len(others)} of its {present} values are numbers, and {which}; correct that or leave it empty"
+            )
+    units = {match[1] for text in texts if text is not None and (match := _UNIT_BEHIND.fullmatch(text.strip()))}
+    behind = sum(text is not None and bool(_UNIT_BEHIND.fullmatch(text.strip())) for text in texts)
+    if len(units) == 1 and behind == present:
+        return f"numbers with '{units.pop()}' behind each; put the unit into the column's name, in brackets, and leave the numbers"
+    return ""
 
 
 def _look_at_categories(found: Found, series: pl.Series) -> None:

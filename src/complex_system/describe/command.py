@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TextIO
 
@@ -51,9 +52,6 @@ def describe_to(file: Path, target: str, output: Path | None, *, force: bool, ou
     except OSError as error:
         raise DescribeError(f"{output} cannot be written: {error.strerror or error}.") from error
     beside = "" if output.parent.resolve() == file.parent.resolve() else f", put {file.name} beside it"
-    run = (
-        f"fiot run mongo --data '{output.parent / file.name}'"
-        if output.name == "dataset.yaml"
-        else "take it as dataset.yaml"
-    )
-    out.write(f"{output} written. Read it, change what you know better{beside}, then: {run}\n")
+    called = "" if output.name == "dataset.yaml" else ", call it dataset.yaml"
+    run = f"fiot run mongo --data {shlex.quote(str(output.parent / file.name))}"
+    out.write(f"{output} written. Read it, change what you know better{called}{beside}, then: {run}\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,18 @@ from typing import Any
 import polars as pl
 
 from complex_system.describe.checking import check_file
-from complex_system.describe.columns import MARGIN, NUMBER, Found, look_at
+from complex_system.describe.columns import MARGIN, Found, look_at, nearly_numbers
 from complex_system.describe.proposal import Proposal, date_parts, propose
-from complex_system.describe.suspects import key_of, leaks
+from complex_system.describe.suspects import key_of, leak, note_repeated_keys
 from complex_system.describe.writing import comment, flow, scalar
 from complex_system.domain.columns import ID
 from complex_system.domain.dataset import Dataset
-from complex_system.domain.records import shown
 from complex_system.domain.schema import EDITOR_LINE
 from complex_system.errors import DescribeError
 from complex_system.sources.replay import readable
 from complex_system.sources.tables import Table, table_at
-from complex_system.sources.values import is_missing, numbers
 
+_MOST_REASONS = 5
 _LETTERS = {ord("ä"): "ae", ord("ö"): "oe", ord("ü"): "ue", ord("ß"): "ss"}
 
 
@@ -40,7 +40,7 @@ class Description:
         target: The column to predict.
         target_was_named: Whether a person named it.
         proposal: The pipeline.
-        leaking: Columns that follow the target almost exactly.
+        leaking: Columns that tell the target almost exactly, and how.
     """
 
     path: Path
@@ -50,7 +50,7 @@ class Description:
     target: str
     target_was_named: bool
     proposal: Proposal
-    leaking: frozenset[str]
+    leaking: Mapping[str, str]
 
     @property
     def name(self) -> str:
@@ -97,7 +97,8 @@ class Description:
         limits = None if is_target else column.range
         if limits:
             declared["range"] = limits
-        if column.missing or is_target:
+        # What no step takes is not asked of who wants a prediction: a grade or a remark that comes later.
+        if column.missing or is_target or column.name in self.proposal.dropped:
             declared["optional"] = True
         if column.missing and not is_target and column.name in self.proposal.used:
             if column.type == "boolean":
@@ -110,7 +111,7 @@ class Description:
             declared["unit"] = column.unit
         notes = list(column.notes)
         if column.name in self.leaking:
-            notes.append(f"follows the target '{self.target}' almost exactly: known before the target is, or made of it?")
+            notes.append(f"{self.leaking[column.name]}: known before '{self.target}' is, or made of it?")
         if column.missing:
             notes.append(f"missing in {column.missing} of {self.records} records")
         return (comment("; ".join(notes), "  ") if notes else "") + f"  - {flow(declared)}\n"
@@ -124,8 +125,9 @@ class Description:
         for column in self.columns:
             if column.type == "datetime" and column.name in self.proposal.dropped and not column.notes:
                 step = {"step": "date_parts", "column": column.name, "parts": date_parts(column)}
-                fill = " (and give the column a fill)" if column.missing else ""
-                made += comment(f"Take '{column.name}' out of drop{fill} to use: - {flow(step)}", "  ")
+                also = "give the column a fill" if column.missing else "take 'optional: true' out of its line"
+                made += comment(f"To use '{column.name}', take it out of drop, {also}, and take the '#' away:", "  ")
+                made += f"  # - {flow(step)}\n"
         for step, why in self.proposal.steps:
             made += (comment(why, "  ") if why else "") + f"  - {flow(step)}\n"
         return made
@@ -151,11 +153,16 @@ def describe(path: Path, target: str = "") -> Description:
     key = key_of([column for column in columns if column.name != target], frame)
     columns = [column for column in columns if column.name != ID]
     chosen = _target(path, [column for column in columns if column.name != key], target, table, frame)
-    leaking = {column.name for column in columns if leaks(column, chosen)}
+    note_repeated_keys([column for column in columns if column.name != key])
+    leaking = {column.name: how for column in columns if (how := leak(column, frame, chosen))}
     proposal = propose([column for column in columns if column.name != key], chosen.name, leaking)
     if not proposal.steps:
-        raise DescribeError(f"The file {path} has no column from which the target '{chosen.name}' could be predicted.")
-    return Description(path, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, frozenset(leaking))
+        reasons = "; ".join(f"'{name}': {reason}" for name, reason in list(proposal.dropped.items())[:_MOST_REASONS])
+        raise DescribeError(
+            f"The file {path} has no column from which the target '{chosen.name}' could be predicted"
+            + (f" ({reasons})." if reasons else ".")
+        )
+    return Description(path, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, leaking)
 
 
 def refused(description: Description) -> tuple[int, str]:
@@ -206,16 +213,7 @@ def _target(path: Path, columns: list[Found], target: str, table: Table, frame: 
 
 
 def _no_number(series: pl.Series, table: Table) -> str:
-    """How many of a column's texts are numbers, and the first that is none, where most are: a remark among measurements."""
     if series.dtype != pl.String:
         return ""
-    texts = [None if text is None or is_missing(text, NUMBER) else text for text in series.to_list()]
-    read = numbers(pl.Series(texts, dtype=pl.String), decimal_commas=table.decimal_commas).to_list()
-    others = [
-        row for row, (text, number) in enumerate(zip(texts, read, strict=True), 1) if text is not None and number is None
-    ]
-    present = sum(text is not None for text in texts)
-    if not others or 2 * len(others) > present:
-        return ""
-    which = f"row {others[0]} has {shown(texts[others[0] - 1])}"
-    return f": {present - len(others)} of its {present} values are numbers, and {which}; correct that or leave it empty"
+    why = nearly_numbers(series.to_list(), decimal_commas=table.decimal_commas)
+    return f": {why}" if why else ""

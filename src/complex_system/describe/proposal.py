@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -28,7 +28,7 @@ class Proposal:
     used: set[str] = field(default_factory=set)
 
 
-def propose(columns: list[Found], target: str, leaking: set[str]) -> Proposal:
+def propose(columns: list[Found], target: str, leaking: Mapping[str, str]) -> Proposal:
     """Proposes a pipeline.
 
     What is suspicious is left out as long as something else is there.
@@ -41,9 +41,7 @@ def propose(columns: list[Found], target: str, leaking: set[str]) -> Proposal:
     for column in usable:
         if column.type == "list of shares":
             continue
-        reason = "; ".join(column.notes) or (
-            "follows the target almost exactly: it may leak it" if column.name in leaking else ""
-        )
+        reason = "; ".join(column.notes) or (f"{leaking[column.name]}: it may leak it" if column.name in leaking else "")
         if column.type == "text":
             made.dropped[column.name] = reason or "text"
         elif reason or column.type == "datetime":

@@ -25,10 +25,13 @@ def summary(description: Description) -> Group:
             Text(_use(column, description)), Text(_notes(column, description)), style=style,
         )  # fmt: skip
     dataset = description.dataset()
+    features = len(dataset.feature_names)
     line = f"Target '{description.target}'" + (
         "" if description.target_was_named else " (CHECK: the last column of numbers; --target names another)"
     )
-    return Group(table, Text(f"{line}; {len(dataset.feature_names)} features; pipeline version {dataset.version}"))
+    return Group(
+        table, Text(f"{line}; {features} feature{'' if features == 1 else 's'}; pipeline version {dataset.version}")
+    )
 
 
 def _values(column: Found) -> str:
@@ -54,5 +57,7 @@ def _use(column: Found, description: Description) -> str:
 def _notes(column: Found, description: Description) -> str:
     notes = list(column.notes)
     if column.name in description.leaking:
-        notes.append("follows the target almost exactly: may leak it")
+        notes.append(f"{description.leaking[column.name]}: may leak it")
+    if not notes and column.type == "datetime" and column.name in description.proposal.dropped:
+        notes.append("a time: the declaration says how its parts are used")
     return "; ".join(notes)

@@ -7,6 +7,7 @@ estimated from the records at hand, so a record is processed alike alone and amo
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from importlib import resources
@@ -103,7 +104,9 @@ class Dataset(Declared):
             try:
                 text = path.read_text(encoding="utf-8-sig")
             except UnicodeDecodeError as error:
-                raise DeclarationError(f"{path} is not UTF-8: {error.reason} at byte {error.start}.") from error
+                raise DeclarationError(
+                    f"{path} is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8."
+                ) from error
             return cls.parse(text, str(path), target=target)
         return cls.shipped("lab", target=target)
 
@@ -269,7 +272,9 @@ def _all_faults(content: dict[str, Any]) -> list[Fault]:
         kind = STEPS.get(name) if isinstance(name, str) else None
         if kind is None:
             given = "" if name is None else f", not '{name}'"
-            found.append((("pipeline", place, "step"), f"must be one of {', '.join(STEPS)}{given}"))
+            near = difflib.get_close_matches(str(name), STEPS, 1)
+            hint = f"; do you mean '{near[0]}'?" if near else ""
+            found.append((("pipeline", place, "step"), f"must be one of {', '.join(STEPS)}{given}{hint}"))
         elif step := _part(each, kind, ("pipeline", place), found):
             steps.append((place, step))
     found += _doubles([each.get("name") if isinstance(each, dict) else None for each in parts.get("columns", ())])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ Place = tuple[str | int, ...]
 Fault = tuple[Place, str]
 
 MOST_FAULTS = 30
+_STEP = re.compile(r"pipeline step \d+ \((.+)\)")
 
 
 class FaultsError(ValueError):
@@ -97,12 +99,25 @@ def what_is_wrong(error: yaml.YAMLError) -> str:
 def sentence(faults: Iterable[Fault], text: Text, source: str) -> str:
     """All faults, a line each, in the order of the file."""
     lines = sorted({(text.line(place), _where(place, text.content), problem) for place, problem in faults})
-    said = [f"line {line}{f', {where}' if where else ''}: {problem}" for line, where, problem in lines[:MOST_FAULTS]]
+    said = [
+        f"line {line}{f', {where}' if where else ''}: {_once(where, problem)}"
+        for line, where, problem in lines[:MOST_FAULTS]
+    ]
     if len(lines) > MOST_FAULTS:
         said.append(f"and {len(lines) - MOST_FAULTS} more")
     if len(said) == 1:
-        return f"{source}, {said[0]}."
-    return f"{source} has {len(lines)} faults:\n  " + "\n  ".join(f"{each}." for each in said)
+        return f"{source}, {_ended(said[0])}"
+    return f"{source} has {len(lines)} faults:\n  " + "\n  ".join(map(_ended, said))
+
+
+def _once(where: str, problem: str) -> str:
+    """The problem without its first words, where they say again what ``where`` says."""
+    step = _STEP.fullmatch(where)
+    return problem.removeprefix(f"pipeline step {step[1]} " if step else f"{where} ")
+
+
+def _ended(text: str) -> str:
+    return text if text.endswith(("?", ".")) else f"{text}."
 
 
 def _where(place: Place, content: Any) -> str:
@@ -165,6 +180,8 @@ def faults_of(raw: Any, allowed: Sequence[str], at: Place = ()) -> list[Fault]:
             problem += f"; do you mean '{near[0]}'?" if near else ""
         elif kind == "value_error.tuple.length":
             problem = f"needs {context['expected_length']} entries, not {context['actual_length']}"
+            if context["expected_length"] == 2 and place[-1] in ("range", "to"):
+                problem += ": write [smallest, largest], decimals with a point, such as [0.5, 20]"
         elif kind == "value_error.number.not_gt":
             problem = f"must be larger than {context['limit_value']}"
         elif kind == "value_error.str.regex":

@@ -243,9 +243,15 @@ def _problem(problem: str, value: Any) -> str:
             "null": "nothing",
         }
         wanted = " or ".join(words.get(part, part) for part in expected.split(" | "))
-        given = f"not {got}" + (f" {shown(value)}" if isinstance(value, str | int | float) else "")
-        return f"must be {wanted}, " + ("and is missing" if got == "null" else given)
+        return f"must be {wanted}, " + ("and is missing" if got == "null" else f"not {_given(got, value)}")
     return problem
+
+
+def _given(got: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    words = {"str": "the text", "int": "the number", "float": "the number", "array": "a list", "object": "a mapping"}
+    return words.get(got, got) + (f" {shown(value)}" if isinstance(value, str | int | float) else "")
 
 
 def _too_long(problem: str, value: Any) -> str:

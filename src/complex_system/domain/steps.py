@@ -115,9 +115,7 @@ class Drop(Declared):
     """Columns that are kept in the database and not used: nothing is made of them, and no step may take them."""
 
     step: Literal["drop"]
-    columns: tuple[str, ...] = Field(description="Names of raw columns")
-
-    _some = validator("columns", allow_reuse=True)(_at_least_one)
+    columns: tuple[str, ...] = Field(description="Names of raw columns; none after the last has been taken out")
 
     def feature_names(self, columns: Mapping[str, Column]) -> list[str]:
         """None."""

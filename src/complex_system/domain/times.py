@@ -10,6 +10,7 @@ import re
 
 _CODES = {
     "%Y": ("year", "[0-9]{4}"),
+    "%y": ("year", "[0-9]{2}"),
     "%m": ("month", "[0-9]{1,2}"),
     "%d": ("day", "[0-9]{1,2}"),
     "%H": ("hour", "[0-9]{1,2}"),
@@ -17,6 +18,8 @@ _CODES = {
     "%S": ("second", "[0-9]{1,2}"),
     "%f": ("fraction", "[0-9]{1,9}"),
 }
+FIRST_OF_1900 = 69
+"""Years of two digits from here on are of the 20th century, those below of the 21st, as POSIX and Python have it."""
 PARTS = ("year", "month", "day", "hour", "minute", "second", "weekday", "day_of_year")
 """What a step can take out of a time; the weekday is 1 on Monday."""
 LIMITS = {
@@ -37,7 +40,7 @@ def pattern(declared: str) -> str:
     """The regular expression of a format, with named groups, for Python's and Rust's engine.
 
     Raises:
-        ValueError: The format has other codes than %d, %m, %Y, %H, %M, %S and %f, one twice, or no full date.
+        ValueError: The format has other codes than %d, %m, %Y or %y, %H, %M, %S and %f, one twice, or no full date.
     """
     made, place, seen = "", 0, set()
     while place < len(declared):
@@ -46,19 +49,25 @@ def pattern(declared: str) -> str:
             made += re.escape(declared[place])
             place += 1
             continue
-        if code not in _CODES or code in seen:
-            raise ValueError(f"the format '{declared}' may have %d, %m, %Y, %H, %M, %S and %f, each once")
-        seen.add(code)
-        name, digits = _CODES[code]
+        name, digits = _CODES.get(code, ("", ""))
+        if not name or name in seen:
+            raise ValueError(f"the format '{declared}' may have %d, %m, %Y or %y, %H, %M, %S and %f, each once")
+        seen.add(name)
         made += f"(?P<{name}>{digits})"
         place += 2
-    if not {"%Y", "%m", "%d"} <= seen:
+    if not {"year", "month", "day"} <= seen:
         raise ValueError(f"the format '{declared}' needs %d, %m and %Y")
     return f"^{made}$"
 
 
 class TimeFormat:
-    """Reads texts of one declared format."""
+    """Reads texts of one declared format.
+
+    Attributes:
+        pattern: The regular expression.
+        two_digits: Whether years have two digits.
+        groups: Names of the parts that a text has.
+    """
 
     def __init__(self, declared: str) -> None:
         """Compiles the format.
@@ -68,6 +77,7 @@ class TimeFormat:
         """
         self.declared = declared
         self.pattern = pattern(declared)
+        self.two_digits = "%y" in declared
         self.groups = tuple(re.compile(self.pattern).groupindex)
         self._match = re.compile(self.pattern.removesuffix("$")).fullmatch  # "$" would let a line feed pass
 
@@ -77,6 +87,8 @@ class TimeFormat:
         if match is None:
             return None
         found = {"hour": 0, "minute": 0, "second": 0, **{name: int(digits) for name, digits in match.groupdict().items()}}
+        if self.two_digits:
+            found["year"] += 1900 if found["year"] >= FIRST_OF_1900 else 2000
         year, month, day = found["year"], found["month"], found["day"]
         if not (year >= 1 and 1 <= month <= 12 and found["hour"] < 24 and found["minute"] < 60 and found["second"] < 60):
             return None

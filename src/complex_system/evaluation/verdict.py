@@ -34,6 +34,11 @@ class Verdict:
             return "not better"
         return "better" if self.difference.low > 0 else "unclear"
 
+    @property
+    def is_worse(self) -> bool:
+        """Whether the champion is surely worse: the interval of the difference lies below 0."""
+        return self.difference.high < 0
+
     def as_dict(self) -> dict[str, Any]:
         """As events carry it."""
         found = self.difference
@@ -50,7 +55,8 @@ def sentence(verdicts: Mapping[str, Verdict], champion: str, unit: str = "") -> 
     """
     mean, linear = verdicts.get(MEAN), verdicts.get(LINEAR)
     if mean is not None and mean.word == "not better":
-        return f"No model is better than predicting the mean: {champion} has {_figures(mean, unit)}."
+        even = ", and the best is worse" if mean.is_worse else ""
+        return f"No model is better than predicting the mean{even}: {champion} has {_figures(mean, unit)}."
     words = [_about(verdict, champion, unit) for verdict in (mean, linear) if verdict is not None]
     return " ".join(each for each in words if each)
 
@@ -60,7 +66,7 @@ def _about(verdict: Verdict, champion: str, unit: str) -> str:
     if verdict.word == "better":
         return ""
     if verdict.word == "not better":
-        return f"{champion} is not better than {called}: it has {figures}."
+        return f"{champion} is {'worse' if verdict.is_worse else 'not better'} than {called}: it has {figures}."
     return f"It cannot be told whether {champion} is better than {called}: it has {figures}."
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,12 +17,15 @@ from complex_system.domain.columns import ID
 from complex_system.domain.dataset import SHIPPED, Dataset
 from complex_system.domain.records import shown
 from complex_system.domain.schema import put_beside
+from complex_system.domain.steps import Drop, raw_inputs
 from complex_system.errors import SourceFileError
 from complex_system.settings import Settings
 from complex_system.training.data import MIN_SAMPLES, Part
 
 FEWEST_LABELLED = 30
 """Labelled records below which no training round is started, however small the file."""
+
+_LONGEST_NAME = 40
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,13 @@ class ChosenData:
         options: Variables for the services.
         notes: What the person who started the run should know.
         too_few: Why nothing can be trained; empty where it can.
+        keyless: Whether the records bring no keys, so that a changed file has other records.
     """
 
     options: Mapping[str, str]
     notes: tuple[str, ...] = ()
     too_few: str = ""
+    keyless: bool = False
 
 
 def choose_data(data: str, target: str, folder: Path, given: Mapping[str, str]) -> ChosenData:
@@ -78,7 +83,8 @@ def choose_data(data: str, target: str, folder: Path, given: Mapping[str, str]) 
     checked = check_file(file, dataset)
     labelled = checked.labelled
     notes += _judged(checked, file, config / "dataset.yaml")
-    name = f"_{dataset.name}" + (f"_{hashlib.sha256(target.encode()).hexdigest()[:6]}" if target else "")
+    notes += _not_as_meant(checked, dataset)
+    name = f"_{_short(dataset.name)}" + (f"_{hashlib.sha256(target.encode()).hexdigest()[:6]}" if target else "")
     settings = Settings.of(given)
     options = {
         "FASTIOT_CONFIG_DIR": str(config),
@@ -94,7 +100,16 @@ def choose_data(data: str, target: str, folder: Path, given: Mapping[str, str]) 
         f"data set '{dataset.name}' of {config / 'dataset.yaml'}, {labelled} labelled records; it predicts '{dataset.target}'"
     )
     too_few = _too_few(checked)
-    return ChosenData(options, (*notes, too_few) if too_few else tuple(notes), too_few)
+    return ChosenData(options, (*notes, too_few) if too_few else tuple(notes), too_few, checked.without_key > 0)
+
+
+def _short(name: str) -> str:
+    """A data set's name as a part of a database's, of which MariaDB takes 64 characters and MongoDB 63."""
+    return (
+        name
+        if len(name) <= _LONGEST_NAME
+        else f"{name[: _LONGEST_NAME - 7]}_{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    )
 
 
 def _too_few(checked: FileCheck) -> str:
@@ -121,7 +136,7 @@ def _judged(checked: FileCheck, file: Path, declaration: Path) -> list[str]:
     if checked.refused:
         notes.append(
             f"CHECK: {checked.refused} of {checked.records} records cannot be used, the others can: {checked.why}. "
-            f"What is right there has to be allowed in {declaration}"
+            f"Where the file is right, allow it in {declaration}; else correct the file"
         )
     if checked.same_key:
         notes.append(
@@ -131,11 +146,40 @@ def _judged(checked: FileCheck, file: Path, declaration: Path) -> list[str]:
     return notes
 
 
+def _not_as_meant(checked: FileCheck, dataset: Dataset) -> list[str]:
+    """What works and is perhaps not what the author of the declaration meant."""
+    notes = []
+    if checked.absent:
+        notes.append(
+            f"CHECK: the file has no column {_quoted(checked.absent)}, which the declaration has: the value is missing in every record"
+        )
+    if dataset.id and checked.without_key:
+        every = checked.without_key == checked.records
+        who = "no record has" if every else f"{checked.without_key} of {checked.records} records do not have"
+        notes.append(f"CHECK: {who} the key '{dataset.id}', so keys are made of the file's content and the row's number")
+    taken = {*raw_inputs(dataset.pipeline, dataset.by_name), *dataset.targets}
+    taken |= {name for step in dataset.pipeline if isinstance(step, Drop) for name in step.columns}
+    if unused := [column.name for column in dataset.columns if column.type != "text" and column.name not in taken]:
+        notes.append(f"CHECK: no step takes the column {_quoted(unused)}; the step drop would say that this is meant")
+    return notes
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
+
+
 def _declare(file: Path, target: str, config: Path) -> list[str]:
+    """Makes the declaration of a file that has none; one that a person has changed since stays."""
+    declaration, proposed = config / "dataset.yaml", config / "proposed.yaml"
+    if declaration.is_file() and proposed.is_file() and declaration.read_bytes() != proposed.read_bytes():
+        return [
+            f"{file.name} has no dataset.yaml beside it; the one that was made of it and changed since is taken: {declaration} "
+            "(remove it, and another is made)"
+        ]
     description = describe(file, target)
     config.mkdir(parents=True, exist_ok=True)
-    declaration = config / "dataset.yaml"
-    declaration.write_text(description.text(), encoding="utf-8")
+    for path in (proposed, declaration):
+        path.write_text(description.text(), encoding="utf-8")
     put_beside(declaration)
     notes = [f"{file.name} has no dataset.yaml beside it, so one was made of it: {declaration}"]
     if not description.target_was_named:

@@ -133,7 +133,9 @@ def curl_lines(url: str, record: Record, *, secured: bool = False) -> tuple[str,
 
     Where an API key is needed, the command takes it from the variable ``COMPLEX_SYSTEM_API_KEY``: it is not for screens and logs.
     """
-    fields = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()]
+    fields = [
+        f"{json.dumps(name, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}" for name, value in record.items()
+    ]
     lines, line = [], ""
     for i, text in enumerate(fields):
         piece = text + ("," if i < len(fields) - 1 else "")

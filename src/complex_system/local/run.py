@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from complex_system.local.display import Display
+from complex_system.local.files import remember_file
 from complex_system.local.folder import logging_to, only_run, remove_data
 from complex_system.local.leftovers import MARK, stop_leftovers
 from complex_system.local.live_display import make_display
@@ -43,6 +44,7 @@ def run_deployment(
     fresh: bool = False,
     timeout: float = 600.0,
     scenario: str | None = None,
+    keyless: bool = False,
 ) -> int:
     """Runs a deployment in the foreground; returns the exit code.
 
@@ -54,6 +56,7 @@ def run_deployment(
         fresh: Remove the data of earlier runs first.
         timeout: Seconds after which ``once`` gives up.
         scenario: What happens to the lab after the first champion; its settings must be among the options.
+        keyless: Whether the records of the options' file bring no keys.
 
     Raises:
         ComplexSystemError: The run cannot begin: another one is at work, or the deployment is not valid.
@@ -63,6 +66,8 @@ def run_deployment(
         left = stop_leftovers(directory)
         if fresh:
             remove_data(directory)
+        if keyless and options:
+            remember_file(directory, options)
         plan = make_plan(deployment, directory, options)
         plan.logs.mkdir(parents=True, exist_ok=True)
         with logging_to(plan.logs / "runner.log"):

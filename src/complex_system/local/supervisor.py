@@ -30,12 +30,13 @@ LOOK = 0.1
 
 @dataclass
 class _Kept:
-    """A process, the child that is it at present, and how often it died without having been ready."""
+    """A process, the child that is it at present, how often it died without having been ready, and what it said last."""
 
     process: Process
     child: Child | None = None
     vain: int = 0
     was_ready: bool = False
+    said: str = ""
 
 
 class Supervisor:
@@ -180,6 +181,10 @@ class Supervisor:
             process.restarts += 1
             self._state.set_process(process, "restarting", ending)
             self._state.note(f"{process.name}: {ending}; starting again in {pause:g} s (log: {kept.child.log_file.name})")
+            said = kept.child.tail(1)
+            if said != kept.said and said.startswith(f"{process.name}: "):  # a service ends with the reason
+                kept.said = said
+                self._state.note(said)
             await self._pause(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
 

@@ -91,8 +91,9 @@ class DataWindow:
             features: Of those, shape (n, features).
 
         Returns:
-            ``{"raw": {column: measures}, "processed": {feature: measures}, "samples": n}``; measures are ``type``, ``missing``,
-            ``missing_reference``, the histograms ``reference`` and ``live`` (shares over the same bins, ``edges`` or ``categories``)
+            ``{"raw": {column: measures}, "processed": {feature: measures}, "samples": n, "reference_samples": m}``; measures are
+            ``type``, ``missing``, ``missing_reference``, the histograms ``reference`` and ``live`` (shares over the same bins,
+            ``edges`` or ``categories``)
             and, from ``MIN_LIVE`` records on, ``psi``, ``band`` and for numbers that are no indicators ``test`` (``ks``: ``statistic``
             and ``p_value``; or ``wasserstein``: ``distance`` in standard deviations of the reference). Numbers with a declared range
             have ``out_of_range``, categories ``new_categories``: ``{value: count}``.
@@ -107,7 +108,7 @@ class DataWindow:
             for i, name in enumerate(self._dataset.feature_names)
             if isinstance(self.reference.processed.get(name), NumberReference)
         }
-        return {"raw": raw, "processed": processed, "samples": len(records)}
+        return {"raw": raw, "processed": processed, "samples": len(records), "reference_samples": self.reference.samples}
 
     def _measured(self, name: str, reference: ColumnReference, values: Any) -> dict[str, Any]:
         column = self._dataset.column(name)
@@ -177,9 +178,13 @@ def drift_metrics(measured: Mapping[str, Any]) -> dict[str, float]:
     ``drift/psi/<feature>`` and ``drift/psi_max`` of the processed features, ``data/psi/<column>`` of the raw columns,
     ``data/psi_max``, ``data/missing/<column>``, ``data/missing_excess/<column>`` (beyond the reference's),
     ``data/out_of_range/<column>``, ``data/new_category/<column>`` (shares of the window), ``data/ks_p_value/<column>`` or
-    ``data/wasserstein/<column>``, and ``drift/samples``.
+    ``data/wasserstein/<column>``, ``drift/samples``, and ``drift/judged``: these or the reference's records, whichever are fewer, for
+    an index of few records on either side is above its bands by chance.
     """
-    metrics = {"drift/samples": float(measured["samples"])}
+    metrics = {
+        "drift/samples": float(measured["samples"]),
+        "drift/judged": float(min(measured["samples"], measured["reference_samples"])),
+    }
     for prefix, part in (("drift", "processed"), ("data", "raw")):
         indices = {name: each["psi"] for name, each in measured[part].items() if "psi" in each}
         metrics |= {f"{prefix}/psi/{name}": index for name, index in indices.items()}

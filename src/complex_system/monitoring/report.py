@@ -13,6 +13,7 @@ from typing import Any
 from complex_system.errors import TrackingRefusedError
 from complex_system.tracking.connection import load_mlflow, open_client, translated
 from complex_system.tracking.experiments import experiment_id
+from complex_system.tracking.names import metric_name
 
 MOST_WAITING = 2000
 """Points that wait while MLflow is away; then the oldest are forgotten."""
@@ -82,7 +83,7 @@ class MonitoringRun:
                 millis = int(point.at.timestamp() * 1000)
                 step = max(0, (millis - self._run.info.start_time) // 1000)
                 batch += [
-                    entities.Metric(name, value, millis, step)
+                    entities.Metric(metric_name(name), value, millis, step)
                     for name, value in point.metrics.items()
                     if math.isfinite(value)
                 ]

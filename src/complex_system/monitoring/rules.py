@@ -18,7 +18,7 @@ SEVERITIES = ("info", "warning", "critical")
 
 COUNTS = {
     "performance/": "performance/count",
-    "drift/": "drift/samples",
+    "drift/": "drift/judged",
     "data/": "data/samples",
     "rejected/": "rejected/count",
     "latency/": "latency/count",

@@ -188,7 +188,12 @@ def _awaited(monitor: Monitor, champion: dict[str, Any] | None, drift: dict[str,
             "No drift yet: there is no reference, which comes with the first champion or enough labelled records."
         )
     elif drift is None:
-        awaited.append(f"No drift yet: {len(monitor.records)} of {MIN_LIVE} predicted records are there.")
+        there = len(monitor.records)
+        awaited.append(
+            f"No drift yet: {there} of {MIN_LIVE} predicted records are there."
+            if there < MIN_LIVE
+            else "No drift yet: it is being measured."
+        )
     return awaited
 
 

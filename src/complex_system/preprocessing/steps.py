@@ -12,7 +12,7 @@ from complex_system.domain.columns import Column
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.number_steps import Arithmetic, Impute, Interval
 from complex_system.domain.steps import Bins, DateParts, Drop, MultiHot, OneHot, Shares, Step, intervals
-from complex_system.domain.times import DAYS_BEFORE, TimeFormat
+from complex_system.domain.times import DAYS_BEFORE, FIRST_OF_1900, TimeFormat
 from complex_system.preprocessing.numbers import for_columns
 
 _TYPES: dict[str, Any] = {
@@ -128,6 +128,8 @@ def date_parts(column: Column) -> dict[str, pl.Expr]:
         return groups.struct.field(name).cast(pl.Int64) if name in form.groups else pl.lit(0, pl.Int64)
 
     year, month, day, hour, minute, second = map(digits, ("year", "month", "day", "hour", "minute", "second"))
+    if form.two_digits:
+        year = year + pl.when(year >= FIRST_OF_1900).then(1900).otherwise(2000)
     leap = ((year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))).cast(pl.Int64)
     longest = pl.when(month == 2).then(28 + leap).otherwise(30 + (month + month // 8) % 2)
     before = reduce(

@@ -16,8 +16,12 @@ _EXAMPLE_TIME = datetime(2025, 1, 31, 13, 45)  # noqa: DTZ001 - the declared for
 
 
 def example_record(dataset: Dataset, position: int = 0) -> Record:
-    """A raw record without its target that the pipeline takes; different positions give different ones."""
-    return {column.name: _example(column, position) for column in dataset.columns if column.name != dataset.target}
+    """A raw record that the pipeline takes, without its target and others that may be missing; positions give different ones."""
+    return {
+        column.name: _example(column, position)
+        for column in dataset.columns
+        if column.name != dataset.target and not (column.name in dataset.other_targets and column.optional)
+    }
 
 
 def column_examples(dataset: Dataset, count: int) -> dict[str, list[Any]]:

@@ -78,7 +78,8 @@ def too_long(path: Path) -> str:
             if len(row) > len(header):
                 return (
                     f"line {rows.line_num} has {len(row)} fields between '{dialect.separator}', and the first line has "
-                    f"{len(header)}: the first line has to name all columns, and a value with '{dialect.separator}' in it needs quotes"
+                    f"{len(header)}: the first line has to name all columns, nothing may stand above it, and a value with "
+                    f"'{dialect.separator}' in it needs quotes"
                 )
     return "a line has more fields than the first, which names the columns"
 

@@ -6,8 +6,10 @@ one that follows from the file's content and the row's number, so that the same 
 
 from __future__ import annotations
 
+import difflib
 import hashlib
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from complex_system.sources.packed import kind_of_file
 from complex_system.sources.tables import CHUNK_ROWS, Table, table_at
 
 ROW_BITS = 62
+_MOST_HINTS = 5
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,13 @@ class Row:
         number: Place in the file, from 1; a header is not counted.
         record: The raw record with its key; empty when the row is faulty.
         fault: Why the row is no record of the data set; empty when it is one.
+        key_made: Whether the key was made here, because the row has none.
     """
 
     number: int
     record: Record
     fault: str = ""
+    key_made: bool = False
 
 
 class ReplayFile:
@@ -47,6 +52,7 @@ class ReplayFile:
     Attributes:
         path: Where it is.
         rows: How many rows it has, faulty ones included.
+        absent: Declared columns that may be missing, and that the file does not have.
     """
 
     def __init__(self, path: Path, dataset: Dataset) -> None:
@@ -63,7 +69,7 @@ class ReplayFile:
                 self._digest = hashlib.file_digest(file, "sha256").digest()
             self._table: Table = table_at(path)
             names, self.rows = self._table.outline()
-        self._require_columns(names)
+        self.absent = self._require_columns(names)
 
     def batches(self, size: int) -> Iterator[list[Row]]:
         """The rows in the order of the file, at most ``size`` at once; the last batch may be smaller.
@@ -100,26 +106,32 @@ class ReplayFile:
             (record,) = self._check([value])
         except InvalidRecordError as error:
             return Row(number, {}, reason(error.faults[0]))
-        return Row(number, record)
+        return Row(number, record, key_made=key is None)
 
     @property
     def _key(self) -> str:
         return self._dataset.id or ID
 
-    def _require_columns(self, names: list[str]) -> None:
+    def _require_columns(self, names: list[str]) -> tuple[str, ...]:
         declared = {column.name: column for column in self._dataset.columns}
         unknown = [name for name in names if name != self._key and name not in declared]
         missing = [name for name, column in declared.items() if not column.optional and name not in names]
-        faults = []
+        absent = tuple(name for name in declared if name not in names)
+        faults, advice = [], ""
         if unknown:
             faults.append(f"has unknown column(s) {_listed(unknown)}")
+            free = absent if self._key in names or not self._dataset.id else (*absent, self._key)
+            advice += "".join(f" {same}" for name in unknown[:_MOST_HINTS] if (same := _same_column(name, free)))
+            advice += " Declare what is unknown (unused: type text, and in the step drop), or take it out of the file."
         if missing:
             faults.append(f"lacks the column(s) {_listed(missing)}")
+            advice += " What is lacking needs another name in the declaration, or 'optional: true' and a fill."
         if faults:
             raise SourceFileError(
                 f"The file {self.path} {' and '.join(faults)}; the data set '{self._dataset.name}' declares "
-                f"{_listed(list(declared))}, and '{self._key}' may be there as the key."
+                f"{_listed(list(declared))}, and '{self._key}' may be there as the key.{advice}"
             )
+        return absent
 
 
 def reason(fault: dict[str, Any]) -> str:
@@ -135,6 +147,16 @@ def key_of(digest: bytes, row: int) -> str:
     file = int.from_bytes(digest[:8], "big") >> 4
     bits = (file >> 12) << 80 | 0x8 << 76 | (file & 0xFFF) << 64 | 0b10 << ROW_BITS | row
     return str(UUID(int=bits))
+
+
+def _same_column(name: str, declared: Sequence[str]) -> str:
+    """A hint where a declared column that the file does not have is probably this one under another name."""
+    plain = unicodedata.normalize("NFC", name).strip()
+    twin = next((each for each in declared if unicodedata.normalize("NFC", each).strip() == plain), None)
+    if twin is not None:
+        return f"'{name}' looks like the declared '{twin}' and is of other characters: copy the name out of the file."
+    near = difflib.get_close_matches(name, declared, 1)
+    return f"Is '{name}' the declared '{near[0]}'?" if near else ""
 
 
 def _listed(names: list[str], most: int = 30) -> str:

@@ -34,8 +34,9 @@ def refuse_other_types(where: str, before: Mapping[str, str], dataset: Dataset) 
     if found:
         raise DeclarationError(
             f"{where} keeps records of another type: {'; '.join(found)}. Nothing was changed, and kept values are not converted by "
-            "themselves: keep the type, declare the column under another name (in the source too), or begin in a database or with a "
-            "COMPLEX_SYSTEM_TABLE_PREFIX of its own. Only an integer may become a number, and text, category and datetime each other."
+            "themselves: keep the type, declare the column under another name (in the source too), or begin anew ('fiot run' with "
+            "--fresh, which removes the kept records; else a database or a COMPLEX_SYSTEM_TABLE_PREFIX of its own). Only an integer "
+            "may become a number, and text, category and datetime each other."
         )
 
 

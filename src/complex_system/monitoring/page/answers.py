@@ -88,7 +88,8 @@ def is_good(reading: Reading) -> Answer:
         return Answer(question, "none", "Not known yet", why, path)
     if live["rmse"] > CLOSE * expected:
         return Answer(question, "warn", "Worse than it was", why, path)
-    return Answer(question, "good", "Yes", why, path)
+    beaten = _beside_a_line(reading)
+    return Answer(question, "warn", *beaten, "/models") if beaten else Answer(question, "good", "Yes", why, path)
 
 
 def _beside_the_mean(reading: Reading) -> tuple[str, str] | None:
@@ -98,6 +99,21 @@ def _beside_the_mean(reading: Reading) -> tuple[str, str] | None:
     if word not in ("not better", "unclear"):
         return None
     return ("No better than the mean" if word == "not better" else "Cannot be told"), str(comparison.get("verdict", ""))
+
+
+def _beside_a_line(reading: Reading) -> tuple[str, str] | None:
+    """What the comparison found where a linear model is surely better than the champion; None elsewhere."""
+    comparison = reading.comparison or {}
+    verdict = (comparison.get("verdicts") or {}).get("linear") or {}
+    if float(verdict.get("high") or 0.0) >= 0:
+        return None
+    return "A linear model is better", str(comparison.get("verdict", ""))
+
+
+def are_few(data: Mapping[str, Any]) -> bool:
+    """Whether the live records or those of the reference are so few that the stability index is above its bands by chance."""
+    reference = data.get("reference") or {}
+    return min(int(data.get("samples") or 0), int(reference.get("samples") or FEW_RECORDS)) < FEW_RECORDS
 
 
 def drifts(data: Mapping[str, Any]) -> dict[str, float]:
@@ -114,9 +130,16 @@ def is_as_it_was(reading: Reading) -> Answer:
         why = reading.awaited("drift", "Waiting for predictions and for the champion's reference.")
         return Answer(question, "none", "Not known yet", why, path)
     samples = int(reading.data.get("samples") or 0)
-    if samples < FEW_RECORDS:
-        why = f"{samples} records were predicted; from {FEW_RECORDS} on their distribution says something."
-        return Answer(question, "none", "Not known yet", why, path)
+    trained = int((reading.data.get("reference") or {}).get("samples") or FEW_RECORDS)
+    if min(samples, trained) < FEW_RECORDS:
+        were = (
+            f"The champion was trained on {trained} records"
+            if trained < FEW_RECORDS
+            else f"{samples} records were predicted"
+        )
+        return Answer(
+            question, "none", "Not known yet", f"{were}; from {FEW_RECORDS} on their distribution says something.", path
+        )
     worst = max(indices, key=lambda name: indices[name])
     why = f"Largest drift: {worst}, PSI {number(indices[worst])}."
     moved = [name for name, index in indices.items() if index > SIGNIFICANT]

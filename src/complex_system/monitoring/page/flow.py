@@ -10,6 +10,7 @@ from complex_system.monitoring.page.drawing import safe, svg, tag, text
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.wording import count, rate
 
+_LONGEST_MODEL = 16
 GOOD = ("ready", "working")
 SOON = ("starting", "waiting")
 SHAPES = {"good": "●", "soon": "◐", "bad": "▲", "gone": "○"}
@@ -92,7 +93,10 @@ def _words(reading: Reading) -> dict[str, tuple[str, str]]:
     answered = sum(sums.predictions for rollup in reading.rollups for by, sums in rollup.latency.items() if not by.shadow)
     pairs = sum(sums.n for rollup in reading.rollups for key, sums in rollup.errors.items() if not key.group)
     champion = reading.champion
-    crowned = f"{champion.get('model')} v{champion.get('version')}" if champion else "no champion yet"
+    # Models are called after the data set, whose name stands at the top of the page and has no room between two boxes.
+    model = str(champion.get("model")).removeprefix(f"{reading.facts.dataset.name}-") if champion else ""
+    model = model if len(model) <= _LONGEST_MODEL else f"{model[: _LONGEST_MODEL - 1]}…"
+    crowned = f"{model} v{champion.get('version')}" if champion else "no champion yet"
     waiting = records.get("raw", 0) - records.get("processed", 0) - records.get("rejected", 0)
     known = bool(records)
     trained = len({(row.get("model"), row.get("version")) for row in (reading.comparison or {}).get("results", ())})

@@ -192,7 +192,11 @@ def _data(reading: Reading, clock: Clock) -> str:
     columns = reading.data.get("raw") or ()
     if not columns:
         return _nothing(reading.awaited("drift", "No live data were compared with a reference."))
-    rows = [(each["name"], number(each.get("psi")), each.get("band", "too few"), *_shares(each)) for each in columns]
+    few = answers.are_few(reading.data)
+    rows = [
+        (each["name"], number(each.get("psi")), "too few" if few else each.get("band", "too few"), *_shares(each))
+        for each in columns
+    ]
     parts = _table(("Column", "PSI", "Band", "Missing", "in the reference", "Out of range"), rows, (1, 3, 4, 5))
     tiles = "".join(tag("div", tag("h3", safe(each["name"])) + _distribution(each)) for each in columns)
     parts += tag("p", "Live as bars; the champion's training data as a line, for categories as grey bars.", class_="quiet")

@@ -10,6 +10,7 @@ from dash.development.base_component import Component
 
 from complex_system.monitoring.drift import MODERATE, SIGNIFICANT, band
 from complex_system.monitoring.page import series
+from complex_system.monitoring.page.answers import FEW_RECORDS, are_few
 from complex_system.monitoring.page.drawing import Bars, categories, histogram
 from complex_system.monitoring.page.figures import COLORS, Figure, curve, figure, level, plain, waiting
 from complex_system.monitoring.page.parts import View, Viewer, badge, card, empty, plot
@@ -87,7 +88,12 @@ def _note(reading: Reading, measured: Mapping[str, Any]) -> str:
     return (
         f"Population stability index of the last {count(samples)} predicted records against "
         f"{against.get(str(reference.get('source')), 'the reference')}. "
-        f"Below {MODERATE} stable, up to {SIGNIFICANT} moderate, beyond significant."
+        f"Below {MODERATE} stable, up to {SIGNIFICANT} moderate, beyond significant"
+        + (
+            f" where both have {FEW_RECORDS} records; here it may be chance, the reference has {count(reference.get('samples', 0))}."
+            if are_few(reading.data)
+            else "."
+        )
     )
 
 
@@ -98,11 +104,13 @@ def _drift(reading: Reading, viewer: Viewer, measured: Mapping[str, Mapping[str,
     colors = COLORS[viewer.theme]
     tones = {"stable": colors["good"], "moderate": colors["warn"], "significant": colors["bad"]}
     names = list(reversed(known))
-    bands = [band(known[name]) for name in names]
+    few = are_few(reading.data)
+    bands = ["few" if few else band(known[name]) for name in names]
+    tones["few"] = colors["muted"]
     bars = {
         "type": "bar", "orientation": "h", "y": [plain(name) for name in names], "x": [known[name] for name in names],
         "marker": {"color": [tones[each] for each in bands], "cornerradius": 3}, "width": 0.6,
-        "text": [f"{known[name]:.2f} {each}" if each != "stable" else f"{known[name]:.2f}"
+        "text": [f"{known[name]:.2f}" if each in ("stable", "few") else f"{known[name]:.2f} {each}"
                  for name, each in zip(names, bands, strict=True)],
         "textposition": "outside", "cliponaxis": False, "textfont": {"size": 11, "color": colors["ink"]},
         "hovertemplate": "%{y}<br>PSI %{x:.3f}<extra></extra>",
@@ -142,14 +150,14 @@ def _over_time(reading: Reading, viewer: Viewer, part: str) -> Figure:
 def _tiles(reading: Reading, measured: Mapping[str, Mapping[str, Any]]) -> tuple[Any, dict[str, str]]:
     if not measured:
         return empty(_awaited(reading)), {}
-    tiles, pictures = [], {}
+    tiles, pictures, few = [], {}, are_few(reading.data)
     for i, (name, each) in enumerate(measured.items()):
         key = f"data-tile-{i}"
         pictures[key] = _picture(name, each)
         tiles.append(
             html.Div(
                 [
-                    html.Div([html.H3(name, title=name), _badge(each)], className="tile-head"),
+                    html.Div([html.H3(name, title=name), _badge(each, few=few)], className="tile-head"),
                     html.Div(id=key, className="drawing"),
                     html.P(_facts(each), className="quiet"),
                 ],
@@ -169,9 +177,11 @@ def _picture(name: str, each: Mapping[str, Any]) -> str:
     return histogram(each["edges"], each["reference"], each["live"], str(each.get("unit") or ""), label)
 
 
-def _badge(each: Mapping[str, Any]) -> Component:
+def _badge(each: Mapping[str, Any], *, few: bool) -> Component:
     if each.get("psi") is None:
         return badge("none", "too few")
+    if few:
+        return badge("none", f"PSI {number(float(each['psi']))}")
     kind, word = _BANDS[band(float(each["psi"]))]
     return badge(kind, f"PSI {number(float(each['psi']))} {word}")
 
