@@ -39,8 +39,9 @@ class ServingApp(FastAPI):
     that takes longer than the prediction.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, gate: Gate, **options: Any) -> None:
         super().__init__(**options)
+        self.gate = self.state.gate = gate
         self._straight: dict[tuple[str, str], ServingRoute] = {}
 
     @override
@@ -79,12 +80,12 @@ def make_app(
         broker_needed: Whether no prediction can be made without it.
     """
     app = ServingApp(
+        Gate(engine, api_key, broker_connected, broker_needed),
         title=f"Predictions of '{dataset.target}'",
         version=__version__,
         docs_url=None,
         redoc_url=None,
     )
-    app.state.gate = Gate(engine, api_key, broker_connected, broker_needed)
     add_documentation(app, dataset, secured=bool(api_key))
     app.add_exception_handler(HTTPException, refuse_route)
     app.include_router(_own_router())
