@@ -142,6 +142,7 @@ class Call(Request):
         model: What is known of the model that predicts, once that is known.
         predictor: What predicts, once that is known.
         records: How many records it holds, once they are read.
+        fields: The headers by their names in lower case. Quicker than ``headers``, which decodes all of them.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, gate: Gate) -> None:
@@ -153,11 +154,11 @@ class Call(Request):
         self._id = ""
         self._placed = self._live = False
         # Where a name stands more than once, the first one counts.
-        self._fields: dict[bytes, bytes] = dict(reversed(scope["headers"]))
+        self.fields: dict[bytes, bytes] = dict(reversed(scope["headers"]))
 
     def header(self, name: bytes) -> str:
-        """A header by its name in lower case; empty where it is missing. Quicker than ``headers``, which decodes all names."""
-        return self._fields.get(name, b"").decode("latin-1")
+        """A header by its name in lower case; empty where it is missing."""
+        return self.fields.get(name, b"").decode("latin-1")
 
     def leave(self) -> None:
         """Gives back the place that a large body took."""
