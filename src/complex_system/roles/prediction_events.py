@@ -24,9 +24,7 @@ LAST_SECONDS = 1.0
 class PredictionEvents:
     """The line of predictions that are to be announced, one event a request."""
 
-    def __init__(
-        self, service: str, announce: Callable[[dict[str, Any]], Awaitable[None]], metrics: ServingMetrics
-    ) -> None:
+    def __init__(self, service: str, announce: Callable[[dict[str, Any]], Awaitable[None]], metrics: ServingMetrics) -> None:
         """Makes an empty line; :meth:`run` sends.
 
         Args:

@@ -66,9 +66,7 @@ class ServingService(SystemService):
         self._events = PredictionEvents(
             self.service_name(), lambda event: self.announce(PREDICTION_MADE, event), self._metrics
         )
-        self._shadow = Shadow(
-            self.models, settings.serving_shadow_share, challengers, self._events.put, self._metrics
-        )
+        self._shadow = Shadow(self.models, settings.serving_shadow_share, challengers, self._events.put, self._metrics)
         self._settled = False
         self._sending: asyncio.Task[None] | None = None
         self._shadowing: asyncio.Task[None] | None = None

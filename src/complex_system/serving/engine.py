@@ -56,7 +56,9 @@ class PredictionResult(msgspec.Struct, frozen=True):
         records = RecordBatch(self.batch.head(most))
         if self.batch.size <= most:
             return msgspec.structs.replace(self, batch=records)
-        return msgspec.structs.replace(self, batch=records, features=self.features[:most].copy(), predictions=self.predictions[:most])
+        return msgspec.structs.replace(
+            self, batch=records, features=self.features[:most].copy(), predictions=self.predictions[:most]
+        )
 
 
 class PredictionRoute(ABC):

@@ -8,7 +8,7 @@ import asyncio
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """The loop of ``uvloop`` where it is installed, which only the serving images have; else Python's.
 
-    With many clients at once a request costs a sixth less on it: it is written in C.
+    A request costs a seventh less on it, with one client as with many.
     """
     try:
         import uvloop
