@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +14,23 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.local.servers import Server
 from complex_system.messaging.subjects import PREDICTION_MADE
-from complex_system.serving.sources import ModelSource
+from complex_system.serving.sources import LoadedTwin, ModelReference, ModelSource
 from complex_system.settings import Settings
 from complex_system_services.ml_serving.ml_serving_service import MlServingService
 from models import ManyModels
 from support import TesterService, eventually, running
+
+
+class StuckChallenger(ManyModels):
+    """A source that does not come to an end with the challenger."""
+
+    released = threading.Event()
+
+    @override
+    def load(self, reference: ModelReference) -> LoadedTwin:
+        if reference.name == "lab-pytorch":
+            self.released.wait(60)
+        return super().load(reference)
 
 
 class OwnModelsService(MlServingService):
@@ -25,7 +38,7 @@ class OwnModelsService(MlServingService):
 
     @override
     def make_source(self) -> ModelSource:
-        source = ManyModels(self.dataset)
+        source = StuckChallenger(self.dataset)
         source.publish("lab-lightgbm", 1.0, champion=True)
         source.publish("lab-pytorch", 2.0)
         return source
@@ -38,7 +51,7 @@ async def test_what_was_predicted_is_announced_although_the_service_ends_at_once
     dataset: Dataset,
     laboratory: Laboratory,
 ) -> None:
-    settings = make_settings(nats_server, serving_port=0, serving_shadow_share=0.5)
+    settings = make_settings(nats_server, serving_port=0, serving_shadow_share=0.5, serving_shadow_models="lab-pytorch")
     records = [laboratory.complete_record() for _ in range(120)]
     announced: dict[str, float] = {}
 
@@ -61,4 +74,5 @@ async def test_what_was_predicted_is_announced_although_the_service_ends_at_once
         assert len(expected) == len(records)
         await eventually(lambda: announced == expected)
     finally:
+        StuckChallenger.released.set()
         await subscription.unsubscribe()
