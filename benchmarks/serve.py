@@ -19,6 +19,7 @@ from typing_extensions import override
 from benchmarks.model import DATASET
 from complex_system.preprocessing.pipeline import Pipeline
 from complex_system.serving.engine import LocalRoute, PredictionEngine
+from complex_system.serving.loops import new_event_loop
 from complex_system.serving.manager import ModelManager
 from complex_system.serving.rest import make_app
 from complex_system.serving.server import RestServer
@@ -83,6 +84,7 @@ if __name__ == "__main__":
     if len(sys.argv) > 4:
         os.sched_setaffinity(0, {int(sys.argv[4])})
     if kind == "ours":
-        asyncio.run(ours(place, number))
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(ours(place, number))
     else:
         bare(place, number)

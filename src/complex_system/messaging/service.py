@@ -79,7 +79,8 @@ class SystemService(FastIoTService):
         """Runs the service until SIGTERM or Ctrl-C; ``run.py`` calls it."""
         cls._try_setup_test_env()
         try:
-            asyncio.run(cls._run_connected(**kwargs))
+            with asyncio.Runner(loop_factory=cls.new_event_loop) as runner:
+                runner.run(cls._run_connected(**kwargs))
         except KeyboardInterrupt:
             log.info("Interrupted")
         except ComplexSystemError as error:
@@ -97,6 +98,9 @@ class SystemService(FastIoTService):
             raise NobodyListensError("The broker has closed the connection; whoever runs the service starts it again.")
 
     # What a service overrides
+
+    new_event_loop = staticmethod(asyncio.new_event_loop)
+    """Makes the loop that the process runs in."""
 
     async def on_start(self) -> None:
         """Makes the service ready: opens stores, loads models. May wait for what it needs, see :meth:`set_state`."""

@@ -75,12 +75,21 @@ class Pipeline:
             InvalidRecordError: As for :meth:`process`.
         """
         if len(records) <= FEW_RECORDS:
-            if not all(check.all_fine(records) for check in self._checks):
+            if not self._all_fine(records):
                 self._refuse_faults(records)
             return self._rows(records)
         if len(records) <= MANY_RECORDS:
             return self.features_from(RawColumns.of(records, list(self._raw_types)))
         return self.features_of(self._typed_frame(records))
+
+    def _all_fine(self, records: Sequence[Record]) -> bool:
+        if len(records) == 1:
+            record = records[0]
+            for check in self._checks:  # noqa: SIM110 - a generator would cost as much as the checks
+                if not check.fine(record):
+                    return False
+            return True
+        return all(check.all_fine(records) for check in self._checks)
 
     def features_from(self, columns: RawColumns) -> npt.NDArray[np.float32]:
         """As :meth:`features`, for well-formed raw records as columns of Python values."""

@@ -19,19 +19,19 @@ from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import State, SystemService
 from complex_system.messaging.subjects import CHAMPION_CHANGED, PREDICTION_FAILED, PREDICTION_MADE, ReplySubject
 from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.roles.prediction_events import PredictionEvents
 from complex_system.serving.engine import Limits, LocalRoute, PredictionEngine, PredictionResult, RemoteRoute
+from complex_system.serving.loops import new_event_loop
 from complex_system.serving.manager import ModelManager
 from complex_system.serving.rest import make_app
 from complex_system.serving.server import RestServer
-from complex_system.serving.shadow import Shadow, ShadowPredictions
+from complex_system.serving.shadow import Shadow
 from complex_system.serving.sources import ModelSource
 
 log = logging.getLogger(__name__)
 
 ANNOUNCED_RECORDS = 1000
 """Most predictions of one request that are announced."""
-WAITING_EVENTS = 200
-"""Prediction events that wait to be sent; further ones are dropped, because an answer never waits for an event."""
 FAILURES_PAUSE = 1.0
 """Seconds between two events that tell of failed requests."""
 NO_MODEL = "no model yet"
@@ -43,6 +43,7 @@ class ServingService(SystemService):
 
     port_field: ClassVar[str]
     """Field of the settings that holds the REST port, 0 for any."""
+    new_event_loop = staticmethod(new_event_loop)
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -62,11 +63,13 @@ class ServingService(SystemService):
         )
         self._metrics = self._app.state.gate.metrics
         challengers = tuple(name.strip() for name in settings.serving_shadow_models.split(",") if name.strip())
-        self._shadow = Shadow(self.models, settings.serving_shadow_share, challengers, self._queue, self._metrics)
-        self._events: asyncio.Queue[tuple[PredictionResult, list[ShadowPredictions]]] = asyncio.Queue(WAITING_EVENTS)
-        self._dropped = 0
+        self._events = PredictionEvents(
+            self.service_name(), lambda event: self.announce(PREDICTION_MADE, event), self._metrics
+        )
+        self._shadow = Shadow(self.models, settings.serving_shadow_share, challengers, self._events.put, self._metrics)
         self._settled = False
-        self._workers: list[asyncio.Task[None]] = []
+        self._sending: asyncio.Task[None] | None = None
+        self._shadowing: asyncio.Task[None] | None = None
         self._rest: RestServer | None = None
 
     @abstractmethod
@@ -92,7 +95,8 @@ class ServingService(SystemService):
             raise StartError(f"{error.message} (COMPLEX_SYSTEM_{self.port_field.upper()})") from error
         self._rest, self.url = rest, rest.url
         log.info("REST interface at %s, its documentation at %s/docs", self.url, self.url)
-        self._workers = [asyncio.create_task(self._send_events()), asyncio.create_task(self._shadow.run())]
+        self._sending = asyncio.create_task(self._events.run())
+        self._shadowing = asyncio.create_task(self._shadow.run())
         answered: list[tuple[ReplySubject, Any]] = [(subject, ServingService.get_prediction) for subject in self.subjects()]
         answered += [(subject, ServingService.get_prediction_columns) for subject in self.columns_subjects()]
         for subject, method in answered:
@@ -105,9 +109,11 @@ class ServingService(SystemService):
     async def on_stop(self) -> None:
         if self._rest is not None:
             await self._rest.stop()
-        for worker in self._workers:
-            worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
+        if self._shadowing is not None:
+            self._shadowing.cancel()
+            await asyncio.gather(self._shadowing, return_exceptions=True)
+        if self._sending is not None:
+            await self._events.end(self._sending)
 
     @override
     def initial_state(self) -> tuple[State, str]:
@@ -181,41 +187,8 @@ class ServingService(SystemService):
     def _note(self, result: PredictionResult) -> None:
         head = result.head(ANNOUNCED_RECORDS)
         if head.batch.size and not self._shadow.takes(head):  # processed features have no records to announce
-            self._queue(head, [])
-
-    def _queue(self, result: PredictionResult, shadows: list[ShadowPredictions]) -> None:
-        try:
-            self._events.put_nowait((result, shadows))
-        except asyncio.QueueFull:
-            self._metrics.events_dropped.inc()
-            self._dropped += 1
-            if self._dropped % 1000 == 1:
-                log.warning("%d prediction events were dropped: the broker is slow or away", self._dropped)
+            self._events.put(head, [])
 
     async def _tell_failures(self) -> None:
         if failures := self._metrics.failures.take():
             await self.announce(PREDICTION_FAILED, {"service": self.service_name(), "failures": failures})
-
-    async def _send_events(self) -> None:
-        while True:
-            result, shadows = await self._events.get()
-            try:
-                await self.announce(PREDICTION_MADE, self._event(result, shadows))
-            except Exception as error:  # noqa: BLE001 - an event that cannot be sent must not end the sender
-                log.warning("A prediction event could not be sent: %s", error)
-
-    def _event(self, result: PredictionResult, shadows: list[ShadowPredictions]) -> dict[str, Any]:
-        pairs = zip(result.batch.head(result.batch.size), result.predictions, strict=True)
-        event: dict[str, Any] = {
-            "service": self.service_name(),
-            "model": result.model.name,
-            "version": result.model.version,
-            "pipeline_version": result.model.pipeline_version,
-            "milliseconds": result.milliseconds,
-            "predictions": [
-                {"id": record.get(ID), "record": record, "prediction": prediction} for record, prediction in pairs
-            ],
-        }
-        if shadows:
-            event["shadows"] = [each.as_dict() for each in shadows]
-        return event

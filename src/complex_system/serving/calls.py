@@ -10,14 +10,12 @@ import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import msgspec
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 from typing_extensions import override
-from uuid6 import uuid7
 
 from complex_system.errors import (
     ComplexSystemError,
@@ -29,10 +27,11 @@ from complex_system.errors import (
     TooLargeError,
     UnauthorizedError,
 )
+from complex_system.serving.answers import JsonResponse, new_request_id
 from complex_system.serving.batch import Batch
 from complex_system.serving.batch_reader import BatchReader
 from complex_system.serving.bodies import LARGE_BODY
-from complex_system.serving.engine import PredictionEngine, PredictionResult, off_loop
+from complex_system.serving.engine import PredictionEngine, PredictionResult
 from complex_system.serving.metrics import ServingMetrics
 from complex_system.serving.predictor import ModelInfo, Predictor
 
@@ -144,6 +143,7 @@ class Call(Request):
         model: What is known of the model that predicts, once that is known.
         predictor: What predicts, once that is known.
         records: How many records it holds, once they are read.
+        fields: The headers by their names in lower case. Quicker than ``headers``, which decodes all of them.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, gate: Gate) -> None:
@@ -154,6 +154,12 @@ class Call(Request):
         self.records = 0
         self._id = ""
         self._placed = self._live = False
+        # Where a name stands more than once, the first one counts.
+        self.fields: dict[bytes, bytes] = dict(reversed(scope["headers"]))
+
+    def header(self, name: bytes) -> str:
+        """A header by its name in lower case; empty where it is missing."""
+        return self.fields.get(name, b"").decode("latin-1")
 
     def leave(self) -> None:
         """Gives back the place that a large body took."""
@@ -171,8 +177,8 @@ class Call(Request):
     def id(self) -> str:
         """The client's request id if it can stand in a header, else one of ours."""
         if not self._id:
-            own = self.headers.get(REQUEST_ID, "")
-            self._id = own if _REQUEST_ID.fullmatch(own) else str(uuid7())
+            own = self.header(_REQUEST_ID_FIELD)
+            self._id = own if own and _REQUEST_ID.fullmatch(own) else new_request_id()
         return self._id
 
     async def within_limits(self) -> bytes:
@@ -184,13 +190,13 @@ class Call(Request):
                 that is still sending would see a broken connection instead of the answer.
         """
         most = self.gate.engine.limits.body_bytes
-        encoding = self.headers.get("content-encoding", "identity")
-        if encoding != "identity":
+        encoding = self.header(b"content-encoding")
+        if encoding not in ("", "identity"):
             raise InvalidRequestError(f"Bodies are taken uncompressed, not with Content-Encoding '{encoding[:40]}'.")
-        header = self.headers.get("content-length", "")
+        header = self.header(b"content-length")
         declared = int(header) if len(header) < 19 and header.isdecimal() else 0
         if 0 < declared < min(LARGE_BODY, most):
-            return await self.body()  # the HTTP server ends it there
+            return await self._small_body()
         chunks: list[bytes] = []
         size = 0
         try:
@@ -216,9 +222,21 @@ class Call(Request):
             raise TooLargeError(self._how_to_split(size))
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
+    async def _small_body(self) -> bytes:
+        """A body that has declared its length, where the HTTP server ends it."""
+        body = b""
+        more = True
+        while more:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        return body
+
     def _how_to_split(self, seen: int) -> str:
         limits = self.gate.engine.limits
-        declared = self.headers.get("content-length", "")
+        declared = self.header(b"content-length")
         size = int(declared) if declared.isdecimal() and len(declared) < 20 else seen
         how_large = f"has {size} bytes" if size > seen or declared else f"has {size} bytes or more"
         # A few bytes go into what is around the records of each request.
@@ -236,7 +254,7 @@ class Call(Request):
             self.predictor, self.model, self._live = engine.holder.current, engine.holder.current.info, True
         reader = engine.reader_for(self.predictor)
         body = await self.within_limits()
-        batch: Batch = await off_loop(len(body) if len(body) > LONG_BODY else 0, read, body, reader)
+        batch = read(body, reader) if len(body) <= LONG_BODY else await asyncio.to_thread(read, body, reader)
         self.records = batch.size
         return batch
 
@@ -295,14 +313,15 @@ class ServingRoute(APIRoute):
         return error_response(error, call)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gate: Gate = scope["app"].state.gate
+        gate: Gate = scope["app"].gate
         call = Call(scope, receive, send, gate)
         began = time.perf_counter()
-        gate.metrics.in_progress.inc()
+        requests = gate.metrics.requests
+        requests.in_progress += 1
         try:
             response = await self._answer(call)
         finally:
-            gate.metrics.in_progress.dec()
+            requests.in_progress -= 1
             call.leave()
         gate.metrics.answered(self.path, call.model, response.status_code, time.perf_counter() - began, call.records)
         await response(scope, receive, send)
@@ -311,7 +330,7 @@ class ServingRoute(APIRoute):
         try:
             if self.secured:
                 call.gate.authorize(call)
-            response: Response = await self.endpoint(call, **call.path_params)
+            response: Response = await self.endpoint(call, **call.scope["path_params"])
             return response
         except ComplexSystemError as error:
             self._count(call, error.code)
@@ -337,7 +356,7 @@ class OpenRoute(ServingRoute):
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """An answer in JSON."""
-    return Response(msgspec.json.encode(content), status, headers, "application/json")
+    return JsonResponse(content, status, headers)
 
 
 def status_of(error: ComplexSystemError) -> int:
@@ -389,4 +408,5 @@ async def refuse_route(request: Request, error: Exception) -> Response:
     return json_response(content, error.status_code, {**(error.headers or {}), REQUEST_ID: call.id})
 
 
+_REQUEST_ID_FIELD = REQUEST_ID.encode()
 _REQUEST_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)

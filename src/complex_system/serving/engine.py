@@ -7,9 +7,10 @@ import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 from typing_extensions import override
@@ -42,8 +43,7 @@ class Limits:
     """Whether columns that are not declared are left out; otherwise they are faults."""
 
 
-@dataclass(frozen=True)
-class PredictionResult:
+class PredictionResult(msgspec.Struct, frozen=True):
     """Predictions in the order of a batch's records, the model that made all of them, and how long it took."""
 
     batch: Batch
@@ -56,8 +56,10 @@ class PredictionResult:
         """The first ``most`` records of it, so that what waits somewhere holds no large request in memory."""
         records = RecordBatch(self.batch.head(most))
         if self.batch.size <= most:
-            return replace(self, batch=records)
-        return replace(self, batch=records, features=self.features[:most].copy(), predictions=self.predictions[:most])
+            return msgspec.structs.replace(self, batch=records)
+        return msgspec.structs.replace(
+            self, batch=records, features=self.features[:most].copy(), predictions=self.predictions[:most]
+        )
 
 
 class PredictionRoute(ABC):
@@ -223,8 +225,10 @@ class PredictionEngine:
         predictor = predictor or await self.models.predictor(name, version)
         began = time.perf_counter()
         features = await self._route.features(predictor.pipeline, batch)
-        cost = batch.size if predictor.quick else INLINE_RECORDS + 1
-        predictions = await off_loop(cost, predictor.predict_features, features)
+        if predictor.quick and batch.size <= INLINE_RECORDS:
+            predictions = predictor.predict_features(features)
+        else:
+            predictions = await asyncio.to_thread(predictor.predict_features, features)
         milliseconds = (time.perf_counter() - began) * 1000
         result = PredictionResult(batch, features, predictions, predictor.info, milliseconds)
         if self._made is not None and (live or (live is None and predictor is self.holder.current)):

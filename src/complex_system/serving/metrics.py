@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from typing_extensions import override
@@ -13,11 +13,9 @@ from typing_extensions import override
 from complex_system.serving.failures import FailureCounts
 from complex_system.serving.manager import ModelManager
 from complex_system.serving.predictor import ModelInfo
+from complex_system.serving.tallies import RequestTallies
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-_RECORDS = (1, 2, 5, 10, 50, 100, 500, 1000, 5000, 10_000, 50_000, 100_000)
 
 
 class ServingMetrics:
@@ -35,23 +33,8 @@ class ServingMetrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.registry.register(_Models(models))
-        self._requests = Counter(
-            "serving_requests",
-            "Requests that were answered",
-            ["route", "model", "version", "status"],
-            registry=self.registry,
-        )
-        self._seconds = Histogram(
-            "serving_request_seconds", "Time to the answer", ["route"], buckets=_SECONDS, registry=self.registry
-        )
-        self._records = Histogram(
-            "serving_batch_records",
-            "Records in a request for predictions",
-            ["route"],
-            buckets=_RECORDS,
-            registry=self.registry,
-        )
-        self.in_progress = Gauge("serving_requests_in_progress", "Requests under way", registry=self.registry)
+        self.requests = RequestTallies()
+        self.registry.register(self.requests)
         self.events_dropped = Counter(
             "serving_events_dropped",
             "Prediction events that were not sent: the broker is slow or away",
@@ -63,9 +46,6 @@ class ServingMetrics:
         if broker_connected is not None:
             gauge = Gauge("serving_broker_connected", "Whether the broker is connected", registry=self.registry)
             gauge.set_function(lambda: float(broker_connected()))
-        # A child by its labels costs a lock and a tuple of texts; most requests need the same few.
-        self._children: dict[tuple[str, str, str, int], Counter] = {}
-        self._histograms: dict[str, tuple[Histogram, Histogram]] = {}
 
     def answered(self, route: str, model: ModelInfo | None, status: int, seconds: float, records: int) -> None:
         """Counts a request.
@@ -78,17 +58,7 @@ class ServingMetrics:
             records: How many predictions were asked for; 0 for other requests.
         """
         name, version = (model.name, model.version) if model else ("", "")
-        key = (route, name, version, status)
-        counter = self._children.get(key)
-        if counter is None:
-            counter = self._children[key] = self._requests.labels(route, name, version, str(status))
-        counter.inc()
-        histograms = self._histograms.get(route)
-        if histograms is None:
-            histograms = self._histograms[route] = (self._seconds.labels(route), self._records.labels(route))
-        histograms[0].observe(seconds)
-        if records:
-            histograms[1].observe(records)
+        self.requests.add(route, name, version, status, seconds, records)
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""

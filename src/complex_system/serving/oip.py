@@ -132,7 +132,7 @@ class _Protocol:
         return await self.infer(call, name)
 
     async def infer(self, call: Call, name: str, version: str | None = None) -> Response:
-        if "inference-header-content-length" in call.headers:
+        if b"inference-header-content-length" in call.fields:
             raise no_binary()
         # An unknown model is said before its input is judged.
         await call.find(name, version)

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Response
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
@@ -31,34 +32,59 @@ LINKS = {
     "metrics": "/metrics",
 }
 
+MOST_PATHS = 200
+"""Paths with parameters whose routes are remembered: clients choose them."""
+_Way = tuple[ServingRoute, dict[str, Any]]
+
 
 class ServingApp(FastAPI):
-    """FastAPI that hands a path without parameters straight to its route.
+    """FastAPI that hands a path straight to its route.
 
     Its own way leads through four layers that do nothing for our routes, and past every route before the right one: together
     that takes longer than the prediction.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, gate: Gate, **options: Any) -> None:
         super().__init__(**options)
-        self._straight: dict[tuple[str, str], ServingRoute] = {}
+        self.gate = self.state.gate = gate
+        self._straight: dict[tuple[str, str], _Way] = {}
+        self._templates: list[ServingRoute] = []
+        # Paths of routes with parameters, as they were asked for.
+        self._found: dict[tuple[str, str], _Way] = {}
 
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = self._straight.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
-        if route is None:
+        way = self._way(scope) if scope["type"] == "http" else None
+        if way is None:
             await super().__call__(scope, receive, send)
             return
         scope["app"] = self
-        scope["path_params"] = {}
+        route, scope["path_params"] = way
         await route.app(scope, receive, send)
 
     @override
     def include_router(self, router: APIRouter, **options: Any) -> None:
         super().include_router(router, **options)
-        for route in self.routes:
-            if isinstance(route, ServingRoute) and not route.param_convertors:
-                self._straight.update({(method, route.path): route for method in route.methods})
+        served = [route for route in self.routes if isinstance(route, ServingRoute)]
+        self._templates = [route for route in served if route.param_convertors]
+        for route in served:
+            if not route.param_convertors:
+                self._straight.update({(method, route.path): (route, {}) for method in route.methods})
+
+    def _way(self, scope: Scope) -> _Way | None:
+        """The route of a request and the parameters in its path; None for what FastAPI knows better."""
+        asked = (scope["method"], scope["path"])
+        way = self._straight.get(asked) or self._found.get(asked)
+        if way is not None:
+            return way
+        for route in self._templates:
+            match, found = route.matches(scope)
+            if match is Match.FULL:
+                if len(self._found) >= MOST_PATHS:
+                    self._found.clear()
+                way = self._found[asked] = route, found["path_params"]
+                return way
+        return None
 
 
 def make_app(
@@ -79,12 +105,12 @@ def make_app(
         broker_needed: Whether no prediction can be made without it.
     """
     app = ServingApp(
+        Gate(engine, api_key, broker_connected, broker_needed),
         title=f"Predictions of '{dataset.target}'",
         version=__version__,
         docs_url=None,
         redoc_url=None,
     )
-    app.state.gate = Gate(engine, api_key, broker_connected, broker_needed)
     add_documentation(app, dataset, secured=bool(api_key))
     app.add_exception_handler(HTTPException, refuse_route)
     app.include_router(_own_router())

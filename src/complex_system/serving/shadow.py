@@ -89,15 +89,22 @@ class Shadow:
         return True
 
     async def run(self) -> None:
-        """Works until it is cancelled."""
-        while True:
-            result = await self._waiting.get()
-            try:
-                scored = [await self._score(name, result) for name in await self._challengers()]
-                shadows = [each for each in scored if each is not None]
-            except Exception as error:  # noqa: BLE001 - a challenger must never end the shadow
-                log.warning("A request could not be shadowed: %s", error)
-                shadows = []
+        """Works until it is cancelled; what waits then is handed on without challengers."""
+        try:
+            while True:
+                await self._shadow(await self._waiting.get())
+        finally:
+            while not self._waiting.empty():
+                self._done(self._waiting.get_nowait(), [])
+
+    async def _shadow(self, result: PredictionResult) -> None:
+        shadows: list[ShadowPredictions] = []
+        try:
+            scored = [await self._score(name, result) for name in await self._challengers()]
+            shadows = [each for each in scored if each is not None]
+        except Exception as error:  # noqa: BLE001 - a challenger must never end the shadow
+            log.warning("A request could not be shadowed: %s", error)
+        finally:
             self._done(result, shadows)
 
     async def _challengers(self) -> list[str]:

@@ -1,0 +1,78 @@
+"""Events of predictions, with the real broker: none is lost when a service ends in order."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+from typing_extensions import override
+
+from complex_system.domain.dataset import Dataset
+from complex_system.domain.laboratory import Laboratory
+from complex_system.local.servers import Server
+from complex_system.messaging.subjects import PREDICTION_MADE
+from complex_system.serving.sources import LoadedTwin, ModelReference, ModelSource
+from complex_system.settings import Settings
+from complex_system_services.ml_serving.ml_serving_service import MlServingService
+from models import ManyModels
+from support import TesterService, eventually, running
+
+
+class StuckChallenger(ManyModels):
+    """A source that does not come to an end with the challenger."""
+
+    released = threading.Event()
+
+    @override
+    def load(self, reference: ModelReference) -> LoadedTwin:
+        if reference.name == "lab-pytorch":
+            self.released.wait(60)
+        return super().load(reference)
+
+
+class OwnModelsService(MlServingService):
+    """Serves two models of the test's own."""
+
+    @override
+    def make_source(self) -> ModelSource:
+        source = StuckChallenger(self.dataset)
+        source.publish("lab-lightgbm", 1.0, champion=True)
+        source.publish("lab-pytorch", 2.0)
+        return source
+
+
+async def test_what_was_predicted_is_announced_although_the_service_ends_at_once(
+    nats_server: Server,
+    make_settings: Callable[..., Settings],
+    tester: TesterService,
+    dataset: Dataset,
+    laboratory: Laboratory,
+) -> None:
+    settings = make_settings(nats_server, serving_port=0, serving_shadow_share=0.5, serving_shadow_models="lab-pytorch")
+    records = [laboratory.complete_record() for _ in range(120)]
+    announced: dict[str, float] = {}
+
+    async def hear(thing: Any) -> None:
+        for each in thing.value["predictions"]:
+            announced[each["id"]] = each["prediction"]
+
+    subscription = await tester.broker.subscribe(PREDICTION_MADE, hear)
+    await tester.broker.settle()
+    try:
+        async with running(OwnModelsService, settings, dataset) as service, httpx.AsyncClient(timeout=20) as client:
+
+            async def is_ready() -> bool:
+                return (await client.get(f"{service.url}/readyz")).status_code == 200
+
+            await eventually(is_ready)
+            asked = (client.post(f"{service.url}/predict", json=record) for record in records)
+            answers = await asyncio.gather(*asked)
+        expected = {record["_id"]: answer.json()["predictions"][0] for record, answer in zip(records, answers, strict=True)}
+        assert len(expected) == len(records)
+        await eventually(lambda: announced == expected)
+    finally:
+        StuckChallenger.released.set()
+        await subscription.unsubscribe()
