@@ -181,7 +181,7 @@ async def test_a_writer_that_dies_between_any_two_commands_loses_nothing(
 
 
 @pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", range(4))
 async def test_replicas_with_different_versions_at_the_same_time_lose_nothing(
     base: Base, laboratory: Laboratory, seed: int
 ) -> None:
@@ -345,7 +345,7 @@ async def test_lists_of_single_records_are_joined(
 
 
 @pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", range(4))
 async def test_lists_that_lie_over_each_other_are_laid_side_by_side(
     base: Base, laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:

@@ -25,7 +25,7 @@ from complex_system.domain.records import Record
 from complex_system.errors import DeclarationError, StoreUnavailableError
 from complex_system.local.servers import Server, free_port
 from complex_system.settings import Settings
-from complex_system.storage import mongo, mongo_counts, mongo_ranges
+from complex_system.storage import mongo_connection, mongo_counts, mongo_ranges
 from complex_system.storage.base import PROCESSED, RAW, REJECTED, DataStore
 from complex_system.storage.maria import MariaDataStore
 from complex_system.storage.mongo import MongoDataStore
@@ -595,11 +595,11 @@ class TestMongoDataStore(StoreCases):
     ) -> None:
         """The server that stands in for MongoDB comes to a halt where a few megabytes are written and read side by side."""
         traffic = Traffic()
-        monkeypatch.setattr(mongo, "AsyncMongoClient", partial(AsyncMongoClient, event_listeners=[traffic]))
+        monkeypatch.setattr(mongo_connection, "AsyncMongoClient", partial(AsyncMongoClient, event_listeners=[traffic]))
         dataset = wide(60)
         store = MongoDataStore(dataset, settings)
         await store.open()
-        monkeypatch.setattr(store, "_in_ranges", True)
+        monkeypatch.setattr(store._connection, "in_ranges", True)
         keys = [f"k{i:04}" for i in range(600)]
 
         async def walk() -> list[str]:

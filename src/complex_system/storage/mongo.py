@@ -119,14 +119,15 @@ class MongoDataStore(DataStore):
         if not keys:
             return {"upserted": 0}
         with self._connection.translated():
-            await self._backlog.switch(version)
+            state = await self._backlog.switch(version)
+            entries = await self._backlog.entries(keys, version)
             new = await put(self._processed, documents, self._connection.turn(self._processed))
             self._counts[self._names.processed].add(new)
             self._reads.written(self._processed, version, keys)
             if await self._rejected.find_one({}, {ID: 1}):
                 self._counts[self._names.rejected].add(-await delete(self._rejected, keys))
             # Last: were this the end of the process, the records would be processed once more and not be lost.
-            await self._settle(keys, version)
+            await self._backlog.settle(entries, keys, state)
         return {"upserted": table.num_rows}
 
     @override
@@ -135,10 +136,11 @@ class MongoDataStore(DataStore):
         if not by_key:
             return {"rejected": 0}
         with self._connection.translated():
-            await self._backlog.switch(version)
+            state = await self._backlog.switch(version)
+            entries = await self._backlog.entries(by_key, version)
             self._counts[self._names.rejected].add(await put(self._rejected, list(by_key.values())))
             self._counts[self._names.processed].add(-await delete(self._processed, by_key))
-            await self._settle(list(by_key), version)
+            await self._backlog.settle(entries, by_key, state)
         return {"rejected": len(rejections)}
 
     @override
@@ -224,22 +226,19 @@ class MongoDataStore(DataStore):
     async def _count_labelled(self) -> int:
         return await self._processed.count_documents({self._fields.target: {"$ne": None}})
 
-    async def _settle(self, keys: list[str], version: str) -> None:
-        """Notes that records are done, which the database has on disk by then."""
-        state = await self._backlog.state()
-        if state.version == version:
-            await self._backlog.settle(keys, state)
-        else:  # another version was written meanwhile, and these records may have been its own
-            await self._backlog.note(keys)
-
     async def _settle_those_processed_before(self, keys: list[str]) -> None:
         """A processed record may come before its raw twin, which then is not work to do."""
-        versions: dict[str, list[str]] = {}
+        if twins := await self._versions_of(keys):
+            state = await self._backlog.state()
+            entries = await self._backlog.entries(twins, state.version)
+            done = [key for key, version in (await self._versions_of(list(twins))).items() if version == state.version]
+            await self._backlog.settle(entries, done, state)
+
+    async def _versions_of(self, keys: list[str]) -> dict[str, str]:
+        """The pipeline versions of those that are processed."""
+        found: dict[str, str] = {}
         for part in parts(keys, KEYS_A_SEARCH):
             async with self._connection.turn(self._processed):
                 twins = await self._processed.find({ID: {"$in": part}}, {PIPELINE: 1}).to_list()
-            for twin in twins:
-                versions.setdefault(twin.get(PIPELINE, ""), []).append(twin[ID])
-        if versions:
-            state = await self._backlog.state()
-            await self._backlog.settle(versions.get(state.version, []), state)
+            found |= {twin[ID]: twin.get(PIPELINE, "") for twin in twins}
+        return found

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from complex_system.domain.dataset import ID
-from complex_system.storage.mongo_connection import Collection, MongoConnection, insert
+from complex_system.storage.mongo_connection import Collection, Document, MongoConnection, insert
 from complex_system.storage.mongo_lists import LISTS_AT_ONCE, WaitingLists, left_of
 
 FORGOTTEN = 3600.0
@@ -47,6 +47,17 @@ class Group:
     """Whether few other raw records lie between the first and the last of the list."""
     old: bool
     """Whether a record that is not there by now will not come any more."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Some keys in one list."""
+
+    head: Document
+    """Key and version of the list."""
+    keys: set[str]
+    whole: bool
+    """Whether nothing else waits in the list."""
 
 
 class Backlog:
@@ -143,27 +154,39 @@ class Backlog:
                 chosen.append(Group(keys, together, old))
         return chosen, more
 
-    async def settle(self, keys: Iterable[str], state: State) -> None:
-        """Takes keys that are done with the state's version off all lists.
+    async def entries(self, keys: Iterable[str], version: str) -> list[Entry]:
+        """Where keys stand in lists at the moment, as waiting for a version."""
+        wanted = set(keys)
+        if not wanted:
+            return []
+        found = []
+        async for each in self._lists.read({"first": {"$lte": max(wanted)}, "last": {"$gte": min(wanted)}}):
+            left = set(left_of(each, version))
+            found.append(Entry({ID: each[ID], "version": each["version"]}, left & wanted, left <= wanted))
+        return found
+
+    async def settle(self, entries: Sequence[Entry], keys: Iterable[str], state: State) -> None:
+        """Takes keys that are done with the state's version off the lists.
 
         Args:
+            entries: Where the keys stood before they were done, or known to be. A list that came later is left alone: who replaces
+                the result by another version's, at the same time, lists the key again.
             keys: The keys.
-            state: As it was when they were found to be done.
+            state: As it was before that, too.
         """
         done = set(keys)
         if not done:
             return
-        version = state.version
         finished: list[Any] = []
-        async for each in self._lists.read({"first": {"$lte": max(done)}, "last": {"$gte": min(done)}}):
-            left = set(left_of(each, version))
-            if left <= done:
-                finished.append(each[ID])
-            elif part := left & done:
-                await self._lists.cross_off(each, sorted(part), version)
+        for entry in entries:
+            part = entry.keys & done
+            if entry.whole and part == entry.keys:
+                finished.append(entry.head[ID])
+            elif part:
+                await self._lists.cross_off(entry.head, sorted(part), state.version)
         await self.forget(finished)
         if (await self.state()).run != state.run:
-            # Another version's walk may have listed them anew, as not done with it, and these lists were taken for older ones.
+            # Another version's walk may have passed them, as done or not yet there, and these lists were taken for older ones.
             await self.note(done)
 
     # Inside

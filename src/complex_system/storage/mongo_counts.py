@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 SLOW = 0.1  # seconds
 OLD = 10  # how old an answer may be, in times of what counting took
+TOO_LONG = 5.0  # seconds: longer than a server that is away is waited for
 FEW = 1000  # so few are counted each time: what took long then was something else
 
 
@@ -22,6 +23,7 @@ class PatientCount:
         """Takes what counts; nothing is counted yet."""
         self._count = count
         self._answer = 0
+        self._known = False
         self._added = 0
         self._until = float("-inf")
         self._counting = asyncio.Lock()
@@ -37,7 +39,16 @@ class PatientCount:
             if few or time.monotonic() >= self._until:
                 began = time.monotonic()
                 self._added = 0
-                counted = await self._count()
+                try:
+                    counted = await self._count()
+                except Exception:
+                    took = time.monotonic() - began
+                    if not self._known or took < TOO_LONG:
+                        raise
+                    # Asked again at once, a server that cannot count so many in time would do nothing else any more.
+                    self._until = time.monotonic() + OLD * took
+                    return self._answer
+                self._known = True
                 # What was written meanwhile is in the count or not.
                 self._answer = min(counted + self._added, max(counted, self._answer)) if self._added > 0 else counted
                 took = time.monotonic() - began

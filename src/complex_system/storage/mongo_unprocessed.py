@@ -60,12 +60,13 @@ class Unprocessed:
         return found, found[-1][ID]
 
     async def _records(self, groups: Sequence[Group], state: State) -> list[Document]:
+        old = [key for group in groups if group.old for key in group.keys]
+        entries = await self._backlog.entries(old, state.version)
         documents = await self._reads.raw_of(groups) if groups else []
         documents.sort(key=lambda document: str(document[ID]))
-        if any(group.old for group in groups):
+        if old:
             there = {document[ID] for document in documents}
-            gone = [key for group in groups if group.old for key in group.keys if key not in there]
-            await self._backlog.settle(gone, state)
+            await self._backlog.settle(entries, [key for key in old if key not in there], state)
         return documents
 
     async def _walk_on(self, state: State) -> State:
@@ -73,10 +74,11 @@ class Unprocessed:
         assert state.walked is not None
         keys = [document[ID] for document in await self._reads.raw_after(state.walked, _CHUNK, keys_only=True)]
         if keys:
+            entries = await self._backlog.entries(keys, state.version)
             done = await self._reads.done_between(state.version, state.walked, keys[-1])
             left = [key for key in keys if key not in done]
             await self._backlog.note(left, together=2 * len(left) > len(keys))
-            await self._backlog.settle(done, state)  # older lists know nothing of this version
+            await self._backlog.settle(entries, done, state)  # older lists know nothing of this version
         await self._backlog.advance(state, keys[-1] if len(keys) == _CHUNK else None)
         return await self._backlog.state()
 

@@ -1,0 +1,58 @@
+"""Counts that take long, and those that do not come back in time."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from complex_system.storage.mongo_counts import OLD, TOO_LONG, PatientCount
+
+
+class Clock:
+    """A clock that goes as far as it is told, and a count that takes so long."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self.takes = 0.0
+        self.fails = False
+        self.counted = 0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+    async def count(self) -> int:
+        self.counted += 1
+        self.now += self.takes
+        if self.fails:
+            raise TimeoutError
+        return 100_000
+
+
+async def test_a_count_that_times_out_leaves_the_answer_with_what_was_written_and_is_not_tried_again_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(monkeypatch)
+    count = PatientCount(clock.count)
+    assert await count.get() == 100_000
+    clock.takes, clock.fails = 4 * TOO_LONG, True
+    clock.now += 1000
+    count.add(500)
+    assert await count.get() == 100_500
+    count.add(500)
+    assert await count.get() == 101_000
+    assert clock.counted == 2
+    clock.takes, clock.fails = 0.0, False
+    clock.now += OLD * 4 * TOO_LONG
+    assert await count.get() == 100_000
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_server_that_is_away_is_told(monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+    clock = Clock(monkeypatch)
+    count: Any = PatientCount(clock.count)
+    if known:
+        await count.get()
+    clock.fails, clock.takes = True, TOO_LONG / 2
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            await count.get()
