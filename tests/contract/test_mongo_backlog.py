@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -18,12 +20,13 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import processed_schema
 from complex_system.domain.records import Record
-from complex_system.local.servers import Server
+from complex_system.local.servers import MongoServer, Server
 from complex_system.settings import Settings
 from complex_system.storage import mongo_backlog, mongo_collections, mongo_lists, mongo_unprocessed
 from complex_system.storage.base import PROCESSED, RAW, REJECTED
 from complex_system.storage.mongo import MongoDataStore
 from complex_system.storage.names import BACKLOG
+from support import eventually, serving
 
 WRITES = ("insert_many", "bulk_write", "update_one", "update_many", "delete_many", "find_one_and_update")
 VERSIONS = ("v1", "v2")
@@ -272,6 +275,37 @@ async def test_a_listed_record_that_never_came_is_forgotten_after_an_hour(
     assert await base.lists() == 0
     await store.save_raw(records_of(["a"], laboratory))
     assert await walked(store, version) == ["a"]
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[MongoServer]:
+    yield from serving(MongoServer(tmp_path / "mongo", port=0))
+
+
+async def test_a_server_that_is_killed_between_a_list_and_its_records_forgets_no_list(
+    own_server: MongoServer, laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MongoDataStore(Dataset.load(), Settings.of(own_server.environment()))
+    await store.open()
+    note = store._backlog.note
+
+    async def note_and_die(*args: Any, **options: Any) -> list[Any]:
+        noted = await note(*args, **options)
+        child = own_server.child
+        assert child is not None
+        child.signal_group(signal.SIGKILL)
+        await eventually(lambda: not child.alive)
+        own_server.start_process()
+        await asyncio.to_thread(own_server.wait_ready)
+        return noted
+
+    monkeypatch.setattr(store._backlog, "note", note_and_die)
+    try:
+        keys = [f"k{i}" for i in range(9)]
+        await store.save_raw(records_of(keys, laboratory))
+        assert await walked(store, store.dataset.version) == keys
+    finally:
+        await store.close()
 
 
 @pytest.mark.usefixtures("few")

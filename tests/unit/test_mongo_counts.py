@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from complex_system.storage.mongo_counts import OLD, TOO_LONG, PatientCount
+from complex_system.storage.mongo_counts import PAUSE, TOO_LONG, PatientCount
 
 
 class Clock:
@@ -42,7 +42,7 @@ async def test_a_count_that_times_out_leaves_the_answer_with_what_was_written_an
     assert await count.get() == 101_000
     assert clock.counted == 2
     clock.takes, clock.fails = 0.0, False
-    clock.now += OLD * 4 * TOO_LONG
+    clock.now += PAUSE * 4 * TOO_LONG
     assert await count.get() == 100_000
 
 

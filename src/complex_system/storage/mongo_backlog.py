@@ -7,7 +7,7 @@ A list names the keys of one saved batch. It is written before the records and g
 A crash between two steps leaves too much in the lists and never too little: a key whose record was not inserted is passed over, one
 that was done already is done once more. Each list is changed by single atomic operations, which any number of replicas may send.
 When the version changes, ``walked`` goes back to the beginning and the store walks over the keys of all raw records once, by pages,
-and lists those that are not done. The server's journal keeps the order of the writes, so none of them has to wait for the disk.
+and lists those that are not done. What lists keys waits for the disk, what takes them off does not.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ class Backlog:
 
     @property
     def _collection(self) -> Collection:
-        return self._connection.unjournalled(self._name)
+        return self._connection.collection(self._name)
 
     async def _replace(self, old: State, new: State) -> bool:
         values = {"version": new.version, "walked": new.walked, "run": new.run}

@@ -79,7 +79,7 @@ class MongoConnection:
         return self._database[name]
 
     def unjournalled(self, name: str) -> Collection:
-        """For what need not wait for the disk, because the journal keeps its order with what is written after it."""
+        """For what may be forgotten when the server is killed, and so need not wait for the disk."""
         return self._database.get_collection(name, write_concern=WriteConcern(j=False))
 
     def turn(self, collection: Collection) -> Turn:

@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 
 SLOW = 0.1  # seconds
 OLD = 10  # how old an answer may be, in times of what counting took
-TOO_LONG = 5.0  # seconds: longer than a server that is away is waited for
+TOO_LONG = 15.0  # seconds: longer than a server that is away is waited for
+PAUSE = 3  # before it is tried again, in times of what the failure took
 FEW = 1000  # so few are counted each time: what took long then was something else
 
 
@@ -46,7 +47,7 @@ class PatientCount:
                     if not self._known or took < TOO_LONG:
                         raise
                     # Asked again at once, a server that cannot count so many in time would do nothing else any more.
-                    self._until = time.monotonic() + OLD * took
+                    self._until = time.monotonic() + PAUSE * took
                     return self._answer
                 self._known = True
                 # What was written meanwhile is in the count or not.

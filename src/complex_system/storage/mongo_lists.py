@@ -38,7 +38,10 @@ class WaitingLists:
         self._name = name
 
     async def note(self, keys: Iterable[str], *, together: bool = False) -> list[Any]:
-        """Lists keys as waiting, and returns the ids of the lists."""
+        """Lists keys as waiting, which is on disk then, and returns the ids of the lists.
+
+        The server may be killed and started again before the next command, which goes to the new one without an error.
+        """
         ordered = sorted(set(keys))
         now = time.time()
         lists = []
@@ -53,7 +56,7 @@ class WaitingLists:
     async def forget(self, ids: Sequence[Any]) -> None:
         """Removes lists."""
         for start in range(0, len(ids), KEYS_A_FILTER):
-            await self._collection.delete_many({ID: {"$in": list(ids[start : start + KEYS_A_FILTER])}})
+            await self._unjournalled.delete_many({ID: {"$in": list(ids[start : start + KEYS_A_FILTER])}})
 
     async def heads(self, query: Document, version: str) -> list[Document]:
         """Key, first entry and length of lists, by first entry, after many small ones were joined."""
@@ -79,7 +82,7 @@ class WaitingLists:
             how = (
                 {"$push": {"done": entry}} if each["version"] == version else {"$set": {"version": version, "done": [entry]}}
             )
-            changed = await self._collection.find_one_and_update(
+            changed = await self._unjournalled.find_one_and_update(
                 {ID: each[ID], "version": each["version"]}, how, return_document=True
             )
             if changed is not None:
@@ -128,6 +131,11 @@ class WaitingLists:
 
     @property
     def _collection(self) -> Collection:
+        return self._connection.collection(self._name)
+
+    @property
+    def _unjournalled(self) -> Collection:
+        """For what takes keys off: were it forgotten, they would be done once more."""
         return self._connection.unjournalled(self._name)
 
 
