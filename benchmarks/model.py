@@ -12,7 +12,7 @@ import numpy as np
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory, truth_of
 from complex_system.domain.records import Record
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 
 DATASET = Dataset.load()
 

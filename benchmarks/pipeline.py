@@ -15,7 +15,7 @@ from benchmarks.run import main
 from benchmarks.tables import Table, compared, rounds_of
 from complex_system.domain.dataset import ID
 from complex_system.domain.laboratory import MATERIALS, Laboratory
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 
 R1, R2, R3 = (f"rohwert_{i}_labormessung" for i in (1, 2, 3))
 BINS = {"very_low": (0, 6), "low": (6, 12), "medium": (12, 18), "high": (18, 24), "very_high": (24, 30)}

@@ -15,7 +15,7 @@ from benchmarks.tables import Table, compared, rounds_of
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import processed_schema
 from complex_system.messaging.connection import ServiceConnection
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system_services.data_processing.data_processing_service import DataProcessingService
 
 NOTE = (

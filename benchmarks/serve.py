@@ -17,7 +17,7 @@ import uvicorn
 from typing_extensions import override
 
 from benchmarks.model import DATASET
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.engine import LocalRoute, PredictionEngine
 from complex_system.serving.loops import new_event_loop
 from complex_system.serving.manager import ModelManager

@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import UnknownModelError
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.engine import Limits, LocalRoute, PredictionEngine
 from complex_system.serving.manager import ModelManager
 from complex_system.serving.rest import make_app

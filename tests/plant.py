@@ -24,7 +24,7 @@ from complex_system.local.servers import Server
 from complex_system.messaging.client import SystemClient
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.subjects import DB_GET_COUNTS_SUBJECT, SERVICE_HEARTBEAT
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.settings import Settings
 from support import eventually
 

@@ -7,7 +7,7 @@ from functools import cache
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import Page, processed_schema
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.training.data import Part, SampleCollector, Samples, TrainingData
 
 

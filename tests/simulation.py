@@ -26,7 +26,7 @@ from complex_system.monitoring.history import History
 from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, Monitor
 from complex_system.monitoring.reference import Reference
 from complex_system.monitoring.rules import AlertRule, load_rules
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.sources.scenarios import TARGET, Disturbance, Scenario
 from complex_system.training.base import Scores, TrainedModel, TrainingParameters
 from complex_system.training.data import Part, SampleCollector

@@ -12,7 +12,7 @@ from complex_system.domain.documents import MOST_BODY_BYTES, Document
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import processed_schema
 from complex_system.errors import InvalidRequestError, StoreUnavailableError
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.settings import Settings
 from complex_system.storage.base import DataStore
 from complex_system.storage.maria import MariaDataStore

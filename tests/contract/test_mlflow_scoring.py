@@ -16,7 +16,7 @@ import pytest
 from complex_system import __version__
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving import scoring
 from models import ManyModels, rest_server
 

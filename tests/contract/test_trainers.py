@@ -13,7 +13,7 @@ from complex_system.domain.laboratory import BEST_POSSIBLE
 from complex_system.domain.pages import processed_schema
 from complex_system.errors import TrainingFailedError
 from complex_system.evaluation.baselines import cross_validated_baseline
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.sources.films import films
 from complex_system.training import twin
 from complex_system.training.base import Progress, Scores, TrainedModel, Trainer, TrainingParameters

@@ -17,7 +17,7 @@ from complex_system.evaluation.rounds import RoundTimes
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient, ServingClient
 from complex_system.monitoring import views
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.settings import Settings
 from complex_system_services.data_processing.data_processing_service import DataProcessingService
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService

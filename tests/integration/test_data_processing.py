@@ -18,7 +18,7 @@ from complex_system.errors import InvalidRecordError, InvalidRequestError
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient, ProcessingClient
 from complex_system.messaging.subjects import DB_GET_REJECTED_PAGE_SUBJECT
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.settings import Settings
 from complex_system_services.data_processing.data_processing_service import DataProcessingService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService

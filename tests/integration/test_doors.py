@@ -27,7 +27,7 @@ from complex_system.healthcheck import ask_health
 from complex_system.local.probe import ProbeError, predict, rest_client
 from complex_system.local.servers import HOST, MariaServer, MongoServer, NatsServer
 from complex_system.messaging.connection import ServiceConnection
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.engine import LocalRoute, PredictionEngine
 from complex_system.serving.holder import ModelHolder
 from complex_system.serving.rest import make_app

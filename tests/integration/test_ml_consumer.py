@@ -33,7 +33,7 @@ from complex_system.messaging.subjects import (
     TRAIN_MODEL_SUBJECT,
     TRAINING_FINISHED,
 )
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.settings import Settings
 from complex_system.tracking.registry import ModelRegistry
 from complex_system.training.data import Part, parts_of

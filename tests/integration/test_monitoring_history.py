@@ -26,7 +26,7 @@ from complex_system.messaging.subjects import CHAMPION_CHANGED, COMPARISON_FINIS
 from complex_system.monitoring import joining
 from complex_system.monitoring.history import WAITING
 from complex_system.monitoring.reference import Reference
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.settings import Settings
 from complex_system.tracking.registry import ModelRegistry
 from complex_system_services.ml_monitoring.ml_monitoring_service import MlMonitoringService

@@ -22,7 +22,7 @@ from complex_system.monitoring.history import History
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.page.application import VIEWS
 from complex_system.monitoring.page.mount import page_of
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.settings import Settings
 from complex_system_services.ml_monitoring.ml_monitoring_service import MlMonitoringService
 from monitoring_page.browser import PHONE, WIDE, Watch, browser, served

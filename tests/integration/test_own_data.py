@@ -18,7 +18,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.records import Record
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.settings import Settings
 from complex_system.sources.films import films
 from complex_system.sources.replay import ReplayFile

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.errors import TrackingUnavailableError
-from complex_system.preprocessing.pipeline import FEW_RECORDS
+from complex_system.pipeline.pipeline import FEW_RECORDS
 from complex_system.serving.engine import Limits
 from models import ManyModels, rest_server
 

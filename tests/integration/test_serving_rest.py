@@ -20,7 +20,7 @@ from typing_extensions import override
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.errors import InvalidRequestError, StartError, TooLargeError
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving import calls
 from complex_system.serving import server as server_module
 from complex_system.serving.bodies import LARGE_BODY, decoded, json_of

@@ -14,7 +14,7 @@ import pytest
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.errors import ModelRefusedError
-from complex_system.preprocessing.pipeline import FEW_RECORDS, Pipeline
+from complex_system.pipeline.pipeline import FEW_RECORDS, Pipeline
 from complex_system.serving.engine import LocalRoute, PredictionEngine, PredictionResult
 from complex_system.serving.manager import ModelManager
 from complex_system.serving.own_pipeline import pipeline_for

@@ -17,7 +17,7 @@ from complex_system.monitoring.history import History, Pair
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.reference import Reference
 from complex_system.monitoring.rollups import HOUR, MINUTE, Served
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 
 DAY = 24 * HOUR
 SERVICES = {  # CPU in percent of a core, memory in MB

@@ -25,7 +25,7 @@ from complex_system.evaluation.validation import (
     rmse_interval,
 )
 from complex_system.evaluation.verdict import Verdict, sentence, shown
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.sources.films import films
 from complex_system.training.base import Scores
 from complex_system.training.data import Part, SampleCollector, Samples, parts_of

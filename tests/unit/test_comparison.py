@@ -21,7 +21,7 @@ from complex_system.evaluation.comparison import (
     verdicts_on,
 )
 from complex_system.evaluation.validation import cross_interval
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.predictor import Predictor
 from complex_system.tracking.registry import ModelVersionRef
 from complex_system.training.base import Scores

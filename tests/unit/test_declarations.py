@@ -13,10 +13,10 @@ import pytest
 import yaml
 from sklearn.linear_model import LinearRegression
 
-from complex_system.domain import schema
+from complex_system.domain import json_schema as schema
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import DeclarationError
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.sources.films import films
 from everything import TEXT
 
@@ -32,7 +32,7 @@ def shipped(name: str) -> str:
 
 
 def test_the_shipped_schema_is_the_codes() -> None:
-    # After a change of the classes: python -m complex_system.domain.schema
+    # After a change of the classes: python -m complex_system.domain.json_schema
     assert schema.shipped().read_text(encoding="utf-8") == schema.as_text()
 
 

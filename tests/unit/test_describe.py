@@ -28,10 +28,10 @@ from complex_system.describe.command import describe_to
 from complex_system.describe.describe import Description, describe, refused
 from complex_system.describe.summary import summary
 from complex_system.describe.writing import scalar
-from complex_system.domain import schema
+from complex_system.domain import json_schema as schema
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import DescribeError, InvalidRecordError, SourceFileError
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.sources.replay import ReplayFile
 
 HEADER = ["Proben-Nr.", "Datum", "Temp. [°C]", "temp. [°C]", "Druck (bar)", "select", "Größe in µm", "Anlage", "Kommentar", "An",

@@ -25,7 +25,7 @@ from complex_system.monitoring.drift import (
     population_stability_index,
 )
 from complex_system.monitoring.reference import NumberReference, Reference
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from everything import EVERYTHING
 
 R1, R2, R3 = (f"rohwert_{i}_labormessung" for i in (1, 2, 3))

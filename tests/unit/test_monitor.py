@@ -21,7 +21,7 @@ from complex_system.monitoring.prometheus import exposition
 from complex_system.monitoring.reference import Reference
 from complex_system.monitoring.rollups import HOUR, Gauge, Rollup, Served
 from complex_system.monitoring.services import EXPECTED_WITHIN, SILENT_KEPT, STOPPED_KEPT, ServiceBook
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from kept import KeptDocuments
 
 NOW = 1_800_000_000.0

@@ -17,7 +17,7 @@ from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import raw_schema
 from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError, InvalidRequestError
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 
 LAB = Dataset.load()
 PIPELINE = Pipeline(LAB)

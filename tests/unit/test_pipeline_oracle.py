@@ -15,8 +15,8 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError, InvalidRequestError
-from complex_system.preprocessing.pipeline import Pipeline
-from complex_system.preprocessing.transformer import PipelineTransformer
+from complex_system.pipeline.pipeline import Pipeline
+from complex_system.pipeline.sklearn import PipelineTransformer
 
 R1, R2, R3 = (f"rohwert_{i}_labormessung" for i in (1, 2, 3))
 

@@ -17,7 +17,7 @@ from complex_system.errors import (
     NoModelError,
     TrackingUnavailableError,
 )
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving import holder as holder_module
 from complex_system.serving.engine import CHUNK_RECORDS, LocalRoute, PredictionEngine, PredictionResult, RemoteRoute
 from complex_system.serving.holder import ModelHolder

@@ -19,7 +19,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.pages import raw_schema
 from complex_system.domain.records import Record, raw_check
 from complex_system.errors import DeclarationError, InvalidRecordError
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.batch_reader import BatchReader
 from complex_system.serving.schemas import example_record
 from random_data import datasets, declarations, labelled_records, record_of, text_of

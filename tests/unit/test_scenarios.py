@@ -11,7 +11,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory, truth_of
 from complex_system.domain.records import Record, key_at, new_id
 from complex_system.errors import InvalidRecordError, InvalidRequestError
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.sources.scenarios import SCENARIOS, SENSOR, TARGET, Disturbance, Scenario
 
 

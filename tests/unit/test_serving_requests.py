@@ -14,7 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from complex_system.domain.dataset import Dataset
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.roles import prediction_events
 from complex_system.roles.prediction_events import WAITING_EVENTS, PredictionEvents
 from complex_system.serving.answers import new_request_id

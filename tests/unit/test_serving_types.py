@@ -19,7 +19,7 @@ from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import raw_schema
 from complex_system.domain.records import Record, raw_check
 from complex_system.errors import InvalidRecordError
-from complex_system.preprocessing.pipeline import MANY_RECORDS, Pipeline
+from complex_system.pipeline.pipeline import MANY_RECORDS, Pipeline
 from complex_system.serving.batch_reader import BatchReader
 from complex_system.serving.csv_body import csv_columns, csv_text
 from complex_system.serving.oip_description import inference_body

@@ -12,7 +12,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import raw_schema
 from complex_system.errors import NotEnoughDataError
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.training.data import Part, SampleCollector, parts_of
 
 

@@ -16,8 +16,8 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.pages import raw_schema
 from complex_system.domain.records import Record, raw_check
 from complex_system.errors import DeclarationError, InvalidRecordError
-from complex_system.preprocessing.pipeline import Pipeline
-from complex_system.preprocessing.raw_columns import RawColumns
+from complex_system.pipeline.pipeline import Pipeline
+from complex_system.pipeline.raw_columns import RawColumns
 from everything import EVERYTHING, TEXT, anything, records
 
 PIPELINE = Pipeline(EVERYTHING)

@@ -10,7 +10,7 @@ import numpy as np
 from complex_system.domain.columns import ID
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import InvalidRecordError
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.sources.replay import ReplayFile
 from complex_system.training.data import Part, parts_of
 

@@ -10,8 +10,8 @@ from typing import Any
 import polars as pl
 
 from complex_system.domain.columns import LARGEST_INTEGER, Column
+from complex_system.domain.datetimes import TimeFormat
 from complex_system.domain.records import shown
-from complex_system.domain.times import TimeFormat
 from complex_system.sources.values import FALSE, TRUE, entries, is_missing, numbers, truth
 
 MARGIN = 0.1

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TextIO
 
 from complex_system.describe.describe import describe, refused
-from complex_system.domain.schema import put_beside
+from complex_system.domain.json_schema import put_beside
 from complex_system.errors import DescribeError
 
 

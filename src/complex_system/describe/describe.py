@@ -19,7 +19,7 @@ from complex_system.describe.suspects import key_of, leak, note_repeated_keys
 from complex_system.describe.writing import comment, flow, scalar
 from complex_system.domain.columns import ID
 from complex_system.domain.dataset import Dataset
-from complex_system.domain.schema import EDITOR_LINE
+from complex_system.domain.json_schema import EDITOR_LINE
 from complex_system.errors import DescribeError
 from complex_system.sources.replay import readable
 from complex_system.sources.tables import Table, table_at

@@ -18,10 +18,10 @@ import yaml
 from pydantic import Field, PrivateAttr, ValidationError, root_validator, validator
 
 from complex_system.domain.columns import ID, Column, Declared
-from complex_system.domain.consistency import faults
 from complex_system.domain.declaration import Fault, FaultsError, Place, Text, faults_of, sentence, what_is_wrong
 from complex_system.domain.number_steps import Scale
 from complex_system.domain.steps import STEPS, Bins, OneHot, Step
+from complex_system.domain.validation import faults
 from complex_system.errors import DeclarationError
 
 __all__ = ["ID", "SHIPPED", "Bins", "Column", "Dataset", "OneHot", "Scale", "Step"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.kinds import kind_of
+from complex_system.domain.types import kind_of
 from complex_system.errors import InvalidRequestError
 
 PAGE_ROWS = 5000

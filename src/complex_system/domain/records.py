@@ -14,7 +14,7 @@ from uuid6 import uuid7
 
 from complex_system.domain.columns import LARGEST_INTEGER, Column
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.kinds import MAX_ENTRIES, MAX_TEXT, Finite, Whole, kind_of
+from complex_system.domain.types import MAX_ENTRIES, MAX_TEXT, Finite, Whole, kind_of
 from complex_system.errors import InvalidRecordError, InvalidRequestError
 
 MAX_FAULTS = 20

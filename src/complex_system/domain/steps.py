@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, root_validator, validator
 
 from complex_system.domain.columns import NUMERIC, Column, Declared
+from complex_system.domain.datetimes import PARTS
 from complex_system.domain.number_steps import (
     Arithmetic,
     BoxCox,
@@ -22,7 +23,6 @@ from complex_system.domain.number_steps import (
     Scale,
     Standardise,
 )
-from complex_system.domain.times import PARTS
 
 _LARGEST = 3.4e38  # models take float32
 

@@ -15,8 +15,8 @@ from complex_system.describe.checking import FileCheck, check_file
 from complex_system.describe.describe import describe
 from complex_system.domain.columns import ID
 from complex_system.domain.dataset import SHIPPED, Dataset
+from complex_system.domain.json_schema import put_beside
 from complex_system.domain.records import shown
-from complex_system.domain.schema import put_beside
 from complex_system.domain.steps import Drop, raw_inputs
 from complex_system.errors import SourceFileError
 from complex_system.settings import Settings

@@ -20,7 +20,7 @@ from complex_system.monitoring.performance import ModelWindows, ServedMetrics
 from complex_system.monitoring.reference import Reference
 from complex_system.monitoring.rollups import Served
 from complex_system.monitoring.services import ServiceBook
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 
 CHAMPIONS_SERVICE = "ml_serving_mlflow"
 """The service whose figures are the system's own, ``performance/rmse`` and so on."""

@@ -8,9 +8,9 @@ import polars as pl
 from typing_extensions import override
 
 from complex_system.domain.records import Record
-from complex_system.preprocessing.arrays import Matrix
-from complex_system.preprocessing.pipeline import Pipeline
-from complex_system.preprocessing.raw_columns import RawColumns
+from complex_system.pipeline.arrays import Matrix
+from complex_system.pipeline.pipeline import Pipeline
+from complex_system.pipeline.raw_columns import RawColumns
 
 
 class Batch(ABC):

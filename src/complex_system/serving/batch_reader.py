@@ -14,8 +14,8 @@ from msgspec.structs import astuple
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.records import MAX_FAULTS, raw_check, sentence
 from complex_system.errors import InvalidRecordError, InvalidRequestError, TooLargeError
-from complex_system.preprocessing.pipeline import FEW_RECORDS, MANY_RECORDS, Pipeline
-from complex_system.preprocessing.raw_columns import RawColumns
+from complex_system.pipeline.pipeline import FEW_RECORDS, MANY_RECORDS, Pipeline
+from complex_system.pipeline.raw_columns import RawColumns
 from complex_system.serving.batch import Batch, ColumnBatch, FeatureBatch, RecordBatch, ValueBatch
 from complex_system.serving.bodies import LARGE_BODY, json_of
 from complex_system.serving.column_reader import ColumnReader

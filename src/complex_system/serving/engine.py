@@ -18,7 +18,7 @@ from typing_extensions import override
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.records import Record
 from complex_system.errors import InternalError, InvalidRecordError, TooLargeError
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.batch import Batch, FeatureBatch, RecordBatch
 from complex_system.serving.batch_reader import BatchReader
 from complex_system.serving.holder import ModelHolder

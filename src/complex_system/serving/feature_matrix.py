@@ -9,7 +9,7 @@ import numpy as np
 
 from complex_system.domain.records import MAX_FAULTS, sentence, shown
 from complex_system.errors import InvalidRecordError
-from complex_system.preprocessing.arrays import Matrix
+from complex_system.pipeline.arrays import Matrix
 
 _LARGEST = float(np.finfo(np.float32).max)
 

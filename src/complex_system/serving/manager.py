@@ -11,7 +11,7 @@ from typing import Any
 
 from complex_system.background import started
 from complex_system.errors import ComplexSystemError, ModelRefusedError, UnknownModelError
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.holder import ModelHolder
 from complex_system.serving.predictor import Predictor
 from complex_system.serving.sources import ListedModel, ModelReference, ModelSource

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing_extensions import override
 
 from complex_system.errors import ModelRefusedError
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.runtimes import FlavorRuntime
 from complex_system.serving.sources import ListedModel, LoadedTwin, ModelReference, ModelSource
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef

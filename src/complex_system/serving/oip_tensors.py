@@ -11,8 +11,8 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from complex_system.domain.dataset import ID, Column
-from complex_system.domain.kinds import kind_of
 from complex_system.domain.records import MAX_FAULTS, sentence, shown
+from complex_system.domain.types import kind_of
 from complex_system.errors import InvalidRecordError, InvalidRequestError
 from complex_system.serving.batch import Batch
 from complex_system.serving.batch_reader import BatchReader

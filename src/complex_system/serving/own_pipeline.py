@@ -7,7 +7,7 @@ from typing import Any
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import DeclarationError, ModelRefusedError
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 
 
 def pipeline_for(what: str, metadata: Mapping[str, Any], present: Pipeline, *, only_present: bool = False) -> Pipeline:

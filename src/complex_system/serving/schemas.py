@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from complex_system.domain.dataset import ID, Column, Dataset
-from complex_system.domain.kinds import MAX_TEXT, kind_of
 from complex_system.domain.records import Record
+from complex_system.domain.types import MAX_TEXT, kind_of
 
 Schema = dict[str, Any]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from itertools import chain
 
 from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.datetimes import TimeFormat
 from complex_system.domain.records import MAX_KEY, repeated
-from complex_system.domain.times import TimeFormat
 from complex_system.errors import SourceFileError
 from complex_system.sources.replay import ReplayFile, Row
 

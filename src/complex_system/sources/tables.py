@@ -21,7 +21,7 @@ import polars as pl
 from typing_extensions import override
 
 from complex_system.domain.columns import Column
-from complex_system.domain.kinds import kind_of
+from complex_system.domain.types import kind_of
 from complex_system.errors import SourceFileError
 from complex_system.sources.dialect import Dialect, as_utf8, dialect_of
 from complex_system.sources.packed import is_packed, unpacked

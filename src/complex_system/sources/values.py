@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from complex_system.domain.columns import Column
-from complex_system.domain.kinds import kind_of
+from complex_system.domain.types import kind_of
 
 MISSING = frozenset(
     {"", "-", "--", "NA", "N/A", "n/a", "#N/A", "#NV", "NaN", "nan", "NAN", "null", "NULL", "None", "none", "k.A.", "k. A."}

@@ -22,7 +22,7 @@ from complex_system.messaging.replicas import BEATS_MISSED, Replicas
 from complex_system.messaging.replies import value_of
 from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT, SERVICE_HEARTBEAT
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
 

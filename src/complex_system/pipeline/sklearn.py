@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import InvalidRequestError
-from complex_system.preprocessing.pipeline import Pipeline
+from complex_system.pipeline.pipeline import Pipeline
 
 if TYPE_CHECKING:
     import pandas as pd

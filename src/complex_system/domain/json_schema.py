@@ -1,7 +1,7 @@
 """The JSON Schema (draft 2020-12) of a declaration, for editors; made of the classes that read it.
 
 It ships as ``dataset.schema.json`` beside this module; a test holds it to the code, and
-``python -m complex_system.domain.schema`` writes it.
+``python -m complex_system.domain.json_schema`` writes it.
 """
 
 from __future__ import annotations

@@ -15,11 +15,11 @@ import pyarrow as pa
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.records import MAX_FAULTS, Record, sentence
 from complex_system.errors import InvalidRecordError, InvalidRequestError
-from complex_system.preprocessing.arrays import ArraySteps
-from complex_system.preprocessing.checks import checks
-from complex_system.preprocessing.raw_columns import RawColumns
-from complex_system.preprocessing.rows import RowSteps
-from complex_system.preprocessing.steps import feature_expressions, frame_type
+from complex_system.pipeline.arrays import ArraySteps
+from complex_system.pipeline.checks import checks
+from complex_system.pipeline.expressions import feature_expressions, frame_type
+from complex_system.pipeline.raw_columns import RawColumns
+from complex_system.pipeline.rows import RowSteps
 
 FEW_RECORDS = 24
 """Up to so many records are processed one by one, more of them as arrays: see ``docs/serving.md`` for the times."""

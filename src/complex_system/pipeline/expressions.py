@@ -10,10 +10,10 @@ import polars as pl
 
 from complex_system.domain.columns import Column
 from complex_system.domain.dataset import Dataset
+from complex_system.domain.datetimes import DAYS_BEFORE, FIRST_OF_1900, TimeFormat
 from complex_system.domain.number_steps import Arithmetic, Impute, Interval
 from complex_system.domain.steps import Bins, DateParts, Drop, MultiHot, OneHot, Shares, Step, intervals
-from complex_system.domain.times import DAYS_BEFORE, FIRST_OF_1900, TimeFormat
-from complex_system.preprocessing.numbers import for_columns
+from complex_system.pipeline.arithmetic import for_columns
 
 _TYPES: dict[str, Any] = {
     "number": pl.Float64,

@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from complex_system.domain.columns import Column
 from complex_system.domain.dataset import Dataset
+from complex_system.domain.datetimes import TimeFormat
 from complex_system.domain.number_steps import Arithmetic, Impute, Interval
 from complex_system.domain.steps import Bins, DateParts, Drop, MultiHot, OneHot, Shares, Step, intervals
-from complex_system.domain.times import TimeFormat
-from complex_system.preprocessing.numbers import for_arrays
-from complex_system.preprocessing.raw_columns import Numbers, RawColumns
+from complex_system.pipeline.arithmetic import for_arrays
+from complex_system.pipeline.raw_columns import Numbers, RawColumns
 
 Matrix = npt.NDArray[np.float32]
 _Fill = Callable[[RawColumns, Matrix], None]

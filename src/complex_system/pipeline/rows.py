@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from complex_system.domain.columns import Column
 from complex_system.domain.dataset import Dataset
+from complex_system.domain.datetimes import TimeFormat
 from complex_system.domain.number_steps import Arithmetic, Impute, Interval, Scale
 from complex_system.domain.records import Record
 from complex_system.domain.steps import Bins, DateParts, Drop, MultiHot, OneHot, Shares, Step, intervals
-from complex_system.domain.times import TimeFormat
-from complex_system.preprocessing.numbers import for_numbers
+from complex_system.pipeline.arithmetic import for_numbers
 
 _Fill = Callable[[Record, list[float]], None]
 """Puts the features of one record into a row of zeros."""

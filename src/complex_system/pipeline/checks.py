@@ -19,12 +19,12 @@ from typing_extensions import override
 
 from complex_system.domain.columns import Column
 from complex_system.domain.dataset import Dataset
+from complex_system.domain.datetimes import TimeFormat
 from complex_system.domain.number_steps import Impute
 from complex_system.domain.records import Record
 from complex_system.domain.steps import DateParts, Drop, MultiHot, OneHot, Shares, inputs_of
-from complex_system.domain.times import TimeFormat
-from complex_system.preprocessing.raw_columns import RawColumns
-from complex_system.preprocessing.steps import date_parts, shares
+from complex_system.pipeline.expressions import date_parts, shares
+from complex_system.pipeline.raw_columns import RawColumns
 
 _SHOWN = 60
 """Characters of a bad value, and categories of a column, that a message shows."""
