@@ -19,9 +19,9 @@ from complex_system.domain.dataset import ID
 from complex_system.domain.pages import raw_schema
 from complex_system.domain.records import Record
 from complex_system.settings import Settings
+from complex_system.storage.arrow import PIPELINE, rows_of
 from complex_system.storage.base import PROCESSED, RAW, REJECTED
 from complex_system.storage.names import BACKLOG
-from complex_system.storage.tables import PIPELINE, rows_of
 
 RAW_NAMES = (ID, *DATASET.raw_names)
 WANTED = (DATASET.target, *DATASET.feature_names)

@@ -19,9 +19,9 @@ from complex_system.domain.pages import processed_schema
 from complex_system.errors import DeclarationError
 from complex_system.settings import Settings
 from complex_system.storage.base import PROCESSED, RAW, REJECTED, DataStore
-from complex_system.storage.maria import MariaDataStore
-from complex_system.storage.maria_columns import Kept, plan, written
-from complex_system.storage.mongo import MongoDataStore
+from complex_system.storage.maria.columns import Kept, plan, written
+from complex_system.storage.maria.store import MariaDataStore
+from complex_system.storage.mongo.store import MongoDataStore
 
 LONG = "a name that is longer than any identifier may be in a table, " * 2
 VERY_LONG = "Länge %" * 200

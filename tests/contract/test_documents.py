@@ -15,8 +15,8 @@ from complex_system.errors import InvalidRequestError, StoreUnavailableError
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.settings import Settings
 from complex_system.storage.base import DataStore
-from complex_system.storage.maria import MariaDataStore
-from complex_system.storage.mongo import MongoDataStore
+from complex_system.storage.maria.store import MariaDataStore
+from complex_system.storage.mongo.store import MongoDataStore
 
 STORES: dict[str, type[DataStore]] = {"mongo": MongoDataStore, "maria": MariaDataStore}
 

@@ -22,9 +22,12 @@ from complex_system.domain.pages import processed_schema
 from complex_system.domain.records import Record
 from complex_system.local.servers import MongoServer, Server
 from complex_system.settings import Settings
-from complex_system.storage import mongo_backlog, mongo_collections, mongo_lists, mongo_unprocessed
 from complex_system.storage.base import PROCESSED, RAW, REJECTED
-from complex_system.storage.mongo import MongoDataStore
+from complex_system.storage.mongo import backlog as mongo_backlog
+from complex_system.storage.mongo import collections as mongo_collections
+from complex_system.storage.mongo import lists as mongo_lists
+from complex_system.storage.mongo import unprocessed as mongo_unprocessed
+from complex_system.storage.mongo.store import MongoDataStore
 from complex_system.storage.names import BACKLOG
 from support import eventually, serving
 

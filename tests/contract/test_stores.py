@@ -25,10 +25,12 @@ from complex_system.domain.records import Record
 from complex_system.errors import DeclarationError, StoreUnavailableError
 from complex_system.local.servers import Server, free_port
 from complex_system.settings import Settings
-from complex_system.storage import mongo_connection, mongo_counts, mongo_ranges
 from complex_system.storage.base import PROCESSED, RAW, REJECTED, DataStore
-from complex_system.storage.maria import MariaDataStore
-from complex_system.storage.mongo import MongoDataStore
+from complex_system.storage.maria.store import MariaDataStore
+from complex_system.storage.mongo import connection as mongo_connection
+from complex_system.storage.mongo import counts as mongo_counts
+from complex_system.storage.mongo import ranges as mongo_ranges
+from complex_system.storage.mongo.store import MongoDataStore
 from everything import EVERYTHING
 from proxy import proxied
 

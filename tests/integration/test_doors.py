@@ -33,9 +33,9 @@ from complex_system.serving.holder import ModelHolder
 from complex_system.serving.rest import make_app
 from complex_system.serving.server import RestServer
 from complex_system.settings import Settings
-from complex_system.storage.maria import MariaDataStore
-from complex_system.storage.maria_connections import MariaConnections
-from complex_system.storage.mongo import MongoDataStore
+from complex_system.storage.maria.pool import MariaConnections
+from complex_system.storage.maria.store import MariaDataStore
+from complex_system.storage.mongo.store import MongoDataStore
 from models import MemorySource
 from support import TesterService, running, serving
 

@@ -37,7 +37,7 @@ from complex_system.messaging.replies import to_thing
 from complex_system.roles.database import DatabaseService
 from complex_system.settings import Settings
 from complex_system.storage.base import DataStore
-from complex_system.storage.mongo import MongoDataStore
+from complex_system.storage.mongo.store import MongoDataStore
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from proxy import proxied

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from complex_system.storage.mongo_counts import PAUSE, TOO_LONG, PatientCount
+from complex_system.storage.mongo.counts import PAUSE, TOO_LONG, PatientCount
 
 
 class Clock:

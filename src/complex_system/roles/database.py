@@ -18,8 +18,8 @@ from complex_system.messaging.handlers import answers
 from complex_system.messaging.ingest import Ingest
 from complex_system.roles import database_requests as requests
 from complex_system.roles.database_documents import DocumentSubjects
+from complex_system.storage.arrow import records_of, with_key
 from complex_system.storage.base import DataStore
-from complex_system.storage.tables import records_of, with_key
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from typing_extensions import override
 
 from complex_system.roles.database import DatabaseService
 from complex_system.storage.base import DataStore
-from complex_system.storage.maria import MariaDataStore
+from complex_system.storage.maria.store import MariaDataStore
 
 
 class DatabaseMariaService(DatabaseService):

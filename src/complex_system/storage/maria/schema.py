@@ -8,10 +8,10 @@ from typing import Any
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import StoreUnavailableError
-from complex_system.storage.changes import refuse_another_data_set, refuse_other_types
-from complex_system.storage.maria_columns import Kept, plan, quoted
-from complex_system.storage.maria_cursors import change, select
-from complex_system.storage.maria_sql import Statements, tables
+from complex_system.storage.maria.columns import Kept, plan, quoted
+from complex_system.storage.maria.cursors import change, select
+from complex_system.storage.maria.sql import Statements, tables
+from complex_system.storage.migrations import refuse_another_data_set, refuse_other_types
 from complex_system.storage.names import TableNames
 
 _INDEX = "labelled"

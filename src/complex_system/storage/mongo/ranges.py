@@ -12,7 +12,7 @@ from bisect import bisect_right, insort
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from complex_system.domain.dataset import ID
-from complex_system.storage.mongo_connection import Document
+from complex_system.storage.mongo.connection import Document
 
 Read = Callable[[Document, Sequence[str], int | None], Awaitable[list[Document]]]
 """Reads the documents that match a query, by key: query, fields, most documents (None for all)."""

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from complex_system.domain.dataset import ID
-from complex_system.storage.mongo_connection import KEYS_A_FILTER, Collection, Document, MongoConnection
+from complex_system.storage.mongo.connection import KEYS_A_FILTER, Collection, Document, MongoConnection
 
 LIST = 500
 """Most keys of a list."""

@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.records import Record
-from complex_system.storage.mongo_connection import Document
-from complex_system.storage.tables import PIPELINE, converted, plain, rows_of
+from complex_system.storage.arrow import PIPELINE, converted, plain, rows_of
+from complex_system.storage.mongo.connection import Document
 
 
 class Fields:

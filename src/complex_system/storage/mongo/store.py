@@ -14,10 +14,11 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import Page
 from complex_system.domain.records import Record
 from complex_system.settings import Settings
+from complex_system.storage.arrow import PIPELINE, chosen_schema, page_of, raw_page, with_key, without_key
 from complex_system.storage.base import DataStore
-from complex_system.storage.mongo_backlog import FORGOTTEN, Backlog
-from complex_system.storage.mongo_collections import adopt, follow, make_indexes, marks_of, warn_of_foreign_keys
-from complex_system.storage.mongo_connection import (
+from complex_system.storage.mongo.backlog import FORGOTTEN, Backlog
+from complex_system.storage.mongo.collections import adopt, follow, make_indexes, marks_of, warn_of_foreign_keys
+from complex_system.storage.mongo.connection import (
     KEYS_A_SEARCH,
     Collection,
     Document,
@@ -27,13 +28,12 @@ from complex_system.storage.mongo_connection import (
     parts,
     put,
 )
-from complex_system.storage.mongo_counts import PatientCount
-from complex_system.storage.mongo_documents import MongoDocuments
-from complex_system.storage.mongo_reads import MongoReads
-from complex_system.storage.mongo_unprocessed import Unprocessed
-from complex_system.storage.mongo_values import Fields
+from complex_system.storage.mongo.counts import PatientCount
+from complex_system.storage.mongo.documents import MongoDocuments
+from complex_system.storage.mongo.reads import MongoReads
+from complex_system.storage.mongo.unprocessed import Unprocessed
+from complex_system.storage.mongo.values import Fields
 from complex_system.storage.names import TableNames
-from complex_system.storage.tables import PIPELINE, chosen_schema, page_of, raw_page, with_key, without_key
 
 
 class MongoDataStore(DataStore):

@@ -11,7 +11,7 @@ from typing_extensions import override
 from complex_system.domain.dataset import ID
 from complex_system.domain.documents import Cursor, Document, decoded_body
 from complex_system.storage.documents import DocumentStore
-from complex_system.storage.mongo_connection import Collection, MongoConnection, parts, put
+from complex_system.storage.mongo.connection import Collection, MongoConnection, parts, put
 
 _PAGE = 1000
 

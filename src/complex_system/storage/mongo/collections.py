@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.storage.changes import refuse_another_data_set, refuse_other_types
-from complex_system.storage.mongo_backlog import Backlog
-from complex_system.storage.mongo_connection import Collection, MongoConnection, parts
+from complex_system.storage.arrow import PIPELINE
+from complex_system.storage.migrations import refuse_another_data_set, refuse_other_types
+from complex_system.storage.mongo.backlog import Backlog
+from complex_system.storage.mongo.connection import Collection, MongoConnection, parts
 from complex_system.storage.names import TableNames
-from complex_system.storage.tables import PIPELINE
 
 log = logging.getLogger(__name__)
 

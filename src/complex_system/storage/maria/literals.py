@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import raw_schema
 from complex_system.domain.records import Record
-from complex_system.storage.tables import PIPELINE, packed
+from complex_system.storage.arrow import PIPELINE, packed
 
 _ROWS = 4000
 _BYTES = 4_000_000  # a server takes 16 MB in one statement unless told otherwise

@@ -13,14 +13,14 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import Page
 from complex_system.domain.records import Record
 from complex_system.settings import Settings
-from complex_system.storage import maria_values as values
+from complex_system.storage.arrow import chosen_schema, converted, page_of, raw_page, unpacked, with_key, without_key
 from complex_system.storage.base import DataStore
-from complex_system.storage.maria_connections import MariaConnections
-from complex_system.storage.maria_cursors import Row, change, change_each, select
-from complex_system.storage.maria_documents import MariaDocuments
-from complex_system.storage.maria_tables import follow, statements_without_tables
+from complex_system.storage.maria import literals as values
+from complex_system.storage.maria.cursors import Row, change, change_each, select
+from complex_system.storage.maria.documents import MariaDocuments
+from complex_system.storage.maria.pool import MariaConnections
+from complex_system.storage.maria.schema import follow, statements_without_tables
 from complex_system.storage.names import TableNames
-from complex_system.storage.tables import chosen_schema, converted, page_of, raw_page, unpacked, with_key, without_key
 
 
 class MariaDataStore(DataStore):

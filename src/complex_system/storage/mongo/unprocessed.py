@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from complex_system.domain.dataset import ID
-from complex_system.storage.mongo_backlog import Backlog, Group, State
-from complex_system.storage.mongo_connection import Document
-from complex_system.storage.mongo_reads import MongoReads
+from complex_system.storage.mongo.backlog import Backlog, Group, State
+from complex_system.storage.mongo.connection import Document
+from complex_system.storage.mongo.reads import MongoReads
 
 _CHUNK = 2500
 _MOST = 20_000

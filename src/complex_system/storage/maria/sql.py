@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.storage.maria_columns import TEXT, quoted
+from complex_system.storage.arrow import PIPELINE
+from complex_system.storage.maria.columns import TEXT, quoted
 from complex_system.storage.names import TableNames
-from complex_system.storage.tables import PIPELINE
 
 # Keys are compared byte by byte and without padding, so that their order and identity equal MongoDB's.
 _KEY = "VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL"

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from complex_system.domain.dataset import ID
-from complex_system.storage.mongo_connection import Collection, Document, MongoConnection, insert
-from complex_system.storage.mongo_lists import LISTS_AT_ONCE, WaitingLists, left_of
+from complex_system.storage.mongo.connection import Collection, Document, MongoConnection, insert
+from complex_system.storage.mongo.lists import LISTS_AT_ONCE, WaitingLists, left_of
 
 FORGOTTEN = 3600.0
 """Seconds after which a listed record that is not there will not come any more: the one who wrote the list has died."""

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 from complex_system.domain.dataset import ID
-from complex_system.storage.mongo_backlog import Group
-from complex_system.storage.mongo_connection import KEYS_A_FILTER, Collection, Document, MongoConnection, parts, rows_at_once
-from complex_system.storage.mongo_ranges import KeyRanges
-from complex_system.storage.mongo_values import Fields
+from complex_system.storage.arrow import PIPELINE
+from complex_system.storage.mongo.backlog import Group
+from complex_system.storage.mongo.connection import KEYS_A_FILTER, Collection, Document, MongoConnection, parts, rows_at_once
+from complex_system.storage.mongo.ranges import KeyRanges
+from complex_system.storage.mongo.values import Fields
 from complex_system.storage.names import TableNames
-from complex_system.storage.tables import PIPELINE
 
 _ROWS_A_REPLY = 2500  # the driver decodes and encodes on the event loop: some milliseconds each time
 _KEYS_A_READ = 500

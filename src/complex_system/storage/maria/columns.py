@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from complex_system.domain.dataset import ID
-from complex_system.storage.tables import PIPELINE
+from complex_system.storage.arrow import PIPELINE
 
 TEXT = "MEDIUMTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NULL"
 _KINDS = {"number": "DOUBLE NULL", "integer": "BIGINT NULL", "boolean": "BOOLEAN NULL"}  # the others are texts, lists JSON
