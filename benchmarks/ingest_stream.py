@@ -45,7 +45,7 @@ async def _measure(count: int, rounds: int) -> Table:
 async def _compare(asker: Any, environment: dict[str, str], name: str, count: int, rounds: int, table: Table) -> None:
     from complex_system.domain.records import Record, new_id
     from complex_system.messaging.clients import DatabaseClient
-    from complex_system.messaging.ingest_client import IngestClient
+    from complex_system.messaging.ingest.publisher import IngestClient
     from complex_system.messaging.subjects import GET_INGEST_COUNTS_SUBJECT
     from complex_system.settings import Settings
 

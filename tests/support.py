@@ -12,8 +12,8 @@ from complex_system.domain.dataset import Dataset
 from complex_system.local.servers import Server
 from complex_system.messaging import subjects
 from complex_system.messaging.connection import ServiceConnection
+from complex_system.messaging.errors import to_thing
 from complex_system.messaging.handlers import hears
-from complex_system.messaging.replies import to_thing
 from complex_system.messaging.service import SystemService
 from complex_system.settings import Settings
 

@@ -159,7 +159,7 @@ def dead_letters(
     from pydantic import ValidationError
 
     from complex_system.errors import ComplexSystemError
-    from complex_system.messaging.dead_letters_command import Action, look_after
+    from complex_system.messaging.ingest.dead_letters_command import Action, look_after
     from complex_system.settings import Settings
 
     if replay and remove:

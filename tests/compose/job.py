@@ -16,7 +16,7 @@ from complex_system.errors import ComplexSystemError
 from complex_system.local.plan import TRAINER_SERVICES
 from complex_system.messaging.client import SystemClient
 from complex_system.messaging.clients import DatabaseClient, ServingClient
-from complex_system.messaging.replies import to_thing
+from complex_system.messaging.errors import to_thing
 from complex_system.messaging.subjects import (
     GET_COMPARISON_SUBJECT,
     ML_SERVING_WANDB_SUBJECT,

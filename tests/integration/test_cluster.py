@@ -20,8 +20,8 @@ from complex_system.local.servers import HOST, Server, free_port, program, reach
 from complex_system.messaging import subjects
 from complex_system.messaging.client import SystemClient
 from complex_system.messaging.handlers import answers
-from complex_system.messaging.ingest_client import IngestClient
-from complex_system.messaging.ingest_streams import IngestStreams
+from complex_system.messaging.ingest.publisher import IngestClient
+from complex_system.messaging.ingest.streams import IngestStreams
 from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import request
 from complex_system.settings import Settings

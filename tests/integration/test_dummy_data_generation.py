@@ -21,7 +21,7 @@ from complex_system.domain.records import Record
 from complex_system.errors import InvalidRequestError
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.messaging.ingest_streams import IngestStreams
+from complex_system.messaging.ingest.streams import IngestStreams
 from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import (
     DB_GET_ALL_RAW_DATA_SUBJECT,

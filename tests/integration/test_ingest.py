@@ -27,13 +27,17 @@ from complex_system.domain.records import Record
 from complex_system.errors import NobodyListensError, StoreUnavailableError, TooLargeError
 from complex_system.local.child import Child
 from complex_system.local.servers import NatsServer, Server, free_port
-from complex_system.messaging import dead_letters_command, ingest, ingest_batch, ingest_streams, subjects
+from complex_system.messaging import subjects
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.messaging.dead_letters import ROOM_FOR_REASON, DeadLetter, DeadLetters
-from complex_system.messaging.dead_letters_command import look_after
-from complex_system.messaging.ingest_client import IngestClient
-from complex_system.messaging.ingest_streams import DEAD_STREAM, STREAM, IngestStreams
-from complex_system.messaging.replies import to_thing
+from complex_system.messaging.errors import to_thing
+from complex_system.messaging.ingest import consumer as ingest
+from complex_system.messaging.ingest import dead_letters_command
+from complex_system.messaging.ingest import streams as ingest_streams
+from complex_system.messaging.ingest import writer as ingest_batch
+from complex_system.messaging.ingest.dead_letters import ROOM_FOR_REASON, DeadLetter, DeadLetters
+from complex_system.messaging.ingest.dead_letters_command import look_after
+from complex_system.messaging.ingest.publisher import IngestClient
+from complex_system.messaging.ingest.streams import DEAD_STREAM, STREAM, IngestStreams
 from complex_system.roles.database import DatabaseService
 from complex_system.settings import Settings
 from complex_system.storage.base import DataStore

@@ -29,10 +29,11 @@ from complex_system.errors import (
     TooLargeError,
 )
 from complex_system.local.servers import NATS_MAX_PAYLOAD, Server
-from complex_system.messaging import connection, ingest_streams, subjects
+from complex_system.messaging import connection, subjects
 from complex_system.messaging.clients import DatabaseClient
+from complex_system.messaging.errors import to_thing
 from complex_system.messaging.handlers import answers
-from complex_system.messaging.replies import to_thing
+from complex_system.messaging.ingest import streams as ingest_streams
 from complex_system.messaging.service import SystemService
 from complex_system.roles import database_requests
 from complex_system.roles.database import DatabaseService

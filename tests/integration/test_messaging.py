@@ -21,8 +21,8 @@ from complex_system.errors import (
 )
 from complex_system.local.servers import NATS_MAX_PAYLOAD, Server
 from complex_system.messaging.connection import ServiceConnection
+from complex_system.messaging.errors import to_thing
 from complex_system.messaging.handlers import answers, hears
-from complex_system.messaging.replies import to_thing
 from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import SERVICE_HEARTBEAT, event, health_subject, request
 from complex_system.settings import Settings

@@ -14,7 +14,7 @@ from fastiot.msg import Thing
 from pydantic import ValidationError
 
 from complex_system.messaging.codec import serialize_from_bin, serialize_to_bin
-from complex_system.messaging.replies import to_thing
+from complex_system.messaging.errors import to_thing
 
 
 class Level(enum.IntEnum):

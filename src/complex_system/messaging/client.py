@@ -9,7 +9,7 @@ from fastiot.core import ReplySubject, Subject
 from fastiot.msg import Thing
 
 from complex_system.messaging.connection import ServiceConnection
-from complex_system.messaging.replies import to_thing, value_of
+from complex_system.messaging.errors import to_thing, value_of
 from complex_system.settings import Settings
 
 EventHandler = Callable[[Any], Awaitable[None]]

@@ -25,8 +25,8 @@ from nats.errors import TimeoutError as NatsTimeoutError
 
 from complex_system.errors import BusyError, InvalidRequestError, NobodyListensError, ReplyTimeoutError, TooLargeError
 from complex_system.messaging.codec import serialize_from_bin, serialize_to_bin
+from complex_system.messaging.errors import error_value, to_thing
 from complex_system.messaging.nats_client import EncryptedClient, ServiceClient
-from complex_system.messaging.replies import error_value, to_thing
 from complex_system.messaging.reply_box import ReplyBox
 from complex_system.messaging.workers import Workers
 from complex_system.settings import Settings

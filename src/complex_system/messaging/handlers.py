@@ -9,7 +9,7 @@ from typing import Any
 from fastiot.core import ReplySubject, Subject, reply, subscribe
 from fastiot.msg import Thing
 
-from complex_system.messaging.replies import error_value, to_thing
+from complex_system.messaging.errors import error_value, to_thing
 
 ValueHandler = Callable[[Any, Any], Awaitable[Any]]
 

@@ -23,8 +23,8 @@ from complex_system import __version__
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import ComplexSystemError, NobodyListensError, ReplyTimeoutError
 from complex_system.messaging.connection import ServiceConnection
+from complex_system.messaging.errors import to_thing, value_of
 from complex_system.messaging.process import ProcessUsage
-from complex_system.messaging.replies import to_thing, value_of
 from complex_system.messaging.subjects import SERVICE_HEARTBEAT, health_subject
 from complex_system.settings import Settings
 

@@ -15,7 +15,7 @@ from complex_system.domain.records import Record, processed_check, raw_check, wi
 from complex_system.errors import DeclarationError, InvalidRecordError, StoreUnavailableError, TooLargeError
 from complex_system.messaging import subjects
 from complex_system.messaging.handlers import answers
-from complex_system.messaging.ingest import Ingest
+from complex_system.messaging.ingest.consumer import Ingest
 from complex_system.roles import database_requests as requests
 from complex_system.roles.database_documents import DocumentSubjects
 from complex_system.storage.arrow import records_of, with_key

@@ -12,7 +12,7 @@ from typing import Any
 from complex_system.errors import ComplexSystemError
 from complex_system.evaluation.rounds import RoundTimes, TrainingRound
 from complex_system.messaging.connection import ServiceConnection
-from complex_system.messaging.replies import to_thing, value_of
+from complex_system.messaging.errors import to_thing, value_of
 from complex_system.messaging.subjects import TRAIN_MODEL_SUBJECT
 
 log = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from complex_system.domain.pages import Page, processed_schema
 from complex_system.domain.records import Record, raw_check
 from complex_system.errors import ComplexSystemError, NobodyListensError
 from complex_system.messaging.clients import DatabaseClient
+from complex_system.messaging.errors import value_of
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.replicas import BEATS_MISSED, Replicas
-from complex_system.messaging.replies import value_of
 from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT, SERVICE_HEARTBEAT
 from complex_system.pipeline.pipeline import Pipeline

@@ -18,10 +18,10 @@ from nats.errors import Error as NatsError
 
 from complex_system.errors import ComplexSystemError, NobodyListensError, StoreUnavailableError
 from complex_system.messaging.connection import ServiceConnection
-from complex_system.messaging.dead_letters import DeadLetters
-from complex_system.messaging.ingest_batch import BatchWriter, Check, Save
-from complex_system.messaging.ingest_pull import Pull
-from complex_system.messaging.ingest_streams import IngestStreams
+from complex_system.messaging.ingest.dead_letters import DeadLetters
+from complex_system.messaging.ingest.pull import Pull
+from complex_system.messaging.ingest.streams import IngestStreams
+from complex_system.messaging.ingest.writer import BatchWriter, Check, Save
 from complex_system.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from nats.js.api import Header
 from nats.js.errors import NotFoundError
 
 from complex_system.errors import ComplexSystemError
-from complex_system.messaging.ingest_streams import DEAD_STREAM, IngestStreams
+from complex_system.messaging.ingest.streams import DEAD_STREAM, IngestStreams
 from complex_system.messaging.subjects import DEAD_RAW_DATAPOINTS, INGEST_RAW_DATAPOINTS
 from complex_system.settings import Settings
 

@@ -16,7 +16,7 @@ from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.js.api import Header, StatusCode
 
-from complex_system.messaging.ingest_streams import CONSUMER, STREAM
+from complex_system.messaging.ingest.streams import CONSUMER, STREAM
 
 _NEXT = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{CONSUMER}"
 _EXPIRES = 3.0

@@ -10,8 +10,8 @@ import msgspec
 
 from complex_system.errors import ComplexSystemError, NobodyListensError, TooLargeError
 from complex_system.messaging.connection import ServiceConnection
-from complex_system.messaging.dead_letters import DeadLetter, DeadLetters
-from complex_system.messaging.ingest_payload import published_records
+from complex_system.messaging.ingest.dead_letters import DeadLetter, DeadLetters
+from complex_system.messaging.ingest.payload import published_records
 from complex_system.settings import Settings
 
 Action = Literal["show", "payload", "replay", "remove"]

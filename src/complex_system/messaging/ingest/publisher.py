@@ -13,9 +13,9 @@ from complex_system.domain.records import Record
 from complex_system.errors import TooLargeError
 from complex_system.messaging.codec import serialize_to_bin
 from complex_system.messaging.connection import ServiceConnection
-from complex_system.messaging.dead_letters import ROOM_FOR_REASON
-from complex_system.messaging.ingest_streams import IngestStreams
-from complex_system.messaging.replies import to_thing
+from complex_system.messaging.errors import to_thing
+from complex_system.messaging.ingest.dead_letters import ROOM_FOR_REASON
+from complex_system.messaging.ingest.streams import IngestStreams
 from complex_system.messaging.subjects import INGEST_RAW_DATAPOINTS
 from complex_system.settings import Settings
 
