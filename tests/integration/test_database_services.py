@@ -25,7 +25,7 @@ from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.documents import DocumentClient
 from complex_system.messaging.replicas import Share
 from complex_system.messaging.subjects import health_subject
-from complex_system.roles.database import DatabaseService
+from complex_system.service_layer.database.service import DatabaseService
 from complex_system.settings import Settings
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService

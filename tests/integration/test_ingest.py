@@ -38,7 +38,7 @@ from complex_system.messaging.ingest.dead_letters import ROOM_FOR_REASON, DeadLe
 from complex_system.messaging.ingest.dead_letters_command import look_after
 from complex_system.messaging.ingest.publisher import IngestClient
 from complex_system.messaging.ingest.streams import DEAD_STREAM, STREAM, IngestStreams
-from complex_system.roles.database import DatabaseService
+from complex_system.service_layer.database.service import DatabaseService
 from complex_system.settings import Settings
 from complex_system.storage.base import DataStore
 from complex_system.storage.mongo.store import MongoDataStore

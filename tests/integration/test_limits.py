@@ -35,8 +35,8 @@ from complex_system.messaging.errors import to_thing
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.ingest import streams as ingest_streams
 from complex_system.messaging.service import SystemService
-from complex_system.roles import database_requests
-from complex_system.roles.database import DatabaseService
+from complex_system.service_layer.database import requests as database_requests
+from complex_system.service_layer.database.service import DatabaseService
 from complex_system.settings import Settings
 from complex_system_services.data_processing.data_processing_service import DataProcessingService
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService

@@ -24,7 +24,7 @@ from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.subjects import TRAIN_MODEL_SUBJECT, health_subject
 from complex_system.monitoring.reference import Reference
-from complex_system.roles.trainer import TrainerService
+from complex_system.service_layer.training.service import TrainerService
 from complex_system.settings import Settings
 from complex_system.tracking.artifact_store import ArtifactStore
 from complex_system.tracking.registry import ModelRegistry
@@ -256,7 +256,7 @@ async def test_a_trainer_trains_on_its_own_schedule(ear: Ear, settings: Settings
 async def test_the_schedule_goes_on_after_a_restart_where_the_newest_model_left_it(
     settings: Settings, mlflow_server: Server, dataset: Dataset, nats_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("complex_system.roles.trainer.LONGEST_LOOK", 0.3)
+    monkeypatch.setattr("complex_system.service_layer.training.service.LONGEST_LOOK", 0.3)
     uri, prefix = settings.mlflow_tracking_uri, settings.model_prefix
     twin = linear_twin(dataset)
     await asyncio.to_thread(register_twin, uri, dataset, twin, prefix=prefix, trainer="lightgbm", champion=False)

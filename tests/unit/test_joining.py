@@ -14,7 +14,7 @@ from complex_system.monitoring.history import CHAMPIONS, WAITING, History, Pair
 from complex_system.monitoring.joining import SAVED_AFTER, PredictionJoin
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.rollups import Served
-from complex_system.roles.monitoring_history import HistoryKeeper
+from complex_system.service_layer.monitoring.history import HistoryKeeper
 from kept import KeptDocuments
 
 A, B = Served("champion", "lab", "1"), Served("champion", "lab", "2")

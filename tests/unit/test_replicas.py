@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from complex_system.domain.pages import Page
 from complex_system.messaging.replicas import ALL, Replicas, Share
-from complex_system.roles.database_requests import part_of
+from complex_system.service_layer.database.requests import part_of
 
 
 class Clock:

@@ -15,8 +15,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 
 from complex_system.domain.dataset import Dataset
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.roles import prediction_events
-from complex_system.roles.prediction_events import WAITING_EVENTS, PredictionEvents
+from complex_system.service_layer.serving import prediction_events
+from complex_system.service_layer.serving.prediction_events import WAITING_EVENTS, PredictionEvents
 from complex_system.serving.answers import new_request_id
 from complex_system.serving.batch import RecordBatch
 from complex_system.serving.engine import LocalRoute, PredictionEngine, PredictionResult

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing_extensions import override
 
-from complex_system.roles.database import DatabaseService
+from complex_system.service_layer.database.service import DatabaseService
 from complex_system.storage.base import DataStore
 from complex_system.storage.maria.store import MariaDataStore
 

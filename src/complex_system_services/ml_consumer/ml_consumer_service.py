@@ -37,10 +37,10 @@ from complex_system.messaging.subjects import (
     TRAINING_ROUND,
     TRUTH_KNOWN,
 )
-from complex_system.roles.comparing import ChampionChoice, HandedIn
-from complex_system.roles.labelled_data import LabelledData
-from complex_system.roles.round_runner import RoundRunner
-from complex_system.roles.rounds import TrainingRounds
+from complex_system.service_layer.rounds.comparing import ChampionChoice, HandedIn
+from complex_system.service_layer.rounds.labelled_data import LabelledData
+from complex_system.service_layer.rounds.runner import RoundRunner
+from complex_system.service_layer.rounds.scheduler import TrainingRounds
 from complex_system.tracking.registry import ModelRegistry
 from complex_system_services.ml_consumer.probes import LabProbes, probes_for
 from complex_system_services.ml_consumer.regular_requests import PredictionRequests

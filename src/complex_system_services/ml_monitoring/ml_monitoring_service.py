@@ -26,9 +26,9 @@ from complex_system.monitoring.report import MonitoringRun, PointBuffer
 from complex_system.monitoring.rest import make_app
 from complex_system.monitoring.rules import load_rules
 from complex_system.monitoring.system import SystemMetrics
-from complex_system.roles.alerting import Alerting
-from complex_system.roles.monitoring_history import HistoryKeeper
-from complex_system.roles.monitoring_reference import ReferenceSource, crowned_at
+from complex_system.service_layer.monitoring.alerting import Alerting
+from complex_system.service_layer.monitoring.history import HistoryKeeper
+from complex_system.service_layer.monitoring.reference import ReferenceSource, crowned_at
 from complex_system.serving.server import RestServer
 from complex_system.tracking.registry import ModelRegistry
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from complex_system.roles.trainer import TrainerService
+from complex_system.service_layer.training.service import TrainerService
 from complex_system.tracking.base import Tracker
 from complex_system.training.base import Trainer, TrainingParameters
 

@@ -18,7 +18,7 @@ from complex_system.messaging.subjects import (
     SERVICE_HEARTBEAT,
     TRAINING_FINISHED,
 )
-from complex_system.roles.serving import ServingService
+from complex_system.service_layer.serving.service import ServingService
 from complex_system.serving.sources import ModelSource
 from complex_system.serving.wandb_source import wandb_source
 

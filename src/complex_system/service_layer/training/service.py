@@ -23,7 +23,7 @@ from complex_system.messaging.documents import DocumentClient
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.service import State, SystemService
 from complex_system.messaging.subjects import TRAIN_MODEL_SUBJECT, TRAINING_FINISHED, TRAINING_PROGRESS
-from complex_system.roles.training_job import JobContext, TrainingJob
+from complex_system.service_layer.training.job import JobContext, TrainingJob
 from complex_system.tracking.base import Tracker
 from complex_system.tracking.mlflow import MlflowTracker
 from complex_system.tracking.registry import ModelRegistry

@@ -16,8 +16,8 @@ from complex_system.errors import DeclarationError, InvalidRecordError, StoreUna
 from complex_system.messaging import subjects
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.ingest.consumer import Ingest
-from complex_system.roles import database_requests as requests
-from complex_system.roles.database_documents import DocumentSubjects
+from complex_system.service_layer.database import requests
+from complex_system.service_layer.database.documents import DocumentSubjects
 from complex_system.storage.arrow import records_of, with_key
 from complex_system.storage.base import DataStore
 

@@ -13,9 +13,9 @@ from complex_system.evaluation.reaction import AlertReaction, Cause
 from complex_system.evaluation.rounds import RoundTrigger, TrainingRound
 from complex_system.evaluation.tracking import ComparisonLog
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.roles.comparing import Asked, HandedIn
-from complex_system.roles.labelled_data import LabelledData
-from complex_system.roles.round_runner import RoundRunner, new_round_id
+from complex_system.service_layer.rounds.comparing import Asked, HandedIn
+from complex_system.service_layer.rounds.labelled_data import LabelledData
+from complex_system.service_layer.rounds.runner import RoundRunner, new_round_id
 from complex_system.settings import Settings
 from complex_system.tracking.registry import ModelRegistry
 

@@ -16,7 +16,7 @@ from complex_system.evaluation.reaction import Cause
 from complex_system.evaluation.tracking import ComparisonLog, Origin
 from complex_system.evaluation.verdict import shown
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.roles.labelled_data import LabelledData
+from complex_system.service_layer.rounds.labelled_data import LabelledData
 from complex_system.tracking.registry import ModelRegistry
 
 log = logging.getLogger(__name__)

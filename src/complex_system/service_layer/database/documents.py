@@ -20,7 +20,7 @@ from complex_system.errors import InvalidRequestError
 from complex_system.messaging import subjects
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.service import SystemService
-from complex_system.roles import database_requests as requests
+from complex_system.service_layer.database import requests
 from complex_system.storage.base import DataStore
 
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import State, SystemService
 from complex_system.messaging.subjects import CHAMPION_CHANGED, PREDICTION_FAILED, PREDICTION_MADE, ReplySubject
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.roles.prediction_events import PredictionEvents
+from complex_system.service_layer.serving.prediction_events import PredictionEvents
 from complex_system.serving.engine import Limits, LocalRoute, PredictionEngine, PredictionResult, RemoteRoute
 from complex_system.serving.loops import new_event_loop
 from complex_system.serving.manager import ModelManager
