@@ -9,7 +9,7 @@ from typing import Any
 
 from complex_system.domain.dataset import Dataset
 from complex_system.tracking.base import TrainingResult
-from complex_system.training import twin
+from complex_system.training import onnx as twin
 from complex_system.training.base import Scores, TrainedModel, Trainer, TrainingParameters
 from samples import lab_samples
 

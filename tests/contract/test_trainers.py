@@ -15,10 +15,10 @@ from complex_system.errors import TrainingFailedError
 from complex_system.evaluation.baselines import cross_validated_baseline
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.sources.films import films
-from complex_system.training import twin
+from complex_system.training import onnx as twin
 from complex_system.training.base import Progress, Scores, TrainedModel, Trainer, TrainingParameters
+from complex_system.training.cross_validation import FewRecords, Predict, cross_validate
 from complex_system.training.data import Matrix, Samples, TrainingData
-from complex_system.training.folds import FewRecords, Predict, cross_validate
 from samples import lab_samples
 from trainings import network_from_state
 

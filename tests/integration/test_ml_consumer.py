@@ -36,8 +36,8 @@ from complex_system.messaging.subjects import (
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.settings import Settings
 from complex_system.tracking.registry import ModelRegistry
+from complex_system.training.cross_validation import FewRecords
 from complex_system.training.data import Part, parts_of
-from complex_system.training.folds import FewRecords
 from complex_system_services.ml_consumer.ml_consumer_service import MlConsumerService
 from complex_system_services.ml_consumer.probes import StoredProbes
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService

@@ -24,7 +24,7 @@ from complex_system.messaging.clients import DatabaseClient, ProcessingClient
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.predictor import Predictor
 from complex_system.settings import Settings
-from complex_system.training import twin
+from complex_system.training import onnx as twin
 from complex_system.training.base import TrainingParameters
 from complex_system.training.data import Part, SampleCollector
 from complex_system.training.lightgbm import LightGBMTrainer

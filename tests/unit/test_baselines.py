@@ -16,7 +16,7 @@ from complex_system.domain.pages import processed_schema
 from complex_system.domain.records import original_of, repeated
 from complex_system.evaluation.baselines import LINEAR, MEAN, cross_validated_baseline, fit_linear, fit_mean, for_folds
 from complex_system.evaluation.comparison import baseline_qualities
-from complex_system.evaluation.validation import (
+from complex_system.evaluation.statistics import (
     MOST_FOR_BOOTSTRAP,
     Interval,
     cross_interval,
@@ -28,8 +28,15 @@ from complex_system.evaluation.verdict import Verdict, sentence, shown
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.sources.films import films
 from complex_system.training.base import Scores
+from complex_system.training.cross_validation import (
+    CrossValidation,
+    FewRecords,
+    Keyed,
+    cross_validate,
+    fold_numbers,
+    standard_error,
+)
 from complex_system.training.data import Part, SampleCollector, Samples, parts_of
-from complex_system.training.folds import CrossValidation, FewRecords, Keyed, cross_validate, fold_numbers, standard_error
 from samples import lab_samples
 
 

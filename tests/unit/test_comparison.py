@@ -20,13 +20,13 @@ from complex_system.evaluation.comparison import (
     ranked_by_folds,
     verdicts_on,
 )
-from complex_system.evaluation.validation import cross_interval
+from complex_system.evaluation.statistics import cross_interval
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.predictor import Predictor
 from complex_system.tracking.registry import ModelVersionRef
 from complex_system.training.base import Scores
+from complex_system.training.cross_validation import CrossValidation
 from complex_system.training.data import Samples
-from complex_system.training.folds import CrossValidation
 from models import linear_twin, twin_metadata
 
 

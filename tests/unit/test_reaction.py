@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from complex_system.evaluation.reaction import LONGEST_PAUSE, AlertReaction
+from complex_system.evaluation.triggers import LONGEST_PAUSE, AlertReaction
 
 
 def alert(key: str, began: float = 100.0, *, retrain: bool = True) -> dict[str, Any]:

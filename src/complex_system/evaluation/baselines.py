@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from complex_system.training.cross_validation import CrossValidation, Fit, Keyed, Predict, cross_validate
 from complex_system.training.data import Samples
-from complex_system.training.folds import CrossValidation, Fit, Keyed, Predict, cross_validate
 
 
 def fit_mean(train: Samples) -> Predict:
@@ -29,7 +29,7 @@ BASELINES: dict[str, Callable[[Samples], Predict]] = {MEAN: fit_mean, LINEAR: fi
 
 
 def for_folds(fit: Callable[[Samples], Predict]) -> Fit:
-    """A baseline as :func:`~complex_system.training.folds.cross_validate` takes it.
+    """A baseline as :func:`~complex_system.training.cross_validation.cross_validate` takes it.
 
     Nothing stops it early, so it is fitted on all that lies outside the fold: the models see no more.
     """

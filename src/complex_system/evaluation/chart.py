@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from complex_system.evaluation.comparison import Comparison, Quality
-from complex_system.evaluation.validation import Interval, cross_interval
+from complex_system.evaluation.statistics import Interval, cross_interval
 from complex_system.evaluation.verdict import shown
 
 if TYPE_CHECKING:

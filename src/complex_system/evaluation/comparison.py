@@ -11,14 +11,14 @@ import numpy as np
 
 from complex_system.errors import InternalError, ModelRefusedError, NoModelError, TrainingFailedError
 from complex_system.evaluation.baselines import BASELINES, cross_validated_baseline
-from complex_system.evaluation.validation import Interval, cross_difference, cross_interval, rmse_difference, rmse_interval
+from complex_system.evaluation.statistics import Interval, cross_difference, cross_interval, rmse_difference, rmse_interval
 from complex_system.evaluation.verdict import Verdict, sentence, shown
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.predictor import Predictor
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 from complex_system.training.base import Scores
+from complex_system.training.cross_validation import CrossValidation, Keyed
 from complex_system.training.data import Matrix, Samples
-from complex_system.training.folds import CrossValidation, Keyed
 
 Basis = Literal["hold-out", "cross-validation"]
 

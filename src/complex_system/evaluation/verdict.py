@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from complex_system.evaluation.baselines import LINEAR, MEAN
-from complex_system.evaluation.validation import Interval
+from complex_system.evaluation.statistics import Interval
 
 Word = Literal["better", "unclear", "not better"]
 _SHORT = {MEAN: "the mean", LINEAR: "the linear model"}

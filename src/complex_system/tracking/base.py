@@ -10,8 +10,8 @@ from typing import Any
 
 from complex_system.domain.dataset import Dataset
 from complex_system.training.base import Scores, TrainedModel
+from complex_system.training.cross_validation import CrossValidation
 from complex_system.training.data import TrainingData
-from complex_system.training.folds import CrossValidation
 
 
 @dataclass(frozen=True)

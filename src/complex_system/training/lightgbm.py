@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from complex_system.training.base import Progress, ProgressCallback, TrainedModel, Trainer
 from complex_system.training.data import Matrix, TrainingData
-from complex_system.training.twin import with_twin_names
+from complex_system.training.onnx import with_twin_names
 
 EARLY_STOPPING_ROUNDS = 30
 MOST_LEAVES = 10

@@ -15,7 +15,7 @@ from typing_extensions import override
 from complex_system.training.base import TWIN_INPUT, TWIN_OUTPUT, ProgressCallback, TrainedModel, Trainer
 from complex_system.training.data import Matrix, Samples, TrainingData
 from complex_system.training.network import AVERAGING, Scaling, averaging_at, train_epochs
-from complex_system.training.twin import BATCH
+from complex_system.training.onnx import BATCH
 
 HIDDEN = 10
 WEIGHT_DECAY = 2e-3

@@ -20,7 +20,7 @@ from typing_extensions import override
 from complex_system.training.base import ProgressCallback, TrainedModel, Trainer
 from complex_system.training.data import Matrix, Samples, TrainingData
 from complex_system.training.network import AVERAGING, Scaling, train_epochs
-from complex_system.training.twin import with_twin_names
+from complex_system.training.onnx import with_twin_names
 
 HIDDEN = 64
 L2 = 2e-3

@@ -18,8 +18,8 @@ from complex_system.errors import (
     ReplyTimeoutError,
     TrainingFailedError,
 )
+from complex_system.evaluation.mlflow_log import ComparisonLog
 from complex_system.evaluation.rounds import RoundTimes
-from complex_system.evaluation.tracking import ComparisonLog
 from complex_system.messaging.clients import DatabaseClient, ServingClient
 from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import SystemService

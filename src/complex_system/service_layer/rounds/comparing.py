@@ -12,8 +12,8 @@ from complex_system.domain.dataset import Dataset
 from complex_system.errors import TrackingRefusedError
 from complex_system.evaluation.announcement import announced
 from complex_system.evaluation.comparison import Comparison, ModelComparison
-from complex_system.evaluation.reaction import Cause
-from complex_system.evaluation.tracking import ComparisonLog, Origin
+from complex_system.evaluation.mlflow_log import ComparisonLog, Origin
+from complex_system.evaluation.triggers import Cause
 from complex_system.evaluation.verdict import shown
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.service_layer.rounds.labelled_data import LabelledData

@@ -9,9 +9,9 @@ from typing import Any
 
 from complex_system.errors import TrainingFailedError
 from complex_system.evaluation.comparison import Comparison
-from complex_system.evaluation.reaction import AlertReaction, Cause
+from complex_system.evaluation.mlflow_log import ComparisonLog
 from complex_system.evaluation.rounds import RoundTrigger, TrainingRound
-from complex_system.evaluation.tracking import ComparisonLog
+from complex_system.evaluation.triggers import AlertReaction, Cause
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.service_layer.rounds.comparing import Asked, HandedIn
 from complex_system.service_layer.rounds.labelled_data import LabelledData

@@ -31,10 +31,10 @@ from complex_system.messaging.documents import DocumentClient
 from complex_system.messaging.service import State
 from complex_system.monitoring.reference import RAW_SAMPLE, Reference
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
-from complex_system.training import twin
+from complex_system.training import onnx as twin
 from complex_system.training.base import Progress, Scores, TrainedModel, Trainer
+from complex_system.training.cross_validation import CrossValidation, FewRecords, Keyed, Predict, cross_validate
 from complex_system.training.data import KeySample, Part, SampleCollector, Samples, TrainingData
-from complex_system.training.folds import CrossValidation, FewRecords, Keyed, Predict, cross_validate
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from complex_system.training.folds import CrossValidation, standard_error
+from complex_system.training.cross_validation import CrossValidation, standard_error
 
 LEVEL = 0.95
 DRAWS = 2000
@@ -38,7 +38,7 @@ class Interval:
 def fold_interval(values: Sequence[float], folds: int) -> Interval:
     """The mean of fold scores with Student's interval, its standard error corrected for the folds' overlap.
 
-    Source: Nadeau and Bengio, see :func:`~complex_system.training.folds.standard_error`.
+    Source: Nadeau and Bengio, see :func:`~complex_system.training.cross_validation.standard_error`.
     """
     from scipy.special import stdtrit  # scipy.stats takes a second to import
 
