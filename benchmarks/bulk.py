@@ -78,7 +78,7 @@ async def _by_broker(folder: Path, rounds: int, model: Callable[[], float], alon
     from complex_system.messaging.client import SystemClient
     from complex_system.messaging.clients import ServingClient
     from complex_system.messaging.connection import ServiceConnection
-    from complex_system.serving.sources import ModelSource
+    from complex_system.serving.models.source import ModelSource
     from complex_system.settings import Settings
     from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
 

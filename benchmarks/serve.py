@@ -17,13 +17,13 @@ import uvicorn
 from typing_extensions import override
 
 from benchmarks.model import DATASET
+from complex_system.http.loops import new_event_loop
+from complex_system.http.server import RestServer
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.engine import LocalRoute, PredictionEngine
-from complex_system.serving.loops import new_event_loop
-from complex_system.serving.manager import ModelManager
-from complex_system.serving.rest import make_app
-from complex_system.serving.server import RestServer
-from complex_system.serving.sources import LoadedTwin, ModelReference, ModelSource
+from complex_system.serving.models.manager import ModelManager
+from complex_system.serving.models.source import LoadedTwin, ModelReference, ModelSource
+from complex_system.serving.rest.app import make_app
 
 
 class FolderSource(ModelSource):

@@ -19,12 +19,12 @@ from typing_extensions import override
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import UnknownModelError
+from complex_system.http.server import RestServer
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.engine import Limits, LocalRoute, PredictionEngine
-from complex_system.serving.manager import ModelManager
-from complex_system.serving.rest import make_app
-from complex_system.serving.server import RestServer
-from complex_system.serving.sources import ListedModel, LoadedTwin, ModelReference, ModelSource
+from complex_system.serving.models.manager import ModelManager
+from complex_system.serving.models.source import ListedModel, LoadedTwin, ModelReference, ModelSource
+from complex_system.serving.rest.app import make_app
 from complex_system.training.base import TWIN_INPUT, TWIN_OUTPUT
 
 

@@ -17,7 +17,7 @@ from complex_system import __version__
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.serving import scoring
+from complex_system.serving.rest import mlflow_scoring as scoring
 from models import ManyModels, rest_server
 
 DATASET = Dataset.load()

@@ -12,9 +12,9 @@ import pytest
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import ModelRefusedError, UnknownModelError
 from complex_system.local.servers import Server
-from complex_system.serving.mlflow_source import MlflowChampionSource
-from complex_system.serving.sources import ModelSource
-from complex_system.serving.wandb_source import WandbDirectorySource
+from complex_system.serving.models.mlflow import MlflowChampionSource
+from complex_system.serving.models.source import ModelSource
+from complex_system.serving.models.wandb import WandbDirectorySource
 from complex_system.tracking.artifact_store import ArtifactStore
 from complex_system.tracking.registry import ModelRegistry
 from models import linear_twin, register_twin, twin_metadata

@@ -24,14 +24,14 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.errors import StoreUnavailableError
 from complex_system.healthcheck import ask_health
+from complex_system.http.server import RestServer
 from complex_system.local.probe import ProbeError, predict, rest_client
 from complex_system.local.servers import HOST, MariaServer, MongoServer, NatsServer
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.engine import LocalRoute, PredictionEngine
-from complex_system.serving.holder import ModelHolder
-from complex_system.serving.rest import make_app
-from complex_system.serving.server import RestServer
+from complex_system.serving.models.slot import ModelHolder
+from complex_system.serving.rest.app import make_app
 from complex_system.settings import Settings
 from complex_system.storage.maria.pool import MariaConnections
 from complex_system.storage.maria.store import MariaDataStore

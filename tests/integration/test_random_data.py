@@ -22,7 +22,7 @@ from complex_system.domain.records import Record, raw_check
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient, ProcessingClient
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.serving.predictor import Predictor
+from complex_system.serving.models.predictor import Predictor
 from complex_system.settings import Settings
 from complex_system.training import onnx as twin
 from complex_system.training.base import TrainingParameters

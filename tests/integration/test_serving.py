@@ -22,7 +22,7 @@ from complex_system.errors import InvalidRecordError, InvalidRequestError, NoMod
 from complex_system.local.servers import Server, free_port
 from complex_system.messaging.clients import ServingClient
 from complex_system.messaging.subjects import CHAMPION_CHANGED, ML_SERVING_SUBJECT, PREDICTION_MADE
-from complex_system.serving.mlflow_source import MlflowChampionSource
+from complex_system.serving.models.mlflow import MlflowChampionSource
 from complex_system.settings import Settings
 from complex_system.tracking.registry import ModelRegistry
 from complex_system_services.data_processing.data_processing_service import DataProcessingService

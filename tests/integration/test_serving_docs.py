@@ -15,7 +15,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from complex_system.domain.dataset import Dataset
-from complex_system.serving.documentation import ASSETS
+from complex_system.serving.rest.openapi import ASSETS
 from models import ManyModels, rest_server
 
 DATASET = Dataset.load()

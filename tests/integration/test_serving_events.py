@@ -14,7 +14,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.local.servers import Server
 from complex_system.messaging.subjects import PREDICTION_MADE
-from complex_system.serving.sources import LoadedTwin, ModelReference, ModelSource
+from complex_system.serving.models.source import LoadedTwin, ModelReference, ModelSource
 from complex_system.settings import Settings
 from complex_system_services.ml_serving.ml_serving_service import MlServingService
 from models import ManyModels

@@ -27,7 +27,7 @@ from complex_system.errors import InvalidRecordError, InvalidRequestError, TooLa
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import ServingClient
 from complex_system.messaging.subjects import CHAMPION_CHANGED, ML_SERVING_COLUMNS_SUBJECT, PREDICTION_MADE
-from complex_system.serving.schemas import example_record
+from complex_system.serving.rest.schemas import example_record
 from complex_system.settings import Settings
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
 from models import crown

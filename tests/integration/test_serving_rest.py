@@ -20,16 +20,16 @@ from typing_extensions import override
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.errors import InvalidRequestError, StartError, TooLargeError
+from complex_system.http import server as server_module
+from complex_system.http.server import RestServer
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.serving import calls
-from complex_system.serving import server as server_module
-from complex_system.serving.bodies import LARGE_BODY, decoded, json_of
-from complex_system.serving.calls import LARGE_AT_ONCE, Call, Gate
 from complex_system.serving.engine import Limits, LocalRoute, PredictionEngine
-from complex_system.serving.holder import ModelHolder
-from complex_system.serving.rest import make_app
-from complex_system.serving.server import RestServer
-from complex_system.serving.sources import LoadedTwin, ModelReference
+from complex_system.serving.models.slot import ModelHolder
+from complex_system.serving.models.source import LoadedTwin, ModelReference
+from complex_system.serving.requests.bodies import LARGE_BODY, decoded, json_of
+from complex_system.serving.rest import calls
+from complex_system.serving.rest.app import make_app
+from complex_system.serving.rest.calls import LARGE_AT_ONCE, Call, Gate
 from models import MemorySource
 from support import eventually
 

@@ -16,10 +16,10 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.errors import ModelRefusedError
 from complex_system.pipeline.pipeline import FEW_RECORDS, Pipeline
 from complex_system.serving.engine import LocalRoute, PredictionEngine, PredictionResult
-from complex_system.serving.manager import ModelManager
-from complex_system.serving.own_pipeline import pipeline_for
+from complex_system.serving.models.manager import ModelManager
+from complex_system.serving.models.own_pipeline import pipeline_for
+from complex_system.serving.models.wandb import WandbDirectorySource
 from complex_system.serving.shadow import Shadow, ShadowPredictions
-from complex_system.serving.wandb_source import WandbDirectorySource
 from complex_system.tracking.artifact_store import ArtifactStore
 from models import ManyModels, MemorySource, linear_twin, rest_server, twin_metadata
 from support import eventually

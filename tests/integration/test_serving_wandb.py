@@ -190,7 +190,7 @@ async def test_it_leaves_get_prediction_to_the_champions_service(
 _ASK_ONLINE = """
 import threading
 from complex_system.errors import TrackingUnavailableError
-from complex_system.serving.wandb_source import WandbOnlineSource, wandb_source
+from complex_system.serving.models.wandb import WandbOnlineSource, wandb_source
 from complex_system.settings import Settings
 
 assert isinstance(wandb_source(Settings()), WandbOnlineSource)

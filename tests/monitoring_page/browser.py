@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI
 from playwright.async_api import Browser, Page, async_playwright
 
-from complex_system.serving.server import RestServer
+from complex_system.http.server import RestServer
 
 WIDE = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}

@@ -22,7 +22,7 @@ from complex_system.evaluation.comparison import (
 )
 from complex_system.evaluation.statistics import cross_interval
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.serving.predictor import Predictor
+from complex_system.serving.models.predictor import Predictor
 from complex_system.tracking.registry import ModelVersionRef
 from complex_system.training.base import Scores
 from complex_system.training.cross_validation import CrossValidation

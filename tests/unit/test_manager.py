@@ -10,8 +10,8 @@ import pytest
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import ModelRefusedError, TrackingUnavailableError, UnknownModelError
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.serving import manager as manager_module
-from complex_system.serving.manager import ModelManager
+from complex_system.serving.models import manager as manager_module
+from complex_system.serving.models.manager import ModelManager
 from models import ManyModels, linear_twin, twin_metadata
 
 A, B, C = "lab-lightgbm", "lab-pytorch", "lab-tensorflow"

@@ -18,11 +18,11 @@ from complex_system.errors import (
     TrackingUnavailableError,
 )
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.serving import holder as holder_module
 from complex_system.serving.engine import CHUNK_RECORDS, LocalRoute, PredictionEngine, PredictionResult, RemoteRoute
-from complex_system.serving.holder import ModelHolder
-from complex_system.serving.predictor import Predictor
-from complex_system.serving.schemas import example_record
+from complex_system.serving.models import slot as holder_module
+from complex_system.serving.models.predictor import Predictor
+from complex_system.serving.models.slot import ModelHolder
+from complex_system.serving.rest.schemas import example_record
 from models import MemorySource, linear_twin, twin_metadata
 
 

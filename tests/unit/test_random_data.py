@@ -20,8 +20,8 @@ from complex_system.domain.pages import raw_schema
 from complex_system.domain.records import Record, raw_check
 from complex_system.errors import DeclarationError, InvalidRecordError
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.serving.batch_reader import BatchReader
-from complex_system.serving.schemas import example_record
+from complex_system.serving.requests.reader import BatchReader
+from complex_system.serving.rest.schemas import example_record
 from random_data import datasets, declarations, labelled_records, record_of, text_of
 
 FEW = settings(

@@ -13,9 +13,9 @@ import pytest
 from uvicorn.protocols.http import auto, httptools_impl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from complex_system.serving import joined_writes
-from complex_system.serving.joined_writes import JoinedWritesProtocol
-from complex_system.serving.server import RestServer
+from complex_system.http import response_buffering as joined_writes
+from complex_system.http.response_buffering import JoinedWritesProtocol
+from complex_system.http.server import RestServer
 
 LARGE = 5_000_000
 PATIENCE = 60

@@ -17,12 +17,12 @@ from complex_system.domain.dataset import Dataset
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.service_layer.serving import prediction_events
 from complex_system.service_layer.serving.prediction_events import WAITING_EVENTS, PredictionEvents
-from complex_system.serving.answers import new_request_id
-from complex_system.serving.batch import RecordBatch
 from complex_system.serving.engine import LocalRoute, PredictionEngine, PredictionResult
-from complex_system.serving.manager import ModelManager
 from complex_system.serving.metrics import ServingMetrics
-from complex_system.serving.rest import MOST_PATHS, make_app
+from complex_system.serving.models.manager import ModelManager
+from complex_system.serving.requests.batch import RecordBatch
+from complex_system.serving.rest.answers import new_request_id
+from complex_system.serving.rest.app import MOST_PATHS, make_app
 from complex_system.serving.tallies import RequestTallies
 from models import ManyModels
 from support import eventually

@@ -20,11 +20,11 @@ from complex_system.domain.pages import raw_schema
 from complex_system.domain.records import Record, raw_check
 from complex_system.errors import InvalidRecordError
 from complex_system.pipeline.pipeline import MANY_RECORDS, Pipeline
-from complex_system.serving.batch_reader import BatchReader
-from complex_system.serving.csv_body import csv_columns, csv_text
-from complex_system.serving.oip_description import inference_body
-from complex_system.serving.oip_tensors import InferenceReader, InferenceRequest
-from complex_system.serving.schemas import column_examples, example_record, record_schema
+from complex_system.serving.requests.csv import csv_columns, csv_text
+from complex_system.serving.requests.reader import BatchReader
+from complex_system.serving.rest.oip_description import inference_body
+from complex_system.serving.rest.oip_tensors import InferenceReader, InferenceRequest
+from complex_system.serving.rest.schemas import column_examples, example_record, record_schema
 from everything import EVERYTHING, records
 
 PIPELINE = Pipeline(EVERYTHING)

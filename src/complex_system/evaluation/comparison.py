@@ -14,7 +14,7 @@ from complex_system.evaluation.baselines import BASELINES, cross_validated_basel
 from complex_system.evaluation.statistics import Interval, cross_difference, cross_interval, rmse_difference, rmse_interval
 from complex_system.evaluation.verdict import Verdict, sentence, shown
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.serving.predictor import Predictor
+from complex_system.serving.models.predictor import Predictor
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 from complex_system.training.base import Scores
 from complex_system.training.cross_validation import CrossValidation, Keyed

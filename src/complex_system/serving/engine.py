@@ -19,11 +19,11 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.records import Record
 from complex_system.errors import InternalError, InvalidRecordError, TooLargeError
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.serving.batch import Batch, FeatureBatch, RecordBatch
-from complex_system.serving.batch_reader import BatchReader
-from complex_system.serving.holder import ModelHolder
-from complex_system.serving.manager import ModelManager
-from complex_system.serving.predictor import Matrix, ModelInfo, Predictor
+from complex_system.serving.models.manager import ModelManager
+from complex_system.serving.models.predictor import Matrix, ModelInfo, Predictor
+from complex_system.serving.models.slot import ModelHolder
+from complex_system.serving.requests.batch import Batch, FeatureBatch, RecordBatch
+from complex_system.serving.requests.reader import BatchReader
 
 INLINE_RECORDS = 1000
 """Up to so many records are predicted on the event loop; a thread would cost more than it frees."""

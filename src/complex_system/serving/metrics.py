@@ -11,8 +11,8 @@ from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from complex_system.serving.failures import FailureCounts
-from complex_system.serving.manager import ModelManager
-from complex_system.serving.predictor import ModelInfo
+from complex_system.serving.models.manager import ModelManager
+from complex_system.serving.models.predictor import ModelInfo
 from complex_system.serving.tallies import RequestTallies
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

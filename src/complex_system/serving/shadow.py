@@ -13,9 +13,9 @@ from typing import Any
 from complex_system.domain.dataset import ID
 from complex_system.errors import ComplexSystemError
 from complex_system.serving.engine import PredictionResult
-from complex_system.serving.manager import ModelManager
 from complex_system.serving.metrics import ServingMetrics
-from complex_system.serving.predictor import Predictor
+from complex_system.serving.models.manager import ModelManager
+from complex_system.serving.models.predictor import Predictor
 
 log = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from complex_system.background import Worker
 from complex_system.errors import ComplexSystemError, NotEnoughDataError, StartError, TrackingUnavailableError
+from complex_system.http.server import RestServer
 from complex_system.messaging import subjects
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.documents import DocumentClient
@@ -29,7 +30,6 @@ from complex_system.monitoring.system import SystemMetrics
 from complex_system.service_layer.monitoring.alerting import Alerting
 from complex_system.service_layer.monitoring.history import HistoryKeeper
 from complex_system.service_layer.monitoring.reference import ReferenceSource, crowned_at
-from complex_system.serving.server import RestServer
 from complex_system.tracking.registry import ModelRegistry
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ from complex_system.messaging.subjects import (
     TRAINING_FINISHED,
 )
 from complex_system.service_layer.serving.service import ServingService
-from complex_system.serving.sources import ModelSource
-from complex_system.serving.wandb_source import wandb_source
+from complex_system.serving.models.source import ModelSource
+from complex_system.serving.models.wandb import wandb_source
 
 log = logging.getLogger(__name__)
 

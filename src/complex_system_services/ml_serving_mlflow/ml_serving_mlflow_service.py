@@ -7,8 +7,8 @@ from typing_extensions import override
 
 from complex_system.messaging.subjects import ML_SERVING_COLUMNS_SUBJECT, ML_SERVING_SUBJECT
 from complex_system.service_layer.serving.service import ServingService
-from complex_system.serving.mlflow_source import MlflowChampionSource
-from complex_system.serving.sources import ModelSource
+from complex_system.serving.models.mlflow import MlflowChampionSource
+from complex_system.serving.models.source import ModelSource
 from complex_system.tracking.registry import ModelRegistry
 
 

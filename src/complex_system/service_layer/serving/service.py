@@ -14,6 +14,8 @@ from typing_extensions import override
 from complex_system.domain.dataset import ID
 from complex_system.domain.pages import Page, decode_page, encode_page
 from complex_system.errors import ComplexSystemError, InvalidRequestError, StartError
+from complex_system.http.loops import new_event_loop
+from complex_system.http.server import RestServer
 from complex_system.messaging.clients import ProcessingClient
 from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import State, SystemService
@@ -21,12 +23,10 @@ from complex_system.messaging.subjects import CHAMPION_CHANGED, PREDICTION_FAILE
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.service_layer.serving.prediction_events import PredictionEvents
 from complex_system.serving.engine import Limits, LocalRoute, PredictionEngine, PredictionResult, RemoteRoute
-from complex_system.serving.loops import new_event_loop
-from complex_system.serving.manager import ModelManager
-from complex_system.serving.rest import make_app
-from complex_system.serving.server import RestServer
+from complex_system.serving.models.manager import ModelManager
+from complex_system.serving.models.source import ModelSource
+from complex_system.serving.rest.app import make_app
 from complex_system.serving.shadow import Shadow
-from complex_system.serving.sources import ModelSource
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from complex_system.background import started
 from complex_system.errors import ModelRefusedError, TrackingUnavailableError
-from complex_system.serving.sources import ListedModel, LoadedTwin, ModelReference, ModelSource
+from complex_system.serving.models.source import ListedModel, LoadedTwin, ModelReference, ModelSource
 from complex_system.settings import Settings
 from complex_system.tracking.artifact_store import ArtifactStore
 from complex_system.tracking.wandb import ARTIFACT, LATEST, TWIN_FILE, OnlineArtifact, artifact_folder, find_artifact

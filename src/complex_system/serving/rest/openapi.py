@@ -18,12 +18,12 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from complex_system.domain.dataset import Dataset
-from complex_system.serving.calls import ServingRoute
-from complex_system.serving.manager import CHAMPION
-from complex_system.serving.oip_description import inference_body
-from complex_system.serving.schemas import answers, components, example_record, request_body
-from complex_system.serving.scoring import scoring_body
-from complex_system.serving.status_schemas import status_components
+from complex_system.serving.models.manager import CHAMPION
+from complex_system.serving.rest.calls import ServingRoute
+from complex_system.serving.rest.mlflow_scoring import scoring_body
+from complex_system.serving.rest.oip_description import inference_body
+from complex_system.serving.rest.schemas import answers, components, example_record, request_body
+from complex_system.serving.rest.status_schemas import status_components
 
 ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")
 """All files that the page loads."""

@@ -14,11 +14,11 @@ from complex_system.domain.dataset import ID, Column
 from complex_system.domain.records import MAX_FAULTS, sentence, shown
 from complex_system.domain.types import kind_of
 from complex_system.errors import InvalidRecordError, InvalidRequestError
-from complex_system.serving.batch import Batch
-from complex_system.serving.batch_reader import BatchReader
-from complex_system.serving.bodies import json_of
-from complex_system.serving.calls import fault_lines, in_one_text
-from complex_system.serving.json_words import why_no_such_object
+from complex_system.serving.requests.batch import Batch
+from complex_system.serving.requests.bodies import json_of
+from complex_system.serving.requests.json import why_no_such_object
+from complex_system.serving.requests.reader import BatchReader
+from complex_system.serving.rest.calls import fault_lines, in_one_text
 
 FEATURES = "features"
 """The tensor of processed features."""

@@ -12,9 +12,9 @@ from typing import Any
 from complex_system.background import started
 from complex_system.errors import ComplexSystemError, ModelRefusedError, UnknownModelError
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.serving.holder import ModelHolder
-from complex_system.serving.predictor import Predictor
-from complex_system.serving.sources import ListedModel, ModelReference, ModelSource
+from complex_system.serving.models.predictor import Predictor
+from complex_system.serving.models.slot import ModelHolder
+from complex_system.serving.models.source import ListedModel, ModelReference, ModelSource
 
 log = logging.getLogger(__name__)
 

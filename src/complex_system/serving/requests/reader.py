@@ -16,10 +16,10 @@ from complex_system.domain.records import MAX_FAULTS, raw_check, sentence
 from complex_system.errors import InvalidRecordError, InvalidRequestError, TooLargeError
 from complex_system.pipeline.pipeline import FEW_RECORDS, MANY_RECORDS, Pipeline
 from complex_system.pipeline.raw_columns import RawColumns
-from complex_system.serving.batch import Batch, ColumnBatch, FeatureBatch, RecordBatch, ValueBatch
-from complex_system.serving.bodies import LARGE_BODY, json_of
-from complex_system.serving.column_reader import ColumnReader
-from complex_system.serving.feature_matrix import feature_matrix
+from complex_system.serving.requests.batch import Batch, ColumnBatch, FeatureBatch, RecordBatch, ValueBatch
+from complex_system.serving.requests.bodies import LARGE_BODY, json_of
+from complex_system.serving.requests.columns import ColumnReader
+from complex_system.serving.requests.feature_matrix import feature_matrix
 
 
 class BatchReader:

@@ -24,7 +24,7 @@ _CONNECTIONS = 1000
 def _http() -> Any:
     """Our protocol where ``httptools`` is installed, which only the serving images have; else what uvicorn finds."""
     try:
-        from complex_system.serving.joined_writes import JoinedWritesProtocol
+        from complex_system.http.response_buffering import JoinedWritesProtocol
     except ImportError:
         return "auto"
     return JoinedWritesProtocol

@@ -27,13 +27,13 @@ from complex_system.errors import (
     TooLargeError,
     UnauthorizedError,
 )
-from complex_system.serving.answers import JsonResponse, new_request_id
-from complex_system.serving.batch import Batch
-from complex_system.serving.batch_reader import BatchReader
-from complex_system.serving.bodies import LARGE_BODY
 from complex_system.serving.engine import PredictionEngine, PredictionResult
 from complex_system.serving.metrics import ServingMetrics
-from complex_system.serving.predictor import ModelInfo, Predictor
+from complex_system.serving.models.predictor import ModelInfo, Predictor
+from complex_system.serving.requests.batch import Batch
+from complex_system.serving.requests.bodies import LARGE_BODY
+from complex_system.serving.requests.reader import BatchReader
+from complex_system.serving.rest.answers import JsonResponse, new_request_id
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from complex_system.errors import InvalidRequestError
-from complex_system.serving.json_words import why_no_json
+from complex_system.serving.requests.json import why_no_json
 
 LARGE_BODY = 1_000_000
 """From so many bytes on a body is decoded piece by piece, to be done in a thread."""

@@ -19,9 +19,10 @@ from complex_system.errors import (
     NobodyListensError,
     NoModelError,
 )
-from complex_system.serving.batch import Batch
-from complex_system.serving.batch_reader import BatchReader
-from complex_system.serving.calls import (
+from complex_system.serving.models.manager import CHAMPION
+from complex_system.serving.requests.batch import Batch
+from complex_system.serving.requests.reader import BatchReader
+from complex_system.serving.rest.calls import (
     REQUEST_ID,
     Call,
     OpenRoute,
@@ -31,10 +32,9 @@ from complex_system.serving.calls import (
     sentences,
     status_of,
 )
-from complex_system.serving.manager import CHAMPION
-from complex_system.serving.oip_description import OUTPUT, model_metadata
-from complex_system.serving.oip_tensors import InferenceReader, InferenceRequest, no_binary, wants_binary
-from complex_system.serving.schemas import answers
+from complex_system.serving.rest.oip_description import OUTPUT, model_metadata
+from complex_system.serving.rest.oip_tensors import InferenceReader, InferenceRequest, no_binary, wants_binary
+from complex_system.serving.rest.schemas import answers
 
 SERVER = "complex-system"
 

@@ -12,9 +12,9 @@ from typing import Any
 from complex_system.background import started
 from complex_system.errors import ComplexSystemError, ModelRefusedError, NoModelError
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.serving.own_pipeline import pipeline_for
-from complex_system.serving.predictor import Predictor
-from complex_system.serving.sources import ModelReference, ModelSource
+from complex_system.serving.models.own_pipeline import pipeline_for
+from complex_system.serving.models.predictor import Predictor
+from complex_system.serving.models.source import ModelReference, ModelSource
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 
 from complex_system.domain.dataset import Dataset
-from complex_system.serving.oip_tensors import FEATURES, Inputs, datatype_of
-from complex_system.serving.predictor import Predictor
-from complex_system.serving.schemas import column_examples
+from complex_system.serving.models.predictor import Predictor
+from complex_system.serving.rest.oip_tensors import FEATURES, Inputs, datatype_of
+from complex_system.serving.rest.schemas import column_examples
 
 OUTPUT = "prediction"
 """The one output of every model."""

@@ -14,13 +14,13 @@ from typing_extensions import override
 
 from complex_system import __version__
 from complex_system.domain.dataset import Dataset
-from complex_system.serving.calls import REQUEST_ID, Call, Gate, OpenRoute, ServingRoute, json_response, refuse_route
-from complex_system.serving.documentation import add_documentation
 from complex_system.serving.engine import PredictionEngine
 from complex_system.serving.metrics import CONTENT_TYPE
-from complex_system.serving.oip import oip_router
-from complex_system.serving.schemas import answers
-from complex_system.serving.scoring import scoring_router
+from complex_system.serving.rest.calls import REQUEST_ID, Call, Gate, OpenRoute, ServingRoute, json_response, refuse_route
+from complex_system.serving.rest.mlflow_scoring import scoring_router
+from complex_system.serving.rest.oip import oip_router
+from complex_system.serving.rest.openapi import add_documentation
+from complex_system.serving.rest.schemas import answers
 
 LINKS = {
     "docs": "/docs",

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from complex_system.domain.records import Record, raw_check
 from complex_system.errors import ComplexSystemError, InternalError, ModelRefusedError
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.serving.runtimes import OnnxRuntime, Runtime
-from complex_system.serving.schemas import example_record
+from complex_system.serving.models.runtimes import OnnxRuntime, Runtime
+from complex_system.serving.rest.schemas import example_record
 
 log = logging.getLogger(__name__)
 

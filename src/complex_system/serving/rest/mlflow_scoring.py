@@ -15,10 +15,11 @@ from typing_extensions import override
 from complex_system import __version__
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import ComplexSystemError, InvalidRequestError
-from complex_system.serving.batch import Batch
-from complex_system.serving.batch_reader import BatchReader
-from complex_system.serving.bodies import json_of
-from complex_system.serving.calls import (
+from complex_system.serving.requests.batch import Batch
+from complex_system.serving.requests.bodies import json_of
+from complex_system.serving.requests.csv import csv_columns, csv_text
+from complex_system.serving.requests.reader import BatchReader
+from complex_system.serving.rest.calls import (
     REQUEST_ID,
     Call,
     OpenRoute,
@@ -28,8 +29,7 @@ from complex_system.serving.calls import (
     sentences,
     status_of,
 )
-from complex_system.serving.csv_body import csv_columns, csv_text
-from complex_system.serving.schemas import answers, column_examples, example_record
+from complex_system.serving.rest.schemas import answers, column_examples, example_record
 
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _WANTED = (

@@ -1,0 +1,1 @@
+"""Models to serve: their sources, and the slots that hold them."""
