@@ -21,11 +21,11 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError
-from complex_system.monitoring.alerts import AlertChange, AlertRules
+from complex_system.monitoring.alerts.evaluation import AlertChange, AlertRules
+from complex_system.monitoring.alerts.rules import AlertRule, load_rules
 from complex_system.monitoring.history import History
 from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, Monitor
 from complex_system.monitoring.reference import Reference
-from complex_system.monitoring.rules import AlertRule, load_rules
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.sources.scenarios import TARGET, Disturbance, Scenario
 from complex_system.training.base import Scores, TrainedModel, TrainingParameters

@@ -20,7 +20,7 @@ from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient, ServingClient
 from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import CHAMPION_CHANGED, MONITORING_SUBJECT, PREDICTION_MADE, TRUTH_KNOWN
-from complex_system.monitoring.report import MonitoringRun, Point
+from complex_system.monitoring.mlflow_log import MonitoringRun, Point
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.settings import Settings
 from complex_system_services.ml_monitoring.ml_monitoring_service import MlMonitoringService

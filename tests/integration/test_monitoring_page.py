@@ -20,7 +20,7 @@ from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.subjects import CHAMPION_CHANGED, COMPARISON_FINISHED, PREDICTION_MADE, TRUTH_KNOWN
 from complex_system.monitoring.history import History
 from complex_system.monitoring.monitor import Monitor
-from complex_system.monitoring.page.application import VIEWS
+from complex_system.monitoring.page.app import VIEWS
 from complex_system.monitoring.page.mount import page_of
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.settings import Settings

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from complex_system.errors import DeclarationError
-from complex_system.monitoring import webhook
-from complex_system.monitoring.webhook import Webhook
+from complex_system.monitoring.alerts import webhook
+from complex_system.monitoring.alerts.webhook import Webhook
 from receiver import Receiver
 from support import eventually
 

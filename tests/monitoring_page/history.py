@@ -12,11 +12,11 @@ import pyarrow as pa
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import MATERIALS, Laboratory, true_value
+from complex_system.monitoring.aggregates import HOUR, MINUTE, Served
 from complex_system.monitoring.drift import DataWindow
 from complex_system.monitoring.history import History, Pair
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.reference import Reference
-from complex_system.monitoring.rollups import HOUR, MINUTE, Served
 from complex_system.pipeline.pipeline import Pipeline
 
 DAY = 24 * HOUR

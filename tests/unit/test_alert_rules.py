@@ -8,8 +8,8 @@ import pytest
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import DeclarationError
-from complex_system.monitoring.alerts import Action, Alert, AlertRules
-from complex_system.monitoring.rules import load_rules, parse_rules
+from complex_system.monitoring.alerts.evaluation import Action, Alert, AlertRules
+from complex_system.monitoring.alerts.rules import load_rules, parse_rules
 from everything import EVERYTHING
 
 

@@ -10,10 +10,10 @@ import pytest
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.documents import MOST_BODY_BYTES, Document
 from complex_system.errors import StoreUnavailableError
+from complex_system.monitoring.aggregates import Served
 from complex_system.monitoring.history import CHAMPIONS, WAITING, History, Pair
 from complex_system.monitoring.joining import SAVED_AFTER, PredictionJoin
 from complex_system.monitoring.monitor import Monitor
-from complex_system.monitoring.rollups import Served
 from complex_system.service_layer.monitoring.history import HistoryKeeper
 from kept import KeptDocuments
 

@@ -16,7 +16,7 @@ from complex_system.local.plan import DeployedService, Deployment, Plan, make_pl
 from complex_system.local.ports import ANY_PORT, free_port
 from complex_system.local.scenario import scenario_environment
 from complex_system.local.servers import NatsServer
-from complex_system.monitoring.rules import load_rules
+from complex_system.monitoring.alerts.rules import load_rules
 from complex_system.settings import Settings
 
 SERVING = DeployedService("ml_serving_mlflow", "package.ml_serving_mlflow.run", {"COMPLEX_SYSTEM_SERVING_MLFLOW_PORT": 0})

@@ -13,13 +13,13 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.laboratory import Laboratory, truth_of
 from complex_system.domain.records import Record
 from complex_system.monitoring import period_views, views
-from complex_system.monitoring.changes import ChangeDetector
+from complex_system.monitoring.aggregates import HOUR, Gauge, Rollup, Served
+from complex_system.monitoring.change_points import ChangeDetector
 from complex_system.monitoring.flow import RecordFlow, reasons_of
 from complex_system.monitoring.history import History, Pair
 from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, Monitor
 from complex_system.monitoring.prometheus import exposition
 from complex_system.monitoring.reference import Reference
-from complex_system.monitoring.rollups import HOUR, Gauge, Rollup, Served
 from complex_system.monitoring.services import EXPECTED_WITHIN, SILENT_KEPT, STOPPED_KEPT, ServiceBook
 from complex_system.pipeline.pipeline import Pipeline
 from kept import KeptDocuments

@@ -14,19 +14,19 @@ import pytest
 
 from complex_system.domain.dataset import Dataset
 from complex_system.monitoring import period_views
+from complex_system.monitoring.aggregates import ErrorSums, Served
 from complex_system.monitoring.history import History, Pair
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.page import answers, series
-from complex_system.monitoring.page.application import VIEWS, only_changed
-from complex_system.monitoring.page.drawing import Line, chart, histogram, nice_ticks
-from complex_system.monitoring.page.flow import pictures
+from complex_system.monitoring.page.app import VIEWS, only_changed
+from complex_system.monitoring.page.components import Viewer
+from complex_system.monitoring.page.diagram import pictures
+from complex_system.monitoring.page.formatting import Clock, count, lasting, link, rate, share
 from complex_system.monitoring.page.gateway import MOST_BODY, WsgiGateway
 from complex_system.monitoring.page.mount import public_address
-from complex_system.monitoring.page.parts import Viewer
 from complex_system.monitoring.page.reading import PERIODS, Facts, Reading, take
 from complex_system.monitoring.page.report import make_report
-from complex_system.monitoring.page.wording import Clock, count, lasting, link, rate, share
-from complex_system.monitoring.rollups import ErrorSums, Served
+from complex_system.monitoring.page.svg import Line, chart, histogram, nice_ticks
 
 NOW = 1_780_000_000.0
 BY = Served("ml_serving_mlflow", "lab-pytorch", "3")

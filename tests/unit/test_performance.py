@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 
 import pytest
 
+from complex_system.monitoring.aggregates import Served
 from complex_system.monitoring.history import Pair
+from complex_system.monitoring.mlflow_log import PointBuffer
 from complex_system.monitoring.performance import MOST_MODELS, ErrorWindow, LatencyWindow, ModelWindows
-from complex_system.monitoring.report import PointBuffer
-from complex_system.monitoring.rollups import Served
 from complex_system.monitoring.system import SystemMetrics
 
 

@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from complex_system.domain.documents import Document
-from complex_system.monitoring.history import ALERTS, HOURS, MINUTES, PAIRS_AN_HOUR, SAMPLES, History, Pair
-from complex_system.monitoring.rollups import (
+from complex_system.monitoring.aggregates import (
     HOUR,
     MINUTE,
     ErrorSums,
@@ -24,6 +23,7 @@ from complex_system.monitoring.rollups import (
     Served,
     merged,
 )
+from complex_system.monitoring.history import ALERTS, HOURS, MINUTES, PAIRS_AN_HOUR, SAMPLES, History, Pair
 from complex_system.training.base import Scores
 from kept import KeptDocuments
 

@@ -52,6 +52,6 @@ def scenario_environment(name: str | None, environment: Mapping[str, str]) -> di
         return {}
     if name not in STEPS:
         raise StartError(f"There is no scenario '{name}'; there are {', '.join(STEPS)}.")
-    rules = str(resources.files("complex_system.monitoring") / "alerts-quick.yaml")
+    rules = str(resources.files("complex_system.monitoring.alerts") / "alerts-quick.yaml")
     known = {**os.environ, **environment}
     return {variable: value for variable, value in {**HASTE, RULES: rules}.items() if not known.get(variable)}

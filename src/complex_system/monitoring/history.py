@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from complex_system.domain.documents import Document
-from complex_system.monitoring.rollups import HOUR, MINUTE, Rollup, Served, begin_of, merged
+from complex_system.monitoring.aggregates import HOUR, MINUTE, Rollup, Served, begin_of, merged
 
 T = TypeVar("T")
 

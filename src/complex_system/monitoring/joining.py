@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from complex_system.domain.documents import Document
+from complex_system.monitoring.aggregates import HOUR, Served
 from complex_system.monitoring.history import WAITING, Documents, Pair
-from complex_system.monitoring.rollups import HOUR, Served
 
 MOST_WAITING = 50_000
 """Records whose prediction waits for a truth in memory, and truths that wait for a prediction. The database keeps more."""

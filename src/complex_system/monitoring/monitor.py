@@ -11,14 +11,14 @@ from typing import Any
 from complex_system.domain.dataset import Column, Dataset
 from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError
-from complex_system.monitoring.changes import ChangeDetector
+from complex_system.monitoring.aggregates import Served
+from complex_system.monitoring.change_points import ChangeDetector
 from complex_system.monitoring.drift import DataWindow, drift_metrics
 from complex_system.monitoring.flow import RecordFlow
 from complex_system.monitoring.history import History, Pair
 from complex_system.monitoring.joining import PredictionJoin
 from complex_system.monitoring.performance import ModelWindows, ServedMetrics
 from complex_system.monitoring.reference import Reference
-from complex_system.monitoring.rollups import Served
 from complex_system.monitoring.services import ServiceBook
 from complex_system.pipeline.pipeline import Pipeline
 

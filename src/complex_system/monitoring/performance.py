@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from complex_system.monitoring.aggregates import Served
 from complex_system.monitoring.history import Pair
-from complex_system.monitoring.rollups import Served
 from complex_system.training.base import Scores
 
 MOST_MODELS = 8

@@ -10,9 +10,9 @@ import math
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from complex_system.monitoring.aggregates import HOUR, MINUTE, ErrorSums, LatencySums, Rollup, Served, begin_of
 from complex_system.monitoring.history import MINUTES_KEPT, Pair
 from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, Monitor
-from complex_system.monitoring.rollups import HOUR, MINUTE, ErrorSums, LatencySums, Rollup, Served, begin_of
 from complex_system.monitoring.views import target_of
 
 MOST_POINTS = 300

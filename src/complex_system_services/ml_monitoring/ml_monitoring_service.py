@@ -19,13 +19,13 @@ from complex_system.messaging.documents import DocumentClient
 from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import SystemService
 from complex_system.monitoring import views
-from complex_system.monitoring.alerts import AlertRules
+from complex_system.monitoring.alerts.evaluation import AlertRules
+from complex_system.monitoring.alerts.rules import load_rules
 from complex_system.monitoring.history import History
+from complex_system.monitoring.mlflow_log import MonitoringRun, PointBuffer
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.page.gateway import WsgiGateway
-from complex_system.monitoring.report import MonitoringRun, PointBuffer
 from complex_system.monitoring.rest import make_app
-from complex_system.monitoring.rules import load_rules
 from complex_system.monitoring.system import SystemMetrics
 from complex_system.service_layer.monitoring.alerting import Alerting
 from complex_system.service_layer.monitoring.history import HistoryKeeper

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from complex_system.monitoring.aggregates import ErrorSums
 from complex_system.monitoring.drift import MODERATE, SIGNIFICANT
-from complex_system.monitoring.page.flow import kind_of
+from complex_system.monitoring.page.diagram import kind_of
+from complex_system.monitoring.page.formatting import count, error, number, share
 from complex_system.monitoring.page.reading import Reading
-from complex_system.monitoring.page.wording import count, error, number, share
-from complex_system.monitoring.rollups import ErrorSums
 
 FEW = 30
 """Joined pairs below which an error says nothing."""

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from complex_system import __version__
 from complex_system.monitoring.monitor import Monitor
-from complex_system.monitoring.page.application import make_page
+from complex_system.monitoring.page.app import make_page
 from complex_system.monitoring.page.gateway import WsgiGateway
 from complex_system.monitoring.page.reading import Facts, Period, Reading, take
 

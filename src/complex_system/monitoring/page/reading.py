@@ -9,9 +9,9 @@ from typing import Any
 
 from complex_system.domain.dataset import Dataset
 from complex_system.monitoring import views
+from complex_system.monitoring.aggregates import HOUR, MINUTE, Rollup, begin_of
 from complex_system.monitoring.history import Pair
 from complex_system.monitoring.monitor import Monitor
-from complex_system.monitoring.rollups import HOUR, MINUTE, Rollup, begin_of
 
 DAY = 24 * HOUR
 RECENT = 10 * MINUTE

@@ -6,13 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from complex_system.monitoring.aggregates import ErrorSums, LatencySums, Served
 from complex_system.monitoring.page import answers, series
-from complex_system.monitoring.page.drawing import Bars, Line, Mark, categories, chart, histogram, safe, tag
+from complex_system.monitoring.page.diagram import pictures
 from complex_system.monitoring.page.figures import SERIES
-from complex_system.monitoring.page.flow import pictures
-from complex_system.monitoring.page.reading import Reading
-from complex_system.monitoring.page.views.system import CPU, MEMORY
-from complex_system.monitoring.page.wording import (
+from complex_system.monitoring.page.formatting import (
     Clock,
     count,
     error,
@@ -25,7 +23,9 @@ from complex_system.monitoring.page.wording import (
     share,
     unit_of,
 )
-from complex_system.monitoring.rollups import ErrorSums, LatencySums, Served
+from complex_system.monitoring.page.reading import Reading
+from complex_system.monitoring.page.svg import Bars, Line, Mark, categories, chart, histogram, safe, tag
+from complex_system.monitoring.page.views.system import CPU, MEMORY
 
 TICKS = 6
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
+from complex_system.monitoring.aggregates import ErrorSums, Gauge, LatencySums, Rollup, Served, begin_of
 from complex_system.monitoring.page.reading import Reading
-from complex_system.monitoring.rollups import ErrorSums, Gauge, LatencySums, Rollup, Served, begin_of
 
 K = TypeVar("K")
 T = TypeVar("T", ErrorSums, LatencySums, Gauge)

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from complex_system.messaging.subjects import ALERT_ENDED, ALERT_RAISED, Subject
-from complex_system.monitoring.alerts import Action, Alert, AlertChange, AlertRules, with_action
-from complex_system.monitoring.webhook import Webhook
+from complex_system.monitoring.alerts.evaluation import Action, Alert, AlertChange, AlertRules, with_action
+from complex_system.monitoring.alerts.webhook import Webhook
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from typing import Any
 from dash import html
 from dash.development.base_component import Component
 
-from complex_system.monitoring.page.parts import View, Viewer, badge, card, empty
+from complex_system.monitoring.page.components import View, Viewer, badge, card, empty
+from complex_system.monitoring.page.formatting import lasting, number
 from complex_system.monitoring.page.reading import Alert, Reading
-from complex_system.monitoring.page.wording import lasting, number
 
 OUTPUTS = (("alerts-open", "children"), ("alerts-past", "children"))
 MOST_PAST = 100

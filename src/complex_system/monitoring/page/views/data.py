@@ -11,11 +11,11 @@ from dash.development.base_component import Component
 from complex_system.monitoring.drift import MODERATE, SIGNIFICANT, band
 from complex_system.monitoring.page import series
 from complex_system.monitoring.page.answers import FEW_RECORDS, are_few
-from complex_system.monitoring.page.drawing import Bars, categories, histogram
+from complex_system.monitoring.page.components import View, Viewer, badge, card, empty, plot
 from complex_system.monitoring.page.figures import COLORS, Figure, curve, figure, level, plain, waiting
-from complex_system.monitoring.page.parts import View, Viewer, badge, card, empty, plot
+from complex_system.monitoring.page.formatting import count, number, share
 from complex_system.monitoring.page.reading import Reading
-from complex_system.monitoring.page.wording import count, number, share
+from complex_system.monitoring.page.svg import Bars, categories, histogram
 
 OUTPUTS = (
     ("data-note", "children"),

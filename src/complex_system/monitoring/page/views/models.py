@@ -8,12 +8,12 @@ from urllib.parse import quote
 from dash import html
 from dash.development.base_component import Component
 
+from complex_system.monitoring.aggregates import ErrorSums
 from complex_system.monitoring.page import series
+from complex_system.monitoring.page.components import View, Viewer, badge, card, empty, outside, plot, table
 from complex_system.monitoring.page.figures import COLORS, Figure, colour, figure, level, plain, reference, waiting
-from complex_system.monitoring.page.parts import View, Viewer, badge, card, empty, outside, plot, table
+from complex_system.monitoring.page.formatting import NONE, count, error, interval, number, unit_of
 from complex_system.monitoring.page.reading import Reading
-from complex_system.monitoring.page.wording import NONE, count, error, interval, number, unit_of
-from complex_system.monitoring.rollups import ErrorSums
 
 OUTPUTS = (
     ("models-note", "children"),

@@ -9,8 +9,7 @@ from dash import html
 from dash.development.base_component import Component
 
 from complex_system.monitoring.page import answers
-from complex_system.monitoring.page.flow import SHAPES, kind_of, pictures
-from complex_system.monitoring.page.parts import (
+from complex_system.monitoring.page.components import (
     View,
     Viewer,
     attributes,
@@ -22,9 +21,10 @@ from complex_system.monitoring.page.parts import (
     outside,
     table,
 )
+from complex_system.monitoring.page.diagram import SHAPES, kind_of, pictures
+from complex_system.monitoring.page.formatting import NONE, age, error, lasting, megabytes, number, share
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.views import alerts as alerts_view
-from complex_system.monitoring.page.wording import NONE, age, error, lasting, megabytes, number, share
 
 OUTPUTS = (
     ("overview-answers", "children"),

@@ -8,7 +8,9 @@ from typing import Any
 from dash import html
 from dash.development.base_component import Component
 
+from complex_system.monitoring.aggregates import ErrorSums, Served
 from complex_system.monitoring.page import series
+from complex_system.monitoring.page.components import View, Viewer, card, figures, plot
 from complex_system.monitoring.page.figures import (
     COLORS,
     Figure,
@@ -22,10 +24,8 @@ from complex_system.monitoring.page.figures import (
     reference,
     waiting,
 )
-from complex_system.monitoring.page.parts import View, Viewer, card, figures, plot
+from complex_system.monitoring.page.formatting import count, group_column, group_name, number, rate, unit_of
 from complex_system.monitoring.page.reading import Reading
-from complex_system.monitoring.page.wording import count, group_column, group_name, number, rate, unit_of
-from complex_system.monitoring.rollups import ErrorSums, Served
 
 OUTPUTS = (
     ("predictions-figures", "children"),

@@ -8,12 +8,12 @@ from typing import Any
 from dash import html
 from dash.development.base_component import Component
 
+from complex_system.monitoring.aggregates import Gauge, LatencySums, begin_of
 from complex_system.monitoring.page import series
+from complex_system.monitoring.page.components import View, Viewer, card, empty, figures, plot, table
 from complex_system.monitoring.page.figures import Figure, curve, figure, plain, waiting
-from complex_system.monitoring.page.parts import View, Viewer, card, empty, figures, plot, table
+from complex_system.monitoring.page.formatting import count, megabytes, number, rate, share
 from complex_system.monitoring.page.reading import Reading
-from complex_system.monitoring.page.wording import count, megabytes, number, rate, share
-from complex_system.monitoring.rollups import Gauge, LatencySums, begin_of
 
 OUTPUTS = (
     ("system-figures", "children"),

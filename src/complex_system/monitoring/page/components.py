@@ -9,8 +9,8 @@ from typing import Any
 from dash import dcc, html
 from dash.development.base_component import Component
 
+from complex_system.monitoring.page.formatting import Clock, link
 from complex_system.monitoring.page.reading import Reading
-from complex_system.monitoring.page.wording import Clock, link
 
 Child = Any
 """A component, a text, or a list of them."""

@@ -13,8 +13,8 @@ from uuid import UUID
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.number_steps import Arithmetic
 from complex_system.domain.steps import inputs_of
-from complex_system.monitoring.rules import AlertRule, Severity
-from complex_system.monitoring.sentences import ended_sentence, raised_sentence
+from complex_system.monitoring.alerts.messages import ended_sentence, raised_sentence
+from complex_system.monitoring.alerts.rules import AlertRule, Severity
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from dash.exceptions import PreventUpdate
 from plotly.utils import PlotlyJSONEncoder
 
 from complex_system.monitoring.page import answers
+from complex_system.monitoring.page.components import SIGNS, View, Viewer, attributes
 from complex_system.monitoring.page.figures import theme_of
-from complex_system.monitoring.page.parts import SIGNS, View, Viewer, attributes
+from complex_system.monitoring.page.formatting import Clock
 from complex_system.monitoring.page.reading import PERIODS, USUAL, Facts, Period, Reading
 from complex_system.monitoring.page.report import make_report
 from complex_system.monitoring.page.views import alerts, data, models, overview, predictions, system
-from complex_system.monitoring.page.wording import Clock
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from complex_system.domain.dataset import Dataset
-from complex_system.monitoring.rules import AlertRule
+from complex_system.monitoring.alerts.rules import AlertRule
 
 Metrics = Mapping[str, float]
 Sentence = Callable[[AlertRule, str, float, Metrics, Dataset], str]

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from complex_system.monitoring.page import series
-from complex_system.monitoring.page.drawing import safe, svg, tag, text
+from complex_system.monitoring.page.formatting import count, rate
 from complex_system.monitoring.page.reading import Reading
-from complex_system.monitoring.page.wording import count, rate
+from complex_system.monitoring.page.svg import safe, svg, tag, text
 
 _LONGEST_MODEL = 16
 GOOD = ("ready", "working")
