@@ -14,8 +14,8 @@ import polars as pl
 
 from complex_system.describe.checking import check_file
 from complex_system.describe.columns import MARGIN, Found, look_at, nearly_numbers
+from complex_system.describe.data_quality import key_of, leak, note_repeated_keys
 from complex_system.describe.proposal import Proposal, date_parts, propose
-from complex_system.describe.suspects import key_of, leak, note_repeated_keys
 from complex_system.describe.writing import comment, flow, scalar
 from complex_system.domain.columns import ID
 from complex_system.domain.dataset import Dataset
