@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from benchmarks.model import DATASET, train
+from benchmarks.model import train
 from benchmarks.serve import make_ours
 from benchmarks.servers import Server
 
