@@ -43,7 +43,8 @@ async def _measure(count: int, rounds: int) -> Table:
 
 
 async def _compare(asker: Any, environment: dict[str, str], name: str, count: int, rounds: int, table: Table) -> None:
-    from complex_system.domain.records import Record, new_id
+    from complex_system.domain.keys import new_key
+    from complex_system.domain.records import Record
     from complex_system.messaging.clients import DatabaseClient
     from complex_system.messaging.ingest.publisher import IngestClient
     from complex_system.messaging.subjects import GET_INGEST_COUNTS_SUBJECT
@@ -60,7 +61,7 @@ async def _compare(asker: Any, environment: dict[str, str], name: str, count: in
     ) -> tuple[float, float]:
         """Seconds until all are sent, and until the database has them."""
         nonlocal written
-        records = [{**record, "_id": new_id()} for record in made[:number]]
+        records = [{**record, "_id": new_key()} for record in made[:number]]
         batches = iter([records[start : start + batch] for start in range(0, number, batch)])
         began = time.perf_counter()
 

@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.records import Record, new_id
+from complex_system.domain.keys import new_key
+from complex_system.domain.records import Record
 from complex_system.errors import DeclarationError
 from complex_system.evaluation.rounds import RoundTimes
 from complex_system.local.servers import Server
@@ -76,7 +77,7 @@ def settings(
     request: pytest.FixtureRequest, nats_server: Server, mlflow_server: Server, make_settings: Callable[..., Settings]
 ) -> Settings:
     server: Server = request.getfixturevalue(f"{request.param}_server")
-    name = f"t{new_id().replace('-', '')[-12:]}"
+    name = f"t{new_key().replace('-', '')[-12:]}"
     own = {"mongo_name": name, "maria_name": name, "mlflow_experiment": name, "model_prefix": name}
     return make_settings(
         nats_server, mlflow_server, server, **own, trainers="lightgbm", min_labelled=100, boosting_rounds=20,
@@ -89,7 +90,7 @@ def made(count: int, seed: int) -> list[Record]:
     draw = random.Random(seed)
     rows = [(draw.uniform(0, 100), draw.choice("AB")) for _ in range(count)]
     return [
-        {ID: new_id(), "Temp": temp, "Alloy": alloy, "quality": 3 * temp + 50 * (alloy == "A") + draw.gauss(0, 1)}
+        {ID: new_key(), "Temp": temp, "Alloy": alloy, "quality": 3 * temp + 50 * (alloy == "A") + draw.gauss(0, 1)}
         for temp, alloy in rows
     ]
 

@@ -15,9 +15,9 @@ import pytest
 from typing_extensions import override
 
 from complex_system.domain.dataset import Dataset
+from complex_system.domain.keys import key_at, new_key
 from complex_system.domain.laboratory import Laboratory, truth_of
 from complex_system.domain.pages import Page, processed_schema
-from complex_system.domain.records import key_at, new_id
 from complex_system.errors import TrackingUnavailableError
 from complex_system.evaluation.baselines import cross_validated_baseline
 from complex_system.evaluation.rounds import RoundTimes
@@ -443,7 +443,7 @@ async def test_predictions_are_asked_for_and_their_truth_is_announced(
 async def measure(tester: SystemService, dataset: Dataset, seed: int, count: int) -> None:
     """As :func:`fill`, with the keys of now, as the source gives them."""
     database = DatabaseClient(tester)
-    records = [{**record, "_id": new_id()} for record in Laboratory(seed).records(count)]
+    records = [{**record, "_id": new_key()} for record in Laboratory(seed).records(count)]
     await database.save_raw(records)
     table = Pipeline(dataset).process(records).to_arrow().cast(processed_schema(dataset))
     await database.upsert_processed(Page(table, None, {"version": dataset.version}))

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 from typing_extensions import override
 
 from complex_system.background import Worker
+from complex_system.domain.keys import new_key
 from complex_system.domain.laboratory import law_is_known
-from complex_system.domain.records import new_id
 from complex_system.errors import InvalidRequestError, TrackingUnavailableError
 from complex_system.messaging.clients import DatabaseClient, DocumentClient
 from complex_system.messaging.handlers import answers
@@ -233,4 +233,4 @@ def _request(value: Any) -> tuple[str, list[str] | None, str | None]:
         raise InvalidRequestError("'trainers' must be a list of trainer names, or missing for all.")
     if after is not None and not (isinstance(after, str) and 0 < len(after) <= 64):
         raise InvalidRequestError("'after' must be a key of 1 to 64 characters, or missing for all records.")
-    return round_id or new_id(), trainers, after
+    return round_id or new_key(), trainers, after

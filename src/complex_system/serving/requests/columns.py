@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from complex_system.domain.dataset import ID, Column, Dataset
-from complex_system.domain.records import MAX_KEY
+from complex_system.domain.keys import MAX_KEY
 from complex_system.domain.types import MAX_TEXT, kind_of
 from complex_system.pipeline.expressions import frame_type
 from complex_system.pipeline.raw_columns import RawColumns
