@@ -21,7 +21,7 @@ from complex_system.domain.records import Record
 from complex_system.settings import Settings
 from complex_system.storage.arrow import PIPELINE, rows_of
 from complex_system.storage.base import PROCESSED, RAW, REJECTED
-from complex_system.storage.names import BACKLOG
+from complex_system.storage.naming import BACKLOG
 
 RAW_NAMES = (ID, *DATASET.raw_names)
 WANTED = (DATASET.target, *DATASET.feature_names)

@@ -19,7 +19,7 @@ from complex_system.domain.pages import processed_schema
 from complex_system.errors import DeclarationError
 from complex_system.settings import Settings
 from complex_system.storage.base import PROCESSED, RAW, REJECTED, DataStore
-from complex_system.storage.maria.columns import Kept, plan, written
+from complex_system.storage.maria.schema import Kept, plan, written
 from complex_system.storage.maria.store import MariaDataStore
 from complex_system.storage.mongo.store import MongoDataStore
 

@@ -10,7 +10,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import mariadb
 import pyarrow as pa
@@ -26,10 +26,11 @@ from complex_system.errors import DeclarationError, StoreUnavailableError
 from complex_system.local.servers import Server, free_port
 from complex_system.settings import Settings
 from complex_system.storage.base import PROCESSED, RAW, REJECTED, DataStore
+from complex_system.storage.envelope import REVISION
 from complex_system.storage.maria.store import MariaDataStore
 from complex_system.storage.mongo import connection as mongo_connection
-from complex_system.storage.mongo import counts as mongo_counts
-from complex_system.storage.mongo import ranges as mongo_ranges
+from complex_system.storage.mongo import secantus
+from complex_system.storage.mongo import store as mongo_store
 from complex_system.storage.mongo.store import MongoDataStore
 from everything import EVERYTHING
 from proxy import proxied
@@ -72,6 +73,11 @@ def processed_table(dataset: Dataset, keys: list[str], target: float | None = 1.
 
 def keys_of(page: Page) -> list[str]:
     return list(page.table.column(ID).to_pylist())
+
+
+def raw_of(page: Page) -> pa.Table:
+    """The raw records of a page, without their revisions."""
+    return page.table.drop_columns([REVISION])
 
 
 def wide(categories: int, name: str = "a column with a long name, number ") -> Dataset:
@@ -214,11 +220,11 @@ class StoreCases(ABC):
         assert first.next == records[19][ID]
         second = await store.unprocessed("v1", first.next, 20)
         assert second.next is None
-        assert first.table.schema == raw_schema(store.dataset)
-        assert pa.concat_tables([first.table, second.table]).to_pylist() == records
+        assert first.table.schema == raw_schema(store.dataset).append(pa.field(REVISION, pa.int64(), nullable=False))
+        assert pa.concat_tables([raw_of(first), raw_of(second)]).to_pylist() == records
         empty = await store.unprocessed("v1", records[-1][ID], 20)
         assert (empty.table.num_rows, empty.next) == (0, None)
-        assert empty.table.schema == raw_schema(store.dataset)
+        assert empty.table.schema == first.table.schema
 
     async def test_what_is_processed_or_rejected_is_no_longer_unprocessed(
         self, store: DataStore, records: list[Record]
@@ -343,7 +349,7 @@ class StoreCases(ABC):
                 record[column.name] = i / 10 if column.type == "number" else f"text {i} ? %s"
             await store.save_raw([record])
             assert await store.raw_records(5) == [record]
-            assert (await store.unprocessed("v1", None, 5)).table.to_pylist() == [record]
+            assert raw_of(await store.unprocessed("v1", None, 5)).to_pylist() == [record]
             table = processed_table(dataset, ["k1", "k2"])
             await store.upsert_processed(table, "v1")
             names = list(dataset.processed_names)
@@ -369,7 +375,7 @@ class StoreCases(ABC):
             saved = [{ID: "k1", **full}, {ID: "k2", **dict.fromkeys(full)}, {ID: "k3", **others}]
             await store.save_raw(saved)
             read = await store.raw_records(5)
-            page = (await store.unprocessed("v1", None, 5)).table
+            page = raw_of(await store.unprocessed("v1", None, 5))
             assert read == saved
             assert [[type(value) for value in record.values()] for record in read] == [
                 [type(value) for value in record.values()] for record in saved
@@ -483,7 +489,14 @@ class StoreCases(ABC):
             await through.close()
 
 
-class TestMongoDataStore(StoreCases):
+class MongoCases(StoreCases):
+    stand_in: ClassVar[bool]
+    """Whether the server is asked as ``secantusdb`` needs it, or as a MongoDB server."""
+
+    @pytest.fixture(autouse=True)
+    def _asked_as_this_server(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(mongo_store, "is_secantus", lambda _: self.stand_in)
+
     @pytest.fixture
     def settings(self, mongo_server: Server, make_settings: Callable[..., Settings]) -> Settings:
         return make_settings(mongo_server, mongo_name=f"t{uuid.uuid4().hex[:12]}")
@@ -537,49 +550,13 @@ class TestMongoDataStore(StoreCases):
             await store.close()
             await self.drop(settings)
 
-    async def test_only_a_slow_count_of_many_is_given_again(
-        self, store: MongoDataStore, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        keys = [f"k{i:05}" for i in range(1200)]
-
-        async def labelled_after(more: list[str]) -> tuple[int, int]:
-            await store.upsert_processed(processed_table(dataset, more), "v1")
-            counts = await store.counts()
-            return counts["labelled"], counts["processed"]
-
-        monkeypatch.setattr(mongo_counts, "SLOW", 3600.0)
-        assert await labelled_after(keys[:900]) == (900, 900)
-        assert await labelled_after(keys[900:1100]) == (1100, 1100)
-        monkeypatch.setattr(mongo_counts, "SLOW", 0.0)
-        monkeypatch.setattr(mongo_counts, "OLD", 1e9)
-        assert await labelled_after(keys[1100:1101]) == (1101, 1101)  # the last one was quick; this one is slow
-        assert await labelled_after(keys[1101:1102]) == (1101, 1102)  # what is written here is known
-        for count in (*store._counts.values(), store._labelled):
-            count.forget()  # so old that it is counted anew
-        monkeypatch.setattr(mongo_counts, "OLD", 0)
-        assert await labelled_after(keys[1102:1103]) == (1103, 1103)
-        assert await labelled_after(keys[1103:]) == (1200, 1200)
-
-    async def test_a_slow_count_of_few_is_never_given_again(
-        self, store: MongoDataStore, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(mongo_counts, "SLOW", 0.0)
-        monkeypatch.setattr(mongo_counts, "OLD", 1e9)
-        for known in (1, 2):
-            await store.upsert_processed(processed_table(dataset, [f"k{known}"]), "v1")
-            assert (await store.counts())["labelled"] == known
-
-    @pytest.mark.parametrize("in_ranges", [True, False])
     async def test_versions_of_other_programs_are_found_wherever_they_sort(
         self,
         store: MongoDataStore,
         dataset: Dataset,
         settings: Settings,
         records: list[Record],
-        monkeypatch: pytest.MonkeyPatch,
-        in_ranges: bool,
     ) -> None:
-        monkeypatch.setattr(store._connection, "in_ranges", in_ranges)
         other = MongoDataStore(dataset, settings)
         await other.open()
         try:
@@ -592,51 +569,14 @@ class TestMongoDataStore(StoreCases):
         finally:
             await other.close()
 
-    async def test_many_wide_records_are_written_and_read_in_small_parts_one_after_another(
-        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The server that stands in for MongoDB comes to a halt where a few megabytes are written and read side by side."""
-        traffic = Traffic()
-        monkeypatch.setattr(mongo_connection, "AsyncMongoClient", partial(AsyncMongoClient, event_listeners=[traffic]))
-        dataset = wide(60)
-        store = MongoDataStore(dataset, settings)
-        await store.open()
-        monkeypatch.setattr(store._connection, "in_ranges", True)
-        keys = [f"k{i:04}" for i in range(600)]
-
-        async def walk() -> list[str]:
-            found: list[str] = []
-            after: str | None = ""
-            while after is not None:
-                page = await store.processed_columns(
-                    [ID, *dataset.feature_names], labelled=True, version="v1", after=after, limit=250
-                )
-                found += keys_of(page)
-                after = page.next
-            return found
-
-        try:
-            parts = [store.upsert_processed(processed_table(dataset, keys[i : i + 150]), "v1") for i in range(0, 600, 150)]
-            await asyncio.gather(*parts, walk(), walk())
-            assert await walk() == keys
-        finally:
-            await store.close()
-            await self.drop(settings)
-        assert not [both for where, both in traffic.met if where == PROCESSED and "write" in both]
-        assert 0 < traffic.most["write"] <= 40_000
-        assert 0 < traffic.most["read"] <= 40_000
-
-    @pytest.mark.parametrize("in_ranges", [True, False])
     async def test_a_walk_meets_every_key_once_while_others_come_and_go(
         self,
         store: MongoDataStore,
         dataset: Dataset,
         laboratory: Laboratory,
         monkeypatch: pytest.MonkeyPatch,
-        in_ranges: bool,
     ) -> None:
-        monkeypatch.setattr(mongo_ranges, "STEP", 3)
-        monkeypatch.setattr(store._connection, "in_ranges", in_ranges)
+        monkeypatch.setattr(secantus, "STEP", 3)
         keys = [f"k{i:03}" for i in range(100)]
         draw = random.Random(4)
 
@@ -675,6 +615,81 @@ class TestMongoDataStore(StoreCases):
             await store.upsert_processed(processed_table(dataset, left[:17]), "v2")
             left = left[17:]
         assert keys_of(await store.unprocessed("v2", None, 17)) == []
+
+
+class TestMongoDataStore(MongoCases):
+    stand_in = False
+
+
+class TestMongoDataStoreOnSecantus(MongoCases):
+    stand_in = True
+
+    async def test_only_a_slow_count_of_many_is_given_again(
+        self, store: MongoDataStore, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        keys = [f"k{i:05}" for i in range(1200)]
+
+        async def labelled_after(more: list[str]) -> tuple[int, int]:
+            await store.upsert_processed(processed_table(dataset, more), "v1")
+            counts = await store.counts()
+            return counts["labelled"], counts["processed"]
+
+        monkeypatch.setattr(secantus, "SLOW", 3600.0)
+        assert await labelled_after(keys[:900]) == (900, 900)
+        assert await labelled_after(keys[900:1100]) == (1100, 1100)
+        monkeypatch.setattr(secantus, "SLOW", 0.0)
+        monkeypatch.setattr(secantus, "OLD", 1e9)
+        assert await labelled_after(keys[1100:1101]) == (1101, 1101)  # the last one was quick; this one is slow
+        assert await labelled_after(keys[1101:1102]) == (1101, 1102)  # what is written here is known
+        queries = store._collections.queries
+        assert isinstance(queries, secantus.SecantusQueries)
+        for count in queries._counts.values():
+            count.forget()  # so old that it is counted anew
+        monkeypatch.setattr(secantus, "OLD", 0)
+        assert await labelled_after(keys[1102:1103]) == (1103, 1103)
+        assert await labelled_after(keys[1103:]) == (1200, 1200)
+
+    async def test_a_slow_count_of_few_is_never_given_again(
+        self, store: MongoDataStore, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(secantus, "SLOW", 0.0)
+        monkeypatch.setattr(secantus, "OLD", 1e9)
+        for known in (1, 2):
+            await store.upsert_processed(processed_table(dataset, [f"k{known}"]), "v1")
+            assert (await store.counts())["labelled"] == known
+
+    async def test_many_wide_records_are_written_and_read_in_small_parts_one_after_another(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The server that stands in for MongoDB comes to a halt where a few megabytes are written and read side by side."""
+        traffic = Traffic()
+        monkeypatch.setattr(mongo_connection, "AsyncMongoClient", partial(AsyncMongoClient, event_listeners=[traffic]))
+        dataset = wide(60)
+        store = MongoDataStore(dataset, settings)
+        await store.open()
+        keys = [f"k{i:04}" for i in range(600)]
+
+        async def walk() -> list[str]:
+            found: list[str] = []
+            after: str | None = ""
+            while after is not None:
+                page = await store.processed_columns(
+                    [ID, *dataset.feature_names], labelled=True, version="v1", after=after, limit=250
+                )
+                found += keys_of(page)
+                after = page.next
+            return found
+
+        try:
+            parts = [store.upsert_processed(processed_table(dataset, keys[i : i + 150]), "v1") for i in range(0, 600, 150)]
+            await asyncio.gather(*parts, walk(), walk())
+            assert await walk() == keys
+        finally:
+            await store.close()
+            await self.drop(settings)
+        assert not [both for where, both in traffic.met if where == PROCESSED and "write" in both]
+        assert 0 < traffic.most["write"] <= 40_000
+        assert 0 < traffic.most["read"] <= 40_000
 
 
 class TestMariaDataStore(StoreCases):
