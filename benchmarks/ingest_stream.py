@@ -54,7 +54,7 @@ async def _compare(asker: Any, environment: dict[str, str], name: str, count: in
     settings = Settings.of(environment)
     stream = IngestClient(asker.broker, settings, "Benchmark", "benchmark")
     made = await asyncio.to_thread(_records, count)
-    written: int = (await database.counts())["raw"]
+    written: int = (await database.counts()).raw
 
     async def run(
         send: Callable[[list[Record]], Awaitable[Any]], batch: int, in_flight: int, number: int
@@ -76,7 +76,7 @@ async def _compare(asker: Any, environment: dict[str, str], name: str, count: in
         while (left := await asker.ask(GET_INGEST_COUNTS_SUBJECT, {}))["waiting"] or left["in_flight"]:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         done = time.perf_counter() - began
-        there = (await database.counts())["raw"]
+        there = (await database.counts()).raw
         if there != written:
             raise SystemExit(f"{name} has {there} records where {written} were sent")
         return sent, done
@@ -147,7 +147,7 @@ async def _asker(environment: dict[str, str]) -> AsyncIterator[Any]:
     """A client, once the service answers and its streams are there."""
     os.environ["FASTIOT_CONFIG_DIR"] = environment["FASTIOT_CONFIG_DIR"]  # FastIoT would read a deployment's otherwise
     from complex_system.errors import ComplexSystemError
-    from complex_system.messaging.client import SystemClient
+    from complex_system.messaging.clients import SystemClient
     from complex_system.messaging.subjects import GET_INGEST_COUNTS_SUBJECT
     from complex_system.settings import Settings
 

@@ -29,8 +29,9 @@ from complex_system.errors import (
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.ingest.publisher import IngestClient
-from complex_system.messaging.service import State, SystemService
+from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import GET_SCENARIO_SUBJECT, SCENARIO_CHANGED, SET_SCENARIO_SUBJECT
+from complex_system.protocol.operations import State
 from complex_system.sources.ordering import Replay
 from complex_system.sources.replay import ReplayFile, Row, reason
 from complex_system.sources.scenarios import Disturbance, Scenario

@@ -18,11 +18,11 @@ from complex_system.background import Worker
 from complex_system.domain.keys import new_key
 from complex_system.domain.laboratory import law_is_known
 from complex_system.errors import InvalidRequestError, TrackingUnavailableError
-from complex_system.messaging.clients import DatabaseClient
-from complex_system.messaging.documents import DocumentClient
+from complex_system.messaging.clients import DatabaseClient, DocumentClient
 from complex_system.messaging.handlers import answers
-from complex_system.messaging.service import State, SystemService
+from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import TRAIN_MODEL_SUBJECT, TRAINING_FINISHED, TRAINING_PROGRESS
+from complex_system.protocol.operations import State
 from complex_system.service_layer.training.job import JobContext, TrainingJob
 from complex_system.tracking.base import Tracker
 from complex_system.tracking.mlflow import MlflowTracker
@@ -194,7 +194,7 @@ class TrainerService(SystemService):
             await self.set_state("failing", f"{self.framework} cannot be loaded: {error}")
             raise
         log.info("Loaded %s and the tracker in %.1f s", self.framework, time.monotonic() - begin)
-        if self._job is None and self.health()["state"] == "ready":
+        if self._job is None and self.health().state == "ready":
             await self.set_state("ready")
         return tools
 
