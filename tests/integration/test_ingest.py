@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -46,7 +46,7 @@ from complex_system.storage.mongo.store import MongoDataStore
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from proxy import proxied
-from support import TesterService, eventually, running, serving
+from support import TesterService, eventually, running, server_fixture, started
 
 SERVICES: dict[str, type[DatabaseService]] = {"mongo": DatabaseMongoService, "maria": DatabaseMariaService}
 SUBJECT = subjects.INGEST_RAW.name
@@ -54,10 +54,8 @@ PATIENCE = 60.0
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    """A broker for these tests alone: whatever they leave in its streams is nobody else's."""
-    yield from serving(NatsServer(tmp_path_factory.mktemp("ingest-nats"), port=0))
+broker = server_fixture(NatsServer, "module")
+"""A broker for these tests alone: nobody else meets what they leave in its streams."""
 
 
 @pytest.fixture(params=["mongo", "maria"])
@@ -419,12 +417,9 @@ async def test_a_broker_that_is_killed_loses_nothing_it_has_acknowledged(
     tmp_path: Path, make_settings: Callable[..., Settings], request: pytest.FixtureRequest, database: str
 ) -> None:
     name = f"k{uuid4().hex[:12]}"
-    server = NatsServer(tmp_path / "nats", port=0)
-    server.start()
-    server.wait_ready()
-    settings = make_settings(server, request.getfixturevalue(f"{database}_server"), mongo_name=name, maria_name=name)
     records = sample(40)
-    try:
+    with started(NatsServer(tmp_path / "nats", port=0)) as server:
+        settings = make_settings(server, request.getfixturevalue(f"{database}_server"), mongo_name=name, maria_name=name)
         async with running(TesterService, settings) as tester:
             client = tester.broker.client
             await IngestStreams(client, settings).ensure()
@@ -454,8 +449,6 @@ async def test_a_broker_that_is_killed_loses_nothing_it_has_acknowledged(
                 assert await raw(tester) == [*records, last]
                 assert service.ingest is not None
                 assert len(await letters(tester)) == 1
-    finally:
-        server.stop()
 
 
 @pytest.mark.parametrize("database", ["mongo"], indirect=True)
