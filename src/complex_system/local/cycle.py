@@ -12,7 +12,7 @@ import httpx
 
 from complex_system.domain.laboratory import law_is_known, truth_of
 from complex_system.errors import ComplexSystemError, NobodyListensError, ReplyTimeoutError
-from complex_system.evaluation.verdict import shown
+from complex_system.evaluation.verdict import format_figure
 from complex_system.local.plan import TRAINER_SERVICES, Plan
 from complex_system.local.probe import ProbeError, predict, probe_record, rest_client, served_model, stored_probe
 from complex_system.local.state import Prediction, RunState
@@ -213,9 +213,9 @@ class Cycle:
             prediction = await self._predicted(http, url, CHAMPION_SERVING)
         self._state.prediction = prediction
         self._state.seconds_to_first_prediction = self._state.seconds
-        truth = "" if prediction.truth is None else f", truth {shown(prediction.truth)}"
+        truth = "" if prediction.truth is None else f", truth {format_figure(prediction.truth)}"
         self._state.note(
-            f"prediction {shown(prediction.value)}{truth}, by {prediction.model} version {prediction.version} "
+            f"prediction {format_figure(prediction.value)}{truth}, by {prediction.model} version {prediction.version} "
             f"in {prediction.milliseconds:.1f} ms, {self._state.seconds:.1f} s after the start"
         )
         self._state.note("repeat it: " + " ".join(line.strip().removesuffix("\\").strip() for line in prediction.curl))
@@ -236,7 +236,7 @@ class Cycle:
             raise StepFailedError("nobody answers the broker's request for a prediction", CHAMPION_SERVING)
         if not math.isclose(value, expected.value, rel_tol=SAME, abs_tol=1e-3):
             raise StepFailedError(f"the broker predicts {value} and REST {expected.value} for one record", CHAMPION_SERVING)
-        self._state.note(f"prediction by the broker: {shown(value)}, the same")
+        self._state.note(f"prediction by the broker: {format_figure(value)}, the same")
 
     async def _predict_by_artifact(self) -> None:
         url = self._state.services[ARTIFACT_SERVING].url
@@ -245,7 +245,7 @@ class Cycle:
                 await asyncio.sleep(0.2)
             prediction = await self._predicted(http, url, ARTIFACT_SERVING)
         self._state.note(
-            f"prediction by {ARTIFACT_SERVING}: {shown(prediction.value)} ({prediction.model} {prediction.version})"
+            f"prediction by {ARTIFACT_SERVING}: {format_figure(prediction.value)} ({prediction.model} {prediction.version})"
         )
 
     async def _predicted(self, http: httpx.AsyncClient, url: str, service: str) -> Prediction:
