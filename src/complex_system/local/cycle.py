@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from complex_system.domain.laboratory import law_is_known, truth_of
+from complex_system.domain.laboratory import has_known_function, truth_of
 from complex_system.errors import ComplexSystemError, NobodyListensError, ReplyTimeoutError
 from complex_system.evaluation.verdict import format_figure
 from complex_system.local.plan import TRAINER_SERVICES, Plan
@@ -79,7 +79,7 @@ class Cycle:
         self._client = client
         self._strict = strict
         self._record = probe_record(plan.dataset, plan.settings.seed)
-        self._truth = truth_of(self._record) if law_is_known(plan.dataset) else None
+        self._truth = truth_of(self._record) if has_known_function(plan.dataset) else None
         self._processed = 0.0
         self.done: list[tuple[str, float]] = []
         self.current: Step | None = None
@@ -191,7 +191,7 @@ class Cycle:
 
     async def _choose_record(self) -> None:
         """Takes a stored record whose truth is known and that no model was trained on, where the truth cannot be computed."""
-        if law_is_known(self._plan.dataset) or not self._plan.database:
+        if has_known_function(self._plan.dataset) or not self._plan.database:
             return
         try:
             found = await stored_probe(self._plan.dataset, await self._client())

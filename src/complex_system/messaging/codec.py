@@ -50,7 +50,7 @@ def thing_of(fields: dict[str, Any]) -> Thing:
 
 
 def serialize_to_bin(kind: type[Any], message: Any) -> bytes:
-    """Packs a message of a subject's class."""
+    """Pack a message of a subject's class."""
     if kind is Thing and type(message) is Thing:
         return _encoder.encode(message.__dict__)
     packed: bytes = fastiot.serialize_to_bin(kind, message)
@@ -58,7 +58,7 @@ def serialize_to_bin(kind: type[Any], message: Any) -> bytes:
 
 
 def serialize_from_bin(kind: type[Any], packed: bytes) -> Any:
-    """Unpacks a message of a subject's class; bytes that are none raise what msgspec, msgpack or pydantic raise."""
+    """Unpack a message of a subject's class; bytes that are none raise what msgspec, msgpack or pydantic raise."""
     if kind is not Thing:
         return fastiot.serialize_from_bin(kind, packed)
     try:

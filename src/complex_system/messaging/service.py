@@ -107,10 +107,10 @@ class SystemService(FastIoTService):
     """Makes the loop that the process runs in."""
 
     async def on_start(self) -> None:
-        """Makes the service ready: opens stores, loads models. May wait for what it needs, see :meth:`set_state`."""
+        """Make the service ready: opens stores, loads models. May wait for what it needs, see :meth:`set_state`."""
 
     async def on_stop(self) -> None:
-        """Releases what ``on_start`` took."""
+        """Release what ``on_start`` took."""
 
     def initial_state(self) -> tuple[State, str]:
         """State and detail once the service is subscribed to everything."""
@@ -119,7 +119,7 @@ class SystemService(FastIoTService):
     # What a service uses
 
     async def set_state(self, state: State, detail: str = "") -> None:
-        """Says how the service is; a change is announced at once. One that has stopped stays so."""
+        """Say how the service is; a change is announced at once. One that has stopped stays so."""
         if (state, detail) != (self._state, self._detail) and self._state != "stopped":
             self._state, self._detail = state, detail
             level = logging.WARNING if state in ("failing", "waiting") else logging.INFO
@@ -161,7 +161,7 @@ class SystemService(FastIoTService):
             log.warning("An event on '%s' could not be sent: %s", event.name, error)
 
     async def while_running(self, work: Awaitable[T], grace: float = STOP_GRACE) -> T:
-        """Waits for what may hang, for instance a call in a thread of ``complex_system.background``.
+        """Wait for what may hang, for instance a call in a thread of ``complex_system.background``.
 
         When the service ends it has ``grace`` seconds left; then the waiting task is cancelled, so that the service ends all the same.
         """
@@ -193,7 +193,7 @@ class SystemService(FastIoTService):
         return reply.machine or "somebody"
 
     async def stop_answering(self, request: Request[Any, Any]) -> None:
-        """Gives a subject up; what was taken is still answered."""
+        """Give a subject up; what was taken is still answered."""
         given_up = [subscription for subscription in self._subs if subscription.subject == request.name]
         self._subs = [subscription for subscription in self._subs if subscription not in given_up]
         await asyncio.gather(*(subscription.unsubscribe() for subscription in given_up))

@@ -95,12 +95,9 @@ __all__ = [
     "DB_SAVE_MANY_RAW_DATAPOINTS_SUBJECT",
     "DB_UPSERT_MANY_PROCESSED_DATAPOINTS_SUBJECT",
     "DB_UPSERT_PROCESSED_COLUMNS_SUBJECT",
-    "DEAD_RAW_DATAPOINTS",
     "GET_ALERTS_SUBJECT",
     "GET_COMPARISON_SUBJECT",
-    "GET_INGEST_COUNTS_SUBJECT",
     "GET_SCENARIO_SUBJECT",
-    "INGEST_RAW_DATAPOINTS",
     "ML_SERVING_COLUMNS_SUBJECT",
     "ML_SERVING_SUBJECT",
     "ML_SERVING_WANDB_COLUMNS_SUBJECT",
@@ -160,12 +157,6 @@ DB_GET_REJECTED_PAGE_SUBJECT = request("get-rejected-page")
 """``{"after"?, "limit"?}`` -> list of ``{"_id", "reason", "version"}``."""
 
 # Ingest: published, kept by JetStream, written by the database service
-INGEST_RAW_DATAPOINTS = event("ingest-raw-datapoints")
-"""A raw record or a list of them, as a Thing or as plain JSON; also on ``ingest-raw-datapoints.<source>``."""
-DEAD_RAW_DATAPOINTS = event("dead-raw-datapoints")
-"""A published message that could not be accepted, as it came, the reason in its headers; with the source of the original."""
-GET_INGEST_COUNTS_SUBJECT = request("get-ingest-counts")
-"""``{}`` -> ``{"on", "problem", "waiting", "in_flight", "dead", "replica", "saved", "refused"}``, the last two of one replica."""
 
 # Training
 TRAIN_MODEL_SUBJECT = request("train-model")
