@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import random
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import mariadb
 import pyarrow as pa
@@ -20,13 +22,14 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.laboratory import Laboratory
-from complex_system.domain.pages import Page, processed_schema, raw_schema
+from complex_system.domain.pages import REVISION, Page, processed_schema, raw_schema
 from complex_system.domain.records import Record
 from complex_system.errors import DeclarationError, StoreUnavailableError
 from complex_system.local.servers import Server, free_port
+from complex_system.protocol.database import RecordCounts, Rejection
 from complex_system.settings import Settings
 from complex_system.storage.base import PROCESSED, RAW, REJECTED, DataStore
-from complex_system.storage.envelope import REVISION
+from complex_system.storage.envelope import content_hash
 from complex_system.storage.maria.store import MariaDataStore
 from complex_system.storage.mongo import connection as mongo_connection
 from complex_system.storage.mongo import secantus
@@ -35,6 +38,7 @@ from complex_system.storage.mongo.store import MongoDataStore
 from everything import EVERYTHING
 from proxy import proxied
 
+CHANGED = "rohwert_2_labormessung"
 EXACT = [0.1 + 0.2, 5e-324, 1.7976931348623157e308, -0.0, 1 / 3, 2**53 + 1.0, -1e-300]
 # Python orders texts by code point, which is the order of their UTF-8 bytes.
 ODD_KEYS = sorted(["a", "a ", "A", "ä", "b\t", "Z", "\U0001f600", "~", "a\u0301", "0" * 64, "\uffff", "a'b\"`\\"])
@@ -92,6 +96,16 @@ def wide(categories: int, name: str = "a column with a long name, number ") -> D
     }))  # fmt: skip
 
 
+class Envelope(NamedTuple):
+    """What is kept beside a raw record."""
+
+    done: str
+    revision: int
+    received: datetime
+    hash: bytes
+    source: str
+
+
 class Traffic(CommandListener):
     """What is under way in each collection, and how many values the messages hold."""
 
@@ -144,6 +158,14 @@ class StoreCases(ABC):
     @abstractmethod
     def port(self, settings: Settings) -> int:
         """Where the server listens."""
+
+    @abstractmethod
+    async def change(self, settings: Settings, key: str) -> None:
+        """Changes a raw record as a correction does: another value, the next revision, to be processed again."""
+
+    @abstractmethod
+    async def envelopes(self, settings: Settings) -> list[Envelope]:
+        """The envelopes of the raw records by key, read without the store."""
 
     @abstractmethod
     async def drop(self, settings: Settings) -> None:
@@ -232,7 +254,7 @@ class StoreCases(ABC):
         keys = [record[ID] for record in records]
         await store.save_raw(records)
         await store.upsert_processed(processed_table(store.dataset, keys[:10]), "v1")
-        await store.reject([{ID: keys[12], "reason": "odd"}], "v1")
+        await store.reject([Rejection(id=keys[12], reason="odd")], "v1")
         await store.upsert_processed(processed_table(store.dataset, keys[20:25]), "v0")
         assert keys_of(await store.unprocessed("v1", None, 100)) == [*keys[10:12], *keys[13:]]
         assert keys_of(await store.unprocessed("v0", None, 100)) == [*keys[:20], *keys[25:]]
@@ -241,6 +263,69 @@ class StoreCases(ABC):
         assert page.next == keys[22]
         await store.save_raw(records)
         assert keys_of(await store.unprocessed("v1", None, 100)) == [*keys[10:12], *keys[13:]]
+
+    async def test_a_record_that_changes_while_it_is_processed_waits_again(
+        self, store: DataStore, settings: Settings, records: list[Record]
+    ) -> None:
+        keys = [record[ID] for record in records]
+        await store.save_raw(records)
+        page = await store.unprocessed("v1", None, 30)
+        assert page.table.column(REVISION).to_pylist() == [1] * 30
+        await self.change(settings, keys[3])
+        await self.change(settings, keys[21])
+        revisions = page.table.column(REVISION).slice(0, 20)
+        await store.upsert_processed(processed_table(store.dataset, keys[:20]).append_column(REVISION, revisions), "v1")
+        await store.reject([Rejection(id=key, reason="odd", revision=1) for key in keys[20:25]], "v1")
+        left = await store.unprocessed("v1", None, 30)
+        assert keys_of(left) == [keys[3], keys[21], *keys[25:]]
+        assert left.table.column(REVISION).to_pylist() == [2, 2, 1, 1, 1, 1, 1]
+        assert left.table.column(CHANGED).to_pylist()[:2] == [7.5, 7.5]
+        again = processed_table(store.dataset, keys_of(left)).append_column(REVISION, left.table.column(REVISION))
+        await store.upsert_processed(again, "v1")
+        assert keys_of(await store.unprocessed("v1", None, 30)) == []
+        assert [each.id for each in await store.rejected(None, 30)] == [keys[20], *keys[22:25]]
+
+    async def test_what_was_made_of_an_older_revision_comes_too_late_and_is_made_again(
+        self, store: DataStore, settings: Settings, records: list[Record]
+    ) -> None:
+        keys = [record[ID] for record in records[:6]]
+        await store.save_raw(records[:6])
+        old = processed_table(store.dataset, keys).append_column(REVISION, pa.array([1] * 6, pa.int64()))
+        for key in keys:
+            await self.change(settings, key)
+        new = processed_table(store.dataset, keys, base=5.0).append_column(REVISION, pa.array([2] * 6, pa.int64()))
+        await store.upsert_processed(new, "v1")
+        assert keys_of(await store.unprocessed("v1", None, 30)) == []
+        await store.upsert_processed(old.slice(0, 2), "v1")
+        await store.reject([Rejection(id=key, reason="odd", revision=1) for key in keys[2:4]], "v1")
+        assert keys_of(await store.unprocessed("v1", None, 30)) == keys[:4]
+
+    async def test_results_without_a_revision_count_for_whatever_is_there(
+        self, store: DataStore, settings: Settings, records: list[Record]
+    ) -> None:
+        keys = [record[ID] for record in records[:6]]
+        await store.save_raw(records[:6])
+        await self.change(settings, keys[0])
+        await store.upsert_processed(processed_table(store.dataset, keys[:3]), "v1")
+        await store.reject([Rejection(id=key, reason="odd") for key in keys[3:]], "v1")
+        assert keys_of(await store.unprocessed("v1", None, 30)) == []
+
+    async def test_an_envelope_is_kept_beside_each_raw_record(
+        self, store: DataStore, settings: Settings, records: list[Record]
+    ) -> None:
+        before = datetime.now(UTC) - timedelta(seconds=5)
+        await store.save_raw(records[:10], "lab 1")
+        sources = [f"machine {i}" for i in range(9)] + ["x" * 300]
+        await store.save_raw(records[10:20], sources)
+        await store.save_raw([{**records[0], CHANGED: 1.0}], "somebody else")
+        kept = await self.envelopes(settings)
+        assert [(each.done, each.revision) for each in kept] == [("", 1)] * 20
+        assert [each.source for each in kept] == ["lab 1"] * 10 + [source[:200] for source in sources]
+        digest = content_hash(store.dataset)
+        assert [each.hash for each in kept] == [digest(record) for record in records[:20]]
+        assert all(before < each.received < datetime.now(UTC) + timedelta(seconds=5) for each in kept)
+        await store.upsert_processed(processed_table(store.dataset, [record[ID] for record in records[:10]]), "v1")
+        assert [each.done for each in await self.envelopes(settings)] == ["v1"] * 10 + [""] * 10
 
     async def test_another_stores_work_is_seen(self, store: DataStore, settings: Settings, records: list[Record]) -> None:
         other = self.make(store.dataset, settings)
@@ -263,7 +348,7 @@ class StoreCases(ABC):
     ) -> None:
         keys = [record[ID] for record in records]
         await store.save_raw(records)
-        await store.reject([{ID: key, "reason": "odd"} for key in keys[:3]], "v1")
+        await store.reject([Rejection(id=key, reason="odd") for key in keys[:3]], "v1")
         assert await store.upsert_processed(processed_table(store.dataset, keys[:2]), "v2") == {"upserted": 2}
         newer = pa.concat_tables(
             [processed_table(store.dataset, keys[:1], base=5.0), processed_table(store.dataset, keys[:3], None, base=9.0)]
@@ -274,7 +359,7 @@ class StoreCases(ABC):
             list(store.dataset.processed_names), labelled=False, version="v3", after=None, limit=10
         )
         assert page.table == processed_table(store.dataset, keys[:3], None, base=9.0)
-        assert (await store.counts())["processed"] == 3
+        assert (await store.counts()).processed == 3
         assert await store.upsert_processed(processed_table(store.dataset, []), "v3") == {"upserted": 0}
 
     async def test_a_rejection_is_kept_with_its_reason_and_removes_the_twin(
@@ -284,14 +369,14 @@ class StoreCases(ABC):
         await store.save_raw(records)
         await store.upsert_processed(processed_table(store.dataset, keys[:5]), "v1")
         reason = "unknown category 'Ω' " * 200
-        assert await store.reject([{ID: key, "reason": reason} for key in keys[3:7][::-1]], "v2") == {"rejected": 4}
-        await store.reject([{ID: keys[4], "reason": "first"}, {ID: keys[4], "reason": "last"}], "v3")
+        assert await store.reject([Rejection(id=key, reason=reason) for key in keys[3:7][::-1]], "v2") == {"rejected": 4}
+        await store.reject([Rejection(id=keys[4], reason="first"), Rejection(id=keys[4], reason="last")], "v3")
         assert await store.rejected(None, 2) == [
-            {ID: keys[3], "reason": reason, "version": "v2"},
-            {ID: keys[4], "reason": "last", "version": "v3"},
+            Rejection(id=keys[3], reason=reason, version="v2"),
+            Rejection(id=keys[4], reason="last", version="v3"),
         ]
-        assert [r[ID] for r in await store.rejected(keys[4], 10)] == keys[5:7]
-        assert await store.counts() == {"raw": 30, "processed": 3, "labelled": 3, "rejected": 4}
+        assert [r.id for r in await store.rejected(keys[4], 10)] == keys[5:7]
+        assert await store.counts() == RecordCounts(raw=30, processed=3, labelled=3, rejected=4)
         assert await store.reject([], "v3") == {"rejected": 0}
 
     async def test_processed_columns_come_as_asked_for(self, store: DataStore, records: list[Record]) -> None:
@@ -337,7 +422,7 @@ class StoreCases(ABC):
         assert await store.processed_page(10**9, 10**9) == []
 
     async def test_counts_begin_at_nothing(self, store: DataStore) -> None:
-        assert await store.counts() == {"raw": 0, "processed": 0, "labelled": 0, "rejected": 0}
+        assert await store.counts() == RecordCounts(raw=0, processed=0, labelled=0, rejected=0)
 
     async def test_column_names_may_hold_any_character(self, settings: Settings) -> None:
         dataset = Dataset.parse(ODD_NAMES)
@@ -356,7 +441,7 @@ class StoreCases(ABC):
             page = await store.processed_columns(names, labelled=True, version="v1", after=None, limit=5)
             assert page.table == table
             assert await store.processed_page(0, 1) == [{k: v for k, v in table.to_pylist()[0].items() if k != ID}]
-            assert (await store.counts())["labelled"] == 2
+            assert (await store.counts()).labelled == 2
             assert (await store.unprocessed("v1", None, 5)).table.num_rows == 0
         finally:
             await store.close()
@@ -453,7 +538,7 @@ class StoreCases(ABC):
         stores = [self.make(dataset, settings) for _ in range(3)]
         try:
             await asyncio.gather(*(store.open() for store in stores))
-            assert (await stores[2].counts())["raw"] == 0
+            assert (await stores[2].counts()).raw == 0
         finally:
             await asyncio.gather(*(store.close() for store in stores))
             await self.drop(settings)
@@ -485,7 +570,7 @@ class StoreCases(ABC):
             # The server restarted between two requests: the dead connections are nobody's concern.
             await proxy.cut()
             await proxy.join()
-            assert (await through.counts())["raw"] == 30
+            assert (await through.counts()).raw == 30
             await through.close()
 
 
@@ -518,6 +603,15 @@ class MongoCases(StoreCases):
         async with AsyncMongoClient(settings.mongo_host, settings.mongo_port) as client:
             await client.drop_database(settings.mongo_name)
 
+    async def change(self, settings: Settings, key: str) -> None:
+        async with AsyncMongoClient(settings.mongo_host, settings.mongo_port) as client:
+            update = {"$set": {CHANGED: 7.5, "_envelope.done": ""}, "$inc": {"_envelope.revision": 1}}
+            await client[settings.mongo_name][RAW].update_one({ID: key}, update)
+
+    async def envelopes(self, settings: Settings) -> list[Envelope]:
+        kept = [document["_envelope"] for document in await self.kept(settings, RAW)]
+        return [Envelope(**{**each, "received": each["received"].replace(tzinfo=UTC)}) for each in kept]
+
     async def test_records_of_another_program_are_adopted(self, settings: Settings, dataset: Dataset) -> None:
         async with AsyncMongoClient(settings.mongo_host, settings.mongo_port) as client:
             await client[settings.mongo_name][RAW].insert_one({"_id": "theirs", "rohwert_1_labormessung": 2})
@@ -538,13 +632,13 @@ class MongoCases(StoreCases):
                 raw = client[settings.mongo_name][RAW]
                 await raw.insert_one({"_id": "a text", "rohwert_1_labormessung": 2})
                 await store.open()
-                assert caplog.text == ""
+                assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
                 await raw.insert_many([{"rohwert_1_labormessung": i} for i in range(3)])  # the driver gives ObjectIds
                 await raw.insert_one({"_id": 7})
             await store.close()
             await store.open()
-            assert "has 4 raw record(s) whose '_id' is no text" in caplog.text
-            assert (await store.counts())["raw"] == 5
+            assert "has 4 raw record(s) whose '_id' is not text" in caplog.text
+            assert (await store.counts()).raw == 5
             assert keys_of(await store.unprocessed("v1", None, 10)) == ["a text"]
         finally:
             await store.close()
@@ -632,7 +726,7 @@ class TestMongoDataStoreOnSecantus(MongoCases):
         async def labelled_after(more: list[str]) -> tuple[int, int]:
             await store.upsert_processed(processed_table(dataset, more), "v1")
             counts = await store.counts()
-            return counts["labelled"], counts["processed"]
+            return counts.labelled, counts.processed
 
         monkeypatch.setattr(secantus, "SLOW", 3600.0)
         assert await labelled_after(keys[:900]) == (900, 900)
@@ -656,7 +750,7 @@ class TestMongoDataStoreOnSecantus(MongoCases):
         monkeypatch.setattr(secantus, "OLD", 1e9)
         for known in (1, 2):
             await store.upsert_processed(processed_table(dataset, [f"k{known}"]), "v1")
-            assert (await store.counts())["labelled"] == known
+            assert (await store.counts()).labelled == known
 
     async def test_many_wide_records_are_written_and_read_in_small_parts_one_after_another(
         self, settings: Settings, monkeypatch: pytest.MonkeyPatch
@@ -724,6 +818,31 @@ class TestMariaDataStore(StoreCases):
         connection.cursor().execute(f"DROP DATABASE IF EXISTS `{settings.maria_name}`")
         connection.close()
 
+    async def change(self, settings: Settings, key: str) -> None:
+        connection = self._connect(settings)
+        connection.cursor().execute(
+            f"UPDATE `{settings.maria_name}`.{RAW} SET {CHANGED} = 7.5, _pipeline = '', "  # noqa: S608
+            "_envelope_revision = _envelope_revision + 1 WHERE _id = ?",
+            (key,),
+        )
+        connection.commit()
+        connection.close()
+
+    async def envelopes(self, settings: Settings) -> list[Envelope]:
+        connection = self._connect(settings)
+        connection.cursor().execute("SET time_zone = '+00:00'")
+        cursor = connection.cursor(binary=True)
+        cursor.execute(
+            "SELECT _pipeline, _envelope_revision, _envelope_received, _envelope_hash, _envelope_source "  # noqa: S608
+            f"FROM `{settings.maria_name}`.{RAW} ORDER BY _id"
+        )
+        rows = cursor.fetchall()
+        connection.close()
+        return [
+            Envelope(done, revision, received.replace(tzinfo=UTC), bytes(digest), source)
+            for done, revision, received, digest, source in rows
+        ]
+
     async def test_more_features_than_a_table_takes_are_refused_with_the_limit(self, settings: Settings) -> None:
         for name, categories, fits in (("c", 150, True), ("c", 205, False), ("a name of many characters " * 2, 120, False)):
             dataset = wide(categories, name)
@@ -732,7 +851,7 @@ class TestMariaDataStore(StoreCases):
                 if fits:
                     await store.open()
                     await store.upsert_processed(processed_table(dataset, ["a"]), "v1")
-                    assert (await store.counts())["processed"] == 1
+                    assert (await store.counts()).processed == 1
                 else:
                     says = f"6 columns and {5 * categories} features: a table takes 1,017 columns, 8,126 bytes"
                     with pytest.raises(DeclarationError, match=says):

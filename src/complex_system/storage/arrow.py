@@ -11,9 +11,8 @@ import pyarrow.compute as pc
 
 from complex_system.domain.columns import LISTS
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.pages import Page, processed_schema, raw_schema
+from complex_system.domain.pages import REVISION, Page, processed_schema, raw_schema
 from complex_system.domain.records import Record
-from complex_system.storage.envelope import REVISION
 
 
 def page_of(columns: Sequence[Sequence[Any]], schema: pa.Schema, limit: int) -> Page:

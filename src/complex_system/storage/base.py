@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyarrow as pa
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.pages import Page
 from complex_system.domain.records import Record
+from complex_system.protocol.database import RecordCounts, Rejection
 from complex_system.storage.documents import DocumentStore
 
 RAW = "KIOptiPackRaw"
@@ -61,7 +62,7 @@ class DataStore(ABC):
         """
 
     @abstractmethod
-    async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, Any]:
+    async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
         """Insert raw records; a key that exists is left as it is, its envelope too.
 
         Args:
@@ -84,7 +85,7 @@ class DataStore(ABC):
         """
 
     @abstractmethod
-    async def upsert_processed(self, table: pa.Table, version: str) -> dict[str, Any]:
+    async def upsert_processed(self, table: pa.Table, version: str) -> dict[str, int]:
         """Insert or replace processed records (``domain.pages.processed_schema``) and mark their raw records as done.
 
         With a column ``envelope.REVISION`` a raw record is marked only if it still has this revision; otherwise it waits again. A
@@ -95,16 +96,15 @@ class DataStore(ABC):
         """
 
     @abstractmethod
-    async def reject(self, rejections: list[dict[str, Any]], version: str) -> dict[str, Any]:
-        """Reject raw records that cannot be processed, each ``{"_id", "reason"}``, and mark them as done; repeated keys are replaced.
+    async def reject(self, rejections: list[Rejection], version: str) -> dict[str, int]:
+        """Reject raw records that cannot be processed, and mark them as done; of equal keys the last rejection counts.
 
-        With a field ``envelope.REVISION`` as in :meth:`upsert_processed`. A processed record of the same key is deleted. Returns
-        ``{"rejected": n}``.
+        A revision counts as in :meth:`upsert_processed`. A processed record of the same key is deleted. Returns ``{"rejected": n}``.
         """
 
     @abstractmethod
-    async def rejected(self, after: str | None, limit: int) -> list[dict[str, str]]:
-        """Return at most ``limit`` rejections after a key: ``{"_id", "reason", "version"}``, by key."""
+    async def rejected(self, after: str | None, limit: int) -> list[Rejection]:
+        """Return at most ``limit`` rejections after a key, with their version, by key."""
 
     @abstractmethod
     async def processed_columns(
@@ -128,8 +128,8 @@ class DataStore(ABC):
         """Return page ``page`` (from 0) of ``page_size`` processed records by key, without the key; [] past the end."""
 
     @abstractmethod
-    async def counts(self) -> dict[str, int]:
-        """Return the numbers of records: ``{"raw", "processed", "labelled", "rejected"}``."""
+    async def counts(self) -> RecordCounts:
+        """Return the numbers of records."""
 
     @abstractmethod
     async def targets(self, keys: list[str]) -> dict[str, float]:

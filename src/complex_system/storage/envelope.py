@@ -18,14 +18,13 @@ import msgspec
 import pyarrow as pa
 
 from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.pages import REVISION
 from complex_system.errors import DeclarationError
 
 PIPELINE = "_pipeline"
 """The pipeline version: with a processed record the one that made it, with a raw record in MariaDB the one it is done with."""
 ENVELOPE = "_envelope"
 """Begins the names that the store keeps for itself."""
-REVISION = "_envelope_revision"
-"""The revision, as MariaDB and pages of unprocessed records name it."""
 FIRST_REVISION = 1
 MAX_SOURCE = 200
 """Characters of a source that are kept."""

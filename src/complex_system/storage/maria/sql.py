@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.storage.envelope import ENVELOPE, FIRST_REVISION, MAX_SOURCE, PIPELINE, REVISION
+from complex_system.domain.pages import REVISION
+from complex_system.storage.envelope import ENVELOPE, FIRST_REVISION, MAX_SOURCE, PIPELINE
 from complex_system.storage.naming import TableNames
 
 TEXT = "MEDIUMTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NULL"

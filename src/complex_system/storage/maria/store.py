@@ -12,11 +12,11 @@ from typing_extensions import override
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import Page
 from complex_system.domain.records import Record
+from complex_system.protocol.database import RecordCounts, Rejection
 from complex_system.settings import Settings
 from complex_system.storage.arrow import chosen_schema, converted, page_of, raw_page, unpacked, with_key, without_key
 from complex_system.storage.base import DataStore
 from complex_system.storage.envelope import (
-    REVISION,
     by_revision,
     content_hash,
     refuse_reserved_names,
@@ -65,7 +65,7 @@ class MariaDataStore(DataStore):
         await self._connections.run(lambda connection: select(connection, "SELECT 1", ()))
 
     @override
-    async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, Any]:
+    async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
         if not records:
             return {"inserted": 0, "existing": 0}
 
@@ -105,7 +105,7 @@ class MariaDataStore(DataStore):
         return await self._connections.run(read)
 
     @override
-    async def upsert_processed(self, table: pa.Table, version: str) -> dict[str, Any]:
+    async def upsert_processed(self, table: pa.Table, version: str) -> dict[str, int]:
         def write(connection: Any) -> None:
             rows = values.processed_rows(table, self.dataset.processed_names, version)
             for part in values.texts_of(rows):
@@ -118,9 +118,9 @@ class MariaDataStore(DataStore):
         return {"upserted": table.num_rows}
 
     @override
-    async def reject(self, rejections: list[dict[str, Any]], version: str) -> dict[str, Any]:
-        rows = sorted({r[ID]: (r[ID], r["reason"], version) for r in rejections}.values())
-        revisions = {r[ID]: r.get(REVISION) for r in rejections}
+    async def reject(self, rejections: list[Rejection], version: str) -> dict[str, int]:
+        rows = sorted({each.id: (each.id, each.reason, version) for each in rejections}.values())
+        revisions = {each.id: each.revision for each in rejections}
 
         def write(connection: Any) -> None:
             change_each(connection, self._sql.reject, rows)
@@ -132,10 +132,10 @@ class MariaDataStore(DataStore):
         return {"rejected": len(rejections)}
 
     @override
-    async def rejected(self, after: str | None, limit: int) -> list[dict[str, str]]:
-        def read(connection: Any) -> list[dict[str, str]]:
+    async def rejected(self, after: str | None, limit: int) -> list[Rejection]:
+        def read(connection: Any) -> list[Rejection]:
             rows = select(connection, self._sql.select_rejected, (after or "", limit))
-            return [{ID: key, "reason": reason, "version": version} for key, reason, version in rows]
+            return [Rejection(id=key, reason=reason, version=version) for key, reason, version in rows]
 
         return await self._connections.run(read)
 
@@ -165,9 +165,10 @@ class MariaDataStore(DataStore):
         return await self._connections.run(read)
 
     @override
-    async def counts(self) -> dict[str, int]:
+    async def counts(self) -> RecordCounts:
         [row] = await self._connections.run(lambda connection: select(connection, self._sql.counts, ()))
-        return dict(zip(("raw", "processed", "labelled", "rejected"), row, strict=True))
+        raw, processed, labelled, rejected = row
+        return RecordCounts(raw=raw, processed=processed, labelled=labelled, rejected=rejected)
 
     @override
     async def targets(self, keys: list[str]) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyarrow as pa
 from typing_extensions import override
@@ -12,10 +12,11 @@ from typing_extensions import override
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import Page
 from complex_system.domain.records import Record
+from complex_system.protocol.database import RecordCounts, Rejection
 from complex_system.settings import Settings
 from complex_system.storage.arrow import chosen_schema, page_of, raw_page, with_key, without_key
 from complex_system.storage.base import DataStore
-from complex_system.storage.envelope import ENVELOPE, PIPELINE, REVISION, refuse_reserved_names, revisions_of, sources_of
+from complex_system.storage.envelope import ENVELOPE, PIPELINE, refuse_reserved_names, revisions_of, sources_of
 from complex_system.storage.mongo.connection import Document, MongoConnection, Queries
 from complex_system.storage.mongo.documents import MongoDocuments
 from complex_system.storage.mongo.schema import Collections, migrate
@@ -56,7 +57,7 @@ class MongoDataStore(DataStore):
             await self._connection.ping()
 
     @override
-    async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, Any]:
+    async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
         with self._connection.translated():
             received = await self._connection.now()
             documents = self._fields.raw_documents(records, sources_of(sources, len(records)), received)
@@ -79,7 +80,7 @@ class MongoDataStore(DataStore):
         return raw_page(self.dataset, rows, limit, revisions=True)
 
     @override
-    async def upsert_processed(self, table: pa.Table, version: str) -> dict[str, Any]:
+    async def upsert_processed(self, table: pa.Table, version: str) -> dict[str, int]:
         documents = await asyncio.to_thread(self._fields.processed_documents, table, version)
         if not documents:
             return {"upserted": 0}
@@ -98,22 +99,23 @@ class MongoDataStore(DataStore):
         return {"upserted": table.num_rows}
 
     @override
-    async def reject(self, rejections: list[dict[str, Any]], version: str) -> dict[str, Any]:
-        by_key = {r[ID]: {ID: r[ID], "reason": r["reason"], "version": version} for r in rejections}
+    async def reject(self, rejections: list[Rejection], version: str) -> dict[str, int]:
+        by_key = {each.id: {ID: each.id, "reason": each.reason, "version": version} for each in rejections}
         if not by_key:
             return {"rejected": 0}
         with self._connection.translated():
             await self._work.mark_pending(by_key)
             await self._queries.put(self._collections.rejected, list(by_key.values()))
             await self._queries.delete(self._collections.processed, by_key)
-            await self._work.mark_done({r[ID]: r.get(REVISION) for r in rejections}, version)
+            await self._work.mark_done({each.id: each.revision for each in rejections}, version)
         return {"rejected": len(rejections)}
 
     @override
-    async def rejected(self, after: str | None, limit: int) -> list[dict[str, str]]:
+    async def rejected(self, after: str | None, limit: int) -> list[Rejection]:
         fields = [ID, "reason", "version"]
         with self._connection.translated():
-            return await self._queries.find(self._collections.rejected, {ID: {"$gt": after or ""}}, fields, limit)
+            found = await self._queries.find(self._collections.rejected, {ID: {"$gt": after or ""}}, fields, limit)
+        return [Rejection(id=each[ID], reason=each["reason"], version=each["version"]) for each in found]
 
     @override
     async def processed_columns(
@@ -145,15 +147,15 @@ class MongoDataStore(DataStore):
         return [{name: document.get(field) for name, field in wanted} for document in found]
 
     @override
-    async def counts(self) -> dict[str, int]:
+    async def counts(self) -> RecordCounts:
         raw, processed, rejected = self._collections.raw, self._collections.processed, self._collections.rejected
         with self._connection.translated():
-            return {
-                "raw": await self._queries.count(raw),
-                "processed": await self._queries.count(processed),
-                "labelled": await self._queries.count_known(processed, self._fields.target),
-                "rejected": await self._queries.count(rejected),
-            }
+            return RecordCounts(
+                raw=await self._queries.count(raw),
+                processed=await self._queries.count(processed),
+                labelled=await self._queries.count_known(processed, self._fields.target),
+                rejected=await self._queries.count(rejected),
+            )
 
     @override
     async def targets(self, keys: list[str]) -> dict[str, float]:
