@@ -119,7 +119,7 @@ def _records(count: int) -> list[dict[str, Any]]:
 @contextmanager
 def _servers(folder: Path, name: str) -> Iterator[dict[str, str]]:
     """Broker, database and database service; yields the environment that names them."""
-    from complex_system.local.child import Child
+    from complex_system.local.processes import Child
     from complex_system.local.servers import MariaServer, MongoServer, NatsServer
 
     kind, module = (MongoServer, "database_mongo") if name == "MongoDB" else (MariaServer, "database_maria")

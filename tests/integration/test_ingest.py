@@ -25,7 +25,7 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
 from complex_system.errors import NobodyListensError, StoreUnavailableError, TooLargeError
-from complex_system.local.child import Child
+from complex_system.local.processes import Child
 from complex_system.local.servers import NatsServer, Server, free_port
 from complex_system.messaging import subjects
 from complex_system.messaging.clients import DatabaseClient

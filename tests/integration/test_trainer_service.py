@@ -19,7 +19,7 @@ from nats.errors import OutboundBufferLimitError
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import InvalidRequestError
-from complex_system.local.child import Child
+from complex_system.local.processes import Child
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.subjects import TRAIN_MODEL_SUBJECT, health_subject

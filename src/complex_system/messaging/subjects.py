@@ -50,10 +50,16 @@ PREDICT = _published(ML_SERVING_SUBJECT, "Return one prediction a raw record, as
 PREDICT_WANDB: Request[Any, Any] = Request(
     "get-prediction-wandb", Any, Any, "As `get-prediction`, answered by `ml_serving` from the W&B artifact."
 )
-INGEST_RAW: Event[Any] = Event("ingest-raw-datapoints", Any)
-"""A raw record or a list of them, as a Thing or as plain JSON; also on ``ingest-raw-datapoints.<source>``. JetStream keeps it."""
-DEAD_RAW: Event[Any] = Event("dead-raw-datapoints", Any)
-"""A published message that was refused, as it came, with the reason in its headers; with the source of the original."""
+INGEST_RAW: Event[Any] = Event(
+    "ingest-raw-datapoints",
+    Any,
+    "A raw record or a list of them, as a Thing or as JSON; also on `ingest-raw-datapoints.<source>`. JetStream keeps it.",
+)
+DEAD_RAW: Event[Any] = Event(
+    "dead-raw-datapoints",
+    Any,
+    "A refused message as it came, with the reason in its headers, and with the source of the original in the subject.",
+)
 
 
 @cache
