@@ -36,7 +36,7 @@ _MAX_AGE = 1.0
 """Seconds that a reading is reused for other readers."""
 _MEMORY = 30.0
 """Seconds that a reading is kept; those of periods that nobody looks at would only fill the memory."""
-_STATUS: dict[Level, str] = {"bad": "Needs attention", "warn": "Check", "none": "Starting up", "good": "All is well"}
+_STATUS: dict[Level, str] = {"bad": "Needs attention", "warn": "Worth a look", "none": "Starting up", "good": "All is well"}
 """The state of the whole system by the worst level of an answer, the worst first."""
 
 Read = Callable[[Period], Reading]
