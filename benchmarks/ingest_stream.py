@@ -43,7 +43,8 @@ async def _measure(count: int, rounds: int) -> Table:
 
 
 async def _compare(asker: Any, environment: dict[str, str], name: str, count: int, rounds: int, table: Table) -> None:
-    from complex_system.domain.records import Record, new_id
+    from complex_system.domain.keys import new_key
+    from complex_system.domain.records import Record
     from complex_system.messaging.clients import DatabaseClient
     from complex_system.messaging.ingest.publisher import IngestClient
     from complex_system.messaging.subjects import GET_INGEST_COUNTS_SUBJECT
@@ -53,14 +54,14 @@ async def _compare(asker: Any, environment: dict[str, str], name: str, count: in
     settings = Settings.of(environment)
     stream = IngestClient(asker.broker, settings, "Benchmark", "benchmark")
     made = await asyncio.to_thread(_records, count)
-    written: int = (await database.counts())["raw"]
+    written: int = (await database.counts()).raw
 
     async def run(
         send: Callable[[list[Record]], Awaitable[Any]], batch: int, in_flight: int, number: int
     ) -> tuple[float, float]:
         """Seconds until all are sent, and until the database has them."""
         nonlocal written
-        records = [{**record, "_id": new_id()} for record in made[:number]]
+        records = [{**record, "_id": new_key()} for record in made[:number]]
         batches = iter([records[start : start + batch] for start in range(0, number, batch)])
         began = time.perf_counter()
 
@@ -75,7 +76,7 @@ async def _compare(asker: Any, environment: dict[str, str], name: str, count: in
         while (left := await asker.ask(GET_INGEST_COUNTS_SUBJECT, {}))["waiting"] or left["in_flight"]:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         done = time.perf_counter() - began
-        there = (await database.counts())["raw"]
+        there = (await database.counts()).raw
         if there != written:
             raise SystemExit(f"{name} has {there} records where {written} were sent")
         return sent, done
@@ -146,7 +147,7 @@ async def _asker(environment: dict[str, str]) -> AsyncIterator[Any]:
     """A client, once the service answers and its streams are there."""
     os.environ["FASTIOT_CONFIG_DIR"] = environment["FASTIOT_CONFIG_DIR"]  # FastIoT would read a deployment's otherwise
     from complex_system.errors import ComplexSystemError
-    from complex_system.messaging.client import SystemClient
+    from complex_system.messaging.clients import SystemClient
     from complex_system.messaging.subjects import GET_INGEST_COUNTS_SUBJECT
     from complex_system.settings import Settings
 

@@ -472,7 +472,7 @@ async def test_a_broker_without_jetstream_is_named_once_and_requests_are_answere
         counts = await tester.ask(subjects.GET_INGEST_COUNTS_SUBJECT, {})
         assert "has no JetStream" in counts["problem"]
         assert counts["waiting"] is None
-        assert service.health()["state"] == "ready"
+        assert service.health().state == "ready"
         with pytest.raises(NobodyListensError, match="COMPLEX_SYSTEM_INGEST=false"):
             await IngestClient(tester.broker, settings, "Test").publish(sample(1))
         assert sum("has no JetStream" in text for text in caplog.messages) == 1

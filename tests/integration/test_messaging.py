@@ -24,7 +24,9 @@ from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.errors import to_thing
 from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import SystemService
-from complex_system.messaging.subjects import SERVICE_HEARTBEAT, event, health_subject, request
+from complex_system.messaging.subjects import event, event_subject, request
+from complex_system.protocol.base import Empty
+from complex_system.protocol.operations import SERVICE_HEARTBEAT, health_request
 from complex_system.settings import Settings
 from support import TesterService, eventually, running
 
@@ -165,13 +167,13 @@ async def test_health_and_heartbeats_tell_the_state(tester: TesterService, setti
     async def hear(thing: Any) -> None:
         beats.append(thing.value)
 
-    await tester.broker.subscribe(SERVICE_HEARTBEAT, hear)
+    await tester.broker.subscribe(event_subject(SERVICE_HEARTBEAT), hear)
     async with running(EchoService, settings) as service:
-        assert (await tester.ask(health_subject("echo"), {}))["state"] == "ready"
+        assert (await tester.ask(health_request("echo"), Empty())).state == "ready"
         await service.set_state("failing", "no paper")
         await eventually(lambda: any(b["service"] == "echo" and b["detail"] == "no paper" for b in beats))
-        assert service.health()["memory_megabytes"] > 10
-        assert service.health()["cpu_percent"] >= 0
+        assert service.health().memory_megabytes > 10
+        assert service.health().cpu_percent >= 0
     await eventually(lambda: beats[-1]["service"] == "echo" and beats[-1]["state"] == "stopped")
 
 

@@ -96,9 +96,9 @@ async def through(
 
         async def done() -> bool:
             counts = await client.counts()
-            assert counts["rejected"] == 0, await client_rejections(client, tester)
+            assert counts.rejected == 0, await client_rejections(client, tester)
             left = await client.unprocessed(dataset.version, 10, None)
-            return counts["processed"] == len(records) and not left.table.num_rows
+            return counts.processed == len(records) and not left.table.num_rows
 
         await eventually(done, 60)
         found.raw, after = [], None

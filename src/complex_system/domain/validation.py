@@ -7,9 +7,9 @@ from typing import Any
 
 from complex_system.domain.columns import ID, NUMERIC, Column
 from complex_system.domain.datetimes import TimeFormat
-from complex_system.domain.declaration import Fault
 from complex_system.domain.number_steps import Arithmetic, Impute, Interval
 from complex_system.domain.steps import WANTED, Bins, DateParts, Drop, Shares, inputs_of, intervals, is_numeric
+from complex_system.domain.yaml_reader import Fault
 
 _SLACK = 1e-9
 """By which part of its width a computed range may go beyond bins: its ends are rounded, and people write rounded edges."""

@@ -16,8 +16,7 @@ from complex_system.evaluation.verdict import shown
 from complex_system.local.plan import TRAINER_SERVICES, Plan
 from complex_system.local.probe import ProbeError, predict, probe_record, rest_client, served_model, stored_probe
 from complex_system.local.state import Prediction, RunState
-from complex_system.messaging.client import SystemClient
-from complex_system.messaging.clients import ServingClient
+from complex_system.messaging.clients import ServingClient, SystemClient
 
 log = logging.getLogger(__name__)
 

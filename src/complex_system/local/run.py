@@ -26,7 +26,7 @@ from complex_system.local.supervisor import Supervisor
 if TYPE_CHECKING:
     from complex_system.local.cycle import Cycle
     from complex_system.local.demonstration import Demonstration
-    from complex_system.messaging.client import SystemClient
+    from complex_system.messaging.clients import SystemClient
 
 # FastIoT, Arrow and an HTTP client take seconds to import: that is done while the first processes start.
 
@@ -182,7 +182,7 @@ class Run:
         if "nats" not in self.state.infrastructure:
             return
         from complex_system.local.watcher import Watcher
-        from complex_system.messaging.client import SystemClient
+        from complex_system.messaging.clients import SystemClient
 
         self._client = await SystemClient.open(self._plan.settings, CLIENT)
         watcher = Watcher(self._plan, self.state, self._client, supervisor.heard_ready)

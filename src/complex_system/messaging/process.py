@@ -18,13 +18,13 @@ class ProcessUsage:
         self._used, self._looked = _cpu_seconds(), time.monotonic()
         self._percent = 0.0
 
-    def read(self) -> dict[str, float]:
-        """``cpu_percent`` (100 is one core busy; the mean since the last look a second or longer ago) and ``memory_megabytes``."""
+    def read(self) -> tuple[float, float]:
+        """CPU in percent (100 is one busy core; the mean since the last call a second or longer ago), and megabytes of memory."""
         used, now = _cpu_seconds(), time.monotonic()
         if now - self._looked >= 1.0:
             self._percent = 100.0 * (used - self._used) / (now - self._looked)
             self._used, self._looked = used, now
-        return {"cpu_percent": round(self._percent, 1), "memory_megabytes": round(_resident() / 1e6, 1)}
+        return round(self._percent, 1), round(_resident() / 1e6, 1)
 
 
 def _cpu_seconds() -> float:

@@ -8,9 +8,10 @@ for a moment; the work must be idempotent, and found again by query.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+
+from complex_system.protocol.operations import Heartbeat
 
 BEATS_MISSED = 3
 """After so many heartbeats that did not come, a replica counts as gone."""
@@ -30,36 +31,29 @@ ALL = Share(0, 1)
 class Replicas:
     """The living replicas of one service that do the same work."""
 
-    def __init__(
-        self, own: Mapping[str, Any], alike: tuple[str, ...], seconds: float, clock: Callable[[], float] = time.monotonic
-    ):
-        """Knows nobody but ourselves at first.
+    def __init__(self, own: Heartbeat, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start with this replica alone.
 
         Args:
-            own: Our own heartbeat; ``instance`` tells us from the others.
-            alike: Fields in which a heartbeat must equal ours for its sender to do the same work.
+            own: Our own heartbeat; another service, or another pipeline version, does other work.
             seconds: How long a replica is believed to live after a heartbeat.
             clock: Seconds that only grow.
         """
-        self._own = {name: own[name] for name in ("instance", *alike)}
-        self._alike = alike
+        self._own = own
         self._seconds = seconds
         self._clock = clock
         self._heard: dict[str, float] = {}
 
-    def hear(self, beat: Mapping[str, Any]) -> bool:
-        """Takes note of a heartbeat; returns whether it is another replica's that does our work."""
-        instance = beat.get("instance")
-        if (
-            not isinstance(instance, str)
-            or instance == self._own["instance"]
-            or any(beat.get(name) != self._own[name] for name in self._alike)
-        ):
+    def hear(self, beat: Heartbeat) -> bool:
+        """Take note of a heartbeat; return whether it is from another replica that does the same work."""
+        own = self._own
+        alike = (beat.service, beat.pipeline_version) == (own.service, own.pipeline_version)
+        if not alike or beat.instance == own.instance or not beat.instance:
             return False
-        if beat.get("state") == "stopped":
-            self._heard.pop(instance, None)
+        if beat.state == "stopped":
+            self._heard.pop(beat.instance, None)
         else:
-            self._heard[instance] = self._clock()
+            self._heard[beat.instance] = self._clock()
         return True
 
     @property
@@ -67,5 +61,5 @@ class Replicas:
         """Our share of the keys at this moment."""
         oldest = self._clock() - self._seconds
         self._heard = {instance: heard for instance, heard in self._heard.items() if heard >= oldest}
-        everybody = sorted([*self._heard, str(self._own["instance"])])
-        return Share(everybody.index(str(self._own["instance"])), len(everybody))
+        everybody = sorted([*self._heard, self._own.instance])
+        return Share(everybody.index(self._own.instance), len(everybody))

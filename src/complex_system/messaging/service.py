@@ -12,25 +12,29 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from fastiot.cli.constants import CONFIGURE_FILE_NAME
-from fastiot.core import FastIoTService, ReplySubject, Subject
+from fastiot.core import FastIoTService
 from fastiot.core.broker_connection import NatsBrokerSubscription
 from nats.errors import Error as NatsError
 
 from complex_system import __version__
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import ComplexSystemError, NobodyListensError, ReplyTimeoutError
+from complex_system.messaging.clients import ask
 from complex_system.messaging.connection import ServiceConnection
-from complex_system.messaging.errors import to_thing, value_of
+from complex_system.messaging.errors import to_thing
 from complex_system.messaging.process import ProcessUsage
-from complex_system.messaging.subjects import SERVICE_HEARTBEAT, health_subject
+from complex_system.messaging.subjects import event_subject, reply_subject
+from complex_system.protocol.base import Event, Request
+from complex_system.protocol.operations import SERVICE_HEARTBEAT, Heartbeat, State, health_request
 from complex_system.settings import Settings
 
 log = logging.getLogger(__name__)
 
-State = Literal["starting", "waiting", "ready", "working", "failing", "stopped"]
+Q = TypeVar("Q")
+R = TypeVar("R")
 T = TypeVar("T")
 
 STOP_GRACE = 1.5
@@ -122,33 +126,39 @@ class SystemService(FastIoTService):
             log.log(level, "%s%s", state, f": {detail}" if detail else "")
             await self._beat()
 
-    def health(self) -> dict[str, Any]:
+    def health(self) -> Heartbeat:
         """How the service is, as heartbeats and the health subject say it."""
-        return {
-            "service": self.service_name(),
-            "replica": self.replica,
-            "instance": self.instance,
-            "state": self._state,
-            "detail": self._detail,
-            "pid": os.getpid(),
-            "url": self.url,
-            "version": __version__,
-            "host": socket.gethostname(),
-            "started": self._started,
-            **self._usage.read(),
-        }
+        cpu_percent, memory_megabytes = self._usage.read()
+        return Heartbeat(
+            service=self.service_name(),
+            replica=self.replica,
+            instance=self.instance,
+            state=self._state,
+            detail=self._detail,
+            pid=os.getpid(),
+            url=self.url,
+            version=__version__,
+            host=socket.gethostname(),
+            started=self._started,
+            cpu_percent=cpu_percent,
+            memory_megabytes=memory_megabytes,
+        )
 
-    async def ask(self, subject: ReplySubject, value: Any, seconds: float | None = None) -> Any:
-        """Sends a request and returns the reply's value; an error reply is raised as the error that it carries."""
-        thing = to_thing(value, type(self).__name__)
-        return value_of(await self.broker.request(subject, thing, seconds or self.settings.request_timeout))
+    async def ask(self, request: Request[Q, R], value: Q, seconds: float | None = None) -> R:
+        """Send a request and return the reply.
 
-    async def announce(self, subject: Subject, value: Any) -> None:
-        """Publishes an event. One that cannot be sent is logged and costs nothing else: nobody waits for an event."""
+        Raises:
+            ComplexSystemError: The error that an error reply carries.
+        """
+        return await ask(self.broker, type(self).__name__, request, value, seconds or self.settings.request_timeout)
+
+    async def announce(self, event: Event[T], message: T) -> None:
+        """Publish an event. One that cannot be sent is logged and costs nothing else: nobody waits for an event."""
+        subject = event_subject(event) if isinstance(event, Event) else event
         try:
-            await self.broker.publish(subject, to_thing(value, type(self).__name__))
+            await self.broker.publish(subject, to_thing(message, type(self).__name__))
         except NatsError as error:
-            log.warning("An event on '%s' could not be sent: %s", subject.name, error)
+            log.warning("An event on '%s' could not be sent: %s", event.name, error)
 
     async def while_running(self, work: Awaitable[T], grace: float = STOP_GRACE) -> T:
         """Waits for what may hang, for instance a call in a thread of ``complex_system.background``.
@@ -166,25 +176,25 @@ class SystemService(FastIoTService):
             ended.cancel()
             at_work.cancel()
 
-    async def answerer(self, subject: ReplySubject, value: Any, seconds: float = 5.0) -> str:
+    async def answerer(self, request: Request[Q, Any], value: Q, seconds: float = 5.0) -> str:
         """Who answers a subject at the moment: the sender that a reply names, as a class name; empty for nobody.
 
         Args:
-            subject: What is asked.
+            request: What is asked.
             value: A request that changes nothing; an error is an answer, too.
             seconds: How long to wait. Who listens and does not answer in time is called ``somebody``.
         """
         try:
-            reply = await self.broker.request(subject, to_thing(value, type(self).__name__), seconds)
+            reply = await self.broker.request(reply_subject(request), to_thing(value, type(self).__name__), seconds)
         except NobodyListensError:
             return ""
         except ReplyTimeoutError:
             return "somebody"
         return reply.machine or "somebody"
 
-    async def stop_answering(self, subject: ReplySubject) -> None:
+    async def stop_answering(self, request: Request[Any, Any]) -> None:
         """Gives a subject up; what was taken is still answered."""
-        given_up = [subscription for subscription in self._subs if subscription.subject == subject.name]
+        given_up = [subscription for subscription in self._subs if subscription.subject == request.name]
         self._subs = [subscription for subscription in self._subs if subscription not in given_up]
         await asyncio.gather(*(subscription.unsubscribe() for subscription in given_up))
 
@@ -225,7 +235,7 @@ class SystemService(FastIoTService):
             loop.add_signal_handler(sign, self._shutdown_event.set)
         # Replicas share the first name; under the second one each host's own is asked, for instance by a container's health check.
         for name in (self.service_name(), f"{self.service_name()}.{socket.gethostname()}"):
-            self._subs.append(await self.broker.subscribe_reply_cb(health_subject(name), self._answer_health))
+            self._subs.append(await self.broker.subscribe_reply_cb(reply_subject(health_request(name)), self._answer_health))
         self.every(self.settings.heartbeat_interval, self._beat)
         self.run_task(self._end_when_lost())
         started = asyncio.create_task(self.on_start())

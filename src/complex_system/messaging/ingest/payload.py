@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from complex_system.domain.dataset import ID
+from complex_system.domain.keys import uuid7
 from complex_system.domain.records import Record
 from complex_system.errors import InvalidRequestError
-
-_VERSION_7 = 7 << 76
-_VARIANT = 2 << 62
 
 
 class _Envelope(msgspec.Struct):
@@ -65,11 +62,5 @@ def give_keys(records: list[Record], message_id: str, sequence: int, taken: date
         seed = hashlib.sha256(f"{sequence} {taken.isoformat()}".encode()).digest()
     for position, record in enumerate(records):
         if record.get(ID) is None:
-            record[ID] = _key(milliseconds, hashlib.sha256(seed + position.to_bytes(4)).digest())
-
-
-def _key(milliseconds: int, digest: bytes) -> str:
-    """A UUID in the form of version 7, as the system's other keys have it."""
-    random = int.from_bytes(digest[:16])
-    head = (milliseconds & 0xFFFF_FFFF_FFFF) << 80 | _VERSION_7 | (random >> 64 & 0xFFF) << 64
-    return str(uuid.UUID(int=head | _VARIANT | (random & 0x3FFF_FFFF_FFFF_FFFF)))
+            digest = hashlib.sha256(seed + position.to_bytes(4)).digest()
+            record[ID] = uuid7(milliseconds, int.from_bytes(digest[:16]))

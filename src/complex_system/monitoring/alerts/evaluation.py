@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
-from uuid import UUID
 
 from complex_system.domain.dataset import Dataset
+from complex_system.domain.keys import uuid7
 from complex_system.domain.number_steps import Arithmetic
 from complex_system.domain.steps import inputs_of
 from complex_system.monitoring.alerts.messages import ended_sentence, raised_sentence
@@ -272,8 +272,6 @@ def _averaged(values: deque[tuple[float, float]], at: float, newest: float, wind
 
 
 def _key_of(rule: str, subject: str, at: float) -> str:
-    # A UUID of version 7 (RFC 9562) whose random bits are a digest, so that an alert that is raised again is the same document.
+    # Its random bits are a digest, so that an alert that is raised again is the same document.
     digest = int.from_bytes(hashlib.sha256(f"{rule}\0{subject}".encode()).digest()[:10], "big")
-    bits = (int(at * 1000) & (2**48 - 1)) << 80 | digest
-    bits = bits & ~(0xF000 << 64) | (0x7000 << 64)
-    return str(UUID(int=bits & ~(0xC000 << 48) | (0x8000 << 48)))
+    return uuid7(int(at * 1000), digest)

@@ -231,7 +231,7 @@ class DatabaseService(DocumentSubjects):
         except StoreUnavailableError as error:
             await self.set_state("failing", error.message)
         else:
-            if self.health()["state"] == "failing":
+            if self.health().state == "failing":
                 await self.set_state("ready")
         return None
 

@@ -26,10 +26,9 @@ from complex_system.errors import (
     TrackingUnavailableError,
     TrainingFailedError,
 )
-from complex_system.messaging.clients import DatabaseClient
-from complex_system.messaging.documents import DocumentClient
-from complex_system.messaging.service import State
+from complex_system.messaging.clients import DatabaseClient, DocumentClient
 from complex_system.monitoring.reference import RAW_SAMPLE, Reference
+from complex_system.protocol.operations import State
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.training import onnx as twin
 from complex_system.training.base import Progress, Scores, TrainedModel, Trainer

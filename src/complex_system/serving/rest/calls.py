@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
+from complex_system.domain.keys import new_key
 from complex_system.errors import (
     ComplexSystemError,
     InternalError,
@@ -32,7 +33,7 @@ from complex_system.serving.models.predictor import ModelInfo, Predictor
 from complex_system.serving.requests.batch import Batch
 from complex_system.serving.requests.bodies import LARGE_BODY
 from complex_system.serving.requests.reader import BatchReader
-from complex_system.serving.rest.answers import JsonResponse, new_request_id
+from complex_system.serving.rest.answers import JsonResponse
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ class Call(Request):
         """The client's request id if it can stand in a header, else one of ours."""
         if not self._id:
             own = self.header(_REQUEST_ID_FIELD)
-            self._id = own if own and _REQUEST_ID.fullmatch(own) else new_request_id()
+            self._id = own if own and _REQUEST_ID.fullmatch(own) else new_key()
         return self._id
 
     async def within_limits(self) -> bytes:
