@@ -8,8 +8,9 @@ import re
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
+from complex_system.domain.keys import new_key
 from complex_system.errors import InvalidRequestError, TooLargeError
-from complex_system.http.responses import REQUEST_ID, new_request_id
+from complex_system.http.responses import REQUEST_ID
 
 LARGE_BODY = 1_000_000
 """Bytes from which a body is large."""
@@ -42,8 +43,7 @@ class LimitedRequest:
     """A request; :meth:`release` must be called when it is answered.
 
     Attributes:
-        path: As the client sent it.
-        method: ``GET``, ``POST``, ...
+        scope: ASGI's.
         headers: By name in lower case; of a repeated header the first one counts. Bytes, because few are looked at.
     """
 
@@ -64,7 +64,7 @@ class LimitedRequest:
         """The client's request id if it can stand in a header, else one of ours."""
         if not self._id:
             sent = self.header(_ID_FIELD)
-            self._id = sent if sent and _ID.fullmatch(sent) else new_request_id()
+            self._id = sent if sent and _ID.fullmatch(sent) else new_key()
         return self._id
 
     def release(self) -> None:

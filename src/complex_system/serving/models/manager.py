@@ -72,9 +72,7 @@ class ModelManager:
         champion: Holds what is served where no model is named.
     """
 
-    def __init__(
-        self, source: ModelSource, pipeline: Pipeline, *, kept: int = 8, only_present: bool = False
-    ) -> None:
+    def __init__(self, source: ModelSource, pipeline: Pipeline, *, kept: int = 8, only_present: bool = False) -> None:
         """Make a manager; nothing is loaded yet.
 
         Args:

@@ -59,10 +59,14 @@ class OnnxRuntime(Runtime):
         except Exception as error:
             # onnxruntime's own exceptions share no base class but Exception, and their texts name files.
             log.warning("%s cannot be read as ONNX: %s", label, error)
-            raise ModelRefusedError(f"{label} cannot be read as ONNX ({type(error).__name__}); the log says more.") from error
+            raise ModelRefusedError(
+                f"{label} cannot be read as ONNX ({type(error).__name__}); the log says more."
+            ) from error
         inputs = {each.name: each for each in self._session.get_inputs()}
         if list(inputs) != [TWIN_INPUT] or TWIN_OUTPUT not in {each.name for each in self._session.get_outputs()}:
-            raise ModelRefusedError(f"{label} is not one of our ONNX models: it must take '{TWIN_INPUT}' and give '{TWIN_OUTPUT}'.")
+            raise ModelRefusedError(
+                f"{label} is not one of our ONNX models: it must take '{TWIN_INPUT}' and give '{TWIN_OUTPUT}'."
+            )
         declared = inputs[TWIN_INPUT].shape[-1]
         if isinstance(declared, int) and declared != width:
             raise ModelRefusedError(f"{label} takes {declared} features and the pipeline makes {width}.")

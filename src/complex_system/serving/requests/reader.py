@@ -13,7 +13,8 @@ import pyarrow as pa
 from msgspec.structs import astuple
 
 from complex_system.domain.dataset import ID, Column, Dataset
-from complex_system.domain.records import MAX_FAULTS, MAX_KEY, raw_check, sentence
+from complex_system.domain.keys import MAX_KEY
+from complex_system.domain.records import MAX_FAULTS, raw_check, sentence
 from complex_system.domain.types import MAX_TEXT, kind_of
 from complex_system.errors import InvalidRecordError, InvalidRequestError, TooLargeError
 from complex_system.http.limits import LARGE_BODY
@@ -86,7 +87,9 @@ class BatchReader:
             if start.startswith(b"["):
                 rows = self._in_turns(body) if large else self._many.decode(body)
             elif start.startswith(b'{"records"'):
-                rows = self._in_turns(self._wrapped_raw.decode(body).records) if large else self._wrapped.decode(body).records
+                rows = (
+                    self._in_turns(self._wrapped_raw.decode(body).records) if large else self._wrapped.decode(body).records
+                )
             else:
                 rows = [self._one.decode(body)]
         except (msgspec.MsgspecError, ValueError, RecursionError):
