@@ -355,7 +355,7 @@ async def test_a_restart_in_the_middle_of_a_comparison_loses_it_not(
     await fill(tester, dataset, 1, 400)
     async with running(StandInLightgbm, settings, bias=100.0):
         with monkeypatch.context() as patch:
-            where = "evaluation.tracking._table" if step == "logging" else "tracking.registry.ModelRegistry.set_champion"
+            where = "evaluation.mlflow_log._table" if step == "logging" else "tracking.registry.ModelRegistry.set_champion"
             patch.setattr(f"complex_system.{where}", away)
             async with running(QuickConsumer, settings) as consumer:
                 await eventually(lambda: consumer.health().detail == "gone", 40)

@@ -19,7 +19,7 @@ from nats.errors import OutboundBufferLimitError
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import InvalidRequestError
-from complex_system.local.child import Child
+from complex_system.local.processes import Child
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.subjects import TRAIN_MODEL_SUBJECT, health_subject
@@ -101,7 +101,7 @@ async def test_a_requested_training_is_announced_logged_and_registered(
     (ref,) = await asyncio.to_thread(registry.newest_versions)
     assert (ref.model, ref.version, ref.run_id) == (outcome["model"], outcome["version"], outcome["run_id"])
     assert (ref.trainer, ref.pipeline_version) == (trainer, dataset.version)
-    onnx, metadata = await asyncio.to_thread(registry.load_twin, ref)
+    onnx, metadata = await asyncio.to_thread(registry.load_onnx_model, ref)
     assert metadata["validation"] == outcome["validation"]
     reference = Reference.parse(await asyncio.to_thread(registry.load_reference, ref) or {})
     assert (reference.pipeline_version, reference.samples) == (dataset.version, len(data.train))
@@ -137,7 +137,7 @@ async def test_few_records_without_a_known_law_are_cross_validated(
     stages = [value["stage"] for value in ear.progress]
     assert sorted(set(stages), key=stages.index) == ["fetching", "training", "cross-validating", "logging"]
     (ref,) = await asyncio.to_thread(registry.newest_versions)
-    _, metadata = await asyncio.to_thread(registry.load_twin, ref)
+    _, metadata = await asyncio.to_thread(registry.load_onnx_model, ref)
     assert CrossValidation.parse(metadata["cross_validation"]) == found
     run = await asyncio.to_thread(MlflowClient(settings.mlflow_tracking_uri).get_run, outcome["run_id"])
     assert run.data.metrics["cv_rmse"] == pytest.approx(found.rmse)

@@ -24,7 +24,7 @@ from complex_system.evaluation.statistics import (
     rmse_difference,
     rmse_interval,
 )
-from complex_system.evaluation.verdict import Verdict, sentence, shown
+from complex_system.evaluation.verdict import Verdict, format_figure, sentence
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.sources.films import films
 from complex_system.training.base import Scores
@@ -254,7 +254,7 @@ def test_the_sentence_says_no_more_than_is_known(mean: tuple[float, ...], linear
 
 
 def test_figures_show_three_digits_that_count() -> None:
-    assert [shown(value) for value in (14.6, 0.0, -2.0, 0.25, 0.00409, 3e-7)] == [
+    assert [format_figure(value) for value in (14.6, 0.0, -2.0, 0.25, 0.00409, 3e-7)] == [
         "14.60",
         "0.00",
         "-2.00",

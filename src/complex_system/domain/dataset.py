@@ -18,9 +18,8 @@ from pydantic import Field, PrivateAttr, ValidationError, root_validator, valida
 
 from complex_system.domain.columns import ID, Column, Declared
 from complex_system.domain.declaration import FaultsError, faults_of, sentence
-from complex_system.domain.number_steps import Scale
-from complex_system.domain.steps import STEPS, Bins, OneHot, Step
-from complex_system.domain.validation import faults
+from complex_system.domain.steps import STEPS, Bins, Interval, OneHot, Scale, Step
+from complex_system.domain.validation import faults, intervals
 from complex_system.domain.yaml_reader import Fault, Place, YamlFile
 from complex_system.errors import DeclarationError
 
@@ -161,6 +160,11 @@ class Dataset(Declared):
     def by_name(self) -> dict[str, Column]:
         """The columns by their names."""
         return self._by_name
+
+    @property
+    def intervals(self) -> dict[str, Interval]:
+        """The smallest and largest value of every number that steps take or make, by name."""
+        return intervals(self.pipeline, self._by_name)[0]
 
     @property
     def targets(self) -> tuple[str, ...]:

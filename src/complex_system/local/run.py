@@ -17,9 +17,9 @@ import psutil
 from complex_system.local.display import Display
 from complex_system.local.files import remember_file
 from complex_system.local.folder import logging_to, only_run, remove_data
-from complex_system.local.leftovers import MARK, stop_leftovers
 from complex_system.local.live_display import make_display
 from complex_system.local.plan import Deployment, Plan, make_plan
+from complex_system.local.processes import MARK, stop_leftovers
 from complex_system.local.state import Process, RunState
 from complex_system.local.supervisor import Supervisor
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from complex_system.errors import ComplexSystemError
-from complex_system.evaluation.verdict import shown
+from complex_system.evaluation.verdict import format_figure
 from complex_system.local.plan import PAGE_SERVICE, Plan
 from complex_system.local.quality import Judgement, figures_of
 from complex_system.local.state import READY_STATES, Champion, Result, RunState, Scores, Training
@@ -124,7 +124,7 @@ class Watcher:
         scores = training.validation
         self._state.note(
             f"{training.trainer}: trained in {training.seconds:.1f} s; "
-            f"validation RMSE {shown(scores.rmse)}, MAE {shown(scores.mae)}, R2 {scores.r2:.4f}"
+            f"validation RMSE {format_figure(scores.rmse)}, MAE {format_figure(scores.mae)}, R2 {scores.r2:.4f}"
         )
 
     async def compared(self, event: dict[str, Any]) -> None:

@@ -162,7 +162,7 @@ def fold_numbers(keys: Sequence[str], folds: int, repeat: int) -> npt.NDArray[np
     """The fold of every record: equal parts of the records in the order of a hash of their keys.
 
     They depend on nothing but the keys, so every trainer has the same ones. A record that a source has sent again under another
-    key (``domain.records.repeated``) is in the fold of the first one, else its twin would be among the training records.
+    key (``domain.records.repeated``) is in the fold of the first one, else its copy would be among the training records.
     """
     originals = [original_key(key) for key in keys]
     ranks = {key: rank for rank, key in enumerate(_shuffled(set(originals), f"fold {repeat}"))}

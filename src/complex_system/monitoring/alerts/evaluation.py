@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.keys import uuid7
-from complex_system.domain.number_steps import Arithmetic
-from complex_system.domain.steps import inputs_of
+from complex_system.domain.steps import Arithmetic
 from complex_system.monitoring.alerts.messages import ended_sentence, raised_sentence
 from complex_system.monitoring.alerts.rules import AlertRule, Severity
 
@@ -246,7 +245,7 @@ def _columns_of_features(dataset: Dataset) -> dict[str, str]:
     made_of: dict[str, set[str]] = {name: {name} for name in dataset.raw_names}
     columns: dict[str, str] = {}
     for step in dataset.pipeline:
-        names = set().union(*(made_of[name] for name in inputs_of(step)))
+        names = set().union(*(made_of[name] for name in step.inputs))
         if isinstance(step, Arithmetic):
             made_of.setdefault(step.result, names)
         if len(names) == 1:

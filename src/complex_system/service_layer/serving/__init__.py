@@ -1,1 +1,1 @@
-"""The serving services: the engine and REST joined with the broker's subjects and events. What works without a broker is in ``serving``."""
+"""The serving services: engine and REST joined with the broker. What works without a broker is in ``complex_system.serving``."""

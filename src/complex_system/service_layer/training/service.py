@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from complex_system.background import Worker
 from complex_system.domain.keys import new_key
-from complex_system.domain.laboratory import law_is_known
+from complex_system.domain.laboratory import has_known_function
 from complex_system.errors import InvalidRequestError, TrackingUnavailableError
 from complex_system.messaging.clients import DatabaseClient, DocumentClient
 from complex_system.messaging.handlers import answers
@@ -169,7 +169,7 @@ class TrainerService(SystemService):
             tools=self._tools,
             announce=lambda value: self.announce(TRAINING_PROGRESS, value),
             report=self.set_state,
-            few=0 if law_is_known(self.dataset) else self.settings.cross_validate_below,
+            few=0 if has_known_function(self.dataset) else self.settings.cross_validate_below,
         )
 
     async def _tools(self) -> tuple[Trainer, Tracker]:

@@ -91,7 +91,7 @@ class ModelManager:
         self._unknown: dict[_Key, tuple[float, str]] = {}
         self._first_uses = asyncio.Semaphore(FIRST_USES)
 
-    async def predictor(self, name: str, version: str | None = None) -> Predictor:
+    async def predictor(self, name: str = CHAMPION, version: str | None = None) -> Predictor:
         """Return the model of that name, loaded if necessary.
 
         Args:

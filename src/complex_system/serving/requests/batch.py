@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from typing_extensions import override
 
-from complex_system.domain.records import MAX_FAULTS, Record, sentence, shown
+from complex_system.domain.records import MAX_FAULTS, Record, faults_message, shown
 from complex_system.errors import InvalidRecordError
 from complex_system.pipeline.arrays import Matrix
 from complex_system.pipeline.pipeline import Pipeline
@@ -146,4 +146,4 @@ def _bad_features(elements: Iterable[tuple[int, Any]], names: Sequence[str]) -> 
         faults.append({"record": row, "id": None, "field": names[column], "problem": problem})
         if len(faults) == MAX_FAULTS:
             break
-    return InvalidRecordError(sentence(faults), faults)
+    return InvalidRecordError(faults_message(faults), faults)

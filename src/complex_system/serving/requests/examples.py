@@ -32,17 +32,22 @@ def example_value(column: Column, position: int = 0) -> Any:
     if column.categories:
         category = column.categories[position % len(column.categories)]
         return [category] if column.type == "list of categories" else category
-    if column.type == "list of shares":
-        return [1.0]
-    if column.type == "boolean":
-        return position % 2 == 0
-    if column.type in ("number", "integer"):
-        low, high = column.range or (0.0, 1.0)
-        middle = low + (high - low) * (0.5 + 0.25 * (position % 2))
-        if column.type == "integer":
-            return min(max(math.floor(middle), math.ceil(low)), math.floor(high))
-        rounded = round(middle, 6)
-        return rounded if low <= rounded <= high else middle
-    if column.type == "datetime":
-        return _TIME.strftime(column.format) if column.format else _TIME.isoformat()
+    match column.type:
+        case "list of shares":
+            return [1.0]
+        case "boolean":
+            return position % 2 == 0
+        case "number" | "integer":
+            return _example_number(column, position)
+        case "datetime":
+            return _TIME.strftime(column.format) if column.format else _TIME.isoformat()
     return "text"
+
+
+def _example_number(column: Column, position: int) -> float:
+    low, high = column.range or (0.0, 1.0)
+    middle = low + (high - low) * (0.5 + 0.25 * (position % 2))
+    if column.type == "integer":
+        return min(max(math.floor(middle), math.ceil(low)), math.floor(high))
+    rounded = round(middle, 6)
+    return rounded if low <= rounded <= high else middle

@@ -14,8 +14,8 @@ from msgspec.structs import astuple
 
 from complex_system.domain.dataset import ID, Column, Dataset
 from complex_system.domain.keys import MAX_KEY
-from complex_system.domain.records import MAX_FAULTS, raw_check, sentence
-from complex_system.domain.types import MAX_TEXT, kind_of
+from complex_system.domain.records import MAX_FAULTS, faults_message, raw_check
+from complex_system.domain.types import MAX_TEXT, column_type
 from complex_system.errors import InvalidRecordError, InvalidRequestError, TooLargeError
 from complex_system.http.limits import LARGE_BODY
 from complex_system.pipeline.expressions import frame_type
@@ -121,7 +121,7 @@ class BatchReader:
             return RecordBatch(self._check(value))
         except InvalidRecordError:
             faults = self._check.faults(value, self.pipeline.faults_of)
-            raise InvalidRecordError(sentence(faults), faults) from None
+            raise InvalidRecordError(faults_message(faults), faults) from None
 
     def columns(self, columns: Mapping[str, Sequence[Any]]) -> Batch:
         """Read columns by name, all of the same length. Optional columns may be missing.
@@ -222,10 +222,10 @@ class _ColumnCheck:
         self.name = name
         self._kind = kind
         # numpy and polars accept a boolean as a number, and with mixed types more than that; the record check does not.
-        allowed = {float, int} if kind == pl.Float64 else {bool} if kind == pl.Boolean else {str}
-        self._allowed: set[type] = allowed if required else {*allowed, type(None)}
+        allowed: set[type] = {float, int} if kind == pl.Float64 else {bool} if kind == pl.Boolean else {str}
+        self._allowed = allowed if required else {*allowed, type(None)}
         # Values that need more than a look at their types are checked record by record.
-        self._simple = column is None or (column.type != "integer" and not kind_of(column).is_list)
+        self._simple = column is None or (column.type != "integer" and not column_type(column).is_list)
         self._min_length, self._max_length = (1, MAX_KEY) if name == ID else (0, MAX_TEXT)
 
     def values(self, columns: Mapping[str, Sequence[Any]], size: int) -> Sequence[Any]:

@@ -181,12 +181,14 @@ class Operation:
     """What the documentation says about a route.
 
     Attributes:
+        method: Of HTTP.
         summary: A few words.
         tag: Group of routes.
         responses: Status to the type of the body, or to OpenAPI's own description.
         body: Makes OpenAPI's ``requestBody`` for a data set.
     """
 
+    method: str
     summary: str
     tag: str
     responses: Responses
@@ -290,7 +292,7 @@ class Routes:
             body: Of the documentation, see :class:`Operation`.
             name: For the documentation, where the handler's own is not the right one.
         """
-        operation = Operation(summary, self._tag, responses or {}, body) if summary else None
+        operation = Operation(method, summary, self._tag, responses or {}, body) if summary else None
         endpoint = Endpoint(self._backend, path, handler, self._errors, operation, is_open=self._is_open)
         self.routes.append(Route(path, endpoint, methods=[method], name=name or handler.__name__))
 

@@ -23,7 +23,7 @@ from complex_system.serving.requests.examples import example_columns, example_re
 from complex_system.serving.requests.json import json_of
 from complex_system.serving.requests.reader import BatchReader
 from complex_system.serving.rest.endpoint import Backend, ErrorFormat, PredictionRequest, Responses, Routes, error_text
-from complex_system.serving.rest.schemas import Schema
+from complex_system.serving.rest.schemas import SCORING_REQUEST, Schema, reference
 
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _WANTED = (
@@ -216,7 +216,7 @@ def scoring_body(dataset: Dataset) -> Schema:
     return {
         "required": True,
         "content": {
-            "application/json": {"schema": _REQUEST, "examples": examples},
+            "application/json": {"schema": reference(SCORING_REQUEST), "examples": examples},
             "text/csv": {"schema": {"type": "string"}, "example": csv_text(columns)},
         },
     }
@@ -250,22 +250,3 @@ def mlflow_version() -> str:
 
 
 _VERSION = mlflow_version()
-_REQUEST: Schema = {
-    "type": "object",
-    "title": "ScoringRequest",
-    "description": "Exactly one of the formats.",
-    "properties": {
-        "dataframe_split": {
-            "type": "object",
-            "properties": {
-                "columns": {"type": "array", "items": {"type": "string"}},
-                "data": {"type": "array", "items": {"type": "array", "items": {}}},
-            },
-            "required": ["columns", "data"],
-        },
-        "dataframe_records": {"type": "array", "items": {"type": "object"}},
-        "instances": {"type": "array", "items": {}},
-        "inputs": {"type": ["object", "array"], "items": {}},
-    },
-    "minProperties": 1,
-}

@@ -37,7 +37,7 @@ from complex_system.serving.rest.oip_tensors import (
     no_binary,
     wants_binary,
 )
-from complex_system.serving.rest.schemas import Schema
+from complex_system.serving.rest.schemas import INFERENCE_REQUEST, Schema, reference
 
 SERVER = "complex-system"
 OUTPUT = "prediction"
@@ -238,7 +238,10 @@ def inference_body(dataset: Dataset) -> Schema:
             "value": {"inputs": features, "outputs": [{"name": OUTPUT}]},
         },
     }
-    return {"required": True, "content": {"application/json": {"schema": _REQUEST, "examples": examples}}}
+    return {
+        "required": True,
+        "content": {"application/json": {"schema": reference(INFERENCE_REQUEST), "examples": examples}},
+    }
 
 
 def _check_outputs(request: InferenceRequest) -> None:
@@ -247,38 +250,3 @@ def _check_outputs(request: InferenceRequest) -> None:
             raise InvalidRequestError(f"The model has the output '{OUTPUT}' and no output '{output.name[:60]}'.")
         if wants_binary(output.parameters):
             raise no_binary()
-
-
-_PARAMETERS: Schema = {"type": ["object", "null"]}
-_REQUEST: Schema = {
-    "type": "object",
-    "title": "InferenceRequest",
-    "properties": {
-        "id": {"type": ["string", "null"]},
-        "parameters": _PARAMETERS,
-        "inputs": {
-            "type": "array",
-            "minItems": 1,
-            "items": {
-                "type": "object",
-                "properties": {
-                    "name": {"type": "string"},
-                    "shape": {"type": "array", "items": {"type": "integer"}},
-                    "datatype": {"type": "string"},
-                    "parameters": _PARAMETERS,
-                    "data": {"type": "array", "items": {}},
-                },
-                "required": ["name", "shape", "datatype", "data"],
-            },
-        },
-        "outputs": {
-            "type": ["array", "null"],
-            "items": {
-                "type": "object",
-                "properties": {"name": {"type": "string"}, "parameters": _PARAMETERS},
-                "required": ["name"],
-            },
-        },
-    },
-    "required": ["inputs"],
-}

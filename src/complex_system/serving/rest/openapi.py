@@ -23,7 +23,7 @@ from complex_system.http.responses import json_response
 from complex_system.serving.models.manager import CHAMPION
 from complex_system.serving.requests.examples import example_record
 from complex_system.serving.rest.endpoint import Backend, Endpoint, Operation
-from complex_system.serving.rest.schemas import RECORD, Schema, record_schema
+from complex_system.serving.rest.schemas import Schema, reference, request_schemas
 
 ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")
 """All files that the page loads."""
@@ -44,7 +44,6 @@ _MEANINGS = {
     422: "A record is not as the data set declares it",
     503: "No model yet, or it cannot be served",
 }
-_SCHEMAS = "#/components/schemas/{name}"
 
 
 def documentation_routes(
@@ -128,17 +127,16 @@ class _Documents:
             if self._backend.api_key and not endpoint.is_open:
                 bodies[401] = endpoint.errors.schema
             types |= {body.__name__: body for body in bodies.values() if not isinstance(body, dict)}
-            [method] = route.methods - {"HEAD"}
-            described = _operation(route, method.lower(), operation, bodies, dataset)
+            described = _operation(route, operation, bodies, dataset)
             if self._backend.api_key and not endpoint.is_open:
                 described["security"] = [{"key": []}]
-            paths.setdefault(route.path, {})[method.lower()] = described
-        _, schemas = msgspec.json.schema_components(types.values(), ref_template=_SCHEMAS)
+            paths.setdefault(route.path, {})[operation.method.lower()] = described
+        _, schemas = msgspec.json.schema_components(types.values(), ref_template=reference("{name}")["$ref"])
         unit = dataset.column(dataset.target).unit
         schemas["Predictions"]["properties"]["predictions"]["description"] = (
             f"One value of '{dataset.target}' a record, in the order of the records{f', in {unit}' if unit else ''}."
         )
-        components: Schema = {"schemas": {RECORD: record_schema(dataset), **schemas}}
+        components: Schema = {"schemas": request_schemas(dataset) | schemas}
         if self._backend.api_key:
             components["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
         about = {"title": self.title, "description": description, "version": __version__}
@@ -150,12 +148,12 @@ class _Documents:
                 yield route, route.endpoint, route.endpoint.operation
 
 
-def _operation(route: Route, method: str, operation: Operation, bodies: dict[int, Any], dataset: Dataset) -> Schema:
+def _operation(route: Route, operation: Operation, bodies: dict[int, Any], dataset: Dataset) -> Schema:
     """Return OpenAPI's description of a route."""
     described: Schema = {
         "tags": [operation.tag],
         "summary": operation.summary,
-        "operationId": re.sub(r"\W", "_", f"{route.name}{route.path}") + f"_{method}",
+        "operationId": re.sub(r"\W", "_", f"{route.name}{route.path}") + f"_{operation.method.lower()}",
     }
     if route.param_convertors:
         described["parameters"] = [
@@ -177,8 +175,8 @@ def _operation(route: Route, method: str, operation: Operation, bodies: dict[int
 
 
 def _json_of(status: int, body: type[msgspec.Struct]) -> Schema:
-    schema = {"$ref": _SCHEMAS.format(name=body.__name__)}
-    return {"description": _MEANINGS[status], "content": {"application/json": {"schema": schema}}}
+    content = {"application/json": {"schema": reference(body.__name__)}}
+    return {"description": _MEANINGS[status], "content": content}
 
 
 def broker_section(dataset: Dataset, subject: str, columns: str) -> str:

@@ -1,4 +1,4 @@
-"""JSON schemas of the declared data set: what a raw record looks like in a request."""
+"""JSON schemas of requests: of the data set's raw records, and of the protocols that others specified."""
 
 from __future__ import annotations
 
@@ -6,13 +6,23 @@ from typing import Any
 
 from complex_system.domain.dataset import ID, Column, Dataset
 from complex_system.domain.keys import MAX_KEY
-from complex_system.domain.types import MAX_TEXT, kind_of
+from complex_system.domain.types import MAX_TEXT, column_type
 from complex_system.serving.requests.examples import example_record, example_value
 
 Schema = dict[str, Any]
 
-RECORD = "RawRecord"
-"""Name of the record's schema in the documentation."""
+RECORD, INFERENCE_REQUEST, SCORING_REQUEST = "RawRecord", "InferenceRequest", "ScoringRequest"
+"""Names of the schemas in the documentation."""
+
+
+def request_schemas(dataset: Dataset) -> dict[str, Schema]:
+    """Return the schemas of requests by name."""
+    return {RECORD: record_schema(dataset), INFERENCE_REQUEST: _INFERENCE_REQUEST, SCORING_REQUEST: _SCORING_REQUEST}
+
+
+def reference(name: str) -> Schema:
+    """Return a reference to a schema of the documentation."""
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def record_schema(dataset: Dataset) -> Schema:
@@ -39,7 +49,7 @@ def record_schema(dataset: Dataset) -> Schema:
 
 def records_body(dataset: Dataset) -> Schema:
     """Return OpenAPI's ``requestBody`` of ``POST /predict``."""
-    record: Schema = {"$ref": f"#/components/schemas/{RECORD}"}
+    record: Schema = reference(RECORD)
     records: Schema = {"type": "array", "items": record, "minItems": 1}
     wrapped: Schema = {
         "type": "object",
@@ -66,7 +76,7 @@ def records_body(dataset: Dataset) -> Schema:
 
 
 def _column_schema(column: Column, *, is_target: bool) -> Schema:
-    schema: Schema = dict(kind_of(column).json)
+    schema: Schema = dict(column_type(column).json)
     if column.optional:
         schema["type"] = [schema["type"], "null"]
     notes = [column.description] if column.description else []
@@ -101,3 +111,55 @@ def _fill(column: Column) -> str:
     if column.type == "boolean":
         return "true" if column.fill else "false"
     return f"{column.fill:g}" if isinstance(column.fill, float) else f"'{column.fill}'"
+
+
+_PARAMETERS: Schema = {"type": ["object", "null"]}
+_INFERENCE_REQUEST: Schema = {
+    "type": "object",
+    "properties": {
+        "id": {"type": ["string", "null"]},
+        "parameters": _PARAMETERS,
+        "inputs": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string"},
+                    "shape": {"type": "array", "items": {"type": "integer"}},
+                    "datatype": {"type": "string"},
+                    "parameters": _PARAMETERS,
+                    "data": {"type": "array", "items": {}},
+                },
+                "required": ["name", "shape", "datatype", "data"],
+            },
+        },
+        "outputs": {
+            "type": ["array", "null"],
+            "items": {
+                "type": "object",
+                "properties": {"name": {"type": "string"}, "parameters": _PARAMETERS},
+                "required": ["name"],
+            },
+        },
+    },
+    "required": ["inputs"],
+}
+_SCORING_REQUEST: Schema = {
+    "type": "object",
+    "description": "Exactly one of the formats.",
+    "properties": {
+        "dataframe_split": {
+            "type": "object",
+            "properties": {
+                "columns": {"type": "array", "items": {"type": "string"}},
+                "data": {"type": "array", "items": {"type": "array", "items": {}}},
+            },
+            "required": ["columns", "data"],
+        },
+        "dataframe_records": {"type": "array", "items": {"type": "object"}},
+        "instances": {"type": "array", "items": {}},
+        "inputs": {"type": ["object", "array"], "items": {}},
+    },
+    "minProperties": 1,
+}
