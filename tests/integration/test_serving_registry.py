@@ -168,7 +168,7 @@ async def test_somebody_elses_model_is_served_through_its_flavor_or_refused_with
     async with serving(off) as (_, client):
         refused = await client.post(f"/v2/models/{good}/infer", json=columns(records))
         assert refused.status_code == 503
-        assert "twin" in refused.json()["error"]
+        assert "ONNX model" in refused.json()["error"]
 
 
 async def test_challengers_score_in_the_background_and_the_event_carries_their_predictions(

@@ -197,7 +197,7 @@ from complex_system.serving.models.wandb import WandbOnlineSource, wandb_source
 from complex_system.settings import Settings
 
 assert isinstance(wandb_source(Settings()), WandbOnlineSource)
-source = WandbOnlineSource("project", patience=0.5)
+source = WandbOnlineSource("project", timeout=0.5)
 for _ in range(3):
     try:
         source.newest()
