@@ -25,8 +25,8 @@ from complex_system.evaluation.statistics import (
     rmse_interval,
 )
 from complex_system.evaluation.verdict import Verdict, format_figure, sentence
+from complex_system.local.data import films
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.sources.films import films
 from complex_system.training.base import Scores
 from complex_system.training.cross_validation import (
     CrossValidation,

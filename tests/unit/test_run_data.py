@@ -176,13 +176,13 @@ def test_what_works_and_is_perhaps_not_meant_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("declares", "holds", "hint"),
     [
-        ("Größe [mm]", "Gro\u0308ße [mm]", "looks like the declared 'Größe [mm]' and is of other characters: copy the name"),
-        ("Druck", "Druck ", "looks like the declared 'Druck' and is of other characters"),
+        ("Größe [mm]", "Gro\u0308ße [mm]", "looks like the declared 'Größe [mm]' but has other characters: copy the name"),
+        ("Druck", "Druck ", "looks like the declared 'Druck' but has other characters"),
         ("Druck (bar)", "Druck [bar]", "Is 'Druck [bar]' the declared 'Druck (bar)'?"),
         (
             "Druck",
             "Laborant",
-            "Declare what is unknown (unused: type text, and in the step drop), or take it out of the file.",
+            "Declare the unknown columns (unused ones: type text, and in the step drop), or take them out of the file.",
         ),
     ],
 )

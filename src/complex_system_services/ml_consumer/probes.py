@@ -38,7 +38,7 @@ class LabProbes(Probes):
 
     def follow(self, message: dict[str, Any]) -> None:
         """Takes the scenario from a message of the source."""
-        self._scenario = Scenario.named(message.get("scenario"), float(message["began"]), message["ramp"])
+        self._scenario = Scenario.named(str(message.get("scenario")), float(message["began"]), float(message["ramp"]))
 
     @override
     async def draw(self, count: int) -> list[Probe]:
