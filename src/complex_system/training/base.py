@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from complex_system.protocol.training import Scores
 from complex_system.training.data import Matrix, TrainingData
 
 
@@ -97,25 +98,15 @@ class Trainer(ABC):
         """
 
 
-@dataclass(frozen=True)
-class Scores:
-    """How far predictions are from the truth: root mean square and mean absolute error in the target's unit, and R2."""
+def score(truth: Matrix, predicted: Matrix) -> Scores:
+    """Score predictions of shape (n,).
 
-    rmse: float
-    mae: float
-    r2: float
-
-    @classmethod
-    def of(cls, truth: Matrix, predicted: Matrix) -> Scores:
-        """Scores of predictions of shape (n,); R2 = 1 - sum (y - p)^2 / sum (y - mean y)^2, and 0 for a constant truth."""
-        error = truth.astype(np.float64) - predicted.astype(np.float64)
-        spread = float(np.sum((truth - truth.mean(dtype=np.float64)) ** 2))
-        return cls(
-            rmse=float(np.sqrt(np.mean(error**2))),
-            mae=float(np.mean(np.abs(error))),
-            r2=1.0 - float(np.sum(error**2)) / spread if spread else 0.0,
-        )
-
-    def as_dict(self) -> dict[str, float]:
-        """The three as JSON."""
-        return {"rmse": self.rmse, "mae": self.mae, "r2": self.r2}
+    R2 = 1 - sum (y - p)^2 / sum (y - mean y)^2, and 0 for a constant truth.
+    """
+    error = truth.astype(np.float64) - predicted.astype(np.float64)
+    spread = float(np.sum((truth - truth.mean(dtype=np.float64)) ** 2))
+    return Scores(
+        rmse=float(np.sqrt(np.mean(error**2))),
+        mae=float(np.mean(np.abs(error))),
+        r2=1.0 - float(np.sum(error**2)) / spread if spread else 0.0,
+    )
