@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import mariadb
 import pyarrow as pa
@@ -35,6 +35,7 @@ from complex_system.storage.mongo import connection as mongo_connection
 from complex_system.storage.mongo import secantus
 from complex_system.storage.mongo import store as mongo_store
 from complex_system.storage.mongo.store import MongoDataStore
+from envelopes import change, envelopes
 from everything import EVERYTHING
 from proxy import proxied
 
@@ -96,16 +97,6 @@ def wide(categories: int, name: str = "a column with a long name, number ") -> D
     }))  # fmt: skip
 
 
-class Envelope(NamedTuple):
-    """What is kept beside a raw record."""
-
-    done: str
-    revision: int
-    received: datetime
-    hash: bytes
-    source: str
-
-
 class Traffic(CommandListener):
     """What is under way in each collection, and how many values the messages hold."""
 
@@ -138,6 +129,8 @@ class Traffic(CommandListener):
 class StoreCases(ABC):
     """The cases. ``Test...`` below run them."""
 
+    database: ClassVar[str]
+
     @pytest.fixture
     @abstractmethod
     def settings(self) -> Settings:
@@ -158,14 +151,6 @@ class StoreCases(ABC):
     @abstractmethod
     def port(self, settings: Settings) -> int:
         """Where the server listens."""
-
-    @abstractmethod
-    async def change(self, settings: Settings, key: str) -> None:
-        """Changes a raw record as a correction does: another value, the next revision, to be processed again."""
-
-    @abstractmethod
-    async def envelopes(self, settings: Settings) -> list[Envelope]:
-        """The envelopes of the raw records by key, read without the store."""
 
     @abstractmethod
     async def drop(self, settings: Settings) -> None:
@@ -271,8 +256,8 @@ class StoreCases(ABC):
         await store.save_raw(records)
         page = await store.unprocessed("v1", None, 30)
         assert page.table.column(REVISION).to_pylist() == [1] * 30
-        await self.change(settings, keys[3])
-        await self.change(settings, keys[21])
+        change(self.database, settings, keys[3], CHANGED, 7.5)
+        change(self.database, settings, keys[21], CHANGED, 7.5)
         revisions = page.table.column(REVISION).slice(0, 20)
         await store.upsert_processed(processed_table(store.dataset, keys[:20]).append_column(REVISION, revisions), "v1")
         await store.reject([Rejection(id=key, reason="odd", revision=1) for key in keys[20:25]], "v1")
@@ -292,7 +277,7 @@ class StoreCases(ABC):
         await store.save_raw(records[:6])
         old = processed_table(store.dataset, keys).append_column(REVISION, pa.array([1] * 6, pa.int64()))
         for key in keys:
-            await self.change(settings, key)
+            change(self.database, settings, key, CHANGED, 7.5)
         new = processed_table(store.dataset, keys, base=5.0).append_column(REVISION, pa.array([2] * 6, pa.int64()))
         await store.upsert_processed(new, "v1")
         assert keys_of(await store.unprocessed("v1", None, 30)) == []
@@ -305,7 +290,7 @@ class StoreCases(ABC):
     ) -> None:
         keys = [record[ID] for record in records[:6]]
         await store.save_raw(records[:6])
-        await self.change(settings, keys[0])
+        change(self.database, settings, keys[0], CHANGED, 7.5)
         await store.upsert_processed(processed_table(store.dataset, keys[:3]), "v1")
         await store.reject([Rejection(id=key, reason="odd") for key in keys[3:]], "v1")
         assert keys_of(await store.unprocessed("v1", None, 30)) == []
@@ -318,14 +303,14 @@ class StoreCases(ABC):
         sources = [f"machine {i}" for i in range(9)] + ["x" * 300]
         await store.save_raw(records[10:20], sources)
         await store.save_raw([{**records[0], CHANGED: 1.0}], "somebody else")
-        kept = await self.envelopes(settings)
+        kept = envelopes(self.database, settings)
         assert [(each.done, each.revision) for each in kept] == [("", 1)] * 20
         assert [each.source for each in kept] == ["lab 1"] * 10 + [source[:200] for source in sources]
         digest = content_hash(store.dataset)
         assert [each.hash for each in kept] == [digest(record) for record in records[:20]]
         assert all(before < each.received < datetime.now(UTC) + timedelta(seconds=5) for each in kept)
         await store.upsert_processed(processed_table(store.dataset, [record[ID] for record in records[:10]]), "v1")
-        assert [each.done for each in await self.envelopes(settings)] == ["v1"] * 10 + [""] * 10
+        assert [each.done for each in envelopes(self.database, settings)] == ["v1"] * 10 + [""] * 10
 
     async def test_another_stores_work_is_seen(self, store: DataStore, settings: Settings, records: list[Record]) -> None:
         other = self.make(store.dataset, settings)
@@ -575,6 +560,7 @@ class StoreCases(ABC):
 
 
 class MongoCases(StoreCases):
+    database = "mongo"
     stand_in: ClassVar[bool]
     """Whether the server is asked as ``secantusdb`` needs it, or as a MongoDB server."""
 
@@ -602,15 +588,6 @@ class MongoCases(StoreCases):
     async def drop(self, settings: Settings) -> None:
         async with AsyncMongoClient(settings.mongo_host, settings.mongo_port) as client:
             await client.drop_database(settings.mongo_name)
-
-    async def change(self, settings: Settings, key: str) -> None:
-        async with AsyncMongoClient(settings.mongo_host, settings.mongo_port) as client:
-            update = {"$set": {CHANGED: 7.5, "_envelope.done": ""}, "$inc": {"_envelope.revision": 1}}
-            await client[settings.mongo_name][RAW].update_one({ID: key}, update)
-
-    async def envelopes(self, settings: Settings) -> list[Envelope]:
-        kept = [document["_envelope"] for document in await self.kept(settings, RAW)]
-        return [Envelope(**{**each, "received": each["received"].replace(tzinfo=UTC)}) for each in kept]
 
     async def test_records_of_another_program_are_adopted(self, settings: Settings, dataset: Dataset) -> None:
         async with AsyncMongoClient(settings.mongo_host, settings.mongo_port) as client:
@@ -787,6 +764,8 @@ class TestMongoDataStoreOnSecantus(MongoCases):
 
 
 class TestMariaDataStore(StoreCases):
+    database = "maria"
+
     @pytest.fixture
     def settings(self, maria_server: Server, make_settings: Callable[..., Settings]) -> Settings:
         return make_settings(maria_server, maria_name=f"t{uuid.uuid4().hex[:12]}", maria_connections=4)
@@ -817,31 +796,6 @@ class TestMariaDataStore(StoreCases):
         connection = self._connect(settings)
         connection.cursor().execute(f"DROP DATABASE IF EXISTS `{settings.maria_name}`")
         connection.close()
-
-    async def change(self, settings: Settings, key: str) -> None:
-        connection = self._connect(settings)
-        connection.cursor().execute(
-            f"UPDATE `{settings.maria_name}`.{RAW} SET {CHANGED} = 7.5, _pipeline = '', "  # noqa: S608
-            "_envelope_revision = _envelope_revision + 1 WHERE _id = ?",
-            (key,),
-        )
-        connection.commit()
-        connection.close()
-
-    async def envelopes(self, settings: Settings) -> list[Envelope]:
-        connection = self._connect(settings)
-        connection.cursor().execute("SET time_zone = '+00:00'")
-        cursor = connection.cursor(binary=True)
-        cursor.execute(
-            "SELECT _pipeline, _envelope_revision, _envelope_received, _envelope_hash, _envelope_source "  # noqa: S608
-            f"FROM `{settings.maria_name}`.{RAW} ORDER BY _id"
-        )
-        rows = cursor.fetchall()
-        connection.close()
-        return [
-            Envelope(done, revision, received.replace(tzinfo=UTC), bytes(digest), source)
-            for done, revision, received, digest, source in rows
-        ]
 
     async def test_more_features_than_a_table_takes_are_refused_with_the_limit(self, settings: Settings) -> None:
         for name, categories, fits in (("c", 150, True), ("c", 205, False), ("a name of many characters " * 2, 120, False)):
