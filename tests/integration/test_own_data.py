@@ -98,7 +98,7 @@ async def through(
     ):
 
         async def done() -> bool:
-            # A record is marked after its processed twin is written.
+            # A record is marked after its processed record is written.
             left = await client.unprocessed(dataset.version, 10, None)
             return (await client.counts()).processed == rows and not left.table.num_rows
 

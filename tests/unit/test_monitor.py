@@ -262,7 +262,7 @@ def watched(monitor: Monitor, dataset: Dataset) -> dict[str, float]:
     shadows = [
         {"model": "lab-pytorch", "version": "4", "framework": "pytorch", "milliseconds": 8.0,
          "predictions": [(truth_of(r) or 0.0) + 5.0 for r in records]},
-        {"model": "lab-tensorflow", "version": "1", "error": "no twin"},
+        {"model": "lab-tensorflow", "version": "1", "error": "no ONNX model"},
     ]  # fmt: skip
     monitor.compared({"round": "r", "results": [{"model": "lab-lightgbm", "version": "1", "rmse": 2.0}], "champion": {}})
     monitor.history.crowned(NOW - 60, {"model": "lab-lightgbm", "version": "1", "rmse": 2.0})
