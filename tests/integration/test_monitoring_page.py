@@ -17,16 +17,20 @@ from complex_system.domain.laboratory import Laboratory, truth_of
 from complex_system.domain.pages import Page as RecordPage
 from complex_system.domain.pages import processed_schema
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.messaging.subjects import CHAMPION_CHANGED, COMPARISON_FINISHED, PREDICTION_MADE, TRUTH_KNOWN
-from complex_system.monitoring.history import History
+from complex_system.monitoring.history import Champion, History
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.page.app import VIEWS
 from complex_system.monitoring.page.mount import page_of
+from complex_system.monitoring.points import Figures
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.operations import Action
+from complex_system.protocol.serving import PREDICTION_MADE, TRUTH_KNOWN, PredictedRecord, PredictionMade, Truth, TruthKnown
+from complex_system.protocol.training import CHAMPION_CHANGED, COMPARISON_FINISHED
 from complex_system.settings import Settings
 from complex_system_services.ml_monitoring.ml_monitoring_service import MlMonitoringService
 from monitoring_page.browser import PHONE, WIDE, Watch, browser, served
 from monitoring_page.history import make_monitor
+from monitoring_page.messages import alert, champion, compared, comparison, heartbeat
 from support import TesterService, eventually, running
 
 PATIENCE = 30_000
@@ -141,7 +145,7 @@ async def test_an_open_page_follows_without_a_reload_keeps_the_zoom_and_leaves_w
         points = f"{plot}.data[0].y.at(-1)"
         before = await tab.evaluate(points)
         for _ in range(50):
-            monitor.history.minute(time.time()).read({"system/cpu_utilization_percentage": 99.0})
+            monitor.history.minute(time.time()).read(Figures.of_flat({"system/cpu_utilization_percentage": 99.0}))
             monitor.history.minute(time.time()).failed("ml_serving", "overloaded", 1)
         await expect(tab.locator("#system-failures")).to_contain_text("overloaded", timeout=PATIENCE)
         await tab.wait_for_function(f"() => {points} !== {before}")
@@ -164,9 +168,7 @@ async def test_a_hidden_tab_asks_for_nothing_and_catches_up_when_it_is_seen(chro
         await hide("true")
         await tab.wait_for_load_state("networkidle")
         asked = len(watch.requests)
-        monitor.history.alert(
-            {"key": "n", "began": time.time(), "ended": None, "severity": "info", "sentence": "Something new."}
-        )
+        monitor.history.alert(alert("n", time.time(), severity="info", sentence="Something new."))
         await tab.wait_for_timeout(2500)  # two refreshes, if it asked
         assert len(watch.requests) == asked
         await hide("false")
@@ -188,12 +190,11 @@ async def test_a_page_whose_service_is_gone_says_so(chromium: Browser) -> None:
 
 async def test_text_from_events_stays_text(chromium: Browser) -> None:
     monitor = make_monitor(time.time(), days=0.05, pairs_a_minute=2)
-    monitor.services.beaten({"service": EVIL, "replica": EVIL, "state": EVIL, "detail": EVIL, "url": "javascript:alert(1)"})
-    monitor.history.crowned(time.time(), {"model": EVIL, "version": EVIL, "framework": EVIL, "rmse": 3.0})
-    monitor.history.alert({
-        "key": "e", "rule": EVIL, "severity": EVIL, "metric": EVIL, "sentence": EVIL, "began": time.time(), "ended": None,
-        "actions": [{"at": time.time(), "what": EVIL}],
-    })  # fmt: skip
+    now = time.time()
+    monitor.services.beaten(heartbeat(EVIL, replica=EVIL, state=EVIL, detail=EVIL, url="javascript:alert(1)"))
+    monitor.history.crowned(Champion(model=EVIL, version=EVIL, framework=EVIL, rmse=3.0, at=now))
+    action = Action(round=EVIL, at=now, what=EVIL)
+    monitor.history.alert(alert("e", now, rule=EVIL, severity=EVIL, metric=EVIL, sentence=EVIL, actions=(action,)))
     async with page_over(monitor) as url, tab_at(chromium, url) as (tab, _):
         for view in VIEWS:
             await go(tab, view.name)
@@ -242,14 +243,18 @@ def fields() -> dict[str, Any]:
 
 
 async def announce(tester: TesterService, dataset: Dataset, records: list[dict[str, Any]], error: float) -> None:
-    predictions = [
-        {"id": r[ID], "record": r, "prediction": (truth_of(r) or 0.0) + error * (-1) ** i} for i, r in enumerate(records)
-    ]
-    await tester.announce(PREDICTION_MADE, {
-        "service": "ml_serving_mlflow", "model": "lab-lightgbm", "version": "2", "pipeline_version": dataset.version,
-        "milliseconds": 4.0, "predictions": predictions,
-    })  # fmt: skip
-    await tester.announce(TRUTH_KNOWN, {"truths": [{"id": r[ID], "truth": truth_of(r)} for r in records]})
+    truths = [truth_of(record) or 0.0 for record in records]
+    predictions = tuple(
+        PredictedRecord(id=r[ID], record=r, prediction=truth + error * (-1) ** i)
+        for i, (r, truth) in enumerate(zip(records, truths, strict=True))
+    )
+    made = PredictionMade(
+        service="ml_serving_mlflow", model="lab-lightgbm", version="2", pipeline_version=dataset.version, milliseconds=4.0,
+        predictions=predictions,
+    )  # fmt: skip
+    await tester.announce(PREDICTION_MADE, made)
+    known = tuple(Truth(id=r[ID], truth=truth) for r, truth in zip(records, truths, strict=True))
+    await tester.announce(TRUTH_KNOWN, TruthKnown(truths=known))
 
 
 async def test_the_service_serves_the_page_beside_its_interface(
@@ -260,16 +265,14 @@ async def test_the_service_serves_the_page_beside_its_interface(
     await client.save_raw(training)
     table = Pipeline(dataset).process(training).to_arrow().cast(processed_schema(dataset))
     await client.upsert_processed(RecordPage(table, None, {"version": dataset.version}))
-    row = {"model": "lab-lightgbm", "version": "2", "framework": "lightgbm", "rmse": 15.0, "mae": 12.5, "r2": 0.977}
     records = [laboratory.complete_record() for _ in range(240)]
     async with running(MlMonitoringService, settings) as service:
         await eventually(lambda: service.monitor.history.loaded)
-        await tester.announce(CHAMPION_CHANGED, {**row, "pipeline_version": dataset.version})
-        await tester.announce(
-            COMPARISON_FINISHED, {"results": [row], "champion": row, "holdout": 200, "run_url": "http://m/#/r"}
-        )
+        await tester.announce(CHAMPION_CHANGED, champion("lab-lightgbm", "2", 15.0, pipeline_version=dataset.version))
+        row = compared("lab-lightgbm", "2", 15.0, trainer="lightgbm", framework="lightgbm")
+        await tester.announce(COMPARISON_FINISHED, comparison(row, holdout=200, run_url="http://m/#/r"))
         await announce(tester, dataset, records[:120], 15.0)
-        await eventually(lambda: service.monitor.metrics.get("data/psi_max") is not None, 60)
+        await eventually(lambda: service.monitor.figures.number("data/psi_max") is not None, 60)
         await eventually(lambda: service.monitor.flow.counts)
         async with tab_at(chromium, service.url) as (tab, _):
             for view in VIEWS:

@@ -16,11 +16,18 @@ import pytest
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.documents import Document
 from complex_system.domain.laboratory import Laboratory, truth_of
-from complex_system.monitoring.history import History
+from complex_system.monitoring import views
+from complex_system.monitoring.history import Champion, History
 from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, Monitor
+from complex_system.monitoring.points import Figures
 from complex_system.monitoring.reference import Reference
 from complex_system.monitoring.rest import make_app
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.base import to_wire
+from complex_system.protocol.database import GET_COUNTS, GET_REJECTED
+from complex_system.protocol.operations import ALERT_RAISED, SERVICE_HEARTBEAT
+from complex_system.protocol.serving import PREDICTION_FAILED, PREDICTION_MADE, TRUTH_KNOWN
+from complex_system.protocol.training import CHAMPION_CHANGED, COMPARISON_FINISHED
 from kept import KeptDocuments
 
 NOW = 1_800_000_000.0
@@ -40,7 +47,7 @@ def records_of(count: int) -> list[dict[str, Any]]:
     return [{**laboratory.complete_record(), ID: f"key-{i:03}"} for i in range(count)]
 
 
-def see_everything(monitor: Monitor, clock: list[float]) -> Any:
+def see_everything(monitor: Monitor, clock: list[float]) -> Figures:
     """Give the monitor one of everything, as it comes over the broker; return its point."""
     records = records_of(60)
     table = pa.Table.from_pylist(records_of(200))
@@ -102,53 +109,45 @@ def see_everything(monitor: Monitor, clock: list[float]) -> Any:
 
 
 def hear_comparison(monitor: Monitor, payload: dict[str, Any]) -> None:
-    monitor.compared(payload)
+    monitor.compared(COMPARISON_FINISHED.decode(payload))
 
 
 def crown(monitor: Monitor, at: float, payload: dict[str, Any]) -> None:
-    monitor.history.crowned(at, payload)
+    monitor.history.crowned(Champion(**to_wire(CHAMPION_CHANGED.decode(payload)), at=at))
 
 
 def hear_prediction(monitor: Monitor, payload: dict[str, Any]) -> None:
-    monitor.predicted(payload)
+    monitor.predicted(PREDICTION_MADE.decode(payload))
 
 
 def hear_truths(monitor: Monitor, payload: dict[str, Any]) -> None:
-    monitor.measured(payload)
+    monitor.measured(TRUTH_KNOWN.decode(payload))
 
 
 def hear_failures(monitor: Monitor, payload: dict[str, Any]) -> None:
-    monitor.failed(payload)
+    monitor.failed(PREDICTION_FAILED.decode(payload))
 
 
 def hear_heartbeat(monitor: Monitor, payload: dict[str, Any]) -> None:
-    monitor.services.beaten(payload)
+    monitor.services.beaten(SERVICE_HEARTBEAT.decode(payload))
 
 
 def count_records(monitor: Monitor, at: float, payload: dict[str, Any]) -> None:
-    monitor.flow.counted(at, payload)
+    monitor.flow.counted(at, GET_COUNTS.decode_reply(payload))
 
 
 def reject(monitor: Monitor, at: float, payload: list[dict[str, Any]]) -> None:
-    monitor.flow.rejected(at, payload)
+    monitor.flow.rejected(at, GET_REJECTED.decode_reply(payload))
 
 
 def keep_alert(monitor: Monitor, payload: dict[str, Any]) -> None:
-    monitor.history.alert(payload)
+    monitor.history.alert(ALERT_RAISED.decode(payload))
 
 
-def host_figures(figures: dict[str, float]) -> Any:
-    return {f"system/{name}": value for name, value in figures.items()}
-
-
-def flat(point: Any) -> dict[str, float]:
-    return point
-
-
-def snapshot(monitor: Monitor) -> Any:
-    from complex_system.monitoring import views
-
-    return views.snapshot(monitor)
+def host_figures(numbers: dict[str, float]) -> Figures:
+    figures = Figures()
+    figures.add("system", numbers)
+    return figures
 
 
 def new_monitor(dataset: Dataset, clock: list[float]) -> Monitor:
@@ -184,15 +183,17 @@ async def formats(dataset: Dataset) -> dict[str, Any]:
     clock, documents = [1000.0], KeptDocuments()
     monitor = new_monitor(dataset, clock)
     await monitor.history.load(documents, NOW)
-    metrics = flat(see_everything(monitor, clock))
+    metrics = see_everything(monitor, clock).flat()
     await monitor.join.save(documents, NOW + 60)
     await documents.save(monitor.history.changed())
+    shown = to_wire(views.snapshot(monitor))
+    assert (shown.pop("run_id"), shown.pop("waiting_points")) == (None, 0)  # the service adds them
     kept = [[each.kind, each.key, each.at, each.body] for each in documents.kept.values()]
     answers = await rest_answers(monitor)
     lines = answers.pop("prometheus")
     series = {name: float(value) for name, _, value in (each.rpartition(" ") for each in lines) if not name.startswith("#")}
     whole = {"metrics": metrics, "prometheus": series, "rest": answers, "documents": sorted(kept, key=lambda each: each[:2]),
-             "snapshot": snapshot(monitor)}  # fmt: skip
+             "snapshot": shown}  # fmt: skip
     found: dict[str, Any] = json.loads(json.dumps(rounded(whole)))
     return found
 
@@ -217,8 +218,8 @@ async def test_documents_of_the_release_before_are_read(dataset: Dataset, expect
     restarted = new_monitor(dataset, [1000.0])
     await restarted.join.load(documents, NOW, 3600.0)
     await restarted.history.load(documents, NOW)
-    restarted.loaded()
-    point = flat(restarted.point(host_figures({}), None))
+    restarted.restore()
+    point = restarted.point(host_figures({}), None).flat()
     assert point["performance/rmse"] == pytest.approx(expected["metrics"]["performance/rmse"], rel=1e-4)
     assert point["performance/rmse_relative"] == pytest.approx(expected["metrics"]["performance/rmse_relative"], rel=1e-4)
     answers = await rest_answers(restarted)

@@ -13,9 +13,10 @@ import httpx
 import pytest
 
 from complex_system.domain.dataset import Dataset
-from complex_system.monitoring import period_views
+from complex_system.monitoring import periods
 from complex_system.monitoring.aggregates import ErrorSums, Served
-from complex_system.monitoring.history import History, Pair
+from complex_system.monitoring.drift import ColumnDrift, DataDrift
+from complex_system.monitoring.history import Champion, History, Pair
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.page import answers, series
 from complex_system.monitoring.page.app import VIEWS, only_changed
@@ -27,6 +28,11 @@ from complex_system.monitoring.page.mount import public_address
 from complex_system.monitoring.page.reading import PERIODS, Facts, Reading, take
 from complex_system.monitoring.page.report import make_report
 from complex_system.monitoring.page.svg import Line, chart, histogram, nice_ticks
+from complex_system.monitoring.points import Figures
+from complex_system.protocol.base import to_wire
+from complex_system.protocol.operations import Action
+from complex_system.protocol.training import VerdictOnBaseline
+from monitoring_page.messages import alert, compared, comparison, heartbeat
 
 NOW = 1_780_000_000.0
 BY = Served("ml_serving_mlflow", "lab-pytorch", "3")
@@ -51,6 +57,14 @@ def predict(monitor: Monitor, pairs: int = 40, error: float = 10.0, served: Serv
         monitor.history.minute(at).answered(served, 2.0, 3)
 
 
+def number(psi: float) -> ColumnDrift:
+    edges, even = list(map(float, range(11))), [0.1] * 10
+    return ColumnDrift(
+        type="number", samples=100, missing=0.0, missing_reference=0.0, edges=edges, reference=even, live=even, psi=psi,
+        band="significant",
+    )  # fmt: skip
+
+
 def everything(reading: Reading) -> str:
     return (
         "".join(str(view.fill(reading, Viewer())) for view in VIEWS)
@@ -66,9 +80,9 @@ def test_a_reading_does_not_change_any_more(monitor: Monitor) -> None:
     for _ in range(60):
         monitor.history.paired(Pair(NOW - 1, 600.0, 100.0, BY, "material_id=1"))
         monitor.history.minute(NOW - 1).answered(Served("new", "new", "1"), 2.0, 3)
-        monitor.history.minute(NOW - 1).read({"system/cpu_utilization_percentage": 99.0})
-    monitor.history.crowned(NOW, {"model": "lab-pytorch", "version": "9", "rmse": 1.0})
-    monitor.services.beaten({"service": "ml_serving", "replica": "a", "state": "failing"})
+        monitor.history.minute(NOW - 1).read(Figures.of_flat({"system/cpu_utilization_percentage": 99.0}))
+    monitor.history.crowned(Champion(model="lab-pytorch", version="9", rmse=1.0, at=NOW))
+    monitor.services.beaten(heartbeat("ml_serving", state="failing"))
     assert everything(reading) == before
     assert everything(read(monitor)) != before
 
@@ -77,7 +91,7 @@ def test_the_page_and_the_rest_interface_have_the_same_figures(monitor: Monitor)
     predict(monitor)
     predict(monitor, 11, 25.0, Served("ml_serving", "lab-pytorch-wandb", "1"))
     monitor.history.minute(NOW - 5).failed("ml_serving", "invalid_record", 2)
-    shown = period_views.predictions(monitor, NOW - 3600, NOW + 60)
+    shown = to_wire(periods.predictions(monitor, NOW - 3600, NOW + 60))
     reading = read(monitor)
     curves = series.errors_by_model(reading)
     for window in shown["windows"]:
@@ -111,18 +125,15 @@ def test_without_anything_every_view_says_what_is_awaited(monitor: Monitor) -> N
 
 
 def test_the_answers_follow_services_errors_and_drift(monitor: Monitor) -> None:
-    monitor.history.crowned(NOW - 1800, {"model": "lab-pytorch", "version": "3", "rmse": 10.0})
+    monitor.history.crowned(Champion(model="lab-pytorch", version="3", rmse=10.0, at=NOW - 1800))
     predict(monitor)
-    monitor.services.beaten({"service": "ml_serving", "replica": "a", "state": "ready"})
+    monitor.services.beaten(heartbeat("ml_serving"))
     good = answers.all_answers(read(monitor))
     assert [answer.kind for answer in good] == ["good", "good", "none", "good"]
-    monitor.services.beaten({"service": "ml_serving", "replica": "a", "state": "failing", "detail": "no model"})
+    monitor.services.beaten(heartbeat("ml_serving", state="failing", detail="no model"))
     predict(monitor, 40, 30.0)
-    edges, even = list(range(11)), [0.1] * 10
-    column = {"type": "number", "samples": 100, "missing": 0.0, "missing_reference": 0.0, "edges": edges, "reference": even,
-              "live": even, "psi": 0.3, "band": "significant"}  # fmt: skip
-    monitor.history.state("data", NOW, {"raw": {"rohwert_1_labormessung": column}, "processed": {}, "samples": 200})
-    monitor.history.alert({"key": "a", "began": NOW - 60, "ended": None, "severity": "critical", "sentence": "Look at it."})
+    monitor.drift = DataDrift(raw={"rohwert_1_labormessung": number(psi=0.3)}, samples=200)
+    monitor.history.alert(alert("a", NOW - 60, severity="critical"))
     bad = answers.all_answers(read(monitor))
     assert [answer.kind for answer in bad] == ["bad", "bad", "bad", "bad"]
     assert "ml_serving" in bad[0].why
@@ -130,16 +141,13 @@ def test_the_answers_follow_services_errors_and_drift(monitor: Monitor) -> None:
 
 
 def test_few_records_are_no_verdict(monitor: Monitor) -> None:
-    column = {"type": "number", "missing": 0.0, "missing_reference": 0.0, "psi": 0.3, "band": "significant"}
     for samples, kind in ((answers.FEW_RECORDS - 1, "none"), (answers.FEW_RECORDS, "bad")):
-        monitor.history.state("data", NOW, {"raw": {"rohwert_1_labormessung": column}, "processed": {}, "samples": samples})
+        monitor.drift = DataDrift(raw={"rohwert_1_labormessung": number(psi=0.3)}, samples=samples)
         assert answers.is_as_it_was(read(monitor)).kind == kind
 
 
 def test_a_reference_of_few_records_is_no_verdict(monitor: Monitor) -> None:
-    column = {"type": "number", "samples": 900, "missing": 0.0, "missing_reference": 0.0, "edges": [0, 1], "reference": [1.0],
-              "live": [1.0], "psi": 0.6, "band": "significant"}  # fmt: skip
-    monitor.history.state("data", NOW, {"raw": {"rohwert_1_labormessung": column}, "processed": {}, "samples": 900})
+    monitor.drift = DataDrift(raw={"rohwert_1_labormessung": number(psi=0.6)}, samples=900)
     for trained, kind in ((36, "none"), (answers.FEW_RECORDS, "bad")):
         reading = read(monitor)
         reading = replace(reading, data={**reading.data, "reference": {"source": "champion", "samples": trained}})
@@ -153,17 +161,21 @@ def test_a_reference_of_few_records_is_no_verdict(monitor: Monitor) -> None:
 
 
 def test_a_champion_that_a_linear_model_surely_beats_is_not_called_good(monitor: Monitor) -> None:
-    monitor.history.crowned(NOW - 1800, {"model": "lab-pytorch", "version": "3", "rmse": 10.0})
+    monitor.history.crowned(Champion(model="lab-pytorch", version="3", rmse=10.0, at=NOW - 1800))
     predict(monitor, answers.FEW, 10.0)
     assert answers.is_good(read(monitor)).kind == "good"
     for high, kind in ((-0.1, "warn"), (0.1, "good")):
-        verdict = {"mean": {"verdict": "better"}, "linear": {"verdict": "not better", "low": -0.5, "high": high}}
-        monitor.compared({"results": [], "verdicts": verdict, "verdict": "It is worse than a linear model."})
+        verdicts = {
+            "mean": VerdictOnBaseline(verdict="better", better_by=80.0, low=70.0, high=90.0),
+            "linear": VerdictOnBaseline(verdict="not better", better_by=-0.3, low=-0.5, high=high),
+        }
+        found = comparison(compared("lab-pytorch", "3", 10.0), verdicts=verdicts, verdict="It is worse than a linear model.")
+        monitor.compared(found)
         assert answers.is_good(read(monitor)).kind == kind
 
 
 def test_few_pairs_are_no_verdict(monitor: Monitor) -> None:
-    monitor.history.crowned(NOW - 1800, {"model": "lab-pytorch", "version": "3", "rmse": 10.0})
+    monitor.history.crowned(Champion(model="lab-pytorch", version="3", rmse=10.0, at=NOW - 1800))
     predict(monitor, answers.FEW - 1, 500.0)
     assert answers.is_good(read(monitor)).kind == "none"
     predict(monitor, 1, 500.0)
@@ -177,29 +189,20 @@ def test_text_from_events_is_never_markup(monitor: Monitor) -> None:
         monitor.history.minute(NOW - i - 1).answered(by, 1.0, 1)
     monitor.history.minute(NOW - 1).failed(EVIL, EVIL, 1)
     monitor.history.minute(NOW - 1).read(
-        {f"data/psi/{EVIL}": 0.3, f"services/{EVIL}/cpu_percent": 1.0, f"data/missing/{EVIL}": 0.5}
+        Figures.of_flat({f"data/psi/{EVIL}": 0.3, f"services/{EVIL}/cpu_percent": 1.0, f"data/missing/{EVIL}": 0.5})
     )
-    monitor.services.beaten({"service": EVIL, "replica": EVIL, "state": EVIL, "detail": EVIL, "url": "javascript:alert(1)"})
-    monitor.history.crowned(NOW - 9, {"model": EVIL, "version": EVIL, "framework": EVIL, "rmse": 1.0, "cause": EVIL})
-    row = {
-        "model": EVIL,
-        "version": EVIL,
-        "framework": EVIL,
-        "rmse": 2.0,
-        "mae": 1.0,
-        "r2": 0.5,
-        "run_url": "javascript:alert(1)",
-    }
-    monitor.compared({"results": [row], "champion": row, "kept": EVIL, "run_url": "javascript:alert(1)", "holdout": 3})
-    number = {"type": "number", "samples": 9, "missing": 0.0, "missing_reference": 0.0, "edges": [0, 1], "reference": [1.0],
-              "live": [1.0], "psi": 0.3, "band": "significant"}  # fmt: skip
-    category = {**number, "type": "category", "categories": [EVIL, EVIL], "reference": [0.5, 0.5], "live": [0.5, 0.5],
-                "new_categories": {EVIL: 2}}  # fmt: skip
-    monitor.history.state("data", NOW, {"raw": {EVIL: number, f"b{EVIL}": category}, "processed": {}, "samples": 9})
-    monitor.history.alert({
-        "key": "a", "rule": EVIL, "severity": EVIL, "metric": EVIL, "sentence": EVIL, "began": NOW - 5, "ended": None,
-        "value": 1.0, "actions": [{"at": NOW, "outcome": EVIL, "what": EVIL}],
-    })  # fmt: skip
+    monitor.services.beaten(heartbeat(EVIL, replica=EVIL, state=EVIL, detail=EVIL, url="javascript:alert(1)"))
+    monitor.history.crowned(Champion(model=EVIL, version=EVIL, framework=EVIL, rmse=1.0, cause=EVIL, at=NOW - 9))
+    row = compared(EVIL, EVIL, 2.0, framework=EVIL)
+    monitor.compared(comparison(row, kept=EVIL, verdict=EVIL, run_url="javascript:alert(1)", baselines={EVIL: row}))
+    category = ColumnDrift(
+        type="category", samples=9, missing=0.0, missing_reference=0.0, categories=[EVIL, EVIL], reference=[0.5, 0.5],
+        live=[0.5, 0.5], psi=0.3, band="significant", new_categories={EVIL: 2},
+    )  # fmt: skip
+    monitor.drift = DataDrift(raw={EVIL: number(psi=0.3), f"b{EVIL}": category}, samples=9)
+    action = Action(round=EVIL, at=NOW, outcome=EVIL, what=EVIL)
+    evil = alert("a", NOW - 5, rule=EVIL, severity=EVIL, metric=EVIL, sentence=EVIL, actions=(action,))
+    monitor.history.alert(evil)
     reading = read(monitor)
     # What is markup or read as such: pictures, the report, figures. Other text is put in by React, which escapes it.
     assert EVIL not in make_report(reading, Clock())

@@ -1,44 +1,44 @@
-"""What an alert says: one sentence that a plant engineer understands, with column and unit."""
+"""What an alert says: one sentence that a plant engineer understands, with column and unit, and what to do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from complex_system.domain.dataset import Dataset
 from complex_system.monitoring.alerts.rules import AlertRule
+from complex_system.monitoring.points import Figure, Figures
 
-Metrics = Mapping[str, float]
-Sentence = Callable[[AlertRule, str, float, Metrics, Dataset], str]
+Text = Callable[[AlertRule, str, float, Figures, Dataset], str]
 
 
-def raised_sentence(rule: AlertRule, subject: str, metric: str, value: float, metrics: Metrics, dataset: Dataset) -> str:
-    """Says what is wrong.
+def raised_message(rule: AlertRule, subject: str, figure: Figure, value: float, figures: Figures, dataset: Dataset) -> str:
+    """Return what is wrong.
 
     Args:
-        rule: The rule that speaks.
+        rule: The rule that is broken.
         subject: What the rule's ``*`` stands for; empty where it has none.
-        metric: The metric that was judged.
+        figure: The figure that was judged.
         value: Its value.
-        metrics: All metrics of the moment, for figures beside it.
+        figures: All figures of the moment.
         dataset: Names, descriptions and units of the columns.
     """
     if rule.text:
         return rule.text.format(subject=_named(subject, dataset), value=value, threshold=rule.threshold)
-    for beginning, sentence in _SENTENCES.items():
-        if metric.startswith(beginning):
-            return sentence(rule, subject, value, metrics, dataset)
-    side = "above" if rule.above else "below"
-    return f"{metric} is {value:.4g}, {side} {rule.threshold:g}."
+    text = _TEXTS.get(figure.name)
+    if text is None or (figure.group == "performance" and figure.subject):
+        side = "above" if rule.above else "below"
+        return f"{figure.flat} is {value:.4g}, {side} {rule.threshold:g}."
+    return text(rule, subject, value, figures, dataset)
 
 
-def ended_sentence(rule: AlertRule, subject: str, value: float, seconds: float, dataset: Dataset) -> str:
-    """Says that it is over."""
+def ended_message(rule: AlertRule, subject: str, figure: Figure, value: float, seconds: float, dataset: Dataset) -> str:
+    """Return that it is over, after so many seconds."""
     what = f"{_named(subject, dataset)} is" if subject else _ENDED.get(rule.metric, f"{rule.metric} is")
-    shown = _percent(value) if rule.metric.startswith(_SHARES) else f"{value:.4g}"
-    return f"{what} back to normal after {_lasted(seconds)}: {rule.name} {shown}, limit {rule.threshold:g}."
+    shown = _percent(value) if figure.name in _SHARES else f"{value:.4g}"
+    return f"{what} back to normal after {_duration(seconds)}: {rule.name} {shown}, limit {rule.threshold:g}."
 
 
-_SHARES = ("data/missing", "data/out_of_range", "rejected/share")
+_SHARES = ("data/missing", "data/missing_excess", "data/out_of_range", "rejected/share")
 _ENDED = {
     "performance/rmse_relative": "The model's error is",
     "rejected/share": "The share of rejected records is",
@@ -46,7 +46,7 @@ _ENDED = {
 }
 
 
-def _drift(rule: AlertRule, subject: str, value: float, _: Metrics, dataset: Dataset) -> str:
+def _drift(rule: AlertRule, subject: str, value: float, _: Figures, dataset: Dataset) -> str:
     what = _named(subject, dataset) if subject else "At least one column"
     return (
         f"The values of {what} are not distributed as in the model's training data any more "
@@ -54,9 +54,9 @@ def _drift(rule: AlertRule, subject: str, value: float, _: Metrics, dataset: Dat
     )
 
 
-def _error(rule: AlertRule, _: str, value: float, metrics: Metrics, dataset: Dataset) -> str:
+def _error(rule: AlertRule, _: str, value: float, figures: Figures, dataset: Dataset) -> str:
     target = _named(dataset.target, dataset)
-    rmse = metrics.get("performance/rmse")
+    rmse = figures.number("performance/rmse")
     size = "" if rmse is None else f"RMSE {rmse:.4g}{_unit(dataset.target, dataset)}, "
     return (
         f"The predictions of {target} are {value:.1f} times as wrong as when the model was chosen "
@@ -64,7 +64,7 @@ def _error(rule: AlertRule, _: str, value: float, metrics: Metrics, dataset: Dat
     )
 
 
-def _rmse(rule: AlertRule, _: str, value: float, __: Metrics, dataset: Dataset) -> str:
+def _rmse(rule: AlertRule, _: str, value: float, __: Figures, dataset: Dataset) -> str:
     unit = _unit(dataset.target, dataset)
     return (
         f"The predictions of {_named(dataset.target, dataset)} are off by an RMSE of {value:.4g}{unit}, "
@@ -72,22 +72,22 @@ def _rmse(rule: AlertRule, _: str, value: float, __: Metrics, dataset: Dataset) 
     )
 
 
-def _missing(rule: AlertRule, subject: str, value: float, metrics: Metrics, dataset: Dataset) -> str:
-    share = metrics.get(f"data/missing/{subject}", value)
+def _missing(rule: AlertRule, subject: str, value: float, figures: Figures, dataset: Dataset) -> str:
+    share = figures.number("data/missing", subject) or value
     return (
         f"{_named(subject, dataset)} is missing in {_percent(share)} of the live records, {_percent(value)} more than in the "
         f"training data (limit {_percent(rule.threshold)}): the sensor or its connection may have failed."
     )
 
 
-def _missing_share(rule: AlertRule, subject: str, value: float, _: Metrics, dataset: Dataset) -> str:
+def _missing_share(rule: AlertRule, subject: str, value: float, _: Figures, dataset: Dataset) -> str:
     return (
         f"{_named(subject, dataset)} is missing in {_percent(value)} of the live records (limit {_percent(rule.threshold)}): "
         "the sensor or its connection may have failed."
     )
 
 
-def _out_of_range(rule: AlertRule, subject: str, value: float, _: Metrics, dataset: Dataset) -> str:
+def _out_of_range(rule: AlertRule, subject: str, value: float, _: Figures, dataset: Dataset) -> str:
     allowed = ""
     if subject in dataset.raw_names and (limits := dataset.column(subject).range):
         allowed = f" {limits[0]:g} to {limits[1]:g}{_unit(subject, dataset)}"
@@ -97,30 +97,31 @@ def _out_of_range(rule: AlertRule, subject: str, value: float, _: Metrics, datas
     )
 
 
-def _new_category(_: AlertRule, subject: str, value: float, __: Metrics, dataset: Dataset) -> str:
+def _new_category(_: AlertRule, subject: str, value: float, __: Figures, dataset: Dataset) -> str:
     what = _named(subject, dataset) if subject else "a column"
     return f"{value:.0f} new records have a value of {what} that dataset.yaml does not declare; they are rejected until it does."
 
 
-def _rejected(rule: AlertRule, _: str, value: float, __: Metrics, ___: Dataset) -> str:
+def _rejected(rule: AlertRule, _: str, value: float, __: Figures, ___: Dataset) -> str:
     return (
         f"{_percent(value)} of the new records could not be processed and were rejected (limit {_percent(rule.threshold)}); "
         "the database keeps each with its reason."
     )
 
 
-def _silent(_: AlertRule, subject: str, value: float, __: Metrics, ___: Dataset) -> str:
+def _silent(_: AlertRule, subject: str, value: float, __: Figures, ___: Dataset) -> str:
     if subject:
-        return f"The service {subject} has stopped sending signs of life."
-    return f"{value:.0f} service(s) have stopped sending signs of life."
+        return f"The service {subject} does not send heartbeats any more: see its log and start it again."
+    return f"{value:.0f} service(s) do not send heartbeats any more: see their logs and start them again."
 
 
-def _latency(rule: AlertRule, _: str, value: float, __: Metrics, ___: Dataset) -> str:
+def _latency(rule: AlertRule, _: str, value: float, __: Figures, ___: Dataset) -> str:
     return f"One in a hundred predictions takes {value:.0f} ms or longer (limit {rule.threshold:g} ms)."
 
 
-_SENTENCES: dict[str, Sentence] = {
+_TEXTS: dict[str, Text] = {
     "drift/psi": _drift,
+    "drift/psi_max": _drift,
     "performance/rmse_relative": _error,
     "performance/rmse": _rmse,
     "data/missing_excess": _missing,
@@ -149,7 +150,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def _lasted(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

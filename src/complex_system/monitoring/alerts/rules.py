@@ -7,21 +7,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from complex_system.domain.yaml_reader import Place, YamlFile
+from complex_system.protocol.operations import Severity
 
-Severity = Literal["info", "warning", "critical"]
 SEVERITIES = ("info", "warning", "critical")
 
 COUNTS = {
-    "performance/": "performance/count",
-    "drift/": "drift/judged",
-    "data/": "data/samples",
-    "rejected/": "rejected/count",
-    "latency/": "latency/count",
+    "performance": "performance/count",
+    "drift": "drift/judged",
+    "data": "data/samples",
+    "rejected": "rejected/count",
+    "latency": "latency/count",
 }
-"""The metric that holds the samples behind a metric, by the beginning of its name; a rule may name another with ``count``."""
+"""The metric with the number of samples behind the metrics of a group; a rule may name another one with ``count``."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class AlertRule:
     @property
     def count_metric(self) -> str:
         """Metric that holds the number of samples behind the rule's; empty when none is known."""
-        return self.count or next((name for prefix, name in COUNTS.items() if self.metric.startswith(prefix)), "")
+        return self.count or COUNTS.get(self.metric.partition("/")[0], "")
 
     def subject_of(self, metric: str) -> str | None:
         """What ``*`` stands for in a metric's name; an empty text where the rule has none; None where it does not match."""

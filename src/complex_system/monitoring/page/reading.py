@@ -12,6 +12,7 @@ from complex_system.monitoring import views
 from complex_system.monitoring.aggregates import HOUR, MINUTE, Rollup, begin_of
 from complex_system.monitoring.history import Pair
 from complex_system.monitoring.monitor import Monitor
+from complex_system.protocol.base import to_wire
 
 DAY = 24 * HOUR
 RECENT = 10 * MINUTE
@@ -214,14 +215,14 @@ def take(monitor: Monitor, facts: Facts, period: Period, now: float) -> Reading:
         at=now,
         period=period,
         facts=facts,
-        overview=views.overview(monitor),
-        models=views.models(monitor),
-        data=views.data(monitor),
+        overview=to_wire(views.overview(monitor)),
+        models=to_wire(views.models(monitor)),
+        data=to_wire(views.data(monitor)),
         rollups=_frozen(rollups),
         recent=_frozen(history.minutes(now - RECENT, now + MINUTE)),
         pairs=pairs[::every],
-        champions=[dict(each) for each in history.champions],
-        alerts=[Alert.parse(body) for body in history.alerts()],
+        champions=to_wire(history.champions),
+        alerts=[Alert.parse(to_wire(alert)) for alert in history.alerts()],
         waiting=monitor.join.waiting,
     )
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from complex_system.monitoring.aggregates import ErrorSums, Gauge, LatencySums, Rollup, Served, begin_of
 from complex_system.monitoring.page.reading import Reading
+from complex_system.monitoring.points import Figure
 
 K = TypeVar("K")
 T = TypeVar("T", ErrorSums, LatencySums, Gauge)
@@ -53,8 +54,8 @@ def gauges(reading: Reading, wanted: Callable[[str], str | None]) -> dict[str, C
         reading: Where they are from.
         wanted: What a metric is called in the result, None for one that is not wanted.
     """
-    found: set[str] = set().union(*(rollup.gauges for rollup in reading.rollups))
-    names = {metric: name for metric in sorted(found) if (name := wanted(metric)) is not None}
+    found = sorted(set[Figure]().union(*(rollup.gauges for rollup in reading.rollups)))
+    names = {figure: name for figure in found if (name := wanted(figure.flat)) is not None}
     picked = (
         (rollup, name, rollup.gauges[metric])
         for metric, name in names.items()
@@ -95,7 +96,8 @@ def truths_per_second(reading: Reading) -> float:
 
 def newest(reading: Reading, metric: str) -> float | None:
     """The newest reading of a gauge."""
-    return next((each.gauges[metric].last for each in reversed(reading.recent) if metric in each.gauges), None)
+    figure = Figure.parse(metric)
+    return next((each.gauges[figure].last for each in reversed(reading.recent) if figure in each.gauges), None)
 
 
 def _seconds(reading: Reading) -> float:

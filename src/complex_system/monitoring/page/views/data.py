@@ -8,7 +8,7 @@ from typing import Any
 from dash import dcc, html
 from dash.development.base_component import Component
 
-from complex_system.monitoring.drift import MODERATE, SIGNIFICANT, band
+from complex_system.monitoring.drift import MODERATE, SIGNIFICANT, band_of
 from complex_system.monitoring.page import series
 from complex_system.monitoring.page.answers import FEW_RECORDS, are_few
 from complex_system.monitoring.page.components import View, Viewer, badge, card, empty, plot
@@ -105,7 +105,7 @@ def _drift(reading: Reading, viewer: Viewer, measured: Mapping[str, Mapping[str,
     tones = {"stable": colors["good"], "moderate": colors["warn"], "significant": colors["bad"]}
     names = list(reversed(known))
     few = are_few(reading.data)
-    bands = ["few" if few else band(known[name]) for name in names]
+    bands = ["few" if few else band_of(known[name]) for name in names]
     tones["few"] = colors["muted"]
     bars = {
         "type": "bar", "orientation": "h", "y": [plain(name) for name in names], "x": [known[name] for name in names],
@@ -182,7 +182,7 @@ def _badge(each: Mapping[str, Any], *, few: bool) -> Component:
         return badge("none", "too few")
     if few:
         return badge("none", f"PSI {number(float(each['psi']))}")
-    kind, word = _BANDS[band(float(each["psi"]))]
+    kind, word = _BANDS[band_of(float(each["psi"]))]
     return badge(kind, f"PSI {number(float(each['psi']))} {word}")
 
 
