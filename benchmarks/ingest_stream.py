@@ -47,7 +47,8 @@ async def _compare(asker: Any, environment: dict[str, str], name: str, count: in
     from complex_system.domain.records import Record
     from complex_system.messaging.clients import DatabaseClient
     from complex_system.messaging.ingest.publisher import IngestClient
-    from complex_system.messaging.subjects import GET_INGEST_COUNTS_SUBJECT
+    from complex_system.protocol.base import Empty
+    from complex_system.protocol.database import GET_INGEST_COUNTS
     from complex_system.settings import Settings
 
     database = DatabaseClient(asker)
@@ -73,7 +74,7 @@ async def _compare(asker: Any, environment: dict[str, str], name: str, count: in
         sent = time.perf_counter() - began
         written += number
         # The stream is asked, not the database: counting costs it as much as writing.
-        while (left := await asker.ask(GET_INGEST_COUNTS_SUBJECT, {}))["waiting"] or left["in_flight"]:  # noqa: ASYNC110
+        while (left := await asker.ask(GET_INGEST_COUNTS, Empty())).waiting or left.in_flight:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         done = time.perf_counter() - began
         there = (await database.counts()).raw
@@ -118,7 +119,7 @@ def _records(count: int) -> list[dict[str, Any]]:
 @contextmanager
 def _servers(folder: Path, name: str) -> Iterator[dict[str, str]]:
     """Broker, database and database service; yields the environment that names them."""
-    from complex_system.local.child import Child
+    from complex_system.local.processes import Child
     from complex_system.local.servers import MariaServer, MongoServer, NatsServer
 
     kind, module = (MongoServer, "database_mongo") if name == "MongoDB" else (MariaServer, "database_maria")
@@ -148,14 +149,15 @@ async def _asker(environment: dict[str, str]) -> AsyncIterator[Any]:
     os.environ["FASTIOT_CONFIG_DIR"] = environment["FASTIOT_CONFIG_DIR"]  # FastIoT would read a deployment's otherwise
     from complex_system.errors import ComplexSystemError
     from complex_system.messaging.clients import SystemClient
-    from complex_system.messaging.subjects import GET_INGEST_COUNTS_SUBJECT
+    from complex_system.protocol.base import Empty
+    from complex_system.protocol.database import GET_INGEST_COUNTS
     from complex_system.settings import Settings
 
     async with await SystemClient.open(Settings.of(environment), "benchmark") as asker:
         deadline = time.monotonic() + 120
         while True:
             try:
-                if (await asker.ask(GET_INGEST_COUNTS_SUBJECT, {}))["waiting"] == 0:
+                if (await asker.ask(GET_INGEST_COUNTS, Empty())).waiting == 0:
                     break
             except ComplexSystemError as error:
                 if time.monotonic() > deadline:

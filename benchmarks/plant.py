@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import ComplexSystemError
-from complex_system.local.child import Child
+from complex_system.local.processes import Child
 from complex_system.local.servers import MariaServer, MongoServer, NatsServer
 from complex_system.messaging.clients import DatabaseClient, SystemClient
 from complex_system.messaging.subjects import health_subject

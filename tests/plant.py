@@ -19,7 +19,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import MAX_PAGE_ROWS, processed_schema
 from complex_system.errors import ComplexSystemError
-from complex_system.local.child import Child
+from complex_system.local.processes import Child
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient, SystemClient
 from complex_system.pipeline.pipeline import Pipeline

@@ -31,7 +31,7 @@ from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.database import RecordCounts, Rejection
 from complex_system.protocol.serving import PredictedRecord, PredictionMade, Truth, TruthKnown
 from complex_system.sources.scenarios import TARGET, Disturbance, Scenario
-from complex_system.training.base import Scores, TrainedModel, TrainingParameters
+from complex_system.training.base import TrainedModel, TrainingParameters, score
 from complex_system.training.data import Part, SampleCollector
 from complex_system.training.lightgbm import LightGBMTrainer
 from monitoring_page.messages import compared, comparison
@@ -89,7 +89,7 @@ def champion(seed: int = 1, records: int = 10_000) -> Champion:
     raw = [record for record in Laboratory(seed).records(records) if record[TARGET] is not None]
     table = pl.DataFrame(raw, infer_schema_length=None).to_arrow()
     reference = Reference.of(dataset, data.train.x, table)
-    return Champion(model, Scores.of(holdout.y, model.predict(holdout.x)).rmse, reference)
+    return Champion(model, score(holdout.y, model.predict(holdout.x)).rmse, reference)
 
 
 class Plant:

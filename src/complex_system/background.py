@@ -48,7 +48,7 @@ class Worker:
         return await asyncio.wrap_future(answer)
 
     async def close(self, seconds: float) -> bool:
-        """Lets the thread end after its present call; returns whether it did within ``seconds``."""
+        """Let the thread end after its present call; return whether it did within ``seconds``."""
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join, seconds)
         return not self._thread.is_alive()

@@ -177,8 +177,7 @@ async def test_a_service_that_vanishes_is_silent_and_one_that_stops_is_not(
     settings: Settings, nats_server: Server, tester: TesterService
 ) -> None:
     environment = {**os.environ, **nats_server.environment(), "COMPLEX_SYSTEM_HEARTBEAT_INTERVAL": "0.3"}
-    code = f"import sys; sys.path[:0] = [{str(TESTS)!r}]; from monitoring_page.messages import alert, champion, compared, comparison
-from support import TesterService; TesterService.main()"
+    code = f"import sys; sys.path[:0] = [{str(TESTS)!r}]; from support import TesterService; TesterService.main()"
 
     async with running(MlMonitoringService, settings) as service:
 

@@ -17,10 +17,9 @@ from complex_system.domain.laboratory import Laboratory, truth_of
 from complex_system.domain.pages import Page as RecordPage
 from complex_system.domain.pages import processed_schema
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.monitoring.history import Champion, History
+from complex_system.monitoring.history import History
 from complex_system.monitoring.monitor import Monitor
-from complex_system.monitoring.page.app import VIEWS
-from complex_system.monitoring.page.mount import page_of
+from complex_system.monitoring.page.app import VIEWS, page_of
 from complex_system.monitoring.points import Figures
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.operations import Action
@@ -30,12 +29,12 @@ from complex_system.settings import Settings
 from complex_system_services.ml_monitoring.ml_monitoring_service import MlMonitoringService
 from monitoring_page.browser import PHONE, WIDE, Watch, browser, served
 from monitoring_page.history import make_monitor
-from monitoring_page.messages import alert, champion, compared, comparison, heartbeat
+from monitoring_page.messages import alert, champion, compared, comparison, crowned, heartbeat
 from support import TesterService, eventually, running
 
 PATIENCE = 30_000
 """Milliseconds that a browser may take on a busy machine."""
-NOTHING_AWAITED = "() => !document.querySelector('main').innerText.replace('Waiting for truth', '').includes('aiting for')"
+NOTHING_AWAITED = "() => !document.querySelector('main').innerText.includes('aiting for')"
 EVIL = "<img src=x onerror=alert(1)>"
 
 
@@ -191,10 +190,12 @@ async def test_a_page_whose_service_is_gone_says_so(chromium: Browser) -> None:
 async def test_text_from_events_stays_text(chromium: Browser) -> None:
     monitor = make_monitor(time.time(), days=0.05, pairs_a_minute=2)
     now = time.time()
-    monitor.services.beaten(heartbeat(EVIL, replica=EVIL, state=EVIL, detail=EVIL, url="javascript:alert(1)"))
-    monitor.history.crowned(Champion(model=EVIL, version=EVIL, framework=EVIL, rmse=3.0, at=now))
+    beat = heartbeat(EVIL, replica=EVIL, state=EVIL, detail=EVIL, url="javascript:alert(1)")
+    monitor.services.beaten(beat)
+    monitor.history.crowned(crowned(now, champion(EVIL, EVIL, 3.0, framework=EVIL)))
     action = Action(round=EVIL, at=now, what=EVIL)
-    monitor.history.alert(alert("e", now, rule=EVIL, severity=EVIL, metric=EVIL, sentence=EVIL, actions=(action,)))
+    evil = alert("e", now, rule=EVIL, severity=EVIL, metric=EVIL, sentence=EVIL, actions=(action,))
+    monitor.history.alert(evil)
     async with page_over(monitor) as url, tab_at(chromium, url) as (tab, _):
         for view in VIEWS:
             await go(tab, view.name)
@@ -213,8 +214,8 @@ async def test_a_new_system_says_what_is_awaited(dataset: Dataset, chromium: Bro
             await tab.click(f"#link-{view.name}")
             await tab.wait_for_selector(f"[data-view='{view.name}']")
             await expect(tab.locator("main")).to_contain_text(
-                {"overview": "first heartbeats", "models": "first training round", "predictions": "meet their truth",
-                 "data": "No drift yet", "system": "first reading of the host", "alerts": "No open alert"}[view.name],
+                {"overview": "first heartbeats", "models": "first training round", "predictions": "Waiting for true values",
+                 "data": "No drift yet", "system": "first reading of the host", "alerts": "No open alerts"}[view.name],
                 timeout=PATIENCE,
             )  # fmt: skip
 

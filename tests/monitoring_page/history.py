@@ -13,14 +13,14 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import MATERIALS, Laboratory, true_value
 from complex_system.monitoring.aggregates import HOUR, MINUTE, Served
 from complex_system.monitoring.drift import measure
-from complex_system.monitoring.history import Champion, History, Pair
+from complex_system.monitoring.history import History, Pair
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.points import Figures
 from complex_system.monitoring.reference import Reference
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.database import RecordCounts
 from complex_system.protocol.operations import Action, Alert
-from monitoring_page.messages import alert, compared, comparison, heartbeat
+from monitoring_page.messages import alert, champion, compared, comparison, crowned, heartbeat
 
 DAY = 24 * HOUR
 SERVICES = {  # CPU in percent of a core, memory in MB
@@ -98,8 +98,8 @@ def make_history(now: float, days: float = 9.0, pairs_a_minute: int = 4, seed: i
     history.drop(now)
     for days_ago, model, version, rmse, cause in CROWNED:
         framework = model.removeprefix("lab-")
-        at = now - days_ago * DAY
-        history.crowned(Champion(model=model, version=version, framework=framework, rmse=rmse, cause=cause, at=at))
+        event = champion(model, version, rmse, framework=framework, cause=cause)
+        history.crowned(crowned(now - days_ago * DAY, event))
     for each in _alerts(now):
         history.alert(each)
     history.loaded = True

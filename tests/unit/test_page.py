@@ -10,29 +10,29 @@ from dataclasses import replace
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from complex_system.domain.dataset import Dataset
-from complex_system.monitoring import periods
+from complex_system.monitoring import periods, series
 from complex_system.monitoring.aggregates import ErrorSums, Served
-from complex_system.monitoring.drift import ColumnDrift, DataDrift
-from complex_system.monitoring.history import Champion, History, Pair
+from complex_system.monitoring.drift import DataDrift
+from complex_system.monitoring.history import History, Pair
 from complex_system.monitoring.monitor import Monitor
-from complex_system.monitoring.page import answers, series
-from complex_system.monitoring.page.app import VIEWS, only_changed
-from complex_system.monitoring.page.components import Viewer
-from complex_system.monitoring.page.diagram import pictures
-from complex_system.monitoring.page.formatting import Clock, count, lasting, link, rate, share
+from complex_system.monitoring.page import answers
+from complex_system.monitoring.page.app import VIEWS, only_changed, public_address
+from complex_system.monitoring.page.diagram import diagrams
+from complex_system.monitoring.page.formatting import Clock, Viewer, count, lasting, link, rate, share
 from complex_system.monitoring.page.gateway import MOST_BODY, WsgiGateway
-from complex_system.monitoring.page.mount import public_address
 from complex_system.monitoring.page.reading import PERIODS, Facts, Reading, take
 from complex_system.monitoring.page.report import make_report
 from complex_system.monitoring.page.svg import Line, chart, histogram, nice_ticks
 from complex_system.monitoring.points import Figures
+from complex_system.monitoring.views import ReferenceView
 from complex_system.protocol.base import to_wire
 from complex_system.protocol.operations import Action
 from complex_system.protocol.training import VerdictOnBaseline
-from monitoring_page.messages import alert, compared, comparison, heartbeat
+from monitoring_page.messages import alert, champion, compared, comparison, crowned, drifted, heartbeat
 
 NOW = 1_780_000_000.0
 BY = Served("ml_serving_mlflow", "lab-pytorch", "3")
@@ -57,18 +57,10 @@ def predict(monitor: Monitor, pairs: int = 40, error: float = 10.0, served: Serv
         monitor.history.minute(at).answered(served, 2.0, 3)
 
 
-def number(psi: float) -> ColumnDrift:
-    edges, even = list(map(float, range(11))), [0.1] * 10
-    return ColumnDrift(
-        type="number", samples=100, missing=0.0, missing_reference=0.0, edges=edges, reference=even, live=even, psi=psi,
-        band="significant",
-    )  # fmt: skip
-
-
 def everything(reading: Reading) -> str:
     return (
         "".join(str(view.fill(reading, Viewer())) for view in VIEWS)
-        + "".join(pictures(reading))
+        + "".join(diagrams(reading))
         + make_report(reading, Clock())
     )
 
@@ -81,7 +73,7 @@ def test_a_reading_does_not_change_any_more(monitor: Monitor) -> None:
         monitor.history.paired(Pair(NOW - 1, 600.0, 100.0, BY, "material_id=1"))
         monitor.history.minute(NOW - 1).answered(Served("new", "new", "1"), 2.0, 3)
         monitor.history.minute(NOW - 1).read(Figures.of_flat({"system/cpu_utilization_percentage": 99.0}))
-    monitor.history.crowned(Champion(model="lab-pytorch", version="9", rmse=1.0, at=NOW))
+    monitor.history.crowned(crowned(NOW, champion(version="9", rmse=1.0)))
     monitor.services.beaten(heartbeat("ml_serving", state="failing"))
     assert everything(reading) == before
     assert everything(read(monitor)) != before
@@ -93,15 +85,15 @@ def test_the_page_and_the_rest_interface_have_the_same_figures(monitor: Monitor)
     monitor.history.minute(NOW - 5).failed("ml_serving", "invalid_record", 2)
     shown = to_wire(periods.predictions(monitor, NOW - 3600, NOW + 60))
     reading = read(monitor)
-    curves = series.errors_by_model(reading)
     for window in shown["windows"]:
         served = Served(window["service"], window["model"], window["version"], window["shadow"])
-        assert series.total(curves[served], ErrorSums).metrics()["rmse"] == pytest.approx(window["total"]["rmse"])
-    latency = series.latency_by_service(reading)
-    assert {name: sum(each.requests for each in curve.values()) for name, curve in latency.items()} == {
+        assert series.total(reading.errors[served].values(), ErrorSums).metrics()["rmse"] == pytest.approx(
+            window["total"]["rmse"]
+        )
+    assert {name: sum(each.requests for each in curve.values()) for name, curve in reading.latency.items()} == {
         each["service"]: each["total"]["requests"] for each in shown["latency"]
     }
-    assert series.failures(reading) == {("ml_serving", "invalid_record"): 2}
+    assert series.failed_requests(reading.rollups) == {("ml_serving", "invalid_record"): 2}
 
 
 @pytest.mark.parametrize("key", PERIODS)
@@ -111,9 +103,9 @@ def test_a_curve_has_a_bounded_number_of_points(key: str, monitor: Monitor) -> N
         at = NOW - period.seconds * i / 600
         monitor.history.paired(Pair(at, 1.0, 2.0, BY, ""))
     monitor.history.changed()
-    curves = series.errors_by_model(read(monitor, key))
-    assert sum(sums.n for sums in curves[BY].values()) >= 599
-    assert len(curves[BY]) <= 250
+    curve = read(monitor, key).errors[BY]
+    assert sum(sums.n for sums in curve.values()) >= 599
+    assert len(curve) <= 250
 
 
 def test_without_anything_every_view_says_what_is_awaited(monitor: Monitor) -> None:
@@ -121,65 +113,66 @@ def test_without_anything_every_view_says_what_is_awaited(monitor: Monitor) -> N
     for view in VIEWS:
         filled = str(view.fill(reading, Viewer()))
         assert re.search("[Ww]aiting|No |Nothing|None", filled), view.title
-    assert {answer.kind for answer in answers.all_answers(reading)[:3]} == {"none"}
+    assert {answer.level for answer in answers.all_answers(reading)[:3]} == {"none"}
 
 
 def test_the_answers_follow_services_errors_and_drift(monitor: Monitor) -> None:
-    monitor.history.crowned(Champion(model="lab-pytorch", version="3", rmse=10.0, at=NOW - 1800))
+    monitor.history.crowned(crowned(NOW - 1800, champion()))
     predict(monitor)
     monitor.services.beaten(heartbeat("ml_serving"))
     good = answers.all_answers(read(monitor))
-    assert [answer.kind for answer in good] == ["good", "good", "none", "good"]
+    assert [answer.level for answer in good] == ["good", "good", "none", "good"]
     monitor.services.beaten(heartbeat("ml_serving", state="failing", detail="no model"))
     predict(monitor, 40, 30.0)
-    monitor.drift = DataDrift(raw={"rohwert_1_labormessung": number(psi=0.3)}, samples=200)
+    monitor.drift = DataDrift(raw={"rohwert_1_labormessung": drifted(0.3)}, samples=200)
     monitor.history.alert(alert("a", NOW - 60, severity="critical"))
     bad = answers.all_answers(read(monitor))
-    assert [answer.kind for answer in bad] == ["bad", "bad", "bad", "bad"]
+    assert [answer.level for answer in bad] == ["bad", "bad", "bad", "bad"]
     assert "ml_serving" in bad[0].why
     assert bad[3].why == "Look at it."
 
 
 def test_few_records_are_no_verdict(monitor: Monitor) -> None:
-    for samples, kind in ((answers.FEW_RECORDS - 1, "none"), (answers.FEW_RECORDS, "bad")):
-        monitor.drift = DataDrift(raw={"rohwert_1_labormessung": number(psi=0.3)}, samples=samples)
-        assert answers.is_as_it_was(read(monitor)).kind == kind
+    for samples, level in ((answers.MIN_RECORDS - 1, "none"), (answers.MIN_RECORDS, "bad")):
+        monitor.drift = DataDrift(raw={"rohwert_1_labormessung": drifted(0.3)}, samples=samples)
+        assert answers.data_answer(read(monitor)).level == level
 
 
 def test_a_reference_of_few_records_is_no_verdict(monitor: Monitor) -> None:
-    monitor.drift = DataDrift(raw={"rohwert_1_labormessung": number(psi=0.6)}, samples=900)
-    for trained, kind in ((36, "none"), (answers.FEW_RECORDS, "bad")):
+    monitor.drift = DataDrift(raw={"rohwert_1_labormessung": drifted(0.6)}, samples=900)
+    for trained, level in ((36, "none"), (answers.MIN_RECORDS, "bad")):
         reading = read(monitor)
-        reading = replace(reading, data={**reading.data, "reference": {"source": "champion", "samples": trained}})
-        assert answers.is_as_it_was(reading).kind == kind
+        size = ReferenceView(source="champion", samples=trained)
+        reading = replace(reading, data=msgspec.structs.replace(reading.data, reference=size))
+        assert answers.data_answer(reading).level == level
         shown = str(
             [value for view in VIEWS if ("data-note", "children") in view.outputs for value in view.fill(reading, Viewer())]
         )
-        assert ("0.60 significant" in shown) is (kind == "bad")
-        assert ("it may be chance, the reference has 36" in shown) is (kind == "none")
-        assert ("significant</td>" in make_report(reading, Clock())) is (kind == "bad")
+        assert ("0.60 significant" in shown) is (level == "bad")
+        assert ("it may be chance; the reference has 36" in shown) is (level == "none")
+        assert ("significant</td>" in make_report(reading, Clock())) is (level == "bad")
 
 
 def test_a_champion_that_a_linear_model_surely_beats_is_not_called_good(monitor: Monitor) -> None:
-    monitor.history.crowned(Champion(model="lab-pytorch", version="3", rmse=10.0, at=NOW - 1800))
-    predict(monitor, answers.FEW, 10.0)
-    assert answers.is_good(read(monitor)).kind == "good"
-    for high, kind in ((-0.1, "warn"), (0.1, "good")):
+    monitor.history.crowned(crowned(NOW - 1800, champion()))
+    predict(monitor, answers.MIN_PAIRS, 10.0)
+    assert answers.model_answer(read(monitor)).level == "good"
+    for high, level in ((-0.1, "warn"), (0.1, "good")):
         verdicts = {
             "mean": VerdictOnBaseline(verdict="better", better_by=80.0, low=70.0, high=90.0),
             "linear": VerdictOnBaseline(verdict="not better", better_by=-0.3, low=-0.5, high=high),
         }
         found = comparison(compared("lab-pytorch", "3", 10.0), verdicts=verdicts, verdict="It is worse than a linear model.")
         monitor.compared(found)
-        assert answers.is_good(read(monitor)).kind == kind
+        assert answers.model_answer(read(monitor)).level == level
 
 
 def test_few_pairs_are_no_verdict(monitor: Monitor) -> None:
-    monitor.history.crowned(Champion(model="lab-pytorch", version="3", rmse=10.0, at=NOW - 1800))
-    predict(monitor, answers.FEW - 1, 500.0)
-    assert answers.is_good(read(monitor)).kind == "none"
+    monitor.history.crowned(crowned(NOW - 1800, champion()))
+    predict(monitor, answers.MIN_PAIRS - 1, 500.0)
+    assert answers.model_answer(read(monitor)).level == "none"
     predict(monitor, 1, 500.0)
-    assert answers.is_good(read(monitor)).kind == "bad"
+    assert answers.model_answer(read(monitor)).level == "bad"
 
 
 def test_text_from_events_is_never_markup(monitor: Monitor) -> None:
@@ -191,22 +184,21 @@ def test_text_from_events_is_never_markup(monitor: Monitor) -> None:
     monitor.history.minute(NOW - 1).read(
         Figures.of_flat({f"data/psi/{EVIL}": 0.3, f"services/{EVIL}/cpu_percent": 1.0, f"data/missing/{EVIL}": 0.5})
     )
-    monitor.services.beaten(heartbeat(EVIL, replica=EVIL, state=EVIL, detail=EVIL, url="javascript:alert(1)"))
-    monitor.history.crowned(Champion(model=EVIL, version=EVIL, framework=EVIL, rmse=1.0, cause=EVIL, at=NOW - 9))
+    beat = heartbeat(EVIL, replica=EVIL, state=EVIL, detail=EVIL, url="javascript:alert(1)")
+    monitor.services.beaten(beat)
+    monitor.history.crowned(crowned(NOW - 9, champion(EVIL, EVIL, 1.0, framework=EVIL, cause=EVIL)))
     row = compared(EVIL, EVIL, 2.0, framework=EVIL)
     monitor.compared(comparison(row, kept=EVIL, verdict=EVIL, run_url="javascript:alert(1)", baselines={EVIL: row}))
-    category = ColumnDrift(
-        type="category", samples=9, missing=0.0, missing_reference=0.0, categories=[EVIL, EVIL], reference=[0.5, 0.5],
-        live=[0.5, 0.5], psi=0.3, band="significant", new_categories={EVIL: 2},
-    )  # fmt: skip
-    monitor.drift = DataDrift(raw={EVIL: number(psi=0.3), f"b{EVIL}": category}, samples=9)
+    halves = {"categories": [EVIL, EVIL], "reference": [0.5, 0.5], "live": [0.5, 0.5]}
+    category = drifted(0.3, type="category", edges=[], new_categories={EVIL: 2}, **halves)
+    monitor.drift = DataDrift(raw={EVIL: drifted(0.3), f"b{EVIL}": category}, samples=9)
     action = Action(round=EVIL, at=NOW, outcome=EVIL, what=EVIL)
     evil = alert("a", NOW - 5, rule=EVIL, severity=EVIL, metric=EVIL, sentence=EVIL, actions=(action,))
     monitor.history.alert(evil)
     reading = read(monitor)
     # What is markup or read as such: pictures, the report, figures. Other text is put in by React, which escapes it.
     assert EVIL not in make_report(reading, Clock())
-    assert EVIL not in "".join(pictures(reading))
+    assert EVIL not in "".join(diagrams(reading))
     for view in VIEWS:
         for (where, what), value in zip(view.outputs, view.fill(reading, Viewer()), strict=True):
             if what in ("figure", "data"):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fastiot.msg import Thing
+from subject_reference import PAGE, subject_reference
 
 from complex_system.errors import InternalError, InvalidRequestError
 from complex_system.messaging.codec import serialize_from_bin, serialize_to_bin
@@ -82,6 +83,10 @@ def test_a_reply_that_is_not_understood_is_a_fault_of_the_system() -> None:
 def test_field_names_that_python_reserves_are_spelled_as_published() -> None:
     assert to_wire(database.DocumentsRequest(kind="point", start=1.0, end=2.0))["from"] == 1.0
     assert to_wire(database.Rejection(id="a", reason="r"))["_id"] == "a"
+
+
+def test_the_reference_of_subjects_is_up_to_date() -> None:
+    assert PAGE.read_text(encoding="utf-8") == subject_reference(), "run `make docs`"
 
 
 def test_every_field_of_every_message_is_documented() -> None:

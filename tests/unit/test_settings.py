@@ -19,7 +19,12 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / ".env.example"
 
 
-OF_FASTIOT = {"FASTIOT_LOG_LEVEL": ("INFO", "FastIoT's own: what is logged, DEBUG, INFO, WARNING, ERROR or CRITICAL")}
+OF_FASTIOT = {
+    "FASTIOT_LOG_LEVEL": (
+        "INFO",
+        "FastIoT's own: least severe level that is logged: DEBUG, INFO, WARNING, ERROR or CRITICAL",
+    )
+}
 """What FastIoT reads by itself, so that our settings need not."""
 
 

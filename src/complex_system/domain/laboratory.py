@@ -34,7 +34,7 @@ class BestPossible:
 BEST_POSSIBLE = BestPossible()
 
 
-def law_is_known(dataset: Dataset) -> bool:
+def has_known_function(dataset: Dataset) -> bool:
     """Whether the records follow the law of this lab, so that the least possible error is known and baselines say nothing more."""
     return dataset.name == LAB
 

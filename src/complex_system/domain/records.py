@@ -14,7 +14,7 @@ import msgspec
 from complex_system.domain.columns import LARGEST_INTEGER, Column
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.keys import MAX_KEY, new_key
-from complex_system.domain.types import MAX_ENTRIES, MAX_TEXT, Finite, Whole, kind_of
+from complex_system.domain.types import MAX_ENTRIES, MAX_TEXT, Finite, Whole, column_type
 from complex_system.errors import InvalidRecordError, InvalidRequestError
 
 MAX_FAULTS = 20
@@ -90,11 +90,11 @@ class RecordCheck:
                 rows = msgspec.convert(value, self._many)
             except msgspec.ValidationError:
                 faults = self.faults(value)
-                raise InvalidRecordError(sentence(faults), faults) from None
+                raise InvalidRecordError(faults_message(faults), faults) from None
             records = msgspec.to_builtins(rows)
         else:
             if faults := self.faults(value):
-                raise InvalidRecordError(sentence(faults), faults)
+                raise InvalidRecordError(faults_message(faults), faults)
             records = [
                 {name: msgspec.convert(record.get(name), kind) for name, (kind, _) in self._fields.items()}
                 for record in value
@@ -151,8 +151,8 @@ def raw_check(dataset: Dataset, *, ignore_unknown: bool = False, also: Sequence[
     """
     fields: list[tuple[str, Any, bool]] = [(ID, _Id, False)]
     for column in dataset.columns:
-        fields.append((column.name, kind_of(column).python, not column.optional))
-    fields += [(column.name, kind_of(column).python, False) for column in also]
+        fields.append((column.name, column_type(column).python, not column.optional))
+    fields += [(column.name, column_type(column).python, False) for column in also]
     return RecordCheck("raw record", fields, ignore_unknown=ignore_unknown)
 
 
@@ -237,7 +237,7 @@ def shown(value: Any) -> str:
     return _kind(value)
 
 
-def sentence(faults: list[dict[str, Any]]) -> str:
+def faults_message(faults: list[dict[str, Any]]) -> str:
     """One sentence for a list of faults: the first in full, the number of the others."""
     first = faults[0]
     where = f"Record {first['record']}" + (f" (id {first['id']})" if first["id"] is not None else "")

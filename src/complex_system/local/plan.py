@@ -1,4 +1,4 @@
-"""What a local run of a deployment starts, where, and with which environment; nothing is started here."""
+"""What a local run of a deployment starts, on which ports, and with which environment; nothing is started here."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from pydantic import ValidationError
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import StartError
-from complex_system.local.ports import HOST, free_port
-from complex_system.local.servers import SERVERS, Server
+from complex_system.local.servers import HOST, SERVERS, Server, free_port
 from complex_system.settings import Settings
 
 TRAINER_SERVICES = {
@@ -22,7 +21,7 @@ TRAINER_SERVICES = {
     "pytorch-wandb": "ml_pytorch_regression",
     "tensorflow": "ml_tensorflow_regression_mlflow",
 }
-"""Which service trains what, by the trainer's name in the setting ``trainers``."""
+"""The trainers' services, by the trainer's name in the setting ``trainers``."""
 
 HOST_VARIABLES = {
     "nats": "FASTIOT_NATS_HOST",
@@ -30,7 +29,7 @@ HOST_VARIABLES = {
     "mariadb": "FASTIOT_MARIA_DB_HOST",
     "mlflow": "MLFLOW_TRACKING_URI",
 }
-"""The variable that names a server which runs elsewhere."""
+"""The variable that names the host of a server which runs elsewhere."""
 PAGE_SERVICE = "ml_monitoring"
 """The service whose address is a page for people."""
 PORT_VARIABLES = {
@@ -41,24 +40,24 @@ PORT_VARIABLES = {
 }
 """The variable that names the preferred port of a server which is started here."""
 
-# On the two or four cores of a laptop the imports of eleven services take most of the start. Who serves or watches has nothing to
-# do before MLflow is there, and starts with it; the seconds are for a deployment whose MLflow takes longer or does not come.
+# On the two or four cores of a laptop the imports of eleven services take most of the start. Serving and monitoring have nothing to
+# do before MLflow is ready, so they start after it; the seconds are for a deployment whose MLflow takes longer or does not come.
 AFTER_MLFLOW = {"ml_serving_mlflow": 45.0, "ml_serving": 45.0, "ml_monitoring": 45.0}
-"""Longest wait of the services that start when MLflow is ready."""
+"""Longest wait, in seconds, of the services that start when MLflow is ready."""
 
 NICE = dict.fromkeys(
     ("ml_lightgbm_regression_mlflow", "ml_pytorch_regression", "ml_pytorch_regression_mlflow", "ml_monitoring"), 5
 )
-"""Who gives way when the cores are short: training and watching, to those who answer requests. TensorFlow does not, because its
-import is the longest and the first round waits for it."""
+"""CPU priorities: training and monitoring give way to services that answer requests. TensorFlow does not, because its import is the
+longest and the first round waits for it."""
 
 
 @dataclass(frozen=True)
 class DeployedService:
-    """A service as the deployment names it.
+    """A service as the deployment declares it.
 
     Attributes:
-        ports: Default port by the variable that moves it, as the service's manifest declares them.
+        ports: Default port by the variable that changes it, from the service's manifest.
     """
 
     name: str
@@ -69,10 +68,10 @@ class DeployedService:
 
 @dataclass(frozen=True)
 class Deployment:
-    """A deployment as its ``deployment.yaml`` and ``.env`` have it.
+    """A deployment as its ``deployment.yaml`` and ``.env`` declare it.
 
     Attributes:
-        infrastructure: Whether the server runs elsewhere, by its name.
+        infrastructure: For each server by name, whether it runs elsewhere.
     """
 
     name: str
@@ -94,12 +93,12 @@ class ExternalServer:
 
 @dataclass(frozen=True)
 class PlannedService:
-    """A service process to be.
+    """A service process to start.
 
     Attributes:
         port: Its REST port, 0 when it has none.
-        delay: Seconds that it waits for MLflow, at most, before it starts.
-        nice: How far it gives way to others on the cores, 0 to 19.
+        delay: Longest wait for MLflow before it starts, in seconds.
+        nice: CPU priority, 0 (normal) to 19 (lowest).
     """
 
     name: str
@@ -121,9 +120,9 @@ class Plan:
     """A local run, ready to be started.
 
     Attributes:
-        directory: Where data, logs and state go.
-        settings: The settings that the services will have.
-        notes: What the person who started it should know, one sentence each.
+        directory: Folder of data, logs and state.
+        settings: The settings of the services.
+        notes: Messages for the person who started it.
     """
 
     deployment: str
@@ -142,7 +141,7 @@ class Plan:
 
     @property
     def trainers(self) -> tuple[str, ...]:
-        """The trainers that a training round of this deployment has."""
+        """The trainers of this deployment's training rounds."""
         names = {service.name for service in self.services}
         return tuple(name for name in self.settings.trainer_names if TRAINER_SERVICES.get(name) in names)
 
@@ -153,7 +152,7 @@ class Plan:
 
     @staticmethod
     def shown_address(service: str, url: str) -> str:
-        """Where a person looks at a service: the page, or the documentation of its interface."""
+        """Return the address where a person looks at a service: the page, or the documentation of its interface."""
         return url if service == PAGE_SERVICE else f"{url}/docs"
 
     def has(self, service: str) -> bool:
@@ -162,20 +161,20 @@ class Plan:
 
 
 def run_directory(deployment: str, root: Path) -> Path:
-    """Where a local run of that deployment keeps its files; ``COMPLEX_SYSTEM_RUN_DIR`` moves it away from the project."""
+    """Return the folder of a deployment's local run; ``COMPLEX_SYSTEM_RUN_DIR`` moves it out of the project."""
     return (root / Settings().run_dir / deployment).resolve()
 
 
 def make_plan(deployment: Deployment, directory: Path, options: Mapping[str, str] | None = None) -> Plan:
-    """Decides what to start on which ports.
+    """Decide what to start on which ports.
 
     Args:
         deployment: What to run.
-        directory: Where its data, logs and state go.
-        options: Variables from the command line; they beat the deployment's ``.env``.
+        directory: Folder of its data, logs and state.
+        options: Variables from the command line; they take precedence over the deployment's ``.env``.
 
     Raises:
-        StartError: A setting of the deployment is not valid, or it names a server that is not known.
+        StartError: A setting of the deployment is not valid, or it names an unknown server.
         DeclarationError: The deployment's ``dataset.yaml`` is not valid.
     """
     given = {**os.environ, **deployment.environment, **(options or {})}
@@ -187,7 +186,7 @@ def make_plan(deployment: Deployment, directory: Path, options: Mapping[str, str
         "WANDB_SILENT": "true",
         "PYTHONUNBUFFERED": "1",
         "TF_CPP_MIN_LOG_LEVEL": "2",
-        # Eleven processes on a few cores: more threads each only get in each other's way.
+        # Eleven processes share a few cores: more threads in each make all of them slower.
         **dict.fromkeys(("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "TF_NUM_INTRAOP_THREADS"), _threads()),
         **deployment.environment,
         **(options or {}),
@@ -205,7 +204,7 @@ def make_plan(deployment: Deployment, directory: Path, options: Mapping[str, str
 
 
 class _Ports:
-    """Free ports, none given twice, with a note for each that was not the preferred one."""
+    """Gives out free ports, none twice, with a note for each that is not the preferred one."""
 
     def __init__(self) -> None:
         self._given: set[int] = set()
@@ -230,9 +229,9 @@ def _servers(
         kind = SERVERS.get(name)
         if kind is None:
             raise StartError(
-                f"Deployment '{deployment.name}' needs '{name}', which `fiot run` cannot start; it knows {', '.join(SERVERS)}."
+                f"Deployment '{deployment.name}' needs '{name}', which `fiot run` cannot start; it can start {', '.join(SERVERS)}."
             )
-        # Only the deployment's own .env says that a server is elsewhere: a variable left over in a shell must not.
+        # Only the deployment's own .env may name a server elsewhere, not a variable left over in a shell.
         host = deployment.environment.get(HOST_VARIABLES[name], "")
         port = _port(PORT_VARIABLES[name], given, kind.default_port)
         if host or elsewhere:

@@ -267,17 +267,17 @@ class ServingClient:
         return [row[0] for row in reply]
 
     async def predict_table(self, table: pa.Table, rows: int = MAX_PAGE_ROWS, in_flight: int = 4) -> pa.Table:
-        """Predictions of raw columns of any length, page by page.
+        """Return predictions for raw columns of any length, page by page.
 
-        A champion that changes meanwhile answers the later pages: one page is never mixed, a table of several can be.
+        If the champion changes in between, the new one answers the later pages; within a page there is only one.
 
         Args:
             table: Raw columns; the key may be missing.
             rows: Rows of a page.
-            in_flight: Pages that are on their way at the same time.
+            in_flight: Pages requested at the same time.
 
         Returns:
-            A row a record, in the same order: ``prediction``, and the key where it was given.
+            One row per record, in the same order: ``prediction``, and the key where it was given.
         """
         places = asyncio.Semaphore(in_flight)
 

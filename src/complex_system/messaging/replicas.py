@@ -1,8 +1,8 @@
-"""Who else does the same work: replicas find each other by their heartbeats and divide the keys among them.
+"""Replicas that do the same work find each other by their heartbeats and divide the keys.
 
-Nobody hands anything out, so nobody can fail to. Each replica counts who is alive and takes the share that its place among
-them gives it. While they disagree, for instance right after one has started or died, a key may be worked on twice or by nobody
-for a moment; the work must be idempotent, and found again by query.
+There is no coordinator that could fail. Each replica counts the living ones and takes the share that its position among them
+gives it. While they disagree, for instance right after a start or a crash, a key may be processed twice, or by none for a moment;
+the work must be idempotent, and found again by query.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from complex_system.protocol.operations import Heartbeat
 
 BEATS_MISSED = 3
-"""After so many heartbeats that did not come, a replica counts as gone."""
+"""A replica counts as gone after so many missing heartbeats."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ ALL = Share(0, 1)
 
 
 class Replicas:
-    """The living replicas of one service that do the same work."""
+    """The living replicas of a service that do the same work."""
 
     def __init__(self, own: Heartbeat, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         """Start with this replica alone.
@@ -58,7 +58,7 @@ class Replicas:
 
     @property
     def share(self) -> Share:
-        """Our share of the keys at this moment."""
+        """Return our share of the keys at this moment."""
         oldest = self._clock() - self._seconds
         self._heard = {instance: heard for instance, heard in self._heard.items() if heard >= oldest}
         everybody = sorted([*self._heard, self._own.instance])

@@ -50,10 +50,16 @@ PREDICT = _published(ML_SERVING_SUBJECT, "Return one prediction a raw record, as
 PREDICT_WANDB: Request[Any, Any] = Request(
     "get-prediction-wandb", Any, Any, "As `get-prediction`, answered by `ml_serving` from the W&B artifact."
 )
-INGEST_RAW: Event[Any] = Event("ingest-raw-datapoints", Any)
-"""A raw record or a list of them, as a Thing or as plain JSON; also on ``ingest-raw-datapoints.<source>``. JetStream keeps it."""
-DEAD_RAW: Event[Any] = Event("dead-raw-datapoints", Any)
-"""A published message that was refused, as it came, with the reason in its headers; with the source of the original."""
+INGEST_RAW: Event[Any] = Event(
+    "ingest-raw-datapoints",
+    Any,
+    "A raw record or a list of them, as a Thing or as JSON; also on `ingest-raw-datapoints.<source>`. JetStream keeps it.",
+)
+DEAD_RAW: Event[Any] = Event(
+    "dead-raw-datapoints",
+    Any,
+    "A refused message as it came, with the reason in its headers, and with the source of the original in the subject.",
+)
 
 
 @cache
@@ -95,12 +101,9 @@ __all__ = [
     "DB_SAVE_MANY_RAW_DATAPOINTS_SUBJECT",
     "DB_UPSERT_MANY_PROCESSED_DATAPOINTS_SUBJECT",
     "DB_UPSERT_PROCESSED_COLUMNS_SUBJECT",
-    "DEAD_RAW_DATAPOINTS",
     "GET_ALERTS_SUBJECT",
     "GET_COMPARISON_SUBJECT",
-    "GET_INGEST_COUNTS_SUBJECT",
     "GET_SCENARIO_SUBJECT",
-    "INGEST_RAW_DATAPOINTS",
     "ML_SERVING_COLUMNS_SUBJECT",
     "ML_SERVING_SUBJECT",
     "ML_SERVING_WANDB_COLUMNS_SUBJECT",
@@ -160,12 +163,6 @@ DB_GET_REJECTED_PAGE_SUBJECT = request("get-rejected-page")
 """``{"after"?, "limit"?}`` -> list of ``{"_id", "reason", "version"}``."""
 
 # Ingest: published, kept by JetStream, written by the database service
-INGEST_RAW_DATAPOINTS = event("ingest-raw-datapoints")
-"""A raw record or a list of them, as a Thing or as plain JSON; also on ``ingest-raw-datapoints.<source>``."""
-DEAD_RAW_DATAPOINTS = event("dead-raw-datapoints")
-"""A published message that could not be accepted, as it came, the reason in its headers; with the source of the original."""
-GET_INGEST_COUNTS_SUBJECT = request("get-ingest-counts")
-"""``{}`` -> ``{"on", "problem", "waiting", "in_flight", "dead", "replica", "saved", "refused"}``, the last two of one replica."""
 
 # Training
 TRAIN_MODEL_SUBJECT = request("train-model")

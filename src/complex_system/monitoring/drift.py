@@ -64,8 +64,8 @@ class ColumnDrift(Message, frozen=True, kw_only=True, omit_defaults=True):
         missing_reference: The same of the reference.
         reference: Shares of the reference by bin or category.
         live: Shares of the live records over the same bins or categories.
-        edges: Of the bins; None for a category.
-        categories: None for a number.
+        edges: Of the bins of a number.
+        categories: Bins of a category.
         psi: Stability index; None while fewer than ``MIN_LIVE`` values are there.
         band: How strong it is.
         test: Of numbers that are not indicators.
@@ -79,8 +79,8 @@ class ColumnDrift(Message, frozen=True, kw_only=True, omit_defaults=True):
     missing_reference: float
     reference: list[float]
     live: list[float]
-    edges: list[float] | None = None
-    categories: list[str] | None = None
+    edges: list[float] = msgspec.field(default_factory=list)
+    categories: list[str] = msgspec.field(default_factory=list)
     psi: float | None = None
     band: Band | None = None
     test: DriftTest | None = None

@@ -112,6 +112,11 @@ class Champion(Message, frozen=True, kw_only=True, omit_defaults=True):
     cause: str = ""
     at: float
 
+    @property
+    def name(self) -> str:
+        """Model and version."""
+        return f"{self.model} v{self.version}"
+
 
 class Sample(msgspec.Struct):
     """A bounded, uniform sample of an hour's pairs (reservoir sampling, Vitter's algorithm R)."""

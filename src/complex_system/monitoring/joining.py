@@ -35,7 +35,11 @@ class _Prediction(NamedTuple):
 
 
 class _Document(Message, frozen=True, kw_only=True):
-    """A record's waiting predictions as the body of a document."""
+    """A record's waiting predictions as the body of a document.
+
+    Attributes:
+        predictions: One a model.
+    """
 
     predictions: list[_Prediction]
 

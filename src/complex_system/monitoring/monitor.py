@@ -52,7 +52,11 @@ class KeptComparison(ComparisonFinished, frozen=True, kw_only=True):
 
 
 class Changes(Message, frozen=True, kw_only=True):
-    """The newest changes in the errors of champions."""
+    """The newest changes in the errors of champions.
+
+    Attributes:
+        changes: Oldest first.
+    """
 
     changes: tuple[Change, ...] = ()
 

@@ -1,4 +1,4 @@
-"""Roll-ups of a period as curves and sums, for the page and the REST interface. Nothing here reads a prediction.
+"""What the REST interface shows of a period: only roll-ups are read, however many predictions lie behind them.
 
 Times, errors and latencies as in :mod:`views`.
 """
@@ -6,16 +6,16 @@ Times, errors and latencies as in :mod:`views`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from complex_system.monitoring.aggregates import HOUR, MINUTE, ErrorSums, Gauge, LatencySums, Rollup, Served, begin_of
+from complex_system.monitoring import series
+from complex_system.monitoring.aggregates import HOUR, MINUTE, ErrorSums, Gauge, LatencySums, Rollup, begin_of
 from complex_system.monitoring.change_points import Change
 from complex_system.monitoring.history import MINUTES_KEPT, Pair
 from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, Monitor
 from complex_system.monitoring.points import Figure
+from complex_system.monitoring.series import Curve
 from complex_system.monitoring.services import ServiceState
 from complex_system.monitoring.views import Described, target_of
 from complex_system.protocol.base import Message
@@ -25,109 +25,7 @@ MAX_POINTS = 300
 MAX_PAIRS = 2000
 """Pairs of a sample for a scatter plot there."""
 
-K = TypeVar("K")
-S = TypeVar("S", ErrorSums, LatencySums, Gauge)
-Curve = dict[float, S]
-"""Sums by the begin of their step."""
-
-
-@dataclass(frozen=True)
-class PeriodSums:
-    """The roll-ups of a period, merged in several ways.
-
-    Attributes:
-        rollups: Oldest first.
-        step: Seconds of a point of a curve.
-    """
-
-    rollups: Sequence[Rollup]
-    step: int
-
-    def errors_by_model(self) -> dict[Served, Curve[ErrorSums]]:
-        """Return errors over all records, by model."""
-        return self._curves(
-            ErrorSums,
-            ((each, key.served, sums) for each in self.rollups for key, sums in each.errors.items() if not key.group),
-        )
-
-    def errors_by_group(self, service: str | None = None) -> dict[str, Curve[ErrorSums]]:
-        """Return errors of the models that answered, by group of records; of one service, or of all."""
-        return self._curves(
-            ErrorSums,
-            (
-                (each, key.group, sums)
-                for each in self.rollups
-                for key, sums in each.errors.items()
-                if key.group and not key.served.shadow and service in (None, key.served.service)
-            ),
-        )
-
-    def latency_by_service(self) -> dict[str, Curve[LatencySums]]:
-        """Return answered requests by service, without those of challengers."""
-        return self._curves(
-            LatencySums,
-            (
-                (each, by.service, sums)
-                for each in self.rollups
-                for by, sums in each.latency.items()
-                if not by.shadow
-            ),
-        )  # fmt: skip
-
-    def gauges(self, wanted: Callable[[Figure], bool]) -> dict[Figure, Curve[Gauge]]:
-        """Return readings of the wanted figures."""
-        found = {figure: wanted(figure) for figure in set[Figure]().union(*(each.gauges for each in self.rollups))}
-        return self._curves(
-            Gauge,
-            (
-                (each, figure, gauge)
-                for each in self.rollups
-                for figure, gauge in each.gauges.items()
-                if found[figure]
-            ),
-        )  # fmt: skip
-
-    def failures(self) -> dict[tuple[str, str], int]:
-        """Return failed requests by service and error code, the most frequent first."""
-        found: dict[tuple[str, str], int] = {}
-        for rollup in self.rollups:
-            for key, n in rollup.failures.items():
-                found[key] = found.get(key, 0) + n
-        return dict(sorted(found.items(), key=lambda item: -item[1]))
-
-    @cached_property
-    def predictions(self) -> int:
-        """Predictions that were answered."""
-        return sum(sums.predictions for each in self.rollups for by, sums in each.latency.items() if not by.shadow)
-
-    @cached_property
-    def pairs(self) -> int:
-        """Joined pairs, those of challengers included."""
-        return sum(sums.n for each in self.rollups for key, sums in each.errors.items() if not key.group)
-
-    def _curves(self, make: Callable[[], S], picked: Iterable[tuple[Rollup, K, S]]) -> dict[K, Curve[S]]:
-        curves: dict[K, Curve[S]] = {}
-        for rollup, name, sums in picked:
-            curve = curves.get(name)
-            if curve is None:
-                curve = curves[name] = {}
-            begin = rollup.at - rollup.at % self.step
-            whole = curve.get(begin)
-            if whole is None:
-                whole = curve[begin] = make()
-            whole.merge(sums)
-        return curves
-
-
-def total(curve: Curve[S], make: Callable[[], S]) -> S:
-    """Return the sum of a curve."""
-    whole = make()
-    for each in curve.values():
-        whole.merge(each)
-    return whole
-
-
-# What the REST interface answers
+S = TypeVar("S", ErrorSums, LatencySums)
 
 
 class Span(Message, frozen=True, kw_only=True, rename={"start": "from", "end": "to"}):
@@ -157,7 +55,15 @@ class Line(Message, frozen=True, kw_only=True):
 
 
 class ModelLine(Line, frozen=True, kw_only=True):
-    """Errors of a served model: ``rmse``, ``mae``, ``bias``, ``r2``, ``count``, ``lowest``, ``highest``."""
+    """Errors of a served model: ``rmse``, ``mae``, ``bias``, ``r2``, ``count``, ``lowest``, ``highest``.
+
+    Attributes:
+        service: The service that answers with it.
+        model: Registered name.
+        version: Registered version.
+        shadow: Whether it is a challenger.
+        label: For a legend.
+    """
 
     service: str
     model: str
@@ -167,19 +73,33 @@ class ModelLine(Line, frozen=True, kw_only=True):
 
 
 class GroupLine(Line, frozen=True, kw_only=True):
-    """Errors of the champion's service for a group of records."""
+    """Errors of the champion's service for a group of records.
+
+    Attributes:
+        group: Column and value, such as ``material_id=00000000``.
+    """
 
     group: str
 
 
 class ServiceLine(Line, frozen=True, kw_only=True):
-    """``latency_ms_*``, ``requests``, ``predictions`` and ``predictions_per_second`` of a service."""
+    """``latency_ms_*``, ``requests``, ``predictions`` and ``predictions_per_second`` of a service.
+
+    Attributes:
+        service: Its name.
+    """
 
     service: str
 
 
 class Failures(Message, frozen=True, kw_only=True):
-    """Failed requests of a service with an error code."""
+    """Failed requests of a service with an error code.
+
+    Attributes:
+        service: Its name.
+        code: The stable error code.
+        count: How many there were.
+    """
 
     service: str
     code: str
@@ -187,7 +107,20 @@ class Failures(Message, frozen=True, kw_only=True):
 
 
 class SampledPair(Message, frozen=True, kw_only=True):
-    """A prediction with its truth."""
+    """A prediction with its truth.
+
+    Attributes:
+        at: When it was made, seconds since 1970 (UTC).
+        prediction: In the target's unit.
+        truth: In the target's unit.
+        residual: Prediction - truth.
+        group: Group of the record, as in :class:`GroupLine`.
+        service: As in :class:`ModelLine`, and so are the next ones.
+        model: Registered name.
+        version: Registered version.
+        shadow: Whether it is a challenger.
+        label: For a legend.
+    """
 
     at: float
     prediction: float
@@ -244,61 +177,61 @@ class System(Span, frozen=True, kw_only=True):
 
 def predictions(monitor: Monitor, start: float, end: float) -> Predictions:
     """Return errors, latencies and failures of a period."""
-    sums = sums_of(monitor, start, end)
-    models, groups, services = sums.errors_by_model(), sums.errors_by_group(CHAMPIONS_SERVICE), sums.latency_by_service()
+    rollups, step = _rollups(monitor, start, end)
+    models = series.errors_by_model(rollups, step)
+    groups = series.errors_by_group(rollups, step, CHAMPIONS_SERVICE)
+    services = series.latency_by_service(rollups, step)
     pairs = list(monitor.history.samples(start, end))
 
     def latency(each: LatencySums) -> dict[str, float]:
-        return {**each.metrics(), "predictions_per_second": each.predictions / sums.step}
+        return {**each.metrics(), "predictions_per_second": each.predictions / step}
 
     return Predictions(
         start=start,
         end=end,
-        seconds=sums.step,
+        seconds=step,
         target=target_of(monitor),
         windows=[
-            ModelLine(**by._asdict(), label=by.label, points=_points(curve, _errors), total=_errors(total(curve, ErrorSums)))
+            ModelLine(**by._asdict(), label=by.label, **_line(curve, ErrorSums, _errors))
             for by, curve in sorted(models.items())
         ],
-        groups=[
-            GroupLine(group=group, points=_points(curve, _errors), total=_errors(total(curve, ErrorSums)))
-            for group, curve in sorted(groups.items())
+        groups=[GroupLine(group=group, **_line(curve, ErrorSums, _errors)) for group, curve in groups.items()],
+        latency=[ServiceLine(service=name, **_line(curve, LatencySums, latency)) for name, curve in services.items()],
+        failures=[
+            Failures(service=name, code=code, count=n) for (name, code), n in sorted(series.failed_requests(rollups).items())
         ],
-        latency=[
-            ServiceLine(service=name, points=_points(curve, latency), total=latency(total(curve, LatencySums)))
-            for name, curve in sorted(services.items())
-        ],
-        failures=[Failures(service=name, code=code, count=n) for (name, code), n in sorted(sums.failures().items())],
         sample=[_sampled(pair) for pair in pairs[:: math.ceil(len(pairs) / MAX_PAIRS) or 1]],
         changes=[change for change in monitor.changes if start <= change.began < end],
-        predictions=sums.predictions,
-        joined=sum(total(curve, ErrorSums).n for by, curve in models.items() if not by.shadow),
+        predictions=series.predictions(rollups),
+        joined=sum(series.total(curve.values(), ErrorSums).n for by, curve in models.items() if not by.shadow),
         waiting=monitor.join.waiting,
     )
 
 
 def system(monitor: Monitor, start: float, end: float) -> System:
     """Return what host and services did over a period."""
-    sums = sums_of(monitor, start, end)
-    series = {figure.flat: _readings(curve) for figure, curve in sorted(sums.gauges(_is_system).items())}
-    return System(start=start, end=end, seconds=sums.step, services=monitor.services.services(), series=series)
+    rollups, step = _rollups(monitor, start, end)
+    shown = {figure.flat: _readings(curve) for figure, curve in series.gauges(rollups, step, _is_system).items()}
+    return System(start=start, end=end, seconds=step, services=monitor.services.services(), series=shown)
 
 
 def metric(monitor: Monitor, name: str, start: float, end: float) -> list[list[float]]:
     """Return any figure over a period by its flat name, e.g. ``drift/psi/<feature>``: ``[at, mean, lowest, highest]``."""
     figure = Figure.parse(name)
-    return _readings(sums_of(monitor, start, end).gauges(figure.__eq__).get(figure, {}))
+    rollups, step = _rollups(monitor, start, end)
+    return _readings(series.gauges(rollups, step, lambda each: each == figure).get(figure, {}))
 
 
-def sums_of(monitor: Monitor, start: float, end: float) -> PeriodSums:
-    """Return a period in at most ``MAX_POINTS`` steps: of minutes where they are kept, of hours for longer ago."""
+def _rollups(monitor: Monitor, start: float, end: float) -> tuple[list[Rollup], int]:
+    """Return the roll-ups of a period, minutes where they are kept and hours for longer ago, and the seconds of a point."""
     base = MINUTE if end - start <= MINUTES_KEPT and start >= monitor.at - MINUTES_KEPT else HOUR
     read = monitor.history.minutes if base == MINUTE else monitor.history.hours
-    return PeriodSums(read(begin_of(start, base), end), base * max(1, math.ceil((end - start) / base / MAX_POINTS)))
+    return read(begin_of(start, base), end), base * max(1, math.ceil((end - start) / base / MAX_POINTS))
 
 
-def _points(curve: Curve[S], shown: Callable[[S], dict[str, float]]) -> list[dict[str, float]]:
-    return [{"at": at, **shown(sums)} for at, sums in sorted(curve.items())]
+def _line(curve: Curve[S], make: Callable[[], S], shown: Callable[[S], dict[str, float]]) -> dict[str, Any]:
+    points = [{"at": at, **shown(sums)} for at, sums in sorted(curve.items())]
+    return {"points": points, "total": shown(series.total(curve.values(), make))}
 
 
 def _errors(sums: ErrorSums) -> dict[str, float]:

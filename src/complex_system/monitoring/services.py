@@ -229,6 +229,10 @@ class Host:
 
 
 class KnownServices(Message, frozen=True, kw_only=True):
-    """Services as they are kept for the next process of monitoring."""
+    """Services as they are kept for the next process of monitoring.
+
+    Attributes:
+        services: By name.
+    """
 
     services: tuple[ServiceState, ...] = ()

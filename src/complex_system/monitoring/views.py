@@ -101,7 +101,13 @@ class Overview(Message, frozen=True, kw_only=True):
 
 
 class Described(Message, frozen=True, kw_only=True):
-    """How a column is called and measured."""
+    """How a column is called and measured.
+
+    Attributes:
+        name: Its name.
+        unit: Its unit; empty where none is declared.
+        description: What it is, for people; empty where nothing is declared.
+    """
 
     name: str
     unit: str
@@ -129,7 +135,13 @@ class Models(Message, frozen=True, kw_only=True):
 
 
 class ColumnView(ColumnDrift, frozen=True, kw_only=True, omit_defaults=True):
-    """A column or a feature beside the reference, with its declaration; unit and description are empty for a feature."""
+    """A column or a feature beside the reference, with its declaration.
+
+    Attributes:
+        name: Its name.
+        unit: Unit of a column; empty for a feature.
+        description: Description of a column; empty for a feature.
+    """
 
     name: str
     unit: str
@@ -137,7 +149,12 @@ class ColumnView(ColumnDrift, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ReferenceView(Message, frozen=True, kw_only=True):
-    """The reference: where it comes from (``champion`` or ``database``), and its number of records."""
+    """The reference.
+
+    Attributes:
+        source: Where it comes from: ``champion`` or ``database``.
+        samples: Its number of records.
+    """
 
     source: str
     samples: int

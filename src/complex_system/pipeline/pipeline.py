@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.records import MAX_FAULTS, Record, sentence
+from complex_system.domain.records import MAX_FAULTS, Record, faults_message
 from complex_system.errors import InvalidRecordError, InvalidRequestError
 from complex_system.pipeline.arrays import ArraySteps
 from complex_system.pipeline.checks import checks
@@ -145,7 +145,7 @@ class Pipeline:
         """
         given = raw if isinstance(raw, pl.DataFrame) else pl.DataFrame(pl.from_arrow(raw))
         if missing := [check.field for check in self._checks if check.needed and check.field not in given.columns]:
-            raise InvalidRequestError(f"The column(s) {', '.join(missing)} are needed and missing.")
+            raise InvalidRequestError(f"The column(s) {', '.join(missing)} are required and missing.")
         columns = [
             pl.col(name).cast(kind) if name in given.columns else pl.lit(None, dtype=kind).alias(name)
             for name, kind in self._raw_types.items()
@@ -195,7 +195,7 @@ class Pipeline:
             if len(faults) >= MAX_FAULTS:
                 break
         if faults:
-            raise InvalidRecordError(sentence(faults[:MAX_FAULTS]), faults[:MAX_FAULTS])
+            raise InvalidRecordError(faults_message(faults[:MAX_FAULTS]), faults[:MAX_FAULTS])
 
     def _reason(self, record: Record) -> str:
         found = ((check.field, check.problem_in(record)) for check in self._checks)

@@ -42,11 +42,13 @@ class Event(Generic[M]):
 
     Attributes:
         name: The subject's name on the broker.
-        message: Type of its messages.
+        message: Type of its messages; ``Any`` stands for a payload that its receiver checks.
+        description: For the documentation, where the type does not say it.
     """
 
     name: str
     message: type[M]
+    description: str = ""
 
     def decode(self, value: object) -> M:
         """Return the message that a payload holds.

@@ -9,14 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from complex_system.protocol.training import Scores
 from complex_system.training.data import Matrix, TrainingData
-
-TWIN_INPUT = "features"
-"""Name of an ONNX twin's input: float32 of shape (n, features), columns in the order of ``Dataset.feature_names``."""
-TWIN_OUTPUT = "prediction"
-"""Name of an ONNX twin's output: float32 of shape (n, 1), in the target's own unit."""
-TWIN_TOLERANCE = 1e-3
-"""Largest difference between native model and twin, relative to max(1, |prediction|), at which a twin is accepted."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +73,7 @@ class TrainedModel(ABC):
 
     @abstractmethod
     def to_onnx(self) -> bytes:
-        """The model as ONNX with ``TWIN_INPUT`` and ``TWIN_OUTPUT``, batch size free."""
+        """The model as ONNX with ``ONNX_INPUT`` and ``ONNX_OUTPUT``, batch size free."""
 
 
 class Trainer(ABC):
@@ -104,25 +98,15 @@ class Trainer(ABC):
         """
 
 
-@dataclass(frozen=True)
-class Scores:
-    """How far predictions are from the truth: root mean square and mean absolute error in the target's unit, and R2."""
+def score(truth: Matrix, predicted: Matrix) -> Scores:
+    """Score predictions of shape (n,).
 
-    rmse: float
-    mae: float
-    r2: float
-
-    @classmethod
-    def of(cls, truth: Matrix, predicted: Matrix) -> Scores:
-        """Scores of predictions of shape (n,); R2 = 1 - sum (y - p)^2 / sum (y - mean y)^2, and 0 for a constant truth."""
-        error = truth.astype(np.float64) - predicted.astype(np.float64)
-        spread = float(np.sum((truth - truth.mean(dtype=np.float64)) ** 2))
-        return cls(
-            rmse=float(np.sqrt(np.mean(error**2))),
-            mae=float(np.mean(np.abs(error))),
-            r2=1.0 - float(np.sum(error**2)) / spread if spread else 0.0,
-        )
-
-    def as_dict(self) -> dict[str, float]:
-        """The three as JSON."""
-        return {"rmse": self.rmse, "mae": self.mae, "r2": self.r2}
+    R2 = 1 - sum (y - p)^2 / sum (y - mean y)^2, and 0 for a constant truth.
+    """
+    error = truth.astype(np.float64) - predicted.astype(np.float64)
+    spread = float(np.sum((truth - truth.mean(dtype=np.float64)) ** 2))
+    return Scores(
+        rmse=float(np.sqrt(np.mean(error**2))),
+        mae=float(np.mean(np.abs(error))),
+        r2=1.0 - float(np.sum(error**2)) / spread if spread else 0.0,
+    )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,9 @@ import pyarrow as pa
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.keys import original_key
-from complex_system.training.base import Scores
+from complex_system.errors import TrainingFailedError
+from complex_system.protocol.training import CrossValidation, Scores
+from complex_system.training.base import score
 from complex_system.training.data import MIN_SAMPLES, Matrix, Samples
 
 FOLDS = 5
@@ -83,69 +84,6 @@ class FewRecords:
         return Keyed(tuple(self._keys), Samples(np.concatenate(self._x), np.concatenate(self._y)))
 
 
-@dataclass(frozen=True)
-class CrossValidation:
-    """What a cross-validation found, in the target's unit.
-
-    Attributes:
-        rmses: Of every fold, in order.
-        mae: Mean over the folds.
-        r2: 1 - SSE / SST of all out-of-fold predictions of a repeat, mean over the repeats: a fold alone has too few records for it.
-        records: How many records took part; each is predicted once a repeat.
-        folds: In a repeat.
-        digest: Of the records, see :class:`Keyed`.
-    """
-
-    rmses: tuple[float, ...]
-    mae: float
-    r2: float
-    records: int
-    folds: int
-    digest: str
-
-    @property
-    def repeats(self) -> int:
-        """How often all records were divided into folds."""
-        return len(self.rmses) // self.folds
-
-    @property
-    def rmse(self) -> float:
-        """The mean over the folds."""
-        return float(np.mean(self.rmses))
-
-    @property
-    def standard_error(self) -> float:
-        """Of the mean over the folds, see :func:`standard_error`."""
-        return standard_error(self.rmses, self.folds)
-
-    def as_dict(self) -> dict[str, Any]:
-        """As it is kept beside a model."""
-        return {
-            "rmse": self.rmse, "mae": self.mae, "r2": self.r2, "standard_error": self.standard_error,
-            "rmses": list(self.rmses), "records": self.records, "folds": self.folds, "digest": self.digest,
-        }  # fmt: skip
-
-    @classmethod
-    def parse(cls, value: object) -> CrossValidation | None:
-        """What :meth:`as_dict` made; None for anything else."""
-        if not isinstance(value, Mapping):
-            return None
-        try:
-            rmses = tuple(float(each) for each in value["rmses"])
-            found = cls(
-                rmses,
-                float(value["mae"]),
-                float(value["r2"]),
-                int(value["records"]),
-                int(value["folds"]),
-                str(value["digest"]),
-            )
-        except (KeyError, TypeError, ValueError):
-            return None
-        whole = found.folds > 1 and len(rmses) >= found.folds and all(math.isfinite(each) for each in rmses)
-        return found if whole else None
-
-
 def standard_error(values: Sequence[float], folds: int) -> float:
     """Standard error of the mean of fold scores, corrected for the overlap of the training sets: s sqrt(1/m + 1/(k-1)).
 
@@ -162,7 +100,7 @@ def fold_numbers(keys: Sequence[str], folds: int, repeat: int) -> npt.NDArray[np
     """The fold of every record: equal parts of the records in the order of a hash of their keys.
 
     They depend on nothing but the keys, so every trainer has the same ones. A record that a source has sent again under another
-    key (``domain.records.repeated``) is in the fold of the first one, else its twin would be among the training records.
+    key (``domain.records.repeated``) is in the fold of the first one, else its copy would be among the training records.
     """
     originals = [original_key(key) for key in keys]
     ranks = {key: rank for rank, key in enumerate(_shuffled(set(originals), f"fold {repeat}"))}
@@ -182,6 +120,9 @@ def cross_validate(
         records: All labelled records.
         on_fold: Called after every fold with the number of those done and of all.
         repeats: How often the records are divided; by their number unless given.
+
+    Raises:
+        TrainingFailedError: A fit predicts values that are not finite.
     """
     repeats = repeats or (REPEATS if len(records.keys) < FEW_FOR_REPEATS else 1)
     y = records.samples.y
@@ -194,11 +135,16 @@ def cross_validate(
             train, validation = _divided(records, numbers != fold, f"validation {repeat} {fold}")
             scored = numbers == fold
             predicted[scored] = fit(train, validation)(records.samples.x[scored])
-            scores.append(Scores.of(y[scored], predicted[scored]))
+            scores.append(score(y[scored], predicted[scored]))
             on_fold(len(scores), repeats * FOLDS)
-        r2.append(Scores.of(y, predicted).r2)
+        r2.append(score(y, predicted).r2)
+    rmses = tuple(each.rmse for each in scores)
+    if not np.all(np.isfinite(rmses)):
+        raise TrainingFailedError("A fold was predicted with values that are not finite.")
     return CrossValidation(
-        rmses=tuple(each.rmse for each in scores),
+        rmse=float(np.mean(rmses)),
+        rmses=rmses,
+        standard_error=standard_error(rmses, FOLDS),
         mae=float(np.mean([each.mae for each in scores])),
         r2=float(np.mean(r2)),
         records=len(records.keys),

@@ -13,8 +13,7 @@ from msgspec.structs import replace
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.keys import uuid7
-from complex_system.domain.number_steps import Arithmetic
-from complex_system.domain.steps import inputs_of
+from complex_system.domain.steps import Arithmetic
 from complex_system.monitoring.alerts.messages import ended_message, raised_message
 from complex_system.monitoring.alerts.rules import AlertRule
 from complex_system.monitoring.points import Figure, Figures
@@ -177,7 +176,7 @@ def _columns_of_features(dataset: Dataset) -> dict[str, str]:
     made_of: dict[str, set[str]] = {name: {name} for name in dataset.raw_names}
     columns: dict[str, str] = {}
     for step in dataset.pipeline:
-        names = set().union(*(made_of[name] for name in inputs_of(step)))
+        names = set().union(*(made_of[name] for name in step.inputs))
         if isinstance(step, Arithmetic):
             made_of.setdefault(step.result, names)
         if len(names) == 1:

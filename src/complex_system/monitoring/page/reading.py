@@ -1,31 +1,42 @@
-"""What the page shows, at one moment and for one period: taken in the event loop in a few milliseconds, looked at in threads."""
+"""The state of the system at one moment and its history over one period: taken in the event loop in milliseconds, read in threads."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TypeVar
+
+import msgspec
 
 from complex_system.domain.dataset import Dataset
-from complex_system.monitoring import views
-from complex_system.monitoring.aggregates import HOUR, MINUTE, Rollup, begin_of
-from complex_system.monitoring.history import Pair
+from complex_system.monitoring import series, views
+from complex_system.monitoring.aggregates import HOUR, MINUTE, ErrorSums, Gauge, LatencySums, Rollup, Served, begin_of
+from complex_system.monitoring.change_points import Change
+from complex_system.monitoring.history import Champion, Pair
 from complex_system.monitoring.monitor import Monitor
-from complex_system.protocol.base import to_wire
+from complex_system.monitoring.points import Figure
+from complex_system.monitoring.series import Curve
+from complex_system.monitoring.services import ServiceState
+from complex_system.monitoring.views import ChampionView, Data
+from complex_system.protocol.operations import Alert
+from complex_system.protocol.training import ComparisonFinished, Quality
+
+M = TypeVar("M")
 
 DAY = 24 * HOUR
 RECENT = 10 * MINUTE
-"""Seconds over which present rates are taken."""
-MOST_PAIRS = 1200
-"""Pairs in a scatter plot; beyond that one sees no more and waits longer."""
-_AT_WORK = 3
-"""Newest roll-ups, which grow all the time."""
+"""Seconds that present rates are averaged over."""
+MAX_PAIRS = 1200
+"""Pairs in a scatter plot; more would slow the page down and show nothing more."""
+_GROWING = 3
+"""Newest roll-ups, which still change."""
 
 
 @dataclass(frozen=True)
 class Period:
-    """A time span that can be looked at.
+    """A time span that can be chosen.
 
     Attributes:
         seconds: Its length.
@@ -41,14 +52,14 @@ class Period:
 PERIODS = {
     each.key: each
     for each in (
-        Period("1h", "1 hour", HOUR, MINUTE),
+        Period("1h", "60 minutes", HOUR, MINUTE),
         Period("24h", "24 hours", DAY, 10 * MINUTE),
         Period("7d", "7 days", 7 * DAY, HOUR),
         Period("30d", "30 days", 30 * DAY, 3 * HOUR),
         Period("90d", "90 days", 90 * DAY, 12 * HOUR),
     )
 }
-USUAL = PERIODS["24h"]
+DEFAULT_PERIOD = PERIODS["24h"]
 
 
 @dataclass(frozen=True)
@@ -57,50 +68,18 @@ class Facts:
 
     Attributes:
         dataset: The declared data set.
-        mlflow_url: Where MLflow's own page is; empty if unknown.
-        version: Of the package.
+        mlflow_url: Address of MLflow's user interface; empty if unknown.
+        version: Version of the package.
     """
 
     dataset: Dataset
     mlflow_url: str = ""
     version: str = ""
 
-
-@dataclass(frozen=True)
-class Alert:
-    """An alert as its events carry it; times are seconds since 1970.
-
-    Attributes:
-        value: Its worst value.
-        over: How it ended, a sentence; empty while it is open.
-        actions: What the system did: ``at``, ``outcome`` and ``what`` each, oldest first.
-    """
-
-    rule: str
-    severity: str
-    metric: str
-    value: float | None
-    sentence: str
-    began: float
-    ended: float | None
-    over: str = ""
-    actions: tuple[Mapping[str, Any], ...] = ()
-
-    @classmethod
-    def parse(cls, body: Mapping[str, Any]) -> Alert:
-        """Reads an event's value; only ``began`` has to be there."""
-        value, ended = body.get("value"), body.get("ended")
-        return cls(
-            rule=str(body.get("rule", "")),
-            severity=str(body.get("severity", "warning")),
-            metric=str(body.get("metric", "")),
-            value=float(value) if isinstance(value, int | float) else None,
-            sentence=str(body.get("sentence", "")),
-            began=float(body["began"]),
-            ended=float(ended) if ended is not None else None,
-            over=str(body.get("over") or ""),
-            actions=tuple(dict(action) for action in body.get("actions") or ()),
-        )
+    @property
+    def unit(self) -> str:
+        """The target's unit for an axis; if none is declared, that the axis is in that unit."""
+        return self.dataset.column(self.dataset.target).unit or "target's unit"
 
 
 @dataclass(frozen=True)
@@ -108,32 +87,44 @@ class Reading:
     """The present state and the history of a period.
 
     Attributes:
-        overview: As ``views.overview``.
-        models: As ``views.models``.
-        data: As ``views.data``.
-        rollups: Of the period, oldest first: minutes for a day and less, hours beyond.
+        services: The services by name.
+        records: Number of ``raw``, ``processed``, ``labelled`` and ``rejected`` records; empty before the first count.
+        rates: The same per second.
+        champion: The model that answers now; None before the first.
+        champions: All champions, the newest last.
+        comparison: The newest comparison; None before the first.
+        best_possible: Lowest RMSE that any model can reach; None if it is not known.
+        alerts: Open and past alerts, the newest first.
+        changes: When the error began to change.
+        awaited: Messages about what is still missing.
+        rollups: Of the period, oldest first: minutes up to a day, hours beyond.
         recent: The minutes of the last ``RECENT`` seconds.
         pairs: A sample of the joined pairs.
-        champions: The newest last.
-        waiting: Predictions that wait for their truth.
+        waiting: Number of predictions that wait for their true value.
     """
 
     at: float
     period: Period
     facts: Facts
-    overview: Mapping[str, Any]
-    models: Mapping[str, Any]
-    data: Mapping[str, Any]
+    services: Sequence[ServiceState]
+    records: dict[str, int]
+    rates: dict[str, float]
+    champion: Champion | None
+    champions: Sequence[Champion]
+    comparison: ComparisonFinished | None
+    best_possible: float | None
+    data: Data
+    alerts: Sequence[Alert]
+    changes: Sequence[Change]
+    awaited: Sequence[str]
     rollups: Sequence[Rollup]
     recent: Sequence[Rollup]
     pairs: Sequence[Pair]
-    champions: Sequence[Mapping[str, Any]]
-    alerts: Sequence[Alert]
     waiting: int = 0
 
     @property
     def end(self) -> float:
-        """End of the step that the reading lies in: where axes end, so that a figure without new data stays as it is."""
+        """End of the step that the reading lies in: axes end here, so that a figure without new data stays as it is."""
         return begin_of(self.at, self.period.step) + self.period.step
 
     @property
@@ -142,94 +133,118 @@ class Reading:
         return self.end - self.period.seconds
 
     @property
-    def services(self) -> Sequence[Mapping[str, Any]]:
-        """As ``ServiceBook.as_list``."""
-        return self.overview.get("services") or ()
-
-    @property
-    def records(self) -> Mapping[str, float]:
-        """``raw``, ``processed``, ``labelled`` and ``rejected``; empty before the first count."""
-        return self.overview.get("records") or {}
-
-    @property
-    def rates(self) -> Mapping[str, float]:
-        """The same a second."""
-        return self.overview.get("rates") or {}
-
-    @property
-    def comparison(self) -> Mapping[str, Any] | None:
-        """The newest ``comparison-finished``."""
-        return self.models.get("comparison")
-
-    @property
-    def best_possible(self) -> float | None:
-        """Lowest RMSE that any model can reach, where it is known."""
-        return self.models.get("best_possible")
-
-    @property
     def open_alerts(self) -> list[Alert]:
-        """Open alerts, the worst and then the newest first."""
+        """Open alerts, the most severe and then the newest first."""
         weight = {"critical": 0, "warning": 1}
         found = [alert for alert in self.alerts if alert.ended is None]
         return sorted(found, key=lambda alert: (weight.get(alert.severity, 2), -alert.began))
 
     @property
-    def champion(self) -> Mapping[str, Any] | None:
-        """``model``, ``version``, ``framework``, ``at`` (its coronation) and ``rmse`` at its comparison, as far as they are known."""
-        serving = self.overview.get("champion") or {}
-        if not serving and not self.champions:
-            return None
-        model, version = serving.get("model"), str(serving.get("version"))
-        crowned = next((each for each in reversed(self.champions) if _is(each, model, version)), None)
-        if crowned is None and not serving:
-            crowned = self.champions[-1]
-        rows = (self.comparison or {}).get("results") or ()
-        compared: Mapping[str, Any] = next((row for row in rows if _is(row, model, version)), {})
-        known = {name: value for name, value in (crowned or {}).items() if value is not None}
-        return {**serving, "at": serving.get("since"), "rmse": serving.get("holdout_rmse") or compared.get("rmse"),
-                "framework": compared.get("framework"), **known}  # fmt: skip
+    def past_alerts(self) -> list[Alert]:
+        """Alerts that ended in the period, the newest first."""
+        return [alert for alert in self.alerts if alert.ended is not None and alert.ended >= self.begin]
 
-    def awaited(self, about: str, otherwise: str) -> str:
-        """What the views say is missing of something, or else a sentence of our own."""
-        return next((str(each) for each in self.overview.get("awaited") or () if about in str(each)), otherwise)
+    @property
+    def compared(self) -> dict[str, Quality]:
+        """The compared models, best first, and then the baselines, by name."""
+        if self.comparison is None:
+            return {}
+        models = {f"{each.model} v{each.version}": each for each in self.comparison.results}
+        return {**models, **{f"baseline {name}": each for name, each in self.comparison.baselines.items()}}
 
+    @cached_property
+    def errors(self) -> dict[Served, Curve[ErrorSums]]:
+        """Errors over time by model."""
+        return series.errors_by_model(self.rollups, self.period.step)
 
-def _is(each: Mapping[str, Any], model: Any, version: str) -> bool:
-    return (each.get("model"), str(each.get("version"))) == (model, version)
+    @cached_property
+    def groups(self) -> dict[str, ErrorSums]:
+        """Errors of the period by group of records."""
+        found = series.errors_by_group(self.rollups, self.period.step)
+        return {group: series.total(curve.values(), ErrorSums) for group, curve in found.items()}
+
+    @cached_property
+    def latency(self) -> dict[str, Curve[LatencySums]]:
+        """Answered requests over time by service."""
+        return series.latency_by_service(self.rollups, self.period.step)
+
+    def gauges(self, figure: str) -> dict[str, Curve[Gauge]]:
+        """Return the readings of a figure over time, by column or service."""
+        found = series.gauges(self.rollups, self.period.step, lambda each: each.name == figure)
+        return {each.subject: curve for each, curve in found.items()}
+
+    def per_second(self, count: Callable[[Sequence[Rollup]], int]) -> float:
+        """Return the rate of something that is counted, over the last minutes."""
+        if not self.recent:
+            return 0.0
+        return count(self.recent) / max(30.0, self.at - self.recent[0].at)
+
+    def newest(self, name: str) -> float | None:
+        """Return the newest reading of a figure of the whole system."""
+        figure = Figure(name)
+        return next((each.gauges[figure].last for each in reversed(self.recent) if figure in each.gauges), None)
+
+    def awaiting(self, about: str, otherwise: str) -> str:
+        """Return the message about something that is missing, or else a text of the page's own."""
+        return next((message for message in self.awaited if about in message), otherwise)
 
 
 def take(monitor: Monitor, facts: Facts, period: Period, now: float) -> Reading:
-    """Takes a reading. To be called in the monitor's thread; what comes back may be read in any.
+    """Take a reading. Call this in the monitor's thread; the result can be read in any thread.
 
-    Lists and dicts are copied, and the newest roll-ups as a whole. The sums in older ones are shared: a truth that comes late may be
+    Lists and dicts are copied, and the newest roll-ups as a whole. The sums in older ones are shared: a true value that comes late is
     in them or not, as it would be a moment later.
     """
     start, history = now - period.seconds, monitor.history
-    long = period.seconds > DAY
-    rollups = (
-        history.hours(begin_of(start, HOUR), now + HOUR) if long else history.minutes(begin_of(start, MINUTE), now + MINUTE)
-    )
+    if period.seconds > DAY:
+        rollups = history.hours(begin_of(start, HOUR), now + HOUR)
+    else:
+        rollups = history.minutes(begin_of(start, MINUTE), now + MINUTE)
     pairs = list(history.samples(start, now + MINUTE))
-    every = -(-len(pairs) // MOST_PAIRS) or 1
+    every = -(-len(pairs) // MAX_PAIRS) or 1
+    overview, models = views.overview(monitor), views.models(monitor)
     return Reading(
         at=now,
         period=period,
         facts=facts,
-        overview=to_wire(views.overview(monitor)),
-        models=to_wire(views.models(monitor)),
-        data=to_wire(views.data(monitor)),
+        services=overview.services,
+        records=overview.records,
+        rates=overview.rates,
+        champion=_champion(overview.champion, history.champions, models.comparison),
+        champions=list(history.champions),
+        comparison=models.comparison,
+        best_possible=models.best_possible,
+        data=views.data(monitor),
+        alerts=history.alerts(),
+        changes=overview.changes,
+        awaited=overview.awaited,
         rollups=_frozen(rollups),
         recent=_frozen(history.minutes(now - RECENT, now + MINUTE)),
         pairs=pairs[::every],
-        champions=to_wire(history.champions),
-        alerts=[Alert.parse(to_wire(alert)) for alert in history.alerts()],
         waiting=monitor.join.waiting,
+    )
+
+
+def _champion(
+    serving: ChampionView | None, champions: Sequence[Champion], comparison: ComparisonFinished | None
+) -> Champion | None:
+    """Return the model that answers, with what is known of its comparison."""
+    if serving is None:
+        return champions[-1] if champions else None
+    same = [each for each in champions if (each.model, each.version) == (serving.model, serving.version)]
+    results = comparison.results if comparison else ()
+    compared = next((each for each in results if (each.model, each.version) == (serving.model, serving.version)), None)
+    found = same[-1] if same else Champion(model=serving.model, version=serving.version, at=serving.since or 0.0)
+    return msgspec.structs.replace(
+        found,
+        rmse=found.rmse or serving.holdout_rmse or (compared.rmse if compared else None),
+        framework=found.framework or (compared.framework if compared else ""),
     )
 
 
 def _frozen(rollups: list[Rollup]) -> list[Rollup]:
     settled = [
         Rollup(each.at, each.seconds, dict(each.errors), dict(each.latency), dict(each.failures), dict(each.gauges))
-        for each in rollups[:-_AT_WORK]
+        for each in rollups[:-_GROWING]
     ]
-    return settled + [copy.deepcopy(each) for each in rollups[-_AT_WORK:]]
+    return settled + [copy.deepcopy(each) for each in rollups[-_GROWING:]]
