@@ -72,7 +72,7 @@ class SourceContract(ABC):
         assert second.name == first.name
         for reference, content, about in ((second, other, other_metadata), (first, twin, metadata)):
             loaded = place.source.load(reference)
-            assert loaded.onnx == content
+            assert loaded.onnx_model == content
             assert loaded.metadata == about
 
     def test_every_version_can_be_asked_for_by_name(self, place: Place, dataset: Dataset, twin: bytes) -> None:
@@ -136,7 +136,7 @@ class MlflowPlace(Place):
         self._client.create_registered_model(name)
         tags = {"prefix": self._prefix}
         version = self._client.create_model_version(name, f"{run.artifact_uri}/none", run.run_id, tags=tags)
-        self._registry.set_champion(self._registry.version(name, version.version))
+        self._registry.set_champion(self._registry.find(name, version.version))
 
 
 class TestMlflowChampionSource(SourceContract):
