@@ -16,11 +16,11 @@ import pytest
 from complex_system.describe.describe import describe
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.records import Record
+from complex_system.local.data import films
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.settings import Settings
-from complex_system.sources.films import films
 from complex_system.sources.replay import ReplayFile
 from complex_system.training.data import Part, SampleCollector
 from complex_system.training.lightgbm import LightGBMTrainer

@@ -333,7 +333,7 @@ def test_headings_of_a_spreadsheet_may_have_two_lines_and_no_name_twice(tmp_path
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("", "is empty; its first line has to name the columns, each further one is a record"),
+        ("", "is empty; its first line has to name the columns, each further line is a record"),
         ("a,y,a\n1,2,3\n", "has the column 'a' more than once; give each a name of its own"),
         ("a,b\n", "has no records"),
         ("a,b\nx,y\n", "no column of different numbers that could be the target"),

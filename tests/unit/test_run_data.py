@@ -176,13 +176,13 @@ def test_what_works_but_is_perhaps_not_intended_is_reported(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("declares", "holds", "hint"),
     [
-        ("Größe [mm]", "Gro\u0308ße [mm]", "looks like the declared 'Größe [mm]' and is of other characters: copy the name"),
-        ("Druck", "Druck ", "looks like the declared 'Druck' and is of other characters"),
+        ("Größe [mm]", "Gro\u0308ße [mm]", "looks like the declared 'Größe [mm]' but has other characters: copy the name"),
+        ("Druck", "Druck ", "looks like the declared 'Druck' but has other characters"),
         ("Druck (bar)", "Druck [bar]", "Is 'Druck [bar]' the declared 'Druck (bar)'?"),
         (
             "Druck",
             "Laborant",
-            "Declare what is unknown (unused: type text, and in the step drop), or take it out of the file.",
+            "Declare the unknown columns (unused ones: type text, and in the step drop), or take them out of the file.",
         ),
     ],
 )
@@ -199,7 +199,8 @@ def test_a_column_of_another_name_gets_an_error_that_says_what_to_do(
 
 def test_a_file_that_lacks_a_column_gets_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(
-        SourceFileError, match=r"lacks the column\(s\) 't'.*needs another name in the declaration, or 'optional"
+        SourceFileError,
+        match=r"lacks the column\(s\) 't'.*Rename the missing columns in the declaration, or give them 'opt",
     ):
         choose_data(str(declared(tmp_path, [[row[0], *row[2:]] for row in ROWS], "batch;c;y")), "", tmp_path / "runs", {})
 
