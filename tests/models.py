@@ -21,9 +21,9 @@ from complex_system.domain.dataset import Dataset
 from complex_system.errors import UnknownModelError
 from complex_system.http.server import RestServer
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.serving.engine import Limits, LocalRoute, PredictionEngine
+from complex_system.serving.engine import Limits, PredictionEngine
 from complex_system.serving.models.manager import ModelManager
-from complex_system.serving.models.source import ListedModel, LoadedTwin, ModelReference, ModelSource
+from complex_system.serving.models.source import ListedModel, LoadedModel, ModelReference, ModelSource
 from complex_system.serving.rest.app import make_app
 from complex_system.training.onnx import ONNX_INPUT, ONNX_OUTPUT
 
@@ -156,10 +156,10 @@ class MemorySource(ModelSource):
         return ModelReference(*self.published[-1][:2]) if self.published else None
 
     @override
-    def load(self, reference: ModelReference) -> LoadedTwin:
+    def load(self, reference: ModelReference) -> LoadedModel:
         self.loads += 1
         _, _, twin, metadata = self.published[int(reference.version) - 1]
-        return LoadedTwin(twin, metadata)
+        return LoadedModel(twin, metadata)
 
 
 class ManyModels(ModelSource):
@@ -216,9 +216,9 @@ class ManyModels(ModelSource):
         return ModelReference(name, wanted)
 
     @override
-    def load(self, reference: ModelReference) -> LoadedTwin:
+    def load(self, reference: ModelReference) -> LoadedModel:
         self.loads.append((reference.name, reference.version))
-        return LoadedTwin(*self.versions_of[reference.name][int(reference.version) - 1])
+        return LoadedModel(*self.versions_of[reference.name][int(reference.version) - 1])
 
 
 @asynccontextmanager
@@ -228,7 +228,7 @@ async def rest_server(
     """The REST interface over a source on a real socket, and a client of it; options are ``make_app``'s."""
     models = ModelManager(source, Pipeline(dataset), kept=kept)
     await models.refresh()
-    rest = RestServer(make_app(PredictionEngine(models, LocalRoute(), limits=limits), dataset, **options), "127.0.0.1", 0)
+    rest = RestServer(make_app(PredictionEngine(models, limits=limits), dataset, **options), "127.0.0.1", 0)
     await rest.start()
     try:
         async with httpx.AsyncClient(base_url=rest.url, timeout=20) as client:

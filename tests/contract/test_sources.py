@@ -72,7 +72,7 @@ class SourceContract(ABC):
         assert second.name == first.name
         for reference, content, about in ((second, other, other_metadata), (first, twin, metadata)):
             loaded = place.source.load(reference)
-            assert loaded.onnx == content
+            assert loaded.onnx_model == content
             assert loaded.metadata == about
 
     def test_every_version_can_be_asked_for_by_name(self, place: Place, dataset: Dataset, twin: bytes) -> None:

@@ -83,7 +83,7 @@ async def test_served_predictions_are_watched_and_logged(
     for record in records:
         record["rohwert_2_labormessung"] *= 0.3  # a shift that drift must show
     async with running(PatientMonitoring, settings), running(MlServingMlflowService, settings) as serving:
-        await eventually(lambda: serving.holder.current)
+        await eventually(lambda: serving.champion.current)
         predictions = await ServingClient(tester).predict(records)
         await tester.announce(TRUTH_KNOWN, truths(records))
 

@@ -159,7 +159,7 @@ async def test_failed_predictions_are_told_by_kind(
     )
     bad = {**drawn(1)[0], "material_id": "99999999"}
     async with running(QuickMonitoring, settings) as service, running(MlServingMlflowService, settings) as serving:
-        await eventually(lambda: serving.holder.current, 40)
+        await eventually(lambda: serving.champion.current, 40)
         for _ in range(3):
             with pytest.raises(InvalidRecordError):
                 await ServingClient(tester).predict([bad])

@@ -58,7 +58,7 @@ async def client(
         for service in (SERVICES[database][0], DataProcessingService):
             await stack.enter_async_context(running(service, settings))
         serving = await stack.enter_async_context(running(MlServingMlflowService, settings))
-        await eventually(lambda: serving.holder.current)
+        await eventually(lambda: serving.champion.current)
         yield PublishedClient(broker_connection=connection)
     await connection.close()
 

@@ -15,11 +15,12 @@ import pytest
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.errors import ModelRefusedError
 from complex_system.pipeline.pipeline import FEW_RECORDS, Pipeline
-from complex_system.serving.engine import LocalRoute, PredictionEngine, PredictionResult
+from complex_system.protocol.serving import ShadowPredictions
+from complex_system.serving.engine import PredictionEngine, PredictionResult
 from complex_system.serving.models.manager import ModelManager
-from complex_system.serving.models.own_pipeline import pipeline_for
+from complex_system.serving.models.slot import pipeline_for
 from complex_system.serving.models.wandb import WandbDirectorySource
-from complex_system.serving.shadow import Shadow, ShadowPredictions
+from complex_system.serving.shadow import Shadow
 from complex_system.tracking.artifact_store import ArtifactStore
 from models import ManyModels, MemorySource, linear_twin, rest_server, twin_metadata
 from support import eventually
@@ -170,7 +171,7 @@ async def test_what_the_champion_of_a_moment_ago_answers_is_told_of_too() -> Non
     models = ModelManager(source, Pipeline(NEW))
     await models.refresh()
     told: list[PredictionResult] = []
-    engine = PredictionEngine(models, LocalRoute(), told.append)
+    engine = PredictionEngine(models, predicted=told.append)
     before = models.champion.require()
     batch = engine.reader_for(before).records([RECORD])
     source.publish(NEW, 20.0)
@@ -210,13 +211,13 @@ async def test_a_challenger_of_another_version_makes_its_own_features() -> None:
     source.publish("ovens-pytorch", 20.0)
     models = ModelManager(source, Pipeline(NEW))
     await models.refresh()
-    engine = PredictionEngine(models, LocalRoute())
+    engine = PredictionEngine(models)
     seen: list[list[ShadowPredictions]] = []
     shadow = Shadow(models, 1.0, (), lambda result, shadows: seen.append(shadows))
     task = asyncio.create_task(shadow.run())
     result: PredictionResult = await engine.predict([LATER])
     assert result.predictions == [11.25]
-    assert shadow.takes(result)
+    assert shadow.accept(result)
     await eventually(lambda: seen)
     assert [(each.model, each.predictions, each.error) for each in seen[0]] == [("ovens-pytorch", (21.25,), "")]
     task.cancel()
@@ -228,7 +229,7 @@ async def test_arrow_pages_are_predicted_by_an_older_model_too() -> None:
     source.publish(OLD, 10.0)
     models = ModelManager(source, Pipeline(NEW))
     await models.refresh()
-    result = await PredictionEngine(models, LocalRoute()).predict_table(pa.Table.from_pylist([LATER, LATER]))
+    result = await PredictionEngine(models).predict_table(pa.Table.from_pylist([LATER, LATER]))
     assert (result.predictions, result.model.pipeline_version) == ([11.25, 11.25], OLD.version)
 
 
@@ -238,7 +239,7 @@ async def test_an_artifact_of_an_older_version_is_served_from_the_directory(tmp_
     store.write({"model.onnx": twin}, twin_metadata(OLD, twin, "DemonstratorNeuralNet", "pytorch-wandb"))
     models = ModelManager(WandbDirectorySource(store), Pipeline(NEW))
     assert await models.refresh()
-    assert (await PredictionEngine(models, LocalRoute()).predict([RECORD])).predictions == [11.25]
+    assert (await PredictionEngine(models).predict([RECORD])).predictions == [11.25]
 
 
 async def test_where_data_processing_makes_the_features_an_older_model_is_refused() -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from abc import abstractmethod
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, ClassVar
 
 from typing_extensions import override
@@ -21,13 +22,7 @@ from complex_system.errors import TrackingUnavailableError
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.service import SystemService
 from complex_system.protocol.operations import State
-from complex_system.protocol.training import (
-    TRAIN_MODEL,
-    TRAINING_FINISHED,
-    TrainingFinished,
-    TrainReply,
-    TrainRequest,
-)
+from complex_system.protocol.training import TRAIN_MODEL, TRAINING_FINISHED, TrainingFinished, TrainReply, TrainRequest
 from complex_system.service_layer.training.job import TrainingJob
 from complex_system.tracking.base import Tracker
 from complex_system.tracking.mlflow import MlflowTracker
@@ -62,6 +57,7 @@ class TrainerService(SystemService):
         super().__init__(**kwargs)
         self.worker = Worker(f"{THREAD}-{self.trainer_name}")
         self._loading: asyncio.Task[tuple[Trainer, Tracker]] | None = None
+        self._tracker: Tracker | None = None
         self._job: TrainingJob | None = None
         self._job_task: asyncio.Task[None] | None = None
         self._made_at = time.monotonic()
@@ -106,30 +102,29 @@ class TrainerService(SystemService):
         if self._job is not None:
             self._job.cancel()
         tasks = [task for task in (self._job_task, self._loading) if task is not None]
-        tracker = self._loaded_tracker()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if tracker is not None:
+        if self._tracker is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GRACE):
-                    await self.worker.run(tracker.close)
+                    await self.worker.run(self._tracker.close)
         await self.worker.close(0.5)
 
     @answers(TRAIN_MODEL)
     async def train_model(self, request: TrainRequest) -> TrainReply:
         """Accept a training round or say why not; the training itself goes on after the reply."""
-        round_id = request.round or new_key()
+        round_id, reply = request.round or new_key(), partial(TrainReply, trainer=self.trainer_name)
         if request.trainers is not None and self.trainer_name not in request.trainers:
-            return TrainReply(trainer=self.trainer_name, accepted=False, round=round_id, reason="not asked")
+            return reply(accepted=False, round=round_id, reason="not asked")
         if self._job is not None:
-            return TrainReply(trainer=self.trainer_name, accepted=False, round=self._job.round, reason="busy")
+            return reply(accepted=False, round=self._job.round, reason="busy")
         if self._last_outcome is not None and self._last_outcome.round == round_id:
             # The caller missed the end of its round: it gets the outcome again, not another training.
             await self.announce(TRAINING_FINISHED, self._last_outcome)
         else:
             self._begin(round_id, request.after)
-        return TrainReply(trainer=self.trainer_name, accepted=True, round=round_id)
+        return reply(accepted=True, round=round_id)
 
     async def train_on_schedule(self) -> float:
         """Begin a training when the last one is ``training_interval`` ago; return the seconds until the next look.
@@ -185,6 +180,7 @@ class TrainerService(SystemService):
         begin = time.monotonic()
         try:
             tools = await self.worker.run(load)
+            self._tracker = tools[1]
         except Exception as error:
             log.exception("%s cannot be loaded", self.framework)
             await self.set_state("failing", f"{self.framework} cannot be loaded: {error}")
@@ -193,9 +189,3 @@ class TrainerService(SystemService):
         if self._job is None and self.health().state == "ready":
             await self.set_state("ready")
         return tools
-
-    def _loaded_tracker(self) -> Tracker | None:
-        loading = self._loading
-        if loading is None or not loading.done() or loading.cancelled() or loading.exception() is not None:
-            return None
-        return loading.result()[1]
