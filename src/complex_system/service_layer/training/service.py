@@ -57,6 +57,7 @@ class TrainerService(SystemService):
         super().__init__(**kwargs)
         self.worker = Worker(f"{THREAD}-{self.trainer_name}")
         self._loading: asyncio.Task[tuple[Trainer, Tracker]] | None = None
+        self._tracker: Tracker | None = None
         self._job: TrainingJob | None = None
         self._job_task: asyncio.Task[None] | None = None
         self._made_at = time.monotonic()
@@ -101,14 +102,13 @@ class TrainerService(SystemService):
         if self._job is not None:
             self._job.cancel()
         tasks = [task for task in (self._job_task, self._loading) if task is not None]
-        tracker = self._loaded_tracker()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if tracker is not None:
+        if self._tracker is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GRACE):
-                    await self.worker.run(tracker.close)
+                    await self.worker.run(self._tracker.close)
         await self.worker.close(0.5)
 
     @answers(TRAIN_MODEL)
@@ -180,6 +180,7 @@ class TrainerService(SystemService):
         begin = time.monotonic()
         try:
             tools = await self.worker.run(load)
+            self._tracker = tools[1]
         except Exception as error:
             log.exception("%s cannot be loaded", self.framework)
             await self.set_state("failing", f"{self.framework} cannot be loaded: {error}")
@@ -188,9 +189,3 @@ class TrainerService(SystemService):
         if self._job is None and self.health().state == "ready":
             await self.set_state("ready")
         return tools
-
-    def _loaded_tracker(self) -> Tracker | None:
-        loading = self._loading
-        if loading is None or not loading.done() or loading.cancelled() or loading.exception() is not None:
-            return None
-        return loading.result()[1]
