@@ -13,7 +13,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from complex_system.describe.describe import describe
+from complex_system.describe.description import describe
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.records import Record
 from complex_system.local.data import films
