@@ -1,4 +1,4 @@
-"""What every tracker promises to the trainers. A new one is one more subclass."""
+"""The contract of all trackers. A new one is one more subclass."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class TrackerContract(ABC):
     def result(self) -> TrainingResult:
         return quick_result(self.framework, self.trainer)
 
-    def test_a_training_is_one_finished_run_and_one_version_with_its_twin(
+    def test_a_training_is_one_finished_run_and_one_version_with_its_onnx_model(
         self, mlflow_server: Server, client: Any, prefix: str, tmp_path: Path
     ) -> None:
         result = self.result()

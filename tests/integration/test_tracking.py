@@ -232,7 +232,7 @@ def test_of_two_champions_the_one_crowned_last_counts(
     assert registry.champion() == first
 
 
-def test_a_twin_is_loaded_with_its_metadata_and_refused_when_it_is_damaged(
+def test_an_onnx_model_is_loaded_with_its_metadata_and_refused_when_it_is_damaged(
     tracker: MlflowTracker, mlflow_server: Server, prefix: str, client: Any, tmp_path: Path
 ) -> None:
     result = quick_result("lightgbm")

@@ -176,17 +176,11 @@ class Comparison:
             request: What was asked for.
             run_url: Page of the comparison's run.
         """
-        ref = self.champion.ref
+        results = tuple(result.message() for result in self.results)
         return ComparisonFinished(
             round=self.round,
-            results=tuple(result.message() for result in self.results),
-            champion=ChampionSummary(
-                model=ref.model,
-                version=ref.version,
-                framework=ref.framework,
-                trainer=ref.trainer,
-                rmse=self.champion.quality.rmse,
-            ),
+            results=results,
+            champion=msgspec.convert(results[0], ChampionSummary, from_attributes=True),
             holdout=self.holdout,
             kept=self.kept,
             cause=request.cause,

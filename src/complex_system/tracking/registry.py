@@ -56,9 +56,6 @@ class ModelVersionRef:
     tags: Mapping[str, str] = field(compare=False)
     created_at: datetime
 
-    def __hash__(self) -> int:
-        return hash((self.model, self.version))
-
 
 class ModelRegistry:
     """Looks models up in MLflow's registry and moves the alias ``champion``.

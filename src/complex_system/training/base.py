@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,7 +31,7 @@ ProgressCallback = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class TrainingParameters:
-    """The settings of trainers."""
+    """The settings of a training."""
 
     seed: int = 1
     epochs: int = 200
@@ -39,6 +39,11 @@ class TrainingParameters:
     learning_rate: float = 0.001
     network_batch: int = 64
     boosting_rounds: int = 2000
+
+    @classmethod
+    def of(cls, settings: object) -> TrainingParameters:
+        """Take the parameters from the settings of the same names."""
+        return cls(**{each.name: getattr(settings, each.name) for each in fields(cls)})
 
 
 @dataclass(eq=False)

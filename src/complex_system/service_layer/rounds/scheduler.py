@@ -72,7 +72,7 @@ class RoundScheduler:
         def read() -> tuple[int | None, str | None]:
             champion = registry.champion()
             known = champion is not None and champion.pipeline_version == self.version
-            return (comparisons.last_labelled(), comparisons.last_after()) if known else (None, None)
+            return comparisons.recall() if known else (None, None)
 
         last, self.after = await run_blocking(read)
         if last is not None:
