@@ -27,7 +27,7 @@ from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.svg import Line, Mark, chart, safe, tag
 from complex_system.monitoring.page.tables import Table, champions, errors_of_groups, errors_of_models, failed_requests
 from complex_system.monitoring.page.views.data import distribution, largest
-from complex_system.monitoring.page.views.models import ranking_scores
+from complex_system.monitoring.page.views.models import framework_of, ranking_scores
 from complex_system.monitoring.page.views.predictions import error_curves
 from complex_system.monitoring.page.views.system import CPU, MEMORY
 from complex_system.monitoring.series import Curve, T
@@ -121,7 +121,7 @@ def _services(reading: Reading) -> str:
             megabytes(each.memory_megabytes),
             each.restarts,
         )
-        for each in reading.services
+        for each in reading.overview.services
     ]
     heads = ("Service", "State", "Replicas", "CPU", "Memory", "Restarts")
     return _table(Table(heads, rows, (2, 3, 4, 5)), "No heartbeat received yet.")
@@ -136,7 +136,7 @@ def _models(reading: Reading, clock: Clock) -> str:
             if scores:
                 range_ = interval(scores.rmse_low, scores.rmse_high) or NONE
                 errors = (error(scores.rmse), range_, error(scores.mae), number(scores.r2, 4))
-                rows.append((name, getattr(model, "framework", ""), basis, *errors))
+                rows.append((name, framework_of(model), basis, *errors))
     heads = ("Model", "Framework", "By", "RMSE", "95 %", "MAE", "R²")
     parts = tag("h3", "Last comparison of the models") + _table(Table(heads, rows, (3, 4, 5, 6)), "No comparison yet.")
     if comparison:
@@ -145,7 +145,7 @@ def _models(reading: Reading, clock: Clock) -> str:
         parts += tag("p", safe(f"Best possible RMSE: {number(reading.best_possible)}."), class_="quiet")
     if comparison and (url := link(comparison.run_url)):
         parts += tag("p", safe(f"In MLflow: {url}"), class_="quiet")
-    new = [each for each in reading.champions if each.at is not None and each.at >= reading.begin]
+    new = [each for each in reading.champions if each.at >= reading.begin]
     return parts + tag("h3", "New champions in this period") + _table(champions(new, clock), "None.")
 
 

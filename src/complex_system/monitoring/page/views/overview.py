@@ -66,10 +66,10 @@ def _answer(answer: answers.Answer) -> Component:
 
 
 def _services(reading: Reading, _: Viewer) -> Component:
-    if not reading.services:
+    if not reading.overview.services:
         return empty("Waiting for the first heartbeats; every service sends one every few seconds.")
     heads = ("Service", "State", "Replicas", "Heartbeat", "CPU", "Memory", "Restarts")
-    return table(Table(heads, [_service(each) for each in reading.services], (2, 3, 4, 5, 6)))
+    return table(Table(heads, [_service(each) for each in reading.overview.services], (2, 3, 4, 5, 6)))
 
 
 def _service(service: ServiceState) -> list[Any]:
