@@ -23,10 +23,10 @@ from complex_system.monitoring.page import answers
 from complex_system.monitoring.page.app import VIEWS, only_changed, public_address
 from complex_system.monitoring.page.diagram import diagrams
 from complex_system.monitoring.page.formatting import Clock, Viewer, count, lasting, link, rate, share
-from complex_system.monitoring.page.gateway import MOST_BODY, WsgiGateway
+from complex_system.monitoring.page.gateway import MAX_BODY, WsgiGateway
 from complex_system.monitoring.page.reading import PERIODS, Facts, Reading, take
 from complex_system.monitoring.page.report import make_report
-from complex_system.monitoring.page.svg import Line, chart, histogram, nice_ticks
+from complex_system.monitoring.page.svg import chart, histogram, nice_ticks
 from complex_system.monitoring.points import Figures
 from complex_system.monitoring.views import ReferenceView
 from complex_system.protocol.base import to_wire
@@ -241,7 +241,7 @@ def test_the_address_of_mlflow_keeps_its_password_to_itself() -> None:
 
 def test_pictures_have_finite_numbers_whatever_they_show() -> None:
     drawn = histogram([5.0, 5.0], [0.0], [0.0], "mm", "one value") + chart(
-        [Line("a", [(0.0, 1.0), (1.0, None), (2.0, 1.0)])], (0.0, 0.0), [(0.0, "now")], "y", "flat"
+        [[(0.0, 1.0), (1.0, None), (2.0, 1.0)]], (0.0, 0.0), [(0.0, "now")], "y", "flat"
     )
     assert "nan" not in drawn
     assert "inf" not in drawn
@@ -277,7 +277,7 @@ async def test_the_gateway_hands_requests_and_answers_on() -> None:
         plain = await http.get("/x", headers={"accept-encoding": "identity"})
         assert "content-encoding" not in plain.headers
         assert len(plain.content) == int(plain.headers["content-length"])
-        assert (await http.post("/", content=b"x" * (MOST_BODY + 1))).status_code == 413
+        assert (await http.post("/", content=b"x" * (MAX_BODY + 1))).status_code == 413
         answers_at_once = await asyncio.gather(*(http.get(f"/{i}") for i in range(20)))
         assert [f"GET /{i} " in each.text for i, each in enumerate(answers_at_once)] == [True] * 20
     gateway.close()

@@ -29,7 +29,7 @@ from complex_system.monitoring.series import Curve
 from complex_system.monitoring.views import ColumnView
 
 _BAND_LEVELS: dict[str, Level] = {"stable": "good", "moderate": "warn", "significant": "bad"}
-_LIMITS = ((MODERATE, "warn"), (SIGNIFICANT, "bad"))
+DRIFT_LIMITS = ((MODERATE, "moderate", "warn"), (SIGNIFICANT, "significant", "bad"))
 _NO_WINDOW = "Waiting for the first comparison of live records."
 
 
@@ -107,7 +107,7 @@ def _drift(reading: Reading, viewer: Viewer) -> Figure:
         return waiting(viewer, _missing(reading))
     colors, few = COLORS[viewer.theme], are_few(reading.data)
     bands = ["" if few else band_of(psi) for psi in known.values()]
-    marks = [threshold(viewer, limit, str(limit), tone, vertical=True) for limit, tone in _LIMITS]
+    marks = [threshold(viewer, limit, str(limit), tone, vertical=True) for limit, _, tone in DRIFT_LIMITS]
     x = titled("PSI (no unit)", range=[0, max(0.3, 1.3 * max(known.values()))])
     return bars(
         viewer, known, [colors[_BAND_LEVELS.get(each, "muted")] for each in bands], x, keep="drift", hover="PSI %{x:.3f}",
@@ -122,7 +122,7 @@ def _over_time(reading: Reading, viewer: Viewer) -> Figure:
     if not found:
         return waiting(viewer, _NO_WINDOW)
     traces = curves(viewer, reading, found, lambda gauge: gauge.mean)
-    marks = [threshold(viewer, limit, f"{band_of(limit)} from {limit}", tone) for limit, tone in _LIMITS]
+    marks = [threshold(viewer, limit, f"{name} from {limit}", tone) for limit, name, tone in DRIFT_LIMITS]
     return over_time(viewer, reading, traces, titled("PSI (no unit)"), keep=psi, marks=marks)
 
 
