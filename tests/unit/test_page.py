@@ -1,4 +1,4 @@
-"""What the page shows, without a browser: readings, figures' numbers, words, pictures, and the way from ASGI to WSGI."""
+"""The content of the page without a browser: readings, figures, texts, drawings, and the ASGI gateway to WSGI."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def test_times_are_those_of_the_browser() -> None:
         assert Clock.of(nonsense).axis(summer) == "2026-07-01 12:00:00"
 
 
-def test_words() -> None:
+def test_formats() -> None:
     assert [lasting(s) for s in (0.4, 59, 61, 3600, 90_000)] == ["0 s", "59 s", "1 min 1 s", "1 h", "1 d 1 h"]
     assert [count(n) for n in (0, 99_999, 123_456, 1_000_000)] == ["0", "99,999", "123 k", "1 M"]
     assert [rate(r) for r in (0.0, 0.05, 2.1234, 12_000)] == ["0/s", "3/min", "2.12/s", "12,000/s"]
@@ -267,7 +267,7 @@ def client(gateway: WsgiGateway) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url="http://page")
 
 
-async def test_the_gateway_hands_requests_and_answers_on() -> None:
+async def test_the_gateway_passes_requests_and_answers_on() -> None:
     gateway = WsgiGateway(application)
     async with client(gateway) as http:
         answer = await http.post("/a%20b?c=d", content=b"body")
@@ -283,7 +283,7 @@ async def test_the_gateway_hands_requests_and_answers_on() -> None:
     gateway.close()
 
 
-async def test_with_an_api_key_the_page_asks_for_it_and_does_not_hand_it_on() -> None:
+async def test_with_an_api_key_the_page_asks_for_it_and_does_not_pass_it_on() -> None:
     gateway = WsgiGateway(application, "s3cret")
     async with client(gateway) as http:
         refused = await http.get("/")
