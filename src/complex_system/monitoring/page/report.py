@@ -24,8 +24,8 @@ from complex_system.monitoring.page.formatting import (
     share,
 )
 from complex_system.monitoring.page.reading import Reading
+from complex_system.monitoring.page.summaries import Table, champions, errors_of_groups, errors_of_models, failed_requests
 from complex_system.monitoring.page.svg import chart, safe, tag
-from complex_system.monitoring.page.tables import Table, champions, errors_of_groups, errors_of_models, failed_requests
 from complex_system.monitoring.page.views.data import DRIFT_LIMITS, distribution, largest
 from complex_system.monitoring.page.views.models import framework_of, ranking_scores
 from complex_system.monitoring.page.views.predictions import error_curves

@@ -24,7 +24,7 @@ from complex_system.monitoring.page.figures import (
 )
 from complex_system.monitoring.page.formatting import NONE, Viewer, count, error, interval, number
 from complex_system.monitoring.page.reading import Reading
-from complex_system.monitoring.page.tables import Table, champions, errors_of_models
+from complex_system.monitoring.page.summaries import Table, champions, errors_of_models
 from complex_system.protocol.training import ComparedModel, Quality, ScoresWithInterval
 
 MAX_CHAMPIONS = 12

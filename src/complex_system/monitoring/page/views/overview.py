@@ -24,7 +24,7 @@ from complex_system.monitoring.page.components import (
 from complex_system.monitoring.page.diagram import STATE_SIGNS, diagrams
 from complex_system.monitoring.page.formatting import NONE, Viewer, age, error, lasting, level_of, megabytes, number, share
 from complex_system.monitoring.page.reading import Reading
-from complex_system.monitoring.page.tables import Table
+from complex_system.monitoring.page.summaries import Table
 from complex_system.monitoring.page.views.alerts import alert_card
 from complex_system.monitoring.services import ServiceState
 

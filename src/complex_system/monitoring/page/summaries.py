@@ -1,4 +1,4 @@
-"""Tables that both the page and the report show, as text."""
+"""Summaries that both the page and the report show as tables."""
 
 from __future__ import annotations
 
