@@ -96,7 +96,7 @@ async def _by_broker(folder: Path, rounds: int, model: Callable[[], float], alon
         try:
             connection = await ServiceConnection.open(settings, "ml_serving_mlflow")
             async with BenchmarkService(broker_connection=connection, settings=settings) as service:
-                while service.holder.current is None:  # noqa: ASYNC110 - nothing says that a model was loaded
+                while service.champion.current is None:  # noqa: ASYNC110 - nothing says that a model was loaded
                     await asyncio.sleep(0.05)
                 async with await SystemClient.open(settings, "benchmark") as asker:
                     from complex_system.domain.dataset import Dataset

@@ -17,12 +17,11 @@ import uvicorn
 from typing_extensions import override
 
 from benchmarks.model import DATASET
-from complex_system.http.loops import new_event_loop
-from complex_system.http.server import RestServer
+from complex_system.http.server import RestServer, new_event_loop
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.serving.engine import LocalRoute, PredictionEngine
+from complex_system.serving.engine import PredictionEngine
 from complex_system.serving.models.manager import ModelManager
-from complex_system.serving.models.source import LoadedTwin, ModelReference, ModelSource
+from complex_system.serving.models.source import LoadedModel, ModelReference, ModelSource
 from complex_system.serving.rest.app import make_app
 
 
@@ -39,16 +38,16 @@ class FolderSource(ModelSource):
         return ModelReference("lab-lightgbm", "1")
 
     @override
-    def load(self, reference: ModelReference) -> LoadedTwin:
+    def load(self, reference: ModelReference) -> LoadedModel:
         metadata = json.loads((self._folder / "metadata.json").read_text())
-        return LoadedTwin((self._folder / "model.onnx").read_bytes(), metadata)
+        return LoadedModel((self._folder / "model.onnx").read_bytes(), metadata)
 
 
 async def make_ours(folder: Path) -> Any:
     """Make the application as the services do."""
     models = ModelManager(FolderSource(folder), Pipeline(DATASET))
     await models.refresh()
-    return make_app(PredictionEngine(models, LocalRoute()), DATASET)
+    return make_app(PredictionEngine(models), DATASET)
 
 
 async def ours(folder: Path, port: int) -> None:

@@ -47,7 +47,7 @@ def network_from_state(state: bytes) -> Any:
 
 @cache
 def quick_model(framework: str) -> tuple[TrainedModel, bytes]:
-    """A model of a few steps on few records, and its twin."""
+    """A model of a few steps on few records, native and as ONNX."""
     data, _ = lab_samples(2, 1000)
     model = trainer(framework).fit(data, lambda _: None)
     return model, export_onnx(model, data.validation.x)

@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     table_prefix: str = Field(
         "",
         regex=r"^([A-Za-z][A-Za-z0-9_]{0,29})?$",
-        description="Prefix of the names of tables and collections, for several data sets in one database",
+        description="Prefix of tables and collections, for several data sets in one database",
     )
 
     # MongoDB
@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     mongo_user: str = Field("", env="FASTIOT_MONGO_DB_USER", description="User at MongoDB, empty for none")
     mongo_password: str = Field("", repr=False, env="FASTIOT_MONGO_DB_PASSWORD", description="Password at MongoDB")
     mongo_auth_source: str = Field(
-        "admin", env="FASTIOT_MONGO_DB_AUTH_SOURCE", description="Database in which the user is defined"
+        "admin", env="FASTIOT_MONGO_DB_AUTH_SOURCE", description="Database with the user's account"
     )
     mongo_name: str = Field("KIOptiPackDb", env="FASTIOT_MONGO_DB_NAME", description="Database name")
 
@@ -89,7 +89,7 @@ class Settings(BaseSettings):
         4, ge=1, le=64, description="Batches that the source sends without waiting for their replies"
     )
     source_sends: Literal["requests", "messages"] = Field(
-        "requests", description="How the source sends: requests to the database service, or messages that JetStream stores"
+        "requests", description="Send requests to the database service, or messages that JetStream stores"
     )
     live_rate: float = Field(2.0, ge=0, description="New records per second once the first ones are saved; 0 for none")
     scenario: Literal["normal", "shift", "noise", "missing", "concept", "new_category"] = Field(
@@ -110,14 +110,12 @@ class Settings(BaseSettings):
     )
     ingest_dead_age: float = Field(2_592_000.0, ge=0, description="Seconds that a dead letter is kept; 0 for no limit")
     ingest_duplicate_window: float = Field(
-        120.0, ge=0.1, description="Seconds within which the broker drops a second message with the same Nats-Msg-Id"
+        120.0, ge=0.1, description="Seconds within which the broker drops a repeated Nats-Msg-Id"
     )
     ingest_replicas: int = Field(1, ge=1, le=5, description="Brokers of a cluster that store each published message")
     ingest_messages: int = Field(500, ge=1, le=10_000, description="Published messages in one fetch")
     ingest_batch: int = Field(5000, ge=1, le=100_000, description="Published records in one write")
-    ingest_ack_pending: int = Field(
-        5000, ge=1, description="Messages that all replicas together may have fetched and not acknowledged"
-    )
+    ingest_ack_pending: int = Field(5000, ge=1, description="Unacknowledged messages of all replicas together")
 
     # Local run
     run_dir: str = Field(
@@ -135,7 +133,7 @@ class Settings(BaseSettings):
     cross_validate_below: int = Field(
         2000,
         ge=0,
-        description="Labelled records below which models are cross-validated, unless the data come from a known function; 0 for never",
+        description="Labelled records below which models are cross-validated (not for known functions); 0 for never",
     )
 
     # Consumer

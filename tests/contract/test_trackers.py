@@ -1,4 +1,4 @@
-"""What every tracker promises to the trainers. A new one is one more subclass."""
+"""The contract of all trackers. A new one is one more subclass."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class TrackerContract(ABC):
     def result(self) -> TrainingResult:
         return quick_result(self.framework, self.trainer)
 
-    def test_a_training_is_one_finished_run_and_one_version_with_its_twin(
+    def test_a_training_is_one_finished_run_and_one_version_with_its_onnx_model(
         self, mlflow_server: Server, client: Any, prefix: str, tmp_path: Path
     ) -> None:
         result = self.result()
@@ -94,7 +94,7 @@ class TrackerContract(ABC):
                 def cut(*_: Any) -> None:
                     raise TrackingUnavailableError("cut")
 
-                patch.setattr(MlflowTracker, "_log_onnx_model", cut)
+                patch.setattr("complex_system.tracking.mlflow._log_files", cut)
                 with pytest.raises(TrackingUnavailableError):
                     await asyncio.to_thread(tracker.log, result)
             await proxy.cut()
@@ -171,7 +171,7 @@ class TestWandb(TrackerContract):
         )
 
     def kept(self, tracker: Any) -> Any:
-        return tracker._done or tracker._following._begun
+        return tracker._done or tracker.following._begun
 
     def runs_elsewhere(self, folder: Path) -> int:
         return len(list((folder / "wandb").glob("offline-run-*")))

@@ -1,4 +1,4 @@
-"""What every trainer must do, whatever its framework. A new one is one more subclass."""
+"""The contract of all trainers, whatever the framework. A new one is one more subclass."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from complex_system.domain.laboratory import BEST_POSSIBLE
 from complex_system.domain.pages import processed_schema
 from complex_system.errors import TrainingFailedError
 from complex_system.evaluation.baselines import cross_validated_baseline
+from complex_system.local.data import films
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.sources.films import films
 from complex_system.training.base import Progress, TrainedModel, Trainer, TrainingParameters, score
 from complex_system.training.cross_validation import FewRecords, Predict, cross_validate
 from complex_system.training.data import Matrix, Samples, TrainingData
@@ -98,14 +98,14 @@ class TrainerContract(ABC):
         last = trained.history[-1]
         assert trained.best_step <= last.step < last.steps
 
-    def test_the_twin_answers_as_the_model_does(self, trained: TrainedModel) -> None:
+    def test_the_onnx_model_predicts_as_the_native_one(self, trained: TrainedModel) -> None:
         _, holdout = lab_samples(1, 10_000)
         onnx = export_onnx(trained, holdout.x)
         assert len(onnx) < 1_000_000
         # Values that no lab record has: beyond the declared ranges and all zero.
         check_onnx(trained, onnx, np.concatenate([holdout.x * 3 - 1, np.zeros((2, holdout.x.shape[1]), np.float32)]))
 
-    def test_another_models_twin_is_refused(
+    def test_the_onnx_model_of_another_model_is_refused(
         self, trained: TrainedModel, kind: type[Trainer], small: tuple[TrainingData, Samples]
     ) -> None:
         other = kind(QUICK).fit(small[0], _ignore)
@@ -190,8 +190,8 @@ class TestLightGBM(TrainerContract):
         assert max(tree["num_leaves"] for tree in trained.native.dump_model()["tree_info"]) <= 10
         assert trained.parameters["learning_rate"] == 0.05
 
-    def test_a_feature_just_above_a_threshold_goes_the_same_way_in_the_twin(self) -> None:
-        # Found with a table of 536 fuels, whose training ended with "The ONNX twin differs from the native model by 0.012".
+    def test_a_feature_just_above_a_threshold_goes_the_same_way_in_the_onnx_model(self) -> None:
+        # Found with a table of 536 fuels, whose training ended with "The ONNX model differs from the native model by 0.012".
         from complex_system.training.lightgbm import LightGBMTrainer
 
         draw = np.random.default_rng(3)

@@ -96,7 +96,7 @@ def made(count: int, seed: int) -> list[Record]:
 
 
 async def processed(client: DatabaseClient, dataset: Dataset, records: list[Record]) -> bool:
-    """Whether all records have their twin of the data set's version, as its pipeline makes it."""
+    """Whether all records have their processed record of the data set's version, as its pipeline makes it."""
     left = await client.unprocessed(dataset.version, 10, None)
     if left.table.num_rows:
         return False
@@ -130,7 +130,7 @@ async def test_the_old_model_answers_until_one_of_the_new_version_is_champion(
         httpx.AsyncClient(base_url=serving.url, timeout=20) as rest,
     ):
         await client.save_raw(records)
-        await eventually(lambda: serving.holder.current, 120)
+        await eventually(lambda: serving.champion.current, 120)
         before = await answer(rest, asked)
         assert before["pipeline_version"] == old.version
         assert await processed(client, old, records)
@@ -144,7 +144,7 @@ async def test_the_old_model_answers_until_one_of_the_new_version_is_champion(
         running(MlServingMlflowService, settings, new) as serving,
         httpx.AsyncClient(base_url=serving.url, timeout=20) as rest,
     ):
-        await eventually(lambda: serving.holder.current, 60)
+        await eventually(lambda: serving.champion.current, 60)
         assert (await answer(rest, asked)) | {"request_id": ""} == before | {"request_id": ""}
         assert "is served with that pipeline until a model of version" in caplog.text
         await eventually(lambda: f"of pipeline version {old.version}, with its own pipeline" in serving.health().detail)
@@ -165,7 +165,7 @@ async def test_the_old_model_answers_until_one_of_the_new_version_is_champion(
             assert views.snapshot(monitoring.monitor)
             assert not ear.comparisons or ear.comparisons[-1].champion.version == "1"
             async with running(MlLightgbmRegressionMlflowService, settings, new):
-                await eventually(lambda: serving.holder.current.info.pipeline_version == new.version, 120)
+                await eventually(lambda: serving.champion.current.info.pipeline_version == new.version, 120)
         assert ear.champions[-1].pipeline_version == new.version
         assert [result.version for result in ear.comparisons[-1].results] == ["2"]  # the old one does not compete
         await eventually(lambda: "pipeline version" not in serving.health().detail)

@@ -29,8 +29,8 @@ from complex_system.local.probe import ProbeError, predict, rest_client
 from complex_system.local.servers import HOST, MariaServer, MongoServer, NatsServer
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.serving.engine import LocalRoute, PredictionEngine
-from complex_system.serving.models.slot import ModelHolder
+from complex_system.serving.engine import PredictionEngine
+from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.rest.app import make_app
 from complex_system.settings import Settings
 from complex_system.storage.maria.pool import MariaConnections
@@ -269,9 +269,9 @@ async def test_mariadb_refuses_and_lets_in_with_rights_for_its_own_database_alon
 async def locked_rest(dataset: Dataset) -> AsyncIterator[httpx.AsyncClient]:
     source = MemorySource()
     source.publish(dataset, 1.0)
-    holder = ModelHolder(source, Pipeline(dataset))
-    await holder.refresh()
-    server = RestServer(make_app(PredictionEngine(holder, LocalRoute()), dataset, api_key=PASSWORD), HOST, 0)
+    models = ModelManager(source, Pipeline(dataset))
+    await models.refresh()
+    server = RestServer(make_app(PredictionEngine(models), dataset, api_key=PASSWORD), HOST, 0)
     await server.start()
     async with httpx.AsyncClient(base_url=server.url, timeout=10) as client:
         yield client

@@ -25,10 +25,10 @@ from complex_system.messaging.ingest.streams import IngestStreams
 from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import (
     DB_GET_ALL_RAW_DATA_SUBJECT,
-    GET_SCENARIO_SUBJECT,
     SERVICE_HEARTBEAT,
-    SET_SCENARIO_SUBJECT,
 )
+from complex_system.protocol.base import Empty
+from complex_system.protocol.operations import GET_SCENARIO, SET_SCENARIO, ScenarioRequest
 from complex_system.settings import Settings
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from complex_system_services.dummy_data_generation.dummy_data_generation_service import DummyDataGenerationService
@@ -137,9 +137,9 @@ async def test_it_makes_no_records_for_another_data_set(tester: TesterService, s
     other = Dataset.parse(yaml.safe_dump({**yaml.safe_load(dataset.json()), "name": "ovens"}))
     async with running(DummyDataGenerationService, settings, other) as service:
         health = service.health()
-        assert health["state"] == "ready"
-        assert "makes lab records only" in health["detail"]
-        assert "'ovens'" in health["detail"]
+        assert health.state == "ready"
+        assert "makes lab records only" in health.detail
+        assert "'ovens'" in health.detail
         assert len(tasks_at_work(service)) == len(tasks_at_work(tester))
 
 
@@ -222,7 +222,7 @@ async def test_it_waits_for_a_file_and_replays_any_data_set(
         running(DummyDataGenerationService, settings, other) as service,
     ):
         await eventually(lambda: service.health().state == "waiting")
-        assert service.health().detail == f"there is no file {path}"
+        assert service.health().detail == f"the file {path} does not exist"
         partial = tmp_path / "partial"
         partial.write_text("".join(json.dumps(record) + "\n" for record in records))
         partial.rename(path)
@@ -269,7 +269,7 @@ async def test_refused_records_stop_it_loudly(
     ):
         await eventually(lambda: service.health().state == "failing")
         assert "field 'datum': is not a declared field" in service.health().detail
-        assert "no more are made" in caplog.text
+        assert "no more records are made" in caplog.text
         assert (await DatabaseClient(tester).counts()).raw == 0
 
 
@@ -288,11 +288,11 @@ async def test_a_scenario_happens_to_the_live_records_only(tester: TesterService
             return len(records) > 100 and sum(r["rohwert_2_labormessung"] is None for r in records) > 0.45 * len(records)
 
         await eventually(failing)
-        present = await tester.ask(GET_SCENARIO_SUBJECT, {})
-        assert (present["scenario"], present["ramp"]) == ("missing", settings.scenario_ramp)
-        begun = await tester.ask(SET_SCENARIO_SUBJECT, {"scenario": "new_category", "ramp": 7})
-        assert (begun["scenario"], begun["ramp"]) == ("new_category", 7)
-        assert begun["began"] >= present["began"]
+        present = await tester.ask(GET_SCENARIO, Empty())
+        assert (present.scenario, present.ramp) == ("missing", settings.scenario_ramp)
+        begun = await tester.ask(SET_SCENARIO, ScenarioRequest(scenario="new_category", ramp=7))
+        assert (begun.scenario, begun.ramp) == ("new_category", 7)
+        assert begun.began >= present.began
 
         async def renamed() -> bool:
             return any(record["material_id"] == "44444444" for record in await live())
@@ -300,8 +300,8 @@ async def test_a_scenario_happens_to_the_live_records_only(tester: TesterService
         await eventually(renamed)
         for wrong in ({"scenario": "storm"}, {"scenario": "shift", "ramp": "long"}, {}, None, ["shift"]):
             with pytest.raises(InvalidRequestError):
-                await tester.ask(SET_SCENARIO_SUBJECT, wrong)
-        assert (await tester.ask(GET_SCENARIO_SUBJECT, {})) == begun, "a wrong request changes nothing"
+                await tester.ask(SET_SCENARIO, wrong)  # type: ignore[arg-type]
+        assert (await tester.ask(GET_SCENARIO, Empty())) == begun, "a wrong request changes nothing"
         kept = {record["_id"]: record for record in await raw_records(tester)}
         assert all(kept[key] == record for key, record in stock.items())
 
@@ -312,7 +312,7 @@ async def test_a_source_that_makes_no_lab_records_has_no_scenarios(
     other = Dataset.parse(yaml.safe_dump({**yaml.safe_load(dataset.json()), "name": "ovens"}))
     async with running(DummyDataGenerationService, settings, other):
         with pytest.raises(InvalidRequestError, match="lab records only"):
-            await tester.ask(SET_SCENARIO_SUBJECT, {"scenario": "shift"})
+            await tester.ask(SET_SCENARIO, ScenarioRequest(scenario="shift"))
 
 
 async def test_a_replay_keeps_its_order_and_rate_and_repeats_under_keys_of_its_own(
@@ -372,4 +372,4 @@ async def test_an_order_that_is_not_known_stops_the_source_with_a_sentence(
     settings = replayed(list(laboratory.records(3))).copy(update={"source_order": "size"})
     async with running(DummyDataGenerationService, settings) as service:
         await eventually(lambda: service.health().state == "failing")
-        assert "cannot be ordered by 'size': known are 'file', 'shuffled'" in service.health().detail
+        assert "cannot be ordered by 'size'; allowed are 'file', 'shuffled'" in service.health().detail

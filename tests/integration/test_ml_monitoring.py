@@ -30,7 +30,7 @@ from complex_system.settings import Settings
 from complex_system_services.ml_monitoring.ml_monitoring_service import MlMonitoringService
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
 from gate import Gate, Mute
-from models import linear_twin, register_twin
+from models import linear_onnx, register_onnx
 from monitoring_page.messages import champion
 from support import TesterService, eventually, running
 
@@ -81,14 +81,14 @@ async def test_served_predictions_are_watched_and_logged(
 ) -> None:
     await save_training_data(tester, dataset, 1500)
     await asyncio.to_thread(
-        register_twin, settings.mlflow_tracking_uri, dataset, linear_twin(dataset, 160.0), prefix=settings.model_prefix
+        register_onnx, settings.mlflow_tracking_uri, dataset, linear_onnx(dataset, 160.0), prefix=settings.model_prefix
     )
     laboratory = Laboratory(9)
     records = [laboratory.complete_record() for _ in range(120)]
     for record in records:
         record["rohwert_2_labormessung"] *= 0.3  # a shift that drift must show
     async with running(PatientMonitoring, settings), running(MlServingMlflowService, settings) as serving:
-        await eventually(lambda: serving.holder.current)
+        await eventually(lambda: serving.champion.current)
         predictions = await ServingClient(tester).predict(records)
         await tester.announce(TRUTH_KNOWN, truths(records))
 

@@ -31,7 +31,7 @@ from complex_system.settings import Settings
 from complex_system.tracking.registry import ModelRegistry
 from complex_system_services.ml_monitoring.ml_monitoring_service import MlMonitoringService
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
-from models import linear_twin, register_twin
+from models import linear_onnx, register_onnx
 from monitoring_page.messages import alert, champion, compared, comparison
 from support import TesterService, eventually, running
 
@@ -159,11 +159,11 @@ async def test_failed_predictions_are_told_by_kind(
     settings: Settings, database: None, tester: TesterService, dataset: Dataset
 ) -> None:
     await asyncio.to_thread(
-        register_twin, settings.mlflow_tracking_uri, dataset, linear_twin(dataset), prefix=settings.model_prefix
+        register_onnx, settings.mlflow_tracking_uri, dataset, linear_onnx(dataset), prefix=settings.model_prefix
     )
     bad = {**drawn(1)[0], "material_id": "99999999"}
     async with running(QuickMonitoring, settings) as service, running(MlServingMlflowService, settings) as serving:
-        await eventually(lambda: serving.holder.current, 40)
+        await eventually(lambda: serving.champion.current, 40)
         for _ in range(3):
             with pytest.raises(InvalidRecordError):
                 await ServingClient(tester).predict([bad])
@@ -219,7 +219,7 @@ async def test_the_champions_own_reference_is_taken_and_the_database_stands_in(
         assert reference.source == "database"
         assert set(reference.raw) == {"material_id", "laborant", *(f"rohwert_{i}_labormessung" for i in (1, 2, 3))}
         await asyncio.to_thread(
-            register_twin, settings.mlflow_tracking_uri, dataset, linear_twin(dataset), prefix=settings.model_prefix
+            register_onnx, settings.mlflow_tracking_uri, dataset, linear_onnx(dataset), prefix=settings.model_prefix
         )
         registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix)
         crowned = await asyncio.to_thread(registry.champion)

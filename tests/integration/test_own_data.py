@@ -13,14 +13,14 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from complex_system.describe.describe import describe
+from complex_system.describe.description import describe
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.records import Record
+from complex_system.local.data import films
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.settings import Settings
-from complex_system.sources.films import films
 from complex_system.sources.replay import ReplayFile
 from complex_system.training.data import Part, SampleCollector
 from complex_system.training.lightgbm import LightGBMTrainer
@@ -98,7 +98,7 @@ async def through(
     ):
 
         async def done() -> bool:
-            # A record is marked after its processed twin is written.
+            # A record is marked after its processed record is written.
             left = await client.unprocessed(dataset.version, 10, None)
             return (await client.counts()).processed == rows and not left.table.num_rows
 

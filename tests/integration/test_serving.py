@@ -21,7 +21,9 @@ from complex_system.domain.laboratory import Laboratory
 from complex_system.errors import InvalidRecordError, InvalidRequestError, NoModelError, StartError
 from complex_system.local.servers import Server, free_port
 from complex_system.messaging.clients import ServingClient
-from complex_system.messaging.subjects import CHAMPION_CHANGED, ML_SERVING_SUBJECT, PREDICTION_MADE
+from complex_system.messaging.subjects import PREDICT, event_subject
+from complex_system.protocol.serving import PREDICTION_MADE, PredictedRecord, PredictionMade
+from complex_system.protocol.training import CHAMPION_CHANGED, ChampionChanged
 from complex_system.serving.models.mlflow import MlflowChampionSource
 from complex_system.settings import Settings
 from complex_system.tracking.registry import ModelRegistry
@@ -81,7 +83,7 @@ async def test_predictions_by_rest_and_by_the_broker_are_the_models(
     async with serving(settings) as (service, client):
         await ready(client)
         records = list(laboratory.records(50))
-        expected = [100.0 + float(row.sum()) for row in service.holder.pipeline.features(records)]
+        expected = [100.0 + float(row.sum()) for row in service.champion.pipeline.features(records)]
         for body in ({"records": records}, records):
             answer = (await client.post("/predict", json=body)).json()
             assert answer["predictions"] == pytest.approx(expected, rel=1e-5)
@@ -92,7 +94,7 @@ async def test_predictions_by_rest_and_by_the_broker_are_the_models(
         assert one["predictions"] == pytest.approx(expected[:1], rel=1e-5)
         assert one["request_id"] == "mine-1"
         assert await ServingClient(tester).predict(records) == pytest.approx(expected, rel=1e-5)
-        assert await tester.ask(ML_SERVING_SUBJECT, []) == []
+        assert await tester.ask(PREDICT, []) == []
         assert service.health().state == "ready"
         assert service.health().detail == f"{name} v{version}"
 
@@ -109,7 +111,9 @@ async def test_a_champion_event_swaps_at_once_and_back(
         new = await asyncio.to_thread(publish, 2000.0, trainer="tensorflow")
         for model, shift in ((new, 1000.0), (old, 0.0)):
             await asyncio.to_thread(crown, mlflow_server.url, *model)
-            await tester.announce(CHAMPION_CHANGED, {"model": model[0], "version": model[1]})
+            await tester.announce(
+                CHAMPION_CHANGED, ChampionChanged(model=model[0], version=model[1], framework="lightgbm", rmse=15.0)
+            )
             await eventually(lambda name=model[0]: service.health().detail == f"{name} v1")
             after = (await client.post("/predict", json=record)).json()
             assert after["predictions"][0] == pytest.approx(before + shift, rel=1e-6)
@@ -148,7 +152,7 @@ async def test_mlflow_being_away_does_not_end_the_service(settings: Settings, pu
     await asyncio.to_thread(publish, 1.0)
     async with serving(settings) as (service, client):
         await ready(client)
-        service.holder.source = MlflowChampionSource(ModelRegistry(away, "any"))
+        service.champion.source = MlflowChampionSource(ModelRegistry(away, "any"))
         await eventually(lambda: "does not answer" in service.health().detail, 30)
         assert service.health().state == "ready"
         assert (await client.post("/predict", json=laboratory.complete_record())).status_code == 200
@@ -158,12 +162,12 @@ async def test_predictions_are_announced_at_most_a_thousand_of_a_request(
     settings: Settings, tester: TesterService, publish: Any, laboratory: Laboratory
 ) -> None:
     name, version = await asyncio.to_thread(publish, 5.0)
-    events: list[dict[str, Any]] = []
+    events: list[PredictionMade] = []
 
     async def hear(thing: Any) -> None:
-        events.append(thing.value)
+        events.append(PREDICTION_MADE.decode(thing.value))
 
-    subscription = await tester.broker.subscribe(PREDICTION_MADE, hear)
+    subscription = await tester.broker.subscribe(event_subject(PREDICTION_MADE), hear)
     await tester.broker.settle()
     try:
         async with serving(settings) as (_, client):
@@ -177,13 +181,14 @@ async def test_predictions_are_announced_at_most_a_thousand_of_a_request(
     finally:
         await subscription.unsubscribe()
     first, second, third = events
-    assert (first["service"], first["model"], first["version"]) == ("ml_serving_mlflow", name, version)
-    assert first["milliseconds"] > 0
-    assert first["predictions"] == [
-        {"id": record["_id"], "record": record, "prediction": value} for record, value in zip(records[:2], few, strict=True)
-    ]
-    assert len(second["predictions"]) == 1000
-    assert len(third["predictions"]) == 3
+    assert (first.service, first.model, first.version) == ("ml_serving_mlflow", name, version)
+    assert first.milliseconds > 0
+    assert first.predictions == tuple(
+        PredictedRecord(id=record["_id"], record=record, prediction=value)
+        for record, value in zip(records[:2], few, strict=True)
+    )
+    assert len(second.predictions) == 1000
+    assert len(third.predictions) == 3
 
 
 async def test_bad_requests_by_the_broker_cost_an_error_and_the_next_is_answered(
@@ -195,11 +200,11 @@ async def test_bad_requests_by_the_broker_cost_an_error_and_the_next_is_answered
         record = laboratory.complete_record()
         for value in (None, 5, "records", {}, {"records": [record]}):
             with pytest.raises(InvalidRequestError):
-                await tester.ask(ML_SERVING_SUBJECT, value)
+                await tester.ask(PREDICT, value)
         nan = {**record, "rohwert_1_labormessung": float("nan")}
         for value in ([1], [None], [{}], [{**record, "colour": 1}], [nan], [{**record, "material_id": "x"}]):
             with pytest.raises(InvalidRecordError):
-                await tester.ask(ML_SERVING_SUBJECT, value)
+                await tester.ask(PREDICT, value)
         assert len(await ServingClient(tester).predict([record])) == 1
 
 
@@ -268,7 +273,7 @@ async def main():
     connection = await ServiceConnection.open(settings, "ml_serving_mlflow")
     async with MlServingMlflowService(broker_connection=connection, settings=settings) as service:
         async with asyncio.timeout(60):
-            while service.holder.current is None:
+            while service.champion.current is None:
                 await asyncio.sleep(0.05)
         result = await service.engine.predict([Laboratory(1).complete_record()])
     await connection.close()

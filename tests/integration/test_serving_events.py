@@ -13,8 +13,9 @@ from typing_extensions import override
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.local.servers import Server
-from complex_system.messaging.subjects import PREDICTION_MADE
-from complex_system.serving.models.source import LoadedTwin, ModelReference, ModelSource
+from complex_system.messaging.subjects import event_subject
+from complex_system.protocol.serving import PREDICTION_MADE
+from complex_system.serving.models.source import LoadedModel, ModelReference, ModelSource
 from complex_system.settings import Settings
 from complex_system_services.ml_serving.ml_serving_service import MlServingService
 from models import ManyModels
@@ -27,7 +28,7 @@ class StuckChallenger(ManyModels):
     released = threading.Event()
 
     @override
-    def load(self, reference: ModelReference) -> LoadedTwin:
+    def load(self, reference: ModelReference) -> LoadedModel:
         if reference.name == "lab-pytorch":
             self.released.wait(60)
         return super().load(reference)
@@ -56,10 +57,11 @@ async def test_what_was_predicted_is_announced_although_the_service_ends_at_once
     announced: dict[str, float] = {}
 
     async def hear(thing: Any) -> None:
-        for each in thing.value["predictions"]:
-            announced[each["id"]] = each["prediction"]
+        for each in PREDICTION_MADE.decode(thing.value).predictions:
+            assert each.id is not None
+            announced[each.id] = each.prediction
 
-    subscription = await tester.broker.subscribe(PREDICTION_MADE, hear)
+    subscription = await tester.broker.subscribe(event_subject(PREDICTION_MADE), hear)
     await tester.broker.settle()
     try:
         async with running(OwnModelsService, settings, dataset) as service, httpx.AsyncClient(timeout=20) as client:

@@ -26,8 +26,10 @@ from complex_system.domain.pages import Page, decode_page, encode_page, raw_sche
 from complex_system.errors import InvalidRecordError, InvalidRequestError, TooLargeError
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import ServingClient
-from complex_system.messaging.subjects import CHAMPION_CHANGED, ML_SERVING_COLUMNS_SUBJECT, PREDICTION_MADE
-from complex_system.serving.rest.schemas import example_record
+from complex_system.messaging.subjects import event_subject
+from complex_system.protocol.serving import PREDICT_COLUMNS, PREDICTION_MADE, PredictionMade
+from complex_system.protocol.training import CHAMPION_CHANGED, ChampionChanged
+from complex_system.serving.requests.examples import example_record
 from complex_system.settings import Settings
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
 from models import crown
@@ -166,7 +168,7 @@ async def test_somebody_elses_model_is_served_through_its_flavor_or_refused_with
     async with serving(off) as (_, client):
         refused = await client.post(f"/v2/models/{good}/infer", json=columns(records))
         assert refused.status_code == 503
-        assert "twin" in refused.json()["error"]
+        assert "ONNX model" in refused.json()["error"]
 
 
 async def test_challengers_score_in_the_background_and_the_event_carries_their_predictions(
@@ -175,12 +177,12 @@ async def test_challengers_score_in_the_background_and_the_event_carries_their_p
     champion = await asyncio.to_thread(publish, 100.0)
     challenger = await asyncio.to_thread(publish, 150.0, trainer="pytorch", champion=False)
     broken = await asyncio.to_thread(publish, 1.0, trainer="tensorflow", champion=False, pipeline_version="000000000000")
-    events: list[dict[str, Any]] = []
+    events: list[PredictionMade] = []
 
     async def hear(thing: Any) -> None:
-        events.append(thing.value)
+        events.append(PREDICTION_MADE.decode(thing.value))
 
-    subscription = await tester.broker.subscribe(PREDICTION_MADE, hear)
+    subscription = await tester.broker.subscribe(event_subject(PREDICTION_MADE), hear)
     await tester.broker.settle()
     try:
         async with serving(settings.copy(update={"serving_shadow_share": 1.0})) as (_, client):
@@ -188,14 +190,12 @@ async def test_challengers_score_in_the_background_and_the_event_carries_their_p
             answer = (await client.post("/predict", json=records)).json()
             assert answer["model"]["name"] == champion[0]
             [event] = await eventually(lambda: events)
-            shadows = {each["model"]: each for each in event["shadows"]}
+            shadows = {each.model: each for each in event.shadows}
             assert set(shadows) == {challenger[0], broken[0]}
-            assert shadows[challenger[0]]["predictions"] == pytest.approx(
-                [v + 50.0 for v in answer["predictions"]], rel=1e-5
-            )
-            assert shadows[challenger[0]]["version"] == "1"
-            assert "000000000000" in shadows[broken[0]]["error"]
-            assert [each["prediction"] for each in event["predictions"]] == answer["predictions"]
+            assert shadows[challenger[0]].predictions == pytest.approx([v + 50.0 for v in answer["predictions"]], rel=1e-5)
+            assert shadows[challenger[0]].version == "1"
+            assert "000000000000" in shadows[broken[0]].error
+            assert [each.prediction for each in event.predictions] == answer["predictions"]
             metrics = (await client.get("/metrics")).text
             assert f'serving_shadow_requests_total{{model="{challenger[0]}",outcome="scored"}} 1.0' in metrics
         events.clear()
@@ -203,16 +203,16 @@ async def test_challengers_score_in_the_background_and_the_event_carries_their_p
         async with serving(settings.copy(update=named)) as (_, client):
             await client.post("/predict", json=records)
             [event] = await eventually(lambda: events)
-            assert {each["model"]: "error" in each for each in event["shadows"]} == {challenger[0]: False, "nobody": True}
+            assert {each.model: bool(each.error) for each in event.shadows} == {challenger[0]: False, "nobody": True}
         events.clear()
         newer = await asyncio.to_thread(publish, 130.0, champion=False)  # of the champion's own model
         async with serving(settings.copy(update={**named, "serving_shadow_models": champion[0]})) as (_, client):
             answer = (await client.post("/predict", json=records)).json()
             assert answer["model"]["version"] == champion[1]
             [event] = await eventually(lambda: events)
-            [shadow] = event["shadows"]
-            assert (shadow["model"], shadow["version"]) == newer
-            assert shadow["predictions"] == pytest.approx([v + 30.0 for v in answer["predictions"]], rel=1e-5)
+            [shadow] = event.shadows
+            assert (shadow.model, shadow.version) == newer
+            assert shadow.predictions == pytest.approx([v + 30.0 for v in answer["predictions"]], rel=1e-5)
     finally:
         await subscription.unsubscribe()
 
@@ -229,13 +229,13 @@ async def test_arrow_pages_are_answered_with_arrow_pages(
         assert answer.column("prediction").to_pylist() == pytest.approx(expected, rel=1e-5)
         assert answer.column("_id").to_pylist() == [record["_id"] for record in records]
         small = table.select(["material_id", R1]).slice(0, 3)
-        page = decode_page(await tester.ask(ML_SERVING_COLUMNS_SUBJECT, encode_page(Page(small))))
+        page = decode_page(await tester.ask(PREDICT_COLUMNS, encode_page(Page(small))))
         assert page.table.column_names == ["prediction"]
         assert page.notes == {"model": name, "version": version, "pipeline_version": dataset.version}
         assert (await client.post("/predict", json=records[0])).status_code == 200
 
         async def ask(table: Any) -> None:
-            await tester.ask(ML_SERVING_COLUMNS_SUBJECT, encode_page(Page(table)) if isinstance(table, pa.Table) else table)
+            await tester.ask(PREDICT_COLUMNS, encode_page(Page(table)) if isinstance(table, pa.Table) else table)
 
         for bad in (
             b"",
@@ -255,7 +255,7 @@ async def test_arrow_pages_are_answered_with_arrow_pages(
         assert [(fault["record"], fault["field"]) for fault in caught.value.faults] == [(1, R1), (2, R1)]
     async with serving(settings.copy(update={"serving_records": 1000})):
         with pytest.raises(TooLargeError, match="3 requests"):
-            await tester.ask(ML_SERVING_COLUMNS_SUBJECT, encode_page(Page(table)))
+            await tester.ask(PREDICT_COLUMNS, encode_page(Page(table)))
 
 
 async def test_the_documentations_programs_for_the_broker_run_when_they_are_pasted(
@@ -322,7 +322,9 @@ async def test_a_swap_and_a_roll_back_under_load_from_another_process_fail_no_re
         assert await load.stdout.readline() == b"asking\n"
         for model in (new, old, new, old):
             await asyncio.to_thread(crown, mlflow_server.url, *model)
-            await tester.announce(CHAMPION_CHANGED, {"model": model[0], "version": model[1]})
+            await tester.announce(
+                CHAMPION_CHANGED, ChampionChanged(model=model[0], version=model[1], framework="lightgbm", rmse=15.0)
+            )
             await eventually(lambda model=model: service.health().detail == f"{model[0]} v1")
         output, _ = await load.communicate()
     report = json.loads(output)

@@ -20,16 +20,16 @@ from typing_extensions import override
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.errors import InvalidRequestError, StartError, TooLargeError
+from complex_system.http import limits as limits_module
 from complex_system.http import server as server_module
+from complex_system.http.limits import LARGE_AT_ONCE, LARGE_BODY, BodyLimits, LimitedRequest
 from complex_system.http.server import RestServer
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.serving.engine import Limits, LocalRoute, PredictionEngine
-from complex_system.serving.models.slot import ModelHolder
-from complex_system.serving.models.source import LoadedTwin, ModelReference
-from complex_system.serving.requests.bodies import LARGE_BODY, decoded, json_of
-from complex_system.serving.rest import calls
+from complex_system.serving.engine import Limits, PredictionEngine
+from complex_system.serving.models.manager import ModelManager
+from complex_system.serving.models.source import LoadedModel, ModelReference
+from complex_system.serving.requests.json import decoded, json_of
 from complex_system.serving.rest.app import make_app
-from complex_system.serving.rest.calls import LARGE_AT_ONCE, Call, Gate
 from models import MemorySource
 from support import eventually
 
@@ -39,14 +39,14 @@ LIMITS = Limits(body_bytes=200_000, records=500)
 @asynccontextmanager
 async def server(
     dataset: Dataset, source: MemorySource, **options: Any
-) -> AsyncIterator[tuple[ModelHolder, httpx.AsyncClient]]:
-    holder = ModelHolder(source, Pipeline(dataset))
-    await holder.refresh()
-    rest = RestServer(make_app(PredictionEngine(holder, LocalRoute(), limits=LIMITS), dataset), "127.0.0.1", 0)
+) -> AsyncIterator[tuple[ModelManager, httpx.AsyncClient]]:
+    models = ModelManager(source, Pipeline(dataset))
+    await models.refresh()
+    rest = RestServer(make_app(PredictionEngine(models, limits=LIMITS), dataset), "127.0.0.1", 0)
     await rest.start()
     try:
         async with httpx.AsyncClient(base_url=rest.url, timeout=20, **options) as client:
-            yield holder, client
+            yield models, client
     finally:
         await rest.stop()
 
@@ -238,13 +238,13 @@ async def test_unknown_paths_and_methods_answer_in_the_same_shape(client: httpx.
 async def test_a_fault_inside_is_500_without_a_trace(
     dataset: Dataset, source: MemorySource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with server(dataset, source) as (holder, client):
+    async with server(dataset, source) as (models, client):
 
         def fail(_: Any) -> list[float]:
             raise KeyError("/secret/path")
 
         with monkeypatch.context() as patched:
-            patched.setattr(holder.require(), "predict_features", fail)
+            patched.setattr(models.champion.require(), "predict_features", fail)
             answer = await client.post("/predict", json=RECORD)
         assert answer.status_code == 500
         assert answer.json()["error"]["code"] == "internal"
@@ -272,7 +272,7 @@ async def test_the_documentation_describes_the_declared_columns_and_its_examples
 
 
 async def test_a_swap_under_load_fails_no_request_and_mixes_no_models(dataset: Dataset, source: MemorySource) -> None:
-    async with server(dataset, source, limits=httpx.Limits(max_connections=8)) as (holder, client):
+    async with server(dataset, source, limits=httpx.Limits(max_connections=8)) as (models, client):
         records = list(Laboratory(seed=2).records(5))
         sums = Pipeline(dataset).features(records).sum(axis=1)
         seen: set[str] = set()
@@ -291,7 +291,7 @@ async def test_a_swap_under_load_fails_no_request_and_mixes_no_models(dataset: D
             try:
                 for bias in range(2, 8):
                     version = source.publish(dataset, float(bias))
-                    assert await holder.refresh()
+                    assert await models.refresh()
                     async with asyncio.timeout(20):
                         while version not in seen:
                             await asyncio.sleep(0.001)
@@ -313,7 +313,7 @@ class SlowSource(MemorySource):
         self.began, self.go = threading.Event(), threading.Event()
 
     @override
-    def load(self, reference: ModelReference) -> LoadedTwin:
+    def load(self, reference: ModelReference) -> LoadedModel:
         self.began.set()
         assert self.go.wait(60)
         return super().load(reference)
@@ -321,12 +321,12 @@ class SlowSource(MemorySource):
 
 async def test_live_stays_true_and_the_old_model_answers_while_a_model_loads_slowly(dataset: Dataset) -> None:
     source = SlowSource()
-    async with server(dataset, source) as (holder, client):
+    async with server(dataset, source) as (models, client):
         for version in ("1", "2"):
             source.began.clear()
             source.go.clear()
             assert source.publish(dataset, 1.0) == version
-            loading = asyncio.create_task(holder.refresh())
+            loading = asyncio.create_task(models.refresh())
             try:
                 assert await asyncio.to_thread(source.began.wait, 20)
                 for path in ("/livez", "/health/live", "/v2/health/live"):
@@ -343,7 +343,7 @@ async def test_live_stays_true_and_the_old_model_answers_while_a_model_loads_slo
 
 
 async def test_a_taken_port_is_an_error_that_names_it(dataset: Dataset, source: MemorySource) -> None:
-    app = make_app(PredictionEngine(ModelHolder(source, Pipeline(dataset)), LocalRoute()), dataset)
+    app = make_app(PredictionEngine(ModelManager(source, Pipeline(dataset))), dataset)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(StartError, match=str(port)):
@@ -356,7 +356,7 @@ async def test_a_taken_port_is_an_error_that_names_it(dataset: Dataset, source: 
 
 
 async def test_the_server_stops_quickly_with_open_connections(dataset: Dataset, source: MemorySource) -> None:
-    app = make_app(PredictionEngine(ModelHolder(source, Pipeline(dataset)), LocalRoute()), dataset)
+    app = make_app(PredictionEngine(ModelManager(source, Pipeline(dataset))), dataset)
     rest = RestServer(app, "127.0.0.1", 0)
     await rest.start()
     async with httpx.AsyncClient(base_url=rest.url) as client:
@@ -389,9 +389,9 @@ async def test_a_small_answer_is_not_held_back_by_the_network_stack(client: http
 
 @asynccontextmanager
 async def large_server(dataset: Dataset, source: MemorySource) -> AsyncIterator[httpx.AsyncClient]:
-    holder = ModelHolder(source, Pipeline(dataset))
-    await holder.refresh()
-    rest = RestServer(make_app(PredictionEngine(holder, LocalRoute()), dataset), "127.0.0.1", 0)
+    models = ModelManager(source, Pipeline(dataset))
+    await models.refresh()
+    rest = RestServer(make_app(PredictionEngine(models), dataset), "127.0.0.1", 0)
     await rest.start()
     try:
         async with httpx.AsyncClient(base_url=rest.url, timeout=60) as client:
@@ -423,58 +423,54 @@ async def test_large_bodies_are_answered_as_small_ones_are(dataset: Dataset, sou
         assert (fault["record"], fault["field"]) == (10_000, "rohwert_1_labormessung")
 
 
-def sender(chunks: int, headers: list[tuple[bytes, bytes]], gate: Gate) -> tuple[Call, list[int]]:
-    """A call whose client sends so many chunks of 100,000 bytes, and the sizes of those that were taken from it."""
-    taken: list[int] = []
+def sender(chunks: int, headers: list[tuple[bytes, bytes]], limits: BodyLimits) -> tuple[LimitedRequest, list[int]]:
+    """A request whose client sends so many chunks of 100,000 bytes, and the sizes of those that were read from it."""
+    read: list[int] = []
 
     async def receive() -> dict[str, Any]:
-        taken.append(100_000)
-        return {"type": "http.request", "body": b" " * 100_000, "more_body": len(taken) < chunks}
-
-    async def send(_: Any) -> None: ...
+        read.append(100_000)
+        return {"type": "http.request", "body": b" " * 100_000, "more_body": len(read) < chunks}
 
     scope = {"type": "http", "method": "POST", "path": "/predict", "headers": headers}
-    return Call(scope, receive, send, gate), taken
+    return LimitedRequest(scope, receive, limits), read
 
 
 @pytest.mark.parametrize("declared", [True, False])
-async def test_no_more_large_bodies_are_held_than_have_a_place(
-    declared: bool, dataset: Dataset, source: MemorySource
-) -> None:
-    gate = Gate(PredictionEngine(ModelHolder(source, Pipeline(dataset)), LocalRoute()))
+async def test_no_more_large_bodies_are_held_than_have_a_place(declared: bool) -> None:
+    limits = BodyLimits(32_000_000, 100_000)
     headers = [(b"content-length", b"3000000")] if declared else []
-    calls_ = [sender(30, headers, gate) for _ in range(LARGE_AT_ONCE + 5)]
+    senders = [sender(30, headers, limits) for _ in range(LARGE_AT_ONCE + 5)]
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
-        tasks = [group.create_task(call.within_limits()) for call, _ in calls_]
+        tasks = [group.create_task(request.body()) for request, _ in senders]
         while not all(task.done() for task in tasks[:LARGE_AT_ONCE]):
             await asyncio.sleep(0)
         for _ in range(200):
             await asyncio.sleep(0)
         # The others left the rest with the sender, where the connection's flow control holds it.
-        assert [sum(taken) for _, taken in calls_[LARGE_AT_ONCE:]] == [0 if declared else LARGE_BODY] * 5
+        assert [sum(read) for _, read in senders[LARGE_AT_ONCE:]] == [0 if declared else LARGE_BODY] * 5
         assert not any(task.done() for task in tasks[LARGE_AT_ONCE:])
-        small, _ = sender(1, [], gate)
-        assert len(await small.within_limits()) == 100_000
-        for task, (call, _) in zip(tasks, calls_, strict=True):
+        small, _ = sender(1, [], limits)
+        assert len(await small.body()) == 100_000
+        for task, (request, _) in zip(tasks, senders, strict=True):
             assert len(await task) == 3_000_000
-            call.leave()
-    assert not gate.large.locked()
+            request.release()
+    assert not limits.large.locked()
 
 
-async def test_a_body_too_large_takes_no_place(dataset: Dataset, source: MemorySource) -> None:
-    gate = Gate(PredictionEngine(ModelHolder(source, Pipeline(dataset)), LocalRoute(), limits=Limits(body_bytes=2_000_000)))
+async def test_a_body_too_large_takes_no_place() -> None:
+    limits = BodyLimits(2_000_000, 100_000)
     for _ in range(LARGE_AT_ONCE):
-        await gate.large.acquire()
-    call, taken = sender(30, [(b"content-length", b"3000000")], gate)
+        await limits.large.acquire()
+    request, read = sender(30, [(b"content-length", b"3000000")], limits)
     with pytest.raises(TooLargeError):
-        await asyncio.wait_for(call.within_limits(), 20)
-    assert sum(taken) == 3_000_000  # read, and thrown away
+        await asyncio.wait_for(request.body(), 20)
+    assert sum(read) == 3_000_000  # read and discarded
 
 
 async def test_a_slow_sender_does_not_keep_the_place_of_a_large_body(
     dataset: Dataset, source: MemorySource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls, "LARGE_SECONDS", 2.0)
+    monkeypatch.setattr(limits_module, "LARGE_SECONDS", 2.0)
     async with large_server(dataset, source) as client:
         port = client.base_url.port
         slow = []
@@ -488,7 +484,7 @@ async def test_a_slow_sender_does_not_keep_the_place_of_a_large_body(
             return "serving_requests_in_progress 5.0" in (await client.get("/metrics")).text
 
         await eventually(all_have_their_place)
-        monkeypatch.setattr(calls, "LARGE_SECONDS", 60.0)  # the next one may take its time
+        monkeypatch.setattr(limits_module, "LARGE_SECONDS", 60.0)  # the next one may take its time
         answer = await client.post("/predict", content=json.dumps(RECORD).encode() + b" " * LARGE_BODY)
         assert answer.status_code == 200
         for reader, writer in slow:

@@ -15,13 +15,14 @@ import pytest
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.errors import ModelRefusedError
 from complex_system.pipeline.pipeline import FEW_RECORDS, Pipeline
-from complex_system.serving.engine import LocalRoute, PredictionEngine, PredictionResult
+from complex_system.protocol.serving import ShadowPredictions
+from complex_system.serving.engine import PredictionEngine, PredictionResult
 from complex_system.serving.models.manager import ModelManager
-from complex_system.serving.models.own_pipeline import pipeline_for
+from complex_system.serving.models.slot import pipeline_for
 from complex_system.serving.models.wandb import WandbDirectorySource
-from complex_system.serving.shadow import Shadow, ShadowPredictions
+from complex_system.serving.shadow import Shadow
 from complex_system.tracking.artifact_store import ArtifactStore
-from models import ManyModels, MemorySource, linear_twin, rest_server, twin_metadata
+from models import ManyModels, MemorySource, linear_onnx, onnx_metadata, rest_server
 from support import eventually
 
 BEFORE = """
@@ -170,7 +171,7 @@ async def test_what_the_champion_of_a_moment_ago_answers_is_told_of_too() -> Non
     models = ModelManager(source, Pipeline(NEW))
     await models.refresh()
     told: list[PredictionResult] = []
-    engine = PredictionEngine(models, LocalRoute(), told.append)
+    engine = PredictionEngine(models, predicted=told.append)
     before = models.champion.require()
     batch = engine.reader_for(before).records([RECORD])
     source.publish(NEW, 20.0)
@@ -210,13 +211,13 @@ async def test_a_challenger_of_another_version_makes_its_own_features() -> None:
     source.publish("ovens-pytorch", 20.0)
     models = ModelManager(source, Pipeline(NEW))
     await models.refresh()
-    engine = PredictionEngine(models, LocalRoute())
+    engine = PredictionEngine(models)
     seen: list[list[ShadowPredictions]] = []
     shadow = Shadow(models, 1.0, (), lambda result, shadows: seen.append(shadows))
     task = asyncio.create_task(shadow.run())
     result: PredictionResult = await engine.predict([LATER])
     assert result.predictions == [11.25]
-    assert shadow.takes(result)
+    assert shadow.accept(result)
     await eventually(lambda: seen)
     assert [(each.model, each.predictions, each.error) for each in seen[0]] == [("ovens-pytorch", (21.25,), "")]
     task.cancel()
@@ -228,17 +229,17 @@ async def test_arrow_pages_are_predicted_by_an_older_model_too() -> None:
     source.publish(OLD, 10.0)
     models = ModelManager(source, Pipeline(NEW))
     await models.refresh()
-    result = await PredictionEngine(models, LocalRoute()).predict_table(pa.Table.from_pylist([LATER, LATER]))
+    result = await PredictionEngine(models).predict_table(pa.Table.from_pylist([LATER, LATER]))
     assert (result.predictions, result.model.pipeline_version) == ([11.25, 11.25], OLD.version)
 
 
 async def test_an_artifact_of_an_older_version_is_served_from_the_directory(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path)
-    twin = linear_twin(OLD, 10.0)
-    store.write({"model.onnx": twin}, twin_metadata(OLD, twin, "DemonstratorNeuralNet", "pytorch-wandb"))
+    onnx_model = linear_onnx(OLD, 10.0)
+    store.write({"model.onnx": onnx_model}, onnx_metadata(OLD, onnx_model, "DemonstratorNeuralNet", "pytorch-wandb"))
     models = ModelManager(WandbDirectorySource(store), Pipeline(NEW))
     assert await models.refresh()
-    assert (await PredictionEngine(models, LocalRoute()).predict([RECORD])).predictions == [11.25]
+    assert (await PredictionEngine(models).predict([RECORD])).predictions == [11.25]
 
 
 async def test_where_data_processing_makes_the_features_an_older_model_is_refused() -> None:
@@ -260,7 +261,7 @@ async def test_where_data_processing_makes_the_features_an_older_model_is_refuse
     ],
 )
 def test_a_model_without_a_usable_declaration_is_refused(changes: dict[str, Any], reason: str) -> None:
-    metadata = twin_metadata(OLD, linear_twin(OLD), "ovens-lightgbm") | changes
+    metadata = onnx_metadata(OLD, linear_onnx(OLD), "ovens-lightgbm") | changes
     with pytest.raises(ModelRefusedError, match=rf"was trained for pipeline version .* {reason}"):
         pipeline_for("ovens-lightgbm version 1", metadata, Pipeline(NEW))
 
@@ -275,4 +276,4 @@ def test_a_model_without_a_usable_declaration_is_refused(changes: dict[str, Any]
 def test_a_model_for_something_else_is_refused(declared: str, reason: str) -> None:
     other = Dataset.parse(declared)
     with pytest.raises(ModelRefusedError, match=reason):
-        pipeline_for("it", twin_metadata(other, linear_twin(other), "it"), Pipeline(NEW))
+        pipeline_for("it", onnx_metadata(other, linear_onnx(other), "it"), Pipeline(NEW))

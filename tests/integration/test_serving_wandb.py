@@ -17,13 +17,14 @@ from complex_system.domain.laboratory import Laboratory
 from complex_system.errors import NobodyListensError, NoModelError
 from complex_system.local.servers import Server, free_port
 from complex_system.messaging.clients import ServingClient
-from complex_system.messaging.subjects import ML_SERVING_SUBJECT, ML_SERVING_WANDB_SUBJECT, TRAINING_FINISHED
+from complex_system.messaging.subjects import PREDICT, PREDICT_WANDB
+from complex_system.protocol.training import TRAINING_FINISHED, TrainingFinished
 from complex_system.settings import Settings
 from complex_system.tracking.artifact_store import ArtifactStore
 from complex_system.tracking.wandb import artifact_folder
 from complex_system_services.ml_serving.ml_serving_service import MlServingService
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
-from models import linear_twin, twin_metadata
+from models import linear_onnx, onnx_metadata
 from support import TesterService, eventually, running
 
 # Only the event that a training has ended can bring a model here in time: the next look by polling is far away.
@@ -41,9 +42,9 @@ def publish(settings: Settings, dataset: Dataset) -> Callable[..., str]:
     store = ArtifactStore(artifact_folder(settings.wandb_dir))
 
     def write(bias: float, **changes: Any) -> str:
-        twin = linear_twin(dataset, bias)
-        metadata = twin_metadata(dataset, twin, "lab-pytorch-wandb", "pytorch-wandb") | changes
-        return store.write({"model.pt": b"a state dict", "model.onnx": twin}, metadata)
+        onnx_model = linear_onnx(dataset, bias)
+        metadata = onnx_metadata(dataset, onnx_model, "lab-pytorch-wandb", "pytorch-wandb") | changes
+        return store.write({"model.pt": b"a state dict", "model.onnx": onnx_model}, metadata)
 
     return write
 
@@ -61,15 +62,16 @@ async def serves(service: MlServingService, version: str) -> None:
 async def test_the_newest_artifact_is_served_as_soon_as_its_training_ended(
     service: MlServingService, tester: TesterService, publish: Callable[..., str], laboratory: Laboratory
 ) -> None:
-    wandb, champion = ServingClient(tester, ML_SERVING_WANDB_SUBJECT), ServingClient(tester)
+    wandb, champion = ServingClient(tester, PREDICT_WANDB), ServingClient(tester)
     records = list(laboratory.records(10))
     with pytest.raises(NoModelError, match="no model yet"):
         await wandb.predict(records)
     await eventually(lambda: service.health().detail == "no model yet")
-    sums = service.holder.pipeline.features(records).sum(axis=1)
+    sums = service.champion.pipeline.features(records).sum(axis=1)
     for bias in (10.0, 20.0):
         digest = publish(bias)
-        await tester.announce(TRAINING_FINISHED, {"trainer": "pytorch-wandb", "status": "finished"})
+        finished = TrainingFinished(trainer="pytorch-wandb", framework="pytorch", round="r", status="finished")
+        await tester.announce(TRAINING_FINISHED, finished)
         await serves(service, digest)
         assert await wandb.predict(records) == pytest.approx((sums + bias).tolist(), rel=1e-5)
     async with httpx.AsyncClient(base_url=service.url) as client:
@@ -86,7 +88,7 @@ async def test_every_artifact_is_served_by_its_digest_and_an_earlier_one_is_roll
     old, new = publish(10.0), publish(20.0)
     await service.look_for_model()
     record = next(iter(laboratory.records(1)))
-    [raw] = service.holder.pipeline.features([record]).sum(axis=1)
+    [raw] = service.champion.pipeline.features([record]).sum(axis=1)
     tensors = {"inputs": [
         {"name": name, "shape": [1], "datatype": "BYTES" if isinstance(value, str) else "FP64", "data": [value]}
         for name, value in record.items()
@@ -114,7 +116,7 @@ async def test_every_artifact_is_served_by_its_digest_and_an_earlier_one_is_roll
         assert (listed["newest"], listed["aliases"], listed["loaded"]) == (new, {"latest": new}, sorted([old, new]))
         (artifact_folder(settings.wandb_dir) / "newest").write_text(old, encoding="utf-8")
         await service.look_for_model()
-        assert service.holder.require().info.version == old
+        assert service.champion.require().info.version == old
         assert await infer(client) == await infer(client, "latest") == pytest.approx(raw + 10, rel=1e-5)
 
 
@@ -123,15 +125,16 @@ async def test_a_damaged_artifact_is_refused_and_the_old_one_stays(
 ) -> None:
     old = publish(10.0)
     await service.look_for_model()
-    assert service.holder.require().info.version == old
+    assert service.champion.require().info.version == old
     damaged = publish(20.0)
-    twin = artifact_folder(settings.wandb_dir) / damaged / "model.onnx"
-    twin.write_bytes(twin.read_bytes()[:-1] + b"\x00")
+    onnx_model = artifact_folder(settings.wandb_dir) / damaged / "model.onnx"
+    onnx_model.write_bytes(onnx_model.read_bytes()[:-1] + b"\x00")
     await service.look_for_model()
-    problem = service.holder.status()["problem"]
-    assert problem["version"] == damaged
-    assert "damaged" in problem["reason"]
-    assert service.holder.require().info.version == old
+    problem = service.champion.status.problem
+    assert problem is not None
+    assert problem.version == damaged
+    assert "damaged" in problem.reason
+    assert service.champion.require().info.version == old
     assert "damaged" in service.health().detail
 
 
@@ -141,9 +144,9 @@ async def test_the_one_serving_service_of_a_deployment_answers_get_prediction_to
     publish(10.0)
     only = settings.copy(update={"serving_answers_prediction": True})
     async with running(MlServingService, only) as service:
-        await eventually(lambda: service.holder.current)
+        await eventually(lambda: service.champion.current)
         records = list(laboratory.records(3))
-        own = await ServingClient(tester, ML_SERVING_WANDB_SUBJECT).predict(records)
+        own = await ServingClient(tester, PREDICT_WANDB).predict(records)
         assert await ServingClient(tester).predict(records) == own
 
 
@@ -151,7 +154,7 @@ async def test_two_replicas_of_it_share_get_prediction(settings: Settings, teste
     only = settings.copy(update={"serving_answers_prediction": True})
     async with running(MlServingService, only) as first, running(MlServingService, only) as second:
         await eventually(lambda: second.health().detail == first.health().detail == "no model yet")
-        assert second.subjects() == [ML_SERVING_WANDB_SUBJECT, ML_SERVING_SUBJECT]
+        assert second.subjects() == [PREDICT_WANDB, PREDICT]
 
 
 @pytest.mark.parametrize("champion_first", [True, False])
@@ -179,12 +182,12 @@ async def test_it_leaves_get_prediction_to_the_champions_service(
         assert "does not answer 'get-prediction'" in artifact.health().detail
         assert "'get-prediction' is answered by " in caplog.text
         records = [Laboratory(1).complete_record()]
-        assert len(await ServingClient(tester, ML_SERVING_WANDB_SUBJECT).predict(records)) == 1
+        assert len(await ServingClient(tester, PREDICT_WANDB).predict(records)) == 1
         for _ in range(5):
             with pytest.raises(NoModelError):  # the champion's service answers, and it has none
                 await ServingClient(tester).predict(records)
-        assert await tester.answerer(ML_SERVING_SUBJECT, []) == "MlServingMlflowService"
-    assert await tester.answerer(ML_SERVING_SUBJECT, []) == ""
+        assert await tester.answerer(PREDICT, []) == "MlServingMlflowService"
+    assert await tester.answerer(PREDICT, []) == ""
 
 
 _ASK_ONLINE = """
@@ -194,7 +197,7 @@ from complex_system.serving.models.wandb import WandbOnlineSource, wandb_source
 from complex_system.settings import Settings
 
 assert isinstance(wandb_source(Settings()), WandbOnlineSource)
-source = WandbOnlineSource("project", patience=0.5)
+source = WandbOnlineSource("project", timeout=0.5)
 for _ in range(3):
     try:
         source.newest()

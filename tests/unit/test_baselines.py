@@ -34,9 +34,9 @@ from complex_system.evaluation.statistics import (
     rmse_interval,
 )
 from complex_system.evaluation.verdict import format_figure, judge, verdict_message
+from complex_system.local.data import films
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.base import to_wire
-from complex_system.sources.films import films
 from complex_system.training.base import score
 from complex_system.training.cross_validation import (
     FewRecords,
@@ -266,7 +266,7 @@ def test_all_records_are_collected_as_long_as_they_are_few() -> None:
         ((0.5, 0.1, 0.9), (0.2, -0.1, 0.3), "It is not clear whether m 1 is better than a linear model"),
     ],
 )
-def test_the_sentence_says_no_more_than_is_known(mean: tuple[float, ...], linear: tuple[float, ...], words: str) -> None:
+def test_the_message_claims_no_more_than_is_known(mean: tuple[float, ...], linear: tuple[float, ...], words: str) -> None:
     verdicts = {name: judge(Interval(*ends)) for name, ends in ((MEAN, mean), (LINEAR, linear))}
     found = verdict_message(verdicts, 2.0, "m 1", "bar")
     assert found.startswith(words) if words else found == ""

@@ -16,8 +16,8 @@ from sklearn.linear_model import LinearRegression
 from complex_system.domain import json_schema as schema
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import DeclarationError
+from complex_system.local.data import films
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.sources.films import films
 from everything import TEXT
 
 

@@ -162,7 +162,7 @@ def test_a_reference_is_the_same_after_its_way_through_json(dataset: Dataset) ->
     live = drawn(3, 200)
     assert measured(dataset, live, read) == measured(dataset, live, made)
     for broken in ({}, {"raw": 3, "processed": {}}, {"raw": {}, "processed": {"a": {"type": "number"}}}):
-        with pytest.raises(ValueError, match="no reference"):
+        with pytest.raises(ValueError, match="not a reference"):
             Reference.parse(broken)
 
 

@@ -13,7 +13,7 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.keys import new_key
 from complex_system.domain.laboratory import Laboratory, truth_of
 from complex_system.domain.records import Record
-from complex_system.monitoring import periods, views
+from complex_system.monitoring import rest, views
 from complex_system.monitoring.aggregates import HOUR, Gauge, Rollup, Served
 from complex_system.monitoring.change_points import ChangeDetector
 from complex_system.monitoring.flow import RecordFlow, reasons_of
@@ -21,7 +21,6 @@ from complex_system.monitoring.history import Champion, History, Pair
 from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, Monitor
 from complex_system.monitoring.points import Figure, Figures
 from complex_system.monitoring.reference import Reference
-from complex_system.monitoring.rest import exposition
 from complex_system.monitoring.services import EXPECTED_WITHIN, SILENT_KEPT, STOPPED_KEPT, ServiceBook, ServiceState
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.base import to_wire
@@ -313,7 +312,7 @@ def test_a_point_has_every_metric_by_its_flat_name(monitor: Monitor, dataset: Da
 def assert_every_view_is_json(monitor: Monitor) -> None:
     for of_now in (views.overview, views.models, views.data, views.alerts, views.snapshot):
         assert json.loads(json.dumps(to_wire(of_now(monitor)), allow_nan=False)), of_now.__name__
-    for of_period in (periods.predictions, periods.system):
+    for of_period in (rest.predictions, rest.system):
         shown = to_wire(of_period(monitor, NOW - 600, NOW + 60))
         assert json.loads(json.dumps(shown, allow_nan=False)), of_period.__name__
 
@@ -331,7 +330,7 @@ def test_the_views_show_what_the_monitor_has_seen(monitor: Monitor, dataset: Dat
     assert [each["label"] for each in models["served"]] == ["lab-lightgbm v1"]
     assert [each["label"] for each in models["shadows"]] == ["lab-pytorch v4 (shadow)"]
     assert models["best_possible"] == pytest.approx(14.22, abs=0.01)
-    shown = to_wire(periods.predictions(monitor, NOW - 600, NOW + 60))
+    shown = to_wire(rest.predictions(monitor, NOW - 600, NOW + 60))
     totals = {line["label"]: line["total"]["rmse"] for line in shown["windows"]}
     assert totals == {"lab-lightgbm v1": pytest.approx(3.0), "lab-pytorch v4 (shadow)": pytest.approx(5.0)}
     assert {line["group"] for line in shown["groups"]} == {f"material_id={i * 8}" for i in "0123"}
@@ -344,10 +343,10 @@ def test_the_views_show_what_the_monitor_has_seen(monitor: Monitor, dataset: Dat
     data = to_wire(views.data(monitor))
     assert [column["psi"] for column in data["raw"]] == sorted((c["psi"] for c in data["raw"]), reverse=True)
     assert data["reference"] == {"source": "champion", "samples": 200}
-    system = to_wire(periods.system(monitor, NOW - 600, NOW + 60))
+    system = to_wire(rest.system(monitor, NOW - 600, NOW + 60))
     assert system["series"]["system/cpu_utilization_percentage"][0][1:] == [12.0, 12.0, 12.0]
     assert "services/ml_serving_mlflow/cpu_percent" in system["series"]
-    assert periods.metric(monitor, "drift/psi_max", NOW - 600, NOW + 60)[0][1] < 0.1
+    assert rest.metric(monitor, "drift/psi_max", NOW - 600, NOW + 60)[0][1] < 0.1
     assert_every_view_is_json(monitor)
 
 
@@ -377,7 +376,7 @@ async def test_a_restarted_monitor_shows_the_history_again(monitor: Monitor, dat
 def test_prometheus_reads_the_point(monitor: Monitor, dataset: Dataset) -> None:
     from prometheus_client.parser import text_string_to_metric_families
 
-    families = {f.name: f for f in text_string_to_metric_families(exposition(watched(monitor, dataset)).decode())}
+    families = {f.name: f for f in text_string_to_metric_families(rest.exposition(watched(monitor, dataset)).decode())}
 
     def value(family: str, name: str = "") -> float:
         return next(sample.value for sample in families[family].samples if sample.labels["name"] == name)
@@ -401,7 +400,7 @@ async def test_a_view_of_three_months_has_few_points_however_many_predictions(mo
         monitor.history._hours[hour.at] = hour
         monitor.history.paired(Pair(hour.at, 2.0, 1.0, served, "g"))
     monitor.history.changed()  # merges the hours anew
-    shown = periods.predictions(monitor, begin, NOW)
-    assert len(shown.windows[0].points) <= periods.MAX_POINTS
-    assert shown.joined == 90 * 24
-    assert len(periods.system(monitor, begin, NOW).series["system/cpu"]) <= periods.MAX_POINTS
+    shown = rest.predictions(monitor, begin, NOW)
+    assert len(shown["windows"][0]["points"]) <= rest.MAX_POINTS
+    assert shown["joined"] == 90 * 24
+    assert len(rest.system(monitor, begin, NOW)["series"]["system/cpu"]) <= rest.MAX_POINTS

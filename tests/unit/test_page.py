@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from complex_system.domain.dataset import Dataset
-from complex_system.monitoring import periods, series
+from complex_system.monitoring import rest, series
 from complex_system.monitoring.aggregates import ErrorSums, Served
 from complex_system.monitoring.drift import DataDrift
 from complex_system.monitoring.history import History, Pair
@@ -83,7 +83,7 @@ def test_the_page_and_the_rest_interface_have_the_same_figures(monitor: Monitor)
     predict(monitor)
     predict(monitor, 11, 25.0, Served("ml_serving", "lab-pytorch-wandb", "1"))
     monitor.history.minute(NOW - 5).failed("ml_serving", "invalid_record", 2)
-    shown = to_wire(periods.predictions(monitor, NOW - 3600, NOW + 60))
+    shown = to_wire(rest.predictions(monitor, NOW - 3600, NOW + 60))
     reading = read(monitor)
     for window in shown["windows"]:
         served = Served(window["service"], window["model"], window["version"], window["shadow"])

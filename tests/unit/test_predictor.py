@@ -18,12 +18,13 @@ from complex_system.errors import (
     TrackingUnavailableError,
 )
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.serving.engine import CHUNK_RECORDS, LocalRoute, PredictionEngine, PredictionResult, RemoteRoute
-from complex_system.serving.models import slot as holder_module
+from complex_system.serving.engine import CHUNK_RECORDS, PredictionEngine, PredictionResult, RemotePipeline
+from complex_system.serving.models import slot as slot_module
+from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.predictor import Predictor
-from complex_system.serving.models.slot import ModelHolder
-from complex_system.serving.rest.schemas import example_record
-from models import MemorySource, linear_twin, twin_metadata
+from complex_system.serving.models.slot import ModelProblem, ModelSlot
+from complex_system.serving.requests.examples import example_record
+from models import MemorySource, linear_onnx, onnx_metadata
 
 
 @pytest.fixture
@@ -37,17 +38,28 @@ def source() -> MemorySource:
 
 
 @pytest.fixture
-def holder(source: MemorySource, pipeline: Pipeline) -> ModelHolder:
-    return ModelHolder(source, pipeline)
+def models(source: MemorySource, pipeline: Pipeline) -> ModelManager:
+    return ModelManager(source, pipeline)
 
 
-def load(pipeline: Pipeline, twin: bytes | None = None, **changes: Any) -> Predictor:
-    twin = linear_twin(pipeline.dataset, 1.0) if twin is None else twin
-    metadata = twin_metadata(pipeline.dataset, twin, "lab-lightgbm") | changes
-    return Predictor(pipeline, "lab-lightgbm", "1", twin, metadata)
+@pytest.fixture
+def slot(models: ModelManager) -> ModelSlot:
+    return models.champion
 
 
-def test_a_prediction_is_the_twin_after_the_pipeline(pipeline: Pipeline, laboratory: Laboratory) -> None:
+def problem_of(slot: ModelSlot) -> ModelProblem:
+    problem = slot.status.problem
+    assert problem is not None
+    return problem
+
+
+def load(pipeline: Pipeline, onnx_model: bytes | None = None, **changes: Any) -> Predictor:
+    onnx_model = linear_onnx(pipeline.dataset, 1.0) if onnx_model is None else onnx_model
+    metadata = onnx_metadata(pipeline.dataset, onnx_model, "lab-lightgbm") | changes
+    return Predictor(pipeline, "lab-lightgbm", "1", onnx_model, metadata)
+
+
+def test_a_prediction_is_the_onnx_model_after_the_pipeline(pipeline: Pipeline, laboratory: Laboratory) -> None:
     predictor = load(pipeline)
     records = list(laboratory.records(40))
     expected = 1.0 + pipeline.features(records).sum(axis=1)
@@ -97,13 +109,13 @@ def test_features_in_another_order_are_refused(pipeline: Pipeline) -> None:
         load(pipeline, feature_names=list(reversed(pipeline.dataset.feature_names)))
 
 
-def test_a_twin_that_cannot_run_is_refused(pipeline: Pipeline) -> None:
+def test_an_onnx_model_that_cannot_run_is_refused(pipeline: Pipeline) -> None:
     with pytest.raises(ModelRefusedError, match="cannot be read as ONNX"):
         load(pipeline, b"this is no protobuf")
     with pytest.raises(ModelRefusedError, match="takes 3 features"):
-        load(pipeline, linear_twin(pipeline.dataset, width=3))
+        load(pipeline, linear_onnx(pipeline.dataset, width=3))
     with pytest.raises(ModelRefusedError, match="first prediction"):
-        load(pipeline, linear_twin(pipeline.dataset, bias=float("nan")))
+        load(pipeline, linear_onnx(pipeline.dataset, bias=float("nan")))
 
 
 def test_a_prediction_that_is_no_number_is_a_fault_and_no_answer(pipeline: Pipeline) -> None:
@@ -112,58 +124,56 @@ def test_a_prediction_that_is_no_number_is_a_fault_and_no_answer(pipeline: Pipel
         load(pipeline).predict_features(features)
 
 
-async def test_without_a_model_a_prediction_says_what_to_do(holder: ModelHolder) -> None:
-    assert not await holder.refresh()
+async def test_without_a_model_a_prediction_says_what_to_do(models: ModelManager) -> None:
+    assert not await models.refresh()
     with pytest.raises(NoModelError, match=r"no model yet.*training round"):
-        await PredictionEngine(holder, LocalRoute()).predict([{}])
+        await PredictionEngine(models).predict([{}])
 
 
-async def test_a_newer_model_is_swapped_in_once(holder: ModelHolder, source: MemorySource, dataset: Dataset) -> None:
+async def test_a_newer_model_is_swapped_in_once(slot: ModelSlot, source: MemorySource, dataset: Dataset) -> None:
     source.publish(dataset, 1.0)
-    assert await holder.refresh()
-    assert not await holder.refresh()
+    assert await slot.refresh()
+    assert not await slot.refresh()
     source.publish(dataset, 2.0)
-    assert await holder.refresh()
+    assert await slot.refresh()
     assert source.loads == 2
-    assert holder.require().info.version == "2"
+    assert slot.require().info.version == "2"
 
 
-async def test_refreshes_at_the_same_time_load_a_model_once(
-    holder: ModelHolder, source: MemorySource, dataset: Dataset
-) -> None:
+async def test_refreshes_at_the_same_time_load_a_model_once(slot: ModelSlot, source: MemorySource, dataset: Dataset) -> None:
     source.publish(dataset, 1.0)
-    assert sorted(await asyncio.gather(*(holder.refresh() for _ in range(5)))) == [False] * 4 + [True]
+    assert sorted(await asyncio.gather(*(slot.refresh() for _ in range(5)))) == [False] * 4 + [True]
     assert source.loads == 1
 
 
 async def test_a_refused_model_leaves_the_old_one_and_is_not_tried_in_a_tight_loop(
-    holder: ModelHolder, source: MemorySource, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    slot: ModelSlot, source: MemorySource, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source.publish(dataset, 1.0)
-    await holder.refresh()
+    await slot.refresh()
     source.publish(dataset, 2.0, pipeline_version="000000000000")
     for _ in range(5):
-        assert not await holder.refresh()
+        assert not await slot.refresh()
     assert source.loads == 2
-    assert holder.require().info.version == "1"
-    problem = holder.status()["problem"]
-    assert problem["version"] == "2"
-    assert problem["code"] == "model_refused"
-    assert "000000000000" in problem["reason"]
+    assert slot.require().info.version == "1"
+    problem = problem_of(slot)
+    assert problem.version == "2"
+    assert problem.code == "model_refused"
+    assert "000000000000" in problem.reason
 
-    now = holder_module.time.monotonic()
-    monkeypatch.setattr(holder_module.time, "monotonic", lambda: now + holder_module.RETRY_FIRST + 1)
-    await holder.refresh()
+    now = slot_module.time.monotonic()
+    monkeypatch.setattr(slot_module.time, "monotonic", lambda: now + slot_module.RETRY_FIRST + 1)
+    await slot.refresh()
     assert source.loads == 3  # tried again after the pause
-    assert holder.status()["problem"]["attempts"] == 2
+    assert problem_of(slot).attempts == 2
 
     source.publish(dataset, 3.0)
-    assert await holder.refresh()  # a newer version is taken at once
-    assert holder.status()["problem"] is None
+    assert await slot.refresh()  # a newer version is taken at once
+    assert slot.status.problem is None
 
 
 async def test_a_foreign_error_while_loading_is_a_refusal_without_its_text(
-    holder: ModelHolder, source: MemorySource, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    slot: ModelSlot, source: MemorySource, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source.publish(dataset, 1.0)
 
@@ -171,30 +181,30 @@ async def test_a_foreign_error_while_loading_is_a_refusal_without_its_text(
         raise OSError("/secret/path is gone")
 
     monkeypatch.setattr(source, "load", fail)
-    assert not await holder.refresh()
-    assert "OSError" in holder.status()["problem"]["reason"]
-    assert "secret" not in str(holder.status())
+    assert not await slot.refresh()
+    assert "OSError" in problem_of(slot).reason
+    assert "secret" not in str(slot.status)
 
 
 async def test_a_source_that_is_away_keeps_the_model_and_is_noted(
-    holder: ModelHolder, source: MemorySource, dataset: Dataset
+    slot: ModelSlot, source: MemorySource, dataset: Dataset
 ) -> None:
     source.publish(dataset, 1.0)
-    await holder.refresh()
+    await slot.refresh()
     source.failure = TrackingUnavailableError("MLflow is away.")
     with pytest.raises(TrackingUnavailableError):
-        await holder.refresh()
-    assert holder.require().info.version == "1"
-    assert holder.status()["source_problem"] == "MLflow is away."
+        await slot.refresh()
+    assert slot.require().info.version == "1"
+    assert slot.status.source_problem == "MLflow is away."
     source.failure = None
-    await holder.refresh()
-    assert holder.status()["source_problem"] is None
+    await slot.refresh()
+    assert slot.status.source_problem is None
 
 
-async def test_a_long_batch_does_not_hold_up_the_loop(holder: ModelHolder, source: MemorySource, dataset: Dataset) -> None:
+async def test_a_long_batch_does_not_hold_up_the_loop(models: ModelManager, source: MemorySource, dataset: Dataset) -> None:
     source.publish(dataset, 1.0)
-    await holder.refresh()
-    engine = PredictionEngine(holder, LocalRoute())
+    await models.refresh()
+    engine = PredictionEngine(models)
     record = Laboratory(seed=3).complete_record()
     long = asyncio.create_task(engine.predict([record] * 20_000))
     await asyncio.sleep(0)
@@ -204,20 +214,20 @@ async def test_a_long_batch_does_not_hold_up_the_loop(holder: ModelHolder, sourc
 
 
 async def test_processing_elsewhere_gives_the_same_and_names_the_same_record(
-    holder: ModelHolder, source: MemorySource, dataset: Dataset, laboratory: Laboratory
+    models: ModelManager, source: MemorySource, dataset: Dataset, laboratory: Laboratory
 ) -> None:
     source.publish(dataset, 1.0)
-    await holder.refresh()
+    await models.refresh()
     sizes: list[int] = []
 
     async def process(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         sizes.append(len(records))
-        return holder.pipeline.process(records).to_dicts()
+        return models.pipeline.process(records).to_dicts()
 
     made: list[PredictionResult] = []
-    remote = PredictionEngine(holder, RemoteRoute(dataset, process), made.append)
+    remote = PredictionEngine(models, RemotePipeline(dataset, process), made.append)
     records = list(laboratory.records(CHUNK_RECORDS + 10))
-    local = await PredictionEngine(holder, LocalRoute()).predict(records)
+    local = await PredictionEngine(models).predict(records)
     assert (await remote.predict(records)).predictions == pytest.approx(local.predictions)
     assert sizes == [CHUNK_RECORDS, 10]
     assert made[0].batch.head(2) == records[:2]

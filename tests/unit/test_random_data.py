@@ -64,7 +64,7 @@ def test_a_random_record_in_json_is_the_record(dataset: Dataset, draw: random.Ra
     import msgspec
 
     records = [{"_id": None, **record_of(dataset, draw)}, {"_id": None, **example_record(dataset), dataset.target: None}]
-    batch = BatchReader(Pipeline(dataset), most=10).body(msgspec.json.encode(records))
+    batch = BatchReader(Pipeline(dataset), max_records=10).body(msgspec.json.encode(records))
     assert batch.records == raw_check(dataset)(records)  # type: ignore[attr-defined]
 
 

@@ -207,7 +207,7 @@ def test_parquet_types_become_the_declared_ones(tmp_path: Path, dataset: Dataset
         ("records", b"x", "known are .csv"),
         ("records.csv", b"", "is empty; its first line has to name the columns"),
         ("records.csv", b"material_id,datum\n1,2,3\n", "line 2 has 3 fields between ',', and the first line has 2"),
-        ("records.csv", b"material_id,laborant\n00000000,\0\xc4\n", "is no text"),
+        ("records.csv", b"material_id,laborant\n00000000,\0\xc4\n", "is not a text"),
         ("records.csv", b"material_id,material_id\n1,2\n", "has the column 'material_id' more than once"),
         ("records.csv", b"material_id^datum\n1^2\n", "'material_id^datum'"),
         ("records.parquet", b"PAR1 and no more", "parquet"),

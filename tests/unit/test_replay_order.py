@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from complex_system.describe.describe import describe
+from complex_system.describe.description import describe
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.keys import original_key
 from complex_system.domain.records import raw_check
 from complex_system.errors import InvalidRecordError, SourceFileError
-from complex_system.sources.ordering import MOST_ORDERED, Replay
-from complex_system.sources.replay import ReplayFile
+from complex_system.sources.replay import MAX_ORDERED, Replay, ReplayFile
 from complex_system.training.data import parts_of
 
 DATASET = Dataset.parse(json.dumps({
@@ -74,13 +73,13 @@ def test_a_key_that_is_too_long_for_its_repetition_is_a_fault_and_is_not_dropped
 
 @pytest.mark.parametrize("name", ["x", "nothing", "File"])
 def test_an_order_that_is_not_known_is_refused_with_those_that_are(file: Path, name: str) -> None:
-    with pytest.raises(SourceFileError, match=r"known are 'file', 'shuffled' and a column of type datetime \('made'\)"):
+    with pytest.raises(SourceFileError, match=r"allowed are 'file', 'shuffled' and a column of type datetime \('made'\)"):
         Replay(ReplayFile(file, DATASET), DATASET, name)
 
 
 def test_a_file_that_memory_may_not_hold_keeps_its_order(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large = ReplayFile(file, DATASET)
-    monkeypatch.setattr(large, "rows", MOST_ORDERED + 1)
+    monkeypatch.setattr(large, "rows", MAX_ORDERED + 1)
     Replay(large, DATASET)
     with pytest.raises(SourceFileError, match="at most 1,000,000 can be replayed in another order"):
         Replay(large, DATASET, "shuffled")
@@ -110,7 +109,7 @@ def test_a_list_of_more_entries_than_allowed_is_refused_in_words() -> None:
 @pytest.mark.parametrize(("name", "content", "says"), [
     ("long.csv", b"a,b\n1,2\n3,4,5\n", "cannot be read as csv: line 3 has 3 fields"),
     ("twice.csv", b"a,a\n1,2\n", "has the column 'a' more than once"),
-    ("zero.csv", b"a,b\n1\x00,2\n", "is no text"),
+    ("zero.csv", b"a,b\n1\x00,2\n", "is not a text"),
     ("empty.csv", b"", "is empty"),
     ("damaged.parquet", b"PAR1damagedPAR1", "cannot be read as parquet"),
     ("damaged.xlsx", b"PK nothing", "cannot be read as xlsx"),

@@ -13,8 +13,6 @@ import pytest
 from uvicorn.protocols.http import auto, httptools_impl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from complex_system.http import response_buffering as joined_writes
-from complex_system.http.response_buffering import JoinedWritesProtocol
 from complex_system.http.server import RestServer
 
 LARGE = 5_000_000
@@ -52,12 +50,12 @@ class Application:
 async def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RestServer]:
     if request.param != "httptools":
         monkeypatch.setitem(sys.modules, "httptools", None)  # an import fails, as where it is not installed
-        for module in (joined_writes, auto, httptools_impl):  # those that hold it already
+        for module in (auto, httptools_impl):  # those that hold it already
             monkeypatch.delitem(sys.modules, module.__name__)
     async with serving(Application()) as started:
         assert started._server is not None
-        wanted = JoinedWritesProtocol if request.param == "httptools" else H11Protocol
-        assert started._server.config.http_protocol_class is wanted
+        wanted = "BufferedProtocol" if request.param == "httptools" else H11Protocol.__name__
+        assert started._server.config.http_protocol_class.__name__ == wanted
         yield started
 
 

@@ -22,7 +22,7 @@ def test_the_first_round_waits_until_the_bulk_is_there_and_processed() -> None:
     assert trigger.is_due(counts(2000, 1970, 985, rejected=20), 3)
 
 
-def test_data_that_never_settle_do_not_hold_a_round_up_for_ever() -> None:
+def test_data_that_never_settle_do_not_delay_a_round_indefinitely() -> None:
     trigger = GrowthTrigger(200, 0.25)
     raw = 1000
     for now in range(60):

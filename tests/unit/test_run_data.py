@@ -34,10 +34,10 @@ def test_the_films_need_a_target_and_get_a_database_of_their_own_for_each(tmp_pa
     assert options["COMPLEX_SYSTEM_HOLDOUT_NEWEST"] == "0"
     assert len({each.options["FASTIOT_MONGO_DB_NAME"] for each in chosen}) == 2
     assert all(each.options["FASTIOT_MONGO_DB_NAME"].startswith("Plant_films") for each in chosen)
-    assert "51 labelled records; it predicts 'Kaltverfo'" in chosen[1].notes[-1]
+    assert "51 labelled records, target 'Kaltverfo'" in chosen[1].notes[-1]
 
 
-def test_a_file_without_a_declaration_is_declared_on_the_fly(tmp_path: Path) -> None:
+def test_a_file_without_a_declaration_gets_a_generated_one(tmp_path: Path) -> None:
     file = tmp_path / "Öfen 2025.csv"
     file.write_text(
         "Heiz;Art;Güte\n" + "".join(f"{i % 17},5;{'ab'[i % 2]};{i * i % 23},25\n" for i in range(300)), encoding="latin-1"
@@ -52,7 +52,7 @@ def test_a_file_without_a_declaration_is_declared_on_the_fly(tmp_path: Path) -> 
     assert Dataset.load(named.options["FASTIOT_CONFIG_DIR"]).target == "Heiz"
 
 
-def test_a_declaration_that_was_made_on_the_fly_and_changed_is_not_made_again(tmp_path: Path) -> None:
+def test_a_generated_declaration_that_was_edited_is_kept(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text("t,y\n" + "".join(f"{number}.25,{number * number % 17}.5\n" for number in range(40)))
 
@@ -61,18 +61,18 @@ def test_a_declaration_that_was_made_on_the_fly_and_changed_is_not_made_again(tm
         return chosen.notes[0], Dataset.load(chosen.options["FASTIOT_CONFIG_DIR"]).version
 
     made = version()
-    assert "so one was made of it" in made[0]
+    assert "so one was generated from it" in made[0]
     assert version() == made
     [declaration] = (tmp_path / "runs").glob("*/dataset.yaml")
     declaration.write_text(re.sub(r"range: \[.*?\]", "range: [0, 99]", declaration.read_text()))
     said, changed = version()
-    assert "changed since is taken" in said
+    assert "edited since, is used" in said
     assert changed != made[1]
     declaration.unlink()
     assert version() == made
 
 
-def test_a_declaration_beside_the_file_is_taken(tmp_path: Path) -> None:
+def test_a_declaration_in_the_folder_of_the_file_is_used(tmp_path: Path) -> None:
     (tmp_path / "dataset.yaml").write_text(
         "name: mine\ntarget: y\ncolumns:\n  - {name: x, type: number, range: [0, 9]}\n  - {name: y, type: number}\n"
         "pipeline:\n  - {step: scale, column: x}\n"
@@ -81,7 +81,7 @@ def test_a_declaration_beside_the_file_is_taken(tmp_path: Path) -> None:
     chosen = choose_data(str(tmp_path / "a.csv"), "", tmp_path / "runs", {})
     assert chosen.options["FASTIOT_CONFIG_DIR"] == str(tmp_path)
     assert chosen.options["COMPLEX_SYSTEM_MIN_LABELLED"] == "30"
-    assert "2 labelled records are fewer than the 30" in chosen.notes[-1]
+    assert "2 labelled records are too few: a training needs 30" in chosen.notes[-1]
     assert not (tmp_path / "runs").exists()
 
 
@@ -99,30 +99,31 @@ def declared(tmp_path: Path, rows: list[list[str]], header: str = "batch;t;c;y")
     return tmp_path / "a.csv"
 
 
-def test_records_that_are_not_as_declared_are_told_before_anything_starts(tmp_path: Path) -> None:
+def test_invalid_records_are_reported_before_anything_starts(tmp_path: Path) -> None:
     rows = [list(row) for row in ROWS]
     rows[1][2], rows[5][2], rows[7][1], rows[9][3] = "C", "D", "51", "n.a."
     chosen = choose_data(str(declared(tmp_path, rows)), "", tmp_path / "runs", {})
     assert chosen.notes[0] == (
-        "CHECK: 4 of 40 records cannot be used, the others can: row 2, field 'c': 'C' is not one of A, B (2 rows); "
+        "CHECK: 4 of 40 records are not valid and will be refused: row 2, field 'c': 'C' is not one of A, B (2 rows); "
         "row 8, field 't': 51.0 is outside of [0, 50]; row 10, field 'y': must be a number or nothing, not the text 'n.a.'. "
-        f"Where the file is right, allow it in {tmp_path / 'dataset.yaml'}; else correct the file"
+        f"If the file is right, change {tmp_path / 'dataset.yaml'}; otherwise correct the file"
     )
     assert "36 labelled records" in chosen.notes[-1]
 
 
-def test_records_with_the_same_key_are_told(tmp_path: Path) -> None:
+def test_records_with_the_same_key_are_reported(tmp_path: Path) -> None:
     rows = [["B1" if number == 30 else row[0], *row[1:]] for number, row in enumerate(ROWS)]
     chosen = choose_data(str(declared(tmp_path, rows)), "", tmp_path / "runs", {})
     assert (
         chosen.notes[0]
-        == "CHECK: 1 records have a key that an earlier one has, such as 'B1'; only the first of each is kept"
+        == "CHECK: 1 records repeat the key of an earlier one, such as 'B1'; only the first record of each key is kept"
     )
 
 
-def test_a_file_of_which_nothing_can_be_used_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_valid_records_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        SourceFileError, match=r"No record of .*: row 1, field 't': 70.0 is outside of \[0, 50\] \(40 rows\)\. Change"
+        SourceFileError,
+        match=r"No record of .* is valid by .*: row 1, field 't': 70.0 is outside of \[0, 50\] \(40 rows\)\. Change",
     ):
         choose_data(str(declared(tmp_path, [[row[0], "70", *row[2:]] for row in ROWS])), "", tmp_path / "runs", {})
     with pytest.raises(SourceFileError, match=r"a\.csv has a header and no records"):
@@ -131,19 +132,18 @@ def test_a_file_of_which_nothing_can_be_used_is_refused(tmp_path: Path) -> None:
         choose_data(str(declared(tmp_path, ROWS, "batch;t;t;y")), "", tmp_path / "runs", {})
 
 
-def test_too_few_records_for_a_training_are_told(tmp_path: Path) -> None:
+def test_too_few_records_for_a_training_are_reported(tmp_path: Path) -> None:
     assert choose_data(str(declared(tmp_path, ROWS)), "", tmp_path / "runs", {}).too_few == ""
     chosen = choose_data(str(declared(tmp_path, ROWS[:5])), "", tmp_path / "runs", {})
-    assert chosen.too_few == "5 labelled records are fewer than the 30 that a training needs: none will be started"
+    assert chosen.too_few == "5 labelled records are too few: a training needs 30, so none will start"
     rows = [[f"B{i}", *ROWS[i % 40][1:]] for i in range(200) if parts_of([f"B{i}"])[0] != Part.HOLDOUT][:60]
     chosen = choose_data(str(declared(tmp_path, rows)), "", tmp_path / "runs", {})
     assert (
-        "of the 60 labelled records too few fall into a part of the split (holdout 0; at least 5 are needed)"
-        in chosen.notes[-1]
+        "a part of the split has too few of the 60 labelled records (holdout 0; at least 5 are needed)" in chosen.notes[-1]
     )
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceFileError, match="There is no file flims; --data takes a file or one of lab, films"):
         choose_data("flims", "", tmp_path, {})
 
@@ -156,7 +156,7 @@ def test_a_run_is_planned_with_the_chosen_data(tmp_path: Path) -> None:
     assert plan.settings.mongo_name.startswith("KIOptiPackDb_films")
 
 
-def test_what_works_and_is_perhaps_not_meant_is_told(tmp_path: Path) -> None:
+def test_what_works_but_is_perhaps_not_intended_is_reported(tmp_path: Path) -> None:
     declared_more = DECLARED.replace(
         "  - {name: y,",
         "  - {name: p, type: number, range: [0, 1], optional: true, fill: 0}\n"
@@ -165,24 +165,24 @@ def test_what_works_and_is_perhaps_not_meant_is_told(tmp_path: Path) -> None:
     file = declared(tmp_path, [[*row[1:], "1"] for row in ROWS], "t;c;y;q")
     (tmp_path / "dataset.yaml").write_text(declared_more)
     assert choose_data(str(file), "", tmp_path / "runs", {}).notes[:3] == (
-        "CHECK: the file has no column 'p', which the declaration has: the value is missing in every record",
-        "CHECK: no record has the key 'batch', so keys are made of the file's content and the row's number",
-        "CHECK: no step takes the column 'p', 'q'; the step drop would say that this is meant",
+        "CHECK: the file has no column 'p', which is declared: the value is missing in every record",
+        "CHECK: no record has the key 'batch', so keys are made from the file's content and the row number",
+        "CHECK: no step uses the column 'p', 'q'; if that is intended, name it in a drop step",
     )
     file = declared(tmp_path, [["" if place == 3 else row[0], *row[1:]] for place, row in enumerate(ROWS)])
-    assert "CHECK: 1 of 40 records do not have the key 'batch'" in choose_data(str(file), "", tmp_path / "runs", {}).notes[0]
+    assert "CHECK: 1 of 40 records lack the key 'batch'" in choose_data(str(file), "", tmp_path / "runs", {}).notes[0]
 
 
 @pytest.mark.parametrize(
     ("declares", "holds", "hint"),
     [
-        ("Größe [mm]", "Gro\u0308ße [mm]", "looks like the declared 'Größe [mm]' and is of other characters: copy the name"),
-        ("Druck", "Druck ", "looks like the declared 'Druck' and is of other characters"),
+        ("Größe [mm]", "Gro\u0308ße [mm]", "looks like the declared 'Größe [mm]' but has other characters: copy the name"),
+        ("Druck", "Druck ", "looks like the declared 'Druck' but has other characters"),
         ("Druck (bar)", "Druck [bar]", "Is 'Druck [bar]' the declared 'Druck (bar)'?"),
         (
             "Druck",
             "Laborant",
-            "Declare what is unknown (unused: type text, and in the step drop), or take it out of the file.",
+            "Declare the unknown columns (unused ones: type text, and in the step drop), or take them out of the file.",
         ),
     ],
 )
@@ -199,12 +199,13 @@ def test_a_column_of_another_name_gets_an_error_that_says_what_to_do(
 
 def test_a_file_that_lacks_a_column_gets_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(
-        SourceFileError, match=r"lacks the column\(s\) 't'.*needs another name in the declaration, or 'optional"
+        SourceFileError,
+        match=r"lacks the column\(s\) 't'.*Rename the missing columns in the declaration, or give them 'opt",
     ):
         choose_data(str(declared(tmp_path, [[row[0], *row[2:]] for row in ROWS], "batch;c;y")), "", tmp_path / "runs", {})
 
 
-def test_a_changed_file_without_keys_is_told_because_its_records_would_be_there_twice(tmp_path: Path) -> None:
+def test_a_changed_file_without_keys_is_reported_because_its_records_would_be_there_twice(tmp_path: Path) -> None:
     directory, file = tmp_path / "mongo", tmp_path / "a.csv"
     directory.mkdir()
     rows = [f"{number}.25,{number * number % 17}.5\n" for number in range(60)]
@@ -219,7 +220,7 @@ def test_a_changed_file_without_keys_is_told_because_its_records_would_be_there_
     first.remember_file(directory)
     assert chosen(40).warn_of_changed_file(directory) == ""
     grown = chosen(60)
-    assert "a.csv as it was before" in grown.warn_of_changed_file(directory)
+    assert "of an earlier a.csv" in grown.warn_of_changed_file(directory)
     elsewhere = replace(grown, options={**grown.options, "FASTIOT_MONGO_DB_NAME": "b"})
     assert elsewhere.warn_of_changed_file(directory) == ""
     assert not choose_data(str(declared(tmp_path, ROWS)), "", tmp_path / "runs", {}).keyless

@@ -67,6 +67,6 @@ def test_a_failing_sensor_gives_no_value_in_three_of_five_measurements() -> None
 def test_what_is_no_scenario_is_refused_with_the_names_that_there_are() -> None:
     with pytest.raises(InvalidRequestError, match="normal, shift, noise, missing, concept, new_category"):
         Scenario.named("storm", 0, 0)
-    for ramp in (-1, "10", None, float("nan"), True):
+    for ramp in (-1, float("nan"), 1e9):
         with pytest.raises(InvalidRequestError, match="ramp"):
             Scenario.named("shift", 0, ramp)

@@ -21,14 +21,15 @@ from complex_system.domain.records import Record, raw_check
 from complex_system.errors import InvalidRecordError
 from complex_system.pipeline.pipeline import MANY_RECORDS, Pipeline
 from complex_system.serving.requests.csv import csv_columns, csv_text
+from complex_system.serving.requests.examples import example_columns, example_record
 from complex_system.serving.requests.reader import BatchReader
-from complex_system.serving.rest.oip_description import inference_body
-from complex_system.serving.rest.oip_tensors import InferenceReader, InferenceRequest
-from complex_system.serving.rest.schemas import column_examples, example_record, record_schema
+from complex_system.serving.rest.oip import inference_body
+from complex_system.serving.rest.oip_tensors import decode_inference, inference_batch
+from complex_system.serving.rest.schemas import record_schema
 from everything import EVERYTHING, records
 
 PIPELINE = Pipeline(EVERYTHING)
-READER = BatchReader(PIPELINE, most=10_000)
+READER = BatchReader(PIPELINE, max_records=10_000)
 DATASETS = [EVERYTHING, Dataset.load(), Dataset.shipped("films", target="Kaltverfo")]
 
 
@@ -58,7 +59,7 @@ def test_every_form_of_a_request_gives_the_same_features(batch: list[Record]) ->
     assert READER.table(arrow).features(PIPELINE).tobytes() == expected
 
 
-LAB = BatchReader(Pipeline(Dataset.load()), most=10_000)
+LAB = BatchReader(Pipeline(Dataset.load()), max_records=10_000)
 
 
 @pytest.mark.parametrize("size", [1, 30, MANY_RECORDS + 10])
@@ -145,18 +146,16 @@ def test_a_fraction_for_an_integer_is_refused_in_arrow_too() -> None:
 
 
 def test_tensors_of_the_example_are_read_again() -> None:
-    reader = InferenceReader()
     example = inference_body(EVERYTHING)["content"]["application/json"]["examples"]["columns"]["value"]
     kinds = {tensor["name"]: tensor["datatype"] for tensor in example["inputs"]}
     assert (kinds["select"], kinds["an"], kinds["Stoffe"], kinds["Zeit"]) == ("INT64", "BOOL", "BYTES", "BYTES")
-    read = reader.batch(reader.decode(json.dumps(example).encode()), READER)
-    assert isinstance(reader.decode(json.dumps(example).encode()), InferenceRequest)
-    expected = READER.columns(column_examples(EVERYTHING, 2)).features(PIPELINE)
+    read = inference_batch(decode_inference(json.dumps(example).encode()), READER)
+    expected = READER.columns(example_columns(EVERYTHING, 2)).features(PIPELINE)
     assert read.features(PIPELINE).tobytes() == expected.tobytes()
 
 
 def test_the_example_of_csv_is_read_again() -> None:
-    columns = column_examples(EVERYTHING, 3)
+    columns = example_columns(EVERYTHING, 3)
     assert csv_columns(csv_text(columns).encode(), EVERYTHING.columns) == columns
 
 

@@ -35,8 +35,8 @@ from sklearn.preprocessing import (
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.datetimes import TimeFormat
+from complex_system.local.data import films
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.sources.films import films
 
 RANDOM = np.random.default_rng(7)
 POSITIVE = RANDOM.uniform(0.01, 50, 500)

@@ -11,7 +11,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from complex_system.errors import InternalError, ModelRefusedError, NoModelError, TrackingRefusedError, TrainingFailedError
+from complex_system.errors import (
+    InternalError,
+    ModelRefusedError,
+    TrackingRefusedError,
+    TrainingFailedError,
+    UnknownModelError,
+)
 from complex_system.evaluation.baselines import evaluate_baselines
 from complex_system.evaluation.statistics import Evaluation
 from complex_system.evaluation.triggers import AlertCause
@@ -170,17 +176,11 @@ class Comparison:
             request: What was asked for.
             run_url: Page of the comparison's run.
         """
-        ref = self.champion.ref
+        results = tuple(result.message() for result in self.results)
         return ComparisonFinished(
             round=self.round,
-            results=tuple(result.message() for result in self.results),
-            champion=ChampionSummary(
-                model=ref.model,
-                version=ref.version,
-                framework=ref.framework,
-                trainer=ref.trainer,
-                rmse=self.champion.quality.rmse,
-            ),
+            results=results,
+            champion=msgspec.convert(results[0], ChampionSummary, from_attributes=True),
             holdout=self.holdout,
             kept=self.kept,
             cause=request.cause,
@@ -228,10 +228,10 @@ class ModelComparison:
             names[incumbent] = None
         for model, version in names:
             try:
-                ref = self._registry.version(model, version)
+                ref = self._registry.find(model, version)
                 onnx, metadata = self._registry.load_onnx_model(ref)
                 predictor = Predictor(self._pipeline, model, version, onnx, metadata)
-            except (ModelRefusedError, NoModelError) as error:
+            except (ModelRefusedError, UnknownModelError) as error:
                 refused[f"{model} {version}"] = error.message
                 continue
             candidates.append(Candidate(ref, predictor, (model, version) == incumbent, kept_cross_validation(metadata)))

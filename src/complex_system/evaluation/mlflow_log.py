@@ -55,20 +55,19 @@ class ComparisonLog:
         self._best_possible = best_possible
         self._unit = dataset.column(dataset.target).unit
 
-    def last_labelled(self) -> int | None:
-        """Return the number of labelled records at the last complete training round of this pipeline version."""
-        client = open_client(self._uri)
-        with translated(self._uri, "looking for the last comparison"):
-            run = self._newest(client, {_ORIGIN: "round"})
-        labelled = run.data.params.get("labelled") if run else None
-        return int(labelled) if labelled else None
+    def recall(self) -> tuple[int | None, str | None]:
+        """Return what a new round must know of the complete rounds of this pipeline version.
 
-    def last_after(self) -> str | None:
-        """Return the key after which the newest training round with a new champion began; None where it had all records."""
+        Returns:
+            The labelled records at the last round, None where there was none; and the key after which the last round with a new
+            champion began, None where it had all records.
+        """
         client = open_client(self._uri)
-        with translated(self._uri, "looking for the last champion"):
-            run = self._newest(client, {_ORIGIN: "round", _CHANGED: "True"})
-        return run.data.params.get("after") if run else None
+        with translated(self._uri, "looking for the last round"):
+            last = self._newest(client, {_ORIGIN: "round"})
+            changed = self._newest(client, {_ORIGIN: "round", _CHANGED: "True"})
+        labelled = last.data.params.get("labelled") if last else None
+        return int(labelled) if labelled else None, changed.data.params.get("after") if changed else None
 
     def last(self) -> ComparisonFinished | None:
         """Return the newest complete comparison of this pipeline version; None if there is none that can be read."""

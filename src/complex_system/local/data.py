@@ -8,15 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
 from complex_system.describe.checking import FileCheck, check_file
-from complex_system.describe.describe import describe
+from complex_system.describe.description import describe
 from complex_system.domain.columns import ID
 from complex_system.domain.dataset import SHIPPED, Dataset
 from complex_system.domain.json_schema import put_beside
-from complex_system.domain.records import shown
+from complex_system.domain.records import Record, raw_check, shown
 from complex_system.domain.steps import Drop
 from complex_system.errors import SourceFileError
 from complex_system.settings import Settings
@@ -60,7 +61,7 @@ class ChosenData:
         if not known or self._digest() in known:
             return ""
         return (
-            f"CHECK: the database holds the records of another file, or of {Path(self.options[_SOURCE]).name} as it was before. "
+            f"CHECK: the database holds records of another file, or of an earlier {Path(self.options[_SOURCE]).name}. "
             "Without a key column the same rows are new records, so they are there twice, and the errors look smaller than they are: "
             "name a key column as 'id', or remove the earlier records with --fresh"
         )
@@ -88,18 +89,18 @@ def _known_files(directory: Path) -> dict[str, list[str]]:
 def choose_data(data: str, target: str, folder: Path, given: Mapping[str, str]) -> ChosenData:
     """Prepare a run on other data.
 
-    A ``dataset.yaml`` beside the file declares it; without one, a declaration is made of the file and kept in ``folder``.
+    A ``dataset.yaml`` beside the file declares it; without one, a declaration is generated from the file and kept in ``folder``.
     Every data set has a database of its own, so that one server can keep several.
 
     Args:
         data: ``lab``, ``films``, or a file that ``sources.tables`` reads.
         target: Which target, where there are several; in a file without a declaration, the column to predict.
-        folder: Folder of the declarations that runs make.
+        folder: Folder of the generated declarations.
         given: Variables that the deployment sets.
 
     Raises:
         SourceFileError: There is no such file, or it cannot be read.
-        DescribeError: No declaration can be made of the file.
+        DescribeError: No declaration can be generated from the file.
         DeclarationError: The declaration is not valid, or a target must be chosen.
     """
     if data == "lab":
@@ -122,8 +123,8 @@ def choose_data(data: str, target: str, folder: Path, given: Mapping[str, str]) 
         dataset = Dataset.load(config, target=target)
     checked = check_file(file, dataset)
     labelled = checked.labelled
-    notes += _judged(checked, file, config / "dataset.yaml")
-    notes += _not_as_meant(checked, dataset)
+    notes += _record_notes(checked, file, config / "dataset.yaml")
+    notes += _declaration_notes(checked, dataset)
     name = f"_{_short(dataset.name)}" + (f"_{hashlib.sha256(target.encode()).hexdigest()[:6]}" if target else "")
     settings = Settings.of(given)
     options = {
@@ -132,12 +133,12 @@ def choose_data(data: str, target: str, folder: Path, given: Mapping[str, str]) 
         "COMPLEX_SYSTEM_TARGET": target if len(dataset.targets) > 1 else "",
         "FASTIOT_MONGO_DB_NAME": settings.mongo_name + name,
         "COMPLEX_SYSTEM_MARIA_NAME": settings.maria_name + name,
-        # The keys of a file need not follow time, so the newest by key may be a part like no other.
+        # The keys of a file need not follow time, so its last keys are no test of the newest data.
         "COMPLEX_SYSTEM_HOLDOUT_NEWEST": given.get("COMPLEX_SYSTEM_HOLDOUT_NEWEST", "0"),
         "COMPLEX_SYSTEM_MIN_LABELLED": str(max(FEWEST_LABELLED, min(settings.min_labelled, labelled))),
     }
     notes.append(
-        f"data set '{dataset.name}' of {config / 'dataset.yaml'}, {labelled} labelled records; it predicts '{dataset.target}'"
+        f"data set '{dataset.name}' from {config / 'dataset.yaml'}: {labelled} labelled records, target '{dataset.target}'"
     )
     too_few = _too_few(checked)
     return ChosenData(options, (*notes, too_few) if too_few else tuple(notes), too_few, checked.without_key > 0)
@@ -154,17 +155,17 @@ def _short(name: str) -> str:
 
 def _too_few(checked: FileCheck) -> str:
     if checked.labelled < FEWEST_LABELLED:
-        return f"{checked.labelled} labelled records are fewer than the {FEWEST_LABELLED} that a training needs: none will be started"
+        return f"{checked.labelled} labelled records are too few: a training needs {FEWEST_LABELLED}, so none will start"
     small = [f"{part.name.lower()} {count}" for part, count in zip(Part, checked.parts, strict=True) if count < MIN_SAMPLES]
     if small:
         return (
-            f"of the {checked.labelled} labelled records too few fall into a part of the split ({', '.join(small)}; at least "
-            f"{MIN_SAMPLES} are needed), so no model becomes champion; with 100 records this hardly ever happens"
+            f"a part of the split has too few of the {checked.labelled} labelled records ({', '.join(small)}; at least "
+            f"{MIN_SAMPLES} are needed), so no model can become champion; 100 labelled records are almost always enough"
         )
     return ""
 
 
-def _judged(checked: FileCheck, file: Path, declaration: Path) -> list[str]:
+def _record_notes(checked: FileCheck, file: Path, declaration: Path) -> list[str]:
     """Return messages about the records.
 
     Raises:
@@ -174,37 +175,37 @@ def _judged(checked: FileCheck, file: Path, declaration: Path) -> list[str]:
         raise SourceFileError(f"The file {file} has a header and no records.")
     if checked.refused == checked.records:
         raise SourceFileError(
-            f"No record of {file} is as {declaration} declares it: {checked.why}. Change the declaration or the file."
+            f"No record of {file} is valid by {declaration}: {checked.why}. Change the declaration or the file."
         )
     notes = []
     if checked.refused:
         notes.append(
-            f"CHECK: {checked.refused} of {checked.records} records cannot be used, the others can: {checked.why}. "
-            f"Where the file is right, allow it in {declaration}; else correct the file"
+            f"CHECK: {checked.refused} of {checked.records} records are not valid and will be refused: {checked.why}. "
+            f"If the file is right, change {declaration}; otherwise correct the file"
         )
     if checked.same_key:
         notes.append(
-            f"CHECK: {checked.same_key} records have a key that an earlier one has, such as {shown(checked.example)}; "
-            "only the first of each is kept"
+            f"CHECK: {checked.same_key} records repeat the key of an earlier one, such as {shown(checked.example)}; "
+            "only the first record of each key is kept"
         )
     return notes
 
 
-def _not_as_meant(checked: FileCheck, dataset: Dataset) -> list[str]:
+def _declaration_notes(checked: FileCheck, dataset: Dataset) -> list[str]:
     """Return messages about what works, but is perhaps not what the author of the declaration meant."""
     notes = []
     if checked.absent:
         notes.append(
-            f"CHECK: the file has no column {_quoted(checked.absent)}, which the declaration has: the value is missing in every record"
+            f"CHECK: the file has no column {_quoted(checked.absent)}, which is declared: the value is missing in every record"
         )
     if dataset.id and checked.without_key:
         every = checked.without_key == checked.records
-        who = "no record has" if every else f"{checked.without_key} of {checked.records} records do not have"
-        notes.append(f"CHECK: {who} the key '{dataset.id}', so keys are made of the file's content and the row's number")
+        which = "no record has" if every else f"{checked.without_key} of {checked.records} records lack"
+        notes.append(f"CHECK: {which} the key '{dataset.id}', so keys are made from the file's content and the row number")
     taken = {name for step in dataset.pipeline for name in step.inputs} | set(dataset.targets)
     taken |= {name for step in dataset.pipeline if isinstance(step, Drop) for name in step.columns}
     if unused := [column.name for column in dataset.columns if column.type != "text" and column.name not in taken]:
-        notes.append(f"CHECK: no step takes the column {_quoted(unused)}; the step drop would say that this is meant")
+        notes.append(f"CHECK: no step uses the column {_quoted(unused)}; if that is intended, name it in a drop step")
     return notes
 
 
@@ -217,24 +218,32 @@ def _declare(file: Path, target: str, config: Path) -> list[str]:
     declaration, proposed = config / "dataset.yaml", config / "proposed.yaml"
     if declaration.is_file() and proposed.is_file() and declaration.read_bytes() != proposed.read_bytes():
         return [
-            f"{file.name} has no dataset.yaml beside it; the one that was made of it and changed since is taken: {declaration} "
-            "(remove it, and another is made)"
+            f"{file.name} has no dataset.yaml in its folder; the generated one, edited since, is used: {declaration} "
+            "(remove it to generate another one)"
         ]
     description = describe(file, target)
     config.mkdir(parents=True, exist_ok=True)
     for path in (proposed, declaration):
         path.write_text(description.text(), encoding="utf-8")
     put_beside(declaration)
-    notes = [f"{file.name} has no dataset.yaml beside it, so one was made of it: {declaration}"]
+    notes = [f"{file.name} has no dataset.yaml in its folder, so one was generated from it: {declaration}"]
     if not description.target_was_named:
-        notes.append(f"CHECK: no --target was named, so the last column of numbers is predicted: '{description.target}'")
+        notes.append(f"CHECK: no --target was named, so the last numeric column is predicted: '{description.target}'")
     if description.proposal.dropped:
-        notes.append(f"columns that are not used: {', '.join(description.proposal.dropped)}; the declaration says why")
+        notes.append(f"unused columns: {', '.join(description.proposal.dropped)}; the declaration says why")
     return notes
 
 
-def _write_films(file: Path, dataset: Dataset) -> None:
-    from complex_system.sources.films import films
+def films(dataset: Dataset) -> list[Record]:
+    """Return the 51 films that ship with kio, in kio's order, with keys that stay: ``film-001`` and so on."""
+    from kio.dataset import example_dataset
 
+    rows: list[Record] = [
+        {ID: f"film-{number:03}", **film} for number, film in enumerate(cast(list[Record], example_dataset), 1)
+    ]
+    return raw_check(dataset)(rows)
+
+
+def _write_films(file: Path, dataset: Dataset) -> None:
     lines = [{ID: film[ID], **{name: film[name] for name in dataset.raw_names}} for film in films(dataset)]
     file.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))

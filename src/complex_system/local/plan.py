@@ -23,23 +23,8 @@ TRAINER_SERVICES = {
 }
 """The trainers' services, by the trainer's name in the setting ``trainers``."""
 
-HOST_VARIABLES = {
-    "nats": "FASTIOT_NATS_HOST",
-    "mongodb": "FASTIOT_MONGO_DB_HOST",
-    "mariadb": "FASTIOT_MARIA_DB_HOST",
-    "mlflow": "MLFLOW_TRACKING_URI",
-}
-"""The variable that names the host of a server which runs elsewhere."""
 PAGE_SERVICE = "ml_monitoring"
 """The service whose address is a page for people."""
-PORT_VARIABLES = {
-    "nats": "FASTIOT_NATS_PORT",
-    "mongodb": "FASTIOT_MONGO_DB_PORT",
-    "mariadb": "FASTIOT_MARIA_DB_PORT",
-    "mlflow": "COMPLEX_SYSTEM_MLFLOW_PORT",
-}
-"""The variable that names the preferred port of a server which is started here."""
-
 # On the two or four cores of a laptop the imports of eleven services take most of the start. Serving and monitoring have nothing to
 # do before MLflow is ready, so they start after it; the seconds are for a deployment whose MLflow takes longer or does not come.
 AFTER_MLFLOW = {"ml_serving_mlflow": 45.0, "ml_serving": 45.0, "ml_monitoring": 45.0}
@@ -232,10 +217,10 @@ def _servers(
                 f"Deployment '{deployment.name}' needs '{name}', which `fiot run` cannot start; it can start {', '.join(SERVERS)}."
             )
         # Only the deployment's own .env may name a server elsewhere, not a variable left over in a shell.
-        host = deployment.environment.get(HOST_VARIABLES[name], "")
-        port = _port(PORT_VARIABLES[name], given, kind.default_port)
+        host = deployment.environment.get(kind.host_variable, "")
+        port = _port(kind.port_variable, given, kind.default_port)
         if host or elsewhere:
-            external.append(_external(name, host or given.get(HOST_VARIABLES[name], "localhost"), port))
+            external.append(_external(name, host or given.get(kind.host_variable, "localhost"), port))
         else:
             own.append(kind(directory / name, directory / "logs", port=ports.take(name, port)))
     return tuple(own), tuple(external)

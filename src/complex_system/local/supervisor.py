@@ -45,50 +45,51 @@ class Supervisor:
     def __init__(self, plan: Plan, state: RunState) -> None:
         self._plan = plan
         self._state = state
-        self._services: dict[str, _Supervised] = {}
-        self._servers: dict[str, tuple[Server, _Supervised]] = {}
+        self._servers = {server.name: _Supervised(state.infrastructure[server.name]) for server in plan.servers}
+        self._services = {service.name: _Supervised(state.services[service.name]) for service in plan.services}
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
         self.failure: asyncio.Future[StartError] = asyncio.get_running_loop().create_future()
-        """Set when a process cannot come up, which ends the run."""
+        """Set when a process cannot start, which ends the run."""
 
     def start(self) -> None:
         """Start everything, each process in a task of its own."""
         for server in self._plan.servers:
-            kept = _Supervised(self._state.infrastructure[server.name])
-            self._servers[server.name] = (server, kept)
-            self._spawn(self._keep_server(server, kept))
+            self._spawn(self._keep_server(server, self._servers[server.name]))
         for external in self._plan.external:
             self._spawn(self._watch_external(external))
         for service in self._plan.services:
-            kept = self._services[service.name] = _Supervised(self._state.services[service.name])
-            self._spawn(self._keep_service(service, kept))
+            self._spawn(self._keep_service(service, self._services[service.name]))
 
     def heard_ready(self, service: str) -> None:
         """Take note that a service said it is ready."""
         self._services[service].was_ready = True
 
     def tail(self, name: str, lines: int = 15) -> str:
-        """Return the last log lines of a server or service."""
-        child = self._services[name].child if name in self._services else None
-        if name in self._servers:
-            child = self._servers[name][0].child
-        return child.tail(lines) if child else ""
+        """Return the last log lines of a server or service; empty for one that is not started here."""
+        kept = self._services.get(name) or self._servers.get(name)
+        return kept.child.tail(lines) if kept and kept.child else ""
 
     async def stop(self) -> None:
         """Stop the services in parallel, then the servers; when it returns, no process is left."""
         self._stopping = True
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._stop_all(list(self._services.values()))
-        await self._stop_all([kept for _, kept in self._servers.values()])
+        for group in (self._services, self._servers):
+            await self._stop_all(list(group.values()))
 
     def kill(self) -> None:
         """Kill everything without waiting."""
-        for kept in [*self._services.values(), *(kept for _, kept in self._servers.values())]:
+        for kept in (*self._services.values(), *self._servers.values()):
             if kept.child is not None:
                 kept.child.signal_group(signal.SIGKILL)
 
-    # Servers
+    async def guarded(self, work: Awaitable[None]) -> None:
+        """Do ``work``; an exception in it ends the run instead of hiding in a task."""
+        try:
+            await work
+        except Exception as error:
+            log.exception("The runner failed")
+            self._fail(StartError(f"The runner itself failed: {type(error).__name__}: {error}"))
 
     async def _keep_server(self, server: Server, kept: _Supervised) -> None:
         async def start() -> Child:
@@ -103,6 +104,16 @@ class Supervisor:
 
         await self._keep(kept, start, ready)
 
+    async def _keep_service(self, service: PlannedService, kept: _Supervised) -> None:
+        async def start() -> Child:
+            argv, log_file = [sys.executable, "-m", service.module], self._plan.logs / f"{service.name}.log"
+            child = Child(service.name, argv, log_file, env=service.environment, nice=service.nice)
+            child.start()
+            return child
+
+        await self._pause(service.delay, unless=self._mlflow_is_ready)
+        await self._keep(kept, start, None)
+
     async def _watch_external(self, server: ExternalServer) -> None:
         process = self._state.infrastructure[server.name]
         while not self._stopping:
@@ -111,27 +122,6 @@ class Supervisor:
             if self._state.set_process(process, state, "" if up else f"{server.url} does not answer"):
                 self._state.note(f"{server.name}: {'found' if up else 'waiting for it'} at {server.url}")
             await self._pause(1.0)
-
-    # Services
-
-    async def _keep_service(self, service: PlannedService, kept: _Supervised) -> None:
-        await self._pause(service.delay, unless=self._mlflow_is_ready)
-
-        async def start() -> Child:
-            child = Child(
-                service.name,
-                [sys.executable, "-m", service.module],
-                self._plan.logs / f"{service.name}.log",
-                env=service.environment,
-                nice=service.nice,
-            )
-            child.start()
-            return child
-
-        kept.process.url = service.url
-        await self._keep(kept, start, None)
-
-    # Both
 
     async def _keep(
         self, kept: _Supervised, start: Callable[[], Awaitable[Child]], ready: Callable[[], Awaitable[bool]] | None
@@ -169,12 +159,9 @@ class Supervisor:
             kept.failed_starts = 0 if kept.was_ready else kept.failed_starts + 1
             if kept.failed_starts >= MAX_FAILED_STARTS:
                 self._state.set_process(process, "failed", ending)
-                self._fail(
-                    StartError(
-                        f"{process.name} cannot start: it {ending}, {kept.failed_starts} times in a row. "
-                        f"The end of {kept.child.log_file}:\n{kept.child.tail()}"
-                    )
-                )
+                why = f"it {ending}, {kept.failed_starts} times in a row"
+                tail = f"The end of {kept.child.log_file}:\n{kept.child.tail()}"
+                self._fail(StartError(f"{process.name} cannot start: {why}. {tail}"))
                 return
             if kept.was_ready and time.monotonic() - began > HEALTHY_SECONDS:
                 pause = FIRST_PAUSE
@@ -187,14 +174,6 @@ class Supervisor:
                 self._state.note(message)
             await self._pause(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
-
-    async def guarded(self, work: Awaitable[None]) -> None:
-        """Do ``work``; an exception in it ends the run instead of hiding in a task."""
-        try:
-            await work
-        except Exception as error:
-            log.exception("The runner failed")
-            self._fail(StartError(f"The runner itself failed: {type(error).__name__}: {error}"))
 
     def _spawn(self, work: Awaitable[None]) -> None:
         self._tasks.append(asyncio.create_task(self.guarded(work)))
@@ -225,9 +204,7 @@ class Supervisor:
 
 def _ending(child: Child) -> str:
     code = child.exit_code
-    if code is not None and code < 0:
-        try:
-            return f"was ended by {signal.Signals(-code).name}"
-        except ValueError:
-            return f"was ended by signal {-code}"
-    return f"ended with exit code {code}"
+    if code is None or code >= 0:
+        return f"ended with exit code {code}"
+    known = {number.value: number.name for number in signal.Signals}
+    return f"was ended by {known.get(-code, f'signal {-code}')}"

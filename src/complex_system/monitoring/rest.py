@@ -1,4 +1,7 @@
-"""The REST interface of monitoring: the views as JSON, ``/metrics`` for Prometheus, and a probe."""
+"""The REST interface of monitoring: present and past as JSON, ``/metrics`` for Prometheus, and a probe.
+
+Times are seconds since 1970 (UTC), errors in the target's unit, latencies in milliseconds.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 from fastapi import FastAPI, Request, Response
@@ -18,14 +21,23 @@ from typing_extensions import override
 
 from complex_system.errors import UnauthorizedError
 from complex_system.http.auth import ApiKey
-from complex_system.monitoring import periods, views
-from complex_system.monitoring.monitor import Monitor
-from complex_system.monitoring.points import Figures
+from complex_system.monitoring import series, views
+from complex_system.monitoring.aggregates import HOUR, MINUTE, ErrorSums, Gauge, LatencySums, Rollup, Served, begin_of
+from complex_system.monitoring.history import MINUTES_KEPT, Pair
+from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, Monitor
+from complex_system.monitoring.points import Figure, Figures
+from complex_system.monitoring.series import Curve
 
 DEFAULT_PERIOD = 3600.0
 """Seconds that a view of a period shows unless ``from`` and ``to`` say otherwise."""
+MAX_POINTS = 300
+"""Points of a curve."""
+MAX_PAIRS = 2000
+"""Pairs of a sample for a scatter plot."""
 JSON = "application/json"
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+
+S = TypeVar("S", ErrorSums, LatencySums)
 
 
 def make_app(monitor: Monitor, api_key: str = "", ready: Callable[[], bool] = lambda: True) -> FastAPI:
@@ -59,9 +71,9 @@ def make_app(monitor: Monitor, api_key: str = "", ready: Callable[[], bool] = la
     add("/api/models", lambda _: views.models(monitor))
     add("/api/data", lambda _: views.data(monitor))
     add("/api/alerts", lambda _: views.alerts(monitor))
-    add("/api/predictions", lambda request: periods.predictions(monitor, *period_of(request)))
-    add("/api/system", lambda request: periods.system(monitor, *period_of(request)))
-    add("/api/metric", lambda r: periods.metric(monitor, r.query_params.get("name", ""), *period_of(r)))
+    add("/api/predictions", lambda request: predictions(monitor, *period_of(request)))
+    add("/api/system", lambda request: system(monitor, *period_of(request)))
+    add("/api/metric", lambda r: metric(monitor, r.query_params.get("name", ""), *period_of(r)))
 
     async def metrics(_: Request) -> Response:
         return Response(exposition(monitor.figures), media_type=PROMETHEUS)
@@ -103,6 +115,111 @@ def _time(request: Request, name: str, default: float) -> float:
 
 def _error(status: int, code: str, message: str) -> Response:
     return Response(msgspec.json.encode({"error": {"code": code, "message": message}}), status, media_type=JSON)
+
+
+# A period. Only roll-ups are read, however many predictions lie behind them.
+
+
+def predictions(monitor: Monitor, start: float, end: float) -> dict[str, Any]:
+    """Return errors, latencies and failures of a period.
+
+    Returns:
+        ``from``, ``to``, ``seconds`` (width of a point), ``target`` (``name``, ``unit``, ``description``); ``windows``: a line a
+        served model with ``service``, ``model``, ``version``, ``shadow``, ``label``, ``points`` (``at``, ``rmse``, ``mae``, ``bias``,
+        ``r2``, ``count``, ``lowest``, ``highest``) and ``total``; ``groups``: the errors of the champion's service by ``group``,
+        likewise; ``latency``: by ``service``, likewise with ``latency_ms_*``, ``requests``, ``predictions`` and
+        ``predictions_per_second``; ``failures``: ``service``, ``code``, ``count``; ``sample``: pairs with ``at``, ``prediction``,
+        ``truth``, ``residual``, ``group`` and the model; ``changes`` of the error that began in the period; ``predictions`` and
+        ``joined``: how many there were, and have met their truth; ``waiting``: how many wait for it now.
+    """
+    rollups, step = _rollups(monitor, start, end)
+    models = series.errors_by_model(rollups, step)
+    groups = series.errors_by_group(rollups, step, CHAMPIONS_SERVICE)
+    services = series.latency_by_service(rollups, step)
+    failed = sorted(series.failed_requests(rollups).items())
+    pairs = list(monitor.history.samples(start, end))
+
+    def latency(sums: LatencySums) -> dict[str, float]:
+        return {**sums.metrics(), "predictions_per_second": sums.predictions / step}
+
+    return {
+        "from": start,
+        "to": end,
+        "seconds": step,
+        "target": views.target_of(monitor),
+        "windows": [{**_model(by), **_line(curve, ErrorSums, _errors)} for by, curve in sorted(models.items())],
+        "groups": [{"group": group, **_line(curve, ErrorSums, _errors)} for group, curve in groups.items()],
+        "latency": [{"service": name, **_line(curve, LatencySums, latency)} for name, curve in services.items()],
+        "failures": [{"service": name, "code": code, "count": n} for (name, code), n in failed],
+        "sample": [_pair(pair) for pair in pairs[:: math.ceil(len(pairs) / MAX_PAIRS) or 1]],
+        "changes": [change for change in monitor.changes if start <= change.began < end],
+        "predictions": series.predictions(rollups),
+        "joined": sum(series.total(curve.values(), ErrorSums).n for by, curve in models.items() if not by.shadow),
+        "waiting": monitor.join.waiting,
+    }
+
+
+def system(monitor: Monitor, start: float, end: float) -> dict[str, Any]:
+    """Return CPU, memory, latency and throughput over a period.
+
+    Returns:
+        ``from``, ``to``, ``seconds``, ``services`` (as they are now) and ``series``: ``[at, mean, lowest, highest]`` by flat name, of
+        the host, of every service's processes, of the champion's latency, of record counts and predictions.
+    """
+    rollups, step = _rollups(monitor, start, end)
+    shown = {figure.flat: _readings(curve) for figure, curve in series.gauges(rollups, step, _is_system).items()}
+    return {"from": start, "to": end, "seconds": step, "services": monitor.services.services(), "series": shown}
+
+
+def metric(monitor: Monitor, name: str, start: float, end: float) -> list[list[float]]:
+    """Return any figure over a period by its flat name, e.g. ``drift/psi/<feature>``: ``[at, mean, lowest, highest]``."""
+    figure = Figure.parse(name)
+    rollups, step = _rollups(monitor, start, end)
+    return _readings(series.gauges(rollups, step, lambda each: each == figure).get(figure, {}))
+
+
+def _rollups(monitor: Monitor, start: float, end: float) -> tuple[list[Rollup], int]:
+    """Return the roll-ups of a period, minutes where they are kept and hours for longer ago, and the seconds of a point."""
+    base = MINUTE if end - start <= MINUTES_KEPT and start >= monitor.at - MINUTES_KEPT else HOUR
+    read = monitor.history.minutes if base == MINUTE else monitor.history.hours
+    return read(begin_of(start, base), end), base * max(1, math.ceil((end - start) / base / MAX_POINTS))
+
+
+def _line(curve: Curve[S], make: Callable[[], S], shown: Callable[[S], Mapping[str, float]]) -> dict[str, Any]:
+    points = [{"at": at, **shown(sums)} for at, sums in sorted(curve.items())]
+    return {"points": points, "total": shown(series.total(curve.values(), make))}
+
+
+def _errors(sums: ErrorSums) -> dict[str, float]:
+    return {**sums.metrics(), **({"lowest": sums.lowest, "highest": sums.highest} if sums.n else {})}
+
+
+def _readings(curve: Curve[Gauge]) -> list[list[float]]:
+    return [[at, gauge.mean, gauge.lowest, gauge.highest] for at, gauge in curve.items()]
+
+
+def _pair(pair: Pair) -> dict[str, Any]:
+    shown = {
+        "at": pair.at,
+        "prediction": pair.prediction,
+        "truth": pair.truth,
+        "residual": pair.residual,
+        "group": pair.group,
+    }
+    return {**shown, **_model(pair.served)}
+
+
+def _model(served: Served) -> dict[str, Any]:
+    return {**served._asdict(), "label": served.label}
+
+
+def _is_system(figure: Figure) -> bool:
+    if figure.group == "services":
+        return figure.name in ("services/cpu_percent", "services/memory_megabytes", "services/heartbeat_age")
+    return figure.group in ("system", "latency", "records") or figure == Figure("performance/predictions_per_second")
+
+
+# Prometheus
 
 
 def exposition(figures: Figures) -> bytes:

@@ -1,7 +1,7 @@
 """What the page and the REST interface show of the present, made from a :class:`Monitor`. Pure, quick functions.
 
 The REST interface encodes the results as they are, so their fields are its keys. Times are seconds since 1970 (UTC), errors in the
-target's unit, latencies in milliseconds. :mod:`periods` has the past.
+target's unit, latencies in milliseconds. :mod:`series` has the past.
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ class ScenarioRequest(Message, frozen=True, kw_only=True):
     """Lets something happen to the lab.
 
     Attributes:
-        scenario: Name of the scenario; ``none`` ends the one that runs.
+        scenario: Name of the scenario; ``normal`` ends the one that runs.
         ramp: Seconds until it has its full extent; None for the setting.
     """
 

@@ -1,1 +1,1 @@
-"""From a model source to predictions over REST and broker; no training framework is imported here."""
+"""Answers requests for predictions: models from a source, an engine, REST. No training framework and no broker is imported here."""

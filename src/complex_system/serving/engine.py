@@ -1,10 +1,9 @@
-"""What every transport calls: raw records in, predictions with their model out."""
+"""What every transport calls: a batch in; predictions, and the model that made them, out."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -13,34 +12,31 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
-from typing_extensions import override
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.records import Record
 from complex_system.errors import InternalError, InvalidRecordError, TooLargeError
-from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.predictor import Matrix, ModelInfo, Predictor
-from complex_system.serving.models.slot import ModelHolder
 from complex_system.serving.requests.batch import Batch, FeatureBatch, RecordBatch
 from complex_system.serving.requests.reader import BatchReader
 
 INLINE_RECORDS = 1000
-"""Up to so many records are predicted on the event loop; a thread would cost more than it frees."""
-MOST_READERS = 8
+"""Up to this many records are predicted on the event loop; a thread would cost more than it frees."""
+MAX_READERS = 8
 """Pipeline versions beside the deployment's whose readers are kept."""
 CHUNK_RECORDS = 5000
-"""Most records of one request to data_processing, well below the limit of a broker that takes 8 MB."""
+"""Records of one request to data_processing at most, well below the limit of a broker that takes 8 MB."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may hold."""
+    """What one request may contain."""
 
     body_bytes: int = 32 * 1024 * 1024
     records: int = 100_000
     ignore_unknown: bool = False
-    """Whether columns that are not declared are left out; otherwise they are faults."""
+    """Whether undeclared columns are ignored; otherwise they are faults."""
 
 
 class PredictionResult(msgspec.Struct, frozen=True):
@@ -52,53 +48,35 @@ class PredictionResult(msgspec.Struct, frozen=True):
     model: ModelInfo
     milliseconds: float
 
-    def head(self, most: int) -> PredictionResult:
-        """The first ``most`` records of it, so that what waits somewhere holds no large request in memory."""
-        records = RecordBatch(self.batch.head(most))
-        if self.batch.size <= most:
+    def head(self, limit: int) -> PredictionResult:
+        """Return the first ``limit`` records of it, so that a waiting result keeps no large request in memory."""
+        records = RecordBatch(self.batch.head(limit))
+        if self.batch.size <= limit:
             return msgspec.structs.replace(self, batch=records)
         return msgspec.structs.replace(
-            self, batch=records, features=self.features[:most].copy(), predictions=self.predictions[:most]
+            self, batch=records, features=self.features[:limit].copy(), predictions=self.predictions[:limit]
         )
 
 
-class PredictionRoute(ABC):
-    """How a batch becomes features."""
-
-    @abstractmethod
-    async def features(self, pipeline: Pipeline, batch: Batch) -> Matrix:
-        """The features as models take them.
-
-        Raises:
-            InvalidRecordError: A record cannot be processed.
-        """
-
-
-class LocalRoute(PredictionRoute):
-    """Processes the records in this process."""
-
-    @override
-    async def features(self, pipeline: Pipeline, batch: Batch) -> Matrix:
-        if batch.size <= INLINE_RECORDS:
-            return batch.features(pipeline)
-        return await asyncio.to_thread(batch.features, pipeline)
-
-
-class RemoteRoute(PredictionRoute):
-    """Has the records processed elsewhere and takes the features from the answer."""
+class RemotePipeline:
+    """Has the records processed by ``data_processing`` and takes the features from its reply."""
 
     def __init__(self, dataset: Dataset, process: Callable[[list[Record]], Awaitable[list[Record]]]) -> None:
-        """Makes the route.
+        """Set the way to it.
 
         Args:
             dataset: Names the features.
-            process: Returns the processed twins of raw records, in order.
+            process: Returns the processed records of raw records, in order.
         """
         self._names = dataset.feature_names
         self._process = process
 
-    @override
-    async def features(self, pipeline: Pipeline, batch: Batch) -> Matrix:
+    async def features(self, batch: Batch) -> Matrix:
+        """Return the features as models take them.
+
+        Raises:
+            InvalidRecordError: A record cannot be processed.
+        """
         if isinstance(batch, FeatureBatch):
             return batch.matrix
         records = batch.head(batch.size)
@@ -107,12 +85,11 @@ class RemoteRoute(PredictionRoute):
             processed += await self._processed(records[start : start + CHUNK_RECORDS], start)
         if len(processed) != len(records):
             raise InternalError("data_processing did not return one processed record for each raw one.")
-        if len(records) <= INLINE_RECORDS:
-            return self._matrix(processed)
-        return await asyncio.to_thread(self._matrix, processed)
+        matrix: Matrix = await off_loop(len(records), self._matrix, processed)
+        return matrix
 
     async def _processed(self, records: list[Record], start: int) -> list[Record]:
-        """The processed twins of the records from number ``start`` on, in halves where the broker takes no more."""
+        """Process the records from position ``start`` on, in halves where the broker takes no more at once."""
         try:
             return await self._process(records)
         except InvalidRecordError as error:
@@ -132,119 +109,106 @@ class PredictionEngine:
     """Predicts with the model that a request names, the champion where it names none. Knows no transport.
 
     Attributes:
-        models: Where the models are.
-        reader: Makes batches of what comes in for a model of the deployment's pipeline version.
-        limits: What one request may hold.
+        models: All models.
+        champion: The slot of the champion.
+        reader: Makes batches for models of the deployment's pipeline version.
+        limits: What one request may contain.
     """
 
     def __init__(
         self,
-        models: ModelManager | ModelHolder,
-        route: PredictionRoute,
-        made: Callable[[PredictionResult], None] | None = None,
+        models: ModelManager,
+        remote: RemotePipeline | None = None,
+        predicted: Callable[[PredictionResult], None] | None = None,
         limits: Limits | None = None,
     ) -> None:
-        """Makes an engine.
+        """Make an engine.
 
         Args:
-            models: Has the models.
-            route: Local or remote processing.
-            made: Told of every prediction of the champion; must return at once and raise nothing.
-            limits: What one request may hold.
+            models: All models.
+            remote: Processes the records elsewhere; by default they are processed in this process.
+            predicted: Called with every prediction of the champion; must return quickly and raise nothing.
+            limits: What one request may contain.
         """
-        if isinstance(models, ModelHolder):
-            models = ModelManager(models.source, models.pipeline, champion=models)
         self.models = models
+        self.champion = models.champion
         self.limits = limits or Limits()
-        self.reader = BatchReader(models.pipeline, most=self.limits.records, ignore_unknown=self.limits.ignore_unknown)
+        self.reader = BatchReader(
+            models.pipeline, max_records=self.limits.records, ignore_unknown=self.limits.ignore_unknown
+        )
         self._readers: OrderedDict[str, BatchReader] = OrderedDict()
-        self._route = route
-        self._made = made
-
-    @property
-    def holder(self) -> ModelHolder:
-        """Holds the champion."""
-        return self.models.champion
+        self._remote = remote
+        self._predicted = predicted
 
     def reader_for(self, predictor: Predictor | None) -> BatchReader:
-        """Makes batches for a model; without one for a model of the deployment's pipeline version."""
+        """Return what makes batches for a model; without one, for a model of the deployment's pipeline version."""
         if predictor is None or predictor.pipeline is self.models.pipeline:
             return self.reader
         own = predictor.pipeline.dataset.version
         if own == self.models.pipeline.dataset.version:
             return self.reader
         if own not in self._readers:
-            limits = self.limits
             self._readers[own] = BatchReader(
                 predictor.pipeline,
-                most=limits.records,
-                ignore_unknown=limits.ignore_unknown,
+                max_records=self.limits.records,
+                ignore_unknown=self.limits.ignore_unknown,
                 present=self.models.pipeline.dataset,
             )
-            if len(self._readers) > MOST_READERS:
+            if len(self._readers) > MAX_READERS:
                 self._readers.popitem(last=False)
         return self._readers[own]
 
     async def predict(self, records: list[Record]) -> PredictionResult:
-        """As :meth:`predict_batch`, for raw records as mappings, with the champion."""
-        predictor = self.holder.require()
+        """Predict raw records as mappings, with the champion; as :meth:`predict_batch`."""
+        predictor = self.champion.require()
         batch = await off_loop(len(records), self.reader_for(predictor).records, records)
-        return await self.predict_batch(batch, predictor=predictor, live=True)
+        return await self.predict_batch(batch, predictor, live=True)
 
     async def predict_table(self, table: pa.Table) -> PredictionResult:
-        """As :meth:`predict_batch`, for an Arrow table of raw columns, with the champion."""
-        predictor = self.holder.require()
+        """Predict an Arrow table of raw columns, with the champion; as :meth:`predict_batch`."""
+        predictor = self.champion.require()
         batch = await off_loop(table.num_rows, self.reader_for(predictor).table, table)
-        return await self.predict_batch(batch, predictor=predictor, live=True)
+        return await self.predict_batch(batch, predictor, live=True)
 
-    async def predict_batch(
-        self,
-        batch: Batch,
-        name: str | None = None,
-        version: str | None = None,
-        *,
-        predictor: Predictor | None = None,
-        live: bool | None = None,
-    ) -> PredictionResult:
-        """Predicts a batch; all of it with one model.
+    async def predict_batch(self, batch: Batch, predictor: Predictor, *, live: bool = False) -> PredictionResult:
+        """Predict a batch, all of it with one model.
 
         Args:
             batch: From :meth:`reader_for` that model.
-            name: Registered name of the model; None for the champion.
-            version: Its version or alias; None for the newest.
-            predictor: The model itself, where it was found before the batch was read: it answers although another one may have been
-                swapped in since then, which may take other records.
-            live: Whether it was the champion when it was found; None to see whether it is now.
+            predictor: The model that was current when the batch was read: another one may have been swapped in since then,
+                which may take other records.
+            live: Whether it was the champion then.
 
         Raises:
-            NoModelError: No model is loaded yet.
-            UnknownModelError: There is no such model.
-            ModelRefusedError: The model exists and must not be served.
             InvalidRecordError: A record cannot be processed.
         """
-        predictor = predictor or await self.models.predictor(name, version)
         began = time.perf_counter()
-        features = await self._route.features(predictor.pipeline, batch)
-        if predictor.quick and batch.size <= INLINE_RECORDS:
+        few = batch.size <= INLINE_RECORDS
+        if self._remote is not None:
+            features = await self._remote.features(batch)
+        else:
+            pipeline = predictor.pipeline
+            features = batch.features(pipeline) if few else await asyncio.to_thread(batch.features, pipeline)
+        if few and predictor.quick:
             predictions = predictor.predict_features(features)
         else:
             predictions = await asyncio.to_thread(predictor.predict_features, features)
         milliseconds = (time.perf_counter() - began) * 1000
         result = PredictionResult(batch, features, predictions, predictor.info, milliseconds)
-        if self._made is not None and (live or (live is None and predictor is self.holder.current)):
-            self._made(result)
+        if self._predicted is not None and (live or predictor is self.champion.current):
+            self._predicted(result)
         return result
 
 
 async def off_loop(records: int, call: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls at once for few records, and in a thread for many, so that the loop goes on meanwhile."""
+    """Call a function directly for few records, and in a thread for many, so that the event loop continues."""
     if records <= INLINE_RECORDS:
         return call(*arguments)
     return await asyncio.to_thread(call, *arguments)
 
 
 def _shifted(error: InvalidRecordError, start: int) -> InvalidRecordError:
-    """The error of a chunk with record positions in the whole request."""
+    """Return the error of a chunk with positions in the whole request."""
     if not start:
         return error
     faults = [{**fault, "record": fault["record"] + start} for fault in error.faults]

@@ -1,17 +1,19 @@
-"""How a text file of a table is written: its encoding, and what separates the fields."""
+"""How a file of a table is written: compressed or not, its encoding, and what separates the fields."""
 
 from __future__ import annotations
 
 import codecs
 import contextlib
 import csv
+import gzip
 import io
+import shutil
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from complex_system.errors import SourceFileError
-from complex_system.sources.packed import is_packed, unpacked
 from complex_system.sources.values import has_decimal_commas
 
 _SAMPLE = 256 * 1024
@@ -35,28 +37,53 @@ class Dialect:
     decimal_commas: bool = False
 
 
+def is_compressed(path: Path) -> bool:
+    """Return whether it is a gzip file, by its name."""
+    return path.suffix.lower() == ".gz"
+
+
+def file_type(path: Path) -> str:
+    """Return the suffix that names the content, without the dot: ``csv`` for ``a.csv.gz``."""
+    return (path.with_suffix("") if is_compressed(path) else path).suffix[1:]
+
+
+def decompressed(path: Path, folder: Path) -> Path:
+    """Write the content of a gzip file to a folder, under its name without ``.gz``.
+
+    Raises:
+        SourceFileError: It is not a gzip file, or damaged.
+    """
+    plain = folder / path.stem
+    try:
+        with gzip.open(path) as compressed, plain.open("wb") as copy:
+            shutil.copyfileobj(compressed, copy)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise SourceFileError(f"The file {path} cannot be read as gz: {error}.") from error
+    return plain
+
+
 def dialect_of(path: Path, shown: Path | None = None) -> Dialect:
-    """Looks at a file: at all of it for the encoding, at its begin for the rest.
+    """Return how a file is written; reads all of it for the encoding, and its beginning for the rest.
 
     Args:
         path: The file.
-        shown: What an error calls it, where it is a copy.
+        shown: The file's name in errors, where ``path`` is a copy.
 
     Raises:
-        SourceFileError: Its bytes are no text.
+        SourceFileError: Its bytes are not a text.
     """
     encoding = _encoding(path)
     with path.open(encoding=encoding, errors="replace", newline="") as file:
         sample = file.read(_SAMPLE)
     if "\0" in sample:
-        raise SourceFileError(f"The file {shown or path} is no text: it has zero bytes.")
+        raise SourceFileError(f"The file {shown or path} is not a text: it has zero bytes.")
     separator = _separator(sample, "\t" if path.suffix.lower() in (".tsv", ".tab") else ",")
     fields = (field for row in _rows(sample, separator)[1:] for field in row)
     return Dialect(encoding, separator, has_decimal_commas(fields, separator))
 
 
 def as_utf8(path: Path, dialect: Dialect, to: Path) -> None:
-    """Writes the file again in UTF-8."""
+    """Write a copy in UTF-8."""
     with (
         path.open(encoding=dialect.encoding, errors="replace", newline="") as source,
         to.open("w", encoding="utf-8", newline="") as copy,
@@ -66,10 +93,10 @@ def as_utf8(path: Path, dialect: Dialect, to: Path) -> None:
 
 
 def too_long(path: Path) -> str:
-    """Which line has more fields than the first, in words: for a file that was refused for it."""
-    if is_packed(path):
+    """Return a sentence on the line that has more fields than the first, for a file that was refused for it."""
+    if is_compressed(path):
         with tempfile.TemporaryDirectory() as folder:
-            return too_long(unpacked(path, Path(folder)))
+            return too_long(decompressed(path, Path(folder)))
     dialect = dialect_of(path)
     with path.open(encoding=dialect.encoding, errors="replace", newline="") as file, contextlib.suppress(csv.Error):
         rows = csv.reader(file, delimiter=dialect.separator)
@@ -101,7 +128,7 @@ def _encoding(path: Path) -> str:
 
 
 def _rows(text: str, separator: str) -> list[list[str]]:
-    """The rows up to the first that Python cannot read, as one with a field of more than 131,072 characters."""
+    """Return the rows before the first that Python cannot read, such as one with a field of more than 131,072 characters."""
     rows: list[list[str]] = []
     with contextlib.suppress(csv.Error):
         rows.extend(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
@@ -109,19 +136,19 @@ def _rows(text: str, separator: str) -> list[list[str]]:
 
 
 def _separator(sample: str, usual: str) -> str:
-    """The one that splits the lines most evenly; for several, the one with most fields."""
+    """Return the one that splits the lines most evenly; of several, the one with most fields."""
     lines = "".join(sample.splitlines(keepends=True)[:_LINES])
-    best, usual_of_all = (0.0, 0), usual
+    best, separator_found = (0.0, 0), usual
     for separator in dict.fromkeys([usual, *_SEPARATORS]):
         widths = [len(row) for row in _rows(lines, separator) if row]
         if not widths or widths[0] < 2:
             continue
         score = (round(widths.count(widths[0]) / len(widths), 2), widths[0])
         if score > best:
-            best, usual_of_all = score, separator
+            best, separator_found = score, separator
     if best == (0.0, 0) and usual == ",":
-        # Columns of a measuring device: nothing but blanks between the values, in every line.
-        widths_of_all = {len(line.split(" ")) for line in lines.splitlines() if line}
-        if len(widths_of_all) == 1 and widths_of_all.pop() > 1:
+        # Columns of a measuring device: one space between the values, in every line.
+        columns = {len(line.split(" ")) for line in lines.splitlines() if line}
+        if len(columns) == 1 and columns.pop() > 1:
             return " "
-    return usual_of_all
+    return separator_found

@@ -1,31 +1,36 @@
-"""A file of raw records, read again and again with the same keys, in bounded batches.
+"""A file of raw records, read again and again with the same keys, in bounded batches, in an order of choice.
 
 CSV, spreadsheets, JSON lines and Parquet (``sources.tables``). Columns are found by their declared names. A row without a key gets
-one that follows from the file's content and the row's number, so that the same file read again is the same records.
+one that follows from the file's content and the row's number, so the same file read again gives the same records.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import random
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.keys import row_key
+from complex_system.domain.datetimes import TimeFormat
+from complex_system.domain.keys import MAX_KEY, repeated_key, row_key
 from complex_system.domain.records import Record, raw_check
 from complex_system.errors import InvalidRecordError, SourceFileError
-from complex_system.sources.dialect import too_long
-from complex_system.sources.packed import kind_of_file
+from complex_system.sources.dialect import file_type, too_long
 from complex_system.sources.tables import CHUNK_ROWS, Table, table_at
 
-_MOST_HINTS = 5
+FILE_ORDER, SHUFFLED = "file", "shuffled"
+MAX_ORDERED = 1_000_000
+"""Rows of a file that is replayed in another order than its own: all of them are in memory then."""
+_MAX_HINTS = 5
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Row:
     Attributes:
         number: Place in the file, from 1; a header is not counted.
         record: The raw record with its key; empty when the row is faulty.
-        fault: Why the row is no record of the data set; empty when it is one.
+        fault: Why the row is not a record of the data set; empty when it is one.
         key_made: Whether the key was made here, because the row has none.
     """
 
@@ -55,13 +60,14 @@ class ReplayFile:
     """
 
     def __init__(self, path: Path, dataset: Dataset) -> None:
-        """Opens the file and reads it once, for its columns, its number of rows and its digest; this takes a while.
+        """Open the file and read it once, for its columns, its number of rows and its digest; this takes a while.
 
         Raises:
-            SourceFileError: It is not there, of no known format, damaged, or its columns are not the declared ones.
+            SourceFileError: It does not exist, has an unknown format, is damaged, or its columns are not the declared ones.
         """
         self.path = path
         self._dataset = dataset
+        self._key = dataset.id or ID
         self._check = raw_check(dataset)
         with readable(path):
             with path.open("rb") as file:
@@ -71,24 +77,17 @@ class ReplayFile:
         self.absent = self._require_columns(names)
 
     def batches(self, size: int) -> Iterator[list[Row]]:
-        """The rows in the order of the file, at most ``size`` at once; the last batch may be smaller.
+        """Yield the rows in the order of the file, at most ``size`` at once; the last batch may be smaller.
 
         Raises:
             SourceFileError: The file cannot be read to its end.
         """
         rows = self._rows(max(size, CHUNK_ROWS))
-        batch: list[Row] = []
-        for row in rows:
-            batch.append(row)
-            if len(batch) == size:
-                yield batch
-                batch = []
-        if batch:
+        while batch := list(islice(rows, size)):
             yield batch
 
     def _rows(self, chunk: int) -> Iterator[Row]:
-        key = self._key
-        columns = {key: None, **{column.name: column for column in self._dataset.columns}}
+        columns = {self._key: None, **self._dataset.by_name}
         with readable(self.path):
             for numbers, values in self._table.chunks(columns, chunk):
                 for number, value in zip(numbers, values, strict=True):
@@ -104,15 +103,11 @@ class ReplayFile:
         try:
             (record,) = self._check([value])
         except InvalidRecordError as error:
-            return Row(number, {}, reason(error.faults[0]))
+            return Row(number, {}, fault_text(error.faults[0]))
         return Row(number, record, key_made=key is None)
 
-    @property
-    def _key(self) -> str:
-        return self._dataset.id or ID
-
     def _require_columns(self, names: list[str]) -> tuple[str, ...]:
-        declared = {column.name: column for column in self._dataset.columns}
+        declared = self._dataset.by_name
         unknown = [name for name in names if name != self._key and name not in declared]
         missing = [name for name, column in declared.items() if not column.optional and name not in names]
         absent = tuple(name for name in declared if name not in names)
@@ -120,11 +115,13 @@ class ReplayFile:
         if unknown:
             faults.append(f"has unknown column(s) {_listed(unknown)}")
             free = absent if self._key in names or not self._dataset.id else (*absent, self._key)
-            advice += "".join(f" {same}" for name in unknown[:_MOST_HINTS] if (same := _same_column(name, free)))
-            advice += " Declare what is unknown (unused: type text, and in the step drop), or take it out of the file."
+            advice += "".join(f" {hint}" for name in unknown[:_MAX_HINTS] if (hint := _similar_column(name, free)))
+            advice += (
+                " Declare the unknown columns (unused ones: type text, and in the step drop), or take them out of the file."
+            )
         if missing:
             faults.append(f"lacks the column(s) {_listed(missing)}")
-            advice += " What is lacking needs another name in the declaration, or 'optional: true' and a fill."
+            advice += " Rename the missing columns in the declaration, or give them 'optional: true' and a fill."
         if faults:
             raise SourceFileError(
                 f"The file {self.path} {' and '.join(faults)}; the data set '{self._dataset.name}' declares "
@@ -133,39 +130,117 @@ class ReplayFile:
         return absent
 
 
-def reason(fault: dict[str, Any]) -> str:
-    """A fault of a record in words, without its place."""
+class Replay:
+    """A file in a chosen order, as often as needed."""
+
+    def __init__(self, file: ReplayFile, dataset: Dataset, order: str = FILE_ORDER, seed: int = 1) -> None:
+        """Prepare the replay.
+
+        Args:
+            file: The file.
+            dataset: What its records are.
+            order: ``file``, ``shuffled``, or the name of a declared column of type ``datetime``.
+            seed: Of the shuffling; every repetition is shuffled anew.
+
+        Raises:
+            SourceFileError: The order is not known, or the file is too large for another order than its own.
+        """
+        self._file = file
+        self._order = order
+        self._seed = seed
+        self._time = None if order in (FILE_ORDER, SHUFFLED) else _time_format(dataset, order)
+        if order != FILE_ORDER and file.rows > MAX_ORDERED:
+            raise SourceFileError(
+                f"The file {file.path} has {file.rows:,} rows; at most {MAX_ORDERED:,} can be replayed in another order than "
+                "the file's. Sort the file itself, or split it."
+            )
+
+    def batches(self, size: int, number: int = 1) -> Iterator[list[Row]]:
+        """Yield the rows of one repetition, at most ``size`` at once.
+
+        Args:
+            size: Of a batch.
+            number: Of the repetition, from 1; from the second on the records have keys of their own.
+
+        Raises:
+            SourceFileError: The file cannot be read to its end.
+        """
+        if self._order == FILE_ORDER:
+            for batch in self._file.batches(size):
+                yield [_repeated(row, number) for row in batch]
+            return
+        rows = list(chain.from_iterable(self._file.batches(CHUNK_ROWS)))
+        if self._order == SHUFFLED:
+            random.Random(f"{self._seed} {number}").shuffle(rows)  # noqa: S311 - an order, no secret
+        else:
+            rows.sort(key=self._place)
+        for start in range(0, len(rows), size):
+            yield [_repeated(row, number) for row in rows[start : start + size]]
+
+    def _place(self, row: Row) -> tuple[bool, tuple[int, ...]]:
+        """Return what rows are sorted by: the time; rows without one come last, in the order of the file."""
+        assert self._time is not None
+        text = row.record.get(self._order)
+        parts = self._time.parts(text) if isinstance(text, str) else None
+        if parts is None:
+            return True, (row.number,)
+        moment = [parts[name] for name in ("year", "day_of_year", "hour", "minute", "second")]
+        return False, (*moment, parts.get("fraction", 0), row.number)
+
+
+def fault_text(fault: dict[str, Any]) -> str:
+    """Return a fault of a record as text, without its place."""
     return (f"field '{fault['field']}': " if fault.get("field") else "") + str(fault["problem"])
-
-
-def _same_column(name: str, declared: Sequence[str]) -> str:
-    """A hint where a declared column that the file does not have is probably this one under another name."""
-    plain = unicodedata.normalize("NFC", name).strip()
-    twin = next((each for each in declared if unicodedata.normalize("NFC", each).strip() == plain), None)
-    if twin is not None:
-        return f"'{name}' looks like the declared '{twin}' and is of other characters: copy the name out of the file."
-    near = difflib.get_close_matches(name, declared, 1)
-    return f"Is '{name}' the declared '{near[0]}'?" if near else ""
-
-
-def _listed(names: list[str], most: int = 30) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(f"'{name[:80]}'" for name in names[:most]) + more
 
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """The one place where errors of reading become ours."""
+    """Turn errors of reading a file into ours."""
     try:
         yield
     except OSError as error:
         raise SourceFileError(f"The file {path} cannot be read: {error.strerror or error}.") from error
     except pl.exceptions.NoDataError as error:
         raise SourceFileError(
-            f"The file {path} is empty; its first line has to name the columns, each further one is a record."
+            f"The file {path} is empty; its first line has to name the columns, each further line is a record."
         ) from error
     except pl.exceptions.PolarsError as error:
-        if "more fields" in str(error):
-            raise SourceFileError(f"The file {path} cannot be read as {kind_of_file(path)}: {too_long(path)}.") from error
-        text = str(error).partition("\n")[0]
-        raise SourceFileError(f"The file {path} cannot be read as {kind_of_file(path)}: {text}.") from error
+        text = too_long(path) if "more fields" in str(error) else str(error).partition("\n")[0]
+        raise SourceFileError(f"The file {path} cannot be read as {file_type(path)}: {text}.") from error
+
+
+def _time_format(dataset: Dataset, order: str) -> TimeFormat:
+    times = {column.name: column for column in dataset.columns if column.type == "datetime"}
+    if order not in times:
+        named = f"({_listed(list(times))})" if times else "(none is declared)"
+        raise SourceFileError(
+            f"The records cannot be ordered by '{order}'; allowed are '{FILE_ORDER}', '{SHUFFLED}' and a column of type datetime "
+            f"{named}."
+        )
+    try:
+        return TimeFormat(times[order].format)
+    except ValueError as error:
+        raise SourceFileError(f"The records cannot be ordered by the column '{order}': {error}.") from error
+
+
+def _repeated(row: Row, number: int) -> Row:
+    if number == 1 or row.fault:
+        return row
+    key = repeated_key(row.record[ID], number)
+    if len(key) > MAX_KEY:
+        return Row(row.number, {}, f"the key '{key}' of its repetition would have more than {MAX_KEY} characters")
+    return Row(row.number, {**row.record, ID: key})
+
+
+def _similar_column(name: str, declared: Sequence[str]) -> str:
+    """Return a hint where a declared column that the file lacks is probably this one under another name."""
+    plain = unicodedata.normalize("NFC", name).strip()
+    if same := next((each for each in declared if unicodedata.normalize("NFC", each).strip() == plain), None):
+        return f"'{name}' looks like the declared '{same}' but has other characters: copy the name out of the file."
+    near = difflib.get_close_matches(name, declared, 1)
+    return f"Is '{name}' the declared '{near[0]}'?" if near else ""
+
+
+def _listed(names: list[str], limit: int = 30) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(f"'{name[:80]}'" for name in names[:limit]) + more

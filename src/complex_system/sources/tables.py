@@ -23,8 +23,7 @@ from typing_extensions import override
 from complex_system.domain.columns import Column
 from complex_system.domain.types import column_type
 from complex_system.errors import SourceFileError
-from complex_system.sources.dialect import Dialect, as_utf8, dialect_of
-from complex_system.sources.packed import is_packed, unpacked
+from complex_system.sources.dialect import Dialect, as_utf8, decompressed, dialect_of, is_compressed
 from complex_system.sources.values import has_decimal_commas, is_missing, values
 
 CHUNK_ROWS = 5000
@@ -272,12 +271,12 @@ def table_at(path: Path) -> Table:
     Raises:
         SourceFileError: It has none of the known ones, or is a damaged gzip file.
     """
-    if not is_packed(path):
+    if not is_compressed(path):
         return _reader(path, path)(path)
     folder = Path(tempfile.mkdtemp())  # for as long as the table is in use
     remove = partial(shutil.rmtree, folder, ignore_errors=True)
     try:
-        copy = unpacked(path, folder)
+        copy = decompressed(path, folder)
         table = _reader(copy, path)(copy, path)
     except BaseException:
         remove()

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from complex_system.errors import TrackingRefusedError, TrackingUnavailableError
@@ -34,7 +35,6 @@ _LONGEST_NAME = 250
 _REFUSED = re.compile(r"[^/\w.\- :]+")
 
 _importing = threading.Lock()
-_loaded: list[Any] = []
 
 
 def load_mlflow() -> Any:
@@ -43,14 +43,11 @@ def load_mlflow() -> Any:
     Threads may call it at the same time: one imports, the others wait. The imports within ``mlflow`` are circular, so a second
     thread would find it incomplete.
     """
-    if _loaded:
-        return _loaded[0]
     with _importing:
-        if not _loaded:
-            _loaded.append(_imported())
-    return _loaded[0]
+        return _imported()
 
 
+@cache
 def _imported() -> Any:
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from complex_system.errors import ModelRefusedError, NoModelError, UnknownModelError
+from complex_system.errors import ModelRefusedError, UnknownModelError
 from complex_system.tracking.connection import is_refusal, load_mlflow, open_client, translated
 
 CHAMPION = "champion"
@@ -56,9 +56,6 @@ class ModelVersionRef:
     tags: Mapping[str, str] = field(compare=False)
     created_at: datetime
 
-    def __hash__(self) -> int:
-        return hash((self.model, self.version))
-
 
 class ModelRegistry:
     """Looks models up in MLflow's registry and moves the alias ``champion``.
@@ -85,24 +82,13 @@ class ModelRegistry:
 
     def newest_versions(self) -> list[ModelVersionRef]:
         """Return the newest version of every registered model of this prefix, by name."""
-        client = self._client
-        with translated(self._uri, "looking for models"):
-            found = []
-            for model in self._models():
-                query = f"name = '{model.name}'"
-                versions = client.search_model_versions(query, max_results=1, order_by=["version_number DESC"])
-                found += [_ref(version) for version in versions]
-        return [ref for ref in found if self._is_ours(ref)]
+        return [ref for ref, _ in self.listed() if self._is_ours(ref)]
 
     def listed(self) -> list[tuple[ModelVersionRef, dict[str, str]]]:
-        """Return the newest version of every registered model of this prefix, and the model's aliases, in one request."""
-        _ = self._client
+        """Return the newest version of every model whose name begins with the prefix, and the model's aliases, in one request."""
         with translated(self._uri, "looking for models"):
-            return [
-                (_ref(max(model.latest_versions, key=lambda each: int(each.version))), _aliases(model))
-                for model in self._models()
-                if model.latest_versions
-            ]
+            models = [(_newest(model), model) for model in self._models()]
+            return [(_ref(newest), _aliases(model)) for newest, model in models if newest is not None]
 
     def find(self, name: str, version: str | None = None) -> ModelVersionRef:
         """Return a registered model of any prefix by version or alias; without either its newest version.
@@ -114,8 +100,7 @@ class ModelRegistry:
         with translated(self._uri, "looking for a model"):
             try:
                 if version is None:
-                    model = client.get_registered_model(name)
-                    newest = max(model.latest_versions, key=lambda each: int(each.version), default=None)
+                    newest = _newest(client.get_registered_model(name))
                     if newest is not None:
                         return _ref(newest)
                 elif version.isascii() and version.isdigit():
@@ -187,21 +172,6 @@ class ModelRegistry:
                 if other.model != ref.model:
                     client.delete_registered_model_alias(other.model, CHAMPION)
 
-    def version(self, name: str, version: str) -> ModelVersionRef:
-        """Return one version of one model.
-
-        Raises:
-            NoModelError: It does not exist.
-        """
-        client = self._client
-        with translated(self._uri, "looking for a model version"):
-            try:
-                return _ref(client.get_model_version(name, str(version)))
-            except Exception as error:
-                if is_refusal(error, "RESOURCE_DOES_NOT_EXIST"):
-                    raise NoModelError(f"MLflow has no version {version} of a model '{name}'.") from error
-                raise
-
     def load_onnx_model(self, ref: ModelVersionRef) -> tuple[bytes, dict[str, Any]]:
         """Return the ONNX model of a version and its metadata, checked against the digest there.
 
@@ -271,6 +241,10 @@ class ModelRegistry:
 
 def _newest_of(champions: list[ModelVersionRef]) -> ModelVersionRef | None:
     return max(champions, key=lambda ref: ref.tags.get(CHAMPION_SINCE, ""), default=None)
+
+
+def _newest(model: Any) -> Any:
+    return max(model.latest_versions, key=lambda each: int(each.version), default=None)
 
 
 def _aliases(model: Any) -> dict[str, str]:

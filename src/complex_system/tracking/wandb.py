@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,61 +32,50 @@ def artifact_folder(wandb_dir: str) -> Path:
     return Path(wandb_dir) / "artifacts" / ARTIFACT
 
 
+@dataclass
 class WandbTracker(Tracker):
     """Logs to Weights & Biases and to the plain directory store, then passes the training to a second tracker (MLflow).
 
     Offline, which is the default, W&B needs neither an account nor a network and writes its run below ``directory``.
+
+    Attributes:
+        following: Logs the training as well; :meth:`log` returns its model and run.
+        state_of: Returns the state dict of a model as bytes.
+        mode: ``online``, ``offline`` or ``disabled``.
+        project: W&B project.
+        group: W&B run group.
+        directory: Folder of W&B's runs and of the artifact store.
     """
 
-    def __init__(
-        self,
-        following: Tracker,
-        state_of: Callable[[TrainedModel], bytes],
-        *,
-        mode: str,
-        project: str,
-        group: str,
-        directory: str,
-    ) -> None:
-        """Prepare a tracker; nothing is imported or written yet.
-
-        Args:
-            following: Logs the training as well; :meth:`log` returns its model and run.
-            state_of: Returns the state dict of a model as bytes.
-            mode: ``online``, ``offline`` or ``disabled``.
-            project: W&B project.
-            group: W&B run group.
-            directory: Folder of W&B's runs and of the artifact store.
-        """
-        self._following = following
-        self._state_of = state_of
-        self._mode = mode
-        self._project = project
-        self._group = group
-        self._directory = directory
-        self._store = ArtifactStore(artifact_folder(directory))
-        self._done: set[str] = set()
+    following: Tracker
+    state_of: Callable[[TrainedModel], bytes]
+    _: KW_ONLY
+    mode: str
+    project: str
+    group: str
+    directory: str
+    _done: set[str] = field(default_factory=set, init=False)
 
     @override
     def prepare(self) -> None:
-        Path(self._directory).mkdir(parents=True, exist_ok=True)
-        if self._mode != "disabled":
+        Path(self.directory).mkdir(parents=True, exist_ok=True)
+        if self.mode != "disabled":
             for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # else W&B copies artifacts into the user's home
-                os.environ.setdefault(name, str(Path(self._directory).resolve()))
+                os.environ.setdefault(name, str(Path(self.directory).resolve()))
             import wandb
 
             wandb.setup(settings=self._settings())
-        self._following.prepare()
+        self.following.prepare()
 
     @override
     def log(self, result: TrainingResult) -> LoggedModel:
         if result.round not in self._done:  # a repeated attempt concerns the following tracker only
-            files = {STATE_FILE: self._state_of(result.model), ONNX_FILE: result.onnx_model}
-            run_id = self._log_run(result, files) if self._mode != "disabled" else ""
-            self._store.write(files, result.metadata(ARTIFACT, run_id))
+            files = {STATE_FILE: self.state_of(result.model), ONNX_FILE: result.onnx_model}
+            run_id = self._log_run(result, files) if self.mode != "disabled" else ""
+            ArtifactStore(artifact_folder(self.directory)).write(files, result.metadata(ARTIFACT, run_id))
             self._done.add(result.round)
         try:
-            logged = self._following.log(result)
+            logged = self.following.log(result)
         except TrackingRefusedError:
             self._done.discard(result.round)  # nobody tries again
             raise
@@ -94,19 +84,19 @@ class WandbTracker(Tracker):
 
     @override
     def close(self) -> None:
-        if self._mode != "disabled":
+        if self.mode != "disabled":
             import wandb
 
             wandb.teardown()
-        self._following.close()
+        self.following.close()
 
     def _log_run(self, result: TrainingResult, files: dict[str, bytes]) -> str:
         import wandb
 
         with _translated("a run"):
             run = wandb.init(
-                project=self._project,
-                group=self._group,
+                project=self.project,
+                group=self.group,
                 job_type="training",
                 name=f"{result.trainer} {result.round[-12:]}",
                 config={**result.model.parameters, "round": result.round, "pipeline_version": result.dataset.version},
@@ -141,8 +131,8 @@ class WandbTracker(Tracker):
         import wandb
 
         return wandb.Settings(
-            mode=self._mode,
-            root_dir=self._directory,
+            mode=self.mode,
+            root_dir=self.directory,
             silent=True,
             console="off",
             disable_git=True,

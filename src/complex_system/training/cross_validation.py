@@ -1,4 +1,4 @@
-"""Cross-validation where the records are few: folds that are the same for every trainer and baseline, and what they score."""
+"""Cross-validation where the records are few, with the same folds for every trainer and baseline."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from complex_system.training.data import MIN_SAMPLES, Matrix, Samples
 FOLDS = 5
 REPEATS = 2
 FEW_FOR_REPEATS = 500
-"""Records from which on one round of folds is enough: a repeat would cost as much again and say little more."""
+"""Records from which on one repeat is enough: another one would cost as much again and add little."""
 FEWEST = FOLDS * MIN_SAMPLES
 """Records below which there is no cross-validation."""
 _VALIDATION_SHARE = 15 / 85
@@ -42,7 +42,7 @@ class Keyed:
 
     @property
     def digest(self) -> str:
-        """Tells whether two cross-validations had the same records with the same targets."""
+        """Digest of keys and targets: equal where two cross-validations had the same records."""
         order = sorted(range(len(self.keys)), key=self.keys.__getitem__)
         found = hashlib.sha256("\n".join(self.keys[i] for i in order).encode())
         found.update(np.ascontiguousarray(self.samples.y[order], dtype="<f4").tobytes())
@@ -53,11 +53,11 @@ class FewRecords:
     """Collects all labelled records, whatever their part of the split, as long as they are few."""
 
     def __init__(self, dataset: Dataset, below: int) -> None:
-        """Makes a collector.
+        """Make a collector.
 
         Args:
             dataset: Whose records they are.
-            below: So many records are too many; 0 to collect none.
+            below: As many records are too many; 0 to collect none.
         """
         self._dataset = dataset
         self._below = below
@@ -67,7 +67,7 @@ class FewRecords:
         self._seen = 0
 
     def add(self, table: pa.Table) -> None:
-        """Takes a page of labelled processed records."""
+        """Take a page of labelled processed records."""
         self._seen += table.num_rows
         if self._seen >= self._below:
             self._keys, self._x, self._y = [], [], []
@@ -78,14 +78,14 @@ class FewRecords:
         self._y.append(table.column(self._dataset.target).to_numpy().astype(np.float32))
 
     def keyed(self) -> Keyed | None:
-        """The records; None where they are too many, or too few for folds."""
+        """Return the records; None where they are too many, or too few for folds."""
         if not FEWEST <= self._seen < self._below:
             return None
         return Keyed(tuple(self._keys), Samples(np.concatenate(self._x), np.concatenate(self._y)))
 
 
 def standard_error(values: Sequence[float], folds: int) -> float:
-    """Standard error of the mean of fold scores, corrected for the overlap of the training sets: s sqrt(1/m + 1/(k-1)).
+    """Return the standard error of the mean of fold scores, corrected for the overlap of the training sets: s sqrt(1/m + 1/(k-1)).
 
     The scores of m folds are not independent, because the folds' training sets share most of their records; the plain s / sqrt(m)
     would be too small. 1/(k-1) is the size of a fold over that of its training set. Source: C. Nadeau and Y. Bengio, Inference for
@@ -97,9 +97,9 @@ def standard_error(values: Sequence[float], folds: int) -> float:
 
 
 def fold_numbers(keys: Sequence[str], folds: int, repeat: int) -> npt.NDArray[np.int64]:
-    """The fold of every record: equal parts of the records in the order of a hash of their keys.
+    """Return the fold of every record: equal parts of the records in the order of a hash of their keys.
 
-    They depend on nothing but the keys, so every trainer has the same ones. A record that a source has sent again under another
+    They depend on the keys only, so every trainer has the same ones. A record that a source has sent again under another
     key (``domain.records.repeated``) is in the fold of the first one, else its copy would be among the training records.
     """
     originals = [original_key(key) for key in keys]
@@ -110,15 +110,15 @@ def fold_numbers(keys: Sequence[str], folds: int, repeat: int) -> npt.NDArray[np
 def cross_validate(
     fit: Fit, records: Keyed, on_fold: Callable[[int, int], None] = lambda done, of: None, repeats: int | None = None
 ) -> CrossValidation:
-    """Fits without each fold in turn, and scores the fit on that fold.
+    """Fit without each fold in turn, and score the fit on that fold.
 
-    A fit gets what lies outside its fold, divided once more: the larger part to train on, the smaller to stop early by. So neither
-    scaling nor early stopping has seen a record that is scored.
+    A fit gets the records outside its fold, divided once more: the larger part to train on, the smaller for early stopping. So
+    neither scaling nor early stopping has seen a record that is scored.
 
     Args:
         fit: What is fitted; it must estimate everything anew.
         records: All labelled records.
-        on_fold: Called after every fold with the number of those done and of all.
+        on_fold: Called after every fold with the number of folds done and of all folds.
         repeats: How often the records are divided; by their number unless given.
 
     Raises:
@@ -154,7 +154,7 @@ def cross_validate(
 
 
 def _divided(records: Keyed, outside: npt.NDArray[np.bool_], salt: str) -> tuple[Samples, Samples]:
-    """What lies outside a fold, as training and validation samples."""
+    """Return the records outside a fold, as training and validation samples."""
     places = np.flatnonzero(outside)
     originals = [original_key(records.keys[place]) for place in places]
     order = _shuffled(set(originals), salt)
@@ -168,7 +168,7 @@ def _divided(records: Keyed, outside: npt.NDArray[np.bool_], salt: str) -> tuple
 
 
 def _shuffled(keys: set[str], salt: str) -> list[str]:
-    # Not CRC-32, which the split goes by: two of it with different salts differ by a constant, so that repeats would be alike.
+    # Not CRC-32: with different salts it differs by a constant only, so that repeats would be alike.
     def place(key: str) -> tuple[bytes, str]:
         return hashlib.blake2b(f"{salt} {key}".encode(), digest_size=8).digest(), key
 

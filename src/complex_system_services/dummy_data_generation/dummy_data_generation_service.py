@@ -1,4 +1,4 @@
-"""The source: makes lab records, a seeded stock and then a slow stream of new measurements, or replays a file."""
+"""The source: makes a seeded stock of lab records and then a slow stream of new measurements, or replays a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from complex_system.domain.dataset import ID
 from complex_system.domain.keys import new_key
-from complex_system.domain.laboratory import Laboratory
+from complex_system.domain.laboratory import LAB, Laboratory
 from complex_system.domain.records import Record
 from complex_system.errors import (
     ComplexSystemError,
@@ -30,26 +30,32 @@ from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.ingest.publisher import IngestClient
 from complex_system.messaging.service import SystemService
-from complex_system.messaging.subjects import GET_SCENARIO_SUBJECT, SCENARIO_CHANGED, SET_SCENARIO_SUBJECT
-from complex_system.protocol.operations import State
-from complex_system.sources.ordering import Replay
-from complex_system.sources.replay import ReplayFile, Row, reason
+from complex_system.protocol.base import Empty
+from complex_system.protocol.operations import (
+    GET_SCENARIO,
+    SCENARIO_CHANGED,
+    SET_SCENARIO,
+    ScenarioRequest,
+    ScenarioState,
+    State,
+)
+from complex_system.sources.replay import Replay, ReplayFile, Row, fault_text
 from complex_system.sources.scenarios import Disturbance, Scenario
 
 log = logging.getLogger(__name__)
 
 B = TypeVar("B")
 
-_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
+_PAUSE, _MAX_PAUSE = 0.5, 10.0
 _PROGRESS_INTERVAL = 0.5
 _LOGGED_REFUSALS = 100
 
 
 class DummyDataGenerationService(SystemService):
-    """A source that gives keys to its records and repeats a batch, keys included, until the database has it.
+    """A source that gives its records keys and sends a batch again, with the same keys, until the database has it.
 
-    The stock is the same for the same seed, and a file gives the same records each time, so a restart sends them again and
-    changes nothing.
+    The same seed makes the same stock, and a file gives the same records each time, so a restart sends them again and changes
+    nothing.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -62,30 +68,30 @@ class DummyDataGenerationService(SystemService):
         self._wanted = self.settings.records
         self._saved = 0
         self._refused = 0
-        self._told = float("-inf")
+        self._reported = float("-inf")
         self._laboratory = Laboratory(secrets.randbits(64))
         self._disturbance = Disturbance(secrets.randbits(64))
         self._scenario = Scenario()
         self._due = 0.0
-        self._turn = 0.0
-        self._again = ""
-        self._under_way: State = "working"
+        self._next_batch_at = 0.0
+        self._repetition = ""
+        self._busy_state: State = "working"
 
     @override
     async def on_start(self) -> None:
         if self.settings.source_file:
             self.run_task(self._until_refused(self._replay))
-        elif self.dataset.name == "lab":
+        elif self.dataset.name == LAB:
             self.run_task(self._until_refused(self._make))
 
     @override
     def initial_state(self) -> tuple[State, str]:
         if self.settings.source_file:
             return "working", f"reading {self._path}"
-        if self.dataset.name == "lab":
+        if self.dataset.name == LAB:
             return "working", self._progress
         return "ready", (
-            f"makes lab records only and so none for the data set '{self.dataset.name}'; COMPLEX_SYSTEM_SOURCE_FILE names a file"
+            f"makes lab records only, and none for the data set '{self.dataset.name}'; name a file with COMPLEX_SYSTEM_SOURCE_FILE"
         )
 
     @property
@@ -95,13 +101,13 @@ class DummyDataGenerationService(SystemService):
     @property
     def _progress(self) -> str:
         refused = f", {self._refused} refused" if self._refused else ""
-        return f"{self._saved} of {self._wanted} records {self._sent}{refused}{self._again}"
+        return f"{self._saved} of {self._wanted} records {self._sent}{refused}{self._repetition}"
 
     async def _until_refused(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
         except ComplexSystemError as error:
-            log.critical("The source ends and no more are made: %s", error.message)
+            log.critical("The source stops, no more records are made: %s", error.message)
             await self.set_state("failing", error.message)
 
     # Dummy data
@@ -125,7 +131,7 @@ class DummyDataGenerationService(SystemService):
         return saved
 
     async def _measure(self) -> None:
-        """The live stream's second: so many new measurements, with the keys and the time of now."""
+        """Send the measurements of one second of the live stream, with keys and time of now."""
         self._due += self.settings.live_rate
         due = min(int(self._due), self.settings.batch_size)
         self._due %= 1
@@ -135,30 +141,28 @@ class DummyDataGenerationService(SystemService):
         if batch:
             await self._save(batch)
 
-    @answers(SET_SCENARIO_SUBJECT)
-    async def _set_scenario(self, value: Any) -> dict[str, Any]:
-        """Begins a scenario with the live records."""
-        if not isinstance(value, dict) or "scenario" not in value:
-            raise InvalidRequestError('A scenario is asked for with a mapping: {"scenario": name, "ramp"?: seconds}.')
-        if self.settings.source_file or self.dataset.name != "lab":
-            raise InvalidRequestError("Scenarios happen to lab records only, and this source makes none.")
-        await self._begin(value["scenario"], value.get("ramp", self.settings.scenario_ramp))
-        return self._scenario.as_dict()
+    @answers(SET_SCENARIO)
+    async def _set_scenario(self, request: ScenarioRequest) -> ScenarioState:
+        """Start a scenario with the live records."""
+        if self.settings.source_file or self.dataset.name != LAB:
+            raise InvalidRequestError("Scenarios change lab records only, and this source makes none.")
+        await self._begin(request.scenario, self.settings.scenario_ramp if request.ramp is None else request.ramp)
+        return self._scenario.state
 
-    @answers(GET_SCENARIO_SUBJECT)
-    async def _get_scenario(self, _: Any) -> dict[str, Any]:
-        return self._scenario.as_dict()
+    @answers(GET_SCENARIO)
+    async def _get_scenario(self, _: Empty) -> ScenarioState:
+        return self._scenario.state
 
-    async def _begin(self, name: object, ramp: object) -> None:
+    async def _begin(self, name: str, ramp: float) -> None:
         self._scenario = Scenario.named(name, time.time(), ramp)
         log.info("Scenario '%s' begins", self._scenario.name)
-        await self.announce(SCENARIO_CHANGED, self._scenario.as_dict())
+        await self.announce(SCENARIO_CHANGED, self._scenario.state)
 
     # A file
 
     async def _replay(self) -> None:
         while not await asyncio.to_thread(self._path.is_file):
-            await self.set_state("waiting", f"there is no file {self._path}")
+            await self.set_state("waiting", f"the file {self._path} does not exist")
             if await self.wait_for_shutdown(1.0):
                 return
         await self.set_state("working", f"reading {self._path}")
@@ -170,29 +174,29 @@ class DummyDataGenerationService(SystemService):
             size = max(1, min(size, math.ceil(settings.source_rate)))
         for number in count(1) if settings.source_repeat == 0 else range(1, settings.source_repeat + 1):
             self._wanted = file.rows * (number if settings.source_repeat == 0 else settings.source_repeat)
-            self._again = f", repetition {number}" if number > 1 else ""
-            # A repetition without end is a live stream: all records of the file are there after the first one.
-            self._under_way = "ready" if settings.source_repeat == 0 and number > 1 else "working"
+            self._repetition = f", repetition {number}" if number > 1 else ""
+            # An endless repetition is a live stream: all records of the file are there after the first one.
+            self._busy_state = "ready" if settings.source_repeat == 0 and number > 1 else "working"
             await self._send_all(replay.batches(size, number), self._save_at_rate)
             if self._shutdown_event.is_set():
                 return
-            if self._refused >= number * file.rows:  # nothing to send, and the same again for ever
+            if self._refused >= number * file.rows:  # nothing to send, now and in every further repetition
                 break
         await self.set_state("ready", self._progress)
 
     async def _save_at_rate(self, rows: list[Row]) -> bool:
-        """Saves rows when it is their turn; False if the service ends before."""
+        """Save rows when they are due; return False if the service ends before."""
         rate = self.settings.source_rate
         if rate:
-            turn = max(time.monotonic(), self._turn)
-            self._turn = turn + len(rows) / rate
-            pause = turn - time.monotonic()
+            due = max(time.monotonic(), self._next_batch_at)
+            self._next_batch_at = due + len(rows) / rate
+            pause = due - time.monotonic()
             if pause > 0 and await self.wait_for_shutdown(pause):  # FastIoT takes 0 for no time-out
                 return False
         return await self._save_rows(rows)
 
     async def _save_rows(self, rows: list[Row]) -> bool:
-        """Saves rows, all but those that are refused; False if the service ends before."""
+        """Save the rows that are not refused; return False if the service ends before."""
         for row in rows:
             if row.fault:
                 self._refuse(row, row.fault)
@@ -205,7 +209,7 @@ class DummyDataGenerationService(SystemService):
                 return saved
             except InvalidRecordError as error:
                 # The database names at most the first twenty, so more may follow.
-                faults = {int(fault["record"]): reason(fault) for fault in error.faults}
+                faults = {int(fault["record"]): fault_text(fault) for fault in error.faults}
                 if not faults:
                     raise
                 for place, why in faults.items():
@@ -229,7 +233,7 @@ class DummyDataGenerationService(SystemService):
     # Sending
 
     async def _send_all(self, batches: Iterator[B], send: Callable[[B], Awaitable[bool]]) -> None:
-        """Sends ``batches_in_flight`` batches at once, until ``send`` says that the service ends; only these are in memory."""
+        """Send ``batches_in_flight`` batches at a time until ``send`` returns False; only these are in memory."""
         turn = asyncio.Lock()
 
         async def next_batch() -> B | None:
@@ -248,7 +252,7 @@ class DummyDataGenerationService(SystemService):
             raise errors.exceptions[0] from None
 
     async def _save(self, records: list[Record]) -> bool:
-        """As :meth:`_deliver`, in halves when the records are too many for one message."""
+        """Deliver records, in halves when they are too many for one message."""
         try:
             return await self._deliver(records)
         except TooLargeError:
@@ -258,11 +262,11 @@ class DummyDataGenerationService(SystemService):
             return await self._save(records[:middle]) and await self._save(records[middle:])
 
     async def _deliver(self, records: list[Record]) -> bool:
-        """Sends records until they are acknowledged; False if the service ends before.
+        """Send records until they are acknowledged; return False if the service ends before.
 
         Raises:
             InvalidRecordError: The database refuses them; sending them again would not help.
-            InvalidRequestError: As above.
+            InvalidRequestError: The same.
             TooLargeError: They are too large for the broker.
         """
         pause = _PAUSE
@@ -274,13 +278,13 @@ class DummyDataGenerationService(SystemService):
                 raise
             except ComplexSystemError as error:
                 await self.set_state("waiting", error.message)
-                # Nobody listening costs nothing and fails at once, so there is no need for longer and longer pauses.
-                pause = _PAUSE if isinstance(error, NobodyListensError) else min(2 * pause, _LONGEST_PAUSE)
+                # A request that nobody listens to fails immediately and costs nothing, so the pause stays short.
+                pause = _PAUSE if isinstance(error, NobodyListensError) else min(2 * pause, _MAX_PAUSE)
             await self.wait_for_shutdown(pause)
         return False
 
     async def _count(self, saved: int) -> None:
         self._saved += saved
-        if time.monotonic() - self._told >= _PROGRESS_INTERVAL:
-            self._told = time.monotonic()
-            await self.set_state(self._under_way, self._progress)
+        if time.monotonic() - self._reported >= _PROGRESS_INTERVAL:
+            self._reported = time.monotonic()
+            await self.set_state(self._busy_state, self._progress)

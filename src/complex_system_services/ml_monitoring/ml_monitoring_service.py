@@ -26,32 +26,8 @@ from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.page.gateway import WsgiGateway
 from complex_system.monitoring.rest import make_app
 from complex_system.monitoring.services import Host
+from complex_system.protocol import operations, serving, training
 from complex_system.protocol.base import Empty
-from complex_system.protocol.operations import (
-    GET_ALERTS,
-    GET_MONITORING,
-    SERVICE_HEARTBEAT,
-    Alerts,
-    Heartbeat,
-    MonitoringSnapshot,
-)
-from complex_system.protocol.serving import (
-    PREDICTION_FAILED,
-    PREDICTION_MADE,
-    TRUTH_KNOWN,
-    PredictionFailed,
-    PredictionMade,
-    TruthKnown,
-)
-from complex_system.protocol.training import (
-    CHAMPION_CHANGED,
-    COMPARISON_FINISHED,
-    GET_COMPARISON,
-    TRAINING_ROUND,
-    ChampionChanged,
-    ComparisonFinished,
-    TrainingRound,
-)
 from complex_system.service_layer.monitoring.alerting import Alerting
 from complex_system.service_layer.monitoring.keeper import HistoryKeeper
 from complex_system.service_layer.monitoring.reference_source import ReferenceSource, crowned_at
@@ -148,43 +124,43 @@ class MlMonitoringService(SystemService):
 
     # What is heard and answered
 
-    @hears(PREDICTION_MADE)
-    async def _predicted(self, event: PredictionMade) -> None:
+    @hears(serving.PREDICTION_MADE)
+    async def _predicted(self, event: serving.PredictionMade) -> None:
         if self.monitor.predicted(event):  # the event of a new champion may have been missed; its predictions cannot be
             self._reference_wanted = True
 
-    @hears(PREDICTION_FAILED)
-    async def _failed(self, event: PredictionFailed) -> None:
+    @hears(serving.PREDICTION_FAILED)
+    async def _failed(self, event: serving.PredictionFailed) -> None:
         self.monitor.failed(event)
 
-    @hears(TRUTH_KNOWN)
-    async def _measured(self, event: TruthKnown) -> None:
+    @hears(serving.TRUTH_KNOWN)
+    async def _measured(self, event: serving.TruthKnown) -> None:
         self.monitor.measured(event)
 
-    @hears(CHAMPION_CHANGED)
-    async def _champion_changed(self, event: ChampionChanged) -> None:
+    @hears(training.CHAMPION_CHANGED)
+    async def _champion_changed(self, event: training.ChampionChanged) -> None:
         self._reference_wanted = True
         self.monitor.history.crowned(Champion(**asdict(event), at=time.time()))
 
-    @hears(COMPARISON_FINISHED)
-    async def _compared(self, event: ComparisonFinished) -> None:
+    @hears(training.COMPARISON_FINISHED)
+    async def _compared(self, event: training.ComparisonFinished) -> None:
         self.monitor.compared(event)
         self._alerts.compared(event)
 
-    @hears(TRAINING_ROUND)
-    async def _round_changed(self, event: TrainingRound) -> None:
+    @hears(training.TRAINING_ROUND)
+    async def _round_changed(self, event: training.TrainingRound) -> None:
         self._alerts.round_changed(event)
 
-    @hears(SERVICE_HEARTBEAT)
-    async def _beaten(self, beat: Heartbeat) -> None:
+    @hears(operations.SERVICE_HEARTBEAT)
+    async def _beaten(self, beat: operations.Heartbeat) -> None:
         self.monitor.services.beaten(beat)
 
-    @answers(GET_ALERTS)
-    async def _get_alerts(self, _: Empty) -> Alerts:
+    @answers(operations.GET_ALERTS)
+    async def _get_alerts(self, _: Empty) -> operations.Alerts:
         return self._alerts.alerts()
 
-    @answers(GET_MONITORING)
-    async def _get_monitoring(self, _: Empty) -> MonitoringSnapshot:
+    @answers(operations.GET_MONITORING)
+    async def _get_monitoring(self, _: Empty) -> operations.MonitoringSnapshot:
         return replace(views.snapshot(self.monitor), run_id=self._run.run_id, waiting_points=len(self._buffer))
 
     # What is repeated
@@ -218,7 +194,7 @@ class MlMonitoringService(SystemService):
     async def _recall_comparison(self) -> None:
         if self.monitor.comparison is None:
             try:
-                comparison = await self.ask(GET_COMPARISON, Empty())
+                comparison = await self.ask(training.GET_COMPARISON, Empty())
             except ComplexSystemError:
                 return  # the next one is announced
             if comparison is not None:

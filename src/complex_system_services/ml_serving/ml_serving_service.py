@@ -1,23 +1,18 @@
-"""Serves the newest Weights & Biases artifact by REST and by the broker."""
+"""Serves the newest Weights & Biases artifact over REST and NATS."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any
 
-from fastiot.core import ReplySubject
 from typing_extensions import override
 
 from complex_system.messaging.handlers import hears
-from complex_system.messaging.subjects import (
-    ML_SERVING_COLUMNS_SUBJECT,
-    ML_SERVING_SUBJECT,
-    ML_SERVING_WANDB_COLUMNS_SUBJECT,
-    ML_SERVING_WANDB_SUBJECT,
-    SERVICE_HEARTBEAT,
-    TRAINING_FINISHED,
-)
-from complex_system.protocol.operations import State
+from complex_system.messaging.subjects import PREDICT, PREDICT_WANDB
+from complex_system.protocol.base import ArrowPage, Request
+from complex_system.protocol.operations import SERVICE_HEARTBEAT, Heartbeat, State
+from complex_system.protocol.serving import PREDICT_COLUMNS, PREDICT_COLUMNS_WANDB
+from complex_system.protocol.training import TRAINING_FINISHED, TrainingFinished
 from complex_system.service_layer.serving.service import ServingService
 from complex_system.serving.models.source import ModelSource
 from complex_system.serving.models.wandb import wandb_source
@@ -28,10 +23,10 @@ CHAMPION_SERVICE = "ml_serving_mlflow"
 
 
 class MlServingService(ServingService):
-    """Answers on a subject of its own, and on ``get-prediction`` where it is the one serving service.
+    """Answers on a subject of its own, and on ``get-prediction`` where it is the only serving service.
 
-    Two services with different models on one subject would give a client the one's predictions or the other's by chance, so it
-    leaves ``get-prediction`` to whoever else answers there, also to one that comes later.
+    Two services with different models on one subject would answer at random, so this one leaves ``get-prediction`` to any other
+    service that answers there, also to one that starts later.
     """
 
     port_field = "serving_port"
@@ -45,20 +40,18 @@ class MlServingService(ServingService):
         return wandb_source(self.settings)
 
     @override
-    def subjects(self) -> list[ReplySubject]:
-        own = [ML_SERVING_WANDB_SUBJECT]
-        return [*own, ML_SERVING_SUBJECT] if self.settings.serving_answers_prediction and not self._left_to else own
+    def subjects(self) -> list[Request[Any, Any]]:
+        return [PREDICT_WANDB, PREDICT] if self._answers_prediction else [PREDICT_WANDB]
 
     @override
-    def columns_subjects(self) -> list[ReplySubject]:
-        own = [ML_SERVING_WANDB_COLUMNS_SUBJECT]
-        return [*own, ML_SERVING_COLUMNS_SUBJECT] if self.settings.serving_answers_prediction and not self._left_to else own
+    def columns_subjects(self) -> list[Request[ArrowPage, ArrowPage]]:
+        return [PREDICT_COLUMNS_WANDB, PREDICT_COLUMNS] if self._answers_prediction else [PREDICT_COLUMNS_WANDB]
 
     @override
     async def on_start(self) -> None:
         if self.settings.serving_answers_prediction:
-            other = await self.answerer(ML_SERVING_SUBJECT, [])
-            if other and other != type(self).__name__:  # not a replica of ours, which serves the same model
+            other = await self.answerer(PREDICT, [])
+            if other and other != type(self).__name__:  # a replica of this service has the same model
                 self._leave_to(other)
         await super().on_start()
 
@@ -66,29 +59,33 @@ class MlServingService(ServingService):
     def initial_state(self) -> tuple[State, str]:
         state, detail = super().initial_state()
         if self._left_to:
-            detail += f"; does not answer '{ML_SERVING_SUBJECT.name}', because {self._left_to} does"
+            detail += f"; does not answer '{PREDICT.name}', because {self._left_to} does"
         return state, detail
 
     @hears(SERVICE_HEARTBEAT)
-    async def another_is_there(self, beat: Any) -> None:
-        """Gives ``get-prediction`` up as soon as the champion's service is there."""
-        if beat["service"] == CHAMPION_SERVICE and self.settings.serving_answers_prediction and not self._left_to:
+    async def heartbeat(self, beat: Heartbeat) -> None:
+        """Stop answering ``get-prediction`` as soon as the champion's service is there."""
+        if beat.service == CHAMPION_SERVICE and self._answers_prediction:
             self._leave_to(CHAMPION_SERVICE)
-            await self.stop_answering(ML_SERVING_SUBJECT)
-            await self.stop_answering(ML_SERVING_COLUMNS_SUBJECT)
+            await self.stop_answering(PREDICT)
+            await self.stop_answering(PREDICT_COLUMNS)
             if self._state != "starting":
                 await self.set_state(*self.initial_state())
 
     @hears(TRAINING_FINISHED)
-    async def training_finished(self, _: Any) -> None:
-        """The artifact is newer as soon as its trainer ends, whether or not it becomes champion."""
+    async def training_finished(self, _: TrainingFinished) -> None:
+        """Look for a newer artifact: there is one as soon as its trainer ends, whether or not it becomes champion."""
         await self.look_for_model()
+
+    @property
+    def _answers_prediction(self) -> bool:
+        return bool(self.settings.serving_answers_prediction) and not self._left_to
 
     def _leave_to(self, other: str) -> None:
         self._left_to = other
         log.error(
             "'%s' is answered by %s, so not by this service; set COMPLEX_SYSTEM_SERVING_ANSWERS_PREDICTION only where it is the "
-            "one serving service",
-            ML_SERVING_SUBJECT.name,
+            "only serving service",
+            PREDICT.name,
             other,
         )

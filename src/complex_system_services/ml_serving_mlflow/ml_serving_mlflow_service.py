@@ -1,11 +1,14 @@
-"""Serves the champion of the MLflow registry by REST and by the broker."""
+"""Serves the champion of the MLflow registry over REST and NATS."""
 
 from __future__ import annotations
 
-from fastiot.core import ReplySubject
+from typing import Any
+
 from typing_extensions import override
 
-from complex_system.messaging.subjects import ML_SERVING_COLUMNS_SUBJECT, ML_SERVING_SUBJECT
+from complex_system.messaging.subjects import PREDICT
+from complex_system.protocol.base import ArrowPage, Request
+from complex_system.protocol.serving import PREDICT_COLUMNS
 from complex_system.service_layer.serving.service import ServingService
 from complex_system.serving.models.mlflow import MlflowChampionSource
 from complex_system.serving.models.source import ModelSource
@@ -24,9 +27,9 @@ class MlServingMlflowService(ServingService):
         return MlflowChampionSource(registry, self.pipeline if self.settings.serving_foreign_models else None)
 
     @override
-    def subjects(self) -> list[ReplySubject]:
-        return [ML_SERVING_SUBJECT]
+    def subjects(self) -> list[Request[Any, Any]]:
+        return [PREDICT]
 
     @override
-    def columns_subjects(self) -> list[ReplySubject]:
-        return [ML_SERVING_COLUMNS_SUBJECT]
+    def columns_subjects(self) -> list[Request[ArrowPage, ArrowPage]]:
+        return [PREDICT_COLUMNS]

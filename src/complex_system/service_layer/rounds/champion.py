@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -29,31 +30,30 @@ class RunBlocking(Protocol):
         """Return what the call returns."""
 
 
+@dataclass(frozen=True)
 class ChampionSelector:
-    """Compares models on the newest hold-out data and makes the best one champion. A new model has to beat the present one."""
+    """Compares models on the newest hold-out data and makes the best one champion. A new model has to beat the present one.
 
-    def __init__(
-        self, registry: ModelRegistry, comparisons: ComparisonLog, data: LabelledData, dataset: Dataset,
-        run_blocking: RunBlocking, *, holdout_newest: int, baseline_samples: int, few: int,
-    ) -> None:  # fmt: skip
-        """Prepare the selection.
+    Attributes:
+        registry: Where the models are.
+        comparisons: Where comparisons are kept.
+        data: Where the hold-out samples come from.
+        dataset: What the models are for.
+        run_blocking: Runs calls to MLflow.
+        holdout_newest: Hold-out samples that decide, at most; 0 for all.
+        baseline_samples: Training samples that baselines are fitted on, at most about; 0 for no baselines.
+        few: Labelled records below which baselines are cross-validated, as the trainers do it with their models.
+    """
 
-        Args:
-            registry: Where the models are.
-            comparisons: Where comparisons are kept.
-            data: Where the hold-out samples come from.
-            dataset: What the models are for.
-            run_blocking: Runs calls to MLflow.
-            holdout_newest: Hold-out samples that decide, at most; 0 for all.
-            baseline_samples: Training samples that baselines are fitted on, at most about; 0 for no baselines.
-            few: Labelled records below which baselines are cross-validated, as the trainers do it with their models.
-        """
-        self._registry = registry
-        self._log = comparisons
-        self._data = data
-        self._dataset = dataset
-        self._run_blocking = run_blocking
-        self._samples = (holdout_newest, baseline_samples, few)
+    registry: ModelRegistry
+    comparisons: ComparisonLog
+    data: LabelledData
+    dataset: Dataset
+    run_blocking: RunBlocking
+    _: KW_ONLY
+    holdout_newest: int
+    baseline_samples: int
+    few: int
 
     async def select(self, request: ComparisonRequest) -> tuple[ComparisonFinished, ChampionChanged | None]:
         """Compare, log, and move the alias; return what there is to announce.
@@ -66,10 +66,10 @@ class ChampionSelector:
             request.comparison = await self._compare(request)
         comparison = request.comparison
         champion, rmse = comparison.champion.ref, comparison.champion.quality.rmse
-        url = await self._run_blocking(partial(self._log.log, comparison, request))
-        await self._run_blocking(partial(self._registry.set_champion, champion))
+        url = await self.run_blocking(partial(self.comparisons.log, comparison, request))
+        await self.run_blocking(partial(self.registry.set_champion, champion))
         # Last: a comparison that is finished in MLflow is not repeated after a restart, so the alias must have moved by then.
-        await self._run_blocking(partial(self._log.finish, request))
+        await self.run_blocking(partial(self.comparisons.finish, request))
         log.info(
             "Round %s: champion %s with RMSE %s on %d hold-out records; ranked by %s",
             comparison.round, comparison.champion.label, format_figure(rmse), comparison.holdout, comparison.ranked_by,
@@ -85,12 +85,11 @@ class ChampionSelector:
         return comparison.message(request, url), changed if comparison.is_change else None
 
     async def _compare(self, request: ComparisonRequest) -> Comparison:
-        newest, train, few = self._samples
         try:
-            data = await self._data.to_compare(newest, request.after, train, few)
+            data = await self.data.to_compare(self.holdout_newest, request.after, self.baseline_samples, self.few)
         except NotEnoughDataError as error:
             if request.alert is None:
                 raise
             raise TrainingFailedError(f"Round {request.round} cannot be compared: {error.message}") from error
-        compare = ModelComparison(self._registry, Pipeline(self._dataset)).run
-        return await self._run_blocking(partial(compare, request, data.holdout, data.train, data.few))
+        compare = ModelComparison(self.registry, Pipeline(self.dataset)).run
+        return await self.run_blocking(partial(compare, request, data.holdout, data.train, data.few))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Literal
 
 from complex_system.errors import TrainingFailedError
@@ -22,6 +23,7 @@ from complex_system.tracking.registry import ModelRegistry
 log = logging.getLogger(__name__)
 
 
+@dataclass
 class RoundScheduler:
     """Starts training rounds, one at a time, and keeps what later rounds must know.
 
@@ -30,43 +32,37 @@ class RoundScheduler:
     champion, later rounds leave out the older records as well.
 
     Attributes:
-        alerts: The alerts that ask for a round.
-        growth: When the growth of the data asks for one; None until MLflow was asked for the last round.
+        settings: The consumer's.
+        database: Counts records.
+        data: The labelled ones.
+        runner: Runs a round.
+        version: Pipeline version that the records must have.
+        announce: Publishes the begin and the failure of a round.
+        report: Sets what the service works on.
+        growth: When the growth of the data asks for a round; None until MLflow was asked for the last round.
         waits: What a round is waiting for; empty for nothing.
         after: Later rounds use only records with larger keys; None for all.
         counting: Seconds that the database took to count its records.
+        alerts: The alerts that ask for a round.
     """
 
-    def __init__(
-        self, settings: Settings, database: DatabaseClient, data: LabelledData, runner: RoundRunner, version: str,
-        announce: Callable[[TrainingRound], Awaitable[None]], report: Callable[[str], Awaitable[None]],
-    ) -> None:  # fmt: skip
-        """Prepare the scheduler.
+    settings: Settings
+    database: DatabaseClient
+    data: LabelledData
+    runner: RoundRunner
+    version: str
+    announce: Callable[[TrainingRound], Awaitable[None]]
+    report: Callable[[str], Awaitable[None]]
+    growth: GrowthTrigger | None = field(default=None, init=False)
+    waits: str = field(default="", init=False)
+    after: str | None = field(default=None, init=False)
+    counting: float = field(default=0.0, init=False)
+    _begun: ComparisonRequest | None = field(default=None, init=False)
+    _outside: dict[str, TrainingFinished] = field(default_factory=dict, init=False)
+    _outside_since: float = field(default=0.0, init=False)
 
-        Args:
-            settings: The consumer's.
-            database: Counts records.
-            data: The labelled ones.
-            runner: Runs a round.
-            version: Pipeline version that the records must have.
-            announce: Publishes the begin and the failure of a round.
-            report: Sets what the service works on.
-        """
-        self._settings = settings
-        self._database = database
-        self._data = data
-        self._runner = runner
-        self._version = version
-        self._announce = announce
-        self._report = report
-        self.alerts = AlertTrigger(settings.retrain_pause)
-        self.growth: GrowthTrigger | None = None
-        self.waits = ""
-        self.after: str | None = None
-        self.counting = 0.0
-        self._begun: ComparisonRequest | None = None
-        self._outside: dict[str, TrainingFinished] = {}
-        self._outside_since = 0.0
+    def __post_init__(self) -> None:
+        self.alerts = AlertTrigger(self.settings.retrain_pause)
 
     async def recall(self, registry: ModelRegistry, comparisons: ComparisonLog, run_blocking: RunBlocking) -> None:
         """Read from MLflow, once, what an earlier run of this service did, so that a restart starts no round."""
@@ -75,13 +71,13 @@ class RoundScheduler:
 
         def read() -> tuple[int | None, str | None]:
             champion = registry.champion()
-            known = champion is not None and champion.pipeline_version == self._version
-            return (comparisons.last_labelled(), comparisons.last_after()) if known else (None, None)
+            known = champion is not None and champion.pipeline_version == self.version
+            return comparisons.recall() if known else (None, None)
 
         last, self.after = await run_blocking(read)
         if last is not None:
             log.info("The last round had %d labelled records", last)
-        self.growth = GrowthTrigger(self._settings.min_labelled, self._settings.retrain_growth, last)
+        self.growth = GrowthTrigger(self.settings.min_labelled, self.settings.retrain_growth, last)
 
     def trained_outside(self, outcome: TrainingFinished) -> None:
         """Take a model that a trainer made on its own schedule; it is compared, too."""
@@ -99,7 +95,7 @@ class RoundScheduler:
         """
         assert self.growth is not None
         began = time.monotonic()
-        counts = await self._database.counts()
+        counts = await self.database.counts()
         self.counting = time.monotonic() - began
         grown = self.growth.is_due(counts, time.monotonic())
         alert = self.alerts.due(time.monotonic()) if self.growth.last_labelled is not None else None
@@ -146,8 +142,8 @@ class RoundScheduler:
         self.waits = ""
         if alert is None:
             return None
-        wanted = self._settings.retrain_newest
-        have, after = await self._data.newest(wanted, alert.since)
+        wanted = self.settings.retrain_newest
+        have, after = await self.data.newest(wanted, alert.since)
         if after is None:
             self.waits = f"an alert asks for a training round: {have} of {wanted} new labelled records"
         return after
@@ -157,7 +153,7 @@ class RoundScheduler:
         few = min(1000, max(2, raw // 100))
         found, after = 0, None
         while found < few:
-            page = await self._database.unprocessed(self._version, few - found, after)
+            page = await self.database.unprocessed(self.version, few - found, after)
             found, after = found + page.table.num_rows, page.next
             if after is None:
                 return True
@@ -169,9 +165,9 @@ class RoundScheduler:
         await self._tell(begun, "started", begun.alert.text if begun.alert else "")
 
         async def report(current: RoundState) -> None:
-            await self._report(f"training round {begun.round}: waits for {', '.join(current.open)}")
+            await self.report(f"training round {begun.round}: waits for {', '.join(current.open)}")
 
-        done = await self._runner.run(begun.round, self._settings.trainer_names, report, begun.after)
+        done = await self.runner.run(begun.round, self.settings.trainer_names, report, begun.after)
         if done is None:
             return None
         for trainer, problem in done.problems.items():
@@ -189,7 +185,7 @@ class RoundScheduler:
 
     async def _tell(self, of: ComparisonRequest, stage: Literal["started", "failed"], text: str) -> None:
         alerts = of.alert.alerts if of.alert else ()
-        await self._announce(
+        await self.announce(
             TrainingRound(
                 round=of.round, stage=stage, cause=of.cause, alerts=alerts, after=of.after, labelled=of.labelled, text=text
             )

@@ -1,4 +1,4 @@
-"""Tells monitoring of predictions, behind the answers: what was predicted waits in a bounded line and is sent all in one go."""
+"""Tell monitoring about predictions, after the responses: they wait in a bounded queue and are sent together."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from complex_system.domain.dataset import ID
+from complex_system.protocol.serving import PredictedRecord, PredictionMade, ShadowPredictions
 from complex_system.serving.engine import PredictionResult
 from complex_system.serving.metrics import ServingMetrics
-from complex_system.serving.shadow import ShadowPredictions
 
 log = logging.getLogger(__name__)
 
 WAITING_EVENTS = 200
-"""Prediction events that wait to be sent; further ones are dropped, because an answer never waits for an event."""
-LAST_SECONDS = 1.0
-"""How long what waits may take to be sent when the service ends."""
+"""Prediction events that wait to be sent; further ones are dropped, because a response never waits for an event."""
+STOP_SECONDS = 1.0
+"""How long sending the last events may take when the service stops."""
 
 
 class PredictionEvents:
-    """The line of predictions that are to be announced, one event a request."""
+    """The queue of predictions to announce, one event a request."""
 
-    def __init__(self, service: str, announce: Callable[[dict[str, Any]], Awaitable[None]], metrics: ServingMetrics) -> None:
-        """Makes an empty line; :meth:`run` sends.
+    def __init__(self, service: str, announce: Callable[[PredictionMade], Awaitable[None]], metrics: ServingMetrics) -> None:
+        """Make an empty queue; :meth:`run` sends.
 
         Args:
             service: Name of the service that predicts.
@@ -37,11 +36,11 @@ class PredictionEvents:
         self._metrics = metrics
         self._waiting: deque[tuple[PredictionResult, list[ShadowPredictions]]] = deque()
         self._wake = asyncio.Event()
-        self._ending = False
+        self._stopping = False
         self._dropped = 0
 
     def put(self, result: PredictionResult, shadows: list[ShadowPredictions]) -> None:
-        """Takes a prediction, and what challengers made of its records. Returns at once."""
+        """Add a prediction, with the challengers' predictions of its records."""
         if len(self._waiting) < WAITING_EVENTS:
             self._waiting.append((result, shadows))
             self._wake.set()
@@ -52,39 +51,37 @@ class PredictionEvents:
             log.warning("%d prediction events were dropped: the broker is slow or away", self._dropped)
 
     async def run(self) -> None:
-        """Sends until :meth:`end` is called and nothing waits any more."""
-        while self._waiting or not self._ending:
+        """Send until :meth:`stop` is called and the queue is empty."""
+        while self._waiting or not self._stopping:
             await self._wake.wait()
             self._wake.clear()
             while self._waiting:
                 result, shadows = self._waiting.popleft()
                 try:
                     await self._announce(self._event(result, shadows))
-                except Exception as error:  # noqa: BLE001 - an event that cannot be sent must not end the sender
+                except Exception as error:  # noqa: BLE001 - an event that cannot be sent must not stop the sender
                     log.warning("A prediction event could not be sent: %s", error)
 
-    async def end(self, running: asyncio.Task[None]) -> None:
-        """Lets the task of :meth:`run` send what waits, if the broker takes it in time, and ends it."""
-        self._ending = True
+    async def stop(self, running: asyncio.Task[None]) -> None:
+        """Let the task of :meth:`run` send what waits, if the broker takes it in time, and end it."""
+        self._stopping = True
         self._wake.set()
-        await asyncio.wait({running}, timeout=LAST_SECONDS)
+        await asyncio.wait({running}, timeout=STOP_SECONDS)
         if not running.done():
             log.warning("%d prediction events were not sent: the broker is slow or away", len(self._waiting))
             running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
-    def _event(self, result: PredictionResult, shadows: list[ShadowPredictions]) -> dict[str, Any]:
+    def _event(self, result: PredictionResult, shadows: list[ShadowPredictions]) -> PredictionMade:
         pairs = zip(result.batch.head(result.batch.size), result.predictions, strict=True)
-        event: dict[str, Any] = {
-            "service": self._service,
-            "model": result.model.name,
-            "version": result.model.version,
-            "pipeline_version": result.model.pipeline_version,
-            "milliseconds": result.milliseconds,
-            "predictions": [
-                {"id": record.get(ID), "record": record, "prediction": prediction} for record, prediction in pairs
-            ],
-        }
-        if shadows:
-            event["shadows"] = [each.as_dict() for each in shadows]
-        return event
+        return PredictionMade(
+            service=self._service,
+            model=result.model.name,
+            version=result.model.version,
+            pipeline_version=result.model.pipeline_version,
+            milliseconds=result.milliseconds,
+            predictions=tuple(
+                PredictedRecord(id=record.get(ID), record=record, prediction=prediction) for record, prediction in pairs
+            ),
+            shadows=tuple(shadows),
+        )

@@ -1,4 +1,4 @@
-"""What the serving services share: a model holder, the REST server, the broker's subjects, prediction events."""
+"""The base of the serving services: models, REST server, the broker's subjects, prediction events."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from typing_extensions import override
 from complex_system.domain.dataset import ID
 from complex_system.domain.pages import Page, decode_page, encode_page
 from complex_system.errors import ComplexSystemError, InvalidRequestError, StartError
-from complex_system.http.loops import new_event_loop
-from complex_system.http.server import RestServer
+from complex_system.http.server import RestServer, new_event_loop
 from complex_system.messaging.clients import ProcessingClient
 from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import SystemService
-from complex_system.messaging.subjects import CHAMPION_CHANGED, PREDICTION_FAILED, PREDICTION_MADE, ReplySubject
+from complex_system.messaging.subjects import reply_subject
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.base import ArrowPage, Request
 from complex_system.protocol.operations import State
+from complex_system.protocol.serving import PREDICTION_FAILED, PREDICTION_MADE, PredictionFailed
+from complex_system.protocol.training import CHAMPION_CHANGED, ChampionChanged
 from complex_system.service_layer.serving.prediction_events import PredictionEvents
-from complex_system.serving.engine import Limits, LocalRoute, PredictionEngine, PredictionResult, RemoteRoute
+from complex_system.serving.engine import Limits, PredictionEngine, PredictionResult, RemotePipeline
+from complex_system.serving.metrics import ServingMetrics
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.source import ModelSource
 from complex_system.serving.rest.app import make_app
@@ -32,15 +35,15 @@ from complex_system.serving.shadow import Shadow
 log = logging.getLogger(__name__)
 
 ANNOUNCED_RECORDS = 1000
-"""Most predictions of one request that are announced."""
+"""Predictions of one request that are announced at most."""
 FAILURES_PAUSE = 1.0
-"""Seconds between two events that tell of failed requests."""
+"""Seconds between two events about failed requests."""
 NO_MODEL = "no model yet"
-"""How the state ``waiting`` begins until a model is loaded; the service answers all the same."""
+"""Beginning of the detail of the state ``waiting`` until a model is loaded; the service answers, with an error."""
 
 
 class ServingService(SystemService):
-    """Serves the newest model of a source by REST and by the broker."""
+    """Serves the newest model of a source over REST and over NATS."""
 
     port_field: ClassVar[str]
     """Field of the settings that holds the REST port, 0 for any."""
@@ -50,45 +53,47 @@ class ServingService(SystemService):
         super().__init__(**kwargs)
         self.pipeline = Pipeline(self.dataset)
         settings = self.settings
-        elsewhere = settings.serving_pipeline == "broker"
-        self.models = ModelManager(self.make_source(), self.pipeline, kept=settings.serving_models, only_present=elsewhere)
-        self.holder = self.models.champion
+        over_broker = settings.serving_pipeline == "broker"
+        self.models = ModelManager(self.make_source(), self.pipeline, kept=settings.serving_models, only_present=over_broker)
+        self.champion = self.models.champion
         limits = Limits(settings.serving_body_bytes, settings.serving_records, settings.serving_unknown_columns == "ignore")
-        self.engine = PredictionEngine(self.models, self._route(), self._note, limits)
+        remote = RemotePipeline(self.dataset, ProcessingClient(self).process) if over_broker else None
+        self.engine = PredictionEngine(self.models, remote, self._predicted, limits)
+        self._metrics = ServingMetrics(self.models, lambda: self.broker.connected)
         self._app = make_app(
             self.engine,
             self.dataset,
             api_key=settings.api_key,
+            metrics=self._metrics,
             broker_connected=lambda: self.broker.connected,
-            broker_needed=elsewhere,
+            broker_needed=over_broker,
+            subjects=lambda: (self.subjects()[0].name, self.columns_subjects()[0].name),
         )
-        self._metrics = self._app.state.gate.metrics
         challengers = tuple(name.strip() for name in settings.serving_shadow_models.split(",") if name.strip())
         self._events = PredictionEvents(
             self.service_name(), lambda event: self.announce(PREDICTION_MADE, event), self._metrics
         )
         self._shadow = Shadow(self.models, settings.serving_shadow_share, challengers, self._events.put, self._metrics)
-        self._settled = False
+        self._is_frozen = False
         self._sending: asyncio.Task[None] | None = None
         self._shadowing: asyncio.Task[None] | None = None
         self._rest: RestServer | None = None
 
     @abstractmethod
     def make_source(self) -> ModelSource:
-        """Where the models come from."""
+        """Return where the models come from."""
 
     @abstractmethod
-    def subjects(self) -> list[ReplySubject]:
-        """The subjects on which predictions of records are answered."""
+    def subjects(self) -> list[Request[Any, Any]]:
+        """Return the subjects on which predictions of records are answered; the first one is the service's own."""
 
     @abstractmethod
-    def columns_subjects(self) -> list[ReplySubject]:
-        """The subjects on which predictions of Arrow pages are answered."""
+    def columns_subjects(self) -> list[Request[ArrowPage, ArrowPage]]:
+        """Return the subjects on which predictions of Arrow pages are answered; the first one is the service's own."""
 
     @override
     async def on_start(self) -> None:
         port: int = getattr(self.settings, self.port_field)
-        self._app.state.subjects = (self.subjects()[0].name, self.columns_subjects()[0].name)
         rest = RestServer(self._app, self.settings.serving_host, port)
         try:
             await rest.start()
@@ -98,13 +103,13 @@ class ServingService(SystemService):
         log.info("REST interface at %s, its documentation at %s/docs", self.url, self.url)
         self._sending = asyncio.create_task(self._events.run())
         self._shadowing = asyncio.create_task(self._shadow.run())
-        answered: list[tuple[ReplySubject, Any]] = [(subject, ServingService.get_prediction) for subject in self.subjects()]
-        answered += [(subject, ServingService.get_prediction_columns) for subject in self.columns_subjects()]
-        for subject, method in answered:
-            handler = answers(subject)(method)
-            self._subs.append(await self.broker.subscribe_reply_cb(subject, handler.__get__(self)))
+        answered: list[tuple[Request[Any, Any], Any]] = [(each, ServingService.get_prediction) for each in self.subjects()]
+        answered += [(each, ServingService.get_prediction_columns) for each in self.columns_subjects()]
+        for request, method in answered:
+            handler = answers(request)(method)
+            self._subs.append(await self.broker.subscribe_reply_cb(reply_subject(request), handler.__get__(self)))
         self.every(self.settings.model_poll_interval, self.look_for_model)
-        self.every(FAILURES_PAUSE, self._tell_failures)
+        self.every(FAILURES_PAUSE, self._announce_failures)
 
     @override
     async def on_stop(self) -> None:
@@ -114,12 +119,12 @@ class ServingService(SystemService):
             self._shadowing.cancel()
             await asyncio.gather(self._shadowing, return_exceptions=True)
         if self._sending is not None:
-            await self._events.end(self._sending)
+            await self._events.stop(self._sending)
 
     @override
     def initial_state(self) -> tuple[State, str]:
-        predictor = self.holder.current
-        why = self.holder.reason
+        predictor = self.champion.current
+        why = self.champion.reason
         if predictor is None:
             return "waiting", f"{NO_MODEL}: {why}" if why else NO_MODEL
         own = predictor.info.pipeline_version
@@ -127,18 +132,18 @@ class ServingService(SystemService):
         return "ready", predictor.info.label + older + (f"; the newest is not served: {why}" if why else "")
 
     async def get_prediction(self, records: Any) -> list[list[float]]:
-        """Answers a request by the broker: one row a record, as the contract has it."""
+        """Answer a request on NATS: one row a record, as the contract has it."""
         if not isinstance(records, list):
             raise InvalidRequestError(f"A list of raw records is expected, not {type(records).__name__}.")
         with self._metrics.failures.counted():
-            self.holder.require()
-            if not records:  # the published contract answers an empty list with one
+            self.champion.require()
+            if not records:  # the published contract: an empty list for an empty list
                 return []
             result = await self.engine.predict(records)
         return [[prediction] for prediction in result.predictions]
 
-    async def get_prediction_columns(self, encoded: Any) -> bytes:
-        """Answers an Arrow page of raw columns with a page of predictions."""
+    async def get_prediction_columns(self, encoded: ArrowPage) -> ArrowPage:
+        """Answer an Arrow page of raw columns with a page of predictions."""
         with self._metrics.failures.counted():
             page = await asyncio.to_thread(decode_page, encoded)
             result = await self.engine.predict_table(page.table)
@@ -153,43 +158,38 @@ class ServingService(SystemService):
         return encode_page(Page(pa.table(columns), notes=notes))
 
     @hears(CHAMPION_CHANGED)
-    async def champion_changed(self, _: Any) -> None:
-        """Looks for the new champion at once; polling is the fall-back."""
+    async def champion_changed(self, _: ChampionChanged) -> None:
+        """Look for the new champion immediately; polling is the fallback."""
         await self.look_for_model()
 
     async def look_for_model(self) -> None:
-        """Takes up a newer model if there is one, and lets the state say how that went."""
+        """Load a newer model if there is one, and set the state to what came of it."""
         refresh = asyncio.create_task(self.models.refresh())
         ended = asyncio.create_task(self._shutdown_event.wait())
         await asyncio.wait({refresh, ended}, return_when=asyncio.FIRST_COMPLETED)
         ended.cancel()
-        if not refresh.done():  # the source may hang for long; the service ends now
+        if not refresh.done():  # the source may hang; the service stops now
             refresh.cancel()
             await asyncio.gather(refresh, return_exceptions=True)
             return
         try:
-            if refresh.result() and not self._settled:
-                self._settled = True
-                # What is loaded by now stays; looking through it again and again would hold up requests for a tenth of a second.
+            if refresh.result() and not self._is_frozen:
+                self._is_frozen = True
+                # What is loaded by now stays; each full collection of it would delay requests by a tenth of a second.
                 gc.collect()
                 gc.freeze()
         except ComplexSystemError as error:
-            # The model at hand goes on serving; the next look is due at the usual interval.
+            # The current model continues to serve; the next look is due at the usual interval.
             log.debug("Looking for a model: %s", error.message)
         finally:
             if self._state != "starting":
                 await self.set_state(*self.initial_state())
 
-    def _route(self) -> LocalRoute | RemoteRoute:
-        if self.settings.serving_pipeline == "broker":
-            return RemoteRoute(self.dataset, ProcessingClient(self).process)
-        return LocalRoute()
-
-    def _note(self, result: PredictionResult) -> None:
+    def _predicted(self, result: PredictionResult) -> None:
         head = result.head(ANNOUNCED_RECORDS)
-        if head.batch.size and not self._shadow.takes(head):  # processed features have no records to announce
+        if head.batch.size and not self._shadow.accept(head):  # processed features have no records to announce
             self._events.put(head, [])
 
-    async def _tell_failures(self) -> None:
+    async def _announce_failures(self) -> None:
         if failures := self._metrics.failures.take():
-            await self.announce(PREDICTION_FAILED, {"service": self.service_name(), "failures": failures})
+            await self.announce(PREDICTION_FAILED, PredictionFailed(service=self.service_name(), failures=failures))

@@ -7,16 +7,14 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
-from complex_system.background import Worker
-from complex_system.domain.dataset import Dataset
 from complex_system.errors import (
     ComplexSystemError,
     NobodyListensError,
@@ -26,15 +24,17 @@ from complex_system.errors import (
     TrackingUnavailableError,
     TrainingFailedError,
 )
-from complex_system.messaging.clients import DatabaseClient, DocumentClient
+from complex_system.messaging.clients import DatabaseClient
 from complex_system.monitoring.reference import RAW_SAMPLE, Reference
-from complex_system.protocol.operations import State
-from complex_system.protocol.training import CrossValidation, TrainingFinished, TrainingProgress
+from complex_system.protocol.training import TRAINING_PROGRESS, CrossValidation, TrainingFinished, TrainingProgress
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.training.base import Progress, TrainedModel, Trainer, score
 from complex_system.training.cross_validation import FewRecords, Keyed, Predict, cross_validate
 from complex_system.training.data import KeySample, Part, SampleCollector, Samples, TrainingData
 from complex_system.training.onnx import export_onnx
+
+if TYPE_CHECKING:
+    from complex_system.service_layer.training.service import TrainerService
 
 log = logging.getLogger(__name__)
 
@@ -49,51 +49,26 @@ CROSS_VALIDATING = "cross-validating"
 """Stage in which a step is a fold."""
 MAX_RETRY_PAUSE = 30.0
 
-Announce = Callable[[TrainingProgress], Awaitable[None]]
-Report = Callable[[State, str], Awaitable[None]]
-
 
 class CancelledInThread(Exception):
     """Ends a fit when its service ends."""
 
 
-@dataclass(frozen=True)
-class JobContext:
-    """What a job needs from its service.
-
-    Attributes:
-        tools: Returns trainer and tracker, once they are imported.
-        announce: Publishes a progress event.
-        report: Sets the service's state.
-        few: Labelled records below which the model is cross-validated, too; 0 for never.
-    """
-
-    trainer_name: str
-    framework: str
-    dataset: Dataset
-    database: DatabaseClient
-    documents: DocumentClient
-    worker: Worker
-    tools: Callable[[], Awaitable[tuple[Trainer, Tracker]]]
-    announce: Announce
-    report: Report
-    few: int = 0
-
-
 class TrainingJob:
     """One training. :meth:`run` always returns an outcome, unless it is cancelled."""
 
-    def __init__(self, context: JobContext, round_id: str, after: str | None = None) -> None:
+    def __init__(self, service: TrainerService, round_id: str, after: str | None = None) -> None:
         """Make a job.
 
         Args:
-            context: What it needs from its service.
+            service: Whose training it is.
             round_id: Round that it belongs to.
             after: Only records with larger keys are trained on; None for all.
         """
         self.round = round_id
         self._after = after
-        self._context = context
+        self._service = service
+        self._dataset = service.dataset
         self._cancelled = threading.Event()
         self._announced = 0.0
         self._timings: dict[str, float] = {}
@@ -106,46 +81,42 @@ class TrainingJob:
 
     async def run(self) -> TrainingFinished:
         """Train, log and register; return the outcome, also of a training that failed."""
-        begin = time.monotonic()
+        begin, service = time.monotonic(), self._service
+        outcome = partial(TrainingFinished, trainer=service.trainer_name, framework=service.framework, round=self.round)
         try:
             logged, result = await self._train()
+        except ComplexSystemError as error:
+            log.warning("The training of round %s failed: %s", self.round, error.message)
+            return outcome(status="failed", error=error.message, seconds=time.monotonic() - begin)
         except Exception as error:
-            if isinstance(error, ComplexSystemError):
-                log.warning("The training of round %s failed: %s", self.round, error.message)
-                reason = error.message
-            else:
-                log.error("The training of round %s failed", self.round, exc_info=error)
-                reason = f"The training failed inside ({type(error).__name__}); the service's log says more."
-            return TrainingFinished(
-                trainer=self._context.trainer_name, framework=self._context.framework, round=self.round, status="failed",
-                error=reason, seconds=time.monotonic() - begin,
-            )  # fmt: skip
-        return TrainingFinished(
-            trainer=self._context.trainer_name, framework=self._context.framework, round=self.round, status="finished",
-            model=logged.model, version=logged.version, run_id=logged.run_id, run_url=logged.run_url,
+            log.exception("The training of round %s failed", self.round)
+            message = f"The training failed inside ({type(error).__name__}); the service's log says more."
+            return outcome(status="failed", error=message, seconds=time.monotonic() - begin)
+        return outcome(
+            status="finished", model=logged.model, version=logged.version, run_id=logged.run_id, run_url=logged.run_url,
             validation=result.validation, samples=result.samples, cross_validation=result.cross_validation,
             seconds=time.monotonic() - begin, timings=self._timings,
         )  # fmt: skip
 
     async def _train(self) -> tuple[LoggedModel, TrainingResult]:
-        await self._context.report("working", "fetching data")
+        await self._service.set_state("working", "fetching data")
         await self._announce("fetching")
         data = await self._timed("fetching", self._fetch())
-        trainer, tracker = await self._with_progress("fetching", self._timed("loading", self._context.tools()))
-        await self._context.report("working", f"training on {len(data.train)} samples")
+        trainer, tracker = await self._with_progress("fetching", self._timed("loading", self._service.tools()))
+        await self._service.set_state("working", f"training on {len(data.train)} samples")
         started_at = datetime.now(UTC)
         model, onnx = await self._timed("training", self._fit(trainer, data))
         last = model.history[-1]
         await self._announce("training", last)
         crossed = None
         if self._few is not None:
-            await self._context.report("working", f"cross-validating with {len(self._few.keys)} records")
+            await self._service.set_state("working", f"cross-validating with {len(self._few.keys)} records")
             crossed = await self._timed("cross_validation", self._cross_validated(trainer, data, self._few))
         result = TrainingResult(
-            trainer=self._context.trainer_name,
+            trainer=self._service.trainer_name,
             framework=trainer.framework,
             round=self.round,
-            dataset=self._context.dataset,
+            dataset=self._dataset,
             data=data,
             model=model,
             onnx_model=onnx,
@@ -156,7 +127,7 @@ class TrainingJob:
             reference=await self._timed("reference", self._reference(data)),
             cross_validation=crossed,
         )
-        await self._context.report("working", "logging")
+        await self._service.set_state("working", "logging")
         await self._announce("logging", last)
         logged = await self._with_progress("logging", self._timed("logging", self._log(tracker, result)), last)
         return logged, result
@@ -164,14 +135,13 @@ class TrainingJob:
     async def _fetch(self) -> TrainingData:
         """Fetch the labelled records of the present pipeline version; try again while the database is away."""
         for attempt in range(1, FETCH_ATTEMPTS + 1):
-            collector = SampleCollector(self._context.dataset, [Part.TRAIN, Part.VALIDATION])
+            collector = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION])
             try:
-                version = self._context.dataset.version
-                pages = self._context.database.processed_pages(
-                    collector.columns, labelled=True, version=version, start=self._after
+                pages = DatabaseClient(self._service).processed_pages(
+                    collector.columns, labelled=True, version=self._dataset.version, start=self._after
                 )
                 self._keys = KeySample(Part.TRAIN, RAW_SAMPLE)
-                few = FewRecords(self._context.dataset, self._context.few)
+                few = FewRecords(self._dataset, self._service.few)
                 async for page in pages:
                     collector.add(page.table)
                     self._keys.add(page.table)
@@ -181,7 +151,7 @@ class TrainingJob:
             except (NobodyListensError, ReplyTimeoutError, StoreUnavailableError) as error:
                 if attempt == FETCH_ATTEMPTS:
                     raise
-                await self._context.report("waiting", f"the database: {error.message}")
+                await self._service.set_state("waiting", f"the database: {error.message}")
                 await asyncio.sleep(0.25 * 2**attempt)
         raise AssertionError("unreachable")
 
@@ -189,10 +159,10 @@ class TrainingJob:
         """Describe the training data; without the raw columns where the database does not answer, because the model matters more."""
         raw: pa.Table | None = None
         try:
-            raw = await self._context.documents.raw_by_keys(self._keys.keys())
+            raw = await DatabaseClient(self._service).raw_by_keys(self._keys.keys())
         except ComplexSystemError as error:
             log.warning("The reference of round %s is without raw columns: %s", self.round, error.message)
-        reference = await asyncio.to_thread(Reference.of, self._context.dataset, data.train.x, raw)
+        reference = await asyncio.to_thread(Reference.of, self._dataset, data.train.x, raw)
         return reference.as_dict()
 
     async def _fit(self, trainer: Trainer, data: TrainingData) -> tuple[TrainedModel, bytes]:
@@ -210,7 +180,7 @@ class TrainingJob:
             model = trainer.fit(data, on_progress)
             return model, export_onnx(model, data.validation.x)
 
-        return await self._context.worker.run(work)
+        return await self._service.worker.run(work)
 
     async def _cross_validated(self, trainer: Trainer, data: TrainingData, few: Keyed) -> CrossValidation | None:
         """Train anew without each fold; this does not change the model that is registered."""
@@ -228,7 +198,7 @@ class TrainingJob:
             return trainer.fit(replace(data, train=train, validation=validation), look).predict
 
         try:
-            return await self._context.worker.run(partial(cross_validate, fit, few, on_fold))
+            return await self._service.worker.run(partial(cross_validate, fit, few, on_fold))
         except TrainingFailedError as error:
             log.warning("The model of round %s is not cross-validated: %s", self.round, error.message)
             return None
@@ -238,13 +208,13 @@ class TrainingJob:
         attempt = 0
         while True:
             try:
-                return await self._context.worker.run(partial(tracker.log, result))
+                return await self._service.worker.run(partial(tracker.log, result))
             except TrackingRefusedError:
                 raise
             except TrackingUnavailableError as error:
                 attempt += 1
                 pause = min(0.5 * 2 ** min(attempt, 10), MAX_RETRY_PAUSE)
-                await self._context.report("waiting", f"{error.message} The model is kept; again in {pause:.0f} s.")
+                await self._service.set_state("waiting", f"{error.message} The model is kept; again in {pause:.0f} s.")
                 await asyncio.sleep(pause)
 
     async def _timed(self, stage: str, work: Awaitable[T]) -> T:
@@ -267,12 +237,13 @@ class TrainingJob:
     async def _announce(self, stage: str, progress: Progress | None = None) -> None:
         about = {} if progress is None else vars(progress)
         finite = {name: value for name, value in about.items() if math.isfinite(value)}
-        await self._context.announce(
+        await self._service.announce(
+            TRAINING_PROGRESS,
             TrainingProgress(
-                trainer=self._context.trainer_name,
-                framework=self._context.framework,
+                trainer=self._service.trainer_name,
+                framework=self._service.framework,
                 round=self.round,
                 stage=stage,
                 **finite,
-            )
+            ),
         )

@@ -19,19 +19,11 @@ from complex_system.background import Worker
 from complex_system.domain.keys import new_key
 from complex_system.domain.laboratory import has_known_function
 from complex_system.errors import TrackingUnavailableError
-from complex_system.messaging.clients import DatabaseClient, DocumentClient
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.service import SystemService
 from complex_system.protocol.operations import State
-from complex_system.protocol.training import (
-    TRAIN_MODEL,
-    TRAINING_FINISHED,
-    TRAINING_PROGRESS,
-    TrainingFinished,
-    TrainReply,
-    TrainRequest,
-)
-from complex_system.service_layer.training.job import JobContext, TrainingJob
+from complex_system.protocol.training import TRAIN_MODEL, TRAINING_FINISHED, TrainingFinished, TrainReply, TrainRequest
+from complex_system.service_layer.training.job import TrainingJob
 from complex_system.tracking.base import Tracker
 from complex_system.tracking.mlflow import MlflowTracker
 from complex_system.tracking.registry import ModelRegistry
@@ -50,6 +42,10 @@ class TrainerService(SystemService):
 
     The framework and MLflow take seconds to import. That happens in the background: the service is ready before, and a training
     that is accepted meanwhile waits for it.
+
+    Attributes:
+        worker: The background thread.
+        few: Labelled records below which models are cross-validated, too; 0 for never.
     """
 
     trainer_name: ClassVar[str]
@@ -59,13 +55,15 @@ class TrainerService(SystemService):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._worker = Worker(f"{THREAD}-{self.trainer_name}")
+        self.worker = Worker(f"{THREAD}-{self.trainer_name}")
         self._loading: asyncio.Task[tuple[Trainer, Tracker]] | None = None
+        self._tracker: Tracker | None = None
         self._job: TrainingJob | None = None
         self._job_task: asyncio.Task[None] | None = None
         self._made_at = time.monotonic()
         self._last_training: float | None = None
         self._last_outcome: TrainingFinished | None = None
+        self.few = 0 if has_known_function(self.dataset) else self.settings.cross_validate_below
 
     @classmethod
     @override
@@ -104,30 +102,29 @@ class TrainerService(SystemService):
         if self._job is not None:
             self._job.cancel()
         tasks = [task for task in (self._job_task, self._loading) if task is not None]
-        tracker = self._loaded_tracker()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if tracker is not None:
+        if self._tracker is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GRACE):
-                    await self._worker.run(tracker.close)
-        await self._worker.close(0.5)
+                    await self.worker.run(self._tracker.close)
+        await self.worker.close(0.5)
 
     @answers(TRAIN_MODEL)
     async def train_model(self, request: TrainRequest) -> TrainReply:
         """Accept a training round or say why not; the training itself goes on after the reply."""
-        round_id = request.round or new_key()
+        round_id, reply = request.round or new_key(), partial(TrainReply, trainer=self.trainer_name)
         if request.trainers is not None and self.trainer_name not in request.trainers:
-            return TrainReply(trainer=self.trainer_name, accepted=False, round=round_id, reason="not asked")
+            return reply(accepted=False, round=round_id, reason="not asked")
         if self._job is not None:
-            return TrainReply(trainer=self.trainer_name, accepted=False, round=self._job.round, reason="busy")
+            return reply(accepted=False, round=self._job.round, reason="busy")
         if self._last_outcome is not None and self._last_outcome.round == round_id:
             # The caller missed the end of its round: it gets the outcome again, not another training.
             await self.announce(TRAINING_FINISHED, self._last_outcome)
         else:
             self._begin(round_id, request.after)
-        return TrainReply(trainer=self.trainer_name, accepted=True, round=round_id)
+        return reply(accepted=True, round=round_id)
 
     async def train_on_schedule(self) -> float:
         """Begin a training when the last one is ``training_interval`` ago; return the seconds until the next look.
@@ -146,7 +143,7 @@ class TrainerService(SystemService):
     async def _recall(self) -> None:
         registry = ModelRegistry(self.settings.mlflow_tracking_uri, self.settings.model_prefix or self.dataset.name)
         try:
-            versions = await self.while_running(self._worker.run(registry.newest_versions), grace=0.0)
+            versions = await self.while_running(self.worker.run(registry.newest_versions), grace=0.0)
         except TrackingUnavailableError as error:
             log.debug("The time of the last training is not known yet: %s", error.message)
             return
@@ -156,7 +153,7 @@ class TrainerService(SystemService):
 
     def _begin(self, round_id: str, after: str | None = None) -> None:
         self._last_training = time.monotonic()
-        self._job = TrainingJob(self._context(), round_id, after)
+        self._job = TrainingJob(self, round_id, after)
         self._job_task = asyncio.create_task(self._run_job(self._job))
 
     async def _run_job(self, job: TrainingJob) -> None:
@@ -166,21 +163,7 @@ class TrainerService(SystemService):
         await self.announce(TRAINING_FINISHED, outcome)
         await self.set_state("ready", outcome.error)
 
-    def _context(self) -> JobContext:
-        return JobContext(
-            trainer_name=self.trainer_name,
-            framework=self.framework,
-            dataset=self.dataset,
-            database=DatabaseClient(self),
-            documents=DocumentClient(self),
-            worker=self._worker,
-            tools=self._tools,
-            announce=partial(self.announce, TRAINING_PROGRESS),
-            report=self.set_state,
-            few=0 if has_known_function(self.dataset) else self.settings.cross_validate_below,
-        )
-
-    async def _tools(self) -> tuple[Trainer, Tracker]:
+    async def tools(self) -> tuple[Trainer, Tracker]:
         """Return trainer and tracker once they are loaded; a failed load is tried again."""
         if self._loading is None or (self._loading.done() and self._loading.exception() is not None):
             self._loading = asyncio.create_task(self._load())
@@ -188,7 +171,7 @@ class TrainerService(SystemService):
 
     async def _load(self) -> tuple[Trainer, Tracker]:
         def load() -> tuple[Trainer, Tracker]:
-            trainer = self.make_trainer(self._parameters())
+            trainer = self.make_trainer(TrainingParameters.of(self.settings))
             trainer.prepare()
             tracker = self.make_tracker()
             tracker.prepare()
@@ -196,7 +179,8 @@ class TrainerService(SystemService):
 
         begin = time.monotonic()
         try:
-            tools = await self._worker.run(load)
+            tools = await self.worker.run(load)
+            self._tracker = tools[1]
         except Exception as error:
             log.exception("%s cannot be loaded", self.framework)
             await self.set_state("failing", f"{self.framework} cannot be loaded: {error}")
@@ -205,19 +189,3 @@ class TrainerService(SystemService):
         if self._job is None and self.health().state == "ready":
             await self.set_state("ready")
         return tools
-
-    def _loaded_tracker(self) -> Tracker | None:
-        loading = self._loading
-        if loading is None or not loading.done() or loading.cancelled() or loading.exception() is not None:
-            return None
-        return loading.result()[1]
-
-    def _parameters(self) -> TrainingParameters:
-        return TrainingParameters(
-            seed=self.settings.seed,
-            epochs=self.settings.epochs,
-            patience=self.settings.patience,
-            learning_rate=self.settings.learning_rate,
-            network_batch=self.settings.network_batch,
-            boosting_rounds=self.settings.boosting_rounds,
-        )

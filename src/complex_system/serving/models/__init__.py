@@ -1,1 +1,1 @@
-"""Models to serve: their sources, and the slots that hold them."""
+"""The models that are served: where they come from, how they are loaded, swapped and run. Nothing here knows HTTP."""

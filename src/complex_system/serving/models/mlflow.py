@@ -1,4 +1,4 @@
-"""Models to serve from MLflow's registry."""
+"""Load models to serve from MLflow's registry."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing_extensions import override
 from complex_system.errors import ModelRefusedError
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.models.runtimes import FlavorRuntime
-from complex_system.serving.models.source import ListedModel, LoadedTwin, ModelReference, ModelSource
+from complex_system.serving.models.source import ListedModel, LoadedModel, ModelReference, ModelSource
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 
 
@@ -17,11 +17,11 @@ class MlflowChampionSource(ModelSource):
     label = "the champion in MLflow's registry"
 
     def __init__(self, registry: ModelRegistry, pipeline: Pipeline | None = None) -> None:
-        """Makes a source.
+        """Make a source.
 
         Args:
             registry: Where the models are registered.
-            pipeline: Given, a model without a twin is served through its MLflow flavor; without it such a model is refused.
+            pipeline: With it, a model without an ONNX model is served through its MLflow flavor; without it, such a model is refused.
         """
         self._registry = registry
         self._pipeline = pipeline
@@ -44,10 +44,10 @@ class MlflowChampionSource(ModelSource):
         return self._registry.versions(name)
 
     @override
-    def load(self, reference: ModelReference) -> LoadedTwin:
+    def load(self, reference: ModelReference) -> LoadedModel:
         ref: ModelVersionRef = reference.origin
         if self._pipeline is None or self._registry.has_onnx_model(ref):
-            return LoadedTwin(*self._registry.load_onnx_model(ref))
+            return LoadedModel(*self._registry.load_onnx_model(ref))
         dataset = self._pipeline.dataset
         if ref.pipeline_version and ref.pipeline_version != dataset.version:
             raise ModelRefusedError(
@@ -55,7 +55,7 @@ class MlflowChampionSource(ModelSource):
             )
         runtime = FlavorRuntime(str(reference), self._registry.load_flavor(ref), dataset.feature_names)
         metadata = {"framework": ref.framework or "mlflow", "trainer": ref.trainer, "run_id": ref.run_id}
-        return LoadedTwin(None, metadata, runtime)
+        return LoadedModel(None, metadata, runtime)
 
 
 def _reference(ref: ModelVersionRef) -> ModelReference:

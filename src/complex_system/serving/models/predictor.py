@@ -1,4 +1,4 @@
-"""A model that is loaded: the pipeline before it, what runs it, and what is known about it."""
+"""A loaded model: the pipeline before it, what runs it, and what is known about it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import hashlib
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -17,7 +17,7 @@ from complex_system.domain.records import Record, raw_check
 from complex_system.errors import ComplexSystemError, InternalError, ModelRefusedError
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.models.runtimes import OnnxRuntime, Runtime
-from complex_system.serving.rest.schemas import example_record
+from complex_system.serving.requests.examples import example_record
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +26,8 @@ Matrix = npt.NDArray[np.float32]
 _FEW = 50
 
 
-@dataclass(frozen=True)
-class ModelInfo:
-    """What answers and events say about the model that made a prediction."""
+class ModelInfo(msgspec.Struct, frozen=True):
+    """A loaded model, as responses describe it."""
 
     name: str
     version: str
@@ -39,7 +38,7 @@ class ModelInfo:
     run_id: str
     trained_at: str
     loaded_at: str
-    validation: Mapping[str, float]
+    validation: Annotated[dict[str, float], msgspec.Meta(description="The trainer's metrics.")]
     platform: str
 
     @property
@@ -47,22 +46,13 @@ class ModelInfo:
         """Name and version for a person: ``lab-lightgbm v3``."""
         return f"{self.name} v{self.version}" if self.version.isdigit() else f"{self.name} {self.version}"
 
-    @property
-    def reference(self) -> dict[str, str]:
-        """The part of it that goes with every answer."""
-        return {"name": self.name, "version": self.version, "framework": self.framework}
-
-    def as_dict(self) -> dict[str, Any]:
-        """All of it as JSON."""
-        return asdict(self)
-
 
 class Predictor:
-    """Predicts raw records with one model, in the target's own unit. Immutable and safe to use from several threads.
+    """Predicts raw records with one model, in the target's own unit. Immutable; safe to use from several threads.
 
     Attributes:
         info: What is known about the model.
-        quick: Whether few records may be predicted on the event loop.
+        quick: Whether a few records may be predicted on the event loop.
     """
 
     def __init__(
@@ -70,33 +60,33 @@ class Predictor:
         pipeline: Pipeline,
         name: str,
         version: str,
-        twin: bytes | None,
+        onnx_model: bytes | None,
         metadata: Mapping[str, Any],
         runtime: Runtime | None = None,
     ) -> None:
-        """Opens a twin, checks that it belongs to this pipeline, and makes a first prediction. Blocking.
+        """Open a model, check that it belongs to this pipeline, and make a first prediction. Blocking.
 
         Args:
-            pipeline: The pipeline of the deployment's data set.
+            pipeline: Makes the model's features.
             name: Registered name of the model.
             version: Its version there.
-            twin: The ONNX twin: ``features`` float32 (n, F) to ``prediction`` float32 (n, 1).
-            metadata: What the trainer noted beside it.
-            runtime: Runs a model that has no twin; what it takes was checked.
+            onnx_model: ``features`` float32 (n, F) to ``prediction`` float32 (n, 1).
+            metadata: What the trainer stored beside it.
+            runtime: Runs a model that has no ONNX model; its input was checked.
 
         Raises:
-            ModelRefusedError: The model must not be served here; the sentence says why.
+            ModelRefusedError: The model must not be served here; the message says why.
         """
         self.pipeline = pipeline
         self._check = raw_check(pipeline.dataset)
-        what = f"{name} version {version}"
+        label = f"{name} version {version}"
         if runtime is None:
-            assert twin is not None
-            _check_metadata(what, pipeline, twin, metadata)
-            runtime = OnnxRuntime(what, twin, len(pipeline.dataset.feature_names))
+            assert onnx_model is not None
+            _check_metadata(label, pipeline, onnx_model, metadata)
+            runtime = OnnxRuntime(label, onnx_model, len(pipeline.dataset.feature_names))
         self._run = runtime.run
         self.quick = runtime.quick
-        self._warm_up(what)
+        self._warm_up(label)
         self.info = ModelInfo(
             name=name,
             version=version,
@@ -112,7 +102,7 @@ class Predictor:
         )
 
     def predict(self, records: list[Record]) -> list[float]:
-        """One prediction a raw record, in order.
+        """Return one prediction for each raw record, in order.
 
         Raises:
             InvalidRecordError: A record is malformed or cannot be processed.
@@ -120,43 +110,43 @@ class Predictor:
         return self.predict_features(self.pipeline.features(self._check(records)))
 
     def predict_features(self, features: Matrix) -> list[float]:
-        """One prediction a row of processed features, shape (n, F), columns in the order of ``Dataset.feature_names``."""
+        """Return one prediction for each row of features, shape (n, F), columns in the order of ``Dataset.feature_names``."""
         if not len(features):
             return []
         values = self._run(features)
         predictions: list[float] = values.reshape(-1).tolist()
-        # Number by number is quicker for few records.
+        # Number by number is faster for few records.
         finite = all(map(math.isfinite, predictions)) if len(predictions) <= _FEW else np.isfinite(values).all()
         if len(predictions) != len(features) or not finite:
             raise InternalError("The model did not return one finite number for each record.")
         return predictions
 
-    def _warm_up(self, what: str) -> None:
-        # Two sizes, so that a twin with a fixed batch size is refused now and not in the first request.
+    def _warm_up(self, label: str) -> None:
+        # Two sizes, so that a model with a fixed batch size is refused now and not in the first request.
         example = example_record(self.pipeline.dataset)
         try:
             for records in ([example], [example] * 3):
                 self.predict(records)
         except ComplexSystemError as error:
-            raise ModelRefusedError(f"{what} fails at its first prediction: {error.message}") from error
+            raise ModelRefusedError(f"{label} fails at its first prediction: {error.message}") from error
         except Exception as error:
-            # Clients read this: no text of a foreign error, which may hold paths.
-            log.exception("%s fails at its first prediction", what)
+            # Clients read this: no text of a foreign error, which may contain paths.
+            log.exception("%s fails at its first prediction", label)
             raise ModelRefusedError(
-                f"{what} fails at its first prediction ({type(error).__name__}); the log says more."
+                f"{label} fails at its first prediction ({type(error).__name__}); the log says more."
             ) from error
 
 
-def _check_metadata(what: str, pipeline: Pipeline, onnx: bytes, metadata: Mapping[str, Any]) -> None:
+def _check_metadata(label: str, pipeline: Pipeline, onnx_model: bytes, metadata: Mapping[str, Any]) -> None:
     dataset = pipeline.dataset
     if metadata.get("pipeline_version") != dataset.version:
         raise ModelRefusedError(
-            f"{what} was trained for pipeline version {metadata.get('pipeline_version')}, and this service runs "
+            f"{label} was trained for pipeline version {metadata.get('pipeline_version')}, and this service runs "
             f"{dataset.version}: train again with the present data set."
         )
     if list(metadata.get("feature_names") or ()) != list(dataset.feature_names):
-        raise ModelRefusedError(f"{what} was trained on other features or in another order than the pipeline makes.")
+        raise ModelRefusedError(f"{label} was trained on other features or in another order than the pipeline makes.")
     if metadata.get("target", dataset.target) != dataset.target:
-        raise ModelRefusedError(f"{what} predicts '{metadata['target']}' and not '{dataset.target}'.")
-    if metadata.get("sha256") != hashlib.sha256(onnx).hexdigest():
-        raise ModelRefusedError(f"{what} is damaged: its digest is not the one in its metadata.")
+        raise ModelRefusedError(f"{label} predicts '{metadata['target']}' and not '{dataset.target}'.")
+    if metadata.get("sha256") != hashlib.sha256(onnx_model).hexdigest():
+        raise ModelRefusedError(f"{label} is damaged: its digest is not the one in its metadata.")

@@ -1,4 +1,4 @@
-"""Where models to serve come from. Each place is a module of its own beside this one."""
+"""Where models to serve come from. Each kind of source is a module beside this one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ModelReference:
     """One version of a model in a source. Two are equal when name and version are.
 
     Attributes:
-        origin: What the source needs to find it again.
+        origin: What the source needs to load it.
     """
 
     name: str
@@ -28,14 +28,14 @@ class ModelReference:
 
 
 @dataclass(frozen=True)
-class LoadedTwin:
-    """The ONNX twin of a model, and the metadata that its trainer wrote.
+class LoadedModel:
+    """An ONNX model, and the metadata that its trainer stored.
 
     Attributes:
-        runtime: What runs the model where there is no twin.
+        runtime: Runs a model that has no ONNX model.
     """
 
-    onnx: bytes | None
+    onnx_model: bytes | None
     metadata: dict[str, Any]
     runtime: Runtime | None = None
 
@@ -55,30 +55,30 @@ class ListedModel:
 
 
 class ModelSource(ABC):
-    """A place that models are published in. Its methods block; callers use threads."""
+    """A place where models are published. Its methods block; callers use threads."""
 
     label: ClassVar[str]
-    """What messages call the source."""
+    """Name of the source in messages."""
 
     @abstractmethod
     def newest(self) -> ModelReference | None:
-        """The model that should be served now, or None as long as there is none.
+        """Return the model that should be served now, or None while there is none.
 
         Raises:
             TrackingUnavailableError: The source cannot be reached.
         """
 
     @abstractmethod
-    def load(self, reference: ModelReference) -> LoadedTwin:
-        """Fetches the twin of a model.
+    def load(self, reference: ModelReference) -> LoadedModel:
+        """Load a model.
 
         Raises:
-            ModelRefusedError: The twin is missing or damaged.
+            ModelRefusedError: It is missing or damaged.
             TrackingUnavailableError: The source cannot be reached.
         """
 
     def listed(self) -> list[ListedModel]:
-        """The models that can be asked for by name; a source of one model has that one.
+        """Return the models that can be asked for by name; a source of one model has that one.
 
         Raises:
             TrackingUnavailableError: The source cannot be reached.
@@ -87,7 +87,7 @@ class ModelSource(ABC):
         return [ListedModel(newest)] if newest else []
 
     def find(self, name: str, version: str | None = None) -> ModelReference:
-        """A model by name, and by version or alias; without either its newest version.
+        """Find a model by name, and by version or alias; without either its newest version.
 
         Raises:
             UnknownModelError: There is no such model.
@@ -99,7 +99,7 @@ class ModelSource(ABC):
         return newest
 
     def versions(self, name: str) -> list[str]:
-        """The versions of a model that :meth:`find` knows, oldest first; a source of one model has that one.
+        """Return the versions of a model that :meth:`find` knows, oldest first; a source of one model has that one.
 
         Raises:
             TrackingUnavailableError: The source cannot be reached.
@@ -107,5 +107,5 @@ class ModelSource(ABC):
         return [each.newest.version for each in self.listed() if each.newest.name == name]
 
     def unknown(self, name: str, version: str | None = None) -> UnknownModelError:
-        """The error for a model that the source does not have."""
+        """Return the error for a model that the source does not have."""
         return UnknownModelError(f"There is no model '{name}'{f' of version {version}' if version else ''} in {self.label}.")

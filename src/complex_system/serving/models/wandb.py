@@ -1,4 +1,4 @@
-"""Models to serve from Weights & Biases: the plain directory that the trainer writes, or the artifact read back online."""
+"""Load models to serve from Weights & Biases: from the directory that the trainer writes, or online."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing_extensions import override
 
 from complex_system.background import started
 from complex_system.errors import ModelRefusedError, TrackingUnavailableError
-from complex_system.serving.models.source import ListedModel, LoadedTwin, ModelReference, ModelSource
+from complex_system.serving.models.source import ListedModel, LoadedModel, ModelReference, ModelSource
 from complex_system.settings import Settings
 from complex_system.tracking.artifact_store import ArtifactStore
 from complex_system.tracking.wandb import ARTIFACT, LATEST, ONNX_FILE, OnlineArtifact, artifact_folder, find_artifact
 
-PATIENCE = 60.0
-"""Seconds that Weights & Biases gets for an answer; its own client tries again for many minutes."""
+TIMEOUT = 60.0
+"""Seconds to wait for Weights & Biases; its own client retries for many minutes."""
 
 T = TypeVar("T")
 
 
 class WandbDirectorySource(ModelSource):
-    """The newest artifact of the plain directory; needs neither account nor network."""
+    """The newest artifact of the trainer's directory; needs neither account nor network."""
 
     label = "the newest W&B artifact in the trainer's directory"
 
@@ -49,8 +49,8 @@ class WandbDirectorySource(ModelSource):
         return self._store.digests() if name == ARTIFACT else []
 
     @override
-    def load(self, reference: ModelReference) -> LoadedTwin:
-        return _twin(reference, *self._store.read(reference.version))
+    def load(self, reference: ModelReference) -> LoadedModel:
+        return _model(reference, *self._store.read(reference.version))
 
 
 class WandbOnlineSource(ModelSource):
@@ -58,22 +58,22 @@ class WandbOnlineSource(ModelSource):
 
     label = "the newest artifact at Weights & Biases"
 
-    def __init__(self, project: str, patience: float = PATIENCE) -> None:
+    def __init__(self, project: str, timeout: float = TIMEOUT) -> None:
         self._project = project
-        self._patience = patience
-        self._looking: Future[OnlineArtifact | None] | None = None
+        self._timeout = timeout
+        self._search: Future[OnlineArtifact | None] | None = None
 
     @override
     def newest(self) -> ModelReference | None:
-        # A look that still hangs is waited for again, so that looks do not pile up while W&B is away.
-        if self._looking is None:
-            self._looking = started(lambda: find_artifact(self._project), "wandb")
-        looking = self._looking
+        # A search that still hangs is waited for again, so that searches do not pile up while W&B is away.
+        if self._search is None:
+            self._search = started(lambda: find_artifact(self._project), "wandb")
+        search = self._search
         try:
-            found = self._within_patience(looking)
+            found = self._wait_for(search)
         finally:
-            if looking.done():
-                self._looking = None
+            if search.done():
+                self._search = None
         return ModelReference(ARTIFACT, found.digest, found) if found else None
 
     @override
@@ -82,26 +82,26 @@ class WandbOnlineSource(ModelSource):
 
     @override
     def find(self, name: str, version: str | None = None) -> ModelReference:
-        looking = started(lambda: find_artifact(self._project, version or LATEST), "wandb") if name == ARTIFACT else None
-        found = self._within_patience(looking) if looking else None
+        search = started(lambda: find_artifact(self._project, version or LATEST), "wandb") if name == ARTIFACT else None
+        found = self._wait_for(search) if search else None
         if found is None:
             raise self.unknown(name, version)
         return ModelReference(ARTIFACT, found.digest, found)
 
     @override
-    def load(self, reference: ModelReference) -> LoadedTwin:
+    def load(self, reference: ModelReference) -> LoadedModel:
         artifact: OnlineArtifact = reference.origin
-        return _twin(reference, *self._within_patience(started(artifact.read, "wandb")))
+        return _model(reference, *self._wait_for(started(artifact.read, "wandb")))
 
-    def _within_patience(self, answer: Future[T]) -> T:
+    def _wait_for(self, answer: Future[T]) -> T:
         try:
-            return answer.result(self._patience)
+            return answer.result(self._timeout)
         except TimeoutError:
-            raise TrackingUnavailableError(f"Weights & Biases did not answer within {self._patience:g} s.") from None
+            raise TrackingUnavailableError(f"Weights & Biases did not answer within {self._timeout:g} s.") from None
 
 
 def wandb_source(settings: Settings) -> ModelSource:
-    """The source that the settings choose: online only where the trainer logs online."""
+    """Return the source that the settings choose: online only where the trainer logs online."""
     if settings.wandb_mode == "online":
         return WandbOnlineSource(settings.wandb_project)
     return WandbDirectorySource(ArtifactStore(artifact_folder(settings.wandb_dir)))
@@ -111,7 +111,7 @@ def _listed(newest: ModelReference | None) -> list[ListedModel]:
     return [ListedModel(newest, "pytorch", {LATEST: newest.version})] if newest else []
 
 
-def _twin(reference: ModelReference, files: dict[str, bytes], metadata: dict[str, Any]) -> LoadedTwin:
+def _model(reference: ModelReference, files: dict[str, bytes], metadata: dict[str, Any]) -> LoadedModel:
     if ONNX_FILE not in files:
         raise ModelRefusedError(f"{reference} holds no {ONNX_FILE}.")
-    return LoadedTwin(files[ONNX_FILE], metadata)
+    return LoadedModel(files[ONNX_FILE], metadata)

@@ -1,1 +1,1 @@
-"""What a request asks predictions for."""
+"""Read the input of requests, in any format, into batches. Nothing here knows HTTP or models."""

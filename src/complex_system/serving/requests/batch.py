@@ -1,114 +1,149 @@
-"""What a request asks predictions for: records, columns, or features that are already made; each becomes features its own way."""
+"""The input of one request: records, columns, or processed features. Each kind becomes features in its own way."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+import numpy as np
 import polars as pl
 from typing_extensions import override
 
-from complex_system.domain.records import Record
+from complex_system.domain.records import MAX_FAULTS, Record, faults_message, shown
+from complex_system.errors import InvalidRecordError
 from complex_system.pipeline.arrays import Matrix
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.pipeline.raw_columns import RawColumns
 
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
+
 
 class Batch(ABC):
-    """Well-formed input of one request."""
+    """Well-formed input of one request.
 
-    @property
-    @abstractmethod
-    def size(self) -> int:
-        """How many predictions are asked for."""
+    Attributes:
+        size: Number of predictions that are asked for.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
 
     @abstractmethod
     def features(self, pipeline: Pipeline) -> Matrix:
-        """The features as models take them.
+        """Return the features as models take them.
 
         Raises:
             InvalidRecordError: A record cannot be processed.
         """
 
     @abstractmethod
-    def head(self, most: int) -> list[Record]:
-        """The first ``most`` raw records."""
+    def head(self, limit: int) -> list[Record]:
+        """Return the first ``limit`` raw records."""
 
 
 class RecordBatch(Batch):
-    """Raw records as mappings; the quickest form of few."""
+    """Raw records as mappings; the fastest form of a few."""
 
     def __init__(self, records: list[Record]) -> None:
+        self.size = len(records)
         self.records = records
-
-    @property
-    @override
-    def size(self) -> int:
-        return len(self.records)
 
     @override
     def features(self, pipeline: Pipeline) -> Matrix:
         return pipeline.features(self.records)
 
     @override
-    def head(self, most: int) -> list[Record]:
-        return self.records[:most]
+    def head(self, limit: int) -> list[Record]:
+        return self.records[:limit]
 
 
 class ValueBatch(Batch):
-    """Raw records as columns of Python values; the quickest form of some hundreds."""
+    """Raw records as columns of Python values; the fastest form of some hundreds."""
 
     def __init__(self, columns: RawColumns) -> None:
+        super().__init__(columns.size)
         self.columns = columns
-
-    @property
-    @override
-    def size(self) -> int:
-        return self.columns.size
 
     @override
     def features(self, pipeline: Pipeline) -> Matrix:
         return pipeline.features_from(self.columns)
 
     @override
-    def head(self, most: int) -> list[Record]:
-        return self.columns.head(most)
+    def head(self, limit: int) -> list[Record]:
+        return self.columns.head(limit)
 
 
 class ColumnBatch(Batch):
-    """Raw records as typed columns; the quickest form of many."""
+    """Raw records as typed columns; the fastest form of many."""
 
     def __init__(self, frame: pl.DataFrame) -> None:
+        super().__init__(frame.height)
         self.frame = frame
-
-    @property
-    @override
-    def size(self) -> int:
-        return self.frame.height
 
     @override
     def features(self, pipeline: Pipeline) -> Matrix:
         return pipeline.features_of(self.frame)
 
     @override
-    def head(self, most: int) -> list[Record]:
-        return self.frame.head(most).to_dicts()
+    def head(self, limit: int) -> list[Record]:
+        return self.frame.head(limit).to_dicts()
 
 
 class FeatureBatch(Batch):
-    """Processed features, shape (n, features), columns in the order of ``Dataset.feature_names``. There are no raw records."""
+    """Processed features; there are no raw records.
 
-    def __init__(self, matrix: Matrix) -> None:
-        self.matrix = matrix
+    Attributes:
+        matrix: Shape (n, features), columns in the order of ``Dataset.feature_names``.
+    """
 
-    @property
-    @override
-    def size(self) -> int:
-        return len(self.matrix)
+    def __init__(self, values: Sequence[Any], shape: Sequence[int], names: Sequence[str]) -> None:
+        """Make the matrix.
+
+        Args:
+            values: The elements in row-major order, as the client sent them.
+            shape: Rows and features; it fits the elements and the names.
+            names: Names of the features.
+
+        Raises:
+            InvalidRecordError: An element is not a finite number within float32.
+        """
+        super().__init__(shape[0])
+        try:
+            if not set(map(type, values)) <= {int, float}:
+                raise TypeError
+            matrix = np.array(values, dtype=np.float64).reshape(shape)
+        except (OverflowError, TypeError):
+            raise _bad_features(enumerate(values), names) from None
+        bad = ~(np.abs(matrix) <= _MAX_FLOAT32)
+        if bad.any():
+            places = np.argwhere(bad).tolist()
+            raise _bad_features(((i * len(names) + j, matrix[i, j].item()) for i, j in places), names)
+        self.matrix: Matrix = np.ascontiguousarray(matrix, dtype=np.float32)
 
     @override
     def features(self, pipeline: Pipeline) -> Matrix:
         return self.matrix
 
     @override
-    def head(self, most: int) -> list[Record]:
+    def head(self, limit: int) -> list[Record]:
         return []
+
+
+def _bad_features(elements: Iterable[tuple[int, Any]], names: Sequence[str]) -> InvalidRecordError:
+    """Return the error that names the first elements, by their place in row-major order, that are not features."""
+    faults: list[dict[str, Any]] = []
+    for place, value in elements:
+        if value is None:
+            problem = "is missing, and processed features must all be numbers"
+        elif type(value) not in (int, float):
+            problem = f"must be a number, not {shown(value)}"
+        elif not -_MAX_FLOAT32 <= value <= _MAX_FLOAT32:
+            problem = f"must be a finite number within {_MAX_FLOAT32:.2g} in size, not {shown(value)}"
+        else:
+            continue
+        row, column = divmod(place, len(names))
+        faults.append({"record": row, "id": None, "field": names[column], "problem": problem})
+        if len(faults) == MAX_FAULTS:
+            break
+    return InvalidRecordError(faults_message(faults), faults)

@@ -17,17 +17,17 @@ MISSING = frozenset(
     ("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN",
      "None", "n/a", "nan", "null")
 )  # fmt: skip
-"""What pandas, and so MLflow's server, reads as a missing value."""
+"""Fields that pandas, and so MLflow's server, reads as missing values."""
 
 
 def csv_columns(body: bytes, declared: Iterable[Column]) -> dict[str, list[Any]]:
-    """Columns by the names of the header; values as the declared column has them, missing values as None.
+    """Return columns by the names of the header; values as the declared column has them, missing values as None.
 
-    Missing is what :data:`MISSING` holds, unless it is a declared category. A field that is no number, no list or neither true nor
-    false stays a text, so that the check of the records names it.
+    A field of :data:`MISSING` is missing unless it is a declared category. A field that is not the number, list or boolean that
+    its column declares stays a text, so that the check of the records names it.
 
     Raises:
-        InvalidRequestError: The body is no CSV in UTF-8, its header is not unique, or a line has another number of fields.
+        InvalidRequestError: The body is not CSV in UTF-8, its header is not unique, or a line has another number of fields.
     """
     try:
         text = body.decode("utf-8-sig")
@@ -57,7 +57,7 @@ def csv_columns(body: bytes, declared: Iterable[Column]) -> dict[str, list[Any]]
 
 
 def csv_text(columns: dict[str, list[Any]]) -> str:
-    """Columns as CSV that :func:`csv_columns` reads; lists as JSON."""
+    """Return columns as CSV that :func:`csv_columns` reads; lists as JSON."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
@@ -69,7 +69,7 @@ def csv_text(columns: dict[str, list[Any]]) -> str:
 
 
 def _read(values: tuple[str, ...], reader: Callable[[str], Any], missing: frozenset[str]) -> list[Any]:
-    if reader is _text:  # blanks are part of a text
+    if reader is _text:  # spaces are part of a text
         return [None if value in missing else value for value in values]
     return [None if value.strip() in missing else reader(value) for value in values]
 
@@ -83,7 +83,7 @@ def _flag(value: str) -> bool | str:
 
 
 def _number(value: str) -> float | str:
-    # Python takes 1_0 and the digits of every script for numbers; whoever wrote the file did not mean that.
+    # Python reads 1_0 and the digits of every script as numbers; the author of the file did not mean that.
     if not value.isascii() or "_" in value:
         return value
     try:

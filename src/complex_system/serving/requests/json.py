@@ -1,24 +1,31 @@
-"""Why a JSON body is refused, in words that help who sent it."""
+"""JSON bodies: decoded without stopping the event loop, and explained where they are refused."""
 
 from __future__ import annotations
 
 import math
 import re
 from itertools import islice
+from typing import Any
 
 import msgspec
 
+from complex_system.errors import InvalidRequestError
+from complex_system.http.limits import LARGE_BODY
+
+_decode = msgspec.json.Decoder().decode
+_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_mapping = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _NO_JSON = "The body is not JSON in UTF-8"
 _ALLOWED = "numbers must be finite, at most 1.8e308 in size; null stands for a missing value"
 _LITERAL = re.compile(rb"-?(?:NaN|Infinity)")
-# Both begin only where a number begins, so that a search takes one pass, however long the digits are.
+# Both match only where a number begins, so that a search takes one pass, however long the digits are.
 _EXPONENT = re.compile(rb"(?<![\w.+-])-?\d++(?:\.\d++)?[eE]\+?\d{3,}+")
 _LONG = re.compile(rb"(?<![\w.+-])-?(\d{4301,}+)(?![\d.eE])")
 _KEY = re.compile(rb'"([^"\\]{1,60})"\s*:\s*$')
 _SHOWN = 40
-_LOOKED_AT = 1000
-"""Numbers with a large exponent that are tried, so that the words cost no more than the refusal."""
-_WORDS = {
+_TRIED = 1000
+"""Numbers with a large exponent that are tried, so that the message costs no more than the refusal."""
+_TYPE_NAMES = {
     "str": "a text",
     "int": "an integer",
     "float": "a number",
@@ -28,8 +35,38 @@ _WORDS = {
 }
 
 
-def why_no_json(body: bytes, error: Exception) -> str:
-    """A sentence for an error of the decoder: the byte, field and value where it can be told, and what is allowed.
+def decoded(body: bytes) -> Any:
+    """Return the content of a JSON body.
+
+    msgspec holds Python's lock during a whole call, so a large body decoded in one call would stop the event loop from any
+    thread. A list in it is decoded element by element instead: that takes twice as long, and the event loop runs in between.
+
+    Raises:
+        msgspec.MsgspecError, ValueError, RecursionError: It is not JSON in UTF-8.
+    """
+    if len(body) < LARGE_BODY:
+        return _decode(body)
+    try:
+        fields = _decode_mapping(body)
+    except msgspec.ValidationError:
+        return _elements(body)
+    return {name: _elements(value) for name, value in fields.items()}
+
+
+def json_of(body: bytes) -> Any:
+    """Return the content of a JSON body.
+
+    Raises:
+        InvalidRequestError: It is not JSON in UTF-8, or nested too deeply.
+    """
+    try:
+        return decoded(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise InvalidRequestError(explain_json(body, error)) from None
+
+
+def explain_json(body: bytes, error: Exception) -> str:
+    """Return a message for an error of the decoder: byte, field and value where they are known, and what is allowed.
 
     Args:
         body: What was decoded.
@@ -39,7 +76,7 @@ def why_no_json(body: bytes, error: Exception) -> str:
         return "The body is nested too deeply."
     text = str(error).partition(" - at `")[0]
     if text.startswith("Number out of range"):
-        large = islice(_EXPONENT.finditer(body), _LOOKED_AT)
+        large = islice(_EXPONENT.finditer(body), _TRIED)
         found = next((each for each in large if math.isinf(float(each[0]))), None)
         shown = f"the number {_cut(found[0])}{_where(body, found.start())}" if found else "a number that is too large"
         return f"{_NO_JSON}: it holds {shown}, and {_ALLOWED}."
@@ -59,19 +96,27 @@ def why_no_json(body: bytes, error: Exception) -> str:
     return f"{_NO_JSON}: {text}."
 
 
-def why_no_such_object(body: bytes, error: msgspec.ValidationError) -> str:
-    """What is wrong with JSON that is not of the type that is taken: the place, what it is, and what is allowed."""
+def explain_type(body: bytes, error: msgspec.ValidationError) -> str:
+    """Return what is wrong with JSON of another type: the place, what it is, and what is allowed."""
     problem, _, path = str(error).rstrip("`").partition(" - at `$")
     if "out of range" in problem:
-        return why_no_json(body, error)
+        return explain_json(body, error)
     place = f"'{path.lstrip('.')}'" if path else "the body"
     names = problem.split("`")[1::2]
     if problem.startswith("Expected `") and len(names) == 2:
-        expected, got = (" or ".join(_WORDS.get(part, part) for part in name.split(" | ")) for name in names)
+        expected, got = (" or ".join(_TYPE_NAMES.get(part, part) for part in name.split(" | ")) for name in names)
         return f"{place} must be {expected}, not {got}"
     if problem.startswith("Object missing required field") and names:
         return f"{place} needs '{names[0]}'"
     return f"{place}: {problem}"
+
+
+def _elements(body: bytes | msgspec.Raw) -> Any:
+    try:
+        elements = _decode_list(body)
+    except msgspec.ValidationError:
+        return _decode(body)
+    return [_decode(element) for element in elements]
 
 
 def _cut(value: bytes) -> str:

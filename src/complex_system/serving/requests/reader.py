@@ -1,7 +1,8 @@
-"""Makes batches of what comes in: JSON records, columns, Arrow tables, processed features."""
+"""Turn JSON records, columns, Arrow tables and processed features into batches, or name all that is wrong with them."""
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,39 +12,41 @@ import polars as pl
 import pyarrow as pa
 from msgspec.structs import astuple
 
-from complex_system.domain.dataset import Dataset
+from complex_system.domain.dataset import ID, Column, Dataset
+from complex_system.domain.keys import MAX_KEY
 from complex_system.domain.records import MAX_FAULTS, faults_message, raw_check
+from complex_system.domain.types import MAX_TEXT, column_type
 from complex_system.errors import InvalidRecordError, InvalidRequestError, TooLargeError
+from complex_system.http.limits import LARGE_BODY
+from complex_system.pipeline.expressions import frame_type
 from complex_system.pipeline.pipeline import FEW_RECORDS, MANY_RECORDS, Pipeline
 from complex_system.pipeline.raw_columns import RawColumns
 from complex_system.serving.requests.batch import Batch, ColumnBatch, FeatureBatch, RecordBatch, ValueBatch
-from complex_system.serving.requests.bodies import LARGE_BODY, json_of
-from complex_system.serving.requests.columns import ColumnReader
-from complex_system.serving.requests.feature_matrix import feature_matrix
+from complex_system.serving.requests.json import json_of
 
 
 class BatchReader:
-    """Makes batches of what comes in, or says all that is wrong with it.
+    """Makes batches for models of one pipeline.
 
     Attributes:
         pipeline: What the batches are for.
-        declared: The columns that are known.
+        declared: The known columns.
     """
 
     def __init__(
-        self, pipeline: Pipeline, *, most: int, ignore_unknown: bool = False, present: Dataset | None = None
+        self, pipeline: Pipeline, *, max_records: int, ignore_unknown: bool = False, present: Dataset | None = None
     ) -> None:
-        """Makes a reader.
+        """Make a reader.
 
         Args:
             pipeline: Knows the declared columns.
-            most: Records that one request may hold.
-            ignore_unknown: Whether columns that are not declared are left out; otherwise they are faults.
-            present: The deployment's data set, where the pipeline is of an older version: what only it declares is taken too, and
-                the model does not see it, so that a client need not know which version answers.
+            max_records: Of one request.
+            ignore_unknown: Whether undeclared columns are ignored; otherwise they are faults.
+            present: The deployment's data set, where the pipeline is of an older version. Columns that only it declares are
+                accepted and the model does not see them, so that a client need not know which version answers.
         """
         self.pipeline = pipeline
-        self.most = most
+        self.max_records = max_records
         self._ignore_unknown = ignore_unknown
         further = [each for each in (present.columns if present else ()) if each.name not in pipeline.dataset.by_name]
         self.declared = (*pipeline.dataset.columns, *further)
@@ -56,65 +59,64 @@ class BatchReader:
         raw = msgspec.defstruct("RawRecords", [("records", msgspec.Raw)], forbid_unknown_fields=True, gc=False)
         self._wrapped_raw: msgspec.json.Decoder[Any] = msgspec.json.Decoder(raw)
         self._elements: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
-        self._columns = ColumnReader(self.declared, self._check.names, pipeline.dataset)
-        self._getters = [operator.attrgetter(f"f{i}") for i in range(len(self._columns.kinds))]
+        known = {column.name: column for column in self.declared}
+        self._types: dict[str, Any] = {
+            name: frame_type(known[name]) if name in known else pl.String for name in self._check.names
+        }
+        self._required = {column.name for column in pipeline.dataset.columns if not column.optional}
+        self._columns = [
+            _ColumnCheck(name, kind, known.get(name), required=name in self._required) for name, kind in self._types.items()
+        ]
+        self._getters = [operator.attrgetter(f"f{i}") for i in range(len(self._types))]
 
     def body(self, body: bytes) -> Batch:
-        """The records of ``{"records": [...]}``, a list of records, or one record, in JSON.
+        """Read ``{"records": [...]}``, a list of records, or one record, in JSON.
 
-        Good input is decoded straight into typed fields; only what that refuses is looked at again to find the words.
+        Good input is decoded straight into typed fields; only what that refuses is read again to name the faults.
 
         Raises:
-            InvalidRequestError: The body is no JSON, or none of the three.
+            InvalidRequestError: The body is not JSON, or none of the three.
             InvalidRecordError: A record is malformed.
             TooLargeError: There are too many records.
         """
         if not self._check.compiled:
             return self.records(self._untyped(body))
         start = body[:64].lstrip()
+        large = len(body) >= LARGE_BODY
         try:
             if start.startswith(b"["):
-                rows = self._many.decode(body) if len(body) < LARGE_BODY else self._in_turns(body)
+                rows = self._in_turns(body) if large else self._many.decode(body)
             elif start.startswith(b'{"records"'):
-                wrapped = self._wrapped if len(body) < LARGE_BODY else self._wrapped_raw
-                rows = wrapped.decode(body).records
-                rows = rows if len(body) < LARGE_BODY else self._in_turns(rows)
+                rows = (
+                    self._in_turns(self._wrapped_raw.decode(body).records) if large else self._wrapped.decode(body).records
+                )
             else:
                 rows = [self._one.decode(body)]
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return self.records(self._untyped(body))
-        if not rows:
-            return self.records(self._untyped(body))
-        self._bounded(len(rows))
-        if len(rows) <= FEW_RECORDS:
+        size = len(rows)
+        if not 0 < size <= self.max_records:
+            raise self._bad_size(size)
+        if size <= FEW_RECORDS:
             return RecordBatch(msgspec.to_builtins(rows))
-        if len(rows) <= MANY_RECORDS:
-            return ValueBatch(
-                RawColumns(dict(zip(self._columns.kinds, zip(*map(astuple, rows), strict=True), strict=True)), len(rows))
-            )
+        if size <= MANY_RECORDS:
+            return ValueBatch(RawColumns(dict(zip(self._types, zip(*map(astuple, rows), strict=True), strict=True)), size))
         # Column by column, so that Python's lock is never held for long.
-        return ColumnBatch(
-            pl.DataFrame(
-                [
-                    pl.Series(name, list(map(get, rows)), kind)
-                    for get, (name, kind) in zip(self._getters, self._columns.kinds.items(), strict=True)
-                ]
-            )
-        )
+        made = zip(self._getters, self._types.items(), strict=True)
+        return ColumnBatch(pl.DataFrame([pl.Series(name, list(map(get, rows)), kind) for get, (name, kind) in made]))
 
     def records(self, value: Any) -> RecordBatch:
-        """Records as mappings.
+        """Read records as mappings.
 
         Raises:
-            InvalidRequestError: ``value`` is no list, or empty.
-            InvalidRecordError: A record is malformed; all faults of all records are named, the first 20.
+            InvalidRequestError: ``value`` is not a list, or it is empty.
+            InvalidRecordError: A record is malformed; names the first 20 faults of all records.
             TooLargeError: There are too many records.
         """
         if not isinstance(value, list):
             raise InvalidRequestError("A list of records is expected.")
-        if not value:
-            raise InvalidRequestError("There is no record in the request.")
-        self._bounded(len(value))
+        if not 0 < len(value) <= self.max_records:
+            raise self._bad_size(len(value))
         try:
             return RecordBatch(self._check(value))
         except InvalidRecordError:
@@ -122,7 +124,7 @@ class BatchReader:
             raise InvalidRecordError(faults_message(faults), faults) from None
 
     def columns(self, columns: Mapping[str, Sequence[Any]]) -> Batch:
-        """Columns by name, all of the same length. A missing one that is optional is filled as declared.
+        """Read columns by name, all of the same length. Optional columns may be missing.
 
         Raises:
             InvalidRequestError: There is no record, or the lengths differ.
@@ -130,36 +132,34 @@ class BatchReader:
             TooLargeError: There are too many records.
         """
         sizes = {name: len(values) for name, values in columns.items()}
-        if not sizes or not max(sizes.values()):
-            raise InvalidRequestError("There is no record in the request.")
-        size = max(sizes.values())
+        size = max(sizes.values(), default=0)
         if shorter := [name for name, other in sizes.items() if other != size]:
             raise InvalidRequestError(
                 f"All columns must be equally long; '{shorter[0]}' has {sizes[shorter[0]]} of {size} values."
             )
-        self._bounded(size)
-        complete = size > FEW_RECORDS and self._columns.needed <= set(columns)
-        if complete and (self._ignore_unknown or set(columns) <= set(self._columns.kinds)):
+        if not 0 < size <= self.max_records:
+            raise self._bad_size(size)
+        complete = size > FEW_RECORDS and self._required <= set(columns)
+        if complete and (self._ignore_unknown or set(columns) <= set(self._types)):
             try:
                 if size <= MANY_RECORDS:
-                    return ValueBatch(self._columns.values(columns, size))
-                return ColumnBatch(self._columns.frame(columns, size))
+                    return ValueBatch(RawColumns({each.name: each.values(columns, size) for each in self._columns}, size))
+                return ColumnBatch(pl.DataFrame([each.series(columns, size) for each in self._columns]))
             except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
-                pass  # the slow way finds the words
+                pass  # record by record, the faults are found and named
         names = list(columns)
         return self.records([dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)])
 
     def table(self, table: pa.Table) -> ColumnBatch:
-        """An Arrow table of raw columns.
+        """Read an Arrow table of raw columns.
 
         Raises:
             InvalidRequestError: A needed column is missing, one is not declared or of another type, or there are no rows.
             TooLargeError: There are too many rows.
         """
-        if not table.num_rows:
-            raise InvalidRequestError("There is no record in the request.")
-        self._bounded(table.num_rows)
-        unknown = [name for name in table.column_names if name not in self._columns.kinds]
+        if not 0 < table.num_rows <= self.max_records:
+            raise self._bad_size(table.num_rows)
+        unknown = [name for name in table.column_names if name not in self._types]
         if unknown and not self._ignore_unknown:
             raise InvalidRequestError(f"The column(s) {', '.join(unknown[:MAX_FAULTS])[:500]} are not declared.")
         if len(set(table.column_names)) != table.num_columns:
@@ -167,36 +167,36 @@ class BatchReader:
         return ColumnBatch(self.pipeline.typed(table.drop_columns(unknown)))
 
     def features(self, values: Sequence[Any], shape: Sequence[int]) -> FeatureBatch:
-        """Processed features.
+        """Read processed features.
 
         Args:
-            values: The elements in row-major order, as they came.
+            values: The elements in row-major order, as the client sent them.
             shape: Rows and features.
 
         Raises:
             InvalidRequestError: The shape is not (n, features), or there is no row.
-            InvalidRecordError: An element is no finite number that a float32 can hold.
+            InvalidRecordError: An element is not a finite number within float32.
             TooLargeError: There are too many rows.
         """
         names = self.pipeline.dataset.feature_names
         if len(shape) != 2 or shape[1] != len(names):
             raise InvalidRequestError(f"Processed features have the shape (n, {len(names)}), not {tuple(shape[:4])}.")
-        if not shape[0]:
-            raise InvalidRequestError("There is no record in the request.")
-        self._bounded(shape[0])
-        return FeatureBatch(feature_matrix(values, shape, names))
+        if not 0 < shape[0] <= self.max_records:
+            raise self._bad_size(shape[0])
+        return FeatureBatch(values, shape, names)
 
     def _in_turns(self, body: bytes | msgspec.Raw) -> list[Any]:
-        # The decoder holds Python's lock for a whole call; record by record, the event loop has its turn in between.
+        # The decoder holds Python's lock during a whole call; record by record, the event loop runs in between.
         decode = self._one.decode
         return [decode(element) for element in self._elements.decode(body)]
 
-    def _bounded(self, size: int) -> None:
-        if size > self.most:
-            raise TooLargeError(
-                f"{size} records are more than the {self.most} that one request may hold; "
-                f"send them in {-(-size // self.most)} requests of at most {self.most}."
-            )
+    def _bad_size(self, size: int) -> InvalidRequestError | TooLargeError:
+        if not size:
+            return InvalidRequestError("There is no record in the request.")
+        return TooLargeError(
+            f"{size} records are more than the {self.max_records} that one request may hold; "
+            f"send them in {-(-size // self.max_records)} requests of at most {self.max_records}."
+        )
 
     def _untyped(self, body: bytes) -> list[Any]:
         content = json_of(body)
@@ -205,3 +205,71 @@ class BatchReader:
         if not isinstance(content, list):
             raise InvalidRequestError('The body must be {"records": [...]}, a list of records, or one record.')
         return content
+
+
+class _ColumnCheck:
+    """Accepts good values of one column fast and refuses others without a message; the check of the records finds that."""
+
+    def __init__(self, name: str, kind: Any, column: Column | None, *, required: bool) -> None:
+        """Make a check.
+
+        Args:
+            name: Of the column.
+            kind: polars' type of it.
+            column: Its declaration; None for the key.
+            required: Whether no value may be missing.
+        """
+        self.name = name
+        self._kind = kind
+        # numpy and polars accept a boolean as a number, and with mixed types more than that; the record check does not.
+        allowed: set[type] = {float, int} if kind == pl.Float64 else {bool} if kind == pl.Boolean else {str}
+        self._allowed = allowed if required else {*allowed, type(None)}
+        # Values that need more than a look at their types are checked record by record.
+        self._simple = column is None or (column.type != "integer" and not column_type(column).is_list)
+        self._min_length, self._max_length = (1, MAX_KEY) if name == ID else (0, MAX_TEXT)
+
+    def values(self, columns: Mapping[str, Sequence[Any]], size: int) -> Sequence[Any]:
+        """Return the column's values, None for each where it is missing.
+
+        Raises:
+            TypeError, ValueError, OverflowError: They are not well-formed, or it takes a look at each record to tell.
+        """
+        given = columns.get(self.name)
+        if given is None:
+            return [None] * size
+        found = self._types_of(given)
+        present = given if type(None) not in found else [value for value in given if value is not None]
+        if self._kind == pl.Float64:
+            if int in found:
+                given = [None if value is None else float(value) for value in given]
+                present = [value for value in given if value is not None]
+            if not all(map(math.isfinite, present)):
+                raise ValueError(self.name)
+        elif self._kind == pl.String:
+            lengths = list(map(len, present))
+            if lengths and (max(lengths) > self._max_length or min(lengths) < self._min_length):
+                raise ValueError(self.name)
+        return given
+
+    def series(self, columns: Mapping[str, Sequence[Any]], size: int) -> pl.Series:
+        """As :meth:`values`, as a typed series; the fastest form of many.
+
+        Raises:
+            TypeError, ValueError, OverflowError, PolarsError: As there.
+        """
+        given = columns.get(self.name)
+        if given is None:
+            return pl.Series(self.name, [None], self._kind).new_from_index(0, size)
+        self._types_of(given)
+        series = pl.Series(self.name, given, self._kind, strict=True)
+        if self._kind == pl.Float64 and not series.is_finite().all():
+            raise ValueError(self.name)
+        if self._kind == pl.String and not series.str.len_chars().is_between(self._min_length, self._max_length).all():
+            raise ValueError(self.name)
+        return series
+
+    def _types_of(self, values: Sequence[Any]) -> set[type]:
+        found = set(map(type, values))
+        if not self._simple or not found <= self._allowed:
+            raise TypeError(self.name)
+        return found

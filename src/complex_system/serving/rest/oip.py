@@ -1,17 +1,19 @@
 """The Open Inference Protocol, version 2, over REST (kserve/open-inference-protocol).
 
 Inputs are the raw columns as named tensors, or one tensor ``features`` of processed features; the output is ``prediction``. The
-binary tensor extension is not offered, and refused in words.
+binary tensor extension is not supported, and refused with a message.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Response
-from typing_extensions import override
+import msgspec
+from starlette.responses import Response
+from starlette.routing import Route
 
 from complex_system import __version__
+from complex_system.domain.dataset import Dataset
 from complex_system.errors import (
     ComplexSystemError,
     InvalidRequestError,
@@ -19,142 +21,227 @@ from complex_system.errors import (
     NobodyListensError,
     NoModelError,
 )
+from complex_system.http.responses import REQUEST_ID, json_response
 from complex_system.serving.models.manager import CHAMPION
 from complex_system.serving.requests.batch import Batch
+from complex_system.serving.requests.examples import example_columns
 from complex_system.serving.requests.reader import BatchReader
-from complex_system.serving.rest.calls import (
-    REQUEST_ID,
-    Call,
-    OpenRoute,
-    ServingRoute,
-    challenge,
-    json_response,
-    sentences,
-    status_of,
+from complex_system.serving.rest.endpoint import Backend, ErrorFormat, PredictionRequest, Responses, Routes, error_text
+from complex_system.serving.rest.oip_tensors import (
+    FEATURES,
+    InferenceRequest,
+    Inputs,
+    datatype_of,
+    decode_inference,
+    inference_batch,
+    no_binary,
+    wants_binary,
 )
-from complex_system.serving.rest.oip_description import OUTPUT, model_metadata
-from complex_system.serving.rest.oip_tensors import InferenceReader, InferenceRequest, no_binary, wants_binary
-from complex_system.serving.rest.schemas import answers
+from complex_system.serving.rest.schemas import INFERENCE_REQUEST, Schema, reference
 
 SERVER = "complex-system"
+OUTPUT = "prediction"
+"""The one output of every model."""
 
 
-class OipRoute(ServingRoute):
-    """Errors as ``{"error": text}``."""
+class OutputTensor(msgspec.Struct, frozen=True):
+    """``$response_output``."""
 
-    error_schema = "InferenceError"
-
-    @override
-    def refusal(self, error: ComplexSystemError, call: Call) -> Response:
-        status = 400 if error.code == "invalid_record" else status_of(error)
-        return json_response({"error": sentences(error)}, status, {REQUEST_ID: call.id, **challenge(status)})
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[float]
 
 
-class OipOpenRoute(OipRoute, OpenRoute):
-    """The probes of the protocol."""
+class InferenceParameters(msgspec.Struct, frozen=True):
+    """What answered."""
+
+    pipeline_version: str
+    registered_name: str
 
 
-def oip_router() -> APIRouter:
-    """The routes below ``/v2``."""
-    protocol = _Protocol()
-    router = APIRouter(route_class=OipRoute, tags=["Open Inference Protocol V2"])
-    refused = answers({400: "InferenceError", 404: "InferenceError", 413: "InferenceError", 503: "InferenceError"})
-    infer = {"responses": answers({200: "InferenceResponse"}) | refused}
-    metadata = {"responses": answers({200: "ModelMetadata", 404: "InferenceError", 503: "InferenceError"})}
-    refusals = answers({404: "InferenceError", 503: "ModelReady"})
-    is_ready = {"responses": answers({200: "ModelReady"}) | refusals}
-    versioned = "/v2/models/{name}/versions/{version}"
-    router.add_api_route(
-        "/v2/models/{name}/infer", protocol.infer_newest, methods=["POST"], openapi_extra=infer, summary="Infer"
+class InferenceResponse(msgspec.Struct, frozen=True):
+    """``$inference_response``."""
+
+    model_name: str
+    model_version: str
+    id: str
+    parameters: InferenceParameters
+    outputs: list[OutputTensor]
+
+
+class InferenceError(msgspec.Struct, frozen=True):
+    """``$inference_error_response``."""
+
+    error: str
+
+
+class TensorMetadata(msgspec.Struct, frozen=True):
+    """``$metadata_tensor``."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(msgspec.Struct, frozen=True):
+    """``$metadata_model_response``: what a model takes and gives."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class ModelReady(msgspec.Struct, frozen=True):
+    """``$ready_model_response``."""
+
+    name: str
+    ready: bool
+    error: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class ServerReady(msgspec.Struct, frozen=True):
+    """The specification's text says ``live`` here and its OpenAPI document ``ready``."""
+
+    live: bool
+    ready: bool
+
+
+class ServerLive(msgspec.Struct, frozen=True):
+    """``$live_server_response``."""
+
+    live: bool
+
+
+class ServerMetadata(msgspec.Struct, frozen=True):
+    """``$metadata_server_response``."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+def _error(error: ComplexSystemError, status: int) -> InferenceError:
+    return InferenceError(error_text(error))
+
+
+OIP_ERRORS = ErrorFormat(InferenceError, _error)
+
+
+def oip_routes(backend: Backend) -> list[Route]:
+    """Return the routes below ``/v2``."""
+    routes = Routes(backend, OIP_ERRORS, "Open Inference Protocol V2")
+    responses: Responses = {200: InferenceResponse, **dict.fromkeys((400, 404, 413, 503), InferenceError)}
+    one = "/v2/models/{name}"
+    versioned = one + "/versions/{version}"
+    for path, suffix, summary in ((one, "_newest", "Infer"), (versioned, "", "Infer with a version or alias")):
+        name = f"infer{suffix}"
+        routes.add(f"{path}/infer", infer, summary, responses, method="POST", body=inference_body, name=name)
+    for path, suffix in ((one, "_newest"), (versioned, "")):
+        responses = {200: ModelReady, 404: InferenceError, 503: ModelReady}
+        routes.add(f"{path}/ready", model_ready, "Whether a model can infer", responses, name=f"model_ready{suffix}")
+        responses = {200: ModelMetadata, 404: InferenceError, 503: InferenceError}
+        routes.add(path, metadata, "What a model takes and gives", responses, name=f"metadata{suffix}")
+    routes.add("/v2", server, "What the server is", {200: ServerMetadata})
+    probes = Routes(backend, OIP_ERRORS, "Open Inference Protocol V2", is_open=True)
+    probes.add("/v2/health/live", live, "The server is up", {200: ServerLive})
+    probes.add("/v2/health/ready", ready, "The server can infer", {200: ServerReady, 503: ServerReady})
+    return routes.routes + probes.routes
+
+
+async def infer(request: PredictionRequest, name: str, version: str | None = None) -> Response:
+    """Predict tensors."""
+    if b"inference-header-content-length" in request.headers:
+        raise no_binary()
+    # An unknown model is reported before the input is checked.
+    await request.find_model(name, version)
+    sent = InferenceRequest([])
+
+    def read(reader: BatchReader, body: bytes) -> Batch:
+        nonlocal sent
+        sent = decode_inference(body)
+        batch = inference_batch(sent, reader)
+        _check_outputs(sent)
+        return batch
+
+    result = await request.predict(read)
+    content = InferenceResponse(
+        name,
+        result.model.version,
+        request.id if sent.id is None else sent.id,
+        InferenceParameters(result.model.pipeline_version, result.model.name),
+        [OutputTensor(OUTPUT, [request.size, 1], "FP32", result.predictions)],
     )
-    router.add_api_route(
-        f"{versioned}/infer", protocol.infer, methods=["POST"], openapi_extra=infer, summary="Infer with a version or alias"
-    )
-    for path, suffix in (("/v2/models/{name}", "newest"), (versioned, "version")):
-        one = suffix == "newest"
-        router.add_api_route(
-            f"{path}/ready",
-            protocol.model_ready_newest if one else protocol.model_ready,
-            openapi_extra=is_ready,
-            summary="Whether a model can infer",
-        )
-        router.add_api_route(
-            path,
-            protocol.metadata_newest if one else protocol.metadata,
-            openapi_extra=metadata,
-            summary="What a model takes and gives",
-        )
-    probes: dict[str, Any] = {"route_class_override": OipOpenRoute}
-    live = {"responses": answers({200: "ServerLive"})}
-    router.add_api_route("/v2/health/live", protocol.live, summary="The server is up", openapi_extra=live, **probes)
-    unready = {"responses": answers({200: "ServerReady", 503: "ServerReady"})}
-    router.add_api_route("/v2/health/ready", protocol.ready, summary="The server can infer", openapi_extra=unready, **probes)
-    server = {"responses": answers({200: "ServerMetadata"})}
-    router.add_api_route("/v2", protocol.server, summary="What the server is", openapi_extra=server)
-    return router
+    return json_response(content, headers={REQUEST_ID: request.id})
 
 
-class _Protocol:
-    def __init__(self) -> None:
-        self._reader = InferenceReader()
+async def model_ready(request: PredictionRequest, name: str, version: str | None = None) -> Response:
+    """Tell whether a model can infer."""
+    try:
+        info = (await request.find_model(name, version)).info
+        request.backend.require_processing()
+    except (NoModelError, ModelRefusedError, NobodyListensError) as error:
+        return json_response(ModelReady(name, ready=False, error=error.message), 503)
+    return json_response(ModelReady(info.name if name != CHAMPION else name, ready=True))
 
-    async def server(self, call: Call) -> Response:
-        return json_response({"name": SERVER, "version": __version__, "extensions": []})
 
-    async def live(self, call: Call) -> Response:
-        return json_response({"live": True})
+async def metadata(request: PredictionRequest, name: str, version: str | None = None) -> Response:
+    """Describe a model."""
+    predictor = await request.find_model(name, version)
+    versions = [predictor.info.version] if version else await request.backend.engine.models.versions(name)
+    dataset = predictor.pipeline.dataset
+    inputs = [
+        TensorMetadata(column.name, datatype_of(column), [-1, 1])
+        for column in dataset.columns
+        if column.name != dataset.target
+    ]
+    outputs = [TensorMetadata(OUTPUT, "FP32", [-1, 1])]
+    return json_response(ModelMetadata(name, versions, predictor.info.platform, inputs, outputs))
 
-    async def ready(self, call: Call) -> Response:
-        # The specification's text says "live" here and its OpenAPI document "ready".
-        ready = call.gate.ready
-        return json_response({"live": True, "ready": ready}, 200 if ready else 503)
 
-    async def model_ready_newest(self, call: Call, name: str) -> Response:
-        return await self.model_ready(call, name)
+async def server(_: PredictionRequest) -> Response:
+    """Describe the server."""
+    return json_response(ServerMetadata(SERVER, __version__, []))
 
-    async def model_ready(self, call: Call, name: str, version: str | None = None) -> Response:
-        try:
-            info = (await call.find(name, version)).info
-            call.gate.require_broker()
-        except (NoModelError, ModelRefusedError, NobodyListensError) as error:
-            return json_response({"name": name, "ready": False, "error": error.message}, 503)
-        return json_response({"name": info.name if name != CHAMPION else name, "ready": True})
 
-    async def metadata_newest(self, call: Call, name: str) -> Response:
-        return await self.metadata(call, name)
+async def live(_: PredictionRequest) -> Response:
+    """Tell that the server is up."""
+    return json_response(ServerLive(live=True))
 
-    async def metadata(self, call: Call, name: str, version: str | None = None) -> Response:
-        predictor = await call.find(name, version)
-        versions = [predictor.info.version] if version else await call.versions(name)
-        return json_response(model_metadata(predictor, name, versions))
 
-    async def infer_newest(self, call: Call, name: str) -> Response:
-        return await self.infer(call, name)
+async def ready(request: PredictionRequest) -> Response:
+    """Tell whether the server can infer."""
+    is_ready = request.backend.is_ready
+    return json_response(ServerReady(live=True, ready=is_ready), 200 if is_ready else 503)
 
-    async def infer(self, call: Call, name: str, version: str | None = None) -> Response:
-        if b"inference-header-content-length" in call.fields:
-            raise no_binary()
-        # An unknown model is said before its input is judged.
-        await call.find(name, version)
-        asked: list[InferenceRequest] = []
 
-        def read(body: bytes, reader: BatchReader) -> Batch:
-            asked.append(self._reader.decode(body))
-            return self._reader.batch(asked[0], reader)
+def inference_body(dataset: Dataset) -> Schema:
+    """Return OpenAPI's description of an inference request, with examples."""
+    inputs = Inputs(dataset.columns)
 
-        batch = await call.read(read)
-        request = asked[0]
-        _check_outputs(request)
-        result = await call.predict(batch)
-        output = {"name": OUTPUT, "shape": [batch.size, 1], "datatype": "FP32", "data": result.predictions}
-        answer = {
-            "model_name": name,
-            "model_version": result.model.version,
-            "id": call.id if request.id is None else request.id,
-            "parameters": {"pipeline_version": result.model.pipeline_version, "registered_name": result.model.name},
-            "outputs": [output],
-        }
-        return json_response(answer, headers={REQUEST_ID: call.id})
+    def data(name: str, values: list[Any]) -> list[Any]:
+        return [msgspec.json.encode(value).decode() for value in values] if name in inputs.lists else values
+
+    raw = [
+        {"name": name, "shape": [2, 1], "datatype": inputs.datatypes[name], "data": data(name, values)}
+        for name, values in example_columns(dataset, 2).items()
+    ]
+    width = len(dataset.feature_names)
+    features = [{"name": FEATURES, "shape": [1, width], "datatype": "FP32", "data": [0.0] * width}]
+    examples = {
+        "columns": {"summary": "Two records, one tensor a column", "value": {"id": "42", "inputs": raw}},
+        "features": {
+            "summary": "Processed features",
+            "description": f"In the order {', '.join(dataset.feature_names)}.",
+            "value": {"inputs": features, "outputs": [{"name": OUTPUT}]},
+        },
+    }
+    return {
+        "required": True,
+        "content": {"application/json": {"schema": reference(INFERENCE_REQUEST), "examples": examples}},
+    }
 
 
 def _check_outputs(request: InferenceRequest) -> None:

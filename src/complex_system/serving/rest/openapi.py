@@ -1,29 +1,29 @@
-"""The documentation at ``/docs``: the OpenAPI document as the routes really are, and Swagger UI from files of ours.
+"""The documentation at ``/docs``: the OpenAPI document of the routes, and Swagger UI from local files.
 
 A plant has no Internet, so the page and all that it loads come from this server.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
+import msgspec
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.openapi.utils import get_openapi
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
+from starlette.routing import BaseRoute, Route
 
+from complex_system import __version__
 from complex_system.domain.dataset import Dataset
+from complex_system.http.responses import json_response
 from complex_system.serving.models.manager import CHAMPION
-from complex_system.serving.rest.calls import ServingRoute
-from complex_system.serving.rest.mlflow_scoring import scoring_body
-from complex_system.serving.rest.oip_description import inference_body
-from complex_system.serving.rest.schemas import answers, components, example_record, request_body
-from complex_system.serving.rest.status_schemas import status_components
+from complex_system.serving.requests.examples import example_record
+from complex_system.serving.rest.endpoint import Backend, Endpoint, Operation
+from complex_system.serving.rest.schemas import Schema, reference, request_schemas
 
 ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")
 """All files that the page loads."""
@@ -31,28 +31,44 @@ _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "frame-ancestors 'self'"
 )
-_NAMES = {
+_PARAMETERS = {
     "name": "Registered name of the model, or `champion`; `GET /models` lists them.",
     "version": "A version of that model, or an alias of it.",
 }
+_MEANINGS = {
+    200: "The answer",
+    400: "The request is not what is taken",
+    401: "The API key is missing or wrong, where one is set",
+    404: "No such model",
+    413: "Too many bytes or records; the message says how to split",
+    422: "A record is not as the data set declares it",
+    503: "No model yet, or it cannot be served",
+}
 
 
-def add_documentation(app: FastAPI, dataset: Dataset, secured: bool) -> None:
-    """Adds ``/docs`` and the OpenAPI document.
+def documentation_routes(
+    backend: Backend, routes: Sequence[BaseRoute], dataset: Dataset, subjects: Callable[[], tuple[str, str]] | None
+) -> list[Route]:
+    """Return ``/docs``, its files, and ``/openapi.json``.
 
     Args:
-        app: Made without a page of FastAPI's, which would load its files from elsewhere.
-        dataset: What the requests look like.
-        secured: Whether a key is asked for.
+        backend: What all routes share.
+        routes: What is documented.
+        dataset: Declares what requests look like.
+        subjects: Returns the broker's subjects for records and for Arrow pages; None without a broker.
     """
+    documents = _Documents(backend, routes, dataset, subjects)
     # The package brings the files of Swagger UI 5; its code is not used.
     folder = Path(str(files("fastapi_offline"))) / "static"
 
-    async def page(request: Request) -> Response:
-        # Relative, so that they hold behind a proxy that serves us below a path of its own.
+    async def openapi(_: Request) -> Response:
+        return json_response(documents.current())
+
+    async def page(_: Request) -> Response:
+        # Relative addresses, so that they work behind a proxy that serves them below a path of its own.
         html = get_swagger_ui_html(
             openapi_url="./openapi.json",
-            title=app.title,
+            title=documents.title,
             swagger_js_url=f"./docs/{ASSETS[0]}",
             swagger_css_url=f"./docs/{ASSETS[1]}",
             swagger_favicon_url=f"./docs/{ASSETS[2]}",
@@ -61,89 +77,115 @@ def add_documentation(app: FastAPI, dataset: Dataset, secured: bool) -> None:
         html.headers["content-security-policy"] = _POLICY
         return html
 
-    def asset(name: str) -> Any:
-        async def send(request: Request) -> Response:
-            return FileResponse(folder / name, headers={"cache-control": "max-age=3600"})
+    async def asset(request: Request) -> Response:
+        return FileResponse(folder / request.url.path.rpartition("/")[2], headers={"cache-control": "max-age=3600"})
 
-        return send
+    assets = [Route(f"/docs/{name}", asset) for name in ASSETS]
+    return [Route("/openapi.json", openapi), Route("/docs", page), *assets]
 
-    app.add_route("/docs", page, include_in_schema=False)
-    for name in ASSETS:
-        app.add_route(f"/docs/{name}", asset(name), include_in_schema=False)
 
-    documented = ""
+class _Documents:
+    """Makes the OpenAPI document, for the declaration that the champion was trained for."""
 
-    def openapi() -> dict[str, Any]:
-        nonlocal documented
+    def __init__(
+        self, backend: Backend, routes: Sequence[BaseRoute], dataset: Dataset, subjects: Callable[[], tuple[str, str]] | None
+    ) -> None:
+        self.title = f"Predictions of '{dataset.target}'"
+        self._backend = backend
+        self._routes = routes
+        self._dataset = dataset
+        self._subjects = subjects
+        self._made: tuple[str, Schema] = ("", {})
+
+    def current(self) -> Schema:
+        """Return the document; its examples name a model that is there now."""
+        champion = self._backend.engine.champion.current
         # Requests look as the champion takes them, which may still be of an older declaration.
-        current = app.state.gate.engine.holder.current
-        own = current.pipeline.dataset if current else dataset
-        if app.openapi_schema is None or documented != own.version:
-            app.openapi_schema, documented = _document(app, own, dataset, secured), own.version
-        _name_the_champion(app, dataset, app.openapi_schema)
-        return app.openapi_schema
+        dataset = champion.pipeline.dataset if champion else self._dataset
+        if self._made[0] != dataset.version:
+            self._made = dataset.version, self._make(dataset)
+        document = self._made[1]
+        info = champion.info if champion else None
+        name, version = (info.name, info.version) if info else (f"{self._dataset.name}-lightgbm", "1")
+        for path, operations in document["paths"].items():
+            examples = {"name": name if "{version}" in path else CHAMPION, "version": version}
+            for operation in operations.values():
+                for parameter in operation.get("parameters", ()):
+                    parameter["example"] = examples[parameter["name"]]
+        return document
 
-    app.openapi = openapi  # type: ignore[method-assign]
+    def _make(self, dataset: Dataset) -> Schema:
+        description = dataset.description
+        if dataset.version != self._dataset.version:
+            description += _OLDER.format(own=dataset.version, present=self._dataset.version)
+        if self._subjects is not None:
+            description += broker_section(dataset, *self._subjects())
+        paths: dict[str, Schema] = {}
+        types: dict[str, type[msgspec.Struct]] = {}
+        for route, endpoint, operation in self._documented():
+            bodies = dict(operation.responses)
+            if self._backend.api_key and not endpoint.is_open:
+                bodies[401] = endpoint.errors.schema
+            types |= {body.__name__: body for body in bodies.values() if not isinstance(body, dict)}
+            described = _operation(route, operation, bodies, dataset)
+            if self._backend.api_key and not endpoint.is_open:
+                described["security"] = [{"key": []}]
+            paths.setdefault(route.path, {})[operation.method.lower()] = described
+        _, schemas = msgspec.json.schema_components(types.values(), ref_template=reference("{name}")["$ref"])
+        unit = dataset.column(dataset.target).unit
+        schemas["Predictions"]["properties"]["predictions"]["description"] = (
+            f"One value of '{dataset.target}' a record, in the order of the records{f', in {unit}' if unit else ''}."
+        )
+        components: Schema = {"schemas": request_schemas(dataset) | schemas}
+        if self._backend.api_key:
+            components["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
+        about = {"title": self.title, "description": description, "version": __version__}
+        return {"openapi": "3.1.0", "info": about, "paths": paths, "components": components}
+
+    def _documented(self) -> Iterator[tuple[Route, Endpoint, Operation]]:
+        for route in self._routes:
+            if isinstance(route, Route) and isinstance(route.endpoint, Endpoint) and route.endpoint.operation is not None:
+                yield route, route.endpoint, route.endpoint.operation
+
+
+def _operation(route: Route, operation: Operation, bodies: dict[int, Any], dataset: Dataset) -> Schema:
+    """Return OpenAPI's description of a route."""
+    described: Schema = {
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "operationId": re.sub(r"\W", "_", f"{route.name}{route.path}") + f"_{operation.method.lower()}",
+    }
+    if route.param_convertors:
+        described["parameters"] = [
+            {
+                "name": name,
+                "in": "path",
+                "required": True,
+                "schema": {"type": "string", "title": name.capitalize()},
+                "description": _PARAMETERS[name],
+            }
+            for name in route.param_convertors
+        ]
+    if operation.body is not None:
+        described["requestBody"] = operation.body(dataset)
+    described["responses"] = {
+        str(status): body if isinstance(body, dict) else _json_of(status, body) for status, body in bodies.items()
+    }
+    return described
+
+
+def _json_of(status: int, body: type[msgspec.Struct]) -> Schema:
+    content = {"application/json": {"schema": reference(body.__name__)}}
+    return {"description": _MEANINGS[status], "content": content}
 
 
 def broker_section(dataset: Dataset, subject: str, columns: str) -> str:
-    """What the description says of the calls by the broker, with programs that run when they are pasted."""
+    """Return what the description says of requests over NATS, with programs that run when they are pasted."""
     records = [example_record(dataset, position) for position in (0, 1)]
     listed = ",\n    ".join(repr(record) for record in records)
     return _BROKER.format(subject=subject, columns=columns, records=listed)
 
 
-def _document(app: FastAPI, dataset: Dataset, present: Dataset, secured: bool) -> dict[str, Any]:
-    description = dataset.description
-    if dataset.version != present.version:
-        description += _OLDER.format(own=dataset.version, present=present.version)
-    if subjects := getattr(app.state, "subjects", None):
-        description += broker_section(dataset, *subjects)
-    document = get_openapi(title=app.title, version=app.version, description=description, routes=app.routes)
-    for path, body in _BODIES.items():
-        document["paths"][path]["post"]["requestBody"] = body(dataset)
-    parts = document.setdefault("components", {})
-    # FastAPI announces a check of the parameters that our routes do not make.
-    schemas = {name: each for name, each in parts.get("schemas", {}).items() if not name.endswith("ValidationError")}
-    parts["schemas"] = schemas | components(dataset) | status_components()
-    if secured:
-        parts["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
-    for route in app.routes:
-        if not isinstance(route, ServingRoute) or not route.include_in_schema:
-            continue
-        for method in route.methods:
-            operation = document["paths"][route.path_format][method.lower()]
-            responses = operation["responses"]
-            if "HTTPValidationError" in json.dumps(responses.get("422", "")):
-                del responses["422"]
-            if secured and route.secured:
-                operation["security"] = [{"key": []}]
-                responses |= answers({401: route.error_schema})
-            for parameter in operation.get("parameters", ()):
-                parameter["description"] = _NAMES[parameter["name"]]
-    return document
-
-
-def _name_the_champion(app: FastAPI, dataset: Dataset, document: dict[str, Any]) -> None:
-    """Writes names and versions that work at the moment into the examples of the parameters."""
-    current = app.state.gate.engine.holder.current
-    name, version = (current.info.name, current.info.version) if current else (f"{dataset.name}-lightgbm", "1")
-    for path, operations in document["paths"].items():
-        if "{name}" not in path:
-            continue
-        examples = {"name": name if "{version}" in path else CHAMPION, "version": version}
-        for operation in operations.values():
-            for parameter in operation["parameters"]:
-                parameter["example"] = examples[parameter["name"]]
-
-
-_BODIES: dict[str, Callable[[Dataset], dict[str, Any]]] = {
-    "/predict": request_body,
-    "/invocations": scoring_body,
-    "/v2/models/{name}/infer": inference_body,
-    "/v2/models/{name}/versions/{version}/infer": inference_body,
-}
-"""What a request looks like, by path."""
 _OLDER = """
 
 **The declaration of the data set has changed.** The model that answers is of pipeline version `{own}`, the present one is
@@ -152,7 +194,7 @@ has may be sent and are not used. This ends with the first champion of the new v
 """
 _BROKER = """
 
-## By the broker
+## Over NATS
 
 The same models answer on NATS. A message is a FastIoT `Thing`: a mapping in msgpack whose `value` is the request or the answer.
 A value with `__error_occured__` is an error, with `error_msg` and `error_code`. Where the broker asks for an account, put it into

@@ -1,63 +1,36 @@
-"""The JSON schemas of the REST interface, made from the declared data set."""
+"""JSON schemas of requests: of the data set's raw records, and of the protocols that others specified."""
 
 from __future__ import annotations
 
-import math
-from datetime import datetime
 from typing import Any
 
 from complex_system.domain.dataset import ID, Column, Dataset
-from complex_system.domain.records import Record
+from complex_system.domain.keys import MAX_KEY
 from complex_system.domain.types import MAX_TEXT, column_type
+from complex_system.serving.requests.examples import example_record, example_value
 
 Schema = dict[str, Any]
 
-_EXAMPLE_TIME = datetime(2025, 1, 31, 13, 45)  # noqa: DTZ001 - the declared formats carry no zone
+RECORD, INFERENCE_REQUEST, SCORING_REQUEST = "RawRecord", "InferenceRequest", "ScoringRequest"
+"""Names of the schemas in the documentation."""
 
 
-def example_record(dataset: Dataset, position: int = 0) -> Record:
-    """A raw record that the pipeline takes, without its target and others that may be missing; positions give different ones."""
-    return {
-        column.name: _example(column, position)
-        for column in dataset.columns
-        if column.name != dataset.target and not (column.name in dataset.other_targets and column.optional)
-    }
+def request_schemas(dataset: Dataset) -> dict[str, Schema]:
+    """Return the schemas of requests by name."""
+    return {RECORD: record_schema(dataset), INFERENCE_REQUEST: _INFERENCE_REQUEST, SCORING_REQUEST: _SCORING_REQUEST}
 
 
-def column_examples(dataset: Dataset, count: int) -> dict[str, list[Any]]:
-    """The columns of ``count`` example records."""
-    records = [example_record(dataset, position) for position in range(count)]
-    return {name: [record[name] for record in records] for name in records[0]}
-
-
-def answers(schemas: dict[int, str]) -> dict[str, Any]:
-    """OpenAPI's ``responses``: status to the name of a schema in :func:`components`."""
-    return {
-        str(status): {
-            "description": _MEANINGS[status],
-            "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}},
-        }
-        for status, name in schemas.items()
-    }
-
-
-_MEANINGS = {
-    200: "The answer",
-    400: "The request is not what is taken",
-    401: "The API key is missing or wrong, where one is set",
-    404: "No such model",
-    413: "Too many bytes or records; the message says how to split",
-    422: "A record is not as the data set declares it",
-    503: "No model yet, or it cannot be served",
-}
+def reference(name: str) -> Schema:
+    """Return a reference to a schema of the documentation."""
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def record_schema(dataset: Dataset) -> Schema:
-    """What a raw record looks like in a request for predictions."""
+    """Return the schema of a raw record in a request for predictions."""
     properties: dict[str, Schema] = {
         ID: {
             "type": ["string", "null"],
-            "maxLength": 64,
+            "maxLength": MAX_KEY,
             "description": "Key of the record; it goes into the prediction event.",
         }
     }
@@ -74,29 +47,24 @@ def record_schema(dataset: Dataset) -> Schema:
     }
 
 
-def request_body(dataset: Dataset) -> Schema:
-    """OpenAPI's ``requestBody`` of ``POST /predict``."""
-    record: Schema = {"$ref": "#/components/schemas/RawRecord"}
+def records_body(dataset: Dataset) -> Schema:
+    """Return OpenAPI's ``requestBody`` of ``POST /predict``."""
+    record: Schema = reference(RECORD)
     records: Schema = {"type": "array", "items": record, "minItems": 1}
+    wrapped: Schema = {
+        "type": "object",
+        "title": "Records",
+        "properties": {"records": records},
+        "required": ["records"],
+        "additionalProperties": False,
+    }
     examples = [example_record(dataset, position) for position in (0, 1)]
     return {
         "required": True,
         "description": "Raw records: in an object, as a plain list, or one record alone.",
         "content": {
             "application/json": {
-                "schema": {
-                    "anyOf": [
-                        {
-                            "type": "object",
-                            "title": "Records",
-                            "properties": {"records": records},
-                            "required": ["records"],
-                            "additionalProperties": False,
-                        },
-                        records,
-                        record,
-                    ]
-                },
+                "schema": {"anyOf": [wrapped, records, record]},
                 "examples": {
                     "records": {"summary": "Two records", "value": {"records": examples}},
                     "list": {"summary": "A plain list", "value": examples},
@@ -104,132 +72,6 @@ def request_body(dataset: Dataset) -> Schema:
                 },
             }
         },
-    }
-
-
-def components(dataset: Dataset) -> dict[str, Schema]:
-    """The named schemas that requests and answers refer to."""
-    text: Schema = {"type": "string"}
-    return {
-        **_protocols(),
-        "RawRecord": record_schema(dataset),
-        "Predictions": {
-            "type": "object",
-            "properties": {
-                "predictions": {
-                    "type": "array",
-                    "items": {"type": "number"},
-                    "description": f"One value of '{dataset.target}' a record, in the order of the records{_unit(dataset)}.",
-                },
-                "model": {
-                    "type": "object",
-                    "properties": {"name": text, "version": text, "framework": text},
-                    "required": ["name", "version", "framework"],
-                },
-                "pipeline_version": {**text, "example": dataset.version},
-                "request_id": text,
-            },
-            "required": ["predictions", "model", "pipeline_version", "request_id"],
-        },
-        "Error": {
-            "type": "object",
-            "properties": {
-                "error": {
-                    "type": "object",
-                    "properties": {
-                        "code": {**text, "description": "Stable; programs decide by it."},
-                        "message": text,
-                        "faults": {
-                            "type": "array",
-                            "description": "The first 20 faults of the records.",
-                            "items": {
-                                "type": "object",
-                                "properties": {
-                                    "record": {"type": "integer"},
-                                    "id": {"type": ["string", "null"]},
-                                    "field": {"type": ["string", "null"]},
-                                    "problem": text,
-                                },
-                            },
-                        },
-                    },
-                    "required": ["code", "message", "faults"],
-                }
-            },
-            "required": ["error"],
-        },
-    }
-
-
-def _protocols() -> dict[str, Schema]:
-    """The schemas of the protocols that others specified."""
-    text: Schema = {"type": "string"}
-    parameters: Schema = {"type": ["object", "null"]}
-    output: Schema = {"type": "object", "properties": {"name": text, "parameters": parameters}, "required": ["name"]}
-    shape: Schema = {"type": "array", "items": {"type": "integer"}}
-    tensor: Schema = {
-        "type": "object",
-        "properties": {
-            "name": text,
-            "shape": shape,
-            "datatype": text,
-            "parameters": parameters,
-            "data": {"type": "array", "items": {}},
-        },
-        "required": ["name", "shape", "datatype", "data"],
-    }
-    described: Schema = {
-        "type": "object",
-        "properties": {"name": text, "datatype": text, "shape": shape},
-        "required": ["name", "datatype", "shape"],
-    }
-
-    def thing(required: list[str], **properties: Schema) -> Schema:
-        return {"type": "object", "properties": properties, "required": required}
-
-    def many(items: Schema) -> Schema:
-        return {"type": "array", "items": items}
-
-    return {
-        "InferenceRequest": thing(
-            ["inputs"],
-            id={"type": ["string", "null"]},
-            parameters=parameters,
-            inputs={**many(tensor), "minItems": 1},
-            outputs={"type": ["array", "null"], "items": output},
-        ),
-        "InferenceResponse": thing(
-            ["model_name", "outputs"],
-            model_name=text,
-            model_version=text,
-            id=text,
-            parameters=parameters,
-            outputs=many(tensor),
-        ),
-        "InferenceError": thing(["error"], error=text),
-        "ModelMetadata": thing(
-            ["name", "platform", "inputs", "outputs"],
-            name=text,
-            versions=many(text),
-            platform=text,
-            inputs=many(described),
-            outputs=many(described),
-        ),
-        "ModelReady": thing(["name", "ready"], name=text, ready={"type": "boolean"}),
-        "ServerReady": thing(["ready"], ready={"type": "boolean"}, live={"type": "boolean"}),
-        "ScoringRequest": {
-            "type": "object",
-            "description": "Exactly one of the formats.",
-            "properties": {
-                "dataframe_split": thing(["columns", "data"], columns=many(text), data=many({"type": "array", "items": {}})),
-                "dataframe_records": many({"type": "object"}),
-                "instances": many({}),
-                "inputs": {"type": ["object", "array"], "items": {}},
-            },
-            "minProperties": 1,
-        },
-        "ScoringPredictions": thing(["predictions"], predictions=many({"type": "number"})),
-        "ScoringError": thing(["error_code", "message"], error_code=text, message=text),
     }
 
 
@@ -261,7 +103,7 @@ def _column_schema(column: Column, *, is_target: bool) -> Schema:
     if notes:
         schema["description"] = " ".join(note if note.endswith(".") else f"{note}." for note in notes)
     if not is_target:
-        schema["example"] = _example(column, 0)
+        schema["example"] = example_value(column)
     return schema
 
 
@@ -271,32 +113,53 @@ def _fill(column: Column) -> str:
     return f"{column.fill:g}" if isinstance(column.fill, float) else f"'{column.fill}'"
 
 
-def _example(column: Column, position: int) -> Any:
-    if column.categories:
-        category = column.categories[position % len(column.categories)]
-        return [category] if column.type == "list of categories" else category
-    if column.type == "list of shares":
-        return [1.0]
-    if column.type == "boolean":
-        return position % 2 == 0
-    if column.type in ("number", "integer"):
-        low, high = column.range or (0.0, 1.0)
-        middle = low + (high - low) * (0.5 + 0.25 * (position % 2))
-        return (
-            min(max(math.floor(middle), math.ceil(low)), math.floor(high))
-            if column.type == "integer"
-            else _rounded(middle, low, high)
-        )
-    if column.type == "datetime":
-        return _EXAMPLE_TIME.strftime(column.format) if column.format else _EXAMPLE_TIME.isoformat()
-    return "text"
-
-
-def _rounded(value: float, low: float, high: float) -> float:
-    rounded = round(value, 6)
-    return rounded if low <= rounded <= high else value
-
-
-def _unit(dataset: Dataset) -> str:
-    unit = dataset.column(dataset.target).unit
-    return f", in {unit}" if unit else ""
+_PARAMETERS: Schema = {"type": ["object", "null"]}
+_INFERENCE_REQUEST: Schema = {
+    "type": "object",
+    "properties": {
+        "id": {"type": ["string", "null"]},
+        "parameters": _PARAMETERS,
+        "inputs": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string"},
+                    "shape": {"type": "array", "items": {"type": "integer"}},
+                    "datatype": {"type": "string"},
+                    "parameters": _PARAMETERS,
+                    "data": {"type": "array", "items": {}},
+                },
+                "required": ["name", "shape", "datatype", "data"],
+            },
+        },
+        "outputs": {
+            "type": ["array", "null"],
+            "items": {
+                "type": "object",
+                "properties": {"name": {"type": "string"}, "parameters": _PARAMETERS},
+                "required": ["name"],
+            },
+        },
+    },
+    "required": ["inputs"],
+}
+_SCORING_REQUEST: Schema = {
+    "type": "object",
+    "description": "Exactly one of the formats.",
+    "properties": {
+        "dataframe_split": {
+            "type": "object",
+            "properties": {
+                "columns": {"type": "array", "items": {"type": "string"}},
+                "data": {"type": "array", "items": {"type": "array", "items": {}}},
+            },
+            "required": ["columns", "data"],
+        },
+        "dataframe_records": {"type": "array", "items": {"type": "object"}},
+        "instances": {"type": "array", "items": {}},
+        "inputs": {"type": ["object", "array"], "items": {}},
+    },
+    "minProperties": 1,
+}

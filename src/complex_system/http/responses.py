@@ -1,0 +1,43 @@
+"""JSON responses, and the HTTP status of every error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from complex_system.errors import ComplexSystemError
+
+REQUEST_ID = "x-request-id"
+HTTP_STATUS = {
+    "invalid_request": 400,
+    "unauthorized": 401,
+    "unknown_model": 404,
+    "invalid_record": 422,
+    "too_large": 413,
+    "no_model": 503,
+    "model_refused": 503,
+    "nobody_listens": 503,
+    "busy": 503,
+    "tracking_unavailable": 503,
+    "tracking_refused": 503,
+    "reply_timeout": 504,
+}
+"""The HTTP status of every error code; 500 for a code that is missing here."""
+
+
+def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a response with ``content`` as JSON: anything that ``msgspec`` encodes."""
+    return Response(msgspec.json.encode(content), status, headers, "application/json")
+
+
+def status_of(error: ComplexSystemError) -> int:
+    """Return the HTTP status of an error."""
+    return HTTP_STATUS.get(error.code, 500)
+
+
+def challenge(status: int) -> dict[str, str]:
+    """Return the header that a 401 must have."""
+    return {"www-authenticate": "Bearer"} if status == 401 else {}

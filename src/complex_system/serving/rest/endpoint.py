@@ -1,0 +1,316 @@
+"""The way of a request, the same in every protocol: key, body, model, prediction, errors, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from complex_system.domain.dataset import Dataset
+from complex_system.errors import (
+    ComplexSystemError,
+    InternalError,
+    InvalidRecordError,
+    NobodyListensError,
+    NoModelError,
+)
+from complex_system.http.auth import ApiKey
+from complex_system.http.limits import BodyLimits, LimitedRequest
+from complex_system.http.responses import REQUEST_ID, challenge, json_response, status_of
+from complex_system.serving.engine import PredictionEngine, PredictionResult
+from complex_system.serving.metrics import ServingMetrics
+from complex_system.serving.models.predictor import Predictor
+from complex_system.serving.requests.batch import Batch
+from complex_system.serving.requests.reader import BatchReader
+
+log = logging.getLogger(__name__)
+
+LONG_BODY = 250_000
+"""Bytes from which a body is decoded in a thread."""
+
+Schema = dict[str, Any]
+Responses = Mapping[int, type[msgspec.Struct] | Schema]
+Handler = Callable[..., Awaitable[Response]]
+"""Answers a :class:`PredictionRequest`; the parameters of the path are keyword arguments."""
+
+
+class Backend:
+    """What all routes of one application share.
+
+    Attributes:
+        engine: Predicts.
+        metrics: Counts.
+        api_key: What clients must send.
+        limits: Of bodies.
+    """
+
+    def __init__(
+        self,
+        engine: PredictionEngine,
+        metrics: ServingMetrics,
+        api_key: str = "",
+        processing_connected: Callable[[], bool] | None = None,
+    ) -> None:
+        """Make the backend.
+
+        Args:
+            engine: Predicts.
+            metrics: Counts.
+            api_key: What clients must send; empty for none.
+            processing_connected: Whether what processes the records elsewhere can be reached; None where nothing is needed.
+        """
+        self.engine = engine
+        self.metrics = metrics
+        self.api_key = ApiKey(api_key)
+        self.limits = BodyLimits(engine.limits.body_bytes, engine.limits.records)
+        self._processing_connected = processing_connected
+
+    def require_ready(self) -> None:
+        """Return if predictions can be made: a model is loaded and warm, and the broker is connected if it is needed.
+
+        Raises:
+            NoModelError: There is no model yet.
+            NobodyListensError: The broker is needed and away.
+        """
+        self.engine.champion.require()
+        self.require_processing()
+
+    def require_processing(self) -> None:
+        """Return if records can be processed.
+
+        Raises:
+            NobodyListensError: The broker is needed and away.
+        """
+        if self._processing_connected is not None and not self._processing_connected():
+            raise NobodyListensError("The broker, which processes the records, is away.")
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether predictions can be made."""
+        try:
+            self.require_ready()
+        except (NoModelError, NobodyListensError):
+            return False
+        return True
+
+
+class PredictionRequest(LimitedRequest):
+    """A request to one of the routes.
+
+    Attributes:
+        backend: What all routes share.
+        predictor: The model that predicts, once it is known.
+        size: Number of records, once they are read.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, backend: Backend) -> None:
+        super().__init__(scope, receive, backend.limits)
+        self.backend = backend
+        self.predictor: Predictor | None = None
+        self.size = 0
+        self._live = False
+
+    async def find_model(self, name: str, version: str | None) -> Predictor:
+        """Find the model that the request names; from now on the request is counted as its.
+
+        Raises:
+            NoModelError: No model is loaded yet.
+            UnknownModelError: There is no such model.
+            ModelRefusedError: The model exists and must not be served.
+        """
+        engine = self.backend.engine
+        self.predictor = await engine.models.predictor(name, version)
+        self._live = self.predictor is engine.champion.current
+        return self.predictor
+
+    async def predict(self, read: Callable[[BatchReader, bytes], Batch]) -> PredictionResult:
+        """Read the body as the model takes it, and predict: with the model that was found, else with the champion.
+
+        Args:
+            read: Makes the batch; called in a thread if the body is long.
+
+        Raises:
+            NoModelError: There was no model when the request came.
+        """
+        engine = self.backend.engine
+        if self.predictor is None and engine.champion.current is not None:
+            self.predictor, self._live = engine.champion.current, True
+        reader = engine.reader_for(self.predictor)
+        body = await self.body()
+        batch = read(reader, body) if len(body) <= LONG_BODY else await asyncio.to_thread(read, reader, body)
+        self.size = batch.size
+        if self.predictor is None:
+            self.predictor = engine.champion.require()
+            if engine.reader_for(self.predictor) is not reader:
+                raise NoModelError("There was no model when the request came; there is one now: send it again.")
+        return await engine.predict_batch(batch, self.predictor, live=self._live)
+
+
+@dataclass(frozen=True)
+class ErrorFormat:
+    """How a protocol writes errors.
+
+    Attributes:
+        schema: Type of the body.
+        content: Makes the body from an error and its status.
+        invalid_record: Status where records are not as declared.
+    """
+
+    schema: type[msgspec.Struct]
+    content: Callable[[ComplexSystemError, int], msgspec.Struct]
+    invalid_record: int = 400
+
+    def response(self, error: ComplexSystemError, request_id: str) -> Response:
+        """Return the response for an error."""
+        status = self.invalid_record if error.code == InvalidRecordError.code else status_of(error)
+        return json_response(self.content(error, status), status, {REQUEST_ID: request_id, **challenge(status)})
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What the documentation says about a route.
+
+    Attributes:
+        method: Of HTTP.
+        summary: A few words.
+        tag: Group of routes.
+        responses: Status to the type of the body, or to OpenAPI's own description.
+        body: Makes OpenAPI's ``requestBody`` for a data set.
+    """
+
+    method: str
+    summary: str
+    tag: str
+    responses: Responses
+    body: Callable[[Dataset], Schema] | None = None
+
+
+class Endpoint:
+    """An ASGI application for one route.
+
+    Attributes:
+        errors: How it writes errors.
+        operation: What the documentation says; None for what is not documented.
+        is_open: Whether it needs no key.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        path: str,
+        handler: Handler,
+        errors: ErrorFormat,
+        operation: Operation | None,
+        *,
+        is_open: bool,
+    ) -> None:
+        self.errors = errors
+        self.operation = operation
+        self.is_open = is_open
+        self._backend = backend
+        self._path = path
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        backend = self._backend
+        counters = backend.metrics.requests
+        request = PredictionRequest(scope, receive, backend)
+        began = time.perf_counter()
+        counters.in_progress += 1
+        try:
+            if backend.api_key and not self.is_open:
+                backend.api_key.require(Headers(scope=scope))
+            response = await self._handler(request, **scope["path_params"])
+        except ComplexSystemError as error:
+            response = self._refuse(request, error)
+        except ClientDisconnect:
+            response = Response(status_code=400)  # nobody reads it
+        except Exception:
+            log.exception("%s %s failed (request %s)", scope["method"], self._path, request.id)
+            response = self._refuse(request, InternalError("The request failed inside the service; its log says more."))
+        finally:
+            counters.in_progress -= 1
+            request.release()
+        model = request.predictor.info if request.predictor else None
+        counters.add(self._path, model, response.status_code, time.perf_counter() - began, request.size)
+        await response(scope, receive, send)
+
+    def _refuse(self, request: PredictionRequest, error: ComplexSystemError) -> Response:
+        if request.scope["method"] == "POST":  # asked for predictions
+            self._backend.metrics.failures.count(error.code)
+        return self.errors.response(error, request.id)
+
+
+class Routes:
+    """Makes the routes of one protocol."""
+
+    def __init__(self, backend: Backend, errors: ErrorFormat, tag: str, *, is_open: bool = False) -> None:
+        """Start without routes.
+
+        Args:
+            backend: What all routes share.
+            errors: How the protocol writes errors.
+            tag: Group of its routes in the documentation.
+            is_open: Whether they need no key.
+        """
+        self.routes: list[Route] = []
+        self._backend = backend
+        self._errors = errors
+        self._tag = tag
+        self._is_open = is_open
+
+    def add(
+        self,
+        path: str,
+        handler: Handler,
+        summary: str = "",
+        responses: Responses | None = None,
+        *,
+        method: str = "GET",
+        body: Callable[[Dataset], Schema] | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Add a route.
+
+        Args:
+            path: Its template.
+            handler: Answers its requests.
+            summary: What the documentation says; a route without one is not documented.
+            responses: Of the documentation, see :class:`Operation`.
+            method: The only one that it takes; ``GET`` stands for ``HEAD``, too.
+            body: Of the documentation, see :class:`Operation`.
+            name: For the documentation, where the handler's own is not the right one.
+        """
+        operation = Operation(method, summary, self._tag, responses or {}, body) if summary else None
+        endpoint = Endpoint(self._backend, path, handler, self._errors, operation, is_open=self._is_open)
+        self.routes.append(Route(path, endpoint, methods=[method], name=name or handler.__name__))
+
+
+def error_text(error: ComplexSystemError) -> str:
+    """Return all that is wrong as one text, for protocols without a list of faults."""
+    if not isinstance(error, InvalidRecordError) or len(error.faults) < 2:
+        return error.message
+    return joined_lines(fault_lines(error.faults))
+
+
+def fault_lines(faults: list[dict[str, Any]]) -> list[str]:
+    """Return a line for each fault, with record, field and problem."""
+    return [
+        f"record {f['record']}{', ' + repr(f['field']) if f['field'] is not None else ''}: {f['problem']}" for f in faults
+    ]
+
+
+def joined_lines(lines: list[str]) -> str:
+    """Return lines as one text that begins with their number."""
+    return f"{len(lines)} faults: " + "; ".join(lines) + "."
