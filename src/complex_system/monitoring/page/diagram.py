@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from complex_system.monitoring.page import series
+from complex_system.monitoring import series
 from complex_system.monitoring.page.formatting import Level, count, level_of, rate
-from complex_system.monitoring.page.reading import Reading, ServiceStatus
+from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.svg import safe, svg, tag, text
+from complex_system.monitoring.services import ServiceState
 
 _LONGEST_MODEL = 16
 STATE_SIGNS: dict[Level, str] = {"good": "●", "warn": "◐", "bad": "▲", "none": "○"}
@@ -123,7 +124,7 @@ def _champion(reading: Reading) -> Label:
     return Label(f"{model} v{reading.champion.version}", quiet=f"of {compared} compared" if compared else "")
 
 
-def _content(labels: Mapping[str, Label], services: Mapping[str, ServiceStatus], *, narrow: bool) -> str:
+def _content(labels: Mapping[str, Label], services: Mapping[str, ServiceState], *, narrow: bool) -> str:
     name = "arrow-narrow" if narrow else "arrow-wide"
     head = tag("path", d="M0,0 L7,3.5 L0,7 z", class_="head")
     parts = tag("defs", tag("marker", head, id=name, markerWidth=7, markerHeight=7, refX=6.5, refY=3.5, orient="auto"))
@@ -146,7 +147,7 @@ def _content(labels: Mapping[str, Label], services: Mapping[str, ServiceStatus],
     return parts + texts + "".join(boxes)
 
 
-def _box(node: Node, services: Mapping[str, ServiceStatus], x: float, y: float) -> str:
+def _box(node: Node, services: Mapping[str, ServiceState], x: float, y: float) -> str:
     found = [services[name] for name in node.services if name in services]
     levels = [level_of(each.state) for each in found]
     worst: Level = next((level for level in _WORST_FIRST if level in levels), "none")

@@ -7,7 +7,7 @@ from typing import Any
 
 from complex_system.monitoring.page.formatting import Viewer
 from complex_system.monitoring.page.reading import Reading
-from complex_system.monitoring.page.series import Curve, T, points
+from complex_system.monitoring.series import Curve, T, points
 
 Figure = dict[str, Any]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 
+from complex_system.monitoring import series
 from complex_system.monitoring.aggregates import LatencySums
-from complex_system.monitoring.page import answers, series
+from complex_system.monitoring.page import answers
 from complex_system.monitoring.page.diagram import diagrams
 from complex_system.monitoring.page.figures import SERIES
 from complex_system.monitoring.page.formatting import (
@@ -23,13 +24,13 @@ from complex_system.monitoring.page.formatting import (
     share,
 )
 from complex_system.monitoring.page.reading import Reading
-from complex_system.monitoring.page.series import Curve, T
 from complex_system.monitoring.page.svg import Line, Mark, chart, safe, tag
 from complex_system.monitoring.page.tables import Table, champions, errors_of_groups, errors_of_models, failed_requests
 from complex_system.monitoring.page.views.data import distribution, largest
 from complex_system.monitoring.page.views.models import ranking_scores
 from complex_system.monitoring.page.views.predictions import error_curves
 from complex_system.monitoring.page.views.system import CPU, MEMORY
+from complex_system.monitoring.series import Curve, T
 from complex_system.protocol.operations import Alert
 
 TICKS = 6
@@ -158,7 +159,7 @@ def _predictions(reading: Reading, clock: Clock) -> str:
         "RMSE over time by model version", marks,
     )  # fmt: skip
     parts += _table(errors_of_models(reading))
-    groups = {group_name(name): sums for name, sums in series.errors_by_group(reading.rollups).items()}
+    groups = {group_name(name): sums for name, sums in reading.groups.items()}
     return parts + (_table(errors_of_groups(groups)) if groups else "")
 
 

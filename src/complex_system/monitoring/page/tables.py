@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from complex_system.monitoring import series
 from complex_system.monitoring.aggregates import ErrorSums
-from complex_system.monitoring.page import series
+from complex_system.monitoring.history import Champion
 from complex_system.monitoring.page.formatting import NONE, Clock, count, error, number
-from complex_system.monitoring.page.reading import Champion, Reading
+from complex_system.monitoring.page.reading import Reading
 
 
 class Table(NamedTuple):

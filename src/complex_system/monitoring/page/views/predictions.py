@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dash import html
 from dash.development.base_component import Component
 
+from complex_system.monitoring import series
 from complex_system.monitoring.aggregates import ErrorSums, Served
-from complex_system.monitoring.page import series
 from complex_system.monitoring.page.components import View, card, columns, figures, plot
 from complex_system.monitoring.page.figures import (
     COLORS,
@@ -28,7 +28,7 @@ from complex_system.monitoring.page.figures import (
 )
 from complex_system.monitoring.page.formatting import Viewer, count, group_column, group_name, number, rate
 from complex_system.monitoring.page.reading import Reading
-from complex_system.monitoring.page.series import Curve
+from complex_system.monitoring.series import Curve
 
 _WAITING = "Waiting for true values:\na prediction is compared with the true value as soon as its record has been measured."
 _SYMBOLS = ("circle", "diamond", "square", "cross", "triangle-up", "x")
@@ -162,7 +162,7 @@ def _groups(reading: Reading, viewer: Viewer) -> Figure:
             by_group.setdefault(pair.group, []).append(round(pair.residual, 3))
     if not by_group:
         return waiting(viewer, _WAITING)
-    exact = series.errors_by_group(reading.rollups)
+    exact = reading.groups
     traces = []
     for i, group in enumerate(sorted(by_group)):
         metrics = exact[group].metrics() if group in exact else {}

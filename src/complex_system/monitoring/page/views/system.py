@@ -7,8 +7,8 @@ from functools import partial
 from dash import html
 from dash.development.base_component import Component
 
+from complex_system.monitoring import series
 from complex_system.monitoring.aggregates import Gauge, LatencySums, begin_of
-from complex_system.monitoring.page import series
 from complex_system.monitoring.page.components import Parts, View, card, columns, empty, figures, plot, table
 from complex_system.monitoring.page.figures import Figure, curve, curves, over_time, titled, waiting
 from complex_system.monitoring.page.formatting import Viewer, count, megabytes, number, rate, share
