@@ -1,4 +1,4 @@
-"""The one model that all servers serve: our LightGBM trainer's, on lab records, natively and as a twin."""
+"""The one model that all servers serve: our LightGBM trainer's, on lab records, natively and as an ONNX model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def records(count: int, seed: int = 1) -> list[Record]:
 
 
 def features(count: int, seed: int = 1) -> np.ndarray[Any, Any]:
-    """The processed twins of :func:`records`."""
+    """The processed records of :func:`records`."""
     return Pipeline(DATASET).features(records(count, seed))
 
 
@@ -48,16 +48,16 @@ def train(folder: Path, count: int = 6000) -> None:
     cut = count * 4 // 5
     data = TrainingData(DATASET.feature_names, DATASET.target, Samples(x[:cut], y[:cut]), Samples(x[cut:], y[cut:]))
     model = LightGBMTrainer().fit(data, lambda _: None)
-    twin = model.to_onnx()
+    onnx_model = model.to_onnx()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.onnx").write_bytes(twin)
+    (folder / "model.onnx").write_bytes(onnx_model)
     metadata = {
         "framework": "lightgbm",
         "trainer": "lightgbm",
         "pipeline_version": DATASET.version,
         "target": DATASET.target,
         "feature_names": list(DATASET.feature_names),
-        "sha256": hashlib.sha256(twin).hexdigest(),
+        "sha256": hashlib.sha256(onnx_model).hexdigest(),
     }
     (folder / "metadata.json").write_text(json.dumps(metadata))
     model.native.save_model(str(folder / "model.txt"))

@@ -13,7 +13,7 @@ from benchmarks.tables import Bar, Table, rounds_of
 
 NOTE = (
     "Every server on one core, the client on the other. Ours takes raw records and checks them; all others are given "
-    "ready-made features, which is their easier task. The model is the same LightGBM model everywhere: ours serves its ONNX twin."
+    "ready-made features, which is their easier task. The model is the same LightGBM model everywhere: ours serves its ONNX model."
 )
 CASES: dict[str, tuple[int, Callable[[Server, bytes, float], Run]]] = {
     "One record a request, one client": (1, one_client),

@@ -1,4 +1,4 @@
-"""Small real models for tests: ONNX twins of a linear law, logged and registered in MLflow as the trainers do it."""
+"""Small real models for tests: ONNX models of a linear law, logged and registered in MLflow as the trainers do it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from complex_system.serving.rest.app import make_app
 from complex_system.training.onnx import ONNX_INPUT, ONNX_OUTPUT
 
 
-def linear_twin(dataset: Dataset, bias: float = 0.0, weight: float = 1.0, width: int | None = None) -> bytes:
-    """A twin that answers ``bias + weight * (sum of the features)``."""
+def linear_onnx(dataset: Dataset, bias: float = 0.0, weight: float = 1.0, width: int | None = None) -> bytes:
+    """An ONNX model that answers ``bias + weight * (sum of the features)``."""
     features = width or len(dataset.feature_names)
     constants = [
         numpy_helper.from_array(np.full((features, 1), weight, dtype=np.float32), "weights"),
@@ -51,8 +51,10 @@ def linear_twin(dataset: Dataset, bias: float = 0.0, weight: float = 1.0, width:
     return encoded
 
 
-def twin_metadata(dataset: Dataset, twin: bytes, model: str, trainer: str = "lightgbm", **changes: Any) -> dict[str, Any]:
-    """What a trainer writes beside a twin; keyword arguments replace entries."""
+def onnx_metadata(
+    dataset: Dataset, onnx_model: bytes, model: str, trainer: str = "lightgbm", **changes: Any
+) -> dict[str, Any]:
+    """What a trainer writes beside an ONNX model; keyword arguments replace entries."""
     return {
         "model": model,
         "framework": trainer.split("-", maxsplit=1)[0],
@@ -66,23 +68,23 @@ def twin_metadata(dataset: Dataset, twin: bytes, model: str, trainer: str = "lig
         "run_id": "",
         "validation": {"rmse": 15.0, "mae": 12.5, "r2": 0.97},
         "samples": {"train": 70, "validation": 15},
-        "sha256": hashlib.sha256(twin).hexdigest(),
+        "sha256": hashlib.sha256(onnx_model).hexdigest(),
         "declaration": dataset.as_content(),
         **changes,
     }
 
 
-def register_twin(
+def register_onnx(
     tracking_uri: str,
     dataset: Dataset,
-    twin: bytes,
+    onnx_model: bytes,
     *,
     prefix: str,
     trainer: str = "lightgbm",
     champion: bool = True,
     **changes: Any,
 ) -> tuple[str, str]:
-    """Logs a run with the twin, registers a version and, if wanted, makes it champion.
+    """Logs a run with the ONNX model, registers a version and, if wanted, makes it champion.
 
     Args:
         prefix: What the registered name begins with; one of its own keeps tests apart.
@@ -97,9 +99,9 @@ def register_twin(
     client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
     name = f"{prefix}-{trainer}"
     run = client.create_run("0")
-    metadata = twin_metadata(dataset, twin, name, trainer, run_id=run.info.run_id) | changes
+    metadata = onnx_metadata(dataset, onnx_model, name, trainer, run_id=run.info.run_id) | changes
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "model.onnx").write_bytes(twin)
+        Path(folder, "model.onnx").write_bytes(onnx_model)
         Path(folder, "metadata.json").write_text(json.dumps(metadata))
         client.log_artifacts(run.info.run_id, folder, "twin")
     client.set_terminated(run.info.run_id)
@@ -142,11 +144,13 @@ class MemorySource(ModelSource):
         self.loads = 0
         self.failure: Exception | None = None
 
-    def publish(self, dataset: Dataset, bias: float, twin: bytes | None = None, **changes: Any) -> str:
-        """Makes a twin that answers ``bias`` plus the sum of the features the newest, and returns its version."""
+    def publish(self, dataset: Dataset, bias: float, onnx_model: bytes | None = None, **changes: Any) -> str:
+        """Makes an ONNX model that answers ``bias`` plus the sum of the features the newest, and returns its version."""
         version = str(len(self.published) + 1)
-        twin = linear_twin(dataset, bias) if twin is None else twin
-        self.published.append(("memory-lightgbm", version, twin, twin_metadata(dataset, twin, "memory-lightgbm") | changes))
+        onnx_model = linear_onnx(dataset, bias) if onnx_model is None else onnx_model
+        self.published.append(
+            ("memory-lightgbm", version, onnx_model, onnx_metadata(dataset, onnx_model, "memory-lightgbm") | changes)
+        )
         return version
 
     @override
@@ -158,8 +162,8 @@ class MemorySource(ModelSource):
     @override
     def load(self, reference: ModelReference) -> LoadedModel:
         self.loads += 1
-        _, _, twin, metadata = self.published[int(reference.version) - 1]
-        return LoadedModel(twin, metadata)
+        _, _, onnx_model, metadata = self.published[int(reference.version) - 1]
+        return LoadedModel(onnx_model, metadata)
 
 
 class ManyModels(ModelSource):
@@ -175,10 +179,12 @@ class ManyModels(ModelSource):
         self.looks = 0
 
     def publish(self, name: str, bias: float, *, champion: bool = False, **changes: Any) -> str:
-        """Registers a twin that answers ``bias`` plus the sum of the features."""
-        twin = linear_twin(self.dataset, bias)
+        """Registers an ONNX model that answers ``bias`` plus the sum of the features."""
+        onnx_model = linear_onnx(self.dataset, bias)
         trainer = name.partition("-")[2]
-        self.versions_of.setdefault(name, []).append((twin, twin_metadata(self.dataset, twin, name, trainer) | changes))
+        self.versions_of.setdefault(name, []).append(
+            (onnx_model, onnx_metadata(self.dataset, onnx_model, name, trainer) | changes)
+        )
         version = str(len(self.versions_of[name]))
         if champion:
             self.crown(name, version)

@@ -179,14 +179,14 @@ class Plant:
         return before
 
     async def finished(self, source: str = "dummy_data_generation") -> None:
-        """Waits until the source has been told of every record that it is saved, and each has its twin."""
+        """Waits until the source has been told of every record that it is saved, and each has its processed record."""
         if source in self.children:
             done = f"{self.records} of {self.records} records saved"
             await eventually(lambda: (self.state(source), self.detail(source)) == ("ready", done), PATIENCE)
         await self.until(lambda counts: counts.processed >= self.records)
 
         async def nothing_left() -> bool:
-            # A twin may be there a moment before its raw record is noted as processed.
+            # A processed record may be there a moment before its raw record is noted as processed.
             try:
                 page = await self.database.unprocessed(Dataset.load().version, 1)
             except ComplexSystemError:

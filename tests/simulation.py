@@ -25,12 +25,16 @@ from complex_system.monitoring.alerts.evaluation import AlertChange, AlertRules
 from complex_system.monitoring.alerts.rules import AlertRule, load_rules
 from complex_system.monitoring.history import History
 from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, Monitor
+from complex_system.monitoring.points import Figures
 from complex_system.monitoring.reference import Reference
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.database import RecordCounts, Rejection
+from complex_system.protocol.serving import PredictedRecord, PredictionMade, Truth, TruthKnown
 from complex_system.sources.scenarios import TARGET, Disturbance, Scenario
 from complex_system.training.base import TrainedModel, TrainingParameters, score
 from complex_system.training.data import Part, SampleCollector
 from complex_system.training.lightgbm import LightGBMTrainer
+from monitoring_page.messages import compared, comparison
 from samples import processed_page
 
 START = 1_750_000_000.0
@@ -97,14 +101,13 @@ class Plant:
         self.now = START
         self.monitor = Monitor(self.dataset, pace.window, History(), monotonic=lambda: self.now, now=lambda: self.now)
         self.monitor.reference = champion().reference
-        result = {"model": "lab-lightgbm", "version": "1", "rmse": champion().rmse}
-        self.monitor.history.state("comparison", self.now, {"results": [result]})
+        self.monitor.compared(comparison(compared("lab-lightgbm", "1", champion().rmse)))
         self.rules = AlertRules(load_rules() if rules is None else rules, self.dataset)
         self.scenario = Scenario("normal", START)
         self._laboratory = Laboratory(seed + 1_000)
         self._disturbance = Disturbance(seed)
         self._pipeline = Pipeline(self.dataset)
-        self._counts = dict.fromkeys(("raw", "processed", "labelled", "rejected"), 10_000)
+        self._counts = RecordCounts(raw=10_000, processed=10_000, labelled=10_000, rejected=10_000)
         self._noise = np.random.default_rng(seed)
         self._due = 0.0
 
@@ -132,39 +135,39 @@ class Plant:
         count = int(self.pace.live * self.pace.points)
         records = [self._measured() for _ in range(count)]
         rejections = _rejections(self._pipeline, records)
-        self._counts = {
-            "raw": self._counts["raw"] + count, "processed": self._counts["processed"] + count - len(rejections),
-            "labelled": self._counts["labelled"] + count // 2, "rejected": self._counts["rejected"] + len(rejections),
-        }  # fmt: skip
+        self._counts = RecordCounts(
+            raw=self._counts.raw + count, processed=self._counts.processed + count - len(rejections),
+            labelled=self._counts.labelled + count // 2, rejected=self._counts.rejected + len(rejections),
+        )  # fmt: skip
         self.monitor.flow.counted(self.now, self._counts)
         self.monitor.flow.rejected(self.now, rejections)
 
     def _request(self) -> None:
         records = [self._measured() for _ in range(self.pace.records)]
-        bad = {rejection[ID] for rejection in _rejections(self._pipeline, records)}
+        bad = {rejection.id for rejection in _rejections(self._pipeline, records)}
         records = [record for record in records if record[ID] not in bad]
         if not records:
             return
         blind = [{**record, TARGET: None} for record in records]
         predictions = champion().model.predict(self._pipeline.features(blind))
-        self.monitor.predicted({
-            "service": CHAMPIONS_SERVICE, "model": "lab-lightgbm", "version": "1", "pipeline_version": self.dataset.version,
-            "milliseconds": float(self._noise.lognormal(1.0, 0.5)),
-            "predictions": [
-                {"id": record[ID], "record": record, "prediction": float(value)}
+        self.monitor.predicted(PredictionMade(
+            service=CHAMPIONS_SERVICE, model="lab-lightgbm", version="1", pipeline_version=self.dataset.version,
+            milliseconds=float(self._noise.lognormal(1.0, 0.5)),
+            predictions=tuple(
+                PredictedRecord(id=record[ID], record=record, prediction=float(value))
                 for record, value in zip(blind, predictions, strict=True)
-            ],
-        })  # fmt: skip
-        truths = [{"id": record[ID], "truth": record[TARGET]} for record in records if record[TARGET] is not None]
-        self.monitor.measured({"truths": truths})
+            ),
+        ))  # fmt: skip
+        truths = [Truth(id=record[ID], truth=record[TARGET]) for record in records if record[TARGET] is not None]
+        self.monitor.measured(TruthKnown(truths=tuple(truths)))
 
-    def _point(self) -> dict[str, float]:
+    def _point(self) -> Figures:
         reference, records = self.monitor.reference, self.monitor.records
-        data = self.monitor.measure_data(records, reference) if reference is not None and records else None
-        return self.monitor.point({}, data)
+        drift = self.monitor.measure_data(records, reference) if reference is not None and records else None
+        return self.monitor.point(Figures(), drift)
 
 
-def _rejections(pipeline: Pipeline, records: list[Record]) -> list[dict[str, str]]:
+def _rejections(pipeline: Pipeline, records: list[Record]) -> list[Rejection]:
     try:
         pipeline.features(records)
     except InvalidRecordError:
@@ -172,12 +175,12 @@ def _rejections(pipeline: Pipeline, records: list[Record]) -> list[dict[str, str
     return []
 
 
-def _rejection(pipeline: Pipeline, record: Record) -> list[dict[str, str]]:
+def _rejection(pipeline: Pipeline, record: Record) -> list[Rejection]:
     try:
         pipeline.features([record])
     except InvalidRecordError as error:
         reason = "; ".join(f"{fault['field']}: {fault['problem']}" for fault in error.faults)
-        return [{ID: record[ID], "reason": reason}]
+        return [Rejection(id=record[ID], reason=reason)]
     return []
 
 

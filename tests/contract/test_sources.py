@@ -17,7 +17,7 @@ from complex_system.serving.models.source import ModelSource
 from complex_system.serving.models.wandb import WandbDirectorySource
 from complex_system.tracking.artifact_store import ArtifactStore
 from complex_system.tracking.registry import ModelRegistry
-from models import linear_twin, register_twin, twin_metadata
+from models import linear_onnx, onnx_metadata, register_onnx
 
 # MLflow's client and the libraries below it warn of their own deprecated parts.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -29,16 +29,16 @@ class Place(ABC):
     source: ModelSource
 
     @abstractmethod
-    def publish(self, twin: bytes, **changes: Any) -> dict[str, Any]:
-        """Publishes a twin as the newest and returns its metadata; keyword arguments replace entries."""
+    def publish(self, onnx_model: bytes, **changes: Any) -> dict[str, Any]:
+        """Publishes an ONNX model as the newest and returns its metadata; keyword arguments replace entries."""
 
     @abstractmethod
     def replace(self, content: bytes) -> None:
-        """Puts something else in place of the newest twin."""
+        """Puts something else in place of the newest ONNX model."""
 
     @abstractmethod
-    def publish_without_twin(self) -> None:
-        """Makes something the newest that holds no twin."""
+    def publish_without_onnx(self) -> None:
+        """Makes something the newest that holds no ONNX model."""
 
 
 class SourceContract(ABC):
@@ -50,35 +50,35 @@ class SourceContract(ABC):
         """A place with nothing in it."""
 
     @pytest.fixture
-    def twin(self, dataset: Dataset) -> bytes:
-        return linear_twin(dataset, 1.0)
+    def onnx_model(self, dataset: Dataset) -> bytes:
+        return linear_onnx(dataset, 1.0)
 
     def test_there_is_nothing_at_first(self, place: Place) -> None:
         assert place.source.newest() is None
         assert place.source.label
 
     def test_what_was_published_last_is_the_newest_and_earlier_ones_can_still_be_loaded(
-        self, place: Place, dataset: Dataset, twin: bytes
+        self, place: Place, dataset: Dataset, onnx_model: bytes
     ) -> None:
-        metadata = place.publish(twin)
+        metadata = place.publish(onnx_model)
         first = place.source.newest()
         assert first is not None
         assert place.source.newest() == first
-        other = linear_twin(dataset, 2.0)
+        other = linear_onnx(dataset, 2.0)
         other_metadata = place.publish(other)
         second = place.source.newest()
         assert second is not None
         assert second != first
         assert second.name == first.name
-        for reference, content, about in ((second, other, other_metadata), (first, twin, metadata)):
+        for reference, content, about in ((second, other, other_metadata), (first, onnx_model, metadata)):
             loaded = place.source.load(reference)
             assert loaded.onnx_model == content
             assert loaded.metadata == about
 
-    def test_every_version_can_be_asked_for_by_name(self, place: Place, dataset: Dataset, twin: bytes) -> None:
+    def test_every_version_can_be_asked_for_by_name(self, place: Place, dataset: Dataset, onnx_model: bytes) -> None:
         references = []
         for bias in (1.0, 2.0, 3.0):
-            place.publish(linear_twin(dataset, bias))
+            place.publish(linear_onnx(dataset, bias))
             references.append(place.source.newest())
         name = references[0].name
         assert place.source.versions(name) == [each.version for each in references]
@@ -94,16 +94,16 @@ class SourceContract(ABC):
             with pytest.raises(UnknownModelError):
                 place.source.find(*unknown)
 
-    def test_a_damaged_twin_is_refused(self, place: Place, twin: bytes) -> None:
-        place.publish(twin)
+    def test_a_damaged_onnx_model_is_refused(self, place: Place, onnx_model: bytes) -> None:
+        place.publish(onnx_model)
         reference = place.source.newest()
         assert reference is not None
-        place.replace(twin[:-1])
+        place.replace(onnx_model[:-1])
         with pytest.raises(ModelRefusedError, match="damaged"):
             place.source.load(reference)
 
-    def test_a_missing_twin_is_refused(self, place: Place) -> None:
-        place.publish_without_twin()
+    def test_a_missing_onnx_model_is_refused(self, place: Place) -> None:
+        place.publish_without_onnx()
         reference = place.source.newest()
         assert reference is not None
         with pytest.raises(ModelRefusedError):
@@ -119,8 +119,8 @@ class MlflowPlace(Place):
         self._registry = ModelRegistry(uri, self._prefix)
         self.source = MlflowChampionSource(self._registry)
 
-    def publish(self, twin: bytes, **changes: Any) -> dict[str, Any]:
-        register_twin(self._uri, self._dataset, twin, prefix=self._prefix, **changes)
+    def publish(self, onnx_model: bytes, **changes: Any) -> dict[str, Any]:
+        register_onnx(self._uri, self._dataset, onnx_model, prefix=self._prefix, **changes)
         champion = self._registry.champion()
         assert champion is not None
         return self._registry.load_onnx_model(champion)[1]
@@ -130,7 +130,7 @@ class MlflowPlace(Place):
         assert champion is not None
         self._client.log_text(champion.run_id, content.decode("latin-1"), "twin/model.onnx")
 
-    def publish_without_twin(self) -> None:
+    def publish_without_onnx(self) -> None:
         run = self._client.create_run("0").info
         name = f"{self._prefix}-lightgbm"
         self._client.create_registered_model(name)
@@ -153,9 +153,9 @@ class WandbDirectoryPlace(Place):
         self._dataset, self._folder, self._store = dataset, folder, ArtifactStore(folder)
         self.source = WandbDirectorySource(self._store)
 
-    def publish(self, twin: bytes, **changes: Any) -> dict[str, Any]:
-        metadata = twin_metadata(self._dataset, twin, "lab-pytorch-wandb", "pytorch-wandb") | changes
-        self._store.write({"model.pt": b"a state dict", "model.onnx": twin}, metadata)
+    def publish(self, onnx_model: bytes, **changes: Any) -> dict[str, Any]:
+        metadata = onnx_metadata(self._dataset, onnx_model, "lab-pytorch-wandb", "pytorch-wandb") | changes
+        self._store.write({"model.pt": b"a state dict", "model.onnx": onnx_model}, metadata)
         return metadata
 
     def replace(self, content: bytes) -> None:
@@ -163,7 +163,7 @@ class WandbDirectoryPlace(Place):
         assert newest is not None
         (self._folder / newest / "model.onnx").write_bytes(content)
 
-    def publish_without_twin(self) -> None:
+    def publish_without_onnx(self) -> None:
         self._store.write({"model.pt": b"a state dict"}, {})
 
 

@@ -135,7 +135,7 @@ def test_a_signal_during_the_start_leaves_no_process_behind(tmp_path: Path, numb
         assert run.processes() == []
 
 
-def test_what_a_killed_run_left_is_cleared_away_by_the_next(tmp_path: Path) -> None:
+def test_processes_of_a_killed_run_are_stopped_by_the_next(tmp_path: Path) -> None:
     with fiot_run(tmp_path, "integration_test") as run:
         run.eventually(lambda: len(run.processes()) >= 2)
         run.process.kill()
@@ -155,7 +155,7 @@ def test_what_a_killed_run_left_is_cleared_away_by_the_next(tmp_path: Path) -> N
         (("mongo", "--records", "-5"), "-5"),
     ],
 )
-def test_what_cannot_be_run_is_said_in_a_sentence(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+def test_a_run_that_cannot_begin_says_why_in_one_line(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
     done = subprocess.run([FIOT, "run", *arguments], cwd=ROOT, capture_output=True, text=True, check=False,
                           env={**os.environ, "COMPLEX_SYSTEM_RUN_DIR": str(tmp_path)})  # fmt: skip
     assert done.returncode != 0
@@ -179,7 +179,7 @@ def test_a_missing_server_program_is_named_with_its_package(tmp_path: Path) -> N
     assert "Traceback" not in done.stderr
 
 
-def test_a_scenario_that_there_is_not_is_said_in_a_sentence(tmp_path: Path) -> None:
+def test_an_unknown_scenario_is_named(tmp_path: Path) -> None:
     with fiot_run(tmp_path, "mongo", "--scenario", "storm") as run:
         assert run.wait(60) == 1
         assert "There is no scenario 'storm'; there are shift, concept, noise, missing, new_category." in run.said

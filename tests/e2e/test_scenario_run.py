@@ -10,7 +10,7 @@ from runs import fiot_run
 
 
 @pytest.mark.timeout(960)
-def test_a_sensor_drifts_and_the_system_notices_learns_and_is_as_good_as_before(tmp_path: Path) -> None:
+def test_a_sensor_drifts_and_the_system_notices_learns_and_recovers(tmp_path: Path) -> None:
     # Two trainers, and few epochs, are enough here: what the others can do, the full cycle shows. ml_serving waits for W&B's model.
     only = {"COMPLEX_SYSTEM_TRAINERS": "lightgbm,pytorch-wandb", "COMPLEX_SYSTEM_EPOCHS": "30"}
     with fiot_run(

@@ -10,7 +10,7 @@ import pytest
 
 from complex_system.domain.dataset import Dataset
 from complex_system.local.servers import Server
-from models import linear_twin, register_twin
+from models import linear_onnx, register_onnx
 
 
 @pytest.fixture
@@ -21,9 +21,9 @@ def prefix() -> str:
 
 @pytest.fixture
 def publish(mlflow_server: Server, dataset: Dataset, prefix: str) -> Callable[..., tuple[str, str]]:
-    """Registers a twin that answers ``bias`` plus the sum of the features."""
+    """Registers an ONNX model that answers ``bias`` plus the sum of the features."""
 
     def make(bias: float, **changes: Any) -> tuple[str, str]:
-        return register_twin(mlflow_server.url, dataset, linear_twin(dataset, bias), prefix=prefix, **changes)
+        return register_onnx(mlflow_server.url, dataset, linear_onnx(dataset, bias), prefix=prefix, **changes)
 
     return make

@@ -17,18 +17,14 @@ from complex_system.local.servers import Server
 from complex_system.messaging.clients import DocumentClient
 from complex_system.messaging.handlers import hears
 from complex_system.messaging.service import SystemService
-from complex_system.messaging.subjects import (
-    ALERT_ENDED,
-    ALERT_RAISED,
-    COMPARISON_FINISHED,
-    GET_ALERTS_SUBJECT,
-    PREDICTION_MADE,
-    TRAINING_ROUND,
-    TRUTH_KNOWN,
-)
+from complex_system.protocol.base import Empty
+from complex_system.protocol.operations import ALERT_ENDED, ALERT_RAISED, GET_ALERTS, Alert
+from complex_system.protocol.serving import PREDICTION_MADE, TRUTH_KNOWN, PredictedRecord, PredictionMade, Truth, TruthKnown
+from complex_system.protocol.training import COMPARISON_FINISHED, TRAINING_ROUND, TrainingRound
 from complex_system.settings import Settings
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from complex_system_services.ml_monitoring.ml_monitoring_service import MlMonitoringService
+from monitoring_page.messages import compared, comparison
 from receiver import Receiver
 from support import eventually, running
 
@@ -51,16 +47,16 @@ class AlertEar(SystemService):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.raised: list[dict[str, Any]] = []
-        self.ended: list[dict[str, Any]] = []
+        self.raised: list[Alert] = []
+        self.ended: list[Alert] = []
         self.made = 0
 
     @hears(ALERT_RAISED)
-    async def on_raised(self, alert: dict[str, Any]) -> None:
+    async def on_raised(self, alert: Alert) -> None:
         self.raised.append(alert)
 
     @hears(ALERT_ENDED)
-    async def on_ended(self, alert: dict[str, Any]) -> None:
+    async def on_ended(self, alert: Alert) -> None:
         self.ended.append(alert)
 
     async def predict(self, error: float, count: int = 10) -> None:
@@ -69,13 +65,14 @@ class AlertEar(SystemService):
         self.made += count
         keys = [uuid4().hex for _ in records]
         predictions = [
-            {"id": key, "record": record, "prediction": 100.0 + error} for key, record in zip(keys, records, strict=True)
+            PredictedRecord(id=key, record=record, prediction=100.0 + error)
+            for key, record in zip(keys, records, strict=True)
         ]
-        await self.announce(PREDICTION_MADE, {
-            "service": "ml_serving_mlflow", "model": "lab-lightgbm", "version": "1", "pipeline_version": self.dataset.version,
-            "milliseconds": 1.0, "predictions": predictions,
-        })  # fmt: skip
-        await self.announce(TRUTH_KNOWN, {"truths": [{"id": key, "truth": 100.0} for key in keys]})
+        await self.announce(PREDICTION_MADE, PredictionMade(
+            service="ml_serving_mlflow", model="lab-lightgbm", version="1", pipeline_version=self.dataset.version,
+            milliseconds=1.0, predictions=tuple(predictions),
+        ))  # fmt: skip
+        await self.announce(TRUTH_KNOWN, TruthKnown(truths=tuple(Truth(id=key, truth=100.0) for key in keys)))
 
 
 @pytest.fixture
@@ -102,18 +99,17 @@ async def test_an_alert_is_announced_kept_posted_and_told_what_was_done(settings
                 await eventually(lambda: monitoring.monitor.history.loaded)
                 await ear.predict(50.0)
                 (raised,) = await eventually(lambda: ear.raised)
-                assert (raised["rule"], raised["severity"], raised["retrain"]) == ("error", "critical", True)
-                assert (await ear.ask(GET_ALERTS_SUBJECT, {}))["open"][0]["key"] == raised["key"]
+                assert (raised.rule, raised.severity, raised.retrain) == ("error", "critical", True)
+                assert (await ear.ask(GET_ALERTS, Empty())).open[0].key == raised.key
 
-                about = {"round": "r7", "alerts": [raised["key"], "unknown"], "cause": "alert"}
-                await ear.announce(TRAINING_ROUND, {**about, "stage": "started", "text": ""})
-                champion = {"model": "lab-lightgbm", "version": "1", "rmse": 14.5}
-                finished = {**about, "results": [], "champion": champion, "kept": "lab-lightgbm 1 stays champion."}
-                await ear.announce(COMPARISON_FINISHED, finished)
+                about = {"round": "r7", "alerts": (raised.key, "unknown"), "cause": "alert"}
+                await ear.announce(TRAINING_ROUND, TrainingRound(**about, stage="started"))
+                model = compared("lab-lightgbm", "1", 14.5)
+                await ear.announce(COMPARISON_FINISHED, comparison(model, **about, kept="lab-lightgbm 1 stays champion."))
 
                 async def has_acted() -> bool:
-                    actions = (await ear.ask(GET_ALERTS_SUBJECT, {}))["open"][0]["actions"]
-                    return [(each["round"], each["outcome"], each["what"]) for each in actions] == [
+                    actions = (await ear.ask(GET_ALERTS, Empty())).open[0].actions
+                    return [(each.round, each.outcome, each.what) for each in actions] == [
                         ("r7", "kept", "lab-lightgbm 1 stays champion.")
                     ]
 
@@ -123,20 +119,20 @@ async def test_an_alert_is_announced_kept_posted_and_told_what_was_done(settings
             async with running(HastyMonitoring, settings):
 
                 async def is_open() -> bool:
-                    return [each["key"] for each in (await ear.ask(GET_ALERTS_SUBJECT, {}))["open"]] == [raised["key"]]
+                    return [each.key for each in (await ear.ask(GET_ALERTS, Empty())).open] == [raised.key]
 
                 await eventually(is_open)
                 await ear.predict(1.0)
                 ended = await eventually(lambda: ear.ended and ear.ended[0])
-                assert ended["key"] == raised["key"]
-                assert ended["actions"][0]["outcome"] == "kept"
-                assert ended["ended"] >= ended["began"]
+                assert ended.key == raised.key
+                assert ended.actions[0].outcome == "kept"
+                assert ended.ended >= ended.began
             documents = await DocumentClient(ear).between("alert", 0, time.time() + 60)
-            assert [(each.key, each.body["ended"]) for each in documents] == [(raised["key"], ended["ended"])]
+            assert [(each.key, each.body["ended"]) for each in documents] == [(raised.key, ended.ended)]
             await eventually(lambda: len(receiver.bodies) == 2)
             assert [body["event"] for body in receiver.bodies] == ["alert-raised", "alert-ended"]
-            assert receiver.bodies[0]["text"] == raised["sentence"]
-            assert receiver.bodies[1]["alert"]["over"] == ended["over"]
+            assert receiver.bodies[0]["text"] == raised.sentence
+            assert receiver.bodies[1]["alert"]["over"] == ended.over
             assert receiver.bodies[0]["system"] == "lab"
             assert len(ear.raised) == 1, "the restart has not raised it again"
     finally:

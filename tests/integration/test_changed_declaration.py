@@ -96,7 +96,7 @@ def made(count: int, seed: int) -> list[Record]:
 
 
 async def processed(client: DatabaseClient, dataset: Dataset, records: list[Record]) -> bool:
-    """Whether all records have their twin of the data set's version, as its pipeline makes it."""
+    """Whether all records have their processed record of the data set's version, as its pipeline makes it."""
     left = await client.unprocessed(dataset.version, 10, None)
     if left.table.num_rows:
         return False

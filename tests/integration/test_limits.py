@@ -195,7 +195,7 @@ async def test_processed_records_that_do_not_fit_are_asked_for_in_smaller_number
     settings: Settings, dataset: Dataset
 ) -> None:
     async with running(DataProcessingService, settings), running(TesterService, settings) as tester:
-        # A raw record without optional columns is much smaller than its processed twin.
+        # A raw record without optional columns is much smaller than its processed record.
         small = [{"material_id": "00000000"}] * 5000
         with pytest.raises(TooLargeError, match="send fewer records at once"):
             await tester.ask(subjects.DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT, small)

@@ -45,7 +45,7 @@ from complex_system_services.ml_consumer.ml_consumer_service import MlConsumerSe
 from complex_system_services.ml_consumer.predictions import StoredProbes
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
 from gate import Gate, Mute
-from models import linear_twin, register_twin
+from models import linear_onnx, register_onnx
 from support import Ear, TesterService, eventually, running
 
 
@@ -107,7 +107,7 @@ class StandInTrainer(SystemService):
         )
         if self.bias is not None:
             model, version = await asyncio.to_thread(
-                register_twin, self.settings.mlflow_tracking_uri, self.dataset, linear_twin(self.dataset, self.bias),
+                register_onnx, self.settings.mlflow_tracking_uri, self.dataset, linear_onnx(self.dataset, self.bias),
                 prefix=self.settings.model_prefix, trainer=self.trainer, champion=False, **{"round": round_id, **self.changes},
             )  # fmt: skip
             outcome = structs.replace(outcome, status="finished", model=model, version=version, error="")
@@ -358,7 +358,7 @@ async def test_a_restart_in_the_middle_of_a_comparison_loses_it_not(
 
     settings = settings.copy(update={"trainers": "lightgbm"})
     uri, prefix = settings.mlflow_tracking_uri, settings.model_prefix
-    await asyncio.to_thread(register_twin, uri, dataset, linear_twin(dataset, -900.0), prefix=prefix, trainer="old")
+    await asyncio.to_thread(register_onnx, uri, dataset, linear_onnx(dataset, -900.0), prefix=prefix, trainer="old")
     await fill(tester, dataset, 1, 400)
     async with running(StandInLightgbm, settings, bias=100.0):
         with monkeypatch.context() as patch:
@@ -434,7 +434,7 @@ async def test_predictions_are_asked_for_and_their_truth_is_announced(
     async with running(MlServingMlflowService, settings), running(QuickConsumer, settings) as consumer:
         await eventually(lambda: consumer._requests._failed == "no_model")
         await asyncio.to_thread(
-            register_twin, settings.mlflow_tracking_uri, dataset, linear_twin(dataset, 100.0), prefix=settings.model_prefix
+            register_onnx, settings.mlflow_tracking_uri, dataset, linear_onnx(dataset, 100.0), prefix=settings.model_prefix
         )
         await eventually(lambda: len(ear.truths) >= 6 and len(ear.predictions) >= 6, 40)
     predicted = {each.id: each for each in ear.predictions}
@@ -532,7 +532,7 @@ async def test_requests_leave_out_what_cannot_be_processed(
     settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset
 ) -> None:
     await asyncio.to_thread(
-        register_twin, settings.mlflow_tracking_uri, dataset, linear_twin(dataset, 1.0), prefix=settings.model_prefix
+        register_onnx, settings.mlflow_tracking_uri, dataset, linear_onnx(dataset, 1.0), prefix=settings.model_prefix
     )
     settings = settings.copy(update={"prediction_interval": 0.1, "prediction_records": 40})
     async with running(MlServingMlflowService, settings), running(QuickConsumer, settings):

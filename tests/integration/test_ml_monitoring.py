@@ -19,14 +19,19 @@ from complex_system.errors import TrackingRefusedError, TrackingUnavailableError
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient, ServingClient
 from complex_system.messaging.service import SystemService
-from complex_system.messaging.subjects import CHAMPION_CHANGED, MONITORING_SUBJECT, PREDICTION_MADE, TRUTH_KNOWN
 from complex_system.monitoring.mlflow_log import MonitoringRun, Point
+from complex_system.monitoring.points import Figures
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.base import Empty
+from complex_system.protocol.operations import GET_MONITORING, ServedModel
+from complex_system.protocol.serving import PREDICTION_MADE, TRUTH_KNOWN, PredictedRecord, PredictionMade, Truth, TruthKnown
+from complex_system.protocol.training import CHAMPION_CHANGED
 from complex_system.settings import Settings
 from complex_system_services.ml_monitoring.ml_monitoring_service import MlMonitoringService
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
 from gate import Gate, Mute
-from models import linear_twin, register_twin
+from models import linear_onnx, register_onnx
+from monitoring_page.messages import champion
 from support import TesterService, eventually, running
 
 
@@ -51,16 +56,16 @@ async def save_training_data(tester: SystemService, dataset: Dataset, count: int
 
 def event(
     dataset: Dataset, records: list[Record], error: float = 0.0, version: str = "1", service: str = "ml_serving_mlflow"
-) -> dict[str, Any]:
-    return {
-        "service": service, "model": "lab-lightgbm", "version": version, "pipeline_version": dataset.version,
-        "milliseconds": 4.0,
-        "predictions": [{"id": r[ID], "record": r, "prediction": (truth_of(r) or 0.0) + error} for r in records],
-    }  # fmt: skip
+) -> PredictionMade:
+    predictions = [PredictedRecord(id=r[ID], record=r, prediction=(truth_of(r) or 0.0) + error) for r in records]
+    return PredictionMade(
+        service=service, model="lab-lightgbm", version=version, pipeline_version=dataset.version, milliseconds=4.0,
+        predictions=tuple(predictions),
+    )  # fmt: skip
 
 
-def truths(records: list[Record]) -> dict[str, Any]:
-    return {"truths": [{"id": record[ID], "truth": truth_of(record)} for record in records]}
+def truths(records: list[Record]) -> TruthKnown:
+    return TruthKnown(truths=tuple(Truth(id=record[ID], truth=truth_of(record) or 0.0) for record in records))
 
 
 def logged(settings: Settings) -> list[Any]:
@@ -76,7 +81,7 @@ async def test_served_predictions_are_watched_and_logged(
 ) -> None:
     await save_training_data(tester, dataset, 1500)
     await asyncio.to_thread(
-        register_twin, settings.mlflow_tracking_uri, dataset, linear_twin(dataset, 160.0), prefix=settings.model_prefix
+        register_onnx, settings.mlflow_tracking_uri, dataset, linear_onnx(dataset, 160.0), prefix=settings.model_prefix
     )
     laboratory = Laboratory(9)
     records = [laboratory.complete_record() for _ in range(120)]
@@ -88,26 +93,26 @@ async def test_served_predictions_are_watched_and_logged(
         await tester.announce(TRUTH_KNOWN, truths(records))
 
         async def complete() -> Any:
-            snapshot = await tester.ask(MONITORING_SUBJECT, {})
-            return snapshot if snapshot["performance"].get("count") == 120 and snapshot["drift"] else None
+            snapshot = await tester.ask(GET_MONITORING, Empty())
+            return snapshot if snapshot.performance.get("count") == 120 and snapshot.drift else None
 
         snapshot = await eventually(complete)
         errors = [p - (truth_of(r) or 0.0) for p, r in zip(predictions, records, strict=True)]
-        assert snapshot["performance"]["rmse"] == pytest.approx((sum(e * e for e in errors) / 120) ** 0.5, rel=1e-3)
-        assert snapshot["performance"]["bias"] == pytest.approx(sum(errors) / 120, rel=1e-3)
-        assert snapshot["latency"]["latency_ms_p99"] > 0
-        assert snapshot["drift"]["rohwert_2_labormessung"] > 0.25
-        assert snapshot["drift"]["rohwert_3_labormessung"] < 0.25
-        assert 0 < snapshot["system"]["system_memory_usage_percentage"] <= 100
-        assert snapshot["samples"] == 120
+        assert snapshot.performance["rmse"] == pytest.approx((sum(e * e for e in errors) / 120) ** 0.5, rel=1e-3)
+        assert snapshot.performance["bias"] == pytest.approx(sum(errors) / 120, rel=1e-3)
+        assert snapshot.latency["latency_ms_p99"] > 0
+        assert snapshot.drift["rohwert_2_labormessung"] > 0.25
+        assert snapshot.drift["rohwert_3_labormessung"] < 0.25
+        assert 0 < snapshot.system["system_memory_usage_percentage"] <= 100
+        assert snapshot.samples == 120
 
         async def written() -> Any:
             runs = await asyncio.to_thread(logged, settings)
             return runs[0].data.metrics if runs and "drift/psi_max" in runs[0].data.metrics else None
 
         metrics = await eventually(written)
-    assert metrics["performance/rmse"] == pytest.approx(snapshot["performance"]["rmse"])
-    assert metrics["drift/psi/rohwert_2_labormessung"] == pytest.approx(snapshot["drift"]["rohwert_2_labormessung"])
+    assert metrics["performance/rmse"] == pytest.approx(snapshot.performance["rmse"])
+    assert metrics["drift/psi/rohwert_2_labormessung"] == pytest.approx(snapshot.drift["rohwert_2_labormessung"])
     assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= set(metrics)
     assert "performance/latency_ms_p95" in metrics
     (run,) = logged(settings)
@@ -128,7 +133,7 @@ async def test_points_wait_while_mlflow_is_away_and_the_run_is_gone_on_with(
             await tester.announce(TRUTH_KNOWN, truths(records))
             await tester.announce(PREDICTION_MADE, event(dataset, records, error=2.0))
             await eventually(lambda: service.health().state == "failing", 40)
-            assert (await tester.ask(MONITORING_SUBJECT, {}))["performance"]["bias"] == pytest.approx(2.0, abs=1e-3)
+            assert (await tester.ask(GET_MONITORING, Empty())).performance["bias"] == pytest.approx(2.0, abs=1e-3)
             waited = len(service._buffer)
             assert waited > 3
             assert logged(settings) == []
@@ -157,7 +162,7 @@ async def test_a_new_model_renews_the_reference_even_if_its_event_was_missed(
         assert service.monitor.reference is None
         await save_training_data(tester, dataset, 600)
         first = await eventually(lambda: service.monitor.reference)  # no event: the data are looked for until they are there
-        await tester.announce(CHAMPION_CHANGED, {"model": "lab-lightgbm", "version": "1"})
+        await tester.announce(CHAMPION_CHANGED, champion("lab-lightgbm", "1"))
         second = await eventually(lambda: service.monitor.reference is not first and service.monitor.reference)
         await tester.announce(PREDICTION_MADE, event(dataset, [laboratory.complete_record()], version="1"))
         third = await eventually(lambda: service.monitor.reference is not second and service.monitor.reference)
@@ -176,13 +181,13 @@ async def test_figures_are_those_of_one_model_of_one_service(
         await tester.announce(PREDICTION_MADE, event(dataset, records, error=50.0, service="ml_serving"))
         await tester.announce(PREDICTION_MADE, event(dataset, records, error=9.0, version="1"))
         await tester.announce(PREDICTION_MADE, event(dataset, records[:2], error=2.0, version="2"))
-        await eventually(lambda: service.monitor.metrics.get("performance/count") == 2)
-        snapshot = await tester.ask(MONITORING_SUBJECT, {})
-    assert snapshot["model"] == {"model": "lab-lightgbm", "version": "2"}
-    assert snapshot["performance"]["rmse"] == pytest.approx(2.0, abs=1e-3)
-    assert snapshot["services"]["ml_serving_mlflow"]["performance"] == snapshot["performance"]
-    assert snapshot["services"]["ml_serving"]["performance"]["rmse"] == pytest.approx(50.0, abs=1e-3)
-    assert snapshot["services"]["ml_serving"]["performance"]["count"] == 3
+        await eventually(lambda: service.monitor.figures.number("performance/count") == 2)
+        snapshot = await tester.ask(GET_MONITORING, Empty())
+    assert snapshot.model == ServedModel(model="lab-lightgbm", version="2")
+    assert snapshot.performance["rmse"] == pytest.approx(2.0, abs=1e-3)
+    assert snapshot.services["ml_serving_mlflow"].performance == snapshot.performance
+    assert snapshot.services["ml_serving"].performance["rmse"] == pytest.approx(50.0, abs=1e-3)
+    assert snapshot.services["ml_serving"].performance["count"] == 3
     (run,) = logged(settings)
     assert run.data.metrics["performance/rmse"] == pytest.approx(2.0, abs=1e-3)
     assert run.data.metrics["performance/ml_serving_mlflow/rmse"] == pytest.approx(2.0, abs=1e-3)
@@ -238,14 +243,17 @@ async def test_an_event_that_is_not_as_declared_costs_nothing_else(
         records = [Laboratory(1).complete_record()]
         await tester.announce(PREDICTION_MADE, event(dataset, records))
         await tester.announce(TRUTH_KNOWN, truths(records))
-        await eventually(lambda: service.monitor.metrics.get("performance/count") == 1)
+        await eventually(lambda: service.monitor.figures.number("performance/count") == 1)
 
 
 async def test_many_metrics_may_be_written_again_after_a_failure(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = MonitoringRun(settings.mlflow_tracking_uri, settings.mlflow_experiment, "lab")
-    points = [Point(datetime.now(UTC) + timedelta(seconds=s), {f"m{i}": float(i) for i in range(250)}) for s in range(3)]
+    points = [
+        Point(datetime.now(UTC) + timedelta(seconds=s), Figures.of_flat({f"m{i}": float(i) for i in range(250)}))
+        for s in range(3)
+    ]
     send = MonitoringRun._send
 
     def fail_afterwards(self: MonitoringRun, client: Any, metrics: list[Any]) -> None:
@@ -268,7 +276,7 @@ async def test_many_metrics_may_be_written_again_after_a_failure(
 async def test_each_day_has_a_run_of_its_own(settings: Settings) -> None:
     run = MonitoringRun(settings.mlflow_tracking_uri, settings.mlflow_experiment, "lab")
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
-    points = [Point(midnight + timedelta(seconds=s), {"a": float(s), "b": float("nan")}) for s in (-1, 1)]
+    points = [Point(midnight + timedelta(seconds=s), Figures.of_flat({"a": float(s), "b": float("nan")})) for s in (-1, 1)]
     await asyncio.to_thread(run.write, points)
     await asyncio.to_thread(run.close)
     runs = await asyncio.to_thread(logged, settings)
@@ -296,7 +304,7 @@ async def test_columns_of_any_name_have_their_metrics_in_mlflow(settings: Settin
     ]
     run = MonitoringRun(settings.mlflow_tracking_uri, settings.mlflow_experiment, "lab")
     metrics = {f"data/missing/{name}": float(place) for place, name in enumerate(columns)}
-    await asyncio.to_thread(run.write, [Point(datetime.now(UTC), metrics)])
+    await asyncio.to_thread(run.write, [Point(datetime.now(UTC), Figures.of_flat(metrics))])
     [found] = await asyncio.to_thread(logged, settings)
     assert sorted(found.data.metrics.values()) == sorted(metrics.values())
     assert {"data/missing/x", "data/missing/Größe"} <= set(found.data.metrics)
@@ -307,11 +315,11 @@ async def test_a_run_that_somebody_deleted_is_replaced(settings: Settings) -> No
     from mlflow import MlflowClient
 
     run = MonitoringRun(settings.mlflow_tracking_uri, settings.mlflow_experiment, "lab")
-    point = Point(datetime.now(UTC), {"a": 1.0})
+    point = Point(datetime.now(UTC), Figures.of_flat({"a": 1.0}))
     await asyncio.to_thread(run.write, [point])
     deleted = run.run_id
     MlflowClient(tracking_uri=settings.mlflow_tracking_uri).delete_run(deleted)
-    later = Point(datetime.now(UTC), {"a": 2.0})
+    later = Point(datetime.now(UTC), Figures.of_flat({"a": 2.0}))
     with pytest.raises(TrackingRefusedError):
         await asyncio.to_thread(run.write, [later])
     await asyncio.to_thread(run.write, [later])

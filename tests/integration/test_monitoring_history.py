@@ -21,16 +21,18 @@ from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient, DocumentClient, ServingClient
-from complex_system.messaging.subjects import CHAMPION_CHANGED, COMPARISON_FINISHED, PREDICTION_MADE, TRUTH_KNOWN
 from complex_system.monitoring import joining
 from complex_system.monitoring.history import WAITING
 from complex_system.monitoring.reference import Reference
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.serving import PREDICTION_MADE, TRUTH_KNOWN, PredictedRecord, PredictionMade, Truth, TruthKnown
+from complex_system.protocol.training import CHAMPION_CHANGED, COMPARISON_FINISHED
 from complex_system.settings import Settings
 from complex_system.tracking.registry import ModelRegistry
 from complex_system_services.ml_monitoring.ml_monitoring_service import MlMonitoringService
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
-from models import linear_twin, register_twin
+from models import linear_onnx, register_onnx
+from monitoring_page.messages import alert, champion, compared, comparison
 from support import TesterService, eventually, running
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -58,12 +60,16 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joining, "SAVED_AFTER", 0.0)
 
 
-def event(dataset: Dataset, records: list[Record], error: float) -> dict[str, Any]:
-    return {
-        "service": "ml_serving_mlflow", "model": "lab-lightgbm", "version": "1", "pipeline_version": dataset.version,
-        "milliseconds": 4.0,
-        "predictions": [{"id": r[ID], "record": r, "prediction": (truth_of(r) or 0.0) + error} for r in records],
-    }  # fmt: skip
+def event(dataset: Dataset, records: list[Record], error: float) -> PredictionMade:
+    predictions = [PredictedRecord(id=r[ID], record=r, prediction=(truth_of(r) or 0.0) + error) for r in records]
+    return PredictionMade(
+        service="ml_serving_mlflow", model="lab-lightgbm", version="1", pipeline_version=dataset.version, milliseconds=4.0,
+        predictions=tuple(predictions),
+    )  # fmt: skip
+
+
+def truths(records: list[Record]) -> TruthKnown:
+    return TruthKnown(truths=tuple(Truth(id=record[ID], truth=truth_of(record) or 0.0) for record in records))
 
 
 def drawn(count: int, seed: int = 1) -> list[Record]:
@@ -95,13 +101,11 @@ async def test_the_history_is_there_again_after_a_restart(
     records = drawn(60)
     async with running(QuickMonitoring, settings) as service:
         await eventually(lambda: service.monitor.history.loaded, 40)
-        await tester.announce(
-            CHAMPION_CHANGED, {"model": "lab-lightgbm", "version": "1", "framework": "lightgbm", "rmse": 2.0}
-        )
-        await tester.announce(COMPARISON_FINISHED, {"results": [{"model": "lab-lightgbm", "version": "1", "rmse": 2.0}]})
+        await tester.announce(CHAMPION_CHANGED, champion("lab-lightgbm", "1", 2.0))
+        await tester.announce(COMPARISON_FINISHED, comparison(compared("lab-lightgbm", "1", 2.0)))
         await tester.announce(PREDICTION_MADE, event(dataset, records, 3.0))
-        await tester.announce(TRUTH_KNOWN, {"truths": [{"id": r[ID], "truth": truth_of(r)} for r in records]})
-        service.monitor.history.alert({"key": "a", "began": time.time(), "ended": None})
+        await tester.announce(TRUTH_KNOWN, truths(records))
+        service.monitor.history.alert(alert("a", time.time()))
         before = await has(service, "predictions", lambda found: found["joined"] == 60)
         await has(service, "overview", lambda found: found["champion"] and found["champion"]["performance"]["count"] == 60)
     async with running(QuickMonitoring, settings) as again:
@@ -117,7 +121,7 @@ async def test_the_history_is_there_again_after_a_restart(
         assert [alert["key"] for alert in (await view(again, "alerts")())["open"]] == ["a"]
         system = await view(again, "system")()
         assert sum(len(points) for points in system["series"].values()) > 0
-        await eventually(lambda: again.monitor.metrics.get("performance/rmse_relative") == pytest.approx(1.5, abs=1e-3))
+        await eventually(lambda: again.monitor.figures.number("performance/rmse_relative") == pytest.approx(1.5, abs=1e-3))
 
 
 async def test_a_truth_finds_its_prediction_after_a_restart_and_a_label_in_the_database_is_found(
@@ -137,7 +141,7 @@ async def test_a_truth_finds_its_prediction_after_a_restart_and_a_label_in_the_d
 
         await eventually(kept, 40)
     async with running(QuickMonitoring, settings) as service:
-        await tester.announce(TRUTH_KNOWN, {"truths": [{"id": r[ID], "truth": truth_of(r)} for r in announced]})
+        await tester.announce(TRUTH_KNOWN, truths(announced))
         rows = [{**record, dataset.target: truth_of(record)} for record in labelled]
         table = Pipeline(dataset).process(rows).to_arrow().cast(processed_schema(dataset))
         await DatabaseClient(tester).upsert_processed(Page(table, None, {"version": dataset.version}))
@@ -148,14 +152,14 @@ async def test_a_truth_finds_its_prediction_after_a_restart_and_a_label_in_the_d
             return await waiting() == sorted(str(r[ID]) for r in never)
 
         await eventually(joined, 40)
-        assert service.monitor.metrics["performance/waiting"] >= 5
+        assert (service.monitor.figures.number("performance/waiting") or 0) >= 5
 
 
 async def test_failed_predictions_are_told_by_kind(
     settings: Settings, database: None, tester: TesterService, dataset: Dataset
 ) -> None:
     await asyncio.to_thread(
-        register_twin, settings.mlflow_tracking_uri, dataset, linear_twin(dataset), prefix=settings.model_prefix
+        register_onnx, settings.mlflow_tracking_uri, dataset, linear_onnx(dataset), prefix=settings.model_prefix
     )
     bad = {**drawn(1)[0], "material_id": "99999999"}
     async with running(QuickMonitoring, settings) as service, running(MlServingMlflowService, settings) as serving:
@@ -178,8 +182,8 @@ async def test_a_service_that_vanishes_is_silent_and_one_that_stops_is_not(
     async with running(MlMonitoringService, settings) as service:
 
         def replicas(state: str) -> list[Any]:
-            found = [each for each in service.monitor.services.as_list() if each["service"] == "tester"]
-            return [replica for each in found for replica in each["replicas"] if replica["state"] == state]
+            found = [each for each in service.monitor.services.services() if each.service == "tester"]
+            return [replica for each in found for replica in each.replicas if replica.state == state]
 
         processes = [
             await asyncio.create_subprocess_exec(sys.executable, "-c", code, env={**environment, "FASTIOT_SERVICE_ID": name})
@@ -187,13 +191,13 @@ async def test_a_service_that_vanishes_is_silent_and_one_that_stops_is_not(
         ]
         try:
             names = {"vanishing", "stopping"}
-            await eventually(lambda: names <= {each["replica"] for each in replicas("ready")}, 60)
-            assert all(replica["memory_megabytes"] > 10 for replica in replicas("ready"))
+            await eventually(lambda: names <= {each.replica for each in replicas("ready")}, 60)
+            assert all(replica.memory_megabytes > 10 for replica in replicas("ready"))
             processes[0].kill()
             processes[1].terminate()
-            await eventually(lambda: [each["replica"] for each in replicas("stopped")] == ["stopping"], 40)
-            await eventually(lambda: [each["replica"] for each in replicas("silent")] == ["vanishing"], 40)
-            await eventually(lambda: service.monitor.metrics.get("services/silent/tester") == 1.0, 40)
+            await eventually(lambda: [each.replica for each in replicas("stopped")] == ["stopping"], 40)
+            await eventually(lambda: [each.replica for each in replicas("silent")] == ["vanishing"], 40)
+            await eventually(lambda: service.monitor.figures.number("services/silent", "tester") == 1.0, 40)
         finally:
             for process in processes:
                 if process.returncode is None:
@@ -215,15 +219,15 @@ async def test_the_champions_own_reference_is_taken_and_the_database_stands_in(
         assert reference.source == "database"
         assert set(reference.raw) == {"material_id", "laborant", *(f"rohwert_{i}_labormessung" for i in (1, 2, 3))}
         await asyncio.to_thread(
-            register_twin, settings.mlflow_tracking_uri, dataset, linear_twin(dataset), prefix=settings.model_prefix
+            register_onnx, settings.mlflow_tracking_uri, dataset, linear_onnx(dataset), prefix=settings.model_prefix
         )
         registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix)
-        champion = await asyncio.to_thread(registry.champion)
-        assert champion is not None
+        crowned = await asyncio.to_thread(registry.champion)
+        assert crowned is not None
         made = Reference.of(dataset, Pipeline(dataset).features(records[:77])).as_dict()
         client = MlflowClient(tracking_uri=settings.mlflow_tracking_uri)
-        await asyncio.to_thread(client.log_text, champion.run_id, json.dumps(made), "reference/reference.json")
-        await tester.announce(CHAMPION_CHANGED, {"model": champion.model, "version": champion.version})
+        await asyncio.to_thread(client.log_text, crowned.run_id, json.dumps(made), "reference/reference.json")
+        await tester.announce(CHAMPION_CHANGED, champion(crowned.model, crowned.version))
         await eventually(lambda: service.monitor.reference.source == "champion", 40)
         assert service.monitor.reference.samples == 77
         data = await view(service, "data")()

@@ -20,8 +20,8 @@ from complex_system.messaging.clients import DatabaseClient
 from complex_system.monitoring.history import History
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.page.app import VIEWS, page_of
+from complex_system.monitoring.points import Figures
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.protocol.base import to_wire
 from complex_system.protocol.operations import Action
 from complex_system.protocol.serving import PREDICTION_MADE, TRUTH_KNOWN, PredictedRecord, PredictionMade, Truth, TruthKnown
 from complex_system.protocol.training import CHAMPION_CHANGED, COMPARISON_FINISHED
@@ -29,7 +29,7 @@ from complex_system.settings import Settings
 from complex_system_services.ml_monitoring.ml_monitoring_service import MlMonitoringService
 from monitoring_page.browser import PHONE, WIDE, Watch, browser, served
 from monitoring_page.history import make_monitor
-from monitoring_page.messages import alert, champion, compared, comparison, heartbeat
+from monitoring_page.messages import alert, champion, compared, comparison, crowned, heartbeat
 from support import TesterService, eventually, running
 
 PATIENCE = 30_000
@@ -144,7 +144,7 @@ async def test_an_open_page_follows_without_a_reload_keeps_the_zoom_and_leaves_w
         points = f"{plot}.data[0].y.at(-1)"
         before = await tab.evaluate(points)
         for _ in range(50):
-            monitor.history.minute(time.time()).read({"system/cpu_utilization_percentage": 99.0})
+            monitor.history.minute(time.time()).read(Figures.of_flat({"system/cpu_utilization_percentage": 99.0}))
             monitor.history.minute(time.time()).failed("ml_serving", "overloaded", 1)
         await expect(tab.locator("#system-failures")).to_contain_text("overloaded", timeout=PATIENCE)
         await tab.wait_for_function(f"() => {points} !== {before}")
@@ -167,7 +167,7 @@ async def test_a_hidden_tab_asks_for_nothing_and_catches_up_when_it_is_seen(chro
         await hide("true")
         await tab.wait_for_load_state("networkidle")
         asked = len(watch.requests)
-        monitor.history.alert(to_wire(alert("n", time.time(), severity="info", sentence="Something new.")))
+        monitor.history.alert(alert("n", time.time(), severity="info", sentence="Something new."))
         await tab.wait_for_timeout(2500)  # two refreshes, if it asked
         assert len(watch.requests) == asked
         await hide("false")
@@ -191,11 +191,11 @@ async def test_text_from_events_stays_text(chromium: Browser) -> None:
     monitor = make_monitor(time.time(), days=0.05, pairs_a_minute=2)
     now = time.time()
     beat = heartbeat(EVIL, replica=EVIL, state=EVIL, detail=EVIL, url="javascript:alert(1)")
-    monitor.services.beaten(to_wire(beat))
-    monitor.history.crowned(now, to_wire(champion(EVIL, EVIL, 3.0, framework=EVIL)))
+    monitor.services.beaten(beat)
+    monitor.history.crowned(crowned(now, champion(EVIL, EVIL, 3.0, framework=EVIL)))
     action = Action(round=EVIL, at=now, what=EVIL)
     evil = alert("e", now, rule=EVIL, severity=EVIL, metric=EVIL, sentence=EVIL, actions=(action,))
-    monitor.history.alert(to_wire(evil))
+    monitor.history.alert(evil)
     async with page_over(monitor) as url, tab_at(chromium, url) as (tab, _):
         for view in VIEWS:
             await go(tab, view.name)
@@ -273,7 +273,7 @@ async def test_the_service_serves_the_page_beside_its_interface(
         row = compared("lab-lightgbm", "2", 15.0, trainer="lightgbm", framework="lightgbm")
         await tester.announce(COMPARISON_FINISHED, comparison(row, holdout=200, run_url="http://m/#/r"))
         await announce(tester, dataset, records[:120], 15.0)
-        await eventually(lambda: service.monitor.metrics.get("data/psi_max") is not None, 60)
+        await eventually(lambda: service.monitor.figures.number("data/psi_max") is not None, 60)
         await eventually(lambda: service.monitor.flow.counts)
         async with tab_at(chromium, service.url) as (tab, _):
             for view in VIEWS:

@@ -13,7 +13,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from complex_system.describe.describe import describe
+from complex_system.describe.description import describe
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.records import Record
 from complex_system.local.data import films
@@ -98,7 +98,7 @@ async def through(
     ):
 
         async def done() -> bool:
-            # A record is marked after its processed twin is written.
+            # A record is marked after its processed record is written.
             left = await client.unprocessed(dataset.version, 10, None)
             return (await client.counts()).processed == rows and not left.table.num_rows
 

@@ -20,7 +20,7 @@ from complex_system_services.data_processing.data_processing_service import Data
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
-from models import linear_twin, register_twin
+from models import linear_onnx, register_onnx
 from support import eventually, running
 
 SERVICES = {"mongo": (DatabaseMongoService, "MongoDB"), "maria": (DatabaseMariaService, "MariaDB")}
@@ -52,7 +52,7 @@ async def client(
     settings = make_settings(
         nats_server, server, mlflow_server, serving_mlflow_port=0, model_prefix=prefix, processing_interval=0.05, **name
     )
-    register_twin(mlflow_server.url, dataset, linear_twin(dataset, bias=5.0), prefix=prefix)
+    register_onnx(mlflow_server.url, dataset, linear_onnx(dataset, bias=5.0), prefix=prefix)
     connection = await NatsBrokerConnection.connect()
     async with AsyncExitStack() as stack:
         for service in (SERVICES[database][0], DataProcessingService):

@@ -31,7 +31,7 @@ from complex_system.training.onnx import export_onnx
 from complex_system_services.data_processing.data_processing_service import DataProcessingService
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
-from models import MemorySource, rest_server, twin_metadata
+from models import MemorySource, onnx_metadata, rest_server
 from random_data import Declaration, dataset_of, declarations, labelled_records
 from support import TesterService, eventually, running
 
@@ -149,7 +149,7 @@ async def whole_path(
             assert getattr(getattr(data, part), samples).tobytes() == getattr(getattr(other, part), samples).tobytes()
     model = LightGBMTrainer(TrainingParameters(seed=seed % 1000, boosting_rounds=10)).fit(data, lambda progress: None)
     onnx = export_onnx(model, data.validation.x)
-    predictor = Predictor(Pipeline(dataset), "random", "1", onnx, twin_metadata(dataset, onnx, "random"))
+    predictor = Predictor(Pipeline(dataset), "random", "1", onnx, onnx_metadata(dataset, onnx, "random"))
     native = model.predict(Pipeline(dataset).features(records)).astype(float)
     assert np.allclose(predictor.predict(records), native, rtol=1e-3, atol=1e-3)
     return predictor, onnx, records

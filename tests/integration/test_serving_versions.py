@@ -22,7 +22,7 @@ from complex_system.serving.models.slot import pipeline_for
 from complex_system.serving.models.wandb import WandbDirectorySource
 from complex_system.serving.shadow import Shadow
 from complex_system.tracking.artifact_store import ArtifactStore
-from models import ManyModels, MemorySource, linear_twin, rest_server, twin_metadata
+from models import ManyModels, MemorySource, linear_onnx, onnx_metadata, rest_server
 from support import eventually
 
 BEFORE = """
@@ -235,8 +235,8 @@ async def test_arrow_pages_are_predicted_by_an_older_model_too() -> None:
 
 async def test_an_artifact_of_an_older_version_is_served_from_the_directory(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path)
-    twin = linear_twin(OLD, 10.0)
-    store.write({"model.onnx": twin}, twin_metadata(OLD, twin, "DemonstratorNeuralNet", "pytorch-wandb"))
+    onnx_model = linear_onnx(OLD, 10.0)
+    store.write({"model.onnx": onnx_model}, onnx_metadata(OLD, onnx_model, "DemonstratorNeuralNet", "pytorch-wandb"))
     models = ModelManager(WandbDirectorySource(store), Pipeline(NEW))
     assert await models.refresh()
     assert (await PredictionEngine(models).predict([RECORD])).predictions == [11.25]
@@ -261,7 +261,7 @@ async def test_where_data_processing_makes_the_features_an_older_model_is_refuse
     ],
 )
 def test_a_model_without_a_usable_declaration_is_refused(changes: dict[str, Any], reason: str) -> None:
-    metadata = twin_metadata(OLD, linear_twin(OLD), "ovens-lightgbm") | changes
+    metadata = onnx_metadata(OLD, linear_onnx(OLD), "ovens-lightgbm") | changes
     with pytest.raises(ModelRefusedError, match=rf"was trained for pipeline version .* {reason}"):
         pipeline_for("ovens-lightgbm version 1", metadata, Pipeline(NEW))
 
@@ -276,4 +276,4 @@ def test_a_model_without_a_usable_declaration_is_refused(changes: dict[str, Any]
 def test_a_model_for_something_else_is_refused(declared: str, reason: str) -> None:
     other = Dataset.parse(declared)
     with pytest.raises(ModelRefusedError, match=reason):
-        pipeline_for("it", twin_metadata(other, linear_twin(other), "it"), Pipeline(NEW))
+        pipeline_for("it", onnx_metadata(other, linear_onnx(other), "it"), Pipeline(NEW))

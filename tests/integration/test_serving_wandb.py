@@ -24,7 +24,7 @@ from complex_system.tracking.artifact_store import ArtifactStore
 from complex_system.tracking.wandb import artifact_folder
 from complex_system_services.ml_serving.ml_serving_service import MlServingService
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
-from models import linear_twin, twin_metadata
+from models import linear_onnx, onnx_metadata
 from support import TesterService, eventually, running
 
 # Only the event that a training has ended can bring a model here in time: the next look by polling is far away.
@@ -42,9 +42,9 @@ def publish(settings: Settings, dataset: Dataset) -> Callable[..., str]:
     store = ArtifactStore(artifact_folder(settings.wandb_dir))
 
     def write(bias: float, **changes: Any) -> str:
-        twin = linear_twin(dataset, bias)
-        metadata = twin_metadata(dataset, twin, "lab-pytorch-wandb", "pytorch-wandb") | changes
-        return store.write({"model.pt": b"a state dict", "model.onnx": twin}, metadata)
+        onnx_model = linear_onnx(dataset, bias)
+        metadata = onnx_metadata(dataset, onnx_model, "lab-pytorch-wandb", "pytorch-wandb") | changes
+        return store.write({"model.pt": b"a state dict", "model.onnx": onnx_model}, metadata)
 
     return write
 
@@ -127,8 +127,8 @@ async def test_a_damaged_artifact_is_refused_and_the_old_one_stays(
     await service.look_for_model()
     assert service.champion.require().info.version == old
     damaged = publish(20.0)
-    twin = artifact_folder(settings.wandb_dir) / damaged / "model.onnx"
-    twin.write_bytes(twin.read_bytes()[:-1] + b"\x00")
+    onnx_model = artifact_folder(settings.wandb_dir) / damaged / "model.onnx"
+    onnx_model.write_bytes(onnx_model.read_bytes()[:-1] + b"\x00")
     await service.look_for_model()
     problem = service.champion.status.problem
     assert problem is not None

@@ -43,7 +43,7 @@ from complex_system_services.ml_pytorch_regression_mlflow.ml_pytorch_regression_
 from complex_system_services.ml_tensorflow_regression_mlflow.ml_tensorflow_regression_mlflow_service import (
     MlTensorflowRegressionMlflowService,
 )
-from models import linear_twin, register_twin
+from models import linear_onnx, register_onnx
 from proxy import proxied
 from samples import lab_samples, processed_page
 from support import Ear, eventually, running
@@ -260,10 +260,10 @@ async def test_the_schedule_goes_on_after_a_restart_where_the_newest_model_left_
 ) -> None:
     monkeypatch.setattr("complex_system.service_layer.training.service.MAX_LOOK_PAUSE", 0.3)
     uri, prefix = settings.mlflow_tracking_uri, settings.model_prefix
-    twin = linear_twin(dataset)
-    await asyncio.to_thread(register_twin, uri, dataset, twin, prefix=prefix, trainer="lightgbm", champion=False)
+    onnx_model = linear_onnx(dataset)
+    await asyncio.to_thread(register_onnx, uri, dataset, onnx_model, prefix=prefix, trainer="lightgbm", champion=False)
     (newest,) = await asyncio.to_thread(ModelRegistry(uri, prefix).newest_versions)
-    await asyncio.to_thread(register_twin, uri, dataset, twin, prefix=prefix, trainer="pytorch", champion=False)
+    await asyncio.to_thread(register_onnx, uri, dataset, onnx_model, prefix=prefix, trainer="pytorch", champion=False)
     async with proxied(mlflow_server.port) as proxy:
         await proxy.cut()
         away = settings.copy(update={"mlflow_tracking_uri": f"http://127.0.0.1:{proxy.port}"})

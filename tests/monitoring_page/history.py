@@ -12,14 +12,15 @@ import pyarrow as pa
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import MATERIALS, Laboratory, true_value
 from complex_system.monitoring.aggregates import HOUR, MINUTE, Served
-from complex_system.monitoring.drift import DataWindow
+from complex_system.monitoring.drift import measure
 from complex_system.monitoring.history import History, Pair
 from complex_system.monitoring.monitor import Monitor
+from complex_system.monitoring.points import Figures
 from complex_system.monitoring.reference import Reference
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.protocol.base import to_wire
+from complex_system.protocol.database import RecordCounts
 from complex_system.protocol.operations import Action, Alert
-from monitoring_page.messages import alert, champion, compared, comparison, heartbeat
+from monitoring_page.messages import alert, champion, compared, comparison, crowned, heartbeat
 
 DAY = 24 * HOUR
 SERVICES = {  # CPU in percent of a core, memory in MB
@@ -92,14 +93,15 @@ def make_history(now: float, days: float = 9.0, pairs_a_minute: int = 4, seed: i
         if draw.random() < 0.002:
             minute.failed("ml_serving_mlflow", "invalid_record", 1)
         if ago <= 1.02 or i % 10 == 0:
-            minute.read(dict(_metrics(draw, ago, day, drift)))
+            minute.read(Figures.of_flat(_metrics(draw, ago, day, drift)))
     history.changed()
     history.drop(now)
     for days_ago, model, version, rmse, cause in CROWNED:
         framework = model.removeprefix("lab-")
-        history.crowned(now - days_ago * DAY, to_wire(champion(model, version, rmse, framework=framework, cause=cause)))
+        event = champion(model, version, rmse, framework=framework, cause=cause)
+        history.crowned(crowned(now - days_ago * DAY, event))
     for each in _alerts(now):
-        history.alert(to_wire(each))
+        history.alert(each)
     history.loaded = True
     return history
 
@@ -173,10 +175,10 @@ def make_monitor(now: float, days: float = 9.0, pairs_a_minute: int = 4) -> Moni
                 url=f"http://127.0.0.1:{8001 + replica}" if "serving" in name else "", cpu_percent=float(cpu),
                 memory_megabytes=float(memory),
             )  # fmt: skip
-            monitor.services.beaten(to_wire(beat))
+            monitor.services.beaten(beat)
     ticks[0] = 1.4
-    monitor.flow.counted(now - 60, {"raw": 268_113, "processed": 268_014, "labelled": 134_102, "rejected": 97})
-    monitor.flow.counted(now, {"raw": 268_240, "processed": 268_142, "labelled": 134_166, "rejected": 97})
+    monitor.flow.counted(now - 60, RecordCounts(raw=268_113, processed=268_014, labelled=134_102, rejected=97))
+    monitor.flow.counted(now, RecordCounts(raw=268_240, processed=268_142, labelled=134_166, rejected=97))
     results = [
         ("lab-pytorch", "5", "pytorch", 15.02, 12.61, 0.9771), ("lab-lightgbm", "6", "lightgbm", 15.21, 12.74, 0.9766),
         ("lab-pytorch-wandb", "3", "pytorch", 15.24, 12.8, 0.9765), ("lab-tensorflow", "5", "tensorflow", 15.58, 13.02, 0.9754),
@@ -189,7 +191,7 @@ def make_monitor(now: float, days: float = 9.0, pairs_a_minute: int = 4) -> Moni
         for model, version, name, rmse, mae, r2 in results
     ]
     url = "http://127.0.0.1:8080/#/experiments/1/runs/0123456789abcdef"
-    monitor.compared(to_wire(comparison(*rows, cause="alert", run_url=url)))
+    monitor.compared(comparison(*rows, cause="alert", run_url=url))
     laboratory = Laboratory(11)
     training = [laboratory.complete_record() for _ in range(4000)]
     live = [laboratory.complete_record() for _ in range(500)]
@@ -204,7 +206,8 @@ def make_monitor(now: float, days: float = 9.0, pairs_a_minute: int = 4) -> Moni
     for pair in list(monitor.history.samples(now - HOUR, now)):
         monitor.windows.joined(pair)
         monitor.windows.answered(pair.served, 2.0, 1)
-    measured = DataWindow(dataset, reference).measure(live, np.asarray(pipeline.features(live)))
-    monitor.point({"system/cpu_utilization_percentage": 31.0, "system/system_memory_usage_percentage": 55.1,
-                   "system/system_memory_usage_megabytes": 8816.0, "system/disk_usage_percentage": 41.0}, measured)  # fmt: skip
+    measured = measure(dataset, reference, live, np.asarray(pipeline.features(live)))
+    host = {"system/cpu_utilization_percentage": 31.0, "system/system_memory_usage_percentage": 55.1,
+                   "system/system_memory_usage_megabytes": 8816.0, "system/disk_usage_percentage": 41.0}  # fmt: skip
+    monitor.point(Figures.of_flat(host), measured)
     return monitor

@@ -1,9 +1,12 @@
-"""Messages as services publish them, with what a test does not say filled in."""
+"""Messages as services publish them, and what monitoring makes of them, with what a test does not say filled in."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from complex_system.monitoring.drift import ColumnDrift
+from complex_system.monitoring.history import Champion
+from complex_system.protocol.base import to_wire
 from complex_system.protocol.operations import Alert, Heartbeat
 from complex_system.protocol.training import ChampionChanged, ChampionSummary, ComparedModel, ComparisonFinished
 
@@ -22,6 +25,10 @@ def champion(model: str = "lab-pytorch", version: str = "3", rmse: float = 10.0,
     return ChampionChanged(**{"model": model, "version": version, "rmse": rmse, "framework": "pytorch", **fields})
 
 
+def crowned(at: float, event: ChampionChanged) -> Champion:
+    return Champion(**to_wire(event), at=at)
+
+
 def compared(model: str, version: str, rmse: float, **fields: Any) -> ComparedModel:
     usual = {"trainer": "pytorch", "framework": "pytorch", "mae": 0.8 * rmse, "r2": 0.97}
     return ComparedModel(**{"model": model, "version": version, "rmse": rmse, **usual, **fields})
@@ -31,3 +38,10 @@ def comparison(*results: ComparedModel, **fields: Any) -> ComparisonFinished:
     best = results[0]
     summary = ChampionSummary(model=best.model, version=best.version, framework=best.framework, rmse=best.rmse)
     return ComparisonFinished(**{"round": "r-5", "results": results, "champion": summary, "holdout": 1000, **fields})
+
+
+def drifted(psi: float, **fields: Any) -> ColumnDrift:
+    edges, even = [float(edge) for edge in range(11)], [0.1] * 10
+    usual = {"type": "number", "samples": 100, "missing": 0.0, "missing_reference": 0.0, "edges": edges, "reference": even,
+             "live": even, "band": "significant"}  # fmt: skip
+    return ColumnDrift(**{**usual, "psi": psi, **fields})

@@ -8,8 +8,11 @@ import pytest
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import DeclarationError
-from complex_system.monitoring.alerts.evaluation import Action, Alert, AlertRules
+from complex_system.monitoring.alerts.evaluation import AlertRules
 from complex_system.monitoring.alerts.rules import load_rules, parse_rules
+from complex_system.monitoring.points import Figures
+from complex_system.protocol.base import to_wire
+from complex_system.protocol.operations import ALERT_RAISED, Action
 from everything import EVERYTHING
 
 
@@ -21,7 +24,7 @@ def events(judge: AlertRules, metric: str, values: list[float], **others: float)
     """Ten seconds between two values: place, kind and subject of what changed."""
     found = []
     for place, value in enumerate(values):
-        for change in judge.evaluate(1000.0 + 10 * place, {metric: value, **others}):
+        for change in judge.evaluate(1000.0 + 10 * place, Figures.of_flat({metric: value, **others})):
             found.append((place, change.kind, change.alert.subject))
     return found
 
@@ -43,8 +46,8 @@ def test_an_alert_tells_since_when_the_worst_value_and_the_threshold(dataset: Da
     assert (alert.since, alert.began, alert.ended) == (1010, 1030, None)
     assert (alert.value, alert.newest, alert.threshold) == (40, 30, 20)
     assert "aufbereiteter_wert (the value to predict) are off by an RMSE of 23" in alert.sentence
-    assert Alert.of(alert.as_dict()) == alert
-    assert Alert.of({**alert.as_dict(), "of a later version": 1}) == alert
+    assert ALERT_RAISED.decode(to_wire(alert)) == alert
+    assert ALERT_RAISED.decode({**to_wire(alert), "of a later version": 1}) == alert
 
 
 def test_too_little_can_be_bad_as_well(dataset: Dataset) -> None:
@@ -55,9 +58,9 @@ def test_too_little_can_be_bad_as_well(dataset: Dataset) -> None:
 @pytest.mark.parametrize("count", [{}, {"performance/count": 99.0}, {"performance/count": float("nan")}])
 def test_too_few_samples_begin_no_alert_and_end_none(dataset: Dataset, count: dict[str, float]) -> None:
     judge = rules(dataset, "- {name: error, metric: performance/rmse, above: 20, min_count: 100}")
-    assert judge.evaluate(0, {"performance/rmse": 30, **count}) == []
-    assert len(judge.evaluate(10, {"performance/rmse": 30, "performance/count": 100})) == 1
-    assert judge.evaluate(20, {"performance/rmse": 1, **count}) == []
+    assert judge.evaluate(0, Figures.of_flat({"performance/rmse": 30, **count})) == []
+    assert len(judge.evaluate(10, Figures.of_flat({"performance/rmse": 30, "performance/count": 100}))) == 1
+    assert judge.evaluate(20, Figures.of_flat({"performance/rmse": 1, **count})) == []
     assert len(judge.open) == 1
 
 
@@ -78,7 +81,7 @@ def test_a_window_takes_the_mean_so_that_one_outlier_is_no_alert(dataset: Datase
 def test_the_features_of_a_column_are_one_subject_and_the_worst_speaks(dataset: Dataset) -> None:
     judge = rules(dataset, "- {name: drift, metric: drift/psi/*, above: 0.25}")
     (change,) = judge.evaluate(
-        0, {"drift/psi/rohwert_1_low": 0.3, "drift/psi/rohwert_1_high": 0.6, "drift/psi/laborant_AN": 0}
+        0, Figures.of_flat({"drift/psi/rohwert_1_low": 0.3, "drift/psi/rohwert_1_high": 0.6, "drift/psi/laborant_AN": 0})
     )
     assert change.alert.subject == "rohwert_1_labormessung"
     assert change.alert.metric == "drift/psi/rohwert_1_high"
@@ -88,10 +91,10 @@ def test_the_features_of_a_column_are_one_subject_and_the_worst_speaks(dataset: 
 
 def test_a_clock_that_is_set_back_counts_anew(dataset: Dataset) -> None:
     judge = rules(dataset, RULE)
-    judge.evaluate(5000, {"performance/rmse": 30})
-    assert judge.evaluate(100, {"performance/rmse": 30}) == []
-    assert judge.evaluate(110, {"performance/rmse": 30}) == []
-    assert len(judge.evaluate(120, {"performance/rmse": 30})) == 1
+    judge.evaluate(5000, Figures.of_flat({"performance/rmse": 30}))
+    assert judge.evaluate(100, Figures.of_flat({"performance/rmse": 30})) == []
+    assert judge.evaluate(110, Figures.of_flat({"performance/rmse": 30})) == []
+    assert len(judge.evaluate(120, Figures.of_flat({"performance/rmse": 30}))) == 1
 
 
 def test_an_alert_from_before_a_restart_goes_on_and_one_without_a_rule_ends(dataset: Dataset) -> None:
@@ -99,7 +102,7 @@ def test_an_alert_from_before_a_restart_goes_on_and_one_without_a_rule_ends(data
     events(before, "performance/rmse", [30, 30, 30, 30], m=2)
     after = rules(dataset, RULE)
     assert after.restore(2000, before.open) == []
-    (change,) = after.evaluate(2000, {"performance/rmse": 30})
+    (change,) = after.evaluate(2000, Figures.of_flat({"performance/rmse": 30}))
     assert (change.kind, change.alert.rule) == ("ended", "old")
     assert "not declared any more" in change.alert.over
     assert [alert.key for alert in after.open] == [alert.key for alert in before.open if alert.rule == "error"]
@@ -110,7 +113,7 @@ def test_an_alert_that_was_raised_anew_before_the_old_one_was_read_ends_the_old_
     before, after = rules(dataset, RULE), rules(dataset, RULE)
     events(before, "performance/rmse", [30, 30, 30])
     for at in (3000, 3020):
-        after.evaluate(at, {"performance/rmse": 30})
+        after.evaluate(at, Figures.of_flat({"performance/rmse": 30}))
     (change,) = after.restore(3030, before.open)
     assert (change.kind, change.alert.key) == ("ended", before.open[0].key)
     assert len(after.open) == 1
@@ -120,15 +123,15 @@ def test_what_the_system_did_stays_with_the_alert(dataset: Dataset) -> None:
     judge = rules(dataset, RULE)
     events(judge, "performance/rmse", [30, 30, 30])
     key = judge.open[0].key
-    judge.act(key, Action("r1", 1.0))
-    judge.act(key, Action("r1", 9.0, "kept", "The old one is better."))
-    judge.act(key, Action("r2", 10.0))
-    assert judge.act("another", Action("r1", 1.0)) is None
+    judge.act(key, Action(round="r1", at=1.0))
+    judge.act(key, Action(round="r1", at=9.0, outcome="kept", what="The old one is better."))
+    judge.act(key, Action(round="r2", at=10.0))
+    assert judge.act("another", Action(round="r1", at=1.0)) is None
     assert [(each.round, each.at, each.outcome) for each in judge.open[0].actions] == [
         ("r1", 1.0, "kept"),
         ("r2", 10.0, "training"),
     ]
-    assert Alert.of(judge.open[0].as_dict()) == judge.open[0]
+    assert ALERT_RAISED.decode(to_wire(judge.open[0])) == judge.open[0]
 
 
 @pytest.mark.parametrize(
@@ -179,10 +182,10 @@ def test_every_shipped_rule_has_a_sentence_of_its_own(dataset: Dataset) -> None:
         judge = AlertRules([rule], dataset)
         metric = rule.metric.replace("*", "ml_serving" if "services" in rule.metric else "rohwert_2_labormessung")
         bad, good = {metric: 10 * rule.threshold + 1, rule.count_metric: 1000}, {metric: 0, rule.count_metric: 1000}
-        (change,) = [change for at in (0, 1000) for change in judge.evaluate(at, bad)]
+        (change,) = [change for at in (0, 1000) for change in judge.evaluate(at, Figures.of_flat(bad))]
         assert len(change.alert.sentence) > 40, rule.name
         assert metric not in change.alert.sentence
-        (change,) = [change for at in (2000, 3000) for change in judge.evaluate(at, good)]
+        (change,) = [change for at in (2000, 3000) for change in judge.evaluate(at, Figures.of_flat(good))]
         assert "back to normal after" in change.alert.over
 
 
@@ -192,5 +195,5 @@ def test_an_alert_names_the_raw_column_through_all_steps_or_the_feature_where_th
         f"drift/psi/{name}": 0.3
         for name in ("has_K1", "size_scaled", "size_cox", "clipped_low", "energy", "per_degree_standard")
     }
-    subjects = [change.alert.subject for change in judge.evaluate(1000.0, metrics)]
+    subjects = [change.alert.subject for change in judge.evaluate(1000.0, Figures.of_flat(metrics))]
     assert set(subjects) == {"Größe", "Stoffe", "Temp. [°C]", "energy", "per_degree_standard"}

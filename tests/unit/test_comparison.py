@@ -32,7 +32,7 @@ from complex_system.tracking.registry import ModelVersionRef
 from complex_system.training.base import score
 from complex_system.training.cross_validation import standard_error
 from complex_system.training.data import Samples
-from models import linear_twin, twin_metadata
+from models import linear_onnx, onnx_metadata
 
 
 def ref(trainer: str, version: str = "1") -> ModelVersionRef:
@@ -51,9 +51,9 @@ def candidate(dataset: Dataset):
     def make(
         trainer: str, bias: float = 0.0, weight: float = 1.0, *, version: str = "1", incumbent: bool = False
     ) -> Candidate:
-        twin = linear_twin(dataset, bias, weight)
-        metadata = twin_metadata(dataset, twin, f"lab-{trainer}", trainer)
-        predictor = Predictor(Pipeline(dataset), f"lab-{trainer}", version, twin, metadata)
+        onnx_model = linear_onnx(dataset, bias, weight)
+        metadata = onnx_metadata(dataset, onnx_model, f"lab-{trainer}", trainer)
+        predictor = Predictor(Pipeline(dataset), f"lab-{trainer}", version, onnx_model, metadata)
         return Candidate(ref(trainer, version), predictor, incumbent)
 
     return make

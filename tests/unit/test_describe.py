@@ -23,11 +23,9 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from complex_system.describe.columns import Found, unit_of, with_margin
-from complex_system.describe.command import describe_to
-from complex_system.describe.describe import Description, describe, refused
-from complex_system.describe.summary import summary
-from complex_system.describe.writing import scalar
+from complex_system.describe.command import describe_to, summary
+from complex_system.describe.description import Description, describe, refused, scalar
+from complex_system.describe.inspection import InspectedColumn, unit_of, with_margin
 from complex_system.domain import json_schema as schema
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import DescribeError, InvalidRecordError, SourceFileError
@@ -285,7 +283,7 @@ def test_the_target_is_never_chosen_silently(tmp_path: Path) -> None:
     path = small(tmp_path, "a,b,c\n" + "".join(f"{i % 7},{i * i % 11},u{i % 3}\n" for i in range(30)))
     found = describe(path)
     assert (found.target, found.target_was_named) == ("b", False)
-    assert "# CHECK: no target was named, so the last column of numbers is taken.\ntarget: b\n" in found.text()
+    assert "# CHECK: no target was named, so the last column of numbers is used.\ntarget: b\n" in found.text()
     with pytest.raises(DescribeError, match="has no column 'd'; it has 'a', 'b', 'c'"):
         describe(path, "d")
     with pytest.raises(DescribeError, match="'c' holds values of the type category; columns of numbers are 'a', 'b'"):
@@ -296,7 +294,7 @@ def test_a_target_with_remarks_among_its_numbers_is_told_with_the_first(tmp_path
     lines = [f"{i},{'n.i.O.' if i in (4, 9) else i * i % 13}" for i in range(30)]
     path = small(tmp_path, "\n".join(["Temp,Güte", *lines]))
     with pytest.raises(
-        DescribeError, match=r"28 of its 30 values are numbers, and row 5 has 'n\.i\.O\.'; correct that or leave"
+        DescribeError, match=r"28 of its 30 values are numbers, and row 5 has 'n\.i\.O\.'; correct it or leave"
     ):
         describe(path, "Güte")
     with pytest.raises(DescribeError, match="has no column 'Guete'; it has 'Temp', 'Güte'. Do you mean 'Güte'?"):
@@ -306,7 +304,8 @@ def test_a_target_with_remarks_among_its_numbers_is_told_with_the_first(tmp_path
 def test_a_title_above_the_header_is_told(tmp_path: Path) -> None:
     path = small(tmp_path, "Messprotokoll\n\n" + "a;y\n" + "1;2\n" * 30)
     with pytest.raises(
-        DescribeError, match="has only the column 'Messprotokoll'; its first line has to name the columns, with"
+        DescribeError,
+        match="has only the column 'Messprotokoll'; its first line has to name the columns, separated by commas,",
     ):
         describe(path)
     path = small(tmp_path, "Messprotokoll, Anlage 3\n" + "a,b,y\n" + "1,5,2\n" * 30)
@@ -511,8 +510,10 @@ def test_texts_that_are_nearly_numbers_are_told_with_what_to_do(tmp_path: Path) 
     path.write_text("a;b;c;d;y\n" + "\n".join(rows) + "\n")
     found = {column.name: column for column in describe(path, "y").columns}
     assert [found[name].type for name in "abcdy"] == ["text", "number", "text", "text", "number"]
-    assert found["a"].notes == ["numbers with decimal commas, and other columns have decimal points; write them alike"]
-    assert found["c"].notes == ["59 of its 60 values are numbers, and row 8 has 'n.i.O.'; correct that or leave it empty"]
+    assert found["a"].notes == [
+        "numbers with decimal commas, and other columns have decimal points; write all in the same way"
+    ]
+    assert found["c"].notes == ["59 of its 60 values are numbers, and row 8 has 'n.i.O.'; correct it or leave it empty"]
     assert found["d"].notes == ["different in every record: a key or a remark"]
 
 
@@ -522,7 +523,7 @@ def test_units_behind_numbers_years_of_two_digits_and_durations(tmp_path: Path) 
     path.write_text("a;b;day;y\n" + "\n".join(rows) + "\n")
     found = {column.name: column for column in describe(path, "y").columns}
     assert found["a"].notes == [
-        "numbers with '%' behind each; put the unit into the column's name, in brackets, and leave the numbers"
+        "numbers with '%' after each; move the unit to the column's name, in brackets, and keep the numbers only"
     ]
     assert (found["day"].type, found["day"].format) == ("datetime", "%d.%m.%y")
     pl.DataFrame({"took": [timedelta(seconds=i) for i in range(5)], "y": [0.5, 1, 2, 3, 4]}).write_parquet(
@@ -537,7 +538,9 @@ def test_a_column_that_is_named_as_a_key_and_is_none_is_told(tmp_path: Path) -> 
     path.write_text("id,x,y\n" + "".join(f"k{number % 90},{number % 7},{number}.5\n" for number in range(120)))
     found = describe(path, "y")
     assert found.key == ""
-    assert "named as a key, and the same in several records" in found.proposal.dropped["id"]
+    assert (
+        "named like a key, but repeated: of records with the same key only the first is kept" in found.proposal.dropped["id"]
+    )
 
 
 def test_the_command_writes_once_and_shows_what_it_saw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -556,7 +559,7 @@ def test_the_command_writes_once_and_shows_what_it_saw(tmp_path: Path, monkeypat
     dataset = Dataset.load(output.parent)
     assert (dataset.name, dataset.target) == ("plant", "Qualität [%]")
     assert (output.parent / schema.FILE).is_file()
-    with pytest.raises(DescribeError, match="is there already; --force replaces it"):
+    with pytest.raises(DescribeError, match="exists already; --force replaces it"):
         run("Qualität [%]", output)
     text, shown = run("Qualität [%]", None)
     assert Dataset.parse(text).version == dataset.version
@@ -597,4 +600,4 @@ def test_the_real_films_are_described_with_their_lists(tmp_path: Path) -> None:
 
 
 def test_a_found_column_without_width_has_no_range() -> None:
-    assert Found("a", "number", low=1.0, high=1.0).range is None
+    assert InspectedColumn("a", "number", low=1.0, high=1.0).range is None

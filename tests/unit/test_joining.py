@@ -11,10 +11,12 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.documents import MAX_BODY_BYTES, Document
 from complex_system.errors import StoreUnavailableError
 from complex_system.monitoring.aggregates import Served
-from complex_system.monitoring.history import CHAMPIONS, WAITING, History, Pair
+from complex_system.monitoring.drift import DataDrift
+from complex_system.monitoring.history import CHAMPIONS, WAITING, Champion, History, Pair
 from complex_system.monitoring.joining import SAVED_AFTER, PredictionJoin
 from complex_system.monitoring.monitor import Monitor
-from complex_system.service_layer.monitoring.history import HistoryKeeper
+from complex_system.monitoring.services import KnownServices
+from complex_system.service_layer.monitoring.keeper import HistoryKeeper
 from kept import KeptDocuments
 
 A, B = Served("champion", "lab", "1"), Served("champion", "lab", "2")
@@ -83,7 +85,7 @@ def test_what_waits_is_bounded_and_the_oldest_goes_first() -> None:
     join = Joined(most=3)
     for key in "abcd":
         join.predicted(1.0, A, key, 1.0)
-    assert (join.waiting, join.forgotten) == (3, 1)
+    assert (join.waiting, join.dropped) == (3, 1)
     join.measured("a", 1.0)
     assert join.pairs == []
     join.measured("b", 1.0)
@@ -150,7 +152,7 @@ async def test_a_restart_reads_what_waits_and_asks_the_database_for_its_targets(
     assert after.found == [(3.0, 2.0, "1")]
     await after.save(documents, 12_000.0)
     assert sorted(d.key for d in documents.kept.values()) == ["a", "c"]
-    await after.forget(documents, 20_000.0)
+    await after.delete_old(documents, 20_000.0)
     assert (after.waiting, documents.kept) == (0, {})
 
 
@@ -194,17 +196,17 @@ async def test_a_part_of_the_history_that_no_database_takes_does_not_hold_up_the
 ) -> None:
     monitor, documents = Monitor(dataset, 100, History()), KeptDocuments()
     keeper = HistoryKeeper(monitor, documents, 72.0)  # type: ignore[arg-type]
-    monitor.history.state("services", 1.0, {"services": []})
+    monitor.history.state("services", 1.0, KnownServices())
     await keeper.keep()
     assert documents.kept == {}  # nothing is written before the history was read
     assert await keeper.load()
     assert not await keeper.load()
-    monitor.history.state("data", 1.0, {"raw": "x" * MAX_BODY_BYTES})
+    monitor.history.state("data", 1.0, DataDrift(source="x" * MAX_BODY_BYTES))
     await keeper.keep()
     assert [d.key for d in documents.kept.values()] == ["services"]
     assert "not kept" in caplog.text
     documents.away = True
-    monitor.history.crowned(1.0, {"model": "m", "version": "1"})
+    monitor.history.crowned(Champion(model="m", version="1", at=1.0))
     assert await keeper.close(5.0) == "away"
     documents.away = False
     assert await keeper.close(5.0) == ""

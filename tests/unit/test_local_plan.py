@@ -43,13 +43,13 @@ def taken_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def test_every_server_that_no_host_is_named_for_is_started(tmp_path: Path) -> None:
+def test_servers_without_a_named_host_are_started(tmp_path: Path) -> None:
     made = plan(tmp_path)
     assert [server.name for server in made.servers] == ["nats", "mongodb", "mlflow"]
     assert made.external == ()
 
 
-def test_a_server_whose_host_is_named_is_used_and_not_started(tmp_path: Path) -> None:
+def test_a_server_with_a_named_host_is_used_and_not_started(tmp_path: Path) -> None:
     made = plan(
         tmp_path,
         {"FASTIOT_NATS_HOST": "broker", "FASTIOT_NATS_PORT": "5222", "MLFLOW_TRACKING_URI": "https://runs.example.org/x"},
@@ -103,7 +103,7 @@ def test_the_same_port_is_not_given_twice(tmp_path: Path) -> None:
     assert made.servers[0].port != made.servers[1].port
 
 
-def test_options_beat_the_deployment_and_the_deployment_beats_the_shell(
+def test_options_override_the_deployment_and_the_deployment_overrides_the_shell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COMPLEX_SYSTEM_RECORDS", "1")
@@ -128,17 +128,17 @@ def test_the_trainers_are_those_that_the_deployment_has(tmp_path: Path) -> None:
         ({"COMPLEX_SYSTEM_SERVING_MLFLOW_PORT": "70000"}, "must be a port number"),
     ],
 )
-def test_a_setting_that_is_not_valid_is_named(tmp_path: Path, environment: dict[str, str], said: str) -> None:
+def test_an_invalid_setting_is_named(tmp_path: Path, environment: dict[str, str], said: str) -> None:
     with pytest.raises(StartError, match=said):
         plan(tmp_path, environment)
 
 
-def test_a_server_that_is_not_known_is_named(tmp_path: Path) -> None:
+def test_an_unknown_server_is_named(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="needs 'redis', which"):
         plan(tmp_path, infrastructure={"redis": False})
 
 
-def test_a_data_set_that_is_not_valid_is_found_before_anything_starts(tmp_path: Path) -> None:
+def test_an_invalid_data_set_is_reported_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "dataset.yaml").write_text("name: x\n")
     with pytest.raises(DeclarationError, match="dataset.yaml"):
         plan(tmp_path)

@@ -1,4 +1,4 @@
-"""What is known of a run: from events, to status.json, the log and the live view."""
+"""The state of a run: from the system's messages to status.json, the log and the live view."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ class NoBroker:
 
 
 class Observed:
-    """A run's state, its watcher, and what was told."""
+    """A run's state, its watcher, and its log."""
 
     def __init__(self, tmp_path: Path) -> None:
         services = tuple(PlannedService(name, name, {}) for name in NAMES)
         self.plan = Plan("here", tmp_path, (), (), services, Settings(), Dataset.load())
         self.state = RunState("here", services={name: Process(name, "starting", pid=i) for i, name in enumerate(NAMES)})
         self.state.wanted_records = 100
-        self.told: list[str] = []
+        self.logged: list[str] = []
         self.ready: list[str] = []
-        self.state.on_note.append(self.told.append)
+        self.state.on_note.append(self.logged.append)
         self.watcher = Watcher(self.plan, self.state, NoBroker(), self.ready.append)  # type: ignore[arg-type]
 
 
@@ -100,20 +100,20 @@ async def test_a_heartbeat_makes_a_service_ready_and_names_its_address(run: Obse
     await run.watcher.heartbeat(beat("ml_serving_mlflow", 3, "ready", url="http://127.0.0.1:1"))
     process = run.state.services["ml_serving_mlflow"]
     assert (process.state, process.url, run.ready) == ("ready", "http://127.0.0.1:1", ["ml_serving_mlflow"])
-    assert run.told == ["ml_serving_mlflow: ready"]
+    assert run.logged == ["ml_serving_mlflow: ready"]
 
 
-async def test_a_heartbeat_of_another_process_is_left_out(run: Observed) -> None:
+async def test_a_heartbeat_of_another_process_is_ignored(run: Observed) -> None:
     await run.watcher.heartbeat(beat("database_mongo", 999, "ready"))
     await run.watcher.heartbeat(beat("not_of_this_run", 0, "ready"))
     assert run.state.services["database_mongo"].state == "starting"
-    assert run.told == []
+    assert run.logged == []
 
 
-async def test_only_news_is_told(run: Observed) -> None:
+async def test_only_changes_are_logged(run: Observed) -> None:
     for _ in range(3):
         await run.watcher.heartbeat(beat("database_mongo", 0, "waiting", detail="MongoDB at h:1: refused"))
-    assert run.told == ["database_mongo: waiting, MongoDB at h:1: refused"]
+    assert run.logged == ["database_mongo: waiting, MongoDB at h:1: refused"]
 
 
 def test_a_serving_service_without_a_model_is_up() -> None:
@@ -128,22 +128,22 @@ async def test_a_training_is_followed_from_its_first_step_to_its_scores(run: Obs
     assert run.state.trainings["lightgbm"] == replace(step, stage="logging", validation_rmse=20.0)
     await run.watcher.trained(finished("lightgbm"))
     assert run.state.trainings["lightgbm"] == finished("lightgbm")
-    assert run.told[0] == "lightgbm: training begins"
-    assert run.told[-1] == "lightgbm: trained in 3.0 s; validation RMSE 14.50, MAE 12.30, R2 0.9700"
+    assert run.logged[0] == "lightgbm: training begins"
+    assert run.logged[-1] == "lightgbm: trained in 3.0 s; validation RMSE 14.50, MAE 12.30, R2 0.9700"
 
 
 async def test_the_next_round_begins_anew(run: Observed) -> None:
     await run.watcher.trained(finished("lightgbm"))
     await run.watcher.progress(TrainingProgress(trainer="lightgbm", framework="lightgbm", round="2", stage="fetching"))
     assert isinstance(run.state.trainings["lightgbm"], TrainingProgress)
-    assert run.told[-1] == "lightgbm: training begins"
+    assert run.logged[-1] == "lightgbm: training begins"
 
 
 async def test_a_comparison_is_kept_in_its_order_with_its_champion(run: Observed) -> None:
     await run.watcher.compared(COMPARISON)
     assert [result.trainer for result in run.state.results] == ["lightgbm", "pytorch"]
     assert run.state.champion == COMPARISON.champion
-    assert run.told[-1] == "champion: lab-lightgbm version 1 (lightgbm), RMSE 14.40"
+    assert run.logged[-1] == "champion: lab-lightgbm version 1 (lightgbm), RMSE 14.40"
 
 
 FEW = replace(
@@ -161,32 +161,35 @@ FEW = replace(
     ),
     baselines={"mean": Quality(rmse=20.0, mae=15.0, r2=-0.01, rmse_low=18.0, rmse_high=22.0)},
     verdicts={"mean": VerdictOnBaseline(verdict="unclear", better_by=1.0, low=-1.0, high=3.0)},
-    verdict="It cannot be told whether lab-lightgbm 1 is better than predicting the mean: it has RMSE 0.0412, the mean 20.00 (..).",
+    verdict="It cannot be logged whether lab-lightgbm 1 is better than predicting the mean: it has RMSE 0.0412, the mean 20.00 (..).",
 )
 
 
 async def test_few_records_are_shown_with_folds_intervals_baselines_and_the_verdict(run: Observed) -> None:
     await run.watcher.compared(FEW)
-    told = "\n".join(run.told)
-    assert "comparison by cross-validation of 51 records (5 folds, 2 times), beside 700 hold-out records:" in told
-    assert "2. pytorch        RMSE  15.50 (13.50 to 17.50)" in told
-    assert "hold-out RMSE 14.90 (13.00 to 16.00)  (lab-pytorch version 2)" in told
-    assert "-  mean           hold-out RMSE  20.00 (18.00 to 22.00)" in told
-    assert FEW.verdict in run.told
-    assert run.told[-1].endswith("RMSE 0.0412 by cross-validation, 14.40 on the hold-out set")
+    logged = "\n".join(run.logged)
+    assert "comparison by cross-validation of 51 records (5 folds, 2 times), beside 700 hold-out records:" in logged
+    assert "2. pytorch        RMSE  15.50 (13.50 to 17.50)" in logged
+    assert "hold-out RMSE 14.90 (13.00 to 16.00)  (lab-pytorch version 2)" in logged
+    assert "-  mean           hold-out RMSE  20.00 (18.00 to 22.00)" in logged
+    assert FEW.verdict in run.logged
+    assert run.logged[-1].endswith("RMSE 0.0412 by cross-validation, 14.40 on the hold-out set")
     status = run.state.as_status()
-    assert status["results"][0]["cv"]["rmse"] == 0.0412
-    assert status["baselines"]["mean"]["rmse_high"] == 22.0
-    assert (status["ranked_by"], status["cross_validation"]["records"], status["verdict"]) == (
-        "cross-validation", 51, FEW.verdict,
-    )  # fmt: skip
+    assert status["results"][1] == {
+        "framework": "pytorch", "model": "lab-pytorch", "version": "2", "rmse": 14.9, "mae": 12.5, "r2": 0.97,
+        "rmse_low": 13.0, "rmse_high": 16.0, "cv": {"rmse": 15.5, "mae": 9.0, "r2": 0.6, "rmse_low": 13.5, "rmse_high": 17.5},
+    }  # fmt: skip
+    assert {name: status[name] for name in ("ranked_by", "cross_validation", "baselines", "verdicts", "verdict")} == {
+        "ranked_by": "cross-validation",
+        "cross_validation": {"records": 51, "folds": 5, "repeats": 2},
+        "baselines": {"mean": {"rmse": 20.0, "mae": 15.0, "r2": -0.01, "rmse_low": 18.0, "rmse_high": 22.0}},
+        "verdicts": {"mean": {"verdict": "unclear", "better_by": 1.0, "low": -1.0, "high": 3.0}},
+        "verdict": FEW.verdict,
+    }
     for width, height in ((80, 24), (140, 60)):
-        console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
-        display = LiveDisplay(run.plan, run.state, console)
-        lines = console_text(display, width)
-        display.close()
+        lines = view(run.plan, run.state, width, height)
         assert all(len(line.rstrip()) <= width for line in lines)
-        for words in ("0.0412 ±2.00", "15.50 ±2.00", "baseline", "It cannot be told whether lab-lightgbm 1"):
+        for words in ("0.0412 ±2.00", "15.50 ±2.00", "baseline", "It cannot be logged whether lab-lightgbm 1"):
             assert any(words in line for line in lines), words
 
 
@@ -231,10 +234,7 @@ async def test_the_live_view_shows_models_champion_and_prediction(run: Observed,
     command = curl_lines("http://127.0.0.1:2/predict", {"material_id": "00000000"})
     run.state.prediction = Prediction(100.0, 101.5, "lab-lightgbm", "1", 2.0, command)
     run.state.services["ml_serving_mlflow"].url = "http://127.0.0.1:2"
-    console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
-    display = LiveDisplay(run.plan, run.state, console)
-    lines = console_text(display, width)
-    display.close()
+    lines = view(run.plan, run.state, width, height)
     champion = next(line for line in lines if "champion" in line)
     assert champion.split()[0] == "lightgbm"
     assert any("best possible" in line and "14.22" in line for line in lines)
@@ -256,11 +256,7 @@ async def test_the_whole_view_fits_on_the_smallest_terminal() -> None:
     state.champion = COMPARISON.champion
     command = curl_lines("http://127.0.0.1:2/predict", sample_record(dataset, 1))
     state.prediction = Prediction(1.0, 1.5, "lab-lightgbm", "1", 2.0, command)
-    console = Console(file=io.StringIO(), width=80, height=24, force_terminal=True, color_system=None)
-    display = LiveDisplay(plan, state, console)
-    display.note("an event")
-    lines = console_text(display, 80)
-    display.close()
+    lines = view(plan, state, 80, 24, "an event")
     assert len(lines) < 24
     for shown in ("lightgbm", "best possible", "prediction 1.00", "MLflow", "ml_monitoring", "logs, state"):
         assert any(shown in line for line in lines), shown
@@ -269,10 +265,7 @@ async def test_the_whole_view_fits_on_the_smallest_terminal() -> None:
 async def test_the_view_of_few_records_with_a_long_command_fits_on_the_smallest_terminal(run: Observed) -> None:
     await run.watcher.compared(FEW)
     run.state.prediction = Prediction(1.0, 1.5, "lab-lightgbm", "1", 2.0, ("curl", *["  a line"] * 20))
-    console = Console(file=io.StringIO(), width=80, height=24, force_terminal=True, color_system=None)
-    display = LiveDisplay(run.plan, run.state, console)
-    lines = console_text(display, 80)
-    display.close()
+    lines = view(run.plan, run.state, 80, 24)
     assert len(lines) < 24
     assert any("the command that repeats it is in logs/runner.log" in line for line in lines)
     assert any("prediction 1.00   truth 1.50" in line for line in lines)
@@ -287,9 +280,7 @@ async def test_the_live_view_shows_a_scenarios_steps_and_the_open_alerts(run: Ob
     await run.watcher.alerted(alert)
     steps = [ScenarioStep("scenario begins", 61.0, "shift"), ScenarioStep("drift seen")]
     run.state.scenario = ScenarioProgress("shift", steps, rmse=33.7, rmse_relative=2.31, psi_max=0.4, pairs=300)
-    console = Console(file=io.StringIO(), width=140, height=60, force_terminal=True, color_system=None)
-    display = LiveDisplay(run.plan, run.state, console)
-    text = "\n".join(console_text(display, 140))
+    text = "\n".join(view(run.plan, run.state, 140, 60))
     assert "scenario shift   RMSE 33.70   2.31 x hold-out   largest PSI 0.40" in text
     assert "61 s  ● scenario begins  shift" in text
     assert "○ drift seen" in text
@@ -298,19 +289,25 @@ async def test_the_live_view_shows_a_scenarios_steps_and_the_open_alerts(run: Ob
     assert status["scenario"]["steps"][0] == {"step": "scenario begins", "seconds": 61.0, "text": "shift"}
     assert [each["sentence"] for each in status["alerts"]] == ["It is all wrong."]
     await run.watcher.alert_ended(replace(alert, over="It is right again."))
-    assert "critical It is all wrong." not in "\n".join(console_text(display, 140))
+    assert "critical It is all wrong." not in "\n".join(view(run.plan, run.state, 140, 60))
     assert run.state.as_status()["alerts"] == []
-    display.close()
 
 
-def console_text(display: LiveDisplay, width: int) -> list[str]:
+def view(plan: Plan, state: RunState, width: int, height: int, *notes: str) -> list[str]:
+    """Return the lines of the live view on a terminal of that size."""
+    display = LiveDisplay(
+        plan, state, Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
+    )
+    for note in notes:
+        display.note(note)
     out = Console(file=io.StringIO(), width=width, color_system=None)
     with out.capture() as capture:
         out.print(display.view())
+    display.close()
     return capture.get().splitlines()
 
 
-def test_the_shown_command_is_what_a_shell_takes(tmp_path: Path) -> None:
+def test_the_shown_command_works_in_a_shell(tmp_path: Path) -> None:
     record = {
         "_id": "it's",
         "material_id": "00000000",

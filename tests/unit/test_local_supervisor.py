@@ -47,7 +47,7 @@ def supervise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     return make
 
 
-async def test_a_service_that_dies_is_started_again(supervise: Callable[..., tuple[Supervisor, RunState]]) -> None:
+async def test_a_service_that_dies_is_restarted(supervise: Callable[..., tuple[Supervisor, RunState]]) -> None:
     supervisor, state = supervise(worker=SLEEPS)
     process = state.services["worker"]
     try:
@@ -59,7 +59,7 @@ async def test_a_service_that_dies_is_started_again(supervise: Callable[..., tup
         await supervisor.stop()
 
 
-async def test_a_restart_is_told_with_its_reason(supervise: Callable[..., tuple[Supervisor, RunState]]) -> None:
+async def test_a_restart_is_logged_with_its_reason(supervise: Callable[..., tuple[Supervisor, RunState]]) -> None:
     supervisor, state = supervise(worker=SLEEPS)
     told: list[str] = []
     state.on_note.append(told.append)
@@ -89,7 +89,7 @@ async def test_a_service_that_cannot_start_ends_the_run_with_its_last_log_lines(
         await supervisor.stop()
 
 
-async def test_the_reason_of_a_service_is_told_once(
+async def test_the_reason_of_a_service_is_logged_once(
     supervise: Callable[..., tuple[Supervisor, RunState]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("complex_system.local.supervisor.FIRST_PAUSE", 0.01)

@@ -12,7 +12,7 @@ from complex_system.errors import ModelRefusedError, TrackingUnavailableError, U
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.models import manager as manager_module
 from complex_system.serving.models.manager import ModelManager
-from models import ManyModels, linear_twin, twin_metadata
+from models import ManyModels, linear_onnx, onnx_metadata
 
 A, B, C = "lab-lightgbm", "lab-pytorch", "lab-tensorflow"
 
@@ -139,10 +139,10 @@ async def test_the_versions_that_can_be_asked_for_are_known(models: ModelManager
 async def test_what_a_foreign_error_says_stays_in_the_log(
     models: ModelManager, source: ManyModels, dataset: Dataset, caplog: pytest.LogCaptureFixture
 ) -> None:
-    twin = onnx.load_from_string(linear_twin(dataset))
-    twin.ir_version = 99
-    broken = twin.SerializeToString()
-    source.versions_of["lab-broken"] = [(broken, twin_metadata(dataset, broken, "lab-broken"))]
+    onnx_model = onnx.load_from_string(linear_onnx(dataset))
+    onnx_model.ir_version = 99
+    broken = onnx_model.SerializeToString()
+    source.versions_of["lab-broken"] = [(broken, onnx_metadata(dataset, broken, "lab-broken"))]
     with pytest.raises(ModelRefusedError) as caught:
         await models.predictor("lab-broken")
     assert caught.value.message == "lab-broken version 1 cannot be read as ONNX (Fail); the log says more."

@@ -5,25 +5,37 @@ from __future__ import annotations
 import json
 import random
 import time
-from typing import Any
 
+import msgspec
 import pytest
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.keys import new_key
 from complex_system.domain.laboratory import Laboratory, truth_of
 from complex_system.domain.records import Record
-from complex_system.monitoring import period_views, views
+from complex_system.monitoring import rest, views
 from complex_system.monitoring.aggregates import HOUR, Gauge, Rollup, Served
 from complex_system.monitoring.change_points import ChangeDetector
 from complex_system.monitoring.flow import RecordFlow, reasons_of
-from complex_system.monitoring.history import History, Pair
+from complex_system.monitoring.history import Champion, History, Pair
 from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, Monitor
-from complex_system.monitoring.prometheus import exposition
+from complex_system.monitoring.points import Figure, Figures
 from complex_system.monitoring.reference import Reference
-from complex_system.monitoring.services import EXPECTED_WITHIN, SILENT_KEPT, STOPPED_KEPT, ServiceBook
+from complex_system.monitoring.services import EXPECTED_WITHIN, SILENT_KEPT, STOPPED_KEPT, ServiceBook, ServiceState
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.base import to_wire
+from complex_system.protocol.database import RecordCounts, Rejection
+from complex_system.protocol.operations import Heartbeat, State
+from complex_system.protocol.serving import (
+    PredictedRecord,
+    PredictionFailed,
+    PredictionMade,
+    ShadowPredictions,
+    Truth,
+    TruthKnown,
+)
 from kept import KeptDocuments
+from monitoring_page.messages import compared, comparison
 
 NOW = 1_800_000_000.0
 
@@ -36,9 +48,8 @@ class Clock:
         return self.now
 
 
-def beat(service: str, replica: str, state: str = "ready", started: float = 1.0) -> dict[str, Any]:
-    usage = {"cpu_percent": 10.0, "memory_megabytes": 50.0}
-    return {"service": service, "replica": replica, "state": state, "detail": "", "started": started, **usage}
+def beat(service: str, replica: str, state: State = "ready", started: float = 1.0) -> Heartbeat:
+    return Heartbeat(service=service, replica=replica, state=state, started=started, cpu_percent=10.0, memory_megabytes=50.0)
 
 
 # Services
@@ -59,7 +70,7 @@ def passed(book: ServiceBook, clock: Clock, seconds: int) -> list[str]:
     silent = []
     for _ in range(seconds):
         clock.now += 1.0
-        silent += [each.replica for each in book.look()]
+        silent += [each.replica for each in book.newly_silent()]
     return silent
 
 
@@ -70,37 +81,37 @@ def test_who_vanishes_is_silent_within_ten_seconds_and_who_stops_is_not(book: Se
     assert passed(book, clock, 8) == []
     assert passed(book, clock, 2) == ["gone"]
     assert passed(book, clock, 20) == []
-    (service,) = book.as_list()
-    assert (service["state"], service["running"]) == ("silent", 0)
-    assert {each["replica"]: each["state"] for each in service["replicas"]} == {"gone": "silent", "stopped": "stopped"}
-    assert book.metrics()["services/silent"] == book.metrics()["services/silent/serving"] == 1
+    (service,) = book.services()
+    assert (service.state, service.running) == ("silent", 0)
+    assert {each.replica: each.state for each in service.replicas} == {"gone": "silent", "stopped": "stopped"}
+    assert book.figures()[Figure("services/silent")] == book.figures()[Figure("services/silent", "serving")] == 1
 
 
 def test_a_replica_that_takes_a_silent_ones_place_is_a_restart(book: ServiceBook, clock: Clock) -> None:
     book.beaten(beat("serving", "a"))
     passed(book, clock, 10)
     assert book.beaten(beat("serving", "b"))
-    (service,) = book.as_list()
-    assert (service["state"], service["running"], service["restarts"]) == ("ready", 1, 1)
-    assert book.metrics()["services/silent/serving"] == 0
+    (service,) = book.services()
+    assert (service.state, service.running, service.restarts) == ("ready", 1, 1)
+    assert book.figures()[Figure("services/silent", "serving")] == 0
 
 
 def test_the_same_name_with_a_later_start_is_a_restart_and_another_replica_is_none(book: ServiceBook) -> None:
     book.beaten(beat("serving", "a"))
     book.beaten(beat("serving", "b"))
     assert not book.beaten(beat("serving", "a"))
-    assert book.as_list()[0]["restarts"] == 0
+    assert book.services()[0].restarts == 0
     assert book.beaten(beat("serving", "a", started=2.0))
-    assert book.as_list()[0]["restarts"] == 1
-    assert book.as_list()[0]["cpu_percent"] == 20.0
+    assert book.services()[0].restarts == 1
+    assert book.services()[0].cpu_percent == 20.0
 
 
 def test_a_silent_one_that_beats_again_is_there_again(book: ServiceBook, clock: Clock) -> None:
     book.beaten(beat("serving", "a"))
     assert passed(book, clock, 10) == ["a"]
     assert book.beaten(beat("serving", "a"))
-    assert book.as_list()[0]["state"] == "ready"
-    assert book.as_list()[0]["restarts"] == 0
+    assert book.services()[0].state == "ready"
+    assert book.services()[0].restarts == 0
 
 
 def test_after_a_start_of_the_whole_system_nobody_is_missed_whoever_is_heard_first(clock: Clock) -> None:
@@ -110,7 +121,7 @@ def test_after_a_start_of_the_whole_system_nobody_is_missed_whoever_is_heard_fir
         before.beaten(beat(service, f"{service}-1"))
     book = ServiceBook(8.0, clock)
     book.beaten(beat("early", "early-2", started=2.0))
-    book.expected(before.as_list())
+    book.expect(before.services())
     assert passed(book, clock, 5) == []
     assert not book.beaten(beat("early", "early-2", started=2.0))
     assert passed(book, clock, 5) == []
@@ -118,7 +129,7 @@ def test_after_a_start_of_the_whole_system_nobody_is_missed_whoever_is_heard_fir
     assert book.beaten(beat("late", "late-2", started=2.0))  # later than it may be silent
     book.beaten(beat("early", "early-2", started=2.0))
     assert passed(book, clock, 6) == []
-    assert {each["service"]: (each["running"], each["restarts"]) for each in book.as_list()} == {
+    assert {each.service: (each.running, each.restarts) for each in book.services()} == {
         "early": (1, 1), "late": (1, 1),
     }  # fmt: skip
 
@@ -129,19 +140,19 @@ def test_who_vanished_while_nobody_watched_is_silent_although_another_replica_is
         before.beaten(beat("serving", name))
     before.beaten(beat("serving", "stopped", "stopped"))
     book = ServiceBook(8.0, clock)
-    book.expected(before.as_list())
+    book.expect(before.services())
     silent = []
     for _ in range(int(EXPECTED_WITHIN) + 2):
         book.beaten(beat("serving", "there"))
         silent += passed(book, clock, 1)
     assert silent == ["gone"]
-    assert book.metrics()["services/restarts"] == 0
+    assert book.figures()[Figure("services/restarts")] == 0
 
 
 def test_a_look_that_comes_late_proves_nothing(book: ServiceBook, clock: Clock) -> None:
     book.beaten(beat("serving", "a"))
     clock.now += 60.0  # this process was held up, and the heartbeats wait to be heard
-    assert book.look() == []
+    assert book.newly_silent() == []
     assert passed(book, clock, 8) == ["a"]
 
 
@@ -149,7 +160,7 @@ def test_who_was_there_before_a_restart_is_expected_to_be_there_again(book: Serv
     book.beaten(beat("serving", "a"))
     book.beaten(beat("serving", "b", "stopped"))
     restarted = ServiceBook(8.0, clock)
-    restarted.expected(json.loads(json.dumps(book.as_list())))
+    restarted.expect(msgspec.convert(json.loads(json.dumps(to_wire(book.services()))), list[ServiceState]))
     assert passed(restarted, clock, int(EXPECTED_WITHIN)) == []  # the whole system may be starting
     assert passed(restarted, clock, 2) == ["a"]
 
@@ -158,10 +169,10 @@ def test_the_book_forgets(book: ServiceBook, clock: Clock) -> None:
     book.beaten(beat("a", "stopped", "stopped"))
     book.beaten(beat("b", "gone"))
     passed(book, clock, int(STOPPED_KEPT) + 2)
-    assert [each["service"] for each in book.as_list()] == ["b"]
+    assert [each.service for each in book.services()] == ["b"]
     clock.now += SILENT_KEPT
-    book.look()
-    assert book.as_list() == []
+    book.newly_silent()
+    assert book.services() == []
 
 
 # Record flow
@@ -169,18 +180,18 @@ def test_the_book_forgets(book: ServiceBook, clock: Clock) -> None:
 
 def test_counts_become_rates_and_rejections_are_told_by_kind() -> None:
     flow = RecordFlow(NOW)
-    assert flow.metrics() == {}
+    assert flow.figures() == {}
     for i in range(13):
-        flow.counted(NOW + 10 * i, {"raw": 100 + 20 * i, "processed": 90, "labelled": 50, "rejected": i})
+        flow.counted(NOW + 10 * i, RecordCounts(raw=100 + 20 * i, processed=90, labelled=50, rejected=i))
     rejected = [
-        {ID: "a", "reason": "material_id: 'X' is not one of 00000000, 11111111"},
-        {ID: "b", "reason": "r1: 31.0 is outside of [0, 30]; material_id: 'Y' is not one of 00000000"},
-        {ID: "c", "reason": "r2: is missing"},
-        {ID: "d", "reason": "no pattern"},
+        Rejection(id="a", reason="material_id: 'X' is not one of 00000000, 11111111"),
+        Rejection(id="b", reason="r1: 31.0 is outside of [0, 30]; material_id: 'Y' is not one of 00000000"),
+        Rejection(id="c", reason="r2: is missing"),
+        Rejection(id="d", reason="no pattern"),
     ]
     flow.rejected(NOW + 120, rejected)
     flow.rejected(NOW + 121, rejected)
-    metrics = flow.metrics()
+    metrics = flow.figures().flat()
     assert metrics["records/raw"] == 340
     assert metrics["records/raw_per_second"] == pytest.approx(2.0)
     assert metrics["records/processed_per_second"] == 0
@@ -190,7 +201,7 @@ def test_counts_become_rates_and_rejections_are_told_by_kind() -> None:
     assert metrics["data/rejected_out_of_range/r1"] == pytest.approx(1 / 240)
     assert [metrics[f"rejected/{kind}"] for kind in ("new_category", "out_of_range", "missing", "other")] == [2, 1, 1, 1]
     flow.rejected(NOW + 600, [])
-    assert flow.metrics()["rejected/new_category"] == 0
+    assert flow.figures().number("rejected/new_category") == 0
 
 
 def test_reasons_are_those_that_the_pipeline_writes(dataset: Dataset) -> None:
@@ -203,8 +214,8 @@ def test_reasons_are_those_that_the_pipeline_writes(dataset: Dataset) -> None:
 
 def test_rejections_are_looked_for_by_keys_that_rise_with_time() -> None:
     before, flow = new_key(), RecordFlow(time.time() + 1)
-    assert before < flow.look_from(time.time() + 1) < "ffff"
-    assert RecordFlow(NOW).look_from(NOW + 10) < RecordFlow(NOW).look_from(NOW + 10_000)
+    assert before < flow.first_key(time.time() + 1) < "ffff"
+    assert RecordFlow(NOW).first_key(NOW + 10) < RecordFlow(NOW).first_key(NOW + 10_000)
 
 
 # Change points
@@ -236,13 +247,13 @@ def test_without_the_package_nothing_is_detected(monkeypatch: pytest.MonkeyPatch
 
 
 def prediction_made(
-    dataset: Dataset, records: list[Record], error: float, version: str = "1", **more: Any
-) -> dict[str, Any]:
-    return {
-        "service": CHAMPIONS_SERVICE, "model": "lab-lightgbm", "version": version, "pipeline_version": dataset.version,
-        "milliseconds": 4.0, **more,
-        "predictions": [{"id": r[ID], "record": r, "prediction": (truth_of(r) or 0.0) + error} for r in records],
-    }  # fmt: skip
+    dataset: Dataset, records: list[Record], error: float, shadows: tuple[ShadowPredictions, ...] = ()
+) -> PredictionMade:
+    predictions = [PredictedRecord(id=r[ID], record=r, prediction=(truth_of(r) or 0.0) + error) for r in records]
+    return PredictionMade(
+        service=CHAMPIONS_SERVICE, model="lab-lightgbm", version="1", pipeline_version=dataset.version, milliseconds=4.0,
+        predictions=tuple(predictions), shadows=shadows,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -253,32 +264,34 @@ def monitor(dataset: Dataset, clock: Clock) -> Monitor:
     return monitor
 
 
-def watched(monitor: Monitor, dataset: Dataset) -> dict[str, float]:
+def watched(monitor: Monitor, dataset: Dataset) -> Figures:
     """A monitor that has seen everything once."""
     laboratory = Laboratory(3)
     records = [laboratory.complete_record() for _ in range(200)]
     features = Pipeline(dataset).features(records)
     monitor.reference = Reference.of(dataset, features, __import__("pyarrow").Table.from_pylist(records))
-    shadows = [
-        {"model": "lab-pytorch", "version": "4", "framework": "pytorch", "milliseconds": 8.0,
-         "predictions": [(truth_of(r) or 0.0) + 5.0 for r in records]},
-        {"model": "lab-tensorflow", "version": "1", "error": "no twin"},
-    ]  # fmt: skip
-    monitor.compared({"round": "r", "results": [{"model": "lab-lightgbm", "version": "1", "rmse": 2.0}], "champion": {}})
-    monitor.history.crowned(NOW - 60, {"model": "lab-lightgbm", "version": "1", "rmse": 2.0})
-    assert monitor.predicted(prediction_made(dataset, records, 3.0, shadows=shadows))
+    shadows = (
+        ShadowPredictions(
+            model="lab-pytorch", version="4", framework="pytorch", milliseconds=8.0,
+            predictions=tuple((truth_of(r) or 0.0) + 5.0 for r in records),
+        ),
+        ShadowPredictions(model="lab-tensorflow", version="1", error="no ONNX model"),
+    )  # fmt: skip
+    monitor.compared(comparison(compared("lab-lightgbm", "1", 2.0)))
+    monitor.history.crowned(Champion(model="lab-lightgbm", version="1", rmse=2.0, at=NOW - 60))
+    assert monitor.predicted(prediction_made(dataset, records, 3.0, shadows))
     assert not monitor.predicted(prediction_made(dataset, records[:1], 3.0))
-    monitor.measured({"truths": [{"id": r[ID], "truth": truth_of(r)} for r in records]})
-    monitor.failed({"service": CHAMPIONS_SERVICE, "failures": {"invalid_record": 2}})
+    monitor.measured(TruthKnown(truths=tuple(Truth(id=r[ID], truth=truth_of(r) or 0.0) for r in records)))
+    monitor.failed(PredictionFailed(service=CHAMPIONS_SERVICE, failures={"invalid_record": 2}))
     monitor.services.beaten(beat("ml_serving_mlflow", "a"))
     for i in range(2):
-        monitor.flow.counted(NOW + i, {"raw": 10 * i, "processed": 0, "labelled": 0, "rejected": 0})
-    data = monitor.measure_data(monitor.records, monitor.reference)
-    return monitor.point({"system/cpu_utilization_percentage": 12.0}, data)
+        monitor.flow.counted(NOW + i, RecordCounts(raw=10 * i, processed=0, labelled=0, rejected=0))
+    drift = monitor.measure_data(monitor.records, monitor.reference)
+    return monitor.point(Figures.of_flat({"system/cpu_utilization_percentage": 12.0}), drift)
 
 
 def test_a_point_has_every_metric_by_its_flat_name(monitor: Monitor, dataset: Dataset) -> None:
-    metrics = watched(monitor, dataset)
+    metrics = watched(monitor, dataset).flat()
     assert metrics["performance/rmse"] == pytest.approx(3.0, abs=1e-3)
     assert metrics["performance/ml_serving_mlflow/bias"] == pytest.approx(3.0, abs=1e-3)
     assert metrics["performance/rmse_relative"] == pytest.approx(1.5, abs=1e-3)
@@ -298,25 +311,26 @@ def test_a_point_has_every_metric_by_its_flat_name(monitor: Monitor, dataset: Da
 
 def assert_every_view_is_json(monitor: Monitor) -> None:
     for of_now in (views.overview, views.models, views.data, views.alerts, views.snapshot):
-        assert json.loads(json.dumps(of_now(monitor), allow_nan=False)), of_now.__name__
-    for of_period in (period_views.predictions, period_views.system):
-        assert json.loads(json.dumps(of_period(monitor, NOW - 600, NOW + 60), allow_nan=False)), of_period.__name__
+        assert json.loads(json.dumps(to_wire(of_now(monitor)), allow_nan=False)), of_now.__name__
+    for of_period in (rest.predictions, rest.system):
+        shown = to_wire(of_period(monitor, NOW - 600, NOW + 60))
+        assert json.loads(json.dumps(shown, allow_nan=False)), of_period.__name__
 
 
 def test_the_views_show_what_the_monitor_has_seen(monitor: Monitor, dataset: Dataset) -> None:
     watched(monitor, dataset)
-    overview = views.overview(monitor)
+    overview = to_wire(views.overview(monitor))
     assert overview["champion"]["version"] == "1"
     assert overview["champion"]["since"] == NOW - 60
     assert overview["champion"]["holdout_rmse"] == 2.0
     assert overview["drift"]["band"] == "stable"
     assert overview["records"]["raw"] == 10
     assert overview["awaited"] == ["The history waits for the database service."]
-    models = views.models(monitor)
+    models = to_wire(views.models(monitor))
     assert [each["label"] for each in models["served"]] == ["lab-lightgbm v1"]
     assert [each["label"] for each in models["shadows"]] == ["lab-pytorch v4 (shadow)"]
     assert models["best_possible"] == pytest.approx(14.22, abs=0.01)
-    shown = period_views.predictions(monitor, NOW - 600, NOW + 60)
+    shown = to_wire(rest.predictions(monitor, NOW - 600, NOW + 60))
     totals = {line["label"]: line["total"]["rmse"] for line in shown["windows"]}
     assert totals == {"lab-lightgbm v1": pytest.approx(3.0), "lab-pytorch v4 (shadow)": pytest.approx(5.0)}
     assert {line["group"] for line in shown["groups"]} == {f"material_id={i * 8}" for i in "0123"}
@@ -326,43 +340,43 @@ def test_the_views_show_what_the_monitor_has_seen(monitor: Monitor, dataset: Dat
     assert {round(pair["residual"], 6) for pair in shown["sample"]} == {3.0, 5.0}
     (latency,) = shown["latency"]
     assert latency["total"]["latency_ms_p95"] == pytest.approx(4.0, rel=0.06)
-    data = views.data(monitor)
+    data = to_wire(views.data(monitor))
     assert [column["psi"] for column in data["raw"]] == sorted((c["psi"] for c in data["raw"]), reverse=True)
     assert data["reference"] == {"source": "champion", "samples": 200}
-    system = period_views.system(monitor, NOW - 600, NOW + 60)
+    system = to_wire(rest.system(monitor, NOW - 600, NOW + 60))
     assert system["series"]["system/cpu_utilization_percentage"][0][1:] == [12.0, 12.0, 12.0]
     assert "services/ml_serving_mlflow/cpu_percent" in system["series"]
-    assert period_views.metric(monitor, "drift/psi_max", NOW - 600, NOW + 60)[0][1] < 0.1
+    assert rest.metric(monitor, "drift/psi_max", NOW - 600, NOW + 60)[0][1] < 0.1
     assert_every_view_is_json(monitor)
 
 
 def test_an_empty_monitor_says_what_it_waits_for(monitor: Monitor) -> None:
-    assert len(views.overview(monitor)["awaited"]) == 4
+    assert len(views.overview(monitor).awaited) == 4
     assert_every_view_is_json(monitor)
-    assert monitor.point({}, None)["performance/count"] == 0
+    assert monitor.point(Figures(), None).number("performance/count") == 0
 
 
 async def test_a_restarted_monitor_shows_the_history_again(monitor: Monitor, dataset: Dataset) -> None:
     documents = KeptDocuments()
     await monitor.history.load(documents, NOW)
-    metrics = watched(monitor, dataset)
+    metrics = watched(monitor, dataset).flat()
     await documents.save(monitor.history.changed())
     restarted = Monitor(dataset, 500, History(), now=Clock(NOW + 5))
-    assert restarted.point({}, None)["performance/count"] == 0  # before the database answers
+    assert restarted.point(Figures(), None).number("performance/count") == 0  # before the database answers
     await restarted.history.load(documents, NOW + 5)
-    restarted.loaded()
-    again = restarted.point({}, None)
+    restarted.restore()
+    again = restarted.point(Figures(), None).flat()
     assert again["performance/rmse"] == pytest.approx(metrics["performance/rmse"])
     assert again["performance/rmse_relative"] == pytest.approx(1.5, abs=1e-3)
-    assert views.models(restarted)["served"][0]["version"] == "1"
-    assert views.data(restarted)["samples"] == 201
-    assert views.overview(restarted)["services"][0]["service"] == "ml_serving_mlflow"
+    assert views.models(restarted).served[0].version == "1"
+    assert views.data(restarted).samples == 201
+    assert views.overview(restarted).services[0].service == "ml_serving_mlflow"
 
 
 def test_prometheus_reads_the_point(monitor: Monitor, dataset: Dataset) -> None:
     from prometheus_client.parser import text_string_to_metric_families
 
-    families = {f.name: f for f in text_string_to_metric_families(exposition(watched(monitor, dataset)).decode())}
+    families = {f.name: f for f in text_string_to_metric_families(rest.exposition(watched(monitor, dataset)).decode())}
 
     def value(family: str, name: str = "") -> float:
         return next(sample.value for sample in families[family].samples if sample.labels["name"] == name)
@@ -382,11 +396,11 @@ async def test_a_view_of_three_months_has_few_points_however_many_predictions(mo
     begin = NOW - NOW % HOUR - 90 * 24 * HOUR
     for i in range(90 * 24):
         hour = Rollup(begin + i * HOUR, HOUR)
-        hour.gauges["system/cpu"] = Gauge(360, 3600.0, 1.0, 50.0, 10.0)
+        hour.gauges[Figure("system/cpu")] = Gauge(360, 3600.0, 1.0, 50.0, 10.0)
         monitor.history._hours[hour.at] = hour
         monitor.history.paired(Pair(hour.at, 2.0, 1.0, served, "g"))
     monitor.history.changed()  # merges the hours anew
-    shown = period_views.predictions(monitor, begin, NOW)
-    assert len(shown["windows"][0]["points"]) <= period_views.MOST_POINTS
+    shown = rest.predictions(monitor, begin, NOW)
+    assert len(shown["windows"][0]["points"]) <= rest.MAX_POINTS
     assert shown["joined"] == 90 * 24
-    assert len(period_views.system(monitor, begin, NOW)["series"]["system/cpu"]) <= period_views.MOST_POINTS
+    assert len(rest.system(monitor, begin, NOW)["series"]["system/cpu"]) <= rest.MAX_POINTS

@@ -1,4 +1,4 @@
-"""What the page shows, without a browser: readings, figures' numbers, words, pictures, and the way from ASGI to WSGI."""
+"""The content of the page without a browser: readings, figures, texts, drawings, and the ASGI gateway to WSGI."""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ import msgspec
 import pytest
 
 from complex_system.domain.dataset import Dataset
-from complex_system.monitoring import period_views
+from complex_system.monitoring import rest, series
 from complex_system.monitoring.aggregates import ErrorSums, Served
+from complex_system.monitoring.drift import DataDrift
 from complex_system.monitoring.history import History, Pair
 from complex_system.monitoring.monitor import Monitor
-from complex_system.monitoring.page import answers, series
+from complex_system.monitoring.page import answers
 from complex_system.monitoring.page.app import VIEWS, only_changed, public_address
 from complex_system.monitoring.page.diagram import diagrams
 from complex_system.monitoring.page.formatting import Clock, Viewer, count, lasting, link, rate, share
-from complex_system.monitoring.page.gateway import MOST_BODY, WsgiGateway
-from complex_system.monitoring.page.reading import PERIODS, Facts, Reading, ReferenceSize, take
+from complex_system.monitoring.page.gateway import MAX_BODY, WsgiGateway
+from complex_system.monitoring.page.reading import PERIODS, Facts, Reading, take
 from complex_system.monitoring.page.report import make_report
-from complex_system.monitoring.page.svg import Line, chart, histogram, nice_ticks
+from complex_system.monitoring.page.svg import chart, histogram, nice_ticks
+from complex_system.monitoring.points import Figures
+from complex_system.monitoring.views import ReferenceView
 from complex_system.protocol.base import to_wire
 from complex_system.protocol.operations import Action
 from complex_system.protocol.training import VerdictOnBaseline
-from monitoring_page.messages import alert, champion, compared, comparison, heartbeat
+from monitoring_page.messages import alert, champion, compared, comparison, crowned, drifted, heartbeat
 
 NOW = 1_780_000_000.0
 BY = Served("ml_serving_mlflow", "lab-pytorch", "3")
@@ -69,9 +72,9 @@ def test_a_reading_does_not_change_any_more(monitor: Monitor) -> None:
     for _ in range(60):
         monitor.history.paired(Pair(NOW - 1, 600.0, 100.0, BY, "material_id=1"))
         monitor.history.minute(NOW - 1).answered(Served("new", "new", "1"), 2.0, 3)
-        monitor.history.minute(NOW - 1).read({"system/cpu_utilization_percentage": 99.0})
-    monitor.history.crowned(NOW, to_wire(champion(version="9", rmse=1.0)))
-    monitor.services.beaten(to_wire(heartbeat("ml_serving", state="failing")))
+        monitor.history.minute(NOW - 1).read(Figures.of_flat({"system/cpu_utilization_percentage": 99.0}))
+    monitor.history.crowned(crowned(NOW, champion(version="9", rmse=1.0)))
+    monitor.services.beaten(heartbeat("ml_serving", state="failing"))
     assert everything(reading) == before
     assert everything(read(monitor)) != before
 
@@ -80,7 +83,7 @@ def test_the_page_and_the_rest_interface_have_the_same_figures(monitor: Monitor)
     predict(monitor)
     predict(monitor, 11, 25.0, Served("ml_serving", "lab-pytorch-wandb", "1"))
     monitor.history.minute(NOW - 5).failed("ml_serving", "invalid_record", 2)
-    shown = period_views.predictions(monitor, NOW - 3600, NOW + 60)
+    shown = to_wire(rest.predictions(monitor, NOW - 3600, NOW + 60))
     reading = read(monitor)
     for window in shown["windows"]:
         served = Served(window["service"], window["model"], window["version"], window["shadow"])
@@ -114,18 +117,15 @@ def test_without_anything_every_view_says_what_is_awaited(monitor: Monitor) -> N
 
 
 def test_the_answers_follow_services_errors_and_drift(monitor: Monitor) -> None:
-    monitor.history.crowned(NOW - 1800, to_wire(champion()))
+    monitor.history.crowned(crowned(NOW - 1800, champion()))
     predict(monitor)
-    monitor.services.beaten(to_wire(heartbeat("ml_serving")))
+    monitor.services.beaten(heartbeat("ml_serving"))
     good = answers.all_answers(read(monitor))
     assert [answer.level for answer in good] == ["good", "good", "none", "good"]
-    monitor.services.beaten(to_wire(heartbeat("ml_serving", state="failing", detail="no model")))
+    monitor.services.beaten(heartbeat("ml_serving", state="failing", detail="no model"))
     predict(monitor, 40, 30.0)
-    edges, even = list(range(11)), [0.1] * 10
-    column = {"type": "number", "samples": 100, "missing": 0.0, "missing_reference": 0.0, "edges": edges, "reference": even,
-              "live": even, "psi": 0.3, "band": "significant"}  # fmt: skip
-    monitor.history.state("data", NOW, {"raw": {"rohwert_1_labormessung": column}, "processed": {}, "samples": 200})
-    monitor.history.alert(to_wire(alert("a", NOW - 60, severity="critical")))
+    monitor.drift = DataDrift(raw={"rohwert_1_labormessung": drifted(0.3)}, samples=200)
+    monitor.history.alert(alert("a", NOW - 60, severity="critical"))
     bad = answers.all_answers(read(monitor))
     assert [answer.level for answer in bad] == ["bad", "bad", "bad", "bad"]
     assert "ml_serving" in bad[0].why
@@ -133,19 +133,16 @@ def test_the_answers_follow_services_errors_and_drift(monitor: Monitor) -> None:
 
 
 def test_few_records_are_no_verdict(monitor: Monitor) -> None:
-    column = {"type": "number", "missing": 0.0, "missing_reference": 0.0, "psi": 0.3, "band": "significant"}
     for samples, level in ((answers.MIN_RECORDS - 1, "none"), (answers.MIN_RECORDS, "bad")):
-        monitor.history.state("data", NOW, {"raw": {"rohwert_1_labormessung": column}, "processed": {}, "samples": samples})
+        monitor.drift = DataDrift(raw={"rohwert_1_labormessung": drifted(0.3)}, samples=samples)
         assert answers.data_answer(read(monitor)).level == level
 
 
 def test_a_reference_of_few_records_is_no_verdict(monitor: Monitor) -> None:
-    column = {"type": "number", "samples": 900, "missing": 0.0, "missing_reference": 0.0, "edges": [0, 1], "reference": [1.0],
-              "live": [1.0], "psi": 0.6, "band": "significant"}  # fmt: skip
-    monitor.history.state("data", NOW, {"raw": {"rohwert_1_labormessung": column}, "processed": {}, "samples": 900})
+    monitor.drift = DataDrift(raw={"rohwert_1_labormessung": drifted(0.6)}, samples=900)
     for trained, level in ((36, "none"), (answers.MIN_RECORDS, "bad")):
         reading = read(monitor)
-        size = ReferenceSize(source="champion", samples=trained)
+        size = ReferenceView(source="champion", samples=trained)
         reading = replace(reading, data=msgspec.structs.replace(reading.data, reference=size))
         assert answers.data_answer(reading).level == level
         shown = str(
@@ -157,7 +154,7 @@ def test_a_reference_of_few_records_is_no_verdict(monitor: Monitor) -> None:
 
 
 def test_a_champion_that_a_linear_model_surely_beats_is_not_called_good(monitor: Monitor) -> None:
-    monitor.history.crowned(NOW - 1800, to_wire(champion()))
+    monitor.history.crowned(crowned(NOW - 1800, champion()))
     predict(monitor, answers.MIN_PAIRS, 10.0)
     assert answers.model_answer(read(monitor)).level == "good"
     for high, level in ((-0.1, "warn"), (0.1, "good")):
@@ -166,12 +163,12 @@ def test_a_champion_that_a_linear_model_surely_beats_is_not_called_good(monitor:
             "linear": VerdictOnBaseline(verdict="not better", better_by=-0.3, low=-0.5, high=high),
         }
         found = comparison(compared("lab-pytorch", "3", 10.0), verdicts=verdicts, verdict="It is worse than a linear model.")
-        monitor.compared(to_wire(found))
+        monitor.compared(found)
         assert answers.model_answer(read(monitor)).level == level
 
 
 def test_few_pairs_are_no_verdict(monitor: Monitor) -> None:
-    monitor.history.crowned(NOW - 1800, to_wire(champion()))
+    monitor.history.crowned(crowned(NOW - 1800, champion()))
     predict(monitor, answers.MIN_PAIRS - 1, 500.0)
     assert answers.model_answer(read(monitor)).level == "none"
     predict(monitor, 1, 500.0)
@@ -185,21 +182,19 @@ def test_text_from_events_is_never_markup(monitor: Monitor) -> None:
         monitor.history.minute(NOW - i - 1).answered(by, 1.0, 1)
     monitor.history.minute(NOW - 1).failed(EVIL, EVIL, 1)
     monitor.history.minute(NOW - 1).read(
-        {f"data/psi/{EVIL}": 0.3, f"services/{EVIL}/cpu_percent": 1.0, f"data/missing/{EVIL}": 0.5}
+        Figures.of_flat({f"data/psi/{EVIL}": 0.3, f"services/{EVIL}/cpu_percent": 1.0, f"data/missing/{EVIL}": 0.5})
     )
     beat = heartbeat(EVIL, replica=EVIL, state=EVIL, detail=EVIL, url="javascript:alert(1)")
-    monitor.services.beaten(to_wire(beat))
-    monitor.history.crowned(NOW - 9, to_wire(champion(EVIL, EVIL, 1.0, framework=EVIL, cause=EVIL)))
+    monitor.services.beaten(beat)
+    monitor.history.crowned(crowned(NOW - 9, champion(EVIL, EVIL, 1.0, framework=EVIL, cause=EVIL)))
     row = compared(EVIL, EVIL, 2.0, framework=EVIL)
-    monitor.compared(to_wire(comparison(row, kept=EVIL, verdict=EVIL, run_url="javascript:alert(1)", baselines={EVIL: row})))
-    number = {"type": "number", "samples": 9, "missing": 0.0, "missing_reference": 0.0, "edges": [0, 1], "reference": [1.0],
-              "live": [1.0], "psi": 0.3, "band": "significant"}  # fmt: skip
-    category = {**number, "type": "category", "categories": [EVIL, EVIL], "reference": [0.5, 0.5], "live": [0.5, 0.5],
-                "new_categories": {EVIL: 2}}  # fmt: skip
-    monitor.history.state("data", NOW, {"raw": {EVIL: number, f"b{EVIL}": category}, "processed": {}, "samples": 9})
+    monitor.compared(comparison(row, kept=EVIL, verdict=EVIL, run_url="javascript:alert(1)", baselines={EVIL: row}))
+    halves = {"categories": [EVIL, EVIL], "reference": [0.5, 0.5], "live": [0.5, 0.5]}
+    category = drifted(0.3, type="category", edges=[], new_categories={EVIL: 2}, **halves)
+    monitor.drift = DataDrift(raw={EVIL: drifted(0.3), f"b{EVIL}": category}, samples=9)
     action = Action(round=EVIL, at=NOW, outcome=EVIL, what=EVIL)
     evil = alert("a", NOW - 5, rule=EVIL, severity=EVIL, metric=EVIL, sentence=EVIL, actions=(action,))
-    monitor.history.alert(to_wire(evil))
+    monitor.history.alert(evil)
     reading = read(monitor)
     # What is markup or read as such: pictures, the report, figures. Other text is put in by React, which escapes it.
     assert EVIL not in make_report(reading, Clock())
@@ -229,7 +224,7 @@ def test_times_are_those_of_the_browser() -> None:
         assert Clock.of(nonsense).axis(summer) == "2026-07-01 12:00:00"
 
 
-def test_words() -> None:
+def test_formats() -> None:
     assert [lasting(s) for s in (0.4, 59, 61, 3600, 90_000)] == ["0 s", "59 s", "1 min 1 s", "1 h", "1 d 1 h"]
     assert [count(n) for n in (0, 99_999, 123_456, 1_000_000)] == ["0", "99,999", "123 k", "1 M"]
     assert [rate(r) for r in (0.0, 0.05, 2.1234, 12_000)] == ["0/s", "3/min", "2.12/s", "12,000/s"]
@@ -246,7 +241,7 @@ def test_the_address_of_mlflow_keeps_its_password_to_itself() -> None:
 
 def test_pictures_have_finite_numbers_whatever_they_show() -> None:
     drawn = histogram([5.0, 5.0], [0.0], [0.0], "mm", "one value") + chart(
-        [Line("a", [(0.0, 1.0), (1.0, None), (2.0, 1.0)])], (0.0, 0.0), [(0.0, "now")], "y", "flat"
+        [[(0.0, 1.0), (1.0, None), (2.0, 1.0)]], (0.0, 0.0), [(0.0, "now")], "y", "flat"
     )
     assert "nan" not in drawn
     assert "inf" not in drawn
@@ -272,7 +267,7 @@ def client(gateway: WsgiGateway) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url="http://page")
 
 
-async def test_the_gateway_hands_requests_and_answers_on() -> None:
+async def test_the_gateway_passes_requests_and_answers_on() -> None:
     gateway = WsgiGateway(application)
     async with client(gateway) as http:
         answer = await http.post("/a%20b?c=d", content=b"body")
@@ -282,13 +277,13 @@ async def test_the_gateway_hands_requests_and_answers_on() -> None:
         plain = await http.get("/x", headers={"accept-encoding": "identity"})
         assert "content-encoding" not in plain.headers
         assert len(plain.content) == int(plain.headers["content-length"])
-        assert (await http.post("/", content=b"x" * (MOST_BODY + 1))).status_code == 413
+        assert (await http.post("/", content=b"x" * (MAX_BODY + 1))).status_code == 413
         answers_at_once = await asyncio.gather(*(http.get(f"/{i}") for i in range(20)))
         assert [f"GET /{i} " in each.text for i, each in enumerate(answers_at_once)] == [True] * 20
     gateway.close()
 
 
-async def test_with_an_api_key_the_page_asks_for_it_and_does_not_hand_it_on() -> None:
+async def test_with_an_api_key_the_page_asks_for_it_and_does_not_pass_it_on() -> None:
     gateway = WsgiGateway(application, "s3cret")
     async with client(gateway) as http:
         refused = await http.get("/")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from complex_system.monitoring.aggregates import Served
 from complex_system.monitoring.history import Pair
 from complex_system.monitoring.mlflow_log import PointBuffer
-from complex_system.monitoring.performance import MOST_MODELS, ErrorWindow, LatencyWindow, ModelWindows
-from complex_system.monitoring.system import SystemMetrics
+from complex_system.monitoring.performance import MAX_MODELS, ErrorWindow, KeptWindows, LatencyWindow, ModelWindows
+from complex_system.monitoring.points import Figures
+from complex_system.monitoring.services import Host
+from complex_system.protocol.base import to_wire
 
 
 def test_the_window_scores_its_newest_pairs() -> None:
@@ -90,10 +93,10 @@ def test_windows_outlive_a_restart_and_go_on_before_what_has_come_since() -> Non
     windows.answered(OLD, 5.0, 1)
     for prediction in (1.0, 2.0):
         windows.joined(pair(OLD, prediction))
-    kept = json.loads(json.dumps(windows.as_dict()))
+    kept = msgspec.convert(json.loads(json.dumps(to_wire(windows.kept()))), KeptWindows)
     restarted = ModelWindows(3, lambda: 0.0)
     restarted.joined(pair(OLD, 6.0))
-    restarted.load(kept)
+    restarted.restore(kept)
     assert restarted.metrics()["champion"].performance["bias"] == pytest.approx(3.0)
     restarted.joined(pair(OLD, 7.0))
     assert restarted.metrics()["champion"].performance["bias"] == pytest.approx(5.0)
@@ -105,18 +108,18 @@ def test_only_so_many_models_have_windows() -> None:
     for version in range(100):
         windows.answered(Served("champion", "lab", str(version)), 1.0, 0)
     assert set(windows.metrics()) == {"champion"}
-    assert len(windows._windows) == MOST_MODELS
+    assert len(windows._windows) == MAX_MODELS
 
 
 def test_points_wait_in_order_up_to_a_bound_and_only_written_ones_go() -> None:
     buffer = PointBuffer(3)
     for i in range(4):
-        buffer.add({"i": float(i)}, datetime(2025, 1, 1, 0, 0, i, tzinfo=UTC))
+        buffer.add(Figures.of_flat({"i": float(i)}), datetime(2025, 1, 1, 0, 0, i, tzinfo=UTC))
     oldest = buffer.oldest(2)
-    assert [point.metrics["i"] for point in oldest] == [1, 2]
-    buffer.add({"i": 4.0})  # pushes the point 1 out while it is on its way
+    assert [point.figures.number("i") for point in oldest] == [1, 2]
+    buffer.add(Figures.of_flat({"i": 4.0}))  # pushes the point 1 out while it is on its way
     buffer.drop(oldest)
-    assert [point.metrics["i"] for point in buffer.oldest(10)] == [3, 4]
+    assert [point.figures.number("i") for point in buffer.oldest(10)] == [3, 4]
 
 
 def test_the_hosts_metrics_have_mlflows_own_names_and_units() -> None:
@@ -128,7 +131,7 @@ def test_the_hosts_metrics_have_mlflows_own_names_and_units() -> None:
     for monitor in (CPUMonitor(), DiskMonitor(), NetworkMonitor()):
         monitor.collect_metrics()
         theirs |= monitor.aggregate_metrics()
-    ours = SystemMetrics().read()
+    ours = Host().figures().flat()
     assert set(ours) == {f"system/{name}" for name in theirs}
     for name in ("system_memory_usage_megabytes", "disk_usage_megabytes", "disk_usage_percentage"):
         assert ours[f"system/{name}"] == pytest.approx(theirs[name], rel=0.1)

@@ -31,7 +31,7 @@ def raw(**fields: Any) -> Record:
 
 
 def of(record: Record) -> dict[str, Any]:
-    """The processed twin of one record."""
+    """The processed record of one record."""
     return PIPELINE.process([record]).row(0, named=True)
 
 

@@ -24,7 +24,7 @@ from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.predictor import Predictor
 from complex_system.serving.models.slot import ModelProblem, ModelSlot
 from complex_system.serving.requests.examples import example_record
-from models import MemorySource, linear_twin, twin_metadata
+from models import MemorySource, linear_onnx, onnx_metadata
 
 
 @pytest.fixture
@@ -53,13 +53,13 @@ def problem_of(slot: ModelSlot) -> ModelProblem:
     return problem
 
 
-def load(pipeline: Pipeline, twin: bytes | None = None, **changes: Any) -> Predictor:
-    twin = linear_twin(pipeline.dataset, 1.0) if twin is None else twin
-    metadata = twin_metadata(pipeline.dataset, twin, "lab-lightgbm") | changes
-    return Predictor(pipeline, "lab-lightgbm", "1", twin, metadata)
+def load(pipeline: Pipeline, onnx_model: bytes | None = None, **changes: Any) -> Predictor:
+    onnx_model = linear_onnx(pipeline.dataset, 1.0) if onnx_model is None else onnx_model
+    metadata = onnx_metadata(pipeline.dataset, onnx_model, "lab-lightgbm") | changes
+    return Predictor(pipeline, "lab-lightgbm", "1", onnx_model, metadata)
 
 
-def test_a_prediction_is_the_twin_after_the_pipeline(pipeline: Pipeline, laboratory: Laboratory) -> None:
+def test_a_prediction_is_the_onnx_model_after_the_pipeline(pipeline: Pipeline, laboratory: Laboratory) -> None:
     predictor = load(pipeline)
     records = list(laboratory.records(40))
     expected = 1.0 + pipeline.features(records).sum(axis=1)
@@ -109,13 +109,13 @@ def test_features_in_another_order_are_refused(pipeline: Pipeline) -> None:
         load(pipeline, feature_names=list(reversed(pipeline.dataset.feature_names)))
 
 
-def test_a_twin_that_cannot_run_is_refused(pipeline: Pipeline) -> None:
+def test_an_onnx_model_that_cannot_run_is_refused(pipeline: Pipeline) -> None:
     with pytest.raises(ModelRefusedError, match="cannot be read as ONNX"):
         load(pipeline, b"this is no protobuf")
     with pytest.raises(ModelRefusedError, match="takes 3 features"):
-        load(pipeline, linear_twin(pipeline.dataset, width=3))
+        load(pipeline, linear_onnx(pipeline.dataset, width=3))
     with pytest.raises(ModelRefusedError, match="first prediction"):
-        load(pipeline, linear_twin(pipeline.dataset, bias=float("nan")))
+        load(pipeline, linear_onnx(pipeline.dataset, bias=float("nan")))
 
 
 def test_a_prediction_that_is_no_number_is_a_fault_and_no_answer(pipeline: Pipeline) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from complex_system.describe.describe import describe
+from complex_system.describe.description import describe
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.keys import original_key
 from complex_system.domain.records import raw_check

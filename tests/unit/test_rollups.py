@@ -7,6 +7,7 @@ import math
 import random
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,11 +24,16 @@ from complex_system.monitoring.aggregates import (
     Served,
     merged,
 )
-from complex_system.monitoring.history import ALERTS, HOURS, MINUTES, PAIRS_AN_HOUR, SAMPLES, History, Pair
+from complex_system.monitoring.drift import DataDrift
+from complex_system.monitoring.history import ALERTS, HOURS, MINUTES, PAIRS_AN_HOUR, SAMPLES, Champion, History, Pair
+from complex_system.monitoring.points import Figure, Figures
+from complex_system.protocol.base import to_wire
 from complex_system.training.base import score
 from kept import KeptDocuments
+from monitoring_page.messages import alert
 
 NOW = 1_800_000_000.0 - 1_800_000_000.0 % HOUR
+ALERT = alert("a", began=NOW)
 MODEL = Served("ml_serving_mlflow", "lab-lightgbm", "3")
 
 
@@ -43,7 +49,7 @@ def test_merged_sums_score_as_all_pairs_together(pairs: list[tuple[float, float]
         part = ErrorSums()
         for truth, prediction in pairs[start:end]:
             part.add(truth, prediction)
-        whole.merge(ErrorSums.parse(json.loads(json.dumps(part.as_list()))) if part.n else part)
+        whole.merge(msgspec.convert(json.loads(json.dumps(to_wire(part))), ErrorSums) if part.n else part)
     truth, predicted = (np.array(column) for column in zip(*pairs, strict=True))
     metrics, errors = whole.metrics(), predicted - truth
     assert metrics["count"] == len(pairs)
@@ -71,7 +77,8 @@ def test_quantiles_of_merged_latencies_are_right_to_a_bucket() -> None:
     parts = [LatencySums(), LatencySums()]
     for i, time in enumerate(times):
         parts[i % 2].add(time, 3)
-    parts[0].merge(LatencySums.parse(json.loads(json.dumps(parts[1].as_list()))))
+    rollup = Rollup(NOW, latency={MODEL: parts[1]})
+    parts[0].merge(Rollup.of_document(NOW, json.loads(json.dumps(rollup.to_document()))).latency[MODEL])
     metrics = parts[0].metrics()
     for share in (50, 95, 99):
         assert metrics[f"latency_ms_p{share}"] == pytest.approx(float(np.percentile(times, share)), rel=0.06)
@@ -86,14 +93,15 @@ def test_a_rollup_comes_back_from_its_document() -> None:
     rollup.joined(MODEL._replace(shadow=True), "", 1.0, 2.0)
     rollup.answered(MODEL, 4.5, 2)
     rollup.failed("ml_serving", "invalid_record", 3)
-    rollup.read({"system/cpu": 5.0, "broken": math.nan})
-    rollup.read({"system/cpu": 3.0})
-    body = json.loads(Document(MINUTES, "k", NOW, rollup.as_dict()).encoded_body())
-    assert Rollup.parse(NOW, body) == rollup
+    rollup.read(Figures.of_flat({"system/cpu": 5.0, "broken": math.nan}))
+    rollup.read(Figures.of_flat({"system/cpu": 3.0}))
+    body = json.loads(Document(MINUTES, "k", NOW, rollup.to_document()).encoded_body())
+    assert Rollup.of_document(NOW, body) == rollup
     hour = merged([rollup, rollup], NOW, HOUR)
     assert hour.errors[Series(MODEL)].n == hour.errors[Series(MODEL, "material_id=00000000")].n == 2
     assert hour.failures["ml_serving", "invalid_record"] == 6
-    assert (hour.gauges["system/cpu"].mean, hour.gauges["system/cpu"].last, hour.gauges["system/cpu"].highest) == (4, 3, 5)
+    cpu = hour.gauges[Figure("system/cpu")]
+    assert (cpu.mean, cpu.last, cpu.highest) == (4, 3, 5)
 
 
 def pair(at: float, error: float = 1.0) -> Pair:
@@ -114,9 +122,9 @@ async def test_a_history_goes_on_where_an_earlier_process_ended_in_the_middle_of
     await first.load(documents, NOW)
     for i in range(100):
         first.paired(pair(NOW - 90 + i))
-    first.crowned(NOW, {"model": "lab-lightgbm", "version": "3"})
-    first.alert({"key": "a", "began": NOW, "ended": None})
-    first.state("data", NOW, {"samples": 3})
+    first.crowned(Champion(model="lab-lightgbm", version="3", at=NOW))
+    first.alert(ALERT)
+    first.state("data", NOW, DataDrift(samples=3))
     await documents.save(first.changed())
     assert first.changed() == []
     second = History(seed=2)
@@ -128,9 +136,9 @@ async def test_a_history_goes_on_where_an_earlier_process_ended_in_the_middle_of
     third = History()
     await third.load(documents, NOW + 120)
     assert counted(third) == (150, 150)
-    assert [champion["version"] for champion in third.champions] == ["3"]
-    assert third.alerts() == [{"key": "a", "began": NOW, "ended": None}]
-    assert third.states["data"] == {"samples": 3}
+    assert [champion.version for champion in third.champions] == ["3"]
+    assert third.alerts() == [ALERT]
+    assert third.earlier("data", DataDrift) == DataDrift(samples=3)
     assert len(list(third.samples(NOW - HOUR, NOW + HOUR))) == 150
 
 
@@ -158,7 +166,7 @@ async def test_minutes_go_and_their_hours_stay() -> None:
     for hour in range(40):
         history.paired(pair(NOW + hour * HOUR + 59 * MINUTE))
         await documents.save(history.changed())
-        await history.forget(documents, NOW + hour * HOUR + 59 * MINUTE)
+        await history.delete_old(documents, NOW + hour * HOUR + 59 * MINUTE)
     minutes, hours = counted(history)
     assert (minutes, hours) == (25, 30)
     assert documents.count(MINUTES) == 25
@@ -172,7 +180,7 @@ async def test_what_the_database_did_not_take_is_written_later() -> None:
     documents, history = KeptDocuments(), History()
     await history.load(documents, NOW)
     history.paired(pair(NOW))
-    history.alert({"key": "a", "began": NOW, "ended": None})
+    history.alert(ALERT)
     changed = history.changed()
     history.unsaved(changed)
     assert {d.kind for d in history.changed()} == {d.kind for d in changed} == {MINUTES, HOURS, SAMPLES, ALERTS}
@@ -191,5 +199,5 @@ def test_an_hours_sample_is_bounded_and_even() -> None:
 def test_the_same_champion_twice_is_one() -> None:
     history = History()
     for version in ("1", "1", "2", "1"):
-        history.crowned(NOW, {"model": "lab", "version": version})
-    assert [each["version"] for each in history.champions] == ["1", "2", "1"]
+        history.crowned(Champion(model="lab", version=version, at=NOW))
+    assert [each.version for each in history.champions] == ["1", "2", "1"]

@@ -37,7 +37,7 @@ def test_the_films_need_a_target_and_get_a_database_of_their_own_for_each(tmp_pa
     assert "51 labelled records, target 'Kaltverfo'" in chosen[1].notes[-1]
 
 
-def test_a_file_without_a_declaration_is_declared_on_the_fly(tmp_path: Path) -> None:
+def test_a_file_without_a_declaration_gets_a_generated_one(tmp_path: Path) -> None:
     file = tmp_path / "Öfen 2025.csv"
     file.write_text(
         "Heiz;Art;Güte\n" + "".join(f"{i % 17},5;{'ab'[i % 2]};{i * i % 23},25\n" for i in range(300)), encoding="latin-1"
@@ -52,7 +52,7 @@ def test_a_file_without_a_declaration_is_declared_on_the_fly(tmp_path: Path) -> 
     assert Dataset.load(named.options["FASTIOT_CONFIG_DIR"]).target == "Heiz"
 
 
-def test_a_declaration_that_was_made_on_the_fly_and_changed_is_not_made_again(tmp_path: Path) -> None:
+def test_a_generated_declaration_that_was_edited_is_kept(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text("t,y\n" + "".join(f"{number}.25,{number * number % 17}.5\n" for number in range(40)))
 
@@ -72,7 +72,7 @@ def test_a_declaration_that_was_made_on_the_fly_and_changed_is_not_made_again(tm
     assert version() == made
 
 
-def test_a_declaration_beside_the_file_is_taken(tmp_path: Path) -> None:
+def test_a_declaration_in_the_folder_of_the_file_is_used(tmp_path: Path) -> None:
     (tmp_path / "dataset.yaml").write_text(
         "name: mine\ntarget: y\ncolumns:\n  - {name: x, type: number, range: [0, 9]}\n  - {name: y, type: number}\n"
         "pipeline:\n  - {step: scale, column: x}\n"
@@ -99,7 +99,7 @@ def declared(tmp_path: Path, rows: list[list[str]], header: str = "batch;t;c;y")
     return tmp_path / "a.csv"
 
 
-def test_records_that_are_not_as_declared_are_told_before_anything_starts(tmp_path: Path) -> None:
+def test_invalid_records_are_reported_before_anything_starts(tmp_path: Path) -> None:
     rows = [list(row) for row in ROWS]
     rows[1][2], rows[5][2], rows[7][1], rows[9][3] = "C", "D", "51", "n.a."
     chosen = choose_data(str(declared(tmp_path, rows)), "", tmp_path / "runs", {})
@@ -111,7 +111,7 @@ def test_records_that_are_not_as_declared_are_told_before_anything_starts(tmp_pa
     assert "36 labelled records" in chosen.notes[-1]
 
 
-def test_records_with_the_same_key_are_told(tmp_path: Path) -> None:
+def test_records_with_the_same_key_are_reported(tmp_path: Path) -> None:
     rows = [["B1" if number == 30 else row[0], *row[1:]] for number, row in enumerate(ROWS)]
     chosen = choose_data(str(declared(tmp_path, rows)), "", tmp_path / "runs", {})
     assert (
@@ -120,7 +120,7 @@ def test_records_with_the_same_key_are_told(tmp_path: Path) -> None:
     )
 
 
-def test_a_file_of_which_nothing_can_be_used_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_valid_records_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         SourceFileError,
         match=r"No record of .* is valid by .*: row 1, field 't': 70.0 is outside of \[0, 50\] \(40 rows\)\. Change",
@@ -132,7 +132,7 @@ def test_a_file_of_which_nothing_can_be_used_is_refused(tmp_path: Path) -> None:
         choose_data(str(declared(tmp_path, ROWS, "batch;t;t;y")), "", tmp_path / "runs", {})
 
 
-def test_too_few_records_for_a_training_are_told(tmp_path: Path) -> None:
+def test_too_few_records_for_a_training_are_reported(tmp_path: Path) -> None:
     assert choose_data(str(declared(tmp_path, ROWS)), "", tmp_path / "runs", {}).too_few == ""
     chosen = choose_data(str(declared(tmp_path, ROWS[:5])), "", tmp_path / "runs", {})
     assert chosen.too_few == "5 labelled records are too few: a training needs 30, so none will start"
@@ -143,7 +143,7 @@ def test_too_few_records_for_a_training_are_told(tmp_path: Path) -> None:
     )
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceFileError, match="There is no file flims; --data takes a file or one of lab, films"):
         choose_data("flims", "", tmp_path, {})
 
@@ -156,7 +156,7 @@ def test_a_run_is_planned_with_the_chosen_data(tmp_path: Path) -> None:
     assert plan.settings.mongo_name.startswith("KIOptiPackDb_films")
 
 
-def test_what_works_and_is_perhaps_not_meant_is_told(tmp_path: Path) -> None:
+def test_what_works_but_is_perhaps_not_intended_is_reported(tmp_path: Path) -> None:
     declared_more = DECLARED.replace(
         "  - {name: y,",
         "  - {name: p, type: number, range: [0, 1], optional: true, fill: 0}\n"
@@ -205,7 +205,7 @@ def test_a_file_that_lacks_a_column_gets_an_error_that_says_what_to_do(tmp_path:
         choose_data(str(declared(tmp_path, [[row[0], *row[2:]] for row in ROWS], "batch;c;y")), "", tmp_path / "runs", {})
 
 
-def test_a_changed_file_without_keys_is_told_because_its_records_would_be_there_twice(tmp_path: Path) -> None:
+def test_a_changed_file_without_keys_is_reported_because_its_records_would_be_there_twice(tmp_path: Path) -> None:
     directory, file = tmp_path / "mongo", tmp_path / "a.csv"
     directory.mkdir()
     rows = [f"{number}.25,{number * number % 17}.5\n" for number in range(60)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from monitoring_page.messages import compared as compared_model
+from monitoring_page.messages import comparison
 from simulation import START, Pace, Plant, champion
 
 BUSY = Pace(records=25, ramp=60.0)
@@ -14,8 +16,8 @@ def test_thirty_minutes_of_normal_operation_raise_no_alert() -> None:
     plant = Plant(seed=11)
     assert [change for _, change in plant.run(1800)] == []
     assert plant.now - START == 1800
-    assert plant.monitor.metrics["performance/count"] == 500, "the windows were full, so there was something to judge"
-    assert plant.monitor.metrics["drift/samples"] == 500
+    assert plant.monitor.figures.number("performance/count") == 500, "the windows were full, so there was something to judge"
+    assert plant.monitor.figures.number("drift/samples") == 500
 
 
 @pytest.mark.parametrize(
@@ -44,8 +46,7 @@ def test_a_champion_that_stays_is_still_judged_by_the_error_with_which_it_was_cr
     plant = Plant(seed=13, pace=BUSY)
 
     def compared(rmse: float, kept: str) -> None:
-        result = {"model": "lab-lightgbm", "version": "1", "rmse": rmse}
-        plant.monitor.compared({"results": [result], "champion": result, "kept": kept})
+        plant.monitor.compared(comparison(compared_model("lab-lightgbm", "1", rmse), kept=kept))
 
     compared(champion().rmse, "")
     assert list(plant.run(150)) == []

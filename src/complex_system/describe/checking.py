@@ -1,4 +1,4 @@
-"""What a file's records are to a declaration: how many can be used, and why the others cannot."""
+"""Checks a file's records by a declaration: how many can be used, and why the others cannot."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class FileCheck:
-    """What came of it.
+    """The result.
 
     Attributes:
         records: How many the file has.
@@ -29,7 +29,7 @@ class FileCheck:
         reasons: The first reason in each column that has one, with its row and how many rows have one there.
         same_key: Records whose key an earlier one has; they are not kept.
         example: One of those keys.
-        without_key: Records whose key was made, because they have none.
+        without_key: Records without a key, whose key was made.
         absent: Declared columns that the file does not have.
         parts: Labelled records in the train, validation and hold-out part of the split, which follow from the keys.
     """
@@ -57,7 +57,7 @@ class FileCheck:
 
 
 def check_file(path: Path, dataset: Dataset) -> FileCheck:
-    """Processes all records of a file by a declaration, without keeping them.
+    """Process all records of a file by a declaration, without keeping them.
 
     Raises:
         SourceFileError: The file cannot be read, or its columns are not the declared ones.

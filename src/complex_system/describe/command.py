@@ -1,42 +1,45 @@
-"""What ``fiot extras describe-data`` does."""
+"""``fiot extras describe-data``: shows a table of what a file holds, and writes the proposed declaration."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from complex_system.describe.describe import describe, refused
+from complex_system.describe.description import Description, describe, refused
+from complex_system.describe.inspection import InspectedColumn
 from complex_system.domain.json_schema import put_beside
 from complex_system.errors import DescribeError
 
+if TYPE_CHECKING:
+    from rich.console import Group
+
+_SHOWN = 6
+"""Categories that the table shows."""
+
 
 def describe_to(file: Path, target: str, output: Path | None, *, force: bool, out: TextIO, err: TextIO) -> None:
-    """Describes a file: shows what was found, and writes the declaration.
+    """Describe a file: show what was found, and write the declaration.
 
     Args:
         file: The records.
         target: The column to predict; the last column of numbers when empty.
         output: Where to write the declaration; None for ``out``.
-        force: Whether to replace a declaration that is there.
+        force: Whether to replace an existing declaration.
         out: Takes the declaration, or the summary when the declaration goes to a file.
         err: Takes the summary when the declaration goes to ``out``, and warnings.
 
     Raises:
         SourceFileError: The file cannot be read.
-        DescribeError: No declaration can be made of it, or it cannot be written.
+        DescribeError: No declaration can be made from it, or it cannot be written.
     """
     try:
         from rich.console import Console
-
-        from complex_system.describe.summary import summary
     except ImportError as error:
-        raise DescribeError(
-            "The summary is drawn by rich, which is not there: pip install 'complex-system[local]'."
-        ) from error
-    # Looked for before the work: a declaration that a person wrote is not lost.
+        raise DescribeError("The summary needs the package rich: pip install 'complex-system[local]'.") from error
+    # Checked before the work, so that a declaration that a person wrote is not lost.
     if output and output.exists() and not force:
-        raise DescribeError(f"{output} is there already; --force replaces it.")
+        raise DescribeError(f"{output} exists already; --force replaces it.")
     description = describe(file, target)
     count, first = refused(description)
     Console(file=err if output is None else out).print(summary(description))
@@ -51,7 +54,62 @@ def describe_to(file: Path, target: str, output: Path | None, *, force: bool, ou
         put_beside(output)
     except OSError as error:
         raise DescribeError(f"{output} cannot be written: {error.strerror or error}.") from error
-    beside = "" if output.parent.resolve() == file.parent.resolve() else f", put {file.name} beside it"
+    beside = "" if output.parent.resolve() == file.parent.resolve() else f", put {file.name} in its folder"
     called = "" if output.name == "dataset.yaml" else ", call it dataset.yaml"
     run = f"fiot run mongo --data {shlex.quote(str(output.parent / file.name))}"
-    out.write(f"{output} written. Read it, change what you know better{called}{beside}, then: {run}\n")
+    out.write(f"{output} written. Read it, correct what is wrong{called}{beside}, then: {run}\n")
+
+
+def summary(description: Description) -> Group:
+    """Return a table with one row per column, and a line on the resulting data set."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"{description.path.name}: {description.records} records, {len(description.columns)} columns")
+    for heading in ("column", "type", "unit", "values", "missing", "used as", "look at"):
+        table.add_column(heading, overflow="fold")
+    for column in description.columns:
+        share = column.missing / description.records
+        style = "bold" if column.name == description.target else "yellow" if _notes(column, description) else None
+        table.add_row(
+            Text(column.name), column.type, Text(column.unit), Text(_values(column)), f"{share:.0%}" if share else "",
+            Text(_use(column, description)), Text(_notes(column, description)), style=style,
+        )  # fmt: skip
+    dataset = description.dataset()
+    features = len(dataset.feature_names)
+    line = f"Target '{description.target}'" + (
+        "" if description.target_was_named else " (CHECK: the last column of numbers; --target names another)"
+    )
+    return Group(
+        table, Text(f"{line}; {features} feature{'' if features == 1 else 's'}; pipeline version {dataset.version}")
+    )
+
+
+def _values(column: InspectedColumn) -> str:
+    if column.low is not None and column.high is not None:
+        return f"{column.low:g} to {column.high:g}"
+    if column.categories:
+        more = ", ..." if len(column.categories) > _SHOWN else ""
+        return f"{len(column.categories)}: " + ", ".join(column.categories[:_SHOWN]) + more
+    return column.format or f"{column.different} different"
+
+
+def _use(column: InspectedColumn, description: Description) -> str:
+    if column.name == description.target:
+        return "target"
+    if column.name == description.key:
+        return "key"
+    found = next(
+        (step["step"] for step, _ in description.proposal.steps if column.name in (step["column"], step.get("shares"))), ""
+    )
+    return found or "not used"
+
+
+def _notes(column: InspectedColumn, description: Description) -> str:
+    notes = list(column.notes)
+    if column.name in description.leaking:
+        notes.append(f"{description.leaking[column.name]}: may leak it")
+    if not notes and column.type == "datetime" and column.name in description.proposal.dropped:
+        notes.append("a time: the declaration shows how to use its parts")
+    return "; ".join(notes)

@@ -1,24 +1,38 @@
-"""A first pipeline for what was found: one step a column, and what is left out with the reason."""
+"""Proposes how each column is used: the key, a step for what can be a feature, and why other columns are left out."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from complex_system.describe.columns import Found
+import polars as pl
+
+from complex_system.describe.inspection import InspectedColumn
 from complex_system.domain.columns import ID
+from complex_system.domain.keys import MAX_KEY
 
 Step = dict[str, Any]
+ALMOST_ONE = 0.9999
+"""Correlation from which a column gives the target away."""
+_MIN_PAIRS = 10
+_MIN_RANKS = 20
+_MIN_GROUPS = 3
+_DIFFERENT = re.compile(r"\d+ different texts in \d+ records")
+_KEY_NAME = re.compile(
+    r"(^|[^a-zäöü])(id|key|nr|no|nummer|number|schlüssel|serial|index)([^a-zäöü]|$)|(nummer|[a-z]id|[a-z]nr|-id|_id)\.?$",
+    re.IGNORECASE,
+)
 
 
 @dataclass
 class Proposal:
-    """Steps in the order of the columns, and why some columns have none.
+    """A pipeline, and why some columns are not in it.
 
     Attributes:
-        steps: As a declaration has them, and a comment for each.
+        steps: As a declaration has them, in the order of the columns, and a comment for each.
         dropped: Columns that are left out, with the reason.
         used: Columns that have a step.
     """
@@ -28,14 +42,11 @@ class Proposal:
     used: set[str] = field(default_factory=set)
 
 
-def propose(columns: list[Found], target: str, leaking: Mapping[str, str]) -> Proposal:
-    """Proposes a pipeline.
-
-    What is suspicious is left out as long as something else is there.
-    """
+def propose(columns: list[InspectedColumn], target: str, leaking: Mapping[str, str]) -> Proposal:
+    """Propose a pipeline. Suspicious columns are left out unless nothing else is there."""
     made = Proposal()
     taken = {ID, target}
-    second_best: list[Found] = []
+    second_best: list[InspectedColumn] = []
     usable = [column for column in columns if column.name != target]
     shares = [column for column in usable if column.type == "list of shares" and column.different > 0]
     for column in usable:
@@ -45,7 +56,7 @@ def propose(columns: list[Found], target: str, leaking: Mapping[str, str]) -> Pr
         if column.type == "text":
             made.dropped[column.name] = reason or "text"
         elif reason or column.type == "datetime":
-            made.dropped[column.name] = reason or "a time; its parts can be features by the step below that is commented out"
+            made.dropped[column.name] = reason or "a time; the commented step below makes features of its parts"
             if column.different > 0 and not column.notes:
                 second_best.append(column)
         elif partner := next((each for each in shares if _belong(column, each)), None):
@@ -54,7 +65,7 @@ def propose(columns: list[Found], target: str, leaking: Mapping[str, str]) -> Pr
         else:
             _use(made, column, taken)
     for column in shares:
-        made.dropped[column.name] = "; ".join(column.notes) or "shares without a list of what they are of"
+        made.dropped[column.name] = "; ".join(column.notes) or "shares without a list of what they belong to"
     for column in usable:
         if column.type == "list of shares" and column.name not in made.used:
             made.dropped.setdefault(column.name, "always missing")
@@ -65,8 +76,8 @@ def propose(columns: list[Found], target: str, leaking: Mapping[str, str]) -> Pr
     return made
 
 
-def _belong(column: Found, shares: Found) -> bool:
-    """Whether each record has as many shares as entries, and they add up to 1."""
+def _belong(column: InspectedColumn, shares: InspectedColumn) -> bool:
+    """Return whether each record has as many shares as entries, and they add up to 1."""
     if column.type != "list of categories":
         return False
     for entries, parts in zip(column.lists, shares.lists, strict=True):
@@ -78,20 +89,20 @@ def _belong(column: Found, shares: Found) -> bool:
     return True
 
 
-def _with_shares(made: Proposal, column: Found, shares: Found, taken: set[str]) -> None:
+def _with_shares(made: Proposal, column: InspectedColumn, shares: InspectedColumn, taken: set[str]) -> None:
     step: Step = {"step": "shares", "column": column.name, "shares": shares.name}
     _prefix(step, column.name, column.categories, taken)
     made.steps.append((step, "one feature an entry: its share"))
     made.used |= {column.name, shares.name}
 
 
-def _use(made: Proposal, column: Found, taken: set[str]) -> None:
+def _use(made: Proposal, column: InspectedColumn, taken: set[str]) -> None:
     step, why = _step(column, taken)
     made.steps.append((step, why))
     made.used.add(column.name)
 
 
-def _step(column: Found, taken: set[str]) -> tuple[Step, str]:
+def _step(column: InspectedColumn, taken: set[str]) -> tuple[Step, str]:
     step: Step = {"step": "", "column": column.name}
     match column.type:
         case "category":
@@ -111,8 +122,8 @@ def _step(column: Found, taken: set[str]) -> tuple[Step, str]:
     return step, ""
 
 
-def date_parts(column: Found) -> list[str]:
-    """The parts of a time that come again, and so can say something about the future."""
+def date_parts(column: InspectedColumn) -> list[str]:
+    """Return the parts of a time that recur, so that a model can learn from them."""
     return ["month", "weekday", *(["hour"] if "%H" in column.format else [])]
 
 
@@ -131,3 +142,86 @@ def _others(name: str) -> Iterator[str]:
     while True:
         yield f"{name} {number}"
         number += 1
+
+
+# The key
+
+
+def note_repeated_keys(columns: list[InspectedColumn]) -> None:
+    """Note on texts with the name of a key why they cannot be the key."""
+    for column in columns:
+        records = len(column.notes) == 1 and _DIFFERENT.match(column.notes[0])
+        if column.type == "text" and records and _KEY_NAME.search(column.name):
+            column.notes.append("named like a key, but repeated: of records with the same key only the first is kept")
+
+
+def key_column(columns: list[InspectedColumn], frame: pl.DataFrame) -> str:
+    """Return the first column with the name of a key and a different value in every record; empty for none."""
+    for column in columns:
+        if column.type not in ("text", "category", "integer") or not _KEY_NAME.search(column.name) or column.name == "_id":
+            continue
+        series = frame[column.name]
+        if series.dtype.is_float() or series.dtype.is_nested():
+            continue
+        texts = series.cast(pl.String)
+        if (
+            texts.null_count()
+            or not texts.str.len_chars().is_between(1, MAX_KEY).all()
+            or (texts.str.strip_chars() == "").any()
+        ):
+            continue
+        if texts.n_unique() == len(texts):
+            return column.name
+    return ""
+
+
+# Leakage
+
+
+def leak(column: InspectedColumn, frame: pl.DataFrame, target: InspectedColumn) -> str:
+    """Return how a column gives the target away, so that one was probably made from the other; empty where it does not."""
+    if target.numbers is None or column.name == target.name:
+        return ""
+    if column.numbers is not None and column.type != "boolean":
+        pairs = pl.DataFrame({"a": column.numbers, "b": target.numbers}).drop_nulls()
+        return "follows the target almost exactly" if _follows(pairs) or _is_rounded(pairs) else ""
+    if column.type in ("category", "boolean"):
+        pairs = pl.DataFrame({"a": frame[column.name].cast(pl.String), "b": target.numbers}).drop_nulls()
+        if column.categories:
+            pairs = pairs.filter(pl.col("a").is_in(column.categories))
+        parts = _target_ranges(pairs)
+        several = parts.height > 1 and bool(
+            (parts["count"] >= _MIN_PAIRS).all() and (parts["different"] >= _MIN_GROUPS).all()
+        )
+        return "divides the target's values without overlap" if several and _apart(parts) else ""
+    return ""
+
+
+def _follows(pairs: pl.DataFrame) -> bool:
+    if pairs.height < _MIN_PAIRS or pairs["a"].n_unique() < 3 or pairs["b"].n_unique() < 3:
+        return False
+    found = [pairs.select(pl.corr("a", "b")).item()]
+    if pairs["a"].n_unique() >= _MIN_RANKS:  # the target's logarithm or square
+        found.append(pairs.select(pl.corr("a", "b", method="spearman")).item())
+    return any(each is not None and abs(each) >= ALMOST_ONE for each in found)
+
+
+def _is_rounded(pairs: pl.DataFrame) -> bool:
+    """Return whether each repeated number belongs to a part of the target's range of its own."""
+    parts = _target_ranges(pairs)
+    again = parts.filter((pl.col("count") > 1) & (pl.col("different") > 1))
+    return again.height >= _MIN_GROUPS and int(again["count"].sum()) >= _MIN_RANKS and _apart(parts)
+
+
+def _target_ranges(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Return the target's range for each value, sorted by the smallest target."""
+    target = pl.col("b")
+    return (
+        pairs.group_by("a")
+        .agg(low=target.min(), high=target.max(), count=pl.len(), different=target.n_unique())
+        .sort("low", "high")
+    )
+
+
+def _apart(parts: pl.DataFrame) -> bool:
+    return bool((parts["high"].head(-1) < parts["low"].tail(-1)).all())

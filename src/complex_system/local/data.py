@@ -13,7 +13,7 @@ from typing import cast
 import msgspec
 
 from complex_system.describe.checking import FileCheck, check_file
-from complex_system.describe.describe import describe
+from complex_system.describe.description import describe
 from complex_system.domain.columns import ID
 from complex_system.domain.dataset import SHIPPED, Dataset
 from complex_system.domain.json_schema import put_beside

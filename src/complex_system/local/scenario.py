@@ -127,7 +127,7 @@ class ScenarioDemo:
         except ComplexSystemError:
             return
         served = snapshot.model
-        if champion is None or (served.model, served.version) != (champion.model, champion.version):
+        if champion is None or served is None or (served.model, served.version) != (champion.model, champion.version):
             return
         scenario.pairs = int(snapshot.performance.get("count", 0))
         scenario.rmse = snapshot.performance.get("rmse")

@@ -1,26 +1,29 @@
 """Roll-ups: a minute or an hour of predictions in a few numbers, which merge into longer periods without loss.
 
-Everything here is small, mergeable and JSON: two roll-ups of neighbouring times, or of one time from before and after a restart, merge
-into what one roll-up of all would be (quantiles up to the width of a bucket). So a page that shows a month reads hours, and never a
-prediction.
+Everything here is small and mergeable: two roll-ups of neighbouring times, or of one time from before and after a restart, merge into
+what one roll-up of all would be (quantiles up to the width of a bucket). So a view of a month reads hours, and never a prediction.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any, NamedTuple
+
+import msgspec
+
+from complex_system.monitoring.points import Figure, Figures
+from complex_system.protocol.base import to_wire
 
 MINUTE = 60
 HOUR = 3600
 
 BUCKET_RATIO = 1.1
 """Width of a latency bucket: a quantile is right to 5 %."""
+LATENCY_QUANTILES = (0.5, 0.95, 0.99)
 
 
-@dataclass(slots=True)
-class ErrorSums:
+class ErrorSums(msgspec.Struct, array_like=True):
     """Errors of joined predictions, error = prediction - truth, as sums; from them RMSE, MAE, bias and R2.
 
     Attributes:
@@ -44,12 +47,12 @@ class ErrorSums:
     highest: float = -math.inf
 
     def add(self, truth: float, prediction: float) -> None:
-        """Takes a pair of finite numbers."""
+        """Add a pair of finite numbers."""
         error = prediction - truth
         self.merge(ErrorSums(1, error, abs(error), error * error, truth, 0.0, error, error))
 
     def merge(self, other: ErrorSums) -> None:
-        """Takes the pairs of another.
+        """Add the pairs of another.
 
         Mean and spread of the truth merge by Chan, Golub and LeVeque (1979), which loses no digits where the mean is large.
         """
@@ -67,7 +70,7 @@ class ErrorSums:
         self.highest = max(self.highest, other.highest)
 
     def metrics(self) -> dict[str, float]:
-        """``rmse``, ``mae``, ``bias``, ``r2`` and ``count``; only ``count`` while it is 0. R2 needs two different truths."""
+        """Return ``rmse``, ``mae``, ``bias``, ``r2`` and ``count``; only ``count`` while it is 0. R2 needs two different truths."""
         if not self.n:
             return {"count": 0.0}
         r2 = {"r2": 1.0 - self.squared / self.truth_spread} if self.truth_spread > 0 else {}
@@ -79,27 +82,8 @@ class ErrorSums:
             "count": float(self.n),
         }
 
-    def as_list(self) -> list[float]:
-        """The fields in their order; only where ``n`` is positive, for JSON has no infinity."""
-        return [
-            self.n,
-            self.error,
-            self.absolute,
-            self.squared,
-            self.truth_mean,
-            self.truth_spread,
-            self.lowest,
-            self.highest,
-        ]
 
-    @classmethod
-    def parse(cls, values: list[float]) -> ErrorSums:
-        """Reads what :meth:`as_list` made."""
-        return cls(int(values[0]), *(float(value) for value in values[1:]))
-
-
-@dataclass(slots=True)
-class LatencySums:
+class LatencySums(msgspec.Struct, array_like=True):
     """Times of answered requests, in milliseconds, as counts of buckets that grow by ``BUCKET_RATIO``.
 
     Attributes:
@@ -112,18 +96,15 @@ class LatencySums:
     requests: int = 0
     predictions: int = 0
     total: float = 0.0
-    buckets: dict[int, int] = field(default_factory=dict)
+    buckets: dict[int, int] = {}
 
     def add(self, milliseconds: float, predictions: int) -> None:
-        """Takes an answered request."""
+        """Add an answered request."""
         bucket = math.ceil(math.log(min(max(milliseconds, 1e-3), 1e7)) / math.log(BUCKET_RATIO))
-        self.requests += 1
-        self.predictions += predictions
-        self.total += milliseconds
-        self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
+        self.merge(LatencySums(1, predictions, milliseconds, {bucket: 1}))
 
     def merge(self, other: LatencySums) -> None:
-        """Takes the requests of another."""
+        """Add the requests of another."""
         self.requests += other.requests
         self.predictions += other.predictions
         self.total += other.total
@@ -131,7 +112,7 @@ class LatencySums:
             self.buckets[bucket] = self.buckets.get(bucket, 0) + count
 
     def quantile(self, share: float) -> float:
-        """The time within which ``share`` of the requests were answered: the middle (geometric) of its bucket."""
+        """Return the time within which ``share`` of the requests were answered: the middle (geometric) of its bucket."""
         wanted, seen = share * self.requests, 0
         for bucket in sorted(self.buckets):
             seen += self.buckets[bucket]
@@ -140,26 +121,21 @@ class LatencySums:
         return 0.0
 
     def metrics(self) -> dict[str, float]:
-        """``latency_ms_mean``, ``_p50``, ``_p95``, ``_p99``, ``requests`` and ``predictions``; the counts alone without a request."""
+        """Return :func:`latency_metrics`, ``requests`` and ``predictions``; the counts alone without a request."""
         counts = {"requests": float(self.requests), "predictions": float(self.predictions)}
         if not self.requests:
             return counts
-        quantiles = {f"latency_ms_p{round(share * 100)}": self.quantile(share) for share in (0.5, 0.95, 0.99)}
-        return {"latency_ms_mean": self.total / self.requests, **quantiles, **counts}
-
-    def as_list(self) -> list[Any]:
-        """It as JSON."""
-        return [self.requests, self.predictions, self.total, [[bucket, n] for bucket, n in sorted(self.buckets.items())]]
-
-    @classmethod
-    def parse(cls, values: list[Any]) -> LatencySums:
-        """Reads what :meth:`as_list` made."""
-        return cls(int(values[0]), int(values[1]), float(values[2]), {int(bucket): int(n) for bucket, n in values[3]})
+        return {**latency_metrics(self.total / self.requests, map(self.quantile, LATENCY_QUANTILES)), **counts}
 
 
-@dataclass(slots=True)
-class Gauge:
-    """A figure that was read now and then: CPU, a drift index, a record count."""
+def latency_metrics(mean: float, quantiles: Iterable[float]) -> dict[str, float]:
+    """Return milliseconds by name: ``latency_ms_mean``, ``latency_ms_p50``, ``_p95``, ``_p99``."""
+    named = zip(LATENCY_QUANTILES, quantiles, strict=True)
+    return {"latency_ms_mean": mean, **{f"latency_ms_p{round(share * 100)}": value for share, value in named}}
+
+
+class Gauge(msgspec.Struct, array_like=True):
+    """Readings of a figure: CPU, a drift index, a record count."""
 
     n: int = 0
     total: float = 0.0
@@ -168,17 +144,19 @@ class Gauge:
     last: float = 0.0
 
     def add(self, value: float) -> None:
-        """Takes a finite reading."""
+        """Add a finite reading."""
         self.merge(Gauge(1, value, value, value, value))
 
     def merge(self, later: Gauge) -> None:
-        """Takes the readings of another, which are later than those at hand."""
+        """Add the readings of another, which are later than those at hand."""
         if not later.n:
             return
         self.n += later.n
         self.total += later.total
-        self.lowest = min(self.lowest, later.lowest)
-        self.highest = max(self.highest, later.highest)
+        if later.lowest < self.lowest:  # noqa: PLR1730 - a view of a day merges 70,000 gauges, and calls cost most of it
+            self.lowest = later.lowest
+        if later.highest > self.highest:  # noqa: PLR1730
+            self.highest = later.highest
         self.last = later.last
 
     @property
@@ -188,7 +166,7 @@ class Gauge:
 
 
 class Served(NamedTuple):
-    """One version of a model in one service; ``shadow`` where it only scored along and answered nobody."""
+    """One version of a model in one service; ``shadow`` where it predicts the same requests and answers nobody."""
 
     service: str
     model: str
@@ -200,10 +178,6 @@ class Served(NamedTuple):
         """For a legend."""
         return f"{self.model} v{self.version}" + (" (shadow)" if self.shadow else "")
 
-    def as_dict(self) -> dict[str, Any]:
-        """Its parts and its label by name."""
-        return {**self._asdict(), "label": self.label}
-
 
 class Series(NamedTuple):
     """Whose errors: a served model, and a group of records such as ``material_id=00000000``, or '' for all."""
@@ -212,8 +186,17 @@ class Series(NamedTuple):
     group: str = ""
 
 
-@dataclass(slots=True)
-class Rollup:
+class _Document(msgspec.Struct):
+    """A roll-up as the body of a document."""
+
+    seconds: int
+    errors: list[tuple[str, str, str, bool, str, ErrorSums]]
+    latency: list[tuple[str, str, str, bool, tuple[int, int, float, list[tuple[int, int]]]]]
+    failures: list[tuple[str, str, int]]
+    gauges: dict[str, Gauge]
+
+
+class Rollup(msgspec.Struct):
     """What happened in ``[at, at + seconds)``.
 
     Attributes:
@@ -222,73 +205,80 @@ class Rollup:
         errors: Of pairs whose prediction was made in that time, whenever its truth came.
         latency: Of requests that were answered in that time.
         failures: Requests that failed, by service and stable error code.
-        gauges: Readings by metric name, e.g. ``system/cpu_utilization_percentage``.
+        gauges: Readings by figure.
     """
 
     at: float
     seconds: int = MINUTE
-    errors: dict[Series, ErrorSums] = field(default_factory=dict)
-    latency: dict[Served, LatencySums] = field(default_factory=dict)
-    failures: dict[tuple[str, str], int] = field(default_factory=dict)
-    gauges: dict[str, Gauge] = field(default_factory=dict)
+    errors: dict[Series, ErrorSums] = {}
+    latency: dict[Served, LatencySums] = {}
+    failures: dict[tuple[str, str], int] = {}
+    gauges: dict[Figure, Gauge] = {}
 
     def joined(self, served: Served, group: str, truth: float, prediction: float) -> None:
-        """Takes a pair; it counts for its group and for all."""
+        """Add a pair; it counts for its group and for all."""
         for name in {"", group}:
             self.errors.setdefault(Series(served, name), ErrorSums()).add(truth, prediction)
 
     def answered(self, served: Served, milliseconds: float, predictions: int) -> None:
-        """Takes an answered request."""
+        """Add an answered request."""
         self.latency.setdefault(served, LatencySums()).add(milliseconds, predictions)
 
     def failed(self, service: str, code: str, count: int) -> None:
-        """Takes failed requests."""
+        """Add failed requests."""
         self.failures[service, code] = self.failures.get((service, code), 0) + count
 
-    def read(self, metrics: Mapping[str, float]) -> None:
-        """Takes a point of metrics; what is not finite is left out."""
-        for name, value in metrics.items():
-            if math.isfinite(value):
-                self.gauges.setdefault(name, Gauge()).add(float(value))
+    def read(self, figures: Figures) -> None:
+        """Add the figures of a moment, those that are finite."""
+        for figure, number in figures.finite().items():
+            self.gauges.setdefault(figure, Gauge()).add(number)
 
     def merge(self, later: Rollup) -> None:
-        """Takes the content of another one, later or of the same time; ``at`` and ``seconds`` stay."""
+        """Add the content of another one, later or of the same time; ``at`` and ``seconds`` stay."""
         for series, sums in later.errors.items():
             self.errors.setdefault(series, ErrorSums()).merge(sums)
         for served, latency in later.latency.items():
             self.latency.setdefault(served, LatencySums()).merge(latency)
         for (service, code), count in later.failures.items():
             self.failed(service, code, count)
-        for name, gauge in later.gauges.items():
-            self.gauges.setdefault(name, Gauge()).merge(gauge)
+        for figure, gauge in later.gauges.items():
+            self.gauges.setdefault(figure, Gauge()).merge(gauge)
 
-    def as_dict(self) -> dict[str, Any]:
-        """It as the body of a document."""
-        return {
-            "seconds": self.seconds,
-            "errors": [[*series.served, series.group, sums.as_list()] for series, sums in self.errors.items() if sums.n],
-            "latency": [[*served, latency.as_list()] for served, latency in self.latency.items()],
-            "failures": [[service, code, count] for (service, code), count in self.failures.items()],
-            "gauges": {name: [g.n, g.total, g.lowest, g.highest, g.last] for name, g in self.gauges.items() if g.n},
-        }
+    def to_document(self) -> Any:
+        """Return the body of its document."""
+        body = _Document(
+            seconds=self.seconds,
+            errors=[(*series.served, series.group, sums) for series, sums in self.errors.items() if sums.n],
+            latency=[
+                (*served, (sums.requests, sums.predictions, sums.total, sorted(sums.buckets.items())))
+                for served, sums in self.latency.items()
+            ],
+            failures=[(*key, count) for key, count in self.failures.items()],
+            gauges={figure.flat: gauge for figure, gauge in self.gauges.items() if gauge.n},
+        )
+        return to_wire(body)
 
     @classmethod
-    def parse(cls, at: float, body: Mapping[str, Any]) -> Rollup:
-        """Reads what :meth:`as_dict` made."""
-        rollup = cls(at, int(body["seconds"]))
-        for *served, group, sums in body["errors"]:
-            rollup.errors[Series(_served(served), str(group))] = ErrorSums.parse(sums)
-        for *served, latency in body["latency"]:
-            rollup.latency[_served(served)] = LatencySums.parse(latency)
-        for service, code, count in body["failures"]:
-            rollup.failures[str(service), str(code)] = int(count)
-        for name, (n, *others) in body["gauges"].items():
-            rollup.gauges[str(name)] = Gauge(int(n), *(float(value) for value in others))
+    def of_document(cls, at: float, body: object) -> Rollup:
+        """Read what :meth:`to_document` made.
+
+        Raises:
+            msgspec.ValidationError: It is something else.
+        """
+        read = msgspec.convert(body, _Document)
+        rollup = cls(at, read.seconds, gauges={Figure.parse(name): gauge for name, gauge in read.gauges.items()})
+        for service, model, version, shadow, group, errors in read.errors:
+            rollup.errors[Series(Served(service, model, version, shadow), group)] = errors
+        for service, model, version, shadow, (requests, predictions, total, buckets) in read.latency:
+            sums = LatencySums(requests, predictions, total, dict(buckets))
+            rollup.latency[Served(service, model, version, shadow)] = sums
+        for service, code, count in read.failures:
+            rollup.failures[service, code] = count
         return rollup
 
 
 def merged(rollups: Iterable[Rollup], at: float, seconds: int) -> Rollup:
-    """One roll-up of several, given from the earliest to the latest."""
+    """Return one roll-up of several, given from the earliest to the latest."""
     whole = Rollup(at, seconds)
     for rollup in rollups:
         whole.merge(rollup)
@@ -296,10 +286,5 @@ def merged(rollups: Iterable[Rollup], at: float, seconds: int) -> Rollup:
 
 
 def begin_of(at: float, seconds: int) -> float:
-    """The begin of the period that a time lies in."""
+    """Return the begin of the period that a time lies in."""
     return float(math.floor(at / seconds) * seconds)
-
-
-def _served(values: list[Any]) -> Served:
-    service, model, version, shadow = values
-    return Served(str(service), str(model), str(version), bool(shadow))

@@ -1,16 +1,19 @@
-"""Drift: what is predicted against what the champion was trained on, column by column and feature by feature."""
+"""Drift: predicted records against the champion's training data, column by column and feature by feature."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 from scipy.special import kolmogorov
 from scipy.stats import wasserstein_distance
 
-from complex_system.domain.dataset import Dataset
+from complex_system.domain.dataset import Column, Dataset
 from complex_system.domain.records import Record
+from complex_system.monitoring.points import Figures
 from complex_system.monitoring.reference import (
     CategoryReference,
     ColumnReference,
@@ -22,6 +25,7 @@ from complex_system.monitoring.reference import (
     columns_of,
     drawn_count,
 )
+from complex_system.protocol.base import Message
 from complex_system.training.data import Matrix
 
 MIN_LIVE = 30
@@ -29,19 +33,121 @@ MIN_LIVE = 30
 LARGE_WINDOW = 500
 """From so many values on the distance is Wasserstein's; below, Kolmogorov and Smirnov test whether it is chance."""
 MODERATE, SIGNIFICANT = 0.1, 0.25
-"""Where the conventional bands of the stability index end and begin."""
+"""Bounds of the conventional bands of the stability index."""
+
+Band = Literal["stable", "moderate", "significant"]
+
+
+class DriftTest(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """Beside the stability index: a test of few values, a distance of many.
+
+    Attributes:
+        name: ``ks`` (Kolmogorov and Smirnov) or ``wasserstein``.
+        statistic: Of ``ks``.
+        p_value: Of ``ks``.
+        distance: Of ``wasserstein``, in standard deviations of the reference.
+    """
+
+    name: Literal["ks", "wasserstein"]
+    statistic: float | None = None
+    p_value: float | None = None
+    distance: float | None = None
+
+
+class ColumnDrift(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """A column, or a feature, of the live records beside the reference.
+
+    Attributes:
+        type: ``indicator`` is a boolean, or a feature that is 0 or 1.
+        samples: Live records.
+        missing: Share of them without a value.
+        missing_reference: The same of the reference.
+        reference: Shares of the reference by bin or category.
+        live: Shares of the live records over the same bins or categories.
+        edges: Of the bins of a number.
+        categories: Bins of a category.
+        psi: Stability index; None while fewer than ``MIN_LIVE`` values are there.
+        band: How strong it is.
+        test: Of numbers that are not indicators.
+        out_of_range: Share outside of the declared range; None where none is declared.
+        new_categories: Live records by category that is not declared; None for a number.
+    """
+
+    type: Literal["number", "indicator", "category"]
+    samples: int
+    missing: float
+    missing_reference: float
+    reference: list[float]
+    live: list[float]
+    edges: list[float] = msgspec.field(default_factory=list)
+    categories: list[str] = msgspec.field(default_factory=list)
+    psi: float | None = None
+    band: Band | None = None
+    test: DriftTest | None = None
+    out_of_range: float | None = None
+    new_categories: dict[str, int] | None = None
+
+
+class DataDrift(Message, frozen=True, kw_only=True):
+    """The live records beside the reference.
+
+    Attributes:
+        raw: By raw column.
+        processed: By feature.
+        samples: Live records.
+        reference_samples: Records of the reference.
+        at: When it was measured, seconds since 1970 (UTC).
+        source: Where the reference comes from: ``champion`` or ``database``.
+    """
+
+    raw: dict[str, ColumnDrift] = msgspec.field(default_factory=dict)
+    processed: dict[str, ColumnDrift] = msgspec.field(default_factory=dict)
+    samples: int = 0
+    reference_samples: int = 0
+    at: float = 0.0
+    source: str = ""
+
+    def figures(self) -> Figures:
+        """Return figures.
+
+        ``drift/psi`` by feature and ``drift/psi_max``; ``data/psi`` by column and ``data/psi_max``; by column ``data/missing``,
+        ``data/missing_excess`` (beyond the reference's), ``data/out_of_range``, ``data/new_category`` (shares of the window),
+        ``data/ks_p_value`` or ``data/wasserstein``; ``data/samples``, ``drift/samples``, and ``drift/judged``: these or the
+        reference's records, whichever are fewer, for an index of few records on either side is above its bands by chance.
+        """
+        figures = Figures()
+        figures.add("drift", {"samples": self.samples, "judged": min(self.samples, self.reference_samples)})
+        figures.add("data", {"samples": self.samples})
+        for group, columns in (("drift", self.processed), ("data", self.raw)):
+            indices = {name: each.psi for name, each in columns.items() if each.psi is not None}
+            for name, index in indices.items():
+                figures.add(group, {"psi": index}, name)
+            if indices:
+                figures.add(group, {"psi_max": max(indices.values())})
+        for name, each in self.raw.items():
+            test = each.test or DriftTest(name="ks")
+            measured = {
+                "missing": each.missing,
+                "missing_excess": max(0.0, each.missing - each.missing_reference),
+                "out_of_range": each.out_of_range,
+                "new_category": _share_of_new(each),
+                "ks_p_value": test.p_value,
+                "wasserstein": test.distance,
+            }
+            figures.add("data", {key: number for key, number in measured.items() if number is not None}, name)
+        return figures
 
 
 def population_stability_index(reference: Counts, live: Counts) -> float:
-    """The population stability index of two histograms over the same bins.
+    """Return the population stability index of two histograms over the same bins.
 
     PSI = sum over the bins of (l - r) * ln(l / r), with the shares r of the reference and l of the live records. Source: N.
     Siddiqi, Credit Risk Scorecards (Wiley, 2006); it is the Jeffreys divergence of the two histograms (H. Jeffreys, 1946).
     The conventional reading is: below 0.1 no change, 0.1 to 0.25 some, above 0.25 a major change.
 
-    A bin that is empty on one side counts as half a record there, so that the logarithm exists and a small sample's empty bin is no
-    alarm; a bin that is empty on both sides counts nothing. Without any
-    drift the expected value is still about (bins - 1) * (1 / n_reference + 1 / n_live) (B. Yurdakul, 2018).
+    A bin that is empty on one side counts as half a record there, so that the logarithm exists and an empty bin of a small sample
+    raises no alarm; a bin that is empty on both sides does not count. Without any drift the expected value is still about
+    (bins - 1) * (1 / n_reference + 1 / n_live) (B. Yurdakul, 2018).
 
     Args:
         reference: Counts of the bins, not all zero.
@@ -52,18 +158,18 @@ def population_stability_index(reference: Counts, live: Counts) -> float:
     return float(np.sum((n - r) * np.log(n / r)))
 
 
-def band(index: float) -> str:
-    """``stable`` below 0.1, ``moderate`` up to 0.25, ``significant`` beyond."""
+def band_of(index: float) -> Band:
+    """Return the band of a stability index: ``stable`` below 0.1, ``moderate`` up to 0.25, ``significant`` beyond."""
     if index < MODERATE:
         return "stable"
     return "moderate" if index <= SIGNIFICANT else "significant"
 
 
 def kolmogorov_smirnov(reference: NumberReference, live: Values) -> tuple[float, float]:
-    """Statistic and p-value of the two-sample test.
+    """Return statistic and p-value of the two-sample test.
 
     D is the largest distance of the two distribution functions, the reference's drawn through its quantiles, and p = K(sqrt(n m / (n +
-    m)) D) with Kolmogorov's limiting distribution K (N. V. Smirnov, 1939), good from some tens of values on. It supposes a continuous
+    m)) D) with Kolmogorov's limiting distribution K (N. V. Smirnov, 1939), good from some tens of values on. It assumes a continuous
     number.
     """
     ordered = np.sort(live)
@@ -76,132 +182,95 @@ def kolmogorov_smirnov(reference: NumberReference, live: Values) -> tuple[float,
     return statistic, float(kolmogorov(np.sqrt(n * m / (n + m)) * statistic))
 
 
-class DataWindow:
-    """Measures live records against a reference."""
+def measure(dataset: Dataset, reference: Reference, records: Sequence[Record], features: Matrix) -> DataDrift:
+    """Return live records beside a reference.
 
-    def __init__(self, dataset: Dataset, reference: Reference) -> None:
-        self._dataset = dataset
-        self.reference = reference
-
-    def measure(self, records: Sequence[Record], features: Matrix) -> dict[str, Any]:
-        """What the page and the metrics are made of.
-
-        Args:
-            records: Raw records that were predicted.
-            features: Of those, shape (n, features).
-
-        Returns:
-            ``{"raw": {column: measures}, "processed": {feature: measures}, "samples": n, "reference_samples": m}``; measures are
-            ``type``, ``missing``, ``missing_reference``, the histograms ``reference`` and ``live`` (shares over the same bins,
-            ``edges`` or ``categories``)
-            and, from ``MIN_LIVE`` records on, ``psi``, ``band`` and for numbers that are no indicators ``test`` (``ks``: ``statistic``
-            and ``p_value``; or ``wasserstein``: ``distance`` in standard deviations of the reference). Numbers with a declared range
-            have ``out_of_range``, categories ``new_categories``: ``{value: count}``.
-        """
-        raw = {
-            name: self._measured(name, self.reference.raw[name], values)
-            for name, values in columns_of(self._dataset, records).items()
-            if name in self.reference.raw
-        }
-        processed = {
-            name: _number(self.reference.processed[name], features[:, i].astype(np.float64))
-            for i, name in enumerate(self._dataset.feature_names)
-            if isinstance(self.reference.processed.get(name), NumberReference)
-        }
-        return {"raw": raw, "processed": processed, "samples": len(records), "reference_samples": self.reference.samples}
-
-    def _measured(self, name: str, reference: ColumnReference, values: Any) -> dict[str, Any]:
-        column = self._dataset.column(name)
-        if isinstance(reference, CategoryReference):
-            return _category(reference, values, column.categories)
-        measures = _number(reference, values)
-        if column.range is not None:
-            known = values[np.isfinite(values)]
-            low, high = column.range
-            measures["out_of_range"] = float(np.mean((known < low) | (known > high))) if len(known) else 0.0
-        return measures
-
-
-def _number(reference: Any, values: Values) -> dict[str, Any]:
-    known = values[np.isfinite(values)]
-    measures: dict[str, Any] = {
-        "type": "indicator" if reference.indicator else "number",
-        "samples": len(values),
-        "missing": 1 - len(known) / len(values) if len(values) else 0.0,
-        "missing_reference": reference.missing,
-        "edges": reference.drawn_edges.tolist(),
-        "reference": _shares(reference.drawn_counts),
-        "live": _shares(drawn_count(known, reference.drawn_edges)),
-    }
-    if len(known) < MIN_LIVE:
-        return measures
-    index = population_stability_index(reference.counts, binned(known, reference.edges))
-    measures |= {"psi": index, "band": band(index)}
-    if not reference.indicator:
-        if len(known) < LARGE_WINDOW:
-            statistic, p_value = kolmogorov_smirnov(reference, known)
-            measures["test"] = {"name": "ks", "statistic": statistic, "p_value": p_value}
-        else:
-            distance = float(wasserstein_distance(known, reference.quantiles)) / (reference.deviation or 1.0)
-            measures["test"] = {"name": "wasserstein", "distance": distance}
-    return measures
-
-
-def _category(reference: CategoryReference, values: list[str | None], declared: Sequence[str]) -> dict[str, Any]:
-    present = [value for value in values if value is not None]
-    known = [*reference.counts]
-    new: dict[str, int] = {}
-    for value in present:
-        if value not in declared:
-            new[value] = new.get(value, 0) + 1
-    counts = np.array([present.count(name) for name in known] + [len(present) - sum(present.count(name) for name in known)])
-    expected = np.array([*reference.counts.values(), 0])
-    measures: dict[str, Any] = {
-        "type": "category",
-        "samples": len(values),
-        "missing": 1 - len(present) / len(values) if values else 0.0,
-        "missing_reference": reference.missing,
-        "categories": [*known, "other"] if counts[-1] else known,
-        "reference": _shares(expected if counts[-1] else expected[:-1]),
-        "live": _shares(counts if counts[-1] else counts[:-1]),
-        "new_categories": new,
-    }
-    if len(present) >= MIN_LIVE and expected.sum():
-        index = population_stability_index(expected, counts)
-        measures |= {"psi": index, "band": band(index)}
-    return measures
-
-
-def drift_metrics(measured: Mapping[str, Any]) -> dict[str, float]:
-    """Flat metrics of what :meth:`DataWindow.measure` returned.
-
-    ``drift/psi/<feature>`` and ``drift/psi_max`` of the processed features, ``data/psi/<column>`` of the raw columns,
-    ``data/psi_max``, ``data/missing/<column>``, ``data/missing_excess/<column>`` (beyond the reference's),
-    ``data/out_of_range/<column>``, ``data/new_category/<column>`` (shares of the window), ``data/ks_p_value/<column>`` or
-    ``data/wasserstein/<column>``, ``drift/samples``, and ``drift/judged``: these or the reference's records, whichever are fewer, for
-    an index of few records on either side is above its bands by chance.
+    Args:
+        dataset: Declares columns and features.
+        reference: What the champion was trained on.
+        records: Raw records that were predicted.
+        features: Of those, shape (n, features).
     """
-    metrics = {
-        "drift/samples": float(measured["samples"]),
-        "drift/judged": float(min(measured["samples"], measured["reference_samples"])),
+    raw = {
+        name: _column(dataset.column(name), reference.raw[name], values)
+        for name, values in columns_of(dataset, records).items()
+        if name in reference.raw
     }
-    for prefix, part in (("drift", "processed"), ("data", "raw")):
-        indices = {name: each["psi"] for name, each in measured[part].items() if "psi" in each}
-        metrics |= {f"{prefix}/psi/{name}": index for name, index in indices.items()}
-        if indices:
-            metrics[f"{prefix}/psi_max"] = max(indices.values())
-    for name, each in measured["raw"].items():
-        metrics[f"data/missing/{name}"] = each["missing"]
-        metrics[f"data/missing_excess/{name}"] = max(0.0, each["missing"] - each["missing_reference"])
-        if "out_of_range" in each:
-            metrics[f"data/out_of_range/{name}"] = each["out_of_range"]
-        if "new_categories" in each:
-            metrics[f"data/new_category/{name}"] = sum(each["new_categories"].values()) / max(1, each["samples"])
-        test = each.get("test")
-        if test is not None:
-            measure, value = ("ks_p_value", "p_value") if test["name"] == "ks" else ("wasserstein", "distance")
-            metrics[f"data/{measure}/{name}"] = test[value]
-    return metrics
+    processed = {
+        name: _number(column, features[:, i].astype(np.float64))
+        for i, name in enumerate(dataset.feature_names)
+        if isinstance(column := reference.processed.get(name), NumberReference)
+    }
+    return DataDrift(
+        raw=raw, processed=processed, samples=len(records), reference_samples=reference.samples, source=reference.source
+    )
+
+
+def _column(column: Column, reference: ColumnReference, values: Any) -> ColumnDrift:
+    if isinstance(reference, CategoryReference):
+        return _category(reference, values, column.categories)
+    measured = _number(reference, values)
+    if column.range is None:
+        return measured
+    known = values[np.isfinite(values)]
+    low, high = column.range
+    share = float(np.mean((known < low) | (known > high))) if len(known) else 0.0
+    return msgspec.structs.replace(measured, out_of_range=share)
+
+
+def _number(reference: NumberReference, values: Values) -> ColumnDrift:
+    known = values[np.isfinite(values)]
+    index: float | None = None
+    test: DriftTest | None = None
+    if len(known) >= MIN_LIVE:
+        index = population_stability_index(reference.counts, binned(known, reference.edges))
+        test = None if reference.indicator else _test(reference, known)
+    return ColumnDrift(
+        type="indicator" if reference.indicator else "number",
+        samples=len(values),
+        missing=1 - len(known) / len(values) if len(values) else 0.0,
+        missing_reference=reference.missing,
+        edges=reference.drawn_edges.tolist(),
+        reference=_shares(reference.drawn_counts),
+        live=_shares(drawn_count(known, reference.drawn_edges)),
+        psi=index,
+        band=None if index is None else band_of(index),
+        test=test,
+    )
+
+
+def _test(reference: NumberReference, known: Values) -> DriftTest:
+    if len(known) < LARGE_WINDOW:
+        statistic, p_value = kolmogorov_smirnov(reference, known)
+        return DriftTest(name="ks", statistic=statistic, p_value=p_value)
+    distance = float(wasserstein_distance(known, reference.quantiles)) / (reference.deviation or 1.0)
+    return DriftTest(name="wasserstein", distance=distance)
+
+
+def _category(reference: CategoryReference, values: list[str | None], declared: Sequence[str]) -> ColumnDrift:
+    present = Counter(value for value in values if value is not None)
+    known = [*reference.counts]
+    counts = np.array([present[name] for name in known] + [sum(n for name, n in present.items() if name not in known)])
+    expected = np.array([*reference.counts.values(), 0])
+    enough = present.total() >= MIN_LIVE and expected.sum() > 0
+    index = population_stability_index(expected, counts) if enough else None
+    shown = len(counts) if counts[-1] else len(known)
+    return ColumnDrift(
+        type="category",
+        samples=len(values),
+        missing=1 - present.total() / len(values) if values else 0.0,
+        missing_reference=reference.missing,
+        categories=[*known, "other"][:shown],
+        reference=_shares(expected[:shown]),
+        live=_shares(counts[:shown]),
+        psi=index,
+        band=None if index is None else band_of(index),
+        new_categories={value: n for value, n in present.items() if value not in declared},
+    )
+
+
+def _share_of_new(column: ColumnDrift) -> float | None:
+    return None if column.new_categories is None else sum(column.new_categories.values()) / max(1, column.samples)
 
 
 def _shares(counts: Counts) -> list[float]:

@@ -5,104 +5,108 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable
 
-from complex_system.domain.dataset import ID
 from complex_system.domain.keys import key_at
+from complex_system.monitoring.points import Figures
+from complex_system.protocol.database import RecordCounts, Rejection
 
 PERIOD = 300.0
 """Seconds over which rejections are counted."""
 RATE_PERIOD = 60.0
 """Seconds over which rates are averaged."""
 COUNTED = ("raw", "processed", "labelled", "rejected")
+REASONS = ("new_category", "out_of_range", "missing", "other")
+"""Why records are rejected."""
+_SIGNS = {" is not one of ": "new_category", " is outside of ": "out_of_range", "is missing": "missing"}
 _OVERLAP = 30.0
 """Seconds that rejections are looked for again: their keys, made at the source, do not arrive in order."""
 
 
 class RecordFlow:
-    """Record counts of the database over time, and the newest rejections by column and kind. Times are seconds since 1970."""
+    """Record counts of the database over time, and the newest rejections by column and reason. Times are seconds since 1970."""
 
     def __init__(self, began: float) -> None:
-        """Makes it empty.
+        """Make an empty flow.
 
         Args:
             began: Rejections of records that were made before are not looked for.
         """
         self._began = began
-        self._counts: deque[tuple[float, dict[str, int]]] = deque()
+        self._counts: deque[tuple[float, RecordCounts]] = deque()
         self._rejections: deque[tuple[float, str, str, str]] = deque()
 
     @property
     def counts(self) -> dict[str, int]:
-        """The newest counts; empty before the first."""
-        return self._counts[-1][1] if self._counts else {}
+        """The newest counts by name; empty before the first."""
+        return _by_name(self._counts[-1][1]) if self._counts else {}
 
-    def counted(self, at: float, counts: dict[str, int]) -> None:
-        """Takes counts of the database."""
+    def counted(self, at: float, counts: RecordCounts) -> None:
+        """Record the counts of the database."""
         self._counts.append((at, counts))
         while len(self._counts) > 2 and self._counts[1][0] <= at - PERIOD:
             self._counts.popleft()
 
-    def rejected(self, at: float, rejections: Iterable[dict[str, str]]) -> None:
-        """Takes rejections as the database has them; those that are known already count once."""
+    def rejected(self, at: float, rejections: Iterable[Rejection]) -> None:
+        """Record rejections; those that are known already count once."""
         known = {key for _, key, _, _ in self._rejections}
         for each in rejections:
-            if each[ID] not in known:
-                for column, kind in reasons_of(each["reason"]):
-                    self._rejections.append((at, each[ID], column, kind))
+            if each.id not in known:
+                self._rejections += [(at, each.id, column, reason) for column, reason in reasons_of(each.reason)]
         while self._rejections and self._rejections[0][0] < at - PERIOD:
             self._rejections.popleft()
 
-    def look_from(self, at: float) -> str:
-        """The key after which rejections are to be looked for: the sources make keys that rise with time (UUID version 7)."""
-        since = max(self._began, at - PERIOD - _OVERLAP)
-        return key_at(since)
+    def first_key(self, at: float) -> str:
+        """Return the key after which to ask for rejections: the keys of sources rise with time (UUID version 7)."""
+        return key_at(max(self._began, at - PERIOD - _OVERLAP))
 
     def rates(self) -> dict[str, float]:
-        """Records a second by kind over the last minute; empty before two counts are there."""
+        """Return records a second by name of the count over the last minute; empty before two counts are there."""
         if len(self._counts) < 2:
             return {}
         at, newest = self._counts[-1]
         since, earlier = next((each for each in self._counts if each[0] >= at - RATE_PERIOD), self._counts[0])
         if since >= at:
             since, earlier = self._counts[-2]
-        return {kind: max(0.0, (newest[kind] - earlier[kind]) / (at - since)) for kind in COUNTED} if at > since else {}
+        if at <= since:
+            return {}
+        before = _by_name(earlier)
+        return {name: max(0.0, (count - before[name]) / (at - since)) for name, count in _by_name(newest).items()}
 
-    def metrics(self) -> dict[str, float]:
-        """Flat metrics.
+    def figures(self) -> Figures:
+        """Return figures.
 
-        ``records/<kind>`` and ``records/<kind>_per_second``; over the last five minutes ``rejected/count`` (new raw records, the
-        samples behind the next ones), ``rejected/share``, ``rejected/<kind>`` (``new_category``, ``out_of_range``, ``missing``,
-        ``other``), and by column ``data/new_categories/<column>`` (a count) and ``data/rejected_out_of_range/<column>`` (share).
+        ``records/<count>`` and ``records/<count>_per_second``; over the last five minutes ``rejected/count`` (new raw records, the
+        samples behind the next ones), ``rejected/share``, ``rejected/<reason>``, and by column ``data/new_categories`` (a count) and
+        ``data/rejected_out_of_range`` (a share).
         """
-        metrics = {f"records/{kind}": float(count) for kind, count in self.counts.items()}
-        metrics |= {f"records/{kind}_per_second": rate for kind, rate in self.rates().items()}
+        figures = Figures()
+        figures.add("records", self.counts)
+        figures.add("records", {f"{name}_per_second": rate for name, rate in self.rates().items()})
         if len(self._counts) < 2:
-            return metrics
+            return figures
         oldest, newest = self._counts[0][1], self._counts[-1][1]
-        arrived = max(0, newest["raw"] - oldest["raw"])
-        rejected = max(0, newest["rejected"] - oldest["rejected"])
-        metrics["rejected/count"] = float(arrived)
-        metrics["rejected/share"] = min(1.0, rejected / arrived) if arrived else 0.0
-        kinds = Counter(kind for _, _, _, kind in self._rejections)
-        metrics |= {f"rejected/{kind}": float(kinds[kind]) for kind in KINDS}
-        for (column, kind), count in Counter((column, kind) for _, _, column, kind in self._rejections).items():
-            if kind == "new_category":
-                metrics[f"data/new_categories/{column}"] = float(count)
-            elif kind == "out_of_range":
-                metrics[f"data/rejected_out_of_range/{column}"] = min(1.0, count / max(arrived, count))
-        return metrics
+        arrived = max(0, newest.raw - oldest.raw)
+        rejected = max(0, newest.rejected - oldest.rejected)
+        reasons = Counter(reason for _, _, _, reason in self._rejections)
+        share = min(1.0, rejected / arrived) if arrived else 0.0
+        figures.add("rejected", {"count": arrived, "share": share, **{reason: reasons[reason] for reason in REASONS}})
+        for (column, reason), count in Counter((column, reason) for _, _, column, reason in self._rejections).items():
+            if reason == "new_category":
+                figures.add("data", {"new_categories": count}, column)
+            elif reason == "out_of_range":
+                figures.add("data", {"rejected_out_of_range": min(1.0, count / max(arrived, count))}, column)
+        return figures
 
 
-KINDS = ("new_category", "out_of_range", "missing", "other")
-"""Kinds of reasons for which records are rejected."""
-_SIGNS = {" is not one of ": "new_category", " is outside of ": "out_of_range", "is missing": "missing"}
-
-
-def reasons_of(reason: str) -> list[tuple[str, str]]:
-    """Column and kind of every fault in a rejection's reason, as ``preprocessing.pipeline`` writes it."""
+def reasons_of(text: str) -> list[tuple[str, str]]:
+    """Return column and reason of every fault in a rejection's text, as :mod:`complex_system.pipeline` writes it."""
     found = []
-    for part in reason.split("; "):
+    for part in text.split("; "):
         column, separator, problem = part.partition(": ")
         if separator:
-            kind = next((kind for sign, kind in _SIGNS.items() if sign in problem), "other")
-            found.append((column, kind))
+            reason = next((reason for sign, reason in _SIGNS.items() if sign in problem), "other")
+            found.append((column, reason))
     return found or [("", "other")]
+
+
+def _by_name(counts: RecordCounts) -> dict[str, int]:
+    return {name: getattr(counts, name) for name in COUNTED}

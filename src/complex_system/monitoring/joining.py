@@ -1,4 +1,4 @@
-"""Predictions and truths, joined by record id, whichever comes first and however late."""
+"""Joins predictions with truths by record id, whichever comes first and however late."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import msgspec
 
 from complex_system.domain.documents import Document
 from complex_system.monitoring.aggregates import HOUR, Served
 from complex_system.monitoring.history import WAITING, Documents, Pair
+from complex_system.protocol.base import Message, to_wire
 
-MOST_WAITING = 50_000
+MAX_WAITING = 50_000
 """Records whose prediction waits for a truth in memory, and truths that wait for a prediction. The database keeps more."""
 SAVED_AFTER = 5.0
-"""Seconds that a prediction waits in memory alone: most truths come at once, and need no database."""
+"""Seconds that a prediction waits in memory alone: most truths come soon, and need no database."""
 SAVED_AT_ONCE = 2000
 """Records that one :meth:`PredictionJoin.save` writes; what comes faster stays in memory, up to its bound."""
 ASKED_AT_ONCE = 500
@@ -24,11 +27,21 @@ RESTORED = 5000
 """Newest waiting records that are read into memory after a restart, so that their targets are asked for."""
 
 
-@dataclass
-class _Prediction:
+class _Prediction(NamedTuple):
     at: float
     value: float
+    by: Served
     group: str
+
+
+class _Document(Message, frozen=True, kw_only=True):
+    """A record's waiting predictions as the body of a document.
+
+    Attributes:
+        predictions: One a model.
+    """
+
+    predictions: list[_Prediction]
 
 
 @dataclass
@@ -41,7 +54,7 @@ class _Waiting:
 
 
 class PredictionJoin:
-    """Joins predictions with their truths and hands the pairs on.
+    """Joins predictions with their truths and passes the pairs on.
 
     A truth counts for every model that predicted the record, also for one that predicts it only later. A prediction counts once, with
     the first truth that comes; a record predicted again before its truth comes counts with the newest prediction. Records predicted
@@ -50,22 +63,22 @@ class PredictionJoin:
     Memory is bounded. What waits longer is also in the database, so that neither a restart nor the bound loses it; one process writes.
     """
 
-    def __init__(self, joined: Callable[[Pair], None], most_waiting: int = MOST_WAITING) -> None:
-        """Makes a join.
+    def __init__(self, joined: Callable[[Pair], None], max_waiting: int = MAX_WAITING) -> None:
+        """Make an empty join.
 
         Args:
             joined: Takes every pair.
-            most_waiting: Bound of the memory.
+            max_waiting: Bound of the memory.
         """
         self._joined = joined
-        self._most = most_waiting
+        self._max = max_waiting
         self._waiting: OrderedDict[str, _Waiting] = OrderedDict()
         self._truths: OrderedDict[str, tuple[float, set[Served]]] = OrderedDict()
         self._unknown: OrderedDict[str, float] = OrderedDict()
-        self._settled: set[str] = set()
+        self._done: set[str] = set()
         self._asked_until = 0.0
-        self.forgotten = 0
-        """Records that the bound dropped before they were in the database."""
+        self.dropped = 0
+        """Records that the bound removed before they were in the database."""
 
     @property
     def waiting(self) -> int:
@@ -73,7 +86,7 @@ class PredictionJoin:
         return len(self._waiting)
 
     def predicted(self, at: float, served: Served, key: str, prediction: float, group: str = "") -> None:
-        """Takes a prediction; one that is no finite number is left out."""
+        """Record a prediction; one that is not a finite number is left out."""
         if not math.isfinite(prediction):
             return
         truth, consumed = self._truths.get(key, (math.nan, set[Served]()))
@@ -82,13 +95,13 @@ class PredictionJoin:
             self._joined(Pair(at, prediction, truth, served, group))
             return
         waiting = self._waiting.setdefault(key, _Waiting({}, at))
-        waiting.predictions[served] = _Prediction(at, prediction, group)
+        waiting.predictions[served] = _Prediction(at, prediction, served, group)
         waiting.saved = False
-        if len(self._waiting) > self._most:
-            self.forgotten += not self._waiting.popitem(last=False)[1].saved
+        if len(self._waiting) > self._max:
+            self.dropped += not self._waiting.popitem(last=False)[1].saved
 
     def measured(self, key: str, truth: float) -> None:
-        """Takes a truth; one that is no finite number is left out."""
+        """Record a truth; one that is not a finite number is left out."""
         if not math.isfinite(truth):
             return
         consumed: set[Served] = set()
@@ -97,18 +110,18 @@ class PredictionJoin:
             consumed = self._pair(waiting, truth)
         else:
             self._unknown[key] = truth
-            _bound(self._unknown, self._most)
+            _bound(self._unknown, self._max)
         if waiting is not None and waiting.saved:
-            self._settled.add(key)
+            self._done.add(key)
         elif waiting is not None:
             self._unknown[key] = truth  # an earlier process, or another model's prediction, may wait in the database
-            _bound(self._unknown, self._most)
+            _bound(self._unknown, self._max)
         self._truths[key] = (truth, consumed)
         self._truths.move_to_end(key)
-        _bound(self._truths, self._most)
+        _bound(self._truths, self._max)
 
     async def save(self, documents: Documents, now: float) -> None:
-        """Writes what waits longer, looks up what unknown truths belong to, and forgets what is joined.
+        """Write what waits longer, look up what unknown truths belong to, and delete what is joined.
 
         Raises:
             ComplexSystemError: The database is away; nothing is lost, the next call goes on.
@@ -128,17 +141,17 @@ class PredictionJoin:
             for key, waiting in due:
                 waiting.saved = True
                 if self._waiting.get(key) is not waiting:
-                    self._settled.add(key)  # joined, or replaced, while it was written
-        if self._settled:
-            settled, self._settled = self._settled, set()
+                    self._done.add(key)  # joined, or replaced, while it was written
+        if self._done:
+            done, self._done = self._done, set()
             try:
-                await documents.delete_keys(WAITING, sorted(settled))
+                await documents.delete_keys(WAITING, sorted(done))
             except BaseException:
-                self._settled |= settled
+                self._done |= done
                 raise
 
     async def ask_targets(self, documents: Documents, now: float) -> int:
-        """Asks the database for the targets of records that wait, some at a time in turns; returns how many it knew."""
+        """Ask the database for the targets of records that wait, some at a time in turns; return how many it knew."""
         candidates = [(key, waiting) for key, waiting in self._waiting.items() if now - waiting.at >= SAVED_AFTER]
         turn = [(key, waiting) for key, waiting in candidates if waiting.at > self._asked_until][:ASKED_AT_ONCE]
         self._asked_until = turn[-1][1].at if len(turn) == ASKED_AT_ONCE else 0.0
@@ -150,7 +163,7 @@ class PredictionJoin:
         return len(targets)
 
     async def load(self, documents: Documents, now: float, kept: float) -> None:
-        """Reads the newest of what an earlier process left waiting; the rest stays in the database until its truth comes."""
+        """Read the newest of what an earlier process left waiting; the rest stays in the database until its truth comes."""
         found: list[Document] = []
         end = now + HOUR
         while end > now - kept and len(found) < RESTORED:
@@ -165,8 +178,8 @@ class PredictionJoin:
             self._waiting[key] = waiting
             self._waiting.move_to_end(key)
 
-    async def forget(self, documents: Documents, before: float) -> None:
-        """Gives up on predictions from before a time."""
+    async def delete_old(self, documents: Documents, before: float) -> None:
+        """Delete predictions from before a time."""
         for key in [key for key, waiting in self._waiting.items() if waiting.at < before]:
             del self._waiting[key]
         await documents.delete_before(WAITING, before)
@@ -180,7 +193,7 @@ class PredictionJoin:
             stored = _parsed(document)
             stored.predictions = {by: each for by, each in stored.predictions.items() if by not in consumed}
             consumed |= self._pair(stored, unknown[document.key])
-            self._settled.add(document.key)
+            self._done.add(document.key)
         for key, truth in unknown.items():
             if self._unknown.get(key) == truth:
                 del self._unknown[key]
@@ -190,26 +203,22 @@ class PredictionJoin:
             self._joined(Pair(each.at, each.value, truth, served, each.group))
         return set(waiting.predictions)
 
-    def _oldest(self, most: int) -> Iterable[tuple[str, _Waiting]]:
+    def _oldest(self, limit: int) -> Iterable[tuple[str, _Waiting]]:
         for place, item in enumerate(self._waiting.items()):
-            if place >= most:
+            if place >= limit:
                 return
             yield item
 
 
 def _document(key: str, waiting: _Waiting) -> Document:
-    predictions = [[each.at, each.value, list(served), each.group] for served, each in waiting.predictions.items()]
-    return Document(WAITING, key, waiting.at, {"predictions": predictions})
+    return Document(WAITING, key, waiting.at, to_wire(_Document(predictions=list(waiting.predictions.values()))))
 
 
 def _parsed(document: Document) -> _Waiting:
-    predictions = {
-        Served(str(by[0]), str(by[1]), str(by[2]), bool(by[3])): _Prediction(float(at), float(value), str(group))
-        for at, value, by, group in document.body["predictions"]
-    }
-    return _Waiting(predictions, document.at, saved=True)
+    read = msgspec.convert(document.body, _Document)
+    return _Waiting({each.by: each for each in read.predictions}, document.at, saved=True)
 
 
-def _bound(waiting: OrderedDict[str, Any], most: int) -> None:
-    while len(waiting) > most:
+def _bound(waiting: OrderedDict[str, Any], limit: int) -> None:
+    while len(waiting) > limit:
         waiting.popitem(last=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,14 +10,15 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from complex_system.errors import TrackingRefusedError
+from complex_system.monitoring.points import Figures
 from complex_system.tracking.connection import experiment_id, load_mlflow, metric_name, open_client, translated
 
-MOST_WAITING = 2000
-"""Points that wait while MLflow is away; then the oldest are forgotten."""
+MAX_WAITING = 2000
+"""Points that wait while MLflow is away; then the oldest are dropped."""
 METRICS_PER_REQUEST = 1000
 """MLflow's own limit."""
 METRICS_REPEATED = 100
-"""Metrics in a request that may repeat what MLflow has: of more than so many, MLflow 3.5.1 refuses those that it has.
+"""Metrics in a request that may repeat what MLflow has: in a larger one MLflow 3.5.1 refuses those that it has.
 
 Its SQL store looks the known ones up in parts of 100, and after each part inserts the others again.
 """
@@ -27,14 +27,14 @@ _KIND = "kind"
 
 @dataclass(frozen=True)
 class Point:
-    """The metrics of one moment (UTC)."""
+    """The figures of one moment (UTC)."""
 
     at: datetime
-    metrics: dict[str, float]
+    figures: Figures
 
 
 class MonitoringRun:
-    """Writes points to the day's run ``monitoring-<date>`` in MLflow, which is gone on with where it exists. Blocking.
+    """Writes points to the day's run ``monitoring-<date>`` in MLflow, and continues one that exists. Blocking.
 
     Every method raises ``TrackingUnavailableError`` when MLflow does not answer. MLflow drops a metric that it has already, so the
     same points may be written again.
@@ -51,20 +51,20 @@ class MonitoringRun:
 
     @property
     def run_id(self) -> str | None:
-        """Id of the run that was written to last."""
+        """Id of the run that was written to last; None before the first write."""
         return self._run.info.run_id if self._run is not None else None
 
     def write(self, points: list[Point]) -> None:
-        """Writes points, oldest first, each to the run of its day. The step is the seconds since the run began.
+        """Write points, oldest first, each to the run of its day. The step is the seconds since the run began.
 
-        Points of the last call are left out: who called may have been gone before it ended, and sends them again.
+        Points of the last call are left out: its caller may have given up before it ended, and sends them again.
         """
         done = {id(point) for point in self._written}
         points = [point for point in points if id(point) not in done]
         try:
             self._write(points)
         except BaseException:
-            self._per_request = METRICS_REPEATED  # nobody knows how much of it MLflow has
+            self._per_request = METRICS_REPEATED  # it is not known how much of it MLflow has
             raise
         self._written, self._per_request = points, METRICS_PER_REQUEST
 
@@ -80,15 +80,12 @@ class MonitoringRun:
                     self._open(client, point.at.date())
                 millis = int(point.at.timestamp() * 1000)
                 step = max(0, (millis - self._run.info.start_time) // 1000)
-                batch += [
-                    entities.Metric(metric_name(name), value, millis, step)
-                    for name, value in point.metrics.items()
-                    if math.isfinite(value)
-                ]
+                metrics = point.figures.finite().flat().items()
+                batch += [entities.Metric(metric_name(name), number, millis, step) for name, number in metrics]
             self._send(client, batch)
 
     def close(self) -> None:
-        """Marks the run as finished."""
+        """Mark the run as finished."""
         if self._run is not None:
             client = open_client(self._uri)
             with translated(self._uri, "ending the monitoring run"):
@@ -97,7 +94,7 @@ class MonitoringRun:
 
     @contextmanager
     def _reopened_if_refused(self) -> Iterator[None]:
-        # Somebody may have deleted the run: the next try looks for it anew and makes another.
+        # Somebody may have deleted the run: the next try searches again and makes another.
         try:
             yield
         except TrackingRefusedError:
@@ -128,22 +125,22 @@ class MonitoringRun:
 class PointBuffer:
     """Points on their way to MLflow: nothing is lost while it is away, up to a bound."""
 
-    def __init__(self, most: int = MOST_WAITING) -> None:
-        self._points: deque[Point] = deque(maxlen=most)
+    def __init__(self, limit: int = MAX_WAITING) -> None:
+        self._points: deque[Point] = deque(maxlen=limit)
 
     def __len__(self) -> int:
         return len(self._points)
 
-    def add(self, metrics: dict[str, float], at: datetime | None = None) -> None:
-        """Takes the metrics of a moment, by default of now."""
-        self._points.append(Point(at or datetime.now(UTC), metrics))
+    def add(self, figures: Figures, at: datetime | None = None) -> None:
+        """Add the figures of a moment, by default of now."""
+        self._points.append(Point(at or datetime.now(UTC), figures))
 
     def oldest(self, count: int) -> list[Point]:
-        """The oldest points, at most ``count``; they stay."""
+        """Return the oldest points, at most ``count``; they stay."""
         return [self._points[i] for i in range(min(count, len(self._points)))]
 
     def drop(self, points: list[Point]) -> None:
-        """Forgets points that were written. Some may have been forgotten meanwhile."""
+        """Remove points that were written. Some may have been dropped meanwhile."""
         written = {id(point) for point in points}
         while self._points and id(self._points[0]) in written:
             self._points.popleft()

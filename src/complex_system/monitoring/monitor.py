@@ -1,49 +1,85 @@
-"""Everything that is watched, in one object: events go in, a point of flat metrics comes out. Knows no broker and no database."""
+"""Everything that is watched, in one object: messages go in, a point of figures comes out. Knows no broker and no database."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from complex_system.domain.dataset import Column, Dataset
 from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError
 from complex_system.monitoring.aggregates import Served
-from complex_system.monitoring.change_points import ChangeDetector
-from complex_system.monitoring.drift import DataWindow, drift_metrics
+from complex_system.monitoring.change_points import Change, ChangeDetector
+from complex_system.monitoring.drift import DataDrift, measure
 from complex_system.monitoring.flow import RecordFlow
 from complex_system.monitoring.history import History, Pair
 from complex_system.monitoring.joining import PredictionJoin
-from complex_system.monitoring.performance import ModelWindows, ServedMetrics
+from complex_system.monitoring.performance import KeptWindows, ModelWindows, ServedMetrics
+from complex_system.monitoring.points import Figure, Figures
 from complex_system.monitoring.reference import Reference
-from complex_system.monitoring.services import ServiceBook
+from complex_system.monitoring.services import KnownServices, ServiceBook
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.base import Message
+from complex_system.protocol.serving import (
+    PredictedRecord,
+    PredictionFailed,
+    PredictionMade,
+    ShadowPredictions,
+    TruthKnown,
+)
+from complex_system.protocol.training import ComparisonFinished
 
 CHAMPIONS_SERVICE = "ml_serving_mlflow"
 """The service whose figures are the system's own, ``performance/rmse`` and so on."""
-MOST_GROUPS = 20
+MAX_GROUPS = 20
 """Categories of the column by which errors are grouped; the rest is ``other``."""
-MOST_CHANGES = 50
-MOST_DETECTORS = 8
+MAX_CHANGES = 50
+MAX_DETECTORS = 8
+
+
+class KeptComparison(ComparisonFinished, frozen=True, kw_only=True):
+    """The last comparison, as it is kept.
+
+    Attributes:
+        crowned_rmse: RMSE with which the champion was crowned, by ``<model> <version>``.
+    """
+
+    crowned_rmse: dict[str, float] = msgspec.field(default_factory=dict)
+
+
+class Changes(Message, frozen=True, kw_only=True):
+    """The newest changes in the errors of champions.
+
+    Attributes:
+        changes: Oldest first.
+    """
+
+    changes: tuple[Change, ...] = ()
 
 
 class Monitor:
-    """Takes what services announce, and keeps windows, history and the newest figures.
+    """Records what services announce, and keeps windows, history and the newest figures.
 
-    All methods are quick and run in one thread, but for :meth:`measure_data` and :meth:`prepare`.
+    All methods are quick and run in one thread, except :meth:`measure_data` and :meth:`prepare`.
 
     Attributes:
         history: Roll-ups, samples, champions, alerts.
-        services: Who is there.
+        services: Services and their replicas.
         join: Predictions and truths.
         windows: Moving windows by model.
         flow: Record counts.
         reference: What the champion was trained on; None until it is there.
-        metrics: The newest point.
+        figures: The newest point.
         at: When it was taken, seconds since 1970; 0 before the first.
+        served: The model of each serving service in the newest point, by service.
+        shadows: Its challengers.
+        drift: The newest comparison with the reference.
+        comparison: The newest comparison of models; None before the first.
+        changes: Changes of the error, the newest last.
     """
 
     def __init__(
@@ -56,12 +92,12 @@ class Monitor:
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """Makes a monitor that knows nothing yet.
+        """Make a monitor that knows nothing yet.
 
         Args:
             dataset: The declared data set.
             window: Pairs, requests and records in the moving windows.
-            history: Where all goes.
+            history: Where everything is recorded.
             silent_after: Seconds without a heartbeat after which a service is silent.
             monotonic: Monotonic seconds.
             now: Seconds since 1970.
@@ -73,21 +109,23 @@ class Monitor:
         self.windows = ModelWindows(window, monotonic)
         self.flow = RecordFlow(now())
         self.reference: Reference | None = None
-        self.metrics: dict[str, float] = {}
+        self.figures = Figures()
         self.at = 0.0
         self.served: dict[str, ServedMetrics] = {}
         self.shadows: list[ServedMetrics] = []
-        self.system: dict[str, float] = {}
+        self.drift = DataDrift()
+        self.comparison: KeptComparison | None = None
+        self.changes: tuple[Change, ...] = ()
         self._now = now
         self._pipeline = Pipeline(dataset)
         self._group = group_column(dataset)
-        self._groups = frozenset(self._group.categories[:MOST_GROUPS]) if self._group else frozenset()
+        self._groups = frozenset(self._group.categories[:MAX_GROUPS]) if self._group else frozenset()
         self._records: deque[Record] = deque(maxlen=window)
         self._detectors: OrderedDict[Served, ChangeDetector] = OrderedDict()
         self._detect = False
 
     def prepare(self) -> None:
-        """Imports what takes seconds; to be called in a thread."""
+        """Import what takes seconds; to be called in a thread."""
         self._detect = ChangeDetector().is_there
 
     @property
@@ -95,147 +133,141 @@ class Monitor:
         """The records in the live window, the oldest first."""
         return list(self._records)
 
-    # What is taken
+    # What is recorded
 
-    def predicted(self, event: Mapping[str, Any]) -> bool:
-        """Takes a ``prediction-made``; returns whether its service answers with another model than before."""
-        predictions = event["predictions"]
-        at, milliseconds = self._now(), float(event["milliseconds"])
-        by = Served(str(event["service"]), str(event["model"]), str(event["version"]))
-        values = [float(each["prediction"]) for each in predictions]
-        changed = self.windows.answered(by, milliseconds, len(values))
-        minute = self.history.minute(at)
-        minute.answered(by, milliseconds, len(values))
-        for each, value in zip(predictions, values, strict=True):
-            if each.get("id") is not None:
-                self.join.predicted(at, by, str(each["id"]), value, self._group_of(each["record"]))
-        if event.get("pipeline_version") == self.dataset.version:
-            self._records.extend(each["record"] for each in predictions[-(self._records.maxlen or 0) :])
-        for shadow in event.get("shadows") or ():
-            self._shadowed(at, by.service, shadow, predictions)
+    def predicted(self, event: PredictionMade) -> bool:
+        """Record predictions; return whether their service answers with another model than before."""
+        by, at = Served(event.service, event.model, event.version), self._now()
+        changed = self._answered(at, by, event.milliseconds, event.predictions, [e.prediction for e in event.predictions])
+        if event.pipeline_version == self.dataset.version:
+            self._records.extend(each.record for each in event.predictions[-(self._records.maxlen or 0) :])
+        for shadow in event.shadows:
+            self._shadowed(at, event, shadow)
         return changed
 
-    def failed(self, event: Mapping[str, Any]) -> None:
-        """Takes a ``prediction-failed``."""
-        for code, count in event["failures"].items():
-            self.history.minute(self._now()).failed(str(event["service"]), str(code), int(count))
+    def failed(self, event: PredictionFailed) -> None:
+        """Record failed requests."""
+        for code, count in event.failures.items():
+            self.history.minute(self._now()).failed(event.service, code, count)
 
-    def measured(self, event: Mapping[str, Any]) -> None:
-        """Takes a ``truth-known``."""
-        for each in event["truths"]:
-            self.join.measured(str(each["id"]), float(each["truth"]))
+    def measured(self, event: TruthKnown) -> None:
+        """Record measured values."""
+        for each in event.truths:
+            self.join.measured(each.id, each.truth)
 
-    def compared(self, comparison: Mapping[str, Any]) -> None:
-        """Takes a ``comparison-finished``."""
-        champion = comparison.get("champion") or {}
-        name = f"{champion.get('model')} {champion.get('version')}"
-        # A champion that stays is judged by the error with which it was crowned, not by what it has come to on the newest data.
-        known = self.history.states.get("comparison", {}).get("crowned_rmse", {})
-        crowned = {name: known.get(name, champion["rmse"])} if champion.get("rmse") else {}
-        self.history.state("comparison", self._now(), {**comparison, "crowned_rmse": crowned})
+    def compared(self, event: ComparisonFinished) -> None:
+        """Record a comparison.
+
+        A champion that stays is still judged by the error with which it was crowned, not by that on the newest data.
+        """
+        name = f"{event.champion.model} {event.champion.version}"
+        before = self.comparison or self.history.earlier("comparison", KeptComparison)
+        rmse = (before.crowned_rmse if before else {}).get(name, event.champion.rmse)
+        self.comparison = KeptComparison(
+            **{**msgspec.structs.asdict(event), "crowned_rmse": {name: rmse} if event.champion.rmse else {}}
+        )
+        self.history.state("comparison", self._now(), self.comparison)
 
     # A point
 
-    def measure_data(self, records: Sequence[Record], reference: Reference) -> dict[str, Any]:
-        """Live records against the reference, see ``drift.DataWindow``. Takes some milliseconds: to be called in a thread."""
+    def measure_data(self, records: Sequence[Record], reference: Reference) -> DataDrift:
+        """Return live records beside the reference. Takes some milliseconds: to be called in a thread."""
         usable, features = self._features(list(records))
-        return DataWindow(self.dataset, reference).measure(usable, features)
+        return measure(self.dataset, reference, usable, features)
 
-    def point(self, system: Mapping[str, float], data: dict[str, Any] | None) -> dict[str, float]:
-        """Takes a point into the history and returns its metrics by flat name (docs/services/ml_monitoring.md lists them).
+    def point(self, host: Figures, drift: DataDrift | None) -> Figures:
+        """Record a point in the history and return its figures (docs/services/ml_monitoring.md lists them).
 
         Args:
-            system: Of the host.
-            data: From :meth:`measure_data`; None while there are no records or no reference.
+            host: Of the host.
+            drift: From :meth:`measure_data`; None while there are no records or no reference.
         """
-        at = self._now()
-        self.at, self.system = at, dict(system)
+        self.at = at = self._now()
         self.served, self.shadows = self.windows.metrics(), self.windows.shadows()
-        metrics = {**system, **self._performance(), **self.services.metrics(), **self.flow.metrics()}
-        if data is not None:
-            metrics |= {**drift_metrics(data), "data/samples": float(data["samples"])}
-            self.history.state("data", at, {**data, "at": at, "source": self.reference.source if self.reference else ""})
-        self._add_rejected(metrics)
-        metrics.setdefault("drift/samples", float(len(self._records)))
-        metrics["performance/waiting"] = float(self.join.waiting)
-        self.metrics = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
-        self.history.minute(at).read(self.metrics)
-        self.note_services()
-        self.history.state("windows", at, self.windows.as_dict())
-        return self.metrics
+        figures = Figures({**host, **self._performance(), **self.services.figures(), **self.flow.figures()})
+        if drift is not None:
+            self.drift = msgspec.structs.replace(drift, at=at)
+            figures.update(drift.figures())
+            self.history.state("data", at, self.drift)
+        self._add_rejected(figures)
+        figures.setdefault(Figure("drift/samples"), float(len(self._records)))
+        figures.add("performance", {"waiting": self.join.waiting})
+        self.figures = figures.finite()
+        self.history.minute(at).read(self.figures)
+        self.keep_services()
+        self.history.state("windows", at, self.windows.kept())
+        return self.figures
 
-    def note_services(self) -> None:
-        """Notes who is there at this moment, for the next process: who has stopped by now is not missed by it."""
-        self.history.state("services", self._now(), {"services": self.services.as_list()})
+    def keep_services(self) -> None:
+        """Keep the services of this moment for the next process, which then does not miss those that have stopped by now."""
+        self.history.state("services", self._now(), KnownServices(services=tuple(self.services.services())))
 
-    def loaded(self) -> None:
-        """Takes up what the history has from before a restart."""
-        states = self.history.earlier
-        self.services.expected(states.get("services", {}).get("services", []))
-        self.windows.load(states.get("windows", {}))
+    def restore(self) -> None:
+        """Take up what the loaded history has from before a restart."""
+        earlier = self.history.earlier
+        self.services.expect((earlier("services", KnownServices) or KnownServices()).services)
+        self.windows.restore(earlier("windows", KeptWindows) or KeptWindows())
+        self.comparison = self.comparison or earlier("comparison", KeptComparison)
+        self.changes = self.changes or (earlier("changes", Changes) or Changes()).changes
+        if not self.drift.at:
+            self.drift = earlier("data", DataDrift) or self.drift
 
     def baseline(self, served: Served) -> float | None:
-        """RMSE of a served version on the hold-out data: the champion's when it was crowned, another one's of the last comparison.
+        """Return the RMSE of a served version on the hold-out data.
 
-        None where it was in neither.
+        The champion's is that of its coronation, another one's that of the last comparison. None where it was in neither.
         """
-        comparison = self.history.states.get("comparison", {})
-        crowned = comparison.get("crowned_rmse", {}).get(f"{served.model} {served.version}")
-        if crowned:
-            return float(crowned)
-        for result in comparison.get("results", ()):
-            if result.get("model") == served.model and str(result.get("version")) == served.version:
-                rmse = result.get("rmse")
-                return float(rmse) if rmse else None
-        return None
+        if self.comparison is None:
+            return None
+        crowned = self.comparison.crowned_rmse.get(f"{served.model} {served.version}")
+        compared = (each.rmse for each in self.comparison.results if (each.model, each.version) == served[1:3])
+        return crowned or next(compared, None) or None
 
     # Inside
 
-    def _performance(self) -> dict[str, float]:
-        metrics: dict[str, float] = {"performance/count": 0.0}
+    def _performance(self) -> Figures:
+        figures = Figures()
+        figures.add("performance", {"count": 0.0})
         for service, each in self.served.items():
-            figures = {**each.performance, **each.latency}
+            numbers = {**each.performance, **each.latency}
             baseline, rmse = self.baseline(each.served), each.performance.get("rmse")
             if baseline and rmse is not None:
-                figures["rmse_relative"] = rmse / baseline
-            metrics |= {f"performance/{service}/{name}": value for name, value in figures.items()}
+                numbers["rmse_relative"] = rmse / baseline
+            figures.add("performance", numbers, service)
             if service == CHAMPIONS_SERVICE:
-                metrics |= {f"performance/{name}": value for name, value in figures.items()}
-                beginning = "latency_ms_"
-                metrics |= {
-                    f"latency/{name.removeprefix(beginning)}": value
-                    for name, value in figures.items()
-                    if name.startswith(beginning)
-                }
-                metrics["latency/count"] = float(each.requests)
+                figures.add("performance", numbers)
+                latency = {name: numbers[f"latency_ms_{name}"] for name in LATENCIES if f"latency_ms_{name}" in numbers}
+                figures.add("latency", {**latency, "count": each.requests})
         for each in self.shadows:
-            name = f"performance/shadow/{each.served.model}"
-            metrics |= {f"{name}/{figure}": value for figure, value in each.performance.items()}
-        return metrics
+            figures.add("performance/shadow", each.performance, each.served.model)
+        return figures
 
-    def _add_rejected(self, metrics: dict[str, float]) -> None:
-        """What a column's checks refuse never is in the live window, so the rejected records count with it."""
+    def _add_rejected(self, figures: Figures) -> None:
+        """Count rejected records with the live ones: what a column's checks reject is never in the live window."""
         for column in self.dataset.columns:
             if column.type == "category":
-                metrics.setdefault(f"data/new_categories/{column.name}", 0.0)
-            name = f"data/out_of_range/{column.name}"
-            share = metrics.pop(f"data/rejected_out_of_range/{column.name}", 0.0)
-            if share or name in metrics:
-                metrics[name] = max(metrics.get(name, 0.0), share)
+                figures.setdefault(Figure("data/new_categories", column.name), 0.0)
+            figure = Figure("data/out_of_range", column.name)
+            share = figures.pop(Figure("data/rejected_out_of_range", column.name), 0.0)
+            if share or figure in figures:
+                figures[figure] = max(figures.get(figure, 0.0), share)
 
-    def _shadowed(
-        self, at: float, service: str, shadow: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]
-    ) -> None:
-        if "error" in shadow:
-            self.history.minute(at).failed(f"{service} (shadow)", str(shadow["model"]), 1)
+    def _answered(
+        self, at: float, by: Served, milliseconds: float, records: Sequence[PredictedRecord], values: Sequence[float]
+    ) -> bool:
+        changed = self.windows.answered(by, milliseconds, len(values))
+        self.history.minute(at).answered(by, milliseconds, len(values))
+        for each, value in zip(records, values, strict=False):
+            if each.id is not None:
+                self.join.predicted(at, by, each.id, value, self._group_of(each.record))
+        return changed
+
+    def _shadowed(self, at: float, event: PredictionMade, shadow: ShadowPredictions) -> None:
+        if shadow.error:
+            self.history.minute(at).failed(f"{event.service} (shadow)", shadow.model, 1)
             return
-        by = Served(service, str(shadow["model"]), str(shadow["version"]), True)
-        values = shadow["predictions"]
-        self.windows.answered(by, float(shadow["milliseconds"]), len(values))
-        self.history.minute(at).answered(by, float(shadow["milliseconds"]), len(values))
-        for each, value in zip(predictions, values, strict=False):
-            if each.get("id") is not None:
-                self.join.predicted(at, by, str(each["id"]), float(value), self._group_of(each["record"]))
+        by = Served(event.service, shadow.model, shadow.version, shadow=True)
+        self._answered(at, by, shadow.milliseconds, event.predictions, shadow.predictions)
 
     def _joined(self, pair: Pair) -> None:
         self.windows.joined(pair)
@@ -243,13 +275,13 @@ class Monitor:
         if not self._detect or pair.served.service != CHAMPIONS_SERVICE or pair.served.shadow:
             return
         detector = self._detectors.setdefault(pair.served, ChangeDetector())
-        if len(self._detectors) > MOST_DETECTORS:
+        if len(self._detectors) > MAX_DETECTORS:
             self._detectors.popitem(last=False)
         change = detector.add(pair.at, abs(pair.residual))
         if change is not None:
-            known = self.history.states.get("changes", {}).get("changes", [])
-            found = {**change.as_dict(), "model": pair.served.model, "version": pair.served.version}
-            self.history.state("changes", change.noticed, {"changes": [*known, found][-MOST_CHANGES:]})
+            found = msgspec.structs.replace(change, model=pair.served.model, version=pair.served.version)
+            self.changes = (*self.changes, found)[-MAX_CHANGES:]
+            self.history.state("changes", change.noticed, Changes(changes=self.changes))
 
     def _group_of(self, record: Mapping[str, Any]) -> str:
         if self._group is None:
@@ -266,7 +298,10 @@ class Monitor:
                 records = [record for position, record in enumerate(records) if position not in bad]
 
 
+LATENCIES = ("mean", "p50", "p95", "p99")
+
+
 def group_column(dataset: Dataset) -> Column | None:
-    """The column by which errors are grouped: the first category that every record has, else the first one."""
+    """Return the column by which errors are grouped: the first category that every record has, else the first one."""
     categories = [column for column in dataset.columns if column.type == "category"]
     return next((column for column in categories if not column.optional), categories[0] if categories else None)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from complex_system.monitoring.aggregates import Served
+from complex_system.monitoring.aggregates import LATENCY_QUANTILES, Served, latency_metrics
 from complex_system.monitoring.history import Pair
+from complex_system.protocol.base import Message
 from complex_system.training.base import score
 
-MOST_MODELS = 8
-"""Models with windows of their own; the one that has not predicted for longest is forgotten."""
+MAX_MODELS = 8
+"""Models with windows of their own; the one that has not predicted for longest is dropped."""
 PAIRS_SAVED = 1000
 """Newest pairs of a window that outlive a restart."""
 
@@ -26,11 +26,11 @@ class ErrorWindow:
         self._pairs: deque[tuple[float, float]] = deque(maxlen=size)
 
     def add(self, truth: float, prediction: float) -> None:
-        """Takes a pair of finite numbers."""
+        """Add a pair of finite numbers."""
         self._pairs.append((truth, prediction))
 
     def metrics(self) -> dict[str, float]:
-        """``rmse``, ``mae``, ``bias`` (mean of prediction - truth), ``r2`` and ``count``; only ``count`` while it is 0.
+        """Return ``rmse``, ``mae``, ``bias`` (mean of prediction - truth), ``r2`` and ``count``; only ``count`` while it is 0.
 
         All but R2 and the count are in the target's unit. R2 needs two pairs.
         """
@@ -44,16 +44,16 @@ class ErrorWindow:
         r2 = {"r2": scores.r2} if count > 1 else {}
         return {"rmse": scores.rmse, "mae": scores.mae, "bias": bias, **r2, "count": float(count)}
 
-    def newest(self, most: int) -> list[tuple[float, float]]:
-        """The newest pairs, the oldest of them first."""
-        return list(self._pairs)[-most:]
+    def newest(self, limit: int) -> list[tuple[float, float]]:
+        """Return the newest pairs, the oldest of them first."""
+        return list(self._pairs)[-limit:]
 
 
 class LatencyWindow:
-    """How long predictions take and how many there are."""
+    """Times and number of the newest answered requests, all of them exact; for longer times, ``aggregates.LatencySums``."""
 
     def __init__(self, size: int, clock: Callable[[], float]) -> None:
-        """Makes a window.
+        """Make a window.
 
         Args:
             size: Number of answered requests in it.
@@ -68,12 +68,12 @@ class LatencyWindow:
         return len(self._milliseconds)
 
     def answered(self, milliseconds: float, predictions: int) -> None:
-        """Takes an answered request of so many predictions."""
+        """Record an answered request of so many predictions."""
         self._milliseconds.append(milliseconds)
         self._count += predictions
 
     def metrics(self) -> dict[str, float]:
-        """``latency_ms_mean``, ``_p50``, ``_p95``, ``_p99`` over the window, and ``predictions_per_second``.
+        """Return ``latency_ms_mean``, ``_p50``, ``_p95``, ``_p99`` over the window, and ``predictions_per_second``.
 
         The rate covers the time since the last call. Latencies are those of requests; they are missing before the first.
         """
@@ -84,30 +84,43 @@ class LatencyWindow:
         if not self._milliseconds:
             return rate
         times = np.asarray(self._milliseconds)
-        quantiles = zip((50, 95, 99), np.percentile(times, [50, 95, 99]), strict=True)
-        return {
-            "latency_ms_mean": float(times.mean()),
-            **{f"latency_ms_p{share}": float(value) for share, value in quantiles},
-            **rate,
-        }
+        return {**latency_metrics(float(times.mean()), np.quantile(times, LATENCY_QUANTILES).tolist()), **rate}
 
 
 @dataclass(frozen=True)
 class ServedMetrics:
-    """How a served model does; see :class:`ErrorWindow` and :class:`LatencyWindow`."""
+    """How a served model does.
+
+    Attributes:
+        served: The model.
+        performance: From :class:`ErrorWindow`.
+        latency: From :class:`LatencyWindow`.
+        requests: Requests in the latency window.
+    """
 
     served: Served
     performance: dict[str, float]
     latency: dict[str, float]
     requests: int = 0
-    """Requests in the latency window."""
+
+
+class KeptWindows(Message, frozen=True, kw_only=True):
+    """The windows, for the next process.
+
+    Attributes:
+        newest: The models that answered last, one a service.
+        pairs: The newest pairs of truth and prediction by model.
+    """
+
+    newest: tuple[Served, ...] = ()
+    pairs: tuple[tuple[Served, list[tuple[float, float]]], ...] = ()
 
 
 class ModelWindows:
     """An error and a latency window for every model of every service, so that no figure mixes two models."""
 
     def __init__(self, size: int, clock: Callable[[], float]) -> None:
-        """Makes the windows, none at first.
+        """Make the windows, none at first.
 
         Args:
             size: Number of pairs, and of answered requests, in a window.
@@ -119,7 +132,7 @@ class ModelWindows:
         self._newest: dict[str, Served] = {}
 
     def answered(self, by: Served, milliseconds: float, predictions: int) -> bool:
-        """Takes an answered request.
+        """Record an answered request.
 
         Returns:
             Whether the service answered with another model than the last time, or for the first time. A shadow answers nobody.
@@ -131,32 +144,30 @@ class ModelWindows:
         return before != by
 
     def joined(self, pair: Pair) -> None:
-        """Takes a pair."""
+        """Record a pair."""
         self._of(pair.served)[0].add(pair.truth, pair.prediction)
 
     def metrics(self) -> dict[str, ServedMetrics]:
-        """The metrics of every service, each over the window of the model that it answered with last."""
+        """Return the metrics of every service, each over the window of the model that it answered with last."""
         return {service: self._metrics(served) for service, served in self._newest.items()}
 
     def shadows(self) -> list[ServedMetrics]:
-        """The metrics of the challengers that scored along, the newest first."""
+        """Return the metrics of the challengers that predicted the same requests, the newest first."""
         return [self._metrics(served) for served in reversed(self._windows) if served.shadow]
 
-    def as_dict(self) -> dict[str, Any]:
-        """The newest pairs of all windows as JSON, for the time after a restart."""
-        pairs = [[list(served), errors.newest(PAIRS_SAVED)] for served, (errors, _) in self._windows.items()]
-        return {"newest": [list(served) for served in self._newest.values()], "pairs": pairs}
+    def kept(self) -> KeptWindows:
+        """Return the newest pairs of all windows, for the next process."""
+        pairs = tuple((served, errors.newest(PAIRS_SAVED)) for served, (errors, _) in self._windows.items())
+        return KeptWindows(newest=tuple(self._newest.values()), pairs=pairs)
 
-    def load(self, body: dict[str, Any]) -> None:
-        """Puts what :meth:`as_dict` made before what is at hand."""
-        for values, pairs in body.get("pairs", ()):
-            served = Served(str(values[0]), str(values[1]), str(values[2]), bool(values[3]))
+    def restore(self, kept: KeptWindows) -> None:
+        """Put the pairs of an earlier process before those at hand."""
+        for served, pairs in kept.pairs:
             window, _ = self._of(served)
-            present = window.newest(self._size)
-            for truth, prediction in [*pairs, *present]:
-                window.add(float(truth), float(prediction))
-        for values in body.get("newest", ()):
-            self._newest.setdefault(str(values[0]), Served(str(values[0]), str(values[1]), str(values[2])))
+            for truth, prediction in [*pairs, *window.newest(self._size)]:
+                window.add(truth, prediction)
+        for served in kept.newest:
+            self._newest.setdefault(served.service, served)
 
     def _metrics(self, served: Served) -> ServedMetrics:
         errors, latency = self._of(served)
@@ -166,8 +177,8 @@ class ModelWindows:
         if by not in self._windows:
             self._windows[by] = (ErrorWindow(self._size), LatencyWindow(self._size, self._clock))
         self._windows.move_to_end(by)
-        if len(self._windows) > MOST_MODELS:
-            forgotten, _ = self._windows.popitem(last=False)
-            if self._newest.get(forgotten.service) == forgotten:
-                del self._newest[forgotten.service]
+        if len(self._windows) > MAX_MODELS:
+            dropped, _ = self._windows.popitem(last=False)
+            if self._newest.get(dropped.service) == dropped:
+                del self._newest[dropped.service]
         return self._windows[by]

@@ -1,4 +1,4 @@
-"""What the data were when a model was trained: a histogram, quantiles and shares of every raw column and every processed feature.
+"""The training data of a model as histograms, quantiles and shares of every raw column and every processed feature.
 
 The trainers log it with the run as ``reference/reference.json``; monitoring compares what is predicted with the champion's. It is
 computed from the labelled records of the training part, which the model has seen: from all of their features, and from an even
@@ -7,10 +7,12 @@ sample of ``RAW_SAMPLE`` of the raw records with the same keys.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -33,8 +35,7 @@ Values = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class NumberReference:
+class NumberReference(msgspec.Struct, frozen=True, tag_field="type", tag="number"):
     """A number in the reference.
 
     Attributes:
@@ -46,7 +47,7 @@ class NumberReference:
         drawn_counts: Values by even bin.
         quantiles: ``QUANTILES`` of them.
         deviation: Standard deviation.
-        indicator: Whether it is a boolean, or one of a one-hot, multi-hot or bin step's features: 0 or 1.
+        indicator: Whether it is a boolean, or a feature of a one-hot, multi-hot or bin step: 0 or 1.
     """
 
     samples: int
@@ -61,7 +62,7 @@ class NumberReference:
 
     @classmethod
     def of(cls, values: Values, *, indicator: bool = False) -> NumberReference:
-        """Counts values; NaN stands for a missing one, and at least one must be there."""
+        """Count values; NaN stands for a missing one, and at least one must be there."""
         known = values[np.isfinite(values)]
         edges = np.array([0.5]) if indicator else inner_edges(known)
         drawn = np.linspace(0.0, 1.0, 3) if indicator else even_edges(known)
@@ -77,57 +78,40 @@ class NumberReference:
             indicator=indicator,
         )
 
-    def as_dict(self) -> dict[str, Any]:
-        """It as JSON."""
-        arrays = {name: value.tolist() for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        return {"type": "number", **{name: value for name, value in vars(self).items() if name not in arrays}, **arrays}
 
-    @classmethod
-    def parse(cls, body: Mapping[str, Any]) -> NumberReference:
-        """Reads what :meth:`as_dict` made."""
-        values = {name: body[name] for name in cls.__dataclass_fields__}
-        for name in ("edges", "drawn_edges", "quantiles"):
-            values[name] = np.asarray(values[name], dtype=np.float64)
-        for name in ("counts", "drawn_counts"):
-            values[name] = np.asarray(values[name], dtype=np.int64)
-        return cls(**values)
-
-
-@dataclass(frozen=True)
-class CategoryReference:
+class CategoryReference(msgspec.Struct, frozen=True, tag_field="type", tag="category"):
     """A category in the reference.
 
     Attributes:
         samples: Records, those without a value included.
         missing: Share of the records without a value.
         counts: Records by category, those declared that did not occur included.
+        shares: The same as shares of the records with a value.
     """
 
     samples: int
     missing: float
     counts: dict[str, int]
+    shares: dict[str, float] = msgspec.field(default_factory=dict)
 
     @classmethod
     def of(cls, values: Sequence[str | None], categories: Sequence[str]) -> CategoryReference:
-        """Counts values; None stands for a missing one."""
-        counts = dict.fromkeys(categories, 0)
-        for value in values:
-            if value is not None:
-                counts[value] = counts.get(value, 0) + 1
-        return cls(len(values), 1 - sum(counts.values()) / len(values), counts)
-
-    def as_dict(self) -> dict[str, Any]:
-        """It as JSON."""
-        shares = {name: count / max(1, sum(self.counts.values())) for name, count in self.counts.items()}
-        return {"type": "category", **vars(self), "shares": shares}
-
-    @classmethod
-    def parse(cls, body: Mapping[str, Any]) -> CategoryReference:
-        """Reads what :meth:`as_dict` made."""
-        return cls(int(body["samples"]), float(body["missing"]), {str(k): int(n) for k, n in body["counts"].items()})
+        """Count values; None stands for a missing one."""
+        counts = {**dict.fromkeys(categories, 0), **Counter(value for value in values if value is not None)}
+        known = sum(counts.values())
+        shares = {name: count / max(1, known) for name, count in counts.items()}
+        return cls(len(values), 1 - known / len(values), counts, shares)
 
 
 ColumnReference = NumberReference | CategoryReference
+
+
+class _Artifact(msgspec.Struct):
+    """A reference as it is logged."""
+
+    pipeline_version: str
+    raw: dict[str, ColumnReference]
+    processed: dict[str, ColumnReference]
 
 
 @dataclass(frozen=True)
@@ -136,7 +120,7 @@ class Reference:
 
     Attributes:
         pipeline_version: Of the features.
-        raw: By raw column: numbers and categories. Empty where the raw records could not be had.
+        raw: By raw column: numbers and categories. Empty where the raw records could not be read.
         processed: By feature.
         source: Where it comes from: ``champion`` (the run's artifact) or ``database``.
     """
@@ -153,7 +137,7 @@ class Reference:
 
     @classmethod
     def of(cls, dataset: Dataset, features: Matrix, raw: pa.Table | None = None, source: str = "champion") -> Reference:
-        """Computes a reference.
+        """Compute a reference.
 
         Args:
             dataset: Declares columns and features.
@@ -171,34 +155,36 @@ class Reference:
         return cls(dataset.version, {name: each for name, each in made.items() if each is not None}, processed, source)
 
     def as_dict(self) -> dict[str, Any]:
-        """It as JSON, as the artifact holds it."""
-        return {
-            "pipeline_version": self.pipeline_version,
-            "raw": {name: column.as_dict() for name, column in self.raw.items()},
-            "processed": {name: column.as_dict() for name, column in self.processed.items()},
-        }
+        """Return it as JSON, as the artifact holds it."""
+        artifact = _Artifact(self.pipeline_version, self.raw, self.processed)
+        body: dict[str, Any] = msgspec.to_builtins(artifact, enc_hook=lambda array: array.tolist())
+        return body
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Reference:
-        """Reads what :meth:`as_dict` made.
+        """Read what :meth:`as_dict` made.
 
         Raises:
-            ValueError: It is no reference.
+            ValueError: It is something else.
         """
         try:
-            raw, processed = ({str(k): _parsed(each) for k, each in body[part].items()} for part in ("raw", "processed"))
-            return cls(str(body["pipeline_version"]), raw, processed)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"This is no reference: {error!r}") from error
+            read = msgspec.convert(body, _Artifact, dec_hook=_array)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"This is not a reference: {error}") from error
+        return cls(read.pipeline_version, read.raw, read.processed)
+
+
+def _array(kind: Any, values: Any) -> Any:
+    return np.asarray(values, dtype=np.int64 if kind == Counts else np.float64)
 
 
 def watched_columns(dataset: Dataset) -> list[Column]:
-    """The raw columns that are compared: numbers, integers, booleans and categories, without the target."""
+    """Return the raw columns that are compared: numbers, integers, booleans and categories, without the target."""
     return [c for c in dataset.columns if c.type in (*NUMERIC, "category") and c.name != dataset.target]
 
 
 def columns_of(dataset: Dataset, records: Sequence[Record]) -> dict[str, Any]:
-    """The watched columns of raw records: float64 arrays with NaN for what is missing, booleans as 0 and 1, and lists of texts."""
+    """Return the watched columns of raw records: float64 arrays (NaN is missing, booleans are 0 and 1), and lists of texts."""
     columns: dict[str, Any] = {}
     for column in watched_columns(dataset):
         values = [record.get(column.name) for record in records]
@@ -210,13 +196,13 @@ def columns_of(dataset: Dataset, records: Sequence[Record]) -> dict[str, Any]:
 
 
 def indicator_names(dataset: Dataset) -> set[str]:
-    """The features that are 0 or 1."""
+    """Return the features that are 0 or 1."""
     steps = (step for step in dataset.pipeline if step.step in ("one_hot", "multi_hot", "bins"))
     return {name for step in steps for name in dataset.features_of(step)}
 
 
 def inner_edges(values: Values) -> Values:
-    """Inner edges between the quantile bins; fewer where many values are equal."""
+    """Return the inner edges between the quantile bins; fewer where many values are equal."""
     inner = np.unique(np.quantile(values, np.linspace(0, 1, BINS + 1)[1:-1], method="inverted_cdf"))
     if len(inner) == 1:
         # All but a few values are the same: without an edge below it, a shift downwards would not be seen.
@@ -226,18 +212,18 @@ def inner_edges(values: Values) -> Values:
 
 
 def even_edges(values: Values) -> Values:
-    """Edges of even bins over all values."""
+    """Return the edges of even bins over all values."""
     low, high = float(values.min()), float(values.max())
     return np.linspace(low, high if high > low else low + 1.0, DRAWN_BINS + 1)
 
 
 def binned(values: Values, edges: Values) -> Counts:
-    """Values by bin between inner edges; a bin ends with its edge included."""
+    """Return the number of values by bin between inner edges; a bin ends with its edge included."""
     return np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1)
 
 
 def drawn_count(values: Values, edges: Values) -> Counts:
-    """Values by even bin; what lies outside counts in the first or the last."""
+    """Return the number of values by even bin; what lies outside counts in the first or the last."""
     return np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0].astype(np.int64)
 
 
@@ -245,7 +231,3 @@ def _of_column(column: Column, values: Any) -> ColumnReference | None:
     if column.type == "category":
         return CategoryReference.of(values, column.categories)
     return NumberReference.of(values, indicator=column.type == "boolean") if np.isfinite(values).any() else None
-
-
-def _parsed(body: Mapping[str, Any]) -> ColumnReference:
-    return CategoryReference.parse(body) if body["type"] == "category" else NumberReference.parse(body)

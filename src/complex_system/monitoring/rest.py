@@ -1,28 +1,47 @@
-"""The REST interface of monitoring: the views as JSON, ``/metrics`` for Prometheus, and a probe."""
+"""The REST interface of monitoring: present and past as JSON, ``/metrics`` for Prometheus, and a probe.
+
+Times are seconds since 1970 (UTC), errors in the target's unit, latencies in milliseconds.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 from fastapi import FastAPI, Request, Response
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from typing_extensions import override
 
 from complex_system.errors import UnauthorizedError
 from complex_system.http.auth import ApiKey
-from complex_system.monitoring import period_views, prometheus, views
-from complex_system.monitoring.monitor import Monitor
+from complex_system.monitoring import series, views
+from complex_system.monitoring.aggregates import HOUR, MINUTE, ErrorSums, Gauge, LatencySums, Rollup, Served, begin_of
+from complex_system.monitoring.history import MINUTES_KEPT, Pair
+from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, Monitor
+from complex_system.monitoring.points import Figure, Figures
+from complex_system.monitoring.series import Curve
 
-DAY = 86_400.0
 DEFAULT_PERIOD = 3600.0
 """Seconds that a view of a period shows unless ``from`` and ``to`` say otherwise."""
+MAX_POINTS = 300
+"""Points of a curve."""
+MAX_PAIRS = 2000
+"""Pairs of a sample for a scatter plot."""
+JSON = "application/json"
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+
+S = TypeVar("S", ErrorSums, LatencySums)
 
 
 def make_app(monitor: Monitor, api_key: str = "", ready: Callable[[], bool] = lambda: True) -> FastAPI:
-    """The application; others may add routes, such as the page.
+    """Return the application; others may add routes, such as the page.
 
     ``GET /api/overview``, ``/api/models``, ``/api/data``, ``/api/alerts``; ``/api/predictions``, ``/api/system`` and
     ``/api/metric?name=`` with ``from`` and ``to`` in seconds since 1970 (the last hour without them); ``/metrics``; ``/health``.
@@ -33,7 +52,6 @@ def make_app(monitor: Monitor, api_key: str = "", ready: Callable[[], bool] = la
         ready: What ``/health`` says.
     """
     app = FastAPI(title="Monitoring", docs_url=None, redoc_url=None, openapi_url=None)
-
     key = ApiKey(api_key)
 
     def add(path: str, view: Callable[[Request], Any]) -> None:
@@ -45,28 +63,24 @@ def make_app(monitor: Monitor, api_key: str = "", ready: Callable[[], bool] = la
                 return _error(401, error.code, error.message)
             except ValueError as error:
                 return _error(400, "invalid_request", str(error))
-            return Response(await asyncio.to_thread(msgspec.json.encode, content), media_type="application/json")
+            return Response(await asyncio.to_thread(msgspec.json.encode, content), media_type=JSON)
 
         app.router.add_route(path, endpoint, methods=["GET"])
 
-    def of_period(view: Callable[[Monitor, float, float], Any]) -> Callable[[Request], Any]:
-        return lambda request: view(monitor, *period_of(request))
-
     add("/api/overview", lambda _: views.overview(monitor))
     add("/api/models", lambda _: views.models(monitor))
-    add("/api/predictions", of_period(period_views.predictions))
     add("/api/data", lambda _: views.data(monitor))
-    add("/api/system", of_period(period_views.system))
     add("/api/alerts", lambda _: views.alerts(monitor))
-    add("/api/metric", lambda r: period_views.metric(monitor, r.query_params.get("name", ""), *period_of(r)))
+    add("/api/predictions", lambda request: predictions(monitor, *period_of(request)))
+    add("/api/system", lambda request: system(monitor, *period_of(request)))
+    add("/api/metric", lambda r: metric(monitor, r.query_params.get("name", ""), *period_of(r)))
 
     async def metrics(_: Request) -> Response:
-        return Response(prometheus.exposition(monitor.metrics), media_type=prometheus.CONTENT_TYPE)
+        return Response(exposition(monitor.figures), media_type=PROMETHEUS)
 
     async def health(_: Request) -> Response:
-        return Response(
-            b'{"ready":true}' if ready() else b'{"ready":false}', 200 if ready() else 503, media_type="application/json"
-        )
+        is_ready = ready()
+        return Response(msgspec.json.encode({"ready": is_ready}), 200 if is_ready else 503, media_type=JSON)
 
     app.router.add_route("/metrics", metrics, methods=["GET"])
     app.router.add_route("/health", health, methods=["GET"])
@@ -74,10 +88,10 @@ def make_app(monitor: Monitor, api_key: str = "", ready: Callable[[], bool] = la
 
 
 def period_of(request: Request) -> tuple[float, float]:
-    """The query's ``from`` and ``to``, in seconds since 1970.
+    """Return the query's ``from`` and ``to``, in seconds since 1970.
 
     Raises:
-        ValueError: They are no times, or the wrong way round.
+        ValueError: They are not times, or the wrong way round.
     """
     end = _time(request, "to", time.time())
     start = _time(request, "from", end - DEFAULT_PERIOD)
@@ -100,5 +114,134 @@ def _time(request: Request, name: str, default: float) -> float:
 
 
 def _error(status: int, code: str, message: str) -> Response:
-    content = {"error": {"code": code, "message": message}}
-    return Response(msgspec.json.encode(content), status, media_type="application/json")
+    return Response(msgspec.json.encode({"error": {"code": code, "message": message}}), status, media_type=JSON)
+
+
+# A period. Only roll-ups are read, however many predictions lie behind them.
+
+
+def predictions(monitor: Monitor, start: float, end: float) -> dict[str, Any]:
+    """Return errors, latencies and failures of a period.
+
+    Returns:
+        ``from``, ``to``, ``seconds`` (width of a point), ``target`` (``name``, ``unit``, ``description``); ``windows``: a line a
+        served model with ``service``, ``model``, ``version``, ``shadow``, ``label``, ``points`` (``at``, ``rmse``, ``mae``, ``bias``,
+        ``r2``, ``count``, ``lowest``, ``highest``) and ``total``; ``groups``: the errors of the champion's service by ``group``,
+        likewise; ``latency``: by ``service``, likewise with ``latency_ms_*``, ``requests``, ``predictions`` and
+        ``predictions_per_second``; ``failures``: ``service``, ``code``, ``count``; ``sample``: pairs with ``at``, ``prediction``,
+        ``truth``, ``residual``, ``group`` and the model; ``changes`` of the error that began in the period; ``predictions`` and
+        ``joined``: how many there were, and have met their truth; ``waiting``: how many wait for it now.
+    """
+    rollups, step = _rollups(monitor, start, end)
+    models = series.errors_by_model(rollups, step)
+    groups = series.errors_by_group(rollups, step, CHAMPIONS_SERVICE)
+    services = series.latency_by_service(rollups, step)
+    failed = sorted(series.failed_requests(rollups).items())
+    pairs = list(monitor.history.samples(start, end))
+
+    def latency(sums: LatencySums) -> dict[str, float]:
+        return {**sums.metrics(), "predictions_per_second": sums.predictions / step}
+
+    return {
+        "from": start,
+        "to": end,
+        "seconds": step,
+        "target": views.target_of(monitor),
+        "windows": [{**_model(by), **_line(curve, ErrorSums, _errors)} for by, curve in sorted(models.items())],
+        "groups": [{"group": group, **_line(curve, ErrorSums, _errors)} for group, curve in groups.items()],
+        "latency": [{"service": name, **_line(curve, LatencySums, latency)} for name, curve in services.items()],
+        "failures": [{"service": name, "code": code, "count": n} for (name, code), n in failed],
+        "sample": [_pair(pair) for pair in pairs[:: math.ceil(len(pairs) / MAX_PAIRS) or 1]],
+        "changes": [change for change in monitor.changes if start <= change.began < end],
+        "predictions": series.predictions(rollups),
+        "joined": sum(series.total(curve.values(), ErrorSums).n for by, curve in models.items() if not by.shadow),
+        "waiting": monitor.join.waiting,
+    }
+
+
+def system(monitor: Monitor, start: float, end: float) -> dict[str, Any]:
+    """Return CPU, memory, latency and throughput over a period.
+
+    Returns:
+        ``from``, ``to``, ``seconds``, ``services`` (as they are now) and ``series``: ``[at, mean, lowest, highest]`` by flat name, of
+        the host, of every service's processes, of the champion's latency, of record counts and predictions.
+    """
+    rollups, step = _rollups(monitor, start, end)
+    shown = {figure.flat: _readings(curve) for figure, curve in series.gauges(rollups, step, _is_system).items()}
+    return {"from": start, "to": end, "seconds": step, "services": monitor.services.services(), "series": shown}
+
+
+def metric(monitor: Monitor, name: str, start: float, end: float) -> list[list[float]]:
+    """Return any figure over a period by its flat name, e.g. ``drift/psi/<feature>``: ``[at, mean, lowest, highest]``."""
+    figure = Figure.parse(name)
+    rollups, step = _rollups(monitor, start, end)
+    return _readings(series.gauges(rollups, step, lambda each: each == figure).get(figure, {}))
+
+
+def _rollups(monitor: Monitor, start: float, end: float) -> tuple[list[Rollup], int]:
+    """Return the roll-ups of a period, minutes where they are kept and hours for longer ago, and the seconds of a point."""
+    base = MINUTE if end - start <= MINUTES_KEPT and start >= monitor.at - MINUTES_KEPT else HOUR
+    read = monitor.history.minutes if base == MINUTE else monitor.history.hours
+    return read(begin_of(start, base), end), base * max(1, math.ceil((end - start) / base / MAX_POINTS))
+
+
+def _line(curve: Curve[S], make: Callable[[], S], shown: Callable[[S], Mapping[str, float]]) -> dict[str, Any]:
+    points = [{"at": at, **shown(sums)} for at, sums in sorted(curve.items())]
+    return {"points": points, "total": shown(series.total(curve.values(), make))}
+
+
+def _errors(sums: ErrorSums) -> dict[str, float]:
+    return {**sums.metrics(), **({"lowest": sums.lowest, "highest": sums.highest} if sums.n else {})}
+
+
+def _readings(curve: Curve[Gauge]) -> list[list[float]]:
+    return [[at, gauge.mean, gauge.lowest, gauge.highest] for at, gauge in curve.items()]
+
+
+def _pair(pair: Pair) -> dict[str, Any]:
+    shown = {
+        "at": pair.at,
+        "prediction": pair.prediction,
+        "truth": pair.truth,
+        "residual": pair.residual,
+        "group": pair.group,
+    }
+    return {**shown, **_model(pair.served)}
+
+
+def _model(served: Served) -> dict[str, Any]:
+    return {**served._asdict(), "label": served.label}
+
+
+def _is_system(figure: Figure) -> bool:
+    if figure.group == "services":
+        return figure.name in ("services/cpu_percent", "services/memory_megabytes", "services/heartbeat_age")
+    return figure.group in ("system", "latency", "records") or figure == Figure("performance/predictions_per_second")
+
+
+# Prometheus
+
+
+def exposition(figures: Figures) -> bytes:
+    """Return figures in Prometheus' text format, as gauges ``monitoring_<group>_<figure>{name="<subject>"}``."""
+    registry = CollectorRegistry()
+    registry.register(_Point(figures))
+    return generate_latest(registry)
+
+
+class _Point(Collector):
+    def __init__(self, figures: Figures) -> None:
+        self._figures = figures
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, GaugeMetricFamily] = {}
+        for figure, number in sorted(self._figures.items()):
+            name = re.sub(r"\W", "_", f"monitoring_{figure.name}")
+            family = families.get(name)
+            if family is None:
+                family = families[name] = GaugeMetricFamily(
+                    name, "Newest value that ml_monitoring measured", labels=[*figure.labels]
+                )
+            family.add_metric([*figure.labels.values()], number)
+        yield from families.values()

@@ -1,52 +1,91 @@
-"""Who is there: every service's replicas by their heartbeats, who stopped in order, who fell silent, who was started again."""
+"""What runs: every service's replicas by their heartbeats (running, stopped in order, silent, restarted), and the host."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-STOPPED = "stopped"
-SILENT = "silent"
-"""State of a replica that sends no heartbeats any more and did not say that it stops."""
+import psutil
+
+from complex_system.monitoring.points import Figures
+from complex_system.protocol.base import Message
+from complex_system.protocol.operations import Heartbeat, State
+
 STOPPED_KEPT = 300.0
 """Seconds that a stopped replica is shown."""
 SILENT_KEPT = 24 * 3600.0
 """Seconds that a silent replica is shown if nothing takes its place."""
-LATE_LOOK = 3.0
-"""A look that comes so many seconds late proves nothing: the heartbeats waited, too."""
+LATE_CHECK = 3.0
+"""A check that comes so many seconds late proves nothing: the heartbeats waited, too."""
 EXPECTED_WITHIN = 60.0
-"""Seconds that one who was there before monitoring was started anew may take: the whole system may be starting with it."""
+"""Seconds that a replica from before a restart of monitoring may take: the whole system may be starting with it."""
+_WORST_FIRST: tuple[State, ...] = ("silent", "failing", "waiting", "starting", "working", "ready", "stopped")
+_MEGABYTE = 1e6
+
+
+class ReplicaState(Heartbeat, frozen=True, kw_only=True):
+    """The last heartbeat of a replica, and its state by now.
+
+    Attributes:
+        heartbeat_age: Seconds since that heartbeat.
+    """
+
+    heartbeat_age: float = 0.0
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it runs, as far as is known."""
+        return self.state not in ("stopped", "silent")
+
+
+class ServiceState(Message, frozen=True, kw_only=True):
+    """A service with its replicas.
+
+    Attributes:
+        service: snake_case name.
+        state: That of the worst running replica; ``silent`` if one fell silent, ``stopped`` if none is left.
+        running: Running replicas.
+        restarts: How often a replica was started again.
+        cpu_percent: Of all running replicas; 100 is one busy core.
+        memory_megabytes: Of all running replicas.
+        replicas: By name.
+    """
+
+    service: str
+    state: State
+    running: int
+    restarts: int = 0
+    cpu_percent: float = 0.0
+    memory_megabytes: float = 0.0
+    replicas: tuple[ReplicaState, ...] = ()
 
 
 @dataclass
-class Replica:
+class _Replica:
     """One process of a service, as its last heartbeat described it."""
 
-    service: str
-    replica: str
+    beat: Heartbeat
     seen: float
-    beat: dict[str, Any] = field(default_factory=dict)
-    state: str = ""
+    state: State
     expected: bool = False
     """Whether only an earlier process of monitoring has heard from it."""
 
     @property
-    def is_there(self) -> bool:
-        """Whether it runs, as far as is known."""
-        return self.state not in (STOPPED, SILENT)
+    def is_running(self) -> bool:
+        return self.state not in ("stopped", "silent")
 
     @property
     def is_missing(self) -> bool:
         """Whether another one may have been started in its place."""
-        return self.state == SILENT or self.expected
+        return self.state == "silent" or self.expected
 
 
 class ServiceBook:
     """Keeps what heartbeats say. Times are of ``clock``, monotonic seconds."""
 
     def __init__(self, silent_after: float, clock: Callable[[], float]) -> None:
-        """Makes an empty book.
+        """Make an empty book.
 
         Args:
             silent_after: Seconds without a heartbeat after which a replica is silent.
@@ -54,124 +93,146 @@ class ServiceBook:
         """
         self._silent_after = silent_after
         self._clock = clock
-        self._looked = clock()
-        self._replicas: dict[tuple[str, str], Replica] = {}
+        self._checked = clock()
+        self._replicas: dict[tuple[str, str], _Replica] = {}
         self._restarts: dict[str, int] = {}
 
-    def beaten(self, beat: dict[str, Any]) -> bool:
-        """Takes a heartbeat; returns whether the replica is new, or there again, or has stopped.
+    def beaten(self, beat: Heartbeat) -> bool:
+        """Record a heartbeat; return whether the replica is new, runs again, or has stopped.
 
         A new replica of a service takes the place of a silent one, or of one that is expected from before a restart of monitoring, for
         a process that is started again has another name; the same name with a later start is the same one started again.
         """
-        service, name = str(beat["service"]), str(beat["replica"])
-        known = self._replicas.get((service, name))
-        started_again = known is not None and beat.get("started", 0) != known.beat.get("started", 0)
-        changed = known is None or started_again or not known.is_there or beat["state"] == STOPPED
+        service, key = beat.service, (beat.service, beat.replica)
+        known = self._replicas.get(key)
+        started_again = known is not None and beat.started != known.beat.started
+        changed = known is None or started_again or not known.is_running or beat.state == "stopped"
         if known is None:
-            missing = [key for key, each in self._replicas.items() if key[0] == service and each.is_missing]
+            missing = [name for name, each in self._replicas.items() if name[0] == service and each.is_missing]
             if missing:
                 del self._replicas[missing[0]]
         if started_again or (known is None and missing):
             self._restarts[service] = self._restarts.get(service, 0) + 1
-        self._replicas[service, name] = Replica(service, name, self._clock(), dict(beat), str(beat["state"]))
+        self._replicas[key] = _Replica(beat, self._clock(), beat.state)
         return changed
 
-    def look(self) -> list[Replica]:
-        """Finds who has fallen silent since the last look; to be called every second."""
+    def newly_silent(self) -> list[Heartbeat]:
+        """Return the last heartbeats of those that have fallen silent since the last check; to be called every second."""
         now = self._clock()
-        late, self._looked = now - self._looked > LATE_LOOK, now
+        late, self._checked = now - self._checked > LATE_CHECK, now
         newly = []
         for key, each in list(self._replicas.items()):
-            if late and each.is_there:
+            if late and each.is_running:
                 each.seen = max(each.seen, now - self._silent_after / 2)
             age = now - each.seen
             patience = max(EXPECTED_WITHIN, self._silent_after) if each.expected else self._silent_after
-            if each.is_there and age > patience:
-                each.state = SILENT
-                newly.append(each)
-            elif (each.state == STOPPED and age > STOPPED_KEPT) or (each.state == SILENT and age > SILENT_KEPT):
+            if each.is_running and age > patience:
+                each.state = "silent"
+                newly.append(each.beat)
+            elif (each.state == "stopped" and age > STOPPED_KEPT) or (each.state == "silent" and age > SILENT_KEPT):
                 del self._replicas[key]
         return newly
 
-    def expected(self, services: list[dict[str, Any]]) -> None:
-        """Takes what :meth:`as_list` made in an earlier process: who was there then is expected to be there again.
+    def expect(self, services: Sequence[ServiceState]) -> None:
+        """Take the services of an earlier process of monitoring: what ran then is expected to run again.
 
         Those that are unknown to it and were heard by now have taken places, as in :meth:`beaten`.
         """
         for each in services:
-            service = str(each["service"])
-            kept = {str(replica["replica"]): replica for replica in each["replicas"]}
+            kept = {replica.replica: replica for replica in each.replicas}
             missing = [
-                name
-                for name, replica in kept.items()
-                if replica.get("state") not in (STOPPED, SILENT) and (service, name) not in self._replicas
+                name for name, replica in kept.items() if replica.is_running and (each.service, name) not in self._replicas
             ]
-            new = sum(key[0] == service and key[1] not in kept and known.is_there for key, known in self._replicas.items())
+            new = sum(
+                key[0] == each.service and key[1] not in kept and known.is_running for key, known in self._replicas.items()
+            )
             for name in missing[new:]:
-                replica = kept[name]
-                self._replicas[service, name] = Replica(
-                    service, name, self._clock(), dict(replica), str(replica.get("state", "")), expected=True
-                )
-            self._restarts[service] = int(each.get("restarts", 0)) + min(new, len(missing))
+                self._replicas[each.service, name] = _Replica(kept[name], self._clock(), kept[name].state, expected=True)
+            self._restarts[each.service] = each.restarts + min(new, len(missing))
 
-    def as_list(self) -> list[dict[str, Any]]:
-        """Services by name: ``{"service", "state", "running", "restarts", "cpu_percent", "memory_megabytes", "replicas"}``.
-
-        Each of ``replicas`` is its last heartbeat with ``state`` and ``heartbeat_age`` in seconds. A service's state is its worst
-        running replica's, ``silent`` if one fell silent, ``stopped`` if none is left.
-        """
+    def services(self) -> list[ServiceState]:
+        """Return the services by name."""
         now = self._clock()
-        services = []
-        for name in sorted({service for service, _ in self._replicas}):
-            replicas = [each for each in self._replicas.values() if each.service == name]
-            running = [each for each in replicas if each.is_there]
-            services.append({
-                "service": name,
-                "state": _worst([each.state for each in replicas]),
-                "running": len(running),
-                "restarts": self._restarts.get(name, 0),
-                "cpu_percent": sum(float(each.beat.get("cpu_percent") or 0.0) for each in running),
-                "memory_megabytes": sum(float(each.beat.get("memory_megabytes") or 0.0) for each in running),
-                "replicas": [
-                    {**each.beat, "state": each.state, "heartbeat_age": now - each.seen}
-                    for each in sorted(replicas, key=lambda each: each.replica)
-                ],
-            })  # fmt: skip
-        return services
+        found: dict[str, list[ReplicaState]] = {}
+        for (service, _), each in sorted(self._replicas.items()):
+            beat = {name: getattr(each.beat, name) for name in Heartbeat.__struct_fields__}
+            found.setdefault(service, []).append(
+                ReplicaState(**{**beat, "state": each.state, "heartbeat_age": now - each.seen})
+            )
+        return [self._service(name, replicas) for name, replicas in found.items()]
 
-    def metrics(self) -> dict[str, float]:
-        """Flat metrics.
+    def _service(self, name: str, replicas: list[ReplicaState]) -> ServiceState:
+        running = [each for each in replicas if each.is_running]
+        return ServiceState(
+            service=name,
+            state=min((each.state for each in replicas), key=_severity),
+            running=len(running),
+            restarts=self._restarts.get(name, 0),
+            cpu_percent=sum(each.cpu_percent for each in running),
+            memory_megabytes=sum(each.memory_megabytes for each in running),
+            replicas=tuple(replicas),
+        )
 
-        ``services/running``, ``services/silent``, ``services/failing``, ``services/restarts``; for every service
-        ``services/silent/<name>`` (0 or 1) and ``services/<name>/replicas``, ``cpu_percent``, ``memory_megabytes``, ``heartbeat_age``
-        (seconds, the oldest replica's) and ``restarts``.
+    def figures(self) -> Figures:
+        """Return figures.
+
+        ``services/running``, ``silent``, ``failing`` and ``restarts`` of all; by service ``services/silent`` (0 or 1), ``replicas``,
+        ``cpu_percent``, ``memory_megabytes``, ``heartbeat_age`` (seconds, the oldest replica's) and ``restarts``.
         """
-        services = self.as_list()
-        states = [replica["state"] for each in services for replica in each["replicas"]]
-        metrics = {
-            "services/running": float(sum(each["running"] for each in services)),
-            "services/silent": float(states.count(SILENT)),
-            "services/failing": float(states.count("failing")),
-            "services/restarts": float(sum(each["restarts"] for each in services)),
-        }
+        services, figures = self.services(), Figures()
+        states = [replica.state for each in services for replica in each.replicas]
+        figures.add("services", {
+            "running": sum(each.running for each in services), "silent": states.count("silent"),
+            "failing": states.count("failing"), "restarts": sum(each.restarts for each in services),
+        })  # fmt: skip
         for each in services:
-            name = f"services/{each['service']}"
-            ages = [replica["heartbeat_age"] for replica in each["replicas"] if replica["state"] != STOPPED]
-            metrics |= {
-                f"{name}/replicas": float(each["running"]),
-                f"{name}/cpu_percent": each["cpu_percent"],
-                f"{name}/memory_megabytes": each["memory_megabytes"],
-                f"{name}/restarts": float(each["restarts"]),
-                f"services/silent/{each['service']}": float(each["state"] == SILENT),
-            }
+            figures.add("services", {
+                "replicas": each.running, "cpu_percent": each.cpu_percent, "memory_megabytes": each.memory_megabytes,
+                "restarts": each.restarts, "silent": each.state == "silent",
+            }, each.service)  # fmt: skip
+            ages = [replica.heartbeat_age for replica in each.replicas if replica.state != "stopped"]
             if ages:
-                metrics[f"{name}/heartbeat_age"] = max(ages)
-        return metrics
+                figures.add("services", {"heartbeat_age": max(ages)}, each.service)
+        return figures
 
 
-_BY_SEVERITY = (SILENT, "failing", "waiting", "starting", "working", "ready", STOPPED)
+def _severity(state: State) -> int:
+    return _WORST_FIRST.index(state) if state in _WORST_FIRST else 0
 
 
-def _worst(states: list[str]) -> str:
-    return min(states, key=lambda state: _BY_SEVERITY.index(state) if state in _BY_SEVERITY else 0)
+class Host:
+    """Reads figures of the host with psutil, under the names and in the units of MLflow's system metrics.
+
+    MLflow's own monitor (``mlflow.system_metrics``) ends for good at the first request that MLflow does not answer.
+    """
+
+    def __init__(self) -> None:
+        psutil.cpu_percent()  # the first call only sets the beginning of the next one's interval
+        network = psutil.net_io_counters()
+        self._received, self._sent = network.bytes_recv, network.bytes_sent
+
+    def figures(self) -> Figures:
+        """Return the figures of this moment; CPU is the mean since the last call, network traffic the sum since the start."""
+        memory, disk, network = psutil.virtual_memory(), psutil.disk_usage(os.sep), psutil.net_io_counters()
+        figures = Figures()
+        figures.add("system", {
+            "cpu_utilization_percentage": psutil.cpu_percent(),
+            "system_memory_usage_megabytes": memory.used / _MEGABYTE,
+            "system_memory_usage_percentage": memory.used / memory.total * 100,
+            "disk_usage_percentage": disk.percent,
+            "disk_usage_megabytes": disk.used / _MEGABYTE,
+            "disk_available_megabytes": disk.free / _MEGABYTE,
+            "network_receive_megabytes": (network.bytes_recv - self._received) / _MEGABYTE,
+            "network_transmit_megabytes": (network.bytes_sent - self._sent) / _MEGABYTE,
+        })  # fmt: skip
+        return figures
+
+
+class KnownServices(Message, frozen=True, kw_only=True):
+    """Services as they are kept for the next process of monitoring.
+
+    Attributes:
+        services: By name.
+    """
+
+    services: tuple[ServiceState, ...] = ()

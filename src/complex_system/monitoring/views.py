@@ -1,179 +1,313 @@
-"""What the page and the REST interface show of the present, as plain JSON made from a :class:`Monitor`. Pure, quick functions.
+"""What the page and the REST interface show of the present, made from a :class:`Monitor`. Pure, quick functions.
 
-Times are seconds since 1970 (UTC), errors in the target's unit, latencies in milliseconds. :mod:`period_views` has the past.
+The REST interface encodes the results as they are, so their fields are its keys. Times are seconds since 1970 (UTC), errors in the
+target's unit, latencies in milliseconds. :mod:`series` has the past.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import msgspec
 
 from complex_system.domain.laboratory import BEST_POSSIBLE, LAB
-from complex_system.monitoring.drift import MIN_LIVE, band
-from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, Monitor
+from complex_system.monitoring.aggregates import Served
+from complex_system.monitoring.change_points import Change
+from complex_system.monitoring.drift import MIN_LIVE, Band, ColumnDrift, band_of
+from complex_system.monitoring.history import Champion
+from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, KeptComparison, Monitor
 from complex_system.monitoring.performance import ServedMetrics
+from complex_system.monitoring.services import ServiceState
+from complex_system.protocol.base import Message
+from complex_system.protocol.operations import Alert, Alerts, MonitoringSnapshot, ServedModel, ServiceFigures
 
 
-def overview(monitor: Monitor) -> dict[str, Any]:
+class ServedView(Message, frozen=True, kw_only=True):
+    """A served model over its moving window.
+
+    Attributes:
+        service: The service that answers with it; empty for a champion that has not answered yet.
+        model: Registered name.
+        version: Registered version.
+        shadow: Whether it is a challenger, which answers nobody.
+        label: For a legend.
+        performance: ``rmse``, ``mae``, ``bias``, ``r2`` and ``count``, as far as they are known.
+        latency: ``latency_ms_mean``, ``_p50``, ``_p95``, ``_p99`` and ``predictions_per_second``, likewise.
+        holdout_rmse: At its comparison; None where it was not compared.
+    """
+
+    service: str
+    model: str
+    version: str
+    shadow: bool
+    label: str
+    performance: dict[str, float]
+    latency: dict[str, float]
+    holdout_rmse: float | None
+
+
+class ChampionView(ServedView, frozen=True, kw_only=True):
+    """The champion.
+
+    Attributes:
+        since: Since when it is the champion; None where that is not known.
+    """
+
+    since: float | None
+
+
+class DriftView(Message, frozen=True, kw_only=True):
+    """The strongest drift.
+
+    Attributes:
+        worst: Column or feature.
+        psi: Its stability index.
+        band: How strong that is.
+        samples: Records in the live window.
+        needed: Records from which on drift is reported.
+    """
+
+    worst: str
+    psi: float
+    band: Band
+    samples: int
+    needed: int = MIN_LIVE
+
+
+class Overview(Message, frozen=True, kw_only=True):
     """Does it run, is the model good, is the data as it was.
 
-    Returns:
-        ``at`` (of the newest point, 0 before the first), ``services`` (``ServiceBook.as_list``), ``records`` and ``rates`` (by
-        ``raw``, ``processed``, ``labelled``, ``rejected``; rates a second, and ``predictions``), ``champion`` (``model``, ``version``,
-        ``since``, ``rmse`` on the hold-out data, ``performance``, ``latency``; None before the first), ``drift`` (``worst`` column or
-        feature, ``psi``, ``band``, ``samples``, ``needed``; None before it can be told), ``alerts`` (the open ones), ``changes``,
-        ``history_loaded`` and ``awaited``: sentences that say what is missing yet.
+    Attributes:
+        at: Time of the newest point; 0 before the first.
+        services: By name.
+        records: ``raw``, ``processed``, ``labelled``, ``rejected``; empty before the first count.
+        rates: The same a second, and ``predictions``.
+        champion: None before the first.
+        drift: None before it can be told.
+        alerts: The open ones, the newest first.
+        changes: Of the error.
+        history_loaded: Whether the history of earlier processes is there.
+        awaited: Sentences that say what is still missing.
     """
-    champion = _champion(monitor)
-    rates = {
-        **monitor.flow.rates(),
-        "predictions": sum(e.latency.get("predictions_per_second", 0) for e in monitor.served.values()),
-    }
-    drift = _drift(monitor)
-    return {
-        "at": monitor.at,
-        "services": monitor.services.as_list(),
-        "records": monitor.flow.counts,
-        "rates": rates,
-        "champion": champion,
-        "drift": drift,
-        "alerts": [alert for alert in monitor.history.alerts() if alert.get("ended") is None],
-        "changes": monitor.history.states.get("changes", {}).get("changes", []),
-        "history_loaded": monitor.history.loaded,
-        "awaited": _awaited(monitor, champion, drift),
-    }
+
+    at: float
+    services: list[ServiceState]
+    records: dict[str, int]
+    rates: dict[str, float]
+    champion: ChampionView | None
+    drift: DriftView | None
+    alerts: list[Alert]
+    changes: tuple[Change, ...]
+    history_loaded: bool
+    awaited: list[str]
 
 
-def models(monitor: Monitor) -> dict[str, Any]:
-    """The last comparison, who was champion, and how the served models and the challengers do.
+class Described(Message, frozen=True, kw_only=True):
+    """How a column is called and measured.
 
-    Returns:
-        ``comparison`` (as ``comparison-finished``; None before the first), ``best_possible`` (RMSE that no model can beat, None
-        where it is not known), ``champions`` (newest first), ``served`` and ``shadows``: ``service``, ``model``, ``version``,
-        ``label``, ``performance``, ``latency`` of each over its moving window, ``holdout_rmse`` where it was compared.
+    Attributes:
+        name: Its name.
+        unit: Its unit; empty where none is declared.
+        description: What it is, for people; empty where nothing is declared.
     """
-    return {
-        "comparison": monitor.history.states.get("comparison"),
-        "best_possible": BEST_POSSIBLE.rmse if monitor.dataset.name == LAB else None,
-        "target": target_of(monitor),
-        "champions": list(reversed(monitor.history.champions)),
-        "served": [_served(monitor, each) for each in monitor.served.values()],
-        "shadows": [_served(monitor, each) for each in monitor.shadows],
-    }
+
+    name: str
+    unit: str
+    description: str
 
 
-def data(monitor: Monitor) -> dict[str, Any]:
-    """Live data against the reference.
+class Models(Message, frozen=True, kw_only=True):
+    """The last comparison, the champions, and how the served models and the challengers do.
 
-    Returns:
-        ``at``, ``samples`` in the live window, ``needed`` for the stability index, ``reference`` (``source``: ``champion`` or
-        ``database``, ``samples``; None before it is there), ``raw`` and ``processed``: the columns, the strongest drift first,
-        each with ``name``, ``unit``, ``description`` and what ``drift.DataWindow.measure`` says; ``rejected``: ``share``,
-        ``count`` of new raw records in the last five minutes and rejections by kind; ``new_categories``: by column, of rejected
-        records.
+    Attributes:
+        comparison: None before the first.
+        best_possible: RMSE that no model can beat; None where it is not known.
+        target: What is predicted.
+        champions: The newest first.
+        served: The models that answer.
+        shadows: Challengers.
     """
-    measured = monitor.history.states.get("data", {})
-    reference = monitor.reference
-    rejected = {name: value for name, value in monitor.metrics.items() if name.startswith("rejected/")}
-    return {
-        "at": measured.get("at", 0.0),
-        "samples": measured.get("samples", 0),
-        "needed": MIN_LIVE,
-        "reference": {"source": reference.source, "samples": reference.samples} if reference else None,
-        "raw": _columns(monitor, measured.get("raw", {})),
-        "processed": _columns(monitor, measured.get("processed", {})),
-        "rejected": {name.removeprefix("rejected/"): value for name, value in rejected.items()},
-        "new_categories": {
-            name.removeprefix("data/new_categories/"): value
-            for name, value in monitor.metrics.items()
-            if name.startswith("data/new_categories/") and value
-        },
-    }
+
+    comparison: KeptComparison | None
+    best_possible: float | None
+    target: Described
+    champions: list[Champion]
+    served: list[ServedView]
+    shadows: list[ServedView]
 
 
-def alerts(monitor: Monitor) -> dict[str, Any]:
-    """``open`` and ``past`` alerts, the newest first, as alert events carry them."""
+class ColumnView(ColumnDrift, frozen=True, kw_only=True, omit_defaults=True):
+    """A column or a feature beside the reference, with its declaration.
+
+    Attributes:
+        name: Its name.
+        unit: Unit of a column; empty for a feature.
+        description: Description of a column; empty for a feature.
+    """
+
+    name: str
+    unit: str
+    description: str
+
+
+class ReferenceView(Message, frozen=True, kw_only=True):
+    """The reference.
+
+    Attributes:
+        source: Where it comes from: ``champion`` or ``database``.
+        samples: Its number of records.
+    """
+
+    source: str
+    samples: int
+
+
+class Data(Message, frozen=True, kw_only=True):
+    """Live data beside the reference.
+
+    Attributes:
+        at: When it was measured.
+        samples: Records in the live window.
+        needed: Records from which on drift is reported.
+        reference: None before it is there.
+        raw: The raw columns, the strongest drift first.
+        processed: The features, likewise.
+        rejected: Over the last five minutes ``count`` of new raw records, ``share`` of the rejected ones, rejections by reason.
+        new_categories: By column, of rejected records.
+    """
+
+    at: float
+    samples: int
+    needed: int
+    reference: ReferenceView | None
+    raw: list[ColumnView]
+    processed: list[ColumnView]
+    rejected: dict[str, float]
+    new_categories: dict[str, float]
+
+
+def overview(monitor: Monitor) -> Overview:
+    """Return what the first page shows."""
+    champion, drift = _champion(monitor), _drift(monitor)
+    predictions = sum(each.latency.get("predictions_per_second", 0.0) for each in monitor.served.values())
+    return Overview(
+        at=monitor.at,
+        services=monitor.services.services(),
+        records=monitor.flow.counts,
+        rates={**monitor.flow.rates(), "predictions": predictions},
+        champion=champion,
+        drift=drift,
+        alerts=[alert for alert in monitor.history.alerts() if alert.ended is None],
+        changes=monitor.changes,
+        history_loaded=monitor.history.loaded,
+        awaited=_awaited(monitor, champion, drift),
+    )
+
+
+def models(monitor: Monitor) -> Models:
+    """Return comparison, champions, served models and challengers."""
+    return Models(
+        comparison=monitor.comparison,
+        best_possible=BEST_POSSIBLE.rmse if monitor.dataset.name == LAB else None,
+        target=target_of(monitor),
+        champions=monitor.history.champions[::-1],
+        served=[_served(monitor, each) for each in monitor.served.values()],
+        shadows=[_served(monitor, each) for each in monitor.shadows],
+    )
+
+
+def data(monitor: Monitor) -> Data:
+    """Return live data beside the reference."""
+    reference, drift = monitor.reference, monitor.drift
+    return Data(
+        at=drift.at,
+        samples=drift.samples,
+        needed=MIN_LIVE,
+        reference=ReferenceView(source=reference.source, samples=reference.samples) if reference else None,
+        raw=_columns(monitor, drift.raw),
+        processed=_columns(monitor, drift.processed),
+        rejected=monitor.figures.of_group("rejected"),
+        new_categories={name: n for name, n in monitor.figures.by_subject("data/new_categories").items() if n},
+    )
+
+
+def alerts(monitor: Monitor) -> Alerts:
+    """Return open and past alerts, the newest first."""
     every = monitor.history.alerts()
-    is_open = [alert for alert in every if alert.get("ended") is None]
-    return {"open": is_open, "past": [alert for alert in every if alert.get("ended") is not None]}
+    return Alerts(
+        open=tuple(alert for alert in every if alert.ended is None),
+        past=tuple(alert for alert in every if alert.ended is not None),
+    )
 
 
-def snapshot(monitor: Monitor) -> dict[str, Any]:
-    """What the subject ``get-monitoring`` answers: the newest values.
-
-    ``at``, ``system`` (names without ``system/``), ``model``, ``performance`` and ``latency`` of the champion's service,
-    ``services``: the same of every serving service, ``drift``: the stability index by feature, ``samples``,
-    ``reference_samples``, ``metrics``: all flat metrics of the newest point.
-    """
+def snapshot(monitor: Monitor) -> MonitoringSnapshot:
+    """Return the newest values."""
     services = {
-        service: {
-            "model": {"model": each.served.model, "version": each.served.version},
-            "performance": each.performance,
-            "latency": each.latency,
-        }
+        service: ServiceFigures(
+            model=ServedModel(model=each.served.model, version=each.served.version),
+            performance=each.performance,
+            latency=each.latency,
+        )
         for service, each in monitor.served.items()
     }
-    nothing = {"model": None, "performance": {"count": 0.0}, "latency": {}}
-    drift = {name: value for name, value in monitor.metrics.items() if name.startswith("drift/psi/")}
-    return {
-        "at": monitor.at,
-        "system": {name.removeprefix("system/"): value for name, value in monitor.system.items()},
-        **services.get(CHAMPIONS_SERVICE, nothing),
-        "services": services,
-        "drift": {name.removeprefix("drift/psi/"): value for name, value in drift.items()},
-        "samples": len(monitor.records),
-        "reference_samples": monitor.reference.samples if monitor.reference else 0,
-        "metrics": monitor.metrics,
-    }
+    champion = services.get(CHAMPIONS_SERVICE, ServiceFigures(performance={"count": 0.0}))
+    return MonitoringSnapshot(
+        at=monitor.at,
+        system=monitor.figures.of_group("system"),
+        model=champion.model,
+        performance=champion.performance,
+        latency=champion.latency,
+        services=services,
+        drift=monitor.figures.by_subject("drift/psi"),
+        samples=len(monitor.records),
+        reference_samples=monitor.reference.samples if monitor.reference else 0,
+        metrics=monitor.figures.flat(),
+    )
 
 
-def target_of(monitor: Monitor) -> dict[str, str]:
-    """What the target is called and measured in."""
+def target_of(monitor: Monitor) -> Described:
+    """Return what the target is called and measured in."""
     column = monitor.dataset.column(monitor.dataset.target)
-    return {"name": column.name, "unit": column.unit, "description": column.description}
+    return Described(name=column.name, unit=column.unit, description=column.description)
 
 
 # Inside
 
 
-def _served(monitor: Monitor, each: ServedMetrics) -> dict[str, Any]:
-    holdout = monitor.baseline(each.served)
-    return {**each.served.as_dict(), "performance": each.performance, "latency": each.latency, "holdout_rmse": holdout}
+def _served(monitor: Monitor, each: ServedMetrics) -> ServedView:
+    return ServedView(
+        **each.served._asdict(),
+        label=each.served.label,
+        performance=each.performance,
+        latency=each.latency,
+        holdout_rmse=monitor.baseline(each.served),
+    )
 
 
-def _champion(monitor: Monitor) -> dict[str, Any] | None:
+def _champion(monitor: Monitor) -> ChampionView | None:
     crowned = monitor.history.champions[-1] if monitor.history.champions else None
-    served = monitor.served.get(CHAMPIONS_SERVICE)
-    if served is None and crowned is None:
-        return None
-    if served is None:
-        assert crowned is not None
-        model, version = str(crowned.get("model")), str(crowned.get("version"))
-        figures: dict[str, Any] = {"performance": {"count": 0.0}, "latency": {}, "holdout_rmse": crowned.get("rmse")}
+    metrics = monitor.served.get(CHAMPIONS_SERVICE)
+    if metrics is not None:
+        view = _served(monitor, metrics)
+    elif crowned is not None:
+        view = _served(monitor, ServedMetrics(Served("", crowned.model, crowned.version), {"count": 0.0}, {}))
     else:
-        model, version = served.served.model, served.served.version
-        figures = _served(monitor, served)
-    since = None
-    if crowned is not None and (crowned.get("model"), str(crowned.get("version"))) == (model, version):
-        since = crowned["at"]
-        figures["holdout_rmse"] = figures["holdout_rmse"] or crowned.get("rmse")
-    return {**figures, "model": model, "version": version, "since": since}
+        return None
+    since, rmse = None, view.holdout_rmse
+    if crowned is not None and (crowned.model, crowned.version) == (view.model, view.version):
+        since, rmse = crowned.at, rmse or crowned.rmse
+    return ChampionView(**{**msgspec.structs.asdict(view), "since": since, "holdout_rmse": rmse})
 
 
-def _drift(monitor: Monitor) -> dict[str, Any] | None:
-    indices = {
-        name.removeprefix(prefix): value
-        for prefix in ("data/psi/", "drift/psi/")
-        for name, value in monitor.metrics.items()
-        if name.startswith(prefix)
-    }
+def _drift(monitor: Monitor) -> DriftView | None:
+    figures = monitor.figures
+    indices = {**figures.by_subject("data/psi"), **figures.by_subject("drift/psi")}
     if not indices:
         return None
     worst = max(indices, key=lambda name: indices[name])
-    samples = int(monitor.metrics.get("drift/samples", 0))
-    return {"worst": worst, "psi": indices[worst], "band": band(indices[worst]), "samples": samples, "needed": MIN_LIVE}
+    samples = int(figures.number("drift/samples") or 0)
+    return DriftView(worst=worst, psi=indices[worst], band=band_of(indices[worst]), samples=samples)
 
 
-def _awaited(monitor: Monitor, champion: dict[str, Any] | None, drift: dict[str, Any] | None) -> list[str]:
+def _awaited(monitor: Monitor, champion: ChampionView | None, drift: DriftView | None) -> list[str]:
     awaited = []
     if not monitor.history.loaded:
         awaited.append("The history waits for the database service.")
@@ -181,7 +315,7 @@ def _awaited(monitor: Monitor, champion: dict[str, Any] | None, drift: dict[str,
         awaited.append("The record counts wait for the database service.")
     if champion is None:
         awaited.append("No champion yet: it comes with the first training round.")
-    elif not champion["performance"].get("count"):
+    elif not champion.performance.get("count"):
         awaited.append("No error yet: the truth of the champion's predictions is not known.")
     if drift is None and monitor.reference is None:
         awaited.append(
@@ -197,11 +331,13 @@ def _awaited(monitor: Monitor, champion: dict[str, Any] | None, drift: dict[str,
     return awaited
 
 
-def _columns(monitor: Monitor, measured: dict[str, Any]) -> list[dict[str, Any]]:
+def _columns(monitor: Monitor, measured: dict[str, ColumnDrift]) -> list[ColumnView]:
     declared = {column.name: column for column in monitor.dataset.columns}
     columns = []
     for name, each in measured.items():
         column = declared.get(name)
-        words = {"unit": column.unit, "description": column.description} if column else {"unit": "", "description": ""}
-        columns.append({"name": name, **words, **each})
-    return sorted(columns, key=lambda each: -each.get("psi", -1.0))
+        unit, description = (column.unit, column.description) if column else ("", "")
+        columns.append(
+            ColumnView(**{**msgspec.structs.asdict(each), "name": name, "unit": unit, "description": description})
+        )
+    return sorted(columns, key=lambda each: -1.0 if each.psi is None else each.psi, reverse=True)

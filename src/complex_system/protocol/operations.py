@@ -6,7 +6,10 @@ from typing import Literal
 
 from complex_system.protocol.base import Empty, Event, Message, Request
 
-State = Literal["starting", "waiting", "ready", "working", "failing", "stopped"]
+State = Literal["starting", "waiting", "ready", "working", "failing", "stopped", "silent"]
+"""State of a service. ``silent`` is never sent: it is what monitoring says of one that does not send any more."""
+
+Severity = Literal["info", "warning", "critical"]
 
 
 class Heartbeat(Message, frozen=True, kw_only=True):
@@ -67,7 +70,7 @@ class Alert(Message, frozen=True, kw_only=True):
         rule: Name of the rule.
         metric: The judged metric.
         subject: Column, feature or service that it is about; empty where the rule has no pattern.
-        severity: ``info``, ``warning`` or ``critical``.
+        severity: How bad it is.
         retrain: Whether it asks for a training round.
         since: When the metric went beyond the threshold.
         began: When that had lasted long enough, and the alert was raised.
@@ -84,7 +87,7 @@ class Alert(Message, frozen=True, kw_only=True):
     rule: str
     metric: str
     subject: str
-    severity: str
+    severity: Severity
     retrain: bool
     since: float
     began: float
@@ -118,24 +121,24 @@ class ServedModel(Message, frozen=True, kw_only=True):
     """A model that answers.
 
     Attributes:
-        model: Registered name; None before the first prediction.
+        model: Registered name.
         version: Registered version.
     """
 
-    model: str | None = None
-    version: str | None = None
+    model: str
+    version: str
 
 
 class ServiceFigures(Message, frozen=True, kw_only=True):
     """How the predictions of one serving service are, over a moving window.
 
     Attributes:
-        model: The model that answers.
+        model: The model that answers; None before the first prediction.
         performance: Errors in the target's unit, and ``count`` of predictions with a known truth.
         latency: Milliseconds of the requests, and requests a second.
     """
 
-    model: ServedModel = ServedModel()
+    model: ServedModel | None = None
     performance: dict[str, float] = {}
     latency: dict[str, float] = {}
 

@@ -1,4 +1,4 @@
-"""Watches services, the served predictions and their inputs; keeps, shows and logs what it sees."""
+"""Watches services, the served predictions and their inputs; keeps, shows and logs their figures."""
 
 from __future__ import annotations
 
@@ -6,43 +6,44 @@ import asyncio
 import logging
 import time
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from msgspec.structs import asdict, replace
 from typing_extensions import override
 
 from complex_system.background import Worker
 from complex_system.errors import ComplexSystemError, NotEnoughDataError, StartError, TrackingUnavailableError
 from complex_system.http.server import RestServer
-from complex_system.messaging import subjects
 from complex_system.messaging.clients import DatabaseClient, DocumentClient
 from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import SystemService
 from complex_system.monitoring import views
 from complex_system.monitoring.alerts.evaluation import AlertRules
 from complex_system.monitoring.alerts.rules import load_rules
-from complex_system.monitoring.history import History
+from complex_system.monitoring.history import Champion, History
 from complex_system.monitoring.mlflow_log import MonitoringRun, PointBuffer
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.page.gateway import WsgiGateway
 from complex_system.monitoring.rest import make_app
-from complex_system.monitoring.system import SystemMetrics
-from complex_system.protocol.base import to_wire
+from complex_system.monitoring.services import Host
+from complex_system.protocol import operations, serving, training
+from complex_system.protocol.base import Empty
 from complex_system.service_layer.monitoring.alerting import Alerting
-from complex_system.service_layer.monitoring.history import HistoryKeeper
-from complex_system.service_layer.monitoring.reference import ReferenceSource, crowned_at
+from complex_system.service_layer.monitoring.keeper import HistoryKeeper
+from complex_system.service_layer.monitoring.reference_source import ReferenceSource, crowned_at
 from complex_system.tracking.registry import ModelRegistry
 
 log = logging.getLogger(__name__)
 
 POINTS_AT_ONCE = 100
-"""Points that are written to MLflow in one go."""
+"""Points that are written to MLflow in one request."""
 NO_DATA_PAUSE = 5.0
-"""How many times longer than usual the pause is until training data are looked for that were not there."""
+"""How many times longer than usual the pause is before missing training data are asked for again."""
 DAY = 86_400.0
 
 
 class MlMonitoringService(SystemService):
-    """Takes a point of all metrics every ``monitoring_interval``: for the page, the database, MLflow, Prometheus and the alert rules.
+    """Takes a point of all figures every ``monitoring_interval``: for the page, the database, MLflow, Prometheus and the alert rules.
 
     What cannot be written waits in memory, up to a bound, while MLflow or the database is away.
     """
@@ -57,7 +58,7 @@ class MlMonitoringService(SystemService):
     @override
     async def on_start(self) -> None:
         settings = self.settings
-        self._system = SystemMetrics()
+        self._host = Host()
         history = History(settings.monitoring_days * DAY)
         self.monitor = Monitor(self.dataset, settings.monitoring_window, history, silent_after=settings.silent_after)
         documents, self._database = DocumentClient(self), DatabaseClient(self)
@@ -78,7 +79,7 @@ class MlMonitoringService(SystemService):
         self.every(settings.monitoring_interval, self._measure)
         self.every(short, self._write)
         self.every(short, self._refer)
-        self.every(min(1.0, settings.silent_after / 4), self._look_at_services)
+        self.every(min(1.0, settings.silent_after / 4), self._check_services)
         self.every(min(settings.monitoring_interval, self.keep_interval), self._keep)
         self.every(settings.monitoring_interval, self._count)
         self.every(self.ask_interval, self._keeper.ask_targets)
@@ -107,7 +108,7 @@ class MlMonitoringService(SystemService):
         self._page.close()
         await self._rest.stop()
         await self._alerts.close()
-        self.monitor.note_services()
+        self.monitor.keep_services()
         lost = await self._keeper.close(self.last_write)
         if lost and self.monitor.history.loaded:
             log.warning("The newest part of the history is lost: %s", lost)
@@ -121,81 +122,79 @@ class MlMonitoringService(SystemService):
             log.warning("%d points are lost: MLflow did not take them in time", len(self._buffer))
         await self._worker.close(0.5)
 
-    # What is heard
+    # What is heard and answered
 
-    @hears(subjects.PREDICTION_MADE)
-    async def _predicted(self, event: dict[str, Any]) -> None:
-        if self.monitor.predicted(
-            event
-        ):  # the event of a new champion may have been missed; the model that answers cannot be
+    @hears(serving.PREDICTION_MADE)
+    async def _predicted(self, event: serving.PredictionMade) -> None:
+        if self.monitor.predicted(event):  # the event of a new champion may have been missed; its predictions cannot be
             self._reference_wanted = True
 
-    @hears(subjects.PREDICTION_FAILED)
-    async def _failed(self, event: dict[str, Any]) -> None:
+    @hears(serving.PREDICTION_FAILED)
+    async def _failed(self, event: serving.PredictionFailed) -> None:
         self.monitor.failed(event)
 
-    @hears(subjects.TRUTH_KNOWN)
-    async def _measured(self, event: dict[str, Any]) -> None:
+    @hears(serving.TRUTH_KNOWN)
+    async def _measured(self, event: serving.TruthKnown) -> None:
         self.monitor.measured(event)
 
-    @hears(subjects.CHAMPION_CHANGED)
-    async def _champion_changed(self, event: dict[str, Any]) -> None:
+    @hears(training.CHAMPION_CHANGED)
+    async def _champion_changed(self, event: training.ChampionChanged) -> None:
         self._reference_wanted = True
-        self.monitor.history.crowned(time.time(), event)
+        self.monitor.history.crowned(Champion(**asdict(event), at=time.time()))
 
-    @hears(subjects.COMPARISON_FINISHED)
-    async def _compared(self, event: dict[str, Any]) -> None:
+    @hears(training.COMPARISON_FINISHED)
+    async def _compared(self, event: training.ComparisonFinished) -> None:
         self.monitor.compared(event)
         self._alerts.compared(event)
 
-    @hears(subjects.TRAINING_ROUND)
-    async def _round_told(self, event: dict[str, Any]) -> None:
-        self._alerts.round_told(event)
+    @hears(training.TRAINING_ROUND)
+    async def _round_changed(self, event: training.TrainingRound) -> None:
+        self._alerts.round_changed(event)
 
-    @answers(subjects.GET_ALERTS_SUBJECT)
-    async def _tell_alerts(self, _: Any) -> dict[str, Any]:
-        return self._alerts.summary()
-
-    @hears(subjects.SERVICE_HEARTBEAT)
-    async def _beaten(self, beat: dict[str, Any]) -> None:
+    @hears(operations.SERVICE_HEARTBEAT)
+    async def _beaten(self, beat: operations.Heartbeat) -> None:
         self.monitor.services.beaten(beat)
 
-    @answers(subjects.MONITORING_SUBJECT)
-    async def _tell(self, _: Any) -> dict[str, Any]:
-        return {**views.snapshot(self.monitor), "run_id": self._run.run_id, "waiting_points": len(self._buffer)}
+    @answers(operations.GET_ALERTS)
+    async def _get_alerts(self, _: Empty) -> operations.Alerts:
+        return self._alerts.alerts()
 
-    # What is done again and again
+    @answers(operations.GET_MONITORING)
+    async def _get_monitoring(self, _: Empty) -> operations.MonitoringSnapshot:
+        return replace(views.snapshot(self.monitor), run_id=self._run.run_id, waiting_points=len(self._buffer))
+
+    # What is repeated
 
     async def _measure(self) -> None:
-        """Takes a point."""
+        """Take a point."""
         async with self._measuring:
             records, reference = self.monitor.records, self.monitor.reference
-            data = None
+            drift = None
             if records and reference is not None:
-                data = await asyncio.to_thread(self.monitor.measure_data, records, reference)
-            metrics = self.monitor.point(self._system.read(), data)
-            self._buffer.add(metrics)
-            await self._alerts.evaluate(self.monitor.at, metrics)
+                drift = await asyncio.to_thread(self.monitor.measure_data, records, reference)
+            figures = self.monitor.point(self._host.figures(), drift)
+            self._buffer.add(figures)
+            await self._alerts.evaluate(self.monitor.at, figures)
 
-    async def _look_at_services(self) -> None:
-        silent = self.monitor.services.look()
+    async def _check_services(self) -> None:
+        silent = self.monitor.services.newly_silent()
         for each in silent:
             log.warning("%s (%s) is silent: no heartbeat for %.0f s", each.service, each.replica, self.settings.silent_after)
         if silent:
-            await self._measure()  # at once, so that the alert does not wait for the next point
+            await self._measure()  # the alert does not wait for the next point
 
     async def _keep(self) -> None:
         if await self._keeper.load():
-            log.info("The history was read: %d champions, %d alerts", len(self.monitor.history.champions),
-                     len(self.monitor.history.alerts()))  # fmt: skip
-            await self._alerts.restore(reversed(self.monitor.history.alerts()))
+            history = self.monitor.history
+            log.info("Read the history: %d champions, %d alerts", len(history.champions), len(history.alerts()))
+            await self._alerts.restore(reversed(history.alerts()))
             await self._recall_comparison()
         await self._keeper.keep()
 
     async def _recall_comparison(self) -> None:
-        if "comparison" not in self.monitor.history.states:
+        if self.monitor.comparison is None:
             try:
-                comparison = await self.ask(subjects.GET_COMPARISON_SUBJECT, {})
+                comparison = await self.ask(training.GET_COMPARISON, Empty())
             except ComplexSystemError:
                 return  # the next one is announced
             if comparison is not None:
@@ -203,16 +202,15 @@ class MlMonitoringService(SystemService):
 
     async def _count(self) -> None:
         flow = self.monitor.flow
-        flow.counted(time.time(), to_wire(await self._database.counts()))
-        rejected = await self._database.rejected(flow.look_from(time.time()), 1000)
-        flow.rejected(time.time(), to_wire(rejected))
+        flow.counted(time.time(), await self._database.counts())
+        flow.rejected(time.time(), await self._database.rejected(flow.first_key(time.time()), 1000))
 
     async def _write(self) -> None:
-        """Sends to MLflow what waits, as long as the service runs."""
+        """Send to MLflow what waits, as long as the service runs."""
         await self.while_running(self._send())
 
     async def _send(self) -> None:
-        """Sends to MLflow what waits; while MLflow is away, says so, and the points wait."""
+        """Send to MLflow what waits; while MLflow is away the state says so, and the points wait."""
         async with self._writing:
             while points := self._buffer.oldest(POINTS_AT_ONCE):
                 try:
@@ -224,10 +222,10 @@ class MlMonitoringService(SystemService):
                 await self.set_state("ready")
 
     async def _refer(self) -> float | None:
-        """Fetches the reference when the model has changed.
+        """Fetch the reference when the model has changed.
 
         Returns:
-            Seconds until the next look where it is not the usual one: too few data are asked for less often.
+            Seconds until the next try where it is not the usual one: while the data are too few, less often.
         """
         if not self._reference_wanted:
             return None
@@ -250,8 +248,14 @@ class MlMonitoringService(SystemService):
             found, away = None, error
         if found is not None:
             champion, reference = found
-            described = {"model": champion.model, "version": champion.version, "framework": champion.framework}
-            self.monitor.history.crowned(crowned_at(champion), described)
+            self.monitor.history.crowned(
+                Champion(
+                    model=champion.model,
+                    version=champion.version,
+                    framework=champion.framework,
+                    at=crowned_at(champion),
+                )
+            )
         if away is None or self.monitor.reference is None:
             self.monitor.reference = reference or await self._references.from_database()
         if away is not None:

@@ -1,89 +1,23 @@
-"""When an alert begins and ends, and what it says. Pure: time comes with the metrics, so simulated time works as well."""
+"""Decides when an alert begins and ends. Pure: time comes with the figures, so simulated time works as well."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from msgspec.structs import replace
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.keys import uuid7
 from complex_system.domain.steps import Arithmetic
-from complex_system.monitoring.alerts.messages import ended_sentence, raised_sentence
-from complex_system.monitoring.alerts.rules import AlertRule, Severity
-
-
-@dataclass(frozen=True)
-class Action:
-    """What the system did because of an alert.
-
-    Attributes:
-        round: Id of the training round.
-        at: When it began, epoch seconds.
-        outcome: ``training`` while it runs, then ``new champion``, ``kept`` or ``failed``.
-        what: One sentence: the new champion, or why the old one stays.
-    """
-
-    round: str
-    at: float
-    outcome: str = "training"
-    what: str = ""
-
-
-@dataclass(frozen=True)
-class Alert:
-    """One alert. Times are epoch seconds.
-
-    Attributes:
-        key: A UUID of version 7 that follows from rule, subject and time.
-        subject: Column, feature or service that it is about; empty where the rule has no pattern.
-        since: When the metric went beyond the threshold.
-        began: When that had lasted long enough, and the alert was raised.
-        ended: When it was good again for long enough; None while it is open.
-        value: The value that was farthest off.
-        newest: The newest judged value.
-        sentence: What is the matter, for the people at the plant.
-        over: How it ended; empty while it is open.
-        actions: What the system did, oldest first.
-    """
-
-    key: str
-    rule: str
-    metric: str
-    subject: str
-    severity: Severity
-    retrain: bool
-    since: float
-    began: float
-    ended: float | None
-    value: float
-    newest: float
-    threshold: float
-    sentence: str
-    over: str = ""
-    actions: tuple[Action, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """The alert as events, documents and the page have it: JSON values only."""
-        return {**asdict(self), "actions": [asdict(action) for action in self.actions]}
-
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> Alert:
-        """An alert from :meth:`as_dict`.
-
-        Raises:
-            KeyError: A field is missing.
-        """
-        actions = tuple(Action(**action) for action in content["actions"])
-        return cls(**{**{each.name: content[each.name] for each in fields(cls)}, "actions": actions})
-
-    @property
-    def message(self) -> str:
-        """What is to be said of it now."""
-        return self.sentence if self.ended is None else self.over
+from complex_system.monitoring.alerts.messages import ended_message, raised_message
+from complex_system.monitoring.alerts.rules import AlertRule
+from complex_system.monitoring.points import Figure, Figures
+from complex_system.protocol.operations import Action, Alert
 
 
 @dataclass(frozen=True)
@@ -105,14 +39,14 @@ class _Watch:
 
 
 class AlertRules:
-    """Judges the metrics of a moment by rules.
+    """Judges the figures of a moment by rules.
 
-    A metric that is not there, is no number, or has too few samples behind it is not judged: no alert begins, and an open one
+    A figure that was not measured, is not a number, or has too few samples behind it is not judged: no alert begins, and an open one
     stays open.
     """
 
     def __init__(self, rules: Iterable[AlertRule], dataset: Dataset) -> None:
-        """Makes the rules ready.
+        """Make the rules ready.
 
         Args:
             rules: The rules, of different names.
@@ -124,10 +58,10 @@ class AlertRules:
         self._watched: dict[tuple[str, str], _Watch] = {}
 
     def restore(self, at: float, alerts: Iterable[Alert]) -> list[AlertChange]:
-        """Takes the alerts that were open before a restart. One whose rule is gone ends at the next look.
+        """Take the alerts that were open before a restart. One whose rule does not exist any more ends at the next evaluation.
 
         Returns:
-            The end of those that this process has raised anew meanwhile.
+            The end of those that this process has raised again meanwhile.
         """
         changes = []
         for alert in alerts:
@@ -135,7 +69,7 @@ class AlertRules:
             if watch.alert is None:
                 watch.alert, watch.beyond_since = alert, None
             elif watch.alert.key != alert.key:
-                over = "The monitoring was started again, and the alert goes on as a new one."
+                over = "Monitoring was restarted, and the alert continues as a new one."
                 changes.append(AlertChange("ended", replace(alert, ended=at, over=over)))
         return changes
 
@@ -151,72 +85,69 @@ class AlertRules:
         return [key for key, watch in self._watched.items() if watch.alert is None and watch.beyond_since is not None]
 
     def act(self, key: str, action: Action) -> Alert | None:
-        """Notes on an open alert what the system did; a later action of the same round replaces the earlier one."""
+        """Add to an open alert what the system did; a later action of the same round replaces the earlier one."""
         for watch in self._watched.values():
             if watch.alert is not None and watch.alert.key == key:
                 watch.alert = with_action(watch.alert, action)
                 return watch.alert
         return None
 
-    def evaluate(self, at: float, metrics: Mapping[str, float]) -> list[AlertChange]:
-        """Looks at the metrics of a moment.
+    def evaluate(self, at: float, figures: Figures) -> list[AlertChange]:
+        """Judge the figures of a moment.
 
         Args:
-            at: Epoch seconds, real or simulated; rises from call to call.
-            metrics: Values by flat name.
+            at: Seconds since 1970, real or simulated; rises from call to call.
+            figures: All that was measured.
 
         Returns:
             What has changed, in the order of the rules.
         """
         changes: list[AlertChange] = []
         for rule in self._rules.values():
-            for subject, (metric, value) in self._judged(rule, metrics).items():
-                changes += self._look(rule, subject, metric, value, at, metrics)
+            for subject, figure in self._judged(rule, figures).items():
+                changes += self._judge(rule, subject, figure, at, figures)
         for (name, _), watch in self._watched.items():
             if name not in self._rules and watch.alert is not None:
                 alert, watch.alert = watch.alert, None
-                text = f"The rule '{name}' is not declared any more, so its alert has ended."
-                changes.append(AlertChange("ended", replace(alert, ended=at, over=text)))
+                over = f"The rule '{name}' is not declared any more, so its alert has ended."
+                changes.append(AlertChange("ended", replace(alert, ended=at, over=over)))
         return changes
 
-    def _judged(self, rule: AlertRule, metrics: Mapping[str, float]) -> dict[str, tuple[str, float]]:
-        """Metric and value by subject. Of several features of one column the worst speaks for the column."""
-        found: dict[str, tuple[str, float]] = {}
-        counted = metrics.get(rule.count_metric) if rule.min_count else None
+    def _judged(self, rule: AlertRule, figures: Figures) -> dict[str, Figure]:
+        """Return the judged figure by subject. Of several features of one column the worst counts for the column."""
+        found: dict[str, Figure] = {}
+        counted = figures.get(Figure.parse(rule.count_metric)) if rule.min_count else None
         enough = not rule.min_count or (counted is not None and counted >= rule.min_count)
-        for metric, value in metrics.items() if "*" in rule.metric else _one(rule.metric, metrics):
-            subject = rule.subject_of(metric)
-            if subject is None or not math.isfinite(value):
+        for figure in figures if "*" in rule.metric else filter(figures.__contains__, [Figure.parse(rule.metric)]):
+            subject, number = rule.subject_of(figure.flat), figures[figure]
+            if subject is None or not math.isfinite(number):
                 continue
             subject = self._columns.get(subject, subject)
             if not enough:
-                self._forget(rule, subject)
+                self._start_again(rule, subject)
                 continue
-            known = found.get(subject)
-            if known is None or (value > known[1] if rule.above else value < known[1]):
-                found[subject] = (metric, float(value))
+            known = figures[found[subject]] if subject in found else None
+            if known is None or (number > known if rule.above else number < known):
+                found[subject] = figure
         return found
 
-    def _forget(self, rule: AlertRule, subject: str) -> None:
+    def _start_again(self, rule: AlertRule, subject: str) -> None:
         watch = self._watched.get((rule.name, subject))
         if watch is not None:
             watch.beyond_since = watch.clear_since = None
             watch.values.clear()
 
-    def _look(
-        self, rule: AlertRule, subject: str, metric: str, newest: float, at: float, metrics: Mapping[str, float]
-    ) -> list[AlertChange]:
-        watch = self._watched.setdefault((rule.name, subject), _Watch())
+    def _judge(self, rule: AlertRule, subject: str, figure: Figure, at: float, figures: Figures) -> list[AlertChange]:
+        watch, newest = self._watched.setdefault((rule.name, subject), _Watch()), figures[figure]
         value = _averaged(watch.values, at, newest, rule.window)
         if watch.alert is None:
             watch.beyond_since = _since(watch.beyond_since, at) if rule.is_beyond(value) else None
             if watch.beyond_since is None or at - watch.beyond_since < rule.lasting:
                 return []
-            text = raised_sentence(rule, subject, metric, value, metrics, self._dataset)
             watch.alert = Alert(
-                key=_key_of(rule.name, subject, at), rule=rule.name, metric=metric, subject=subject, severity=rule.severity,
-                retrain=rule.retrain, since=watch.beyond_since, began=at, ended=None, value=value, newest=value,
-                threshold=rule.threshold, sentence=text,
+                key=_key_of(rule.name, subject, at), rule=rule.name, metric=figure.flat, subject=subject, severity=rule.severity,
+                retrain=rule.retrain, since=watch.beyond_since, began=at, value=value, newest=value, threshold=rule.threshold,
+                sentence=raised_message(rule, subject, figure, value, figures, self._dataset),
             )  # fmt: skip
             watch.beyond_since = watch.clear_since = None
             return [AlertChange("raised", watch.alert)]
@@ -225,14 +156,14 @@ class AlertRules:
         watch.clear_since = _since(watch.clear_since, at) if rule.is_clear(value) else None
         if watch.clear_since is None or at - watch.clear_since < rule.clear_for:
             return []
-        text = ended_sentence(rule, subject, value, at - watch.alert.since, self._dataset)
-        ended = replace(watch.alert, ended=at, over=text)
+        over = ended_message(rule, subject, figure, value, at - watch.alert.since, self._dataset)
+        ended = replace(watch.alert, ended=at, over=over)
         watch.alert = watch.clear_since = None
         return [AlertChange("ended", ended)]
 
 
 def with_action(alert: Alert, action: Action) -> Alert:
-    """The alert with an action; one of the same round is replaced and keeps its beginning."""
+    """Return an alert with an action; one of the same round is replaced and keeps its time."""
     before = next((each for each in alert.actions if each.round == action.round), None)
     if before is None:
         return replace(alert, actions=(*alert.actions, action))
@@ -241,7 +172,7 @@ def with_action(alert: Alert, action: Action) -> Alert:
 
 
 def _columns_of_features(dataset: Dataset) -> dict[str, str]:
-    """The raw column that each feature is made of; those of several columns are left out."""
+    """Return the raw column that each feature is made of; features of several columns are left out."""
     made_of: dict[str, set[str]] = {name: {name} for name in dataset.raw_names}
     columns: dict[str, str] = {}
     for step in dataset.pipeline:
@@ -253,12 +184,8 @@ def _columns_of_features(dataset: Dataset) -> dict[str, str]:
     return columns
 
 
-def _one(metric: str, metrics: Mapping[str, float]) -> list[tuple[str, float]]:
-    return [(metric, metrics[metric])] if metric in metrics else []
-
-
 def _since(before: float | None, at: float) -> float:
-    return at if before is None or before > at else before  # a clock that was set back begins anew
+    return at if before is None or before > at else before  # a clock that was set back starts again
 
 
 def _averaged(values: deque[tuple[float, float]], at: float, newest: float, window: float) -> float:
@@ -271,6 +198,6 @@ def _averaged(values: deque[tuple[float, float]], at: float, newest: float, wind
 
 
 def _key_of(rule: str, subject: str, at: float) -> str:
-    # Its random bits are a digest, so that an alert that is raised again is the same document.
+    # The random bits are a digest, so that an alert that is raised again is the same document.
     digest = int.from_bytes(hashlib.sha256(f"{rule}\0{subject}".encode()).digest()[:10], "big")
     return uuid7(int(at * 1000), digest)

@@ -1,142 +1,98 @@
-"""What an alert says: one sentence that a plant engineer understands, with column and unit."""
+"""What an alert says: one sentence that a plant engineer understands, with column and unit, and what to do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 from complex_system.domain.dataset import Dataset
 from complex_system.monitoring.alerts.rules import AlertRule
+from complex_system.monitoring.points import Figure, Figures
 
-Metrics = Mapping[str, float]
-Sentence = Callable[[AlertRule, str, float, Metrics, Dataset], str]
-
-
-def raised_sentence(rule: AlertRule, subject: str, metric: str, value: float, metrics: Metrics, dataset: Dataset) -> str:
-    """Says what is wrong.
-
-    Args:
-        rule: The rule that speaks.
-        subject: What the rule's ``*`` stands for; empty where it has none.
-        metric: The metric that was judged.
-        value: Its value.
-        metrics: All metrics of the moment, for figures beside it.
-        dataset: Names, descriptions and units of the columns.
-    """
-    if rule.text:
-        return rule.text.format(subject=_named(subject, dataset), value=value, threshold=rule.threshold)
-    for beginning, sentence in _SENTENCES.items():
-        if metric.startswith(beginning):
-            return sentence(rule, subject, value, metrics, dataset)
-    side = "above" if rule.above else "below"
-    return f"{metric} is {value:.4g}, {side} {rule.threshold:g}."
-
-
-def ended_sentence(rule: AlertRule, subject: str, value: float, seconds: float, dataset: Dataset) -> str:
-    """Says that it is over."""
-    what = f"{_named(subject, dataset)} is" if subject else _ENDED.get(rule.metric, f"{rule.metric} is")
-    shown = _percent(value) if rule.metric.startswith(_SHARES) else f"{value:.4g}"
-    return f"{what} back to normal after {_lasted(seconds)}: {rule.name} {shown}, limit {rule.threshold:g}."
-
-
-_SHARES = ("data/missing", "data/out_of_range", "rejected/share")
+_DRIFT = (
+    "The values of {subject} are not distributed as in the model's training data any more (PSI {value:.2f}, limit {limit}): "
+    "check the sensor and the process."
+)
+_RAISED = {
+    "drift/psi": _DRIFT,
+    "drift/psi_max": _DRIFT,
+    "performance/rmse_relative": (
+        "The predictions of {target} are {value:.1f} times as wrong as when the model was chosen ({rmse}limit {limit} times)."
+    ),
+    "performance/rmse": "The predictions of {target} are off by an RMSE of {value:.4g}{unit}, limit {limit}{unit}.",
+    "data/missing_excess": (
+        "{subject} is missing in {missing} of the live records, {percent} more than in the training data "
+        "(limit {limit_percent}): the sensor or its connection may have failed."
+    ),
+    "data/missing": (
+        "{subject} is missing in {percent} of the live records (limit {limit_percent}): "
+        "the sensor or its connection may have failed."
+    ),
+    "data/out_of_range": (
+        "{percent} of the values of {subject} are outside of the declared range{allowed} (limit {limit_percent})."
+    ),
+    "data/new_categories": (
+        "{value:.0f} new records have a value of {subject} that dataset.yaml does not declare; "
+        "they are rejected until it does."
+    ),
+    "rejected/share": (
+        "{percent} of the new records could not be processed and were rejected (limit {limit_percent}); "
+        "the database keeps each with its reason."
+    ),
+    "services/silent": "{service} not send heartbeats any more: see the log, and start what has ended.",
+    "latency/p99": "One in a hundred predictions takes {value:.0f} ms or longer (limit {limit} ms).",
+}
 _ENDED = {
     "performance/rmse_relative": "The model's error is",
     "rejected/share": "The share of rejected records is",
     "latency/p99": "The time that predictions take is",
 }
+_NO_SUBJECT = {"drift": "at least one column", "data": "a column"}
+_SHARES = ("data/missing", "data/missing_excess", "data/out_of_range", "rejected/share")
 
 
-def _drift(rule: AlertRule, subject: str, value: float, _: Metrics, dataset: Dataset) -> str:
-    what = _named(subject, dataset) if subject else "At least one column"
-    return (
-        f"The values of {what} are not distributed as in the model's training data any more "
-        f"(PSI {value:.2f}, limit {rule.threshold:g}): check the sensor and the process."
+def raised_message(rule: AlertRule, subject: str, figure: Figure, value: float, figures: Figures, dataset: Dataset) -> str:
+    """Return what is wrong.
+
+    Args:
+        rule: The rule that is broken.
+        subject: What the rule's ``*`` stands for; empty where it has none.
+        figure: The figure that was judged.
+        value: Its value.
+        figures: All figures of the moment.
+        dataset: Names, descriptions and units of the columns.
+    """
+    if rule.text:
+        return rule.text.format(subject=_named(subject, dataset), value=value, threshold=rule.threshold)
+    text = _RAISED.get(figure.name)
+    if text is None or (figure.group == "performance" and figure.subject):
+        return f"{figure.flat} is {value:.4g}, {'above' if rule.above else 'below'} {rule.threshold:g}."
+    unit, rmse, missing = (
+        _unit(dataset.target, dataset),
+        figures.number("performance/rmse"),
+        figures.number("data/missing", subject),
+    )
+    return text.format(
+        subject=_named(subject, dataset) or _NO_SUBJECT.get(figure.group, ""),
+        target=_named(dataset.target, dataset),
+        value=value,
+        limit=f"{rule.threshold:g}",
+        percent=_percent(value),
+        limit_percent=_percent(rule.threshold),
+        unit=unit,
+        rmse="" if rmse is None else f"RMSE {rmse:.4g}{unit}, ",
+        missing=_percent(value if missing is None else missing),
+        allowed=_range(subject, dataset),
+        service=f"The service {subject} does" if subject else f"{value:.0f} service(s) do",
     )
 
 
-def _error(rule: AlertRule, _: str, value: float, metrics: Metrics, dataset: Dataset) -> str:
-    target = _named(dataset.target, dataset)
-    rmse = metrics.get("performance/rmse")
-    size = "" if rmse is None else f"RMSE {rmse:.4g}{_unit(dataset.target, dataset)}, "
-    return (
-        f"The predictions of {target} are {value:.1f} times as wrong as when the model was chosen "
-        f"({size}limit {rule.threshold:g} times)."
-    )
-
-
-def _rmse(rule: AlertRule, _: str, value: float, __: Metrics, dataset: Dataset) -> str:
-    unit = _unit(dataset.target, dataset)
-    return (
-        f"The predictions of {_named(dataset.target, dataset)} are off by an RMSE of {value:.4g}{unit}, "
-        f"limit {rule.threshold:g}{unit}."
-    )
-
-
-def _missing(rule: AlertRule, subject: str, value: float, metrics: Metrics, dataset: Dataset) -> str:
-    share = metrics.get(f"data/missing/{subject}", value)
-    return (
-        f"{_named(subject, dataset)} is missing in {_percent(share)} of the live records, {_percent(value)} more than in the "
-        f"training data (limit {_percent(rule.threshold)}): the sensor or its connection may have failed."
-    )
-
-
-def _missing_share(rule: AlertRule, subject: str, value: float, _: Metrics, dataset: Dataset) -> str:
-    return (
-        f"{_named(subject, dataset)} is missing in {_percent(value)} of the live records (limit {_percent(rule.threshold)}): "
-        "the sensor or its connection may have failed."
-    )
-
-
-def _out_of_range(rule: AlertRule, subject: str, value: float, _: Metrics, dataset: Dataset) -> str:
-    allowed = ""
-    if subject in dataset.raw_names and (limits := dataset.column(subject).range):
-        allowed = f" {limits[0]:g} to {limits[1]:g}{_unit(subject, dataset)}"
-    return (
-        f"{_percent(value)} of the values of {_named(subject, dataset)} are outside of the declared range{allowed} "
-        f"(limit {_percent(rule.threshold)})."
-    )
-
-
-def _new_category(_: AlertRule, subject: str, value: float, __: Metrics, dataset: Dataset) -> str:
-    what = _named(subject, dataset) if subject else "a column"
-    return f"{value:.0f} new records have a value of {what} that dataset.yaml does not declare; they are rejected until it does."
-
-
-def _rejected(rule: AlertRule, _: str, value: float, __: Metrics, ___: Dataset) -> str:
-    return (
-        f"{_percent(value)} of the new records could not be processed and were rejected (limit {_percent(rule.threshold)}); "
-        "the database keeps each with its reason."
-    )
-
-
-def _silent(_: AlertRule, subject: str, value: float, __: Metrics, ___: Dataset) -> str:
-    if subject:
-        return f"The service {subject} has stopped sending signs of life."
-    return f"{value:.0f} service(s) have stopped sending signs of life."
-
-
-def _latency(rule: AlertRule, _: str, value: float, __: Metrics, ___: Dataset) -> str:
-    return f"One in a hundred predictions takes {value:.0f} ms or longer (limit {rule.threshold:g} ms)."
-
-
-_SENTENCES: dict[str, Sentence] = {
-    "drift/psi": _drift,
-    "performance/rmse_relative": _error,
-    "performance/rmse": _rmse,
-    "data/missing_excess": _missing,
-    "data/missing": _missing_share,
-    "data/out_of_range": _out_of_range,
-    "data/new_categories": _new_category,
-    "rejected/share": _rejected,
-    "services/silent": _silent,
-    "latency/p99": _latency,
-}
+def ended_message(rule: AlertRule, subject: str, figure: Figure, value: float, seconds: float, dataset: Dataset) -> str:
+    """Return that it is over, after so many seconds."""
+    what = f"{_named(subject, dataset)} is" if subject else _ENDED.get(rule.metric, f"{rule.metric} is")
+    shown = _percent(value) if figure.name in _SHARES else f"{value:.4g}"
+    return f"{what} back to normal after {_duration(seconds)}: {rule.name} {shown}, limit {rule.threshold:g}."
 
 
 def _named(subject: str, dataset: Dataset) -> str:
-    if subject not in dataset.raw_names:
-        return subject
-    description = dataset.column(subject).description
+    description = dataset.column(subject).description if subject in dataset.raw_names else ""
     return f"{subject} ({description[0].lower() + description[1:]})" if description else subject
 
 
@@ -145,11 +101,16 @@ def _unit(column: str, dataset: Dataset) -> str:
     return f" {unit}" if unit else ""
 
 
+def _range(column: str, dataset: Dataset) -> str:
+    limits = dataset.column(column).range if column in dataset.raw_names else None
+    return f" {limits[0]:g} to {limits[1]:g}{_unit(column, dataset)}" if limits else ""
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def _lasted(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

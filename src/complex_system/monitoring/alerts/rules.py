@@ -1,4 +1,4 @@
-"""Alert rules as a deployment declares them: ``alerts.yaml`` in its ``config_dir``, or the defaults that ship with this package."""
+"""Alert rules of a deployment: ``alerts.yaml`` in its ``config_dir``, or the defaults that ship with this package."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from complex_system.domain.yaml_reader import Place, YamlFile
+from complex_system.protocol.operations import Severity
 
-Severity = Literal["info", "warning", "critical"]
 SEVERITIES = ("info", "warning", "critical")
 
 COUNTS = {
-    "performance/": "performance/count",
-    "drift/": "drift/judged",
-    "data/": "data/samples",
-    "rejected/": "rejected/count",
-    "latency/": "latency/count",
+    "performance": "performance/count",
+    "drift": "drift/judged",
+    "data": "data/samples",
+    "rejected": "rejected/count",
+    "latency": "latency/count",
 }
-"""The metric that holds the samples behind a metric, by the beginning of its name; a rule may name another with ``count``."""
+"""The metric with the number of samples behind the metrics of a group; a rule may name another one with ``count``."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class AlertRule:
         clear_for: Seconds that the metric must be good before the alert ends.
         window: Seconds over which the metric is averaged; 0 for the newest value.
         min_count: Samples behind the metric below which nothing is judged.
-        count: Metric with the number of samples; empty where it follows from the metric's name.
+        count: Metric with the number of samples; empty for that of the metric's group.
         severity: How bad it is.
-        retrain: Whether a training round shall follow.
-        text: A sentence of the deployment's own, with ``{subject}``, ``{value}`` and ``{threshold}``; empty for ours.
+        retrain: Whether it asks for a training round.
+        text: The deployment's own message, with ``{subject}``, ``{value}`` and ``{threshold}``; empty for ours.
     """
 
     name: str
@@ -61,10 +61,10 @@ class AlertRule:
     @property
     def count_metric(self) -> str:
         """Metric that holds the number of samples behind the rule's; empty when none is known."""
-        return self.count or next((name for prefix, name in COUNTS.items() if self.metric.startswith(prefix)), "")
+        return self.count or COUNTS.get(self.metric.partition("/")[0], "")
 
     def subject_of(self, metric: str) -> str | None:
-        """What ``*`` stands for in a metric's name; an empty text where the rule has none; None where it does not match."""
+        """Return what ``*`` stands for in a metric's name, or an empty text without one; None where the rule does not match."""
         head, star, tail = self.metric.partition("*")
         if not star:
             return "" if metric == self.metric else None
@@ -82,14 +82,14 @@ class AlertRule:
 
 
 def load_rules(config_dir: str | Path | None = None, file: str = "alerts.yaml") -> tuple[AlertRule, ...]:
-    """The rules of a deployment.
+    """Return the rules of a deployment.
 
     Args:
         config_dir: Folder of the deployment's files.
         file: Name of the rules' file there, or an absolute path.
 
     Raises:
-        DeclarationError: The file is not valid; the sentence names its line, the key, and what is allowed.
+        DeclarationError: The file is not valid; the message names its line, the key, and what is allowed.
     """
     path = Path(config_dir or "", file)
     if path.is_file():
@@ -98,7 +98,7 @@ def load_rules(config_dir: str | Path | None = None, file: str = "alerts.yaml") 
 
 
 def parse_rules(text: str, source: str = "alerts.yaml") -> tuple[AlertRule, ...]:
-    """Reads rules.
+    """Return the rules in a text.
 
     Raises:
         DeclarationError: As for :func:`load_rules`.
@@ -108,7 +108,7 @@ def parse_rules(text: str, source: str = "alerts.yaml") -> tuple[AlertRule, ...]
 
 @dataclass(frozen=True)
 class _Key:
-    """What a key takes, in words and as a check that returns the value or raises ``ValueError``."""
+    """What a key takes: for the error message, and as a check that returns the value or raises ``ValueError``."""
 
     allowed: str
     read: Callable[[Any], Any]

@@ -1,4 +1,4 @@
-"""Alerts to an address outside: a JSON POST each, in order, repeated until the receiver has it."""
+"""Posts alerts to an address outside: as JSON, in order, each repeated until the receiver has it."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from complex_system.errors import DeclarationError
 
 log = logging.getLogger(__name__)
 
-MOST_WAITING = 1000
-"""Messages that wait while the receiver is away; then the oldest are given up."""
+MAX_WAITING = 1000
+"""Messages that wait while the receiver is away; then the oldest are dropped."""
 ATTEMPT_SECONDS = 10.0
 LONGEST_PAUSE = 60.0
 REFUSED = (400, 405, 410, 413, 415, 422)
-"""Statuses with which a receiver refuses this very message: sending it again would hold up those behind it for ever."""
+"""Statuses with which a receiver refuses this very message: sending it again would hold up those behind it indefinitely."""
 
 
 class Webhook:
-    """Sends messages in a thread of its own; nothing waits for it.
+    """Sends messages in a thread of its own; no caller waits for it.
 
     A message is repeated, after pauses that double up to a minute, until the receiver answers with a status of 2xx. User and password
     in the address become a basic authorization. The address is a secret: messages in the log name its host only.
     """
 
     def __init__(self, url: str, first_pause: float = 1.0) -> None:
-        """Starts the thread.
+        """Start the thread.
 
         Args:
             url: http or https address.
             first_pause: Seconds until a message is sent again.
 
         Raises:
-            DeclarationError: The address is none.
+            DeclarationError: The address is not valid.
         """
-        self._request_url, self._headers, self.host = _taken_apart(url)
+        self._request_url, self._headers, self.host = _parsed(url)
         self._first_pause = first_pause
         self._waiting: deque[dict[str, Any]] = deque()
         self._news = threading.Condition()
@@ -58,16 +58,16 @@ class Webhook:
         return len(self._waiting)
 
     def send(self, message: dict[str, Any]) -> None:
-        """Takes a message of JSON values; returns at once."""
+        """Queue a message of JSON values."""
         with self._news:
-            if len(self._waiting) >= MOST_WAITING:
-                log.error("The webhook at %s is away for too long: an alert of rule '%s' is given up", self.host,
+            if len(self._waiting) >= MAX_WAITING:
+                log.error("The webhook at %s is away for too long: an alert of rule '%s' is dropped", self.host,
                           self._waiting.popleft().get("alert", {}).get("rule", ""))  # fmt: skip
             self._waiting.append(message)
             self._news.notify()
 
     def close(self, seconds: float) -> int:
-        """Sends what waits for at most so many seconds more; blocking. Returns the number of messages that were not delivered."""
+        """Send what waits for at most so many seconds more; blocking. Return the number of messages that were not delivered."""
         with self._news:
             self._closed = True
             self._news.notify()
@@ -88,14 +88,14 @@ class Webhook:
             if not problem:
                 pause = self._first_pause
                 with self._news, contextlib.suppress(ValueError):
-                    self._waiting.remove(message)  # by then it may have been given up
+                    self._waiting.remove(message)  # it may have been dropped meanwhile
                 continue
             log.warning("The webhook at %s did not take an alert: %s. Again in %g s.", self.host, problem, pause)
             self._stopped.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _post(self, message: dict[str, Any]) -> str:
-        """Sends a message; returns why it must be sent again, or an empty text."""
+        """Send a message; return why it must be sent again, or an empty text."""
         body = json.dumps(message, ensure_ascii=False, allow_nan=False, default=str).encode()
         request = urllib.request.Request(self._request_url, body, self._headers, method="POST")  # noqa: S310 - http or https
         try:
@@ -115,13 +115,13 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """A redirect would carry the authorization to another host, and turn the POST into a GET."""
 
     def redirect_request(self, *_: Any) -> None:
-        """Follows none."""
+        """Follow none."""
 
 
 _OPENER = urllib.request.build_opener(_NoRedirects)
 
 
-def _taken_apart(url: str) -> tuple[str, dict[str, str], str]:
+def _parsed(url: str) -> tuple[str, dict[str, str], str]:
     headers = {"Content-Type": "application/json", "User-Agent": "complex-system"}
     try:
         parts = urlsplit(url)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from complex_system.monitoring.aggregates import ErrorSums
 from complex_system.monitoring.drift import MODERATE, SIGNIFICANT
 from complex_system.monitoring.page.formatting import Level, count, error, level_of, number, share
-from complex_system.monitoring.page.reading import LiveData, Reading
+from complex_system.monitoring.page.reading import Reading
+from complex_system.monitoring.views import Data
 
 MIN_PAIRS = 30
 """Joined pairs from which an error is judged."""
@@ -38,7 +39,7 @@ def all_answers(reading: Reading) -> list[Answer]:
 def system_answer(reading: Reading) -> Answer:
     """Return whether all services run."""
     answer = partial(Answer, "Is everything running?", path="/system")
-    services = reading.services
+    services = reading.overview.services
     if not services:
         return answer("none", "Waiting", "No heartbeat received yet.")
     names: dict[Level, list[str]] = {}
@@ -91,7 +92,7 @@ def model_answer(reading: Reading) -> Answer:
     return answer("warn", "Worse than before", why) if rmse > WORSE * expected else answer("good", "Yes", why)
 
 
-def are_few(data: LiveData) -> bool:
+def are_few(data: Data) -> bool:
     """Return whether live or reference records are so few that the stability index exceeds its limits by chance."""
     return min(data.samples, data.reference.samples if data.reference else MIN_RECORDS) < MIN_RECORDS
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from complex_system.monitoring.page import series
+from complex_system.monitoring import series
 from complex_system.monitoring.page.formatting import Level, count, level_of, rate
-from complex_system.monitoring.page.reading import Reading, ServiceStatus
+from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.svg import safe, svg, tag, text
+from complex_system.monitoring.services import ServiceState
 
 _LONGEST_MODEL = 16
 STATE_SIGNS: dict[Level, str] = {"good": "●", "warn": "◐", "bad": "▲", "none": "○"}
@@ -77,7 +78,7 @@ ARROWS = (
 def diagrams(reading: Reading) -> tuple[str, str]:
     """Return the diagram for wide and for narrow screens; CSS shows one of them."""
     labels = _labels(reading)
-    services = {each.service: each for each in reading.services}
+    services = {each.service: each for each in reading.overview.services}
     description = "Data flow: " + "; ".join(
         f"{key} {each.line} {each.quiet}".strip() for key, each in labels.items() if each.line
     )
@@ -102,9 +103,9 @@ def _labels(reading: Reading) -> dict[str, Label]:
             f"{rate(reading.per_second(series.truths))} now",
         ),
     }  # fmt: skip
-    records = reading.records
+    records = reading.overview.records
     if records:
-        rates = {name: rate(value) for name, value in reading.rates.items()}
+        rates = {name: rate(value) for name, value in reading.overview.rates.items()}
         unprocessed = max(0, records.get("raw", 0) - records.get("processed", 0) - records.get("rejected", 0))
         labels["saved"] = Label(f"{count(records.get('raw'))} records", quiet=rates.get("raw", ""))
         labels["raw"] = Label(f"{count(unprocessed)} to do")
@@ -123,7 +124,7 @@ def _champion(reading: Reading) -> Label:
     return Label(f"{model} v{reading.champion.version}", quiet=f"of {compared} compared" if compared else "")
 
 
-def _content(labels: Mapping[str, Label], services: Mapping[str, ServiceStatus], *, narrow: bool) -> str:
+def _content(labels: Mapping[str, Label], services: Mapping[str, ServiceState], *, narrow: bool) -> str:
     name = "arrow-narrow" if narrow else "arrow-wide"
     head = tag("path", d="M0,0 L7,3.5 L0,7 z", class_="head")
     parts = tag("defs", tag("marker", head, id=name, markerWidth=7, markerHeight=7, refX=6.5, refY=3.5, orient="auto"))
@@ -146,7 +147,7 @@ def _content(labels: Mapping[str, Label], services: Mapping[str, ServiceStatus],
     return parts + texts + "".join(boxes)
 
 
-def _box(node: Node, services: Mapping[str, ServiceStatus], x: float, y: float) -> str:
+def _box(node: Node, services: Mapping[str, ServiceState], x: float, y: float) -> str:
     found = [services[name] for name in node.services if name in services]
     levels = [level_of(each.state) for each in found]
     worst: Level = next((level for level in _WORST_FIRST if level in levels), "none")

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
 
 import msgspec
 
 from complex_system.domain.dataset import Dataset
-from complex_system.monitoring import views
+from complex_system.monitoring import series, views
 from complex_system.monitoring.aggregates import HOUR, MINUTE, ErrorSums, Gauge, LatencySums, Rollup, Served, begin_of
-from complex_system.monitoring.history import Pair
+from complex_system.monitoring.history import Champion, Pair
 from complex_system.monitoring.monitor import Monitor
-from complex_system.monitoring.page import series
-from complex_system.monitoring.page.series import Curve
+from complex_system.monitoring.points import Figure
+from complex_system.monitoring.series import Curve
+from complex_system.monitoring.views import ChampionView, Data, Models, Overview
 from complex_system.protocol.operations import Alert
 from complex_system.protocol.training import ComparisonFinished, Quality
-
-M = TypeVar("M")
 
 DAY = 24 * HOUR
 RECENT = 10 * MINUTE
@@ -79,158 +77,13 @@ class Facts:
         return self.dataset.column(self.dataset.target).unit or "target's unit"
 
 
-class ServiceReplica(msgspec.Struct, frozen=True, kw_only=True):
-    """One process of a service, by its last heartbeat.
-
-    Attributes:
-        heartbeat_age: Seconds since that heartbeat.
-    """
-
-    state: str = ""
-    detail: str = ""
-    url: str = ""
-    heartbeat_age: float = 0.0
-
-    @property
-    def runs(self) -> bool:
-        """Whether the process is there, as far as is known."""
-        return self.state not in ("stopped", "silent")
-
-
-class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A service: the worst state of its replicas, and sums over those that run."""
-
-    service: str
-    state: str = ""
-    running: int = 0
-    restarts: int = 0
-    cpu_percent: float = 0.0
-    memory_megabytes: float = 0.0
-    replicas: tuple[ServiceReplica, ...] = ()
-
-
-class Champion(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that became champion.
-
-    Attributes:
-        at: When, in seconds since 1970; None if unknown.
-        rmse: At its comparison, in the target's unit; None if unknown.
-        cause: Why it was trained; empty if unknown.
-    """
-
-    model: str
-    version: str
-    framework: str | None = None
-    at: float | None = None
-    rmse: float | None = None
-    cause: str = ""
-
-    @property
-    def name(self) -> str:
-        """Model and version."""
-        return f"{self.model} v{self.version}"
-
-
-class DriftTest(msgspec.Struct, frozen=True, kw_only=True):
-    """A statistical test of live against reference values: ``ks`` with a p-value, or ``wasserstein`` with a distance."""
-
-    name: str
-    p_value: float = 1.0
-    distance: float = 0.0
-
-
-class ColumnDrift(msgspec.Struct, frozen=True, kw_only=True):
-    """A column or feature of the live records against the reference (``drift.DataWindow.measure``).
-
-    Attributes:
-        type: ``number``, ``indicator`` or ``category``.
-        missing: Share of missing values.
-        edges: Of the bins of a number.
-        categories: Bins of a category.
-        reference: Shares of the reference by bin.
-        live: Shares of the live records by bin.
-        psi: Population stability index; None for too few values.
-        out_of_range: Share of values outside of the declared range; None without a range.
-        new_categories: Number of values that are not declared.
-    """
-
-    name: str
-    unit: str = ""
-    type: str = "number"
-    missing: float = 0.0
-    missing_reference: float = 0.0
-    edges: tuple[float, ...] = ()
-    categories: tuple[str, ...] = ()
-    reference: tuple[float, ...] = ()
-    live: tuple[float, ...] = ()
-    psi: float | None = None
-    band: str = ""
-    out_of_range: float | None = None
-    new_categories: dict[str, int] = {}
-    test: DriftTest | None = None
-
-
-class ReferenceSize(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the reference comes from (``champion`` or ``database``), and its number of records."""
-
-    source: str
-    samples: int
-
-
-class LiveData(msgspec.Struct, frozen=True, kw_only=True):
-    """Live records against the reference, columns and features with the most drift first.
-
-    Attributes:
-        samples: Number of live records.
-        rejected: Share and count of new raw records of the last five minutes, and rejections by reason.
-        new_categories: Rejected values by column.
-    """
-
-    samples: int = 0
-    reference: ReferenceSize | None = None
-    raw: tuple[ColumnDrift, ...] = ()
-    processed: tuple[ColumnDrift, ...] = ()
-    rejected: dict[str, float] = {}
-    new_categories: dict[str, float] = {}
-
-
-class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """A moment since when the error is different."""
-
-    began: float
-
-
-class _Serving(msgspec.Struct, frozen=True, kw_only=True):
-    model: str
-    version: str
-    since: float | None = None
-    holdout_rmse: float | None = None
-
-
-class _Overview(msgspec.Struct, frozen=True, kw_only=True):
-    services: tuple[ServiceStatus, ...] = ()
-    records: dict[str, float] = {}
-    rates: dict[str, float] = {}
-    champion: _Serving | None = None
-    changes: tuple[Change, ...] = ()
-    awaited: tuple[str, ...] = ()
-
-
 @dataclass(frozen=True)
 class Reading:
     """The present state and the history of a period.
 
     Attributes:
-        services: The services by name.
-        records: Number of ``raw``, ``processed``, ``labelled`` and ``rejected`` records; empty before the first count.
-        rates: The same per second.
-        champion: The model that answers now; None before the first.
-        champions: All champions, the newest last.
-        comparison: The newest comparison; None before the first.
-        best_possible: Lowest RMSE that any model can reach; None if it is not known.
+        champion: The model that answers now, with what is known of its comparison; None before the first.
         alerts: Open and past alerts, the newest first.
-        changes: When the error began to change.
-        awaited: Messages about what is still missing.
         rollups: Of the period, oldest first: minutes up to a day, hours beyond.
         recent: The minutes of the last ``RECENT`` seconds.
         pairs: A sample of the joined pairs.
@@ -240,17 +93,11 @@ class Reading:
     at: float
     period: Period
     facts: Facts
-    services: Sequence[ServiceStatus]
-    records: dict[str, float]
-    rates: dict[str, float]
+    overview: Overview
+    models: Models
+    data: Data
     champion: Champion | None
-    champions: Sequence[Champion]
-    comparison: ComparisonFinished | None
-    best_possible: float | None
-    data: LiveData
     alerts: Sequence[Alert]
-    changes: Sequence[Change]
-    awaited: Sequence[str]
     rollups: Sequence[Rollup]
     recent: Sequence[Rollup]
     pairs: Sequence[Pair]
@@ -265,6 +112,21 @@ class Reading:
     def begin(self) -> float:
         """Begin of the period that ends there."""
         return self.end - self.period.seconds
+
+    @property
+    def comparison(self) -> ComparisonFinished | None:
+        """The newest comparison; None before the first."""
+        return self.models.comparison
+
+    @property
+    def best_possible(self) -> float | None:
+        """Lowest RMSE that any model can reach; None if it is not known."""
+        return self.models.best_possible
+
+    @property
+    def champions(self) -> Sequence[Champion]:
+        """All champions, the newest first."""
+        return self.models.champions
 
     @property
     def open_alerts(self) -> list[Alert]:
@@ -292,13 +154,20 @@ class Reading:
         return series.errors_by_model(self.rollups, self.period.step)
 
     @cached_property
+    def groups(self) -> dict[str, ErrorSums]:
+        """Errors of the period by group of records."""
+        found = series.errors_by_group(self.rollups, self.period.step)
+        return {group: series.total(curve.values(), ErrorSums) for group, curve in found.items()}
+
+    @cached_property
     def latency(self) -> dict[str, Curve[LatencySums]]:
         """Answered requests over time by service."""
         return series.latency_by_service(self.rollups, self.period.step)
 
     def gauges(self, figure: str) -> dict[str, Curve[Gauge]]:
-        """Return the readings of a figure over time by column or service, see :func:`series.gauges`."""
-        return series.gauges(self.rollups, self.period.step, figure)
+        """Return the readings of a figure over time, by column or service."""
+        found = series.gauges(self.rollups, self.period.step, lambda each: each.name == figure)
+        return {each.subject: curve for each, curve in found.items()}
 
     def per_second(self, count: Callable[[Sequence[Rollup]], int]) -> float:
         """Return the rate of something that is counted, over the last minutes."""
@@ -306,13 +175,14 @@ class Reading:
             return 0.0
         return count(self.recent) / max(30.0, self.at - self.recent[0].at)
 
-    def newest(self, metric: str) -> float | None:
-        """Return the newest reading of a gauge."""
-        return next((each.gauges[metric].last for each in reversed(self.recent) if metric in each.gauges), None)
+    def newest(self, name: str) -> float | None:
+        """Return the newest reading of a figure of the whole system."""
+        figure = Figure(name)
+        return next((each.gauges[figure].last for each in reversed(self.recent) if figure in each.gauges), None)
 
     def awaiting(self, about: str, otherwise: str) -> str:
         """Return the message about something that is missing, or else a text of the page's own."""
-        return next((message for message in self.awaited if about in message), otherwise)
+        return next((message for message in self.overview.awaited if about in message), otherwise)
 
 
 def take(monitor: Monitor, facts: Facts, period: Period, now: float) -> Reading:
@@ -327,57 +197,37 @@ def take(monitor: Monitor, facts: Facts, period: Period, now: float) -> Reading:
     else:
         rollups = history.minutes(begin_of(start, MINUTE), now + MINUTE)
     pairs = list(history.samples(start, now + MINUTE))
-    every = -(-len(pairs) // MAX_PAIRS) or 1
-    overview = msgspec.convert(views.overview(monitor), _Overview)
-    models = views.models(monitor)
-    comparison = next(_decoded([models["comparison"] or {}], ComparisonFinished), None)
-    champions = list(_decoded(history.champions, Champion))
+    overview, models = views.overview(monitor), views.models(monitor)
     return Reading(
         at=now,
         period=period,
         facts=facts,
-        services=overview.services,
-        records=overview.records,
-        rates=overview.rates,
-        champion=_champion(overview.champion, champions, comparison),
-        champions=champions,
-        comparison=comparison,
-        best_possible=models["best_possible"],
-        data=msgspec.convert(views.data(monitor), LiveData),
-        alerts=list(_decoded(history.alerts(), Alert)),
-        changes=overview.changes,
-        awaited=overview.awaited,
+        overview=overview,
+        models=models,
+        data=views.data(monitor),
+        champion=_champion(overview.champion, models),
+        alerts=history.alerts(),
         rollups=_frozen(rollups),
         recent=_frozen(history.minutes(now - RECENT, now + MINUTE)),
-        pairs=pairs[::every],
+        pairs=pairs[:: -(-len(pairs) // MAX_PAIRS) or 1],
         waiting=monitor.join.waiting,
     )
 
 
-def _champion(
-    serving: _Serving | None, champions: Sequence[Champion], comparison: ComparisonFinished | None
-) -> Champion | None:
+def _champion(serving: ChampionView | None, models: Models) -> Champion | None:
     """Return the model that answers, with what is known of its comparison."""
     if serving is None:
-        return champions[-1] if champions else None
-    same = [each for each in champions if (each.model, each.version) == (serving.model, serving.version)]
-    results = comparison.results if comparison else ()
-    compared = next((each for each in results if (each.model, each.version) == (serving.model, serving.version)), None)
-    found = same[-1] if same else Champion(model=serving.model, version=serving.version, at=serving.since)
+        return None
+    identity = (serving.model, serving.version)
+    known = next((each for each in models.champions if (each.model, each.version) == identity), None)
+    results = models.comparison.results if models.comparison else ()
+    compared = next((each for each in results if (each.model, each.version) == identity), None)
+    champion = known or Champion(model=serving.model, version=serving.version, at=serving.since or 0.0)
     return msgspec.structs.replace(
-        found,
-        rmse=found.rmse or serving.holdout_rmse or (compared.rmse if compared else None),
-        framework=found.framework or (compared.framework if compared else None),
+        champion,
+        rmse=champion.rmse or serving.holdout_rmse or (compared.rmse if compared else None),
+        framework=champion.framework or (compared.framework if compared else ""),
     )
-
-
-def _decoded(bodies: Iterable[Any], kind: type[M]) -> Iterator[M]:
-    """Yield what can be read; what another release wrote in another way is left out."""
-    for body in bodies:
-        try:
-            yield msgspec.convert(body, kind)
-        except msgspec.ValidationError:
-            continue
 
 
 def _frozen(rollups: list[Rollup]) -> list[Rollup]:

@@ -1,1 +1,1 @@
-"""The monitoring service."""
+"""What `ml_monitoring` does over broker, database and MLflow: alerts, the kept history, the reference. No rules and no figures."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection as Keys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
@@ -106,7 +107,7 @@ class Collections:
         """The rejections."""
         return self.connection.collection(self.names.rejected)
 
-    async def versions_of(self, keys: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+    async def versions_of(self, keys: Keys[str]) -> tuple[dict[str, str], dict[str, str]]:
         """Return the pipeline versions of the processed records and of the rejections with these keys."""
         processed = await self.queries.find_keys(self.processed, keys, [ID, PIPELINE])
         rejected = await self.queries.find_keys(self.rejected, keys, [ID, "version"])
@@ -150,7 +151,7 @@ async def add_envelopes(collections: Collections) -> None:
 async def _add_envelopes_to(collections: Collections, keys: list[str]) -> None:
     between = {DONE: None, ID: {"$gte": keys[0], "$lte": keys[-1]}}
     documents = await collections.queries.find(collections.raw, between, collections.fields.raw)
-    processed, rejected = await collections.versions_of(document[ID] for document in documents)
+    processed, rejected = await collections.versions_of([document[ID] for document in documents])
     received, present = await collections.connection.now(), collections.dataset.version
     changes: list[tuple[Document, Document]] = []
     for document, record in zip(documents, collections.fields.raw_records(documents), strict=True):

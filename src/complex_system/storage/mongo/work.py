@@ -1,9 +1,9 @@
 """Which raw records wait for a pipeline version: by marks in their envelopes and an index on mark and key.
 
 A mark names the version that the record is done with: there is a processed record or a rejection of that version. Whoever replaces
-or deletes one of these takes the mark off first and sets it last, so a writer that dies in between leaves a record that waits and is
-processed once more. Where another writer came between (another version, or a newer revision), the marks are compared with what is
-there.
+or deletes one of these takes the mark off first and sets it last, if nobody else has set one, so a writer that dies in between leaves
+a record that waits and is processed once more. A writer that could not set its mark compares the marks with what is there, and those
+that do not fit put the record in doubt.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from complex_system.storage.mongo.connection import Document
 from complex_system.storage.mongo.schema import DONE, REVISION, Collections, add_envelopes
 
 _WAITING = ""
+_IN_DOUBT = "written by several at the same time, to be processed once more by any version"
+"""A mark that is longer than any version: such a record waits, and a mark that comes late is not set."""
 
 
 class Work:
@@ -54,7 +56,7 @@ class Work:
                 self._collections.raw, keys, waiting, {"$set": {DONE: version}}, journal=False
             )
         if marked < len(revisions):
-            await self._take_wrong_marks_off(revisions)
+            await self._put_in_doubt(revisions)
 
     async def mark_processed_before(self, keys: Keys[str]) -> None:
         """Mark new raw records as done whose processed record came first."""
@@ -63,15 +65,16 @@ class Work:
         for version in set(versions.values()):
             await self.mark_done({key: None for key, of in versions.items() if of == version}, version)
 
-    async def _take_wrong_marks_off(self, revisions: Mapping[str, int | None]) -> None:
+    async def _put_in_doubt(self, revisions: Mapping[str, int | None]) -> None:
+        """Have those processed again whose mark does not fit what is there, or whose revision is not the one that was processed."""
         processed, rejected = await self._collections.versions_of(revisions)
         wrong = []
         for document in await self._collections.queries.find_keys(self._collections.raw, revisions, [ID, ENVELOPE]):
             key, envelope = document[ID], document.get(ENVELOPE, {})
-            is_there = envelope.get("done") in (processed.get(key), rejected.get(key))
-            if not is_there or revisions[key] not in (None, envelope.get("revision")):
+            does_not_fit = envelope.get("done") not in (_WAITING, processed.get(key), rejected.get(key))
+            if does_not_fit or revisions[key] not in (None, envelope.get("revision")):
                 wrong.append(key)
-        await self.mark_pending(wrong)
+        await self._collections.queries.update(self._collections.raw, wrong, {}, {"$set": {DONE: _IN_DOUBT}})
 
     async def _all_marks(self) -> list[str]:
         """Return the marks of all raw records: those known so far, and what the index has between them."""

@@ -9,26 +9,27 @@ from dash import dcc, html
 from dash.development.base_component import Component
 
 from complex_system.monitoring.aggregates import Gauge
-from complex_system.monitoring.drift import MODERATE, SIGNIFICANT, band
+from complex_system.monitoring.drift import MODERATE, SIGNIFICANT, band_of
 from complex_system.monitoring.page.answers import MIN_RECORDS, are_few
 from complex_system.monitoring.page.components import View, badge, card, columns, empty, plot
 from complex_system.monitoring.page.figures import (
     COLORS,
     Figure,
+    bars,
     curves,
-    figure,
     over_time,
-    plain,
     threshold,
     titled,
     waiting,
 )
 from complex_system.monitoring.page.formatting import Level, Viewer, count, number, share
-from complex_system.monitoring.page.reading import ColumnDrift, Reading
-from complex_system.monitoring.page.series import Curve
+from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.svg import categories, histogram
+from complex_system.monitoring.series import Curve
+from complex_system.monitoring.views import ColumnView
 
 _BAND_LEVELS: dict[str, Level] = {"stable": "good", "moderate": "warn", "significant": "bad"}
+DRIFT_LIMITS = ((MODERATE, "moderate", "warn"), (SIGNIFICANT, "significant", "bad"))
 _NO_WINDOW = "Waiting for the first comparison of live records."
 
 
@@ -58,7 +59,7 @@ def skeleton() -> Component:
     )  # fmt: skip
 
 
-def distribution(column: ColumnDrift) -> str:
+def distribution(column: ColumnView) -> str:
     """Return a drawing of a column's live and reference distribution."""
     label = f"Live and reference distribution of {column.name}"
     if column.categories or column.type == "indicator":
@@ -79,7 +80,7 @@ def _missing(reading: Reading) -> str:
     return reading.awaiting("drift", "Waiting for predictions, and for the reference that the champion was trained on.")
 
 
-def _measured(reading: Reading, viewer: Viewer) -> Sequence[ColumnDrift]:
+def _measured(reading: Reading, viewer: Viewer) -> Sequence[ColumnView]:
     """Return the columns or features, as the reader has chosen."""
     return reading.data.processed if viewer.choice == "processed" else reading.data.raw
 
@@ -101,28 +102,17 @@ def _note(reading: Reading, viewer: Viewer) -> str:
 
 
 def _drift(reading: Reading, viewer: Viewer) -> Figure:
-    known = [(plain(each.name), each.psi) for each in reversed(_measured(reading, viewer)) if each.psi is not None]
+    known = {each.name: each.psi for each in reversed(_measured(reading, viewer)) if each.psi is not None}
     if not known:
         return waiting(viewer, _missing(reading))
     colors, few = COLORS[viewer.theme], are_few(reading.data)
-    bands = ["" if few else band(psi) for _, psi in known]
-    bars = {
-        "type": "bar", "orientation": "h", "y": [name for name, _ in known], "x": [psi for _, psi in known],
-        "marker": {"color": [colors[_BAND_LEVELS.get(each, "muted")] for each in bands], "cornerradius": 3}, "width": 0.6,
-        "text": [f"{psi:.2f} {each}" if each in ("moderate", "significant") else f"{psi:.2f}"
-                 for (_, psi), each in zip(known, bands, strict=True)],
-        "textposition": "outside", "cliponaxis": False, "textfont": {"size": 11, "color": colors["ink"]},
-        "hovertemplate": "%{y}<br>PSI %{x:.3f}<extra></extra>",
-    }  # fmt: skip
-    limits = [
-        threshold(viewer, value, str(value), tone, vertical=True)
-        for value, tone in ((MODERATE, "warn"), (SIGNIFICANT, "bad"))
-    ]
-    x = titled("PSI (no unit)", range=[0, max(0.3, 1.3 * max(psi for _, psi in known))])
-    return figure(
-        viewer, [bars], x, {"showgrid": False, "tickfont": {"color": colors["ink"], "size": 11}}, keep="drift",
-        hovermode="closest", shapes=[shape for shape, _ in limits], annotations=[label for _, label in limits],
-        margin={"l": 12, "r": 14, "t": 24, "b": 8}, showlegend=False, bargap=0.3,
+    bands = ["" if few else band_of(psi) for psi in known.values()]
+    marks = [threshold(viewer, limit, str(limit), tone, vertical=True) for limit, _, tone in DRIFT_LIMITS]
+    x = titled("PSI (no unit)", range=[0, max(0.3, 1.3 * max(known.values()))])
+    return bars(
+        viewer, known, [colors[_BAND_LEVELS.get(each, "muted")] for each in bands], x, keep="drift", hover="PSI %{x:.3f}",
+        marks=marks, textposition="outside", cliponaxis=False, textfont={"size": 11, "color": colors["ink"]},
+        text=[f"{psi:.2f} {'' if each == 'stable' else each}" for psi, each in zip(known.values(), bands, strict=True)],
     )  # fmt: skip
 
 
@@ -132,14 +122,8 @@ def _over_time(reading: Reading, viewer: Viewer) -> Figure:
     if not found:
         return waiting(viewer, _NO_WINDOW)
     traces = curves(viewer, reading, found, lambda gauge: gauge.mean)
-    limits = [
-        threshold(viewer, MODERATE, f"moderate from {MODERATE}", "warn"),
-        threshold(viewer, SIGNIFICANT, f"significant from {SIGNIFICANT}", "bad"),
-    ]
-    return over_time(
-        viewer, reading, traces, titled("PSI (no unit)"), keep=psi,
-        shapes=[shape for shape, _ in limits], annotations=[label for _, label in limits],
-    )  # fmt: skip
+    marks = [threshold(viewer, limit, f"{name} from {limit}", tone) for limit, name, tone in DRIFT_LIMITS]
+    return over_time(viewer, reading, traces, titled("PSI (no unit)"), keep=psi, marks=marks)
 
 
 def _tiles(reading: Reading, viewer: Viewer) -> Any:
@@ -152,7 +136,7 @@ def _pictures(reading: Reading, viewer: Viewer) -> dict[str, str]:
     return {f"data-tile-{i}": distribution(each) for i, each in enumerate(_measured(reading, viewer))}
 
 
-def _tile(key: str, column: ColumnDrift, *, few: bool) -> Component:
+def _tile(key: str, column: ColumnView, *, few: bool) -> Component:
     name = column.name
     head = html.Div([html.H3(name, title=name), _badge(column, few=few)], className="tile-head")
     return html.Div(
@@ -160,23 +144,23 @@ def _tile(key: str, column: ColumnDrift, *, few: bool) -> Component:
     )
 
 
-def _badge(column: ColumnDrift, *, few: bool) -> Component:
+def _badge(column: ColumnView, *, few: bool) -> Component:
     if column.psi is None:
         return badge("none", "too few")
     if few:
         return badge("none", f"PSI {number(column.psi)}")
-    return badge(_BAND_LEVELS[band(column.psi)], f"PSI {number(column.psi)} {band(column.psi)}")
+    return badge(_BAND_LEVELS[band_of(column.psi)], f"PSI {number(column.psi)} {band_of(column.psi)}")
 
 
-def _facts(column: ColumnDrift) -> str:
+def _facts(column: ColumnView) -> str:
     facts = [f"missing {share(column.missing)} (reference {share(column.missing_reference)})"]
     if column.out_of_range is not None:
         facts.append(f"out of range {share(column.out_of_range)}")
     if column.new_categories:
         facts.append("new: " + ", ".join(f"{name} ({n})" for name, n in list(column.new_categories.items())[:4]))
-    if column.test is not None and column.test.name == "ks":
+    if column.test is not None and column.test.p_value is not None:
         facts.append(f"KS p = {column.test.p_value:.2g}")
-    elif column.test is not None:
+    elif column.test is not None and column.test.distance is not None:
         facts.append(f"Wasserstein {column.test.distance:.2f} standard deviations")
     return " · ".join(facts)
 

@@ -23,9 +23,10 @@ from complex_system.monitoring.page.components import (
 )
 from complex_system.monitoring.page.diagram import STATE_SIGNS, diagrams
 from complex_system.monitoring.page.formatting import NONE, Viewer, age, error, lasting, level_of, megabytes, number, share
-from complex_system.monitoring.page.reading import Reading, ServiceStatus
-from complex_system.monitoring.page.tables import Table
+from complex_system.monitoring.page.reading import Reading
+from complex_system.monitoring.page.summaries import Table
 from complex_system.monitoring.page.views.alerts import alert_card
+from complex_system.monitoring.services import ServiceState
 
 MAX_ALERTS = 4
 
@@ -65,16 +66,16 @@ def _answer(answer: answers.Answer) -> Component:
 
 
 def _services(reading: Reading, _: Viewer) -> Component:
-    if not reading.services:
+    if not reading.overview.services:
         return empty("Waiting for the first heartbeats; every service sends one every few seconds.")
     heads = ("Service", "State", "Replicas", "Heartbeat", "CPU", "Memory", "Restarts")
-    return table(Table(heads, [_service(each) for each in reading.services], (2, 3, 4, 5, 6)))
+    return table(Table(heads, [_service(each) for each in reading.overview.services], (2, 3, 4, 5, 6)))
 
 
-def _service(service: ServiceStatus) -> list[Any]:
+def _service(service: ServiceState) -> list[Any]:
     level = level_of(service.state)
     details = "; ".join(sorted({each.detail for each in service.replicas if each.detail}))
-    url = next((each.url for each in service.replicas if each.runs and each.url), "")
+    url = next((each.url for each in service.replicas if each.is_running and each.url), "")
     ages = [each.heartbeat_age for each in service.replicas]
     return [
         html.Div([outside(service.service, url), html.Div(details, className="detail", title=details)]),

@@ -1,4 +1,4 @@
-"""Where monitoring gets the reference: from the champion's run, and from the database as long as there is none."""
+"""Fetches the reference of drift: from the champion's run, and from the database while there is no champion."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from complex_system.training.data import KeySample, Part, SampleCollector
 
 log = logging.getLogger(__name__)
 
-MOST_REFERENCE = 50_000
+MAX_REFERENCE = 50_000
 """Training samples of a reference from the database, at most."""
 
 
@@ -33,7 +33,9 @@ class ReferenceSource:
         self._documents = documents
 
     async def champion(self) -> tuple[ModelVersionRef, Reference | None] | None:
-        """The champion and what it was trained on; None without a champion, no reference where its run has none for this pipeline.
+        """Return the champion and what it was trained on, or None without a champion.
+
+        The reference is None where the champion's run has none for this pipeline.
 
         Raises:
             TrackingUnavailableError: MLflow does not answer.
@@ -57,7 +59,7 @@ class ReferenceSource:
         return champion, (reference if reference.pipeline_version == self._dataset.version else None)
 
     async def from_database(self) -> Reference:
-        """A reference of the labelled training records in the database.
+        """Return a reference of the labelled training records in the database.
 
         Raises:
             NotEnoughDataError: There are too few.
@@ -68,15 +70,15 @@ class ReferenceSource:
             async for page in pages:
                 await asyncio.to_thread(collector.add, page.table)
                 keys.add(page.table)
-                if collector.count() >= MOST_REFERENCE:
+                if collector.count() >= MAX_REFERENCE:
                     break
-        features = collector.samples(Part.TRAIN).x[:MOST_REFERENCE]
+        features = collector.samples(Part.TRAIN).x[:MAX_REFERENCE]
         raw = await self._documents.raw_by_keys(keys.keys())
         return await asyncio.to_thread(Reference.of, self._dataset, features, raw, "database")
 
 
 def crowned_at(champion: ModelVersionRef) -> float:
-    """Since when a version is the champion, seconds since 1970; its registration where nobody noted it."""
+    """Return since when a version is the champion, seconds since 1970; its registration where that is not known."""
     since = champion.tags.get(CHAMPION_SINCE)
     try:
         return datetime.fromisoformat(since).timestamp() if since else champion.created_at.timestamp()

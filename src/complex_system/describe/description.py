@@ -1,9 +1,10 @@
-"""Reads a file and proposes a declaration of it."""
+"""Reads a file of records and proposes a declaration of it, as commented YAML: one line per column and step."""
 
 from __future__ import annotations
 
 import difflib
 import re
+import textwrap
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import yaml
 
 from complex_system.describe.checking import check_file
-from complex_system.describe.columns import MARGIN, Found, look_at, nearly_numbers
-from complex_system.describe.data_quality import key_of, leak, note_repeated_keys
-from complex_system.describe.proposal import Proposal, date_parts, propose
-from complex_system.describe.writing import comment, flow, scalar
+from complex_system.describe.inspection import MARGIN, InspectedColumn, inspect_column, nearly_numbers
+from complex_system.describe.proposal import Proposal, date_parts, key_column, leak, note_repeated_keys, propose
 from complex_system.domain.columns import ID
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.json_schema import EDITOR_LINE
@@ -24,7 +24,8 @@ from complex_system.errors import DescribeError
 from complex_system.sources.replay import readable
 from complex_system.sources.tables import Table, table_at
 
-_MOST_REASONS = 5
+_MAX_REASONS = 5
+_PLAIN = re.compile(r"[^\W\d_](?:[\w ./%°+-]*[\w.%°+-])?")
 _LETTERS = {ord("ä"): "ae", ord("ö"): "oe", ord("ü"): "ue", ord("ß"): "ss"}
 
 
@@ -35,17 +36,17 @@ class Description:
     Attributes:
         path: The file.
         records: How many it has.
-        columns: What each column seems to hold, in the file's order.
-        key: The column that names the records; '' for none.
+        columns: What each column holds, in the file's order.
+        key: The column that is the records' key; empty for none.
         target: The column to predict.
         target_was_named: Whether a person named it.
         proposal: The pipeline.
-        leaking: Columns that tell the target almost exactly, and how.
+        leaking: Columns that give the target away, and how.
     """
 
     path: Path
     records: int
-    columns: tuple[Found, ...]
+    columns: tuple[InspectedColumn, ...]
     key: str
     target: str
     target_was_named: bool
@@ -54,40 +55,40 @@ class Description:
 
     @property
     def name(self) -> str:
-        """A name for the data set, made of the file's."""
+        """A name for the data set, made from the file's."""
         plain = self.path.stem.lower().translate(_LETTERS)
         plain = unicodedata.normalize("NFKD", plain).encode("ascii", "ignore").decode()
         plain = re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:40].strip("_")
         return plain if plain[:1].isalpha() else f"data_{plain}".rstrip("_")
 
     def text(self) -> str:
-        """The declaration: YAML with comments."""
+        """Return the declaration: YAML with comments."""
         made = f"{EDITOR_LINE}\n"
-        made += comment(
+        made += _comment(
             f"Proposed by `fiot extras describe-data` for {self.path.name} ({self.records} records). "
-            "Read it and change what you know better."
+            "Read it and correct what is wrong."
         )
-        made += comment(
+        made += _comment(
             f"Ranges go {MARGIN:.0%} of the values' width beyond what the file holds, on each side: a record outside is refused. "
-            "A fill stands in for a missing number: it is the middle of the file's values."
+            "A fill stands in for a missing number: it is the median of the file's values."
         )
         made += f"name: {self.name}\n"
         if self.key:
             made += (
-                comment(f"'{self.key}' is there in every record and each time another, so it is the records' key.")
+                _comment(f"'{self.key}' is different in every record, so it is the records' key.")
                 + f"id: {scalar(self.key)}\n"
             )
         if not self.target_was_named:
-            made += comment("CHECK: no target was named, so the last column of numbers is taken.")
+            made += _comment("CHECK: no target was named, so the last column of numbers is used.")
         made += f"target: {scalar(self.target)}\n\ncolumns:\n"
         made += "".join(self._column(column) for column in self.columns if column.name != self.key)
         return made + "\npipeline:\n" + self._pipeline()
 
     def dataset(self) -> Dataset:
-        """The declaration, read again."""
+        """Return the declaration as a data set."""
         return Dataset.parse(self.text(), f"the declaration of {self.path.name}")
 
-    def _column(self, column: Found) -> str:
+    def _column(self, column: InspectedColumn) -> str:
         is_target = column.name == self.target
         declared: dict[str, Any] = {"name": column.name, "type": "number" if is_target else column.type}
         if column.categories:
@@ -97,7 +98,7 @@ class Description:
         limits = None if is_target else column.range
         if limits:
             declared["range"] = limits
-        # What no step takes is not asked of who wants a prediction: a grade or a remark that comes later.
+        # A column that no step takes, such as a later grade or remark, is not required in a request for a prediction.
         if column.missing or is_target or column.name in self.proposal.dropped:
             declared["optional"] = True
         if column.missing and not is_target and column.name in self.proposal.used:
@@ -111,30 +112,30 @@ class Description:
             declared["unit"] = column.unit
         notes = list(column.notes)
         if column.name in self.leaking:
-            notes.append(f"{self.leaking[column.name]}: known before '{self.target}' is, or made of it?")
+            notes.append(f"{self.leaking[column.name]}: is it known before '{self.target}', or made from it?")
         if column.missing:
             notes.append(f"missing in {column.missing} of {self.records} records")
-        return (comment("; ".join(notes), "  ") if notes else "") + f"  - {flow(declared)}\n"
+        return (_comment("; ".join(notes), "  ") if notes else "") + f"  - {_flow(declared)}\n"
 
     def _pipeline(self) -> str:
         made = ""
         if self.proposal.dropped:
             for name, reason in self.proposal.dropped.items():
-                made += comment(f"{name}: {reason}", "  ")
-            made += f"  - {flow({'step': 'drop', 'columns': list(self.proposal.dropped)})}\n"
+                made += _comment(f"{name}: {reason}", "  ")
+            made += f"  - {_flow({'step': 'drop', 'columns': list(self.proposal.dropped)})}\n"
         for column in self.columns:
             if column.type == "datetime" and column.name in self.proposal.dropped and not column.notes:
                 step = {"step": "date_parts", "column": column.name, "parts": date_parts(column)}
-                also = "give the column a fill" if column.missing else "take 'optional: true' out of its line"
-                made += comment(f"To use '{column.name}', take it out of drop, {also}, and take the '#' away:", "  ")
-                made += f"  # - {flow(step)}\n"
+                also = "give the column a fill" if column.missing else "remove 'optional: true' from its line"
+                made += _comment(f"To use '{column.name}', remove it from drop, {also}, and remove the '#':", "  ")
+                made += f"  # - {_flow(step)}\n"
         for step, why in self.proposal.steps:
-            made += (comment(why, "  ") if why else "") + f"  - {flow(step)}\n"
+            made += (_comment(why, "  ") if why else "") + f"  - {_flow(step)}\n"
         return made
 
 
 def describe(path: Path, target: str = "") -> Description:
-    """Reads a file and proposes a declaration.
+    """Read a file and propose a declaration.
 
     Args:
         path: A file that ``sources.tables`` reads.
@@ -142,7 +143,7 @@ def describe(path: Path, target: str = "") -> Description:
 
     Raises:
         SourceFileError: The file cannot be read.
-        DescribeError: It holds nothing to learn from, or the target is no column of numbers.
+        DescribeError: It holds nothing to learn from, or the target is not a column of numbers.
     """
     with readable(path):
         table = table_at(path)
@@ -150,14 +151,14 @@ def describe(path: Path, target: str = "") -> Description:
     if frame.is_empty():
         raise DescribeError(f"The file {path} has no records.")
     columns = _look(path, table, frame)
-    key = key_of([column for column in columns if column.name != target], frame)
+    key = key_column([column for column in columns if column.name != target], frame)
     columns = [column for column in columns if column.name != ID]
     chosen = _target(path, [column for column in columns if column.name != key], target, table, frame)
     note_repeated_keys([column for column in columns if column.name != key])
     leaking = {column.name: how for column in columns if (how := leak(column, frame, chosen))}
     proposal = propose([column for column in columns if column.name != key], chosen.name, leaking)
     if not proposal.steps:
-        reasons = "; ".join(f"'{name}': {reason}" for name, reason in list(proposal.dropped.items())[:_MOST_REASONS])
+        reasons = "; ".join(f"'{name}': {reason}" for name, reason in list(proposal.dropped.items())[:_MAX_REASONS])
         raise DescribeError(
             f"The file {path} has no column from which the target '{chosen.name}' could be predicted"
             + (f" ({reasons})." if reasons else ".")
@@ -166,19 +167,19 @@ def describe(path: Path, target: str = "") -> Description:
 
 
 def refused(description: Description) -> tuple[int, str]:
-    """Processes the file by its own declaration: how many records are refused, and why the first one is."""
+    """Process the file by its own declaration; return how many records are refused, and why the first one is."""
     checked = check_file(description.path, description.dataset())
     return checked.refused, checked.first
 
 
-def _look(path: Path, table: Table, frame: pl.DataFrame) -> list[Found]:
+def _look(path: Path, table: Table, frame: pl.DataFrame) -> list[InspectedColumn]:
     try:
-        return [look_at(series, decimal_commas=table.decimal_commas) for series in frame.iter_columns()]
+        return [inspect_column(series, decimal_commas=table.decimal_commas) for series in frame.iter_columns()]
     except TypeError as error:
         raise DescribeError(f"The file {path} cannot be described: {error}.") from error
 
 
-def _target(path: Path, columns: list[Found], target: str, table: Table, frame: pl.DataFrame) -> Found:
+def _target(path: Path, columns: list[InspectedColumn], target: str, table: Table, frame: pl.DataFrame) -> InspectedColumn:
     numeric = [column for column in columns if column.type in ("number", "integer") and column.different > 1]
     if target:
         found = next((column for column in columns if column.name == target), None)
@@ -192,7 +193,7 @@ def _target(path: Path, columns: list[Found], target: str, table: Table, frame: 
             state = (
                 "has the same value in all records"
                 if found.type in ("number", "integer")
-                else f"holds values of the type {found.type}" + _no_number(frame[target], table)
+                else f"holds values of the type {found.type}" + _why_not_numbers(frame[target], table)
             )
             raise DescribeError(
                 f"The target must be a column of different numbers, and '{target}' {state}; columns of numbers are {names}."
@@ -200,8 +201,8 @@ def _target(path: Path, columns: list[Found], target: str, table: Table, frame: 
         return found
     if not numeric and frame.width == 1:
         raise DescribeError(
-            f"The file {path} has only the column '{frame.columns[0]}'; its first line has to name the columns, with a comma, a "
-            "semicolon, a tab or a bar between them, and nothing may stand above it."
+            f"The file {path} has only the column '{frame.columns[0]}'; its first line has to name the columns, separated by "
+            "commas, semicolons, tabs or bars, with nothing above it."
         )
     if not numeric:
         names = ", ".join(f"'{name}'" for name in frame.columns[:10])
@@ -212,8 +213,50 @@ def _target(path: Path, columns: list[Found], target: str, table: Table, frame: 
     return numeric[-1]
 
 
-def _no_number(series: pl.Series, table: Table) -> str:
+def _why_not_numbers(series: pl.Series, table: Table) -> str:
     if series.dtype != pl.String:
         return ""
     why = nearly_numbers(series.to_list(), decimal_commas=table.decimal_commas)
     return f": {why}" if why else ""
+
+
+# YAML with comments
+
+
+def scalar(value: Any) -> str:
+    """Return a value as YAML that is read back as the same value."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else _real(value)
+    text = str(value)
+    if _PLAIN.fullmatch(text) and yaml.safe_load(text) == text and yaml.safe_load(f"[{text}]") == [text]:
+        return text
+    quoted: str = yaml.dump(text, default_style='"', allow_unicode=True, width=float("inf"))
+    return quoted.removesuffix("\n")
+
+
+def _real(value: float) -> str:
+    written = repr(value)
+    # YAML 1.1 reads 1e+16 as a text; with a point it is a number.
+    return written if "." in written or "e" not in written else written.replace("e", ".0e")
+
+
+def _flow(content: dict[str, Any]) -> str:
+    """Return a mapping on one line."""
+    return "{" + ", ".join(f"{key}: {_of(value)}" for key, value in content.items()) + "}"
+
+
+def _comment(text: str, indent: str = "") -> str:
+    """Return a text as comment lines."""
+    return "".join(f"{indent}# {line}\n" for line in textwrap.wrap(_printable(text), 118, break_long_words=False))
+
+
+def _of(value: Any) -> str:
+    return "[" + ", ".join(map(scalar, value)) + "]" if isinstance(value, list | tuple) else scalar(value)
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)

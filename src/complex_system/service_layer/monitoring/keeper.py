@@ -1,4 +1,4 @@
-"""Keeps the history of monitoring in the database: read at the start, written as it changes, forgotten when it is old."""
+"""Keeps the history of monitoring in the database: read at the start, written as it changes, deleted when it is old."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from complex_system.monitoring.monitor import Monitor
 
 log = logging.getLogger(__name__)
 
-FORGET_PAUSE = 600.0
-"""Seconds between two looks for what is too old."""
+DELETE_PAUSE = 600.0
+"""Seconds between two deletions of what is too old."""
 
 
 class HistoryKeeper:
     """Moves the history between memory and the database. The database may be away: what changes meanwhile is written later."""
 
     def __init__(self, monitor: Monitor, documents: DocumentClient, waiting_hours: float) -> None:
-        """Makes a keeper; nothing is read yet.
+        """Make a keeper; nothing is read yet.
 
         Args:
             monitor: Whose history it is.
@@ -32,11 +32,11 @@ class HistoryKeeper:
         self._monitor = monitor
         self._documents = documents
         self._waiting = waiting_hours * HOUR
-        self._forgotten = time.monotonic()
+        self._deleted = time.monotonic()
         self._one = asyncio.Lock()
 
     async def load(self) -> bool:
-        """Reads what an earlier process wrote, once; returns whether it did so now.
+        """Read what an earlier process wrote, once; return whether it did so now.
 
         Raises:
             ComplexSystemError: The database is away; call it again.
@@ -46,11 +46,11 @@ class HistoryKeeper:
         now = time.time()
         await self._monitor.join.load(self._documents, now, self._waiting)
         await self._monitor.history.load(self._documents, now)
-        self._monitor.loaded()
+        self._monitor.restore()
         return True
 
     async def keep(self) -> None:
-        """Writes what has changed, once the history is loaded.
+        """Write what has changed, once the history is loaded.
 
         Raises:
             ComplexSystemError: The database is away; nothing is lost.
@@ -66,18 +66,18 @@ class HistoryKeeper:
             except BaseException:
                 history.unsaved(changed)
                 raise
-            if time.monotonic() - self._forgotten > FORGET_PAUSE:
-                self._forgotten = time.monotonic()
-                await history.forget(self._documents, time.time())
-                await self._monitor.join.forget(self._documents, time.time() - self._waiting)
+            if time.monotonic() - self._deleted > DELETE_PAUSE:
+                self._deleted = time.monotonic()
+                await history.delete_old(self._documents, time.time())
+                await self._monitor.join.delete_old(self._documents, time.time() - self._waiting)
 
     async def ask_targets(self) -> None:
-        """Asks for the truth of records that wait for it, where the database has it by now."""
+        """Ask for the truth of records that wait for it, where the database has it by now."""
         if self._monitor.history.loaded:
             await self._monitor.join.ask_targets(self._documents, time.time())
 
     async def close(self, seconds: float) -> str:
-        """Writes for the last time; returns why that did not work, or an empty text."""
+        """Write for the last time; return why that did not work, or an empty text."""
         try:
             async with asyncio.timeout(seconds):
                 await self.keep()
@@ -89,7 +89,7 @@ class HistoryKeeper:
 
 
 def _storable(documents: list[Document]) -> list[Document]:
-    """Without those that no database takes, a data view of thousands of columns for instance: they must not hold up the others."""
+    """Leave out those that no database takes, the drift of thousands of columns for instance: they must not hold up the others."""
     storable = []
     for document in documents:
         try:

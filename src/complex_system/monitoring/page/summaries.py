@@ -1,14 +1,15 @@
-"""Tables that both the page and the report show, as text."""
+"""Summaries that both the page and the report show as tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from complex_system.monitoring import series
 from complex_system.monitoring.aggregates import ErrorSums
-from complex_system.monitoring.page import series
+from complex_system.monitoring.history import Champion
 from complex_system.monitoring.page.formatting import NONE, Clock, count, error, number
-from complex_system.monitoring.page.reading import Champion, Reading
+from complex_system.monitoring.page.reading import Reading
 
 
 class Table(NamedTuple):
@@ -31,11 +32,8 @@ def errors_of_groups(groups: Mapping[str, ErrorSums]) -> Table:
 
 
 def champions(found: Sequence[Champion], clock: Clock) -> Table:
-    """Return champions, the newest first."""
-    rows = [
-        (clock.moment(each.at) if each.at is not None else NONE, each.name, error(each.rmse), each.cause or NONE)
-        for each in reversed(found)
-    ]
+    """Return champions and why they were trained."""
+    rows = [(clock.moment(each.at), each.name, error(each.rmse), each.cause or NONE) for each in found]
     return Table(("Since", "Model", "RMSE", "Cause"), rows, (2,))
 
 

@@ -1,4 +1,4 @@
-"""What a column of a file seems to hold."""
+"""Finds out what a column of a file holds: its type, range, categories, time format, unit, and what looks wrong."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from complex_system.sources.values import FALSE, TRUE, entries, is_missing, numb
 
 MARGIN = 0.1
 """How far a proposed range goes beyond what the file holds, in parts of the values' width, on each side."""
-MOST_CATEGORIES = 60
-RECORDS_A_CATEGORY = 3
-"""Records that a category needs on average; with fewer, nothing can be learned of it."""
-LARGEST = 1e30
-"""Numbers beyond are kept as texts: models take float32."""
+MAX_CATEGORIES = 60
+RECORDS_PER_CATEGORY = 3
+"""Records that a category needs on average; with fewer, nothing can be learned about it."""
+MAX_NUMBER = 1e30
+"""Larger numbers are kept as texts: models take float32."""
 
 _FORMATS = tuple(
     date + time
@@ -32,29 +32,29 @@ _FORMATS = tuple(
 )  # fmt: skip
 _LEADING_ZERO = re.compile(r"[+-]?0\d")
 _UNIT_AT_THE_END = re.compile(r"^(.*\S)\s*(?:\[([^\[\]]{1,15})\]|\(([^()]{1,15})\))\s*$")
-_UNIT_BEHIND = re.compile(r"[+-]?\d[\d.,]*\s*([^\W\d_]\S{0,7}|[%‰°]\S{0,7})")
+_UNIT_AFTER = re.compile(r"[+-]?\d[\d.,]*\s*([^\W\d_]\S{0,7}|[%‰°]\S{0,7})")
 _UNIT_AFTER_IN = re.compile(r"^(.*\S) in (\S{1,8})$")
 NUMBER = Column(name="x", type="number")
 _NO_UNIT = re.compile(r"^\d*$|.*\s.*\s.*")
 
 
 @dataclass
-class Found:
-    """What is known of one column.
+class InspectedColumn:
+    """What one column of a file holds.
 
     Attributes:
         name: As in the file.
         type: A declared type.
-        unit: Out of the name's brackets.
+        unit: From the column's name.
         missing: Records without a value.
         different: Different values.
-        low: Smallest number; None for what are no numbers.
+        low: Smallest number; None where the values are not numbers.
         high: Largest number.
         median: Middle of the numbers.
         categories: All values of a category or of the entries of lists.
         format: How times are written.
         first: The first time.
-        notes: What is suspicious, in words.
+        notes: What is suspicious, a sentence each.
         numbers: The values as float64, for numeric columns.
         lists: The values, for lists.
     """
@@ -76,7 +76,7 @@ class Found:
 
     @property
     def range(self) -> tuple[float, float] | None:
-        """The range with its margin, in round numbers; None for what has no width."""
+        """The range with its margin, in round numbers; None where all values are equal or not numbers."""
         if self.low is None or self.high is None or not self.low < self.high:
             return None
         low, high = with_margin(self.low, self.high)
@@ -84,7 +84,7 @@ class Found:
 
 
 def with_margin(low: float, high: float) -> tuple[float, float]:
-    """``low`` and ``high`` moved apart by ``MARGIN`` of their distance, to round numbers, and not beyond 0."""
+    """Return ``low`` and ``high`` moved apart by ``MARGIN`` of their distance, as round numbers, and not beyond 0."""
     width = high - low
     digits = 1 - math.floor(math.log10(width))
     step = 10.0**-digits if -300 < digits < 300 else width / 100
@@ -96,7 +96,7 @@ def with_margin(low: float, high: float) -> tuple[float, float]:
 
 
 def unit_of(name: str) -> str:
-    """The unit that stands in the name: ``Temp. [°C]``, ``Druck (bar)``, ``Dicke in µm``."""
+    """Return the unit in the name: ``Temp. [°C]``, ``Druck (bar)``, ``Dicke in µm``; empty for none."""
     for pattern in (_UNIT_AT_THE_END, _UNIT_AFTER_IN):
         if match := pattern.match(name):
             unit = next(group for group in match.groups()[1:] if group is not None).strip()
@@ -104,30 +104,33 @@ def unit_of(name: str) -> str:
     return ""
 
 
-def look_at(series: pl.Series, *, decimal_commas: bool) -> Found:
-    """Finds out what a column holds.
+def inspect_column(series: pl.Series, *, decimal_commas: bool) -> InspectedColumn:
+    """Find out what a column holds.
 
     Args:
         series: As the file has it.
-        decimal_commas: How numbers are written in texts.
+        decimal_commas: Whether numbers in texts are written 1,5.
+
+    Raises:
+        TypeError: The column holds neither numbers nor texts nor lists of these.
     """
-    found = Found(series.name, "text", unit_of(series.name))
+    found = InspectedColumn(series.name, "text", unit_of(series.name))
     if isinstance(series.dtype, pl.List | pl.Array):
-        if not _look_at_lists(found, series.to_list()):
+        if not _inspect_lists(found, series.to_list()):
             raise TypeError(
-                f"the column '{found.name}' has lists of something else than texts or shares; leave it out of the file"
+                f"the column '{found.name}' has lists of values that are neither texts nor shares; leave it out of the file"
             )
     elif series.dtype.is_numeric() and series.dtype != pl.Boolean:
-        _look_at_numbers(found, series.cast(pl.Float64).fill_nan(None), len(series))
+        _inspect_numbers(found, series.cast(pl.Float64).fill_nan(None), len(series))
     elif series.dtype in (pl.Datetime, pl.Date):
-        _look_at_typed_times(found, series)
+        _inspect_typed_times(found, series)
     elif series.dtype == pl.Boolean:
         found.type, found.missing, found.different = "boolean", series.null_count(), series.drop_nulls().n_unique()
-        _as_flags(found, series.cast(pl.Float64))
+        _set_flags(found, series.cast(pl.Float64))
     elif series.dtype.is_nested() or series.dtype in (pl.Binary, pl.Object, pl.Duration):
         raise TypeError(f"the column '{series.name}' is of type {series.dtype}, which holds no numbers, texts or lists")
     else:
-        _look_at_texts(found, series.cast(pl.String), decimal_commas=decimal_commas)
+        _inspect_texts(found, series.cast(pl.String), decimal_commas=decimal_commas)
     if found.different == 0:
         found.notes.append("always missing")
     elif found.different == 1:
@@ -135,7 +138,7 @@ def look_at(series: pl.Series, *, decimal_commas: bool) -> Found:
     return found
 
 
-def _look_at_texts(found: Found, series: pl.Series, *, decimal_commas: bool) -> None:
+def _inspect_texts(found: InspectedColumn, series: pl.Series, *, decimal_commas: bool) -> None:
     # A number has all markers of missing values; what is left decides whether it is one.
     kept = [None if text is None or is_missing(text, NUMBER) else text for text in series.to_list()]
     texts = [text for text in kept if text is not None]
@@ -145,28 +148,28 @@ def _look_at_texts(found: Found, series: pl.Series, *, decimal_commas: bool) -> 
     words = {text.strip().lower() for text in texts}
     if words <= TRUE | FALSE and (len({truth(word) for word in words}) == len(words)):
         found.type = "boolean"
-        _as_flags(
+        _set_flags(
             found, pl.Series(found.name, [None if text is None else float(bool(truth(text))) for text in kept], pl.Float64)
         )
         return
     read = numbers(pl.Series(found.name, kept, pl.String), decimal_commas=decimal_commas)
     if read.null_count() == found.missing and not any(_LEADING_ZERO.match(text.strip()) for text in texts):
-        _look_at_numbers(found, read.alias(found.name), len(series))
+        _inspect_numbers(found, read.alias(found.name), len(series))
         return
-    if form := _format_of(set(texts)):
-        found.type, found.format, found.first = "datetime", form, texts[0]
+    if time_format := _format_of(set(texts)):
+        found.type, found.format, found.first = "datetime", time_format, texts[0]
         return
     if all(text.strip().startswith("[") for text in texts):
         lists = [None if text is None else entries(text) for text in kept]
-        if any(lists) and all(each is None or isinstance(each, list) for each in lists) and _look_at_lists(found, lists):
+        if any(lists) and all(each is None or isinstance(each, list) for each in lists) and _inspect_lists(found, lists):
             return
-    _look_at_categories(found, series)
+    _inspect_categories(found, series)
     if found.type == "text" and (why := nearly_numbers(series.to_list(), decimal_commas=decimal_commas)):
         found.notes = [why]
 
 
 def nearly_numbers(column: list[str | None], *, decimal_commas: bool) -> str:
-    """What keeps texts, most of which are numbers, from being a column of numbers, and what to do; '' for other texts."""
+    """Return what keeps texts that are mostly numbers from being a column of numbers, and what to do; empty for other texts."""
     texts = [None if text is None or is_missing(text, NUMBER) else text for text in column]
     present = sum(text is not None for text in texts)
     for commas in (decimal_commas, not decimal_commas):
@@ -176,27 +179,25 @@ def nearly_numbers(column: list[str | None], *, decimal_commas: bool) -> str:
             continue
         if commas is not decimal_commas and not others:
             signs = ("points", "commas") if commas else ("commas", "points")
-            return f"numbers with decimal {signs[1]}, and other columns have decimal {signs[0]}; write them alike"
+            return f"numbers with decimal {signs[1]}, and other columns have decimal {signs[0]}; write all in the same way"
         if commas is decimal_commas and not others:  # such as 0012, which is kept as a text
             return ""
         if commas is decimal_commas:
             which = f"row {others[0] + 1} has {shown(texts[others[0]])}"
-            return (
-                f"{present - len(others)} of its {present} values are numbers, and {which}; correct that or leave it empty"
-            )
-    units = {match[1] for text in texts if text is not None and (match := _UNIT_BEHIND.fullmatch(text.strip()))}
-    behind = sum(text is not None and bool(_UNIT_BEHIND.fullmatch(text.strip())) for text in texts)
+            return f"{present - len(others)} of its {present} values are numbers, and {which}; correct it or leave it empty"
+    units = {match[1] for text in texts if text is not None and (match := _UNIT_AFTER.fullmatch(text.strip()))}
+    behind = sum(text is not None and bool(_UNIT_AFTER.fullmatch(text.strip())) for text in texts)
     if len(units) == 1 and behind == present:
-        return f"numbers with '{units.pop()}' behind each; put the unit into the column's name, in brackets, and leave the numbers"
+        return f"numbers with '{units.pop()}' after each; move the unit to the column's name, in brackets, and keep the numbers only"
     return ""
 
 
-def _look_at_categories(found: Found, series: pl.Series) -> None:
+def _inspect_categories(found: InspectedColumn, series: pl.Series) -> None:
     texts = [text for text in series.to_list() if text is not None and not is_missing(text, NUMBER)]
     categories = sorted(set(texts))
     found.different, found.missing = len(categories), len(series) - len(texts)
-    fitting = len(categories) <= MOST_CATEGORIES and len(categories) * RECORDS_A_CATEGORY <= max(
-        len(texts), 2 * RECORDS_A_CATEGORY
+    fitting = len(categories) <= MAX_CATEGORIES and len(categories) * RECORDS_PER_CATEGORY <= max(
+        len(texts), 2 * RECORDS_PER_CATEGORY
     )
     if fitting:
         found.type, found.categories = "category", tuple(categories)
@@ -208,16 +209,16 @@ def _look_at_categories(found: Found, series: pl.Series) -> None:
         found.notes.append(f"{len(categories)} different texts in {len(texts)} records: too many for categories")
 
 
-def _look_at_numbers(found: Found, read: pl.Series, records: int) -> None:
+def _inspect_numbers(found: InspectedColumn, read: pl.Series, records: int) -> None:
     present = read.drop_nulls()
     found.missing, found.different = records - len(present), present.n_unique()
     if present.is_empty():
         found.type = "number"
         return
     largest = float(present.abs().max())  # type: ignore[arg-type]
-    if not math.isfinite(largest) or largest > LARGEST:
+    if not math.isfinite(largest) or largest > MAX_NUMBER:
         found.type = "text"
-        found.notes.append(f"has numbers beyond {LARGEST:g}, which no model takes")
+        found.notes.append(f"has numbers beyond {MAX_NUMBER:g}, which models cannot take")
         return
     whole = bool((present == present.round()).all()) and largest <= LARGEST_INTEGER
     found.type = "integer" if whole else "number"
@@ -233,19 +234,19 @@ def _look_at_numbers(found: Found, read: pl.Series, records: int) -> None:
         found.notes.append("counts the records: a row number or a key")
 
 
-def _as_flags(found: Found, flags: pl.Series) -> None:
+def _set_flags(found: InspectedColumn, flags: pl.Series) -> None:
     found.numbers = flags
     found.median = float(flags.drop_nulls().mean() or 0.0) >= 0.5  # type: ignore[arg-type]
 
 
-def _look_at_typed_times(found: Found, series: pl.Series) -> None:
+def _inspect_typed_times(found: InspectedColumn, series: pl.Series) -> None:
     found.type = "datetime"
     midnight = series.dtype == pl.Date or bool((series.cast(pl.Datetime) == series.cast(pl.Date).cast(pl.Datetime)).all())
     found.format = "%Y-%m-%d" if midnight else "%Y-%m-%d %H:%M:%S"
     found.missing, found.different = series.null_count(), series.drop_nulls().n_unique()
     texts = series.drop_nulls().dt.strftime(found.format).to_list()
-    form = TimeFormat(found.format)
-    if any(form.parts(text) is None for text in texts):
+    time_format = TimeFormat(found.format)
+    if any(time_format.parts(text) is None for text in texts):
         found.type, found.format = "text", ""
         return
     found.first = texts[0] if texts else ""
@@ -253,26 +254,26 @@ def _look_at_typed_times(found: Found, series: pl.Series) -> None:
 
 def _format_of(texts: set[str]) -> str:
     for declared in _FORMATS:
-        form = TimeFormat(declared)
-        if all(form.parts(text) is not None for text in texts):
+        time_format = TimeFormat(declared)
+        if all(time_format.parts(text) is not None for text in texts):
             return declared
     return ""
 
 
-def _look_at_lists(found: Found, lists: list[Any]) -> bool:
-    """Lists of texts or of numbers; False for others."""
+def _inspect_lists(found: InspectedColumn, lists: list[Any]) -> bool:
+    """Take lists of texts or of numbers; return False for other lists."""
     present = [each for each in lists if each is not None]
     inside = [each for some in present for each in some]
-    kind = ""
+    declared = ""
     if all(isinstance(each, int | float) and not isinstance(each, bool) and math.isfinite(each) for each in inside):
-        kind = "list of shares"
-    elif all(isinstance(each, str) for each in inside) and len(set(inside)) <= MOST_CATEGORIES:
-        kind, found.categories = "list of categories", tuple(sorted(set(inside)))
+        declared = "list of shares"
+    elif all(isinstance(each, str) for each in inside) and len(set(inside)) <= MAX_CATEGORIES:
+        declared, found.categories = "list of categories", tuple(sorted(set(inside)))
         if any(len(set(some)) < len(some) for some in present):
             found.notes.append("has lists with an entry twice")
-    if not kind:
+    if not declared:
         return False
-    found.type, found.lists = kind, lists
+    found.type, found.lists = declared, lists
     found.missing, found.different = len(lists) - len(present), len({tuple(some) for some in present})
     if present and not inside:
         found.notes.append("always empty")

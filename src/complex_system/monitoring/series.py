@@ -1,11 +1,12 @@
-"""Curves and sums of the roll-ups of a period. They know nothing of the page."""
+"""Curves and sums of the roll-ups of a period, for the REST interface and the page."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from complex_system.monitoring.aggregates import ErrorSums, Gauge, LatencySums, Rollup, Served, begin_of
+from complex_system.monitoring.aggregates import ErrorSums, Gauge, LatencySums, Rollup, Served
+from complex_system.monitoring.points import Figure
 
 K = TypeVar("K")
 T = TypeVar("T", ErrorSums, LatencySums, Gauge)
@@ -22,14 +23,15 @@ def errors_by_model(rollups: Sequence[Rollup], step: int) -> dict[Served, Curve[
     return {served: found[served] for served in sorted(found, key=_place)}
 
 
-def errors_by_group(rollups: Sequence[Rollup]) -> dict[str, ErrorSums]:
-    """Return the errors of the models that answered, by group of records."""
-    sums: dict[str, ErrorSums] = {}
-    for rollup in rollups:
-        for key, each in rollup.errors.items():
-            if key.group and not key.served.shadow:
-                sums.setdefault(key.group, ErrorSums()).merge(each)
-    return dict(sorted(sums.items()))
+def errors_by_group(rollups: Sequence[Rollup], step: int, service: str | None = None) -> dict[str, Curve[ErrorSums]]:
+    """Return the errors of the models that answered, by group of records: those of one service, or of all."""
+    picked = (
+        (rollup, key.group, sums)
+        for rollup in rollups
+        for key, sums in rollup.errors.items()
+        if key.group and not key.served.shadow and service in (None, key.served.service)
+    )
+    return dict(sorted(_curves(step, picked, ErrorSums).items()))
 
 
 def latency_by_service(rollups: Sequence[Rollup], step: int) -> dict[str, Curve[LatencySums]]:
@@ -38,12 +40,20 @@ def latency_by_service(rollups: Sequence[Rollup], step: int) -> dict[str, Curve[
     return dict(sorted(_curves(step, picked, LatencySums).items()))
 
 
-def gauges(rollups: Sequence[Rollup], step: int, figure: str) -> dict[str, Curve[Gauge]]:
-    """Return the readings of a figure over time, such as ``data/psi`` or ``services/cpu_percent``, by column or service."""
-    found: set[str] = set().union(*(rollup.gauges for rollup in rollups))
-    subjects = {metric: subject for metric in sorted(found) if (subject := _subject(metric, figure)) is not None}
-    picked = ((r, subject, r.gauges[metric]) for metric, subject in subjects.items() for r in rollups if metric in r.gauges)
-    return _curves(step, picked, Gauge)
+def gauges(rollups: Sequence[Rollup], step: int, wanted: Callable[[Figure], bool]) -> dict[Figure, Curve[Gauge]]:
+    """Return the readings of the wanted figures over time."""
+    known: dict[Figure, bool] = {}
+
+    def picked() -> Iterator[tuple[Rollup, Figure, Gauge]]:
+        for rollup in rollups:
+            for figure, gauge in rollup.gauges.items():
+                is_wanted = known.get(figure)
+                if is_wanted is None:
+                    is_wanted = known[figure] = wanted(figure)
+                if is_wanted:
+                    yield rollup, figure, gauge
+
+    return dict(sorted(_curves(step, picked(), Gauge).items()))
 
 
 def failed_requests(rollups: Sequence[Rollup]) -> dict[tuple[str, str], int]:
@@ -87,26 +97,17 @@ def points(curve: Curve[T], step: int, value: Callable[[T], float | None]) -> li
 def _curves(step: int, picked: Iterable[tuple[Rollup, K, T]], make: Callable[[], T]) -> dict[K, Curve[T]]:
     curves: dict[K, Curve[T]] = {}
     for rollup, name, sums in picked:
-        curve = curves.setdefault(name, {})
-        begin = begin_of(rollup.at, step)
-        if begin not in curve:
-            curve[begin] = make()
-        curve[begin].merge(sums)
+        curve = curves.get(name)
+        if curve is None:
+            curve = curves[name] = {}
+        begin = rollup.at - rollup.at % step
+        whole = curve.get(begin)
+        if whole is None:
+            whole = curve[begin] = make()
+        whole.merge(sums)
     return curves
 
 
 def _place(served: Served) -> tuple[bool, str, int, str, str]:
     number = int(served.version) if served.version.isdigit() else 0
     return served.shadow, served.model, number, served.version, served.service
-
-
-def _subject(metric: str, figure: str) -> str | None:
-    """Return what a flat metric is about if it is of a figure; empty for the whole system."""
-    group, _, last = figure.partition("/")
-    if metric == figure:
-        return ""
-    if metric.startswith(f"{figure}/"):
-        return metric.removeprefix(f"{figure}/")
-    if group == "services" and metric.startswith("services/") and metric.endswith(f"/{last}"):
-        return metric.removeprefix("services/").removesuffix(f"/{last}")
-    return None
