@@ -77,8 +77,6 @@ def event_subject(event: Event[Any]) -> Subject:
 # Until everything uses messages:
 
 __all__ = [
-    "ALERT_ENDED",
-    "ALERT_RAISED",
     "CHAMPION_CHANGED",
     "COMPARISON_FINISHED",
     "DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT",
@@ -101,18 +99,15 @@ __all__ = [
     "DB_SAVE_MANY_RAW_DATAPOINTS_SUBJECT",
     "DB_UPSERT_MANY_PROCESSED_DATAPOINTS_SUBJECT",
     "DB_UPSERT_PROCESSED_COLUMNS_SUBJECT",
-    "GET_ALERTS_SUBJECT",
     "GET_COMPARISON_SUBJECT",
     "GET_SCENARIO_SUBJECT",
     "ML_SERVING_COLUMNS_SUBJECT",
     "ML_SERVING_SUBJECT",
     "ML_SERVING_WANDB_COLUMNS_SUBJECT",
     "ML_SERVING_WANDB_SUBJECT",
-    "MONITORING_SUBJECT",
     "PREDICTION_FAILED",
     "PREDICTION_MADE",
     "SCENARIO_CHANGED",
-    "SERVICE_HEARTBEAT",
     "SET_SCENARIO_SUBJECT",
     "TRAINING_FINISHED",
     "TRAINING_PROGRESS",
@@ -201,10 +196,6 @@ PREDICTION_FAILED = event("prediction-failed")
 TRUTH_KNOWN = event("truth-known")
 """``{"truths": [{"id", "truth"}]}``: the measured value of records that were predicted."""
 
-# Monitoring
-MONITORING_SUBJECT = request("get-monitoring")
-"""``{}`` -> ``{"system", "model", "performance", "latency", "services", "drift", "samples", ...}``: what ``ml_monitoring`` knows."""
-
 # Database: what monitoring keeps there (domain.documents); subjects of their own, so that any service may keep something
 DB_SAVE_DOCUMENTS_SUBJECT = request("save-monitoring-documents")
 """List of ``{"kind", "key", "at", "body"}`` -> ``{"acknowledged": true, "saved": n}``; the same kind and key is replaced."""
@@ -219,12 +210,6 @@ DB_GET_RAW_BY_KEYS_SUBJECT = request("get-raw-by-keys")
 """``{"keys": [...]}`` -> Arrow page of the raw records with these keys; where ``next`` is set, ask again for the keys beyond it."""
 
 # Alerts, and what the system does about them
-ALERT_RAISED = event("alert-raised")
-"""An alert that begins, see ``monitoring.alerts.Alert.as_dict``."""
-ALERT_ENDED = event("alert-ended")
-"""The same alert when it is over."""
-GET_ALERTS_SUBJECT = request("get-alerts")
-"""``{}`` -> ``{"open": [...], "past": [...]}``: the open alerts, and the newest of those that are over."""
 TRAINING_ROUND = event("training-round")
 """``{"round", "stage": "started"|"failed", "cause", "alerts": [ids], "after", "labelled", "text"}``."""
 
@@ -235,9 +220,3 @@ GET_SCENARIO_SUBJECT = request("get-scenario")
 """``{}`` -> the same."""
 SCENARIO_CHANGED = event("scenario-changed")
 """The same, when it begins."""
-
-# Every service
-SERVICE_HEARTBEAT = event("service-heartbeat")
-"""``{"service", "replica", "instance", "host", "state", "detail", "pid", "url", "version", "started", "cpu_percent",
-"memory_megabytes"}``; states: starting, waiting, ready, working, failing, and stopped in the last one of a service that ends in
-order."""
