@@ -77,8 +77,8 @@ def event_subject(event: Event[Any]) -> Subject:
 # Until everything uses messages:
 
 __all__ = [
-    "CHAMPION_CHANGED",
-    "COMPARISON_FINISHED",
+    "ALERT_ENDED",
+    "ALERT_RAISED",
     "DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT",
     "DB_DELETE_DOCUMENTS_SUBJECT",
     "DB_GET_ALL_PROCESSED_DATA_SUBJECT",
@@ -99,20 +99,18 @@ __all__ = [
     "DB_SAVE_MANY_RAW_DATAPOINTS_SUBJECT",
     "DB_UPSERT_MANY_PROCESSED_DATAPOINTS_SUBJECT",
     "DB_UPSERT_PROCESSED_COLUMNS_SUBJECT",
-    "GET_COMPARISON_SUBJECT",
+    "GET_ALERTS_SUBJECT",
     "GET_SCENARIO_SUBJECT",
     "ML_SERVING_COLUMNS_SUBJECT",
     "ML_SERVING_SUBJECT",
     "ML_SERVING_WANDB_COLUMNS_SUBJECT",
     "ML_SERVING_WANDB_SUBJECT",
+    "MONITORING_SUBJECT",
     "PREDICTION_FAILED",
     "PREDICTION_MADE",
     "SCENARIO_CHANGED",
+    "SERVICE_HEARTBEAT",
     "SET_SCENARIO_SUBJECT",
-    "TRAINING_FINISHED",
-    "TRAINING_PROGRESS",
-    "TRAINING_ROUND",
-    "TRAIN_MODEL_SUBJECT",
     "TRUTH_KNOWN",
     "ReplySubject",
     "Subject",
@@ -159,25 +157,6 @@ DB_GET_REJECTED_PAGE_SUBJECT = request("get-rejected-page")
 
 # Ingest: published, kept by JetStream, written by the database service
 
-# Training
-TRAIN_MODEL_SUBJECT = request("train-model")
-"""``{"round"?, "trainers"?: [...], "after"?: key}`` -> ``{"trainer", "accepted", "round", "reason"?}`` from every trainer that is
-meant. With ``after`` it trains only on labelled records with larger keys: those that came later."""
-TRAINING_PROGRESS = event("training-progress")
-"""``{"trainer", "framework", "round", "stage", "step", "steps", "train_rmse"?, "validation_rmse"?}``."""
-TRAINING_FINISHED = event("training-finished")
-"""``{"trainer", "framework", "round", "status": "finished"|"failed", "model", "version", "run_id", "run_url", "validation", "samples",
-"cross_validation"?, "seconds", "timings", "error"?}``; see ``training.folds.CrossValidation.as_dict``."""
-COMPARISON_FINISHED = event("comparison-finished")
-"""``{"round", "results": [...], "champion": {...}, "run_url", "holdout", "kept", "cause", "alerts", "ranked_by", ...}``; the rest is
-described in ``evaluation.announcement``.
-
-``kept`` says why the old champion stays, and is empty for a new one; ``cause`` is ``growth``, ``alert`` or ``schedule``."""
-GET_COMPARISON_SUBJECT = request("get-comparison")
-"""``{}`` -> the value of the newest ``comparison-finished``, also one from before a restart; None before the first."""
-CHAMPION_CHANGED = event("champion-changed")
-"""``{"model", "version", "framework", "rmse", "pipeline_version", "cause"}``; cause as in ``comparison-finished``."""
-
 # Serving
 ML_SERVING_WANDB_SUBJECT = request("get-prediction-wandb")
 """As ``get-prediction``, answered by ``ml_serving`` from the W&B artifact."""
@@ -196,6 +175,10 @@ PREDICTION_FAILED = event("prediction-failed")
 TRUTH_KNOWN = event("truth-known")
 """``{"truths": [{"id", "truth"}]}``: the measured value of records that were predicted."""
 
+# Monitoring
+MONITORING_SUBJECT = request("get-monitoring")
+"""``{}`` -> ``{"system", "model", "performance", "latency", "services", "drift", "samples", ...}``: what ``ml_monitoring`` knows."""
+
 # Database: what monitoring keeps there (domain.documents); subjects of their own, so that any service may keep something
 DB_SAVE_DOCUMENTS_SUBJECT = request("save-monitoring-documents")
 """List of ``{"kind", "key", "at", "body"}`` -> ``{"acknowledged": true, "saved": n}``; the same kind and key is replaced."""
@@ -210,8 +193,12 @@ DB_GET_RAW_BY_KEYS_SUBJECT = request("get-raw-by-keys")
 """``{"keys": [...]}`` -> Arrow page of the raw records with these keys; where ``next`` is set, ask again for the keys beyond it."""
 
 # Alerts, and what the system does about them
-TRAINING_ROUND = event("training-round")
-"""``{"round", "stage": "started"|"failed", "cause", "alerts": [ids], "after", "labelled", "text"}``."""
+ALERT_RAISED = event("alert-raised")
+"""An alert that begins, see ``monitoring.alerts.Alert.as_dict``."""
+ALERT_ENDED = event("alert-ended")
+"""The same alert when it is over."""
+GET_ALERTS_SUBJECT = request("get-alerts")
+"""``{}`` -> ``{"open": [...], "past": [...]}``: the open alerts, and the newest of those that are over."""
 
 # The source's scenarios
 SET_SCENARIO_SUBJECT = request("set-scenario")
@@ -220,3 +207,9 @@ GET_SCENARIO_SUBJECT = request("get-scenario")
 """``{}`` -> the same."""
 SCENARIO_CHANGED = event("scenario-changed")
 """The same, when it begins."""
+
+# Every service
+SERVICE_HEARTBEAT = event("service-heartbeat")
+"""``{"service", "replica", "instance", "host", "state", "detail", "pid", "url", "version", "started", "cpu_percent",
+"memory_megabytes"}``; states: starting, waiting, ready, working, failing, and stopped in the last one of a service that ends in
+order."""
