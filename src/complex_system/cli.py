@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -15,6 +17,8 @@ from fastiot.cli.commands.start import start as fastiot_start
 from fastiot.cli.model.deployment import DeploymentConfig
 from fastiot.cli.model.project import ProjectContext
 from fastiot.cli.typer_app import DEFAULT_CONTEXT_SETTINGS, app, extras_cmd
+
+from complex_system.errors import ComplexSystemError, StartError
 
 if TYPE_CHECKING:
     from complex_system.local.plan import Deployment
@@ -29,6 +33,15 @@ def _names() -> list[str]:
 def _fail(command: str, message: str) -> NoReturn:
     typer.echo(f"fiot {command}: {message}", err=True)
     raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _errors_of(command: str) -> Iterator[None]:
+    """Show an error of ours as one line, and end the command with exit code 1."""
+    try:
+        yield
+    except ComplexSystemError as error:
+        _fail(command, error.message)
 
 
 Deployed = Annotated[str, typer.Argument(help="Deployment: a folder of deployments/.", autocompletion=_names)]
@@ -51,14 +64,13 @@ def run(
         typer.Option(help="Change the lab after the first champion: shift, noise, missing, concept or new_category."),
     ] = None,
     data: Annotated[str, typer.Option(help="Run on this file of records, or on a data set that ships: lab, films.")] = "",
-    target: Annotated[str, typer.Option(help="Column of --data to predict; the last column of numbers by default.")] = "",
+    target: Annotated[str, typer.Option(help="Column of --data to predict; the last numeric column by default.")] = "",
 ) -> None:
     """Run a deployment on this machine, without Docker, until Ctrl-C.
 
     Start every service as a process, and the servers that the deployment needs unless its .env names a host for them, and show what
     they do. Data, logs and status.json are kept in .run/DEPLOYMENT.
     """
-    from complex_system.errors import ComplexSystemError
     from complex_system.local.run import RunOptions, run_deployment
 
     variables = {"COMPLEX_SYSTEM_RECORDS": records, "COMPLEX_SYSTEM_SEED": seed}
@@ -72,15 +84,11 @@ def run(
         variables={name: str(value) for name, value in variables.items() if value is not None},
     )
     root = Path(ProjectContext.default.project_root_dir)
-    try:
-        code = run_deployment(_read(deployment), root, options, lambda text: typer.echo(f"fiot run: {text}"))
-    except ComplexSystemError as error:
-        _fail("run", error.message)
-    raise typer.Exit(code)
+    with _errors_of("run"):
+        raise typer.Exit(run_deployment(_read(deployment), root, options, lambda text: typer.echo(f"fiot run: {text}")))
 
 
 def _read(name: str) -> Deployment:
-    from complex_system.errors import StartError
     from complex_system.local.plan import DeployedService, Deployment
 
     context = ProjectContext.default
@@ -117,15 +125,12 @@ def init_env(
 ) -> None:
     """Write a deployment's .env with random passwords for its servers and a key for its REST interfaces."""
     from complex_system.deploy.env_file import env_text, write_env
-    from complex_system.errors import ComplexSystemError
 
     context = ProjectContext.default
-    try:
+    path = Path(context.env_file_for_deployment(deployment))
+    with _errors_of("extras init-env"):
         config = _config(deployment)
-        path = Path(context.env_file_for_deployment(deployment))
         write_env(path, env_text(deployment, _infrastructure(config), config.services), replace=force)
-    except ComplexSystemError as error:
-        _fail("extras init-env", error.message)
     typer.echo(f"{path} is written; next: `fiot config {deployment}` and `fiot start {deployment}`.")
 
 
@@ -146,7 +151,6 @@ def dead_letters(
 
     from pydantic import ValidationError
 
-    from complex_system.errors import ComplexSystemError
     from complex_system.messaging.ingest.dead_letters import Action, manage_dead_letters
     from complex_system.settings import Settings
 
@@ -169,7 +173,7 @@ def describe_data(
     file: Annotated[
         Path, typer.Argument(help="CSV, TSV, JSON lines, Excel or Parquet; the suffix says which.", dir_okay=False)
     ],
-    target: Annotated[str, typer.Option(help="Column to predict; the last column of numbers by default.")] = "",
+    target: Annotated[str, typer.Option(help="Column to predict; the last numeric column by default.")] = "",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write the declaration to; the terminal by default.")
     ] = None,
@@ -180,17 +184,12 @@ def describe_data(
     Show what the columns seem to hold, what is suspicious, and whether every record can be processed.
     """
     from complex_system.describe.command import describe_to
-    from complex_system.errors import ComplexSystemError
 
-    try:
+    with _errors_of("extras describe-data"):
         describe_to(file, target, output, force=force, out=sys.stdout, err=sys.stderr)
-    except ComplexSystemError as error:
-        _fail("extras describe-data", error.message)
 
 
 def _config(name: str) -> DeploymentConfig:
-    from complex_system.errors import StartError
-
     context = ProjectContext.default
     if name not in context.deployment_names:
         raise StartError(f"There is no deployment '{name}'; this project has {', '.join(_names()) or 'none'}.")
@@ -207,13 +206,10 @@ def _infrastructure(config: DeploymentConfig) -> dict[str, bool]:
 def _require_env(command: str, deployment: str) -> None:
     """End the command with an explanation when the deployment has no passwords for its servers, or no configuration with them."""
     from complex_system.deploy.env_file import missing_variables
-    from complex_system.errors import ComplexSystemError
 
     context = ProjectContext.default
-    try:
+    with _errors_of(command):
         needed = _infrastructure(_config(deployment))
-    except ComplexSystemError as error:
-        _fail(command, error.message)
     missing = missing_variables(needed, context.env_for_deployment(deployment))
     if missing:
         path = context.env_file_for_deployment(deployment)

@@ -1,4 +1,4 @@
-"""What the page shows, without a browser: readings, figures' numbers, words, pictures, and the way from ASGI to WSGI."""
+"""The content of the page without a browser: readings, figures, texts, drawings, and the ASGI gateway to WSGI."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from complex_system.monitoring.page import answers
 from complex_system.monitoring.page.app import VIEWS, only_changed, public_address
 from complex_system.monitoring.page.diagram import diagrams
 from complex_system.monitoring.page.formatting import Clock, Viewer, count, lasting, link, rate, share
-from complex_system.monitoring.page.gateway import MOST_BODY, WsgiGateway
+from complex_system.monitoring.page.gateway import MAX_BODY, WsgiGateway
 from complex_system.monitoring.page.reading import PERIODS, Facts, Reading, take
 from complex_system.monitoring.page.report import make_report
-from complex_system.monitoring.page.svg import Line, chart, histogram, nice_ticks
+from complex_system.monitoring.page.svg import chart, histogram, nice_ticks
 from complex_system.monitoring.points import Figures
 from complex_system.monitoring.views import ReferenceView
 from complex_system.protocol.base import to_wire
@@ -224,7 +224,7 @@ def test_times_are_those_of_the_browser() -> None:
         assert Clock.of(nonsense).axis(summer) == "2026-07-01 12:00:00"
 
 
-def test_words() -> None:
+def test_formats() -> None:
     assert [lasting(s) for s in (0.4, 59, 61, 3600, 90_000)] == ["0 s", "59 s", "1 min 1 s", "1 h", "1 d 1 h"]
     assert [count(n) for n in (0, 99_999, 123_456, 1_000_000)] == ["0", "99,999", "123 k", "1 M"]
     assert [rate(r) for r in (0.0, 0.05, 2.1234, 12_000)] == ["0/s", "3/min", "2.12/s", "12,000/s"]
@@ -241,7 +241,7 @@ def test_the_address_of_mlflow_keeps_its_password_to_itself() -> None:
 
 def test_pictures_have_finite_numbers_whatever_they_show() -> None:
     drawn = histogram([5.0, 5.0], [0.0], [0.0], "mm", "one value") + chart(
-        [Line("a", [(0.0, 1.0), (1.0, None), (2.0, 1.0)])], (0.0, 0.0), [(0.0, "now")], "y", "flat"
+        [[(0.0, 1.0), (1.0, None), (2.0, 1.0)]], (0.0, 0.0), [(0.0, "now")], "y", "flat"
     )
     assert "nan" not in drawn
     assert "inf" not in drawn
@@ -267,7 +267,7 @@ def client(gateway: WsgiGateway) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url="http://page")
 
 
-async def test_the_gateway_hands_requests_and_answers_on() -> None:
+async def test_the_gateway_passes_requests_and_answers_on() -> None:
     gateway = WsgiGateway(application)
     async with client(gateway) as http:
         answer = await http.post("/a%20b?c=d", content=b"body")
@@ -277,13 +277,13 @@ async def test_the_gateway_hands_requests_and_answers_on() -> None:
         plain = await http.get("/x", headers={"accept-encoding": "identity"})
         assert "content-encoding" not in plain.headers
         assert len(plain.content) == int(plain.headers["content-length"])
-        assert (await http.post("/", content=b"x" * (MOST_BODY + 1))).status_code == 413
+        assert (await http.post("/", content=b"x" * (MAX_BODY + 1))).status_code == 413
         answers_at_once = await asyncio.gather(*(http.get(f"/{i}") for i in range(20)))
         assert [f"GET /{i} " in each.text for i, each in enumerate(answers_at_once)] == [True] * 20
     gateway.close()
 
 
-async def test_with_an_api_key_the_page_asks_for_it_and_does_not_hand_it_on() -> None:
+async def test_with_an_api_key_the_page_asks_for_it_and_does_not_pass_it_on() -> None:
     gateway = WsgiGateway(application, "s3cret")
     async with client(gateway) as http:
         refused = await http.get("/")

@@ -82,11 +82,12 @@ class LimitedRequest:
                 sending would see a broken connection instead of the response.
             ClientDisconnect: The client is gone.
         """
-        encoding = self.header(b"content-encoding")
-        if encoding not in ("", "identity"):
-            raise InvalidRequestError(f"Bodies are taken uncompressed, not with Content-Encoding '{encoding[:40]}'.")
-        length = self.header(b"content-length")
-        declared = int(length) if len(length) < 19 and length.isdecimal() else 0
+        encoding = self.headers.get(b"content-encoding", b"")
+        if encoding not in (b"", b"identity"):
+            shown = encoding[:40].decode("latin-1")
+            raise InvalidRequestError(f"Bodies are taken uncompressed, not with Content-Encoding '{shown}'.")
+        length = self.headers.get(b"content-length", b"")
+        declared = int(length) if len(length) < 19 and length.isdigit() else 0
         if not 0 < declared < min(LARGE_BODY, self._limits.max_bytes):
             return await self._large_body(declared)
         body, more = b"", True

@@ -79,8 +79,6 @@ def event_subject(event: Event[Any]) -> Subject:
 __all__ = [
     "ALERT_ENDED",
     "ALERT_RAISED",
-    "CHAMPION_CHANGED",
-    "COMPARISON_FINISHED",
     "DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT",
     "DB_DELETE_DOCUMENTS_SUBJECT",
     "DB_GET_ALL_PROCESSED_DATA_SUBJECT",
@@ -102,7 +100,6 @@ __all__ = [
     "DB_UPSERT_MANY_PROCESSED_DATAPOINTS_SUBJECT",
     "DB_UPSERT_PROCESSED_COLUMNS_SUBJECT",
     "GET_ALERTS_SUBJECT",
-    "GET_COMPARISON_SUBJECT",
     "GET_SCENARIO_SUBJECT",
     "ML_SERVING_COLUMNS_SUBJECT",
     "ML_SERVING_SUBJECT",
@@ -114,10 +111,6 @@ __all__ = [
     "SCENARIO_CHANGED",
     "SERVICE_HEARTBEAT",
     "SET_SCENARIO_SUBJECT",
-    "TRAINING_FINISHED",
-    "TRAINING_PROGRESS",
-    "TRAINING_ROUND",
-    "TRAIN_MODEL_SUBJECT",
     "TRUTH_KNOWN",
     "ReplySubject",
     "Subject",
@@ -164,25 +157,6 @@ DB_GET_REJECTED_PAGE_SUBJECT = request("get-rejected-page")
 
 # Ingest: published, kept by JetStream, written by the database service
 
-# Training
-TRAIN_MODEL_SUBJECT = request("train-model")
-"""``{"round"?, "trainers"?: [...], "after"?: key}`` -> ``{"trainer", "accepted", "round", "reason"?}`` from every trainer that is
-meant. With ``after`` it trains only on labelled records with larger keys: those that came later."""
-TRAINING_PROGRESS = event("training-progress")
-"""``{"trainer", "framework", "round", "stage", "step", "steps", "train_rmse"?, "validation_rmse"?}``."""
-TRAINING_FINISHED = event("training-finished")
-"""``{"trainer", "framework", "round", "status": "finished"|"failed", "model", "version", "run_id", "run_url", "validation", "samples",
-"cross_validation"?, "seconds", "timings", "error"?}``; see ``training.folds.CrossValidation.as_dict``."""
-COMPARISON_FINISHED = event("comparison-finished")
-"""``{"round", "results": [...], "champion": {...}, "run_url", "holdout", "kept", "cause", "alerts", "ranked_by", ...}``; the rest is
-described in ``evaluation.announcement``.
-
-``kept`` says why the old champion stays, and is empty for a new one; ``cause`` is ``growth``, ``alert`` or ``schedule``."""
-GET_COMPARISON_SUBJECT = request("get-comparison")
-"""``{}`` -> the value of the newest ``comparison-finished``, also one from before a restart; None before the first."""
-CHAMPION_CHANGED = event("champion-changed")
-"""``{"model", "version", "framework", "rmse", "pipeline_version", "cause"}``; cause as in ``comparison-finished``."""
-
 # Serving
 ML_SERVING_WANDB_SUBJECT = request("get-prediction-wandb")
 """As ``get-prediction``, answered by ``ml_serving`` from the W&B artifact."""
@@ -225,8 +199,6 @@ ALERT_ENDED = event("alert-ended")
 """The same alert when it is over."""
 GET_ALERTS_SUBJECT = request("get-alerts")
 """``{}`` -> ``{"open": [...], "past": [...]}``: the open alerts, and the newest of those that are over."""
-TRAINING_ROUND = event("training-round")
-"""``{"round", "stage": "started"|"failed", "cause", "alerts": [ids], "after", "labelled", "text"}``."""
 
 # The source's scenarios
 SET_SCENARIO_SUBJECT = request("set-scenario")

@@ -39,7 +39,7 @@ def all_answers(reading: Reading) -> list[Answer]:
 def system_answer(reading: Reading) -> Answer:
     """Return whether all services run."""
     answer = partial(Answer, "Is everything running?", path="/system")
-    services = reading.services
+    services = reading.overview.services
     if not services:
         return answer("none", "Waiting", "No heartbeat received yet.")
     names: dict[Level, list[str]] = {}

@@ -11,7 +11,7 @@ from dash.development.base_component import Component
 
 from complex_system.monitoring.page.formatting import Level, Viewer, link
 from complex_system.monitoring.page.reading import Reading
-from complex_system.monitoring.page.tables import Table
+from complex_system.monitoring.page.summaries import Table
 
 Child = Any
 """A component, a text, or a list of them."""

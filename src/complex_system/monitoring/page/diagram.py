@@ -78,7 +78,7 @@ ARROWS = (
 def diagrams(reading: Reading) -> tuple[str, str]:
     """Return the diagram for wide and for narrow screens; CSS shows one of them."""
     labels = _labels(reading)
-    services = {each.service: each for each in reading.services}
+    services = {each.service: each for each in reading.overview.services}
     description = "Data flow: " + "; ".join(
         f"{key} {each.line} {each.quiet}".strip() for key, each in labels.items() if each.line
     )
@@ -103,9 +103,9 @@ def _labels(reading: Reading) -> dict[str, Label]:
             f"{rate(reading.per_second(series.truths))} now",
         ),
     }  # fmt: skip
-    records = reading.records
+    records = reading.overview.records
     if records:
-        rates = {name: rate(value) for name, value in reading.rates.items()}
+        rates = {name: rate(value) for name, value in reading.overview.rates.items()}
         unprocessed = max(0, records.get("raw", 0) - records.get("processed", 0) - records.get("rejected", 0))
         labels["saved"] = Label(f"{count(records.get('raw'))} records", quiet=rates.get("raw", ""))
         labels["raw"] = Label(f"{count(unprocessed)} to do")

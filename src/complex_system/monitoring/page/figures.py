@@ -10,6 +10,8 @@ from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.series import Curve, T, points
 
 Figure = dict[str, Any]
+Mark = tuple[Figure, Figure]
+"""A line or an area across a figure with its label, as shape and annotation; the label may be empty."""
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Noto Sans', 'Liberation Sans', Arial, sans-serif"
 COLORS: dict[str, dict[str, str]] = {
@@ -46,7 +48,9 @@ def titled(title: str, **more: Any) -> Figure:
     return {"title": {"text": plain(title)}, **more}
 
 
-def figure(viewer: Viewer, traces: Sequence[Figure], x: Figure, y: Figure, *, keep: str, **layout: Any) -> Figure:
+def figure(
+    viewer: Viewer, traces: Sequence[Figure], x: Figure, y: Figure, *, keep: str, marks: Sequence[Mark] = (), **layout: Any
+) -> Figure:
     """Return a figure.
 
     Args:
@@ -55,6 +59,7 @@ def figure(viewer: Viewer, traces: Sequence[Figure], x: Figure, y: Figure, *, ke
         x: The x axis, as far as it differs from the usual one.
         y: The y axis, likewise.
         keep: While this stays the same, the reader's zoom and hidden curves stay, too.
+        marks: Lines and areas across the figure.
         layout: The layout, as far as it differs from the usual one.
     """
     colors = COLORS[viewer.theme]
@@ -80,6 +85,7 @@ def figure(viewer: Viewer, traces: Sequence[Figure], x: Figure, y: Figure, *, ke
                 "bgcolor": colors["surface"], "bordercolor": colors["line"], "font": {"color": colors["ink"], "size": 12},
                 "align": "left", "namelength": -1,
             },
+            "shapes": [shape for shape, _ in marks], "annotations": [label for _, label in marks if label],
             "hovermode": "x unified", "uirevision": keep, "showlegend": len(traces) > 1,
             "dragmode": "zoom", "modebar": {"color": colors["muted"], "bgcolor": "rgba(0,0,0,0)"},
             **layout,
@@ -136,19 +142,20 @@ def curves(
     return [curve(viewer, i, name, points(each, reading.period.step, value), unit) for i, (name, each) in enumerate(shown)]
 
 
-def threshold(
-    viewer: Viewer, value: float, text: str, tone: str = "muted", *, vertical: bool = False
-) -> tuple[Figure, Figure]:
-    """Return a dashed line across the figure and its label, as shape and annotation."""
-    colors = COLORS[viewer.theme]
-    line = {"color": colors[tone], "width": 1.5, "dash": "dash"}
-    if vertical:
-        shape = {"type": "line", "xref": "x", "yref": "paper", "x0": value, "x1": value, "y0": 0, "y1": 1, "line": line}
-        place = {"x": value, "xref": "x", "y": 1, "yref": "paper", "yanchor": "bottom", "xanchor": "center"}
-    else:
-        shape = {"type": "line", "xref": "paper", "yref": "y", "x0": 0, "x1": 1, "y0": value, "y1": value, "line": line}
-        place = {"x": 0, "xref": "paper", "y": value, "yref": "y", "yanchor": "bottom", "xanchor": "left", "xshift": 3}
-    return shape, {**place, "text": plain(text), "showarrow": False, "font": {"size": 11, "color": colors[tone]}}
+def threshold(viewer: Viewer, value: float, text: str, tone: str = "muted", *, vertical: bool = False) -> Mark:
+    """Return a dashed line across the figure with its label."""
+    color = COLORS[viewer.theme][tone]
+    along, across = ("y", "x") if vertical else ("x", "y")
+    shape = {
+        "type": "line", f"{along}ref": "paper", f"{across}ref": across, f"{along}0": 0, f"{along}1": 1, f"{across}0": value,
+        f"{across}1": value, "line": {"color": color, "width": 1.5, "dash": "dash"},
+    }  # fmt: skip
+    label = {
+        f"{along}ref": "paper", f"{across}ref": across, f"{along}": int(vertical), f"{across}": value, "yanchor": "bottom",
+        "xanchor": "center" if vertical else "left", "xshift": 0 if vertical else 3, "text": plain(text),
+        "showarrow": False, "font": {"size": 11, "color": color},
+    }  # fmt: skip
+    return shape, label if text else {}
 
 
 def best_possible(viewer: Viewer, value: float, start: float, end: float) -> Figure:
@@ -160,7 +167,7 @@ def best_possible(viewer: Viewer, value: float, start: float, end: float) -> Fig
     )
 
 
-def moment(viewer: Viewer, at: float, text: str, tone: str = "muted", *, late: bool = False) -> tuple[Figure, Figure]:
+def moment(viewer: Viewer, at: float, text: str, tone: str = "muted", *, late: bool = False) -> Mark:
     """Return a vertical line at a time and its label, which is on the left of the line if it is ``late`` on the axis."""
     colors, x = COLORS[viewer.theme], viewer.clock.axis(at)
     shape = {
@@ -174,12 +181,29 @@ def moment(viewer: Viewer, at: float, text: str, tone: str = "muted", *, late: b
     return shape, label
 
 
-def shaded(viewer: Viewer, start: float, end: float) -> Figure:
+def shaded(viewer: Viewer, start: float, end: float) -> Mark:
     """Return a shaded time span, for instance of an alert."""
-    return {
+    shape = {
         "type": "rect", "xref": "x", "yref": "paper", "x0": viewer.clock.axis(start), "x1": viewer.clock.axis(end), "y0": 0, "y1": 1,
         "layer": "below", "fillcolor": COLORS[viewer.theme]["shade"], "line": {"width": 0},
     }  # fmt: skip
+    return shape, {}
+
+
+def bars(
+    viewer: Viewer, values: Mapping[str, float], colors: Sequence[str], x: Figure, *more: Figure, keep: str, hover: str,
+    marks: Sequence[Mark], **trace: Any,
+) -> Figure:  # fmt: skip
+    """Return horizontal bars, the first one at the bottom; ``more`` traces are drawn over them, and ``trace`` adds to the bars."""
+    drawn = {
+        "type": "bar", "orientation": "h", "x": list(values.values()), "y": [plain(name) for name in values], "width": 0.62,
+        "marker": {"color": list(colors), "cornerradius": 3}, "hovertemplate": f"%{{y}}<br>{hover}<extra></extra>", **trace,
+    }  # fmt: skip
+    y = {"showgrid": False, "tickfont": {"color": COLORS[viewer.theme]["ink"], "size": 12}}
+    return figure(
+        viewer, [drawn, *more], x, y, keep=keep, marks=marks, margin={"l": 12, "r": 14, "t": 26, "b": 8}, hovermode="closest",
+        showlegend=False,
+    )  # fmt: skip
 
 
 def _merged(*parts: Figure) -> Figure:

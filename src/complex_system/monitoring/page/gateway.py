@@ -1,12 +1,12 @@
-"""A WSGI application inside an ASGI one: the page beside the REST interface, on one port. Each request runs in a thread."""
+"""A WSGI application as an ASGI one: the page beside the REST interface, on one port. Each request runs in a thread."""
 
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
 import logging
 import sys
-import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -23,16 +23,16 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 THREADS = 4
-"""Requests that are computed at the same time; more wait."""
-MOST_BODY = 1_000_000
-"""Bytes that a request may have: the page's own are some thousand."""
-SMALLEST_PACKED = 1500
-"""Bytes from which an answer is compressed."""
+"""Requests that are answered at the same time; more wait."""
+MAX_BODY = 1_000_000
+"""Bytes of a request at most; the page's own have a few thousand."""
+MIN_COMPRESSED = 1500
+"""Bytes from which on an answer is compressed."""
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "connect-src 'self'; font-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
-"""What a browser may load: nothing from another host. Dash writes its start into the page itself, so inline scripts are allowed."""
+"""A browser loads nothing from another host. Inline scripts are allowed, because Dash starts with one."""
 SECURITY = (
     (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
@@ -41,27 +41,27 @@ SECURITY = (
 
 
 class WsgiGateway:
-    """Runs a WSGI application for ASGI."""
+    """Runs a WSGI application in threads of its own."""
 
     def __init__(self, application: Any, api_key: str = "") -> None:
-        """Wraps an application.
+        """Wrap an application.
 
         Args:
             application: WSGI.
-            api_key: What who looks must know: as the password of HTTP's basic authentication, which a browser asks for, or as
+            api_key: What readers must send: as the password of HTTP's basic authentication, which browsers ask for, or as
                 ``X-API-Key`` or ``Authorization: Bearer`` as for the REST interface. Empty for none.
         """
         self._application = application
         self._key = ApiKey(api_key, basic=True)
         self._threads = ThreadPoolExecutor(THREADS, "page")
-        self._packed: dict[tuple[str, int], bytes] = {}
+        self._compressed: dict[tuple[str, int], bytes] = {}
 
     def close(self) -> None:
-        """Ends the threads; what is computed is let go."""
+        """End the threads; requests under way get no answer."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request."""
+        """Answer a request."""
         if scope["type"] != "http":
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
@@ -94,30 +94,25 @@ class WsgiGateway:
         kept = [
             (k.lower(), v) for k, v in answered if k.lower() not in ("content-length", "connection", "transfer-encoding")
         ]
-        if _is_packable(dict(kept), headers, content):
-            content = self._pack(str(scope["path"]), status, dict(kept), content)
+        if _is_compressible(dict(kept), headers, content):
+            content = self._compress(str(scope["path"]), status, dict(kept), content)
             kept += [("content-encoding", "gzip"), ("vary", "Accept-Encoding")]
         return status, [(k.encode("latin-1"), v.encode("latin-1")) for k, v in kept], content
 
-    def _pack(self, path: str, status: int, answered: dict[str, str], content: bytes) -> bytes:
-        """Compresses; the libraries' scripts, which have their version in their path, once and well."""
+    def _compress(self, path: str, status: int, answered: dict[str, str], content: bytes) -> bytes:
+        """Compress an answer; scripts of libraries, whose paths contain their versions, are compressed once and well."""
         if status != HTTPStatus.OK or "max-age" not in answered.get("cache-control", ""):
-            return _gzip(content, 1)
+            return gzip.compress(content, 1, mtime=0)
         key = (path, len(content))
-        if key not in self._packed:
-            self._packed[key] = _gzip(content, 6)
-        return self._packed[key]
+        if key not in self._compressed:
+            self._compressed[key] = gzip.compress(content, 6, mtime=0)
+        return self._compressed[key]
 
 
-def _is_packable(answered: dict[str, str], headers: dict[str, str], content: bytes) -> bool:
+def _is_compressible(answered: dict[str, str], headers: dict[str, str], content: bytes) -> bool:
     kind = answered.get("content-type", "")
     is_text = kind.startswith("text/") or "javascript" in kind or "json" in kind or "svg" in kind
-    return is_text and len(content) >= SMALLEST_PACKED and "gzip" in headers.get("accept-encoding", "")
-
-
-def _gzip(content: bytes, effort: int) -> bytes:
-    packer = zlib.compressobj(effort, zlib.DEFLATED, zlib.MAX_WBITS | 16)
-    return packer.compress(content) + packer.flush()
+    return is_text and len(content) >= MIN_COMPRESSED and "gzip" in headers.get("accept-encoding", "")
 
 
 def _environ(scope: Scope, headers: dict[str, str], body: bytes) -> dict[str, Any]:
@@ -147,7 +142,7 @@ async def _body(receive: Receive) -> bytes | None:
         message = await receive()
         body += message.get("body", b"")
         more = bool(message.get("more_body"))
-        if len(body) > MOST_BODY:
+        if len(body) > MAX_BODY:
             return None
     return body
 

@@ -6,24 +6,19 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 import msgspec
 
 from complex_system.domain.dataset import Dataset
 from complex_system.monitoring import series, views
 from complex_system.monitoring.aggregates import HOUR, MINUTE, ErrorSums, Gauge, LatencySums, Rollup, Served, begin_of
-from complex_system.monitoring.change_points import Change
 from complex_system.monitoring.history import Champion, Pair
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.points import Figure
 from complex_system.monitoring.series import Curve
-from complex_system.monitoring.services import ServiceState
-from complex_system.monitoring.views import ChampionView, Data
+from complex_system.monitoring.views import ChampionView, Data, Models, Overview
 from complex_system.protocol.operations import Alert
 from complex_system.protocol.training import ComparisonFinished, Quality
-
-M = TypeVar("M")
 
 DAY = 24 * HOUR
 RECENT = 10 * MINUTE
@@ -87,16 +82,8 @@ class Reading:
     """The present state and the history of a period.
 
     Attributes:
-        services: The services by name.
-        records: Number of ``raw``, ``processed``, ``labelled`` and ``rejected`` records; empty before the first count.
-        rates: The same per second.
-        champion: The model that answers now; None before the first.
-        champions: All champions, the newest last.
-        comparison: The newest comparison; None before the first.
-        best_possible: Lowest RMSE that any model can reach; None if it is not known.
+        champion: The model that answers now, with what is known of its comparison; None before the first.
         alerts: Open and past alerts, the newest first.
-        changes: When the error began to change.
-        awaited: Messages about what is still missing.
         rollups: Of the period, oldest first: minutes up to a day, hours beyond.
         recent: The minutes of the last ``RECENT`` seconds.
         pairs: A sample of the joined pairs.
@@ -106,17 +93,11 @@ class Reading:
     at: float
     period: Period
     facts: Facts
-    services: Sequence[ServiceState]
-    records: dict[str, int]
-    rates: dict[str, float]
-    champion: Champion | None
-    champions: Sequence[Champion]
-    comparison: ComparisonFinished | None
-    best_possible: float | None
+    overview: Overview
+    models: Models
     data: Data
+    champion: Champion | None
     alerts: Sequence[Alert]
-    changes: Sequence[Change]
-    awaited: Sequence[str]
     rollups: Sequence[Rollup]
     recent: Sequence[Rollup]
     pairs: Sequence[Pair]
@@ -131,6 +112,21 @@ class Reading:
     def begin(self) -> float:
         """Begin of the period that ends there."""
         return self.end - self.period.seconds
+
+    @property
+    def comparison(self) -> ComparisonFinished | None:
+        """The newest comparison; None before the first."""
+        return self.models.comparison
+
+    @property
+    def best_possible(self) -> float | None:
+        """Lowest RMSE that any model can reach; None if it is not known."""
+        return self.models.best_possible
+
+    @property
+    def champions(self) -> Sequence[Champion]:
+        """All champions, the newest first."""
+        return self.models.champions
 
     @property
     def open_alerts(self) -> list[Alert]:
@@ -186,7 +182,7 @@ class Reading:
 
     def awaiting(self, about: str, otherwise: str) -> str:
         """Return the message about something that is missing, or else a text of the page's own."""
-        return next((message for message in self.awaited if about in message), otherwise)
+        return next((message for message in self.overview.awaited if about in message), otherwise)
 
 
 def take(monitor: Monitor, facts: Facts, period: Period, now: float) -> Reading:
@@ -201,44 +197,36 @@ def take(monitor: Monitor, facts: Facts, period: Period, now: float) -> Reading:
     else:
         rollups = history.minutes(begin_of(start, MINUTE), now + MINUTE)
     pairs = list(history.samples(start, now + MINUTE))
-    every = -(-len(pairs) // MAX_PAIRS) or 1
     overview, models = views.overview(monitor), views.models(monitor)
     return Reading(
         at=now,
         period=period,
         facts=facts,
-        services=overview.services,
-        records=overview.records,
-        rates=overview.rates,
-        champion=_champion(overview.champion, history.champions, models.comparison),
-        champions=list(history.champions),
-        comparison=models.comparison,
-        best_possible=models.best_possible,
+        overview=overview,
+        models=models,
         data=views.data(monitor),
+        champion=_champion(overview.champion, models),
         alerts=history.alerts(),
-        changes=overview.changes,
-        awaited=overview.awaited,
         rollups=_frozen(rollups),
         recent=_frozen(history.minutes(now - RECENT, now + MINUTE)),
-        pairs=pairs[::every],
+        pairs=pairs[:: -(-len(pairs) // MAX_PAIRS) or 1],
         waiting=monitor.join.waiting,
     )
 
 
-def _champion(
-    serving: ChampionView | None, champions: Sequence[Champion], comparison: ComparisonFinished | None
-) -> Champion | None:
+def _champion(serving: ChampionView | None, models: Models) -> Champion | None:
     """Return the model that answers, with what is known of its comparison."""
     if serving is None:
-        return champions[-1] if champions else None
-    same = [each for each in champions if (each.model, each.version) == (serving.model, serving.version)]
-    results = comparison.results if comparison else ()
-    compared = next((each for each in results if (each.model, each.version) == (serving.model, serving.version)), None)
-    found = same[-1] if same else Champion(model=serving.model, version=serving.version, at=serving.since or 0.0)
+        return None
+    identity = (serving.model, serving.version)
+    known = next((each for each in models.champions if (each.model, each.version) == identity), None)
+    results = models.comparison.results if models.comparison else ()
+    compared = next((each for each in results if (each.model, each.version) == identity), None)
+    champion = known or Champion(model=serving.model, version=serving.version, at=serving.since or 0.0)
     return msgspec.structs.replace(
-        found,
-        rmse=found.rmse or serving.holdout_rmse or (compared.rmse if compared else None),
-        framework=found.framework or (compared.framework if compared else ""),
+        champion,
+        rmse=champion.rmse or serving.holdout_rmse or (compared.rmse if compared else None),
+        framework=champion.framework or (compared.framework if compared else ""),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 
 from complex_system.monitoring import series
@@ -24,10 +24,10 @@ from complex_system.monitoring.page.formatting import (
     share,
 )
 from complex_system.monitoring.page.reading import Reading
-from complex_system.monitoring.page.svg import Line, Mark, chart, safe, tag
-from complex_system.monitoring.page.tables import Table, champions, errors_of_groups, errors_of_models, failed_requests
-from complex_system.monitoring.page.views.data import distribution, largest
-from complex_system.monitoring.page.views.models import ranking_scores
+from complex_system.monitoring.page.summaries import Table, champions, errors_of_groups, errors_of_models, failed_requests
+from complex_system.monitoring.page.svg import chart, safe, tag
+from complex_system.monitoring.page.views.data import DRIFT_LIMITS, distribution, largest
+from complex_system.monitoring.page.views.models import framework_of, ranking_scores
 from complex_system.monitoring.page.views.predictions import error_curves
 from complex_system.monitoring.page.views.system import CPU, MEMORY
 from complex_system.monitoring.series import Curve, T
@@ -121,7 +121,7 @@ def _services(reading: Reading) -> str:
             megabytes(each.memory_megabytes),
             each.restarts,
         )
-        for each in reading.services
+        for each in reading.overview.services
     ]
     heads = ("Service", "State", "Replicas", "CPU", "Memory", "Restarts")
     return _table(Table(heads, rows, (2, 3, 4, 5)), "No heartbeat received yet.")
@@ -136,7 +136,7 @@ def _models(reading: Reading, clock: Clock) -> str:
             if scores:
                 range_ = interval(scores.rmse_low, scores.rmse_high) or NONE
                 errors = (error(scores.rmse), range_, error(scores.mae), number(scores.r2, 4))
-                rows.append((name, getattr(model, "framework", ""), basis, *errors))
+                rows.append((name, framework_of(model), basis, *errors))
     heads = ("Model", "Framework", "By", "RMSE", "95 %", "MAE", "R²")
     parts = tag("h3", "Last comparison of the models") + _table(Table(heads, rows, (3, 4, 5, 6)), "No comparison yet.")
     if comparison:
@@ -145,7 +145,7 @@ def _models(reading: Reading, clock: Clock) -> str:
         parts += tag("p", safe(f"Best possible RMSE: {number(reading.best_possible)}."), class_="quiet")
     if comparison and (url := link(comparison.run_url)):
         parts += tag("p", safe(f"In MLflow: {url}"), class_="quiet")
-    new = [each for each in reading.champions if each.at is not None and each.at >= reading.begin]
+    new = [each for each in reading.champions if each.at >= reading.begin]
     return parts + tag("h3", "New champions in this period") + _table(champions(new, clock), "None.")
 
 
@@ -153,10 +153,10 @@ def _predictions(reading: Reading, clock: Clock) -> str:
     if not reading.errors:
         return _empty("No true value is known yet for a prediction of this period.")
     best = reading.best_possible
-    marks = [Mark(f"best possible {best:.2f}", best)] if best is not None else []
+    levels = {f"best possible {best:.2f}": best} if best is not None else {}
     parts = _chart(
         reading, clock, error_curves(reading), lambda sums: sums.metrics().get("rmse"), f"RMSE ({reading.facts.unit})",
-        "RMSE over time by model version", marks,
+        "RMSE over time by model version", levels,
     )  # fmt: skip
     parts += _table(errors_of_models(reading))
     groups = {group_name(name): sums for name, sums in reading.groups.items()}
@@ -179,10 +179,10 @@ def _data(reading: Reading, clock: Clock) -> str:
     parts += tag("p", key, class_="quiet") + tag("div", tiles, class_="tiles")
     found = largest(reading.gauges("data/psi"))
     if found:
-        marks = [Mark("moderate from 0.1", 0.1), Mark("significant from 0.25", 0.25)]
-        parts += tag("h3", "Drift over time")
+        levels = {f"{name} from {limit}": limit for limit, name, _ in DRIFT_LIMITS}
         label = "Population stability index over time"
-        parts += _chart(reading, clock, found, lambda gauge: gauge.mean, "PSI (no unit)", label, marks)
+        drift = _chart(reading, clock, found, lambda gauge: gauge.mean, "PSI (no unit)", label, levels)
+        parts += tag("h3", "Drift over time") + drift
     return parts
 
 
@@ -209,17 +209,15 @@ def _system(reading: Reading, clock: Clock) -> str:
 
 def _chart(
     reading: Reading, clock: Clock, curves: Mapping[str, Curve[T]], value: Callable[[T], float | None], y_title: str,
-    label: str, marks: Iterable[Mark] = (),
+    label: str, levels: Mapping[str, float] | None = None,
 ) -> str:  # fmt: skip
     """Return a legend and curves over the period, at most as many as there are hues."""
-    step = reading.period.step
+    step, start = reading.period.step, reading.begin - reading.period.step
     shown = list(curves.items())[: len(SERIES["light"])]
-    lines = [Line(name, series.points(each, step, value)) for name, each in shown]
-    legend = "".join(tag("span", tag("i", class_=f"series-{i}") + safe(line.name)) for i, line in enumerate(lines))
-    span = (reading.begin - step, reading.at)
-    lines = [Line(name, [point for point in points if point[0] >= span[0]]) for name, points in lines]
+    legend = "".join(tag("span", tag("i", class_=f"series-{i}") + safe(name)) for i, (name, _) in enumerate(shown))
+    lines = [[point for point in series.points(each, step, value) if point[0] >= start] for _, each in shown]
     written = "%H:%M" if reading.period.seconds <= 86400 else "%d %b"
     places = [reading.begin + reading.period.seconds * (i + 0.5) / TICKS for i in range(TICKS)]
     ticks = [(at, clock.local(at).strftime(written)) for at in places]
     y_title = f"{y_title}, time in {clock.name}"
-    return tag("p", legend, class_="legend") + chart(lines, span, ticks, y_title, label, list(marks))
+    return tag("p", legend, class_="legend") + chart(lines, (start, reading.at), ticks, y_title, label, levels)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+Points = Sequence[tuple[float, float | None]]
+"""A curve: (x, y) in rising x; None for y makes a gap."""
 
 
 def safe(text: object) -> str:
@@ -99,26 +102,13 @@ def categories(names: Sequence[str], reference: Sequence[float], live: Sequence[
     return svg(WIDTH, HEIGHT, parts, label, "distribution")
 
 
-class Line(NamedTuple):
-    """A curve of a chart: points (x, y) in rising x; None for y makes a gap."""
-
-    name: str
-    points: Sequence[tuple[float, float | None]]
-
-
-class Mark(NamedTuple):
-    """A labelled level across a chart."""
-
-    name: str
-    value: float
-
-
 def chart(
-    lines: Sequence[Line], span: tuple[float, float], ticks: Sequence[tuple[float, str]], y_title: str, label: str,
-    marks: Sequence[Mark] = (),
+    curves: Sequence[Points], span: tuple[float, float], ticks: Sequence[tuple[float, str]], y_title: str, label: str,
+    levels: Mapping[str, float] | None = None,
 ) -> str:  # fmt: skip
-    """Return curves over time, from zero upwards, without a script."""
-    values = [y for line in lines for _, y in line.points if y is not None] + [mark.value for mark in marks]
+    """Return curves over time, from zero upwards, without a script; ``levels`` are named lines across it."""
+    named = levels or {}
+    values = [y for points in curves for _, y in points if y is not None] + list(named.values())
     if not values:
         return tag("p", safe(label), class_="empty")
     width, height = 760.0, 230.0
@@ -132,11 +122,10 @@ def chart(
         )
     for at, name in ticks:
         parts += text(box.across(at), height - 8, name, text_anchor="middle", class_="tick")
-    for mark in marks:
-        parts += box.level(mark.value, "mark")
-        parts += text(box.right, box.up(mark.value) - 4, mark.name, text_anchor="end", class_="tick")
-    for i, line in enumerate(lines):
-        for piece in _pieces(line.points):
+    for name, value in named.items():
+        parts += box.level(value, "mark") + text(box.right, box.up(value) - 4, name, text_anchor="end", class_="tick")
+    for i, points in enumerate(curves):
+        for piece in _pieces(points):
             places = [(_n(box.across(x)), _n(box.up(y))) for x, y in piece]
             if len(places) == 1:
                 parts += tag("circle", cx=places[0][0], cy=places[0][1], r=2, class_=f"dot series-{i % 6}")
@@ -153,7 +142,7 @@ def nice_ticks(low: float, high: float, limit: int = 5) -> list[float]:
     return [round(step * i, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _pieces(points: Sequence[tuple[float, float | None]]) -> list[list[tuple[float, float]]]:
+def _pieces(points: Points) -> list[list[tuple[float, float]]]:
     pieces: list[list[tuple[float, float]]] = [[]]
     for x, y in points:
         if y is None:

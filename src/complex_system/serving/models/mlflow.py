@@ -6,7 +6,7 @@ from typing_extensions import override
 
 from complex_system.errors import ModelRefusedError
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.serving.models.runtimes import FlavorRuntime
+from complex_system.serving.models.predictor import FlavorRuntime
 from complex_system.serving.models.source import ListedModel, LoadedModel, ModelReference, ModelSource
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 

@@ -201,7 +201,7 @@ class Endpoint:
     Attributes:
         errors: How it writes errors.
         operation: What the documentation says; None for what is not documented.
-        is_open: Whether it needs no key.
+        needs_key: Whether requests must carry the API key.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class Endpoint:
     ) -> None:
         self.errors = errors
         self.operation = operation
-        self.is_open = is_open
+        self.needs_key = bool(backend.api_key) and not is_open
         self._backend = backend
         self._path = path
         self._handler = handler
@@ -229,7 +229,7 @@ class Endpoint:
         began = time.perf_counter()
         counters.in_progress += 1
         try:
-            if backend.api_key and not self.is_open:
+            if self.needs_key:
                 backend.api_key.require(Headers(scope=scope))
             response = await self._handler(request, **scope["path_params"])
         except ComplexSystemError as error:

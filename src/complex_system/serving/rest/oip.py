@@ -37,7 +37,7 @@ from complex_system.serving.rest.oip_tensors import (
     no_binary,
     wants_binary,
 )
-from complex_system.serving.rest.schemas import INFERENCE_REQUEST, Schema, reference
+from complex_system.serving.rest.schemas import Schema, reference
 
 SERVER = "complex-system"
 OUTPUT = "prediction"
@@ -240,7 +240,7 @@ def inference_body(dataset: Dataset) -> Schema:
     }
     return {
         "required": True,
-        "content": {"application/json": {"schema": reference(INFERENCE_REQUEST), "examples": examples}},
+        "content": {"application/json": {"schema": reference(InferenceRequest.__name__), "examples": examples}},
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Annotated, Any
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -35,7 +35,7 @@ class InputTensor(msgspec.Struct, gc=False):
     name: str
     shape: list[int]
     datatype: str
-    data: Any = None
+    data: Annotated[Any, msgspec.Meta(extra_json_schema={"type": "array"})] = None
     parameters: dict[str, Any] | None = None
 
 
@@ -49,7 +49,7 @@ class RequestedOutput(msgspec.Struct, gc=False):
 class InferenceRequest(msgspec.Struct, gc=False):
     """``$inference_request``."""
 
-    inputs: list[InputTensor]
+    inputs: Annotated[list[InputTensor], msgspec.Meta(extra_json_schema={"minItems": 1})]
     id: str | None = None
     parameters: dict[str, Any] | None = None
     outputs: list[RequestedOutput] | None = None

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from complex_system.http.responses import json_response
 from complex_system.serving.models.manager import CHAMPION
 from complex_system.serving.requests.examples import example_record
 from complex_system.serving.rest.endpoint import Backend, Endpoint, Operation
+from complex_system.serving.rest.oip_tensors import InferenceRequest
 from complex_system.serving.rest.schemas import Schema, reference, request_schemas
 
 ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")
@@ -59,7 +61,7 @@ def documentation_routes(
     """
     documents = _Documents(backend, routes, dataset, subjects)
     # The package brings the files of Swagger UI 5; its code is not used.
-    folder = Path(str(files("fastapi_offline"))) / "static"
+    folder = Path(str(resources.files("fastapi_offline"))) / "static"
 
     async def openapi(_: Request) -> Response:
         return json_response(documents.current())
@@ -121,14 +123,14 @@ class _Documents:
         if self._subjects is not None:
             description += broker_section(dataset, *self._subjects())
         paths: dict[str, Schema] = {}
-        types: dict[str, type[msgspec.Struct]] = {}
+        types: dict[str, type[msgspec.Struct]] = {InferenceRequest.__name__: InferenceRequest}
         for route, endpoint, operation in self._documented():
             bodies = dict(operation.responses)
-            if self._backend.api_key and not endpoint.is_open:
+            if endpoint.needs_key:
                 bodies[401] = endpoint.errors.schema
             types |= {body.__name__: body for body in bodies.values() if not isinstance(body, dict)}
             described = _operation(route, operation, bodies, dataset)
-            if self._backend.api_key and not endpoint.is_open:
+            if endpoint.needs_key:
                 described["security"] = [{"key": []}]
             paths.setdefault(route.path, {})[operation.method.lower()] = described
         _, schemas = msgspec.json.schema_components(types.values(), ref_template=reference("{name}")["$ref"])
@@ -183,7 +185,8 @@ def broker_section(dataset: Dataset, subject: str, columns: str) -> str:
     """Return what the description says of requests over NATS, with programs that run when they are pasted."""
     records = [example_record(dataset, position) for position in (0, 1)]
     listed = ",\n    ".join(repr(record) for record in records)
-    return _BROKER.format(subject=subject, columns=columns, records=listed)
+    text = resources.files(__package__).joinpath("nats.md").read_text("utf-8")
+    return "\n\n" + Template(text).substitute(subject=subject, columns=columns, records=listed)
 
 
 _OLDER = """
@@ -191,73 +194,4 @@ _OLDER = """
 **The declaration of the data set has changed.** The model that answers is of pipeline version `{own}`, the present one is
 `{present}`: requests are judged, and this page describes them, as that older version declares. Columns that only the new declaration
 has may be sent and are not used. This ends with the first champion of the new version.
-"""
-_BROKER = """
-
-## Over NATS
-
-The same models answer on NATS. A message is a FastIoT `Thing`: a mapping in msgpack whose `value` is the request or the answer.
-A value with `__error_occured__` is an error, with `error_msg` and `error_code`. Where the broker asks for an account, put it into
-the address: `nats://user:password@host:4222`.
-
-`{subject}` takes a list of raw records and answers a list of rows, one a record in the same order:
-
-```python
-# pip install nats-py msgpack
-import asyncio, sys
-from datetime import datetime, timezone
-
-import msgpack, nats
-
-RECORDS = [
-    {records},
-]
-
-
-async def main():
-    client = await nats.connect(*sys.argv[1:] or ["nats://localhost:4222"])
-    thing = {{"machine": "example", "name": "", "value": RECORDS, "timestamp": datetime.now(timezone.utc)}}
-    reply = await client.request("{subject}", msgpack.packb(thing, datetime=True), timeout=10)
-    print(msgpack.unpackb(reply.data, timestamp=3)["value"])
-    await client.close()
-
-
-asyncio.run(main())
-```
-
-`{columns}` takes a page of raw columns as Arrow IPC stream bytes, for many records at a time, and answers a page with the column
-`prediction` (and `_id`, where it was given). Model, version and pipeline version are in the metadata of its schema:
-
-```python
-# pip install nats-py msgpack pyarrow
-import asyncio, sys
-from datetime import datetime, timezone
-
-import msgpack, nats
-import pyarrow as pa
-
-RECORDS = [
-    {records},
-]
-
-
-async def main():
-    table = pa.Table.from_pylist(RECORDS)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    client = await nats.connect(*sys.argv[1:] or ["nats://localhost:4222"])
-    page = sink.getvalue().to_pybytes()
-    thing = {{"machine": "example", "name": "", "value": page, "timestamp": datetime.now(timezone.utc)}}
-    reply = await client.request("{columns}", msgpack.packb(thing, datetime=True), timeout=10)
-    value = msgpack.unpackb(reply.data, timestamp=3)["value"]
-    if not isinstance(value, bytes):
-        raise SystemExit(value["error_msg"])
-    with pa.ipc.open_stream(value) as reader:
-        print(reader.read_all().to_pylist())
-    await client.close()
-
-
-asyncio.run(main())
-```
 """

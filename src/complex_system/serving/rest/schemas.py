@@ -1,4 +1,4 @@
-"""JSON schemas of requests: of the data set's raw records, and of the protocols that others specified."""
+"""JSON schemas of requests that no type of ours describes: raw records of a data set, and MLflow's formats."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from complex_system.serving.requests.examples import example_record, example_val
 
 Schema = dict[str, Any]
 
-RECORD, INFERENCE_REQUEST, SCORING_REQUEST = "RawRecord", "InferenceRequest", "ScoringRequest"
+RECORD, SCORING_REQUEST = "RawRecord", "ScoringRequest"
 """Names of the schemas in the documentation."""
 
 
 def request_schemas(dataset: Dataset) -> dict[str, Schema]:
-    """Return the schemas of requests by name."""
-    return {RECORD: record_schema(dataset), INFERENCE_REQUEST: _INFERENCE_REQUEST, SCORING_REQUEST: _SCORING_REQUEST}
+    """Return the schemas by name."""
+    return {RECORD: record_schema(dataset), SCORING_REQUEST: _SCORING_REQUEST}
 
 
 def reference(name: str) -> Schema:
@@ -113,38 +113,6 @@ def _fill(column: Column) -> str:
     return f"{column.fill:g}" if isinstance(column.fill, float) else f"'{column.fill}'"
 
 
-_PARAMETERS: Schema = {"type": ["object", "null"]}
-_INFERENCE_REQUEST: Schema = {
-    "type": "object",
-    "properties": {
-        "id": {"type": ["string", "null"]},
-        "parameters": _PARAMETERS,
-        "inputs": {
-            "type": "array",
-            "minItems": 1,
-            "items": {
-                "type": "object",
-                "properties": {
-                    "name": {"type": "string"},
-                    "shape": {"type": "array", "items": {"type": "integer"}},
-                    "datatype": {"type": "string"},
-                    "parameters": _PARAMETERS,
-                    "data": {"type": "array", "items": {}},
-                },
-                "required": ["name", "shape", "datatype", "data"],
-            },
-        },
-        "outputs": {
-            "type": ["array", "null"],
-            "items": {
-                "type": "object",
-                "properties": {"name": {"type": "string"}, "parameters": _PARAMETERS},
-                "required": ["name"],
-            },
-        },
-    },
-    "required": ["inputs"],
-}
 _SCORING_REQUEST: Schema = {
     "type": "object",
     "description": "Exactly one of the formats.",

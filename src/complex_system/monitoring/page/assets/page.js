@@ -1,4 +1,4 @@
-/* What the browser does itself: theme, time zone, pausing while nobody looks, and drawing pictures without a flicker. */
+/* What the browser does itself: theme, time zone, pausing while the tab is hidden, and drawing without flicker. */
 (function () {
   "use strict";
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
@@ -27,7 +27,7 @@
     }
   }
 
-  /* One question at a time for each part, so that a slow machine falls behind and does not fall over. */
+  /* One request at a time for each part: a slow machine lags, but requests do not pile up. */
   const asked = {};
   const PATIENCE = 10000;
   const LOST = 10000;
@@ -45,7 +45,7 @@
     tell(name + "-go", { data: last });
   }
 
-  /* What is shown is called old when the service does not answer any more. */
+  /* The page is marked as out of date when the service stops answering. */
   let heard = Date.now();
   window.setInterval(function () {
     if (document.hidden) { heard = Date.now(); }
@@ -57,13 +57,13 @@
     tell("client", { data: client() });
   });
 
-  /* A hidden tab asks for nothing; once it is seen again it is brought up to date at once. */
+  /* A hidden tab asks for nothing; it is updated as soon as it is visible again. */
   document.addEventListener("visibilitychange", function () {
     tell("tick", { disabled: document.hidden });
     if (!document.hidden) { tell("wake", { data: Date.now() }); }
   });
 
-  /* Changes in place what differs, so that nothing flickers and nothing that runs begins anew. */
+  /* Changes only what differs, so that nothing flickers and no animation restarts. */
   function morph(old, next) {
     if (old.nodeType !== next.nodeType || old.nodeName !== next.nodeName) {
       old.replaceWith(next.cloneNode(true));
@@ -98,7 +98,7 @@
     return true;
   }
 
-  /* The places may be made in the same moment as the pictures; they are looked for until they are there. */
+  /* The elements may be created at the same time as the drawings; retry until they are there. */
   function drawAll(pictures, tries) {
     const missing = {};
     for (const [id, markup] of Object.entries(pictures)) {
@@ -118,7 +118,7 @@
         apply();
         return client();
       },
-      /* Has the frame and the view that is shown filled anew; no other view asks. */
+      /* Updates the frame and the visible view; other views ask for nothing. */
       go: function () {
         ask("shell");
         const view = document.querySelector("[data-view]");

@@ -15,10 +15,9 @@ from complex_system.monitoring.page.components import View, badge, card, columns
 from complex_system.monitoring.page.figures import (
     COLORS,
     Figure,
+    bars,
     curves,
-    figure,
     over_time,
-    plain,
     threshold,
     titled,
     waiting,
@@ -30,6 +29,7 @@ from complex_system.monitoring.series import Curve
 from complex_system.monitoring.views import ColumnView
 
 _BAND_LEVELS: dict[str, Level] = {"stable": "good", "moderate": "warn", "significant": "bad"}
+DRIFT_LIMITS = ((MODERATE, "moderate", "warn"), (SIGNIFICANT, "significant", "bad"))
 _NO_WINDOW = "Waiting for the first comparison of live records."
 
 
@@ -102,28 +102,17 @@ def _note(reading: Reading, viewer: Viewer) -> str:
 
 
 def _drift(reading: Reading, viewer: Viewer) -> Figure:
-    known = [(plain(each.name), each.psi) for each in reversed(_measured(reading, viewer)) if each.psi is not None]
+    known = {each.name: each.psi for each in reversed(_measured(reading, viewer)) if each.psi is not None}
     if not known:
         return waiting(viewer, _missing(reading))
     colors, few = COLORS[viewer.theme], are_few(reading.data)
-    bands = ["" if few else band_of(psi) for _, psi in known]
-    bars = {
-        "type": "bar", "orientation": "h", "y": [name for name, _ in known], "x": [psi for _, psi in known],
-        "marker": {"color": [colors[_BAND_LEVELS.get(each, "muted")] for each in bands], "cornerradius": 3}, "width": 0.6,
-        "text": [f"{psi:.2f} {each}" if each in ("moderate", "significant") else f"{psi:.2f}"
-                 for (_, psi), each in zip(known, bands, strict=True)],
-        "textposition": "outside", "cliponaxis": False, "textfont": {"size": 11, "color": colors["ink"]},
-        "hovertemplate": "%{y}<br>PSI %{x:.3f}<extra></extra>",
-    }  # fmt: skip
-    limits = [
-        threshold(viewer, value, str(value), tone, vertical=True)
-        for value, tone in ((MODERATE, "warn"), (SIGNIFICANT, "bad"))
-    ]
-    x = titled("PSI (no unit)", range=[0, max(0.3, 1.3 * max(psi for _, psi in known))])
-    return figure(
-        viewer, [bars], x, {"showgrid": False, "tickfont": {"color": colors["ink"], "size": 11}}, keep="drift",
-        hovermode="closest", shapes=[shape for shape, _ in limits], annotations=[label for _, label in limits],
-        margin={"l": 12, "r": 14, "t": 24, "b": 8}, showlegend=False, bargap=0.3,
+    bands = ["" if few else band_of(psi) for psi in known.values()]
+    marks = [threshold(viewer, limit, str(limit), tone, vertical=True) for limit, _, tone in DRIFT_LIMITS]
+    x = titled("PSI (no unit)", range=[0, max(0.3, 1.3 * max(known.values()))])
+    return bars(
+        viewer, known, [colors[_BAND_LEVELS.get(each, "muted")] for each in bands], x, keep="drift", hover="PSI %{x:.3f}",
+        marks=marks, textposition="outside", cliponaxis=False, textfont={"size": 11, "color": colors["ink"]},
+        text=[f"{psi:.2f} {'' if each == 'stable' else each}" for psi, each in zip(known.values(), bands, strict=True)],
     )  # fmt: skip
 
 
@@ -133,14 +122,8 @@ def _over_time(reading: Reading, viewer: Viewer) -> Figure:
     if not found:
         return waiting(viewer, _NO_WINDOW)
     traces = curves(viewer, reading, found, lambda gauge: gauge.mean)
-    limits = [
-        threshold(viewer, MODERATE, f"moderate from {MODERATE}", "warn"),
-        threshold(viewer, SIGNIFICANT, f"significant from {SIGNIFICANT}", "bad"),
-    ]
-    return over_time(
-        viewer, reading, traces, titled("PSI (no unit)"), keep=psi,
-        shapes=[shape for shape, _ in limits], annotations=[label for _, label in limits],
-    )  # fmt: skip
+    marks = [threshold(viewer, limit, f"{name} from {limit}", tone) for limit, name, tone in DRIFT_LIMITS]
+    return over_time(viewer, reading, traces, titled("PSI (no unit)"), keep=psi, marks=marks)
 
 
 def _tiles(reading: Reading, viewer: Viewer) -> Any:

@@ -13,6 +13,7 @@ from complex_system.monitoring.page.components import View, badge, card, columns
 from complex_system.monitoring.page.figures import (
     COLORS,
     Figure,
+    bars,
     best_possible,
     colour,
     figure,
@@ -23,7 +24,7 @@ from complex_system.monitoring.page.figures import (
 )
 from complex_system.monitoring.page.formatting import NONE, Viewer, count, error, interval, number
 from complex_system.monitoring.page.reading import Reading
-from complex_system.monitoring.page.tables import Table, champions, errors_of_models
+from complex_system.monitoring.page.summaries import Table, champions, errors_of_models
 from complex_system.protocol.training import ComparedModel, Quality, ScoresWithInterval
 
 MAX_CHAMPIONS = 12
@@ -63,6 +64,11 @@ def ranking_scores(reading: Reading) -> Mapping[str, ScoresWithInterval]:
     return {name: each.cv for name, each in reading.compared.items() if each.cv is not None}
 
 
+def framework_of(model: Quality) -> str:
+    """Return a model's framework; empty for a baseline."""
+    return model.framework if isinstance(model, ComparedModel) else ""
+
+
 def _is_champion(quality: Quality, reading: Reading) -> bool:
     champion = reading.champion
     if champion is None or not isinstance(quality, ComparedModel):
@@ -90,40 +96,32 @@ def _note(reading: Reading, _: Viewer) -> list[Any]:
 
 def _comparison(reading: Reading, viewer: Viewer) -> Figure:
     scores = ranking_scores(reading)
-    rows = [(name, each, scores.get(name, each)) for name, each in reversed(reading.compared.items())]
-    if not rows:
+    shown = {name: scores.get(name, each) for name, each in reversed(reading.compared.items())}
+    if not shown:
         return waiting(viewer, "Waiting for the first training round:\nit starts when there are enough labelled records.")
-    names = [plain(name) for name, _, _ in rows]
-    ends = [each.rmse_high or each.rmse for _, _, each in rows]
-    colors = COLORS[viewer.theme]
-    bars = {
-        "type": "bar", "orientation": "h", "x": [each.rmse for _, _, each in rows], "y": names, "name": "RMSE", "width": 0.62,
-        "error_x": {
-            "type": "data", "symmetric": False, "array": [end - each.rmse for end, (_, _, each) in zip(ends, rows, strict=True)],
-            "arrayminus": [each.rmse - (each.rmse_low or each.rmse) for _, _, each in rows],
-            "color": colors["ink"], "thickness": 1.2, "width": 4,
-        },
-        "marker": {"color": [colour(viewer, 0) if _is_champion(model, reading) else colors["line"] for _, model, _ in rows],
-                   "cornerradius": 3},
-        "customdata": [[each.mae, each.r2, plain(getattr(model, "framework", ""))] for _, model, each in rows],
-        "hovertemplate": "%{y}<br>RMSE %{x:.3f}<br>MAE %{customdata[0]:.3f}<br>R² %{customdata[1]:.4f}"
-                         "<br>%{customdata[2]}<extra></extra>",
-        "showlegend": False,
-    }  # fmt: skip
+    ends = [each.rmse_high or each.rmse for each in shown.values()]
+    colors, best = COLORS[viewer.theme], reading.best_possible
     labels = {  # beside the whiskers, where no bar is behind them
-        "type": "scatter", "mode": "text", "x": ends, "y": names, "text": [f" {error(each.rmse)}" for _, _, each in rows],
-        "textposition": "middle right", "cliponaxis": False, "textfont": {"color": colors["ink"], "size": 12}, "hoverinfo": "skip",
-        "showlegend": False, "name": "",
+        "type": "scatter", "mode": "text", "x": ends, "y": [plain(name) for name in shown], "hoverinfo": "skip",
+        "text": [f" {error(each.rmse)}" for each in shown.values()], "textposition": "middle right", "cliponaxis": False,
+        "textfont": {"color": colors["ink"], "size": 12},
     }  # fmt: skip
-    shapes, notes = [], []
-    if (best := reading.best_possible) is not None:
-        shape, note = threshold(viewer, best, f"best possible {best:.2f}", "good", vertical=True)
-        shapes, notes = [shape], [{**note, "xanchor": "right"}]
-    x = titled(f"RMSE ({reading.facts.unit})", range=[0, 1.14 * max(ends)])
-    y = {"showgrid": False, "tickfont": {"color": colors["ink"], "size": 12}}
-    return figure(
-        viewer, [bars, labels], x, y, keep="comparison", shapes=shapes, annotations=notes,
-        margin={"l": 12, "r": 14, "t": 26, "b": 8}, hovermode="closest",
+    marks = []
+    if best is not None:
+        line, label = threshold(viewer, best, f"best possible {best:.2f}", "good", vertical=True)
+        marks.append((line, {**label, "xanchor": "right"}))
+    models = [reading.compared[name] for name in shown]
+    return bars(
+        viewer, {name: each.rmse for name, each in shown.items()},
+        [colour(viewer, 0) if _is_champion(each, reading) else colors["line"] for each in models],
+        titled(f"RMSE ({reading.facts.unit})", range=[0, 1.14 * max(ends)]), labels, keep="comparison", marks=marks,
+        hover="RMSE %{x:.3f}<br>MAE %{customdata[0]:.3f}<br>R² %{customdata[1]:.4f}<br>%{customdata[2]}",
+        customdata=[[each.mae, each.r2, plain(framework_of(model))] for model, each in zip(models, shown.values(), strict=True)],
+        error_x={
+            "type": "data", "symmetric": False, "color": colors["ink"], "thickness": 1.2, "width": 4,
+            "array": [end - each.rmse for end, each in zip(ends, shown.values(), strict=True)],
+            "arrayminus": [each.rmse - (each.rmse_low or each.rmse) for each in shown.values()],
+        },
     )  # fmt: skip
 
 
@@ -141,19 +139,17 @@ def _results(reading: Reading, _: Viewer) -> Component | None:
         range_ = interval(found.rmse_low, found.rmse_high) if found else ""
         rows.append([
             html.Span([name, " ", badge("good", "champion") if is_champion else ""]),
-            *([] if crossed else [getattr(model, "framework", "")]),
+            *([] if crossed else [framework_of(model)]),
             html.Span([rmse, html.Div(range_, className="detail nowrap")]),
             *([error(model.rmse)] if crossed else []),
             mae,
             r2,
             _in_mlflow(model, reading),
         ])  # fmt: skip
-    heads = (
-        ["Model", "RMSE", "Hold-out", "MAE", "R²", "MLflow"]
-        if crossed
-        else ["Model", "Framework", "RMSE", "MAE", "R²", "MLflow"]
+    second = ("RMSE", "Hold-out") if crossed else ("Framework", "RMSE")
+    return table(
+        Table(("Model", *second, "MAE", "R²", "MLflow"), rows, (1, 2, 3, 4) if crossed else (2, 3, 4)), marked=marked
     )
-    return table(Table(heads, rows, (1, 2, 3, 4) if crossed else (2, 3, 4)), marked=marked)
 
 
 def _in_mlflow(model: Quality, reading: Reading) -> Any:
@@ -165,7 +161,7 @@ def _in_mlflow(model: Quality, reading: Reading) -> Any:
 
 
 def _champions_plot(reading: Reading, viewer: Viewer) -> Figure:
-    known = [(each.at, each.rmse, each.name) for each in reading.champions if each.rmse is not None and each.at is not None]
+    known = [(each.at, each.rmse, each.name) for each in reversed(reading.champions) if each.rmse is not None]
     if not known:
         return waiting(viewer, "No champion yet.")
     shown = [*known, (reading.end, *known[-1][1:])]
@@ -187,7 +183,7 @@ def _champions_plot(reading: Reading, viewer: Viewer) -> Figure:
 
 
 def _champions(reading: Reading, viewer: Viewer) -> Component:
-    newest = champions(reading.champions[-MAX_CHAMPIONS:], viewer.clock)
+    newest = champions(reading.champions[:MAX_CHAMPIONS], viewer.clock)
     return table(newest, marked=0) if newest.rows else empty("The best model of the first comparison becomes champion.")
 
 

@@ -24,7 +24,7 @@ from complex_system.monitoring.page.components import (
 from complex_system.monitoring.page.diagram import STATE_SIGNS, diagrams
 from complex_system.monitoring.page.formatting import NONE, Viewer, age, error, lasting, level_of, megabytes, number, share
 from complex_system.monitoring.page.reading import Reading
-from complex_system.monitoring.page.tables import Table
+from complex_system.monitoring.page.summaries import Table
 from complex_system.monitoring.page.views.alerts import alert_card
 from complex_system.monitoring.services import ServiceState
 
@@ -66,10 +66,10 @@ def _answer(answer: answers.Answer) -> Component:
 
 
 def _services(reading: Reading, _: Viewer) -> Component:
-    if not reading.services:
+    if not reading.overview.services:
         return empty("Waiting for the first heartbeats; every service sends one every few seconds.")
     heads = ("Service", "State", "Replicas", "Heartbeat", "CPU", "Memory", "Restarts")
-    return table(Table(heads, [_service(each) for each in reading.services], (2, 3, 4, 5, 6)))
+    return table(Table(heads, [_service(each) for each in reading.overview.services], (2, 3, 4, 5, 6)))
 
 
 def _service(service: ServiceState) -> list[Any]:

@@ -93,19 +93,16 @@ def _errors(reading: Reading, viewer: Viewer) -> Figure:
         traces.append(curve(viewer, i, name, middle, mode="lines+markers", marker={"size": 4}))
     if reading.best_possible is not None:
         traces.append(best_possible(viewer, reading.best_possible, reading.begin, reading.end))
-    shapes, notes = [], []
-    for alert in [*reading.open_alerts, *reading.past_alerts]:
-        end = min(alert.ended or reading.end, reading.end)
-        shapes.append(shaded(viewer, max(alert.began, reading.begin), end))
-    events = [(each.began, "error changes", "warn") for each in reading.changes]
-    events += [(each.at, each.name, "muted") for each in reading.champions if each.at is not None]
+    marks = [
+        shaded(viewer, max(alert.began, reading.begin), min(alert.ended or reading.end, reading.end))
+        for alert in [*reading.open_alerts, *reading.past_alerts]
+    ]
+    events = [(each.began, "error changes", "warn") for each in reading.overview.changes]
+    events += [(each.at, each.name, "muted") for each in reading.champions]
     for at, text, tone in sorted(event for event in events if event[0] > reading.begin):
-        late = at > reading.end - 0.2 * reading.period.seconds
-        shape, note = moment(viewer, at, text, tone, late=late)
-        shapes.append(shape)
-        notes.append({**note, "yshift": -14} if tone == "warn" else note)
-    title = titled(f"RMSE ({reading.facts.unit})")
-    return over_time(viewer, reading, traces, title, keep="errors", shapes=shapes, annotations=notes)
+        line, label = moment(viewer, at, text, tone, late=at > reading.end - 0.2 * reading.period.seconds)
+        marks.append((line, {**label, "yshift": -14} if tone == "warn" else label))
+    return over_time(viewer, reading, traces, titled(f"RMSE ({reading.facts.unit})"), keep="errors", marks=marks)
 
 
 def _shown(reading: Reading) -> Sequence[Served]:
@@ -132,10 +129,9 @@ def _scatter(reading: Reading, viewer: Viewer) -> Figure:
 def _residuals(reading: Reading, viewer: Viewer) -> Figure:
     if not reading.pairs:
         return waiting(viewer, _WAITING)
-    shape, _ = threshold(viewer, 0.0, "")
     y = titled(f"prediction − true ({reading.facts.unit})", rangemode="normal")
     dots = _dots(viewer, reading, truth=False)
-    return over_time(viewer, reading, dots, y, keep="residuals", shapes=[shape], hovermode="closest")
+    return over_time(viewer, reading, dots, y, keep="residuals", marks=[threshold(viewer, 0.0, "")], hovermode="closest")
 
 
 def _dots(viewer: Viewer, reading: Reading, *, truth: bool) -> list[Figure]:
@@ -173,10 +169,9 @@ def _groups(reading: Reading, viewer: Viewer) -> Figure:
             "type": "box", "y": by_group[group], "name": name, "boxpoints": False, "boxmean": True, "hoverinfo": "y",
             "line": {"color": colour(viewer, i), "width": 1.5}, "fillcolor": "rgba(0,0,0,0)", "width": 0.5,
         })  # fmt: skip
-    shape, _ = threshold(viewer, 0.0, "")
     x, y = titled(group_column(list(by_group))), titled(f"prediction − true ({reading.facts.unit})")
     keep = f"groups-{reading.period.key}"
-    return figure(viewer, traces, x, y, keep=keep, shapes=[shape], showlegend=False, hovermode="closest")
+    return figure(viewer, traces, x, y, keep=keep, marks=[threshold(viewer, 0.0, "")], showlegend=False, hovermode="closest")
 
 
 PARTS = {

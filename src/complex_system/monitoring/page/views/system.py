@@ -13,7 +13,7 @@ from complex_system.monitoring.page.components import Parts, View, card, columns
 from complex_system.monitoring.page.figures import Figure, curve, curves, over_time, titled, waiting
 from complex_system.monitoring.page.formatting import Viewer, count, megabytes, number, rate, share
 from complex_system.monitoring.page.reading import Reading
-from complex_system.monitoring.page.tables import failed_requests
+from complex_system.monitoring.page.summaries import failed_requests
 
 CPU = "system/cpu_utilization_percentage"
 MEMORY = "system/system_memory_usage_percentage"

@@ -1,4 +1,4 @@
-"""Tables that both the page and the report show, as text."""
+"""Summaries that both the page and the report show as tables."""
 
 from __future__ import annotations
 
@@ -32,11 +32,8 @@ def errors_of_groups(groups: Mapping[str, ErrorSums]) -> Table:
 
 
 def champions(found: Sequence[Champion], clock: Clock) -> Table:
-    """Return champions, the newest first."""
-    rows = [
-        (clock.moment(each.at) if each.at is not None else NONE, each.name, error(each.rmse), each.cause or NONE)
-        for each in reversed(found)
-    ]
+    """Return champions and why they were trained."""
+    rows = [(clock.moment(each.at), each.name, error(each.rmse), each.cause or NONE) for each in found]
     return Table(("Since", "Model", "RMSE", "Cause"), rows, (2,))
 
 
