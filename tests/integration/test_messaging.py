@@ -230,6 +230,16 @@ async def test_a_connection_that_the_broker_ends_for_good_ends_the_service(setti
         assert service.broker.lost.is_set()
 
 
+async def test_a_task_that_is_cancelled_by_nobody_ends_the_service(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    async with running(EchoService, settings) as service:
+        service.run_task(cancelled())
+        assert await asyncio.wait_for(service.wait_for_shutdown(), 10)
+    assert "nobody asked to end" in caplog.text
+
+
 async def test_an_event_that_cannot_be_sent_costs_nothing_else(settings: Settings) -> None:
     async with running(EchoService, settings) as service:
         await service.broker._client.close()

@@ -9,7 +9,38 @@ import threading
 
 import pytest
 
-from complex_system.background import Worker, run
+from complex_system.background import Worker, run, side_by_side
+
+
+async def test_the_first_failure_ends_the_others_and_is_raised() -> None:
+    ended = asyncio.Event()
+
+    async def wait() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await side_by_side(wait(), fail())
+    assert ended.is_set()
+
+
+async def test_a_time_out_is_a_time_out_also_after_a_failure() -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await side_by_side(fail())
+    task = asyncio.current_task()
+    assert task is not None
+    assert not task.cancelling()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            await asyncio.Event().wait()
 
 
 async def test_a_call_gives_its_result_or_its_error() -> None:

@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -258,6 +258,15 @@ class SystemService(FastIoTService):
             # Who watches shall know that nobody needs to look after this one.
             self._state, self._detail = "stopped", ""
             await self._beat()
+
+    async def _exec_task(self, coro: Coroutine[Any, Any, None]) -> None:
+        try:
+            await super()._exec_task(coro)
+        except asyncio.CancelledError:
+            if self._shutdown_event.is_set():
+                raise
+            # FastIoT lets such a task end unseen, and the service would go on without it.
+            await self.request_shutdown("A task was cancelled that nobody asked to end")
 
     async def _end_when_lost(self) -> None:
         lost, ended = asyncio.create_task(self.broker.lost.wait()), asyncio.create_task(self._shutdown_event.wait())

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from typing_extensions import override
 
+from complex_system.background import side_by_side
 from complex_system.domain.dataset import ID
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record, new_id
@@ -238,12 +239,7 @@ class DummyDataGenerationService(SystemService):
             while (batch := await next_batch()) is not None and await send(batch):
                 pass
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(self.settings.batches_in_flight):
-                    group.create_task(work())
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+        await side_by_side(*(work() for _ in range(self.settings.batches_in_flight)))
 
     async def _save(self, records: list[Record]) -> bool:
         """As :meth:`_deliver`, in halves when the records are too many for one message."""

@@ -16,6 +16,7 @@ from typing import Any
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
+from complex_system.background import side_by_side
 from complex_system.errors import ComplexSystemError, NobodyListensError, StoreUnavailableError
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.ingest.dead_letters import DeadLetters
@@ -78,7 +79,7 @@ class Ingest:
                 if self.problem:
                     log.info("The ingest is at work")
                 self.problem, pause = "", _PAUSE
-                await self._work()
+                await side_by_side(*(self._worker() for _ in range(WORKERS)))
                 continue
             except ComplexSystemError as error:
                 self._say(error.message)
@@ -119,15 +120,6 @@ class Ingest:
                 await self._stopping.wait()
 
     # One worker
-
-    async def _work(self) -> None:
-        """Runs the workers until one fails or all are stopped."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(WORKERS):
-                    group.create_task(self._worker())
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
 
     async def _worker(self) -> None:
         # Two messages of any size fit, so that none is too large to be fetched.
