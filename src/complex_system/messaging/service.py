@@ -95,7 +95,7 @@ class SystemService(FastIoTService):
         finally:
             await connection.close()
         if connection.lost.is_set():
-            raise NobodyListensError("The broker has closed the connection; whoever runs the service starts it again.")
+            raise NobodyListensError(connection.reason)
 
     # What a service overrides
 
