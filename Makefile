@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install venv system-packages demo test bench lint format types imports check clean
+.PHONY: help install venv system-packages demo test test-long fresh-machine bench lint format types imports check clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -55,6 +55,13 @@ demo: install  ## Run the system: make demo [DEPLOYMENT=maria] [ONCE=1] [ARGS="-
 WORKERS ?= 2
 test: install  ## Run all tests, in two processes: make test [WORKERS=4] [ARGS="-k serving"]
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-long: install  ## Run what takes longer: tests marked `long`, and README's two commands on a fresh Debian (as root)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m long || [ $$? = 5 ]  # 5: no test is marked
+	$(MAKE) fresh-machine
+
+fresh-machine:  ## Make a minimal Debian in a folder and run README's two commands there, as root: make fresh-machine [KEEP=1] [ARGS="-k ingest"]
+	PYTHON="$(PYTHON)" KEEP=$(KEEP) tests/fresh_machine.sh $(ARGS)
 
 bench: install  ## Measure against the direct alternatives and write docs/benchmarks.md: make bench [QUICK=1] [ARGS="ingest reading"]
 	QUICK=$(QUICK) $(BIN)/python -m benchmarks.run $(ARGS)
