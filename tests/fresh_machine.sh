@@ -48,8 +48,10 @@ take_over_apt() {
     if sources >/dev/null; then sources | sed 's/^/deb /' >"$root/etc/apt/sources.list"; fi
     apt-config dump | grep '^Acquire::' >"$root/etc/apt/apt.conf.d/90host"
     cp -L /etc/resolv.conf /etc/hosts "$root/etc/"
-    cp -RL /etc/ssl/certs/. "$root/etc/ssl/certs/"
-    cp -RL /usr/local/share/ca-certificates/. "$root/usr/local/share/ca-certificates/" 2>/dev/null || true
+    if [ -d /usr/local/share/ca-certificates ]; then
+        cp -RL /usr/local/share/ca-certificates/. "$root/usr/local/share/ca-certificates/"
+        chroot "$root" update-ca-certificates >/dev/null 2>&1
+    fi
     # As in containers: a package that brings a server does not start it here, beside this machine's own.
     printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
     chmod +x "$root/usr/sbin/policy-rc.d"
