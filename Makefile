@@ -90,6 +90,10 @@ clean:  ## Remove what was built and run; .venv stays
 screenshots: install  ## Take the pictures of the monitoring page in docs/images
 	PYTHONPATH=tests $(BIN)/python -m monitoring_page.screenshots
 
+.PHONY: docs
+docs: install  ## Write docs/subjects.md from the declarations of the messages
+	$(BIN)/python docs/subject_reference.py
+
 .PHONY: images compose-test
 TAG ?= latest
 SERVICES ?=

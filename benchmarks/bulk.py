@@ -75,8 +75,7 @@ def _model(folder: Path) -> Callable[[], float]:
 async def _by_broker(folder: Path, rounds: int, model: Callable[[], float], alone: list[float]) -> list[float]:
     from complex_system.domain.pages import raw_schema
     from complex_system.local.servers import NatsServer
-    from complex_system.messaging.client import SystemClient
-    from complex_system.messaging.clients import ServingClient
+    from complex_system.messaging.clients import ServingClient, SystemClient
     from complex_system.messaging.connection import ServiceConnection
     from complex_system.serving.models.source import ModelSource
     from complex_system.settings import Settings

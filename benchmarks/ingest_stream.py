@@ -43,24 +43,26 @@ async def _measure(count: int, rounds: int) -> Table:
 
 
 async def _compare(asker: Any, environment: dict[str, str], name: str, count: int, rounds: int, table: Table) -> None:
-    from complex_system.domain.records import Record, new_id
+    from complex_system.domain.keys import new_key
+    from complex_system.domain.records import Record
     from complex_system.messaging.clients import DatabaseClient
     from complex_system.messaging.ingest.publisher import IngestClient
-    from complex_system.messaging.subjects import GET_INGEST_COUNTS_SUBJECT
+    from complex_system.protocol.base import Empty
+    from complex_system.protocol.database import GET_INGEST_COUNTS
     from complex_system.settings import Settings
 
     database = DatabaseClient(asker)
     settings = Settings.of(environment)
     stream = IngestClient(asker.broker, settings, "Benchmark", "benchmark")
     made = await asyncio.to_thread(_records, count)
-    written: int = (await database.counts())["raw"]
+    written: int = (await database.counts()).raw
 
     async def run(
         send: Callable[[list[Record]], Awaitable[Any]], batch: int, in_flight: int, number: int
     ) -> tuple[float, float]:
         """Seconds until all are sent, and until the database has them."""
         nonlocal written
-        records = [{**record, "_id": new_id()} for record in made[:number]]
+        records = [{**record, "_id": new_key()} for record in made[:number]]
         batches = iter([records[start : start + batch] for start in range(0, number, batch)])
         began = time.perf_counter()
 
@@ -72,10 +74,10 @@ async def _compare(asker: Any, environment: dict[str, str], name: str, count: in
         sent = time.perf_counter() - began
         written += number
         # The stream is asked, not the database: counting costs it as much as writing.
-        while (left := await asker.ask(GET_INGEST_COUNTS_SUBJECT, {}))["waiting"] or left["in_flight"]:  # noqa: ASYNC110
+        while (left := await asker.ask(GET_INGEST_COUNTS, Empty())).waiting or left.in_flight:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         done = time.perf_counter() - began
-        there = (await database.counts())["raw"]
+        there = (await database.counts()).raw
         if there != written:
             raise SystemExit(f"{name} has {there} records where {written} were sent")
         return sent, done
@@ -117,7 +119,7 @@ def _records(count: int) -> list[dict[str, Any]]:
 @contextmanager
 def _servers(folder: Path, name: str) -> Iterator[dict[str, str]]:
     """Broker, database and database service; yields the environment that names them."""
-    from complex_system.local.child import Child
+    from complex_system.local.processes import Child
     from complex_system.local.servers import MariaServer, MongoServer, NatsServer
 
     kind, module = (MongoServer, "database_mongo") if name == "MongoDB" else (MariaServer, "database_maria")
@@ -146,15 +148,16 @@ async def _asker(environment: dict[str, str]) -> AsyncIterator[Any]:
     """A client, once the service answers and its streams are there."""
     os.environ["FASTIOT_CONFIG_DIR"] = environment["FASTIOT_CONFIG_DIR"]  # FastIoT would read a deployment's otherwise
     from complex_system.errors import ComplexSystemError
-    from complex_system.messaging.client import SystemClient
-    from complex_system.messaging.subjects import GET_INGEST_COUNTS_SUBJECT
+    from complex_system.messaging.clients import SystemClient
+    from complex_system.protocol.base import Empty
+    from complex_system.protocol.database import GET_INGEST_COUNTS
     from complex_system.settings import Settings
 
     async with await SystemClient.open(Settings.of(environment), "benchmark") as asker:
         deadline = time.monotonic() + 120
         while True:
             try:
-                if (await asker.ask(GET_INGEST_COUNTS_SUBJECT, {}))["waiting"] == 0:
+                if (await asker.ask(GET_INGEST_COUNTS, Empty())).waiting == 0:
                     break
             except ComplexSystemError as error:
                 if time.monotonic() > deadline:

@@ -13,8 +13,8 @@ from typing import Any
 from benchmarks.plant import quick
 from benchmarks.run import main
 from benchmarks.tables import Bar, Table
-from complex_system.local.child import Child
-from complex_system.local.ports import ANY_PORT
+from complex_system.local.processes import Child
+from complex_system.local.servers import ANY_PORT
 
 DEPLOYMENTS = {"MariaDB": ("maria", 1_000_000), "MongoDB": ("mongo", 200_000)}
 """Deployments with their many records: the stand-in for MongoDB counts by reading everything, half a minute at a million."""

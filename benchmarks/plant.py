@@ -15,10 +15,9 @@ from typing import Any, Self, TypeVar
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import ComplexSystemError
-from complex_system.local.child import Child
+from complex_system.local.processes import Child
 from complex_system.local.servers import MariaServer, MongoServer, NatsServer
-from complex_system.messaging.client import SystemClient
-from complex_system.messaging.clients import DatabaseClient
+from complex_system.messaging.clients import DatabaseClient, SystemClient
 from complex_system.messaging.subjects import health_subject
 from complex_system.settings import Settings
 

@@ -14,7 +14,7 @@ from benchmarks.plant import Plant, quick
 from benchmarks.run import main
 from benchmarks.tables import Table, compared, rounds_of
 from complex_system.errors import NobodyListensError
-from complex_system.local.child import Child
+from complex_system.local.processes import Child
 
 VALUE = "x" * 200
 NOTE = (

@@ -44,11 +44,16 @@ class FolderSource(ModelSource):
         return LoadedTwin((self._folder / "model.onnx").read_bytes(), metadata)
 
 
-async def ours(folder: Path, port: int) -> None:
-    """The application as the services run it."""
+async def make_ours(folder: Path) -> Any:
+    """Make the application as the services do."""
     models = ModelManager(FolderSource(folder), Pipeline(DATASET))
     await models.refresh()
-    server = RestServer(make_app(PredictionEngine(models, LocalRoute()), DATASET), "127.0.0.1", port)
+    return make_app(PredictionEngine(models, LocalRoute()), DATASET)
+
+
+async def ours(folder: Path, port: int) -> None:
+    """Serve the application as the services do."""
+    server = RestServer(await make_ours(folder), "127.0.0.1", port)
     await server.start()
     await asyncio.Event().wait()
 

@@ -14,7 +14,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.local.servers import MariaServer, MlflowServer, MongoServer, NatsServer, Server
 from complex_system.settings import Settings
-from support import Ear, TesterService, running, serving
+from support import Ear, TesterService, running, server_fixture
 
 LONGEST_FIRST = ("test_scenario_run", "test_fiot_run", "test_faults", "test_monitoring_page")
 """Files that take minutes. Two processes share the files, and one that came last would run alone."""
@@ -47,9 +47,7 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
             os.environ[name] = value
 
 
-@pytest.fixture(scope="session")
-def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    yield from serving(NatsServer(tmp_path_factory.mktemp(NatsServer.name), port=0))
+nats_server = server_fixture(NatsServer)
 
 
 class DefaultNatsServer(NatsServer):
@@ -59,24 +57,10 @@ class DefaultNatsServer(NatsServer):
         (self.directory / "nats.conf").write_text(f'listen: "127.0.0.1:{self.port}"\n')
 
 
-@pytest.fixture(scope="session")
-def default_nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    yield from serving(DefaultNatsServer(tmp_path_factory.mktemp(DefaultNatsServer.name), port=0))
-
-
-@pytest.fixture(scope="session")
-def mongo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    yield from serving(MongoServer(tmp_path_factory.mktemp(MongoServer.name), port=0))
-
-
-@pytest.fixture(scope="session")
-def maria_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    yield from serving(MariaServer(tmp_path_factory.mktemp(MariaServer.name), port=0))
-
-
-@pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    yield from serving(MlflowServer(tmp_path_factory.mktemp(MlflowServer.name), port=0))
+default_nats_server = server_fixture(DefaultNatsServer)
+mongo_server = server_fixture(MongoServer)
+maria_server = server_fixture(MariaServer)
+mlflow_server = server_fixture(MlflowServer)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from complex_system.serving.engine import Limits, LocalRoute, PredictionEngine
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.source import ListedModel, LoadedTwin, ModelReference, ModelSource
 from complex_system.serving.rest.app import make_app
-from complex_system.training.base import TWIN_INPUT, TWIN_OUTPUT
+from complex_system.training.onnx import ONNX_INPUT, ONNX_OUTPUT
 
 
 def linear_twin(dataset: Dataset, bias: float = 0.0, weight: float = 1.0, width: int | None = None) -> bytes:
@@ -37,12 +37,12 @@ def linear_twin(dataset: Dataset, bias: float = 0.0, weight: float = 1.0, width:
     ]
     graph = helper.make_graph(
         [
-            helper.make_node("MatMul", [TWIN_INPUT, "weights"], ["product"]),
-            helper.make_node("Add", ["product", "bias"], [TWIN_OUTPUT]),
+            helper.make_node("MatMul", [ONNX_INPUT, "weights"], ["product"]),
+            helper.make_node("Add", ["product", "bias"], [ONNX_OUTPUT]),
         ],
         "linear",
-        [helper.make_tensor_value_info(TWIN_INPUT, TensorProto.FLOAT, ["n", features])],
-        [helper.make_tensor_value_info(TWIN_OUTPUT, TensorProto.FLOAT, ["n", 1])],
+        [helper.make_tensor_value_info(ONNX_INPUT, TensorProto.FLOAT, ["n", features])],
+        [helper.make_tensor_value_info(ONNX_OUTPUT, TensorProto.FLOAT, ["n", 1])],
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)

@@ -19,12 +19,13 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import MAX_PAGE_ROWS, processed_schema
 from complex_system.errors import ComplexSystemError
-from complex_system.local.child import Child
+from complex_system.local.processes import Child
 from complex_system.local.servers import Server
-from complex_system.messaging.client import SystemClient
-from complex_system.messaging.clients import DatabaseClient
-from complex_system.messaging.subjects import DB_GET_COUNTS_SUBJECT, SERVICE_HEARTBEAT
+from complex_system.messaging.clients import DatabaseClient, SystemClient
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.base import Empty
+from complex_system.protocol.database import GET_COUNTS, RecordCounts
+from complex_system.protocol.operations import SERVICE_HEARTBEAT, Heartbeat
 from complex_system.settings import Settings
 from support import eventually
 
@@ -65,9 +66,9 @@ class Plant:
             "COMPLEX_SYSTEM_LIVE_RATE": "0",
         }
         self._seed = seed
-        self._beats: dict[str, dict[str, Any]] = {}
+        self._beats: dict[str, Heartbeat] = {}
         self._killed: set[str] = set()
-        self._pids: dict[str, int] = {}
+        self._pids: RecordCounts = {}
 
     # Processes
 
@@ -111,46 +112,45 @@ class Plant:
 
     # How it goes
 
-    async def hear(self, beat: dict[str, Any]) -> None:
+    async def hear(self, beat: Heartbeat) -> None:
         """A heartbeat came."""
-        if self._pids.get(beat["replica"]) == beat["pid"]:
-            self._beats[beat["replica"]] = beat
-            if found := re.match(r"(\d+) of \d+ records saved", beat["detail"]):
+        if self._pids.get(beat.replica) == beat.pid:
+            self._beats[beat.replica] = beat
+            if found := re.match(r"(\d+) of \d+ records saved", beat.detail):
                 self.told = max(self.told, int(found[1]))
 
     def state(self, name: str) -> str:
         """The last state that a service has told of."""
-        return str(self._beats.get(name, {}).get("state", ""))
+        return self._beats[name].state if name in self._beats else ""
 
     def detail(self, name: str) -> str:
         """What the service says about its state."""
-        return str(self._beats.get(name, {}).get("detail", ""))
+        return self._beats[name].detail if name in self._beats else ""
 
-    async def counts(self) -> dict[str, int] | None:
+    async def counts(self) -> RecordCounts | None:
         """Numbers of records; None while nobody tells."""
         try:
             # A short wait: the question may have gone to a replica that has just been killed.
-            counts: dict[str, int] = await self.client.ask(DB_GET_COUNTS_SUBJECT, {}, 10.0 if FULL else 3.0)
-            return counts
+            return await self.client.ask(GET_COUNTS, Empty(), 10.0 if FULL else 3.0)
         except ComplexSystemError:
             return None
 
-    async def until(self, reached: Callable[[dict[str, int]], bool], seconds: float = PATIENCE) -> dict[str, int]:
+    async def until(self, reached: Callable[[RecordCounts], bool], seconds: float = PATIENCE) -> RecordCounts:
         """Waits for numbers of records."""
 
-        async def looked() -> dict[str, int] | None:
+        async def looked() -> RecordCounts | None:
             await asyncio.sleep(0.05)  # whoever asks all the time slows down what he waits for
             counts = await self.counts()
             return counts if counts is not None and reached(counts) else None
 
-        found: dict[str, int] = await eventually(looked, seconds)
+        found: RecordCounts = await eventually(looked, seconds)
         return found
 
-    async def flowing(self, share: float = 0.1) -> dict[str, int]:
+    async def flowing(self, share: float = 0.1) -> RecordCounts:
         """Waits until so much of the raw records is there."""
-        return await self.until(lambda counts: counts["raw"] >= share * self.records)
+        return await self.until(lambda counts: counts.raw >= share * self.records)
 
-    async def disturbed(self, fault: Callable[[], Awaitable[None]]) -> dict[str, int]:
+    async def disturbed(self, fault: Callable[[], Awaitable[None]]) -> RecordCounts:
         """Brings a fault about while records flow; measures from its end to the next record and to the last one.
 
         Args:
@@ -164,13 +164,13 @@ class Plant:
         await fault()
         over = time.monotonic()
         self.marks["fault"] = over - began
-        there: dict[str, int] | None = None
+        there: RecordCounts | None = None
 
-        def moves(counts: dict[str, int]) -> bool:
+        def moves(counts: RecordCounts) -> bool:
             nonlocal there
             there = there or counts
-            done = counts["raw"] + counts["processed"]
-            return done > there["raw"] + there["processed"] or done == 2 * self.records
+            done = counts.raw + counts.processed
+            return done > there.raw + there.processed or done == 2 * self.records
 
         await self.until(moves)
         self.marks["recovery"] = time.monotonic() - over
@@ -183,7 +183,7 @@ class Plant:
         if source in self.children:
             done = f"{self.records} of {self.records} records saved"
             await eventually(lambda: (self.state(source), self.detail(source)) == ("ready", done), PATIENCE)
-        await self.until(lambda counts: counts["processed"] >= self.records)
+        await self.until(lambda counts: counts.processed >= self.records)
 
         async def nothing_left() -> bool:
             # A twin may be there a moment before its raw record is noted as processed.
@@ -212,7 +212,7 @@ class Plant:
         found = pa.concat_tables(pages)
         assert found.num_rows == self.records
         assert found.equals(expected) or found.to_pylist() == expected.to_pylist()
-        assert (await self.database.counts())["rejected"] == 0
+        assert (await self.database.counts()).rejected == 0
         await self.recovered()
 
     async def recovered(self) -> None:

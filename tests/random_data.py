@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from complex_system.domain.columns import LARGEST_INTEGER, Column
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.records import Record
-from complex_system.domain.steps import STEPS, Bins, intervals
+from complex_system.domain.steps import STEPS, Bins
+from complex_system.domain.validation import intervals
 from complex_system.training.data import Part, parts_of
 
 Declaration = dict[str, Any]

@@ -15,8 +15,8 @@ from typing import Any
 
 import psutil
 
-from complex_system.local.leftovers import MARK
-from complex_system.local.ports import ANY_PORT
+from complex_system.local.processes import MARK
+from complex_system.local.servers import ANY_PORT
 
 ROOT = Path(__file__).parents[1]
 FIOT = Path(sys.executable).with_name("fiot")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Literal, TypeVar
+
+import pytest
 
 from complex_system.domain.dataset import Dataset
 from complex_system.local.servers import Server
@@ -93,14 +95,26 @@ async def running(service: type[S], settings: Settings, dataset: Dataset | None 
         await connection.close()
 
 
-def serving(server: V) -> Iterator[V]:
-    """A server that is ready, for a fixture to ``yield from``; it is stopped at the end."""
+@contextmanager
+def started(server: V) -> Iterator[V]:
+    """Start a server, wait until it is ready, and stop it at the end."""
     server.start()
     try:
         server.wait_ready()
         yield server
     finally:
         server.stop()
+
+
+def server_fixture(kind: type[V], scope: Literal["session", "module"] = "session") -> Any:
+    """Return a fixture: a server of that class on a free port, in a folder of its own."""
+
+    @pytest.fixture(scope=scope)
+    def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[V]:
+        with started(kind(tmp_path_factory.mktemp(kind.name), port=0)) as ready:
+            yield ready
+
+    return server
 
 
 async def eventually(check: Callable[[], Awaitable[Any] | Any], seconds: float = 20.0) -> Any:

@@ -9,8 +9,8 @@ from typing import Any
 
 from complex_system.domain.dataset import Dataset
 from complex_system.tracking.base import TrainingResult
-from complex_system.training import onnx as twin
 from complex_system.training.base import Scores, TrainedModel, Trainer, TrainingParameters
+from complex_system.training.onnx import export_onnx
 from samples import lab_samples
 
 QUICK = TrainingParameters(seed=3, epochs=6, boosting_rounds=20)
@@ -50,7 +50,7 @@ def quick_model(framework: str) -> tuple[TrainedModel, bytes]:
     """A model of a few steps on few records, and its twin."""
     data, _ = lab_samples(2, 1000)
     model = trainer(framework).fit(data, lambda _: None)
-    return model, twin.make(model, data.validation.x)
+    return model, export_onnx(model, data.validation.x)
 
 
 def quick_result(framework: str, trainer_name: str | None = None) -> TrainingResult:
@@ -65,7 +65,7 @@ def quick_result(framework: str, trainer_name: str | None = None) -> TrainingRes
         dataset=Dataset.load(),
         data=data,
         model=model,
-        twin=onnx,
+        onnx_model=onnx,
         validation=Scores.of(data.validation.y, model.predict(data.validation.x)),
         started_at=now,
         trained_at=now,

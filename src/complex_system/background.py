@@ -1,4 +1,4 @@
-"""Work at the same time: coroutines side by side, and blocking calls in threads that hold no process.
+"""Concurrent work: coroutines that end together, and blocking calls in threads that hold no process.
 
 A request to a server that hangs must not keep a service from ending.
 The threads of ``asyncio.to_thread`` are waited for when the process ends; these are daemons. Whatever may hang (MLflow, Weights &
@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-async def side_by_side(*work: Coroutine[Any, Any, None]) -> None:
-    """Runs coroutines until all are done. The first failure ends the others and is raised.
+async def run_concurrently(*work: Coroutine[Any, Any, None]) -> None:
+    """Run coroutines until all are done. The first failure cancels the others and is raised.
 
-    To be used in place of ``asyncio.TaskGroup``: one that fails leaves its task marked as being cancelled (until Python 3.13),
-    and every later ``asyncio.timeout`` in that task then raises ``CancelledError`` (until Python 3.11.3, gh-102780).
+    Use it instead of ``asyncio.TaskGroup``. A group that fails leaves its task with a pending request to cancel (before Python 3.13),
+    and then every ``asyncio.timeout`` in that task raises ``CancelledError`` (before Python 3.11.3, gh-102780).
     """
     tasks = [asyncio.create_task(each) for each in work]
     try:
@@ -64,7 +64,7 @@ class Worker:
         return await asyncio.wrap_future(answer)
 
     async def close(self, seconds: float) -> bool:
-        """Lets the thread end after its present call; returns whether it did within ``seconds``."""
+        """Let the thread end after its present call; return whether it did within ``seconds``."""
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join, seconds)
         return not self._thread.is_alive()

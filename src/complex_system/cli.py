@@ -159,7 +159,7 @@ def dead_letters(
     from pydantic import ValidationError
 
     from complex_system.errors import ComplexSystemError
-    from complex_system.messaging.ingest.dead_letters_command import Action, look_after
+    from complex_system.messaging.ingest.dead_letters import Action, manage_dead_letters
     from complex_system.settings import Settings
 
     if replay and remove:
@@ -169,7 +169,7 @@ def dead_letters(
         _config(deployment)
         environment = ProjectContext.default.env_for_deployment(deployment)
         settings = Settings.of({**environment, **os.environ})
-        asyncio.run(look_after(settings, action, typer.echo, limit=limit, number=number))
+        asyncio.run(manage_dead_letters(settings, action, typer.echo, limit=limit, number=number))
     except (ComplexSystemError, ValidationError) as error:
         typer.echo(f"fiot extras dead-letters: {error}", err=True)
         raise typer.Exit(1) from error

@@ -12,8 +12,9 @@ import socket
 import sys
 
 from complex_system.errors import ComplexSystemError
-from complex_system.messaging.client import SystemClient
-from complex_system.messaging.subjects import health_subject
+from complex_system.messaging.clients import SystemClient
+from complex_system.protocol.base import Empty
+from complex_system.protocol.operations import health_request
 from complex_system.settings import Settings
 
 
@@ -28,13 +29,12 @@ async def ask_health(service: str, settings: Settings, host: str, seconds: float
     """
     try:
         async with asyncio.timeout(seconds), await SystemClient.open(settings, f"healthcheck_{service}") as client:
-            health = await client.ask(health_subject(f"{service}.{host}"), {}, seconds)
+            health = await client.ask(health_request(f"{service}.{host}"), Empty(), seconds)
     except ComplexSystemError as error:
         return False, error.message
     except TimeoutError:
         return False, f"The broker at {settings.nats_host}:{settings.nats_port} was not reached within {seconds:g} s."
-    state, detail = str(health["state"]), str(health["detail"])
-    return state != "failing", f"{state}: {detail}" if detail else state
+    return health.state != "failing", f"{health.state}: {health.detail}" if health.detail else health.state
 
 
 def main() -> None:

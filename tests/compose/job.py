@@ -14,8 +14,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.errors import ComplexSystemError
 from complex_system.local.plan import TRAINER_SERVICES
-from complex_system.messaging.client import SystemClient
-from complex_system.messaging.clients import DatabaseClient, ServingClient
+from complex_system.messaging.clients import DatabaseClient, ServingClient, SystemClient
 from complex_system.messaging.errors import to_thing
 from complex_system.messaging.subjects import (
     GET_COMPARISON_SUBJECT,
@@ -23,8 +22,10 @@ from complex_system.messaging.subjects import (
     TRAIN_MODEL_SUBJECT,
     TRAINING_FINISHED,
     TRAINING_PROGRESS,
-    health_subject,
 )
+from complex_system.protocol.base import Empty
+from complex_system.protocol.database import RecordCounts
+from complex_system.protocol.operations import health_request
 from complex_system.settings import Settings
 from complex_system.tracking.connection import open_client
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
@@ -58,7 +59,7 @@ class Job:
             await asyncio.sleep(0.5)
         raise ProofError(f"{what}: not within {seconds:.0f} s; last seen: {last}")
 
-    async def counts(self) -> dict[str, int]:
+    async def counts(self) -> RecordCounts:
         return await self.database.counts()
 
     async def comparison(self) -> Any:
@@ -102,15 +103,15 @@ class Job:
 
         async def more() -> bool:
             now = await self.counts()
-            return now["raw"] > before["raw"] and now["processed"] > before["processed"]
+            return now.raw > before.raw and now.processed > before.processed
 
         _, growing = await self.until("new records are saved and processed", more, seconds)
         _, predicting = await self.until("predictions", self.predicts, seconds)
         return waited + growing + predicting
 
     async def is_up(self, service: str, hostname: str) -> bool:
-        health = await self.client.ask(health_subject(f"{service}.{hostname}"), {}, 5)
-        return health["state"] in ("ready", "working") or "no model yet" in health["detail"]
+        health = await self.client.ask(health_request(f"{service}.{hostname}"), Empty(), 5)
+        return health.state in ("ready", "working") or "no model yet" in health.detail
 
     async def train(self, trainers: tuple[str, ...], name: str, seconds: float) -> list[dict[str, Any]]:
         """Has trainers train once more, in a round of that name; returns how they ended."""

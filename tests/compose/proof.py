@@ -23,7 +23,7 @@ from nats.aio.client import Client
 
 from complex_system.errors import ComplexSystemError
 from complex_system.local.plan import TRAINER_SERVICES
-from complex_system.messaging.client import SystemClient
+from complex_system.messaging.clients import SystemClient
 from complex_system.settings import Settings
 from compose.job import Job
 from compose.stack import ROOT, Container, ProofError, Stack, call, fiot, image_sizes, inspect
@@ -129,10 +129,10 @@ class Proof:
 
         async def stored() -> dict[str, int] | None:
             counts = await job.counts()
-            return counts if min(counts["raw"], counts["processed"] + counts["rejected"]) >= wanted else None
+            return counts if min(counts.raw, counts.processed + counts.rejected) >= wanted else None
 
         counts, seconds = await job.until(f"{wanted} records saved and processed", stored, 300)
-        self.saw(f"{counts['raw']} records saved, {counts['processed']} processed ({seconds:.0f} s after the start)")
+        self.saw(f"{counts.raw} records saved, {counts.processed} processed ({seconds:.0f} s after the start)")
         comparison, seconds = await job.until("a comparison of all four trainers", job.comparison, 900)
         trained = {result["trainer"]: result for result in comparison["results"]}
         if set(trained) != set(TRAINERS):
@@ -251,7 +251,7 @@ class Proof:
             champion, _ = await job.until("the champion", job.champion, 60)
         kept = before["counts"]
         assert isinstance(kept, dict)
-        if counts["raw"] < kept["raw"] or champion != before["champion"]:
+        if counts.raw < kept.raw or champion != before["champion"]:
             raise ProofError(f"down and up lost something: {before} became {counts}, {champion}")
         self.saw(
             f"fiot stop and fiot start kept {kept['raw']} records and champion {champion.model} version {champion.version}; "

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.documents import MOST_BODY_BYTES, Document
+from complex_system.domain.documents import MAX_BODY_BYTES, Document
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import processed_schema
 from complex_system.errors import InvalidRequestError, StoreUnavailableError
@@ -91,7 +91,7 @@ async def test_what_is_old_is_forgotten_and_the_rest_stays(store: DataStore) -> 
 
 
 async def test_a_body_that_is_no_json_or_too_large_is_refused_and_nothing_written(store: DataStore) -> None:
-    for bad in ({"x": object()}, {"x": "y" * MOST_BODY_BYTES}):
+    for bad in ({"x": object()}, {"x": "y" * MAX_BODY_BYTES}):
         with pytest.raises(InvalidRequestError, match="'bad'"):
             await store.documents.save([document("good", 1.0), document("bad", 1.0, **bad)])
     assert await store.documents.between("minute", 0.0, 2.0) == []

@@ -29,7 +29,7 @@ from complex_system.storage.mongo import lists as mongo_lists
 from complex_system.storage.mongo import unprocessed as mongo_unprocessed
 from complex_system.storage.mongo.store import MongoDataStore
 from complex_system.storage.names import BACKLOG
-from support import eventually, serving
+from support import eventually, started
 
 WRITES = ("insert_many", "bulk_write", "update_one", "update_many", "delete_many", "find_one_and_update")
 VERSIONS = ("v1", "v2")
@@ -282,7 +282,8 @@ async def test_a_listed_record_that_never_came_is_forgotten_after_an_hour(
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[MongoServer]:
-    yield from serving(MongoServer(tmp_path / "mongo", port=0))
+    with started(MongoServer(tmp_path / "mongo", port=0)) as server:
+        yield server
 
 
 async def test_a_server_that_is_killed_between_a_list_and_its_records_forgets_no_list(

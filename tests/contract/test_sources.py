@@ -123,7 +123,7 @@ class MlflowPlace(Place):
         register_twin(self._uri, self._dataset, twin, prefix=self._prefix, **changes)
         champion = self._registry.champion()
         assert champion is not None
-        return self._registry.load_twin(champion)[1]
+        return self._registry.load_onnx_model(champion)[1]
 
     def replace(self, content: bytes) -> None:
         champion = self._registry.champion()

@@ -79,8 +79,8 @@ class TrackerContract(ABC):
         assert client.get_model_version(logged.model, "1").tags == {**tags, "twin": "twin", "prefix": prefix}
         registry = ModelRegistry(mlflow_server.url, prefix)
         (ref,) = registry.newest_versions()
-        onnx, metadata = registry.load_twin(ref)
-        assert onnx == result.twin
+        onnx, metadata = registry.load_onnx_model(ref)
+        assert onnx == result.onnx_model
         assert metadata == result.metadata(logged.model, logged.run_id)
 
     async def test_logging_goes_on_where_it_was_cut(
@@ -94,7 +94,7 @@ class TrackerContract(ABC):
                 def cut(*_: Any) -> None:
                     raise TrackingUnavailableError("cut")
 
-                patch.setattr(MlflowTracker, "_log_twin", cut)
+                patch.setattr(MlflowTracker, "_log_onnx_model", cut)
                 with pytest.raises(TrackingUnavailableError):
                     await asyncio.to_thread(tracker.log, result)
             await proxy.cut()

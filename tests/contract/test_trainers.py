@@ -15,10 +15,10 @@ from complex_system.errors import TrainingFailedError
 from complex_system.evaluation.baselines import cross_validated_baseline
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.sources.films import films
-from complex_system.training import onnx as twin
 from complex_system.training.base import Progress, Scores, TrainedModel, Trainer, TrainingParameters
 from complex_system.training.cross_validation import FewRecords, Predict, cross_validate
 from complex_system.training.data import Matrix, Samples, TrainingData
+from complex_system.training.onnx import _run, check_onnx, export_onnx
 from samples import lab_samples
 from trainings import network_from_state
 
@@ -100,19 +100,19 @@ class TrainerContract(ABC):
 
     def test_the_twin_answers_as_the_model_does(self, trained: TrainedModel) -> None:
         _, holdout = lab_samples(1, 10_000)
-        onnx = twin.make(trained, holdout.x)
+        onnx = export_onnx(trained, holdout.x)
         assert len(onnx) < 1_000_000
         # Values that no lab record has: beyond the declared ranges and all zero.
-        twin.check(trained, onnx, np.concatenate([holdout.x * 3 - 1, np.zeros((2, holdout.x.shape[1]), np.float32)]))
+        check_onnx(trained, onnx, np.concatenate([holdout.x * 3 - 1, np.zeros((2, holdout.x.shape[1]), np.float32)]))
 
     def test_another_models_twin_is_refused(
         self, trained: TrainedModel, kind: type[Trainer], small: tuple[TrainingData, Samples]
     ) -> None:
         other = kind(QUICK).fit(small[0], _ignore)
         with pytest.raises(TrainingFailedError, match="differs from the native model"):
-            twin.check(trained, other.to_onnx(), small[1].x)
+            check_onnx(trained, other.to_onnx(), small[1].x)
         with pytest.raises(TrainingFailedError, match="cannot be run"):
-            twin.check(trained, b"no model", small[1].x)
+            check_onnx(trained, b"no model", small[1].x)
 
     def test_the_same_seed_gives_the_same_model(self, kind: type[Trainer], small: tuple[TrainingData, Samples]) -> None:
         data, holdout = small
@@ -151,7 +151,7 @@ class TrainerContract(ABC):
         few = replace(data, train=_head(data.train, 35), validation=_head(data.validation, 10))
         model = kind(QUICK).fit(few, _ignore)
         assert np.isfinite(model.predict(holdout.x)).all()
-        twin.make(model, holdout.x)
+        export_onnx(model, holdout.x)
 
     def test_a_constant_target_is_learnt(self, kind: type[Trainer], small: tuple[TrainingData, Samples]) -> None:
         data, holdout = small
@@ -166,7 +166,7 @@ class TrainerContract(ABC):
         data = TrainingData(("a [mm]", "b", "c"), "force", Samples(x[:900], y[:900]), Samples(x[900:], y[900:]))
         model = kind(TrainingParameters(epochs=60, boosting_rounds=300)).fit(data, _ignore)
         assert Scores.of(data.validation.y, model.predict(data.validation.x)).r2 > 0.9
-        twin.make(model, data.validation.x)
+        export_onnx(model, data.validation.x)
 
 
 def _head(samples: Samples, count: int) -> Samples:
@@ -206,8 +206,8 @@ class TestLightGBM(TrainerContract):
         near = np.array(thresholds, dtype=np.float32)
         assert any(float(above) > exact for above, exact in zip(near, thresholds, strict=True))
         rows = np.stack([near, near[::-1], np.roll(near, 1)], axis=1)
-        onnx = twin.make(model, rows)
-        np.testing.assert_allclose(twin._run(onnx, [rows])[0][:, 0], model.predict(rows), rtol=1e-5, atol=1e-4)
+        onnx = export_onnx(model, rows)
+        np.testing.assert_allclose(_run(onnx, [rows])[0][:, 0], model.predict(rows), rtol=1e-5, atol=1e-4)
 
 
 class TestPyTorch(TrainerContract):

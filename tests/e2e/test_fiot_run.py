@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from complex_system.domain.laboratory import BEST_POSSIBLE
-from complex_system.local.ports import ANY_PORT
+from complex_system.local.servers import ANY_PORT
 from runs import FIOT, ROOT, api_key, fiot_run
 
 ELEVEN = {

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from complex_system.errors import ComplexSystemError, NobodyListensError, ReplyTimeoutError
-from complex_system.local.child import Child
+from complex_system.local.processes import Child
 from complex_system.local.servers import NatsServer, Server
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.handlers import answers
@@ -61,19 +61,19 @@ async def answered(tester: TesterService, value: Any) -> bool:
         return False
 
 
-async def test_a_connection_that_the_broker_ends_is_made_anew_with_its_subscriptions(
+async def test_a_client_reconnects_and_subscribes_again_after_a_protocol_error(
     broker: Server, make_settings: Callable[..., Settings], caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = make_settings(broker)
     async with running(PatientService, settings) as service, running(TesterService, settings) as tester:
         await service.broker.client._send_command(b"NONSENSE\r\n")
         await service.broker.client._flush_pending()
-        await eventually(lambda: "has ended and is made anew: nats: unknown protocol operation" in caplog.text)
+        await eventually(lambda: "has ended, reconnecting: nats: unknown protocol operation" in caplog.text)
         await eventually(lambda: answered(tester, 5), 60)
         assert not service.broker.lost.is_set()
 
 
-async def test_a_closed_connection_that_never_says_so_holds_nobody_up(
+async def test_a_client_reconnects_where_the_old_connection_never_closes(
     broker: Server, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def never(_: asyncio.StreamWriter) -> None:
@@ -89,7 +89,7 @@ async def test_a_closed_connection_that_never_says_so_holds_nobody_up(
             await eventually(lambda: answered(tester, 6), 60)
 
 
-async def test_a_client_that_no_longer_tries_begins_anew(
+async def test_a_client_reconnects_where_nats_py_no_longer_tries(
     broker: Server, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("complex_system.messaging.connection.STUCK_SECONDS", 2.0)
@@ -104,19 +104,19 @@ async def test_a_client_that_no_longer_tries_begins_anew(
         await eventually(lambda: answered(tester, 7), 60)
 
 
-async def test_a_broker_that_does_not_take_a_service_back_ends_it_with_the_reason(broker: Server, tmp_path: Path) -> None:
+async def test_a_service_stops_with_the_reason_when_the_broker_refuses_it(broker: Server, tmp_path: Path) -> None:
     program = Child(
         "tester",
         [sys.executable, "-c", "from support import TesterService; TesterService.main()"],
         tmp_path / "tester.log",
-        env={**broker.environment(), "COMPLEX_SYSTEM_BROKER_PATIENCE": "5", "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**broker.environment(), "COMPLEX_SYSTEM_RECONNECT_TIMEOUT": "5", "PYTHONPATH": str(Path(__file__).parents[1])},
         cwd=tmp_path,
     )
     program.start()
     try:
         await eventually(lambda: "ready" in program.tail(), 60)
         kill(broker.child)
-        # As long as nobody answers, the service waits, longer than its patience.
+        # No broker answers, so the time does not count yet.
         await eventually(lambda: "Waiting for the broker" in program.tail(), 60)
         with (broker.directory / "nats.conf").open("a") as config:
             config.write('authorization { user: "nobody", password: "unknown" }\n')
@@ -124,22 +124,20 @@ async def test_a_broker_that_does_not_take_a_service_back_ends_it_with_the_reaso
         await eventually(lambda: not program.alive, 60)
         assert program.exit_code == 1
         last = program.tail(1)
-        assert last.startswith(
-            f"tester: The broker at 127.0.0.1:{broker.port} has not taken the connection back within 5 s: "
-        )
+        assert last.startswith(f"tester: The broker at 127.0.0.1:{broker.port} has not accepted the connection within 5 s: ")
         assert "Authorization Violation" in last
     finally:
         program.stop()
 
 
-async def test_a_broker_that_is_away_is_waited_for_beyond_that(
+async def test_a_service_waits_longer_than_that_for_a_broker_that_is_away(
     broker: Server, make_settings: Callable[..., Settings]
 ) -> None:
-    settings = make_settings(broker, broker_patience=5.0)
+    settings = make_settings(broker, reconnect_timeout=5.0)
     async with running(PatientService, settings) as service, running(TesterService, settings) as tester:
         kill(broker.child)
         attempts: set[float] = set()
-        await eventually(lambda: attempts.add(service.broker.client.tried) or len(attempts) > 6, 60)
+        await eventually(lambda: attempts.add(service.broker.client.last_attempt) or len(attempts) > 6, 60)
         broker.start_process()
         await eventually(lambda: answered(tester, 8), 60)
         assert not service.broker.lost.is_set()

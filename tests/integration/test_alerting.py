@@ -14,7 +14,7 @@ import pytest
 from complex_system.domain.laboratory import Laboratory
 from complex_system.errors import DeclarationError
 from complex_system.local.servers import Server
-from complex_system.messaging.documents import DocumentClient
+from complex_system.messaging.clients import DocumentClient
 from complex_system.messaging.handlers import hears
 from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import (

@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.records import Record, new_id
+from complex_system.domain.keys import new_key
+from complex_system.domain.records import Record
 from complex_system.errors import DeclarationError
 from complex_system.evaluation.rounds import RoundTimes
 from complex_system.local.servers import Server
@@ -76,7 +77,7 @@ def settings(
     request: pytest.FixtureRequest, nats_server: Server, mlflow_server: Server, make_settings: Callable[..., Settings]
 ) -> Settings:
     server: Server = request.getfixturevalue(f"{request.param}_server")
-    name = f"t{new_id().replace('-', '')[-12:]}"
+    name = f"t{new_key().replace('-', '')[-12:]}"
     own = {"mongo_name": name, "maria_name": name, "mlflow_experiment": name, "model_prefix": name}
     return make_settings(
         nats_server, mlflow_server, server, **own, trainers="lightgbm", min_labelled=100, boosting_rounds=20,
@@ -89,7 +90,7 @@ def made(count: int, seed: int) -> list[Record]:
     draw = random.Random(seed)
     rows = [(draw.uniform(0, 100), draw.choice("AB")) for _ in range(count)]
     return [
-        {ID: new_id(), "Temp": temp, "Alloy": alloy, "quality": 3 * temp + 50 * (alloy == "A") + draw.gauss(0, 1)}
+        {ID: new_key(), "Temp": temp, "Alloy": alloy, "quality": 3 * temp + 50 * (alloy == "A") + draw.gauss(0, 1)}
         for temp, alloy in rows
     ]
 
@@ -146,7 +147,7 @@ async def test_the_old_model_answers_until_one_of_the_new_version_is_champion(
         await eventually(lambda: serving.holder.current, 60)
         assert (await answer(rest, asked)) | {"request_id": ""} == before | {"request_id": ""}
         assert "is served with that pipeline until a model of version" in caplog.text
-        await eventually(lambda: f"of pipeline version {old.version}, with its own pipeline" in serving.health()["detail"])
+        await eventually(lambda: f"of pipeline version {old.version}, with its own pipeline" in serving.health().detail)
         # The old declaration judges; what only the new one has may be sent, and is checked as that declares it.
         with_more = [{**record, "Moisture": 0.9, "temp": "warm"} for record in asked]
         assert (await answer(rest, with_more))["predictions"] == before["predictions"]
@@ -167,7 +168,7 @@ async def test_the_old_model_answers_until_one_of_the_new_version_is_champion(
                 await eventually(lambda: serving.holder.current.info.pipeline_version == new.version, 120)
         assert ear.champions[-1]["pipeline_version"] == new.version
         assert [result["version"] for result in ear.comparisons[-1]["results"]] == ["2"]  # the old one does not compete
-        await eventually(lambda: "pipeline version" not in serving.health()["detail"])
+        await eventually(lambda: "pipeline version" not in serving.health().detail)
         after = await answer(rest, with_more)
         assert (after["pipeline_version"], after["model"]["version"]) == (new.version, "2")
         assert (await answer(rest, [{**asked[0], "Temp": 150.0}]))["predictions"]
@@ -192,4 +193,4 @@ async def test_a_change_that_kept_values_cannot_follow_ends_the_database_service
         async with running(database, settings, other):
             pass
     async with running(database, settings, Dataset.parse(BEFORE)):
-        assert (await DatabaseClient(ear).counts())["raw"] == 3
+        assert (await DatabaseClient(ear).counts()).raw == 3

@@ -15,10 +15,10 @@ import pytest
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
 from complex_system.errors import ComplexSystemError, NobodyListensError
-from complex_system.local.child import Child
+from complex_system.local.processes import Child
 from complex_system.local.servers import HOST, Server, free_port, program, reachable
 from complex_system.messaging import subjects
-from complex_system.messaging.client import SystemClient
+from complex_system.messaging.clients import SystemClient
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.ingest.publisher import IngestClient
 from complex_system.messaging.ingest.streams import IngestStreams

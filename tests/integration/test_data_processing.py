@@ -19,6 +19,7 @@ from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient, ProcessingClient
 from complex_system.messaging.subjects import DB_GET_REJECTED_PAGE_SUBJECT
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.database import RecordCounts
 from complex_system.settings import Settings
 from complex_system_services.data_processing.data_processing_service import DataProcessingService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
@@ -37,7 +38,7 @@ async def processed_rows(database: DatabaseClient) -> list[Record]:
 
 
 async def processed_count(database: DatabaseClient, count: int) -> bool:
-    return (await database.counts())["processed"] == count
+    return (await database.counts()).processed == count
 
 
 async def test_what_is_saved_becomes_processed_page_by_page(
@@ -53,7 +54,7 @@ async def test_what_is_saved_becomes_processed_page_by_page(
         known = sum(record[dataset.target] is not None for record in records)
 
         async def counted() -> bool:  # where counting the labelled takes long, an answer may be a little old
-            return await database.counts() == {"raw": 1000, "processed": 1000, "labelled": known, "rejected": 0}
+            return await database.counts() == RecordCounts(raw=1000, processed=1000, labelled=known, rejected=0)
 
         await eventually(counted)
         # What comes later is found by the next sweep.
@@ -82,7 +83,8 @@ async def test_what_cannot_be_processed_is_kept_aside_with_the_reason(
                 "_id"
             ]: "laborant: 'XY' is not one of AN, HANS, SO, TK; rohwert_1_labormessung: 31.0 is outside of [0, 30]",
         }
-        assert (await database.counts()) | {"labelled": 0} == {"raw": 402, "processed": 400, "labelled": 0, "rejected": 2}
+        counts = await database.counts()
+        assert (counts.raw, counts.processed, counts.rejected) == (402, 400, 2)
 
 
 async def test_another_declaration_has_everything_processed_again(
@@ -111,14 +113,14 @@ async def test_it_waits_for_a_database_that_is_away_and_goes_on_when_it_is_back(
     database = DatabaseClient(tester)
     async with running(DataProcessingService, settings) as service:
         for expected in (100, 200):
-            await eventually(lambda: service.health()["state"] == "waiting")
-            assert "get-unprocessed-page" in service.health()["detail"]
+            await eventually(lambda: service.health().state == "waiting")
+            assert "get-unprocessed-page" in service.health().detail
             # It can be asked all the same.
             assert len(await ProcessingClient(tester).process([laboratory.record()])) == 1
             async with running(DatabaseMongoService, settings):
                 await database.save_raw(list(laboratory.records(100)))
                 await eventually(lambda expected=expected: processed_count(database, expected))
-                await eventually(lambda: service.health()["state"] == "ready")
+                await eventually(lambda: service.health().state == "ready")
 
 
 async def test_pages_that_grow_beyond_the_brokers_limit_are_written_in_parts(

@@ -20,11 +20,11 @@ from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError, InvalidRequestError, StoreUnavailableError, TooLargeError
 from complex_system.local.servers import Server, free_port
 from complex_system.messaging import subjects
-from complex_system.messaging.clients import DatabaseClient
+from complex_system.messaging.clients import DatabaseClient, DocumentClient
 from complex_system.messaging.connection import ServiceConnection
-from complex_system.messaging.documents import DocumentClient
 from complex_system.messaging.replicas import Share
 from complex_system.messaging.subjects import health_subject
+from complex_system.protocol.database import RecordCounts
 from complex_system.service_layer.database.service import DatabaseService
 from complex_system.settings import Settings
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
@@ -128,7 +128,7 @@ async def test_our_client_walks_pages_and_notes_versions(
         {ID: records[35][ID], "reason": "unknown category", "version": "v1"}
     ]
     known = sum(row[dataset.target] is not None for row in rows[:30])
-    assert await client.counts() == {"raw": 40, "processed": 30, "labelled": known, "rejected": 1}
+    assert await client.counts() == RecordCounts(raw=40, processed=30, labelled=known, rejected=1)
 
     pages = [page async for page in client.processed_pages(limit=7)]
     assert [page.table.num_rows for page in pages] == [7, 7, 7, 7, 2]
@@ -343,7 +343,7 @@ async def test_replays_from_two_senders_at_once_are_saved_once(
     client = DatabaseClient(tester)
     replies = await asyncio.gather(*(client.save_raw(batch) for batch in (records, records[::-1], records[10:], records)))
     assert sum(reply["inserted"] for reply in replies) == 40
-    assert (await client.counts())["raw"] == 40
+    assert (await client.counts()).raw == 40
 
 
 async def test_a_lost_database_is_said_and_comes_back(
@@ -381,7 +381,7 @@ async def test_a_database_that_is_not_up_yet_is_waited_for(tester: TesterService
     async def start() -> None:
         async with running(SERVICES[database], settings.copy(update={field: port})):
             assert (await tester.ask(health, {}))["state"] == "ready"
-            assert (await DatabaseClient(tester).counts())["raw"] == 0
+            assert (await DatabaseClient(tester).counts()).raw == 0
 
     async def waits() -> Any:
         try:

@@ -37,7 +37,7 @@ from complex_system.storage.maria.pool import MariaConnections
 from complex_system.storage.maria.store import MariaDataStore
 from complex_system.storage.mongo.store import MongoDataStore
 from models import MemorySource
-from support import TesterService, running, serving
+from support import TesterService, running, started
 
 ROOT = Path(__file__).parents[2]
 USER, PASSWORD = "complex_system", "Zq81hgT3kLw0s5"
@@ -76,7 +76,8 @@ def nats_credentials() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def locked_nats(nats_credentials: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    yield from serving(DeployedNats(tmp_path_factory.mktemp("nats"), port=0))
+    with started(DeployedNats(tmp_path_factory.mktemp("nats"), port=0)) as server:
+        yield server
 
 
 async def _try_nats(server: NatsServer, **options: Any) -> None:
@@ -166,7 +167,7 @@ async def test_with_tls_the_broker_is_reached_by_who_knows_its_ca(
 ) -> None:
     server = DeployedNats(tmp_path, port=0)
     server.tls = f'tls {{ cert_file: "{certificates / "cert.pem"}", key_file: "{certificates / "key.pem"}" }}\n'
-    for running_server in serving(server):
+    with started(server) as running_server:
         known = make_settings(
             running_server, nats_user=USER, nats_password=PASSWORD, nats_tls_ca=str(certificates / "ca.pem")
         )
@@ -191,10 +192,13 @@ class LockedMongo(MongoServer):
 @pytest.fixture(scope="module")
 def locked_mongo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
     folder = tmp_path_factory.mktemp("mongo")
-    for open_server in serving(MongoServer(folder, port=0)):
-        with pymongo.MongoClient(open_server.url, serverSelectionTimeoutMS=10_000) as client:
-            client.admin.command("createUser", USER, pwd=PASSWORD, roles=["root"])
-    yield from serving(LockedMongo(folder, port=0))
+    with (
+        started(MongoServer(folder, port=0)) as open_server,
+        pymongo.MongoClient(open_server.url, serverSelectionTimeoutMS=10_000) as client,
+    ):
+        client.admin.command("createUser", USER, pwd=PASSWORD, roles=["root"])
+    with started(LockedMongo(folder, port=0)) as server:
+        yield server
 
 
 async def test_mongodb_refuses_and_lets_in(
@@ -217,7 +221,7 @@ async def test_mongodb_refuses_and_lets_in(
 async def locked_maria(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MariaServer]:
     if shutil.which("mariadb-install-db") is None:
         pytest.fail("mariadb-server is not installed")
-    for server in serving(MariaServer(tmp_path_factory.mktemp("maria"), port=0)):
+    with started(MariaServer(tmp_path_factory.mktemp("maria"), port=0)) as server:
         root = MariaConnections(
             Settings(maria_host=HOST, maria_port=server.port, maria_user="root", maria_password="", maria_name="mysql")
         )

@@ -47,7 +47,7 @@ async def raw_records(tester: TesterService) -> list[Record]:
 
 
 def is_done(service: DummyDataGenerationService) -> bool:
-    return service.health()["state"] == "ready"
+    return service.health().state == "ready"
 
 
 def tasks_at_work(service: SystemService) -> list[Any]:
@@ -59,7 +59,7 @@ async def test_the_stock_is_the_seeds_and_a_restart_changes_nothing(tester: Test
         for _ in range(2):
             async with running(DummyDataGenerationService, settings) as service:
                 await eventually(lambda service=service: is_done(service))
-                assert service.health()["detail"] == "450 of 450 records saved"
+                assert service.health().detail == "450 of 450 records saved"
             assert await raw_records(tester) == list(Laboratory(3).records(450))
 
 
@@ -79,8 +79,8 @@ async def test_it_says_how_far_it_is(tester: TesterService, settings: Settings) 
 
 async def test_it_waits_for_the_database_and_loses_nothing(tester: TesterService, settings: Settings) -> None:
     async with running(DummyDataGenerationService, settings) as service:
-        await eventually(lambda: service.health()["state"] == "waiting")
-        assert "save-many-raw-datapoints" in service.health()["detail"]
+        await eventually(lambda: service.health().state == "waiting")
+        assert "save-many-raw-datapoints" in service.health().detail
         async with running(DatabaseMongoService, settings):
             await eventually(lambda: is_done(service))
             assert [record["_id"] for record in await raw_records(tester)] == [
@@ -93,11 +93,11 @@ async def test_it_may_publish_and_then_needs_no_database(tester: TesterService, 
     await IngestStreams(tester.broker.client, settings).ensure()
     async with running(DummyDataGenerationService, settings) as service:
         await eventually(lambda: is_done(service))
-        assert service.health()["detail"] == "450 of 450 records published"
+        assert service.health().detail == "450 of 450 records published"
     async with running(DatabaseMongoService, settings):
 
         async def saved() -> bool:
-            return (await DatabaseClient(tester).counts())["raw"] == 450
+            return (await DatabaseClient(tester).counts()).raw == 450
 
         await eventually(saved, 60)
         assert await raw_records(tester) == list(Laboratory(3).records(450))
@@ -112,7 +112,7 @@ async def test_a_batch_that_the_broker_does_not_take_is_halved(default_nats_serv
     ):
         assert len(msgspec.msgpack.encode(list(Laboratory(3).records(6000)))) > service.broker.max_payload
         await eventually(lambda: is_done(service))
-        assert (await DatabaseClient(tester).counts())["raw"] == 6000
+        assert (await DatabaseClient(tester).counts()).raw == 6000
 
 
 async def test_the_live_stream_makes_new_measurements_of_now(tester: TesterService, settings: Settings) -> None:
@@ -120,7 +120,7 @@ async def test_the_live_stream_makes_new_measurements_of_now(tester: TesterServi
     database = DatabaseClient(tester)
 
     async def enough() -> bool:
-        return (await database.counts())["raw"] >= 40
+        return (await database.counts()).raw >= 40
 
     started = datetime.now().replace(microsecond=0)
     async with running(DatabaseMongoService, settings), running(DummyDataGenerationService, settings):
@@ -166,7 +166,7 @@ async def test_a_file_replayed_twice_changes_nothing(
         for _ in range(2):
             async with running(DummyDataGenerationService, settings) as service:
                 await eventually(lambda service=service: is_done(service))
-                assert service.health()["detail"] == "500 of 500 records saved"
+                assert service.health().detail == "500 of 500 records saved"
                 # No live stream: nothing is at work but what every service has.
                 await eventually(lambda service=service: len(tasks_at_work(service)) == len(tasks_at_work(tester)))
             kept.append(await raw_records(tester))
@@ -202,7 +202,7 @@ async def test_rows_that_are_refused_cost_only_themselves(
         running(DummyDataGenerationService, settings) as service,
     ):
         await eventually(lambda: is_done(service))
-        assert service.health()["detail"] == "249 of 300 records saved, 51 refused"
+        assert service.health().detail == "249 of 300 records saved, 51 refused"
         saved = await raw_records(tester)
     good = [record for place, record in enumerate(records) if record["laborant"] is not None and place != 250]
     assert [record["datum"] for record in saved] == [record["datum"] for record in good]
@@ -221,8 +221,8 @@ async def test_it_waits_for_a_file_and_replays_any_data_set(
         running(DatabaseMongoService, settings, other),
         running(DummyDataGenerationService, settings, other) as service,
     ):
-        await eventually(lambda: service.health()["state"] == "waiting")
-        assert service.health()["detail"] == f"there is no file {path}"
+        await eventually(lambda: service.health().state == "waiting")
+        assert service.health().detail == f"there is no file {path}"
         partial = tmp_path / "partial"
         partial.write_text("".join(json.dumps(record) + "\n" for record in records))
         partial.rename(path)
@@ -238,9 +238,9 @@ async def test_a_file_of_other_columns_stops_it_with_a_sentence(
         running(DatabaseMongoService, settings),
         running(DummyDataGenerationService, settings) as service,
     ):
-        await eventually(lambda: service.health()["state"] == "failing")
-        assert "unknown column(s) 'colour'" in service.health()["detail"]
-        assert (await DatabaseClient(tester).counts())["raw"] == 0
+        await eventually(lambda: service.health().state == "failing")
+        assert "unknown column(s) 'colour'" in service.health().detail
+        assert (await DatabaseClient(tester).counts()).raw == 0
 
 
 async def test_a_row_that_no_message_can_hold_is_refused_and_the_others_are_saved(
@@ -254,7 +254,7 @@ async def test_a_row_that_no_message_can_hold_is_refused_and_the_others_are_save
         running(DummyDataGenerationService, settings) as service,
     ):
         await eventually(lambda: is_done(service))
-        assert service.health()["detail"] == "99 of 100 records saved, 1 refused"
+        assert service.health().detail == "99 of 100 records saved, 1 refused"
 
 
 async def test_refused_records_stop_it_loudly(
@@ -267,10 +267,10 @@ async def test_refused_records_stop_it_loudly(
         running(DatabaseMongoService, settings, fewer),
         running(DummyDataGenerationService, settings, fewer) as service,
     ):
-        await eventually(lambda: service.health()["state"] == "failing")
-        assert "field 'datum': is not a declared field" in service.health()["detail"]
+        await eventually(lambda: service.health().state == "failing")
+        assert "field 'datum': is not a declared field" in service.health().detail
         assert "no more are made" in caplog.text
-        assert (await DatabaseClient(tester).counts())["raw"] == 0
+        assert (await DatabaseClient(tester).counts()).raw == 0
 
 
 async def test_a_scenario_happens_to_the_live_records_only(tester: TesterService, settings: Settings) -> None:
@@ -281,7 +281,7 @@ async def test_a_scenario_happens_to_the_live_records_only(tester: TesterService
         return [record for record in await raw_records(tester) if record["_id"] not in stock]
 
     async with running(DatabaseMongoService, settings), running(DummyDataGenerationService, settings) as service:
-        await eventually(lambda: "scenario missing" in service.health()["detail"])
+        await eventually(lambda: "scenario missing" in service.health().detail)
 
         async def failing() -> bool:
             records = await live()
@@ -346,7 +346,7 @@ async def test_a_replay_keeps_its_order_and_rate_and_repeats_under_keys_of_its_o
             client = DatabaseClient(tester)
 
             async def some() -> bool:
-                return 0 < (await client.counts())["raw"] < 40
+                return 0 < (await client.counts()).raw < 40
 
             await eventually(some)
             first = {record["_id"] for record in await raw_records(tester)}
@@ -354,7 +354,7 @@ async def test_a_replay_keeps_its_order_and_rate_and_repeats_under_keys_of_its_o
             await eventually(lambda: is_done(service), 60)
             # Four batches of ten a second: the last one begins three seconds after the first.
             assert time.monotonic() - began >= 2.9
-            assert service.health()["detail"] == "40 of 40 records saved, repetition 2"
+            assert service.health().detail == "40 of 40 records saved, repetition 2"
         keys = [record["_id"] for record in await raw_records(tester)]
         assert sorted(keys) == sorted([f"k{i:02d}" for i in range(20)] + [f"k{i:02d}~2" for i in range(20)])
         # Without end it is a live stream: ready once the file is through.
@@ -371,5 +371,5 @@ async def test_an_order_that_is_not_known_stops_the_source_with_a_sentence(
 ) -> None:
     settings = replayed(list(laboratory.records(3))).copy(update={"source_order": "size"})
     async with running(DummyDataGenerationService, settings) as service:
-        await eventually(lambda: service.health()["state"] == "failing")
-        assert "cannot be ordered by 'size': known are 'file', 'shuffled'" in service.health()["detail"]
+        await eventually(lambda: service.health().state == "failing")
+        assert "cannot be ordered by 'size': known are 'file', 'shuffled'" in service.health().detail

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,19 +25,20 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
 from complex_system.errors import NobodyListensError, StoreUnavailableError, TooLargeError
-from complex_system.local.child import Child
+from complex_system.local.processes import Child
 from complex_system.local.servers import NatsServer, Server, free_port
 from complex_system.messaging import subjects
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.errors import to_thing
 from complex_system.messaging.ingest import consumer as ingest
-from complex_system.messaging.ingest import dead_letters_command
+from complex_system.messaging.ingest import dead_letters
 from complex_system.messaging.ingest import streams as ingest_streams
 from complex_system.messaging.ingest import writer as ingest_batch
-from complex_system.messaging.ingest.dead_letters import ROOM_FOR_REASON, DeadLetter, DeadLetters
-from complex_system.messaging.ingest.dead_letters_command import look_after
+from complex_system.messaging.ingest.dead_letters import ROOM_FOR_REASON, DeadLetter, DeadLetters, manage_dead_letters
 from complex_system.messaging.ingest.publisher import IngestClient
 from complex_system.messaging.ingest.streams import DEAD_STREAM, STREAM, IngestStreams
+from complex_system.protocol.base import Empty
+from complex_system.protocol.database import GET_INGEST_COUNTS, IngestCounts
 from complex_system.service_layer.database.service import DatabaseService
 from complex_system.settings import Settings
 from complex_system.storage.base import DataStore
@@ -45,18 +46,16 @@ from complex_system.storage.mongo.store import MongoDataStore
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from proxy import proxied
-from support import TesterService, eventually, running, serving
+from support import TesterService, eventually, running, server_fixture, started
 
 SERVICES: dict[str, type[DatabaseService]] = {"mongo": DatabaseMongoService, "maria": DatabaseMariaService}
-SUBJECT = subjects.INGEST_RAW_DATAPOINTS.name
+SUBJECT = subjects.INGEST_RAW.name
 PATIENCE = 60.0
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    """A broker for these tests alone: whatever they leave in its streams is nobody else's."""
-    yield from serving(NatsServer(tmp_path_factory.mktemp("ingest-nats"), port=0))
+broker = server_fixture(NatsServer, "module")
+"""A broker for these tests alone: nobody else meets what they leave in its streams."""
 
 
 @pytest.fixture(params=["mongo", "maria"])
@@ -111,21 +110,21 @@ async def publish(client: Client, payload: bytes, subject: str = SUBJECT, **head
 
 
 async def raw(tester: TesterService) -> list[Record]:
-    records: list[Record] = await tester.ask(subjects.DB_GET_ALL_RAW_DATA_SUBJECT, {})
+    records: list[Record] = await tester.ask(subjects.GET_ALL_RAW, {})
     return records
 
 
-async def settled(tester: TesterService) -> dict[str, Any]:
+async def settled(tester: TesterService) -> IngestCounts:
     """Waits until the streams hold nothing that is not settled."""
 
-    async def check() -> dict[str, Any] | None:
+    async def check() -> IngestCounts | None:
         try:
-            counts: dict[str, Any] = await tester.ask(subjects.GET_INGEST_COUNTS_SUBJECT, {})
+            counts = await tester.ask(GET_INGEST_COUNTS, Empty())
         except NobodyListensError:  # the service has not found the broker again yet
             return None
-        return counts if (counts["waiting"], counts["in_flight"]) == (0, 0) else None
+        return counts if (counts.waiting, counts.in_flight) == (0, 0) else None
 
-    found: dict[str, Any] = await eventually(check, PATIENCE)
+    found: IngestCounts = await eventually(check, PATIENCE)
     return found
 
 
@@ -148,7 +147,7 @@ async def test_records_published_in_any_form_are_saved_once(
         await publish(client, thing(records[6:]), Nats_Msg_Id="a")
         counts = await settled(tester)
         assert await raw(tester) == records
-        assert (counts["saved"], counts["refused"], counts["dead"], counts["problem"]) == (8, 0, 0, "")
+        assert (counts.saved, counts.refused, counts.dead, counts.problem) == (8, 0, 0, "")
         assert (await tester.broker.client.jetstream().stream_info(STREAM)).state.messages == 0
 
 
@@ -244,7 +243,7 @@ async def test_a_message_that_cannot_be_accepted_is_a_dead_letter_and_its_neighb
     async with running(SERVICES[database], settings):
         counts = await settled(tester)
         assert await raw(tester) == good
-        assert (counts["saved"], counts["refused"], counts["dead"]) == (4, len(bad), len(bad))
+        assert (counts.saved, counts.refused, counts.dead) == (4, len(bad), len(bad))
         found = await letters(tester)
         by_payload = {letter.payload: letter for letter in found}
         reasons = {name: by_payload[payload].reason for name, payload in bad.items()}
@@ -264,12 +263,12 @@ async def test_dead_letters_are_heard_at_once_and_can_be_published_again(
     tester: TesterService, settings: Settings, database: str
 ) -> None:
     client = tester.broker.client
-    heard = await client.subscribe(f"{subjects.DEAD_RAW_DATAPOINTS.name}.>")
+    heard = await client.subscribe(f"{subjects.DEAD_RAW.name}.>")
     async with running(SERVICES[database], settings):
         await publish_when_there(tester, b"[]")
         await publish(client, b"{}", f"{SUBJECT}.press-4")
         message = await heard.next_msg(timeout=PATIENCE)
-        assert message.subject == f"{subjects.DEAD_RAW_DATAPOINTS.name}.press-4"
+        assert message.subject == f"{subjects.DEAD_RAW.name}.press-4"
         assert message.data == b"{}"
         assert message.headers is not None
         assert "is missing" in message.headers["Ingest-Reason"]
@@ -316,12 +315,12 @@ async def test_an_operator_sees_dead_letters_and_publishes_them_again_when_the_c
     declared = Dataset.parse(text.replace("columns:\n", "columns:\n  - {name: feuchte, type: number, optional: true}\n", 1))
     async with running(SERVICES[database], settings.copy(update={"mongo_name": settings.mongo_name + "b"}), declared):
         told: list[str] = []
-        assert await look_after(tester.settings, "replay", told.append, number=1) == 1
+        assert await manage_dead_letters(tester.settings, "replay", told.append, number=1) == 1
         assert "1 dead letter(s) published again" in told[-1]
         await eventually(lambda: has_letters(tester, 1), PATIENCE)
         await settled(tester)
         assert [row["feuchte"] for row in await raw(tester)] == [0.4]
-    assert await look_after(tester.settings, "remove", told.append) == 1
+    assert await manage_dead_letters(tester.settings, "remove", told.append) == 1
     assert await letters(tester) == []
 
 
@@ -329,9 +328,9 @@ async def test_an_operator_sees_dead_letters_and_publishes_them_again_when_the_c
 async def test_an_operator_without_a_broker_is_told_so(
     settings: Settings, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dead_letters_command, "_PATIENCE", 0.5)
-    with pytest.raises(NobodyListensError, match=r"No broker at 127\.0\.0\.1:\d+ lets us in .*FASTIOT_NATS_PORT"):
-        await look_after(settings.copy(update={"nats_port": free_port()}), "show", lambda _: None)
+    monkeypatch.setattr(dead_letters, "_PATIENCE", 0.5)
+    with pytest.raises(NobodyListensError, match=r"No broker at 127\.0\.0\.1:\d+ accepts a connection .*FASTIOT_NATS_PORT"):
+        await manage_dead_letters(settings.copy(update={"nats_port": free_port()}), "show", lambda _: None)
 
 
 async def has_letters(tester: TesterService, count: int) -> bool:
@@ -418,12 +417,9 @@ async def test_a_broker_that_is_killed_loses_nothing_it_has_acknowledged(
     tmp_path: Path, make_settings: Callable[..., Settings], request: pytest.FixtureRequest, database: str
 ) -> None:
     name = f"k{uuid4().hex[:12]}"
-    server = NatsServer(tmp_path / "nats", port=0)
-    server.start()
-    server.wait_ready()
-    settings = make_settings(server, request.getfixturevalue(f"{database}_server"), mongo_name=name, maria_name=name)
     records = sample(40)
-    try:
+    with started(NatsServer(tmp_path / "nats", port=0)) as server:
+        settings = make_settings(server, request.getfixturevalue(f"{database}_server"), mongo_name=name, maria_name=name)
         async with running(TesterService, settings) as tester:
             client = tester.broker.client
             await IngestStreams(client, settings).ensure()
@@ -453,8 +449,6 @@ async def test_a_broker_that_is_killed_loses_nothing_it_has_acknowledged(
                 assert await raw(tester) == [*records, last]
                 assert service.ingest is not None
                 assert len(await letters(tester)) == 1
-    finally:
-        server.stop()
 
 
 @pytest.mark.parametrize("database", ["mongo"], indirect=True)
@@ -469,17 +463,17 @@ async def test_a_broker_without_jetstream_is_named_once_and_requests_are_answere
     async with running(DatabaseMongoService, settings) as service, running(TesterService, settings) as tester:
         await DatabaseClient(tester).save_raw(sample(3))
         await eventually(lambda: service.ingest is not None and service.ingest.problem)
-        counts = await tester.ask(subjects.GET_INGEST_COUNTS_SUBJECT, {})
-        assert "has no JetStream" in counts["problem"]
-        assert counts["waiting"] is None
-        assert service.health()["state"] == "ready"
+        counts = await tester.ask(GET_INGEST_COUNTS, Empty())
+        assert "has no JetStream" in counts.problem
+        assert counts.waiting is None
+        assert service.health().state == "ready"
         with pytest.raises(NobodyListensError, match="COMPLEX_SYSTEM_INGEST=false"):
             await IngestClient(tester.broker, settings, "Test").publish(sample(1))
         assert sum("has no JetStream" in text for text in caplog.messages) == 1
     off = settings.copy(update={"ingest": False})
     async with running(DatabaseMongoService, off), running(TesterService, off) as tester:
-        counts = await tester.ask(subjects.GET_INGEST_COUNTS_SUBJECT, {})
-        assert counts["on"] is False
+        counts = await tester.ask(GET_INGEST_COUNTS, Empty())
+        assert counts.on is False
 
 
 @pytest.mark.parametrize("database", ["mongo"], indirect=True)
@@ -581,7 +575,7 @@ async def test_a_record_that_the_service_fails_at_is_tried_again_and_then_kept_a
     async with running(PoisonedService, settings):
         counts = await settled(tester)
         assert await raw(tester) == records
-        assert (counts["saved"], counts["refused"]) == (5, 1)
+        assert (counts.saved, counts.refused) == (5, 1)
         [letter] = await letters(tester)
         assert (letter.code, letter.sequence) == ("internal", 3)
         assert "ZeroDivisionError" in letter.reason
@@ -623,5 +617,5 @@ async def test_a_database_that_was_away_does_not_count_as_a_failure_of_the_messa
         counts = await settled(tester)
         assert isinstance(service.store, ShakyStore)
         assert service.store.errors == []
-        assert (counts["saved"], counts["refused"], counts["dead"]) == (1, 0, 0)
+        assert (counts.saved, counts.refused, counts.dead) == (1, 0, 0)
         assert await raw(tester) == sample(1)

@@ -18,9 +18,10 @@ from fastiot.msg import Thing
 
 from complex_system.domain import records as record_limits
 from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.keys import MAX_KEY
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import MAX_PAGE_ROWS, PAGE_ROWS
-from complex_system.domain.records import MAX_FAULTS, MAX_KEY, MAX_TEXT, Record
+from complex_system.domain.records import MAX_FAULTS, MAX_TEXT, Record
 from complex_system.errors import (
     BusyError,
     InvalidRecordError,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from complex_system.local.servers import MariaServer
-from support import serving
+from support import started
 
 
 def test_mariadb_leaves_the_temporary_tables_of_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,5 +17,5 @@ def test_mariadb_leaves_the_temporary_tables_of_others_alone(tmp_path: Path, mon
     theirs = {shared / "#sql-temptable-6beb-1-3.MAI", shared / "#sql-temptable-6beb-1-3.MAD"}
     for path in theirs:
         path.touch()
-    for _ in serving(MariaServer(tmp_path / "mariadb", port=0)):
+    with started(MariaServer(tmp_path / "mariadb", port=0)):
         assert theirs <= set(shared.iterdir())

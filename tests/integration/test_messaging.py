@@ -24,7 +24,9 @@ from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.errors import to_thing
 from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import SystemService
-from complex_system.messaging.subjects import SERVICE_HEARTBEAT, event, health_subject, request
+from complex_system.messaging.subjects import event, event_subject, request
+from complex_system.protocol.base import Empty
+from complex_system.protocol.operations import SERVICE_HEARTBEAT, health_request
 from complex_system.settings import Settings
 from support import TesterService, eventually, running
 
@@ -165,13 +167,13 @@ async def test_health_and_heartbeats_tell_the_state(tester: TesterService, setti
     async def hear(thing: Any) -> None:
         beats.append(thing.value)
 
-    await tester.broker.subscribe(SERVICE_HEARTBEAT, hear)
+    await tester.broker.subscribe(event_subject(SERVICE_HEARTBEAT), hear)
     async with running(EchoService, settings) as service:
-        assert (await tester.ask(health_subject("echo"), {}))["state"] == "ready"
+        assert (await tester.ask(health_request("echo"), Empty())).state == "ready"
         await service.set_state("failing", "no paper")
         await eventually(lambda: any(b["service"] == "echo" and b["detail"] == "no paper" for b in beats))
-        assert service.health()["memory_megabytes"] > 10
-        assert service.health()["cpu_percent"] >= 0
+        assert service.health().memory_megabytes > 10
+        assert service.health().cpu_percent >= 0
     await eventually(lambda: beats[-1]["service"] == "echo" and beats[-1]["state"] == "stopped")
 
 
@@ -222,14 +224,14 @@ async def test_a_late_reply_goes_to_nobody_and_nothing_is_left_waiting(tester: T
         assert not tester.broker._replies._waiting
 
 
-async def test_a_connection_that_is_closed_ends_the_service(settings: Settings) -> None:
+async def test_a_closed_connection_stops_the_service(settings: Settings) -> None:
     async with running(EchoService, settings) as service:
         await service.broker._client.close()
         assert await asyncio.wait_for(service.wait_for_shutdown(), 10)
-        assert "was closed" in service.broker.reason
+        assert "was closed" in service.broker.lost_reason
 
 
-async def test_a_task_that_is_cancelled_by_nobody_ends_the_service(
+async def test_a_task_that_is_cancelled_unexpectedly_stops_the_service(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def cancelled() -> None:
@@ -238,7 +240,7 @@ async def test_a_task_that_is_cancelled_by_nobody_ends_the_service(
     async with running(EchoService, settings) as service:
         service.run_task(cancelled())
         assert await asyncio.wait_for(service.wait_for_shutdown(), 10)
-    assert "nobody asked to end" in caplog.text
+    assert "cancelled unexpectedly" in caplog.text
 
 
 async def test_an_event_that_cannot_be_sent_costs_nothing_else(settings: Settings) -> None:

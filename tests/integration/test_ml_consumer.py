@@ -15,9 +15,9 @@ import pytest
 from typing_extensions import override
 
 from complex_system.domain.dataset import Dataset
+from complex_system.domain.keys import key_at, new_key
 from complex_system.domain.laboratory import Laboratory, truth_of
 from complex_system.domain.pages import Page, processed_schema
-from complex_system.domain.records import key_at, new_id
 from complex_system.errors import TrackingUnavailableError
 from complex_system.evaluation.baselines import cross_validated_baseline
 from complex_system.evaluation.rounds import RoundTimes
@@ -183,7 +183,7 @@ async def test_a_round_is_compared_in_mlflow_and_its_best_model_is_champion(
         lightgbm.bias = 100.0
         async with running(QuickConsumer, settings) as consumer:
             trigger = await eventually(lambda: consumer._rounds.trigger)
-            assert trigger.last_labelled == (await DatabaseClient(tester).counts())["labelled"]
+            assert trigger.last_labelled == (await DatabaseClient(tester).counts()).labelled
             await eventually(lambda: trigger._raw_before)
             assert len(lightgbm.rounds) == 1
             await fill(tester, dataset, 2, 400)
@@ -326,12 +326,12 @@ async def test_a_comparison_waits_for_mlflow_and_is_logged_once(
             await eventually(lambda: trainer.asked)
             await gate.shut()
             trainer.go_on.set()
-            await eventually(lambda: consumer.health()["state"] == "waiting", 40)
-            assert "MLflow" in consumer.health()["detail"]
+            await eventually(lambda: consumer.health().state == "waiting", 40)
+            assert "MLflow" in consumer.health().detail
             assert not ear.comparisons
             await gate.open()
             await eventually(lambda: ear.comparisons, 60)
-            await eventually(lambda: consumer.health()["state"] == "ready")
+            await eventually(lambda: consumer.health().state == "ready")
     finally:
         await gate.shut()
     client = MlflowClient(tracking_uri=settings.mlflow_tracking_uri)
@@ -355,10 +355,10 @@ async def test_a_restart_in_the_middle_of_a_comparison_loses_it_not(
     await fill(tester, dataset, 1, 400)
     async with running(StandInLightgbm, settings, bias=100.0):
         with monkeypatch.context() as patch:
-            where = "evaluation.tracking._table" if step == "logging" else "tracking.registry.ModelRegistry.set_champion"
+            where = "evaluation.mlflow_log._table" if step == "logging" else "tracking.registry.ModelRegistry.set_champion"
             patch.setattr(f"complex_system.{where}", away)
             async with running(QuickConsumer, settings) as consumer:
-                await eventually(lambda: consumer.health()["detail"] == "gone", 40)
+                await eventually(lambda: consumer.health().detail == "gone", 40)
         assert not ear.comparisons
         async with running(QuickConsumer, settings):
             comparison = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
@@ -378,16 +378,16 @@ async def test_rounds_without_a_model_do_not_follow_each_other_at_once(
             trainer.bias = None
         else:
             trainer.changes = {"pipeline_version": "another"}
-        await eventually(lambda: consumer.health()["state"] == "failing", 40)
+        await eventually(lambda: consumer.health().state == "failing", 40)
         before = consumer.looks
         await eventually(lambda: consumer.looks > before + 5)
         assert len(trainer.rounds) == 1
-        assert consumer.health()["state"] == "failing"
-        assert "next round comes after 30 s" in consumer.health()["detail"]
+        assert consumer.health().state == "failing"
+        assert "next round comes after 30 s" in consumer.health().detail
         trainer.bias, trainer.changes = 1.0, {}
         await fill(tester, dataset, 2, 400)
         await eventually(lambda: ear.comparisons, 40)
-        await eventually(lambda: consumer.health()["state"] == "ready")
+        await eventually(lambda: consumer.health().state == "ready")
 
 
 async def test_the_service_stops_at_once_while_mlflow_hangs(
@@ -443,7 +443,7 @@ async def test_predictions_are_asked_for_and_their_truth_is_announced(
 async def measure(tester: SystemService, dataset: Dataset, seed: int, count: int) -> None:
     """As :func:`fill`, with the keys of now, as the source gives them."""
     database = DatabaseClient(tester)
-    records = [{**record, "_id": new_id()} for record in Laboratory(seed).records(count)]
+    records = [{**record, "_id": new_key()} for record in Laboratory(seed).records(count)]
     await database.save_raw(records)
     table = Pipeline(dataset).process(records).to_arrow().cast(processed_schema(dataset))
     await database.upsert_processed(Page(table, None, {"version": dataset.version}))
@@ -464,13 +464,13 @@ async def test_an_alert_has_the_trainers_learn_the_newest_records_and_a_worse_mo
         first = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
         assert (first["cause"], first["alerts"], first["kept"]) == ("growth", [], "")
         assert "after" not in trainer.rounds[0]
-        await eventually(lambda: consumer.health()["state"] == "ready")
+        await eventually(lambda: consumer.health().state == "ready")
 
         began = time.time()
         await tester.announce(ALERT_RAISED, alert("no-training", retrain=False))
         await tester.announce(ALERT_RAISED, alert("drift-1"))
         await measure(tester, dataset, 2, 300)
-        await eventually(lambda: "of 300 new labelled records" in consumer.health()["detail"])
+        await eventually(lambda: "of 300 new labelled records" in consumer.health().detail)
         assert len(trainer.rounds) == 1, "too few records to learn from"
         trainer.bias = -900.0
         await measure(tester, dataset, 3, 500)

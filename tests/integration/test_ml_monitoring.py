@@ -127,13 +127,13 @@ async def test_points_wait_while_mlflow_is_away_and_the_run_is_gone_on_with(
         async with running(PatientMonitoring, through) as service:
             await tester.announce(TRUTH_KNOWN, truths(records))
             await tester.announce(PREDICTION_MADE, event(dataset, records, error=2.0))
-            await eventually(lambda: service.health()["state"] == "failing", 40)
+            await eventually(lambda: service.health().state == "failing", 40)
             assert (await tester.ask(MONITORING_SUBJECT, {}))["performance"]["bias"] == pytest.approx(2.0, abs=1e-3)
             waited = len(service._buffer)
             assert waited > 3
             assert logged(settings) == []
             await gate.open()
-            await eventually(lambda: service.health()["state"] == "ready" and len(service._buffer) < 3, 40)
+            await eventually(lambda: service.health().state == "ready" and len(service._buffer) < 3, 40)
         async with running(PatientMonitoring, through) as service:
             await eventually(lambda: service._run.run_id)
     finally:

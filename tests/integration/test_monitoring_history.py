@@ -20,8 +20,7 @@ from complex_system.domain.pages import Page, processed_schema
 from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError
 from complex_system.local.servers import Server
-from complex_system.messaging.clients import DatabaseClient, ServingClient
-from complex_system.messaging.documents import DocumentClient
+from complex_system.messaging.clients import DatabaseClient, DocumentClient, ServingClient
 from complex_system.messaging.subjects import CHAMPION_CHANGED, COMPARISON_FINISHED, PREDICTION_MADE, TRUTH_KNOWN
 from complex_system.monitoring import joining
 from complex_system.monitoring.history import WAITING

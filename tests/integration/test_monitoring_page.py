@@ -289,7 +289,7 @@ async def test_the_service_serves_the_page_beside_its_interface(
             assert (await http.get("/api/overview")).json()["champion"]["model"] == "lab-lightgbm"
             assert b"monitoring_system_cpu" in (await http.get("/metrics")).content
             assert (await http.get("/nowhere")).status_code == 200  # the page, which shows its overview
-        assert service.health()["url"] == service.url
+        assert service.health().url == service.url
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ async def through(
         async def done() -> bool:
             # A record is marked after its processed twin is written.
             left = await client.unprocessed(dataset.version, 10, None)
-            return (await client.counts())["processed"] == rows and not left.table.num_rows
+            return (await client.counts()).processed == rows and not left.table.num_rows
 
         await eventually(done, 60)
         page = await client.unprocessed("none", 1000, None)
@@ -139,7 +139,7 @@ async def test_the_films_keep_their_lists_and_shares(tester: TesterService, own_
 
         async def done() -> bool:
             left = await client.unprocessed(dataset.version, 10, None)
-            return (await client.counts())["processed"] == 51 and not left.table.num_rows
+            return (await client.counts()).processed == 51 and not left.table.num_rows
 
         await eventually(done, 60)
         page = await client.unprocessed("none", 100, None)

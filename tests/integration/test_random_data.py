@@ -24,10 +24,10 @@ from complex_system.messaging.clients import DatabaseClient, ProcessingClient
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.models.predictor import Predictor
 from complex_system.settings import Settings
-from complex_system.training import onnx as twin
 from complex_system.training.base import TrainingParameters
 from complex_system.training.data import Part, SampleCollector
 from complex_system.training.lightgbm import LightGBMTrainer
+from complex_system.training.onnx import export_onnx
 from complex_system_services.data_processing.data_processing_service import DataProcessingService
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
@@ -96,9 +96,9 @@ async def through(
 
         async def done() -> bool:
             counts = await client.counts()
-            assert counts["rejected"] == 0, await client_rejections(client, tester)
+            assert counts.rejected == 0, await client_rejections(client, tester)
             left = await client.unprocessed(dataset.version, 10, None)
-            return counts["processed"] == len(records) and not left.table.num_rows
+            return counts.processed == len(records) and not left.table.num_rows
 
         await eventually(done, 60)
         found.raw, after = [], None
@@ -148,7 +148,7 @@ async def whole_path(
         for samples in ("x", "y"):
             assert getattr(getattr(data, part), samples).tobytes() == getattr(getattr(other, part), samples).tobytes()
     model = LightGBMTrainer(TrainingParameters(seed=seed % 1000, boosting_rounds=10)).fit(data, lambda progress: None)
-    onnx = twin.make(model, data.validation.x)
+    onnx = export_onnx(model, data.validation.x)
     predictor = Predictor(Pipeline(dataset), "random", "1", onnx, twin_metadata(dataset, onnx, "random"))
     native = model.predict(Pipeline(dataset).features(records)).astype(float)
     assert np.allclose(predictor.predict(records), native, rtol=1e-3, atol=1e-3)

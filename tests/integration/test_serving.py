@@ -70,8 +70,8 @@ async def test_before_the_first_model_the_service_is_up_and_says_so(
         with pytest.raises(NoModelError, match="no model yet"):
             await ServingClient(tester).predict([record])
         assert (await client.get("/model")).json()["model"] is None
-        await eventually(lambda: service.health()["state"] == "waiting")
-        assert service.health()["detail"].startswith("no model yet")
+        await eventually(lambda: service.health().state == "waiting")
+        assert service.health().detail.startswith("no model yet")
 
 
 async def test_predictions_by_rest_and_by_the_broker_are_the_models(
@@ -93,8 +93,8 @@ async def test_predictions_by_rest_and_by_the_broker_are_the_models(
         assert one["request_id"] == "mine-1"
         assert await ServingClient(tester).predict(records) == pytest.approx(expected, rel=1e-5)
         assert await tester.ask(ML_SERVING_SUBJECT, []) == []
-        assert service.health()["state"] == "ready"
-        assert service.health()["detail"] == f"{name} v{version}"
+        assert service.health().state == "ready"
+        assert service.health().detail == f"{name} v{version}"
 
 
 async def test_a_champion_event_swaps_at_once_and_back(
@@ -110,7 +110,7 @@ async def test_a_champion_event_swaps_at_once_and_back(
         for model, shift in ((new, 1000.0), (old, 0.0)):
             await asyncio.to_thread(crown, mlflow_server.url, *model)
             await tester.announce(CHAMPION_CHANGED, {"model": model[0], "version": model[1]})
-            await eventually(lambda name=model[0]: service.health()["detail"] == f"{name} v1")
+            await eventually(lambda name=model[0]: service.health().detail == f"{name} v1")
             after = (await client.post("/predict", json=record)).json()
             assert after["predictions"][0] == pytest.approx(before + shift, rel=1e-6)
             assert after["model"]["name"] == model[0]
@@ -132,25 +132,25 @@ async def test_a_champion_of_another_pipeline_is_refused_and_the_old_one_stays(
         answer = await client.post("/predict", json=laboratory.complete_record())
         assert answer.json()["model"]["version"] == "1"
         assert (await client.get("/health/ready")).status_code == 200
-        await eventually(lambda: "000000000000" in service.health()["detail"])
-        assert service.health()["state"] == "ready"
+        await eventually(lambda: "000000000000" in service.health().detail)
+        assert service.health().state == "ready"
         _, good = await asyncio.to_thread(publish, 3.0)
-        await eventually(lambda: service.health()["detail"].endswith(f"v{good}"))
+        await eventually(lambda: service.health().detail.endswith(f"v{good}"))
 
 
 async def test_mlflow_being_away_does_not_end_the_service(settings: Settings, publish: Any, laboratory: Laboratory) -> None:
     away = f"http://127.0.0.1:{free_port()}"
     async with serving(settings.copy(update={"mlflow_tracking_uri": away})) as (service, client):
-        await eventually(lambda: "does not answer" in service.health()["detail"], 30)
-        assert service.health()["state"] == "waiting"
+        await eventually(lambda: "does not answer" in service.health().detail, 30)
+        assert service.health().state == "waiting"
         assert (await client.get("/health/live")).status_code == 200
         assert (await client.post("/predict", json=laboratory.complete_record())).status_code == 503
     await asyncio.to_thread(publish, 1.0)
     async with serving(settings) as (service, client):
         await ready(client)
         service.holder.source = MlflowChampionSource(ModelRegistry(away, "any"))
-        await eventually(lambda: "does not answer" in service.health()["detail"], 30)
-        assert service.health()["state"] == "ready"
+        await eventually(lambda: "does not answer" in service.health().detail, 30)
+        assert service.health().state == "ready"
         assert (await client.post("/predict", json=laboratory.complete_record())).status_code == 200
 
 

@@ -323,7 +323,7 @@ async def test_a_swap_and_a_roll_back_under_load_from_another_process_fail_no_re
         for model in (new, old, new, old):
             await asyncio.to_thread(crown, mlflow_server.url, *model)
             await tester.announce(CHAMPION_CHANGED, {"model": model[0], "version": model[1]})
-            await eventually(lambda model=model: service.health()["detail"] == f"{model[0]} v1")
+            await eventually(lambda model=model: service.health().detail == f"{model[0]} v1")
         output, _ = await load.communicate()
     report = json.loads(output)
     assert report["bad"] == []

@@ -55,7 +55,7 @@ async def service(settings: Settings) -> AsyncIterator[MlServingService]:
 
 
 async def serves(service: MlServingService, version: str) -> None:
-    await eventually(lambda: service.health()["detail"] == f"DemonstratorNeuralNet {version}")
+    await eventually(lambda: service.health().detail == f"DemonstratorNeuralNet {version}")
 
 
 async def test_the_newest_artifact_is_served_as_soon_as_its_training_ended(
@@ -65,7 +65,7 @@ async def test_the_newest_artifact_is_served_as_soon_as_its_training_ended(
     records = list(laboratory.records(10))
     with pytest.raises(NoModelError, match="no model yet"):
         await wandb.predict(records)
-    await eventually(lambda: service.health()["detail"] == "no model yet")
+    await eventually(lambda: service.health().detail == "no model yet")
     sums = service.holder.pipeline.features(records).sum(axis=1)
     for bias in (10.0, 20.0):
         digest = publish(bias)
@@ -132,7 +132,7 @@ async def test_a_damaged_artifact_is_refused_and_the_old_one_stays(
     assert problem["version"] == damaged
     assert "damaged" in problem["reason"]
     assert service.holder.require().info.version == old
-    assert "damaged" in service.health()["detail"]
+    assert "damaged" in service.health().detail
 
 
 async def test_the_one_serving_service_of_a_deployment_answers_get_prediction_too(
@@ -150,7 +150,7 @@ async def test_the_one_serving_service_of_a_deployment_answers_get_prediction_to
 async def test_two_replicas_of_it_share_get_prediction(settings: Settings, tester: TesterService) -> None:
     only = settings.copy(update={"serving_answers_prediction": True})
     async with running(MlServingService, only) as first, running(MlServingService, only) as second:
-        await eventually(lambda: second.health()["detail"] == first.health()["detail"] == "no model yet")
+        await eventually(lambda: second.health().detail == first.health().detail == "no model yet")
         assert second.subjects() == [ML_SERVING_WANDB_SUBJECT, ML_SERVING_SUBJECT]
 
 
@@ -174,9 +174,9 @@ async def test_it_leaves_get_prediction_to_the_champions_service(
     first, second = services if champion_first else services[::-1]
     async with running(first, both) as one, running(second, both) as other:
         artifact = next(service for service in (one, other) if isinstance(service, MlServingService))
-        await eventually(lambda: "does not answer 'get-prediction'" in artifact.health()["detail"])
-        await eventually(lambda: artifact.health()["state"] == "ready")
-        assert "does not answer 'get-prediction'" in artifact.health()["detail"]
+        await eventually(lambda: "does not answer 'get-prediction'" in artifact.health().detail)
+        await eventually(lambda: artifact.health().state == "ready")
+        assert "does not answer 'get-prediction'" in artifact.health().detail
         assert "'get-prediction' is answered by " in caplog.text
         records = [Laboratory(1).complete_record()]
         assert len(await ServingClient(tester, ML_SERVING_WANDB_SUBJECT).predict(records)) == 1

@@ -239,17 +239,17 @@ def test_a_twin_is_loaded_with_its_metadata_and_refused_when_it_is_damaged(
     logged = tracker.log(result)
     registry = ModelRegistry(mlflow_server.url, prefix)
     ref = registry.version(logged.model, logged.version)
-    onnx, metadata = registry.load_twin(ref)
-    assert onnx == result.twin
+    onnx, metadata = registry.load_onnx_model(ref)
+    assert onnx == result.onnx_model
     assert metadata == result.metadata(logged.model, logged.run_id)
     (tmp_path / "model.onnx").write_bytes(onnx[:-1])
     client.log_artifact(logged.run_id, str(tmp_path / "model.onnx"), "twin")
     with pytest.raises(ModelRefusedError, match="damaged"):
-        registry.load_twin(ref)
+        registry.load_onnx_model(ref)
     empty = client.create_run(client.get_experiment_by_name(prefix).experiment_id)
     version = client.create_model_version(logged.model, f"{empty.info.artifact_uri}/none", empty.info.run_id)
     with pytest.raises(ModelRefusedError, match="missing"):
-        registry.load_twin(registry.version(logged.model, version.version))
+        registry.load_onnx_model(registry.version(logged.model, version.version))
 
 
 class Following(Tracker):
@@ -302,7 +302,7 @@ def test_wandb_offline_writes_its_run_and_the_plain_directory(tmp_path: Path, ca
     assert digest is not None
     files, metadata = store.read(digest)
     assert metadata == result.metadata("DemonstratorNeuralNet", runs[0].stem.removeprefix("run-"))
-    assert files["model.onnx"] == result.twin
+    assert files["model.onnx"] == result.onnx_model
     import torch
 
     _, holdout = lab_samples(2, 1000)

@@ -19,7 +19,7 @@ from nats.errors import OutboundBufferLimitError
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import InvalidRequestError
-from complex_system.local.child import Child
+from complex_system.local.processes import Child
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.subjects import TRAIN_MODEL_SUBJECT, health_subject
@@ -84,14 +84,14 @@ async def test_a_requested_training_is_announced_logged_and_registered(
     trainer: str, ear: Ear, settings: Settings, dataset: Dataset
 ) -> None:
     async with running(SERVICES[trainer], settings) as service:
-        assert service.health()["state"] == "ready"  # before the framework is imported
+        assert service.health().state == "ready"  # before the framework is imported
         begin = time.monotonic()
         (reply,) = await ear.ask_trainers({"round": "r1", "trainers": [trainer, "another"]})
         assert time.monotonic() - begin < 3.0
         assert reply == {"trainer": trainer, "accepted": True, "round": "r1"}
         outcome = await ear.outcome("r1", LOADED)
         assert outcome["status"] == "finished", outcome
-        await eventually(lambda: service.health()["state"] == "ready")
+        await eventually(lambda: service.health().state == "ready")
     data, _ = lab_samples(5, RECORDS)
     assert outcome["samples"] == {"train": len(data.train), "validation": len(data.validation)}
     assert (outcome["trainer"], outcome["framework"]) == (trainer, service.framework)
@@ -101,7 +101,7 @@ async def test_a_requested_training_is_announced_logged_and_registered(
     (ref,) = await asyncio.to_thread(registry.newest_versions)
     assert (ref.model, ref.version, ref.run_id) == (outcome["model"], outcome["version"], outcome["run_id"])
     assert (ref.trainer, ref.pipeline_version) == (trainer, dataset.version)
-    onnx, metadata = await asyncio.to_thread(registry.load_twin, ref)
+    onnx, metadata = await asyncio.to_thread(registry.load_onnx_model, ref)
     assert metadata["validation"] == outcome["validation"]
     reference = Reference.parse(await asyncio.to_thread(registry.load_reference, ref) or {})
     assert (reference.pipeline_version, reference.samples) == (dataset.version, len(data.train))
@@ -124,7 +124,7 @@ async def test_few_records_without_a_known_law_are_cross_validated(
     plant = Dataset(**{**dataset.dict(by_alias=True), "name": "plant"})
     page = processed_page(5, RECORDS)
     await DatabaseClient(ear).upsert_processed(replace(page, notes={"version": plant.version}))
-    labelled = (await DatabaseClient(ear).counts())["labelled"]
+    labelled = (await DatabaseClient(ear).counts()).labelled
     registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix)
     async with running(MlLightgbmRegressionMlflowService, settings, plant):
         await ear.ask_trainers({"round": "few", "trainers": ["lightgbm"]})
@@ -137,7 +137,7 @@ async def test_few_records_without_a_known_law_are_cross_validated(
     stages = [value["stage"] for value in ear.progress]
     assert sorted(set(stages), key=stages.index) == ["fetching", "training", "cross-validating", "logging"]
     (ref,) = await asyncio.to_thread(registry.newest_versions)
-    _, metadata = await asyncio.to_thread(registry.load_twin, ref)
+    _, metadata = await asyncio.to_thread(registry.load_onnx_model, ref)
     assert CrossValidation.parse(metadata["cross_validation"]) == found
     run = await asyncio.to_thread(MlflowClient(settings.mlflow_tracking_uri).get_run, outcome["run_id"])
     assert run.data.metrics["cv_rmse"] == pytest.approx(found.rmse)
@@ -159,7 +159,7 @@ async def test_a_round_is_refused_by_who_is_not_meant_and_by_who_is_busy(ear: Ea
         (reply,) = await ear.ask_trainers({"round": "r3"})
         assert reply == {"trainer": "pytorch", "accepted": False, "round": "r2", "reason": "busy"}
         await eventually(lambda: sum(value["stage"] == "training" for value in ear.progress) >= 5, LOADED)
-        assert service.health()["state"] == "working"
+        assert service.health().state == "working"
         begin = time.monotonic()
     assert time.monotonic() - begin < 3.0, "a fit under way ends with its service"
     times = [t for t, value in zip(ear.times, ear.progress, strict=True) if value["stage"] == "training"]
@@ -201,7 +201,7 @@ async def test_without_data_a_round_fails_and_the_next_one_with_data_does_not(
         outcome = await ear.outcome("r1", LOADED)
         assert outcome["status"] == "failed"
         assert "0 labelled records" in outcome["error"]
-        assert service.health()["state"] == "ready"
+        assert service.health().state == "ready"
         await DatabaseClient(ear).upsert_processed(processed_page(5, RECORDS))
         await ear.ask_trainers({"round": "r2"})
         assert (await ear.outcome("r2", LOADED))["status"] == "finished"
@@ -223,8 +223,8 @@ async def test_a_training_survives_a_tracking_server_that_is_away(
         with caplog.at_level(logging.CRITICAL):
             async with running(MlLightgbmRegressionMlflowService, away) as service:
                 await ear.ask_trainers({"round": "r1"})
-                await eventually(lambda: service.health()["state"] == "waiting", LOADED)
-                assert "does not answer" in service.health()["detail"]
+                await eventually(lambda: service.health().state == "waiting", LOADED)
+                assert "does not answer" in service.health().detail
                 await proxy.join()
                 outcome = await ear.outcome("r1", LOADED)
     assert outcome["status"] == "finished"
@@ -240,7 +240,7 @@ async def test_what_mlflow_refuses_is_a_failed_training(ear: Ear, settings: Sett
         outcome = await ear.outcome("r1", LOADED)
         assert outcome["status"] == "failed"
         assert "refuses" in outcome["error"]
-        assert service.health()["state"] == "ready"
+        assert service.health().state == "ready"
 
 
 @pytest.mark.usefixtures("filled")

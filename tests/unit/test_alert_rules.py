@@ -151,7 +151,9 @@ def test_what_the_system_did_stays_with_the_alert(dataset: Dataset) -> None:
         ("rules: 3", "line 1: 'rules' must be a list"),
         ("alerts: []", "line 1: the key 'alerts' is not known"),
         ("- a", "line 1: the file must be a mapping"),
-        ("rules: [", "is not YAML"),
+        ("rules: [", "alerts.yaml is not YAML: line 1: "),
+        ("rules:\n- name: a\n  metric: m\n  above: 1\n  above: 2", "line 5: the key 'above' is there twice"),
+        ("rules: &all\n- *all", "line 1: a rule must be a mapping"),
     ],
 )  # fmt: skip
 def test_an_error_names_line_key_and_what_is_allowed(text: str, problem: str) -> None:

@@ -9,10 +9,10 @@ import threading
 
 import pytest
 
-from complex_system.background import Worker, run, side_by_side
+from complex_system.background import Worker, run, run_concurrently
 
 
-async def test_the_first_failure_ends_the_others_and_is_raised() -> None:
+async def test_the_first_failure_cancels_the_others_and_is_raised() -> None:
     ended = asyncio.Event()
 
     async def wait() -> None:
@@ -25,16 +25,16 @@ async def test_the_first_failure_ends_the_others_and_is_raised() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await side_by_side(wait(), fail())
+        await run_concurrently(wait(), fail())
     assert ended.is_set()
 
 
-async def test_a_time_out_is_a_time_out_also_after_a_failure() -> None:
+async def test_timeouts_work_in_a_task_after_a_failure() -> None:
     async def fail() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await side_by_side(fail())
+        await run_concurrently(fail())
     task = asyncio.current_task()
     assert task is not None
     assert not task.cancelling()

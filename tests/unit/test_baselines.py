@@ -12,8 +12,8 @@ from sklearn.linear_model import LinearRegression
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
 from complex_system.domain.dataset import Dataset
+from complex_system.domain.keys import original_key, repeated_key
 from complex_system.domain.pages import processed_schema
-from complex_system.domain.records import original_of, repeated
 from complex_system.evaluation.baselines import LINEAR, MEAN, cross_validated_baseline, fit_linear, fit_mean, for_folds
 from complex_system.evaluation.comparison import baseline_qualities
 from complex_system.evaluation.statistics import (
@@ -24,7 +24,7 @@ from complex_system.evaluation.statistics import (
     rmse_difference,
     rmse_interval,
 )
-from complex_system.evaluation.verdict import Verdict, sentence, shown
+from complex_system.evaluation.verdict import Verdict, format_figure, sentence
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.sources.films import films
 from complex_system.training.base import Scores
@@ -115,10 +115,10 @@ def test_folds_depend_on_the_keys_only_and_differ_between_repeats() -> None:
 
 def test_a_record_that_is_sent_again_is_in_the_part_and_in_the_fold_of_the_first_one() -> None:
     keys = [f"key-{i}" for i in range(60)] + ["a~b", "~3"]
-    again = [repeated(key, 2) for key in keys]
+    again = [repeated_key(key, 2) for key in keys]
     assert again[0] == "key-0~2"
-    assert [original_of(key) for key in again] == keys
-    assert [original_of(key) for key in ("a~b", "~3", "plain")] == ["a~b", "~3", "plain"]
+    assert [original_key(key) for key in again] == keys
+    assert [original_key(key) for key in ("a~b", "~3", "plain")] == ["a~b", "~3", "plain"]
     np.testing.assert_array_equal(parts_of(keys), parts_of(again))
     numbers = fold_numbers([*keys, *again], 5, 0)
     np.testing.assert_array_equal(numbers[: len(keys)], numbers[len(keys) :])
@@ -254,7 +254,7 @@ def test_the_sentence_says_no_more_than_is_known(mean: tuple[float, ...], linear
 
 
 def test_figures_show_three_digits_that_count() -> None:
-    assert [shown(value) for value in (14.6, 0.0, -2.0, 0.25, 0.00409, 3e-7)] == [
+    assert [format_figure(value) for value in (14.6, 0.0, -2.0, 0.25, 0.00409, 3e-7)] == [
         "14.60",
         "0.00",
         "-2.00",

@@ -88,10 +88,10 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DeclarationError, match=r"dataset\.yaml is not YAML"):
         Dataset.load(tmp_path)
     for text, said in (
-        ("name: x\ncolumns:\n\t- {name: a}\n", "line 3: found character .* lines are indented with blanks only"),
+        ("name: x\ncolumns:\n\t- {name: a}\n", "line 3: found character .* indent lines with spaces only"),
         (
             "name: x\ncolumns:\n  - {name: a, type: number\n  - {name: b}\n",
-            r"line 4 \(in what begins in line 3\): expected .* bracket",
+            r"line 4 \(in the part that starts in line 3\): expected .* bracket",
         ),
     ):
         with pytest.raises(DeclarationError, match=f"dataset.yaml is not YAML: {said}"):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from complex_system.domain.dataset import Dataset
-from complex_system.domain.documents import MOST_BODY_BYTES, Document
+from complex_system.domain.documents import MAX_BODY_BYTES, Document
 from complex_system.errors import StoreUnavailableError
 from complex_system.monitoring.aggregates import Served
 from complex_system.monitoring.history import CHAMPIONS, WAITING, History, Pair
@@ -199,7 +199,7 @@ async def test_a_part_of_the_history_that_no_database_takes_does_not_hold_up_the
     assert documents.kept == {}  # nothing is written before the history was read
     assert await keeper.load()
     assert not await keeper.load()
-    monitor.history.state("data", 1.0, {"raw": "x" * MOST_BODY_BYTES})
+    monitor.history.state("data", 1.0, {"raw": "x" * MAX_BODY_BYTES})
     await keeper.keep()
     assert [d.key for d in documents.kept.values()] == ["services"]
     assert "not kept" in caplog.text

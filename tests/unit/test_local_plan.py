@@ -13,9 +13,8 @@ import pytest
 
 from complex_system.errors import DeclarationError, StartError
 from complex_system.local.plan import DeployedService, Deployment, Plan, make_plan
-from complex_system.local.ports import ANY_PORT, free_port
 from complex_system.local.scenario import scenario_environment
-from complex_system.local.servers import NatsServer
+from complex_system.local.servers import ANY_PORT, NatsServer, free_port
 from complex_system.monitoring.alerts.rules import load_rules
 from complex_system.settings import Settings
 
@@ -170,7 +169,7 @@ def test_a_scenario_brings_its_settings_and_leaves_those_that_are_set(monkeypatc
 
 def test_two_runs_that_start_at_the_same_moment_get_different_ports() -> None:
     port = free_port()
-    code = f"from complex_system.local.ports import ANY_PORT, free_port; print(free_port({port}), free_port({port}))"
+    code = f"from complex_system.local.servers import ANY_PORT, free_port; print(free_port({port}), free_port({port}))"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert free_port(port) == port  # nobody listens there yet, and it is still ours
     assert str(port) not in other

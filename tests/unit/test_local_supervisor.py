@@ -15,9 +15,8 @@ import psutil
 import pytest
 
 from complex_system.domain.dataset import Dataset
-from complex_system.local.child import Child
-from complex_system.local.leftovers import MARK, stop_leftovers
 from complex_system.local.plan import Plan, PlannedService
+from complex_system.local.processes import MARK, Child, stop_leftovers
 from complex_system.local.servers import NatsServer
 from complex_system.local.state import Process, RunState
 from complex_system.local.supervisor import Supervisor

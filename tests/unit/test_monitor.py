@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.keys import new_key
 from complex_system.domain.laboratory import Laboratory, truth_of
 from complex_system.domain.records import Record
 from complex_system.monitoring import period_views, views
@@ -201,9 +202,7 @@ def test_reasons_are_those_that_the_pipeline_writes(dataset: Dataset) -> None:
 
 
 def test_rejections_are_looked_for_by_keys_that_rise_with_time() -> None:
-    from uuid6 import uuid7
-
-    before, flow = str(uuid7()), RecordFlow(time.time() + 1)
+    before, flow = new_key(), RecordFlow(time.time() + 1)
     assert before < flow.look_from(time.time() + 1) < "ffff"
     assert RecordFlow(NOW).look_from(NOW + 10) < RecordFlow(NOW).look_from(NOW + 10_000)
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from complex_system.domain.dataset import Dataset
+from complex_system.domain.keys import new_key
 from complex_system.domain.laboratory import Laboratory
-from complex_system.domain.records import MAX_FAULTS, new_id, processed_check, raw_check, with_ids
+from complex_system.domain.records import MAX_FAULTS, processed_check, raw_check, with_ids
 from complex_system.errors import InvalidRecordError, InvalidRequestError
 
 
@@ -101,5 +102,5 @@ def test_keys_are_given_where_there_are_none_and_rise() -> None:
     records = with_ids([{"_id": "mine"}, {}, {"_id": None}])
     assert records[0]["_id"] == "mine"
     assert records[1]["_id"] < records[2]["_id"]
-    keys = [new_id() for _ in range(1000)]
+    keys = [new_key() for _ in range(1000)]
     assert keys == sorted(set(keys))

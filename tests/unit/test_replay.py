@@ -14,10 +14,11 @@ import pytest
 import yaml
 
 from complex_system.domain.dataset import Dataset
+from complex_system.domain.keys import row_key
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
 from complex_system.errors import SourceFileError
-from complex_system.sources.replay import ReplayFile, Row, key_of
+from complex_system.sources.replay import ReplayFile, Row
 from complex_system.training.data import Part, parts_of
 
 Write = Callable[[Path, list[dict[str, Any]]], Path]
@@ -84,7 +85,7 @@ def test_a_file_without_keys_gives_the_same_ones_each_time_in_its_order(
 
 
 def test_keys_are_uuids_and_split_as_others_do() -> None:
-    keys = [key_of(b"\xab" * 32, row) for row in range(1, 5001)]
+    keys = [row_key(b"\xab" * 32, row) for row in range(1, 5001)]
     assert {UUID(key).version for key in keys} == {8}
     parts = parts_of(keys)
     for part, share in ((Part.TRAIN, 0.7), (Part.VALIDATION, 0.15), (Part.HOLDOUT, 0.15)):

@@ -12,7 +12,8 @@ import pytest
 
 from complex_system.describe.describe import describe
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.records import original_of, raw_check
+from complex_system.domain.keys import original_key
+from complex_system.domain.records import raw_check
 from complex_system.errors import InvalidRecordError, SourceFileError
 from complex_system.sources.ordering import MOST_ORDERED, Replay
 from complex_system.sources.replay import ReplayFile
@@ -58,7 +59,7 @@ def test_a_repetition_has_keys_of_its_own_in_the_same_part_of_the_split(file: Pa
     replay = Replay(ReplayFile(file, DATASET), DATASET)
     first, second = ([row.record[ID] for batch in replay.batches(20, number) for row in batch] for number in (1, 2))
     assert not set(first) & set(second)
-    assert [original_of(key) for key in second] == first
+    assert [original_key(key) for key in second] == first
     assert parts_of(first).tolist() == parts_of(second).tolist()
 
 

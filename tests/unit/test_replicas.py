@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyarrow as pa
 
 from complex_system.domain.pages import Page
 from complex_system.messaging.replicas import ALL, Replicas, Share
+from complex_system.protocol.operations import Heartbeat, State
 from complex_system.service_layer.database.requests import part_of
 
 
@@ -19,12 +18,12 @@ class Clock:
         return self.now
 
 
-def beat(instance: str, service: str = "data_processing", version: str = "v1") -> dict[str, Any]:
-    return {"service": service, "instance": instance, "pipeline_version": version, "state": "ready"}
+def beat(instance: str, service: str = "data_processing", version: str = "v1", state: State = "ready") -> Heartbeat:
+    return Heartbeat(service=service, instance=instance, pipeline_version=version, state=state)
 
 
 def replica(instance: str, clock: Clock) -> Replicas:
-    return Replicas(beat(instance), ("service", "pipeline_version"), 6.0, clock)
+    return Replicas(beat(instance), 6.0, clock)
 
 
 def test_who_hears_nobody_takes_everything() -> None:
@@ -52,13 +51,13 @@ def test_who_is_heard_no_more_loses_its_share() -> None:
     assert one.share == ALL
     one.hear(beat("a"))
     assert one.share == Share(1, 2)
-    one.hear({**beat("a"), "state": "stopped"})  # it says goodbye
+    one.hear(beat("a", state="stopped"))  # it says goodbye
     assert one.share == ALL
 
 
 def test_other_services_other_pipelines_and_other_messages_are_nobody() -> None:
     one = replica("a", Clock())
-    for other in (beat("b", service="ml_consumer"), beat("b", version="v2"), {}, {**beat("b"), "instance": 7}):
+    for other in (beat("b", service="ml_consumer"), beat("b", version="v2"), beat("")):
         assert not one.hear(other)
     assert one.share == ALL
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from complex_system.evaluation.rounds import RoundTimes, RoundTrigger, TrainingRound
+from complex_system.protocol.database import RecordCounts
 
 
-def counts(raw: int, processed: int, labelled: int, rejected: int = 0) -> dict[str, int]:
-    return {"raw": raw, "processed": processed, "labelled": labelled, "rejected": rejected}
+def counts(raw: int, processed: int, labelled: int, rejected: int = 0) -> RecordCounts:
+    return RecordCounts(raw=raw, processed=processed, labelled=labelled, rejected=rejected)
 
 
 def test_the_first_round_waits_until_the_bulk_is_there_and_processed() -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory, truth_of
-from complex_system.domain.records import Record, key_at, new_id
+from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError, InvalidRequestError
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.sources.scenarios import SCENARIOS, SENSOR, TARGET, Disturbance, Scenario
@@ -72,15 +70,3 @@ def test_what_is_no_scenario_is_refused_with_the_names_that_there_are() -> None:
     for ramp in (-1, "10", None, float("nan"), True):
         with pytest.raises(InvalidRequestError, match="ramp"):
             Scenario.named("shift", 0, ramp)
-
-
-def test_a_key_of_a_time_is_between_the_keys_made_before_and_after() -> None:
-    import time
-
-    older = new_id()
-    now = time.time() + 0.002
-    assert older < key_at(now)
-    while time.time() < now + 0.002:
-        pass
-    assert key_at(now) < new_id()
-    assert all(a < b for a, b in itertools.pairwise(key_at(second) for second in (0, 1, 1e9, 1.7e9, 2e9)))

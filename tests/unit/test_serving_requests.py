@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from typing import Any
-from uuid import UUID
 
 import httpx
 import numpy as np
@@ -21,7 +19,6 @@ from complex_system.serving.engine import LocalRoute, PredictionEngine, Predicti
 from complex_system.serving.metrics import ServingMetrics
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.requests.batch import RecordBatch
-from complex_system.serving.rest.answers import new_request_id
 from complex_system.serving.rest.app import MOST_PATHS, make_app
 from complex_system.serving.tallies import RequestTallies
 from models import ManyModels
@@ -34,17 +31,6 @@ TENSORS = {
         for name, value in GOOD.items()
     ]
 }
-
-
-def test_a_request_id_is_a_uuid_of_version_7_of_this_moment_and_no_two_are_equal() -> None:
-    before = time.time_ns() // 1_000_000
-    ids = [new_request_id() for _ in range(5000)]
-    after = time.time_ns() // 1_000_000
-    assert len(set(ids)) == len(ids)
-    for each in map(UUID, ids):
-        assert (each.version, each.variant) == (7, UUID("01900000-0000-7000-8000-000000000000").variant)
-        assert before <= each.int >> 80 <= after
-    assert all(str(UUID(each)) == each for each in ids)
 
 
 def test_the_counts_read_as_those_of_prometheus_own_counters() -> None:

@@ -174,7 +174,11 @@ def test_a_value_that_cannot_be_processed_is_refused_in_words(change: dict[str, 
         ("categories: [x, y]", "categories: [x, y, x]", "the category 'x' more than once"),
         ("id: Chargen-Nr.", "id: Ort", "the key 'Ort' must not be declared as a column too"),
         ("value: 2.5", "value: 0", "the value 0 for 'Größe' is outside of its range"),
-        ("type: integer, range: [0, 1000]", "type: integer, range: [0, 1000], range: [0, 5]", "range: stands twice"),
+        (
+            "type: integer, range: [0, 1000]",
+            "type: integer, range: [0, 1000], range: [0, 5]",
+            "range: is there twice; keep one",
+        ),
         ('columns: ["temp. [°c]", "Temp. [°C]", select]', "columns: [select]", "needs two columns or more"),
     ],
 )

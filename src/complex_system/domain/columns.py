@@ -67,6 +67,11 @@ class Column(Declared):
         return values
 
     @property
+    def is_numeric(self) -> bool:
+        """Whether arithmetic steps take the column."""
+        return self.type in NUMERIC
+
+    @property
     def limits(self) -> tuple[float, float] | None:
         """The declared range; 0 and 1 for a boolean; None for what has none."""
         return (0.0, 1.0) if self.type == "boolean" else self.range

@@ -14,14 +14,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, PrivateAttr, ValidationError, root_validator, validator
 
 from complex_system.domain.columns import ID, Column, Declared
-from complex_system.domain.declaration import Fault, FaultsError, Place, Text, faults_of, sentence, what_is_wrong
-from complex_system.domain.number_steps import Scale
-from complex_system.domain.steps import STEPS, Bins, OneHot, Step
-from complex_system.domain.validation import faults
+from complex_system.domain.declaration import FaultsError, faults_of, sentence
+from complex_system.domain.steps import STEPS, Bins, Interval, OneHot, Scale, Step
+from complex_system.domain.validation import faults, intervals
+from complex_system.domain.yaml_reader import Fault, Place, YamlFile
 from complex_system.errors import DeclarationError
 
 __all__ = ["ID", "SHIPPED", "Bins", "Column", "Dataset", "OneHot", "Scale", "Step"]
@@ -75,17 +74,13 @@ class Dataset(Declared):
         Raises:
             DeclarationError: The text is no valid declaration; names all faults, each with line, key and what is allowed.
         """
-        try:
-            read = Text(text)
-        except yaml.YAMLError as error:
-            raise DeclarationError(f"{source} is not YAML: {what_is_wrong(error)}.") from error
-        content = read.content
-        if not isinstance(content, dict):
-            raise DeclarationError(f"{source}, line 1: a declaration has the keys {', '.join(_KEYS)}.")
-        content = {str(key): value for key, value in content.items()}
-        found = [*read.faults, *_choose_target(content, target), *_all_faults(content)]
+        file = YamlFile(text, source, verbatim=("categories", "labels"))
+        if not isinstance(file.content, dict):
+            raise file.error((), f"a declaration has the keys {', '.join(_KEYS)}")
+        content = {str(key): value for key, value in file.content.items()}
+        found = [*file.duplicates, *_choose_target(content, target), *_all_faults(content)]
         if found:
-            raise DeclarationError(sentence(found, read, source))
+            raise DeclarationError(sentence(found, file))
         return cls.parse_obj(content)
 
     @classmethod
@@ -165,6 +160,11 @@ class Dataset(Declared):
     def by_name(self) -> dict[str, Column]:
         """The columns by their names."""
         return self._by_name
+
+    @property
+    def intervals(self) -> dict[str, Interval]:
+        """The smallest and largest value of every number that steps take or make, by name."""
+        return intervals(self.pipeline, self._by_name)[0]
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -7,11 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import yaml
-
-Place = tuple[str | int, ...]
-"""Keys and positions from the top, such as ``("columns", 2, "range")``."""
-Fault = tuple[Place, str]
+from complex_system.domain.yaml_reader import Fault, Place, YamlFile
 
 MOST_FAULTS = 30
 _STEP = re.compile(r"pipeline step \d+ \((.+)\)")
@@ -25,80 +21,9 @@ class FaultsError(ValueError):
         self.faults = list(faults)
 
 
-class Text:
-    """A YAML text, its content, and the lines where its parts stand.
-
-    Attributes:
-        content: What it says. Categories and labels are taken as they are written: 007 is no number and NO is no boolean.
-        faults: Keys that stand twice.
-    """
-
-    def __init__(self, text: str) -> None:
-        """Reads it.
-
-        Raises:
-            yaml.YAMLError: It is no YAML.
-        """
-        loader = yaml.SafeLoader(text)
-        try:
-            self._root = loader.get_single_node()
-            self.faults: list[Fault] = []
-            self._look(self._root, ())
-            self.content: Any = None if self._root is None else loader.construct_document(self._root)
-        finally:
-            loader.dispose()
-
-    def line(self, place: Place) -> int:
-        """The line, from 1, of the deepest part of ``place`` that is there."""
-        node, line = self._root, 1 if self._root is None else self._root.start_mark.line + 1
-        for part in place:
-            found = None
-            if isinstance(node, yaml.MappingNode):
-                found = next(((key, value) for key, value in node.value if key.value == part), None)
-            elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-                found = (node.value[part], node.value[part])
-            if found is None:
-                break
-            line, node = found[0].start_mark.line + 1, found[1]
-        return line
-
-    def _look(self, node: yaml.Node | None, place: Place) -> None:
-        if isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
-            for key, value in node.value:
-                name = str(key.value)
-                if name in seen:
-                    self.faults.append(((*place, name), "stands twice; keep one of the two"))
-                seen.add(name)
-                self._look(value, (*place, name))
-        elif isinstance(node, yaml.SequenceNode):
-            if len(place) == 3 and place[2] in ("categories", "labels"):
-                for each in node.value:
-                    if isinstance(each, yaml.ScalarNode):
-                        each.tag = "tag:yaml.org,2002:str"
-            for position, each in enumerate(node.value):
-                self._look(each, (*place, position))
-
-
-def what_is_wrong(error: yaml.YAMLError) -> str:
-    """An error of the YAML reader with its line, and what usually is the cause."""
-    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return str(error)
-    begin = error.context_mark
-    since = f" (in what begins in line {begin.line + 1})" if begin and begin.line != error.problem_mark.line else ""
-    hint = (
-        "lines are indented with blanks only"
-        if "\\t" in (error.problem or "")
-        else (
-            "look for a bracket or quotation mark that is not closed, a comma that is missing, and ': ' in a text without quotes"
-        )
-    )
-    return f"line {error.problem_mark.line + 1}{since}: {error.problem}; {hint}"
-
-
-def sentence(faults: Iterable[Fault], text: Text, source: str) -> str:
+def sentence(faults: Iterable[Fault], file: YamlFile) -> str:
     """All faults, a line each, in the order of the file."""
-    lines = sorted({(text.line(place), _where(place, text.content), problem) for place, problem in faults})
+    lines = sorted({(file.line(place), _where(place, file.content), problem) for place, problem in faults})
     said = [
         f"line {line}{f', {where}' if where else ''}: {_once(where, problem)}"
         for line, where, problem in lines[:MOST_FAULTS]
@@ -106,8 +31,8 @@ def sentence(faults: Iterable[Fault], text: Text, source: str) -> str:
     if len(lines) > MOST_FAULTS:
         said.append(f"and {len(lines) - MOST_FAULTS} more")
     if len(said) == 1:
-        return f"{source}, {_ended(said[0])}"
-    return f"{source} has {len(lines)} faults:\n  " + "\n  ".join(map(_ended, said))
+        return f"{file.source}, {_ended(said[0])}"
+    return f"{file.source} has {len(lines)} faults:\n  " + "\n  ".join(map(_ended, said))
 
 
 def _once(where: str, problem: str) -> str:

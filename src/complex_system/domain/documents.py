@@ -12,11 +12,11 @@ import msgspec
 
 from complex_system.errors import InvalidRequestError
 
-MOST_DOCUMENTS = 5000
+MAX_DOCUMENTS = 5000
 """Documents in one request, and in one page."""
-LONGEST_KEY = 200
+MAX_DOCUMENT_KEY = 200
 """Characters of a key."""
-MOST_BODY_BYTES = 512 * 1024
+MAX_BODY_BYTES = 512 * 1024
 """Bytes of a body as JSON."""
 _KIND = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
@@ -64,7 +64,7 @@ class Document:
             raise InvalidRequestError("A document is a mapping with 'kind', 'key', 'at' and 'body'.")
         if not isinstance(value["body"], dict):
             raise InvalidRequestError(f"The body of a document must be a mapping, not {type(value['body']).__name__}.")
-        return cls(kind_of(value["kind"]), key_of(value["key"]), time_of(value["at"], "at"), value["body"])
+        return cls(checked_kind(value["kind"]), checked_key(value["key"]), checked_time(value["at"], "at"), value["body"])
 
     def encoded_body(self) -> str:
         """The body as JSON text, as both databases keep it.
@@ -76,9 +76,9 @@ class Document:
             encoded = msgspec.json.encode(self.body)
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidRequestError(f"The body of document '{self.key}' is no JSON: {error}") from error
-        if len(encoded) > MOST_BODY_BYTES:
+        if len(encoded) > MAX_BODY_BYTES:
             raise InvalidRequestError(
-                f"The body of document '{self.key}' has {len(encoded)} bytes; at most {MOST_BODY_BYTES} are kept."
+                f"The body of document '{self.key}' has {len(encoded)} bytes; at most {MAX_BODY_BYTES} are kept."
             )
         return encoded.decode()
 
@@ -89,7 +89,7 @@ def decoded_body(text: str) -> dict[str, Any]:
     return body
 
 
-def kind_of(value: object) -> str:
+def checked_kind(value: object) -> str:
     """A kind.
 
     Raises:
@@ -100,18 +100,18 @@ def kind_of(value: object) -> str:
     return value
 
 
-def key_of(value: object) -> str:
+def checked_key(value: object) -> str:
     """A key.
 
     Raises:
         InvalidRequestError: It is none.
     """
-    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_KEY:
-        raise InvalidRequestError(f"A key must be a text of 1 to {LONGEST_KEY} characters, not {value!r:.80}.")
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_DOCUMENT_KEY:
+        raise InvalidRequestError(f"A key must be a text of 1 to {MAX_DOCUMENT_KEY} characters, not {value!r:.80}.")
     return value
 
 
-def time_of(value: object, name: str) -> float:
+def checked_time(value: object, name: str) -> float:
     """A time in seconds since 1970.
 
     Raises:

@@ -11,9 +11,9 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from uuid import UUID
 
 from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.keys import uuid7
 from complex_system.domain.records import Record
 
 LAB = "lab"
@@ -34,7 +34,7 @@ class BestPossible:
 BEST_POSSIBLE = BestPossible()
 
 
-def law_is_known(dataset: Dataset) -> bool:
+def has_known_function(dataset: Dataset) -> bool:
     """Whether the records follow the law of this lab, so that the least possible error is known and baselines say nothing more."""
     return dataset.name == LAB
 
@@ -110,9 +110,5 @@ class Laboratory:
             yield self.record()
 
     def _key(self) -> str:
-        # A UUID of version 7 (RFC 9562) from the seeded stream, so that a repeated run repeats its keys.
         self._millis += 1
-        bits = (self._millis << 80) | self._random.getrandbits(80)
-        bits = bits & ~(0xF000 << 64) | (0x7000 << 64)
-        bits = bits & ~(0xC000 << 48) | (0x8000 << 48)
-        return str(UUID(int=bits))
+        return uuid7(self._millis, self._random.getrandbits(80))  # of the seeded stream: a repeated run repeats its keys

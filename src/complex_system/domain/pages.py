@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.types import kind_of
+from complex_system.domain.types import column_type
 from complex_system.errors import InvalidRequestError
 
 PAGE_ROWS = 5000
@@ -33,7 +33,7 @@ def raw_schema(dataset: Dataset) -> pa.Schema:
     """Arrow types of raw records: the key, then the columns as declared."""
     fields = [pa.field(ID, pa.string(), nullable=False)]
     for column in dataset.columns:
-        fields.append(pa.field(column.name, kind_of(column).arrow))
+        fields.append(pa.field(column.name, column_type(column).arrow))
     return pa.schema(fields)
 
 

@@ -10,18 +10,15 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import msgspec
-from uuid6 import uuid7
 
 from complex_system.domain.columns import LARGEST_INTEGER, Column
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.types import MAX_ENTRIES, MAX_TEXT, Finite, Whole, kind_of
+from complex_system.domain.keys import MAX_KEY, new_key
+from complex_system.domain.types import MAX_ENTRIES, MAX_TEXT, Finite, Whole, column_type
 from complex_system.errors import InvalidRecordError, InvalidRequestError
 
 MAX_FAULTS = 20
 """How many faults of a batch are reported at once."""
-
-MAX_KEY = 64
-"""Characters of a key."""
 
 _SHOWN = 60
 """Characters of a bad value that a message shows."""
@@ -31,43 +28,6 @@ _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_KEY)]
 
 Record = dict[str, Any]
 MoreFaults = Callable[[Record, int], list[dict[str, Any]]]
-
-
-def new_id() -> str:
-    """A new key: a UUID of version 7, so that keys rise with time and pages by key follow the order of arrival."""
-    return str(uuid7())
-
-
-def key_at(seconds: float) -> str:
-    """A key that no record made since then is below, and every one made before is: the smallest UUID of version 7 of that time.
-
-    Args:
-        seconds: Since the epoch.
-    """
-    digits = f"{max(0, int(seconds * 1000)) & (2**48 - 1):012x}"
-    return f"{digits[:8]}-{digits[8:]}-7000-8000-000000000000"
-
-
-REPEATED = "~"
-"""Between a key and the number of its repetition, see :func:`repeated`."""
-
-
-def repeated(key: str, number: int) -> str:
-    """The key of a record that is sent again under a key of its own, e.g. ``A7~2``.
-
-    Args:
-        key: Of the record.
-        number: 1 for the first time, which keeps the key.
-    """
-    return key if number == 1 else f"{key}{REPEATED}{number}"
-
-
-def original_of(key: str) -> str:
-    """The key without the number of a repetition: all repetitions of a record belong to one part of the split, and to one fold."""
-    if REPEATED not in key:
-        return key
-    original, _, number = key.rpartition(REPEATED)
-    return original if original and number.isdecimal() else key
 
 
 class RecordCheck:
@@ -130,11 +90,11 @@ class RecordCheck:
                 rows = msgspec.convert(value, self._many)
             except msgspec.ValidationError:
                 faults = self.faults(value)
-                raise InvalidRecordError(sentence(faults), faults) from None
+                raise InvalidRecordError(faults_message(faults), faults) from None
             records = msgspec.to_builtins(rows)
         else:
             if faults := self.faults(value):
-                raise InvalidRecordError(sentence(faults), faults)
+                raise InvalidRecordError(faults_message(faults), faults)
             records = [
                 {name: msgspec.convert(record.get(name), kind) for name, (kind, _) in self._fields.items()}
                 for record in value
@@ -191,8 +151,8 @@ def raw_check(dataset: Dataset, *, ignore_unknown: bool = False, also: Sequence[
     """
     fields: list[tuple[str, Any, bool]] = [(ID, _Id, False)]
     for column in dataset.columns:
-        fields.append((column.name, kind_of(column).python, not column.optional))
-    fields += [(column.name, kind_of(column).python, False) for column in also]
+        fields.append((column.name, column_type(column).python, not column.optional))
+    fields += [(column.name, column_type(column).python, False) for column in also]
     return RecordCheck("raw record", fields, ignore_unknown=ignore_unknown)
 
 
@@ -207,7 +167,7 @@ def with_ids(records: list[Record]) -> list[Record]:
     """Gives a key to every record that has none, in place."""
     for record in records:
         if record.get(ID) is None:
-            record[ID] = new_id()
+            record[ID] = new_key()
     return records
 
 
@@ -277,7 +237,7 @@ def shown(value: Any) -> str:
     return _kind(value)
 
 
-def sentence(faults: list[dict[str, Any]]) -> str:
+def faults_message(faults: list[dict[str, Any]]) -> str:
     """One sentence for a list of faults: the first in full, the number of the others."""
     first = faults[0]
     where = f"Record {first['record']}" + (f" (id {first['id']})" if first["id"] is not None else "")

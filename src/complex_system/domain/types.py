@@ -24,7 +24,7 @@ Whole = Annotated[float, msgspec.Meta(ge=-LARGEST_INTEGER, le=LARGEST_INTEGER, m
 
 
 @dataclass(frozen=True)
-class Kind:
+class ColumnType:
     """A declared type.
 
     Attributes:
@@ -46,20 +46,20 @@ class Kind:
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 """A text that is not too long."""
 _ENTRIES = msgspec.Meta(max_length=MAX_ENTRIES)
-_TEXT = Kind(Text, pa.string(), {"type": "string"})
+_TEXT = ColumnType(Text, pa.string(), {"type": "string"})
 _KINDS = {
-    "number": Kind(Finite, pa.float64(), {"type": "number"}),
-    "integer": Kind(Whole, pa.int64(), {"type": "integer"}),
-    "boolean": Kind(bool, pa.bool_(), {"type": "boolean"}),
+    "number": ColumnType(Finite, pa.float64(), {"type": "number"}),
+    "integer": ColumnType(Whole, pa.int64(), {"type": "integer"}),
+    "boolean": ColumnType(bool, pa.bool_(), {"type": "boolean"}),
     "category": _TEXT,
     "text": _TEXT,
     "datetime": _TEXT,
-    "list of categories": Kind(
+    "list of categories": ColumnType(
         Annotated[list[Text], _ENTRIES],
         pa.list_(pa.string()),
         {"type": "array", "items": {"type": "string"}, "maxItems": MAX_ENTRIES},
     ),
-    "list of shares": Kind(
+    "list of shares": ColumnType(
         Annotated[list[Finite], _ENTRIES],
         pa.list_(pa.float64()),
         {"type": "array", "items": {"type": "number"}, "maxItems": MAX_ENTRIES},
@@ -67,6 +67,6 @@ _KINDS = {
 }
 
 
-def kind_of(column: Column) -> Kind:
+def column_type(column: Column) -> ColumnType:
     """What a column's declared type is elsewhere."""
     return _KINDS[column.type]

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
 
 from complex_system.domain.columns import ID, NUMERIC, Column
 from complex_system.domain.datetimes import TimeFormat
-from complex_system.domain.declaration import Fault
-from complex_system.domain.number_steps import Arithmetic, Impute, Interval
-from complex_system.domain.steps import WANTED, Bins, DateParts, Drop, Shares, inputs_of, intervals, is_numeric
+from complex_system.domain.steps import Arithmetic, Bins, DateParts, Drop, Impute, Interval, Shares, Step
+from complex_system.domain.yaml_reader import Fault
 
 _SLACK = 1e-9
 """By which part of its width a computed range may go beyond bins: its ends are rounded, and people write rounded edges."""
+_LARGEST = 3.4e38  # models take float32
 
 
 def faults(
     columns: Mapping[str, Column],
     targets: Collection[str],
-    pipeline: tuple[Any, ...],
+    pipeline: tuple[Step, ...],
     *,
     broken: Collection[str] = (),
     places: tuple[int, ...] | None = None,
@@ -63,7 +62,7 @@ def faults(
 
 
 def _of_dropped(
-    step: Any, columns: Mapping[str, Column], targets: Collection[str], dropped: set[str], broken: Collection[str]
+    step: Step, columns: Mapping[str, Column], targets: Collection[str], dropped: set[str], broken: Collection[str]
 ) -> Iterator[str]:
     if isinstance(step, Drop):
         for name in step.columns:
@@ -72,23 +71,22 @@ def _of_dropped(
             elif name not in columns and name not in broken:
                 yield f"pipeline step drop names the unknown column '{name}'"
         return
-    for name in inputs_of(step):
+    for name in step.inputs:
         if name in dropped:
             yield f"pipeline step {step.step} takes '{name}', which another step drops"
 
 
 def _of_step(
-    step: Any,
+    step: Step,
     columns: Mapping[str, Column],
     targets: Collection[str],
     known: Mapping[str, Interval],
     results: set[str],
     silent: set[str],
 ) -> Iterator[str]:
-    wanted = WANTED.get(step.step)
-    for position, name in enumerate(inputs_of(step)):
+    for position, name in enumerate(step.inputs):
         if name in silent or (name in results and name not in columns):
-            if wanted and name in results:
+            if step.takes is not NUMERIC and name in results:
                 yield f"pipeline step {step.step} takes a column, not the result '{name}'"
             continue
         column = columns.get(name)
@@ -99,10 +97,9 @@ def _of_step(
         if name in targets:
             yield f"pipeline step {step.step} must not use the target '{name}'"
             continue
-        types = ("list of shares",) if isinstance(step, Shares) and position else wanted
-        if (column.type not in types) if types else not is_numeric(column):
-            takes = " or ".join(types or NUMERIC)
-            yield f"pipeline step {step.step} does not fit '{name}' of type {column.type}; it takes {takes}"
+        types = ("list of shares",) if isinstance(step, Shares) and position else step.takes
+        if column.type not in types:
+            yield f"pipeline step {step.step} does not fit '{name}' of type {column.type}; it takes {' or '.join(types)}"
         else:
             yield from _of_column(step, column)
     if isinstance(step, Bins) and step.column in known and step.column not in silent:
@@ -112,14 +109,14 @@ def _of_step(
             yield f"the bins of '{step.column}' must cover its range {[low, high]}"
 
 
-def _of_column(step: Any, column: Column) -> Iterator[str]:
-    if is_numeric(column) and column.limits is None:
+def _of_column(step: Step, column: Column) -> Iterator[str]:
+    if column.is_numeric and column.limits is None:
         yield f"column '{column.name}' needs a range for step {step.step}"
     if isinstance(step, Impute) and column.limits and not column.limits[0] <= step.value <= column.limits[1]:
         yield f"the value {step.value:g} for '{column.name}' is outside of its range {list(column.limits)}"
     if isinstance(step, Impute) and column.fill is not None:
         yield f"column '{column.name}' has a fill already; keep one of the two"
-    needs_fill = (is_numeric(column) and not isinstance(step, Impute)) or isinstance(step, DateParts)
+    needs_fill = (column.is_numeric and not isinstance(step, Impute)) or isinstance(step, DateParts)
     if needs_fill and column.optional and column.fill is None:
         yield f"column '{column.name}' is optional and needs a fill for step {step.step}"
     if isinstance(step, DateParts):
@@ -132,7 +129,7 @@ def _of_column(step: Any, column: Column) -> Iterator[str]:
             yield f"column '{column.name}' declares the fill '{column.fill}', which is no time of the format '{column.format}'"
 
 
-def _of_features(columns: Mapping[str, Column], targets: Collection[str], pipeline: tuple[Any, ...]) -> list[Fault]:
+def _of_features(columns: Mapping[str, Column], targets: Collection[str], pipeline: tuple[Step, ...]) -> list[Fault]:
     made = [(place, name) for place, step in enumerate(pipeline) for name in step.feature_names(columns)]
     if not made:
         return [(("pipeline",), "the pipeline must make features of different names, not nothing; add a step for a column")]
@@ -146,3 +143,31 @@ def _of_features(columns: Mapping[str, Column], targets: Collection[str], pipeli
         elif names.count(name) > 1:
             found.append((("pipeline", place), f"the pipeline must make features of different names, not twice ['{name}']"))
     return found
+
+
+def intervals(
+    pipeline: tuple[Step, ...], columns: Mapping[str, Column]
+) -> tuple[dict[str, Interval], list[tuple[int, str]]]:
+    """Return the smallest and largest value of every number that steps take or make, by name, and faults by position of the step.
+
+    A number is known by its column's range, a result by interval arithmetic.
+    """
+    known = {name: column.limits for name, column in columns.items() if column.limits}
+    results: dict[str, Interval] = {}
+    faults: list[tuple[int, str]] = []
+    for place, step in enumerate(pipeline):
+        if not isinstance(step, Arithmetic):
+            continue
+        found = [known.get(name) or results.get(name) for name in step.inputs]
+        if any(each is None for each in found):
+            continue  # said elsewhere
+        try:
+            low, high = step.interval([each for each in found if each is not None])
+        except (ValueError, OverflowError) as error:
+            faults.append((place, str(error)))
+            continue
+        if not -_LARGEST < low <= high < _LARGEST:
+            faults.append((place, f"the step {step.step} makes numbers beyond what models take ({low:g} to {high:g})"))
+        elif step.as_ and step.as_ not in columns:
+            results[step.as_] = (low, high)
+    return {**known, **results}, faults

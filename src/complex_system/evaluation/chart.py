@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from complex_system.evaluation.comparison import Comparison, Quality
 from complex_system.evaluation.statistics import Interval, cross_interval
-from complex_system.evaluation.verdict import shown
+from complex_system.evaluation.verdict import format_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,5 +96,5 @@ def _basis(comparison: Comparison) -> str:
 
 def _value(rmse: float, best_possible: float | None) -> str:
     if not best_possible:
-        return shown(rmse)
+        return format_figure(rmse)
     return f"{rmse:.2f}  ({100 * (rmse / best_possible - 1):+.1f} %)"

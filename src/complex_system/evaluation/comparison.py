@@ -12,7 +12,7 @@ import numpy as np
 from complex_system.errors import InternalError, ModelRefusedError, NoModelError, TrainingFailedError
 from complex_system.evaluation.baselines import BASELINES, cross_validated_baseline
 from complex_system.evaluation.statistics import Interval, cross_difference, cross_interval, rmse_difference, rmse_interval
-from complex_system.evaluation.verdict import Verdict, sentence, shown
+from complex_system.evaluation.verdict import Verdict, format_figure, sentence
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.models.predictor import Predictor
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
@@ -161,10 +161,10 @@ class Comparison:
         old, new = self.champion.cross, best.cross if best else None
         if self.ranked_by == "cross-validation" and old and new and old.digest == new.digest:
             where, rmse, best_rmse = f"by cross-validation with {old.records} records", old.rmse, new.rmse
-        kept = f"{_label(self.champion.ref)} stays champion with RMSE {shown(rmse)} {where}"
+        kept = f"{_label(self.champion.ref)} stays champion with RMSE {format_figure(rmse)} {where}"
         if best is None:
             return f"{kept}: no new model could be compared."
-        return f"{kept}: the best new model, {_label(best.ref)}, has {shown(best_rmse)}."
+        return f"{kept}: the best new model, {_label(best.ref)}, has {format_figure(best_rmse)}."
 
 
 def ranked(candidates: Iterable[Candidate], holdout: Samples) -> tuple[list[Result], dict[str, str]]:
@@ -240,7 +240,7 @@ class ModelComparison:
         for model, version in names:
             try:
                 ref = self._registry.version(model, version)
-                onnx, metadata = self._registry.load_twin(ref)
+                onnx, metadata = self._registry.load_onnx_model(ref)
                 predictor = Predictor(self._pipeline, model, version, onnx, metadata)
             except (ModelRefusedError, NoModelError) as error:
                 refused[f"{model} {version}"] = error.message

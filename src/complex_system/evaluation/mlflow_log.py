@@ -14,8 +14,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.evaluation.announcement import announced
 from complex_system.evaluation.chart import rmse_chart
 from complex_system.evaluation.comparison import Comparison
-from complex_system.tracking.connection import load_mlflow, open_client, run_url, translated
-from complex_system.tracking.experiments import experiment_id
+from complex_system.tracking.connection import experiment_id, load_mlflow, open_client, run_url, translated
 
 TABLE = "comparison.json"
 CHART = "comparison.png"

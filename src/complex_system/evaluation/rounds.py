@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from complex_system.protocol.database import RecordCounts
+
 SETTLED_SHARE = 0.01
 """Data are settled when at most this share of the raw records is neither processed nor rejected ..."""
 SETTLED_GROWTH = 0.02
@@ -38,7 +40,7 @@ class RoundTrigger:
         self._failed_labelled = 0
         self._not_before = 0.0
 
-    def due(self, counts: Mapping[str, int], now: float) -> bool:
+    def due(self, counts: RecordCounts, now: float) -> bool:
         """Takes a look at the record counts.
 
         Args:
@@ -49,11 +51,11 @@ class RoundTrigger:
             Whether a round is due: enough new labelled records, and the data settled or 60 s of waiting for that. After a round
             without a model a pause has to be over too, unless the data have changed as much as a new round wants it.
         """
-        raw_before, self._raw_before = self._raw_before, counts["raw"]
-        if not self._enough(counts["labelled"]):
+        raw_before, self._raw_before = self._raw_before, counts.raw
+        if not self._enough(counts.labelled):
             self._enough_since = None
             return False
-        if self._failures and self._has_changed(counts["labelled"], self._failed_labelled):
+        if self._failures and self._has_changed(counts.labelled, self._failed_labelled):
             self._failures = 0
         if self._failures and now < self._not_before:
             return False
@@ -61,8 +63,8 @@ class RoundTrigger:
             self._enough_since = now
         if now - self._enough_since >= SETTLE_PATIENCE:
             return True
-        raw = counts["raw"]
-        waiting = abs(raw - counts["processed"] - counts["rejected"])
+        raw = counts.raw
+        waiting = abs(raw - counts.processed - counts.rejected)
         return raw_before is not None and waiting <= SETTLED_SHARE * raw and raw - raw_before <= SETTLED_GROWTH * raw_before
 
     def done(self, labelled: int) -> None:

@@ -72,14 +72,15 @@ def _about(verdict: Verdict, champion: str, unit: str) -> str:
 
 def _figures(verdict: Verdict, unit: str) -> str:
     named = f" {unit}" if unit else ""
-    difference = f"{shown(verdict.difference.low)} to {shown(verdict.difference.high)}"
+    baseline = format_figure(verdict.rmse + verdict.difference.value)
+    difference = f"{format_figure(verdict.difference.low)} to {format_figure(verdict.difference.high)}"
     return (
-        f"RMSE {shown(verdict.rmse)}{named}, {_SHORT[verdict.baseline]} {shown(verdict.rmse + verdict.difference.value)}{named} "
+        f"RMSE {format_figure(verdict.rmse)}{named}, {_SHORT[verdict.baseline]} {baseline}{named} "
         f"(95 % interval of the difference {difference})"
     )
 
 
-def shown(value: float) -> str:
+def format_figure(value: float) -> str:
     """A figure with two decimals, with more where it is small: three digits always count."""
     size = abs(value)
     if size >= 1 or size == 0:

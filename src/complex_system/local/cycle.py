@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 import httpx
 
-from complex_system.domain.laboratory import law_is_known, truth_of
+from complex_system.domain.laboratory import has_known_function, truth_of
 from complex_system.errors import ComplexSystemError, NobodyListensError, ReplyTimeoutError
-from complex_system.evaluation.verdict import shown
+from complex_system.evaluation.verdict import format_figure
 from complex_system.local.plan import TRAINER_SERVICES, Plan
 from complex_system.local.probe import ProbeError, predict, probe_record, rest_client, served_model, stored_probe
 from complex_system.local.state import Prediction, RunState
-from complex_system.messaging.client import SystemClient
-from complex_system.messaging.clients import ServingClient
+from complex_system.messaging.clients import ServingClient, SystemClient
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +79,7 @@ class Cycle:
         self._client = client
         self._strict = strict
         self._record = probe_record(plan.dataset, plan.settings.seed)
-        self._truth = truth_of(self._record) if law_is_known(plan.dataset) else None
+        self._truth = truth_of(self._record) if has_known_function(plan.dataset) else None
         self._processed = 0.0
         self.done: list[tuple[str, float]] = []
         self.current: Step | None = None
@@ -192,7 +191,7 @@ class Cycle:
 
     async def _choose_record(self) -> None:
         """Takes a stored record whose truth is known and that no model was trained on, where the truth cannot be computed."""
-        if law_is_known(self._plan.dataset) or not self._plan.database:
+        if has_known_function(self._plan.dataset) or not self._plan.database:
             return
         try:
             found = await stored_probe(self._plan.dataset, await self._client())
@@ -214,9 +213,9 @@ class Cycle:
             prediction = await self._predicted(http, url, CHAMPION_SERVING)
         self._state.prediction = prediction
         self._state.seconds_to_first_prediction = self._state.seconds
-        truth = "" if prediction.truth is None else f", truth {shown(prediction.truth)}"
+        truth = "" if prediction.truth is None else f", truth {format_figure(prediction.truth)}"
         self._state.note(
-            f"prediction {shown(prediction.value)}{truth}, by {prediction.model} version {prediction.version} "
+            f"prediction {format_figure(prediction.value)}{truth}, by {prediction.model} version {prediction.version} "
             f"in {prediction.milliseconds:.1f} ms, {self._state.seconds:.1f} s after the start"
         )
         self._state.note("repeat it: " + " ".join(line.strip().removesuffix("\\").strip() for line in prediction.curl))
@@ -237,7 +236,7 @@ class Cycle:
             raise StepFailedError("nobody answers the broker's request for a prediction", CHAMPION_SERVING)
         if not math.isclose(value, expected.value, rel_tol=SAME, abs_tol=1e-3):
             raise StepFailedError(f"the broker predicts {value} and REST {expected.value} for one record", CHAMPION_SERVING)
-        self._state.note(f"prediction by the broker: {shown(value)}, the same")
+        self._state.note(f"prediction by the broker: {format_figure(value)}, the same")
 
     async def _predict_by_artifact(self) -> None:
         url = self._state.services[ARTIFACT_SERVING].url
@@ -246,7 +245,7 @@ class Cycle:
                 await asyncio.sleep(0.2)
             prediction = await self._predicted(http, url, ARTIFACT_SERVING)
         self._state.note(
-            f"prediction by {ARTIFACT_SERVING}: {shown(prediction.value)} ({prediction.model} {prediction.version})"
+            f"prediction by {ARTIFACT_SERVING}: {format_figure(prediction.value)} ({prediction.model} {prediction.version})"
         )
 
     async def _predicted(self, http: httpx.AsyncClient, url: str, service: str) -> Prediction:

@@ -17,7 +17,7 @@ from complex_system.domain.columns import ID
 from complex_system.domain.dataset import SHIPPED, Dataset
 from complex_system.domain.json_schema import put_beside
 from complex_system.domain.records import shown
-from complex_system.domain.steps import Drop, raw_inputs
+from complex_system.domain.steps import Drop
 from complex_system.errors import SourceFileError
 from complex_system.settings import Settings
 from complex_system.training.data import MIN_SAMPLES, Part
@@ -157,7 +157,7 @@ def _not_as_meant(checked: FileCheck, dataset: Dataset) -> list[str]:
         every = checked.without_key == checked.records
         who = "no record has" if every else f"{checked.without_key} of {checked.records} records do not have"
         notes.append(f"CHECK: {who} the key '{dataset.id}', so keys are made of the file's content and the row's number")
-    taken = {*raw_inputs(dataset.pipeline, dataset.by_name), *dataset.targets}
+    taken = {name for step in dataset.pipeline for name in step.inputs} | set(dataset.targets)
     taken |= {name for step in dataset.pipeline if isinstance(step, Drop) for name in step.columns}
     if unused := [column.name for column in dataset.columns if column.type != "text" and column.name not in taken]:
         notes.append(f"CHECK: no step takes the column {_quoted(unused)}; the step drop would say that this is meant")

@@ -21,7 +21,7 @@ from complex_system.local.scenario import (
     STEPS,
 )
 from complex_system.local.state import RunState, ScenarioState, ScenarioStep
-from complex_system.messaging.client import SystemClient
+from complex_system.messaging.clients import SystemClient
 from complex_system.messaging.subjects import (
     ALERT_ENDED,
     ALERT_RAISED,

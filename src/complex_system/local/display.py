@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 
 from typing_extensions import override
 
-from complex_system.evaluation.verdict import shown
+from complex_system.evaluation.verdict import format_figure
 from complex_system.local.plan import Plan
 from complex_system.local.state import RunState, Training
 
@@ -80,5 +80,5 @@ class LogDisplay(Display):
             return
         self._shown_steps[training.trainer] = step
         known = training.validation_rmse is not None and training.stage == "training"
-        rmse = f", validation RMSE {shown(training.validation_rmse or 0.0)}" if known else ""
+        rmse = f", validation RMSE {format_figure(training.validation_rmse or 0.0)}" if known else ""
         self.note(f"{training.trainer}: {training.stage} {training.step} of {training.steps}{rmse}")

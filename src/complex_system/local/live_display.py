@@ -16,7 +16,7 @@ from rich.text import Text
 from typing_extensions import override
 
 from complex_system.domain.laboratory import LAB
-from complex_system.evaluation.verdict import shown
+from complex_system.evaluation.verdict import format_figure
 from complex_system.local.display import Display, LogDisplay
 from complex_system.local.live_models import models_table
 from complex_system.local.live_parts import address_line, alert_lines, clock, in_rows, process_line, scenario_block
@@ -155,8 +155,8 @@ class LiveDisplay(Display):
         assert prediction is not None
         first = self._state.seconds_to_first_prediction or 0.0
         head = Text.assemble(
-            "prediction ", (shown(prediction.value), "bold green"),
-            f"   truth {shown(prediction.truth)}" if prediction.truth is not None else "",
+            "prediction ", (format_figure(prediction.value), "bold green"),
+            f"   truth {format_figure(prediction.truth)}" if prediction.truth is not None else "",
             (f"   by {prediction.model} {prediction.version}, {first:.0f} s after the start", "dim"),
         )  # fmt: skip
         curl = prediction.curl

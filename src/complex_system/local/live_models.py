@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from complex_system.domain.laboratory import BEST_POSSIBLE, LAB
-from complex_system.evaluation.verdict import shown
+from complex_system.evaluation.verdict import format_figure
 from complex_system.local.plan import TRAINER_SERVICES, Plan
 from complex_system.local.quality import Figures
 from complex_system.local.state import RunState, Scores, Training
@@ -91,11 +91,11 @@ def _training(training: Training | None, idle: str) -> RenderableType:
 
 def _running(training: Training | None) -> tuple[str, str, str]:
     rmse = training.validation_rmse if training else None
-    return (shown(rmse) if rmse is not None else "", "", "")
+    return (format_figure(rmse) if rmse is not None else "", "", "")
 
 
 def _figures(scores: Scores | Figures) -> tuple[str, str, str]:
-    return shown(scores.rmse), shown(scores.mae), f"{scores.r2:.4f}"
+    return format_figure(scores.rmse), format_figure(scores.mae), f"{scores.r2:.4f}"
 
 
 def _of(figures: Figures) -> tuple[str, str, str]:
@@ -104,5 +104,5 @@ def _of(figures: Figures) -> tuple[str, str, str]:
     return (
         _figures(figures)
         if cv is None
-        else (f"{shown(cv.rmse)} ±{shown(cv.rmse_high - cv.rmse)}", shown(cv.mae), f"{cv.r2:.4f}")
+        else (f"{format_figure(cv.rmse)} ±{format_figure(cv.rmse_high - cv.rmse)}", format_figure(cv.mae), f"{cv.r2:.4f}")
     )

@@ -12,8 +12,7 @@ from pydantic import ValidationError
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import StartError
-from complex_system.local.ports import HOST, free_port
-from complex_system.local.servers import SERVERS, Server
+from complex_system.local.servers import HOST, SERVERS, Server, free_port
 from complex_system.settings import Settings
 
 TRAINER_SERVICES = {

@@ -17,8 +17,7 @@ from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
 from complex_system.errors import ComplexSystemError
 from complex_system.local.state import Prediction
-from complex_system.messaging.clients import Asks, DatabaseClient
-from complex_system.messaging.documents import DocumentClient
+from complex_system.messaging.clients import Asks, DatabaseClient, DocumentClient
 from complex_system.serving.rest.schemas import example_record
 from complex_system.training.data import Part, parts_of
 

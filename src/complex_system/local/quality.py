@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from complex_system.evaluation.verdict import shown
+from complex_system.evaluation.verdict import format_figure
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Figures:
             where = (
                 "" if ranked_by == "hold-out" else "hold-out "
             )  # a champion of before, among models that were cross-validated
-            return f"{where}RMSE {shown(self.rmse):>6}{ends}  MAE {shown(self.mae):>6}  R2 {self.r2:.4f}"
+            return f"{where}RMSE {format_figure(self.rmse):>6}{ends}  MAE {format_figure(self.mae):>6}  R2 {self.r2:.4f}"
         cv = self.cv
         return (
-            f"RMSE {shown(cv.rmse):>6}{_ends(cv.rmse_low, cv.rmse_high)}  MAE {shown(cv.mae):>6}  R2 {cv.r2:7.4f}; "
-            f"hold-out RMSE {shown(self.rmse)}{ends}"
+            f"RMSE {format_figure(cv.rmse):>6}{_ends(cv.rmse_low, cv.rmse_high)}  MAE {format_figure(cv.mae):>6}  R2 {cv.r2:7.4f}; "
+            f"hold-out RMSE {format_figure(self.rmse)}{ends}"
         )
 
 
@@ -115,4 +115,4 @@ class Judgement:
 
 
 def _ends(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f" ({shown(low)} to {shown(high)})"
+    return "" if low is None or high is None else f" ({format_figure(low)} to {format_figure(high)})"

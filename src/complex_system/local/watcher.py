@@ -6,16 +6,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from complex_system.errors import ComplexSystemError
-from complex_system.evaluation.verdict import shown
+from complex_system.evaluation.verdict import format_figure
 from complex_system.local.plan import PAGE_SERVICE, Plan
 from complex_system.local.quality import Judgement, figures_of
 from complex_system.local.state import READY_STATES, Champion, Result, RunState, Scores, Training
-from complex_system.messaging.client import EventHandler, SystemClient
-from complex_system.messaging.clients import DatabaseClient
+from complex_system.messaging.clients import DatabaseClient, SystemClient
 from complex_system.messaging.subjects import (
     ALERT_ENDED,
     ALERT_RAISED,
@@ -26,8 +25,11 @@ from complex_system.messaging.subjects import (
     TRAINING_FINISHED,
     TRAINING_PROGRESS,
 )
+from complex_system.protocol.base import to_wire
 
 log = logging.getLogger(__name__)
+
+EventHandler = Callable[[Any], Awaitable[None]]
 
 
 class Watcher:
@@ -67,7 +69,7 @@ class Watcher:
         while self._plan.database:
             began = time.monotonic()
             with contextlib.suppress(ComplexSystemError):
-                counts = await self._database.counts()
+                counts = to_wire(await self._database.counts())
                 if counts != self._state.records or not self._state.counted:
                     self._state.records = {name: int(counts.get(name, 0)) for name in self._state.records}
                     self._state.counted = self._state.changed = True
@@ -122,7 +124,7 @@ class Watcher:
         scores = training.validation
         self._state.note(
             f"{training.trainer}: trained in {training.seconds:.1f} s; "
-            f"validation RMSE {shown(scores.rmse)}, MAE {shown(scores.mae)}, R2 {scores.r2:.4f}"
+            f"validation RMSE {format_figure(scores.rmse)}, MAE {format_figure(scores.mae)}, R2 {scores.r2:.4f}"
         )
 
     async def compared(self, event: dict[str, Any]) -> None:

@@ -1,25 +1,96 @@
-"""Typed clients: what a service asks another one, as methods."""
+"""Asking services and hearing events: typed clients of each service, and a connection for programs that are no service."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
-from fastiot.core import ReplySubject
 
+from complex_system.domain.documents import Cursor, Document
 from complex_system.domain.pages import MAX_PAGE_ROWS, PAGE_ROWS, Page, decode_page, encode_page
 from complex_system.domain.records import Record
 from complex_system.messaging import subjects
+from complex_system.messaging.connection import ServiceConnection
+from complex_system.messaging.errors import to_thing, value_of
 from complex_system.messaging.replicas import ALL, Share
+from complex_system.protocol import database
+from complex_system.protocol.base import ArrowPage, Empty, Event, Request
+from complex_system.protocol.database import RecordCounts, Rejected, Rejection, Upserted
+from complex_system.protocol.serving import PREDICT_COLUMNS
+from complex_system.settings import Settings
+
+M = TypeVar("M")
+Q = TypeVar("Q")
+R = TypeVar("R")
+
+DOCUMENTS_IN_REQUEST = 500
+"""Documents, and keys, in one request."""
 
 
 class Asks(Protocol):
-    """Whoever can send a request: every ``SystemService``, and the client of the local runner."""
+    """Sends requests: every ``SystemService``, and :class:`SystemClient`."""
 
-    async def ask(self, subject: ReplySubject, value: Any, seconds: float | None = None) -> Any:
-        """Sends a request and returns the reply's value."""
+    async def ask(self, request: Request[Q, R], value: Q, seconds: float | None = None) -> R:
+        """Send a request and return the reply."""
+
+
+async def ask(connection: ServiceConnection, sender: str, request: Request[Q, R], value: Q, seconds: float) -> R:
+    """Send a request and return the reply.
+
+    Args:
+        connection: The connection to the broker.
+        sender: Who asks, as the Thing's ``machine`` says it.
+        request: The subject.
+        value: The request.
+        seconds: How long to wait for the reply.
+
+    Raises:
+        ComplexSystemError: The error that an error reply carries.
+    """
+    subject = subjects.reply_subject(request) if isinstance(request, Request) else request
+    reply = value_of(await connection.request(subject, to_thing(value, sender), seconds))
+    return request.decode_reply(reply) if isinstance(request, Request) else reply
+
+
+class SystemClient:
+    """Asks services and hears events, for programs around the system such as the local runner.
+
+    ``async with await SystemClient.open(settings, "name") as client: ...`` closes the connection at the end.
+    """
+
+    def __init__(self, connection: ServiceConnection, settings: Settings, name: str) -> None:
+        self.broker = connection
+        self.settings = settings
+        self._name = name
+
+    @classmethod
+    async def open(cls, settings: Settings, name: str) -> SystemClient:
+        """Connect; wait for the broker as long as it takes."""
+        return cls(await ServiceConnection.open(settings, name), settings, name)
+
+    async def ask(self, request: Request[Q, R], value: Q, seconds: float | None = None) -> R:
+        """Send a request and return the reply; an error reply is raised as the error that it carries."""
+        return await ask(self.broker, self._name, request, value, seconds or self.settings.request_timeout)
+
+    async def hear(self, event: Event[M], handler: Callable[[M], Awaitable[None]]) -> None:
+        """Call ``handler`` with the message of every event on the subject."""
+
+        async def consume(thing: Any) -> None:
+            await handler(event.decode(thing.value) if isinstance(event, Event) else thing.value)
+
+        await self.broker.subscribe(subjects.event_subject(event) if isinstance(event, Event) else event, consume)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self.broker.close()
+
+    async def __aenter__(self) -> SystemClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
 
 class DatabaseClient:
@@ -29,33 +100,31 @@ class DatabaseClient:
         self._ask = asker.ask
 
     async def save_raw(self, records: list[Record]) -> dict[str, Any]:
-        """Saves raw records; returns when the database has them. Repeating it with the same keys changes nothing."""
-        reply: dict[str, Any] = await self._ask(subjects.DB_SAVE_MANY_RAW_DATAPOINTS_SUBJECT, records)
+        """Save raw records; return when the database has them. Repeating it with the same keys changes nothing."""
+        reply: dict[str, Any] = await self._ask(subjects.SAVE_RAW, records)
         return reply
 
-    async def counts(self) -> dict[str, int]:
-        """Numbers of raw, processed, labelled and rejected records."""
-        reply: dict[str, int] = await self._ask(subjects.DB_GET_COUNTS_SUBJECT, {})
-        return reply
+    async def counts(self) -> RecordCounts:
+        """Return the numbers of raw, processed, labelled and rejected records."""
+        return await self._ask(database.GET_COUNTS, Empty())
 
     async def unprocessed(self, version: str, limit: int, after: str | None = None, share: Share = ALL) -> Page:
-        """Raw records with no processed twin (and no rejection) of that pipeline version, by key; of a share of the keys."""
-        request: dict[str, Any] = {"version": version, "limit": limit, "after": after}
-        if share != ALL:
-            request["share"] = [share.index, share.count]
-        return decode_page(await self._ask(subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT, request))
+        """Return raw records that a pipeline version has neither processed nor rejected, by key; of a share of the keys."""
+        part = None if share == ALL else (share.index, share.count)
+        request = database.UnprocessedRequest(version=version, limit=limit, after=after, share=part)
+        return decode_page(await self._ask(database.GET_UNPROCESSED, request))
 
-    async def upsert_processed(self, page: Page) -> dict[str, Any]:
-        """Writes a page of processed records; the note ``version`` names the pipeline version that made them."""
-        reply: dict[str, Any] = await self._ask(subjects.DB_UPSERT_PROCESSED_COLUMNS_SUBJECT, encode_page(page))
-        return reply
+    async def upsert_processed(self, page: Page) -> Upserted:
+        """Write a page of processed records; its note ``version`` names the pipeline version that made them."""
+        return await self._ask(database.UPSERT_PROCESSED, encode_page(page))
 
-    async def reject(self, version: str, rejections: list[dict[str, str]]) -> dict[str, Any]:
-        """Puts raw records aside that cannot be processed, each ``{"_id", "reason"}``."""
-        reply: dict[str, Any] = await self._ask(
-            subjects.DB_REJECT_RAW_SUBJECT, {"version": version, "rejections": rejections}
-        )
-        return reply
+    async def reject(self, version: str, rejections: list[Rejection]) -> Rejected:
+        """Write down which raw records cannot be processed, and why."""
+        return await self._ask(database.REJECT_RAW, database.RejectRequest(version=version, rejections=rejections))
+
+    async def rejected(self, after: str | None = None, limit: int | None = None) -> list[Rejection]:
+        """Return rejections, by key."""
+        return await self._ask(database.GET_REJECTED, database.RejectedRequest(after=after, limit=limit))
 
     async def processed_pages(
         self,
@@ -66,14 +135,14 @@ class DatabaseClient:
         limit: int = PAGE_ROWS,
         start: str | None = None,
     ) -> AsyncIterator[Page]:
-        """All processed records, page by page in the order of their keys; the next page is asked for while one is used.
+        """Yield all processed records, page by page in the order of their keys; the next page is fetched while one is used.
 
         ``start`` leaves out the records up to this key.
         """
-        request: dict[str, Any] = {"columns": columns, "labelled": labelled, "version": version, "limit": limit}
 
         async def fetch(after: str | None) -> Page:
-            return decode_page(await self._ask(subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT, {**request, "after": after}))
+            request = database.ColumnsRequest(columns=columns, labelled=labelled, version=version, limit=limit, after=after)
+            return decode_page(await self._ask(database.GET_PROCESSED, request))
 
         ahead: asyncio.Task[Page] | None = asyncio.create_task(fetch(start))
         try:
@@ -85,6 +154,80 @@ class DatabaseClient:
             if ahead is not None:
                 ahead.cancel()
 
+    async def targets(self, keys: Sequence[str]) -> dict[str, float]:
+        """Return the known targets of processed records, by key."""
+        found: dict[str, float] = {}
+        for part in _parts(keys):
+            targets: dict[str, float] = await self._ask(database.GET_TARGETS, database.KeysRequest(keys=part))
+            found |= targets
+        return found
+
+    async def raw_by_keys(self, keys: Sequence[str]) -> pa.Table:
+        """Return the raw records with these keys (``domain.pages.raw_schema``), at least one key; unknown keys are left out."""
+        ordered, tables = sorted(set(keys)), []
+        while ordered:
+            part, ordered = ordered[:DOCUMENTS_IN_REQUEST], ordered[DOCUMENTS_IN_REQUEST:]
+            page = decode_page(await self._ask(database.GET_RAW_BY_KEYS, database.KeysRequest(keys=part)))
+            tables.append(page.table)
+            if page.next is not None:
+                ordered = [key for key in part if key > page.next] + ordered
+        return pa.concat_tables(tables)
+
+
+class DocumentClient:
+    """Documents in the database of the deployment. Every method raises what the database service answers with.
+
+    It has the methods that ``monitoring.history.Documents`` asks for.
+    """
+
+    def __init__(self, asker: Asks) -> None:
+        self._ask = asker.ask
+        records = DatabaseClient(asker)
+        self.targets, self.raw_by_keys = records.targets, records.raw_by_keys
+
+    async def save(self, documents: Sequence[Document]) -> None:
+        """Write documents; one of the same kind and key is replaced. Return when the database has them."""
+        for part in _parts(documents):
+            messages = [database.DocumentMessage(kind=e.kind, key=e.key, at=e.at, body=dict(e.body)) for e in part]
+            await self._ask(database.SAVE_DOCUMENTS, messages)
+
+    async def between(
+        self, kind: str, start: float, end: float, *, newest_first: bool = False, most: int = 10_000
+    ) -> list[Document]:
+        """Return at most ``most`` documents of a kind with ``start <= at < end``, fetched page by page, by time and key."""
+        found: list[Document] = []
+        after: Cursor | None = None
+        while len(found) < most:
+            limit = min(DOCUMENTS_IN_REQUEST, most - len(found))
+            request = database.DocumentsRequest(
+                kind=kind, start=start, end=end, newest_first=newest_first, limit=limit, after=after
+            )
+            reply = await self._ask(database.GET_DOCUMENTS, request)
+            found += _documents(reply)
+            if reply.next is None or not reply.documents:
+                break
+            after = Cursor(*reply.next)
+        return found
+
+    async def by_keys(self, kind: str, keys: Sequence[str]) -> list[Document]:
+        """Return the documents of a kind that have one of the keys."""
+        found: list[Document] = []
+        for part in _parts(keys):
+            found += _documents(await self._ask(database.GET_DOCUMENTS, database.DocumentsRequest(kind=kind, keys=part)))
+        return found
+
+    async def delete_before(self, kind: str, before: float) -> int:
+        """Delete the documents of a kind from before a time; return how many."""
+        return (await self._ask(database.DELETE_DOCUMENTS, database.DeleteDocuments(kind=kind, before=before))).deleted
+
+    async def delete_keys(self, kind: str, keys: Sequence[str]) -> int:
+        """Delete documents by key; return how many there were."""
+        deleted = 0
+        for part in _parts(keys):
+            request = database.DeleteDocuments(kind=kind, keys=part)
+            deleted += (await self._ask(database.DELETE_DOCUMENTS, request)).deleted
+        return deleted
+
 
 class ProcessingClient:
     """The data processing service."""
@@ -93,8 +236,8 @@ class ProcessingClient:
         self._ask = asker.ask
 
     async def process(self, records: list[Record]) -> list[Record]:
-        """The processed twins of raw records, in the same order."""
-        reply: list[Record] = await self._ask(subjects.DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT, records)
+        """Return the processed records of raw ones, in the same order."""
+        reply: list[Record] = await self._ask(subjects.PROCESS_RAW, records)
         return reply
 
 
@@ -104,10 +247,10 @@ class ServingClient:
     def __init__(
         self,
         asker: Asks,
-        subject: ReplySubject = subjects.ML_SERVING_SUBJECT,
-        columns: ReplySubject = subjects.ML_SERVING_COLUMNS_SUBJECT,
+        subject: Request[Any, Any] = subjects.PREDICT,
+        columns: Request[ArrowPage, ArrowPage] = PREDICT_COLUMNS,
     ) -> None:
-        """Makes a client.
+        """Make a client.
 
         Args:
             asker: Sends the requests.
@@ -119,22 +262,22 @@ class ServingClient:
         self._columns = columns
 
     async def predict(self, records: list[Record]) -> list[float]:
-        """One prediction a raw record, in the target's own unit."""
+        """Return one prediction a raw record, in the target's own unit."""
         reply: list[list[float]] = await self._ask(self._subject, records)
         return [row[0] for row in reply]
 
     async def predict_table(self, table: pa.Table, rows: int = MAX_PAGE_ROWS, in_flight: int = 4) -> pa.Table:
-        """Predictions of raw columns of any length, page by page.
+        """Return predictions for raw columns of any length, page by page.
 
-        A champion that changes meanwhile answers the later pages: one page is never mixed, a table of several can be.
+        If the champion changes in between, the new one answers the later pages; within a page there is only one.
 
         Args:
             table: Raw columns; the key may be missing.
             rows: Rows of a page.
-            in_flight: Pages that are on their way at the same time.
+            in_flight: Pages requested at the same time.
 
         Returns:
-            A row a record, in the same order: ``prediction``, and the key where it was given.
+            One row per record, in the same order: ``prediction``, and the key where it was given.
         """
         places = asyncio.Semaphore(in_flight)
 
@@ -144,3 +287,11 @@ class ServingClient:
                 return decode_page(await self._ask(self._columns, encoded)).table
 
         return pa.concat_tables(await asyncio.gather(*(page(start) for start in range(0, max(1, table.num_rows), rows))))
+
+
+def _parts(items: Sequence[M]) -> list[list[M]]:
+    return [list(items[start : start + DOCUMENTS_IN_REQUEST]) for start in range(0, len(items), DOCUMENTS_IN_REQUEST)]
+
+
+def _documents(reply: database.Documents) -> list[Document]:
+    return [Document(each.kind, each.key, each.at, each.body) for each in reply.documents]

@@ -1,6 +1,6 @@
-"""Things as msgpack and back: FastIoT's format, but without its detours.
+"""Things as msgpack and back: FastIoT's format, without its overhead.
 
-FastIoT copies a Thing value by value into a dict before it packs it, and has pydantic look at every Thing that comes: 3.6 ms and
+FastIoT copies a Thing value by value into a dict before it packs it, and validates every received Thing with pydantic: 3.6 ms and
 0.9 ms for a batch of 500 records, where packing takes 0.1 ms and unpacking 0.4 ms.
 """
 
@@ -16,10 +16,10 @@ from msgspec.structs import asdict
 
 
 def _plain(value: Any) -> Any:
-    """What msgspec does not pack by itself and msgpack does: numpy's float64, for instance, is a float."""
-    for kind in (str, int, float):
-        if isinstance(value, kind):
-            return kind(value)
+    """Convert what msgspec does not pack and msgpack does: numpy's float64, for instance, is a float."""
+    for plain in (str, int, float):
+        if isinstance(value, plain):
+            return plain(value)
     raise TypeError(f"{type(value).__name__} cannot be sent")
 
 
@@ -32,16 +32,15 @@ _Packed = msgspec.defstruct(
     gc=False,
 )
 _packed_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_Packed)
-"""A Thing as programs usually write it; its fields are looked at while they are read."""
+"""Decodes a Thing as programs usually write it, and checks its fields at the same time."""
 _NAMES = frozenset(Thing.__fields__)
-_set = object.__setattr__  # a model's own looks at every field
+_set = object.__setattr__  # a pydantic model's own validates every field
 
 
 def thing_of(fields: dict[str, Any]) -> Thing:
-    """A Thing of all its fields in their types; nothing is looked at.
+    """Return a Thing of all its fields, which have the right types; nothing is validated.
 
-    pydantic's ``construct`` goes through the declared fields one by one, and a request makes four Things. A Thing has no private
-    attributes that would have to be prepared.
+    A request makes four Things, and pydantic's ``construct`` goes through the declared fields one by one.
     """
     thing = Thing.__new__(Thing)
     _set(thing, "__dict__", fields)
@@ -49,18 +48,18 @@ def thing_of(fields: dict[str, Any]) -> Thing:
     return thing
 
 
-def serialize_to_bin(kind: type[Any], message: Any) -> bytes:
-    """Packs a message of a subject's class."""
-    if kind is Thing and type(message) is Thing:
+def serialize_to_bin(msg_cls: type[Any], message: Any) -> bytes:
+    """Pack a message of a subject's class."""
+    if msg_cls is Thing and type(message) is Thing:
         return _encoder.encode(message.__dict__)
-    packed: bytes = fastiot.serialize_to_bin(kind, message)
+    packed: bytes = fastiot.serialize_to_bin(msg_cls, message)
     return packed
 
 
-def serialize_from_bin(kind: type[Any], packed: bytes) -> Any:
-    """Unpacks a message of a subject's class; bytes that are none raise what msgspec, msgpack or pydantic raise."""
-    if kind is not Thing:
-        return fastiot.serialize_from_bin(kind, packed)
+def serialize_from_bin(msg_cls: type[Any], packed: bytes) -> Any:
+    """Unpack a message of a subject's class; bytes that are not one raise an error of msgspec, msgpack or pydantic."""
+    if msg_cls is not Thing:
+        return fastiot.serialize_from_bin(msg_cls, packed)
     try:
         found = _packed_decoder.decode(packed)
     except msgspec.ValidationError:
@@ -69,4 +68,4 @@ def serialize_from_bin(kind: type[Any], packed: bytes) -> Any:
         return thing_of(asdict(found))
     if not isinstance(fields, dict):
         raise TypeError(f"A Thing is expected, not {type(fields).__name__}.")
-    return Thing(**fields)  # what other programs leave out or write otherwise, pydantic knows how to read
+    return Thing(**fields)  # pydantic reads what other programs leave out or write differently

@@ -2,7 +2,7 @@
 
 Reply subscriptions join a queue group, so replicas share the work; handlers run side by side in a bounded number of tasks; a
 handler always answers, whatever happens in it; requests go through the connection's shared inbox and fail at once when
-nobody listens; the connection comes back by itself, without limit while the broker is away.
+nobody listens; the connection comes back by itself, without limit while no broker answers.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ DRAIN_SECONDS = 10.0
 CLOSE_SECONDS = 5.0
 """How long it waits for a broker that takes nothing more."""
 STUCK_SECONDS = 15.0
-"""nats-py tries to connect every few seconds; when it has not for that long, it hangs and begins anew."""
-_LOOK = 0.5
-"""Seconds between two looks at the connection."""
+"""Seconds without an attempt to connect after which nats-py, which makes one every few seconds, is taken to hang."""
+_CHECK_INTERVAL = 0.5
+"""Seconds between two checks of the connection."""
 
 
 class _ConnectionLostError(NatsError):
@@ -91,11 +91,10 @@ class ServiceConnection(NatsBrokerConnection):
         self._workers: list[Workers] = []
         self._closing = False
         self._warned = float("-inf")
-        self._watch: asyncio.Task[None] | None = None
+        self._supervisor: asyncio.Task[None] | None = None
         self.lost = asyncio.Event()
-        """Set when the connection does not come back; only a new process helps."""
-        self.reason = ""
-        """Why it is lost."""
+        """Set when the connection does not come back and the service has to be started again."""
+        self.lost_reason = ""
 
     @classmethod
     async def open(cls, settings: Settings, name: str, patience: float | None = None) -> ServiceConnection:
@@ -157,7 +156,7 @@ class ServiceConnection(NatsBrokerConnection):
                 closed_cb=on_close,
                 **options,
             )
-        connection._watch = asyncio.create_task(connection._look_after(address, settings.broker_patience))
+        connection._supervisor = asyncio.create_task(connection._supervise(address, settings.reconnect_timeout))
         return connection
 
     @property
@@ -296,30 +295,30 @@ class ServiceConnection(NatsBrokerConnection):
             with contextlib.suppress(NatsError):
                 await self._client.publish(dropped.reply, serialize_to_bin(Thing, to_thing(error_value(busy), self._name)))
 
-    async def _look_after(self, address: str, patience: float) -> None:
-        """Sees to it that the connection comes back, whatever nats-py does, and says when it does not.
+    async def _supervise(self, address: str, timeout: float) -> None:
+        """Reconnect where nats-py does not, and set ``lost`` where that does not help.
 
-        A broker that is away is waited for without limit. ``patience`` counts while it answers, or while nothing is tried.
+        The wait for a broker that does not answer has no limit: ``timeout`` counts while one answers, or while no attempt is made.
         """
         now = asyncio.get_running_loop().time
         connected = now()
         while not self.lost.is_set():
             if self._client.is_connected:
                 connected = now()
-            elif now() - max(connected, self._client.unanswered) > patience:
+            elif now() - max(connected, self._client.last_unanswered) > timeout:
                 self._lose(
-                    f"The broker at {address} has not taken the connection back within {patience:g} s: "
+                    f"The broker at {address} has not accepted the connection within {timeout:g} s: "
                     f"{self._client.last_error or 'no reason given'}"
                 )
-            elif now() - max(connected, self._client.tried) > STUCK_SECONDS:
-                log.warning("Nothing tried to connect to the broker at %s for %g s; beginning anew", address, STUCK_SECONDS)
-                self._client.renew()
-            await asyncio.sleep(_LOOK)
+            elif now() - max(connected, self._client.last_attempt) > STUCK_SECONDS:
+                log.warning("No attempt to connect to the broker at %s for %g s; reconnecting", address, STUCK_SECONDS)
+                self._client.reconnect()
+            await asyncio.sleep(_CHECK_INTERVAL)
 
     def _lose(self, reason: str) -> None:
         if not self._closing:
             log.error("%s", reason)
-            self.reason = reason
+            self.lost_reason = reason
             self.lost.set()
 
     async def settle(self) -> None:
@@ -340,8 +339,8 @@ class ServiceConnection(NatsBrokerConnection):
     async def close(self) -> None:
         """Sends what waits to be sent and closes the connection."""
         self._closing = True
-        if self._watch is not None:
-            self._watch.cancel()
+        if self._supervisor is not None:
+            self._supervisor.cancel()
         if self._client.is_connected:
             try:
                 await self._client.flush(timeout=2)

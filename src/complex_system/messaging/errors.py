@@ -1,4 +1,4 @@
-"""Values into Things and back, and errors as the published error reply."""
+"""Payloads into Things and back, and errors as the published error reply."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ ERROR_MARK = "__error_occured__"  # kio's spelling, part of the contract
 
 
 def to_thing(value: Any, sender: str) -> Thing:
-    """A Thing that carries ``value``; ``sender`` is the class name of the service, as kio's replies have it."""
-    # Built without pydantic's look at it, for the types are known.
+    """Return a Thing that carries ``value``; ``sender`` is the class name of the service, as in kio's replies."""
     return thing_of(
         {
             "machine": sender,
@@ -33,13 +32,13 @@ def to_thing(value: Any, sender: str) -> Thing:
 
 
 def error_value(error: BaseException) -> dict[str, Any]:
-    """The published error reply of an error, with our stable code beside it.
+    """Return the published error reply for an error, with our stable code beside it.
 
-    An error that is none of ours becomes an :class:`InternalError`: its text stays in the log and does not reach the sender.
+    An error that is not ours becomes an :class:`InternalError`: its text stays in the log and does not reach the sender.
     """
     if not isinstance(error, ComplexSystemError):
         log.error("A handler failed", exc_info=error)
-        error = InternalError(f"The service failed inside ({type(error).__name__}); its log says more.")
+        error = InternalError(f"The service failed internally ({type(error).__name__}); see its log.")
     return {
         ERROR_MARK: True,
         "error_type": type(error).__name__,
@@ -50,10 +49,10 @@ def error_value(error: BaseException) -> dict[str, Any]:
 
 
 def value_of(thing: Thing) -> Any:
-    """The payload of a reply.
+    """Return the payload of a reply.
 
     Raises:
-        ComplexSystemError: The reply is an error; the class is the one that was raised at the other side.
+        ComplexSystemError: The reply is an error; it has the class of the error that was raised on the other side.
     """
     value = thing.value
     if isinstance(value, dict) and ERROR_MARK in value:

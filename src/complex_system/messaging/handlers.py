@@ -1,23 +1,30 @@
-"""Decorators that turn a method over payloads into a FastIoT handler over Things."""
+"""Decorators that turn a method over typed messages into a FastIoT handler over Things."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
 
-from fastiot.core import ReplySubject, Subject, reply, subscribe
+from fastiot.core import ReplySubject, reply, subscribe
 from fastiot.msg import Thing
 
+from complex_system.errors import InvalidRequestError
 from complex_system.messaging.errors import error_value, to_thing
+from complex_system.messaging.subjects import event_subject, reply_subject
+from complex_system.protocol.base import Event, Request
 
-ValueHandler = Callable[[Any, Any], Awaitable[Any]]
+log = logging.getLogger(__name__)
+
+M = TypeVar("M")
+Q = TypeVar("Q")
+R = TypeVar("R")
 
 
-def answers(subject: ReplySubject) -> Callable[[ValueHandler], Any]:
-    """The method takes the request's value and returns the reply's; an exception becomes the error reply."""
-
-    def decorate(method: ValueHandler) -> Any:
+def _legacy_answers(subject: ReplySubject) -> Any:
+    # Until every handler takes messages.
+    def decorate(method: Any) -> Any:
         @wraps(method)
         async def handler(self: Any, thing: Thing) -> Thing:
             try:
@@ -31,14 +38,52 @@ def answers(subject: ReplySubject) -> Callable[[ValueHandler], Any]:
     return decorate
 
 
-def hears(subject: Subject) -> Callable[[ValueHandler], Any]:
-    """The method takes the value of every event on the subject."""
-
-    def decorate(method: ValueHandler) -> Any:
+def _legacy_hears(subject: Any) -> Any:
+    def decorate(method: Any) -> Any:
         @wraps(method)
         async def handler(self: Any, thing: Thing) -> None:
             await method(self, thing.value)
 
         return subscribe(subject)(handler)
+
+    return decorate
+
+
+def answers(request: Request[Q, R]) -> Callable[[Callable[[Any, Q], Awaitable[R]]], Any]:
+    """The method takes the request and returns the reply; an exception becomes the error reply."""
+    if not isinstance(request, Request):
+        return _legacy_answers(request)
+
+    def decorate(method: Callable[[Any, Q], Awaitable[R]]) -> Any:
+        @wraps(method)
+        async def handler(self: Any, thing: Thing) -> Thing:
+            value: Any
+            try:
+                value = await method(self, request.decode_request(thing.value))
+            except Exception as error:  # noqa: BLE001 - whatever happens, the caller gets an answer
+                value = error_value(error)
+            return to_thing(value, type(self).__name__)
+
+        return reply(reply_subject(request))(handler)
+
+    return decorate
+
+
+def hears(event: Event[M]) -> Callable[[Callable[[Any, M], Awaitable[None]]], Any]:
+    """The method takes the message of every event; a payload that is not such a message is logged and dropped."""
+    if not isinstance(event, Event):
+        return _legacy_hears(event)
+
+    def decorate(method: Callable[[Any, M], Awaitable[None]]) -> Any:
+        @wraps(method)
+        async def handler(self: Any, thing: Thing) -> None:
+            try:
+                message = event.decode(thing.value)
+            except InvalidRequestError as error:
+                log.warning("An event of %s is dropped: %s", thing.machine or "an unknown sender", error.message)
+                return
+            await method(self, message)
+
+        return subscribe(event_subject(event))(handler)
 
     return decorate

@@ -1,4 +1,4 @@
-"""nats-py's client where it would wait indefinitely, give up, or send its password in clear text."""
+"""nats-py's client, without its indefinite waits, its final close after an error, and its passwords in clear text."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 
 
 class _Transport(TcpTransport):
-    """A connection that can be given up at once, with what was not sent.
+    """A TCP connection that can be aborted, with what was not sent.
 
-    nats-py closes a connection after what waits to be sent is out, and waits until it is closed; a broker that hangs, or a host
-    that was switched off, never takes it.
+    nats-py closes a connection after it has sent everything and waits until it is closed. That never happens when the broker hangs
+    or its host was switched off.
     """
 
     def __init__(self) -> None:
@@ -42,52 +42,52 @@ class _Transport(TcpTransport):
 
 
 class ServiceClient(Client):
-    """A client that makes its connection anew, whatever became of the last one, until it is closed by its owner.
+    """A client that reconnects after every error until ``close`` is called.
 
-    nats-py closes a connection for good after an error of the protocol, and its only task that connects again may end or hang.
+    nats-py closes the connection for good after a protocol error, and its one task that reconnects can fail or hang.
 
     Attributes:
-        tried: When it last began to connect, in the event loop's time.
-        unanswered: When an attempt to connect was last known to have got no answer of a broker, in the same time.
+        last_attempt: Start of the last attempt to connect, in the event loop's time.
+        last_unanswered: Time of the last attempt that no broker has answered.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.tried = self.unanswered = 0.0
+        self.last_attempt = self.last_unanswered = 0.0
         self._link = _Transport()
         self._answered = True
         self._opened = False
-        self._leaving = False
+        self._closing = False
 
     async def connect(self, *args: Any, **options: Any) -> None:
-        """Connects, as nats-py does; from then on the connection is kept."""
+        """Connect as nats-py does; from then on reconnect after every error."""
         await super().connect(*args, **options)
         self._opened = True
 
     async def close(self) -> None:
-        """Closes the connection for good."""
-        self._leaving = True
+        """Close the connection for good."""
+        self._closing = True
         await super().close()
 
     def let_go(self) -> None:
-        """Ends the connection at once, with what was not sent."""
+        """End the connection immediately, with what was not sent."""
         self._link.abort()
 
-    def renew(self) -> None:
-        """Gives the present connection up, whatever state it is in, and makes a new one; subscriptions stay."""
+    def reconnect(self) -> None:
+        """Abort the connection, whatever its state, and connect again with the same subscriptions."""
         if self._reconnection_task is not None:
             self._reconnection_task.cancel()
         self._status = Client.RECONNECTING
         self._ps.reset()
-        self.tried = asyncio.get_running_loop().time()
+        self.last_attempt = asyncio.get_running_loop().time()
         self._reconnection_task = asyncio.create_task(self._attempt_reconnect())
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:
-        if self._leaving or not self._opened:
+        if self._closing or not self._opened:
             await super()._close(status, do_cbs)
         else:
-            log.warning("The connection to the broker has ended and is made anew: %s", self.last_error)
-            self.renew()
+            log.warning("The connection to the broker has ended, reconnecting: %s", self.last_error)
+            self.reconnect()
 
     async def _attempt_reconnect(self) -> None:
         self.let_go()
@@ -96,9 +96,9 @@ class ServiceClient(Client):
     async def _connect_to_server(self, s: Srv) -> None:
         now = asyncio.get_running_loop().time()
         if not self._answered:
-            self.unanswered = now
-        self.tried, self._answered = now, False
-        # An attempt that failed halfway leaves its connection and its readers behind, which would read from the next one.
+            self.last_unanswered = now
+        self.last_attempt, self._answered = now, False
+        # A failed attempt may leave its tasks behind, which would read from the next connection.
         for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
             if task is not None:
                 task.cancel()
@@ -108,7 +108,7 @@ class ServiceClient(Client):
         try:
             await self._link.connect(s.uri, buffer_size=DEFAULT_BUFFER_SIZE, connect_timeout=self.options["connect_timeout"])
         except (OSError, TimeoutError):
-            self.unanswered = asyncio.get_running_loop().time()
+            self.last_unanswered = asyncio.get_running_loop().time()
             raise
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:

@@ -1,19 +1,20 @@
-"""Who else does the same work: replicas find each other by their heartbeats and divide the keys among them.
+"""Replicas that do the same work find each other by their heartbeats and divide the keys.
 
-Nobody hands anything out, so nobody can fail to. Each replica counts who is alive and takes the share that its place among
-them gives it. While they disagree, for instance right after one has started or died, a key may be worked on twice or by nobody
-for a moment; the work must be idempotent, and found again by query.
+There is no coordinator that could fail. Each replica counts the living ones and takes the share that its position among them
+gives it. While they disagree, for instance right after a start or a crash, a key may be processed twice, or by none for a moment;
+the work must be idempotent, and found again by query.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+
+from complex_system.protocol.operations import Heartbeat
 
 BEATS_MISSED = 3
-"""After so many heartbeats that did not come, a replica counts as gone."""
+"""A replica counts as gone after so many missing heartbeats."""
 
 
 @dataclass(frozen=True)
@@ -28,44 +29,37 @@ ALL = Share(0, 1)
 
 
 class Replicas:
-    """The living replicas of one service that do the same work."""
+    """The living replicas of a service that do the same work."""
 
-    def __init__(
-        self, own: Mapping[str, Any], alike: tuple[str, ...], seconds: float, clock: Callable[[], float] = time.monotonic
-    ):
-        """Knows nobody but ourselves at first.
+    def __init__(self, own: Heartbeat, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start with this replica alone.
 
         Args:
-            own: Our own heartbeat; ``instance`` tells us from the others.
-            alike: Fields in which a heartbeat must equal ours for its sender to do the same work.
+            own: Our own heartbeat; another service, or another pipeline version, does other work.
             seconds: How long a replica is believed to live after a heartbeat.
             clock: Seconds that only grow.
         """
-        self._own = {name: own[name] for name in ("instance", *alike)}
-        self._alike = alike
+        self._own = own
         self._seconds = seconds
         self._clock = clock
         self._heard: dict[str, float] = {}
 
-    def hear(self, beat: Mapping[str, Any]) -> bool:
-        """Takes note of a heartbeat; returns whether it is another replica's that does our work."""
-        instance = beat.get("instance")
-        if (
-            not isinstance(instance, str)
-            or instance == self._own["instance"]
-            or any(beat.get(name) != self._own[name] for name in self._alike)
-        ):
+    def hear(self, beat: Heartbeat) -> bool:
+        """Take note of a heartbeat; return whether it is from another replica that does the same work."""
+        own = self._own
+        alike = (beat.service, beat.pipeline_version) == (own.service, own.pipeline_version)
+        if not alike or beat.instance == own.instance or not beat.instance:
             return False
-        if beat.get("state") == "stopped":
-            self._heard.pop(instance, None)
+        if beat.state == "stopped":
+            self._heard.pop(beat.instance, None)
         else:
-            self._heard[instance] = self._clock()
+            self._heard[beat.instance] = self._clock()
         return True
 
     @property
     def share(self) -> Share:
-        """Our share of the keys at this moment."""
+        """Return our share of the keys at this moment."""
         oldest = self._clock() - self._seconds
         self._heard = {instance: heard for instance, heard in self._heard.items() if heard >= oldest}
-        everybody = sorted([*self._heard, str(self._own["instance"])])
-        return Share(everybody.index(str(self._own["instance"])), len(everybody))
+        everybody = sorted([*self._heard, self._own.instance])
+        return Share(everybody.index(self._own.instance), len(everybody))

@@ -6,49 +6,56 @@ import asyncio
 import logging
 import os
 import re
+import resource
 import signal
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from fastiot.cli.constants import CONFIGURE_FILE_NAME
-from fastiot.core import FastIoTService, ReplySubject, Subject
+from fastiot.core import FastIoTService
 from fastiot.core.broker_connection import NatsBrokerSubscription
 from nats.errors import Error as NatsError
 
 from complex_system import __version__
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import ComplexSystemError, NobodyListensError, ReplyTimeoutError
+from complex_system.messaging.clients import ask
 from complex_system.messaging.connection import ServiceConnection
-from complex_system.messaging.errors import to_thing, value_of
-from complex_system.messaging.process import ProcessUsage
-from complex_system.messaging.subjects import SERVICE_HEARTBEAT, health_subject
+from complex_system.messaging.errors import to_thing
+from complex_system.messaging.subjects import event_subject, reply_subject
+from complex_system.protocol.base import Event, Request
+from complex_system.protocol.operations import SERVICE_HEARTBEAT, Heartbeat, State, health_request
 from complex_system.settings import Settings
 
 log = logging.getLogger(__name__)
 
-State = Literal["starting", "waiting", "ready", "working", "failing", "stopped"]
+Q = TypeVar("Q")
+R = TypeVar("R")
 T = TypeVar("T")
 
+_STATM = Path("/proc/self/statm")
+
 STOP_GRACE = 1.5
-"""Seconds that a request to a server gets to end when its service ends."""
+"""Seconds that pending work gets when the service ends."""
 
 
 class SystemService(FastIoTService):
     """A FastIoT service of this system.
 
     A subclass overrides :meth:`on_start` and :meth:`on_stop` and declares handlers with ``@answers`` and ``@hears``. Until
-    ``on_start`` has returned, the service is not subscribed to anything; its heartbeat says what it waits for.
+    ``on_start`` has returned, the service answers its health subject only; its heartbeat says what it waits for.
 
     Attributes:
         settings: The settings read at the start.
         dataset: The declared data set of the deployment.
         broker: The connection.
-        replica: What people call this replica; settings give it.
-        instance: Tells this process from every other one, also from one that was called the same before.
+        replica: Name of this replica, from the settings.
+        instance: Unique id of this process; it changes with a restart.
     """
 
     broker: ServiceConnection
@@ -66,17 +73,17 @@ class SystemService(FastIoTService):
         self.url = ""
         self._state: State = "starting"
         self._detail = ""
-        self._usage = ProcessUsage()
+        self._usage = _ProcessUsage()
         self._started = time.time()
 
     @classmethod
     def service_name(cls) -> str:
-        """snake_case name, as the service's package is called."""
+        """Return the snake_case name of the service, which is its package's name."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__.removesuffix("Service")).lower()
 
     @classmethod
     def main(cls, **kwargs: Any) -> None:
-        """Runs the service until SIGTERM or Ctrl-C; ``run.py`` calls it."""
+        """Run the service until SIGTERM or Ctrl-C; ``run.py`` calls this."""
         cls._try_setup_test_env()
         try:
             with asyncio.Runner(loop_factory=cls.new_event_loop) as runner:
@@ -95,106 +102,112 @@ class SystemService(FastIoTService):
         finally:
             await connection.close()
         if connection.lost.is_set():
-            raise NobodyListensError(connection.reason)
+            raise NobodyListensError(connection.lost_reason)
 
     # What a service overrides
 
     new_event_loop = staticmethod(asyncio.new_event_loop)
-    """Makes the loop that the process runs in."""
+    """Makes the event loop of the process."""
 
     async def on_start(self) -> None:
-        """Makes the service ready: opens stores, loads models. May wait for what it needs, see :meth:`set_state`."""
+        """Make the service ready: open stores, load models. May wait for what it needs, see :meth:`set_state`."""
 
     async def on_stop(self) -> None:
-        """Releases what ``on_start`` took."""
+        """Release what ``on_start`` took."""
 
     def initial_state(self) -> tuple[State, str]:
-        """State and detail once the service is subscribed to everything."""
+        """Return state and detail for the moment when all subscriptions exist."""
         return "ready", ""
 
     # What a service uses
 
     async def set_state(self, state: State, detail: str = "") -> None:
-        """Says how the service is; a change is announced at once. One that has stopped stays so."""
+        """Set the state of the service; a change is published immediately. ``stopped`` is final."""
         if (state, detail) != (self._state, self._detail) and self._state != "stopped":
             self._state, self._detail = state, detail
             level = logging.WARNING if state in ("failing", "waiting") else logging.INFO
             log.log(level, "%s%s", state, f": {detail}" if detail else "")
             await self._beat()
 
-    def health(self) -> dict[str, Any]:
-        """How the service is, as heartbeats and the health subject say it."""
-        return {
-            "service": self.service_name(),
-            "replica": self.replica,
-            "instance": self.instance,
-            "state": self._state,
-            "detail": self._detail,
-            "pid": os.getpid(),
-            "url": self.url,
-            "version": __version__,
-            "host": socket.gethostname(),
-            "started": self._started,
-            **self._usage.read(),
-        }
+    def health(self) -> Heartbeat:
+        """Return the state of the service for heartbeats and the health subject."""
+        cpu_percent, memory_megabytes = self._usage.read()
+        return Heartbeat(
+            service=self.service_name(),
+            replica=self.replica,
+            instance=self.instance,
+            state=self._state,
+            detail=self._detail,
+            pid=os.getpid(),
+            url=self.url,
+            version=__version__,
+            host=socket.gethostname(),
+            started=self._started,
+            cpu_percent=cpu_percent,
+            memory_megabytes=memory_megabytes,
+        )
 
-    async def ask(self, subject: ReplySubject, value: Any, seconds: float | None = None) -> Any:
-        """Sends a request and returns the reply's value; an error reply is raised as the error that it carries."""
-        thing = to_thing(value, type(self).__name__)
-        return value_of(await self.broker.request(subject, thing, seconds or self.settings.request_timeout))
+    async def ask(self, request: Request[Q, R], value: Q, seconds: float | None = None) -> R:
+        """Send a request and return the reply.
 
-    async def announce(self, subject: Subject, value: Any) -> None:
-        """Publishes an event. One that cannot be sent is logged and costs nothing else: nobody waits for an event."""
+        Raises:
+            ComplexSystemError: The error that an error reply carries.
+        """
+        return await ask(self.broker, type(self).__name__, request, value, seconds or self.settings.request_timeout)
+
+    async def announce(self, event: Event[T], message: T) -> None:
+        """Publish an event. A failure is logged and has no other effect, because nobody waits for an event."""
+        subject = event_subject(event) if isinstance(event, Event) else event
         try:
-            await self.broker.publish(subject, to_thing(value, type(self).__name__))
+            await self.broker.publish(subject, to_thing(message, type(self).__name__))
         except NatsError as error:
-            log.warning("An event on '%s' could not be sent: %s", subject.name, error)
+            log.warning("An event on '%s' could not be sent: %s", event.name, error)
 
     async def while_running(self, work: Awaitable[T], grace: float = STOP_GRACE) -> T:
-        """Waits for what may hang, for instance a call in a thread of ``complex_system.background``.
+        """Wait for work that may hang, for instance a call in a thread of ``complex_system.background``.
 
-        When the service ends it has ``grace`` seconds left; then the waiting task is cancelled, so that the service ends all the same.
+        When the service ends, the work has ``grace`` seconds left; then this task is cancelled, so that the service can end.
         """
-        at_work = asyncio.ensure_future(work)
+        task = asyncio.ensure_future(work)
         ended = asyncio.create_task(self._shutdown_event.wait())
         try:
-            await asyncio.wait({at_work, ended}, return_when=asyncio.FIRST_COMPLETED)
-            if not (await asyncio.wait({at_work}, timeout=grace))[0]:
+            await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not (await asyncio.wait({task}, timeout=grace))[0]:
                 raise asyncio.CancelledError
-            return at_work.result()
+            return task.result()
         finally:
             ended.cancel()
-            at_work.cancel()
+            task.cancel()
 
-    async def answerer(self, subject: ReplySubject, value: Any, seconds: float = 5.0) -> str:
-        """Who answers a subject at the moment: the sender that a reply names, as a class name; empty for nobody.
+    async def answerer(self, request: Request[Q, Any], value: Q, seconds: float = 5.0) -> str:
+        """Return the class name of the service that answers a subject at the moment; empty if there is none.
 
         Args:
-            subject: What is asked.
-            value: A request that changes nothing; an error is an answer, too.
-            seconds: How long to wait. Who listens and does not answer in time is called ``somebody``.
+            request: The subject.
+            value: A request that changes nothing; an error is an answer as well.
+            seconds: How long to wait. A listener that does not answer in time is returned as ``somebody``.
         """
         try:
-            reply = await self.broker.request(subject, to_thing(value, type(self).__name__), seconds)
+            reply = await self.broker.request(reply_subject(request), to_thing(value, type(self).__name__), seconds)
         except NobodyListensError:
             return ""
         except ReplyTimeoutError:
             return "somebody"
         return reply.machine or "somebody"
 
-    async def stop_answering(self, subject: ReplySubject) -> None:
-        """Gives a subject up; what was taken is still answered."""
-        given_up = [subscription for subscription in self._subs if subscription.subject == subject.name]
+    async def stop_answering(self, request: Request[Any, Any]) -> None:
+        """Unsubscribe from a subject; requests that have arrived are still answered."""
+        given_up = [subscription for subscription in self._subs if subscription.subject == request.name]
         self._subs = [subscription for subscription in self._subs if subscription not in given_up]
         await asyncio.gather(*(subscription.unsubscribe() for subscription in given_up))
 
     def every(self, seconds: float, turn: Callable[[], Awaitable[float | None]], longest_pause: float = 30.0) -> None:
-        """Runs ``turn`` again and again until the service ends; a turn that fails is logged and repeated with back-off.
+        """Repeat ``turn`` until the service ends; a failure is logged and retried with back-off.
 
         Args:
-            seconds: Pause after a turn. A turn may return its own pause instead.
-            turn: One round of work.
-            longest_pause: Most seconds until a turn that failed is repeated.
+            seconds: Pause between two turns. A turn may return its own pause instead.
+            turn: The work.
+            longest_pause: Maximum seconds until a failed turn is retried.
         """
 
         async def loop() -> None:
@@ -212,7 +225,7 @@ class SystemService(FastIoTService):
                     failures += 1
                     pause = min(0.5 * 2 ** min(failures, 10), longest_pause)
                     log.exception("%s failed; again in %.0f s", turn.__name__, pause)
-                # FastIoT reads a time-out of 0 as "for ever".
+                # FastIoT takes a timeout of 0 as "no timeout".
                 await self.wait_for_shutdown(max(pause, 0.001))
 
         self.run_task(loop())
@@ -223,9 +236,9 @@ class SystemService(FastIoTService):
         loop = asyncio.get_running_loop()
         for sign in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sign, self._shutdown_event.set)
-        # Replicas share the first name; under the second one each host's own is asked, for instance by a container's health check.
+        # All replicas answer on the first name; the second one reaches the replica of a host, for instance from a health check.
         for name in (self.service_name(), f"{self.service_name()}.{socket.gethostname()}"):
-            self._subs.append(await self.broker.subscribe_reply_cb(health_subject(name), self._answer_health))
+            self._subs.append(await self.broker.subscribe_reply_cb(reply_subject(health_request(name)), self._answer_health))
         self.every(self.settings.heartbeat_interval, self._beat)
         self.run_task(self._end_when_lost())
         started = asyncio.create_task(self.on_start())
@@ -239,14 +252,14 @@ class SystemService(FastIoTService):
             await asyncio.gather(started, return_exceptions=True)
 
     async def _start_annotated_loops(self) -> None:
-        # Called by FastIoT when the annotated subscriptions stand: now the service can be asked.
+        # FastIoT calls this when the annotated subscriptions exist.
         await super()._start_annotated_loops()
         await self.broker.settle()
         if self._state in ("starting", "waiting"):
             await self.set_state(*self.initial_state())
 
     async def _stop_subs(self) -> None:
-        # All at once: what each has taken is answered while the others do the same.
+        # Concurrently, so that all of them answer their pending requests at the same time.
         await asyncio.gather(*(subscription.unsubscribe() for subscription in self._subs))
         self._subs.clear()
 
@@ -255,7 +268,7 @@ class SystemService(FastIoTService):
         try:
             await self.on_stop()
         finally:
-            # Who watches shall know that nobody needs to look after this one.
+            # Tells monitoring and the supervisor that this end is intended.
             self._state, self._detail = "stopped", ""
             await self._beat()
 
@@ -265,8 +278,8 @@ class SystemService(FastIoTService):
         except asyncio.CancelledError:
             if self._shutdown_event.is_set():
                 raise
-            # FastIoT lets such a task end unseen, and the service would go on without it.
-            await self.request_shutdown("A task was cancelled that nobody asked to end")
+            # FastIoT ignores this, and the service would continue without the task.
+            await self.request_shutdown("A task of the service was cancelled unexpectedly")
 
     async def _end_when_lost(self) -> None:
         lost, ended = asyncio.create_task(self.broker.lost.wait()), asyncio.create_task(self._shutdown_event.wait())
@@ -277,7 +290,7 @@ class SystemService(FastIoTService):
 
     @staticmethod
     def _try_setup_test_env() -> None:
-        """FastIoT's environment of a service that is started by hand: a deployment's, under what is set already."""
+        """Set up FastIoT's environment for a service started by hand; variables that are set already keep their values."""
         explicit = dict(os.environ)
         if any((folder / CONFIGURE_FILE_NAME).is_file() for folder in (Path.cwd(), *Path.cwd().parents)):
             FastIoTService._try_setup_test_env()
@@ -288,3 +301,33 @@ class SystemService(FastIoTService):
 
     async def _answer_health(self, _: Any) -> Any:
         return to_thing(self.health(), type(self).__name__)
+
+
+class _ProcessUsage:
+    """CPU and resident memory of this process, including its threads; needs no package, because every service has heartbeats."""
+
+    def __init__(self) -> None:
+        self._used, self._looked = _cpu_seconds(), time.monotonic()
+        self._percent = 0.0
+
+    def read(self) -> tuple[float, float]:
+        """Return CPU in percent (100 is one busy core; mean since a call at least a second ago) and megabytes of memory."""
+        used, now = _cpu_seconds(), time.monotonic()
+        if now - self._looked >= 1.0:
+            self._percent = 100.0 * (used - self._used) / (now - self._looked)
+            self._used, self._looked = used, now
+        return round(self._percent, 1), round(_resident() / 1e6, 1)
+
+
+def _cpu_seconds() -> float:
+    times = os.times()
+    return times.user + times.system
+
+
+def _resident() -> float:
+    """Return bytes of resident memory; the peak where the system does not tell the current value."""
+    try:
+        return float(int(_STATM.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+    except (OSError, ValueError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return float(peak if sys.platform == "darwin" else peak * 1024)

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 
 from complex_system.domain.dataset import ID
+from complex_system.domain.keys import key_at
 
 PERIOD = 300.0
 """Seconds over which rejections are counted."""
@@ -53,8 +54,7 @@ class RecordFlow:
     def look_from(self, at: float) -> str:
         """The key after which rejections are to be looked for: the sources make keys that rise with time (UUID version 7)."""
         since = max(self._began, at - PERIOD - _OVERLAP)
-        stamp = f"{int(since * 1000):012x}"
-        return f"{stamp[:8]}-{stamp[8:]}-7000-8000-000000000000"
+        return key_at(since)
 
     def rates(self) -> dict[str, float]:
         """Records a second by kind over the last minute; empty before two counts are there."""

@@ -11,9 +11,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from complex_system.errors import TrackingRefusedError
-from complex_system.tracking.connection import load_mlflow, open_client, translated
-from complex_system.tracking.experiments import experiment_id
-from complex_system.tracking.names import metric_name
+from complex_system.tracking.connection import experiment_id, load_mlflow, metric_name, open_client, translated
 
 MOST_WAITING = 2000
 """Points that wait while MLflow is away; then the oldest are forgotten."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import secrets
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request, Response
 
+from complex_system.errors import UnauthorizedError
+from complex_system.http.auth import ApiKey
 from complex_system.monitoring import period_views, prometheus, views
 from complex_system.monitoring.monitor import Monitor
 
@@ -28,23 +29,20 @@ def make_app(monitor: Monitor, api_key: str = "", ready: Callable[[], bool] = la
 
     Args:
         monitor: What is shown. It belongs to the event loop, so views are made there; they take milliseconds.
-        api_key: What clients of ``/api`` must send as ``X-API-Key``; empty for none.
+        api_key: What clients of ``/api`` must send (:class:`ApiKey`); empty for none.
         ready: What ``/health`` says.
     """
     app = FastAPI(title="Monitoring", docs_url=None, redoc_url=None, openapi_url=None)
 
-    def guarded(request: Request) -> Response | None:
-        if api_key and not secrets.compare_digest(request.headers.get("x-api-key", "").encode(), api_key.encode()):
-            return _error(401, "unauthorized", "The API key is missing or wrong; send it as the header X-API-Key.")
-        return None
+    key = ApiKey(api_key)
 
     def add(path: str, view: Callable[[Request], Any]) -> None:
         async def endpoint(request: Request) -> Response:
-            refusal = guarded(request)
-            if refusal is not None:
-                return refusal
             try:
+                key.require(request.headers)
                 content = view(request)
+            except UnauthorizedError as error:
+                return _error(401, error.code, error.message)
             except ValueError as error:
                 return _error(400, "invalid_request", str(error))
             return Response(await asyncio.to_thread(msgspec.json.encode, content), media_type="application/json")

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from complex_system.domain.number_steps import Arithmetic, BoxCox, Clip, Interval, Log, Product, Ratio, Scale, Standardise
+from complex_system.domain.steps import Arithmetic, BoxCox, Clip, Interval, Log, Product, Ratio, Scale, Standardise
 
 Number = Any
 """A float, an array or an expression of floats."""

@@ -20,9 +20,8 @@ from typing_extensions import override
 from complex_system.domain.columns import Column
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.datetimes import TimeFormat
-from complex_system.domain.number_steps import Impute
 from complex_system.domain.records import Record
-from complex_system.domain.steps import DateParts, Drop, MultiHot, OneHot, Shares, inputs_of
+from complex_system.domain.steps import DateParts, Impute, MultiHot, OneHot, Shares
 from complex_system.pipeline.expressions import date_parts, shares
 from complex_system.pipeline.raw_columns import RawColumns
 
@@ -248,9 +247,7 @@ def checks(dataset: Dataset) -> list[Check]:
     made: dict[str, Check] = {}
     imputed = {step.column for step in dataset.pipeline if isinstance(step, Impute)}
     for step in dataset.pipeline:
-        if isinstance(step, Drop):
-            continue
-        for name in inputs_of(step):
+        for name in step.inputs:
             column = dataset.by_name.get(name)
             if column is None or (name in made and not isinstance(step, OneHot)):
                 continue

@@ -11,8 +11,7 @@ import polars as pl
 from complex_system.domain.columns import Column
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.datetimes import DAYS_BEFORE, FIRST_OF_1900, TimeFormat
-from complex_system.domain.number_steps import Arithmetic, Impute, Interval
-from complex_system.domain.steps import Bins, DateParts, Drop, MultiHot, OneHot, Shares, Step, intervals
+from complex_system.domain.steps import Arithmetic, Bins, DateParts, Drop, Impute, Interval, MultiHot, OneHot, Shares, Step
 from complex_system.pipeline.arithmetic import for_columns
 
 _TYPES: dict[str, Any] = {
@@ -31,7 +30,7 @@ def frame_type(column: Column) -> Any:
 
 def feature_expressions(dataset: Dataset) -> dict[str, pl.Expr]:
     """The features by name, as expressions over raw columns that passed the checks."""
-    known, _ = intervals(dataset.pipeline, dataset.by_name)
+    known = dataset.intervals
     results: dict[str, pl.Expr] = {}
     made: dict[str, pl.Expr] = {}
     for step in dataset.pipeline:

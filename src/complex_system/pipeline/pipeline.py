@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.records import MAX_FAULTS, Record, sentence
+from complex_system.domain.records import MAX_FAULTS, Record, faults_message
 from complex_system.errors import InvalidRecordError, InvalidRequestError
 from complex_system.pipeline.arrays import ArraySteps
 from complex_system.pipeline.checks import checks
@@ -195,7 +195,7 @@ class Pipeline:
             if len(faults) >= MAX_FAULTS:
                 break
         if faults:
-            raise InvalidRecordError(sentence(faults[:MAX_FAULTS]), faults[:MAX_FAULTS])
+            raise InvalidRecordError(faults_message(faults[:MAX_FAULTS]), faults[:MAX_FAULTS])
 
     def _reason(self, record: Record) -> str:
         found = ((check.field, check.problem_in(record)) for check in self._checks)

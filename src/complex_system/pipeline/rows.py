@@ -16,9 +16,20 @@ import numpy.typing as npt
 from complex_system.domain.columns import Column
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.datetimes import TimeFormat
-from complex_system.domain.number_steps import Arithmetic, Impute, Interval, Scale
 from complex_system.domain.records import Record
-from complex_system.domain.steps import Bins, DateParts, Drop, MultiHot, OneHot, Shares, Step, intervals
+from complex_system.domain.steps import (
+    Arithmetic,
+    Bins,
+    DateParts,
+    Drop,
+    Impute,
+    Interval,
+    MultiHot,
+    OneHot,
+    Scale,
+    Shares,
+    Step,
+)
 from complex_system.pipeline.arithmetic import for_numbers
 
 _Fill = Callable[[Record, list[float]], None]
@@ -33,7 +44,7 @@ class RowSteps:
         self._dataset = dataset
         places = {name: place for place, name in enumerate(dataset.feature_names)}
         self._width = len(places)
-        known, _ = intervals(dataset.pipeline, dataset.by_name)
+        known = dataset.intervals
         results: dict[str, _Number] = {}
         fills = [
             _fill(step, dataset, [places[name] for name in dataset.features_of(step)], results, known)

@@ -8,7 +8,7 @@ from itertools import chain
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.datetimes import TimeFormat
-from complex_system.domain.records import MAX_KEY, repeated
+from complex_system.domain.keys import MAX_KEY, repeated_key
 from complex_system.errors import SourceFileError
 from complex_system.sources.replay import ReplayFile, Row
 
@@ -96,7 +96,7 @@ class Replay:
 def _repeated(row: Row, number: int) -> Row:
     if number == 1 or row.fault:
         return row
-    key = repeated(row.record[ID], number)
+    key = repeated_key(row.record[ID], number)
     if len(key) > MAX_KEY:
         return Row(row.number, {}, f"the key '{key}' of its repetition would have more than {MAX_KEY} characters")
     return Row(row.number, {**row.record, ID: key})

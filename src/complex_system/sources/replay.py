@@ -14,18 +14,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import polars as pl
 
 from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.keys import row_key
 from complex_system.domain.records import Record, raw_check
 from complex_system.errors import InvalidRecordError, SourceFileError
 from complex_system.sources.dialect import too_long
 from complex_system.sources.packed import kind_of_file
 from complex_system.sources.tables import CHUNK_ROWS, Table, table_at
 
-ROW_BITS = 62
 _MOST_HINTS = 5
 
 
@@ -101,7 +100,7 @@ class ReplayFile:
         key = value.pop(self._key, None)
         if self._dataset.id and isinstance(key, int):
             key = str(key)
-        value[ID] = key_of(self._digest, number) if key is None else key
+        value[ID] = row_key(self._digest, number) if key is None else key
         try:
             (record,) = self._check([value])
         except InvalidRecordError as error:
@@ -137,16 +136,6 @@ class ReplayFile:
 def reason(fault: dict[str, Any]) -> str:
     """A fault of a record in words, without its place."""
     return (f"field '{fault['field']}': " if fault.get("field") else "") + str(fault["problem"])
-
-
-def key_of(digest: bytes, row: int) -> str:
-    """The key of a row: a UUID of version 8 (RFC 9562) of 60 bits of the file's digest, then the row's number.
-
-    Keys of one file rise with the row, so pages by key follow the order of the file.
-    """
-    file = int.from_bytes(digest[:8], "big") >> 4
-    bits = (file >> 12) << 80 | 0x8 << 76 | (file & 0xFFF) << 64 | 0b10 << ROW_BITS | row
-    return str(UUID(int=bits))
 
 
 def _same_column(name: str, declared: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ import polars as pl
 from typing_extensions import override
 
 from complex_system.domain.columns import Column
-from complex_system.domain.types import kind_of
+from complex_system.domain.types import column_type
 from complex_system.errors import SourceFileError
 from complex_system.sources.dialect import Dialect, as_utf8, dialect_of
 from complex_system.sources.packed import is_packed, unpacked
@@ -110,7 +110,7 @@ class FrameTable(Table):
         return frame
 
     def _values(self, series: pl.Series, column: Column | None) -> list[Any]:
-        wanted_list = column is not None and kind_of(column).is_list
+        wanted_list = column is not None and column_type(column).is_list
         if (series.dtype.is_nested() and not wanted_list) or series.dtype in (pl.Binary, pl.Object):
             raise SourceFileError(
                 f"The file {self.shown} has the column '{series.name}' of type {series.dtype}, which holds no numbers or texts."

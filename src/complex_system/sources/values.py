@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from complex_system.domain.columns import Column
-from complex_system.domain.types import kind_of
+from complex_system.domain.types import column_type
 
 MISSING = frozenset(
     {"", "-", "--", "NA", "N/A", "n/a", "#N/A", "#NV", "NaN", "nan", "NAN", "null", "NULL", "None", "none", "k.A.", "k. A."}
@@ -113,7 +113,7 @@ def values(series: pl.Series, column: Column | None, *, decimal_commas: bool = F
         ]
     if kind == "boolean":
         return [text if text is None else _flag(text) for text in found]
-    if column and kind_of(column).is_list:
+    if column and column_type(column).is_list:
         shares = kind == "list of shares"
         return [text if text is None else entries(text, shares=shares, decimal_commas=decimal_commas) for text in found]
     return found

@@ -20,7 +20,7 @@ class TrainingResult:
 
     Attributes:
         round: Id of the training round.
-        twin: The checked ONNX twin.
+        onnx_model: The checked ONNX model.
         validation: Scores on the validation part.
         started_at: When the fit began, UTC.
         trained_at: When it ended, UTC.
@@ -35,7 +35,7 @@ class TrainingResult:
     dataset: Dataset
     data: TrainingData
     model: TrainedModel
-    twin: bytes
+    onnx_model: bytes
     validation: Scores
     started_at: datetime
     trained_at: datetime
@@ -49,7 +49,7 @@ class TrainingResult:
         return {"train": len(self.data.train), "validation": len(self.data.validation)}
 
     def metadata(self, model: str, run_id: str) -> dict[str, Any]:
-        """What ``metadata.json`` says beside a twin.
+        """What ``metadata.json`` says beside the ONNX model.
 
         Args:
             model: Name under which the model is registered or kept.
@@ -68,7 +68,7 @@ class TrainingResult:
             "run_id": run_id,
             "validation": self.validation.as_dict(),
             "samples": self.samples,
-            "sha256": hashlib.sha256(self.twin).hexdigest(),
+            "sha256": hashlib.sha256(self.onnx_model).hexdigest(),
             "declaration": self.dataset.as_content(),
             **({"cross_validation": self.cross_validation.as_dict()} if self.cross_validation else {}),
         }

@@ -6,8 +6,10 @@ threads.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import posixpath
 import re
 import sys
 import threading
@@ -27,7 +29,9 @@ _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-
+_LONGEST_NAME = 250
+"""Characters of a metric's name."""
+_REFUSED = re.compile(r"[^/\w.\- :]+")
 
 _importing = threading.Lock()
 _loaded: list[Any] = []
@@ -137,3 +141,35 @@ def _is_final(error: Exception) -> bool:
         "RESOURCE_DOES_NOT_EXIST",
         "PERMISSION_DENIED",
     )
+
+
+def experiment_id(client: Any, name: str) -> str:
+    """Id of an experiment, which is made when it is missing; two services may do so at once."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            return str(client.create_experiment(name))
+        except Exception as error:
+            if not is_refusal(error, "RESOURCE_ALREADY_EXISTS"):
+                raise
+            experiment = client.get_experiment_by_name(name)
+    return str(experiment.experiment_id)
+
+
+def metric_name(name: str) -> str:
+    """The name under which a metric is logged.
+
+    MLflow takes letters of any alphabet, digits, ``_ - . : /`` and blanks, and no name that a path would be read otherwise. A name
+    that it takes stays as it is. In another, what it refuses becomes ``_``, and 6 hex digits of a hash keep names apart which would
+    then be alike: ``data/psi/Temp. [°C]`` is ``data/psi/Temp. _C_-86864a``.
+
+    Args:
+        name: Made by this software out of words with ``/`` between them and, at its end, a column's name.
+    """
+    made = _REFUSED.sub("_", name)
+    path = posixpath.normpath(made)
+    if made == name and path == name and len(name) <= _LONGEST_NAME and not path.startswith(("/", "..")) and path != ".":
+        return name
+    if path != made:
+        made = "/".join(part if part.strip(".") else "_" for part in made.split("/"))
+    return f"{made[: _LONGEST_NAME - 7]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"

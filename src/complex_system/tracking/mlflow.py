@@ -14,10 +14,9 @@ from typing_extensions import override
 
 from complex_system.errors import TrackingRefusedError, TrackingUnavailableError
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
-from complex_system.tracking.connection import is_refusal, load_mlflow, open_client, run_url, translated
-from complex_system.tracking.experiments import experiment_id
+from complex_system.tracking.connection import experiment_id, is_refusal, load_mlflow, open_client, run_url, translated
 from complex_system.tracking.flavors import log_native
-from complex_system.tracking.registry import PREFIX, REFERENCE_FILE, REFERENCE_FOLDER, TWIN_FOLDER, TWIN_METADATA, TWIN_MODEL
+from complex_system.tracking.registry import ONNX_FILE, ONNX_FOLDER, ONNX_METADATA, PREFIX, REFERENCE_FILE, REFERENCE_FOLDER
 
 BATCH = 1000
 """Metrics that MLflow takes in one request."""
@@ -69,7 +68,7 @@ class MlflowTracker(Tracker):
             if begun.native is None:  # before the metrics: MLflow would ask for the history of each of them
                 begun.native = self._log_native(begun.run_id, result)
             self._log_run(client, begun, result)
-            self._log_twin(client, begun.run_id, result, name)
+            self._log_onnx_model(client, begun.run_id, result, name)
             _log_reference(client, begun.run_id, result)
             version = self._version_of(client, begun, result, name)
             client.set_terminated(begun.run_id, "FINISHED")
@@ -111,12 +110,12 @@ class MlflowTracker(Tracker):
             tag = InputTag("mlflow.data.context", "training" if part == "train" else part)
             log_data(client, run_id, DatasetInput(_dataset(result, part), [tag]))
 
-    def _log_twin(self, client: Any, run_id: str, result: TrainingResult, name: str) -> None:
+    def _log_onnx_model(self, client: Any, run_id: str, result: TrainingResult, name: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / TWIN_MODEL).write_bytes(result.twin)
+            (Path(folder) / ONNX_FILE).write_bytes(result.onnx_model)
             metadata = json.dumps(result.metadata(name, run_id), indent=2)
-            (Path(folder) / TWIN_METADATA).write_text(metadata, encoding="utf-8")
-            client.log_artifacts(run_id, folder, TWIN_FOLDER)
+            (Path(folder) / ONNX_METADATA).write_text(metadata, encoding="utf-8")
+            client.log_artifacts(run_id, folder, ONNX_FOLDER)
 
     def _log_native(self, run_id: str, result: TrainingResult) -> Any:
         mlflow = load_mlflow()
@@ -134,7 +133,7 @@ class MlflowTracker(Tracker):
         except Exception as error:
             if not is_refusal(error, "RESOURCE_ALREADY_EXISTS"):
                 raise
-        tags = {**_tags(result), "twin": TWIN_FOLDER, PREFIX: self._prefix}
+        tags = {**_tags(result), "twin": ONNX_FOLDER, PREFIX: self._prefix}
         native = begun.native
         version = client.create_model_version(name, native.model_uri, begun.run_id, tags=tags, model_id=native.model_id)
         return str(version.version)

@@ -26,10 +26,10 @@ CHAMPION_SINCE = "champion_since"
 """Version tag: ISO time (UTC, microseconds) since when the version is or was the champion."""
 PREFIX = "prefix"
 """Version tag: the prefix that the model was registered under."""
-TWIN_FOLDER = "twin"
+ONNX_FOLDER = "twin"
 """Artifact folder of a run that holds the twin."""
-TWIN_MODEL = "model.onnx"
-TWIN_METADATA = "metadata.json"
+ONNX_FILE = "model.onnx"
+ONNX_METADATA = "metadata.json"
 MOST_VERSIONS = 200
 """Versions of a model that are listed, the newest."""
 REFERENCE_FOLDER = "reference"
@@ -139,13 +139,13 @@ class ModelRegistry:
             )
         return [str(each.version) for each in reversed(found)]
 
-    def has_twin(self, ref: ModelVersionRef) -> bool:
+    def has_onnx_model(self, ref: ModelVersionRef) -> bool:
         """Whether the run of a version holds a twin."""
         if not ref.run_id:
             return False
         client = self._client
         with translated(self._uri, "looking for a model's twin"):
-            return bool(client.list_artifacts(ref.run_id, TWIN_FOLDER))
+            return bool(client.list_artifacts(ref.run_id, ONNX_FOLDER))
 
     def load_flavor(self, ref: ModelVersionRef) -> Any:
         """The version as MLflow's ``PyFuncModel``; its own code and pickles run in this process.
@@ -204,7 +204,7 @@ class ModelRegistry:
                     raise NoModelError(f"MLflow knows no version {version} of a model '{name}'.") from error
                 raise
 
-    def load_twin(self, ref: ModelVersionRef) -> tuple[bytes, dict[str, Any]]:
+    def load_onnx_model(self, ref: ModelVersionRef) -> tuple[bytes, dict[str, Any]]:
         """The ONNX twin of a version and its metadata, checked against the digest there.
 
         Raises:
@@ -213,12 +213,12 @@ class ModelRegistry:
         client = self._client
         what = f"The twin of {ref.model} version {ref.version}"
         with tempfile.TemporaryDirectory() as folder, translated(self._uri, "loading a model's twin"):
-            names = {Path(artifact.path).name for artifact in client.list_artifacts(ref.run_id, TWIN_FOLDER)}
-            if not {TWIN_MODEL, TWIN_METADATA} <= names:
+            names = {Path(artifact.path).name for artifact in client.list_artifacts(ref.run_id, ONNX_FOLDER)}
+            if not {ONNX_FILE, ONNX_METADATA} <= names:
                 raise ModelRefusedError(f"{what} is missing in run {ref.run_id}.")
             onnx, text = (
-                Path(client.download_artifacts(ref.run_id, f"{TWIN_FOLDER}/{name}", folder)).read_bytes()
-                for name in (TWIN_MODEL, TWIN_METADATA)
+                Path(client.download_artifacts(ref.run_id, f"{ONNX_FOLDER}/{name}", folder)).read_bytes()
+                for name in (ONNX_FILE, ONNX_METADATA)
             )
         try:
             metadata = json.loads(text)

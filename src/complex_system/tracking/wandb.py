@@ -22,7 +22,7 @@ ARTIFACT_TYPE = "pytorch-regression-model"
 LATEST = "latest"
 """W&B's alias of the newest version."""
 STATE_FILE = "model.pt"
-TWIN_FILE = "model.onnx"
+ONNX_FILE = "model.onnx"
 
 
 def artifact_folder(wandb_dir: str) -> Path:
@@ -79,7 +79,7 @@ class WandbTracker(Tracker):
     @override
     def log(self, result: TrainingResult) -> LoggedModel:
         if result.round not in self._done:  # a repeated attempt is about the following tracker only
-            files = {STATE_FILE: self._state_of(result.model), TWIN_FILE: result.twin}
+            files = {STATE_FILE: self._state_of(result.model), ONNX_FILE: result.onnx_model}
             run_id = self._log_run(result, files) if self._mode != "disabled" else ""
             self._store.write(files, result.metadata(ARTIFACT, run_id))
             self._done.add(result.round)

@@ -11,13 +11,6 @@ import numpy as np
 
 from complex_system.training.data import Matrix, TrainingData
 
-TWIN_INPUT = "features"
-"""Name of an ONNX twin's input: float32 of shape (n, features), columns in the order of ``Dataset.feature_names``."""
-TWIN_OUTPUT = "prediction"
-"""Name of an ONNX twin's output: float32 of shape (n, 1), in the target's own unit."""
-TWIN_TOLERANCE = 1e-3
-"""Largest difference between native model and twin, relative to max(1, |prediction|), at which a twin is accepted."""
-
 
 @dataclass(frozen=True)
 class Progress:
@@ -79,7 +72,7 @@ class TrainedModel(ABC):
 
     @abstractmethod
     def to_onnx(self) -> bytes:
-        """The model as ONNX with ``TWIN_INPUT`` and ``TWIN_OUTPUT``, batch size free."""
+        """The model as ONNX with ``ONNX_INPUT`` and ``ONNX_OUTPUT``, batch size free."""
 
 
 class Trainer(ABC):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.records import original_of
+from complex_system.domain.keys import original_key
 from complex_system.training.base import Scores
 from complex_system.training.data import MIN_SAMPLES, Matrix, Samples
 
@@ -162,9 +162,9 @@ def fold_numbers(keys: Sequence[str], folds: int, repeat: int) -> npt.NDArray[np
     """The fold of every record: equal parts of the records in the order of a hash of their keys.
 
     They depend on nothing but the keys, so every trainer has the same ones. A record that a source has sent again under another
-    key (``domain.records.repeated``) is in the fold of the first one, else its twin would be among the training records.
+    key (``domain.records.repeated``) is in the fold of the first one, else its copy would be among the training records.
     """
-    originals = [original_of(key) for key in keys]
+    originals = [original_key(key) for key in keys]
     ranks = {key: rank for rank, key in enumerate(_shuffled(set(originals), f"fold {repeat}"))}
     return np.array([ranks[key] * folds // len(ranks) for key in originals])
 
@@ -210,7 +210,7 @@ def cross_validate(
 def _divided(records: Keyed, outside: npt.NDArray[np.bool_], salt: str) -> tuple[Samples, Samples]:
     """What lies outside a fold, as training and validation samples."""
     places = np.flatnonzero(outside)
-    originals = [original_of(records.keys[place]) for place in places]
+    originals = [original_key(records.keys[place]) for place in places]
     order = _shuffled(set(originals), salt)
     held_back = set(order[: max(round(_VALIDATION_SHARE * len(order)), min(MIN_SAMPLES, len(order) // 3))])
     validation = np.array([key in held_back for key in originals])

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.records import original_of
+from complex_system.domain.keys import original_key
 from complex_system.errors import NotEnoughDataError
 
 Matrix = npt.NDArray[np.float32]
@@ -33,7 +33,7 @@ def parts_of(ids: Iterable[str]) -> npt.NDArray[np.int8]:
 
     A record that was sent again under another key (``domain.records.repeated``) is in the part of the first one.
     """
-    buckets = np.fromiter((zlib.crc32(original_of(key).encode()) % 100 for key in ids), dtype=np.int8)
+    buckets = np.fromiter((zlib.crc32(original_key(key).encode()) % 100 for key in ids), dtype=np.int8)
     return np.where(buckets < 70, 0, np.where(buckets < 85, 1, 2)).astype(np.int8)
 
 

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from complex_system.training.base import Progress, ProgressCallback, TrainedModel, Trainer
 from complex_system.training.data import Matrix, TrainingData
-from complex_system.training.onnx import with_twin_names
+from complex_system.training.onnx import with_declared_names
 
 EARLY_STOPPING_ROUNDS = 30
 MOST_LEAVES = 10
@@ -54,7 +54,7 @@ class LightGBMModel(TrainedModel):
         width = len(self.feature_names)
         booster = lgb.Booster(model_str=in_single_precision(self.native.model_to_string()))
         model = onnxmltools.convert_lightgbm(booster, initial_types=[("features", FloatTensorType([None, width]))])
-        return with_twin_names(model)
+        return with_declared_names(model)
 
 
 class LightGBMTrainer(Trainer):

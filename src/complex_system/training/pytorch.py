@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from complex_system.training.base import TWIN_INPUT, TWIN_OUTPUT, ProgressCallback, TrainedModel, Trainer
+from complex_system.training.base import ProgressCallback, TrainedModel, Trainer
 from complex_system.training.data import Matrix, Samples, TrainingData
 from complex_system.training.network import AVERAGING, Scaling, averaging_at, train_epochs
-from complex_system.training.onnx import BATCH
+from complex_system.training.onnx import BATCH, ONNX_INPUT, ONNX_OUTPUT
 
 HIDDEN = 10
 WEIGHT_DECAY = 2e-3
@@ -72,13 +72,13 @@ class PyTorchModel(TrainedModel):
     def to_onnx(self) -> bytes:
         # The newer exporter ("dynamo") takes 11 s for this network, the older one 0.6 s, with the same graph in the end.
         target = io.BytesIO()
-        axes = {TWIN_INPUT: {0: BATCH}, TWIN_OUTPUT: {0: BATCH}}
+        axes = {ONNX_INPUT: {0: BATCH}, ONNX_OUTPUT: {0: BATCH}}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 self.native, (torch.zeros(2, len(self.feature_names)),), target,  # type: ignore[arg-type]  # the older one takes a file
                 dynamo=False,
-                input_names=[TWIN_INPUT], output_names=[TWIN_OUTPUT], dynamic_axes=axes,
+                input_names=[ONNX_INPUT], output_names=[ONNX_OUTPUT], dynamic_axes=axes,
             )  # fmt: skip
         return target.getvalue()
 

@@ -20,7 +20,7 @@ from typing_extensions import override
 from complex_system.training.base import ProgressCallback, TrainedModel, Trainer
 from complex_system.training.data import Matrix, Samples, TrainingData
 from complex_system.training.network import AVERAGING, Scaling, train_epochs
-from complex_system.training.onnx import with_twin_names
+from complex_system.training.onnx import with_declared_names
 
 HIDDEN = 64
 L2 = 2e-3
@@ -47,7 +47,7 @@ class TensorFlowModel(TrainedModel):
             warnings.simplefilter("ignore")
             path = Path(folder) / "model.onnx"
             self.native.export(str(path), format="onnx", verbose=False)
-            return with_twin_names(onnx.load(str(path)))
+            return with_declared_names(onnx.load(str(path)))
 
 
 class TensorFlowTrainer(Trainer):

@@ -8,21 +8,24 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import polars as pl
 import pyarrow as pa
 from fastiot.msg import Thing
 from typing_extensions import override
 
+from complex_system.domain.dataset import ID
 from complex_system.domain.pages import Page, processed_schema
 from complex_system.domain.records import Record, raw_check
 from complex_system.errors import ComplexSystemError, NobodyListensError
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.messaging.errors import value_of
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.replicas import BEATS_MISSED, Replicas
 from complex_system.messaging.service import SystemService
-from complex_system.messaging.subjects import DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT, SERVICE_HEARTBEAT
+from complex_system.messaging.subjects import PROCESS_RAW, event_subject
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.database import Rejection
+from complex_system.protocol.operations import SERVICE_HEARTBEAT, Heartbeat
 
 log = logging.getLogger(__name__)
 
@@ -57,23 +60,23 @@ class DataProcessingService(SystemService):
         self._schema = processed_schema(self.dataset)
         self._database = DatabaseClient(self)
         lasting = BEATS_MISSED * self.settings.heartbeat_interval
-        self._replicas = Replicas(self.health(), ("service", "pipeline_version"), lasting)
+        self._replicas = Replicas(self.health(), lasting)
         self._share = self._replicas.share
         self._rows = self.settings.processing_batch
 
     @override
-    def health(self) -> dict[str, Any]:
-        return {**super().health(), "pipeline_version": self.dataset.version}
+    def health(self) -> Heartbeat:
+        return msgspec.structs.replace(super().health(), pipeline_version=self.dataset.version)
 
     @override
     async def on_start(self) -> None:
-        self._subs.append(await self.broker.subscribe(SERVICE_HEARTBEAT, self._hear))
+        self._subs.append(await self.broker.subscribe(event_subject(SERVICE_HEARTBEAT), self._hear))
         await self.broker.settle()
         await self._beat()  # says that we are starting, which the others answer
         await self.wait_for_shutdown(_MEETING)
         self.every(self.settings.processing_interval, self.process_new_records, _LONGEST_PAUSE)
 
-    @answers(DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT)
+    @answers(PROCESS_RAW)
     async def process_raw(self, value: Any) -> list[Record]:
         """Raw records to processed ones, in the same order; a record without a key keeps None as its key."""
         return await asyncio.to_thread(lambda: self._pipeline.process(self._check(value)).to_dicts())
@@ -131,9 +134,9 @@ class DataProcessingService(SystemService):
         return asyncio.create_task(self._database.unprocessed(version, limit, after, share))
 
     async def _hear(self, thing: Thing) -> None:
-        beat = value_of(thing)
-        starting = isinstance(beat, dict) and self._replicas.hear(beat) and beat.get("state") == "starting"
-        if starting and self.health()["state"] != "starting":  # two that start would greet each other without an end
+        beat = SERVICE_HEARTBEAT.decode(thing.value)
+        # Two that start would greet each other without an end.
+        if self._replicas.hear(beat) and beat.state == "starting" and self.health().state != "starting":
             await self._beat()
 
     def _fit(self, seconds: float, *, grow: bool = True) -> None:
@@ -161,4 +164,5 @@ class DataProcessingService(SystemService):
 
     async def _reject(self, rejections: list[dict[str, str]]) -> None:
         for start in range(0, len(rejections), _REJECTIONS):
-            await self._database.reject(self.dataset.version, rejections[start : start + _REJECTIONS])
+            part = [Rejection(id=each[ID], reason=each["reason"]) for each in rejections[start : start + _REJECTIONS]]
+            await self._database.reject(self.dataset.version, part)

@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 
 from typing_extensions import override
 
-from complex_system.background import side_by_side
+from complex_system.background import run_concurrently
 from complex_system.domain.dataset import ID
+from complex_system.domain.keys import new_key
 from complex_system.domain.laboratory import Laboratory
-from complex_system.domain.records import Record, new_id
+from complex_system.domain.records import Record
 from complex_system.errors import (
     ComplexSystemError,
     InvalidRecordError,
@@ -29,8 +30,9 @@ from complex_system.errors import (
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.ingest.publisher import IngestClient
-from complex_system.messaging.service import State, SystemService
+from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import GET_SCENARIO_SUBJECT, SCENARIO_CHANGED, SET_SCENARIO_SUBJECT
+from complex_system.protocol.operations import State
 from complex_system.sources.ordering import Replay
 from complex_system.sources.replay import ReplayFile, Row, reason
 from complex_system.sources.scenarios import Disturbance, Scenario
@@ -130,7 +132,7 @@ class DummyDataGenerationService(SystemService):
         self._due %= 1
         now, local = time.time(), datetime.now().strftime("%d.%m.%Y, %H:%M:%S")  # noqa: DTZ005 - the lab writes local time
         measured = (self._disturbance.apply(record, self._scenario, now) for record in self._laboratory.records(due))
-        batch = [{**record, ID: new_id(), "datum": local} for record in measured]
+        batch = [{**record, ID: new_key(), "datum": local} for record in measured]
         if batch:
             await self._save(batch)
 
@@ -239,7 +241,7 @@ class DummyDataGenerationService(SystemService):
             while (batch := await next_batch()) is not None and await send(batch):
                 pass
 
-        await side_by_side(*(work() for _ in range(self.settings.batches_in_flight)))
+        await run_concurrently(*(work() for _ in range(self.settings.batches_in_flight)))
 
     async def _save(self, records: list[Record]) -> bool:
         """As :meth:`_deliver`, in halves when the records are too many for one message."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 from typing_extensions import override
 
 from complex_system.background import run
-from complex_system.domain.laboratory import BEST_POSSIBLE, law_is_known
+from complex_system.domain.laboratory import BEST_POSSIBLE, has_known_function
 from complex_system.errors import (
     ComplexSystemError,
     NobodyListensError,
@@ -69,7 +69,7 @@ class MlConsumerService(SystemService):
     @override
     async def on_start(self) -> None:
         settings, dataset = self.settings, self.dataset
-        known = law_is_known(dataset)
+        known = has_known_function(dataset)
         best = BEST_POSSIBLE.rmse if known else None
         times = RoundTimes(**{**vars(self.round_times), "timeout": settings.round_timeout})
         database = DatabaseClient(self)

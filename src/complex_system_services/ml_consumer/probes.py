@@ -11,7 +11,7 @@ from typing import Any
 from typing_extensions import override
 
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.laboratory import Laboratory, law_is_known
+from complex_system.domain.laboratory import Laboratory, has_known_function
 from complex_system.domain.records import Record
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.sources.scenarios import TARGET, Disturbance, Scenario
@@ -86,4 +86,4 @@ class StoredProbes(Probes):
 
 def probes_for(dataset: Dataset, database: DatabaseClient) -> Probes:
     """The source of records for a data set."""
-    return LabProbes() if law_is_known(dataset) else StoredProbes(database, dataset)
+    return LabProbes() if has_known_function(dataset) else StoredProbes(database, dataset)

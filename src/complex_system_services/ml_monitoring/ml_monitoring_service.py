@@ -14,8 +14,7 @@ from complex_system.background import Worker
 from complex_system.errors import ComplexSystemError, NotEnoughDataError, StartError, TrackingUnavailableError
 from complex_system.http.server import RestServer
 from complex_system.messaging import subjects
-from complex_system.messaging.clients import DatabaseClient
-from complex_system.messaging.documents import DocumentClient
+from complex_system.messaging.clients import DatabaseClient, DocumentClient
 from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import SystemService
 from complex_system.monitoring import views
@@ -27,6 +26,7 @@ from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.page.gateway import WsgiGateway
 from complex_system.monitoring.rest import make_app
 from complex_system.monitoring.system import SystemMetrics
+from complex_system.protocol.base import to_wire
 from complex_system.service_layer.monitoring.alerting import Alerting
 from complex_system.service_layer.monitoring.history import HistoryKeeper
 from complex_system.service_layer.monitoring.reference import ReferenceSource, crowned_at
@@ -203,9 +203,9 @@ class MlMonitoringService(SystemService):
 
     async def _count(self) -> None:
         flow = self.monitor.flow
-        flow.counted(time.time(), await self._database.counts())
-        request = {"after": flow.look_from(time.time()), "limit": 1000}
-        flow.rejected(time.time(), await self.ask(subjects.DB_GET_REJECTED_PAGE_SUBJECT, request))
+        flow.counted(time.time(), to_wire(await self._database.counts()))
+        rejected = await self._database.rejected(flow.look_from(time.time()), 1000)
+        flow.rejected(time.time(), to_wire(rejected))
 
     async def _write(self) -> None:
         """Sends to MLflow what waits, as long as the service runs."""

@@ -9,7 +9,6 @@ from fastiot.core import ReplySubject
 from typing_extensions import override
 
 from complex_system.messaging.handlers import hears
-from complex_system.messaging.service import State
 from complex_system.messaging.subjects import (
     ML_SERVING_COLUMNS_SUBJECT,
     ML_SERVING_SUBJECT,
@@ -18,6 +17,7 @@ from complex_system.messaging.subjects import (
     SERVICE_HEARTBEAT,
     TRAINING_FINISHED,
 )
+from complex_system.protocol.operations import State
 from complex_system.service_layer.serving.service import ServingService
 from complex_system.serving.models.source import ModelSource
 from complex_system.serving.models.wandb import wandb_source

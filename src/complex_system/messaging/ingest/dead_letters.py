@@ -1,20 +1,25 @@
-"""Dead letters: published messages that could not be accepted, kept as they came, with the reason beside them."""
+"""Dead letters: published messages that were refused, kept as they came with the reason, and the command that manages them."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
+import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import Header
 from nats.js.errors import NotFoundError
 
-from complex_system.errors import ComplexSystemError
+from complex_system.errors import ComplexSystemError, NobodyListensError, TooLargeError
+from complex_system.messaging.connection import ServiceConnection
+from complex_system.messaging.ingest.payload import published_records
 from complex_system.messaging.ingest.streams import DEAD_STREAM, IngestStreams
-from complex_system.messaging.subjects import DEAD_RAW_DATAPOINTS, INGEST_RAW_DATAPOINTS
+from complex_system.messaging.subjects import DEAD_RAW, INGEST_RAW
 from complex_system.settings import Settings
 
 REASON, CODE, SUBJECT, SEQUENCE, TIME, MESSAGE_ID, CUT = (
@@ -28,22 +33,25 @@ REASON, CODE, SUBJECT, SEQUENCE, TIME, MESSAGE_ID, CUT = (
 )
 
 ROOM_FOR_REASON = 16 * 1024
-"""Bytes that a published message must leave below the broker's limit, so that it fits into a dead letter with all headers."""
+"""Bytes between the largest published message and the broker's limit, so that a dead letter has room for its headers."""
 _LONGEST_REASON = 2000
 _LONGEST_HEADER = 500
+_PATIENCE = 5.0
+
+Action = Literal["show", "payload", "replay", "remove"]
 
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One that is kept.
+    """A refused message.
 
     Attributes:
-        number: Its place in the stream of dead letters.
-        subject: Where it was published.
-        sequence: Its place in the ingest's stream.
+        number: Sequence number in the stream of dead letters.
+        subject: The subject it was published on.
+        sequence: Sequence number in the ingest's stream.
         time: When it was published, ISO 8601.
         code: Code of the error, see ``errors``.
-        cut: Bytes that the message had, when it was too large to be kept whole; else 0.
+        cut: Original size in bytes if it was too large to be kept whole, else 0.
     """
 
     number: int
@@ -58,7 +66,7 @@ class DeadLetter:
 
 
 class DeadLetters:
-    """Keeps, reads and publishes dead letters again."""
+    """Keeps dead letters, reads them, and publishes them again."""
 
     def __init__(self, client: Client, settings: Settings) -> None:
         self._client = client
@@ -66,10 +74,10 @@ class DeadLetters:
         self._context = self._streams.context
 
     async def keep(self, message: Msg, error: ComplexSystemError) -> None:
-        """Keeps a message; returns when the stream has it. Keeping it twice changes nothing.
+        """Keep a message and return when the stream has it. Keeping it twice changes nothing.
 
         Raises:
-            NobodyListensError: The stream does not take it.
+            NobodyListensError: The stream does not accept it.
         """
         metadata = message.metadata
         headers = {
@@ -87,21 +95,21 @@ class DeadLetters:
         if len(payload) > most:
             headers[CUT] = str(len(payload))
             payload = payload[:most]
-        source = message.subject.removeprefix(INGEST_RAW_DATAPOINTS.name)
+        source = message.subject.removeprefix(INGEST_RAW.name)
         try:
-            await self._context.publish(DEAD_RAW_DATAPOINTS.name + source[:_LONGEST_HEADER], payload, headers=headers)
+            await self._context.publish(DEAD_RAW.name + source[:_LONGEST_HEADER], payload, headers=headers)
         except (NatsError, TimeoutError) as away:
             raise self._streams.explained(away) from away
 
     async def read(self, limit: int, only: int | None = None) -> AsyncGenerator[DeadLetter, None]:
-        """The oldest dead letters.
+        """Yield the oldest dead letters.
 
         Args:
-            limit: Most letters.
-            only: Number of the one that is wanted.
+            limit: Maximum number of letters.
+            only: Number of a single letter.
 
         Raises:
-            NobodyListensError: There is no JetStream, or no stream.
+            NobodyListensError: JetStream or the stream is missing.
         """
         try:
             state = (await self._context.stream_info(DEAD_STREAM)).state
@@ -121,10 +129,10 @@ class DeadLetters:
             raise self._streams.explained(error) from error
 
     async def replay(self, letter: DeadLetter) -> None:
-        """Publishes a dead letter again where it came from, and forgets it when the ingest's stream has it.
+        """Publish a dead letter again on its subject, and delete it when the ingest's stream has it.
 
         Raises:
-            NobodyListensError: The stream does not take it.
+            NobodyListensError: The stream does not accept it.
         """
         headers = {Header.MSG_ID.value: f"replayed-{letter.number}-{letter.time}"}
         try:
@@ -134,17 +142,82 @@ class DeadLetters:
             raise self._streams.explained(error) from error
 
     async def remove(self, letter: DeadLetter) -> None:
-        """Forgets a dead letter."""
+        """Delete a dead letter."""
         try:
             await self._context.delete_msg(DEAD_STREAM, letter.number)
         except (NatsError, TimeoutError) as error:
             raise self._streams.explained(error) from error
 
 
+async def manage_dead_letters(
+    settings: Settings, action: Action, say: Callable[[str], None], *, limit: int = 100, number: int | None = None
+) -> int:
+    """Show, publish again or delete the oldest dead letters, and return how many there were.
+
+    Args:
+        settings: The broker's address and credentials.
+        action: ``show`` prints each with its reason, ``payload`` its content as well; ``replay`` publishes each again and
+            deletes it, ``remove`` deletes it.
+        say: Prints a line.
+        limit: Maximum number of letters.
+        number: Only the letter with this number.
+
+    Raises:
+        NobodyListensError: The broker is not reachable, or has no streams for the ingest.
+    """
+    address = f"{settings.nats_host}:{settings.nats_port}"
+    try:
+        connection = await ServiceConnection.open(settings, "dead_letters", patience=_PATIENCE)
+    except TimeoutError as error:
+        raise NobodyListensError(
+            f"No broker at {address} accepts a connection within {_PATIENCE:g} s (user '{settings.nats_user}'); "
+            "set FASTIOT_NATS_HOST and FASTIOT_NATS_PORT for another broker."
+        ) from error
+    seen = 0
+    try:
+        letters = DeadLetters(connection.client, settings)
+        async with aclosing(letters.read(limit, number)) as found:
+            async for letter in found:
+                seen += 1
+                say(_line(letter))
+                if action == "payload":
+                    say(_content(letter))
+                elif action == "remove":
+                    await letters.remove(letter)
+                elif action == "replay" and letter.cut:
+                    raise TooLargeError(
+                        f"Dead letter {letter.number} was truncated, so it cannot be published again; remove it."
+                    )
+                elif action == "replay":
+                    await letters.replay(letter)
+    finally:
+        await connection.close()
+    done = {"replay": " published again; a message that is refused again comes back with a new number", "remove": " removed"}
+    say(f"{seen} dead letter(s){done.get(action, '')}.")
+    return seen
+
+
+def _line(letter: DeadLetter) -> str:
+    cut = f", truncated from {letter.cut}" if letter.cut else ""
+    own = f", id {letter.message_id}" if letter.message_id else ""
+    return (
+        f"{letter.number}  {letter.time[:19]}  {letter.subject} (sequence {letter.sequence}, {len(letter.payload)} bytes{cut}{own})\n"
+        f"    {letter.code}: {letter.reason}"
+    )
+
+
+def _content(letter: DeadLetter) -> str:
+    try:
+        text = msgspec.json.encode(published_records(letter.payload), enc_hook=str).decode()
+    except (ComplexSystemError, msgspec.MsgspecError, ValueError):
+        text = repr(letter.payload)
+    return f"    {text}"
+
+
 def _letter(number: int, headers: dict[str, str], payload: bytes) -> DeadLetter:
     return DeadLetter(
         number=number,
-        subject=headers.get(SUBJECT, INGEST_RAW_DATAPOINTS.name),
+        subject=headers.get(SUBJECT, INGEST_RAW.name),
         sequence=int(headers.get(SEQUENCE, 0)),
         time=headers.get(TIME, datetime.now(UTC).isoformat()),
         code=headers.get(CODE, ""),
@@ -156,5 +229,5 @@ def _letter(number: int, headers: dict[str, str], payload: bytes) -> DeadLetter:
 
 
 def _header(text: str, longest: int = _LONGEST_HEADER) -> str:
-    """A text as a header may have it: one line of ASCII."""
+    """Return a text as a header value: one line of ASCII."""
     return " ".join(text.split()).encode("ascii", "backslashreplace").decode()[:longest]

@@ -1,24 +1,21 @@
-"""What a published message may hold, and the keys of records that were published without one."""
+"""The payload of a published message, and keys for records that were published without one."""
 
 from __future__ import annotations
 
 import hashlib
-import uuid
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from complex_system.domain.dataset import ID
+from complex_system.domain.keys import uuid7
 from complex_system.domain.records import Record
 from complex_system.errors import InvalidRequestError
 
-_VERSION_7 = 7 << 76
-_VARIANT = 2 << 62
-
 
 class _Envelope(msgspec.Struct):
-    """A FastIoT Thing; the rest of it is not needed here."""
+    """The part of a FastIoT Thing that is needed here."""
 
     value: Any
 
@@ -28,13 +25,13 @@ _json = msgspec.json.Decoder()
 
 
 def published_records(payload: bytes) -> list[Any]:
-    """The records of a message, not checked yet.
+    """Return the records of a message, unchecked.
 
     A message is a FastIoT ``Thing`` in msgpack whose value is a record or a list of them, or the same as plain JSON. The two
     cannot be confused: no msgpack mapping begins with a brace, a bracket or white space.
 
     Raises:
-        InvalidRequestError: It is neither.
+        InvalidRequestError: The payload is neither.
     """
     try:
         value = _json.decode(payload) if payload[:1] in b"{[ \t\r\n" else _thing.decode(payload).value
@@ -46,14 +43,14 @@ def published_records(payload: bytes) -> list[Any]:
 
 
 def give_keys(records: list[Record], message_id: str, sequence: int, taken: datetime) -> None:
-    """Gives a key to every record without one, in place: the same each time that the message is delivered.
+    """Give a key to every record without one, in place; every delivery of the message gives the same keys.
 
     Args:
         records: Checked records, in the order of the message.
-        message_id: Its ``Nats-Msg-Id``, or empty. With one, a repeated publish gets the same keys, even when the stream has
-            forgotten the first; the records count too, so that a publisher who begins to count anew loses nothing.
-        sequence: Its place in the stream.
-        taken: When the stream took it; a stream that was made anew counts from 1 again.
+        message_id: Its ``Nats-Msg-Id``, or empty. With one, publishing again gives the same keys, even after the duplicate window.
+            The content is part of the keys, so a publisher that restarts its counter loses nothing.
+        sequence: Its sequence number in the stream.
+        taken: When the stream accepted it; a new stream counts from 1 again.
     """
     if all(record.get(ID) is not None for record in records):
         return
@@ -65,11 +62,5 @@ def give_keys(records: list[Record], message_id: str, sequence: int, taken: date
         seed = hashlib.sha256(f"{sequence} {taken.isoformat()}".encode()).digest()
     for position, record in enumerate(records):
         if record.get(ID) is None:
-            record[ID] = _key(milliseconds, hashlib.sha256(seed + position.to_bytes(4)).digest())
-
-
-def _key(milliseconds: int, digest: bytes) -> str:
-    """A UUID in the form of version 7, as the system's other keys have it."""
-    random = int.from_bytes(digest[:16])
-    head = (milliseconds & 0xFFFF_FFFF_FFFF) << 80 | _VERSION_7 | (random >> 64 & 0xFFF) << 64
-    return str(uuid.UUID(int=head | _VARIANT | (random & 0x3FFF_FFFF_FFFF_FFFF)))
+            digest = hashlib.sha256(seed + position.to_bytes(4)).digest()
+            record[ID] = uuid7(milliseconds, int.from_bytes(digest[:16]))

@@ -1,4 +1,4 @@
-"""Publishing to the ingest from our own services; any other NATS client does it with one call."""
+"""Publishing to the ingest from our own services; any other NATS client needs one call."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.errors import to_thing
 from complex_system.messaging.ingest.dead_letters import ROOM_FOR_REASON
 from complex_system.messaging.ingest.streams import IngestStreams
-from complex_system.messaging.subjects import INGEST_RAW_DATAPOINTS
+from complex_system.messaging.subjects import INGEST_RAW
 from complex_system.settings import Settings
 
 
 class IngestClient:
-    """Publishes records and waits until the stream, not the database, has them."""
+    """Publishes records and waits until the stream has them, not the database."""
 
     def __init__(self, connection: ServiceConnection, settings: Settings, sender: str, source: str = "") -> None:
-        """Makes a client.
+        """Make a client.
 
         Args:
             connection: The connection.
-            settings: Where the broker is, for messages.
+            settings: The broker's address, for error messages.
             sender: Class name of the service.
-            source: Last part of the subject, for who reads the stream; may be empty.
+            source: Last part of the subject, which names the source; may be empty.
         """
         self._connection = connection
         self._streams = IngestStreams(connection.client, settings)
         self._sender = sender
-        self._subject = ".".join(part for part in (INGEST_RAW_DATAPOINTS.name, source) if part)
+        self._subject = ".".join(part for part in (INGEST_RAW.name, source) if part)
 
     async def publish(self, records: list[Record]) -> bool:
-        """Publishes records; returns whether they were new to the stream. Repeating it changes nothing.
+        """Publish records; return whether they were new to the stream. Repeating it changes nothing.
 
         Raises:
-            TooLargeError: They are too many for one message.
-            NobodyListensError: No stream took them: they may be published again.
+            TooLargeError: The records do not fit into one message.
+            NobodyListensError: No stream accepted them; they may be published again.
         """
         payload = serialize_to_bin(Thing, to_thing(records, self._sender))
         most = self._connection.max_payload - ROOM_FOR_REASON

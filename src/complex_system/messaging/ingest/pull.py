@@ -1,6 +1,6 @@
-"""Fetches from the ingest's stream in batches that are bounded by messages and by bytes.
+"""Fetching from the ingest's stream in batches bounded by messages and by bytes.
 
-nats-py's own fetch has no bound in bytes: some hundred messages of the largest size would not fit into memory.
+The fetch of nats-py has no bound in bytes: hundreds of messages of the largest size would not fit into memory.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from complex_system.messaging.ingest.streams import CONSUMER, STREAM
 _NEXT = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{CONSUMER}"
 _EXPIRES = 3.0
 _PATIENCE = 2.0
-"""Seconds that the broker has beyond what it was asked for."""
+"""Seconds to wait for the broker beyond the time of the request."""
 _ENDS = {StatusCode.NO_MESSAGES.value, StatusCode.REQUEST_TIMEOUT.value}
 _GONE = ("Consumer Deleted", "Stream Deleted", "Leadership Change", "Server Shutdown")
 
 
 class Pull:
-    """One inbox that batches are asked into, one after the other."""
+    """An inbox for batches, requested one after the other."""
 
     def __init__(self, client: Client, messages: int, max_bytes: int) -> None:
-        """Prepares; nothing is asked yet.
+        """Prepare the inbox without contacting the broker.
 
         Args:
             client: The connection.
-            messages: Most messages of a batch.
-            max_bytes: Most bytes of a batch; more than any one message has, or that one would never come.
+            messages: Maximum messages of a batch.
+            max_bytes: Maximum bytes of a batch; must exceed the largest message, which would never arrive otherwise.
         """
         self._client = client
         self._messages = messages
@@ -46,17 +46,17 @@ class Pull:
         self._subscription: Subscription | None = None
 
     async def open(self) -> None:
-        """Subscribes the inbox."""
+        """Subscribe the inbox."""
         self._subscription = await self._client.subscribe(
             f"{self._inbox}.*", cb=self._came.put, pending_msgs_limit=-1, pending_bytes_limit=-1
         )
 
     async def close(self) -> None:
-        """Gives the inbox up, and what came too late to somebody else."""
+        """Unsubscribe the inbox, and return messages that arrived too late to the stream."""
         if self._subscription is None or self._client.is_closed:
             return
         with contextlib.suppress(NatsError):
-            # Also while the broker is away: with the connection the inbox would come back, and nobody would look into it.
+            # Also without a connection: after a reconnect the inbox would fill again, unread.
             await self._subscription.unsubscribe()
             while not self._came.empty():
                 late = self._came.get_nowait()
@@ -64,16 +64,16 @@ class Pull:
                     await late.nak()
 
     async def next(self, stopping: asyncio.Event) -> list[Msg]:
-        """The next batch: what is there, or the first that comes within some seconds and what is there then; may be empty.
+        """Return the next batch: what is there, or what arrives within a few seconds; may be empty.
 
         Raises:
-            NatsError: The consumer cannot be asked, or is gone.
+            NatsError: The consumer does not answer or is gone.
         """
         found = await self._collect({"batch": self._messages, "no_wait": True}, stopping)
         if not found and not stopping.is_set():
             found = await self._collect({"batch": 1, "expires": int(_EXPIRES * 1e9)}, stopping)
             if found and self._messages > 1:
-                with contextlib.suppress(NatsError):  # the next batch will tell; these are here
+                with contextlib.suppress(NatsError):  # the next batch reports it; these messages are here
                     found += await self._collect({"batch": self._messages - 1, "no_wait": True}, stopping)
         return found
 
@@ -88,7 +88,7 @@ class Pull:
             while len(found) < wanted["batch"]:
                 message = await self._message(_PATIENCE + (_EXPIRES if "expires" in wanted else 0), ended)
                 if message is None:
-                    # Nothing at all is what a broker that is away says.
+                    # A broker that is gone says nothing at all.
                     if not found and not ended.done():
                         raise NatsError("the broker does not deliver")
                     break
@@ -96,7 +96,7 @@ class Pull:
                 if status is None:
                     found.append(message)
                 elif message.subject != reply:
-                    continue  # about an earlier batch
+                    continue  # belongs to an earlier batch
                 elif found or status in _ENDS:
                     break
                 elif status == StatusCode.SERVICE_UNAVAILABLE.value:
@@ -110,7 +110,7 @@ class Pull:
         return found
 
     async def _message(self, seconds: float, ended: asyncio.Task[bool]) -> Msg | None:
-        """What comes next; None when nothing does in that time, or before the end."""
+        """Return the next message; None if none arrives in time, or after the stop."""
         if not self._came.empty():
             return self._came.get_nowait()
         came = asyncio.create_task(self._came.get())
@@ -122,7 +122,7 @@ class Pull:
 
 
 def _status(message: Msg) -> str | None:
-    """The status of a message from the broker itself; None for one from the stream."""
+    """Return the status of a message of the broker itself; None for one of the stream."""
     if message.headers is None or message.reply:
         return None
     return message.headers.get(Header.STATUS.value)

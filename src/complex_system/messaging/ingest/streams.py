@@ -1,7 +1,7 @@
-"""The two JetStream streams of the ingest, made and kept up to date by whoever reads them.
+"""The two JetStream streams of the ingest, created and kept up to date by their readers.
 
-``ingest-raw-datapoints`` is kept until the database has it, the dead letters until somebody looks after them. The subjects are
-listed one by one: a stream over a wildcard that covers requests would answer them in place of the services.
+Messages on ``ingest-raw-datapoints`` are kept until the database has them, dead letters until somebody handles them. The subjects
+are listed one by one: a stream over a wildcard that covers requests would answer them in place of the services.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolic
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from complex_system.errors import NobodyListensError
-from complex_system.messaging.subjects import DEAD_RAW_DATAPOINTS, INGEST_RAW_DATAPOINTS
+from complex_system.messaging.subjects import DEAD_RAW, INGEST_RAW
 from complex_system.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -30,15 +30,15 @@ CONSUMER = "database"
 """The durable consumer; the replicas of the database service share it."""
 
 ACK_WAIT = 30.0
-"""Seconds after which a message goes to another replica, unless who has it says that it is at work."""
+"""Seconds after which a message goes to another replica, unless its holder reports progress."""
 
 _SECONDS = 5.0
 _NO_JETSTREAM = {10039, 10076}  # not enabled for the account, not enabled
 
 
 @dataclass(frozen=True)
-class IngestCounts:
-    """What the streams hold.
+class StreamCounts:
+    """Messages in the streams.
 
     Attributes:
         waiting: Messages that no replica has taken yet.
@@ -52,7 +52,7 @@ class IngestCounts:
 
 
 class IngestStreams:
-    """Makes streams and consumer, and counts what they hold."""
+    """Creates the streams and the consumer, and counts their messages."""
 
     def __init__(self, client: Client, settings: Settings) -> None:
         self._client = client
@@ -61,19 +61,19 @@ class IngestStreams:
         self.context: JetStreamContext = client.jetstream(timeout=_SECONDS)
 
     async def ensure(self) -> None:
-        """Makes streams and consumer, or changes them to what the settings say; what is right already is left alone.
+        """Create streams and consumer, or change them to the settings; leave alone what is right already.
 
         Raises:
-            NobodyListensError: JetStream is not there, or refuses; the sentence says what to do.
+            NobodyListensError: JetStream is missing or refuses; the message says what to do.
         """
         settings = self._settings
         try:
             await self._ensure_stream(
                 StreamConfig(
                     name=DEAD_STREAM,
-                    subjects=[DEAD_RAW_DATAPOINTS.name, f"{DEAD_RAW_DATAPOINTS.name}.>"],
+                    subjects=[DEAD_RAW.name, f"{DEAD_RAW.name}.>"],
                     retention=RetentionPolicy.LIMITS,
-                    # A full one forgets its oldest: dead letters must never hold up the living.
+                    # A full stream drops its oldest: dead letters must never block good messages.
                     discard=DiscardPolicy.OLD,
                     max_bytes=settings.ingest_dead_bytes,
                     max_age=settings.ingest_dead_age,
@@ -85,10 +85,10 @@ class IngestStreams:
             await self._ensure_stream(
                 StreamConfig(
                     name=STREAM,
-                    subjects=[INGEST_RAW_DATAPOINTS.name, f"{INGEST_RAW_DATAPOINTS.name}.>"],
-                    # A message goes when it is acknowledged, so the limits are limits of what waits for the database.
+                    subjects=[INGEST_RAW.name, f"{INGEST_RAW.name}.>"],
+                    # An acknowledged message is deleted, so the limits apply to what waits for the database.
                     retention=RetentionPolicy.WORK_QUEUE,
-                    # A full stream refuses what comes, so that a publisher who waits learns of it, and drops nothing it has taken.
+                    # A full stream refuses new messages, which a publisher that waits is told, and drops nothing that it has accepted.
                     discard=DiscardPolicy.NEW,
                     max_bytes=settings.ingest_bytes,
                     max_age=settings.ingest_age,
@@ -101,8 +101,8 @@ class IngestStreams:
         except (NatsError, TimeoutError) as error:
             raise self.explained(error) from error
 
-    async def counts(self) -> IngestCounts:
-        """What the streams hold at the moment.
+    async def counts(self) -> StreamCounts:
+        """Return the numbers of messages at the moment.
 
         Raises:
             NobodyListensError: JetStream does not answer, or has no such streams.
@@ -112,13 +112,13 @@ class IngestStreams:
             dead = await self.context.stream_info(DEAD_STREAM)
         except (NatsError, TimeoutError) as error:
             raise self.explained(error) from error
-        return IngestCounts(consumer.num_pending or 0, consumer.num_ack_pending or 0, dead.state.messages)
+        return StreamCounts(consumer.num_pending or 0, consumer.num_ack_pending or 0, dead.state.messages)
 
     def explained(self, error: BaseException) -> NobodyListensError:
-        """The error of a JetStream that is not there or refuses, as a sentence for whoever runs the broker."""
+        """Return the error for a JetStream that is missing or refuses, with a message for the operator of the broker."""
         if isinstance(error, NotFoundError):
             return NobodyListensError(
-                f"The broker at {self._address} has no streams of the ingest; no database service made them."
+                f"The broker at {self._address} has no streams for the ingest; no database service has created them yet."
             )
         if isinstance(error, APIError) and error.description and error.err_code not in _NO_JETSTREAM:
             return NobodyListensError(
@@ -127,12 +127,12 @@ class IngestStreams:
             )
         if isinstance(error, APIError | NoRespondersError | NoStreamResponseError):
             return NobodyListensError(
-                f"The broker at {self._address} has no JetStream, so nothing keeps what is published on "
-                f"'{INGEST_RAW_DATAPOINTS.name}': give it `jetstream {{ store_dir: ... }}`, or set COMPLEX_SYSTEM_INGEST=false."
+                f"The broker at {self._address} has no JetStream, so nothing keeps messages published on "
+                f"'{INGEST_RAW.name}': give it `jetstream {{ store_dir: ... }}`, or set COMPLEX_SYSTEM_INGEST=false."
             )
         if isinstance(error, NatsTimeoutError | TimeoutError):
             return NobodyListensError(f"JetStream at {self._address} does not answer within {_SECONDS:g} s.")
-        return NobodyListensError(f"JetStream at {self._address} cannot be asked: {error or type(error).__name__}.")
+        return NobodyListensError(f"JetStream at {self._address} does not answer: {error or type(error).__name__}.")
 
     async def _ensure_stream(self, wanted: StreamConfig) -> None:
         assert wanted.name is not None
@@ -140,13 +140,13 @@ class IngestStreams:
             there = (await self.context.stream_info(wanted.name)).config
         except NotFoundError:
             await self.context.add_stream(wanted)
-            log.info("Stream %s made, for %s", wanted.name, ", ".join(wanted.subjects or []))
+            log.info("Created stream %s for %s", wanted.name, ", ".join(wanted.subjects or []))
             return
         fields = _given(wanted)
         if differing := {name: value for name, value in fields.items() if getattr(there, name) != value}:
-            # The rest, such as a placement, is the operator's.
+            # The rest, such as the placement, belongs to the operator.
             await self.context.update_stream(there.evolve(**differing))
-            log.info("Stream %s changed: %s", wanted.name, ", ".join(differing))
+            log.info("Changed stream %s: %s", wanted.name, ", ".join(differing))
 
     async def _ensure_consumer(self) -> None:
         wanted = ConsumerConfig(
@@ -166,12 +166,12 @@ class IngestStreams:
 
 
 def _window(settings: Settings, age: float) -> float:
-    """The duplicate window of a stream; JetStream wants it no longer than messages are kept."""
+    """Return the duplicate window of a stream; JetStream allows none longer than messages are kept."""
     return min(settings.ingest_duplicate_window, age or settings.ingest_duplicate_window)
 
 
 def _given(config: StreamConfig | ConsumerConfig) -> dict[str, Any]:
-    """The fields that we decide."""
+    """Return the fields that we set."""
     ours = (
         ("subjects", "retention", "discard", "max_bytes", "max_age", "duplicate_window", "storage", "num_replicas")
         if isinstance(config, StreamConfig)

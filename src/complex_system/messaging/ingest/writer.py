@@ -1,4 +1,4 @@
-"""A batch of published messages: written as one, then acknowledged, and each settled in one way or another."""
+"""Writes a batch of published messages at once, then acknowledges, returns or refuses each of them."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from complex_system.messaging.ingest.streams import ACK_WAIT
 log = logging.getLogger(__name__)
 
 TRIES = 5
-"""After so many failures inside, alone and with the database there, a message becomes a dead letter."""
+"""A message becomes a dead letter after so many internal failures, written alone and with the database available."""
 
-_LONG = 10_000  # bytes from which on a message is decoded in a thread
-_AGAIN = 1.0  # seconds until a message that was given back is delivered again
+_LONG = 10_000  # bytes; longer messages are decoded in a thread
+_AGAIN = 1.0  # seconds until a returned message is delivered again
 _AGAIN_LATE = 10.0
 _FAILED_KEPT = 10_000
 
@@ -42,7 +42,7 @@ Save = Callable[[list[Record]], Awaitable[Any]]
 
 
 @dataclass(frozen=True)
-class _Taken:
+class _Checked:
     """A message with its records, checked and with keys."""
 
     message: Msg
@@ -50,62 +50,62 @@ class _Taken:
 
 
 class BatchWriter:
-    """Settles messages: every one is acknowledged, given back, or kept as a dead letter.
+    """Acknowledges every message, returns it to the stream, or keeps it as a dead letter.
 
     Attributes:
-        saved: Records written so far, those that were there already included.
+        saved: Records written so far, including those that existed already.
         refused: Messages that became dead letters.
     """
 
     def __init__(self, dead: DeadLetters, check: Check, save: Save, *, records: int, max_payload: Callable[[], int]) -> None:
-        """Makes a writer.
+        """Make a writer.
 
         Args:
-            dead: Keeps what cannot be accepted.
-            check: Returns the records of a message with every declared field, or raises what is wrong with them.
-            save: Writes records; returns when the database has them; leaves keys that exist as they are.
-            records: Most records of a write, unless one message has more.
-            max_payload: Bytes that the broker takes in one message.
+            dead: Keeps refused messages.
+            check: Returns the records of a message with every declared field, or raises an error.
+            save: Writes records and returns when the database has them; existing keys stay as they are.
+            records: Maximum records in one write, unless one message has more.
+            max_payload: Maximum bytes of one message.
         """
         self._dead, self._check, self._save = dead, check, save
-        self._most_records, self._max_payload = records, max_payload
+        self._max_records, self._max_payload = records, max_payload
         self._failed_before: dict[int, int] = {}
         self.saved = 0
         self.refused = 0
 
     async def handle(self, messages: list[Msg]) -> None:
-        """Writes, acknowledges, refuses or gives back every one of the messages.
+        """Write, acknowledge, refuse or return every message.
 
         Raises:
-            StoreUnavailableError: The database is away; what was not written is given back.
-            NatsError: The broker does not take what it is told; the same.
+            StoreUnavailableError: The database is unavailable; messages not written were returned.
+            NatsError: The broker does not respond; messages not written were returned.
         """
         left = {id(message): message for message in messages}
-        keeping = asyncio.create_task(_say_at_work(left))
+        progress = asyncio.create_task(_report_progress(left))
         try:
-            batch: list[_Taken] = []
+            batch: list[_Checked] = []
             size = 0
             for message in messages:
-                taken = await self._taken(message, left)
-                if taken is None:
+                checked = await self._checked(message, left)
+                if checked is None:
                     continue
-                # Bounded by records, too: decoded they take several times the memory.
-                if batch and size + len(taken.records) > self._most_records:
+                # Bounded by records as well: decoded, they take several times the memory.
+                if batch and size + len(checked.records) > self._max_records:
                     await self._write(batch, left)
                     batch, size = [], 0
-                batch.append(taken)
-                size += len(taken.records)
+                batch.append(checked)
+                size += len(checked.records)
             await self._write(batch, left)
         finally:
-            keeping.cancel()
-            await _give_back(left)
+            progress.cancel()
+            await _return(left)
 
-    async def _taken(self, message: Msg, left: dict[int, Msg]) -> _Taken | None:
-        """The records of a message; None when it was refused."""
+    async def _checked(self, message: Msg, left: dict[int, Msg]) -> _Checked | None:
+        """Return the records of a message; None if it was refused."""
         try:
             self._refuse_large(message)
             if len(message.data) < _LONG:
-                await asyncio.sleep(0)  # some hundred of them are not to hold up requests
+                await asyncio.sleep(0)  # hundreds of messages must not block requests
                 records = self._records(message)
             else:
                 records = await asyncio.to_thread(self._records, message)
@@ -114,7 +114,7 @@ class BatchWriter:
             return None
         message_id = (message.headers or {}).get(Header.MSG_ID.value, "")
         give_keys(records, message_id, message.metadata.sequence.stream, message.metadata.timestamp)
-        return _Taken(message, records)
+        return _Checked(message, records)
 
     def _records(self, message: Msg) -> list[Record]:
         return self._check(published_records(message.data))
@@ -126,68 +126,68 @@ class BatchWriter:
                 f"The message has {len(message.data)} bytes; publish the records in messages of at most {most}."
             )
 
-    async def _write(self, batch: list[_Taken], left: dict[int, Msg]) -> None:
+    async def _write(self, batch: list[_Checked], left: dict[int, Msg]) -> None:
         if not batch:
             return
         try:
-            await self._save([record for taken in batch for record in taken.records])
+            await self._save([record for checked in batch for record in checked.records])
         except StoreUnavailableError:
             raise
         except Exception as error:  # noqa: BLE001 - logged where it is settled
             if len(batch) > 1:
-                # One of them is the cause; alone, the others are none the worse for it.
-                for taken in batch:
-                    await self._write([taken], left)
+                # One message is the cause; the others are written without it.
+                for checked in batch:
+                    await self._write([checked], left)
                 return
             await self._failed(batch[0].message, error, left)
             return
-        self.saved += sum(len(taken.records) for taken in batch)
-        for taken in batch:
-            await taken.message.ack()
-            self._failed_before.pop(taken.message.metadata.sequence.stream, None)
-            del left[id(taken.message)]
+        self.saved += sum(len(checked.records) for checked in batch)
+        for checked in batch:
+            await checked.message.ack()
+            self._failed_before.pop(checked.message.metadata.sequence.stream, None)
+            del left[id(checked.message)]
 
     async def _failed(self, message: Msg, error: Exception, left: dict[int, Msg]) -> None:
-        """A message that cannot be written though the database is there: later again, and in the end a dead letter."""
+        """Retry a message that cannot be written although the database is available; in the end it becomes a dead letter."""
         number = message.metadata.sequence.stream
-        # Counted here: the broker's count has the deliveries in which the database was away, too.
+        # Counted here: the broker also counts deliveries while the database was unavailable.
         failed = self._failed_before.pop(number, 0) + 1
         log.error("A published message could not be written (%d of %d times)", failed, TRIES, exc_info=error)
         if failed < TRIES:
             self._failed_before[number] = failed
-            if len(self._failed_before) > _FAILED_KEPT:  # those that another replica has written since
+            if len(self._failed_before) > _FAILED_KEPT:  # written by another replica since
                 del self._failed_before[next(iter(self._failed_before))]
             await message.nak(delay=_AGAIN * 2 ** (failed - 1))
             del left[id(message)]
         else:
-            reason = InternalError(f"The database service failed inside ({type(error).__name__}); its log says more.")
+            reason = InternalError(f"The database service failed internally ({type(error).__name__}); see its log.")
             await self._refuse(message, reason, left)
 
     async def _refuse(self, message: Msg, error: ComplexSystemError, left: dict[int, Msg]) -> None:
-        """Keeps the message among the dead letters, then takes it off the stream."""
+        """Keep the message as a dead letter, then remove it from the stream."""
         try:
             await self._dead.keep(message, error)
         except NobodyListensError as away:
-            # It stays in the stream, and nothing else waits for it.
-            log.warning("A dead letter could not be kept, it is tried again: %s", away.message)
+            # It stays in the stream and blocks nothing else.
+            log.warning("A dead letter could not be kept and is retried: %s", away.message)
             await message.nak(delay=_AGAIN_LATE)
         else:
             self.refused += 1
-            log.warning("A message on '%s' is a dead letter: %s", message.subject, error.message)
+            log.warning("Refused a message on '%s', kept as a dead letter: %s", message.subject, error.message)
             await message.term()
         del left[id(message)]
 
 
-async def _give_back(left: dict[int, Msg]) -> None:
-    """Hands what was not settled to whoever fetches next, after a moment."""
+async def _return(left: dict[int, Msg]) -> None:
+    """Return messages to the stream, to be delivered again after a moment."""
     for key, message in list(left.items()):
-        with contextlib.suppress(NatsError):  # without a connection the time that it may take runs out
+        with contextlib.suppress(NatsError):  # without a connection, ACK_WAIT expires
             await message.nak(delay=_AGAIN)
         del left[key]
 
 
-async def _say_at_work(left: dict[int, Msg]) -> None:
-    """Keeps messages from going to somebody else while a slow database writes them."""
+async def _report_progress(left: dict[int, Msg]) -> None:
+    """Keep messages from being delivered to another replica while a slow database writes them."""
     while True:
         await asyncio.sleep(ACK_WAIT / 3)
         with contextlib.suppress(NatsError):

@@ -8,11 +8,10 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
-from uuid import UUID
 
 from complex_system.domain.dataset import Dataset
-from complex_system.domain.number_steps import Arithmetic
-from complex_system.domain.steps import inputs_of
+from complex_system.domain.keys import uuid7
+from complex_system.domain.steps import Arithmetic
 from complex_system.monitoring.alerts.messages import ended_sentence, raised_sentence
 from complex_system.monitoring.alerts.rules import AlertRule, Severity
 
@@ -246,7 +245,7 @@ def _columns_of_features(dataset: Dataset) -> dict[str, str]:
     made_of: dict[str, set[str]] = {name: {name} for name in dataset.raw_names}
     columns: dict[str, str] = {}
     for step in dataset.pipeline:
-        names = set().union(*(made_of[name] for name in inputs_of(step)))
+        names = set().union(*(made_of[name] for name in step.inputs))
         if isinstance(step, Arithmetic):
             made_of.setdefault(step.result, names)
         if len(names) == 1:
@@ -272,8 +271,6 @@ def _averaged(values: deque[tuple[float, float]], at: float, newest: float, wind
 
 
 def _key_of(rule: str, subject: str, at: float) -> str:
-    # A UUID of version 7 (RFC 9562) whose random bits are a digest, so that an alert that is raised again is the same document.
+    # Its random bits are a digest, so that an alert that is raised again is the same document.
     digest = int.from_bytes(hashlib.sha256(f"{rule}\0{subject}".encode()).digest()[:10], "big")
-    bits = (int(at * 1000) & (2**48 - 1)) << 80 | digest
-    bits = bits & ~(0xF000 << 64) | (0x7000 << 64)
-    return str(UUID(int=bits & ~(0xC000 << 48) | (0x8000 << 48)))
+    return uuid7(int(at * 1000), digest)

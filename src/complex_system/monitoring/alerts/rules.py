@@ -9,9 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from complex_system.errors import DeclarationError
+from complex_system.domain.yaml_reader import Place, YamlFile
 
 Severity = Literal["info", "warning", "critical"]
 SEVERITIES = ("info", "warning", "critical")
@@ -105,11 +103,7 @@ def parse_rules(text: str, source: str = "alerts.yaml") -> tuple[AlertRule, ...]
     Raises:
         DeclarationError: As for :func:`load_rules`.
     """
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise DeclarationError(f"{source} is not YAML: {error}") from error
-    return _Reader(source).rules(root)
+    return _Reader(YamlFile(text, source)).rules()
 
 
 @dataclass(frozen=True)
@@ -189,69 +183,69 @@ _KEYS = {
 
 
 class _Reader:
-    """Walks the nodes of the file, which know their lines."""
+    """Makes rules of a file's content; errors name the line."""
 
-    def __init__(self, source: str) -> None:
-        self._source = source
+    def __init__(self, file: YamlFile) -> None:
+        self._file = file
 
-    def rules(self, root: yaml.Node | None) -> tuple[AlertRule, ...]:
-        if root is None:
+    def rules(self) -> tuple[AlertRule, ...]:
+        content = self._file.content
+        if content is None:
             return ()
         allowed = "the one key 'rules' with a list of rules"
-        if not isinstance(root, yaml.MappingNode):
-            raise self._fault(root, f"the file must be a mapping with {allowed}")
+        if not isinstance(content, dict):
+            raise self._file.error((), f"the file must be a mapping with {allowed}")
+        for key in map(str, content):
+            if key != "rules":
+                raise self._file.error((key,), f"the key '{key}' is not known; allowed is {allowed}")
+        if not isinstance(content.get("rules", []), list):
+            raise self._file.error(("rules",), "'rules' must be a list of rules; each begins with '- name: ...'")
+        for place, problem in self._file.duplicates:
+            raise self._file.error(place, f"the key '{place[-1]}' {problem}")
         found: list[AlertRule] = []
-        for key, value in root.value:
-            if key.value != "rules":
-                raise self._fault(key, f"the key '{key.value}' is not known; allowed is {allowed}")
-            if not isinstance(value, yaml.SequenceNode):
-                raise self._fault(value, "'rules' must be a list of rules; each begins with '- name: ...'")
-            for node in value.value:
-                rule = self._rule(node)
-                if any(rule.name == other.name for other in found):
-                    raise self._fault(node, f"the rule '{rule.name}' is there twice; names must differ")
-                found.append(rule)
+        for position, rule in enumerate(content.get("rules", [])):
+            place = ("rules", position)
+            found.append(self._rule(rule, place))
+            if any(found[-1].name == other.name for other in found[:-1]):
+                raise self._file.error(place, f"the rule '{found[-1].name}' is there twice; names must differ")
         return tuple(found)
 
-    def _rule(self, node: yaml.Node) -> AlertRule:
-        if not isinstance(node, yaml.MappingNode):
-            raise self._fault(node, f"a rule must be a mapping; allowed keys are {', '.join(_KEYS)}")
+    def _rule(self, declared: Any, place: Place) -> AlertRule:
+        if not isinstance(declared, dict):
+            raise self._file.error(place, f"a rule must be a mapping; allowed keys are {', '.join(_KEYS)}")
         values: dict[str, Any] = {}
-        for key, value in node.value:
-            name = str(key.value)
+        for key, content in declared.items():
+            name = str(key)
             known = _KEYS.get(name)
             if known is None:
-                raise self._fault(key, f"the key '{name}' is not known; allowed are {', '.join(_KEYS)}")
-            if name in values:
-                raise self._fault(key, f"the key '{name}' is there twice")
-            content = yaml.SafeLoader("").construct_object(value, deep=True)
+                raise self._file.error((*place, name), f"the key '{name}' is not known; allowed are {', '.join(_KEYS)}")
             try:
                 values[name] = known.read(content)
             except (ValueError, TypeError):
-                raise self._fault(value, f"'{name}' must be {known.allowed}, not {content!r}") from None
+                problem = f"'{name}' must be {known.allowed}, not {content!r}"
+                raise self._file.error((*place, name), problem) from None
         for needed in ("name", "metric"):
             if needed not in values:
-                raise self._fault(node, f"the rule needs '{needed}': {_KEYS[needed].allowed}")
-        return self._made(node, values)
+                raise self._file.error(place, f"the rule needs '{needed}': {_KEYS[needed].allowed}")
+        return self._made(place, values)
 
-    def _made(self, node: yaml.Node, values: dict[str, Any]) -> AlertRule:
+    def _made(self, place: Place, values: dict[str, Any]) -> AlertRule:
         name = values["name"]
         if ("above" in values) == ("below" in values):
-            raise self._fault(node, f"the rule '{name}' needs either 'above' or 'below': a number")
+            raise self._file.error(place, f"the rule '{name}' needs either 'above' or 'below': a number")
         above = "above" in values
         threshold = values["above"] if above else values["below"]
         clear = values.get("clear", threshold)
         if clear > threshold if above else clear < threshold:
             side = "at most 'above'" if above else "at least 'below'"
-            raise self._fault(node, f"'clear' of the rule '{name}' must be {side} ({threshold:g}), not {clear:g}")
+            raise self._file.error(place, f"'clear' of the rule '{name}' must be {side} ({threshold:g}), not {clear:g}")
         plain = {field.name for field in fields(AlertRule)} & set(values) - {"clear", "above"}
         rule = AlertRule(
             above=above, threshold=threshold, clear=clear, lasting=values.get("for", 0.0),
             **{key: values[key] for key in plain},
         )  # fmt: skip
         if rule.min_count and not rule.count_metric:
-            raise self._fault(node, f"'min_count' of the rule '{name}' needs 'count': the name of the metric that counts")
+            raise self._file.error(
+                place, f"'min_count' of the rule '{name}' needs 'count': the name of the metric that counts"
+            )
         return rule
-
-    def _fault(self, node: yaml.Node, problem: str) -> DeclarationError:
-        return DeclarationError(f"{self._source}, line {node.start_mark.line + 1}: {problem}.")

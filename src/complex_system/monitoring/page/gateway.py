@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hmac
 import io
 import logging
 import sys
@@ -15,6 +13,8 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
+
+from complex_system.http.auth import ApiKey
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class WsgiGateway:
                 ``X-API-Key`` or ``Authorization: Bearer`` as for the REST interface. Empty for none.
         """
         self._application = application
-        self._key = api_key.encode()
+        self._key = ApiKey(api_key, basic=True)
         self._threads = ThreadPoolExecutor(THREADS, "page")
         self._packed: dict[tuple[str, int], bytes] = {}
 
@@ -65,7 +65,7 @@ class WsgiGateway:
         if scope["type"] != "http":
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        if not self._may(headers):
+        if not self._key.accepts(headers):
             refusal = [(b"www-authenticate", b'Basic realm="monitoring", charset="UTF-8"'), *SECURITY]
             await _send(send, 401, refusal, b"The API key is the password; the user name does not matter.\n")
             return
@@ -76,20 +76,6 @@ class WsgiGateway:
         loop = asyncio.get_running_loop()
         status, answered, content = await loop.run_in_executor(self._threads, partial(self._run, scope, headers, body))
         await _send(send, status, [*answered, *SECURITY], content)
-
-    def _may(self, headers: dict[str, str]) -> bool:
-        if not self._key:
-            return True
-        kind, _, value = headers.get("authorization", "").partition(" ")
-        given = [headers.get("x-api-key", "")]
-        if kind.lower() == "bearer":
-            given.append(value.strip())
-        if kind.lower() == "basic":
-            try:
-                given.append(base64.b64decode(value, validate=True).decode().partition(":")[2])
-            except ValueError:  # no base64, or no UTF-8 in it
-                return False
-        return any(hmac.compare_digest(each.encode(), self._key) for each in given)
 
     def _run(self, scope: Scope, headers: dict[str, str], body: bytes) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         began: list[Any] = []

@@ -7,13 +7,13 @@ from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 from complex_system.domain.documents import (
-    LONGEST_KEY,
-    MOST_DOCUMENTS,
+    MAX_DOCUMENT_KEY,
+    MAX_DOCUMENTS,
     Cursor,
     Document,
-    key_of,
-    kind_of,
-    time_of,
+    checked_key,
+    checked_kind,
+    checked_time,
 )
 from complex_system.domain.pages import encode_within
 from complex_system.errors import InvalidRequestError
@@ -39,8 +39,8 @@ class DocumentSubjects(SystemService):
     @answers(subjects.DB_SAVE_DOCUMENTS_SUBJECT)
     async def save_documents(self, value: Any) -> dict[str, Any]:
         """Saves a list of documents; all of them, or none when one is malformed."""
-        if not isinstance(value, list) or len(value) > MOST_DOCUMENTS:
-            raise InvalidRequestError(f"A list of at most {MOST_DOCUMENTS} documents is expected.")
+        if not isinstance(value, list) or len(value) > MAX_DOCUMENTS:
+            raise InvalidRequestError(f"A list of at most {MAX_DOCUMENTS} documents is expected.")
         documents = [Document.parse(each) for each in value]
         await asyncio.to_thread(
             lambda: [document.encoded_body() for document in documents]
@@ -54,7 +54,7 @@ class DocumentSubjects(SystemService):
         """Documents by keys, or a page of those between two times."""
         name = subjects.DB_GET_DOCUMENTS_SUBJECT.name
         fields = requests.fields_of(value, name, ("kind", "keys", "from", "to", "newest_first", "limit", "after"))
-        kind = kind_of(fields.get("kind"))
+        kind = checked_kind(fields.get("kind"))
         if "keys" in fields:
             found = await self._stored(self.store.documents.by_keys(kind, _keys(fields["keys"])))
             fitting = await asyncio.to_thread(self._fitting_documents, found)
@@ -63,12 +63,12 @@ class DocumentSubjects(SystemService):
                     f"These {len(found)} documents do not fit into one reply; ask for fewer keys at once."
                 )
             return {"documents": fitting, "next": None}
-        limit = min(requests.whole_number(fields, "limit", DEFAULT_LIMIT) or 1, MOST_DOCUMENTS)
+        limit = min(requests.whole_number(fields, "limit", DEFAULT_LIMIT) or 1, MAX_DOCUMENTS)
         found = await self._stored(
             self.store.documents.between(
                 kind,
-                time_of(fields.get("from"), "from"),
-                time_of(fields.get("to"), "to"),
+                checked_time(fields.get("from"), "from"),
+                checked_time(fields.get("to"), "to"),
                 newest_first=fields.get("newest_first") is True,
                 limit=limit,
                 after=_cursor(fields.get("after")),
@@ -82,13 +82,13 @@ class DocumentSubjects(SystemService):
     async def delete_documents(self, value: Any) -> dict[str, Any]:
         """Forgets documents by keys, or those that are older than a time."""
         fields = requests.fields_of(value, subjects.DB_DELETE_DOCUMENTS_SUBJECT.name, ("kind", "keys", "before"))
-        kind = kind_of(fields.get("kind"))
+        kind = checked_kind(fields.get("kind"))
         if ("keys" in fields) == ("before" in fields):
             raise InvalidRequestError("Name either 'keys' or 'before'.")
         if "keys" in fields:
             deleted = await self._stored(self.store.documents.delete_keys(kind, _keys(fields["keys"])))
         else:
-            deleted = await self._stored(self.store.documents.delete_before(kind, time_of(fields["before"], "before")))
+            deleted = await self._stored(self.store.documents.delete_before(kind, checked_time(fields["before"], "before")))
         return {"acknowledged": True, "deleted": deleted}
 
     @answers(subjects.DB_GET_TARGETS_SUBJECT)
@@ -113,14 +113,14 @@ class DocumentSubjects(SystemService):
 
 
 def _keys(value: object) -> list[str]:
-    if not isinstance(value, list) or len(value) > MOST_DOCUMENTS:
-        raise InvalidRequestError(f"'keys' must be a list of at most {MOST_DOCUMENTS} texts.")
-    return [key_of(key) for key in value]
+    if not isinstance(value, list) or len(value) > MAX_DOCUMENTS:
+        raise InvalidRequestError(f"'keys' must be a list of at most {MAX_DOCUMENTS} texts.")
+    return [checked_key(key) for key in value]
 
 
 def _cursor(value: object) -> Cursor | None:
     if value is None:
         return None
     if not isinstance(value, list) or len(value) != 2:
-        raise InvalidRequestError(f"'after' must be [at, key], with a key of at most {LONGEST_KEY} characters.")
-    return Cursor(time_of(value[0], "after"), key_of(value[1]))
+        raise InvalidRequestError(f"'after' must be [at, key], with a key of at most {MAX_DOCUMENT_KEY} characters.")
+    return Cursor(checked_time(value[0], "after"), checked_key(value[1]))

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import MAX_PAGE_ROWS, PAGE_ROWS, Page, decode_page, processed_schema
-from complex_system.domain.records import MAX_FAULTS, Record, sentence
+from complex_system.domain.records import MAX_FAULTS, Record, faults_message
 from complex_system.errors import InvalidRecordError, InvalidRequestError
 from complex_system.messaging.replicas import ALL, Share
 
@@ -233,4 +233,4 @@ def fits(value: Sequence[Mapping[str, Any]], max_payload: int) -> bool:
 
 def _raise_faults(faults: list[dict[str, Any]]) -> None:
     if faults:
-        raise InvalidRecordError(sentence(faults), faults[:MAX_FAULTS])
+        raise InvalidRecordError(faults_message(faults), faults[:MAX_FAULTS])

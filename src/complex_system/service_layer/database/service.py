@@ -16,6 +16,8 @@ from complex_system.errors import DeclarationError, InvalidRecordError, StoreUna
 from complex_system.messaging import subjects
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.ingest.consumer import Ingest
+from complex_system.protocol.base import Empty
+from complex_system.protocol.database import GET_INGEST_COUNTS, IngestCounts
 from complex_system.service_layer.database import requests
 from complex_system.service_layer.database.documents import DocumentSubjects
 from complex_system.storage.arrow import records_of, with_key
@@ -195,11 +197,10 @@ class DatabaseService(DocumentSubjects):
         after, limit = requests.short_text(fields, "after", optional=True), requests.page_limit(fields)
         return self._fitting(await self._stored(self.store.rejected(after, limit)), "ask with a smaller 'limit'")
 
-    @answers(subjects.GET_INGEST_COUNTS_SUBJECT)
-    async def get_ingest_counts(self, value: Any) -> dict[str, Any]:
-        """What the ingest's streams hold, and what this replica has done."""
-        requests.fields_of(value, subjects.GET_INGEST_COUNTS_SUBJECT.name)
-        return {"replica": self.replica, **(await self.ingest.report() if self.ingest else {"on": False})}
+    @answers(GET_INGEST_COUNTS)
+    async def get_ingest_counts(self, _: Empty) -> IngestCounts:
+        """Return how the ingest is doing."""
+        return await self.ingest.report(self.replica) if self.ingest else IngestCounts(replica=self.replica)
 
     # Inside
 
@@ -231,7 +232,7 @@ class DatabaseService(DocumentSubjects):
         except StoreUnavailableError as error:
             await self.set_state("failing", error.message)
         else:
-            if self.health()["state"] == "failing":
+            if self.health().state == "failing":
                 await self.set_state("ready")
         return None
 

@@ -8,7 +8,7 @@ import time
 
 from complex_system.domain.documents import Document
 from complex_system.errors import ComplexSystemError, InvalidRequestError
-from complex_system.messaging.documents import DocumentClient
+from complex_system.messaging.clients import DocumentClient
 from complex_system.monitoring.aggregates import HOUR
 from complex_system.monitoring.monitor import Monitor
 

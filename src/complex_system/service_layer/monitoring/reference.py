@@ -10,8 +10,7 @@ from typing import Any
 
 from complex_system.background import run
 from complex_system.domain.dataset import Dataset
-from complex_system.messaging.clients import DatabaseClient
-from complex_system.messaging.documents import DocumentClient
+from complex_system.messaging.clients import DatabaseClient, DocumentClient
 from complex_system.monitoring.reference import RAW_SAMPLE, Reference
 from complex_system.tracking.registry import CHAMPION_SINCE, ModelRegistry, ModelVersionRef
 from complex_system.training.data import KeySample, Part, SampleCollector

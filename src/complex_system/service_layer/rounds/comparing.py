@@ -14,7 +14,7 @@ from complex_system.evaluation.announcement import announced
 from complex_system.evaluation.comparison import Comparison, ModelComparison
 from complex_system.evaluation.mlflow_log import ComparisonLog, Origin
 from complex_system.evaluation.triggers import Cause
-from complex_system.evaluation.verdict import shown
+from complex_system.evaluation.verdict import format_figure
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.service_layer.rounds.labelled_data import LabelledData
 from complex_system.tracking.registry import ModelRegistry
@@ -108,7 +108,7 @@ class ChampionChoice:
         # Last: a comparison that is finished there is not repeated after a restart, so the champion must be crowned by then.
         await self._asked(partial(self._log.finish, comparison, waiting.runs))
         log.info("Round %s: %s version %s is the champion with RMSE %s on %d hold-out records; ranked by %s", comparison.round,
-                 champion.ref.model, champion.ref.version, shown(champion.scores.rmse), comparison.holdout,
+                 champion.ref.model, champion.ref.version, format_figure(champion.scores.rmse), comparison.holdout,
                  comparison.ranked_by)  # fmt: skip
         if comparison.kept:
             log.info("%s", comparison.kept)

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.records import key_at
+from complex_system.domain.keys import key_at
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.training.cross_validation import FewRecords, Keyed
 from complex_system.training.data import MIN_SAMPLES, Part, SampleCollector, Samples

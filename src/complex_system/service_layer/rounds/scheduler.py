@@ -107,9 +107,9 @@ class TrainingRounds:
         cause = self.reaction.due(time.monotonic()) if self.trigger.last_labelled is not None else None
         after = await self._enough_since(cause)
         if cause is not None and after is not None:
-            return await self._train(HandedIn(new_round_id(), [], counts["labelled"], after, cause))
-        if grown and await self._all_processed(counts["raw"]):
-            return await self._train(HandedIn(new_round_id(), [], counts["labelled"], self.after))
+            return await self._train(HandedIn(new_round_id(), [], counts.labelled, after, cause))
+        if grown and await self._all_processed(counts.raw):
+            return await self._train(HandedIn(new_round_id(), [], counts.labelled, self.after))
         if self._outside and time.monotonic() - self._outside_since >= outside_pause:
             outside, self._outside = list(self._outside.values()), {}
             return HandedIn(outside[-1][2], [(model, version) for model, version, _ in outside], after=self.after)

@@ -18,9 +18,10 @@ from complex_system.http.loops import new_event_loop
 from complex_system.http.server import RestServer
 from complex_system.messaging.clients import ProcessingClient
 from complex_system.messaging.handlers import answers, hears
-from complex_system.messaging.service import State, SystemService
+from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import CHAMPION_CHANGED, PREDICTION_FAILED, PREDICTION_MADE, ReplySubject
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.operations import State
 from complex_system.service_layer.serving.prediction_events import PredictionEvents
 from complex_system.serving.engine import Limits, LocalRoute, PredictionEngine, PredictionResult, RemoteRoute
 from complex_system.serving.models.manager import ModelManager

@@ -26,15 +26,14 @@ from complex_system.errors import (
     TrackingUnavailableError,
     TrainingFailedError,
 )
-from complex_system.messaging.clients import DatabaseClient
-from complex_system.messaging.documents import DocumentClient
-from complex_system.messaging.service import State
+from complex_system.messaging.clients import DatabaseClient, DocumentClient
 from complex_system.monitoring.reference import RAW_SAMPLE, Reference
+from complex_system.protocol.operations import State
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
-from complex_system.training import onnx as twin
 from complex_system.training.base import Progress, Scores, TrainedModel, Trainer
 from complex_system.training.cross_validation import CrossValidation, FewRecords, Keyed, Predict, cross_validate
 from complex_system.training.data import KeySample, Part, SampleCollector, Samples, TrainingData
+from complex_system.training.onnx import export_onnx
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +151,7 @@ class TrainingJob:
             dataset=self._context.dataset,
             data=data,
             model=model,
-            twin=onnx,
+            onnx_model=onnx,
             validation=Scores.of(data.validation.y, model.predict(data.validation.x)),
             started_at=started_at,
             trained_at=datetime.now(UTC),
@@ -212,7 +211,7 @@ class TrainingJob:
 
         def work() -> tuple[TrainedModel, bytes]:
             model = trainer.fit(data, on_progress)
-            return model, twin.make(model, data.validation.x)
+            return model, export_onnx(model, data.validation.x)
 
         return await self._context.worker.run(work)
 

@@ -15,14 +15,14 @@ from typing import Any, ClassVar
 from typing_extensions import override
 
 from complex_system.background import Worker
-from complex_system.domain.laboratory import law_is_known
-from complex_system.domain.records import new_id
+from complex_system.domain.keys import new_key
+from complex_system.domain.laboratory import has_known_function
 from complex_system.errors import InvalidRequestError, TrackingUnavailableError
-from complex_system.messaging.clients import DatabaseClient
-from complex_system.messaging.documents import DocumentClient
+from complex_system.messaging.clients import DatabaseClient, DocumentClient
 from complex_system.messaging.handlers import answers
-from complex_system.messaging.service import State, SystemService
+from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import TRAIN_MODEL_SUBJECT, TRAINING_FINISHED, TRAINING_PROGRESS
+from complex_system.protocol.operations import State
 from complex_system.service_layer.training.job import JobContext, TrainingJob
 from complex_system.tracking.base import Tracker
 from complex_system.tracking.mlflow import MlflowTracker
@@ -169,7 +169,7 @@ class TrainerService(SystemService):
             tools=self._tools,
             announce=lambda value: self.announce(TRAINING_PROGRESS, value),
             report=self.set_state,
-            few=0 if law_is_known(self.dataset) else self.settings.cross_validate_below,
+            few=0 if has_known_function(self.dataset) else self.settings.cross_validate_below,
         )
 
     async def _tools(self) -> tuple[Trainer, Tracker]:
@@ -194,7 +194,7 @@ class TrainerService(SystemService):
             await self.set_state("failing", f"{self.framework} cannot be loaded: {error}")
             raise
         log.info("Loaded %s and the tracker in %.1f s", self.framework, time.monotonic() - begin)
-        if self._job is None and self.health()["state"] == "ready":
+        if self._job is None and self.health().state == "ready":
             await self.set_state("ready")
         return tools
 
@@ -233,4 +233,4 @@ def _request(value: Any) -> tuple[str, list[str] | None, str | None]:
         raise InvalidRequestError("'trainers' must be a list of trainer names, or missing for all.")
     if after is not None and not (isinstance(after, str) and 0 < len(after) <= 64):
         raise InvalidRequestError("'after' must be a key of 1 to 64 characters, or missing for all records.")
-    return round_id or new_id(), trainers, after
+    return round_id or new_key(), trainers, after

@@ -46,8 +46,8 @@ class MlflowChampionSource(ModelSource):
     @override
     def load(self, reference: ModelReference) -> LoadedTwin:
         ref: ModelVersionRef = reference.origin
-        if self._pipeline is None or self._registry.has_twin(ref):
-            return LoadedTwin(*self._registry.load_twin(ref))
+        if self._pipeline is None or self._registry.has_onnx_model(ref):
+            return LoadedTwin(*self._registry.load_onnx_model(ref))
         dataset = self._pipeline.dataset
         if ref.pipeline_version and ref.pipeline_version != dataset.version:
             raise ModelRefusedError(

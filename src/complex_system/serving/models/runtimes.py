@@ -13,7 +13,7 @@ import onnxruntime as ort
 from typing_extensions import override
 
 from complex_system.errors import InternalError, ModelRefusedError
-from complex_system.training.base import TWIN_INPUT, TWIN_OUTPUT
+from complex_system.training.onnx import ONNX_INPUT, ONNX_OUTPUT
 
 log = logging.getLogger(__name__)
 
@@ -61,15 +61,15 @@ class OnnxRuntime(Runtime):
             log.warning("%s cannot be read as ONNX: %s", what, error)
             raise ModelRefusedError(f"{what} cannot be read as ONNX ({type(error).__name__}); the log says more.") from error
         inputs = {each.name: each for each in self._session.get_inputs()}
-        if list(inputs) != [TWIN_INPUT] or TWIN_OUTPUT not in {each.name for each in self._session.get_outputs()}:
-            raise ModelRefusedError(f"{what} is no twin of ours: it must take '{TWIN_INPUT}' and give '{TWIN_OUTPUT}'.")
-        declared = inputs[TWIN_INPUT].shape[-1]
+        if list(inputs) != [ONNX_INPUT] or ONNX_OUTPUT not in {each.name for each in self._session.get_outputs()}:
+            raise ModelRefusedError(f"{what} is no twin of ours: it must take '{ONNX_INPUT}' and give '{ONNX_OUTPUT}'.")
+        declared = inputs[ONNX_INPUT].shape[-1]
         if isinstance(declared, int) and declared != width:
             raise ModelRefusedError(f"{what} takes {declared} features and the pipeline makes {width}.")
 
     @override
     def run(self, features: Matrix) -> npt.NDArray[Any]:
-        values: npt.NDArray[Any] = self._session.run([TWIN_OUTPUT], {TWIN_INPUT: features})[0]
+        values: npt.NDArray[Any] = self._session.run([ONNX_OUTPUT], {ONNX_INPUT: features})[0]
         return values
 
 

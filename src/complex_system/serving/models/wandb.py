@@ -12,7 +12,7 @@ from complex_system.errors import ModelRefusedError, TrackingUnavailableError
 from complex_system.serving.models.source import ListedModel, LoadedTwin, ModelReference, ModelSource
 from complex_system.settings import Settings
 from complex_system.tracking.artifact_store import ArtifactStore
-from complex_system.tracking.wandb import ARTIFACT, LATEST, TWIN_FILE, OnlineArtifact, artifact_folder, find_artifact
+from complex_system.tracking.wandb import ARTIFACT, LATEST, ONNX_FILE, OnlineArtifact, artifact_folder, find_artifact
 
 PATIENCE = 60.0
 """Seconds that Weights & Biases gets for an answer; its own client tries again for many minutes."""
@@ -112,6 +112,6 @@ def _listed(newest: ModelReference | None) -> list[ListedModel]:
 
 
 def _twin(reference: ModelReference, files: dict[str, bytes], metadata: dict[str, Any]) -> LoadedTwin:
-    if TWIN_FILE not in files:
-        raise ModelRefusedError(f"{reference} holds no {TWIN_FILE}.")
-    return LoadedTwin(files[TWIN_FILE], metadata)
+    if ONNX_FILE not in files:
+        raise ModelRefusedError(f"{reference} holds no {ONNX_FILE}.")
+    return LoadedTwin(files[ONNX_FILE], metadata)

@@ -9,8 +9,8 @@ from typing import Any
 import polars as pl
 
 from complex_system.domain.dataset import ID, Column, Dataset
-from complex_system.domain.records import MAX_KEY
-from complex_system.domain.types import MAX_TEXT, kind_of
+from complex_system.domain.keys import MAX_KEY
+from complex_system.domain.types import MAX_TEXT, column_type
 from complex_system.pipeline.expressions import frame_type
 from complex_system.pipeline.raw_columns import RawColumns
 
@@ -35,7 +35,7 @@ class ColumnReader:
         self.kinds: dict[str, Any] = {name: frame_type(known[name]) if name in known else pl.String for name in names}
         self.needed = {column.name for column in dataset.columns if not column.optional}
         # Columns whose values need more than a look at their types are checked record by record.
-        simple = (column.name for column in known.values() if column.type != "integer" and not kind_of(column).is_list)
+        simple = (column.name for column in known.values() if column.type != "integer" and not column_type(column).is_list)
         self._simple = {ID, *simple}
         self._longest = {name: MAX_KEY if name == ID else MAX_TEXT for name in self.kinds}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from complex_system.domain.records import MAX_FAULTS, sentence, shown
+from complex_system.domain.records import MAX_FAULTS, faults_message, shown
 from complex_system.errors import InvalidRecordError
 from complex_system.pipeline.arrays import Matrix
 
@@ -54,4 +54,4 @@ def _no_features(elements: Iterable[tuple[int, Any]], names: Sequence[str]) -> I
         faults.append({"record": row, "id": None, "field": names[column], "problem": problem})
         if len(faults) == MAX_FAULTS:
             break
-    return InvalidRecordError(sentence(faults), faults)
+    return InvalidRecordError(faults_message(faults), faults)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from msgspec.structs import astuple
 
 from complex_system.domain.dataset import Dataset
-from complex_system.domain.records import MAX_FAULTS, raw_check, sentence
+from complex_system.domain.records import MAX_FAULTS, faults_message, raw_check
 from complex_system.errors import InvalidRecordError, InvalidRequestError, TooLargeError
 from complex_system.pipeline.pipeline import FEW_RECORDS, MANY_RECORDS, Pipeline
 from complex_system.pipeline.raw_columns import RawColumns
@@ -119,7 +119,7 @@ class BatchReader:
             return RecordBatch(self._check(value))
         except InvalidRecordError:
             faults = self._check.faults(value, self.pipeline.faults_of)
-            raise InvalidRecordError(sentence(faults), faults) from None
+            raise InvalidRecordError(faults_message(faults), faults) from None
 
     def columns(self, columns: Mapping[str, Sequence[Any]]) -> Batch:
         """Columns by name, all of the same length. A missing one that is optional is filled as declared.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import secrets
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -17,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
+from complex_system.domain.keys import new_key
 from complex_system.errors import (
     ComplexSystemError,
     InternalError,
@@ -25,15 +25,15 @@ from complex_system.errors import (
     NobodyListensError,
     NoModelError,
     TooLargeError,
-    UnauthorizedError,
 )
+from complex_system.http.auth import ApiKey
 from complex_system.serving.engine import PredictionEngine, PredictionResult
 from complex_system.serving.metrics import ServingMetrics
 from complex_system.serving.models.predictor import ModelInfo, Predictor
 from complex_system.serving.requests.batch import Batch
 from complex_system.serving.requests.bodies import LARGE_BODY
 from complex_system.serving.requests.reader import BatchReader
-from complex_system.serving.rest.answers import JsonResponse, new_request_id
+from complex_system.serving.rest.answers import JsonResponse
 
 log = logging.getLogger(__name__)
 
@@ -89,22 +89,9 @@ class Gate:
         self.engine = engine
         self.large = asyncio.Semaphore(LARGE_AT_ONCE)
         self.metrics = ServingMetrics(engine.models, broker_connected)
-        self._api_key = api_key.encode()
+        self.api_key = ApiKey(api_key)
         self._broker_connected = broker_connected
         self._broker_needed = broker_needed
-
-    def authorize(self, request: Request) -> None:
-        """Lets a request pass that carries the API key, or all of them where none is set.
-
-        Raises:
-            UnauthorizedError: The key is missing or another one.
-        """
-        if not self._api_key:
-            return
-        scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-        given = request.headers.get("x-api-key") or (bearer.strip() if scheme.lower() == "bearer" else "")
-        if not secrets.compare_digest(given.encode(), self._api_key):
-            raise UnauthorizedError("The API key is missing or wrong; send it as the header X-API-Key.")
 
     def require_ready(self) -> None:
         """Returns when predictions can be made: a model is loaded and warm, and the broker is there if it is needed.
@@ -178,7 +165,7 @@ class Call(Request):
         """The client's request id if it can stand in a header, else one of ours."""
         if not self._id:
             own = self.header(_REQUEST_ID_FIELD)
-            self._id = own if own and _REQUEST_ID.fullmatch(own) else new_request_id()
+            self._id = own if own and _REQUEST_ID.fullmatch(own) else new_key()
         return self._id
 
     async def within_limits(self) -> bytes:
@@ -329,7 +316,7 @@ class ServingRoute(APIRoute):
     async def _answer(self, call: Call) -> Response:
         try:
             if self.secured:
-                call.gate.authorize(call)
+                call.gate.api_key.require(call.headers)
             response: Response = await self.endpoint(call, **call.scope["path_params"])
             return response
         except ComplexSystemError as error:

@@ -11,8 +11,8 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from complex_system.domain.dataset import ID, Column
-from complex_system.domain.records import MAX_FAULTS, sentence, shown
-from complex_system.domain.types import kind_of
+from complex_system.domain.records import MAX_FAULTS, faults_message, shown
+from complex_system.domain.types import column_type
 from complex_system.errors import InvalidRecordError, InvalidRequestError
 from complex_system.serving.requests.batch import Batch
 from complex_system.serving.requests.bodies import json_of
@@ -62,7 +62,7 @@ class Inputs:
     def __init__(self, columns: Sequence[Column]) -> None:
         """Names a tensor for each column, with its datatype; those of lists hold texts of JSON."""
         self.datatypes = {column.name: datatype_of(column) for column in columns}
-        self.lists = {column.name for column in columns if kind_of(column).is_list}
+        self.lists = {column.name for column in columns if column_type(column).is_list}
 
 
 class InferenceReader:
@@ -144,7 +144,7 @@ class InferenceReader:
             problems.append(error.message.rstrip("."))
         faults.sort(key=itemgetter("record"))
         if not problems:
-            raise InvalidRecordError(sentence(faults[:MAX_FAULTS]), faults[:MAX_FAULTS])
+            raise InvalidRecordError(faults_message(faults[:MAX_FAULTS]), faults[:MAX_FAULTS])
         lines = (problems + fault_lines(faults))[:MAX_FAULTS]
         raise InvalidRequestError(f"{lines[0]}." if len(lines) == 1 else in_one_text(lines))
 

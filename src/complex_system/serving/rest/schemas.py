@@ -8,7 +8,7 @@ from typing import Any
 
 from complex_system.domain.dataset import ID, Column, Dataset
 from complex_system.domain.records import Record
-from complex_system.domain.types import MAX_TEXT, kind_of
+from complex_system.domain.types import MAX_TEXT, column_type
 
 Schema = dict[str, Any]
 
@@ -234,7 +234,7 @@ def _protocols() -> dict[str, Schema]:
 
 
 def _column_schema(column: Column, *, is_target: bool) -> Schema:
-    schema: Schema = dict(kind_of(column).json)
+    schema: Schema = dict(column_type(column).json)
     if column.optional:
         schema["type"] = [schema["type"], "null"]
     notes = [column.description] if column.description else []

@@ -1,0 +1,79 @@
+"""Keys of records and ids of requests: UUIDs whose texts rise with time, so that pages by key follow the order of arrival."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+
+MAX_KEY = 64
+"""Characters of a record's key."""
+_REPETITION = "~"
+_COUNTER = (1 << 80) - 1 - (1 << 61)  # the counter's highest bit is 0 at first, so that counting cannot overflow
+_lock = threading.Lock()
+_random = random.Random()  # noqa: S311 - unique, no secret
+os.register_at_fork(after_in_child=_random.seed)
+_newest = (0, 0)
+
+
+def new_key() -> str:
+    """Return a new key: a UUID of version 7 of this moment, above all that this process made before."""
+    global _newest
+    now = time.time_ns() // 1_000_000
+    with _lock:
+        milliseconds, bits = _newest
+        _newest = made = (now, _random.getrandbits(80) & _COUNTER) if now > milliseconds else (milliseconds, bits + 1)
+    return uuid7(*made)
+
+
+def uuid7(milliseconds: int, bits: int) -> str:
+    """Return a UUID of version 7 (RFC 9562, 5.7).
+
+    Args:
+        milliseconds: Since the epoch; its lowest 48 bits are used.
+        bits: What makes it unique; its lowest 80 bits are used, but for six that version and variant take.
+    """
+    return _uuid(7, milliseconds & 0xFFFF_FFFF_FFFF, bits)
+
+
+def key_at(seconds: float) -> str:
+    """Return the smallest UUID of version 7 of a time: keys made before are below it, and those made since then are not.
+
+    Args:
+        seconds: Since the epoch.
+    """
+    return uuid7(max(0, int(seconds * 1000)), 0)
+
+
+def row_key(digest: bytes, row: int) -> str:
+    """Return the key of a row in a file: a UUID of version 8 (RFC 9562) of 60 bits of the file's digest, then the row's number.
+
+    Keys of one file rise with the row, so pages by key follow the order of the file.
+    """
+    file = int.from_bytes(digest[:8]) >> 4
+    return _uuid(8, file >> 12, (file & 0xFFF) << 64 | row)
+
+
+def repeated_key(key: str, number: int) -> str:
+    """Return the key of a record that is sent again under a key of its own, e.g. ``A7~2``.
+
+    Args:
+        key: Of the record.
+        number: 1 for the first time, which keeps the key.
+    """
+    return key if number == 1 else f"{key}{_REPETITION}{number}"
+
+
+def original_key(key: str) -> str:
+    """Return the key without the number of a repetition: all repetitions of a record belong to one part of the split, and one fold."""
+    if _REPETITION not in key:
+        return key
+    original, _, number = key.rpartition(_REPETITION)
+    return original if original and number.isdecimal() else key
+
+
+def _uuid(version: int, head: int, bits: int) -> str:
+    value = head << 80 | version << 76 | (bits >> 64 & 0xFFF) << 64 | 0b10 << 62 | bits & 0x3FFF_FFFF_FFFF_FFFF
+    text = f"{value:032x}"  # uuid.UUID takes four times as long
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -1,0 +1,300 @@
+"""The database service's subjects beside those that kio publishes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from complex_system.protocol.base import ArrowPage, Empty, Message, Request
+
+Key = Annotated[str, Meta(min_length=1, max_length=64)]
+"""Key of a record, and a pipeline version: 1 to 64 characters."""
+DocumentKey = Annotated[str, Meta(min_length=1, max_length=200)]
+DocumentKind = Annotated[str, Meta(pattern="^[a-z][a-z0-9-]{0,31}$")]
+Limit = Annotated[int, Meta(ge=1)]
+"""Rows that are wanted. A page never holds more than ``MAX_PAGE_ROWS``; its cursor says that there are more."""
+MAX_DOCUMENTS = 5000
+"""Documents, or keys, in one request and in one page."""
+
+
+class RecordCounts(Message, frozen=True, kw_only=True):
+    """Numbers of records.
+
+    Attributes:
+        raw: Saved raw records.
+        processed: Processed records, of any pipeline version.
+        labelled: Processed records whose target is known.
+        rejected: Raw records that could not be processed.
+    """
+
+    raw: int
+    processed: int
+    labelled: int
+    rejected: int
+
+
+class UnprocessedRequest(Message, frozen=True, kw_only=True):
+    """Asks for raw records that a pipeline version has not processed yet.
+
+    Attributes:
+        version: The pipeline version.
+        after: Only records with larger keys; None from the first one on.
+        limit: Rows of the page; the default page size where it is missing.
+        share: ``(index, count)``: only keys whose CRC-32 modulo ``count`` is ``index``, the share of one of ``count`` replicas.
+    """
+
+    version: Key
+    after: Key | None = None
+    limit: Limit | None = None
+    share: tuple[int, int] | None = None
+
+
+class ColumnsRequest(Message, frozen=True, kw_only=True):
+    """Asks for processed records.
+
+    Attributes:
+        columns: Names of the wanted columns; None for all.
+        labelled: Only records whose target is known.
+        version: Only records of this pipeline version; None for any.
+        after: Only records with larger keys; None from the first one on.
+        limit: Rows of the page; the default page size where it is missing.
+    """
+
+    columns: list[str] | None = None
+    labelled: bool | None = None
+    version: Key | None = None
+    after: Key | None = None
+    limit: Limit | None = None
+
+
+class Rejection(Message, frozen=True, kw_only=True, rename={"id": "_id"}):
+    """A raw record that cannot be processed.
+
+    Attributes:
+        id: Key of the record.
+        reason: Why, for a person.
+        version: The pipeline version that rejected it; given in replies only.
+    """
+
+    id: Key
+    reason: str
+    version: str = ""
+
+
+class RejectRequest(Message, frozen=True, kw_only=True):
+    """Reports raw records that a pipeline version cannot process.
+
+    Attributes:
+        version: The pipeline version.
+        rejections: The records with the reasons.
+    """
+
+    version: Key
+    rejections: list[Rejection]
+
+
+class RejectedRequest(Message, frozen=True, kw_only=True):
+    """Asks for rejections, in the order of their keys.
+
+    Attributes:
+        after: Only records with larger keys; None from the first one on.
+        limit: Rejections of the page; the default page size where it is missing.
+    """
+
+    after: Key | None = None
+    limit: Limit | None = None
+
+
+class Acknowledged(Message, frozen=True, kw_only=True):
+    """Confirms that the database has what was sent.
+
+    Attributes:
+        acknowledged: Always true.
+        db: ``MongoDB`` or ``MariaDB``.
+    """
+
+    acknowledged: bool = True
+    db: str = ""
+
+
+class Upserted(Acknowledged, frozen=True, kw_only=True):
+    """Confirms processed records.
+
+    Attributes:
+        upserted: Records that were written.
+    """
+
+    upserted: int
+
+
+class Rejected(Acknowledged, frozen=True, kw_only=True):
+    """Confirms rejections.
+
+    Attributes:
+        rejected: Rejections that were written.
+    """
+
+    rejected: int
+
+
+class DocumentsSaved(Acknowledged, frozen=True, kw_only=True):
+    """Confirms documents.
+
+    Attributes:
+        saved: Documents that were written.
+    """
+
+    saved: int
+
+
+class DocumentsDeleted(Acknowledged, frozen=True, kw_only=True):
+    """Confirms that documents are gone.
+
+    Attributes:
+        deleted: Documents that were there and are not any more.
+    """
+
+    deleted: int
+
+
+class KeysRequest(Message, frozen=True, kw_only=True):
+    """Names records by their keys.
+
+    Attributes:
+        keys: At most 5,000 keys.
+    """
+
+    keys: Annotated[list[DocumentKey], Meta(max_length=MAX_DOCUMENTS)]
+
+
+class IngestCounts(Message, frozen=True, kw_only=True):
+    """How the ingest is doing: the streams, which all replicas share, and what the replica that answers has done.
+
+    Attributes:
+        replica: The replica that answers.
+        on: Whether the ingest is switched on.
+        problem: Why nothing is read at the moment; empty when all is well.
+        waiting: Messages that no replica has taken yet; None where the broker does not say.
+        in_flight: Messages that a replica has taken and not acknowledged.
+        dead: Dead letters.
+        saved: Records that this replica has saved.
+        refused: Messages that this replica has refused.
+    """
+
+    replica: str = ""
+    on: bool = False
+    problem: str = ""
+    waiting: int | None = None
+    in_flight: int | None = None
+    dead: int | None = None
+    saved: int = 0
+    refused: int = 0
+
+
+class DocumentMessage(Message, frozen=True, kw_only=True):
+    """A document that monitoring keeps in the database.
+
+    Attributes:
+        kind: Lower-case letters, digits and hyphens, at most 32.
+        key: Unique within the kind.
+        at: The time that it belongs to, seconds since 1970 (UTC).
+        body: JSON values, at most 512 KiB.
+    """
+
+    kind: DocumentKind
+    key: DocumentKey
+    at: float
+    body: dict[str, Any]
+
+
+class DocumentsRequest(Message, frozen=True, kw_only=True, rename={"start": "from", "end": "to"}):
+    """Asks for documents of a kind: by keys, or a page of those with ``from <= at < to``.
+
+    Attributes:
+        kind: Which documents.
+        keys: Keys of the wanted documents; None for those of a period.
+        start: Begin of the period, seconds since 1970 (UTC).
+        end: End of the period.
+        newest_first: In falling order of time and key.
+        limit: Documents of the page.
+        after: ``(at, key)`` of the last document of the page before.
+    """
+
+    kind: DocumentKind
+    keys: Annotated[list[DocumentKey], Meta(max_length=MAX_DOCUMENTS)] | None = None
+    start: float | None = None
+    end: float | None = None
+    newest_first: bool = False
+    limit: int | None = None
+    after: tuple[float, DocumentKey] | None = None
+
+
+class Documents(Message, frozen=True, kw_only=True):
+    """A page of documents.
+
+    Attributes:
+        documents: The documents.
+        next: What to ask ``after`` for the next page; None after the last one.
+    """
+
+    documents: list[DocumentMessage]
+    next: tuple[float, str] | None = None
+
+
+class DeleteDocuments(Message, frozen=True, kw_only=True):
+    """Deletes documents of a kind: those with the keys, or those from before a time.
+
+    Attributes:
+        kind: Which documents.
+        keys: Their keys.
+        before: Seconds since 1970 (UTC).
+    """
+
+    kind: DocumentKind
+    keys: Annotated[list[DocumentKey], Meta(max_length=MAX_DOCUMENTS)] | None = None
+    before: float | None = None
+
+
+GET_COUNTS = Request("get-record-counts", Empty, RecordCounts, "Return how many records there are.")
+GET_UNPROCESSED = Request(
+    "get-unprocessed-page",
+    UnprocessedRequest,
+    ArrowPage,
+    "Return an Arrow page of raw records that a pipeline version has not processed.",
+)
+UPSERT_PROCESSED = Request(
+    "upsert-processed-columns",
+    ArrowPage,
+    Upserted,
+    "Write an Arrow page of processed records; its note `version` names the pipeline version.",
+)
+GET_PROCESSED = Request("get-processed-columns", ColumnsRequest, ArrowPage, "Return an Arrow page of processed records.")
+REJECT_RAW = Request(
+    "reject-raw-datapoints",
+    RejectRequest,
+    Rejected,
+    "Write down which raw records cannot be processed, and why.",
+)
+GET_REJECTED = Request("get-rejected-page", RejectedRequest, list[Rejection], "Return rejections with their reasons.")
+GET_RAW_BY_KEYS = Request(
+    "get-raw-by-keys",
+    KeysRequest,
+    ArrowPage,
+    "Return an Arrow page of raw records; where its cursor is set, ask again for the keys beyond it.",
+)
+GET_TARGETS = Request("get-targets", KeysRequest, dict[str, float], "Return the known targets of processed records, by key.")
+GET_INGEST_COUNTS = Request("get-ingest-counts", Empty, IngestCounts, "Return how the ingest is doing.")
+SAVE_DOCUMENTS = Request(
+    "save-monitoring-documents",
+    list[DocumentMessage],
+    DocumentsSaved,
+    "Save documents; one of the same kind and key is replaced.",
+)
+GET_DOCUMENTS = Request("get-monitoring-documents", DocumentsRequest, Documents, "Return documents by keys or by period.")
+DELETE_DOCUMENTS = Request(
+    "delete-monitoring-documents",
+    DeleteDocuments,
+    DocumentsDeleted,
+    "Delete documents by keys or by age.",
+)

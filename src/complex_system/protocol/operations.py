@@ -1,0 +1,211 @@
+"""How the system is doing: heartbeats, alerts, monitoring, and the source's scenarios."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from complex_system.protocol.base import Empty, Event, Message, Request
+
+State = Literal["starting", "waiting", "ready", "working", "failing", "stopped"]
+
+
+class Heartbeat(Message, frozen=True, kw_only=True):
+    """How a service is, published every few seconds and at each change, and told on ``get-health.<service>``.
+
+    Attributes:
+        service: snake_case name.
+        replica: What people call this replica.
+        instance: Tells this process from every other one, also from one of the same replica before a restart.
+        host: Host name.
+        state: ``stopped`` in the last one of a service that ends in order.
+        detail: What it waits for, works on, or fails at; empty where there is nothing to say.
+        pid: Process id.
+        url: Where it answers by HTTP; empty for most.
+        version: Release of this project.
+        started: When the process began, seconds since 1970 (UTC).
+        cpu_percent: Mean since the heartbeat before; 100 is one busy core.
+        memory_megabytes: Resident memory.
+        pipeline_version: What ``data_processing`` processes with; empty for all others.
+    """
+
+    service: str
+    replica: str = ""
+    instance: str = ""
+    host: str = ""
+    state: State = "ready"
+    detail: str = ""
+    pid: int = 0
+    url: str = ""
+    version: str = ""
+    started: float = 0.0
+    cpu_percent: float = 0.0
+    memory_megabytes: float = 0.0
+    pipeline_version: str = ""
+
+
+class Action(Message, frozen=True, kw_only=True):
+    """What the system did because of an alert.
+
+    Attributes:
+        round: Id of the training round.
+        at: When it began, seconds since 1970 (UTC).
+        outcome: ``training`` while it runs, then ``new champion``, ``kept`` or ``failed``.
+        what: One sentence: the new champion, or why the old one stays.
+    """
+
+    round: str
+    at: float
+    outcome: str = "training"
+    what: str = ""
+
+
+class Alert(Message, frozen=True, kw_only=True):
+    """One alert. Times are seconds since 1970 (UTC).
+
+    Attributes:
+        key: A UUID of version 7 that follows from rule, subject and time.
+        rule: Name of the rule.
+        metric: The judged metric.
+        subject: Column, feature or service that it is about; empty where the rule has no pattern.
+        severity: ``info``, ``warning`` or ``critical``.
+        retrain: Whether it asks for a training round.
+        since: When the metric went beyond the threshold.
+        began: When that had lasted long enough, and the alert was raised.
+        ended: When it was good again for long enough; None while it is open.
+        value: The value that was farthest off.
+        newest: The newest judged value.
+        threshold: Of the rule.
+        sentence: What is the matter, for the people at the plant.
+        over: How it ended; empty while it is open.
+        actions: What the system did, oldest first.
+    """
+
+    key: str
+    rule: str
+    metric: str
+    subject: str
+    severity: str
+    retrain: bool
+    since: float
+    began: float
+    ended: float | None = None
+    value: float
+    newest: float
+    threshold: float
+    sentence: str
+    over: str = ""
+    actions: tuple[Action, ...] = ()
+
+    @property
+    def message(self) -> str:
+        """What there is to say of it now."""
+        return self.sentence if self.ended is None else self.over
+
+
+class Alerts(Message, frozen=True, kw_only=True):
+    """All alerts that are known.
+
+    Attributes:
+        open: Those that last.
+        past: The newest of those that are over.
+    """
+
+    open: tuple[Alert, ...] = ()
+    past: tuple[Alert, ...] = ()
+
+
+class ServedModel(Message, frozen=True, kw_only=True):
+    """A model that answers.
+
+    Attributes:
+        model: Registered name; None before the first prediction.
+        version: Registered version.
+    """
+
+    model: str | None = None
+    version: str | None = None
+
+
+class ServiceFigures(Message, frozen=True, kw_only=True):
+    """How the predictions of one serving service are, over a moving window.
+
+    Attributes:
+        model: The model that answers.
+        performance: Errors in the target's unit, and ``count`` of predictions with a known truth.
+        latency: Milliseconds of the requests, and requests a second.
+    """
+
+    model: ServedModel = ServedModel()
+    performance: dict[str, float] = {}
+    latency: dict[str, float] = {}
+
+
+class MonitoringSnapshot(ServiceFigures, frozen=True, kw_only=True):
+    """The newest values of monitoring; model, performance and latency are those of the champion's service.
+
+    Attributes:
+        at: Time of the newest point, seconds since 1970 (UTC); 0 before the first.
+        system: Figures of the host, as MLflow names them without ``system/``.
+        services: The figures of every serving service, by its name.
+        drift: Population stability index by feature.
+        samples: Predicted records in the live window.
+        reference_samples: Records of the reference.
+        metrics: All figures of the newest point by flat name.
+        run_id: Monitoring's run in MLflow; empty before the first write.
+        waiting_points: Points that MLflow does not have yet.
+    """
+
+    at: float = 0.0
+    system: dict[str, float] = {}
+    services: dict[str, ServiceFigures] = {}
+    drift: dict[str, float] = {}
+    samples: int = 0
+    reference_samples: int = 0
+    metrics: dict[str, float] = {}
+    run_id: str | None = None
+    waiting_points: int = 0
+
+
+class ScenarioRequest(Message, frozen=True, kw_only=True):
+    """Lets something happen to the lab.
+
+    Attributes:
+        scenario: Name of the scenario; ``none`` ends the one that runs.
+        ramp: Seconds until it has its full extent; None for the setting.
+    """
+
+    scenario: str
+    ramp: float | None = None
+
+
+class ScenarioState(Message, frozen=True, kw_only=True):
+    """The scenario that runs.
+
+    Attributes:
+        scenario: Its name.
+        began: When it began, seconds since 1970 (UTC).
+        ramp: Seconds until it has its full extent.
+    """
+
+    scenario: str
+    began: float
+    ramp: float
+
+
+SERVICE_HEARTBEAT = Event("service-heartbeat", Heartbeat)
+ALERT_RAISED = Event("alert-raised", Alert)
+ALERT_ENDED = Event("alert-ended", Alert)
+GET_ALERTS = Request("get-alerts", Empty, Alerts, "Return the open alerts, and the newest of those that are over.")
+GET_MONITORING = Request("get-monitoring", Empty, MonitoringSnapshot, "Return the newest values of monitoring.")
+SET_SCENARIO = Request("set-scenario", ScenarioRequest, ScenarioState, "Let something happen to the lab.")
+GET_SCENARIO = Request("get-scenario", Empty, ScenarioState, "Return the scenario that runs.")
+SCENARIO_CHANGED = Event("scenario-changed", ScenarioState)
+
+
+def health_request(service: str) -> Request[Empty, Heartbeat]:
+    """Return the subject on which a service says how it is.
+
+    Args:
+        service: Its snake_case name, or ``<name>.<host name>`` for the one of that host.
+    """
+    return Request(f"get-health.{service}", Empty, Heartbeat, "Return how the service is.")

@@ -1,0 +1,114 @@
+"""Predictions: what was predicted, what failed, and what the truth turned out to be."""
+
+from __future__ import annotations
+
+from complex_system.domain.records import Record
+from complex_system.protocol.base import ArrowPage, Event, Message, Request
+
+
+class PredictedRecord(Message, frozen=True, kw_only=True):
+    """One prediction.
+
+    Attributes:
+        id: Key of the record; None where the request gave none.
+        record: The raw record as it came.
+        prediction: In the target's unit.
+    """
+
+    id: str | None
+    record: Record
+    prediction: float
+
+
+class ShadowPredictions(Message, frozen=True, kw_only=True):
+    """What a challenger predicts for the same request, or why it predicts nothing.
+
+    Attributes:
+        model: Registered name.
+        version: Registered version.
+        framework: Its framework.
+        milliseconds: Duration of the prediction.
+        predictions: In the order of the request, in the target's unit.
+        error: Why there are none; empty where there are.
+    """
+
+    model: str
+    version: str = ""
+    framework: str = ""
+    milliseconds: float = 0.0
+    predictions: tuple[float, ...] = ()
+    error: str = ""
+
+
+class PredictionMade(Message, frozen=True, kw_only=True):
+    """The predictions of one request.
+
+    Attributes:
+        service: Name of the service that predicted.
+        model: Registered name.
+        version: Registered version.
+        pipeline_version: Pipeline version of the model.
+        milliseconds: Duration of the request in the service.
+        predictions: One a record, in the order of the request.
+        shadows: What challengers predict for it.
+    """
+
+    service: str
+    model: str
+    version: str
+    pipeline_version: str = ""
+    milliseconds: float = 0.0
+    predictions: tuple[PredictedRecord, ...] = ()
+    shadows: tuple[ShadowPredictions, ...] = ()
+
+
+class PredictionFailed(Message, frozen=True, kw_only=True):
+    """Requests for predictions that failed, at most one event a second.
+
+    Attributes:
+        service: Name of the service.
+        failures: Number of requests by stable error code.
+    """
+
+    service: str
+    failures: dict[str, int]
+
+
+class Truth(Message, frozen=True, kw_only=True):
+    """The measured value of a record.
+
+    Attributes:
+        id: Key of the record.
+        truth: In the target's unit.
+    """
+
+    id: str
+    truth: float
+
+
+class TruthKnown(Message, frozen=True, kw_only=True):
+    """Measured values of records that were predicted.
+
+    Attributes:
+        truths: One a record.
+    """
+
+    truths: tuple[Truth, ...]
+
+
+PREDICT_COLUMNS = Request(
+    "get-prediction-columns",
+    ArrowPage,
+    ArrowPage,
+    "Return an Arrow page with `prediction` (float32) for an Arrow page of raw records, in the same order, and the key where it was "
+    "given; its notes name `model`, `version` and `pipeline_version`.",
+)
+PREDICT_COLUMNS_WANDB = Request(
+    "get-prediction-wandb-columns",
+    ArrowPage,
+    ArrowPage,
+    "As `get-prediction-columns`, answered by `ml_serving` from the W&B artifact.",
+)
+PREDICTION_MADE = Event("prediction-made", PredictionMade)
+PREDICTION_FAILED = Event("prediction-failed", PredictionFailed)
+TRUTH_KNOWN = Event("truth-known", TruthKnown)

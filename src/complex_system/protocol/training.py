@@ -1,0 +1,312 @@
+"""Training rounds, from the request to the trainers to the new champion."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from complex_system.protocol.base import Empty, Event, Message, Request
+
+Cause = Literal["growth", "alert", "schedule"]
+"""Why a round was started: enough new data, an alert, or a trainer's own schedule."""
+
+
+class TrainRequest(Message, frozen=True, kw_only=True):
+    """Asks trainers for a training.
+
+    Attributes:
+        round: Id of the round, 1 to 100 characters; None lets the trainer choose one.
+        trainers: Names of the trainers that are meant; None for all.
+        after: Train only on labelled records with larger keys; None for all.
+    """
+
+    round: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
+    trainers: list[str] | None = None
+    after: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+
+
+class TrainReply(Message, frozen=True, kw_only=True):
+    """A trainer's answer to the request; the training itself goes on after it.
+
+    Attributes:
+        trainer: Name of the trainer.
+        accepted: Whether it trains.
+        round: Id of the round; that of the training under way where it is busy.
+        reason: ``busy`` or ``not asked``; None where it accepts.
+    """
+
+    trainer: str
+    accepted: bool
+    round: str
+    reason: str | None = None
+
+
+class TrainingProgress(Message, frozen=True, kw_only=True):
+    """How far a training is, at most five times a second.
+
+    Attributes:
+        trainer: Name of the trainer.
+        framework: ``lightgbm``, ``pytorch`` or ``tensorflow``.
+        round: Id of the round.
+        stage: ``fetching``, ``training``, ``cross-validating`` or ``logging``.
+        step: Epoch, boosting round or fold that is done; 0 before the first.
+        steps: Steps at most.
+        train_rmse: Error on the training part, in the target's unit; None where it is not known.
+        validation_rmse: Error on the validation part.
+    """
+
+    trainer: str
+    framework: str
+    round: str
+    stage: str
+    step: int = 0
+    steps: int = 0
+    train_rmse: float | None = None
+    validation_rmse: float | None = None
+
+
+class Scores(Message, frozen=True, kw_only=True):
+    """Errors of predictions against the truth.
+
+    Attributes:
+        rmse: Root mean squared error, in the target's unit.
+        mae: Mean absolute error, in the target's unit.
+        r2: Coefficient of determination.
+    """
+
+    rmse: float
+    mae: float
+    r2: float
+
+
+class CrossValidationScores(Scores, frozen=True, kw_only=True):
+    """What a cross-validation found.
+
+    Attributes:
+        rmses: RMSE of each fold of each repeat.
+        standard_error: Of the mean RMSE, corrected for the overlap of the training sets.
+        records: Records that were divided into folds.
+        folds: Folds of one repeat.
+        digest: Digest of the records' keys: results with the same digest can be compared.
+    """
+
+    rmses: tuple[float, ...]
+    standard_error: float = 0.0
+    records: int
+    folds: int
+    digest: str
+
+
+class TrainingFinished(Message, frozen=True, kw_only=True):
+    """The end of a training.
+
+    Attributes:
+        trainer: Name of the trainer.
+        framework: ``lightgbm``, ``pytorch`` or ``tensorflow``.
+        round: Id of the round.
+        status: Whether there is a model.
+        seconds: Duration of everything, from the request on.
+        model: Registered name; empty where it failed, as the fields below.
+        version: Registered version.
+        run_id: Run of the tracking server.
+        run_url: Page of the run.
+        validation: Scores on the validation part.
+        samples: Number of samples by part.
+        cross_validation: None where the records are too many for it.
+        timings: Seconds by stage.
+        error: Why it failed; empty where it finished.
+    """
+
+    trainer: str
+    framework: str
+    round: str
+    status: Literal["finished", "failed"]
+    seconds: float = 0.0
+    model: str = ""
+    version: str = ""
+    run_id: str = ""
+    run_url: str = ""
+    validation: Scores | None = None
+    samples: dict[str, int] = {}
+    cross_validation: CrossValidationScores | None = None
+    timings: dict[str, float] = {}
+    error: str = ""
+
+
+class TrainingRound(Message, frozen=True, kw_only=True):
+    """A round that has begun, or that ended without a model.
+
+    Attributes:
+        round: Id of the round.
+        stage: What happened.
+        cause: Why the round was started.
+        alerts: Keys of the alerts that it is for.
+        after: Only records with larger keys are used; None for all.
+        labelled: Labelled records at the start.
+        text: What the alerts say, or why the round failed.
+    """
+
+    round: str
+    stage: Literal["started", "failed"]
+    cause: Cause
+    alerts: tuple[str, ...] = ()
+    after: str | None = None
+    labelled: int | None = None
+    text: str = ""
+
+
+class ScoresWithInterval(Scores, frozen=True, kw_only=True):
+    """Scores with the 95 % confidence interval of the RMSE.
+
+    Attributes:
+        rmse_low: Lower end; None where it cannot be told.
+        rmse_high: Upper end.
+    """
+
+    rmse_low: float | None = None
+    rmse_high: float | None = None
+
+
+class Quality(ScoresWithInterval, frozen=True, kw_only=True):
+    """How a model or a baseline did on the hold-out part.
+
+    Attributes:
+        cv: The same by cross-validation; None where the records are too many for it.
+    """
+
+    cv: ScoresWithInterval | None = None
+
+
+class ComparedModel(Quality, frozen=True, kw_only=True):
+    """How a model did in a comparison.
+
+    Attributes:
+        trainer: Name of its trainer.
+        framework: Its framework.
+        model: Registered name.
+        version: Registered version.
+    """
+
+    trainer: str
+    framework: str
+    model: str
+    version: str
+
+
+class ChampionSummary(Message, frozen=True, kw_only=True):
+    """The model with the alias ``champion``.
+
+    Attributes:
+        model: Registered name.
+        version: Registered version.
+        framework: Its framework.
+        trainer: Name of its trainer.
+        rmse: On the hold-out part, in the target's unit.
+    """
+
+    model: str
+    version: str
+    framework: str
+    trainer: str = ""
+    rmse: float
+
+
+class FoldCounts(Message, frozen=True, kw_only=True):
+    """Size of a cross-validation.
+
+    Attributes:
+        records: Records that were divided into folds.
+        folds: Folds of one repeat.
+        repeats: How often they were divided anew.
+    """
+
+    records: int
+    folds: int
+    repeats: int
+
+
+class VerdictOnBaseline(Message, frozen=True, kw_only=True):
+    """Whether the champion is better than a baseline.
+
+    Attributes:
+        verdict: ``better``, ``not better`` or ``not shown``.
+        better_by: RMSE of the baseline less the champion's, in the target's unit.
+        low: Lower end of its 95 % confidence interval.
+        high: Upper end.
+    """
+
+    verdict: str
+    better_by: float
+    low: float
+    high: float
+
+
+class ComparisonFinished(Message, frozen=True, kw_only=True):
+    """The comparison of the models of a round, as it is published and kept in MLflow.
+
+    Attributes:
+        round: Id of the round.
+        results: The models, best first.
+        champion: The best one.
+        holdout: Number of hold-out records.
+        kept: Why the champion of before stays; empty for a new one.
+        cause: Why the round was started.
+        alerts: Keys of the alerts that it was for.
+        ranked_by: What decided.
+        run_url: Page of the comparison's run.
+        cross_validation: None where models were not cross-validated.
+        baselines: How each baseline did.
+        verdicts: The champion beside each baseline.
+        verdict: What must be known of the champion beside the baselines, as a sentence; empty where it is better than all.
+        not_better_than: Baselines that are at least as good as the champion.
+    """
+
+    round: str
+    results: tuple[ComparedModel, ...]
+    champion: ChampionSummary
+    holdout: int
+    kept: str = ""
+    cause: Cause = "growth"
+    alerts: tuple[str, ...] = ()
+    ranked_by: Literal["hold-out", "cross-validation"] = "hold-out"
+    run_url: str = ""
+    cross_validation: FoldCounts | None = None
+    baselines: dict[str, Quality] = {}
+    verdicts: dict[str, VerdictOnBaseline] = {}
+    verdict: str = ""
+    not_better_than: tuple[str, ...] = ()
+
+
+class ChampionChanged(Message, frozen=True, kw_only=True):
+    """Another model has the alias ``champion``.
+
+    Attributes:
+        model: Registered name.
+        version: Registered version.
+        framework: Its framework.
+        rmse: On the hold-out part, in the target's unit.
+        pipeline_version: Pipeline version that it was trained for.
+        cause: Why the round was started.
+    """
+
+    model: str
+    version: str
+    framework: str
+    rmse: float
+    pipeline_version: str = ""
+    cause: Cause = "growth"
+
+
+TRAIN_MODEL = Request("train-model", TrainRequest, TrainReply, "Start a training, or say why not; every trainer answers.")
+TRAINING_PROGRESS = Event("training-progress", TrainingProgress)
+TRAINING_FINISHED = Event("training-finished", TrainingFinished)
+TRAINING_ROUND = Event("training-round", TrainingRound)
+COMPARISON_FINISHED = Event("comparison-finished", ComparisonFinished)
+GET_COMPARISON = Request(
+    "get-comparison",
+    Empty,
+    ComparisonFinished | None,
+    "Return the newest comparison, also one from before a restart; null before the first.",
+)
+CHAMPION_CHANGED = Event("champion-changed", ChampionChanged)
