@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Proves README's two commands on a fresh Debian: a root made by debootstrap, with what README asks for and nothing else.
+# Tests README's two commands on a fresh Debian: a root made by debootstrap, with the packages that README names and nothing else.
 #
 #   tests/fresh_machine.sh [PYTEST ARGUMENT...]     as root, on Debian; `make fresh-machine` does it
 #
 # SUITE=bookworm   the Debian release; its python3 must be 3.11
-# FOLDER=path      where the root is made: a new folder under /var/tmp unless said; it takes 8 GB
+# FOLDER=path      where the root is made: a new folder under /var/tmp unless said; it takes 11 GB
 # KEEP=1           keep the root, to look into it
 # PYTHON=python3   whose pip is asked where packages come from
 #
 # apt's and pip's sources, proxies and certificates are those of this machine. Commands run in namespaces of their own (mounts and
-# processes): nothing is mounted out here, and nothing is left running, however this script ends.
+# processes), so no mount and no process is left, however this script ends.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -52,12 +52,12 @@ take_over_apt() {
         cp -RL /usr/local/share/ca-certificates/. "$root/usr/local/share/ca-certificates/"
         chroot "$root" update-ca-certificates >/dev/null 2>&1
     fi
-    # As in containers: a package that brings a server does not start it here, beside this machine's own.
+    # As in containers: packages do not start their servers.
     printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
     chmod +x "$root/usr/sbin/policy-rc.d"
 }
 
-# What pip is told on this machine, by files and by variables, becomes the root's /etc/pip.conf; folders and files that it names go with it.
+# pip's configuration on this machine, from files and variables, becomes the root's /etc/pip.conf; the folders and files it names are copied.
 take_over_pip() {
     local settings path
     settings=$("$python" -m pip config list | sed -nE "s/^(global|:env:)\.([a-z-]+)='(.*)'\$/\2 = \3/p" | sed 's/\\n/ /g')
@@ -70,22 +70,27 @@ take_over_pip() {
     done
 }
 
-# in_root USER COMMAND: runs a shell command in the project's folder there.
-in_root() {
-    local variables=("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" LANG=C.UTF-8) name
-    for name in $(compgen -e | grep -iE '^(UV_.*|(http|https|ftp|all|no)_proxy|SSL_CERT_(FILE|DIR)|CI)$'); do variables+=("$name=${!name}"); done
-    # The shell stays process 1 and takes up orphans, as init does.
-    unshare --mount --pid --fork --kill-child bash -c '
-        root=$1 user=$2 folder=$3 command=$4; shift 4
-        mount -t proc proc "$root/proc" && mount --rbind /sys "$root/sys" && mount --rbind /dev "$root/dev" || exit
-        chroot --userspec="$user" "$root" env -i "$@" HOME="$(chroot "$root" getent passwd "$user" | cut -d: -f6)" bash -c "cd $folder && $command"
-        exit $?
-    ' fresh-machine "$root" "$1" "$project" "$2" "${variables[@]}" </dev/null &
+# isolated COMMAND...: runs a command in namespaces that end with it, and with this script.
+isolated() {
+    unshare --mount --pid --fork --kill-child "$@" </dev/null &
     job=$!
     local code=0
     wait "$job" || code=$?
     job=''
     return "$code"
+}
+
+# in_root USER COMMAND: runs a shell command in the project's folder there.
+in_root() {
+    local variables=("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" LANG=C.UTF-8) name
+    for name in $(compgen -e | grep -iE '^(UV_.*|(http|https|ftp|all|no)_proxy|SSL_CERT_(FILE|DIR)|CI)$'); do variables+=("$name=${!name}"); done
+    # The shell stays process 1, to reap orphans as init does.
+    isolated bash -c '
+        root=$1 user=$2 folder=$3 command=$4; shift 4
+        mount -t proc proc "$root/proc" && mount --rbind /sys "$root/sys" && mount --rbind /dev "$root/dev" || exit
+        chroot --userspec="$user" "$root" env -i "$@" HOME="$(chroot "$root" getent passwd "$user" | cut -d: -f6)" bash -c "cd $folder && $command"
+        exit $?
+    ' fresh-machine "$root" "$1" "$project" "$2" "${variables[@]}"
 }
 
 needs
@@ -101,7 +106,7 @@ root=$(realpath "$root")
 
 say "making a minimal $suite in $root"
 mirror=$(sources | awk -v suite="$suite" '$2 == suite { print $1; exit }' || true)
-debootstrap --variant=minbase --include="$packages" "$suite" "$root" ${mirror:+"$mirror"} >"$root.log" 2>&1 || { tail -n 20 "$root.log"; fail "debootstrap failed"; }
+isolated debootstrap --variant=minbase --include="$packages" "$suite" "$root" ${mirror:+"$mirror"} >"$root.log" 2>&1 || { tail -n 20 "$root.log"; fail "debootstrap failed"; }
 rm -f "$root.log"
 take_over_apt
 take_over_pip
@@ -109,7 +114,7 @@ git clone --quiet --no-hardlinks . "$root$project"
 say "Debian $(cat "$root/etc/debian_version"), $(in_root root 'python3 --version'), commit $(git -C "$root$project" log -1 --format='%h %s')"
 [ -z "$(git status --porcelain)" ] || say "changes that are not committed are not in it"
 
-# An ordinary user is told what to install, all of it at once ...
+# An ordinary user reads what to install, all of it at once ...
 told=$(in_root nobody 'make -s system-packages 2>&1' || true)
 say "make as an ordinary user: $told"
 names=$(sed -n 's/^Debian packages are missing.*apt-get install//p' <<<"$told")
@@ -119,13 +124,13 @@ began=$SECONDS
 say "make demo ONCE=1"
 in_root root 'make demo ONCE=1' || fail "make demo ONCE=1 failed"
 demo=$((SECONDS - began))
-# ... and root's make has installed that, and nothing that only shows when it is missing.
+# ... which make installs as root, and that is everything.
 in_root root "dpkg -s $names >/dev/null" || fail "make has not installed all that it names:$names"
 in_root nobody 'make -s system-packages' || fail "make still misses packages"
 
 began=$SECONDS
 selection=''
 if [ $# -gt 0 ]; then printf -v selection 'ARGS=%q' "${*@Q}"; fi
-say "make test $selection"
+say "make test${*:+ ARGS=\"$*\"}"
 in_root root "make test $selection" || fail "make test failed"
 say "make demo ONCE=1 took $demo s with all that it installed, make test $((SECONDS - began)) s; $(du -sh --one-file-system "$root" | cut -f1) on disk"
