@@ -22,8 +22,9 @@ say() { printf 'fresh machine, %4d s: %s\n' "$SECONDS" "$*"; }
 fail() { say "$*" >&2; exit 1; }
 
 end() {
-    if [ -n "$job" ]; then kill -KILL "$job" 2>/dev/null; wait "$job" 2>/dev/null; fi
+    if [ -n "$job" ]; then { kill -KILL "$job"; wait "$job"; } 2>/dev/null || true; fi
     if [ -z "$root" ] || [ ! -d "$root" ]; then return; fi
+    rm -f "$root.log"
     if [ -n "$keep" ]; then say "kept in $root: chroot $root (proc and dev are not mounted)"; return; fi
     # What was killed may still write for a moment.
     for _ in 1 2 3 4 5; do rm -rf --one-file-system "$root" 2>/dev/null && return; sleep 1; done
@@ -107,7 +108,6 @@ root=$(realpath "$root")
 say "making a minimal $suite in $root"
 mirror=$(sources | awk -v suite="$suite" '$2 == suite { print $1; exit }' || true)
 isolated debootstrap --variant=minbase --include="$packages" "$suite" "$root" ${mirror:+"$mirror"} >"$root.log" 2>&1 || { tail -n 20 "$root.log"; fail "debootstrap failed"; }
-rm -f "$root.log"
 take_over_apt
 take_over_pip
 git clone --quiet --no-hardlinks . "$root$project"
