@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
-from pymongo import MongoClient
+from pymongo import MongoClient, UpdateMany
 from typing_extensions import override
 
 from benchmarks.plant import DATASET
@@ -19,11 +19,12 @@ from complex_system.domain.dataset import ID
 from complex_system.domain.pages import raw_schema
 from complex_system.domain.records import Record
 from complex_system.settings import Settings
-from complex_system.storage.arrow import PIPELINE, rows_of
+from complex_system.storage.arrow import rows_of
 from complex_system.storage.base import PROCESSED, RAW, REJECTED
-from complex_system.storage.names import BACKLOG
+from complex_system.storage.envelope import ENVELOPE, PIPELINE
 
 RAW_NAMES = (ID, *DATASET.raw_names)
+DONE = f"{ENVELOPE}.done"
 WANTED = (DATASET.target, *DATASET.feature_names)
 """Target and features: the columns that training reads."""
 
@@ -155,18 +156,16 @@ class MongoDriver(Driver):
         self._client: MongoClient[dict[str, Any]] = MongoClient(settings.mongo_host, settings.mongo_port, journal=True)
         database = self._client[settings.mongo_name]
         self._raw, self._processed, self._rejected = database[RAW], database[PROCESSED], database[REJECTED]
-        self._backlog = database[BACKLOG]
-        self._waiting: list[dict[str, Any]] = []
 
     @override
     def clear(self) -> None:
-        for collection in (self._raw, self._processed, self._rejected, self._backlog):
+        for collection in (self._raw, self._processed, self._rejected):
             collection.drop()
-        self._raw.create_index([(PIPELINE, 1), (ID, 1)], name="unprocessed")
+        self._raw.create_index([(DONE, 1), (ID, 1)], name="by_mark")
 
     @override
     def save_raw(self, records: Sequence[Record]) -> None:
-        self._raw.insert_many([{**record, PIPELINE: ""} for record in records], ordered=False)
+        self._raw.insert_many([{**record, ENVELOPE: {"done": ""}} for record in records], ordered=False)
 
     @override
     def raw_pages(self, rows: int) -> Iterator[pa.Table]:
@@ -184,8 +183,8 @@ class MongoDriver(Driver):
     @override
     def mark(self, table: pa.Table) -> None:
         keys = table.column(ID).to_pylist()
-        for start in range(0, len(keys), 25):  # the server here compares a list of keys one by one
-            self._raw.update_many({ID: {"$in": keys[start : start + 25]}}, {"$set": {PIPELINE: DATASET.version}})
+        parts = [keys[start : start + 25] for start in range(0, len(keys), 25)]  # secantusdb compares keys one by one
+        self._raw.bulk_write([UpdateMany({ID: {"$in": part}}, {"$set": {DONE: DATASET.version}}) for part in parts])
 
     @override
     def read_labelled(self) -> pd.DataFrame:
@@ -198,9 +197,7 @@ class MongoDriver(Driver):
         self._processed.drop()
         for index in indexes:
             self._processed.create_index(list(index["key"].items()), name=index["name"])
-        self._waiting = self._waiting or self._backlog.find().to_list()  # as it was when nothing was processed
-        self._backlog.delete_many({})
-        self._backlog.insert_many(self._waiting)
+        self._raw.update_many({}, {"$set": {DONE: ""}})
 
     @override
     def counts(self) -> tuple[int, int]:

@@ -128,7 +128,7 @@ def crown(tracking_uri: str, name: str, version: str) -> None:
     """Moves the alias ``champion`` among the models of a prefix."""
     from complex_system.tracking.registry import ModelRegistry
 
-    ref = ModelRegistry(tracking_uri, "").version(name, version)
+    ref = ModelRegistry(tracking_uri, "").find(name, version)
     ModelRegistry(tracking_uri, ref.tags["prefix"]).set_champion(ref)
 
 

@@ -28,7 +28,7 @@ from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, Monitor
 from complex_system.monitoring.reference import Reference
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.sources.scenarios import TARGET, Disturbance, Scenario
-from complex_system.training.base import Scores, TrainedModel, TrainingParameters
+from complex_system.training.base import TrainedModel, TrainingParameters, score
 from complex_system.training.data import Part, SampleCollector
 from complex_system.training.lightgbm import LightGBMTrainer
 from samples import processed_page
@@ -85,7 +85,7 @@ def champion(seed: int = 1, records: int = 10_000) -> Champion:
     raw = [record for record in Laboratory(seed).records(records) if record[TARGET] is not None]
     table = pl.DataFrame(raw, infer_schema_length=None).to_arrow()
     reference = Reference.of(dataset, data.train.x, table)
-    return Champion(model, Scores.of(holdout.y, model.predict(holdout.x)).rmse, reference)
+    return Champion(model, score(holdout.y, model.predict(holdout.x)).rmse, reference)
 
 
 class Plant:

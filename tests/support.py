@@ -12,11 +12,13 @@ import pytest
 
 from complex_system.domain.dataset import Dataset
 from complex_system.local.servers import Server
-from complex_system.messaging import subjects
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.errors import to_thing
 from complex_system.messaging.handlers import hears
 from complex_system.messaging.service import SystemService
+from complex_system.messaging.subjects import reply_subject
+from complex_system.protocol import serving as serving_messages
+from complex_system.protocol import training
 from complex_system.settings import Settings
 
 S = TypeVar("S", bound=SystemService)
@@ -34,51 +36,53 @@ class Ear(SystemService):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.progress: list[dict[str, Any]] = []
+        self.progress: list[training.TrainingProgress] = []
         self.times: list[float] = []
-        self.finished: list[dict[str, Any]] = []
-        self.comparisons: list[dict[str, Any]] = []
-        self.rounds: list[dict[str, Any]] = []
-        self.champions: list[dict[str, Any]] = []
-        self.predictions: list[dict[str, Any]] = []
-        self.truths: list[dict[str, Any]] = []
+        self.finished: list[training.TrainingFinished] = []
+        self.comparisons: list[training.ComparisonFinished] = []
+        self.rounds: list[training.TrainingRound] = []
+        self.champions: list[training.ChampionChanged] = []
+        self.predictions: list[serving_messages.PredictedRecord] = []
+        self.truths: list[serving_messages.Truth] = []
 
-    @hears(subjects.TRAINING_PROGRESS)
-    async def on_progress(self, value: dict[str, Any]) -> None:
-        self.progress.append(value)
+    @hears(training.TRAINING_PROGRESS)
+    async def on_progress(self, message: training.TrainingProgress) -> None:
+        self.progress.append(message)
         self.times.append(time.monotonic())
 
-    @hears(subjects.TRAINING_FINISHED)
-    async def on_finished(self, value: dict[str, Any]) -> None:
-        self.finished.append(value)
+    @hears(training.TRAINING_FINISHED)
+    async def on_finished(self, message: training.TrainingFinished) -> None:
+        self.finished.append(message)
 
-    @hears(subjects.COMPARISON_FINISHED)
-    async def on_comparison(self, value: dict[str, Any]) -> None:
-        self.comparisons.append(value)
+    @hears(training.COMPARISON_FINISHED)
+    async def on_comparison(self, message: training.ComparisonFinished) -> None:
+        self.comparisons.append(message)
 
-    @hears(subjects.TRAINING_ROUND)
-    async def on_round(self, value: dict[str, Any]) -> None:
-        self.rounds.append(value)
+    @hears(training.TRAINING_ROUND)
+    async def on_round(self, message: training.TrainingRound) -> None:
+        self.rounds.append(message)
 
-    @hears(subjects.CHAMPION_CHANGED)
-    async def on_champion(self, value: dict[str, Any]) -> None:
-        self.champions.append(value)
+    @hears(training.CHAMPION_CHANGED)
+    async def on_champion(self, message: training.ChampionChanged) -> None:
+        self.champions.append(message)
 
-    @hears(subjects.PREDICTION_MADE)
-    async def on_prediction(self, value: dict[str, Any]) -> None:
-        self.predictions += value["predictions"]
+    @hears(serving_messages.PREDICTION_MADE)
+    async def on_prediction(self, message: serving_messages.PredictionMade) -> None:
+        self.predictions += message.predictions
 
-    @hears(subjects.TRUTH_KNOWN)
-    async def on_truth(self, value: dict[str, Any]) -> None:
-        self.truths += value["truths"]
+    @hears(serving_messages.TRUTH_KNOWN)
+    async def on_truth(self, message: serving_messages.TruthKnown) -> None:
+        self.truths += message.truths
 
-    async def ask_trainers(self, value: Any, expected: int = 1) -> list[dict[str, Any]]:
-        replies = await self.broker.gather(subjects.TRAIN_MODEL_SUBJECT, to_thing(value, "Ear"), 5.0, expected)
-        return [reply.value for reply in replies]
+    async def ask_trainers(self, *, expected: int = 1, **fields: Any) -> list[training.TrainReply]:
+        """Ask all trainers for a round; ``fields`` are those of the request."""
+        subject, request = reply_subject(training.TRAIN_MODEL), training.TrainRequest(**fields)
+        replies = await self.broker.gather(subject, to_thing(request, "Ear"), 5.0, expected)
+        return [training.TRAIN_MODEL.decode_reply(reply.value) for reply in replies]
 
-    async def outcome(self, round_id: str, seconds: float) -> dict[str, Any]:
-        def found() -> list[dict[str, Any]]:
-            return [value for value in self.finished if value["round"] == round_id]
+    async def outcome(self, round_id: str, seconds: float) -> training.TrainingFinished:
+        def found() -> list[training.TrainingFinished]:
+            return [message for message in self.finished if message.round == round_id]
 
         return (await eventually(found, seconds))[0]
 

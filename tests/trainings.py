@@ -9,7 +9,7 @@ from typing import Any
 
 from complex_system.domain.dataset import Dataset
 from complex_system.tracking.base import TrainingResult
-from complex_system.training.base import Scores, TrainedModel, Trainer, TrainingParameters
+from complex_system.training.base import TrainedModel, Trainer, TrainingParameters, score
 from complex_system.training.onnx import export_onnx
 from samples import lab_samples
 
@@ -66,7 +66,7 @@ def quick_result(framework: str, trainer_name: str | None = None) -> TrainingRes
         data=data,
         model=model,
         onnx_model=onnx,
-        validation=Scores.of(data.validation.y, model.predict(data.validation.x)),
+        validation=score(data.validation.y, model.predict(data.validation.x)),
         started_at=now,
         trained_at=now,
         timings={"training": 0.5},

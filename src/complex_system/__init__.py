@@ -1,8 +1,8 @@
 """From a lab record to a served prediction: the library behind the twelve FastIoT services.
 
-The packages, in the order in which data meets them: ``domain`` (what the data are), ``messaging`` (how services talk),
-``storage``, ``preprocessing``, ``training``, ``tracking``, ``serving``, ``monitoring``; ``local`` runs all of it on one
-machine without Docker.
+In the order in which data pass the packages: ``domain`` (what data are), ``protocol`` (what services say), ``messaging`` (how they
+say it), ``storage``, ``pipeline``, ``training``, ``tracking``, ``evaluation``, ``serving``, ``monitoring``. ``service_layer`` joins
+them to services; ``local`` runs everything on one machine without Docker. docs/architecture.md has the map.
 """
 
 __version__ = "0.1.0"

@@ -1,8 +1,8 @@
-"""Every error that the system raises on purpose, each with a stable ``code``.
+"""All errors that the system raises intentionally, each with a stable ``code``.
 
-The arguments of an error are plain JSON values, so that an error survives the broker: the receiver rebuilds it with
+The arguments of an error are JSON values, so an error survives the broker: the receiver rebuilds it with
 ``ERRORS_BY_CODE[code](*args)``. What an error means for a reply or an HTTP status is decided where replies are made
-(``messaging.replies``, ``serving.rest``), not here.
+(``messaging.errors``, ``http.errors``), not here.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 
 
 class ComplexSystemError(Exception):
-    """Root of all errors of this project. The first argument is a sentence for the person who reads it."""
+    """Root of all errors of this project. The first argument is the message for the reader."""
 
     code: ClassVar[str] = "internal"
 
     @property
     def message(self) -> str:
-        """The sentence that says what went wrong and, where it can be told, what to do."""
+        """What went wrong and, if known, what to do."""
         return str(self.args[0]) if self.args else type(self).__name__
 
     def __str__(self) -> str:
@@ -25,23 +25,23 @@ class ComplexSystemError(Exception):
 
 
 class InternalError(ComplexSystemError):
-    """A fault of ours. Its sender learns that it happened, the log has the rest."""
+    """A fault of ours. The sender learns that it happened; the log has the details."""
 
     code = "internal"
 
 
 class InvalidRequestError(ComplexSystemError):
-    """The request as a whole is not what its subject or endpoint takes."""
+    """The request as a whole does not fit its subject or endpoint."""
 
     code = "invalid_request"
 
 
 class InvalidRecordError(ComplexSystemError):
-    """Records that are not as the data set declares them.
+    """Records do not match the declared data set.
 
     Args:
-        message: One sentence with the first fault.
-        faults: One dict a fault, with ``record`` (position in the batch), ``id`` (or None), ``field`` and ``problem``.
+        message: A sentence with the first fault.
+        faults: One mapping per fault, with ``record`` (position in the batch), ``id`` (or None), ``field`` and ``problem``.
     """
 
     code = "invalid_record"
@@ -51,12 +51,12 @@ class InvalidRecordError(ComplexSystemError):
 
     @property
     def faults(self) -> list[dict[str, Any]]:
-        """The faults that were found, at most the first twenty."""
+        """The faults found, at most the first twenty."""
         return list(self.args[1])
 
 
 class UnauthorizedError(ComplexSystemError):
-    """The caller has not shown that it may ask."""
+    """The caller is not authenticated."""
 
     code = "unauthorized"
 
@@ -74,13 +74,13 @@ class SourceFileError(ComplexSystemError):
 
 
 class DescribeError(ComplexSystemError):
-    """No declaration can be made of a file; the sentence says what to change."""
+    """No declaration can be made from a file; the message says what to change."""
 
     code = "cannot_describe"
 
 
 class TooLargeError(ComplexSystemError):
-    """A request or a reply is larger than the broker or the server takes; the sentence says how to split it."""
+    """A request or a reply exceeds the limit of the broker or the server; the message says how to split it."""
 
     code = "too_large"
 
@@ -98,13 +98,13 @@ class NobodyListensError(ComplexSystemError):
 
 
 class ReplyTimeoutError(ComplexSystemError):
-    """A service took the request and did not answer in time. Whether it was carried out is not known."""
+    """A service received the request and did not answer in time. It is not known whether it was carried out."""
 
     code = "reply_timeout"
 
 
 class BusyError(ComplexSystemError):
-    """So many requests wait for the service that it takes no more. Nothing was done; the same request may be sent again."""
+    """Too many requests wait for the service. Nothing was done; the same request may be sent again."""
 
     code = "busy"
 
@@ -122,13 +122,13 @@ class UnknownModelError(ComplexSystemError):
 
 
 class ModelRefusedError(ComplexSystemError):
-    """A model exists and must not be served: another pipeline version, a damaged or missing twin."""
+    """A model exists but must not be served: other pipeline version, damaged or missing ONNX model."""
 
     code = "model_refused"
 
 
 class NotEnoughDataError(ComplexSystemError):
-    """Too few labelled records to train or to compare with."""
+    """There are too few labelled records for training or comparison."""
 
     code = "not_enough_data"
 
@@ -140,19 +140,19 @@ class TrainingFailedError(ComplexSystemError):
 
 
 class TrackingUnavailableError(ComplexSystemError):
-    """MLflow or Weights & Biases cannot be reached or refuses."""
+    """MLflow or Weights & Biases is unreachable or refuses the request."""
 
     code = "tracking_unavailable"
 
 
 class TrackingRefusedError(TrackingUnavailableError):
-    """MLflow or Weights & Biases answers and refuses; the same request would be refused again."""
+    """MLflow or Weights & Biases refuses the request, and would refuse it again."""
 
     code = "tracking_refused"
 
 
 class StartError(ComplexSystemError):
-    """A part of a local run could not be started; the sentence says what to install or to change."""
+    """A part of a local run could not be started; the message says what to install or change."""
 
     code = "start_failed"
 

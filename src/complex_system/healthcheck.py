@@ -1,7 +1,7 @@
-"""``python -m complex_system.healthcheck SERVICE``: asks a service on this host how it is, over the broker; the exit code tells.
+"""``python -m complex_system.healthcheck SERVICE``: a container's health check, over NATS.
 
-A container's health check: 0 for a service that answers and does not fail, 1 otherwise. The service is asked under the host's name, so
-among replicas each container hears of its own.
+The exit code is 0 for a service on this host that answers and does not fail, 1 otherwise. The request names the host, so each
+container asks its own replica.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from complex_system.settings import Settings
 
 
 async def ask_health(service: str, settings: Settings, host: str, seconds: float) -> tuple[bool, str]:
-    """Whether the service on that host is well, and what it says.
+    """Return whether the service on that host is healthy, and its answer.
 
     Args:
         service: snake_case name.
-        settings: Where the broker is.
+        settings: Address of the broker.
         host: Host name of the service's process, in a container its id.
-        seconds: Longest wait, for connection and answer together.
+        seconds: Longest wait for connection and answer together.
     """
     try:
         async with asyncio.timeout(seconds), await SystemClient.open(settings, f"healthcheck_{service}") as client:
@@ -33,20 +33,24 @@ async def ask_health(service: str, settings: Settings, host: str, seconds: float
     except ComplexSystemError as error:
         return False, error.message
     except TimeoutError:
-        return False, f"The broker at {settings.nats_host}:{settings.nats_port} was not reached within {seconds:g} s."
+        return False, f"The broker at {settings.nats_host}:{settings.nats_port} did not answer within {seconds:g} s."
     return health.state != "failing", f"{health.state}: {health.detail}" if health.detail else health.state
 
 
 def main() -> None:
-    """Reads the command line, says what the service says, and exits with 0 or 1."""
-    parser = argparse.ArgumentParser(prog="python -m complex_system.healthcheck", description="Ask a service how it is.")
-    parser.add_argument("service", help="snake_case name, for instance data_processing")
-    parser.add_argument("--host", default=socket.gethostname(), help="host of the service's process; this one by default")
-    parser.add_argument("--seconds", type=float, default=10.0, help="longest wait")
+    """Read the command line, print the service's answer, and exit with 0 or 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m complex_system.healthcheck", description="Ask a service whether it is healthy."
+    )
+    parser.add_argument("service", help="name of the service, for example data_processing")
+    parser.add_argument(
+        "--host", default=socket.gethostname(), help="host name of the service's process; this host by default"
+    )
+    parser.add_argument("--seconds", type=float, default=10.0, help="longest wait in seconds")
     options = parser.parse_args()
-    well, text = asyncio.run(ask_health(options.service, Settings(), options.host, options.seconds))
+    healthy, text = asyncio.run(ask_health(options.service, Settings(), options.host, options.seconds))
     sys.stdout.write(f"{options.service}: {text}\n")
-    raise SystemExit(0 if well else 1)
+    raise SystemExit(0 if healthy else 1)
 
 
 if __name__ == "__main__":

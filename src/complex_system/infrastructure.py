@@ -1,6 +1,6 @@
 """Extensions of FastIoT's command line: the servers of a deployment, and the templates of images and compose files.
 
-A class with the name of one of FastIoT's servers replaces it. Importing this module is what registers everything.
+A class with the name of one of FastIoT's servers replaces it. Importing this module registers everything.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ TEMPLATES = Path(__file__).parent / "deploy" / "templates"
 MLFLOW_PORT = 8080
 
 
-def _health(test: str, patience: int = 60) -> InfrastructureServiceComposeExtras:
-    """A health check by a shell command of the image's own; ``$`` must be doubled for docker-compose."""
-    text = f'{{test: ["CMD-SHELL", "{test}"], interval: 10s, timeout: 5s, retries: 6, start_period: {patience}s}}'
+def _health(test: str, start_period: int = 60) -> InfrastructureServiceComposeExtras:
+    """Return a health check that runs a shell command of the image; ``$`` must be doubled for docker-compose."""
+    text = f'{{test: ["CMD-SHELL", "{test}"], interval: 10s, timeout: 5s, retries: 6, start_period: {start_period}s}}'
     return InfrastructureServiceComposeExtras(option_name="healthcheck", default_value=text)
 
 
-def _command(*words: str) -> InfrastructureServiceComposeExtras:
-    text = ", ".join(f'"{word}"' for word in words)
+def _command(*parts: str) -> InfrastructureServiceComposeExtras:
+    text = ", ".join(f'"{part}"' for part in parts)
     return InfrastructureServiceComposeExtras(option_name="command", default_value=f"[{text}]")
 
 
@@ -64,7 +64,7 @@ class NatsBroker(NatsService):
 
 
 class MongoDatabase(MongoDBService):
-    """A supported MongoDB; FastIoT's own is past its end of life, and has a password by default."""
+    """A supported MongoDB; FastIoT's own is past its end of life and has a default password."""
 
     image: str = "mongo:8.0"
     environment: list[InfrastructureServiceEnvVar] = [
@@ -73,13 +73,13 @@ class MongoDatabase(MongoDBService):
     ]
     compose_extras: list[InfrastructureServiceComposeExtras] = [
         *MongoDBService.__fields__["compose_extras"].default,
-        # The address that is not loopback: the server that makes the first user listens on loopback only.
+        # Not on loopback, where the temporary server that creates the first user listens.
         _health("bash -c '</dev/tcp/$$HOSTNAME/27017'"),
     ]
 
 
 class MariaDatabase(MariaDBService):
-    """A supported MariaDB with a user for the project's database alone."""
+    """A supported MariaDB with a user that may use the project's database only."""
 
     image: str = "mariadb:11.4"
     environment: list[InfrastructureServiceEnvVar] = [
@@ -91,19 +91,19 @@ class MariaDatabase(MariaDBService):
     ]
     compose_extras: list[InfrastructureServiceComposeExtras] = [
         _command("--max-allowed-packet=64M"),
-        # By TCP: the server that makes database and users at first has no TCP.
+        # Over TCP, which the temporary server that creates database and users does not offer.
         _health(
             "MYSQL_PWD=$$MARIADB_PASSWORD mariadb-admin --protocol=tcp --host=127.0.0.1 --user=$$MARIADB_USER ping",
-            patience=120,
+            start_period=120,
         ),
     ]
 
 
 class MlflowService(InfrastructureService):
-    """MLflow's server in one process; runs in a database, artifacts served by it.
+    """MLflow's server in one process, with runs in a database; it serves the artifacts, too.
 
     Services read ``MLFLOW_TRACKING_URI``, which the compose file makes of host and port. The defaults suit one host: SQLite and
-    files in one volume. ``docs/deployment.md`` has PostgreSQL and S3.
+    files in one volume. ``docs/deployment.md`` shows PostgreSQL and S3.
     """
 
     name: str = "mlflow"
@@ -122,7 +122,7 @@ class MlflowService(InfrastructureService):
             name="MLFLOW_ARTIFACTS_DESTINATION", default="/mlflow/artifacts", env_var="COMPLEX_SYSTEM_MLFLOW_ARTIFACTS"
         ),
         InfrastructureServiceEnvVar(name="MLFLOW_WORKERS", default="1", env_var="COMPLEX_SYSTEM_MLFLOW_WORKERS"),
-        # Names under which the server is reached; MLflow refuses others, against DNS rebinding.
+        # MLflow refuses requests under other host names, as a protection against DNS rebinding.
         InfrastructureServiceEnvVar(
             name="MLFLOW_SERVER_ALLOWED_HOSTS",
             default="mlflow,mlflow:*,localhost,localhost:*,127.0.0.1,127.0.0.1:*",
@@ -137,13 +137,13 @@ class MlflowService(InfrastructureService):
         _command("mlflow", "server", "--host", "0.0.0.0", "--port", str(MLFLOW_PORT)),
         _health(
             f"python -c 'import urllib.request as u; u.urlopen(\\\"http://127.0.0.1:{MLFLOW_PORT}/health\\\", timeout=4)'",
-            patience=180,
+            start_period=180,
         ),
     ]
 
 
 class ServiceImage(DockerTemplate):
-    """The Dockerfile of our services; a manifest chooses it with ``template: complex_system``."""
+    """The Dockerfile of our services; a manifest selects it with ``template: complex_system``."""
 
     name: str = "complex_system"
     dir: str = str(TEMPLATES)
@@ -151,7 +151,7 @@ class ServiceImage(DockerTemplate):
 
 
 def _prefer_our_templates() -> None:
-    """Lets FastIoT find our compose template before its own."""
+    """Make FastIoT find our compose template before its own."""
     environment = get_jinja_env()
     environment.loader = ChoiceLoader([FileSystemLoader(str(TEMPLATES)), environment.loader])
 

@@ -13,7 +13,7 @@ from pydantic import BaseSettings, Field
 
 
 class Settings(BaseSettings):
-    """The settings of a service, read from the environment when it is made."""
+    """The settings of a service, read from the environment when the object is made."""
 
     class Config:
         frozen = True
@@ -32,19 +32,19 @@ class Settings(BaseSettings):
         ge=5,
         description="Seconds for which a broker that answers may refuse the connection; then the service stops",
     )
-    handler_tasks: int = Field(16, ge=1, description="Requests a service works on at the same time, per subject")
+    handler_tasks: int = Field(16, ge=1, description="Requests that a service handles at the same time, per subject")
 
     # Service
     config_dir: str = Field("/etc/fastiot", env="FASTIOT_CONFIG_DIR", description="Folder of dataset.yaml")
-    target: str = Field("", description="Which target to predict, where dataset.yaml declares several")
-    service_id: str = Field("", env="FASTIOT_SERVICE_ID", description="Tells instances of one service apart")
+    target: str = Field("", description="Target to predict, where dataset.yaml declares several")
+    service_id: str = Field("", env="FASTIOT_SERVICE_ID", description="Name of this instance among several of one service")
     heartbeat_interval: float = Field(2.0, gt=0, description="Seconds between heartbeats of a service")
 
     # Either database
     table_prefix: str = Field(
         "",
         regex=r"^([A-Za-z][A-Za-z0-9_]{0,29})?$",
-        description="What names of tables and collections begin with, for several data sets in one database",
+        description="Prefix of tables and collections, for several data sets in one database",
     )
 
     # MongoDB
@@ -52,7 +52,9 @@ class Settings(BaseSettings):
     mongo_port: int = Field(27017, env="FASTIOT_MONGO_DB_PORT", description="Port of MongoDB")
     mongo_user: str = Field("", env="FASTIOT_MONGO_DB_USER", description="User at MongoDB, empty for none")
     mongo_password: str = Field("", repr=False, env="FASTIOT_MONGO_DB_PASSWORD", description="Password at MongoDB")
-    mongo_auth_source: str = Field("admin", env="FASTIOT_MONGO_DB_AUTH_SOURCE", description="Database that knows the user")
+    mongo_auth_source: str = Field(
+        "admin", env="FASTIOT_MONGO_DB_AUTH_SOURCE", description="Database with the user's account"
+    )
     mongo_name: str = Field("KIOptiPackDb", env="FASTIOT_MONGO_DB_NAME", description="Database name")
 
     # MariaDB
@@ -60,98 +62,102 @@ class Settings(BaseSettings):
     maria_port: int = Field(3306, env="FASTIOT_MARIA_DB_PORT", description="Port of MariaDB")
     maria_user: str = Field("root", env="FASTIOT_MARIA_DB_USER", description="User at MariaDB")
     maria_password: str = Field("", repr=False, env="FASTIOT_MARIA_DB_PASSWORD", description="Password at MariaDB")
-    maria_name: str = Field("KIOptiPackDb", description="Database name in MariaDB, made when it is missing")
-    maria_connections: int = Field(8, ge=1, le=64, description="Connections a database service holds to MariaDB")
+    maria_name: str = Field("KIOptiPackDb", description="Database name in MariaDB, created if it is missing")
+    maria_connections: int = Field(8, ge=1, le=64, description="Connections that a database service holds to MariaDB")
 
     # Tracking
     mlflow_tracking_uri: str = Field("http://localhost:8080", env="MLFLOW_TRACKING_URI", description="MLflow server")
     mlflow_experiment: str = Field("complex-system", env="MLFLOW_EXPERIMENT_NAME", description="MLflow experiment")
-    model_prefix: str = Field("", description="What registered model names begin with; empty: the data set's name")
+    model_prefix: str = Field("", description="Prefix of registered model names; empty for the data set's name")
     wandb_mode: Literal["online", "offline", "disabled"] = Field(
         "offline", env="WANDB_MODE", description="Weights & Biases: offline needs no account"
     )
     wandb_project: str = Field("KIOptipack-dev", env="WANDB_PROJECT", description="Weights & Biases project")
     wandb_group: str = Field("MVDP-pytorch-regression", env="WANDB_RUN_GROUP", description="Weights & Biases run group")
-    wandb_dir: str = Field(".run/wandb", env="WANDB_DIR", description="Folder of W&B's runs and of the artifact store")
+    wandb_dir: str = Field(".run/wandb", env="WANDB_DIR", description="Folder of W&B runs and of the artifact store")
 
     # Data: source and processing
     source_file: str = Field(
-        "", description="CSV, JSON lines or Parquet file to replay, from the config folder on; empty for dummy lab data"
+        "", description="CSV, JSON lines or Parquet file to replay, relative to the config folder; empty for dummy lab data"
     )
     source_order: str = Field(
         "file", description="Order of a replayed file: file, shuffled, or the name of its column of type datetime"
     )
-    source_rate: float = Field(0.0, ge=0, description="Records of a replayed file that are sent a second; 0 for all at once")
+    source_rate: float = Field(0.0, ge=0, description="Records of a replayed file that are sent per second; 0 for no limit")
     source_repeat: int = Field(
-        1, ge=0, description="How often a file is replayed, from the second time on under keys of their own; 0 for ever"
+        1, ge=0, description="How many times a file is replayed, from the second time on under new keys; 0 for no end"
     )
-    records: int = Field(10_000, ge=0, description="Records that the source makes at its start")
+    records: int = Field(10_000, ge=0, description="Number of records that the source makes at its start")
     seed: int = Field(1, description="Seed of the dummy data and of the trainers")
-    batch_size: int = Field(500, ge=1, le=20_000, description="Records in a batch that the source sends")
-    batches_in_flight: int = Field(4, ge=1, le=64, description="Batches that the source has on the way at once")
+    batch_size: int = Field(500, ge=1, le=20_000, description="Records in one batch of the source")
+    batches_in_flight: int = Field(
+        4, ge=1, le=64, description="Batches that the source sends without waiting for their replies"
+    )
     source_sends: Literal["requests", "messages"] = Field(
-        "requests", description="How the source sends: requests to the database service, or messages that JetStream keeps"
+        "requests", description="Send requests to the database service, or messages that JetStream stores"
     )
-    live_rate: float = Field(2.0, ge=0, description="New records a second once the first ones are saved; 0 for none")
+    live_rate: float = Field(2.0, ge=0, description="New records per second once the first ones are saved; 0 for none")
     scenario: Literal["normal", "shift", "noise", "missing", "concept", "new_category"] = Field(
-        "normal", description="What happens to the live records of the lab"
+        "normal", description="Scenario of the lab's live records"
     )
-    scenario_ramp: float = Field(300.0, ge=0, description="Seconds until the scenario shift has its full extent")
-    processing_interval: float = Field(1.0, gt=0, description="Seconds between looks for raw records to process")
+    scenario_ramp: float = Field(300.0, ge=0, description="Seconds until the scenario shift reaches its full extent")
+    processing_interval: float = Field(1.0, gt=0, description="Seconds between searches for unprocessed raw records")
     processing_batch: int = Field(4000, ge=1, le=20_000, description="Raw records processed in one batch")
 
     # Ingest: records that are published and kept by JetStream
-    ingest: bool = Field(True, description="Keep and write records that are published, too; needs a broker with JetStream")
+    ingest: bool = Field(True, description="Accept published records, too; needs a broker with JetStream")
     ingest_bytes: int = Field(
-        1_073_741_824, ge=1_000_000, description="Bytes that may wait for the database; more are refused"
+        1_073_741_824, ge=1_000_000, description="Bytes that may wait for the database; further messages are refused"
     )
-    ingest_age: float = Field(0.0, ge=0, description="Seconds that a published message may wait; 0 for any time")
-    ingest_dead_bytes: int = Field(134_217_728, ge=1_000_000, description="Bytes of dead letters; the oldest go first")
-    ingest_dead_age: float = Field(2_592_000.0, ge=0, description="Seconds that a dead letter is kept; 0 for any time")
+    ingest_age: float = Field(0.0, ge=0, description="Seconds that a published message may wait; 0 for no limit")
+    ingest_dead_bytes: int = Field(
+        134_217_728, ge=1_000_000, description="Bytes of dead letters that are kept; the oldest are dropped first"
+    )
+    ingest_dead_age: float = Field(2_592_000.0, ge=0, description="Seconds that a dead letter is kept; 0 for no limit")
     ingest_duplicate_window: float = Field(
-        120.0, ge=0.1, description="Seconds in which the broker itself drops a message with the same Nats-Msg-Id"
+        120.0, ge=0.1, description="Seconds within which the broker drops a repeated Nats-Msg-Id"
     )
-    ingest_replicas: int = Field(1, ge=1, le=5, description="Brokers of a cluster that keep each published message")
-    ingest_messages: int = Field(500, ge=1, le=10_000, description="Published messages fetched at once")
-    ingest_batch: int = Field(5000, ge=1, le=100_000, description="Published records written at once")
-    ingest_ack_pending: int = Field(
-        5000, ge=1, description="Messages that all replicas together have fetched and not acknowledged"
-    )
+    ingest_replicas: int = Field(1, ge=1, le=5, description="Brokers of a cluster that store each published message")
+    ingest_messages: int = Field(500, ge=1, le=10_000, description="Published messages in one fetch")
+    ingest_batch: int = Field(5000, ge=1, le=100_000, description="Published records in one write")
+    ingest_ack_pending: int = Field(5000, ge=1, description="Unacknowledged messages of all replicas together")
 
     # Local run
-    run_dir: str = Field(".run", description="Folder where `fiot run` keeps data, logs and state, one folder a deployment")
-    mlflow_port: int = Field(8080, ge=0, description="Port of an MLflow server that is started here; 0 for a free one")
+    run_dir: str = Field(
+        ".run", description="Folder where `fiot run` keeps data, logs and state, with one subfolder per deployment"
+    )
+    mlflow_port: int = Field(8080, ge=0, description="Port of the MLflow server that `fiot run` starts; 0 for a free one")
 
     # Training
-    training_interval: float = Field(86_400.0, gt=0, description="Seconds between trainings of a trainer's own schedule")
-    epochs: int = Field(200, ge=1, description="Most epochs of the neural networks")
-    patience: int = Field(20, ge=1, description="Epochs without a better validation error before a network stops")
+    training_interval: float = Field(86_400.0, gt=0, description="Seconds between trainings on a trainer's own schedule")
+    epochs: int = Field(200, ge=1, description="Maximum number of epochs of the neural networks")
+    patience: int = Field(20, ge=1, description="Epochs without a better validation error after which a training stops")
     learning_rate: float = Field(0.001, gt=0, description="Learning rate of the neural networks (Adam)")
-    network_batch: int = Field(64, ge=1, description="Samples in a gradient step of the neural networks")
-    boosting_rounds: int = Field(2000, ge=1, description="Most boosting rounds of LightGBM")
+    network_batch: int = Field(64, ge=1, description="Batch size of the neural networks")
+    boosting_rounds: int = Field(2000, ge=1, description="Maximum number of boosting rounds of LightGBM")
     cross_validate_below: int = Field(
         2000,
         ge=0,
-        description="Labelled records below which models are cross-validated, unless the law is known; 0 for never",
+        description="Labelled records below which models are cross-validated (not for known functions); 0 for never",
     )
 
     # Consumer
     trainers: str = Field(
         "lightgbm,pytorch,pytorch-wandb,tensorflow", description="Trainers that a training round waits for"
     )
-    min_labelled: int = Field(200, ge=30, description="Labelled records before the first training round")
-    retrain_growth: float = Field(0.25, gt=0, description="Share of new labelled records that starts the next round")
-    round_timeout: float = Field(1800.0, gt=0, description="Seconds a training round waits for its trainers")
+    min_labelled: int = Field(200, ge=30, description="Labelled records needed for the first training round")
+    retrain_growth: float = Field(0.25, gt=0, description="Fraction of new labelled records that starts the next round")
+    round_timeout: float = Field(1800.0, gt=0, description="Seconds that a training round waits for its trainers")
     prediction_interval: float = Field(5.0, gt=0, description="Seconds between the consumer's requests for predictions")
     prediction_records: int = Field(2, ge=1, le=1000, description="Records in one of the consumer's requests")
     holdout_newest: int = Field(
-        1000, ge=0, description="Newest hold-out records on which a new model has to beat the champion; 0 for all"
+        1000, ge=0, description="Newest hold-out records on which a new model must beat the champion; 0 for all"
     )
     retrain_newest: int = Field(
         1000, ge=50, description="New labelled records that a round after an alert waits for and trains on"
     )
     retrain_pause: float = Field(
-        600.0, ge=0, description="Seconds between two rounds after alerts; doubled while they bring no better model"
+        600.0, ge=0, description="Seconds between two rounds after alerts; doubled after each round without a better model"
     )
 
     # Serving
@@ -159,28 +165,31 @@ class Settings(BaseSettings):
     serving_mlflow_port: int = Field(8001, ge=0, description="REST port of ml_serving_mlflow; 0 for a free one")
     serving_port: int = Field(8002, ge=0, description="REST port of ml_serving; 0 for a free one")
     serving_pipeline: Literal["local", "broker"] = Field(
-        "local", description="Where serving processes raw records: in its own process, or by data_processing"
+        "local",
+        description="Where serving processes raw records: in its own process (local), or in data_processing (broker)",
     )
     serving_answers_prediction: bool = Field(
-        False, description="ml_serving answers get-prediction too; only where it is the one serving service"
+        False, description="ml_serving answers get-prediction, too; only where it is the only serving service"
     )
     api_key: str = Field("", repr=False, description="Key that REST clients must send as X-API-Key; empty for none")
-    serving_body_bytes: int = Field(33_554_432, ge=1000, description="Bytes that the body of one REST request may have")
-    serving_records: int = Field(100_000, ge=1, description="Records that one request for predictions may hold")
+    serving_body_bytes: int = Field(33_554_432, ge=1000, description="Maximum size of the body of a REST request, in bytes")
+    serving_records: int = Field(100_000, ge=1, description="Maximum number of records in a request for predictions")
     serving_unknown_columns: Literal["error", "ignore"] = Field(
-        "error", description="What a column that is not declared is in a request for predictions"
+        "error",
+        description="What to do with an undeclared column in a request for predictions: refuse it (error) or ignore it",
     )
-    serving_models: int = Field(8, ge=1, description="Models beside the champion that serving keeps loaded")
+    serving_models: int = Field(8, ge=1, description="Models besides the champion that serving keeps loaded")
     serving_foreign_models: bool = Field(
-        True, description="Serve registered models without a twin through their MLflow flavor; runs the code that they bring"
+        True,
+        description="Serve registered models without an ONNX model through their MLflow flavor, which runs code that they contain",
     )
     serving_shadow_share: float = Field(
-        0.0, ge=0, le=1, description="Share of the live requests that challengers score too, in the background"
+        0.0, ge=0, le=1, description="Fraction of the live requests that challengers predict, too, in the background"
     )
     serving_shadow_models: str = Field(
-        "", description="Registered names of the challengers; empty: the newest of every other framework"
+        "", description="Registered names of the challengers; empty for the newest model of every other framework"
     )
-    model_poll_interval: float = Field(5.0, gt=0, description="Seconds between looks for a new champion")
+    model_poll_interval: float = Field(5.0, gt=0, description="Seconds between checks for a new champion")
 
     # Monitoring
     monitoring_interval: float = Field(10.0, gt=0, description="Seconds between two points of the monitoring metrics")
@@ -188,16 +197,16 @@ class Settings(BaseSettings):
     monitoring_port: int = Field(
         8003, ge=0, description="Port of the monitoring page and its REST interface; 0 for a free one"
     )
-    monitoring_days: float = Field(90.0, gt=1, description="Days that the history of the monitoring is kept")
-    monitoring_waiting_hours: float = Field(72.0, gt=0, description="Hours that a prediction waits for its truth")
-    silent_after: float = Field(8.0, gt=0, description="Seconds without a heartbeat after which a service is called silent")
+    monitoring_days: float = Field(90.0, gt=1, description="Days that monitoring keeps its history")
+    monitoring_waiting_hours: float = Field(72.0, gt=0, description="Hours that a prediction waits for its true value")
+    silent_after: float = Field(8.0, gt=0, description="Seconds without a heartbeat after which a service counts as silent")
 
-    alert_rules: str = Field("alerts.yaml", description="File of the alert rules, from the config folder on")
-    webhook_url: str = Field("", repr=False, description="Address that alerts are posted to as JSON; empty for none")
+    alert_rules: str = Field("alerts.yaml", description="File of the alert rules, relative to the config folder")
+    webhook_url: str = Field("", repr=False, description="URL that alerts are posted to as JSON; empty for none")
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Settings:
-        """The settings that a process with that environment has, for those who start it."""
+        """Return the settings of a process with that environment, for the program that starts it."""
         known = {name: field.field_info.extra["env_names"] for name, field in cls.__fields__.items()}
         folded = {variable.lower(): value for variable, value in environment.items()}
         return cls(

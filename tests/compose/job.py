@@ -15,17 +15,21 @@ from complex_system.domain.laboratory import Laboratory
 from complex_system.errors import ComplexSystemError
 from complex_system.local.plan import TRAINER_SERVICES
 from complex_system.messaging.clients import DatabaseClient, ServingClient, SystemClient
-from complex_system.messaging.errors import to_thing
-from complex_system.messaging.subjects import (
-    GET_COMPARISON_SUBJECT,
-    ML_SERVING_WANDB_SUBJECT,
-    TRAIN_MODEL_SUBJECT,
-    TRAINING_FINISHED,
-    TRAINING_PROGRESS,
-)
+from complex_system.messaging.errors import to_thing, value_of
+from complex_system.messaging.subjects import reply_subject
 from complex_system.protocol.base import Empty
 from complex_system.protocol.database import RecordCounts
 from complex_system.protocol.operations import health_request
+from complex_system.protocol.training import (
+    GET_COMPARISON,
+    TRAIN_MODEL,
+    TRAINING_FINISHED,
+    TRAINING_PROGRESS,
+    ComparisonFinished,
+    TrainingFinished,
+    TrainingProgress,
+    TrainRequest,
+)
 from complex_system.settings import Settings
 from complex_system.tracking.connection import open_client
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
@@ -45,7 +49,7 @@ class Job:
         self.record = Laboratory(seed=4711).complete_record()
 
     async def until(self, what: str, check: Callable[[], Any], seconds: float) -> tuple[Any, float]:
-        """Asks again and again until the answer is true; an error counts as not yet. Returns the answer and the seconds."""
+        """Repeat ``check`` until its result is true; an error counts as not yet. Return the result and the seconds."""
         began = time.monotonic()
         last: object = None
         while time.monotonic() - began < seconds:
@@ -62,8 +66,8 @@ class Job:
     async def counts(self) -> RecordCounts:
         return await self.database.counts()
 
-    async def comparison(self) -> Any:
-        return await self.client.ask(GET_COMPARISON_SUBJECT, {}, 10)
+    async def comparison(self) -> ComparisonFinished | None:
+        return await self.client.ask(GET_COMPARISON, Empty(), 10)
 
     async def champion(self) -> ModelVersionRef | None:
         return await asyncio.to_thread(self.registry.champion)
@@ -76,7 +80,7 @@ class Job:
 
         return await asyncio.to_thread(search)
 
-    async def by_rest(self, service: str) -> float:
+    async def over_rest(self, service: str) -> float:
         headers = {"X-API-Key": self.settings.api_key}
         async with httpx.AsyncClient(timeout=10, trust_env=False, headers=headers) as http:
             answer = await http.post(f"{self.urls[service]}/predict", json={"records": [self.record]})
@@ -84,21 +88,18 @@ class Job:
             raise ProofError(f"{service} answered {answer.status_code}: {answer.text[:200]}")
         return float(answer.json()["predictions"][0])
 
-    async def by_broker(self) -> float:
+    async def over_nats(self) -> float:
         return (await ServingClient(self.client).predict([self.record]))[0]
 
-    async def by_broker_wandb(self) -> float:
-        return (await ServingClient(self.client, ML_SERVING_WANDB_SUBJECT).predict([self.record]))[0]
-
     async def predicts(self) -> tuple[float, float]:
-        """One prediction by REST and the same by the broker."""
-        rest, broker = await self.by_rest("ml_serving_mlflow"), await self.by_broker()
-        if not math.isclose(rest, broker, rel_tol=1e-4, abs_tol=1e-3):
-            raise ProofError(f"REST predicts {rest} and the broker {broker}")
-        return rest, await self.by_rest("ml_serving")
+        """Return the champion's prediction, the same over REST and NATS, and that of the W&B model."""
+        rest, nats = await self.over_rest("ml_serving_mlflow"), await self.over_nats()
+        if not math.isclose(rest, nats, rel_tol=1e-4, abs_tol=1e-3):
+            raise ProofError(f"The prediction over REST is {rest}, over NATS {nats}")
+        return rest, await self.over_rest("ml_serving")
 
     async def goes_on(self, seconds: float = 120) -> float:
-        """Waits until new records are saved and processed and both services predict; returns the seconds."""
+        """Wait until new records are saved and processed and both services predict; return the seconds."""
         before, waited = await self.until("the database answers", self.counts, seconds)
 
         async def more() -> bool:
@@ -113,14 +114,14 @@ class Job:
         health = await self.client.ask(health_request(f"{service}.{hostname}"), Empty(), 5)
         return health.state in ("ready", "working") or "no model yet" in health.detail
 
-    async def train(self, trainers: tuple[str, ...], name: str, seconds: float) -> list[dict[str, Any]]:
-        """Has trainers train once more, in a round of that name; returns how they ended."""
-        ended: dict[str, dict[str, Any]] = {}
+    async def train(self, trainers: tuple[str, ...], name: str, seconds: float) -> list[TrainingFinished]:
+        """Let trainers train once more, in a round of that name; return how they ended."""
+        ended: dict[str, TrainingFinished] = {}
         everybody = asyncio.Event()
 
-        async def heard(event: dict[str, Any]) -> None:
-            if event.get("round") == name:
-                ended[event["trainer"]] = event
+        async def heard(event: TrainingFinished) -> None:
+            if event.round == name:
+                ended[event.trainer] = event
                 if set(ended) >= set(trainers):
                     everybody.set()
 
@@ -131,22 +132,23 @@ class Job:
         return list(ended.values())
 
     async def ask_to_train(self, trainers: tuple[str, ...], name: str, seconds: float) -> None:
-        """Asks until every trainer has accepted; one that is busy with another round says so and is asked again."""
+        """Ask until every trainer has accepted; one that is busy with another round is asked again."""
         asked: set[str] = set()
         began = time.monotonic()
         while missing := sorted(set(trainers) - asked):
             if time.monotonic() - began > seconds:
                 raise ProofError(f"{', '.join(missing)} did not accept a training within {seconds:.0f} s")
-            request = to_thing({"round": name, "trainers": missing}, "compose_test")
-            replies = await self.client.broker.gather(TRAIN_MODEL_SUBJECT, request, 3, len(TRAINER_SERVICES))
-            asked |= {reply.value["trainer"] for reply in replies if reply.value["accepted"]}
+            request = to_thing(TrainRequest(round=name, trainers=missing), "compose_test")
+            things = await self.client.broker.gather(reply_subject(TRAIN_MODEL), request, 3, len(TRAINER_SERVICES))
+            replies = [TRAIN_MODEL.decode_reply(value_of(thing)) for thing in things]
+            asked |= {reply.trainer for reply in replies if reply.accepted}
 
     async def training_begins(self, trainer: str, name: str, seconds: float) -> None:
-        """Has a trainer train, and returns while it is at it."""
+        """Let a trainer train; return while it trains."""
         at_work = asyncio.Event()
 
-        async def heard(event: dict[str, Any]) -> None:
-            if event.get("round") == name and event["stage"] == "training":
+        async def heard(event: TrainingProgress) -> None:
+            if event.round == name and event.stage == "training":
                 at_work.set()
 
         await self.client.hear(TRAINING_PROGRESS, heard)

@@ -1,7 +1,7 @@
-"""``make compose-test DEPLOYMENT=mongo|maria``: the whole job in containers on a real Docker engine, and what happens when parts die.
+"""``make compose-test DEPLOYMENT=mongo|maria``: the whole job in containers on a Docker engine, with crashes of every container.
 
-Prints what it sees, ends with a summary in Markdown for docs/deployment.md, and leaves nothing running. Needs Docker, docker-compose,
-the public images that the compose file names, and root (a crash is a SIGKILL from the host).
+Prints what it observes, ends with a summary in Markdown for docs/deployment.md, and leaves nothing running. Needs Docker,
+docker-compose, the public images that the compose file names, and root (a crash is a SIGKILL from the host).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import logging
 import shutil
 import signal
@@ -24,6 +23,7 @@ from nats.aio.client import Client
 from complex_system.errors import ComplexSystemError
 from complex_system.local.plan import TRAINER_SERVICES
 from complex_system.messaging.clients import SystemClient
+from complex_system.protocol.database import RecordCounts
 from complex_system.settings import Settings
 from compose.job import Job
 from compose.stack import ROOT, Container, ProofError, Stack, call, fiot, image_sizes, inspect
@@ -36,7 +36,7 @@ MEGABYTE = 1_000_000
 
 
 class Proof:
-    """One run of the proof; what it saw is in ``lines``."""
+    """One run of the proof; ``lines`` holds its observations."""
 
     def __init__(self, deployment: str, *, build: bool) -> None:
         self.stack = Stack(deployment)
@@ -84,9 +84,9 @@ class Proof:
         shutil.rmtree(self.data, ignore_errors=True)
         self.data.mkdir(parents=True)
         fiot("config", name, "--port-offset", "0", env={"FASTIOT_VOLUME_DIR": str(self.data)})
-        self.saw("fiot config: compose file and .env generated, on free ports")
+        self.saw("fiot config: compose file and .env generated, with free ports")
         self.stack.compose("config", "--quiet")
-        self.saw("docker-compose config finds no fault")
+        self.saw("docker-compose config: no errors")
         if self.build:
             began = time.monotonic()
             fiot("build", "--dry")
@@ -127,22 +127,22 @@ class Proof:
     async def main_job(self, job: Job) -> dict[str, object]:
         wanted = job.settings.records
 
-        async def stored() -> dict[str, int] | None:
+        async def stored() -> RecordCounts | None:
             counts = await job.counts()
             return counts if min(counts.raw, counts.processed + counts.rejected) >= wanted else None
 
         counts, seconds = await job.until(f"{wanted} records saved and processed", stored, 300)
         self.saw(f"{counts.raw} records saved, {counts.processed} processed ({seconds:.0f} s after the start)")
         comparison, seconds = await job.until("a comparison of all four trainers", job.comparison, 900)
-        trained = {result["trainer"]: result for result in comparison["results"]}
+        trained = {result.trainer: result for result in comparison.results}
         if set(trained) != set(TRAINERS):
-            raise ProofError(f"Only {sorted(trained)} took part in the comparison: {json.dumps(comparison)[:500]}")
-        errors = ", ".join(f"{name} {trained[name]['rmse']:.2f}" for name in TRAINERS)
+            raise ProofError(f"Only {sorted(trained)} took part in the comparison: {comparison}")
+        errors = ", ".join(f"{name} {trained[name].rmse:.2f}" for name in TRAINERS)
         self.saw(f"all four trainers trained and were compared ({seconds:.0f} s): RMSE {errors}")
         champion, _ = await job.until("a champion", job.champion, 60)
         self.saw(f"champion: {champion.model} version {champion.version}")
         (rest, wandb), _ = await job.until("predictions", job.predicts, 120)
-        self.saw(f"predictions from the host: champion {rest:.2f} by REST and the same by the broker, W&B model {wandb:.2f}")
+        self.saw(f"predictions from the host: champion {rest:.2f}, the same over REST and NATS, W&B model {wandb:.2f}")
         runs = await job.runs()
         finished = [run for run in runs if run.info.status == "FINISHED"]
         if len(finished) < len(TRAINERS) + 1:
@@ -208,8 +208,8 @@ class Proof:
         [container] = self.stack.of(TRAINER_SERVICES["pytorch"])
         back, _ = await self.crash(job, container)
         [event] = await job.train(("pytorch",), "compose-test-after-crash", 300)
-        if event["status"] != "finished":
-            raise ProofError(f"The training after the crash failed: {event.get('error')}")
+        if event.status != "finished":
+            raise ProofError(f"The training after the crash failed: {event.error}")
         self.saw(
             f"killed {container.service} in the middle of a training: back after {back:.0f} s, its next training finished"
         )
@@ -217,10 +217,10 @@ class Proof:
     async def trained_again(self, job: Job) -> None:
         began = time.monotonic()
         ended = await job.train(TRAINERS, "compose-test", 900)
-        failed = [f"{event['trainer']}: {event.get('error')}" for event in ended if event["status"] != "finished"]
+        failed = [f"{event.trainer}: {event.error}" for event in ended if event.status != "finished"]
         if failed:
             raise ProofError(f"Trainings after the crashes failed: {failed}")
-        self.saw(f"after the crashes all four trainers trained once more ({time.monotonic() - began:.0f} s)")
+        self.saw(f"after the crashes all four trainers trained again ({time.monotonic() - began:.0f} s)")
 
     async def left(self, job: Job) -> dict[str, object]:
         champion = await job.champion()
@@ -250,11 +250,11 @@ class Proof:
             counts, _ = await job.until("counts", job.counts, 60)
             champion, _ = await job.until("the champion", job.champion, 60)
         kept = before["counts"]
-        assert isinstance(kept, dict)
+        assert isinstance(kept, RecordCounts)
         if counts.raw < kept.raw or champion != before["champion"]:
             raise ProofError(f"down and up lost something: {before} became {counts}, {champion}")
         self.saw(
-            f"fiot stop and fiot start kept {kept['raw']} records and champion {champion.model} version {champion.version}; "
+            f"fiot stop and fiot start kept {kept.raw} records and champion {champion.model} version {champion.version}; "
             f"it predicts again after {seconds:.0f} s: {rest:.2f}"
         )
         self.stack.wait_healthy(300)
@@ -302,7 +302,7 @@ def main() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     parser = argparse.ArgumentParser(description="The whole job in containers.")
     parser.add_argument("deployment", choices=("mongo", "maria"))
-    parser.add_argument("--no-build", action="store_true", help="use the images that are there")
+    parser.add_argument("--no-build", action="store_true", help="use the existing images")
     options = parser.parse_args()
     proof = Proof(options.deployment, build=not options.no_build)
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell had them ignored: nothing may be left running

@@ -1,4 +1,4 @@
-"""A deployment's compose stack, driven with FastIoT's commands and looked at with Docker's."""
+"""A deployment's compose stack, driven by FastIoT's commands and inspected with Docker's."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ROOT = Path(__file__).parents[2]
 
 
 class ProofError(Exception):
-    """Something is not as it must be; the sentence says what."""
+    """The proof failed; the message says why."""
 
 
 @dataclass(frozen=True)
 class Container:
-    """A container as ``docker inspect`` has it."""
+    """A container as ``docker inspect`` describes it."""
 
     id: str
     service: str
@@ -40,7 +40,7 @@ class Container:
 
 
 def call(*command: str, cwd: Path = ROOT, env: dict[str, str] | None = None, quiet: bool = True) -> str:
-    """Runs a command; returns what it says, raises with its last lines when it fails."""
+    """Run a command and return its output; raise with its last lines when it fails."""
     done = subprocess.run(command, cwd=cwd, env={**os.environ, **(env or {})}, text=True, check=False,
                           stdout=subprocess.PIPE if quiet else None, stderr=subprocess.STDOUT if quiet else None)  # fmt: skip
     if done.returncode:
@@ -65,14 +65,14 @@ class Stack:
         self.project = f"{getpass.getuser()}__complex_system__{deployment}"
 
     def environment(self) -> dict[str, str]:
-        """What the stack's clients on this host need: addresses, ports and passwords."""
+        """Return what clients on this host need: addresses, ports and passwords."""
         lines = (self.folder / ".env").read_text(encoding="utf-8").splitlines()
         found = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
         found["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{found['COMPLEX_SYSTEM_MLFLOW_PORT']}"
         return found
 
     def compose(self, *arguments: str) -> str:
-        # Its standard error tells of every container; what it is asked for is on standard output.
+        # Standard error reports on every container; the result is on standard output.
         command = ["docker-compose", f"--project-name={self.project}", *arguments]
         done = subprocess.run(command, cwd=self.folder, text=True, capture_output=True, check=False)
         if done.returncode:
@@ -80,7 +80,7 @@ class Stack:
         return done.stdout
 
     def containers(self) -> list[Container]:
-        """All containers of the deployment, by service."""
+        """Return all containers of the deployment, by service."""
         label = f"label=com.docker.compose.project={self.project}"
         ids = call("docker", "ps", "--all", "--quiet", "--no-trunc", "--filter", label).split()
         found = []
@@ -105,7 +105,7 @@ class Stack:
         return [container for container in self.containers() if container.service == service]
 
     def wait_healthy(self, seconds: float, but: tuple[str, ...] = ()) -> float:
-        """Waits until all containers are healthy; returns the seconds."""
+        """Wait until all containers are healthy; return the seconds."""
         began = time.monotonic()
         while True:
             waiting = [c for c in self.containers() if c.service not in but and (c.health != "healthy" or not c.running)]
@@ -119,10 +119,10 @@ class Stack:
 
     @staticmethod
     def crash(container: Container) -> None:
-        """Ends a container's first process as a crash would; ``docker kill`` counts as a wish and is not restarted."""
+        """Kill a container's first process as a crash would; Docker does not restart a container after ``docker kill``."""
         os.kill(container.pid, signal.SIGKILL)
 
 
 def image_sizes(images: list[str]) -> dict[str, int]:
-    """Bytes of images, by name."""
+    """Return the bytes of images, by name."""
     return {name: entry["Size"] for name, entry in zip(images, inspect(*images), strict=True)}

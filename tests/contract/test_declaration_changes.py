@@ -15,11 +15,12 @@ from pymongo import AsyncMongoClient
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.documents import Document
-from complex_system.domain.pages import processed_schema
+from complex_system.domain.pages import REVISION, processed_schema
 from complex_system.errors import DeclarationError
+from complex_system.protocol.database import RecordCounts, Rejection
 from complex_system.settings import Settings
 from complex_system.storage.base import PROCESSED, RAW, REJECTED, DataStore
-from complex_system.storage.maria.columns import Kept, plan, written
+from complex_system.storage.maria.schema import Kept, plan, written
 from complex_system.storage.maria.store import MariaDataStore
 from complex_system.storage.mongo.store import MongoDataStore
 
@@ -146,7 +147,7 @@ async def test_records_are_work_again_for_a_new_version(opened: Callable[..., An
         await store.upsert_processed(processed(before, key), before.version)
     newer = await opened(after)
     page = await newer.unprocessed(after.version, None, 5)
-    assert page.table.to_pylist() == [record(after, key, a=1.0) for key in ("k1", "k2")]
+    assert page.table.to_pylist() == [{**record(after, key, a=1.0), REVISION: 1} for key in ("k1", "k2")]
     await newer.upsert_processed(processed(after, "k1"), after.version)
     assert (await newer.unprocessed(after.version, None, 5)).table.column(ID).to_pylist() == ["k2"]
     page = await newer.processed_columns(
@@ -205,10 +206,10 @@ async def test_two_data_sets_live_side_by_side_in_one_database(opened: Callable[
     await one.save_raw([record(ovens, "k1", a=1.0), record(ovens, "k2", a=2.0)])
     await two.save_raw([record(presses, "k1", a="x")])
     await one.upsert_processed(processed(ovens, "k1"), "v1")
-    await one.reject([{ID: "k2", "reason": "odd"}], "v1")
+    await one.reject([Rejection(id="k2", reason="odd")], "v1")
     await two.documents.save([Document("minute", "m", 1.0, {"of": "presses"})])
-    assert await one.counts() == {"raw": 2, "processed": 1, "labelled": 1, "rejected": 1}
-    assert await two.counts() == {"raw": 1, "processed": 0, "labelled": 0, "rejected": 0}
+    assert await one.counts() == RecordCounts(raw=2, processed=1, labelled=1, rejected=1)
+    assert await two.counts() == RecordCounts(raw=1, processed=0, labelled=0, rejected=0)
     assert await two.raw_records(5) == [record(presses, "k1", a="x")]
     assert await two.rejected(None, 5) == []
     assert (await two.unprocessed("v1", None, 5)).table.column(ID).to_pylist() == ["k1"]
@@ -229,9 +230,9 @@ async def test_a_new_target_is_counted(opened: Callable[..., Any]) -> None:
     store = await opened(old)
     await store.upsert_processed(processed(old, "k1"), "v1")
     newer = await opened(new)
-    assert (await newer.counts())["labelled"] == 0
+    assert (await newer.counts()).labelled == 0
     await newer.upsert_processed(processed(new, "k1"), "v2")
-    assert (await newer.counts())["labelled"] == 1
+    assert (await newer.counts()).labelled == 1
     assert await newer.targets(["k1"]) == {"k1": 2.0}
 
 

@@ -136,7 +136,7 @@ class MlflowPlace(Place):
         self._client.create_registered_model(name)
         tags = {"prefix": self._prefix}
         version = self._client.create_model_version(name, f"{run.artifact_uri}/none", run.run_id, tags=tags)
-        self._registry.set_champion(self._registry.version(name, version.version))
+        self._registry.set_champion(self._registry.find(name, version.version))
 
 
 class TestMlflowChampionSource(SourceContract):

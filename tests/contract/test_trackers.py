@@ -94,7 +94,7 @@ class TrackerContract(ABC):
                 def cut(*_: Any) -> None:
                     raise TrackingUnavailableError("cut")
 
-                patch.setattr(MlflowTracker, "_log_onnx_model", cut)
+                patch.setattr("complex_system.tracking.mlflow._log_files", cut)
                 with pytest.raises(TrackingUnavailableError):
                     await asyncio.to_thread(tracker.log, result)
             await proxy.cut()
@@ -171,7 +171,7 @@ class TestWandb(TrackerContract):
         )
 
     def kept(self, tracker: Any) -> Any:
-        return tracker._done or tracker._following._begun
+        return tracker._done or tracker.following._begun
 
     def runs_elsewhere(self, folder: Path) -> int:
         return len(list((folder / "wandb").glob("offline-run-*")))

@@ -15,7 +15,7 @@ from complex_system.errors import TrainingFailedError
 from complex_system.evaluation.baselines import cross_validated_baseline
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.sources.films import films
-from complex_system.training.base import Progress, Scores, TrainedModel, Trainer, TrainingParameters
+from complex_system.training.base import Progress, TrainedModel, Trainer, TrainingParameters, score
 from complex_system.training.cross_validation import FewRecords, Predict, cross_validate
 from complex_system.training.data import Matrix, Samples, TrainingData
 from complex_system.training.onnx import _run, check_onnx, export_onnx
@@ -63,7 +63,7 @@ class TrainerContract(ABC):
 
     def test_a_full_training_comes_close_to_the_best_possible(self, trained: TrainedModel) -> None:
         _, holdout = lab_samples(1, 10_000)
-        scores = Scores.of(holdout.y, trained.predict(holdout.x))
+        scores = score(holdout.y, trained.predict(holdout.x))
         assert scores.rmse <= QUALITY
         # A hold-out part of 740 samples scatters; an error far below the limit would mean that the truth leaked in.
         assert scores.rmse >= BEST_POSSIBLE.rmse - 1.5
@@ -74,7 +74,7 @@ class TrainerContract(ABC):
         best = min(trained.history, key=lambda progress: progress.validation_rmse)
         assert trained.best_step == best.step
         assert [progress.step for progress in trained.history] == list(range(1, len(trained.history) + 1))
-        measured = Scores.of(data.validation.y, trained.predict(data.validation.x)).rmse
+        measured = score(data.validation.y, trained.predict(data.validation.x)).rmse
         assert measured == pytest.approx(best.validation_rmse, rel=1e-4)
 
     def test_the_51_films_are_cross_validated_without_a_warning(self, kind: type[Trainer]) -> None:
@@ -165,7 +165,7 @@ class TrainerContract(ABC):
         y = (1e6 + 50.0 * (x[:, 0] - x[:, 1])).astype(np.float32)
         data = TrainingData(("a [mm]", "b", "c"), "force", Samples(x[:900], y[:900]), Samples(x[900:], y[900:]))
         model = kind(TrainingParameters(epochs=60, boosting_rounds=300)).fit(data, _ignore)
-        assert Scores.of(data.validation.y, model.predict(data.validation.x)).r2 > 0.9
+        assert score(data.validation.y, model.predict(data.validation.x)).r2 > 0.9
         export_onnx(model, data.validation.x)
 
 

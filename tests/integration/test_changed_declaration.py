@@ -14,11 +14,11 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.keys import new_key
 from complex_system.domain.records import Record
 from complex_system.errors import DeclarationError
-from complex_system.evaluation.rounds import RoundTimes
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient, ServingClient
 from complex_system.monitoring import views
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.service_layer.rounds.round import RoundTimes
 from complex_system.settings import Settings
 from complex_system_services.data_processing.data_processing_service import DataProcessingService
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
@@ -163,11 +163,11 @@ async def test_the_old_model_answers_until_one_of_the_new_version_is_champion(
             await eventually(lambda: len(ear.predictions) > 5 and ear.truths, 60)
             await eventually(lambda: monitoring.monitor.at, 60)
             assert views.snapshot(monitoring.monitor)
-            assert not ear.comparisons or ear.comparisons[-1]["champion"]["version"] == "1"
+            assert not ear.comparisons or ear.comparisons[-1].champion.version == "1"
             async with running(MlLightgbmRegressionMlflowService, settings, new):
                 await eventually(lambda: serving.holder.current.info.pipeline_version == new.version, 120)
-        assert ear.champions[-1]["pipeline_version"] == new.version
-        assert [result["version"] for result in ear.comparisons[-1]["results"]] == ["2"]  # the old one does not compete
+        assert ear.champions[-1].pipeline_version == new.version
+        assert [result.version for result in ear.comparisons[-1].results] == ["2"]  # the old one does not compete
         await eventually(lambda: "pipeline version" not in serving.health().detail)
         after = await answer(rest, with_more)
         assert (after["pipeline_version"], after["model"]["version"]) == (new.version, "2")

@@ -11,18 +11,21 @@ import pytest
 import yaml
 from kio.ml_lifecycle_broker_facade import request_get_processed_data_points_from_raw_data
 
-from complex_system.domain.dataset import Dataset
+from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.laboratory import Laboratory
+from complex_system.domain.pages import Page
 from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError, InvalidRequestError
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient, ProcessingClient
-from complex_system.messaging.subjects import DB_GET_REJECTED_PAGE_SUBJECT
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.database import RecordCounts
+from complex_system.service_layer.database.service import DatabaseService
 from complex_system.settings import Settings
 from complex_system_services.data_processing.data_processing_service import DataProcessingService
+from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
+from envelopes import change, envelopes
 from support import TesterService, eventually, running
 
 
@@ -74,8 +77,8 @@ async def test_what_cannot_be_processed_is_kept_aside_with_the_reason(
         await eventually(lambda: processed_count(database, 400))
 
         async def rejections() -> Any:
-            rows = await tester.ask(DB_GET_REJECTED_PAGE_SUBJECT, {})
-            return {row["_id"]: row["reason"] for row in rows} if len(rows) == 2 else None
+            rows = await database.rejected()
+            return {row.id: row.reason for row in rows} if len(rows) == 2 else None
 
         assert await eventually(rejections) == {
             unknown["_id"]: "material_id: '99' is not one of 00000000, 11111111, 22222222, 33333333",
@@ -205,7 +208,7 @@ async def test_batches_shrink_while_the_database_is_slow_and_grow_again(
     tester: TesterService, settings: Settings, laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = DatabaseClient(tester)
-    settings = settings.copy(update={"request_timeout": 5.0, "processing_batch": 400})
+    settings = settings.copy(update={"request_timeout": 8.0, "processing_batch": 400})
     sizes: list[int] = []
     slow = True
 
@@ -214,7 +217,7 @@ async def test_batches_shrink_while_the_database_is_slow_and_grow_again(
             result = await super()._stored(work)
             if isinstance(result, dict) and "upserted" in result:
                 sizes.append(result["upserted"])
-                await asyncio.sleep(result["upserted"] / 60 if slow else 0)  # 400 records run into the time-out
+                await asyncio.sleep(result["upserted"] / 45 if slow else 0)  # 400 records run into the time-out
             return result
 
     async with running(SlowDatabaseMongoService, settings):
@@ -229,3 +232,43 @@ async def test_batches_shrink_while_the_database_is_slow_and_grow_again(
                 await database.save_raw(list(laboratory.records(400)))
                 await eventually(lambda done=done: len(sizes) > done and sum(sizes[done:]) >= 400, 60)
             assert max(sizes[-2:]) == 400
+
+
+@pytest.mark.parametrize(("name", "service"), [("mongo", DatabaseMongoService), ("maria", DatabaseMariaService)])
+async def test_records_that_change_while_they_are_processed_are_processed_as_they_are_now(
+    tester: TesterService,
+    nats_server: Server,
+    make_settings: Callable[..., Settings],
+    request: pytest.FixtureRequest,
+    dataset: Dataset,
+    laboratory: Laboratory,
+    name: str,
+    service: type[DatabaseService],
+) -> None:
+    own = f"test_{uuid4().hex[:12]}"
+    settings = make_settings(
+        nats_server, request.getfixturevalue(f"{name}_server"), mongo_name=own, maria_name=own, processing_interval=0.05
+    )
+    database = DatabaseClient(tester)
+    records = [laboratory.complete_record() for _ in range(30)]
+    column, rejected = "rohwert_3_labormessung", {**laboratory.complete_record(), "rohwert_3_labormessung": 99.0}
+    async with running(service, settings) as running_service:
+        unprocessed = running_service.store.unprocessed
+
+        async def change_behind_the_page(*arguments: Any) -> Page:
+            page = await unprocessed(*arguments)
+            if page.table.num_rows == 31:
+                for record in (*records[:3], rejected):
+                    await asyncio.to_thread(change, name, settings, record[ID], column, 0.25)
+            return page
+
+        running_service.store.unprocessed = change_behind_the_page  # type: ignore[method-assign]
+        await database.save_raw([*records, rejected])
+        async with running(DataProcessingService, settings):
+            await eventually(lambda: processed_count(database, 31))
+    now = [{**record, column: 0.25} for record in records[:3]] + records[3:] + [{**rejected, column: 0.25}]
+    async with running(service, settings):
+        assert await processed_rows(database) == Pipeline(dataset).process(now).to_dicts()
+        assert await database.rejected() == []
+        assert (await database.unprocessed(dataset.version, 10)).table.num_rows == 0
+    assert [each.revision for each in envelopes(name, settings)] == [2] * 3 + [1] * 27 + [2]

@@ -11,6 +11,7 @@ from uuid import uuid4
 import kio.ml_lifecycle_broker_facade as kio
 import pyarrow as pa
 import pytest
+from kio import ml_lifecycle_subjects_name
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.documents import Document
@@ -24,7 +25,9 @@ from complex_system.messaging.clients import DatabaseClient, DocumentClient
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.replicas import Share
 from complex_system.messaging.subjects import health_subject
-from complex_system.protocol.database import RecordCounts
+from complex_system.protocol import database as protocol
+from complex_system.protocol.base import Empty, Request
+from complex_system.protocol.database import ColumnsRequest, RecordCounts, RejectedRequest, Rejection, UnprocessedRequest
 from complex_system.service_layer.database.service import DatabaseService
 from complex_system.settings import Settings
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
@@ -34,9 +37,9 @@ from support import TesterService, eventually, running
 
 SERVICES: dict[str, type[DatabaseService]] = {"mongo": DatabaseMongoService, "maria": DatabaseMariaService}
 LABELS = {"mongo": "MongoDB", "maria": "MariaDB"}
-COUNTS = {"raw": 0, "processed": 0, "labelled": 0, "rejected": 0}
+COUNTS = RecordCounts(raw=0, processed=0, labelled=0, rejected=0)
 DOCUMENT = {"kind": "k", "key": "a", "at": 1.0, "body": {}}
-NO_MAPPINGS: list[Any] = [None, [], "text", 3, b"x"]
+NO_MAPPINGS: list[Any] = [[], "text", 3, b"x"]
 
 
 @pytest.fixture(params=["mongo", "maria"])
@@ -88,7 +91,7 @@ async def test_the_published_client_reads_what_it_wrote(
     assert await kio.request_get_all_processed_data_points(tester) == rows
     assert list((await kio.request_get_all_processed_data_points(tester))[0]) == list(dataset.processed_names)
     assert await kio.request_get_processed_data_points_count(tester) == 40
-    assert await tester.ask(subjects.DB_GET_PROCESSED_DATA_POINTS_COUNT_SUBJECT, {}) == 40
+    assert await tester.ask(subjects.COUNT_PROCESSED_POINTS, {}) == 40
     labelled = [row for row in rows if row[dataset.target] is not None]
     assert 0 < len(labelled) < 40
     assert await kio.request_get_labeled_dataset(tester) == labelled
@@ -99,7 +102,7 @@ async def test_the_published_client_reads_what_it_wrote(
     assert await kio.request_get_processed_data_points_page(tester, page=3, page_size=15) == []
     assert await kio.request_get_processed_data_points_page(tester, page=0, page_size=0) == []
     assert await kio.request_get_processed_data_points_page(tester, page=2**62, page_size=4) == []
-    assert await tester.ask(subjects.DB_GET_PROCESSED_DATA_PAGE_SUBJECT, {}) == without_key[:10]
+    assert await tester.ask(subjects.GET_PROCESSED_PAGE, {}) == without_key[:10]
 
 
 async def test_records_without_a_key_get_one(tester: TesterService, service: DatabaseService, records: list[Record]) -> None:
@@ -121,11 +124,11 @@ async def test_our_client_walks_pages_and_notes_versions(
     assert page.next == records[29][ID]
     rows = processed(dataset, records)
     table = pa.Table.from_pylist(rows[:30], schema=processed_schema(dataset))
-    assert (await client.upsert_processed(Page(table, notes={"version": "v1"})))["upserted"] == 30
-    assert (await client.reject("v1", [{ID: records[35][ID], "reason": "unknown category"}]))["rejected"] == 1
+    assert (await client.upsert_processed(Page(table, notes={"version": "v1"}))).upserted == 30
+    assert (await client.reject("v1", [Rejection(id=records[35][ID], reason="unknown category")])).rejected == 1
     assert (await client.unprocessed("v1", 30)).table.to_pylist() == records[30:35] + records[36:]
-    assert await tester.ask(subjects.DB_GET_REJECTED_PAGE_SUBJECT, {}) == [
-        {ID: records[35][ID], "reason": "unknown category", "version": "v1"}
+    assert await tester.ask(protocol.GET_REJECTED, RejectedRequest()) == [
+        Rejection(id=records[35][ID], reason="unknown category", version="v1")
     ]
     known = sum(row[dataset.target] is not None for row in rows[:30])
     assert await client.counts() == RecordCounts(raw=40, processed=30, labelled=known, rejected=1)
@@ -146,11 +149,11 @@ async def test_polars_frames_may_be_upserted(tester: TesterService, service: Dat
     pl = pytest.importorskip("polars")
     rows = processed(dataset, [{ID: "k", dataset.target: None}])
     frame = pl.DataFrame(rows).select(sorted(rows[0]))  # in another order, the target of no type
-    reply = await tester.ask(subjects.DB_UPSERT_PROCESSED_COLUMNS_SUBJECT, encode_page(Page(frame.to_arrow())))
-    assert reply["upserted"] == 1
+    reply = await tester.ask(protocol.UPSERT_PROCESSED, encode_page(Page(frame.to_arrow())))
+    assert reply.upserted == 1
     assert await kio.request_get_all_processed_data_points(tester) == rows
     # Without a note the version is the deployment's own.
-    page = decode_page(await tester.ask(subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT, {"version": dataset.version}))
+    page = decode_page(await tester.ask(protocol.GET_PROCESSED, ColumnsRequest(version=dataset.version)))
     assert page.table.to_pylist() == rows
 
 
@@ -162,67 +165,70 @@ def bad_requests(dataset: Dataset) -> list[tuple[Any, Any, type[Exception], str]
     narrow = pa.table({name: pa.array([0.5], pa.float32()) if name != ID else ["k"] for name in dataset.processed_names})
     raw = {"material_id": "00000000"}
     cases: list[tuple[Any, Any, type[Exception], str]] = [
-        (subjects.DB_SAVE_MANY_RAW_DATAPOINTS_SUBJECT, {}, InvalidRequestError, "list of records"),
-        (subjects.DB_SAVE_MANY_RAW_DATAPOINTS_SUBJECT, [raw, {}], InvalidRecordError, "Record 1.*material_id.*Nothing"),
-        (subjects.DB_SAVE_MANY_RAW_DATAPOINTS_SUBJECT, [raw, {**raw, "x": 1}], InvalidRecordError, "'x'.*Nothing"),
-        (subjects.DB_SAVE_MANY_RAW_DATAPOINTS_SUBJECT, [raw, {**raw, ID: ""}], InvalidRecordError, "64 characters"),
-        (subjects.DB_UPSERT_MANY_PROCESSED_DATAPOINTS_SUBJECT, "x", InvalidRequestError, "list of records"),
-        (subjects.DB_UPSERT_MANY_PROCESSED_DATAPOINTS_SUBJECT, [good, {**good, feature: None}], InvalidRecordError, feature),
-        (subjects.DB_UPSERT_MANY_PROCESSED_DATAPOINTS_SUBJECT, [{**good, feature: float("nan")}], InvalidRecordError, "finite"),
-        (subjects.DB_UPSERT_PROCESSED_COLUMNS_SUBJECT, [good], InvalidRequestError, "Arrow"),
-        (subjects.DB_UPSERT_PROCESSED_COLUMNS_SUBJECT, b"garbage", InvalidRequestError, "Arrow"),
-        (subjects.DB_UPSERT_PROCESSED_COLUMNS_SUBJECT, columns(dataset, [{**good, feature: None}]), InvalidRecordError, feature),
-        (subjects.DB_UPSERT_PROCESSED_COLUMNS_SUBJECT, columns(dataset, [good, {**good, ID: "x" * 65}]), InvalidRecordError, "64"),
-        (subjects.DB_UPSERT_PROCESSED_COLUMNS_SUBJECT, columns(dataset, [{**good, feature: float("inf")}]), InvalidRecordError,
+        (subjects.SAVE_RAW, {}, InvalidRequestError, "list of records"),
+        (subjects.SAVE_RAW, [raw, {}], InvalidRecordError, "Record 1.*material_id.*Nothing"),
+        (subjects.SAVE_RAW, [raw, {**raw, "x": 1}], InvalidRecordError, "'x'.*Nothing"),
+        (subjects.SAVE_RAW, [raw, {**raw, ID: ""}], InvalidRecordError, "64 characters"),
+        (subjects.UPSERT_PROCESSED_RECORDS, "x", InvalidRequestError, "list of records"),
+        (subjects.UPSERT_PROCESSED_RECORDS, [good, {**good, feature: None}], InvalidRecordError, feature),
+        (subjects.UPSERT_PROCESSED_RECORDS, [{**good, feature: float("nan")}], InvalidRecordError, "finite"),
+        (protocol.UPSERT_PROCESSED, [good], InvalidRequestError, "Arrow"),
+        (protocol.UPSERT_PROCESSED, b"garbage", InvalidRequestError, "Arrow"),
+        (protocol.UPSERT_PROCESSED, columns(dataset, [{**good, feature: None}]), InvalidRecordError, feature),
+        (protocol.UPSERT_PROCESSED, columns(dataset, [good, {**good, ID: "x" * 65}]), InvalidRecordError, "64"),
+        (protocol.UPSERT_PROCESSED, columns(dataset, [{**good, feature: float("inf")}]), InvalidRecordError,
          "Record 0 .id k., field.*finite.*Nothing"),
-        (subjects.DB_UPSERT_PROCESSED_COLUMNS_SUBJECT, columns(dataset, [good], {"version": "v" * 65}), InvalidRequestError,
+        (protocol.UPSERT_PROCESSED, columns(dataset, [good], {"version": "v" * 65}), InvalidRequestError,
          "version"),
-        (subjects.DB_UPSERT_PROCESSED_COLUMNS_SUBJECT, encode_page(Page(schema.empty_table().drop_columns([feature]))),
+        (protocol.UPSERT_PROCESSED, encode_page(Page(schema.empty_table().drop_columns([feature]))),
          InvalidRequestError, "exactly these columns"),
-        (subjects.DB_UPSERT_PROCESSED_COLUMNS_SUBJECT, encode_page(Page(narrow)), InvalidRequestError, "double, not float"),
-        (subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT, {}, InvalidRequestError, "version"),
-        (subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT, {"version": ""}, InvalidRequestError, "version"),
-        (subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT, {"version": "v", "limit": 0}, InvalidRequestError, "limit"),
-        (subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT, {"version": "v", "share": [2, 2]}, InvalidRequestError, "share"),
-        (subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT, {"version": "v", "share": "1/2"}, InvalidRequestError, "share"),
-        (subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT, {"version": "v", "share": [False, True]}, InvalidRequestError, "share"),
-        (subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT, {"columns": ["nothing"]}, InvalidRequestError, "Not 'nothing'"),
-        (subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT, {"columns": []}, InvalidRequestError, feature),
-        (subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT, {"columns": [feature] * 2}, InvalidRequestError, "twice"),
-        (subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT, {"columns": [["a"]]}, InvalidRequestError, "columns"),
-        (subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT, {"labelled": "yes"}, InvalidRequestError, "labelled"),
-        (subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT, {"after": 3}, InvalidRequestError, "after"),
-        (subjects.DB_REJECT_RAW_SUBJECT, {"version": "v"}, InvalidRequestError, "rejections"),
-        (subjects.DB_REJECT_RAW_SUBJECT, {"version": "v", "rejections": [{ID: "k"}]}, InvalidRecordError, "reason"),
-        (subjects.DB_REJECT_RAW_SUBJECT, {"version": "v", "rejections": ["k"]}, InvalidRecordError, "Record 0"),
-        (subjects.DB_REJECT_RAW_SUBJECT, {"version": "v", "rejections": [{ID: 3, "reason": "r"}]}, InvalidRecordError, "_id"),
-        (subjects.DB_GET_REJECTED_PAGE_SUBJECT, {"limit": "all"}, InvalidRequestError, "limit"),
-        (subjects.DB_GET_PROCESSED_DATA_PAGE_SUBJECT, {"page_size": MAX_PAGE_ROWS + 1}, InvalidRequestError, str(MAX_PAGE_ROWS)),
-        (subjects.DB_SAVE_DOCUMENTS_SUBJECT, {}, InvalidRequestError, "list"),
-        (subjects.DB_SAVE_DOCUMENTS_SUBJECT, [{"kind": "k", "key": "a", "at": 1.0}], InvalidRequestError, "'body'"),
-        (subjects.DB_SAVE_DOCUMENTS_SUBJECT, [{**DOCUMENT, "kind": "Two words"}], InvalidRequestError, "'kind'"),
-        (subjects.DB_SAVE_DOCUMENTS_SUBJECT, [DOCUMENT, {**DOCUMENT, "key": "x" * 201}], InvalidRequestError, "200 characters"),
-        (subjects.DB_SAVE_DOCUMENTS_SUBJECT, [{**DOCUMENT, "at": float("nan")}], InvalidRequestError, "'at'"),
-        (subjects.DB_SAVE_DOCUMENTS_SUBJECT, [{**DOCUMENT, "body": [1]}], InvalidRequestError, "body"),
-        (subjects.DB_GET_DOCUMENTS_SUBJECT, {"kind": "k"}, InvalidRequestError, "'from'"),
-        (subjects.DB_GET_DOCUMENTS_SUBJECT, {"kind": "k", "from": 0, "to": 1, "after": 3}, InvalidRequestError, "'after'"),
-        (subjects.DB_GET_DOCUMENTS_SUBJECT, {"kind": "k", "keys": [""]}, InvalidRequestError, "key"),
-        (subjects.DB_DELETE_DOCUMENTS_SUBJECT, {"kind": "k"}, InvalidRequestError, "either 'keys' or 'before'"),
-        (subjects.DB_GET_TARGETS_SUBJECT, {}, InvalidRequestError, "'keys'"),
-        (subjects.DB_GET_RAW_BY_KEYS_SUBJECT, {"keys": "k"}, InvalidRequestError, "'keys'"),
+        (protocol.UPSERT_PROCESSED, encode_page(Page(narrow)), InvalidRequestError, "double, not float"),
+        (protocol.GET_UNPROCESSED, {}, InvalidRequestError, "version"),
+        (protocol.GET_UNPROCESSED, {"version": ""}, InvalidRequestError, "version"),
+        (protocol.GET_UNPROCESSED, {"version": "v", "limit": 0}, InvalidRequestError, "limit"),
+        (protocol.GET_UNPROCESSED, {"version": "v", "share": [2, 2]}, InvalidRequestError, "share"),
+        (protocol.GET_UNPROCESSED, {"version": "v", "share": "1/2"}, InvalidRequestError, "share"),
+        (protocol.GET_UNPROCESSED, {"version": "v", "share": [False, True]}, InvalidRequestError, "share"),
+        (protocol.GET_PROCESSED, {"columns": ["nothing"]}, InvalidRequestError, "Not 'nothing'"),
+        (protocol.GET_PROCESSED, {"columns": []}, InvalidRequestError, feature),
+        (protocol.GET_PROCESSED, {"columns": [feature] * 2}, InvalidRequestError, "twice"),
+        (protocol.GET_PROCESSED, {"columns": [["a"]]}, InvalidRequestError, "columns"),
+        (protocol.GET_PROCESSED, {"labelled": "yes"}, InvalidRequestError, "labelled"),
+        (protocol.GET_PROCESSED, {"after": 3}, InvalidRequestError, "after"),
+        (protocol.REJECT_RAW, {"version": "v"}, InvalidRequestError, "rejections"),
+        (protocol.REJECT_RAW, {"version": "v", "rejections": [{ID: "k"}]}, InvalidRequestError, "reason"),
+        (protocol.REJECT_RAW, {"version": "v", "rejections": ["k"]}, InvalidRequestError, r"rejections\[0\]"),
+        (protocol.REJECT_RAW, {"version": "v", "rejections": [{ID: 3, "reason": "r"}]}, InvalidRequestError, "_id"),
+        (protocol.GET_REJECTED, {"limit": "all"}, InvalidRequestError, "limit"),
+        (subjects.GET_PROCESSED_PAGE, {"page_size": MAX_PAGE_ROWS + 1}, InvalidRequestError, str(MAX_PAGE_ROWS)),
+        (protocol.SAVE_DOCUMENTS, {}, InvalidRequestError, "array"),
+        (protocol.SAVE_DOCUMENTS, [{"kind": "k", "key": "a", "at": 1.0}], InvalidRequestError, r"'\[0\]'.*`body`"),
+        (protocol.SAVE_DOCUMENTS, [{**DOCUMENT, "kind": "Two words"}], InvalidRequestError, r"'\[0\].kind'"),
+        (protocol.SAVE_DOCUMENTS, [DOCUMENT, {**DOCUMENT, "key": "x" * 201}], InvalidRequestError, r"'\[1\].key'.*200"),
+        (protocol.SAVE_DOCUMENTS, [{**DOCUMENT, "at": float("nan")}], InvalidRequestError, "'at'"),
+        (protocol.SAVE_DOCUMENTS, [{**DOCUMENT, "body": [1]}], InvalidRequestError, "body"),
+        (protocol.GET_DOCUMENTS, {"kind": "k"}, InvalidRequestError, "'from'"),
+        (protocol.GET_DOCUMENTS, {"kind": "k", "from": 0, "to": 1, "after": 3}, InvalidRequestError, "'after'"),
+        (protocol.GET_DOCUMENTS, {"kind": "k", "keys": [""]}, InvalidRequestError, "key"),
+        (protocol.DELETE_DOCUMENTS, {"kind": "k"}, InvalidRequestError, "either 'keys' or 'before'"),
+        (protocol.GET_TARGETS, {}, InvalidRequestError, "`keys`"),
+        (protocol.GET_RAW_BY_KEYS, {"keys": "k"}, InvalidRequestError, "'keys'"),
     ]  # fmt: skip
     for field in ("page", "page_size"):
         for value in (-1, True, 1.0, "1", None):
-            cases.append((subjects.DB_GET_PROCESSED_DATA_PAGE_SUBJECT, {field: value}, InvalidRequestError, f"'{field}'"))
-    takers_of_mappings = (
-        subjects.DB_GET_ALL_RAW_DATA_SUBJECT, subjects.DB_GET_ALL_PROCESSED_DATA_SUBJECT,
-        subjects.DB_GET_LABELED_DATASET_SUBJECT, subjects.DB_GET_PROCESSED_DATA_COUNT_SUBJECT,
-        subjects.DB_GET_PROCESSED_DATA_POINTS_COUNT_SUBJECT, subjects.DB_GET_PROCESSED_DATA_PAGE_SUBJECT,
-        subjects.DB_GET_COUNTS_SUBJECT, subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT, subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT,
-        subjects.DB_REJECT_RAW_SUBJECT, subjects.DB_GET_REJECTED_PAGE_SUBJECT, subjects.DB_GET_DOCUMENTS_SUBJECT,
-        subjects.DB_DELETE_DOCUMENTS_SUBJECT, subjects.DB_GET_TARGETS_SUBJECT, subjects.DB_GET_RAW_BY_KEYS_SUBJECT,
+            cases.append((subjects.GET_PROCESSED_PAGE, {field: value}, InvalidRequestError, f"'{field}'"))
+    published = (
+        subjects.GET_ALL_RAW, subjects.GET_ALL_PROCESSED, subjects.GET_LABELLED,
+        subjects.COUNT_PROCESSED, subjects.COUNT_PROCESSED_POINTS, subjects.GET_PROCESSED_PAGE,
     )  # fmt: skip
-    for subject in takers_of_mappings:
+    for subject in published:
+        cases += [(subject, value, InvalidRequestError, "takes a mapping") for value in (None, *NO_MAPPINGS)]
+    ours = (
+        protocol.GET_COUNTS, protocol.GET_UNPROCESSED, protocol.GET_PROCESSED, protocol.REJECT_RAW, protocol.GET_REJECTED,
+        protocol.GET_DOCUMENTS, protocol.DELETE_DOCUMENTS, protocol.GET_TARGETS, protocol.GET_RAW_BY_KEYS,
+        protocol.GET_INGEST_COUNTS,
+    )  # fmt: skip
+    for subject in ours:
         cases += [(subject, value, InvalidRequestError, "takes a mapping") for value in NO_MAPPINGS]
     return cases
 
@@ -233,12 +239,13 @@ async def test_bad_input_is_an_error_for_its_sender_and_writes_nothing(
     for subject, value, error, words in bad_requests(dataset):
         with pytest.raises(error, match=words):
             await tester.ask(subject, value)
-        assert await tester.ask(subjects.DB_GET_COUNTS_SUBJECT, {}) == COUNTS, (subject.name, value)
+        assert await tester.ask(protocol.GET_COUNTS, Empty()) == COUNTS, (subject.name, value)
 
 
 async def test_every_database_subject_has_its_bad_requests(dataset: Dataset) -> None:
-    named = {getattr(subjects, name).name for name in subjects.__all__ if name.startswith("DB_")}
-    assert {subject.name for subject, *_ in bad_requests(dataset)} == named
+    published = {subject.name for name, subject in vars(ml_lifecycle_subjects_name).items() if name.startswith("DB_")}
+    ours = {subject.name for subject in vars(protocol).values() if isinstance(subject, Request)}
+    assert {subject.name for subject, *_ in bad_requests(dataset)} == published | ours
 
 
 async def test_documents_and_records_by_key_come_whole_through_a_small_broker(
@@ -267,7 +274,7 @@ async def test_unknown_fields_are_warned_of_and_ignored(
     tester: TesterService, service: DatabaseService, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        assert await tester.ask(subjects.DB_GET_PROCESSED_DATA_PAGE_SUBJECT, {"page": 0, "sort": "x"}) == []
+        assert await tester.ask(subjects.GET_PROCESSED_PAGE, {"page": 0, "sort": "x"}) == []
     assert "'get-processed-data-page': unknown field(s) ignored: sort" in caplog.text
 
 
@@ -292,7 +299,7 @@ async def test_shares_of_the_unprocessed_are_disjoint_and_complete(
 
 async def test_a_large_limit_is_cut(tester: TesterService, service: DatabaseService, records: list[Record]) -> None:
     await kio.request_save_many_raw_data_points(tester, records)
-    page = decode_page(await tester.ask(subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT, {"version": "v", "limit": 10**9}))
+    page = decode_page(await tester.ask(protocol.GET_UNPROCESSED, UnprocessedRequest(version="v", limit=10**9)))
     assert page.table.num_rows == 40
 
 
@@ -304,9 +311,9 @@ async def test_what_does_not_fit_into_one_reply_says_how_to_page(
     await kio.request_upsert_many_processed_data_points(tester, rows)
     # The second limit leaves room for so many small records; only their encoding shows that these do not fit.
     for subject, limits, words in (
-        (subjects.DB_GET_ALL_RAW_DATA_SUBJECT, (3000, 8000), "get-unprocessed-page"),
-        (subjects.DB_GET_ALL_PROCESSED_DATA_SUBJECT, (3000, 19_000), "get-processed-data-page.*get-processed-columns"),
-        (subjects.DB_GET_LABELED_DATASET_SUBJECT, (3000, 19_000), "get-processed-columns"),
+        (subjects.GET_ALL_RAW, (3000, 8000), "get-unprocessed-page"),
+        (subjects.GET_ALL_PROCESSED, (3000, 19_000), "get-processed-data-page.*get-processed-columns"),
+        (subjects.GET_LABELLED, (3000, 19_000), "get-processed-columns"),
     ):
         for limit in limits:
             monkeypatch.setattr(ServiceConnection, "max_payload", limit)
@@ -314,7 +321,7 @@ async def test_what_does_not_fit_into_one_reply_says_how_to_page(
                 await tester.ask(subject, {})
     monkeypatch.setattr(ServiceConnection, "max_payload", 8000)
     with pytest.raises(TooLargeError, match="page_size"):
-        await tester.ask(subjects.DB_GET_PROCESSED_DATA_PAGE_SUBJECT, {"page_size": 40})
+        await tester.ask(subjects.GET_PROCESSED_PAGE, {"page_size": 40})
     # Columnar pages are cut instead, and the walk still finds everything.
     client = DatabaseClient(tester)
     pages = [page async for page in client.processed_pages([dataset.target, dataset.feature_names[0]])]

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -45,6 +45,7 @@ from complex_system.storage.base import DataStore
 from complex_system.storage.mongo.store import MongoDataStore
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
+from envelopes import envelopes
 from proxy import proxied
 from support import TesterService, eventually, running, server_fixture, started
 
@@ -514,6 +515,18 @@ async def test_a_full_stream_refuses_and_keeps_what_it_has(tester: TesterService
         assert await raw(tester) == large
 
 
+async def test_the_source_of_each_record_is_kept_with_it(tester: TesterService, settings: Settings, database: str) -> None:
+    records = sample(5)
+    await IngestStreams(tester.broker.client, settings).ensure()
+    async with running(SERVICES[database], settings):
+        await publish(tester.broker.client, thing(records[0]), f"{SUBJECT}.lab-7")
+        await publish(tester.broker.client, thing(records[1:3]), f"{SUBJECT}.line.4")
+        await publish(tester.broker.client, thing(records[3]))
+        await settled(tester)
+        await tester.ask(subjects.SAVE_RAW, records[4:])
+    assert [each.source for each in envelopes(database, settings)] == ["lab-7", "line.4", "line.4", "", "TesterService"]
+
+
 class CountingStore(MongoDataStore):
     """Counts the writes."""
 
@@ -521,9 +534,9 @@ class CountingStore(MongoDataStore):
         super().__init__(*arguments)
         self.sizes: list[int] = []
 
-    async def save_raw(self, records: list[Record]) -> dict[str, Any]:
+    async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
         self.sizes.append(len(records))
-        return await super().save_raw(records)
+        return await super().save_raw(records, sources)
 
 
 class CountingService(DatabaseMongoService):
@@ -551,10 +564,10 @@ async def test_many_messages_become_few_writes_of_bounded_size(
 class PoisonedStore(MongoDataStore):
     """A store with a fault in it: one record makes it fail, whatever the database does."""
 
-    async def save_raw(self, records: list[Record]) -> dict[str, Any]:
+    async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
         if any(record["laborant"] == "poison" for record in records):
             raise ZeroDivisionError
-        return await super().save_raw(records)
+        return await super().save_raw(records, sources)
 
 
 class PoisonedService(DatabaseMongoService):
@@ -594,10 +607,10 @@ class ShakyStore(MongoDataStore):
             ZeroDivisionError(),
         ]
 
-    async def save_raw(self, records: list[Record]) -> dict[str, Any]:
+    async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
         if self.errors:
             raise self.errors.pop(0)
-        return await super().save_raw(records)
+        return await super().save_raw(records, sources)
 
 
 class ShakyService(DatabaseMongoService):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from msgspec import structs
 from typing_extensions import override
 
 from complex_system.domain.dataset import Dataset
@@ -20,26 +20,29 @@ from complex_system.domain.laboratory import Laboratory, truth_of
 from complex_system.domain.pages import Page, processed_schema
 from complex_system.errors import TrackingUnavailableError
 from complex_system.evaluation.baselines import cross_validated_baseline
-from complex_system.evaluation.rounds import RoundTimes
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.service import SystemService
-from complex_system.messaging.subjects import (
-    ALERT_ENDED,
-    ALERT_RAISED,
-    GET_COMPARISON_SUBJECT,
-    SCENARIO_CHANGED,
-    TRAIN_MODEL_SUBJECT,
-    TRAINING_FINISHED,
-)
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.base import Empty, to_wire
+from complex_system.protocol.operations import ALERT_ENDED, ALERT_RAISED, SCENARIO_CHANGED, Alert, ScenarioState
+from complex_system.protocol.training import (
+    GET_COMPARISON,
+    TRAIN_MODEL,
+    TRAINING_FINISHED,
+    FoldCounts,
+    TrainingFinished,
+    TrainReply,
+    TrainRequest,
+)
+from complex_system.service_layer.rounds.round import RoundTimes
 from complex_system.settings import Settings
 from complex_system.tracking.registry import ModelRegistry
 from complex_system.training.cross_validation import FewRecords
 from complex_system.training.data import Part, parts_of
 from complex_system_services.ml_consumer.ml_consumer_service import MlConsumerService
-from complex_system_services.ml_consumer.probes import StoredProbes
+from complex_system_services.ml_consumer.predictions import StoredProbes
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
 from gate import Gate, Mute
 from models import linear_twin, register_twin
@@ -61,7 +64,7 @@ class QuickConsumer(MlConsumerService):
 
 
 class StandInTrainer(SystemService):
-    """Keeps to the protocol of a trainer and hands in a tiny model that answers ``bias + sum of the features``."""
+    """Keeps to the protocol of a trainer and submits a tiny model that answers ``bias + sum of the features``."""
 
     trainer = ""
     __test__ = False
@@ -70,7 +73,7 @@ class StandInTrainer(SystemService):
         super().__init__(**kwargs)
         self.bias = bias
         self.changes: dict[str, Any] = {}
-        self.asked: list[dict[str, Any]] = []
+        self.asked: list[TrainRequest] = []
         self.round: str | None = None
         self.go_on = asyncio.Event()
         self.go_on.set()
@@ -81,33 +84,34 @@ class StandInTrainer(SystemService):
             self.job.cancel()
 
     @property
-    def rounds(self) -> list[dict[str, Any]]:
-        """The first request of every round; a slow trainer is asked again whether it is at it."""
-        return list({request["round"]: request for request in reversed(self.asked)}.values())[::-1]
+    def rounds(self) -> list[TrainRequest]:
+        """The first request of every round; a slow trainer is asked again whether it still trains."""
+        return list({request.round: request for request in reversed(self.asked)}.values())[::-1]
 
-    @answers(TRAIN_MODEL_SUBJECT)
-    async def train(self, value: dict[str, Any]) -> dict[str, Any]:
-        answer = {"trainer": self.trainer, "accepted": False, "round": self.round}
-        if value["trainers"] and self.trainer not in value["trainers"]:
-            return {**answer, "reason": "not asked"}
-        self.asked.append(value)
+    @answers(TRAIN_MODEL)
+    async def train(self, request: TrainRequest) -> TrainReply:
+        assert request.round is not None
+        if request.trainers and self.trainer not in request.trainers:
+            return TrainReply(trainer=self.trainer, accepted=False, round=request.round, reason="not asked")
+        self.asked.append(request)
         if self.round is not None:
-            return {**answer, "reason": "busy"}
-        self.round = value["round"]
-        self.job = asyncio.create_task(self.work(value["round"]))
-        return {**answer, "accepted": True, "round": value["round"]}
+            return TrainReply(trainer=self.trainer, accepted=False, round=self.round, reason="busy")
+        self.round = request.round
+        self.job = asyncio.create_task(self.work(request.round))
+        return TrainReply(trainer=self.trainer, accepted=True, round=request.round)
 
     async def work(self, round_id: str) -> None:
         await self.go_on.wait()
-        about = {"trainer": self.trainer, "framework": self.trainer, "round": round_id}
-        if self.bias is None:
-            await self.announce(TRAINING_FINISHED, {**about, "status": "failed", "error": "out of paper"})
-        else:
+        outcome = TrainingFinished(
+            trainer=self.trainer, framework=self.trainer, round=round_id, status="failed", error="out of paper"
+        )
+        if self.bias is not None:
             model, version = await asyncio.to_thread(
                 register_twin, self.settings.mlflow_tracking_uri, self.dataset, linear_twin(self.dataset, self.bias),
                 prefix=self.settings.model_prefix, trainer=self.trainer, champion=False, **{"round": round_id, **self.changes},
             )  # fmt: skip
-            await self.announce(TRAINING_FINISHED, {**about, "status": "finished", "model": model, "version": version})
+            outcome = structs.replace(outcome, status="finished", model=model, version=version, error="")
+        await self.announce(TRAINING_FINISHED, outcome)
         self.round = None
 
 
@@ -120,7 +124,7 @@ class StandInPytorch(StandInTrainer):
 
 
 async def fill(tester: SystemService, dataset: Dataset, seed: int, count: int) -> pa.Table:
-    """Saves raw records and their processed twins; returns the latter."""
+    """Saves raw records and their processed records; returns the latter."""
     database = DatabaseClient(tester)
     records = list(Laboratory(seed).records(count))
     await database.save_raw(records)
@@ -152,22 +156,22 @@ async def test_a_round_is_compared_in_mlflow_and_its_best_model_is_champion(
         async with running(QuickConsumer, settings):
             first = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
             await eventually(lambda: ear.champions)
-        assert [result["trainer"] for result in first["results"]] == ["pytorch", "lightgbm"]
-        assert first["results"][0]["rmse"] == pytest.approx(holdout_rmse(table, dataset, 150.0), rel=1e-4)
-        assert first["results"][1]["rmse"] == pytest.approx(holdout_rmse(table, dataset, 50.0), rel=1e-4)
-        assert first["champion"]["model"] == f"{settings.model_prefix}-pytorch"
-        assert "baselines" not in first  # the lab's best possible error is known
-        assert ear.champions[0]["pipeline_version"] == dataset.version
+        assert [result.trainer for result in first.results] == ["pytorch", "lightgbm"]
+        assert first.results[0].rmse == pytest.approx(holdout_rmse(table, dataset, 150.0), rel=1e-4)
+        assert first.results[1].rmse == pytest.approx(holdout_rmse(table, dataset, 50.0), rel=1e-4)
+        assert first.champion.model == f"{settings.model_prefix}-pytorch"
+        assert first.baselines == {}  # the lab's best possible error is known
+        assert ear.champions[0].pipeline_version == dataset.version
         crowned = await asyncio.to_thread(registry.champion)
         assert crowned is not None
-        assert (crowned.model, crowned.version) == (first["champion"]["model"], first["champion"]["version"])
+        assert (crowned.model, crowned.version) == (first.champion.model, first.champion.version)
 
         client = MlflowClient(tracking_uri=settings.mlflow_tracking_uri)
         experiment = client.get_experiment_by_name(settings.mlflow_experiment)
         runs = client.search_runs([experiment.experiment_id])
-        (parent,) = [run for run in runs if run.info.run_name == f"comparison-{first['round']}"]
-        assert parent.info.run_id in first["run_url"]
-        assert parent.data.metrics["rmse/lightgbm"] == pytest.approx(first["results"][1]["rmse"])
+        (parent,) = [run for run in runs if run.info.run_name == f"comparison-{first.round}"]
+        assert parent.info.run_id in first.run_url
+        assert parent.data.metrics["rmse/lightgbm"] == pytest.approx(first.results[1].rmse)
         assert {artifact.path for artifact in client.list_artifacts(parent.info.run_id)} == {
             "announced.json",
             "comparison.json",
@@ -182,15 +186,15 @@ async def test_a_round_is_compared_in_mlflow_and_its_best_model_is_champion(
         # A restart without new data starts no round; a quarter more does, and a worse newcomer does not win.
         lightgbm.bias = 100.0
         async with running(QuickConsumer, settings) as consumer:
-            trigger = await eventually(lambda: consumer._rounds.trigger)
+            trigger = await eventually(lambda: consumer._rounds.growth)
             assert trigger.last_labelled == (await DatabaseClient(tester).counts()).labelled
             await eventually(lambda: trigger._raw_before)
             assert len(lightgbm.rounds) == 1
             await fill(tester, dataset, 2, 400)
             second = await eventually(lambda: len(ear.comparisons) == 2 and ear.comparisons[1], 40)
-            assert len(second["results"]) == 3  # two newcomers and the champion
-            assert second["champion"]["version"] == first["champion"]["version"]
-            assert second["holdout"] > first["holdout"]
+            assert len(second.results) == 3  # two newcomers and the champion
+            assert second.champion.version == first.champion.version
+            assert second.holdout > first.holdout
             await consumer.broker.settle()
             assert len(ear.champions) == 1
 
@@ -206,7 +210,7 @@ async def test_a_round_goes_on_without_a_failed_and_a_missing_trainer(
         running(QuickConsumer, settings),
     ):
         comparison = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
-    assert [result["trainer"] for result in comparison["results"]] == ["lightgbm"]
+    assert [result.trainer for result in comparison.results] == ["lightgbm"]
     assert "without pytorch: out of paper" in caplog.text
     assert "without tensorflow: silent" in caplog.text
 
@@ -225,8 +229,8 @@ async def test_trainers_that_come_late_or_are_started_again_still_take_part(
             await eventually(lambda: len(busy.asked) > 2)
             busy.round = None
             comparison = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
-    assert {result["trainer"] for result in comparison["results"]} == {"lightgbm", "pytorch"}
-    assert comparison["round"] == current.id
+    assert {result.trainer for result in comparison.results} == {"lightgbm", "pytorch"}
+    assert comparison.round == current.id
 
 
 async def test_the_service_stops_at_once_in_the_middle_of_a_round(
@@ -246,10 +250,10 @@ async def test_a_model_that_a_trainer_made_by_itself_is_compared_too(
     await fill(tester, dataset, 1, 400)
     settings = settings.copy(update={"min_labelled": 10_000})
     async with running(QuickConsumer, settings), running(StandInPytorch, settings, bias=3.0) as trainer:
-        await tester.ask(TRAIN_MODEL_SUBJECT, {"round": "mine", "trainers": ["pytorch"]})
+        await tester.ask(TRAIN_MODEL, TrainRequest(round="mine", trainers=["pytorch"]))
         comparison = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
-    assert comparison["round"] == "mine"
-    assert comparison["champion"]["trainer"] == trainer.trainer
+    assert comparison.round == "mine"
+    assert comparison.champion.trainer == trainer.trainer
 
 
 async def test_where_the_best_error_is_not_known_baselines_are_told_and_those_that_no_model_beats(
@@ -265,11 +269,11 @@ async def test_where_the_best_error_is_not_known_baselines_are_told_and_those_th
     known = np.isfinite(target.astype(float))
     mean = target[known & (parts == Part.TRAIN)].mean()
     rmse = np.sqrt(np.mean((target[known & (parts == Part.HOLDOUT)] - mean) ** 2))
-    assert comparison["baselines"]["mean"]["rmse"] == pytest.approx(rmse, rel=1e-4)
-    assert comparison["not_better_than"] == ["mean", "linear"]
+    assert comparison.baselines["mean"].rmse == pytest.approx(rmse, rel=1e-4)
+    assert comparison.not_better_than == ("mean", "linear")
     assert "No model is better than predicting the mean" in caplog.text
-    assert comparison["ranked_by"] == "hold-out"  # the stand-ins hand in no cross-validation
-    assert comparison["baselines"]["mean"]["cv"]["rmse"] > 0
+    assert comparison.ranked_by == "hold-out"  # the stand-ins submit no cross-validation
+    assert comparison.baselines["mean"].cv.rmse > 0
 
 
 async def test_few_records_are_ranked_by_cross_validation_and_a_restart_tells_it_again(
@@ -284,27 +288,30 @@ async def test_few_records_are_ranked_by_cross_validation_and_a_restart_tells_it
     records = few.keyed()
     assert records is not None
     mean = cross_validated_baseline("mean", records)
-    good, bad = (replace(mean, rmses=tuple(factor * each for each in mean.rmses)) for factor in (0.2, 0.9))
+    good, bad = (
+        structs.replace(mean, rmse=factor * mean.rmse, rmses=tuple(factor * each for each in mean.rmses))
+        for factor in (0.2, 0.9)
+    )
     async with (
         running(StandInLightgbm, settings, plant, bias=-5.0) as lightgbm,
         running(StandInPytorch, settings, plant, bias=-900.0) as pytorch,
     ):
-        lightgbm.changes, pytorch.changes = {"cross_validation": bad.as_dict()}, {"cross_validation": good.as_dict()}
+        lightgbm.changes, pytorch.changes = {"cross_validation": to_wire(bad)}, {"cross_validation": to_wire(good)}
         async with running(QuickConsumer, settings, plant):
             told = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
         async with running(QuickConsumer, settings, plant):
-            again = await tester.ask(GET_COMPARISON_SUBJECT, {})
-    assert told["ranked_by"] == "cross-validation"
-    assert told["cross_validation"] == {"records": len(records.keys), "folds": 5, "repeats": mean.repeats}
+            again = await tester.ask(GET_COMPARISON, Empty())
+    assert told.ranked_by == "cross-validation"
+    assert told.cross_validation == FoldCounts(records=len(records.keys), folds=5, repeats=mean.repeats)
     # The worse one on the hold-out part wins by its folds.
-    assert [result["trainer"] for result in told["results"]] == ["pytorch", "lightgbm"]
-    assert told["results"][0]["rmse"] > told["results"][1]["rmse"]
-    assert told["results"][0]["cv"]["rmse"] == pytest.approx(good.rmse)
-    assert told["baselines"]["mean"]["cv"]["rmse"] == pytest.approx(mean.rmse)
-    assert told["verdicts"]["mean"]["verdict"] == "better"
+    assert [result.trainer for result in told.results] == ["pytorch", "lightgbm"]
+    assert told.results[0].rmse > told.results[1].rmse
+    assert told.results[0].cv.rmse == pytest.approx(good.rmse)
+    assert told.baselines["mean"].cv.rmse == pytest.approx(mean.rmse)
+    assert told.verdicts["mean"].verdict == "better"
     assert again == told
     client = MlflowClient(settings.mlflow_tracking_uri)
-    run = client.get_run(told["run_url"].rpartition("/")[2])
+    run = client.get_run(told.run_url.rpartition("/")[2])
     assert run.data.tags["ranked_by"] == "cross-validation"
     assert run.data.tags["against_mean"] == "better"
     assert run.data.metrics["cv_rmse"] == pytest.approx(good.rmse)
@@ -337,7 +344,7 @@ async def test_a_comparison_waits_for_mlflow_and_is_logged_once(
     client = MlflowClient(tracking_uri=settings.mlflow_tracking_uri)
     experiment = client.get_experiment_by_name(settings.mlflow_experiment)
     names = [run.info.run_name for run in client.search_runs([experiment.experiment_id])]
-    assert names.count(f"comparison-{ear.comparisons[0]['round']}") == 1
+    assert names.count(f"comparison-{ear.comparisons[0].round}") == 1
     assert len(trainer.rounds) == 1
 
 
@@ -364,7 +371,7 @@ async def test_a_restart_in_the_middle_of_a_comparison_loses_it_not(
             comparison = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
     champion = await asyncio.to_thread(ModelRegistry(uri, prefix).champion)
     assert champion is not None
-    assert champion.trainer == comparison["champion"]["trainer"] == "lightgbm"
+    assert champion.trainer == comparison.champion.trainer == "lightgbm"
 
 
 @pytest.mark.parametrize("fault", ["all trainers fail", "all models are refused"])
@@ -398,7 +405,7 @@ async def test_the_service_stops_at_once_while_mlflow_hangs(
         async with asyncio.timeout(20):
             async with running(QuickConsumer, hanging):
                 await mute.asked.wait()
-                asked = asyncio.create_task(tester.ask(GET_COMPARISON_SUBJECT, {}, 5.0))
+                asked = asyncio.create_task(tester.ask(GET_COMPARISON, Empty(), 5.0))
                 begin = time.monotonic()
             assert time.monotonic() - begin < 5.0
         await asyncio.gather(asked, return_exceptions=True)
@@ -430,11 +437,11 @@ async def test_predictions_are_asked_for_and_their_truth_is_announced(
             register_twin, settings.mlflow_tracking_uri, dataset, linear_twin(dataset, 100.0), prefix=settings.model_prefix
         )
         await eventually(lambda: len(ear.truths) >= 6 and len(ear.predictions) >= 6, 40)
-    predicted = {each["id"]: each for each in ear.predictions}
+    predicted = {each.id: each for each in ear.predictions}
     for truth in ear.truths[:6]:
-        record = predicted[truth["id"]]["record"]
+        record = predicted[truth.id].record
         r1, r2, r3 = (record[f"rohwert_{i}_labormessung"] for i in (1, 2, 3))
-        assert truth["truth"] == pytest.approx((r1 + r2) ** 1.5 - np.exp(-0.25 * r3))
+        assert truth.truth == pytest.approx((r1 + r2) ** 1.5 - np.exp(-0.25 * r3))
         assert record["aufbereiteter_wert"] is None
     assert caplog.text.count("No prediction: ") == 1  # said once, not at every try
     assert "Prediction 10" in caplog.text
@@ -449,8 +456,12 @@ async def measure(tester: SystemService, dataset: Dataset, seed: int, count: int
     await database.upsert_processed(Page(table, None, {"version": dataset.version}))
 
 
-def alert(key: str, *, retrain: bool = True) -> dict[str, Any]:
-    return {"key": key, "began": time.time(), "retrain": retrain, "sentence": f"About {key}."}
+def alert(key: str, *, retrain: bool = True) -> Alert:
+    now = time.time()
+    return Alert(
+        key=key, rule="r", metric="m", subject="", severity="warning", retrain=retrain, since=now, began=now, value=3, newest=3,
+        threshold=2, sentence=f"About {key}.",
+    )  # fmt: skip
 
 
 async def test_an_alert_has_the_trainers_learn_the_newest_records_and_a_worse_model_does_not_win(
@@ -462,8 +473,8 @@ async def test_an_alert_has_the_trainers_learn_the_newest_records_and_a_worse_mo
     await fill(tester, dataset, 1, 400)
     async with running(StandInLightgbm, settings, bias=100.0) as trainer, running(QuickConsumer, settings) as consumer:
         first = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
-        assert (first["cause"], first["alerts"], first["kept"]) == ("growth", [], "")
-        assert "after" not in trainer.rounds[0]
+        assert (first.cause, first.alerts, first.kept) == ("growth", (), "")
+        assert trainer.rounds[0].after is None
         await eventually(lambda: consumer.health().state == "ready")
 
         began = time.time()
@@ -475,28 +486,27 @@ async def test_an_alert_has_the_trainers_learn_the_newest_records_and_a_worse_mo
         trainer.bias = -900.0
         await measure(tester, dataset, 3, 500)
         second = await eventually(lambda: len(ear.comparisons) > 1 and ear.comparisons[1], 40)
-        assert (second["cause"], second["alerts"]) == ("alert", ["drift-1"])
-        assert trainer.rounds[1]["after"] > key_at(began)
-        assert second["champion"]["version"] == first["champion"]["version"]
-        assert second["kept"].startswith(f"{settings.model_prefix}-lightgbm 1 stays champion with RMSE")
-        assert f"the best new model, {settings.model_prefix}-lightgbm 2, has" in second["kept"]
-        assert 0.05 * 300 < second["holdout"] < 0.3 * 300, "the hold-out part of the newest 300"
+        assert (second.cause, second.alerts) == ("alert", ("drift-1",))
+        assert trainer.rounds[1].after > key_at(began)
+        assert second.champion.version == first.champion.version
+        assert second.kept.startswith(f"{settings.model_prefix}-lightgbm 1 stays champion with RMSE")
+        assert f"the best new model, {settings.model_prefix}-lightgbm 2, has" in second.kept
+        assert 0.05 * 300 < second.holdout < 0.3 * 300, "the hold-out part of the newest 300"
         assert len(ear.champions) == 1
-        assert [told["stage"] for told in ear.rounds] == ["started", "started"]
+        assert [told.stage for told in ear.rounds] == ["started", "started"]
 
         trainer.bias = 150.0
         third = await eventually(lambda: len(ear.comparisons) > 2 and ear.comparisons[2], 40)
-        assert (third["cause"], third["kept"], third["champion"]["version"]) == ("alert", "", "3")
+        assert (third.cause, third.kept, third.champion.version) == ("alert", "", "3")
         await tester.announce(ALERT_ENDED, alert("drift-1"))
         await eventually(lambda: len(ear.champions) == 2)
-        assert [champion["cause"] for champion in ear.champions] == ["growth", "alert"]
-        assert await tester.ask(GET_COMPARISON_SUBJECT, {}) == third
+        assert [champion.cause for champion in ear.champions] == ["growth", "alert"]
+        assert await tester.ask(GET_COMPARISON, Empty()) == third
     async with running(QuickConsumer, settings) as consumer:
-        recalled = await tester.ask(GET_COMPARISON_SUBJECT, {})
-        for name in ("round", "kept", "cause", "alerts"):
-            assert recalled[name] == third[name]
-        await eventually(lambda: consumer._rounds.trigger)
-        assert consumer._rounds.after == trainer.rounds[2]["after"], "what is older stays left out after a restart"
+        recalled = await tester.ask(GET_COMPARISON, Empty())
+        assert recalled == third
+        await eventually(lambda: consumer._rounds.growth)
+        assert consumer._rounds.after == trainer.rounds[2].after, "what is older stays left out after a restart"
 
 
 async def test_a_round_because_of_an_alert_that_fails_is_told_and_repeated_after_the_pause(
@@ -511,10 +521,10 @@ async def test_a_round_because_of_an_alert_that_fails_is_told_and_repeated_after
         trainer.bias = None
         await tester.announce(ALERT_RAISED, alert("error-1"))
         await measure(tester, dataset, 2, 400)
-        failed = await eventually(lambda: [told for told in ear.rounds if told["stage"] == "failed"], 40)
-        assert failed[0]["alerts"] == ["error-1"]
-        assert "out of paper" in failed[0]["text"]
-        assert "if the alert is still there" in failed[0]["text"]
+        failed = await eventually(lambda: [told for told in ear.rounds if told.stage == "failed"], 40)
+        assert failed[0].alerts == ("error-1",)
+        assert "out of paper" in failed[0].text
+        assert "if the alert is still open" in failed[0].text
         await eventually(lambda: len(trainer.rounds) > 2, 40)
 
 
@@ -527,18 +537,18 @@ async def test_requests_leave_out_what_cannot_be_processed(
     settings = settings.copy(update={"prediction_interval": 0.1, "prediction_records": 40})
     async with running(MlServingMlflowService, settings), running(QuickConsumer, settings):
         await eventually(lambda: ear.truths, 40)
-        began = {"scenario": "new_category", "began": time.time(), "ramp": 0.0}
+        began = ScenarioState(scenario="new_category", began=time.time(), ramp=0.0)
         await tester.announce(SCENARIO_CHANGED, began)
         ear.predictions.clear()
         predicted = await eventually(lambda: len(ear.predictions) > 100 and list(ear.predictions), 40)
-        assert all(each["record"]["material_id"] != "44444444" for each in predicted)
-        await tester.announce(SCENARIO_CHANGED, {**began, "scenario": "concept"})
+        assert all(each.record["material_id"] != "44444444" for each in predicted)
+        await tester.announce(SCENARIO_CHANGED, structs.replace(began, scenario="concept"))
         await eventually(lambda: _follows_another_law(ear), 40)
 
 
 def _follows_another_law(ear: Ear) -> bool:
-    records = {each["id"]: each["record"] for each in ear.predictions}
-    newest = [(records[each["id"]], each["truth"]) for each in ear.truths if each["id"] in records][-20:]
+    records = {each.id: each.record for each in ear.predictions}
+    newest = [(records[each.id], each.truth) for each in ear.truths if each.id in records][-20:]
     return bool(newest) and all(
         truth == pytest.approx((truth_of(record) or 0) + 3 * (15 - record["rohwert_2_labormessung"]))
         for record, truth in newest

@@ -17,21 +17,24 @@ from complex_system.domain.laboratory import Laboratory, truth_of
 from complex_system.domain.pages import Page as RecordPage
 from complex_system.domain.pages import processed_schema
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.messaging.subjects import CHAMPION_CHANGED, COMPARISON_FINISHED, PREDICTION_MADE, TRUTH_KNOWN
 from complex_system.monitoring.history import History
 from complex_system.monitoring.monitor import Monitor
-from complex_system.monitoring.page.app import VIEWS
-from complex_system.monitoring.page.mount import page_of
+from complex_system.monitoring.page.app import VIEWS, page_of
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.base import to_wire
+from complex_system.protocol.operations import Action
+from complex_system.protocol.serving import PREDICTION_MADE, TRUTH_KNOWN, PredictedRecord, PredictionMade, Truth, TruthKnown
+from complex_system.protocol.training import CHAMPION_CHANGED, COMPARISON_FINISHED
 from complex_system.settings import Settings
 from complex_system_services.ml_monitoring.ml_monitoring_service import MlMonitoringService
 from monitoring_page.browser import PHONE, WIDE, Watch, browser, served
 from monitoring_page.history import make_monitor
+from monitoring_page.messages import alert, champion, compared, comparison, heartbeat
 from support import TesterService, eventually, running
 
 PATIENCE = 30_000
 """Milliseconds that a browser may take on a busy machine."""
-NOTHING_AWAITED = "() => !document.querySelector('main').innerText.replace('Waiting for truth', '').includes('aiting for')"
+NOTHING_AWAITED = "() => !document.querySelector('main').innerText.includes('aiting for')"
 EVIL = "<img src=x onerror=alert(1)>"
 
 
@@ -164,9 +167,7 @@ async def test_a_hidden_tab_asks_for_nothing_and_catches_up_when_it_is_seen(chro
         await hide("true")
         await tab.wait_for_load_state("networkidle")
         asked = len(watch.requests)
-        monitor.history.alert(
-            {"key": "n", "began": time.time(), "ended": None, "severity": "info", "sentence": "Something new."}
-        )
+        monitor.history.alert(to_wire(alert("n", time.time(), severity="info", sentence="Something new.")))
         await tab.wait_for_timeout(2500)  # two refreshes, if it asked
         assert len(watch.requests) == asked
         await hide("false")
@@ -188,12 +189,13 @@ async def test_a_page_whose_service_is_gone_says_so(chromium: Browser) -> None:
 
 async def test_text_from_events_stays_text(chromium: Browser) -> None:
     monitor = make_monitor(time.time(), days=0.05, pairs_a_minute=2)
-    monitor.services.beaten({"service": EVIL, "replica": EVIL, "state": EVIL, "detail": EVIL, "url": "javascript:alert(1)"})
-    monitor.history.crowned(time.time(), {"model": EVIL, "version": EVIL, "framework": EVIL, "rmse": 3.0})
-    monitor.history.alert({
-        "key": "e", "rule": EVIL, "severity": EVIL, "metric": EVIL, "sentence": EVIL, "began": time.time(), "ended": None,
-        "actions": [{"at": time.time(), "what": EVIL}],
-    })  # fmt: skip
+    now = time.time()
+    beat = heartbeat(EVIL, replica=EVIL, state=EVIL, detail=EVIL, url="javascript:alert(1)")
+    monitor.services.beaten(to_wire(beat))
+    monitor.history.crowned(now, to_wire(champion(EVIL, EVIL, 3.0, framework=EVIL)))
+    action = Action(round=EVIL, at=now, what=EVIL)
+    evil = alert("e", now, rule=EVIL, severity=EVIL, metric=EVIL, sentence=EVIL, actions=(action,))
+    monitor.history.alert(to_wire(evil))
     async with page_over(monitor) as url, tab_at(chromium, url) as (tab, _):
         for view in VIEWS:
             await go(tab, view.name)
@@ -212,8 +214,8 @@ async def test_a_new_system_says_what_is_awaited(dataset: Dataset, chromium: Bro
             await tab.click(f"#link-{view.name}")
             await tab.wait_for_selector(f"[data-view='{view.name}']")
             await expect(tab.locator("main")).to_contain_text(
-                {"overview": "first heartbeats", "models": "first training round", "predictions": "meet their truth",
-                 "data": "No drift yet", "system": "first reading of the host", "alerts": "No open alert"}[view.name],
+                {"overview": "first heartbeats", "models": "first training round", "predictions": "Waiting for true values",
+                 "data": "No drift yet", "system": "first reading of the host", "alerts": "No open alerts"}[view.name],
                 timeout=PATIENCE,
             )  # fmt: skip
 
@@ -242,14 +244,18 @@ def fields() -> dict[str, Any]:
 
 
 async def announce(tester: TesterService, dataset: Dataset, records: list[dict[str, Any]], error: float) -> None:
-    predictions = [
-        {"id": r[ID], "record": r, "prediction": (truth_of(r) or 0.0) + error * (-1) ** i} for i, r in enumerate(records)
-    ]
-    await tester.announce(PREDICTION_MADE, {
-        "service": "ml_serving_mlflow", "model": "lab-lightgbm", "version": "2", "pipeline_version": dataset.version,
-        "milliseconds": 4.0, "predictions": predictions,
-    })  # fmt: skip
-    await tester.announce(TRUTH_KNOWN, {"truths": [{"id": r[ID], "truth": truth_of(r)} for r in records]})
+    truths = [truth_of(record) or 0.0 for record in records]
+    predictions = tuple(
+        PredictedRecord(id=r[ID], record=r, prediction=truth + error * (-1) ** i)
+        for i, (r, truth) in enumerate(zip(records, truths, strict=True))
+    )
+    made = PredictionMade(
+        service="ml_serving_mlflow", model="lab-lightgbm", version="2", pipeline_version=dataset.version, milliseconds=4.0,
+        predictions=predictions,
+    )  # fmt: skip
+    await tester.announce(PREDICTION_MADE, made)
+    known = tuple(Truth(id=r[ID], truth=truth) for r, truth in zip(records, truths, strict=True))
+    await tester.announce(TRUTH_KNOWN, TruthKnown(truths=known))
 
 
 async def test_the_service_serves_the_page_beside_its_interface(
@@ -260,14 +266,12 @@ async def test_the_service_serves_the_page_beside_its_interface(
     await client.save_raw(training)
     table = Pipeline(dataset).process(training).to_arrow().cast(processed_schema(dataset))
     await client.upsert_processed(RecordPage(table, None, {"version": dataset.version}))
-    row = {"model": "lab-lightgbm", "version": "2", "framework": "lightgbm", "rmse": 15.0, "mae": 12.5, "r2": 0.977}
     records = [laboratory.complete_record() for _ in range(240)]
     async with running(MlMonitoringService, settings) as service:
         await eventually(lambda: service.monitor.history.loaded)
-        await tester.announce(CHAMPION_CHANGED, {**row, "pipeline_version": dataset.version})
-        await tester.announce(
-            COMPARISON_FINISHED, {"results": [row], "champion": row, "holdout": 200, "run_url": "http://m/#/r"}
-        )
+        await tester.announce(CHAMPION_CHANGED, champion("lab-lightgbm", "2", 15.0, pipeline_version=dataset.version))
+        row = compared("lab-lightgbm", "2", 15.0, trainer="lightgbm", framework="lightgbm")
+        await tester.announce(COMPARISON_FINISHED, comparison(row, holdout=200, run_url="http://m/#/r"))
         await announce(tester, dataset, records[:120], 15.0)
         await eventually(lambda: service.monitor.metrics.get("data/psi_max") is not None, 60)
         await eventually(lambda: service.monitor.flow.counts)

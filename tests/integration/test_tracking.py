@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 from typing_extensions import override
 
-from complex_system.errors import ModelRefusedError, NoModelError, TrackingUnavailableError
+from complex_system.errors import ModelRefusedError, TrackingUnavailableError, UnknownModelError
 from complex_system.local.servers import Server, free_port
 from complex_system.tracking.artifact_store import ArtifactStore
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
@@ -191,8 +191,8 @@ def test_the_champion_moves_among_the_models_of_a_prefix(tracker: MlflowTracker,
         registry.set_champion(ref)
         assert registry.champion() == ref
     assert ModelRegistry(mlflow_server.url, f"{prefix}-2").champion() == stranger
-    with pytest.raises(NoModelError, match="no version 7"):
-        registry.version(first.model, "7")
+    with pytest.raises(UnknownModelError, match="no model .* version or alias .7."):
+        registry.find(first.model, "7")
 
 
 def test_who_stays_champion_has_been_it_since_the_first_time(
@@ -238,7 +238,7 @@ def test_a_twin_is_loaded_with_its_metadata_and_refused_when_it_is_damaged(
     result = quick_result("lightgbm")
     logged = tracker.log(result)
     registry = ModelRegistry(mlflow_server.url, prefix)
-    ref = registry.version(logged.model, logged.version)
+    ref = registry.find(logged.model, logged.version)
     onnx, metadata = registry.load_onnx_model(ref)
     assert onnx == result.onnx_model
     assert metadata == result.metadata(logged.model, logged.run_id)
@@ -249,7 +249,7 @@ def test_a_twin_is_loaded_with_its_metadata_and_refused_when_it_is_damaged(
     empty = client.create_run(client.get_experiment_by_name(prefix).experiment_id)
     version = client.create_model_version(logged.model, f"{empty.info.artifact_uri}/none", empty.info.run_id)
     with pytest.raises(ModelRefusedError, match="missing"):
-        registry.load_onnx_model(registry.version(logged.model, version.version))
+        registry.load_onnx_model(registry.find(logged.model, version.version))
 
 
 class Following(Tracker):

@@ -19,17 +19,19 @@ from nats.errors import OutboundBufferLimitError
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import InvalidRequestError
+from complex_system.evaluation.comparison import kept_cross_validation
 from complex_system.local.processes import Child
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.messaging.subjects import TRAIN_MODEL_SUBJECT, health_subject
 from complex_system.monitoring.reference import Reference
+from complex_system.protocol.base import Empty, to_wire
+from complex_system.protocol.operations import health_request
+from complex_system.protocol.training import TRAIN_MODEL, TrainReply, TrainRequest
 from complex_system.service_layer.training.service import TrainerService
 from complex_system.settings import Settings
 from complex_system.tracking.artifact_store import ArtifactStore
 from complex_system.tracking.registry import ModelRegistry
 from complex_system.tracking.wandb import artifact_folder
-from complex_system.training.cross_validation import CrossValidation
 from complex_system.training.data import Part, SampleCollector
 from complex_system_services.ml_lightgbm_regression_mlflow.ml_lightgbm_regression_mlflow_service import (
     MlLightgbmRegressionMlflowService,
@@ -86,23 +88,23 @@ async def test_a_requested_training_is_announced_logged_and_registered(
     async with running(SERVICES[trainer], settings) as service:
         assert service.health().state == "ready"  # before the framework is imported
         begin = time.monotonic()
-        (reply,) = await ear.ask_trainers({"round": "r1", "trainers": [trainer, "another"]})
+        (reply,) = await ear.ask_trainers(round="r1", trainers=[trainer, "another"])
         assert time.monotonic() - begin < 3.0
-        assert reply == {"trainer": trainer, "accepted": True, "round": "r1"}
+        assert reply == TrainReply(trainer=trainer, accepted=True, round="r1")
         outcome = await ear.outcome("r1", LOADED)
-        assert outcome["status"] == "finished", outcome
+        assert outcome.status == "finished", outcome
         await eventually(lambda: service.health().state == "ready")
     data, _ = lab_samples(5, RECORDS)
-    assert outcome["samples"] == {"train": len(data.train), "validation": len(data.validation)}
-    assert (outcome["trainer"], outcome["framework"]) == (trainer, service.framework)
-    assert outcome["model"] == f"{settings.model_prefix}-{trainer}"
+    assert outcome.samples == {"train": len(data.train), "validation": len(data.validation)}
+    assert (outcome.trainer, outcome.framework) == (trainer, service.framework)
+    assert outcome.model == f"{settings.model_prefix}-{trainer}"
 
     registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix)
     (ref,) = await asyncio.to_thread(registry.newest_versions)
-    assert (ref.model, ref.version, ref.run_id) == (outcome["model"], outcome["version"], outcome["run_id"])
+    assert (ref.model, ref.version, ref.run_id) == (outcome.model, outcome.version, outcome.run_id)
     assert (ref.trainer, ref.pipeline_version) == (trainer, dataset.version)
     onnx, metadata = await asyncio.to_thread(registry.load_onnx_model, ref)
-    assert metadata["validation"] == outcome["validation"]
+    assert metadata["validation"] == to_wire(outcome.validation)
     reference = Reference.parse(await asyncio.to_thread(registry.load_reference, ref) or {})
     assert (reference.pipeline_version, reference.samples) == (dataset.version, len(data.train))
     if trainer == "pytorch-wandb":
@@ -110,12 +112,12 @@ async def test_a_requested_training_is_announced_logged_and_registered(
         files, _ = store.read(store.newest() or "")
         assert files["model.onnx"] == onnx
 
-    stages = [value["stage"] for value in ear.progress]
+    stages = [value.stage for value in ear.progress]
     assert sorted(set(stages), key=stages.index) == ["fetching", "training", "logging"]
-    last = [value for value in ear.progress if value["stage"] == "training"][-1]
+    last = [value for value in ear.progress if value.stage == "training"][-1]
     steps = {"lightgbm": settings.boosting_rounds}.get(trainer, settings.epochs)
-    assert (last["step"], last["steps"]) == (steps, steps)
-    assert last["train_rmse"] > 0 < last["validation_rmse"]
+    assert (last.step, last.steps) == (steps, steps)
+    assert last.train_rmse > 0 < last.validation_rmse
 
 
 async def test_few_records_without_a_known_law_are_cross_validated(
@@ -127,42 +129,42 @@ async def test_few_records_without_a_known_law_are_cross_validated(
     labelled = (await DatabaseClient(ear).counts()).labelled
     registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix)
     async with running(MlLightgbmRegressionMlflowService, settings, plant):
-        await ear.ask_trainers({"round": "few", "trainers": ["lightgbm"]})
+        await ear.ask_trainers(round="few", trainers=["lightgbm"])
         outcome = await ear.outcome("few", LOADED)
-        assert outcome["status"] == "finished", outcome
-    found = CrossValidation.parse(outcome["cross_validation"])
+        assert outcome.status == "finished", outcome
+    found = outcome.cross_validation
     assert found is not None
     assert (found.records, len(found.rmses), found.repeats) == (labelled, 10, 2)
-    assert outcome["timings"]["cross_validation"] > 0
-    stages = [value["stage"] for value in ear.progress]
+    assert outcome.timings["cross_validation"] > 0
+    stages = [value.stage for value in ear.progress]
     assert sorted(set(stages), key=stages.index) == ["fetching", "training", "cross-validating", "logging"]
     (ref,) = await asyncio.to_thread(registry.newest_versions)
     _, metadata = await asyncio.to_thread(registry.load_onnx_model, ref)
-    assert CrossValidation.parse(metadata["cross_validation"]) == found
-    run = await asyncio.to_thread(MlflowClient(settings.mlflow_tracking_uri).get_run, outcome["run_id"])
+    assert kept_cross_validation(metadata) == found
+    run = await asyncio.to_thread(MlflowClient(settings.mlflow_tracking_uri).get_run, outcome.run_id)
     assert run.data.metrics["cv_rmse"] == pytest.approx(found.rmse)
     assert run.data.metrics["cv_rmse_standard_error"] == pytest.approx(found.standard_error)
 
     # Where the setting says so, nothing of it.
     async with running(MlLightgbmRegressionMlflowService, settings.copy(update={"cross_validate_below": labelled}), plant):
-        await ear.ask_trainers({"round": "many", "trainers": ["lightgbm"]})
-        assert "cross_validation" not in await ear.outcome("many", LOADED)
+        await ear.ask_trainers(round="many", trainers=["lightgbm"])
+        assert (await ear.outcome("many", LOADED)).cross_validation is None
 
 
 @pytest.mark.usefixtures("filled")
 async def test_a_round_is_refused_by_who_is_not_meant_and_by_who_is_busy(ear: Ear, settings: Settings) -> None:
     busy = settings.copy(update={"epochs": 100_000, "patience": 100_000})
     async with running(MlPytorchRegressionMlflowService, busy) as service:
-        (reply,) = await ear.ask_trainers({"round": "r1", "trainers": ["tensorflow"]})
-        assert reply == {"trainer": "pytorch", "accepted": False, "round": "r1", "reason": "not asked"}
-        assert (await ear.ask_trainers({"round": "r2", "trainers": None}))[0]["accepted"]
-        (reply,) = await ear.ask_trainers({"round": "r3"})
-        assert reply == {"trainer": "pytorch", "accepted": False, "round": "r2", "reason": "busy"}
-        await eventually(lambda: sum(value["stage"] == "training" for value in ear.progress) >= 5, LOADED)
+        (reply,) = await ear.ask_trainers(round="r1", trainers=["tensorflow"])
+        assert reply == TrainReply(trainer="pytorch", accepted=False, round="r1", reason="not asked")
+        assert (await ear.ask_trainers(round="r2", trainers=None))[0].accepted
+        (reply,) = await ear.ask_trainers(round="r3")
+        assert reply == TrainReply(trainer="pytorch", accepted=False, round="r2", reason="busy")
+        await eventually(lambda: sum(value.stage == "training" for value in ear.progress) >= 5, LOADED)
         assert service.health().state == "working"
         begin = time.monotonic()
     assert time.monotonic() - begin < 3.0, "a fit under way ends with its service"
-    times = [t for t, value in zip(ear.times, ear.progress, strict=True) if value["stage"] == "training"]
+    times = [t for t, value in zip(ear.times, ear.progress, strict=True) if value.stage == "training"]
     assert (len(times) - 1) / (times[-1] - times[0]) < 6.0, "progress is announced at most five times a second"
 
 
@@ -174,11 +176,11 @@ async def test_a_round_may_leave_out_what_is_older_than_a_key(ear: Ear, settings
     collector.add(table.slice(table.num_rows // 3 + 1))
     newer = collector.training_data()
     async with running(MlLightgbmRegressionMlflowService, settings):
-        await ear.ask_trainers({"round": "r1", "after": after})
+        await ear.ask_trainers(round="r1", after=after)
         outcome = await ear.outcome("r1", LOADED)
-        assert outcome["samples"] == {"train": len(newer.train), "validation": len(newer.validation)}
-        await ear.ask_trainers({"round": "r2"})
-        assert (await ear.outcome("r2", LOADED))["samples"]["train"] > len(newer.train)
+        assert outcome.samples == {"train": len(newer.train), "validation": len(newer.validation)}
+        await ear.ask_trainers(round="r2")
+        assert (await ear.outcome("r2", LOADED)).samples["train"] > len(newer.train)
 
 
 @pytest.mark.usefixtures("filled")
@@ -187,29 +189,29 @@ async def test_bad_requests_get_an_error_and_the_next_one_works(ear: Ear, settin
         for value in ([], "text", 3, {"round": 3}, {"round": ""}, {"trainers": "lightgbm"}, {"trainers": [1]}, {"after": 3},
                       {"after": ""}):  # fmt: skip
             with pytest.raises(InvalidRequestError):
-                await ear.ask(TRAIN_MODEL_SUBJECT, value)
-        reply = await ear.ask(TRAIN_MODEL_SUBJECT, {})
-        assert reply["accepted"]
-        assert (await ear.outcome(reply["round"], LOADED))["status"] == "finished"
+                await ear.ask(TRAIN_MODEL, value)
+        reply = await ear.ask(TRAIN_MODEL, TrainRequest())
+        assert reply.accepted
+        assert (await ear.outcome(reply.round, LOADED)).status == "finished"
 
 
 async def test_without_data_a_round_fails_and_the_next_one_with_data_does_not(
     ear: Ear, settings: Settings, database: None
 ) -> None:
     async with running(MlLightgbmRegressionMlflowService, settings) as service:
-        await ear.ask_trainers({"round": "r1"})
+        await ear.ask_trainers(round="r1")
         outcome = await ear.outcome("r1", LOADED)
-        assert outcome["status"] == "failed"
-        assert "0 labelled records" in outcome["error"]
+        assert outcome.status == "failed"
+        assert "0 labelled records" in outcome.error
         assert service.health().state == "ready"
         await DatabaseClient(ear).upsert_processed(processed_page(5, RECORDS))
-        await ear.ask_trainers({"round": "r2"})
-        assert (await ear.outcome("r2", LOADED))["status"] == "finished"
+        await ear.ask_trainers(round="r2")
+        assert (await ear.outcome("r2", LOADED)).status == "finished"
         # Who missed the end of its round and asks again hears the same outcome; nothing is trained twice.
-        (reply,) = await ear.ask_trainers({"round": "r2"})
-        assert reply["accepted"]
-        await eventually(lambda: sum(value["round"] == "r2" for value in ear.finished) == 2)
-        first, again = (value for value in ear.finished if value["round"] == "r2")
+        (reply,) = await ear.ask_trainers(round="r2")
+        assert reply.accepted
+        await eventually(lambda: sum(value.round == "r2" for value in ear.finished) == 2)
+        first, again = (value for value in ear.finished if value.round == "r2")
         assert first == again
 
 
@@ -222,24 +224,24 @@ async def test_a_training_survives_a_tracking_server_that_is_away(
         away = settings.copy(update={"mlflow_tracking_uri": f"http://127.0.0.1:{proxy.port}"})
         with caplog.at_level(logging.CRITICAL):
             async with running(MlLightgbmRegressionMlflowService, away) as service:
-                await ear.ask_trainers({"round": "r1"})
+                await ear.ask_trainers(round="r1")
                 await eventually(lambda: service.health().state == "waiting", LOADED)
                 assert "does not answer" in service.health().detail
                 await proxy.join()
                 outcome = await ear.outcome("r1", LOADED)
-    assert outcome["status"] == "finished"
-    assert sum(value["stage"] == "training" for value in ear.progress) >= 1
-    assert outcome["version"] == "1"
+    assert outcome.status == "finished"
+    assert sum(value.stage == "training" for value in ear.progress) >= 1
+    assert outcome.version == "1"
 
 
 @pytest.mark.usefixtures("filled")
 async def test_what_mlflow_refuses_is_a_failed_training(ear: Ear, settings: Settings) -> None:
     refused = settings.copy(update={"mlflow_experiment": "x" * 2000})
     async with running(MlLightgbmRegressionMlflowService, refused) as service:
-        await ear.ask_trainers({"round": "r1"})
+        await ear.ask_trainers(round="r1")
         outcome = await ear.outcome("r1", LOADED)
-        assert outcome["status"] == "failed"
-        assert "refuses" in outcome["error"]
+        assert outcome.status == "failed"
+        assert "refuses" in outcome.error
         assert service.health().state == "ready"
 
 
@@ -249,14 +251,14 @@ async def test_a_trainer_trains_on_its_own_schedule(ear: Ear, settings: Settings
     async with running(MlLightgbmRegressionMlflowService, often):
         assert ear.finished == []
         await eventually(lambda: len(ear.finished) >= 2, LOADED)
-    assert {value["status"] for value in ear.finished} == {"finished"}
-    assert len({value["round"] for value in ear.finished}) == len(ear.finished)
+    assert {value.status for value in ear.finished} == {"finished"}
+    assert len({value.round for value in ear.finished}) == len(ear.finished)
 
 
 async def test_the_schedule_goes_on_after_a_restart_where_the_newest_model_left_it(
     settings: Settings, mlflow_server: Server, dataset: Dataset, nats_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("complex_system.service_layer.training.service.LONGEST_LOOK", 0.3)
+    monkeypatch.setattr("complex_system.service_layer.training.service.MAX_LOOK_PAUSE", 0.3)
     uri, prefix = settings.mlflow_tracking_uri, settings.model_prefix
     twin = linear_twin(dataset)
     await asyncio.to_thread(register_twin, uri, dataset, twin, prefix=prefix, trainer="lightgbm", champion=False)
@@ -287,13 +289,13 @@ async def test_an_end_that_could_not_be_announced_is_kept_and_repeated_when_aske
                 raise OutboundBufferLimitError
 
             patch.setattr(service.broker, "publish", publish)
-            await ear.ask_trainers({"round": "r1"})
+            await ear.ask_trainers(round="r1")
             await eventually(lambda: service._last_outcome, LOADED)
         assert service._job is None
         assert ear.finished == []
-        await ear.ask_trainers({"round": "r1"})
+        await ear.ask_trainers(round="r1")
         outcome = await ear.outcome("r1", LOADED)
-    assert (outcome["status"], outcome["version"]) == ("finished", "1")
+    assert (outcome.status, outcome.version) == ("finished", "1")
 
 
 async def test_the_process_ends_at_once_even_while_a_framework_is_imported(
@@ -308,7 +310,7 @@ async def test_the_process_ends_at_once_even_while_a_framework_is_imported(
 
         async def loading() -> bool:
             try:
-                return "loading" in (await ear.ask(health_subject(name), {}, 1.0))["detail"]
+                return "loading" in (await ear.ask(health_request(name), Empty(), 1.0)).detail
             except Exception:
                 return False
 

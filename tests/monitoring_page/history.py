@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +17,9 @@ from complex_system.monitoring.history import History, Pair
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.reference import Reference
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.base import to_wire
+from complex_system.protocol.operations import Action, Alert
+from monitoring_page.messages import alert, champion, compared, comparison, heartbeat
 
 DAY = 24 * HOUR
 SERVICES = {  # CPU in percent of a core, memory in MB
@@ -95,11 +97,9 @@ def make_history(now: float, days: float = 9.0, pairs_a_minute: int = 4, seed: i
     history.drop(now)
     for days_ago, model, version, rmse, cause in CROWNED:
         framework = model.removeprefix("lab-")
-        history.crowned(
-            now - days_ago * DAY, {"model": model, "version": version, "framework": framework, "rmse": rmse, "cause": cause}
-        )
-    for alert in _alerts(now):
-        history.alert(alert)
+        history.crowned(now - days_ago * DAY, to_wire(champion(model, version, rmse, framework=framework, cause=cause)))
+    for each in _alerts(now):
+        history.alert(to_wire(each))
     history.loaded = True
     return history
 
@@ -133,35 +133,30 @@ def _metrics(draw: random.Random, ago: float, day: float, drift: float) -> Itera
     yield "data/out_of_range/rohwert_2_labormessung", max(0.0, 0.3 * drift + draw.gauss(0, 0.004)) if drift else 0.0
 
 
-def _alerts(now: float) -> Iterator[dict[str, Any]]:
-    common = {"threshold": 0.25, "retrain": True, "newest": 0.0}
-    done = {
-        "round": "r-5", "at": now - (ALERTED - 0.003) * DAY, "outcome": "new champion",
-        "what": "lab-pytorch 5 is the new champion with RMSE 15.02 on the newest 1000 hold-out records; lab-pytorch 4 had 28.31.",
-    }  # fmt: skip
-    yield {
-        **common, "key": "drift", "rule": "drift", "metric": "drift/psi/rohwert_2_labormessung",
-        "subject": "rohwert_2_labormessung", "severity": "warning", "since": now - (ALERTED + 0.01) * DAY,
-        "began": now - ALERTED * DAY, "ended": now - CLEARED * DAY, "value": 0.861, "actions": [done],
-        "sentence": "The values of Second raw value (rohwert_2_labormessung) are not distributed as in the model's training data any "
+def _alerts(now: float) -> Iterator[Alert]:
+    done = Action(
+        round="r-5", at=now - (ALERTED - 0.003) * DAY, outcome="new champion",
+        what="lab-pytorch 5 is the new champion with RMSE 15.02 on the newest 1000 hold-out records; lab-pytorch 4 had 28.31.",
+    )  # fmt: skip
+    yield alert(
+        "drift", now - ALERTED * DAY, rule="drift", metric="drift/psi/rohwert_2_labormessung", subject="rohwert_2_labormessung",
+        retrain=True, ended=now - CLEARED * DAY, value=0.861, actions=(done,),
+        sentence="The values of Second raw value (rohwert_2_labormessung) are not distributed as in the model's training data any "
                     "more (PSI 0.31, limit 0.25): check the sensor and the process.",
-        "over": "Second raw value (rohwert_2_labormessung) is back to normal after 4 h 40 min: drift 0.03, limit 0.25.",
-    }  # fmt: skip
-    yield {
-        **common, "key": "error", "rule": "error", "metric": "performance/rmse_relative", "subject": "", "severity": "critical",
-        "since": now - (ALERTED - 0.02) * DAY, "began": now - (ALERTED - 0.03) * DAY, "ended": now - (CLEARED + 0.03) * DAY,
-        "value": 1.957, "actions": [done], "threshold": 1.3,
-        "sentence": "The predictions of aufbereiteter_wert are 1.4 times as wrong as when the model was chosen (RMSE 20.4, "
+        over="Second raw value (rohwert_2_labormessung) is back to normal after 4 h 40 min: drift 0.03, limit 0.25.",
+    )  # fmt: skip
+    yield alert(
+        "error", now - (ALERTED - 0.03) * DAY, rule="error", metric="performance/rmse_relative", severity="critical",
+        retrain=True, ended=now - (CLEARED + 0.03) * DAY, value=1.957, actions=(done,),
+        sentence="The predictions of aufbereiteter_wert are 1.4 times as wrong as when the model was chosen (RMSE 20.4, "
                     "limit 1.3 times).",
-        "over": "The model's error is back to normal after 3 h 7 min: error 1.05, limit 1.3.",
-    }  # fmt: skip
-    yield {
-        **common, "key": "missing", "rule": "missing-values", "metric": "data/missing_excess/rohwert_3_labormessung",
-        "subject": "rohwert_3_labormessung", "severity": "warning", "since": now - 0.05 * DAY, "began": now - 0.049 * DAY,
-        "ended": None, "value": 0.114, "actions": [], "threshold": 0.1, "retrain": False,
-        "sentence": "Third raw value (rohwert_3_labormessung) is missing in 11.4 % of the live records, 11.4 % more than in the "
+        over="The model's error is back to normal after 3 h 7 min: error 1.05, limit 1.3.",
+    )  # fmt: skip
+    yield alert(
+        "missing", now - 0.049 * DAY, rule="missing-values", metric="data/missing_excess/rohwert_3_labormessung", value=0.114,
+        sentence="Third raw value (rohwert_3_labormessung) is missing in 11.4 % of the live records, 11.4 % more than in the "
                     "training data (limit 10 %): the sensor or its connection may have failed.",
-    }  # fmt: skip
+    )  # fmt: skip
 
 
 def make_monitor(now: float, days: float = 9.0, pairs_a_minute: int = 4) -> Monitor:
@@ -173,12 +168,12 @@ def make_monitor(now: float, days: float = 9.0, pairs_a_minute: int = 4) -> Moni
     )
     for name, (cpu, memory) in SERVICES.items():
         for replica in range(2 if name == "ml_serving_mlflow" else 1):
-            monitor.services.beaten({
-                "service": name, "replica": f"{name}-{replica}", "state": "ready", "started": 1.0, "host": "plant-1",
-                "detail": "lab-pytorch v5" if name == "ml_serving_mlflow" else "",
-                "url": f"http://127.0.0.1:{8001 + replica}" if "serving" in name else "", "cpu_percent": float(cpu),
-                "memory_megabytes": float(memory),
-            })  # fmt: skip
+            beat = heartbeat(
+                name, replica=f"{name}-{replica}", host="plant-1", detail="lab-pytorch v5" if name == "ml_serving_mlflow" else "",
+                url=f"http://127.0.0.1:{8001 + replica}" if "serving" in name else "", cpu_percent=float(cpu),
+                memory_megabytes=float(memory),
+            )  # fmt: skip
+            monitor.services.beaten(to_wire(beat))
     ticks[0] = 1.4
     monitor.flow.counted(now - 60, {"raw": 268_113, "processed": 268_014, "labelled": 134_102, "rejected": 97})
     monitor.flow.counted(now, {"raw": 268_240, "processed": 268_142, "labelled": 134_166, "rejected": 97})
@@ -187,12 +182,14 @@ def make_monitor(now: float, days: float = 9.0, pairs_a_minute: int = 4) -> Moni
         ("lab-pytorch-wandb", "3", "pytorch", 15.24, 12.8, 0.9765), ("lab-tensorflow", "5", "tensorflow", 15.58, 13.02, 0.9754),
         ("lab-pytorch", "4", "pytorch", 28.31, 23.4, 0.919),
     ]  # fmt: skip
-    names = ("model", "version", "framework", "rmse", "mae", "r2")
-    rows = [{"trainer": row[2], **dict(zip(names, row, strict=True))} for row in results]
-    monitor.compared({
-        "round": "r-5", "results": rows, "champion": rows[0], "holdout": 1000, "cause": "alert", "kept": "",
-        "run_url": "http://127.0.0.1:8080/#/experiments/1/runs/0123456789abcdef",
-    })  # fmt: skip
+    rows = [
+        compared(
+            model, version, rmse, trainer=name, framework=name, mae=mae, r2=r2, rmse_low=0.967 * rmse, rmse_high=1.034 * rmse
+        )
+        for model, version, name, rmse, mae, r2 in results
+    ]
+    url = "http://127.0.0.1:8080/#/experiments/1/runs/0123456789abcdef"
+    monitor.compared(to_wire(comparison(*rows, cause="alert", run_url=url)))
     laboratory = Laboratory(11)
     training = [laboratory.complete_record() for _ in range(4000)]
     live = [laboratory.complete_record() for _ in range(500)]

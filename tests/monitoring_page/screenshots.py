@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from complex_system.monitoring.page.mount import page_of
+from complex_system.monitoring.page.app import page_of
 from monitoring_page.browser import PHONE, WIDE, Watch, browser, served
 from monitoring_page.history import make_monitor
 

@@ -14,22 +14,31 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.keys import original_key, repeated_key
 from complex_system.domain.pages import processed_schema
-from complex_system.evaluation.baselines import LINEAR, MEAN, cross_validated_baseline, fit_linear, fit_mean, for_folds
-from complex_system.evaluation.comparison import baseline_qualities
+from complex_system.errors import TrainingFailedError
+from complex_system.evaluation.baselines import (
+    LINEAR,
+    MEAN,
+    cross_validated_baseline,
+    evaluate_baselines,
+    fit_linear,
+    fit_mean,
+    for_folds,
+)
+from complex_system.evaluation.comparison import kept_cross_validation
 from complex_system.evaluation.statistics import (
-    MOST_FOR_BOOTSTRAP,
+    MAX_BOOTSTRAP_RECORDS,
     Interval,
     cross_interval,
     fold_interval,
     rmse_difference,
     rmse_interval,
 )
-from complex_system.evaluation.verdict import Verdict, format_figure, sentence
+from complex_system.evaluation.verdict import format_figure, judge, verdict_message
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.base import to_wire
 from complex_system.sources.films import films
-from complex_system.training.base import Scores
+from complex_system.training.base import score
 from complex_system.training.cross_validation import (
-    CrossValidation,
     FewRecords,
     Keyed,
     cross_validate,
@@ -63,17 +72,17 @@ def test_the_baselines_are_scikit_learns_also_with_one_hot_features() -> None:
     for ours, theirs in ((fit_mean, DummyRegressor()), (fit_linear, LinearRegression())):
         expected = theirs.fit(train.x.astype(np.float64), train.y).predict(holdout.x)
         np.testing.assert_allclose(ours(train)(holdout.x), expected, rtol=1e-4, atol=1e-3)
-    qualities = baseline_qualities(train, holdout)
-    assert qualities[MEAN].scores.r2 == pytest.approx(0, abs=0.05)
-    assert qualities[LINEAR].scores.rmse < 0.3 * qualities[MEAN].scores.rmse
+    qualities = evaluate_baselines(train, holdout)
+    assert qualities[MEAN].quality.r2 == pytest.approx(0, abs=0.05)
+    assert qualities[LINEAR].quality.rmse < 0.3 * qualities[MEAN].quality.rmse
 
 
 def test_the_films_are_enough_for_a_split_and_a_linear_model_beats_their_mean() -> None:
     collector = film_parts()
     data, holdout = collector.training_data(), collector.samples(Part.HOLDOUT)
     assert len(data.train) + len(data.validation) + len(holdout) == 51
-    qualities = baseline_qualities(data.train, holdout)
-    assert qualities[LINEAR].scores.rmse < qualities[MEAN].scores.rmse
+    qualities = evaluate_baselines(data.train, holdout)
+    assert qualities[LINEAR].quality.rmse < qualities[MEAN].quality.rmse
 
 
 def test_every_record_is_scored_once_a_repeat_by_a_fit_that_has_not_seen_it() -> None:
@@ -140,9 +149,20 @@ def test_the_figures_of_a_cross_validation_are_scikit_learns() -> None:
     assert found.rmse == pytest.approx(np.mean(rmses), rel=1e-4)
     assert found.mae == pytest.approx(np.mean(maes), rel=1e-4)
     assert found.r2 == pytest.approx(r2_score(y, predicted), abs=1e-4)
-    assert CrossValidation.parse(found.as_dict()) == found
-    assert CrossValidation.parse({**found.as_dict(), "rmses": [1.0, float("nan")]}) is None
-    assert CrossValidation.parse({"rmse": 1.0}) is None
+    kept = to_wire(found)
+    assert kept_cross_validation({"cross_validation": kept}) == found
+    assert kept_cross_validation({"cross_validation": {**kept, "rmses": [1.0, float("nan")]}}) is None
+    assert kept_cross_validation({"cross_validation": {**kept, "folds": 1}}) is None
+    assert kept_cross_validation({"cross_validation": {"rmse": 1.0}}) is None
+    assert kept_cross_validation({}) is None
+
+
+def test_a_fit_that_diverges_is_no_cross_validation() -> None:
+    def fit(train: Samples, validation: Samples):  # type: ignore[no-untyped-def]
+        return lambda x: np.full(len(x), np.inf, dtype=np.float32)
+
+    with pytest.raises(TrainingFailedError, match="not finite"):
+        cross_validate(fit, keyed(noisy(0, 60)))
 
 
 def test_the_interval_of_folds_is_students_with_the_corrected_standard_error() -> None:
@@ -155,7 +175,7 @@ def test_the_interval_of_folds_is_students_with_the_corrected_standard_error() -
     assert (found.value, found.low, found.high) == pytest.approx((np.mean(values), low, high), rel=1e-9)
 
 
-@pytest.mark.parametrize("size", [14, 300, MOST_FOR_BOOTSTRAP + 1])
+@pytest.mark.parametrize("size", [14, 300, MAX_BOOTSTRAP_RECORDS + 1])
 def test_the_interval_on_the_hold_out_part_is_scipys_bootstrap(size: int) -> None:
     random = np.random.default_rng(size)
     errors = random.normal(0, 2, size)
@@ -194,7 +214,7 @@ def test_the_intervals_hold_the_true_error_about_as_often_as_they_say(way: str) 
             unseen = noisy(seed + 1000)
             interval = rmse_interval(model(unseen.x) - unseen.y)
         fresh = noisy(seed + 5000, 4000)
-        held += interval.low <= Scores.of(fresh.y, model(fresh.x)).rmse <= interval.high
+        held += interval.low <= score(fresh.y, model(fresh.x)).rmse <= interval.high
     assert held >= 50
 
 
@@ -227,7 +247,7 @@ def test_all_records_are_collected_as_long_as_they_are_few() -> None:
             (0.2, 0.1, 0.3),
             "No model is better than predicting the mean: m 1 has RMSE 2.00 bar, the mean 1.90 bar",
         ),
-        ((0.1, -0.2, 0.4), (0.2, 0.1, 0.3), "It cannot be told whether m 1 is better than predicting the mean"),
+        ((0.1, -0.2, 0.4), (0.2, 0.1, 0.3), "It is not clear whether m 1 is better than predicting the mean"),
         (
             (0.5, 0.1, 0.9),
             (-0.2, -0.3, -0.1),
@@ -243,14 +263,14 @@ def test_all_records_are_collected_as_long_as_they_are_few() -> None:
             (0.2, 0.1, 0.3),
             "No model is better than predicting the mean, and the best is worse: m 1 has RMSE 2.00 bar, the mean 1.80 bar",
         ),
-        ((0.5, 0.1, 0.9), (0.2, -0.1, 0.3), "It cannot be told whether m 1 is better than a linear model"),
+        ((0.5, 0.1, 0.9), (0.2, -0.1, 0.3), "It is not clear whether m 1 is better than a linear model"),
     ],
 )
 def test_the_sentence_says_no_more_than_is_known(mean: tuple[float, ...], linear: tuple[float, ...], words: str) -> None:
-    verdicts = {name: Verdict(name, 2.0, Interval(*ends)) for name, ends in ((MEAN, mean), (LINEAR, linear))}
-    found = sentence(verdicts, "m 1", "bar")
+    verdicts = {name: judge(Interval(*ends)) for name, ends in ((MEAN, mean), (LINEAR, linear))}
+    found = verdict_message(verdicts, 2.0, "m 1", "bar")
     assert found.startswith(words) if words else found == ""
-    assert sentence({}, "m 1") == ""
+    assert verdict_message({}, 2.0, "m 1") == ""
 
 
 def test_figures_show_three_digits_that_count() -> None:

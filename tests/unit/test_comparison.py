@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import io
+import json
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pytest
 
 from complex_system.domain.dataset import Dataset
-from complex_system.evaluation.announcement import announced
-from complex_system.evaluation.chart import rmse_chart
 from complex_system.evaluation.comparison import (
     Candidate,
     Comparison,
-    Quality,
+    ComparisonRequest,
     Result,
+    kept_cross_validation,
     ranked,
     ranked_by_folds,
-    verdicts_on,
 )
-from complex_system.evaluation.statistics import cross_interval
+from complex_system.evaluation.mlflow_log import read_message, read_table, rmse_chart
+from complex_system.evaluation.statistics import Evaluation, cross_interval
+from complex_system.evaluation.triggers import AlertCause
+from complex_system.evaluation.verdict import judge_champion
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.base import to_wire
+from complex_system.protocol.training import COMPARISON_FINISHED, CrossValidation, FoldCounts, Quality, ScoresWithInterval
 from complex_system.serving.models.predictor import Predictor
 from complex_system.tracking.registry import ModelVersionRef
-from complex_system.training.base import Scores
-from complex_system.training.cross_validation import CrossValidation
+from complex_system.training.base import score
+from complex_system.training.cross_validation import standard_error
 from complex_system.training.data import Samples
 from models import linear_twin, twin_metadata
 
@@ -59,9 +64,9 @@ def test_the_lowest_rmse_comes_first_with_scores_in_the_targets_unit(candidate, 
         [candidate("pytorch", 3.0), candidate("lightgbm", 1.0), candidate("tensorflow", -2.0)], holdout
     )
     assert [result.ref.trainer for result in results] == ["lightgbm", "tensorflow", "pytorch"]
-    assert [round(result.scores.rmse, 3) for result in results] == [1.0, 2.0, 3.0]
-    assert [round(result.scores.mae, 3) for result in results] == [1.0, 2.0, 3.0]
-    assert results[0].scores.r2 == pytest.approx(1 - 1 / holdout.y.var(), rel=1e-3)
+    assert [round(result.quality.rmse, 3) for result in results] == [1.0, 2.0, 3.0]
+    assert [round(result.quality.mae, 3) for result in results] == [1.0, 2.0, 3.0]
+    assert results[0].quality.r2 == pytest.approx(1 - 1 / holdout.y.var(), rel=1e-3)
     assert refused == {}
 
 
@@ -79,36 +84,47 @@ def test_a_champion_that_is_not_better_than_a_baseline_is_named(candidate, holdo
     results, _ = ranked([candidate("lightgbm", 1.0)], holdout)
     noise = np.random.default_rng(1).normal(0, 1, len(holdout)).astype(np.float32)
     baselines = {
-        "mean": Quality.of(holdout.y + 0.9, holdout),
-        "linear": Quality.of(holdout.y + noise, holdout),
-        "other": Quality.of(holdout.y - 3.0, holdout),
+        "mean": Evaluation.of(holdout.y + 0.9, holdout),
+        "linear": Evaluation.of(holdout.y + noise, holdout),
+        "other": Evaluation.of(holdout.y - 3.0, holdout),
     }
-    verdicts = verdicts_on(results[0], baselines, "hold-out")
-    assert {name: verdict.word for name, verdict in verdicts.items()} == {
+    verdicts, message = judge_champion(results[0], "lab-lightgbm 1", baselines, "hold-out", "bar")
+    assert {name: verdict.verdict for name, verdict in verdicts.items()} == {
         "mean": "not better",
         "linear": "not better" if (noise**2).mean() <= 1 else "unclear",
         "other": "better",
     }
-    comparison = Comparison("r", tuple(results), 200, {}, baselines, verdicts=verdicts, unit="bar")
+    comparison = Comparison("r", tuple(results), 200, {}, baselines, verdicts=verdicts, verdict=message)
     assert "mean" in comparison.unbeaten
     assert "other" not in comparison.unbeaten
     assert comparison.verdict.startswith(
         "No model is better than predicting the mean, and the best is worse: lab-lightgbm 1 has RMSE 1.00 bar"
     )
-    told = announced(comparison, "growth", ["a"])
-    assert told["verdict"] == comparison.verdict
-    assert told["baselines"]["other"]["rmse"] == pytest.approx(3.0)
-    assert told["results"][0]["rmse_low"] == pytest.approx(1.0, abs=1e-5)  # every error is 1
+    told = comparison.message(ComparisonRequest("r", [], 100, alert=AlertCause(("a",), 1.0, "Drift.")))
+    assert (told.cause, told.alerts) == ("alert", ("a",))
+    assert told.verdict == comparison.verdict
+    assert told.baselines["other"].rmse == pytest.approx(3.0)
+    assert told.results[0].rmse_low == pytest.approx(1.0, abs=1e-5)  # every error is 1
     assert Comparison("r", tuple(results), 200).unbeaten == ()
 
 
 def crossed(rmse: float, digest: str = "d") -> CrossValidation:
-    return CrossValidation((rmse - 0.1, rmse + 0.1, rmse - 0.2, rmse + 0.2, rmse), rmse / 2, 0.5, 60, 5, digest)
+    rmses = (rmse - 0.1, rmse + 0.1, rmse - 0.2, rmse + 0.2, rmse)
+    return CrossValidation(
+        rmse=rmse, mae=rmse / 2, r2=0.5, rmses=rmses, standard_error=standard_error(rmses, 5), records=60, folds=5,
+        digest=digest,
+    )  # fmt: skip
 
 
-def result(trainer: str, holdout_rmse: float, cross: CrossValidation | None, *, incumbent: bool = False) -> Result:
-    scores = Scores(holdout_rmse, 1.0, 0.5)
-    return Result(ref(trainer, "1" if incumbent else "2"), scores, incumbent, Quality(scores, None, cross))
+def result(trainer: str, holdout_rmse: float, cross: CrossValidation | None = None, *, incumbent: bool = False) -> Result:
+    cv = None
+    if cross is not None:
+        ends = cross_interval(cross)
+        cv = ScoresWithInterval(rmse=ends.value, mae=cross.mae, r2=cross.r2, rmse_low=ends.low, rmse_high=ends.high)
+    return Result(
+        ref=ref(trainer, "1" if incumbent else "2"), incumbent=incumbent, cross=cross, errors=np.zeros(1, np.float32),
+        quality=Quality(rmse=holdout_rmse, mae=1.0, r2=0.5, cv=cv),
+    )  # fmt: skip
 
 
 def order(*results: Result) -> list[str] | None:
@@ -144,7 +160,7 @@ def test_a_champion_of_other_records_meets_the_best_newcomer_on_the_hold_out_par
 
 def test_the_chart_shows_intervals_and_baselines_of_what_the_ranking_goes_by() -> None:
     results = (result("pytorch", 3.0, crossed(1.5)), result("lightgbm", 1.0, crossed(2.0)))
-    baselines = {"mean": result("mean", 4.0, crossed(2.5)).quality or Quality(Scores(0, 0, 0))}
+    baselines: dict[str, Evaluation] = {"mean": result("mean", 4.0, crossed(2.5))}
     comparison = Comparison("r", results, 14, {}, baselines, "cross-validation")
     axes = rmse_chart(comparison, unit="bar").axes[0]
     assert [bar.get_width() for bar in axes.patches] == [1.5, 2.0, 2.5]
@@ -162,7 +178,7 @@ def test_a_model_that_predicts_no_numbers_is_left_out_with_the_reason(candidate,
 
 def test_scores_are_the_textbooks() -> None:
     truth = np.array([1.0, 2.0, 3.0, 6.0], dtype=np.float32)
-    scores = Scores.of(truth, np.array([1.0, 4.0, 3.0, 5.0], dtype=np.float32))
+    scores = score(truth, np.array([1.0, 4.0, 3.0, 5.0], dtype=np.float32))
     assert scores.rmse == pytest.approx((5 / 4) ** 0.5)
     assert scores.mae == pytest.approx(0.75)
     assert scores.r2 == pytest.approx(1 - 5 / 14)
@@ -170,7 +186,7 @@ def test_scores_are_the_textbooks() -> None:
 
 def test_the_chart_has_a_bar_for_each_model_and_a_line_at_the_limit() -> None:
     results = tuple(
-        Result(ref(trainer), Scores(rmse, rmse, 0.9), incumbent)
+        result(trainer, rmse, incumbent=incumbent)
         for trainer, rmse, incumbent in (("lightgbm", 14.6, False), ("pytorch", 14.9, False), ("tensorflow", 20.0, True))
     )
     figure = rmse_chart(Comparison("a1b2", results, 1500), 14.22, "MPa")
@@ -189,11 +205,97 @@ def test_the_chart_has_a_bar_for_each_model_and_a_line_at_the_limit() -> None:
 
 
 def test_a_champion_that_stays_is_explained_and_a_new_one_is_not() -> None:
-    old, new = Result(ref("lightgbm"), Scores(14.6, 12.0, 0.98), True), Result(ref("pytorch", "2"), Scores(15.2, 12.0, 0.98))
+    old, new = result("lightgbm", 14.6, incumbent=True), result("pytorch", 15.2)
     kept = Comparison("r", (old, new), 150).kept
     assert kept == (
         "lab-lightgbm 1 stays champion with RMSE 14.60 on the newest 150 hold-out records: "
         "the best new model, lab-pytorch 2, has 15.20."
     )
     assert "no new model could be compared" in Comparison("r", (old,), 150).kept
-    assert Comparison("r", (Result(ref("pytorch", "2"), Scores(14.0, 12.0, 0.98)), old), 150).kept == ""
+    assert Comparison("r", (result("pytorch", 14.0), old), 150).kept == ""
+
+
+RELEASED = """
+{"round": "a1b2c3d4", "results": [{"trainer": "tensorflow", "framework": "tensorflow", "model": "plant-tensorflow",
+"version": "1", "rmse": 0.7724926908758041, "mae": 0.6480395112718854, "r2": 0.8169170456512007,
+"rmse_low": 0.5813640963735695, "rmse_high": 0.9470700178700064}, {"trainer": "pytorch", "framework": "pytorch",
+"model": "plant-pytorch", "version": "2", "rmse": 1.3889572833959982, "mae": 1.0901527064187186,
+"r2": 0.4081155464607139, "rmse_low": 0.941980397159381, "rmse_high": 1.9039487704641287, "cv": {"rmse": 1.5,
+"mae": 0.75, "r2": 0.5, "rmse_low": 1.2055135257783665, "rmse_high": 1.7944864742216335}}, {"trainer": "lightgbm",
+"framework": "lightgbm", "model": "plant-lightgbm", "version": "2", "rmse": 1.043598691182773,
+"mae": 0.7309941564287458, "r2": 0.6658617409155903, "rmse_low": 0.6370652280921956, "rmse_high": 1.689029133098534,
+"cv": {"rmse": 2.0, "mae": 1.0, "r2": 0.5, "rmse_low": 1.7055135257783665, "rmse_high": 2.2944864742216335}}],
+"champion": {"model": "plant-tensorflow", "version": "1", "framework": "tensorflow", "trainer": "tensorflow",
+"rmse": 0.7724926908758041}, "holdout": 14,
+"kept": "plant-tensorflow 1 stays champion with RMSE 0.772 on the newest 14 hold-out records: the best new model,
+plant-pytorch 2, has 1.39.", "cause": "alert", "alerts": ["0190-drift"], "ranked_by": "cross-validation",
+"cross_validation": {"records": 60, "folds": 5, "repeats": 1}, "baselines": {"mean": {"rmse": 2.3287788079466503,
+"mae": 1.8167504583086287, "r2": -0.6638556074230841, "rmse_low": 1.6929787437609765, "rmse_high": 3.251633433925158,
+"cv": {"rmse": 3.0999999999999996, "mae": 1.55, "r2": 0.5, "rmse_low": 2.805513525778366,
+"rmse_high": 3.394486474221633}}, "linear": {"rmse": 0.9719804007616561, "mae": 0.818117448261806,
+"r2": 0.710149422761525, "rmse_low": 0.7208430314907548, "rmse_high": 1.2610553987996542, "cv": {"rmse": 1.6,
+"mae": 0.8, "r2": 0.5, "rmse_low": 1.3055135257783665, "rmse_high": 1.8944864742216336}}},
+"verdicts": {"mean": {"verdict": "better", "better_by": 1.5562861170708462, "low": 0.8965336411609666,
+"high": 2.4344360531062263}, "linear": {"verdict": "unclear", "better_by": 0.19948770988585207,
+"low": -0.05209392279584129, "high": 0.4645940820434806}},
+"verdict": "It cannot be told whether plant-tensorflow 1 is better than a linear model: it has RMSE 0.772 bar,
+the linear model 0.972 bar (95 % interval of the difference -0.0521 to 0.465).", "not_better_than": []}
+""".replace("\n", " ")
+"""``announced.json`` as the release before messages were types wrote it, after a round on an alert with few records."""
+RELEASED_WITHOUT_FOLDS = """
+{"round": "e5f6", "results": [{"trainer": "lightgbm", "framework": "lightgbm", "model": "plant-lightgbm",
+"version": "3", "rmse": 14.6, "mae": 12.0, "r2": 0.98}], "champion": {"model": "plant-lightgbm", "version": "3",
+"framework": "lightgbm", "trainer": "lightgbm", "rmse": 14.6}, "holdout": 150, "kept": "", "cause": "growth",
+"alerts": [], "ranked_by": "hold-out"}
+""".replace("\n", " ")
+"""The same with many records and no baselines."""
+RELEASED_CROSS_VALIDATION = """
+{"rmse": 2.0, "mae": 1.0, "r2": 0.5, "standard_error": 0.10606601717798217, "rmses": [1.9, 2.1, 1.8, 2.2, 2.0],
+"records": 60, "folds": 5, "digest": "0123456789abcdef"}
+""".replace("\n", " ")
+"""``cross_validation`` of a model's metadata, of the same release."""
+
+
+def assert_holds(found: Any, released: Any) -> None:
+    """All that was written is found again; only fields that were left out are added."""
+    if isinstance(released, dict):
+        for name, value in released.items():
+            assert_holds(found[name], value)
+    elif isinstance(released, list):
+        assert len(found) == len(released)
+        for one, other in zip(found, released, strict=True):
+            assert_holds(one, other)
+    else:
+        assert found == released
+
+
+@pytest.mark.parametrize("released", [RELEASED, RELEASED_WITHOUT_FOLDS])
+def test_a_comparison_that_an_earlier_release_kept_is_understood(released: str) -> None:
+    found = read_message(released.encode())
+    assert_holds(json.loads(json.dumps(to_wire(found))), json.loads(released))
+    assert COMPARISON_FINISHED.decode(json.loads(released)) == found
+
+
+def test_fields_that_an_earlier_release_left_out_have_their_defaults() -> None:
+    few, many = read_message(RELEASED.encode()), read_message(RELEASED_WITHOUT_FOLDS.encode())
+    assert few.cross_validation == FoldCounts(records=60, folds=5, repeats=1)
+    assert few.results[0].cv is None
+    assert many.cross_validation is None
+    assert (many.baselines, many.verdicts, many.not_better_than, many.results[0].rmse_low) == ({}, {}, (), None)
+
+
+def test_a_cross_validation_that_an_earlier_release_kept_is_understood() -> None:
+    assert kept_cross_validation({"cross_validation": json.loads(RELEASED_CROSS_VALIDATION)}) == crossed(
+        2.0, "0123456789abcdef"
+    )
+
+
+def test_a_comparison_of_the_first_releases_is_read_from_its_table() -> None:
+    columns = ["trainer", "framework", "model", "version", "rmse", "mae", "r2", "champion"]
+    rows = [["pytorch", "pytorch", "lab-pytorch", "2", 14.5, 12.1, 0.97, True],
+            ["lightgbm", "lightgbm", "lab-lightgbm", "1", 14.9, 12.4, 0.96, False]]  # fmt: skip
+    table = json.dumps({"columns": columns, "data": rows}).encode()
+    found = read_table(table, {"round": "r", "holdout": "300", "alerts": "a b"})
+    assert (found.champion.model, found.champion.rmse, found.holdout) == ("lab-pytorch", 14.5, 300)
+    assert [result.trainer for result in found.results] == ["pytorch", "lightgbm"]
+    assert (found.cause, found.alerts, found.kept) == ("growth", ("a", "b"), "")

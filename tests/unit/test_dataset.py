@@ -104,7 +104,7 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
         (("name",), "No Name", "name"),
         (("target",), "taste", "the target 'taste' must be one of the columns"),
         (("target",), "mode", "the target 'mode' must be one of the columns, of type number"),
-        (("colour",), "red", r"line 1, colour: is not a key that is known here; allowed are name, description, id, target"),
+        (("colour",), "red", r"line 1, colour: is not a known key; allowed are name, description, id, target"),
         (("columns",), [], "the target 'quality' must be"),
         (("columns", 0, "type"), "colour", r"line 7, column 'mode', type: must be one of number, integer, .*, not 'colour'"),
         (("columns", 0, "categories"), [], "'mode': is a category and declares no categories"),
@@ -117,7 +117,7 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
         (("columns", 1, "range"), [0, 200], "the bins of 'heat' must cover its range"),
         (("columns", 1, "fill"), 101, "'heat': declares a fill of 101.0 outside of its range"),
         (("columns", 1, "fill"), None, "'heat' is optional and needs a fill"),
-        (("pipeline",), [], "must make features"),
+        (("pipeline",), [], "line 21, pipeline: the pipeline makes no features; add a step"),
         (("pipeline", 0, "column"), "taste", "names the unknown column 'taste'"),
         (("pipeline", 0, "column"), "heat", "does not fit 'heat'"),
         (("pipeline", 2, "column"), "mode", "does not fit 'mode'"),
@@ -127,7 +127,7 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
             "guess",
             r"pipeline step 1 \(guess\), step: must be one of one_hot, .*, drop, not 'guess'\.",
         ),
-        (("pipeline", 0, "step"), "onehot", r"not 'onehot'; do you mean 'one_hot'\?$"),
+        (("pipeline", 0, "step"), "onehot", r"not 'onehot' \(did you mean 'one_hot'\?\)\.$"),
         (
             ("columns", 1, "range"),
             [0, 5, 9, 8],
@@ -136,7 +136,11 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
         (("pipeline", 1, "edges"), [0, 100, 50], "the bin edges of 'heat' must rise"),
         (("pipeline", 1, "labels"), ["low"], "'heat' needs 2 different bin labels"),
         (("pipeline", 1, "labels"), ["low", "low"], "'heat' needs 2 different bin labels"),
-        (("pipeline", 1), {"step": "scale", "column": "heat"}, r"not twice \['heat'\]"),
+        (
+            ("pipeline", 1),
+            {"step": "scale", "column": "heat"},
+            "the feature 'heat' is made twice; give one of the steps another 'prefix' or 'as'",
+        ),
     ],
 )
 def test_a_bad_declaration_is_refused_with_its_place(place: tuple[str | int, ...], value: Any, says: str) -> None:

@@ -6,20 +6,35 @@ import io
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import truth_of
 from complex_system.local.cycle import RECOUNTED, Cycle
 from complex_system.local.display import LogDisplay
-from complex_system.local.live_display import LiveDisplay
+from complex_system.local.live import LiveDisplay
 from complex_system.local.plan import TRAINER_SERVICES, Plan, PlannedService
-from complex_system.local.probe import curl_lines, probe_record
-from complex_system.local.state import Champion, Prediction, Process, Result, RunState, ScenarioState, ScenarioStep
+from complex_system.local.probe import curl_lines, sample_record
+from complex_system.local.state import Prediction, Process, RunState, ScenarioProgress, ScenarioStep
 from complex_system.local.watcher import Watcher, is_up
+from complex_system.protocol.database import RecordCounts
+from complex_system.protocol.operations import Alert, Heartbeat
+from complex_system.protocol.training import (
+    ChampionSummary,
+    ComparedModel,
+    ComparisonFinished,
+    FoldCounts,
+    Quality,
+    Scores,
+    ScoresWithInterval,
+    TrainingFinished,
+    TrainingProgress,
+    VerdictOnBaseline,
+)
 from complex_system.settings import Settings
 
 NAMES = ("database_mongo", "ml_lightgbm_regression_mlflow", "ml_pytorch_regression_mlflow", "ml_serving_mlflow")
@@ -57,33 +72,28 @@ def run(tmp_path: Path) -> Observed:
     return Observed(tmp_path)
 
 
-def beat(service: str, pid: int, state: str, **more: str) -> dict[str, Any]:
-    return {"service": service, "pid": pid, "state": state, "detail": "", "url": "", **more}
+def beat(service: str, pid: int, state: str, **more: str) -> Heartbeat:
+    return msgspec.convert({"service": service, "pid": pid, "state": state, **more}, Heartbeat)
 
 
-def finished(trainer: str) -> dict[str, Any]:
-    scores = {"rmse": 14.5, "mae": 12.3, "r2": 0.97}
-    return {
-        "trainer": trainer,
-        "framework": trainer,
-        "round": "1",
-        "status": "finished",
-        "seconds": 3.0,
-        "validation": scores,
-    }
+def finished(trainer: str) -> TrainingFinished:
+    scores = Scores(rmse=14.5, mae=12.3, r2=0.97)
+    return TrainingFinished(trainer=trainer, framework=trainer, round="1", status="finished", seconds=3.0, validation=scores)
 
 
-COMPARISON = {
-    "round": "1",
-    "holdout": 700,
-    "results": [
-        {"trainer": "lightgbm", "framework": "lightgbm", "model": "lab-lightgbm", "version": "1", "rmse": 14.4,
-         "mae": 12.1, "r2": 0.98},
-        {"trainer": "pytorch", "framework": "pytorch", "model": "lab-pytorch", "version": "2", "rmse": 14.9,
-         "mae": 12.5, "r2": 0.97},
-    ],
-    "champion": {"model": "lab-lightgbm", "version": "1", "framework": "lightgbm", "trainer": "lightgbm", "rmse": 14.4},
-}  # fmt: skip
+COMPARISON = ComparisonFinished(
+    round="1",
+    holdout=700,
+    results=(
+        ComparedModel(
+            trainer="lightgbm", framework="lightgbm", model="lab-lightgbm", version="1", rmse=14.4, mae=12.1, r2=0.98
+        ),
+        ComparedModel(
+            trainer="pytorch", framework="pytorch", model="lab-pytorch", version="2", rmse=14.9, mae=12.5, r2=0.97
+        ),
+    ),
+    champion=ChampionSummary(model="lab-lightgbm", version="1", framework="lightgbm", trainer="lightgbm", rmse=14.4),
+)
 
 
 async def test_a_heartbeat_makes_a_service_ready_and_names_its_address(run: Observed) -> None:
@@ -112,45 +122,47 @@ def test_a_serving_service_without_a_model_is_up() -> None:
 
 
 async def test_a_training_is_followed_from_its_first_step_to_its_scores(run: Observed) -> None:
-    step = {"trainer": "lightgbm", "framework": "lightgbm", "round": "1", "stage": "training", "step": 5, "steps": 10}
-    await run.watcher.progress({**step, "validation_rmse": 20.0})
-    training = run.state.trainings["lightgbm"]
-    assert (training.status, training.step, training.steps, training.validation_rmse) == ("training", 5, 10, 20.0)
+    step = TrainingProgress(trainer="lightgbm", framework="lightgbm", round="1", stage="training", step=5, steps=10)
+    await run.watcher.progress(replace(step, validation_rmse=20.0))
+    await run.watcher.progress(replace(step, stage="logging"))
+    assert run.state.trainings["lightgbm"] == replace(step, stage="logging", validation_rmse=20.0)
     await run.watcher.trained(finished("lightgbm"))
-    assert training.status == "finished"
+    assert run.state.trainings["lightgbm"] == finished("lightgbm")
+    assert run.told[0] == "lightgbm: training begins"
     assert run.told[-1] == "lightgbm: trained in 3.0 s; validation RMSE 14.50, MAE 12.30, R2 0.9700"
 
 
 async def test_the_next_round_begins_anew(run: Observed) -> None:
     await run.watcher.trained(finished("lightgbm"))
-    await run.watcher.progress({"trainer": "lightgbm", "round": "2", "stage": "fetching"})
-    assert run.state.trainings["lightgbm"].status == "training"
+    await run.watcher.progress(TrainingProgress(trainer="lightgbm", framework="lightgbm", round="2", stage="fetching"))
+    assert isinstance(run.state.trainings["lightgbm"], TrainingProgress)
+    assert run.told[-1] == "lightgbm: training begins"
 
 
 async def test_a_comparison_is_kept_in_its_order_with_its_champion(run: Observed) -> None:
     await run.watcher.compared(COMPARISON)
     assert [result.trainer for result in run.state.results] == ["lightgbm", "pytorch"]
-    assert run.state.champion == Champion("lab-lightgbm", "1", "lightgbm", 14.4)
+    assert run.state.champion == COMPARISON.champion
     assert run.told[-1] == "champion: lab-lightgbm version 1 (lightgbm), RMSE 14.40"
 
 
-FEW = {
-    **COMPARISON,
-    "ranked_by": "cross-validation",
-    "cross_validation": {"records": 51, "folds": 5, "repeats": 2},
-    "results": [
-        {
-            **row,
-            "rmse_low": 13.0,
-            "rmse_high": 16.0,
-            "cv": {"rmse": cv, "mae": 9.0, "r2": 0.6, "rmse_low": cv - 2, "rmse_high": cv + 2},
-        }
-        for row, cv in zip(COMPARISON["results"], (0.0412, 15.5), strict=True)  # type: ignore[call-overload]
-    ],
-    "baselines": {"mean": {"rmse": 20.0, "mae": 15.0, "r2": -0.01, "rmse_low": 18.0, "rmse_high": 22.0}},
-    "verdicts": {"mean": {"verdict": "unclear", "better_by": 1.0, "low": -1.0, "high": 3.0}},
-    "verdict": "It cannot be told whether lab-lightgbm 1 is better than predicting the mean: it has RMSE 0.0412, the mean 20.00 (..).",
-}
+FEW = replace(
+    COMPARISON,
+    ranked_by="cross-validation",
+    cross_validation=FoldCounts(records=51, folds=5, repeats=2),
+    results=tuple(
+        replace(
+            row,
+            rmse_low=13.0,
+            rmse_high=16.0,
+            cv=ScoresWithInterval(rmse=cv, mae=9.0, r2=0.6, rmse_low=cv - 2, rmse_high=cv + 2),
+        )
+        for row, cv in zip(COMPARISON.results, (0.0412, 15.5), strict=True)
+    ),
+    baselines={"mean": Quality(rmse=20.0, mae=15.0, r2=-0.01, rmse_low=18.0, rmse_high=22.0)},
+    verdicts={"mean": VerdictOnBaseline(verdict="unclear", better_by=1.0, low=-1.0, high=3.0)},
+    verdict="It cannot be told whether lab-lightgbm 1 is better than predicting the mean: it has RMSE 0.0412, the mean 20.00 (..).",
+)
 
 
 async def test_few_records_are_shown_with_folds_intervals_baselines_and_the_verdict(run: Observed) -> None:
@@ -160,13 +172,13 @@ async def test_few_records_are_shown_with_folds_intervals_baselines_and_the_verd
     assert "2. pytorch        RMSE  15.50 (13.50 to 17.50)" in told
     assert "hold-out RMSE 14.90 (13.00 to 16.00)  (lab-pytorch version 2)" in told
     assert "-  mean           hold-out RMSE  20.00 (18.00 to 22.00)" in told
-    assert FEW["verdict"] in run.told
+    assert FEW.verdict in run.told
     assert run.told[-1].endswith("RMSE 0.0412 by cross-validation, 14.40 on the hold-out set")
     status = run.state.as_status()
     assert status["results"][0]["cv"]["rmse"] == 0.0412
     assert status["baselines"]["mean"]["rmse_high"] == 22.0
     assert (status["ranked_by"], status["cross_validation"]["records"], status["verdict"]) == (
-        "cross-validation", 51, FEW["verdict"],
+        "cross-validation", 51, FEW.verdict,
     )  # fmt: skip
     for width, height in ((80, 24), (140, 60)):
         console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
@@ -183,8 +195,8 @@ def test_status_json_has_what_scripts_are_promised(run: Observed, tmp_path: Path
     state.phase = "running"
     state.infrastructure["nats"] = Process("nats", "ready", url="nats://127.0.0.1:1")
     state.services = {"ml_serving_mlflow": Process("ml_serving_mlflow", "ready", pid=7, url="http://127.0.0.1:2")}
-    state.results = [Result("lightgbm", "lightgbm", "lab-lightgbm", "1", 14.4, 12.1, 0.98)]
-    state.champion = Champion("lab-lightgbm", "1", "lightgbm", 14.4)
+    state.comparison = replace(COMPARISON, results=COMPARISON.results[:1])
+    state.champion = COMPARISON.champion
     state.seconds_to_first_prediction = 61.234
     state.write_status(tmp_path / "status.json")
     assert json.loads((tmp_path / "status.json").read_text()) == {
@@ -203,9 +215,9 @@ def test_status_json_has_what_scripts_are_promised(run: Observed, tmp_path: Path
 
 
 def test_the_log_has_one_line_an_event(run: Observed, capsys: pytest.CaptureFixture[str]) -> None:
-    display = LogDisplay(run.plan, run.state)
+    display = LogDisplay(run.state)
     display.note("nats: ready")
-    run.state.records = {"raw": 40, "processed": 30, "labelled": 20, "rejected": 1}
+    run.state.records = RecordCounts(raw=40, processed=30, labelled=20, rejected=1)
     display.refresh()
     display.refresh()
     first, second = capsys.readouterr().out.splitlines()
@@ -239,10 +251,10 @@ async def test_the_whole_view_fits_on_the_smallest_terminal() -> None:
     for name in ("ml_monitoring", "ml_serving", "ml_serving_mlflow"):
         state.services[name].url = "http://127.0.0.1:8001"
     state.infrastructure = {name: Process(name, "ready", url="http://127.0.0.1:1") for name in ("nats", "mongodb", "mlflow")}
-    state.results = [Result(name, name, f"lab-{name}", "1", 14.4, 12.1, 0.98) for name in plan.trainers]
-    state.champion = Champion("lab-lightgbm", "1", "lightgbm", 14.4)
-    state.holdout = 700
-    command = curl_lines("http://127.0.0.1:2/predict", probe_record(dataset, 1))
+    results = tuple(replace(COMPARISON.results[0], trainer=name, model=f"lab-{name}") for name in plan.trainers)
+    state.comparison = replace(COMPARISON, results=results)
+    state.champion = COMPARISON.champion
+    command = curl_lines("http://127.0.0.1:2/predict", sample_record(dataset, 1))
     state.prediction = Prediction(1.0, 1.5, "lab-lightgbm", "1", 2.0, command)
     console = Console(file=io.StringIO(), width=80, height=24, force_terminal=True, color_system=None)
     display = LiveDisplay(plan, state, console)
@@ -267,18 +279,14 @@ async def test_the_view_of_few_records_with_a_long_command_fits_on_the_smallest_
 
 
 async def test_the_live_view_shows_a_scenarios_steps_and_the_open_alerts(run: Observed) -> None:
-    await run.watcher.compared({**COMPARISON, "kept": "lab-lightgbm 1 stays champion."})
-    alert = {
-        "key": "k",
-        "severity": "critical",
-        "rule": "error",
-        "subject": "",
-        "began": 1.0,
-        "sentence": "It is all wrong.",
-    }
+    await run.watcher.compared(replace(COMPARISON, kept="lab-lightgbm 1 stays champion."))
+    alert = Alert(
+        key="k", severity="critical", rule="error", metric="performance/rmse", subject="", retrain=True, since=0.0, began=1.0,
+        value=3.0, newest=3.0, threshold=1.0, sentence="It is all wrong.",
+    )  # fmt: skip
     await run.watcher.alerted(alert)
     steps = [ScenarioStep("scenario begins", 61.0, "shift"), ScenarioStep("drift seen")]
-    run.state.scenario = ScenarioState("shift", steps, rmse=33.7, rmse_relative=2.31, psi_max=0.4, pairs=300)
+    run.state.scenario = ScenarioProgress("shift", steps, rmse=33.7, rmse_relative=2.31, psi_max=0.4, pairs=300)
     console = Console(file=io.StringIO(), width=140, height=60, force_terminal=True, color_system=None)
     display = LiveDisplay(run.plan, run.state, console)
     text = "\n".join(console_text(display, 140))
@@ -289,7 +297,7 @@ async def test_the_live_view_shows_a_scenarios_steps_and_the_open_alerts(run: Ob
     status = run.state.as_status()
     assert status["scenario"]["steps"][0] == {"step": "scenario begins", "seconds": 61.0, "text": "shift"}
     assert [each["sentence"] for each in status["alerts"]] == ["It is all wrong."]
-    await run.watcher.alert_ended({**alert, "over": "It is right again."})
+    await run.watcher.alert_ended(replace(alert, over="It is right again."))
     assert "critical It is all wrong." not in "\n".join(console_text(display, 140))
     assert run.state.as_status()["alerts"] == []
     display.close()
@@ -325,15 +333,15 @@ def test_the_shown_command_is_what_a_shell_takes(tmp_path: Path) -> None:
 
 
 def test_the_lines_of_the_command_fit_a_terminal() -> None:
-    record = probe_record(Dataset.load(), 1)
+    record = sample_record(Dataset.load(), 1)
     assert max(len(line) for line in curl_lines("http://127.0.0.1:65000/predict", record)) <= 78
 
 
 def test_the_probe_is_a_complete_record_whose_truth_is_known() -> None:
-    record = probe_record(Dataset.load(), 1)
+    record = sample_record(Dataset.load(), 1)
     assert truth_of(record) is not None
     assert record["aufbereiteter_wert"] is None
-    assert record == probe_record(Dataset.load(), 1)
+    assert record == sample_record(Dataset.load(), 1)
 
 
 def test_of_a_file_the_source_knows_how_many_records_there_are(tmp_path: Path) -> None:
@@ -343,17 +351,17 @@ def test_of_a_file_the_source_knows_how_many_records_there_are(tmp_path: Path) -
     plan = Plan("here", tmp_path, (), (), services, settings, Dataset.load())
     state = RunState("here", services={name: Process(name, "starting", pid=i) for i, name in enumerate(names)})
     source = state.services["dummy_data_generation"]
-    steps = {step.title: step.missing for step in Cycle(plan, state, NoBroker, strict=True)._steps()}  # type: ignore[arg-type]
+    steps = {step.title: step.missing for step in Cycle(plan, state, NoBroker, strict=True).steps()}  # type: ignore[arg-type]
     saved, processed = steps["records saved"], steps["records processed"]
     assert saved() == ("not started", "dummy_data_generation")
     state.set_process(source, "working", "120 of 500 records saved")
-    state.records["raw"] = 120
+    state.records = RecordCounts(raw=120, processed=0, labelled=0, rejected=0)
     assert saved() == ("120 of 500 records saved", "dummy_data_generation")
     state.set_process(source, "ready", "497 of 500 records saved, 3 refused")
     assert saved()[0]  # the numbers may be those from before
     state.began -= 2 * RECOUNTED
-    state.records |= {"raw": 497, "processed": 400, "rejected": 90}
+    state.records = RecordCounts(raw=497, processed=400, labelled=0, rejected=90)
     assert saved() == ("", "")
     assert processed() == ("490 of 497 processed or rejected", "data_processing")
-    state.records["processed"] = 407
+    state.records = replace(state.records, processed=407)
     assert processed() == ("", "")

@@ -71,7 +71,7 @@ async def test_a_restart_is_told_with_its_reason(supervise: Callable[..., tuple[
         await supervisor.stop()
 
 
-async def test_a_service_that_cannot_come_up_ends_the_run_with_its_last_words(
+async def test_a_service_that_cannot_start_ends_the_run_with_its_last_log_lines(
     supervise: Callable[..., tuple[Supervisor, RunState]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("complex_system.local.supervisor.FIRST_PAUSE", 0.01)
@@ -82,7 +82,7 @@ async def test_a_service_that_cannot_come_up_ends_the_run_with_its_last_words(
         error = await asyncio.wait_for(supervisor.failure, 20)
         pauses = [float(text.partition("starting again in ")[2].split()[0]) for text in told]
         assert pauses == [0.01, 0.02, 0.04, 0.08]
-        assert "broken cannot come up: it ended with exit code 1, 5 times in a row" in error.message
+        assert "broken cannot start: it ended with exit code 1, 5 times in a row" in error.message
         assert error.message.endswith("no such table")
         assert state.services["healthy"].restarts == 0
     finally:
@@ -104,7 +104,7 @@ async def test_the_reason_of_a_service_is_told_once(
         await supervisor.stop()
 
 
-async def test_a_service_that_was_ready_is_restarted_for_ever(
+async def test_a_service_that_was_ready_is_always_restarted(
     supervise: Callable[..., tuple[Supervisor, RunState]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("complex_system.local.supervisor.FIRST_PAUSE", 0.01)

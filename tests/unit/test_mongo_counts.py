@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from complex_system.storage.mongo.counts import PAUSE, TOO_LONG, PatientCount
+from complex_system.storage.mongo.secantus import PAUSE, TOO_LONG, CachedCount
 
 
 class Clock:
@@ -32,7 +32,7 @@ async def test_a_count_that_times_out_leaves_the_answer_with_what_was_written_an
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock(monkeypatch)
-    count = PatientCount(clock.count)
+    count = CachedCount(clock.count)
     assert await count.get() == 100_000
     clock.takes, clock.fails = 4 * TOO_LONG, True
     clock.now += 1000
@@ -49,7 +49,7 @@ async def test_a_count_that_times_out_leaves_the_answer_with_what_was_written_an
 @pytest.mark.parametrize("known", [True, False])
 async def test_a_server_that_is_away_is_told(monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
     clock = Clock(monkeypatch)
-    count: Any = PatientCount(clock.count)
+    count: Any = CachedCount(clock.count)
     if known:
         await count.get()
     clock.fails, clock.takes = True, TOO_LONG / 2

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from complex_system.domain.dataset import Dataset
@@ -18,15 +19,17 @@ from complex_system.monitoring.aggregates import ErrorSums, Served
 from complex_system.monitoring.history import History, Pair
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.page import answers, series
-from complex_system.monitoring.page.app import VIEWS, only_changed
-from complex_system.monitoring.page.components import Viewer
-from complex_system.monitoring.page.diagram import pictures
-from complex_system.monitoring.page.formatting import Clock, count, lasting, link, rate, share
+from complex_system.monitoring.page.app import VIEWS, only_changed, public_address
+from complex_system.monitoring.page.diagram import diagrams
+from complex_system.monitoring.page.formatting import Clock, Viewer, count, lasting, link, rate, share
 from complex_system.monitoring.page.gateway import MOST_BODY, WsgiGateway
-from complex_system.monitoring.page.mount import public_address
-from complex_system.monitoring.page.reading import PERIODS, Facts, Reading, take
+from complex_system.monitoring.page.reading import PERIODS, Facts, Reading, ReferenceSize, take
 from complex_system.monitoring.page.report import make_report
 from complex_system.monitoring.page.svg import Line, chart, histogram, nice_ticks
+from complex_system.protocol.base import to_wire
+from complex_system.protocol.operations import Action
+from complex_system.protocol.training import VerdictOnBaseline
+from monitoring_page.messages import alert, champion, compared, comparison, heartbeat
 
 NOW = 1_780_000_000.0
 BY = Served("ml_serving_mlflow", "lab-pytorch", "3")
@@ -54,7 +57,7 @@ def predict(monitor: Monitor, pairs: int = 40, error: float = 10.0, served: Serv
 def everything(reading: Reading) -> str:
     return (
         "".join(str(view.fill(reading, Viewer())) for view in VIEWS)
-        + "".join(pictures(reading))
+        + "".join(diagrams(reading))
         + make_report(reading, Clock())
     )
 
@@ -67,8 +70,8 @@ def test_a_reading_does_not_change_any_more(monitor: Monitor) -> None:
         monitor.history.paired(Pair(NOW - 1, 600.0, 100.0, BY, "material_id=1"))
         monitor.history.minute(NOW - 1).answered(Served("new", "new", "1"), 2.0, 3)
         monitor.history.minute(NOW - 1).read({"system/cpu_utilization_percentage": 99.0})
-    monitor.history.crowned(NOW, {"model": "lab-pytorch", "version": "9", "rmse": 1.0})
-    monitor.services.beaten({"service": "ml_serving", "replica": "a", "state": "failing"})
+    monitor.history.crowned(NOW, to_wire(champion(version="9", rmse=1.0)))
+    monitor.services.beaten(to_wire(heartbeat("ml_serving", state="failing")))
     assert everything(reading) == before
     assert everything(read(monitor)) != before
 
@@ -79,15 +82,15 @@ def test_the_page_and_the_rest_interface_have_the_same_figures(monitor: Monitor)
     monitor.history.minute(NOW - 5).failed("ml_serving", "invalid_record", 2)
     shown = period_views.predictions(monitor, NOW - 3600, NOW + 60)
     reading = read(monitor)
-    curves = series.errors_by_model(reading)
     for window in shown["windows"]:
         served = Served(window["service"], window["model"], window["version"], window["shadow"])
-        assert series.total(curves[served], ErrorSums).metrics()["rmse"] == pytest.approx(window["total"]["rmse"])
-    latency = series.latency_by_service(reading)
-    assert {name: sum(each.requests for each in curve.values()) for name, curve in latency.items()} == {
+        assert series.total(reading.errors[served].values(), ErrorSums).metrics()["rmse"] == pytest.approx(
+            window["total"]["rmse"]
+        )
+    assert {name: sum(each.requests for each in curve.values()) for name, curve in reading.latency.items()} == {
         each["service"]: each["total"]["requests"] for each in shown["latency"]
     }
-    assert series.failures(reading) == {("ml_serving", "invalid_record"): 2}
+    assert series.failed_requests(reading.rollups) == {("ml_serving", "invalid_record"): 2}
 
 
 @pytest.mark.parametrize("key", PERIODS)
@@ -97,9 +100,9 @@ def test_a_curve_has_a_bounded_number_of_points(key: str, monitor: Monitor) -> N
         at = NOW - period.seconds * i / 600
         monitor.history.paired(Pair(at, 1.0, 2.0, BY, ""))
     monitor.history.changed()
-    curves = series.errors_by_model(read(monitor, key))
-    assert sum(sums.n for sums in curves[BY].values()) >= 599
-    assert len(curves[BY]) <= 250
+    curve = read(monitor, key).errors[BY]
+    assert sum(sums.n for sums in curve.values()) >= 599
+    assert len(curve) <= 250
 
 
 def test_without_anything_every_view_says_what_is_awaited(monitor: Monitor) -> None:
@@ -107,67 +110,72 @@ def test_without_anything_every_view_says_what_is_awaited(monitor: Monitor) -> N
     for view in VIEWS:
         filled = str(view.fill(reading, Viewer()))
         assert re.search("[Ww]aiting|No |Nothing|None", filled), view.title
-    assert {answer.kind for answer in answers.all_answers(reading)[:3]} == {"none"}
+    assert {answer.level for answer in answers.all_answers(reading)[:3]} == {"none"}
 
 
 def test_the_answers_follow_services_errors_and_drift(monitor: Monitor) -> None:
-    monitor.history.crowned(NOW - 1800, {"model": "lab-pytorch", "version": "3", "rmse": 10.0})
+    monitor.history.crowned(NOW - 1800, to_wire(champion()))
     predict(monitor)
-    monitor.services.beaten({"service": "ml_serving", "replica": "a", "state": "ready"})
+    monitor.services.beaten(to_wire(heartbeat("ml_serving")))
     good = answers.all_answers(read(monitor))
-    assert [answer.kind for answer in good] == ["good", "good", "none", "good"]
-    monitor.services.beaten({"service": "ml_serving", "replica": "a", "state": "failing", "detail": "no model"})
+    assert [answer.level for answer in good] == ["good", "good", "none", "good"]
+    monitor.services.beaten(to_wire(heartbeat("ml_serving", state="failing", detail="no model")))
     predict(monitor, 40, 30.0)
     edges, even = list(range(11)), [0.1] * 10
     column = {"type": "number", "samples": 100, "missing": 0.0, "missing_reference": 0.0, "edges": edges, "reference": even,
               "live": even, "psi": 0.3, "band": "significant"}  # fmt: skip
     monitor.history.state("data", NOW, {"raw": {"rohwert_1_labormessung": column}, "processed": {}, "samples": 200})
-    monitor.history.alert({"key": "a", "began": NOW - 60, "ended": None, "severity": "critical", "sentence": "Look at it."})
+    monitor.history.alert(to_wire(alert("a", NOW - 60, severity="critical")))
     bad = answers.all_answers(read(monitor))
-    assert [answer.kind for answer in bad] == ["bad", "bad", "bad", "bad"]
+    assert [answer.level for answer in bad] == ["bad", "bad", "bad", "bad"]
     assert "ml_serving" in bad[0].why
     assert bad[3].why == "Look at it."
 
 
 def test_few_records_are_no_verdict(monitor: Monitor) -> None:
     column = {"type": "number", "missing": 0.0, "missing_reference": 0.0, "psi": 0.3, "band": "significant"}
-    for samples, kind in ((answers.FEW_RECORDS - 1, "none"), (answers.FEW_RECORDS, "bad")):
+    for samples, level in ((answers.MIN_RECORDS - 1, "none"), (answers.MIN_RECORDS, "bad")):
         monitor.history.state("data", NOW, {"raw": {"rohwert_1_labormessung": column}, "processed": {}, "samples": samples})
-        assert answers.is_as_it_was(read(monitor)).kind == kind
+        assert answers.data_answer(read(monitor)).level == level
 
 
 def test_a_reference_of_few_records_is_no_verdict(monitor: Monitor) -> None:
     column = {"type": "number", "samples": 900, "missing": 0.0, "missing_reference": 0.0, "edges": [0, 1], "reference": [1.0],
               "live": [1.0], "psi": 0.6, "band": "significant"}  # fmt: skip
     monitor.history.state("data", NOW, {"raw": {"rohwert_1_labormessung": column}, "processed": {}, "samples": 900})
-    for trained, kind in ((36, "none"), (answers.FEW_RECORDS, "bad")):
+    for trained, level in ((36, "none"), (answers.MIN_RECORDS, "bad")):
         reading = read(monitor)
-        reading = replace(reading, data={**reading.data, "reference": {"source": "champion", "samples": trained}})
-        assert answers.is_as_it_was(reading).kind == kind
+        size = ReferenceSize(source="champion", samples=trained)
+        reading = replace(reading, data=msgspec.structs.replace(reading.data, reference=size))
+        assert answers.data_answer(reading).level == level
         shown = str(
             [value for view in VIEWS if ("data-note", "children") in view.outputs for value in view.fill(reading, Viewer())]
         )
-        assert ("0.60 significant" in shown) is (kind == "bad")
-        assert ("it may be chance, the reference has 36" in shown) is (kind == "none")
-        assert ("significant</td>" in make_report(reading, Clock())) is (kind == "bad")
+        assert ("0.60 significant" in shown) is (level == "bad")
+        assert ("it may be chance; the reference has 36" in shown) is (level == "none")
+        assert ("significant</td>" in make_report(reading, Clock())) is (level == "bad")
 
 
 def test_a_champion_that_a_linear_model_surely_beats_is_not_called_good(monitor: Monitor) -> None:
-    monitor.history.crowned(NOW - 1800, {"model": "lab-pytorch", "version": "3", "rmse": 10.0})
-    predict(monitor, answers.FEW, 10.0)
-    assert answers.is_good(read(monitor)).kind == "good"
-    for high, kind in ((-0.1, "warn"), (0.1, "good")):
-        verdict = {"mean": {"verdict": "better"}, "linear": {"verdict": "not better", "low": -0.5, "high": high}}
-        monitor.compared({"results": [], "verdicts": verdict, "verdict": "It is worse than a linear model."})
-        assert answers.is_good(read(monitor)).kind == kind
+    monitor.history.crowned(NOW - 1800, to_wire(champion()))
+    predict(monitor, answers.MIN_PAIRS, 10.0)
+    assert answers.model_answer(read(monitor)).level == "good"
+    for high, level in ((-0.1, "warn"), (0.1, "good")):
+        verdicts = {
+            "mean": VerdictOnBaseline(verdict="better", better_by=80.0, low=70.0, high=90.0),
+            "linear": VerdictOnBaseline(verdict="not better", better_by=-0.3, low=-0.5, high=high),
+        }
+        found = comparison(compared("lab-pytorch", "3", 10.0), verdicts=verdicts, verdict="It is worse than a linear model.")
+        monitor.compared(to_wire(found))
+        assert answers.model_answer(read(monitor)).level == level
 
 
 def test_few_pairs_are_no_verdict(monitor: Monitor) -> None:
-    monitor.history.crowned(NOW - 1800, {"model": "lab-pytorch", "version": "3", "rmse": 10.0})
-    predict(monitor, answers.FEW - 1, 500.0)
-    assert answers.is_good(read(monitor)).kind == "none"
+    monitor.history.crowned(NOW - 1800, to_wire(champion()))
+    predict(monitor, answers.MIN_PAIRS - 1, 500.0)
+    assert answers.model_answer(read(monitor)).level == "none"
     predict(monitor, 1, 500.0)
-    assert answers.is_good(read(monitor)).kind == "bad"
+    assert answers.model_answer(read(monitor)).level == "bad"
 
 
 def test_text_from_events_is_never_markup(monitor: Monitor) -> None:
@@ -179,31 +187,23 @@ def test_text_from_events_is_never_markup(monitor: Monitor) -> None:
     monitor.history.minute(NOW - 1).read(
         {f"data/psi/{EVIL}": 0.3, f"services/{EVIL}/cpu_percent": 1.0, f"data/missing/{EVIL}": 0.5}
     )
-    monitor.services.beaten({"service": EVIL, "replica": EVIL, "state": EVIL, "detail": EVIL, "url": "javascript:alert(1)"})
-    monitor.history.crowned(NOW - 9, {"model": EVIL, "version": EVIL, "framework": EVIL, "rmse": 1.0, "cause": EVIL})
-    row = {
-        "model": EVIL,
-        "version": EVIL,
-        "framework": EVIL,
-        "rmse": 2.0,
-        "mae": 1.0,
-        "r2": 0.5,
-        "run_url": "javascript:alert(1)",
-    }
-    monitor.compared({"results": [row], "champion": row, "kept": EVIL, "run_url": "javascript:alert(1)", "holdout": 3})
+    beat = heartbeat(EVIL, replica=EVIL, state=EVIL, detail=EVIL, url="javascript:alert(1)")
+    monitor.services.beaten(to_wire(beat))
+    monitor.history.crowned(NOW - 9, to_wire(champion(EVIL, EVIL, 1.0, framework=EVIL, cause=EVIL)))
+    row = compared(EVIL, EVIL, 2.0, framework=EVIL)
+    monitor.compared(to_wire(comparison(row, kept=EVIL, verdict=EVIL, run_url="javascript:alert(1)", baselines={EVIL: row})))
     number = {"type": "number", "samples": 9, "missing": 0.0, "missing_reference": 0.0, "edges": [0, 1], "reference": [1.0],
               "live": [1.0], "psi": 0.3, "band": "significant"}  # fmt: skip
     category = {**number, "type": "category", "categories": [EVIL, EVIL], "reference": [0.5, 0.5], "live": [0.5, 0.5],
                 "new_categories": {EVIL: 2}}  # fmt: skip
     monitor.history.state("data", NOW, {"raw": {EVIL: number, f"b{EVIL}": category}, "processed": {}, "samples": 9})
-    monitor.history.alert({
-        "key": "a", "rule": EVIL, "severity": EVIL, "metric": EVIL, "sentence": EVIL, "began": NOW - 5, "ended": None,
-        "value": 1.0, "actions": [{"at": NOW, "outcome": EVIL, "what": EVIL}],
-    })  # fmt: skip
+    action = Action(round=EVIL, at=NOW, outcome=EVIL, what=EVIL)
+    evil = alert("a", NOW - 5, rule=EVIL, severity=EVIL, metric=EVIL, sentence=EVIL, actions=(action,))
+    monitor.history.alert(to_wire(evil))
     reading = read(monitor)
     # What is markup or read as such: pictures, the report, figures. Other text is put in by React, which escapes it.
     assert EVIL not in make_report(reading, Clock())
-    assert EVIL not in "".join(pictures(reading))
+    assert EVIL not in "".join(diagrams(reading))
     for view in VIEWS:
         for (where, what), value in zip(view.outputs, view.fill(reading, Viewer()), strict=True):
             if what in ("figure", "data"):

@@ -96,7 +96,7 @@ def wrong_value(  # noqa: PLR0912 - one branch a type
         case "datetime":
             found.append((20250101, ["text", "20250101"]))
             if used:
-                found.append(("yesterday", ["'yesterday' is no time of the format", column.format]))
+                found.append(("yesterday", ["'yesterday' is not a time of the format", column.format]))
         case "list of categories":
             found.append(("A", ["list", "'A'"]))
             if used:
@@ -143,7 +143,7 @@ def test_one_wrong_key_in_a_random_declaration_is_told_with_its_place(content: d
     with pytest.raises(DeclarationError) as refused:
         Dataset.parse(text_of(content))
     message = refused.value.message
-    assert f"column '{name}', optionl: is not a key that is known here; do you mean 'optional'?" in message
+    assert f"column '{name}', optionl: is not a known key (did you mean 'optional'?); allowed are name," in message
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from complex_system.monitoring.aggregates import (
     merged,
 )
 from complex_system.monitoring.history import ALERTS, HOURS, MINUTES, PAIRS_AN_HOUR, SAMPLES, History, Pair
-from complex_system.training.base import Scores
+from complex_system.training.base import score
 from kept import KeptDocuments
 
 NOW = 1_800_000_000.0 - 1_800_000_000.0 % HOUR
@@ -62,7 +62,7 @@ def test_the_scores_are_those_of_the_comparison_also_where_the_truth_hardly_vari
     sums = ErrorSums()
     for y, p in zip(truth, predicted, strict=True):
         sums.add(float(y), float(p))
-    assert sums.metrics()["r2"] == pytest.approx(Scores.of(truth, predicted).r2, abs=1e-6)  # type: ignore[arg-type]
+    assert sums.metrics()["r2"] == pytest.approx(score(truth, predicted).r2, abs=1e-6)  # type: ignore[arg-type]
 
 
 def test_quantiles_of_merged_latencies_are_right_to_a_bucket() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,6 @@ import pytest
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import DeclarationError, SourceFileError
 from complex_system.local.data import ChosenData, choose_data
-from complex_system.local.files import remember_file, warn_of_changed_file
 from complex_system.local.plan import Deployment, make_plan
 from complex_system.sources.replay import ReplayFile
 from complex_system.training.data import Part, parts_of
@@ -215,12 +215,13 @@ def test_a_changed_file_without_keys_is_told_because_its_records_would_be_there_
 
     first = chosen(40)
     assert first.keyless
-    assert warn_of_changed_file(directory, first.options) == ""
-    remember_file(directory, first.options)
-    assert warn_of_changed_file(directory, chosen(40).options) == ""
+    assert first.warn_of_changed_file(directory) == ""
+    first.remember_file(directory)
+    assert chosen(40).warn_of_changed_file(directory) == ""
     grown = chosen(60)
-    assert "a.csv as it was before" in warn_of_changed_file(directory, grown.options)
-    assert "a.csv as it was before" not in warn_of_changed_file(directory, {**grown.options, "FASTIOT_MONGO_DB_NAME": "b"})
+    assert "a.csv as it was before" in grown.warn_of_changed_file(directory)
+    elsewhere = replace(grown, options={**grown.options, "FASTIOT_MONGO_DB_NAME": "b"})
+    assert elsewhere.warn_of_changed_file(directory) == ""
     assert not choose_data(str(declared(tmp_path, ROWS)), "", tmp_path / "runs", {}).keyless
 
 

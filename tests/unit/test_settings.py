@@ -11,7 +11,6 @@ import pytest
 from fastiot.env import env_basic
 from pydantic import ValidationError
 
-from complex_system.local.plan import HOST_VARIABLES, PORT_VARIABLES
 from complex_system.local.servers import SERVERS
 from complex_system.settings import Settings
 
@@ -19,7 +18,12 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / ".env.example"
 
 
-OF_FASTIOT = {"FASTIOT_LOG_LEVEL": ("INFO", "FastIoT's own: what is logged, DEBUG, INFO, WARNING, ERROR or CRITICAL")}
+OF_FASTIOT = {
+    "FASTIOT_LOG_LEVEL": (
+        "INFO",
+        "FastIoT's own: least severe level that is logged: DEBUG, INFO, WARNING, ERROR or CRITICAL",
+    )
+}
 """What FastIoT reads by itself, so that our settings need not."""
 
 
@@ -53,10 +57,9 @@ def test_fastiots_own_variable_has_that_default(monkeypatch: pytest.MonkeyPatch)
 def test_the_variables_of_a_local_run_are_settings_with_the_same_defaults() -> None:
     """``local/`` works on environments that it makes for others, so it reads them by name."""
     known = _variables()
-    assert set(HOST_VARIABLES.values()) <= set(known)
-    assert {known[variable][0] for variable in PORT_VARIABLES.values()} == {
-        str(SERVERS[name].default_port) for name in PORT_VARIABLES
-    }
+    assert {server.host_variable for server in SERVERS.values()} <= set(known)
+    for server in SERVERS.values():
+        assert known[server.port_variable][0] == str(server.default_port)
 
 
 def test_no_module_but_the_settings_reads_the_environment() -> None:

@@ -130,7 +130,7 @@ def test_a_value_of_another_type_is_refused_in_words(change: dict[str, Any], fie
     ("change", "field", "problem"),
     [
         ({"select": 1001}, "select", "1001 is outside of [0, 1000]"),
-        ({"Zeit": "31.02.2024 00:00"}, "Zeit", "'31.02.2024 00:00' is no time of the format %d.%m.%Y %H:%M"),
+        ({"Zeit": "31.02.2024 00:00"}, "Zeit", "'31.02.2024 00:00' is not a time of the format %d.%m.%Y %H:%M"),
         ({"Stoffe": ["K1", "K9"], "Anteile": [1.0, 0.0]}, "Stoffe", "'K9' is not one of K1, K2, K3"),
         ({"Stoffe": ["K1", "K1"], "Anteile": [1.0, 0.0]}, "Stoffe", "has an entry more than once"),
         ({"Stoffe": ["K1", "K2"]}, "Anteile", "is missing, and 'Stoffe' has 2 entries"),
@@ -163,14 +163,14 @@ def test_a_value_that_cannot_be_processed_is_refused_in_words(change: dict[str, 
         ("columns: [Prüfer]", "columns: [quality]", "must not name the target"),
         ("column: Zeit,", "column: Notiz,", "does not fit 'Notiz' of type text; it takes datetime"),
         ('format: "%d.%m.%Y %H:%M"', 'format: "%d.%b.%Y"', r"the format '%d.%b.%Y' may have %d, %m"),
-        ('fill: "31.12.2025 23:59"', 'fill: "32.12.2025 23:59"', "which is no time of the format"),
+        ('fill: "31.12.2025 23:59"', 'fill: "32.12.2025 23:59"', "which is not a time of the format"),
         (
             "range: [0, 1000], optional: true, fill: 7",
             "range: [0, 1000], optional: true, fill: 7.5",
             "is an integer and declares a fill",
         ),
         ("deviation: 7.7", "deviation: 0", "deviation: must be larger than 0"),
-        ("deviation: 7.7", "deviatoin: 7.7", "do you mean 'deviation'"),
+        ("deviation: 7.7", "deviatoin: 7.7", "is not a known key \\(did you mean 'deviation'\\?\\); allowed are as,"),
         ("categories: [x, y]", "categories: [x, y, x]", "the category 'x' more than once"),
         ("id: Chargen-Nr.", "id: Ort", "the key 'Ort' must not be declared as a column too"),
         ("value: 2.5", "value: 0", "the value 0 for 'Größe' is outside of its range"),
@@ -222,7 +222,7 @@ def test_of_several_targets_one_is_chosen_and_the_others_are_never_features() ->
     with pytest.raises(DeclarationError, match="must not use the target 'Größe'"):
         Dataset.parse(text, target="quality")
     with pytest.raises(
-        DeclarationError, match="'Ort' was chosen as the target and is not declared as one; there is quality and Größe"
+        DeclarationError, match="'Ort' was chosen as the target and is not declared as one; declared are quality, Größe"
     ):
         Dataset.parse(text, target="Ort")
     notes = TEXT.replace("target: quality", "target: [quality, extra]").replace(

@@ -1,1 +1,4 @@
-"""Deployment with Docker: the templates of images and compose files, a deployment's secrets, and images without buildx."""
+"""Deployment with Docker: templates of images and compose files, a deployment's secrets, and image builds without buildx.
+
+The running system imports nothing of it.
+"""

@@ -1,4 +1,4 @@
-"""A deployment's ``.env``: which secrets its servers need, and random ones for a new deployment."""
+"""A deployment's ``.env``: the secrets that its servers need, and random ones for a new deployment."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 from complex_system.errors import StartError
 
 USER = "complex_system"
-# A letter first, then letters and digits: NATS reads what begins with a digit as a number, and nothing else needs escaping in
-# compose files, shells, URLs and SQL.
+# A letter, then letters and digits: NATS reads a value that begins with a digit as a number, and letters and digits need no escaping
+# in compose files, shells, URLs and SQL.
 _LENGTH = 32
 
 _SERVERS: dict[str, tuple[str, dict[str, str]]] = {
     "nats": ("Broker", {"FASTIOT_NATS_USER": USER, "FASTIOT_NATS_PASSWORD": ""}),
     "mongodb": ("MongoDB", {"FASTIOT_MONGO_DB_USER": "root", "FASTIOT_MONGO_DB_PASSWORD": ""}),
     "mariadb": (
-        "MariaDB; the services use the first user, who has the project's database alone",
+        "MariaDB; the services use the first user, which may use the project's database only",
         {"FASTIOT_MARIA_DB_USER": USER, "FASTIOT_MARIA_DB_PASSWORD": "", "COMPLEX_SYSTEM_MARIA_ROOT_PASSWORD": ""},
     ),
 }
@@ -28,16 +28,16 @@ _SERVING = ("ml_serving", "ml_serving_mlflow")
 
 
 def random_password() -> str:
-    """A password of 190 bits that needs no escaping anywhere."""
+    """Return a password of 190 bits that needs no escaping anywhere."""
     letters = string.ascii_letters
     return secrets.choice(letters) + "".join(secrets.choice(letters + string.digits) for _ in range(_LENGTH - 1))
 
 
 def needed_variables(infrastructure: Mapping[str, bool]) -> list[str]:
-    """The variables without which the deployment's servers do not start.
+    """Return the variables without which the deployment's servers do not start.
 
     Args:
-        infrastructure: Whether the server runs elsewhere, by its name.
+        infrastructure: For each server by name, whether it runs elsewhere.
     """
     return [
         variable
@@ -48,15 +48,15 @@ def needed_variables(infrastructure: Mapping[str, bool]) -> list[str]:
 
 
 def missing_variables(infrastructure: Mapping[str, bool], environment: Mapping[str, str]) -> list[str]:
-    """Those of the needed variables that the deployment's ``.env`` does not set."""
+    """Return the needed variables that the deployment's ``.env`` does not set."""
     return [variable for variable in needed_variables(infrastructure) if not environment.get(variable)]
 
 
 def env_text(deployment: str, infrastructure: Mapping[str, bool], services: Collection[str] = ()) -> str:
-    """The content of a new ``.env``."""
+    """Return the content of a new ``.env``."""
     lines = [
         f"# Settings and secrets of the deployment '{deployment}', written by `fiot extras init-env {deployment}`. Not for git.",
-        "# The project's .env.example lists every setting; docs/deployment.md has those of Docker.",
+        "# The project's .env.example lists every setting, docs/deployment.md those of Docker.",
     ]
     for name, elsewhere in infrastructure.items():
         if name not in _SERVERS:
@@ -74,10 +74,10 @@ def env_text(deployment: str, infrastructure: Mapping[str, bool], services: Coll
 
 
 def write_env(path: Path, text: str, *, replace: bool = False) -> None:
-    """Writes the file for its owner's eyes only.
+    """Write the file so that only its owner can read it.
 
     Raises:
-        StartError: There is one already, and ``replace`` is not set.
+        StartError: The file exists, and ``replace`` is not set.
     """
     if replace:
         path.unlink(missing_ok=True)
@@ -85,7 +85,7 @@ def write_env(path: Path, text: str, *, replace: bool = False) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise StartError(
-            f"{path} exists; its passwords are those of the data that its servers hold. Remove it, or use --force."
+            f"{path} exists, and the servers' data belong to its passwords. Remove it, or use --force."
         ) from None
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)

@@ -1,7 +1,7 @@
-"""Builds the services' images with plain ``docker build``, for machines without buildx.
+"""Build the services' images with plain ``docker build``, for machines without buildx.
 
-``python -m complex_system.deploy.images [SERVICE...]`` builds the Dockerfiles that ``fiot build --dry`` wrote. Package indexes are
-taken from ``PIP_INDEX_URL`` and ``PIP_EXTRA_INDEX_URL`` where they are set.
+``python -m complex_system.deploy.images [SERVICE...]`` builds the Dockerfiles that ``fiot build --dry`` wrote.
+``PIP_INDEX_URL`` and ``PIP_EXTRA_INDEX_URL`` name package indexes.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ STAGE = "debug"
 
 
 def build_command(dockerfile: Path, image: str, environment: Mapping[str, str]) -> list[str]:
-    """The command that builds one image; the context is the working directory."""
+    """Return the command that builds one image; the context is the working directory."""
     arguments = [f"{name}={environment[name]}" for name in BUILD_ARGUMENTS if environment.get(name)]
     options = [option for argument in arguments for option in ("--build-arg", argument)]
     return ["docker", "build", "--file", str(dockerfile), "--target", STAGE, "--tag", image, *options, "."]
 
 
 def build_images(root: Path, namespace: str, services: Sequence[str] = (), tag: str = "latest") -> dict[str, float]:
-    """Builds images one after the other; what was built before and did not change comes from Docker's cache.
+    """Build images one after the other; what has not changed comes from Docker's cache.
 
     Args:
         root: The project's folder, with ``build/docker/Dockerfile.<service>``.
         namespace: First part of the image names.
-        services: Which ones; all that have a Dockerfile when empty.
+        services: Names of the services; all that have a Dockerfile when empty.
         tag: Tag of the images.
 
     Returns:
         Seconds by service.
 
     Raises:
-        StartError: There is no Docker, no Dockerfile, or a build failed.
+        StartError: Docker or a Dockerfile is missing, or a build failed.
     """
     if shutil.which("docker") is None:
         raise StartError("docker is missing: install Docker Engine.")
@@ -57,7 +57,7 @@ def build_images(root: Path, namespace: str, services: Sequence[str] = (), tag: 
     for service in wanted:
         began = time.monotonic()
         command = build_command(folder / f"Dockerfile.{service}", f"{namespace}/{service}:{tag}", os.environ)
-        # The classic builder, which is there everywhere and shares layers between images.
+        # The classic builder is available everywhere and shares layers between images.
         done = subprocess.run(command, cwd=root, env={**os.environ, "DOCKER_BUILDKIT": "0"}, check=False)  # noqa: S603
         if done.returncode:
             raise StartError(f"The image of {service} could not be built: docker build ended with {done.returncode}.")
@@ -67,10 +67,10 @@ def build_images(root: Path, namespace: str, services: Sequence[str] = (), tag: 
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Read the command line and build."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description="Build the services' images with plain docker build.")
-    parser.add_argument("services", nargs="*", help="services; all when none is named")
+    parser.add_argument("services", nargs="*", help="names of services; all by default")
     parser.add_argument("--tag", default="latest")
     options = parser.parse_args()
     try:

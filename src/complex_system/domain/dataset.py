@@ -7,9 +7,9 @@ estimated from the records at hand, so a record is processed alike alone and amo
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,15 @@ from typing import Any
 from pydantic import Field, PrivateAttr, ValidationError, root_validator, validator
 
 from complex_system.domain.columns import ID, Column, Declared
-from complex_system.domain.declaration import FaultsError, faults_of, sentence
 from complex_system.domain.steps import STEPS, Bins, Interval, OneHot, Scale, Step
-from complex_system.domain.validation import faults, intervals
+from complex_system.domain.validation import (
+    FaultsError,
+    contradictions,
+    faults_message,
+    faults_of,
+    intervals,
+    suggestion,
+)
 from complex_system.domain.yaml_reader import Fault, Place, YamlFile
 from complex_system.errors import DeclarationError
 
@@ -55,9 +61,8 @@ class Dataset(Declared):
     @root_validator(skip_on_failure=True)
     def _fitting(cls, values: dict[str, Any]) -> dict[str, Any]:
         columns = {column.name: column for column in values["columns"]}
-        found = faults(columns, (values["target"], *values["other_targets"]), values["pipeline"])
-        if values["id"] in columns:
-            found.append((("id",), f"the key '{values['id']}' must not be declared as a column too"))
+        found = contradictions(columns, (values["target"], *values["other_targets"]), dict(enumerate(values["pipeline"])))
+        found += _fault_of_key(values["id"], columns)
         if found:
             raise FaultsError(found)
         return values
@@ -80,7 +85,7 @@ class Dataset(Declared):
         content = {str(key): value for key, value in file.content.items()}
         found = [*file.duplicates, *_choose_target(content, target), *_all_faults(content)]
         if found:
-            raise DeclarationError(sentence(found, file))
+            raise DeclarationError(faults_message(found, file))
         return cls.parse_obj(content)
 
     @classmethod
@@ -213,90 +218,66 @@ def _drop_defaults(declared: Declared, content: dict[str, Any]) -> None:
 
 
 def _choose_target(content: dict[str, Any], chosen: str) -> list[Fault]:
-    """Leaves one target in ``content`` and puts the others beside it."""
+    """Leave one target in ``content`` and put the others beside it."""
     declared = content.get("target")
     if not declared or not isinstance(declared, list | str):
-        return []  # said by the check of the keys
+        return []  # the check of the keys names it
     targets = [str(each) for each in declared] if isinstance(declared, list) else [declared]
+    content["target"] = chosen if chosen in targets else targets[0]
+    content["other_targets"] = [each for each in targets if each != content["target"]]
     if chosen and chosen not in targets:
         return [
             (
                 ("target",),
-                f"'{chosen}' was chosen as the target and is not declared as one; there is {' and '.join(targets)}",
+                f"'{chosen}' was chosen as the target and is not declared as one; declared are {', '.join(targets)}",
             )
         ]
     if not chosen and len(targets) > 1:
-        content["target"] = targets[0]
-        content["other_targets"] = targets[1:]
-        return [
-            (
-                ("target",),
-                f"there are {len(targets)} targets ({', '.join(targets)}), and a model is trained for one: choose it "
-                f"(--target {targets[0]} on the command line, COMPLEX_SYSTEM_TARGET={targets[0]} in the deployment's .env) "
-                "or declare only one",
-            )
-        ]
-    content["target"] = chosen or targets[0]
-    content["other_targets"] = [each for each in targets if each != content["target"]]
+        problem = (
+            f"there are {len(targets)} targets ({', '.join(targets)}), and a model is trained for one: choose it (--target "
+            f"{targets[0]} on the command line, COMPLEX_SYSTEM_TARGET={targets[0]} in the deployment's .env) or declare only one"
+        )
+        return [(("target",), problem)]
     return []
 
 
 def _all_faults(content: dict[str, Any]) -> list[Fault]:
-    """The faults of every part, and those between the parts that have none."""
+    """Return the faults of every part, and the contradictions between the parts that have none."""
+    parts = {key: list(content[key]) for key in ("columns", "pipeline") if isinstance(content.get(key), list | tuple)}
     found: list[Fault] = []
-    parts: dict[str, list[Any]] = {}
-    for key in ("columns", "pipeline"):
-        if isinstance(content.get(key), list | tuple):
-            parts[key] = list(content[key])
     try:
-        Dataset.parse_obj(
-            {
-                **content,
-                **({"columns": []} if "columns" in parts else {}),
-                **({"pipeline": []} if "pipeline" in parts else {}),
-            }
-        )
+        Dataset.parse_obj({**content, **{key: [] for key in parts}})
     except ValidationError as error:
         found += [fault for fault in faults_of(error, _KEYS) if fault[0]]
     columns: dict[str, Column] = {}
     broken: set[str] = set()
     for place, each in enumerate(parts.get("columns", ())):
-        column = _part(each, Column, ("columns", place), found)
-        if column:
+        if column := _parsed(Column, each, ("columns", place), found):
             columns[column.name] = column
         elif isinstance(each, dict):
             broken.add(str(each.get("name")))
-    steps: list[tuple[int, Any]] = []
+    steps: dict[int, Step] = {}
     for place, each in enumerate(parts.get("pipeline", ())):
         name = each.get("step") if isinstance(each, dict) else None
-        kind = STEPS.get(name) if isinstance(name, str) else None
-        if kind is None:
-            given = "" if name is None else f", not '{name}'"
-            near = difflib.get_close_matches(str(name), STEPS, 1)
-            hint = f"; do you mean '{near[0]}'?" if near else ""
-            found.append((("pipeline", place, "step"), f"must be one of {', '.join(STEPS)}{given}{hint}"))
-        elif step := _part(each, kind, ("pipeline", place), found):
-            steps.append((place, step))
+        if kind := STEPS.get(name) if isinstance(name, str) else None:
+            if step := _parsed(kind, each, ("pipeline", place), found):
+                steps[place] = step
+        else:
+            given = "" if name is None else f", not '{name}'{suggestion(name, STEPS)}"
+            found.append((("pipeline", place, "step"), f"must be one of {', '.join(STEPS)}{given}"))
     found += _doubles([each.get("name") if isinstance(each, dict) else None for each in parts.get("columns", ())])
-    if len(parts) < 2 or not isinstance(content.get("target"), str):
-        return found
-    targets = (content["target"], *content.get("other_targets", ()))
-    clean = len(steps) == len(parts["pipeline"])
-    places, pipeline = tuple(place for place, _ in steps), tuple(step for _, step in steps)
-    between = faults(columns, targets, pipeline, broken=broken, places=places, all_steps=clean)
-    if not clean:  # a result of a step with faults is not unknown
-        between = [fault for fault in between if "unknown column" not in fault[1]]
-    if content.get("id") in columns:
-        between.append((("id",), f"the key '{content['id']}' must not be declared as a column too"))
-    return [*found, *between]
+    if len(parts) == 2 and isinstance(content.get("target"), str):
+        targets = (content["target"], *content.get("other_targets", ()))
+        found += contradictions(columns, targets, steps, broken=broken, complete=len(steps) == len(parts["pipeline"]))
+        found += _fault_of_key(content.get("id"), columns)
+    return found
 
 
-def _part(content: Any, kind: type[Declared], at: Place, found: list[Fault]) -> Any:
+def _parsed(kind: type[Declared], content: Any, at: Place, found: list[Fault]) -> Any:
     try:
         return kind.parse_obj(content)
     except ValidationError as error:
-        keys = [field.alias for field in kind.__fields__.values()]
-        found += faults_of(error, keys, at)
+        found += faults_of(error, [field.alias for field in kind.__fields__.values()], at)
         return None
 
 
@@ -306,3 +287,7 @@ def _doubles(names: list[Any]) -> list[Fault]:
         for place, name in enumerate(names)
         if name is not None and name in names[:place]
     ]
+
+
+def _fault_of_key(key: Any, columns: Mapping[str, Column]) -> list[Fault]:
+    return [(("id",), f"the key '{key}' must not be declared as a column too")] if key in columns else []

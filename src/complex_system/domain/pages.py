@@ -16,6 +16,8 @@ from complex_system.errors import InvalidRequestError
 
 PAGE_ROWS = 5000
 """Rows that are asked for in one page unless the caller says otherwise."""
+REVISION = "_envelope_revision"
+"""Column with the revision of each raw record: in pages of unprocessed records, and in those of the processed ones made of them."""
 MAX_PAGE_ROWS = 20_000
 """Rows that a page never exceeds, whoever asks."""
 

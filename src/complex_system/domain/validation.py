@@ -1,153 +1,168 @@
-"""What the parts of a declaration must be to each other."""
+"""What is wrong with a declaration: faults of its parts, contradictions between them, and the message that names them all."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import difflib
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
 
 from complex_system.domain.columns import ID, NUMERIC, Column
 from complex_system.domain.datetimes import TimeFormat
 from complex_system.domain.steps import Arithmetic, Bins, DateParts, Drop, Impute, Interval, Shares, Step
-from complex_system.domain.yaml_reader import Fault
+from complex_system.domain.yaml_reader import Fault, Place, YamlFile
 
+MAX_FAULTS = 30
+"""Faults of a declaration that one message names."""
 _SLACK = 1e-9
 """By which part of its width a computed range may go beyond bins: its ends are rounded, and people write rounded edges."""
 _LARGEST = 3.4e38  # models take float32
 
 
-def faults(
+class FaultsError(ValueError):
+    """Faults with their places."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__("; ".join(problem for _, problem in faults))
+        self.faults = list(faults)
+
+
+# Contradictions between the parts
+
+
+def contradictions(
     columns: Mapping[str, Column],
     targets: Collection[str],
-    pipeline: tuple[Step, ...],
+    steps: Mapping[int, Step],
     *,
     broken: Collection[str] = (),
-    places: tuple[int, ...] | None = None,
-    all_steps: bool = True,
+    complete: bool = True,
 ) -> list[Fault]:
-    """All contradictions between columns, targets and steps, with their places.
+    """Return all contradictions between columns, targets and steps, with their places.
 
     Args:
         columns: The columns by name.
         targets: Names of the targets.
-        pipeline: The steps.
-        broken: Names of columns with faults of their own, of which nothing more is said.
-        places: Positions of the steps in the file, where some of them have faults of their own.
-        all_steps: Whether no step has faults of its own.
+        steps: The steps by position in the file.
+        broken: Names of columns that have faults of their own and are not looked at again.
+        complete: Whether no step is left out because of faults of its own; a result of such a step is not unknown.
     """
-    found: list[Fault] = []
-    for target in targets:
-        if target not in broken and (target not in columns or columns[target].type != "number"):
-            numeric = ", ".join(f"'{name}'" for name, column in columns.items() if column.type == "number") or "none"
-            found.append(
-                (
-                    ("target",),
-                    f"the target '{target}' must be one of the columns, of type number; such columns are {numeric}",
-                )
-            )
-    positions = places if places is not None else tuple(range(len(pipeline)))
-    known, of_steps = intervals(pipeline, columns)
-    by_step: list[tuple[int, str]] = list(of_steps)
-    results: set[str] = set()
-    dropped = {name for step in pipeline if isinstance(step, Drop) for name in step.columns}
-    for place, step in enumerate(pipeline):
-        by_step += ((place, problem) for problem in _of_step(step, columns, targets, known, results, {*broken, *dropped}))
-        by_step += ((place, problem) for problem in _of_dropped(step, columns, targets, dropped, broken))
+    numeric = ", ".join(f"'{name}'" for name, column in columns.items() if column.type == "number") or "none"
+    found: list[Fault] = [
+        (("target",), f"the target '{target}' must be one of the columns, of type number; such columns are {numeric}")
+        for target in targets
+        if target not in broken and (target not in columns or columns[target].type != "number")
+    ]
+    known, of_steps = intervals(steps.values(), columns)
+    check = _StepCheck(columns, targets, steps.values(), known, broken, complete=complete)
+    positions = list(steps)
+    found += [(("pipeline", positions[place]), problem) for place, problem in of_steps]
+    found += [(("pipeline", position), problem) for position, step in steps.items() for problem in check.problems(step)]
+    return found or ([] if broken or not complete else _faults_of_features(columns, targets, steps))
+
+
+class _StepCheck:
+    """Checks the steps one after another."""
+
+    def __init__(
+        self, columns: Mapping[str, Column], targets: Collection[str], steps: Iterable[Step],
+        known: Mapping[str, Interval], broken: Collection[str], *, complete: bool,
+    ) -> None:  # fmt: skip
+        self._columns, self._targets, self._known, self._broken = columns, targets, known, broken
+        self._complete = complete
+        self._dropped = {name for step in steps if isinstance(step, Drop) for name in step.columns}
+        self._results: set[str] = set()
+
+    def problems(self, step: Step) -> Iterator[str]:
+        """Yield the problems of the next step."""
+        if isinstance(step, Drop):
+            for name in step.columns:
+                if name in self._targets:
+                    yield f"pipeline step drop must not name the target '{name}'"
+                elif name not in self._columns and name not in self._broken:
+                    yield f"pipeline step drop names the unknown column '{name}'"
+            return
+        for position, name in enumerate(step.inputs):
+            if name not in self._broken:
+                yield from self._of_input(step, position, name)
+        if isinstance(step, Bins) and step.column in self._known and step.column not in {*self._dropped, *self._broken}:
+            low, high = self._known[step.column]
+            slack = 0.0 if step.column in self._columns else _SLACK * (high - low)
+            if not (step.edges[0] <= low + slack and high - slack <= step.edges[-1]):
+                yield f"the bins of '{step.column}' must cover its range {[low, high]}"
         if isinstance(step, Arithmetic) and step.as_:
-            if step.as_ in results or (step.as_ in columns and step.as_ not in step.inputs):
-                by_step.append((place, f"the result '{step.as_}' needs a name that no column and no other result has"))
-            results.add(step.as_)
-    found += ((("pipeline", positions[place]), problem) for place, problem in by_step)
-    if not found and not broken and all_steps:
-        found += _of_features(columns, targets, pipeline)
-    return found
+            if step.as_ in self._results or (step.as_ in self._columns and step.as_ not in step.inputs):
+                yield f"the result '{step.as_}' needs a name that no column and no other result has"
+            self._results.add(step.as_)
 
-
-def _of_dropped(
-    step: Step, columns: Mapping[str, Column], targets: Collection[str], dropped: set[str], broken: Collection[str]
-) -> Iterator[str]:
-    if isinstance(step, Drop):
-        for name in step.columns:
-            if name in targets:
-                yield f"pipeline step drop must not name the target '{name}'"
-            elif name not in columns and name not in broken:
-                yield f"pipeline step drop names the unknown column '{name}'"
-        return
-    for name in step.inputs:
-        if name in dropped:
-            yield f"pipeline step {step.step} takes '{name}', which another step drops"
-
-
-def _of_step(
-    step: Step,
-    columns: Mapping[str, Column],
-    targets: Collection[str],
-    known: Mapping[str, Interval],
-    results: set[str],
-    silent: set[str],
-) -> Iterator[str]:
-    for position, name in enumerate(step.inputs):
-        if name in silent or (name in results and name not in columns):
-            if step.takes is not NUMERIC and name in results:
-                yield f"pipeline step {step.step} takes a column, not the result '{name}'"
-            continue
-        column = columns.get(name)
-        if column is None:
-            known_names = ", ".join(columns)
-            yield f"pipeline step {step.step} names the unknown column '{name}'; there are {known_names}"
-            continue
-        if name in targets:
-            yield f"pipeline step {step.step} must not use the target '{name}'"
-            continue
+    def _of_input(self, step: Step, position: int, name: str) -> Iterator[str]:
+        column = self._columns.get(name)
         types = ("list of shares",) if isinstance(step, Shares) and position else step.takes
-        if column.type not in types:
+        if name in self._dropped:
+            yield f"pipeline step {step.step} takes '{name}', which another step drops"
+        elif column is None and name in self._results:
+            if step.takes is not NUMERIC:
+                yield f"pipeline step {step.step} takes a column, not the result '{name}'"
+        elif column is None:
+            if self._complete:
+                known = ", ".join(self._columns)
+                yield f"pipeline step {step.step} names the unknown column '{name}'; the columns are {known}"
+        elif name in self._targets:
+            yield f"pipeline step {step.step} must not use the target '{name}'"
+        elif column.type not in types:
             yield f"pipeline step {step.step} does not fit '{name}' of type {column.type}; it takes {' or '.join(types)}"
         else:
-            yield from _of_column(step, column)
-    if isinstance(step, Bins) and step.column in known and step.column not in silent:
-        low, high = known[step.column]
-        slack = 0.0 if step.column in columns else _SLACK * (high - low)
-        if not (step.edges[0] <= low + slack and high - slack <= step.edges[-1]):
-            yield f"the bins of '{step.column}' must cover its range {[low, high]}"
+            yield from _problems_of_column(step, column)
 
 
-def _of_column(step: Step, column: Column) -> Iterator[str]:
-    if column.is_numeric and column.limits is None:
-        yield f"column '{column.name}' needs a range for step {step.step}"
-    if isinstance(step, Impute) and column.limits and not column.limits[0] <= step.value <= column.limits[1]:
-        yield f"the value {step.value:g} for '{column.name}' is outside of its range {list(column.limits)}"
-    if isinstance(step, Impute) and column.fill is not None:
-        yield f"column '{column.name}' has a fill already; keep one of the two"
-    needs_fill = (column.is_numeric and not isinstance(step, Impute)) or isinstance(step, DateParts)
-    if needs_fill and column.optional and column.fill is None:
-        yield f"column '{column.name}' is optional and needs a fill for step {step.step}"
+def _problems_of_column(step: Step, column: Column) -> Iterator[str]:
+    name, limits = column.name, column.limits
+    if column.is_numeric and limits is None:
+        yield f"column '{name}' needs a range for step {step.step}"
+    if isinstance(step, Impute):
+        if limits and not limits[0] <= step.value <= limits[1]:
+            yield f"the value {step.value:g} for '{name}' is outside of its range {list(limits)}"
+        if column.fill is not None:
+            yield f"column '{name}' already has a fill; keep one of the two"
+    elif (column.is_numeric or isinstance(step, DateParts)) and column.optional and column.fill is None:
+        yield f"column '{name}' is optional and needs a fill for step {step.step}"
     if isinstance(step, DateParts):
         try:
-            form = TimeFormat(column.format)
+            time_format = TimeFormat(column.format)
         except ValueError as error:
-            yield f"column '{column.name}': {error}"
+            yield f"column '{name}': {error}"
             return
-        if column.fill is not None and form.parts(str(column.fill)) is None:
-            yield f"column '{column.name}' declares the fill '{column.fill}', which is no time of the format '{column.format}'"
+        if column.fill is not None and time_format.parts(str(column.fill)) is None:
+            yield f"column '{name}' declares the fill '{column.fill}', which is not a time of the format '{column.format}'"
 
 
-def _of_features(columns: Mapping[str, Column], targets: Collection[str], pipeline: tuple[Step, ...]) -> list[Fault]:
-    made = [(place, name) for place, step in enumerate(pipeline) for name in step.feature_names(columns)]
+def _faults_of_features(columns: Mapping[str, Column], targets: Collection[str], steps: Mapping[int, Step]) -> list[Fault]:
+    made = [(position, name) for position, step in steps.items() for name in step.feature_names(columns)]
     if not made:
-        return [(("pipeline",), "the pipeline must make features of different names, not nothing; add a step for a column")]
-    names = [name for _, name in made]
+        return [(("pipeline",), "the pipeline makes no features; add a step for a column")]
+    names = Counter(name for _, name in made)
     found: list[Fault] = []
-    for place, name in made:
+    for position, name in made:
         if name in targets or name == ID:
-            found.append((("pipeline", place), f"the feature '{name}' must not be called as the target or the key is"))
+            found.append(
+                (("pipeline", position), f"the feature '{name}' must not have the name of the target or of the key")
+            )
         elif "\0" in name:
-            found.append((("pipeline", place), f"the feature {name!r} has a zero character, which no table takes"))
-        elif names.count(name) > 1:
-            found.append((("pipeline", place), f"the pipeline must make features of different names, not twice ['{name}']"))
+            found.append((("pipeline", position), f"the feature {name!r} has a zero character, which tables cannot store"))
+        elif names[name] > 1:
+            found.append(
+                (
+                    ("pipeline", position),
+                    f"the feature '{name}' is made twice; give one of the steps another 'prefix' or 'as'",
+                )
+            )
     return found
 
 
-def intervals(
-    pipeline: tuple[Step, ...], columns: Mapping[str, Column]
-) -> tuple[dict[str, Interval], list[tuple[int, str]]]:
+def intervals(pipeline: Iterable[Step], columns: Mapping[str, Column]) -> tuple[dict[str, Interval], list[tuple[int, str]]]:
     """Return the smallest and largest value of every number that steps take or make, by name, and faults by position of the step.
 
     A number is known by its column's range, a result by interval arithmetic.
@@ -158,11 +173,11 @@ def intervals(
     for place, step in enumerate(pipeline):
         if not isinstance(step, Arithmetic):
             continue
-        found = [known.get(name) or results.get(name) for name in step.inputs]
-        if any(each is None for each in found):
-            continue  # said elsewhere
+        inputs = [each for name in step.inputs if (each := known.get(name) or results.get(name))]
+        if len(inputs) < len(step.inputs):
+            continue  # a fault of its own
         try:
-            low, high = step.interval([each for each in found if each is not None])
+            low, high = step.interval(inputs)
         except (ValueError, OverflowError) as error:
             faults.append((place, str(error)))
             continue
@@ -171,3 +186,102 @@ def intervals(
         elif step.as_ and step.as_ not in columns:
             results[step.as_] = (low, high)
     return {**known, **results}, faults
+
+
+# Faults of one part
+
+
+def faults_of(raw: ValidationError, allowed: Sequence[str], at: Place = ()) -> list[Fault]:
+    """Return the faults of one part that pydantic found, with messages that say what is allowed.
+
+    Args:
+        raw: What pydantic raised.
+        allowed: The keys that the part may have.
+        at: Place of the part.
+    """
+    made: list[Fault] = []
+    for error in raw.errors():
+        place = tuple("as" if part == "as_" else part for part in error["loc"] if part != "__root__")
+        made.append(((*at, *place), _problem(error["type"], error.get("ctx", {}), place, allowed) or error["msg"]))
+    return made
+
+
+def suggestion(given: object, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return `` (did you mean 'x'?)`` for what is nearly a known name, else an empty text."""
+    near = difflib.get_close_matches(str(given), list(known), 1, cutoff)
+    return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+_PROBLEMS = {
+    "type_error.float": "must be a number",
+    "type_error.integer": "must be a whole number",
+    "type_error.str": "must be a text: put it in quotes",
+    "value_error.strictbool": "must be true or false",
+    "value_error.bool": "must be true or false",
+    "type_error.bool": "must be true or false",
+    "type_error.tuple": "must be a list: [first, second, ...]",
+    "type_error.list": "must be a list: [first, second, ...]",
+    "type_error.dict": "must have keys, such as 'name: ...'",
+    "value_error.missing": "is required and missing",
+    "value_error.any_str.min_length": "must not be empty",
+    "value_error.list.min_items": "has too few entries",
+    "value_error.missing_discriminator": "is required and missing",
+    "value_error.str.regex": "must consist of small letters, digits and _, and start with a letter",
+}
+
+
+def _problem(kind: str, context: Mapping[str, Any], place: Place, allowed: Sequence[str]) -> str:
+    match kind:
+        case "value_error.extra":
+            return f"is not a known key{suggestion(place[-1], allowed, 0.75)}; allowed are {', '.join(allowed)}"
+        case "value_error.const":
+            permitted = [str(each) for each in context["permitted"]]
+            given = context["given"]
+            return f"must be one of {', '.join(permitted)}, not '{given}'{suggestion(given, permitted)}"
+        case "value_error.tuple.length":
+            problem = f"needs {context['expected_length']} entries, not {context['actual_length']}"
+            if context["expected_length"] == 2 and place[-1] in ("range", "to"):
+                problem += ": write [smallest, largest], decimals with a point, such as [0.5, 20]"
+            return problem
+        case "value_error.number.not_gt":
+            return f"must be larger than {context['limit_value']}"
+    return _PROBLEMS.get(kind, "")
+
+
+# The message
+
+
+def faults_message(faults: Iterable[Fault], file: YamlFile) -> str:
+    """Return all faults as one message, a line each, in the order of the file."""
+    found = sorted({(file.line(place), _where(place, file.content), problem) for place, problem in faults})
+    lines = [
+        f"line {line}{where and f', {where}'}: {_shortened(problem, where)}." for line, where, problem in found[:MAX_FAULTS]
+    ]
+    if len(found) > MAX_FAULTS:
+        lines.append(f"and {len(found) - MAX_FAULTS} more.")
+    return (
+        f"{file.source}, {lines[0]}"
+        if len(lines) == 1
+        else f"{file.source} has {len(found)} faults:\n  " + "\n  ".join(lines)
+    )
+
+
+def _shortened(problem: str, where: str) -> str:
+    """Return the problem without its first words where these only repeat the place."""
+    step = re.fullmatch(r"pipeline step \d+ \((.+)\)", where)
+    return problem.removeprefix(f"pipeline step {step[1]} " if step else f"{where} ")
+
+
+def _where(place: Place, content: Any) -> str:
+    """Return a place as text: ``column 'heat', range``."""
+    words: list[str] = []
+    part, position = (*place, "", "")[:2]
+    if part in ("columns", "pipeline") and isinstance(position, int):
+        place = place[2:]
+        item = content[part][position]
+        name = item.get("name" if part == "columns" else "step") if isinstance(item, dict) else None
+        if part == "columns":
+            words.append(f"column '{name}'" if name else f"column {position + 1}")
+        else:
+            words.append(f"pipeline step {position + 1}" + (f" ({name})" if name else ""))
+    return ", ".join([*words, *(f"entry {part + 1}" if isinstance(part, int) else part for part in place)])

@@ -1,1 +1,1 @@
-"""How models are judged: training rounds, their comparison on the hold-out part, and what is kept of it in MLflow."""
+"""Decides: when a training round is due, which model is best, and whether it beats a baseline. No broker; MLflow only as a log."""

@@ -6,18 +6,20 @@ from collections.abc import Callable
 
 import numpy as np
 
-from complex_system.training.cross_validation import CrossValidation, Fit, Keyed, Predict, cross_validate
+from complex_system.evaluation.statistics import Evaluation
+from complex_system.protocol.training import CrossValidation
+from complex_system.training.cross_validation import Fit, Keyed, Predict, cross_validate
 from complex_system.training.data import Samples
 
 
 def fit_mean(train: Samples) -> Predict:
-    """Predicts the mean of the training targets, whatever comes."""
+    """Predict the mean of the training targets, whatever the features."""
     mean = float(np.mean(train.y, dtype=np.float64))
     return lambda x: np.full(len(x), mean, dtype=np.float32)
 
 
 def fit_linear(train: Samples) -> Predict:
-    """Least squares with an intercept; of several solutions, as one-hot features have them, the one of the smallest norm."""
+    """Fit least squares with an intercept; of several solutions, as with one-hot features, take the one of the smallest norm."""
     centre_x, centre_y = train.x.mean(axis=0, dtype=np.float64), train.y.mean(dtype=np.float64)
     weights, *_ = np.linalg.lstsq(train.x - centre_x, train.y - centre_y, rcond=None)
     return lambda x: ((x - centre_x) @ weights + centre_y).astype(np.float32)
@@ -29,9 +31,9 @@ BASELINES: dict[str, Callable[[Samples], Predict]] = {MEAN: fit_mean, LINEAR: fi
 
 
 def for_folds(fit: Callable[[Samples], Predict]) -> Fit:
-    """A baseline as :func:`~complex_system.training.cross_validation.cross_validate` takes it.
+    """Return a baseline as :func:`~complex_system.training.cross_validation.cross_validate` takes it.
 
-    Nothing stops it early, so it is fitted on all that lies outside the fold: the models see no more.
+    It does not stop early, so it is fitted on everything outside the fold: the models see no more.
     """
 
     def fitted(train: Samples, validation: Samples) -> Predict:
@@ -41,5 +43,13 @@ def for_folds(fit: Callable[[Samples], Predict]) -> Fit:
 
 
 def cross_validated_baseline(name: str, records: Keyed) -> CrossValidation:
-    """How a baseline does in the folds of the trainers."""
+    """Cross-validate a baseline with the folds of the trainers."""
     return cross_validate(for_folds(BASELINES[name]), records)
+
+
+def evaluate_baselines(train: Samples, holdout: Samples, few: Keyed | None = None) -> dict[str, Evaluation]:
+    """Evaluate the baselines on the hold-out part, fitted on the training part, and in the trainers' folds."""
+    return {
+        name: Evaluation.of(fit(train)(holdout.x), holdout, cross_validated_baseline(name, few) if few else None)
+        for name, fit in BASELINES.items()
+    }

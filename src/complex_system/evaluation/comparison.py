@@ -1,28 +1,78 @@
-"""The comparison of models: by cross-validation where the records are few, else on the hold-out part, which no model has seen."""
+"""Compare models: by cross-validation where the records are few, else on the hold-out part, which no model has seen."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+import msgspec
 import numpy as np
 
-from complex_system.errors import InternalError, ModelRefusedError, NoModelError, TrainingFailedError
-from complex_system.evaluation.baselines import BASELINES, cross_validated_baseline
-from complex_system.evaluation.statistics import Interval, cross_difference, cross_interval, rmse_difference, rmse_interval
-from complex_system.evaluation.verdict import Verdict, format_figure, sentence
+from complex_system.errors import (
+    InternalError,
+    ModelRefusedError,
+    TrackingRefusedError,
+    TrainingFailedError,
+    UnknownModelError,
+)
+from complex_system.evaluation.baselines import evaluate_baselines
+from complex_system.evaluation.statistics import Evaluation
+from complex_system.evaluation.triggers import AlertCause
+from complex_system.evaluation.verdict import Basis, format_figure, judge_champion
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.training import (
+    Cause,
+    ChampionSummary,
+    ComparedModel,
+    ComparisonFinished,
+    CrossValidation,
+    FoldCounts,
+    VerdictOnBaseline,
+)
 from complex_system.serving.models.predictor import Predictor
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
-from complex_system.training.base import Scores
-from complex_system.training.cross_validation import CrossValidation, Keyed
-from complex_system.training.data import Matrix, Samples
-
-Basis = Literal["hold-out", "cross-validation"]
+from complex_system.training.cross_validation import Keyed
+from complex_system.training.data import Samples
 
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class ComparisonRequest:
+    """Models to compare. What was done is kept, so that a comparison that failed halfway goes on from there.
+
+    Attributes:
+        round: Id of the round.
+        models: Registered name and version of each.
+        labelled: Labelled records at the round; None for models that no round asked for.
+        after: The models were trained on records with larger keys only, and are compared on such.
+        alert: The alerts that asked for the round; None where it was the growth of the data.
+        comparison: The result, once there is one.
+        runs: Ids of the runs that were made in MLflow, by name.
+    """
+
+    round: str
+    models: list[tuple[str, str]]
+    labelled: int | None = None
+    after: str | None = None
+    alert: AlertCause | None = None
+    comparison: Comparison | None = None
+    runs: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def cause(self) -> Cause:
+        """Why the models were trained."""
+        if self.alert is not None:
+            return "alert"
+        return "schedule" if self.labelled is None else "growth"
+
+    def failed(self, error: Exception) -> None:
+        """Prepare the next try; after a refusal it makes new runs, because somebody may have deleted one that was begun."""
+        if isinstance(error, TrackingRefusedError):
+            self.runs.clear()
 
 
 @dataclass(frozen=True)
@@ -31,7 +81,7 @@ class Candidate:
 
     Attributes:
         incumbent: It was the champion before this comparison.
-        cross: What its trainer found by cross-validation; None where the records were too many for it.
+        cross: The cross-validation by its trainer; None where the records were too many for it.
     """
 
     ref: ModelVersionRef
@@ -40,69 +90,27 @@ class Candidate:
     cross: CrossValidation | None = None
 
 
-@dataclass(frozen=True)
-class Quality:
-    """How a model or a baseline did, in the target's unit.
-
-    Attributes:
-        scores: On the hold-out part.
-        interval: Of the RMSE there.
-        cross: By cross-validation, where the records are few.
-        errors: Prediction less truth of every hold-out sample.
-    """
-
-    scores: Scores
-    interval: Interval | None = None
-    cross: CrossValidation | None = None
-    errors: Matrix | None = field(default=None, repr=False, compare=False)
-
-    @classmethod
-    def of(cls, predicted: Matrix, holdout: Samples, cross: CrossValidation | None = None) -> Quality:
-        """The quality of predictions of the hold-out samples."""
-        errors = predicted - holdout.y
-        return cls(Scores.of(holdout.y, predicted), rmse_interval(errors), cross, errors)
-
-    def as_dict(self) -> dict[str, Any]:
-        """As events carry it: ``rmse``, ``mae``, ``r2``, ``rmse_low``, ``rmse_high``, and ``cv`` with the same where it is there."""
-        found: dict[str, Any] = self.scores.as_dict()
-        if self.interval is not None:
-            found |= {"rmse_low": self.interval.low, "rmse_high": self.interval.high}
-        if self.cross is not None:
-            ends = cross_interval(self.cross)
-            found["cv"] = {
-                "rmse": ends.value,
-                "mae": self.cross.mae,
-                "r2": self.cross.r2,
-                "rmse_low": ends.low,
-                "rmse_high": ends.high,
-            }
-        return found
-
-
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, kw_only=True)
+class Result(Evaluation):
     """How a candidate did."""
 
     ref: ModelVersionRef
-    scores: Scores
     incumbent: bool = False
-    quality: Quality | None = None
 
     @property
-    def cross(self) -> CrossValidation | None:
-        """Its cross-validation, where there is one."""
-        return self.quality.cross if self.quality else None
+    def label(self) -> str:
+        """Name and version."""
+        return _label(self.ref)
 
-    def as_dict(self) -> dict[str, Any]:
-        """The result as events carry it."""
-        ref = self.ref
-        named = {"trainer": ref.trainer, "framework": ref.framework, "model": ref.model, "version": ref.version}
-        return {**named, **(self.quality or Quality(self.scores)).as_dict()}
+    def message(self) -> ComparedModel:
+        """Return the result as it is published."""
+        ref, figures = self.ref, msgspec.structs.asdict(self.quality)
+        return ComparedModel(trainer=ref.trainer, framework=ref.framework, model=ref.model, version=ref.version, **figures)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came out of a comparison.
+    """The result of a comparison.
 
     Attributes:
         round: Id of the training round.
@@ -110,35 +118,19 @@ class Comparison:
         holdout: Number of hold-out samples.
         refused: Reason by ``model version`` of those that could not take part.
         baselines: How the mean and a linear model did, where they were asked for.
-        ranked_by: What the newcomers are ranked by.
+        ranked_by: What the new models are ranked by.
         verdicts: Whether the champion is better than each baseline.
-        unit: Of the target.
+        verdict: What people must know of the champion beside the baselines; empty where it is clearly better.
     """
 
     round: str
     results: tuple[Result, ...]
     holdout: int
     refused: dict[str, str] = field(default_factory=dict)
-    baselines: dict[str, Quality] = field(default_factory=dict)
+    baselines: dict[str, Evaluation] = field(default_factory=dict)
     ranked_by: Basis = "hold-out"
-    verdicts: dict[str, Verdict] = field(default_factory=dict)
-    unit: str = ""
-
-    @property
-    def unbeaten(self) -> tuple[str, ...]:
-        """The baselines that are at least as good as the champion."""
-        return tuple(name for name, verdict in self.verdicts.items() if verdict.word == "not better")
-
-    @property
-    def verdict(self) -> str:
-        """What must be known of the champion beside the baselines, in a sentence; empty where it is surely better."""
-        return sentence(self.verdicts, _label(self.champion.ref), self.unit)
-
-    @property
-    def folds(self) -> dict[str, int] | None:
-        """``records``, ``folds`` and ``repeats`` of the cross-validation; None where there was none."""
-        cross = next((result.cross for result in self.results if result.cross and not result.incumbent), self.champion.cross)
-        return {"records": cross.records, "folds": cross.folds, "repeats": cross.repeats} if cross else None
+    verdicts: dict[str, VerdictOnBaseline] = field(default_factory=dict)
+    verdict: str = ""
 
     @property
     def champion(self) -> Result:
@@ -151,57 +143,62 @@ class Comparison:
         return not self.champion.incumbent
 
     @property
+    def unbeaten(self) -> tuple[str, ...]:
+        """The baselines that are at least as good as the champion."""
+        return tuple(name for name, verdict in self.verdicts.items() if verdict.verdict == "not better")
+
+    @property
+    def folds(self) -> FoldCounts | None:
+        """Size of the cross-validation; None where there was none."""
+        cross = next((result.cross for result in self.results if result.cross and not result.incumbent), self.champion.cross)
+        return FoldCounts(records=cross.records, folds=cross.folds, repeats=cross.repeats) if cross else None
+
+    @property
     def kept(self) -> str:
         """Why the champion of before stays, in one sentence; empty for a new one."""
         if self.is_change:
             return ""
         where = f"on the newest {self.holdout} hold-out records"
-        rmse, best = self.champion.scores.rmse, self.results[1] if len(self.results) > 1 else None
-        best_rmse = best.scores.rmse if best else 0.0
+        rmse, best = self.champion.quality.rmse, self.results[1] if len(self.results) > 1 else None
+        best_rmse = best.quality.rmse if best else 0.0
         old, new = self.champion.cross, best.cross if best else None
         if self.ranked_by == "cross-validation" and old and new and old.digest == new.digest:
             where, rmse, best_rmse = f"by cross-validation with {old.records} records", old.rmse, new.rmse
-        kept = f"{_label(self.champion.ref)} stays champion with RMSE {format_figure(rmse)} {where}"
+        kept = f"{self.champion.label} stays champion with RMSE {format_figure(rmse)} {where}"
         if best is None:
             return f"{kept}: no new model could be compared."
-        return f"{kept}: the best new model, {_label(best.ref)}, has {format_figure(best_rmse)}."
+        return f"{kept}: the best new model, {best.label}, has {format_figure(best_rmse)}."
 
+    def message(self, request: ComparisonRequest, run_url: str = "") -> ComparisonFinished:
+        """Return the comparison as it is published and kept.
 
-def ranked(candidates: Iterable[Candidate], holdout: Samples) -> tuple[list[Result], dict[str, str]]:
-    """Scores candidates: the results by RMSE on the hold-out part, and the reasons of those whose predictions are no numbers.
-
-    At the same RMSE the incumbent comes first, so that the champion does not change for nothing.
-    """
-    results: list[Result] = []
-    refused: dict[str, str] = {}
-    for candidate in candidates:
-        try:
-            predicted = np.asarray(candidate.predictor.predict_features(holdout.x), dtype=np.float32)
-        except InternalError as error:
-            refused[_label(candidate.ref)] = error.message
-            continue
-        quality = Quality.of(predicted, holdout, candidate.cross)
-        results.append(Result(candidate.ref, quality.scores, candidate.incumbent, quality))
-    results.sort(key=lambda result: (result.scores.rmse, not result.incumbent, result.ref.model))
-    return results, refused
-
-
-def ranked_by_folds(results: list[Result]) -> list[Result] | None:
-    """The results in the order of their cross-validation, or None where the newcomers were not all validated with the same records.
-
-    A champion of before that was trained on other records has no such figure; it is compared with the best newcomer on the
-    hold-out part, which neither has seen, and stands first or last.
-    """
-    newcomers = [result for result in results if not result.incumbent]
-    digests = {result.cross.digest if result.cross else "" for result in newcomers}
-    if len(digests) != 1 or "" in digests:
-        return None
-    same = [(result.cross.rmse, not result.incumbent, result.ref.model, result)
-            for result in results if result.cross and result.cross.digest in digests]  # fmt: skip
-    order = [result for *_, result in sorted(same, key=lambda each: each[:3])]
-    others = [result for result in results if result not in order]
-    better = [result for result in others if result.scores.rmse <= order[0].scores.rmse]
-    return [*better, *order, *(result for result in others if result not in better)]
+        Args:
+            request: What was asked for.
+            run_url: Page of the comparison's run.
+        """
+        ref = self.champion.ref
+        return ComparisonFinished(
+            round=self.round,
+            results=tuple(result.message() for result in self.results),
+            champion=ChampionSummary(
+                model=ref.model,
+                version=ref.version,
+                framework=ref.framework,
+                trainer=ref.trainer,
+                rmse=self.champion.quality.rmse,
+            ),
+            holdout=self.holdout,
+            kept=self.kept,
+            cause=request.cause,
+            alerts=request.alert.alerts if request.alert else (),
+            ranked_by=self.ranked_by,
+            run_url=run_url,
+            cross_validation=self.folds,
+            baselines={name: baseline.quality for name, baseline in self.baselines.items()},
+            verdicts=self.verdicts,
+            verdict=self.verdict,
+            not_better_than=self.unbeaten,
+        )
 
 
 class ModelComparison:
@@ -212,16 +209,14 @@ class ModelComparison:
         self._pipeline = pipeline
 
     def run(
-        self, round_id: str, handed_in: Sequence[tuple[str, str]], holdout: Samples, train: Samples | None = None,
-        few: Keyed | None = None,
-    ) -> Comparison:  # fmt: skip
-        """Compares the models that were handed in.
+        self, request: ComparisonRequest, holdout: Samples, train: Samples | None = None, few: Keyed | None = None
+    ) -> Comparison:
+        """Compare the models of a round.
 
-        The present champion takes part if it belongs to this pipeline version, so that a worse newcomer does not replace it.
+        The present champion takes part if it belongs to this pipeline version, so that a worse new model does not replace it.
 
         Args:
-            round_id: Id of the round that they come from.
-            handed_in: Registered name and version of each.
+            request: The models.
             holdout: The samples that no trainer has seen.
             train: What the baselines are fitted on; None for a comparison without them.
             few: All labelled records where they are few, to cross-validate the baselines.
@@ -233,58 +228,80 @@ class ModelComparison:
         refused: dict[str, str] = {}
         candidates: list[Candidate] = []
         champion = self._registry.champion()
-        names = list(dict.fromkeys(handed_in))
-        if champion and champion.pipeline_version == self._pipeline.dataset.version:
-            names = [*(name for name in names if name != (champion.model, champion.version)),
-                     (champion.model, champion.version)]  # fmt: skip
+        incumbent = (champion.model, champion.version) if champion else None
+        names = dict.fromkeys(request.models)
+        if champion and incumbent and champion.pipeline_version == self._pipeline.dataset.version:
+            names[incumbent] = None
         for model, version in names:
             try:
-                ref = self._registry.version(model, version)
+                ref = self._registry.find(model, version)
                 onnx, metadata = self._registry.load_onnx_model(ref)
                 predictor = Predictor(self._pipeline, model, version, onnx, metadata)
-            except (ModelRefusedError, NoModelError) as error:
+            except (ModelRefusedError, UnknownModelError) as error:
                 refused[f"{model} {version}"] = error.message
                 continue
-            is_champion = champion is not None and (model, version) == (champion.model, champion.version)
-            cross = CrossValidation.parse(metadata.get("cross_validation"))
-            candidates.append(Candidate(ref, predictor, is_champion, cross))
+            candidates.append(Candidate(ref, predictor, (model, version) == incumbent, kept_cross_validation(metadata)))
         results, without_numbers = ranked(candidates, holdout)
         refused |= without_numbers
         for name, reason in refused.items():
             log.warning("%s does not take part in the comparison: %s", name, reason)
         if not results:
-            reasons = "; ".join(refused.values()) or "no trainer handed one in"
-            raise TrainingFailedError(f"Round {round_id} has no model to compare: {reasons}")
+            reasons = "; ".join(refused.values()) or "no trainer submitted one"
+            raise TrainingFailedError(f"Round {request.round} has no model to compare: {reasons}")
         by_folds = ranked_by_folds(results)
-        order, basis = (results, _HOLDOUT) if by_folds is None else (by_folds, _FOLDS)
-        baselines = {} if train is None else baseline_qualities(train, holdout, few)
-        unit = self._pipeline.dataset.column(self._pipeline.dataset.target).unit
-        verdicts = verdicts_on(order[0], baselines, basis)
-        return Comparison(round_id, tuple(order), len(holdout), refused, baselines, basis, verdicts, unit)
+        basis: Basis = "hold-out" if by_folds is None else "cross-validation"
+        order = tuple(by_folds or results)
+        baselines = {} if train is None else evaluate_baselines(train, holdout, few)
+        dataset = self._pipeline.dataset
+        verdicts, verdict = judge_champion(order[0], order[0].label, baselines, basis, dataset.column(dataset.target).unit)
+        return Comparison(request.round, order, len(holdout), refused, baselines, basis, verdicts, verdict)
 
 
-_HOLDOUT: Basis = "hold-out"
-_FOLDS: Basis = "cross-validation"
+def kept_cross_validation(metadata: Mapping[str, Any]) -> CrossValidation | None:
+    """Return the cross-validation in a model's metadata; None where there is none that can be used."""
+    try:
+        found = msgspec.convert(metadata.get("cross_validation"), CrossValidation | None)
+    except msgspec.ValidationError:
+        return None
+    usable = found and found.folds > 1 and len(found.rmses) >= found.folds and all(map(math.isfinite, found.rmses))
+    return found if usable else None
 
 
-def baseline_qualities(train: Samples, holdout: Samples, few: Keyed | None = None) -> dict[str, Quality]:
-    """How the baselines do on the hold-out part, fitted on what the trainers trained on, and in their folds."""
-    return {
-        name: Quality.of(fit(train)(holdout.x), holdout, cross_validated_baseline(name, few) if few else None)
-        for name, fit in BASELINES.items()
-    }
+def ranked(candidates: Iterable[Candidate], holdout: Samples) -> tuple[list[Result], dict[str, str]]:
+    """Return the candidates by RMSE on the hold-out part, and the reasons of those that predict values that are not finite.
+
+    At the same RMSE the incumbent comes first, so that the champion does not change for nothing.
+    """
+    results: list[Result] = []
+    refused: dict[str, str] = {}
+    for candidate in candidates:
+        try:
+            predicted = np.asarray(candidate.predictor.predict_features(holdout.x), dtype=np.float32)
+        except InternalError as error:
+            refused[_label(candidate.ref)] = error.message
+            continue
+        found = vars(Evaluation.of(predicted, holdout, candidate.cross))
+        results.append(Result(ref=candidate.ref, incumbent=candidate.incumbent, **found))
+    results.sort(key=lambda result: (result.quality.rmse, not result.incumbent, result.ref.model))
+    return results, refused
 
 
-def verdicts_on(champion: Result, baselines: Mapping[str, Quality], basis: Basis) -> dict[str, Verdict]:
-    """The champion beside each baseline: by the folds where both were validated with the same records, else on the hold-out part."""
-    verdicts = {}
-    for name, quality in baselines.items():
-        ours, theirs = champion.cross, quality.cross
-        if basis == _FOLDS and ours and theirs and ours.digest == theirs.digest and len(ours.rmses) == len(theirs.rmses):
-            verdicts[name] = Verdict(name, ours.rmse, cross_difference(ours, theirs))
-        elif champion.quality is not None and champion.quality.errors is not None and quality.errors is not None:
-            verdicts[name] = Verdict(name, champion.scores.rmse, rmse_difference(champion.quality.errors, quality.errors))
-    return verdicts
+def ranked_by_folds(results: list[Result]) -> list[Result] | None:
+    """Return the results by their cross-validation, or None where the new models were not all validated with the same records.
+
+    A champion of before that was trained on other records has no such figure; it is compared with the best new model on the
+    hold-out part, which neither has seen, and stands first or last.
+    """
+    digests = {result.cross.digest if result.cross else "" for result in results if not result.incumbent}
+    if len(digests) != 1 or "" in digests:
+        return None
+    same = [(result.cross.rmse, not result.incumbent, result.ref.model, result)
+            for result in results if result.cross and result.cross.digest in digests]  # fmt: skip
+    order = [result for *_, result in sorted(same, key=lambda each: each[:3])]
+    others = [result for result in results if all(result is not each for each in order)]
+    better = [result for result in others if result.quality.rmse <= order[0].quality.rmse]
+    worse = [result for result in others if result.quality.rmse > order[0].quality.rmse]
+    return [*better, *order, *worse]
 
 
 def _label(ref: ModelVersionRef) -> str:

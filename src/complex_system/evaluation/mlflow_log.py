@@ -1,45 +1,37 @@
-"""What MLflow keeps of a comparison: a parent run with a table and a chart, and a nested run for each model."""
+"""What MLflow keeps of a comparison: a parent run with the message, a table and a chart, and a nested run for each model."""
 
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from complex_system.domain.dataset import Dataset
-from complex_system.evaluation.announcement import announced
-from complex_system.evaluation.chart import rmse_chart
-from complex_system.evaluation.comparison import Comparison
+from complex_system.evaluation.comparison import Comparison, ComparisonRequest
+from complex_system.evaluation.verdict import format_figure
+from complex_system.protocol.base import to_wire
+from complex_system.protocol.training import ComparisonFinished, Quality
 from complex_system.tracking.connection import experiment_id, load_mlflow, open_client, run_url, translated
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
 
 TABLE = "comparison.json"
 CHART = "comparison.png"
-ANNOUNCED = "announced.json"
+MESSAGE = "announced.json"
 _FIGURES = ("rmse", "mae", "r2", "rmse_low", "rmse_high")
-_ALERTS = 10
-"""Ids of alerts that are kept of a round."""
+_MAX_ALERTS = 10
+"""Keys of alerts that are kept of a round."""
 _KIND, _ORIGIN, _DATASET, _VERSION, _CHANGED = "kind", "origin", "dataset", "pipeline_version", "champion_changed"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where the models of a comparison come from.
-
-    Attributes:
-        labelled: Labelled records at the round; None for a comparison that no training round asked for.
-        cause: ``growth``, ``alert`` or ``schedule``.
-        after: The models were trained and compared on records with larger keys only; None for all.
-        alerts: Ids of the alerts that asked for it.
-    """
-
-    labelled: int | None
-    cause: str = "growth"
-    after: str | None = None
-    alerts: Iterable[str] = ()
+_CHAMPION, _OTHER, _LIMIT, _TEXT, _GRID = "#0b6e4f", "#9db4c0", "#c1121f", "#253237", "#e3e8ea"
+_BASELINE = "#e3e8ea"
 
 
 class ComparisonLog:
@@ -49,7 +41,7 @@ class ComparisonLog:
     """
 
     def __init__(self, tracking_uri: str, experiment: str, dataset: Dataset, best_possible: float | None = None) -> None:
-        """Prepares the log; nothing is sent yet.
+        """Prepare the log; nothing is sent yet.
 
         Args:
             tracking_uri: MLflow server.
@@ -64,49 +56,39 @@ class ComparisonLog:
         self._unit = dataset.column(dataset.target).unit
 
     def last_labelled(self) -> int | None:
-        """How many labelled records there were at the last training round of this pipeline version that was carried out to its end."""
+        """Return the number of labelled records at the last complete training round of this pipeline version."""
         client = open_client(self._uri)
         with translated(self._uri, "looking for the last comparison"):
             run = self._newest(client, {_ORIGIN: "round"})
         labelled = run.data.params.get("labelled") if run else None
         return int(labelled) if labelled else None
 
-    def last(self) -> dict[str, Any] | None:
-        """The newest comparison of this pipeline version that was finished, as it was announced; None if there is none."""
+    def last_after(self) -> str | None:
+        """Return the key after which the newest training round with a new champion began; None where it had all records."""
+        client = open_client(self._uri)
+        with translated(self._uri, "looking for the last champion"):
+            run = self._newest(client, {_ORIGIN: "round", _CHANGED: "True"})
+        return run.data.params.get("after") if run else None
+
+    def last(self) -> ComparisonFinished | None:
+        """Return the newest complete comparison of this pipeline version; None if there is none that can be read."""
         client = open_client(self._uri)
         with translated(self._uri, "reading the last comparison"), tempfile.TemporaryDirectory() as folder:
             run = self._newest(client, {})
             if run is None:
                 return None
             names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
-            name = ANNOUNCED if ANNOUNCED in names else TABLE
-            path = client.download_artifacts(run.info.run_id, name, folder)
-            table = json.loads(Path(path).read_text(encoding="utf-8"))
-        if name == ANNOUNCED:
-            return {**table, "run_url": run_url(self._uri, run.info.experiment_id, run.info.run_id)}
-        # Of an earlier release, which kept the table only.
-        rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
-        champion = next(row for row in rows if row["champion"])
-        return {
-            "round": run.data.params.get("round", ""),
-            "results": [{name: row[name] for name in row if name != "champion"} for row in rows],
-            "champion": {name: champion[name] for name in ("model", "version", "framework", "trainer", "rmse")},
-            "holdout": int(run.data.params.get("holdout", 0)),
-            "run_url": run_url(self._uri, run.info.experiment_id, run.info.run_id),
-            "kept": run.data.params.get("kept", ""),
-            "cause": run.data.params.get("cause", ""),
-            "alerts": [each for each in run.data.params.get("alerts", "").split(" ") if each],
-        }
-
-    def last_after(self) -> str | None:
-        """The key after which the newest training round that crowned a model began; None where it had all records."""
-        client = open_client(self._uri)
-        with translated(self._uri, "looking for the last champion"):
-            run = self._newest(client, {_ORIGIN: "round", _CHANGED: "True"})
-        return run.data.params.get("after") if run else None
+            name = MESSAGE if MESSAGE in names else TABLE
+            content = Path(client.download_artifacts(run.info.run_id, name, folder)).read_bytes()
+        try:
+            found = read_message(content) if name == MESSAGE else read_table(content, run.data.params)
+        except (msgspec.MsgspecError, ValueError, KeyError, StopIteration) as error:
+            log.warning("The comparison in run %s cannot be read: %r", run.info.run_id, error)
+            return None
+        return msgspec.structs.replace(found, run_url=run_url(self._uri, run.info.experiment_id, run.info.run_id))
 
     def _newest(self, client: Any, tags: dict[str, str]) -> Any:
-        """The newest finished comparison of this pipeline version with these tags; one that was cut off has no champion."""
+        """Return the newest finished comparison with these tags; one that was cut off may have no champion."""
         experiment = client.get_experiment_by_name(self._experiment)
         if experiment is None:
             return None
@@ -117,13 +99,12 @@ class ComparisonLog:
         )
         return runs[0] if runs else None
 
-    def log(self, comparison: Comparison, origin: Origin, known: dict[str, str]) -> str:
-        """Logs a comparison. It counts only after :meth:`finish`.
+    def log(self, comparison: Comparison, request: ComparisonRequest) -> str:
+        """Log a comparison. It counts only after :meth:`finish`.
 
         Args:
-            comparison: What came out.
-            origin: Where its models come from.
-            known: Ids of runs that were made; give the same dict again to go on where MLflow failed, without a second run.
+            comparison: The result.
+            request: What was asked for. With the same request, another try goes on with the same runs.
 
         Returns:
             Address of the parent run in MLflow's pages.
@@ -131,67 +112,65 @@ class ComparisonLog:
         client = open_client(self._uri)
         with translated(self._uri, "logging the comparison"):
             experiment = experiment_id(client, self._experiment)
-            runs = _Runs(client, experiment, known)
-            parent = runs.of(_parent_name(comparison), {
-                _KIND: "comparison", _ORIGIN: "schedule" if origin.labelled is None else "round", _DATASET: self._dataset.name,
+            runs = _Runs(client, experiment, request.runs)
+            alerts = request.alert.alerts[:_MAX_ALERTS] if request.alert else ()
+            parent = runs.of(_parent_name(request), {
+                _KIND: "comparison", _ORIGIN: "schedule" if request.labelled is None else "round", _DATASET: self._dataset.name,
                 _VERSION: self._dataset.version, "round": comparison.round, _CHANGED: str(comparison.is_change),
-                **_judged(comparison),
+                "ranked_by": comparison.ranked_by,
+                **{f"against_{name}": verdict.verdict for name, verdict in comparison.verdicts.items()},
+                **({"verdict": comparison.verdict} if comparison.verdict else {}),
             })  # fmt: skip
             runs.write(parent, self._parent_metrics(comparison), {
                 "round": comparison.round,
                 "holdout": comparison.holdout,
-                "labelled": origin.labelled,
-                "cause": origin.cause,
-                "after": origin.after,
-                "alerts": " ".join(list(origin.alerts)[:_ALERTS]) or None,
+                "labelled": request.labelled,
+                "cause": request.cause,
+                "after": request.after,
+                "alerts": " ".join(alerts) or None,
                 "kept": comparison.kept or None,
-                "champion": f"{comparison.champion.ref.model} {comparison.champion.ref.version}",
+                "champion": comparison.champion.label,
                 "champion_framework": comparison.champion.ref.framework,
                 "champion_changed": comparison.is_change,
                 "not_better_than": ", ".join(comparison.unbeaten) or None,
                 "refused": "; ".join(comparison.refused.values())[:500] or None,
             })  # fmt: skip
-            client.log_dict(parent, announced(comparison, origin.cause, origin.alerts), ANNOUNCED)
+            client.log_dict(parent, to_wire(comparison.message(request)), MESSAGE)
             client.log_figure(parent, rmse_chart(comparison, self._best_possible, self._unit), CHART)
             if TABLE not in {artifact.path for artifact in client.list_artifacts(parent)}:  # log_table would append
                 client.log_table(parent, _table(comparison), TABLE)
             for result in comparison.results:
                 ref = result.ref
                 run = runs.of(f"{ref.model}-v{ref.version}", {_KIND: "comparison-model", "mlflow.parentRunId": parent})
-                runs.write(run, _metrics(result.as_dict()), {
+                runs.write(run, _figures(result.quality, "holdout_"), {
                     "model": ref.model, "version": ref.version, "framework": ref.framework, "trainer": ref.trainer,
                     "training_run": ref.run_id, "incumbent": result.incumbent,
                 })  # fmt: skip
                 client.set_terminated(run)
         return run_url(self._uri, experiment, parent)
 
-    def finish(self, comparison: Comparison, known: dict[str, str]) -> None:
-        """Ends the run of a comparison, after all that follows from it was done: a restart before that repeats the round.
-
-        Args:
-            comparison: The comparison that was logged.
-            known: The dict that :meth:`log` filled.
-        """
+    def finish(self, request: ComparisonRequest) -> None:
+        """End the run of a logged comparison after everything that follows from it; a restart before that repeats the round."""
         client = open_client(self._uri)
         with translated(self._uri, "ending the comparison"):
-            client.set_terminated(known[_parent_name(comparison)])
+            client.set_terminated(request.runs[_parent_name(request)])
 
     def _parent_metrics(self, comparison: Comparison) -> dict[str, float]:
-        metrics = _metrics(comparison.champion.as_dict())
+        metrics = _figures(comparison.champion.quality, "holdout_")
         if self._best_possible is not None:
             metrics["best_possible_rmse"] = self._best_possible
-        for name, quality in comparison.baselines.items():
-            metrics[f"baseline_{name}_rmse"] = quality.scores.rmse
-            if quality.cross is not None:
-                metrics[f"baseline_{name}_cv_rmse"] = quality.cross.rmse
+        for name, baseline in comparison.baselines.items():
+            metrics[f"baseline_{name}_rmse"] = baseline.quality.rmse
+            if baseline.quality.cv is not None:
+                metrics[f"baseline_{name}_cv_rmse"] = baseline.quality.cv.rmse
         for result in comparison.results:
             trainer = result.ref.trainer or result.ref.model
-            metrics[f"rmse/{trainer}{'-until-now' if result.incumbent else ''}"] = result.scores.rmse
+            metrics[f"rmse/{trainer}{'-until-now' if result.incumbent else ''}"] = result.quality.rmse
         return metrics
 
 
 class _Runs:
-    """The runs of one comparison; those that an earlier try made are found again in ``known``."""
+    """The runs of one comparison; those that an earlier try made are in ``known``."""
 
     def __init__(self, client: Any, experiment: str, known: dict[str, str]) -> None:
         self._client = client
@@ -199,13 +178,13 @@ class _Runs:
         self._known = known
 
     def of(self, name: str, tags: dict[str, str]) -> str:
-        """Id of the run of that name."""
+        """Return the id of the run of that name."""
         if name not in self._known:
             self._known[name] = self._client.create_run(self._experiment, tags=tags, run_name=name).info.run_id
         return self._known[name]
 
     def write(self, run: str, metrics: dict[str, float], params: dict[str, Any]) -> None:
-        """Logs metrics and those parameters that have a value."""
+        """Log metrics and those parameters that have a value."""
         entities = load_mlflow().entities
         now = int(time.time() * 1000)
         self._client.log_batch(
@@ -215,34 +194,127 @@ class _Runs:
         )
 
 
-def _parent_name(comparison: Comparison) -> str:
-    return f"comparison-{comparison.round}"
+def read_message(content: bytes) -> ComparisonFinished:
+    """Read a comparison as :meth:`ComparisonLog.log` keeps it, in this release or an earlier one."""
+    return msgspec.convert(json.loads(content), ComparisonFinished)
 
 
-def _metrics(row: dict[str, Any]) -> dict[str, float]:
-    """The figures of a result, named by where they come from."""
-    figures = {f"holdout_{name}": row[name] for name in _FIGURES if name in row}
-    return figures | {f"cv_{name}": value for name, value in row.get("cv", {}).items()}
+def read_table(content: bytes, params: dict[str, str]) -> ComparisonFinished:
+    """Read a comparison of the first releases, which kept the table and the parameters of the run only."""
+    table = json.loads(content)
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    found = {
+        "round": params.get("round", ""),
+        "results": rows,
+        "champion": next(row for row in rows if row["champion"]),
+        "holdout": int(params.get("holdout", 0)),
+        "kept": params.get("kept", ""),
+        "cause": params.get("cause") or "growth",
+        "alerts": params.get("alerts", "").split(),
+    }
+    return msgspec.convert(found, ComparisonFinished)
 
 
-def _judged(comparison: Comparison) -> dict[str, str]:
-    """Tags that say what the ranking goes by and what is to be thought of the champion."""
-    words = {f"against_{name}": verdict.word for name, verdict in comparison.verdicts.items()}
-    return {"ranked_by": comparison.ranked_by, **words, **({"verdict": comparison.verdict} if comparison.verdict else {})}
+def _parent_name(request: ComparisonRequest) -> str:
+    return f"comparison-{request.round}"
+
+
+def _figures(quality: Quality, prefix: str = "") -> dict[str, float]:
+    """Return the figures by name: ``prefix`` for those of the hold-out part, ``cv_`` for those of the folds."""
+    found = {f"{prefix}{name}": getattr(quality, name) for name in _FIGURES}
+    found |= {f"cv_{name}": getattr(quality.cv, name, None) for name in _FIGURES}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _table(comparison: Comparison) -> dict[str, list[Any]]:
-    """The models best first, then the baselines, which are no model and have no version; what is not known is None."""
-    rows = [{**result.as_dict(), "champion": result is comparison.champion} for result in comparison.results]
-    nobody = {"trainer": "", "framework": "baseline", "version": ""}
-    for name, quality in comparison.baselines.items():
-        rows.append({**nobody, "model": name, **quality.as_dict(), "champion": False})
-    flat = [
-        {
-            **{name: row[name] for name in row if name != "cv"},
-            **{f"cv_{name}": value for name, value in row.get("cv", {}).items()},
-        }
-        for row in rows
+    """Return the columns of the table: the models, best first, then the baselines, which have no version."""
+    rows: list[dict[str, Any]] = []
+    for result in comparison.results:
+        ref = result.ref
+        about = {"trainer": ref.trainer, "framework": ref.framework, "model": ref.model, "version": ref.version}
+        rows.append({**about, **_figures(result.quality), "champion": result is comparison.champion})
+    for name, baseline in comparison.baselines.items():
+        about = {"trainer": "", "framework": "baseline", "model": name, "version": ""}
+        rows.append({**about, **_figures(baseline.quality), "champion": False})
+    return {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+
+
+def rmse_chart(comparison: Comparison, best_possible: float | None = None, unit: str = "") -> Figure:
+    """Draw the RMSE as horizontal bars, best on top, the champion in colour, baselines below; a dashed line at the best possible.
+
+    Whiskers are 95 % intervals. The bars show what the ranking goes by.
+
+    Matplotlib is used without pyplot, which keeps global state: any thread may draw.
+
+    Args:
+        comparison: What to draw.
+        best_possible: Lowest RMSE that any model can reach, where it is known.
+        unit: The target's unit, for the axis.
+    """
+    from matplotlib.figure import Figure
+
+    results = comparison.results
+    baselines = comparison.baselines
+    figure = Figure(figsize=(8.0, 1.9 + 0.55 * (len(results) + len(baselines))), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    shown = [_shown(each.quality, comparison.ranked_by == "cross-validation") for each in (*results, *baselines.values())]
+    values = [value for value, _, _ in shown]
+    labels = [
+        f"{result.ref.trainer or result.ref.model}\nv{result.ref.version}{' (until now)' if result.incumbent else ''}"
+        for result in results
     ]
-    columns = dict.fromkeys(name for row in flat for name in row)
-    return {name: [row.get(name) for row in flat] for name in columns}
+    labels += [f"{name}\n(baseline)" for name in baselines]
+    places = range(len(values))
+    colours = [_CHAMPION] + [_OTHER] * (len(results) - 1) + [_BASELINE] * len(baselines)
+    whiskers = [[value - low for value, low, _ in shown], [high - value for value, _, high in shown]]
+    shows_ranges = any(map(any, whiskers))
+    style = {"ecolor": _TEXT, "elinewidth": 1.0, "capsize": 3.0}
+    axes.barh(places, values, height=0.62, color=colours, xerr=whiskers if shows_ranges else None, error_kw=style)
+    for place, (value, _, high) in enumerate(shown):
+        text = _value(value, best_possible)
+        axes.annotate(text, (high, place), xytext=(6, 0), textcoords="offset points", va="center", color=_TEXT, fontsize=10)
+    axes.set_yticks(places, labels, color=_TEXT, fontsize=10)
+    axes.invert_yaxis()
+    axes.set_xlim(0, max([*(high for _, _, high in shown), best_possible or 0.0]) * 1.28 or 1.0)
+    by = ", 95 % intervals" if shows_ranges else ""
+    axes.set_xlabel(f"RMSE{f' in {unit}' if unit else ''} (less is better{by})", color=_TEXT)
+    axes.set_title(
+        f"{results[0].ref.trainer or results[0].ref.model} is the champion of round {comparison.round}",
+        loc="left", color=_TEXT, fontsize=13, fontweight="bold", pad=26,
+    )  # fmt: skip
+    axes.text(
+        0, 1.0, _basis(comparison),
+        transform=axes.transAxes, va="bottom", color=_TEXT, fontsize=10,
+    )  # fmt: skip
+    if best_possible is not None:
+        line = axes.axvline(best_possible, color=_LIMIT, linestyle=(0, (4, 3)), linewidth=1.6)
+        axes.legend([line], [f"best possible: {best_possible:.2f}"], loc="upper right", bbox_to_anchor=(1.0, 1.18),
+                    frameon=False, labelcolor=_LIMIT)  # fmt: skip
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_GRID)
+    axes.tick_params(length=0, colors=_TEXT)
+    axes.xaxis.grid(visible=True, color=_GRID)
+    axes.set_axisbelow(True)
+    return figure
+
+
+def _shown(quality: Quality, by_folds: bool) -> tuple[float, float, float]:
+    """Return RMSE, lower and upper end that are drawn of a model: those of the ranking, where it has them."""
+    figures = quality.cv if by_folds and quality.cv is not None else quality
+    low, high = figures.rmse_low, figures.rmse_high
+    return figures.rmse, figures.rmse if low is None else low, figures.rmse if high is None else high
+
+
+def _basis(comparison: Comparison) -> str:
+    folds = comparison.folds
+    if comparison.ranked_by == "cross-validation" and folds:
+        repeats = f", {folds.repeats} times" if folds.repeats > 1 else ""
+        return f"cross-validation of {folds.records:,} records in {folds.folds} folds{repeats}"
+    return f"{comparison.holdout:,} hold-out records that no trainer has seen"
+
+
+def _value(rmse: float, best_possible: float | None) -> str:
+    if not best_possible:
+        return format_figure(rmse)
+    return f"{rmse:.2f}  ({100 * (rmse / best_possible - 1):+.1f} %)"

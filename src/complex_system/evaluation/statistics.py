@@ -1,42 +1,42 @@
-"""How sure an error is, and how sure it is that one error is larger than another."""
+"""Errors of predictions with confidence intervals, and the difference between two errors."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from complex_system.training.cross_validation import CrossValidation, standard_error
+from complex_system.protocol.training import CrossValidation, Quality, ScoresWithInterval
+from complex_system.training.base import score
+from complex_system.training.cross_validation import standard_error
+from complex_system.training.data import Matrix, Samples
 
 LEVEL = 0.95
 DRAWS = 2000
 _BLOCK = 100
-MOST_FOR_BOOTSTRAP = 2000
-"""Records from which on the interval of the normal distribution is taken: it is the same then to a few parts in a hundred."""
+MAX_BOOTSTRAP_RECORDS = 2000
+"""Records above which the interval of the normal distribution is taken; there it differs by a few percent only."""
 
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure, and the ends of its 95 % confidence interval."""
+    """A figure with its 95 % confidence interval."""
 
     value: float
     low: float
     high: float
 
-    def as_dict(self) -> dict[str, Any]:
-        """The three as JSON."""
-        return {"value": self.value, "low": self.low, "high": self.high}
-
 
 def fold_interval(values: Sequence[float], folds: int) -> Interval:
-    """The mean of fold scores with Student's interval, its standard error corrected for the folds' overlap.
+    """Return the mean of fold scores with Student's interval, its standard error corrected for the folds' overlap.
 
     Source: Nadeau and Bengio, see :func:`~complex_system.training.cross_validation.standard_error`.
     """
@@ -48,18 +48,18 @@ def fold_interval(values: Sequence[float], folds: int) -> Interval:
 
 
 def cross_interval(cross: CrossValidation) -> Interval:
-    """The RMSE of a cross-validation; no end is below 0."""
+    """Return the RMSE of a cross-validation; the interval does not go below 0."""
     found = fold_interval(cross.rmses, cross.folds)
     return Interval(found.value, max(0.0, found.low), found.high)
 
 
 def cross_difference(one: CrossValidation, other: CrossValidation) -> Interval:
-    """How much larger the RMSE of the other is than that of the one, fold by fold; both must have the same records."""
+    """Return the RMSE of the other less that of the one, fold by fold; both must have the same records."""
     return fold_interval([b - a for a, b in zip(one.rmses, other.rmses, strict=True)], one.folds)
 
 
 def rmse_interval(errors: npt.NDArray[Any], seed: int = 0) -> Interval:
-    """The RMSE on the hold-out part with its interval over the records: bootstrap, bias-corrected and accelerated (BCa).
+    """Return the RMSE on the hold-out part with its interval over the records: bootstrap, bias-corrected and accelerated (BCa).
 
     Args:
         errors: Prediction less truth, shape (n,).
@@ -70,7 +70,7 @@ def rmse_interval(errors: npt.NDArray[Any], seed: int = 0) -> Interval:
 
 
 def rmse_difference(one: npt.NDArray[Any], other: npt.NDArray[Any], seed: int = 0) -> Interval:
-    """How much larger the RMSE of the other is than that of the one on the same records; BCa with the records drawn in pairs.
+    """Return the RMSE of the other less that of the one on the same records; BCa with the records drawn in pairs.
 
     Args:
         one: Errors, shape (n,).
@@ -81,8 +81,41 @@ def rmse_difference(one: npt.NDArray[Any], other: npt.NDArray[Any], seed: int = 
     return _interval(squares, lambda means: np.sqrt(means[..., 1]) - np.sqrt(means[..., 0]), seed)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How a model or a baseline did.
+
+    Attributes:
+        quality: Its figures.
+        errors: Prediction less truth of every hold-out sample.
+        cross: Its cross-validation, where the records are few.
+    """
+
+    quality: Quality
+    errors: Matrix = field(repr=False, compare=False)
+    cross: CrossValidation | None = None
+
+    @classmethod
+    def of(cls, predicted: Matrix, holdout: Samples, cross: CrossValidation | None = None) -> Evaluation:
+        """Evaluate predictions of the hold-out samples."""
+        errors = predicted - holdout.y
+        interval = rmse_interval(errors)
+        scores = msgspec.structs.asdict(score(holdout.y, predicted))
+        quality = Quality(**scores, rmse_low=interval.low, rmse_high=interval.high, cv=_folds_quality(cross))
+        return cls(quality=quality, errors=errors, cross=cross)
+
+
+def _folds_quality(cross: CrossValidation | None) -> ScoresWithInterval | None:
+    if cross is None:
+        return None
+    interval = cross_interval(cross)
+    return ScoresWithInterval(
+        rmse=interval.value, mae=cross.mae, r2=cross.r2, rmse_low=interval.low, rmse_high=interval.high
+    )
+
+
 def _interval(values: Array, statistic: Callable[[Array], Array], seed: int) -> Interval:
-    """BCa interval of a function of the columns' means.
+    """Return the BCa interval of a function of the columns' means.
 
     Source: B. Efron and R. Tibshirani, An Introduction to the Bootstrap (1993), chapter 14.3. For many records the delta method:
     the jackknife's standard error and the normal distribution.
@@ -92,14 +125,14 @@ def _interval(values: Array, statistic: Callable[[Array], Array], seed: int) -> 
     left_out = statistic((values.sum(axis=0) - values) / max(1, n - 1))
     off = left_out.mean() - left_out
     squares = float(np.sum(off**2))
-    if n < 2 or squares == 0.0:  # all records are alike
+    if n < 2 or squares == 0.0:  # all records have the same error
         return Interval(found, found, found)
     normal = NormalDist()
-    if n > MOST_FOR_BOOTSTRAP:
+    if n > MAX_BOOTSTRAP_RECORDS:
         reach = normal.inv_cdf((1 + LEVEL) / 2) * math.sqrt((n - 1) / n * squares)
         return Interval(found, found - reach, found + reach)
     random = np.random.default_rng(seed)
-    # In blocks, so that it needs little memory.
+    # In blocks, to save memory.
     draws = np.concatenate(
         [statistic(values[random.integers(0, n, (_BLOCK, n))].mean(axis=1)) for _ in range(DRAWS // _BLOCK)]
     )

@@ -1,23 +1,99 @@
-"""When alerts start a training round. Pure bookkeeping: no clock, no broker."""
+"""When a training round is due: after enough new data, or on an alert. Bookkeeping only: no clock, no broker."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-LONGEST_PAUSE = 86_400.0
-"""Seconds to which the pause grows while rounds bring no better model."""
+from complex_system.protocol.database import RecordCounts
+from complex_system.protocol.operations import Alert
+
+SETTLED_SHARE = 0.01
+"""Data are settled when at most this share of the raw records is neither processed nor rejected ..."""
+SETTLED_GROWTH = 0.02
+"""... and they grew by less than this share since the last look."""
+SETTLE_PATIENCE = 60.0
+"""Seconds after which a due round starts although the data have not settled."""
+FIRST_FAILURE_PAUSE = 30.0
+"""Seconds from a round without a model to the next one; doubled with every further one ..."""
+MAX_FAILURE_PAUSE = 1800.0
+"""... up to this."""
+MAX_ALERT_PAUSE = 86_400.0
+"""Seconds to which the pause between rounds on alerts grows while they bring no better model."""
+
+
+class GrowthTrigger:
+    """Tells when there is enough new data for a training round."""
+
+    def __init__(self, min_labelled: int, growth: float, last_labelled: int | None = None) -> None:
+        """Make a trigger.
+
+        Args:
+            min_labelled: Labelled records that a round needs.
+            growth: Share by which the labelled records must have changed since the last round.
+            last_labelled: Labelled records at the last round; None when there was none.
+        """
+        self._min_labelled = min_labelled
+        self._growth = growth
+        self.last_labelled = last_labelled
+        self._raw_before: int | None = None
+        self._enough_since: float | None = None
+        self._failures = 0
+        self._failed_labelled = 0
+        self._not_before = 0.0
+
+    def is_due(self, counts: RecordCounts, now: float) -> bool:
+        """Return whether a round is due: enough new labelled records, which have settled or had 60 s to do so.
+
+        After a round without a model, a pause has to be over, too, unless the data have changed as much as for a new round.
+
+        Args:
+            counts: The present numbers of records; each call is compared with the one before.
+            now: Monotonic time in seconds.
+        """
+        raw_before, self._raw_before = self._raw_before, counts.raw
+        if counts.labelled < self._min_labelled or not self._has_changed(counts.labelled, self.last_labelled):
+            self._enough_since = None
+            return False
+        if self._failures and self._has_changed(counts.labelled, self._failed_labelled):
+            self._failures = 0
+        if self._failures and now < self._not_before:
+            return False
+        if self._enough_since is None:
+            self._enough_since = now
+        if now - self._enough_since >= SETTLE_PATIENCE:
+            return True
+        raw = counts.raw
+        waiting = abs(raw - counts.processed - counts.rejected)
+        return raw_before is not None and waiting <= SETTLED_SHARE * raw and raw - raw_before <= SETTLED_GROWTH * raw_before
+
+    def succeeded(self, labelled: int) -> None:
+        """Record that a round with this many labelled records was carried out."""
+        self.last_labelled = labelled
+        self._enough_since = None
+        self._failures = 0
+
+    def failed(self, labelled: int, now: float) -> float:
+        """Record that a round with this many labelled records ended without a model; return the seconds until the next one."""
+        pause: float = min(FIRST_FAILURE_PAUSE * 2 ** min(self._failures, 10), MAX_FAILURE_PAUSE)
+        self._failures += 1
+        self._failed_labelled, self._not_before = labelled, now + pause
+        self._enough_since = None
+        return pause
+
+    def _has_changed(self, labelled: int, before: int | None) -> bool:
+        # Fewer than before happens, too: the database was emptied and filled anew.
+        return before is None or abs(labelled - before) >= self._growth * before
 
 
 @dataclass(frozen=True)
-class Cause:
-    """Why a round begins.
+class AlertCause:
+    """The alerts that a round is for.
 
     Attributes:
-        alerts: Keys of the alerts, oldest first.
-        since: When the first of them was raised, epoch seconds: what was measured before may be of another world.
-        text: What they say.
+        alerts: Their keys, oldest first.
+        since: When the first of them was raised, epoch seconds: older records may follow another law.
+        text: Their messages.
     """
 
     alerts: tuple[str, ...]
@@ -25,54 +101,50 @@ class Cause:
     text: str
 
 
-class AlertReaction:
-    """Keeps the open alerts that ask for a training round, and the pause between two rounds.
+class AlertTrigger:
+    """Tells when open alerts ask for a training round.
 
-    As long as such an alert is open, a round is due again after the pause; the pause doubles with every round that left the champion
-    in its place, because more of the same would only cost time.
+    As long as such an alert is open, a round is due again after a pause. The pause doubles with every round that left the
+    champion in place, because more of the same would only cost time.
     """
 
     def __init__(self, pause: float) -> None:
-        """Makes a reaction without alerts.
+        """Make a trigger without alerts.
 
         Args:
             pause: Seconds from the end of a round to the next one.
         """
         self._pause = pause
-        self._vain = 0
+        self._without_success = 0
         self._not_before = float("-inf")
-        self._open: dict[str, Mapping[str, Any]] = {}
+        self._open: dict[str, Alert] = {}
 
-    def raised(self, alert: Mapping[str, Any]) -> None:
-        """An alert begins; one that asks for no training is left out."""
-        if alert.get("retrain"):
-            self._open[str(alert["key"])] = alert
+    def raised(self, alert: Alert) -> None:
+        """Record an alert that begins; one that asks for no training is left out."""
+        if alert.retrain:
+            self._open[alert.key] = alert
 
-    def ended(self, alert: Mapping[str, Any]) -> None:
-        """An alert is over."""
-        self._open.pop(str(alert["key"]), None)
+    def ended(self, alert: Alert) -> None:
+        """Record that an alert is over."""
+        self._open.pop(alert.key, None)
 
-    def replace(self, alerts: Iterable[Mapping[str, Any]]) -> None:
-        """These are all that are open, whatever was heard before."""
+    def replace(self, alerts: Iterable[Alert]) -> None:
+        """Take these as all open alerts, whatever was heard before."""
         self._open.clear()
         for alert in alerts:
             self.raised(alert)
 
-    def due(self, now: float) -> Cause | None:
-        """Why a round is due now, or None.
-
-        Args:
-            now: Monotonic time in seconds.
-        """
+    def due(self, now: float) -> AlertCause | None:
+        """Return why a round is due at a monotonic time in seconds, or None."""
         if not self._open or now < self._not_before:
             return None
-        alerts = sorted(self._open.values(), key=lambda alert: float(alert["began"]))
-        text = " ".join(str(alert.get("sentence", "")) for alert in alerts)
-        return Cause(tuple(str(alert["key"]) for alert in alerts), float(alerts[0]["began"]), text)
+        alerts = sorted(self._open.values(), key=lambda alert: alert.began)
+        text = " ".join(alert.sentence for alert in alerts)
+        return AlertCause(tuple(alert.key for alert in alerts), alerts[0].began, text)
 
-    def done(self, now: float, *, improved: bool) -> float:
-        """A round because of alerts is over; returns the seconds until the next one may begin."""
-        self._vain = 0 if improved else self._vain + 1
-        pause: float = min(self._pause * 2 ** min(self._vain, 16), max(LONGEST_PAUSE, self._pause))
+    def finished(self, now: float, *, improved: bool) -> float:
+        """Record the end of a round on alerts; return the seconds until the next one may begin."""
+        self._without_success = 0 if improved else self._without_success + 1
+        pause: float = min(self._pause * 2 ** min(self._without_success, 16), max(MAX_ALERT_PAUSE, self._pause))
         self._not_before = now + pause
         return pause

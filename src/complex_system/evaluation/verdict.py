@@ -1,88 +1,101 @@
-"""Whether a champion is better than a baseline, in a word, in figures and in a sentence that is honest about what is not known."""
+"""Whether a champion is better than a baseline: a verdict with figures, and a message that claims no more than is known."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from complex_system.evaluation.baselines import LINEAR, MEAN
-from complex_system.evaluation.statistics import Interval
+from complex_system.evaluation.statistics import Evaluation, Interval, cross_difference, rmse_difference
+from complex_system.protocol.training import CrossValidation, Verdict, VerdictOnBaseline
 
-Word = Literal["better", "unclear", "not better"]
+Basis = Literal["hold-out", "cross-validation"]
+"""What the new models are ranked by."""
+
 _SHORT = {MEAN: "the mean", LINEAR: "the linear model"}
-_CALLED = {MEAN: "predicting the mean", LINEAR: "a linear model"}
+_LONG = {MEAN: "predicting the mean", LINEAR: "a linear model"}
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The champion against one baseline.
+def judge_champion(
+    champion: Evaluation, label: str, baselines: Mapping[str, Evaluation], basis: Basis, unit: str = ""
+) -> tuple[dict[str, VerdictOnBaseline], str]:
+    """Judge the champion against each baseline: by folds of the same records, where it is ranked by them, else on the hold-out part.
 
-    Attributes:
-        rmse: Of the champion.
-        difference: RMSE of the baseline less that of the champion: how much better the champion is, on the same records.
+    Args:
+        champion: How it did.
+        label: Its name and version.
+        baselines: How the baselines did.
+        basis: What the champion was chosen by.
+        unit: Of the target.
+
+    Returns:
+        The verdicts, and the message about them.
     """
-
-    baseline: str
-    rmse: float
-    difference: Interval
-
-    @property
-    def word(self) -> Word:
-        """``better`` only where the interval of the difference lies above 0."""
-        if self.difference.value <= 0:
-            return "not better"
-        return "better" if self.difference.low > 0 else "unclear"
-
-    @property
-    def is_worse(self) -> bool:
-        """Whether the champion is surely worse: the interval of the difference lies below 0."""
-        return self.difference.high < 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """As events carry it."""
-        found = self.difference
-        return {"verdict": self.word, "better_by": found.value, "low": found.low, "high": found.high}
+    rmse, verdicts = champion.quality.rmse, {}
+    for name, baseline in baselines.items():
+        ours, theirs = champion.cross, baseline.cross
+        if basis == "cross-validation" and ours and theirs and _same_folds(ours, theirs):
+            rmse, difference = ours.rmse, cross_difference(ours, theirs)
+        else:
+            difference = rmse_difference(champion.errors, baseline.errors)
+        verdicts[name] = judge(difference)
+    return verdicts, verdict_message(verdicts, rmse, label, unit)
 
 
-def sentence(verdicts: Mapping[str, Verdict], champion: str, unit: str = "") -> str:
-    """What must be known of the champion; empty where it is surely better than every baseline.
+def judge(difference: Interval) -> VerdictOnBaseline:
+    """Judge a champion by the RMSE of the baseline less its own on the same records."""
+    verdict: Verdict = "better" if difference.low > 0 else "unclear"
+    if difference.value <= 0:
+        verdict = "not better"
+    return VerdictOnBaseline(verdict=verdict, better_by=difference.value, low=difference.low, high=difference.high)
+
+
+def verdict_message(verdicts: Mapping[str, VerdictOnBaseline], rmse: float, champion: str, unit: str = "") -> str:
+    """Return what people must know of the champion; empty where it is clearly better than every baseline.
 
     Args:
         verdicts: By baseline.
+        rmse: Of the champion.
         champion: Name and version.
         unit: Of the target.
     """
-    mean, linear = verdicts.get(MEAN), verdicts.get(LINEAR)
-    if mean is not None and mean.word == "not better":
-        even = ", and the best is worse" if mean.is_worse else ""
-        return f"No model is better than predicting the mean{even}: {champion} has {_figures(mean, unit)}."
-    words = [_about(verdict, champion, unit) for verdict in (mean, linear) if verdict is not None]
-    return " ".join(each for each in words if each)
-
-
-def _about(verdict: Verdict, champion: str, unit: str) -> str:
-    called, figures = _CALLED[verdict.baseline], _figures(verdict, unit)
-    if verdict.word == "better":
-        return ""
-    if verdict.word == "not better":
-        return f"{champion} is {'worse' if verdict.is_worse else 'not better'} than {called}: it has {figures}."
-    return f"It cannot be told whether {champion} is better than {called}: it has {figures}."
-
-
-def _figures(verdict: Verdict, unit: str) -> str:
-    named = f" {unit}" if unit else ""
-    baseline = format_figure(verdict.rmse + verdict.difference.value)
-    difference = f"{format_figure(verdict.difference.low)} to {format_figure(verdict.difference.high)}"
-    return (
-        f"RMSE {format_figure(verdict.rmse)}{named}, {_SHORT[verdict.baseline]} {baseline}{named} "
-        f"(95 % interval of the difference {difference})"
-    )
+    mean = verdicts.get(MEAN)
+    if mean is not None and mean.verdict == "not better":
+        worse = ", and the best is worse" if _is_worse(mean) else ""
+        return f"No model is better than predicting the mean{worse}: {champion} has {_figures(MEAN, mean, rmse, unit)}."
+    messages = []
+    for name in (MEAN, LINEAR):
+        verdict = verdicts.get(name)
+        if verdict is None or verdict.verdict == "better":
+            continue
+        figures = _figures(name, verdict, rmse, unit)
+        if verdict.verdict == "not better":
+            how = "worse" if _is_worse(verdict) else "not better"
+            messages.append(f"{champion} is {how} than {_LONG[name]}: it has {figures}.")
+        else:
+            messages.append(f"It is not clear whether {champion} is better than {_LONG[name]}: it has {figures}.")
+    return " ".join(messages)
 
 
 def format_figure(value: float) -> str:
-    """A figure with two decimals, with more where it is small: three digits always count."""
+    """Return a figure with two decimals, or with three significant digits where it is small."""
     size = abs(value)
     if size >= 1 or size == 0:
         return f"{value:.2f}"
     return f"{value:.3f}" if size >= 0.1 else f"{value:.3g}"
+
+
+def _is_worse(verdict: VerdictOnBaseline) -> bool:
+    return verdict.high < 0
+
+
+def _figures(baseline: str, verdict: VerdictOnBaseline, rmse: float, unit: str) -> str:
+    named = f" {unit}" if unit else ""
+    return (
+        f"RMSE {format_figure(rmse)}{named}, {_SHORT[baseline]} {format_figure(rmse + verdict.better_by)}{named} "
+        f"(95 % interval of the difference {format_figure(verdict.low)} to {format_figure(verdict.high)})"
+    )
+
+
+def _same_folds(one: CrossValidation, other: CrossValidation) -> bool:
+    return one.digest == other.digest and len(one.rmses) == len(other.rmses)

@@ -1,4 +1,4 @@
-"""``fiot run --data``: the whole system on a file of one's own, or on a data set that ships with the package."""
+"""``fiot run --data``: the whole system on a file of your own, or on a data set that ships with the package."""
 
 from __future__ import annotations
 
@@ -26,17 +26,20 @@ FEWEST_LABELLED = 30
 """Labelled records below which no training round is started, however small the file."""
 
 _LONGEST_NAME = 40
+_FILES = "files.json"
+"""Digests of the files without keys whose records a database holds, by the database's name."""
+_SOURCE, _DATABASE = "COMPLEX_SYSTEM_SOURCE_FILE", "FASTIOT_MONGO_DB_NAME"
 
 
 @dataclass(frozen=True)
 class ChosenData:
-    """What a run is told about its data.
+    """The data of a run.
 
     Attributes:
         options: Variables for the services.
-        notes: What the person who started the run should know.
-        too_few: Why nothing can be trained; empty where it can.
-        keyless: Whether the records bring no keys, so that a changed file has other records.
+        notes: Messages for the person who started the run.
+        too_few: Why no model can be trained; empty where one can.
+        keyless: Whether records have no keys, so that a changed file has other records.
     """
 
     options: Mapping[str, str]
@@ -44,17 +47,54 @@ class ChosenData:
     too_few: str = ""
     keyless: bool = False
 
+    def warn_of_changed_file(self, directory: Path) -> str:
+        """Return a warning where the database has records of the file as it was before; empty where it has none.
+
+        Keys of a file without a key column are made of its content, so its records would be there twice: in the parts that models
+        train on and in those that they are compared on.
+
+        Args:
+            directory: The deployment's folder.
+        """
+        known = _known_files(directory).get(self.options[_DATABASE], [])
+        if not known or self._digest() in known:
+            return ""
+        return (
+            f"CHECK: the database holds the records of another file, or of {Path(self.options[_SOURCE]).name} as it was before. "
+            "Without a key column the same rows are new records, so they are there twice, and the errors look smaller than they are: "
+            "name a key column as 'id', or remove the earlier records with --fresh"
+        )
+
+    def remember_file(self, directory: Path) -> None:
+        """Write down that a file without keys goes into its database."""
+        files = _known_files(directory)
+        known = files.setdefault(self.options[_DATABASE], [])
+        if (digest := self._digest()) not in known:
+            known.append(digest)
+            (directory / _FILES).write_bytes(msgspec.json.encode(files))
+
+    def _digest(self) -> str:
+        with Path(self.options[_SOURCE]).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _known_files(directory: Path) -> dict[str, list[str]]:
+    try:
+        return msgspec.json.decode((directory / _FILES).read_bytes(), type=dict[str, list[str]])
+    except (OSError, msgspec.DecodeError):
+        return {}
+
 
 def choose_data(data: str, target: str, folder: Path, given: Mapping[str, str]) -> ChosenData:
-    """Prepares a run on other data.
+    """Prepare a run on other data.
 
-    A ``dataset.yaml`` beside the file declares it; without one a declaration is made of the file and kept in ``folder``.
-    Every data set has a database of its own, so that several live side by side in one server.
+    A ``dataset.yaml`` beside the file declares it; without one, a declaration is made of the file and kept in ``folder``.
+    Every data set has a database of its own, so that one server can keep several.
 
     Args:
         data: ``lab``, ``films``, or a file that ``sources.tables`` reads.
         target: Which target, where there are several; in a file without a declaration, the column to predict.
-        folder: Where runs keep their declarations.
+        folder: Folder of the declarations that runs make.
         given: Variables that the deployment sets.
 
     Raises:
@@ -104,7 +144,7 @@ def choose_data(data: str, target: str, folder: Path, given: Mapping[str, str]) 
 
 
 def _short(name: str) -> str:
-    """A data set's name as a part of a database's, of which MariaDB takes 64 characters and MongoDB 63."""
+    """Return a data set's name as part of a database's name, which has at most 64 characters in MariaDB and 63 in MongoDB."""
     return (
         name
         if len(name) <= _LONGEST_NAME
@@ -125,7 +165,11 @@ def _too_few(checked: FileCheck) -> str:
 
 
 def _judged(checked: FileCheck, file: Path, declaration: Path) -> list[str]:
-    """What a person should know of the records; an error where none can be used."""
+    """Return messages about the records.
+
+    Raises:
+        SourceFileError: None of them can be used.
+    """
     if not checked.records:
         raise SourceFileError(f"The file {file} has a header and no records.")
     if checked.refused == checked.records:
@@ -147,7 +191,7 @@ def _judged(checked: FileCheck, file: Path, declaration: Path) -> list[str]:
 
 
 def _not_as_meant(checked: FileCheck, dataset: Dataset) -> list[str]:
-    """What works and is perhaps not what the author of the declaration meant."""
+    """Return messages about what works, but is perhaps not what the author of the declaration meant."""
     notes = []
     if checked.absent:
         notes.append(
@@ -169,7 +213,7 @@ def _quoted(names: Sequence[str]) -> str:
 
 
 def _declare(file: Path, target: str, config: Path) -> list[str]:
-    """Makes the declaration of a file that has none; one that a person has changed since stays."""
+    """Make the declaration of a file that has none; keep one that a person has changed since."""
     declaration, proposed = config / "dataset.yaml", config / "proposed.yaml"
     if declaration.is_file() and proposed.is_file() and declaration.read_bytes() != proposed.read_bytes():
         return [

@@ -1,6 +1,6 @@
-"""``mlflow server`` in one process: its command line imports MLflow twice, once to check and once to serve.
+"""``mlflow server`` in one process: MLflow's own command imports MLflow twice, once to check and once to serve.
 
-Run as ``python -m complex_system.local.mlflow_server PORT FOLDER``. Data are kept in the folder, SQLite and files.
+Run it as ``python -m complex_system.local.mlflow_server PORT FOLDER``. Its data are in the folder: SQLite and files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ HOST = "127.0.0.1"
 
 
 def main(port: int, folder: Path) -> None:
-    """Serves until SIGTERM."""
+    """Serve until SIGTERM."""
     import uvicorn
     from mlflow import server
     from mlflow.server.handlers import initialize_backend_stores

@@ -1,4 +1,4 @@
-"""What a local run of a deployment starts, where, and with which environment; nothing is started here."""
+"""What a local run of a deployment starts, on which ports, and with which environment; nothing is started here."""
 
 from __future__ import annotations
 
@@ -21,43 +21,28 @@ TRAINER_SERVICES = {
     "pytorch-wandb": "ml_pytorch_regression",
     "tensorflow": "ml_tensorflow_regression_mlflow",
 }
-"""Which service trains what, by the trainer's name in the setting ``trainers``."""
+"""The trainers' services, by the trainer's name in the setting ``trainers``."""
 
-HOST_VARIABLES = {
-    "nats": "FASTIOT_NATS_HOST",
-    "mongodb": "FASTIOT_MONGO_DB_HOST",
-    "mariadb": "FASTIOT_MARIA_DB_HOST",
-    "mlflow": "MLFLOW_TRACKING_URI",
-}
-"""The variable that names a server which runs elsewhere."""
 PAGE_SERVICE = "ml_monitoring"
 """The service whose address is a page for people."""
-PORT_VARIABLES = {
-    "nats": "FASTIOT_NATS_PORT",
-    "mongodb": "FASTIOT_MONGO_DB_PORT",
-    "mariadb": "FASTIOT_MARIA_DB_PORT",
-    "mlflow": "COMPLEX_SYSTEM_MLFLOW_PORT",
-}
-"""The variable that names the preferred port of a server which is started here."""
-
-# On the two or four cores of a laptop the imports of eleven services take most of the start. Who serves or watches has nothing to
-# do before MLflow is there, and starts with it; the seconds are for a deployment whose MLflow takes longer or does not come.
+# On the two or four cores of a laptop the imports of eleven services take most of the start. Serving and monitoring have nothing to
+# do before MLflow is ready, so they start after it; the seconds are for a deployment whose MLflow takes longer or does not come.
 AFTER_MLFLOW = {"ml_serving_mlflow": 45.0, "ml_serving": 45.0, "ml_monitoring": 45.0}
-"""Longest wait of the services that start when MLflow is ready."""
+"""Longest wait, in seconds, of the services that start when MLflow is ready."""
 
 NICE = dict.fromkeys(
     ("ml_lightgbm_regression_mlflow", "ml_pytorch_regression", "ml_pytorch_regression_mlflow", "ml_monitoring"), 5
 )
-"""Who gives way when the cores are short: training and watching, to those who answer requests. TensorFlow does not, because its
-import is the longest and the first round waits for it."""
+"""CPU priorities: training and monitoring give way to services that answer requests. TensorFlow does not, because its import is the
+longest and the first round waits for it."""
 
 
 @dataclass(frozen=True)
 class DeployedService:
-    """A service as the deployment names it.
+    """A service as the deployment declares it.
 
     Attributes:
-        ports: Default port by the variable that moves it, as the service's manifest declares them.
+        ports: Default port by the variable that changes it, from the service's manifest.
     """
 
     name: str
@@ -68,10 +53,10 @@ class DeployedService:
 
 @dataclass(frozen=True)
 class Deployment:
-    """A deployment as its ``deployment.yaml`` and ``.env`` have it.
+    """A deployment as its ``deployment.yaml`` and ``.env`` declare it.
 
     Attributes:
-        infrastructure: Whether the server runs elsewhere, by its name.
+        infrastructure: For each server by name, whether it runs elsewhere.
     """
 
     name: str
@@ -93,12 +78,12 @@ class ExternalServer:
 
 @dataclass(frozen=True)
 class PlannedService:
-    """A service process to be.
+    """A service process to start.
 
     Attributes:
         port: Its REST port, 0 when it has none.
-        delay: Seconds that it waits for MLflow, at most, before it starts.
-        nice: How far it gives way to others on the cores, 0 to 19.
+        delay: Longest wait for MLflow before it starts, in seconds.
+        nice: CPU priority, 0 (normal) to 19 (lowest).
     """
 
     name: str
@@ -120,9 +105,9 @@ class Plan:
     """A local run, ready to be started.
 
     Attributes:
-        directory: Where data, logs and state go.
-        settings: The settings that the services will have.
-        notes: What the person who started it should know, one sentence each.
+        directory: Folder of data, logs and state.
+        settings: The settings of the services.
+        notes: Messages for the person who started it.
     """
 
     deployment: str
@@ -141,7 +126,7 @@ class Plan:
 
     @property
     def trainers(self) -> tuple[str, ...]:
-        """The trainers that a training round of this deployment has."""
+        """The trainers of this deployment's training rounds."""
         names = {service.name for service in self.services}
         return tuple(name for name in self.settings.trainer_names if TRAINER_SERVICES.get(name) in names)
 
@@ -152,7 +137,7 @@ class Plan:
 
     @staticmethod
     def shown_address(service: str, url: str) -> str:
-        """Where a person looks at a service: the page, or the documentation of its interface."""
+        """Return the address where a person looks at a service: the page, or the documentation of its interface."""
         return url if service == PAGE_SERVICE else f"{url}/docs"
 
     def has(self, service: str) -> bool:
@@ -161,20 +146,20 @@ class Plan:
 
 
 def run_directory(deployment: str, root: Path) -> Path:
-    """Where a local run of that deployment keeps its files; ``COMPLEX_SYSTEM_RUN_DIR`` moves it away from the project."""
+    """Return the folder of a deployment's local run; ``COMPLEX_SYSTEM_RUN_DIR`` moves it out of the project."""
     return (root / Settings().run_dir / deployment).resolve()
 
 
 def make_plan(deployment: Deployment, directory: Path, options: Mapping[str, str] | None = None) -> Plan:
-    """Decides what to start on which ports.
+    """Decide what to start on which ports.
 
     Args:
         deployment: What to run.
-        directory: Where its data, logs and state go.
-        options: Variables from the command line; they beat the deployment's ``.env``.
+        directory: Folder of its data, logs and state.
+        options: Variables from the command line; they take precedence over the deployment's ``.env``.
 
     Raises:
-        StartError: A setting of the deployment is not valid, or it names a server that is not known.
+        StartError: A setting of the deployment is not valid, or it names an unknown server.
         DeclarationError: The deployment's ``dataset.yaml`` is not valid.
     """
     given = {**os.environ, **deployment.environment, **(options or {})}
@@ -186,7 +171,7 @@ def make_plan(deployment: Deployment, directory: Path, options: Mapping[str, str
         "WANDB_SILENT": "true",
         "PYTHONUNBUFFERED": "1",
         "TF_CPP_MIN_LOG_LEVEL": "2",
-        # Eleven processes on a few cores: more threads each only get in each other's way.
+        # Eleven processes share a few cores: more threads in each make all of them slower.
         **dict.fromkeys(("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "TF_NUM_INTRAOP_THREADS"), _threads()),
         **deployment.environment,
         **(options or {}),
@@ -204,7 +189,7 @@ def make_plan(deployment: Deployment, directory: Path, options: Mapping[str, str
 
 
 class _Ports:
-    """Free ports, none given twice, with a note for each that was not the preferred one."""
+    """Gives out free ports, none twice, with a note for each that is not the preferred one."""
 
     def __init__(self) -> None:
         self._given: set[int] = set()
@@ -229,13 +214,13 @@ def _servers(
         kind = SERVERS.get(name)
         if kind is None:
             raise StartError(
-                f"Deployment '{deployment.name}' needs '{name}', which `fiot run` cannot start; it knows {', '.join(SERVERS)}."
+                f"Deployment '{deployment.name}' needs '{name}', which `fiot run` cannot start; it can start {', '.join(SERVERS)}."
             )
-        # Only the deployment's own .env says that a server is elsewhere: a variable left over in a shell must not.
-        host = deployment.environment.get(HOST_VARIABLES[name], "")
-        port = _port(PORT_VARIABLES[name], given, kind.default_port)
+        # Only the deployment's own .env may name a server elsewhere, not a variable left over in a shell.
+        host = deployment.environment.get(kind.host_variable, "")
+        port = _port(kind.port_variable, given, kind.default_port)
         if host or elsewhere:
-            external.append(_external(name, host or given.get(HOST_VARIABLES[name], "localhost"), port))
+            external.append(_external(name, host or given.get(kind.host_variable, "localhost"), port))
         else:
             own.append(kind(directory / name, directory / "logs", port=ports.take(name, port)))
     return tuple(own), tuple(external)

@@ -1,23 +1,21 @@
-"""Asks the serving services as a client would, and shows how to repeat it."""
+"""A serving service asked as a client would ask it: a record, its prediction over REST, and the command that repeats it."""
 
 from __future__ import annotations
 
 import json
-import math
 import shlex
 import time
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any
 
 import httpx
+import msgspec
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
 from complex_system.errors import ComplexSystemError
 from complex_system.local.state import Prediction
-from complex_system.messaging.clients import Asks, DatabaseClient, DocumentClient
+from complex_system.messaging.clients import Asks, DatabaseClient
 from complex_system.serving.rest.schemas import example_record
 from complex_system.training.data import Part, parts_of
 
@@ -29,23 +27,31 @@ _CHOSEN_FROM = 20
 
 
 class ProbeError(ComplexSystemError):
-    """A serving service did not answer as it should; the sentence says what came instead."""
+    """A serving service did not answer as it should; the message says what came instead."""
 
     code = "probe_failed"
 
 
-@dataclass(frozen=True)
-class Served:
+class ServedModel(msgspec.Struct):
     """The model that a serving service has loaded."""
 
     name: str
     version: str
 
 
-def probe_record(dataset: Dataset, seed: int) -> Record:
-    """A complete record without its target, with values short enough to be read and typed.
+class _Status(msgspec.Struct):
+    model: ServedModel | None
 
-    It is a lab record where the data set is the lab's, so that its truth is known, and else the declaration's example.
+
+class _Reply(msgspec.Struct):
+    predictions: tuple[float]
+    model: ServedModel
+
+
+def sample_record(dataset: Dataset, seed: int) -> Record:
+    """Return a complete record without its target, with values short enough to be read and typed.
+
+    For the lab's data set it is a new lab record, so that its truth is known, and for others the declaration's example.
     """
     record = Laboratory(seed=seed + 1_000_003).complete_record()
     if set(record) - {ID} != set(dataset.raw_names):
@@ -53,39 +59,20 @@ def probe_record(dataset: Dataset, seed: int) -> Record:
     return {name: round(value, 2) if isinstance(value, float) else value for name, value in record.items()}
 
 
-def rest_client(api_key: str) -> httpx.AsyncClient:
-    """A client for the serving services; it sends the API key where one is set."""
-    headers = {API_KEY: api_key} if api_key else {}
-    return httpx.AsyncClient(timeout=10.0, trust_env=False, headers=headers)
+async def stored_sample(dataset: Dataset, asker: Asks) -> tuple[Record, float] | None:
+    """Return a stored record of the hold-out part without its target, and the target's true value; None without one.
 
-
-async def served_model(client: httpx.AsyncClient, url: str) -> Served | None:
-    """The model that is served there, or None while there is none or the server does not answer yet."""
-    try:
-        response = await client.get(f"{url}/model")
-        body = response.json()
-        model = body.get("model") or {}
-        return Served(str(model["name"]), str(model["version"])) if model else None
-    except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-async def stored_probe(dataset: Dataset, asker: Asks) -> tuple[Record, float] | None:
-    """A stored record of the hold-out part without its target, and the target's true value; None where there is none.
-
-    Of the first ones by key it is one with the fewest missing values.
+    Among the first ones by key it is one with the fewest missing values.
     """
-    keys: list[str] = []
-    pages = DatabaseClient(asker).processed_pages([ID], labelled=True, version=dataset.version, limit=_LOOKED_AT)
+    database, keys = DatabaseClient(asker), list[str]()
+    pages = database.processed_pages([ID], labelled=True, version=dataset.version, limit=_LOOKED_AT)
     async with aclosing(pages):  # type: ignore[type-var]
         async for page in pages:
             found = page.table.column(ID).to_pylist()
             keys += [key for key, part in zip(found, parts_of(found), strict=True) if part == Part.HOLDOUT]
             if len(keys) >= _CHOSEN_FROM:
                 break
-    if not keys:
-        return None
-    records: list[Record] = (await DocumentClient(asker).raw_by_keys(keys[:_CHOSEN_FROM])).to_pylist()
+    records: list[Record] = (await database.raw_by_keys(keys[:_CHOSEN_FROM])).to_pylist() if keys else []
     labelled = [record for record in records if record[dataset.target] is not None]
     if not labelled:
         return None
@@ -93,13 +80,26 @@ async def stored_probe(dataset: Dataset, asker: Asks) -> tuple[Record, float] | 
     return {**record, dataset.target: None}, float(record[dataset.target])
 
 
+def rest_client(api_key: str) -> httpx.AsyncClient:
+    """Return a client for the serving services; it sends the API key where one is set."""
+    return httpx.AsyncClient(timeout=10.0, trust_env=False, headers={API_KEY: api_key} if api_key else {})
+
+
+async def served_model(client: httpx.AsyncClient, url: str) -> ServedModel | None:
+    """Return the model that is served there, or None while there is none or the server does not answer yet."""
+    try:
+        return msgspec.json.decode((await client.get(f"{url}/model")).content, type=_Status).model
+    except (httpx.HTTPError, msgspec.DecodeError):
+        return None
+
+
 async def predict(client: httpx.AsyncClient, url: str, record: Record, truth: float | None = None) -> Prediction:
-    """One prediction by REST.
+    """Return one prediction over REST.
 
     Args:
-        client: Asks.
-        url: Of the serving service.
-        record: Without its target.
+        client: Sends the request.
+        url: Address of the serving service.
+        record: The record without its target.
         truth: The target, where it is known.
 
     Raises:
@@ -109,28 +109,28 @@ async def predict(client: httpx.AsyncClient, url: str, record: Record, truth: fl
     body = {name: value for name, value in record.items() if value is not None}
     try:
         response = await client.post(f"{url}/predict", json={"records": [body]})
+        response.raise_for_status()
+        reply = msgspec.json.decode(response.content, type=_Reply)
+    except httpx.HTTPStatusError:
+        raise ProbeError(f"POST {url}/predict answered {response.status_code}: {response.text[:300]}") from None
     except httpx.HTTPError as error:
         raise ProbeError(f"POST {url}/predict: {type(error).__name__} {error}".rstrip()) from error
-    if response.status_code != httpx.codes.OK:
-        raise ProbeError(f"POST {url}/predict answered {response.status_code}: {response.text[:300]}")
-    content: dict[str, Any] = response.json()
-    predictions = content.get("predictions")
-    if not isinstance(predictions, list) or len(predictions) != 1 or not math.isfinite(predictions[0]):
-        raise ProbeError(f"POST {url}/predict answered with no finite prediction: {response.text[:300]}")
+    except msgspec.DecodeError as error:
+        raise ProbeError(f"POST {url}/predict answered without one prediction: {response.text[:300]}") from error
     return Prediction(
-        value=float(predictions[0]),
+        value=reply.predictions[0],
         truth=truth,
-        model=str(content["model"]["name"]),
-        version=str(content["model"]["version"]),
+        model=reply.model.name,
+        version=reply.model.version,
         milliseconds=1000 * (time.perf_counter() - began),
         curl=curl_lines(f"{url}/predict", body, secured=API_KEY in client.headers),
     )
 
 
 def curl_lines(url: str, record: Record, *, secured: bool = False) -> tuple[str, ...]:
-    """The command that asks for that prediction, in short lines that a shell takes as they stand.
+    """Return the command that asks for that prediction, in short lines that a shell takes as they stand.
 
-    Where an API key is needed, the command takes it from the variable ``COMPLEX_SYSTEM_API_KEY``: it is not for screens and logs.
+    An API key is not for screens and logs: the command takes it from the variable ``COMPLEX_SYSTEM_API_KEY``.
     """
     fields = [
         f"{json.dumps(name, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}" for name, value in record.items()

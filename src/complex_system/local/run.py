@@ -1,31 +1,34 @@
-"""One local run of a deployment, from the first process to the last."""
+"""One local run of a deployment, from the first process to the last, in a folder that it has to itself."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
+import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from complex_system.local.display import Display
-from complex_system.local.files import remember_file
-from complex_system.local.folder import logging_to, only_run, remove_data
-from complex_system.local.live_display import make_display
-from complex_system.local.plan import Deployment, Plan, make_plan
+from complex_system.errors import StartError
+from complex_system.local.display import Display, champion_error, quality_text
+from complex_system.local.live import make_display
+from complex_system.local.plan import Deployment, Plan, make_plan, run_directory
 from complex_system.local.processes import MARK, stop_leftovers
+from complex_system.local.scenario import ScenarioDemo, scenario_environment
 from complex_system.local.state import Process, RunState
 from complex_system.local.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from complex_system.local.cycle import Cycle
-    from complex_system.local.demonstration import Demonstration
+    from complex_system.local.data import ChosenData
     from complex_system.messaging.clients import SystemClient
 
 # FastIoT, Arrow and an HTTP client take seconds to import: that is done while the first processes start.
@@ -33,63 +36,77 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CLIENT = "fiot_run"
+LOCK = "lock"
 
 
-def run_deployment(
-    deployment: Deployment,
-    directory: Path,
-    options: Mapping[str, str] | None = None,
-    *,
-    once: bool = False,
-    fresh: bool = False,
-    timeout: float = 600.0,
-    scenario: str | None = None,
-    keyless: bool = False,
-) -> int:
-    """Runs a deployment in the foreground; returns the exit code.
+@dataclass(frozen=True)
+class RunOptions:
+    """What a person asks of a run.
 
-    Args:
-        deployment: What to run.
-        directory: Where its data, logs and state go.
-        options: Variables from the command line.
+    Attributes:
         once: End after one full cycle.
         fresh: Remove the data of earlier runs first.
         timeout: Seconds after which ``once`` gives up.
-        scenario: What happens to the lab after the first champion; its settings must be among the options.
-        keyless: Whether the records of the options' file bring no keys.
+        scenario: What happens to the lab after the first champion; None for nothing.
+        data: A file of records, or a data set that ships; empty for the deployment's own.
+        target: Column of ``data`` to predict; empty for the default.
+        variables: Variables for the services, which take precedence over the deployment's ``.env``.
+    """
+
+    once: bool = False
+    fresh: bool = False
+    timeout: float = 600.0
+    scenario: str | None = None
+    data: str = ""
+    target: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+def run_deployment(deployment: Deployment, root: Path, options: RunOptions, say: Callable[[str], None]) -> int:
+    """Run a deployment in the foreground and return the exit code.
+
+    Args:
+        deployment: What to run.
+        root: Folder of the project.
+        options: How to run it.
+        say: Shows what there is to know before the run begins.
 
     Raises:
-        ComplexSystemError: The run cannot begin: another one is at work, or the deployment is not valid.
+        ComplexSystemError: The run cannot begin: another one is at work, or the deployment or the data are not valid.
     """
-    with only_run(directory):
+    directory = run_directory(deployment.name, root)
+    variables = {**options.variables, **scenario_environment(options.scenario, deployment.environment)}
+    chosen = _choose_data(deployment, directory, options, say) if options.data else None
+    if chosen:
+        variables = {**chosen.options, **variables}
+    with _only_run(directory):
         os.environ[MARK] = str(directory)  # every child inherits it
         left = stop_leftovers(directory)
-        if fresh:
-            remove_data(directory)
-        if keyless and options:
-            remember_file(directory, options)
-        plan = make_plan(deployment, directory, options)
+        if options.fresh:
+            _remove_data(directory)
+        if chosen and chosen.keyless:
+            chosen.remember_file(directory)
+        plan = make_plan(deployment, directory, variables)
         plan.logs.mkdir(parents=True, exist_ok=True)
-        with logging_to(plan.logs / "runner.log"):
-            return asyncio.run(Run(plan, once=once, timeout=timeout, left=left, scenario=scenario).main())
+        with _logging_to(plan.logs / "runner.log"):
+            return asyncio.run(Run(plan, options, left).main())
 
 
 class Run:
     """The parts of a run put together."""
 
-    def __init__(self, plan: Plan, *, once: bool, timeout: float, left: int = 0, scenario: str | None = None) -> None:
+    def __init__(self, plan: Plan, options: RunOptions, left: int) -> None:
+        """Prepare a run; ``left`` processes of an earlier one were stopped before."""
         self._plan = plan
+        self._options = options
         self._left = left
-        self._once = once
-        self._timeout = timeout
-        self._scenario = scenario
-        self._demonstration: Demonstration | None = None
+        self._demo: ScenarioDemo | None = None
         self.state = _first_state(plan)
         self._stop = asyncio.Event()
         self._client: SystemClient | None = None
 
     async def main(self) -> int:
-        """Runs until the cycle is done, or until a signal or a failure; returns the exit code."""
+        """Run until the cycle is done, or until a signal or a failure; return the exit code."""
         display = make_display(self._plan, self.state)
         display.refresh()
         self.state.on_note += [display.note, log.info]
@@ -105,7 +122,7 @@ class Run:
         try:
             cycle = await asyncio.to_thread(self._make_cycle)
             tasks.append(asyncio.create_task(supervisor.guarded(self._watch(supervisor))))
-            problem = await self._work(cycle, supervisor)
+            problem = await self._until_the_end(cycle, supervisor)
         finally:
             self.state.stopping = True
             self.state.note("stopping")
@@ -123,60 +140,53 @@ class Run:
         return 1 if problem else 0
 
     def _make_cycle(self) -> Cycle:
-        from complex_system.local.cycle import Cycle  # and with it the watcher and the broker's client
+        from complex_system.local.cycle import Cycle  # and with it the broker's client
 
-        return Cycle(self._plan, self.state, self._connected, strict=self._once)
+        return Cycle(self._plan, self.state, self._connected, strict=self._options.once)
 
-    async def _work(self, cycle: Cycle, supervisor: Supervisor) -> str:
-        """Goes through the cycle, and on without ``--once``; returns what went wrong, or an empty string."""
+    async def _until_the_end(self, cycle: Cycle, supervisor: Supervisor) -> str:
+        """Go through the cycle, and on without ``--once``; return what went wrong, or an empty string."""
         stopped = asyncio.create_task(self._stop.wait())
-        going = asyncio.create_task(self._go(cycle, supervisor))
-        ends: set[asyncio.Future[Any]] = {stopped, going, supervisor.failure}
+        work = asyncio.create_task(self._work(cycle, supervisor))
+        ends: set[asyncio.Future[Any]] = {stopped, work, supervisor.failure}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         try:
             if supervisor.failure.done():
                 return supervisor.failure.result().message
-            if going.done():
-                return going.result()
-            if self._once:
-                return "Stopped before the cycle was through."
-            return ""
+            if work.done():
+                return work.result()
+            return "Stopped before the cycle was complete." if self._options.once else ""
         finally:
-            for task in (stopped, going):
+            for task in (stopped, work):
                 task.cancel()
-            await asyncio.gather(stopped, going, return_exceptions=True)
+            await asyncio.gather(stopped, work, return_exceptions=True)
 
-    async def _go(self, cycle: Cycle, supervisor: Supervisor) -> str:
+    async def _work(self, cycle: Cycle, supervisor: Supervisor) -> str:
         from complex_system.local.cycle import StepFailedError
 
+        once, seconds = self._options.once, self._options.timeout
         try:
-            async with asyncio.timeout(self._timeout if self._once else None):
+            async with asyncio.timeout(seconds if once else None):
                 await cycle.run()
-                await self._demonstrate()
+                if self._options.scenario is not None:
+                    self.state.phase = "running"
+                    self._demo = ScenarioDemo(self._options.scenario, self.state, self._connected)
+                    await self._demo.run()
         except StepFailedError as error:
-            if self._once:
+            if once:
                 return _failure(cycle, error.message, error.service, supervisor)
             self.state.note(f"{cycle.current.title if cycle.current else 'cycle'}: {error.message}")
         except TimeoutError:
-            if cycle.current is None and self._demonstration is not None:
-                return f"The scenario '{self._scenario}' is not through after {self._timeout:.0f} s: no {self._demonstration.missing}."
+            if cycle.current is None and self._demo is not None:
+                return f"The scenario '{self._options.scenario}' is not complete after {seconds:.0f} s: no {self._demo.missing}."
             missing, service = cycle.current.missing() if cycle.current else ("", "")
-            return _failure(cycle, f"not done after {self._timeout:.0f} s, {missing}", service, supervisor)
-        if self._once:
+            return _failure(cycle, f"not done after {seconds:.0f} s, {missing}", service, supervisor)
+        if once:
             return ""
         self.state.phase = "running"
         self.state.note("running; Ctrl-C stops everything")
         await asyncio.Event().wait()
         return ""
-
-    async def _demonstrate(self) -> None:
-        if self._scenario is None:
-            return
-        from complex_system.local.demonstration import Demonstration
-
-        self.state.phase = "running"
-        self._demonstration = Demonstration(self._scenario, self.state, self._connected)
-        await self._demonstration.run()
 
     async def _watch(self, supervisor: Supervisor) -> None:
         if "nats" not in self.state.infrastructure:
@@ -187,7 +197,7 @@ class Run:
         self._client = await SystemClient.open(self._plan.settings, CLIENT)
         watcher = Watcher(self._plan, self.state, self._client, supervisor.heard_ready)
         await watcher.start()
-        await asyncio.gather(watcher.count_for_ever(), watcher.recall_for_ever())
+        await asyncio.gather(watcher.count_records(), watcher.recall_comparison())
 
     async def _connected(self) -> SystemClient:
         await self.state.until(lambda: self._client is not None)
@@ -208,7 +218,7 @@ class Run:
         loop = asyncio.get_running_loop()
 
         def stop() -> None:
-            if self._stop.is_set():
+            if self._stop.is_set():  # the second one does not wait
                 supervisor.kill()
             self._stop.set()
 
@@ -216,18 +226,18 @@ class Run:
             loop.add_signal_handler(number, stop)
 
     def _summary(self, cycle: Cycle) -> str:
-        if not self._once:
+        if not self._options.once:
             return "Stopped."
-        lines = [f"  {seconds:7.1f} s  {title}" for title, seconds in cycle.done]
         state = self.state
-        if state.champion:
-            lines.append(
-                f"  champion {state.champion.model} version {state.champion.version}, {state.error_of(state.champion)}"
-            )
-        for name, figures in state.judgement.baselines.items():
-            lines.append(f"  baseline {name}: {figures.words(state.judgement.ranked_by)}")
-        if state.judgement.verdict:
-            lines.append(f"  {state.judgement.verdict}")
+        lines = [f"  {seconds:7.1f} s  {title}" for title, seconds in cycle.done]
+        if champion := state.champion:
+            error = champion_error(champion, state.comparison)
+            lines.append(f"  champion {champion.model} version {champion.version}, {error}")
+        if comparison := state.comparison:
+            for name, quality in comparison.baselines.items():
+                lines.append(f"  baseline {name}: {quality_text(quality, comparison.ranked_by)}")
+            if comparison.verdict:
+                lines.append(f"  {comparison.verdict}")
         if state.seconds_to_first_prediction is not None:
             lines.append(f"  first prediction by the champion after {state.seconds_to_first_prediction:.1f} s")
         if state.scenario:
@@ -244,14 +254,80 @@ def _failure(cycle: Cycle, why: str, service: str, supervisor: Supervisor) -> st
 
 
 def _first_state(plan: Plan) -> RunState:
-    # Since our own process began: what Python and FastIoT's CLI need to start is time that the user waits, too.
+    # Since our own process began: the user also waits for the start of Python and of FastIoT's CLI.
     age = time.time() - psutil.Process().create_time()
     wanted = 0 if plan.settings.source_file else plan.settings.records
     state = RunState(plan.deployment, began=time.monotonic() - age, wanted_records=wanted)
-    for server in plan.servers:
-        state.infrastructure[server.name] = Process(server.name, url=server.url)
-    for external in plan.external:
-        state.infrastructure[external.name] = Process(external.name, url=external.url)
-    for service in plan.services:
-        state.services[service.name] = Process(service.name, url=service.url)
+    state.infrastructure = {server.name: Process(server.name, url=server.url) for server in plan.servers}
+    state.infrastructure |= {server.name: Process(server.name, url=server.url) for server in plan.external}
+    state.services = {service.name: Process(service.name, url=service.url) for service in plan.services}
     return state
+
+
+def _choose_data(deployment: Deployment, directory: Path, options: RunOptions, say: Callable[[str], None]) -> ChosenData:
+    from complex_system.local.data import choose_data
+
+    if options.scenario is not None and options.data != "lab":
+        raise StartError("A scenario needs the lab's data; leave out --data or --scenario.")
+    chosen = choose_data(options.data, options.target, directory.parent / "data_sets", deployment.environment)
+    changed = chosen.warn_of_changed_file(directory) if chosen.keyless and not options.fresh else ""
+    for note in (*chosen.notes, *([changed] if changed else [])):
+        say(note)
+    if options.once and chosen.too_few:
+        raise StartError("With --once a model has to be trained, and there are too few records for one; add some.")
+    return chosen
+
+
+# The folder of a run
+
+
+@contextlib.contextmanager
+def _only_run(directory: Path) -> Iterator[None]:
+    """Hold the folder's lock; the kernel frees it however we end.
+
+    Raises:
+        StartError: Another run holds it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            raise StartError(
+                f"This deployment runs already (process {owner}, in {directory}); stop that run first."
+            ) from None
+        lock.seek(0)
+        lock.truncate()
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
+
+
+def _remove_data(directory: Path) -> None:
+    """Remove everything that earlier runs left in the folder, except the lock, which this run holds."""
+    for entry in directory.iterdir():
+        if entry.name == LOCK:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+@contextlib.contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Send our own log to a file during the run: the terminal belongs to the display."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.handlers = before
+        root.setLevel(level)
+        handler.close()

@@ -1,12 +1,29 @@
-"""The scenarios that ``fiot run --scenario`` shows: their steps, and the settings with which minutes suffice."""
+"""``fiot run --scenario``: lets something happen to the lab, and follows how the system notices, learns and recovers."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from importlib import resources
+from typing import TYPE_CHECKING
 
-from complex_system.errors import StartError
+from complex_system.errors import ComplexSystemError, StartError
+from complex_system.local.state import RunState, ScenarioProgress, ScenarioStep
+from complex_system.protocol.base import Empty
+from complex_system.protocol.operations import (
+    ALERT_ENDED,
+    ALERT_RAISED,
+    GET_MONITORING,
+    SET_SCENARIO,
+    Alert,
+    ScenarioRequest,
+)
+from complex_system.protocol.training import COMPARISON_FINISHED, TRAINING_ROUND, ComparisonFinished, TrainingRound
+
+if TYPE_CHECKING:
+    from complex_system.messaging.clients import SystemClient
 
 NORMAL, BEGUN = "normal operation measured", "scenario begins"
 DRIFT, ALERT, ROUND = "drift seen", "alert raised", "training round begins"
@@ -20,10 +37,10 @@ STEPS = {
     "missing": (NORMAL, BEGUN, DRIFT, ALERT),
     "new_category": (NORMAL, BEGUN, ALERT),
 }
-"""What is expected to happen, in this order. What a scenario has no step for may happen as well."""
+"""The expected steps of each scenario, in order. Steps that a scenario does not list may happen as well."""
 
 RULES = "COMPLEX_SYSTEM_ALERT_RULES"
-HASTE = {
+QUICK = {
     "COMPLEX_SYSTEM_LIVE_RATE": "40",
     "COMPLEX_SYSTEM_PREDICTION_INTERVAL": "1",
     "COMPLEX_SYSTEM_PREDICTION_RECORDS": "20",
@@ -32,18 +49,25 @@ HASTE = {
     "COMPLEX_SYSTEM_SCENARIO_RAMP": "15",
     "COMPLEX_SYSTEM_RETRAIN_NEWEST": "1000",
     "COMPLEX_SYSTEM_RETRAIN_PAUSE": "30",
-    # Only alerts shall start a round here; at this rate the growth of the data would, every minute.
+    # Only alerts may start a round here; at this rate the growth of the data would start one every minute.
     "COMPLEX_SYSTEM_RETRAIN_GROWTH": "1000",
 }
-"""Settings with which minutes suffice, where the environment does not say otherwise."""
+"""Settings with which a scenario takes minutes, for those that the environment does not set."""
+
+ENOUGH_PAIRS = 100
+"""Predictions with a known truth that an error is judged by."""
+DRIFTED = 0.25
+"""Population stability index that is a significant drift by convention."""
+GOOD_AGAIN = 1.2
+"""Multiple of the champion's error on the hold-out set up to which the error counts as back down."""
 
 
 def scenario_environment(name: str | None, environment: Mapping[str, str]) -> dict[str, str]:
-    """The settings of a run with a scenario that are not set already; empty without a scenario.
+    """Return the settings of a run with a scenario that are not set already; empty without a scenario.
 
     Args:
-        name: Of the scenario, or None.
-        environment: What the deployment's ``.env`` sets; our own environment counts as well.
+        name: Name of the scenario, or None.
+        environment: Variables of the deployment's ``.env``; our own environment counts as well.
 
     Raises:
         StartError: There is no scenario of that name.
@@ -54,4 +78,114 @@ def scenario_environment(name: str | None, environment: Mapping[str, str]) -> di
         raise StartError(f"There is no scenario '{name}'; there are {', '.join(STEPS)}.")
     rules = str(resources.files("complex_system.monitoring.alerts") / "alerts-quick.yaml")
     known = {**os.environ, **environment}
-    return {variable: value for variable, value in {**HASTE, RULES: rules}.items() if not known.get(variable)}
+    return {variable: value for variable, value in {**QUICK, RULES: rules}.items() if not known.get(variable)}
+
+
+class ScenarioDemo:
+    """Begins the scenario once the first champion serves, and notes each step as it happens."""
+
+    def __init__(self, name: str, state: RunState, client: Callable[[], Awaitable[SystemClient]]) -> None:
+        """Prepare the demo.
+
+        Args:
+            name: Name of the scenario.
+            state: State of the run; the steps are noted there.
+            client: Returns the connection to the broker, once there is one.
+        """
+        self._state = state
+        self._client = client
+        self._scenario = ScenarioProgress(name, [ScenarioStep(step) for step in STEPS[name]])
+        state.scenario = self._scenario
+
+    @property
+    def missing(self) -> str:
+        """The next expected step; empty when all have happened."""
+        return next((step.step for step in self._scenario.steps if step.seconds is None), "")
+
+    async def run(self) -> None:
+        """Go through the steps; return when the last one has happened."""
+        client = await self._client()
+        await client.hear(ALERT_RAISED, self._alerted)
+        await client.hear(ALERT_ENDED, self._ended)
+        await client.hear(TRAINING_ROUND, self._round)
+        await client.hear(COMPARISON_FINISHED, self._compared)
+        while self.missing:
+            await self._measure(client)
+            if self.missing == NORMAL and self._scenario.pairs >= ENOUGH_PAIRS and not self._alert_is_open:
+                self._happened(NORMAL, self._error())
+            if self.missing == BEGUN:
+                with contextlib.suppress(ComplexSystemError):
+                    await client.ask(SET_SCENARIO, ScenarioRequest(scenario=self._scenario.name))
+                    self._happened(BEGUN, self._scenario.name)
+            await asyncio.sleep(0.5)
+
+    async def _measure(self, client: SystemClient) -> None:
+        """Take the newest figures of ``ml_monitoring`` that are about the champion."""
+        scenario, champion = self._scenario, self._state.champion
+        try:
+            snapshot = await client.ask(GET_MONITORING, Empty(), 5.0)
+        except ComplexSystemError:
+            return
+        served = snapshot.model
+        if champion is None or (served.model, served.version) != (champion.model, champion.version):
+            return
+        scenario.pairs = int(snapshot.performance.get("count", 0))
+        scenario.rmse = snapshot.performance.get("rmse")
+        scenario.rmse_relative = scenario.rmse / champion.rmse if scenario.rmse is not None and champion.rmse else None
+        scenario.psi_max = max(snapshot.drift.values(), default=None)
+        self._state.changed = True
+        if scenario.psi_max is not None and scenario.psi_max > DRIFTED and self._has(BEGUN):
+            self._happened(DRIFT, f"PSI {scenario.psi_max:.2f}")
+        good = scenario.rmse_relative is not None and scenario.rmse_relative <= GOOD_AGAIN
+        if good and scenario.pairs >= ENOUGH_PAIRS and self._has(CHAMPION):
+            self._happened(ERROR_DOWN, self._error())
+        self._check_end()
+
+    async def _alerted(self, alert: Alert) -> None:
+        if not self._has(BEGUN):
+            return
+        drift = alert.metric.startswith("drift/")
+        if drift:  # an alert about drift means that drift was seen
+            self._happened(DRIFT, f"PSI {alert.value:.2f}")
+        if drift or not any(step.step == DRIFT for step in self._scenario.steps):
+            self._happened(ALERT, alert.sentence)
+
+    async def _ended(self, alert: Alert) -> None:
+        self._state.alerts.pop(alert.key, None)
+        self._check_end()
+
+    @property
+    def _alert_is_open(self) -> bool:
+        """Whether an alert about the data or the error is open; one about the host does not count."""
+        return any(alert.retrain for alert in self._state.alerts.values())
+
+    def _check_end(self) -> None:
+        if self._has(ERROR_DOWN) and not self._alert_is_open:
+            self._happened(ENDED, "none is open")
+
+    async def _round(self, message: TrainingRound) -> None:
+        if message.stage == "started" and message.cause == "alert":
+            self._happened(ROUND, f"round {message.round}")
+
+    async def _compared(self, message: ComparisonFinished) -> None:
+        if message.cause != "alert":
+            return
+        champion = message.champion
+        new = f"{champion.model} version {champion.version}, RMSE {champion.rmse:.2f} on the newest hold-out data"
+        self._happened(DECIDED, message.kept or new)
+        if not message.kept:
+            self._happened(CHAMPION, new)
+
+    def _error(self) -> str:
+        scenario = self._scenario
+        relative = "" if scenario.rmse_relative is None else f", {scenario.rmse_relative:.2f} times the hold-out RMSE"
+        return f"RMSE {scenario.rmse or 0:.2f}{relative}"
+
+    def _has(self, name: str) -> bool:
+        return any(step.step == name and step.seconds is not None for step in self._scenario.steps)
+
+    def _happened(self, name: str, text: str) -> None:
+        for step in self._scenario.steps:
+            if step.step == name and step.seconds is None:
+                step.seconds, step.text = round(self._state.seconds, 1), text
+                self._state.note(f"scenario {self._scenario.name}: {name}: {text}")

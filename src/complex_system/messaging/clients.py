@@ -108,10 +108,12 @@ class DatabaseClient:
         """Return the numbers of raw, processed, labelled and rejected records."""
         return await self._ask(database.GET_COUNTS, Empty())
 
-    async def unprocessed(self, version: str, limit: int, after: str | None = None, share: Share = ALL) -> Page:
+    async def unprocessed(
+        self, version: str, limit: int, after: str | None = None, share: Share = ALL, *, revisions: bool = False
+    ) -> Page:
         """Return raw records that a pipeline version has neither processed nor rejected, by key; of a share of the keys."""
         part = None if share == ALL else (share.index, share.count)
-        request = database.UnprocessedRequest(version=version, limit=limit, after=after, share=part)
+        request = database.UnprocessedRequest(version=version, limit=limit, after=after, share=part, revisions=revisions)
         return decode_page(await self._ask(database.GET_UNPROCESSED, request))
 
     async def upsert_processed(self, page: Page) -> Upserted:

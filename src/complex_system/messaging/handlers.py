@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -16,6 +17,9 @@ from complex_system.messaging.subjects import event_subject, reply_subject
 from complex_system.protocol.base import Event, Request
 
 log = logging.getLogger(__name__)
+
+SENDER: ContextVar[str] = ContextVar("sender", default="")
+"""Who sent the request that a handler answers, as the Thing's ``machine`` says it."""
 
 M = TypeVar("M")
 Q = TypeVar("Q")
@@ -58,6 +62,7 @@ def answers(request: Request[Q, R]) -> Callable[[Callable[[Any, Q], Awaitable[R]
         @wraps(method)
         async def handler(self: Any, thing: Thing) -> Thing:
             value: Any
+            SENDER.set(thing.machine)
             try:
                 value = await method(self, request.decode_request(thing.value))
             except Exception as error:  # noqa: BLE001 - whatever happens, the caller gets an answer

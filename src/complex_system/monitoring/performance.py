@@ -11,7 +11,7 @@ import numpy as np
 
 from complex_system.monitoring.aggregates import Served
 from complex_system.monitoring.history import Pair
-from complex_system.training.base import Scores
+from complex_system.training.base import score
 
 MOST_MODELS = 8
 """Models with windows of their own; the one that has not predicted for longest is forgotten."""
@@ -39,7 +39,7 @@ class ErrorWindow:
             return {"count": 0.0}
         pairs = np.asarray(self._pairs, dtype=np.float32)
         truth, predicted = pairs[:, 0], pairs[:, 1]
-        scores = Scores.of(truth, predicted)
+        scores = score(truth, predicted)
         bias = float(np.mean(predicted.astype(np.float64) - truth.astype(np.float64)))
         r2 = {"r2": scores.r2} if count > 1 else {}
         return {"rmse": scores.rmse, "mae": scores.mae, "bias": bias, **r2, "count": float(count)}

@@ -180,7 +180,9 @@ class TimeCheck(Check):
 
     @override
     def problem(self, value: Any, record: Record) -> str | None:
-        return None if self._format.parts(value) else f"'{_shortened(value)}' is no time of the format {self._column.format}"
+        return (
+            None if self._format.parts(value) else f"'{_shortened(value)}' is not a time of the format {self._column.format}"
+        )
 
 
 class ListCheck(Check):

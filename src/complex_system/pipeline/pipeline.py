@@ -145,7 +145,7 @@ class Pipeline:
         """
         given = raw if isinstance(raw, pl.DataFrame) else pl.DataFrame(pl.from_arrow(raw))
         if missing := [check.field for check in self._checks if check.needed and check.field not in given.columns]:
-            raise InvalidRequestError(f"The column(s) {', '.join(missing)} are needed and missing.")
+            raise InvalidRequestError(f"The column(s) {', '.join(missing)} are required and missing.")
         columns = [
             pl.col(name).cast(kind) if name in given.columns else pl.lit(None, dtype=kind).alias(name)
             for name, kind in self._raw_types.items()

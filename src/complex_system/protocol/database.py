@@ -42,12 +42,14 @@ class UnprocessedRequest(Message, frozen=True, kw_only=True):
         after: Only records with larger keys; None from the first one on.
         limit: Rows of the page; the default page size where it is missing.
         share: ``(index, count)``: only keys whose CRC-32 modulo ``count`` is ``index``, the share of one of ``count`` replicas.
+        revisions: With the column ``_envelope_revision``; whoever gives it back with the results is safe from a change in between.
     """
 
     version: Key
     after: Key | None = None
     limit: Limit | None = None
     share: tuple[int, int] | None = None
+    revisions: bool = False
 
 
 class ColumnsRequest(Message, frozen=True, kw_only=True):
@@ -75,11 +77,13 @@ class Rejection(Message, frozen=True, kw_only=True, rename={"id": "_id"}):
         id: Key of the record.
         reason: Why, for a person.
         version: The pipeline version that rejected it; given in replies only.
+        revision: The revision that could not be processed; in requests, where it is known.
     """
 
     id: Key
     reason: str
     version: str = ""
+    revision: int | None = None
 
 
 class RejectRequest(Message, frozen=True, kw_only=True):
@@ -116,6 +120,18 @@ class Acknowledged(Message, frozen=True, kw_only=True):
 
     acknowledged: bool = True
     db: str = ""
+
+
+class Saved(Acknowledged, frozen=True, kw_only=True):
+    """Confirms raw records.
+
+    Attributes:
+        inserted: Records that were written.
+        existing: Records whose key was there; they stay as they are.
+    """
+
+    inserted: int
+    existing: int
 
 
 class Upserted(Acknowledged, frozen=True, kw_only=True):

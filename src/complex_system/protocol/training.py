@@ -12,6 +12,10 @@ Cause = Literal["growth", "alert", "schedule"]
 """Why a round was started: enough new data, an alert, or a trainer's own schedule."""
 
 
+Verdict = Literal["better", "unclear", "not better"]
+"""Whether a champion is better than a baseline; ``unclear`` where the interval of the difference holds 0."""
+
+
 class TrainRequest(Message, frozen=True, kw_only=True):
     """Asks trainers for a training.
 
@@ -80,15 +84,15 @@ class Scores(Message, frozen=True, kw_only=True):
     r2: float
 
 
-class CrossValidationScores(Scores, frozen=True, kw_only=True):
-    """What a cross-validation found.
+class CrossValidation(Scores, frozen=True, kw_only=True):
+    """What a cross-validation found. ``rmse`` and ``mae`` are means over the folds; ``r2`` is the mean over the repeats.
 
     Attributes:
         rmses: RMSE of each fold of each repeat.
-        standard_error: Of the mean RMSE, corrected for the overlap of the training sets.
+        standard_error: Of ``rmse``, corrected for the overlap of the training sets.
         records: Records that were divided into folds.
         folds: Folds of one repeat.
-        digest: Digest of the records' keys: results with the same digest can be compared.
+        digest: Digest of the records' keys and targets: only results with the same digest can be compared.
     """
 
     rmses: tuple[float, ...]
@@ -96,6 +100,11 @@ class CrossValidationScores(Scores, frozen=True, kw_only=True):
     records: int
     folds: int
     digest: str
+
+    @property
+    def repeats(self) -> int:
+        """How often the records were divided anew."""
+        return len(self.rmses) // self.folds
 
 
 class TrainingFinished(Message, frozen=True, kw_only=True):
@@ -129,7 +138,7 @@ class TrainingFinished(Message, frozen=True, kw_only=True):
     run_url: str = ""
     validation: Scores | None = None
     samples: dict[str, int] = {}
-    cross_validation: CrossValidationScores | None = None
+    cross_validation: CrossValidation | None = None
     timings: dict[str, float] = {}
     error: str = ""
 
@@ -230,13 +239,13 @@ class VerdictOnBaseline(Message, frozen=True, kw_only=True):
     """Whether the champion is better than a baseline.
 
     Attributes:
-        verdict: ``better``, ``not better`` or ``not shown``.
-        better_by: RMSE of the baseline less the champion's, in the target's unit.
+        verdict: ``not better`` where the champion's RMSE is not lower, ``better`` where the interval lies above 0.
+        better_by: RMSE of the baseline less the champion's on the same records, in the target's unit.
         low: Lower end of its 95 % confidence interval.
         high: Upper end.
     """
 
-    verdict: str
+    verdict: Verdict
     better_by: float
     low: float
     high: float
@@ -303,7 +312,7 @@ TRAINING_PROGRESS = Event("training-progress", TrainingProgress)
 TRAINING_FINISHED = Event("training-finished", TrainingFinished)
 TRAINING_ROUND = Event("training-round", TrainingRound)
 COMPARISON_FINISHED = Event("comparison-finished", ComparisonFinished)
-GET_COMPARISON = Request(
+GET_COMPARISON: Request[Empty, ComparisonFinished | None] = Request(
     "get-comparison",
     Empty,
     ComparisonFinished | None,

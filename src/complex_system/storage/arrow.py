@@ -11,12 +11,8 @@ import pyarrow.compute as pc
 
 from complex_system.domain.columns import LISTS
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.pages import Page, processed_schema, raw_schema
+from complex_system.domain.pages import REVISION, Page, processed_schema, raw_schema
 from complex_system.domain.records import Record
-
-PIPELINE = "_pipeline"
-"""The store's own field: with a processed record the pipeline version that made it, with a raw one (MariaDB) the version that
-processed or rejected it ('' for none; always '' on MongoDB). It never leaves the store."""
 
 
 def page_of(columns: Sequence[Sequence[Any]], schema: pa.Schema, limit: int) -> Page:
@@ -101,7 +97,9 @@ def converted(rows: Iterable[Sequence[Any]], by_place: dict[int, Callable[[Any],
     return made
 
 
-def raw_page(dataset: Dataset, rows: Sequence[Sequence[Any]], limit: int) -> Page:
-    """A page of raw records from rows ``(key, column, ...)`` in the order of ``raw_schema``."""
+def raw_page(dataset: Dataset, rows: Sequence[Sequence[Any]], limit: int, *, revisions: bool = False) -> Page:
+    """Return a page of raw records from rows ``(key, column, ...)``; with ``revisions`` the last value is the revision."""
     schema = raw_schema(dataset)
+    if revisions:
+        schema = schema.append(pa.field(REVISION, pa.int64(), nullable=False))
     return page_of(list(zip(*rows, strict=True)) if rows else [()] * len(schema), schema, limit)

@@ -1,1 +1,1 @@
-"""Where runs and models are kept: MLflow, Weights & Biases, and a plain directory."""
+"""Logs trainings and keeps models: MLflow, Weights & Biases, and a plain directory. No broker; nothing is trained here."""

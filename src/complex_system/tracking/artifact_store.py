@@ -1,6 +1,6 @@
-"""Artifacts as plain directories, one a digest, with a pointer to the newest: what serving reads of Weights & Biases.
+"""Artifacts as plain directories, one per digest, with a pointer to the newest. Serving reads the W&B artifact from there.
 
-Writing is atomic: a reader sees an artifact whole or not at all, and the pointer names only what is there.
+Writing is atomic: a reader sees an artifact completely or not at all, and the pointer names only what is there.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class ArtifactStore:
         self._root = Path(root)
 
     def write(self, files: dict[str, bytes], metadata: dict[str, Any]) -> str:
-        """Writes an artifact and makes it the newest.
+        """Write an artifact and make it the newest.
 
         Args:
             files: Contents by file name.
             metadata: Becomes ``metadata.json``.
 
         Returns:
-            Its digest. The same files and metadata give the same digest and are written once.
+            The digest. The same files and metadata give the same digest and are written once.
         """
         contents = {**files, METADATA: json.dumps(metadata, indent=2, sort_keys=True).encode()}
         digest = _digest(contents)
@@ -59,42 +59,42 @@ class ArtifactStore:
         return digest
 
     def newest(self) -> str | None:
-        """Digest of the newest artifact, or None as long as there is none."""
+        """Return the digest of the newest artifact, or None as long as there is none."""
         try:
             return (self._root / NEWEST).read_text(encoding="utf-8").strip() or None
         except FileNotFoundError:
             return None
 
     def digests(self) -> list[str]:
-        """All artifacts, the one that was written first first."""
+        """Return the digests of all artifacts, the oldest first."""
         folders = [path for path in self._root.iterdir() if self.has(path.name)] if self._root.is_dir() else []
         return [path.name for path in sorted(folders, key=lambda path: path.stat().st_mtime_ns)]
 
     def has(self, digest: str) -> bool:
-        """Whether there is an artifact of that digest."""
+        """Return whether there is an artifact of that digest."""
         return re.fullmatch(_DIGEST, digest) is not None and (self._root / digest).is_dir()
 
     def read(self, digest: str) -> tuple[dict[str, bytes], dict[str, Any]]:
-        """Files by name (without ``metadata.json``), and the metadata.
+        """Return files by name (without ``metadata.json``), and the metadata.
 
         Raises:
-            ModelRefusedError: There is no such artifact, or it is not what its digest says.
+            ModelRefusedError: There is no such artifact, or its files do not match the digest.
         """
         if not re.fullmatch(_DIGEST, digest):
-            raise ModelRefusedError(f"'{digest[:40]}' is no digest of an artifact.")
+            raise ModelRefusedError(f"'{digest[:40]}' is not the digest of an artifact.")
         folder = self._root / digest
         try:
             contents = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
         except OSError as error:
             raise ModelRefusedError(f"The artifact {digest} cannot be read: {error.strerror}.") from error
         if METADATA not in contents or _digest(contents) != digest:
-            raise ModelRefusedError(f"The artifact {digest} is damaged: its files are not what its digest says.")
+            raise ModelRefusedError(f"The artifact {digest} is damaged: its files do not match its digest.")
         metadata: dict[str, Any] = json.loads(contents.pop(METADATA))
         return contents, metadata
 
 
 def _digest(contents: dict[str, bytes]) -> str:
-    """SHA-256 over names, lengths and contents, its first 16 hex digits."""
+    """Return the first 16 hex digits of the SHA-256 over names, lengths and contents."""
     total = hashlib.sha256()
     for name in sorted(contents):
         total.update(f"{name}\0{len(contents[name])}\0".encode())

@@ -1,4 +1,4 @@
-"""What a tracker takes from a training, and what it gives back."""
+"""The interface of trackers: what they take from a training, and what they return."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from datetime import datetime
 from typing import Any
 
 from complex_system.domain.dataset import Dataset
-from complex_system.training.base import Scores, TrainedModel
-from complex_system.training.cross_validation import CrossValidation
+from complex_system.protocol.base import to_wire
+from complex_system.protocol.training import CrossValidation, Scores
+from complex_system.training.base import TrainedModel
 from complex_system.training.data import TrainingData
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A finished training, with all that is worth keeping of it.
+    """A finished training with everything that is kept of it.
 
     Attributes:
         round: Id of the training round.
@@ -25,7 +26,7 @@ class TrainingResult:
         started_at: When the fit began, UTC.
         trained_at: When it ended, UTC.
         timings: Seconds by stage, e.g. ``fetching`` and ``training``.
-        cross_validation: How models of this kind do on records that they have not seen, where the records are few.
+        cross_validation: Scores on records that were left out of the training, where the records are few.
         reference: What the training data were like (``monitoring.reference``), for the artifact ``reference/reference.json``.
     """
 
@@ -45,11 +46,11 @@ class TrainingResult:
 
     @property
     def samples(self) -> dict[str, int]:
-        """How many samples were trained on and validated with."""
+        """Number of samples by part."""
         return {"train": len(self.data.train), "validation": len(self.data.validation)}
 
     def metadata(self, model: str, run_id: str) -> dict[str, Any]:
-        """What ``metadata.json`` says beside the ONNX model.
+        """Return ``metadata.json``, which is kept beside the ONNX model.
 
         Args:
             model: Name under which the model is registered or kept.
@@ -66,17 +67,17 @@ class TrainingResult:
             "trained_at": self.trained_at.isoformat(),
             "round": self.round,
             "run_id": run_id,
-            "validation": self.validation.as_dict(),
+            "validation": to_wire(self.validation),
             "samples": self.samples,
             "sha256": hashlib.sha256(self.onnx_model).hexdigest(),
             "declaration": self.dataset.as_content(),
-            **({"cross_validation": self.cross_validation.as_dict()} if self.cross_validation else {}),
+            **({"cross_validation": to_wire(self.cross_validation)} if self.cross_validation else {}),
         }
 
 
 @dataclass(frozen=True)
 class LoggedModel:
-    """Where a training's model is found."""
+    """Where the model of a training is."""
 
     model: str
     version: str
@@ -89,11 +90,11 @@ class Tracker(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Imports what it needs; seconds for some."""
+        """Import what it needs; this may take seconds."""
 
     @abstractmethod
     def log(self, result: TrainingResult) -> LoggedModel:
-        """Logs one training as one run. May be called again after a failure: it goes on with what was begun.
+        """Log one training as one run. After a failure, call it again: it goes on with what was begun.
 
         Raises:
             TrackingUnavailableError: The server does not answer; try again later.
@@ -101,4 +102,4 @@ class Tracker(ABC):
         """
 
     def close(self) -> None:  # noqa: B027 - most trackers hold nothing
-        """Ends what runs in the background."""
+        """End what runs in the background."""

@@ -1,4 +1,4 @@
-"""One way to reach the MLflow server: a client that gives up in seconds, and its errors as ours.
+"""The connection to MLflow: a client that gives up in seconds, its errors as ours, experiments, addresses and metric names.
 
 ``mlflow`` takes seconds to import, so it is imported inside functions only. Everything here blocks; services call it in
 threads.
@@ -38,10 +38,10 @@ _loaded: list[Any] = []
 
 
 def load_mlflow() -> Any:
-    """Imports ``mlflow`` with limits that suit a service, and quietly. The environment may set other limits.
+    """Import ``mlflow`` quietly and with limits that suit a service; the environment may set other limits.
 
-    Any number of threads may call it: one imports, the others wait. ``mlflow`` imports itself in circles, and threads that met in
-    there have found it half made.
+    Threads may call it at the same time: one imports, the others wait. The imports within ``mlflow`` are circular, so a second
+    thread would find it incomplete.
     """
     if _loaded:
         return _loaded[0]
@@ -57,7 +57,7 @@ def _imported() -> Any:
     try:
         import mlflow
     except BaseException:
-        # Python takes back the package that failed and keeps its submodules; upon these no second try could succeed.
+        # Python removes the package that failed but keeps its submodules; with these, a second try cannot succeed.
         for name in [name for name in sys.modules if name == "mlflow" or name.startswith("mlflow.")]:
             del sys.modules[name]
         raise
@@ -67,38 +67,38 @@ def _imported() -> Any:
 
 
 def open_client(tracking_uri: str) -> Any:
-    """An ``mlflow.MlflowClient``. Nothing is sent yet."""
+    """Return an ``mlflow.MlflowClient``. Nothing is sent yet."""
     return load_mlflow().MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
 def is_refusal(error: Exception, code: str) -> bool:
-    """Whether MLflow's answer was the error ``code``, e.g. ``RESOURCE_DOES_NOT_EXIST``."""
+    """Return whether MLflow's answer was the error ``code``, e.g. ``RESOURCE_DOES_NOT_EXIST``."""
     return getattr(error, "error_code", None) == code
 
 
 def without_secrets(text: str) -> str:
-    """An address, or a text that holds addresses, without user and password, fit for clients and events."""
-    # Up to the last "@" of the word: a password that was not encoded as it should be may hold "/" and "@".
+    """Return an address, or a text with addresses, without users and passwords."""
+    # Up to the last "@" of the word: a password that was not encoded may contain "/" and "@".
     return re.sub(r"//\S*@", "//", text)
 
 
 def without_paths(text: str) -> str:
-    """A text without the names of files on the host that wrote it; addresses keep their paths."""
+    """Return a text without the names of files on the host that wrote it; addresses keep their paths."""
     return re.sub(r"(?<![\w/.:@-])(?:file:/*)?/(?:[\w.@+-]+/)+[\w.@+-]*", "(a file)", text)
 
 
 def run_url(tracking_uri: str, experiment: str, run: str) -> str:
-    """Address of a run in MLflow's pages, below the path of the server where it has one."""
+    """Return the address of a run in MLflow's pages, below the server's path where it has one."""
     return f"{without_secrets(tracking_uri).rstrip('/')}/#/experiments/{experiment}/runs/{run}"
 
 
 @contextmanager
 def translated(tracking_uri: str, doing: str) -> Iterator[None]:
-    """Turns what MLflow raises inside into ``TrackingUnavailableError``, or ``TrackingRefusedError`` for a request at fault.
+    """Turn what MLflow raises into ``TrackingUnavailableError``, or ``TrackingRefusedError`` where the request is at fault.
 
     Args:
         tracking_uri: Where the server is.
-        doing: What did not work, for the message: "logging the run".
+        doing: What fails, for the message: "logging the run".
     """
     load_mlflow()
     import requests
@@ -111,13 +111,13 @@ def translated(tracking_uri: str, doing: str) -> Iterator[None]:
         reason = without_paths(without_secrets(" ".join(str(error).split())))[:300]
         if _is_final(error):
             raise TrackingRefusedError(f"{where} refuses {doing}: {reason}") from error
-        if _is_answer(error):
+        if _status(error):
             raise TrackingUnavailableError(f"{where} failed at {doing}: {reason}") from error
         raise TrackingUnavailableError(f"{where} does not answer ({doing}).") from error
 
 
 def _status(error: Any) -> int:
-    """The HTTP status behind an error; 0 when there was no answer."""
+    """Return the HTTP status of an error; 0 when there was no answer."""
     import requests
     from mlflow.exceptions import RestException
 
@@ -128,12 +128,8 @@ def _status(error: Any) -> int:
     return 0
 
 
-def _is_answer(error: Exception) -> bool:
-    return _status(error) > 0
-
-
 def _is_final(error: Exception) -> bool:
-    """Whether the same request would fail again: the server says that the request is at fault, or MLflow's client does."""
+    """Return whether the same request would fail again: server or client say that the request is at fault."""
     code = getattr(error, "error_code", "")
     busy = _status(error) in (408, 429)
     return (400 <= _status(error) < 500 and not busy) or code in (
@@ -144,7 +140,7 @@ def _is_final(error: Exception) -> bool:
 
 
 def experiment_id(client: Any, name: str) -> str:
-    """Id of an experiment, which is made when it is missing; two services may do so at once."""
+    """Return the id of an experiment; make it when it is missing, also when two services do so at the same time."""
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
@@ -157,14 +153,14 @@ def experiment_id(client: Any, name: str) -> str:
 
 
 def metric_name(name: str) -> str:
-    """The name under which a metric is logged.
+    """Return the name under which a metric is logged.
 
-    MLflow takes letters of any alphabet, digits, ``_ - . : /`` and blanks, and no name that a path would be read otherwise. A name
-    that it takes stays as it is. In another, what it refuses becomes ``_``, and 6 hex digits of a hash keep names apart which would
-    then be alike: ``data/psi/Temp. [°C]`` is ``data/psi/Temp. _C_-86864a``.
+    MLflow accepts letters of any alphabet, digits, ``_ - . : /`` and spaces, and only names that are normalized paths. An accepted
+    name stays as it is. In any other, refused characters become ``_``, and 6 hex digits of a hash keep names apart that would
+    then be equal: ``data/psi/Temp. [°C]`` becomes ``data/psi/Temp. _C_-86864a``.
 
     Args:
-        name: Made by this software out of words with ``/`` between them and, at its end, a column's name.
+        name: Words of this software with ``/`` between them and, at the end, a column's name.
     """
     made = _REFUSED.sub("_", name)
     path = posixpath.normpath(made)

@@ -1,30 +1,36 @@
-"""Trainings in MLflow: one run each, with parameters, metrics per step, data set, native model, ONNX twin and model version."""
+"""Trainings in MLflow: one run each, with parameters, metrics per step, data set, native model, ONNX model and model version."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
+import sys
 import tempfile
+import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from typing_extensions import override
 
 from complex_system.errors import TrackingRefusedError, TrackingUnavailableError
+from complex_system.protocol.base import to_wire
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.tracking.connection import experiment_id, is_refusal, load_mlflow, open_client, run_url, translated
-from complex_system.tracking.flavors import log_native
 from complex_system.tracking.registry import ONNX_FILE, ONNX_FOLDER, ONNX_METADATA, PREFIX, REFERENCE_FILE, REFERENCE_FOLDER
 
+EXAMPLE_ROWS = 3
 BATCH = 1000
 """Metrics that MLflow takes in one request."""
 
 
 @dataclass
 class _Begun:
-    """How far the logging of a training got; what is done is not done again after a failure."""
+    """What was logged of a training; after a failure it is not logged again."""
 
     experiment: str
     run_id: str
@@ -32,10 +38,10 @@ class _Begun:
 
 
 class MlflowTracker(Tracker):
-    """Logs to one MLflow server. The version appears in the registry as the last act, with all of its tags."""
+    """Logs to one MLflow server. The version is registered last, with all of its tags."""
 
     def __init__(self, tracking_uri: str, experiment: str, prefix: str) -> None:
-        """Prepares a tracker; nothing is imported or sent yet.
+        """Prepare a tracker; nothing is imported or sent yet.
 
         Args:
             tracking_uri: MLflow server.
@@ -57,7 +63,7 @@ class MlflowTracker(Tracker):
             return self._log(result)
         except Exception as error:
             if isinstance(error, TrackingRefusedError) or not isinstance(error, TrackingUnavailableError):
-                self._give_up(result)  # nobody will go on with what was begun
+                self._give_up(result)  # nobody calls again to go on with what was begun
             raise
 
     def _log(self, result: TrainingResult) -> LoggedModel:
@@ -68,8 +74,10 @@ class MlflowTracker(Tracker):
             if begun.native is None:  # before the metrics: MLflow would ask for the history of each of them
                 begun.native = self._log_native(begun.run_id, result)
             self._log_run(client, begun, result)
-            self._log_onnx_model(client, begun.run_id, result, name)
-            _log_reference(client, begun.run_id, result)
+            metadata = json.dumps(result.metadata(name, begun.run_id), indent=2).encode()
+            _log_files(client, begun.run_id, ONNX_FOLDER, {ONNX_FILE: result.onnx_model, ONNX_METADATA: metadata})
+            if result.reference is not None:
+                _log_files(client, begun.run_id, REFERENCE_FOLDER, {REFERENCE_FILE: json.dumps(result.reference).encode()})
             version = self._version_of(client, begun, result, name)
             client.set_terminated(begun.run_id, "FINISHED")
         del self._begun[result.trainer, result.round]
@@ -82,18 +90,13 @@ class MlflowTracker(Tracker):
                 open_client(self._uri).set_terminated(begun.run_id, "FAILED")
 
     def _run_of(self, client: Any, result: TrainingResult) -> _Begun:
-        """The run of a training; after a failure the run that was begun, so that no half one is left behind."""
+        """Return the run of a training; after a failure the run that was begun."""
         key = (result.trainer, result.round)
         if key not in self._begun:
             experiment = experiment_id(client, self._experiment)
             source = {"mlflow.source.name": f"complex_system.{result.trainer}", "mlflow.source.type": "JOB"}
-            started = _milliseconds(result.started_at)
-            run = client.create_run(
-                experiment,
-                start_time=started,
-                tags=_tags(result) | source,
-                run_name=f"{result.trainer} {result.round[-12:]}",
-            )
+            started, name = _milliseconds(result.started_at), f"{result.trainer} {result.round[-12:]}"
+            run = client.create_run(experiment, start_time=started, tags=_tags(result) | source, run_name=name)
             self._begun[key] = _Begun(experiment, run.info.run_id)
         return self._begun[key]
 
@@ -110,13 +113,6 @@ class MlflowTracker(Tracker):
             tag = InputTag("mlflow.data.context", "training" if part == "train" else part)
             log_data(client, run_id, DatasetInput(_dataset(result, part), [tag]))
 
-    def _log_onnx_model(self, client: Any, run_id: str, result: TrainingResult, name: str) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / ONNX_FILE).write_bytes(result.onnx_model)
-            metadata = json.dumps(result.metadata(name, run_id), indent=2)
-            (Path(folder) / ONNX_METADATA).write_text(metadata, encoding="utf-8")
-            client.log_artifacts(run_id, folder, ONNX_FOLDER)
-
     def _log_native(self, run_id: str, result: TrainingResult) -> Any:
         mlflow = load_mlflow()
         mlflow.set_tracking_uri(self._uri)
@@ -124,7 +120,7 @@ class MlflowTracker(Tracker):
             return log_native(result)
 
     def _version_of(self, client: Any, begun: _Begun, result: TrainingResult, name: str) -> str:
-        """Registers the native model, unless an earlier attempt got as far as that."""
+        """Register the native model, unless an earlier attempt did; return the version."""
         existing = client.search_model_versions(f"name = '{name}' and run_id = '{begun.run_id}'", max_results=1)
         if existing:
             return str(existing[0].version)
@@ -140,10 +136,10 @@ class MlflowTracker(Tracker):
 
 
 def log_data(client: Any, run_id: str, data: Any) -> None:
-    """Notes what a run was trained on.
+    """Record what a run was trained on.
 
-    The trainers of a round have the same data. MLflow (3.5.1) looks whether they are known before it inserts them, and refuses the
-    second of two that do so in one moment; by then the data are known.
+    The trainers of a round have the same data. MLflow (3.5.1) checks whether it knows them before it inserts them, and refuses the
+    second of two that do so at the same time; a second try finds them.
     """
     try:
         client.log_inputs(run_id, [data])
@@ -153,15 +149,15 @@ def log_data(client: Any, run_id: str, data: Any) -> None:
         client.log_inputs(run_id, [data])
 
 
-def _log_reference(client: Any, run_id: str, result: TrainingResult) -> None:
-    if result.reference is not None:
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / REFERENCE_FILE).write_text(json.dumps(result.reference), encoding="utf-8")
-            client.log_artifacts(run_id, folder, REFERENCE_FOLDER)
+def _log_files(client: Any, run_id: str, folder: str, files: dict[str, bytes]) -> None:
+    with tempfile.TemporaryDirectory() as local:
+        for name, content in files.items():
+            (Path(local) / name).write_bytes(content)
+        client.log_artifacts(run_id, local, folder)
 
 
 def _tags(result: TrainingResult) -> dict[str, str]:
-    """What is said of a training at its run and at its model version."""
+    """Return the tags of a training's run and model version."""
     return {
         "framework": result.framework,
         "trainer": result.trainer,
@@ -172,9 +168,9 @@ def _tags(result: TrainingResult) -> dict[str, str]:
 
 
 def _metrics(result: TrainingResult, model_id: str) -> list[Any]:
-    """Metrics per step, and the best step's, which are the model's.
+    """Return the metrics of each step, and those of the model at the best step.
 
-    Times follow from the training's own, so that a repeated attempt adds nothing.
+    Their times are those of the training, so that a repeated attempt adds nothing.
     """
     from mlflow.entities import Metric
 
@@ -186,7 +182,7 @@ def _metrics(result: TrainingResult, model_id: str) -> list[Any]:
         metrics.append(Metric("train_rmse", progress.train_rmse, time, progress.step))
         metrics.append(Metric("epoch_validation_rmse", progress.validation_rmse, time, progress.step))
     best = result.model.best_step
-    scores = {f"validation_{name}": value for name, value in result.validation.as_dict().items()}
+    scores = {f"validation_{name}": value for name, value in to_wire(result.validation).items()}
     seconds = {f"seconds_{stage}": value for stage, value in result.timings.items()}
     sizes = {f"{part}_samples": float(size) for part, size in result.samples.items()}
     metrics += [Metric(name, value, end, best, model_id=model_id) for name, value in scores.items()]
@@ -199,7 +195,7 @@ def _metrics(result: TrainingResult, model_id: str) -> list[Any]:
 
 
 def _dataset(result: TrainingResult, part: str) -> Any:
-    """MLflow's description of one part of the data: names, size and digest, not the data."""
+    """Describe one part of the data for MLflow: names, size and digest, not the data."""
     from mlflow.data.code_dataset_source import CodeDatasetSource
     from mlflow.data.numpy_dataset import from_numpy
 
@@ -214,3 +210,90 @@ def _dataset(result: TrainingResult, part: str) -> Any:
 
 def _milliseconds(time: Any) -> int:
     return int(time.timestamp() * 1000)
+
+
+def log_native(result: TrainingResult) -> Any:
+    """Log the model in its own flavor, with signature and pinned requirements, in MLflow's active run; return the ``ModelInfo``.
+
+    ``mlflow.pyfunc.load_model`` of it takes a DataFrame with the features by name, in any order, and predicts in the target's own
+    unit. The requirements are named because MLflow would otherwise spend 10 s on finding them.
+    """
+    import pandas as pd
+
+    example = pd.DataFrame(result.data.train.x[:EXAMPLE_ROWS].astype("float64"), columns=list(result.data.feature_names))
+    common: dict[str, Any] = {
+        "name": "model",
+        "signature": _signature(result),
+        "input_example": example,
+        "metadata": {"pipeline_version": result.dataset.version, "target": result.dataset.target},
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the flavors warn of their dependencies' deprecations
+        return _LOG[result.model.flavor](result.model.native, common)
+
+
+def _signature(result: TrainingResult) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+
+    columns = Schema([ColSpec(DataType.double, name) for name in result.data.feature_names])
+    flat = result.model.flavor == "lightgbm"
+    output = TensorSpec(np.dtype(np.float64 if flat else np.float32), (-1,) if flat else (-1, 1))
+    return ModelSignature(inputs=columns, outputs=Schema([output]))
+
+
+def _pinned(*packages: str) -> list[str]:
+    import mlflow
+
+    # Here it may be mlflow-skinny, without the server; either can load the model.
+    return [
+        f"mlflow=={mlflow.__version__}",
+        *(f"{package}=={importlib.metadata.version(package)}" for package in ("numpy", "pandas", *packages)),
+    ]
+
+
+def _log_lightgbm(native: Any, common: dict[str, Any]) -> Any:
+    import mlflow.lightgbm
+
+    return mlflow.lightgbm.log_model(native, pip_requirements=_pinned("lightgbm"), **common)
+
+
+def _log_pytorch(native: Any, common: dict[str, Any]) -> Any:
+    import cloudpickle  # type: ignore[import-untyped]
+    import mlflow.pytorch
+
+    # Pickled by value, the network's class travels with the model: loading it needs torch, but not this package.
+    module = sys.modules[type(native).__module__]
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        return mlflow.pytorch.log_model(native, pip_requirements=_pinned("torch", "cloudpickle"), **common)
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+
+
+class _NamedColumns:
+    """The TensorFlow flavor with a signature of named columns, which its own ``save_model`` refuses.
+
+    So MLflow puts the columns of a DataFrame into the signature's order, as for the other flavors.
+    """
+
+    @staticmethod
+    def save_model(path: str, mlflow_model: Any, signature: Any, **kwargs: Any) -> None:
+        import mlflow.tensorflow
+
+        mlflow_model.signature = signature
+        mlflow.tensorflow.save_model(path=path, mlflow_model=mlflow_model, signature=False, **kwargs)
+
+
+def _log_tensorflow(native: Any, common: dict[str, Any]) -> Any:
+    from mlflow.models import Model
+
+    requirements = _pinned("tensorflow", "keras")
+    return Model.log(artifact_path=None, flavor=_NamedColumns, model=native, pip_requirements=requirements, **common)
+
+
+_LOG: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
+    "lightgbm": _log_lightgbm,
+    "pytorch": _log_pytorch,
+    "tensorflow": _log_tensorflow,
+}

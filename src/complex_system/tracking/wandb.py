@@ -1,4 +1,4 @@
-"""Trainings in Weights & Biases, and beside it in the plain directory that serving reads. The only module that imports ``wandb``."""
+"""Trainings in Weights & Biases, and in the plain directory that serving reads. The only module that imports ``wandb``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import override
 
 from complex_system.errors import ModelRefusedError, TrackingRefusedError, TrackingUnavailableError
+from complex_system.protocol.base import to_wire
 from complex_system.tracking.artifact_store import METADATA, ArtifactStore
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.training.base import TrainedModel
@@ -26,101 +28,88 @@ ONNX_FILE = "model.onnx"
 
 
 def artifact_folder(wandb_dir: str) -> Path:
-    """Where the artifact store of a W&B folder is."""
+    """Return the artifact store's folder in a W&B folder."""
     return Path(wandb_dir) / "artifacts" / ARTIFACT
 
 
+@dataclass
 class WandbTracker(Tracker):
-    """Logs to Weights & Biases and to the plain directory store, then hands the training to a second tracker (MLflow).
+    """Logs to Weights & Biases and to the plain directory store, then passes the training to a second tracker (MLflow).
 
     Offline, which is the default, W&B needs neither an account nor a network and writes its run below ``directory``.
+
+    Attributes:
+        following: Logs the training as well; :meth:`log` returns its model and run.
+        state_of: Returns the state dict of a model as bytes.
+        mode: ``online``, ``offline`` or ``disabled``.
+        project: W&B project.
+        group: W&B run group.
+        directory: Folder of W&B's runs and of the artifact store.
     """
 
-    def __init__(
-        self,
-        following: Tracker,
-        state_of: Callable[[TrainedModel], bytes],
-        *,
-        mode: str,
-        project: str,
-        group: str,
-        directory: str,
-    ) -> None:
-        """Prepares a tracker; nothing is imported or written yet.
-
-        Args:
-            following: Logs the training as well; its model and run are what :meth:`log` returns.
-            state_of: The state dict of a model as bytes.
-            mode: ``online``, ``offline`` or ``disabled``.
-            project: W&B project.
-            group: W&B run group.
-            directory: Folder of W&B's runs and of the artifact store.
-        """
-        self._following = following
-        self._state_of = state_of
-        self._mode = mode
-        self._project = project
-        self._group = group
-        self._directory = directory
-        self._store = ArtifactStore(artifact_folder(directory))
-        self._done: set[str] = set()
+    following: Tracker
+    state_of: Callable[[TrainedModel], bytes]
+    _: KW_ONLY
+    mode: str
+    project: str
+    group: str
+    directory: str
+    _done: set[str] = field(default_factory=set, init=False)
 
     @override
     def prepare(self) -> None:
-        Path(self._directory).mkdir(parents=True, exist_ok=True)
-        if self._mode != "disabled":
+        Path(self.directory).mkdir(parents=True, exist_ok=True)
+        if self.mode != "disabled":
             for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # else W&B copies artifacts into the user's home
-                os.environ.setdefault(name, str(Path(self._directory).resolve()))
+                os.environ.setdefault(name, str(Path(self.directory).resolve()))
             import wandb
 
             wandb.setup(settings=self._settings())
-        self._following.prepare()
+        self.following.prepare()
 
     @override
     def log(self, result: TrainingResult) -> LoggedModel:
-        if result.round not in self._done:  # a repeated attempt is about the following tracker only
-            files = {STATE_FILE: self._state_of(result.model), ONNX_FILE: result.onnx_model}
-            run_id = self._log_run(result, files) if self._mode != "disabled" else ""
-            self._store.write(files, result.metadata(ARTIFACT, run_id))
+        if result.round not in self._done:  # a repeated attempt concerns the following tracker only
+            files = {STATE_FILE: self.state_of(result.model), ONNX_FILE: result.onnx_model}
+            run_id = self._log_run(result, files) if self.mode != "disabled" else ""
+            ArtifactStore(artifact_folder(self.directory)).write(files, result.metadata(ARTIFACT, run_id))
             self._done.add(result.round)
         try:
-            logged = self._following.log(result)
+            logged = self.following.log(result)
         except TrackingRefusedError:
-            self._done.discard(result.round)  # nobody will try again
+            self._done.discard(result.round)  # nobody tries again
             raise
         self._done.discard(result.round)
         return logged
 
     @override
     def close(self) -> None:
-        if self._mode != "disabled":
+        if self.mode != "disabled":
             import wandb
 
             wandb.teardown()
-        self._following.close()
+        self.following.close()
 
     def _log_run(self, result: TrainingResult, files: dict[str, bytes]) -> str:
         import wandb
 
         with _translated("a run"):
             run = wandb.init(
-                project=self._project,
-                group=self._group,
+                project=self.project,
+                group=self.group,
                 job_type="training",
                 name=f"{result.trainer} {result.round[-12:]}",
                 config={**result.model.parameters, "round": result.round, "pipeline_version": result.dataset.version},
                 settings=self._settings(),
             )
             try:
-                for progress in result.model.history:
-                    run.log(
-                        {"train_rmse": progress.train_rmse, "validation_rmse": progress.validation_rmse}, step=progress.step
-                    )
-                for name, value in result.validation.as_dict().items():
+                for each in result.model.history:
+                    run.log({"train_rmse": each.train_rmse, "validation_rmse": each.validation_rmse}, step=each.step)
+                for name, value in to_wire(result.validation).items():
                     run.summary[f"validation_{name}"] = value
-                if cross := result.cross_validation:
+                if result.cross_validation:
                     for name in ("rmse", "standard_error", "mae", "r2", "records"):
-                        run.summary[f"cv_{name}"] = cross.as_dict()[name]
+                        run.summary[f"cv_{name}"] = getattr(result.cross_validation, name)
                 run.log_artifact(self._artifact(run.id, result, files))
             finally:
                 run.finish()
@@ -130,11 +119,9 @@ class WandbTracker(Tracker):
         import wandb
 
         metadata = result.metadata(ARTIFACT, run_id)
-        dimensions = {"input_dim": len(result.data.feature_names), "output_dim": 1}
-        shown = {
-            name: value for name, value in metadata.items() if name != "declaration"
-        }  # W&B shows a hundred entries at most
-        artifact = wandb.Artifact(ARTIFACT, ARTIFACT_TYPE, metadata={**dimensions, **shown})
+        shown = {"input_dim": len(result.data.feature_names), "output_dim": 1, **metadata}
+        del shown["declaration"]  # W&B shows at most a hundred entries
+        artifact = wandb.Artifact(ARTIFACT, ARTIFACT_TYPE, metadata=shown)
         for name, content in {**files, METADATA: json.dumps(metadata, indent=2).encode()}.items():
             with artifact.new_file(name, mode="wb") as file:
                 file.write(content)
@@ -144,8 +131,8 @@ class WandbTracker(Tracker):
         import wandb
 
         return wandb.Settings(
-            mode=self._mode,
-            root_dir=self._directory,
+            mode=self.mode,
+            root_dir=self.directory,
             silent=True,
             console="off",
             disable_git=True,
@@ -167,10 +154,10 @@ class OnlineArtifact:
         self._artifact = artifact
 
     def read(self) -> tuple[dict[str, bytes], dict[str, Any]]:
-        """Files by name (without ``metadata.json``), and the metadata; downloads them.
+        """Download the artifact; return files by name (without ``metadata.json``), and the metadata.
 
         Raises:
-            ModelRefusedError: It has no metadata of ours, or its files cannot be downloaded whole.
+            ModelRefusedError: It has no metadata of ours, or its files cannot be downloaded completely.
         """
         with _translated("reading an artifact"), tempfile.TemporaryDirectory() as folder:
             try:
@@ -185,7 +172,7 @@ class OnlineArtifact:
 
 
 def find_artifact(project: str, version: str = LATEST, name: str = ARTIFACT) -> OnlineArtifact | None:
-    """A version of an artifact of a project, or None if there is none. Needs an account.
+    """Return a version of an artifact of a project, or None if there is none. Needs an account.
 
     Args:
         project: W&B project.

@@ -1,1 +1,1 @@
-"""Trainers of the three frameworks behind one interface, and the data they train on."""
+"""Fits models: the trainers of the three frameworks behind one interface, their data, and cross-validation. No broker, no MLflow."""

@@ -1,20 +1,23 @@
-"""What a framework must be able to do to train here, and what comes out of a training."""
+"""The interface of trainers, and of the models that they return."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
 
+from complex_system.protocol.training import Scores
 from complex_system.training.data import Matrix, TrainingData
+
+Parameter = str | int | float | bool
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training is. ``train_rmse`` and ``validation_rmse`` are in the target's own unit."""
+    """Progress of a training. ``train_rmse`` and ``validation_rmse`` are in the target's own unit."""
 
     step: int
     steps: int
@@ -28,7 +31,7 @@ ProgressCallback = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class TrainingParameters:
-    """What trainers take from the settings."""
+    """The settings of a training."""
 
     seed: int = 1
     epochs: int = 200
@@ -37,42 +40,40 @@ class TrainingParameters:
     network_batch: int = 64
     boosting_rounds: int = 2000
 
+    @classmethod
+    def of(cls, settings: object) -> TrainingParameters:
+        """Take the parameters from the settings of the same names."""
+        return cls(**{each.name: getattr(settings, each.name) for each in fields(cls)})
 
+
+@dataclass(eq=False)
 class TrainedModel(ABC):
-    """A trained model with scaling inside: takes features, answers in the target's own unit.
+    """A trained model with scaling inside: it takes features and predicts in the target's own unit.
 
     Attributes:
         feature_names: Columns of ``x``, in order.
         parameters: What the training used, as it is logged.
         history: Progress of every step.
-        best_step: The step whose model this is.
+        best_step: The step that this model is of.
         native: The framework's own model object, as its MLflow flavor logs it.
     """
 
     flavor: ClassVar[str]
     """MLflow flavor: ``lightgbm``, ``pytorch`` or ``tensorflow``."""
 
-    def __init__(
-        self,
-        feature_names: tuple[str, ...],
-        parameters: dict[str, Any],
-        history: list[Progress],
-        best_step: int,
-        native: Any,
-    ) -> None:
-        self.feature_names = feature_names
-        self.parameters = parameters
-        self.history = history
-        self.best_step = best_step
-        self.native = native
+    feature_names: tuple[str, ...]
+    parameters: Mapping[str, Parameter]
+    history: list[Progress]
+    best_step: int
+    native: Any
 
     @abstractmethod
     def predict(self, x: Matrix) -> Matrix:
-        """Predictions of shape (n,) for features of shape (n, features)."""
+        """Return predictions of shape (n,) for features of shape (n, features)."""
 
     @abstractmethod
     def to_onnx(self) -> bytes:
-        """The model as ONNX with ``ONNX_INPUT`` and ``ONNX_OUTPUT``, batch size free."""
+        """Return the model as ONNX with input ``ONNX_INPUT``, output ``ONNX_OUTPUT`` and a free batch size."""
 
 
 class Trainer(ABC):
@@ -86,36 +87,26 @@ class Trainer(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Imports the framework; seconds for some. Called in a thread before the first training."""
+        """Import the framework, which may take seconds. Called in a thread before the first training."""
 
     @abstractmethod
     def fit(self, data: TrainingData, on_progress: ProgressCallback) -> TrainedModel:
-        """Trains on ``data.train``, stops early on ``data.validation``, and returns the best step's model.
+        """Train on ``data.train``, stop early on ``data.validation``, and return the best step's model.
 
         Feature and target scaling are estimated on ``data.train`` alone and become part of the model. Blocking; runs in a
         thread.
         """
 
 
-@dataclass(frozen=True)
-class Scores:
-    """How far predictions are from the truth: root mean square and mean absolute error in the target's unit, and R2."""
+def score(truth: Matrix, predicted: Matrix) -> Scores:
+    """Score predictions of shape (n,).
 
-    rmse: float
-    mae: float
-    r2: float
-
-    @classmethod
-    def of(cls, truth: Matrix, predicted: Matrix) -> Scores:
-        """Scores of predictions of shape (n,); R2 = 1 - sum (y - p)^2 / sum (y - mean y)^2, and 0 for a constant truth."""
-        error = truth.astype(np.float64) - predicted.astype(np.float64)
-        spread = float(np.sum((truth - truth.mean(dtype=np.float64)) ** 2))
-        return cls(
-            rmse=float(np.sqrt(np.mean(error**2))),
-            mae=float(np.mean(np.abs(error))),
-            r2=1.0 - float(np.sum(error**2)) / spread if spread else 0.0,
-        )
-
-    def as_dict(self) -> dict[str, float]:
-        """The three as JSON."""
-        return {"rmse": self.rmse, "mae": self.mae, "r2": self.r2}
+    R2 = 1 - sum (y - p)^2 / sum (y - mean y)^2, and 0 for a constant truth.
+    """
+    error = truth.astype(np.float64) - predicted.astype(np.float64)
+    spread = float(np.sum((truth - truth.mean(dtype=np.float64)) ** 2))
+    return Scores(
+        rmse=float(np.sqrt(np.mean(error**2))),
+        mae=float(np.mean(np.abs(error))),
+        r2=1.0 - float(np.sum(error**2)) / spread if spread else 0.0,
+    )

@@ -1,12 +1,11 @@
-"""Cross-validation where the records are few: folds that are the same for every trainer and baseline, and what they score."""
+"""Cross-validation where the records are few, with the same folds for every trainer and baseline."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +13,15 @@ import pyarrow as pa
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.keys import original_key
-from complex_system.training.base import Scores
+from complex_system.errors import TrainingFailedError
+from complex_system.protocol.training import CrossValidation, Scores
+from complex_system.training.base import score
 from complex_system.training.data import MIN_SAMPLES, Matrix, Samples
 
 FOLDS = 5
 REPEATS = 2
 FEW_FOR_REPEATS = 500
-"""Records from which on one round of folds is enough: a repeat would cost as much again and say little more."""
+"""Records from which on one repeat is enough: another one would cost as much again and add little."""
 FEWEST = FOLDS * MIN_SAMPLES
 """Records below which there is no cross-validation."""
 _VALIDATION_SHARE = 15 / 85
@@ -41,7 +42,7 @@ class Keyed:
 
     @property
     def digest(self) -> str:
-        """Tells whether two cross-validations had the same records with the same targets."""
+        """Digest of keys and targets: equal where two cross-validations had the same records."""
         order = sorted(range(len(self.keys)), key=self.keys.__getitem__)
         found = hashlib.sha256("\n".join(self.keys[i] for i in order).encode())
         found.update(np.ascontiguousarray(self.samples.y[order], dtype="<f4").tobytes())
@@ -52,11 +53,11 @@ class FewRecords:
     """Collects all labelled records, whatever their part of the split, as long as they are few."""
 
     def __init__(self, dataset: Dataset, below: int) -> None:
-        """Makes a collector.
+        """Make a collector.
 
         Args:
             dataset: Whose records they are.
-            below: So many records are too many; 0 to collect none.
+            below: As many records are too many; 0 to collect none.
         """
         self._dataset = dataset
         self._below = below
@@ -66,7 +67,7 @@ class FewRecords:
         self._seen = 0
 
     def add(self, table: pa.Table) -> None:
-        """Takes a page of labelled processed records."""
+        """Take a page of labelled processed records."""
         self._seen += table.num_rows
         if self._seen >= self._below:
             self._keys, self._x, self._y = [], [], []
@@ -77,77 +78,14 @@ class FewRecords:
         self._y.append(table.column(self._dataset.target).to_numpy().astype(np.float32))
 
     def keyed(self) -> Keyed | None:
-        """The records; None where they are too many, or too few for folds."""
+        """Return the records; None where they are too many, or too few for folds."""
         if not FEWEST <= self._seen < self._below:
             return None
         return Keyed(tuple(self._keys), Samples(np.concatenate(self._x), np.concatenate(self._y)))
 
 
-@dataclass(frozen=True)
-class CrossValidation:
-    """What a cross-validation found, in the target's unit.
-
-    Attributes:
-        rmses: Of every fold, in order.
-        mae: Mean over the folds.
-        r2: 1 - SSE / SST of all out-of-fold predictions of a repeat, mean over the repeats: a fold alone has too few records for it.
-        records: How many records took part; each is predicted once a repeat.
-        folds: In a repeat.
-        digest: Of the records, see :class:`Keyed`.
-    """
-
-    rmses: tuple[float, ...]
-    mae: float
-    r2: float
-    records: int
-    folds: int
-    digest: str
-
-    @property
-    def repeats(self) -> int:
-        """How often all records were divided into folds."""
-        return len(self.rmses) // self.folds
-
-    @property
-    def rmse(self) -> float:
-        """The mean over the folds."""
-        return float(np.mean(self.rmses))
-
-    @property
-    def standard_error(self) -> float:
-        """Of the mean over the folds, see :func:`standard_error`."""
-        return standard_error(self.rmses, self.folds)
-
-    def as_dict(self) -> dict[str, Any]:
-        """As it is kept beside a model."""
-        return {
-            "rmse": self.rmse, "mae": self.mae, "r2": self.r2, "standard_error": self.standard_error,
-            "rmses": list(self.rmses), "records": self.records, "folds": self.folds, "digest": self.digest,
-        }  # fmt: skip
-
-    @classmethod
-    def parse(cls, value: object) -> CrossValidation | None:
-        """What :meth:`as_dict` made; None for anything else."""
-        if not isinstance(value, Mapping):
-            return None
-        try:
-            rmses = tuple(float(each) for each in value["rmses"])
-            found = cls(
-                rmses,
-                float(value["mae"]),
-                float(value["r2"]),
-                int(value["records"]),
-                int(value["folds"]),
-                str(value["digest"]),
-            )
-        except (KeyError, TypeError, ValueError):
-            return None
-        whole = found.folds > 1 and len(rmses) >= found.folds and all(math.isfinite(each) for each in rmses)
-        return found if whole else None
-
-
 def standard_error(values: Sequence[float], folds: int) -> float:
-    """Standard error of the mean of fold scores, corrected for the overlap of the training sets: s sqrt(1/m + 1/(k-1)).
+    """Return the standard error of the mean of fold scores, corrected for the overlap of the training sets: s sqrt(1/m + 1/(k-1)).
 
     The scores of m folds are not independent, because the folds' training sets share most of their records; the plain s / sqrt(m)
     would be too small. 1/(k-1) is the size of a fold over that of its training set. Source: C. Nadeau and Y. Bengio, Inference for
@@ -159,9 +97,9 @@ def standard_error(values: Sequence[float], folds: int) -> float:
 
 
 def fold_numbers(keys: Sequence[str], folds: int, repeat: int) -> npt.NDArray[np.int64]:
-    """The fold of every record: equal parts of the records in the order of a hash of their keys.
+    """Return the fold of every record: equal parts of the records in the order of a hash of their keys.
 
-    They depend on nothing but the keys, so every trainer has the same ones. A record that a source has sent again under another
+    They depend on the keys only, so every trainer has the same ones. A record that a source has sent again under another
     key (``domain.records.repeated``) is in the fold of the first one, else its copy would be among the training records.
     """
     originals = [original_key(key) for key in keys]
@@ -172,16 +110,19 @@ def fold_numbers(keys: Sequence[str], folds: int, repeat: int) -> npt.NDArray[np
 def cross_validate(
     fit: Fit, records: Keyed, on_fold: Callable[[int, int], None] = lambda done, of: None, repeats: int | None = None
 ) -> CrossValidation:
-    """Fits without each fold in turn, and scores the fit on that fold.
+    """Fit without each fold in turn, and score the fit on that fold.
 
-    A fit gets what lies outside its fold, divided once more: the larger part to train on, the smaller to stop early by. So neither
-    scaling nor early stopping has seen a record that is scored.
+    A fit gets the records outside its fold, divided once more: the larger part to train on, the smaller for early stopping. So
+    neither scaling nor early stopping has seen a record that is scored.
 
     Args:
         fit: What is fitted; it must estimate everything anew.
         records: All labelled records.
-        on_fold: Called after every fold with the number of those done and of all.
+        on_fold: Called after every fold with the number of folds done and of all folds.
         repeats: How often the records are divided; by their number unless given.
+
+    Raises:
+        TrainingFailedError: A fit predicts values that are not finite.
     """
     repeats = repeats or (REPEATS if len(records.keys) < FEW_FOR_REPEATS else 1)
     y = records.samples.y
@@ -194,11 +135,16 @@ def cross_validate(
             train, validation = _divided(records, numbers != fold, f"validation {repeat} {fold}")
             scored = numbers == fold
             predicted[scored] = fit(train, validation)(records.samples.x[scored])
-            scores.append(Scores.of(y[scored], predicted[scored]))
+            scores.append(score(y[scored], predicted[scored]))
             on_fold(len(scores), repeats * FOLDS)
-        r2.append(Scores.of(y, predicted).r2)
+        r2.append(score(y, predicted).r2)
+    rmses = tuple(each.rmse for each in scores)
+    if not np.all(np.isfinite(rmses)):
+        raise TrainingFailedError("A fold was predicted with values that are not finite.")
     return CrossValidation(
-        rmses=tuple(each.rmse for each in scores),
+        rmse=float(np.mean(rmses)),
+        rmses=rmses,
+        standard_error=standard_error(rmses, FOLDS),
         mae=float(np.mean([each.mae for each in scores])),
         r2=float(np.mean(r2)),
         records=len(records.keys),
@@ -208,7 +154,7 @@ def cross_validate(
 
 
 def _divided(records: Keyed, outside: npt.NDArray[np.bool_], salt: str) -> tuple[Samples, Samples]:
-    """What lies outside a fold, as training and validation samples."""
+    """Return the records outside a fold, as training and validation samples."""
     places = np.flatnonzero(outside)
     originals = [original_key(records.keys[place]) for place in places]
     order = _shuffled(set(originals), salt)
@@ -222,7 +168,7 @@ def _divided(records: Keyed, outside: npt.NDArray[np.bool_], salt: str) -> tuple
 
 
 def _shuffled(keys: set[str], salt: str) -> list[str]:
-    # Not CRC-32, which the split goes by: two of it with different salts differ by a constant, so that repeats would be alike.
+    # Not CRC-32: with different salts it differs by a constant only, so that repeats would be alike.
     def place(key: str) -> tuple[bytes, str]:
         return hashlib.blake2b(f"{salt} {key}".encode(), digest_size=8).digest(), key
 

@@ -1,4 +1,4 @@
-"""The one split of the labelled records, and the arrays that trainers train on."""
+"""The split of the labelled records, and the arrays that trainers train on."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from complex_system.errors import NotEnoughDataError
 
 Matrix = npt.NDArray[np.float32]
 MIN_SAMPLES = 5
-"""Fewest samples that a part of the split must have."""
+"""Samples that a part of the split must have at least."""
 
 
 class Part(IntEnum):
-    """Which part of the split a record belongs to: 70 % train, 15 % validation, 15 % hold-out."""
+    """Part of the split: 70 % train, 15 % validation, 15 % hold-out."""
 
     TRAIN = 0
     VALIDATION = 1
@@ -29,7 +29,7 @@ class Part(IntEnum):
 
 
 def parts_of(ids: Iterable[str]) -> npt.NDArray[np.int8]:
-    """The part of every key, by CRC-32 of the key: the same on every machine, for every framework, for ever.
+    """Return the part of every key, by CRC-32 of the key: always the same, on every machine and for every framework.
 
     A record that was sent again under another key (``domain.records.repeated``) is in the part of the first one.
     """
@@ -50,7 +50,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a trainer sees: two parts of the split, and what their columns are called."""
+    """The data of a trainer: two parts of the split, and the names of their columns."""
 
     feature_names: tuple[str, ...]
     target: str
@@ -59,9 +59,9 @@ class TrainingData:
 
 
 class _Rows:
-    """The samples of one part while they come: one matrix that grows in its place, by a quarter at a time.
+    """The samples of one part while they are collected: one matrix that grows in place, by a quarter at a time.
 
-    With ``newest``, only so many of the last rows count, and twice as many are kept at most.
+    With ``newest``, only that many of the last rows count, and at most twice as many are kept.
     """
 
     def __init__(self, width: int, newest: int = 0) -> None:
@@ -73,7 +73,7 @@ class _Rows:
     def add(
         self, columns: Sequence[npt.NDArray[np.float64]], target: npt.NDArray[np.float64], chosen: npt.NDArray[np.intp]
     ) -> None:
-        """Takes the chosen rows of a page: one array a feature, and the target."""
+        """Take the chosen rows of a page: one array per feature, and the target."""
         if self._newest and self.count >= 2 * self._newest:
             self._drop_oldest()
         begin, self.count = self.count, self.count + len(chosen)
@@ -84,14 +84,14 @@ class _Rows:
         self._y[begin : self.count] = target[chosen]
 
     def samples(self) -> Samples:
-        """All rows that count, without a copy of them."""
+        """Return all rows that count, without a copy."""
         if self._newest and self.count > self._newest:
             self._drop_oldest()
         self._resize(self.count)
         return Samples(self._x, self._y)
 
     def _drop_oldest(self) -> None:
-        # Copies, because somebody may have samples already.
+        # Copies, because samples may have been returned before.
         kept, self.count = slice(self.count - self._newest, self.count), self._newest
         self._x, self._y = self._x[kept].copy(), self._y[kept].copy()
 
@@ -102,7 +102,7 @@ class _Rows:
         try:
             self._x.resize(shape)
             self._y.resize(rows)
-        except ValueError:  # somebody has samples already: these stay as they are
+        except ValueError:  # samples were returned before and share the memory
             x, y = np.empty(shape, dtype=np.float32), np.empty(rows, dtype=np.float32)
             kept = min(rows, len(self._x), len(self._y))
             x[:kept], y[:kept] = self._x[:kept], self._y[:kept]
@@ -110,10 +110,10 @@ class _Rows:
 
 
 class SampleCollector:
-    """Collects the samples of chosen parts from pages of processed records; of a page nothing is kept but its samples."""
+    """Collects the samples of chosen parts from pages of processed records; keeps nothing else of a page."""
 
     def __init__(self, dataset: Dataset, parts: Iterable[Part], newest: int = 0) -> None:
-        """Makes a collector.
+        """Make a collector.
 
         Args:
             dataset: Whose records they are.
@@ -125,11 +125,11 @@ class SampleCollector:
 
     @property
     def columns(self) -> list[str]:
-        """The columns that the pages must have, in this order: key, target, features."""
+        """Columns that the pages must have, in this order: key, target, features."""
         return list(self._dataset.processed_names)
 
     def add(self, table: pa.Table) -> None:
-        """Takes the rows of a page whose part is wanted."""
+        """Take the rows of a page whose part is wanted."""
         parts = parts_of(table.column(ID).to_pylist())
         columns = [table.column(name).to_numpy() for name in self._dataset.feature_names]
         target = table.column(self._dataset.target).to_numpy()
@@ -137,11 +137,11 @@ class SampleCollector:
             rows.add(columns, target, np.flatnonzero(parts == part))
 
     def count(self) -> int:
-        """How many samples were collected."""
+        """Return the number of collected samples."""
         return sum(rows.count for rows in self._rows.values())
 
     def samples(self, part: Part) -> Samples:
-        """All samples of a part.
+        """Return all samples of a part.
 
         Raises:
             NotEnoughDataError: There are fewer than ``MIN_SAMPLES``.
@@ -154,7 +154,7 @@ class SampleCollector:
         return self._rows[part].samples()
 
     def training_data(self) -> TrainingData:
-        """Train and validation part, for a trainer."""
+        """Return train and validation part, for a trainer."""
         return TrainingData(
             self._dataset.feature_names, self._dataset.target, self.samples(Part.TRAIN), self.samples(Part.VALIDATION)
         )
@@ -163,23 +163,23 @@ class SampleCollector:
 class KeySample:
     """An even sample of the keys of one part of the split, however many there are."""
 
-    def __init__(self, part: Part, most: int, seed: int = 0) -> None:
+    def __init__(self, part: Part, limit: int, seed: int = 0) -> None:
         self._part = part
-        self._most = most
+        self._limit = limit
         self._random = np.random.default_rng(seed)
         self._keys: npt.NDArray[np.object_] = np.empty(0, dtype=object)
         self._priorities: npt.NDArray[np.float64] = np.empty(0)
 
     def add(self, table: pa.Table) -> None:
-        """Takes the keys of a page."""
+        """Take the keys of a page."""
         keys = np.array(table.column(ID).to_pylist(), dtype=object)
         keys = keys[parts_of(keys) == self._part]
         self._keys = np.concatenate([self._keys, keys])
         self._priorities = np.concatenate([self._priorities, self._random.random(len(keys))])
-        if len(self._keys) > self._most:
-            chosen = np.argpartition(self._priorities, self._most)[: self._most]
+        if len(self._keys) > self._limit:
+            chosen = np.argpartition(self._priorities, self._limit)[: self._limit]
             self._keys, self._priorities = self._keys[chosen], self._priorities[chosen]
 
     def keys(self) -> list[str]:
-        """The sample."""
+        """Return the sample."""
         return [str(key) for key in self._keys]

@@ -9,17 +9,16 @@ import lightgbm as lgb
 import numpy as np
 from typing_extensions import override
 
-from complex_system.training.base import Progress, ProgressCallback, TrainedModel, Trainer
+from complex_system.training.base import Parameter, Progress, ProgressCallback, TrainedModel, Trainer
 from complex_system.training.data import Matrix, TrainingData
 from complex_system.training.onnx import with_declared_names
 
 EARLY_STOPPING_ROUNDS = 30
-MOST_LEAVES = 10
-BOOSTING: dict[str, Any] = {
+BOOSTING: dict[str, Parameter] = {
     "objective": "regression",
     "boosting": "gbdt",
     "metric": "rmse",
-    "num_leaves": MOST_LEAVES,
+    "num_leaves": 10,
     "max_depth": 4,
     "learning_rate": 0.05,
     "bagging_fraction": 0.8,
@@ -30,14 +29,12 @@ BOOSTING: dict[str, Any] = {
     "verbosity": -1,
 }
 """Leaves, learning rate and early stopping are the blueprint's; depth and bagging were chosen on five seeds of the lab data."""
-
-
 _FEW = 240
-"""Training samples below which leaves become smaller than LightGBM's 20."""
+"""Training samples below which leaves may be smaller than LightGBM's 20: else nothing would be left to split."""
 
 
 class LightGBMModel(TrainedModel):
-    """A booster. Trees need no scaling, and LightGBM starts from the target's mean by itself."""
+    """A booster. Trees need no scaling, and LightGBM starts from the target's mean."""
 
     flavor: ClassVar[str] = "lightgbm"
 
@@ -67,13 +64,12 @@ class LightGBMTrainer(Trainer):
         import onnxmltools
         import onnxruntime
 
-        del onnxmltools, onnxruntime  # loaded now, so that the first training need not
+        del onnxmltools, onnxruntime  # loaded now, so that the first training does not wait
 
     @override
     def fit(self, data: TrainingData, on_progress: ProgressCallback) -> LightGBMModel:
         settings = {**BOOSTING, "seed": self.parameters.seed}
         if len(data.train) < _FEW:
-            # With few records, leaves of the usual 20 would leave nothing to split.
             settings["min_data_in_leaf"] = max(2, len(data.train) // 12)
         names = _accepted_names(data.feature_names)
         train = lgb.Dataset(data.train.x, data.train.y, feature_name=names, free_raw_data=False)
@@ -101,10 +97,10 @@ class LightGBMTrainer(Trainer):
 
 
 def in_single_precision(model: str) -> str:
-    """The text of a booster with every threshold at the next float32 below it.
+    """Return a booster's text with every threshold at the next float32 below it.
 
-    Features are float32, so each goes the same way at either threshold. ONNX keeps thresholds as the nearest float32, which may be
-    the one above: a feature of just that value would go the other way there.
+    Features are float32, so the trees stay the same. ONNX keeps thresholds as the nearest float32, which may be the one above:
+    there, a feature with just that value would take the other branch.
     """
 
     def below(match: re.Match[str]) -> str:
@@ -113,13 +109,13 @@ def in_single_precision(model: str) -> str:
         rounded = np.where(nearest > exact, np.nextafter(nearest, np.float32(-np.inf)), nearest)
         return "threshold=" + " ".join(repr(float(each)) for each in rounded)
 
-    # Without the sizes in bytes, which are others now, the trees are read one after the other.
+    # The sizes in bytes have changed; without them, the trees are read one after the other.
     without_sizes = re.sub(r"^tree_sizes=.*\n", "", model, flags=re.MULTILINE)
     return re.sub(r"^threshold=(.*)$", below, without_sizes, flags=re.MULTILINE)
 
 
 def _accepted_names(names: tuple[str, ...]) -> list[str]:
-    """The names, if LightGBM takes all of them (it refuses JSON's special characters), else plain ones by position."""
+    """Return the names if LightGBM accepts all of them (it refuses JSON's special characters), else names by position."""
     if all(re.fullmatch(r"[A-Za-z0-9_.\-]+", name) for name in names):
         return list(names)
     return [f"feature_{i}" for i in range(len(names))]

@@ -1,25 +1,25 @@
-"""What the neural networks of both frameworks share: scaling, and the course of a training with early stopping."""
+"""Shared by the neural networks of both frameworks: scaling, averaging, and epochs with early stopping."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
 
 from complex_system.errors import TrainingFailedError
-from complex_system.training.base import Progress, ProgressCallback, TrainingParameters
+from complex_system.training.base import Parameter, Progress, ProgressCallback, TrainingParameters
 from complex_system.training.data import Matrix, Samples
 
 W = TypeVar("W")
 
 AVERAGING = 0.998
-"""Decay of the moving average of the weights, a step.
+"""Decay of the moving average of the weights per step.
 
-The target's scatter around the best possible model is large, and so is the scatter of single weights; their average over
-the last few hundred steps is 0.1 to 0.5 RMSE better on the lab data and less dependent on the seed. Polyak and Juditsky,
+The average over the last few hundred steps is 0.1 to 0.5 RMSE better on the lab data than the weights themselves, which
+scatter as the target does, and depends less on the seed. Polyak and Juditsky,
 Acceleration of stochastic approximation by averaging, SIAM J. Control Optim. 30 (1992).
 """
 
@@ -35,7 +35,7 @@ class Scaling:
 
     @classmethod
     def of(cls, samples: Samples) -> Scaling:
-        """Mean and standard deviation of the samples."""
+        """Return mean and standard deviation of the samples."""
         spread = samples.x.std(axis=0, dtype=np.float64)
         target_spread = float(samples.y.std(dtype=np.float64))
         return cls(
@@ -45,22 +45,36 @@ class Scaling:
             target_scale=target_spread if target_spread > 1e-9 else 1.0,
         )
 
-    def scaled_target(self, y: Matrix) -> Matrix:
-        """Targets of shape (n,) with mean 0 and deviation 1, as a column of shape (n, 1)."""
-        return ((y - self.target_mean) / self.target_scale).astype(np.float32)[:, None]
+    def apply(self, samples: Samples) -> tuple[Matrix, Matrix]:
+        """Return features of shape (n, features) and targets of shape (n, 1), scaled to mean 0 and deviation 1."""
+        x = ((samples.x - self.feature_mean) / self.feature_scale).astype(np.float32)
+        return x, ((samples.y - self.target_mean) / self.target_scale).astype(np.float32)[:, None]
+
+    def rmse(self, mse: float) -> float:
+        """Return the RMSE in the target's unit for a mean squared error of scaled targets."""
+        return self.target_scale * math.sqrt(mse)
 
 
 @dataclass(frozen=True)
 class Course(Generic[W]):
-    """How a training went: every epoch's progress, and the weights of the best one."""
+    """The progress of every epoch, and the weights of the best one."""
 
     history: list[Progress]
     best_step: int
     best_weights: W
 
 
+def network_parameters(parameters: TrainingParameters, layers: Sequence[int], **others: float) -> dict[str, Parameter]:
+    """Return what is logged of a network's training; ``others`` are parameters of the framework."""
+    return {
+        "layers": "-".join(map(str, layers)), "activation": "relu", "optimizer": "adam", "loss": "mse",
+        "learning_rate": parameters.learning_rate, **others, "weight_averaging": AVERAGING, "epochs": parameters.epochs,
+        "patience": parameters.patience, "batch_size": parameters.network_batch, "seed": parameters.seed,
+    }  # fmt: skip
+
+
 def averaging_at(step: int) -> float:
-    """Decay of the weights' average at a step from 1: small at first, so that the random start is soon forgotten."""
+    """Return the decay of the weights' average at a step from 1: small at first, so that the random start has no weight soon."""
     return min(AVERAGING, step / (step + 10))
 
 
@@ -70,12 +84,12 @@ def train_epochs(
     weights: Callable[[], W],
     on_progress: ProgressCallback,
 ) -> Course[W]:
-    """Trains epoch by epoch until the validation error has not improved for ``parameters.patience`` epochs.
+    """Train epoch by epoch until the validation error has not improved for ``parameters.patience`` epochs.
 
     Args:
-        parameters: ``epochs`` and ``patience`` count.
-        one_epoch: Goes once over all training samples; returns the train and validation RMSE in the target's unit.
-        weights: A copy of the present weights.
+        parameters: ``epochs`` and ``patience`` are used.
+        one_epoch: Goes once over all training samples; returns train and validation RMSE in the target's unit.
+        weights: Returns a copy of the present weights.
         on_progress: Called after every epoch.
 
     Raises:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from complex_system.training.base import ProgressCallback, TrainedModel, Trainer
-from complex_system.training.data import Matrix, Samples, TrainingData
-from complex_system.training.network import AVERAGING, Scaling, averaging_at, train_epochs
+from complex_system.training.data import Matrix, TrainingData
+from complex_system.training.network import Scaling, averaging_at, network_parameters, train_epochs
 from complex_system.training.onnx import BATCH, ONNX_INPUT, ONNX_OUTPUT
 
 HIDDEN = 10
@@ -25,8 +25,7 @@ THREADS = 1  # the networks are small, and four trainers share a machine
 class DemonstratorNeuralNet(nn.Module):
     """The blueprint's network, input-10-10-output with ReLU, between buffers that scale features and target.
 
-    The buffers are part of the state dict, so who loads it gets a model that takes features as they are processed and
-    answers in the target's own unit.
+    The buffers are part of the state dict: the loaded model takes processed features and predicts in the target's own unit.
     """
 
     feature_mean: Tensor
@@ -45,12 +44,12 @@ class DemonstratorNeuralNet(nn.Module):
         self.register_buffer("target_scale", torch.ones(output_dim))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Predictions of shape (n, output_dim), in the target's unit."""
+        """Return predictions of shape (n, output_dim), in the target's unit."""
         scaled: Tensor = self.layers((features - self.feature_mean) / self.feature_scale)
         return scaled * self.target_scale + self.target_mean
 
     def take_scaling(self, scaling: Scaling) -> None:
-        """Sets the buffers."""
+        """Set the buffers."""
         self.feature_mean.copy_(torch.from_numpy(scaling.feature_mean))
         self.feature_scale.copy_(torch.from_numpy(scaling.feature_scale))
         self.target_mean.fill_(scaling.target_mean)
@@ -70,7 +69,7 @@ class PyTorchModel(TrainedModel):
 
     @override
     def to_onnx(self) -> bytes:
-        # The newer exporter ("dynamo") takes 11 s for this network, the older one 0.6 s, with the same graph in the end.
+        # The newer exporter ("dynamo") takes 11 s for this network, the older one 0.6 s; the graphs are the same.
         target = io.BytesIO()
         axes = {ONNX_INPUT: {0: BATCH}, ONNX_OUTPUT: {0: BATCH}}
         with warnings.catch_warnings():
@@ -95,7 +94,7 @@ class PyTorchTrainer(Trainer):
         import onnxruntime
 
         del onnxruntime
-        # The first step of the first optimizer imports much of torch; now nobody waits for it.
+        # The first step of the first optimizer imports much of torch: do it before somebody waits for it.
         parameter = nn.Parameter(torch.zeros(1))
         optimizer = torch.optim.Adam([parameter], fused=True)
         parameter.sum().backward()  # type: ignore[no-untyped-call]
@@ -112,17 +111,13 @@ class PyTorchTrainer(Trainer):
         course = train_epochs(self.parameters, epochs.one, epochs.weights, on_progress)
         network.layers.load_state_dict(course.best_weights)
         network.eval()
-        parameters = {
-            "layers": f"{len(data.feature_names)}-{HIDDEN}-{HIDDEN}-1", "activation": "relu", "optimizer": "adam", "loss": "mse",
-            "learning_rate": self.parameters.learning_rate, "weight_decay": WEIGHT_DECAY, "weight_averaging": AVERAGING,
-            "epochs": self.parameters.epochs, "patience": self.parameters.patience,
-            "batch_size": self.parameters.network_batch, "seed": self.parameters.seed,
-        }  # fmt: skip
+        layers = (len(data.feature_names), HIDDEN, HIDDEN, 1)
+        parameters = network_parameters(self.parameters, layers, weight_decay=WEIGHT_DECAY)
         return PyTorchModel(data.feature_names, parameters, course.history, course.best_step, network)
 
 
 class _Epochs:
-    """The epochs of one training. What is evaluated and kept is the average of the weights, not the weights themselves."""
+    """The epochs of one training. The average of the weights is evaluated and kept, not the weights themselves."""
 
     def __init__(
         self, trainer: PyTorchTrainer, network: DemonstratorNeuralNet, scaling: Scaling, data: TrainingData
@@ -131,8 +126,9 @@ class _Epochs:
         self._averaged = DemonstratorNeuralNet(len(data.feature_names)).layers
         self._averaged.load_state_dict(self._layers.state_dict())
         self._scaling = scaling
-        self._train = _scaled(data.train, scaling)
-        self._validation = _scaled(data.validation, scaling)
+        self._train, self._validation = (
+            [torch.from_numpy(part) for part in scaling.apply(samples)] for samples in (data.train, data.validation)
+        )
         self._batch = trainer.parameters.network_batch
         self._order = torch.Generator().manual_seed(trainer.parameters.seed)
         self._optimizer = torch.optim.Adam(
@@ -141,7 +137,7 @@ class _Epochs:
         self._steps = 0
 
     def one(self) -> tuple[float, float]:
-        """Goes over all training samples in a new order; returns train and validation RMSE in the target's unit."""
+        """Go over all training samples in a new order; return train and validation RMSE in the target's unit."""
         x, y = self._train
         order = torch.randperm(len(x), generator=self._order)
         x, y = x[order], y[order]
@@ -159,20 +155,14 @@ class _Epochs:
             squares += float(loss.detach()) * len(xs)
         with torch.inference_mode():
             error = float(nn.functional.mse_loss(self._averaged(self._validation[0]), self._validation[1]))
-        unit = self._scaling.target_scale
-        return unit * float(np.sqrt(squares / len(x))), unit * float(np.sqrt(error))
+        return self._scaling.rmse(squares / len(x)), self._scaling.rmse(error)
 
     def weights(self) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in self._averaged.state_dict().items()}
 
 
-def _scaled(samples: Samples, scaling: Scaling) -> tuple[Tensor, Tensor]:
-    x = torch.from_numpy((samples.x - scaling.feature_mean) / scaling.feature_scale)
-    return x, torch.from_numpy(scaling.scaled_target(samples.y))
-
-
 def state_bytes(model: TrainedModel) -> bytes:
-    """The state dict of a PyTorch model as ``torch.save`` writes it."""
+    """Return the state dict of a PyTorch model as ``torch.save`` writes it."""
     target = io.BytesIO()
     torch.save(model.native.state_dict(), target)
     return target.getvalue()

@@ -15,7 +15,7 @@ from fastiot.msg import Thing
 from typing_extensions import override
 
 from complex_system.domain.dataset import ID
-from complex_system.domain.pages import Page, processed_schema
+from complex_system.domain.pages import REVISION, Page, processed_schema
 from complex_system.domain.records import Record, raw_check
 from complex_system.errors import ComplexSystemError, NobodyListensError
 from complex_system.messaging.clients import DatabaseClient
@@ -111,7 +111,7 @@ class DataProcessingService(SystemService):
                     self._fit(time.monotonic() - asked, grow=False)
                     raise
                 ahead = self._fetch(page.next) if page.next is not None else None
-                table, rejections = await asyncio.to_thread(self._split, page.table)
+                table, rejected = await asyncio.to_thread(self._split, page.table)
                 started = time.monotonic()
                 try:
                     await self._write(table)
@@ -119,8 +119,8 @@ class DataProcessingService(SystemService):
                     if table.num_rows >= self._rows // 2:
                         self._fit(time.monotonic() - started)
                 done.processed += table.num_rows
-                await self._reject(rejections)
-                done.rejected += len(rejections)
+                await self._reject(rejected)
+                done.rejected += len(rejected)
         finally:
             if ahead is not None:
                 ahead.cancel()
@@ -131,7 +131,7 @@ class DataProcessingService(SystemService):
         if share != self._share:
             self._share = share
             log.info("Works on share %d of %d of the keys", share.index + 1, share.count)
-        return asyncio.create_task(self._database.unprocessed(version, limit, after, share))
+        return asyncio.create_task(self._database.unprocessed(version, limit, after, share, revisions=True))
 
     async def _hear(self, thing: Thing) -> None:
         beat = SERVICE_HEARTBEAT.decode(thing.value)
@@ -150,9 +150,18 @@ class DataProcessingService(SystemService):
         elif grow and seconds < limit / 10:
             self._rows = min(self.settings.processing_batch, 2 * before)
 
-    def _split(self, raw: pa.Table) -> tuple[pa.Table, list[dict[str, str]]]:
-        processed, rejections = self._pipeline.split(raw)
-        return processed.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(self._schema), rejections
+    def _split(self, raw: pa.Table) -> tuple[pa.Table, list[Rejection]]:
+        """Return what the pipeline makes of raw records, with their revisions: a record that changes meanwhile is processed again."""
+        revisions: dict[str, int] = {}
+        if REVISION in raw.column_names:  # a database service of an earlier release has none
+            revisions = dict(zip(raw.column(ID).to_pylist(), raw.column(REVISION).to_pylist(), strict=True))
+            raw = raw.drop_columns([REVISION])
+        frame, faults = self._pipeline.split(raw)
+        table = frame.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(self._schema)
+        if revisions:
+            processed = [revisions[key] for key in table.column(ID).to_pylist()]
+            table = table.append_column(REVISION, pa.array(processed, pa.int64()))
+        return table, [Rejection(id=each[ID], reason=each["reason"], revision=revisions.get(each[ID])) for each in faults]
 
     async def _write(self, table: pa.Table) -> None:
         """Writes in messages that the broker takes: many features can make a page wider than its raw records were."""
@@ -162,7 +171,6 @@ class DataProcessingService(SystemService):
         for start in range(0, table.num_rows, rows):
             await self._database.upsert_processed(Page(table.slice(start, rows), notes=notes))
 
-    async def _reject(self, rejections: list[dict[str, str]]) -> None:
-        for start in range(0, len(rejections), _REJECTIONS):
-            part = [Rejection(id=each[ID], reason=each["reason"]) for each in rejections[start : start + _REJECTIONS]]
-            await self._database.reject(self.dataset.version, part)
+    async def _reject(self, rejected: list[Rejection]) -> None:
+        for start in range(0, len(rejected), _REJECTIONS):
+            await self._database.reject(self.dataset.version, rejected[start : start + _REJECTIONS])

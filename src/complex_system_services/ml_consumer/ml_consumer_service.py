@@ -4,46 +4,48 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from typing_extensions import override
 
 from complex_system.background import run
 from complex_system.domain.laboratory import BEST_POSSIBLE, has_known_function
-from complex_system.errors import (
-    ComplexSystemError,
-    NobodyListensError,
-    NotEnoughDataError,
-    ReplyTimeoutError,
-    TrainingFailedError,
-)
+from complex_system.errors import ComplexSystemError, NobodyListensError, ReplyTimeoutError, TrainingFailedError
+from complex_system.evaluation.comparison import ComparisonRequest
 from complex_system.evaluation.mlflow_log import ComparisonLog
-from complex_system.evaluation.rounds import RoundTimes
 from complex_system.messaging.clients import DatabaseClient, ServingClient
 from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import SystemService
-from complex_system.messaging.subjects import (
+from complex_system.protocol.base import Empty
+from complex_system.protocol.operations import (
     ALERT_ENDED,
     ALERT_RAISED,
+    GET_ALERTS,
+    GET_SCENARIO,
+    SCENARIO_CHANGED,
+    Alert,
+    ScenarioState,
+)
+from complex_system.protocol.serving import TRUTH_KNOWN, TruthKnown
+from complex_system.protocol.training import (
     CHAMPION_CHANGED,
     COMPARISON_FINISHED,
-    GET_ALERTS_SUBJECT,
-    GET_COMPARISON_SUBJECT,
-    GET_SCENARIO_SUBJECT,
-    SCENARIO_CHANGED,
+    GET_COMPARISON,
     TRAINING_FINISHED,
     TRAINING_PROGRESS,
     TRAINING_ROUND,
-    TRUTH_KNOWN,
+    ComparisonFinished,
+    TrainingFinished,
+    TrainingProgress,
 )
-from complex_system.service_layer.rounds.comparing import ChampionChoice, HandedIn
+from complex_system.service_layer.rounds.champion import ChampionSelector
 from complex_system.service_layer.rounds.labelled_data import LabelledData
-from complex_system.service_layer.rounds.runner import RoundRunner
-from complex_system.service_layer.rounds.scheduler import TrainingRounds
+from complex_system.service_layer.rounds.round import RoundRunner, RoundTimes
+from complex_system.service_layer.rounds.scheduler import RoundScheduler
 from complex_system.tracking.registry import ModelRegistry
-from complex_system_services.ml_consumer.probes import LabProbes, probes_for
-from complex_system_services.ml_consumer.regular_requests import PredictionRequests
+from complex_system_services.ml_consumer.predictions import LabProbes, PredictionRequests, probes_for
 
 T = TypeVar("T")
 
@@ -52,11 +54,11 @@ _BASELINE_SAMPLES = 100_000
 
 
 class MlConsumerService(SystemService):
-    """Starts training rounds, compares what the trainers hand in, crowns the champion, and asks for predictions.
+    """Starts training rounds, compares their models, makes the best one champion, and asks for predictions.
 
-    A round is due with enough new labelled records, or on an alert that asks for one. The comparison goes to MLflow; when MLflow or
-    the database is away, it waits and is not lost. Rounds without a model are repeated after growing pauses. Models that a trainer
-    made on its own schedule are compared too.
+    A round is due with enough new labelled records, or on an alert that asks for one. While MLflow or the database is away, a
+    comparison waits and is not lost. Rounds without a model are repeated after growing pauses. Models that a trainer made on its
+    own schedule are compared, too.
     """
 
     look_interval: ClassVar[float] = 1.0
@@ -64,29 +66,30 @@ class MlConsumerService(SystemService):
     outside_pause: ClassVar[float] = 10.0
     """Seconds without another model from outside a round until those that came are compared."""
     recall_interval: ClassVar[float] = 10.0
-    """Seconds between two looks at what other services know, for events that were missed."""
+    """Seconds between two requests for alerts and scenario, in case events were missed."""
 
     @override
     async def on_start(self) -> None:
         settings, dataset = self.settings, self.dataset
         known = has_known_function(dataset)
-        best = BEST_POSSIBLE.rmse if known else None
-        times = RoundTimes(**{**vars(self.round_times), "timeout": settings.round_timeout})
         database = DatabaseClient(self)
         data = LabelledData(dataset, database)
         self._registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix or dataset.name)
-        self._log = ComparisonLog(settings.mlflow_tracking_uri, settings.mlflow_experiment, dataset, best)
-        self._choice = ChampionChoice(
-            self._registry, self._log, data, dataset, self._asked, settings.holdout_newest,
+        self._log = ComparisonLog(
+            settings.mlflow_tracking_uri, settings.mlflow_experiment, dataset, BEST_POSSIBLE.rmse if known else None
+        )
+        self._selector = ChampionSelector(
+            self._registry, self._log, data, dataset, self._run_blocking, holdout_newest=settings.holdout_newest,
             baseline_samples=0 if known else _BASELINE_SAMPLES, few=0 if known else settings.cross_validate_below,
         )  # fmt: skip
+        times = replace(self.round_times, timeout=settings.round_timeout)
         self._runner = RoundRunner(self.broker, type(self).__name__, times)
-        self._rounds = TrainingRounds(
+        self._rounds = RoundScheduler(
             settings, database, data, self._runner, dataset.version,
             partial(self.announce, TRAINING_ROUND), partial(self.set_state, "working"),
         )  # fmt: skip
-        self._pending: HandedIn | None = None
-        self._last: dict[str, Any] | None = None
+        self._pending: ComparisonRequest | None = None
+        self._last: ComparisonFinished | None = None
         self._failed = ""
         self._probes = probes_for(dataset, database)
         self._requests = PredictionRequests(self._probes, ServingClient(self), settings.prediction_records)
@@ -98,49 +101,49 @@ class MlConsumerService(SystemService):
     async def on_stop(self) -> None:
         self._runner.stop()
 
-    # What is heard
+    # Events
 
     @hears(TRAINING_PROGRESS)
-    async def _progress(self, progress: dict[str, Any]) -> None:
+    async def _training_progressed(self, progress: TrainingProgress) -> None:
         self._runner.progressed(progress)
 
     @hears(TRAINING_FINISHED)
-    async def _finished(self, outcome: dict[str, Any]) -> None:
-        if not self._runner.ended(outcome) and outcome.get("status") == "finished":
-            self._rounds.made_outside(outcome)
+    async def _training_finished(self, outcome: TrainingFinished) -> None:
+        if not self._runner.ended(outcome) and outcome.status == "finished":
+            self._rounds.trained_outside(outcome)
 
     @hears(ALERT_RAISED)
-    async def _alert_raised(self, alert: dict[str, Any]) -> None:
-        self._rounds.reaction.raised(alert)
+    async def _alert_raised(self, alert: Alert) -> None:
+        self._rounds.alerts.raised(alert)
 
     @hears(ALERT_ENDED)
-    async def _alert_ended(self, alert: dict[str, Any]) -> None:
-        self._rounds.reaction.ended(alert)
+    async def _alert_ended(self, alert: Alert) -> None:
+        self._rounds.alerts.ended(alert)
 
     @hears(SCENARIO_CHANGED)
-    async def _scenario_changed(self, scenario: dict[str, Any]) -> None:
+    async def _scenario_changed(self, scenario: ScenarioState) -> None:
         if isinstance(self._probes, LabProbes):
             self._probes.follow(scenario)
 
     async def _catch_up(self) -> None:
-        """Asks for alerts and scenario, so that a missed event or a restart costs seconds only."""
-        # Where nobody answers, the events are all there is.
+        """Ask for alerts and scenario, so that a missed event or a restart costs seconds only."""
+        # Where nobody replies, the events are all there is.
         with contextlib.suppress(NobodyListensError, ReplyTimeoutError):
-            self._rounds.reaction.replace((await self.ask(GET_ALERTS_SUBJECT, {}, 5.0))["open"])
+            self._rounds.alerts.replace((await self.ask(GET_ALERTS, Empty(), 5.0)).open)
         if isinstance(self._probes, LabProbes):
             with contextlib.suppress(NobodyListensError, ReplyTimeoutError):
-                self._probes.follow(await self.ask(GET_SCENARIO_SUBJECT, {}, 5.0))
+                self._probes.follow(await self.ask(GET_SCENARIO, Empty(), 5.0))
 
     # Rounds and comparisons
 
     async def _look(self) -> float:
-        """One look at the data, and a round or a comparison if one is due. What fails is done again, with back-off.
+        """Run the round or the comparison that is due. What fails is repeated with back-off.
 
         Returns:
-            Seconds until the next look: longer where counting is dear, up to three seconds.
+            Seconds until the next look: longer where counting is expensive, up to three seconds.
         """
         try:
-            await self._rounds.recall(self._registry, self._log, self._asked)
+            await self._rounds.recall(self._registry, self._log, self._run_blocking)
             if self._pending is None:
                 self._pending = await self._rounds.next(self.outside_pause)
             if self._pending is not None:
@@ -154,42 +157,35 @@ class MlConsumerService(SystemService):
             raise
         except ComplexSystemError as error:
             if self._pending is not None:
-                self._pending.forget_runs(error)
+                self._pending.failed(error)
             await self.set_state("waiting", error.message)
             raise
         await self.set_state("failing" if self._failed else "ready", self._failed or self._rounds.waits)
         return max(self.look_interval, min(4 * self._rounds.counting, 3.0))
 
-    async def _compare(self, waiting: HandedIn) -> None:
-        await self.set_state("working", f"compares the models of round {waiting.round}")
-        try:
-            self._last = await self._choice.decide(waiting)
-        except NotEnoughDataError as error:
-            if waiting.cause is None:
-                raise
-            raise TrainingFailedError(f"Round {waiting.round} cannot be compared: {error.message}") from error
-        comparison = waiting.comparison
-        assert comparison is not None
-        self._rounds.compared(waiting, comparison)
+    async def _compare(self, request: ComparisonRequest) -> None:
+        await self.set_state("working", f"comparing the models of round {request.round}")
+        self._last, changed = await self._selector.select(request)
+        self._rounds.compared(request, improved=changed is not None)
         await self.announce(COMPARISON_FINISHED, self._last)
-        if comparison.is_change:
-            await self.announce(CHAMPION_CHANGED, self._choice.crowned(comparison, waiting.why))
+        if changed is not None:
+            await self.announce(CHAMPION_CHANGED, changed)
 
-    @answers(GET_COMPARISON_SUBJECT)
-    async def _last_comparison(self, _: Any) -> dict[str, Any] | None:
-        """The newest comparison, for who was not there when it was announced."""
+    @answers(GET_COMPARISON)
+    async def _last_comparison(self, _: Empty) -> ComparisonFinished | None:
+        """Return the newest comparison, for those who missed the event."""
         if self._last is None:
-            self._last = await self._asked(self._log.last)
+            self._last = await self._run_blocking(self._log.last)
         return self._last
 
-    async def _asked(self, call: Callable[[], T]) -> T:
-        """What MLflow answers. It may hang for minutes; this service ends all the same."""
+    async def _run_blocking(self, call: Callable[[], T]) -> T:
+        """Run a call to MLflow in a thread. It may hang for minutes; the service ends all the same."""
         return await self.while_running(run(call, "mlflow"))
 
     # Predictions
 
     async def _predict(self) -> None:
-        """Asks for predictions, logs them beside the truth, and announces the truth."""
+        """Ask for predictions, log them beside the truth, and announce the truth."""
         truths = await self._requests.make()
         if truths:
-            await self.announce(TRUTH_KNOWN, {"truths": truths})
+            await self.announce(TRUTH_KNOWN, TruthKnown(truths=tuple(truths)))

@@ -95,7 +95,7 @@ class MlMonitoringService(SystemService):
         self._rest, self.url = rest, rest.url
 
     def _make_page(self, loop: asyncio.AbstractEventLoop) -> WsgiGateway:
-        from complex_system.monitoring.page.mount import page_of  # takes a second, in its thread
+        from complex_system.monitoring.page.app import page_of  # takes a second, in its thread
 
         settings = self.settings
         return page_of(self.monitor, loop, mlflow_uri=settings.mlflow_tracking_uri, api_key=settings.api_key)

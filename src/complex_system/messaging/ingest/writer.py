@@ -26,6 +26,7 @@ from complex_system.errors import (
 from complex_system.messaging.ingest.dead_letters import ROOM_FOR_REASON, DeadLetters
 from complex_system.messaging.ingest.payload import give_keys, published_records
 from complex_system.messaging.ingest.streams import ACK_WAIT
+from complex_system.messaging.subjects import INGEST_RAW
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ _AGAIN_LATE = 10.0
 _FAILED_KEPT = 10_000
 
 Check = Callable[[Any], list[Record]]
-Save = Callable[[list[Record]], Awaitable[Any]]
+Save = Callable[[list[Record], list[str]], Awaitable[Any]]
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ class BatchWriter:
         if not batch:
             return
         try:
-            await self._save([record for checked in batch for record in checked.records])
+            sources = [source for each in batch for source in [_source(each.message)] * len(each.records)]
+            await self._save([record for checked in batch for record in checked.records], sources)
         except StoreUnavailableError:
             raise
         except Exception as error:  # noqa: BLE001 - logged where it is settled
@@ -193,3 +195,8 @@ async def _report_progress(left: dict[int, Msg]) -> None:
         with contextlib.suppress(NatsError):
             for message in list(left.values()):
                 await message.in_progress()
+
+
+def _source(message: Msg) -> str:
+    """The last part of the subject, which names the source where the publisher says it."""
+    return message.subject.removeprefix(INGEST_RAW.name).lstrip(".")

@@ -1,172 +1,138 @@
-"""The plant engineer's four questions, each with a word and a reason."""
+"""Answers to a plant engineer's four questions, each in a few words and with the reason."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 from complex_system.monitoring.aggregates import ErrorSums
 from complex_system.monitoring.drift import MODERATE, SIGNIFICANT
-from complex_system.monitoring.page.diagram import kind_of
-from complex_system.monitoring.page.formatting import count, error, number, share
-from complex_system.monitoring.page.reading import Reading
+from complex_system.monitoring.page.formatting import Level, count, error, level_of, number, share
+from complex_system.monitoring.page.reading import LiveData, Reading
 
-FEW = 30
-"""Joined pairs below which an error says nothing."""
-FEW_RECORDS = 200
-"""Predicted records below which the stability index rises above its band by chance, as the shipped alert rules have it."""
-CLOSE, FAR = 1.15, 1.4
-"""Live RMSE in units of the comparison's beyond which it is worth a look, and beyond which it is bad."""
+MIN_PAIRS = 30
+"""Joined pairs from which an error is judged."""
+MIN_RECORDS = 200
+"""Predicted records from which the stability index is judged; with fewer it exceeds its limits by chance."""
+WORSE, BAD = 1.15, 1.4
+"""Live RMSE in units of the comparison's from which the model needs checking, and from which it is bad."""
 MUCH_MISSING = 0.1
-"""Share of missing values beyond the reference's that asks for a look at the sensor."""
+"""Share of missing values above the reference's from which the sensor needs checking."""
 
 
 class Answer(NamedTuple):
-    """An answer: ``good``, ``warn``, ``bad``, or ``none`` while it is not known."""
+    """An answer; ``level`` is ``none`` while it is not known, and ``path`` the view with more about it."""
 
     question: str
-    kind: str
-    word: str
+    level: Level
+    text: str
     why: str
     path: str
 
 
 def all_answers(reading: Reading) -> list[Answer]:
-    """The answers in the order of the page."""
-    return [runs(reading), is_good(reading), is_as_it_was(reading), asks_for_attention(reading)]
+    """Return the answers in the order of the page."""
+    return [system_answer(reading), model_answer(reading), data_answer(reading), alert_answer(reading)]
 
 
-def runs(reading: Reading) -> Answer:
-    """Does it run?"""
-    question, path = "Does it run?", "/system"
+def system_answer(reading: Reading) -> Answer:
+    """Return whether all services run."""
+    answer = partial(Answer, "Is everything running?", path="/system")
     services = reading.services
     if not services:
-        return Answer(question, "none", "Waiting", "No heartbeat has come yet.", path)
-    by_kind: dict[str, list[str]] = {}
+        return answer("none", "Waiting", "No heartbeat received yet.")
+    names: dict[Level, list[str]] = {}
     for each in services:
-        by_kind.setdefault(kind_of(str(each.get("state", ""))), []).append(str(each["service"]))
-    replicas = sum(int(each.get("running", 0)) for each in services)
-    if bad := by_kind.get("bad"):
-        word = f"{len(bad)} of {len(services)} down"
-        return Answer(question, "bad", word, f"{_names(bad)}: silent or failing.", path)
-    if soon := by_kind.get("soon"):
-        return Answer(question, "warn", "Not all yet", f"{_names(soon)}: starting or waiting.", path)
-    up = len(by_kind.get("good", ()))
-    return Answer(question, "good", "Yes", f"{up} services ready, {replicas} processes.", path)
+        names.setdefault(level_of(each.state), []).append(each.service)
+    if bad := names.get("bad"):
+        return answer("bad", f"{len(bad)} of {len(services)} down", f"{_listed(bad)}: silent or failing.")
+    if soon := names.get("warn"):
+        return answer("warn", "Not yet", f"{_listed(soon)}: starting or waiting.")
+    processes = sum(each.running for each in services)
+    return answer("good", "Yes", f"{len(names.get('good', ()))} services ready, {processes} processes.")
 
 
-def live_errors(reading: Reading) -> dict[str, float]:
-    """The champion's errors in the period; where it has been joined too seldom, those of all that answered."""
-    champion = reading.champion or {}
+def live_errors(reading: Reading) -> ErrorSums:
+    """Return the champion's errors in the period; if it has too few joined pairs, those of all models that answered."""
+    champion = reading.champion
     own, whole = ErrorSums(), ErrorSums()
-    for rollup in reading.rollups:
-        for key, sums in rollup.errors.items():
-            if key.group or key.served.shadow:
-                continue
+    for served, curve in reading.errors.items():
+        for sums in curve.values() if not served.shadow else ():
             whole.merge(sums)
-            if (key.served.model, key.served.version) == (champion.get("model"), str(champion.get("version"))):
+            if champion and (served.model, served.version) == (champion.model, champion.version):
                 own.merge(sums)
-    return (own if own.n >= FEW else whole).metrics()
+    return own if own.n >= MIN_PAIRS else whole
 
 
-def is_good(reading: Reading) -> Answer:
-    """Is the model good?"""
-    question, path = "Is the model good?", "/predictions"
+def model_answer(reading: Reading) -> Answer:
+    """Return whether the model is good."""
+    answer = partial(Answer, "Is the model good?", path="/predictions")
     champion, live, best = reading.champion, live_errors(reading), reading.best_possible
-    if champion is None and "rmse" not in live:
-        return Answer(question, "none", "No model yet", "The first training round has not crowned a champion.", path)
-    enough = live["count"] >= FEW
-    expected = float((champion or {}).get("rmse") or best or live.get("rmse", 0.0))
-    against = f"{error(expected)} at its comparison" + (f", best possible {number(best)}" if best is not None else "")
-    why = f"RMSE {error(live.get('rmse'))} live; {against}."
-    if enough and live["rmse"] > FAR * expected:
-        return Answer(question, "bad", "No", why, path)
-    if (verdict := _beside_the_mean(reading)) is not None:
-        return Answer(question, "warn", *verdict, "/models")
+    if champion is None and not live.n:
+        return answer("none", "No model yet", "The first training round has not finished yet.")
+    rmse = live.metrics().get("rmse", 0.0)
+    expected = (champion.rmse if champion else None) or best or rmse
+    against = f"{error(expected)} when it was compared" + (f", best possible {number(best)}" if best is not None else "")
+    why = f"RMSE {error(rmse if live.n else None)} live, {against}."
+    enough = live.n >= MIN_PAIRS
+    if enough and rmse > BAD * expected:
+        return answer("bad", "No", why)
+    comparison = reading.comparison
+    verdicts = comparison.verdicts if comparison else {}
+    if comparison and "mean" in verdicts and verdicts["mean"].verdict in ("not better", "unclear"):
+        text = "No better than the mean" if verdicts["mean"].verdict == "not better" else "Unclear"
+        return answer("warn", text, comparison.verdict, path="/models")
     if not enough:
-        why = f"{count(live['count'])} predictions have met their truth; from {FEW} on the error says something."
-        return Answer(question, "none", "Not known yet", why, path)
-    if live["rmse"] > CLOSE * expected:
-        return Answer(question, "warn", "Worse than it was", why, path)
-    beaten = _beside_a_line(reading)
-    return Answer(question, "warn", *beaten, "/models") if beaten else Answer(question, "good", "Yes", why, path)
+        return answer(
+            "none", "Not known yet", f"{count(live.n)} of the {MIN_PAIRS} true values that are needed have arrived."
+        )
+    if rmse <= WORSE * expected and comparison and "linear" in verdicts and verdicts["linear"].high < 0:
+        return answer("warn", "A linear model is better", comparison.verdict, path="/models")
+    return answer("warn", "Worse than before", why) if rmse > WORSE * expected else answer("good", "Yes", why)
 
 
-def _beside_the_mean(reading: Reading) -> tuple[str, str] | None:
-    """What the comparison found where no model is surely better than predicting the mean; None where one is, or nothing is known."""
-    comparison = reading.comparison or {}
-    word = ((comparison.get("verdicts") or {}).get("mean") or {}).get("verdict")
-    if word not in ("not better", "unclear"):
-        return None
-    return ("No better than the mean" if word == "not better" else "Cannot be told"), str(comparison.get("verdict", ""))
+def are_few(data: LiveData) -> bool:
+    """Return whether live or reference records are so few that the stability index exceeds its limits by chance."""
+    return min(data.samples, data.reference.samples if data.reference else MIN_RECORDS) < MIN_RECORDS
 
 
-def _beside_a_line(reading: Reading) -> tuple[str, str] | None:
-    """What the comparison found where a linear model is surely better than the champion; None elsewhere."""
-    comparison = reading.comparison or {}
-    verdict = (comparison.get("verdicts") or {}).get("linear") or {}
-    if float(verdict.get("high") or 0.0) >= 0:
-        return None
-    return "A linear model is better", str(comparison.get("verdict", ""))
-
-
-def are_few(data: Mapping[str, Any]) -> bool:
-    """Whether the live records or those of the reference are so few that the stability index is above its bands by chance."""
-    reference = data.get("reference") or {}
-    return min(int(data.get("samples") or 0), int(reference.get("samples") or FEW_RECORDS)) < FEW_RECORDS
-
-
-def drifts(data: Mapping[str, Any]) -> dict[str, float]:
-    """Stability index by column: of raw columns, and of features where no raw records were compared."""
-    part = data.get("raw") or data.get("processed") or ()
-    return {str(each["name"]): float(each["psi"]) for each in part if each.get("psi") is not None}
-
-
-def is_as_it_was(reading: Reading) -> Answer:
-    """Is the data as it was?"""
-    question, path = "Is the data as it was?", "/data"
-    indices = drifts(reading.data)
+def data_answer(reading: Reading) -> Answer:
+    """Return whether the data are as they were in the champion's training."""
+    answer = partial(Answer, "Is the data as expected?", path="/data")
+    data = reading.data
+    indices = {each.name: each.psi for each in data.raw or data.processed if each.psi is not None}
     if not indices:
-        why = reading.awaited("drift", "Waiting for predictions and for the champion's reference.")
-        return Answer(question, "none", "Not known yet", why, path)
-    samples = int(reading.data.get("samples") or 0)
-    trained = int((reading.data.get("reference") or {}).get("samples") or FEW_RECORDS)
-    if min(samples, trained) < FEW_RECORDS:
-        were = (
-            f"The champion was trained on {trained} records"
-            if trained < FEW_RECORDS
-            else f"{samples} records were predicted"
-        )
-        return Answer(
-            question, "none", "Not known yet", f"{were}; from {FEW_RECORDS} on their distribution says something.", path
-        )
+        why = reading.awaiting("drift", "Waiting for predictions and for the champion's reference.")
+        return answer("none", "Not known yet", why)
+    if are_few(data):
+        trained = data.reference.samples if data.reference else MIN_RECORDS
+        what = "The champion was trained" if trained < MIN_RECORDS else "Predictions were made"
+        n = trained if trained < MIN_RECORDS else data.samples
+        return answer("none", "Not known yet", f"{what} on {n} records; {MIN_RECORDS} are needed to compare distributions.")
     worst = max(indices, key=lambda name: indices[name])
     why = f"Largest drift: {worst}, PSI {number(indices[worst])}."
-    moved = [name for name, index in indices.items() if index > SIGNIFICANT]
-    some = [name for name, index in indices.items() if index >= MODERATE]
-    if moved:
-        word = "1 column moved" if len(moved) == 1 else f"{len(moved)} columns moved"
-        return Answer(question, "bad", word, why, path)
-    gone = [each for each in reading.data.get("raw") or () if each["missing"] > each["missing_reference"] + MUCH_MISSING]
-    if gone:
-        reason = f"{gone[0]['name']}: {share(gone[0]['missing'])} missing, {share(gone[0]['missing_reference'])} in the reference."
-        return Answer(question, "warn", "Values missing", reason, path)
-    if some:
-        return Answer(question, "warn", "Moderate drift", why, path)
-    return Answer(question, "good", "Yes", why, path)
+    if moved := sum(index > SIGNIFICANT for index in indices.values()):
+        return answer("bad", "1 column has changed" if moved == 1 else f"{moved} columns have changed", why)
+    for each in data.raw:
+        if each.missing > each.missing_reference + MUCH_MISSING:
+            reason = f"{each.name}: {share(each.missing)} missing, {share(each.missing_reference)} in the reference."
+            return answer("warn", "Values missing", reason)
+    if indices[worst] >= MODERATE:
+        return answer("warn", "Moderate drift", why)
+    return answer("good", "Yes", why)
 
 
-def asks_for_attention(reading: Reading) -> Answer:
-    """Are there alerts?"""
-    question, path = "Does it need me?", "/alerts"
+def alert_answer(reading: Reading) -> Answer:
+    """Return whether there are open alerts."""
+    answer = partial(Answer, "Does anything need attention?", path="/alerts")
     found = reading.open_alerts
     if not found:
-        past = sum(alert.ended is not None and alert.ended >= reading.begin for alert in reading.alerts)
-        why = f"{past} ended within {reading.period.label}." if past else f"None within {reading.period.label}."
-        return Answer(question, "good", "No open alert", why, path)
-    kind = "bad" if any(alert.severity == "critical" for alert in found) else "warn"
-    return Answer(question, kind, f"{len(found)} open", found[0].sentence, path)
+        past = len(reading.past_alerts)
+        why = f"{past} ended in the last {reading.period.label}." if past else f"None in the last {reading.period.label}."
+        return answer("good", "No open alerts", why)
+    level: Level = "bad" if any(alert.severity == "critical" for alert in found) else "warn"
+    return answer(level, "1 open alert" if len(found) == 1 else f"{len(found)} open alerts", found[0].sentence)
 
 
-def _names(names: list[str]) -> str:
+def _listed(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

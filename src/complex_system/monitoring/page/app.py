@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
-import logging
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 import flask
 from dash import Dash, Input, Output, State, dcc, html, no_update
@@ -17,54 +18,103 @@ from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 from plotly.utils import PlotlyJSONEncoder
 
+from complex_system import __version__
+from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.page import answers
-from complex_system.monitoring.page.components import SIGNS, View, Viewer, attributes
-from complex_system.monitoring.page.figures import theme_of
-from complex_system.monitoring.page.formatting import Clock
-from complex_system.monitoring.page.reading import PERIODS, USUAL, Facts, Period, Reading
+from complex_system.monitoring.page.components import SIGNS, View, attributes, sign
+from complex_system.monitoring.page.formatting import Clock, Level, Viewer
+from complex_system.monitoring.page.gateway import WsgiGateway
+from complex_system.monitoring.page.reading import DEFAULT_PERIOD, PERIODS, Facts, Period, Reading, take
 from complex_system.monitoring.page.report import make_report
 from complex_system.monitoring.page.views import alerts, data, models, overview, predictions, system
 
-log = logging.getLogger(__name__)
-
 VIEWS = (overview.VIEW, models.VIEW, predictions.VIEW, data.VIEW, system.VIEW, alerts.VIEW)
 ASSETS = Path(__file__).parent / "assets"
-REFRESH = 2.0
-"""Seconds between two updates of an open page."""
-_REUSED = 1.0
-"""Seconds that a reading serves everybody who looks."""
+TIMEOUT = 10.0
+"""Seconds that a request waits for the event loop to take a reading."""
+_MAX_AGE = 1.0
+"""Seconds that a reading is reused for other readers."""
+_MEMORY = 30.0
+"""Seconds that a reading is kept; those of periods that nobody looks at would only fill the memory."""
+_STATUS: dict[Level, str] = {"bad": "Needs attention", "warn": "Worth a look", "none": "Starting up", "good": "All is well"}
+"""The state of the whole system by the worst level of an answer, the worst first."""
 
 Read = Callable[[Period], Reading]
 """Takes a reading; called in a thread."""
 
 
+def page_of(
+    monitor: Monitor,
+    loop: asyncio.AbstractEventLoop,
+    *,
+    mlflow_uri: str = "",
+    api_key: str = "",
+    refresh: float = 2.0,
+    now: Callable[[], float] = time.time,
+) -> WsgiGateway:
+    """Return the page as an ASGI application, to be mounted beside the REST interface.
+
+    Importing this module and making the page takes a second or two: do it in a thread.
+
+    Args:
+        monitor: What is shown. It belongs to ``loop``; readings are taken there, everything else is done in threads.
+        loop: The event loop of the service.
+        mlflow_uri: The tracking server, whose user interface the page links to.
+        api_key: As for the REST interface; empty for none.
+        refresh: Seconds between two updates of an open page.
+        now: Seconds since 1970.
+    """
+    facts = Facts(monitor.dataset, mlflow_url=public_address(mlflow_uri), version=__version__)
+
+    async def taken(period: Period) -> Reading:
+        return take(monitor, facts, period, now())
+
+    def read(period: Period) -> Reading:
+        return asyncio.run_coroutine_threadsafe(taken(period), loop).result(TIMEOUT)
+
+    return WsgiGateway(make_page(read, facts, refresh), api_key)
+
+
+def public_address(uri: str) -> str:
+    """Return an address without user and password; empty if a browser could not open it."""
+    try:
+        parts = urlsplit(uri)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return ""
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return ""
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
+
+
 class Readings:
-    """Hands out readings, each taken once for all who look at the same time."""
+    """Readings by period, each taken once for all who look at the same time."""
 
     def __init__(self, read: Read) -> None:
         self._read = read
         self._locks = {key: threading.Lock() for key in PERIODS}
-        self._taken: dict[str, tuple[float, Reading]] = {}
+        self._taken: dict[str, Reading] = {}
+        self._times: dict[str, float] = {}
 
     def of(self, key: Any) -> Reading:
-        """A reading of a period, at most a second old; of the usual one where there is no such period."""
-        period = PERIODS.get(str(key), USUAL)
+        """Return a reading of a period, at most a second old; of the default period if there is no such period."""
+        period = PERIODS.get(str(key), DEFAULT_PERIOD)
         with self._locks[period.key]:
-            taken = self._taken.get(period.key)
-            if taken is None or time.monotonic() - taken[0] > _REUSED:
-                taken = (time.monotonic(), self._read(period))
-                # Other periods' readings would only fill the memory.
-                self._taken = {key: each for key, each in self._taken.items() if time.monotonic() - each[0] < 30}
-                self._taken[period.key] = taken
-        return taken[1]
+            now = time.monotonic()
+            if now - self._times.get(period.key, -_MAX_AGE) > _MAX_AGE or period.key not in self._taken:
+                reading = self._read(period)
+                self._taken = {key: each for key, each in self._taken.items() if now - self._times[key] < _MEMORY}
+                self._times[period.key], self._taken[period.key] = now, reading
+            return self._taken[period.key]
 
 
-def make_page(read: Read, facts: Facts, refresh: float = REFRESH) -> flask.Flask:
-    """Makes the page as a WSGI application.
+def make_page(read: Read, facts: Facts, refresh: float) -> flask.Flask:
+    """Return the page as a WSGI application.
 
     Args:
         read: Takes a reading; it may block.
-        facts: What stands in the title.
+        facts: What does not change.
         refresh: Seconds between two updates of an open page.
     """
     server = flask.Flask("complex_system.monitoring.page")
@@ -95,7 +145,7 @@ def make_page(read: Read, facts: Facts, refresh: float = REFRESH) -> flask.Flask
 
 
 def shell(facts: Facts, refresh: float) -> Component:
-    """What stands around every view."""
+    """Return the frame of every view."""
     links = [
         dcc.Link(
             [html.Span(className=f"icon {view.name}", **attributes(aria_hidden="true")), html.Span(view.title)],
@@ -105,9 +155,18 @@ def shell(facts: Facts, refresh: float) -> Component:
         for view in VIEWS
     ]
     periods = dcc.RadioItems(
-        id="period", value=USUAL.key, inline=True, className="choice", persistence=True, persistence_type="local",
+        id="period", value=DEFAULT_PERIOD.key, inline=True, className="choice", persistence=True, persistence_type="local",
         options={each.key: each.key.replace("h", " h").replace("d", " d") for each in PERIODS.values()},
     )  # fmt: skip
+    theme = html.Button(
+        html.Span(className="icon theme"), id="theme", className="button square", title="Light or dark",
+        **attributes(aria_label="Switch between light and dark"),
+    )  # fmt: skip
+    controls = [
+        html.Div(periods, className="period", role="group", **attributes(aria_label="Period")),
+        html.A("Report", id="report-link", href="/report", target="_blank", className="button"),
+        theme,
+    ]
     return html.Div(
         [
             dcc.Location(id="place"),
@@ -121,27 +180,17 @@ def shell(facts: Facts, refresh: float) -> Component:
                 [
                     html.Div([html.Strong(facts.dataset.name), html.Span("monitoring")], className="brand"),
                     html.Div(id="status", className="status", role="status"),
-                    html.Div(
-                        [
-                            html.Div(periods, className="period", role="group", **attributes(aria_label="Period")),
-                            html.A("Report", id="report-link", href="/report", target="_blank", className="button"),
-                            html.Button(
-                                html.Span(className="icon theme"), id="theme", className="button square", title="Light or dark",
-                                **attributes(aria_label="Switch between light and dark"),
-                            ),
-                        ],
-                        className="controls",
-                    ),
+                    html.Div(controls, className="controls"),
                 ]
             ),
-            html.Div("ml_monitoring does not answer. What is shown is old.", className="lost", role="alert"),
+            html.Div("No answer from ml_monitoring: this page is out of date.", className="lost", role="alert"),
             html.Nav(links, **attributes(aria_label="Views")),
             html.Main(id="view", tabIndex=-1),
             html.Footer([html.Span(id="updated"), html.Span(f"complex-system {facts.version}")]),
             html.Div(id="sink", hidden=True),
         ],
         id="shell",
-    )  # fmt: skip
+    )
 
 
 def _route(app: Dash) -> None:
@@ -155,7 +204,7 @@ def _route(app: Dash) -> None:
     def show(path: str | None) -> list[Any]:
         view = by_path.get((path or "/").rstrip("/") or "/", overview.VIEW)
         name = view.name
-        # The stores belong to the view: it is filled when it is there, and one that is built anew starts with nothing seen.
+        # The stores belong to the view: it is filled once it is there, and a new one starts without anything seen.
         stores = [dcc.Store(id=f"{name}-go"), dcc.Store(id=f"{name}-done"), dcc.Store(id=f"{name}-seen", data={})]
         content = html.Div([html.H1(view.title), view.skeleton(), *stores], key=name, **attributes(data_view=name))
         return [content, *("here" if each is view else "" for each in VIEWS)]
@@ -167,20 +216,14 @@ def _status(app: Dash, readings: Readings) -> None:
         Output("shell-done", "data"), Input("shell-go", "data"), State("client", "data"), State("period", "value"),
     )  # fmt: skip
     def tell(go: Any, client: Any, period: Any) -> list[Any]:
-        if not client:
+        if not isinstance(client, dict):
             raise PreventUpdate
-        reading = readings.of(period)
-        kinds = [answer.kind for answer in answers.all_answers(reading)]
-        worst = next((kind for kind in ("bad", "warn", "none") if kind in kinds), "good")
-        words = {"bad": "Needs attention", "warn": "Worth a look", "none": "Getting ready", "good": "All is well"}
-        sign = html.Span(SIGNS[worst], className="sign", **attributes(aria_hidden="true"))
-        clock = Clock.of(client)
+        reading, clock = readings.of(period), Clock.of(client)
+        levels = [answer.level for answer in answers.all_answers(reading)]
+        worst = next(level for level in _STATUS if level in levels)
         updated = f"Updated {clock.local(reading.at):%H:%M:%S} ({clock.name})"
-        zone = str(client.get("zone", "")) if isinstance(client, dict) else ""
-        href = (
-            f"/report?period={reading.period.key}&zone={zone if zone.replace('/', '').replace('_', '').isalnum() else 'UTC'}"
-        )
-        return [[sign, words[worst]], f"status {worst}", updated, href, go]
+        report = urlencode({"period": reading.period.key, "zone": client.get("zone", "")}, safe="/")
+        return [[sign(SIGNS[worst]), _STATUS[worst]], f"status {worst}", updated, f"/report?{report}", go]
 
 
 def _fill(app: Dash, view: View, readings: Readings) -> None:
@@ -198,15 +241,15 @@ def _fill(app: Dash, view: View, readings: Readings) -> None:
     )
     def fill(*given: Any) -> list[Any]:
         client, period, seen = given[-3:]
-        if not client:
+        if not isinstance(client, dict):
             raise PreventUpdate
-        viewer = Viewer(theme_of(client), Clock.of(client), str(given[1]) if choice else "")
+        viewer = Viewer.of(client, str(given[1]) if choice else "")
         return [*only_changed(view.fill(readings.of(period), viewer), seen), given[0]]
 
 
 def only_changed(values: list[Any], seen: Any) -> list[Any]:
-    """Leaves out what the browser shows already, and adds the digests of what it shows then."""
-    digests = [digest(value) for value in values]
+    """Leave out what the browser shows already, and add the digests of what it shows then."""
+    digests = [_digest(value) for value in values]
     before = seen if isinstance(seen, dict) else {}
     changed = [no_update if before.get(str(i)) == digests[i] else value for i, value in enumerate(values)]
     if all(value is no_update for value in changed):
@@ -214,13 +257,12 @@ def only_changed(values: list[Any], seen: Any) -> list[Any]:
     return [*changed, {str(i): each for i, each in enumerate(digests)}]
 
 
-def digest(value: Any) -> str:
-    """Stands for a value that is sent to the browser."""
+def _digest(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value, cls=PlotlyJSONEncoder).encode(), digest_size=9).hexdigest()
 
 
 def _clientside(app: Dash) -> None:
-    """What the browser does itself; see ``assets/page.js``."""
+    """Register what the browser does itself; see ``assets/page.js``."""
     in_browser: Any = app.clientside_callback  # it has no types
     in_browser(
         "window.dash_clientside.page.client", Output("client", "data"), Input("theme", "n_clicks"), Input("place", "search")

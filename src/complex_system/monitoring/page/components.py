@@ -1,16 +1,17 @@
-"""What the views are built of: cards, tables, badges, plots."""
+"""Parts of which the views are built: cards, tables, badges, plots."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from dash import dcc, html
 from dash.development.base_component import Component
 
-from complex_system.monitoring.page.formatting import Clock, link
+from complex_system.monitoring.page.formatting import Level, Viewer, link
 from complex_system.monitoring.page.reading import Reading
+from complex_system.monitoring.page.tables import Table
 
 Child = Any
 """A component, a text, or a list of them."""
@@ -19,49 +20,51 @@ PLOT: Any = {
     "displaylogo": False, "responsive": True, "displayModeBar": False, "scrollZoom": False, "doubleClick": "reset",
     "showTips": False,
 }  # fmt: skip
-SIGNS = {"good": "✓", "warn": "!", "bad": "✕", "none": "…"}
-
-
-@dataclass(frozen=True)
-class Viewer:
-    """Who looks: theme, zone and what they have chosen on the view."""
-
-    theme: str = "light"
-    clock: Clock = field(default_factory=Clock)
-    choice: str = ""
+SIGNS: dict[Level, str] = {"good": "✓", "warn": "!", "bad": "✕", "none": "…"}
 
 
 def attributes(**named: str) -> dict[str, Any]:
-    """HTML attributes with a hyphen in their name."""
+    """Return HTML attributes with hyphens in their names."""
     return {name.replace("_", "-"): value for name, value in named.items()}
+
+
+Parts = Mapping[str, tuple[str, Callable[[Reading, Viewer], Any]]]
+"""For the id of a component the property that is filled, and the function that makes its value."""
 
 
 @dataclass(frozen=True)
 class View:
-    """A view of the page: one module's content.
+    """A view of the page: the content of one module.
 
     Attributes:
-        outputs: Ids and properties that are filled.
-        skeleton: Makes the parts, empty.
-        fill: Makes the values of ``outputs``, in their order.
+        skeleton: Makes the view without content.
+        parts: The content.
         choice: Id of a choice that the view has of its own.
     """
 
     path: str
     title: str
-    outputs: Sequence[tuple[str, str]]
     skeleton: Callable[[], Component]
-    fill: Callable[[Reading, Viewer], list[Any]]
+    parts: Parts
     choice: str = ""
 
     @property
     def name(self) -> str:
-        """What its ids begin with."""
+        """Prefix of its ids."""
         return self.title.lower()
+
+    @property
+    def outputs(self) -> list[tuple[str, str]]:
+        """Ids and properties that are filled."""
+        return [(name, what) for name, (what, _) in self.parts.items()]
+
+    def fill(self, reading: Reading, viewer: Viewer) -> list[Any]:
+        """Return the values of ``outputs``."""
+        return [make(reading, viewer) for _, make in self.parts.values()]
 
 
 def card(title: str, *children: Child, note: Child = "", class_: str = "", aside: Child = None) -> Component:
-    """A part of a view under a heading."""
+    """Return a part of a view under a heading."""
     head: list[Any] = [html.H2(title)]
     if aside is not None:
         head.append(html.Div(aside, className="aside"))
@@ -71,67 +74,64 @@ def card(title: str, *children: Child, note: Child = "", class_: str = "", aside
     return html.Section([*inner, *children], className=f"card {class_}".strip())
 
 
+def columns(*cards: Component, class_: str = "") -> Component:
+    """Return cards side by side."""
+    return html.Div(list(cards), className=f"columns {class_}".strip())
+
+
 def plot(name: str, label: str, height: int = 300) -> Component:
-    """Where a figure goes; ``label`` says what it shows."""
+    """Return the place of a figure. ``label`` describes it; the height is kept free so that nothing moves when the figure comes."""
     graph = dcc.Graph(
         id=name, config=PLOT, figure={"data": [], "layout": {"height": height}}, style={"height": f"{height}px"}
     )
-    # The height is kept free, so that nothing moves when the figure comes.
     return html.Div(
         graph, role="figure", className="plot", style={"minHeight": f"{height}px"}, **attributes(aria_label=label)
     )
 
 
 def drawing(name: str) -> Component:
-    """Where a picture goes, as markup; see ``page.js``. The markup itself is in a store."""
+    """Return the place of a drawing, whose markup is kept in a store; see ``page.js``."""
     return html.Div([dcc.Store(id=name), html.Div(id=f"{name}-at", className="drawing")])
 
 
 def empty(text: str) -> Component:
-    """Says what is awaited."""
+    """Return a text in the place of content that is missing."""
     return html.P(text, className="empty")
 
 
-def badge(kind: str, text: str) -> Component:
-    """A word with a sign: ``good``, ``warn``, ``bad`` or ``none``."""
-    return html.Span(
-        [html.Span(SIGNS.get(kind, "•"), className="sign", **attributes(aria_hidden="true")), text],
-        className=f"badge {kind}",
-    )
+def sign(symbol: str, class_: str = "") -> Component:
+    """Return a symbol, which screen readers skip."""
+    return html.Span(symbol, className=f"sign {class_}".strip(), **attributes(aria_hidden="true"))
+
+
+def badge(level: Level, text: str) -> Component:
+    """Return a text with the sign and the colour of its level."""
+    return html.Span([sign(SIGNS[level]), text], className=f"badge {level}")
 
 
 def outside(text: str, url: Any) -> Child:
-    """A link to another page, or the text alone where the address is none."""
+    """Return a link to another page, or the text alone if the address is missing or unsafe."""
     target = link(url)
     return html.A(text, href=target, target="_blank", rel="noopener noreferrer") if target else text
 
 
-def table(
-    heads: Sequence[str], rows: Sequence[Sequence[Child]], numbers: Sequence[int] = (), marked: int | None = None
-) -> Component:
-    """A table.
+def table(content: Table, marked: int | None = None) -> Component:
+    """Return a table; the row with the number ``marked`` stands out."""
 
-    Args:
-        heads: Column names.
-        rows: Cells.
-        numbers: Columns that are set to the right.
-        marked: Row that stands out.
-    """
+    def class_of(i: int) -> str:
+        return "number" if i in content.numbers else ""
 
-    def kind(i: int) -> str:
-        return "number" if i in numbers else ""
-
-    head = html.Thead(html.Tr([html.Th(name, className=kind(i), scope="col") for i, name in enumerate(heads)]))
+    head = html.Thead(html.Tr([html.Th(name, className=class_of(i), scope="col") for i, name in enumerate(content.heads)]))
     body = html.Tbody([
         html.Tr(
-            [html.Td(cell, className=kind(i), **attributes(data_label=heads[i])) for i, cell in enumerate(row)],
+            [html.Td(cell, className=class_of(i), **attributes(data_label=content.heads[i])) for i, cell in enumerate(row)],
             className="marked" if place == marked else "",
         )
-        for place, row in enumerate(rows)
+        for place, row in enumerate(content.rows)
     ])  # fmt: skip
     return html.Div(html.Table([head, body]), className="table")
 
 
 def figures(*pairs: tuple[str, Child]) -> Component:
-    """Named figures in a row."""
+    """Return named figures in a row."""
     return html.Dl([html.Div([html.Dt(name), html.Dd(value)]) for name, value in pairs], className="figures")

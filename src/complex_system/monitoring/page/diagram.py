@@ -1,33 +1,23 @@
-"""The data flow as a picture: services as boxes, what passes between them on arrows, for wide and for narrow screens."""
+"""The data flow as a diagram: services as boxes, what passes between them on arrows, for wide and for narrow screens."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from complex_system.monitoring.page import series
-from complex_system.monitoring.page.formatting import count, rate
-from complex_system.monitoring.page.reading import Reading
+from complex_system.monitoring.page.formatting import Level, count, level_of, rate
+from complex_system.monitoring.page.reading import Reading, ServiceStatus
 from complex_system.monitoring.page.svg import safe, svg, tag, text
 
 _LONGEST_MODEL = 16
-GOOD = ("ready", "working")
-SOON = ("starting", "waiting")
-SHAPES = {"good": "●", "soon": "◐", "bad": "▲", "gone": "○"}
-"""A state's sign, which differs in form and not in colour alone."""
-
-
-def kind_of(state: str) -> str:
-    """``good``, ``soon``, ``bad`` or ``gone``."""
-    if state in GOOD:
-        return "good"
-    if state in SOON:
-        return "soon"
-    return "gone" if state in ("", "stopped", "planned") else "bad"
+STATE_SIGNS: dict[Level, str] = {"good": "●", "warn": "◐", "bad": "▲", "none": "○"}
+"""Signs of a service's state, which differ in shape as well as in colour."""
+_WORST_FIRST: tuple[Level, ...] = ("bad", "warn", "good", "none")
 
 
 class Node(NamedTuple):
-    """A box: its name, the services behind it, where it stands on a wide and on a narrow screen."""
+    """A box: its name, the services behind it, and its corner on a wide and on a narrow screen."""
 
     key: str
     title: str
@@ -37,13 +27,24 @@ class Node(NamedTuple):
 
 
 class Arrow(NamedTuple):
-    """A line between boxes: points on a wide and a narrow screen, and where its words stand."""
+    """A line between boxes: its points on a wide and on a narrow screen, and the place and alignment of its text.
+
+    Text that is aligned ``above`` begins at its place and grows upwards; ``below`` is centred and grows downwards.
+    """
 
     key: str
     wide: Sequence[tuple[float, float]]
     wide_text: tuple[float, float, str]
     narrow: Sequence[tuple[float, float]]
     narrow_text: tuple[float, float, str]
+
+
+class Label(NamedTuple):
+    """The text on an arrow: a line, a shorter one for narrow screens, and a quiet line below, which is a rate or a remark."""
+
+    line: str = ""
+    narrow: tuple[str, ...] = ()
+    quiet: str = ""
 
 
 W, H = 150.0, 58.0
@@ -71,96 +72,95 @@ ARROWS = (
           ((275, 430), (275, 470), (205, 470), (205, 512)), (284, 452, "start")),
     Arrow("truths", ((682, 217), (962, 217)), (822, 234, "below"), ((83, 430), (83, 470), (145, 470), (145, 512)), (74, 452, "end")),
 )  # fmt: skip
-"""``above`` is left-aligned and grows upwards, ``below`` is centred and grows downwards."""
 
 
-def pictures(reading: Reading) -> tuple[str, str]:
-    """The picture for a wide and for a narrow screen; CSS shows one of them."""
-    words = _words(reading)
-    states = {str(each["service"]): each for each in reading.services}
-    label = "Data flow: " + "; ".join(f"{key} {first} {second}".strip() for key, (first, second) in words.items() if first)
+def diagrams(reading: Reading) -> tuple[str, str]:
+    """Return the diagram for wide and for narrow screens; CSS shows one of them."""
+    labels = _labels(reading)
+    services = {each.service: each for each in reading.services}
+    description = "Data flow: " + "; ".join(
+        f"{key} {each.line} {each.quiet}".strip() for key, each in labels.items() if each.line
+    )
     return (
-        svg(1120, 256, _content(words, states, narrow=False), label, "flow wide"),
-        svg(350, 580, _content(words, states, narrow=True), label, "flow narrow"),
+        svg(1120, 256, _content(labels, services, narrow=False), description, "flow wide"),
+        svg(350, 580, _content(labels, services, narrow=True), description, "flow narrow"),
     )
 
 
-def _words(reading: Reading) -> dict[str, tuple[str, str]]:
-    """What stands on an arrow, in two lines."""
-    records, rates = reading.records, reading.rates
-    asked = series.predictions_per_second(reading)
-    joined = series.truths_per_second(reading)
-    answered = sum(sums.predictions for rollup in reading.rollups for by, sums in rollup.latency.items() if not by.shadow)
-    pairs = sum(sums.n for rollup in reading.rollups for key, sums in rollup.errors.items() if not key.group)
-    champion = reading.champion
-    # Models are called after the data set, whose name stands at the top of the page and has no room between two boxes.
-    model = str(champion.get("model")).removeprefix(f"{reading.facts.dataset.name}-") if champion else ""
-    model = model if len(model) <= _LONGEST_MODEL else f"{model[: _LONGEST_MODEL - 1]}…"
-    crowned = f"{model} v{champion.get('version')}" if champion else "no champion yet"
-    waiting = records.get("raw", 0) - records.get("processed", 0) - records.get("rejected", 0)
-    known = bool(records)
-    trained = len({(row.get("model"), row.get("version")) for row in (reading.comparison or {}).get("results", ())})
-    return {
-        "saved": (count(records.get("raw")) + " records" if known else "", rate(rates["raw"]) if "raw" in rates else ""),
-        "raw": (f"{count(max(0, waiting))} to do" if known else "", ""),
-        "processed": (
-            f"{count(records.get('processed'))} done" if known else "",
-            rate(rates["processed"]) if "processed" in rates else "",
+def _labels(reading: Reading) -> dict[str, Label]:
+    predictions, truths = series.predictions(reading.rollups), series.truths(reading.rollups)
+    labels = {
+        "models": _champion(reading),
+        "rounds": Label("training rounds"),
+        "asked": Label("requests"),
+        "predictions": Label(
+            f"{count(predictions)} predictions in {reading.period.label}", (count(predictions), "predictions"),
+            f"{rate(reading.per_second(series.predictions))} now",
         ),
-        "labelled": (f"{count(records.get('labelled'))} labelled" if known else "", ""),
-        "models": (crowned, f"of {trained} compared" if trained else ""),
-        "rounds": ("training rounds", ""),
-        "asked": ("requests", ""),
-        "predictions": (f"{count(answered)} predictions in {reading.period.label}", f"{rate(asked)} now"),
-        "truths": (f"{count(pairs)} joined with their truth", f"{rate(joined)} now"),
-    }
+        "truths": Label(
+            f"{count(truths)} compared with true values", (count(truths), "compared"),
+            f"{rate(reading.per_second(series.truths))} now",
+        ),
+    }  # fmt: skip
+    records = reading.records
+    if records:
+        rates = {name: rate(value) for name, value in reading.rates.items()}
+        unprocessed = max(0, records.get("raw", 0) - records.get("processed", 0) - records.get("rejected", 0))
+        labels["saved"] = Label(f"{count(records.get('raw'))} records", quiet=rates.get("raw", ""))
+        labels["raw"] = Label(f"{count(unprocessed)} to do")
+        labels["processed"] = Label(f"{count(records.get('processed'))} done", quiet=rates.get("processed", ""))
+        labels["labelled"] = Label(f"{count(records.get('labelled'))} labelled")
+    return labels
 
 
-def _content(words: Mapping[str, tuple[str, str]], states: Mapping[str, Mapping[str, Any]], *, narrow: bool) -> str:
+def _champion(reading: Reading) -> Label:
+    if reading.champion is None:
+        return Label("no champion yet")
+    # Models are named after the data set, whose name is at the top of the page and too long for the space between two boxes.
+    model = reading.champion.model.removeprefix(f"{reading.facts.dataset.name}-")
+    model = model if len(model) <= _LONGEST_MODEL else f"{model[: _LONGEST_MODEL - 1]}…"
+    compared = len(reading.comparison.results) if reading.comparison else 0
+    return Label(f"{model} v{reading.champion.version}", quiet=f"of {compared} compared" if compared else "")
+
+
+def _content(labels: Mapping[str, Label], services: Mapping[str, ServiceStatus], *, narrow: bool) -> str:
     name = "arrow-narrow" if narrow else "arrow-wide"
     head = tag("path", d="M0,0 L7,3.5 L0,7 z", class_="head")
     parts = tag("defs", tag("marker", head, id=name, markerWidth=7, markerHeight=7, refX=6.5, refY=3.5, orient="auto"))
+    texts = ""
     for arrow in ARROWS:
-        points = arrow.narrow if narrow else arrow.wide
-        path = "M" + " L".join(f"{x:g},{y:g}" for x, y in points)
-        moving = " moving" if words[arrow.key][1] not in ("", "0/s", "0/s now") else ""
+        label = labels.get(arrow.key, Label())
+        path = "M" + " L".join(f"{x:g},{y:g}" for x, y in (arrow.narrow if narrow else arrow.wide))
+        moving = " moving" if label.quiet not in ("", "0/s", "0/s now") else ""
         parts += tag("path", d=path, class_=f"arrow{moving}", marker_end=f"url(#{name})")
-    for arrow in ARROWS:
         x, y, place = arrow.narrow_text if narrow else arrow.wide_text
-        lines = [line for line in words[arrow.key] if line]
-        if narrow and lines and " in " in lines[0]:
-            lines = [*lines[0].partition(" in ")[0].split(" ", 1), *lines[1:]]
-        if narrow and lines and " joined" in lines[0]:
-            lines = [lines[0].partition(" ")[0], "joined", *lines[1:]]
-        top = y - 15 * (len(lines) - 1) if place in ("middle", "above") else y
+        lines = [*((narrow and label.narrow) or (label.line,)), label.quiet]
+        shown = [line for line in lines if line] if place else []
+        top = y - 15 * (len(shown) - 1) if place in ("middle", "above") else y
         anchor = {"above": "start", "below": "middle"}.get(place, place)
-        for i, line in enumerate(lines if place else ()):
-            quiet = i == len(lines) - 1 and words[arrow.key][1] != ""
-            parts += text(x, top + 15 * i, line, text_anchor=anchor, class_="amount quiet" if quiet else "amount")
-    for node in NODES:
-        parts += _box(node, states, *(node.narrow if narrow else node.wide))
-    return parts
+        for i, line in enumerate(shown):
+            texts += text(
+                x, top + 15 * i, line, text_anchor=anchor, class_="amount quiet" if line is label.quiet else "amount"
+            )
+    boxes = (_box(node, services, *(node.narrow if narrow else node.wide)) for node in NODES)
+    return parts + texts + "".join(boxes)
 
 
-def _box(node: Node, states: Mapping[str, Mapping[str, Any]], x: float, y: float) -> str:
-    found = [states[name] for name in node.services if name in states]
-    replicas = sum(int(each.get("running", 0)) for each in found)
-    kinds = [kind_of(str(each.get("state", ""))) for each in found]
-    worst = next((kind for kind in ("bad", "soon", "good") if kind in kinds), "gone")
+def _box(node: Node, services: Mapping[str, ServiceStatus], x: float, y: float) -> str:
+    found = [services[name] for name in node.services if name in services]
+    levels = [level_of(each.state) for each in found]
+    worst: Level = next((level for level in _WORST_FIRST if level in levels), "none")
     if not found:
-        line = "not seen"
+        state = "not seen"
     elif len(node.services) > 2:
-        line = f"{sum(kind == 'good' for kind in kinds)} of {len(found)} ready"
+        state = f"{levels.count('good')} of {len(found)} ready"
     else:
-        state = next(str(e.get("state")) for e, kind in zip(found, kinds, strict=True) if kind == worst) if kinds else ""
-        line = state + (f" · {replicas} replicas" if replicas > 1 else "")
-    tip = (
-        "; ".join(f"{each['service']}: {each.get('state')}, {each.get('running', 0)} running" for each in found)
-        or "not seen"
-    )
+        replicas = sum(each.running for each in found)
+        state = found[levels.index(worst)].state + (f" · {replicas} replicas" if replicas > 1 else "")
+    tip = "; ".join(f"{each.service}: {each.state}, {each.running} running" for each in found) or "not seen"
     content = tag("title", safe(tip))
     content += tag("rect", x=x, y=y, width=W, height=H, rx=9, class_="box")
     content += text(x + 14, y + 25, node.title, class_="title")
-    content += text(x + 14, y + 44, SHAPES[worst], class_=f"sign {worst}")
-    content += text(x + 29, y + 44, line, class_="state")
+    content += text(x + 14, y + 44, STATE_SIGNS[worst], class_=f"sign {worst}")
+    content += text(x + 29, y + 44, state, class_="state")
     return tag("g", content, class_=f"node {worst}", data_node=node.key)

@@ -1,9 +1,13 @@
-"""Plotly figures as plain dicts: colours for light and dark, axes with units, one look for all of them."""
+"""Plotly figures as plain dictionaries: colours for light and dark, axes with units, one look for all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+from complex_system.monitoring.page.formatting import Viewer
+from complex_system.monitoring.page.reading import Reading
+from complex_system.monitoring.page.series import Curve, T, points
 
 Figure = dict[str, Any]
 
@@ -22,39 +26,38 @@ SERIES = {
     "light": ("#0f62c4", "#d2691e", "#128074", "#8a4fc9", "#b8336a", "#6b7680"),
     "dark": ("#62aefc", "#f5a25d", "#45c6b4", "#bd93f0", "#f07fae", "#9aa8b5"),
 }
-"""Six hues that stay apart for colour-blind eyes; curves differ in their dash as well."""
+"""Six hues that colour-blind people can tell apart; curves differ in their dashes as well."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+MAX_CURVES = len(DASHES)
 
 
 def plain(text: object) -> str:
-    """Text for a figure: plotly reads markup in names and labels, which what comes from events must not be."""
+    """Escape text for a figure: plotly reads names and labels as markup, and what comes from events must not be markup."""
     return str(text).replace("&", "&amp;").replace("<", "&lt;")
 
 
-def theme_of(client: Mapping[str, Any] | None) -> str:
-    """``light`` or ``dark``."""
-    return "dark" if (client or {}).get("theme") == "dark" else "light"
+def colour(viewer: Viewer, i: int) -> str:
+    """Return the colour of the i-th curve."""
+    return SERIES[viewer.theme][i % len(SERIES[viewer.theme])]
 
 
-def colour(theme: str, i: int) -> str:
-    """The colour of the i-th curve."""
-    return SERIES[theme][i % len(SERIES[theme])]
+def titled(title: str, **more: Any) -> Figure:
+    """Return an axis with a title, which names the unit."""
+    return {"title": {"text": plain(title)}, **more}
 
 
-def figure(
-    theme: str, traces: Sequence[Figure], x: Figure | None = None, y: Figure | None = None, *, keep: str = "", **layout: Any
-) -> Figure:
-    """A figure.
+def figure(viewer: Viewer, traces: Sequence[Figure], x: Figure, y: Figure, *, keep: str, **layout: Any) -> Figure:
+    """Return a figure.
 
     Args:
-        theme: ``light`` or ``dark``.
+        viewer: The reader.
         traces: Its traces.
-        x: What is special of the x axis.
-        y: What is special of the y axis.
-        keep: As long as this stays the same, so does what the reader has zoomed and hidden.
-        layout: What is special otherwise.
+        x: The x axis, as far as it differs from the usual one.
+        y: The y axis, likewise.
+        keep: While this stays the same, the reader's zoom and hidden curves stay, too.
+        layout: The layout, as far as it differs from the usual one.
     """
-    colors = COLORS[theme]
+    colors = COLORS[viewer.theme]
     axis = {
         "gridcolor": colors["grid"], "linecolor": colors["line"], "zeroline": False, "ticks": "outside", "ticklen": 4,
         "tickcolor": colors["line"], "tickfont": {"color": colors["muted"], "size": 11}, "automargin": True,
@@ -66,8 +69,8 @@ def figure(
             "font": {"family": FONT, "size": 12, "color": colors["ink"]},
             "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
             "margin": {"l": 8, "r": 14, "t": 6, "b": 4, "pad": 0},
-            "xaxis": _merged(axis, {"showgrid": False, "showline": True}, x or {}),
-            "yaxis": _merged(axis, {"ticks": ""}, y or {}),
+            "xaxis": _merged(axis, {"showgrid": False, "showline": True}, x),
+            "yaxis": _merged(axis, {"ticks": ""}, y),
             "legend": {
                 "orientation": "h", "x": 0, "y": 1, "xref": "container", "yref": "container", "xanchor": "left", "yanchor": "top",
                 "bgcolor": "rgba(0,0,0,0)", "tracegroupgap": 0,
@@ -77,74 +80,105 @@ def figure(
                 "bgcolor": colors["surface"], "bordercolor": colors["line"], "font": {"color": colors["ink"], "size": 12},
                 "align": "left", "namelength": -1,
             },
-            "hovermode": "x unified", "uirevision": keep or "same", "showlegend": len(traces) > 1,
+            "hovermode": "x unified", "uirevision": keep, "showlegend": len(traces) > 1,
             "dragmode": "zoom", "modebar": {"color": colors["muted"], "bgcolor": "rgba(0,0,0,0)"},
             **layout,
         },
     }  # fmt: skip
 
 
-def waiting(theme: str, text: str) -> Figure:
-    """Instead of a figure without data: what is awaited."""
+def over_time(viewer: Viewer, reading: Reading, traces: Sequence[Figure], y: Figure, *, keep: str, **layout: Any) -> Figure:
+    """Return a figure over the period, with a legend and a y axis from zero unless told otherwise; arguments as :func:`figure`."""
+    span = [viewer.clock.axis(reading.begin), viewer.clock.axis(reading.end)]
+    x = titled(f"time ({viewer.clock.name})", type="date", range=span)
+    keep = f"{keep}-{reading.period.key}"
+    return figure(viewer, traces, x, {"rangemode": "tozero", **y}, keep=keep, **{"showlegend": True, **layout})
+
+
+def waiting(viewer: Viewer, text: str) -> Figure:
+    """Return a figure without data, which says what is missing."""
     hidden = {"visible": False, "fixedrange": True}
-    words = {
+    note = {
         "text": plain(text).replace("\n", "<br>"), "x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper", "showarrow": False,
-        "font": {"size": 13, "color": COLORS[theme]["muted"]}, "align": "center",
+        "font": {"size": 13, "color": COLORS[viewer.theme]["muted"]}, "align": "center",
     }  # fmt: skip
-    return figure(theme, [], hidden, hidden, keep="empty", annotations=[words], showlegend=False)
+    return figure(viewer, [], hidden, hidden, keep="empty", annotations=[note], showlegend=False)
 
 
-def curve(theme: str, i: int, name: str, x: Sequence[str], y: Sequence[float | None], unit: str = "", **more: Any) -> Figure:
-    """A curve over time; single points between gaps are drawn as dots."""
-    shown = f"%{{y:,.4~g}}{' ' + plain(unit) if unit else ''}"
+def curve(
+    viewer: Viewer, i: int, name: str, values: Iterable[tuple[float, float | None]], unit: str = "", **more: Any
+) -> Figure:
+    """Return a curve through times and values; one of fewer than three points is drawn with dots.
+
+    Args:
+        viewer: The reader.
+        i: Its place among the curves, which gives its colour and dashes.
+        name: For the legend.
+        values: Times in seconds since 1970 with their values; None makes a gap.
+        unit: Shown behind a value.
+        more: What differs from the usual curve.
+    """
+    known = list(values)
     trace = {
-        "type": "scatter", "mode": "lines+markers" if len(x) < 3 else "lines", "name": plain(name), "x": list(x), "y": list(y),
-        "line": {"color": colour(theme, i), "width": 2, "dash": DASHES[i % len(DASHES)]}, "connectgaps": False,
-        "hovertemplate": f"{shown}<extra>{plain(name)}</extra>",
+        "type": "scatter", "mode": "lines+markers" if len(known) < 3 else "lines", "name": plain(name),
+        "x": [viewer.clock.axis(at) for at, _ in known], "y": [value for _, value in known],
+        "line": {"color": colour(viewer, i), "width": 2, "dash": DASHES[i % len(DASHES)]}, "connectgaps": False,
+        "hovertemplate": f"%{{y:,.4~g}}{' ' + plain(unit) if unit else ''}<extra>{plain(name)}</extra>",
     }  # fmt: skip
     return _merged(trace, more)
 
 
-def level(theme: str, value: float, text: str, tone: str = "muted", *, vertical: bool = False) -> tuple[Figure, Figure]:
-    """A dashed line across the figure, and its words, as shape and annotation."""
-    colors = COLORS[theme]
+def curves(
+    viewer: Viewer, reading: Reading, found: Mapping[str, Curve[T]], value: Callable[[T], float | None], unit: str = ""
+) -> list[Figure]:
+    """Return a curve for each of the first ``MAX_CURVES`` series."""
+    shown = list(found.items())[:MAX_CURVES]
+    return [curve(viewer, i, name, points(each, reading.period.step, value), unit) for i, (name, each) in enumerate(shown)]
+
+
+def threshold(
+    viewer: Viewer, value: float, text: str, tone: str = "muted", *, vertical: bool = False
+) -> tuple[Figure, Figure]:
+    """Return a dashed line across the figure and its label, as shape and annotation."""
+    colors = COLORS[viewer.theme]
     line = {"color": colors[tone], "width": 1.5, "dash": "dash"}
     if vertical:
         shape = {"type": "line", "xref": "x", "yref": "paper", "x0": value, "x1": value, "y0": 0, "y1": 1, "line": line}
-        words = {"x": value, "xref": "x", "y": 1, "yref": "paper", "yanchor": "bottom", "xanchor": "center"}
+        place = {"x": value, "xref": "x", "y": 1, "yref": "paper", "yanchor": "bottom", "xanchor": "center"}
     else:
         shape = {"type": "line", "xref": "paper", "yref": "y", "x0": 0, "x1": 1, "y0": value, "y1": value, "line": line}
-        words = {"x": 1, "xref": "paper", "y": value, "yref": "y", "yanchor": "bottom", "xanchor": "right"}
-    return shape, {**words, "text": plain(text), "showarrow": False, "font": {"size": 11, "color": colors[tone]}}
+        place = {"x": 0, "xref": "paper", "y": value, "yref": "y", "yanchor": "bottom", "xanchor": "left", "xshift": 3}
+    return shape, {**place, "text": plain(text), "showarrow": False, "font": {"size": 11, "color": colors[tone]}}
 
 
-def reference(theme: str, value: float, text: str, x: Sequence[str]) -> Figure:
-    """A level as a dashed curve with a name in the legend, where words beside the line would hide curves."""
-    return {
-        "type": "scatter", "mode": "lines", "name": plain(text), "x": list(x), "y": [value] * len(x), "hoverinfo": "skip",
-        "line": {"color": COLORS[theme]["good"], "width": 1.5, "dash": "dash"},
-    }  # fmt: skip
+def best_possible(viewer: Viewer, value: float, start: float, end: float) -> Figure:
+    """Return the best possible RMSE as a dashed curve; it is named in the legend, because a label would hide other curves."""
+    trace = {"color": COLORS[viewer.theme]["good"], "width": 1.5, "dash": "dash"}
+    name = f"best possible {value:.2f}"
+    return curve(
+        viewer, 0, name, [(start, value), (end, value)], mode="lines", line=trace, hoverinfo="skip", hovertemplate=None
+    )
 
 
-def moment(theme: str, at: str, text: str, tone: str = "muted", *, late: bool = False) -> tuple[Figure, Figure]:
-    """A vertical line at a time; its words stand on the left of it where it is ``late`` on the axis."""
-    colors = COLORS[theme]
+def moment(viewer: Viewer, at: float, text: str, tone: str = "muted", *, late: bool = False) -> tuple[Figure, Figure]:
+    """Return a vertical line at a time and its label, which is on the left of the line if it is ``late`` on the axis."""
+    colors, x = COLORS[viewer.theme], viewer.clock.axis(at)
     shape = {
-        "type": "line", "xref": "x", "yref": "paper", "x0": at, "x1": at, "y0": 0, "y1": 1,
+        "type": "line", "xref": "x", "yref": "paper", "x0": x, "x1": x, "y0": 0, "y1": 1,
         "line": {"color": colors[tone], "width": 1, "dash": "dot"},
     }  # fmt: skip
-    words = {
-        "x": at, "xref": "x", "y": 1, "yref": "paper", "yanchor": "top", "xanchor": "right" if late else "left", "text": plain(text),
+    label = {
+        "x": x, "xref": "x", "y": 1, "yref": "paper", "yanchor": "top", "xanchor": "right" if late else "left", "text": plain(text),
         "showarrow": False, "font": {"size": 10.5, "color": colors[tone]}, "textangle": 0, "xshift": -2 if late else 2,
     }  # fmt: skip
-    return shape, words
+    return shape, label
 
 
-def band(theme: str, start: str, end: str) -> Figure:
-    """A shaded time, for instance of an alert."""
+def shaded(viewer: Viewer, start: float, end: float) -> Figure:
+    """Return a shaded time span, for instance of an alert."""
     return {
-        "type": "rect", "xref": "x", "yref": "paper", "x0": start, "x1": end, "y0": 0, "y1": 1, "layer": "below",
-        "fillcolor": COLORS[theme]["shade"], "line": {"width": 0},
+        "type": "rect", "xref": "x", "yref": "paper", "x0": viewer.clock.axis(start), "x1": viewer.clock.axis(end), "y0": 0, "y1": 1,
+        "layer": "below", "fillcolor": COLORS[viewer.theme]["shade"], "line": {"width": 0},
     }  # fmt: skip
 
 

@@ -1,16 +1,16 @@
-"""The report of a period as one HTML file: figures, tables and pictures without a script, to be kept, printed or mailed."""
+"""The report of a period as one HTML file to keep, print or mail: figures, tables and drawings, without scripts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
-from typing import Any
 
-from complex_system.monitoring.aggregates import ErrorSums, LatencySums, Served
+from complex_system.monitoring.aggregates import LatencySums
 from complex_system.monitoring.page import answers, series
-from complex_system.monitoring.page.diagram import pictures
+from complex_system.monitoring.page.diagram import diagrams
 from complex_system.monitoring.page.figures import SERIES
 from complex_system.monitoring.page.formatting import (
+    NONE,
     Clock,
     count,
     error,
@@ -21,40 +21,46 @@ from complex_system.monitoring.page.formatting import (
     megabytes,
     number,
     share,
-    unit_of,
 )
 from complex_system.monitoring.page.reading import Reading
-from complex_system.monitoring.page.svg import Bars, Line, Mark, categories, chart, histogram, safe, tag
+from complex_system.monitoring.page.series import Curve, T
+from complex_system.monitoring.page.svg import Line, Mark, chart, safe, tag
+from complex_system.monitoring.page.tables import Table, champions, errors_of_groups, errors_of_models, failed_requests
+from complex_system.monitoring.page.views.data import distribution, largest
+from complex_system.monitoring.page.views.models import ranking_scores
+from complex_system.monitoring.page.views.predictions import error_curves
 from complex_system.monitoring.page.views.system import CPU, MEMORY
+from complex_system.protocol.operations import Alert
 
 TICKS = 6
 
 
 def make_report(reading: Reading, clock: Clock) -> str:
-    """The report.
+    """Return the report.
 
     Args:
-        reading: What it is about.
-        clock: In whose zone its times are.
+        reading: Its subject.
+        clock: The reader's time zone.
 
     Returns:
-        A whole HTML document that asks for nothing.
+        A whole HTML document that loads nothing.
     """
-    name = reading.facts.dataset.name
-    title = f"{name}: monitoring of {reading.period.label} until {clock.moment(reading.at)}"
-    parts = [
-        tag("h1", safe(f"Monitoring of {name}")),
-        tag("p", safe(f"{clock.moment(reading.begin)} to {clock.moment(reading.at)} ({clock.name}); "
-                      f"complex-system {reading.facts.version}, data set {name}, pipeline {reading.facts.dataset.version}."),
-            class_="quiet"),
-        _answers(reading),
-        _section("Alerts", _alerts(reading, clock)),
-        _section("Data flow and services", pictures(reading)[0] + _services(reading)),
-        _section("Models", _models(reading, clock)),
-        _section("Predictions", _predictions(reading, clock)),
-        _section("Data", _data(reading, clock)),
-        _section("System", _system(reading, clock)),
-    ]  # fmt: skip
+    dataset = reading.facts.dataset
+    title = f"{dataset.name}: monitoring of {reading.period.label} until {clock.moment(reading.at)}"
+    about = (
+        f"{clock.moment(reading.begin)} to {clock.moment(reading.at)} ({clock.name}); "
+        f"complex-system {reading.facts.version}, data set {dataset.name}, pipeline {dataset.version}."
+    )
+    sections = {
+        "Alerts": _alerts(reading, clock),
+        "Data flow and services": diagrams(reading)[0] + _services(reading),
+        "Models": _models(reading, clock),
+        "Predictions": _predictions(reading, clock),
+        "Data": _data(reading, clock),
+        "System": _system(reading, clock),
+    }
+    parts = [tag("h1", safe(f"Monitoring of {dataset.name}")), tag("p", safe(about), class_="quiet"), _answers(reading)]
+    parts += [tag("section", tag("h2", safe(name)) + content) for name, content in sections.items()]
     head = tag("meta", charset="utf-8").removesuffix("</meta>") + tag("title", safe(title)) + tag("style", _styles())
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
 
@@ -67,216 +73,152 @@ def _styles() -> str:
     return (resources.files(__package__) / "report.css").read_text(encoding="utf-8") + hues
 
 
-def _section(title: str, content: str) -> str:
-    return tag("section", tag("h2", safe(title)) + content)
+def _table(content: Table, otherwise: str = "") -> str:
+    """Return a table, or a text if it has no rows."""
+    if not content.rows:
+        return _empty(otherwise)
+
+    def cells(name: str, row: Sequence[object]) -> str:
+        return "".join(tag(name, safe(cell), class_="n" if i in content.numbers else "") for i, cell in enumerate(row))
+
+    body = "".join(tag("tr", cells("td", row)) for row in content.rows)
+    return tag("table", tag("thead", tag("tr", cells("th", content.heads))) + tag("tbody", body))
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Sequence[int] = ()) -> str:
-    def cells(name: str, row: Sequence[Any]) -> str:
-        return "".join(tag(name, safe(cell), class_="n" if i in numbers else "") for i, cell in enumerate(row))
-
-    body = "".join(tag("tr", cells("td", row)) for row in rows)
-    return tag("table", tag("thead", tag("tr", cells("th", heads))) + tag("tbody", body))
+def _empty(text: str) -> str:
+    return tag("p", safe(text), class_="empty")
 
 
 def _answers(reading: Reading) -> str:
-    rows = "".join(
-        tag(
-            "tr",
-            tag("td", safe(each.question), class_="w")
-            + tag("td", tag("b", safe(each.word)), class_=f"w {each.kind}")
-            + tag("td", safe(each.why)),
-        )
-        for each in answers.all_answers(reading)
-    )
+    rows = ""
+    for each in answers.all_answers(reading):
+        answer = tag("td", tag("b", safe(each.text)), class_=f"w {each.level}")
+        rows += tag("tr", tag("td", safe(each.question), class_="w") + answer + tag("td", safe(each.why)))
     return tag("table", tag("tbody", rows))
 
 
 def _alerts(reading: Reading, clock: Clock) -> str:
-    found = [alert for alert in reading.alerts if alert.ended is None or alert.ended >= reading.begin]
-    if not found:
-        return _nothing(f"No alert within {reading.period.label}.")
-    rows = []
-    for alert in found:
-        end = f"{clock.short(alert.ended)} ({lasting(alert.ended - alert.began)})" if alert.ended is not None else "open"
-        done = " ".join(str(action.get("what") or action.get("outcome", "")) for action in alert.actions)
-        rows.append(
-            (
-                clock.short(alert.began),
-                end,
-                f"{alert.rule} ({alert.severity})",
-                f"{alert.sentence} {alert.over}".strip(),
-                done or "–",
-            )
-        )
-    return _table(("Began", "Ended", "Rule", "What", "What the system did"), rows)
+    def row(alert: Alert) -> tuple[str, ...]:
+        ended = alert.ended
+        end = "open" if ended is None else f"{clock.short(ended)} ({lasting(ended - alert.began)})"
+        done = " ".join(action.what or action.outcome for action in alert.actions)
+        what = f"{alert.sentence} {alert.over}".strip()
+        return clock.short(alert.began), end, f"{alert.rule} ({alert.severity})", what, done or NONE
+
+    rows = [row(alert) for alert in [*reading.open_alerts, *reading.past_alerts]]
+    heads = ("Began", "Ended", "Rule", "What", "What the system did")
+    return _table(Table(heads, rows), f"No alerts in the last {reading.period.label}.")
 
 
 def _services(reading: Reading) -> str:
     rows = [
-        (each["service"], each.get("state", ""), each.get("running", 0), f"{number(each.get('cpu_percent'), 0)} %",
-         megabytes(each.get("memory_megabytes")), each.get("restarts", 0))
+        (
+            each.service,
+            each.state,
+            each.running,
+            f"{number(each.cpu_percent, 0)} %",
+            megabytes(each.memory_megabytes),
+            each.restarts,
+        )
         for each in reading.services
-    ]  # fmt: skip
+    ]
     heads = ("Service", "State", "Replicas", "CPU", "Memory", "Restarts")
-    return _table(heads, rows, (2, 3, 4, 5)) if rows else _nothing("No service has sent a heartbeat.")
+    return _table(Table(heads, rows, (2, 3, 4, 5)), "No heartbeat received yet.")
 
 
 def _models(reading: Reading, clock: Clock) -> str:
-    comparison = reading.comparison or {}
-    crossed = comparison.get("ranked_by") == "cross-validation"
-    baselines = [{**row, "model": f"baseline {name}"} for name, row in (comparison.get("baselines") or {}).items()]
+    comparison, ranked = reading.comparison, ranking_scores(reading)
     rows = []
-    for row in [*(comparison.get("results") or ()), *baselines]:
-        name = row["model"] + (f" v{row['version']}" if "version" in row else "")
-        for basis, figures in (("cross-validation", row.get("cv") if crossed else None), ("hold-out", row)):
-            if figures:
-                rows.append((name, row.get("framework", ""), basis, error(figures.get("rmse")), interval(figures),
-                             error(figures.get("mae")), number(figures.get("r2"), 4)))  # fmt: skip
-    parts = tag("h3", "Last comparison of the models")
+    for name, model in reading.compared.items():
+        crossed = ranked.get(name) if comparison and comparison.ranked_by == "cross-validation" else None
+        for basis, scores in (("cross-validation", crossed), ("hold-out", model)):
+            if scores:
+                range_ = interval(scores.rmse_low, scores.rmse_high) or NONE
+                errors = (error(scores.rmse), range_, error(scores.mae), number(scores.r2, 4))
+                rows.append((name, getattr(model, "framework", ""), basis, *errors))
     heads = ("Model", "Framework", "By", "RMSE", "95 %", "MAE", "R²")
-    parts += _table(heads, rows, (3, 4, 5, 6)) if rows else _nothing("No comparison yet.")
-    if comparison.get("verdict"):
-        parts += tag("p", safe(comparison["verdict"]))
+    parts = tag("h3", "Last comparison of the models") + _table(Table(heads, rows, (3, 4, 5, 6)), "No comparison yet.")
+    if comparison:
+        parts += "".join(tag("p", safe(text)) for text in (comparison.verdict, comparison.kept) if text)
     if reading.best_possible is not None:
         parts += tag("p", safe(f"Best possible RMSE: {number(reading.best_possible)}."), class_="quiet")
-    if comparison.get("kept"):
-        parts += tag("p", safe(comparison["kept"]))
-    if url := link(comparison.get("run_url")):
+    if comparison and (url := link(comparison.run_url)):
         parts += tag("p", safe(f"In MLflow: {url}"), class_="quiet")
-    crowned = [
-        (
-            clock.moment(float(each["at"])),
-            f"{each.get('model')} v{each.get('version')}",
-            number(each.get("rmse")),
-            each.get("cause") or "–",
-        )
-        for each in reversed(reading.champions)
-        if float(each["at"]) >= reading.begin
-    ]
-    parts += tag("h3", "Champions crowned in this period")
-    return parts + (_table(("Crowned", "Model", "RMSE", "Cause"), crowned, (2,)) if crowned else _nothing("None."))
+    new = [each for each in reading.champions if each.at is not None and each.at >= reading.begin]
+    return parts + tag("h3", "New champions in this period") + _table(champions(new, clock), "None.")
 
 
 def _predictions(reading: Reading, clock: Clock) -> str:
-    curves = series.errors_by_model(reading)
-    if not curves:
-        return _nothing("No prediction of this period has met its truth.")
-    models = series.ordered(curves)
-    lines = [Line(by.label, _curve(curves[by], reading, lambda sums: sums.metrics().get("rmse"))) for by in models]
+    if not reading.errors:
+        return _empty("No true value is known yet for a prediction of this period.")
     best = reading.best_possible
     marks = [Mark(f"best possible {best:.2f}", best)] if best is not None else []
-    y_title = f"RMSE ({unit_of(reading.facts.dataset)})"
-    parts = _legend([by.label for by in models]) + _chart(
-        reading, clock, lines, y_title, "RMSE over time by model version", marks
-    )
-    parts += _error_table("Model", {_served(by): series.total(curves[by], ErrorSums) for by in models})
-    groups = series.errors_by_group(reading)
-    return parts + (_error_table("Group", {group_name(name): sums for name, sums in groups.items()}) if groups else "")
-
-
-def _served(by: Served) -> str:
-    return f"{by.label}, {by.service}"
-
-
-def _error_table(first: str, sums: Mapping[str, ErrorSums]) -> str:
-    rows = []
-    for name, each in sums.items():
-        metrics = each.metrics()
-        figures = [number(metrics.get(figure), 4 if figure == "r2" else 2) for figure in ("rmse", "mae", "bias", "r2")]
-        rows.append((name, count(each.n), *figures))
-    return _table((first, "Pairs", "RMSE", "MAE", "Bias", "R²"), rows, (1, 2, 3, 4, 5))
+    parts = _chart(
+        reading, clock, error_curves(reading), lambda sums: sums.metrics().get("rmse"), f"RMSE ({reading.facts.unit})",
+        "RMSE over time by model version", marks,
+    )  # fmt: skip
+    parts += _table(errors_of_models(reading))
+    groups = {group_name(name): sums for name, sums in series.errors_by_group(reading.rollups).items()}
+    return parts + (_table(errors_of_groups(groups)) if groups else "")
 
 
 def _data(reading: Reading, clock: Clock) -> str:
-    columns = reading.data.get("raw") or ()
+    columns = reading.data.raw
     if not columns:
-        return _nothing(reading.awaited("drift", "No live data were compared with a reference."))
+        return _empty(reading.awaiting("drift", "No live data have been compared with a reference."))
     few = answers.are_few(reading.data)
     rows = [
-        (each["name"], number(each.get("psi")), "too few" if few else each.get("band", "too few"), *_shares(each))
+        (each.name, number(each.psi), "too few" if few else each.band or "too few",
+         *(share(value) for value in (each.missing, each.missing_reference, each.out_of_range)))
         for each in columns
-    ]
-    parts = _table(("Column", "PSI", "Band", "Missing", "in the reference", "Out of range"), rows, (1, 3, 4, 5))
-    tiles = "".join(tag("div", tag("h3", safe(each["name"])) + _distribution(each)) for each in columns)
-    parts += tag("p", "Live as bars; the champion's training data as a line, for categories as grey bars.", class_="quiet")
-    parts += tag("div", tiles, class_="tiles")
-    found = series.gauges(reading, lambda name: name.removeprefix("data/psi/") if name.startswith("data/psi/") else None)
+    ]  # fmt: skip
+    parts = _table(Table(("Column", "PSI", "Band", "Missing", "in the reference", "Out of range"), rows, (1, 3, 4, 5)))
+    tiles = "".join(tag("div", tag("h3", safe(each.name)) + distribution(each)) for each in columns)
+    key = "Live data as bars, the champion's training data as a line; for categories the training data as grey bars."
+    parts += tag("p", key, class_="quiet") + tag("div", tiles, class_="tiles")
+    found = largest(reading.gauges("data/psi"))
     if found:
-        names = sorted(found, key=lambda name: -max(gauge.highest for gauge in found[name].values()))[:6]
-        lines = [Line(name, _curve(found[name], reading, lambda gauge: gauge.mean)) for name in names]
         marks = [Mark("moderate from 0.1", 0.1), Mark("significant from 0.25", 0.25)]
-        parts += tag("h3", "Drift over time") + _legend(names)
-        parts += _chart(reading, clock, lines, "PSI (no unit)", "Population stability index over time", marks)
+        parts += tag("h3", "Drift over time")
+        label = "Population stability index over time"
+        parts += _chart(reading, clock, found, lambda gauge: gauge.mean, "PSI (no unit)", label, marks)
     return parts
 
 
-def _shares(each: Mapping[str, Any]) -> list[str]:
-    return [share(each.get(name)) for name in ("missing", "missing_reference", "out_of_range")]
-
-
-def _distribution(each: Mapping[str, Any]) -> str:
-    label = f"Live and reference distribution of {each['name']}"
-    if "categories" in each:
-        return categories(Bars([str(name) for name in each["categories"]], each["reference"], each["live"]), label)
-    return histogram(each["edges"], each["reference"], each["live"], str(each.get("unit") or ""), label)
-
-
 def _system(reading: Reading, clock: Clock) -> str:
-    host = series.gauges(reading, {CPU: "CPU", MEMORY: "memory"}.get)
+    host = {name: reading.gauges(figure).get("") for name, figure in (("CPU", CPU), ("memory", MEMORY))}
+    known = {name: curve for name, curve in host.items() if curve}
     parts = ""
-    if host:
-        lines = [Line(name, _curve(host[name], reading, lambda gauge: gauge.mean)) for name in host]
-        parts += (
-            tag("h3", "Host") + _legend(list(host)) + _chart(reading, clock, lines, "use (%)", "CPU and memory of the host")
-        )
-    latency = series.latency_by_service(reading)
+    if known:
+        label = "CPU and memory of the host"
+        parts += tag("h3", "Host") + _chart(reading, clock, known, lambda gauge: gauge.mean, "use (%)", label)
     rows = []
-    for service, curve in sorted(latency.items()):
-        metrics = series.total(curve, LatencySums).metrics()
-        quantiles = [number(metrics.get(f"latency_ms_p{q}"), 1) for q in (50, 95, 99)]
-        rows.append((service, count(metrics["requests"]), count(metrics["predictions"]), *quantiles))
+    for service, curve in reading.latency.items():
+        sums = series.total(curve.values(), LatencySums)
+        quantiles = (number(sums.quantile(q), 1) for q in (0.5, 0.95, 0.99))
+        rows.append((service, count(sums.requests), count(sums.predictions), *quantiles))
     if rows:
         heads = ("Service", "Requests", "Predictions", "p50 (ms)", "p95 (ms)", "p99 (ms)")
-        parts += tag("h3", "Answered requests for predictions") + _table(heads, rows, (1, 2, 3, 4, 5))
-    failed = [(service, code, count(n)) for (service, code), n in series.failures(reading).items()]
-    if failed:
-        parts += tag("h3", "Failed requests") + _table(("Service", "Error", "Requests"), failed, (2,))
-    return parts or _nothing("Nothing was measured in this period.")
-
-
-def _curve(curve: Mapping[float, Any], reading: Reading, value: Any) -> list[tuple[float, float | None]]:
-    points: list[tuple[float, float | None]] = []
-    for at in sorted(curve):
-        if points and at - points[-1][0] > 3 * reading.period.step:
-            points.append((at - 1, None))
-        points.append((at, value(curve[at])))
-    return [point for point in points if point[0] >= reading.begin - reading.period.step]
+        parts += tag("h3", "Answered requests for predictions") + _table(Table(heads, rows, (1, 2, 3, 4, 5)))
+    failed = failed_requests(reading)
+    if failed.rows:
+        parts += tag("h3", "Failed requests") + _table(failed)
+    return parts or _empty("Nothing was measured in this period.")
 
 
 def _chart(
-    reading: Reading, clock: Clock, lines: Sequence[Line], y_title: str, label: str, marks: Sequence[Mark] = ()
-) -> str:
-    span = (reading.begin - reading.period.step, reading.at)
+    reading: Reading, clock: Clock, curves: Mapping[str, Curve[T]], value: Callable[[T], float | None], y_title: str,
+    label: str, marks: Iterable[Mark] = (),
+) -> str:  # fmt: skip
+    """Return a legend and curves over the period, at most as many as there are hues."""
+    step = reading.period.step
+    shown = list(curves.items())[: len(SERIES["light"])]
+    lines = [Line(name, series.points(each, step, value)) for name, each in shown]
+    legend = "".join(tag("span", tag("i", class_=f"series-{i}") + safe(line.name)) for i, line in enumerate(lines))
+    span = (reading.begin - step, reading.at)
+    lines = [Line(name, [point for point in points if point[0] >= span[0]]) for name, points in lines]
     written = "%H:%M" if reading.period.seconds <= 86400 else "%d %b"
-    ticks = [reading.begin + reading.period.seconds * (i + 0.5) / TICKS for i in range(TICKS)]
-    return chart(
-        lines,
-        span,
-        [(at, clock.local(at).strftime(written)) for at in ticks],
-        f"{y_title}, time in {clock.name}",
-        label,
-        marks,
-    )
-
-
-def _legend(names: Sequence[str]) -> str:
-    return tag(
-        "p",
-        "".join(tag("span", tag("i", class_=f"series-{i % 6}") + safe(name)) for i, name in enumerate(names)),
-        class_="legend",
-    )
-
-
-def _nothing(words: str) -> str:
-    return tag("p", safe(words), class_="empty")
+    places = [reading.begin + reading.period.seconds * (i + 0.5) / TICKS for i in range(TICKS)]
+    ticks = [(at, clock.local(at).strftime(written)) for at in places]
+    y_title = f"{y_title}, time in {clock.name}"
+    return tag("p", legend, class_="legend") + chart(lines, span, ticks, y_title, label, list(marks))

@@ -1,4 +1,4 @@
-"""Curves and sums from the roll-ups of a reading."""
+"""Curves and sums of the roll-ups of a period. They know nothing of the page."""
 
 from __future__ import annotations
 
@@ -6,102 +6,82 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from complex_system.monitoring.aggregates import ErrorSums, Gauge, LatencySums, Rollup, Served, begin_of
-from complex_system.monitoring.page.reading import Reading
 
 K = TypeVar("K")
 T = TypeVar("T", ErrorSums, LatencySums, Gauge)
 Curve = dict[float, T]
-"""Sums by the begin of their step."""
+"""Sums by the begin of their step, in seconds since 1970, in rising order."""
+_GAP = 3
+"""Steps without a value that make a gap in a curve."""
 
 
-def errors_by_model(reading: Reading) -> dict[Served, Curve[ErrorSums]]:
-    """Errors over all records, by model."""
-    picked = (
-        (rollup, series.served, sums)
-        for rollup in reading.rollups
-        for series, sums in rollup.errors.items()
-        if not series.group
-    )
-    return _curves(reading.period.step, picked, ErrorSums)
+def errors_by_model(rollups: Sequence[Rollup], step: int) -> dict[Served, Curve[ErrorSums]]:
+    """Return the errors over all records by model: those that answered before shadows, then by name and version."""
+    picked = ((r, key.served, sums) for r in rollups for key, sums in r.errors.items() if not key.group)
+    found = _curves(step, picked, ErrorSums)
+    return {served: found[served] for served in sorted(found, key=_place)}
 
 
-def errors_by_group(reading: Reading) -> dict[str, ErrorSums]:
-    """Errors of the models that answered, by group of records, over the whole period."""
+def errors_by_group(rollups: Sequence[Rollup]) -> dict[str, ErrorSums]:
+    """Return the errors of the models that answered, by group of records."""
     sums: dict[str, ErrorSums] = {}
-    for rollup in reading.rollups:
-        for series, each in rollup.errors.items():
-            if series.group and not series.served.shadow:
-                sums.setdefault(series.group, ErrorSums()).merge(each)
+    for rollup in rollups:
+        for key, each in rollup.errors.items():
+            if key.group and not key.served.shadow:
+                sums.setdefault(key.group, ErrorSums()).merge(each)
     return dict(sorted(sums.items()))
 
 
-def latency_by_service(reading: Reading) -> dict[str, Curve[LatencySums]]:
-    """Answered requests by service; those that challengers only scored along are left out."""
-    picked = (
-        (rollup, served.service, sums)
-        for rollup in reading.rollups
-        for served, sums in rollup.latency.items()
-        if not served.shadow
-    )
-    return _curves(reading.period.step, picked, LatencySums)
+def latency_by_service(rollups: Sequence[Rollup], step: int) -> dict[str, Curve[LatencySums]]:
+    """Return the answered requests by service, by name; shadows answer none."""
+    picked = ((r, by.service, sums) for r in rollups for by, sums in r.latency.items() if not by.shadow)
+    return dict(sorted(_curves(step, picked, LatencySums).items()))
 
 
-def gauges(reading: Reading, wanted: Callable[[str], str | None]) -> dict[str, Curve[Gauge]]:
-    """Readings over time.
-
-    Args:
-        reading: Where they are from.
-        wanted: What a metric is called in the result, None for one that is not wanted.
-    """
-    found: set[str] = set().union(*(rollup.gauges for rollup in reading.rollups))
-    names = {metric: name for metric in sorted(found) if (name := wanted(metric)) is not None}
-    picked = (
-        (rollup, name, rollup.gauges[metric])
-        for metric, name in names.items()
-        for rollup in reading.rollups
-        if metric in rollup.gauges
-    )
-    return _curves(reading.period.step, picked, Gauge)
+def gauges(rollups: Sequence[Rollup], step: int, figure: str) -> dict[str, Curve[Gauge]]:
+    """Return the readings of a figure over time, such as ``data/psi`` or ``services/cpu_percent``, by column or service."""
+    found: set[str] = set().union(*(rollup.gauges for rollup in rollups))
+    subjects = {metric: subject for metric in sorted(found) if (subject := _subject(metric, figure)) is not None}
+    picked = ((r, subject, r.gauges[metric]) for metric, subject in subjects.items() for r in rollups if metric in r.gauges)
+    return _curves(step, picked, Gauge)
 
 
-def total(curve: Curve[T], make: Callable[[], T]) -> T:
-    """The sum of a curve."""
-    whole = make()
-    for each in curve.values():
-        whole.merge(each)
-    return whole
-
-
-def failures(reading: Reading) -> dict[tuple[str, str], int]:
-    """Failed requests of the period by service and error code, the most frequent first."""
+def failed_requests(rollups: Sequence[Rollup]) -> dict[tuple[str, str], int]:
+    """Return the number of failed requests by service and error code, the most frequent first."""
     found: dict[tuple[str, str], int] = {}
-    for rollup in reading.rollups:
+    for rollup in rollups:
         for key, n in rollup.failures.items():
             found[key] = found.get(key, 0) + n
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def predictions_per_second(reading: Reading) -> float:
-    """Predictions that were answered a second, over the last minutes."""
-    counted = sum(sums.predictions for rollup in reading.recent for by, sums in rollup.latency.items() if not by.shadow)
-    return counted / _seconds(reading)
+def predictions(rollups: Sequence[Rollup]) -> int:
+    """Return the number of predictions that were answered."""
+    return sum(sums.predictions for rollup in rollups for by, sums in rollup.latency.items() if not by.shadow)
 
 
-def truths_per_second(reading: Reading) -> float:
-    """Joined pairs a second, over the last minutes."""
-    pairs = sum(sums.n for rollup in reading.recent for key, sums in rollup.errors.items() if not key.group)
-    return pairs / _seconds(reading)
+def truths(rollups: Sequence[Rollup]) -> int:
+    """Return the number of joined pairs."""
+    return sum(sums.n for rollup in rollups for key, sums in rollup.errors.items() if not key.group)
 
 
-def newest(reading: Reading, metric: str) -> float | None:
-    """The newest reading of a gauge."""
-    return next((each.gauges[metric].last for each in reversed(reading.recent) if metric in each.gauges), None)
+def total(sums: Iterable[T], make: Callable[[], T]) -> T:
+    """Return the sum of several sums."""
+    whole = make()
+    for each in sums:
+        whole.merge(each)
+    return whole
 
 
-def _seconds(reading: Reading) -> float:
-    if not reading.recent:
-        return 1.0
-    return max(30.0, reading.at - reading.recent[0].at)
+def points(curve: Curve[T], step: int, value: Callable[[T], float | None]) -> list[tuple[float, float | None]]:
+    """Return times and values; where steps are missing, None makes a gap. Values have five significant digits."""
+    found: list[tuple[float, float | None]] = []
+    for at, sums in sorted(curve.items()):
+        if found and at - found[-1][0] > _GAP * step:
+            found.append((at - step, None))
+        exact = value(sums)
+        found.append((at, None if exact is None else float(f"{exact:.5g}")))
+    return found
 
 
 def _curves(step: int, picked: Iterable[tuple[Rollup, K, T]], make: Callable[[], T]) -> dict[K, Curve[T]]:
@@ -115,10 +95,18 @@ def _curves(step: int, picked: Iterable[tuple[Rollup, K, T]], make: Callable[[],
     return curves
 
 
-def ordered(models: Iterable[Served]) -> Sequence[Served]:
-    """Models that answered before those that only scored along; then by name and by version as a number."""
-    return sorted(models, key=lambda by: (by.shadow, by.model, _version(by.version), by.service))
+def _place(served: Served) -> tuple[bool, str, int, str, str]:
+    number = int(served.version) if served.version.isdigit() else 0
+    return served.shadow, served.model, number, served.version, served.service
 
 
-def _version(text: str) -> tuple[int, str]:
-    return (int(text), "") if text.isdigit() else (0, text)
+def _subject(metric: str, figure: str) -> str | None:
+    """Return what a flat metric is about if it is of a figure; empty for the whole system."""
+    group, _, last = figure.partition("/")
+    if metric == figure:
+        return ""
+    if metric.startswith(f"{figure}/"):
+        return metric.removeprefix(f"{figure}/")
+    if group == "services" and metric.startswith("services/") and metric.endswith(f"/{last}"):
+        return metric.removeprefix("services/").removesuffix(f"/{last}")
+    return None

@@ -1,55 +1,64 @@
-"""What both database services are: every database subject over a :class:`DataStore`."""
+"""The database service of both databases: every database subject over a :class:`DataStore`."""
 
 from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
 from typing_extensions import override
 
 from complex_system.domain.dataset import ID
-from complex_system.domain.pages import MAX_PAGE_ROWS, encode_within
+from complex_system.domain.pages import MAX_PAGE_ROWS, REVISION, Page, encode_within
 from complex_system.domain.records import Record, processed_check, raw_check, with_ids
 from complex_system.errors import DeclarationError, InvalidRecordError, StoreUnavailableError, TooLargeError
 from complex_system.messaging import subjects
-from complex_system.messaging.handlers import answers
+from complex_system.messaging.handlers import SENDER, answers
 from complex_system.messaging.ingest.consumer import Ingest
-from complex_system.protocol.base import Empty
-from complex_system.protocol.database import GET_INGEST_COUNTS, IngestCounts
+from complex_system.protocol import database
+from complex_system.protocol.base import ArrowPage, Empty
+from complex_system.protocol.database import (
+    ColumnsRequest,
+    IngestCounts,
+    RecordCounts,
+    Rejected,
+    RejectedRequest,
+    Rejection,
+    RejectRequest,
+    Saved,
+    UnprocessedRequest,
+    Upserted,
+)
 from complex_system.service_layer.database import requests
 from complex_system.service_layer.database.documents import DocumentSubjects
 from complex_system.storage.arrow import records_of, with_key
 from complex_system.storage.base import DataStore
 
-T = TypeVar("T")
+T = TypeVar("T", Record, Rejection)
 
 _RAW_PAGES = (
-    f"walk it with '{subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT.name}'; with a version that no pipeline has, such as 'none', "
+    f"walk it with '{database.GET_UNPROCESSED.name}'; with a version that no pipeline has, such as 'none', "
     "its pages hold every raw record"
 )
-_PROCESSED_PAGES = (
-    f"ask '{subjects.DB_GET_PROCESSED_DATA_PAGE_SUBJECT.name}' page by page, or walk "
-    f"'{subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT.name}' by key"
-)
-_LABELLED_PAGES = f"walk '{subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT.name}' by key with 'labelled': true"
+_PROCESSED_PAGES = f"ask '{subjects.GET_PROCESSED_PAGE.name}' page by page, or walk '{database.GET_PROCESSED.name}' by key"
+_LABELLED_PAGES = f"walk '{database.GET_PROCESSED.name}' by key with 'labelled': true"
 
 
 class DatabaseService(DocumentSubjects):
     """Answers the database subjects; a subclass makes the store.
 
-    It waits for a database that is not up yet, answers with ``StoreUnavailableError`` while it is away, and comes back with it.
+    It waits for a database that is not up yet and answers with ``StoreUnavailableError`` while it is away.
     """
 
     watch_interval = 2.0
-    """Seconds between two looks whether the database is there."""
+    """Seconds between two checks of the database."""
 
     ingest: Ingest | None = None
 
     @abstractmethod
     def make_store(self) -> DataStore:
-        """The store of this service, not opened."""
+        """Return the store of this service, not opened."""
 
     @override
     async def on_start(self) -> None:
@@ -83,121 +92,120 @@ class DatabaseService(DocumentSubjects):
 
     # kio's subjects
 
-    @answers(subjects.DB_SAVE_MANY_RAW_DATAPOINTS_SUBJECT)
-    async def save_raw(self, value: Any) -> dict[str, Any]:
-        """Saves a list of raw records; all of them, or none when one is malformed."""
+    @answers(subjects.SAVE_RAW)
+    async def save_raw(self, value: Any) -> Saved:
+        """Save a list of raw records; all of them, or none when one is malformed."""
         try:
             records = with_ids(self._raw_check(value))
         except InvalidRecordError as error:
             raise _nothing_written(error) from None
-        return self._acknowledged(await self._stored(self.store.save_raw(records)))
+        saved = await self._stored(self.store.save_raw(records, SENDER.get()))
+        return Saved(db=self.store.label, inserted=saved["inserted"], existing=saved["existing"])
 
-    @answers(subjects.DB_GET_ALL_RAW_DATA_SUBJECT)
+    @answers(subjects.GET_ALL_RAW)
     async def get_all_raw(self, value: Any) -> list[Record]:
-        """All raw records, as long as they fit into one reply."""
-        requests.fields_of(value, subjects.DB_GET_ALL_RAW_DATA_SUBJECT.name)
-        most = requests.most_records(self.broker.max_payload, (ID, *self.dataset.raw_names))
-        await self._refuse_more("raw", most, _RAW_PAGES)
-        return self._fitting(await self._stored(self.store.raw_records(most + 1)), _RAW_PAGES)
+        """Return all raw records, as long as they fit into one reply."""
+        requests.published(value, subjects.GET_ALL_RAW, Empty)
+        limit = requests.max_records(self.broker.max_payload, (ID, *self.dataset.raw_names))
+        self._refuse_more((await self._counts()).raw, limit, _RAW_PAGES)
+        return self._fitting(await self._stored(self.store.raw_records(limit + 1)), _RAW_PAGES)
 
-    @answers(subjects.DB_UPSERT_MANY_PROCESSED_DATAPOINTS_SUBJECT)
-    async def upsert_processed(self, value: Any) -> dict[str, Any]:
-        """Inserts or replaces a list of processed records; all of them, or none when one is malformed."""
+    @answers(subjects.UPSERT_PROCESSED_RECORDS)
+    async def upsert_processed(self, value: Any) -> Upserted:
+        """Insert or replace a list of processed records; all of them, or none when one is malformed."""
         try:
             records = self._processed_check(value)
         except InvalidRecordError as error:
             raise _nothing_written(error) from None
-        table = await asyncio.to_thread(requests.table_of, records, self.dataset)
-        return self._acknowledged(await self._stored(self.store.upsert_processed(table, self.dataset.version)))
+        return await self._upsert(Page(await asyncio.to_thread(requests.table_of, records, self.dataset)))
 
-    @answers(subjects.DB_GET_ALL_PROCESSED_DATA_SUBJECT)
+    @answers(subjects.GET_ALL_PROCESSED)
     async def get_all_processed(self, value: Any) -> list[Record]:
-        """All processed records, as long as they fit into one reply."""
-        requests.fields_of(value, subjects.DB_GET_ALL_PROCESSED_DATA_SUBJECT.name)
-        return await self._all_processed("processed", _PROCESSED_PAGES)
+        """Return all processed records, as long as they fit into one reply."""
+        requests.published(value, subjects.GET_ALL_PROCESSED, Empty)
+        return await self._all_processed((await self._counts()).processed, _PROCESSED_PAGES, labelled=False)
 
-    @answers(subjects.DB_GET_LABELED_DATASET_SUBJECT)
+    @answers(subjects.GET_LABELLED)
     async def get_labelled(self, value: Any) -> list[Record]:
-        """The processed records whose target is known, as long as they fit into one reply."""
-        requests.fields_of(value, subjects.DB_GET_LABELED_DATASET_SUBJECT.name)
-        return await self._all_processed("labelled", _LABELLED_PAGES)
+        """Return the processed records whose target is known, as long as they fit into one reply."""
+        requests.published(value, subjects.GET_LABELLED, Empty)
+        return await self._all_processed((await self._counts()).labelled, _LABELLED_PAGES, labelled=True)
 
-    @answers(subjects.DB_GET_PROCESSED_DATA_COUNT_SUBJECT)
+    @answers(subjects.COUNT_PROCESSED)
     async def count_processed(self, value: Any) -> int:
-        """How many processed records there are."""
-        requests.fields_of(value, subjects.DB_GET_PROCESSED_DATA_COUNT_SUBJECT.name)
-        return (await self._stored(self.store.counts()))["processed"]
+        """Return the number of processed records."""
+        requests.published(value, subjects.COUNT_PROCESSED, Empty)
+        return (await self._counts()).processed
 
-    @answers(subjects.DB_GET_PROCESSED_DATA_POINTS_COUNT_SUBJECT)
+    @answers(subjects.COUNT_PROCESSED_POINTS)
     async def count_processed_points(self, value: Any) -> int:
-        """The same under kio's second name."""
-        requests.fields_of(value, subjects.DB_GET_PROCESSED_DATA_POINTS_COUNT_SUBJECT.name)
-        return (await self._stored(self.store.counts()))["processed"]
+        """Return the same under kio's second name."""
+        requests.published(value, subjects.COUNT_PROCESSED_POINTS, Empty)
+        return (await self._counts()).processed
 
-    @answers(subjects.DB_GET_PROCESSED_DATA_PAGE_SUBJECT)
+    @answers(subjects.GET_PROCESSED_PAGE)
     async def get_processed_page(self, value: Any) -> list[Record]:
-        """A numbered page of processed records, without keys."""
-        fields = requests.fields_of(value, subjects.DB_GET_PROCESSED_DATA_PAGE_SUBJECT.name, ("page", "page_size"))
-        page = requests.whole_number(fields, "page", 0)
-        size = requests.whole_number(fields, "page_size", 10, MAX_PAGE_ROWS)
-        if size == 0 or page * size >= 2**63:  # past any end, and past what databases count
+        """Return a numbered page of processed records, without keys."""
+        asked = requests.published(value, subjects.GET_PROCESSED_PAGE, requests.NumberedPage)
+        if asked.page_size == 0 or asked.page * asked.page_size >= 2**63:  # past any end, and past what databases count
             return []
-        return self._fitting(await self._stored(self.store.processed_page(page, size)), "ask with a smaller 'page_size'")
+        records = await self._stored(self.store.processed_page(asked.page, asked.page_size))
+        return self._fitting(records, "ask with a smaller 'page_size'")
 
     # Our subjects
 
-    @answers(subjects.DB_GET_COUNTS_SUBJECT)
-    async def get_counts(self, value: Any) -> dict[str, int]:
-        """How many raw, processed, labelled and rejected records there are."""
-        requests.fields_of(value, subjects.DB_GET_COUNTS_SUBJECT.name)
-        return await self._stored(self.store.counts())
+    @answers(database.GET_COUNTS)
+    async def get_counts(self, _: Empty) -> RecordCounts:
+        """Return the numbers of raw, processed, labelled and rejected records."""
+        return await self._counts()
 
-    @answers(subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT)
-    async def get_unprocessed(self, value: Any) -> bytes:
-        """An Arrow page of raw records that a pipeline version has not seen."""
-        fields = requests.fields_of(
-            value, subjects.DB_GET_UNPROCESSED_PAGE_SUBJECT.name, ("version", "after", "limit", "share")
-        )
-        version, after = requests.version_of(fields), requests.short_text(fields, "after", optional=True)
-        share, limit = requests.share_of(fields), requests.page_limit(fields)
-        page = await self._stored(self.store.unprocessed(version, after, min(limit * share.count, MAX_PAGE_ROWS)))
+    @answers(database.GET_UNPROCESSED)
+    async def get_unprocessed(self, asked: UnprocessedRequest) -> ArrowPage:
+        """Return an Arrow page of raw records that are not done with a pipeline version."""
+        share, limit = requests.share_of(asked.share), requests.page_limit(asked.limit)
+        rows = min(limit * share.count, MAX_PAGE_ROWS)
+        page = await self._stored(self.store.unprocessed(asked.version, asked.after, rows))
+        if not asked.revisions:
+            page = Page(page.table.drop_columns([REVISION]), page.next, page.notes)
         if share.count > 1:
             page = await asyncio.to_thread(requests.part_of, page, share, limit)
         return encode_within(page, self._page_bytes)
 
-    @answers(subjects.DB_UPSERT_PROCESSED_COLUMNS_SUBJECT)
-    async def upsert_columns(self, value: Any) -> dict[str, Any]:
-        """Inserts or replaces an Arrow page of processed records."""
+    @answers(database.UPSERT_PROCESSED)
+    async def upsert_columns(self, value: ArrowPage) -> Upserted:
+        """Insert or replace an Arrow page of processed records."""
         try:
             page = await asyncio.to_thread(requests.processed_of, value, self.dataset)
         except InvalidRecordError as error:
             raise _nothing_written(error) from None
-        return self._acknowledged(await self._stored(self.store.upsert_processed(page.table, page.notes["version"])))
+        return await self._upsert(page)
 
-    @answers(subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT)
-    async def get_columns(self, value: Any) -> bytes:
-        """An Arrow page of chosen columns of processed records."""
-        asked = requests.ColumnsRequest.parse(value, subjects.DB_GET_PROCESSED_COLUMNS_SUBJECT.name, self.dataset)
+    @answers(database.GET_PROCESSED)
+    async def get_columns(self, asked: ColumnsRequest) -> ArrowPage:
+        """Return an Arrow page of chosen columns of processed records."""
+        columns = requests.wanted_columns(asked.columns, self.dataset)
         found = self.store.processed_columns(
-            with_key(asked.columns), labelled=asked.labelled, version=asked.version, after=asked.after, limit=asked.limit
+            with_key(columns),
+            labelled=bool(asked.labelled),
+            version=asked.version,
+            after=asked.after,
+            limit=requests.page_limit(asked.limit),
         )
-        return encode_within(await self._stored(found), self._page_bytes, asked.columns)
+        return encode_within(await self._stored(found), self._page_bytes, columns)
 
-    @answers(subjects.DB_REJECT_RAW_SUBJECT)
-    async def reject(self, value: Any) -> dict[str, Any]:
-        """Puts raw records aside that cannot be processed."""
-        fields = requests.fields_of(value, subjects.DB_REJECT_RAW_SUBJECT.name, ("version", "rejections"))
-        version, rejections = requests.version_of(fields), requests.rejections_of(fields)
-        return self._acknowledged(await self._stored(self.store.reject(rejections, version)))
+    @answers(database.REJECT_RAW)
+    async def reject(self, asked: RejectRequest) -> Rejected:
+        """Reject raw records that cannot be processed."""
+        await self._stored(self.store.reject(asked.rejections, asked.version))
+        return Rejected(db=self.store.label, rejected=len(asked.rejections))
 
-    @answers(subjects.DB_GET_REJECTED_PAGE_SUBJECT)
-    async def get_rejected(self, value: Any) -> list[dict[str, str]]:
-        """Rejections with their reasons, by key."""
-        fields = requests.fields_of(value, subjects.DB_GET_REJECTED_PAGE_SUBJECT.name, ("after", "limit"))
-        after, limit = requests.short_text(fields, "after", optional=True), requests.page_limit(fields)
-        return self._fitting(await self._stored(self.store.rejected(after, limit)), "ask with a smaller 'limit'")
+    @answers(database.GET_REJECTED)
+    async def get_rejected(self, asked: RejectedRequest) -> list[Rejection]:
+        """Return rejections with their reasons, by key."""
+        found = await self._stored(self.store.rejected(asked.after, requests.page_limit(asked.limit)))
+        return self._fitting(found, "ask with a smaller 'limit'")
 
-    @answers(GET_INGEST_COUNTS)
+    @answers(database.GET_INGEST_COUNTS)
     async def get_ingest_counts(self, _: Empty) -> IngestCounts:
         """Return how the ingest is doing."""
         return await self.ingest.report(self.replica) if self.ingest else IngestCounts(replica=self.replica)
@@ -205,26 +213,17 @@ class DatabaseService(DocumentSubjects):
     # Inside
 
     def _make_ingest(self) -> Ingest:
-        def save(records: list[Record]) -> Awaitable[Any]:
-            return self._stored(self.store.save_raw(records))
+        def save(records: list[Record], sources: Sequence[str]) -> Awaitable[Any]:
+            return self._stored(self.store.save_raw(records, sources))
 
         return Ingest(self.broker, self.settings, check=self._raw_check, save=save, ping=self.store.ping)
 
-    @property
-    def _page_bytes(self) -> int:
-        return int(self.broker.max_payload * 0.9)
+    async def _counts(self) -> RecordCounts:
+        return await self._stored(self.store.counts())
 
-    def _acknowledged(self, numbers: dict[str, Any]) -> dict[str, Any]:
-        return {"acknowledged": True, "db": self.store.label, **numbers}
-
-    @override
-    async def _stored(self, work: Awaitable[T]) -> T:
-        """Waits for the store; when it is away, the service says so with its state, too."""
-        try:
-            return await work
-        except StoreUnavailableError as error:
-            await self.set_state("failing", error.message)
-            raise
+    async def _upsert(self, page: Page) -> Upserted:
+        await self._stored(self.store.upsert_processed(page.table, page.notes.get("version", self.dataset.version)))
+        return Upserted(db=self.store.label, upserted=page.table.num_rows)
 
     async def _watch(self) -> float | None:
         try:
@@ -236,29 +235,30 @@ class DatabaseService(DocumentSubjects):
                 await self.set_state("ready")
         return None
 
-    async def _all_processed(self, which: str, how_to_page: str) -> list[Record]:
+    async def _all_processed(self, count: int, how_to_page: str, *, labelled: bool) -> list[Record]:
         names = list(self.dataset.processed_names)
-        most = requests.most_records(self.broker.max_payload, self.dataset.processed_names)
-        await self._refuse_more(which, most, how_to_page)
+        limit = requests.max_records(self.broker.max_payload, self.dataset.processed_names)
+        self._refuse_more(count, limit, how_to_page)
         page = await self._stored(
-            self.store.processed_columns(names, labelled=which == "labelled", version=None, after=None, limit=most + 1)
+            self.store.processed_columns(names, labelled=labelled, version=None, after=None, limit=limit + 1)
         )
         return self._fitting(await asyncio.to_thread(records_of, page.table), how_to_page)
 
-    async def _refuse_more(self, which: str, most: int, how_to_page: str) -> None:
-        # Counted first: what cannot fit need not be read.
-        count = (await self._stored(self.store.counts()))[which]
-        if count > most:
-            raise self._too_large(f"{count} records do", how_to_page)
+    def _refuse_more(self, count: int, limit: int, how_to_page: str) -> None:
+        """Refuse before reading what cannot fit into one reply."""
+        if count > limit:
+            raise self._too_large(count, how_to_page)
 
-    def _fitting(self, records: list[dict[str, T]], how_to_page: str) -> list[dict[str, T]]:
+    def _fitting(self, records: list[T], how_to_page: str) -> list[T]:
         if not requests.fits(records, self.broker.max_payload):
-            raise self._too_large(f"{len(records)} records do", how_to_page)
+            raise self._too_large(len(records), how_to_page)
         return records
 
-    def _too_large(self, what: str, how_to_page: str) -> TooLargeError:
+    def _too_large(self, count: int, how_to_page: str) -> TooLargeError:
         limit = self.broker.max_payload
-        return TooLargeError(f"{what} not fit into one reply (the broker's limit is {limit} bytes); {how_to_page}.")
+        return TooLargeError(
+            f"{count} records do not fit into one reply (the broker's limit is {limit} bytes); {how_to_page}."
+        )
 
 
 def _nothing_written(error: InvalidRecordError) -> InvalidRecordError:

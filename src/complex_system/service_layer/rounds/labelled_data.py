@@ -1,4 +1,4 @@
-"""The labelled records as the consumer needs them: the newest of the hold-out part, and where the newest ones begin."""
+"""The labelled records for a round: samples to compare models on, and the key at which the newest records begin."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from complex_system.training.data import MIN_SAMPLES, Part, SampleCollector, Sam
 
 @dataclass(frozen=True)
 class ToCompare:
-    """What models are compared with.
+    """Samples to compare models on.
 
     Attributes:
-        holdout: Samples that no trainer fits a registered model to.
-        train: Samples for the baselines; None where there are too few or none was asked for.
+        holdout: Samples that no registered model was fitted to.
+        train: Samples for the baselines; None where there are too few or none were asked for.
         few: All labelled records, where they are few.
     """
 
@@ -36,21 +36,19 @@ class LabelledData:
         self._database = database
 
     async def to_compare(self, newest: int, after: str | None = None, train: int = 0, few: int = 0) -> ToCompare:
-        """The newest samples of the hold-out part, which no trainer sees, and some of the training part.
+        """Return the newest samples of the hold-out part, which no trainer sees, and some of the training part.
 
         Args:
             newest: How many of the hold-out part, at most; 0 for all.
             after: Only those with larger keys.
             train: How many of the training part, at most about; 0 for none.
-            few: All records are given too where they are fewer than this.
+            few: Return all records, too, where they are fewer than this.
 
         Raises:
             NotEnoughDataError: There are too few to compare models with.
         """
-        collector, trained = (
-            SampleCollector(self._dataset, [Part.HOLDOUT], newest),
-            SampleCollector(self._dataset, [Part.TRAIN]),
-        )
+        collector = SampleCollector(self._dataset, [Part.HOLDOUT], newest)
+        trained = SampleCollector(self._dataset, [Part.TRAIN])
         every = FewRecords(self._dataset, few)
         pages = self._database.processed_pages(collector.columns, labelled=True, version=self._dataset.version, start=after)
         async with aclosing(pages):  # type: ignore[type-var]
@@ -63,7 +61,7 @@ class LabelledData:
         return ToCompare(collector.samples(Part.HOLDOUT), fitted, every.keyed())
 
     async def newest(self, count: int, since: float) -> tuple[int, str | None]:
-        """Looks for the newest labelled records since a time.
+        """Look for the newest labelled records since a time.
 
         Args:
             count: How many are wanted.

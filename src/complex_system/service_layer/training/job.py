@@ -1,4 +1,4 @@
-"""One training from the request to the announced outcome: fetch, fit, check the twin, log, register."""
+"""One training from the request to its outcome: fetch, fit, export to ONNX and check, log, register."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
-from complex_system.background import Worker
-from complex_system.domain.dataset import Dataset
 from complex_system.errors import (
     ComplexSystemError,
     NobodyListensError,
@@ -26,14 +24,17 @@ from complex_system.errors import (
     TrackingUnavailableError,
     TrainingFailedError,
 )
-from complex_system.messaging.clients import DatabaseClient, DocumentClient
+from complex_system.messaging.clients import DatabaseClient
 from complex_system.monitoring.reference import RAW_SAMPLE, Reference
-from complex_system.protocol.operations import State
+from complex_system.protocol.training import TRAINING_PROGRESS, CrossValidation, TrainingFinished, TrainingProgress
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
-from complex_system.training.base import Progress, Scores, TrainedModel, Trainer
-from complex_system.training.cross_validation import CrossValidation, FewRecords, Keyed, Predict, cross_validate
+from complex_system.training.base import Progress, TrainedModel, Trainer, score
+from complex_system.training.cross_validation import FewRecords, Keyed, Predict, cross_validate
 from complex_system.training.data import KeySample, Part, SampleCollector, Samples, TrainingData
 from complex_system.training.onnx import export_onnx
+
+if TYPE_CHECKING:
+    from complex_system.service_layer.training.service import TrainerService
 
 log = logging.getLogger(__name__)
 
@@ -41,58 +42,33 @@ T = TypeVar("T")
 
 PROGRESS_PAUSE = 0.2
 """Seconds between two progress events, at least."""
-SIGN_OF_LIFE = 5.0
-"""Seconds after which a stage without progress of its own says again that it is at work."""
+PROGRESS_REPEAT = 5.0
+"""Seconds after which a stage without progress of its own is announced again."""
 FETCH_ATTEMPTS = 5
 CROSS_VALIDATING = "cross-validating"
 """Stage in which a step is a fold."""
-LONGEST_PAUSE = 30.0
-
-Announce = Callable[[dict[str, Any]], Awaitable[None]]
-Report = Callable[[State, str], Awaitable[None]]
+MAX_RETRY_PAUSE = 30.0
 
 
 class CancelledInThread(Exception):
-    """Ends a fit whose service ends."""
-
-
-@dataclass(frozen=True)
-class JobContext:
-    """What a job needs of its service.
-
-    Attributes:
-        tools: Trainer and tracker, once they are imported.
-        announce: Publishes a progress event.
-        report: Sets the service's state.
-        few: Labelled records below which the model is cross-validated too; 0 for never.
-    """
-
-    trainer_name: str
-    framework: str
-    dataset: Dataset
-    database: DatabaseClient
-    documents: DocumentClient
-    worker: Worker
-    tools: Callable[[], Awaitable[tuple[Trainer, Tracker]]]
-    announce: Announce
-    report: Report
-    few: int = 0
+    """Ends a fit when its service ends."""
 
 
 class TrainingJob:
     """One training. :meth:`run` always returns an outcome, unless it is cancelled."""
 
-    def __init__(self, context: JobContext, round_id: str, after: str | None = None) -> None:
-        """Makes a job.
+    def __init__(self, service: TrainerService, round_id: str, after: str | None = None) -> None:
+        """Make a job.
 
         Args:
-            context: What it needs of its service.
+            service: Whose training it is.
             round_id: Round that it belongs to.
             after: Only records with larger keys are trained on; None for all.
         """
         self.round = round_id
         self._after = after
-        self._context = context
+        self._service = service
+        self._dataset = service.dataset
         self._cancelled = threading.Event()
         self._announced = 0.0
         self._timings: dict[str, float] = {}
@@ -100,81 +76,72 @@ class TrainingJob:
         self._few: Keyed | None = None
 
     def cancel(self) -> None:
-        """Ends a fit under way at its next step."""
+        """End a running fit at its next step."""
         self._cancelled.set()
 
-    async def run(self) -> dict[str, Any]:
-        """Trains, logs and registers; returns the value of the event ``TRAINING_FINISHED``."""
-        begin = time.monotonic()
-        common = {"trainer": self._context.trainer_name, "framework": self._context.framework, "round": self.round}
+    async def run(self) -> TrainingFinished:
+        """Train, log and register; return the outcome, also of a training that failed."""
+        begin, service = time.monotonic(), self._service
+        outcome = partial(TrainingFinished, trainer=service.trainer_name, framework=service.framework, round=self.round)
         try:
             logged, result = await self._train()
         except ComplexSystemError as error:
             log.warning("The training of round %s failed: %s", self.round, error.message)
-            return {**common, "status": "failed", "error": error.message, "seconds": time.monotonic() - begin}
+            return outcome(status="failed", error=error.message, seconds=time.monotonic() - begin)
         except Exception as error:
             log.exception("The training of round %s failed", self.round)
             message = f"The training failed inside ({type(error).__name__}); the service's log says more."
-            return {**common, "status": "failed", "error": message, "seconds": time.monotonic() - begin}
-        return {
-            **common,
-            "status": "finished",
-            "model": logged.model,
-            "version": logged.version,
-            "run_id": logged.run_id,
-            "run_url": logged.run_url,
-            "validation": result.validation.as_dict(),
-            "samples": result.samples,
-            **({"cross_validation": result.cross_validation.as_dict()} if result.cross_validation else {}),
-            "seconds": time.monotonic() - begin,
-            "timings": self._timings,
-        }
+            return outcome(status="failed", error=message, seconds=time.monotonic() - begin)
+        return outcome(
+            status="finished", model=logged.model, version=logged.version, run_id=logged.run_id, run_url=logged.run_url,
+            validation=result.validation, samples=result.samples, cross_validation=result.cross_validation,
+            seconds=time.monotonic() - begin, timings=self._timings,
+        )  # fmt: skip
 
     async def _train(self) -> tuple[LoggedModel, TrainingResult]:
-        await self._context.report("working", "fetching data")
+        await self._service.set_state("working", "fetching data")
         await self._announce("fetching")
         data = await self._timed("fetching", self._fetch())
-        trainer, tracker = await self._with_signs("fetching", self._timed("loading", self._context.tools()))
-        await self._context.report("working", f"training on {len(data.train)} samples")
+        trainer, tracker = await self._with_progress("fetching", self._timed("loading", self._service.tools()))
+        await self._service.set_state("working", f"training on {len(data.train)} samples")
         started_at = datetime.now(UTC)
         model, onnx = await self._timed("training", self._fit(trainer, data))
         last = model.history[-1]
         await self._announce("training", last)
         crossed = None
         if self._few is not None:
-            await self._context.report("working", f"cross-validating with {len(self._few.keys)} records")
+            await self._service.set_state("working", f"cross-validating with {len(self._few.keys)} records")
             crossed = await self._timed("cross_validation", self._cross_validated(trainer, data, self._few))
         result = TrainingResult(
-            trainer=self._context.trainer_name,
+            trainer=self._service.trainer_name,
             framework=trainer.framework,
             round=self.round,
-            dataset=self._context.dataset,
+            dataset=self._dataset,
             data=data,
             model=model,
             onnx_model=onnx,
-            validation=Scores.of(data.validation.y, model.predict(data.validation.x)),
+            validation=score(data.validation.y, model.predict(data.validation.x)),
             started_at=started_at,
             trained_at=datetime.now(UTC),
             timings=dict(self._timings),
             reference=await self._timed("reference", self._reference(data)),
             cross_validation=crossed,
         )
-        await self._context.report("working", "logging")
+        await self._service.set_state("working", "logging")
         await self._announce("logging", last)
-        logged = await self._with_signs("logging", self._timed("logging", self._log(tracker, result)), last)
+        logged = await self._with_progress("logging", self._timed("logging", self._log(tracker, result)), last)
         return logged, result
 
     async def _fetch(self) -> TrainingData:
-        """The labelled records of the present pipeline version; the database may be away for a moment."""
+        """Fetch the labelled records of the present pipeline version; try again while the database is away."""
         for attempt in range(1, FETCH_ATTEMPTS + 1):
-            collector = SampleCollector(self._context.dataset, [Part.TRAIN, Part.VALIDATION])
+            collector = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION])
             try:
-                version = self._context.dataset.version
-                pages = self._context.database.processed_pages(
-                    collector.columns, labelled=True, version=version, start=self._after
+                pages = DatabaseClient(self._service).processed_pages(
+                    collector.columns, labelled=True, version=self._dataset.version, start=self._after
                 )
                 self._keys = KeySample(Part.TRAIN, RAW_SAMPLE)
-                few = FewRecords(self._context.dataset, self._context.few)
+                few = FewRecords(self._dataset, self._service.few)
                 async for page in pages:
                     collector.add(page.table)
                     self._keys.add(page.table)
@@ -184,18 +151,18 @@ class TrainingJob:
             except (NobodyListensError, ReplyTimeoutError, StoreUnavailableError) as error:
                 if attempt == FETCH_ATTEMPTS:
                     raise
-                await self._context.report("waiting", f"the database: {error.message}")
+                await self._service.set_state("waiting", f"the database: {error.message}")
                 await asyncio.sleep(0.25 * 2**attempt)
         raise AssertionError("unreachable")
 
     async def _reference(self, data: TrainingData) -> dict[str, Any]:
-        """What the training data are like; without the raw columns where the database does not answer: the model counts more."""
+        """Describe the training data; without the raw columns where the database does not answer, because the model matters more."""
         raw: pa.Table | None = None
         try:
-            raw = await self._context.documents.raw_by_keys(self._keys.keys())
+            raw = await DatabaseClient(self._service).raw_by_keys(self._keys.keys())
         except ComplexSystemError as error:
             log.warning("The reference of round %s is without raw columns: %s", self.round, error.message)
-        reference = await asyncio.to_thread(Reference.of, self._context.dataset, data.train.x, raw)
+        reference = await asyncio.to_thread(Reference.of, self._dataset, data.train.x, raw)
         return reference.as_dict()
 
     async def _fit(self, trainer: Trainer, data: TrainingData) -> tuple[TrainedModel, bytes]:
@@ -213,10 +180,10 @@ class TrainingJob:
             model = trainer.fit(data, on_progress)
             return model, export_onnx(model, data.validation.x)
 
-        return await self._context.worker.run(work)
+        return await self._service.worker.run(work)
 
     async def _cross_validated(self, trainer: Trainer, data: TrainingData, few: Keyed) -> CrossValidation | None:
-        """Trains anew without each fold; the model that is registered is not touched by it."""
+        """Train anew without each fold; this does not change the model that is registered."""
         loop = asyncio.get_running_loop()
 
         def look(_: Progress) -> None:
@@ -231,23 +198,23 @@ class TrainingJob:
             return trainer.fit(replace(data, train=train, validation=validation), look).predict
 
         try:
-            return await self._context.worker.run(partial(cross_validate, fit, few, on_fold))
+            return await self._service.worker.run(partial(cross_validate, fit, few, on_fold))
         except TrainingFailedError as error:
             log.warning("The model of round %s is not cross-validated: %s", self.round, error.message)
             return None
 
     async def _log(self, tracker: Tracker, result: TrainingResult) -> LoggedModel:
-        """Logs the result; as long as the tracking server is away it is kept and tried again."""
+        """Log the result; keep it and try again as long as the tracking server is away."""
         attempt = 0
         while True:
             try:
-                return await self._context.worker.run(partial(tracker.log, result))
+                return await self._service.worker.run(partial(tracker.log, result))
             except TrackingRefusedError:
                 raise
             except TrackingUnavailableError as error:
                 attempt += 1
-                pause = min(0.5 * 2 ** min(attempt, 10), LONGEST_PAUSE)
-                await self._context.report("waiting", f"{error.message} The model is kept; again in {pause:.0f} s.")
+                pause = min(0.5 * 2 ** min(attempt, 10), MAX_RETRY_PAUSE)
+                await self._service.set_state("waiting", f"{error.message} The model is kept; again in {pause:.0f} s.")
                 await asyncio.sleep(pause)
 
     async def _timed(self, stage: str, work: Awaitable[T]) -> T:
@@ -257,30 +224,26 @@ class TrainingJob:
         finally:
             self._timings[stage] = time.monotonic() - begin
 
-    async def _with_signs(self, stage: str, work: Awaitable[T], last: Progress | None = None) -> T:
-        """Waits for ``work`` and says now and then that the training is at it."""
+    async def _with_progress(self, stage: str, work: Awaitable[T], last: Progress | None = None) -> T:
+        """Wait for ``work``; announce the stage again from time to time."""
         task = asyncio.ensure_future(work)
         try:
-            while not (await asyncio.wait({task}, timeout=SIGN_OF_LIFE))[0]:
+            while not (await asyncio.wait({task}, timeout=PROGRESS_REPEAT))[0]:
                 await self._announce(stage, last)
             return task.result()
         finally:
             task.cancel()
 
     async def _announce(self, stage: str, progress: Progress | None = None) -> None:
-        await self._context.announce(
-            {
-                "trainer": self._context.trainer_name,
-                "framework": self._context.framework,
-                "round": self.round,
-                "stage": stage,
-                "step": progress.step if progress else 0,
-                "steps": progress.steps if progress else 0,
-                "train_rmse": _finite(progress.train_rmse) if progress else None,
-                "validation_rmse": _finite(progress.validation_rmse) if progress else None,
-            }
+        about = {} if progress is None else vars(progress)
+        finite = {name: value for name, value in about.items() if math.isfinite(value)}
+        await self._service.announce(
+            TRAINING_PROGRESS,
+            TrainingProgress(
+                trainer=self._service.trainer_name,
+                framework=self._service.framework,
+                round=self.round,
+                stage=stage,
+                **finite,
+            ),
         )
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

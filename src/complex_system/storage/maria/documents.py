@@ -11,8 +11,7 @@ from typing_extensions import override
 
 from complex_system.domain.documents import Cursor, Document, decoded_body
 from complex_system.storage.documents import DOCUMENTS, DocumentStore
-from complex_system.storage.maria.cursors import change, change_each, select
-from complex_system.storage.maria.pool import MariaConnections
+from complex_system.storage.maria.pool import MariaConnections, change, change_each, select
 
 _TEXT = "CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL"
 _KEYS_A_STATEMENT = 500

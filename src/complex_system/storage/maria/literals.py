@@ -1,9 +1,8 @@
-"""Rows as the text of SQL values, made column by column.
+"""Rows as SQL literals, made column by column.
 
-The connector packs the parameters of a row one value after another and holds the interpreter meanwhile: 30 µs for a processed
-record, more than the server needs to write it. A statement that carries many rows as literals takes a fraction of that here and
-half of the time in all. No character of a value becomes part of a statement: texts are written as hexadecimal digits, numbers by
-their shortest exact representation.
+The connector packs the parameters of a row one by one and holds the interpreter meanwhile: 30 µs for a processed record, more than the
+server needs to write it. A statement with many rows as literals takes half of the time in all. No character of a value becomes part of
+a statement: texts are written as hexadecimal digits, numbers in their shortest exact form.
 """
 
 from __future__ import annotations
@@ -17,22 +16,30 @@ import pyarrow.compute as pc
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import raw_schema
 from complex_system.domain.records import Record
-from complex_system.storage.arrow import PIPELINE, packed
+from complex_system.storage.arrow import packed
+from complex_system.storage.envelope import PIPELINE, Digest
+from complex_system.storage.maria.sql import HASH, SOURCE
 
 _ROWS = 4000
 _BYTES = 4_000_000  # a server takes 16 MB in one statement unless told otherwise
 
 
-def raw_rows(records: Sequence[Record], dataset: Dataset) -> pa.Table:
-    """Checked raw records by rising key, so that two replays of one batch lock alike; of equal keys the first record."""
-    first = {record[ID]: record for record in reversed(records)}
+def raw_rows(records: Sequence[Record], sources: Sequence[str], dataset: Dataset, digest: Digest) -> pa.Table:
+    """Return checked raw records with their hashes and sources, by rising key; of equal keys the first record.
+
+    The order makes two replays of one batch take their locks in the same order.
+    """
+    first = {record[ID]: (record, source) for record, source in zip(reversed(records), reversed(sources), strict=True)}
     ordered = [first[key] for key in sorted(first)]
     schema = raw_schema(dataset)
-    return pa.table([pa.array([record[field.name] for record in ordered], field.type) for field in schema], schema=schema)
+    columns = [pa.array([record[field.name] for record, _ in ordered], field.type) for field in schema]
+    columns.append(pa.array([digest(record) for record, _ in ordered], pa.binary()))
+    columns.append(pa.array([source for _, source in ordered], pa.string()))
+    return pa.table(columns, [*schema.names, HASH, SOURCE])
 
 
 def processed_rows(table: pa.Table, names: Sequence[str], version: str) -> pa.Table:
-    """Processed records by rising key with their version as the last column; of equal keys the last record.
+    """Return processed records by rising key with their version as the last column; of equal keys the last record.
 
     Args:
         table: The records.
@@ -45,9 +52,9 @@ def processed_rows(table: pa.Table, names: Sequence[str], version: str) -> pa.Ta
 
 
 def texts_of(table: pa.Table) -> Iterator[str]:
-    """What follows ``VALUES`` in statements that hold all rows: ``(x, y), (x, y)``.
+    """Yield what follows ``VALUES`` in the statements for all rows: ``(x, y), (x, y)``.
 
-    Columns are texts, finite numbers, integers, booleans, which become 0 and 1, and lists, which become JSON.
+    Columns are texts, bytes, finite numbers, integers, booleans, which become 0 and 1, and lists, which become JSON.
     """
     literals = [_literals(column.combine_chunks()) for column in table.columns]
     rows = pc.binary_join_element_wise(*literals, ",", null_handling="replace", null_replacement="NULL")
@@ -56,7 +63,7 @@ def texts_of(table: pa.Table) -> Iterator[str]:
 
 
 def keys_of(keys: Iterable[str]) -> Iterator[str]:
-    """What belongs between the brackets of ``IN (...)`` in statements for all keys."""
+    """Yield what belongs between the brackets of ``IN (...)`` in the statements for all keys."""
     literals = [_text(key) for key in keys]
     for start in range(0, len(literals), _ROWS):
         yield ",".join(literals[start : start + _ROWS])
@@ -67,12 +74,13 @@ def _literals(column: Any) -> Any:
         return pa.array([None if each is None else _text(packed(each)) for each in column.to_pylist()], pa.string())
     if pa.types.is_string(column.type):
         return pa.array([None if text is None else _text(text) for text in column.to_pylist()], pa.string())
+    if pa.types.is_binary(column.type):
+        return pa.array([f"x'{value.hex()}'" for value in column.to_pylist()], pa.string())
     if pa.types.is_boolean(column.type):
         return pc.if_else(column, "1", "0")
     if pa.types.is_integer(column.type):
         return pc.cast(column, pa.string())
-    # Plus zero, because MariaDB does not keep the sign of zero. With an exponent a literal is a double; without one the server
-    # takes it for a decimal first.
+    # Plus zero: MariaDB does not keep the sign of zero. Only with an exponent a literal is a double at once, not a decimal first.
     written = pc.cast(pc.add(column, 0.0), pa.string())
     return pc.if_else(pc.match_substring(written, "e"), written, pc.binary_join_element_wise(written, "e0", ""))
 

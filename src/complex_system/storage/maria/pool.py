@@ -1,4 +1,4 @@
-"""Connections to MariaDB: a pool in threads, lost connections, deadlocks, and the driver's errors made ours.
+"""Connections to MariaDB: a pool in threads, statements, lost connections, deadlocks, and the translation of the driver's errors.
 
 The only module that imports the driver.
 """
@@ -10,7 +10,7 @@ import contextlib
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from complex_system.settings import Settings
 
 T = TypeVar("T")
 Work = Callable[[Any], T]
+Row = tuple[Any, ...]
 
 # Errors of the client library and of the server that say "no connection, or not now".
 _UNAVAILABLE = {1040, 1044, 1045, 1049, 1053, 1077, 1129, 1130, 1152, 1153, 1158, 1159, 1160, 1161, 1203, 1226, 1290, 1927,
@@ -31,6 +32,7 @@ _TOO_WIDE = {1117, 1118}  # too many columns, too large a row or definition; Inn
 _TOO_MANY_OF_INNODB = "errno: 185"
 _REPEATS = 8
 _PATIENCE = 3600
+_ROWS_A_STATEMENT = 250  # the connector holds the interpreter while it packs them: 12 ms
 
 
 class MariaConnections:
@@ -176,3 +178,36 @@ def _discard(connection: Any) -> None:
     if connection is not None:
         with contextlib.suppress(mariadb.Error):
             connection.close()
+
+
+def select(connection: Any, statement: str, parameters: Sequence[Any]) -> list[Row]:
+    """All rows that a query finds."""
+    # The binary protocol reads numbers six times as fast, and to the last bit; unbuffered, the first rows are made while the
+    # server still looks for the next ones.
+    cursor = connection.cursor(binary=True, buffered=False)
+    try:
+        cursor.execute(statement, parameters)
+        rows: list[Row] = cursor.fetchall()
+        return rows
+    finally:
+        cursor.close()
+
+
+def change(connection: Any, statement: str, parameters: Sequence[Any] = ()) -> int:
+    """Runs a statement; returns how many rows it changed."""
+    cursor = connection.cursor()
+    try:
+        cursor.execute(statement, parameters)
+        return int(cursor.rowcount)
+    finally:
+        cursor.close()
+
+
+def change_each(connection: Any, statement: str, rows: Sequence[Row]) -> None:
+    """Runs a statement for every row in few round trips."""
+    cursor = connection.cursor()
+    try:
+        for start in range(0, len(rows), _ROWS_A_STATEMENT):
+            cursor.executemany(statement, rows[start : start + _ROWS_A_STATEMENT])
+    finally:
+        cursor.close()

@@ -1,37 +1,91 @@
-"""Makes the tables of a data set, and lets them follow its declaration."""
+"""The tables of a data set: which column keeps which declared column, how they follow a declaration, and the envelope.
+
+Each of our columns says in its comment what it was declared as, so the order of a declaration does not matter, and a name that comes
+back finds its column again. Columns are added, never dropped, renamed or made smaller.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from complex_system.domain.dataset import Dataset
+from complex_system.domain.dataset import ID, Dataset
 from complex_system.errors import StoreUnavailableError
-from complex_system.storage.maria.columns import Kept, plan, quoted
-from complex_system.storage.maria.cursors import change, select
-from complex_system.storage.maria.sql import Statements, tables
+from complex_system.storage.arrow import converted, unpacked
+from complex_system.storage.envelope import PIPELINE, content_hash
+from complex_system.storage.maria.pool import change, change_each, select
+from complex_system.storage.maria.sql import ENVELOPE_COLUMNS, TEXT, Statements, quoted, tables
 from complex_system.storage.migrations import refuse_another_data_set, refuse_other_types
-from complex_system.storage.names import TableNames
+from complex_system.storage.naming import TableNames
 
+log = logging.getLogger(__name__)
+
+_KINDS = {"number": "DOUBLE NULL", "integer": "BIGINT NULL", "boolean": "BOOLEAN NULL"}  # the others are texts, lists JSON
+_STORED = {"number": "double", "integer": "bigint", "boolean": "tinyint"}
+_BY_STORED = {stored: declared for declared, stored in _STORED.items()}
+_LONGEST_IDENTIFIER = 64
+_LONGEST_IN_COMMENT = 900  # of 1,024 characters
+_COMMENT = re.compile(r"declared as (?P<written>.*) = (?P<type>[a-z ]+)", re.DOTALL)
 _INDEX = "labelled"
 _LOCK_SECONDS = 600
 _OWNER = re.compile(r"data set ([a-z0-9_]+)")
+_HASHED_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A column of a table, as ``information_schema`` has it."""
+
+    name: str
+    stored: str
+    comment: str = ""
+
+    @property
+    def written(self) -> str | None:
+        """The declared name as :func:`written` gives it; None for a column without a comment of ours."""
+        found = _COMMENT.fullmatch(self.comment)
+        return found["written"] if found else None
+
+    @property
+    def declared(self) -> str | None:
+        """The declared type; without a comment of ours the only one that is stored like this, None where there are several."""
+        found = _COMMENT.fullmatch(self.comment)
+        return found["type"] if found else _BY_STORED.get(self.stored)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where the declared columns are kept.
+
+    Attributes:
+        columns: Column of the table by declared name, the key included.
+        types: Type under which values were kept so far, by declared name; without those of unknown type and new ones.
+        changes: Clauses of ``ALTER TABLE``; empty where nothing is missing.
+    """
+
+    columns: dict[str, str]
+    types: dict[str, str]
+    changes: tuple[str, ...]
 
 
 def statements_without_tables(dataset: Dataset, names: TableNames) -> Statements:
-    """The statements as they are for new tables."""
+    """Return the statements as they are for new tables."""
     raw, processed = ({c.name: c.type for c in dataset.columns}, dict.fromkeys(dataset.processed_names[1:], "number"))
-    return Statements.of(dataset, names, plan(raw, ()).columns, plan(processed, ()).columns)
+    return Statements(dataset, names, plan(raw, ()).columns, plan(processed, ()).columns)
 
 
-def follow(connection: Any, dataset: Dataset, names: TableNames) -> Statements:
-    """Makes what is missing (tables, columns, the index of the target) and returns the statements for what is there.
+def migrate(connection: Any, dataset: Dataset, names: TableNames) -> Statements:
+    """Create what is missing (tables, columns, envelopes, the target's index) and return the statements for what is there.
 
     One replica does so at a time, until its connection is closed; what is there already costs no change.
 
     Raises:
-        DeclarationError: The tables keep records that the declaration cannot be of; nothing was changed.
+        DeclarationError: The tables keep records that the declaration does not allow; nothing was changed.
         StoreUnavailableError: Another replica has been changing the tables for minutes.
     """
     lock = f"complex-system {names.raw}"[-44:]
@@ -40,7 +94,8 @@ def follow(connection: Any, dataset: Dataset, names: TableNames) -> Statements:
         raise StoreUnavailableError(f"Another service has been changing {names.raw} for {_LOCK_SECONDS} s.")
     for statement in tables(names):
         change(connection, statement)
-    raw = plan({column.name: column.type for column in dataset.columns}, _kept(connection, names.raw))
+    kept = _kept(connection, names.raw)
+    raw = plan({column.name: column.type for column in dataset.columns}, kept)
     processed = plan(dict.fromkeys(dataset.processed_names[1:], "number"), _kept(connection, names.processed))
     [(comment,)] = select(
         connection,
@@ -52,10 +107,63 @@ def follow(connection: Any, dataset: Dataset, names: TableNames) -> Statements:
     refuse_another_data_set(where, owner[1] if owner else "", dataset)
     refuse_other_types(where, raw.types, dataset)
     owned = () if owner else (f"COMMENT = 'data set {dataset.name}'",)
-    _alter(connection, names.raw, (*raw.changes, *owned))
+    there = {each.name for each in kept}
+    envelope = [f"ADD COLUMN {name} {kind}" for name, kind in ENVELOPE_COLUMNS.items() if name not in there]
+    _alter(connection, names.raw, (*raw.changes, *envelope, *owned))
     _alter(connection, names.processed, processed.changes)
     _index(connection, names.processed, processed.columns[dataset.target])
-    return Statements.of(dataset, names, raw.columns, processed.columns)
+    statements = Statements(dataset, names, raw.columns, processed.columns)
+    _add_hashes(connection, dataset, statements)
+    return statements
+
+
+def _add_hashes(connection: Any, dataset: Dataset, statements: Statements) -> None:
+    """Hash the records of an earlier release or of another program, in batches: an interrupted run is continued at the next start."""
+    digest, names, convert = content_hash(dataset), (ID, *dataset.raw_names), unpacked(dataset)
+    after, done = "", 0
+    while rows := select(connection, statements.select_without_hash, (after, _HASHED_AT_ONCE)):
+        records = [dict(zip(names, row, strict=True)) for row in converted(rows, convert)]
+        change_each(connection, statements.set_hash, [(digest(record), record[ID]) for record in records])
+        connection.commit()
+        after, done = records[-1][ID], done + len(records)
+        log.info("Added the hash of their content to %d raw records", done)
+
+
+def plan(declared: Mapping[str, str], kept: Sequence[Kept]) -> Plan:
+    """Find or plan a column for each declared one.
+
+    A column is found by its comment. One without a comment, in a table of an earlier release, is found by its exact name or by its
+    hashed name, and gets its comment now.
+
+    Args:
+        declared: Types by name, in order, without the key.
+        kept: The table's columns.
+    """
+    by_comment = {each.written: each for each in kept if each.written is not None}
+    by_name = {each.name: each for each in kept if each.written is None and each.name not in (ID, PIPELINE)}
+    taken = {_folded(name) for name in (ID, PIPELINE, *(each.name for each in kept))}
+    columns, types, changes = {ID: ID}, {}, []
+    for name, kind in declared.items():
+        candidates = (by_comment.get(written(name)), by_name.get(name), by_name.get(_hashed(name)))
+        found = next((each for each in candidates if each is not None and each.name not in columns.values()), None)
+        if found is None:
+            columns[name] = column = name if _is_plain(name) and _folded(name) not in taken else _hashed(name)
+            taken.add(_folded(column))
+            changes.append(f"ADD COLUMN IF NOT EXISTS {quoted(column)} {_definition(name, kind)}")
+            continue
+        columns[name] = found.name
+        if found.declared is not None:
+            types[name] = found.declared
+        ours = found.stored in (_stored(kind), _stored(found.declared or kind))
+        if ours and found.comment != _comment(name, kind):
+            changes.append(f"MODIFY COLUMN {quoted(found.name)} {_definition(name, kind)}")
+    return Plan(columns, types, tuple(changes))
+
+
+def written(name: str) -> str:
+    """Return a declared name as a comment has it: special characters are written as ``=`` and their bytes in hexadecimal."""
+    made = "".join(each if _is_plain_character(each) and each != "=" else _escaped(each) for each in name)
+    return made if len(made) <= _LONGEST_IN_COMMENT else f"=sha256 {hashlib.sha256(name.encode()).hexdigest()}"
 
 
 def _kept(connection: Any, table: str) -> list[Kept]:
@@ -69,7 +177,7 @@ def _kept(connection: Any, table: str) -> list[Kept]:
 
 
 def _index(connection: Any, table: str, target: str) -> None:
-    """One index, on the present target: for the count of the labelled records."""
+    """Keep one index, on the present target, which counts the labelled records."""
     indexed = select(
         connection,
         "SELECT column_name FROM information_schema.statistics "
@@ -84,3 +192,43 @@ def _index(connection: Any, table: str, target: str) -> None:
 def _alter(connection: Any, table: str, changes: Sequence[str]) -> None:
     if changes:
         change(connection, f"ALTER TABLE {table} {', '.join(changes)}")
+
+
+def _definition(name: str, kind: str) -> str:
+    return f"{_KINDS.get(kind, TEXT)} COMMENT '{_comment(name, kind)}'"
+
+
+def _comment(name: str, kind: str) -> str:
+    return f"declared as {written(name)} = {kind}"
+
+
+def _stored(kind: str) -> str:
+    return _STORED.get(kind, "mediumtext")
+
+
+def _is_plain(name: str) -> bool:
+    """Return whether MariaDB takes a name as it is.
+
+    It refuses long names, trailing spaces and characters beyond the basic plane, and the connector takes some characters for
+    placeholders.
+    """
+    return len(name) <= _LONGEST_IDENTIFIER and name == name.strip() and all(map(_is_plain_character, name))
+
+
+def _is_plain_character(character: str) -> bool:
+    return character not in "?%:\\\"'`#" and character <= "\uffff" and character.isprintable()
+
+
+def _hashed(name: str) -> str:
+    return f"column_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+def _folded(name: str) -> str:
+    """What names have in common that some version of MariaDB takes for one: upper and lower case, letters with accents and without."""
+    parts = unicodedata.normalize("NFKD", name.casefold())
+    bare = "".join(character for character in parts if not unicodedata.combining(character)).casefold()
+    return bare.replace("ss", "s").replace("ı", "i")
+
+
+def _escaped(character: str) -> str:
+    return "".join(f"={byte:02X}" for byte in character.encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -12,15 +12,22 @@ from typing_extensions import override
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import Page
 from complex_system.domain.records import Record
+from complex_system.protocol.database import RecordCounts, Rejection
 from complex_system.settings import Settings
 from complex_system.storage.arrow import chosen_schema, converted, page_of, raw_page, unpacked, with_key, without_key
 from complex_system.storage.base import DataStore
+from complex_system.storage.envelope import (
+    by_revision,
+    content_hash,
+    refuse_reserved_names,
+    revisions_of,
+    sources_of,
+)
 from complex_system.storage.maria import literals as values
-from complex_system.storage.maria.cursors import Row, change, change_each, select
 from complex_system.storage.maria.documents import MariaDocuments
-from complex_system.storage.maria.pool import MariaConnections
-from complex_system.storage.maria.schema import follow, statements_without_tables
-from complex_system.storage.names import TableNames
+from complex_system.storage.maria.pool import MariaConnections, Row, change, change_each, select
+from complex_system.storage.maria.schema import migrate, statements_without_tables
+from complex_system.storage.naming import TableNames
 
 
 class MariaDataStore(DataStore):
@@ -34,17 +41,19 @@ class MariaDataStore(DataStore):
         self.address = self._connections.address
         self._names = TableNames.of(settings.table_prefix)
         self._sql = statements_without_tables(dataset, self._names)
+        self._digest = content_hash(dataset)
         self.documents = MariaDocuments(self._connections, self._names.documents)
 
     @override
     async def open(self) -> None:
+        refuse_reserved_names(self.dataset)
         await asyncio.to_thread(self._connections.open)
         await asyncio.to_thread(self._connections.create_database)
         wanted = (
             f"the data set '{self.dataset.name}' with {len(self.dataset.columns)} columns and "
             f"{len(self.dataset.feature_names)} features"
         )
-        self._sql = await self._connections.alone(lambda connection: follow(connection, self.dataset, self._names), wanted)
+        self._sql = await self._connections.alone(lambda connection: migrate(connection, self.dataset, self._names), wanted)
         await self.documents.open()
 
     @override
@@ -56,17 +65,17 @@ class MariaDataStore(DataStore):
         await self._connections.run(lambda connection: select(connection, "SELECT 1", ()))
 
     @override
-    async def save_raw(self, records: list[Record]) -> dict[str, Any]:
+    async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
         if not records:
             return {"inserted": 0, "existing": 0}
 
         def save(connection: Any) -> int:
-            rows = values.raw_rows(records, self.dataset)
+            rows = values.raw_rows(records, sources_of(sources, len(records)), self.dataset, self._digest)
             inserted = 0
             for part in values.texts_of(rows):
                 inserted += change(connection, self._sql.insert_raw + part + self._sql.keep_raw)
             if inserted:
-                self._mark_those_processed_before(connection, rows.column(ID).to_pylist())
+                self._mark_processed_before(connection, rows.column(ID).to_pylist())
             return inserted
 
         inserted = await self._connections.run(save)
@@ -91,41 +100,42 @@ class MariaDataStore(DataStore):
                 if mark != version:
                     rows += select(connection, self._sql.select_unprocessed, (mark, after or "", limit))
             rows.sort(key=lambda row: str(row[0]))
-            return raw_page(self.dataset, converted(rows[:limit], unpacked(self.dataset)), limit)
+            return raw_page(self.dataset, converted(rows[:limit], unpacked(self.dataset)), limit, revisions=True)
 
         return await self._connections.run(read)
 
     @override
-    async def upsert_processed(self, table: pa.Table, version: str) -> dict[str, Any]:
+    async def upsert_processed(self, table: pa.Table, version: str) -> dict[str, int]:
         def write(connection: Any) -> None:
             rows = values.processed_rows(table, self.dataset.processed_names, version)
             for part in values.texts_of(rows):
                 change(connection, self._sql.insert_processed + part + self._sql.replace_processed)
             for keys in values.keys_of(rows.column(ID).to_pylist()):
                 change(connection, f"{self._sql.delete_rejected} ({keys})")
-                change(connection, f"{self._sql.mark} ({keys})", (version,))
+            self._mark_done(connection, revisions_of(table), version)
 
         await self._connections.run(write)
         return {"upserted": table.num_rows}
 
     @override
-    async def reject(self, rejections: list[dict[str, str]], version: str) -> dict[str, Any]:
-        rows = sorted({r[ID]: (r[ID], r["reason"], version) for r in rejections}.values())
+    async def reject(self, rejections: list[Rejection], version: str) -> dict[str, int]:
+        rows = sorted({each.id: (each.id, each.reason, version) for each in rejections}.values())
+        revisions = {each.id: each.revision for each in rejections}
 
         def write(connection: Any) -> None:
             change_each(connection, self._sql.reject, rows)
             for keys in values.keys_of(row[0] for row in rows):
                 change(connection, f"{self._sql.delete_processed} ({keys})")
-                change(connection, f"{self._sql.mark} ({keys})", (version,))
+            self._mark_done(connection, revisions, version)
 
         await self._connections.run(write)
         return {"rejected": len(rejections)}
 
     @override
-    async def rejected(self, after: str | None, limit: int) -> list[dict[str, str]]:
-        def read(connection: Any) -> list[dict[str, str]]:
+    async def rejected(self, after: str | None, limit: int) -> list[Rejection]:
+        def read(connection: Any) -> list[Rejection]:
             rows = select(connection, self._sql.select_rejected, (after or "", limit))
-            return [{ID: key, "reason": reason, "version": version} for key, reason, version in rows]
+            return [Rejection(id=key, reason=reason, version=version) for key, reason, version in rows]
 
         return await self._connections.run(read)
 
@@ -155,9 +165,10 @@ class MariaDataStore(DataStore):
         return await self._connections.run(read)
 
     @override
-    async def counts(self) -> dict[str, int]:
+    async def counts(self) -> RecordCounts:
         [row] = await self._connections.run(lambda connection: select(connection, self._sql.counts, ()))
-        return dict(zip(("raw", "processed", "labelled", "rejected"), row, strict=True))
+        raw, processed, labelled, rejected = row
+        return RecordCounts(raw=raw, processed=processed, labelled=labelled, rejected=rejected)
 
     @override
     async def targets(self, keys: list[str]) -> dict[str, float]:
@@ -189,9 +200,18 @@ class MariaDataStore(DataStore):
             yield mark
             [(mark,)] = select(connection, self._sql.next_version, (mark,))
 
-    def _mark_those_processed_before(self, connection: Any, keys: list[str]) -> None:
-        """A processed record may come before its raw twin, which then is not work to do."""
-        [(any_twin,)] = select(connection, self._sql.any_twin, (keys[0], keys[-1]))
-        if any_twin:
+    def _mark_done(self, connection: Any, revisions: Mapping[str, int | None], version: str) -> None:
+        """Mark raw records as done with a version; one with another revision than the one that was processed waits again."""
+        for revision, keys in by_revision(revisions).items():
+            for part in values.keys_of(sorted(keys)):
+                if revision is None:
+                    change(connection, f"{self._sql.mark} ({part})", (version,))
+                else:
+                    change(connection, f"{self._sql.mark_revision} ({part})", (revision, version))
+
+    def _mark_processed_before(self, connection: Any, keys: list[str]) -> None:
+        """Mark new raw records as done whose processed record came first."""
+        [(any_processed,)] = select(connection, self._sql.any_processed, (keys[0], keys[-1]))
+        if any_processed:
             for part in values.keys_of(keys):
-                change(connection, f"{self._sql.mark_twins} ({part})")
+                change(connection, f"{self._sql.mark_processed} ({part})")

@@ -1,1 +1,1 @@
-"""The store on MongoDB."""
+"""The store on MongoDB. What only the stand-in for MongoDB needs is in ``secantus`` and nowhere else."""

@@ -1,4 +1,4 @@
-"""The connection to MongoDB, writes of many documents, and the driver's errors made ours.
+"""The connection to MongoDB, reads and writes of many documents, and the translation of the driver's errors.
 
 The only module that imports the driver.
 """
@@ -6,13 +6,14 @@ The only module that imports the driver.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
+from datetime import datetime
 from typing import Any
 
-from pymongo import AsyncMongoClient, DeleteMany, ReplaceOne, WriteConcern
+from pymongo import AsyncMongoClient, DeleteMany, ReplaceOne, UpdateMany, UpdateOne, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import BulkWriteError, ConnectionFailure, ExecutionTimeout, OperationFailure, WTimeoutError
 
 from complex_system.domain.dataset import ID
@@ -21,18 +22,16 @@ from complex_system.settings import Settings
 
 Document = dict[str, Any]
 Collection = AsyncCollection[Document]
-Turn = AbstractAsyncContextManager[None]
+Index = list[tuple[str, int]]
 
-KEYS_A_FILTER = 25
-"""Most keys in one query: servers that compare a list of keys one by one stay quick with short lists."""
-KEYS_A_SEARCH = 100
-"""The same where few or none of the keys are expected."""
+LABELLED = "labelled"
+"""Name of the index that counts the records with a target."""
 
 _DUPLICATE_KEY = 11000
 _REFUSED = {13, 18, 11600, 14031}  # unauthorized, authentication failed, shutting down, disk full
 _ROWS_A_WRITE = 500
+ROWS_A_REPLY = 2500  # the driver decodes and encodes on the event loop: some milliseconds each time
 _VALUES = 40_000  # in a reply or a write: of wide documents so many fewer rows
-_AT_ANY_TIME: Turn = nullcontext()
 _TIMEOUT_MS = 20_000
 
 
@@ -40,30 +39,32 @@ class MongoConnection:
     """One client, while it is open, and the collections of its database.
 
     Attributes:
-        address: Where the server is, for messages.
-        in_ranges: Whether the server reads to the end before it cuts a sorted read at its limit (:mod:`mongo_ranges`).
+        address: ``host:port`` of the server, for messages.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.address = f"{settings.mongo_host}:{settings.mongo_port}"
-        self.in_ranges = False
         self._settings = settings
         self._client: AsyncMongoClient[Document] | None = None
-        self._turns: dict[str, asyncio.Lock] = {}
 
-    async def open(self) -> None:
-        """Makes the client, unless there is one, and asks the server for a sign of life and what it is."""
+    async def open(self) -> Document:
+        """Make the client, unless there is one, and return what the server says that it is."""
         if self._client is None:
             self._client = self._connect()
         await self.ping()
-        self.in_ranges = "secantusVersion" in await self._connected.admin.command("buildInfo")
+        return await self._connected.admin.command("buildInfo")
 
     async def ping(self) -> None:
-        """Asks the server for a sign of life."""
+        """Check that the server answers."""
         await self._connected.admin.command("ping")
 
+    async def now(self) -> datetime:
+        """Return the time by the server's clock."""
+        time: datetime = (await self._connected.admin.command("hello"))["localTime"]
+        return time
+
     async def close(self) -> None:
-        """Releases the client; no error if there is none."""
+        """Release the client; no error if there is none."""
         if self._client is not None:
             client, self._client = self._client, None
             # Closed while it tries to connect, as it does right after a failure, the driver would leave the socket behind.
@@ -71,30 +72,16 @@ class MongoConnection:
             await client.close()
 
     def collection(self, name: str) -> Collection:
-        """A collection of the client that is connected at the moment.
+        """Return a collection of the client that is connected at the moment.
 
         Raises:
             StoreUnavailableError: There is none.
         """
-        return self._database[name]
-
-    def unjournalled(self, name: str) -> Collection:
-        """For what may be forgotten when the server is killed, and so need not wait for the disk."""
-        return self._database.get_collection(name, write_concern=WriteConcern(j=False))
-
-    def turn(self, collection: Collection) -> Turn:
-        """What to hold for a read or a write of many documents.
-
-        ``secantusdb`` keeps its one lock while it looks up the documents of a reply. Each look-up sleeps on a page of the storage
-        engine that has grown beyond 5 MB and cannot be divided because a write to it is not committed; and that write waits for the
-        lock. A few thousand wide documents so took a minute and all requests with them. There, writes and reads of a collection go
-        one after another, which it does not do any slower.
-        """
-        return self._turns.setdefault(collection.name, asyncio.Lock()) if self.in_ranges else nullcontext()
+        return self._connected[self._settings.mongo_name][name]
 
     @contextmanager
     def translated(self) -> Iterator[None]:
-        """The one place where the driver's errors become ours."""
+        """Raise our errors for the driver's; the one place where it is done."""
         try:
             yield
         except (ConnectionFailure, ExecutionTimeout, WTimeoutError) as error:
@@ -109,10 +96,6 @@ class MongoConnection:
         if self._client is None:
             raise StoreUnavailableError(f"MongoDB at {self.address} is not connected.")
         return self._client
-
-    @property
-    def _database(self) -> AsyncDatabase[Document]:
-        return self._connected[self._settings.mongo_name]
 
     def _connect(self) -> AsyncMongoClient[Document]:
         settings = self._settings
@@ -129,49 +112,142 @@ class MongoConnection:
         )
 
 
-async def insert(collection: Collection, documents: list[Document], turn: Turn = _AT_ANY_TIME) -> list[int]:
-    """Inserts what is not there yet and returns the places of the documents whose key existed."""
-    existing: list[int] = []
-    rows = rows_at_once(_ROWS_A_WRITE, len(documents[0]) if documents else 1)
-    for start in range(0, len(documents), rows):
-        try:
-            async with turn:
-                await collection.insert_many(documents[start : start + rows], ordered=False)
-        except BulkWriteError as error:
-            faults = error.details["writeErrors"]
-            if error.details.get("writeConcernErrors") or any(fault["code"] != _DUPLICATE_KEY for fault in faults):
-                raise
-            existing += [start + fault["index"] for fault in faults]
-    return existing
+class Queries:
+    """Reads and writes of many documents, as a MongoDB server does them well."""
+
+    keys_a_query = 500
+    """Most keys in one query or update."""
+
+    async def find(
+        self, collection: Collection, query: Document, fields: Sequence[str], limit: int | None = None, skip: int = 0
+    ) -> list[Document]:
+        """Return documents by key; ``limit`` None for all that match."""
+        if limit == 0:  # MongoDB reads it as "no limit"
+            return []
+        projection = {ID: int(ID in fields), **{field: 1 for field in fields if field != ID}}
+        rows = rows_at_once(ROWS_A_REPLY, len(fields))
+        cursor = collection.find(query, projection, batch_size=min((limit or rows) + 1, rows)).sort(ID, 1)
+        async with self._turn(collection):
+            return await cursor.skip(skip).limit(limit or 0).to_list()
+
+    async def find_marked(
+        self,
+        collection: Collection,
+        mark: tuple[str, str],
+        after: str | None,
+        fields: Sequence[str],
+        limit: int,
+        known: str | None = None,
+    ) -> list[Document]:
+        """Return documents after a key, by key, that have a value in a field; with ``known`` only those that have that field, too."""
+        query: Document = {mark[0]: mark[1], ID: {"$gt": after or ""}, **({known: {"$ne": None}} if known else {})}
+        return await self.find(collection, query, fields, limit)
+
+    async def find_keys(self, collection: Collection, keys: Iterable[str], fields: Sequence[str]) -> list[Document]:
+        """Return the documents with these keys, by key."""
+        found: list[Document] = []
+        for part in self._parts(keys, self.keys_a_query):
+            found += await self.find(collection, {ID: {"$in": part}}, fields)
+        return found
+
+    async def count(self, collection: Collection) -> int:
+        """Return the number of documents."""
+        return await collection.estimated_document_count()
+
+    async def count_known(self, collection: Collection, field: str) -> int:
+        """Return the number of documents with a number in a field, by the index ``labelled``."""
+        return await collection.count_documents({field: {"$gt": -math.inf}}, hint=LABELLED)
+
+    def indexes(self, target: str) -> dict[str, dict[str, Index]]:
+        """Return the indexes that these queries need, by ``processed`` or ``rejected`` and by name."""
+        return {"processed": {LABELLED: [(target, 1)]}}
+
+    async def insert(self, collection: Collection, documents: list[Document]) -> list[int]:
+        """Insert what is not there yet and return the places of the documents whose key existed."""
+        existing: list[int] = []
+        rows = rows_at_once(_ROWS_A_WRITE, len(documents[0]) if documents else 1)
+        for start in range(0, len(documents), rows):
+            try:
+                async with self._turn(collection):
+                    await collection.insert_many(documents[start : start + rows], ordered=False)
+            except BulkWriteError as error:
+                faults = error.details["writeErrors"]
+                if error.details.get("writeConcernErrors") or any(fault["code"] != _DUPLICATE_KEY for fault in faults):
+                    raise
+                existing += [start + fault["index"] for fault in faults]
+        return existing
+
+    async def replace(self, collection: Collection, documents: list[Document]) -> None:
+        """Insert or replace documents."""
+        rows = rows_at_once(_ROWS_A_WRITE, len(documents[0]) if documents else 1)
+        for start in range(0, len(documents), rows):
+            part = documents[start : start + rows]
+            async with self._turn(collection):
+                await collection.bulk_write([ReplaceOne({ID: d[ID]}, d, upsert=True) for d in part], ordered=False)
+
+    async def put(self, collection: Collection, documents: list[Document]) -> None:
+        """Insert or replace documents of which most are new: an insert is many times cheaper than a replacement."""
+        existing = await self.insert(collection, documents)
+        await self.replace(collection, [documents[place] for place in existing])
+
+    async def delete(self, collection: Collection, keys: Iterable[str]) -> int:
+        """Delete documents by key; return how many there were."""
+        operations = [DeleteMany({ID: {"$in": part}}) for part in self._parts(keys, self.keys_a_query)]
+        return (await collection.bulk_write(operations, ordered=False)).deleted_count if operations else 0
+
+    async def update(
+        self, collection: Collection, keys: Iterable[str], condition: Document, change: Document, *, journal: bool = True
+    ) -> int:
+        """Change the documents with these keys that meet a condition, in one bulk update; return how many there were.
+
+        Args:
+            collection: Where they are.
+            keys: Theirs.
+            condition: What else must be so.
+            change: The update.
+            journal: Whether to wait for the disk; not needed for what may be forgotten when the server is killed.
+        """
+        operations = [UpdateMany({ID: {"$in": part}, **condition}, change) for part in self._parts(keys, self.keys_a_query)]
+        if not operations:
+            return 0
+        target = collection if journal else _unjournalled(collection)
+        async with self._turn(collection):
+            return (await target.bulk_write(operations, ordered=False)).modified_count
+
+    async def update_each(self, collection: Collection, changes: Iterable[tuple[Document, Document]]) -> None:
+        """Change documents one by one, each ``(query, update)``, in one bulk update; a killed server may forget it."""
+        operations = [UpdateOne(query, change) for query, change in changes]
+        async with self._turn(collection):
+            await _unjournalled(collection).bulk_write(operations, ordered=False)
+
+    def _turn(self, collection: Collection) -> AbstractAsyncContextManager[Any]:
+        """Return what to hold for a read or a write of many documents."""
+        return nullcontext()
+
+    def _parts(self, keys: Iterable[str], size: int) -> Iterator[list[str]]:
+        """Yield the keys in rising order, so many at a time."""
+        ordered = sorted(set(keys))
+        for start in range(0, len(ordered), size):
+            yield ordered[start : start + size]
 
 
-async def put(collection: Collection, documents: list[Document], turn: Turn = _AT_ANY_TIME) -> int:
-    """Inserts or replaces; returns how many were new. Most are, and an insert is many times cheaper than a replacement."""
-    existing = await insert(collection, documents, turn)
-    rows = rows_at_once(_ROWS_A_WRITE, len(documents[0]) if documents else 1)
-    for start in range(0, len(existing), rows):
-        part = [documents[place] for place in existing[start : start + rows]]
-        async with turn:
-            await collection.bulk_write([ReplaceOne({ID: d[ID]}, d, upsert=True) for d in part], ordered=False)
-    return len(documents) - len(existing)
+async def ensure_index(collection: Collection, name: str, keys: Index | None) -> None:
+    """Create an index, or make it another one; None removes it."""
+    found = (await collection.index_information()).get(name)
+    if found is not None and (keys is None or [(field, int(way)) for field, way in found["key"]] != keys):
+        with suppress(OperationFailure):  # another replica has dropped it
+            await collection.drop_index(name)
+    if keys is not None:
+        await collection.create_index(keys, name=name)
 
 
-async def delete(collection: Collection, keys: Iterable[str]) -> int:
-    """Deletes documents by key; returns how many there were."""
-    operations = [DeleteMany({ID: {"$in": part}}) for part in parts(keys, KEYS_A_SEARCH)]
-    return (await collection.bulk_write(operations, ordered=False)).deleted_count if operations else 0
+def _unjournalled(collection: Collection) -> Collection:
+    return collection.with_options(write_concern=WriteConcern(j=False))
 
 
-def parts(keys: Iterable[str], size: int = KEYS_A_FILTER) -> Iterator[list[str]]:
-    """The keys in rising order, so many at a time as one query takes."""
-    ordered = sorted(keys)
-    for start in range(0, len(ordered), size):
-        yield ordered[start : start + size]
-
-
-def rows_at_once(most: int, fields: int) -> int:
-    """Documents of so many fields in one message."""
-    return max(1, min(most, _VALUES // max(1, fields)))
+def rows_at_once(limit: int, fields: int) -> int:
+    """Return how many documents with so many fields go into one message."""
+    return max(1, min(limit, _VALUES // max(1, fields)))
 
 
 def _reason(error: Exception) -> str:

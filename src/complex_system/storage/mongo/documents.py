@@ -11,7 +11,8 @@ from typing_extensions import override
 from complex_system.domain.dataset import ID
 from complex_system.domain.documents import Cursor, Document, decoded_body
 from complex_system.storage.documents import DocumentStore
-from complex_system.storage.mongo.connection import Collection, MongoConnection, parts, put
+from complex_system.storage.mongo.connection import Collection
+from complex_system.storage.mongo.schema import Collections
 
 _PAGE = 1000
 
@@ -19,15 +20,10 @@ _PAGE = 1000
 class MongoDocuments(DocumentStore):
     """The key is ``<kind>|<key>``, the body is kept as JSON text, so that its fields may have any name."""
 
-    def __init__(self, connection: MongoConnection, name: str) -> None:
-        """Makes the store; nothing is sent.
-
-        Args:
-            connection: The store's.
-            name: The collection.
-        """
-        self._connection = connection
-        self._name = name
+    def __init__(self, collections: Collections) -> None:
+        """Make the store; nothing is sent."""
+        self._collections = collections
+        self._connection = collections.connection
 
     @override
     async def open(self) -> None:
@@ -43,7 +39,7 @@ class MongoDocuments(DocumentStore):
 
         rows = await asyncio.to_thread(build)
         with self._connection.translated():
-            await put(self._collection, rows)
+            await self._collections.queries.put(self._collection, rows)
 
     @override
     async def between(
@@ -73,10 +69,9 @@ class MongoDocuments(DocumentStore):
 
     @override
     async def by_keys(self, kind: str, keys: Sequence[str]) -> list[Document]:
-        found: list[dict[str, Any]] = []
+        wanted = {_id(kind, key) for key in keys}
         with self._connection.translated():
-            for part in parts({_id(kind, key) for key in keys}):
-                found += await self._collection.find({ID: {"$in": part}}).to_list()
+            found = await self._collections.queries.find_keys(self._collection, wanted, [ID, "kind", "at", "body"])
         return sorted(await asyncio.to_thread(_documents, found), key=lambda document: document.key)
 
     @override
@@ -87,15 +82,12 @@ class MongoDocuments(DocumentStore):
 
     @override
     async def delete_keys(self, kind: str, keys: Sequence[str]) -> int:
-        deleted = 0
         with self._connection.translated():
-            for part in parts({_id(kind, key) for key in keys}):
-                deleted += (await self._collection.delete_many({ID: {"$in": part}})).deleted_count
-        return deleted
+            return await self._collections.queries.delete(self._collection, {_id(kind, key) for key in keys})
 
     @property
     def _collection(self) -> Collection:
-        return self._connection.collection(self._name)
+        return self._connection.collection(self._collections.names.documents)
 
 
 def _id(kind: str, key: str) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from functools import partial
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import pyarrow as pa
 from typing_extensions import override
@@ -13,27 +12,17 @@ from typing_extensions import override
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import Page
 from complex_system.domain.records import Record
+from complex_system.protocol.database import RecordCounts, Rejection
 from complex_system.settings import Settings
-from complex_system.storage.arrow import PIPELINE, chosen_schema, page_of, raw_page, with_key, without_key
+from complex_system.storage.arrow import chosen_schema, page_of, raw_page, with_key, without_key
 from complex_system.storage.base import DataStore
-from complex_system.storage.mongo.backlog import FORGOTTEN, Backlog
-from complex_system.storage.mongo.collections import adopt, follow, make_indexes, marks_of, warn_of_foreign_keys
-from complex_system.storage.mongo.connection import (
-    KEYS_A_SEARCH,
-    Collection,
-    Document,
-    MongoConnection,
-    delete,
-    insert,
-    parts,
-    put,
-)
-from complex_system.storage.mongo.counts import PatientCount
+from complex_system.storage.envelope import ENVELOPE, PIPELINE, refuse_reserved_names, revisions_of, sources_of
+from complex_system.storage.mongo.connection import Document, MongoConnection, Queries
 from complex_system.storage.mongo.documents import MongoDocuments
-from complex_system.storage.mongo.reads import MongoReads
-from complex_system.storage.mongo.unprocessed import Unprocessed
-from complex_system.storage.mongo.values import Fields
-from complex_system.storage.names import TableNames
+from complex_system.storage.mongo.schema import Collections, migrate
+from complex_system.storage.mongo.secantus import SecantusQueries, is_secantus
+from complex_system.storage.mongo.work import Work
+from complex_system.storage.naming import TableNames
 
 
 class MongoDataStore(DataStore):
@@ -45,28 +34,17 @@ class MongoDataStore(DataStore):
         super().__init__(dataset)
         self._connection = MongoConnection(settings)
         self.address = self._connection.address
-        self._names = TableNames.of(settings.table_prefix)
-        self._fields = Fields(dataset)
-        self._reads = MongoReads(self._connection, self._names, self._fields)
-        self._backlog = Backlog(self._connection, self._names.backlog)
-        self._unprocessed = Unprocessed(self._backlog, self._reads)
-        counted = (self._names.raw, self._names.processed, self._names.rejected)
-        self._counts = {name: PatientCount(partial(self._estimate, name)) for name in counted}
-        self._labelled = PatientCount(self._count_labelled)
-        self._highest = ""
-        self.documents = MongoDocuments(self._connection, self._names.documents)
+        self._collections = Collections(self._connection, dataset, TableNames.of(settings.table_prefix))
+        self._fields = self._collections.fields
+        self._work = Work(self._collections)
+        self.documents = MongoDocuments(self._collections)
 
     @override
     async def open(self) -> None:
+        refuse_reserved_names(self.dataset)
         with self._connection.translated():
-            await self._connection.open()
-            await follow(self._connection, self.dataset, self._names)
-            await make_indexes(self._connection, self._names)
-            if self._connection.in_ranges:
-                self._reads.marks = await marks_of(self._raw)
-            await self._backlog.open(empty=await self._raw.find_one({}, {ID: 1}) is None)
-            await adopt(self._raw, self._backlog)
-            await warn_of_foreign_keys(self._raw)
+            self._collections.queries = self._queries_for(await self._connection.open())
+            await migrate(self._collections)
         await self.documents.open()
 
     @override
@@ -79,75 +57,65 @@ class MongoDataStore(DataStore):
             await self._connection.ping()
 
     @override
-    async def save_raw(self, records: list[Record]) -> dict[str, Any]:
-        documents = self._fields.raw_documents(records)
-        keys = [document[ID] for document in documents]
+    async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
         with self._connection.translated():
-            began = time.time()  # the lists' own clock: the steady one stands still while a machine sleeps
-            together = bool(keys) and min(keys) > self._highest != ""
-            lists = await self._backlog.note(keys, together=together)
-            existing = await insert(self._raw, documents, self._connection.turn(self._raw))
-            inserted = keys
-            if existing:
-                kept = set(existing)
-                inserted = [key for place, key in enumerate(keys) if place not in kept]
-                await self._backlog.note(inserted, together=together)
-                await self._backlog.forget(lists)
-            if time.time() - began > FORGOTTEN / 2:  # machine or process slept: the lists may have been thought forgotten
-                await self._backlog.note(inserted)
-            self._highest = max([self._highest, *keys])
-            self._counts[self._names.raw].add(len(inserted))
-            await self._settle_those_processed_before(inserted)
+            received = await self._connection.now()
+            documents = self._fields.raw_documents(records, sources_of(sources, len(records)), received)
+            existing = set(await self._queries.insert(self._collections.raw, documents))
+            inserted = [document[ID] for place, document in enumerate(documents) if place not in existing]
+            await self._work.mark_processed_before(inserted)
         return {"inserted": len(inserted), "existing": len(existing)}
 
     @override
     async def raw_records(self, limit: int) -> list[Record]:
         with self._connection.translated():
-            found = await self._reads.find(self._raw, {}, self._fields.raw, limit)
+            found = await self._queries.find(self._collections.raw, {}, self._fields.raw, limit)
         return self._fields.raw_records(found)
 
     @override
     async def unprocessed(self, version: str, after: str | None, limit: int) -> Page:
         with self._connection.translated():
-            found, last = await self._unprocessed.page(version, after, limit, own=version == self.dataset.version)
-        return Page(raw_page(self.dataset, self._fields.raw_rows(found), limit).table, last)
+            found = await self._work.page(version, after, limit)
+        rows = [[*(d.get(field) for field in self._fields.raw), d[ENVELOPE]["revision"]] for d in found]
+        return raw_page(self.dataset, rows, limit, revisions=True)
 
     @override
-    async def upsert_processed(self, table: pa.Table, version: str) -> dict[str, Any]:
+    async def upsert_processed(self, table: pa.Table, version: str) -> dict[str, int]:
         documents = await asyncio.to_thread(self._fields.processed_documents, table, version)
-        keys = [document[ID] for document in documents]
-        if not keys:
+        if not documents:
             return {"upserted": 0}
+        keys = [document[ID] for document in documents]
+        processed, rejected = self._collections.processed, self._collections.rejected
         with self._connection.translated():
-            state = await self._backlog.switch(version)
-            entries = await self._backlog.entries(keys, version)
-            new = await put(self._processed, documents, self._connection.turn(self._processed))
-            self._counts[self._names.processed].add(new)
-            self._reads.written(self._processed, version, keys)
-            if await self._rejected.find_one({}, {ID: 1}):
-                self._counts[self._names.rejected].add(-await delete(self._rejected, keys))
-            # Last: were this the end of the process, the records would be processed once more and not be lost.
-            await self._backlog.settle(entries, keys, state)
+            existing = await self._queries.insert(processed, documents)
+            if existing:
+                await self._work.mark_pending([keys[place] for place in existing])
+                await self._queries.replace(processed, [documents[place] for place in existing])
+            if await rejected.find_one({}, {ID: 1}):
+                again = [d[ID] for d in await self._queries.find_keys(rejected, keys, [ID])]
+                await self._work.mark_pending(again)
+                await self._queries.delete(rejected, again)
+            await self._work.mark_done(revisions_of(table), version)
         return {"upserted": table.num_rows}
 
     @override
-    async def reject(self, rejections: list[dict[str, str]], version: str) -> dict[str, Any]:
-        by_key = {r[ID]: {ID: r[ID], "reason": r["reason"], "version": version} for r in rejections}
+    async def reject(self, rejections: list[Rejection], version: str) -> dict[str, int]:
+        by_key = {each.id: {ID: each.id, "reason": each.reason, "version": version} for each in rejections}
         if not by_key:
             return {"rejected": 0}
         with self._connection.translated():
-            state = await self._backlog.switch(version)
-            entries = await self._backlog.entries(by_key, version)
-            self._counts[self._names.rejected].add(await put(self._rejected, list(by_key.values())))
-            self._counts[self._names.processed].add(-await delete(self._processed, by_key))
-            await self._backlog.settle(entries, by_key, state)
+            await self._work.mark_pending(by_key)
+            await self._queries.put(self._collections.rejected, list(by_key.values()))
+            await self._queries.delete(self._collections.processed, by_key)
+            await self._work.mark_done({each.id: each.revision for each in rejections}, version)
         return {"rejected": len(rejections)}
 
     @override
-    async def rejected(self, after: str | None, limit: int) -> list[dict[str, str]]:
+    async def rejected(self, after: str | None, limit: int) -> list[Rejection]:
         fields = [ID, "reason", "version"]
         with self._connection.translated():
-            return await self._reads.find(self._rejected, {ID: {"$gt": after or ""}}, fields, limit)
+            found = await self._queries.find(self._collections.rejected, {ID: {"$gt": after or ""}}, fields, limit)
+        return [Rejection(id=each[ID], reason=each["reason"], version=each["version"]) for each in found]
 
     @override
     async def processed_columns(
@@ -156,12 +124,13 @@ class MongoDataStore(DataStore):
         names = with_key(columns)
         fields = [self._fields.processed[name] for name in names]
         known = self._fields.target if labelled else None
+        processed = self._collections.processed
         with self._connection.translated():
             if version is not None:
-                found = await self._reads.find_marked(self._processed, version, after, fields, limit, known)
+                found = await self._queries.find_marked(processed, (PIPELINE, version), after, fields, limit, known)
             else:
                 query: Document = {ID: {"$gt": after or ""}, **({known: {"$ne": None}} if known else {})}
-                found = await self._reads.find(self._processed, query, fields, limit)
+                found = await self._queries.find(processed, query, fields, limit)
 
         def build() -> Page:
             values = [[document.get(field) for document in found] for field in fields]
@@ -173,72 +142,42 @@ class MongoDataStore(DataStore):
     async def processed_page(self, page: int, page_size: int) -> list[Record]:
         wanted = [(name, field) for name, field in self._fields.processed.items() if name != ID]
         with self._connection.translated():
-            found = await self._reads.find(
-                self._processed, {}, [field for _, field in wanted], page_size, skip=page * page_size
-            )
+            fields = [field for _, field in wanted]
+            found = await self._queries.find(self._collections.processed, {}, fields, page_size, page * page_size)
         return [{name: document.get(field) for name, field in wanted} for document in found]
 
     @override
-    async def counts(self) -> dict[str, int]:
+    async def counts(self) -> RecordCounts:
+        raw, processed, rejected = self._collections.raw, self._collections.processed, self._collections.rejected
         with self._connection.translated():
-            raw, processed, rejected = await asyncio.gather(*(count.get() for count in self._counts.values()))
-            known = await self._labelled.get(among=processed)
-        return {"raw": raw, "processed": processed, "labelled": known, "rejected": rejected}
+            return RecordCounts(
+                raw=await self._queries.count(raw),
+                processed=await self._queries.count(processed),
+                labelled=await self._queries.count_known(processed, self._fields.target),
+                rejected=await self._queries.count(rejected),
+            )
 
     @override
     async def targets(self, keys: list[str]) -> dict[str, float]:
         field = self._fields.target
-        found: dict[str, float] = {}
         with self._connection.translated():
-            for part in parts(set(keys)):
-                async with self._connection.turn(self._processed):
-                    documents = await self._processed.find({ID: {"$in": part}}, {field: 1}).to_list()
-                found |= {document[ID]: float(document[field]) for document in documents if document.get(field) is not None}
-        return found
+            found = await self._queries.find_keys(self._collections.processed, keys, [ID, field])
+        return {document[ID]: float(document[field]) for document in found if document.get(field) is not None}
 
     @override
     async def raw_by_keys(self, keys: list[str]) -> Page:
-        found: list[Document] = []
         with self._connection.translated():
-            for part in parts(set(keys)):
-                found += await self._reads.find(self._raw, {ID: {"$in": part}}, self._fields.raw, len(part))
-        found.sort(key=lambda document: str(document[ID]))
-        rows = self._fields.raw_rows(found)
+            found = await self._queries.find_keys(self._collections.raw, keys, self._fields.raw)
+        rows = [[document.get(field) for field in self._fields.raw] for document in found]
         return raw_page(self.dataset, rows, len(rows) + 1)
 
-    # Inside
-
     @property
-    def _raw(self) -> Collection:
-        return self._connection.collection(self._names.raw)
+    def _queries(self) -> Queries:
+        return self._collections.queries
 
-    @property
-    def _processed(self) -> Collection:
-        return self._connection.collection(self._names.processed)
-
-    @property
-    def _rejected(self) -> Collection:
-        return self._connection.collection(self._names.rejected)
-
-    async def _estimate(self, name: str) -> int:
-        return await self._connection.collection(name).estimated_document_count()
-
-    async def _count_labelled(self) -> int:
-        return await self._processed.count_documents({self._fields.target: {"$ne": None}})
-
-    async def _settle_those_processed_before(self, keys: list[str]) -> None:
-        """A processed record may come before its raw twin, which then is not work to do."""
-        if twins := await self._versions_of(keys):
-            state = await self._backlog.state()
-            entries = await self._backlog.entries(twins, state.version)
-            done = [key for key, version in (await self._versions_of(list(twins))).items() if version == state.version]
-            await self._backlog.settle(entries, done, state)
-
-    async def _versions_of(self, keys: list[str]) -> dict[str, str]:
-        """The pipeline versions of those that are processed."""
-        found: dict[str, str] = {}
-        for part in parts(keys, KEYS_A_SEARCH):
-            async with self._connection.turn(self._processed):
-                twins = await self._processed.find({ID: {"$in": part}}, {PIPELINE: 1}).to_list()
-            found |= {twin[ID]: twin.get(PIPELINE, "") for twin in twins}
-        return found
+    def _queries_for(self, build_info: Document) -> Queries:
+        """Return how the connected server is asked, by its own answer to what it is."""
+        if not is_secantus(build_info):
+            return Queries()
+        names, fields = self._collections.names, self._fields
+        return SecantusQueries({names.raw: len(fields.raw), names.processed: len(fields.processed)})

@@ -1,251 +1,207 @@
-"""The frameworks compared on the hold-out set, who was champion when, and how versions do with live records."""
+"""The compared models, who was champion when, and the errors of every version with live records."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
 from dash import html
 from dash.development.base_component import Component
 
-from complex_system.monitoring.aggregates import ErrorSums
-from complex_system.monitoring.page import series
-from complex_system.monitoring.page.components import View, Viewer, badge, card, empty, outside, plot, table
-from complex_system.monitoring.page.figures import COLORS, Figure, colour, figure, level, plain, reference, waiting
-from complex_system.monitoring.page.formatting import NONE, count, error, interval, number, unit_of
-from complex_system.monitoring.page.reading import Reading
-
-OUTPUTS = (
-    ("models-note", "children"),
-    ("models-comparison", "figure"),
-    ("models-table", "children"),
-    ("models-champions-plot", "figure"),
-    ("models-champions", "children"),
-    ("models-live", "children"),
+from complex_system.monitoring.page.components import View, badge, card, columns, empty, outside, plot, table
+from complex_system.monitoring.page.figures import (
+    COLORS,
+    Figure,
+    best_possible,
+    colour,
+    figure,
+    plain,
+    threshold,
+    titled,
+    waiting,
 )
+from complex_system.monitoring.page.formatting import NONE, Viewer, count, error, interval, number
+from complex_system.monitoring.page.reading import Reading
+from complex_system.monitoring.page.tables import Table, champions, errors_of_models
+from complex_system.protocol.training import ComparedModel, Quality, ScoresWithInterval
+
+MAX_CHAMPIONS = 12
 
 
 def skeleton() -> Component:
-    """The parts, empty."""
+    """Return the view without content."""
     return html.Div(
         [
-            html.Div(
-                [
-                    card(
-                        "Comparison of the models",
-                        html.P(id="models-note", className="note"),
-                        plot("models-comparison", "RMSE of every compared model beside the best possible", 270),
-                        html.Div(id="models-table"),
-                    ),
-                    card(
-                        "Champions",
-                        plot("models-champions-plot", "RMSE of each champion at its comparison", 270),
-                        html.Div(id="models-champions"),
-                    ),
-                ],
-                className="columns",
+            columns(
+                card(
+                    "Comparison of the models",
+                    html.P(id="models-note", className="note"),
+                    plot("models-comparison", "RMSE of every compared model beside the best possible", 270),
+                    html.Div(id="models-table"),
+                ),
+                card(
+                    "Champions",
+                    plot("models-champions-plot", "RMSE of each champion when it was compared", 270),
+                    html.Div(id="models-champions"),
+                ),
             ),
             card(
                 "With live records",
                 html.Div(id="models-live"),
-                note="Predictions of the chosen period that have met their truth. A shadow scores along and answers nobody.",
+                note="Predictions of the chosen period whose true value is known. Predictions of a shadow are not used.",
             ),
         ]
     )
 
 
-def fill(reading: Reading, viewer: Viewer) -> list[Any]:
-    """The values of ``OUTPUTS``."""
-    return [
-        _note(reading),
-        _comparison(reading, viewer),
-        _results(reading),
-        _champions_plot(reading, viewer),
-        _champions(reading, viewer),
-        _live(reading),
-    ]
-
-
-def _rows(reading: Reading) -> list[dict[str, Any]]:
-    """The models, best first as they were ranked."""
-    return [dict(row) for row in (reading.comparison or {}).get("results") or []]
-
-
-def _baselines(reading: Reading) -> list[dict[str, Any]]:
-    return [{**row, "baseline": name} for name, row in ((reading.comparison or {}).get("baselines") or {}).items()]
-
-
-def _by_folds(reading: Reading) -> bool:
-    return (reading.comparison or {}).get("ranked_by") == "cross-validation"
-
-
-def _figures(row: dict[str, Any], *, by_folds: bool) -> dict[str, Any]:
-    """The figures that the ranking goes by, where the row has them."""
-    return row["cv"] if by_folds and row.get("cv") else row
-
-
-def _name(row: dict[str, Any]) -> str:
-    return f"baseline {row['baseline']}" if "baseline" in row else f"{row.get('model')} v{row.get('version')}"
-
-
-def _is_champion(row: dict[str, Any], reading: Reading) -> bool:
-    champion = reading.champion or (reading.comparison or {}).get("champion") or {}
-    return (row.get("model"), str(row.get("version"))) == (champion.get("model"), str(champion.get("version")))
-
-
-def _note(reading: Reading) -> list[Any]:
+def ranking_scores(reading: Reading) -> Mapping[str, ScoresWithInterval]:
+    """Return the scores that the ranking goes by, by model; without those that have none, such as an earlier champion's."""
     comparison = reading.comparison
-    if not comparison:
+    if comparison is None or comparison.ranked_by == "hold-out":
+        return reading.compared
+    return {name: each.cv for name, each in reading.compared.items() if each.cv is not None}
+
+
+def _is_champion(quality: Quality, reading: Reading) -> bool:
+    champion = reading.champion
+    if champion is None or not isinstance(quality, ComparedModel):
+        return False
+    return (quality.model, quality.version) == (champion.model, champion.version)
+
+
+def _note(reading: Reading, _: Viewer) -> list[Any]:
+    comparison = reading.comparison
+    if comparison is None:
         return []
-    records = (
-        f"{count(comparison.get('holdout'))} hold-out records that no trainer saw. " if comparison.get("holdout") else ""
-    )
-    if _by_folds(reading):
-        folds = comparison.get("cross_validation") or {}
-        again = f", {folds['repeats']} times" if int(folds.get("repeats") or 1) > 1 else ""
-        records = (
-            f"Ranked by cross-validation, because the records are few: {count(folds.get('records'))} records in "
-            f"{folds.get('folds')} folds{again}. Lines are 95 % intervals. "
-        )
-    words: list[Any] = [f"{records}Shorter is better. "]
-    if comparison.get("verdict"):
-        words.append(html.Strong(f"{comparison['verdict']} "))
-    if comparison.get("kept"):
-        words.append(f"{comparison['kept']} ")
-    words.append(outside("Comparison in MLflow", comparison.get("run_url")) if comparison.get("run_url") else "")
-    return words
+    text = f"{count(comparison.holdout)} hold-out records that no trainer has seen. " if comparison.holdout else ""
+    if comparison.ranked_by == "cross-validation":
+        folds = comparison.cross_validation
+        size = f": {count(folds.records)} records in {folds.folds} folds" if folds else ""
+        size += f", {folds.repeats} times" if folds and folds.repeats > 1 else ""
+        text = f"Ranked by cross-validation, because there are few records{size}. Lines are 95 % intervals. "
+    parts: list[Any] = [f"{text}Shorter is better. "]
+    if comparison.verdict:
+        parts.append(html.Strong(f"{comparison.verdict} "))
+    if comparison.kept:
+        parts.append(f"{comparison.kept} ")
+    return [*parts, outside("Comparison in MLflow", comparison.run_url)] if comparison.run_url else parts
 
 
 def _comparison(reading: Reading, viewer: Viewer) -> Figure:
-    rows = _rows(reading)
+    scores = ranking_scores(reading)
+    rows = [(name, each, scores.get(name, each)) for name, each in reversed(reading.compared.items())]
     if not rows:
-        return waiting(
-            viewer.theme, "Waiting for the first training round:\nit begins when enough labelled records are there."
-        )
-    rows = [*rows, *_baselines(reading)]
-    rows.reverse()
-    shown = [_figures(row, by_folds=_by_folds(reading)) for row in rows]
-    ends = [float(each.get("rmse_high") or each["rmse"]) for each in shown]
+        return waiting(viewer, "Waiting for the first training round:\nit starts when there are enough labelled records.")
+    names = [plain(name) for name, _, _ in rows]
+    ends = [each.rmse_high or each.rmse for _, _, each in rows]
     colors = COLORS[viewer.theme]
-    best = reading.best_possible
     bars = {
-        "type": "bar", "orientation": "h", "x": [each["rmse"] for each in shown], "y": [plain(_name(row)) for row in rows],
+        "type": "bar", "orientation": "h", "x": [each.rmse for _, _, each in rows], "y": names, "name": "RMSE", "width": 0.62,
         "error_x": {
-            "type": "data", "symmetric": False, "array": [end - each["rmse"] for end, each in zip(ends, shown, strict=True)],
-            "arrayminus": [each["rmse"] - float(each.get("rmse_low") or each["rmse"]) for each in shown],
+            "type": "data", "symmetric": False, "array": [end - each.rmse for end, (_, _, each) in zip(ends, rows, strict=True)],
+            "arrayminus": [each.rmse - (each.rmse_low or each.rmse) for _, _, each in rows],
             "color": colors["ink"], "thickness": 1.2, "width": 4,
         },
-        "textfont": {"color": colors["ink"], "size": 12},
-        "marker": {"color": [colour(viewer.theme, 0) if _is_champion(row, reading) else colors["line"] for row in rows],
+        "marker": {"color": [colour(viewer, 0) if _is_champion(model, reading) else colors["line"] for _, model, _ in rows],
                    "cornerradius": 3},
-        "customdata": [
-            [each.get("mae"), each.get("r2"), plain(row.get("framework") or "")] for row, each in zip(rows, shown, strict=True)
-        ],
+        "customdata": [[each.mae, each.r2, plain(getattr(model, "framework", ""))] for _, model, each in rows],
         "hovertemplate": "%{y}<br>RMSE %{x:.3f}<br>MAE %{customdata[0]:.3f}<br>R² %{customdata[1]:.4f}"
                          "<br>%{customdata[2]}<extra></extra>",
-        "name": "RMSE", "width": 0.62, "showlegend": False,
+        "showlegend": False,
     }  # fmt: skip
-    highest = max(ends)
-    x = {"title": {"text": f"RMSE ({plain(unit_of(reading.facts.dataset))})"}, "range": [0, highest * 1.14]}
-    words = {  # beside the whiskers, where no bar is behind them
-        "type": "scatter", "mode": "text", "x": ends, "y": bars["y"], "text": [f" {error(each['rmse'])}" for each in shown],
+    labels = {  # beside the whiskers, where no bar is behind them
+        "type": "scatter", "mode": "text", "x": ends, "y": names, "text": [f" {error(each.rmse)}" for _, _, each in rows],
         "textposition": "middle right", "cliponaxis": False, "textfont": {"color": colors["ink"], "size": 12}, "hoverinfo": "skip",
         "showlegend": False, "name": "",
     }  # fmt: skip
     shapes, notes = [], []
-    if best is not None:
-        shape, words = level(viewer.theme, best, f"best possible {best:.2f}", "good", vertical=True)
-        shapes, notes = [shape], [{**words, "xanchor": "right"}]
+    if (best := reading.best_possible) is not None:
+        shape, note = threshold(viewer, best, f"best possible {best:.2f}", "good", vertical=True)
+        shapes, notes = [shape], [{**note, "xanchor": "right"}]
+    x = titled(f"RMSE ({reading.facts.unit})", range=[0, 1.14 * max(ends)])
+    y = {"showgrid": False, "tickfont": {"color": colors["ink"], "size": 12}}
     return figure(
-        viewer.theme, [bars, words], x, {"showgrid": False, "tickfont": {"color": colors["ink"], "size": 12}}, keep="comparison",
-        shapes=shapes, annotations=notes, margin={"l": 12, "r": 14, "t": 26, "b": 8}, hovermode="closest",
+        viewer, [bars, labels], x, y, keep="comparison", shapes=shapes, annotations=notes,
+        margin={"l": 12, "r": 14, "t": 26, "b": 8}, hovermode="closest",
     )  # fmt: skip
 
 
-def _results(reading: Reading) -> Component | None:
-    rows = _rows(reading)
-    if not rows:
+def _results(reading: Reading, _: Viewer) -> Component | None:
+    if reading.comparison is None:
         return None
-    rows += _baselines(reading)
-    crossed = _by_folds(reading)
-    cells = []
-    for row in rows:
-        figures = _figures(row, by_folds=crossed)
-        known = figures is not row or not crossed  # a champion of before was not cross-validated with these records
-        cells.append([
-            html.Span([_name(row), " ", badge("good", "champion") if _is_champion(row, reading) else ""]),
-            *([] if crossed else [str(row.get("framework", ""))]),
-            html.Span([error(figures["rmse"]), html.Div(interval(figures), className="detail nowrap")]) if known else NONE,
-            *([error(row["rmse"])] if crossed else []),
-            error(figures["mae"]) if known else NONE,
-            number(figures["r2"], 4) if known else NONE,
-            _in_mlflow(row, reading) if "baseline" not in row else "",
+    crossed = reading.comparison.ranked_by == "cross-validation"
+    scores = ranking_scores(reading)
+    rows, marked = [], None
+    for i, (name, model) in enumerate(reading.compared.items()):
+        is_champion = _is_champion(model, reading)
+        marked = i if is_champion else marked
+        found = scores.get(name)
+        rmse, mae, r2 = (error(found.rmse), error(found.mae), number(found.r2, 4)) if found else (NONE, NONE, NONE)
+        range_ = interval(found.rmse_low, found.rmse_high) if found else ""
+        rows.append([
+            html.Span([name, " ", badge("good", "champion") if is_champion else ""]),
+            *([] if crossed else [getattr(model, "framework", "")]),
+            html.Span([rmse, html.Div(range_, className="detail nowrap")]),
+            *([error(model.rmse)] if crossed else []),
+            mae,
+            r2,
+            _in_mlflow(model, reading),
         ])  # fmt: skip
-    marked = next((i for i, row in enumerate(rows) if _is_champion(row, reading)), None)
     heads = (
         ["Model", "RMSE", "Hold-out", "MAE", "R²", "MLflow"]
         if crossed
         else ["Model", "Framework", "RMSE", "MAE", "R²", "MLflow"]
     )
-    return table(tuple(heads), cells, numbers=(1, 2, 3, 4) if crossed else (2, 3, 4), marked=marked)
+    return table(Table(heads, rows, (1, 2, 3, 4) if crossed else (2, 3, 4)), marked=marked)
 
 
-def _in_mlflow(row: dict[str, Any], reading: Reading) -> Any:
-    """A link to the model's run, or to its version in the registry, which names the run."""
-    if row.get("run_url"):
-        return outside("run", row["run_url"])
-    place = f"{reading.facts.mlflow_url}/#/models/{quote(str(row.get('model')))}/versions/{quote(str(row.get('version')))}"
-    return outside("version", place if reading.facts.mlflow_url else "")
+def _in_mlflow(model: Quality, reading: Reading) -> Any:
+    """Return a link to the model's version in the registry, which links to its run; empty for a baseline."""
+    if not isinstance(model, ComparedModel):
+        return ""
+    url = reading.facts.mlflow_url
+    return outside("version", f"{url}/#/models/{quote(model.model)}/versions/{quote(model.version)}" if url else "")
 
 
 def _champions_plot(reading: Reading, viewer: Viewer) -> Figure:
-    known = [each for each in reading.champions if each.get("rmse") is not None]
+    known = [(each.at, each.rmse, each.name) for each in reading.champions if each.rmse is not None and each.at is not None]
     if not known:
-        return waiting(viewer.theme, "No champion yet.")
-    times = [viewer.clock.axis(float(each["at"])) for each in known]
+        return waiting(viewer, "No champion yet.")
+    shown = [*known, (reading.end, *known[-1][1:])]
     trace = {
-        "type": "scatter", "mode": "lines+markers", "x": [*times, viewer.clock.axis(reading.end)],
-        "y": [*(each["rmse"] for each in known), known[-1]["rmse"]], "name": "champion",
-        "text": [*(plain(_name(dict(each))) for each in known), plain(_name(dict(known[-1])))],
-        "line": {"shape": "hv", "width": 2, "color": colour(viewer.theme, 0)},
-        "marker": {"size": [8] * len(known) + [0], "color": colour(viewer.theme, 0)},
+        "type": "scatter", "mode": "lines+markers", "name": "champion", "x": [viewer.clock.axis(at) for at, _, _ in shown],
+        "y": [rmse for _, rmse, _ in shown], "text": [plain(name) for _, _, name in shown],
+        "line": {"shape": "hv", "width": 2, "color": colour(viewer, 0)},
+        "marker": {"size": [8] * len(known) + [0], "color": colour(viewer, 0)},
         "hovertemplate": "%{text}<br>RMSE %{y:.2f}<extra></extra>",
     }  # fmt: skip
-    traces, values = [trace], [float(each["rmse"]) for each in known]
+    traces, values = [trace], [rmse for _, rmse, _ in known]
     if (best := reading.best_possible) is not None:
-        traces.append(reference(viewer.theme, best, f"best possible {best:.2f}", [times[0], viewer.clock.axis(reading.end)]))
+        traces.append(best_possible(viewer, best, known[0][0], reading.end))
         values.append(best)
     room = 0.15 * (max(values) - min(values)) or 0.1 * max(values)
-    span = [min(values) - room, max(values) + room]
-    y = {"title": {"text": f"RMSE ({plain(unit_of(reading.facts.dataset))})"}, "range": span}
-    x = {"type": "date", "title": {"text": f"time ({plain(viewer.clock.name)})"}}
-    return figure(viewer.theme, traces, x, y, keep=f"champions-{len(known)}")
+    y = titled(f"RMSE ({reading.facts.unit})", range=[min(values) - room, max(values) + room])
+    x = titled(f"time ({viewer.clock.name})", type="date")
+    return figure(viewer, traces, x, y, keep=f"champions-{len(known)}")
 
 
 def _champions(reading: Reading, viewer: Viewer) -> Component:
-    if not reading.champions:
-        return empty("The model that wins the first comparison is crowned here.")
-    rows = []
-    for each in list(reversed(reading.champions))[:12]:
-        rows.append([
-            viewer.clock.moment(float(each["at"])),
-            _name(dict(each)),
-            error(each.get("rmse")),
-            str(each.get("cause") or "–"),
-        ])  # fmt: skip
-    return table(("Crowned", "Model", "RMSE", "Cause"), rows, numbers=(2,), marked=0)
+    newest = champions(reading.champions[-MAX_CHAMPIONS:], viewer.clock)
+    return table(newest, marked=0) if newest.rows else empty("The best model of the first comparison becomes champion.")
 
 
-def _live(reading: Reading) -> Component:
-    curves = series.errors_by_model(reading)
-    if not curves:
-        return empty("No prediction of this period has met its truth yet. Late truths are joined when they come.")
-    rows = []
-    for served in series.ordered(curves):
-        metrics = series.total(curves[served], ErrorSums).metrics()
-        cells = [*(error(metrics.get(name)) for name in ("rmse", "mae", "bias")), number(metrics.get("r2"), 4)]
-        rows.append([served.label, served.service, count(metrics["count"]), *cells])
-    return table(("Model", "Service", "Pairs", "RMSE", "MAE", "Bias", "R²"), rows, numbers=(2, 3, 4, 5, 6))
+def _live(reading: Reading, _: Viewer) -> Component:
+    live = errors_of_models(reading)
+    return table(live) if live.rows else empty("No true values in this period yet; they count even if they come days later.")
 
 
-VIEW = View("/models", "Models", OUTPUTS, skeleton, fill)
+PARTS = {
+    "models-note": ("children", _note),
+    "models-comparison": ("figure", _comparison),
+    "models-table": ("children", _results),
+    "models-champions-plot": ("figure", _champions_plot),
+    "models-champions": ("children", _champions),
+    "models-live": ("children", _live),
+}
+VIEW = View("/models", "Models", skeleton, PARTS)

@@ -1,0 +1,284 @@
+"""What only ``secantusdb`` needs, the server that takes MongoDB's place on machines without it. A real server never comes here.
+
+It collects every document from a query's first key to its last before it sorts and cuts, compares lists of keys one by one, counts by
+reading everything, and holds its one lock meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_right, insort
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any
+
+from typing_extensions import override
+
+from complex_system.domain.dataset import ID
+from complex_system.storage.envelope import PIPELINE
+from complex_system.storage.mongo.connection import ROWS_A_REPLY, Collection, Document, Index, Queries, rows_at_once
+
+Read = Callable[[Document, Sequence[str], int | None], Awaitable[list[Document]]]
+"""Reads the documents that match a query, by key: query, fields, most documents (None for all)."""
+
+STEP = 500
+"""Documents of a new range. A read takes as many ranges as the page needs."""
+FEWEST = 50
+VALUES = 40_000
+"""Fields of the documents of a range: of wide documents it has fewer, down to ``FEWEST``, or a read would run into its time-out."""
+AT_ONCE = 100_000
+"""Fields of the documents of one read, but for a single range."""
+
+SLOW = 0.1  # seconds that a count may take each time
+OLD = 10  # how old a slow answer may be, in times of what counting took
+TOO_LONG = 15.0  # seconds: longer than a server that is away is waited for
+PAUSE = 3  # before it is tried again, in times of what the failure took
+FEW = 1000  # so few are counted each time: what took long then was something else
+
+
+def is_secantus(build_info: Document) -> bool:
+    """Return whether a server says that it is ``secantusdb``."""
+    return "secantusVersion" in build_info
+
+
+class SecantusQueries(Queries):
+    """Reads between two keys, one read or write of a collection after the other, and counts that are kept for a while."""
+
+    keys_a_query = 25
+
+    def __init__(self, widths: Mapping[str, int]) -> None:
+        """Make the queries.
+
+        Args:
+            widths: Fields of a document, by collection.
+        """
+        self._widths = widths
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._ranges: dict[tuple[str, str], KeyRanges] = {}
+        self._counts: dict[tuple[str, str], CachedCount] = {}
+
+    @override
+    def indexes(self, target: str) -> dict[str, dict[str, Index]]:
+        return {"processed": {"by_version": [(PIPELINE, 1), (ID, 1)]}, "rejected": {"by_version": [("version", 1), (ID, 1)]}}
+
+    @override
+    async def find_marked(
+        self,
+        collection: Collection,
+        mark: tuple[str, str],
+        after: str | None,
+        fields: Sequence[str],
+        limit: int,
+        known: str | None = None,
+    ) -> list[Document]:
+        ranges = self._ranges_of(collection, mark)
+        if known is None:
+            return await ranges.find(after, limit, fields)
+        # Another condition in the query would keep the server from using the index.
+        return await ranges.find(after, limit, [*fields, known], lambda document: document.get(known) is not None)
+
+    @override
+    async def count(self, collection: Collection) -> int:
+        return await self._counted(collection, "", partial(super().count, collection)).get()
+
+    @override
+    async def count_known(self, collection: Collection, field: str) -> int:
+        count = self._counted(collection, field, lambda: collection.count_documents({field: {"$ne": None}}))
+        return await count.get(among=await self.count(collection))
+
+    @override
+    async def insert(self, collection: Collection, documents: list[Document]) -> list[int]:
+        existing = await super().insert(collection, documents)
+        self._add(collection, len(documents) - len(existing))
+        if documents and PIPELINE in documents[0]:
+            self._ranges_of(collection, (PIPELINE, documents[0][PIPELINE])).written(d[ID] for d in documents)
+        return existing
+
+    @override
+    async def delete(self, collection: Collection, keys: Iterable[str]) -> int:
+        deleted = await super().delete(collection, keys)
+        self._add(collection, -deleted)
+        return deleted
+
+    @override
+    def _turn(self, collection: Collection) -> AbstractAsyncContextManager[Any]:
+        """Return the lock of a collection.
+
+        The server looks up the documents of a reply under its own lock. Each look-up waits for a page of the storage engine that has
+        grown beyond 5 MB and cannot be divided while a write to it is not committed, and that write waits for the lock: a few thousand
+        wide documents take a minute, and all requests with them. One after the other they are not slower.
+        """
+        return self._turns.setdefault(collection.name, asyncio.Lock())
+
+    def _ranges_of(self, collection: Collection, mark: tuple[str, str]) -> KeyRanges:
+        key = (collection.name, mark[1])
+        if key not in self._ranges:
+            width = self._widths[collection.name]
+            self._ranges[key] = KeyRanges(partial(self._find_within, collection, width), *mark, width)
+        return self._ranges[key]
+
+    async def _find_within(
+        self, collection: Collection, width: int, query: Document, fields: Sequence[str], limit: int | None
+    ) -> list[Document]:
+        """Find as :meth:`find` does; sorting and choosing fields cost this server as much as the reading."""
+        if limit is not None:
+            return await self.find(collection, query, fields, limit)
+        few = len(fields) <= width // 2
+        projection = {ID: 1, **dict.fromkeys(fields, 1)} if few else None
+        rows = rows_at_once(ROWS_A_REPLY, len(fields) if few else width)
+        async with self._turn(collection):
+            found = await collection.find(query, projection, batch_size=rows).to_list()
+        found.sort(key=lambda document: str(document[ID]))  # the index has them in this order already
+        return found
+
+    def _counted(self, collection: Collection, field: str, count: Callable[[], Awaitable[int]]) -> CachedCount:
+        return self._counts.setdefault((collection.name, field), CachedCount(count))
+
+    def _add(self, collection: Collection, written: int) -> None:
+        if (collection.name, "") in self._counts:
+            self._counts[collection.name, ""].add(written)
+
+
+class KeyRanges:
+    """The documents of one collection with one mark, read in ranges of their keys.
+
+    Pages are correct whatever the ends of the ranges are, however old: these say only where a read ends, not what it finds.
+    ``(mark, _id)`` must have an index.
+    """
+
+    def __init__(self, read: Read, field: str, mark: str, width: int) -> None:
+        """Make the reader; nothing is read yet.
+
+        Args:
+            read: Reads from the collection.
+            field: The field with the mark.
+            mark: Its value.
+            width: Fields of a document.
+        """
+        self._read = read
+        self._step = min(STEP, max(FEWEST, VALUES // width))
+        self._at_once = max(1, AT_ONCE // (self._step * width))
+        self._mark = {field: mark}
+        self._ends: list[str] = []
+        self._written = 0
+        self._looking = asyncio.Lock()
+
+    def written(self, keys: Iterable[str]) -> None:
+        """Note that documents were written, so that nobody has to read them all to find ends among them."""
+        for key in keys:
+            if not self._ends or key > self._ends[-1]:
+                self._written += 1
+                if self._written == self._step:
+                    self._written = 0
+                    self._ends.append(key)
+
+    async def find(
+        self, after: str | None, limit: int, fields: Sequence[str], keep: Callable[[Document], bool] | None = None
+    ) -> list[Document]:
+        """Return the first ``limit`` documents after a key.
+
+        Args:
+            after: A key; None from the beginning.
+            limit: Most documents.
+            fields: What is read beside the key.
+            keep: Chooses documents; by default all count.
+        """
+        wanted = [ID, *(field for field in fields if field != ID)]
+        found: list[Document] = []
+        last = after or ""
+        while len(found) < limit:
+            place = bisect_right(self._ends, last)
+            if place == len(self._ends):
+                documents = await self._rest(last, wanted)
+                found += documents if keep is None else filter(keep, documents)
+                if len(documents) < 2 * self._step:
+                    break
+                last = documents[-1][ID]
+                continue
+            ranges = min(-(-(limit - len(found)) // self._step), self._at_once)
+            ends = self._ends[place : place + ranges]
+            documents = await self._read({**self._mark, ID: {"$gt": last, "$lte": ends[-1]}}, wanted, None)
+            found += documents if keep is None else filter(keep, documents)
+            self._adjust(ends, documents)
+            last = ends[-1]
+        return found[:limit]
+
+    async def _rest(self, last: str, wanted: Sequence[str]) -> list[Document]:
+        """Read at most two ranges after the last known end; look for more ends if there is more."""
+        query = {**self._mark, ID: {"$gt": last}}
+        documents = await self._read(query, wanted, 2 * self._step)
+        if len(documents) == 2 * self._step:
+            async with self._looking:
+                if bisect_right(self._ends, last) == len(self._ends):
+                    keys = [document[ID] for document in await self._read(query, [ID], None)]
+                    self._ends = sorted({*self._ends, *keys[self._step - 1 :: self._step]})  # some were written meanwhile
+        return documents
+
+    def _adjust(self, ends: Sequence[str], documents: Sequence[Document]) -> None:
+        """Join ranges that have become empty to the next one, and cut those that have grown."""
+        keys = [document[ID] for document in documents]
+        begin = 0
+        for end in ends:
+            after = bisect_right(keys, end)
+            if begin == after and end in self._ends:
+                self._ends.remove(end)
+            elif after - begin > 2 * self._step:
+                for key in keys[begin + self._step - 1 : after : self._step]:
+                    if key not in self._ends:
+                        insort(self._ends, key)
+            begin = after
+
+
+class CachedCount:
+    """A count; where counting takes long, an answer that is not much older than it takes.
+
+    A client that polls would leave such a server no time for anything else. Own writes are added to the answer, so that nobody misses
+    what was just acknowledged.
+    """
+
+    def __init__(self, count: Callable[[], Awaitable[int]]) -> None:
+        """Take the function that counts; nothing is counted yet."""
+        self._count = count
+        self._answer = 0
+        self._known = False
+        self._added = 0
+        self._until = float("-inf")
+        self._counting = asyncio.Lock()
+
+    async def get(self, among: int | None = None) -> int:
+        """Return the count.
+
+        Args:
+            among: The number of documents to read; by default as many as were counted last.
+        """
+        async with self._counting:  # who comes meanwhile gets the same answer
+            few = (self._answer if among is None else among) < FEW
+            if few or time.monotonic() >= self._until:
+                began = time.monotonic()
+                self._added = 0
+                try:
+                    counted = await self._count()
+                except Exception:
+                    took = time.monotonic() - began
+                    if not self._known or took < TOO_LONG:
+                        raise
+                    # Asked again at once, a server that cannot count so many in time would do nothing else.
+                    self._until = time.monotonic() + PAUSE * took
+                    return self._answer
+                self._known = True
+                # What was written meanwhile is in the count or not.
+                self._answer = min(counted + self._added, max(counted, self._answer)) if self._added > 0 else counted
+                took = time.monotonic() - began
+                self._until = time.monotonic() + (OLD * took if took > SLOW else 0.0)
+            return self._answer
+
+    def add(self, written: int) -> None:
+        """Add what a write of our own has changed."""
+        self._answer += written
+        self._added += written
+
+    def forget(self) -> None:
+        """Count anew next time."""
+        self._until = float("-inf")

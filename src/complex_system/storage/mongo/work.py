@@ -1,0 +1,87 @@
+"""Which raw records wait for a pipeline version: by marks in their envelopes and an index on mark and key.
+
+A mark names the version that the record is done with: there is a processed record or a rejection of that version. Whoever replaces
+or deletes one of these takes the mark off first and sets it last, so a writer that dies in between leaves a record that waits and is
+processed once more. Where another writer came between (another version, or a newer revision), the marks are compared with what is
+there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection as Keys
+from collections.abc import Mapping
+
+from complex_system.domain.dataset import ID
+from complex_system.storage.envelope import ENVELOPE, PIPELINE, by_revision
+from complex_system.storage.mongo.connection import Document
+from complex_system.storage.mongo.schema import DONE, REVISION, Collections, add_envelopes
+
+_WAITING = ""
+
+
+class Work:
+    """The marks of one data set's raw records."""
+
+    def __init__(self, collections: Collections) -> None:
+        """Make it; nothing is read."""
+        self._collections = collections
+        self._marks = [_WAITING]
+
+    async def page(self, version: str, after: str | None, limit: int) -> list[Document]:
+        """Return at most ``limit`` raw records after a key that are not done with a version, by key, with their revision."""
+        await add_envelopes(self._collections)
+        raw, fields, found = self._collections.raw, [*self._collections.fields.raw, REVISION], list[Document]()
+        for mark in await self._all_marks():
+            if mark != version:
+                found += await self._collections.queries.find_marked(raw, (DONE, mark), after, fields, limit)
+        found.sort(key=lambda document: str(document[ID]))
+        return found[:limit]
+
+    async def mark_pending(self, keys: Keys[str]) -> None:
+        """Take the marks off, before processed records or rejections with these keys are replaced or deleted."""
+        marked = {DONE: {"$gt": _WAITING}}
+        await self._collections.queries.update(self._collections.raw, keys, marked, {"$set": {DONE: _WAITING}})
+
+    async def mark_done(self, revisions: Mapping[str, int | None], version: str) -> None:
+        """Mark raw records as done with a version, each only if it still has the revision that was processed.
+
+        The marks need not be on disk: if the server forgets them, the records are processed once more.
+        """
+        marked = 0
+        for revision, keys in by_revision(revisions).items():
+            waiting: Document = {DONE: _WAITING, **({} if revision is None else {REVISION: revision})}
+            marked += await self._collections.queries.update(
+                self._collections.raw, keys, waiting, {"$set": {DONE: version}}, journal=False
+            )
+        if marked < len(revisions):
+            await self._take_wrong_marks_off(revisions)
+
+    async def mark_processed_before(self, keys: Keys[str]) -> None:
+        """Mark new raw records as done whose processed record came first."""
+        processed = await self._collections.queries.find_keys(self._collections.processed, keys, [ID, PIPELINE])
+        versions = {document[ID]: document.get(PIPELINE, "") for document in processed}
+        for version in set(versions.values()):
+            await self.mark_done({key: None for key, of in versions.items() if of == version}, version)
+
+    async def _take_wrong_marks_off(self, revisions: Mapping[str, int | None]) -> None:
+        processed, rejected = await self._collections.versions_of(revisions)
+        wrong = []
+        for document in await self._collections.queries.find_keys(self._collections.raw, revisions, [ID, ENVELOPE]):
+            key, envelope = document[ID], document.get(ENVELOPE, {})
+            is_there = envelope.get("done") in (processed.get(key), rejected.get(key))
+            if not is_there or revisions[key] not in (None, envelope.get("revision")):
+                wrong.append(key)
+        await self.mark_pending(wrong)
+
+    async def _all_marks(self) -> list[str]:
+        """Return the marks of all raw records: those known so far, and what the index has between them."""
+        place = 0
+        while place < len(self._marks):
+            low, above = self._marks[place], self._marks[place + 1 : place + 2]
+            # The next text: with "greater than" some servers walk over all that carry the mark itself.
+            between = {"$gte": low + "\0", **({"$lt": above[0]} if above else {})}
+            found = await self._collections.raw.find_one({DONE: between}, {DONE: 1}, sort=[(DONE, 1)])
+            place += 1
+            if found is not None:
+                self._marks.insert(place, found[ENVELOPE]["done"])
+        return self._marks

@@ -1,0 +1,67 @@
+"""What both databases keep beside raw records, read and changed without a store."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import mariadb
+from pymongo import MongoClient
+
+from complex_system.settings import Settings
+from complex_system.storage.base import RAW
+
+
+class Envelope(NamedTuple):
+    """What is kept beside a raw record."""
+
+    key: str
+    done: str
+    revision: int
+    received: datetime
+    hash: bytes
+    source: str
+
+
+def connected(settings: Settings) -> Any:
+    """A connection to the database of the settings, with times in UTC."""
+    connection = mariadb.connect(
+        host=settings.maria_host, port=settings.maria_port, user=settings.maria_user, password=settings.maria_password,
+        database=settings.maria_name,
+    )  # fmt: skip
+    connection.cursor().execute("SET time_zone = '+00:00'")
+    return connection
+
+
+def envelopes(database: str, settings: Settings) -> list[Envelope]:
+    """The envelopes of all raw records by key; ``database`` is ``mongo`` or ``maria``."""
+    if database == "mongo":
+        with MongoClient[Any](settings.mongo_host, settings.mongo_port) as client:
+            kept = client[settings.mongo_name][RAW].find().sort("_id").to_list()
+        rows = [(d["_id"], *(d["_envelope"][name] for name in Envelope._fields[1:])) for d in kept]
+    else:
+        with closing(connected(settings)) as connection:
+            cursor = connection.cursor(binary=True)
+            cursor.execute(
+                "SELECT _id, _pipeline, _envelope_revision, _envelope_received, _envelope_hash, _envelope_source "  # noqa: S608
+                f"FROM {RAW} ORDER BY _id"
+            )
+            rows = cursor.fetchall()
+    return [Envelope(*row[:3], row[3].replace(tzinfo=UTC), bytes(row[4]), row[5]) for row in rows]
+
+
+def change(database: str, settings: Settings, key: str, column: str, value: float) -> None:
+    """Changes a raw record as a correction does: another value, the next revision, to be processed again."""
+    if database == "mongo":
+        with MongoClient[Any](settings.mongo_host, settings.mongo_port) as client:
+            update = {"$set": {column: value, "_envelope.done": ""}, "$inc": {"_envelope.revision": 1}}
+            client[settings.mongo_name][RAW].update_one({"_id": key}, update)
+    else:
+        with closing(connected(settings)) as connection:
+            connection.cursor().execute(
+                f"UPDATE {RAW} SET `{column}` = ?, _pipeline = '', "  # noqa: S608
+                "_envelope_revision = _envelope_revision + 1 WHERE _id = ?",
+                (value, key),
+            )
+            connection.commit()
