@@ -224,12 +224,23 @@ async def test_a_late_reply_goes_to_nobody_and_nothing_is_left_waiting(tester: T
         assert not tester.broker._replies._waiting
 
 
-async def test_a_connection_that_the_broker_ends_for_good_ends_the_service(settings: Settings) -> None:
+async def test_a_closed_connection_stops_the_service(settings: Settings) -> None:
     async with running(EchoService, settings) as service:
-        await service.broker._client._send_command(b"NONSENSE\r\n")
-        await service.broker._client._flush_pending()
+        await service.broker._client.close()
         assert await asyncio.wait_for(service.wait_for_shutdown(), 10)
-        assert service.broker.lost.is_set()
+        assert "was closed" in service.broker.lost_reason
+
+
+async def test_a_task_that_is_cancelled_unexpectedly_stops_the_service(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    async with running(EchoService, settings) as service:
+        service.run_task(cancelled())
+        assert await asyncio.wait_for(service.wait_for_shutdown(), 10)
+    assert "cancelled unexpectedly" in caplog.text
 
 
 async def test_an_event_that_cannot_be_sent_costs_nothing_else(settings: Settings) -> None:

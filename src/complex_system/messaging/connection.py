@@ -2,7 +2,7 @@
 
 Reply subscriptions join a queue group, so replicas share the work; handlers run side by side in a bounded number of tasks; a
 handler always answers, whatever happens in it; requests go through the connection's shared inbox and fail at once when
-nobody listens; the connection comes back by itself, without limit.
+nobody listens; the connection comes back by itself, without limit while no broker answers.
 """
 
 from __future__ import annotations
@@ -45,6 +45,10 @@ DRAIN_SECONDS = 10.0
 """How long a service that ends goes on answering the requests that it has taken."""
 CLOSE_SECONDS = 5.0
 """How long it waits for a broker that takes nothing more."""
+STUCK_SECONDS = 15.0
+"""Seconds without an attempt to connect after which nats-py, which makes one every few seconds, is taken to hang."""
+_CHECK_INTERVAL = 0.5
+"""Seconds between two checks of the connection."""
 
 
 class _ConnectionLostError(NatsError):
@@ -78,7 +82,7 @@ class _DrainingSubscription(NatsBrokerSubscription):
 class ServiceConnection(NatsBrokerConnection):
     """The connection of one service."""
 
-    def __init__(self, client: Client, name: str, handler_tasks: int) -> None:
+    def __init__(self, client: ServiceClient, name: str, handler_tasks: int) -> None:
         super().__init__(client=client)
         self._name = name
         self._handler_tasks = handler_tasks
@@ -87,8 +91,10 @@ class ServiceConnection(NatsBrokerConnection):
         self._workers: list[Workers] = []
         self._closing = False
         self._warned = float("-inf")
+        self._supervisor: asyncio.Task[None] | None = None
         self.lost = asyncio.Event()
-        """Set when the broker has closed the connection for good, which a protocol error does; a new one is needed."""
+        """Set when the connection does not come back and the service has to be started again."""
+        self.lost_reason = ""
 
     @classmethod
     async def open(cls, settings: Settings, name: str, patience: float | None = None) -> ServiceConnection:
@@ -129,9 +135,7 @@ class ServiceConnection(NatsBrokerConnection):
             log.info("The broker at %s is back", address)
 
         async def on_close() -> None:
-            if not connection._closing:
-                log.error("The broker at %s has closed the connection for good: %s", address, client.last_error)
-                connection.lost.set()
+            connection._lose(f"The connection to the broker at {address} was closed: {client.last_error}")
 
         options: dict[str, Any] = {}
         if settings.nats_user:
@@ -152,6 +156,7 @@ class ServiceConnection(NatsBrokerConnection):
                 closed_cb=on_close,
                 **options,
             )
+        connection._supervisor = asyncio.create_task(connection._supervise(address, settings.reconnect_timeout))
         return connection
 
     @property
@@ -290,6 +295,32 @@ class ServiceConnection(NatsBrokerConnection):
             with contextlib.suppress(NatsError):
                 await self._client.publish(dropped.reply, serialize_to_bin(Thing, to_thing(error_value(busy), self._name)))
 
+    async def _supervise(self, address: str, timeout: float) -> None:
+        """Reconnect where nats-py does not, and set ``lost`` where that does not help.
+
+        The wait for a broker that does not answer has no limit: ``timeout`` counts while one answers, or while no attempt is made.
+        """
+        now = asyncio.get_running_loop().time
+        connected = now()
+        while not self.lost.is_set():
+            if self._client.is_connected:
+                connected = now()
+            elif now() - max(connected, self._client.last_unanswered) > timeout:
+                self._lose(
+                    f"The broker at {address} has not accepted the connection within {timeout:g} s: "
+                    f"{self._client.last_error or 'no reason given'}"
+                )
+            elif now() - max(connected, self._client.last_attempt) > STUCK_SECONDS:
+                log.warning("No attempt to connect to the broker at %s for %g s; reconnecting", address, STUCK_SECONDS)
+                self._client.reconnect()
+            await asyncio.sleep(_CHECK_INTERVAL)
+
+    def _lose(self, reason: str) -> None:
+        if not self._closing:
+            log.error("%s", reason)
+            self.lost_reason = reason
+            self.lost.set()
+
     async def settle(self) -> None:
         """Waits until the broker knows every subscription made so far; a broker that goes away meanwhile is told when it is back."""
         # nats-py writes a flush's PING past the commands that wait for its flusher task; these are out when the first PONG
@@ -308,6 +339,8 @@ class ServiceConnection(NatsBrokerConnection):
     async def close(self) -> None:
         """Sends what waits to be sent and closes the connection."""
         self._closing = True
+        if self._supervisor is not None:
+            self._supervisor.cancel()
         if self._client.is_connected:
             try:
                 await self._client.flush(timeout=2)

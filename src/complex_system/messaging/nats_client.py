@@ -1,27 +1,119 @@
-"""nats-py's client where it would wait for ever, or say its password to anybody."""
+"""nats-py's client, without its indefinite waits, its final close after an error, and its passwords in clear text."""
 
 from __future__ import annotations
 
-from nats.aio.client import Client
+import asyncio
+import contextlib
+import logging
+import time
+from typing import Any
+
+from nats.aio.client import DEFAULT_BUFFER_SIZE, Client, Srv
+from nats.aio.transport import TcpTransport
 from nats.errors import Error as NatsError
+
+log = logging.getLogger(__name__)
+
+
+class _Transport(TcpTransport):
+    """A TCP connection that can be aborted, with what was not sent.
+
+    nats-py closes a connection after it has sent everything and waits until it is closed. That never happens when the broker hangs
+    or its host was switched off.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._aborted = False
+
+    async def connect(self, *args: Any, **options: Any) -> None:
+        await super().connect(*args, **options)
+        self._aborted = False
+
+    async def wait_closed(self) -> None:
+        if not self._aborted:
+            await super().wait_closed()  # type: ignore[no-untyped-call]
+
+    def abort(self) -> None:
+        self._aborted = True
+        if self._io_writer is not None:
+            with contextlib.suppress(AttributeError):  # Python 3.11.2 aborts an encrypted connection only once
+                self._io_writer.transport.abort()
 
 
 class ServiceClient(Client):
-    """A client that lets go of a connection that takes nothing more.
+    """A client that reconnects after every error until ``close`` is called.
 
-    nats-py closes a connection after what waits to be sent is out; a broker that hangs, or a host that was switched off, never
-    takes it, and the client would wait for ever instead of connecting again.
+    nats-py closes the connection for good after a protocol error, and its one task that reconnects can fail or hang.
+
+    Attributes:
+        last_attempt: Start of the last attempt to connect, in the event loop's time.
+        last_unanswered: Time of the last attempt that no broker has answered.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.last_attempt = self.last_unanswered = 0.0
+        self._link = _Transport()
+        self._answered = True
+        self._opened = False
+        self._closing = False
+
+    async def connect(self, *args: Any, **options: Any) -> None:
+        """Connect as nats-py does; from then on reconnect after every error."""
+        await super().connect(*args, **options)
+        self._opened = True
+
+    async def close(self) -> None:
+        """Close the connection for good."""
+        self._closing = True
+        await super().close()
+
     def let_go(self) -> None:
-        """Ends the connection at once, with what was not sent."""
-        writer = getattr(self._transport, "_io_writer", None)
-        if writer is not None:
-            writer.transport.abort()
+        """End the connection immediately, with what was not sent."""
+        self._link.abort()
+
+    def reconnect(self) -> None:
+        """Abort the connection, whatever its state, and connect again with the same subscriptions."""
+        if self._reconnection_task is not None:
+            self._reconnection_task.cancel()
+        self._status = Client.RECONNECTING
+        self._ps.reset()
+        self.last_attempt = asyncio.get_running_loop().time()
+        self._reconnection_task = asyncio.create_task(self._attempt_reconnect())
+
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        if self._closing or not self._opened:
+            await super()._close(status, do_cbs)
+        else:
+            log.warning("The connection to the broker has ended, reconnecting: %s", self.last_error)
+            self.reconnect()
 
     async def _attempt_reconnect(self) -> None:
         self.let_go()
         await super()._attempt_reconnect()
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        now = asyncio.get_running_loop().time()
+        if not self._answered:
+            self.last_unanswered = now
+        self.last_attempt, self._answered = now, False
+        # A failed attempt may leave its tasks behind, which would read from the next connection.
+        for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
+            if task is not None:
+                task.cancel()
+        self.let_go()
+        self._transport = self._link
+        s.last_attempt = time.monotonic()
+        try:
+            await self._link.connect(s.uri, buffer_size=DEFAULT_BUFFER_SIZE, connect_timeout=self.options["connect_timeout"])
+        except (OSError, TimeoutError):
+            self.last_unanswered = asyncio.get_running_loop().time()
+            raise
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        self._answered = True
+        await super()._process_info(info, initial_connection)
 
 
 class EncryptedClient(ServiceClient):
