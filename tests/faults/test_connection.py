@@ -16,14 +16,14 @@ from complex_system.local.servers import NatsServer, Server
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.service import SystemService
-from complex_system.messaging.subjects import request
+from complex_system.protocol.base import Request
 from complex_system.settings import Settings
 from plant import kill
 from proxy import proxied
 from support import TesterService, eventually, running
 
-NEVER = request("test-never")
-ECHO = request("test-echo-again")
+NEVER = Request("test-never", Any, Any)
+ECHO = Request("test-echo-again", Any, Any)
 
 
 class PatientService(SystemService):
@@ -151,7 +151,7 @@ async def test_a_service_waits_longer_than_that_for_a_broker_that_is_away(
 async def test_a_request_that_waits_is_told_when_the_broker_goes(
     broker: Server, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("complex_system.messaging.connection.DRAIN_SECONDS", 0.1)
+    monkeypatch.setattr("complex_system.messaging.subscriptions.DRAIN_SECONDS", 0.1)
     settings = make_settings(broker)
     async with running(PatientService, settings) as service, running(TesterService, settings) as tester:
         asked = asyncio.create_task(tester.ask(NEVER, 1, seconds=120))

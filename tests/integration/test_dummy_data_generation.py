@@ -24,7 +24,7 @@ from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.ingest.streams import IngestStreams
 from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import (
-    DB_GET_ALL_RAW_DATA_SUBJECT,
+    GET_ALL_RAW,
     SERVICE_HEARTBEAT,
 )
 from complex_system.protocol.base import Empty
@@ -42,7 +42,7 @@ def settings(nats_server: Server, mongo_server: Server, make_settings: Callable[
 
 
 async def raw_records(tester: TesterService) -> list[Record]:
-    records: list[Record] = await tester.ask(DB_GET_ALL_RAW_DATA_SUBJECT, {})
+    records: list[Record] = await tester.ask(GET_ALL_RAW, {})
     return records
 
 

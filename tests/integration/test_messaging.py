@@ -24,19 +24,19 @@ from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.errors import to_thing
 from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import SystemService
-from complex_system.messaging.subjects import event, event_subject, request
-from complex_system.protocol.base import Empty
+from complex_system.messaging.subjects import event_subject
+from complex_system.protocol.base import Empty, Event, Request
 from complex_system.protocol.operations import SERVICE_HEARTBEAT, health_request
 from complex_system.settings import Settings
 from support import TesterService, eventually, running
 
-ECHO = request("test-echo")
-SLOW = request("test-slow")
-FAIL = request("test-fail")
-LARGE = request("test-large")
-ODD = request("test-odd")
-CANCELLED = request("test-cancelled")
-NEWS = event("test-news")
+ECHO = Request("test-echo", Any, Any)
+SLOW = Request("test-slow", Any, Any)
+FAIL = Request("test-fail", Any, Any)
+LARGE = Request("test-large", Any, Any)
+ODD = Request("test-odd", Any, Any)
+CANCELLED = Request("test-cancelled", Any, Any)
+NEWS = Event("test-news", Any)
 
 
 class EchoService(SystemService):
@@ -195,7 +195,7 @@ async def test_a_service_that_ends_answers_what_it_has_taken(tester: TesterServi
 
 async def test_a_cancelled_handler_answers_and_costs_nobody_else_anything(tester: TesterService, settings: Settings) -> None:
     async with running(EchoService, settings.copy(update={"handler_tasks": 1})) as service:
-        with pytest.raises(ReplyTimeoutError, match="gave a request on 'test-cancelled' up"):
+        with pytest.raises(ReplyTimeoutError, match="stopped handling a request on 'test-cancelled'"):
             await tester.ask(CANCELLED, 1)
         assert (await tester.ask(ECHO, 2, seconds=5))["value"] == 2
         with pytest.raises(ReplyTimeoutError, match="Send it again"):  # the only task of the subject goes on

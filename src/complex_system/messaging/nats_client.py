@@ -1,4 +1,7 @@
-"""nats-py's client, without its indefinite waits, its final close after an error, and its passwords in clear text."""
+"""nats-py as a service needs it: no indefinite waits, no final close after an error, no password in clear text.
+
+The only module that touches private attributes of nats-py; ``tests/unit/test_nats_client.py`` fails when they change.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,20 @@ import asyncio
 import contextlib
 import logging
 import time
+from itertools import count
 from typing import Any
 
 from nats.aio.client import DEFAULT_BUFFER_SIZE, Client, Srv
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.aio.transport import TcpTransport
 from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
+from nats.errors import TimeoutError as NatsTimeoutError
 
 log = logging.getLogger(__name__)
+
+_NO_RESPONDERS = "503"
 
 
 class _Transport(TcpTransport):
@@ -115,6 +125,12 @@ class ServiceClient(Client):
         self._answered = True
         await super()._process_info(info, initial_connection)
 
+    def fail_requests(self, error: Exception) -> None:
+        """End all of nats-py's own pending requests (JetStream's) with an error."""
+        for reply in list(self._resp_map.values()):
+            if not reply.done():
+                reply.set_exception(error)
+
 
 class EncryptedClient(ServiceClient):
     """A client that gives its credentials to an encrypted connection only.
@@ -127,3 +143,78 @@ class EncryptedClient(ServiceClient):
             raise NatsError("the broker offers no TLS, and FASTIOT_NATS_TLS_CA asks for it")
         command: bytes = super()._connect_command()
         return command
+
+
+class ReplyBox:
+    """One subscription for the replies to all requests of a connection.
+
+    nats-py does the same with ``asyncio.wait_for``, which costs as much as everything else together.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._prefix = ""
+        self._opening = asyncio.Lock()
+        self._numbers = count()
+        self._waiting: dict[str, asyncio.Future[Msg | Exception]] = {}
+
+    async def ask(self, subject: str, payload: bytes, seconds: float) -> Msg:
+        """Send a request and wait for its reply.
+
+        Raises:
+            nats.errors.NoRespondersError: The subject has no subscriber.
+            nats.errors.TimeoutError: No reply in time.
+            Exception: The error given to :meth:`fail`, or one of nats-py's ``publish``.
+        """
+        if not self._prefix:
+            await self._open()
+        loop = asyncio.get_running_loop()
+        number = str(next(self._numbers))
+        reply: asyncio.Future[Msg | Exception] = loop.create_future()
+        self._waiting[number] = reply
+        late = loop.call_later(seconds, _settle, reply, NatsTimeoutError())
+        try:
+            await self._client.publish(subject, payload, self._prefix + number)
+            found = await reply
+        finally:
+            late.cancel()
+            self._waiting.pop(number, None)
+        if isinstance(found, Exception):
+            raise found
+        if found.headers and found.headers.get("Status") == _NO_RESPONDERS:
+            raise NoRespondersError
+        return found
+
+    def fail(self, error: Exception) -> None:
+        """End all pending requests with an error."""
+        for reply in list(self._waiting.values()):
+            _settle(reply, error)
+
+    async def _open(self) -> None:
+        async with self._opening:
+            if not self._prefix:
+                prefix = f"{self._client.new_inbox()}."
+                await self._client.subscribe(f"{prefix}*", cb=self._came)
+                self._prefix = prefix
+
+    async def _came(self, message: Msg) -> None:
+        reply = self._waiting.get(message.subject[len(self._prefix) :])
+        if reply is not None:
+            _settle(reply, message)
+
+
+def _settle(reply: asyncio.Future[Msg | Exception], found: Msg | Exception) -> None:
+    if not reply.done():
+        reply.set_result(found)
+
+
+async def next_message(subscription: Subscription) -> Msg:
+    """Return the next message of a subscription without a callback.
+
+    nats-py's own ``next_msg`` costs a task and a time-out per message, and drops a message when it is cancelled.
+    """
+    queue = subscription._pending_queue
+    message: Msg = await queue.get()
+    subscription._pending_size -= len(message.data)  # no longer counts against the limit of waiting bytes
+    queue.task_done()
+    return message

@@ -157,9 +157,8 @@ class SystemService(FastIoTService):
 
     async def announce(self, event: Event[T], message: T) -> None:
         """Publish an event. A failure is logged and has no other effect, because nobody waits for an event."""
-        subject = event_subject(event) if isinstance(event, Event) else event
         try:
-            await self.broker.publish(subject, to_thing(message, type(self).__name__))
+            await self.broker.publish(event_subject(event), to_thing(message, type(self).__name__))
         except NatsError as error:
             log.warning("An event on '%s' could not be sent: %s", event.name, error)
 
