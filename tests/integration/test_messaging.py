@@ -24,7 +24,7 @@ from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.errors import to_thing
 from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import SystemService
-from complex_system.messaging.subjects import event_subject
+from complex_system.messaging.subjects import event_subject, reply_subject
 from complex_system.protocol.base import Empty, Event, Request
 from complex_system.protocol.operations import SERVICE_HEARTBEAT, health_request
 from complex_system.settings import Settings
@@ -129,13 +129,13 @@ async def test_replicas_share_the_requests(tester: TesterService, settings: Sett
         assert [reply["value"] for reply in replies] == list(range(100))
         assert {reply["replica"] for reply in replies} == {"a", "b"}
         # A broadcast inbox would see two replies to one request if there were no queue group.
-        assert len(await tester.broker.gather(ECHO, to_thing(0, "Test"), 0.3, 2)) == 1
+        assert len(await tester.broker.gather(reply_subject(ECHO), to_thing(0, "Test"), 0.3, 2)) == 1
 
 
 async def test_nobody_listening_fails_at_once(tester: TesterService) -> None:
     with pytest.raises(NobodyListensError, match="test-echo"):
         await tester.ask(ECHO, 1, seconds=30)
-    assert await tester.broker.gather(ECHO, to_thing(0, "Test"), 5, 1) == []
+    assert await tester.broker.gather(reply_subject(ECHO), to_thing(0, "Test"), 5, 1) == []
 
 
 async def test_a_late_reply_is_a_time_out(tester: TesterService, settings: Settings) -> None:
