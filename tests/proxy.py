@@ -1,4 +1,4 @@
-"""A TCP proxy that a test can cut, so that a server seems to go away and to come back."""
+"""Servers that fail: a TCP proxy that a test can cut, and a server that never answers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 
 
 class Proxy:
-    """Forwards connections to a port on the loopback interface, unless it is cut."""
+    """Forwards connections to a port on loopback unless it is cut: a server seems to go away and to come back."""
 
     def __init__(self, target: int, port: int = 0) -> None:
         self.delay = 0.0
-        """Seconds by which every answer of the server is late."""
+        """Seconds by which every response of the server is late."""
         self.sent = bytearray()
         """All that clients have sent."""
         self._target = target
@@ -22,12 +22,12 @@ class Proxy:
         self.port = port
 
     async def join(self) -> None:
-        """Takes connections (again), always on the same port."""
+        """Accept connections (again), always on the same port."""
         self._server = await asyncio.start_server(self._forward, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
-        """Ends all connections and refuses new ones."""
+        """End all connections and refuse new ones."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -35,7 +35,7 @@ class Proxy:
             writer.transport.abort()
 
     def hold(self) -> None:
-        """Takes nothing more from those that are connected, and keeps their connections; new ones are served."""
+        """Read nothing more from those that are connected, and keep their connections; new ones are served."""
         for writer in self._writers:
             writer.transport.pause_reading()
 
@@ -74,3 +74,30 @@ async def proxied(target: int, port: int = 0) -> AsyncIterator[Proxy]:
         yield proxy
     finally:
         await proxy.cut()
+
+
+class SilentServer:
+    """Accepts connections and never answers."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.asked = asyncio.Event()
+        self._server: asyncio.Server | None = None
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def __aenter__(self) -> SilentServer:
+        self._server = await asyncio.start_server(self._listen, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._server is not None:
+            self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
+        self.asked.set()
+        with contextlib.suppress(OSError):
+            await reader.read()

@@ -44,8 +44,8 @@ from complex_system.training.data import Part, parts_of
 from complex_system_services.ml_consumer.ml_consumer_service import MlConsumerService
 from complex_system_services.ml_consumer.predictions import StoredProbes
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
-from gate import Gate, Mute
 from models import linear_onnx, register_onnx
+from proxy import Proxy, SilentServer
 from support import Ear, TesterService, eventually, running
 
 
@@ -324,23 +324,23 @@ async def test_a_comparison_waits_for_mlflow_and_is_logged_once(
     from mlflow import MlflowClient
 
     await fill(tester, dataset, 1, 400)
-    gate = Gate(mlflow_server.port)
-    await gate.open()
-    through = settings.copy(update={"mlflow_tracking_uri": f"http://127.0.0.1:{gate.port}", "trainers": "lightgbm"})
+    proxy = Proxy(mlflow_server.port)
+    await proxy.join()
+    through = settings.copy(update={"mlflow_tracking_uri": f"http://127.0.0.1:{proxy.port}", "trainers": "lightgbm"})
     try:
         async with running(StandInLightgbm, settings, bias=1.0) as trainer, running(QuickConsumer, through) as consumer:
             trainer.go_on.clear()
             await eventually(lambda: trainer.asked)
-            await gate.shut()
+            await proxy.cut()
             trainer.go_on.set()
             await eventually(lambda: consumer.health().state == "waiting", 40)
             assert "MLflow" in consumer.health().detail
             assert not ear.comparisons
-            await gate.open()
+            await proxy.join()
             await eventually(lambda: ear.comparisons, 60)
             await eventually(lambda: consumer.health().state == "ready")
     finally:
-        await gate.shut()
+        await proxy.cut()
     client = MlflowClient(tracking_uri=settings.mlflow_tracking_uri)
     experiment = client.get_experiment_by_name(settings.mlflow_experiment)
     names = [run.info.run_name for run in client.search_runs([experiment.experiment_id])]
@@ -400,11 +400,11 @@ async def test_rounds_without_a_model_do_not_follow_each_other_at_once(
 async def test_the_service_stops_at_once_while_mlflow_hangs(
     settings: Settings, database: None, tester: TesterService, dataset: Dataset
 ) -> None:
-    async with Mute() as mute:
-        hanging = settings.copy(update={"mlflow_tracking_uri": f"http://127.0.0.1:{mute.port}"})
+    async with SilentServer() as silent:
+        hanging = settings.copy(update={"mlflow_tracking_uri": f"http://127.0.0.1:{silent.port}"})
         async with asyncio.timeout(20):
             async with running(QuickConsumer, hanging):
-                await mute.asked.wait()
+                await silent.asked.wait()
                 asked = asyncio.create_task(tester.ask(GET_COMPARISON, Empty(), 5.0))
                 begin = time.monotonic()
             assert time.monotonic() - begin < 5.0

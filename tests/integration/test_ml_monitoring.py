@@ -29,9 +29,9 @@ from complex_system.protocol.training import CHAMPION_CHANGED
 from complex_system.settings import Settings
 from complex_system_services.ml_monitoring.ml_monitoring_service import MlMonitoringService
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
-from gate import Gate, Mute
 from models import linear_onnx, register_onnx
 from monitoring_page.messages import champion
+from proxy import Proxy, SilentServer
 from support import TesterService, eventually, running
 
 
@@ -123,10 +123,10 @@ async def test_served_predictions_are_watched_and_logged(
 async def test_points_wait_while_mlflow_is_away_and_the_run_is_gone_on_with(
     settings: Settings, tester: TesterService, dataset: Dataset, mlflow_server: Server
 ) -> None:
-    gate = Gate(mlflow_server.port)
-    await gate.open()
-    await gate.shut()
-    through = settings.copy(update={"mlflow_tracking_uri": f"http://127.0.0.1:{gate.port}"})
+    proxy = Proxy(mlflow_server.port)
+    await proxy.join()
+    await proxy.cut()
+    through = settings.copy(update={"mlflow_tracking_uri": f"http://127.0.0.1:{proxy.port}"})
     records = [Laboratory(1).complete_record()]
     try:
         async with running(PatientMonitoring, through) as service:
@@ -137,12 +137,12 @@ async def test_points_wait_while_mlflow_is_away_and_the_run_is_gone_on_with(
             waited = len(service._buffer)
             assert waited > 3
             assert logged(settings) == []
-            await gate.open()
+            await proxy.join()
             await eventually(lambda: service.health().state == "ready" and len(service._buffer) < 3, 40)
         async with running(PatientMonitoring, through) as service:
             await eventually(lambda: service._run.run_id)
     finally:
-        await gate.shut()
+        await proxy.cut()
     from mlflow import MlflowClient
 
     (run,) = logged(settings)
@@ -224,10 +224,10 @@ async def test_points_are_never_written_beside_each_other_also_at_the_end(settin
 
 
 async def test_the_service_stops_soon_while_mlflow_hangs(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    async with Mute() as mute, asyncio.timeout(30):
-        hanging = settings.copy(update={"mlflow_tracking_uri": f"http://127.0.0.1:{mute.port}"})
+    async with SilentServer() as silent, asyncio.timeout(30):
+        hanging = settings.copy(update={"mlflow_tracking_uri": f"http://127.0.0.1:{silent.port}"})
         async with running(MlMonitoringService, hanging):
-            await mute.asked.wait()
+            await silent.asked.wait()
             begin = time.monotonic()
         assert time.monotonic() - begin < 9.0
     assert "points are lost: MLflow did not take them in time" in caplog.text

@@ -88,7 +88,7 @@ def test_statistics_are_not_estimated(records: list[Record], dataset: Dataset) -
 
 def test_the_transformer_names_what_it_cannot_take(records: list[Record], dataset: Dataset) -> None:
     transformer = PipelineTransformer(dataset)
-    with pytest.raises(InvalidRequestError, match="material_id are needed"):
+    with pytest.raises(InvalidRequestError, match="material_id are required"):
         transformer.fit(pd.DataFrame(records).drop(columns=["material_id"]))
     with pytest.raises(InvalidRequestError, match="A pandas or polars frame is expected, not list"):
         transformer.fit(records)

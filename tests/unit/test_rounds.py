@@ -1,80 +1,11 @@
-"""When a training round is due, and what it does with trainers that reply late, fail or vanish."""
+"""One training round, and what it does with trainers that reply late, fail or vanish."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from complex_system.evaluation.triggers import GrowthTrigger
-from complex_system.protocol.database import RecordCounts
 from complex_system.protocol.training import TrainingFinished, TrainingProgress, TrainReply
 from complex_system.service_layer.rounds.round import RoundState, RoundTimes
-
-
-def counts(raw: int, processed: int, labelled: int, rejected: int = 0) -> RecordCounts:
-    return RecordCounts(raw=raw, processed=processed, labelled=labelled, rejected=rejected)
-
-
-def test_the_first_round_waits_until_the_bulk_is_there_and_processed() -> None:
-    trigger = GrowthTrigger(200, 0.25)
-    assert not trigger.is_due(counts(1000, 500, 250), 0)
-    assert not trigger.is_due(counts(2000, 1990, 990), 1)  # processed, and still growing
-    assert not trigger.is_due(counts(2000, 1900, 950), 2)  # at rest, and not yet processed
-    assert trigger.is_due(counts(2000, 1970, 985, rejected=20), 3)
-
-
-def test_data_that_never_settle_do_not_delay_a_round_indefinitely() -> None:
-    trigger = GrowthTrigger(200, 0.25)
-    raw = 1000
-    for now in range(60):
-        assert not trigger.is_due(counts(raw, raw // 2, raw // 4), now)
-        raw = int(raw * 1.05)
-    assert trigger.is_due(counts(raw, raw // 2, raw // 4), 60)
-
-
-def test_too_few_labelled_records_start_no_round() -> None:
-    trigger = GrowthTrigger(200, 0.25)
-    assert not any(trigger.is_due(counts(398, 398, 199), now) for now in range(100))
-
-
-def test_the_next_round_comes_with_a_quarter_more_and_not_after_a_restart_without_growth() -> None:
-    trigger = GrowthTrigger(200, 0.25, last_labelled=1000)
-    assert not any(trigger.is_due(counts(2500, 2500, 1249), now) for now in range(100))
-    assert trigger.is_due(counts(2500, 2500, 1250), 101)
-    trigger.succeeded(1250)
-    assert not trigger.is_due(counts(2500, 2500, 1250), 102)
-
-
-def test_a_database_that_was_filled_anew_starts_a_round() -> None:
-    trigger = GrowthTrigger(200, 0.25, last_labelled=5000)
-    trigger.is_due(counts(1000, 1000, 500), 0)
-    assert trigger.is_due(counts(1000, 1000, 500), 1)
-
-
-def failed_at_once(trigger: GrowthTrigger, labelled: int, now: float) -> float:
-    """Seconds from a failed round until the next one is due."""
-    trigger.failed(labelled, now)
-    look = counts(2 * labelled, 2 * labelled, labelled)
-    return next(pause for pause in range(10_000) if trigger.is_due(look, now + pause))
-
-
-def test_rounds_without_a_model_are_repeated_after_growing_pauses() -> None:
-    trigger = GrowthTrigger(200, 0.25)
-    trigger.is_due(counts(2000, 2000, 1000), 0)
-    assert [failed_at_once(trigger, 1000, 10_000.0 * i) for i in range(8)] == [30, 60, 120, 240, 480, 960, 1800, 1800]
-    for _ in range(2000):
-        assert trigger.failed(1000, 0.0) == 1800
-    trigger.succeeded(1000)
-    assert failed_at_once(GrowthTrigger(200, 0.25), 1000, 0.0) == 30
-
-
-def test_new_data_end_the_pause_after_a_failed_round() -> None:
-    trigger = GrowthTrigger(200, 0.25)
-    trigger.failed(1000, 0.0)
-    for raw in (2490, 2490):
-        assert not trigger.is_due(counts(raw, raw, 1245), 1.0)
-    assert trigger.is_due(counts(2500, 2500, 1250), 2.0)
-    assert trigger.failed(1250, 3.0) == 30, "with other data it is the first failure"
-
 
 TIMES = RoundTimes(timeout=1000, patience=120, ask_again=1.5, check_again=15)
 

@@ -19,7 +19,7 @@ from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import raw_schema
 from complex_system.domain.records import Record, raw_check
 from complex_system.errors import InvalidRecordError
-from complex_system.pipeline.pipeline import MANY_RECORDS, Pipeline
+from complex_system.pipeline.pipeline import FEW_RECORDS, Pipeline
 from complex_system.serving.requests.csv import csv_columns, csv_text
 from complex_system.serving.requests.examples import example_columns, example_record
 from complex_system.serving.requests.reader import BatchReader
@@ -62,7 +62,7 @@ def test_every_form_of_a_request_gives_the_same_features(batch: list[Record]) ->
 LAB = BatchReader(Pipeline(Dataset.load()), max_records=10_000)
 
 
-@pytest.mark.parametrize("size", [1, 30, MANY_RECORDS + 10])
+@pytest.mark.parametrize("size", [1, 30, FEW_RECORDS + 10])
 def test_columns_and_bodies_of_any_size_are_the_records(size: int, laboratory: Laboratory) -> None:
     batch = [{"_id": f"k{i}", **laboratory.complete_record(), "rohwert_2_labormessung": 3} for i in range(size)]
     for record in batch[::3]:
@@ -75,7 +75,7 @@ def test_columns_and_bodies_of_any_size_are_the_records(size: int, laboratory: L
         assert json.dumps(other.head(7), sort_keys=True) == json.dumps(one_by_one.head(7), sort_keys=True)
 
 
-@pytest.mark.parametrize("size", [1, 30, MANY_RECORDS + 10])
+@pytest.mark.parametrize("size", [1, 30, FEW_RECORDS + 10])
 @pytest.mark.parametrize(
     ("field", "value"),
     [

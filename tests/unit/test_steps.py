@@ -16,8 +16,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.pages import raw_schema
 from complex_system.domain.records import Record, raw_check
 from complex_system.errors import DeclarationError, InvalidRecordError
-from complex_system.pipeline.pipeline import Pipeline
-from complex_system.pipeline.raw_columns import RawColumns
+from complex_system.pipeline.pipeline import FEW_RECORDS, Pipeline
 from everything import EVERYTHING, TEXT, anything, records
 
 PIPELINE = Pipeline(EVERYTHING)
@@ -29,6 +28,10 @@ def faults(make: Callable[[], Any]) -> list[dict[str, Any]]:
     except InvalidRecordError as error:
         return error.faults
     return []
+
+
+def frame_of(batch: list[Record]) -> pl.DataFrame:
+    return pl.DataFrame(batch, schema={name: PIPELINE._raw_types.get(name, pl.String) for name in batch[0]}, strict=False)
 
 
 def bits(row: Any) -> list[Any]:
@@ -46,9 +49,9 @@ def test_a_record_of_all_types_alone_equals_the_same_record_in_any_batch(batch: 
     bulk, rejections = PIPELINE.split(arrow)
     by_row = PIPELINE.features(checked)
     by_frame = PIPELINE.features_of(PIPELINE.typed(arrow))
-    by_array = PIPELINE.features_from(RawColumns.of(checked, list(checked[0])))
+    many = PIPELINE.features([*checked] * (FEW_RECORDS // len(checked) + 1))
     assert not rejections
-    assert by_row.tobytes() == by_frame.tobytes() == by_array.tobytes()
+    assert by_row.tobytes() == by_frame.tobytes() == many[: len(checked)].tobytes()
     for place, record in enumerate(checked):
         alone = bits(PIPELINE.process([record]).row(0))
         assert alone == bits(together.row(place))
@@ -62,12 +65,11 @@ def test_records_of_all_types_are_refused_alike_alone_in_few_and_in_bulk(batch: 
     refused = []
     for record in batch:
         alone = faults(lambda: PIPELINE.features([record]))  # noqa: B023 - called at once
-        assert faults(lambda: PIPELINE.features_from(RawColumns.of([record], list(record)))) == alone  # noqa: B023
+        assert faults(lambda: PIPELINE.features_of(PIPELINE.typed(frame_of([record])))) == alone  # noqa: B023
         if alone:
             refused.append("; ".join(f"{fault['field']}: {fault['problem']}" for fault in alone))
-    columns = RawColumns.of(batch, list(batch[0]))
-    assert faults(lambda: PIPELINE.features_from(columns)) == faults(lambda: PIPELINE.features(batch))
-    frame = pl.DataFrame(batch, schema={name: PIPELINE._raw_types.get(name, pl.String) for name in batch[0]}, strict=False)
+    frame = frame_of(batch)
+    assert faults(lambda: PIPELINE.features_of(PIPELINE.typed(frame))) == faults(lambda: PIPELINE.features(batch))
     processed, rejections = PIPELINE.split(frame)
     assert [rejection["reason"] for rejection in rejections] == refused
     assert processed.height == len(batch) - len(refused)
@@ -88,7 +90,9 @@ def test_long_columns_are_processed_as_single_values_are() -> None:
     ]
     together = PIPELINE.process(batch)
     one_by_one = np.concatenate([PIPELINE.features([record]) for record in batch])
-    assert PIPELINE.features_from(RawColumns.of(batch, list(batch[0]))).tobytes() == one_by_one.tobytes()
+    assert len(batch) > FEW_RECORDS
+    assert PIPELINE.features(batch).tobytes() == one_by_one.tobytes()
+    assert PIPELINE.features(batch[:FEW_RECORDS]).tobytes() == one_by_one[:FEW_RECORDS].tobytes()
     assert [bits(PIPELINE.process([record]).row(0)) for record in batch] == [bits(row) for row in together.rows()]
 
 

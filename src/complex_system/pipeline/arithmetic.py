@@ -1,10 +1,9 @@
-"""The arithmetic of the steps, written once for a number, for an array, and for a column of polars.
+"""The arithmetic of the steps, written once for a number and for a column of polars.
 
-Only what gives the same bits for one row and for a million is used: ``+``, ``*``, comparisons, a column divided by a column, and the
-functions ``log`` and ``exp``, which all sides take from the C library; numpy has its own, so an array's go value by value. polars
-divides a long column by a literal as a multiplication with its reciprocal, but a column of one row truly, and the two differ in the
-last bit; so a literal's reciprocal is computed before. A power is ``exp(power * log(value))``, because each library has short cuts of
-its own for some powers.
+Only what gives the same bits for one row and for a million is used: ``+``, ``*``, comparisons, a column divided by a column, and
+``log`` and ``exp``, which both sides take from the C library. polars divides a long column by a literal by multiplying with its
+reciprocal, but really divides a column of one row, and the two differ in the last bit; so a literal's reciprocal is computed before.
+A power is ``exp(power * log(value))``, because each library has shortcuts of its own for some powers.
 """
 
 from __future__ import annotations
@@ -13,14 +12,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from complex_system.domain.steps import Arithmetic, BoxCox, Clip, Interval, Log, Product, Ratio, Scale, Standardise
 
 Number = Any
-"""A float, an array or an expression of floats."""
+"""A float or an expression of floats."""
 
 
 def _clip_number(value: float, low: float, high: float) -> float:
@@ -31,26 +28,13 @@ def _clip_column(value: pl.Expr, low: float, high: float) -> pl.Expr:
     return pl.when(value < low).then(low).when(value > high).then(high).otherwise(value)
 
 
-def _clip_array(value: npt.NDArray[np.float64], low: float, high: float) -> npt.NDArray[np.float64]:
-    return np.where(value < low, low, np.where(value > high, high, value))
-
-
-def _each(function: Callable[[float], float]) -> Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
-    return lambda values: np.fromiter(map(function, values.tolist()), np.float64, len(values))
-
-
 def for_numbers(step: Arithmetic, inputs: list[Interval]) -> Callable[..., float]:
-    """The step as a function of floats; ``inputs`` are the ranges of what it takes."""
+    """Return the step as a function of floats; ``inputs`` are the ranges of what it takes."""
     return _function(step, inputs, math.log, math.exp, _clip_number)
 
 
-def for_arrays(step: Arithmetic, inputs: list[Interval]) -> Callable[..., npt.NDArray[np.float64]]:
-    """The step as a function of arrays of float64; ``inputs`` are the ranges of what it takes."""
-    return _function(step, inputs, _each(math.log), _each(math.exp), _clip_array)
-
-
 def for_columns(step: Arithmetic, inputs: list[Interval]) -> Callable[..., pl.Expr]:
-    """The step as a function of expressions; ``inputs`` are the ranges of what it takes."""
+    """Return the step as a function of expressions; ``inputs`` are the ranges of what it takes."""
     return _function(step, inputs, pl.Expr.log, pl.Expr.exp, _clip_column)
 
 

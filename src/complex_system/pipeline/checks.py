@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
-import numpy as np
 import polars as pl
 from typing_extensions import override
 
@@ -23,7 +22,6 @@ from complex_system.domain.datetimes import TimeFormat
 from complex_system.domain.records import Record
 from complex_system.domain.steps import DateParts, Impute, MultiHot, OneHot, Shares
 from complex_system.pipeline.expressions import date_parts, shares
-from complex_system.pipeline.raw_columns import RawColumns
 
 _SHOWN = 60
 """Characters of a bad value, and categories of a column, that a message shows."""
@@ -63,17 +61,13 @@ class Check(ABC):
             return "is missing" if self.needed else None
         return self.problem(value, record)
 
-    def fine(self, record: Record) -> bool:
+    def is_valid(self, record: Record) -> bool:
         """Whether a record has no problem; as :meth:`problem_in`, where possible in less time."""
         return self.problem_in(record) is None
 
-    def all_fine(self, records: Sequence[Record]) -> bool:
+    def all_valid(self, records: Sequence[Record]) -> bool:
         """Whether no record has a problem; as :meth:`problem_in` for each, where possible in less time."""
         return all(self.problem_in(record) is None for record in records)
-
-    def columns_fine(self, columns: RawColumns) -> bool:
-        """As :meth:`all_fine`, for records as columns."""
-        return self.all_fine(columns.records())
 
     @abstractmethod
     def problem(self, value: Any, record: Record) -> str | None:
@@ -103,14 +97,14 @@ class NumberCheck(Check):
         return f"{value} is outside of [{_plain(self._low)}, {_plain(self._high)}]"
 
     @override
-    def fine(self, record: Record) -> bool:
+    def is_valid(self, record: Record) -> bool:
         value = record.get(self.field)
         if value is None:
             return not self.needed
         return self._low <= value <= self._high and (not self._whole or value == math.floor(value))
 
     @override
-    def all_fine(self, records: Sequence[Record]) -> bool:
+    def all_valid(self, records: Sequence[Record]) -> bool:
         name = self.field
         present = [value for record in records if (value := record.get(name)) is not None]
         if self.needed and len(present) < len(records):
@@ -121,23 +115,6 @@ class NumberCheck(Check):
             return False
         total = sum(present)  # NaN slips through min and max, but not through a sum
         return bool(total == total and self._low <= min(present) and max(present) <= self._high)  # noqa: PLR0124
-
-    @override
-    def columns_fine(self, columns: RawColumns) -> bool:
-        values = columns.values(self.field)
-        if values[0] is None and values.count(None) == columns.size:
-            return not self.needed
-        numbers = columns.numbers(self.field)
-        least, most = numbers.min(), numbers.max()
-        if least != least:  # noqa: PLR0124 - NaN: a value is missing, or was no number
-            present = ~np.isnan(numbers)
-            numbers = numbers[present]
-            if self.needed or len(numbers) + values.count(None) < columns.size or not len(numbers):
-                return False
-            least, most = numbers.min(), numbers.max()
-        if not self._low <= least <= most <= self._high:
-            return False
-        return not self._whole or bool((numbers == np.floor(numbers)).all())
 
 
 class CategoryCheck(Check):
@@ -155,18 +132,14 @@ class CategoryCheck(Check):
         return None if value in self._categories else _unknown(value, self._column)
 
     @override
-    def fine(self, record: Record) -> bool:
+    def is_valid(self, record: Record) -> bool:
         return record.get(self.field) in self._allowed
 
     @override
-    def all_fine(self, records: Sequence[Record]) -> bool:
+    def all_valid(self, records: Sequence[Record]) -> bool:
         values = [record.get(self.field) for record in records]
         present = values if self.needed else [value for value in values if value is not None]
         return self._categories.issuperset(present)
-
-    @override
-    def columns_fine(self, columns: RawColumns) -> bool:
-        return self._allowed.issuperset(columns.values(self.field))
 
 
 class TimeCheck(Check):

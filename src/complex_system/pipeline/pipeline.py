@@ -8,23 +8,18 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.records import MAX_FAULTS, Record, faults_message
 from complex_system.errors import InvalidRecordError, InvalidRequestError
-from complex_system.pipeline.arrays import ArraySteps
 from complex_system.pipeline.checks import checks
 from complex_system.pipeline.expressions import feature_expressions, frame_type
-from complex_system.pipeline.raw_columns import RawColumns
-from complex_system.pipeline.rows import RowSteps
+from complex_system.pipeline.rows import Matrix, RowSteps
 
-FEW_RECORDS = 24
-"""Up to so many records are processed one by one, more of them as arrays: see ``docs/serving.md`` for the times."""
-MANY_RECORDS = 2000
-"""From more records than these on a frame of polars is quicker than arrays."""
+FEW_RECORDS = 300
+"""Up to so many records are processed one by one, more of them as a frame of polars: see ``docs/serving.md`` for the times."""
 
 
 class Pipeline:
@@ -44,7 +39,6 @@ class Pipeline:
             self._raw_types[check.field] = frame_type(dataset.column(check.field))
         made = feature_expressions(dataset)
         self._rows = RowSteps(dataset)
-        self._arrays = ArraySteps(dataset)
         self._features = [made[name] for name in dataset.feature_names]
         self._processed = [pl.col(ID), pl.col(dataset.target), *self._features]
         self._passes = reduce(operator.and_, (check.passes for check in self._checks))
@@ -65,7 +59,7 @@ class Pipeline:
         """
         return self._frame(records).select_seq(*self._processed)
 
-    def features(self, records: Sequence[Record]) -> npt.NDArray[np.float32]:
+    def features(self, records: Sequence[Record]) -> Matrix:
         """The features of well-formed raw records, as models take them.
 
         Returns:
@@ -75,29 +69,21 @@ class Pipeline:
             InvalidRecordError: As for :meth:`process`.
         """
         if len(records) <= FEW_RECORDS:
-            if not self._all_fine(records):
+            if not self._all_valid(records):
                 self._refuse_faults(records)
             return self._rows(records)
-        if len(records) <= MANY_RECORDS:
-            return self.features_from(RawColumns.of(records, list(self._raw_types)))
         return self.features_of(self._typed_frame(records))
 
-    def _all_fine(self, records: Sequence[Record]) -> bool:
+    def _all_valid(self, records: Sequence[Record]) -> bool:
         if len(records) == 1:
             record = records[0]
             for check in self._checks:  # noqa: SIM110 - a generator would cost as much as the checks
-                if not check.fine(record):
+                if not check.is_valid(record):
                     return False
             return True
-        return all(check.all_fine(records) for check in self._checks)
+        return all(check.all_valid(records) for check in self._checks)
 
-    def features_from(self, columns: RawColumns) -> npt.NDArray[np.float32]:
-        """As :meth:`features`, for well-formed raw records as columns of Python values."""
-        if not all(check.columns_fine(columns) for check in self._checks):
-            self._refuse_faults(columns.records())
-        return self._arrays(columns)
-
-    def features_of(self, frame: pl.DataFrame) -> npt.NDArray[np.float32]:
+    def features_of(self, frame: pl.DataFrame) -> Matrix:
         """As :meth:`features`, for raw records as typed columns (:meth:`typed`)."""
         made = frame.select_seq(*self._features)
         if not self._all_pass(frame, made):

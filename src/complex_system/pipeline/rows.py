@@ -6,6 +6,7 @@ The same operations in the same order as in ``steps``, so both give the same bit
 from __future__ import annotations
 
 import math
+import struct
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,6 +33,8 @@ from complex_system.domain.steps import (
 )
 from complex_system.pipeline.arithmetic import for_numbers
 
+Matrix = npt.NDArray[np.float32]
+"""Features of shape (records, features), columns in the order of ``Dataset.feature_names``."""
 _Fill = Callable[[Record, list[float]], None]
 """Puts the features of one record into a row of zeros."""
 _Number = Callable[[Record], float]
@@ -44,6 +47,7 @@ class RowSteps:
         self._dataset = dataset
         places = {name: place for place, name in enumerate(dataset.feature_names)}
         self._width = len(places)
+        self._pack = struct.Struct(f"{len(places)}f").pack
         known = dataset.intervals
         results: dict[str, _Number] = {}
         fills = [
@@ -55,15 +59,16 @@ class RowSteps:
     def __reduce__(self) -> tuple[type[RowSteps], tuple[Dataset]]:
         return RowSteps, (self._dataset,)  # closures cannot be pickled
 
-    def __call__(self, records: Sequence[Record]) -> npt.NDArray[np.float32]:
+    def __call__(self, records: Sequence[Record]) -> Matrix:
         """Features of shape (records, features), columns in the order of ``Dataset.feature_names``."""
-        rows = []
+        packed = []
         for record in records:
             row = [0.0] * self._width
             for fill in self._fills:
                 fill(record, row)
-            rows.append(row)
-        return np.array(rows, dtype=np.float32).reshape(len(rows), self._width)
+            packed.append(self._pack(*row))
+        # Bytes of float32, row after row: numpy takes them in a third of the time that lists of floats need.
+        return np.frombuffer(bytearray().join(packed), np.float32).reshape(len(packed), self._width)
 
 
 def _fill(  # noqa: PLR0911 - one return a step

@@ -12,9 +12,8 @@ from typing_extensions import override
 
 from complex_system.domain.records import MAX_FAULTS, Record, faults_message, shown
 from complex_system.errors import InvalidRecordError
-from complex_system.pipeline.arrays import Matrix
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.pipeline.raw_columns import RawColumns
+from complex_system.pipeline.rows import Matrix
 
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
@@ -43,7 +42,7 @@ class Batch(ABC):
 
 
 class RecordBatch(Batch):
-    """Raw records as mappings; the fastest form of a few."""
+    """Raw records as mappings; the fastest form of up to some hundreds."""
 
     def __init__(self, records: list[Record]) -> None:
         self.size = len(records)
@@ -56,22 +55,6 @@ class RecordBatch(Batch):
     @override
     def head(self, limit: int) -> list[Record]:
         return self.records[:limit]
-
-
-class ValueBatch(Batch):
-    """Raw records as columns of Python values; the fastest form of some hundreds."""
-
-    def __init__(self, columns: RawColumns) -> None:
-        super().__init__(columns.size)
-        self.columns = columns
-
-    @override
-    def features(self, pipeline: Pipeline) -> Matrix:
-        return pipeline.features_from(self.columns)
-
-    @override
-    def head(self, limit: int) -> list[Record]:
-        return self.columns.head(limit)
 
 
 class ColumnBatch(Batch):

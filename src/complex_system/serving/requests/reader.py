@@ -10,18 +10,16 @@ from typing import Any
 import msgspec
 import polars as pl
 import pyarrow as pa
-from msgspec.structs import astuple
 
 from complex_system.domain.dataset import ID, Column, Dataset
 from complex_system.domain.keys import MAX_KEY
-from complex_system.domain.records import MAX_FAULTS, faults_message, raw_check
+from complex_system.domain.records import MAX_FAULTS, Record, faults_message, raw_check
 from complex_system.domain.types import MAX_TEXT, column_type
 from complex_system.errors import InvalidRecordError, InvalidRequestError, TooLargeError
 from complex_system.http.limits import LARGE_BODY
 from complex_system.pipeline.expressions import frame_type
-from complex_system.pipeline.pipeline import FEW_RECORDS, MANY_RECORDS, Pipeline
-from complex_system.pipeline.raw_columns import RawColumns
-from complex_system.serving.requests.batch import Batch, ColumnBatch, FeatureBatch, RecordBatch, ValueBatch
+from complex_system.pipeline.pipeline import FEW_RECORDS, Pipeline
+from complex_system.serving.requests.batch import Batch, ColumnBatch, FeatureBatch, RecordBatch
 from complex_system.serving.requests.json import json_of
 
 
@@ -99,8 +97,6 @@ class BatchReader:
             raise self._bad_size(size)
         if size <= FEW_RECORDS:
             return RecordBatch(msgspec.to_builtins(rows))
-        if size <= MANY_RECORDS:
-            return ValueBatch(RawColumns(dict(zip(self._types, zip(*map(astuple, rows), strict=True), strict=True)), size))
         # Column by column, so that Python's lock is never held for long.
         made = zip(self._getters, self._types.items(), strict=True)
         return ColumnBatch(pl.DataFrame([pl.Series(name, list(map(get, rows)), kind) for get, (name, kind) in made]))
@@ -139,16 +135,14 @@ class BatchReader:
             )
         if not 0 < size <= self.max_records:
             raise self._bad_size(size)
-        complete = size > FEW_RECORDS and self._required <= set(columns)
-        if complete and (self._ignore_unknown or set(columns) <= set(self._types)):
+        if self._required <= set(columns) and (self._ignore_unknown or set(columns) <= set(self._types)):
             try:
-                if size <= MANY_RECORDS:
-                    return ValueBatch(RawColumns({each.name: each.values(columns, size) for each in self._columns}, size))
+                if size <= FEW_RECORDS:
+                    return RecordBatch(_records({each.name: each.values(columns, size) for each in self._columns}))
                 return ColumnBatch(pl.DataFrame([each.series(columns, size) for each in self._columns]))
             except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
                 pass  # record by record, the faults are found and named
-        names = list(columns)
-        return self.records([dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)])
+        return self.records(_records(columns))
 
     def table(self, table: pa.Table) -> ColumnBatch:
         """Read an Arrow table of raw columns.
@@ -205,6 +199,11 @@ class BatchReader:
         if not isinstance(content, list):
             raise InvalidRequestError('The body must be {"records": [...]}, a list of records, or one record.')
         return content
+
+
+def _records(columns: Mapping[str, Sequence[Any]]) -> list[Record]:
+    names = list(columns)
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 class _ColumnCheck:
