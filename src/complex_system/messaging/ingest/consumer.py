@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
+from complex_system.background import run_concurrently
 from complex_system.errors import ComplexSystemError, NobodyListensError, StoreUnavailableError
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.ingest.dead_letters import DeadLetters
@@ -79,7 +80,7 @@ class Ingest:
                 if self.problem:
                     log.info("The ingest works")
                 self.problem, pause = "", _PAUSE
-                await self._work()
+                await run_concurrently(*(self._worker() for _ in range(WORKERS)))
                 continue
             except ComplexSystemError as error:
                 self._report_problem(error.message)
@@ -121,15 +122,6 @@ class Ingest:
                 await self._stopping.wait()
 
     # One worker
-
-    async def _work(self) -> None:
-        """Run the workers until one fails or all are stopped."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(WORKERS):
-                    group.create_task(self._worker())
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
 
     async def _worker(self) -> None:
         # Room for two messages of the largest size, so that none is too large to be fetched.
