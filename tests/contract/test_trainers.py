@@ -13,7 +13,7 @@ from complex_system.domain.laboratory import BEST_POSSIBLE
 from complex_system.domain.pages import processed_schema
 from complex_system.errors import TrainingFailedError
 from complex_system.evaluation.baselines import cross_validated_baseline
-from complex_system.local.data import films
+from complex_system.local.own_data import films
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.training.base import Progress, TrainedModel, Trainer, TrainingParameters, score
 from complex_system.training.cross_validation import FewRecords, Predict, cross_validate

@@ -146,7 +146,7 @@ async def test_the_old_model_answers_until_one_of_the_new_version_is_champion(
     ):
         await eventually(lambda: serving.champion.current, 60)
         assert (await answer(rest, asked)) | {"request_id": ""} == before | {"request_id": ""}
-        assert "is served with that pipeline until a model of version" in caplog.text
+        assert "is served with that pipeline until there is a model of version" in caplog.text
         await eventually(lambda: f"of pipeline version {old.version}, with its own pipeline" in serving.health().detail)
         # The old declaration judges; what only the new one has may be sent, and is checked as that declares it.
         with_more = [{**record, "Moisture": 0.9, "temp": "warm"} for record in asked]

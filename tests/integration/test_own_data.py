@@ -16,7 +16,7 @@ import pytest
 from complex_system.describe.description import describe
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.records import Record
-from complex_system.local.data import films
+from complex_system.local.own_data import films
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.pipeline.pipeline import Pipeline

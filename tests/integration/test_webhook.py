@@ -83,13 +83,13 @@ async def test_a_message_that_is_refused_does_not_hold_up_the_next(
 def test_who_is_away_for_ever_costs_a_bounded_number_of_messages(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(webhook, "MOST_WAITING", 3)
+    monkeypatch.setattr(webhook, "MAX_WAITING", 3)
     receiver.answers = [500] * 10_000
     hook = hook_to(receiver)
     for number in range(10):
         hook.send({"alert": {"rule": f"rule-{number}"}})
     assert hook.waiting == 3
-    assert "an alert of rule 'rule-6' is given up" in caplog.text
+    assert "an alert of rule 'rule-6' is dropped" in caplog.text
     assert hook.close(0.1) == 3
 
 

@@ -34,7 +34,7 @@ from complex_system.evaluation.statistics import (
     rmse_interval,
 )
 from complex_system.evaluation.verdict import format_figure, judge, verdict_message
-from complex_system.local.data import films
+from complex_system.local.own_data import films
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.base import to_wire
 from complex_system.training.base import score

@@ -16,7 +16,7 @@ from sklearn.linear_model import LinearRegression
 from complex_system.domain import json_schema as schema
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import DeclarationError
-from complex_system.local.data import films
+from complex_system.local.own_data import films
 from complex_system.pipeline.pipeline import Pipeline
 from everything import TEXT
 

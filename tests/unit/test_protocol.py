@@ -60,7 +60,7 @@ def test_a_request_that_is_not_one_is_refused_with_field_problem_and_what_is_all
     assert said in refused.value.message
     assert refused.value.message.startswith("'get-unprocessed-page'")
     if isinstance(value, dict):
-        assert "Its fields are: version, after, limit, share." in refused.value.message
+        assert "Its fields are: version, after, limit, share, revisions." in refused.value.message
 
 
 def test_unknown_fields_of_a_request_are_logged_and_ignored(caplog: pytest.LogCaptureFixture) -> None:

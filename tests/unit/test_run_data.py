@@ -10,7 +10,7 @@ import pytest
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import DeclarationError, SourceFileError
-from complex_system.local.data import ChosenData, choose_data
+from complex_system.local.own_data import ChosenData, choose_data
 from complex_system.local.plan import Deployment, make_plan
 from complex_system.sources.replay import ReplayFile
 from complex_system.training.data import Part, parts_of

@@ -35,7 +35,7 @@ from sklearn.preprocessing import (
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.datetimes import TimeFormat
-from complex_system.local.data import films
+from complex_system.local.own_data import films
 from complex_system.pipeline.pipeline import Pipeline
 
 RANDOM = np.random.default_rng(7)

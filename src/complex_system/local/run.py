@@ -28,7 +28,7 @@ from complex_system.local.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from complex_system.local.cycle import Cycle
-    from complex_system.local.data import ChosenData
+    from complex_system.local.own_data import ChosenData
     from complex_system.messaging.clients import SystemClient
 
 # FastIoT, Arrow and an HTTP client take seconds to import: that is done while the first processes start.
@@ -265,7 +265,7 @@ def _first_state(plan: Plan) -> RunState:
 
 
 def _choose_data(deployment: Deployment, directory: Path, options: RunOptions, say: Callable[[str], None]) -> ChosenData:
-    from complex_system.local.data import choose_data
+    from complex_system.local.own_data import choose_data
 
     if options.scenario is not None and options.data != "lab":
         raise StartError("A scenario needs the lab's data; leave out --data or --scenario.")

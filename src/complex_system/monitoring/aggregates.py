@@ -180,7 +180,7 @@ class Served(NamedTuple):
 
 
 class Series(NamedTuple):
-    """Whose errors: a served model, and a group of records such as ``material_id=00000000``, or '' for all."""
+    """A served model, and a group of records such as ``material_id=00000000``, or '' for all."""
 
     served: Served
     group: str = ""
@@ -197,7 +197,7 @@ class _Document(msgspec.Struct):
 
 
 class Rollup(msgspec.Struct):
-    """What happened in ``[at, at + seconds)``.
+    """Counts and sums of everything in ``[at, at + seconds)``.
 
     Attributes:
         at: Begin, seconds since 1970 (UTC), a multiple of ``seconds``.

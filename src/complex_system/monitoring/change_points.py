@@ -53,7 +53,7 @@ class ChangeDetector:
 
     @property
     def is_there(self) -> bool:
-        """Whether river is installed; without it nothing is detected."""
+        """True if river is installed; without it nothing is detected."""
         return self._adwin is not None
 
     def add(self, at: float, error: float) -> Change | None:

@@ -1,4 +1,4 @@
-"""How many records there are and how fast they come: raw, processed, labelled, rejected, and why they were rejected."""
+"""Counts and rates of records: raw, processed, labelled and rejected, with the reasons of the rejections."""
 
 from __future__ import annotations
 

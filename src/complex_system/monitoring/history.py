@@ -144,7 +144,7 @@ class History:
             seed: Of the sampling.
         """
         self.loaded = False
-        """Whether what an earlier process wrote is there; until then nothing is to be written."""
+        """True once the history of earlier processes is read; nothing may be written before."""
         self._kept = hours_kept
         self._random = random.Random(seed)  # noqa: S311 - a sample, not a secret
         self._minutes: OrderedDict[float, Rollup] = OrderedDict()

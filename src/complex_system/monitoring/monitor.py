@@ -180,7 +180,7 @@ class Monitor:
 
         Args:
             host: Of the host.
-            drift: From :meth:`measure_data`; None while there are no records or no reference.
+            drift: From :meth:`measure_data`; None while records or the reference are missing.
         """
         self.at = at = self._now()
         self.served, self.shadows = self.windows.metrics(), self.windows.shadows()

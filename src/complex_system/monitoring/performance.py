@@ -1,4 +1,4 @@
-"""How good and how quick the served predictions are, over a moving window for each model of each service."""
+"""Errors and latencies of the served predictions, over a moving window for each model of each service."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class LatencyWindow:
 
 @dataclass(frozen=True)
 class ServedMetrics:
-    """How a served model does.
+    """Errors and latencies of a served model.
 
     Attributes:
         served: The model.

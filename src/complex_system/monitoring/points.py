@@ -14,7 +14,7 @@ _SHADOW = "performance/shadow"
 
 
 class Figure(NamedTuple):
-    """What is measured.
+    """The name of something that is measured.
 
     Attributes:
         name: Group and figure, such as ``drift/psi``, ``services/cpu_percent`` or ``performance/shadow/rmse``.

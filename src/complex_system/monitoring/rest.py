@@ -173,9 +173,7 @@ def system(monitor: Monitor, start: float, end: float) -> dict[str, Any]:
 
 def metric(monitor: Monitor, name: str, start: float, end: float) -> list[list[float]]:
     """Return any figure over a period by its flat name, e.g. ``drift/psi/<feature>``: ``[at, mean, lowest, highest]``."""
-    figure = Figure.parse(name)
-    rollups, step = _rollups(monitor, start, end)
-    return _readings(series.gauges(rollups, step, lambda each: each == figure).get(figure, {}))
+    return _readings(series.readings(*_rollups(monitor, start, end), Figure.parse(name)))
 
 
 def _rollups(monitor: Monitor, start: float, end: float) -> tuple[list[Rollup], int]:

@@ -56,6 +56,12 @@ def gauges(rollups: Sequence[Rollup], step: int, wanted: Callable[[Figure], bool
     return dict(sorted(_curves(step, picked(), Gauge).items()))
 
 
+def readings(rollups: Sequence[Rollup], step: int, figure: Figure) -> Curve[Gauge]:
+    """Return the readings of one figure over time."""
+    picked = ((rollup, figure, rollup.gauges[figure]) for rollup in rollups if figure in rollup.gauges)
+    return _curves(step, picked, Gauge).get(figure, {})
+
+
 def failed_requests(rollups: Sequence[Rollup]) -> dict[tuple[str, str], int]:
     """Return the number of failed requests by service and error code, the most frequent first."""
     found: dict[tuple[str, str], int] = {}

@@ -1,4 +1,4 @@
-"""What runs: every service's replicas by their heartbeats (running, stopped in order, silent, restarted), and the host."""
+"""Services by the heartbeats of their replicas (running, stopped in order, silent, restarted), and figures of the host."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ReplicaState(Heartbeat, frozen=True, kw_only=True):
 
     @property
     def is_running(self) -> bool:
-        """Whether it runs, as far as is known."""
+        """True unless it has stopped or is silent."""
         return self.state not in ("stopped", "silent")
 
 
@@ -69,7 +69,7 @@ class _Replica:
     seen: float
     state: State
     expected: bool = False
-    """Whether only an earlier process of monitoring has heard from it."""
+    """True while only an earlier process of monitoring has heard from it."""
 
     @property
     def is_running(self) -> bool:
@@ -77,7 +77,7 @@ class _Replica:
 
     @property
     def is_missing(self) -> bool:
-        """Whether another one may have been started in its place."""
+        """True where another one may have been started in its place."""
         return self.state == "silent" or self.expected
 
 

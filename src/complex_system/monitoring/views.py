@@ -1,4 +1,4 @@
-"""What the page and the REST interface show of the present, made from a :class:`Monitor`. Pure, quick functions.
+"""The present state for the page and the REST interface, made from a :class:`Monitor`. Pure, quick functions.
 
 The REST interface encodes the results as they are, so their fields are its keys. Times are seconds since 1970 (UTC), errors in the
 target's unit, latencies in milliseconds. :mod:`series` has the past.
@@ -101,7 +101,7 @@ class Overview(Message, frozen=True, kw_only=True):
 
 
 class Described(Message, frozen=True, kw_only=True):
-    """How a column is called and measured.
+    """Name, unit and description of a column.
 
     Attributes:
         name: Its name.
@@ -319,7 +319,7 @@ def _awaited(monitor: Monitor, champion: ChampionView | None, drift: DriftView |
         awaited.append("No error yet: the truth of the champion's predictions is not known.")
     if drift is None and monitor.reference is None:
         awaited.append(
-            "No drift yet: there is no reference, which comes with the first champion or enough labelled records."
+            "No drift yet: the reference is missing; it comes with the first champion or enough labelled records."
         )
     elif drift is None:
         there = len(monitor.records)

@@ -72,13 +72,13 @@ class Alert(Message, frozen=True, kw_only=True):
         subject: Column, feature or service that it is about; empty where the rule has no pattern.
         severity: How bad it is.
         retrain: Whether it asks for a training round.
-        since: When the metric went beyond the threshold.
+        since: When the metric crossed the threshold.
         began: When that had lasted long enough, and the alert was raised.
         ended: When it was good again for long enough; None while it is open.
-        value: The value that was farthest off.
-        newest: The newest judged value.
+        value: The worst value.
+        newest: The newest value.
         threshold: Of the rule.
-        sentence: What is the matter, for the people at the plant.
+        sentence: What is wrong, for the people at the plant.
         over: How it ended; empty while it is open.
         actions: What the system did, oldest first.
     """
@@ -101,16 +101,16 @@ class Alert(Message, frozen=True, kw_only=True):
 
     @property
     def message(self) -> str:
-        """What there is to say of it now."""
+        """The text that holds now: what is wrong, or how it ended."""
         return self.sentence if self.ended is None else self.over
 
 
 class Alerts(Message, frozen=True, kw_only=True):
-    """All alerts that are known.
+    """The known alerts.
 
     Attributes:
-        open: Those that last.
-        past: The newest of those that are over.
+        open: The open ones, oldest first.
+        past: The newest of those that have ended, newest first.
     """
 
     open: tuple[Alert, ...] = ()
@@ -130,7 +130,7 @@ class ServedModel(Message, frozen=True, kw_only=True):
 
 
 class ServiceFigures(Message, frozen=True, kw_only=True):
-    """How the predictions of one serving service are, over a moving window.
+    """Errors and latencies of the predictions of one serving service, over a moving window.
 
     Attributes:
         model: The model that answers; None before the first prediction.
@@ -198,7 +198,7 @@ class ScenarioState(Message, frozen=True, kw_only=True):
 SERVICE_HEARTBEAT = Event("service-heartbeat", Heartbeat)
 ALERT_RAISED = Event("alert-raised", Alert)
 ALERT_ENDED = Event("alert-ended", Alert)
-GET_ALERTS = Request("get-alerts", Empty, Alerts, "Return the open alerts, and the newest of those that are over.")
+GET_ALERTS = Request("get-alerts", Empty, Alerts, "Return the open alerts, and the newest of those that have ended.")
 GET_MONITORING = Request("get-monitoring", Empty, MonitoringSnapshot, "Return the newest values of monitoring.")
 SET_SCENARIO = Request("set-scenario", ScenarioRequest, ScenarioState, "Let something happen to the lab.")
 GET_SCENARIO = Request("get-scenario", Empty, ScenarioState, "Return the scenario that runs.")

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 POINTS_AT_ONCE = 100
 """Points that are written to MLflow in one request."""
 NO_DATA_PAUSE = 5.0
-"""How many times longer than usual the pause is before missing training data are asked for again."""
+"""Factor by which the pause is longer while training data are missing."""
 DAY = 86_400.0
 
 

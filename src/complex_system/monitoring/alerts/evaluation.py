@@ -30,7 +30,7 @@ class AlertChange:
 
 @dataclass
 class _Watch:
-    """What is known of one subject of one rule."""
+    """The state of one subject of one rule."""
 
     values: deque[tuple[float, float]] = field(default_factory=deque)
     beyond_since: float | None = None

@@ -1,4 +1,4 @@
-"""What an alert says: one sentence that a plant engineer understands, with column and unit, and what to do."""
+"""The texts of alerts: one sentence for the plant engineer, with column and unit, and what to do."""
 
 from __future__ import annotations
 

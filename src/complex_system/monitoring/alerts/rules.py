@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -73,11 +73,11 @@ class AlertRule:
         return None
 
     def is_beyond(self, value: float) -> bool:
-        """Whether a value is on the bad side of the threshold."""
+        """Return whether a value is on the bad side of the threshold."""
         return value > self.threshold if self.above else value < self.threshold
 
     def is_clear(self, value: float) -> bool:
-        """Whether a value is good enough for an alert to end."""
+        """Return whether a value is good enough for an alert to end."""
         return value <= self.clear if self.above else value >= self.clear
 
 
@@ -106,84 +106,53 @@ def parse_rules(text: str, source: str = "alerts.yaml") -> tuple[AlertRule, ...]
     return _Reader(YamlFile(text, source)).rules()
 
 
-@dataclass(frozen=True)
-class _Key:
-    """What a key takes: for the error message, and as a check that returns the value or raises ``ValueError``."""
-
-    allowed: str
-    read: Callable[[Any], Any]
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _number(low: float = -math.inf) -> Callable[[Any], float]:
-    def read(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < low:
-            raise ValueError
-        return float(value)
-
-    return read
+def _is_seconds(value: Any) -> bool:
+    return _is_number(value) and value >= 0
 
 
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError
-    return value
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError
-    return value
-
-
-def _name(value: Any) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= 40 or not value.replace("-", "").isalnum():
-        raise ValueError
-    return value
-
-
-def _pattern(value: Any) -> str:
-    if not isinstance(value, str) or not value or value.count("*") > 1 or any(each.isspace() for each in value):
-        raise ValueError
-    return value
-
-
-def _sentence(value: Any) -> str:
+def _is_template(value: Any) -> bool:
     try:
-        _text(value).format(subject="", value=0.0, threshold=0.0)
-    except (KeyError, IndexError, AttributeError) as error:
-        raise ValueError from error
-    return str(value)
+        return _is_text(value) and bool(value.format(subject="", value=0.0, threshold=0.0))
+    except (KeyError, IndexError, AttributeError, ValueError):
+        return False
 
 
-def _one_of(*allowed: Any) -> Callable[[Any], Any]:
-    def read(value: Any) -> Any:
-        if value not in allowed or isinstance(value, bool) != isinstance(allowed[0], bool):
-            raise ValueError
-        return value
-
-    return read
-
-
-_SECONDS = _Key("a number of seconds of at least 0", _number(0))
-_KEYS = {
-    "name": _Key("a text of letters, digits and hyphens, at most 40", _name),
-    "metric": _Key("the name of a metric such as performance/rmse, or a pattern with one * such as drift/psi/*", _pattern),
-    "above": _Key("a number", _number()),
-    "below": _Key("a number", _number()),
-    "clear": _Key("a number", _number()),
+_NUMBER = ("a number", _is_number)
+_SECONDS = ("a number of seconds of at least 0", _is_seconds)
+_KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "name": (
+        "a text of letters, digits and hyphens, at most 40",
+        lambda value: isinstance(value, str) and 0 < len(value) <= 40 and value.replace("-", "").isalnum(),
+    ),
+    "metric": (
+        "the name of a metric such as performance/rmse, or a pattern with one * such as drift/psi/*",
+        lambda value: _is_text(value) and value.count("*") <= 1 and not any(map(str.isspace, value)),
+    ),
+    "above": _NUMBER,
+    "below": _NUMBER,
+    "clear": _NUMBER,
     "for": _SECONDS,
     "clear_for": _SECONDS,
     "window": _SECONDS,
-    "min_count": _Key("a whole number of at least 0", _whole),
-    "count": _Key("the name of a metric", _text),
-    "severity": _Key(f"one of {', '.join(SEVERITIES)}", _one_of(*SEVERITIES)),
-    "retrain": _Key("true or false", _one_of(True, False)),
-    "text": _Key("a sentence that may hold {subject}, {value} and {threshold}", _sentence),
+    "min_count": ("a whole number of at least 0", lambda value: _is_seconds(value) and isinstance(value, int)),
+    "count": ("the name of a metric", _is_text),
+    "severity": (f"one of {', '.join(SEVERITIES)}", lambda value: value in SEVERITIES),
+    "retrain": ("true or false", lambda value: isinstance(value, bool)),
+    "text": ("a sentence that may hold {subject}, {value} and {threshold}", _is_template),
 }
+"""The allowed values of each key: for the error message, and as a check."""
 
 
 class _Reader:
-    """Makes rules of a file's content; errors name the line."""
+    """Reads the rules of a file; errors name the line."""
 
     def __init__(self, file: YamlFile) -> None:
         self._file = file
@@ -216,17 +185,15 @@ class _Reader:
         values: dict[str, Any] = {}
         for key, content in declared.items():
             name = str(key)
-            known = _KEYS.get(name)
-            if known is None:
+            if name not in _KEYS:
                 raise self._file.error((*place, name), f"the key '{name}' is not known; allowed are {', '.join(_KEYS)}")
-            try:
-                values[name] = known.read(content)
-            except (ValueError, TypeError):
-                problem = f"'{name}' must be {known.allowed}, not {content!r}"
-                raise self._file.error((*place, name), problem) from None
+            allowed, is_valid = _KEYS[name]
+            if not is_valid(content):
+                raise self._file.error((*place, name), f"'{name}' must be {allowed}, not {content!r}")
+            values[name] = content
         for needed in ("name", "metric"):
             if needed not in values:
-                raise self._file.error(place, f"the rule needs '{needed}': {_KEYS[needed].allowed}")
+                raise self._file.error(place, f"the rule needs '{needed}': {_KEYS[needed][0]}")
         return self._made(place, values)
 
     def _made(self, place: Place, values: dict[str, Any]) -> AlertRule:
@@ -239,11 +206,9 @@ class _Reader:
         if clear > threshold if above else clear < threshold:
             side = "at most 'above'" if above else "at least 'below'"
             raise self._file.error(place, f"'clear' of the rule '{name}' must be {side} ({threshold:g}), not {clear:g}")
-        plain = {field.name for field in fields(AlertRule)} & set(values) - {"clear", "above"}
-        rule = AlertRule(
-            above=above, threshold=threshold, clear=clear, lasting=values.get("for", 0.0),
-            **{key: values[key] for key in plain},
-        )  # fmt: skip
+        plain = {key: value for key, value in values.items() if key not in ("above", "below", "clear", "for")}
+        lasting = values.get("for", 0.0)
+        rule = AlertRule(**plain, above=above, threshold=float(threshold), clear=float(clear), lasting=lasting)
         if rule.min_count and not rule.count_metric:
             raise self._file.error(
                 place, f"'min_count' of the rule '{name}' needs 'count': the name of the metric that counts"

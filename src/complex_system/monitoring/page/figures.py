@@ -152,7 +152,8 @@ def threshold(viewer: Viewer, value: float, text: str, tone: str = "muted", *, v
     }  # fmt: skip
     label = {
         f"{along}ref": "paper", f"{across}ref": across, f"{along}": int(vertical), f"{across}": value, "yanchor": "bottom",
-        "xanchor": "center" if vertical else "left", "text": plain(text), "showarrow": False, "font": {"size": 11, "color": color},
+        "xanchor": "center" if vertical else "left", "xshift": 0 if vertical else 3, "text": plain(text),
+        "showarrow": False, "font": {"size": 11, "color": color},
     }  # fmt: skip
     return shape, label if text else {}
 

@@ -1,1 +1,1 @@
-"""What `ml_monitoring` does over broker, database and MLflow: alerts, the kept history, the reference. No rules and no figures."""
+"""Connects monitoring with broker, database and MLflow: alerts, the kept history, the reference. No rules and no figures."""
