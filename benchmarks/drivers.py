@@ -165,7 +165,7 @@ class MongoDriver(Driver):
 
     @override
     def save_raw(self, records: Sequence[Record]) -> None:
-        self._raw.insert_many([{**record, ENVELOPE: {"done": ""}} for record in records], ordered=False)
+        self._raw.insert_many([{**record, ENVELOPE: {"done": "", "revision": 1}} for record in records], ordered=False)
 
     @override
     def raw_pages(self, rows: int) -> Iterator[pa.Table]:

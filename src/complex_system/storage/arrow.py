@@ -1,4 +1,4 @@
-"""Between rows, as drivers have them, and Arrow tables, as the system moves them."""
+"""Rows, as drivers have them, to Arrow tables, as the system moves them, and back."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from complex_system.domain.records import Record
 
 
 def page_of(columns: Sequence[Sequence[Any]], schema: pa.Schema, limit: int) -> Page:
-    """A page of columns of Python values; ``next`` is set when it is full.
+    """Return a page of columns of Python values; ``next`` is set when it is full.
 
     Args:
-        columns: One sequence a field of ``schema``, the key among them; empty sequences when there is no row.
+        columns: One sequence for each field of ``schema``, including the key; empty sequences when there is no row.
         schema: Names and types.
         limit: Rows that were asked for.
     """
@@ -30,32 +30,32 @@ def page_of(columns: Sequence[Sequence[Any]], schema: pa.Schema, limit: int) -> 
 
 
 def without_key(page: Page, columns: list[str]) -> Page:
-    """The page with exactly ``columns``; its cursor stays."""
+    """Return the page with exactly ``columns``; its cursor stays."""
     return Page(page.table.select(columns), page.next, page.notes)
 
 
 def with_key(columns: list[str]) -> list[str]:
-    """``columns`` with the key, which a page needs for its cursor."""
+    """Return ``columns`` with the key, which a page needs for its cursor."""
     return columns if ID in columns else [ID, *columns]
 
 
 def chosen_schema(dataset: Dataset, columns: Iterable[str]) -> pa.Schema:
-    """Arrow types of some of the processed columns."""
+    """Return the Arrow types of some of the processed columns."""
     schema = processed_schema(dataset)
     return pa.schema([schema.field(name) for name in columns])
 
 
 def records_of(table: pa.Table) -> list[Record]:
-    """The rows as dicts; several times faster than ``Table.to_pylist`` on wide tables."""
+    """Return the rows as dicts; several times faster than ``Table.to_pylist`` on wide tables."""
     names = table.column_names
     columns = [column.to_pylist() for column in table.columns]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def rows_of(table: pa.Table, names: Sequence[str]) -> list[tuple[Any, ...]]:
-    """The rows as tuples in the order of ``names``, one a key (the last one wins), by rising key.
+    """Return the rows as tuples in the order of ``names``, by rising key; of equal keys the last one.
 
-    The order makes two writers of the same keys lock them alike. The sign of zero goes, for MariaDB does not keep it.
+    So two writers of the same keys take their locks in the same order. The sign of zero is removed: MariaDB does not keep it.
     """
     numbers = {field.name for field in table.schema if pa.types.is_floating(field.type)}
     columns = [(pc.add(table[name], 0.0) if name in numbers else table[name]).to_pylist() for name in names]
@@ -65,17 +65,17 @@ def rows_of(table: pa.Table, names: Sequence[str]) -> list[tuple[Any, ...]]:
 
 
 def packed(entries: list[Any]) -> str:
-    """A list as the text that an SQL column keeps: JSON."""
+    """Return a list as the text that an SQL column keeps: JSON."""
     return json.dumps(entries, ensure_ascii=False)
 
 
 def unpacked(dataset: Dataset) -> dict[int, Callable[[Any], Any]]:
-    """By place in ``(key, column, ...)``: what makes of an SQL column's 0 or 1 and JSON a boolean and a list again."""
+    """Return converters by place in ``(key, column, ...)``: an SQL column's 0 or 1 to a boolean, its JSON to a list."""
     return _by_place(dataset, {"boolean": bool, **dict.fromkeys(LISTS, json.loads)})
 
 
 def plain(dataset: Dataset) -> dict[int, Callable[[Any], Any]]:
-    """By place in ``(key, column, ...)``: what makes a driver's own kinds of number Python's."""
+    """Return converters by place in ``(key, column, ...)``: a driver's own types of numbers to Python's."""
     return _by_place(dataset, {"integer": int})
 
 
@@ -84,7 +84,7 @@ def _by_place(dataset: Dataset, by_type: dict[str, Callable[[Any], Any]]) -> dic
 
 
 def converted(rows: Iterable[Sequence[Any]], by_place: dict[int, Callable[[Any], Any]]) -> list[tuple[Any, ...]]:
-    """Rows with the values at some places converted; None stays None."""
+    """Return rows with the values at some places converted; None stays None."""
     if not by_place:
         return [tuple(row) for row in rows]
     made = []

@@ -1,4 +1,4 @@
-"""What a database must be able to do for monitoring: keep documents, and find them by kind and time or by key."""
+"""The store of monitoring's documents: found by kind and time or by key; two databases behind one interface."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ DOCUMENTS = "KIOptiPackMonitoring"
 
 
 class DocumentStore(ABC):
-    """Documents of one database; two backends do it alike, ``tests/contract/test_documents.py`` holds them to it.
+    """Documents in one database; ``tests/contract/test_documents.py`` holds both backends to it.
 
-    It lives in an open :class:`~complex_system.storage.base.DataStore` and raises ``StoreUnavailableError`` as that does.
+    It is part of an open :class:`~complex_system.storage.base.DataStore` and raises ``StoreUnavailableError`` as it does.
     """
 
     @abstractmethod
     async def open(self) -> None:
-        """Creates what is missing; the data store calls it when it opens."""
+        """Create what is missing; the data store calls it when it opens."""
 
     @abstractmethod
     async def save(self, documents: Sequence[Document]) -> None:
-        """Writes documents; one of the same kind and key is replaced, of equal ones in a request the last counts."""
+        """Write documents; one of the same kind and key is replaced, of equal ones in a request the last counts."""
 
     @abstractmethod
     async def between(
@@ -36,27 +36,27 @@ class DocumentStore(ABC):
         limit: int = 500,
         after: Cursor | None = None,
     ) -> list[Document]:
-        """At most ``limit`` documents of a kind with ``start <= at < end``, by time and among equal times by key.
+        """Return at most ``limit`` documents of a kind with ``start <= at < end``, by time and then by key.
 
         The cost grows with what lies between the two times, so ask for what is needed.
 
         Args:
-            kind: Which ones.
+            kind: Which documents.
             start: Seconds since 1970.
             end: Seconds since 1970.
             newest_first: Falling order instead of rising.
             limit: At least 1.
-            after: Where the page before ended, in the same order.
+            after: End of the page before, in the same order.
         """
 
     @abstractmethod
     async def by_keys(self, kind: str, keys: Sequence[str]) -> list[Document]:
-        """The documents of a kind that have one of the keys, by key; keys that are not there are left out."""
+        """Return the documents of a kind that have one of the keys, by key; keys that are not there are left out."""
 
     @abstractmethod
     async def delete_before(self, kind: str, before: float) -> int:
-        """Forgets the documents of a kind with ``at < before``; returns how many."""
+        """Delete the documents of a kind with ``at < before``; return how many."""
 
     @abstractmethod
     async def delete_keys(self, kind: str, keys: Sequence[str]) -> int:
-        """Forgets the documents of a kind with these keys; returns how many there were."""
+        """Delete the documents of a kind with these keys; return how many there were."""

@@ -34,7 +34,7 @@ Digest = Callable[[Mapping[str, Any]], bytes]
 
 _EXACT = 2**53  # up to here every integer is a float, too
 
-_encode = msgspec.msgpack.Encoder(enc_hook=str).encode
+_encode = msgspec.msgpack.Encoder(enc_hook=str, order="sorted").encode
 
 
 def refuse_reserved_names(dataset: Dataset) -> None:
@@ -56,22 +56,20 @@ def content_hash(dataset: Dataset) -> Digest:
 
     Missing values do not count, so that a declaration may grow; 3 and 3.0 are the same, and so are 0.0 and -0.0.
     """
-    names = sorted(dataset.raw_names)
+    names = dataset.raw_names
 
     def digest(record: Mapping[str, Any]) -> bytes:
-        content: list[Any] = []
-        for name in names:
-            value = record.get(name)
-            if value is not None:
-                content += (name, _canonical(value))
+        content = {
+            name: value if type(value) is str else value + 0.0 if type(value) is float else _canonical(value)
+            for name in names
+            if (value := record.get(name)) is not None
+        }
         return hashlib.blake2b(_encode(content), digest_size=16).digest()
 
     return digest
 
 
 def _canonical(value: Any) -> Any:
-    if type(value) is float:
-        return value + 0.0
     return float(value) if type(value) is int and -_EXACT <= value <= _EXACT else value
 
 

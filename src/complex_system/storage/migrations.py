@@ -1,4 +1,4 @@
-"""What may change in a declaration while the same table or collection keeps the records."""
+"""Which changes of a declaration the kept records allow."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ TEXTS = ("text", "category", "datetime")
 
 
 def is_safe(before: str, after: str) -> bool:
-    """Whether every value of a declared type is one of another type too, without a conversion that could lose anything."""
+    """Return whether every value of a declared type is also one of another type, without a conversion that could lose anything."""
     return before == after or (before, after) == ("integer", "number") or (before in TEXTS and after in TEXTS)
 
 
 def refuse_other_types(where: str, before: Mapping[str, str], dataset: Dataset) -> None:
-    """Compares the declared types with those under which records were kept.
+    """Compare the declared types with those of the kept records.
 
     Args:
-        where: What messages call the table or collection.
-        before: Type by declared name, of the columns whose type is known.
+        where: Name of the table or collection in messages.
+        before: Types of the kept columns by declared name, where they are known.
         dataset: The present declaration.
 
     Raises:
-        DeclarationError: A type has changed so that kept values could not be read.
+        DeclarationError: A type has changed and kept values could not be read.
     """
     found = [
         f"'{column.name}' was declared as {_named(before[column.name])} and is declared as {_named(column.type)} now"
@@ -33,15 +33,15 @@ def refuse_other_types(where: str, before: Mapping[str, str], dataset: Dataset) 
     ]
     if found:
         raise DeclarationError(
-            f"{where} keeps records of another type: {'; '.join(found)}. Nothing was changed, and kept values are not converted by "
-            "themselves: keep the type, declare the column under another name (in the source too), or begin anew ('fiot run' with "
+            f"{where} keeps records of another type: {'; '.join(found)}. Nothing was changed, and kept values are not converted: keep "
+            "the type, declare the column under another name (in the source too), or begin with an empty database ('fiot run' with "
             "--fresh, which removes the kept records; else a database or a COMPLEX_SYSTEM_TABLE_PREFIX of its own). Only an integer "
             "may become a number, and text, category and datetime each other."
         )
 
 
 def refuse_another_data_set(where: str, before: str, dataset: Dataset) -> None:
-    """Keeps two data sets from one table: each would have the other's records rejected.
+    """Keep two data sets out of one table: each would reject the other's records.
 
     Raises:
         DeclarationError: The records belong to a data set of another name.

@@ -1,4 +1,4 @@
-"""Names of tables and collections: those of the contract, or with a prefix where several data sets share one database."""
+"""Names of tables and collections: those of the contract, with a prefix where several data sets share one database."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from complex_system.storage.base import PROCESSED, RAW, REJECTED
 from complex_system.storage.documents import DOCUMENTS
 
 COLUMNS = "KIOptiPackColumns"
-"""Where MongoDB keeps what was declared; MariaDB keeps it in its tables' comments."""
+"""The collection with the declared types; MariaDB keeps them in comments of its tables."""
 BACKLOG = "KIOptiPackBacklog"
-"""Where MongoDB keeps which raw records wait for processing; MariaDB marks the records."""
+"""A collection of earlier releases, which is removed."""
 
 
 @dataclass(frozen=True)
 class TableNames:
-    """What one data set's tables or collections are called. They need no quotes."""
+    """Names of the tables or collections of one data set. They need no quotes."""
 
     raw: str
     processed: str
@@ -26,5 +26,5 @@ class TableNames:
 
     @classmethod
     def of(cls, prefix: str) -> TableNames:
-        """The names with a prefix of letters, digits and _."""
+        """Return the names with a prefix of letters, digits and _."""
         return cls(*(f"{prefix}{name}" for name in (RAW, PROCESSED, REJECTED, DOCUMENTS, COLUMNS, BACKLOG)))

@@ -1,4 +1,4 @@
-"""Processes what is not yet processed, and answers requests with the same pipeline."""
+"""Processes raw records that wait, and answers requests with the same pipeline."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ from complex_system.protocol.operations import SERVICE_HEARTBEAT, Heartbeat
 log = logging.getLogger(__name__)
 
 _REJECTIONS = 1000
-"""Rejections that are sent in one message."""
+"""Rejections in one message."""
 _MEETING = 0.3
-"""Seconds in which a new replica hears from the others; who is overheard costs work done twice for a heartbeat, no more."""
+"""Seconds in which a new replica hears from the others; one that it misses costs work done twice until the next heartbeat."""
 _LONGEST_PAUSE = 10.0
 _WRITTEN = 2_000_000
-"""Bytes of processed records in one message: 15,000 of 16 features, 800 of 300, so that the time-out is one of a bounded write."""
+"""Bytes of processed records in one message (15,000 of 16 features, 800 of 300), so that the time-out is for a bounded write."""
 _FEWEST_ROWS = 50
 
 
 @dataclass
 class Sweep:
-    """What one sweep over the unprocessed records did."""
+    """Results of one sweep over the unprocessed records."""
 
     processed: int = 0
     rejected: int = 0
 
 
 class DataProcessingService(SystemService):
-    """Finds its work by query, never by memory: what a crash or a lost reply leaves undone, the next sweep finds.
+    """Finds its work by query, never by memory: the next sweep finds what a crash or a lost reply leaves undone.
 
-    Replicas share the work: each sweeps over its share of the keys, and over more when it hears no more of another one.
+    Replicas share the work: each sweeps over its share of the keys, and over more when another one is no longer heard.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -78,16 +78,16 @@ class DataProcessingService(SystemService):
 
     @answers(PROCESS_RAW)
     async def process_raw(self, value: Any) -> list[Record]:
-        """Raw records to processed ones, in the same order; a record without a key keeps None as its key."""
+        """Return the processed records of raw ones, in the same order; a record without a key keeps None as its key."""
         return await asyncio.to_thread(lambda: self._pipeline.process(self._check(value)).to_dicts())
 
     async def process_new_records(self) -> float | None:
-        """One sweep. While the database is away it says so and comes back later."""
+        """Sweep once; while the database is away, say so and try again later."""
         started, done = time.monotonic(), Sweep()
         try:
             await self._sweep(done)
         except NobodyListensError as error:
-            # Costs nothing and fails at once, so there is no need for longer and longer pauses.
+            # This costs nothing and fails at once, so the pauses need not grow.
             await self.set_state("waiting", error.message)
             return max(1.0, self.settings.processing_interval)
         except ComplexSystemError as error:
@@ -96,7 +96,7 @@ class DataProcessingService(SystemService):
         finally:
             if done.processed or done.rejected:
                 seconds = time.monotonic() - started
-                log.info("Processed %d records and put %d aside in %.2f s", done.processed, done.rejected, seconds)
+                log.info("Processed %d records and rejected %d in %.2f s", done.processed, done.rejected, seconds)
         await self.set_state("ready")
         return None
 
@@ -135,12 +135,12 @@ class DataProcessingService(SystemService):
 
     async def _hear(self, thing: Thing) -> None:
         beat = SERVICE_HEARTBEAT.decode(thing.value)
-        # Two that start would greet each other without an end.
+        # Two that start would greet each other indefinitely.
         if self._replicas.hear(beat) and beat.state == "starting" and self.health().state != "starting":
             await self._beat()
 
     def _fit(self, seconds: float, *, grow: bool = True) -> None:
-        """Fits the batch to the database: one that runs into its time-out is written twice, which makes it slower still."""
+        """Adapt the size of batches: one that runs into its time-out is written twice, which makes a slow database slower."""
         before, limit = self._rows, self.settings.request_timeout
         if seconds > limit / 2:
             self._rows = max(min(_FEWEST_ROWS, before), before // 2)
@@ -164,7 +164,7 @@ class DataProcessingService(SystemService):
         return table, [Rejection(id=each[ID], reason=each["reason"], revision=revisions.get(each[ID])) for each in faults]
 
     async def _write(self, table: pa.Table) -> None:
-        """Writes in messages that the broker takes: many features can make a page wider than its raw records were."""
+        """Write in messages that the broker takes: with many features a page is larger than its raw records."""
         notes = {"version": self.dataset.version}
         most = min(_WRITTEN, 0.9 * self.broker.max_payload)
         rows = max(1, int(table.num_rows * most / max(1, table.nbytes)))

@@ -18,7 +18,7 @@ _KEYS_A_STATEMENT = 500
 
 
 class MariaDocuments(DocumentStore):
-    """Rows of kind, key, time and body; the body is JSON text."""
+    """Documents as rows of kind, key, time and body; the body is JSON text."""
 
     def __init__(self, connections: MariaConnections, table: str = DOCUMENTS) -> None:
         self._connections = connections
@@ -36,12 +36,12 @@ class MariaDocuments(DocumentStore):
             f"at DOUBLE NOT NULL, body MEDIUMTEXT {_TEXT}, PRIMARY KEY (kind, `key`), INDEX by_time (kind, at, `key`)) "
             "ENGINE = InnoDB"
         )
-        await self._connections.run(lambda connection: change(connection, made))
+        await self._connections.change(made)
 
     @override
     async def save(self, documents: Sequence[Document]) -> None:
         def write(connection: Any) -> None:
-            # By key, so that two writers of the same documents lock them alike.
+            # By key, so that two writers of the same documents take their locks in the same order.
             by_key = {(d.kind, d.key): (d.kind, d.key, d.at, d.encoded_body()) for d in documents}
             rows = [by_key[key] for key in sorted(by_key)]
             change_each(connection, self._upsert, rows)
@@ -66,10 +66,7 @@ class MariaDocuments(DocumentStore):
             values += [float(after.at), float(after.at), after.key]
         statement = f"{self._select} WHERE {where} ORDER BY at {order}, `key` {order} LIMIT ?"
 
-        def read(connection: Any) -> list[Document]:
-            return _documents(connection, statement, (*values, limit))
-
-        return await self._connections.run(read)
+        return await self._connections.run(lambda connection: _documents(connection, statement, (*values, limit)))
 
     @override
     async def by_keys(self, kind: str, keys: Sequence[str]) -> list[Document]:
@@ -86,7 +83,7 @@ class MariaDocuments(DocumentStore):
     @override
     async def delete_before(self, kind: str, before: float) -> int:
         statement = f"DELETE FROM {self._table} WHERE kind = ? AND at < ?"
-        return await self._connections.run(lambda connection: change(connection, statement, (kind, float(before))))
+        return await self._connections.change(statement, (kind, float(before)))
 
     @override
     async def delete_keys(self, kind: str, keys: Sequence[str]) -> int:

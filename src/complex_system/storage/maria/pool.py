@@ -45,37 +45,45 @@ class MariaConnections:
         self._threads: ThreadPoolExecutor | None = None
 
     def open(self) -> None:
-        """Makes the threads; a connection is made when one is needed."""
+        """Start the threads; a connection is made when it is needed."""
         self.close()
         self._threads = ThreadPoolExecutor(self._settings.maria_connections, thread_name_prefix="mariadb")
 
     def close(self) -> None:
-        """Ends threads and connections. Waits for statements that are under way."""
+        """Wait for statements in progress and close threads and connections."""
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
             self._threads = None
         self._discard_idle()
 
     async def run(self, work: Work[T]) -> T:
-        """Runs ``work(connection)`` in a thread as one transaction; it must be repeatable, for it is repeated.
+        """Run ``work(connection)`` in a thread as one transaction. It must be repeatable, because it is repeated after a deadlock.
 
         Raises:
-            StoreUnavailableError: No connection, also not a new one.
+            StoreUnavailableError: There is no connection, and no new one can be made.
         """
         if self._threads is None:
             raise StoreUnavailableError(f"MariaDB at {self.address} is not connected.")
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, work)
 
+    async def select(self, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Return all rows of a query."""
+        return await self.run(lambda connection: select(connection, statement, parameters))
+
+    async def change(self, statement: str, parameters: Sequence[Any] = ()) -> int:
+        """Run a statement; return how many rows it changed."""
+        return await self.run(lambda connection: change(connection, statement, parameters))
+
     async def alone(self, work: Work[T], wanted: str = "such a table") -> T:
-        """Runs ``work(connection)`` on a connection of its own, where a statement may take an hour: tables are changed so.
+        """Run ``work(connection)`` on a connection of its own, where a statement may take an hour: for changes of tables.
 
         Args:
             work: What to do.
-            wanted: What the tables are for, in an error that says that they have too many columns.
+            wanted: The purpose of the tables, for the error that they have too many columns.
 
         Raises:
             DeclarationError: A table would have more columns than MariaDB takes.
-            StoreUnavailableError: No connection, or it was lost.
+            StoreUnavailableError: There is no connection, or it was lost.
         """
 
         def patiently() -> T:
@@ -99,7 +107,7 @@ class MariaConnections:
         return await asyncio.get_running_loop().run_in_executor(self._threads, patiently)
 
     def create_database(self) -> None:
-        """Creates the database if the server does not have it."""
+        """Create the database if the server does not have it."""
         try:
             self._idle.append(self._connect())
         except mariadb.Error as error:
@@ -131,7 +139,7 @@ class MariaConnections:
                     continue
                 if error.errno not in _UNAVAILABLE:
                     raise
-                # One dead connection means that the others died with it, for instance when the server was restarted.
+                # If one connection is dead, so are the others, for instance after a restart of the server.
                 self._discard_idle()
                 if not used:
                     raise self._translated(error) from error
@@ -155,14 +163,14 @@ class MariaConnections:
             "connect_timeout": 3,
             "read_timeout": 20,
             "write_timeout": 20,
-            # Reads need no snapshot beyond their statement, and writers of neighbouring keys do not wait for each other's gaps.
+            # A read needs no snapshot beyond its statement, and writers of neighbouring keys do not wait for each other.
             "init_command": "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
             **other,
         }
         return mariadb.connect(**{name: value for name, value in options.items() if value is not None})
 
     def _translated(self, error: Any) -> Exception:
-        """The one place where the driver's errors become ours."""
+        """Return our error for the driver's; the one place where it is done."""
         if error.errno in _UNAVAILABLE:
             return StoreUnavailableError(f"MariaDB at {self.address} does not answer: {error}")
         failure: Exception = error
@@ -181,9 +189,8 @@ def _discard(connection: Any) -> None:
 
 
 def select(connection: Any, statement: str, parameters: Sequence[Any]) -> list[Row]:
-    """All rows that a query finds."""
-    # The binary protocol reads numbers six times as fast, and to the last bit; unbuffered, the first rows are made while the
-    # server still looks for the next ones.
+    """Return all rows of a query."""
+    # The binary protocol reads numbers six times as fast, and exactly; unbuffered, rows are decoded while the server finds more.
     cursor = connection.cursor(binary=True, buffered=False)
     try:
         cursor.execute(statement, parameters)
@@ -194,7 +201,7 @@ def select(connection: Any, statement: str, parameters: Sequence[Any]) -> list[R
 
 
 def change(connection: Any, statement: str, parameters: Sequence[Any] = ()) -> int:
-    """Runs a statement; returns how many rows it changed."""
+    """Run a statement; return how many rows it changed."""
     cursor = connection.cursor()
     try:
         cursor.execute(statement, parameters)
@@ -204,7 +211,7 @@ def change(connection: Any, statement: str, parameters: Sequence[Any] = ()) -> i
 
 
 def change_each(connection: Any, statement: str, rows: Sequence[Row]) -> None:
-    """Runs a statement for every row in few round trips."""
+    """Run a statement for every row in few round trips."""
     cursor = connection.cursor()
     try:
         for start in range(0, len(rows), _ROWS_A_STATEMENT):

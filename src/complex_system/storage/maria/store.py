@@ -62,7 +62,7 @@ class MariaDataStore(DataStore):
 
     @override
     async def ping(self) -> None:
-        await self._connections.run(lambda connection: select(connection, "SELECT 1", ()))
+        await self._connections.select("SELECT 1")
 
     @override
     async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
@@ -133,11 +133,8 @@ class MariaDataStore(DataStore):
 
     @override
     async def rejected(self, after: str | None, limit: int) -> list[Rejection]:
-        def read(connection: Any) -> list[Rejection]:
-            rows = select(connection, self._sql.select_rejected, (after or "", limit))
-            return [Rejection(id=key, reason=reason, version=version) for key, reason, version in rows]
-
-        return await self._connections.run(read)
+        rows = await self._connections.select(self._sql.select_rejected, (after or "", limit))
+        return [Rejection(id=key, reason=reason, version=version) for key, reason, version in rows]
 
     @override
     async def processed_columns(
@@ -158,35 +155,23 @@ class MariaDataStore(DataStore):
     async def processed_page(self, page: int, page_size: int) -> list[Record]:
         names = self.dataset.processed_names[1:]
 
-        def read(connection: Any) -> list[Record]:
-            rows = select(connection, self._sql.select_processed_page, (page_size, page * page_size))
-            return [dict(zip(names, row, strict=True)) for row in rows]
-
-        return await self._connections.run(read)
+        rows = await self._connections.select(self._sql.select_processed_page, (page_size, page * page_size))
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
     @override
     async def counts(self) -> RecordCounts:
-        [row] = await self._connections.run(lambda connection: select(connection, self._sql.counts, ()))
-        raw, processed, labelled, rejected = row
+        [(raw, processed, labelled, rejected)] = await self._connections.select(self._sql.counts)
         return RecordCounts(raw=raw, processed=processed, labelled=labelled, rejected=rejected)
 
     @override
     async def targets(self, keys: list[str]) -> dict[str, float]:
-        def read(connection: Any) -> dict[str, float]:
-            found: list[Row] = []
-            for part in values.keys_of(sorted(set(keys))):
-                found += select(connection, f"{self._sql.select_targets} ({part})", ())
-            return {key: float(target) for key, target in found if target is not None}
-
-        return await self._connections.run(read)
+        found = await self._connections.run(lambda connection: _select_keys(connection, self._sql.select_targets, keys))
+        return {key: float(target) for key, target in found if target is not None}
 
     @override
     async def raw_by_keys(self, keys: list[str]) -> Page:
         def read(connection: Any) -> Page:
-            found: list[Row] = []
-            for part in values.keys_of(sorted(set(keys))):
-                found += select(connection, f"{self._sql.select_raw_by_keys} ({part})", ())
-            found.sort(key=lambda row: str(row[0]))
+            found = sorted(_select_keys(connection, self._sql.select_raw_by_keys, keys), key=lambda row: str(row[0]))
             return raw_page(self.dataset, converted(found, unpacked(self.dataset)), len(found) + 1)
 
         return await self._connections.run(read)
@@ -215,3 +200,8 @@ class MariaDataStore(DataStore):
         if any_processed:
             for part in values.keys_of(keys):
                 change(connection, f"{self._sql.mark_processed} ({part})")
+
+
+def _select_keys(connection: Any, statement: str, keys: Sequence[str]) -> list[Row]:
+    """Return the rows with these keys, in any order."""
+    return [row for part in values.keys_of(set(keys)) for row in select(connection, f"{statement} ({part})", ())]

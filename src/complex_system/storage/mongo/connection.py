@@ -156,7 +156,7 @@ class Queries:
 
     async def count_known(self, collection: Collection, field: str) -> int:
         """Return the number of documents with a number in a field, by the index ``labelled``."""
-        return await collection.count_documents({field: {"$gt": -math.inf}}, hint=LABELLED)
+        return await collection.count_documents({field: {"$gt": -math.inf}})
 
     def indexes(self, target: str) -> dict[str, dict[str, Index]]:
         """Return the indexes that these queries need, by ``processed`` or ``rejected`` and by name."""

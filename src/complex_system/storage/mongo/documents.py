@@ -28,7 +28,7 @@ class MongoDocuments(DocumentStore):
     @override
     async def open(self) -> None:
         with self._connection.translated():
-            # A kind and a range of times are looked up in this index; a range of keys would be in none.
+            # For a kind and a range of times.
             await self._collection.create_index([("kind", 1), ("at", 1), (ID, 1)], name="by_time")
 
     @override
@@ -54,7 +54,7 @@ class MongoDocuments(DocumentStore):
     ) -> list[Document]:
         query: dict[str, Any] = {"kind": kind, "at": {"$gte": start, "$lt": end}}
         if after is not None:
-            # The cursor's own time is read again, and what came before the cursor is left out.
+            # The cursor's own time is read again without the documents up to the cursor.
             if newest_first:
                 query["at"] = {"$gte": start, "$lte": min(after.at, end)}
                 query["$nor"] = [{"at": after.at, ID: {"$gte": _id(kind, after.key)}}, {"at": end}]

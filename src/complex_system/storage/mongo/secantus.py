@@ -24,7 +24,7 @@ Read = Callable[[Document, Sequence[str], int | None], Awaitable[list[Document]]
 """Reads the documents that match a query, by key: query, fields, most documents (None for all)."""
 
 STEP = 500
-"""Documents of a new range. A read takes as many ranges as the page needs."""
+"""Documents of a new range, and of one update. A read takes as many ranges as the page needs."""
 FEWEST = 50
 VALUES = 40_000
 """Fields of the documents of a range: of wide documents it has fewer, down to ``FEWEST``, or a read would run into its time-out."""
@@ -101,6 +101,16 @@ class SecantusQueries(Queries):
         deleted = await super().delete(collection, keys)
         self._add(collection, -deleted)
         return deleted
+
+    @override
+    async def update(
+        self, collection: Collection, keys: Iterable[str], condition: Document, change: Document, *, journal: bool = True
+    ) -> int:
+        ordered, changed = sorted(set(keys)), 0
+        for start in range(0, len(ordered), STEP):  # more at once may run into the time-out
+            part = ordered[start : start + STEP]
+            changed += await super().update(collection, part, condition, change, journal=journal)
+        return changed
 
     @override
     def _turn(self, collection: Collection) -> AbstractAsyncContextManager[Any]:
