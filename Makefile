@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install venv system-packages demo test bench lint format types imports check clean
+.PHONY: help install venv system-packages demo test test-long fresh-machine bench lint format types imports check clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -18,8 +18,6 @@ venv: $(STAMP)
 
 # uv does not read pip's configuration: where wheels, index and certificates are is asked of pip when it installs.
 $(STAMP): pyproject.toml constraints.txt | system-packages
-	@test -n "$(PYTHON)" || { echo "Python 3.11 is missing: install the package python3.11 with python3.11-venv." >&2; exit 1; }
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Python 3.11 is needed; $(PYTHON) is another one. Name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@ask() { for place in :env: global user site; do $(BIN)/python -m pip config get "$$place.$$1" 2>/dev/null && return; done; true; }; \
@@ -30,12 +28,20 @@ $(STAMP): pyproject.toml constraints.txt | system-packages
 	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
-system-packages:  ## Install MariaDB's server and headers and a browser for the tests (as root), or say what to install
-	@export PATH="$$PATH:/usr/sbin"; missing=""; \
-	command -v mariadbd >/dev/null || missing="$$missing mariadb-server"; \
-	command -v mariadb_config >/dev/null || missing="$$missing libmariadb-dev"; \
-	command -v cc >/dev/null || missing="$$missing build-essential"; \
-	command -v chromium >/dev/null || missing="$$missing chromium"; \
+system-packages:  ## Install what Debian packages bring (MariaDB, compiler, Python's headers, a browser) as root, or name them all
+	@[ -z "$(PYTHON)" ] || "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "Python 3.11 is needed; $(PYTHON) is another one. Name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }; \
+	export PATH="$$PATH:/usr/sbin"; missing=""; \
+	needs() { command -v "$$1" >/dev/null || missing="$$missing $$2"; }; \
+	needs mariadbd mariadb-server; needs mariadb_config libmariadb-dev; needs cc build-essential; needs chromium chromium; \
+	if [ -z "$(PYTHON)" ]; then missing="$$missing python3.11 python3.11-venv python3.11-dev"; else \
+		"$(PYTHON)" -c 'import ensurepip' 2>/dev/null || missing="$$missing python3.11-venv"; \
+		headers="$$("$(PYTHON)" -c 'import sysconfig; print(sysconfig.get_path("include"))')"; \
+		if [ ! -e "$$headers/Python.h" ]; then case "$$headers" in \
+			/usr/include/*) missing="$$missing python3.11-dev" ;; \
+			*) echo "$(PYTHON) has no headers ($$headers/Python.h is missing); name another one: make PYTHON=/path/to/python3.11" >&2; exit 1 ;; \
+		esac; fi; \
+	fi; \
 	[ -z "$$missing" ] && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
@@ -49,6 +55,13 @@ demo: install  ## Run the system: make demo [DEPLOYMENT=maria] [ONCE=1] [ARGS="-
 WORKERS ?= 2
 test: install  ## Run all tests, in two processes: make test [WORKERS=4] [ARGS="-k serving"]
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-long: install  ## Run what takes longer: tests marked `long`, and README's two commands on a fresh Debian (as root)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m long || [ $$? = 5 ]  # 5: no test is marked
+	$(MAKE) fresh-machine
+
+fresh-machine:  ## Make a minimal Debian in a folder and run README's two commands there, as root: make fresh-machine [KEEP=1] [ARGS="-k ingest"]
+	PYTHON="$(PYTHON)" KEEP=$(KEEP) tests/fresh_machine.sh $(ARGS)
 
 bench: install  ## Measure against the direct alternatives and write docs/benchmarks.md: make bench [QUICK=1] [ARGS="ingest reading"]
 	QUICK=$(QUICK) $(BIN)/python -m benchmarks.run $(ARGS)

@@ -43,7 +43,7 @@ def measure(*, quick: bool) -> list[Table]:
         ways: dict[str, Callable[[], float]] = {f"{server.name}, one REST request": way(server) for server in servers}
         times = rounds_of({**ways, "the model alone": model}, rounds)
         alone = times.pop("the model alone")
-        times["ours, Arrow pages by the broker"] = asyncio.run(_by_broker(folder, rounds, model, alone))
+        times["ours, Arrow pages over NATS"] = asyncio.run(_by_broker(folder, rounds, model, alone))
     session_seconds = median(alone)
     table = Table(TITLE, NOTE, ["way", "records/s", "spread", "without the model", "seconds"], unit="records/s")
     for name, found in times.items():

@@ -11,10 +11,10 @@ from nats.aio.msg import Msg
 
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.service import SystemService
-from complex_system.messaging.subjects import request
+from complex_system.protocol.base import Request
 from complex_system.settings import Settings
 
-ECHO = request("benchmark-echo")
+ECHO = Request("benchmark-echo", Any, Any)
 PLAIN = "benchmark-plain-echo"
 
 

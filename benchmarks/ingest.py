@@ -14,7 +14,7 @@ from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
 
 NOTE = (
-    "{count:,} records in batches of {batch}, made beforehand. Ours: sent by the broker, {flight} batches in flight as the source "
+    "{count:,} records in batches of {batch}, made beforehand. Ours: sent over NATS, {flight} batches in flight as the source "
     "has them, checked, written idempotently, and acknowledged after the commit. The driver: the same batches by `{call}`, one "
     "commit each, in one process; nothing is checked and nothing may be repeated."
 )

@@ -18,7 +18,8 @@ from complex_system.errors import ComplexSystemError
 from complex_system.local.processes import Child
 from complex_system.local.servers import MariaServer, MongoServer, NatsServer
 from complex_system.messaging.clients import DatabaseClient, SystemClient
-from complex_system.messaging.subjects import health_subject
+from complex_system.protocol.base import Empty
+from complex_system.protocol.operations import health_request
 from complex_system.settings import Settings
 
 T = TypeVar("T")
@@ -103,7 +104,7 @@ class Plant:
         deadline = time.monotonic() + seconds
         while True:
             try:
-                if (await self.client.ask(health_subject(name), {}, 2.0))["state"] in ("ready", "working"):
+                if (await self.client.ask(health_request(name), Empty(), 2.0)).state in ("ready", "working"):
                     return
             except ComplexSystemError:
                 pass

@@ -1,5 +1,6 @@
-"""Blocking calls in threads that hold no process: a request to a server that hangs must not keep a service from ending.
+"""Concurrent work: coroutines that end together, and blocking calls in threads that hold no process.
 
+A request to a server that hangs must not keep a service from ending.
 The threads of ``asyncio.to_thread`` are waited for when the process ends; these are daemons. Whatever may hang (MLflow, Weights &
 Biases, the import of a framework) runs here; what computes for a moment runs in ``asyncio.to_thread``.
 """
@@ -9,11 +10,26 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+async def run_concurrently(*work: Coroutine[Any, Any, None]) -> None:
+    """Run coroutines until all are done. The first failure cancels the others and is raised.
+
+    Use it instead of ``asyncio.TaskGroup``. A group that fails leaves its task with a pending request to cancel (before Python 3.13),
+    and then every ``asyncio.timeout`` in that task raises ``CancelledError`` (before Python 3.11.3, gh-102780).
+    """
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def started(call: Callable[[], T], name: str) -> Future[T]:

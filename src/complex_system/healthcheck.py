@@ -33,7 +33,7 @@ async def ask_health(service: str, settings: Settings, host: str, seconds: float
     except ComplexSystemError as error:
         return False, error.message
     except TimeoutError:
-        return False, f"The broker at {settings.nats_host}:{settings.nats_port} did not answer within {seconds:g} s."
+        return False, f"No connection to the broker at {settings.nats_host}:{settings.nats_port} within {seconds:g} s."
     return health.state != "failing", f"{health.state}: {health.detail}" if health.detail else health.state
 
 

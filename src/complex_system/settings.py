@@ -27,6 +27,11 @@ class Settings(BaseSettings):
     nats_password: str = Field("", repr=False, env="FASTIOT_NATS_PASSWORD", description="Password at the NATS server")
     nats_tls_ca: str = Field("", env="FASTIOT_NATS_TLS_CA", description="CA certificate file; when set, TLS is used")
     request_timeout: float = Field(30.0, env="FASTIOT_NATS_DEFAULT_TIMEOUT", gt=0, description="Seconds to wait for a reply")
+    reconnect_timeout: float = Field(
+        60.0,
+        ge=5,
+        description="Seconds for which a broker that answers may refuse the connection; then the service stops",
+    )
     handler_tasks: int = Field(16, ge=1, description="Requests that a service handles at the same time, per subject")
 
     # Service

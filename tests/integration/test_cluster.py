@@ -23,14 +23,14 @@ from complex_system.messaging.handlers import answers
 from complex_system.messaging.ingest.publisher import IngestClient
 from complex_system.messaging.ingest.streams import IngestStreams
 from complex_system.messaging.service import SystemService
-from complex_system.messaging.subjects import request
+from complex_system.protocol.base import Request
 from complex_system.settings import Settings
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from support import eventually, running
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "three-hosts"
 HOSTS = ("data", "training", "serving")
-WHO = request("test-who")
+WHO = Request("test-who", Any, Any)
 USER, PASSWORD, CLUSTER_PASSWORD = "complex_system", "k3Jd92hsYq", "c7Gs63kQpa"
 
 
@@ -145,7 +145,7 @@ async def test_a_cluster_keeps_what_is_published_on_three_brokers_and_survives_t
             async def saved() -> bool:
                 # The brokers tell each other of the new service in their own time.
                 with contextlib.suppress(ComplexSystemError):
-                    return bool(await publisher.ask(subjects.DB_GET_ALL_RAW_DATA_SUBJECT, {}) == records)
+                    return bool(await publisher.ask(subjects.GET_ALL_RAW, {}) == records)
                 return False
 
             await eventually(saved, 90)

@@ -24,10 +24,10 @@ from complex_system.messaging import subjects
 from complex_system.messaging.clients import DatabaseClient, DocumentClient
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.replicas import Share
-from complex_system.messaging.subjects import health_subject
 from complex_system.protocol import database as protocol
 from complex_system.protocol.base import Empty, Request
 from complex_system.protocol.database import ColumnsRequest, RecordCounts, RejectedRequest, Rejection, UnprocessedRequest
+from complex_system.protocol.operations import health_request
 from complex_system.service_layer.database.service import DatabaseService
 from complex_system.settings import Settings
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
@@ -361,11 +361,11 @@ async def test_a_lost_database_is_said_and_comes_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(DatabaseService, "watch_interval", 0.05)
-    health = health_subject(f"database_{database}")
+    health = health_request(f"database_{database}")
     field = f"{database}_port"
 
     async def state(expected: str) -> bool:
-        return bool((await tester.ask(health, {}))["state"] == expected)
+        return bool((await tester.ask(health, Empty())).state == expected)
 
     async with proxied(getattr(settings, field)) as proxy:
         through = settings.copy(update={field: proxy.port})
@@ -383,19 +383,19 @@ async def test_a_lost_database_is_said_and_comes_back(
 
 async def test_a_database_that_is_not_up_yet_is_waited_for(tester: TesterService, database: str, settings: Settings) -> None:
     field, port = f"{database}_port", free_port()
-    health = health_subject(f"database_{database}")
+    health = health_request(f"database_{database}")
 
     async def start() -> None:
         async with running(SERVICES[database], settings.copy(update={field: port})):
-            assert (await tester.ask(health, {}))["state"] == "ready"
+            assert (await tester.ask(health, Empty())).state == "ready"
             assert (await DatabaseClient(tester).counts()).raw == 0
 
     async def waits() -> Any:
         try:
-            reply = await tester.ask(health, {})
+            reply = await tester.ask(health, Empty())
         except Exception:
             return False
-        return reply["state"] == "waiting" and str(port) in reply["detail"]
+        return reply.state == "waiting" and str(port) in reply.detail
 
     started = asyncio.create_task(start())
     await eventually(waits)

@@ -23,12 +23,9 @@ from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.ingest.streams import IngestStreams
 from complex_system.messaging.service import SystemService
-from complex_system.messaging.subjects import (
-    DB_GET_ALL_RAW_DATA_SUBJECT,
-    SERVICE_HEARTBEAT,
-)
+from complex_system.messaging.subjects import GET_ALL_RAW, event_subject
 from complex_system.protocol.base import Empty
-from complex_system.protocol.operations import GET_SCENARIO, SET_SCENARIO, ScenarioRequest
+from complex_system.protocol.operations import GET_SCENARIO, SERVICE_HEARTBEAT, SET_SCENARIO, ScenarioRequest
 from complex_system.settings import Settings
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from complex_system_services.dummy_data_generation.dummy_data_generation_service import DummyDataGenerationService
@@ -42,7 +39,7 @@ def settings(nats_server: Server, mongo_server: Server, make_settings: Callable[
 
 
 async def raw_records(tester: TesterService) -> list[Record]:
-    records: list[Record] = await tester.ask(DB_GET_ALL_RAW_DATA_SUBJECT, {})
+    records: list[Record] = await tester.ask(GET_ALL_RAW, {})
     return records
 
 
@@ -70,7 +67,7 @@ async def test_it_says_how_far_it_is(tester: TesterService, settings: Settings) 
         if thing.value["service"] == "dummy_data_generation":
             states.append(f"{thing.value['state']}: {thing.value['detail']}")
 
-    subscription = await tester.broker.subscribe(SERVICE_HEARTBEAT, hear)
+    subscription = await tester.broker.subscribe(event_subject(SERVICE_HEARTBEAT), hear)
     async with running(DatabaseMongoService, settings), running(DummyDataGenerationService, settings):
         await eventually(lambda: "ready: 450 of 450 records saved" in states)
     await subscription.unsubscribe()
@@ -335,7 +332,7 @@ async def test_a_replay_keeps_its_order_and_rate_and_repeats_under_keys_of_its_o
         if thing.value["service"] == "dummy_data_generation":
             sent.append((thing.value["state"], thing.value["detail"]))
 
-    subscription = await tester.broker.subscribe(SERVICE_HEARTBEAT, hear)
+    subscription = await tester.broker.subscribe(event_subject(SERVICE_HEARTBEAT), hear)
     settings = settings.copy(update={
         "config_dir": str(tmp_path), "source_file": "records.csv", "source_order": "made", "source_rate": 10.0, "source_repeat": 2,
         "heartbeat_interval": 0.05,

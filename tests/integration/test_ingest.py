@@ -21,6 +21,10 @@ from nats.aio.client import Client
 from nats.js.errors import APIError
 
 import complex_system.domain
+import complex_system.protocol.operations
+import complex_system.protocol.serving
+import complex_system.protocol.training
+from complex_system import protocol
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
@@ -37,7 +41,7 @@ from complex_system.messaging.ingest import writer as ingest_batch
 from complex_system.messaging.ingest.dead_letters import ROOM_FOR_REASON, DeadLetter, DeadLetters, manage_dead_letters
 from complex_system.messaging.ingest.publisher import IngestClient
 from complex_system.messaging.ingest.streams import DEAD_STREAM, STREAM, IngestStreams
-from complex_system.protocol.base import Empty
+from complex_system.protocol.base import Empty, Request
 from complex_system.protocol.database import GET_INGEST_COUNTS, IngestCounts
 from complex_system.service_layer.database.service import DatabaseService
 from complex_system.settings import Settings
@@ -488,7 +492,9 @@ async def test_streams_follow_the_settings_and_take_no_request(
     config = (await client.jetstream().stream_info(STREAM)).config
     assert (config.max_bytes, config.max_age) == (5_000_000, 60.0)
     assert (await client.jetstream().consumer_info(STREAM, "database")).config.max_ack_pending == 7
-    asked = {getattr(subjects, name).name for name in subjects.__all__ if hasattr(getattr(subjects, name), "reply_cls")}
+    modules = (subjects, protocol.database, protocol.operations, protocol.serving, protocol.training)
+    asked = {each.name for module in modules for each in vars(module).values() if isinstance(each, Request)}
+    assert {subjects.SAVE_RAW.name, GET_INGEST_COUNTS.name, protocol.training.TRAIN_MODEL.name} <= asked
     for stream in (STREAM, DEAD_STREAM):
         kept = (await client.jetstream().stream_info(stream)).config.subjects or []
         assert not {name for name in asked for subject in kept if name == subject or name.startswith(subject.rstrip(">"))}

@@ -30,12 +30,13 @@ from complex_system.errors import (
     TooLargeError,
 )
 from complex_system.local.servers import NATS_MAX_PAYLOAD, Server
-from complex_system.messaging import connection, subjects
+from complex_system.messaging import connection, subjects, subscriptions
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.errors import to_thing
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.ingest import streams as ingest_streams
 from complex_system.messaging.service import SystemService
+from complex_system.protocol.base import Request
 from complex_system.service_layer.database import requests as database_requests
 from complex_system.service_layer.database.service import DatabaseService
 from complex_system.settings import Settings
@@ -45,7 +46,7 @@ from complex_system_services.database_mongo.database_mongo_service import Databa
 from support import TesterService, eventually, running
 
 SERVICES: dict[str, type[DatabaseService]] = {"mongo": DatabaseMongoService, "maria": DatabaseMariaService}
-ECHO, GATED = subjects.request("test-limits-echo"), subjects.request("test-limits-gated")
+ECHO, GATED = Request("test-limits-echo", Any, Any), Request("test-limits-gated", Any, Any)
 PAGE = Path(__file__).parents[2] / "docs" / "limits.md"
 
 
@@ -121,7 +122,7 @@ async def test_a_reply_may_be_as_large_as_the_broker_takes(tester: TesterService
     fits = most - (len(serialize_to_bin(Thing, to_thing("x" * most, "LimitsService"))) - most)
     assert len(await tester.ask(ECHO, fits)) == fits
     with pytest.raises(
-        TooLargeError, match=rf"has {most + 1} bytes, .*{most}; send fewer records at once, or .*page by page"
+        TooLargeError, match=rf"has {most + 1} bytes, .*{most}; send or request fewer records at a time, page by page"
     ):
         await tester.ask(ECHO, fits + 1)
 
@@ -130,7 +131,7 @@ async def test_a_text_and_a_key_have_a_longest(asker: TesterService) -> None:
     database = DatabaseClient(asker)
     longest = [{**sample(1)[0], ID: "k" * MAX_KEY, "laborant": "ü" * MAX_TEXT}]
     assert (await database.save_raw(longest))["inserted"] == 1
-    assert await asker.ask(subjects.DB_GET_ALL_RAW_DATA_SUBJECT, {}) == longest
+    assert await asker.ask(subjects.GET_ALL_RAW, {}) == longest
     assert (await database.unprocessed("v", 10)).table.to_pylist() == longest
     with pytest.raises(
         InvalidRecordError, match=f"'laborant': must have at most {MAX_TEXT} characters, not {MAX_TEXT + 1}; keep"
@@ -147,10 +148,10 @@ async def test_all_records_are_answered_as_long_as_they_fit_and_then_the_error_s
     large = [{**record, "laborant": "x" * MAX_TEXT} for record in sample(16)]
     await database.save_raw(large[:8])
     await database.save_raw(large[8:15])
-    assert await asker.ask(subjects.DB_GET_ALL_RAW_DATA_SUBJECT, {}) == large[:15]
+    assert await asker.ask(subjects.GET_ALL_RAW, {}) == large[:15]
     await database.save_raw(large[15:])
     with pytest.raises(TooLargeError, match="16 records do not fit .*'get-unprocessed-page'; with a version .* 'none'"):
-        await asker.ask(subjects.DB_GET_ALL_RAW_DATA_SUBJECT, {})
+        await asker.ask(subjects.GET_ALL_RAW, {})
     found: list[Record] = []
     after: str | None = None
     while True:  # as the error says
@@ -163,7 +164,7 @@ async def test_all_records_are_answered_as_long_as_they_fit_and_then_the_error_s
 
 
 async def test_a_page_has_a_most_of_rows(asker: TesterService, monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = subjects.DB_GET_PROCESSED_DATA_PAGE_SUBJECT
+    subject = subjects.GET_PROCESSED_PAGE
     assert await asker.ask(subject, {"page_size": MAX_PAGE_ROWS}) == []
     with pytest.raises(InvalidRequestError, match=f"at most {MAX_PAGE_ROWS}, not {MAX_PAGE_ROWS + 1}; ask for more pages"):
         await asker.ask(subject, {"page_size": MAX_PAGE_ROWS + 1})
@@ -197,9 +198,9 @@ async def test_processed_records_that_do_not_fit_are_asked_for_in_smaller_number
     async with running(DataProcessingService, settings), running(TesterService, settings) as tester:
         # A raw record without optional columns is much smaller than its processed record.
         small = [{"material_id": "00000000"}] * 5000
-        with pytest.raises(TooLargeError, match="send fewer records at once"):
-            await tester.ask(subjects.DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT, small)
-        assert len(await tester.ask(subjects.DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT, small[:1000])) == 1000
+        with pytest.raises(TooLargeError, match="send or request fewer records"):
+            await tester.ask(subjects.PROCESS_RAW, small)
+        assert len(await tester.ask(subjects.PROCESS_RAW, small[:1000])) == 1000
 
 
 async def test_handlers_at_work_are_bounded_and_the_next_request_waits(
@@ -263,7 +264,7 @@ def test_the_page_has_the_figures_of_the_code() -> None:
         "waiting": connection.WAITING_MESSAGES,
         "handlers": settings.handler_tasks,
         "time-out": int(settings.request_timeout),
-        "drain": int(connection.DRAIN_SECONDS),
+        "drain": int(subscriptions.DRAIN_SECONDS),
         "ack wait": int(ingest_streams.ACK_WAIT),
         "ingest bytes": settings.ingest_bytes,
         "ingest messages": settings.ingest_messages,

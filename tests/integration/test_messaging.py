@@ -24,19 +24,19 @@ from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.errors import to_thing
 from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import SystemService
-from complex_system.messaging.subjects import event, event_subject, request
-from complex_system.protocol.base import Empty
+from complex_system.messaging.subjects import event_subject, reply_subject
+from complex_system.protocol.base import Empty, Event, Request
 from complex_system.protocol.operations import SERVICE_HEARTBEAT, health_request
 from complex_system.settings import Settings
 from support import TesterService, eventually, running
 
-ECHO = request("test-echo")
-SLOW = request("test-slow")
-FAIL = request("test-fail")
-LARGE = request("test-large")
-ODD = request("test-odd")
-CANCELLED = request("test-cancelled")
-NEWS = event("test-news")
+ECHO = Request("test-echo", Any, Any)
+SLOW = Request("test-slow", Any, Any)
+FAIL = Request("test-fail", Any, Any)
+LARGE = Request("test-large", Any, Any)
+ODD = Request("test-odd", Any, Any)
+CANCELLED = Request("test-cancelled", Any, Any)
+NEWS = Event("test-news", Any)
 
 
 class EchoService(SystemService):
@@ -129,13 +129,13 @@ async def test_replicas_share_the_requests(tester: TesterService, settings: Sett
         assert [reply["value"] for reply in replies] == list(range(100))
         assert {reply["replica"] for reply in replies} == {"a", "b"}
         # A broadcast inbox would see two replies to one request if there were no queue group.
-        assert len(await tester.broker.gather(ECHO, to_thing(0, "Test"), 0.3, 2)) == 1
+        assert len(await tester.broker.gather(reply_subject(ECHO), to_thing(0, "Test"), 0.3, 2)) == 1
 
 
 async def test_nobody_listening_fails_at_once(tester: TesterService) -> None:
     with pytest.raises(NobodyListensError, match="test-echo"):
         await tester.ask(ECHO, 1, seconds=30)
-    assert await tester.broker.gather(ECHO, to_thing(0, "Test"), 5, 1) == []
+    assert await tester.broker.gather(reply_subject(ECHO), to_thing(0, "Test"), 5, 1) == []
 
 
 async def test_a_late_reply_is_a_time_out(tester: TesterService, settings: Settings) -> None:
@@ -195,7 +195,7 @@ async def test_a_service_that_ends_answers_what_it_has_taken(tester: TesterServi
 
 async def test_a_cancelled_handler_answers_and_costs_nobody_else_anything(tester: TesterService, settings: Settings) -> None:
     async with running(EchoService, settings.copy(update={"handler_tasks": 1})) as service:
-        with pytest.raises(ReplyTimeoutError, match="gave a request on 'test-cancelled' up"):
+        with pytest.raises(ReplyTimeoutError, match="stopped handling a request on 'test-cancelled'"):
             await tester.ask(CANCELLED, 1)
         assert (await tester.ask(ECHO, 2, seconds=5))["value"] == 2
         with pytest.raises(ReplyTimeoutError, match="Send it again"):  # the only task of the subject goes on
@@ -224,12 +224,23 @@ async def test_a_late_reply_goes_to_nobody_and_nothing_is_left_waiting(tester: T
         assert not tester.broker._replies._waiting
 
 
-async def test_a_connection_that_the_broker_ends_for_good_ends_the_service(settings: Settings) -> None:
+async def test_a_closed_connection_stops_the_service(settings: Settings) -> None:
     async with running(EchoService, settings) as service:
-        await service.broker._client._send_command(b"NONSENSE\r\n")
-        await service.broker._client._flush_pending()
+        await service.broker._client.close()
         assert await asyncio.wait_for(service.wait_for_shutdown(), 10)
-        assert service.broker.lost.is_set()
+        assert "was closed" in service.broker.lost_reason
+
+
+async def test_a_task_that_is_cancelled_unexpectedly_stops_the_service(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    async with running(EchoService, settings) as service:
+        service.run_task(cancelled())
+        assert await asyncio.wait_for(service.wait_for_shutdown(), 10)
+    assert "cancelled unexpectedly" in caplog.text
 
 
 async def test_an_event_that_cannot_be_sent_costs_nothing_else(settings: Settings) -> None:

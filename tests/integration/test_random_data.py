@@ -119,9 +119,7 @@ async def through(
 
 async def client_rejections(client: DatabaseClient, tester: TesterService) -> Any:
     """Why records were put aside, for the message of a failure."""
-    from complex_system.messaging.subjects import DB_GET_REJECTED_PAGE_SUBJECT
-
-    return await tester.ask(DB_GET_REJECTED_PAGE_SUBJECT, {"limit": 5, "after": None})
+    return await client.rejected(limit=5)
 
 
 async def whole_path(

@@ -9,7 +9,38 @@ import threading
 
 import pytest
 
-from complex_system.background import Worker, run
+from complex_system.background import Worker, run, run_concurrently
+
+
+async def test_the_first_failure_cancels_the_others_and_is_raised() -> None:
+    ended = asyncio.Event()
+
+    async def wait() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await run_concurrently(wait(), fail())
+    assert ended.is_set()
+
+
+async def test_timeouts_work_in_a_task_after_a_failure() -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await run_concurrently(fail())
+    task = asyncio.current_task()
+    assert task is not None
+    assert not task.cancelling()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            await asyncio.Event().wait()
 
 
 async def test_a_call_gives_its_result_or_its_error() -> None:

@@ -19,7 +19,7 @@ from complex_system.domain.laboratory import Laboratory, truth_of
 from complex_system.monitoring import views
 from complex_system.monitoring.history import Champion, History
 from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, Monitor
-from complex_system.monitoring.points import Figures
+from complex_system.monitoring.points import Figure, Figures
 from complex_system.monitoring.reference import Reference
 from complex_system.monitoring.rest import make_app
 from complex_system.pipeline.pipeline import Pipeline
@@ -230,3 +230,17 @@ async def test_documents_of_the_release_before_are_read(dataset: Dataset, expect
     assert rounded(answers["metric"]) == expected["rest"]["metric"]
     assert rounded(answers["predictions"]["windows"]) == expected["rest"]["predictions"]["windows"]
     assert answers["predictions"]["waiting"] == 10
+
+
+def test_a_flat_name_becomes_the_figure_that_it_was_made_of(expected: dict[str, Any]) -> None:
+    figures = (
+        Figure("m"),
+        Figure("drift/psi", "a/b c"),
+        Figure("services/silent", "ml_serving"),
+        Figure("services/silent"),
+        Figure("services/cpu_percent", "ml_serving"),
+        Figure("performance/rmse", "ml_serving"),
+        Figure("performance/shadow/rmse", "of/two parts"),
+    )
+    assert [Figure.parse(figure.flat) for figure in figures] == list(figures)
+    assert all(Figure.parse(name).flat == name for name in expected["metrics"])

@@ -268,7 +268,7 @@ def test_bulk_takes_columns_in_any_order_and_does_without_optional_ones() -> Non
 def test_bulk_names_a_column_that_is_needed_or_of_another_type() -> None:
     with pytest.raises(InvalidRequestError, match="material_id are required and missing"):
         PIPELINE.split(pl.DataFrame({R2: [1.0]}))
-    with pytest.raises(InvalidRequestError, match="not the declared types"):
+    with pytest.raises(InvalidRequestError, match="do not have the declared types"):
         PIPELINE.split(pl.DataFrame({"material_id": ["11111111"], R2: ["three"]}))
 
 

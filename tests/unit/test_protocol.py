@@ -60,7 +60,7 @@ def test_a_request_that_is_not_one_is_refused_with_field_problem_and_what_is_all
     assert said in refused.value.message
     assert refused.value.message.startswith("'get-unprocessed-page'")
     if isinstance(value, dict):
-        assert "Its fields are: version, after, limit, share." in refused.value.message
+        assert "Its fields are: version, after, limit, share, revisions." in refused.value.message
 
 
 def test_unknown_fields_of_a_request_are_logged_and_ignored(caplog: pytest.LogCaptureFixture) -> None:
@@ -78,6 +78,11 @@ def test_a_reply_that_is_not_understood_is_a_fault_of_the_system() -> None:
     with pytest.raises(InternalError, match="get-record-counts"):
         database.GET_COUNTS.decode_reply({"raw": 1})
     assert training.GET_COMPARISON.decode_reply(None) is None
+
+
+def test_a_request_sends_what_differs_from_the_defaults_so_that_an_older_service_understands_it() -> None:
+    assert to_wire(database.DocumentsRequest(kind="point", start=1.0, end=2.0)) == {"kind": "point", "from": 1.0, "to": 2.0}
+    assert to_wire(training.TrainRequest(round="r")) == {"round": "r"}
 
 
 def test_field_names_that_python_reserves_are_spelled_as_published() -> None:

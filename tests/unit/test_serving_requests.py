@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from complex_system.domain.dataset import Dataset
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.serving import PredictedRecord, PredictionMade
-from complex_system.service_layer.serving import prediction_events
-from complex_system.service_layer.serving.prediction_events import WAITING_EVENTS, PredictionEvents
+from complex_system.service_layer.serving import service as service_module
+from complex_system.service_layer.serving.service import WAITING_EVENTS, PredictionEvents
 from complex_system.serving.engine import PredictionEngine, PredictionResult
 from complex_system.serving.metrics import RequestCounters, ServingMetrics
 from complex_system.serving.models.manager import ModelManager
@@ -137,7 +137,7 @@ async def test_events_are_sent_in_their_order_and_to_the_end_and_what_is_too_muc
 
 
 async def test_a_broker_that_takes_nothing_does_not_keep_a_service_from_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prediction_events, "STOP_SECONDS", 0.05)
+    monkeypatch.setattr(service_module, "STOP_SECONDS", 0.05)
     models = await models_of("lab-lightgbm")
     begun = asyncio.Event()
 

@@ -54,6 +54,8 @@ QUICK = {
 }
 """Settings with which a scenario takes minutes, for those that the environment does not set."""
 
+POLL = 0.5
+"""Seconds between two looks at the figures of monitoring."""
 ENOUGH_PAIRS = 100
 """Predictions with a known truth that an error is judged by."""
 DRIFTED = 0.25
@@ -117,7 +119,7 @@ class ScenarioDemo:
                 with contextlib.suppress(ComplexSystemError):
                     await client.ask(SET_SCENARIO, ScenarioRequest(scenario=self._scenario.name))
                     self._happened(BEGUN, self._scenario.name)
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(POLL)
 
     async def _measure(self, client: SystemClient) -> None:
         """Take the newest figures of ``ml_monitoring`` that are about the champion."""

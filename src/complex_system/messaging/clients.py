@@ -49,9 +49,8 @@ async def ask(connection: ServiceConnection, sender: str, request: Request[Q, R]
     Raises:
         ComplexSystemError: The error that an error reply carries.
     """
-    subject = subjects.reply_subject(request) if isinstance(request, Request) else request
-    reply = value_of(await connection.request(subject, to_thing(value, sender), seconds))
-    return request.decode_reply(reply) if isinstance(request, Request) else reply
+    reply = await connection.request(subjects.reply_subject(request), to_thing(value, sender), seconds)
+    return request.decode_reply(value_of(reply))
 
 
 class SystemClient:
@@ -78,9 +77,9 @@ class SystemClient:
         """Call ``handler`` with the message of every event on the subject."""
 
         async def consume(thing: Any) -> None:
-            await handler(event.decode(thing.value) if isinstance(event, Event) else thing.value)
+            await handler(event.decode(thing.value))
 
-        await self.broker.subscribe(subjects.event_subject(event) if isinstance(event, Event) else event, consume)
+        await self.broker.subscribe(subjects.event_subject(event), consume)
 
     async def close(self) -> None:
         """Close the connection."""

@@ -1,8 +1,8 @@
-"""FastIoT's NATS connection with what a production system needs beyond it.
+"""FastIoT's NATS connection, extended for production.
 
-Reply subscriptions join a queue group, so replicas share the work; handlers run side by side in a bounded number of tasks; a
-handler always answers, whatever happens in it; requests go through the connection's shared inbox and fail at once when
-nobody listens; the connection comes back by itself, without limit.
+Reply subscriptions join a queue group, so replicas share the work. A bounded number of tasks handle messages concurrently. A handler
+always answers, whatever happens in it. Requests use one shared inbox and fail immediately if no service listens. The connection
+reconnects indefinitely while no broker answers.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from complex_system.errors import BusyError, InvalidRequestError, NobodyListensError, ReplyTimeoutError, TooLargeError
 from complex_system.messaging.codec import serialize_from_bin, serialize_to_bin
 from complex_system.messaging.errors import error_value, to_thing
-from complex_system.messaging.nats_client import EncryptedClient, ServiceClient
-from complex_system.messaging.reply_box import ReplyBox
-from complex_system.messaging.workers import Workers
+from complex_system.messaging.nats_client import EncryptedClient, ReplyBox, ServiceClient
+from complex_system.messaging.subscriptions import DRAIN_SECONDS, DrainingSubscription, Workers
 from complex_system.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -41,44 +40,22 @@ WAITING_BYTES = 64 * 1024 * 1024
 """The same in bytes."""
 _SECONDS_BETWEEN_WARNINGS = 10.0
 
-DRAIN_SECONDS = 10.0
-"""How long a service that ends goes on answering the requests that it has taken."""
 CLOSE_SECONDS = 5.0
-"""How long it waits for a broker that takes nothing more."""
+"""Seconds to wait for a broker that accepts nothing more."""
+STUCK_SECONDS = 15.0
+"""nats-py tries to connect every few seconds; without an attempt for this long it hangs."""
+_CHECK_INTERVAL = 0.5
+"""Seconds between two checks of the connection."""
 
 
 class _ConnectionLostError(NatsError):
-    """What a request gets that waits for its reply when the connection goes."""
-
-
-class _DrainingSubscription(NatsBrokerSubscription):
-    """A subscription that ends after the messages that came: nats-py's own unsubscribe throws them away."""
-
-    def __init__(self, workers: Workers) -> None:
-        super().__init__()
-        self._workers = workers
-
-    @property
-    def subject(self) -> str:
-        """Name of the subject that it is on."""
-        return str(self._subscription.subject)
-
-    async def unsubscribe(self) -> None:
-        client = self._subscription._conn
-        if not client.is_connected:
-            return
-        try:
-            async with asyncio.timeout(DRAIN_SECONDS):
-                await self._subscription.drain()
-        except (NatsError, TimeoutError) as error:
-            log.warning("Messages on '%s' may be left unanswered: %s", self._subscription.subject, error or "no time left")
-        await self._workers.end()
+    """Ends a request that waits for its reply when the connection is lost."""
 
 
 class ServiceConnection(NatsBrokerConnection):
     """The connection of one service."""
 
-    def __init__(self, client: Client, name: str, handler_tasks: int) -> None:
+    def __init__(self, client: ServiceClient, name: str, handler_tasks: int) -> None:
         super().__init__(client=client)
         self._name = name
         self._handler_tasks = handler_tasks
@@ -87,17 +64,19 @@ class ServiceConnection(NatsBrokerConnection):
         self._workers: list[Workers] = []
         self._closing = False
         self._warned = float("-inf")
+        self._supervisor: asyncio.Task[None] | None = None
         self.lost = asyncio.Event()
-        """Set when the broker has closed the connection for good, which a protocol error does; a new one is needed."""
+        """Set when the connection does not come back and the service must be restarted."""
+        self.lost_reason = ""
 
     @classmethod
     async def open(cls, settings: Settings, name: str, patience: float | None = None) -> ServiceConnection:
-        """Connects, and waits for the broker as long as it takes, saying so in the log.
+        """Connect, and wait for the broker as long as it takes; the log says so.
 
         Args:
-            settings: Where the broker is and who we are.
+            settings: The broker's address and our credentials.
             name: snake_case name of the service; its replicas share it, it names the queue group.
-            patience: Seconds after which it gives up with ``TimeoutError``; None for never.
+            patience: Seconds after which ``TimeoutError`` is raised; None for never.
         """
         client = EncryptedClient() if settings.nats_tls_ca else ServiceClient()
         connection = cls(client, name, settings.handler_tasks)
@@ -115,11 +94,9 @@ class ServiceConnection(NatsBrokerConnection):
                 log.warning("Broker: %s", error or type(error).__name__)
 
         async def on_disconnect() -> None:
-            # The broker forgets who waits for which reply, so none of these can come any more.
+            # The broker forgets pending requests, so their replies cannot arrive any more.
             connection._replies.fail(_ConnectionLostError())
-            for reply in list(client._resp_map.values()):
-                if not reply.done():
-                    reply.set_exception(_ConnectionLostError())
+            client.fail_requests(_ConnectionLostError())
             if not connection._closing:
                 log.warning("The broker at %s is away", address)
 
@@ -129,9 +106,7 @@ class ServiceConnection(NatsBrokerConnection):
             log.info("The broker at %s is back", address)
 
         async def on_close() -> None:
-            if not connection._closing:
-                log.error("The broker at %s has closed the connection for good: %s", address, client.last_error)
-                connection.lost.set()
+            connection._lose(f"The connection to the broker at {address} was closed: {client.last_error}")
 
         options: dict[str, Any] = {}
         if settings.nats_user:
@@ -152,33 +127,34 @@ class ServiceConnection(NatsBrokerConnection):
                 closed_cb=on_close,
                 **options,
             )
+        connection._supervisor = asyncio.create_task(connection._supervise(address, settings.reconnect_timeout))
         return connection
 
     @property
     def connected(self) -> bool:
-        """Whether the broker is there at the moment."""
+        """Whether the broker is connected at the moment."""
         return bool(self._client.is_connected)
 
     @property
     def client(self) -> Client:
-        """nats-py's client, for what only it can do (JetStream)."""
+        """nats-py's client, for JetStream."""
         return self._client
 
     @property
     def max_payload(self) -> int:
-        """Bytes that the broker takes in one message."""
+        """Maximum bytes of a message."""
         return int(self._client.max_payload)
 
     async def publish(self, subject: Subject, msg: Any) -> None:
-        """Sends a message to all who listen; with our codec, which packs an event in a tenth of the time."""
+        """Publish a message; our codec packs an event in a tenth of FastIoT's time."""
         await self._client.publish(subject.name, serialize_to_bin(subject.msg_cls, msg))
 
     async def request(self, subject: ReplySubject, msg: Any, timeout: float = 30.0) -> Any:
-        """Asks and waits for the reply, at most ``timeout`` seconds.
+        """Send a request and wait for the reply, at most ``timeout`` seconds.
 
         Raises:
             NobodyListensError: No service subscribes to the subject.
-            ReplyTimeoutError: No reply in time, or none to be expected because the connection was lost meanwhile.
+            ReplyTimeoutError: No reply in time, or the connection was lost while waiting.
             TooLargeError: The request exceeds the broker's limit.
         """
         payload = serialize_to_bin(subject.msg_cls, msg)
@@ -194,13 +170,13 @@ class ServiceConnection(NatsBrokerConnection):
                 f"{self.max_payload}; send it in smaller batches."
             ) from error
         except _ConnectionLostError as error:
-            raise ReplyTimeoutError(f"No reply on '{subject.name}': the broker went away meanwhile.") from error
-        except NatsError as error:  # closed, or so long away that what waits to be sent fills the buffer
-            raise NobodyListensError(f"The broker does not take '{subject.name}' at the moment: {error}") from error
+            raise ReplyTimeoutError(f"No reply on '{subject.name}': the connection to the broker was lost.") from error
+        except NatsError as error:  # closed, or disconnected for so long that the send buffer is full
+            raise NobodyListensError(f"The broker does not accept '{subject.name}' at the moment: {error}") from error
         return serialize_from_bin(subject.reply_cls, reply.data)
 
     async def gather(self, subject: ReplySubject, msg: Any, seconds: float, expected: int) -> list[Any]:
-        """Asks everybody who listens and collects the replies of ``seconds`` seconds, or until ``expected`` came."""
+        """Send a request to all listeners and collect their replies for ``seconds`` seconds, or until there are ``expected``."""
         inbox = self._client.new_inbox()
         subscription = await self._client.subscribe(inbox)
         replies: list[Any] = []
@@ -220,7 +196,7 @@ class ServiceConnection(NatsBrokerConnection):
         return replies
 
     async def subscribe_reply_cb(self, subject: ReplySubject, cb: Handler) -> NatsBrokerSubscription:
-        """Subscribes a handler that answers requests, in the queue group of this service."""
+        """Subscribe a handler that answers requests, in the queue group of this service."""
 
         async def answer(message: Msg) -> None:
             try:
@@ -230,10 +206,10 @@ class ServiceConnection(NatsBrokerConnection):
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
                     raise
-                log.warning("The work on a message on '%s' was cancelled", subject.name)
+                log.warning("Handling a request on '%s' was cancelled", subject.name)
                 given_up = ReplyTimeoutError(
-                    f"The service gave a request on '{subject.name}' up, as one that ends does; whether it was carried out is not "
-                    "known. Send it again."
+                    f"The service stopped handling a request on '{subject.name}', probably because it ends; it is not known "
+                    "whether the request was carried out. Send it again."
                 )
                 payload = serialize_to_bin(Thing, to_thing(error_value(given_up), self._name))
             except Exception as error:  # noqa: BLE001 - the caller gets every error as a reply
@@ -243,7 +219,7 @@ class ServiceConnection(NatsBrokerConnection):
             if len(payload) > self.max_payload:
                 refusal = TooLargeError(
                     f"The reply on '{subject.name}' has {len(payload)} bytes, more than the broker's limit of "
-                    f"{self.max_payload}; send fewer records at once, or ask for fewer, page by page."
+                    f"{self.max_payload}; send or request fewer records at a time, page by page."
                 )
                 payload = serialize_to_bin(Thing, to_thing(error_value(refusal), self._name))
             await self._client.publish(message.reply, payload)
@@ -251,7 +227,7 @@ class ServiceConnection(NatsBrokerConnection):
         return await self._subscribe_bounded(subject.name, self._name, answer)
 
     async def subscribe(self, subject: Subject, cb: Callable[..., Awaitable[None]]) -> NatsBrokerSubscription:
-        """Subscribes to events: every replica hears them. An exception in a handler is logged and costs nothing else."""
+        """Subscribe to events; every replica receives them. An exception in a handler is logged and has no other effect."""
 
         async def consume(message: Msg) -> None:
             try:
@@ -272,28 +248,52 @@ class ServiceConnection(NatsBrokerConnection):
         )
         workers = Workers(subscription, work, self._handler_tasks, self._running)
         self._workers.append(workers)
-        result = _DrainingSubscription(workers)
-        result._set_subscription(subscription)
-        return result
+        return DrainingSubscription(self._client, subscription, workers)
 
     async def _refuse(self, dropped: SlowConsumerError) -> None:
-        """Answers a request that was dropped because too many wait: its sender shall not wait for the time-out."""
+        """Answer a request that was dropped because too many wait, so that its sender need not wait for the time-out."""
         now = asyncio.get_running_loop().time()
         if now - self._warned >= _SECONDS_BETWEEN_WARNINGS:
             self._warned = now
-            log.warning("More messages on '%s' wait than are taken, some are refused or dropped", dropped.subject)
+            log.warning("Too many messages wait on '%s'; some are refused or dropped", dropped.subject)
         if dropped.reply:
             busy = BusyError(
-                f"Too many requests on '{dropped.subject}' wait already (at most {WAITING_MESSAGES}, or {WAITING_BYTES} bytes); "
-                "have fewer on the way at once, and send this one again later."
+                f"Too many requests wait on '{dropped.subject}' (at most {WAITING_MESSAGES}, or {WAITING_BYTES} bytes); "
+                "send fewer at the same time, and this one again later."
             )
             with contextlib.suppress(NatsError):
                 await self._client.publish(dropped.reply, serialize_to_bin(Thing, to_thing(error_value(busy), self._name)))
 
+    async def _supervise(self, address: str, timeout: float) -> None:
+        """Reconnect if nats-py does not, and set ``lost`` if that does not help.
+
+        There is no limit while no broker answers: ``timeout`` applies while one answers, or while no attempt is made.
+        """
+        now = asyncio.get_running_loop().time
+        connected = now()
+        while not self.lost.is_set():
+            if self._client.is_connected:
+                connected = now()
+            elif now() - max(connected, self._client.last_unanswered) > timeout:
+                self._lose(
+                    f"The broker at {address} has not accepted the connection within {timeout:g} s: "
+                    f"{self._client.last_error or 'no reason given'}"
+                )
+            elif now() - max(connected, self._client.last_attempt) > STUCK_SECONDS:
+                log.warning("No attempt to connect to the broker at %s for %g s; reconnecting", address, STUCK_SECONDS)
+                self._client.reconnect()
+            await asyncio.sleep(_CHECK_INTERVAL)
+
+    def _lose(self, reason: str) -> None:
+        if not self._closing:
+            log.error("%s", reason)
+            self.lost_reason = reason
+            self.lost.set()
+
     async def settle(self) -> None:
-        """Waits until the broker knows every subscription made so far; a broker that goes away meanwhile is told when it is back."""
-        # nats-py writes a flush's PING past the commands that wait for its flusher task; these are out when the first PONG
-        # is back, so it is the second one that comes after them.
+        """Wait until the broker knows all subscriptions; if it disconnects meanwhile, it gets them when it is back."""
+        # nats-py sends the PING of a flush ahead of commands that wait for its flusher task; they are sent when the first PONG
+        # arrives, so the second PONG comes after them.
         try:
             await self._client.flush()
             await self._client.flush()
@@ -301,22 +301,24 @@ class ServiceConnection(NatsBrokerConnection):
             log.warning("The broker does not confirm the subscriptions: %s", error)
 
     async def drain_handlers(self) -> None:
-        """Waits for the handlers that are at work, so that what was taken is answered before the service ends."""
+        """Wait for running handlers, so that received requests are answered before the service ends."""
         if self._running:
             await asyncio.wait(self._running, timeout=DRAIN_SECONDS)
 
     async def close(self) -> None:
-        """Sends what waits to be sent and closes the connection."""
+        """Send what is buffered and close the connection."""
         self._closing = True
+        if self._supervisor is not None:
+            self._supervisor.cancel()
         if self._client.is_connected:
             try:
                 await self._client.flush(timeout=2)
             except (NatsTimeoutError, TimeoutError):
-                log.warning("The broker did not take the last messages in time")
+                log.warning("The broker did not accept the last messages in time")
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._client.close()
-        except (TimeoutError, OSError):  # it takes nothing more, or has gone this moment
+        except (TimeoutError, OSError):  # the broker accepts nothing more, or has just disconnected
             self._client.let_go()
         for workers in self._workers:
             await workers.end()

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import Any, TypeVar
 
-from fastiot.core import ReplySubject, reply, subscribe
+from fastiot.core import reply, subscribe
 from fastiot.msg import Thing
 
 from complex_system.errors import InvalidRequestError
@@ -26,37 +26,8 @@ Q = TypeVar("Q")
 R = TypeVar("R")
 
 
-def _legacy_answers(subject: ReplySubject) -> Any:
-    # Until every handler takes messages.
-    def decorate(method: Any) -> Any:
-        @wraps(method)
-        async def handler(self: Any, thing: Thing) -> Thing:
-            try:
-                value = await method(self, thing.value)
-            except Exception as error:  # noqa: BLE001 - whatever happens, the caller gets an answer
-                value = error_value(error)
-            return to_thing(value, type(self).__name__)
-
-        return reply(subject)(handler)
-
-    return decorate
-
-
-def _legacy_hears(subject: Any) -> Any:
-    def decorate(method: Any) -> Any:
-        @wraps(method)
-        async def handler(self: Any, thing: Thing) -> None:
-            await method(self, thing.value)
-
-        return subscribe(subject)(handler)
-
-    return decorate
-
-
 def answers(request: Request[Q, R]) -> Callable[[Callable[[Any, Q], Awaitable[R]]], Any]:
     """The method takes the request and returns the reply; an exception becomes the error reply."""
-    if not isinstance(request, Request):
-        return _legacy_answers(request)
 
     def decorate(method: Callable[[Any, Q], Awaitable[R]]) -> Any:
         @wraps(method)
@@ -76,8 +47,6 @@ def answers(request: Request[Q, R]) -> Callable[[Callable[[Any, Q], Awaitable[R]
 
 def hears(event: Event[M]) -> Callable[[Callable[[Any, M], Awaitable[None]]], Any]:
     """The method takes the message of every event; a payload that is not such a message is logged and dropped."""
-    if not isinstance(event, Event):
-        return _legacy_hears(event)
 
     def decorate(method: Callable[[Any, M], Awaitable[None]]) -> Any:
         @wraps(method)

@@ -1,27 +1,135 @@
-"""nats-py's client where it would wait for ever, or say its password to anybody."""
+"""nats-py as a service needs it: no indefinite waits, no final close after an error, no password in clear text.
+
+The only module that touches private attributes of nats-py; ``tests/unit/test_nats_client.py`` fails when they change.
+"""
 
 from __future__ import annotations
 
-from nats.aio.client import Client
+import asyncio
+import contextlib
+import logging
+import time
+from itertools import count
+from typing import Any
+
+from nats.aio.client import DEFAULT_BUFFER_SIZE, Client, Srv
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.aio.transport import TcpTransport
 from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
+from nats.errors import TimeoutError as NatsTimeoutError
+
+log = logging.getLogger(__name__)
+
+_NO_RESPONDERS = "503"
+
+
+class _Transport(TcpTransport):
+    """A TCP connection that can be aborted, with what was not sent.
+
+    nats-py closes a connection after it has sent everything and waits until it is closed. That never happens when the broker hangs
+    or its host was switched off.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._aborted = False
+
+    async def connect(self, *args: Any, **options: Any) -> None:
+        await super().connect(*args, **options)
+        self._aborted = False
+
+    async def wait_closed(self) -> None:
+        if not self._aborted:
+            await super().wait_closed()  # type: ignore[no-untyped-call]
+
+    def abort(self) -> None:
+        self._aborted = True
+        if self._io_writer is not None:
+            with contextlib.suppress(AttributeError):  # Python 3.11.2 aborts an encrypted connection only once
+                self._io_writer.transport.abort()
 
 
 class ServiceClient(Client):
-    """A client that lets go of a connection that takes nothing more.
+    """A client that reconnects after every error until ``close`` is called.
 
-    nats-py closes a connection after what waits to be sent is out; a broker that hangs, or a host that was switched off, never
-    takes it, and the client would wait for ever instead of connecting again.
+    nats-py closes the connection for good after a protocol error, and its one task that reconnects can fail or hang.
+
+    Attributes:
+        last_attempt: Start of the last attempt to connect, in the event loop's time.
+        last_unanswered: Time of the last attempt that no broker has answered.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.last_attempt = self.last_unanswered = 0.0
+        self._link = _Transport()
+        self._answered = True
+        self._opened = False
+        self._closing = False
+
+    async def connect(self, *args: Any, **options: Any) -> None:
+        """Connect as nats-py does; from then on reconnect after every error."""
+        await super().connect(*args, **options)
+        self._opened = True
+
+    async def close(self) -> None:
+        """Close the connection for good."""
+        self._closing = True
+        await super().close()
+
     def let_go(self) -> None:
-        """Ends the connection at once, with what was not sent."""
-        writer = getattr(self._transport, "_io_writer", None)
-        if writer is not None:
-            writer.transport.abort()
+        """End the connection immediately, with what was not sent."""
+        self._link.abort()
+
+    def reconnect(self) -> None:
+        """Abort the connection, whatever its state, and connect again with the same subscriptions."""
+        if self._reconnection_task is not None:
+            self._reconnection_task.cancel()
+        self._status = Client.RECONNECTING
+        self._ps.reset()
+        self.last_attempt = asyncio.get_running_loop().time()
+        self._reconnection_task = asyncio.create_task(self._attempt_reconnect())
+
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        if self._closing or not self._opened:
+            await super()._close(status, do_cbs)
+        else:
+            log.warning("The connection to the broker has ended, reconnecting: %s", self.last_error)
+            self.reconnect()
 
     async def _attempt_reconnect(self) -> None:
         self.let_go()
         await super()._attempt_reconnect()
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        now = asyncio.get_running_loop().time()
+        if not self._answered:
+            self.last_unanswered = now
+        self.last_attempt, self._answered = now, False
+        # A failed attempt may leave its tasks behind, which would read from the next connection.
+        for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
+            if task is not None:
+                task.cancel()
+        self.let_go()
+        self._transport = self._link
+        s.last_attempt = time.monotonic()
+        try:
+            await self._link.connect(s.uri, buffer_size=DEFAULT_BUFFER_SIZE, connect_timeout=self.options["connect_timeout"])
+        except (OSError, TimeoutError):
+            self.last_unanswered = asyncio.get_running_loop().time()
+            raise
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        self._answered = True
+        await super()._process_info(info, initial_connection)
+
+    def fail_requests(self, error: Exception) -> None:
+        """End all of nats-py's own pending requests (JetStream's) with an error."""
+        for reply in list(self._resp_map.values()):
+            if not reply.done():
+                reply.set_exception(error)
 
 
 class EncryptedClient(ServiceClient):
@@ -35,3 +143,78 @@ class EncryptedClient(ServiceClient):
             raise NatsError("the broker offers no TLS, and FASTIOT_NATS_TLS_CA asks for it")
         command: bytes = super()._connect_command()
         return command
+
+
+class ReplyBox:
+    """One subscription for the replies to all requests of a connection.
+
+    nats-py does the same with ``asyncio.wait_for``, which costs as much as everything else together.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._prefix = ""
+        self._opening = asyncio.Lock()
+        self._numbers = count()
+        self._waiting: dict[str, asyncio.Future[Msg | Exception]] = {}
+
+    async def ask(self, subject: str, payload: bytes, seconds: float) -> Msg:
+        """Send a request and wait for its reply.
+
+        Raises:
+            nats.errors.NoRespondersError: The subject has no subscriber.
+            nats.errors.TimeoutError: No reply in time.
+            Exception: The error given to :meth:`fail`, or one of nats-py's ``publish``.
+        """
+        if not self._prefix:
+            await self._open()
+        loop = asyncio.get_running_loop()
+        number = str(next(self._numbers))
+        reply: asyncio.Future[Msg | Exception] = loop.create_future()
+        self._waiting[number] = reply
+        late = loop.call_later(seconds, _settle, reply, NatsTimeoutError())
+        try:
+            await self._client.publish(subject, payload, self._prefix + number)
+            found = await reply
+        finally:
+            late.cancel()
+            self._waiting.pop(number, None)
+        if isinstance(found, Exception):
+            raise found
+        if found.headers and found.headers.get("Status") == _NO_RESPONDERS:
+            raise NoRespondersError
+        return found
+
+    def fail(self, error: Exception) -> None:
+        """End all pending requests with an error."""
+        for reply in list(self._waiting.values()):
+            _settle(reply, error)
+
+    async def _open(self) -> None:
+        async with self._opening:
+            if not self._prefix:
+                prefix = f"{self._client.new_inbox()}."
+                await self._client.subscribe(f"{prefix}*", cb=self._came)
+                self._prefix = prefix
+
+    async def _came(self, message: Msg) -> None:
+        reply = self._waiting.get(message.subject[len(self._prefix) :])
+        if reply is not None:
+            _settle(reply, message)
+
+
+def _settle(reply: asyncio.Future[Msg | Exception], found: Msg | Exception) -> None:
+    if not reply.done():
+        reply.set_result(found)
+
+
+async def next_message(subscription: Subscription) -> Msg:
+    """Return the next message of a subscription without a callback.
+
+    nats-py's own ``next_msg`` costs a task and a time-out per message, and drops a message when it is cancelled.
+    """
+    queue = subscription._pending_queue
+    message: Msg = await queue.get()
+    subscription._pending_size -= len(message.data)  # no longer counts against the limit of waiting bytes
+    queue.task_done()
+    return message

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -102,7 +102,7 @@ class SystemService(FastIoTService):
         finally:
             await connection.close()
         if connection.lost.is_set():
-            raise NobodyListensError("The broker has closed the connection; whoever runs the service starts it again.")
+            raise NobodyListensError(connection.lost_reason)
 
     # What a service overrides
 
@@ -157,9 +157,8 @@ class SystemService(FastIoTService):
 
     async def announce(self, event: Event[T], message: T) -> None:
         """Publish an event. A failure is logged and has no other effect, because nobody waits for an event."""
-        subject = event_subject(event) if isinstance(event, Event) else event
         try:
-            await self.broker.publish(subject, to_thing(message, type(self).__name__))
+            await self.broker.publish(event_subject(event), to_thing(message, type(self).__name__))
         except NatsError as error:
             log.warning("An event on '%s' could not be sent: %s", event.name, error)
 
@@ -271,6 +270,15 @@ class SystemService(FastIoTService):
             # Tells monitoring and the supervisor that this end is intended.
             self._state, self._detail = "stopped", ""
             await self._beat()
+
+    async def _exec_task(self, coro: Coroutine[Any, Any, None]) -> None:
+        try:
+            await super()._exec_task(coro)
+        except asyncio.CancelledError:
+            if self._shutdown_event.is_set():
+                raise
+            # FastIoT ignores this, and the service would continue without the task.
+            await self.request_shutdown("A task of the service was cancelled unexpectedly")
 
     async def _end_when_lost(self) -> None:
         lost, ended = asyncio.create_task(self.broker.lost.wait()), asyncio.create_task(self._shutdown_event.wait())

@@ -1,7 +1,7 @@
-"""Which values of a well-formed record can be processed: known categories, numbers within the declared range, times, shares.
+"""Checks whether the values of a well-formed record can be processed: known categories, numbers within the range, times, shares.
 
-Each rule stands twice: for a value in Python, which is quicker for few records and finds the words, and for a whole column in polars.
-A property test holds them together.
+Each rule is written twice: for a value in Python, which is faster for few records and makes the message, and for a whole column in
+polars. A property test compares them.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _TOLERANCE = 1e-6
 
 
 class Check(ABC):
-    """What the values of one column must be.
+    """The rule for the values of one column.
 
     Attributes:
         field: Name of the column.
-        needed: Whether a value must be there.
+        needed: Whether the value must not be missing.
         one_hot: Features that are 1 where the value is one of the categories; empty where there are none.
         passes: Expression over raw records: true where the value can be processed, never null.
-        all_pass: Expression over raw records: whether all present values can be processed.
+        all_pass: Expression over raw records: whether all values that are present can be processed.
     """
 
     passes: pl.Expr
@@ -50,32 +50,28 @@ class Check(ABC):
         self._column = column
 
     def _set(self, inside: pl.Expr) -> None:
-        """``inside``: true or false for a value, null where it is missing."""
+        """Take the rule as an expression: true or false for a value, null where it is missing."""
         self.passes = inside.fill_null(not self.needed)
         self.all_pass = inside.all()
 
     def problem_in(self, record: Record) -> str | None:
-        """What is wrong with a record's value; None if it can be processed."""
+        """Return what is wrong with a record's value; None if it can be processed."""
         value = record.get(self.field)
         if value is None:
             return "is missing" if self.needed else None
         return self.problem(value, record)
 
-    def is_valid(self, record: Record) -> bool:
-        """Whether a record has no problem; as :meth:`problem_in`, where possible in less time."""
-        return self.problem_in(record) is None
-
     def all_valid(self, records: Sequence[Record]) -> bool:
-        """Whether no record has a problem; as :meth:`problem_in` for each, where possible in less time."""
+        """Return whether no record has a problem; where possible faster than :meth:`problem_in` for each."""
         return all(self.problem_in(record) is None for record in records)
 
     @abstractmethod
     def problem(self, value: Any, record: Record) -> str | None:
-        """What is wrong with a value that is there."""
+        """Return what is wrong with a value that is present."""
 
 
 class NumberCheck(Check):
-    """A finite number within the declared range. A boolean is always fine."""
+    """A finite number within the declared range. Every boolean is valid."""
 
     def __init__(self, column: Column, *, needed: bool) -> None:
         super().__init__(column, needed=needed)
@@ -97,13 +93,6 @@ class NumberCheck(Check):
         return f"{value} is outside of [{_plain(self._low)}, {_plain(self._high)}]"
 
     @override
-    def is_valid(self, record: Record) -> bool:
-        value = record.get(self.field)
-        if value is None:
-            return not self.needed
-        return self._low <= value <= self._high and (not self._whole or value == math.floor(value))
-
-    @override
     def all_valid(self, records: Sequence[Record]) -> bool:
         name = self.field
         present = [value for record in records if (value := record.get(name)) is not None]
@@ -113,7 +102,7 @@ class NumberCheck(Check):
             return True
         if self._whole and not all(self.problem_in(record) is None for record in records):
             return False
-        total = sum(present)  # NaN slips through min and max, but not through a sum
+        total = sum(present)  # min and max may miss NaN, a sum does not
         return bool(total == total and self._low <= min(present) and max(present) <= self._high)  # noqa: PLR0124
 
 
@@ -121,19 +110,14 @@ class CategoryCheck(Check):
     """One of the declared categories."""
 
     def __init__(self, column: Column, *, needed: bool, one_hot: tuple[str, ...]) -> None:
-        # With a fill, a feature is 1 for a missing value too, and no sum of features tells who is known.
+        # With a fill, a feature is 1 for a missing value too, so the sum of the features does not count the known values.
         super().__init__(column, needed=needed, one_hot=one_hot if column.fill is None else ())
         self._categories = frozenset(column.categories)
-        self._allowed = self._categories if needed else self._categories | {None}
         self._set(pl.col(column.name).is_in(list(column.categories)))
 
     @override
     def problem(self, value: Any, record: Record) -> str | None:
         return None if value in self._categories else _unknown(value, self._column)
-
-    @override
-    def is_valid(self, record: Record) -> bool:
-        return record.get(self.field) in self._allowed
 
     @override
     def all_valid(self, records: Sequence[Record]) -> bool:
@@ -177,16 +161,16 @@ class ListCheck(Check):
 
 
 class SharesCheck(Check):
-    """As many shares as the other list has entries, each from 0 to 1, which add up to 1.
+    """As many shares as the other list has entries, each from 0 to 1, with the sum 1.
 
-    For a list of one entry, or of none, they may be missing.
+    They may be missing where the other list has one entry or none.
     """
 
     def __init__(self, column: Column, of: Column) -> None:
         super().__init__(column, needed=False)
         self._of, self._categories = of.name, of.categories
         parts, entries = pl.col(column.name), pl.col(of.name)
-        # One addition after the other in the order of the categories, as below: a library's sum may add in another order.
+        # Added in the order of the categories, as below: a library's sum may add in another order.
         total = reduce(lambda made, each: made + each, shares(of, column.name))
         within = parts.list.eval(pl.element().is_between(0.0, 1.0).fill_null(False)).list.all()
         whole = (parts.list.len() == 0) | (total - 1.0).is_between(-_TOLERANCE, _TOLERANCE)
@@ -218,7 +202,7 @@ class SharesCheck(Check):
 
 
 def checks(dataset: Dataset) -> list[Check]:
-    """One check for every column that a step uses, and one for the target, which may always be missing."""
+    """Return one check for every column that a step uses, and one for the target, which may always be missing."""
     made: dict[str, Check] = {}
     imputed = {step.column for step in dataset.pipeline if isinstance(step, Impute)}
     for step in dataset.pipeline:
@@ -242,7 +226,7 @@ def checks(dataset: Dataset) -> list[Check]:
 
 
 def _plain(limit: float) -> str:
-    """A limit to its last digit: a rounded one may lie on the other side of the value that it refuses."""
+    """Return a limit to its last digit: a rounded one may lie on the other side of the refused value."""
     return str(int(limit)) if limit.is_integer() and abs(limit) < 1e16 else str(limit)
 
 

@@ -1,4 +1,4 @@
-"""The declared steps as polars expressions over raw columns, float64. What may be used is said in ``numbers``."""
+"""The declared steps as polars expressions over raw columns, float64. ``arithmetic`` says which operations may be used."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _TYPES: dict[str, Any] = {
 
 
 def frame_type(column: Column) -> Any:
-    """The type that a raw column has in the pipeline's frames."""
+    """Return the polars type of a raw column in the pipeline's frames."""
     return _TYPES.get(column.type, pl.String)
 
 
 def feature_expressions(dataset: Dataset) -> dict[str, pl.Expr]:
-    """The features by name, as expressions over raw columns that passed the checks."""
+    """Return the features by name, as expressions over raw columns that passed the checks."""
     known = dataset.intervals
     results: dict[str, pl.Expr] = {}
     made: dict[str, pl.Expr] = {}
@@ -79,13 +79,13 @@ def _one_hot(column: Column) -> list[pl.Expr]:
 
 
 def multi_hot(column: Column) -> list[pl.Expr]:
-    """One expression a category: 1.0 where the list holds it."""
+    """Return one expression per category: 1.0 where the list holds it."""
     entries = pl.col(column.name)
     return [entries.list.contains(pl.lit(category)).fill_null(False).cast(pl.Float64) for category in column.categories]
 
 
 def shares(column: Column, of: str) -> list[pl.Expr]:
-    """One expression a category: its share, 0.0 where the list does not hold it; 1.0 for the only entry of a list without shares."""
+    """Return one expression per category: its share, 0.0 where the list lacks it, 1.0 for the only entry of a list without shares."""
     entries, parts = pl.col(column.name), pl.col(of)
     made = []
     for category, held in zip(column.categories, multi_hot(column), strict=True):
@@ -96,7 +96,7 @@ def shares(column: Column, of: str) -> list[pl.Expr]:
 
 
 def _bins(step: Bins, value: pl.Expr) -> list[pl.Expr]:
-    # Only the inner edges count: raw values lie within the outer ones, and a computed value may be beyond by its last bit.
+    # Only the inner edges count: raw values lie within the outer ones, and a computed value may exceed them by its last bit.
     if not (inner := step.edges[1:-1]):
         return [value.is_not_null().cast(pl.Float64)]
     above = [value > edge for edge in inner]
@@ -105,7 +105,7 @@ def _bins(step: Bins, value: pl.Expr) -> list[pl.Expr]:
 
 
 def filled(column: Column) -> pl.Expr:
-    """A number, with the column's fill where it is missing."""
+    """Return a number, with the column's fill where it is missing."""
     value = _as_number(column)
     return value if column.fill is None else value.fill_null(float(column.fill))
 
@@ -116,18 +116,18 @@ def _as_number(column: Column) -> pl.Expr:
 
 
 def date_parts(column: Column) -> dict[str, pl.Expr]:
-    """The parts of a time as whole numbers, null where the text is no time; ``valid`` says whether it is one."""
-    form = TimeFormat(column.format)
+    """Return the parts of a time as whole numbers, null where the text is not a time, and ``valid``, whether it is one."""
+    time_format = TimeFormat(column.format)
     value = pl.col(column.name)
     if column.fill is not None:
         value = value.fill_null(str(column.fill))
-    groups = value.str.extract_groups(form.pattern)
+    groups = value.str.extract_groups(time_format.pattern)
 
     def digits(name: str) -> pl.Expr:
-        return groups.struct.field(name).cast(pl.Int64) if name in form.groups else pl.lit(0, pl.Int64)
+        return groups.struct.field(name).cast(pl.Int64) if name in time_format.groups else pl.lit(0, pl.Int64)
 
     year, month, day, hour, minute, second = map(digits, ("year", "month", "day", "hour", "minute", "second"))
-    if form.two_digits:
+    if time_format.two_digits:
         year = year + pl.when(year >= FIRST_OF_1900).then(1900).otherwise(2000)
     leap = ((year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))).cast(pl.Int64)
     longest = pl.when(month == 2).then(28 + leap).otherwise(30 + (month + month // 8) % 2)

@@ -1,6 +1,6 @@
 """The declared steps as plain Python, for few records: a frame of one row costs a hundred times its arithmetic.
 
-The same operations in the same order as in ``steps``, so both give the same bits; a property test holds them together.
+The same operations in the same order as in ``expressions``, so both give the same bits; a property test compares them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from complex_system.domain.steps import (
     Interval,
     MultiHot,
     OneHot,
-    Scale,
     Shares,
     Step,
 )
@@ -36,12 +35,12 @@ from complex_system.pipeline.arithmetic import for_numbers
 Matrix = npt.NDArray[np.float32]
 """Features of shape (records, features), columns in the order of ``Dataset.feature_names``."""
 _Fill = Callable[[Record, list[float]], None]
-"""Puts the features of one record into a row of zeros."""
+"""Writes the features of one record into a row of zeros."""
 _Number = Callable[[Record], float]
 
 
 class RowSteps:
-    """Makes features record by record, for records that passed the checks."""
+    """Makes features record by record, from records that passed the checks."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
@@ -60,7 +59,7 @@ class RowSteps:
         return RowSteps, (self._dataset,)  # closures cannot be pickled
 
     def __call__(self, records: Sequence[Record]) -> Matrix:
-        """Features of shape (records, features), columns in the order of ``Dataset.feature_names``."""
+        """Return the features of records."""
         packed = []
         for record in records:
             row = [0.0] * self._width
@@ -101,20 +100,7 @@ def _fill(  # noqa: PLR0911 - one return a step
             )
     if step.as_ and step.as_ not in columns:
         results[step.as_] = result
-    if places and isinstance(step, Scale) and (column := columns.get(step.column)) and column.type != "boolean":
-        return _direct(for_numbers(step, [known[step.column]]), column, places[0])
     return _put(result, places[0]) if places else None
-
-
-def _direct(function: Callable[..., float], column: Column, place: int) -> _Fill:
-    """As :func:`_put` for a function of one raw number, with fewer calls: the usual step, for single records."""
-    name, missing = column.name, math.nan if column.fill is None else float(column.fill)
-
-    def fill(record: Record, row: list[float]) -> None:
-        value = record.get(name)
-        row[place] = function(missing if value is None else value)
-
-    return fill
 
 
 def _put(result: _Number, place: int) -> _Fill:
@@ -132,7 +118,7 @@ def _applied(function: Callable[..., float], inputs: list[_Number]) -> _Number:
 
 
 def _number(column: Column, fill: Any) -> _Number:
-    """A raw number. A column that declares no fill must have a value, and the check has seen it."""
+    """Return a reader of a raw number. Without a fill the value is present: the check has passed."""
     name, missing = column.name, math.nan if fill is None else float(fill)
     if column.type == "boolean":
         return lambda record: missing if (value := record.get(name)) is None else float(value)
@@ -184,13 +170,13 @@ def _shares(column: Column, of: str, places: list[int]) -> _Fill:
 
 
 def _date_parts(step: DateParts, column: Column, places: list[int]) -> _Fill:
-    form, name, missing = TimeFormat(column.format), column.name, column.fill
+    time_format, name, missing = TimeFormat(column.format), column.name, column.fill
     wanted = list(zip(step.parts, places, strict=True))
 
     def fill(record: Record, row: list[float]) -> None:
         value = record.get(name)
-        parts = form.parts(str(missing) if value is None else value)
-        assert parts is not None  # the check has seen it
+        parts = time_format.parts(str(missing) if value is None else value)
+        assert parts is not None  # the check has passed
         for part, place in wanted:
             row[place] = float(parts[part])
 
@@ -201,7 +187,7 @@ def _bins(step: Bins, number: _Number, places: list[int]) -> _Fill:
     inner = step.edges[1:-1]
 
     def fill(record: Record, row: list[float]) -> None:
-        # The check has seen that the value lies within the outer edges; the inner ones belong to the bin on their left.
+        # By the check the value lies within the outer edges; an inner edge belongs to the bin on its left.
         row[places[bisect_left(inner, number(record))]] = 1.0
 
     return fill

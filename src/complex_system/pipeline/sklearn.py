@@ -32,7 +32,7 @@ class PipelineTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc
         self.dataset = dataset
 
     def fit(self, X: pd.DataFrame | pl.DataFrame, y: object = None) -> Self:
-        """Compiles the declared steps and checks that the columns fit them; ``y`` is ignored."""
+        """Compile the declared steps and check that the columns fit them; ``y`` is ignored."""
         frame = _as_polars(X)
         pipeline = Pipeline(self.dataset or Dataset.load())
         pipeline.typed(frame.head(0))
@@ -42,7 +42,7 @@ class PipelineTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc
         return self
 
     def transform(self, X: pd.DataFrame | pl.DataFrame) -> npt.NDArray[np.float64]:
-        """The features of raw records, found by column name.
+        """Return the features of raw records, found by column name.
 
         Args:
             X: Raw records as a pandas or polars frame; NaN in a pandas frame is a missing value, as pandas has it.
@@ -52,14 +52,14 @@ class PipelineTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc
 
         Raises:
             InvalidRecordError: A record cannot be processed; names the first faults.
-            InvalidRequestError: A needed column is missing or has another type.
+            InvalidRequestError: A required column is missing or has another type.
         """
         check_is_fitted(self, "pipeline_")
         processed = self.pipeline_.transform(_as_polars(X))
         return processed.select(self.pipeline_.dataset.feature_names).to_numpy()
 
     def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:
-        """Names of the features, sorted as in ``Dataset.feature_names``; ``input_features`` is ignored."""
+        """Return the names of the features, sorted as in ``Dataset.feature_names``; ``input_features`` is ignored."""
         check_is_fitted(self, "pipeline_")
         return np.asarray(self.pipeline_.dataset.feature_names, dtype=object)
 

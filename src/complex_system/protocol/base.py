@@ -24,7 +24,8 @@ _PATH = re.compile(r"^(?P<problem>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DO
 class Message(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all messages. Fields that a sender leaves out get their defaults; fields that a receiver does not know are ignored.
 
-    So releases with more or fewer fields understand each other.
+    So releases with more or fewer fields understand each other. Requests also omit fields with default values: services of the
+    release 0.1 do not accept null for some of them.
     """
 
 

@@ -34,7 +34,7 @@ class RecordCounts(Message, frozen=True, kw_only=True):
     rejected: int
 
 
-class UnprocessedRequest(Message, frozen=True, kw_only=True):
+class UnprocessedRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Asks for raw records that a pipeline version has not processed yet.
 
     Attributes:
@@ -52,7 +52,7 @@ class UnprocessedRequest(Message, frozen=True, kw_only=True):
     revisions: bool = False
 
 
-class ColumnsRequest(Message, frozen=True, kw_only=True):
+class ColumnsRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Asks for processed records.
 
     Attributes:
@@ -86,7 +86,7 @@ class Rejection(Message, frozen=True, kw_only=True, rename={"id": "_id"}):
     revision: int | None = None
 
 
-class RejectRequest(Message, frozen=True, kw_only=True):
+class RejectRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Reports raw records that a pipeline version cannot process.
 
     Attributes:
@@ -98,7 +98,7 @@ class RejectRequest(Message, frozen=True, kw_only=True):
     rejections: list[Rejection]
 
 
-class RejectedRequest(Message, frozen=True, kw_only=True):
+class RejectedRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Asks for rejections, in the order of their keys.
 
     Attributes:
@@ -174,7 +174,7 @@ class DocumentsDeleted(Acknowledged, frozen=True, kw_only=True):
     deleted: int
 
 
-class KeysRequest(Message, frozen=True, kw_only=True):
+class KeysRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Names records by their keys.
 
     Attributes:
@@ -224,7 +224,7 @@ class DocumentMessage(Message, frozen=True, kw_only=True):
     body: dict[str, Any]
 
 
-class DocumentsRequest(Message, frozen=True, kw_only=True, rename={"start": "from", "end": "to"}):
+class DocumentsRequest(Message, frozen=True, kw_only=True, omit_defaults=True, rename={"start": "from", "end": "to"}):
     """Asks for documents of a kind: by keys, or a page of those with ``from <= at < to``.
 
     Attributes:
@@ -258,7 +258,7 @@ class Documents(Message, frozen=True, kw_only=True):
     next: tuple[float, str] | None = None
 
 
-class DeleteDocuments(Message, frozen=True, kw_only=True):
+class DeleteDocuments(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Deletes documents of a kind: those with the keys, or those from before a time.
 
     Attributes:

@@ -169,7 +169,7 @@ class MonitoringSnapshot(ServiceFigures, frozen=True, kw_only=True):
     waiting_points: int = 0
 
 
-class ScenarioRequest(Message, frozen=True, kw_only=True):
+class ScenarioRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Lets something happen to the lab.
 
     Attributes:

@@ -16,7 +16,7 @@ Verdict = Literal["better", "unclear", "not better"]
 """Whether a champion is better than a baseline; ``unclear`` where the interval of the difference holds 0."""
 
 
-class TrainRequest(Message, frozen=True, kw_only=True):
+class TrainRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Asks trainers for a training.
 
     Attributes:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from typing_extensions import override
 
+from complex_system.background import run_concurrently
 from complex_system.domain.dataset import ID
 from complex_system.domain.keys import new_key
 from complex_system.domain.laboratory import LAB, Laboratory
@@ -244,12 +245,7 @@ class DummyDataGenerationService(SystemService):
             while (batch := await next_batch()) is not None and await send(batch):
                 pass
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(self.settings.batches_in_flight):
-                    group.create_task(work())
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+        await run_concurrently(*(work() for _ in range(self.settings.batches_in_flight)))
 
     async def _save(self, records: list[Record]) -> bool:
         """Deliver records, in halves when they are too many for one message."""

@@ -17,8 +17,8 @@ from nats.js.errors import NotFoundError
 
 from complex_system.errors import ComplexSystemError, NobodyListensError, TooLargeError
 from complex_system.messaging.connection import ServiceConnection
-from complex_system.messaging.ingest.payload import published_records
-from complex_system.messaging.ingest.streams import DEAD_STREAM, IngestStreams
+from complex_system.messaging.ingest.publisher import published_records
+from complex_system.messaging.ingest.streams import DEAD_STREAM, ROOM_FOR_REASON, IngestStreams
 from complex_system.messaging.subjects import DEAD_RAW, INGEST_RAW
 from complex_system.settings import Settings
 
@@ -32,8 +32,6 @@ REASON, CODE, SUBJECT, SEQUENCE, TIME, MESSAGE_ID, CUT = (
     "Ingest-Cut",
 )
 
-ROOM_FOR_REASON = 16 * 1024
-"""Bytes between the largest published message and the broker's limit, so that a dead letter has room for its headers."""
 _LONGEST_REASON = 2000
 _LONGEST_HEADER = 500
 _PATIENCE = 5.0

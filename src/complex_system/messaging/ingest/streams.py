@@ -32,6 +32,9 @@ CONSUMER = "database"
 ACK_WAIT = 30.0
 """Seconds after which a message goes to another replica, unless its holder reports progress."""
 
+ROOM_FOR_REASON = 16 * 1024
+"""Bytes between the largest published message and the broker's limit, so that a dead letter has room for its headers."""
+
 _SECONDS = 5.0
 _NO_JETSTREAM = {10039, 10076}  # not enabled for the account, not enabled
 

@@ -23,9 +23,9 @@ from complex_system.errors import (
     StoreUnavailableError,
     TooLargeError,
 )
-from complex_system.messaging.ingest.dead_letters import ROOM_FOR_REASON, DeadLetters
-from complex_system.messaging.ingest.payload import give_keys, published_records
-from complex_system.messaging.ingest.streams import ACK_WAIT
+from complex_system.messaging.ingest.dead_letters import DeadLetters
+from complex_system.messaging.ingest.publisher import give_keys, published_records
+from complex_system.messaging.ingest.streams import ACK_WAIT, ROOM_FOR_REASON
 from complex_system.messaging.subjects import INGEST_RAW
 
 log = logging.getLogger(__name__)

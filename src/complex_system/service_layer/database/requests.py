@@ -25,7 +25,12 @@ _REPLY_OVERHEAD = 1024  # the Thing around a value
 
 
 class NumberedPage(Message, frozen=True, kw_only=True):
-    """What kio asks for a page of processed records."""
+    """Asks for a numbered page of processed records, as kio does.
+
+    Attributes:
+        page: Number of the page, from 0.
+        page_size: Records of a page; 0 gives none.
+    """
 
     page: Annotated[int, msgspec.Meta(ge=0)] = 0
     page_size: Annotated[int, msgspec.Meta(ge=0, le=MAX_PAGE_ROWS)] = 10

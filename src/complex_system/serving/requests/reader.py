@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ import pyarrow as pa
 
 from complex_system.domain.dataset import ID, Column, Dataset
 from complex_system.domain.keys import MAX_KEY
-from complex_system.domain.records import MAX_FAULTS, Record, faults_message, raw_check
+from complex_system.domain.records import MAX_FAULTS, faults_message, raw_check
 from complex_system.domain.types import MAX_TEXT, column_type
 from complex_system.errors import InvalidRecordError, InvalidRequestError, TooLargeError
 from complex_system.http.limits import LARGE_BODY
@@ -135,14 +134,14 @@ class BatchReader:
             )
         if not 0 < size <= self.max_records:
             raise self._bad_size(size)
-        if self._required <= set(columns) and (self._ignore_unknown or set(columns) <= set(self._types)):
+        known = self._ignore_unknown or set(columns) <= set(self._types)
+        if size > FEW_RECORDS and known and self._required <= set(columns):
             try:
-                if size <= FEW_RECORDS:
-                    return RecordBatch(_records({each.name: each.values(columns, size) for each in self._columns}))
                 return ColumnBatch(pl.DataFrame([each.series(columns, size) for each in self._columns]))
             except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
                 pass  # record by record, the faults are found and named
-        return self.records(_records(columns))
+        names = list(columns)
+        return self.records([dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)])
 
     def table(self, table: pa.Table) -> ColumnBatch:
         """Read an Arrow table of raw columns.
@@ -201,11 +200,6 @@ class BatchReader:
         return content
 
 
-def _records(columns: Mapping[str, Sequence[Any]]) -> list[Record]:
-    names = list(columns)
-    return [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-
-
 class _ColumnCheck:
     """Accepts good values of one column fast and refuses others without a message; the check of the records finds that."""
 
@@ -227,34 +221,11 @@ class _ColumnCheck:
         self._simple = column is None or (column.type != "integer" and not column_type(column).is_list)
         self._min_length, self._max_length = (1, MAX_KEY) if name == ID else (0, MAX_TEXT)
 
-    def values(self, columns: Mapping[str, Sequence[Any]], size: int) -> Sequence[Any]:
-        """Return the column's values, None for each where it is missing.
-
-        Raises:
-            TypeError, ValueError, OverflowError: They are not well-formed, or it takes a look at each record to tell.
-        """
-        given = columns.get(self.name)
-        if given is None:
-            return [None] * size
-        found = self._types_of(given)
-        present = given if type(None) not in found else [value for value in given if value is not None]
-        if self._kind == pl.Float64:
-            if int in found:
-                given = [None if value is None else float(value) for value in given]
-                present = [value for value in given if value is not None]
-            if not all(map(math.isfinite, present)):
-                raise ValueError(self.name)
-        elif self._kind == pl.String:
-            lengths = list(map(len, present))
-            if lengths and (max(lengths) > self._max_length or min(lengths) < self._min_length):
-                raise ValueError(self.name)
-        return given
-
     def series(self, columns: Mapping[str, Sequence[Any]], size: int) -> pl.Series:
-        """As :meth:`values`, as a typed series; the fastest form of many.
+        """Return the column's values as a typed series, null for each where it is missing.
 
         Raises:
-            TypeError, ValueError, OverflowError, PolarsError: As there.
+            TypeError, ValueError, OverflowError, PolarsError: They are not well-formed, or it takes a look at each record to tell.
         """
         given = columns.get(self.name)
         if given is None:

@@ -77,7 +77,7 @@ def decode_inference(body: bytes) -> InferenceRequest:
     try:
         return _decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise InvalidRequestError(f"The body is no inference request: {explain_type(body, error)}.") from None
+        raise InvalidRequestError(f"The body is not an inference request: {explain_type(body, error)}.") from None
     except (msgspec.MsgspecError, ValueError, RecursionError):
         json_of(body)  # raises, with an explanation
         raise
