@@ -7,7 +7,16 @@ The arguments of an error are JSON values, so an error survives the broker: the 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
+
+
+class RecordFault(TypedDict):
+    """What is wrong with one record; ``record`` is its position in the batch, ``field`` is None where the whole record is wrong."""
+
+    record: int
+    id: Any
+    field: str | None
+    problem: str
 
 
 class ComplexSystemError(Exception):
@@ -41,16 +50,16 @@ class InvalidRecordError(ComplexSystemError):
 
     Args:
         message: A sentence with the first fault.
-        faults: One mapping per fault, with ``record`` (position in the batch), ``id`` (or None), ``field`` and ``problem``.
+        faults: All faults that were found.
     """
 
     code = "invalid_record"
 
-    def __init__(self, message: str, faults: list[dict[str, Any]] | None = None) -> None:
+    def __init__(self, message: str, faults: list[RecordFault] | None = None) -> None:
         super().__init__(message, faults or [])
 
     @property
-    def faults(self) -> list[dict[str, Any]]:
+    def faults(self) -> list[RecordFault]:
         """The faults found, at most the first twenty."""
         return list(self.args[1])
 

@@ -152,7 +152,7 @@ def test_one_wrong_key_in_a_random_declaration_is_told_with_its_place(content: d
         (
             "name: a,",
             'name: "a\\0",',
-            r"line 3, column 'a.*has a zero character, which no table takes; give the column another one",
+            r"line 3, column 'a.*has a zero character, which tables cannot store; rename the column",
         ),
         ("[A, B]", '[A, "B\\0"]', "line 4, pipeline step 1 .one_hot.: the feature 'a_B.x00' has a zero character"),
     ],

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, StrictStr, root_validator
 ID = "_id"
 """Name of the key column, in raw and in processed records, in both databases."""
 LARGEST_INTEGER = 2**53
-"""Whole numbers up to here are exact as floats, which the pipeline makes of them."""
+"""Whole numbers up to here are exact as floats, as which the pipeline processes them."""
 
 NUMERIC = ("number", "integer", "boolean")
 """Types that arithmetic steps take; a boolean is 0 or 1."""
@@ -18,7 +18,7 @@ LISTS = ("list of categories", "list of shares")
 
 
 class Declared(BaseModel):
-    """What is declared is checked to the last key and then stays."""
+    """A part of a declaration: unknown keys are refused, and it does not change."""
 
     class Config:
         extra = "forbid"
@@ -48,22 +48,24 @@ class Column(Declared):
 
     @root_validator(skip_on_failure=True)
     def _consistent(cls, values: dict[str, Any]) -> dict[str, Any]:
-        name, kind, fill = values["name"], values["type"], values["fill"]
+        name, type_, fill = values["name"], values["type"], values["fill"]
         if name == ID:
             raise ValueError(f"'{ID}' is the key and cannot be declared as a column; name the source's key column in 'id'")
         if "\0" in name:
-            raise ValueError(f"the name {name!r} has a zero character, which no table takes; give the column another one")
-        if kind in ("category", "list of categories"):
+            raise ValueError(f"the name {name!r} has a zero character, which tables cannot store; rename the column")
+        if type_ in ("category", "list of categories"):
             if not values["categories"]:
-                raise ValueError(f"column '{name}' is a {kind} and declares no categories; list all values that may occur")
+                raise ValueError(f"column '{name}' is a {type_} and declares no categories; list all values that may occur")
             doubles = sorted({c for c in values["categories"] if values["categories"].count(c) > 1})
             if doubles:
                 raise ValueError(f"column '{name}' declares the category {_quoted(doubles)} more than once")
         elif values["categories"]:
-            raise ValueError(f"column '{name}' of type {kind} has no use for categories; the type would be category")
-        _check_range(name, kind, values["range"])
+            raise ValueError(
+                f"column '{name}' of type {type_} cannot have categories; only category and list of categories can"
+            )
+        _check_range(name, type_, values["range"])
         if fill is not None:
-            _check_fill(name, kind, fill, values)
+            _check_fill(name, type_, fill, values["categories"], values["range"])
         return values
 
     @property
@@ -77,11 +79,11 @@ class Column(Declared):
         return (0.0, 1.0) if self.type == "boolean" else self.range
 
 
-def _check_range(name: str, kind: str, declared: tuple[float, float] | None) -> None:
+def _check_range(name: str, type_: str, declared: tuple[float, float] | None) -> None:
     if declared is None:
         return
-    if kind not in ("number", "integer"):
-        raise ValueError(f"column '{name}' of type {kind} cannot have a range; only number and integer can")
+    if type_ not in ("number", "integer"):
+        raise ValueError(f"column '{name}' of type {type_} cannot have a range; only number and integer can")
     low, high = declared
     if not (-math.inf < low < high < math.inf):
         raise ValueError(f"column '{name}' declares an empty or infinite range {[low, high]}; write [smallest, largest]")
@@ -89,25 +91,25 @@ def _check_range(name: str, kind: str, declared: tuple[float, float] | None) -> 
         raise ValueError(f"column '{name}' declares a range {[low, high]} that is too wide or too narrow to compute with")
 
 
-def _check_fill(name: str, kind: str, fill: str | float, values: dict[str, Any]) -> None:
-    if kind in ("text", *LISTS):
-        raise ValueError(f"column '{name}' of type {kind} cannot have a fill")
-    if kind in ("category", "datetime") and not isinstance(fill, str):
-        raise ValueError(f"column '{name}' needs its fill in quotes, because it is a {kind}")
-    if kind == "category" and fill not in values["categories"]:
+def _check_fill(
+    name: str, type_: str, fill: str | float, categories: tuple[str, ...], limits: tuple[float, float] | None
+) -> None:
+    if type_ in ("text", *LISTS):
+        raise ValueError(f"column '{name}' of type {type_} cannot have a fill")
+    if type_ in ("category", "datetime") and not isinstance(fill, str):
+        raise ValueError(f"column '{name}' needs its fill in quotes, because it is a {type_}")
+    if type_ == "category" and fill not in categories:
         raise ValueError(f"column '{name}' declares the fill '{fill}', which is not one of its categories")
-    if kind not in NUMERIC:
+    if type_ not in NUMERIC:
         return
     if isinstance(fill, str) or not math.isfinite(fill):
-        raise ValueError(f"column '{name}' is a {kind} and needs a {kind} as its fill, not '{fill}'")
-    if kind == "boolean" and fill not in (0, 1):
+        raise ValueError(f"column '{name}' is a {type_} and needs a {type_} as its fill, not '{fill}'")
+    if type_ == "boolean" and fill not in (0, 1):
         raise ValueError(f"column '{name}' is a boolean; its fill is true or false")
-    if kind == "integer" and fill != int(fill):
+    if type_ == "integer" and fill != int(fill):
         raise ValueError(f"column '{name}' is an integer and declares a fill of {fill}")
-    if values["range"]:
-        low, high = values["range"]
-        if not low <= fill <= high:
-            raise ValueError(f"column '{name}' declares a fill of {fill} outside of its range {[low, high]}")
+    if limits and not limits[0] <= fill <= limits[1]:
+        raise ValueError(f"column '{name}' declares a fill of {fill} outside of its range {list(limits)}")
 
 
 def _quoted(names: list[str]) -> str:

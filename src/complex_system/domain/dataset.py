@@ -1,8 +1,8 @@
 """The declaration of a data set: columns, target and pipeline steps, from which everything else follows.
 
-A data set is a YAML file (``dataset.yaml`` in the deployment's ``config_dir``). Where there is none, the lab data set that
-ships with the package is used. Every number that processing needs (ranges, edges, fills) stands in the file; nothing is
-estimated from the records at hand, so a record is processed alike alone and among a million.
+A data set is a YAML file (``dataset.yaml`` in the deployment's ``config_dir``); without one, the lab data set that ships with the
+package is used. The file contains every number that processing needs (ranges, edges, fills); nothing is estimated from the records at
+hand, so a record is processed in the same way alone and among a million.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _ALWAYS_DECISIVE = frozenset(
     {"name", "target", "columns", "pipeline", "type", "optional", "range", "fill", "categories", "format"}
     | {"step", "column", "prefix", "edges", "labels", "to"}
 )
-"""Keys that have been part of the version from the first; others only where they are not their defaults."""
+"""Keys that are always part of the version; other keys are where they differ from their defaults."""
 
 
 class Dataset(Declared):
@@ -69,15 +69,15 @@ class Dataset(Declared):
 
     @classmethod
     def parse(cls, text: str, source: str = "dataset.yaml", *, target: str = "") -> Dataset:
-        """Reads a declaration.
+        """Read a declaration.
 
         Args:
             text: YAML.
-            source: What to call it in messages.
+            source: Name of the file in messages.
             target: Which of several targets; empty where there is one.
 
         Raises:
-            DeclarationError: The text is no valid declaration; names all faults, each with line, key and what is allowed.
+            DeclarationError: The text is not a valid declaration; names all faults, each with line, key and what is allowed.
         """
         file = YamlFile(text, source, verbatim=("categories", "labels"))
         if not isinstance(file.content, dict):
@@ -90,14 +90,14 @@ class Dataset(Declared):
 
     @classmethod
     def load(cls, config_dir: str | Path | None = None, *, target: str = "") -> Dataset:
-        """The data set declared in ``config_dir/dataset.yaml``, or the lab data where there is no such file.
+        """Return the data set declared in ``config_dir/dataset.yaml``, or the lab data where the file does not exist.
 
         Args:
             config_dir: Folder of the declaration.
             target: Which of several targets; empty where there is one.
 
         Raises:
-            DeclarationError: The file is no valid declaration.
+            DeclarationError: The file is not a valid declaration.
         """
         path = Path(config_dir) / "dataset.yaml" if config_dir else None
         if path and path.is_file():
@@ -112,10 +112,10 @@ class Dataset(Declared):
 
     @classmethod
     def shipped(cls, name: str, *, target: str = "") -> Dataset:
-        """A data set of the package: one of ``SHIPPED``.
+        """Return a data set of the package: one of ``SHIPPED``.
 
         Raises:
-            DeclarationError: There is none of that name, or a target must be chosen.
+            DeclarationError: The package has none of that name, or a target must be chosen.
         """
         if name not in SHIPPED:
             raise DeclarationError(f"There is no data set '{name}' in the package; there are {', '.join(SHIPPED)}.")
@@ -124,10 +124,10 @@ class Dataset(Declared):
 
     @classmethod
     def restored(cls, content: Any) -> Dataset:
-        """Reads what :meth:`as_content` made, perhaps with another release of this software.
+        """Read what :meth:`as_content` made, perhaps with another release of this software.
 
         Raises:
-            DeclarationError: It is no valid declaration here.
+            DeclarationError: It is not a valid declaration in this release.
         """
         try:
             return cls.parse_obj(content)
@@ -135,7 +135,7 @@ class Dataset(Declared):
             raise DeclarationError(str(error.errors()[0]["msg"])) from error
 
     def as_content(self) -> dict[str, Any]:
-        """The declaration as JSON, with its target chosen; models carry it, so that they can be served after it has changed."""
+        """Return the declaration as JSON, with its target chosen; models keep it, so that they can be served after it has changed."""
         content: dict[str, Any] = json.loads(self.json(by_alias=True))
         return content
 
@@ -150,15 +150,15 @@ class Dataset(Declared):
         self._version = self._hash()
 
     def column(self, name: str) -> Column:
-        """The declared column of that name.
+        """Return the declared column of a name.
 
         Raises:
-            KeyError: There is none.
+            KeyError: No column has that name.
         """
         return self._by_name[name]
 
     def features_of(self, step: Step) -> list[str]:
-        """Names of the features that a step makes, in the step's order."""
+        """Return the names of the features that a step makes, in the step's order."""
         return step.feature_names(self._by_name)
 
     @property
@@ -193,7 +193,7 @@ class Dataset(Declared):
 
     @property
     def version(self) -> str:
-        """The pipeline version: 12 hex digits of a hash over all that decides how a record is processed."""
+        """The pipeline version: 12 hex digits of a hash of everything that decides how a record is processed."""
         return self._version
 
     def _hash(self) -> str:

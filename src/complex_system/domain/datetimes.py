@@ -1,7 +1,7 @@
-"""Times as texts in a declared format: one pattern that Python and polars read alike, and the calendar as whole numbers.
+"""Times as texts in a declared format: one pattern for Python and polars, and the calendar as whole numbers.
 
-Libraries differ in what they let pass for ``%d.%m.%Y``. Here a format becomes a regular expression of digits, and the parts
-follow from the numbers by the proleptic Gregorian calendar, so a time means the same for one record and in a column.
+Libraries differ in what they accept as ``%d.%m.%Y``. Here a format becomes a regular expression of digits, and the parts follow
+from the numbers by the proleptic Gregorian calendar, so a time means the same for one record and in a column.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _CODES = {
     "%f": ("fraction", "[0-9]{1,9}"),
 }
 FIRST_OF_1900 = 69
-"""Years of two digits from here on are of the 20th century, those below of the 21st, as POSIX and Python have it."""
+"""Two-digit years from here on belong to the 20th century, smaller ones to the 21st, as in POSIX and Python."""
 PARTS = ("year", "month", "day", "hour", "minute", "second", "weekday", "day_of_year")
 """What a step can take out of a time; the weekday is 1 on Monday."""
 LIMITS = {
@@ -37,7 +37,7 @@ DAYS_BEFORE = (0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334)
 
 
 def pattern(declared: str) -> str:
-    """The regular expression of a format, with named groups, for Python's and Rust's engine.
+    """Return the regular expression of a format, with named groups, for Python's and Rust's engine.
 
     Raises:
         ValueError: The format has other codes than %d, %m, %Y or %y, %H, %M, %S and %f, one twice, or no full date.
@@ -70,19 +70,19 @@ class TimeFormat:
     """
 
     def __init__(self, declared: str) -> None:
-        """Compiles the format.
+        """Compile the format.
 
         Raises:
-            ValueError: The format is none, see :func:`pattern`.
+            ValueError: It is not a format, see :func:`pattern`.
         """
         self.declared = declared
         self.pattern = pattern(declared)
         self.two_digits = "%y" in declared
         self.groups = tuple(re.compile(self.pattern).groupindex)
-        self._match = re.compile(self.pattern.removesuffix("$")).fullmatch  # "$" would let a line feed pass
+        self._match = re.compile(self.pattern.removesuffix("$")).fullmatch  # "$" accepts a line feed at the end
 
     def parts(self, text: str) -> dict[str, int] | None:
-        """The parts of a time, or None where the text is no time of this format."""
+        """Return the parts of a time, or None where the text is not a time of this format."""
         match = self._match(text)
         if match is None:
             return None

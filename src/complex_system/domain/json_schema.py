@@ -1,6 +1,6 @@
-"""The JSON Schema (draft 2020-12) of a declaration, for editors; made of the classes that read it.
+"""The JSON Schema (draft 2020-12) of a declaration, for editors, made from the classes that read it.
 
-It ships as ``dataset.schema.json`` beside this module; a test holds it to the code, and
+It ships as ``dataset.schema.json`` in this folder; a test compares it with the code, and
 ``python -m complex_system.domain.json_schema`` writes it.
 """
 
@@ -16,13 +16,13 @@ from complex_system.domain.dataset import Dataset
 
 FILE = "dataset.schema.json"
 EDITOR_LINE = f"# yaml-language-server: $schema={FILE}"
-"""The first line of a declaration whose schema lies beside it: editors complete keys and mark faults."""
+"""The first line of a declaration with its schema in the same folder: editors complete keys and mark faults."""
 
 _WRITTEN = {"type": ["string", "number", "boolean"]}  # plain texts that YAML would read otherwise
 
 
 def declaration_schema() -> dict[str, Any]:
-    """The schema of a ``dataset.yaml``."""
+    """Return the schema of a ``dataset.yaml``."""
     made: dict[str, Any] = _modern(Dataset.schema(by_alias=True))
     del made["properties"]["other_targets"]
     made["title"], made["description"] = "Data set", "What the records are and how features are made of them"
@@ -38,22 +38,22 @@ def declaration_schema() -> dict[str, Any]:
 
 
 def as_text() -> str:
-    """The schema as the shipped file has it."""
+    """Return the schema as text, as in the shipped file."""
     return json.dumps(declaration_schema(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def shipped() -> Path:
-    """The shipped file."""
+    """Return the path of the shipped file."""
     return Path(str(resources.files("complex_system.domain") / FILE))
 
 
 def put_beside(declaration: Path) -> Path:
-    """Copies the schema into the folder of a declaration, where ``EDITOR_LINE`` looks for it."""
+    """Copy the schema into the folder of a declaration, where ``EDITOR_LINE`` points to."""
     return Path(shutil.copyfile(shipped(), declaration.parent / FILE))
 
 
 def _modern(part: Any) -> Any:
-    """A part of draft 7, as pydantic writes it, in draft 2020-12."""
+    """Return a part of draft 7, as pydantic writes it, in draft 2020-12."""
     if isinstance(part, list):
         return [_modern(each) for each in part]
     if not isinstance(part, dict):

@@ -1,7 +1,7 @@
-"""The lab that the dummy data come from: the law of the target, and a seeded generator of records.
+"""The lab that the dummy data come from: the function behind the target, and a seeded generator of records.
 
-The target is ``(r1 + r2)^1.5 - exp(-0.25 * r3)``. The features know r1 only to its bin, so no model can do better than
-the limits below; a trained model's distance from them is its quality.
+The target is ``(r1 + r2)^1.5 - exp(-0.25 * r3)``. The features know r1 only to its bin, so no model can be better than the limits
+below; a trained model's distance from them is its quality.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from complex_system.domain.keys import uuid7
 from complex_system.domain.records import Record
 
 LAB = "lab"
-"""Name of the data set that follows the law."""
+"""Name of the data set whose target is this function."""
 MATERIALS = ("00000000", "11111111", "22222222", "33333333")
 TECHNICIANS = ("TK", "AN", "SO", "HANS", None)
 
 
 @dataclass(frozen=True)
 class BestPossible:
-    """The least error that any model can reach; from the conditional mean over 4 million draws."""
+    """The smallest error that any model can reach; from the conditional mean over 4 million draws."""
 
     rmse: float = 14.22
     mae: float = 12.02
@@ -35,33 +35,32 @@ BEST_POSSIBLE = BestPossible()
 
 
 def has_known_function(dataset: Dataset) -> bool:
-    """Whether the records follow the law of this lab, so that the least possible error is known and baselines say nothing more."""
+    """Return whether the target is the function of this lab, so that the smallest error is known and baselines are not needed."""
     return dataset.name == LAB
 
 
 def true_value(r1: float, r2: float, r3: float) -> float:
-    """The target of a measurement with raw values ``r1``, ``r2`` (0 to 30) and ``r3`` (0 to 2)."""
+    """Return the target of a measurement with raw values ``r1``, ``r2`` (0 to 30) and ``r3`` (0 to 2)."""
     return float((r1 + r2) ** 1.5 - math.exp(-0.25 * r3))
 
 
 def truth_of(record: Record) -> float | None:
-    """The target that a record would have in the lab, or None when a raw value is missing."""
+    """Return the target that a record would have in the lab, or None when a raw value is missing."""
     raw = [record.get(f"rohwert_{i}_labormessung") for i in (1, 2, 3)]
     return None if any(value is None for value in raw) else true_value(*(float(value) for value in raw if value is not None))
 
 
 class Laboratory:
-    """A seeded stream of lab records. The same seed makes the same records, keys included.
+    """A stream of lab records; the same seed makes the same records, keys included.
 
-    About half of the records carry the target; of the others half lack r1, of the rest half lack r2, of the rest half
-    lack r3.
+    About half of the records have the target; of the others half lack r1, of the rest half lack r2, of the rest half lack r3.
     """
 
     def __init__(self, seed: int = 0, start: datetime | None = None) -> None:
-        """Starts a stream.
+        """Start a stream.
 
         Args:
-            seed: Seed of all that is drawn.
+            seed: Seed of everything random.
             start: Time of the first measurement; the next ones follow a minute apart.
         """
         self._random = random.Random(seed)  # noqa: S311 - test data, no secret
@@ -69,7 +68,7 @@ class Laboratory:
         self._millis = int((self._time - datetime(1970, 1, 1)).total_seconds() * 1000)  # noqa: DTZ001
 
     def record(self) -> Record:
-        """The next record, with its key."""
+        """Return the next record, with its key."""
         draw = self._random
         r1, r2, r3 = draw.uniform(0, 30), draw.uniform(0, 30), draw.uniform(0, 2)
         self._time += timedelta(minutes=1)
@@ -93,11 +92,11 @@ class Laboratory:
         return record
 
     def complete_record(self) -> Record:
-        """The next record with all raw values and without its target: what is worth a prediction."""
+        """Return the next record with all raw values and without its target, as for a prediction."""
         return {**self.measured_record(), "aufbereiteter_wert": None}
 
     def measured_record(self) -> Record:
-        """The next record with all raw values, and its target."""
+        """Return the next record with all raw values and its target."""
         while True:
             record = self.record()
             truth = truth_of(record)
@@ -105,7 +104,7 @@ class Laboratory:
                 return {**record, "aufbereiteter_wert": truth}
 
     def records(self, count: int) -> Iterator[Record]:
-        """The next ``count`` records."""
+        """Yield the next ``count`` records."""
         for _ in range(count):
             yield self.record()
 

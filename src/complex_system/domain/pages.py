@@ -1,7 +1,7 @@
-"""Pages of records as Arrow IPC bytes: how bulk data travels between our own services.
+"""Pages of records as Arrow IPC bytes, as which bulk data travels between our own services.
 
-A page carries its own cursor: the schema's metadata holds ``next``, the key to continue after, and it is missing on the
-last page. A page may hold fewer rows than were asked for; only ``next`` says whether there is more.
+A page carries its own cursor: the schema's metadata holds ``next``, the key to continue after, which the last page lacks. A page may
+hold fewer rows than were asked for; only ``next`` says whether there are more.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from complex_system.domain.types import column_type
 from complex_system.errors import InvalidRequestError
 
 PAGE_ROWS = 5000
-"""Rows that are asked for in one page unless the caller says otherwise."""
+"""Rows of a page unless the caller asks for another number."""
 REVISION = "_envelope_revision"
 """Column with the revision of each raw record: in pages of unprocessed records, and in those of the processed ones made of them."""
 MAX_PAGE_ROWS = 20_000
-"""Rows that a page never exceeds, whoever asks."""
+"""Rows that a page never exceeds."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Page:
 
 
 def raw_schema(dataset: Dataset) -> pa.Schema:
-    """Arrow types of raw records: the key, then the columns as declared."""
+    """Return the Arrow types of raw records: the key, then the columns as declared."""
     fields = [pa.field(ID, pa.string(), nullable=False)]
     for column in dataset.columns:
         fields.append(pa.field(column.name, column_type(column).arrow))
@@ -40,14 +40,14 @@ def raw_schema(dataset: Dataset) -> pa.Schema:
 
 
 def processed_schema(dataset: Dataset) -> pa.Schema:
-    """Arrow types of processed records: the key, the target (may be missing), the features; numbers are float64."""
+    """Return the Arrow types of processed records: the key, the target (may be missing), the features; numbers are float64."""
     fields = [pa.field(ID, pa.string(), nullable=False)]
     fields += [pa.field(name, pa.float64()) for name in dataset.processed_names[1:]]
     return pa.schema(fields)
 
 
 def encode_page(page: Page) -> bytes:
-    """Arrow IPC stream bytes of a page."""
+    """Return a page as Arrow IPC stream bytes."""
     notes = {**page.notes, **({"next": page.next} if page.next is not None else {})}
     table = page.table.replace_schema_metadata(notes or None)
     sink = pa.BufferOutputStream()
@@ -58,10 +58,10 @@ def encode_page(page: Page) -> bytes:
 
 
 def decode_page(encoded: bytes) -> Page:
-    """Reads what :func:`encode_page` wrote, without copying the columns.
+    """Read what :func:`encode_page` wrote, without copying the columns.
 
     Raises:
-        InvalidRequestError: The bytes are no Arrow IPC stream.
+        InvalidRequestError: The bytes are not an Arrow IPC stream.
     """
     if not isinstance(encoded, bytes):  # a text would be opened as a path
         raise InvalidRequestError(f"A page of records is expected as Arrow IPC stream bytes, not {type(encoded).__name__}.")
@@ -77,12 +77,12 @@ def decode_page(encoded: bytes) -> Page:
 
 
 def encode_within(page: Page, max_bytes: int, columns: list[str] | None = None) -> bytes:
-    """Encodes the longest leading part of a page that fits into ``max_bytes``; the cursor follows what was cut.
+    """Encode the longest leading part of a page that fits into ``max_bytes``; its cursor continues after that part.
 
     Args:
         page: The page; it must contain the key column if it may be cut.
-        max_bytes: Most bytes.
-        columns: What of it travels, in this order; the key need not be among them. None for all.
+        max_bytes: Limit of the result.
+        columns: The columns to encode, in this order; the key need not be among them. None for all.
     """
     sent = page.table if columns is None else page.table.select(columns)
     encoded = encode_page(Page(sent, page.next, page.notes))

@@ -1,4 +1,4 @@
-"""Records as they come from outside: what is accepted, what is refused, and with which words.
+"""Records as they come from outside: which are accepted, and what is wrong with the others.
 
 A record is *well-formed* when it is a mapping with declared fields of the declared types; that much is checked before
 anything is written. Whether its values can be processed (categories, ranges) is the pipeline's question.
@@ -15,36 +15,45 @@ from complex_system.domain.columns import LARGEST_INTEGER, Column
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.keys import MAX_KEY, new_key
 from complex_system.domain.types import MAX_ENTRIES, MAX_TEXT, Finite, Whole, column_type
-from complex_system.errors import InvalidRecordError, InvalidRequestError
+from complex_system.errors import InvalidRecordError, InvalidRequestError, RecordFault
 
 MAX_FAULTS = 20
-"""How many faults of a batch are reported at once."""
+"""Faults of a batch that are reported."""
 
 _SHOWN = 60
 """Characters of a bad value that a message shows."""
 _UNCOMPILED = frozenset('\\"' + "".join(map(chr, range(32))))
 """Characters of names that ``msgspec`` cannot compile."""
+_TYPE_NAMES = {
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a mapping",
+    "null": "nothing",
+}
+"""What messages call msgspec's types."""
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_KEY)]
 
 Record = dict[str, Any]
-MoreFaults = Callable[[Record, int], list[dict[str, Any]]]
+MoreFaults = Callable[[Record, int], list[RecordFault]]
 
 
 class RecordCheck:
-    """Checks records of one shape; the work is done by a compiled ``msgspec`` type.
+    """Checks records of one shape with a compiled ``msgspec`` type.
 
     Attributes:
-        compiled: Whether there is one. ``msgspec`` has none for names with a quotation mark, a backslash or a line feed, as the
-            headings of spreadsheets have them; their records are checked value by value.
+        compiled: Whether there is one. ``msgspec`` cannot compile names with a quotation mark, a backslash or a line feed, as in the
+            headings of spreadsheets; such records are checked value by value.
     """
 
     def __init__(self, name: str, fields: list[tuple[str, Any, bool]], *, ignore_unknown: bool = False) -> None:
-        """Makes a check.
+        """Make a check.
 
         Args:
-            name: What to call a record in messages.
+            name: Of a record, in messages.
             fields: Name, type and whether a record must have it.
-            ignore_unknown: Whether fields that are not declared are left out; otherwise they are faults.
+            ignore_unknown: Whether undeclared fields are ignored; otherwise they are faults.
         """
         self._fields = {field: (t if needed else t | None, needed) for field, t, needed in fields}
         self._ignore_unknown = ignore_unknown
@@ -66,7 +75,7 @@ class RecordCheck:
     def types(self) -> tuple[Any, Any]:
         """The compiled types of one record and of many, for decoders; their fields are ``f0``, ``f1``, ... as declared.
 
-        There are none where ``compiled`` is false.
+        They exist only where ``compiled`` is true.
         """
         return self._struct, self._many
 
@@ -76,14 +85,14 @@ class RecordCheck:
         return tuple(self._fields)
 
     def __call__(self, value: object) -> list[Record]:
-        """Returns the records with every declared field present (None where missing), numbers as floats and integers as such.
+        """Return the records with every declared field present (None where missing), numbers as floats and integers as such.
 
         Raises:
-            InvalidRequestError: ``value`` is no list of mappings.
+            InvalidRequestError: ``value`` is not a list.
             InvalidRecordError: A record is malformed; names record and field of the first 20 faults.
         """
         if not isinstance(value, list):
-            raise InvalidRequestError(f"A list of records is expected, not {_kind(value)}.")
+            raise InvalidRequestError(f"A list of records is expected, not {_type_name(value)}.")
         records: list[Record]
         if self.compiled:
             try:
@@ -105,31 +114,31 @@ class RecordCheck:
                     record[field] = int(record[field])
         return records
 
-    def faults(self, value: list[Any], also: MoreFaults | None = None) -> list[dict[str, Any]]:
-        """The first 20 faults, several of one record if it has them.
+    def faults(self, value: list[Any], also: MoreFaults | None = None) -> list[RecordFault]:
+        """Return the first 20 faults; a record may have several.
 
         Args:
             value: The records.
-            also: Finds further faults in the well-formed part of a record at a position.
+            also: Finds further faults in the well-formed part of a record, given with its position.
         """
-        found: list[dict[str, Any]] = []
+        found: list[RecordFault] = []
         for position, record in enumerate(value):
             found += self._faults_of(record, position, also)
             if len(found) >= MAX_FAULTS:
                 break
         return found[:MAX_FAULTS]
 
-    def _faults_of(self, record: Any, position: int, also: MoreFaults | None) -> list[dict[str, Any]]:
+    def _faults_of(self, record: Any, position: int, also: MoreFaults | None) -> list[RecordFault]:
         if not isinstance(record, dict):
-            return [_fault(record, position, None, f"must be a mapping, not {_kind(record)}")]
+            return [_fault(record, position, None, f"must be a mapping, not {_type_name(record)}")]
         good, found = {}, []
-        for field, (kind, needed) in self._fields.items():
+        for field, (type_, needed) in self._fields.items():
             if field not in record:
                 if needed:
                     found.append(_fault(record, position, field, "is missing"))
                 continue
             try:
-                good[field] = msgspec.convert(record[field], kind)
+                good[field] = msgspec.convert(record[field], type_)
             except msgspec.ValidationError as error:
                 found.append(_fault(record, position, field, _explain(str(error), record[field])))
         if not self._ignore_unknown:
@@ -142,11 +151,11 @@ class RecordCheck:
 
 
 def raw_check(dataset: Dataset, *, ignore_unknown: bool = False, also: Sequence[Column] = ()) -> RecordCheck:
-    """The check of raw records; the key may be missing, see :func:`with_ids`.
+    """Return the check of raw records; the key may be missing, see :func:`with_ids`.
 
     Args:
         dataset: Declares the columns.
-        ignore_unknown: Whether fields that are not declared are left out; otherwise they are faults.
+        ignore_unknown: Whether undeclared fields are ignored; otherwise they are faults.
         also: Further columns that a record may have.
     """
     fields: list[tuple[str, Any, bool]] = [(ID, _Id, False)]
@@ -157,27 +166,27 @@ def raw_check(dataset: Dataset, *, ignore_unknown: bool = False, also: Sequence[
 
 
 def processed_check(dataset: Dataset) -> RecordCheck:
-    """The check of processed records; each needs its key and all features."""
+    """Return the check of processed records; each needs its key and all features."""
     fields: list[tuple[str, Any, bool]] = [(ID, _Id, True), (dataset.target, Finite, False)]
     fields += [(name, Finite, True) for name in dataset.feature_names]
     return RecordCheck("processed record", fields)
 
 
 def with_ids(records: list[Record]) -> list[Record]:
-    """Gives a key to every record that has none, in place."""
+    """Give a key to every record that has none, in place."""
     for record in records:
         if record.get(ID) is None:
             record[ID] = new_key()
     return records
 
 
-def _fault(record: Any, position: int, field: str | None, problem: str) -> dict[str, Any]:
+def _fault(record: Any, position: int, field: str | None, problem: str) -> RecordFault:
     key = record.get(ID) if isinstance(record, dict) else None
     return {"record": position, "id": key, "field": field, "problem": problem}
 
 
 def _explain(message: str, value: Any) -> str:
-    """Turns a message of msgspec about one value into a problem in our words, with the value if it is a short one."""
+    """Turn a message of msgspec about one value into our message, with the value if it is short."""
     problem, _, path = message.partition(" - at `$")
     place = path.removeprefix("[").partition("]")[0]
     if isinstance(value, list) and place.isdecimal():
@@ -194,15 +203,7 @@ def _problem(problem: str, value: Any) -> str:
         return _too_long(problem, value)
     if problem.startswith("Expected `") and ", got `" in problem:
         expected, got = problem.split("`")[1], problem.split("`")[3]
-        words = {
-            "float": "a number",
-            "str": "a text",
-            "bool": "true or false",
-            "array": "a list",
-            "object": "a mapping",
-            "null": "nothing",
-        }
-        wanted = " or ".join(words.get(part, part) for part in expected.split(" | "))
+        wanted = " or ".join(_TYPE_NAMES.get(part, part) for part in expected.split(" | "))
         return f"must be {wanted}, " + ("and is missing" if got == "null" else f"not {_given(got, value)}")
     return problem
 
@@ -219,26 +220,26 @@ def _too_long(problem: str, value: Any) -> str:
         return f"must have at most {MAX_ENTRIES} entries, not {len(value)}"
     if f"<= {MAX_TEXT}" in problem:
         return (
-            f"must have at most {MAX_TEXT} characters, not {len(value)}; keep what is longer elsewhere and save where it is"
+            f"must have at most {MAX_TEXT} characters, not {len(value)}; keep longer texts elsewhere and save where they are"
         )
     return f"must have 1 to {MAX_KEY} characters"
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it: cut when it is long, only its kind when it is a list or a mapping."""
+    """Return a value for a message: shortened when it is long, only its type when it is a list or a mapping."""
     if isinstance(value, str):
         return repr(value if len(value) <= _SHOWN else value[:_SHOWN] + "...")
     if isinstance(value, int) and value.bit_length() >= 200:
-        # Python turns no integer of more than 4,300 digits into a text.
+        # Python refuses to make a text of an integer with more than 4,300 digits.
         digits = str(value) if value.bit_length() < 14_000 else ""
         return f"{digits[:20]}... ({len(digits)} digits)" if digits else "an integer of more than 4,000 digits"
     if isinstance(value, bool | int | float):
         return str(value)
-    return _kind(value)
+    return _type_name(value)
 
 
-def faults_message(faults: list[dict[str, Any]]) -> str:
-    """One sentence for a list of faults: the first in full, the number of the others."""
+def faults_message(faults: list[RecordFault]) -> str:
+    """Return one sentence for a list of faults: the first in full, and the number of the others."""
     first = faults[0]
     where = f"Record {first['record']}" + (f" (id {first['id']})" if first["id"] is not None else "")
     field = f", field '{first['field']}'" if first["field"] is not None else ""
@@ -246,5 +247,5 @@ def faults_message(faults: list[dict[str, Any]]) -> str:
     return f"{where}{field}: {first['problem']}.{more}"
 
 
-def _kind(value: object) -> str:
+def _type_name(value: object) -> str:
     return {"dict": "a mapping", "str": "a text", "NoneType": "nothing"}.get(type(value).__name__, type(value).__name__)

@@ -1,4 +1,4 @@
-"""What the declared types are in Python, in Arrow and in JSON: the one table that checks, pages, stores and schemas read."""
+"""The declared types in Python, in Arrow and in JSON: the one table for checks, pages, stores and schemas."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 """A text that is not too long."""
 _ENTRIES = msgspec.Meta(max_length=MAX_ENTRIES)
 _TEXT = ColumnType(Text, pa.string(), {"type": "string"})
-_KINDS = {
+_TYPES = {
     "number": ColumnType(Finite, pa.float64(), {"type": "number"}),
     "integer": ColumnType(Whole, pa.int64(), {"type": "integer"}),
     "boolean": ColumnType(bool, pa.bool_(), {"type": "boolean"}),
@@ -68,5 +68,5 @@ _KINDS = {
 
 
 def column_type(column: Column) -> ColumnType:
-    """What a column's declared type is elsewhere."""
-    return _KINDS[column.type]
+    """Return the declared type of a column."""
+    return _TYPES[column.type]

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.records import MAX_FAULTS, Record, faults_message
-from complex_system.errors import InvalidRecordError, InvalidRequestError
+from complex_system.errors import InvalidRecordError, InvalidRequestError, RecordFault
 from complex_system.pipeline.checks import checks
 from complex_system.pipeline.expressions import feature_expressions, frame_type
 from complex_system.pipeline.rows import Matrix, RowSteps
@@ -149,7 +149,7 @@ class Pipeline:
             [pl.Series(name, [record.get(name) for record in records], kind) for name, kind in self._raw_types.items()]
         )
 
-    def faults_of(self, record: Record, position: int) -> list[dict[str, Any]]:
+    def faults_of(self, record: Record, position: int) -> list[RecordFault]:
         """Return what keeps a well-formed record from being processed, one fault per column."""
         return [
             {"record": position, "id": record.get(ID), "field": check.field, "problem": problem}
@@ -162,7 +162,7 @@ class Pipeline:
         self._refuse_faults(frame[positions].to_dicts(), positions)
 
     def _refuse_faults(self, records: Sequence[Record], positions: Sequence[int] | None = None) -> None:
-        faults: list[dict[str, Any]] = []
+        faults: list[RecordFault] = []
         for position, record in zip(positions or range(len(records)), records, strict=True):
             faults += self.faults_of(record, position)
             if len(faults) >= MAX_FAULTS:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.records import Record
-from complex_system.errors import InternalError, InvalidRecordError, TooLargeError
+from complex_system.errors import InternalError, InvalidRecordError, RecordFault, TooLargeError
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.predictor import Matrix, ModelInfo, Predictor
 from complex_system.serving.requests.batch import Batch, FeatureBatch, RecordBatch
@@ -211,5 +211,5 @@ def _shifted(error: InvalidRecordError, start: int) -> InvalidRecordError:
     """Return the error of a chunk with positions in the whole request."""
     if not start:
         return error
-    faults = [{**fault, "record": fault["record"] + start} for fault in error.faults]
+    faults = [RecordFault({**fault, "record": fault["record"] + start}) for fault in error.faults]
     return InvalidRecordError(f"Records from number {start} on: {error.message}", faults)

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -23,7 +22,7 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.datetimes import TimeFormat
 from complex_system.domain.keys import MAX_KEY, repeated_key, row_key
 from complex_system.domain.records import Record, raw_check
-from complex_system.errors import InvalidRecordError, SourceFileError
+from complex_system.errors import InvalidRecordError, RecordFault, SourceFileError
 from complex_system.sources.dialect import file_type, too_long
 from complex_system.sources.tables import CHUNK_ROWS, Table, table_at
 
@@ -188,9 +187,9 @@ class Replay:
         return False, (*moment, parts.get("fraction", 0), row.number)
 
 
-def fault_text(fault: dict[str, Any]) -> str:
+def fault_text(fault: RecordFault) -> str:
     """Return a fault of a record as text, without its place."""
-    return (f"field '{fault['field']}': " if fault.get("field") else "") + str(fault["problem"])
+    return (f"field '{fault['field']}': " if fault["field"] else "") + fault["problem"]
 
 
 @contextmanager

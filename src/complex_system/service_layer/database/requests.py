@@ -14,7 +14,7 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.keys import MAX_KEY
 from complex_system.domain.pages import MAX_PAGE_ROWS, PAGE_ROWS, REVISION, Page, decode_page, processed_schema
 from complex_system.domain.records import MAX_FAULTS, Record, faults_message
-from complex_system.errors import InvalidRecordError, InvalidRequestError
+from complex_system.errors import InvalidRecordError, InvalidRequestError, RecordFault
 from complex_system.messaging.replicas import ALL, Share
 from complex_system.protocol.base import Message, Request
 
@@ -110,7 +110,7 @@ def processed_of(value: object, dataset: Dataset) -> Page:
         schema = schema.append(pa.field(REVISION, pa.int64(), nullable=False))
     if sorted(table.column_names) != sorted(schema.names):
         raise InvalidRequestError(f"The page must have exactly these columns: {', '.join(dataset.processed_names)}.")
-    faults: list[dict[str, Any]] = []
+    faults: list[RecordFault] = []
     columns = []
     for field in schema:
         found = table.schema.field(field.name).type

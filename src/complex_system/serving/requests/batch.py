@@ -11,7 +11,7 @@ import polars as pl
 from typing_extensions import override
 
 from complex_system.domain.records import MAX_FAULTS, Record, faults_message, shown
-from complex_system.errors import InvalidRecordError
+from complex_system.errors import InvalidRecordError, RecordFault
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.pipeline.rows import Matrix
 
@@ -115,7 +115,7 @@ class FeatureBatch(Batch):
 
 def _bad_features(elements: Iterable[tuple[int, Any]], names: Sequence[str]) -> InvalidRecordError:
     """Return the error that names the first elements, by their place in row-major order, that are not features."""
-    faults: list[dict[str, Any]] = []
+    faults: list[RecordFault] = []
     for place, value in elements:
         if value is None:
             problem = "is missing, and processed features must all be numbers"

@@ -23,6 +23,7 @@ from complex_system.errors import (
     InvalidRecordError,
     NobodyListensError,
     NoModelError,
+    RecordFault,
 )
 from complex_system.http.auth import ApiKey
 from complex_system.http.limits import BodyLimits, LimitedRequest
@@ -280,7 +281,7 @@ def error_text(error: ComplexSystemError) -> str:
     return joined_lines(fault_lines(error.faults))
 
 
-def fault_lines(faults: list[dict[str, Any]]) -> list[str]:
+def fault_lines(faults: list[RecordFault]) -> list[str]:
     """Return a line for each fault, with record, field and problem."""
     return [
         f"record {f['record']}{', ' + repr(f['field']) if f['field'] is not None else ''}: {f['problem']}" for f in faults

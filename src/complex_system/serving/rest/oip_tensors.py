@@ -13,7 +13,7 @@ import msgspec
 from complex_system.domain.dataset import ID, Column
 from complex_system.domain.records import MAX_FAULTS, faults_message, shown
 from complex_system.domain.types import column_type
-from complex_system.errors import InvalidRecordError, InvalidRequestError
+from complex_system.errors import InvalidRecordError, InvalidRequestError, RecordFault
 from complex_system.serving.requests.batch import Batch
 from complex_system.serving.requests.json import explain_type, json_of
 from complex_system.serving.requests.reader import BatchReader
@@ -122,7 +122,7 @@ def _columns(tensors: dict[str, InputTensor], reader: BatchReader, inputs: Input
     """Read raw columns; names all that is wrong with tensors and values in one error."""
     columns: dict[str, list[Any]] = {}
     problems: list[str] = []
-    faults: list[dict[str, Any]] = []
+    faults: list[RecordFault] = []
     for name, tensor in tensors.items():
         try:
             columns[name] = _column(tensor, inputs)
@@ -178,12 +178,12 @@ def no_binary() -> InvalidRequestError:
     return InvalidRequestError("The binary tensor data extension is not offered here: send tensors as JSON.")
 
 
-def _integer_faults(tensor: InputTensor, values: list[Any]) -> list[dict[str, Any]]:
+def _integer_faults(tensor: InputTensor, values: list[Any]) -> list[RecordFault]:
     """Return faults of the first numbers in a tensor of integers that are not of its datatype; other values are checked later."""
     if tensor.datatype not in _INTEGERS:
         return []
     low, high = _INTEGERS[tensor.datatype]
-    faults: list[dict[str, Any]] = []
+    faults: list[RecordFault] = []
     for position, value in enumerate(values):
         # JSON does not distinguish 3 and 3.0.
         if type(value) in (int, float) and not (low <= value <= high and value == int(value)):
