@@ -142,7 +142,7 @@ async def test_data_processing_is_killed(servers: Servers, system: Plant, datase
     start_all(system, servers.service, PROCESSING, SOURCE)
 
     async def fault() -> None:
-        await system.until(lambda counts: counts["processed"] > 0)
+        await system.until(lambda counts: counts.processed > 0)
         system.kill(PROCESSING)
         system.start(PROCESSING)
 
@@ -160,7 +160,7 @@ async def test_the_source_is_killed(servers: Servers, system: Plant, dataset: Da
         told = system.told
         # What it was told of as saved is there before it comes back.
         counts = await system.until(lambda _: True)
-        assert counts["raw"] >= told > 0
+        assert counts.raw >= told > 0
         system.start(SOURCE)
 
     await system.disturbed(fault)

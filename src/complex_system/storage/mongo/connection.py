@@ -117,6 +117,8 @@ class Queries:
 
     keys_a_query = 500
     """Most keys in one query or update."""
+    keys_a_search = 500
+    """Most keys in one query of which few are expected to be there."""
 
     async def find(
         self, collection: Collection, query: Document, fields: Sequence[str], limit: int | None = None, skip: int = 0
@@ -143,10 +145,12 @@ class Queries:
         query: Document = {mark[0]: mark[1], ID: {"$gt": after or ""}, **({known: {"$ne": None}} if known else {})}
         return await self.find(collection, query, fields, limit)
 
-    async def find_keys(self, collection: Collection, keys: Iterable[str], fields: Sequence[str]) -> list[Document]:
-        """Return the documents with these keys, by key."""
+    async def find_keys(
+        self, collection: Collection, keys: Iterable[str], fields: Sequence[str], *, few: bool = False
+    ) -> list[Document]:
+        """Return the documents with these keys, by key; with ``few``, most keys are not expected to be there."""
         found: list[Document] = []
-        for part in self._parts(keys, self.keys_a_query):
+        for part in self._parts(keys, self.keys_a_search if few else self.keys_a_query):
             found += await self.find(collection, {ID: {"$in": part}}, fields)
         return found
 

@@ -47,6 +47,7 @@ class SecantusQueries(Queries):
     """Reads between two keys, one read or write of a collection after the other, and counts that are kept for a while."""
 
     keys_a_query = 25
+    keys_a_search = 100
 
     def __init__(self, widths: Mapping[str, int]) -> None:
         """Make the queries.

@@ -92,7 +92,7 @@ class MongoDataStore(DataStore):
                 await self._work.mark_pending([keys[place] for place in existing])
                 await self._queries.replace(processed, [documents[place] for place in existing])
             if await rejected.find_one({}, {ID: 1}):
-                again = [d[ID] for d in await self._queries.find_keys(rejected, keys, [ID])]
+                again = [d[ID] for d in await self._queries.find_keys(rejected, keys, [ID], few=True)]
                 await self._work.mark_pending(again)
                 await self._queries.delete(rejected, again)
             await self._work.mark_done(revisions_of(table), version)

@@ -60,7 +60,7 @@ class Work:
 
     async def mark_processed_before(self, keys: Keys[str]) -> None:
         """Mark new raw records as done whose processed record came first."""
-        processed = await self._collections.queries.find_keys(self._collections.processed, keys, [ID, PIPELINE])
+        processed = await self._collections.queries.find_keys(self._collections.processed, keys, [ID, PIPELINE], few=True)
         versions = {document[ID]: document.get(PIPELINE, "") for document in processed}
         for version in set(versions.values()):
             await self.mark_done({key: None for key, of in versions.items() if of == version}, version)
