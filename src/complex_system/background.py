@@ -1,4 +1,4 @@
-"""Concurrent work: coroutines that end together, and blocking calls in threads that hold no process.
+"""Concurrent work: coroutines that end together, and blocking calls in threads that do not keep the process alive.
 
 A request to a server that hangs must not keep a service from ending.
 The threads of ``asyncio.to_thread`` are waited for when the process ends; these are daemons. Whatever may hang (MLflow, Weights &

@@ -191,7 +191,7 @@ async def test_text_from_events_stays_text(chromium: Browser) -> None:
     monitor = make_monitor(time.time(), days=0.05, pairs_a_minute=2)
     now = time.time()
     beat = heartbeat(EVIL, replica=EVIL, state=EVIL, detail=EVIL, url="javascript:alert(1)")
-    monitor.services.beaten(beat)
+    monitor.services.heartbeat_received(beat)
     monitor.history.crowned(crowned(now, champion(EVIL, EVIL, 3.0, framework=EVIL)))
     action = Action(round=EVIL, at=now, what=EVIL)
     evil = alert("e", now, rule=EVIL, severity=EVIL, metric=EVIL, sentence=EVIL, actions=(action,))

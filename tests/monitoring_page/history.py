@@ -175,7 +175,7 @@ def make_monitor(now: float, days: float = 9.0, pairs_a_minute: int = 4) -> Moni
                 url=f"http://127.0.0.1:{8001 + replica}" if "serving" in name else "", cpu_percent=float(cpu),
                 memory_megabytes=float(memory),
             )  # fmt: skip
-            monitor.services.beaten(beat)
+            monitor.services.heartbeat_received(beat)
     ticks[0] = 1.4
     monitor.flow.counted(now - 60, RecordCounts(raw=268_113, processed=268_014, labelled=134_102, rejected=97))
     monitor.flow.counted(now, RecordCounts(raw=268_240, processed=268_142, labelled=134_166, rejected=97))

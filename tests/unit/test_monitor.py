@@ -76,8 +76,8 @@ def passed(book: ServiceBook, clock: Clock, seconds: int) -> list[str]:
 
 def test_who_vanishes_is_silent_within_ten_seconds_and_who_stops_is_not(book: ServiceBook, clock: Clock) -> None:
     for name in ("gone", "stopped"):
-        assert book.beaten(beat("serving", name))
-    assert book.beaten(beat("serving", "stopped", "stopped"))
+        assert book.heartbeat_received(beat("serving", name))
+    assert book.heartbeat_received(beat("serving", "stopped", "stopped"))
     assert passed(book, clock, 8) == []
     assert passed(book, clock, 2) == ["gone"]
     assert passed(book, clock, 20) == []
@@ -88,28 +88,28 @@ def test_who_vanishes_is_silent_within_ten_seconds_and_who_stops_is_not(book: Se
 
 
 def test_a_replica_that_takes_a_silent_ones_place_is_a_restart(book: ServiceBook, clock: Clock) -> None:
-    book.beaten(beat("serving", "a"))
+    book.heartbeat_received(beat("serving", "a"))
     passed(book, clock, 10)
-    assert book.beaten(beat("serving", "b"))
+    assert book.heartbeat_received(beat("serving", "b"))
     (service,) = book.services()
     assert (service.state, service.running, service.restarts) == ("ready", 1, 1)
     assert book.figures()[Figure("services/silent", "serving")] == 0
 
 
 def test_the_same_name_with_a_later_start_is_a_restart_and_another_replica_is_none(book: ServiceBook) -> None:
-    book.beaten(beat("serving", "a"))
-    book.beaten(beat("serving", "b"))
-    assert not book.beaten(beat("serving", "a"))
+    book.heartbeat_received(beat("serving", "a"))
+    book.heartbeat_received(beat("serving", "b"))
+    assert not book.heartbeat_received(beat("serving", "a"))
     assert book.services()[0].restarts == 0
-    assert book.beaten(beat("serving", "a", started=2.0))
+    assert book.heartbeat_received(beat("serving", "a", started=2.0))
     assert book.services()[0].restarts == 1
     assert book.services()[0].cpu_percent == 20.0
 
 
 def test_a_silent_one_that_beats_again_is_there_again(book: ServiceBook, clock: Clock) -> None:
-    book.beaten(beat("serving", "a"))
+    book.heartbeat_received(beat("serving", "a"))
     assert passed(book, clock, 10) == ["a"]
-    assert book.beaten(beat("serving", "a"))
+    assert book.heartbeat_received(beat("serving", "a"))
     assert book.services()[0].state == "ready"
     assert book.services()[0].restarts == 0
 
@@ -118,16 +118,16 @@ def test_after_a_start_of_the_whole_system_nobody_is_missed_whoever_is_heard_fir
     """A process that is started again has another name, and the kept state may be from before the orderly end."""
     before = ServiceBook(8.0, clock)
     for service in ("early", "late"):
-        before.beaten(beat(service, f"{service}-1"))
+        before.heartbeat_received(beat(service, f"{service}-1"))
     book = ServiceBook(8.0, clock)
-    book.beaten(beat("early", "early-2", started=2.0))
+    book.heartbeat_received(beat("early", "early-2", started=2.0))
     book.expect(before.services())
     assert passed(book, clock, 5) == []
-    assert not book.beaten(beat("early", "early-2", started=2.0))
+    assert not book.heartbeat_received(beat("early", "early-2", started=2.0))
     assert passed(book, clock, 5) == []
-    assert not book.beaten(beat("early", "early-2", started=2.0))
-    assert book.beaten(beat("late", "late-2", started=2.0))  # later than it may be silent
-    book.beaten(beat("early", "early-2", started=2.0))
+    assert not book.heartbeat_received(beat("early", "early-2", started=2.0))
+    assert book.heartbeat_received(beat("late", "late-2", started=2.0))  # later than it may be silent
+    book.heartbeat_received(beat("early", "early-2", started=2.0))
     assert passed(book, clock, 6) == []
     assert {each.service: (each.running, each.restarts) for each in book.services()} == {
         "early": (1, 1), "late": (1, 1),
@@ -137,28 +137,28 @@ def test_after_a_start_of_the_whole_system_nobody_is_missed_whoever_is_heard_fir
 def test_who_vanished_while_nobody_watched_is_silent_although_another_replica_is_there(clock: Clock) -> None:
     before = ServiceBook(8.0, clock)
     for name in ("gone", "there", "stopped"):
-        before.beaten(beat("serving", name))
-    before.beaten(beat("serving", "stopped", "stopped"))
+        before.heartbeat_received(beat("serving", name))
+    before.heartbeat_received(beat("serving", "stopped", "stopped"))
     book = ServiceBook(8.0, clock)
     book.expect(before.services())
     silent = []
     for _ in range(int(EXPECTED_WITHIN) + 2):
-        book.beaten(beat("serving", "there"))
+        book.heartbeat_received(beat("serving", "there"))
         silent += passed(book, clock, 1)
     assert silent == ["gone"]
     assert book.figures()[Figure("services/restarts")] == 0
 
 
 def test_a_look_that_comes_late_proves_nothing(book: ServiceBook, clock: Clock) -> None:
-    book.beaten(beat("serving", "a"))
+    book.heartbeat_received(beat("serving", "a"))
     clock.now += 60.0  # this process was held up, and the heartbeats wait to be heard
     assert book.newly_silent() == []
     assert passed(book, clock, 8) == ["a"]
 
 
 def test_who_was_there_before_a_restart_is_expected_to_be_there_again(book: ServiceBook, clock: Clock) -> None:
-    book.beaten(beat("serving", "a"))
-    book.beaten(beat("serving", "b", "stopped"))
+    book.heartbeat_received(beat("serving", "a"))
+    book.heartbeat_received(beat("serving", "b", "stopped"))
     restarted = ServiceBook(8.0, clock)
     restarted.expect(msgspec.convert(json.loads(json.dumps(to_wire(book.services()))), list[ServiceState]))
     assert passed(restarted, clock, int(EXPECTED_WITHIN)) == []  # the whole system may be starting
@@ -166,8 +166,8 @@ def test_who_was_there_before_a_restart_is_expected_to_be_there_again(book: Serv
 
 
 def test_the_book_forgets(book: ServiceBook, clock: Clock) -> None:
-    book.beaten(beat("a", "stopped", "stopped"))
-    book.beaten(beat("b", "gone"))
+    book.heartbeat_received(beat("a", "stopped", "stopped"))
+    book.heartbeat_received(beat("b", "gone"))
     passed(book, clock, int(STOPPED_KEPT) + 2)
     assert [each.service for each in book.services()] == ["b"]
     clock.now += SILENT_KEPT
@@ -283,7 +283,7 @@ def watched(monitor: Monitor, dataset: Dataset) -> Figures:
     assert not monitor.predicted(prediction_made(dataset, records[:1], 3.0))
     monitor.measured(TruthKnown(truths=tuple(Truth(id=r[ID], truth=truth_of(r) or 0.0) for r in records)))
     monitor.failed(PredictionFailed(service=CHAMPIONS_SERVICE, failures={"invalid_record": 2}))
-    monitor.services.beaten(beat("ml_serving_mlflow", "a"))
+    monitor.services.heartbeat_received(beat("ml_serving_mlflow", "a"))
     for i in range(2):
         monitor.flow.counted(NOW + i, RecordCounts(raw=10 * i, processed=0, labelled=0, rejected=0))
     drift = monitor.measure_data(monitor.records, monitor.reference)

@@ -129,7 +129,7 @@ def hear_failures(monitor: Monitor, payload: dict[str, Any]) -> None:
 
 
 def hear_heartbeat(monitor: Monitor, payload: dict[str, Any]) -> None:
-    monitor.services.beaten(SERVICE_HEARTBEAT.decode(payload))
+    monitor.services.heartbeat_received(SERVICE_HEARTBEAT.decode(payload))
 
 
 def count_records(monitor: Monitor, at: float, payload: dict[str, Any]) -> None:

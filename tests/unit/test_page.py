@@ -74,7 +74,7 @@ def test_a_reading_does_not_change_any_more(monitor: Monitor) -> None:
         monitor.history.minute(NOW - 1).answered(Served("new", "new", "1"), 2.0, 3)
         monitor.history.minute(NOW - 1).read(Figures.of_flat({"system/cpu_utilization_percentage": 99.0}))
     monitor.history.crowned(crowned(NOW, champion(version="9", rmse=1.0)))
-    monitor.services.beaten(heartbeat("ml_serving", state="failing"))
+    monitor.services.heartbeat_received(heartbeat("ml_serving", state="failing"))
     assert everything(reading) == before
     assert everything(read(monitor)) != before
 
@@ -119,10 +119,10 @@ def test_without_anything_every_view_says_what_is_awaited(monitor: Monitor) -> N
 def test_the_answers_follow_services_errors_and_drift(monitor: Monitor) -> None:
     monitor.history.crowned(crowned(NOW - 1800, champion()))
     predict(monitor)
-    monitor.services.beaten(heartbeat("ml_serving"))
+    monitor.services.heartbeat_received(heartbeat("ml_serving"))
     good = answers.all_answers(read(monitor))
     assert [answer.level for answer in good] == ["good", "good", "none", "good"]
-    monitor.services.beaten(heartbeat("ml_serving", state="failing", detail="no model"))
+    monitor.services.heartbeat_received(heartbeat("ml_serving", state="failing", detail="no model"))
     predict(monitor, 40, 30.0)
     monitor.drift = DataDrift(raw={"rohwert_1_labormessung": drifted(0.3)}, samples=200)
     monitor.history.alert(alert("a", NOW - 60, severity="critical"))
@@ -185,7 +185,7 @@ def test_text_from_events_is_never_markup(monitor: Monitor) -> None:
         Figures.of_flat({f"data/psi/{EVIL}": 0.3, f"services/{EVIL}/cpu_percent": 1.0, f"data/missing/{EVIL}": 0.5})
     )
     beat = heartbeat(EVIL, replica=EVIL, state=EVIL, detail=EVIL, url="javascript:alert(1)")
-    monitor.services.beaten(beat)
+    monitor.services.heartbeat_received(beat)
     monitor.history.crowned(crowned(NOW - 9, champion(EVIL, EVIL, 1.0, framework=EVIL, cause=EVIL)))
     row = compared(EVIL, EVIL, 2.0, framework=EVIL)
     monitor.compared(comparison(row, kept=EVIL, verdict=EVIL, run_url="javascript:alert(1)", baselines={EVIL: row}))

@@ -145,8 +145,8 @@ def _inspect_texts(found: InspectedColumn, series: pl.Series, *, decimal_commas:
     found.missing, found.different = len(kept) - len(texts), len(set(texts))
     if not texts:
         return
-    words = {text.strip().lower() for text in texts}
-    if words <= TRUE | FALSE and (len({truth(word) for word in words}) == len(words)):
+    flags = {text.strip().lower() for text in texts}
+    if flags <= TRUE | FALSE and len({truth(flag) for flag in flags}) == len(flags):
         found.type = "boolean"
         _set_flags(
             found, pl.Series(found.name, [None if text is None else float(bool(truth(text))) for text in kept], pl.Float64)

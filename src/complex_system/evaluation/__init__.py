@@ -1,1 +1,1 @@
-"""Decides: when a training round is due, which model is best, and whether it beats a baseline. No broker; MLflow only as a log."""
+"""Decides: when a round is due, which model is best, whether it beats a baseline. No broker; models and log are in MLflow."""

@@ -155,7 +155,7 @@ class Comparison:
 
     @property
     def kept(self) -> str:
-        """Why the champion of before stays, in one sentence; empty for a new one."""
+        """Why the previous champion stays, in one sentence; empty for a new one."""
         if self.is_change:
             return ""
         where = f"on the newest {self.holdout} hold-out records"
@@ -283,7 +283,7 @@ def ranked(candidates: Iterable[Candidate], holdout: Samples) -> tuple[list[Resu
 def ranked_by_folds(results: list[Result]) -> list[Result] | None:
     """Return the results by their cross-validation, or None where the new models were not all validated with the same records.
 
-    A champion of before that was trained on other records has no such figure; it is compared with the best new model on the
+    A previous champion that was trained on other records has no such figure; it is compared with the best new model on the
     hold-out part, which neither has seen, and stands first or last.
     """
     digests = {result.cross.digest if result.cross else "" for result in results if not result.incumbent}

@@ -24,6 +24,7 @@ class BodyLimits:
     """What all requests of one server share.
 
     Attributes:
+        small: Bytes below which a body needs no place.
         large: Places for requests with large bodies.
     """
 
@@ -35,6 +36,7 @@ class BodyLimits:
             max_records: Of one request, for the advice how to split one that is too large.
         """
         self.max_bytes = max_bytes
+        self.small = min(LARGE_BODY, max_bytes)
         self.max_records = max_records
         self.large = asyncio.Semaphore(LARGE_AT_ONCE)
 
@@ -63,8 +65,8 @@ class LimitedRequest:
     def id(self) -> str:
         """The client's request id if it can stand in a header, else one of ours."""
         if not self._id:
-            sent = self.header(_ID_FIELD)
-            self._id = sent if sent and _ID.fullmatch(sent) else new_key()
+            sent = self.headers.get(_ID_FIELD)
+            self._id = sent.decode() if sent and _ID.fullmatch(sent) else new_key()
         return self._id
 
     def release(self) -> None:
@@ -88,7 +90,7 @@ class LimitedRequest:
             raise InvalidRequestError(f"Bodies are taken uncompressed, not with Content-Encoding '{shown}'.")
         length = self.headers.get(b"content-length", b"")
         declared = int(length) if len(length) < 19 and length.isdigit() else 0
-        if not 0 < declared < min(LARGE_BODY, self._limits.max_bytes):
+        if not 0 < declared < self._limits.small:
             return await self._large_body(declared)
         body, more = b"", True
         while more:  # the HTTP server ends it at the declared length
@@ -149,4 +151,4 @@ class LimitedRequest:
 
 
 _ID_FIELD = REQUEST_ID.encode()
-_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
+_ID = re.compile(rb"[\w.:/+=@-]{1,128}")

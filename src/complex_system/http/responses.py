@@ -30,7 +30,10 @@ HTTP_STATUS = {
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return a response with ``content`` as JSON: anything that ``msgspec`` encodes."""
-    return Response(msgspec.json.encode(content), status, headers, "application/json")
+    response = Response(msgspec.json.encode(content), status, media_type="application/json")
+    # Starlette looks through headers that it is given for two that it sets itself.
+    response.raw_headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]
+    return response
 
 
 def status_of(error: ComplexSystemError) -> int:

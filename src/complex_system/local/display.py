@@ -54,7 +54,7 @@ def quality_text(quality: Quality, ranked_by: str) -> str:
     """Return the errors of a model or baseline, first those that the ranking goes by."""
     cv, interval = quality.cv, _interval(quality)
     if cv is None:
-        # A champion of before, among models that were cross-validated, has hold-out figures only.
+        # A previous champion, among models that were cross-validated, has hold-out figures only.
         where = "" if ranked_by == "hold-out" else "hold-out "
         return f"{where}RMSE {format_figure(quality.rmse):>6}{interval}  MAE {format_figure(quality.mae):>6}  R2 {quality.r2:.4f}"
     return (

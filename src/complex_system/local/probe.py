@@ -15,7 +15,7 @@ from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
 from complex_system.errors import ComplexSystemError
 from complex_system.local.state import Prediction
-from complex_system.messaging.clients import Asks, DatabaseClient
+from complex_system.messaging.clients import DatabaseClient, Requester
 from complex_system.serving.requests.examples import example_record
 from complex_system.training.data import Part, parts_of
 
@@ -59,12 +59,12 @@ def sample_record(dataset: Dataset, seed: int) -> Record:
     return {name: round(value, 2) if isinstance(value, float) else value for name, value in record.items()}
 
 
-async def stored_sample(dataset: Dataset, asker: Asks) -> tuple[Record, float] | None:
+async def stored_sample(dataset: Dataset, requester: Requester) -> tuple[Record, float] | None:
     """Return a stored record of the hold-out part without its target, and the target's true value; None without one.
 
     Among the first ones by key it is one with the fewest missing values.
     """
-    database, keys = DatabaseClient(asker), list[str]()
+    database, keys = DatabaseClient(requester), list[str]()
     pages = database.processed_pages([ID], labelled=True, version=dataset.version, limit=_LOOKED_AT)
     async with aclosing(pages):  # type: ignore[type-var]
         async for page in pages:

@@ -1,4 +1,4 @@
-"""Asking services and hearing events: typed clients of each service, and a connection for programs that are no service."""
+"""Typed clients of each service, and a connection for programs that are not services."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DOCUMENTS_IN_REQUEST = 500
 """Documents, and keys, in one request."""
 
 
-class Asks(Protocol):
+class Requester(Protocol):
     """Sends requests: every ``SystemService``, and :class:`SystemClient`."""
 
     async def ask(self, request: Request[Q, R], value: Q, seconds: float | None = None) -> R:
@@ -54,7 +54,7 @@ async def ask(connection: ServiceConnection, sender: str, request: Request[Q, R]
 
 
 class SystemClient:
-    """Asks services and hears events, for programs around the system such as the local runner.
+    """Requester services and hears events, for programs around the system such as the local runner.
 
     ``async with await SystemClient.open(settings, "name") as client: ...`` closes the connection at the end.
     """
@@ -95,8 +95,8 @@ class SystemClient:
 class DatabaseClient:
     """The database service of the deployment, whichever of the two it is."""
 
-    def __init__(self, asker: Asks) -> None:
-        self._ask = asker.ask
+    def __init__(self, requester: Requester) -> None:
+        self._ask = requester.ask
 
     async def save_raw(self, records: list[Record]) -> dict[str, Any]:
         """Save raw records; return when the database has them. Repeating it with the same keys changes nothing."""
@@ -181,9 +181,9 @@ class DocumentClient:
     It has the methods that ``monitoring.history.Documents`` asks for.
     """
 
-    def __init__(self, asker: Asks) -> None:
-        self._ask = asker.ask
-        records = DatabaseClient(asker)
+    def __init__(self, requester: Requester) -> None:
+        self._ask = requester.ask
+        records = DatabaseClient(requester)
         self.targets, self.raw_by_keys = records.targets, records.raw_by_keys
 
     async def save(self, documents: Sequence[Document]) -> None:
@@ -233,8 +233,8 @@ class DocumentClient:
 class ProcessingClient:
     """The data processing service."""
 
-    def __init__(self, asker: Asks) -> None:
-        self._ask = asker.ask
+    def __init__(self, requester: Requester) -> None:
+        self._ask = requester.ask
 
     async def process(self, records: list[Record]) -> list[Record]:
         """Return the processed records of raw ones, in the same order."""
@@ -247,18 +247,18 @@ class ServingClient:
 
     def __init__(
         self,
-        asker: Asks,
+        requester: Requester,
         subject: Request[Any, Any] = subjects.PREDICT,
         columns: Request[ArrowPage, ArrowPage] = PREDICT_COLUMNS,
     ) -> None:
         """Make a client.
 
         Args:
-            asker: Sends the requests.
+            requester: Sends the requests.
             subject: Answers records.
             columns: Answers Arrow pages.
         """
-        self._ask = asker.ask
+        self._ask = requester.ask
         self._subject = subject
         self._columns = columns
 

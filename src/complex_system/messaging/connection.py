@@ -81,17 +81,18 @@ class ServiceConnection(NatsBrokerConnection):
         client = EncryptedClient() if settings.nats_tls_ca else ServiceClient()
         connection = cls(client, name, settings.handler_tasks)
         address = f"{settings.nats_host}:{settings.nats_port}"
-        waiting = False
+        reported = ""
 
         async def on_error(error: Exception) -> None:
-            nonlocal waiting
+            nonlocal reported
+            reason = str(error) or type(error).__name__
             if isinstance(error, SlowConsumerError):
-                await connection._refuse(error)
-            elif not client.is_connected and not waiting:
-                waiting = True
-                log.warning("Waiting for the broker at %s: %s", address, error or type(error).__name__)
+                await connection._reply_busy(error)
             elif client.is_connected:
-                log.warning("Broker: %s", error or type(error).__name__)
+                log.warning("Broker: %s", reason)
+            elif reason != reported:
+                reported = reason
+                log.warning("Waiting for the broker at %s: %s", address, reason)
 
         async def on_disconnect() -> None:
             # The broker forgets pending requests, so their replies cannot arrive any more.
@@ -101,12 +102,12 @@ class ServiceConnection(NatsBrokerConnection):
                 log.warning("The broker at %s is away", address)
 
         async def on_reconnect() -> None:
-            nonlocal waiting
-            waiting = False
+            nonlocal reported
+            reported = ""
             log.info("The broker at %s is back", address)
 
         async def on_close() -> None:
-            connection._lose(f"The connection to the broker at {address} was closed: {client.last_error}")
+            connection._give_up(f"The connection to the broker at {address} was closed: {client.last_error}")
 
         options: dict[str, Any] = {}
         if settings.nats_user:
@@ -227,11 +228,16 @@ class ServiceConnection(NatsBrokerConnection):
         return await self._subscribe_bounded(subject.name, self._name, answer)
 
     async def subscribe(self, subject: Subject, cb: Callable[..., Awaitable[None]]) -> NatsBrokerSubscription:
-        """Subscribe to events; every replica receives them. An exception in a handler is logged and has no other effect."""
+        """Subscribe to events; every replica receives them.
+
+        A message that cannot be decoded is logged and dropped. An exception in a handler is logged and has no other effect.
+        """
 
         async def consume(message: Msg) -> None:
             try:
                 await cb(_decode(subject, message))
+            except InvalidRequestError as error:
+                log.warning("Dropped an event on '%s': %s", message.subject, error.message)
             except Exception:
                 log.exception("An event on '%s' could not be handled", message.subject)
 
@@ -250,7 +256,7 @@ class ServiceConnection(NatsBrokerConnection):
         self._workers.append(workers)
         return DrainingSubscription(self._client, subscription, workers)
 
-    async def _refuse(self, dropped: SlowConsumerError) -> None:
+    async def _reply_busy(self, dropped: SlowConsumerError) -> None:
         """Answer a request that was dropped because too many wait, so that its sender need not wait for the time-out."""
         now = asyncio.get_running_loop().time()
         if now - self._warned >= _SECONDS_BETWEEN_WARNINGS:
@@ -275,7 +281,7 @@ class ServiceConnection(NatsBrokerConnection):
             if self._client.is_connected:
                 connected = now()
             elif now() - max(connected, self._client.last_unanswered) > timeout:
-                self._lose(
+                self._give_up(
                     f"The broker at {address} has not accepted the connection within {timeout:g} s: "
                     f"{self._client.last_error or 'no reason given'}"
                 )
@@ -284,7 +290,7 @@ class ServiceConnection(NatsBrokerConnection):
                 self._client.reconnect()
             await asyncio.sleep(_CHECK_INTERVAL)
 
-    def _lose(self, reason: str) -> None:
+    def _give_up(self, reason: str) -> None:
         if not self._closing:
             log.error("%s", reason)
             self.lost_reason = reason

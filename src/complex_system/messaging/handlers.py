@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from functools import wraps
@@ -11,12 +10,9 @@ from typing import Any, TypeVar
 from fastiot.core import reply, subscribe
 from fastiot.msg import Thing
 
-from complex_system.errors import InvalidRequestError
 from complex_system.messaging.errors import error_value, to_thing
 from complex_system.messaging.subjects import event_subject, reply_subject
 from complex_system.protocol.base import Event, Request
-
-log = logging.getLogger(__name__)
 
 SENDER: ContextVar[str] = ContextVar("sender", default="")
 """Who sent the request that a handler answers, as the Thing's ``machine`` says it."""
@@ -46,17 +42,12 @@ def answers(request: Request[Q, R]) -> Callable[[Callable[[Any, Q], Awaitable[R]
 
 
 def hears(event: Event[M]) -> Callable[[Callable[[Any, M], Awaitable[None]]], Any]:
-    """The method takes the message of every event; a payload that is not such a message is logged and dropped."""
+    """The method takes the message of every event."""
 
     def decorate(method: Callable[[Any, M], Awaitable[None]]) -> Any:
         @wraps(method)
         async def handler(self: Any, thing: Thing) -> None:
-            try:
-                message = event.decode(thing.value)
-            except InvalidRequestError as error:
-                log.warning("An event of %s is dropped: %s", thing.machine or "an unknown sender", error.message)
-                return
-            await method(self, message)
+            await method(self, event.decode(thing.value))
 
         return subscribe(event_subject(event))(handler)
 

@@ -233,13 +233,13 @@ class SystemService(FastIoTService):
 
     async def _start(self) -> None:
         loop = asyncio.get_running_loop()
-        for sign in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(sign, self._shutdown_event.set)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self._shutdown_event.set)
         # All replicas answer on the first name; the second one reaches the replica of a host, for instance from a health check.
         for name in (self.service_name(), f"{self.service_name()}.{socket.gethostname()}"):
             self._subs.append(await self.broker.subscribe_reply_cb(reply_subject(health_request(name)), self._answer_health))
         self.every(self.settings.heartbeat_interval, self._beat)
-        self.run_task(self._end_when_lost())
+        self.run_task(self._stop_when_connection_lost())
         started = asyncio.create_task(self.on_start())
         ended = asyncio.create_task(self._shutdown_event.wait())
         await asyncio.wait({started, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -280,7 +280,7 @@ class SystemService(FastIoTService):
             # FastIoT ignores this, and the service would continue without the task.
             await self.request_shutdown("A task of the service was cancelled unexpectedly")
 
-    async def _end_when_lost(self) -> None:
+    async def _stop_when_connection_lost(self) -> None:
         lost, ended = asyncio.create_task(self.broker.lost.wait()), asyncio.create_task(self._shutdown_event.wait())
         await asyncio.wait({lost, ended}, return_when=asyncio.FIRST_COMPLETED)
         lost.cancel()

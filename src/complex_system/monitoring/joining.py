@@ -104,17 +104,12 @@ class PredictionJoin:
         """Record a truth; one that is not a finite number is left out."""
         if not math.isfinite(truth):
             return
-        consumed: set[Served] = set()
         waiting = self._waiting.pop(key, None)
-        if waiting is not None:
-            consumed = self._pair(waiting, truth)
-        else:
-            self._unknown[key] = truth
-            _bound(self._unknown, self._max)
+        consumed = self._pair(waiting, truth) if waiting is not None else set[Served]()
         if waiting is not None and waiting.saved:
             self._done.add(key)
-        elif waiting is not None:
-            self._unknown[key] = truth  # an earlier process, or another model's prediction, may wait in the database
+        else:  # predictions of an earlier process, or of another model, may wait in the database
+            self._unknown[key] = truth
             _bound(self._unknown, self._max)
         self._truths[key] = (truth, consumed)
         self._truths.move_to_end(key)

@@ -97,7 +97,7 @@ class ServiceBook:
         self._replicas: dict[tuple[str, str], _Replica] = {}
         self._restarts: dict[str, int] = {}
 
-    def beaten(self, beat: Heartbeat) -> bool:
+    def heartbeat_received(self, beat: Heartbeat) -> bool:
         """Record a heartbeat; return whether the replica is new, runs again, or has stopped.
 
         A new replica of a service takes the place of a silent one, or of one that is expected from before a restart of monitoring, for
@@ -136,7 +136,7 @@ class ServiceBook:
     def expect(self, services: Sequence[ServiceState]) -> None:
         """Take the services of an earlier process of monitoring: what ran then is expected to run again.
 
-        Those that are unknown to it and were heard by now have taken places, as in :meth:`beaten`.
+        Those that are unknown to it and were heard by now have taken places, as in :meth:`heartbeat_received`.
         """
         for each in services:
             kept = {replica.replica: replica for replica in each.replicas}

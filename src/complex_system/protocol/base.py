@@ -63,7 +63,7 @@ class Event(Generic[M]):
 
 @dataclass(frozen=True)
 class Request(Generic[Q, R]):
-    """A subject that is asked and answers.
+    """A request/reply subject.
 
     Attributes:
         name: The subject's name on the broker.

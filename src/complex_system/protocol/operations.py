@@ -13,7 +13,7 @@ Severity = Literal["info", "warning", "critical"]
 
 
 class Heartbeat(Message, frozen=True, kw_only=True):
-    """How a service is, published every few seconds and at each change, and told on ``get-health.<service>``.
+    """State of a service, published every few seconds and at each change, and returned on ``get-health.<service>``.
 
     Attributes:
         service: snake_case name.
@@ -170,7 +170,7 @@ class MonitoringSnapshot(ServiceFigures, frozen=True, kw_only=True):
 
 
 class ScenarioRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
-    """Lets something happen to the lab.
+    """Starts a disturbance of the lab.
 
     Attributes:
         scenario: Name of the scenario; ``normal`` ends the one that runs.
@@ -200,7 +200,7 @@ ALERT_RAISED = Event("alert-raised", Alert)
 ALERT_ENDED = Event("alert-ended", Alert)
 GET_ALERTS = Request("get-alerts", Empty, Alerts, "Return the open alerts, and the newest of those that have ended.")
 GET_MONITORING = Request("get-monitoring", Empty, MonitoringSnapshot, "Return the newest values of monitoring.")
-SET_SCENARIO = Request("set-scenario", ScenarioRequest, ScenarioState, "Let something happen to the lab.")
+SET_SCENARIO = Request("set-scenario", ScenarioRequest, ScenarioState, "Start a disturbance scenario.")
 GET_SCENARIO = Request("get-scenario", Empty, ScenarioState, "Return the scenario that runs.")
 SCENARIO_CHANGED = Event("scenario-changed", ScenarioState)
 
@@ -211,4 +211,4 @@ def health_request(service: str) -> Request[Empty, Heartbeat]:
     Args:
         service: Its snake_case name, or ``<name>.<host name>`` for the one of that host.
     """
-    return Request(f"get-health.{service}", Empty, Heartbeat, "Return how the service is.")
+    return Request(f"get-health.{service}", Empty, Heartbeat, "Return the state of the service.")

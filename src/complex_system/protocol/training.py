@@ -259,7 +259,7 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
         results: The models, best first.
         champion: The best one.
         holdout: Number of hold-out records.
-        kept: Why the champion of before stays; empty for a new one.
+        kept: Why the previous champion stays; empty for a new one.
         cause: Why the round was started.
         alerts: Keys of the alerts that it was for.
         ranked_by: What decided.

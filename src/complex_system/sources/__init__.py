@@ -1,1 +1,1 @@
-"""Where records come from, beside the dummy data: files."""
+"""Sources of records: files, and the lab's scenarios. Nothing here speaks to the broker or a database."""

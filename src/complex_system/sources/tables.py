@@ -1,6 +1,6 @@
-"""Tables in files: their columns, their rows in chunks, values as a declared column has them.
+"""Tables in files: their columns, their rows in chunks, values as their declared column has them.
 
-CSV and its relatives, Excel, JSON lines and Parquet; the one reader for replay and for ``describe-data``.
+CSV and similar, Excel, JSON lines and Parquet; the one reader for replay and for ``describe-data``.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ CHUNK_ROWS = 5000
 """Rows that are in memory at once."""
 
 _ROW = "__row__"
-_LOOKED_AT = 1000
-_DOUBLE = re.compile(r"(.+)_duplicated_\d+", re.DOTALL)
-"""What polars calls the second column of a name."""
+_SAMPLE_ROWS = 1000
+_DUPLICATE = re.compile(r"(.+)_duplicated_\d+", re.DOTALL)
+"""polars' name of the second column with the same name."""
 _NUMBERED = re.compile(r"(.+)_\d+", re.DOTALL)
-"""What it calls it in a spreadsheet, where a column may have such a name itself."""
+"""The same in a spreadsheet, where a column may have such a name itself."""
 
 Columns = Mapping[str, Column | None]
-"""The columns to read by their names; None is a text."""
+"""The columns to read, by name; None stands for a text."""
 Value = dict[str, Any] | str
 """A row by column name, or the reason why it could not be read."""
 
@@ -46,30 +46,30 @@ class Table(ABC):
     """A table in a file."""
 
     def __init__(self, path: Path, shown: Path | None = None) -> None:
-        """Makes it; nothing is read.
+        """Make a table; nothing is read yet.
 
         Args:
-            path: Where the bytes are.
-            shown: What people call the file, where that is another one: the file that this is an unpacked copy of.
+            path: The file to read.
+            shown: The file's name in messages, where ``path`` is a decompressed copy of it.
         """
         self.path = path
         self.shown = shown or path
 
     @abstractmethod
     def outline(self) -> tuple[list[str], int]:
-        """Names of all columns, and the number of rows."""
+        """Return the names of all columns, and the number of rows."""
 
     @abstractmethod
     def chunks(self, columns: Columns, size: int) -> Iterator[tuple[list[int], list[Value]]]:
-        """Numbers (from 1) and values of at most ``size`` rows at once, in order.
+        """Yield numbers (from 1) and values of at most ``size`` rows at a time, in order.
 
-        Values are as the declared column has them (``sources.values``); what is empty, and a number that is NaN, is missing and
-        so None. A value that is not what its column declares is given as it is.
+        Values are as the declared column has them (``sources.values``); empty fields and NaN are missing, so None. A value that does
+        not fit its declared column is passed on unchanged.
         """
 
     @abstractmethod
     def frame(self) -> pl.DataFrame:
-        """All rows, in the types of the file; texts where it has none."""
+        """Return all rows, in the types of the file; texts where it has none."""
 
     @property
     def decimal_commas(self) -> bool:
@@ -78,7 +78,7 @@ class Table(ABC):
 
 
 class FrameTable(Table):
-    """A table that polars reads, lazily."""
+    """A table that polars reads lazily."""
 
     @override
     def outline(self) -> tuple[list[str], int]:
@@ -103,7 +103,7 @@ class FrameTable(Table):
 
     @abstractmethod
     def _scan(self) -> pl.LazyFrame:
-        """The columns of the file."""
+        """Return the columns of the file."""
 
     def _rows(self, frame: pl.LazyFrame, names: list[str]) -> pl.LazyFrame:
         return frame
@@ -112,13 +112,13 @@ class FrameTable(Table):
         wanted_list = column is not None and column_type(column).is_list
         if (series.dtype.is_nested() and not wanted_list) or series.dtype in (pl.Binary, pl.Object):
             raise SourceFileError(
-                f"The file {self.shown} has the column '{series.name}' of type {series.dtype}, which holds no numbers or texts."
+                f"The file {self.shown} has the column '{series.name}' of type {series.dtype}, which does not hold numbers or texts."
             )
         return values(series, column, decimal_commas=self.decimal_commas)
 
 
 class CsvTable(FrameTable):
-    """CSV: any usual separator and encoding, a header. Fields are read as texts: a guess would read 00000000 as the number 0."""
+    """CSV with a header, of any usual separator and encoding. Fields are read as texts: a guess would make a 0 of 00000000."""
 
     @cached_property
     def dialect(self) -> Dialect:
@@ -144,22 +144,21 @@ class CsvTable(FrameTable):
     def _scan(self) -> pl.LazyFrame:
         frame = pl.scan_csv(self._readable, infer_schema=False, glob=False, separator=self.dialect.separator)
         names = frame.collect_schema().names()
-        doubles = [name for name in names if (match := _DOUBLE.fullmatch(name)) and match[1] in names]
-        if doubles:
-            name = _DOUBLE.sub(r"\1", doubles[0])
+        duplicates = [name for name in names if (match := _DUPLICATE.fullmatch(name)) and match[1] in names]
+        if duplicates:
+            name = _DUPLICATE.sub(r"\1", duplicates[0])
             raise SourceFileError(
                 f"The file {self.shown} has the column '{name}' more than once; give each a name of its own."
             )
         if "" not in names:
             return frame
-        # A header without a name, as programs write it above their row numbers.
+        # Programs write an empty header above their row numbers.
         new = next(name for name in (f"column {number}" for number in range(1, len(names) + 2)) if name not in names)
         return frame.rename({"": new})
 
     @override
     def _rows(self, frame: pl.LazyFrame, names: list[str]) -> pl.LazyFrame:
-        # All columns are looked at, so that a row of another length is found before the first record is sent; and an empty line, such
-        # as the last one often is, is no row.
+        # All columns are read, so a row of another length is found before the first record is sent. Empty lines are not rows.
         return frame.filter(pl.any_horizontal(pl.col(names).is_not_null()))
 
 
@@ -173,11 +172,11 @@ class ParquetTable(FrameTable):
     @cached_property
     def decimal_commas(self) -> bool:
         """Whether numbers in its texts are written 1,5."""
-        return _commas(self._scan().head(_LOOKED_AT).collect())
+        return _commas(self._scan().head(_SAMPLE_ROWS).collect())
 
 
 class ExcelTable(FrameTable):
-    """The first sheet of an Excel or OpenDocument file, with a header; it is in memory as a whole."""
+    """The first sheet of an Excel or OpenDocument file, with a header; held in memory as a whole."""
 
     @cached_property
     def _sheet(self) -> pl.DataFrame:
@@ -189,22 +188,22 @@ class ExcelTable(FrameTable):
             text = str(error).partition("\n")[0].replace(str(self.path), str(self.shown))
             raise SourceFileError(f"The file {self.shown} cannot be read as {self.path.suffix[1:]}: {text}.") from error
         if any((match := _NUMBERED.fullmatch(name)) and match[1] in sheet.columns for name in sheet.columns):
-            self._refuse_doubles()
+            self._refuse_duplicates()
         return sheet.with_columns(pl.col(pl.Null).cast(pl.String))
 
-    def _refuse_doubles(self) -> None:
-        """Looks at the header itself: a second column of a name is given a number when the sheet is read."""
+    def _refuse_duplicates(self) -> None:
+        """Read the header itself: reading the sheet gives a number to the second column with the same name."""
         header = pl.read_excel(self.path, engine="calamine", has_header=False, read_options={"n_rows": 1}).row(0)
-        doubles = [name for place, name in enumerate(header) if name is not None and name in header[:place]]
-        if doubles:
+        duplicates = [name for place, name in enumerate(header) if name is not None and name in header[:place]]
+        if duplicates:
             raise SourceFileError(
-                f"The file {self.shown} has the column '{doubles[0]}' more than once; give each a name of its own."
+                f"The file {self.shown} has the column '{duplicates[0]}' more than once; give each a name of its own."
             )
 
     @cached_property
     def decimal_commas(self) -> bool:
         """Whether numbers in its texts are written 1,5."""
-        return _commas(self._sheet.head(_LOOKED_AT))
+        return _commas(self._sheet.head(_SAMPLE_ROWS))
 
     @override
     def _scan(self) -> pl.LazyFrame:
@@ -216,7 +215,7 @@ class ExcelTable(FrameTable):
 
 
 class LinesTable(Table):
-    """JSON lines. Empty lines are no rows; they count in the numbers, which are the lines'."""
+    """JSON lines. Empty lines are not rows, but they count in the row numbers, which are line numbers."""
 
     @override
     def outline(self) -> tuple[list[str], int]:
@@ -254,7 +253,7 @@ class LinesTable(Table):
                 except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                     yield number, f"is not JSON: {error}"
                     continue
-                yield number, value if isinstance(value, dict) else "is no JSON object"
+                yield number, value if isinstance(value, dict) else "is not a JSON object"
 
 
 _READERS: dict[str, type[Table]] = {
@@ -266,10 +265,10 @@ _READERS: dict[str, type[Table]] = {
 
 
 def table_at(path: Path) -> Table:
-    """The table in a file, by the file's suffix.
+    """Return the table in a file, by the file's suffix.
 
     Raises:
-        SourceFileError: It has none of the known ones, or is a damaged gzip file.
+        SourceFileError: The suffix is not known, or the file is a damaged gzip file.
     """
     if not is_compressed(path):
         return _reader(path, path)(path)
@@ -302,7 +301,7 @@ def _commas(frame: pl.DataFrame) -> bool:
 
 
 def _series(name: str, found: list[Any]) -> pl.Series:
-    """A column of JSON values in the one type that they have, else as texts."""
+    """Return a column of JSON values in their common type, else as texts."""
     kinds = {type(value) for value in found if value is not None}
     if kinds <= {int, float} and kinds:
         return pl.Series(name, [None if value is None else float(value) for value in found], pl.Float64)

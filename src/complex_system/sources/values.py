@@ -1,6 +1,6 @@
-"""Values as files have them, made into what a declared column holds: numbers, true and false, lists, nothing.
+"""Converts values of files to those of a declared column: numbers, true and false, lists, missing values.
 
-What cannot be made stays as it is, so that the check of the records refuses it and names it.
+A value that cannot be converted stays as it is, so that the check of the records refuses and names it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SHARES = re.compile(r"\s*[;|]\s*|\s+")
 
 
 def has_decimal_commas(texts: Iterable[str], separator: str = ",") -> bool:
-    """Whether numbers in these texts are written 1,5 rather than 1.5."""
+    """Return whether numbers in these texts are written 1,5 rather than 1.5."""
     commas = points = unsure = 0
     for text in map(str.strip, texts):
         if _EITHER.fullmatch(text):
@@ -45,7 +45,7 @@ def has_decimal_commas(texts: Iterable[str], separator: str = ",") -> bool:
 
 
 def is_missing(text: str, column: Column | None) -> bool:
-    """Whether a text stands for nothing."""
+    """Return whether a text stands for a missing value."""
     stripped = text.strip()
     if column is None:
         return not stripped
@@ -53,7 +53,7 @@ def is_missing(text: str, column: Column | None) -> bool:
 
 
 def numbers(texts: pl.Series, *, decimal_commas: bool) -> pl.Series:
-    """Texts as float64, null where a text is no number. Points or commas that group thousands are left out."""
+    """Return texts as float64, null where a text is not a number. Points or commas that group thousands are removed."""
     values = texts.str.strip_chars()
     if decimal_commas:
         grouped = pl.when(pl.col("v").str.contains(_GROUPED_BY_POINT)).then(
@@ -70,13 +70,13 @@ def numbers(texts: pl.Series, *, decimal_commas: bool) -> pl.Series:
 
 
 def truth(text: str) -> bool | None:
-    """A word as true or false, None where it is neither."""
+    """Return a word as true or false, None where it is neither."""
     word = text.strip().lower()
     return True if word in TRUE else False if word in FALSE else None
 
 
 def entries(text: str, *, shares: bool = False, decimal_commas: bool = False) -> list[Any] | str:
-    """A list that is written as JSON, or as entries between ``;``, ``|`` or ``,``; the text itself where it is none."""
+    """Return a list written as JSON or as entries between ``;``, ``|`` or ``,``; the text itself where it is not a list."""
     stripped = text.strip()
     if stripped.startswith("["):
         try:
@@ -94,27 +94,27 @@ def entries(text: str, *, shares: bool = False, decimal_commas: bool = False) ->
 
 
 def values(series: pl.Series, column: Column | None, *, decimal_commas: bool = False) -> list[Any]:
-    """The values of one column of a file, as the declared column has them; None where one is missing.
+    """Return the values of one column of a file as the declared column has them; None where one is missing.
 
     Args:
-        series: Texts, or what the file's own type is.
-        column: The declared column; None for a text that is kept as it is.
-        decimal_commas: How numbers are written in texts.
+        series: Texts, or values of the file's own type.
+        column: The declared column; None for a text that stays as it is.
+        decimal_commas: Whether numbers in texts are written 1,5.
     """
-    kind = column.type if column else "text"
+    type_ = column.type if column else "text"
     if series.dtype != pl.String:
         return _of_typed(series, column)
     found = [None if text is None or is_missing(text, column) else text for text in series.to_list()]
-    if kind in ("number", "integer"):
+    if type_ in ("number", "integer"):
         read = numbers(pl.Series(found, dtype=pl.String), decimal_commas=decimal_commas).fill_nan(None).to_list()
-        # What is no number stays a text, and its row is refused for it.
+        # A text that is not a number stays, and its row is refused.
         return [
             text.strip() if number is None and text is not None else number for text, number in zip(found, read, strict=True)
         ]
-    if kind == "boolean":
+    if type_ == "boolean":
         return [text if text is None else _flag(text) for text in found]
     if column and column_type(column).is_list:
-        shares = kind == "list of shares"
+        shares = type_ == "list of shares"
         return [text if text is None else entries(text, shares=shares, decimal_commas=decimal_commas) for text in found]
     return found
 
@@ -125,13 +125,13 @@ def _flag(text: str) -> bool | str:
 
 
 def _of_typed(series: pl.Series, column: Column | None) -> list[Any]:
-    kind = column.type if column else "text"
-    if kind in ("number", "integer") and (series.dtype.is_numeric() or series.dtype == pl.Boolean):
+    type_ = column.type if column else "text"
+    if type_ in ("number", "integer") and (series.dtype.is_numeric() or series.dtype == pl.Boolean):
         return series.cast(pl.Float64).fill_nan(None).to_list()
-    if kind == "boolean" and series.dtype.is_numeric():
+    if type_ == "boolean" and series.dtype.is_numeric():
         flags: list[Any] = series.to_list()
         return [bool(flag) if flag in (0, 1) else flag for flag in flags]
-    if kind == "boolean" and series.dtype == pl.Boolean:
+    if type_ == "boolean" and series.dtype == pl.Boolean:
         return series.to_list()
     if series.dtype.is_nested():
         return series.to_list()

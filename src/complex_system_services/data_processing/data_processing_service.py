@@ -108,16 +108,16 @@ class DataProcessingService(SystemService):
                 try:
                     page = await ahead
                 except ComplexSystemError:
-                    self._fit(time.monotonic() - asked, grow=False)
+                    self._adapt_batch_size(time.monotonic() - asked, grow=False)
                     raise
                 ahead = self._fetch(page.next) if page.next is not None else None
-                table, rejected = await asyncio.to_thread(self._split, page.table)
+                table, rejected = await asyncio.to_thread(self._process_page, page.table)
                 started = time.monotonic()
                 try:
                     await self._write(table)
                 finally:
                     if table.num_rows >= self._rows // 2:
-                        self._fit(time.monotonic() - started)
+                        self._adapt_batch_size(time.monotonic() - started)
                 done.processed += table.num_rows
                 await self._reject(rejected)
                 done.rejected += len(rejected)
@@ -139,7 +139,7 @@ class DataProcessingService(SystemService):
         if self._replicas.hear(beat) and beat.state == "starting" and self.health().state != "starting":
             await self._beat()
 
-    def _fit(self, seconds: float, *, grow: bool = True) -> None:
+    def _adapt_batch_size(self, seconds: float, *, grow: bool = True) -> None:
         """Adapt the size of batches: one that runs into its time-out is written twice, which makes a slow database slower."""
         before, limit = self._rows, self.settings.request_timeout
         if seconds > limit / 2:
@@ -150,7 +150,7 @@ class DataProcessingService(SystemService):
         elif grow and seconds < limit / 10:
             self._rows = min(self.settings.processing_batch, 2 * before)
 
-    def _split(self, raw: pa.Table) -> tuple[pa.Table, list[Rejection]]:
+    def _process_page(self, raw: pa.Table) -> tuple[pa.Table, list[Rejection]]:
         """Return what the pipeline makes of raw records, with their revisions: a record that changes meanwhile is processed again."""
         revisions: dict[str, int] = {}
         if REVISION in raw.column_names:  # a database service of an earlier release has none

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 POINTS_AT_ONCE = 100
 """Points that are written to MLflow in one request."""
-NO_DATA_PAUSE = 5.0
+NO_DATA_BACKOFF_FACTOR = 5.0
 """Factor by which the pause is longer while training data are missing."""
 DAY = 86_400.0
 
@@ -65,7 +65,7 @@ class MlMonitoringService(SystemService):
         self._keeper = HistoryKeeper(self.monitor, documents, settings.monitoring_waiting_hours)
         registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix or self.dataset.name)
         self._references = ReferenceSource(self.dataset, registry, self._database, documents)
-        self._reference_wanted = True
+        self._reference_stale = True
         self._buffer = PointBuffer()
         self._run = MonitoringRun(settings.mlflow_tracking_uri, settings.mlflow_experiment, self.dataset.name)
         self._worker = Worker("mlflow")
@@ -75,10 +75,10 @@ class MlMonitoringService(SystemService):
         await self._open_rest()
         await asyncio.to_thread(self.monitor.prepare)
         short = min(settings.monitoring_interval, 2.0)
-        self._refer_interval = short
+        self._reference_interval = short
         self.every(settings.monitoring_interval, self._measure)
         self.every(short, self._write)
-        self.every(short, self._refer)
+        self.every(short, self._update_reference)
         self.every(min(1.0, settings.silent_after / 4), self._check_services)
         self.every(min(settings.monitoring_interval, self.keep_interval), self._keep)
         self.every(settings.monitoring_interval, self._count)
@@ -127,7 +127,7 @@ class MlMonitoringService(SystemService):
     @hears(serving.PREDICTION_MADE)
     async def _predicted(self, event: serving.PredictionMade) -> None:
         if self.monitor.predicted(event):  # the event of a new champion may have been missed; its predictions cannot be
-            self._reference_wanted = True
+            self._reference_stale = True
 
     @hears(serving.PREDICTION_FAILED)
     async def _failed(self, event: serving.PredictionFailed) -> None:
@@ -139,7 +139,7 @@ class MlMonitoringService(SystemService):
 
     @hears(training.CHAMPION_CHANGED)
     async def _champion_changed(self, event: training.ChampionChanged) -> None:
-        self._reference_wanted = True
+        self._reference_stale = True
         self.monitor.history.crowned(Champion(**asdict(event), at=time.time()))
 
     @hears(training.COMPARISON_FINISHED)
@@ -152,8 +152,8 @@ class MlMonitoringService(SystemService):
         self._alerts.round_changed(event)
 
     @hears(operations.SERVICE_HEARTBEAT)
-    async def _beaten(self, beat: operations.Heartbeat) -> None:
-        self.monitor.services.beaten(beat)
+    async def _heartbeat_received(self, beat: operations.Heartbeat) -> None:
+        self.monitor.services.heartbeat_received(beat)
 
     @answers(operations.GET_ALERTS)
     async def _get_alerts(self, _: Empty) -> operations.Alerts:
@@ -221,22 +221,22 @@ class MlMonitoringService(SystemService):
                 self._buffer.drop(points)
                 await self.set_state("ready")
 
-    async def _refer(self) -> float | None:
+    async def _update_reference(self) -> float | None:
         """Fetch the reference when the model has changed.
 
         Returns:
             Seconds until the next try where it is not the usual one: while the data are too few, less often.
         """
-        if not self._reference_wanted:
+        if not self._reference_stale:
             return None
-        self._reference_wanted = False  # before the fetch: what changes meanwhile wants another one
+        self._reference_stale = False  # before the fetch: what changes meanwhile wants another one
         try:
             await self.while_running(self._fetch_reference())
         except NotEnoughDataError:
-            self._reference_wanted = True
-            return NO_DATA_PAUSE * self._refer_interval
+            self._reference_stale = True
+            return NO_DATA_BACKOFF_FACTOR * self._reference_interval
         except BaseException:
-            self._reference_wanted = True
+            self._reference_stale = True
             raise
         return None
 

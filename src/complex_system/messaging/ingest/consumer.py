@@ -89,7 +89,7 @@ class Ingest:
             try:
                 await self.streams.ensure()
                 if self.problem:
-                    log.info("The ingest works")
+                    log.info("The ingest is running")
                 self.problem, pause = "", _PAUSE
                 await run_concurrently(*(self._worker() for _ in range(WORKERS)))
                 continue
@@ -199,13 +199,13 @@ class Pull:
         self._max_bytes = max_bytes
         self._inbox = client.new_inbox()
         self._asked = 0
-        self._came: asyncio.Queue[Msg] = asyncio.Queue()
+        self._arrived: asyncio.Queue[Msg] = asyncio.Queue()
         self._subscription: Subscription | None = None
 
     async def open(self) -> None:
         """Subscribe the inbox."""
         self._subscription = await self._client.subscribe(
-            f"{self._inbox}.*", cb=self._came.put, pending_msgs_limit=-1, pending_bytes_limit=-1
+            f"{self._inbox}.*", cb=self._arrived.put, pending_msgs_limit=-1, pending_bytes_limit=-1
         )
 
     async def close(self) -> None:
@@ -215,8 +215,8 @@ class Pull:
         with contextlib.suppress(NatsError):
             # Also without a connection: after a reconnect the inbox would fill again, unread.
             await self._subscription.unsubscribe()
-            while not self._came.empty():
-                late = self._came.get_nowait()
+            while not self._arrived.empty():
+                late = self._arrived.get_nowait()
                 if _status(late) is None:
                     await late.nak()
 
@@ -268,9 +268,9 @@ class Pull:
 
     async def _message(self, seconds: float, ended: asyncio.Task[bool]) -> Msg | None:
         """Return the next message; None if none arrives in time, or after the stop."""
-        if not self._came.empty():
-            return self._came.get_nowait()
-        came = asyncio.create_task(self._came.get())
+        if not self._arrived.empty():
+            return self._arrived.get_nowait()
+        came = asyncio.create_task(self._arrived.get())
         try:
             await asyncio.wait({came, ended}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             return came.result() if came.done() else None

@@ -96,8 +96,8 @@ class DeadLetters:
         source = message.subject.removeprefix(INGEST_RAW.name)
         try:
             await self._context.publish(DEAD_RAW.name + source[:_LONGEST_HEADER], payload, headers=headers)
-        except (NatsError, TimeoutError) as away:
-            raise self._streams.explained(away) from away
+        except (NatsError, TimeoutError) as unavailable:
+            raise self._streams.explained(unavailable) from unavailable
 
     async def read(self, limit: int, only: int | None = None) -> AsyncGenerator[DeadLetter, None]:
         """Yield the oldest dead letters.

@@ -111,7 +111,7 @@ class BatchWriter:
             else:
                 records = await asyncio.to_thread(self._records, message)
         except (InvalidRequestError, InvalidRecordError, TooLargeError) as error:
-            await self._refuse(message, error, left)
+            await self._dead_letter(message, error, left)
             return None
         message_id = (message.headers or {}).get(Header.MSG_ID.value, "")
         give_keys(records, message_id, message.metadata.sequence.stream, message.metadata.timestamp)
@@ -163,15 +163,15 @@ class BatchWriter:
             del left[id(message)]
         else:
             reason = InternalError(f"The database service failed internally ({type(error).__name__}); see its log.")
-            await self._refuse(message, reason, left)
+            await self._dead_letter(message, reason, left)
 
-    async def _refuse(self, message: Msg, error: ComplexSystemError, left: dict[int, Msg]) -> None:
+    async def _dead_letter(self, message: Msg, error: ComplexSystemError, left: dict[int, Msg]) -> None:
         """Keep the message as a dead letter, then remove it from the stream."""
         try:
             await self._dead.keep(message, error)
-        except NobodyListensError as away:
+        except NobodyListensError as unavailable:
             # It stays in the stream and blocks nothing else.
-            log.warning("A dead letter could not be kept and is retried: %s", away.message)
+            log.warning("A dead letter could not be kept and is retried: %s", unavailable.message)
             await message.nak(delay=_AGAIN_LATE)
         else:
             self.refused += 1

@@ -90,7 +90,7 @@ class TrainingJob:
             return outcome(status="failed", error=error.message, seconds=time.monotonic() - begin)
         except Exception as error:
             log.exception("The training of round %s failed", self.round)
-            message = f"The training failed inside ({type(error).__name__}); the service's log says more."
+            message = f"The training failed with an internal error ({type(error).__name__}); the service's log says more."
             return outcome(status="failed", error=message, seconds=time.monotonic() - begin)
         return outcome(
             status="finished", model=logged.model, version=logged.version, run_id=logged.run_id, run_url=logged.run_url,

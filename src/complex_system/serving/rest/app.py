@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route, Router
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from complex_system import __version__
@@ -115,13 +115,11 @@ def make_app(
     counting = metrics or ServingMetrics(engine.models, broker_connected)
     backend = Backend(engine, counting, api_key, broker_connected if broker_needed else None)
     # The router tries them in this order; the documentation is asked for least.
-    routes: list[BaseRoute] = [
-        *predict_routes(backend), *oip_routes(backend), *scoring_routes(backend), *status_routes(backend),
-    ]  # fmt: skip
-    routes += documentation_routes(backend, routes, dataset, subjects)
+    routes = predict_routes(backend) + oip_routes(backend) + scoring_routes(backend) + status_routes(backend)
+    documentation = documentation_routes(backend, routes, dataset, subjects)
     # Endpoints answer their errors themselves, so the router needs no Starlette application around it: that would cost a request
     # another 7 %. What is left are paths and methods that do not exist.
-    router = Router(routes)
+    router = Router(routes + documentation)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = app  # the router raises HTTPException only inside of an application

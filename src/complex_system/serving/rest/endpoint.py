@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -43,6 +43,7 @@ Schema = dict[str, Any]
 Responses = Mapping[int, type[msgspec.Struct] | Schema]
 Handler = Callable[..., Awaitable[Response]]
 """Answers a :class:`PredictionRequest`; the parameters of the path are keyword arguments."""
+_NO_RESPONSES: Responses = {}
 
 
 class Backend:
@@ -177,54 +178,37 @@ class ErrorFormat:
         return json_response(self.content(error, status), status, {REQUEST_ID: request_id, **challenge(status)})
 
 
-@dataclass(frozen=True)
-class Operation:
-    """What the documentation says about a route.
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """An ASGI application for one route, and what the documentation says about it.
 
     Attributes:
-        method: Of HTTP.
-        summary: A few words.
+        backend: What all routes share.
+        path: Template of the path.
+        handler: Answers the requests.
+        errors: How errors are written.
+        needs_key: Whether requests must carry the API key.
+        method: Of HTTP; ``GET`` stands for ``HEAD``, too.
         tag: Group of routes.
+        summary: A few words; empty for what is not documented.
         responses: Status to the type of the body, or to OpenAPI's own description.
         body: Makes OpenAPI's ``requestBody`` for a data set.
     """
 
+    backend: Backend
+    path: str
+    handler: Handler
+    errors: ErrorFormat
+    needs_key: bool
     method: str
-    summary: str
     tag: str
+    summary: str
     responses: Responses
-    body: Callable[[Dataset], Schema] | None = None
-
-
-class Endpoint:
-    """An ASGI application for one route.
-
-    Attributes:
-        errors: How it writes errors.
-        operation: What the documentation says; None for what is not documented.
-        needs_key: Whether requests must carry the API key.
-    """
-
-    def __init__(
-        self,
-        backend: Backend,
-        path: str,
-        handler: Handler,
-        errors: ErrorFormat,
-        operation: Operation | None,
-        *,
-        is_open: bool,
-    ) -> None:
-        self.errors = errors
-        self.operation = operation
-        self.needs_key = bool(backend.api_key) and not is_open
-        self._backend = backend
-        self._path = path
-        self._handler = handler
+    body: Callable[[Dataset], Schema] | None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        backend = self._backend
+        backend = self.backend
         counters = backend.metrics.requests
         request = PredictionRequest(scope, receive, backend)
         began = time.perf_counter()
@@ -232,69 +216,61 @@ class Endpoint:
         try:
             if self.needs_key:
                 backend.api_key.require(Headers(scope=scope))
-            response = await self._handler(request, **scope["path_params"])
+            response = await self.handler(request, **scope["path_params"])
         except ComplexSystemError as error:
             response = self._refuse(request, error)
         except ClientDisconnect:
             response = Response(status_code=400)  # nobody reads it
         except Exception:
-            log.exception("%s %s failed (request %s)", scope["method"], self._path, request.id)
+            log.exception("%s %s failed (request %s)", scope["method"], self.path, request.id)
             response = self._refuse(request, InternalError("The request failed inside the service; its log says more."))
         finally:
             counters.in_progress -= 1
             request.release()
         model = request.predictor.info if request.predictor else None
-        counters.add(self._path, model, response.status_code, time.perf_counter() - began, request.size)
+        counters.add(self.path, model, response.status_code, time.perf_counter() - began, request.size)
         await response(scope, receive, send)
 
     def _refuse(self, request: PredictionRequest, error: ComplexSystemError) -> Response:
         if request.scope["method"] == "POST":  # asked for predictions
-            self._backend.metrics.failures.count(error.code)
+            self.backend.metrics.failures.count(error.code)
         return self.errors.response(error, request.id)
 
 
+@dataclass(frozen=True)
 class Routes:
-    """Makes the routes of one protocol."""
+    """Makes the routes of one protocol.
 
-    def __init__(self, backend: Backend, errors: ErrorFormat, tag: str, *, is_open: bool = False) -> None:
-        """Start without routes.
+    Attributes:
+        backend: What all routes share.
+        errors: How the protocol writes errors.
+        tag: Group of its routes in the documentation.
+        is_open: Whether they need no key.
+        routes: Those that were added.
+    """
 
-        Args:
-            backend: What all routes share.
-            errors: How the protocol writes errors.
-            tag: Group of its routes in the documentation.
-            is_open: Whether they need no key.
-        """
-        self.routes: list[Route] = []
-        self._backend = backend
-        self._errors = errors
-        self._tag = tag
-        self._is_open = is_open
+    backend: Backend
+    errors: ErrorFormat
+    tag: str
+    is_open: bool = False
+    routes: list[Route] = field(default_factory=list)
 
     def add(
         self,
         path: str,
         handler: Handler,
         summary: str = "",
-        responses: Responses | None = None,
+        responses: Responses = _NO_RESPONSES,
         *,
         method: str = "GET",
         body: Callable[[Dataset], Schema] | None = None,
         name: str | None = None,
     ) -> None:
-        """Add a route.
-
-        Args:
-            path: Its template.
-            handler: Answers its requests.
-            summary: What the documentation says; a route without one is not documented.
-            responses: Of the documentation, see :class:`Operation`.
-            method: The only one that it takes; ``GET`` stands for ``HEAD``, too.
-            body: Of the documentation, see :class:`Operation`.
-            name: For the documentation, where the handler's own is not the right one.
-        """
-        operation = Operation(method, summary, self._tag, responses or {}, body) if summary else None
-        endpoint = Endpoint(self._backend, path, handler, self._errors, operation, is_open=self._is_open)
+        """Add a route; for the arguments see :class:`Endpoint`. ``name`` is the handler's unless it is given."""
+        endpoint = Endpoint(
+            backend=self.backend, path=path, handler=handler, errors=self.errors, method=method, tag=self.tag, summary=summary,
+            responses=responses, body=body, needs_key=bool(self.backend.api_key) and not self.is_open,
+        )  # fmt: skip
         self.routes.append(Route(path, endpoint, methods=[method], name=name or handler.__name__))
 
 

@@ -6,7 +6,7 @@ A plant has no Internet, so the page and all that it loads come from this server
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -16,14 +16,14 @@ import msgspec
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 
 from complex_system import __version__
 from complex_system.domain.dataset import Dataset
 from complex_system.http.responses import json_response
 from complex_system.serving.models.manager import CHAMPION
 from complex_system.serving.requests.examples import example_record
-from complex_system.serving.rest.endpoint import Backend, Endpoint, Operation
+from complex_system.serving.rest.endpoint import Backend, Endpoint
 from complex_system.serving.rest.oip_tensors import InferenceRequest
 from complex_system.serving.rest.schemas import Schema, reference, request_schemas
 
@@ -49,7 +49,7 @@ _MEANINGS = {
 
 
 def documentation_routes(
-    backend: Backend, routes: Sequence[BaseRoute], dataset: Dataset, subjects: Callable[[], tuple[str, str]] | None
+    backend: Backend, routes: Sequence[Route], dataset: Dataset, subjects: Callable[[], tuple[str, str]] | None
 ) -> list[Route]:
     """Return ``/docs``, its files, and ``/openapi.json``.
 
@@ -90,7 +90,7 @@ class _Documents:
     """Makes the OpenAPI document, for the declaration that the champion was trained for."""
 
     def __init__(
-        self, backend: Backend, routes: Sequence[BaseRoute], dataset: Dataset, subjects: Callable[[], tuple[str, str]] | None
+        self, backend: Backend, routes: Sequence[Route], dataset: Dataset, subjects: Callable[[], tuple[str, str]] | None
     ) -> None:
         self.title = f"Predictions of '{dataset.target}'"
         self._backend = backend
@@ -124,15 +124,15 @@ class _Documents:
             description += broker_section(dataset, *self._subjects())
         paths: dict[str, Schema] = {}
         types: dict[str, type[msgspec.Struct]] = {InferenceRequest.__name__: InferenceRequest}
-        for route, endpoint, operation in self._documented():
-            bodies = dict(operation.responses)
+        for route in self._routes:
+            endpoint = route.endpoint
+            if not isinstance(endpoint, Endpoint) or not endpoint.summary:
+                continue
+            bodies = dict(endpoint.responses)
             if endpoint.needs_key:
                 bodies[401] = endpoint.errors.schema
             types |= {body.__name__: body for body in bodies.values() if not isinstance(body, dict)}
-            described = _operation(route, operation, bodies, dataset)
-            if endpoint.needs_key:
-                described["security"] = [{"key": []}]
-            paths.setdefault(route.path, {})[operation.method.lower()] = described
+            paths.setdefault(route.path, {})[endpoint.method.lower()] = _operation(route, endpoint, bodies, dataset)
         _, schemas = msgspec.json.schema_components(types.values(), ref_template=reference("{name}")["$ref"])
         unit = dataset.column(dataset.target).unit
         schemas["Predictions"]["properties"]["predictions"]["description"] = (
@@ -144,18 +144,13 @@ class _Documents:
         about = {"title": self.title, "description": description, "version": __version__}
         return {"openapi": "3.1.0", "info": about, "paths": paths, "components": components}
 
-    def _documented(self) -> Iterator[tuple[Route, Endpoint, Operation]]:
-        for route in self._routes:
-            if isinstance(route, Route) and isinstance(route.endpoint, Endpoint) and route.endpoint.operation is not None:
-                yield route, route.endpoint, route.endpoint.operation
 
-
-def _operation(route: Route, operation: Operation, bodies: dict[int, Any], dataset: Dataset) -> Schema:
+def _operation(route: Route, endpoint: Endpoint, bodies: dict[int, Any], dataset: Dataset) -> Schema:
     """Return OpenAPI's description of a route."""
     described: Schema = {
-        "tags": [operation.tag],
-        "summary": operation.summary,
-        "operationId": re.sub(r"\W", "_", f"{route.name}{route.path}") + f"_{operation.method.lower()}",
+        "tags": [endpoint.tag],
+        "summary": endpoint.summary,
+        "operationId": re.sub(r"\W", "_", f"{route.name}{route.path}") + f"_{endpoint.method.lower()}",
     }
     if route.param_convertors:
         described["parameters"] = [
@@ -168,8 +163,10 @@ def _operation(route: Route, operation: Operation, bodies: dict[int, Any], datas
             }
             for name in route.param_convertors
         ]
-    if operation.body is not None:
-        described["requestBody"] = operation.body(dataset)
+    if endpoint.needs_key:
+        described["security"] = [{"key": []}]
+    if endpoint.body is not None:
+        described["requestBody"] = endpoint.body(dataset)
     described["responses"] = {
         str(status): body if isinstance(body, dict) else _json_of(status, body) for status, body in bodies.items()
     }
