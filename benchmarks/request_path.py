@@ -29,7 +29,7 @@ def path_of(app: Any, path: str, body: bytes) -> list[tuple[str, str, str]]:
             seen.add(frame)
             passed.append((package, module, frame.f_code.co_qualname))
 
-    asyncio.run(_ask(app, path, body))  # what is made at the first request is no part of the path
+    asyncio.run(_ask(app, path, body))  # what is made at the first request is not part of the path
     sys.setprofile(note)
     try:
         status = asyncio.run(_ask(app, path, body))

@@ -197,7 +197,7 @@ async def test_errors_have_mlflows_shape_and_no_trace(client: httpx.AsyncClient,
         (b"material_id\n\xff\n", "not UTF-8"),
     ],
 )
-async def test_bad_csv_is_refused_in_words(client: httpx.AsyncClient, body: Any, words: str) -> None:
+async def test_bad_csv_is_refused_with_a_message(client: httpx.AsyncClient, body: Any, words: str) -> None:
     answer = await invoke(client, body, "text/csv")
     assert answer.status_code == 400, answer.text
     assert words in answer.json()["message"]

@@ -313,7 +313,7 @@ async def test_a_large_bad_column_is_refused_as_a_small_one(client: httpx.AsyncC
             assert "record 299" in assert_error(answer).lower()
 
 
-async def test_the_binary_extension_is_refused_in_words(client: httpx.AsyncClient) -> None:
+async def test_the_binary_extension_is_refused_with_a_message(client: httpx.AsyncClient) -> None:
     body = json.dumps({"inputs": columns()})
     header = {"Inference-Header-Content-Length": str(len(body))}
     answers = [await client.post(f"/v2/models/{NAME}/infer", content=body + "\x00" * 8, headers=header)]

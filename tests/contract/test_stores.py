@@ -233,6 +233,16 @@ class StoreCases(ABC):
         assert (empty.table.num_rows, empty.next) == (0, None)
         assert empty.table.schema == first.table.schema
 
+    async def test_readers_at_the_same_time_see_each_unprocessed_record_once(
+        self, store: DataStore, records: list[Record]
+    ) -> None:
+        keys = [record[ID] for record in records]
+        await store.save_raw(records)
+        await store.upsert_processed(processed_table(store.dataset, keys[:10]), "v0")
+        await store.upsert_processed(processed_table(store.dataset, keys[10:20]), "v1")
+        pages = await asyncio.gather(*(store.unprocessed("v2", None, 1000) for _ in range(8)))
+        assert [keys_of(page) for page in [*pages, await store.unprocessed("v2", None, 1000)]] == [keys] * 9
+
     async def test_what_is_processed_or_rejected_is_no_longer_unprocessed(
         self, store: DataStore, records: list[Record]
     ) -> None:

@@ -1,4 +1,4 @@
-"""Serving by REST and by the broker: real NATS, real MLflow, real sockets."""
+"""Serving over REST and NATS: real NATS, real MLflow, real sockets."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ async def test_predictions_are_announced_at_most_a_thousand_of_a_request(
     assert len(third.predictions) == 3
 
 
-async def test_bad_requests_by_the_broker_cost_an_error_and_the_next_is_answered(
+async def test_bad_requests_over_nats_cost_an_error_and_the_next_is_answered(
     settings: Settings, tester: TesterService, publish: Any, laboratory: Laboratory
 ) -> None:
     await asyncio.to_thread(publish, 5.0)
@@ -208,7 +208,7 @@ async def test_bad_requests_by_the_broker_cost_an_error_and_the_next_is_answered
         assert len(await ServingClient(tester).predict([record])) == 1
 
 
-async def test_processing_by_the_broker_gives_the_same_predictions_and_faults(
+async def test_processing_elsewhere_gives_the_same_predictions_and_faults(
     settings: Settings, publish: Any, laboratory: Laboratory
 ) -> None:
     await asyncio.to_thread(publish, 5.0)

@@ -203,7 +203,7 @@ async def test_a_fault_names_record_and_field(client: httpx.AsyncClient) -> None
     assert "[0, 30]" in fault["problem"]
 
 
-async def test_compressed_bodies_are_refused_in_words(client: httpx.AsyncClient) -> None:
+async def test_compressed_bodies_are_refused_with_a_message(client: httpx.AsyncClient) -> None:
     answer = await client.post("/predict", content=b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
     assert answer.status_code == 400
     assert "uncompressed" in answer.json()["error"]["message"]
@@ -363,7 +363,7 @@ async def test_the_server_stops_quickly_with_open_connections(dataset: Dataset, 
         assert (await client.get("/health/live")).status_code == 200
         async with asyncio.timeout(2):
             await rest.stop()
-    # A request that never ends does not hold it up for ever either.
+    # A request that never ends does not block it indefinitely either.
     rest = RestServer(app, "127.0.0.1", 0)
     await rest.start()
     _, writer = await asyncio.open_connection("127.0.0.1", int(rest.url.rpartition(":")[2]))

@@ -131,7 +131,7 @@ def test_csv_has_lists_and_flags() -> None:
         ({"Stoffe": ["x" * 65_537]}, "'Stoffe': entry 0 must have at most 65536 characters, not 65537"),
     ],
 )
-def test_a_wrong_value_is_refused_in_words_however_it_comes(change: dict[str, Any], problem: str) -> None:
+def test_a_wrong_value_is_refused_with_a_message_however_it_comes(change: dict[str, Any], problem: str) -> None:
     record = {"Temp. [°C]": 1.5, "Stoffe": ["K1"], **change}
     for size in (1, 500):
         with pytest.raises(InvalidRecordError, match=problem):

@@ -73,10 +73,7 @@ def _literals(column: Any) -> Any:
     if pa.types.is_list(column.type):
         return pa.array([None if each is None else _text(packed(each)) for each in column.to_pylist()], pa.string())
     if pa.types.is_string(column.type):
-        made: dict[str | None, str | None] = {
-            text: None if text is None else _text(text) for text in column.unique().to_pylist()
-        }
-        return pa.array([made[text] for text in column.to_pylist()], pa.string())
+        return pa.array([None if text is None else _text(text) for text in column.to_pylist()], pa.string())
     if pa.types.is_binary(column.type):
         return pa.array([f"x'{value.hex()}'" for value in column.to_pylist()], pa.string())
     if pa.types.is_boolean(column.type):

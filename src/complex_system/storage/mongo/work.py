@@ -78,13 +78,14 @@ class Work:
 
     async def _all_marks(self) -> list[str]:
         """Return the marks of all raw records: those known so far, and what the index has between them."""
-        place = 0
-        while place < len(self._marks):
-            low, above = self._marks[place], self._marks[place + 1 : place + 2]
+        marks, place = list(self._marks), 0  # a copy: of two walks at the same time, both would insert what they find
+        while place < len(marks):
+            low, above = marks[place], marks[place + 1 : place + 2]
             # The next text: with "greater than" some servers walk over all that carry the mark itself.
             between = {"$gte": low + "\0", **({"$lt": above[0]} if above else {})}
             found = await self._collections.raw.find_one({DONE: between}, {DONE: 1}, sort=[(DONE, 1)])
             place += 1
             if found is not None:
-                self._marks.insert(place, found[ENVELOPE]["done"])
-        return self._marks
+                marks.insert(place, found[ENVELOPE]["done"])
+        self._marks = marks
+        return marks
