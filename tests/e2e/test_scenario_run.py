@@ -9,6 +9,7 @@ import pytest
 from runs import fiot_run
 
 
+@pytest.mark.long
 @pytest.mark.timeout(960)
 def test_a_sensor_drifts_and_the_system_notices_learns_and_recovers(tmp_path: Path) -> None:
     # Two trainers, and few epochs, are enough here: what the others can do, the full cycle shows. ml_serving waits for W&B's model.
