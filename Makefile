@@ -57,7 +57,7 @@ test: install  ## Run all tests, in two processes: make test [WORKERS=4] [ARGS="
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-long: install  ## Run what takes longer: tests marked `long`, and README's two commands on a fresh Debian (as root)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m long 
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m long
 	$(MAKE) fresh-machine
 
 fresh-machine:  ## Make a minimal Debian in a folder and run README's two commands there, as root: make fresh-machine [KEEP=1] [ARGS="-k ingest"]
