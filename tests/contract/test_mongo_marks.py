@@ -209,6 +209,32 @@ async def test_replicas_with_different_versions_at_the_same_time_lose_nothing(
         assert await walked(stores[0], version) == []
 
 
+async def test_a_result_that_a_rejection_of_another_version_deletes_meanwhile_is_made_again(
+    base: Base, laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One has inserted results of v2, another one rejects the records for v1, and the first one goes on."""
+    late, store = await base.store(), await base.store()
+    keys = [f"k{i:02}" for i in range(6)]
+    await store.save_raw(records_of(keys, laboratory))
+    queries = late._collections.queries
+    insert = queries.insert
+
+    async def insert_and_wait(collection: Any, documents: Any) -> list[int]:
+        existing = await insert(collection, documents)
+        await store.reject([Rejection(id=key, reason="odd", revision=1) for key in keys], "v1")
+        return existing
+
+    monkeypatch.setattr(queries, "insert", insert_and_wait)
+    await late.upsert_processed(processed_table(base.dataset, keys, [1] * len(keys)), "v2")
+    monkeypatch.undo()
+    for version in VERSIONS:
+        assert set(keys) - await base.done(version) <= set(await walked(store, version))
+    while await sweep(store, "v2"):
+        pass
+    assert await base.done("v2") >= set(keys)
+    assert await walked(store, "v2") == []
+
+
 async def test_a_mark_that_comes_late_does_not_hide_the_result_of_another_version(
     base: Base, laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,10 +245,10 @@ async def test_a_mark_that_comes_late_does_not_hide_the_result_of_another_versio
     arrived, goes_on = asyncio.Event(), asyncio.Event()
     mark_done = late._work.mark_done
 
-    async def hang(*args: Any) -> None:
+    async def hang(*args: Any, **options: Any) -> None:
         arrived.set()
         await goes_on.wait()
-        await mark_done(*args)
+        await mark_done(*args, **options)
 
     monkeypatch.setattr(late._work, "mark_done", hang)
     hanging = asyncio.create_task(late.upsert_processed(processed_table(base.dataset, keys[:8], [1] * 8), "v2"))

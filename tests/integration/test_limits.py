@@ -224,7 +224,7 @@ async def test_requests_above_those_that_may_wait_are_refused_at_once(tester: Te
     refused = [reply for reply in replies if isinstance(reply, BaseException)]
     # A few more where many came in one read, before the handlers took theirs.
     assert 50 <= len(refused) <= 50 + 16
-    assert all(isinstance(error, BusyError) and "send this one again later" in error.message for error in refused)
+    assert all(isinstance(error, BusyError) and "and this one again later" in error.message for error in refused)
 
 
 async def test_bytes_above_those_that_may_wait_are_refused_at_once(

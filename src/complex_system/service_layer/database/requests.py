@@ -33,7 +33,7 @@ class NumberedPage(Message, frozen=True, kw_only=True):
     """
 
     page: Annotated[int, msgspec.Meta(ge=0)] = 0
-    page_size: Annotated[int, msgspec.Meta(ge=0, le=MAX_PAGE_ROWS)] = 10
+    page_size: Annotated[int, msgspec.Meta(ge=0)] = 10
 
 
 def published(value: object, subject: Request[Any, Any], kind: type[M]) -> M:

@@ -12,7 +12,13 @@ from typing_extensions import override
 from complex_system.domain.dataset import ID
 from complex_system.domain.pages import MAX_PAGE_ROWS, REVISION, Page, encode_within
 from complex_system.domain.records import Record, processed_check, raw_check, with_ids
-from complex_system.errors import DeclarationError, InvalidRecordError, StoreUnavailableError, TooLargeError
+from complex_system.errors import (
+    DeclarationError,
+    InvalidRecordError,
+    InvalidRequestError,
+    StoreUnavailableError,
+    TooLargeError,
+)
 from complex_system.messaging import subjects
 from complex_system.messaging.handlers import SENDER, answers
 from complex_system.messaging.ingest.consumer import Ingest
@@ -147,6 +153,10 @@ class DatabaseService(DocumentSubjects):
     async def get_processed_page(self, value: Any) -> list[Record]:
         """Return a numbered page of processed records, without keys."""
         asked = requests.published(value, subjects.GET_PROCESSED_PAGE, requests.NumberedPage)
+        if asked.page_size > MAX_PAGE_ROWS:
+            raise InvalidRequestError(
+                f"'page_size' must be at most {MAX_PAGE_ROWS}, not {asked.page_size}; ask for more pages."
+            )
         if asked.page_size == 0 or asked.page * asked.page_size >= 2**63:  # past any end, and past what databases count
             return []
         records = await self._stored(self.store.processed_page(asked.page, asked.page_size))

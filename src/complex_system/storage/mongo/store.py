@@ -87,15 +87,15 @@ class MongoDataStore(DataStore):
         keys = [document[ID] for document in documents]
         processed, rejected = self._collections.processed, self._collections.rejected
         with self._connection.translated():
-            existing = await self._queries.insert(processed, documents)
+            existing, taken_off = await self._queries.insert(processed, documents), 0
             if existing:
-                await self._work.mark_pending([keys[place] for place in existing])
+                taken_off += await self._work.mark_pending([keys[place] for place in existing])
                 await self._queries.replace(processed, [documents[place] for place in existing])
             if await rejected.find_one({}, {ID: 1}):
                 again = [d[ID] for d in await self._queries.find_keys(rejected, keys, [ID], few=True)]
-                await self._work.mark_pending(again)
+                taken_off += await self._work.mark_pending(again)
                 await self._queries.delete(rejected, again)
-            await self._work.mark_done(revisions_of(table), version)
+            await self._work.mark_done(revisions_of(table), version, taken_off=taken_off)
         return {"upserted": table.num_rows}
 
     @override
@@ -104,10 +104,10 @@ class MongoDataStore(DataStore):
         if not by_key:
             return {"rejected": 0}
         with self._connection.translated():
-            await self._work.mark_pending(by_key)
+            taken_off = await self._work.mark_pending(by_key)
             await self._queries.put(self._collections.rejected, list(by_key.values()))
             await self._queries.delete(self._collections.processed, by_key)
-            await self._work.mark_done({each.id: each.revision for each in rejections}, version)
+            await self._work.mark_done({each.id: each.revision for each in rejections}, version, taken_off=taken_off)
         return {"rejected": len(rejections)}
 
     @override

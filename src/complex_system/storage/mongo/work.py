@@ -39,15 +39,16 @@ class Work:
         found.sort(key=lambda document: str(document[ID]))
         return found[:limit]
 
-    async def mark_pending(self, keys: Keys[str]) -> None:
-        """Take the marks off, before processed records or rejections with these keys are replaced or deleted."""
+    async def mark_pending(self, keys: Keys[str]) -> int:
+        """Take the marks off, before results with these keys are replaced or deleted; return how many there were."""
         marked = {DONE: {"$gt": _WAITING}}
-        await self._collections.queries.update(self._collections.raw, keys, marked, {"$set": {DONE: _WAITING}})
+        return await self._collections.queries.update(self._collections.raw, keys, marked, {"$set": {DONE: _WAITING}})
 
-    async def mark_done(self, revisions: Mapping[str, int | None], version: str) -> None:
+    async def mark_done(self, revisions: Mapping[str, int | None], version: str, *, taken_off: int = 0) -> None:
         """Mark raw records as done with a version, each only if it still has the revision that was processed.
 
-        The marks need not be on disk: if the server forgets them, the records are processed once more.
+        The marks need not be on disk: if the server forgets them, the records are processed once more. Whoever has taken a mark off
+        has removed the trace of another writer, which may have deleted the result that is marked now: then results are compared.
         """
         marked = 0
         for revision, keys in by_revision(revisions).items():
@@ -55,7 +56,7 @@ class Work:
             marked += await self._collections.queries.update(
                 self._collections.raw, keys, waiting, {"$set": {DONE: version}}, journal=False
             )
-        if marked < len(revisions):
+        if marked < len(revisions) or taken_off:
             await self._put_in_doubt(revisions)
 
     async def mark_processed_before(self, keys: Keys[str]) -> None:
