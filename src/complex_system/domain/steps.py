@@ -1,4 +1,8 @@
-"""The pipeline's steps as they are declared: the columns that each takes, and the features that it makes."""
+"""The pipeline's steps as they are declared: the columns that each takes, and the features that it makes.
+
+A new step also needs its arithmetic (``pipeline/arithmetic.py``) or its two forms (``pipeline/rows.py``, ``pipeline/expressions.py``),
+and its check (``pipeline/checks.py``). The JSON Schema beside this module is generated.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,19 @@ from typing import Any
 
 import polars as pl
 
-from complex_system.domain.steps import Arithmetic, BoxCox, Clip, Interval, Log, Product, Ratio, Scale, Standardise
+from complex_system.domain.steps import (
+    Arithmetic,
+    BoxCox,
+    Clip,
+    Impute,
+    Interval,
+    Keep,
+    Log,
+    Product,
+    Ratio,
+    Scale,
+    Standardise,
+)
 
 Number = Any
 """A float or an expression of floats."""
@@ -64,7 +76,9 @@ def _function(  # noqa: PLR0911 - one return a step
         return _product
     if isinstance(step, Ratio):
         return lambda value, by: value / by
-    return lambda value: value
+    if isinstance(step, Keep | Impute):
+        return lambda value: value
+    raise TypeError(f"The step {type(step).__name__} has no arithmetic here.")
 
 
 def _product(*factors: Number) -> Number:

@@ -20,7 +20,7 @@ from complex_system.domain.columns import Column
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.datetimes import TimeFormat
 from complex_system.domain.records import Record
-from complex_system.domain.steps import DateParts, Impute, MultiHot, OneHot, Shares
+from complex_system.domain.steps import Arithmetic, Bins, DateParts, Drop, Impute, MultiHot, OneHot, Shares
 from complex_system.pipeline.expressions import date_parts, shares
 
 _SHOWN = 60
@@ -220,8 +220,10 @@ def checks(dataset: Dataset) -> list[Check]:
                     made[name] = SharesCheck(column, dataset.column(step.column))
                 case MultiHot() | Shares():
                     made[name] = ListCheck(column, needed=needed)
-                case _:
+                case Bins() | Arithmetic() | Drop():
                     made[name] = NumberCheck(column, needed=needed)
+                case _:
+                    raise TypeError(f"The step {type(step).__name__} has no check here.")
     return [*made.values(), NumberCheck(dataset.column(dataset.target), needed=False)]
 
 
