@@ -274,15 +274,15 @@ async def test_a_mark_within_another_writers_window_is_taken_off_again(
     arrived, goes_on = asyncio.Event(), asyncio.Event()
     mark_late, mark = late._work.mark_done, store._work.mark_done
 
-    async def hang(*args: Any) -> None:
+    async def hang(*args: Any, **options: Any) -> None:
         arrived.set()
         await goes_on.wait()
-        await mark_late(*args)
+        await mark_late(*args, **options)
 
-    async def let_the_other_go_first(*args: Any) -> None:
+    async def let_the_other_go_first(*args: Any, **options: Any) -> None:
         goes_on.set()
         await hanging
-        await mark(*args)
+        await mark(*args, **options)
 
     monkeypatch.setattr(late._work, "mark_done", hang)
     monkeypatch.setattr(store._work, "mark_done", let_the_other_go_first)
@@ -334,7 +334,7 @@ async def test_a_server_that_is_killed_after_marks_were_taken_off_forgets_none_o
         await replace(*args)
 
     monkeypatch.setattr(store._queries, "replace", die_first)
-    monkeypatch.setattr(store._work, "mark_done", lambda *_: asyncio.sleep(0))  # the writer dies, too
+    monkeypatch.setattr(store._work, "mark_done", lambda *_, **__: asyncio.sleep(0))  # the writer dies, too
     try:
         await store.upsert_processed(processed_table(store.dataset, keys, [1] * 9), "v2")
         assert await walked(store, "v1") == await walked(store, "v2") == keys
