@@ -171,7 +171,13 @@ class Settings(BaseSettings):
     serving_answers_prediction: bool = Field(
         False, description="ml_serving answers get-prediction, too; only where it is the only serving service"
     )
-    api_key: str = Field("", repr=False, description="Key that REST clients must send as X-API-Key; empty for none")
+    api_key: str = Field(
+        "", repr=False, description="Key that REST clients send as X-API-Key, and browsers at /login; empty for none"
+    )
+    allowed_hosts: str = Field(
+        "",
+        description="Names of the REST servers besides localhost, IP addresses and the machine's own name, separated by commas",
+    )
     serving_body_bytes: int = Field(33_554_432, ge=1000, description="Maximum size of the body of a REST request, in bytes")
     serving_records: int = Field(100_000, ge=1, description="Maximum number of records in a request for predictions")
     serving_unknown_columns: Literal["error", "ignore"] = Field(
