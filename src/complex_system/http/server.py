@@ -73,7 +73,7 @@ class RestServer:
         config = uvicorn.Config(
             self._app, lifespan="off", ws="none", access_log=False, log_config=None, server_header=False,
             timeout_graceful_shutdown=_GRACE, timeout_keep_alive=30,
-            http=BoundedProtocol, proxy_headers=False,
+            http=BoundedProtocol, proxy_headers=False, interface="asgi3",
         )  # fmt: skip
         self._server = _Server(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
