@@ -115,7 +115,7 @@ class ForeignRuntime(Runtime):
         return values
 
     def _start(self) -> None:
-        environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        environment = {name: value for name, value in os.environ.items() if name in _KEPT}
         environment |= {"HOME": str(self._folder), "MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet"}
         process = subprocess.Popen(  # noqa: S603 - our own module
             [sys.executable, "-m", __spec__.name, str(self._folder), self._takes.type, *self._takes.columns],
