@@ -14,6 +14,8 @@ HEAD_SECONDS = 10.0
 """Time for a request's head to arrive: from the first byte on, for the first request from the connection on."""
 BODY_SECONDS = 60.0
 """Time for a body to arrive; while the server does not read, because others are being read, it does not count."""
+READ_BYTES = 65_536
+"""Bytes that are read from a connection at once."""
 HEAD_BYTES = 65_536
 """Bytes of a head."""
 MAX_CONNECTIONS = 1000
@@ -92,13 +94,18 @@ class _Flow(FlowControl):
         return paused
 
 
-class BoundedProtocol(HttpToolsProtocol):
-    """One connection. A request that comes whole in one packet, as nearly all do, costs no timer."""
+class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
+    """One connection. A request that comes whole in one packet, as nearly all do, costs no timer.
+
+    All connections of a server read into one buffer. Without it the event loop hands out pieces of 256 KiB, and a thousand
+    connections would hold as many before any of them is told to wait.
+    """
 
     flow: _Flow
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, buffer: memoryview, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._buffer = buffer
         self._deadline: asyncio.TimerHandle | None = None
         self._in_head = True
         self._in_body = False
@@ -120,8 +127,16 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     @override
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    @override
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(self._buffer[:nbytes])  # the parser copies what it keeps
+
+    @override
+    def data_received(self, data: bytes | memoryview) -> None:
+        super().data_received(data)  # type: ignore[arg-type]
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -13,7 +15,7 @@ from typing_extensions import override
 
 from complex_system.errors import StartError
 from complex_system.http.browsers import BrowserGuard
-from complex_system.http.connections import BoundedProtocol
+from complex_system.http.connections import MAX_CONNECTIONS, READ_BYTES, SPARE_CONNECTIONS, BoundedProtocol
 
 _GRACE = 3
 """Seconds that open requests get when the server stops."""
@@ -29,6 +31,14 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
+
+
+def _allow_files(count: int) -> None:
+    """Let the process open so many files, if it may: shells allow 1,024, which is less than the connections that are taken."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Server(uvicorn.Server):
@@ -70,10 +80,12 @@ class RestServer:
             StartError: The port is in use, or the address does not belong to this host.
         """
         listener = self._bind()
+        _allow_files(MAX_CONNECTIONS + SPARE_CONNECTIONS + 500)
+        protocol = partial(BoundedProtocol, memoryview(bytearray(READ_BYTES)))
         config = uvicorn.Config(
             self._app, lifespan="off", ws="none", access_log=False, log_config=None, server_header=False,
             timeout_graceful_shutdown=_GRACE, timeout_keep_alive=30,
-            http=BoundedProtocol, proxy_headers=False, interface="asgi3",
+            http=protocol, proxy_headers=False, interface="asgi3",
         )  # fmt: skip
         self._server = _Server(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
