@@ -126,7 +126,7 @@ def seeds() -> dict[str, list[bytes]]:
     """Small good inputs of each target, from which the search begins."""
     records = list(Laboratory(seed=5).records(3))
     raw = pa.Table.from_pylist(records, schema=raw_schema(DATASET))
-    processed = pa.Table.from_pylist(PIPELINE.process(records), schema=processed_schema(DATASET))
+    processed = pa.Table.from_pylist(PIPELINE.process(records).to_dicts(), schema=processed_schema(DATASET))
     columns = example_columns(DATASET, 2)
     rows = [list(row) for row in zip(*columns.values(), strict=True)]
     one = example_record(DATASET, 0)

@@ -81,7 +81,7 @@ class RestServer:
         """
         listener = self._bind()
         _allow_files(MAX_CONNECTIONS + SPARE_CONNECTIONS + 500)
-        protocol = partial(BoundedProtocol, memoryview(bytearray(READ_BYTES)))
+        protocol: Any = partial(BoundedProtocol, memoryview(bytearray(READ_BYTES)))
         config = uvicorn.Config(
             self._app, lifespan="off", ws="none", access_log=False, log_config=None, server_header=False,
             timeout_graceful_shutdown=_GRACE, timeout_keep_alive=30,
