@@ -59,7 +59,7 @@ def findings(constraints: Path, options: list[str]) -> list[Finding]:
         raise SystemExit(f"{constraints.name} could not be audited:\n{done.stderr[-2000:]}") from None
     if skipped := [each for each in packages if "skip_reason" in each]:
         raise SystemExit(
-            f"{constraints.name}: {len(skipped)} of {len(packages)} packages could not be audited, such as {skipped[0]['skip_reason']}. "
+            f"{constraints.name}: {len(skipped)} of {len(packages)} packages could not be audited: {skipped[0]['skip_reason']}. "
             'The JSON interface of PyPI has to be reachable, or OSV: make audit ARGS="--vulnerability-service osv".'
         )
     return [

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from datetime import date
 
-import pytest
-
 import audit
+import pytest
 
 TODAY = date(2026, 11, 29)
 FOUND = audit.Finding("constraints.txt", "mlflow", "3.5.1", ("PYSEC-2026-7", "CVE-2026-2614"), ("3.9.0",))
