@@ -82,7 +82,7 @@ class SystemService(FastIoTService):
         return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__.removesuffix("Service")).lower()
 
     def known_as(self) -> str:
-        """Return the names by which this service's HTTP server is reached: its own, as containers name it, and those of the settings."""
+        """Return the names of this service's HTTP server: its own, as other containers know it, and those of the settings."""
         name = self.service_name()
         return ",".join((name, name.replace("_", "-"), self.settings.allowed_hosts))
 
