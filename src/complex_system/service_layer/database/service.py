@@ -106,7 +106,7 @@ class DatabaseService(DocumentSubjects):
         except InvalidRecordError as error:
             raise _nothing_written(error) from None
         saved = await self._stored(self.store.save_raw(records, SENDER.get()))
-        return Saved(db=self.store.label, inserted=saved["inserted"], existing=saved["existing"])
+        return Saved(db=self.store.label, **saved)
 
     @answers(subjects.GET_ALL_RAW)
     async def get_all_raw(self, value: Any) -> list[Record]:
