@@ -269,7 +269,11 @@ def test_the_page_has_the_figures_of_the_code() -> None:
         "ingest bytes": settings.ingest_bytes,
         "ingest messages": settings.ingest_messages,
         "ingest batch": settings.ingest_batch,
-        "ingest in flight": settings.ingest_ack_pending,
+        "ingest messages of a source": settings.ingest_source_messages,
+        "ingest messages of all": ingest_streams.MAX_WAITING,
+        "dead letters of a source": settings.ingest_dead_share,
+        "dead letters of all": ingest_streams.MAX_DEAD,
+        "bytes of dead letters": settings.ingest_dead_bytes,
         "body": settings.serving_body_bytes,
         "records": settings.serving_records,
     }
