@@ -47,6 +47,10 @@ class Settings(BaseSettings):
         description="Prefix of tables and collections, for several data sets in one database",
     )
 
+    raw_days: float = Field(
+        0.0, ge=0, le=36_500, description="Days that a raw record is kept once it is processed or rejected; 0 for no limit"
+    )
+
     # MongoDB
     mongo_host: str = Field("localhost", env="FASTIOT_MONGO_DB_HOST", description="Host of MongoDB")
     mongo_port: int = Field(27017, env="FASTIOT_MONGO_DB_PORT", description="Port of MongoDB")

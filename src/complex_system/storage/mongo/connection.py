@@ -194,9 +194,10 @@ class Queries:
         existing = await self.insert(collection, documents)
         await self.replace(collection, [documents[place] for place in existing])
 
-    async def delete(self, collection: Collection, keys: Iterable[str]) -> int:
-        """Delete documents by key; return how many there were."""
-        operations = [DeleteMany({ID: {"$in": part}}) for part in self._parts(keys, self.keys_a_query)]
+    async def delete(self, collection: Collection, keys: Iterable[str], condition: Document | None = None) -> int:
+        """Delete the documents with these keys, and of these only what meets a condition; return how many there were."""
+        parts = self._parts(keys, self.keys_a_query)
+        operations = [DeleteMany({ID: {"$in": part}, **(condition or {})}) for part in parts]
         return (await collection.bulk_write(operations, ordered=False)).deleted_count if operations else 0
 
     async def update(

@@ -21,10 +21,12 @@ log = logging.getLogger(__name__)
 
 DONE = f"{ENVELOPE}.done"
 REVISION = f"{ENVELOPE}.revision"
+RECEIVED = f"{ENVELOPE}.received"
 
 _DECLARED = "declaration"
 """Key of the note on what was declared."""
 _MARKS = "by_mark"
+_ARRIVAL = "by_arrival"
 _FORMER_MARKS = "unprocessed"
 _KEYS_AT_ONCE = 20_000
 _RECORDS_AT_ONCE = 500
@@ -114,8 +116,12 @@ class Collections:
         return {d[ID]: d.get(PIPELINE, "") for d in processed}, {d[ID]: d["version"] for d in rejected}
 
 
-async def migrate(collections: Collections) -> None:
+async def migrate(collections: Collections, *, by_arrival: bool) -> None:
     """Make the collections of an empty database, or of an earlier release, those of this release and of this declaration.
+
+    Args:
+        collections: The collections.
+        by_arrival: With the index that finds old raw records.
 
     Raises:
         DeclarationError: The kept records are not allowed by the declaration; nothing was changed.
@@ -123,6 +129,7 @@ async def migrate(collections: Collections) -> None:
     await _note_declaration(collections)
     queries, raw, names = collections.queries, collections.raw, collections.names
     await ensure_index(raw, _MARKS, [(DONE, 1), (ID, 1)])
+    await ensure_index(raw, _ARRIVAL, [(DONE, 1), (RECEIVED, 1)] if by_arrival else None)
     for collection, indexes in queries.indexes(collections.fields.target).items():
         for name, keys in indexes.items():
             await ensure_index(getattr(collections, collection), name, keys)

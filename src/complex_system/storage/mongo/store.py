@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import ClassVar
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ from complex_system.storage.base import DataStore
 from complex_system.storage.envelope import ENVELOPE, PIPELINE, refuse_reserved_names, revisions_of, sources_of
 from complex_system.storage.mongo.connection import Document, MongoConnection, Queries
 from complex_system.storage.mongo.documents import MongoDocuments
-from complex_system.storage.mongo.schema import Collections, migrate
+from complex_system.storage.mongo.schema import DONE, RECEIVED, Collections, migrate
 from complex_system.storage.mongo.secantus import SecantusQueries, is_secantus
 from complex_system.storage.mongo.work import Work
 from complex_system.storage.naming import TableNames
@@ -37,6 +38,7 @@ class MongoDataStore(DataStore):
         self._collections = Collections(self._connection, dataset, TableNames.of(settings.table_prefix))
         self._fields = self._collections.fields
         self._work = Work(self._collections)
+        self._by_arrival = settings.raw_days > 0
         self.documents = MongoDocuments(self._collections)
 
     @override
@@ -44,7 +46,7 @@ class MongoDataStore(DataStore):
         refuse_reserved_names(self.dataset)
         with self._connection.translated():
             self._collections.queries = self._queries_for(await self._connection.open())
-            await migrate(self._collections)
+            await migrate(self._collections, by_arrival=self._by_arrival)
         await self.documents.open()
 
     @override
@@ -163,6 +165,14 @@ class MongoDataStore(DataStore):
         with self._connection.translated():
             found = await self._queries.find_keys(self._collections.processed, keys, [ID, field])
         return {document[ID]: float(document[field]) for document in found if document.get(field) is not None}
+
+    @override
+    async def delete_raw(self, days: float, limit: int) -> int:
+        with self._connection.translated():
+            before = await self._connection.now() - timedelta(days=days)
+            old: Document = {DONE: self.dataset.version, RECEIVED: {"$lt": before}}
+            found = await self._collections.raw.find(old, {ID: 1}).sort(RECEIVED, 1).limit(limit).to_list()
+            return await self._queries.delete(self._collections.raw, [document[ID] for document in found], old)
 
     @override
     async def raw_by_keys(self, keys: list[str]) -> Page:
