@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime
 from typing import Any
 
+import bson
+from bson.codec_options import CodecOptions
+from bson.raw_bson import RawBSONDocument
 from pymongo import AsyncMongoClient, DeleteMany, ReplaceOne, UpdateMany, UpdateOne, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import BulkWriteError, ConnectionFailure, ExecutionTimeout, OperationFailure, WTimeoutError
@@ -24,6 +27,8 @@ Document = dict[str, Any]
 Collection = AsyncCollection[Document]
 Index = list[tuple[str, int]]
 
+OTHER_KEYS = ["objectId", "number", "binData", "date", "bool", "object"]
+"""Types of keys that are not texts; asked for by type, so that the key's index answers."""
 LABELLED = "labelled"
 """Name of the index that counts the records with a target."""
 
@@ -154,6 +159,15 @@ class Queries:
             found += await self.find(collection, {ID: {"$in": part}}, fields)
         return found
 
+    async def walk(self, collection: Collection, rows: int) -> AsyncIterator[list[RawBSONDocument]]:
+        """Yield all documents, encoded, so many at a time: by key those whose key is a text, then the others."""
+        query: Document = {ID: {"$gte": ""}}
+        while part := await read_encoded(collection, query, rows):
+            yield part
+            query = {ID: {"$gt": part[-1][ID]}}
+        if others := await read_encoded(collection, {ID: {"$type": OTHER_KEYS}}):
+            yield others
+
     async def count(self, collection: Collection) -> int:
         """Return the number of documents."""
         return await collection.estimated_document_count()
@@ -234,6 +248,24 @@ class Queries:
         ordered = sorted(set(keys))
         for start in range(0, len(ordered), size):
             yield ordered[start : start + size]
+
+
+def as_bson(encoded: bytes) -> RawBSONDocument:
+    """Return an encoded document, which is decoded where it is looked into; it is inserted as it is."""
+    return RawBSONDocument(encoded)
+
+
+def from_bson(document: RawBSONDocument) -> Document:
+    """Return a document decoded, for a change."""
+    decoded: Document = bson.decode(document.raw)
+    return decoded
+
+
+async def read_encoded(collection: Collection, query: Document, limit: int = 0) -> list[RawBSONDocument]:
+    """Return documents by key and not decoded; 0 for all."""
+    options: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
+    found = collection.with_options(codec_options=options).find(query).sort(ID, 1)
+    return await found.limit(limit).to_list()
 
 
 async def ensure_index(collection: Collection, name: str, keys: Index | None) -> None:

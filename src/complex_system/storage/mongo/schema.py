@@ -14,7 +14,7 @@ from complex_system.domain.records import Record
 from complex_system.storage.arrow import converted, plain, rows_of
 from complex_system.storage.envelope import ENVELOPE, FIRST_REVISION, PIPELINE, content_hash
 from complex_system.storage.migrations import refuse_another_data_set, refuse_other_types
-from complex_system.storage.mongo.connection import Collection, Document, MongoConnection, Queries, ensure_index
+from complex_system.storage.mongo.connection import OTHER_KEYS, Collection, Document, MongoConnection, Queries, ensure_index
 from complex_system.storage.naming import TableNames
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,6 @@ _ARRIVAL = "by_arrival"
 _FORMER_MARKS = "unprocessed"
 _KEYS_AT_ONCE = 20_000
 _RECORDS_AT_ONCE = 500
-_OTHER_KEYS = ["objectId", "number", "binData", "date", "bool", "object"]  # by types, so that the key's index answers
 
 
 class Fields:
@@ -187,7 +186,7 @@ async def _note_declaration(collections: Collections) -> None:
 
 async def _warn_of_foreign_keys(raw: Collection) -> None:
     """Warn of keys of other types: pages are walked by the order of texts, so such records are in no page."""
-    foreign = await raw.count_documents({ID: {"$type": _OTHER_KEYS}})
+    foreign = await raw.count_documents({ID: {"$type": OTHER_KEYS}})
     if foreign:
         log.warning(
             "%s has %d raw record(s) whose '_id' is not text, such as MongoDB's own ObjectId: they are counted as raw and never "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import ClassVar
 
@@ -45,7 +45,9 @@ class MongoDataStore(DataStore):
     async def open(self) -> None:
         refuse_reserved_names(self.dataset)
         with self._connection.translated():
-            self._collections.queries = self._queries_for(await self._connection.open())
+            names, fields = self._collections.names, self._fields
+            widths = {names.raw: len(fields.raw), names.processed: len(fields.processed)}
+            self._collections.queries = queries_of(await self._connection.open(), widths)
             await migrate(self._collections, by_arrival=self._by_arrival)
         await self.documents.open()
 
@@ -185,9 +187,12 @@ class MongoDataStore(DataStore):
     def _queries(self) -> Queries:
         return self._collections.queries
 
-    def _queries_for(self, build_info: Document) -> Queries:
-        """Return how the connected server is asked, by its own answer to what it is."""
-        if not is_secantus(build_info):
-            return Queries()
-        names, fields = self._collections.names, self._fields
-        return SecantusQueries({names.raw: len(fields.raw), names.processed: len(fields.processed)})
+
+def queries_of(build_info: Document, widths: Mapping[str, int]) -> Queries:
+    """Return how the connected server is asked, by its own answer to what it is.
+
+    Args:
+        build_info: The answer.
+        widths: Fields of a document, by collection.
+    """
+    return SecantusQueries(widths) if is_secantus(build_info) else Queries()
