@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -165,11 +165,16 @@ def _restore_files(source: Path, target: Path, undo: AsyncExitStack) -> str:
     for path in [path for path in source.rglob("*") if path.is_file()]:
         new = target / path.relative_to(source)
         if not new.exists():
-            undo.callback(new.unlink, missing_ok=True)
+            undo.callback(_remove, new)
     try:
         return f"{source.name}: {copy_files(source, target):,} files"
     except OSError as error:
         raise BackupError(f"{source.name} cannot be restored into {target}: {error}.") from error
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
 
 
 async def _refuse_what_is_not_empty(

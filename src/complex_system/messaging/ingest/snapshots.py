@@ -103,13 +103,17 @@ class StreamSnapshots:
         return self._good(answer, stream).messages
 
     async def save(self, stream: str, folder: Path) -> int:
-        """Save a stream with its consumers into a folder; return the number of its messages."""
+        """Save a stream into a folder; return the number of its messages.
+
+        It is saved without its consumer, which the database service creates again: what that has not acknowledged is still in the
+        stream, and is delivered at once.
+        """
         folder.mkdir(parents=True)  # noqa: ASYNC240 - a command, which does nothing else meanwhile
         chunks: asyncio.Queue[Msg] = asyncio.Queue()
         inbox = self._client.new_inbox()
         subscription = await self._client.subscribe(inbox, cb=chunks.put, pending_msgs_limit=-1, pending_bytes_limit=-1)
         try:
-            wanted = {"deliver_subject": inbox, "no_consumers": False, "chunk_size": _CHUNK, "jsck": True}
+            wanted = {"deliver_subject": inbox, "no_consumers": True, "chunk_size": _CHUNK, "jsck": True}
             answer = self._good(await self._ask(f"STREAM.SNAPSHOT.{stream}", msgspec.json.encode(wanted)), stream)
             (folder / _ABOUT).write_bytes(msgspec.json.encode({"config": answer.config, "state": answer.state}))
             with (folder / _CONTENT).open("wb") as file:
