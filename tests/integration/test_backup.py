@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -36,6 +38,7 @@ from complex_system_services.database_maria.database_maria_service import Databa
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from envelopes import envelopes
 from models import linear_onnx, register_onnx
+from runs import FIOT, ROOT
 from support import TesterService, eventually, running, server_fixture
 
 SERVICES: dict[str, type[DatabaseService]] = {"mongo": DatabaseMongoService, "maria": DatabaseMariaService}
@@ -366,3 +369,26 @@ def test_the_parts_are_the_folders_of_a_backup(tmp_path: Path) -> None:
     with pytest.raises(BackupError, match="is not a backup"):
         read_manifest(tmp_path)
     assert MLFLOW_FILES == ("mlflow.db", "artifacts")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("backup", "mongo", "new", "--local"), "There are no data of a run of 'mongo'"),
+        (
+            ("backup", "mongo", "new", "--without", "records"),
+            "--without takes streams, database, mlflow, wandb, declaration",
+        ),
+        (("restore", "mongo", ".", "--local"), "is not a backup"),
+    ],
+)
+def test_a_command_that_cannot_begin_says_why(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    command, deployment, folder, *options = arguments
+    done = subprocess.run(
+        [FIOT, "extras", command, deployment, str(tmp_path / folder), *options],
+        cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "COMPLEX_SYSTEM_RUN_DIR": str(tmp_path / "run")},
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert said in " ".join(done.stderr.replace("│", " ").split())
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
