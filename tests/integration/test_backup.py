@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import shutil
-import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,8 +16,7 @@ import pytest
 from nats.errors import Error as NatsError
 
 from complex_system.backup.command import back_up, restore
-from complex_system.backup.files import MLFLOW_FILES
-from complex_system.backup.manifest import MANIFEST, read_manifest
+from complex_system.backup.manifest import MANIFEST
 from complex_system.backup.places import PARTS, Place
 from complex_system.backup.tables import TablesWriter
 from complex_system.domain.dataset import ID, Dataset
@@ -38,7 +35,6 @@ from complex_system_services.database_maria.database_maria_service import Databa
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from envelopes import envelopes
 from models import linear_onnx, register_onnx
-from runs import FIOT, ROOT
 from support import TesterService, eventually, running, server_fixture
 
 SERVICES: dict[str, type[DatabaseService]] = {"mongo": DatabaseMongoService, "maria": DatabaseMariaService}
@@ -363,32 +359,3 @@ async def test_a_backup_that_fails_or_is_stopped_leaves_nothing(
         await stopped
     assert [path.name for path in folder.parent.iterdir()] == ["tuesday"]
     assert list(folder.iterdir()) == []
-
-
-def test_the_parts_are_the_folders_of_a_backup(tmp_path: Path) -> None:
-    with pytest.raises(BackupError, match="is not a backup"):
-        read_manifest(tmp_path)
-    assert MLFLOW_FILES == ("mlflow.db", "artifacts")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("backup", "mongo", "new", "--local"), "There are no data of a run of 'mongo'"),
-        (
-            ("backup", "mongo", "new", "--without", "records"),
-            "--without takes streams, database, mlflow, wandb, declaration",
-        ),
-        (("restore", "mongo", ".", "--local"), "is not a backup"),
-    ],
-)
-def test_a_command_that_cannot_begin_says_why(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
-    command, deployment, folder, *options = arguments
-    done = subprocess.run(
-        [FIOT, "extras", command, deployment, str(tmp_path / folder), *options],
-        cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "COMPLEX_SYSTEM_RUN_DIR": str(tmp_path / "run")},
-    )  # fmt: skip
-    assert done.returncode != 0
-    assert said in " ".join(done.stderr.replace("│", " ").split())
-    assert "Traceback" not in done.stderr
-    assert list(tmp_path.iterdir()) == []
