@@ -95,9 +95,17 @@ class TooLargeError(ComplexSystemError):
 
 
 class StoreUnavailableError(ComplexSystemError):
-    """The database does not answer. Nothing was acknowledged; the same request may be sent again."""
+    """The database does not answer, or cannot do it at the moment. Nothing was acknowledged; the same request may be sent again.
+
+    Attributes:
+        explained: Whether the database gave a reason that no record can cause. It stays in the process where the error was made.
+    """
 
     code = "store_unavailable"
+
+    def __init__(self, message: str, *, explained: bool = True) -> None:
+        super().__init__(message)
+        self.explained = explained
 
 
 class NobodyListensError(ComplexSystemError):
