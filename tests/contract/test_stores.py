@@ -70,6 +70,12 @@ pipeline:
 """
 
 
+# MariaDB's codes. A full disk, memory, locks, read-only, a time limit, the operating system's errors:
+WAITS = (28, 1021, 1026, 1030, 1037, 1041, 1114, 1206, 1290, 1317, 1836, 1969)
+# NULL, out of range, of another type, too long, too large for a statement, a constraint:
+REFUSES = (1048, 1153, 1264, 1292, 1366, 1406, 4025)
+
+
 def processed_table(dataset: Dataset, keys: list[str], target: float | None = 1.5, base: float = 0.0) -> pa.Table:
     rows = [
         {ID: key, dataset.target: target, **{name: base + i / 7 for i, name in enumerate(dataset.feature_names)}}
@@ -987,6 +993,26 @@ class TestMariaDataStore(StoreCases):
         with pytest.raises(InvalidRecordError, match=r"Record 9 .*not this one.*error 1644"):
             await RawWriter(store).save(records)
         assert await self.kept(settings, RAW) == []
+        cursor.execute("DROP TRIGGER inspect")
+        connection.close()
+        assert (await RawWriter(store).save(records))["inserted"] == 30
+
+    async def test_only_codes_that_say_so_refuse_a_record(
+        self, store: DataStore, settings: Settings, records: list[Record]
+    ) -> None:
+        connection = self._connect(settings)
+        cursor = connection.cursor()
+        cursor.execute(f"USE `{settings.maria_name}`")
+        for code in (*WAITS, *REFUSES):
+            cursor.execute(
+                f"CREATE OR REPLACE TRIGGER inspect BEFORE INSERT ON {RAW} FOR EACH ROW IF NEW._id = '{records[9][ID]}' "
+                f"THEN SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {code}, MESSAGE_TEXT = 'as the test wants it'; END IF"
+            )
+            error = InvalidRecordError if code in REFUSES else StoreUnavailableError
+            with pytest.raises(error, match="as the test wants it") as caught:
+                await RawWriter(store).save(records)
+            assert getattr(caught.value, "explained", True), code
+            assert await self.kept(settings, RAW) == []
         cursor.execute("DROP TRIGGER inspect")
         connection.close()
         assert (await RawWriter(store).save(records))["inserted"] == 30
