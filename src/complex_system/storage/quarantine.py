@@ -26,6 +26,7 @@ class RawWriter:
 
     def __init__(self, store: DataStore) -> None:
         self._store = store
+        self._has_saved = False
 
     async def save(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
         """Save raw records as :meth:`DataStore.save_raw` does.
@@ -35,7 +36,7 @@ class RawWriter:
             StoreUnavailableError: Send the records again. If it is not ``explained``, a probe was written, and no record fails alone.
         """
         try:
-            return await self._store.save_raw(records, sources)
+            saved = await self._store.save_raw(records, sources)
         except StoreUnavailableError as error:
             if error.explained:
                 raise
@@ -45,6 +46,9 @@ class RawWriter:
         except Exception as error:
             log.exception("%d raw records could not be saved", len(records))
             failure = error
+        else:
+            self._has_saved = True
+            return saved
         await self._probe()  # while nothing can be written at all, no record is the reason
         if faults := await self._faults(records):
             raise InvalidRecordError(faults_message(faults), faults) from failure
@@ -73,6 +77,8 @@ class RawWriter:
         suspects = await self._failing(records, 0)
         named = {place: error for place, error in suspects.items() if isinstance(error, InvalidRecordError)}
         suspects = {place: error for place, error in suspects.items() if place not in named}
+        if len(named | suspects) == len(records) and not self._has_saved:
+            suspects = {}  # where no record at all was ever saved, none of them is the reason
         for pause in PAUSES if suspects else ():
             await asyncio.sleep(pause)
             await self._probe()

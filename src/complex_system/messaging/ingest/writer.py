@@ -135,34 +135,36 @@ class BatchWriter:
             )
 
     async def _write(self, batch: list[_Checked], left: dict[int, Msg]) -> None:
-        if not batch:
-            return
-        try:
-            sources = [source for each in batch for source in [_source(each.message)] * len(each.records)]
-            await self._save([record for checked in batch for record in checked.records], sources)
-        except InvalidRecordError as error:
-            good = await self._refuse(batch, error, left)
-            if len(good) == len(batch):
-                raise StoreUnavailableError(error.message) from error
-            await self._write(good, left)
-            return
-        except StoreUnavailableError as error:
-            if error.explained:
-                raise
-            # Something else can be written: by halves, whatever is the reason holds up only itself.
-            if len(batch) > 1:
-                middle = len(batch) // 2
-                await self._write(batch[:middle], left)
-                await self._write(batch[middle:], left)
+        while batch:
+            try:
+                sources = [source for each in batch for source in [_source(each.message)] * len(each.records)]
+                await self._save([record for checked in batch for record in checked.records], sources)
+                break
+            except InvalidRecordError as error:
+                good = await self._refuse(batch, error, left)
+                if len(good) == len(batch):
+                    raise StoreUnavailableError(error.message) from error
+                batch = good
+            except StoreUnavailableError as error:
+                if error.explained:
+                    raise
+                await self._write_apart(batch, error, left)
                 return
-            log.warning("A published message waits: %s", error.message)
-            await batch[0].message.nak(delay=_AGAIN_LATE)
-            del left[id(batch[0].message)]
-            return
         self.saved += sum(len(checked.records) for checked in batch)
         for checked in batch:
             await checked.message.ack()
             del left[id(checked.message)]
+
+    async def _write_apart(self, batch: list[_Checked], error: StoreUnavailableError, left: dict[int, Msg]) -> None:
+        """Write by halves what fails for an unknown reason, while other things can be written: it holds up only itself."""
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            await self._write(batch[:middle], left)
+            await self._write(batch[middle:], left)
+            return
+        log.warning("A published message waits: %s", error.message)
+        await batch[0].message.nak(delay=_AGAIN_LATE)
+        del left[id(batch[0].message)]
 
     async def _refuse(self, batch: list[_Checked], error: InvalidRecordError, left: dict[int, Msg]) -> list[_Checked]:
         """Make dead letters of the messages whose records an error names; return the others."""
