@@ -77,7 +77,7 @@ class RawWriter:
         suspects = await self._failing(records, 0)
         named = {place: error for place, error in suspects.items() if isinstance(error, InvalidRecordError)}
         suspects = {place: error for place, error in suspects.items() if place not in named}
-        if len(named | suspects) == len(records) and not self._has_saved:
+        if len(suspects) == min(len(records), MAX_FAULTS) and not self._has_saved:
             suspects = {}  # where no record at all was ever saved, none of them is the reason
         for pause in PAUSES if suspects else ():
             await asyncio.sleep(pause)

@@ -20,7 +20,7 @@ from complex_system.settings import Settings
 from complex_system.storage.arrow import chosen_schema, page_of, raw_page, with_key, without_key
 from complex_system.storage.base import DataStore
 from complex_system.storage.envelope import ENVELOPE, PIPELINE, refuse_reserved_names, revisions_of, sources_of
-from complex_system.storage.mongo.connection import Document, MongoConnection, Queries
+from complex_system.storage.mongo.connection import TRIED_OUT, Document, MongoConnection, Queries
 from complex_system.storage.mongo.documents import MongoDocuments
 from complex_system.storage.mongo.schema import RECEIVED, Collections, migrate
 from complex_system.storage.mongo.secantus import SecantusQueries, is_secantus
@@ -106,7 +106,8 @@ class MongoDataStore(DataStore):
     @override
     async def raw_records(self, limit: int) -> list[Record]:
         with self._connection.translated():
-            found = await self._queries.find(self._collections.raw, {}, self._fields.raw, limit)
+            real = {f"{ID}.{TRIED_OUT}": {"$exists": False}}
+            found = await self._queries.find(self._collections.raw, real, self._fields.raw, limit)
         return self._fields.raw_records(found)
 
     @override
