@@ -269,7 +269,7 @@ def test_a_service_is_imported_with_nothing_but_what_its_image_installs(service:
 
 
 OPTIONAL = {
-    ("ml_monitoring", "river"), ("ml_monitoring", "uvloop"), ("ml_serving", "pandas"), ("ml_serving_mlflow", "pandas"),
+    ("ml_monitoring", "river"), ("ml_monitoring", "uvloop"), ("ml_serving_mlflow", "pandas"),
 }  # fmt: skip
 """Packages that functions import and an image may lack. docs/services/ml_monitoring.md and docs/serving.md say what is missing then;
 without uvloop, ``http.server`` runs on Python's own loop."""

@@ -88,7 +88,8 @@ class MlMonitoringService(SystemService):
         self.app = make_app(self.monitor, self.settings.api_key, lambda: self.broker.connected)
         self._page = await asyncio.to_thread(self._make_page, asyncio.get_running_loop())
         self.app.mount("/", self._page)  # last, so that it takes what no other route does
-        rest = RestServer(self.app, self.settings.serving_host, self.settings.monitoring_port)
+        settings = self.settings
+        rest = RestServer(self.app, settings.serving_host, settings.monitoring_port, settings.allowed_hosts)
         try:
             await rest.start()
         except StartError as error:
