@@ -21,7 +21,7 @@ from plant import FULL, Plant, kill, plant
 from small_disk import SmallDisk, needs_root, small_disk
 from support import eventually, started
 
-RECORDS = {"mongo": FULL or 8_000, "maria": FULL or 6_000}
+RECORDS = {"mongo": FULL or 5_000, "maria": FULL or 6_000}
 QUICK = {} if FULL else {
     "FASTIOT_NATS_DEFAULT_TIMEOUT": "5",
     "COMPLEX_SYSTEM_BATCH_SIZE": "25",

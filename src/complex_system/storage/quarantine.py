@@ -53,7 +53,7 @@ class RawWriter:
         if faults := await self._faults(records):
             raise InvalidRecordError(faults_message(faults), faults) from failure
         if isinstance(failure, ComplexSystemError):
-            raise StoreUnavailableError(failure.message, explained=False) from failure
+            raise StoreUnavailableError(failure.message, explained=False, answered=True) from failure
         raise self._own_fault(failure, explained=False) from failure
 
     async def _probe(self) -> None:
@@ -61,7 +61,7 @@ class RawWriter:
         try:
             await self._store.probe()
         except StoreUnavailableError as error:
-            raise StoreUnavailableError(error.message) from error
+            raise StoreUnavailableError(error.message, answered=error.answered) from error
         except Exception as error:
             raise self._own_fault(error, explained=True) from error
 

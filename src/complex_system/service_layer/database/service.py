@@ -252,8 +252,9 @@ class DatabaseService(DocumentSubjects):
         """Wait for a write of records, as for any work of the store, and remember whether it failed."""
         try:
             written = await self._stored(work)
-        except StoreUnavailableError:
-            self._write_failed = time.monotonic()
+        except StoreUnavailableError as error:
+            if error.answered:
+                self._write_failed = time.monotonic()
             raise
         self._write_failed = -math.inf
         return written

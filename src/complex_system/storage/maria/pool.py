@@ -185,8 +185,8 @@ class MariaConnections:
             return InvalidRecordError(f"{self._name} refuses a record: {error} (error {error.errno}).")
         if error.errno in _NO_CONNECTION:
             return StoreUnavailableError(f"{self._name} does not answer: {error}")
-        explained = error.errno in _OF_THE_SERVER
-        return StoreUnavailableError(f"{self._name} fails: {error} (error {error.errno}).", explained=explained)
+        message = f"{self._name} fails: {error} (error {error.errno})."
+        return StoreUnavailableError(message, explained=error.errno in _OF_THE_SERVER, answered=True)
 
     def _discard_idle(self) -> None:
         with contextlib.suppress(IndexError):

@@ -105,7 +105,7 @@ class MongoConnection:
         except OperationFailure as error:
             raise self._failure(error) from error
         except PyMongoError as error:
-            raise StoreUnavailableError(f"{self._name} fails: {_reason(error)}") from error
+            raise StoreUnavailableError(f"{self._name} fails: {_reason(error)}", explained=False) from error
         except (InvalidDocument, InvalidStringData) as error:
             raise InvalidRecordError(f"{self._name} cannot keep a record: {error}") from error
 
@@ -119,11 +119,10 @@ class MongoConnection:
         reason = _reason(error) if first is None else str(first.get("errmsg"))
         said = f"{reason.rstrip('.')} (code {', '.join(map(str, sorted(codes, key=str)))})."
         retryable = any(error.has_error_label(label) for label in _RETRYABLE)
-        if concerns or retryable or codes & _OF_THE_SERVER:
-            return StoreUnavailableError(f"{self._name} fails: {said}")
-        if codes <= _OF_THE_RECORD:
+        explained = bool(concerns or retryable or codes & _OF_THE_SERVER)
+        if codes <= _OF_THE_RECORD and not explained:
             return InvalidRecordError(f"{self._name} refuses a record: {said}")
-        return StoreUnavailableError(f"{self._name} fails: {said}", explained=False)
+        return StoreUnavailableError(f"{self._name} fails: {said}", explained=explained, answered=True)
 
     @property
     def _connected(self) -> AsyncMongoClient[Document]:
@@ -270,6 +269,8 @@ class Queries:
     async def update_each(self, collection: Collection, changes: Iterable[tuple[Document, Document]]) -> None:
         """Change documents one by one, each ``(query, update)``, in one bulk update; a killed server may forget it."""
         operations = [UpdateOne(query, change) for query, change in changes]
+        if not operations:
+            return
         async with self._turn(collection):
             await _unjournalled(collection).bulk_write(operations, ordered=False)
 
