@@ -116,17 +116,21 @@ class Settings(BaseSettings):
         1_073_741_824, ge=1_000_000, description="Bytes that may wait for the database; further messages are refused"
     )
     ingest_age: float = Field(0.0, ge=0, description="Seconds that a published message may wait; 0 for no limit")
-    ingest_dead_bytes: int = Field(
-        134_217_728, ge=1_000_000, description="Bytes of dead letters that are kept; the oldest are dropped first"
+    ingest_source_messages: int = Field(
+        100_000, ge=1, description="Messages of one source that may wait for the database; further ones of it are refused"
     )
-    ingest_dead_age: float = Field(2_592_000.0, ge=0, description="Seconds that a dead letter is kept; 0 for no limit")
-    ingest_duplicate_window: float = Field(
-        120.0, ge=0.1, description="Seconds within which the broker drops a repeated Nats-Msg-Id"
+    ingest_dead_bytes: int = Field(
+        134_217_728, ge=1_000_000, description="Bytes of dead letters that are kept; further refused messages wait"
+    )
+    ingest_dead_share: int = Field(
+        1000, ge=1, description="Dead letters of one source that are kept; further refused messages of it wait"
+    )
+    ingest_dead_age: float = Field(
+        0.0, ge=0, description="Seconds after which the broker drops a dead letter; 0 to keep it until somebody removes it"
     )
     ingest_replicas: int = Field(1, ge=1, le=5, description="Brokers of a cluster that store each published message")
     ingest_messages: int = Field(500, ge=1, le=10_000, description="Published messages in one fetch")
     ingest_batch: int = Field(5000, ge=1, le=100_000, description="Published records in one write")
-    ingest_ack_pending: int = Field(5000, ge=1, description="Unacknowledged messages of all replicas together")
 
     # Local run
     run_dir: str = Field(

@@ -119,7 +119,8 @@ class DatabaseService(DocumentSubjects):
             saved = await self._written(self.writer.save(records, SENDER.get()))
         except InvalidRecordError as error:
             raise _nothing_written(error) from None
-        return Saved(db=self.store.label, inserted=saved["inserted"], existing=saved["existing"])
+        inserted, existing, conflicts = saved["inserted"], saved["existing"], saved["conflicts"]
+        return Saved(db=self.store.label, inserted=inserted, existing=existing, conflicts=conflicts)
 
     @answers(subjects.GET_ALL_RAW)
     async def get_all_raw(self, value: Any) -> list[Record]:
