@@ -14,7 +14,15 @@ from complex_system.domain.records import Record
 from complex_system.storage.arrow import converted, plain, rows_of
 from complex_system.storage.envelope import ENVELOPE, FIRST_REVISION, PIPELINE, content_hash
 from complex_system.storage.migrations import refuse_another_data_set, refuse_other_types
-from complex_system.storage.mongo.connection import OTHER_KEYS, Collection, Document, MongoConnection, Queries, ensure_index
+from complex_system.storage.mongo.connection import (
+    OTHER_KEYS,
+    TRIED_OUT,
+    Collection,
+    Document,
+    MongoConnection,
+    Queries,
+    ensure_index,
+)
 from complex_system.storage.naming import TableNames
 
 log = logging.getLogger(__name__)
@@ -140,6 +148,8 @@ async def migrate(collections: Collections, *, by_arrival: bool) -> None:
     await add_envelopes(collections)
     await ensure_index(raw, _FORMER_MARKS, None)
     await collections.connection.collection(names.backlog).drop()
+    # What a service that was killed in between has tried out.
+    await raw.delete_many({ID: {"$type": "object"}, f"{ID}.{TRIED_OUT}": {"$exists": True}})
     await _warn_of_foreign_keys(raw)
 
 

@@ -20,7 +20,7 @@ from typing_extensions import override
 from complex_system.domain.dataset import ID
 from complex_system.storage.envelope import PIPELINE
 from complex_system.storage.mongo.connection import (
-    OTHER_KEYS,
+    OF_OTHERS,
     ROWS_A_REPLY,
     Collection,
     Document,
@@ -97,7 +97,7 @@ class SecantusQueries(Queries):
         ends = sorted(key for key in keys if isinstance(key, str))[rows - 1 :: rows]
         for after, end in pairwise(["", *ends]):
             yield await read_encoded(collection, {ID: {"$gt": after, "$lte": end}})
-        for query in ({ID: {"$gt": ends[-1] if ends else ""}}, {ID: {"$type": OTHER_KEYS}}):
+        for query in ({ID: {"$gt": ends[-1] if ends else ""}}, OF_OTHERS):
             if rest := await read_encoded(collection, query):
                 yield rest
 
