@@ -22,7 +22,6 @@ from complex_system.errors import ComplexSystemError, StartError
 from complex_system.terminal import printable
 
 if TYPE_CHECKING:
-    from complex_system.backup.places import Where
     from complex_system.local.plan import Deployment
 
 # FastIoT imports this module for every command, so each command imports its own parts when it is called.
@@ -173,79 +172,6 @@ def dead_letters(
         asyncio.run(manage_dead_letters(settings, action, _say, limit=limit, number=number))
     except (ComplexSystemError, ValidationError) as error:
         _fail("extras dead-letters", str(error))
-
-
-AtServers = Annotated[
-    bool | None,
-    typer.Option(
-        "--servers/--local",
-        help="The servers in the deployment's .env (containers, or elsewhere), or those of `fiot run`. By default `fiot run` while it "
-        "runs, else the servers where `fiot config` was called, else `fiot run`.",
-        show_default=False,
-    ),
-]
-MlflowDir = Annotated[Path | None, typer.Option(help="Folder with MLflow's mlflow.db and artifacts, if it is another one.")]
-WandbDir = Annotated[Path | None, typer.Option(help="W&B's folder, if it is another one.")]
-
-
-@extras_cmd.command("backup", context_settings=DEFAULT_CONTEXT_SETTINGS)
-def backup(
-    deployment: Deployed,
-    folder: Annotated[Path, typer.Argument(help="New folder for the backup.")],
-    servers: AtServers = None,
-    without: Annotated[
-        list[str] | None, typer.Option(help="Leave out a part: streams, database, mlflow, wandb or declaration.")
-    ] = None,
-    mlflow_dir: MlflowDir = None,
-    wandb_dir: WandbDir = None,
-) -> None:
-    """Copy a deployment into a folder, also while it runs: streams, database, MLflow, W&B's folder and declaration.
-
-    The .env with the passwords is not part of it.
-    """
-    from complex_system.backup.command import backup_command
-    from complex_system.backup.places import PARTS
-
-    if unknown := sorted(set(without or ()) - set(PARTS)):
-        raise typer.BadParameter(f"--without takes {', '.join(PARTS)}, not '{unknown[0]}'.")
-    with _errors_of("extras backup"):
-        where = _where(deployment, servers, mlflow_dir, wandb_dir)
-        backup_command(where, folder, lambda text: typer.echo(f"fiot extras backup: {text}"), without or ())
-
-
-@extras_cmd.command("restore", context_settings=DEFAULT_CONTEXT_SETTINGS)
-def restore(
-    deployment: Deployed,
-    folder: Annotated[Path, typer.Argument(help="Folder of the backup.")],
-    servers: AtServers = None,
-    mlflow_dir: MlflowDir = None,
-    wandb_dir: WandbDir = None,
-) -> None:
-    """Write a backup into a deployment that is empty and does not run.
-
-    With --servers, its database and its broker must run, and no service.
-    """
-    from complex_system.backup.command import restore_command
-
-    with _errors_of("extras restore"):
-        where = _where(deployment, servers, mlflow_dir, wandb_dir)
-        restore_command(where, folder, lambda text: typer.echo(f"fiot extras restore: {text}"))
-
-
-def _where(name: str, servers: bool | None, mlflow_dir: Path | None, wandb_dir: Path | None) -> Where:
-    from complex_system.backup.places import Where
-    from complex_system.local.plan import run_directory
-
-    context = ProjectContext.default
-    return Where(
-        _read(name),
-        run_directory(name, Path(context.project_root_dir)),
-        context.project_namespace,
-        servers=servers,
-        configured=Path(context.deployment_build_dir(name), "docker-compose.yaml").is_file(),
-        mlflow_dir=mlflow_dir,
-        wandb_dir=wandb_dir,
-    )
 
 
 @extras_cmd.command("describe-data", context_settings=DEFAULT_CONTEXT_SETTINGS)
