@@ -19,6 +19,8 @@ from fastiot.cli.model.infrastructure_service import (
 )
 from jinja2 import ChoiceLoader, FileSystemLoader
 
+from complex_system.deploy.containers import USERS_FILE, container
+
 TEMPLATES = Path(__file__).parent / "deploy" / "templates"
 MLFLOW_PORT = 8080
 
@@ -39,15 +41,21 @@ def _command(*parts: str) -> InfrastructureServiceComposeExtras:
 
 
 class NatsBroker(NatsService):
-    """NATS with JetStream on disk, configured by the deployment's ``nats.conf``."""
+    """NATS with JetStream on disk, configured by the deployment's ``nats.conf`` and the users that `fiot config` generates."""
 
-    image: str = "nats:2.12-alpine"
+    image: str = "nats:2.15-alpine"
     volumes: list[InfrastructureServiceVolume] = [
         InfrastructureServiceVolume(container_volume="/data", env_var="COMPLEX_SYSTEM_NATS_VOLUME"),
         InfrastructureServiceVolume(
             container_volume="/etc/nats/nats.conf:ro",
             env_var="COMPLEX_SYSTEM_NATS_CONF",
             default_volume_mount="./nats.conf",
+            tmpfs_for_tests=False,
+        ),
+        InfrastructureServiceVolume(
+            container_volume=f"/etc/nats/{USERS_FILE}:ro",
+            env_var="COMPLEX_SYSTEM_NATS_USERS",
+            default_volume_mount=f"./{USERS_FILE}",
             tmpfs_for_tests=False,
         ),
         InfrastructureServiceVolume(
@@ -151,8 +159,9 @@ class ServiceImage(DockerTemplate):
 
 
 def _prefer_our_templates() -> None:
-    """Make FastIoT find our compose template before its own."""
+    """Make FastIoT find our compose template before its own, and the template what each container may do."""
     environment = get_jinja_env()
+    environment.globals["container"] = container
     environment.loader = ChoiceLoader([FileSystemLoader(str(TEMPLATES)), environment.loader])
 
 
