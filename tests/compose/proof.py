@@ -20,9 +20,12 @@ import httpx
 import nats.errors
 from nats.aio.client import Client
 
+from complex_system.deploy.containers import container_variables, is_secret
 from complex_system.errors import ComplexSystemError
 from complex_system.local.plan import TRAINER_SERVICES
 from complex_system.messaging.clients import SystemClient
+from complex_system.messaging.permissions import declared_subjects
+from complex_system.messaging.users import service_user
 from complex_system.protocol.database import RecordCounts
 from complex_system.settings import Settings
 from compose.job import Job
@@ -31,7 +34,23 @@ from compose.stack import ROOT, Container, ProofError, Stack, call, fiot, image_
 SERVING = ("ml_serving", "ml_serving_mlflow")
 TRAINERS = tuple(TRAINER_SERVICES)
 BASE = "python:3.11-slim-bookworm"
-SERVERS = ("nats", "mongodb", "mariadb", "mlflow")
+OF_SERVERS = {"nats": "NATS", "mongodb": "MONGO_DB_PASSWORD", "mariadb": "MARIA", "mlflow": "MLFLOW"}
+"""What the names of a server's secrets contain."""
+SERVERS = tuple(OF_SERVERS)
+PUBLISH = """
+import asyncio, sys
+from complex_system.messaging.connection import ServiceConnection
+from complex_system.settings import Settings
+
+async def main():
+    connection = await ServiceConnection.open(Settings(), "proof", patience=20)
+    await connection.client.publish(sys.argv[1], b"")
+    await connection.settle()
+    print(connection.refusals)
+    await connection.close()
+
+asyncio.run(main())
+"""
 MEGABYTE = 1_000_000
 
 
@@ -109,6 +128,41 @@ class Proof:
         if abroad or strangers:
             raise ProofError(f"Ports open to others: {abroad}; services not run by the user fastiot: {strangers}")
         self.saw("every port is bound to 127.0.0.1, every service runs as the user fastiot")
+        loose = {c.service: c.confined for c in containers if c.confined}
+        if loose:
+            raise ProofError(f"Containers that are not confined: {loose}")
+        self.saw("every container: read-only root, no capabilities but what its image needs, limits of memory and processes")
+        self.secrets(containers)
+
+    def secrets(self, containers: list[Container]) -> None:
+        """Make sure that a container's environment has no secret of another one."""
+        lines = self.env_file.read_text(encoding="utf-8").splitlines()
+        given = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+        secrets = {name: value for name, value in given.items() if is_secret(name, value) and value}
+        held = 0
+        for each in containers:
+            if each.service in SERVERS:
+                own = {name for name in secrets if OF_SERVERS[each.service] in name}
+            else:
+                values = container_variables(each.service, given).values()
+                own = {name for name, value in secrets.items() if value in values}
+            foreign = [name for name, value in secrets.items() if value in each.variables.values() and name not in own]
+            if foreign:
+                raise ProofError(f"{each.service} has secrets of others: {foreign}")
+            held += len(own)
+        self.saw(f"{len(secrets)} secrets, {held} of them in containers: none has a secret of another one")
+
+    def refused(self) -> None:
+        """Let each service, in its container and with its own user, publish on a subject that is not its own."""
+        for each in self.stack.containers():
+            if each.service in SERVERS:
+                continue
+            own = service_user(each.service).publish or ()
+            foreign = next(subject for subject in declared_subjects() if subject not in own)
+            said = call("docker", "exec", each.id, "python", "-c", PUBLISH, foreign)
+            if f"does not permit the user '{each.service}' to publish on '{foreign}'" not in said:
+                raise ProofError(f"{each.service} was not refused '{foreign}': {said}")
+        self.saw("each service, with its own user, is refused a subject of another one")
 
     async def client(self) -> SystemClient:
         return await SystemClient.open(self.settings(), "compose_test")
@@ -167,9 +221,12 @@ class Proof:
             refusal = str(error)
         async with httpx.AsyncClient(trust_env=False) as http:
             answer = await http.get(f"http://127.0.0.1:{environment['COMPLEX_SYSTEM_SERVING_MLFLOW_PORT']}/model")
-        if answer.status_code != httpx.codes.UNAUTHORIZED:
-            raise ProofError(f"REST answers {answer.status_code} to a client without a key")
-        self.saw(f"without credentials: NATS says '{refusal}', REST answers 401")
+            tracking = await http.post(f"{environment['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/experiments/search", json={})
+        for name, code in (("REST", answer.status_code), ("MLflow", tracking.status_code)):
+            if code != httpx.codes.UNAUTHORIZED:
+                raise ProofError(f"{name} answers {code} to a client without credentials")
+        self.saw(f"without credentials: NATS says '{refusal}', REST and MLflow answer 401")
+        await asyncio.to_thread(self.refused)
 
     async def scaled(self, job: Job) -> None:
         doubled = ("data_processing", self.database)

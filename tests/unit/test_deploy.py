@@ -232,9 +232,10 @@ def test_every_container_is_confined(configured: Path, deployment: str) -> None:
         assert re.fullmatch(r"\d+g", service["mem_limit"])
         assert 100 <= service["pids_limit"] <= 2000
         assert "privileged" not in service
-        # Databases start as root, and go on as their own user.
-        assert set(service.get("cap_add", [])) <= {"CHOWN", "DAC_OVERRIDE", "SETGID", "SETUID"}
-        assert ("cap_add" in service) == (name in ("mongodb", "mariadb"))
+        # Databases start as root, and go on as their own user; the broker reads a key that belongs to whoever deploys.
+        database = ["CHOWN", "DAC_OVERRIDE", "SETGID", "SETUID"]
+        wanted = {"mongodb": database, "mariadb": database, "nats": ["DAC_OVERRIDE"]}
+        assert service.get("cap_add", []) == wanted.get(name, [])
         assert not any("docker.sock" in volume for volume in service.get("volumes", []))
         configuration = [volume for volume in service.get("volumes", []) if "/etc/" in volume]
         assert all(volume.endswith(":ro") for volume in configuration), name
@@ -489,6 +490,38 @@ def test_what_a_service_imports_later_is_in_its_image_too(service: str) -> None:
     have, owners = _installed(lines), importlib.metadata.packages_distributions()
     lacking = {name for name in _needed(service) if not {_name(owner) for owner in owners.get(name, [name])} & have}
     assert lacking == {name for each, name in OPTIONAL if each == service}
+
+
+IN_SLIM = {
+    "ld-linux-x86-64.so.2", "libc.so.6", "libdl.so.2", "libgcc_s.so.1", "libm.so.6", "libpthread.so.0", "librt.so.1",
+    "libstdc++.so.6", "libutil.so.1", "libz.so.1",
+}  # fmt: skip
+"""Shared libraries of the public image python:3.11-slim-bookworm that wheels may count on."""
+INSTALLED = {"lightgbm": "libgomp1", "maria": "libmariadb3"}
+"""Debian packages that install.sh adds for a part."""
+
+
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf is missing: apt-get install binutils")
+def test_the_images_have_the_libraries_that_wheels_do_not_bring_along() -> None:
+    script = (ROOT / "install.sh").read_text()
+    libraries: dict[str, list[Path]] = {}
+    for service in MANIFESTS:
+        parts = manifest(service).get("additional_requirements", [])
+        files = [ROOT / "requirements.txt", *(ROOT / f"requirements/requirements.{part}.txt" for part in parts)]
+        lines = [line for file in files for line in file.read_text().splitlines() if line and not line.startswith("#")]
+        own, missing = set[str](), set[str]()
+        for package in _installed(lines):
+            if package not in libraries:
+                with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                    shipped = importlib.metadata.files(package) or []
+                    libraries[package] = [Path(str(file.locate())) for file in shipped if ".so" in file.name]
+            own |= {path.name for path in libraries.get(package, [])}
+        paths = [str(path) for package in _installed(lines) for path in libraries.get(package, []) if path.is_file()]
+        said = subprocess.run(["readelf", "--dynamic", *paths], text=True, capture_output=True, check=False).stdout
+        missing = set(re.findall(r"\(NEEDED\).*\[(.+)\]", said)) - own - IN_SLIM
+        added = [package for part, package in INSTALLED.items() if part in parts]
+        assert missing == {re.sub(r"(\d+)$", r".so.\1", package) for package in added}, service
+        assert all(package in script for package in added)
 
 
 def test_no_module_of_a_service_hides_a_package_from_its_container() -> None:

@@ -74,7 +74,8 @@ _BECOMES_A_USER = ("CHOWN", "DAC_OVERRIDE", "SETGID", "SETUID")
 _TMP = "/tmp:size=256m"  # noqa: S108 - a path in the container
 
 CONTAINERS: Mapping[str, Container] = {
-    "nats": Container(memory="1g", tmpfs=(_TMP,)),
+    # Its volume, and the key of its certificate, may belong to whoever deploys.
+    "nats": Container(memory="1g", capabilities=("DAC_OVERRIDE",), tmpfs=(_TMP,)),
     "mongodb": Container(memory="2g", capabilities=_BECOMES_A_USER, tmpfs=(_TMP,)),
     # Temporary tables may be larger than memory.
     "mariadb": Container(
