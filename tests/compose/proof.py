@@ -16,41 +16,19 @@ import sys
 import time
 from pathlib import Path
 
-import httpx
-import nats.errors
-from nats.aio.client import Client
-
-from complex_system.deploy.containers import container_variables, is_secret
 from complex_system.errors import ComplexSystemError
 from complex_system.local.plan import TRAINER_SERVICES
 from complex_system.messaging.clients import SystemClient
-from complex_system.messaging.permissions import declared_subjects
-from complex_system.messaging.users import service_user
 from complex_system.protocol.database import RecordCounts
 from complex_system.settings import Settings
+from compose import doors
 from compose.job import Job
 from compose.stack import ROOT, Container, ProofError, Stack, call, fiot, image_sizes, inspect
 
 SERVING = ("ml_serving", "ml_serving_mlflow")
 TRAINERS = tuple(TRAINER_SERVICES)
 BASE = "python:3.11-slim-bookworm"
-OF_SERVERS = {"nats": "NATS", "mongodb": "MONGO_DB_PASSWORD", "mariadb": "MARIA", "mlflow": "MLFLOW"}
-"""What the names of a server's secrets contain."""
-SERVERS = tuple(OF_SERVERS)
-PUBLISH = """
-import asyncio, sys
-from complex_system.messaging.connection import ServiceConnection
-from complex_system.settings import Settings
-
-async def main():
-    connection = await ServiceConnection.open(Settings(), "proof", patience=20)
-    await connection.client.publish(sys.argv[1], b"")
-    await connection.settle()
-    print(connection.refusals)
-    await connection.close()
-
-asyncio.run(main())
-"""
+SERVERS = tuple(doors.OF_SERVERS)
 MEGABYTE = 1_000_000
 
 
@@ -128,41 +106,11 @@ class Proof:
         if abroad or strangers:
             raise ProofError(f"Ports open to others: {abroad}; services not run by the user fastiot: {strangers}")
         self.saw("every port is bound to 127.0.0.1, every service runs as the user fastiot")
-        loose = {c.service: c.confined for c in containers if c.confined}
-        if loose:
-            raise ProofError(f"Containers that are not confined: {loose}")
-        self.saw("every container: read-only root, no capabilities but what its image needs, limits of memory and processes")
-        self.secrets(containers)
+        self.saw(doors.confined(containers))
+        self.saw(doors.secrets_apart(containers, self.env_file))
 
-    def secrets(self, containers: list[Container]) -> None:
-        """Make sure that a container's environment has no secret of another one."""
-        lines = self.env_file.read_text(encoding="utf-8").splitlines()
-        given = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
-        secrets = {name: value for name, value in given.items() if is_secret(name, value) and value}
-        held = 0
-        for each in containers:
-            if each.service in SERVERS:
-                own = {name for name in secrets if OF_SERVERS[each.service] in name}
-            else:
-                values = container_variables(each.service, given).values()
-                own = {name for name, value in secrets.items() if value in values}
-            foreign = [name for name, value in secrets.items() if value in each.variables.values() and name not in own]
-            if foreign:
-                raise ProofError(f"{each.service} has secrets of others: {foreign}")
-            held += len(own)
-        self.saw(f"{len(secrets)} secrets, {held} of them in containers: none has a secret of another one")
-
-    def refused(self) -> None:
-        """Let each service, in its container and with its own user, publish on a subject that is not its own."""
-        for each in self.stack.containers():
-            if each.service in SERVERS:
-                continue
-            own = service_user(each.service).publish or ()
-            foreign = next(subject for subject in declared_subjects() if subject not in own)
-            said = call("docker", "exec", each.id, "python", "-c", PUBLISH, foreign)
-            if f"does not permit the user '{each.service}' to publish on '{foreign}'" not in said:
-                raise ProofError(f"{each.service} was not refused '{foreign}': {said}")
-        self.saw("each service, with its own user, is refused a subject of another one")
+    def services(self) -> list[Container]:
+        return [container for container in self.stack.containers() if container.service not in SERVERS]
 
     async def client(self) -> SystemClient:
         return await SystemClient.open(self.settings(), "compose_test")
@@ -207,26 +155,8 @@ class Proof:
         return {}
 
     async def doors(self) -> None:
-        environment = self.stack.environment()
-
-        async def ignore(_: Exception) -> None:
-            return
-
-        stranger = Client()
-        try:
-            address = f"nats://127.0.0.1:{environment['FASTIOT_NATS_PORT']}"
-            await stranger.connect(address, allow_reconnect=False, error_cb=ignore, connect_timeout=5)
-            raise ProofError("NATS lets a client without a password in")
-        except nats.errors.Error as error:
-            refusal = str(error)
-        async with httpx.AsyncClient(trust_env=False) as http:
-            answer = await http.get(f"http://127.0.0.1:{environment['COMPLEX_SYSTEM_SERVING_MLFLOW_PORT']}/model")
-            tracking = await http.post(f"{environment['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/experiments/search", json={})
-        for name, code in (("REST", answer.status_code), ("MLflow", tracking.status_code)):
-            if code != httpx.codes.UNAUTHORIZED:
-                raise ProofError(f"{name} answers {code} to a client without credentials")
-        self.saw(f"without credentials: NATS says '{refusal}', REST and MLflow answer 401")
-        await asyncio.to_thread(self.refused)
+        self.saw(await doors.closed_to_strangers(self.stack.environment()))
+        self.saw(await asyncio.to_thread(doors.closed_to_each_other, self.services()))
 
     async def scaled(self, job: Job) -> None:
         doubled = ("data_processing", self.database)

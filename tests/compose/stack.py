@@ -34,7 +34,7 @@ class Container:
     ports: tuple[str, ...]
     user: str
     variables: dict[str, str]
-    confined: str
+    too_free: str
 
     @property
     def hostname(self) -> str:
@@ -100,7 +100,7 @@ class Stack:
                     ports=tuple(f"{one['HostIp']}:{one['HostPort']}" for many in bindings.values() for one in many or []),
                     user=entry["Config"]["User"],
                     variables=dict(each.split("=", 1) for each in entry["Config"]["Env"]),
-                    confined=_missing_confinement(entry["HostConfig"]),
+                    too_free=_too_free(entry["HostConfig"]),
                 )
             )
         return sorted(found, key=lambda container: container.service)
@@ -127,7 +127,7 @@ class Stack:
         os.kill(container.pid, signal.SIGKILL)
 
 
-def _missing_confinement(host: dict[str, Any]) -> str:
+def _too_free(host: dict[str, Any]) -> str:
     """Return what a container may do and should not; empty where there is nothing."""
     found = {
         "writes to its root": not host["ReadonlyRootfs"],
