@@ -45,7 +45,7 @@ async def closed_to_strangers(environment: dict[str, str]) -> str:
         refusal = str(error)
     async with httpx.AsyncClient(trust_env=False) as http:
         rest = await http.get(f"http://127.0.0.1:{environment['COMPLEX_SYSTEM_SERVING_MLFLOW_PORT']}/model")
-        page = await http.get(f"http://127.0.0.1:{environment['COMPLEX_SYSTEM_MONITORING_PORT']}/monitoring")
+        page = await http.get(f"http://127.0.0.1:{environment['COMPLEX_SYSTEM_MONITORING_PORT']}/api/metric")
         mlflow = await http.post(f"{environment['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/experiments/search", json={})
     for name, answer in (("REST", rest), ("monitoring", page), ("MLflow", mlflow)):
         if answer.status_code != httpx.codes.UNAUTHORIZED:

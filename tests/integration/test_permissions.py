@@ -184,6 +184,7 @@ async def test_a_published_program_hears_its_replies_and_nothing_else(nats_serve
         for subject in ("*", ">", "*.>", "*.*", "_INBOX_ml_consumer.>", "get-prediction", "service-heartbeat"):
             await program.hear(subject)
             await program.hear(subject, queue="stolen")
+        assert {"get-prediction", "service-heartbeat"} <= await program.refusals()
         for subject in declared_subjects():
             await everybody.client.publish(subject, b"secret")
         for subject in ("_INBOX_ml_consumer.abc.1", "_INBOX.abc.1", "ingest-raw-datapoints.press-4", "get-health.ml_consumer.host",
