@@ -6,6 +6,7 @@ A class with the name of one of FastIoT's servers replaces it. Importing this mo
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from fastiot.cli.common.infrastructure_services import MariaDBService, MongoDBService, NatsService
 from fastiot.cli.helper_fn import get_jinja_env
@@ -19,7 +20,7 @@ from fastiot.cli.model.infrastructure_service import (
 )
 from jinja2 import ChoiceLoader, FileSystemLoader
 
-from complex_system.deploy.containers import USERS_FILE, container
+from complex_system.deploy import USERS_FILE
 
 TEMPLATES = Path(__file__).parent / "deploy" / "templates"
 MLFLOW_PORT = 8080
@@ -158,10 +159,16 @@ class ServiceImage(DockerTemplate):
     filename: str = "Dockerfile.complex_system.j2"
 
 
+def _container(name: str) -> Any:
+    from complex_system.deploy.containers import container  # imports the subjects, which other commands need not wait for
+
+    return container(name)
+
+
 def _prefer_our_templates() -> None:
     """Make FastIoT find our compose template before its own, and the template what each container may do."""
     environment = get_jinja_env()
-    environment.globals["container"] = container
+    environment.globals["container"] = _container
     environment.loader = ChoiceLoader([FileSystemLoader(str(TEMPLATES)), environment.loader])
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import yaml
 
+from complex_system.deploy import USERS_FILE
 from complex_system.messaging.permissions import SERVICES
 from complex_system.messaging.users import DEVICE_VARIABLE, PASSWORD_VARIABLE, authorization, broker_users, service_user
 
-USERS_FILE = "users.conf"
 ENVIRONMENTS = "env"
 """Folder of a built deployment with a file of variables for each container."""
 
