@@ -68,7 +68,8 @@ class NatsBroker(NatsService):
     ]
     compose_extras: list[InfrastructureServiceComposeExtras] = [
         _command("--config", "/etc/nats/nats.conf"),
-        _health("wget -q -O /dev/null http://127.0.0.1:8222/healthz || curl -sf -o /dev/null http://127.0.0.1:8222/healthz"),
+        # The public image has busybox's wget, and no bash; an image of one's own on Debian has bash.
+        _health("wget -q -O /dev/null http://127.0.0.1:8222/healthz || bash -c '</dev/tcp/127.0.0.1/8222'"),
     ]
 
 
