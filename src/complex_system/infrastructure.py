@@ -45,6 +45,10 @@ class NatsBroker(NatsService):
     """NATS with JetStream on disk, configured by the deployment's ``nats.conf`` and the users that `fiot config` generates."""
 
     image: str = "nats:2.15-alpine"
+    environment: list[InfrastructureServiceEnvVar] = [
+        # Go collects garbage before the container's limit ends the process.
+        InfrastructureServiceEnvVar(name="GOMEMLIMIT", default="900MiB", env_var="COMPLEX_SYSTEM_NATS_GO_MEMORY")
+    ]
     volumes: list[InfrastructureServiceVolume] = [
         InfrastructureServiceVolume(container_volume="/data", env_var="COMPLEX_SYSTEM_NATS_VOLUME"),
         InfrastructureServiceVolume(
