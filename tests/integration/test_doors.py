@@ -116,7 +116,7 @@ async def test_a_service_with_the_deployments_password_is_let_in_and_a_health_ch
 
 
 async def test_a_service_that_fails_is_not_healthy(nats_server: NatsServer, make_settings: Callable[..., Settings]) -> None:
-    settings = make_settings(nats_server)
+    settings = make_settings(nats_server, nats_user="")
     async with running(TesterService, settings) as service:
         await service.set_state("failing", "the disk is full")
         host = service.replica.rsplit("-", 1)[0]

@@ -83,7 +83,7 @@ def test_a_call_that_hangs_holds_no_process() -> None:
     subprocess.run([sys.executable, "-c", HANGING], check=True, timeout=30)
 
 
-HANGING = {
+HANGS = {
     # A call that lets other threads run, and one that holds the interpreter: a pattern that goes back and forth without an end.
     "sleeping": "import time; time.sleep(60)",
     "computing": "import re; re.match('(a+)+$', 'a' * 60 + 'b')",
@@ -102,7 +102,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("hang", HANGING.values(), ids=HANGING)
+@pytest.mark.parametrize("hang", HANGS.values(), ids=HANGS)
 def test_a_process_whose_event_loop_hangs_ends_itself_and_says_where(hang: str) -> None:
     done = subprocess.run([sys.executable, "-c", WATCHED.format(hang=hang), "2"], text=True, capture_output=True,
                           check=False, timeout=30)  # fmt: skip
