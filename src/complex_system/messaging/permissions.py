@@ -173,6 +173,7 @@ SERVICES: Mapping[str, ServiceSubjects] = {
         asks=(
             training.GET_COMPARISON,
             database.GET_COUNTS,
+            database.GET_INGEST_COUNTS,
             database.GET_REJECTED,
             database.GET_PROCESSED,
             database.GET_RAW_BY_KEYS,
