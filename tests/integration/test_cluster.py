@@ -113,11 +113,14 @@ async def test_neither_clients_nor_brokers_are_let_in_without_encryption_and_cre
     async def ignore(_: Exception) -> None:
         return
 
-    for options in ({}, {"user": USER, "password": "another"}):
+    credentials: list[dict[str, Any]] = [{}, {"user": USER, "password": "another"}]
+    for options in credentials:
+        client = Client()
         with pytest.raises(NatsError, match="(?i)authorization"):
-            await Client().connect(
+            await client.connect(
                 f"tls://{HOST}:{cluster[0]}", tls=trusted, allow_reconnect=False, error_cb=ignore, **options
             )
+        await client.close()
     with socket.create_connection((HOST, cluster[0]), timeout=5) as plain:
         assert b'"tls_required":true' in plain.recv(4096)
         plain.sendall(b'CONNECT {"user":"%s","pass":"%s","verbose":true}\r\nPING\r\n' % (USER.encode(), PASSWORD.encode()))

@@ -243,3 +243,4 @@ async def test_who_connects_with_a_wrong_password_gets_nowhere(nats_server: Serv
 
     with pytest.raises(Exception, match="(?i)authorization"):
         await client.connect(f"nats://ml_consumer:wrong@{HOST}:{nats_server.port}", allow_reconnect=False, error_cb=ignore)
+    await client.close()
