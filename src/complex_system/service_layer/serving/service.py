@@ -108,7 +108,7 @@ class ServingService(SystemService):
     async def on_start(self) -> None:
         require_key(self.settings.serving_host, self.settings.api_key)
         port: int = getattr(self.settings, self.port_field)
-        rest = RestServer(self._app, self.settings.serving_host, port, self.settings.allowed_hosts)
+        rest = RestServer(self._app, self.settings.serving_host, port, self.known_as())
         try:
             await rest.start()
         except StartError as error:
