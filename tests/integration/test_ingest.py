@@ -134,8 +134,8 @@ async def settled(tester: TesterService) -> IngestCounts:
     return found
 
 
-async def letters(tester: TesterService) -> list[DeadLetter]:
-    return [letter async for letter in DeadLetters(tester.broker.client, tester.settings).read(100)]
+async def letters(tester: TesterService, source: str | None = None) -> list[DeadLetter]:
+    return [letter async for letter in DeadLetters(tester.broker.client, tester.settings).read(100, source=source)]
 
 
 async def test_records_published_in_any_form_are_saved_once(
@@ -376,6 +376,8 @@ async def test_a_full_share_of_dead_letters_stops_its_source_only_and_nothing_is
 
         counts = await eventually(stopped, PATIENCE)
         assert counts.stopped == ("press-4",)
+        assert [letter.payload for letter in await letters(tester, "press-5")] == [b"bad 9"]
+        assert len(await letters(tester, "press-4")) == 3
         assert "1 source(s) have no room for another dead letter, such as 'press-4'" in counts.problem
         # Its own good records and all of the others are there.
         assert await raw(tester) == good

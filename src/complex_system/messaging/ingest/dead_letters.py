@@ -149,22 +149,24 @@ class DeadLetters:
         except (NatsError, TimeoutError) as unavailable:
             raise self._streams.explained(unavailable) from unavailable
 
-    async def read(self, limit: int, only: int | None = None) -> AsyncGenerator[DeadLetter, None]:
+    async def read(self, limit: int, only: int | None = None, source: str | None = None) -> AsyncGenerator[DeadLetter, None]:
         """Yield the oldest dead letters.
 
         Args:
             limit: Maximum number of letters.
             only: Number of a single letter.
+            source: Only those of this source; None for all.
 
         Raises:
             NobodyListensError: JetStream or the stream is missing.
         """
+        subject = ">" if source is None else f"{DEAD_RAW.name}.{source}".rstrip(".")
         try:
             state = (await self._context.stream_info(DEAD_STREAM)).state
             number, seen = only or state.first_seq, 0
             while seen < min(limit, state.messages) and number <= state.last_seq:
                 try:
-                    raw = await self._context.get_msg(DEAD_STREAM, number, subject=">", next=True)
+                    raw = await self._context.get_msg(DEAD_STREAM, number, subject=subject, next=True)
                 except NotFoundError:
                     return
                 if only not in (None, raw.seq):
@@ -205,7 +207,13 @@ class DeadLetters:
 
 
 async def manage_dead_letters(
-    settings: Settings, action: Action, say: Callable[[str], None], *, limit: int = 100, number: int | None = None
+    settings: Settings,
+    action: Action,
+    say: Callable[[str], None],
+    *,
+    limit: int = 100,
+    number: int | None = None,
+    source: str | None = None,
 ) -> int:
     """Show, publish again or delete the oldest dead letters, and return how many there were.
 
@@ -216,6 +224,7 @@ async def manage_dead_letters(
         say: Prints a line.
         limit: Maximum number of letters.
         number: Only the letter with this number.
+        source: Only letters of this source.
 
     Raises:
         NobodyListensError: The broker is not reachable, or has no streams for the ingest.
@@ -231,7 +240,7 @@ async def manage_dead_letters(
     seen = 0
     try:
         letters = DeadLetters(connection.client, settings)
-        async with aclosing(letters.read(limit, number)) as found:
+        async with aclosing(letters.read(limit, number, source)) as found:
             async for letter in found:
                 seen += 1
                 say(_line(letter))
