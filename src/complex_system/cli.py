@@ -182,6 +182,9 @@ def dead_letters(
     remove: Annotated[bool, typer.Option("--remove", help="Remove them.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of dead letters, the oldest first.")] = 100,
     number: Annotated[int | None, typer.Option(min=1, help="Only the dead letter with this number.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Only those of this source: the part of the subject below the ingest's.")
+    ] = None,
 ) -> None:
     """Show the published messages that could not be accepted, each with its reason; publish them again, or remove them.
 
@@ -203,7 +206,7 @@ def dead_letters(
         _config(deployment)
         environment = ProjectContext.default.env_for_deployment(deployment)
         settings = Settings.of({**environment, **os.environ})
-        asyncio.run(manage_dead_letters(settings, action, _say, limit=limit, number=number))
+        asyncio.run(manage_dead_letters(settings, action, _say, limit=limit, number=number, source=source))
     except (ComplexSystemError, ValidationError) as error:
         _fail("extras dead-letters", str(error))
 
