@@ -39,6 +39,11 @@ class Settings(BaseSettings):
     target: str = Field("", description="Target to predict, where dataset.yaml declares several")
     service_id: str = Field("", env="FASTIOT_SERVICE_ID", description="Name of this instance among several of one service")
     heartbeat_interval: float = Field(2.0, gt=0, description="Seconds between heartbeats of a service")
+    watchdog_seconds: float = Field(
+        120.0,
+        ge=0,
+        description="Seconds without a turn of its event loop after which a service's process ends itself; 0 for never",
+    )
 
     # Either database
     table_prefix: str = Field(
