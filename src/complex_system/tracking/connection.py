@@ -84,6 +84,11 @@ def without_paths(text: str) -> str:
     return re.sub(r"(?<![\w/.:@-])(?:file:/*)?/(?:[\w.@+-]+/)+[\w.@+-]*", "(a file)", text)
 
 
+def quoted(text: str) -> str:
+    """Return a text as it stands between the single quotes of a search in MLflow."""
+    return text.replace("'", "''")
+
+
 def run_url(tracking_uri: str, experiment: str, run: str) -> str:
     """Return the address of a run in MLflow's pages, below the server's path where it has one."""
     return f"{without_secrets(tracking_uri).rstrip('/')}/#/experiments/{experiment}/runs/{run}"

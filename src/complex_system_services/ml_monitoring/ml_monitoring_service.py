@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import time
 from functools import partial
@@ -11,7 +12,7 @@ from typing import ClassVar
 from msgspec.structs import asdict, replace
 from typing_extensions import override
 
-from complex_system.background import Worker
+from complex_system.background import Worker, run
 from complex_system.errors import ComplexSystemError, NotEnoughDataError, StartError, TrackingUnavailableError
 from complex_system.http.server import RestServer
 from complex_system.messaging.clients import DatabaseClient, DocumentClient
@@ -31,6 +32,7 @@ from complex_system.protocol.base import Empty
 from complex_system.service_layer.monitoring.alerting import Alerting
 from complex_system.service_layer.monitoring.keeper import HistoryKeeper
 from complex_system.service_layer.monitoring.reference_source import ReferenceSource, crowned_at
+from complex_system.tracking.connection import load_mlflow
 from complex_system.tracking.registry import ModelRegistry
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class MlMonitoringService(SystemService):
     What cannot be written waits in memory, up to a bound, while MLflow or the database is away.
     """
 
+    acts_alone: ClassVar[bool] = True
     last_write: ClassVar[float] = 5.0
     """Seconds that MLflow, and the database, get for the last points when the service ends."""
     keep_interval: ClassVar[float] = 5.0
@@ -56,13 +59,21 @@ class MlMonitoringService(SystemService):
     """Seconds between two questions for targets that came to the database."""
 
     @override
+    async def warm_up(self) -> None:
+        def load() -> None:
+            load_mlflow()
+            importlib.import_module("complex_system.monitoring.page.app")
+
+        await run(load, "warm-up")
+
+    @override
     async def on_start(self) -> None:
         settings = self.settings
         self._host = Host()
         history = History(settings.monitoring_days * DAY)
         self.monitor = Monitor(self.dataset, settings.monitoring_window, history, silent_after=settings.silent_after)
         documents, self._database = DocumentClient(self), DatabaseClient(self)
-        self._keeper = HistoryKeeper(self.monitor, documents, settings.monitoring_waiting_hours)
+        self._keeper = HistoryKeeper(self.monitor, documents, settings.monitoring_waiting_hours, self._check_lease)
         registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix or self.dataset.name)
         self._references = ReferenceSource(self.dataset, registry, self._database, documents)
         self._reference_stale = True
@@ -83,6 +94,10 @@ class MlMonitoringService(SystemService):
         self.every(min(settings.monitoring_interval, self.keep_interval), self._keep)
         self.every(settings.monitoring_interval, self._count)
         self.every(self.ask_interval, self._keeper.ask_targets)
+
+    def _check_lease(self) -> None:
+        assert self.lease is not None
+        self.lease.check()
 
     async def _open_rest(self) -> None:
         self.app = make_app(self.monitor, self.settings.api_key, lambda: self.broker.connected)
@@ -108,6 +123,8 @@ class MlMonitoringService(SystemService):
         self._page.close()
         await self._rest.stop()
         await self._alerts.close()
+        if not self.may_act:  # another replica has read the history by now, and goes on with it
+            return
         self.monitor.keep_services()
         lost = await self._keeper.close(self.last_write)
         if lost and self.monitor.history.loaded:
@@ -174,7 +191,8 @@ class MlMonitoringService(SystemService):
                 drift = await asyncio.to_thread(self.monitor.measure_data, records, reference)
             figures = self.monitor.point(self._host.figures(), drift)
             self._buffer.add(figures)
-            await self._alerts.evaluate(self.monitor.at, figures)
+            if self.may_act:
+                await self._alerts.evaluate(self.monitor.at, figures)
 
     async def _check_services(self) -> None:
         silent = self.monitor.services.newly_silent()
@@ -212,7 +230,7 @@ class MlMonitoringService(SystemService):
     async def _send(self) -> None:
         """Send to MLflow what waits; while MLflow is away the state says so, and the points wait."""
         async with self._writing:
-            while points := self._buffer.oldest(POINTS_AT_ONCE):
+            while self.may_act and (points := self._buffer.oldest(POINTS_AT_ONCE)):
                 try:
                     await self._worker.run(partial(self._run.write, points))
                 except TrackingUnavailableError as error:

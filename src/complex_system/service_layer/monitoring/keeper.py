@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from complex_system.domain.documents import Document
 from complex_system.errors import ComplexSystemError, InvalidRequestError
@@ -21,14 +22,18 @@ DELETE_PAUSE = 600.0
 class HistoryKeeper:
     """Moves the history between memory and the database. The database may be away: what changes meanwhile is written later."""
 
-    def __init__(self, monitor: Monitor, documents: DocumentClient, waiting_hours: float) -> None:
+    def __init__(
+        self, monitor: Monitor, documents: DocumentClient, waiting_hours: float, check: Callable[[], None] = lambda: None
+    ) -> None:
         """Make a keeper; nothing is read yet.
 
         Args:
             monitor: Whose history it is.
             documents: The database.
             waiting_hours: Hours that predictions wait for their truth.
+            check: Called directly before every write; raises where this process must not write any more.
         """
+        self._check = check
         self._monitor = monitor
         self._documents = documents
         self._waiting = waiting_hours * HOUR
@@ -59,14 +64,18 @@ class HistoryKeeper:
             history = self._monitor.history
             if not history.loaded:
                 return
+            self._check()
             await self._monitor.join.save(self._documents, time.time())
             changed = history.changed()
             try:
-                await self._documents.save(await asyncio.to_thread(_storable, changed))
+                storable = await asyncio.to_thread(_storable, changed)
+                self._check()
+                await self._documents.save(storable)
             except BaseException:
                 history.unsaved(changed)
                 raise
             if time.monotonic() - self._deleted > DELETE_PAUSE:
+                self._check()
                 self._deleted = time.monotonic()
                 await history.delete_old(self._documents, time.time())
                 await self._monitor.join.delete_old(self._documents, time.time() - self._waiting)
