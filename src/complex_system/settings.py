@@ -76,6 +76,10 @@ class Settings(BaseSettings):
     wandb_group: str = Field("MVDP-pytorch-regression", env="WANDB_RUN_GROUP", description="Weights & Biases run group")
     wandb_dir: str = Field(".run/wandb", env="WANDB_DIR", description="Folder of W&B runs and of the artifact store")
 
+    outbox_dir: str = Field(
+        ".run/outbox", description="Folder where trainers keep the models that the tracking server does not have yet"
+    )
+
     # Data: source and processing
     source_file: str = Field(
         "", description="CSV, JSON lines or Parquet file to replay, relative to the config folder; empty for dummy lab data"

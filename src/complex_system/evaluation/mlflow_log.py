@@ -16,7 +16,7 @@ from complex_system.evaluation.comparison import Comparison, ComparisonRequest
 from complex_system.evaluation.verdict import format_figure
 from complex_system.protocol.base import to_wire
 from complex_system.protocol.training import ComparisonFinished, Quality
-from complex_system.tracking.connection import experiment_id, load_mlflow, open_client, quoted, run_url, translated
+from complex_system.tracking.connection import experiment_id, literal, load_mlflow, open_client, run_url, translated
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,7 +103,7 @@ class ComparisonLog:
             return None
         wanted = {_KIND: "comparison", _DATASET: self._dataset.name, **tags}
         conditions = ["attributes.status = 'FINISHED'"] if finished else []
-        conditions += [f"tags.{name} = '{quoted(value)}'" for name, value in wanted.items()]
+        conditions += [f"tags.{name} = {literal(value)}" for name, value in wanted.items()]
         runs = client.search_runs(
             [experiment.experiment_id], " and ".join(conditions), max_results=1, order_by=["attributes.start_time DESC"]
         )

@@ -84,9 +84,10 @@ def without_paths(text: str) -> str:
     return re.sub(r"(?<![\w/.:@-])(?:file:/*)?/(?:[\w.@+-]+/)+[\w.@+-]*", "(a file)", text)
 
 
-def quoted(text: str) -> str:
-    """Return a text as it stands between the single quotes of a search in MLflow."""
-    return text.replace("'", "''")
+def literal(text: str) -> str:
+    """Return a text with the quotes that it needs in a search in MLflow."""
+    quote = '"' if "'" in text else "'"
+    return f"{quote}{text}{quote}"
 
 
 def run_url(tracking_uri: str, experiment: str, run: str) -> str:

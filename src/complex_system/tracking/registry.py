@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from complex_system.errors import ModelRefusedError, UnknownModelError
-from complex_system.tracking.connection import is_refusal, load_mlflow, open_client, quoted, translated
+from complex_system.tracking.connection import is_refusal, load_mlflow, open_client, translated
 
 CHAMPION = "champion"
 """The alias of the champion."""
@@ -123,9 +123,10 @@ class ModelRegistry:
     def versions(self, name: str) -> list[str]:
         """Return the versions of a registered model of any prefix, oldest first; none for an unknown one."""
         client = self._client
+        quoted = name.replace("'", "''")
         with translated(self._uri, "looking for a model's versions"):
             found = client.search_model_versions(
-                f"name = '{quoted(name)}'", max_results=MAX_VERSIONS, order_by=["version_number DESC"]
+                f"name = '{quoted}'", max_results=MAX_VERSIONS, order_by=["version_number DESC"]
             )
         return [str(each.version) for each in reversed(found)]
 
