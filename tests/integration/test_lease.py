@@ -172,7 +172,7 @@ async def test_a_write_whose_success_was_not_heard_of_is_ones_own(broker: Settin
 async def test_a_holder_of_this_machine_that_has_ended_is_not_waited_for(
     broker: Settings, service: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    child = subprocess.Popen(  # noqa: ASYNC220
+    child = subprocess.Popen(
         [sys.executable, "-c", "from complex_system.messaging.process import process_name as n; print(n(), flush=True); input()"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -71,9 +70,9 @@ def make_app(monitor: Monitor, api_key: str = "", ready: Callable[[], bool] = la
     add("/api/models", lambda _: views.models(monitor))
     add("/api/data", lambda _: views.data(monitor))
     add("/api/alerts", lambda _: views.alerts(monitor))
-    add("/api/predictions", lambda request: predictions(monitor, *period_of(request)))
-    add("/api/system", lambda request: system(monitor, *period_of(request)))
-    add("/api/metric", lambda r: metric(monitor, r.query_params.get("name", ""), *period_of(r)))
+    add("/api/predictions", lambda request: predictions(monitor, *period_of(request, monitor.now)))
+    add("/api/system", lambda request: system(monitor, *period_of(request, monitor.now)))
+    add("/api/metric", lambda r: metric(monitor, r.query_params.get("name", ""), *period_of(r, monitor.now)))
 
     async def metrics(_: Request) -> Response:
         return Response(exposition(monitor.figures), media_type=PROMETHEUS)
@@ -87,13 +86,13 @@ def make_app(monitor: Monitor, api_key: str = "", ready: Callable[[], bool] = la
     return app
 
 
-def period_of(request: Request) -> tuple[float, float]:
-    """Return the query's ``from`` and ``to``, in seconds since 1970.
+def period_of(request: Request, now: float) -> tuple[float, float]:
+    """Return the query's ``from`` and ``to``, in seconds since 1970; by default the period that ends now.
 
     Raises:
         ValueError: They are not times, or the wrong way round.
     """
-    end = _time(request, "to", time.time())
+    end = _time(request, "to", now)
     start = _time(request, "from", end - DEFAULT_PERIOD)
     if start >= end:
         raise ValueError("'from' must be before 'to'.")

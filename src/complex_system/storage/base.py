@@ -62,6 +62,14 @@ class DataStore(ABC):
         """
 
     @abstractmethod
+    async def now(self) -> float:
+        """Return the time by the database's clock, seconds since 1970."""
+
+    @abstractmethod
+    async def last_key(self, before: float) -> str | None:
+        """Return the largest key of the raw records that arrived before a time by the database's clock; None where none did."""
+
+    @abstractmethod
     async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
         """Insert raw records; a key that exists is left as it is, its envelope too.
 

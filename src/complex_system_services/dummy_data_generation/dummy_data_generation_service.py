@@ -157,16 +157,16 @@ class DummyDataGenerationService(SystemService):
         if self.settings.source_file or self.dataset.name != LAB:
             raise InvalidRequestError("Scenarios change lab records only, and this source makes none.")
         await self._begin(request.scenario, self.settings.scenario_ramp if request.ramp is None else request.ramp)
-        return self._scenario.state
+        return self._scenario.state(time.time())
 
     @answers(GET_SCENARIO)
     async def _get_scenario(self, _: Empty) -> ScenarioState:
-        return self._scenario.state
+        return self._scenario.state(time.time())
 
     async def _begin(self, name: str, ramp: float) -> None:
         self._scenario = Scenario.named(name, time.time(), ramp)
         log.info("Scenario '%s' begins", self._scenario.name)
-        await self.announce(SCENARIO_CHANGED, self._scenario.state)
+        await self.announce(SCENARIO_CHANGED, self._scenario.state(time.time()))
 
     # A file
 

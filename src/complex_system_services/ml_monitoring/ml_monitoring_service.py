@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-import time
+from datetime import UTC, datetime
 from functools import partial
 from typing import ClassVar
 
@@ -27,13 +27,13 @@ from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.page.gateway import WsgiGateway
 from complex_system.monitoring.rest import make_app
 from complex_system.monitoring.services import Host
-from complex_system.protocol import operations, serving, training
+from complex_system.protocol import database, operations, serving, training
 from complex_system.protocol.base import Empty
 from complex_system.service_layer.monitoring.alerting import Alerting
-from complex_system.service_layer.monitoring.keeper import HistoryKeeper
+from complex_system.service_layer.monitoring.keeper import DatabaseClock, HistoryKeeper
 from complex_system.service_layer.monitoring.reference_source import ReferenceSource, crowned_at
 from complex_system.tracking.connection import load_mlflow
-from complex_system.tracking.registry import ModelRegistry
+from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,10 @@ class MlMonitoringService(SystemService):
         settings = self.settings
         self._host = Host()
         history = History(settings.monitoring_days * DAY)
-        self.monitor = Monitor(self.dataset, settings.monitoring_window, history, silent_after=settings.silent_after)
+        self._clock = DatabaseClock()
+        self.monitor = Monitor(
+            self.dataset, settings.monitoring_window, history, silent_after=settings.silent_after, now=self._clock
+        )
         documents, self._database = DocumentClient(self), DatabaseClient(self)
         self._keeper = HistoryKeeper(self.monitor, documents, settings.monitoring_waiting_hours, self._check_lease)
         registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix or self.dataset.name)
@@ -82,7 +85,7 @@ class MlMonitoringService(SystemService):
         self._worker = Worker("mlflow")
         self._writing, self._measuring = asyncio.Lock(), asyncio.Lock()
         rules = AlertRules(load_rules(settings.config_dir, settings.alert_rules), self.dataset)
-        self._alerts = Alerting(rules, self.announce, history.alert, settings.webhook_url, self.dataset.name)
+        self._alerts = Alerting(rules, self.announce, history.alert, settings.webhook_url, self.dataset.name, self._clock)
         await self._open_rest()
         await asyncio.to_thread(self.monitor.prepare)
         short = min(settings.monitoring_interval, 2.0)
@@ -114,7 +117,9 @@ class MlMonitoringService(SystemService):
         from complex_system.monitoring.page.app import page_of  # takes a second, in its thread
 
         settings = self.settings
-        return page_of(self.monitor, loop, mlflow_uri=settings.mlflow_tracking_uri, api_key=settings.api_key)
+        return page_of(
+            self.monitor, loop, mlflow_uri=settings.mlflow_tracking_uri, api_key=settings.api_key, now=self._clock
+        )
 
     @override
     async def on_stop(self) -> None:
@@ -157,7 +162,7 @@ class MlMonitoringService(SystemService):
     @hears(training.CHAMPION_CHANGED)
     async def _champion_changed(self, event: training.ChampionChanged) -> None:
         self._reference_stale = True
-        self.monitor.history.crowned(Champion(**asdict(event), at=time.time()))
+        self.monitor.history.crowned(Champion(**asdict(event), at=self.monitor.now))
 
     @hears(training.COMPARISON_FINISHED)
     async def _compared(self, event: training.ComparisonFinished) -> None:
@@ -167,6 +172,10 @@ class MlMonitoringService(SystemService):
     @hears(training.TRAINING_ROUND)
     async def _round_changed(self, event: training.TrainingRound) -> None:
         self._alerts.round_changed(event)
+
+    @hears(database.RECORDS_REJECTED)
+    async def _rejected(self, event: database.RecordsRejected) -> None:
+        self.monitor.flow.rejected(self.monitor.now, event.rejections)
 
     @hears(operations.SERVICE_HEARTBEAT)
     async def _heartbeat_received(self, beat: operations.Heartbeat) -> None:
@@ -190,7 +199,7 @@ class MlMonitoringService(SystemService):
             if records and reference is not None:
                 drift = await asyncio.to_thread(self.monitor.measure_data, records, reference)
             figures = self.monitor.point(self._host.figures(), drift)
-            self._buffer.add(figures)
+            self._buffer.add(figures, datetime.fromtimestamp(self.monitor.at, UTC))
             if self.may_act:
                 await self._alerts.evaluate(self.monitor.at, figures)
 
@@ -202,6 +211,7 @@ class MlMonitoringService(SystemService):
             await self._measure()  # the alert does not wait for the next point
 
     async def _keep(self) -> None:
+        await self._clock.ask(self._database)
         if await self._keeper.load():
             history = self.monitor.history
             log.info("Read the history: %d champions, %d alerts", len(history.champions), len(history.alerts()))
@@ -219,9 +229,8 @@ class MlMonitoringService(SystemService):
                 self.monitor.compared(comparison)
 
     async def _count(self) -> None:
-        flow = self.monitor.flow
-        flow.counted(time.time(), await self._database.counts())
-        flow.rejected(time.time(), await self._database.rejected(flow.first_key(time.time()), 1000))
+        counts = await self._database.counts()
+        self.monitor.flow.counted(self.monitor.now, counts)
 
     async def _write(self) -> None:
         """Send to MLflow what waits, as long as the service runs."""
@@ -258,6 +267,11 @@ class MlMonitoringService(SystemService):
             raise
         return None
 
+    def _known_since(self, champion: ModelVersionRef) -> float:
+        """Return when a version became champion, by its mover's clock, but not before the champion before it, nor in the future."""
+        before = self.monitor.history.champions
+        return min(max(crowned_at(champion), before[-1].at if before else 0.0), self.monitor.now)
+
     async def _fetch_reference(self) -> None:
         reference, away = None, None
         try:
@@ -271,7 +285,7 @@ class MlMonitoringService(SystemService):
                     model=champion.model,
                     version=champion.version,
                     framework=champion.framework,
-                    at=crowned_at(champion),
+                    at=self._known_since(champion),
                 )
             )
         if away is None or self.monitor.reference is None:

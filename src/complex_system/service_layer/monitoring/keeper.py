@@ -8,15 +8,48 @@ import time
 from collections.abc import Callable
 
 from complex_system.domain.documents import Document
-from complex_system.errors import ComplexSystemError, InvalidRequestError
-from complex_system.messaging.clients import DocumentClient
+from complex_system.errors import ComplexSystemError, InvalidRequestError, NobodyListensError
+from complex_system.messaging.clients import DatabaseClient, DocumentClient
 from complex_system.monitoring.aggregates import HOUR
 from complex_system.monitoring.monitor import Monitor
 
 log = logging.getLogger(__name__)
 
+MAX_DEVIATION = 1.0
+"""Seconds by which two clocks may differ before that is taken for more than the time that an answer takes."""
 DELETE_PAUSE = 600.0
 """Seconds between two deletions of what is too old."""
+
+
+class DatabaseClock:
+    """Seconds since 1970 by the database's clock; by this host's until the database has told its own.
+
+    The history outlives the process that wrote it, and the next one may run on another host: with the database's clock, the times of
+    both are of one clock.
+    """
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return time.time() + self._ahead
+
+    async def ask(self, database: DatabaseClient) -> None:
+        """Ask the database how far its clock is ahead.
+
+        Raises:
+            ComplexSystemError: The database is away.
+        """
+        sent = time.time()
+        try:
+            told = await database.now()
+        except NobodyListensError:  # nor does anybody keep the history; or the database service is of an earlier release
+            return
+        ahead = told - (sent + time.time()) / 2
+        if abs(ahead - self._ahead) > MAX_DEVIATION:  # less is the way of the messages
+            log.info("The database's clock is %.1f s ahead of this host's; its time counts", ahead)
+            self._ahead = ahead
 
 
 class HistoryKeeper:
@@ -48,7 +81,7 @@ class HistoryKeeper:
         """
         if self._monitor.history.loaded:
             return False
-        now = time.time()
+        now = self._monitor.now
         await self._monitor.join.load(self._documents, now, self._waiting)
         await self._monitor.history.load(self._documents, now)
         self._monitor.restore()
@@ -65,7 +98,7 @@ class HistoryKeeper:
             if not history.loaded:
                 return
             self._check()
-            await self._monitor.join.save(self._documents, time.time())
+            await self._monitor.join.save(self._documents, self._monitor.now)
             changed = history.changed()
             try:
                 storable = await asyncio.to_thread(_storable, changed)
@@ -77,13 +110,13 @@ class HistoryKeeper:
             if time.monotonic() - self._deleted > DELETE_PAUSE:
                 self._check()
                 self._deleted = time.monotonic()
-                await history.delete_old(self._documents, time.time())
-                await self._monitor.join.delete_old(self._documents, time.time() - self._waiting)
+                await history.delete_old(self._documents, self._monitor.now)
+                await self._monitor.join.delete_old(self._documents, self._monitor.now - self._waiting)
 
     async def ask_targets(self) -> None:
         """Ask for the truth of records that wait for it, where the database has it by now."""
         if self._monitor.history.loaded:
-            await self._monitor.join.ask_targets(self._documents, time.time())
+            await self._monitor.join.ask_targets(self._documents, self._monitor.now)
 
     async def close(self, seconds: float) -> str:
         """Write for the last time; return why that did not work, or an empty text."""

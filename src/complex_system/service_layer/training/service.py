@@ -26,9 +26,10 @@ from complex_system.protocol.operations import State
 from complex_system.protocol.training import TRAIN_MODEL, TRAINING_FINISHED, TrainingFinished, TrainReply, TrainRequest
 from complex_system.service_layer.training.job import TrainingJob, finished, log_when_possible
 from complex_system.tracking.base import Tracker
+from complex_system.tracking.connection import server_time
 from complex_system.tracking.mlflow import MlflowTracker
 from complex_system.tracking.outbox import KeptTraining, Outbox
-from complex_system.tracking.registry import ModelRegistry
+from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 from complex_system.training.base import Trainer, TrainingParameters
 
 log = logging.getLogger(__name__)
@@ -152,13 +153,18 @@ class TrainerService(SystemService):
         return min(max(remaining, 0.5), MAX_LOOK_PAUSE)
 
     async def _recall(self) -> None:
-        registry = ModelRegistry(self.settings.mlflow_tracking_uri, self.settings.model_prefix or self.dataset.name)
+        uri = self.settings.mlflow_tracking_uri
+        registry = ModelRegistry(uri, self.settings.model_prefix or self.dataset.name)
+
+        def read() -> tuple[list[ModelVersionRef], datetime]:
+            return registry.newest_versions(), server_time(uri)
+
         try:
-            versions = await self.while_running(self.worker.run(registry.newest_versions), grace=0.0)
+            versions, now = await self.while_running(self.worker.run(read), grace=0.0)
         except TrackingUnavailableError as error:
             log.debug("The time of the last training is not known yet: %s", error.message)
             return
-        ages = [(datetime.now(UTC) - ref.created_at).total_seconds() for ref in versions if ref.trainer == self.trainer_name]
+        ages = [(now - ref.created_at).total_seconds() for ref in versions if ref.trainer == self.trainer_name]
         if self._last_training is None:  # else a training was asked for meanwhile
             self._last_training = time.monotonic() - max(0.0, ages[0]) if ages else self._made_at
 

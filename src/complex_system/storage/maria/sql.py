@@ -69,6 +69,10 @@ class Statements:
         self.insert_raw = f"INSERT INTO {names.raw} ({raw}, {HASH}, {SOURCE}) VALUES "
         self.keep_raw = f" ON DUPLICATE KEY UPDATE {ID} = {names.raw}.{ID}"
         self.select_raw = f"SELECT {raw} FROM {names.raw} ORDER BY {ID} LIMIT ?"
+        self.select_last_key = (
+            f"SELECT {ID} FROM {names.raw} FORCE INDEX (PRIMARY) "
+            f"WHERE {ENVELOPE}_received < FROM_UNIXTIME(?) ORDER BY {ID} DESC LIMIT 1"
+        )
         self.select_raw_by_keys = f"SELECT {raw} FROM {names.raw} WHERE {ID} IN"
         self.select_unprocessed = (
             f"SELECT {raw}, {REVISION} FROM {names.raw} FORCE INDEX (unprocessed) "
