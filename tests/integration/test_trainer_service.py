@@ -235,6 +235,49 @@ async def test_a_training_survives_a_tracking_server_that_is_away(
 
 
 @pytest.mark.usefixtures("filled")
+async def test_a_model_that_mlflow_could_not_take_is_logged_after_a_restart_of_its_trainer(
+    ear: Ear, settings: Settings, mlflow_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with proxied(mlflow_server.port) as proxy:
+        await proxy.cut()
+        away = settings.copy(update={"mlflow_tracking_uri": f"http://127.0.0.1:{proxy.port}"})
+        with caplog.at_level(logging.CRITICAL):
+            async with running(MlLightgbmRegressionMlflowService, away) as service:
+                await ear.ask_trainers(round="r1")
+                await eventually(lambda: service.health().state == "waiting", LOADED)
+                assert [kept.round for kept in service.outbox.trainings()] == ["r1"]
+            trained = len(ear.progress)
+            async with running(MlLightgbmRegressionMlflowService, away) as service:
+                await eventually(lambda: "does not answer" in service.health().detail, LOADED)
+                (reply,) = await ear.ask_trainers(round="r1")  # the consumer asks whether it still trains
+                assert reply.accepted
+                await proxy.join()
+                outcome = await ear.outcome("r1", LOADED)
+                await eventually(lambda: service.health().state == "ready")
+                assert service.outbox.trainings() == []
+    assert not any(value.stage == "training" for value in ear.progress[trained:]), "it is not trained again"
+    data, _ = lab_samples(5, RECORDS)
+    assert outcome.status == "finished"
+    assert outcome.samples == {"train": len(data.train), "validation": len(data.validation)}
+    registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix)
+    (ref,) = await asyncio.to_thread(registry.newest_versions)
+    assert (ref.model, ref.version, ref.run_id) == (outcome.model, outcome.version, outcome.run_id)
+    assert ref.version == "1"
+
+
+@pytest.mark.usefixtures("filled")
+async def test_a_disk_that_takes_no_outbox_costs_no_model(
+    ear: Ear, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    nowhere = settings.copy(update={"outbox_dir": str(tmp_path / "file")})
+    async with running(MlLightgbmRegressionMlflowService, nowhere):
+        await ear.ask_trainers(round="r1")
+        assert (await ear.outcome("r1", LOADED)).status == "finished"
+    assert "is not kept on disk, so a restart would lose it" in caplog.text
+
+
+@pytest.mark.usefixtures("filled")
 async def test_what_mlflow_refuses_is_a_failed_training(ear: Ear, settings: Settings) -> None:
     refused = settings.copy(update={"mlflow_experiment": "x" * 2000})
     async with running(MlLightgbmRegressionMlflowService, refused) as service:

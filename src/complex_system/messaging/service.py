@@ -272,7 +272,7 @@ class SystemService(FastIoTService):
             self._subs.append(await self.broker.subscribe_reply_cb(reply_subject(health_request(name)), self._answer_health))
         self.every(self.settings.heartbeat_interval, self._beat)
         self.run_task(self._stop_when(self.broker.lost))
-        started = asyncio.create_task(self._begin())
+        started = asyncio.create_task(self._start_with_lease())
         ended = asyncio.create_task(self._shutdown_event.wait())
         await asyncio.wait({started, ended}, return_when=asyncio.FIRST_COMPLETED)
         ended.cancel()
@@ -282,7 +282,7 @@ class SystemService(FastIoTService):
             started.cancel()
             await asyncio.gather(started, return_exceptions=True)
 
-    async def _begin(self) -> None:
+    async def _start_with_lease(self) -> None:
         if self.lease is not None:
             await self.lease.take(self.set_state, self.warm_up)
             self.run_task(self._stop_when(self.lease.lost))
