@@ -164,9 +164,8 @@ class Lease:
                     self._service,
                 )
                 return True
-            await waits(
-                f"JetStream does not answer ({error or type(error).__name__}), so it is not known who holds the lease"
-            )
+            reason = error or type(error).__name__
+            await waits("waiting", f"JetStream does not answer ({reason}), so it is not known who holds the lease")
         return False
 
     async def _try_to_take(self) -> bool:
