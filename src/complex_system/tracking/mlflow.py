@@ -103,7 +103,7 @@ class MlflowTracker(Tracker):
             if earlier:
                 run_id = earlier[0].info.run_id
                 client.update_run(run_id, status="RUNNING")
-                self._begun[key] = _Begun(experiment, run_id, _native_of(client, earlier[0]))
+                self._begun[key] = _Begun(experiment, run_id, _native_of(client, run_id))
             else:
                 source = {"mlflow.source.name": f"complex_system.{result.trainer}", "mlflow.source.type": "JOB"}
                 name = f"{result.trainer} {result.round[-12:]}"
@@ -149,12 +149,12 @@ def _registered(client: Any, name: str, run_id: str) -> str | None:
     return str(existing[0].version) if existing else None
 
 
-def _native_of(client: Any, run: Any) -> Any:
+def _native_of(client: Any, run_id: str) -> Any:
     """Return the native model that an earlier process logged completely; None where there is none."""
     from mlflow.entities import LoggedModelStatus
 
-    outputs = run.outputs.model_outputs if run.outputs else []
-    models = [client.get_logged_model(each.model_id) for each in outputs]
+    outputs = client.get_run(run_id).outputs  # which a search leaves out
+    models = [client.get_logged_model(each.model_id) for each in (outputs.model_outputs if outputs else [])]
     return next((model for model in models if model.status == LoggedModelStatus.READY), None)
 
 

@@ -182,7 +182,7 @@ class MlConsumerService(SystemService):
     async def _uphold(self) -> None:
         """Look whether the champion is still the one of the last comparison."""
         if time.monotonic() - self._upheld >= self.uphold_interval:
-            last = await self._last_comparison(Empty())
+            last = await self._last_comparison()
             if last is not None:
                 await self._selector.uphold(last)
             self._upheld = time.monotonic()
@@ -196,8 +196,11 @@ class MlConsumerService(SystemService):
             await self.announce(CHAMPION_CHANGED, changed)
 
     @answers(GET_COMPARISON)
-    async def _last_comparison(self, _: Empty) -> ComparisonFinished | None:
+    async def _get_comparison(self, _: Empty) -> ComparisonFinished | None:
         """Return the newest comparison, for those who missed the event."""
+        return await self._last_comparison()
+
+    async def _last_comparison(self) -> ComparisonFinished | None:
         if self._last is None:
             self._last = await self._run_blocking(self._log.last)
         return self._last
