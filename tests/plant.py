@@ -33,6 +33,7 @@ FULL = int(os.environ.get("FAULT_RECORDS", "0"))
 """Records of a run at full size; 0 for the short one."""
 NO_VERSION = "none"
 """No pipeline has this version, so every raw record is unprocessed for it."""
+SHIFTED_CLOCK = Path(__file__).parent / "shifted_clock"
 PATIENCE = 900.0 if FULL else 240.0
 
 
@@ -70,12 +71,20 @@ class Plant:
         self._killed: set[str] = set()
         self._pids: RecordCounts = {}
 
+    @property
+    def settings(self) -> Settings:
+        """Settings of a service of this plant."""
+        return Settings.of(self._environment)
+
     # Processes
 
-    def start(self, service: str, replica: str = "") -> Child:
-        """Starts a service, again if it was killed."""
+    def start(self, service: str, replica: str = "", *, clock: float = 0.0) -> Child:
+        """Starts a service, again if it was killed; its clock may be some seconds ahead."""
         name = f"{service}{replica}"
         env = {**self._environment, "FASTIOT_SERVICE_ID": name}
+        if clock:
+            path = os.pathsep.join(filter(None, [str(SHIFTED_CLOCK), os.environ.get("PYTHONPATH")]))
+            env |= {"PYTHONPATH": path, "CLOCK_SHIFT": str(clock)}
         argv = [sys.executable, "-m", f"complex_system_services.{service}.run"]
         child = Child(name, argv, self._folder / f"{name}.log", env=env)
         child.start()

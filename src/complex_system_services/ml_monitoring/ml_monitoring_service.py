@@ -81,7 +81,9 @@ class MlMonitoringService(SystemService):
         self._references = ReferenceSource(self.dataset, registry, self._database, documents)
         self._reference_stale = True
         self._buffer = PointBuffer()
-        self._run = MonitoringRun(settings.mlflow_tracking_uri, settings.mlflow_experiment, self.dataset.name)
+        self._run = MonitoringRun(
+            settings.mlflow_tracking_uri, settings.mlflow_experiment, self.dataset.name, settings.monitoring_mlflow_days
+        )
         self._worker = Worker("mlflow")
         self._writing, self._measuring = asyncio.Lock(), asyncio.Lock()
         rules = AlertRules(load_rules(settings.config_dir, settings.alert_rules), self.dataset)
