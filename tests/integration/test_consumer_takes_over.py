@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,8 +41,9 @@ async def champions(registry: ModelRegistry) -> list[tuple[str, str]]:
 
 
 async def test_models_that_were_made_while_the_consumer_was_away_are_compared_once(
-    settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset, registry: ModelRegistry
-) -> None:
+    settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset, registry: ModelRegistry,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     await fill(tester, dataset, 1, 400)
     superseded = await register(settings, dataset, "pytorch", 150.0, "first")
     worse = await register(settings, dataset, "lightgbm", 50.0, "second")
@@ -60,8 +63,13 @@ async def test_models_that_were_made_while_the_consumer_was_away_are_compared_on
         register_onnx, settings.mlflow_tracking_uri, dataset, b"no model", prefix=settings.model_prefix, trainer="tensorflow",
         champion=False,
     )  # fmt: skip
-    async with running(QuickConsumer, settings):
-        await eventually(lambda: len(ear.comparisons) == 2, 40)  # with the champion alone
+    with monkeypatch.context() as patch:  # on a host whose clock is an hour behind
+        patch.setattr("complex_system.evaluation.mlflow_log.time", SimpleNamespace(time=lambda: time.time() - 3600))
+        async with running(QuickConsumer, settings) as consumer:
+            await eventually(lambda: len(ear.comparisons) == 2, 40)  # with the champion alone
+            last = await asyncio.to_thread(consumer._log.last)
+    assert last is not None
+    assert last.round == ear.comparisons[1].round != ear.comparisons[0].round
     assert broken not in {(each.model, each.version) for each in ear.comparisons[1].results}
     async with running(QuickConsumer, settings) as consumer:
         await eventually(lambda: consumer._rounds._looked > 0)
