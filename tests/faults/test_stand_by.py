@@ -69,8 +69,7 @@ class Pair:
         self.system.start(self.service, "_a")
         await eventually(acts, 60)
         self.system.start(self.service, "_b", clock=AN_HOUR)
-        await eventually(lambda: self.system.detail(self.second) == f"stand-by of {self.first}", 60)
-        assert self.system.state(self.second) == "ready"
+        await eventually(lambda: self._stands_by(self.second, self.first), 90)
 
     async def break_first(self, how: str, acts: Callable[[], Any] | None = None) -> float:
         """Break the first one; return how long it took until the second one acted."""
@@ -83,7 +82,10 @@ class Pair:
         def took_over() -> bool:
             return self.system.state(self.second) != "" and "stand-by" not in self.system.detail(self.second)
 
-        await eventually(acts or took_over, TAKEN_OVER)
+        try:
+            await eventually(acts or took_over, TAKEN_OVER)
+        except AssertionError:
+            pytest.fail(f"{self.second} did not take over within {TAKEN_OVER:g} s. It said:\n{self.system.log(self.second)}")
         return time.monotonic() - began
 
     async def come_back(self, how: str) -> None:
@@ -94,7 +96,10 @@ class Pair:
             await eventually(lambda: not child.alive, 60)
             assert "this one has to start again as its stand-by" in self.system.log(self.first)
         self.system.start(self.service, "_a")
-        await eventually(lambda: self.system.detail(self.first) == f"stand-by of {self.second}", 60)
+        await eventually(lambda: self._stands_by(self.first, self.second), 90)
+
+    def _stands_by(self, one: str, other: str) -> bool:
+        return (self.system.state(one), self.system.detail(one)) == ("ready", f"stand-by of {other}")
 
 
 @pytest.mark.parametrize("how", BREAKS)

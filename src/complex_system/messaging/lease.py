@@ -129,13 +129,17 @@ class Lease:
 
         Args:
             waits: Is told the state of a replica that waits, and for what.
-            warm_up: Is called once, by a replica that has to wait.
+            warm_up: Is called once, by a replica that has to wait; it is ready to take over afterwards.
         """
-        while not await self._taken(waits):
-            if warm_up is not None:
-                await warm_up()
-                warm_up = None
-            await asyncio.sleep(LOOK)
+        warming: asyncio.Task[None] | None = None
+        try:
+            while not await self._taken(waits, ready=warm_up is None or (warming is not None and warming.done())):
+                if warm_up is not None and warming is None:
+                    warming = asyncio.create_task(_forgiving(warm_up()))
+                await asyncio.sleep(LOOK)
+        finally:
+            if warming is not None:
+                warming.cancel()
         self._keeper = asyncio.create_task(self._keep())
 
     async def release(self) -> None:
@@ -150,11 +154,11 @@ class Lease:
 
     # As a stand-by
 
-    async def _taken(self, waits: Waits) -> bool:
+    async def _taken(self, waits: Waits, *, ready: bool) -> bool:
         try:
             if await self._try_to_take():
                 return True
-            await waits("ready", f"stand-by of {self.holder}" if self.holder else "stand-by")
+            await waits("ready" if ready else "starting", f"stand-by of {self.holder}" if self.holder else "stand-by")
         except (NatsError, TimeoutError) as error:
             if _is_missing(error):
                 self._unguarded = True
@@ -271,6 +275,14 @@ class Lease:
         log.warning("The lease of %s is lost to %s", self._service, self.holder or "another replica")
         self._until = float("-inf")
         self.lost.set()
+
+
+async def _forgiving(warm_up: Awaitable[None]) -> None:
+    """Warm up; what fails now is tried again, and told, when it is needed."""
+    try:
+        await warm_up
+    except Exception:
+        log.exception("The stand-by could not be prepared")
 
 
 def _uninterrupted_seconds() -> float:
