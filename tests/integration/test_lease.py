@@ -235,8 +235,8 @@ async def test_a_service_begins_nothing_as_a_stand_by_and_without_its_lease(brok
     second = Alone(broker_connection=connection, settings=broker)
     async with running(Alone, broker) as first:
         entering = asyncio.create_task(second.__aenter__())
-        await eventually(lambda: second.health().detail == f"stand-by of {first.replica}")
-        assert second.health().state == "ready"
+        standing_by = ("ready", f"stand-by of {first.replica}")
+        await eventually(lambda: (second.health().state, second.health().detail) == standing_by)
         assert not second.began
         await eventually(lambda: first.turns)
         assert first.lease is not None
