@@ -82,6 +82,15 @@ imports: install  ## Check who imports whom
 
 check: lint types imports test  ## All checks
 
+.PHONY: audit sbom
+audit: install  ## Compare the tested versions of all packages with published vulnerabilities
+	$(BIN)/python requirements/audit.py $(ARGS)
+
+sbom: install  ## Write CycloneDX lists of all packages in their tested versions to dist/
+	@mkdir -p dist
+	for file in constraints*.txt requirements/constraints*.txt; do [ ! -e "$$file" ] || $(BIN)/uv tool run --from cyclonedx-bom==7.5.0 \
+		cyclonedx-py requirements "$$file" --pyproject pyproject.toml --output-reproducible --of JSON -o "dist/sbom-$$(basename "$$file" .txt).json" || exit; done
+
 clean:  ## Remove what was built and run; .venv stays
 	rm -rf build dist .run .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -104,6 +113,12 @@ images: install  ## Build the services' images with plain docker build: make ima
 
 compose-test: install  ## Prove a deployment in containers, as root: make compose-test [DEPLOYMENT=maria]
 	PYTHONPATH=tests $(BIN)/python -m compose.proof $(DEPLOYMENT) $(ARGS)
+
+.PHONY: fuzz
+SECONDS ?= 60
+
+fuzz: install  ## Search for inputs that break a reader, each so long: make fuzz [SECONDS=60] [ARGS="page csv"]
+	PYTHONPATH=tests $(BIN)/python -m fuzzing.run --seconds $(SECONDS) $(ARGS)
 
 .PHONY: faults
 FAULT_RECORDS ?= 50000

@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import http.client
 import os
+import re
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -14,6 +16,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -41,6 +44,9 @@ _MAX_HELD = 64
 _held: dict[int, int] = {}
 """Lock files of this process by port, oldest first; the kernel frees them when the process ends."""
 NATS_MAX_PAYLOAD = 8 * 1024 * 1024
+_WRITE_FAILED = re.compile(rb"[Cc]ritical write error|JetStream out of .*resources")
+_ROOM = 2 * NATS_MAX_PAYLOAD
+"""Bytes that must be free before a broker that met a full disk is started again."""
 
 
 def free_port(preferred: int = 0) -> int:
@@ -67,9 +73,7 @@ def _reserve(port: int) -> bool:
     """Whether this process holds the port's lock, from now on or already."""
     if port in _held:
         return True
-    folder = Path(tempfile.gettempdir()) / f"complex-system-ports-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    lock = os.open(folder / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(_lock_folder() / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -79,6 +83,28 @@ def _reserve(port: int) -> bool:
     if len(_held) > _MAX_HELD:  # by now something listens on the oldest
         os.close(_held.pop(next(iter(_held))))
     return True
+
+
+@cache
+def _lock_folder() -> Path:
+    """Return the folder of the locks: below one that only this user can write to, so that nobody else can prepare it."""
+    runtime, cached = os.environ.get("XDG_RUNTIME_DIR"), os.environ.get("XDG_CACHE_HOME")
+    with suppress(OSError, RuntimeError):  # no home folder, or none that can be written to
+        for place in (Path(runtime) if runtime else None, Path(cached) if cached else Path.home() / ".cache"):
+            if place is None:
+                continue
+            folder = place / "complex-system-ports"
+            with suppress(OSError):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if _only_ours(place) and _only_ours(folder):
+                    return folder
+    # Locks that other runs of this user do not see, but nobody else either.
+    return Path(tempfile.mkdtemp(prefix="complex-system-ports-"))
+
+
+def _only_ours(folder: Path) -> bool:
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
 
 
 def reachable(host: str, port: int) -> bool:
@@ -187,6 +213,10 @@ class Server(ABC):
                 raise StartError(f"{self.name} was not ready after {self.patience:.0f} s:\n{self.child.tail()}")
             time.sleep(0.05)
 
+    def needs_restart(self) -> bool:
+        """Whether it runs and will not do its work again unless it is started again."""
+        return False
+
     def stop(self) -> None:
         """Stop the process and all of its children."""
         if self.child is not None:
@@ -199,6 +229,8 @@ class NatsServer(Server):
     name = scheme = "nats"
     host_variable, port_variable = "FASTIOT_NATS_HOST", "FASTIOT_NATS_PORT"
     default_port = 4222
+    _read = 0
+    _write_failed = False
 
     @override
     def command(self) -> list[str]:
@@ -212,8 +244,26 @@ class NatsServer(Server):
         (self.directory / "nats.conf").write_text(
             f'listen: "{HOST}:{self.port}"\n'
             f"max_payload: {NATS_MAX_PAYLOAD}\n"
-            f'jetstream {{ store_dir: "{self.directory / "jetstream"}" }}\n'
+            # Every message is on disk before its publisher is told (docs/ingest.md has what it costs).
+            f'jetstream {{ store_dir: "{self.directory / "jetstream"}", sync_interval: always }}\n'
         )
+        self._read = self.log_file.stat().st_size if self.log_file.exists() else 0
+        self._write_failed = False
+
+    @override
+    def needs_restart(self) -> bool:
+        """Whether a stream takes nothing more after a failed write, as on a full disk, although there is room again.
+
+        JetStream tries again only after a restart. It says so in its log; its monitoring port would be a door without a lock.
+        """
+        with suppress(OSError), self.log_file.open("rb") as log_file:
+            if log_file.seek(0, os.SEEK_END) < self._read:  # it was rotated
+                self._read = 0
+            log_file.seek(self._read)
+            new = log_file.read()
+            self._read += len(new)
+            self._write_failed |= _WRITE_FAILED.search(new) is not None
+        return self._write_failed and shutil.disk_usage(self.directory).free > _ROOM
 
 
 class MongoServer(Server):

@@ -26,6 +26,7 @@ HEALTHY_SECONDS = 60.0
 MAX_FAILED_STARTS = 5
 """A process that died this often without becoming ready ends the run."""
 POLL = 0.1
+BROKEN_POLL = 2.0
 
 
 @dataclass
@@ -102,7 +103,10 @@ class Supervisor:
         async def ready() -> bool:
             return await asyncio.to_thread(server.is_ready)
 
-        await self._keep(kept, start, ready)
+        async def broken() -> bool:
+            return await asyncio.to_thread(server.needs_restart)
+
+        await self._keep(kept, start, ready, broken)
 
     async def _keep_service(self, service: PlannedService, kept: _Supervised) -> None:
         async def start() -> Child:
@@ -124,7 +128,11 @@ class Supervisor:
             await self._pause(1.0)
 
     async def _keep(
-        self, kept: _Supervised, start: Callable[[], Awaitable[Child]], ready: Callable[[], Awaitable[bool]] | None
+        self,
+        kept: _Supervised,
+        start: Callable[[], Awaitable[Child]],
+        ready: Callable[[], Awaitable[bool]] | None,
+        broken: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         """Start a child again whenever it dies, until the run stops.
 
@@ -132,6 +140,7 @@ class Supervisor:
             kept: The process.
             start: Starts a child.
             ready: Checks whether it is ready; None for a service, whose heartbeat says so.
+            broken: Checks whether it must be started again although it runs.
         """
         process, pause = kept.process, FIRST_PAUSE
         while not self._stopping:
@@ -146,7 +155,14 @@ class Supervisor:
             if self._stopping:
                 return
             process.pid = kept.child.pid
+            looked = began
             while kept.child.alive and not self._stopping:
+                if broken is not None and kept.was_ready and time.monotonic() - looked > BROKEN_POLL:
+                    looked = time.monotonic()
+                    if await broken():
+                        self._state.note(f"{process.name}: could not write, and there is room again: starting it again")
+                        await asyncio.to_thread(kept.child.stop)
+                        break
                 if ready is not None and not kept.was_ready and await ready():
                     kept.was_ready = True
                     self._state.set_process(process, "ready")

@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 
 from complex_system.monitoring.points import Figures
-from complex_system.protocol.database import RecordCounts, Rejection
+from complex_system.protocol.database import IngestCounts, RecordCounts, Rejection
 
 PERIOD = 300.0
 """Seconds over which rejections are counted."""
@@ -24,6 +24,7 @@ class RecordFlow:
     def __init__(self) -> None:
         self._counts: deque[tuple[float, RecordCounts]] = deque()
         self._rejections: deque[tuple[float, str, str, str]] = deque()
+        self._ingest: IngestCounts | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -46,6 +47,10 @@ class RecordFlow:
         while self._rejections and self._rejections[0][0] < at - PERIOD:
             self._rejections.popleft()
 
+    def ingested(self, counts: IngestCounts) -> None:
+        """Record how the ingest is doing."""
+        self._ingest = counts
+
     def rates(self) -> dict[str, float]:
         """Return records a second by name of the count over the last minute; empty before two counts are there."""
         if len(self._counts) < 2:
@@ -62,11 +67,20 @@ class RecordFlow:
     def figures(self) -> Figures:
         """Return figures.
 
-        ``records/<count>`` and ``records/<count>_per_second``; over the last five minutes ``rejected/count`` (new raw records, the
+        ``ingest/waiting``, ``in_flight``, ``dead``, ``stopped_sources``, ``conflicts``; ``records/<count>`` and
+        ``records/<count>_per_second``; over the last five minutes ``rejected/count`` (new raw records, the
         samples behind the next ones), ``rejected/share``, ``rejected/<reason>``, and by column ``data/new_categories`` (a count) and
         ``data/rejected_out_of_range`` (a share).
         """
         figures = Figures()
+        if self._ingest is not None and self._ingest.waiting is not None:
+            numbers = {
+                "waiting": self._ingest.waiting,
+                "in_flight": self._ingest.in_flight or 0,
+                "dead": self._ingest.dead or 0,
+            }
+            conflicts = self._counts[-1][1].conflicts if self._counts else 0
+            figures.add("ingest", {**numbers, "stopped_sources": len(self._ingest.stopped), "conflicts": conflicts})
         figures.add("records", self.counts)
         figures.add("records", {f"{name}_per_second": rate for name, rate in self.rates().items()})
         if len(self._counts) < 2:

@@ -108,7 +108,8 @@ class MlMonitoringService(SystemService):
         self.app = make_app(self.monitor, self.settings.api_key, lambda: self.broker.connected)
         self._page = await asyncio.to_thread(self._make_page, asyncio.get_running_loop())
         self.app.mount("/", self._page)  # last, so that it takes what no other route does
-        rest = RestServer(self.app, self.settings.serving_host, self.settings.monitoring_port)
+        settings = self.settings
+        rest = RestServer(self.app, settings.serving_host, settings.monitoring_port, settings.allowed_hosts)
         try:
             await rest.start()
         except StartError as error:
@@ -233,6 +234,7 @@ class MlMonitoringService(SystemService):
     async def _count(self) -> None:
         counts = await self._database.counts()
         self.monitor.flow.counted(self.monitor.now, counts)
+        self.monitor.flow.ingested(await self.ask(database.GET_INGEST_COUNTS, Empty()))
 
     async def _write(self) -> None:
         """Send to MLflow what waits, as long as the service runs."""
