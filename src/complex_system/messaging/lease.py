@@ -122,6 +122,15 @@ class Lease:
         if not self.is_held:
             raise NotHolderError(f"This replica does not hold the lease of {self._service}; it does nothing.")
 
+    def check_not_lost(self) -> None:
+        """Make sure that no other replica has held the lease since this one did.
+
+        Raises:
+            NotHolderError: One has.
+        """
+        if self.lost.is_set():
+            raise NotHolderError(f"Another replica acts now ({self.holder}); this one has to start again as its stand-by.")
+
     async def take(self, waits: Waits, warm_up: Callable[[], Awaitable[None]] | None = None) -> None:
         """Wait until this replica holds the lease, and keep it from then on.
 

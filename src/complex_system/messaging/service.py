@@ -21,7 +21,7 @@ from nats.errors import Error as NatsError
 
 from complex_system import __version__
 from complex_system.domain.dataset import Dataset
-from complex_system.errors import ComplexSystemError, NobodyListensError, NotHolderError, ReplyTimeoutError
+from complex_system.errors import ComplexSystemError, NobodyListensError, ReplyTimeoutError
 from complex_system.messaging.clients import ask
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.errors import to_thing
@@ -115,10 +115,8 @@ class SystemService(FastIoTService):
             await connection.close()
         if connection.lost.is_set():
             raise NobodyListensError(connection.lost_reason)
-        if service.lease is not None and service.lease.lost.is_set():
-            raise NotHolderError(
-                f"Another replica acts now ({service.lease.holder}); this one has to start again as its stand-by."
-            )
+        if service.lease is not None:
+            service.lease.check_not_lost()
 
     # What a service overrides
 
