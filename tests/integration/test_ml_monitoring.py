@@ -168,7 +168,7 @@ async def test_a_new_model_renews_the_reference_even_if_its_event_was_missed(
         third = await eventually(lambda: service.monitor.reference is not second and service.monitor.reference)
         await tester.announce(PREDICTION_MADE, event(dataset, [laboratory.complete_record()], version="2"))
         await eventually(lambda: service.monitor.reference is not third)
-        assert service.monitor.reference.samples == first.samples
+        assert service.monitor.reference.samples == second.samples
 
 
 async def test_figures_are_those_of_one_model_of_one_service(
