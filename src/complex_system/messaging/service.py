@@ -90,6 +90,11 @@ class SystemService(FastIoTService):
         """Return the snake_case name of the service, which is its package's name."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__.removesuffix("Service")).lower()
 
+    def known_as(self) -> str:
+        """Return the names of this service's HTTP server: its own, as other containers know it, and those of the settings."""
+        name = self.service_name()
+        return ",".join((name, name.replace("_", "-"), self.settings.allowed_hosts))
+
     @classmethod
     def main(cls, **kwargs: Any) -> None:
         """Run the service until SIGTERM or Ctrl-C; ``run.py`` calls this."""

@@ -109,7 +109,7 @@ class MlMonitoringService(SystemService):
         self._page = await asyncio.to_thread(self._make_page, asyncio.get_running_loop())
         self.app.mount("/", self._page)  # last, so that it takes what no other route does
         settings = self.settings
-        rest = RestServer(self.app, settings.serving_host, settings.monitoring_port, settings.allowed_hosts)
+        rest = RestServer(self.app, settings.serving_host, settings.monitoring_port, self.known_as())
         try:
             await rest.start()
         except StartError as error:
