@@ -32,7 +32,12 @@ from plant import FULL, Plant, plant
 from support import Ear, TesterService, eventually, running
 from training_rounds import StandInLightgbm, StandInPytorch, fill
 
-pytestmark = pytest.mark.timeout(1800 if FULL else 300)
+pytestmark = [
+    pytest.mark.timeout(1800 if FULL else 300),
+    # MLflow warns of its own and its dependencies' deprecations.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::PendingDeprecationWarning", "ignore::ResourceWarning"),
+]
 
 AN_HOUR = 3600.0
 TAKEN_OVER = 10.0
