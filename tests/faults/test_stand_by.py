@@ -126,9 +126,10 @@ async def test_a_stand_by_of_the_source_goes_on_and_every_record_is_there_once(
 
 @pytest.mark.parametrize("how", BREAKS)
 async def test_a_stand_by_of_the_consumer_ends_the_round_and_there_is_one_champion(
-    how: str, system: Plant, dataset: Dataset, report: Any
+    how: str, system: Plant, dataset: Dataset, report: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = system.settings
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", settings.mlflow_tracking_uri)  # for the stand-ins of the trainers
     pair, registry = Pair(system, CONSUMER), ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix)
     system.start(DATABASE)
     await eventually(lambda: system.state(DATABASE) == "ready", 60)

@@ -49,8 +49,8 @@ async def test_records_since_an_alert_are_those_that_arrived_since_whatever_the_
     client = DatabaseClient(tester)
     data = LabelledData(dataset, client)
 
-    async def arrive(seed: int) -> list[str]:
-        made = await client.now() + ahead
+    async def arrive(seed: int, later: float) -> list[str]:
+        made = await client.now() + ahead + later
         records = [record for record in Laboratory(seed).records(200) if record[dataset.target] is not None]
         records = [{**each, "_id": key_at(made + place / 1000)} for place, each in enumerate(records)]
         await client.save_raw(records)
@@ -58,7 +58,7 @@ async def test_records_since_an_alert_are_those_that_arrived_since_whatever_the_
         await client.upsert_processed(Page(table, None, {"version": dataset.version}))
         return [record["_id"] for record in records]
 
-    before = await arrive(1)
+    before = await arrive(1, 0.0)
 
     async def later() -> float | None:
         now = await client.now()
@@ -66,7 +66,7 @@ async def test_records_since_an_alert_are_those_that_arrived_since_whatever_the_
 
     raised = await eventually(later)
     assert await data.newest(10, raised) == (0, None)
-    since = await arrive(2)
+    since = await arrive(2, 5.0)
     assert await data.newest(len(since), raised) == (len(since), before[-1])
     assert await data.newest(10, raised) == (len(since), since[-11])
 
@@ -102,7 +102,11 @@ async def test_monitoring_goes_by_the_databases_clock(
 
 
 def test_the_champion_is_the_one_whose_move_came_last_whatever_the_movers_clocks_say(
-    mlflow_server: Server, publish: Callable[..., tuple[str, str]], prefix: str, monkeypatch: pytest.MonkeyPatch
+    settings: Settings,
+    mlflow_server: Server,
+    publish: Callable[..., tuple[str, str]],
+    prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from mlflow import MlflowClient
 

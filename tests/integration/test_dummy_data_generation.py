@@ -14,6 +14,7 @@ import msgspec
 import polars as pl
 import pytest
 import yaml
+from msgspec import structs
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
@@ -298,7 +299,8 @@ async def test_a_scenario_happens_to_the_live_records_only(tester: TesterService
         for wrong in ({"scenario": "storm"}, {"scenario": "shift", "ramp": "long"}, {}, None, ["shift"]):
             with pytest.raises(InvalidRequestError):
                 await tester.ask(SET_SCENARIO, wrong)  # type: ignore[arg-type]
-        assert (await tester.ask(GET_SCENARIO, Empty())) == begun, "a wrong request changes nothing"
+        after = structs.replace(await tester.ask(GET_SCENARIO, Empty()), age=begun.age)
+        assert after == begun, "a wrong request changes nothing"
         kept = {record["_id"]: record for record in await raw_records(tester)}
         assert all(kept[key] == record for key, record in stock.items())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import logging
 from datetime import UTC, datetime
@@ -41,6 +42,8 @@ POINTS_AT_ONCE = 100
 """Points that are written to MLflow in one request."""
 NO_DATA_BACKOFF_FACTOR = 5.0
 """Factor by which the pause is longer while training data are missing."""
+CLOCK_SECONDS = 2.0
+"""Seconds that the database gets, before anything is recorded, to say what time it is."""
 DAY = 86_400.0
 
 
@@ -88,6 +91,11 @@ class MlMonitoringService(SystemService):
         self._writing, self._measuring = asyncio.Lock(), asyncio.Lock()
         rules = AlertRules(load_rules(settings.config_dir, settings.alert_rules), self.dataset)
         self._alerts = Alerting(rules, self.announce, history.alert, settings.webhook_url, self.dataset.name, self._clock)
+        with contextlib.suppress(
+            ComplexSystemError, TimeoutError
+        ):  # without the database, by this host's clock until it is there
+            async with asyncio.timeout(CLOCK_SECONDS):
+                await self._clock.ask(self._database)
         await self._open_rest()
         await asyncio.to_thread(self.monitor.prepare)
         short = min(settings.monitoring_interval, 2.0)

@@ -48,7 +48,7 @@ class DatabaseClock:
             return
         ahead = told - (sent + time.time()) / 2
         if abs(ahead - self._ahead) > MAX_DEVIATION:  # less is the way of the messages
-            log.info("The database's clock is %.1f s ahead of this host's; its time counts", ahead)
+            log.info("The database's clock differs by %+.1f s from this host's; its time counts", ahead)
             self._ahead = ahead
 
 
