@@ -198,8 +198,8 @@ class Plant:
     async def finished(self, source: str = "dummy_data_generation") -> None:
         """Waits until the source has been told of every record that it is saved, and each has its processed record."""
         if source in self.children:
-            done = f"{self.records} of {self.records} records saved"
-            await eventually(lambda: (self.state(source), self.detail(source)) == ("ready", done), PATIENCE)
+            done = re.compile(f"{self.records} of {self.records} records (saved|published)")
+            await eventually(lambda: self.state(source) == "ready" and done.fullmatch(self.detail(source)), PATIENCE)
         await self.until(lambda counts: counts.processed >= self.records)
 
         async def nothing_left() -> bool:

@@ -113,9 +113,21 @@ class TooLargeError(ComplexSystemError):
 
 
 class StoreUnavailableError(ComplexSystemError):
-    """The database does not answer. Nothing was acknowledged; the same request may be sent again."""
+    """The database does not answer, or cannot do it at the moment. Nothing was acknowledged; the same request may be sent again.
+
+    Attributes are known only in the process where the error was made.
+
+    Attributes:
+        explained: Whether the reason is one that no record can cause.
+        answered: Whether the database has answered, so that it may answer a ping and write something smaller.
+    """
 
     code = "store_unavailable"
+
+    def __init__(self, message: str, *, explained: bool = True, answered: bool = False) -> None:
+        super().__init__(message)
+        self.explained = explained
+        self.answered = answered
 
 
 class NobodyListensError(ComplexSystemError):

@@ -73,6 +73,7 @@ class Statements:
 
         self.insert_raw = f"INSERT INTO {names.raw} ({raw}, {HASH}, {SOURCE}) VALUES "
         self.keep_raw = f" ON DUPLICATE KEY UPDATE {ID} = {names.raw}.{ID}"
+        self.delete_raw = f"DELETE FROM {names.raw} WHERE {ID} IN"
         self.select_raw = f"SELECT {raw} FROM {names.raw} ORDER BY {ID} LIMIT ?"
         self.select_last_key = (
             f"SELECT {ID} FROM {names.raw} FORCE INDEX (PRIMARY) "

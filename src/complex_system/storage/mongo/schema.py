@@ -14,13 +14,14 @@ from complex_system.domain.records import Record
 from complex_system.storage.arrow import converted, plain, rows_of
 from complex_system.storage.envelope import ENVELOPE, FIRST_REVISION, PIPELINE, content_hash
 from complex_system.storage.migrations import refuse_another_data_set, refuse_other_types
-from complex_system.storage.mongo.connection import Collection, Document, MongoConnection, Queries, ensure_index
+from complex_system.storage.mongo.connection import TRIED_OUT, Collection, Document, MongoConnection, Queries, ensure_index
 from complex_system.storage.naming import TableNames
 
 log = logging.getLogger(__name__)
 
 DONE = f"{ENVELOPE}.done"
 REVISION = f"{ENVELOPE}.revision"
+RECEIVED = f"{ENVELOPE}.received"
 
 _DECLARED = "declaration"
 """Key of the note on what was declared."""
@@ -134,6 +135,8 @@ async def migrate(collections: Collections) -> None:
     await add_envelopes(collections)
     await ensure_index(raw, _FORMER_MARKS, None)
     await collections.connection.collection(names.backlog).drop()
+    # What a service that was killed in between has tried out.
+    await raw.delete_many({ID: {"$type": "object"}, f"{ID}.{TRIED_OUT}": {"$exists": True}})
     await _warn_of_foreign_keys(raw)
 
 

@@ -98,8 +98,8 @@ class SecantusQueries(Queries):
         return existing
 
     @override
-    async def delete(self, collection: Collection, keys: Iterable[str]) -> int:
-        deleted = await super().delete(collection, keys)
+    async def delete(self, collection: Collection, keys: Iterable[str], condition: Document | None = None) -> int:
+        deleted = await super().delete(collection, keys, condition)
         self._add(collection, -deleted)
         return deleted
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import ClassVar
 
@@ -13,15 +14,16 @@ from typing_extensions import override
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import Page
 from complex_system.domain.records import Record
+from complex_system.errors import InvalidRecordError, StoreUnavailableError
 from complex_system.protocol.database import RecordCounts, Rejection
 from complex_system.settings import Settings
 from complex_system.storage.arrow import chosen_schema, page_of, raw_page, with_key, without_key
 from complex_system.storage.base import DataStore
 from complex_system.storage.conflicts import find_conflicts
 from complex_system.storage.envelope import ENVELOPE, PIPELINE, refuse_reserved_names, revisions_of, sources_of
-from complex_system.storage.mongo.connection import Document, MongoConnection, Queries
+from complex_system.storage.mongo.connection import TRIED_OUT, Document, MongoConnection, Queries
 from complex_system.storage.mongo.documents import MongoDocuments
-from complex_system.storage.mongo.schema import Collections, migrate
+from complex_system.storage.mongo.schema import RECEIVED, Collections, migrate
 from complex_system.storage.mongo.secantus import SecantusQueries, is_secantus
 from complex_system.storage.mongo.work import Work
 from complex_system.storage.naming import TableNames
@@ -71,20 +73,55 @@ class MongoDataStore(DataStore):
         return str(found[ID]) if found else None
 
     @override
+    async def probe(self) -> None:
+        with suppress(InvalidRecordError):
+            await self.trial([self.example("probe")])
+
+    @override
+    async def trial(self, records: list[Record]) -> None:
+        raw = self._collections.raw
+        with self._connection.translated():
+            # What is there already was no reason to fail, and would be one for its copy if there is another unique index.
+            there = {d[ID] for d in await self._queries.find_keys(raw, [r[ID] for r in records], [ID], few=True)}
+            new = [record for record in records if record[ID] not in there]
+            documents = self._fields.raw_documents(new, [""] * len(new), await self._connection.now())
+            await self._queries.try_out(raw, documents)
+
+    @override
     async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
         with self._connection.translated():
             received = await self._connection.now()
             documents = self._fields.raw_documents(records, sources_of(sources, len(records)), received)
-            existing = set(await self._queries.insert(self._collections.raw, documents))
+            existing = set(await self._insert_all_or_none(documents, received))
             inserted = [document[ID] for place, document in enumerate(documents) if place not in existing]
             await self._work.mark_processed_before(inserted)
             conflicts = await self._keep_conflicts([documents[place] for place in existing]) if existing else 0
         return {"inserted": len(inserted), "existing": len(existing), "conflicts": conflicts}
 
+    async def _insert_all_or_none(self, documents: list[Document], received: datetime) -> list[int]:
+        """Insert raw records; where one of them may be the reason that this fails, take back those that were inserted."""
+        try:
+            with self._connection.translated():
+                return await self._queries.insert(self._collections.raw, documents)
+        except StoreUnavailableError as error:
+            if error.explained:
+                raise  # as much as is there may stay: the same records come again
+            await self._take_back(documents, received)
+            raise
+        except Exception:
+            await self._take_back(documents, received)
+            raise
+
+    async def _take_back(self, documents: list[Document], received: datetime) -> None:
+        keys = [document[ID] for document in documents]
+        with self._connection.translated():
+            await self._queries.delete(self._collections.raw, keys, {RECEIVED: received})
+
     @override
     async def raw_records(self, limit: int) -> list[Record]:
         with self._connection.translated():
-            found = await self._queries.find(self._collections.raw, {}, self._fields.raw, limit)
+            real = {f"{ID}.{TRIED_OUT}": {"$exists": False}}
+            found = await self._queries.find(self._collections.raw, real, self._fields.raw, limit)
         return self._fields.raw_records(found)
 
     @override
