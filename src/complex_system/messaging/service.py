@@ -172,19 +172,10 @@ class SystemService(FastIoTService):
         """Return the state of the service for heartbeats and the health subject."""
         cpu_percent, memory_megabytes = self._usage.read()
         return Heartbeat(
-            service=self.service_name(),
-            replica=self.replica,
-            instance=self.instance,
-            state=self._state,
-            detail=self._detail,
-            pid=os.getpid(),
-            url=self.url,
-            version=__version__,
-            host=socket.gethostname(),
-            started=self._started,
-            cpu_percent=cpu_percent,
-            memory_megabytes=memory_megabytes,
-        )
+            service=self.service_name(), replica=self.replica, instance=self.instance, state=self._state, detail=self._detail,
+            pid=os.getpid(), url=self.url, version=__version__, host=socket.gethostname(), started=self._started,
+            cpu_percent=cpu_percent, memory_megabytes=memory_megabytes,
+        )  # fmt: skip
 
     async def ask(self, request: Request[Q, R], value: Q, seconds: float | None = None) -> R:
         """Send a request and return the reply.
