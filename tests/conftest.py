@@ -14,7 +14,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.local.servers import MariaServer, MlflowServer, MongoServer, NatsServer, Server
 from complex_system.settings import Settings
-from support import Ear, TesterService, running, server_fixture
+from support import BROKER_PASSWORD, Ear, TesterService, guarded, running, server_fixture
 
 LONGEST_FIRST = ("test_scenario_run", "test_fiot_run", "test_faults", "test_monitoring_page")
 """Files that take minutes. Two processes share the files, and one that came last would run alone."""
@@ -48,7 +48,19 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
             os.environ[name] = value
 
 
-nats_server = server_fixture(NatsServer)
+class GuardedNatsServer(NatsServer):
+    """A broker where every service has its own user; who comes without one may do everything."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        with (self.directory / "nats.conf").open("a") as configuration:
+            configuration.write(guarded("COMPLEX_SYSTEM_NATS_DEVICE_PRESS_4", "COMPLEX_SYSTEM_NATS_DEVICE_PRESS_5"))
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), "FASTIOT_NATS_PASSWORD": BROKER_PASSWORD}
+
+
+nats_server = server_fixture(GuardedNatsServer)
 
 
 class DefaultNatsServer(NatsServer):

@@ -106,6 +106,12 @@ class DescribeError(ComplexSystemError):
     code = "cannot_describe"
 
 
+class BackupError(ComplexSystemError):
+    """A backup cannot be made, or cannot be restored; the message says what to do."""
+
+    code = "backup"
+
+
 class TooLargeError(ComplexSystemError):
     """A request or a reply exceeds the limit of the broker or the server; the message says how to split it."""
 

@@ -39,12 +39,21 @@ class Settings(BaseSettings):
     target: str = Field("", description="Target to predict, where dataset.yaml declares several")
     service_id: str = Field("", env="FASTIOT_SERVICE_ID", description="Name of this instance among several of one service")
     heartbeat_interval: float = Field(2.0, gt=0, description="Seconds between heartbeats of a service")
+    watchdog_seconds: float = Field(
+        120.0,
+        ge=0,
+        description="Seconds without a turn of its event loop after which a service's process ends itself; 0 for never",
+    )
 
     # Either database
     table_prefix: str = Field(
         "",
         regex=r"^([A-Za-z][A-Za-z0-9_]{0,29})?$",
         description="Prefix of tables and collections, for several data sets in one database",
+    )
+
+    raw_days: float = Field(
+        0.0, ge=0, le=36_500, description="Days that a raw record is kept once it is processed or rejected; 0 for no limit"
     )
 
     # MongoDB

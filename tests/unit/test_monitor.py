@@ -247,6 +247,16 @@ def test_reasons_are_those_that_the_pipeline_writes(dataset: Dataset) -> None:
     ]  # fmt: skip
 
 
+def test_records_that_are_deleted_do_not_hide_those_that_arrive() -> None:
+    flow = RecordFlow()
+    for i, raw in enumerate((1000, 1050, 300, 360, 380)):
+        flow.counted(NOW + 10 * i, RecordCounts(raw=raw, processed=5000, labelled=50, rejected=13 if i > 2 else 0))
+    metrics = flow.figures().flat()
+    assert metrics["rejected/count"] == 130  # what arrived beside the delete is not known
+    assert metrics["rejected/share"] == pytest.approx(0.1)
+    assert metrics["records/raw_per_second"] == pytest.approx(130 / 40)
+
+
 # Change points
 
 

@@ -125,6 +125,11 @@ class Plan:
         return self.directory / "logs"
 
     @property
+    def server_environment(self) -> dict[str, str]:
+        """The variables that point a service to the servers of this run."""
+        return {name: value for server in self.servers for name, value in server.environment().items()}
+
+    @property
     def trainers(self) -> tuple[str, ...]:
         """The trainers of this deployment's training rounds."""
         names = {service.name for service in self.services}

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +17,7 @@ import psutil
 
 from complex_system.errors import StartError
 from complex_system.local.display import Display, champion_error, quality_text
+from complex_system.local.folder import RunEnvironment, only_run, remove_data, write_environment
 from complex_system.local.live import make_display
 from complex_system.local.plan import Deployment, Plan, make_plan, run_directory
 from complex_system.local.processes import MARK, stop_leftovers
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CLIENT = "fiot_run"
-LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -79,14 +77,15 @@ def run_deployment(deployment: Deployment, root: Path, options: RunOptions, say:
     chosen = _choose_data(deployment, directory, options, say) if options.data else None
     if chosen:
         variables = {**chosen.options, **variables}
-    with _only_run(directory):
+    with only_run(directory):
         os.environ[MARK] = str(directory)  # every child inherits it
         left = stop_leftovers(directory)
         if options.fresh:
-            _remove_data(directory)
+            remove_data(directory)
         if chosen and chosen.keyless:
             chosen.remember_file(directory)
         plan = make_plan(deployment, directory, variables)
+        write_environment(directory, RunEnvironment(plan.server_environment, variables))
         plan.logs.mkdir(parents=True, exist_ok=True)
         with _logging_to(plan.logs / "runner.log"):
             return asyncio.run(Run(plan, options, left).main())
@@ -276,44 +275,6 @@ def _choose_data(deployment: Deployment, directory: Path, options: RunOptions, s
     if options.once and chosen.too_few:
         raise StartError("With --once a model has to be trained, and there are too few records for one; add some.")
     return chosen
-
-
-# The folder of a run
-
-
-@contextlib.contextmanager
-def _only_run(directory: Path) -> Iterator[None]:
-    """Hold the folder's lock; the kernel frees it however we end.
-
-    Raises:
-        StartError: Another run holds it.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / LOCK).open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read().strip() or "unknown"
-            raise StartError(
-                f"This deployment runs already (process {owner}, in {directory}); stop that run first."
-            ) from None
-        lock.seek(0)
-        lock.truncate()
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-        yield
-
-
-def _remove_data(directory: Path) -> None:
-    """Remove everything that earlier runs left in the folder, except the lock, which this run holds."""
-    for entry in directory.iterdir():
-        if entry.name == LOCK:
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from fastiot.core.broker_connection import NatsBrokerSubscription
 from nats.errors import Error as NatsError
 
 from complex_system import __version__
+from complex_system.background import watch_event_loop
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import ComplexSystemError, NobodyListensError, ReplyTimeoutError
 from complex_system.messaging.clients import ask
@@ -112,6 +113,7 @@ class SystemService(FastIoTService):
     @classmethod
     async def _run_connected(cls, **kwargs: Any) -> None:
         settings = Settings()
+        watch_event_loop(settings.watchdog_seconds)
         connection = await ServiceConnection.open(settings, cls.service_name())
         try:
             service = cls(broker_connection=connection, settings=settings, **kwargs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
+from itertools import pairwise
 
 from complex_system.monitoring.points import Figures
 from complex_system.protocol.database import IngestCounts, RecordCounts, Rejection
@@ -55,14 +56,18 @@ class RecordFlow:
         """Return records a second by name of the count over the last minute; empty before two counts are there."""
         if len(self._counts) < 2:
             return {}
-        at, newest = self._counts[-1]
-        since, earlier = next((each for each in self._counts if each[0] >= at - RATE_PERIOD), self._counts[0])
+        at = self._counts[-1][0]
+        since = next((each for each, _ in self._counts if each >= at - RATE_PERIOD), self._counts[0][0])
         if since >= at:
-            since, earlier = self._counts[-2]
+            since = self._counts[-2][0]
         if at <= since:
             return {}
-        before = _by_name(earlier)
-        return {name: max(0.0, (count - before[name]) / (at - since)) for name, count in _by_name(newest).items()}
+        return {name: self._growth(name, since) / (at - since) for name in COUNTED}
+
+    def _growth(self, name: str, since: float = float("-inf")) -> int:
+        """Return by how much a count has grown since then; where it fell, because old records were deleted, nothing is subtracted."""
+        counts = [getattr(each, name) for at, each in self._counts if at >= since]
+        return sum(max(0, after - before) for before, after in pairwise(counts))
 
     def figures(self) -> Figures:
         """Return figures.
@@ -85,9 +90,7 @@ class RecordFlow:
         figures.add("records", {f"{name}_per_second": rate for name, rate in self.rates().items()})
         if len(self._counts) < 2:
             return figures
-        oldest, newest = self._counts[0][1], self._counts[-1][1]
-        arrived = max(0, newest.raw - oldest.raw)
-        rejected = max(0, newest.rejected - oldest.rejected)
+        arrived, rejected = self._growth("raw"), self._growth("rejected")
         reasons = Counter(reason for _, _, _, reason in self._rejections)
         share = min(1.0, rejected / arrived) if arrived else 0.0
         figures.add("rejected", {"count": arrived, "share": share, **{reason: reasons[reason] for reason in REASONS}})

@@ -177,5 +177,13 @@ class DataStore(ABC):
         """Return the known targets of processed records by key; what is not there, or has no target, is left out."""
 
     @abstractmethod
+    async def delete_raw(self, days: float, limit: int) -> int:
+        """Delete at most ``limit`` raw records that arrived more than ``days`` days ago, by the database's clock, the oldest first.
+
+        Only records that are done with this declaration's pipeline version are deleted: the delete itself asks for the mark, so what
+        begins to wait meanwhile stays. Processed records and rejections stay, too. Return how many were deleted.
+        """
+
+    @abstractmethod
     async def raw_by_keys(self, keys: list[str]) -> Page:
         """Return the raw records with these keys, by key (``domain.pages.raw_schema``); keys that are not there are left out."""

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from complex_system.background import Worker, run
 from complex_system.errors import ComplexSystemError, NotEnoughDataError, StartError, TrackingUnavailableError
+from complex_system.http.auth import require_key
 from complex_system.http.server import RestServer
 from complex_system.messaging.clients import DatabaseClient, DocumentClient
 from complex_system.messaging.handlers import answers, hears
@@ -113,6 +114,7 @@ class MlMonitoringService(SystemService):
         self.lease.check()
 
     async def _open_rest(self) -> None:
+        require_key(self.settings.serving_host, self.settings.api_key)
         self.app = make_app(self.monitor, self.settings.api_key, lambda: self.broker.connected)
         self._page = await asyncio.to_thread(self._make_page, asyncio.get_running_loop())
         self.app.mount("/", self._page)  # last, so that it takes what no other route does
