@@ -16,16 +16,22 @@ install: venv  ## Install everything into .venv (once)
 
 venv: $(STAMP)
 
-# uv does not read pip's configuration: where wheels, index and certificates are is asked of pip when it installs.
+# uv does not read pip's configuration: where wheels, index and certificates are is taken from what pip lists. (`pip config get` of
+# Debian 12 does not find everything that it lists.)
+define UV_INSTALL
+listed="$$($(BIN)/python -m pip config list)"; \
+ask() { for section in :env: install global; do sed -nE "s/^$$section\.$$1='(.*)'\$$/\1/p" <<<"$$listed"; done | head -n 1; }; \
+links="$$(ask find-links | sed -E 's/(\\n|[[:space:]])+/,/g; s/^,+|,+$$//g')" index="$$(ask index-url)" cert="$$(ask cert)"; \
+[ -z "$$links" ] || export UV_FIND_LINKS="$${UV_FIND_LINKS:-$$links}"; \
+[ -z "$$index" ] || export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$index}"; \
+[ -z "$$cert" ] || export SSL_CERT_FILE="$${SSL_CERT_FILE:-$$cert}"; \
+$(BIN)/uv pip install --compile-bytecode
+endef
+
 $(STAMP): pyproject.toml constraints.txt | system-packages
 	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@ask() { for place in :env: global user site; do $(BIN)/python -m pip config get "$$place.$$1" 2>/dev/null && return; done; true; }; \
-	links="$$(ask find-links | tr -s ' \n' ',')" index="$$(ask index-url)" cert="$$(ask cert)"; \
-	[ -z "$$links" ] || export UV_FIND_LINKS="$${UV_FIND_LINKS:-$${links%,}}"; \
-	[ -z "$$index" ] || export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$index}"; \
-	[ -z "$$cert" ] || export SSL_CERT_FILE="$${SSL_CERT_FILE:-$$cert}"; \
-	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[all,dev]'
+	@$(UV_INSTALL) --python $(BIN)/python -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
 system-packages:  ## Install what Debian packages bring (MariaDB, compiler, Python's headers, a browser) as root, or name them all
