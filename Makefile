@@ -1,9 +1,11 @@
-# `make` lists the targets. Everything is installed into .venv once, and again when pyproject.toml or constraints.txt change.
+# `make` lists the targets. Everything is installed into .venv once, MLflow's server into .venv-mlflow, and again when pyproject.toml or
+# the constraints change.
 SHELL := /bin/bash
 DEPLOYMENT ?= mongo
 ARGS ?=
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 STAMP := .venv/.installed
+MLFLOW_STAMP := .venv-mlflow/.installed
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
@@ -12,9 +14,9 @@ BIN := .venv/bin
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
 
-install: venv  ## Install everything into .venv (once)
+install: venv  ## Install everything into .venv, and MLflow's server into .venv-mlflow (once)
 
-venv: $(STAMP)
+venv: $(STAMP) $(MLFLOW_STAMP)
 
 # uv does not read pip's configuration: where wheels, index and certificates are is taken from what pip lists. (`pip config get` of
 # Debian 12 does not find everything that it lists.)
@@ -32,6 +34,11 @@ $(STAMP): pyproject.toml constraints.txt | system-packages
 	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@$(UV_INSTALL) --python $(BIN)/python -c constraints.txt -e '.[all,dev]'
+	@touch $@
+
+$(MLFLOW_STAMP): constraints-mlflow.txt | $(STAMP)
+	test -x .venv-mlflow/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python .venv-mlflow
+	@$(UV_INSTALL) --python .venv-mlflow/bin/python -c constraints-mlflow.txt 'mlflow[auth]'
 	@touch $@
 
 system-packages:  ## Install what Debian packages bring (MariaDB, compiler, Python's headers, a browser) as root, or name them all
@@ -88,7 +95,7 @@ imports: install  ## Check who imports whom
 
 check: lint types imports test  ## All checks
 
-clean:  ## Remove what was built and run; .venv stays
+clean:  ## Remove what was built and run; the virtual environments stay
 	rm -rf build dist .run .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from complex_system.errors import StartError
+from complex_system.local.folder import is_nearly_full, rotate
 from complex_system.local.plan import ExternalServer, Plan, PlannedService
 from complex_system.local.processes import Child
 from complex_system.local.servers import Server, reachable
@@ -26,6 +27,8 @@ HEALTHY_SECONDS = 60.0
 MAX_FAILED_STARTS = 5
 """A process that died this often without becoming ready ends the run."""
 POLL = 0.1
+ROTATION = 5.0
+"""Seconds between two looks at the sizes of the log files."""
 
 
 @dataclass
@@ -60,6 +63,7 @@ class Supervisor:
             self._spawn(self._watch_external(external))
         for service in self._plan.services:
             self._spawn(self._keep_service(service, self._services[service.name]))
+        self._spawn(self._rotate_logs())
 
     def heard_ready(self, service: str) -> None:
         """Take note that a service said it is ready."""
@@ -123,6 +127,13 @@ class Supervisor:
                 self._state.note(f"{server.name}: {'found' if up else 'waiting for it'} at {server.url}")
             await self._pause(1.0)
 
+    async def _rotate_logs(self) -> None:
+        while not self._stopping:
+            for kept in (*self._servers.values(), *self._services.values()):
+                if kept.child is not None:
+                    await asyncio.to_thread(rotate, kept.child.log_file)
+            await self._pause(ROTATION)
+
     async def _keep(
         self, kept: _Supervised, start: Callable[[], Awaitable[Child]], ready: Callable[[], Awaitable[bool]] | None
     ) -> None:
@@ -141,8 +152,16 @@ class Supervisor:
             try:
                 kept.child = await start()
             except StartError as error:
-                self._fail(error)
-                return
+                if not self._disk_is_full():
+                    self._fail(error)
+                    return
+                self._wait_for_room(process, error.message)
+                await self._pause(LONGEST_PAUSE)
+                continue
+            except OSError as error:  # not even its log file can be opened
+                self._wait_for_room(process, error.strerror or str(error))
+                await self._pause(LONGEST_PAUSE)
+                continue
             if self._stopping:
                 return
             process.pid = kept.child.pid
@@ -156,7 +175,8 @@ class Supervisor:
                 return
             await asyncio.to_thread(kept.child.stop, 1.0)  # its own children must not outlive it
             ending = _ending(kept.child)
-            kept.failed_starts = 0 if kept.was_ready else kept.failed_starts + 1
+            # What cannot start on a full disk starts when there is room.
+            kept.failed_starts = 0 if kept.was_ready or self._disk_is_full() else kept.failed_starts + 1
             if kept.failed_starts >= MAX_FAILED_STARTS:
                 self._state.set_process(process, "failed", ending)
                 why = f"it {ending}, {kept.failed_starts} times in a row"
@@ -174,6 +194,13 @@ class Supervisor:
                 self._state.note(message)
             await self._pause(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
+
+    def _disk_is_full(self) -> bool:
+        return is_nearly_full(self._plan.directory)
+
+    def _wait_for_room(self, process: Process, why: str) -> None:
+        if self._state.set_process(process, "restarting", why):
+            self._state.note(f"{process.name}: cannot start: {why}; trying again every {LONGEST_PAUSE:g} s")
 
     def _spawn(self, work: Awaitable[None]) -> None:
         self._tasks.append(asyncio.create_task(self.guarded(work)))

