@@ -39,6 +39,7 @@ $(STAMP): pyproject.toml constraints.txt | system-packages
 $(MLFLOW_STAMP): constraints-mlflow.txt | $(STAMP)
 	test -x .venv-mlflow/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python .venv-mlflow
 	@$(UV_INSTALL) --python .venv-mlflow/bin/python -c constraints-mlflow.txt 'mlflow[auth]'
+	.venv-mlflow/bin/python -I src/complex_system/local/mlflow_server.py
 	@touch $@
 
 system-packages:  ## Install what Debian packages bring (MariaDB, compiler, Python's headers, a browser) as root, or name them all
@@ -94,6 +95,15 @@ imports: install  ## Check who imports whom
 	$(BIN)/lint-imports
 
 check: lint types imports test  ## All checks
+
+.PHONY: audit sbom
+audit: install  ## Compare the tested versions of all packages with published vulnerabilities
+	$(BIN)/python requirements/audit.py $(ARGS)
+
+sbom: install  ## Write CycloneDX lists of all packages in their tested versions to dist/
+	@mkdir -p dist
+	for file in constraints*.txt requirements/constraints*.txt; do [ ! -e "$$file" ] || $(BIN)/uv tool run --from cyclonedx-bom==7.5.0 \
+		cyclonedx-py requirements "$$file" --pyproject pyproject.toml --output-reproducible --of JSON -o "dist/sbom-$$(basename "$$file" .txt).json" || exit; done
 
 clean:  ## Remove what was built and run; the virtual environments stay
 	rm -rf build dist .run .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
