@@ -2,8 +2,8 @@
 
 MLflow's server has a virtual environment of its own, without our packages, so that Python runs this file by its path:
 ``.venv-mlflow/bin/python -I mlflow_server.py PORT FOLDER``. Data are in the folder: SQLite and files. The server asks for the user and
-the password in ``MLFLOW_AUTH_ADMIN_USERNAME`` and ``MLFLOW_AUTH_ADMIN_PASSWORD``, where they are set. Without arguments it prepares the
-environment for that: it makes an empty database there, which takes a second of each first start otherwise.
+the password in ``MLFLOW_AUTH_ADMIN_USERNAME`` and ``MLFLOW_AUTH_ADMIN_PASSWORD``, where they are set. Without arguments it makes an
+empty database in that environment, which takes a second of each first start otherwise.
 """
 
 from __future__ import annotations
