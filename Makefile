@@ -128,6 +128,12 @@ images: install  ## Build the services' images with plain docker build: make ima
 compose-test: install  ## Prove a deployment in containers, as root: make compose-test [DEPLOYMENT=maria]
 	PYTHONPATH=tests $(BIN)/python -m compose.proof $(DEPLOYMENT) $(ARGS)
 
+.PHONY: fuzz
+SECONDS ?= 60
+
+fuzz: install  ## Search for inputs that break a reader, each so long: make fuzz [SECONDS=60] [ARGS="page csv"]
+	PYTHONPATH=tests $(BIN)/python -m fuzzing.run --seconds $(SECONDS) $(ARGS)
+
 .PHONY: faults
 FAULT_RECORDS ?= 50000
 

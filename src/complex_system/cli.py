@@ -19,6 +19,7 @@ from fastiot.cli.model.project import ProjectContext
 from fastiot.cli.typer_app import DEFAULT_CONTEXT_SETTINGS, app, extras_cmd
 
 from complex_system.errors import ComplexSystemError, StartError
+from complex_system.terminal import printable
 
 if TYPE_CHECKING:
     from complex_system.local.plan import Deployment
@@ -30,8 +31,13 @@ def _names() -> list[str]:
     return sorted(ProjectContext.default.deployment_names)
 
 
+def _say(text: str, *, err: bool = False) -> None:
+    """Print a line that may quote other people's data."""
+    typer.echo(printable(text), err=err)
+
+
 def _fail(command: str, message: str) -> NoReturn:
-    typer.echo(f"fiot {command}: {message}", err=True)
+    _say(f"fiot {command}: {message}", err=True)
     raise typer.Exit(1)
 
 
@@ -90,7 +96,7 @@ def run(
     )
     root = Path(ProjectContext.default.project_root_dir)
     with _errors_of("run"):
-        raise typer.Exit(run_deployment(_read(deployment), root, options, lambda text: typer.echo(f"fiot run: {text}")))
+        raise typer.Exit(run_deployment(_read(deployment), root, options, lambda text: _say(f"fiot run: {text}")))
 
 
 def _read(name: str) -> Deployment:
@@ -168,7 +174,7 @@ def dead_letters(
         _config(deployment)
         environment = ProjectContext.default.env_for_deployment(deployment)
         settings = Settings.of({**environment, **os.environ})
-        asyncio.run(manage_dead_letters(settings, action, typer.echo, limit=limit, number=number))
+        asyncio.run(manage_dead_letters(settings, action, _say, limit=limit, number=number))
     except (ComplexSystemError, ValidationError) as error:
         _fail("extras dead-letters", str(error))
 

@@ -70,6 +70,24 @@ class UnauthorizedError(ComplexSystemError):
     code = "unauthorized"
 
 
+class ForbiddenError(ComplexSystemError):
+    """A page of another origin makes a browser send the request."""
+
+    code = "forbidden"
+
+
+class MisdirectedError(ComplexSystemError):
+    """The request names a host that this server is not known by."""
+
+    code = "misdirected"
+
+
+class UnsupportedMediaTypeError(ComplexSystemError):
+    """The body is of a type that is not taken here."""
+
+    code = "unsupported_media_type"
+
+
 class DeclarationError(ComplexSystemError):
     """The data set's declaration (``dataset.yaml``) contradicts itself or cannot be read."""
 

@@ -16,6 +16,7 @@ from complex_system.messaging.clients import SystemClient
 from complex_system.protocol.base import Empty
 from complex_system.protocol.operations import health_request
 from complex_system.settings import Settings
+from complex_system.terminal import printable
 
 
 async def ask_health(service: str, settings: Settings, host: str, seconds: float) -> tuple[bool, str]:
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="longest wait in seconds")
     options = parser.parse_args()
     healthy, text = asyncio.run(ask_health(options.service, Settings(), options.host, options.seconds))
-    sys.stdout.write(f"{options.service}: {text}\n")
+    sys.stdout.write(printable(f"{options.service}: {text}\n"))
     raise SystemExit(0 if healthy else 1)
 
 

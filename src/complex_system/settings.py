@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseSettings, Field
+from pydantic import BaseSettings, Field, validator
 
 
 class Settings(BaseSettings):
@@ -76,6 +76,12 @@ class Settings(BaseSettings):
     wandb_group: str = Field("MVDP-pytorch-regression", env="WANDB_RUN_GROUP", description="Weights & Biases run group")
     wandb_dir: str = Field(".run/wandb", env="WANDB_DIR", description="Folder of W&B runs and of the artifact store")
 
+    model_key: str = Field(
+        "",
+        repr=False,
+        description="Key with which trainers sign their models; serving and ml_consumer then take no others. Empty for none",
+    )
+
     # Data: source and processing
     source_file: str = Field(
         "", description="CSV, JSON lines or Parquet file to replay, relative to the config folder; empty for dummy lab data"
@@ -110,17 +116,21 @@ class Settings(BaseSettings):
         1_073_741_824, ge=1_000_000, description="Bytes that may wait for the database; further messages are refused"
     )
     ingest_age: float = Field(0.0, ge=0, description="Seconds that a published message may wait; 0 for no limit")
-    ingest_dead_bytes: int = Field(
-        134_217_728, ge=1_000_000, description="Bytes of dead letters that are kept; the oldest are dropped first"
+    ingest_source_messages: int = Field(
+        100_000, ge=1, description="Messages of one source that may wait for the database; further ones of it are refused"
     )
-    ingest_dead_age: float = Field(2_592_000.0, ge=0, description="Seconds that a dead letter is kept; 0 for no limit")
-    ingest_duplicate_window: float = Field(
-        120.0, ge=0.1, description="Seconds within which the broker drops a repeated Nats-Msg-Id"
+    ingest_dead_bytes: int = Field(
+        134_217_728, ge=1_000_000, description="Bytes of dead letters that are kept; further refused messages wait"
+    )
+    ingest_dead_share: int = Field(
+        1000, ge=1, description="Dead letters of one source that are kept; further refused messages of it wait"
+    )
+    ingest_dead_age: float = Field(
+        0.0, ge=0, description="Seconds after which the broker drops a dead letter; 0 to keep it until somebody removes it"
     )
     ingest_replicas: int = Field(1, ge=1, le=5, description="Brokers of a cluster that store each published message")
     ingest_messages: int = Field(500, ge=1, le=10_000, description="Published messages in one fetch")
     ingest_batch: int = Field(5000, ge=1, le=100_000, description="Published records in one write")
-    ingest_ack_pending: int = Field(5000, ge=1, description="Unacknowledged messages of all replicas together")
 
     # Local run
     run_dir: str = Field(
@@ -171,7 +181,13 @@ class Settings(BaseSettings):
     serving_answers_prediction: bool = Field(
         False, description="ml_serving answers get-prediction, too; only where it is the only serving service"
     )
-    api_key: str = Field("", repr=False, description="Key that REST clients must send as X-API-Key; empty for none")
+    api_key: str = Field(
+        "", repr=False, description="Key that REST clients send as X-API-Key, and browsers at /login; empty for none"
+    )
+    allowed_hosts: str = Field(
+        "",
+        description="Names of the REST servers besides localhost, IP addresses and the machine's own name, separated by commas",
+    )
     serving_body_bytes: int = Field(33_554_432, ge=1000, description="Maximum size of the body of a REST request, in bytes")
     serving_records: int = Field(100_000, ge=1, description="Maximum number of records in a request for predictions")
     serving_unknown_columns: Literal["error", "ignore"] = Field(
@@ -179,9 +195,9 @@ class Settings(BaseSettings):
         description="What to do with an undeclared column in a request for predictions: refuse it (error) or ignore it",
     )
     serving_models: int = Field(8, ge=1, description="Models besides the champion that serving keeps loaded")
-    serving_foreign_models: bool = Field(
-        True,
-        description="Serve registered models without an ONNX model through their MLflow flavor, which runs code that they contain",
+    serving_foreign_models: str = Field(
+        "",
+        description="Registered names of models without an ONNX model that are served, which runs the code that they contain",
     )
     serving_shadow_share: float = Field(
         0.0, ge=0, le=1, description="Fraction of the live requests that challengers predict, too, in the background"
@@ -212,6 +228,21 @@ class Settings(BaseSettings):
         return cls(
             **{name: folded[variable] for name, variables in known.items() for variable in variables if variable in folded}
         )
+
+    @validator("serving_foreign_models")
+    def _names_not_a_switch(cls, value: str) -> str:
+        if value.strip().lower() in ("false", "0", "no", "off"):
+            return ""
+        if value.strip().lower() in ("true", "1", "yes", "on"):
+            raise ValueError(
+                "must name the registered models whose code may run, separated by commas; it is no switch any more"
+            )
+        return value
+
+    @property
+    def foreign_models(self) -> tuple[str, ...]:
+        """The names in ``serving_foreign_models``."""
+        return tuple(name.strip() for name in self.serving_foreign_models.split(",") if name.strip())
 
     @property
     def trainer_names(self) -> tuple[str, ...]:

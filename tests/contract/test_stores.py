@@ -29,6 +29,7 @@ from complex_system.local.servers import Server, free_port
 from complex_system.protocol.database import RecordCounts, Rejection
 from complex_system.settings import Settings
 from complex_system.storage.base import PROCESSED, RAW, REJECTED, DataStore
+from complex_system.storage.conflicts import CONFLICTS
 from complex_system.storage.envelope import content_hash
 from complex_system.storage.maria.store import MariaDataStore
 from complex_system.storage.mongo import connection as mongo_connection
@@ -173,7 +174,7 @@ class StoreCases(ABC):
     ) -> None:
         for record, value in zip(records, EXACT, strict=False):
             record["rohwert_1_labormessung"] = value
-        assert await store.save_raw(records) == {"inserted": 30, "existing": 0}
+        assert await store.save_raw(records) == {"inserted": 30, "existing": 0, "conflicts": 0}
         kept = [{name: row[name] for name in records[0]} for row in await self.kept(settings, RAW)]
         assert kept == records
         # MariaDB keeps no sign of zero, so neither does.
@@ -187,15 +188,34 @@ class StoreCases(ABC):
         await store.save_raw(records[:20])
         before = await self.kept(settings, RAW)
         changed = [{**record, "rohwert_1_labormessung": 29.0} for record in records[:20]]
-        assert await store.save_raw(changed) == {"inserted": 0, "existing": 20}
+        assert await store.save_raw(changed) == {"inserted": 0, "existing": 20, "conflicts": 20}
         assert await self.kept(settings, RAW) == before
-        assert await store.save_raw(records) == {"inserted": 10, "existing": 20}
-        assert await store.save_raw([]) == {"inserted": 0, "existing": 0}
+        assert await store.save_raw(records) == {"inserted": 10, "existing": 20, "conflicts": 0}
+        assert await store.save_raw([]) == {"inserted": 0, "existing": 0, "conflicts": 0}
 
     async def test_the_first_of_equal_keys_in_one_batch_is_kept(self, store: DataStore, records: list[Record]) -> None:
         twice = [records[1], records[0], {**records[0], "rohwert_1_labormessung": 1.0}]
-        assert await store.save_raw(twice) == {"inserted": 2, "existing": 1}
+        assert await store.save_raw(twice) == {"inserted": 2, "existing": 1, "conflicts": 1}
         assert await store.raw_records(5) == records[:2]
+
+    async def test_other_values_under_a_key_that_exists_are_kept_and_counted_as_conflicts(
+        self, store: DataStore, settings: Settings, records: list[Record], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await store.save_raw(records[:3], "press-4")
+        others = [{**records[0], CHANGED: 1.0}, records[1], {**records[2], CHANGED: 2.0}]
+        for _ in range(2):  # a second delivery of the message changes nothing
+            assert await store.save_raw(others, "press-5") == {"inserted": 0, "existing": 3, "conflicts": 2}
+            assert await store.raw_records(5) == records[:3]
+            assert (await store.counts()).conflicts == 2
+        third = {**records[0], CHANGED: 3.0}
+        assert (await store.save_raw([third], "press-6"))["conflicts"] == 1
+        kept = await self.kept(settings, CONFLICTS)
+        assert sorted((each["source"], each["kept_source"]) for each in kept) == [
+            ("press-5", "press-4"), ("press-5", "press-4"), ("press-6", "press-4")
+        ]  # fmt: skip
+        values = sorted((json.loads(each["record"]) for each in kept), key=lambda record: float(record[CHANGED]))
+        assert values == [others[0], others[2], third]
+        assert f"First: {records[0][ID]!r} from 'press-5'; the stored one is from 'press-4'" in caplog.text
 
     async def test_replays_at_the_same_time_insert_each_record_once(
         self, store: DataStore, settings: Settings, records: list[Record]
@@ -561,7 +581,7 @@ class StoreCases(ABC):
                     await attempt
             await proxy.join()
             await through.ping()
-            assert await through.save_raw(records) == {"inserted": 10, "existing": 20}
+            assert await through.save_raw(records) == {"inserted": 10, "existing": 20, "conflicts": 0}
             # The server restarted between two requests: the dead connections are nobody's concern.
             await proxy.cut()
             await proxy.join()

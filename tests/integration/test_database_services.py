@@ -82,7 +82,7 @@ async def test_the_published_client_reads_what_it_wrote(
     assert await kio.request_get_all_raw_data_points(tester) == []
     assert await kio.request_get_labeled_dataset(tester) == []
     saved = await kio.request_save_many_raw_data_points(tester, records)
-    assert saved == {"acknowledged": True, "db": LABELS[database], "inserted": 40, "existing": 0}
+    assert saved == {"acknowledged": True, "db": LABELS[database], "inserted": 40, "existing": 0, "conflicts": 0}
     assert await kio.request_get_all_raw_data_points(tester) == records
 
     rows = processed(dataset, records)

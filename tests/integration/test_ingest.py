@@ -18,6 +18,7 @@ import pytest
 from fastiot.core.serialization import serialize_to_bin
 from fastiot.msg import Thing
 from nats.aio.client import Client
+from nats.js.api import RetentionPolicy
 from nats.js.errors import APIError
 
 import complex_system.domain
@@ -164,8 +165,8 @@ async def new_to_the_stream(client: Client, records: list[Record]) -> bool:
 async def test_a_repeated_publish_changes_nothing(tester: TesterService, settings: Settings, database: str) -> None:
     with_keys, without = sample(3), keyless(4)
     client = tester.broker.client
-    async with running(SERVICES[database], settings.copy(update={"ingest_duplicate_window": 0.1})):
-        # The stream's own memory for ids is short here; what it has forgotten is told by the keys.
+    async with running(SERVICES[database], settings):
+        # The stream's own memory for ids is short; what it has forgotten is told by the keys.
         for _ in range(3):
             await publish_when_there(tester, thing(with_keys))
             await eventually(lambda: new_to_the_stream(client, without))
@@ -338,6 +339,212 @@ async def test_an_operator_without_a_broker_is_told_so(
         await manage_dead_letters(settings.copy(update={"nats_port": free_port()}), "show", lambda _: None)
 
 
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for room among the dead letters is tried again within moments."""
+    monkeypatch.setattr(dead_letters, "_STOPPED_SECONDS", 0.05)
+    monkeypatch.setattr(ingest_batch, "_AGAIN_LATE", 0.1)
+    monkeypatch.setattr(ingest_batch, "_AGAIN_LATEST", 0.2)
+
+
+async def remove_letters(tester: TesterService, found: set[bytes]) -> int:
+    """Removes the dead letters, as an operator does, and notes their payloads."""
+    there = await letters(tester)
+    for letter in there:
+        found.add(letter.payload)
+        await DeadLetters(tester.broker.client, tester.settings).remove(letter)
+    return len(there)
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_full_share_of_dead_letters_stops_its_source_only_and_nothing_is_lost(
+    tester: TesterService, settings: Settings, database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    small, client = settings.copy(update={"ingest_dead_share": 3}), tester.broker.client
+    bad, good = [f"bad {i}".encode() for i in range(8)], sample(10)
+    async with running(SERVICES[database], small):
+        await publish_when_there(tester, thing(good[0]))
+        for payload, record in zip(bad, good[1:], strict=False):
+            await publish(client, payload, f"{SUBJECT}.press-4")
+            await publish(client, thing(record), f"{SUBJECT}.press-4")
+        await publish(client, b"bad 9", f"{SUBJECT}.press-5")
+        await publish(client, thing(good[9]), f"{SUBJECT}.press-5")
+
+        async def stopped() -> IngestCounts | None:
+            counts: IngestCounts = await tester.ask(GET_INGEST_COUNTS, Empty())
+            return counts if (counts.dead, counts.in_flight, counts.waiting, counts.saved) == (4, 5, 0, 10) else None
+
+        counts = await eventually(stopped, PATIENCE)
+        assert counts.stopped == ("press-4",)
+        assert "1 source(s) have no room for another dead letter, such as 'press-4'" in counts.problem
+        # Its own good records and all of the others are there.
+        assert await raw(tester) == good
+        assert sum("No room for another dead letter of 'press-4'" in text for text in caplog.messages) == 1
+        # Whoever handles the dead letters makes room for the next ones, until the last one has come.
+        found: set[bytes] = set()
+        while len(found) < 9:
+            assert await eventually(lambda: remove_letters(tester, found), PATIENCE) <= 4
+        assert found == {*bad, b"bad 9"}
+        counts = await settled(tester)
+        assert (counts.stopped, counts.problem, counts.dead) == ((), "", 0)
+        assert any("There is room for dead letters of 'press-4' again" in text for text in caplog.messages)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("database", ["mongo"], indirect=True)
+async def test_full_dead_letters_of_all_sources_drop_nothing(
+    tester: TesterService, settings: Settings, database: str
+) -> None:
+    small, client = settings.copy(update={"ingest_dead_bytes": 1_000_000}), tester.broker.client
+    bad = {f"press-{i}": f"{i}".encode() * 300_000 for i in range(5)}
+    async with running(SERVICES[database], small):
+        for source, payload in bad.items():
+            await publish_when_there(tester, thing(sample(1)))
+            await publish(client, payload, f"{SUBJECT}.{source}")
+
+        async def full() -> IngestCounts | None:
+            counts: IngestCounts = await tester.ask(GET_INGEST_COUNTS, Empty())
+            return counts if (counts.dead, counts.in_flight, counts.waiting) == (3, 2, 0) else None
+
+        counts = await eventually(full, PATIENCE)
+        assert len(counts.stopped) == 2
+        assert "2 source(s) have no room" in counts.problem
+        assert await raw(tester) == sample(1)
+        found: set[bytes] = set()
+        while len(found) < 5:
+            await eventually(lambda: remove_letters(tester, found), PATIENCE)
+        assert found == set(bad.values())
+        assert (await settled(tester)).stopped == ()
+
+
+@pytest.mark.parametrize("database", ["mongo"], indirect=True)
+async def test_refused_messages_that_wait_do_not_use_up_what_may_be_under_way(
+    tester: TesterService, settings: Settings, database: str
+) -> None:
+    small, client = settings.copy(update={"ingest_dead_share": 1}), tester.broker.client
+    await IngestStreams(client, small).ensure()
+    # More than a consumer had under way in earlier releases.
+    for _ in range(5_100):
+        await client.publish(f"{SUBJECT}.press-4", b"bad")
+    await publish(client, thing(sample(1)), f"{SUBJECT}.press-5")
+    async with running(SERVICES[database], small):
+        await eventually(lambda: raw(tester), PATIENCE)
+        assert await raw(tester) == sample(1)
+    state = (await client.jetstream().stream_info(STREAM)).state
+    assert state.messages == 5_099
+
+
+@pytest.mark.parametrize("database", ["mongo"], indirect=True)
+async def test_a_source_has_a_share_of_the_stream_too(tester: TesterService, settings: Settings, database: str) -> None:
+    small = settings.copy(update={"ingest_source_messages": 3})
+    await IngestStreams(tester.broker.client, small).ensure()
+    records = sample(8)
+    press_4, press_5 = (IngestClient(tester.broker, small, "Test", f"press-{i}") for i in (4, 5))
+    for record in records[:3]:
+        assert await press_4.publish([record])
+    with pytest.raises(NobodyListensError, match="too many of its source wait"):
+        await press_4.publish([records[3]])
+    assert await press_5.publish([records[4]])
+    async with running(SERVICES[database], small):
+        await settled(tester)
+        assert await press_4.publish([records[3]])
+        await settled(tester)
+        assert await raw(tester) == records[:5]
+
+
+@pytest.mark.parametrize("database", ["mongo"], indirect=True)
+async def test_a_limit_that_is_introduced_or_lowered_deletes_nothing(
+    tester: TesterService, settings: Settings, database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = tester.broker.client
+    context = client.jetstream()
+    # As an earlier release made them.
+    for name, subject in ((STREAM, SUBJECT), (DEAD_STREAM, subjects.DEAD_RAW.name)):
+        retention = RetentionPolicy.WORK_QUEUE if name == STREAM else RetentionPolicy.LIMITS
+        await context.add_stream(name=name, subjects=[subject, f"{subject}.>"], retention=retention)
+        for i in range(20):
+            await context.publish(f"{subject}.press-4", f"{i}".encode())
+    low = settings.copy(update={"ingest_source_messages": 10, "ingest_dead_share": 10})
+    await IngestStreams(client, low).ensure()
+    for name in (STREAM, DEAD_STREAM):
+        assert (await context.stream_info(name)).state.messages == 20
+        assert f"Stream {name} holds too much of one source" in caplog.text
+        await context.purge_stream(name)
+    await IngestStreams(client, low).ensure()
+    for name in (STREAM, DEAD_STREAM):
+        assert (await context.stream_info(name)).config.max_msgs_per_subject == 10
+
+
+@pytest.mark.parametrize("database", ["mongo"], indirect=True)
+async def test_odd_dead_letters_are_listed_and_published_below_the_ingest_only(
+    tester: TesterService, settings: Settings, database: str, broker: NatsServer
+) -> None:
+    client = tester.broker.client
+    await IngestStreams(client, settings).ensure()
+    odd = {"Ingest-Subject": "get-record-counts", "Ingest-Sequence": "12x", "Ingest-Cut": "-5", "Ingest-Time": "yesterday",
+           "Ingest-Reason": "\x1b[2J\x1b]0;owned\x07 gone", "Ingest-Code": "\x9b31m", "Ingest-Msg-Id": "a: b"}  # fmt: skip
+    dead = f"{subjects.DEAD_RAW.name}.press-4"
+    await client.jetstream().publish(dead, b'"\x1b[31m"', headers=odd)
+    await client.jetstream().publish(dead, b"\x1b[31m")
+    assert [(each.subject, each.sequence, each.cut) for each in await letters(tester)] == [(f"{SUBJECT}.press-4", 0, 0)] * 2
+    code, said = await command(broker, "--payload")
+    assert code == 0, said
+    assert "2 dead letter(s)" in said
+    assert "\x1b" not in said
+    assert "\x9b" not in said
+    heard = await client.subscribe("get-record-counts")
+    [first, _] = await letters(tester)
+    await DeadLetters(client, settings).replay(first)
+    again = await client.jetstream().get_msg(STREAM, seq=1)
+    assert (again.subject, again.data) == (f"{SUBJECT}.press-4", b'"\x1b[31m"')
+    assert heard.pending_msgs == 0
+
+
+@pytest.mark.parametrize("database", ["mongo"], indirect=True)
+async def test_a_subject_that_is_cut_is_one_that_may_be_published(
+    tester: TesterService, settings: Settings, database: str
+) -> None:
+    subject = f"{SUBJECT}.{'a' * 499}.press-4"
+    async with running(SERVICES[database], settings):
+        await publish_when_there(tester, thing(sample(1)))
+        await publish(tester.broker.client, b"bad", subject)
+        await settled(tester)
+        [letter] = await letters(tester)
+        assert letter.subject == subject
+        await DeadLetters(tester.broker.client, settings).replay(letter)
+        [again] = await eventually(lambda: letters(tester), PATIENCE)
+        assert (again.subject, again.payload) == (subject, b"bad")
+
+
+async def test_devices_that_count_alike_lose_nothing_to_each_other(
+    tester: TesterService, settings: Settings, database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    [one, other] = keyless(2)
+    client = tester.broker.client
+
+    async def accepted(source: str, record: Record, number: int) -> bool:
+        return not await publish(client, thing(record), f"{SUBJECT}.{source}", Nats_Msg_Id=str(number))
+
+    async with running(SERVICES[database], settings):
+        await publish_when_there(tester, b"[]")
+        for number in (1, 2, 3):
+            for source in ("press-4", "press-5"):
+                await eventually(lambda source=source, number=number: accepted(source, one, number))
+        await settled(tester)
+        assert len(await raw(tester)) == 6
+        # Under the same key, the first value stays, and the other one is a conflict.
+        await publish(client, thing({**one, ID: "1"}), f"{SUBJECT}.press-4")
+        await settled(tester)
+        for _ in range(2):
+            await publish(client, thing({**other, ID: "1"}), f"{SUBJECT}.press-5")
+        await settled(tester)
+        counts = await tester.ask(protocol.database.GET_COUNTS, Empty())
+        assert (counts.raw, counts.conflicts) == (7, 1)
+        assert "First: '1' from 'press-5'; the stored one is from 'press-4'" in caplog.text
+        saved = await tester.ask(subjects.SAVE_RAW, [{**other, ID: "1"}])
+        assert (saved["existing"], saved["conflicts"]) == (1, 1)
+
+
 async def has_letters(tester: TesterService, count: int) -> bool:
     return len(await letters(tester)) == count
 
@@ -487,11 +694,12 @@ async def test_streams_follow_the_settings_and_take_no_request(
 ) -> None:
     client = tester.broker.client
     await IngestStreams(client, settings).ensure()
-    more = settings.copy(update={"ingest_bytes": 5_000_000, "ingest_age": 60.0, "ingest_ack_pending": 7})
+    more = settings.copy(update={"ingest_bytes": 5_000_000, "ingest_age": 60.0, "ingest_dead_share": 7})
     await IngestStreams(client, more).ensure()
     config = (await client.jetstream().stream_info(STREAM)).config
     assert (config.max_bytes, config.max_age) == (5_000_000, 60.0)
-    assert (await client.jetstream().consumer_info(STREAM, "database")).config.max_ack_pending == 7
+    assert config.duplicate_window == 0.1
+    assert (await client.jetstream().stream_info(DEAD_STREAM)).config.max_msgs_per_subject == 7
     modules = (subjects, protocol.database, protocol.operations, protocol.serving, protocol.training)
     asked = {each.name for module in modules for each in vars(module).values() if isinstance(each, Request)}
     assert {subjects.SAVE_RAW.name, GET_INGEST_COUNTS.name, protocol.training.TRAIN_MODEL.name} <= asked

@@ -1,6 +1,7 @@
 """docs/limits.md, limit by limit: what is still taken, and what one above it is told.
 
-REST's limits are tried in ``test_serving_models.py`` and ``test_serving_rest.py``, the ingest's in ``test_ingest.py``.
+REST's limits are tried in ``test_exhaustion.py``, ``test_serving_models.py``, ``test_serving_rest.py`` and ``test_rest_server.py``,
+the ingest's in ``test_ingest.py``, pages' in ``test_pages.py``, heartbeats' in ``test_monitor.py``, models' in ``test_predictor.py``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from complex_system.domain import records as record_limits
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.keys import MAX_KEY
 from complex_system.domain.laboratory import Laboratory
-from complex_system.domain.pages import MAX_PAGE_ROWS, PAGE_ROWS
+from complex_system.domain.pages import CELLS_PER_BYTE, MAX_PAGE_ROWS, PAGE_ROWS
 from complex_system.domain.records import MAX_FAULTS, MAX_TEXT, Record
 from complex_system.errors import (
     BusyError,
@@ -29,6 +30,7 @@ from complex_system.errors import (
     ReplyTimeoutError,
     TooLargeError,
 )
+from complex_system.http import connections, limits
 from complex_system.local.servers import NATS_MAX_PAYLOAD, Server
 from complex_system.messaging import connection, subjects, subscriptions
 from complex_system.messaging.clients import DatabaseClient
@@ -36,9 +38,12 @@ from complex_system.messaging.errors import to_thing
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.ingest import streams as ingest_streams
 from complex_system.messaging.service import SystemService
+from complex_system.monitoring import services
+from complex_system.monitoring.page import gateway
 from complex_system.protocol.base import Request
 from complex_system.service_layer.database import requests as database_requests
 from complex_system.service_layer.database.service import DatabaseService
+from complex_system.serving.models import foreign, runtimes
 from complex_system.settings import Settings
 from complex_system_services.data_processing.data_processing_service import DataProcessingService
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
@@ -269,8 +274,28 @@ def test_the_page_has_the_figures_of_the_code() -> None:
         "ingest bytes": settings.ingest_bytes,
         "ingest messages": settings.ingest_messages,
         "ingest batch": settings.ingest_batch,
-        "ingest in flight": settings.ingest_ack_pending,
+        "ingest messages of a source": settings.ingest_source_messages,
+        "ingest messages of all": ingest_streams.MAX_WAITING,
+        "dead letters of a source": settings.ingest_dead_share,
+        "dead letters of all": ingest_streams.MAX_DEAD,
+        "bytes of dead letters": settings.ingest_dead_bytes,
         "body": settings.serving_body_bytes,
         "records": settings.serving_records,
+        "budget": limits.BUDGET,
+        "unbudgeted": limits.UNBUDGETED,
+        "wait": int(limits.WAIT_SECONDS),
+        "head": connections.HEAD_BYTES,
+        "head's time": int(connections.HEAD_SECONDS),
+        "body's time": int(connections.BODY_SECONDS),
+        "connections": connections.MAX_CONNECTIONS,
+        "all connections": connections.MAX_CONNECTIONS + connections.SPARE_CONNECTIONS,
+        "page's body": gateway.MAX_BODY,
+        "model's time": int(runtimes.RUN_SECONDS),
+        "foreign model's loading": int(foreign.LOAD_SECONDS),
+        "foreign model's time": int(foreign.PREDICT_SECONDS),
+        "values a byte": CELLS_PER_BYTE,
+        "replicas": services.MAX_REPLICAS,
+        "name": services.MAX_NAME,
+        "detail": services.MAX_DETAIL,
     }
     assert {name: number for name, number in wanted.items() if number not in numbers} == {}

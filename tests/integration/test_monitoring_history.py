@@ -239,13 +239,15 @@ async def test_the_interface_guards_its_views_and_refuses_nonsense(settings: Set
         running(MlMonitoringService, settings.copy(update={"api_key": "secret"})) as service,
         httpx.AsyncClient(base_url=service.url) as client,
     ):
-        assert (await client.get("/api/overview")).status_code == 401
+        for path in ("/api/overview", "/metrics"):
+            assert (await client.get(path)).status_code == 401
         client.headers["X-API-Key"] = "secret"
         assert (await client.get("/api/overview")).status_code == 200
         for query in ("from=x", "from=nan", "from=5&to=3", "to=1e300"):
             answer = await client.get(f"/api/predictions?{query}")
             assert answer.status_code == 400, query
             assert answer.json()["error"]["code"] == "invalid_request"
+        assert (await client.get(f"/api/metric?name={'x' * 501}")).status_code == 400
         assert (await client.get("/health")).status_code == 200
         await eventually(lambda: service.monitor.at)
         metrics = await client.get("/metrics")

@@ -16,6 +16,8 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.laboratory import Laboratory, truth_of
 from complex_system.domain.pages import Page as RecordPage
 from complex_system.domain.pages import processed_schema
+from complex_system.http.auth import ApiKey
+from complex_system.http.login import login_link
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.monitoring.history import History
 from complex_system.monitoring.monitor import Monitor
@@ -310,10 +312,15 @@ async def test_with_an_api_key_a_browser_has_to_know_it(make_locked: Callable[[]
                 assert refused.status_code == 401, path
                 assert "s3cret" not in refused.text
             assert (await http.get("/report", headers={"x-api-key": "s3cret"})).status_code == 200
-        secret = {"username": "plant", "password": "s3cret"}
-        async with tab_at(chromium, service.url, http_credentials=secret) as (tab, watch):
-            await tab.wait_for_selector(".answer")
+        async with tab_at(chromium, f"{service.url}/models") as (tab, watch):
+            await tab.fill("input[type=password]", "wrong")
+            await tab.click("button >> nth=0")
+            await expect(tab.locator("[role=alert]")).to_contain_text("not the key")
+            await tab.fill("input[type=password]", "s3cret")
+            await tab.click("button >> nth=0")
+            await tab.wait_for_selector("[data-view=models]")  # where the browser wanted to go
             assert "s3cret" not in await tab.content()
-            watch.problems = [
-                each for each in watch.problems if "401" not in each
-            ]  # the browser asks, is refused, and knows
+            assert not await tab.evaluate("document.cookie")
+            watch.problems = [each for each in watch.problems if "401" not in each]  # the wrong key
+        async with tab_at(chromium, login_link(service.url, ApiKey("s3cret"))) as (tab, _):
+            await tab.wait_for_selector(".answer")

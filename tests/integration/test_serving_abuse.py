@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import http.client
 import json
 import random
+import resource
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,6 +34,7 @@ from complex_system.serving.engine import Limits
 from models import ManyModels, rest_server
 
 async def main():
+    exec(sys.argv[2])
     dataset = Dataset.load()
     source = ManyModels(dataset)
     source.publish("lab-lightgbm", 1.0, champion=True)
@@ -42,10 +49,10 @@ POSTS = ("/predict", "/invocations", "/v2/models/champion/infer", "/v2/models/la
 GOOD = {"material_id": "00000000", "rohwert_1_labormessung": 3}
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[tuple[str, psutil.Process]]:
-    """A server in a process of its own, so that its memory is its own."""
-    command = [sys.executable, "-c", _SERVER, str(Path(__file__).parents[1])]
+@contextmanager
+def started(first: str = "") -> Iterator[tuple[str, psutil.Process]]:
+    """A server in a process of its own, so that its memory is its own; it runs the statement ``first``."""
+    command = [sys.executable, "-c", _SERVER, str(Path(__file__).parents[1]), first]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None
@@ -56,6 +63,12 @@ def server() -> Iterator[tuple[str, psutil.Process]]:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[str, psutil.Process]]:
+    with started() as running:
+        yield running
 
 
 def _operations(url: str) -> list[Any]:
@@ -180,3 +193,78 @@ def test_a_body_that_never_ends_or_is_cut_off_costs_nothing(server: tuple[str, p
     assert httpx.post(f"{url}/predict", json=GOOD).status_code == 200
     metrics = httpx.get(f"{url}/metrics").text
     assert "serving_requests_in_progress 1.0" in metrics
+
+
+# Many connections at the same time
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """A thousand connections need as many descriptors, here and in the server."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@contextmanager
+def connections(url: str, count: int) -> Iterator[list[socket.socket]]:
+    place = urlsplit(url)
+    with contextlib.ExitStack() as stack:
+        opened = []
+        for _ in range(count):
+            opened.append(stack.enter_context(socket.create_connection((place.hostname or "", place.port or 0), 30)))
+        yield opened
+
+
+def test_a_thousand_slow_ones_hold_up_no_probe_and_go(many_files: None) -> None:
+    hurry = "from complex_system.http import connections as c; c.HEAD_SECONDS = c.BODY_SECONDS = 6.0"
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with started(hurry) as (url, process):
+        before = process.memory_info().rss
+        with connections(url, 1010) as slow:
+            for number, each in enumerate(slow):
+                # Half of them begin a head, the others a body: a small one, or one that may be large.
+                length = (50_000, 900_000)[number % 4 // 2]
+                each.sendall(head if number % 2 else head + b"Content-Length: %d\r\n\r\n[" % length)
+            began = time.monotonic()
+            assert httpx.post(f"{url}/predict", json=GOOD, timeout=5).status_code == 503
+            for path in ("/livez", "/readyz", "/health", "/ping", "/v2/health/ready"):
+                assert httpx.get(f"{url}{path}", timeout=5).status_code == 200
+            assert time.monotonic() - began < 5
+            assert process.memory_info().rss - before < 50e6
+            for each in slow:
+                answer = each.recv(1000)
+                assert answer.startswith((b"HTTP/1.1 408 ", b"HTTP/1.1 503 ")), answer
+        assert httpx.post(f"{url}/predict", json=GOOD, timeout=5).status_code == 200
+
+
+async def test_a_thousand_medium_bodies_share_one_budget(many_files: None) -> None:
+    body = json.dumps(GOOD).encode() + b" " * 900_000
+    request = (
+        b"POST /predict HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    )
+    loop, count = asyncio.get_running_loop(), 990
+    with started() as (url, process), connections(url, count) as opened:
+        highest = before = process.memory_info().rss
+
+        async def asked(connection: socket.socket) -> bytes:
+            connection.setblocking(False)
+            await loop.sock_sendall(connection, request)
+            return await loop.sock_recv(connection, 1000)
+
+        async def watch() -> None:
+            nonlocal highest
+            async with httpx.AsyncClient() as client:
+                while True:
+                    highest = max(highest, process.memory_info().rss)
+                    assert (await client.get(f"{url}/livez", timeout=10)).status_code == 200
+                    await asyncio.sleep(0.05)
+
+        watching = asyncio.create_task(watch())
+        answers = await asyncio.gather(*map(asked, opened))
+        assert not watching.done()
+        watching.cancel()
+        assert {answer[:12] for answer in answers} == {b"HTTP/1.1 200"}
+        # They have 891 MB. The budget is 64 MiB, and each connection holds what was read before it had to wait.
+        assert highest - before < 64e6 + count * 140_000 + 60e6, f"{(highest - before) / 1e6:.0f} MB"

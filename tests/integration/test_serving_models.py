@@ -130,17 +130,38 @@ async def test_a_key_is_needed_by_every_protocol_and_by_no_probe() -> None:
                 assert (await client.request(method, path, json=body, headers=headers)).status_code != 401
         wrong = await client.post("/predict", json=GOOD, headers={"X-API-Key": "secre\u0074s"})
         assert wrong.status_code == 401
-        for path in (
-            "/livez",
-            "/readyz",
-            "/health/ready",
-            "/v2/health/live",
-            "/v2/health/ready",
-            "/ping",
-            "/metrics",
-            "/docs",
-        ):
+        for path in ("/livez", "/readyz", "/health/ready", "/v2/health/live", "/v2/health/ready", "/ping", "/login"):
             assert (await client.get(path)).status_code == 200, path
+        for path in ("/metrics", "/docs", "/openapi.json"):
+            assert (await client.get(path)).status_code == 401, path
+            assert (await client.get(path, headers={"X-API-Key": "secret"})).status_code == 200, path
+        # A probe says that predictions can be made, and the model's name to who may know it.
+        assert (await client.get("/readyz")).json() == {"status": "ready"}
+        assert "model" in (await client.get("/readyz", headers={"X-API-Key": "secret"})).json()
+
+
+async def test_a_browser_that_logs_in_reads_the_documentation_and_tries_it() -> None:
+    async with rest_server(DATASET, source_of(), api_key="secret") as (_, client):
+        led = await client.get("/docs", headers={"accept": "text/html"})
+        assert (led.status_code, led.headers["location"]) == (303, "/login?next=/docs")
+        assert (await client.post("/login", data={"key": "secret", "next": "/docs"})).headers["location"] == "/docs"
+        assert (await client.get("/docs")).status_code == 200
+        origin = str(client.base_url).rstrip("/")
+        assert (await client.post("/predict", json=GOOD, headers={"Origin": origin})).status_code == 200
+        # Another server of this machine is of the same site, so its pages send the cookie along.
+        refused = await client.post("/predict", json=GOOD, headers={"Origin": "http://127.0.0.1:1"})
+        assert refused.status_code == 403
+
+
+async def test_what_a_form_can_send_is_not_json() -> None:
+    async with rest_server(DATASET, source_of()) as (_, client):
+        body = json.dumps(GOOD)
+        for path in ("/predict", "/v2/models/champion/infer", "/invocations"):
+            for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=a"):
+                answer = await client.post(path, content=body, headers={"Content-Type": kind})
+                assert answer.status_code == 415, (path, kind)
+                assert "application/json" in answer.text or "boundary" in answer.text
+        assert (await client.post("/predict", content=body)).status_code == 200
 
 
 async def test_live_stays_true_and_ready_false_until_a_model_is_there() -> None:

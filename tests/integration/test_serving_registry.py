@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import gc
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,18 +19,21 @@ from uuid import uuid4
 
 import httpx
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import Page, decode_page, encode_page, raw_schema
-from complex_system.errors import InvalidRecordError, InvalidRequestError, TooLargeError
+from complex_system.errors import InternalError, InvalidRecordError, InvalidRequestError, TooLargeError
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import ServingClient
 from complex_system.messaging.subjects import event_subject
 from complex_system.protocol.serving import PREDICT_COLUMNS, PREDICTION_MADE, PredictionMade
 from complex_system.protocol.training import CHAMPION_CHANGED, ChampionChanged
+from complex_system.serving.models import foreign
+from complex_system.serving.models.foreign import ForeignRuntime, ModelInput
 from complex_system.serving.requests.examples import example_record
 from complex_system.settings import Settings
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
@@ -147,12 +152,14 @@ async def test_somebody_elses_model_is_served_through_its_flavor_or_refused_with
     settings: Settings, publish: Any, laboratory: Laboratory, mlflow_server: Server, dataset: Dataset
 ) -> None:
     await asyncio.to_thread(publish, 100.0)
+    before = set(sys.modules)
     good, bare, strange = (f"foreign-{uuid4().hex[:8]}" for _ in range(3))
     await asyncio.to_thread(register_foreign, mlflow_server.url, good, dataset)
     await asyncio.to_thread(register_foreign, mlflow_server.url, bare, dataset, signature=False)
     await asyncio.to_thread(register_foreign, mlflow_server.url, strange, dataset, loader="nobody_has_this")
     records = [laboratory.complete_record() for _ in range(3)]
-    async with serving(settings) as (service, client):
+    named = settings.copy(update={"serving_foreign_models": f"{good}, {bare},{strange}"})
+    async with serving(named) as (service, client):
         answer = await client.post(f"/v2/models/{good}/infer", json=columns(records))
         assert answer.status_code == 200, answer.text
         expected = [7.0 + float(row.sum()) for row in service.pipeline.features(records)]
@@ -164,11 +171,84 @@ async def test_somebody_elses_model_is_served_through_its_flavor_or_refused_with
             assert words in refused.json()["error"]
             loaded = (await client.get("/models")).json()["loaded"]
             assert any(each["name"] == name and words in each["problem"]["reason"] for each in loaded)
-    off = settings.copy(update={"serving_foreign_models": False})
-    async with serving(off) as (_, client):
-        refused = await client.post(f"/v2/models/{good}/infer", json=columns(records))
-        assert refused.status_code == 503
-        assert "ONNX model" in refused.json()["error"]
+        assert "sklearn" not in sys.modules or "sklearn" in before  # its code ran elsewhere
+    for others in ("", f"{bare},{good}-2"):
+        async with serving(settings.copy(update={"serving_foreign_models": others})) as (_, client):
+            refused = await client.post(f"/v2/models/{good}/infer", json=columns(records))
+            assert refused.status_code == 503
+            assert "COMPLEX_SYSTEM_SERVING_FOREIGN_MODELS" in refused.json()["error"]
+
+
+EVIL = """
+import os, sys, time, mlflow.pyfunc, numpy
+
+def _load_pyfunc(path):
+    print("what a model prints is no answer")
+    with open(os.environ["HOME"] + "/loaded", "w") as file:
+        file.write(repr(sorted(os.environ)))
+    return Evil()
+
+class Evil:
+    def predict(self, frame):
+        wish = int(frame.iloc[0, -1])
+        if wish == 1: os._exit(3)
+        if wish == 2: time.sleep(600)
+        if wish == 3: raise ValueError("no")
+        if wish == 4: return numpy.zeros(len(frame) + 1)
+        if wish == 5: return [self] * len(frame)
+        return numpy.full(len(frame), float(os.getpid()))
+"""
+
+
+@pytest.fixture
+def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], ForeignRuntime]:
+    """A foreign model that misbehaves as the last feature says."""
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    monkeypatch.setenv("COMPLEX_SYSTEM_API_KEY", "s3cret")
+    names = ("a", "b")
+    folder = tmp_path / "model"
+    (folder / "code").mkdir(parents=True)
+    (folder / "code" / "evil.py").write_text(EVIL)
+    signature = ModelSignature(inputs=Schema([ColSpec("double", name) for name in names]))
+    model = Model(signature=signature)
+    model.add_flavor("python_function", loader_module="evil", code="code", env={})
+    model.save(str(folder / "MLmodel"))
+    return lambda: ForeignRuntime("evil version 1", folder, ModelInput("evil version 1", signature, names))
+
+
+def test_what_a_foreign_model_does_happens_in_its_own_process(
+    evil: Callable[[], ForeignRuntime], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreign, "PREDICT_SECONDS", 1.0)
+    runtime = evil()
+
+    def predict(runtime: ForeignRuntime, wish: float) -> float:
+        return float(runtime.run(np.array([[0, wish]], dtype=np.float32))[0])
+
+    pid = predict(runtime, 0)
+    assert pid != os.getpid()
+    assert predict(runtime, 0) == pid
+    seen = (tmp_path / "model" / "loaded").read_text()
+    assert "PATH" in seen
+    assert "COMPLEX_SYSTEM_API_KEY" not in seen
+    for wish, problem in ((3, "ValueError: no"), (4, "one number for each"), (5, "not numbers")):
+        with pytest.raises(InternalError, match=problem):
+            predict(runtime, wish)
+    assert predict(runtime, 0) == pid
+    for wish, problem in ((1, "ended its process"), (2, r"within 1 s")):
+        with pytest.raises(InternalError, match=problem):
+            predict(runtime, wish)
+        monkeypatch.setattr(foreign, "PREDICT_SECONDS", 30.0)
+        assert predict(runtime, 0) != pid  # the next call starts another one
+        pid = predict(runtime, 0)
+        monkeypatch.setattr(foreign, "PREDICT_SECONDS", 1.0)
+    assert psutil.pid_exists(int(pid))
+    del runtime
+    gc.collect()
+    assert not psutil.pid_exists(int(pid))
+    assert not (tmp_path / "model").exists()
 
 
 async def test_challengers_score_in_the_background_and_the_event_carries_their_predictions(

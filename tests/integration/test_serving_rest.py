@@ -19,10 +19,10 @@ from typing_extensions import override
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
-from complex_system.errors import InvalidRequestError, StartError, TooLargeError
+from complex_system.errors import BusyError, InvalidRequestError, StartError, TooLargeError
+from complex_system.http import connections as connections_module
 from complex_system.http import limits as limits_module
-from complex_system.http import server as server_module
-from complex_system.http.limits import LARGE_AT_ONCE, LARGE_BODY, BodyLimits, LimitedRequest
+from complex_system.http.limits import LARGE_BODY, BodyLimits, LimitedRequest
 from complex_system.http.server import RestServer
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.engine import Limits, PredictionEngine
@@ -367,7 +367,7 @@ async def test_the_server_stops_quickly_with_open_connections(dataset: Dataset, 
     rest = RestServer(app, "127.0.0.1", 0)
     await rest.start()
     _, writer = await asyncio.open_connection("127.0.0.1", int(rest.url.rpartition(":")[2]))
-    writer.write(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+    writer.write(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
     await writer.drain()
     async with asyncio.timeout(6):
         await rest.stop()
@@ -436,31 +436,48 @@ def sender(chunks: int, headers: list[tuple[bytes, bytes]], limits: BodyLimits) 
 
 
 @pytest.mark.parametrize("declared", [True, False])
-async def test_no_more_large_bodies_are_held_than_have_a_place(declared: bool) -> None:
-    limits = BodyLimits(32_000_000, 100_000)
+async def test_no_more_bytes_are_held_than_the_budget_has(declared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits_module, "BUDGET", 12_000_000)
+    limits = BodyLimits(3_000_000, 100_000)
     headers = [(b"content-length", b"3000000")] if declared else []
-    senders = [sender(30, headers, limits) for _ in range(LARGE_AT_ONCE + 5)]
+    senders = [sender(30, headers, limits) for _ in range(9)]
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
         tasks = [group.create_task(request.body()) for request, _ in senders]
-        while not all(task.done() for task in tasks[:LARGE_AT_ONCE]):
+        while not all(task.done() for task in tasks[:4]):
             await asyncio.sleep(0)
         for _ in range(200):
             await asyncio.sleep(0)
         # The others left the rest with the sender, where the connection's flow control holds it.
-        assert [sum(read) for _, read in senders[LARGE_AT_ONCE:]] == [0 if declared else LARGE_BODY] * 5
-        assert not any(task.done() for task in tasks[LARGE_AT_ONCE:])
-        small, _ = sender(1, [], limits)
-        assert len(await small.body()) == 100_000
+        assert [sum(read) for _, read in senders[4:]] == [0 if declared else 100_000] * 5
+        assert not any(task.done() for task in tasks[4:])
+        small, _ = sender(1, [(b"content-length", b"65536")], limits)
+        assert await small.body()
+        # One that gives up its place, and one whose client is gone, hold up nobody.
+        tasks[5].cancel()
         for task, (request, _) in zip(tasks, senders, strict=True):
-            assert len(await task) == 3_000_000
+            if task is not tasks[5]:
+                assert len(await task) == 3_000_000
             request.release()
-    assert not limits.large.locked()
+    assert limits.budget.free == 12_000_000
+
+
+async def test_who_waits_too_long_for_the_budget_is_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits_module, "WAIT_SECONDS", 0.2)
+    limits = BodyLimits(2_000_000, 100_000)
+    await limits.budget.take(limits.budget.free)
+    request, read = sender(20, [(b"content-length", b"2000000")], limits)
+    with pytest.raises(BusyError, match="again later"):
+        await request.body()
+    assert not read
+    limits.budget.give_back(limits_module.BUDGET)
+    assert len(await request.body()) == 2_000_000
+    request.release()
+    assert limits.budget.free == limits_module.BUDGET
 
 
 async def test_a_body_too_large_takes_no_place() -> None:
     limits = BodyLimits(2_000_000, 100_000)
-    for _ in range(LARGE_AT_ONCE):
-        await limits.large.acquire()
+    await limits.budget.take(limits.budget.free)
     request, read = sender(30, [(b"content-length", b"3000000")], limits)
     with pytest.raises(TooLargeError):
         await asyncio.wait_for(request.body(), 20)
@@ -470,26 +487,26 @@ async def test_a_body_too_large_takes_no_place() -> None:
 async def test_a_slow_sender_does_not_keep_the_place_of_a_large_body(
     dataset: Dataset, source: MemorySource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits_module, "LARGE_SECONDS", 2.0)
+    monkeypatch.setattr(connections_module, "BODY_SECONDS", 1.0)
+    monkeypatch.setattr(limits_module, "BUDGET", 0)  # so it is one body of the largest size
     async with large_server(dataset, source) as client:
         port = client.base_url.port
         slow = []
-        for _ in range(LARGE_AT_ONCE):
+        for _ in range(4):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n[")
+            writer.write(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8300000\r\n\r\n[")
             await writer.drain()
             slow.append((reader, writer))
 
-        async def all_have_their_place() -> bool:
+        async def all_are_read() -> bool:
             return "serving_requests_in_progress 5.0" in (await client.get("/metrics")).text
 
-        await eventually(all_have_their_place)
-        monkeypatch.setattr(limits_module, "LARGE_SECONDS", 60.0)  # the next one may take its time
+        await eventually(all_are_read)
         answer = await client.post("/predict", content=json.dumps(RECORD).encode() + b" " * LARGE_BODY)
         assert answer.status_code == 200
         for reader, writer in slow:
             head = await reader.readuntil(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 400")
+            assert head.startswith(b"HTTP/1.1 408")
             assert b"did not arrive within" in await reader.read(1000)
             writer.close()
 
@@ -509,11 +526,13 @@ async def test_a_large_body_is_decoded_in_turns_with_the_loop() -> None:
 async def test_a_connection_too_many_is_turned_away_and_the_next_is_served(
     dataset: Dataset, source: MemorySource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "_CONNECTIONS", 4)
+    monkeypatch.setattr(connections_module, "MAX_CONNECTIONS", 4)
     async with large_server(dataset, source) as client:
         port = client.base_url.port
         idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(6)]
         await eventually_status(client, 503)
+        for probe in ("/livez", "/readyz", "/v2/health/ready", "/ping"):
+            assert (await client.get(probe)).status_code == 200
         for _, writer in idle:
             writer.close()
             await writer.wait_closed()
@@ -522,7 +541,7 @@ async def test_a_connection_too_many_is_turned_away_and_the_next_is_served(
 
 async def eventually_status(client: httpx.AsyncClient, status: int) -> None:
     async def is_answered() -> bool:
-        return (await client.get("/health/live", headers={"Connection": "close"})).status_code == status
+        return (await client.get("/model", headers={"Connection": "close"})).status_code == status
 
     await eventually(is_answered)
 
@@ -535,6 +554,6 @@ async def test_bytes_that_are_no_http_cost_only_their_connection(client: httpx.A
         writer.write_eof()
         with contextlib.suppress(ConnectionError):  # the server may hang up before it has read all
             answer = await reader.read()
-            assert answer == b"" or answer.startswith(b"HTTP/1.1 400"), answer[:100]
+            assert answer == b"" or answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 431")), answer[:100]
         writer.close()
     assert (await client.post("/predict", json=RECORD)).status_code == 200

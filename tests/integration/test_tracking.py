@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from complex_system.local.servers import Server, free_port
 from complex_system.tracking.artifact_store import ArtifactStore
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.tracking.mlflow import MlflowTracker, log_data
-from complex_system.tracking.registry import ModelRegistry
+from complex_system.tracking.registry import ONNX_FILE, ONNX_FOLDER, ONNX_METADATA, ModelRegistry
 from complex_system.tracking.wandb import ARTIFACT_TYPE, WandbTracker, artifact_folder
 from proxy import proxied
 from samples import lab_samples
@@ -268,6 +269,27 @@ class Following(Tracker):
         if len(self.asked) == 1:
             raise TrackingUnavailableError("away")
         return LoggedModel("model", "1", "run", "url")
+
+
+def test_a_registered_model_is_read_with_the_key_that_its_trainer_signed_it_with(
+    mlflow_server: Server, prefix: str, client: Any
+) -> None:
+    logged = MlflowTracker(mlflow_server.url, prefix, prefix, "model-key").log(quick_result("lightgbm", "signed"))
+    ours, others = (ModelRegistry(mlflow_server.url, prefix, key) for key in ("model-key", "another"))
+    ref = ours.find(logged.model, logged.version)
+    _, metadata = ours.load_onnx_model(ref)
+    with pytest.raises(ModelRefusedError, match="not signed"):
+        others.load_onnx_model(ref)
+    # Somebody who may write to MLflow replaces the model and its digest, or registers the files under another name.
+    forged = {**metadata, "sha256": hashlib.sha256(b"evil").hexdigest()}
+    client.log_text(ref.run_id, "evil", f"{ONNX_FOLDER}/{ONNX_FILE}")
+    client.log_text(ref.run_id, json.dumps(forged), f"{ONNX_FOLDER}/{ONNX_METADATA}")
+    assert ModelRegistry(mlflow_server.url, prefix).load_onnx_model(ref)[0] == b"evil"
+    with pytest.raises(ModelRefusedError, match="not signed"):
+        ours.load_onnx_model(ref)
+    unsigned = MlflowTracker(mlflow_server.url, prefix, prefix).log(quick_result("lightgbm", "unsigned"))
+    with pytest.raises(ModelRefusedError, match="replaced by the next training"):
+        ours.load_onnx_model(ours.find(unsigned.model, unsigned.version))
 
 
 def test_wandb_offline_writes_its_run_and_the_plain_directory(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

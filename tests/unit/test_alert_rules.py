@@ -8,10 +8,12 @@ import pytest
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import DeclarationError
-from complex_system.monitoring.alerts.evaluation import AlertRules
+from complex_system.monitoring.alerts.evaluation import AlertChange, AlertRules
 from complex_system.monitoring.alerts.rules import load_rules, parse_rules
+from complex_system.monitoring.flow import RecordFlow
 from complex_system.monitoring.points import Figures
 from complex_system.protocol.base import to_wire
+from complex_system.protocol.database import IngestCounts
 from complex_system.protocol.operations import ALERT_RAISED, Action
 from everything import EVERYTHING
 
@@ -27,6 +29,24 @@ def events(judge: AlertRules, metric: str, values: list[float], **others: float)
         for change in judge.evaluate(1000.0 + 10 * place, Figures.of_flat({metric: value, **others})):
             found.append((place, change.kind, change.alert.subject))
     return found
+
+
+def test_a_source_without_room_for_dead_letters_is_an_alert(dataset: Dataset, tmp_path: Path) -> None:
+    judge = AlertRules(load_rules(str(tmp_path), "alerts.yaml"), dataset)
+    flow = RecordFlow(0.0)
+
+    def judged(at: float, stopped: tuple[str, ...]) -> list[AlertChange]:
+        flow.ingested(IngestCounts(on=True, waiting=0, in_flight=5, dead=1000, stopped=stopped))
+        return judge.evaluate(at, flow.figures())
+
+    assert judged(1000.0, ()) == []
+    [raised] = judged(1010.0, ("press-4",))
+    assert (raised.kind, raised.alert.rule, raised.alert.severity) == ("raised", "stopped-sources", "critical")
+    assert raised.alert.sentence.startswith("1 source(s) have no room for another dead letter")
+    assert judged(1020.0, ()) == []
+    [ended] = judged(1080.0, ())
+    assert ended.kind == "ended"
+    assert "room for dead letters is back to normal" in ended.alert.over
 
 
 RULE = "- {name: error, metric: performance/rmse, above: 20, clear: 15, for: 20, clear_for: 30}"

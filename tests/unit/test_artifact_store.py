@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,46 @@ def test_what_is_no_artifact_is_refused(tmp_path: Path, digest: str) -> None:
     (tmp_path / "secret").mkdir()
     with pytest.raises(ModelRefusedError):
         ArtifactStore(tmp_path / "store").read(digest)
+
+
+def test_only_the_newest_artifacts_are_kept(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path, keep=3)
+    written = []
+    for number in range(5):
+        written.append(store.write(FILES, {"round": str(number)}))
+        os.utime(tmp_path / written[-1], (number, number))
+    assert store.digests() == written[2:]
+    # One that becomes the newest again is not the next to go.
+    assert store.write(FILES, {"round": "2"}) == written[2]
+    last = store.write(FILES, {"round": "9"})
+    assert store.digests() == [written[4], written[2], last]
+    assert store.newest() == last
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*store.digests(), "newest"])
+
+
+def test_what_a_killed_process_left_behind_is_removed_later(tmp_path: Path) -> None:
+    for name, age in ((".writing-old", 7200), (".writing-now", 0), (".removing-0123456789abcdef-1", 0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.pt").write_bytes(b"half")
+        then = time.time() - age
+        os.utime(tmp_path / name, (then, then))
+    digest = ArtifactStore(tmp_path).write(FILES, {})
+    assert {path.name for path in tmp_path.iterdir()} == {".writing-now", digest, "newest"}
+
+
+def test_files_and_folders_are_on_disk_before_the_pointer_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "store"
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        fsync(descriptor)
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.append("writing" if path.name.startswith(".writing") else path.name)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    ArtifactStore(root).write(FILES, {})
+    pointer = f".newest-{os.getpid()}"
+    assert synced == [tmp_path.name, "model.pt", "model.onnx", "metadata.json", "writing", "store", pointer, "store"]

@@ -166,7 +166,7 @@ def test_the_deployments_ship_one_broker_configuration() -> None:
 @pytest.mark.parametrize("deployment", ["maria", "mongo"])
 def test_what_is_published_is_kept_on_a_volume(configured: Path, deployment: str) -> None:
     conf = (ROOT / "deployments" / deployment / "nats.conf").read_text(encoding="utf-8")
-    place = re.search(r'^jetstream \{ store_dir: "(.+)" \}', conf, re.MULTILINE)
+    place = re.search(r'^jetstream \{ store_dir: "([^"]+)", sync_interval: always \}', conf, re.MULTILINE)
     assert place is not None
     mounted = {volume.rsplit(":", 1)[1] for volume in compose(configured, deployment)["services"]["nats"]["volumes"]}
     assert place[1] in mounted
@@ -269,7 +269,7 @@ def test_a_service_is_imported_with_nothing_but_what_its_image_installs(service:
 
 
 OPTIONAL = {
-    ("ml_monitoring", "river"), ("ml_monitoring", "uvloop"), ("ml_serving", "pandas"), ("ml_serving_mlflow", "pandas"),
+    ("ml_monitoring", "river"), ("ml_monitoring", "uvloop"), ("ml_serving_mlflow", "pandas"),
 }  # fmt: skip
 """Packages that functions import and an image may lack. docs/services/ml_monitoring.md and docs/serving.md say what is missing then;
 without uvloop, ``http.server`` runs on Python's own loop."""

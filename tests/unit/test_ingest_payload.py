@@ -57,9 +57,16 @@ def test_what_is_neither_json_nor_a_thing_is_refused(payload: bytes) -> None:
         published_records(payload)
 
 
-def keys(message_id: str = "", sequence: int = 1, taken: datetime = TAKEN, count: int = 3, value: float = 1.0) -> list[str]:
+def keys(
+    message_id: str = "",
+    sequence: int = 1,
+    taken: datetime = TAKEN,
+    count: int = 3,
+    value: float = 1.0,
+    source: str = "press-4",
+) -> list[str]:
     records = [{ID: None, "a": value} for _ in range(count)]
-    give_keys(records, message_id, sequence, taken)
+    give_keys(records, source, message_id, sequence, taken)
     return [str(record[ID]) for record in records]
 
 
@@ -74,10 +81,12 @@ def test_keys_are_the_same_at_every_delivery_and_another_messages_are_others() -
 def test_with_an_id_of_its_own_a_message_has_the_same_keys_wherever_it_stands() -> None:
     assert keys("a") == keys("a", sequence=9, taken=TAKEN + timedelta(days=1))
     assert not set(keys("a")) & set(keys("a", value=2.0))
+    # Another device that counts from 1 as well.
+    assert not set(keys("a")) & set(keys("a", source="press-5"))
 
 
 def test_keys_that_are_there_stay() -> None:
     records = [{ID: "own", "a": 1}, {ID: None, "a": 1}]
-    give_keys(records, "", 1, TAKEN)
+    give_keys(records, "", "", 1, TAKEN)
     assert records[0][ID] == "own"
     assert records[1][ID] == keys(count=2)[1]

@@ -206,7 +206,7 @@ def test_status_json_has_what_scripts_are_promised(run: Observed, tmp_path: Path
         "state": "running",
         "infrastructure": {"nats": {"url": "nats://127.0.0.1:1"}},
         "services": {"ml_serving_mlflow": {"state": "ready", "pid": 7, "restarts": 0, "url": "http://127.0.0.1:2"}},
-        "records": {"raw": 0, "processed": 0, "labelled": 0, "rejected": 0},
+        "records": {"raw": 0, "processed": 0, "labelled": 0, "rejected": 0, "conflicts": 0},
         "results": [
             {"framework": "lightgbm", "model": "lab-lightgbm", "version": "1", "rmse": 14.4, "mae": 12.1, "r2": 0.98}
         ],

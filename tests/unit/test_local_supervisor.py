@@ -209,3 +209,43 @@ def test_a_service_that_starts_after_mlflow_waits_for_it(tmp_path: Path) -> None
         return before
 
     assert asyncio.run(main()) is None
+
+
+class Stuck(NatsServer):
+    """A broker that says once that it must be started again."""
+
+    stuck = False
+
+    def needs_restart(self) -> bool:
+        was, self.stuck = self.stuck, False
+        return was
+
+
+async def test_a_server_that_runs_and_does_not_work_is_started_again(
+    supervise: Callable[..., tuple[Supervisor, RunState]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("complex_system.local.supervisor.BROKEN_POLL", 0.05)
+    server = Stuck(tmp_path / "nats", port=0)
+    supervisor, state = supervise(server)
+    process, told = state.infrastructure["nats"], list[str]()
+    state.on_note.append(told.append)
+    try:
+        await eventually(lambda: process.state == "ready")
+        first = process.pid
+        server.stuck = True
+        await eventually(lambda: process.state == "ready" and process.pid != first)
+        assert process.restarts == 1
+        assert "nats: could not write, and there is room again: starting it again" in told
+    finally:
+        await supervisor.stop()
+
+
+def test_a_broker_says_by_its_log_that_it_must_be_started_again(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path / "nats", port=0)
+    server.make_ready()
+    assert not server.needs_restart()
+    line = "[7] 2026/11/29 [ERR] Filestore [S] Critical write error: write /data/1.blk: no space left on device\n"
+    server.log_file.write_text(line)
+    assert server.needs_restart()
+    server.make_ready()  # what it said before its restart does not count
+    assert not server.needs_restart()

@@ -21,7 +21,15 @@ from complex_system.monitoring.history import Champion, History, Pair
 from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, Monitor
 from complex_system.monitoring.points import Figure, Figures
 from complex_system.monitoring.reference import Reference
-from complex_system.monitoring.services import EXPECTED_WITHIN, SILENT_KEPT, STOPPED_KEPT, ServiceBook, ServiceState
+from complex_system.monitoring.services import (
+    EXPECTED_WITHIN,
+    MAX_DETAIL,
+    MAX_REPLICAS,
+    SILENT_KEPT,
+    STOPPED_KEPT,
+    ServiceBook,
+    ServiceState,
+)
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.base import to_wire
 from complex_system.protocol.database import RecordCounts, Rejection
@@ -48,8 +56,16 @@ class Clock:
         return self.now
 
 
-def beat(service: str, replica: str, state: State = "ready", started: float = 1.0) -> Heartbeat:
-    return Heartbeat(service=service, replica=replica, state=state, started=started, cpu_percent=10.0, memory_megabytes=50.0)
+def beat(service: str, replica: str, state: State = "ready", started: float = 1.0, detail: str = "") -> Heartbeat:
+    return Heartbeat(
+        service=service,
+        replica=replica,
+        state=state,
+        started=started,
+        detail=detail,
+        cpu_percent=10.0,
+        memory_megabytes=50.0,
+    )
 
 
 # Services
@@ -94,6 +110,27 @@ def test_a_replica_that_takes_a_silent_ones_place_is_a_restart(book: ServiceBook
     (service,) = book.services()
     assert (service.state, service.running, service.restarts) == ("ready", 1, 1)
     assert book.figures()[Figure("services/silent", "serving")] == 0
+
+
+def test_invented_services_and_endless_replicas_take_no_memory(clock: Clock) -> None:
+    book = ServiceBook(8.0, clock, {"ml_consumer"})
+    for number in range(1000):
+        assert not book.heartbeat_received(beat(f"invented_{number}", replica=str(number)))
+    book.expect([ServiceState(service="invented", state="ready", running=1, replicas=())])
+    assert not book.heartbeat_received(beat("ml_consumer", replica="x" * 201))
+    assert book.services() == []
+    for number in range(MAX_REPLICAS + 50):
+        book.heartbeat_received(beat("ml_consumer", replica=str(number), detail="x" * 100_000))
+    [service] = book.services()
+    assert service.running == MAX_REPLICAS
+    assert {len(each.detail) for each in service.replicas} == {MAX_DETAIL}
+    # Those that do not run make room, and who is known is heard on.
+    book.heartbeat_received(beat("ml_consumer", replica="7", state="stopped"))
+    assert book.heartbeat_received(beat("ml_consumer", replica="the next one"))
+    [service] = book.services()
+    assert "the next one" in {each.replica for each in service.replicas}
+    assert "7" not in {each.replica for each in service.replicas}
+    assert book.heartbeat_received(beat("ml_consumer", replica="8", state="stopped"))
 
 
 def test_the_same_name_with_a_later_start_is_a_restart_and_another_replica_is_none(book: ServiceBook) -> None:

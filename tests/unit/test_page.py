@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import math
+import random
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,12 +16,14 @@ import msgspec
 import pytest
 
 from complex_system.domain.dataset import Dataset
+from complex_system.http.auth import ApiKey
 from complex_system.monitoring import rest, series
 from complex_system.monitoring.aggregates import ErrorSums, Served
 from complex_system.monitoring.drift import DataDrift
 from complex_system.monitoring.history import History, Pair
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.page import answers
+from complex_system.monitoring.page import gateway as gateway_module
 from complex_system.monitoring.page.app import VIEWS, only_changed, public_address
 from complex_system.monitoring.page.diagram import diagrams
 from complex_system.monitoring.page.formatting import Clock, Viewer, count, lasting, link, rate, share
@@ -288,10 +292,42 @@ async def test_with_an_api_key_the_page_asks_for_it_and_does_not_pass_it_on() ->
     async with client(gateway) as http:
         refused = await http.get("/")
         assert refused.status_code == 401
-        assert refused.headers["www-authenticate"].startswith("Basic")
+        assert "/login" in refused.text
+        led = await http.get("/models?a=b&c=d", headers={"accept": "text/html,*/*"})
+        assert (led.status_code, led.headers["location"]) == (303, "/login?next=/models%3Fa%3Db%26c%3Dd")
+        key = ApiKey("s3cret")
+        http.cookies.set(key.cookie, key.token("session"))
+        assert (await http.get("/models")).text.endswith("[]")
+        http.cookies.clear()
         assert (await http.get("/", auth=("anybody", "wrong"))).status_code == 401
         assert (await http.get("/", headers={"authorization": "Basic \u00fc".encode("latin-1")})).status_code == 401
         for allowed in ({"x-api-key": "s3cret"}, {"authorization": "Bearer s3cret"}):
             assert (await http.get("/", headers=allowed)).text.endswith("[]")
         assert (await http.get("/", auth=("anybody", "s3cret"))).text.endswith("[]")
+    gateway.close()
+
+
+async def test_scripts_are_kept_compressed_however_many_names_they_are_asked_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"a": b"let a = 1;" * 1000, "b": bytes(random.Random(1).choices(b"0123456789abcdef", k=100_000))}
+
+    def scripts(environ: dict[str, Any], start: Any) -> Iterator[bytes]:
+        start("200 OK", [("Content-Type", "text/javascript"), ("Cache-Control", "public, max-age=31536000")])
+        yield texts[environ["PATH_INFO"][1]]
+
+    gateway = WsgiGateway(scripts)
+    compressed = []
+    compress = gzip.compress
+    monkeypatch.setattr(gateway_module.gzip, "compress", lambda *a, **k: compressed.append(1) or compress(*a, **k))
+    async with client(gateway) as http:
+        for number in range(50):
+            for name, text in texts.items():
+                answer = await http.get(f"/{name}.v1m{number}.js")
+                assert answer.headers["content-encoding"] == "gzip"
+                assert answer.content == text
+        assert len(compressed) == len(gateway._compressed) == 2
+        monkeypatch.setattr(gateway_module, "MAX_COMPRESSED", 60_000)
+        for number in range(20):  # contents that change
+            texts["b"] = bytes(random.Random(number).choices(b"0123456789abcdef", k=80_000))
+            await http.get("/b")
+        assert sum(map(len, gateway._compressed.values())) <= 60_000
     gateway.close()

@@ -6,7 +6,9 @@ import asyncio
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
@@ -19,11 +21,13 @@ from complex_system.errors import (
 )
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.engine import CHUNK_RECORDS, PredictionEngine, PredictionResult, RemotePipeline
+from complex_system.serving.models import runtimes
 from complex_system.serving.models import slot as slot_module
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.predictor import Predictor
 from complex_system.serving.models.slot import ModelProblem, ModelSlot
 from complex_system.serving.requests.examples import example_record
+from complex_system.training.onnx import ONNX_INPUT, ONNX_OUTPUT
 from models import MemorySource, linear_onnx, onnx_metadata
 
 
@@ -236,3 +240,92 @@ async def test_processing_elsewhere_gives_the_same_and_names_the_same_record(
     with pytest.raises(InvalidRecordError) as caught:
         await remote.predict(records)
     assert caught.value.faults[0]["record"] == CHUNK_RECORDS + 3
+
+
+# A model that never ends
+
+
+def endless_onnx(dataset: Dataset, wanted: float | None) -> bytes:
+    """A model that answers the sum of the features, and loops without end where it is ``wanted``; always where that is None."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["goes_on"], ["still"]),
+            helper.make_node("Identity", ["value"], ["next"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("value", TensorProto.FLOAT, ["n", 1]),
+        ],
+        [
+            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, ["n", 1]),
+        ],
+    )
+    condition = [] if wanted is None else [
+        helper.make_node("Less", ["sum", "limit"], ["below"]),
+        helper.make_node("Cast", ["below"], ["number"], to=TensorProto.INT32),
+        helper.make_node("ReduceMin", ["number"], ["all_below"], keepdims=0),
+        helper.make_node("Equal", ["all_below", "zero"], ["begins"]),
+    ]  # fmt: skip
+    constants = [
+        numpy_helper.from_array(np.array([1], np.int64), "axes"),
+        numpy_helper.from_array(np.array([wanted or 0.0], np.float32), "limit"),
+        numpy_helper.from_array(np.array(0, np.int32), "zero"),
+        numpy_helper.from_array(np.array(True), "always"),
+    ]
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceSum", [ONNX_INPUT, "axes"], ["sum"], keepdims=1),
+            *condition,
+            helper.make_node("Loop", ["", "always" if wanted is None else "begins", "sum"], [ONNX_OUTPUT], body=body),
+        ],
+        "endless",
+        [helper.make_tensor_value_info(ONNX_INPUT, TensorProto.FLOAT, ["n", len(dataset.feature_names)])],
+        [helper.make_tensor_value_info(ONNX_OUTPUT, TensorProto.FLOAT, ["n", 1])],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    encoded: bytes = model.SerializeToString()
+    return encoded
+
+
+def test_a_model_that_loops_without_end_is_refused(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtimes, "RUN_SECONDS", 0.3)
+    with pytest.raises(ModelRefusedError, match=r"within 0\.3\d* s and was stopped"):
+        load(pipeline, endless_onnx(pipeline.dataset, None))
+    assert load(pipeline).predict([]) == []
+
+
+async def test_a_model_that_loops_for_some_records_holds_up_the_event_loop_once(
+    pipeline: Pipeline, source: MemorySource, models: ModelManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtimes, "RUN_SECONDS", 0.5)
+    source.publish(pipeline.dataset, 0.0, endless_onnx(pipeline.dataset, 4.5))
+    await models.refresh()
+    engine = PredictionEngine(models)
+    good = {"material_id": "00000000", "rohwert_1_labormessung": 1.0, "rohwert_3_labormessung": 0.0}
+    bad = {**good, "laborant": "TK", "rohwert_2_labormessung": 29.9, "rohwert_3_labormessung": 1.99}
+    assert (await engine.predict([good])).predictions[0] < 4.5
+    predictor = models.champion.require()
+    assert predictor.quick
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0.01)
+
+    for is_first in (True, False):
+        turning = asyncio.create_task(turn())
+        await asyncio.sleep(0.02)
+        turns = 0
+        with pytest.raises(InternalError, match="was stopped"):
+            await engine.predict([bad])
+        assert (turns < 3) == is_first
+        turning.cancel()
+        assert not predictor.quick
+    assert (await engine.predict([good])).predictions[0] < 4.5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from complex_system.domain.pages import Page
-from complex_system.messaging.replicas import ALL, Replicas, Share
+from complex_system.messaging.replicas import ALL, MAX_REPLICAS, Replicas, Share
 from complex_system.protocol.operations import Heartbeat, State
 from complex_system.service_layer.database.requests import part_of
 
@@ -24,6 +24,14 @@ def beat(instance: str, service: str = "data_processing", version: str = "v1", s
 
 def replica(instance: str, clock: Clock) -> Replicas:
     return Replicas(beat(instance), 6.0, clock)
+
+
+def test_more_replicas_than_can_be_are_not_believed() -> None:
+    own = Heartbeat(service="data_processing", instance="own")
+    replicas = Replicas(own, 6.0)
+    for number in range(MAX_REPLICAS + 100):
+        replicas.hear(Heartbeat(service="data_processing", instance=f"invented-{number}"))
+    assert replicas.share.count == MAX_REPLICAS + 1
 
 
 def test_who_hears_nobody_takes_everything() -> None:

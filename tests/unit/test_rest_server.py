@@ -1,19 +1,19 @@
-"""The HTTP server on real sockets: with ``httptools``, where an answer leaves in one piece, and without."""
+"""The HTTP server on real sockets: an answer leaves in one piece, and nobody holds a connection by being slow."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from uvicorn.protocols.http import auto, httptools_impl
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from complex_system.http import connections
 from complex_system.http.server import RestServer
+from support import eventually
 
 LARGE = 5_000_000
 PATIENCE = 60
@@ -21,10 +21,14 @@ Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Application:
-    """Answers ``/`` in two messages, ``/empty`` without a body, ``/large`` with a large one and ``/slow`` as the test says."""
+    """Answers ``/`` in two messages, ``/empty`` without a body, ``/large`` with a large one, ``/slow`` as the test says.
+
+    ``/body`` answers with the size of the request's.
+    """
 
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
+        self.gone = asyncio.Event()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         path = scope["path"]
@@ -32,6 +36,17 @@ class Application:
             await self._answer(send, 204, [])
         elif path == "/large":
             await self._answer(send, 200, [bytes(LARGE)])
+        elif path == "/body":
+            size, more = 0, True
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    self.gone.set()
+                    return
+                size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+                if scope["query_string"] == b"waits":
+                    await self.go_on.wait()
+            await self._answer(send, 200, [b"%d bytes" % size])
         elif path == "/slow":
             await self._answer(send, 200, [b"first", b"second"])
         else:
@@ -46,16 +61,9 @@ class Application:
             await send({"type": "http.response.body", "body": part, "more_body": place + 1 < len(parts)})
 
 
-@pytest.fixture(params=["httptools", "without httptools"])
-async def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RestServer]:
-    if request.param != "httptools":
-        monkeypatch.setitem(sys.modules, "httptools", None)  # an import fails, as where it is not installed
-        for module in (auto, httptools_impl):  # those that hold it already
-            monkeypatch.delitem(sys.modules, module.__name__)
+@pytest.fixture
+async def server() -> AsyncIterator[RestServer]:
     async with serving(Application()) as started:
-        assert started._server is not None
-        wanted = "BufferedProtocol" if request.param == "httptools" else H11Protocol.__name__
-        assert started._server.config.http_protocol_class.__name__ == wanted
         yield started
 
 
@@ -94,12 +102,18 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bytes]]:
     return calls
 
 
+def application_of(server: RestServer) -> Application:
+    application = server._app._app
+    assert isinstance(application, Application)
+    return application
+
+
 def port_of(server: RestServer) -> int:
     return int(server.url.rpartition(":")[2])
 
 
 def get(path: str, *headers: str) -> bytes:
-    return "\r\n".join((f"GET {path} HTTP/1.1", "Host: here", *headers, "", "")).encode()
+    return "\r\n".join((f"GET {path} HTTP/1.1", "Host: localhost", *headers, "", "")).encode()
 
 
 async def answer(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
@@ -148,7 +162,7 @@ async def test_what_is_there_does_not_wait_for_what_comes_later(server: RestServ
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 ")
         assert await reader.readexactly(5) == b"first"  # only then the second part is made
-        server._app.go_on.set()
+        application_of(server).go_on.set()
         assert await reader.readexactly(6) == b"second"
 
 
@@ -163,7 +177,7 @@ async def test_a_client_that_goes_in_the_middle_of_an_answer_disturbs_nobody(ser
         writer.write(get("/slow"))
         await reader.readuntil(b"first")
         writer.transport.abort()
-    server._app.go_on.set()
+    application_of(server).go_on.set()
     async with connected(server) as (reader, writer):
         writer.write(get("/?next"))
         assert (await answer(reader))[1] == b"an answer to next"
@@ -176,3 +190,108 @@ async def test_head_and_body_of_an_answer_leave_in_one_system_call(sent: list[tu
             head, body = await answer(reader)
             assert [data for port, data in sent if port == port_of(server)] == [head + body]
             sent.clear()
+
+
+# Deadlines and bounds
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(connections, "BODY_SECONDS", 0.3)
+
+
+@pytest.mark.parametrize("begun", [b"", b"P", b"POST / HTTP/1.1\r\nHost: local"])
+async def test_a_head_that_does_not_come_ends_its_connection(server: RestServer, hurried: None, begun: bytes) -> None:
+    async with connected(server) as (reader, writer):
+        writer.write(begun)
+        head, body = await answer(reader)
+        assert head.startswith(b"HTTP/1.1 408 ")
+        assert b"within 0.3 s" in body
+        assert await reader.read() == b""
+
+
+async def test_so_does_a_later_one_and_a_head_that_trickles(server: RestServer, hurried: None) -> None:
+    async with connected(server) as (reader, writer):
+        writer.write(get("/?first"))
+        assert (await answer(reader))[1] == b"an answer to first"
+        trickling = asyncio.create_task(trickle(writer, get("/?second", *(f"X-{place}: 1" for place in range(100)))))
+        head, _ = await answer(reader)
+        assert head.startswith(b"HTTP/1.1 408 ")
+        trickling.cancel()
+
+
+async def trickle(writer: asyncio.StreamWriter, data: bytes) -> None:
+    for byte in data:
+        writer.write(bytes([byte]))
+        await asyncio.sleep(0.02)
+
+
+async def test_a_body_that_does_not_come_ends_its_connection_and_the_application_is_told(
+    server: RestServer, hurried: None
+) -> None:
+    async with connected(server) as (reader, writer):
+        writer.write(b"POST /body HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
+        trickling = asyncio.create_task(trickle(writer, b"x" * 1000))
+        head, body = await answer(reader)
+        assert head.startswith(b"HTTP/1.1 408 ")
+        assert b"fewer records" in body
+        await asyncio.wait_for(application_of(server).gone.wait(), PATIENCE)
+        trickling.cancel()
+
+
+async def test_what_waits_because_the_server_does_not_read_has_its_time(server: RestServer, hurried: None) -> None:
+    size = 3_000_000
+    async with connected(server) as (reader, writer):
+        writer.write(b"POST /body?waits HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
+        loop = asyncio.get_running_loop()
+        loop.call_later(1.0, application_of(server).go_on.set)  # three times what a body may take
+        assert (await answer(reader))[1] == b"%d bytes" % size
+
+
+async def test_a_body_after_its_answer_is_not_waited_for_either(server: RestServer, hurried: None) -> None:
+    async with connected(server) as (reader, writer):
+        writer.write(b"POST /?early HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nx")
+        assert (await answer(reader))[1] == b"an answer to early"
+        assert await reader.read() == b""
+
+
+async def test_a_head_has_a_bound(server: RestServer) -> None:
+    fits = "x" * (connections.HEAD_BYTES - 1000)
+    async with connected(server) as (reader, writer):
+        writer.write(get("/?fits", f"X: {fits}"))
+        assert (await answer(reader))[1] == b"an answer to fits"
+    for begun in (get("/?more", f"X: {'x' * connections.HEAD_BYTES}")[:-2], b"GET /" + b"x" * connections.HEAD_BYTES):
+        async with connected(server) as (reader, writer):
+            writer.write(begun)
+            head, body = await answer(reader)
+            assert head.startswith(b"HTTP/1.1 431 ")
+            assert b"65536 bytes" in body
+
+
+async def test_who_does_not_read_its_answer_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(Application()) as server:
+        assert server._server is not None
+        server._server.config.timeout_keep_alive = 0.2  # type: ignore[assignment]
+        async with connected(server) as (_, writer):
+            writer.write(get("/large") * 2)
+            state = server._server.server_state
+            await eventually(lambda: state.connections)
+            await eventually(lambda: not state.connections)
+
+
+async def test_above_the_spare_connections_none_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(connections, "SPARE_CONNECTIONS", 2)
+    async with serving(Application()) as server:
+        held = [await asyncio.open_connection("127.0.0.1", port_of(server)) for _ in range(4)]
+        reader, writer = held[-1]
+        writer.write(get("/livez"))  # of a probe
+        assert (await answer(reader))[0].startswith(b"HTTP/1.1 200 ")
+        more, another = await asyncio.open_connection("127.0.0.1", port_of(server))
+        with contextlib.suppress(ConnectionError):
+            assert await more.read() == b""
+        writer.write(get("/other"))
+        assert (await answer(reader))[0].startswith(b"HTTP/1.1 503 ")
+        for each in (another, *(writer for _, writer in held)):
+            each.close()

@@ -10,9 +10,11 @@ from complex_system.describe.description import Description, describe, refused
 from complex_system.describe.inspection import InspectedColumn
 from complex_system.domain.json_schema import put_beside
 from complex_system.errors import DescribeError
+from complex_system.terminal import printable
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.text import Text
 
 _SHOWN = 6
 """Categories that the table shows."""
@@ -44,9 +46,9 @@ def describe_to(file: Path, target: str, output: Path | None, *, force: bool, ou
     count, first = refused(description)
     Console(file=err if output is None else out).print(summary(description))
     if count:
-        err.write(f"{count} of {description.records} records cannot be processed; {first}\n")
+        err.write(printable(f"{count} of {description.records} records cannot be processed; {first}\n"))
     if output is None:
-        out.write(description.text())
+        out.write(printable(description.text()) if out.isatty() else description.text())
         return
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -57,24 +59,24 @@ def describe_to(file: Path, target: str, output: Path | None, *, force: bool, ou
     beside = "" if output.parent.resolve() == file.parent.resolve() else f", put {file.name} in its folder"
     called = "" if output.name == "dataset.yaml" else ", call it dataset.yaml"
     run = f"fiot run mongo --data {shlex.quote(str(output.parent / file.name))}"
-    out.write(f"{output} written. Read it, correct what is wrong{called}{beside}, then: {run}\n")
+    out.write(printable(f"{output} written. Read it, correct what is wrong{called}{beside}, then: {run}\n"))
 
 
 def summary(description: Description) -> Group:
     """Return a table with one row per column, and a line on the resulting data set."""
     from rich.console import Group
     from rich.table import Table
-    from rich.text import Text
 
-    table = Table(title=f"{description.path.name}: {description.records} records, {len(description.columns)} columns")
+    name = printable(description.path.name)
+    table = Table(title=f"{name}: {description.records} records, {len(description.columns)} columns")
     for heading in ("column", "type", "unit", "values", "missing", "used as", "look at"):
         table.add_column(heading, overflow="fold")
     for column in description.columns:
         share = column.missing / description.records
         style = "bold" if column.name == description.target else "yellow" if _notes(column, description) else None
         table.add_row(
-            Text(column.name), column.type, Text(column.unit), Text(_values(column)), f"{share:.0%}" if share else "",
-            Text(_use(column, description)), Text(_notes(column, description)), style=style,
+            _text(column.name), column.type, _text(column.unit), _text(_values(column)), f"{share:.0%}" if share else "",
+            _text(_use(column, description)), _text(_notes(column, description)), style=style,
         )  # fmt: skip
     dataset = description.dataset()
     features = len(dataset.feature_names)
@@ -82,8 +84,14 @@ def summary(description: Description) -> Group:
         "" if description.target_was_named else " (CHECK: the last column of numbers; --target names another)"
     )
     return Group(
-        table, Text(f"{line}; {features} feature{'' if features == 1 else 's'}; pipeline version {dataset.version}")
+        table, _text(f"{line}; {features} feature{'' if features == 1 else 's'}; pipeline version {dataset.version}")
     )
+
+
+def _text(text: str) -> Text:
+    from rich.text import Text
+
+    return Text(printable(text))
 
 
 def _values(column: InspectedColumn) -> str:

@@ -1,29 +1,38 @@
-"""The API key that clients of our HTTP servers send."""
+"""The API key that clients of our HTTP servers send, and the sessions and links that stand for it in a browser."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import hmac
+import secrets
+import time
 from collections.abc import Iterator, Mapping
+from http.cookies import CookieError, SimpleCookie
+from typing import Literal
 
 from complex_system.errors import UnauthorizedError
 
+SESSION_SECONDS = 7 * 86_400
+"""How long a browser stays logged in."""
+LINK_SECONDS = 86_400
+"""How long a link that logs in is good for, once."""
+
+Purpose = Literal["session", "link"]
+
 
 class ApiKey:
-    """Decides whether a request carries the key: as ``X-API-Key`` or as ``Authorization: Bearer``.
+    """Decides whether a request carries the key.
 
-    Browsers cannot send either; for a page, the password of HTTP's basic authentication counts, too.
+    Programs send it as ``X-API-Key``, as ``Authorization: Bearer``, or as the password of HTTP's basic authentication. A browser
+    sends the cookie of a session, which the key signs: every service of the deployment accepts it, and a new key ends all sessions.
     """
 
-    def __init__(self, key: str, *, basic: bool = False) -> None:
-        """Set the key.
-
-        Args:
-            key: What clients must send; empty lets every request pass.
-            basic: Whether the password of basic authentication is accepted; the user name does not matter.
-        """
+    def __init__(self, key: str) -> None:
+        """Set the key; empty lets every request pass."""
         self._key = key.encode()
-        self._basic = basic
+        # Cookies are not separated by port: deployments beside each other must not overwrite each other's.
+        self.cookie = f"complex_system_{hashlib.sha256(b'cookie' + self._key).hexdigest()[:8]}"
 
     def __bool__(self) -> bool:
         """Return whether a key is set."""
@@ -31,7 +40,9 @@ class ApiKey:
 
     def accepts(self, headers: Mapping[str, str]) -> bool:
         """Return whether a request may pass. Names in ``headers`` are in lower case."""
-        return not self._key or any(hmac.compare_digest(each.encode(), self._key) for each in self._sent(headers))
+        if not self._key or any(self.is_key(each) for each in _sent(headers)):
+            return True
+        return bool(self.verified("session", self._session(headers.get("cookie", ""))))
 
     def require(self, headers: Mapping[str, str]) -> None:
         """Let a request pass, or refuse it.
@@ -40,15 +51,46 @@ class ApiKey:
             UnauthorizedError: The key is missing or wrong.
         """
         if not self.accepts(headers):
-            raise UnauthorizedError("The API key is missing or wrong; send it as the header X-API-Key.")
+            raise UnauthorizedError(
+                "The API key is missing or wrong; send it as the header X-API-Key. In a browser, log in at /login."
+            )
 
-    def _sent(self, headers: Mapping[str, str]) -> Iterator[str]:
-        yield headers.get("x-api-key", "")
-        scheme, _, value = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            yield value.strip()
-        elif scheme.lower() == "basic" and self._basic:
-            try:
-                yield base64.b64decode(value, validate=True).decode().partition(":")[2]
-            except ValueError:  # not base64, or not UTF-8
-                return
+    def is_key(self, text: str) -> bool:
+        """Return whether a text is the key."""
+        return hmac.compare_digest(text.encode(), self._key)
+
+    def token(self, purpose: Purpose) -> str:
+        """Return what stands for the key for a while: in the cookie of a session, or in a link that logs in."""
+        seconds = SESSION_SECONDS if purpose == "session" else LINK_SECONDS
+        content = f"{int(time.time()) + seconds}.{secrets.token_hex(16)}"
+        return f"{content}.{self._signature(purpose, content)}"
+
+    def verified(self, purpose: Purpose, token: str) -> float:
+        """Return when a token of ours ends, in seconds since 1970; 0 for another one and for one that has ended."""
+        content, _, signature = token.rpartition(".")
+        if not self._key or not hmac.compare_digest(signature.encode(), self._signature(purpose, content).encode()):
+            return 0.0
+        ends = float(content.partition(".")[0])
+        return ends if ends > time.time() else 0.0
+
+    def _signature(self, purpose: Purpose, content: str) -> str:
+        return hmac.new(self._key, f"{purpose}.{content}".encode(), hashlib.sha256).hexdigest()
+
+    def _session(self, cookies: str) -> str:
+        try:
+            found = SimpleCookie(cookies).get(self.cookie)
+        except CookieError:
+            return ""
+        return found.value if found else ""
+
+
+def _sent(headers: Mapping[str, str]) -> Iterator[str]:
+    yield headers.get("x-api-key", "")
+    scheme, _, value = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        yield value.strip()
+    elif scheme.lower() == "basic":
+        try:
+            yield base64.b64decode(value, validate=True).decode().partition(":")[2]
+        except ValueError:  # not base64, or not UTF-8
+            return

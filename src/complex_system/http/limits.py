@@ -1,44 +1,98 @@
-"""Requests whose bodies are read within limits: of bytes, of large bodies held at the same time, and of time."""
+"""Requests whose bodies are read within limits: of bytes each, and of bytes of all of them together.
+
+How long a body may take to arrive is the connection's concern (:mod:`complex_system.http.connections`).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
+from collections import deque
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from complex_system.domain.keys import new_key
-from complex_system.errors import InvalidRequestError, TooLargeError
+from complex_system.errors import BusyError, InvalidRequestError, TooLargeError
+from complex_system.http.browsers import require_json
 from complex_system.http.responses import REQUEST_ID
 
 LARGE_BODY = 1_000_000
-"""Bytes from which a body is large."""
-LARGE_AT_ONCE = 4
-"""Large bodies held at the same time: decoded, a body takes several times its bytes."""
-LARGE_SECONDS = 60.0
-"""Time for a large body to arrive once it is being read, so that a slow sender does not block the others."""
+"""Bytes from which a body is large: decoded in turns with the event loop."""
+UNBUDGETED = 65_536
+"""Bytes up to which a body is read without asking the budget: a connection buffers as many anyway."""
+BUDGET = 67_108_864
+"""Bytes of all bodies that are held at the same time: decoded, a body takes several times its bytes."""
+WAIT_SECONDS = 60.0
+"""How long a body waits for its share of the budget; then its sender is told to try again."""
+
+
+class ByteBudget:
+    """Bytes that are shared, first come, first served.
+
+    Attributes:
+        free: Bytes that nobody has at the moment.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.free = size
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def take(self, size: int) -> None:
+        """Take so many bytes; wait for them if necessary.
+
+        Raises:
+            BusyError: They did not become free in time.
+        """
+        if not self._waiting and size <= self.free:
+            self.free -= size
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((size, turn))
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await turn
+        except BaseException as error:
+            if turn.cancelled():
+                self._next()  # it may have held up smaller ones
+            else:
+                self.give_back(size)  # it had its turn, and nobody takes it
+            if isinstance(error, TimeoutError):
+                raise BusyError(
+                    f"Other large requests were read for {WAIT_SECONDS:g} s; send this one again later, or smaller ones."
+                ) from None
+            raise
+
+    def give_back(self, size: int) -> None:
+        """Give bytes back, to those who wait first."""
+        self.free += size
+        self._next()
+
+    def _next(self) -> None:
+        while self._waiting:
+            size, turn = self._waiting[0]
+            if not turn.cancelled():
+                if size > self.free:
+                    return
+                self.free -= size
+                turn.set_result(None)
+            self._waiting.popleft()
 
 
 class BodyLimits:
     """What all requests of one server share.
 
     Attributes:
-        small: Bytes below which a body needs no place.
-        large: Places for requests with large bodies.
+        max_bytes: Of one body.
+        max_records: Of one request, for the advice how to split one that is too large.
+        budget: Bytes of all bodies together.
     """
 
     def __init__(self, max_bytes: int, max_records: int) -> None:
-        """Set the limits.
-
-        Args:
-            max_bytes: Of one body.
-            max_records: Of one request, for the advice how to split one that is too large.
-        """
         self.max_bytes = max_bytes
-        self.small = min(LARGE_BODY, max_bytes)
         self.max_records = max_records
-        self.large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self.budget = ByteBudget(max(BUDGET, max_bytes))
+        self.unbudgeted = min(UNBUDGETED, max_bytes)
 
 
 class LimitedRequest:
@@ -54,7 +108,7 @@ class LimitedRequest:
         self.headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
         self._receive = receive
         self._limits = limits
-        self._holds_place = False
+        self._taken = 0
         self._id = ""
 
     def header(self, name: bytes) -> str:
@@ -69,20 +123,25 @@ class LimitedRequest:
             self._id = sent.decode() if sent and _ID.fullmatch(sent) else new_key()
         return self._id
 
+    def require_json(self) -> None:
+        """Let a body pass that is meant to be JSON (:func:`complex_system.http.browsers.require_json`)."""
+        require_json(self.headers)
+
     def release(self) -> None:
-        """Give back the place of a large body."""
-        if self._holds_place:
-            self._holds_place = False
-            self._limits.large.release()
+        """Give back the body's share of the budget."""
+        if self._taken:
+            taken, self._taken = self._taken, 0
+            self._limits.budget.give_back(taken)
 
     async def body(self) -> bytes:
         """Read the body.
 
         Raises:
-            InvalidRequestError: It is compressed, or large and slow.
+            InvalidRequestError: It is compressed.
             TooLargeError: It has too many bytes. Up to as much again is read and discarded, because a client that is still
                 sending would see a broken connection instead of the response.
-            ClientDisconnect: The client is gone.
+            BusyError: Too many others are being read.
+            ClientDisconnect: The client is gone, or too slow.
         """
         encoding = self.headers.get(b"content-encoding", b"")
         if encoding not in (b"", b"identity"):
@@ -90,8 +149,8 @@ class LimitedRequest:
             raise InvalidRequestError(f"Bodies are taken uncompressed, not with Content-Encoding '{shown}'.")
         length = self.headers.get(b"content-length", b"")
         declared = int(length) if len(length) < 19 and length.isdigit() else 0
-        if not 0 < declared < self._limits.small:
-            return await self._large_body(declared)
+        if not 0 < declared <= self._limits.unbudgeted:
+            return await self._budgeted_body(declared)
         body, more = b"", True
         while more:  # the HTTP server ends it at the declared length
             chunk, more = await self._chunk()
@@ -104,38 +163,36 @@ class LimitedRequest:
             raise ClientDisconnect
         return message.get("body", b""), message.get("more_body", False)
 
-    async def _large_body(self, declared: int) -> bytes:
+    async def _budgeted_body(self, declared: int) -> bytes:
         """Read a body that may be large: of no declared length, or a long one."""
-        max_bytes = self._limits.max_bytes
+        limits = self._limits
         chunks: list[bytes] = []
         size, more = 0, True
-        try:
-            async with asyncio.timeout(None) as limit:
-                if LARGE_BODY <= declared <= max_bytes:
-                    await self._wait_for_place(limit)
-                while more and size <= 2 * max_bytes:
-                    chunk, more = await self._chunk()
-                    size += len(chunk)
-                    if max(size, declared) > max_bytes:
-                        chunks.clear()
-                        self.release()
-                        continue
-                    chunks.append(chunk)
-                    if size >= LARGE_BODY and not self._holds_place:
-                        await self._wait_for_place(limit)
-        except TimeoutError:
-            raise InvalidRequestError(
-                f"The body of more than {LARGE_BODY} bytes did not arrive within {LARGE_SECONDS:g} s; send fewer records a request."
-            ) from None
-        if size > max_bytes:
+        if limits.unbudgeted < declared <= limits.max_bytes:
+            await self._take(declared)
+        while more and size <= 2 * limits.max_bytes:
+            chunk, more = await self._chunk()
+            size += len(chunk)
+            if max(size, declared) > limits.max_bytes:
+                chunks.clear()
+                self.release()
+                continue
+            chunks.append(chunk)
+            if size > limits.unbudgeted and not self._taken:
+                # Of no declared length: taken piece by piece, two of them could wait for each other.
+                await self._take(limits.max_bytes)
+        if size > limits.max_bytes:
             raise TooLargeError(self._how_to_split(size))
-        return b"".join(chunks)
+        body = b"".join(chunks)
+        if self._taken > size:
+            limits.budget.give_back(self._taken - size)
+            self._taken = size
+        return body
 
-    async def _wait_for_place(self, limit: asyncio.Timeout) -> None:
-        """Wait for a place among the large bodies; what is not read meanwhile stays with the sender."""
-        await self._limits.large.acquire()
-        self._holds_place = True
-        limit.reschedule(asyncio.get_running_loop().time() + LARGE_SECONDS)
+    async def _take(self, size: int) -> None:
+        """Take a share of the budget; what is not read meanwhile stays with the sender."""
+        await self._limits.budget.take(size)
+        self._taken = size
 
     def _how_to_split(self, seen: int) -> str:
         limits = self._limits

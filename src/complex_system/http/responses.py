@@ -1,4 +1,4 @@
-"""JSON responses, and the HTTP status of every error."""
+"""JSON responses, the HTTP status of every error, and the headers of pages for browsers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ REQUEST_ID = "x-request-id"
 HTTP_STATUS = {
     "invalid_request": 400,
     "unauthorized": 401,
+    "forbidden": 403,
+    "misdirected": 421,
+    "unsupported_media_type": 415,
     "unknown_model": 404,
     "invalid_record": 422,
     "too_large": 413,
@@ -26,6 +29,17 @@ HTTP_STATUS = {
     "reply_timeout": 504,
 }
 """The HTTP status of every error code; 500 for a code that is missing here."""
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "connect-src 'self'; font-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+)
+"""A browser loads nothing from another host. Inline scripts are allowed, because Dash and Swagger UI start with one."""
+PAGE_HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",  # with no-referrer a browser sends a form of ours with the origin `null`
+}
+"""What every page for browsers has."""
 
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -39,6 +53,12 @@ def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | 
 def status_of(error: ComplexSystemError) -> int:
     """Return the HTTP status of an error."""
     return HTTP_STATUS.get(error.code, 500)
+
+
+def error_response(error: ComplexSystemError) -> Response:
+    """Return the response for an error outside of any protocol: ``{"error": {"code", "message"}}``."""
+    status = status_of(error)
+    return json_response({"error": {"code": error.code, "message": error.message}}, status, challenge(status))
 
 
 def challenge(status: int) -> dict[str, str]:

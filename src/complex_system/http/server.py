@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import uvicorn
 from typing_extensions import override
 
 from complex_system.errors import StartError
+from complex_system.http.browsers import BrowserGuard
+from complex_system.http.connections import MAX_CONNECTIONS, READ_BYTES, SPARE_CONNECTIONS, BoundedProtocol
 
 _GRACE = 3
 """Seconds that open requests get when the server stops."""
-_CONNECTIONS = 1000
-"""Open connections, idle ones included; the next one gets 503, so that many clients cannot exhaust the memory."""
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -31,62 +33,12 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-class ResponseBuffer:
-    """A transport that sends head and body of a response in one packet: a system call costs a tenth of a small request."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._loop = asyncio.get_running_loop()
-        self._held: bytes | None = None
-        self._flush: asyncio.Handle | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        """Hold the first write until the second one, or until the next turn of the event loop."""
-        if self._held is None:
-            self._held = data
-            self._flush = self._loop.call_soon(self._send)
-            return
-        self._held += data
-        self._send()
-
-    def close(self) -> None:
-        """Send what is held, then close."""
-        self._send()
-        self._transport.close()
-
-    def _send(self) -> None:
-        if self._flush is not None:
-            self._flush.cancel()
-            self._flush = None
-        if self._held is not None:
-            held, self._held = self._held, None
-            self._transport.write(held)
-
-
-def buffered_protocol() -> Any:
-    """Return uvicorn's protocol over ``httptools`` with buffered responses.
-
-    Raises:
-        ImportError: ``httptools`` is not installed; only the serving images have it.
-    """
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-    class BufferedProtocol(HttpToolsProtocol):
-        @override
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(ResponseBuffer(transport))  # type: ignore[arg-type]
-
-    return BufferedProtocol
-
-
-def _protocol() -> Any:
-    try:
-        return buffered_protocol()
-    except ImportError:
-        return "auto"
+def _allow_files(count: int) -> None:
+    """Let the process open so many files, if it may: shells allow 1,024, which is less than the connections that are taken."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Server(uvicorn.Server):
@@ -99,21 +51,22 @@ class _Server(uvicorn.Server):
 
 
 class RestServer:
-    """Runs an ASGI application on a port.
+    """Runs an ASGI application on a port, guarded from what browsers can be made to do (:class:`BrowserGuard`).
 
     Attributes:
         url: Address with the real port; empty before the start.
     """
 
-    def __init__(self, app: Any, host: str, port: int) -> None:
+    def __init__(self, app: Any, host: str, port: int, allowed_hosts: str = "") -> None:
         """Prepare a server.
 
         Args:
             app: The ASGI application.
             host: Address to bind.
             port: Port, or 0 for a free one.
+            allowed_hosts: Names of this server besides the usual ones, separated by commas.
         """
-        self._app = app
+        self._app = BrowserGuard(app, allowed_hosts)
         self._host = host
         self._port = port
         self._server: _Server | None = None
@@ -127,10 +80,12 @@ class RestServer:
             StartError: The port is in use, or the address does not belong to this host.
         """
         listener = self._bind()
+        _allow_files(MAX_CONNECTIONS + SPARE_CONNECTIONS + 500)
+        protocol: Any = partial(BoundedProtocol, memoryview(bytearray(READ_BYTES)))
         config = uvicorn.Config(
             self._app, lifespan="off", ws="none", access_log=False, log_config=None, server_header=False,
-            timeout_graceful_shutdown=_GRACE, timeout_keep_alive=30, limit_concurrency=_CONNECTIONS,
-            http=_protocol(), proxy_headers=False,
+            timeout_graceful_shutdown=_GRACE, timeout_keep_alive=30,
+            http=protocol, proxy_headers=False, interface="asgi3",
         )  # fmt: skip
         self._server = _Server(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]))

@@ -16,6 +16,7 @@ from complex_system.protocol.training import (
     TrainingFinished,
     TrainingProgress,
 )
+from complex_system.terminal import printable
 
 
 def training_line(message: TrainingFinished) -> str:
@@ -110,7 +111,7 @@ class LogDisplay(Display):
 
     @override
     def say(self, text: str) -> None:
-        sys.stdout.write(f"{text}\n")
+        sys.stdout.write(f"{printable(text)}\n")
         sys.stdout.flush()
 
     @override

@@ -8,10 +8,11 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 from typing_extensions import override
@@ -23,6 +24,7 @@ from complex_system.local.plan import TRAINER_SERVICES, Plan
 from complex_system.local.state import Process, RunState, ScenarioProgress
 from complex_system.protocol.operations import Alert
 from complex_system.protocol.training import Quality, Scores, TrainingFinished, TrainingProgress
+from complex_system.terminal import CONTROLS, printable
 
 NOTES = 4
 """Log lines below the view."""
@@ -36,6 +38,18 @@ def make_display(plan: Plan, state: RunState) -> Display:
     """Return the display that fits where our output goes."""
     console = Console()
     return LiveDisplay(plan, state, console) if console.is_terminal else LogDisplay(state)
+
+
+class Printable:
+    """A renderable whose texts, which quote messages and files of others, lose their control characters; rich passes most on."""
+
+    def __init__(self, inside: RenderableType) -> None:
+        self._inside = inside
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the segments of the renderable; characters are left out, because widths are measured."""
+        for segment in console.render(self._inside, options):
+            yield segment if segment.control else Segment(CONTROLS.sub("", segment.text), segment.style)
 
 
 class LiveDisplay(Display):
@@ -57,11 +71,11 @@ class LiveDisplay(Display):
 
     @override
     def refresh(self) -> None:
-        self._live.update(self.view(), refresh=True)
+        self._live.update(Printable(self.view()), refresh=True)
 
     @override
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     @override
     def close(self) -> None:

@@ -29,6 +29,8 @@ MAX_FAILED_STARTS = 5
 POLL = 0.1
 ROTATION = 5.0
 """Seconds between two looks at the sizes of the log files."""
+BROKEN_POLL = 2.0
+ROOM_PAUSE = 5.0
 
 
 @dataclass
@@ -106,7 +108,10 @@ class Supervisor:
         async def ready() -> bool:
             return await asyncio.to_thread(server.is_ready)
 
-        await self._keep(kept, start, ready)
+        async def broken() -> bool:
+            return await asyncio.to_thread(server.needs_restart)
+
+        await self._keep(kept, start, ready, broken)
 
     async def _keep_service(self, service: PlannedService, kept: _Supervised) -> None:
         async def start() -> Child:
@@ -135,7 +140,11 @@ class Supervisor:
             await self._pause(ROTATION)
 
     async def _keep(
-        self, kept: _Supervised, start: Callable[[], Awaitable[Child]], ready: Callable[[], Awaitable[bool]] | None
+        self,
+        kept: _Supervised,
+        start: Callable[[], Awaitable[Child]],
+        ready: Callable[[], Awaitable[bool]] | None,
+        broken: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         """Start a child again whenever it dies, until the run stops.
 
@@ -143,6 +152,7 @@ class Supervisor:
             kept: The process.
             start: Starts a child.
             ready: Checks whether it is ready; None for a service, whose heartbeat says so.
+            broken: Checks whether it must be started again although it runs.
         """
         process, pause = kept.process, FIRST_PAUSE
         while not self._stopping:
@@ -151,21 +161,23 @@ class Supervisor:
             kept.was_ready = False
             try:
                 kept.child = await start()
-            except StartError as error:
-                if not self._disk_is_full():
+            except (StartError, OSError) as error:
+                if isinstance(error, StartError) and not self._disk_is_full():
                     self._fail(error)
                     return
-                self._wait_for_room(process, error.message)
-                await self._pause(LONGEST_PAUSE)
-                continue
-            except OSError as error:  # not even its log file can be opened
-                self._wait_for_room(process, error.strerror or str(error))
-                await self._pause(LONGEST_PAUSE)
+                await self._wait_for_room(process, error)
                 continue
             if self._stopping:
                 return
             process.pid = kept.child.pid
+            looked = began
             while kept.child.alive and not self._stopping:
+                if broken is not None and kept.was_ready and time.monotonic() - looked > BROKEN_POLL:
+                    looked = time.monotonic()
+                    if await broken():
+                        self._state.note(f"{process.name}: could not write, and there is room again: starting it again")
+                        await asyncio.to_thread(kept.child.stop)
+                        break
                 if ready is not None and not kept.was_ready and await ready():
                     kept.was_ready = True
                     self._state.set_process(process, "ready")
@@ -175,32 +187,43 @@ class Supervisor:
                 return
             await asyncio.to_thread(kept.child.stop, 1.0)  # its own children must not outlive it
             ending = _ending(kept.child)
-            # What cannot start on a full disk starts when there is room.
-            kept.failed_starts = 0 if kept.was_ready or self._disk_is_full() else kept.failed_starts + 1
-            if kept.failed_starts >= MAX_FAILED_STARTS:
-                self._state.set_process(process, "failed", ending)
-                why = f"it {ending}, {kept.failed_starts} times in a row"
-                tail = f"The end of {kept.child.log_file}:\n{kept.child.tail()}"
-                self._fail(StartError(f"{process.name} cannot start: {why}. {tail}"))
+            if self._gives_up(kept, kept.child, ending):
                 return
             if kept.was_ready and time.monotonic() - began > HEALTHY_SECONDS:
                 pause = FIRST_PAUSE
             process.restarts += 1
             self._state.set_process(process, "restarting", ending)
             self._state.note(f"{process.name}: {ending}; starting again in {pause:g} s (log: {kept.child.log_file.name})")
-            message = kept.child.tail(1)
-            if message != kept.last_message and message.startswith(f"{process.name}: "):  # a service ends with the reason
-                kept.last_message = message
-                self._state.note(message)
+            self._note_last_message(kept, kept.child)
             await self._pause(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
+
+    def _gives_up(self, kept: _Supervised, child: Child, ending: str) -> bool:
+        """End the run if a process died too often without having been ready. On a full disk it is tried until there is room."""
+        kept.failed_starts = 0 if kept.was_ready or self._disk_is_full() else kept.failed_starts + 1
+        if kept.failed_starts < MAX_FAILED_STARTS:
+            return False
+        self._state.set_process(kept.process, "failed", ending)
+        why = f"it {ending}, {kept.failed_starts} times in a row"
+        tail = f"The end of {child.log_file}:\n{child.tail()}"
+        self._fail(StartError(f"{kept.process.name} cannot start: {why}. {tail}"))
+        return True
+
+    def _note_last_message(self, kept: _Supervised, child: Child) -> None:
+        """Repeat the reason with which a service ended."""
+        message = child.tail(1)
+        if message != kept.last_message and message.startswith(f"{kept.process.name}: "):
+            kept.last_message = message
+            self._state.note(message)
 
     def _disk_is_full(self) -> bool:
         return is_nearly_full(self._plan.directory)
 
-    def _wait_for_room(self, process: Process, why: str) -> None:
+    async def _wait_for_room(self, process: Process, error: StartError | OSError) -> None:
+        why = error.message if isinstance(error, StartError) else (error.strerror or str(error))
         if self._state.set_process(process, "restarting", why):
-            self._state.note(f"{process.name}: cannot start: {why}; trying again every {LONGEST_PAUSE:g} s")
+            self._state.note(f"{process.name}: cannot start: {why}; trying again every {ROOM_PAUSE:g} s")
+        await self._pause(ROOM_PAUSE)
 
     def _spawn(self, work: Awaitable[None]) -> None:
         self._tasks.append(asyncio.create_task(self.guarded(work)))

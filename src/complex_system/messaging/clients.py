@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 
 from complex_system.domain.documents import Cursor, Document
-from complex_system.domain.pages import MAX_PAGE_ROWS, PAGE_ROWS, Page, decode_page, encode_page
+from complex_system.domain.pages import MAX_PAGE_ROWS, PAGE_ROWS, Page, decode_page, encode_page, plain_columns
 from complex_system.domain.records import Record
 from complex_system.messaging import subjects
 from complex_system.messaging.connection import ServiceConnection
@@ -284,7 +284,7 @@ class ServingClient:
 
         async def page(start: int) -> pa.Table:
             async with places:
-                encoded = await asyncio.to_thread(encode_page, Page(table.slice(start, rows)))
+                encoded = await asyncio.to_thread(encode_page, Page(plain_columns(table.slice(start, rows))))
                 return decode_page(await self._ask(self._columns, encoded)).table
 
         return pa.concat_tables(await asyncio.gather(*(page(start) for start in range(0, max(1, table.num_rows), rows))))

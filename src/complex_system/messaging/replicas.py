@@ -15,6 +15,8 @@ from complex_system.protocol.operations import Heartbeat
 
 BEATS_MISSED = 3
 """A replica counts as gone after so many missing heartbeats."""
+MAX_REPLICAS = 200
+"""Other replicas of a service that are believed."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Replicas:
             return False
         if beat.state == "stopped":
             self._heard.pop(beat.instance, None)
-        else:
+        elif beat.instance in self._heard or len(self._heard) < MAX_REPLICAS:
             self._heard[beat.instance] = self._clock()
         return True
 

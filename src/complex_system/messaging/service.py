@@ -31,6 +31,7 @@ from complex_system.messaging.subjects import event_subject, reply_subject
 from complex_system.protocol.base import Event, Request
 from complex_system.protocol.operations import SERVICE_HEARTBEAT, Heartbeat, State, health_request
 from complex_system.settings import Settings
+from complex_system.terminal import PrintableFormatter
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,8 @@ class SystemService(FastIoTService):
     def main(cls, **kwargs: Any) -> None:
         """Run the service until SIGTERM or Ctrl-C; ``run.py`` calls this."""
         cls._try_setup_test_env()
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(PrintableFormatter(handler.formatter or logging.Formatter()))
         try:
             with asyncio.Runner(loop_factory=cls.new_event_loop) as runner:
                 runner.run(cls._run_connected(**kwargs))

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from complex_system.domain.keys import key_at
 from complex_system.monitoring.points import Figures
-from complex_system.protocol.database import RecordCounts, Rejection
+from complex_system.protocol.database import IngestCounts, RecordCounts, Rejection
 
 PERIOD = 300.0
 """Seconds over which rejections are counted."""
@@ -33,6 +33,7 @@ class RecordFlow:
         self._began = began
         self._counts: deque[tuple[float, RecordCounts]] = deque()
         self._rejections: deque[tuple[float, str, str, str]] = deque()
+        self._ingest: IngestCounts | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -54,6 +55,10 @@ class RecordFlow:
         while self._rejections and self._rejections[0][0] < at - PERIOD:
             self._rejections.popleft()
 
+    def ingested(self, counts: IngestCounts) -> None:
+        """Record how the ingest is doing."""
+        self._ingest = counts
+
     def first_key(self, at: float) -> str:
         """Return the key after which to ask for rejections: the keys of sources rise with time (UUID version 7)."""
         return key_at(max(self._began, at - PERIOD - _OVERLAP))
@@ -74,11 +79,20 @@ class RecordFlow:
     def figures(self) -> Figures:
         """Return figures.
 
-        ``records/<count>`` and ``records/<count>_per_second``; over the last five minutes ``rejected/count`` (new raw records, the
+        ``ingest/waiting``, ``in_flight``, ``dead``, ``stopped_sources``, ``conflicts``; ``records/<count>`` and
+        ``records/<count>_per_second``; over the last five minutes ``rejected/count`` (new raw records, the
         samples behind the next ones), ``rejected/share``, ``rejected/<reason>``, and by column ``data/new_categories`` (a count) and
         ``data/rejected_out_of_range`` (a share).
         """
         figures = Figures()
+        if self._ingest is not None and self._ingest.waiting is not None:
+            numbers = {
+                "waiting": self._ingest.waiting,
+                "in_flight": self._ingest.in_flight or 0,
+                "dead": self._ingest.dead or 0,
+            }
+            conflicts = self._counts[-1][1].conflicts if self._counts else 0
+            figures.add("ingest", {**numbers, "stopped_sources": len(self._ingest.stopped), "conflicts": conflicts})
         figures.add("records", self.counts)
         figures.add("records", {f"{name}_per_second": rate for name, rate in self.rates().items()})
         if len(self._counts) < 2:

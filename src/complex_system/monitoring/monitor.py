@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -89,6 +89,7 @@ class Monitor:
         history: History,
         *,
         silent_after: float = 8.0,
+        services: Collection[str] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -99,12 +100,13 @@ class Monitor:
             window: Pairs, requests and records in the moving windows.
             history: Where everything is recorded.
             silent_after: Seconds without a heartbeat after which a service is silent.
+            services: Names of the services whose heartbeats count; None for all.
             monotonic: Monotonic seconds.
             now: Seconds since 1970.
         """
         self.dataset = dataset
         self.history = history
-        self.services = ServiceBook(silent_after, monotonic)
+        self.services = ServiceBook(silent_after, monotonic, services)
         self.join = PredictionJoin(self._joined)
         self.windows = ModelWindows(window, monotonic)
         self.flow = RecordFlow(now())

@@ -19,8 +19,10 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
-from complex_system.errors import UnauthorizedError
+from complex_system.errors import ComplexSystemError, InvalidRequestError, UnauthorizedError
 from complex_system.http.auth import ApiKey
+from complex_system.http.login import Login
+from complex_system.http.responses import error_response
 from complex_system.monitoring import series, views
 from complex_system.monitoring.aggregates import HOUR, MINUTE, ErrorSums, Gauge, LatencySums, Rollup, Served, begin_of
 from complex_system.monitoring.history import MINUTES_KEPT, Pair
@@ -34,6 +36,8 @@ MAX_POINTS = 300
 """Points of a curve."""
 MAX_PAIRS = 2000
 """Pairs of a sample for a scatter plot."""
+MAX_NAME = 500
+"""Characters of a figure's name in a request; parsed names are kept."""
 JSON = "application/json"
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -48,7 +52,7 @@ def make_app(monitor: Monitor, api_key: str = "", ready: Callable[[], bool] = la
 
     Args:
         monitor: What is shown. It belongs to the event loop, so views are made there; they take milliseconds.
-        api_key: What clients of ``/api`` must send (:class:`ApiKey`); empty for none.
+        api_key: What clients must know (:class:`ApiKey`), but for ``/health``; a browser logs in at ``/login``. Empty for none.
         ready: What ``/health`` says.
     """
     app = FastAPI(title="Monitoring", docs_url=None, redoc_url=None, openapi_url=None)
@@ -59,10 +63,8 @@ def make_app(monitor: Monitor, api_key: str = "", ready: Callable[[], bool] = la
             try:
                 key.require(request.headers)
                 content = view(request)
-            except UnauthorizedError as error:
-                return _error(401, error.code, error.message)
-            except ValueError as error:
-                return _error(400, "invalid_request", str(error))
+            except ComplexSystemError as error:
+                return error_response(error)
             return Response(await asyncio.to_thread(msgspec.json.encode, content), media_type=JSON)
 
         app.router.add_route(path, endpoint, methods=["GET"])
@@ -73,9 +75,13 @@ def make_app(monitor: Monitor, api_key: str = "", ready: Callable[[], bool] = la
     add("/api/alerts", lambda _: views.alerts(monitor))
     add("/api/predictions", lambda request: predictions(monitor, *period_of(request)))
     add("/api/system", lambda request: system(monitor, *period_of(request)))
-    add("/api/metric", lambda r: metric(monitor, r.query_params.get("name", ""), *period_of(r)))
+    add("/api/metric", lambda request: metric(monitor, _figure_of(request), *period_of(request)))
 
-    async def metrics(_: Request) -> Response:
+    async def metrics(request: Request) -> Response:
+        try:
+            key.require(request.headers)
+        except UnauthorizedError as error:
+            return error_response(error)
         return Response(exposition(monitor.figures), media_type=PROMETHEUS)
 
     async def health(_: Request) -> Response:
@@ -84,6 +90,8 @@ def make_app(monitor: Monitor, api_key: str = "", ready: Callable[[], bool] = la
 
     app.router.add_route("/metrics", metrics, methods=["GET"])
     app.router.add_route("/health", health, methods=["GET"])
+    if key:
+        app.router.routes.extend(Login(key, f"Monitoring of {monitor.dataset.name}").routes)
     return app
 
 
@@ -91,13 +99,20 @@ def period_of(request: Request) -> tuple[float, float]:
     """Return the query's ``from`` and ``to``, in seconds since 1970.
 
     Raises:
-        ValueError: They are not times, or the wrong way round.
+        InvalidRequestError: They are not times, or the wrong way round.
     """
     end = _time(request, "to", time.time())
     start = _time(request, "from", end - DEFAULT_PERIOD)
     if start >= end:
-        raise ValueError("'from' must be before 'to'.")
+        raise InvalidRequestError("'from' must be before 'to'.")
     return start, end
+
+
+def _figure_of(request: Request) -> str:
+    name = request.query_params.get("name", "")
+    if len(name) > MAX_NAME:
+        raise InvalidRequestError(f"'name' must be the name of a figure, of at most {MAX_NAME} characters.")
+    return name
 
 
 def _time(request: Request, name: str, default: float) -> float:
@@ -109,12 +124,8 @@ def _time(request: Request, name: str, default: float) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or abs(value) > 1e11:
-        raise ValueError(f"'{name}' must be a time in seconds since 1970, not '{text[:40]}'.")
+        raise InvalidRequestError(f"'{name}' must be a time in seconds since 1970, not '{text[:40]}'.")
     return value
-
-
-def _error(status: int, code: str, message: str) -> Response:
-    return Response(msgspec.json.encode({"error": {"code": code, "message": message}}), status, media_type=JSON)
 
 
 # A period. Only roll-ups are read, however many predictions lie behind them.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import psutil
+from msgspec.structs import replace
 
 from complex_system.monitoring.points import Figures
 from complex_system.protocol.base import Message
@@ -20,8 +22,16 @@ LATE_CHECK = 3.0
 """A check that comes so many seconds late proves nothing: the heartbeats waited, too."""
 EXPECTED_WITHIN = 60.0
 """Seconds that a replica from before a restart of monitoring may take: the whole system may be starting with it."""
+MAX_REPLICAS = 200
+"""Replicas of a service that are kept; a new one then takes the place of the one that has not run for longest."""
+MAX_NAME = 200
+MAX_DETAIL = 1000
+"""Characters of names and of what a replica says about itself."""
 _WORST_FIRST: tuple[State, ...] = ("silent", "failing", "waiting", "starting", "working", "ready", "stopped")
 _MEGABYTE = 1e6
+
+
+log = logging.getLogger(__name__)
 
 
 class ReplicaState(Heartbeat, frozen=True, kw_only=True):
@@ -82,15 +92,21 @@ class _Replica:
 
 
 class ServiceBook:
-    """Keeps what heartbeats say. Times are of ``clock``, monotonic seconds."""
+    """Keeps what heartbeats say, of declared services and of a bounded number of replicas: anybody may have sent them.
 
-    def __init__(self, silent_after: float, clock: Callable[[], float]) -> None:
+    Times are of ``clock``, monotonic seconds.
+    """
+
+    def __init__(self, silent_after: float, clock: Callable[[], float], declared: Collection[str] | None = None) -> None:
         """Make an empty book.
 
         Args:
             silent_after: Seconds without a heartbeat after which a replica is silent.
             clock: Monotonic time in seconds.
+            declared: Names of the services that there are; None for any.
         """
+        self._declared = declared
+        self._ignored = 0
         self._silent_after = silent_after
         self._clock = clock
         self._checked = clock()
@@ -105,6 +121,16 @@ class ServiceBook:
         """
         service, key = beat.service, (beat.service, beat.replica)
         known = self._replicas.get(key)
+        if not self._is_believed(beat) or (known is None and not self._has_room(service)):
+            self._ignored += 1
+            if self._ignored in (1, 10, 100) or self._ignored % 1000 == 0:
+                log.warning(
+                    "%d heartbeats were ignored, the last one of %.60r (%.60r): no declared service, or more than %d replicas",
+                    self._ignored, service, beat.replica, MAX_REPLICAS,
+                )  # fmt: skip
+            return False
+        if len(beat.detail) > MAX_DETAIL:
+            beat = replace(beat, detail=beat.detail[:MAX_DETAIL])
         started_again = known is not None and beat.started != known.beat.started
         changed = known is None or started_again or not known.is_running or beat.state == "stopped"
         if known is None:
@@ -115,6 +141,20 @@ class ServiceBook:
             self._restarts[service] = self._restarts.get(service, 0) + 1
         self._replicas[key] = _Replica(beat, self._clock(), beat.state)
         return changed
+
+    def _is_believed(self, beat: Heartbeat) -> bool:
+        texts = (beat.service, beat.replica, beat.instance, beat.host, beat.url, beat.version, beat.pipeline_version)
+        return (self._declared is None or beat.service in self._declared) and max(map(len, texts)) <= MAX_NAME
+
+    def _has_room(self, service: str) -> bool:
+        """Return whether a replica may be added, after making room among those that do not run."""
+        mine = [(each.seen, name) for name, each in self._replicas.items() if name[0] == service]
+        if len(mine) < MAX_REPLICAS:
+            return True
+        idle = [(seen, name) for seen, name in mine if not self._replicas[name].is_running]
+        if idle:
+            del self._replicas[min(idle)[1]]
+        return bool(idle)
 
     def newly_silent(self) -> list[Heartbeat]:
         """Return the last heartbeats of those that have fallen silent since the last check; to be called every second."""
@@ -139,6 +179,8 @@ class ServiceBook:
         Those that are unknown to it and were heard by now have taken places, as in :meth:`heartbeat_received`.
         """
         for each in services:
+            if self._declared is not None and each.service not in self._declared:
+                continue
             kept = {replica.replica: replica for replica in each.replicas}
             missing = [
                 name for name, replica in kept.items() if replica.is_running and (each.service, name) not in self._replicas

@@ -26,12 +26,14 @@ class RecordCounts(Message, frozen=True, kw_only=True):
         processed: Processed records, of any pipeline version.
         labelled: Processed records whose target is known.
         rejected: Raw records that could not be processed.
+        conflicts: Records that were not written because their key exists with other values.
     """
 
     raw: int
     processed: int
     labelled: int
     rejected: int
+    conflicts: int = 0
 
 
 class UnprocessedRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -128,10 +130,12 @@ class Saved(Acknowledged, frozen=True, kw_only=True):
     Attributes:
         inserted: Records that were written.
         existing: Records whose key was there; they stay as they are.
+        conflicts: Those of them that were there with other values.
     """
 
     inserted: int
     existing: int
+    conflicts: int = 0
 
 
 class Upserted(Acknowledged, frozen=True, kw_only=True):
@@ -190,10 +194,11 @@ class IngestCounts(Message, frozen=True, kw_only=True):
     Attributes:
         replica: The replica that answers.
         on: Whether the ingest is switched on.
-        problem: Why nothing is read at the moment; empty when all is well.
+        problem: Why nothing is read at the moment, or which messages wait; empty when all is well.
         waiting: Messages that no replica has taken yet; None where the broker does not say.
         in_flight: Messages that a replica has taken and not acknowledged.
         dead: Dead letters.
+        stopped: Sources without room for another dead letter, at most 100: their refused messages wait.
         saved: Records that this replica has saved.
         refused: Messages that this replica has refused.
     """
@@ -204,6 +209,7 @@ class IngestCounts(Message, frozen=True, kw_only=True):
     waiting: int | None = None
     in_flight: int | None = None
     dead: int | None = None
+    stopped: tuple[str, ...] = ()
     saved: int = 0
     refused: int = 0
 

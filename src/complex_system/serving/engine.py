@@ -17,7 +17,8 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.records import Record
 from complex_system.errors import InternalError, InvalidRecordError, RecordFault, TooLargeError
 from complex_system.serving.models.manager import ModelManager
-from complex_system.serving.models.predictor import Matrix, ModelInfo, Predictor
+from complex_system.serving.models.predictor import ModelInfo, Predictor
+from complex_system.serving.models.runtimes import Matrix
 from complex_system.serving.requests.batch import Batch, FeatureBatch, RecordBatch
 from complex_system.serving.requests.reader import BatchReader
 

@@ -65,12 +65,14 @@ class DataStore(ABC):
     async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
         """Insert raw records; a key that exists is left as it is, its envelope too.
 
+        A record whose key exists with other values is kept as a conflict (``storage.conflicts``).
+
         Args:
             records: What is kept; of equal keys the first.
             sources: Who sent them: one for all, or one a record.
 
         Returns:
-            ``{"inserted": n, "existing": m}`` with n + m = len(records).
+            ``{"inserted": n, "existing": m, "conflicts": c}`` with n + m = len(records); c of the existing ones have other values.
         """
 
     @abstractmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from complex_system.storage.base import PROCESSED, RAW, REJECTED
+from complex_system.storage.conflicts import CONFLICTS
 from complex_system.storage.documents import DOCUMENTS
 
 COLUMNS = "KIOptiPackColumns"
@@ -23,8 +24,9 @@ class TableNames:
     documents: str
     columns: str
     backlog: str
+    conflicts: str
 
     @classmethod
     def of(cls, prefix: str) -> TableNames:
         """Return the names with a prefix of letters, digits and _."""
-        return cls(*(f"{prefix}{name}" for name in (RAW, PROCESSED, REJECTED, DOCUMENTS, COLUMNS, BACKLOG)))
+        return cls(*(f"{prefix}{name}" for name in (RAW, PROCESSED, REJECTED, DOCUMENTS, COLUMNS, BACKLOG, CONFLICTS)))

@@ -22,6 +22,7 @@ from complex_system.protocol.base import to_wire
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.tracking.connection import experiment_id, is_refusal, load_mlflow, open_client, run_url, translated
 from complex_system.tracking.registry import ONNX_FILE, ONNX_FOLDER, ONNX_METADATA, PREFIX, REFERENCE_FILE, REFERENCE_FOLDER
+from complex_system.tracking.signature import signed
 
 EXAMPLE_ROWS = 3
 BATCH = 1000
@@ -40,17 +41,19 @@ class _Begun:
 class MlflowTracker(Tracker):
     """Logs to one MLflow server. The version is registered last, with all of its tags."""
 
-    def __init__(self, tracking_uri: str, experiment: str, prefix: str) -> None:
+    def __init__(self, tracking_uri: str, experiment: str, prefix: str, model_key: str = "") -> None:
         """Prepare a tracker; nothing is imported or sent yet.
 
         Args:
             tracking_uri: MLflow server.
             experiment: Name of the experiment; made when it is missing.
             prefix: The registered model is named ``<prefix>-<trainer>``.
+            model_key: Signs the models; empty for no signature.
         """
         self._uri = tracking_uri
         self._experiment = experiment
         self._prefix = prefix
+        self._model_key = model_key
         self._begun: dict[tuple[str, str], _Begun] = {}
 
     @override
@@ -74,7 +77,7 @@ class MlflowTracker(Tracker):
             if begun.native is None:  # before the metrics: MLflow would ask for the history of each of them
                 begun.native = self._log_native(begun.run_id, result)
             self._log_run(client, begun, result)
-            metadata = json.dumps(result.metadata(name, begun.run_id), indent=2).encode()
+            metadata = json.dumps(signed(result.metadata(name, begun.run_id), self._model_key), indent=2).encode()
             _log_files(client, begun.run_id, ONNX_FOLDER, {ONNX_FILE: result.onnx_model, ONNX_METADATA: metadata})
             if result.reference is not None:
                 _log_files(client, begun.run_id, REFERENCE_FOLDER, {REFERENCE_FILE: json.dumps(result.reference).encode()})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import Any
 
 from complex_system.errors import ModelRefusedError, UnknownModelError
 from complex_system.tracking.connection import is_refusal, load_mlflow, open_client, translated
+from complex_system.tracking.signature import require_signature
 
 CHAMPION = "champion"
 """The alias of the champion."""
@@ -63,15 +65,17 @@ class ModelRegistry:
     Every method raises :class:`TrackingUnavailableError` when the server cannot be reached or refuses, within seconds.
     """
 
-    def __init__(self, tracking_uri: str, prefix: str) -> None:
+    def __init__(self, tracking_uri: str, prefix: str, model_key: str = "") -> None:
         """Prepare a registry; nothing is imported or sent yet.
 
         Args:
             tracking_uri: MLflow server.
             prefix: Begin of the registered names.
+            model_key: With it, ONNX models must be signed by a trainer of this deployment.
         """
         self._uri = tracking_uri
         self._prefix = prefix
+        self._model_key = model_key
         self._known: Any = None
 
     @property
@@ -128,28 +132,43 @@ class ModelRegistry:
         with translated(self._uri, "looking for an ONNX model"):
             return bool(ref.run_id) and bool(self._client.list_artifacts(ref.run_id, ONNX_FOLDER))
 
-    def load_flavor(self, ref: ModelVersionRef) -> Any:
-        """Return the version as MLflow's ``PyFuncModel``; its own code and pickles run in this process.
+    def flavor_signature(self, ref: ModelVersionRef) -> Any:
+        """Return the signature of a version's MLflow flavor, None where it has none; no code of the model is loaded.
 
         Raises:
-            ModelRefusedError: It has no such flavor, or a library that it needs is not installed here.
+            ModelRefusedError: It has no ``python_function`` flavor.
         """
         what = f"{ref.model} version {ref.version}"
-        uri = f"models:/{ref.model}/{ref.version}"
         mlflow = load_mlflow()
-        with translated(self._uri, "loading a model"):
-            # load_model knows no client: it takes the address of the process.
-            mlflow.set_tracking_uri(self._uri)
-            mlflow.set_registry_uri(self._uri)
+        with translated(self._uri, "looking at a model"):
+            self._set_address(mlflow)
             try:
-                return mlflow.pyfunc.load_model(uri)
-            except ImportError as error:
-                message = f"{what} has no ONNX model, and '{error.name}' is not installed here to run it."
-                raise ModelRefusedError(message) from error
+                found = mlflow.models.get_model_info(f"models:/{ref.model}/{ref.version}")
             except mlflow.exceptions.MlflowException as error:
-                if is_refusal(error, "RESOURCE_DOES_NOT_EXIST") or "python_function" in str(error):
+                if is_refusal(error, "RESOURCE_DOES_NOT_EXIST"):
                     raise ModelRefusedError(f"{what} has neither an ONNX model nor a python_function flavor.") from error
                 raise
+        if "python_function" not in found.flavors:
+            raise ModelRefusedError(f"{what} has neither an ONNX model nor a python_function flavor.")
+        return found.signature
+
+    def download_flavor(self, ref: ModelVersionRef) -> Path:
+        """Download the files of a version's MLflow flavor into a new folder, which belongs to the caller."""
+        mlflow = load_mlflow()
+        folder = Path(tempfile.mkdtemp(prefix="foreign-model-"))
+        try:
+            with translated(self._uri, "downloading a model"):
+                self._set_address(mlflow)
+                mlflow.artifacts.download_artifacts(f"models:/{ref.model}/{ref.version}", dst_path=str(folder))
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return folder
+
+    def _set_address(self, mlflow: Any) -> None:
+        # These functions know no client: they take the address of the process.
+        mlflow.set_tracking_uri(self._uri)
+        mlflow.set_registry_uri(self._uri)
 
     def champion(self) -> ModelVersionRef | None:
         """Return the champion, or None as long as there is none."""
@@ -176,7 +195,7 @@ class ModelRegistry:
         """Return the ONNX model of a version and its metadata, checked against the digest there.
 
         Raises:
-            ModelRefusedError: The ONNX model is missing or damaged.
+            ModelRefusedError: The ONNX model is missing, damaged, or not signed as it must be.
         """
         what = f"The ONNX model of {ref.model} version {ref.version}"
         with translated(self._uri, "loading an ONNX model"):
@@ -190,6 +209,7 @@ class ModelRegistry:
             raise ModelRefusedError(f"{what} has unreadable metadata: {error!r}.") from error
         if digest != hashlib.sha256(files[ONNX_FILE]).hexdigest():
             raise ModelRefusedError(f"{what} is damaged: its digest does not match its metadata.")
+        require_signature(what, ref.model, metadata, self._model_key)
         return files[ONNX_FILE], metadata
 
     def load_reference(self, ref: ModelVersionRef) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from complex_system.errors import ModelRefusedError, TrackingRefusedError, Track
 from complex_system.protocol.base import to_wire
 from complex_system.tracking.artifact_store import METADATA, ArtifactStore
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
+from complex_system.tracking.signature import signed
 from complex_system.training.base import TrainedModel
 
 ARTIFACT = "DemonstratorNeuralNet"
@@ -45,6 +46,7 @@ class WandbTracker(Tracker):
         project: W&B project.
         group: W&B run group.
         directory: Folder of W&B's runs and of the artifact store.
+        model_key: Signs the models; empty for no signature.
     """
 
     following: Tracker
@@ -54,6 +56,7 @@ class WandbTracker(Tracker):
     project: str
     group: str
     directory: str
+    model_key: str = ""
     _done: set[str] = field(default_factory=set, init=False)
 
     @override
@@ -72,7 +75,7 @@ class WandbTracker(Tracker):
         if result.round not in self._done:  # a repeated attempt concerns the following tracker only
             files = {STATE_FILE: self.state_of(result.model), ONNX_FILE: result.onnx_model}
             run_id = self._log_run(result, files) if self.mode != "disabled" else ""
-            ArtifactStore(artifact_folder(self.directory)).write(files, result.metadata(ARTIFACT, run_id))
+            ArtifactStore(artifact_folder(self.directory)).write(files, self._metadata(result, run_id))
             self._done.add(result.round)
         try:
             logged = self.following.log(result)
@@ -118,7 +121,7 @@ class WandbTracker(Tracker):
     def _artifact(self, run_id: str, result: TrainingResult, files: dict[str, bytes]) -> Any:
         import wandb
 
-        metadata = result.metadata(ARTIFACT, run_id)
+        metadata = self._metadata(result, run_id)
         shown = {"input_dim": len(result.data.feature_names), "output_dim": 1, **metadata}
         del shown["declaration"]  # W&B shows at most a hundred entries
         artifact = wandb.Artifact(ARTIFACT, ARTIFACT_TYPE, metadata=shown)
@@ -126,6 +129,9 @@ class WandbTracker(Tracker):
             with artifact.new_file(name, mode="wb") as file:
                 file.write(content)
         return artifact
+
+    def _metadata(self, result: TrainingResult, run_id: str) -> dict[str, Any]:
+        return signed(result.metadata(ARTIFACT, run_id), self.model_key)
 
     def _settings(self) -> Any:
         import wandb

@@ -74,7 +74,9 @@ class MlConsumerService(SystemService):
         known = has_known_function(dataset)
         database = DatabaseClient(self)
         data = LabelledData(dataset, database)
-        self._registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix or dataset.name)
+        self._registry = ModelRegistry(
+            settings.mlflow_tracking_uri, settings.model_prefix or dataset.name, settings.model_key
+        )
         self._log = ComparisonLog(
             settings.mlflow_tracking_uri, settings.mlflow_experiment, dataset, BEST_POSSIBLE.rmse if known else None
         )

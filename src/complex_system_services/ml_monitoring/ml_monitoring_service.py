@@ -26,7 +26,7 @@ from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.page.gateway import WsgiGateway
 from complex_system.monitoring.rest import make_app
 from complex_system.monitoring.services import Host
-from complex_system.protocol import operations, serving, training
+from complex_system.protocol import database, operations, serving, training
 from complex_system.protocol.base import Empty
 from complex_system.service_layer.monitoring.alerting import Alerting
 from complex_system.service_layer.monitoring.keeper import HistoryKeeper
@@ -88,7 +88,8 @@ class MlMonitoringService(SystemService):
         self.app = make_app(self.monitor, self.settings.api_key, lambda: self.broker.connected)
         self._page = await asyncio.to_thread(self._make_page, asyncio.get_running_loop())
         self.app.mount("/", self._page)  # last, so that it takes what no other route does
-        rest = RestServer(self.app, self.settings.serving_host, self.settings.monitoring_port)
+        settings = self.settings
+        rest = RestServer(self.app, settings.serving_host, settings.monitoring_port, settings.allowed_hosts)
         try:
             await rest.start()
         except StartError as error:
@@ -204,6 +205,7 @@ class MlMonitoringService(SystemService):
         flow = self.monitor.flow
         flow.counted(time.time(), await self._database.counts())
         flow.rejected(time.time(), await self._database.rejected(flow.first_key(time.time()), 1000))
+        flow.ingested(await self.ask(database.GET_INGEST_COUNTS, Empty()))
 
     async def _write(self) -> None:
         """Send to MLflow what waits, as long as the service runs."""

@@ -35,4 +35,5 @@ class MlPytorchRegressionService(TrainerService):
             project=self.settings.wandb_project,
             group=self.settings.wandb_group,
             directory=self.settings.wandb_dir,
+            model_key=self.settings.model_key,
         )

@@ -22,9 +22,11 @@ class MlServingMlflowService(ServingService):
 
     @override
     def make_source(self) -> ModelSource:
-        prefix = self.settings.model_prefix or self.dataset.name
-        registry = ModelRegistry(self.settings.mlflow_tracking_uri, prefix)
-        return MlflowChampionSource(registry, self.pipeline if self.settings.serving_foreign_models else None)
+        settings = self.settings
+        registry = ModelRegistry(
+            settings.mlflow_tracking_uri, settings.model_prefix or self.dataset.name, settings.model_key
+        )
+        return MlflowChampionSource(registry, self.pipeline, settings.foreign_models)
 
     @override
     def subjects(self) -> list[Request[Any, Any]]:

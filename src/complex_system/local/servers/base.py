@@ -6,12 +6,13 @@ import fcntl
 import os
 import shutil
 import socket
+import stat
 import sysconfig
 import tempfile
 import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -63,9 +64,7 @@ def _reserve(port: int) -> bool:
     """Whether this process holds the port's lock, from now on or already."""
     if port in _held:
         return True
-    folder = Path(tempfile.gettempdir()) / f"complex-system-ports-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    lock = os.open(folder / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(_lock_folder() / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -75,6 +74,28 @@ def _reserve(port: int) -> bool:
     if len(_held) > _MAX_HELD:  # by now something listens on the oldest
         os.close(_held.pop(next(iter(_held))))
     return True
+
+
+@cache
+def _lock_folder() -> Path:
+    """Return the folder of the locks: below one that only this user can write to, so that nobody else can prepare it."""
+    runtime, cached = os.environ.get("XDG_RUNTIME_DIR"), os.environ.get("XDG_CACHE_HOME")
+    with suppress(OSError, RuntimeError):  # no home folder, or none that can be written to
+        for place in (Path(runtime) if runtime else None, Path(cached) if cached else Path.home() / ".cache"):
+            if place is None:
+                continue
+            folder = place / "complex-system-ports"
+            with suppress(OSError):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if _only_ours(place) and _only_ours(folder):
+                    return folder
+    # Locks that other runs of this user do not see, but nobody else either.
+    return Path(tempfile.mkdtemp(prefix="complex-system-ports-"))
+
+
+def _only_ours(folder: Path) -> bool:
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
 
 
 def reachable(host: str, port: int) -> bool:
@@ -194,6 +215,10 @@ class Server(ABC):
             if time.monotonic() > deadline:
                 raise StartError(f"{self.name} was not ready after {self.patience:.0f} s:\n{self.child.tail()}")
             time.sleep(0.05)
+
+    def needs_restart(self) -> bool:
+        """Whether it runs and will not do its work again unless it is started again."""
+        return False
 
     def stop(self) -> None:
         """Stop the process and all of its children."""

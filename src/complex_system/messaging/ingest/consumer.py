@@ -45,6 +45,12 @@ _GONE = ("Consumer Deleted", "Stream Deleted", "Leadership Change", "Server Shut
 _PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 _STOP_SECONDS, _STOP_SECONDS_IDLE = 8.0, 1.0
 
+_SOURCES_NAMED = 100
+NO_ROOM = (
+    "{count} source(s) have no room for another dead letter, such as '{first}': their refused messages wait. "
+    "`fiot extras dead-letters` shows the dead letters, publishes them again, or removes them."
+)
+
 Ping = Callable[[], Awaitable[Any]]
 
 
@@ -73,9 +79,9 @@ class Ingest:
         self._stopping = asyncio.Event()
         self._running: asyncio.Task[Any] | None = None
         self.streams = IngestStreams(self._client, settings)
-        dead = DeadLetters(self._client, settings)
+        self._dead = DeadLetters(self._client, settings)
         self.writer = BatchWriter(
-            dead, check, save, records=settings.ingest_batch, max_payload=lambda: self._connection.max_payload
+            self._dead, check, save, records=settings.ingest_batch, max_payload=lambda: self._connection.max_payload
         )
         self._writing = 0
         self._failures = 0
@@ -120,7 +126,15 @@ class Ingest:
             counts = await self.streams.counts()
         except NobodyListensError as error:
             return replace(report, problem=self.problem or error.message)
-        return replace(report, waiting=counts.waiting, in_flight=counts.in_flight, dead=counts.dead)
+        stopped = sorted({*counts.stopped, *self._dead.stopped})
+        return replace(
+            report,
+            waiting=counts.waiting,
+            in_flight=counts.in_flight,
+            dead=counts.dead,
+            stopped=tuple(stopped[:_SOURCES_NAMED]),
+            problem=self.problem or (NO_ROOM.format(count=len(stopped), first=stopped[0]) if stopped else ""),
+        )
 
     def _report_problem(self, problem: str) -> None:
         if problem != self.problem:

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Literal
 
 import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.js.api import Header
+from nats.js.api import Header, RawStreamMsg
 from nats.js.errors import NotFoundError
 
 from complex_system.errors import ComplexSystemError, NobodyListensError, TooLargeError
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.ingest.publisher import published_records
-from complex_system.messaging.ingest.streams import DEAD_STREAM, ROOM_FOR_REASON, IngestStreams
+from complex_system.messaging.ingest.streams import (
+    DEAD_STREAM,
+    DUPLICATE_WINDOW,
+    ROOM_FOR_REASON,
+    IngestStreams,
+    NoRoomError,
+    source_of,
+)
 from complex_system.messaging.subjects import DEAD_RAW, INGEST_RAW
 from complex_system.settings import Settings
+
+log = logging.getLogger(__name__)
 
 REASON, CODE, SUBJECT, SEQUENCE, TIME, MESSAGE_ID, CUT = (
     "Ingest-Reason",
@@ -34,6 +46,12 @@ REASON, CODE, SUBJECT, SEQUENCE, TIME, MESSAGE_ID, CUT = (
 
 _LONGEST_REASON = 2000
 _LONGEST_HEADER = 500
+_LONGEST_SUBJECT = 4096  # of a line of the protocol, so of a subject
+_LONGEST_SOURCE = 500  # of a dead letter's subject, whose line has a reply's subject as well
+_STOPPED_SECONDS = 10.0
+_STOPPED_KEPT = 1000
+_MAX_DIGITS = 20
+_TRIES = 10
 _PATIENCE = 5.0
 
 Action = Literal["show", "payload", "replay", "remove"]
@@ -70,18 +88,49 @@ class DeadLetters:
         self._client = client
         self._streams = IngestStreams(client, settings)
         self._context = self._streams.context
+        self._stopped: dict[str, tuple[float, NoRoomError]] = {}
+
+    @property
+    def stopped(self) -> dict[str, str]:
+        """The sources that had no room for another dead letter at the last attempt on this connection, with the reason."""
+        return {source: error.message for source, (_, error) in self._stopped.items()}
 
     async def keep(self, message: Msg, error: ComplexSystemError) -> None:
         """Keep a message and return when the stream has it. Keeping it twice changes nothing.
 
+        A source without room is stopped: for some seconds its messages are refused without asking the stream.
+
         Raises:
+            NoRoomError: There is no room for a message of this source.
             NobodyListensError: The stream does not accept it.
         """
+        source = source_of(message.subject)[:_LONGEST_SOURCE]
+        since, full = self._stopped.get(source, (0.0, None))
+        if full is not None and time.monotonic() - since < _STOPPED_SECONDS:
+            raise full
+        try:
+            await self._publish(message, source, error)
+        except NoRoomError as no_room:
+            if full is None:
+                log.error(
+                    "No room for another dead letter of '%s': its refused messages wait in the stream. %s",
+                    source,
+                    no_room.message,
+                )
+            self._stopped.pop(source, None)
+            self._stopped[source] = time.monotonic(), no_room
+            if len(self._stopped) > _STOPPED_KEPT:
+                del self._stopped[next(iter(self._stopped))]
+            raise
+        if self._stopped.pop(source, None) is not None:
+            log.info("There is room for dead letters of '%s' again", source)
+
+    async def _publish(self, message: Msg, source: str, error: ComplexSystemError) -> None:
         metadata = message.metadata
         headers = {
             REASON: _header(error.message, _LONGEST_REASON),
             CODE: error.code,
-            SUBJECT: _header(message.subject),
+            SUBJECT: _header(message.subject, _LONGEST_SUBJECT),
             SEQUENCE: str(metadata.sequence.stream),
             TIME: metadata.timestamp.astimezone(UTC).isoformat(),
             Header.MSG_ID.value: f"{metadata.stream}-{metadata.sequence.stream}-{metadata.timestamp.timestamp()}",
@@ -93,9 +142,10 @@ class DeadLetters:
         if len(payload) > most:
             headers[CUT] = str(len(payload))
             payload = payload[:most]
-        source = message.subject.removeprefix(INGEST_RAW.name)
+        # Cut, a subject may end with a dot, which no subject may.
+        subject = f"{DEAD_RAW.name}.{source}".rstrip(".")
         try:
-            await self._context.publish(DEAD_RAW.name + source[:_LONGEST_HEADER], payload, headers=headers)
+            await self._context.publish(subject, payload, headers=headers)
         except (NatsError, TimeoutError) as unavailable:
             raise self._streams.explained(unavailable) from unavailable
 
@@ -119,7 +169,7 @@ class DeadLetters:
                     return
                 if only not in (None, raw.seq):
                     return
-                yield _letter(raw.seq or number, raw.headers or {}, raw.data or b"")
+                yield _letter(raw)
                 seen, number = seen + 1, (raw.seq or number) + 1
                 if only is not None:
                     return
@@ -132,9 +182,16 @@ class DeadLetters:
         Raises:
             NobodyListensError: The stream does not accept it.
         """
-        headers = {Header.MSG_ID.value: f"replayed-{letter.number}-{letter.time}"}
+        # With its own id, records without keys get the keys that they get when the device publishes them again.
+        headers = {Header.MSG_ID.value: letter.message_id or f"replayed-{letter.number}-{letter.time}"}
         try:
-            await self._context.publish(letter.subject, letter.payload, headers=headers)
+            # The stream may have met the id in another message a moment ago.
+            for _ in range(_TRIES):
+                if not (await self._context.publish(letter.subject, letter.payload, headers=headers)).duplicate:
+                    break
+                await asyncio.sleep(2 * DUPLICATE_WINDOW)
+            else:
+                raise NobodyListensError(f"Another message with the id of dead letter {letter.number} keeps arriving.")
             await self._context.delete_msg(DEAD_STREAM, letter.number)
         except (NatsError, TimeoutError) as error:
             raise self._streams.explained(error) from error
@@ -212,18 +269,28 @@ def _content(letter: DeadLetter) -> str:
     return f"    {text}"
 
 
-def _letter(number: int, headers: dict[str, str], payload: bytes) -> DeadLetter:
+def _letter(raw: RawStreamMsg) -> DeadLetter:
+    """Return a dead letter; whatever its headers hold, it is listed, and its subject is one of the ingest's."""
+    headers = {name: _header(str(value), _LONGEST_SUBJECT) for name, value in (raw.headers or {}).items()}
+    subject = f"{INGEST_RAW.name}.{source_of(raw.subject or '')}".rstrip(".")
+    named = headers.get(SUBJECT, "")
     return DeadLetter(
-        number=number,
-        subject=headers.get(SUBJECT, INGEST_RAW.name),
-        sequence=int(headers.get(SEQUENCE, 0)),
-        time=headers.get(TIME, datetime.now(UTC).isoformat()),
-        code=headers.get(CODE, ""),
-        reason=headers.get(REASON, ""),
-        message_id=headers.get(MESSAGE_ID, ""),
-        payload=payload,
-        cut=int(headers.get(CUT, 0)),
+        number=raw.seq or 0,
+        # The header has more where the source was cut; nothing else of it is believed.
+        subject=named if named.startswith(subject) and len(source_of(subject)) > _LONGEST_SOURCE - 2 else subject,
+        sequence=_number(headers.get(SEQUENCE, "")),
+        time=headers.get(TIME, "")[:_LONGEST_HEADER],
+        code=headers.get(CODE, "")[:_LONGEST_HEADER],
+        reason=headers.get(REASON, "")[:_LONGEST_REASON],
+        message_id=headers.get(MESSAGE_ID, "")[:_LONGEST_HEADER],
+        payload=raw.data or b"",
+        cut=_number(headers.get(CUT, "")),
     )
+
+
+def _number(text: str) -> int:
+    """Return a number of a header; 0 for anything else."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < _MAX_DIGITS else 0
 
 
 def _header(text: str, longest: int = _LONGEST_HEADER) -> str:

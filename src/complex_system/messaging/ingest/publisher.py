@@ -96,13 +96,14 @@ def published_records(payload: bytes) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def give_keys(records: list[Record], message_id: str, sequence: int, taken: datetime) -> None:
+def give_keys(records: list[Record], source: str, message_id: str, sequence: int, taken: datetime) -> None:
     """Give a key to every record without one, in place; every delivery of the message gives the same keys.
 
     Args:
         records: Checked records, in the order of the message.
-        message_id: Its ``Nats-Msg-Id``, or empty. With one, publishing again gives the same keys, even after the duplicate window.
-            The content is part of the keys, so a publisher that restarts its counter loses nothing.
+        source: The part of its subject that names the source; another device's id is another id.
+        message_id: Its ``Nats-Msg-Id``, or empty. With one, publishing again gives the same keys. The content is part of the keys, so
+            a publisher that restarts its counter loses nothing.
         sequence: Its sequence number in the stream.
         taken: When the stream accepted it; a new stream counts from 1 again.
     """
@@ -110,7 +111,8 @@ def give_keys(records: list[Record], message_id: str, sequence: int, taken: date
         return
     milliseconds = int(taken.timestamp() * 1000)
     if message_id:
-        seed = hashlib.sha256(message_id.encode() + b"\0" + msgspec.msgpack.encode(records)).digest()
+        identity = msgspec.msgpack.encode((source, message_id, records))
+        seed = hashlib.sha256(identity).digest()
         milliseconds = int.from_bytes(seed[:6])
     else:
         seed = hashlib.sha256(f"{sequence} {taken.isoformat()}".encode()).digest()

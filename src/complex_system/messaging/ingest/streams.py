@@ -35,8 +35,33 @@ ACK_WAIT = 30.0
 ROOM_FOR_REASON = 16 * 1024
 """Bytes between the largest published message and the broker's limit, so that a dead letter has room for its headers."""
 
+DUPLICATE_WINDOW = 0.1
+"""Seconds within which the broker drops a message whose ``Nats-Msg-Id`` it has seen: the shortest that JetStream takes.
+
+The broker compares the ids of all sources with each other, so devices that count 1, 2, 3 would lose messages to one another.
+"""
+MAX_WAITING = 1_000_000
+"""Messages in the stream. As no more can be unacknowledged, the consumer needs no limit that refused messages could use up."""
+MAX_DEAD = 100_000
+"""Dead letters of all sources together, and so the number of sources that can have any."""
+
+_DEAD_DUPLICATE_WINDOW = 120.0  # the ids of dead letters are ours
 _SECONDS = 5.0
 _NO_JETSTREAM = {10039, 10076}  # not enabled for the account, not enabled
+_SHARE_IS_FULL = "maximum messages per subject exceeded"
+_STREAM_IS_FULL = ("maximum messages exceeded", "maximum bytes exceeded")
+
+
+class NoRoomError(NobodyListensError):
+    """A stream has no room for a message; the publisher keeps it.
+
+    Attributes:
+        share: Whether only the share of the message's source is full.
+    """
+
+    def __init__(self, message: str, *, share: bool) -> None:
+        super().__init__(message)
+        self.share = share
 
 
 @dataclass(frozen=True)
@@ -47,11 +72,13 @@ class StreamCounts:
         waiting: Messages that no replica has taken yet.
         in_flight: Messages that a replica has taken and not acknowledged.
         dead: Dead letters.
+        stopped: Sources that have no room for another dead letter.
     """
 
     waiting: int
     in_flight: int
     dead: int
+    stopped: tuple[str, ...] = ()
 
 
 class IngestStreams:
@@ -76,11 +103,14 @@ class IngestStreams:
                     name=DEAD_STREAM,
                     subjects=[DEAD_RAW.name, f"{DEAD_RAW.name}.>"],
                     retention=RetentionPolicy.LIMITS,
-                    # A full stream drops its oldest: dead letters must never block good messages.
-                    discard=DiscardPolicy.OLD,
+                    # Full, it refuses further dead letters and drops none. Each source has a share, so that one cannot take all.
+                    discard=DiscardPolicy.NEW,
+                    discard_new_per_subject=True,
+                    max_msgs_per_subject=settings.ingest_dead_share,
+                    max_msgs=MAX_DEAD,
                     max_bytes=settings.ingest_dead_bytes,
                     max_age=settings.ingest_dead_age,
-                    duplicate_window=_window(settings, settings.ingest_dead_age),
+                    duplicate_window=min(_DEAD_DUPLICATE_WINDOW, settings.ingest_dead_age or _DEAD_DUPLICATE_WINDOW),
                     storage=StorageType.FILE,
                     num_replicas=settings.ingest_replicas,
                 )
@@ -92,10 +122,14 @@ class IngestStreams:
                     # An acknowledged message is deleted, so the limits apply to what waits for the database.
                     retention=RetentionPolicy.WORK_QUEUE,
                     # A full stream refuses new messages, which a publisher that waits is told, and drops nothing that it has accepted.
+                    # The same for one source: what waits because its dead letters have no room must not fill the stream.
                     discard=DiscardPolicy.NEW,
+                    discard_new_per_subject=True,
+                    max_msgs_per_subject=settings.ingest_source_messages,
+                    max_msgs=MAX_WAITING,
                     max_bytes=settings.ingest_bytes,
                     max_age=settings.ingest_age,
-                    duplicate_window=_window(settings, settings.ingest_age),
+                    duplicate_window=DUPLICATE_WINDOW,
                     storage=StorageType.FILE,
                     num_replicas=settings.ingest_replicas,
                 )
@@ -113,15 +147,32 @@ class IngestStreams:
         try:
             consumer = await self.context.consumer_info(STREAM, CONSUMER)
             dead = await self.context.stream_info(DEAD_STREAM)
+            share, stopped = self._settings.ingest_dead_share, tuple[str, ...]()
+            if dead.state.messages >= share:
+                counts = await self._counts_by_subject(DEAD_STREAM)
+                stopped = tuple(sorted(source_of(subject) for subject, count in counts.items() if count >= share))
         except (NatsError, TimeoutError) as error:
             raise self.explained(error) from error
-        return StreamCounts(consumer.num_pending or 0, consumer.num_ack_pending or 0, dead.state.messages)
+        return StreamCounts(consumer.num_pending or 0, consumer.num_ack_pending or 0, dead.state.messages, stopped)
 
     def explained(self, error: BaseException) -> NobodyListensError:
         """Return the error for a JetStream that is missing or refuses, with a message for the operator of the broker."""
         if isinstance(error, NotFoundError):
             return NobodyListensError(
                 f"The broker at {self._address} has no streams for the ingest; no database service has created them yet."
+            )
+        if isinstance(error, APIError) and error.description in (_SHARE_IS_FULL, *_STREAM_IS_FULL):
+            share = error.description == _SHARE_IS_FULL
+            return NoRoomError(
+                f"JetStream at {self._address} has no room for the message"
+                + (
+                    ": too many of its source wait (COMPLEX_SYSTEM_INGEST_SOURCE_MESSAGES, or for dead letters "
+                    "COMPLEX_SYSTEM_INGEST_DEAD_SHARE)."
+                    if share
+                    else f" ({error.description}). The limits are COMPLEX_SYSTEM_INGEST_BYTES and, for dead letters, "
+                    "COMPLEX_SYSTEM_INGEST_DEAD_BYTES."
+                ),
+                share=share,
             )
         if isinstance(error, APIError) and error.description and error.err_code not in _NO_JETSTREAM:
             return NobodyListensError(
@@ -146,17 +197,31 @@ class IngestStreams:
             log.info("Created stream %s for %s", wanted.name, ", ".join(wanted.subjects or []))
             return
         fields = _given(wanted)
+        if not 0 < there.max_msgs_per_subject <= wanted.max_msgs_per_subject:
+            # JetStream would delete messages beyond a limit that is introduced or lowered.
+            limit = wanted.max_msgs_per_subject
+            most = max((await self._counts_by_subject(wanted.name)).values(), default=0)
+            most += limit // 10  # some may arrive meanwhile
+            if most > limit:
+                fields["max_msgs_per_subject"] = max(there.max_msgs_per_subject, most)
+                log.warning(
+                    "Stream %s holds too much of one source; the limit of %d is set at a later start", wanted.name, limit
+                )
         if differing := {name: value for name, value in fields.items() if getattr(there, name) != value}:
             # The rest, such as the placement, belongs to the operator.
             await self.context.update_stream(there.evolve(**differing))
             log.info("Changed stream %s: %s", wanted.name, ", ".join(differing))
+
+    async def _counts_by_subject(self, stream: str) -> dict[str, int]:
+        return (await self.context.stream_info(stream, subjects_filter=">")).state.subjects or {}
 
     async def _ensure_consumer(self) -> None:
         wanted = ConsumerConfig(
             durable_name=CONSUMER,
             ack_policy=AckPolicy.EXPLICIT,
             ack_wait=ACK_WAIT,
-            max_ack_pending=self._settings.ingest_ack_pending,
+            # Refused messages without room among the dead letters are unacknowledged for long; see MAX_WAITING.
+            max_ack_pending=-1,
             max_deliver=-1,
         )
         try:
@@ -168,16 +233,16 @@ class IngestStreams:
             await self.context.add_consumer(STREAM, wanted)
 
 
-def _window(settings: Settings, age: float) -> float:
-    """Return the duplicate window of a stream; JetStream allows none longer than messages are kept."""
-    return min(settings.ingest_duplicate_window, age or settings.ingest_duplicate_window)
+def source_of(subject: str) -> str:
+    """Return the part of a subject below the ingest's or the dead letters', which names the source; may be empty."""
+    return subject.removeprefix(INGEST_RAW.name).removeprefix(DEAD_RAW.name).lstrip(".")
 
 
 def _given(config: StreamConfig | ConsumerConfig) -> dict[str, Any]:
     """Return the fields that we set."""
-    ours = (
-        ("subjects", "retention", "discard", "max_bytes", "max_age", "duplicate_window", "storage", "num_replicas")
-        if isinstance(config, StreamConfig)
-        else ("ack_policy", "ack_wait", "max_ack_pending", "max_deliver")
+    stream = (
+        "subjects retention discard discard_new_per_subject max_msgs_per_subject max_msgs max_bytes max_age duplicate_window"
     )
-    return {name: getattr(config, name) for name in ours}
+    consumer = "ack_policy ack_wait max_ack_pending max_deliver"
+    ours = f"{stream} storage num_replicas" if isinstance(config, StreamConfig) else consumer
+    return {name: getattr(config, name) for name in ours.split()}

@@ -25,8 +25,7 @@ from complex_system.errors import (
 )
 from complex_system.messaging.ingest.dead_letters import DeadLetters
 from complex_system.messaging.ingest.publisher import give_keys, published_records
-from complex_system.messaging.ingest.streams import ACK_WAIT, ROOM_FOR_REASON
-from complex_system.messaging.subjects import INGEST_RAW
+from complex_system.messaging.ingest.streams import ACK_WAIT, ROOM_FOR_REASON, NoRoomError, source_of
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ TRIES = 5
 
 _LONG = 10_000  # bytes; longer messages are decoded in a thread
 _AGAIN = 1.0  # seconds until a returned message is delivered again
-_AGAIN_LATE = 10.0
+_AGAIN_LATE, _AGAIN_LATEST = 10.0, 300.0
 _FAILED_KEPT = 10_000
 
 Check = Callable[[Any], list[Record]]
@@ -114,7 +113,8 @@ class BatchWriter:
             await self._dead_letter(message, error, left)
             return None
         message_id = (message.headers or {}).get(Header.MSG_ID.value, "")
-        give_keys(records, message_id, message.metadata.sequence.stream, message.metadata.timestamp)
+        metadata = message.metadata
+        give_keys(records, source_of(message.subject), message_id, metadata.sequence.stream, metadata.timestamp)
         return _Checked(message, records)
 
     def _records(self, message: Msg) -> list[Record]:
@@ -131,7 +131,7 @@ class BatchWriter:
         if not batch:
             return
         try:
-            sources = [source for each in batch for source in [_source(each.message)] * len(each.records)]
+            sources = [source for each in batch for source in [source_of(each.message.subject)] * len(each.records)]
             await self._save([record for checked in batch for record in checked.records], sources)
         except StoreUnavailableError:
             raise
@@ -166,9 +166,13 @@ class BatchWriter:
             await self._dead_letter(message, reason, left)
 
     async def _dead_letter(self, message: Msg, error: ComplexSystemError, left: dict[int, Msg]) -> None:
-        """Keep the message as a dead letter, then remove it from the stream."""
+        """Keep the message as a dead letter, then remove it from the stream; without room for it, it waits there."""
         try:
             await self._dead.keep(message, error)
+        except NoRoomError:
+            # The longer the more often it was delivered: thousands of a source may wait like this.
+            deliveries = message.metadata.num_delivered or 1
+            await message.nak(delay=min(_AGAIN_LATE * 2 ** min(deliveries - 1, 10), _AGAIN_LATEST))
         except NobodyListensError as unavailable:
             # It stays in the stream and blocks nothing else.
             log.warning("A dead letter could not be kept and is retried: %s", unavailable.message)
@@ -195,8 +199,3 @@ async def _report_progress(left: dict[int, Msg]) -> None:
         with contextlib.suppress(NatsError):
             for message in list(left.values()):
                 await message.in_progress()
-
-
-def _source(message: Msg) -> str:
-    """The last part of the subject, which names the source where the publisher says it."""
-    return message.subject.removeprefix(INGEST_RAW.name).lstrip(".")

@@ -36,10 +36,15 @@ _RAISED = {
         "{percent} of the new records could not be processed and were rejected (limit {limit_percent}); "
         "the database keeps each with its reason."
     ),
+    "ingest/stopped_sources": (
+        "{value:.0f} source(s) have no room for another dead letter, so their refused messages wait: "
+        "`fiot extras dead-letters` shows why, and publishes them again or removes them."
+    ),
     "services/silent": "{service} not send heartbeats any more: see the log, and start what has ended.",
     "latency/p99": "One in a hundred predictions takes {value:.0f} ms or longer (limit {limit} ms).",
 }
 _ENDED = {
+    "ingest/stopped_sources": "The room for dead letters is",
     "performance/rmse_relative": "The model's error is",
     "rejected/share": "The share of rejected records is",
     "latency/p99": "The time that predictions take is",

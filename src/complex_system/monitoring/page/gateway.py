@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import hashlib
 import io
 import logging
 import sys
+import threading
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,7 +17,11 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
+from starlette.requests import ClientDisconnect
+
 from complex_system.http.auth import ApiKey
+from complex_system.http.login import login_address
+from complex_system.http.responses import PAGE_HEADERS
 
 log = logging.getLogger(__name__)
 
@@ -28,16 +35,9 @@ MAX_BODY = 1_000_000
 """Bytes of a request at most; the page's own have a few thousand."""
 MIN_COMPRESSED = 1500
 """Bytes from which on an answer is compressed."""
-POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-    "connect-src 'self'; font-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
-)
-"""A browser loads nothing from another host. Inline scripts are allowed, because Dash starts with one."""
-SECURITY = (
-    (b"content-security-policy", POLICY.encode()),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-)
+MAX_COMPRESSED = 20_000_000
+"""Bytes of compressed scripts that are kept; Dash's own are 3 million."""
+SECURITY = [(name.encode(), value.encode()) for name, value in PAGE_HEADERS.items()]
 
 
 class WsgiGateway:
@@ -48,13 +48,13 @@ class WsgiGateway:
 
         Args:
             application: WSGI.
-            api_key: What readers must send: as the password of HTTP's basic authentication, which browsers ask for, or as
-                ``X-API-Key`` or ``Authorization: Bearer`` as for the REST interface. Empty for none.
+            api_key: What readers must know (:class:`ApiKey`); a browser without it is led to the login. Empty for none.
         """
         self._application = application
-        self._key = ApiKey(api_key, basic=True)
+        self._key = ApiKey(api_key)
         self._threads = ThreadPoolExecutor(THREADS, "page")
-        self._compressed: dict[tuple[str, int], bytes] = {}
+        self._compressed: OrderedDict[bytes, bytes] = OrderedDict()
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """End the threads; requests under way get no answer."""
@@ -66,10 +66,12 @@ class WsgiGateway:
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         if not self._key.accepts(headers):
-            refusal = [(b"www-authenticate", b'Basic realm="monitoring", charset="UTF-8"'), *SECURITY]
-            await _send(send, 401, refusal, b"The API key is the password; the user name does not matter.\n")
+            await _refuse(scope, headers, send)
             return
-        body = await _body(receive)
+        try:
+            body = await _body(receive)
+        except ClientDisconnect:
+            return
         if body is None:
             await _send(send, 413, list(SECURITY), b"The request is too large.\n")
             return
@@ -95,18 +97,28 @@ class WsgiGateway:
             (k.lower(), v) for k, v in answered if k.lower() not in ("content-length", "connection", "transfer-encoding")
         ]
         if _is_compressible(dict(kept), headers, content):
-            content = self._compress(str(scope["path"]), status, dict(kept), content)
+            content = self._compress(status, dict(kept), content)
             kept += [("content-encoding", "gzip"), ("vary", "Accept-Encoding")]
         return status, [(k.encode("latin-1"), v.encode("latin-1")) for k, v in kept], content
 
-    def _compress(self, path: str, status: int, answered: dict[str, str], content: bytes) -> bytes:
-        """Compress an answer; scripts of libraries, whose paths contain their versions, are compressed once and well."""
+    def _compress(self, status: int, answered: dict[str, str], content: bytes) -> bytes:
+        """Compress an answer; what browsers keep, scripts of libraries, is compressed once and well.
+
+        It is known by its content: Dash serves a script under any number of names.
+        """
         if status != HTTPStatus.OK or "max-age" not in answered.get("cache-control", ""):
             return gzip.compress(content, 1, mtime=0)
-        key = (path, len(content))
-        if key not in self._compressed:
-            self._compressed[key] = gzip.compress(content, 6, mtime=0)
-        return self._compressed[key]
+        key = hashlib.blake2b(content, digest_size=16).digest()
+        with self._lock:
+            if (known := self._compressed.get(key)) is not None:
+                self._compressed.move_to_end(key)
+                return known
+        made = gzip.compress(content, 6, mtime=0)
+        with self._lock:
+            self._compressed[key] = made
+            while sum(map(len, self._compressed.values())) > MAX_COMPRESSED:
+                self._compressed.popitem(last=False)
+        return made
 
 
 def _is_compressible(answered: dict[str, str], headers: dict[str, str], content: bytes) -> bool:
@@ -131,15 +143,27 @@ def _environ(scope: Scope, headers: dict[str, str], body: bytes) -> dict[str, An
     for name, value in headers.items():
         if name == "content-type":
             request["CONTENT_TYPE"] = value
-        elif name not in ("content-length", "authorization", "x-api-key"):
+        elif name not in ("content-length", "authorization", "x-api-key", "cookie"):
             request[f"HTTP_{name.upper().replace('-', '_')}"] = value
     return request
+
+
+async def _refuse(scope: Scope, headers: dict[str, str], send: Send) -> None:
+    """Lead a browser that opens a page to the login; refuse everything else."""
+    if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
+        place = login_address(str(scope["path"]), scope["query_string"].decode("latin-1"))
+        await _send(send, 303, [(b"location", place.encode("latin-1")), *SECURITY], b"")
+        return
+    content = b"The API key is missing or wrong: log in at /login, or send it as X-API-Key.\n"
+    await _send(send, 401, [(b"www-authenticate", b"Bearer"), *SECURITY], content)
 
 
 async def _body(receive: Receive) -> bytes | None:
     body, more = b"", True
     while more:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
         body += message.get("body", b"")
         more = bool(message.get("more_body"))
         if len(body) > MAX_BODY:

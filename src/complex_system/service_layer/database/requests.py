@@ -114,7 +114,7 @@ def processed_of(value: object, dataset: Dataset) -> Page:
     columns = []
     for field in schema:
         found = table.schema.field(field.name).type
-        text = pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found)
+        text = pa.types.is_string(found) or pa.types.is_large_string(found)
         if not (text if field.name == ID else found == field.type or pa.types.is_null(found)):
             raise InvalidRequestError(f"Column '{field.name}' must be of type {field.type}, not {found}.")
         column = table.column(field.name).cast(field.type)

@@ -106,7 +106,8 @@ class DatabaseService(DocumentSubjects):
         except InvalidRecordError as error:
             raise _nothing_written(error) from None
         saved = await self._stored(self.store.save_raw(records, SENDER.get()))
-        return Saved(db=self.store.label, inserted=saved["inserted"], existing=saved["existing"])
+        inserted, existing, conflicts = saved["inserted"], saved["existing"], saved["conflicts"]
+        return Saved(db=self.store.label, inserted=inserted, existing=existing, conflicts=conflicts)
 
     @answers(subjects.GET_ALL_RAW)
     async def get_all_raw(self, value: Any) -> list[Record]:

@@ -106,7 +106,7 @@ class ServingService(SystemService):
     @override
     async def on_start(self) -> None:
         port: int = getattr(self.settings, self.port_field)
-        rest = RestServer(self._app, self.settings.serving_host, port)
+        rest = RestServer(self._app, self.settings.serving_host, port, self.settings.allowed_hosts)
         try:
             await rest.start()
         except StartError as error:

@@ -82,8 +82,9 @@ class TrainerService(SystemService):
 
     def make_tracker(self) -> Tracker:
         """Make the tracker, by default MLflow's. Called in the background thread."""
-        prefix = self.settings.model_prefix or self.dataset.name
-        return MlflowTracker(self.settings.mlflow_tracking_uri, self.settings.mlflow_experiment, prefix)
+        settings = self.settings
+        prefix = settings.model_prefix or self.dataset.name
+        return MlflowTracker(settings.mlflow_tracking_uri, settings.mlflow_experiment, prefix, settings.model_key)
 
     # The service
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from typing_extensions import override
 
 from complex_system.errors import ModelRefusedError
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.serving.models.predictor import FlavorRuntime
+from complex_system.serving.models.foreign import ForeignRuntime, ModelInput
 from complex_system.serving.models.source import ListedModel, LoadedModel, ModelReference, ModelSource
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 
@@ -16,15 +18,17 @@ class MlflowChampionSource(ModelSource):
 
     label = "the champion in MLflow's registry"
 
-    def __init__(self, registry: ModelRegistry, pipeline: Pipeline | None = None) -> None:
+    def __init__(self, registry: ModelRegistry, pipeline: Pipeline | None = None, foreign: Collection[str] = ()) -> None:
         """Make a source.
 
         Args:
             registry: Where the models are registered.
-            pipeline: With it, a model without an ONNX model is served through its MLflow flavor; without it, such a model is refused.
+            pipeline: Makes the features of foreign models.
+            foreign: Registered names of foreign models that are served although they have no ONNX model, which runs their code.
         """
         self._registry = registry
         self._pipeline = pipeline
+        self._foreign = frozenset(foreign)
 
     @override
     def newest(self) -> ModelReference | None:
@@ -46,14 +50,20 @@ class MlflowChampionSource(ModelSource):
     @override
     def load(self, reference: ModelReference) -> LoadedModel:
         ref: ModelVersionRef = reference.origin
-        if self._pipeline is None or self._registry.has_onnx_model(ref):
+        if self._registry.has_onnx_model(ref):
             return LoadedModel(*self._registry.load_onnx_model(ref))
+        if self._pipeline is None or ref.model not in self._foreign:
+            raise ModelRefusedError(
+                f"{reference} has no ONNX model. To serve it through its MLflow flavor, which runs the code that it contains, name "
+                "it in COMPLEX_SYSTEM_SERVING_FOREIGN_MODELS."
+            )
         dataset = self._pipeline.dataset
         if ref.pipeline_version and ref.pipeline_version != dataset.version:
             raise ModelRefusedError(
                 f"{reference} was trained for pipeline version {ref.pipeline_version}, and this service runs {dataset.version}."
             )
-        runtime = FlavorRuntime(str(reference), self._registry.load_flavor(ref), dataset.feature_names)
+        takes = ModelInput(str(reference), self._registry.flavor_signature(ref), dataset.feature_names)
+        runtime = ForeignRuntime(str(reference), self._registry.download_flavor(ref), takes)
         metadata = {"framework": ref.framework or "mlflow", "trainer": ref.trainer, "run_id": ref.run_id}
         return LoadedModel(None, metadata, runtime)
 

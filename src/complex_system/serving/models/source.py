@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from complex_system.errors import UnknownModelError
-from complex_system.serving.models.predictor import Runtime
+from complex_system.serving.models.runtimes import Runtime
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from complex_system.errors import ModelRefusedError, TrackingUnavailableError
 from complex_system.serving.models.source import ListedModel, LoadedModel, ModelReference, ModelSource
 from complex_system.settings import Settings
 from complex_system.tracking.artifact_store import ArtifactStore
+from complex_system.tracking.signature import require_signature
 from complex_system.tracking.wandb import ARTIFACT, LATEST, ONNX_FILE, OnlineArtifact, artifact_folder, find_artifact
 
 TIMEOUT = 60.0
@@ -25,8 +26,9 @@ class WandbDirectorySource(ModelSource):
 
     label = "the newest W&B artifact in the trainer's directory"
 
-    def __init__(self, store: ArtifactStore) -> None:
+    def __init__(self, store: ArtifactStore, model_key: str = "") -> None:
         self._store = store
+        self._model_key = model_key
 
     @override
     def newest(self) -> ModelReference | None:
@@ -50,7 +52,7 @@ class WandbDirectorySource(ModelSource):
 
     @override
     def load(self, reference: ModelReference) -> LoadedModel:
-        return _model(reference, *self._store.read(reference.version))
+        return _model(reference, *self._store.read(reference.version), self._model_key)
 
 
 class WandbOnlineSource(ModelSource):
@@ -58,8 +60,9 @@ class WandbOnlineSource(ModelSource):
 
     label = "the newest artifact at Weights & Biases"
 
-    def __init__(self, project: str, timeout: float = TIMEOUT) -> None:
+    def __init__(self, project: str, timeout: float = TIMEOUT, model_key: str = "") -> None:
         self._project = project
+        self._model_key = model_key
         self._timeout = timeout
         self._search: Future[OnlineArtifact | None] | None = None
 
@@ -91,7 +94,7 @@ class WandbOnlineSource(ModelSource):
     @override
     def load(self, reference: ModelReference) -> LoadedModel:
         artifact: OnlineArtifact = reference.origin
-        return _model(reference, *self._wait_for(started(artifact.read, "wandb")))
+        return _model(reference, *self._wait_for(started(artifact.read, "wandb")), self._model_key)
 
     def _wait_for(self, answer: Future[T]) -> T:
         try:
@@ -103,15 +106,16 @@ class WandbOnlineSource(ModelSource):
 def wandb_source(settings: Settings) -> ModelSource:
     """Return the source that the settings choose: online only where the trainer logs online."""
     if settings.wandb_mode == "online":
-        return WandbOnlineSource(settings.wandb_project)
-    return WandbDirectorySource(ArtifactStore(artifact_folder(settings.wandb_dir)))
+        return WandbOnlineSource(settings.wandb_project, model_key=settings.model_key)
+    return WandbDirectorySource(ArtifactStore(artifact_folder(settings.wandb_dir)), settings.model_key)
 
 
 def _listed(newest: ModelReference | None) -> list[ListedModel]:
     return [ListedModel(newest, "pytorch", {LATEST: newest.version})] if newest else []
 
 
-def _model(reference: ModelReference, files: dict[str, bytes], metadata: dict[str, Any]) -> LoadedModel:
+def _model(reference: ModelReference, files: dict[str, bytes], metadata: dict[str, Any], model_key: str) -> LoadedModel:
     if ONNX_FILE not in files:
         raise ModelRefusedError(f"{reference} holds no {ONNX_FILE}.")
+    require_signature(str(reference), ARTIFACT, metadata, model_key)
     return LoadedModel(files[ONNX_FILE], metadata)

@@ -13,8 +13,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from complex_system import __version__
 from complex_system.domain.dataset import Dataset
-from complex_system.errors import ComplexSystemError, InvalidRecordError
+from complex_system.errors import ComplexSystemError, InvalidRecordError, NobodyListensError, NoModelError
 from complex_system.http.limits import LimitedRequest
+from complex_system.http.login import Login
 from complex_system.http.responses import REQUEST_ID, json_response
 from complex_system.serving.engine import PredictionEngine
 from complex_system.serving.metrics import CONTENT_TYPE, ServingMetrics
@@ -62,10 +63,10 @@ class Live(msgspec.Struct, frozen=True):
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """Predictions can be made."""
+    """Predictions can be made. Who does not know the API key is not told with which model."""
 
     status: Literal["ready"]
-    model: PredictingModel
+    model: PredictingModel | msgspec.UnsetType = msgspec.UNSET
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -106,7 +107,7 @@ def make_app(
     Args:
         engine: Predicts.
         dataset: Declares what requests look like.
-        api_key: What clients must send (:class:`ApiKey`); empty for none. Probes, metrics and documentation are open.
+        api_key: What clients must know (:class:`ApiKey`), but for probes; a browser logs in at ``/login``. Empty for none.
         metrics: Counts; by default metrics of its own.
         broker_connected: Whether the broker is connected; None where there is none.
         broker_needed: Whether no prediction can be made without it.
@@ -119,7 +120,8 @@ def make_app(
     documentation = documentation_routes(backend, routes, dataset, subjects)
     # Endpoints answer their errors themselves, so the router needs no Starlette application around it: that would cost a request
     # another 7 %. What is left are paths and methods that do not exist.
-    router = Router(routes + documentation)
+    login = Login(backend.api_key, f"Predictions of {dataset.name}").routes if backend.api_key else []
+    router = Router(routes + documentation + login)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = app  # the router raises HTTPException only inside of an application
@@ -152,29 +154,30 @@ OWN_ERRORS = ErrorFormat(Error, _error, invalid_record=422)
 def predict_routes(backend: Backend) -> list[Route]:
     """Return ``/predict``."""
     routes = Routes(backend, OWN_ERRORS, "predict")
-    responses: Responses = {200: Predictions, 400: Error, 413: Error, 422: Error, 503: Error}
+    responses: Responses = {200: Predictions, 400: Error, 413: Error, 415: Error, 422: Error, 503: Error}
     routes.add("/predict", predict, "Predict raw records", responses, method="POST", body=records_body)
     return routes.routes
 
 
 def status_routes(backend: Backend) -> list[Route]:
-    """Return ``/model``, ``/models``, ``/``, the probes and ``/metrics``; the last two need no key."""
+    """Return ``/model``, ``/models``, ``/``, ``/metrics`` and the probes, which need no key."""
     about = Routes(backend, OWN_ERRORS, "model")
     about.add("/model", champion, "The model that is served, and why a newer one is not", {200: ModelStatus}, name="model")
     about.add("/models", models, "All models that can be asked for, and those loaded", {200: ModelsStatus})
     about.add("/", root)
+    text = {"description": "Successful Response", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    about.add("/metrics", metrics, "Metrics in Prometheus' text format", {200: text})
     health = Routes(backend, OWN_ERRORS, "health", is_open=True)
     for path in ("/livez", "/health/live"):
         health.add(path, live, "The process is up", {200: Live})
     for path in ("/readyz", "/health/ready"):
         health.add(path, ready, "Predictions can be made", {200: Ready, 503: Error})
-    text = {"description": "Successful Response", "content": {"text/plain": {"schema": {"type": "string"}}}}
-    health.add("/metrics", metrics, "Metrics in Prometheus' text format", {200: text})
     return about.routes + health.routes
 
 
 async def predict(request: PredictionRequest) -> Response:
     """Predict raw records."""
+    request.require_json()
     result = await request.predict(BatchReader.body)
     info, request_id = result.model, request.id
     model = PredictingModel(info.name, info.version, info.framework)
@@ -204,8 +207,16 @@ async def live(_: PredictionRequest) -> Response:
 
 async def ready(request: PredictionRequest) -> Response:
     """Tell whether predictions can be made."""
-    request.backend.require_ready()
-    info = request.backend.engine.champion.require().info
+    backend = request.backend
+    try:
+        backend.require_ready()
+    except (NoModelError, NobodyListensError) as error:
+        if request.knows_key:
+            raise
+        raise type(error)("Not ready.") from error
+    if not request.knows_key:
+        return json_response(Ready("ready"))
+    info = backend.engine.champion.require().info
     return json_response(Ready("ready", PredictingModel(info.name, info.version, info.framework)))
 
 

@@ -52,7 +52,7 @@ class Backend:
     Attributes:
         engine: Predicts.
         metrics: Counts.
-        api_key: What clients must send.
+        api_key: What clients must know.
         limits: Of bodies.
     """
 
@@ -68,7 +68,7 @@ class Backend:
         Args:
             engine: Predicts.
             metrics: Counts.
-            api_key: What clients must send; empty for none.
+            api_key: What clients must know; empty for none.
             processing_connected: Whether what processes the records elsewhere can be reached; None where nothing is needed.
         """
         self.engine = engine
@@ -121,6 +121,11 @@ class PredictionRequest(LimitedRequest):
         self.predictor: Predictor | None = None
         self.size = 0
         self._live = False
+
+    @property
+    def knows_key(self) -> bool:
+        """Whether the request carries the API key, or none is needed."""
+        return self.backend.api_key.accepts(Headers(scope=self.scope))
 
     async def find_model(self, name: str, version: str | None) -> Predictor:
         """Find the model that the request names; from now on the request is counted as its.

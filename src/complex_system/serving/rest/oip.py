@@ -133,7 +133,7 @@ OIP_ERRORS = ErrorFormat(InferenceError, _error)
 def oip_routes(backend: Backend) -> list[Route]:
     """Return the routes below ``/v2``."""
     routes = Routes(backend, OIP_ERRORS, "Open Inference Protocol V2")
-    responses: Responses = {200: InferenceResponse, **dict.fromkeys((400, 404, 413, 503), InferenceError)}
+    responses: Responses = {200: InferenceResponse, **dict.fromkeys((400, 404, 413, 415, 503), InferenceError)}
     one = "/v2/models/{name}"
     versioned = one + "/versions/{version}"
     for path, suffix, summary in ((one, "_newest", "Infer"), (versioned, "", "Infer with a version or alias")):
@@ -153,6 +153,7 @@ def oip_routes(backend: Backend) -> list[Route]:
 
 async def infer(request: PredictionRequest, name: str, version: str | None = None) -> Response:
     """Predict tensors."""
+    request.require_json()
     if b"inference-header-content-length" in request.headers:
         raise no_binary()
     # An unknown model is reported before the input is checked.

@@ -6,7 +6,7 @@ A plant has no Internet, so the page and all that it loads come from this server
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -15,12 +15,14 @@ from typing import Any
 import msgspec
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from complex_system import __version__
 from complex_system.domain.dataset import Dataset
-from complex_system.http.responses import json_response
+from complex_system.errors import UnauthorizedError
+from complex_system.http.login import login_address
+from complex_system.http.responses import PAGE_HEADERS, error_response, json_response
 from complex_system.serving.models.manager import CHAMPION
 from complex_system.serving.requests.examples import example_record
 from complex_system.serving.rest.endpoint import Backend, Endpoint
@@ -29,10 +31,6 @@ from complex_system.serving.rest.schemas import Schema, reference, request_schem
 
 ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")
 """All files that the page loads."""
-_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-    "frame-ancestors 'self'"
-)
 _PARAMETERS = {
     "name": "Registered name of the model, or `champion`; `GET /models` lists them.",
     "version": "A version of that model, or an alias of it.",
@@ -43,6 +41,7 @@ _MEANINGS = {
     401: "The API key is missing or wrong, where one is set",
     404: "No such model",
     413: "Too many bytes or records; the message says how to split",
+    415: "The body is called something else than JSON",
     422: "A record is not as the data set declares it",
     503: "No model yet, or it cannot be served",
 }
@@ -63,6 +62,18 @@ def documentation_routes(
     # The package brings the files of Swagger UI 5; its code is not used.
     folder = Path(str(resources.files("fastapi_offline"))) / "static"
 
+    def known(show: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        async def shown(request: Request) -> Response:
+            try:
+                backend.api_key.require(request.headers)
+            except UnauthorizedError as error:
+                if "text/html" in request.headers.get("accept", ""):
+                    return RedirectResponse(login_address(request.url.path), 303)
+                return error_response(error)
+            return await show(request)
+
+        return shown
+
     async def openapi(_: Request) -> Response:
         return json_response(documents.current())
 
@@ -76,14 +87,14 @@ def documentation_routes(
             swagger_favicon_url=f"./docs/{ASSETS[2]}",
             swagger_ui_parameters={"validatorUrl": None},
         )
-        html.headers["content-security-policy"] = _POLICY
+        html.headers.update(PAGE_HEADERS)
         return html
 
     async def asset(request: Request) -> Response:
         return FileResponse(folder / request.url.path.rpartition("/")[2], headers={"cache-control": "max-age=3600"})
 
     assets = [Route(f"/docs/{name}", asset) for name in ASSETS]
-    return [Route("/openapi.json", openapi), Route("/docs", page), *assets]
+    return [Route("/openapi.json", known(openapi)), Route("/docs", known(page)), *assets]
 
 
 class _Documents:

@@ -21,11 +21,13 @@ SOURCE = f"{ENVELOPE}_source"
 # Keys are compared byte by byte and without padding, so that their order and identity equal MongoDB's.
 _KEY = "VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL"
 
+_SOURCE = f"VARCHAR({MAX_SOURCE}) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL DEFAULT ''"
+
 ENVELOPE_COLUMNS = {
     REVISION: f"BIGINT NOT NULL DEFAULT {FIRST_REVISION}",
     f"{ENVELOPE}_received": "TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)",
     HASH: "BINARY(16) NULL",
-    SOURCE: f"VARCHAR({MAX_SOURCE}) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL DEFAULT ''",
+    SOURCE: _SOURCE,
 }
 """Definitions of the envelope's columns, but for the version; with defaults for a program that does not know them."""
 
@@ -42,6 +44,9 @@ def tables(names: TableNames) -> tuple[str, ...]:
         f"INDEX unprocessed ({PIPELINE}, {ID})) ENGINE = InnoDB",
         f"CREATE TABLE IF NOT EXISTS {names.processed} ({ID} {_KEY} PRIMARY KEY, {PIPELINE} {_KEY}) ENGINE = InnoDB",
         f"CREATE TABLE IF NOT EXISTS {names.rejected} ({ID} {_KEY} PRIMARY KEY, reason {TEXT}, version {_KEY}) ENGINE = InnoDB",
+        f"CREATE TABLE IF NOT EXISTS {names.conflicts} ({ID} {_KEY}, hash BINARY(16) NOT NULL, source {_SOURCE}, "
+        f"kept_source {_SOURCE}, record LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL, "
+        "received TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6), PRIMARY KEY (" + ID + ", hash)) ENGINE = InnoDB",
     )
 
 
@@ -69,6 +74,11 @@ class Statements:
         self.insert_raw = f"INSERT INTO {names.raw} ({raw}, {HASH}, {SOURCE}) VALUES "
         self.keep_raw = f" ON DUPLICATE KEY UPDATE {ID} = {names.raw}.{ID}"
         self.select_raw = f"SELECT {raw} FROM {names.raw} ORDER BY {ID} LIMIT ?"
+        self.select_origins = f"SELECT {ID}, {HASH}, {SOURCE} FROM {names.raw} WHERE {ID} IN"
+        self.keep_conflict = (
+            f"INSERT INTO {names.conflicts} ({ID}, hash, source, kept_source, record) VALUES (?, ?, ?, ?, ?) "
+            f"ON DUPLICATE KEY UPDATE {ID} = {names.conflicts}.{ID}"
+        )
         self.select_raw_by_keys = f"SELECT {raw} FROM {names.raw} WHERE {ID} IN"
         self.select_unprocessed = (
             f"SELECT {raw}, {REVISION} FROM {names.raw} FORCE INDEX (unprocessed) "
@@ -99,7 +109,8 @@ class Statements:
         self.select_rejected = f"SELECT {ID}, reason, version FROM {names.rejected} WHERE {ID} > ? ORDER BY {ID} LIMIT ?"
         self.counts = (
             f"SELECT (SELECT COUNT(*) FROM {names.raw}), (SELECT COUNT(*) FROM {names.processed}), "
-            f"(SELECT COUNT({target}) FROM {names.processed}), (SELECT COUNT(*) FROM {names.rejected})"
+            f"(SELECT COUNT({target}) FROM {names.processed}), (SELECT COUNT(*) FROM {names.rejected}), "
+            f"(SELECT COUNT(*) FROM {names.conflicts})"
         )
 
     def select_processed(self, columns: Sequence[str], *, labelled: bool, of_version: bool) -> str:

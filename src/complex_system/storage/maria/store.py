@@ -16,6 +16,7 @@ from complex_system.protocol.database import RecordCounts, Rejection
 from complex_system.settings import Settings
 from complex_system.storage.arrow import chosen_schema, converted, page_of, raw_page, unpacked, with_key, without_key
 from complex_system.storage.base import DataStore
+from complex_system.storage.conflicts import find_conflicts
 from complex_system.storage.envelope import (
     by_revision,
     content_hash,
@@ -67,19 +68,21 @@ class MariaDataStore(DataStore):
     @override
     async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
         if not records:
-            return {"inserted": 0, "existing": 0}
+            return {"inserted": 0, "existing": 0, "conflicts": 0}
+        senders = sources_of(sources, len(records))
 
-        def save(connection: Any) -> int:
-            rows = values.raw_rows(records, sources_of(sources, len(records)), self.dataset, self._digest)
+        def save(connection: Any) -> tuple[int, int]:
+            rows = values.raw_rows(records, senders, self.dataset, self._digest)
             inserted = 0
             for part in values.texts_of(rows):
                 inserted += change(connection, self._sql.insert_raw + part + self._sql.keep_raw)
             if inserted:
                 self._mark_processed_before(connection, rows.column(ID).to_pylist())
-            return inserted
+            existing = inserted < len(records)
+            return inserted, self._keep_conflicts(connection, records, senders) if existing else 0
 
-        inserted = await self._connections.run(save)
-        return {"inserted": inserted, "existing": len(records) - inserted}
+        inserted, conflicts = await self._connections.run(save)
+        return {"inserted": inserted, "existing": len(records) - inserted, "conflicts": conflicts}
 
     @override
     async def raw_records(self, limit: int) -> list[Record]:
@@ -160,8 +163,8 @@ class MariaDataStore(DataStore):
 
     @override
     async def counts(self) -> RecordCounts:
-        [(raw, processed, labelled, rejected)] = await self._connections.select(self._sql.counts)
-        return RecordCounts(raw=raw, processed=processed, labelled=labelled, rejected=rejected)
+        [(raw, processed, labelled, rejected, conflicts)] = await self._connections.select(self._sql.counts)
+        return RecordCounts(raw=raw, processed=processed, labelled=labelled, rejected=rejected, conflicts=conflicts)
 
     @override
     async def targets(self, keys: list[str]) -> dict[str, float]:
@@ -177,6 +180,15 @@ class MariaDataStore(DataStore):
         return await self._connections.run(read)
 
     # Inside
+
+    def _keep_conflicts(self, connection: Any, records: list[Record], sources: list[str]) -> int:
+        """Keep the records that have other values than the stored ones of their keys; return how many."""
+        found = _select_keys(connection, self._sql.select_origins, [record[ID] for record in records])
+        kept = {key: (digest, source) for key, digest, source in found}
+        conflicts = find_conflicts(zip(records, sources, map(self._digest, records), strict=True), kept)
+        if conflicts:
+            change_each(connection, self._sql.keep_conflict, sorted(conflicts))
+        return len(conflicts)
 
     def _marks(self, connection: Any) -> Iterator[str]:
         """The versions that raw records are marked with, '' first; each costs one look into the index."""

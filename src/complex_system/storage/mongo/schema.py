@@ -107,6 +107,11 @@ class Collections:
         """The rejections."""
         return self.connection.collection(self.names.rejected)
 
+    @property
+    def conflicts(self) -> Collection:
+        """The records whose key existed with other values."""
+        return self.connection.collection(self.names.conflicts)
+
     async def versions_of(self, keys: Keys[str]) -> tuple[dict[str, str], dict[str, str]]:
         """Return the pipeline versions of the processed records and of the rejections with these keys."""
         processed = await self.queries.find_keys(self.processed, keys, [ID, PIPELINE])

@@ -16,6 +16,7 @@ from complex_system.protocol.database import RecordCounts, Rejection
 from complex_system.settings import Settings
 from complex_system.storage.arrow import chosen_schema, page_of, raw_page, with_key, without_key
 from complex_system.storage.base import DataStore
+from complex_system.storage.conflicts import find_conflicts
 from complex_system.storage.envelope import ENVELOPE, PIPELINE, refuse_reserved_names, revisions_of, sources_of
 from complex_system.storage.mongo.connection import Document, MongoConnection, Queries
 from complex_system.storage.mongo.documents import MongoDocuments
@@ -64,7 +65,8 @@ class MongoDataStore(DataStore):
             existing = set(await self._queries.insert(self._collections.raw, documents))
             inserted = [document[ID] for place, document in enumerate(documents) if place not in existing]
             await self._work.mark_processed_before(inserted)
-        return {"inserted": len(inserted), "existing": len(existing)}
+            conflicts = await self._keep_conflicts([documents[place] for place in existing]) if existing else 0
+        return {"inserted": len(inserted), "existing": len(existing), "conflicts": conflicts}
 
     @override
     async def raw_records(self, limit: int) -> list[Record]:
@@ -155,6 +157,7 @@ class MongoDataStore(DataStore):
                 processed=await self._queries.count(processed),
                 labelled=await self._queries.count_known(processed, self._fields.target),
                 rejected=await self._queries.count(rejected),
+                conflicts=await self._queries.count(self._collections.conflicts),
             )
 
     @override
@@ -170,6 +173,25 @@ class MongoDataStore(DataStore):
             found = await self._queries.find_keys(self._collections.raw, keys, self._fields.raw)
         rows = [[document.get(field) for field in self._fields.raw] for document in found]
         return raw_page(self.dataset, rows, len(rows) + 1)
+
+    async def _keep_conflicts(self, documents: list[Document]) -> int:
+        """Keep those of the documents, whose keys exist, that have other values than the stored ones; return how many."""
+        keys = [document[ID] for document in documents]
+        found = await self._queries.find_keys(self._collections.raw, keys, [ID, ENVELOPE])
+        kept = {each[ID]: (each[ENVELOPE]["hash"], each[ENVELOPE]["source"]) for each in found if ENVELOPE in each}
+        envelopes = [document[ENVELOPE] for document in documents]
+        records = zip(
+            self._fields.raw_records(documents),
+            (each["source"] for each in envelopes),
+            (each["hash"] for each in envelopes),
+            strict=True,
+        )
+        conflicts = find_conflicts(records, kept)
+        received = envelopes[0]["received"]
+        # One entry for each content, so that a second delivery of the message changes nothing.
+        entries = {f"{each.key} {each.hash.hex()}": {**each._asdict(), "received": received} for each in conflicts}
+        await self._queries.insert(self._collections.conflicts, [{ID: key, **entry} for key, entry in entries.items()])
+        return len(conflicts)
 
     @property
     def _queries(self) -> Queries:

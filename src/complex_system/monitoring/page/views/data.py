@@ -181,17 +181,21 @@ def _quality(reading: Reading, viewer: Viewer) -> Figure:
 
 
 def _rejected(reading: Reading, _: Viewer) -> str:
-    """Return what was rejected in the last minutes; rejected records are not among the live ones."""
-    rejected = reading.data.rejected
+    """Return what was rejected in the last minutes, and what was not written; neither is among the live records."""
+    rejected, ingest = reading.data.rejected, reading.data.ingest
+    dead, stopped, conflicts = (int(ingest.get(name, 0)) for name in ("dead", "stopped_sources", "conflicts"))
+    notes = [f"{count(dead)} published messages were refused and are dead letters."] if dead else []
+    notes += [f"{count(stopped)} sources have no room for another dead letter: their messages wait."] if stopped else []
+    notes += [f"{count(conflicts)} records came under keys that exist with other values."] if conflicts else []
     if not rejected.get("count"):
-        return ""
+        return " ".join(notes)
     reasons = [
         f"{count(n)} {name.replace('_', ' ')}" for name, n in rejected.items() if n and name not in ("count", "share")
     ]
     new = [f"{column} ({count(n)})" for column, n in reading.data.new_categories.items()]
     text = f"Rejected in the last five minutes: {share(rejected.get('share'))} of {count(rejected['count'])} new records"
     text += f": {', '.join(reasons)}" if reasons else ""
-    return text + (f". New categories in {', '.join(new)}." if new else ".")
+    return " ".join([text + (f". New categories in {', '.join(new)}." if new else "."), *notes])
 
 
 PARTS = {

@@ -1,0 +1,125 @@
+"""The broker's disk fills while messages flow: publishers are told, nothing is lost, and all goes on when there is room again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.laboratory import Laboratory
+from complex_system.domain.records import Record
+from complex_system.errors import ComplexSystemError
+from complex_system.local.plan import Plan
+from complex_system.local.servers import NatsServer, Server
+from complex_system.local.state import Process, RunState
+from complex_system.local.supervisor import Supervisor
+from complex_system.messaging import subjects
+from complex_system.messaging.ingest.publisher import IngestClient
+from complex_system.protocol.base import Empty
+from complex_system.protocol.database import GET_COUNTS, GET_INGEST_COUNTS
+from complex_system.settings import Settings
+from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
+from plant import FULL
+from small_disk import SmallDisk, needs_root, small_disk
+from support import TesterService, eventually, running
+
+BATCH = 50
+RECORDS = FULL or 3_000
+LEFT = 64 * 1024
+"""Bytes that the messages themselves fill."""
+FULL_SECONDS = 6.0
+
+pytestmark = [needs_root, pytest.mark.timeout(1800 if FULL else 300)]
+
+
+class Publisher:
+    """Publishes batches, each until it is acknowledged."""
+
+    def __init__(self, client: IngestClient) -> None:
+        self._client = client
+        self.acknowledged: list[Record] = []
+        self.told: list[str] = []
+
+    async def publish(self, records: list[Record]) -> None:
+        for start in range(0, len(records), BATCH):
+            batch = records[start : start + BATCH]
+            while True:
+                try:
+                    await self._client.publish(batch)
+                except ComplexSystemError as error:
+                    self.told.append(error.message)
+                    await asyncio.sleep(0.2)  # its pause before it repeats the batch
+                else:
+                    self.acknowledged += batch
+                    break
+
+
+def supervised(server: NatsServer, folder: Path) -> Supervisor:
+    """Keeps the broker running, as ``fiot run`` does."""
+    plan = Plan("here", folder, (server,), (), (), Settings(), Dataset.load())
+    state = RunState("here", infrastructure={server.name: Process(server.name, url=server.url)})
+    supervisor = Supervisor(plan, state)
+    supervisor.start()
+    return supervisor
+
+
+async def test_the_disk_of_the_broker_is_full(
+    tmp_path: Path, mongo_server: Server, make_settings: Callable[..., Settings], report: Any
+) -> None:
+    records = list(Laboratory(seed=5).records(RECORDS))
+    with small_disk(tmp_path / "disk", 128) as disk:
+        broker = NatsServer(disk.folder / "nats", tmp_path, port=0)
+        supervisor = supervised(broker, tmp_path)
+        try:
+            await eventually(broker.is_ready, 60)
+            name = f"d{uuid.uuid4().hex[:10]}"
+            # Reserved by JetStream, which takes three quarters of the disk at most.
+            small = {"ingest_bytes": 50_000_000, "ingest_dead_bytes": 5_000_000}
+            settings = make_settings(broker, mongo_server, mongo_name=name, **small)
+            async with running(DatabaseMongoService, settings) as service, running(TesterService, settings) as tester:
+                await eventually(lambda: service.ingest is not None and not service.ingest.problem, 60)
+                await disturbed(tester, Publisher(IngestClient(tester.broker, settings, "Test")), disk, records, report)
+        finally:
+            await supervisor.stop()
+
+
+async def disturbed(
+    tester: TesterService, publisher: Publisher, disk: SmallDisk, records: list[Record], report: Any
+) -> None:
+    third = RECORDS // 3
+    await publisher.publish(records[:third])
+    assert not publisher.told
+    publishing = asyncio.create_task(publisher.publish(records[third:]))
+    began = time.monotonic()
+    disk.fill(LEFT)
+    await eventually(lambda: publisher.told, 60)
+    refused_at = len(publisher.acknowledged)
+    await asyncio.sleep(FULL_SECONDS)  # the fault lasts so long
+    assert len(publisher.acknowledged) == refused_at
+    # Requests do not need the disk.
+    assert (await tester.ask(GET_COUNTS, Empty())).raw <= refused_at
+    disk.make_room()
+    over = time.monotonic()
+    await eventually(lambda: len(publisher.acknowledged) > refused_at, 60)
+    recovery = time.monotonic() - over
+    await asyncio.wait_for(publishing, 120)
+
+    async def settled() -> bool:
+        try:
+            counts = await tester.ask(GET_INGEST_COUNTS, Empty())
+        except ComplexSystemError:
+            return False
+        return (counts.waiting, counts.in_flight) == (0, 0)
+
+    await eventually(settled, 120)
+    assert publisher.acknowledged == records
+    saved = await tester.ask(subjects.GET_ALL_RAW, {})
+    assert sorted(saved, key=lambda record: str(record[ID])) == records
+    assert (await tester.ask(GET_INGEST_COUNTS, Empty())).dead == 0
+    report({"fault": over - began, "recovery": recovery, "finished": time.monotonic() - over})

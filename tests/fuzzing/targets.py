@@ -1,0 +1,191 @@
+"""Where bytes from outside are read. Each target takes any bytes; it may refuse them with an error of ours, and nothing else.
+
+``python -m fuzzing.targets`` writes the seeds of the corpus anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import json
+import struct
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import polars as pl
+import pyarrow as pa
+from fastiot.core.serialization import serialize_to_bin
+from fastiot.msg import Thing
+
+from complex_system.domain.dataset import Dataset
+from complex_system.domain.laboratory import Laboratory
+from complex_system.domain.pages import Page, decode_page, encode_page, processed_schema, raw_schema
+from complex_system.domain.records import raw_check
+from complex_system.errors import ComplexSystemError, InvalidRequestError
+from complex_system.messaging.codec import serialize_from_bin
+from complex_system.messaging.errors import to_thing
+from complex_system.messaging.ingest.publisher import published_records
+from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.operations import SERVICE_HEARTBEAT
+from complex_system.protocol.serving import PREDICTION_MADE
+from complex_system.protocol.training import TRAIN_MODEL
+from complex_system.service_layer.database.requests import processed_of
+from complex_system.serving.requests.examples import example_columns, example_record
+from complex_system.serving.requests.reader import BatchReader
+from complex_system.serving.rest.mlflow_scoring import read_csv, read_json
+from complex_system.serving.rest.oip_tensors import decode_inference, inference_batch
+from complex_system.sources.replay import ReplayFile
+from spreadsheets import write_excel
+
+CORPUS = Path(__file__).parent / "corpus"
+MAX_RECORDS = 10_000
+DATASET = Dataset.load()
+PIPELINE = Pipeline(DATASET)
+READER = BatchReader(PIPELINE, max_records=MAX_RECORDS)
+CHECK = raw_check(DATASET)
+PACKED = (".csv.gz", ".jsonl.gz", ".parquet", ".xlsx", ".csv", ".jsonl", ".ods", ".parquet.gz")
+"""Formats of files; the first byte of an input chooses one."""
+
+
+def page(data: bytes) -> None:
+    """An Arrow page, as the database service and serving take it."""
+    table = decode_page(data).table
+    table.to_pylist()
+    for read in (lambda: processed_of(data, DATASET), lambda: READER.table(table).features(PIPELINE)):
+        _may_refuse(read)
+
+
+def ingest(data: bytes) -> None:
+    """A published message."""
+    CHECK(published_records(data))
+
+
+def predict(data: bytes) -> None:
+    """A body of ``/predict``."""
+    READER.body(data).features(PIPELINE)
+
+
+def inference(data: bytes) -> None:
+    """A body of ``/v2/models/{name}/infer``."""
+    inference_batch(decode_inference(data), READER).features(PIPELINE)
+
+
+def invocations(data: bytes) -> None:
+    """A JSON body of ``/invocations``."""
+    read_json(READER, data).features(PIPELINE)
+
+
+def csv(data: bytes) -> None:
+    """A CSV body of ``/invocations``."""
+    read_csv(READER, data).features(PIPELINE)
+
+
+def packed(data: bytes) -> None:
+    """A file that is replayed, compressed or not."""
+    suffix = PACKED[data[0] % len(PACKED)] if data else PACKED[0]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"records{suffix}"
+        path.write_bytes(data[1:])
+        for batch in ReplayFile(path, DATASET).batches(1000):
+            assert batch
+
+
+def thing(data: bytes) -> None:
+    """A message on one of the subjects, in FastIoT's format."""
+    try:
+        found = serialize_from_bin(Thing, data)
+    except Exception as error:
+        raise InvalidRequestError(str(error)) from error  # as messaging.connection does
+    for decode in (TRAIN_MODEL.decode_request, SERVICE_HEARTBEAT.decode, PREDICTION_MADE.decode):
+        _may_refuse(lambda decode=decode: decode(found.value))
+
+
+def _may_refuse(call: Callable[[], Any]) -> None:
+    with contextlib.suppress(ComplexSystemError):
+        call()
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    each.__name__: each for each in (page, ingest, predict, inference, invocations, csv, packed, thing)
+}
+
+
+def run(name: str, data: bytes) -> None:
+    """Give an input to a target; an error of ours is an answer."""
+    _may_refuse(lambda: TARGETS[name](data))
+
+
+# Seeds
+
+
+def seeds() -> dict[str, list[bytes]]:
+    """Small good inputs of each target, from which the search begins."""
+    records = list(Laboratory(seed=5).records(3))
+    raw = pa.Table.from_pylist(records, schema=raw_schema(DATASET))
+    processed = pa.Table.from_pylist(PIPELINE.process(records).to_dicts(), schema=processed_schema(DATASET))
+    columns = example_columns(DATASET, 2)
+    rows = [list(row) for row in zip(*columns.values(), strict=True)]
+    one = example_record(DATASET, 0)
+    width = len(DATASET.feature_names)
+    features = [{"name": "features", "shape": [1, width], "datatype": "FP32", "data": [0.5] * width}]
+    tensors = [
+        {"name": name, "shape": [2, 1], "datatype": "BYTES" if isinstance(values[0], str) else "FP64", "data": values}
+        for name, values in columns.items()
+    ]
+    lines = pl.DataFrame(records).write_csv().encode()
+    parquet = io.BytesIO()
+    pl.DataFrame(records).write_parquet(parquet)
+    texts = [lines, lines.replace(b",", b";").replace(b".", b","), b"\n".join(map(_json, records))]
+    files = [
+        (0, gzip.compress(lines, mtime=0)),
+        (1, gzip.compress(texts[2], mtime=0)),
+        (2, parquet.getvalue()),
+        (4, lines),
+        (4, texts[1]),
+        (5, texts[2]),
+        (3, _workbook(records)),
+        (7, gzip.compress(parquet.getvalue(), mtime=0)),
+    ]
+    values: list[Any] = [records, one, {"round": "r1"}, {"service": "ml_consumer", "replica": "a", "state": "ready"}]
+    return {
+        "page": [encode_page(Page(raw, "key", {"version": "a"})), encode_page(Page(processed)), encode_page(Page(raw.slice(0, 0)))],
+        "ingest": [_json(one), _json(records), serialize_to_bin(Thing, to_thing(records, "Device")), msgpack.packb({"value": one})],
+        "predict": [_json(one), _json(records), _json({"records": records})],
+        "inference": [_json({"id": "1", "inputs": tensors}), _json({"inputs": features, "outputs": [{"name": "prediction"}]})],
+        "invocations": [
+            _json({"dataframe_split": {"columns": list(columns), "data": rows, "index": [0, 1]}}),
+            _json({"dataframe_records": [one]}),
+            _json({"instances": [one]}),
+            _json({"inputs": columns}),
+            _json({"inputs": [[0.5] * width]}),
+        ],
+        "csv": [lines, b"material_id\n00000000\n", b'"material_id"\r\n"00000000"\r\n'],
+        "packed": [struct.pack("B", place) + content for place, content in files],
+        "thing": [serialize_to_bin(Thing, to_thing(value, "Device")) for value in values],
+    }  # fmt: skip
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _workbook(records: list[dict[str, Any]]) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return write_excel(Path(folder) / "a.xlsx", records).read_bytes()
+
+
+def main() -> None:
+    """Write the seeds."""
+    for name, inputs in seeds().items():
+        folder = CORPUS / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for place, data in enumerate(inputs):
+            (folder / f"seed-{place}").write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()
