@@ -260,7 +260,7 @@ def _servers(
 
 def _external(name: str, address: str, port: int, by: str) -> ExternalServer:
     if name == "mlflow":
-        url = address if "://" in address else f"http://{address}:{port}"
+        url = address if ":/" in address else f"http://{address}:{port}"
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https"):
             raise StartError(
