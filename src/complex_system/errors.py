@@ -106,6 +106,12 @@ class DescribeError(ComplexSystemError):
     code = "cannot_describe"
 
 
+class BackupError(ComplexSystemError):
+    """A backup cannot be made, or cannot be restored; the message says what to do."""
+
+    code = "backup"
+
+
 class TooLargeError(ComplexSystemError):
     """A request or a reply exceeds the limit of the broker or the server; the message says how to split it."""
 
@@ -113,9 +119,21 @@ class TooLargeError(ComplexSystemError):
 
 
 class StoreUnavailableError(ComplexSystemError):
-    """The database does not answer. Nothing was acknowledged; the same request may be sent again."""
+    """The database does not answer, or cannot do it at the moment. Nothing was acknowledged; the same request may be sent again.
+
+    Attributes are known only in the process where the error was made.
+
+    Attributes:
+        explained: Whether the reason is one that no record can cause.
+        answered: Whether the database has answered, so that it may answer a ping and write something smaller.
+    """
 
     code = "store_unavailable"
+
+    def __init__(self, message: str, *, explained: bool = True, answered: bool = False) -> None:
+        super().__init__(message)
+        self.explained = explained
+        self.answered = answered
 
 
 class NobodyListensError(ComplexSystemError):
@@ -134,6 +152,12 @@ class BusyError(ComplexSystemError):
     """Too many requests wait for the service. Nothing was done; the same request may be sent again."""
 
     code = "busy"
+
+
+class NotHolderError(ComplexSystemError):
+    """This replica is not, or not for certain, the one that may act: it holds no lease."""
+
+    code = "not_holder"
 
 
 class NoModelError(ComplexSystemError):

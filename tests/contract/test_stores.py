@@ -7,9 +7,10 @@ import json
 import logging
 import math
 import random
+import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar
@@ -21,24 +22,28 @@ from pymongo import AsyncMongoClient
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.keys import key_at
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import REVISION, Page, processed_schema, raw_schema
-from complex_system.domain.records import Record
-from complex_system.errors import DeclarationError, StoreUnavailableError
+from complex_system.domain.records import Record, raw_check
+from complex_system.errors import DeclarationError, InvalidRecordError, StoreUnavailableError
 from complex_system.local.servers import Server, free_port
 from complex_system.protocol.database import RecordCounts, Rejection
 from complex_system.settings import Settings
+from complex_system.storage import quarantine
 from complex_system.storage.base import PROCESSED, RAW, REJECTED, DataStore
 from complex_system.storage.conflicts import CONFLICTS
-from complex_system.storage.envelope import content_hash
+from complex_system.storage.envelope import Digest, content_hash
 from complex_system.storage.maria.store import MariaDataStore
 from complex_system.storage.mongo import connection as mongo_connection
 from complex_system.storage.mongo import secantus
 from complex_system.storage.mongo import store as mongo_store
 from complex_system.storage.mongo.store import MongoDataStore
+from complex_system.storage.quarantine import RawWriter
 from envelopes import change, envelopes
 from everything import EVERYTHING
 from proxy import proxied
+from support import eventually
 
 CHANGED = "rohwert_2_labormessung"
 EXACT = [0.1 + 0.2, 5e-324, 1.7976931348623157e308, -0.0, 1 / 3, 2**53 + 1.0, -1e-300]
@@ -67,6 +72,12 @@ pipeline:
   - {step: scale, column: _pipeline}
   - {step: scale, column: "Größe "}
 """
+
+
+# MariaDB's codes. A full disk, memory, locks, read-only, a time limit, the operating system's errors:
+WAITS = (28, 1021, 1026, 1030, 1037, 1041, 1114, 1206, 1290, 1317, 1836, 1969)
+# NULL, out of range, of another type, too long, too large for a statement, a constraint:
+REFUSES = (1048, 1153, 1264, 1292, 1366, 1406, 4025)
 
 
 def processed_table(dataset: Dataset, keys: list[str], target: float | None = 1.5, base: float = 0.0) -> pa.Table:
@@ -156,6 +167,10 @@ class StoreCases(ABC):
     @abstractmethod
     async def drop(self, settings: Settings) -> None:
         """Removes the database."""
+
+    @abstractmethod
+    async def refuse(self, settings: Settings, laborant: str) -> None:
+        """Has the database itself refuse raw records of one person, by a rule of the operator's."""
 
     @pytest.fixture
     async def store(self, dataset: Dataset, settings: Settings) -> AsyncIterator[DataStore]:
@@ -436,6 +451,27 @@ class StoreCases(ABC):
         assert await store.processed_page(4, 8) == []
         assert await store.processed_page(10**9, 10**9) == []
 
+    async def test_arrival_is_told_by_the_databases_clock_and_not_by_the_keys(
+        self, store: DataStore, laboratory: Laboratory
+    ) -> None:
+        began = await store.now()
+        assert began == pytest.approx(time.time(), abs=60)
+        assert await store.last_key(began + 1000) is None
+        records = list(laboratory.records(6))
+        # The source's clock is an hour ahead, then an hour behind.
+        early = [{**each, "_id": key_at(began + 3600 + place)} for place, each in enumerate(records[:3])]
+        late = [{**each, "_id": key_at(began - 3600 + place)} for place, each in enumerate(records[3:])]
+        await store.save_raw(early)
+
+        async def later() -> float | None:
+            now = await store.now()
+            return now if now > began and await store.last_key(now) == early[-1]["_id"] else None
+
+        between = await eventually(later)
+        await store.save_raw(late)
+        assert await store.last_key(between) == early[-1]["_id"]
+        assert await store.last_key(began - 1) is None
+
     async def test_counts_begin_at_nothing(self, store: DataStore) -> None:
         assert await store.counts() == RecordCounts(raw=0, processed=0, labelled=0, rejected=0)
 
@@ -588,6 +624,114 @@ class StoreCases(ABC):
             assert (await through.counts()).raw == 30
             await through.close()
 
+    async def test_a_probe_writes_and_leaves_nothing(
+        self, store: DataStore, settings: Settings, records: list[Record]
+    ) -> None:
+        await asyncio.gather(store.probe(), store.probe())
+        assert await self.kept(settings, RAW) == []
+        await store.save_raw(records)
+        kept = await self.kept(settings, RAW)
+        await store.probe()
+        assert await self.kept(settings, RAW) == kept
+        await self.refuse(settings, "")  # an example has no name
+        await store.probe()
+
+    async def test_an_example_of_every_type_is_a_record(self, settings: Settings) -> None:
+        dataset = EVERYTHING
+        store = self.make(dataset, settings)
+        await store.open()
+        try:
+            [checked] = raw_check(dataset)([store.example("a")])
+            assert checked == store.example("a")
+            await store.probe()
+            assert (await store.counts()).raw == 0
+        finally:
+            await store.close()
+            await self.drop(settings)
+
+    async def test_what_is_tried_out_leaves_nothing_and_changes_nothing(
+        self, store: DataStore, settings: Settings, records: list[Record]
+    ) -> None:
+        await store.save_raw(records[:10])
+        kept = await self.kept(settings, RAW)
+        await store.trial([{**record, "rohwert_1_labormessung": 29.0} for record in records])
+        assert await self.kept(settings, RAW) == kept
+        assert (await store.counts()).raw == 10
+
+    async def test_records_that_the_database_refuses_are_named_and_nothing_of_the_batch_is_written(
+        self, store: DataStore, settings: Settings, records: list[Record]
+    ) -> None:
+        await self.refuse(settings, "POISON")
+        await store.save_raw(records[:5])
+        before = await self.kept(settings, RAW)
+        poisoned = [{**r, "laborant": "POISON"} if place in (7, 20) else r for place, r in enumerate(records)]
+        with pytest.raises(InvalidRecordError, match=f"{store.label} at .* refuses a record"):
+            await store.save_raw(poisoned)
+        assert await self.kept(settings, RAW) == before
+        with pytest.raises(
+            InvalidRecordError, match=rf"Record 7 \(id {records[7][ID]}\): cannot be stored: .* 1 more"
+        ) as caught:
+            await RawWriter(store).save(poisoned)
+        assert [fault["record"] for fault in caught.value.faults] == [7, 20]
+        assert await self.kept(settings, RAW) == before
+        good = [record for record in poisoned if record["laborant"] != "POISON"]
+        assert await RawWriter(store).save(good) == {"inserted": 23, "existing": 5, "conflicts": 0}
+
+    async def test_a_record_at_which_our_own_code_fails_is_named_after_several_trials(
+        self, store: DataStore, settings: Settings, records: list[Record], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(quarantine, "PAUSES", (0.0, 0.0, 0.0))
+        fails = FailingDigest(store.dataset, records[12][ID])
+        self.hash_with(store, fails)
+        with pytest.raises(
+            InvalidRecordError, match=r"Record 12 .*: the database service fails at it \(ZeroDivisionError\)"
+        ):
+            await RawWriter(store).save(records)
+        assert fails.failed >= 3
+        assert await self.kept(settings, RAW) == []
+        assert (await RawWriter(store).save(records[:12] + records[13:]))["inserted"] == 29
+
+    async def test_a_fault_of_ours_that_no_record_causes_refuses_none(
+        self, store: DataStore, records: list[Record], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(quarantine, "PAUSES", (0.0, 0.0, 0.0))
+        fails = FailingDigest(store.dataset, None)
+        self.hash_with(store, fails)
+        with pytest.raises(StoreUnavailableError, match=f"wrote to {store.label} at .*ZeroDivisionError"):
+            await RawWriter(store).save(records)
+        # Nor one that spares the probe.
+        fails.spared = "probe"
+        for batch in (records, records[:1]):
+            with pytest.raises(StoreUnavailableError):
+                await RawWriter(store).save(batch)
+        fails.spared = ""
+        # And a moment that is over when the records are tried one by one.
+        fails.key, fails.times = records[3][ID], 1
+        with pytest.raises(StoreUnavailableError) as caught:
+            await RawWriter(store).save(records)
+        assert not caught.value.explained
+        assert (await RawWriter(store).save(records))["inserted"] == 30
+
+    @abstractmethod
+    def hash_with(self, store: DataStore, digest: Digest) -> None:
+        """Has the store hash records with another function."""
+
+
+class FailingDigest:
+    """A fault of ours: hashes the content of records, but for one at which it fails; None for all."""
+
+    def __init__(self, dataset: Dataset, key: str | None) -> None:
+        self.key, self.times, self.failed, self.spared = key, 1_000_000, 0, ""
+        self._digest = content_hash(dataset)
+
+    def __call__(self, record: Mapping[str, Any]) -> bytes:
+        spared = self.spared and record[ID].startswith(self.spared)
+        if self.key in (None, record[ID]) and self.times and not spared:
+            self.times -= 1
+            self.failed += 1
+            raise ZeroDivisionError
+        return self._digest(record)
+
 
 class MongoCases(StoreCases):
     database = "mongo"
@@ -618,6 +762,39 @@ class MongoCases(StoreCases):
     async def drop(self, settings: Settings) -> None:
         async with AsyncMongoClient(settings.mongo_host, settings.mongo_port) as client:
             await client.drop_database(settings.mongo_name)
+
+    async def refuse(self, settings: Settings, laborant: str) -> None:
+        async with AsyncMongoClient(settings.mongo_host, settings.mongo_port) as client:
+            await client[settings.mongo_name].command("collMod", RAW, validator={"laborant": {"$ne": laborant}})
+
+    def hash_with(self, store: DataStore, digest: Digest) -> None:
+        assert isinstance(store, MongoDataStore)
+        store._collections.fields.digest = digest
+
+    async def test_what_a_killed_service_has_tried_out_is_removed_at_the_next_start(
+        self, settings: Settings, dataset: Dataset
+    ) -> None:
+        async with AsyncMongoClient(settings.mongo_host, settings.mongo_port) as client:
+            raw = client[settings.mongo_name][RAW]
+            await raw.insert_many([{"_id": {mongo_connection.TRIED_OUT: "a"}}, {"_id": {"theirs": 1}}])
+        store = self.make(dataset, settings)
+        await store.open()
+        try:
+            assert [row["_id"] for row in await self.kept(settings, RAW)] == [{"theirs": 1}]
+        finally:
+            await store.close()
+            await self.drop(settings)
+
+    async def test_a_record_that_another_unique_index_refuses_is_not_taken_for_one_that_is_there(
+        self, store: DataStore, settings: Settings, records: list[Record]
+    ) -> None:
+        async with AsyncMongoClient(settings.mongo_host, settings.mongo_port) as client:
+            await client[settings.mongo_name][RAW].create_index([("datum", 1)], unique=True)
+        await RawWriter(store).save(records[:3])
+        double = {**records[5], "datum": records[1]["datum"]}
+        with pytest.raises(InvalidRecordError, match="Record 1 .*code 11000"):
+            await RawWriter(store).save([records[0], double, records[4]])
+        assert await store.raw_records(100) == records[:3]
 
     async def test_records_of_another_program_are_adopted(self, settings: Settings, dataset: Dataset) -> None:
         async with AsyncMongoClient(settings.mongo_host, settings.mongo_port) as client:
@@ -826,6 +1003,91 @@ class TestMariaDataStore(StoreCases):
         connection = self._connect(settings)
         connection.cursor().execute(f"DROP DATABASE IF EXISTS `{settings.maria_name}`")
         connection.close()
+
+    async def refuse(self, settings: Settings, laborant: str) -> None:
+        connection = self._connect(settings)
+        connection.cursor().execute(
+            f"ALTER TABLE `{settings.maria_name}`.{RAW} ADD CONSTRAINT CHECK (laborant IS NULL OR laborant <> '{laborant}')"
+        )
+        connection.close()
+
+    def hash_with(self, store: DataStore, digest: Digest) -> None:
+        assert isinstance(store, MariaDataStore)
+        store._digest = digest
+
+    async def test_a_probe_meets_what_is_wrong_with_the_table_where_a_ping_does_not(
+        self, store: DataStore, settings: Settings, records: list[Record]
+    ) -> None:
+        connection = self._connect(settings)
+        cursor = connection.cursor()
+        cursor.execute(f"ALTER TABLE `{settings.maria_name}`.{RAW} ADD COLUMN inspector INT NOT NULL")
+        await store.ping()
+        for attempt in (store.probe(), RawWriter(store).save(records)):
+            with pytest.raises(StoreUnavailableError, match=r"inspector.*error 1364") as caught:
+                await attempt
+            assert caught.value.explained
+        cursor.execute(f"ALTER TABLE `{settings.maria_name}`.{RAW} DROP COLUMN inspector")
+        connection.close()
+        assert (await RawWriter(store).save(records))["inserted"] == 30
+
+    async def test_a_code_that_is_not_known_names_a_record_only_if_it_fails_alone_again_and_again(
+        self, store: DataStore, settings: Settings, records: list[Record], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(quarantine, "PAUSES", (0.0, 0.0, 0.0))
+        connection = self._connect(settings)
+        cursor = connection.cursor()
+        cursor.execute(f"USE `{settings.maria_name}`")
+        cursor.execute(
+            f"CREATE TRIGGER inspect BEFORE INSERT ON {RAW} FOR EACH ROW "
+            f"IF NEW._id = '{records[9][ID]}' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'not this one'; END IF"
+        )
+        with pytest.raises(InvalidRecordError, match=r"Record 9 .*not this one.*error 1644"):
+            await RawWriter(store).save(records)
+        assert await self.kept(settings, RAW) == []
+        cursor.execute("DROP TRIGGER inspect")
+        connection.close()
+        assert (await RawWriter(store).save(records))["inserted"] == 30
+
+    async def test_only_codes_that_say_so_refuse_a_record(
+        self, store: DataStore, settings: Settings, records: list[Record]
+    ) -> None:
+        connection = self._connect(settings)
+        cursor = connection.cursor()
+        cursor.execute(f"USE `{settings.maria_name}`")
+        for code in (*WAITS, *REFUSES):
+            cursor.execute(
+                f"CREATE OR REPLACE TRIGGER inspect BEFORE INSERT ON {RAW} FOR EACH ROW IF NEW._id = '{records[9][ID]}' "
+                f"THEN SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {code}, MESSAGE_TEXT = 'as the test wants it'; END IF"
+            )
+            error = InvalidRecordError if code in REFUSES else StoreUnavailableError
+            with pytest.raises(error, match="as the test wants it") as caught:
+                await RawWriter(store).save(records)
+            assert getattr(caught.value, "explained", True), code
+            assert await self.kept(settings, RAW) == []
+        cursor.execute("DROP TRIGGER inspect")
+        connection.close()
+        assert (await RawWriter(store).save(records))["inserted"] == 30
+
+    async def test_statements_fit_into_what_the_server_takes_and_a_record_that_does_not_is_named(
+        self, store: DataStore, dataset: Dataset, settings: Settings, records: list[Record]
+    ) -> None:
+        connection = self._connect(settings)
+        cursor = connection.cursor()
+        cursor.execute("SELECT @@max_allowed_packet")
+        [packet] = cursor.fetchone()
+        cursor.execute("SET GLOBAL max_allowed_packet = 1048576")
+        small = self.make(dataset, settings)
+        try:
+            await small.open()
+            long = [{**record, "laborant": "x" * 65_536} for record in records]  # 130,000 bytes each in a statement
+            assert (await RawWriter(small).save(long))["inserted"] == 30
+            longest = {**records[2], ID: "longest", "laborant": "x" * 500_000}
+            with pytest.raises(InvalidRecordError, match=r"Record 1 \(id longest\).*1048576 bytes.*max_allowed_packet"):
+                await RawWriter(small).save([records[0], longest, records[1]])
+        finally:
+            cursor.execute(f"SET GLOBAL max_allowed_packet = {packet}")
+            connection.close()
+            await small.close()
 
     async def test_more_features_than_a_table_takes_are_refused_with_the_limit(self, settings: Settings) -> None:
         for name, categories, fits in (("c", 150, True), ("c", 205, False), ("a name of many characters " * 2, 120, False)):

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
+import pyarrow as pa
 import pytest
 import yaml
 from kio.ml_lifecycle_broker_facade import request_get_processed_data_points_from_raw_data
+from pymongo import AsyncMongoClient
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.laboratory import Laboratory
@@ -22,6 +24,7 @@ from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.database import RecordCounts
 from complex_system.service_layer.database.service import DatabaseService
 from complex_system.settings import Settings
+from complex_system.storage.base import PROCESSED
 from complex_system_services.data_processing.data_processing_service import DataProcessingService
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
@@ -88,6 +91,66 @@ async def test_what_cannot_be_processed_is_kept_aside_with_the_reason(
         }
         counts = await database.counts()
         assert (counts.raw, counts.processed, counts.rejected) == (402, 400, 2)
+
+
+async def test_a_record_at_which_the_pipeline_fails_is_rejected_and_holds_up_no_other(
+    tester: TesterService,
+    settings: Settings,
+    laboratory: Laboratory,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    records = list(laboratory.records(400))
+    bad = {records[place][ID] for place in (3, 170, 171)}
+    split = Pipeline.split
+
+    def fail_at_some(self: Pipeline, raw: pa.Table) -> Any:
+        if bad & set(raw.column(ID).to_pylist()):
+            raise ZeroDivisionError
+        return split(self, raw)
+
+    monkeypatch.setattr(Pipeline, "split", fail_at_some)
+    database = DatabaseClient(tester)
+    async with running(DatabaseMongoService, settings), running(DataProcessingService, settings) as service:
+        await database.save_raw(records)
+        await eventually(lambda: processed_count(database, 397))
+
+        async def rejected() -> Any:
+            return len(found := await database.rejected()) == 3 and found
+
+        found = await eventually(rejected)
+        assert {each.id for each in found} == bad
+        assert "fails at this record (ZeroDivisionError)" in found[0].reason
+        await eventually(lambda: service.health().state == "ready")
+        # Where nothing can be processed, no record is the reason: all of them wait.
+        more = list(laboratory.records(20))
+        bad |= {record[ID] for record in more}
+        await database.save_raw(more)
+        await eventually(lambda: "process_new_records failed" in caplog.text)
+        assert (await database.counts()).rejected == 3
+        monkeypatch.setattr(Pipeline, "split", split)
+        await eventually(lambda: processed_count(database, 417))
+
+
+async def test_a_processed_record_that_the_database_refuses_is_rejected(
+    tester: TesterService, settings: Settings, laboratory: Laboratory
+) -> None:
+    records = list(laboratory.records(300))
+    database = DatabaseClient(tester)
+    async with running(DatabaseMongoService, settings):
+        async with AsyncMongoClient(settings.mongo_host, settings.mongo_port) as client:
+            rule = {"_id": {"$ne": records[40][ID]}}
+            await client[settings.mongo_name].command("collMod", PROCESSED, validator=rule)
+        async with running(DataProcessingService, settings):
+            await database.save_raw(records)
+            await eventually(lambda: processed_count(database, 299))
+
+            async def rejected() -> Any:
+                return await database.rejected()
+
+            [found] = await eventually(rejected)
+            assert found.id == records[40][ID]
+            assert "does not take the processed record: MongoDB at" in found.reason
 
 
 async def test_another_declaration_has_everything_processed_again(

@@ -29,7 +29,7 @@ from complex_system import protocol
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
-from complex_system.errors import NobodyListensError, StoreUnavailableError, TooLargeError
+from complex_system.errors import InvalidRecordError, NobodyListensError, StoreUnavailableError, TooLargeError
 from complex_system.local.processes import Child
 from complex_system.local.servers import NatsServer, Server, free_port
 from complex_system.messaging import subjects
@@ -40,12 +40,13 @@ from complex_system.messaging.ingest import dead_letters
 from complex_system.messaging.ingest import streams as ingest_streams
 from complex_system.messaging.ingest import writer as ingest_batch
 from complex_system.messaging.ingest.dead_letters import ROOM_FOR_REASON, DeadLetter, DeadLetters, manage_dead_letters
-from complex_system.messaging.ingest.publisher import IngestClient
+from complex_system.messaging.ingest.publisher import IngestClient, published_records
 from complex_system.messaging.ingest.streams import DEAD_STREAM, STREAM, IngestStreams
 from complex_system.protocol.base import Empty, Request
 from complex_system.protocol.database import GET_INGEST_COUNTS, IngestCounts
 from complex_system.service_layer.database.service import DatabaseService
 from complex_system.settings import Settings
+from complex_system.storage import quarantine
 from complex_system.storage.base import DataStore
 from complex_system.storage.mongo.store import MongoDataStore
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
@@ -134,8 +135,8 @@ async def settled(tester: TesterService) -> IngestCounts:
     return found
 
 
-async def letters(tester: TesterService) -> list[DeadLetter]:
-    return [letter async for letter in DeadLetters(tester.broker.client, tester.settings).read(100)]
+async def letters(tester: TesterService, source: str | None = None) -> list[DeadLetter]:
+    return [letter async for letter in DeadLetters(tester.broker.client, tester.settings).read(100, source=source)]
 
 
 async def test_records_published_in_any_form_are_saved_once(
@@ -376,6 +377,8 @@ async def test_a_full_share_of_dead_letters_stops_its_source_only_and_nothing_is
 
         counts = await eventually(stopped, PATIENCE)
         assert counts.stopped == ("press-4",)
+        assert [letter.payload for letter in await letters(tester, "press-5")] == [b"bad 9"]
+        assert len(await letters(tester, "press-4")) == 3
         assert "1 source(s) have no room for another dead letter, such as 'press-4'" in counts.problem
         # Its own good records and all of the others are there.
         assert await raw(tester) == good
@@ -388,6 +391,32 @@ async def test_a_full_share_of_dead_letters_stops_its_source_only_and_nothing_is
         counts = await settled(tester)
         assert (counts.stopped, counts.problem, counts.dead) == ((), "", 0)
         assert any("There is room for dead letters of 'press-4' again" in text for text in caplog.messages)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("database", ["mongo"], indirect=True)
+async def test_large_dead_letters_fill_the_share_of_their_source_only(
+    tester: TesterService, settings: Settings, database: str
+) -> None:
+    small, client = settings.copy(update={"ingest_dead_bytes": 8_000_000}), tester.broker.client
+    bad = [f"{i}".encode() * 300_000 for i in range(5)]
+    async with running(SERVICES[database], small):
+        await publish_when_there(tester, thing(sample(1)))
+        for payload in bad:
+            await publish(client, payload, f"{SUBJECT}.press-4")
+        await publish(client, bad[0], f"{SUBJECT}.press-5")
+
+        async def stopped() -> IngestCounts | None:
+            counts: IngestCounts = await tester.ask(GET_INGEST_COUNTS, Empty())
+            return counts if (counts.dead, counts.in_flight, counts.waiting) == (4, 2, 0) else None
+
+        assert (await eventually(stopped, PATIENCE)).stopped == ("press-4",)
+        assert len(await letters(tester, "press-5")) == 1
+        found: set[bytes] = set()
+        while len(found) < 5:
+            await eventually(lambda: remove_letters(tester, found), PATIENCE)
+        assert found == set(bad)
+        assert (await settled(tester)).stopped == ()
 
 
 @pytest.mark.usefixtures("soon")
@@ -776,12 +805,28 @@ async def test_many_messages_become_few_writes_of_bounded_size(
 
 
 class PoisonedStore(MongoDataStore):
-    """A store with a fault in it: one record makes it fail, whatever the database does."""
+    """A store with a fault in it: one record makes it fail, whatever the database does.
+
+    Attributes:
+        alone: Whether it fails at this record also when it is tried alone.
+        healed: Whether the fault is gone.
+    """
+
+    alone = True
+    healed = False
 
     async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
-        if any(record["laborant"] == "poison" for record in records):
-            raise ZeroDivisionError
+        self._fail_at(records)
         return await super().save_raw(records, sources)
+
+    async def trial(self, records: list[Record]) -> None:
+        if self.alone:
+            self._fail_at(records)
+        await super().trial(records)
+
+    def _fail_at(self, records: list[Record]) -> None:
+        if not self.healed and any(record["laborant"] == "poison" for record in records):
+            raise ZeroDivisionError
 
 
 class PoisonedService(DatabaseMongoService):
@@ -789,26 +834,71 @@ class PoisonedService(DatabaseMongoService):
         return PoisonedStore(self.dataset, self.settings)
 
 
-@pytest.mark.parametrize("database", ["mongo"], indirect=True)
-async def test_a_record_that_the_service_fails_at_is_tried_again_and_then_kept_aside(
-    tester: TesterService, settings: Settings, database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+async def poisoned(tester: TesterService, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> list[Record]:
+    """Five good records, published with one between them at which the service fails."""
     monkeypatch.setattr(ingest_batch, "_AGAIN", 0.01)
+    monkeypatch.setattr(ingest_batch, "_AGAIN_LATE", 0.2)
+    monkeypatch.setattr(quarantine, "PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(DatabaseService, "watch_interval", 0.05)
     records = sample(5)
     poison = {**sample(6)[5], "laborant": "poison"}
     await IngestStreams(tester.broker.client, settings).ensure()
     for record in [*records[:2], poison, *records[2:]]:
         await publish(tester.broker.client, thing(record))
-    async with running(PoisonedService, settings):
+    return records
+
+
+@pytest.mark.parametrize("database", ["mongo"], indirect=True)
+async def test_a_record_at_which_the_service_fails_whenever_it_is_tried_alone_is_kept_aside(
+    tester: TesterService, settings: Settings, database: str, poisoned: list[Record]
+) -> None:
+    async with running(PoisonedService, settings) as service:
         counts = await settled(tester)
-        assert await raw(tester) == records
+        assert await raw(tester) == poisoned
+        assert (counts.saved, counts.refused) == (5, 1)
+        [letter] = await letters(tester)
+        assert (letter.code, letter.sequence) == ("invalid_record", 3)
+        assert "Record 0" in letter.reason
+        assert "ZeroDivisionError" in letter.reason
+        await eventually(lambda: service.health().state == "ready")
+        # The sender of a request is told which record it is.
+        with pytest.raises(InvalidRecordError, match="Record 1 .*ZeroDivisionError.* Nothing of this batch was written"):
+            await DatabaseClient(tester).save_raw([{**poisoned[0], ID: "new"}, {**poisoned[1], "laborant": "poison"}])
+        assert await raw(tester) == poisoned
+
+
+@pytest.mark.parametrize("database", ["mongo"], indirect=True)
+async def test_a_fault_of_the_service_that_cannot_be_blamed_on_a_record_makes_it_wait_and_holds_up_nothing_else(
+    tester: TesterService, settings: Settings, database: str, poisoned: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PoisonedStore, "alone", False)
+    async with running(PoisonedService, settings) as service:
+        assert service.ingest is not None
+        await eventually(lambda: service.ingest is not None and service.ingest.writer.saved == 5)
+        await eventually(lambda: "ZeroDivisionError" in service.health().detail)
+        assert await raw(tester) == poisoned
+        assert service.ingest.writer.refused == 0
+        monkeypatch.setattr(PoisonedStore, "healed", True)
+        counts = await settled(tester)
+        assert (counts.saved, counts.refused, counts.dead) == (6, 0, 0)
+
+
+@pytest.mark.parametrize("database", ["mongo"], indirect=True)
+async def test_a_message_at_which_reading_fails_is_kept_aside_and_holds_up_nothing_else(
+    tester: TesterService, settings: Settings, database: str, poisoned: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_at_poison(payload: bytes) -> list[Any]:
+        if b"poison" in payload:
+            raise ZeroDivisionError
+        return published_records(payload)
+
+    monkeypatch.setattr(ingest_batch, "published_records", fail_at_poison)
+    async with running(SERVICES[database], settings):
+        counts = await settled(tester)
         assert (counts.saved, counts.refused) == (5, 1)
         [letter] = await letters(tester)
         assert (letter.code, letter.sequence) == ("internal", 3)
-        assert "ZeroDivisionError" in letter.reason
-    consumer = await tester.broker.client.jetstream().consumer_info(STREAM, "database")
-    assert consumer.delivered is not None
-    assert consumer.delivered.consumer_seq == 6 + ingest_batch.TRIES - 1
 
 
 class ShakyStore(MongoDataStore):
@@ -816,10 +906,7 @@ class ShakyStore(MongoDataStore):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.errors: list[Exception] = [
-            *(StoreUnavailableError("away") for _ in range(ingest_batch.TRIES)),
-            ZeroDivisionError(),
-        ]
+        self.errors: list[Exception] = [*(StoreUnavailableError("away") for _ in range(8)), ZeroDivisionError()]
 
     async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
         if self.errors:
@@ -833,10 +920,11 @@ class ShakyService(DatabaseMongoService):
 
 
 @pytest.mark.parametrize("database", ["mongo"], indirect=True)
-async def test_a_database_that_was_away_does_not_count_as_a_failure_of_the_message(
+async def test_a_database_that_was_away_refuses_no_message_however_often(
     tester: TesterService, settings: Settings, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ingest_batch, "_AGAIN", 0.01)
+    monkeypatch.setattr(ingest_batch, "_AGAIN_LATE", 0.01)
     monkeypatch.setattr(ingest, "_PAUSE", 0.01)
     await IngestStreams(tester.broker.client, settings).ensure()
     await publish(tester.broker.client, thing(sample(1)))

@@ -248,6 +248,8 @@ async def test_the_interface_guards_its_views_and_refuses_nonsense(settings: Set
             assert answer.status_code == 400, query
             assert answer.json()["error"]["code"] == "invalid_request"
         assert (await client.get(f"/api/metric?name={'x' * 501}")).status_code == 400
+        for host, status in (("ml_monitoring:8003", 200), ("ml-monitoring", 200), ("evil.example", 421)):
+            assert (await client.get("/health", headers={"Host": host})).status_code == status
         assert (await client.get("/health")).status_code == 200
         await eventually(lambda: service.monitor.at)
         metrics = await client.get("/metrics")

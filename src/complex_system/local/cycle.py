@@ -132,7 +132,8 @@ class Cycle:
         return _named("not ready: ", (name for name, process in processes.items() if not process.ready))
 
     def _raw_missing(self) -> tuple[str, str]:
-        have, want = self._state.records.raw, self._state.wanted_records
+        records, want = self._state.records, self._state.wanted_records
+        have = max(records.raw, records.processed + records.rejected)  # old raw records may have been deleted
         if self._plan.settings.source_file and SOURCE in self._state.services:
             # Only the source knows how many records a file has, and how many of them are refused.
             source = self._state.services[SOURCE]

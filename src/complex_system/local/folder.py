@@ -1,27 +1,35 @@
-"""The folder of a run: one run at a time has it, only its owner can enter it, its logs have a limit, and its disk may be full."""
+"""The folder of a deployment's local runs: one run at a time has it, only its owner can enter it, and
+it says how to reach the run's servers.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
-import logging.handlers
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from typing_extensions import override
+import msgspec
 
 from complex_system.errors import StartError
-from complex_system.local.credentials import private_folder
-from complex_system.local.state import RunState
+from complex_system.local.credentials import private_folder, write_private
 
 LOCK = "lock"
-LOG_BYTES = 10 * 1024 * 1024
-"""Size beyond which a log file is moved to ``<name>.1``, which replaces the one before."""
-LITTLE_BYTES = 16 * 1024 * 1024
-"""With less space than that, programs cannot be expected to start."""
+_ENVIRONMENT = "environment.json"
+
+
+class RunEnvironment(msgspec.Struct, frozen=True):
+    """How a run was started, for programs that need its data.
+
+    Attributes:
+        servers: Variables that point a service to the servers that the run started.
+        options: Variables from the command line.
+    """
+
+    servers: dict[str, str]
+    options: dict[str, str]
 
 
 @contextlib.contextmanager
@@ -53,6 +61,18 @@ def only_run(directory: Path) -> Iterator[None]:
         yield
 
 
+def is_running(directory: Path) -> bool:
+    """Return whether a run holds the folder's lock at the moment."""
+    try:
+        with (directory / LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def remove_data(directory: Path) -> None:
     """Remove everything that earlier runs left in the folder, except the lock, which this run holds."""
     for entry in directory.iterdir():
@@ -64,68 +84,21 @@ def remove_data(directory: Path) -> None:
             entry.unlink()
 
 
-def rotate(log_file: Path, limit: int = LOG_BYTES) -> None:
-    """Move a log that is longer than ``limit`` to ``<name>.1``. Its writers append, so they go on in the emptied file."""
-    if not log_file.exists() or log_file.stat().st_size <= limit:
-        return
-    earlier = log_file.with_name(f"{log_file.name}.1")
-    earlier.unlink(missing_ok=True)
+def write_environment(directory: Path, environment: RunEnvironment) -> None:
+    """Write down how the run is started; only its owner can read it, for there may be passwords in it."""
+    write_private(directory / _ENVIRONMENT, msgspec.json.encode(environment).decode())
+
+
+def read_environment(directory: Path) -> RunEnvironment | None:
+    """Return how the newest run was started; None where there was none.
+
+    Raises:
+        StartError: The file cannot be read.
+    """
+    path = directory / _ENVIRONMENT
     try:
-        shutil.copyfile(log_file, earlier)
-    except OSError:  # no space for both
-        earlier.unlink(missing_ok=True)
-    os.truncate(log_file, 0)
-
-
-def is_nearly_full(directory: Path) -> bool:
-    """Whether the folder's disk has no room to speak of."""
-    return shutil.disk_usage(directory).free < LITTLE_BYTES
-
-
-class StatusFile:
-    """``status.json``, replaced every now and then; a full disk is reported once and does not end the run."""
-
-    def __init__(self, path: Path, state: RunState) -> None:
-        """Prepare; nothing is written yet."""
-        self._path = path
-        self._state = state
-        self._problem = ""
-
-    def write(self) -> None:
-        """Write the present state, if that is possible."""
-        try:
-            self._state.write_status(self._path)
-        except OSError as error:
-            problem = error.strerror or str(error)
-            if problem != self._problem:
-                self._state.note(f"{self._path.name} cannot be written: {problem}; the run goes on")
-            self._problem = problem
-        else:
-            if self._problem:
-                self._state.note(f"{self._path.name} is written again")
-            self._problem = ""
-
-
-class _LogFile(logging.handlers.RotatingFileHandler):
-    """Our own log. What a full disk does not take is lost here; the display shows it anyway."""
-
-    @override
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Stay silent: Python's own report would be written across the display."""
-
-
-@contextlib.contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """Send our own log to a file during the run: the terminal belongs to the display."""
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    handler = _LogFile(path, maxBytes=LOG_BYTES, backupCount=1)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root.handlers = [handler]
-    root.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.handlers = before
-        root.setLevel(level)
-        handler.close()
+        return msgspec.json.decode(path.read_bytes(), type=RunEnvironment)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise StartError(f"{path} cannot be read: {error}") from error

@@ -147,6 +147,11 @@ class Plan:
         return self.directory / "logs"
 
     @property
+    def server_environment(self) -> dict[str, str]:
+        """The variables that point a service to the servers of this run."""
+        return {name: value for server in self.servers for name, value in server.environment().items()}
+
+    @property
     def trainers(self) -> tuple[str, ...]:
         """The trainers of this deployment's training rounds."""
         names = {service.name for service in self.services}
@@ -193,6 +198,7 @@ def make_plan(
     shared = {
         "FASTIOT_CONFIG_DIR": str(deployment.config_dir),
         "WANDB_DIR": str(directory / "wandb"),
+        "COMPLEX_SYSTEM_OUTBOX_DIR": str(directory / "outbox"),
         "WANDB_SILENT": "true",
         "PYTHONUNBUFFERED": "1",
         "TF_CPP_MIN_LOG_LEVEL": "2",

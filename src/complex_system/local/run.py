@@ -18,8 +18,9 @@ import psutil
 from complex_system.errors import StartError
 from complex_system.local.credentials import write_client_file
 from complex_system.local.display import Display, champion_error, quality_text
-from complex_system.local.folder import StatusFile, logging_to, only_run, remove_data
+from complex_system.local.folder import RunEnvironment, only_run, remove_data, write_environment
 from complex_system.local.live import make_display
+from complex_system.local.logs import StatusFile, logging_to
 from complex_system.local.plan import Deployment, Plan, make_plan, run_directory
 from complex_system.local.processes import MARK, stop_leftovers
 from complex_system.local.scenario import ScenarioDemo, scenario_environment
@@ -92,6 +93,7 @@ def run_deployment(deployment: Deployment, root: Path, options: RunOptions, say:
         client_file = directory / CLIENT_FILE
         client_file.unlink(missing_ok=True)
         try:
+            write_environment(directory, RunEnvironment(plan.server_environment, variables))
             plan.logs.mkdir(parents=True, exist_ok=True)
             if plan.locked:
                 write_client_file(client_file, plan.client_variables)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from complex_system.errors import StartError
-from complex_system.local.folder import is_nearly_full, rotate
+from complex_system.local.logs import is_nearly_full, rotate
 from complex_system.local.plan import ExternalServer, Plan, PlannedService
 from complex_system.local.processes import Child
 from complex_system.local.servers import Server, reachable

@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from complex_system.domain.dataset import Dataset
+from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import Page
 from complex_system.domain.records import Record
+from complex_system.domain.types import column_type
 from complex_system.protocol.database import RecordCounts, Rejection
 from complex_system.storage.documents import DocumentStore
 
@@ -24,8 +25,9 @@ class DataStore(ABC):
 
     Records come in checked (``domain.records``): every declared field present, numbers finite floats, keys set. The store keeps an
     envelope beside each raw record (``storage.envelope``). Every method that talks to the database raises ``StoreUnavailableError``
-    when it cannot be reached. How much of a write was done by then is not known (MariaDB: all or nothing); writes are idempotent by
-    key, so the caller repeats them.
+    whatever the database fails for, unless it says that a record itself is wrong (``InvalidRecordError``, which does not name it).
+    How much of a write was done by then is not known (MariaDB: all or nothing); writes are idempotent by key, so the caller repeats
+    them.
     """
 
     label: ClassVar[str]
@@ -39,6 +41,12 @@ class DataStore(ABC):
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
+
+    def example(self, key: str) -> Record:
+        """Return a raw record with a value in every column."""
+        values = {"number": 0.5, "integer": 1, "boolean": True}
+        empty = {c.name: [] if column_type(c).is_list else "" for c in self.dataset.columns}
+        return {ID: key, **{c.name: values.get(c.type, empty[c.name]) for c in self.dataset.columns}}
 
     @abstractmethod
     async def open(self) -> None:
@@ -62,6 +70,33 @@ class DataStore(ABC):
         """
 
     @abstractmethod
+    async def now(self) -> float:
+        """Return the time by the database's clock, seconds since 1970."""
+
+    @abstractmethod
+    async def last_key(self, before: float) -> str | None:
+        """Return the largest key of the raw records that arrived before a time by the database's clock; None where none did."""
+
+    @abstractmethod
+    async def probe(self) -> None:
+        """Write an example of a raw record durably, as :meth:`save_raw` writes, and delete it; nobody meets it.
+
+        A database that refuses it as a record, for instance by a constraint of the operator's, can write.
+
+        Raises:
+            StoreUnavailableError: The database cannot write at the moment.
+        """
+
+    @abstractmethod
+    async def trial(self, records: list[Record]) -> None:
+        """Write raw records as :meth:`save_raw` does, and take them back: nobody meets them, and what is there stays.
+
+        Raises:
+            InvalidRecordError: As ``save_raw`` would raise it.
+            StoreUnavailableError: The same.
+        """
+
+    @abstractmethod
     async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
         """Insert raw records; a key that exists is left as it is, its envelope too.
 
@@ -73,6 +108,10 @@ class DataStore(ABC):
 
         Returns:
             ``{"inserted": n, "existing": m, "conflicts": c}`` with n + m = len(records); c of the existing ones have other values.
+
+        Raises:
+            InvalidRecordError: The database refuses a record for what it is; ``storage.quarantine`` finds out which. None was saved.
+            StoreUnavailableError: Anything else.
         """
 
     @abstractmethod
@@ -136,6 +175,14 @@ class DataStore(ABC):
     @abstractmethod
     async def targets(self, keys: list[str]) -> dict[str, float]:
         """Return the known targets of processed records by key; what is not there, or has no target, is left out."""
+
+    @abstractmethod
+    async def delete_raw(self, days: float, limit: int) -> int:
+        """Delete at most ``limit`` raw records that arrived more than ``days`` days ago, by the database's clock, the oldest first.
+
+        Only records that are done with this declaration's pipeline version are deleted: the delete itself asks for the mark, so what
+        begins to wait meanwhile stays. Processed records and rejections stay, too. Return how many were deleted.
+        """
 
     @abstractmethod
     async def raw_by_keys(self, keys: list[str]) -> Page:

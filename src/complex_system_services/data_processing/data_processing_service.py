@@ -17,14 +17,14 @@ from typing_extensions import override
 from complex_system.domain.dataset import ID
 from complex_system.domain.pages import REVISION, Page, processed_schema
 from complex_system.domain.records import Record, raw_check
-from complex_system.errors import ComplexSystemError, NobodyListensError
+from complex_system.errors import ComplexSystemError, InvalidRecordError, NobodyListensError
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.replicas import BEATS_MISSED, Replicas
 from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import PROCESS_RAW, event_subject
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.protocol.database import Rejection
+from complex_system.protocol.database import RECORDS_REJECTED, RecordsRejected, Rejection
 from complex_system.protocol.operations import SERVICE_HEARTBEAT, Heartbeat
 
 log = logging.getLogger(__name__)
@@ -114,11 +114,12 @@ class DataProcessingService(SystemService):
                 table, rejected = await asyncio.to_thread(self._process_page, page.table)
                 started = time.monotonic()
                 try:
-                    await self._write(table)
+                    refused = await self._write(table)
                 finally:
                     if table.num_rows >= self._rows // 2:
                         self._adapt_batch_size(time.monotonic() - started)
-                done.processed += table.num_rows
+                done.processed += table.num_rows - len(refused)
+                rejected += refused
                 await self._reject(rejected)
                 done.rejected += len(rejected)
         finally:
@@ -151,26 +152,80 @@ class DataProcessingService(SystemService):
             self._rows = min(self.settings.processing_batch, 2 * before)
 
     def _process_page(self, raw: pa.Table) -> tuple[pa.Table, list[Rejection]]:
-        """Return what the pipeline makes of raw records, with their revisions: a record that changes meanwhile is processed again."""
-        revisions: dict[str, int] = {}
-        if REVISION in raw.column_names:  # a database service of an earlier release has none
-            revisions = dict(zip(raw.column(ID).to_pylist(), raw.column(REVISION).to_pylist(), strict=True))
-            raw = raw.drop_columns([REVISION])
-        frame, faults = self._pipeline.split(raw)
+        """Return what the pipeline makes of raw records, with their revisions: a record that changes meanwhile is processed again.
+
+        A record at which the pipeline itself fails, while others of the page are processed, is rejected and does not hold them up.
+        """
+        try:
+            return self._processed(raw)
+        except (ComplexSystemError, MemoryError):
+            raise
+        except Exception as error:
+            parts, rejected = self._processed_by_halves(raw, error)
+            if not parts:
+                raise
+            log.exception("The pipeline fails at %d of %d records, which are rejected", len(rejected), raw.num_rows)
+            return pa.concat_tables(parts), rejected
+
+    def _processed_by_halves(self, raw: pa.Table, error: Exception) -> tuple[list[pa.Table], list[Rejection]]:
+        """Return the processed parts of a table that cannot be processed as a whole, and rejections of the records that cause it."""
+        if raw.num_rows == 1:
+            reason = f"data_processing fails at this record ({type(error).__name__}); its log says more"
+            return [], [Rejection(id=raw.column(ID)[0].as_py(), reason=reason, revision=_revisions(raw)[0])]
+        parts, rejected, middle = [], [], raw.num_rows // 2
+        for half in (raw.slice(0, middle), raw.slice(middle)):
+            try:
+                table, left_out = self._processed(half)
+                parts.append(table)
+            except MemoryError:
+                raise
+            except Exception as deeper:  # noqa: BLE001 - it is logged and kept with the record
+                tables, left_out = self._processed_by_halves(half, deeper)
+                parts += tables
+            rejected += left_out
+        return parts, rejected
+
+    def _processed(self, raw: pa.Table) -> tuple[pa.Table, list[Rejection]]:
+        revisions = dict(zip(raw.column(ID).to_pylist(), _revisions(raw), strict=True))
+        has = REVISION in raw.column_names  # a database service of an earlier release has none
+        frame, faults = self._pipeline.split(raw.drop_columns([REVISION]) if has else raw)
         table = frame.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(self._schema)
-        if revisions:
+        if has:
             processed = [revisions[key] for key in table.column(ID).to_pylist()]
             table = table.append_column(REVISION, pa.array(processed, pa.int64()))
         return table, [Rejection(id=each[ID], reason=each["reason"], revision=revisions.get(each[ID])) for each in faults]
 
-    async def _write(self, table: pa.Table) -> None:
-        """Write in messages that the broker takes: with many features a page is larger than its raw records."""
-        notes = {"version": self.dataset.version}
+    async def _write(self, table: pa.Table) -> list[Rejection]:
+        """Write in messages that the broker takes: with many features a page is larger than its raw records.
+
+        Returns:
+            Rejections of the records that the database can never store.
+        """
         most = min(_WRITTEN, 0.9 * self.broker.max_payload)
         rows = max(1, int(table.num_rows * most / max(1, table.nbytes)))
+        refused: list[Rejection] = []
         for start in range(0, table.num_rows, rows):
-            await self._database.upsert_processed(Page(table.slice(start, rows), notes=notes))
+            refused += await self._upsert(table.slice(start, rows))
+        return refused
+
+    async def _upsert(self, table: pa.Table) -> list[Rejection]:
+        try:
+            await self._database.upsert_processed(Page(table, notes={"version": self.dataset.version}))
+        except InvalidRecordError as error:
+            if table.num_rows == 1:
+                reason = f"the database does not take the processed record: {error.message}"
+                return [Rejection(id=table.column(ID)[0].as_py(), reason=reason, revision=_revisions(table)[0])]
+            middle = table.num_rows // 2
+            return [*await self._upsert(table.slice(0, middle)), *await self._upsert(table.slice(middle))]
+        return []
 
     async def _reject(self, rejected: list[Rejection]) -> None:
         for start in range(0, len(rejected), _REJECTIONS):
-            await self._database.reject(self.dataset.version, rejected[start : start + _REJECTIONS])
+            part = rejected[start : start + _REJECTIONS]
+            await self._database.reject(self.dataset.version, part)
+            await self.announce(RECORDS_REJECTED, RecordsRejected(rejections=part))
+
+
+def _revisions(table: pa.Table) -> list[int | None]:
+    """Return the revision of each record; None where the table does not have it."""
+    return list(table.column(REVISION).to_pylist()) if REVISION in table.column_names else [None] * table.num_rows

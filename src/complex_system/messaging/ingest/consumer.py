@@ -51,7 +51,7 @@ NO_ROOM = (
     "`fiot extras dead-letters` shows the dead letters, publishes them again, or removes them."
 )
 
-Ping = Callable[[], Awaitable[Any]]
+Probe = Callable[[], Awaitable[Any]]
 
 
 class Ingest:
@@ -62,20 +62,21 @@ class Ingest:
         problem: Why nothing is read at the moment; empty if everything works.
     """
 
-    def __init__(self, connection: ServiceConnection, settings: Settings, *, check: Check, save: Save, ping: Ping) -> None:
+    def __init__(self, connection: ServiceConnection, settings: Settings, *, check: Check, save: Save, probe: Probe) -> None:
         """Prepare the ingest without contacting the broker.
 
         Args:
             connection: The service's connection.
             settings: Limits.
             check: Returns the records of a message with every declared field, or raises an error.
-            save: Writes records and returns when the database has them; existing keys stay as they are.
-            ping: Raises ``StoreUnavailableError`` while the database is unavailable.
+            save: Writes records and returns when the database has them; existing keys stay as they are. Raises
+                ``InvalidRecordError``, which names the records, only if these can never be stored; then none was written.
+            probe: Writes to the database and raises ``StoreUnavailableError`` while that fails.
         """
         self._connection = connection
         self._client = connection.client
         self._settings = settings
-        self._ping = ping
+        self._probe = probe
         self._stopping = asyncio.Event()
         self._running: asyncio.Task[Any] | None = None
         self.streams = IngestStreams(self._client, settings)
@@ -178,18 +179,18 @@ class Ingest:
             raise self.streams.explained(error) from error
 
     async def _wait_for_database(self) -> None:
-        """Fetch nothing until the database is back: the stream keeps everything."""
+        """Fetch nothing until the database writes again: the stream keeps everything."""
         while not self._stopping.is_set():
-            # Reset by a write only: a database may answer a ping and still refuse writes.
+            # Reset by a write of records only: with the last room on a disk a small probe may be written and a batch not.
             await self._sleep(min(_PAUSE * 2**self._failures, _LONGEST_PAUSE))
             self._failures = min(self._failures + 1, 10)
             try:
-                await self._ping()
+                await self._probe()
             except StoreUnavailableError as error:
                 self._report_problem(error.message)
             else:
                 if self.problem:
-                    log.info("The database is back; the ingest continues")
+                    log.info("The database writes again; the ingest continues")
                 self.problem = ""
                 return
 

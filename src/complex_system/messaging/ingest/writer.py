@@ -13,13 +13,14 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import Header
 
-from complex_system.domain.records import Record
+from complex_system.domain.records import Record, faults_message
 from complex_system.errors import (
     ComplexSystemError,
     InternalError,
     InvalidRecordError,
     InvalidRequestError,
     NobodyListensError,
+    RecordFault,
     StoreUnavailableError,
     TooLargeError,
 )
@@ -29,13 +30,9 @@ from complex_system.messaging.ingest.streams import ACK_WAIT, ROOM_FOR_REASON, N
 
 log = logging.getLogger(__name__)
 
-TRIES = 5
-"""A message becomes a dead letter after so many internal failures, written alone and with the database available."""
-
 _LONG = 10_000  # bytes; longer messages are decoded in a thread
 _AGAIN = 1.0  # seconds until a returned message is delivered again
 _AGAIN_LATE, _AGAIN_LATEST = 10.0, 300.0
-_FAILED_KEPT = 10_000
 
 Check = Callable[[Any], list[Record]]
 Save = Callable[[list[Record], list[str]], Awaitable[Any]]
@@ -63,13 +60,13 @@ class BatchWriter:
         Args:
             dead: Keeps refused messages.
             check: Returns the records of a message with every declared field, or raises an error.
-            save: Writes records and returns when the database has them; existing keys stay as they are.
+            save: Writes records and returns when the database has them; existing keys stay as they are. Raises
+                ``InvalidRecordError``, which names the records, only if these can never be stored; then none was written.
             records: Maximum records in one write, unless one message has more.
             max_payload: Maximum bytes of one message.
         """
         self._dead, self._check, self._save = dead, check, save
         self._max_records, self._max_payload = records, max_payload
-        self._failed_before: dict[int, int] = {}
         self.saved = 0
         self.refused = 0
 
@@ -112,6 +109,16 @@ class BatchWriter:
         except (InvalidRequestError, InvalidRecordError, TooLargeError) as error:
             await self._dead_letter(message, error, left)
             return None
+        except MemoryError:
+            raise
+        except Exception as error:
+            # Reading depends on nothing but the message, so it would fail again, and hold up the others.
+            log.exception("A published message could not be read")
+            reason = InternalError(
+                f"The database service failed at reading the message ({type(error).__name__}); see its log."
+            )
+            await self._dead_letter(message, reason, left)
+            return None
         message_id = (message.headers or {}).get(Header.MSG_ID.value, "")
         metadata = message.metadata
         give_keys(records, source_of(message.subject), message_id, metadata.sequence.stream, metadata.timestamp)
@@ -128,42 +135,53 @@ class BatchWriter:
             )
 
     async def _write(self, batch: list[_Checked], left: dict[int, Msg]) -> None:
-        if not batch:
-            return
-        try:
-            sources = [source for each in batch for source in [source_of(each.message.subject)] * len(each.records)]
-            await self._save([record for checked in batch for record in checked.records], sources)
-        except StoreUnavailableError:
-            raise
-        except Exception as error:  # noqa: BLE001 - logged where it is settled
-            if len(batch) > 1:
-                # One message is the cause; the others are written without it.
-                for checked in batch:
-                    await self._write([checked], left)
+        while batch:
+            try:
+                sources = [source for each in batch for source in [source_of(each.message.subject)] * len(each.records)]
+                await self._save([record for checked in batch for record in checked.records], sources)
+                break
+            except InvalidRecordError as error:
+                good = await self._refuse(batch, error, left)
+                if len(good) == len(batch):
+                    raise StoreUnavailableError(error.message) from error
+                batch = good
+            except StoreUnavailableError as error:
+                if error.explained:
+                    raise
+                await self._write_apart(batch, error, left)
                 return
-            await self._failed(batch[0].message, error, left)
-            return
         self.saved += sum(len(checked.records) for checked in batch)
         for checked in batch:
             await checked.message.ack()
-            self._failed_before.pop(checked.message.metadata.sequence.stream, None)
             del left[id(checked.message)]
 
-    async def _failed(self, message: Msg, error: Exception, left: dict[int, Msg]) -> None:
-        """Retry a message that cannot be written although the database is available; in the end it becomes a dead letter."""
-        number = message.metadata.sequence.stream
-        # Counted here: the broker also counts deliveries while the database was unavailable.
-        failed = self._failed_before.pop(number, 0) + 1
-        log.error("A published message could not be written (%d of %d times)", failed, TRIES, exc_info=error)
-        if failed < TRIES:
-            self._failed_before[number] = failed
-            if len(self._failed_before) > _FAILED_KEPT:  # written by another replica since
-                del self._failed_before[next(iter(self._failed_before))]
-            await message.nak(delay=_AGAIN * 2 ** (failed - 1))
-            del left[id(message)]
-        else:
-            reason = InternalError(f"The database service failed internally ({type(error).__name__}); see its log.")
-            await self._dead_letter(message, reason, left)
+    async def _write_apart(self, batch: list[_Checked], error: StoreUnavailableError, left: dict[int, Msg]) -> None:
+        """Write by halves what fails for an unknown reason, while other things can be written: it holds up only itself."""
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            await self._write(batch[:middle], left)
+            await self._write(batch[middle:], left)
+            return
+        log.warning("A published message waits: %s", error.message)
+        await batch[0].message.nak(delay=_AGAIN_LATE)
+        del left[id(batch[0].message)]
+
+    async def _refuse(self, batch: list[_Checked], error: InvalidRecordError, left: dict[int, Msg]) -> list[_Checked]:
+        """Make dead letters of the messages whose records an error names; return the others."""
+        good, first = [], 0
+        for checked in batch:
+            last = first + len(checked.records)
+            faults = [
+                RecordFault(**{**fault, "record": fault["record"] - first})
+                for fault in error.faults
+                if first <= fault["record"] < last
+            ]
+            if faults:
+                await self._dead_letter(checked.message, InvalidRecordError(faults_message(faults), faults), left)
+            else:
+                good.append(checked)
+            first = last
+        return good
 
     async def _dead_letter(self, message: Msg, error: ComplexSystemError, left: dict[int, Msg]) -> None:
         """Keep the message as a dead letter, then remove it from the stream; without room for it, it waits there."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
+import time
 from abc import abstractmethod
 from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
@@ -40,8 +43,17 @@ from complex_system.service_layer.database import requests
 from complex_system.service_layer.database.documents import DocumentSubjects
 from complex_system.storage.arrow import records_of, with_key
 from complex_system.storage.base import DataStore
+from complex_system.storage.quarantine import RawWriter
 
 T = TypeVar("T", Record, Rejection)
+W = TypeVar("W")
+
+log = logging.getLogger(__name__)
+
+_OLD_AT_ONCE = 1000
+"""Raw records in one delete of those that are too old ..."""
+_OLD_PAUSE = 0.2
+"""... and seconds until the next one, for whoever else needs the database."""
 
 _RAW_PAGES = (
     f"walk it with '{database.GET_UNPROCESSED.name}'; with a version that no pipeline has, such as 'none', "
@@ -54,13 +66,19 @@ _LABELLED_PAGES = f"walk '{database.GET_PROCESSED.name}' by key with 'labelled':
 class DatabaseService(DocumentSubjects):
     """Answers the database subjects; a subclass makes the store.
 
-    It waits for a database that is not up yet and answers with ``StoreUnavailableError`` while it is away.
+    It waits for a database that is not up yet, and answers with ``StoreUnavailableError`` while it is away or cannot write.
     """
 
     watch_interval = 2.0
     """Seconds between two checks of the database."""
+    retention_interval = 3600.0
+    """Seconds between two searches for raw records that are too old."""
+
+    records_decide = 15.0
+    """Seconds after a failed write of records in which a probe write alone does not make the service ready; writers pause for 10 s."""
 
     ingest: Ingest | None = None
+    _write_failed = -math.inf
 
     @abstractmethod
     def make_store(self) -> DataStore:
@@ -71,10 +89,12 @@ class DatabaseService(DocumentSubjects):
         self._raw_check = raw_check(self.dataset)
         self._processed_check = processed_check(self.dataset)
         self.store = self.make_store()
+        self.writer = RawWriter(self.store)
         pause = 0.2
         while True:
             try:
                 await self.store.open()
+                await self.store.probe()
                 break
             except StoreUnavailableError as error:
                 await self.set_state("waiting", error.message)
@@ -84,6 +104,8 @@ class DatabaseService(DocumentSubjects):
                 await self.store.close()
                 raise  # ends the service with the reason
         self.every(self.watch_interval, self._watch)
+        if self.settings.raw_days:
+            self.every(self.retention_interval, self._delete_old_raw)
         if self.settings.ingest:
             self.ingest = self._make_ingest()
             self.run_task(self.ingest.run())
@@ -105,7 +127,10 @@ class DatabaseService(DocumentSubjects):
             records = with_ids(self._raw_check(value))
         except InvalidRecordError as error:
             raise _nothing_written(error) from None
-        saved = await self._stored(self.store.save_raw(records, SENDER.get()))
+        try:
+            saved = await self._written(self.writer.save(records, SENDER.get()))
+        except InvalidRecordError as error:
+            raise _nothing_written(error) from None
         inserted, existing, conflicts = saved["inserted"], saved["existing"], saved["conflicts"]
         return Saved(db=self.store.label, inserted=inserted, existing=existing, conflicts=conflicts)
 
@@ -207,7 +232,7 @@ class DatabaseService(DocumentSubjects):
     @answers(database.REJECT_RAW)
     async def reject(self, asked: RejectRequest) -> Rejected:
         """Reject raw records that cannot be processed."""
-        await self._stored(self.store.reject(asked.rejections, asked.version))
+        await self._written(self.store.reject(asked.rejections, asked.version))
         return Rejected(db=self.store.label, rejected=len(asked.rejections))
 
     @answers(database.GET_REJECTED)
@@ -225,25 +250,53 @@ class DatabaseService(DocumentSubjects):
 
     def _make_ingest(self) -> Ingest:
         def save(records: list[Record], sources: Sequence[str]) -> Awaitable[Any]:
-            return self._stored(self.store.save_raw(records, sources))
+            return self._written(self.writer.save(records, sources))
 
-        return Ingest(self.broker, self.settings, check=self._raw_check, save=save, ping=self.store.ping)
+        return Ingest(self.broker, self.settings, check=self._raw_check, save=save, probe=self.store.probe)
 
     async def _counts(self) -> RecordCounts:
         return await self._stored(self.store.counts())
 
     async def _upsert(self, page: Page) -> Upserted:
-        await self._stored(self.store.upsert_processed(page.table, page.notes.get("version", self.dataset.version)))
+        await self._written(self.store.upsert_processed(page.table, page.notes.get("version", self.dataset.version)))
         return Upserted(db=self.store.label, upserted=page.table.num_rows)
+
+    async def _written(self, work: Awaitable[W]) -> W:
+        """Wait for a write of records, as for any work of the store, and remember whether it failed."""
+        try:
+            written = await self._stored(work)
+        except StoreUnavailableError as error:
+            if error.answered:
+                self._write_failed = time.monotonic()
+            raise
+        self._write_failed = -math.inf
+        return written
 
     async def _watch(self) -> float | None:
         try:
-            await self.store.ping()
+            if self.health().state != "failing":
+                await self.store.ping()
+                return None
+            await self.store.probe()  # a full disk answers a ping
         except StoreUnavailableError as error:
+            self._write_failed = -math.inf
             await self.set_state("failing", error.message)
         else:
-            if self.health().state == "failing":
+            # On a disk that is almost full a probe may be written where a batch is not: the records decide while somebody sends any.
+            if time.monotonic() - self._write_failed > self.records_decide:
                 await self.set_state("ready")
+        return None
+
+    async def _delete_old_raw(self) -> float | None:
+        deleted, began = 0, time.monotonic()
+        # Replicas find the same records, and each of these is deleted by one of them.
+        while found := await self.store.delete_raw(self.settings.raw_days, _OLD_AT_ONCE):
+            deleted += found
+            if await self.wait_for_shutdown(_OLD_PAUSE):
+                break
+        if deleted:
+            days, seconds = self.settings.raw_days, time.monotonic() - began
+            log.info("Deleted %d raw records that arrived more than %g days ago, in %.1f s", deleted, days, seconds)
         return None
 
     async def _all_processed(self, count: int, how_to_page: str, *, labelled: bool) -> list[Record]:

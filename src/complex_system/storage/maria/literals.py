@@ -16,12 +16,16 @@ import pyarrow.compute as pc
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import raw_schema
 from complex_system.domain.records import Record
+from complex_system.errors import InvalidRecordError
 from complex_system.storage.arrow import packed
 from complex_system.storage.envelope import PIPELINE, Digest
 from complex_system.storage.maria.sql import HASH, SOURCE
 
 _ROWS = 4000
-_BYTES = 4_000_000  # a server takes 16 MB in one statement unless told otherwise
+_BYTES = 4_000_000
+_ROOM = 100_000  # for what is around the rows in a statement: a thousand columns' names, twice
+USUAL_PACKET = 16 * 2**20
+"""Bytes that a server takes in one statement unless told otherwise."""
 
 
 def raw_rows(records: Sequence[Record], sources: Sequence[str], dataset: Dataset, digest: Digest) -> pa.Table:
@@ -51,15 +55,28 @@ def processed_rows(table: pa.Table, names: Sequence[str], version: str) -> pa.Ta
     return ordered.append_column(PIPELINE, pa.array([version] * ordered.num_rows, pa.string()))
 
 
-def texts_of(table: pa.Table) -> Iterator[str]:
+def texts_of(table: pa.Table, packet: int = USUAL_PACKET) -> Iterator[str]:
     """Yield what follows ``VALUES`` in the statements for all rows: ``(x, y), (x, y)``.
 
-    Columns are texts, bytes, finite numbers, integers, booleans, which become 0 and 1, and lists, which become JSON.
+    Columns are texts, bytes, times, finite numbers, integers, booleans, which become 0 and 1, and lists, which become JSON.
+
+    Args:
+        table: The rows.
+        packet: Bytes that the server takes in one statement; beyond it ends the connection without a reason.
+
+    Raises:
+        InvalidRecordError: A row alone is larger.
     """
     literals = [_literals(column.combine_chunks()) for column in table.columns]
     rows = pc.binary_join_element_wise(*literals, ",", null_handling="replace", null_replacement="NULL")
     for start in range(0, len(rows), _ROWS):
-        yield from _within(rows.slice(start, _ROWS).to_pylist())
+        for text in _within(rows.slice(start, _ROWS).to_pylist(), min(_BYTES, packet - _ROOM)):
+            if len(text) > packet - _ROOM:
+                raise InvalidRecordError(
+                    f"MariaDB takes {packet} bytes in one statement, and a record needs {len(text) + _ROOM}: raise its "
+                    "max_allowed_packet, or publish less in one record."
+                )
+            yield text
 
 
 def keys_of(keys: Iterable[str]) -> Iterator[str]:
@@ -72,10 +89,12 @@ def keys_of(keys: Iterable[str]) -> Iterator[str]:
 def _literals(column: Any) -> Any:
     if pa.types.is_list(column.type):
         return pa.array([None if each is None else _text(packed(each)) for each in column.to_pylist()], pa.string())
+    if pa.types.is_timestamp(column.type):
+        column = pc.cast(column, pa.string())
     if pa.types.is_string(column.type):
         return pa.array([None if text is None else _text(text) for text in column.to_pylist()], pa.string())
     if pa.types.is_binary(column.type):
-        return pa.array([f"x'{value.hex()}'" for value in column.to_pylist()], pa.string())
+        return pa.array([None if value is None else f"x'{value.hex()}'" for value in column.to_pylist()], pa.string())
     if pa.types.is_boolean(column.type):
         return pc.if_else(column, "1", "0")
     if pa.types.is_integer(column.type):
@@ -89,11 +108,11 @@ def _text(value: str) -> str:
     return f"_utf8mb4 x'{value.encode().hex()}'"
 
 
-def _within(rows: list[str]) -> Iterator[str]:
+def _within(rows: list[str], most: int) -> Iterator[str]:
     made = "),(".join(rows)
-    if len(made) > _BYTES and len(rows) > 1:
+    if len(made) > most and len(rows) > 1:
         middle = len(rows) // 2
-        yield from _within(rows[:middle])
-        yield from _within(rows[middle:])
+        yield from _within(rows[:middle], most)
+        yield from _within(rows[middle:], most)
     else:
         yield f"({made})"

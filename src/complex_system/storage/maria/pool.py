@@ -10,22 +10,30 @@ import contextlib
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import mariadb
 
-from complex_system.errors import DeclarationError, StoreUnavailableError
+from complex_system.errors import DeclarationError, InvalidRecordError, StoreUnavailableError
 from complex_system.settings import Settings
 
 T = TypeVar("T")
 Work = Callable[[Any], T]
 Row = tuple[Any, ...]
 
-# Errors of the client library and of the server that say "no connection, or not now".
-_UNAVAILABLE = {1040, 1044, 1045, 1049, 1053, 1077, 1129, 1130, 1152, 1153, 1158, 1159, 1160, 1161, 1203, 1226, 1290, 1927,
-                2002, 2003, 2005, 2006, 2012, 2013, 2026, 2027, 2055}  # fmt: skip
+# Only these say that a record itself is wrong: NULL, out of range, not of the type, truncated, too long, not in this character set,
+# refused by a CHECK, larger than a row or a statement may be.
+_OF_THE_RECORD = {1048, 1118, 1153, 1264, 1265, 1292, 1300, 1301, 1366, 1367, 1406, 1411, 1690, 4025}
+# No connection, or one that is lost.
+_NO_CONNECTION = {1040, 1044, 1045, 1049, 1053, 1077, 1129, 1130, 1152, 1158, 1159, 1160, 1161, 1203, 1226, 1927,
+                  2002, 2003, 2005, 2006, 2012, 2013, 2026, 2027, 2055}  # fmt: skip
+# No record can be the reason: the disk, memory, locks, rights, the tables themselves; below 1000 it is the operating system's. With
+# all others a record may be the reason.
+_OF_THE_SERVER = {1005, 1021, 1025, 1026, 1028, 1030, 1034, 1035, 1036, 1037, 1038, 1041, 1054, 1099, 1100, 1114, 1136, 1142, 1143,
+                  1146, 1180, 1181, 1192, 1194, 1195, 1205, 1206, 1213, 1223, 1290, 1317, 1364, 1637, 1712, 1792, 1812, 1813, 1814,
+                  1815, 1836, 1877, 1878, 1932, 1969, *range(1, 1000)}  # fmt: skip
 _UNKNOWN_DATABASE = 1049
 _REPEATABLE = {1205, 1213}  # lock wait time-out, deadlock: the server rolled back, the same work may be done again
 _TOO_WIDE = {1117, 1118}  # too many columns, too large a row or definition; InnoDB's own is 1005 with the number 185
@@ -40,6 +48,7 @@ class MariaConnections:
 
     def __init__(self, settings: Settings) -> None:
         self.address = f"{settings.maria_host}:{settings.maria_port}"
+        self._name = f"MariaDB at {self.address}"
         self._settings = settings
         self._idle: deque[Any] = deque()
         self._threads: ThreadPoolExecutor | None = None
@@ -60,10 +69,11 @@ class MariaConnections:
         """Run ``work(connection)`` in a thread as one transaction. It must be repeatable, because it is repeated after a deadlock.
 
         Raises:
-            StoreUnavailableError: There is no connection, and no new one can be made.
+            InvalidRecordError: The server says that a record is wrong; it is not named. Nothing was written.
+            StoreUnavailableError: There is no connection, and no new one can be made, or the server fails for another reason.
         """
         if self._threads is None:
-            raise StoreUnavailableError(f"MariaDB at {self.address} is not connected.")
+            raise StoreUnavailableError(f"{self._name} is not connected.")
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, work)
 
     async def select(self, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
@@ -103,7 +113,7 @@ class MariaConnections:
                 raise self._translated(error) from error
 
         if self._threads is None:
-            raise StoreUnavailableError(f"MariaDB at {self.address} is not connected.")
+            raise StoreUnavailableError(f"{self._name} is not connected.")
         return await asyncio.get_running_loop().run_in_executor(self._threads, patiently)
 
     def create_database(self) -> None:
@@ -137,8 +147,8 @@ class MariaConnections:
                 if error.errno in _REPEATABLE:
                     time.sleep(random.uniform(0.005, 0.05) * (attempt + 1))  # noqa: S311 - no secret
                     continue
-                if error.errno not in _UNAVAILABLE:
-                    raise
+                if error.errno not in _NO_CONNECTION:
+                    raise self._translated(error) from error
                 # If one connection is dead, so are the others, for instance after a restart of the server.
                 self._discard_idle()
                 if not used:
@@ -149,7 +159,7 @@ class MariaConnections:
             else:
                 self._idle.append(connection)
                 return result
-        raise StoreUnavailableError(f"MariaDB at {self.address} was too busy with other writers; send the request again.")
+        raise StoreUnavailableError(f"{self._name} was too busy with other writers; send the request again.")
 
     def _connect(self, **other: Any) -> Any:
         settings = self._settings
@@ -171,10 +181,12 @@ class MariaConnections:
 
     def _translated(self, error: Any) -> Exception:
         """Return our error for the driver's; the one place where it is done."""
-        if error.errno in _UNAVAILABLE:
-            return StoreUnavailableError(f"MariaDB at {self.address} does not answer: {error}")
-        failure: Exception = error
-        return failure
+        if error.errno in _OF_THE_RECORD:
+            return InvalidRecordError(f"{self._name} refuses a record: {error} (error {error.errno}).")
+        if error.errno in _NO_CONNECTION:
+            return StoreUnavailableError(f"{self._name} does not answer: {error}")
+        message = f"{self._name} fails: {error} (error {error.errno})."
+        return StoreUnavailableError(message, explained=error.errno in _OF_THE_SERVER, answered=True)
 
     def _discard_idle(self) -> None:
         with contextlib.suppress(IndexError):
@@ -196,6 +208,17 @@ def select(connection: Any, statement: str, parameters: Sequence[Any]) -> list[R
         cursor.execute(statement, parameters)
         rows: list[Row] = cursor.fetchall()
         return rows
+    finally:
+        cursor.close()
+
+
+def select_in_parts(connection: Any, statement: str, rows: int) -> Iterator[list[Row]]:
+    """Yield the rows of a query, so many at a time, while the server finds more."""
+    cursor = connection.cursor(binary=True, buffered=False)
+    try:
+        cursor.execute(statement)
+        while part := cursor.fetchmany(rows):
+            yield part
     finally:
         cursor.close()
 

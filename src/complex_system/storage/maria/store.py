@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -12,6 +14,7 @@ from typing_extensions import override
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import Page
 from complex_system.domain.records import Record
+from complex_system.errors import InvalidRecordError
 from complex_system.protocol.database import RecordCounts, Rejection
 from complex_system.settings import Settings
 from complex_system.storage.arrow import chosen_schema, converted, page_of, raw_page, unpacked, with_key, without_key
@@ -43,6 +46,8 @@ class MariaDataStore(DataStore):
         self._names = TableNames.of(settings.table_prefix)
         self._sql = statements_without_tables(dataset, self._names)
         self._digest = content_hash(dataset)
+        self._by_arrival = settings.raw_days > 0
+        self._packet = values.USUAL_PACKET
         self.documents = MariaDocuments(self._connections, self._names.documents)
 
     @override
@@ -54,7 +59,10 @@ class MariaDataStore(DataStore):
             f"the data set '{self.dataset.name}' with {len(self.dataset.columns)} columns and "
             f"{len(self.dataset.feature_names)} features"
         )
-        self._sql = await self._connections.alone(lambda connection: migrate(connection, self.dataset, self._names), wanted)
+        self._sql = await self._connections.alone(
+            lambda connection: migrate(connection, self.dataset, self._names, by_arrival=self._by_arrival), wanted
+        )
+        [(self._packet,)] = await self._connections.select("SELECT @@max_allowed_packet")
         await self.documents.open()
 
     @override
@@ -66,23 +74,48 @@ class MariaDataStore(DataStore):
         await self._connections.select("SELECT 1")
 
     @override
+    async def now(self) -> float:
+        [(now,)] = await self._connections.select("SELECT UNIX_TIMESTAMP(CURRENT_TIMESTAMP(6))")
+        return float(now)
+
+    @override
+    async def last_key(self, before: float) -> str | None:
+        found = await self._connections.select(self._sql.select_last_key, (before,))
+        return str(found[0][0]) if found else None
+
+    @override
     async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
         if not records:
             return {"inserted": 0, "existing": 0, "conflicts": 0}
         senders = sources_of(sources, len(records))
 
         def save(connection: Any) -> tuple[int, int]:
-            rows = values.raw_rows(records, senders, self.dataset, self._digest)
-            inserted = 0
-            for part in values.texts_of(rows):
-                inserted += change(connection, self._sql.insert_raw + part + self._sql.keep_raw)
-            if inserted:
-                self._mark_processed_before(connection, rows.column(ID).to_pylist())
+            inserted = self._insert_raw(connection, records, senders)
             existing = inserted < len(records)
             return inserted, self._keep_conflicts(connection, records, senders) if existing else 0
 
         inserted, conflicts = await self._connections.run(save)
         return {"inserted": inserted, "existing": len(records) - inserted, "conflicts": conflicts}
+
+    @override
+    async def trial(self, records: list[Record]) -> None:
+        def attempt(connection: Any) -> None:
+            self._insert_raw(connection, records, [""] * len(records))
+            connection.rollback()
+
+        await self._connections.run(attempt)
+
+    @override
+    async def probe(self) -> None:
+        example = self.example(f"probe {uuid.uuid4().hex}")
+
+        def write(connection: Any) -> None:
+            # Nobody sees it: it is deleted in the same transaction, which is on disk when it is committed.
+            self._insert_raw(connection, [example], [""])
+            change(connection, f"{self._sql.delete_raw} ({next(values.keys_of([example[ID]]))})")
+
+        with suppress(InvalidRecordError):
+            await self._connections.run(write)
 
     @override
     async def raw_records(self, limit: int) -> list[Record]:
@@ -111,7 +144,7 @@ class MariaDataStore(DataStore):
     async def upsert_processed(self, table: pa.Table, version: str) -> dict[str, int]:
         def write(connection: Any) -> None:
             rows = values.processed_rows(table, self.dataset.processed_names, version)
-            for part in values.texts_of(rows):
+            for part in values.texts_of(rows, self._packet):
                 change(connection, self._sql.insert_processed + part + self._sql.replace_processed)
             for keys in values.keys_of(rows.column(ID).to_pylist()):
                 change(connection, f"{self._sql.delete_rejected} ({keys})")
@@ -172,6 +205,10 @@ class MariaDataStore(DataStore):
         return {key: float(target) for key, target in found if target is not None}
 
     @override
+    async def delete_raw(self, days: float, limit: int) -> int:
+        return await self._connections.change(self._sql.delete_old_raw, (self.dataset.version, days * 86_400, limit))
+
+    @override
     async def raw_by_keys(self, keys: list[str]) -> Page:
         def read(connection: Any) -> Page:
             found = sorted(_select_keys(connection, self._sql.select_raw_by_keys, keys), key=lambda row: str(row[0]))
@@ -180,6 +217,16 @@ class MariaDataStore(DataStore):
         return await self._connections.run(read)
 
     # Inside
+
+    def _insert_raw(self, connection: Any, records: list[Record], sources: list[str]) -> int:
+        """Insert the records that are not there yet, and return how many these were."""
+        rows = values.raw_rows(records, sources, self.dataset, self._digest)
+        inserted = 0
+        for part in values.texts_of(rows, self._packet):
+            inserted += change(connection, self._sql.insert_raw + part + self._sql.keep_raw)
+        if inserted:
+            self._mark_processed_before(connection, rows.column(ID).to_pylist())
+        return inserted
 
     def _keep_conflicts(self, connection: Any, records: list[Record], sources: list[str]) -> int:
         """Keep the records that have other values than the stored ones of their keys; return how many."""

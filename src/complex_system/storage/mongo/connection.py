@@ -7,39 +7,54 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import uuid
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime
 from typing import Any
 
+import bson
+from bson.codec_options import CodecOptions
+from bson.errors import InvalidDocument, InvalidStringData
+from bson.raw_bson import RawBSONDocument
 from pymongo import AsyncMongoClient, DeleteMany, MongoClient, ReplaceOne, UpdateMany, UpdateOne, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import (
-    BulkWriteError,
-    ConnectionFailure,
-    ExecutionTimeout,
-    OperationFailure,
-    PyMongoError,
-    WTimeoutError,
-)
+from pymongo.errors import BulkWriteError, ConnectionFailure, OperationFailure, PyMongoError
 
 from complex_system.domain.dataset import ID
-from complex_system.errors import StoreUnavailableError
+from complex_system.errors import ComplexSystemError, InvalidRecordError, StoreUnavailableError
 from complex_system.settings import Settings
 
 Document = dict[str, Any]
 Collection = AsyncCollection[Document]
 Index = list[tuple[str, int]]
 
+OTHER_KEYS = ["objectId", "number", "binData", "date", "bool", "object"]
+"""Types of keys that are not texts; asked for by type, so that the key's index answers."""
 LABELLED = "labelled"
 """Name of the index that counts the records with a target."""
 
+TRIED_OUT = "complex_system_tried_out"
+"""Field of the keys of documents that are written to be deleted again; pages hold keys that are texts only."""
+OF_OTHERS: dict[str, Any] = {ID: {"$type": OTHER_KEYS}, f"{ID}.{TRIED_OUT}": {"$exists": False}}
+"""Finds the documents whose keys are not texts, but for those that are tried out."""
+
 _DUPLICATE_KEY = 11000
-_REFUSED = {13, 18, 11600, 14031}  # unauthorized, authentication failed, shutting down, disk full
+# Only these say that a document itself is wrong: not BSON, field names, too large (for the server, a capped collection or an index),
+# a validator, an index that cannot have it, another unique index.
+_OF_THE_RECORD = {22, 52, 53, 56, 57, 116, 121, 171, 201, 357, 378, 10334, 11000, 16755, 16756, 17280, 17419, 17420}
+# No document can be the reason: members of a cluster that are away, elections, shutting down, time limits, memory, the disk, rights,
+# the server's own faults. With all others a document may be the reason.
+_OF_THE_SERVER = {1, 6, 7, 8, 13, 18, 24, 26, 39, 42, 46, 50, 63, 64, 70, 71, 74, 79, 82, 83, 89, 91, 95, 100, 107, 112, 125, 133, 134,
+                  135, 145, 146, 149, 150, 175, 176, 189, 194, 200, 202, 203, 208, 209, 211, 215, 216, 226, 230, 237, 249, 250, 262,
+                  264, 267, 272, 279, 281, 282, 288, 290, 292, 301, 308, 310, 311, 312, 314, 317, 319, 333, 338, 342, 343, 355, 365,
+                  371, 374, 379, 382, 391, 9001, 10058, 10107, 11600, 11601, 11602, 13388, 13435, 13436, 14031}  # fmt: skip
+_RETRYABLE = ("RetryableWriteError", "TransientTransactionError", "SystemOverloadedError")
 _ROWS_A_WRITE = 500
 ROWS_A_REPLY = 2500  # the driver decodes and encodes on the event loop: some milliseconds each time
 _VALUES = 40_000  # in a reply or a write: of wide documents so many fewer rows
 _TIMEOUT_MS = 20_000
+_MAJORITY_MS = 15_000  # shorter, so that the reason is heard
 
 
 class MongoConnection:
@@ -51,6 +66,7 @@ class MongoConnection:
 
     def __init__(self, settings: Settings) -> None:
         self.address = f"{settings.mongo_host}:{settings.mongo_port}"
+        self._name = f"MongoDB at {self.address}"
         self._settings = settings
         self._client: AsyncMongoClient[Document] | None = None
 
@@ -91,17 +107,34 @@ class MongoConnection:
         """Raise our errors for the driver's; the one place where it is done."""
         try:
             yield
-        except (ConnectionFailure, ExecutionTimeout, WTimeoutError) as error:
-            raise StoreUnavailableError(f"MongoDB at {self.address} does not answer: {_reason(error)}") from error
+        except ConnectionFailure as error:
+            raise StoreUnavailableError(f"{self._name} does not answer: {_reason(error)}") from error
         except OperationFailure as error:
-            if error.code not in _REFUSED:
-                raise
-            raise StoreUnavailableError(f"MongoDB at {self.address} refuses: {_reason(error)}") from error
+            raise self._failure(error) from error
+        except PyMongoError as error:
+            raise StoreUnavailableError(f"{self._name} fails: {_reason(error)}", explained=False) from error
+        except (InvalidDocument, InvalidStringData) as error:
+            raise InvalidRecordError(f"{self._name} cannot keep a record: {error}") from error
+
+    def _failure(self, error: OperationFailure) -> ComplexSystemError:
+        """Return our error for one that the server has answered with, or for what it says of some documents."""
+        details = error.details if isinstance(error, BulkWriteError) else {}
+        concerns = details.get("writeConcernErrors", [])
+        of_documents = [each for each in details.get("writeErrors", []) if not _exists(each)]
+        codes = {each.get("code") for each in concerns + of_documents} or {error.code}
+        first = next(iter(concerns + of_documents), None)
+        reason = _reason(error) if first is None else str(first.get("errmsg"))
+        said = f"{reason.rstrip('.')} (code {', '.join(map(str, sorted(codes, key=str)))})."
+        retryable = any(error.has_error_label(label) for label in _RETRYABLE)
+        explained = bool(concerns or retryable or codes & _OF_THE_SERVER)
+        if codes <= _OF_THE_RECORD and not explained:
+            return InvalidRecordError(f"{self._name} refuses a record: {said}")
+        return StoreUnavailableError(f"{self._name} fails: {said}", explained=explained, answered=True)
 
     @property
     def _connected(self) -> AsyncMongoClient[Document]:
         if self._client is None:
-            raise StoreUnavailableError(f"MongoDB at {self.address} is not connected.")
+            raise StoreUnavailableError(f"{self._name} is not connected.")
         return self._client
 
     def _connect(self) -> AsyncMongoClient[Document]:
@@ -114,7 +147,9 @@ class MongoConnection:
             serverSelectionTimeoutMS=3000,
             connectTimeoutMS=3000,
             socketTimeoutMS=_TIMEOUT_MS,
+            w="majority",  # what one member alone has is lost when another one is elected
             journal=True,
+            wTimeoutMS=_MAJORITY_MS,
             **account,
         )
 
@@ -161,6 +196,15 @@ class Queries:
             found += await self.find(collection, {ID: {"$in": part}}, fields)
         return found
 
+    async def walk(self, collection: Collection, rows: int) -> AsyncIterator[list[RawBSONDocument]]:
+        """Yield all documents, encoded, so many at a time: by key those whose key is a text, then the others."""
+        query: Document = {ID: {"$gte": ""}}
+        while part := await read_encoded(collection, query, rows):
+            yield part
+            query = {ID: {"$gt": part[-1][ID]}}
+        if others := await read_encoded(collection, OF_OTHERS):
+            yield others
+
     async def count(self, collection: Collection) -> int:
         """Return the number of documents."""
         return await collection.estimated_document_count()
@@ -183,7 +227,7 @@ class Queries:
                     await collection.insert_many(documents[start : start + rows], ordered=False)
             except BulkWriteError as error:
                 faults = error.details["writeErrors"]
-                if error.details.get("writeConcernErrors") or any(fault["code"] != _DUPLICATE_KEY for fault in faults):
+                if error.details.get("writeConcernErrors") or not all(map(_exists, faults)):
                     raise
                 existing += [start + fault["index"] for fault in faults]
         return existing
@@ -201,9 +245,22 @@ class Queries:
         existing = await self.insert(collection, documents)
         await self.replace(collection, [documents[place] for place in existing])
 
-    async def delete(self, collection: Collection, keys: Iterable[str]) -> int:
-        """Delete documents by key; return how many there were."""
-        operations = [DeleteMany({ID: {"$in": part}}) for part in self._parts(keys, self.keys_a_query)]
+    async def try_out(self, collection: Collection, documents: list[Document]) -> None:
+        """Insert documents under keys that are no texts, which no page holds, and delete them again."""
+        rows = rows_at_once(_ROWS_A_WRITE, len(documents[0]) if documents else 1)
+        mark = uuid.uuid4().hex
+        for start in range(0, len(documents), rows):
+            hidden = [{**each, ID: {TRIED_OUT: f"{mark} {each[ID]}"}} for each in documents[start : start + rows]]
+            try:
+                async with self._turn(collection):
+                    await collection.insert_many(hidden, ordered=False)
+            finally:
+                async with self._turn(collection):
+                    await collection.delete_many({ID: {"$in": [each[ID] for each in hidden]}})
+
+    async def delete(self, collection: Collection, keys: Iterable[str], condition: Document | None = None) -> int:
+        """Delete documents by key, with a condition only those that meet it; return how many there were."""
+        operations = [DeleteMany({ID: {"$in": part}, **(condition or {})}) for part in self._parts(keys, self.keys_a_query)]
         return (await collection.bulk_write(operations, ordered=False)).deleted_count if operations else 0
 
     async def update(
@@ -228,6 +285,8 @@ class Queries:
     async def update_each(self, collection: Collection, changes: Iterable[tuple[Document, Document]]) -> None:
         """Change documents one by one, each ``(query, update)``, in one bulk update; a killed server may forget it."""
         operations = [UpdateOne(query, change) for query, change in changes]
+        if not operations:
+            return
         async with self._turn(collection):
             await _unjournalled(collection).bulk_write(operations, ordered=False)
 
@@ -242,6 +301,24 @@ class Queries:
             yield ordered[start : start + size]
 
 
+def as_bson(encoded: bytes) -> RawBSONDocument:
+    """Return an encoded document, which is decoded where it is looked into; it is inserted as it is."""
+    return RawBSONDocument(encoded)
+
+
+def from_bson(document: RawBSONDocument) -> Document:
+    """Return a document decoded, for a change."""
+    decoded: Document = bson.decode(document.raw)
+    return decoded
+
+
+async def read_encoded(collection: Collection, query: Document, limit: int = 0) -> list[RawBSONDocument]:
+    """Return documents by key and not decoded; 0 for all."""
+    options: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
+    found = collection.with_options(codec_options=options).find(query).sort(ID, 1)
+    return await found.limit(limit).to_list()
+
+
 async def ensure_index(collection: Collection, name: str, keys: Index | None) -> None:
     """Create an index, or make it another one; None removes it."""
     found = (await collection.index_information()).get(name)
@@ -253,7 +330,7 @@ async def ensure_index(collection: Collection, name: str, keys: Index | None) ->
 
 
 def _unjournalled(collection: Collection) -> Collection:
-    return collection.with_options(write_concern=WriteConcern(j=False))
+    return collection.with_options(write_concern=WriteConcern(w=1, j=False))
 
 
 def rows_at_once(limit: int, fields: int) -> int:
@@ -261,8 +338,13 @@ def rows_at_once(limit: int, fields: int) -> int:
     return max(1, min(limit, _VALUES // max(1, fields)))
 
 
+def _exists(fault: Mapping[str, Any]) -> bool:
+    """Whether a document was not inserted because its key is there; another unique index is another matter."""
+    return fault.get("code") == _DUPLICATE_KEY and fault.get("keyPattern", {ID: 1}) == {ID: 1}
+
+
 def _reason(error: Exception) -> str:
-    return str(error).partition(", Timeout:")[0].partition(" (configured timeouts")[0]
+    return str(error).partition(", Timeout:")[0].partition(" (configured timeouts")[0].partition(", full error:")[0]
 
 
 def create_only_user(host: str, port: int, user: str, password: str) -> None:

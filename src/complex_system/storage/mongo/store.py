@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
 import pyarrow as pa
@@ -12,15 +14,16 @@ from typing_extensions import override
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import Page
 from complex_system.domain.records import Record
+from complex_system.errors import InvalidRecordError, StoreUnavailableError
 from complex_system.protocol.database import RecordCounts, Rejection
 from complex_system.settings import Settings
 from complex_system.storage.arrow import chosen_schema, page_of, raw_page, with_key, without_key
 from complex_system.storage.base import DataStore
 from complex_system.storage.conflicts import find_conflicts
 from complex_system.storage.envelope import ENVELOPE, PIPELINE, refuse_reserved_names, revisions_of, sources_of
-from complex_system.storage.mongo.connection import Document, MongoConnection, Queries
+from complex_system.storage.mongo.connection import TRIED_OUT, Document, MongoConnection, Queries
 from complex_system.storage.mongo.documents import MongoDocuments
-from complex_system.storage.mongo.schema import Collections, migrate
+from complex_system.storage.mongo.schema import DONE, RECEIVED, Collections, migrate
 from complex_system.storage.mongo.secantus import SecantusQueries, is_secantus
 from complex_system.storage.mongo.work import Work
 from complex_system.storage.naming import TableNames
@@ -38,14 +41,17 @@ class MongoDataStore(DataStore):
         self._collections = Collections(self._connection, dataset, TableNames.of(settings.table_prefix))
         self._fields = self._collections.fields
         self._work = Work(self._collections)
+        self._by_arrival = settings.raw_days > 0
         self.documents = MongoDocuments(self._collections)
 
     @override
     async def open(self) -> None:
         refuse_reserved_names(self.dataset)
         with self._connection.translated():
-            self._collections.queries = self._queries_for(await self._connection.open())
-            await migrate(self._collections)
+            names, fields = self._collections.names, self._fields
+            widths = {names.raw: len(fields.raw), names.processed: len(fields.processed)}
+            self._collections.queries = queries_of(await self._connection.open(), widths)
+            await migrate(self._collections, by_arrival=self._by_arrival)
         await self.documents.open()
 
     @override
@@ -58,20 +64,67 @@ class MongoDataStore(DataStore):
             await self._connection.ping()
 
     @override
+    async def now(self) -> float:
+        with self._connection.translated():
+            return (await self._connection.now()).replace(tzinfo=UTC).timestamp()
+
+    @override
+    async def last_key(self, before: float) -> str | None:
+        arrived = {f"{ENVELOPE}.received": {"$lt": datetime.fromtimestamp(before, UTC)}}
+        with self._connection.translated():
+            found = await self._collections.raw.find_one(arrived, {ID: 1}, sort=[(ID, -1)])
+        return str(found[ID]) if found else None
+
+    @override
+    async def probe(self) -> None:
+        with suppress(InvalidRecordError):
+            await self.trial([self.example("probe")])
+
+    @override
+    async def trial(self, records: list[Record]) -> None:
+        raw = self._collections.raw
+        with self._connection.translated():
+            # What is there already was no reason to fail, and would be one for its copy if there is another unique index.
+            there = {d[ID] for d in await self._queries.find_keys(raw, [r[ID] for r in records], [ID], few=True)}
+            new = [record for record in records if record[ID] not in there]
+            documents = self._fields.raw_documents(new, [""] * len(new), await self._connection.now())
+            await self._queries.try_out(raw, documents)
+
+    @override
     async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
         with self._connection.translated():
             received = await self._connection.now()
             documents = self._fields.raw_documents(records, sources_of(sources, len(records)), received)
-            existing = set(await self._queries.insert(self._collections.raw, documents))
+            existing = set(await self._insert_all_or_none(documents, received))
             inserted = [document[ID] for place, document in enumerate(documents) if place not in existing]
             await self._work.mark_processed_before(inserted)
             conflicts = await self._keep_conflicts([documents[place] for place in existing]) if existing else 0
         return {"inserted": len(inserted), "existing": len(existing), "conflicts": conflicts}
 
+    async def _insert_all_or_none(self, documents: list[Document], received: datetime) -> list[int]:
+        """Insert raw records; where one of them may be the reason that this fails, take back those that were inserted."""
+        try:
+            with self._connection.translated():
+                return await self._queries.insert(self._collections.raw, documents)
+        except StoreUnavailableError as error:
+            if error.explained:
+                raise  # as much as is there may stay: the same records come again
+            await self._take_back(documents, received)
+            raise
+        except Exception:
+            await self._take_back(documents, received)
+            raise
+
+    async def _take_back(self, documents: list[Document], received: datetime) -> None:
+        keys = [document[ID] for document in documents]
+        with self._connection.translated():
+            await self._queries.delete(self._collections.raw, keys, {RECEIVED: received})
+
     @override
     async def raw_records(self, limit: int) -> list[Record]:
         with self._connection.translated():
-            found = await self._queries.find(self._collections.raw, {}, self._fields.raw, limit)
+            real = {f"{ID}.{TRIED_OUT}": {"$exists": False}}
+            found = await self._queries.find(self._collections.raw, real, self._fields.raw, limit)
         return self._fields.raw_records(found)
 
     @override
@@ -168,6 +221,14 @@ class MongoDataStore(DataStore):
         return {document[ID]: float(document[field]) for document in found if document.get(field) is not None}
 
     @override
+    async def delete_raw(self, days: float, limit: int) -> int:
+        with self._connection.translated():
+            before = await self._connection.now() - timedelta(days=days)
+            old: Document = {DONE: self.dataset.version, RECEIVED: {"$lt": before}}
+            found = await self._collections.raw.find(old, {ID: 1}).sort(RECEIVED, 1).limit(limit).to_list()
+            return await self._queries.delete(self._collections.raw, [document[ID] for document in found], old)
+
+    @override
     async def raw_by_keys(self, keys: list[str]) -> Page:
         with self._connection.translated():
             found = await self._queries.find_keys(self._collections.raw, keys, self._fields.raw)
@@ -197,9 +258,12 @@ class MongoDataStore(DataStore):
     def _queries(self) -> Queries:
         return self._collections.queries
 
-    def _queries_for(self, build_info: Document) -> Queries:
-        """Return how the connected server is asked, by its own answer to what it is."""
-        if not is_secantus(build_info):
-            return Queries()
-        names, fields = self._collections.names, self._fields
-        return SecantusQueries({names.raw: len(fields.raw), names.processed: len(fields.processed)})
+
+def queries_of(build_info: Document, widths: Mapping[str, int]) -> Queries:
+    """Return how the connected server is asked, by its own answer to what it is.
+
+    Args:
+        build_info: The answer.
+        widths: Fields of a document, by collection.
+    """
+    return SecantusQueries(widths) if is_secantus(build_info) else Queries()

@@ -1,0 +1,133 @@
+"""Full disks: the data of a database lie on a small file system, which fills while records flow and has room again later."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from complex_system.domain.dataset import Dataset
+from complex_system.errors import ComplexSystemError
+from complex_system.local.servers import MariaServer, MongoServer, NatsServer, Server
+from complex_system.protocol.base import Empty
+from complex_system.protocol.database import GET_INGEST_COUNTS, IngestCounts
+from plant import FULL, Plant, kill, plant
+from small_disk import SmallDisk, needs_root, small_disk
+from support import eventually, started
+
+RECORDS = {"mongo": FULL or 5_000, "maria": FULL or 6_000}
+QUICK = {} if FULL else {
+    "FASTIOT_NATS_DEFAULT_TIMEOUT": "5",
+    "COMPLEX_SYSTEM_BATCH_SIZE": "25",
+    "COMPLEX_SYSTEM_BATCHES_IN_FLIGHT": "2",
+    "COMPLEX_SYSTEM_PROCESSING_BATCH": "500",
+    "COMPLEX_SYSTEM_HEARTBEAT_INTERVAL": "0.5",
+    "COMPLEX_SYSTEM_PROCESSING_INTERVAL": "0.2",
+}  # fmt: skip
+SERVERS: dict[str, type[Server]] = {"mongo": MongoServer, "maria": MariaServer}
+SOURCE, PROCESSING = "dummy_data_generation", "data_processing"
+LEFT = 512 * 1024
+"""Bytes that the records themselves fill."""
+FULL_SECONDS = 12.0 if FULL else 5.0
+
+pytestmark = [needs_root, pytest.mark.timeout(1800 if FULL else 300)]
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    with started(NatsServer(tmp_path_factory.mktemp("broker"), port=0)) as server:
+        yield server
+
+
+@asynccontextmanager
+async def on_small_disk(
+    kind: str, folder: Path, broker: Server, variables: dict[str, str]
+) -> AsyncIterator[tuple[Plant, SmallDisk, Server]]:
+    """A plant whose database has a disk of 300 MB, and is started again when it ends, as by `fiot run` and the compose stack."""
+    with small_disk(folder / "disk", 300) as disk, started(SERVERS[kind](disk.folder / kind, folder, port=0)) as database:
+        name = f"d{uuid.uuid4().hex[:10]}"
+        own = {**QUICK, "FASTIOT_MONGO_DB_NAME": name, "COMPLEX_SYSTEM_MARIA_NAME": name, **variables}
+        async with plant(folder, broker, database, own, RECORDS[kind], uuid.uuid4().int % 2**31) as system:
+            supervisor = asyncio.create_task(supervise(database))
+            try:
+                yield system, disk, database
+            finally:
+                supervisor.cancel()
+
+
+async def supervise(server: Server) -> None:
+    """Starts a server again when it has ended. With a full disk MariaDB may end itself: "Out of disk space in rollback"."""
+    while True:
+        await asyncio.sleep(0.5)
+        if server.child is not None and not server.child.alive:
+            server.start_process()
+
+
+async def ingest_counts(system: Plant) -> IngestCounts | None:
+    try:
+        return await system.client.ask(GET_INGEST_COUNTS, Empty(), 3.0)
+    except ComplexSystemError:
+        return None
+
+
+async def fills(system: Plant, disk: SmallDisk, service: str, reason: str) -> None:
+    """Starts the services, takes the room on the disk, and has records take the rest, until the database service says why it fails."""
+    for name in (service, PROCESSING):
+        system.start(name)
+    await eventually(lambda: system.state(service) == "ready", 60)
+    disk.fill(LEFT)
+    told = system.says(service, f"failing: .*{reason}")
+    system.start(SOURCE)
+    await eventually(told, 120)
+
+
+async def stays_failing(system: Plant, service: str) -> None:
+    ready = system.says(service, " ready")
+    await asyncio.sleep(FULL_SECONDS)  # the fault lasts so long
+    assert not ready()
+    assert system.state(service) == "failing"
+
+
+async def goes_on(system: Plant, dataset: Dataset, report: Any) -> None:
+    """Everything is there in the end, and nothing was refused."""
+    over = time.monotonic()
+    await system.finished()
+    await system.verify(dataset)
+    counts = await eventually(lambda: ingest_counts(system), 10)
+    assert (counts.refused, counts.dead) == (0, 0)
+    report({"full": FULL_SECONDS, "finished": time.monotonic() - over})
+
+
+@pytest.mark.parametrize("sends", ["messages", "requests"] if FULL else ["messages"])
+async def test_the_disk_of_mariadb_is_full(
+    tmp_path: Path, broker: NatsServer, dataset: Dataset, report: Any, sends: str
+) -> None:
+    service = "database_maria"
+    async with on_small_disk("maria", tmp_path, broker, {"COMPLEX_SYSTEM_SOURCE_SENDS": sends}) as (system, disk, _):
+        await fills(system, disk, service, r"is full \(error 1114\)")
+        await stays_failing(system, service)
+        disk.make_room()
+        await goes_on(system, dataset, report)
+
+
+async def test_the_disk_of_the_stand_in_for_mongodb_is_full(
+    tmp_path: Path, broker: NatsServer, dataset: Dataset, report: Any
+) -> None:
+    """Its storage engine gives up: it answers a ping and nothing else until it is started again, with all that it acknowledged."""
+    service = "database_mongo"
+    async with on_small_disk("mongo", tmp_path, broker, {"COMPLEX_SYSTEM_SOURCE_SENDS": "messages"}) as (
+        system,
+        disk,
+        server,
+    ):
+        await fills(system, disk, service, r"internal server error \(code 1\)")
+        disk.make_room()
+        await stays_failing(system, service)
+        kill(server.child)
+        await goes_on(system, dataset, report)
