@@ -1,6 +1,4 @@
-"""The folder of a deployment's local runs: one run at a time has it, only its owner can enter it, and
-it says how to reach the run's servers.
-"""
+"""The folder of a deployment's local runs: it has one run at a time and one owner, and says how to reach the run's servers."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from typing import Any
 
 from typing_extensions import override
 
@@ -53,8 +54,6 @@ class MongoServer(Server):
 
     def _make_user(self) -> None:
         """Make the first user, which only a server that does not ask yet permits; it runs for that moment, on a port of its own."""
-        from complex_system.storage.mongo.connection import create_only_user
-
         port = free_port()
         child = Child(self.name, self._command(port, asks=False), self.log_file, cwd=self.directory)
         child.start()
@@ -64,6 +63,21 @@ class MongoServer(Server):
                 if not child.alive or time.monotonic() > deadline:
                     raise StartError(f"{self.name} did not start. Its last log lines:\n{child.tail()}")
                 time.sleep(0.05)
-            create_only_user(HOST, port, USER, self.password)
+            _create_only_user(port, USER, self.password)
         finally:
             child.stop()
+
+
+def _create_only_user(port: int, user: str, password: str) -> None:
+    """Give a server that does not ask for accounts yet its only user, who may use all databases and manages no users."""
+    from pymongo import MongoClient  # takes a moment, and is needed once in the life of a folder
+    from pymongo.errors import PyMongoError
+
+    try:
+        with MongoClient[dict[str, Any]](HOST, port, serverSelectionTimeoutMS=10_000, directConnection=True) as client:
+            # Nobody else can have one: the server never asked before. So this is whoever came first on this machine.
+            for found in client.admin.command("usersInfo", {"forAllDBs": True})["users"]:
+                client[found["db"]].command("dropUser", found["user"])
+            client.admin.command("createUser", user, pwd=password, roles=["readWriteAnyDatabase", "dbAdminAnyDatabase"])
+    except PyMongoError as error:
+        raise StartError(f"MongoDB at {HOST}:{port} makes no user: {error}") from error

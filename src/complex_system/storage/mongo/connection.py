@@ -17,7 +17,7 @@ import bson
 from bson.codec_options import CodecOptions
 from bson.errors import InvalidDocument, InvalidStringData
 from bson.raw_bson import RawBSONDocument
-from pymongo import AsyncMongoClient, DeleteMany, MongoClient, ReplaceOne, UpdateMany, UpdateOne, WriteConcern
+from pymongo import AsyncMongoClient, DeleteMany, ReplaceOne, UpdateMany, UpdateOne, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import BulkWriteError, ConnectionFailure, OperationFailure, PyMongoError
 
@@ -345,19 +345,3 @@ def _exists(fault: Mapping[str, Any]) -> bool:
 
 def _reason(error: Exception) -> str:
     return str(error).partition(", Timeout:")[0].partition(" (configured timeouts")[0].partition(", full error:")[0]
-
-
-def create_only_user(host: str, port: int, user: str, password: str) -> None:
-    """Give a server that does not ask for accounts yet its only user, who may use all databases and manages no users.
-
-    Raises:
-        StoreUnavailableError: The server does not answer, or refuses.
-    """
-    with MongoClient[Document](host, port, serverSelectionTimeoutMS=10_000, directConnection=True) as client:
-        try:
-            # Whoever came first on this machine: nobody else can have one, as the server never asked before.
-            for found in client.admin.command("usersInfo", {"forAllDBs": True})["users"]:
-                client[found["db"]].command("dropUser", found["user"])
-            client.admin.command("createUser", user, pwd=password, roles=["readWriteAnyDatabase", "dbAdminAnyDatabase"])
-        except PyMongoError as error:
-            raise StoreUnavailableError(f"MongoDB at {host}:{port} makes no user: {error}") from error
