@@ -37,6 +37,8 @@ LEFT = 512 * 1024
 MEGABYTES = 1000 if FULL else 300
 FULL_SECONDS = 12.0 if FULL else 5.0
 
+LONG = pytest.mark.timeout(1800) if FULL else pytest.mark.long
+
 pytestmark = [needs_root, pytest.mark.timeout(1800 if FULL else 300)]
 
 
@@ -120,6 +122,7 @@ async def test_the_disk_of_mariadb_is_full(
         await goes_on(system, dataset, report)
 
 
+@LONG
 async def test_the_disk_of_the_stand_in_for_mongodb_is_full(
     tmp_path: Path, broker: NatsServer, dataset: Dataset, report: Any
 ) -> None:
