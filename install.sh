@@ -14,15 +14,19 @@ fi
 pip() { python3 -m pip install "${options[@]}" "$@"; }
 
 # The driver comes as source. What builds it does not stay in the image, the client library does.
+install_packages() {
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
+    apt-get clean
+    rm -rf /var/lib/apt/lists/*
+}
+
 install_maria() {
     local build=(gcc libc6-dev libmariadb-dev)
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends libmariadb3 "${build[@]}"
+    install_packages libmariadb3 "${build[@]}"
     pip -r requirements/requirements.maria.txt
     apt-mark manual libmariadb3 >/dev/null
     apt-get purge -y -qq --auto-remove "${build[@]}"
-    apt-get clean
-    rm -rf /var/lib/apt/lists/*
 }
 
 if [ $# -eq 0 ]; then
@@ -34,7 +38,11 @@ if [ $# -eq 0 ]; then
     rm /tmp/requirements.txt
 fi
 for part in "$@"; do
-    if [ "$part" = maria ]; then install_maria; else pip -r "requirements/requirements.$part.txt"; fi
+    case $part in
+        maria) install_maria ;;
+        lightgbm) install_packages libgomp1 && pip -r requirements/requirements.lightgbm.txt ;;  # the wheel needs GNU's OpenMP
+        *) pip -r "requirements/requirements.$part.txt" ;;
+    esac
 done
 # Tests and headers of packages are a tenth of an image.
 site=$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')

@@ -14,7 +14,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.local.servers import MariaServer, MlflowServer, MongoServer, NatsServer, Server
 from complex_system.settings import Settings
-from support import Ear, TesterService, running, server_fixture
+from support import BROKER_PASSWORD, Ear, TesterService, guarded, running, server_fixture
 
 LONGEST_FIRST = ("test_scenario_run", "test_fiot_run", "test_faults", "test_monitoring_page")
 """Files that take minutes. Two processes share the files, and one that came last would run alone."""
@@ -36,7 +36,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keeps FastIoT from loading a deployment's environment, and W&B and MLflow from writing here."""
     folder = tmp_path_factory.mktemp("environment")
-    own = {"FASTIOT_CONFIG_DIR": str(folder), "WANDB_MODE": "offline", "WANDB_DIR": str(folder), "WANDB_SILENT": "true"}
+    own = {"FASTIOT_CONFIG_DIR": str(folder), "WANDB_MODE": "offline", "WANDB_DIR": str(folder), "WANDB_SILENT": "true",
+           "COMPLEX_SYSTEM_OUTBOX_DIR": str(folder / "outbox")}  # fmt: skip
     before = {name: os.environ.get(name) for name in own}
     os.environ.update(own)
     yield
@@ -47,7 +48,19 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
             os.environ[name] = value
 
 
-nats_server = server_fixture(NatsServer)
+class GuardedNatsServer(NatsServer):
+    """A broker where every service has its own user; who comes without one may do everything."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        with (self.directory / "nats.conf").open("a") as configuration:
+            configuration.write(guarded("COMPLEX_SYSTEM_NATS_DEVICE_PRESS_4", "COMPLEX_SYSTEM_NATS_DEVICE_PRESS_5"))
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), "FASTIOT_NATS_PASSWORD": BROKER_PASSWORD}
+
+
+nats_server = server_fixture(GuardedNatsServer)
 
 
 class DefaultNatsServer(NatsServer):
@@ -71,7 +84,8 @@ def make_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[.
         for server in servers:
             for name, value in server.environment().items():
                 monkeypatch.setenv(name, value)
-        return Settings(**{"request_timeout": 10.0, "wandb_dir": str(tmp_path / "wandb"), **fields})
+        folders = {"wandb_dir": str(tmp_path / "wandb"), "outbox_dir": str(tmp_path / "outbox")}
+        return Settings(**{"request_timeout": 10.0, **folders, **fields})
 
     return make
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import mariadb
@@ -64,4 +65,20 @@ def change(database: str, settings: Settings, key: str, column: str, value: floa
                 "_envelope_revision = _envelope_revision + 1 WHERE _id = ?",
                 (value, key),
             )
+            connection.commit()
+
+
+def age(database: str, settings: Settings, arrived: Mapping[str, float]) -> None:
+    """Lets raw records have arrived so many days ago, by the database's clock."""
+    if database == "mongo":
+        with MongoClient[Any](settings.mongo_host, settings.mongo_port) as client:
+            now = client.admin.command("hello")["localTime"]
+            for key, days in arrived.items():
+                update = {"$set": {"_envelope.received": now - timedelta(days=days)}}
+                client[settings.mongo_name][RAW].update_one({"_id": key}, update)
+    else:
+        with closing(connected(settings)) as connection:
+            statement = f"UPDATE {RAW} SET _envelope_received = NOW(6) - INTERVAL ? SECOND WHERE _id = ?"  # noqa: S608
+            for key, days in arrived.items():
+                connection.cursor().execute(statement, (days * 86_400, key))
             connection.commit()

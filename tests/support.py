@@ -15,14 +15,26 @@ from complex_system.local.servers import Server
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.errors import to_thing
 from complex_system.messaging.handlers import hears
+from complex_system.messaging.permissions import SERVICES
 from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import reply_subject
+from complex_system.messaging.users import BrokerUser, authorization, broker_users
 from complex_system.protocol import serving as serving_messages
 from complex_system.protocol import training
 from complex_system.settings import Settings
 
 S = TypeVar("S", bound=SystemService)
 V = TypeVar("V", bound=Server)
+
+BROKER_PASSWORD = "n8Rk2vTq5w"
+"""Of every user of the tests' broker."""
+
+
+def guarded(*devices: str) -> str:
+    """Configuration of a broker where services come with their own users, and everybody else may do everything."""
+    users = (*broker_users(SERVICES, devices), BrokerUser("tester", "TESTER"))
+    passwords = dict.fromkeys(("FASTIOT_NATS_PASSWORD", *(user.variable for user in users)), BROKER_PASSWORD)
+    return authorization(users, {**passwords, "FASTIOT_NATS_USER": "operator"}, default="tester")
 
 
 class TesterService(SystemService):
@@ -89,7 +101,12 @@ class Ear(SystemService):
 
 @asynccontextmanager
 async def running(service: type[S], settings: Settings, dataset: Dataset | None = None, **kwargs: Any) -> AsyncIterator[S]:
-    """Runs a service in this process, on a connection of its own, until the block ends."""
+    """Runs a service in this process, on a connection of its own, until the block ends.
+
+    On the tests' broker it has its own user, and nothing that it does may have been refused.
+    """
+    if settings.nats_password == BROKER_PASSWORD and not settings.nats_user and service.service_name() in SERVICES:
+        settings = settings.copy(update={"nats_user": service.service_name()})
     connection = await ServiceConnection.open(settings, service.service_name())
     instance = service(broker_connection=connection, settings=settings, dataset=dataset, **kwargs)
     try:
@@ -97,6 +114,7 @@ async def running(service: type[S], settings: Settings, dataset: Dataset | None 
             yield instance
     finally:
         await connection.close()
+    assert connection.refusals == []
 
 
 @contextmanager

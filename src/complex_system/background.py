@@ -1,4 +1,4 @@
-"""Concurrent work: coroutines that end together, and blocking calls in threads that do not keep the process alive.
+"""Concurrent work: coroutines that end together, blocking calls in threads that do not keep the process alive, and a watchdog.
 
 A request to a server that hangs must not keep a service from ending.
 The threads of ``asyncio.to_thread`` are waited for when the process ends; these are daemons. Whatever may hang (MLflow, Weights &
@@ -8,7 +8,9 @@ Biases, the import of a framework) runs here; what computes for a moment runs in
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import queue
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -30,6 +32,27 @@ async def run_concurrently(*work: Coroutine[Any, Any, None]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def watch_event_loop(seconds: float) -> None:
+    """End this process if the running event loop makes no turn for that long, with the stacks of all threads on standard error.
+
+    What starts services again (Docker, ``fiot run``) sees a process that ended, but not one that hangs. The timer runs outside of the
+    interpreter, so it also ends a process in which nothing in Python can run. It keeps running after the loop has ended: a process
+    that does not come to its end ends, too. Not while debugging or tracing, when a loop may stand still for long.
+
+    Args:
+        seconds: Longest time between two turns; 0 for no watchdog.
+    """
+    if not seconds or sys.gettrace() is not None:
+        return
+    loop = asyncio.get_running_loop()
+
+    def beat() -> None:
+        faulthandler.dump_traceback_later(seconds, exit=True)
+        loop.call_later(min(seconds / 4, 5.0), beat)
+
+    beat()
 
 
 def started(call: Callable[[], T], name: str) -> Future[T]:

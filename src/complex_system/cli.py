@@ -60,6 +60,9 @@ def run(
         bool, typer.Option("--once", help="End after one full cycle; the exit code is 0 only if every step worked.")
     ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove the data of this deployment's earlier runs first.")] = False,
+    locked: Annotated[
+        bool, typer.Option("--locked", help="Ask for passwords and a key everywhere, on a machine that others use, too.")
+    ] = False,
     records: Annotated[
         int | None, typer.Option(min=0, help="Number of records that the data source makes at its start.")
     ] = None,
@@ -74,8 +77,9 @@ def run(
 ) -> None:
     """Run a deployment on this machine, without Docker, until Ctrl-C.
 
-    Start every service as a process, and the servers that the deployment needs unless its .env names a host for them, and show what
-    they do. Data, logs and status.json are kept in .run/DEPLOYMENT.
+    Start every service as a process, and the servers that the deployment needs unless its .env or the environment names a host for
+    them, and show what they do. Everything listens on this machine only. Data, logs, passwords and status.json are kept in
+    .run/DEPLOYMENT.
     """
     from complex_system.local.run import RunOptions, run_deployment
 
@@ -83,6 +87,7 @@ def run(
     options = RunOptions(
         once=once,
         fresh=fresh,
+        locked=locked,
         timeout=timeout,
         scenario=scenario,
         data=data,
@@ -128,16 +133,50 @@ def _read(name: str) -> Deployment:
 def init_env(
     deployment: Deployed,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing .env.")] = False,
+    add: Annotated[bool, typer.Option("--add", help="Add what an existing .env lacks, and change nothing else.")] = False,
 ) -> None:
-    """Write a deployment's .env with random passwords for its servers and a key for its REST interfaces."""
-    from complex_system.deploy.env_file import env_text, write_env
+    """Write a deployment's .env with random passwords for its servers and their users, and a key for its REST interfaces."""
+    from complex_system.deploy.env_file import add_secrets, env_text, missing_variables, write_env
 
     context = ProjectContext.default
     path = Path(context.env_file_for_deployment(deployment))
     with _errors_of("extras init-env"):
         config = _config(deployment)
+        if add and path.is_file():
+            missing = missing_variables(_infrastructure(config), context.env_for_deployment(deployment), config.services)
+            added = add_secrets(path, missing, "Added by `fiot extras init-env --add`")
+            typer.echo(f"{path}: {', '.join(added) or 'nothing'} added; next: `fiot config {deployment}`.")
+            return
         write_env(path, env_text(deployment, _infrastructure(config), config.services), replace=force)
     typer.echo(f"{path} is written; next: `fiot config {deployment}` and `fiot start {deployment}`.")
+
+
+@extras_cmd.command("add-device", context_settings=DEFAULT_CONTEXT_SETTINGS)
+def add_device(
+    deployment: Deployed,
+    device: Annotated[str, typer.Argument(help="Name of the device, for instance press-4 or hall-2.press-4.")],
+) -> None:
+    """Make a user of the broker for a device: it may publish records on ingest-raw-datapoints.DEVICE, and nothing else.
+
+    The password is kept in the deployment's .env.
+    """
+    from complex_system.deploy.env_file import add_secrets
+    from complex_system.messaging.nats_client import inbox_prefix
+    from complex_system.messaging.users import device_user
+
+    context = ProjectContext.default
+    path = Path(context.env_file_for_deployment(deployment))
+    with _errors_of("extras add-device"):
+        _config(deployment)
+        user = device_user(device)
+        if user.variable in context.env_for_deployment(deployment):
+            raise StartError(f"The device '{device}' has a user already; its password is {user.variable} in {path}.")
+        [password] = add_secrets(path, [user.variable], f"Device {device}, by `fiot extras add-device`").values()
+    typer.echo(
+        f"user          {device}\npassword      {password}\nsubject       ingest-raw-datapoints.{device}\n"
+        f"inbox prefix  {inbox_prefix(device)}\n\nThe broker knows it after `fiot config {deployment}` and "
+        f"`fiot start {deployment} -d`."
+    )
 
 
 @extras_cmd.command("dead-letters", context_settings=DEFAULT_CONTEXT_SETTINGS)
@@ -148,6 +187,9 @@ def dead_letters(
     remove: Annotated[bool, typer.Option("--remove", help="Remove them.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of dead letters, the oldest first.")] = 100,
     number: Annotated[int | None, typer.Option(min=1, help="Only the dead letter with this number.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Only those of this source: the part of the subject below the ingest's.")
+    ] = None,
 ) -> None:
     """Show the published messages that could not be accepted, each with its reason; publish them again, or remove them.
 
@@ -169,7 +211,7 @@ def dead_letters(
         _config(deployment)
         environment = ProjectContext.default.env_for_deployment(deployment)
         settings = Settings.of({**environment, **os.environ})
-        asyncio.run(manage_dead_letters(settings, action, _say, limit=limit, number=number))
+        asyncio.run(manage_dead_letters(settings, action, _say, limit=limit, number=number, source=source))
     except (ComplexSystemError, ValidationError) as error:
         _fail("extras dead-letters", str(error))
 
@@ -215,13 +257,14 @@ def _require_env(command: str, deployment: str) -> None:
 
     context = ProjectContext.default
     with _errors_of(command):
-        needed = _infrastructure(_config(deployment))
-    missing = missing_variables(needed, context.env_for_deployment(deployment))
+        config = _config(deployment)
+        needed, services = _infrastructure(config), config.services
+        missing = missing_variables(needed, context.env_for_deployment(deployment), services)
     if missing:
-        path = context.env_file_for_deployment(deployment)
-        _fail(command, f"{path} does not set {', '.join(missing)}. `fiot extras init-env {deployment}` writes it.")
-    built = context.build_env_for_deployment(deployment)
-    if command == "start" and missing_variables(needed, built):
+        path = Path(context.env_file_for_deployment(deployment))
+        how = "init-env --add" if path.is_file() else "init-env"
+        _fail(command, f"{path} does not set {', '.join(missing)}. `fiot extras {how} {deployment}` writes it.")
+    if command == "start" and missing_variables(needed, context.build_env_for_deployment(deployment), services):
         _fail("start", f"the .env is newer than the configuration; run `fiot config {deployment}` first.")
 
 
@@ -252,8 +295,25 @@ def _configure(**options: Any) -> None:
             raise typer.Exit(1)
     fastiot_config(**options)
     for name in options.get("deployments") or [context.integration_test_deployment]:
-        # The files below hold passwords; the containers' mounts do not pass through this folder.
-        Path(context.deployment_build_dir(name)).chmod(0o700)
+        _complete_configuration(name)
+
+
+def _complete_configuration(deployment: str) -> None:
+    """Write the broker's users and each container's variables beside the compose file that FastIoT has written."""
+    from complex_system.deploy.containers import homeless_secrets, write_container_files
+
+    context = ProjectContext.default
+    folder = Path(context.deployment_build_dir(deployment))
+    # The files below hold passwords; the containers' mounts do not pass through this folder.
+    folder.chmod(0o700)
+    environment, config = context.env_for_deployment(deployment), _config(deployment)
+    write_container_files(folder, config.services, environment)
+    if homeless := homeless_secrets([*config.services, *config.infrastructure_services], environment):
+        typer.echo(
+            f"fiot config: no container gets {', '.join(homeless)} of {deployment}'s .env; name the service that needs it in "
+            "deployment.yaml (services: NAME: environment).",
+            err=True,
+        )
 
 
 @functools.wraps(fastiot_run_tests)

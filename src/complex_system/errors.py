@@ -106,6 +106,12 @@ class DescribeError(ComplexSystemError):
     code = "cannot_describe"
 
 
+class BackupError(ComplexSystemError):
+    """A backup cannot be made, or cannot be restored; the message says what to do."""
+
+    code = "backup"
+
+
 class TooLargeError(ComplexSystemError):
     """A request or a reply exceeds the limit of the broker or the server; the message says how to split it."""
 
@@ -146,6 +152,12 @@ class BusyError(ComplexSystemError):
     """Too many requests wait for the service. Nothing was done; the same request may be sent again."""
 
     code = "busy"
+
+
+class NotHolderError(ComplexSystemError):
+    """This replica is not, or not for certain, the one that may act: it holds no lease."""
+
+    code = "not_holder"
 
 
 class NoModelError(ComplexSystemError):

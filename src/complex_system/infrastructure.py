@@ -6,6 +6,7 @@ A class with the name of one of FastIoT's servers replaces it. Importing this mo
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from fastiot.cli.common.infrastructure_services import MariaDBService, MongoDBService, NatsService
 from fastiot.cli.helper_fn import get_jinja_env
@@ -18,6 +19,8 @@ from fastiot.cli.model.infrastructure_service import (
     InfrastructureServiceVolume,
 )
 from jinja2 import ChoiceLoader, FileSystemLoader
+
+from complex_system.deploy import USERS_FILE
 
 TEMPLATES = Path(__file__).parent / "deploy" / "templates"
 MLFLOW_PORT = 8080
@@ -39,15 +42,25 @@ def _command(*parts: str) -> InfrastructureServiceComposeExtras:
 
 
 class NatsBroker(NatsService):
-    """NATS with JetStream on disk, configured by the deployment's ``nats.conf``."""
+    """NATS with JetStream on disk, configured by the deployment's ``nats.conf`` and the users that `fiot config` generates."""
 
-    image: str = "nats:2.12-alpine"
+    image: str = "nats:2.15-alpine"
+    environment: list[InfrastructureServiceEnvVar] = [
+        # Go collects garbage before the container's limit ends the process.
+        InfrastructureServiceEnvVar(name="GOMEMLIMIT", default="900MiB", env_var="COMPLEX_SYSTEM_NATS_GO_MEMORY")
+    ]
     volumes: list[InfrastructureServiceVolume] = [
         InfrastructureServiceVolume(container_volume="/data", env_var="COMPLEX_SYSTEM_NATS_VOLUME"),
         InfrastructureServiceVolume(
             container_volume="/etc/nats/nats.conf:ro",
             env_var="COMPLEX_SYSTEM_NATS_CONF",
             default_volume_mount="./nats.conf",
+            tmpfs_for_tests=False,
+        ),
+        InfrastructureServiceVolume(
+            container_volume=f"/etc/nats/{USERS_FILE}:ro",
+            env_var="COMPLEX_SYSTEM_NATS_USERS",
+            default_volume_mount=f"./{USERS_FILE}",
             tmpfs_for_tests=False,
         ),
         InfrastructureServiceVolume(
@@ -59,7 +72,8 @@ class NatsBroker(NatsService):
     ]
     compose_extras: list[InfrastructureServiceComposeExtras] = [
         _command("--config", "/etc/nats/nats.conf"),
-        _health("wget -q -O /dev/null http://127.0.0.1:8222/healthz || curl -sf -o /dev/null http://127.0.0.1:8222/healthz"),
+        # The public image has busybox's wget, and no bash; an image of one's own on Debian has bash.
+        _health("wget -q -O /dev/null http://127.0.0.1:8222/healthz || bash -c '</dev/tcp/127.0.0.1/8222'"),
     ]
 
 
@@ -150,9 +164,16 @@ class ServiceImage(DockerTemplate):
     filename: str = "Dockerfile.complex_system.j2"
 
 
+def _container(name: str) -> Any:
+    from complex_system.deploy.containers import container  # imports the subjects, which other commands need not wait for
+
+    return container(name)
+
+
 def _prefer_our_templates() -> None:
-    """Make FastIoT find our compose template before its own."""
+    """Make FastIoT find our compose template before its own, and the template what each container may do."""
     environment = get_jinja_env()
+    environment.globals["container"] = _container
     environment.loader = ChoiceLoader([FileSystemLoader(str(TEMPLATES)), environment.loader])
 
 

@@ -39,12 +39,21 @@ class Settings(BaseSettings):
     target: str = Field("", description="Target to predict, where dataset.yaml declares several")
     service_id: str = Field("", env="FASTIOT_SERVICE_ID", description="Name of this instance among several of one service")
     heartbeat_interval: float = Field(2.0, gt=0, description="Seconds between heartbeats of a service")
+    watchdog_seconds: float = Field(
+        120.0,
+        ge=0,
+        description="Seconds without a turn of its event loop after which a service's process ends itself; 0 for never",
+    )
 
     # Either database
     table_prefix: str = Field(
         "",
         regex=r"^([A-Za-z][A-Za-z0-9_]{0,29})?$",
         description="Prefix of tables and collections, for several data sets in one database",
+    )
+
+    raw_days: float = Field(
+        0.0, ge=0, le=36_500, description="Days that a raw record is kept once it is processed or rejected; 0 for no limit"
     )
 
     # MongoDB
@@ -76,6 +85,9 @@ class Settings(BaseSettings):
     wandb_group: str = Field("MVDP-pytorch-regression", env="WANDB_RUN_GROUP", description="Weights & Biases run group")
     wandb_dir: str = Field(".run/wandb", env="WANDB_DIR", description="Folder of W&B runs and of the artifact store")
 
+    outbox_dir: str = Field(
+        ".run/outbox", description="Folder where trainers keep the models that the tracking server does not have yet"
+    )
     model_key: str = Field(
         "",
         repr=False,
@@ -214,6 +226,7 @@ class Settings(BaseSettings):
         8003, ge=0, description="Port of the monitoring page and its REST interface; 0 for a free one"
     )
     monitoring_days: float = Field(90.0, gt=1, description="Days that monitoring keeps its history")
+    monitoring_mlflow_days: int = Field(7, ge=1, description="Days that MLflow keeps the metrics of monitoring")
     monitoring_waiting_hours: float = Field(72.0, gt=0, description="Hours that a prediction waits for its true value")
     silent_after: float = Field(8.0, gt=0, description="Seconds without a heartbeat after which a service counts as silent")
 

@@ -16,22 +16,19 @@ import sys
 import time
 from pathlib import Path
 
-import httpx
-import nats.errors
-from nats.aio.client import Client
-
 from complex_system.errors import ComplexSystemError
 from complex_system.local.plan import TRAINER_SERVICES
 from complex_system.messaging.clients import SystemClient
 from complex_system.protocol.database import RecordCounts
 from complex_system.settings import Settings
+from compose import doors
 from compose.job import Job
 from compose.stack import ROOT, Container, ProofError, Stack, call, fiot, image_sizes, inspect
 
 SERVING = ("ml_serving", "ml_serving_mlflow")
 TRAINERS = tuple(TRAINER_SERVICES)
 BASE = "python:3.11-slim-bookworm"
-SERVERS = ("nats", "mongodb", "mariadb", "mlflow")
+SERVERS = tuple(doors.OF_SERVERS)
 MEGABYTE = 1_000_000
 
 
@@ -109,6 +106,11 @@ class Proof:
         if abroad or strangers:
             raise ProofError(f"Ports open to others: {abroad}; services not run by the user fastiot: {strangers}")
         self.saw("every port is bound to 127.0.0.1, every service runs as the user fastiot")
+        self.saw(doors.confined(containers))
+        self.saw(doors.secrets_apart(containers, self.env_file))
+
+    def services(self) -> list[Container]:
+        return [container for container in self.stack.containers() if container.service not in SERVERS]
 
     async def client(self) -> SystemClient:
         return await SystemClient.open(self.settings(), "compose_test")
@@ -153,23 +155,8 @@ class Proof:
         return {}
 
     async def doors(self) -> None:
-        environment = self.stack.environment()
-
-        async def ignore(_: Exception) -> None:
-            return
-
-        stranger = Client()
-        try:
-            address = f"nats://127.0.0.1:{environment['FASTIOT_NATS_PORT']}"
-            await stranger.connect(address, allow_reconnect=False, error_cb=ignore, connect_timeout=5)
-            raise ProofError("NATS lets a client without a password in")
-        except nats.errors.Error as error:
-            refusal = str(error)
-        async with httpx.AsyncClient(trust_env=False) as http:
-            answer = await http.get(f"http://127.0.0.1:{environment['COMPLEX_SYSTEM_SERVING_MLFLOW_PORT']}/model")
-        if answer.status_code != httpx.codes.UNAUTHORIZED:
-            raise ProofError(f"REST answers {answer.status_code} to a client without a key")
-        self.saw(f"without credentials: NATS says '{refusal}', REST answers 401")
+        self.saw(await doors.closed_to_strangers(self.stack.environment()))
+        self.saw(await asyncio.to_thread(doors.closed_to_each_other, self.services()))
 
     async def scaled(self, job: Job) -> None:
         doubled = ("data_processing", self.database)

@@ -33,6 +33,8 @@ class Container:
     started: str
     ports: tuple[str, ...]
     user: str
+    variables: dict[str, str]
+    too_free: str
 
     @property
     def hostname(self) -> str:
@@ -97,6 +99,8 @@ class Stack:
                     started=state["StartedAt"],
                     ports=tuple(f"{one['HostIp']}:{one['HostPort']}" for many in bindings.values() for one in many or []),
                     user=entry["Config"]["User"],
+                    variables=dict(each.split("=", 1) for each in entry["Config"]["Env"]),
+                    too_free=_too_free(entry["HostConfig"]),
                 )
             )
         return sorted(found, key=lambda container: container.service)
@@ -121,6 +125,18 @@ class Stack:
     def crash(container: Container) -> None:
         """Kill a container's first process as a crash would; Docker does not restart a container after ``docker kill``."""
         os.kill(container.pid, signal.SIGKILL)
+
+
+def _too_free(host: dict[str, Any]) -> str:
+    """Return what a container may do and should not; empty where there is nothing."""
+    found = {
+        "writes to its root": not host["ReadonlyRootfs"],
+        "keeps capabilities": host["CapDrop"] != ["ALL"] or host["Privileged"],
+        "may gain privileges": not any("no-new-privileges" in each for each in host["SecurityOpt"] or []),
+        "has no limit of memory": not host["Memory"],
+        "has no limit of processes": not host["PidsLimit"] or host["PidsLimit"] < 0,
+    }
+    return ", ".join(text for text, is_so in found.items() if is_so)
 
 
 def image_sizes(images: list[str]) -> dict[str, int]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ipaddress
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -14,12 +12,9 @@ import httpx
 import nats.errors
 import pymongo
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from nats.aio.client import Client
 
+from certificates import write_certificates
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.errors import StoreUnavailableError
@@ -28,6 +23,8 @@ from complex_system.http.server import RestServer
 from complex_system.local.probe import ProbeError, predict, rest_client
 from complex_system.local.servers import HOST, MariaServer, MongoServer, NatsServer
 from complex_system.messaging.connection import ServiceConnection
+from complex_system.messaging.permissions import SERVICES
+from complex_system.messaging.users import authorization, broker_users
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.engine import PredictionEngine
 from complex_system.serving.models.manager import ModelManager
@@ -64,6 +61,9 @@ class DeployedNats(NatsServer):
             assert old in shipped
             shipped = shipped.replace(old, new)
         (self.directory / "nats.conf").write_text(shipped + self.tls)
+        users = broker_users(SERVICES)
+        passwords = dict.fromkeys(("FASTIOT_NATS_PASSWORD", *(user.variable for user in users)), PASSWORD)
+        (self.directory / "users.conf").write_text(authorization(users, {**passwords, "FASTIOT_NATS_USER": USER}))
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ async def test_a_service_with_the_deployments_password_is_let_in_and_a_health_ch
 
 
 async def test_a_service_that_fails_is_not_healthy(nats_server: NatsServer, make_settings: Callable[..., Settings]) -> None:
-    settings = make_settings(nats_server)
+    settings = make_settings(nats_server, nats_user="")
     async with running(TesterService, settings) as service:
         await service.set_state("failing", "the disk is full")
         host = service.replica.rsplit("-", 1)[0]
@@ -125,41 +125,7 @@ async def test_a_service_that_fails_is_not_healthy(nats_server: NatsServer, make
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CA and a server's certificate for 127.0.0.1, made here."""
-    folder = tmp_path_factory.mktemp("certificates")
-    now = datetime.datetime.now(datetime.UTC)
-
-    def make(name: str, issuer: x509.Name | None, signer: Any) -> tuple[x509.Certificate, Any]:
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(HOST))])
-        signing = signer or key
-        authority = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(issuer or subject)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
-            .add_extension(address, critical=False)
-            .add_extension(authority, critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key()), critical=False)
-            .add_extension(x509.BasicConstraints(ca=signer is None, path_length=None), critical=True)
-            .sign(signing, hashes.SHA256())
-        )
-        return certificate, key
-
-    pem = serialization.Encoding.PEM
-    authority, authority_key = make("CA", None, None)
-    server, server_key = make("nats", authority.subject, authority_key)
-    other, _ = make("another CA", None, None)
-    for name, certificate in (("ca", authority), ("cert", server), ("other", other)):
-        (folder / f"{name}.pem").write_bytes(certificate.public_bytes(pem))
-    private = server_key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / "key.pem").write_bytes(private)
-    return folder
+    return write_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 async def test_with_tls_the_broker_is_reached_by_who_knows_its_ca(

@@ -135,8 +135,8 @@ async def settled(tester: TesterService) -> IngestCounts:
     return found
 
 
-async def letters(tester: TesterService) -> list[DeadLetter]:
-    return [letter async for letter in DeadLetters(tester.broker.client, tester.settings).read(100)]
+async def letters(tester: TesterService, source: str | None = None) -> list[DeadLetter]:
+    return [letter async for letter in DeadLetters(tester.broker.client, tester.settings).read(100, source=source)]
 
 
 async def test_records_published_in_any_form_are_saved_once(
@@ -377,6 +377,8 @@ async def test_a_full_share_of_dead_letters_stops_its_source_only_and_nothing_is
 
         counts = await eventually(stopped, PATIENCE)
         assert counts.stopped == ("press-4",)
+        assert [letter.payload for letter in await letters(tester, "press-5")] == [b"bad 9"]
+        assert len(await letters(tester, "press-4")) == 3
         assert "1 source(s) have no room for another dead letter, such as 'press-4'" in counts.problem
         # Its own good records and all of the others are there.
         assert await raw(tester) == good
@@ -389,6 +391,32 @@ async def test_a_full_share_of_dead_letters_stops_its_source_only_and_nothing_is
         counts = await settled(tester)
         assert (counts.stopped, counts.problem, counts.dead) == ((), "", 0)
         assert any("There is room for dead letters of 'press-4' again" in text for text in caplog.messages)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("database", ["mongo"], indirect=True)
+async def test_large_dead_letters_fill_the_share_of_their_source_only(
+    tester: TesterService, settings: Settings, database: str
+) -> None:
+    small, client = settings.copy(update={"ingest_dead_bytes": 8_000_000}), tester.broker.client
+    bad = [f"{i}".encode() * 300_000 for i in range(5)]
+    async with running(SERVICES[database], small):
+        await publish_when_there(tester, thing(sample(1)))
+        for payload in bad:
+            await publish(client, payload, f"{SUBJECT}.press-4")
+        await publish(client, bad[0], f"{SUBJECT}.press-5")
+
+        async def stopped() -> IngestCounts | None:
+            counts: IngestCounts = await tester.ask(GET_INGEST_COUNTS, Empty())
+            return counts if (counts.dead, counts.in_flight, counts.waiting) == (4, 2, 0) else None
+
+        assert (await eventually(stopped, PATIENCE)).stopped == ("press-4",)
+        assert len(await letters(tester, "press-5")) == 1
+        found: set[bytes] = set()
+        while len(found) < 5:
+            await eventually(lambda: remove_letters(tester, found), PATIENCE)
+        assert found == set(bad)
+        assert (await settled(tester)).stopped == ()
 
 
 @pytest.mark.usefixtures("soon")

@@ -1,7 +1,12 @@
-"""A program written against the published blueprint: FastIoT's own connection and kio's facade, both unchanged."""
+"""Programs written against the published blueprint: FastIoT's own connection and kio's facade, both unchanged.
+
+FastIoT knows host and port of the broker only, so the host brings user and password along. The user ``fiot`` is theirs.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -9,19 +14,19 @@ from uuid import uuid4
 
 import kio.ml_lifecycle_broker_facade as facade
 import pytest
-from fastiot.core import FastIoTService
+from fastiot.core import FastIoTService, loop
 from fastiot.core.broker_connection import NatsBrokerConnection
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory, truth_of
-from complex_system.local.servers import Server
+from complex_system.local.servers import HOST, Server
 from complex_system.settings import Settings
 from complex_system_services.data_processing.data_processing_service import DataProcessingService
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
 from models import linear_onnx, register_onnx
-from support import eventually, running
+from support import BROKER_PASSWORD, eventually, running
 
 SERVICES = {"mongo": (DatabaseMongoService, "MongoDB"), "maria": (DatabaseMariaService, "MariaDB")}
 EVERY_FUNCTION = {name for name in dir(facade) if name.startswith("request_") and "wrapper" not in name}
@@ -29,6 +34,37 @@ EVERY_FUNCTION = {name for name in dir(facade) if name.startswith("request_") an
 
 class PublishedClient(FastIoTService):
     """What a user of the blueprint writes."""
+
+
+class DummyDataGenerationService(FastIoTService):
+    """The blueprint's source: saves new records again and again."""
+
+    saved: list[dict[str, Any]]
+
+    @loop
+    async def generate(self) -> Any:
+        records = [
+            {name: value for name, value in record.items() if name != "_id"} for record in Laboratory(seed=2).records(5)
+        ]
+        self.saved.append(await facade.request_save_many_raw_data_points(self, data=records))
+        return asyncio.sleep(0.2)
+
+
+class MlConsumerService(FastIoTService):
+    """The blueprint's consumer: asks for predictions of two random records again and again."""
+
+    predicted: list[list[list[float]]]
+
+    @loop
+    async def consume(self) -> Any:
+        record = {
+            "material_id": random.choice(["00000000", "11111111"]),
+            "rohwert_1_labormessung": random.uniform(0, 30),
+            "rohwert_2_labormessung": random.uniform(0, 30),
+            "rohwert_3_labormessung": random.uniform(0, 2),
+        }
+        self.predicted.append(await facade.request_get_prediction(self, data=[record, record]))
+        return asyncio.sleep(0.2)
 
 
 @pytest.fixture(params=["mongo", "maria"])
@@ -53,7 +89,9 @@ async def client(
         nats_server, server, mlflow_server, serving_mlflow_port=0, model_prefix=prefix, processing_interval=0.05, **name
     )
     register_onnx(mlflow_server.url, dataset, linear_onnx(dataset, bias=5.0), prefix=prefix)
-    connection = await NatsBrokerConnection.connect()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTIOT_NATS_HOST", f"fiot:{BROKER_PASSWORD}@{HOST}")
+        connection = await NatsBrokerConnection.connect()
     async with AsyncExitStack() as stack:
         for service in (SERVICES[database][0], DataProcessingService):
             await stack.enter_async_context(running(service, settings))
@@ -129,3 +167,13 @@ async def test_an_error_reaches_the_published_client_at_once(client: PublishedCl
     with pytest.raises(KeyError, match="InvalidRequestError"):
         await facade.request_get_processed_data_points_page(client, page=-1, timeout=5)
     assert len(await facade.request_get_prediction(client, data=[record])) == 1
+
+
+async def test_the_blueprints_two_client_services_work_beside_ours(client: PublishedClient) -> None:
+    source = DummyDataGenerationService(broker_connection=client.broker_connection)
+    consumer = MlConsumerService(broker_connection=client.broker_connection)
+    source.saved, consumer.predicted = [], []
+    async with source, consumer:
+        await eventually(lambda: len(source.saved) >= 2 and len(consumer.predicted) >= 2)
+    assert all(reply["acknowledged"] for reply in source.saved)
+    assert [len(rows) for rows in consumer.predicted[:2]] == [2, 2]

@@ -1,4 +1,4 @@
-"""Blocking calls in threads that hold no process."""
+"""Blocking calls in threads that hold no process, and processes that end themselves."""
 
 from __future__ import annotations
 
@@ -81,3 +81,38 @@ asyncio.run(main())
 
 def test_a_call_that_hangs_holds_no_process() -> None:
     subprocess.run([sys.executable, "-c", HANGING], check=True, timeout=30)
+
+
+HANGS = {
+    # A call that lets other threads run, and one that holds the interpreter: a pattern that goes back and forth without an end.
+    "sleeping": "import time; time.sleep(60)",
+    "computing": "import re; re.match('(a+)+$', 'a' * 60 + 'b')",
+}
+WATCHED = """
+import asyncio, sys
+from complex_system.background import watch_event_loop
+
+async def main():
+    watch_event_loop(1.0)
+    await asyncio.sleep(float(sys.argv[1]))
+    print("alive", flush=True)
+    {hang}
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("hang", HANGS.values(), ids=HANGS)
+def test_a_process_whose_event_loop_hangs_ends_itself_and_says_where(hang: str) -> None:
+    done = subprocess.run([sys.executable, "-c", WATCHED.format(hang=hang), "2"], text=True, capture_output=True,
+                          check=False, timeout=30)  # fmt: skip
+    assert done.stdout == "alive\n"  # it lived for longer than the watchdog's time
+    assert done.returncode == 1
+    assert "Timeout (0:00:01)!" in done.stderr
+    assert "in main" in done.stderr
+
+
+def test_a_process_that_works_and_ends_is_left_alone() -> None:
+    done = subprocess.run([sys.executable, "-c", WATCHED.format(hang="pass"), "0"], text=True, capture_output=True,
+                          check=False, timeout=30)  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")

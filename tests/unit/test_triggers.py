@@ -19,6 +19,13 @@ def test_the_first_round_waits_until_the_bulk_is_there_and_processed() -> None:
     assert trigger.is_due(counts(2000, 1970, 985, rejected=20), 3)
 
 
+def test_deleted_raw_records_do_not_delay_a_round() -> None:
+    """With COMPLEX_SYSTEM_RAW_DAYS there are fewer raw records than results."""
+    trigger = GrowthTrigger(200, 0.25)
+    assert not trigger.is_due(counts(600, 2000, 1000), 0)
+    assert trigger.is_due(counts(500, 2000, 1000), 1)
+
+
 def test_data_that_never_settle_do_not_delay_a_round_indefinitely() -> None:
     trigger = GrowthTrigger(200, 0.25)
     raw = 1000

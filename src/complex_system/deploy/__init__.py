@@ -2,3 +2,6 @@
 
 The running system imports nothing of it.
 """
+
+USERS_FILE = "users.conf"
+"""The broker's users, beside the compose file."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import string
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from complex_system.errors import StartError
+from complex_system.messaging.users import OPERATOR, broker_users
 
 USER = "complex_system"
 # A letter, then letters and digits: NATS reads a value that begins with a digit as a number, and letters and digits need no escaping
@@ -16,15 +17,19 @@ USER = "complex_system"
 _LENGTH = 32
 
 _SERVERS: dict[str, tuple[str, dict[str, str]]] = {
-    "nats": ("Broker", {"FASTIOT_NATS_USER": USER, "FASTIOT_NATS_PASSWORD": ""}),
+    "nats": (
+        "Broker: the operator, who may do everything; then a user for each service, and one for published FastIoT programs",
+        {"FASTIOT_NATS_USER": OPERATOR, "FASTIOT_NATS_PASSWORD": ""},
+    ),
     "mongodb": ("MongoDB", {"FASTIOT_MONGO_DB_USER": "root", "FASTIOT_MONGO_DB_PASSWORD": ""}),
     "mariadb": (
         "MariaDB; the services use the first user, which may use the project's database only",
         {"FASTIOT_MARIA_DB_USER": USER, "FASTIOT_MARIA_DB_PASSWORD": "", "COMPLEX_SYSTEM_MARIA_ROOT_PASSWORD": ""},
     ),
 }
-_REST = "REST clients send it as X-API-Key"
-_SERVING = ("ml_serving", "ml_serving_mlflow")
+_API_KEY = "COMPLEX_SYSTEM_API_KEY"
+_REST = "Programs send it as X-API-Key, browsers at the login"
+_REST_SERVICES = ("ml_serving", "ml_serving_mlflow", "ml_monitoring")
 
 
 def random_password() -> str:
@@ -33,23 +38,33 @@ def random_password() -> str:
     return secrets.choice(letters) + "".join(secrets.choice(letters + string.digits) for _ in range(_LENGTH - 1))
 
 
-def needed_variables(infrastructure: Mapping[str, bool]) -> list[str]:
-    """Return the variables without which the deployment's servers do not start.
+def _server_variables(server: str, services: Collection[str]) -> dict[str, str]:
+    """Return the variables of a server with their values; the empty ones are passwords to be made."""
+    variables = _SERVERS.get(server, ("", {}))[1]
+    users = broker_users(services) if server == "nats" else ()
+    return {**variables, **{user.variable: "" for user in users}}
+
+
+def needed_variables(infrastructure: Mapping[str, bool], services: Collection[str] = ()) -> list[str]:
+    """Return the variables without which the deployment's servers do not start, or would let everybody in.
 
     Args:
         infrastructure: For each server by name, whether it runs elsewhere.
+        services: Names of the deployment's services.
+
+    Raises:
+        StartError: A service has no user at the broker.
     """
-    return [
-        variable
-        for name, elsewhere in infrastructure.items()
-        if not elsewhere
-        for variable in _SERVERS.get(name, ("", {}))[1]
-    ]
+    own = [name for name, elsewhere in infrastructure.items() if not elsewhere]
+    found = [variable for name in own for variable in _server_variables(name, services)]
+    return found + ([_API_KEY] if any(service in _REST_SERVICES for service in services) else [])
 
 
-def missing_variables(infrastructure: Mapping[str, bool], environment: Mapping[str, str]) -> list[str]:
+def missing_variables(
+    infrastructure: Mapping[str, bool], environment: Mapping[str, str], services: Collection[str] = ()
+) -> list[str]:
     """Return the needed variables that the deployment's ``.env`` does not set."""
-    return [variable for variable in needed_variables(infrastructure) if not environment.get(variable)]
+    return [variable for variable in needed_variables(infrastructure, services) if not environment.get(variable)]
 
 
 def env_text(deployment: str, infrastructure: Mapping[str, bool], services: Collection[str] = ()) -> str:
@@ -61,16 +76,31 @@ def env_text(deployment: str, infrastructure: Mapping[str, bool], services: Coll
     for name, elsewhere in infrastructure.items():
         if name not in _SERVERS:
             continue
-        title, variables = _SERVERS[name]
-        lines += ["", f"# {title}"]
-        for variable, value in variables.items():
+        lines += ["", f"# {_SERVERS[name][0]}"]
+        for variable, value in _server_variables(name, services).items():
             if elsewhere:
                 lines.append(f"#{variable}=")
             else:
                 lines.append(f"{variable}={value or random_password()}")
-    if any(service in _SERVING for service in services):
-        lines += ["", f"# {_REST}", f"COMPLEX_SYSTEM_API_KEY={random_password()}"]
+    if any(service in _REST_SERVICES for service in services):
+        lines += ["", f"# {_REST}", f"{_API_KEY}={random_password()}"]
     return "\n".join(lines) + "\n"
+
+
+def add_secrets(path: Path, variables: Iterable[str], why: str) -> dict[str, str]:
+    """Add variables with new passwords to an ``.env``; return them. What is there stays.
+
+    Args:
+        path: The file; it is created where it is missing.
+        variables: Names of the new variables.
+        why: A comment before them.
+    """
+    added = {variable: random_password() for variable in variables}
+    if added:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(descriptor, "a", encoding="utf-8") as file:
+            file.write(f"\n# {why}\n" + "".join(f"{variable}={value}\n" for variable, value in added.items()))
+    return added
 
 
 def write_env(path: Path, text: str, *, replace: bool = False) -> None:

@@ -95,7 +95,12 @@ def plain_columns(table: pa.Table) -> pa.Table:
 def _table_of(encoded: bytes) -> pa.Table:
     """Read an Arrow IPC stream whose columns are views of its bytes."""
     messages = pa.ipc.MessageReader.open_stream(encoded)
-    schema = pa.ipc.read_schema(messages.read_next_message())
+    first = messages.read_next_message()
+    if first.type != "schema":  # read as one, another message would end the process
+        raise InvalidRequestError(
+            f"A page is expected as an Arrow IPC stream, which begins with a schema, not a {first.type}."
+        )
+    schema = pa.ipc.read_schema(first)
     for column in schema:
         if not _is_plain(column.type):
             raise InvalidRequestError(

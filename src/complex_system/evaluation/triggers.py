@@ -64,7 +64,8 @@ class GrowthTrigger:
         if now - self._enough_since >= SETTLE_PATIENCE:
             return True
         raw = counts.raw
-        waiting = abs(raw - counts.processed - counts.rejected)
+        # Of fewer raw records than results it is not known how many wait: old ones were deleted. Before a round they are looked for.
+        waiting = max(0, raw - counts.processed - counts.rejected)
         return raw_before is not None and waiting <= SETTLED_SHARE * raw and raw - raw_before <= SETTLED_GROWTH * raw_before
 
     def succeeded(self, labelled: int) -> None:

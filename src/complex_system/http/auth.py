@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import ipaddress
 import secrets
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Literal
 
-from complex_system.errors import UnauthorizedError
+from complex_system.errors import StartError, UnauthorizedError
 
 SESSION_SECONDS = 7 * 86_400
 """How long a browser stays logged in."""
@@ -94,3 +96,28 @@ def _sent(headers: Mapping[str, str]) -> Iterator[str]:
             yield base64.b64decode(value, validate=True).decode().partition(":")[2]
         except ValueError:  # not base64, or not UTF-8
             return
+
+
+def require_key(host: str, key: str) -> None:
+    """Refuse to serve an address that others can reach without asking them for a key.
+
+    Args:
+        host: Address that the server binds to.
+        key: The API key.
+
+    Raises:
+        StartError: There is no key, and the address is not on loopback.
+    """
+    if not key and not _is_loopback(host):
+        raise StartError(
+            f"Without an API key, everybody who reaches {host or 'this machine'} could use this server: set COMPLEX_SYSTEM_API_KEY, "
+            "or bind it to 127.0.0.1 (COMPLEX_SYSTEM_SERVING_HOST)."
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        found = socket.getaddrinfo(host, None, proto=socket.IPPROTO_TCP) if host else []
+    except OSError:
+        return False
+    return bool(found) and all(ipaddress.ip_address(str(each[4][0])).is_loopback for each in found)

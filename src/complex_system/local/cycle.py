@@ -132,7 +132,8 @@ class Cycle:
         return _named("not ready: ", (name for name, process in processes.items() if not process.ready))
 
     def _raw_missing(self) -> tuple[str, str]:
-        have, want = self._state.records.raw, self._state.wanted_records
+        records, want = self._state.records, self._state.wanted_records
+        have = max(records.raw, records.processed + records.rejected)  # old raw records may have been deleted
         if self._plan.settings.source_file and SOURCE in self._state.services:
             # Only the source knows how many records a file has, and how many of them are refused.
             source = self._state.services[SOURCE]
@@ -209,7 +210,7 @@ class Cycle:
                 if served and champion and (served.name, served.version) == (champion.model, champion.version):
                     break
                 await asyncio.sleep(0.2)
-            prediction = await predict(http, url, self._record, self._truth)
+            prediction = await predict(http, url, self._record, self._truth, key_in_shell=self._plan.key_in_shell)
         self._state.prediction = prediction
         self._state.seconds_to_first_prediction = self._state.seconds
         truth = "" if prediction.truth is None else f", truth {format_figure(prediction.truth)}"
@@ -244,7 +245,7 @@ class Cycle:
         async with rest_client(self._plan.settings.api_key) as http:
             while await served_model(http, url) is None:  # noqa: ASYNC110 - the server elsewhere has no event for us
                 await asyncio.sleep(0.2)
-            prediction = await predict(http, url, self._record, self._truth)
+            prediction = await predict(http, url, self._record, self._truth, key_in_shell=self._plan.key_in_shell)
         self._state.note(
             f"prediction by {ARTIFACT_SERVING}: {format_figure(prediction.value)} ({prediction.model} {prediction.version})"
         )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -23,10 +22,17 @@ from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError, NoRespondersError, SlowConsumerError
 from nats.errors import TimeoutError as NatsTimeoutError
 
-from complex_system.errors import BusyError, InvalidRequestError, NobodyListensError, ReplyTimeoutError, TooLargeError
+from complex_system.errors import (
+    BusyError,
+    InvalidRequestError,
+    NobodyListensError,
+    ReplyTimeoutError,
+    TooLargeError,
+    UnauthorizedError,
+)
 from complex_system.messaging.codec import serialize_from_bin, serialize_to_bin
 from complex_system.messaging.errors import error_value, to_thing
-from complex_system.messaging.nats_client import EncryptedClient, ReplyBox, ServiceClient
+from complex_system.messaging.nats_client import EncryptedClient, ReplyBox, ServiceClient, credentials, refusal
 from complex_system.messaging.subscriptions import DRAIN_SECONDS, DrainingSubscription, Workers
 from complex_system.settings import Settings
 
@@ -68,6 +74,8 @@ class ServiceConnection(NatsBrokerConnection):
         self.lost = asyncio.Event()
         """Set when the connection does not come back and the service must be restarted."""
         self.lost_reason = ""
+        self.refusals: list[str] = []
+        """What the broker did not permit: nothing, where the service's user may do its work."""
 
     @classmethod
     async def open(cls, settings: Settings, name: str, patience: float | None = None) -> ServiceConnection:
@@ -80,14 +88,15 @@ class ServiceConnection(NatsBrokerConnection):
         """
         client = EncryptedClient() if settings.nats_tls_ca else ServiceClient()
         connection = cls(client, name, settings.handler_tasks)
-        address = f"{settings.nats_host}:{settings.nats_port}"
-        reported = ""
+        address, reported = f"{settings.nats_host}:{settings.nats_port}", ""
 
         async def on_error(error: Exception) -> None:
             nonlocal reported
             reason = str(error) or type(error).__name__
             if isinstance(error, SlowConsumerError):
                 await connection._reply_busy(error)
+            elif refused := refusal(error):
+                connection._not_permitted(settings.nats_user, *refused)
             elif client.is_connected:
                 log.warning("Broker: %s", reason)
             elif reason != reported:
@@ -109,11 +118,6 @@ class ServiceConnection(NatsBrokerConnection):
         async def on_close() -> None:
             connection._give_up(f"The connection to the broker at {address} was closed: {client.last_error}")
 
-        options: dict[str, Any] = {}
-        if settings.nats_user:
-            options |= {"user": settings.nats_user, "password": settings.nats_password}
-        if settings.nats_tls_ca:
-            options["tls"] = ssl.create_default_context(cafile=settings.nats_tls_ca)
         async with asyncio.timeout(patience):
             await client.connect(
                 f"nats://{address}",
@@ -126,7 +130,7 @@ class ServiceConnection(NatsBrokerConnection):
                 disconnected_cb=on_disconnect,
                 reconnected_cb=on_reconnect,
                 closed_cb=on_close,
-                **options,
+                **credentials(settings),
             )
         connection._supervisor = asyncio.create_task(connection._supervise(address, settings.reconnect_timeout))
         return connection
@@ -157,6 +161,7 @@ class ServiceConnection(NatsBrokerConnection):
             NobodyListensError: No service subscribes to the subject.
             ReplyTimeoutError: No reply in time, or the connection was lost while waiting.
             TooLargeError: The request exceeds the broker's limit.
+            UnauthorizedError: The broker does not permit it.
         """
         payload = serialize_to_bin(subject.msg_cls, msg)
         try:
@@ -289,6 +294,13 @@ class ServiceConnection(NatsBrokerConnection):
                 log.warning("No attempt to connect to the broker at %s for %g s; reconnecting", address, STUCK_SECONDS)
                 self._client.reconnect()
             await asyncio.sleep(_CHECK_INTERVAL)
+
+    def _not_permitted(self, user: str, action: str, subject: str) -> None:
+        """Log what the broker refused, and end requests on that subject: nobody answers them."""
+        reason = f"The broker does not permit the user '{user}' to {action} '{subject}'."
+        log.error("%s Permissions are declared in complex_system/messaging/permissions.py", reason)
+        self.refusals = [*self.refusals, reason][-20:]
+        self._replies.refuse(subject, UnauthorizedError(reason))
 
     def _give_up(self, reason: str) -> None:
         if not self._closing:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
+import ssl
 import time
 from itertools import count
 from typing import Any
@@ -20,9 +22,36 @@ from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
 
+from complex_system.settings import Settings
+
 log = logging.getLogger(__name__)
 
 _NO_RESPONDERS = "503"
+_VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
+
+
+def inbox_prefix(user: str) -> str:
+    """Return where a user of the broker hears replies, so that no user hears another's; without users it is the usual one."""
+    return f"_INBOX_{user.replace('.', '_')}" if user else "_INBOX"
+
+
+def credentials(settings: Settings) -> dict[str, Any]:
+    """Return nats-py's options for user, password, encryption and inbox."""
+    options: dict[str, Any] = {"inbox_prefix": inbox_prefix(settings.nats_user)}
+    if settings.nats_user:
+        options |= {"user": settings.nats_user, "password": settings.nats_password}
+    if settings.nats_tls_ca:
+        options["tls"] = ssl.create_default_context(cafile=settings.nats_tls_ca)
+    return options
+
+
+def refusal(error: Exception) -> tuple[str, str] | None:
+    """Return what the broker did not permit, ``publish on`` or ``subscribe to``, and the subject; None for other errors.
+
+    nats-py gives the server's errors in small letters.
+    """
+    match = _VIOLATION.search(str(error))
+    return ("publish on" if match[1] == "publish" else "subscribe to", match[2]) if match else None
 
 
 class _Transport(TcpTransport):
@@ -156,7 +185,7 @@ class ReplyBox:
         self._prefix = ""
         self._opening = asyncio.Lock()
         self._numbers = count()
-        self._waiting: dict[str, asyncio.Future[Msg | Exception]] = {}
+        self._waiting: dict[str, tuple[str, asyncio.Future[Msg | Exception]]] = {}
 
     async def ask(self, subject: str, payload: bytes, seconds: float) -> Msg:
         """Send a request and wait for its reply.
@@ -171,7 +200,7 @@ class ReplyBox:
         loop = asyncio.get_running_loop()
         number = str(next(self._numbers))
         reply: asyncio.Future[Msg | Exception] = loop.create_future()
-        self._waiting[number] = reply
+        self._waiting[number] = (subject, reply)
         late = loop.call_later(seconds, _settle, reply, NatsTimeoutError())
         try:
             await self._client.publish(subject, payload, self._prefix + number)
@@ -187,8 +216,14 @@ class ReplyBox:
 
     def fail(self, error: Exception) -> None:
         """End all pending requests with an error."""
-        for reply in list(self._waiting.values()):
+        for _, reply in list(self._waiting.values()):
             _settle(reply, error)
+
+    def refuse(self, subject: str, error: Exception) -> None:
+        """End the pending requests on a subject, named in small letters, with an error."""
+        for asked, reply in list(self._waiting.values()):
+            if asked.lower() == subject:
+                _settle(reply, error)
 
     async def _open(self) -> None:
         async with self._opening:
@@ -198,9 +233,9 @@ class ReplyBox:
                 self._prefix = prefix
 
     async def _came(self, message: Msg) -> None:
-        reply = self._waiting.get(message.subject[len(self._prefix) :])
-        if reply is not None:
-            _settle(reply, message)
+        waiting = self._waiting.get(message.subject[len(self._prefix) :])
+        if waiting is not None:
+            _settle(waiting[1], message)
 
 
 def _settle(reply: asyncio.Future[Msg | Exception], found: Msg | Exception) -> None:

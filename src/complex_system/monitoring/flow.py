@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
+from itertools import pairwise
 
-from complex_system.domain.keys import key_at
 from complex_system.monitoring.points import Figures
 from complex_system.protocol.database import IngestCounts, RecordCounts, Rejection
 
@@ -17,20 +17,12 @@ COUNTED = ("raw", "processed", "labelled", "rejected")
 REASONS = ("new_category", "out_of_range", "missing", "other")
 """Why records are rejected."""
 _SIGNS = {" is not one of ": "new_category", " is outside of ": "out_of_range", "is missing": "missing"}
-_OVERLAP = 30.0
-"""Seconds that rejections are looked for again: their keys, made at the source, do not arrive in order."""
 
 
 class RecordFlow:
     """Record counts of the database over time, and the newest rejections by column and reason. Times are seconds since 1970."""
 
-    def __init__(self, began: float) -> None:
-        """Make an empty flow.
-
-        Args:
-            began: Rejections of records that were made before are not looked for.
-        """
-        self._began = began
+    def __init__(self) -> None:
         self._counts: deque[tuple[float, RecordCounts]] = deque()
         self._rejections: deque[tuple[float, str, str, str]] = deque()
         self._ingest: IngestCounts | None = None
@@ -43,11 +35,12 @@ class RecordFlow:
     def counted(self, at: float, counts: RecordCounts) -> None:
         """Record the counts of the database."""
         self._counts.append((at, counts))
+        self.rejected(at, ())
         while len(self._counts) > 2 and self._counts[1][0] <= at - PERIOD:
             self._counts.popleft()
 
     def rejected(self, at: float, rejections: Iterable[Rejection]) -> None:
-        """Record rejections; those that are known already count once."""
+        """Record rejections that were heard of; a record that is rejected again counts once."""
         known = {key for _, key, _, _ in self._rejections}
         for each in rejections:
             if each.id not in known:
@@ -59,22 +52,22 @@ class RecordFlow:
         """Record how the ingest is doing."""
         self._ingest = counts
 
-    def first_key(self, at: float) -> str:
-        """Return the key after which to ask for rejections: the keys of sources rise with time (UUID version 7)."""
-        return key_at(max(self._began, at - PERIOD - _OVERLAP))
-
     def rates(self) -> dict[str, float]:
         """Return records a second by name of the count over the last minute; empty before two counts are there."""
         if len(self._counts) < 2:
             return {}
-        at, newest = self._counts[-1]
-        since, earlier = next((each for each in self._counts if each[0] >= at - RATE_PERIOD), self._counts[0])
+        at = self._counts[-1][0]
+        since = next((each for each, _ in self._counts if each >= at - RATE_PERIOD), self._counts[0][0])
         if since >= at:
-            since, earlier = self._counts[-2]
+            since = self._counts[-2][0]
         if at <= since:
             return {}
-        before = _by_name(earlier)
-        return {name: max(0.0, (count - before[name]) / (at - since)) for name, count in _by_name(newest).items()}
+        return {name: self._growth(name, since) / (at - since) for name in COUNTED}
+
+    def _growth(self, name: str, since: float = float("-inf")) -> int:
+        """Return by how much a count has grown since then; where it fell, because old records were deleted, nothing is subtracted."""
+        counts = [getattr(each, name) for at, each in self._counts if at >= since]
+        return sum(max(0, after - before) for before, after in pairwise(counts))
 
     def figures(self) -> Figures:
         """Return figures.
@@ -97,9 +90,7 @@ class RecordFlow:
         figures.add("records", {f"{name}_per_second": rate for name, rate in self.rates().items()})
         if len(self._counts) < 2:
             return figures
-        oldest, newest = self._counts[0][1], self._counts[-1][1]
-        arrived = max(0, newest.raw - oldest.raw)
-        rejected = max(0, newest.rejected - oldest.rejected)
+        arrived, rejected = self._growth("raw"), self._growth("rejected")
         reasons = Counter(reason for _, _, _, reason in self._rejections)
         share = min(1.0, rejected / arrived) if arrived else 0.0
         figures.add("rejected", {"count": arrived, "share": share, **{reason: reasons[reason] for reason in REASONS}})

@@ -206,6 +206,10 @@ def readable(path: Path) -> Iterator[None]:
     except pl.exceptions.PolarsError as error:
         text = too_long(path) if "more fields" in str(error) else str(error).partition("\n")[0]
         raise SourceFileError(f"The file {path} cannot be read as {file_type(path)}: {text}.") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # each library in Rust has its own, which is no Exception
+            raise
+        raise SourceFileError(f"The file {path} cannot be read as {file_type(path)}: it is damaged.") from error
 
 
 def _time_format(dataset: Dataset, order: str) -> TimeFormat:

@@ -187,6 +187,8 @@ class ExcelTable(FrameTable):
         except fastexcel.FastExcelError as error:
             text = str(error).partition("\n")[0].replace(str(self.path), str(self.shown))
             raise SourceFileError(f"The file {self.shown} cannot be read as {self.path.suffix[1:]}: {text}.") from error
+        except IndexError as error:  # polars takes the first one
+            raise SourceFileError(f"The file {self.shown} has no sheet.") from error
         if any((match := _NUMBERED.fullmatch(name)) and match[1] in sheet.columns for name in sheet.columns):
             self._refuse_duplicates()
         return sheet.with_columns(pl.col(pl.Null).cast(pl.String))

@@ -70,6 +70,14 @@ class DataStore(ABC):
         """
 
     @abstractmethod
+    async def now(self) -> float:
+        """Return the time by the database's clock, seconds since 1970."""
+
+    @abstractmethod
+    async def last_key(self, before: float) -> str | None:
+        """Return the largest key of the raw records that arrived before a time by the database's clock; None where none did."""
+
+    @abstractmethod
     async def probe(self) -> None:
         """Write an example of a raw record durably, as :meth:`save_raw` writes, and delete it; nobody meets it.
 
@@ -167,6 +175,14 @@ class DataStore(ABC):
     @abstractmethod
     async def targets(self, keys: list[str]) -> dict[str, float]:
         """Return the known targets of processed records by key; what is not there, or has no target, is left out."""
+
+    @abstractmethod
+    async def delete_raw(self, days: float, limit: int) -> int:
+        """Delete at most ``limit`` raw records that arrived more than ``days`` days ago, by the database's clock, the oldest first.
+
+        Only records that are done with this declaration's pipeline version are deleted: the delete itself asks for the mark, so what
+        begins to wait meanwhile stays. Processed records and rejections stay, too. Return how many were deleted.
+        """
 
     @abstractmethod
     async def raw_by_keys(self, keys: list[str]) -> Page:

@@ -15,7 +15,7 @@ import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.js.api import Header, RawStreamMsg
+from nats.js.api import AckPolicy, ConsumerConfig, Header, RawStreamMsg
 from nats.js.errors import NotFoundError
 
 from complex_system.errors import ComplexSystemError, NobodyListensError, TooLargeError
@@ -44,6 +44,10 @@ REASON, CODE, SUBJECT, SEQUENCE, TIME, MESSAGE_ID, CUT = (
     "Ingest-Cut",
 )
 
+SHARES = 8
+"""So many sources may fill the bytes of the dead letters."""
+
+_SIZE = "Nats-Msg-Size"
 _LONGEST_REASON = 2000
 _LONGEST_HEADER = 500
 _LONGEST_SUBJECT = 4096  # of a line of the protocol, so of a subject
@@ -88,6 +92,7 @@ class DeadLetters:
         self._client = client
         self._streams = IngestStreams(client, settings)
         self._context = self._streams.context
+        self._share, self._share_bytes = settings.ingest_dead_share, settings.ingest_dead_bytes // SHARES
         self._stopped: dict[str, tuple[float, NoRoomError]] = {}
 
     @property
@@ -145,26 +150,62 @@ class DeadLetters:
         # Cut, a subject may end with a dot, which no subject may.
         subject = f"{DEAD_RAW.name}.{source}".rstrip(".")
         try:
+            await self._refuse_beyond_share(subject, len(payload))
             await self._context.publish(subject, payload, headers=headers)
         except (NatsError, TimeoutError) as unavailable:
             raise self._streams.explained(unavailable) from unavailable
 
-    async def read(self, limit: int, only: int | None = None) -> AsyncGenerator[DeadLetter, None]:
+    async def _refuse_beyond_share(self, subject: str, size: int) -> None:
+        """Refuse a large letter beyond its source's share in bytes; JetStream counts letters, which is enough for small ones.
+
+        Raises:
+            NoRoomError: There is no room for it.
+        """
+        if size <= self._share_bytes // self._share:
+            return
+        used = await self._bytes_of(subject)
+        if used and used + size > self._share_bytes:
+            raise NoRoomError(
+                f"Its dead letters have {used} bytes, and one source may have {self._share_bytes} "
+                f"(COMPLEX_SYSTEM_INGEST_DEAD_BYTES divided by {SHARES}).",
+                share=True,
+            )
+
+    async def _bytes_of(self, subject: str) -> int:
+        """Return the bytes of a source's dead letters: JetStream tells their number, and the size of each without its payload."""
+        subjects = (await self._context.stream_info(DEAD_STREAM, subjects_filter=subject)).state.subjects or {}
+        total, left = 0, subjects.get(subject, 0)
+        if not left:
+            return 0
+        sizes = ConsumerConfig(ack_policy=AckPolicy.NONE, headers_only=True, inactive_threshold=_PATIENCE)
+        letters = await self._context.subscribe(subject, stream=DEAD_STREAM, config=sizes)
+        try:
+            while left:
+                letter = await letters.next_msg(timeout=_PATIENCE)
+                total += _number((letter.headers or {}).get(_SIZE, ""))
+                left = letter.metadata.num_pending  # some may be removed meanwhile
+        finally:
+            await letters.unsubscribe()
+        return total
+
+    async def read(self, limit: int, only: int | None = None, source: str | None = None) -> AsyncGenerator[DeadLetter, None]:
         """Yield the oldest dead letters.
 
         Args:
             limit: Maximum number of letters.
             only: Number of a single letter.
+            source: Only those of this source; None for all.
 
         Raises:
             NobodyListensError: JetStream or the stream is missing.
         """
+        subject = ">" if source is None else f"{DEAD_RAW.name}.{source}".rstrip(".")
         try:
             state = (await self._context.stream_info(DEAD_STREAM)).state
             number, seen = only or state.first_seq, 0
             while seen < min(limit, state.messages) and number <= state.last_seq:
                 try:
-                    raw = await self._context.get_msg(DEAD_STREAM, number, subject=">", next=True)
+                    raw = await self._context.get_msg(DEAD_STREAM, number, subject=subject, next=True)
                 except NotFoundError:
                     return
                 if only not in (None, raw.seq):
@@ -205,7 +246,13 @@ class DeadLetters:
 
 
 async def manage_dead_letters(
-    settings: Settings, action: Action, say: Callable[[str], None], *, limit: int = 100, number: int | None = None
+    settings: Settings,
+    action: Action,
+    say: Callable[[str], None],
+    *,
+    limit: int = 100,
+    number: int | None = None,
+    source: str | None = None,
 ) -> int:
     """Show, publish again or delete the oldest dead letters, and return how many there were.
 
@@ -216,6 +263,7 @@ async def manage_dead_letters(
         say: Prints a line.
         limit: Maximum number of letters.
         number: Only the letter with this number.
+        source: Only letters of this source.
 
     Raises:
         NobodyListensError: The broker is not reachable, or has no streams for the ingest.
@@ -231,7 +279,7 @@ async def manage_dead_letters(
     seen = 0
     try:
         letters = DeadLetters(connection.client, settings)
-        async with aclosing(letters.read(limit, number)) as found:
+        async with aclosing(letters.read(limit, number, source)) as found:
             async for letter in found:
                 seen += 1
                 say(_line(letter))

@@ -106,9 +106,10 @@ def _labels(reading: Reading) -> dict[str, Label]:
     records = reading.overview.records
     if records:
         rates = {name: rate(value) for name, value in reading.overview.rates.items()}
-        unprocessed = max(0, records.get("raw", 0) - records.get("processed", 0) - records.get("rejected", 0))
+        unprocessed = records.get("raw", 0) - records.get("processed", 0) - records.get("rejected", 0)
         labels["saved"] = Label(f"{count(records.get('raw'))} records", quiet=rates.get("raw", ""))
-        labels["raw"] = Label(f"{count(unprocessed)} to do")
+        # Where old raw records were deleted, there are fewer than results, and how many of them wait is not known.
+        labels["raw"] = Label(f"{count(unprocessed)} to do" if unprocessed >= 0 else "")
         labels["processed"] = Label(f"{count(records.get('processed'))} done", quiet=rates.get("processed", ""))
         labels["labelled"] = Label(f"{count(records.get('labelled'))} labelled")
     return labels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from abc import abstractmethod
@@ -47,6 +48,13 @@ from complex_system.storage.quarantine import RawWriter
 T = TypeVar("T", Record, Rejection)
 W = TypeVar("W")
 
+log = logging.getLogger(__name__)
+
+_OLD_AT_ONCE = 1000
+"""Raw records in one delete of those that are too old ..."""
+_OLD_PAUSE = 0.2
+"""... and seconds until the next one, for whoever else needs the database."""
+
 _RAW_PAGES = (
     f"walk it with '{database.GET_UNPROCESSED.name}'; with a version that no pipeline has, such as 'none', "
     "its pages hold every raw record"
@@ -63,6 +71,8 @@ class DatabaseService(DocumentSubjects):
 
     watch_interval = 2.0
     """Seconds between two checks of the database."""
+    retention_interval = 3600.0
+    """Seconds between two searches for raw records that are too old."""
 
     records_decide = 15.0
     """Seconds after a failed write of records in which a probe write alone does not make the service ready; writers pause for 10 s."""
@@ -94,6 +104,8 @@ class DatabaseService(DocumentSubjects):
                 await self.store.close()
                 raise  # ends the service with the reason
         self.every(self.watch_interval, self._watch)
+        if self.settings.raw_days:
+            self.every(self.retention_interval, self._delete_old_raw)
         if self.settings.ingest:
             self.ingest = self._make_ingest()
             self.run_task(self.ingest.run())
@@ -273,6 +285,18 @@ class DatabaseService(DocumentSubjects):
             # On a disk that is almost full a probe may be written where a batch is not: the records decide while somebody sends any.
             if time.monotonic() - self._write_failed > self.records_decide:
                 await self.set_state("ready")
+        return None
+
+    async def _delete_old_raw(self) -> float | None:
+        deleted, began = 0, time.monotonic()
+        # Replicas find the same records, and each of these is deleted by one of them.
+        while found := await self.store.delete_raw(self.settings.raw_days, _OLD_AT_ONCE):
+            deleted += found
+            if await self.wait_for_shutdown(_OLD_PAUSE):
+                break
+        if deleted:
+            days, seconds = self.settings.raw_days, time.monotonic() - began
+            log.info("Deleted %d raw records that arrived more than %g days ago, in %.1f s", deleted, days, seconds)
         return None
 
     async def _all_processed(self, count: int, how_to_page: str, *, labelled: bool) -> list[Record]:

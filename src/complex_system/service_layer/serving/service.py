@@ -16,6 +16,7 @@ from typing_extensions import override
 from complex_system.domain.dataset import ID
 from complex_system.domain.pages import Page, decode_page, encode_page
 from complex_system.errors import ComplexSystemError, InvalidRequestError, StartError
+from complex_system.http.auth import require_key
 from complex_system.http.server import RestServer, new_event_loop
 from complex_system.messaging.clients import ProcessingClient
 from complex_system.messaging.handlers import answers, hears
@@ -105,6 +106,7 @@ class ServingService(SystemService):
 
     @override
     async def on_start(self) -> None:
+        require_key(self.settings.serving_host, self.settings.api_key)
         port: int = getattr(self.settings, self.port_field)
         rest = RestServer(self._app, self.settings.serving_host, port, self.known_as())
         try:

@@ -58,7 +58,7 @@ def processed_rows(table: pa.Table, names: Sequence[str], version: str) -> pa.Ta
 def texts_of(table: pa.Table, packet: int = USUAL_PACKET) -> Iterator[str]:
     """Yield what follows ``VALUES`` in the statements for all rows: ``(x, y), (x, y)``.
 
-    Columns are texts, bytes, finite numbers, integers, booleans, which become 0 and 1, and lists, which become JSON.
+    Columns are texts, bytes, times, finite numbers, integers, booleans, which become 0 and 1, and lists, which become JSON.
 
     Args:
         table: The rows.
@@ -89,10 +89,12 @@ def keys_of(keys: Iterable[str]) -> Iterator[str]:
 def _literals(column: Any) -> Any:
     if pa.types.is_list(column.type):
         return pa.array([None if each is None else _text(packed(each)) for each in column.to_pylist()], pa.string())
+    if pa.types.is_timestamp(column.type):
+        column = pc.cast(column, pa.string())
     if pa.types.is_string(column.type):
         return pa.array([None if text is None else _text(text) for text in column.to_pylist()], pa.string())
     if pa.types.is_binary(column.type):
-        return pa.array([f"x'{value.hex()}'" for value in column.to_pylist()], pa.string())
+        return pa.array([None if value is None else f"x'{value.hex()}'" for value in column.to_pylist()], pa.string())
     if pa.types.is_boolean(column.type):
         return pc.if_else(column, "1", "0")
     if pa.types.is_integer(column.type):

@@ -10,7 +10,7 @@ import contextlib
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -208,6 +208,17 @@ def select(connection: Any, statement: str, parameters: Sequence[Any]) -> list[R
         cursor.execute(statement, parameters)
         rows: list[Row] = cursor.fetchall()
         return rows
+    finally:
+        cursor.close()
+
+
+def select_in_parts(connection: Any, statement: str, rows: int) -> Iterator[list[Row]]:
+    """Yield the rows of a query, so many at a time, while the server finds more."""
+    cursor = connection.cursor(binary=True, buffered=False)
+    try:
+        cursor.execute(statement)
+        while part := cursor.fetchmany(rows):
+            yield part
     finally:
         cursor.close()
 

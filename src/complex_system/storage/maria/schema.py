@@ -19,7 +19,7 @@ from complex_system.errors import StoreUnavailableError
 from complex_system.storage.arrow import converted, unpacked
 from complex_system.storage.envelope import PIPELINE, content_hash
 from complex_system.storage.maria.pool import change, change_each, select
-from complex_system.storage.maria.sql import ENVELOPE_COLUMNS, TEXT, Statements, quoted, tables
+from complex_system.storage.maria.sql import ENVELOPE_COLUMNS, RECEIVED, TEXT, Statements, quoted, tables
 from complex_system.storage.migrations import refuse_another_data_set, refuse_other_types
 from complex_system.storage.naming import TableNames
 
@@ -31,7 +31,8 @@ _BY_STORED = {stored: declared for declared, stored in _STORED.items()}
 _LONGEST_IDENTIFIER = 64
 _LONGEST_IN_COMMENT = 900  # of 1,024 characters
 _COMMENT = re.compile(r"declared as (?P<written>.*) = (?P<type>[a-z ]+)", re.DOTALL)
-_INDEX = "labelled"
+_LABELLED = "labelled"
+_ARRIVAL = "by_arrival"
 _LOCK_SECONDS = 600
 _OWNER = re.compile(r"data set ([a-z0-9_]+)")
 _HASHED_AT_ONCE = 1000
@@ -79,10 +80,16 @@ def statements_without_tables(dataset: Dataset, names: TableNames) -> Statements
     return Statements(dataset, names, plan(raw, ()).columns, plan(processed, ()).columns)
 
 
-def migrate(connection: Any, dataset: Dataset, names: TableNames) -> Statements:
-    """Create what is missing (tables, columns, envelopes, the target's index) and return the statements for what is there.
+def migrate(connection: Any, dataset: Dataset, names: TableNames, *, by_arrival: bool) -> Statements:
+    """Create what is missing (tables, columns, envelopes, indexes) and return the statements for what is there.
 
     One replica does so at a time, until its connection is closed; what is there already costs no change.
+
+    Args:
+        connection: A connection for this alone.
+        dataset: The declaration.
+        names: Names of its tables.
+        by_arrival: With the index that finds old raw records.
 
     Raises:
         DeclarationError: The tables keep records that the declaration does not allow; nothing was changed.
@@ -111,7 +118,8 @@ def migrate(connection: Any, dataset: Dataset, names: TableNames) -> Statements:
     envelope = [f"ADD COLUMN {name} {kind}" for name, kind in ENVELOPE_COLUMNS.items() if name not in there]
     _alter(connection, names.raw, (*raw.changes, *envelope, *owned))
     _alter(connection, names.processed, processed.changes)
-    _index(connection, names.processed, processed.columns[dataset.target])
+    _index(connection, names.processed, _LABELLED, [processed.columns[dataset.target]])
+    _index(connection, names.raw, _ARRIVAL, [PIPELINE, RECEIVED] if by_arrival else [])
     statements = Statements(dataset, names, raw.columns, processed.columns)
     _add_hashes(connection, dataset, statements)
     return statements
@@ -176,17 +184,18 @@ def _kept(connection: Any, table: str) -> list[Kept]:
     return [Kept(name, stored.lower(), comment) for name, stored, comment in found]
 
 
-def _index(connection: Any, table: str, target: str) -> None:
-    """Keep one index, on the present target, which counts the labelled records."""
+def _index(connection: Any, table: str, name: str, columns: list[str]) -> None:
+    """Keep an index on these columns under a name, and no other one; without columns remove it."""
     indexed = select(
         connection,
         "SELECT column_name FROM information_schema.statistics "
-        "WHERE table_schema = DATABASE() AND table_name = ? AND index_name = ?",
-        (table, _INDEX),
+        "WHERE table_schema = DATABASE() AND table_name = ? AND index_name = ? ORDER BY seq_in_index",
+        (table, name),
     )
-    if [column for (column,) in indexed] != [target]:
-        dropped = (f"DROP INDEX {_INDEX}",) if indexed else ()
-        _alter(connection, table, (*dropped, f"ADD INDEX {_INDEX} ({quoted(target)})"))
+    if [column for (column,) in indexed] != columns:
+        dropped = (f"DROP INDEX {name}",) if indexed else ()
+        added = (f"ADD INDEX {name} ({', '.join(map(quoted, columns))})",) if columns else ()
+        _alter(connection, table, (*dropped, *added))
 
 
 def _alter(connection: Any, table: str, changes: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from complex_system.storage.envelope import ENVELOPE, FIRST_REVISION, MAX_SOURCE
 from complex_system.storage.naming import TableNames
 
 TEXT = "MEDIUMTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NULL"
+RECEIVED = f"{ENVELOPE}_received"
 HASH = f"{ENVELOPE}_hash"
 SOURCE = f"{ENVELOPE}_source"
 
@@ -25,7 +26,7 @@ _SOURCE = f"VARCHAR({MAX_SOURCE}) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bi
 
 ENVELOPE_COLUMNS = {
     REVISION: f"BIGINT NOT NULL DEFAULT {FIRST_REVISION}",
-    f"{ENVELOPE}_received": "TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)",
+    RECEIVED: "TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)",
     HASH: "BINARY(16) NULL",
     SOURCE: _SOURCE,
 }
@@ -75,6 +76,10 @@ class Statements:
         self.keep_raw = f" ON DUPLICATE KEY UPDATE {ID} = {names.raw}.{ID}"
         self.delete_raw = f"DELETE FROM {names.raw} WHERE {ID} IN"
         self.select_raw = f"SELECT {raw} FROM {names.raw} ORDER BY {ID} LIMIT ?"
+        self.select_last_key = (
+            f"SELECT {ID} FROM {names.raw} FORCE INDEX (PRIMARY) "
+            f"WHERE {ENVELOPE}_received < FROM_UNIXTIME(?) ORDER BY {ID} DESC LIMIT 1"
+        )
         self.select_origins = f"SELECT {ID}, {HASH}, {SOURCE} FROM {names.raw} WHERE {ID} IN"
         self.keep_conflict = (
             f"INSERT INTO {names.conflicts} ({ID}, hash, source, kept_source, record) VALUES (?, ?, ?, ?, ?) "
@@ -84,6 +89,10 @@ class Statements:
         self.select_unprocessed = (
             f"SELECT {raw}, {REVISION} FROM {names.raw} FORCE INDEX (unprocessed) "
             f"WHERE {PIPELINE} = ? AND {ID} > ? ORDER BY {ID} LIMIT ?"
+        )
+        self.delete_old_raw = (
+            f"DELETE FROM {names.raw} WHERE {PIPELINE} = ? "
+            f"AND {RECEIVED} < FROM_UNIXTIME(UNIX_TIMESTAMP(CURRENT_TIMESTAMP(6)) - ?) ORDER BY {RECEIVED} LIMIT ?"
         )
         self.next_version = f"SELECT MIN({PIPELINE}) FROM {names.raw} WHERE {PIPELINE} > ?"
         self.mark = f"UPDATE {names.raw} SET {PIPELINE} = ? WHERE {ID} IN "

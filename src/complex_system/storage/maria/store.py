@@ -46,6 +46,7 @@ class MariaDataStore(DataStore):
         self._names = TableNames.of(settings.table_prefix)
         self._sql = statements_without_tables(dataset, self._names)
         self._digest = content_hash(dataset)
+        self._by_arrival = settings.raw_days > 0
         self._packet = values.USUAL_PACKET
         self.documents = MariaDocuments(self._connections, self._names.documents)
 
@@ -58,7 +59,9 @@ class MariaDataStore(DataStore):
             f"the data set '{self.dataset.name}' with {len(self.dataset.columns)} columns and "
             f"{len(self.dataset.feature_names)} features"
         )
-        self._sql = await self._connections.alone(lambda connection: migrate(connection, self.dataset, self._names), wanted)
+        self._sql = await self._connections.alone(
+            lambda connection: migrate(connection, self.dataset, self._names, by_arrival=self._by_arrival), wanted
+        )
         [(self._packet,)] = await self._connections.select("SELECT @@max_allowed_packet")
         await self.documents.open()
 
@@ -69,6 +72,16 @@ class MariaDataStore(DataStore):
     @override
     async def ping(self) -> None:
         await self._connections.select("SELECT 1")
+
+    @override
+    async def now(self) -> float:
+        [(now,)] = await self._connections.select("SELECT UNIX_TIMESTAMP(CURRENT_TIMESTAMP(6))")
+        return float(now)
+
+    @override
+    async def last_key(self, before: float) -> str | None:
+        found = await self._connections.select(self._sql.select_last_key, (before,))
+        return str(found[0][0]) if found else None
 
     @override
     async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
@@ -190,6 +203,10 @@ class MariaDataStore(DataStore):
     async def targets(self, keys: list[str]) -> dict[str, float]:
         found = await self._connections.run(lambda connection: _select_keys(connection, self._sql.select_targets, keys))
         return {key: float(target) for key, target in found if target is not None}
+
+    @override
+    async def delete_raw(self, days: float, limit: int) -> int:
+        return await self._connections.change(self._sql.delete_old_raw, (self.dataset.version, days * 86_400, limit))
 
     @override
     async def raw_by_keys(self, keys: list[str]) -> Page:

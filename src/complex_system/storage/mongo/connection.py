@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 import math
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime
 from typing import Any
 
+import bson
+from bson.codec_options import CodecOptions
 from bson.errors import InvalidDocument, InvalidStringData
+from bson.raw_bson import RawBSONDocument
 from pymongo import AsyncMongoClient, DeleteMany, ReplaceOne, UpdateMany, UpdateOne, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import BulkWriteError, ConnectionFailure, OperationFailure, PyMongoError
@@ -26,11 +29,15 @@ Document = dict[str, Any]
 Collection = AsyncCollection[Document]
 Index = list[tuple[str, int]]
 
+OTHER_KEYS = ["objectId", "number", "binData", "date", "bool", "object"]
+"""Types of keys that are not texts; asked for by type, so that the key's index answers."""
 LABELLED = "labelled"
 """Name of the index that counts the records with a target."""
 
 TRIED_OUT = "complex_system_tried_out"
 """Field of the keys of documents that are written to be deleted again; pages hold keys that are texts only."""
+OF_OTHERS: dict[str, Any] = {ID: {"$type": OTHER_KEYS}, f"{ID}.{TRIED_OUT}": {"$exists": False}}
+"""Finds the documents whose keys are not texts, but for those that are tried out."""
 
 _DUPLICATE_KEY = 11000
 # Only these say that a document itself is wrong: not BSON, field names, too large (for the server, a capped collection or an index),
@@ -189,6 +196,15 @@ class Queries:
             found += await self.find(collection, {ID: {"$in": part}}, fields)
         return found
 
+    async def walk(self, collection: Collection, rows: int) -> AsyncIterator[list[RawBSONDocument]]:
+        """Yield all documents, encoded, so many at a time: by key those whose key is a text, then the others."""
+        query: Document = {ID: {"$gte": ""}}
+        while part := await read_encoded(collection, query, rows):
+            yield part
+            query = {ID: {"$gt": part[-1][ID]}}
+        if others := await read_encoded(collection, OF_OTHERS):
+            yield others
+
     async def count(self, collection: Collection) -> int:
         """Return the number of documents."""
         return await collection.estimated_document_count()
@@ -283,6 +299,24 @@ class Queries:
         ordered = sorted(set(keys))
         for start in range(0, len(ordered), size):
             yield ordered[start : start + size]
+
+
+def as_bson(encoded: bytes) -> RawBSONDocument:
+    """Return an encoded document, which is decoded where it is looked into; it is inserted as it is."""
+    return RawBSONDocument(encoded)
+
+
+def from_bson(document: RawBSONDocument) -> Document:
+    """Return a document decoded, for a change."""
+    decoded: Document = bson.decode(document.raw)
+    return decoded
+
+
+async def read_encoded(collection: Collection, query: Document, limit: int = 0) -> list[RawBSONDocument]:
+    """Return documents by key and not decoded; 0 for all."""
+    options: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
+    found = collection.with_options(codec_options=options).find(query).sort(ID, 1)
+    return await found.limit(limit).to_list()
 
 
 async def ensure_index(collection: Collection, name: str, keys: Index | None) -> None:

@@ -14,7 +14,15 @@ from complex_system.domain.records import Record
 from complex_system.storage.arrow import converted, plain, rows_of
 from complex_system.storage.envelope import ENVELOPE, FIRST_REVISION, PIPELINE, content_hash
 from complex_system.storage.migrations import refuse_another_data_set, refuse_other_types
-from complex_system.storage.mongo.connection import TRIED_OUT, Collection, Document, MongoConnection, Queries, ensure_index
+from complex_system.storage.mongo.connection import (
+    OTHER_KEYS,
+    TRIED_OUT,
+    Collection,
+    Document,
+    MongoConnection,
+    Queries,
+    ensure_index,
+)
 from complex_system.storage.naming import TableNames
 
 log = logging.getLogger(__name__)
@@ -26,10 +34,10 @@ RECEIVED = f"{ENVELOPE}.received"
 _DECLARED = "declaration"
 """Key of the note on what was declared."""
 _MARKS = "by_mark"
+_ARRIVAL = "by_arrival"
 _FORMER_MARKS = "unprocessed"
 _KEYS_AT_ONCE = 20_000
 _RECORDS_AT_ONCE = 500
-_OTHER_KEYS = ["objectId", "number", "binData", "date", "bool", "object"]  # by types, so that the key's index answers
 
 
 class Fields:
@@ -120,8 +128,12 @@ class Collections:
         return {d[ID]: d.get(PIPELINE, "") for d in processed}, {d[ID]: d["version"] for d in rejected}
 
 
-async def migrate(collections: Collections) -> None:
+async def migrate(collections: Collections, *, by_arrival: bool) -> None:
     """Make the collections of an empty database, or of an earlier release, those of this release and of this declaration.
+
+    Args:
+        collections: The collections.
+        by_arrival: With the index that finds old raw records.
 
     Raises:
         DeclarationError: The kept records are not allowed by the declaration; nothing was changed.
@@ -129,6 +141,7 @@ async def migrate(collections: Collections) -> None:
     await _note_declaration(collections)
     queries, raw, names = collections.queries, collections.raw, collections.names
     await ensure_index(raw, _MARKS, [(DONE, 1), (ID, 1)])
+    await ensure_index(raw, _ARRIVAL, [(DONE, 1), (RECEIVED, 1)] if by_arrival else None)
     for collection, indexes in queries.indexes(collections.fields.target).items():
         for name, keys in indexes.items():
             await ensure_index(getattr(collections, collection), name, keys)
@@ -188,7 +201,7 @@ async def _note_declaration(collections: Collections) -> None:
 
 async def _warn_of_foreign_keys(raw: Collection) -> None:
     """Warn of keys of other types: pages are walked by the order of texts, so such records are in no page."""
-    foreign = await raw.count_documents({ID: {"$type": _OTHER_KEYS}})
+    foreign = await raw.count_documents({ID: {"$type": OTHER_KEYS}})
     if foreign:
         log.warning(
             "%s has %d raw record(s) whose '_id' is not text, such as MongoDB's own ObjectId: they are counted as raw and never "

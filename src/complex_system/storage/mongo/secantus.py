@@ -9,16 +9,26 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_right, insort
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from typing_extensions import override
 
 from complex_system.domain.dataset import ID
 from complex_system.storage.envelope import PIPELINE
-from complex_system.storage.mongo.connection import ROWS_A_REPLY, Collection, Document, Index, Queries, rows_at_once
+from complex_system.storage.mongo.connection import (
+    OF_OTHERS,
+    ROWS_A_REPLY,
+    Collection,
+    Document,
+    Index,
+    Queries,
+    read_encoded,
+    rows_at_once,
+)
 
 Read = Callable[[Document, Sequence[str], int | None], Awaitable[list[Document]]]
 """Reads the documents that match a query, by key: query, fields, most documents (None for all)."""
@@ -79,6 +89,17 @@ class SecantusQueries(Queries):
             return await ranges.find(after, limit, fields)
         # Another condition in the query would keep the server from using the index.
         return await ranges.find(after, limit, [*fields, known], lambda document: document.get(known) is not None)
+
+    @override
+    async def walk(self, collection: Collection, rows: int) -> AsyncIterator[list[Any]]:
+        # All keys first: a page that begins at a key would collect every document after it.
+        keys = [document[ID] for document in await collection.find({}, {ID: 1}).to_list()]
+        ends = sorted(key for key in keys if isinstance(key, str))[rows - 1 :: rows]
+        for after, end in pairwise(["", *ends]):
+            yield await read_encoded(collection, {ID: {"$gt": after, "$lte": end}})
+        for query in ({ID: {"$gt": ends[-1] if ends else ""}}, OF_OTHERS):
+            if rest := await read_encoded(collection, query):
+                yield rest
 
     @override
     async def count(self, collection: Collection) -> int:

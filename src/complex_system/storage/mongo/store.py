@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
 import pyarrow as pa
@@ -23,7 +23,7 @@ from complex_system.storage.conflicts import find_conflicts
 from complex_system.storage.envelope import ENVELOPE, PIPELINE, refuse_reserved_names, revisions_of, sources_of
 from complex_system.storage.mongo.connection import TRIED_OUT, Document, MongoConnection, Queries
 from complex_system.storage.mongo.documents import MongoDocuments
-from complex_system.storage.mongo.schema import RECEIVED, Collections, migrate
+from complex_system.storage.mongo.schema import DONE, RECEIVED, Collections, migrate
 from complex_system.storage.mongo.secantus import SecantusQueries, is_secantus
 from complex_system.storage.mongo.work import Work
 from complex_system.storage.naming import TableNames
@@ -41,14 +41,17 @@ class MongoDataStore(DataStore):
         self._collections = Collections(self._connection, dataset, TableNames.of(settings.table_prefix))
         self._fields = self._collections.fields
         self._work = Work(self._collections)
+        self._by_arrival = settings.raw_days > 0
         self.documents = MongoDocuments(self._collections)
 
     @override
     async def open(self) -> None:
         refuse_reserved_names(self.dataset)
         with self._connection.translated():
-            self._collections.queries = self._queries_for(await self._connection.open())
-            await migrate(self._collections)
+            names, fields = self._collections.names, self._fields
+            widths = {names.raw: len(fields.raw), names.processed: len(fields.processed)}
+            self._collections.queries = queries_of(await self._connection.open(), widths)
+            await migrate(self._collections, by_arrival=self._by_arrival)
         await self.documents.open()
 
     @override
@@ -59,6 +62,18 @@ class MongoDataStore(DataStore):
     async def ping(self) -> None:
         with self._connection.translated():
             await self._connection.ping()
+
+    @override
+    async def now(self) -> float:
+        with self._connection.translated():
+            return (await self._connection.now()).replace(tzinfo=UTC).timestamp()
+
+    @override
+    async def last_key(self, before: float) -> str | None:
+        arrived = {f"{ENVELOPE}.received": {"$lt": datetime.fromtimestamp(before, UTC)}}
+        with self._connection.translated():
+            found = await self._collections.raw.find_one(arrived, {ID: 1}, sort=[(ID, -1)])
+        return str(found[ID]) if found else None
 
     @override
     async def probe(self) -> None:
@@ -206,6 +221,14 @@ class MongoDataStore(DataStore):
         return {document[ID]: float(document[field]) for document in found if document.get(field) is not None}
 
     @override
+    async def delete_raw(self, days: float, limit: int) -> int:
+        with self._connection.translated():
+            before = await self._connection.now() - timedelta(days=days)
+            old: Document = {DONE: self.dataset.version, RECEIVED: {"$lt": before}}
+            found = await self._collections.raw.find(old, {ID: 1}).sort(RECEIVED, 1).limit(limit).to_list()
+            return await self._queries.delete(self._collections.raw, [document[ID] for document in found], old)
+
+    @override
     async def raw_by_keys(self, keys: list[str]) -> Page:
         with self._connection.translated():
             found = await self._queries.find_keys(self._collections.raw, keys, self._fields.raw)
@@ -235,9 +258,12 @@ class MongoDataStore(DataStore):
     def _queries(self) -> Queries:
         return self._collections.queries
 
-    def _queries_for(self, build_info: Document) -> Queries:
-        """Return how the connected server is asked, by its own answer to what it is."""
-        if not is_secantus(build_info):
-            return Queries()
-        names, fields = self._collections.names, self._fields
-        return SecantusQueries({names.raw: len(fields.raw), names.processed: len(fields.processed)})
+
+def queries_of(build_info: Document, widths: Mapping[str, int]) -> Queries:
+    """Return how the connected server is asked, by its own answer to what it is.
+
+    Args:
+        build_info: The answer.
+        widths: Fields of a document, by collection.
+    """
+    return SecantusQueries(widths) if is_secantus(build_info) else Queries()

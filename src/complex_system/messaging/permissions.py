@@ -1,0 +1,202 @@
+"""What each service answers, hears, asks and announces on the broker: its user (``messaging.users``) may do that and no more.
+
+The subjects are those of :mod:`complex_system.protocol` and of kio. Tests compare the declarations with the decorated handlers of
+the services, and run every service with its own user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from complex_system.messaging import subjects
+from complex_system.messaging.ingest.streams import CONSUMER, DEAD_STREAM, STREAM
+from complex_system.messaging.lease import bucket_of
+from complex_system.messaging.subjects import DEAD_RAW, INGEST_RAW
+from complex_system.protocol import database, operations, serving, training
+from complex_system.protocol.base import Event, Request
+from complex_system.protocol.operations import SERVICE_HEARTBEAT
+
+
+@dataclass(frozen=True)
+class ServiceSubjects:
+    """What a service does on the broker, besides its heartbeats and answers about its health.
+
+    Attributes:
+        answers: Requests that it answers.
+        hears: Events that it subscribes to.
+        asks: Requests that it sends.
+        announces: Events that it publishes.
+        jetstream: Further subjects that it publishes on, of JetStream and its streams.
+    """
+
+    answers: tuple[Request[Any, Any], ...] = ()
+    hears: tuple[Event[Any], ...] = ()
+    asks: tuple[Request[Any, Any], ...] = ()
+    announces: tuple[Event[Any], ...] = ()
+    jetstream: tuple[str, ...] = ()
+
+
+def _manages(stream: str) -> tuple[str, ...]:
+    return tuple(f"$JS.API.STREAM.{action}.{stream}" for action in ("INFO", "CREATE", "UPDATE"))
+
+
+def _consumes(stream: str, consumer: str) -> tuple[str, ...]:
+    actions = ("INFO", "CREATE", "DURABLE.CREATE", "MSG.NEXT")
+    requests = tuple(f"$JS.API.CONSUMER.{action}.{stream}.{consumer}" for action in actions)
+    # Where the broker has a domain, acknowledgements name domain and account first.
+    return (*requests, f"$JS.ACK.{stream}.{consumer}.>", f"$JS.ACK.*.*.{stream}.{consumer}.>")
+
+
+def _leases(service: str) -> tuple[str, ...]:
+    bucket = bucket_of(service)
+    stream = f"KV_{bucket}"
+    reads = (f"$JS.API.STREAM.MSG.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}.>")
+    return (*_manages(stream), *reads, f"$KV.{bucket}.>")
+
+
+_INGEST = (
+    *_manages(STREAM),
+    *_manages(DEAD_STREAM),
+    *_consumes(STREAM, CONSUMER),
+    DEAD_RAW.name,
+    f"{DEAD_RAW.name}.>",
+)
+
+PUBLISHED = (
+    subjects.SAVE_RAW,
+    subjects.GET_ALL_RAW,
+    subjects.UPSERT_PROCESSED_RECORDS,
+    subjects.GET_ALL_PROCESSED,
+    subjects.GET_LABELLED,
+    subjects.COUNT_PROCESSED,
+    subjects.COUNT_PROCESSED_POINTS,
+    subjects.GET_PROCESSED_PAGE,
+    subjects.PROCESS_RAW,
+    subjects.PREDICT,
+)
+"""The subjects that kio publishes."""
+
+_DATABASE = ServiceSubjects(
+    answers=(
+        *PUBLISHED[:8],
+        database.GET_COUNTS,
+        database.GET_UNPROCESSED,
+        database.UPSERT_PROCESSED,
+        database.GET_PROCESSED,
+        database.REJECT_RAW,
+        database.GET_REJECTED,
+        database.GET_RAW_BY_KEYS,
+        database.GET_TARGETS,
+        database.GET_INGEST_COUNTS,
+        database.GET_TIME,
+        database.GET_LAST_KEY,
+        database.SAVE_DOCUMENTS,
+        database.GET_DOCUMENTS,
+        database.DELETE_DOCUMENTS,
+    ),
+    jetstream=_INGEST,
+)
+_TRAINER = ServiceSubjects(
+    answers=(training.TRAIN_MODEL,),
+    asks=(database.GET_PROCESSED, database.GET_RAW_BY_KEYS),
+    announces=(training.TRAINING_PROGRESS, training.TRAINING_FINISHED),
+)
+
+SERVICES: Mapping[str, ServiceSubjects] = {
+    "database_mongo": _DATABASE,
+    "database_maria": _DATABASE,
+    "data_processing": ServiceSubjects(
+        answers=(subjects.PROCESS_RAW,),
+        hears=(SERVICE_HEARTBEAT,),
+        asks=(database.GET_UNPROCESSED, database.UPSERT_PROCESSED, database.REJECT_RAW),
+        announces=(database.RECORDS_REJECTED,),
+    ),
+    "dummy_data_generation": ServiceSubjects(
+        answers=(operations.SET_SCENARIO, operations.GET_SCENARIO),
+        asks=(subjects.SAVE_RAW,),
+        announces=(operations.SCENARIO_CHANGED,),
+        jetstream=(f"{INGEST_RAW.name}.dummy_data_generation", *_leases("dummy_data_generation")),
+    ),
+    "ml_lightgbm_regression_mlflow": _TRAINER,
+    "ml_pytorch_regression_mlflow": _TRAINER,
+    "ml_pytorch_regression": _TRAINER,
+    "ml_tensorflow_regression_mlflow": _TRAINER,
+    "ml_consumer": ServiceSubjects(
+        answers=(training.GET_COMPARISON,),
+        hears=(
+            training.TRAINING_PROGRESS,
+            training.TRAINING_FINISHED,
+            operations.ALERT_RAISED,
+            operations.ALERT_ENDED,
+            operations.SCENARIO_CHANGED,
+        ),
+        asks=(
+            training.TRAIN_MODEL,
+            operations.GET_ALERTS,
+            operations.GET_SCENARIO,
+            subjects.PREDICT,
+            database.GET_COUNTS,
+            database.GET_PROCESSED,
+            database.GET_UNPROCESSED,
+            database.GET_LAST_KEY,
+        ),
+        announces=(
+            training.TRAINING_ROUND,
+            training.COMPARISON_FINISHED,
+            training.CHAMPION_CHANGED,
+            serving.TRUTH_KNOWN,
+        ),
+        jetstream=_leases("ml_consumer"),
+    ),
+    "ml_serving_mlflow": ServiceSubjects(
+        answers=(subjects.PREDICT, serving.PREDICT_COLUMNS),
+        hears=(training.CHAMPION_CHANGED,),
+        asks=(subjects.PROCESS_RAW,),
+        announces=(serving.PREDICTION_MADE, serving.PREDICTION_FAILED),
+    ),
+    "ml_serving": ServiceSubjects(
+        # The champion's subjects, too: with COMPLEX_SYSTEM_SERVING_ANSWERS_PREDICTION it answers them.
+        answers=(subjects.PREDICT_WANDB, serving.PREDICT_COLUMNS_WANDB, subjects.PREDICT, serving.PREDICT_COLUMNS),
+        hears=(training.CHAMPION_CHANGED, training.TRAINING_FINISHED, SERVICE_HEARTBEAT),
+        asks=(subjects.PROCESS_RAW, subjects.PREDICT),
+        announces=(serving.PREDICTION_MADE, serving.PREDICTION_FAILED),
+    ),
+    "ml_monitoring": ServiceSubjects(
+        answers=(operations.GET_ALERTS, operations.GET_MONITORING),
+        hears=(
+            serving.PREDICTION_MADE,
+            serving.PREDICTION_FAILED,
+            serving.TRUTH_KNOWN,
+            training.CHAMPION_CHANGED,
+            training.COMPARISON_FINISHED,
+            training.TRAINING_ROUND,
+            database.RECORDS_REJECTED,
+            SERVICE_HEARTBEAT,
+        ),
+        asks=(
+            training.GET_COMPARISON,
+            database.GET_COUNTS,
+            database.GET_INGEST_COUNTS,
+            database.GET_TIME,
+            database.GET_PROCESSED,
+            database.GET_RAW_BY_KEYS,
+            database.GET_TARGETS,
+            database.SAVE_DOCUMENTS,
+            database.GET_DOCUMENTS,
+            database.DELETE_DOCUMENTS,
+        ),
+        announces=(operations.ALERT_RAISED, operations.ALERT_ENDED),
+        jetstream=_leases("ml_monitoring"),
+    ),
+}
+"""What each service does on the broker."""
+
+
+def declared_subjects() -> tuple[str, ...]:
+    """Return the names of all declared subjects, sorted; those of the services' health not among them."""
+    modules: tuple[ModuleType, ...] = (subjects, database, operations, serving, training)
+    found = {each.name for module in modules for each in vars(module).values() if isinstance(each, Request | Event)}
+    return tuple(sorted(found))
