@@ -52,7 +52,7 @@ async def test_records_since_an_alert_are_those_that_arrived_since_whatever_the_
     async def arrive(seed: int, later: float) -> list[str]:
         made = await client.now() + ahead + later
         records = [record for record in Laboratory(seed).records(200) if record[dataset.target] is not None]
-        records = [{**each, "_id": key_at(made + place / 1000)} for place, each in enumerate(records)]
+        records = [{**each, "_id": key_at(made + place / 100)} for place, each in enumerate(records)]
         await client.save_raw(records)
         table = Pipeline(dataset).process(records).to_arrow().cast(processed_schema(dataset))
         await client.upsert_processed(Page(table, None, {"version": dataset.version}))
