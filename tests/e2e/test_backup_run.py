@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from complex_system.local.servers import ANY_PORT
 from runs import FIOT, ROOT, FiotRun, api_key, fiot_run
 
 QUICK = {
@@ -27,7 +28,8 @@ RECORD = {
 
 
 def fiot(base: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COMPLEX_SYSTEM_RUN_DIR": str(base)}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FASTIOT_", "WANDB_"))}
+    environment = {**inherited, **ANY_PORT, "COMPLEX_SYSTEM_RUN_DIR": str(base)}
     return subprocess.run([FIOT, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
 
 
