@@ -8,6 +8,7 @@ import inspect
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from nats.aio.client import Client
 
 from complex_system.errors import StartError, UnauthorizedError
 from complex_system.healthcheck import ask_health
-from complex_system.local.servers import HOST, Server
+from complex_system.local.servers import HOST, NatsServer, Server
 from complex_system.messaging.clients import SystemClient
 from complex_system.messaging.ingest.streams import IngestStreams
 from complex_system.messaging.nats_client import inbox_prefix
@@ -26,7 +27,7 @@ from complex_system.protocol.base import Empty
 from complex_system.protocol.operations import GET_ALERTS
 from complex_system.settings import Settings
 from complex_system_services.data_processing.data_processing_service import DataProcessingService
-from support import BROKER_PASSWORD, eventually, running
+from support import BROKER_PASSWORD, eventually, running, started
 
 INBOXES = ("_INBOX.>", "_INBOX_ml_consumer.>", "_INBOX_nobody.x", ">", "*", "*.>")
 STREAMS = (
@@ -58,13 +59,13 @@ class Guest:
 
 
 @asynccontextmanager
-async def guest(server: Server, user: str = "", inbox: str = "") -> AsyncIterator[Guest]:
+async def guest(server: Server, user: str = "", inbox: str = "", password: str = BROKER_PASSWORD) -> AsyncIterator[Guest]:
     found = Guest(Client())
 
     async def on_error(error: Exception) -> None:
         found.refused.append(str(error))
 
-    credentials = {"user": user, "password": BROKER_PASSWORD} if user else {}
+    credentials = {"user": user, "password": password} if user else {}
     await found.client.connect(server.url, allow_reconnect=False, error_cb=on_error,
                                inbox_prefix=inbox or inbox_prefix(user), **credentials)  # fmt: skip
     try:
@@ -233,6 +234,24 @@ async def test_a_device_publishes_on_its_subject_is_acknowledged_and_hears_nobod
         await device.refusals()
         assert device.heard == []
         await everybody.client.jetstream().purge_stream("INGEST_RAW_DATAPOINTS")
+
+
+async def test_the_broker_of_a_locked_run_has_the_same_users(tmp_path: Path) -> None:
+    broker = NatsServer(tmp_path / "nats", port=0, asks=True)
+    broker.devices = {"COMPLEX_SYSTEM_NATS_DEVICE_PRESS_4": BROKER_PASSWORD}
+    with started(broker):
+        password = broker.user_environment("ml_consumer")["FASTIOT_NATS_PASSWORD"]
+        async with guest(broker, "ml_consumer", password=password) as consumer, guest(broker, "press-4") as device:
+            await consumer.client.publish("champion-changed", b"")
+            assert await consumer.refusals() == set()
+            await consumer.client.publish("set-scenario", b"")
+            assert await consumer.refusals() == {"set-scenario"}
+            await device.client.publish("ingest-raw-datapoints.press-5", b"")
+            assert await device.refusals() == {"ingest-raw-datapoints.press-5"}
+        operator = broker.environment()
+        async with guest(broker, operator["FASTIOT_NATS_USER"], password=operator["FASTIOT_NATS_PASSWORD"]) as anything:
+            await anything.client.publish("set-scenario", b"")
+            assert await anything.refusals() == set()
 
 
 async def test_who_connects_with_a_wrong_password_gets_nowhere(nats_server: Server) -> None:

