@@ -116,13 +116,12 @@ class DeadLetters:
         try:
             await self._publish(message, source, error)
         except NoRoomError as no_room:
-            if full is None:
+            if self._stopped.pop(source, None) is None:  # the other worker may have tried at the same time
                 log.error(
                     "No room for another dead letter of '%s': its refused messages wait in the stream. %s",
                     source,
                     no_room.message,
                 )
-            self._stopped.pop(source, None)
             self._stopped[source] = time.monotonic(), no_room
             if len(self._stopped) > _STOPPED_KEPT:
                 del self._stopped[next(iter(self._stopped))]
