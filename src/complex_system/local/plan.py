@@ -173,6 +173,7 @@ def make_plan(deployment: Deployment, directory: Path, options: Mapping[str, str
     shared = {
         "FASTIOT_CONFIG_DIR": str(deployment.config_dir),
         "WANDB_DIR": str(directory / "wandb"),
+        "COMPLEX_SYSTEM_OUTBOX_DIR": str(directory / "outbox"),
         "WANDB_SILENT": "true",
         "PYTHONUNBUFFERED": "1",
         "TF_CPP_MIN_LOG_LEVEL": "2",
