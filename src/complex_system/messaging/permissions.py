@@ -61,6 +61,7 @@ _INGEST = (
     *_manages(STREAM),
     *_manages(DEAD_STREAM),
     *_consumes(STREAM, CONSUMER),
+    f"$JS.API.CONSUMER.CREATE.{DEAD_STREAM}",  # the sizes of a source's dead letters
     DEAD_RAW.name,
     f"{DEAD_RAW.name}.>",
 )

@@ -93,6 +93,7 @@ class DeadLetters:
         self._streams = IngestStreams(client, settings)
         self._context = self._streams.context
         self._share, self._share_bytes = settings.ingest_dead_share, settings.ingest_dead_bytes // SHARES
+        self._turn = asyncio.Lock()
         self._stopped: dict[str, tuple[float, NoRoomError]] = {}
 
     @property
@@ -116,13 +117,12 @@ class DeadLetters:
         try:
             await self._publish(message, source, error)
         except NoRoomError as no_room:
-            if full is None:
+            if self._stopped.pop(source, None) is None:  # the other worker may have tried at the same time
                 log.error(
                     "No room for another dead letter of '%s': its refused messages wait in the stream. %s",
                     source,
                     no_room.message,
                 )
-            self._stopped.pop(source, None)
             self._stopped[source] = time.monotonic(), no_room
             if len(self._stopped) > _STOPPED_KEPT:
                 del self._stopped[next(iter(self._stopped))]
@@ -150,8 +150,9 @@ class DeadLetters:
         # Cut, a subject may end with a dot, which no subject may.
         subject = f"{DEAD_RAW.name}.{source}".rstrip(".")
         try:
-            await self._refuse_beyond_share(subject, len(payload))
-            await self._context.publish(subject, payload, headers=headers)
+            async with self._turn:  # what one worker keeps counts for the other
+                await self._refuse_beyond_share(subject, len(payload))
+                await self._context.publish(subject, payload, headers=headers)
         except (NatsError, TimeoutError) as unavailable:
             raise self._streams.explained(unavailable) from unavailable
 
