@@ -17,6 +17,7 @@ from complex_system.http.auth import require_key
 from complex_system.http.server import RestServer
 from complex_system.messaging.clients import DatabaseClient, DocumentClient
 from complex_system.messaging.handlers import answers, hears
+from complex_system.messaging.permissions import SERVICES
 from complex_system.messaging.service import SystemService
 from complex_system.monitoring import views
 from complex_system.monitoring.alerts.evaluation import AlertRules
@@ -61,7 +62,13 @@ class MlMonitoringService(SystemService):
         settings = self.settings
         self._host = Host()
         history = History(settings.monitoring_days * DAY)
-        self.monitor = Monitor(self.dataset, settings.monitoring_window, history, silent_after=settings.silent_after)
+        self.monitor = Monitor(
+            self.dataset,
+            settings.monitoring_window,
+            history,
+            silent_after=settings.silent_after,
+            services=frozenset(SERVICES),
+        )
         documents, self._database = DocumentClient(self), DatabaseClient(self)
         self._keeper = HistoryKeeper(self.monitor, documents, settings.monitoring_waiting_hours)
         registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix or self.dataset.name)
