@@ -1,9 +1,11 @@
-# `make` lists the targets. Everything is installed into .venv once, and again when pyproject.toml or constraints.txt change.
+# `make` lists the targets. Everything is installed into .venv once, MLflow's server into .venv-mlflow, and again when pyproject.toml or
+# the constraints change.
 SHELL := /bin/bash
 DEPLOYMENT ?= mongo
 ARGS ?=
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 STAMP := .venv/.installed
+MLFLOW_STAMP := .venv-mlflow/.installed
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
@@ -12,20 +14,32 @@ BIN := .venv/bin
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
 
-install: venv  ## Install everything into .venv (once)
+install: venv  ## Install everything into .venv, and MLflow's server into .venv-mlflow (once)
 
-venv: $(STAMP)
+venv: $(STAMP) $(MLFLOW_STAMP)
 
-# uv does not read pip's configuration: where wheels, index and certificates are is asked of pip when it installs.
+# uv does not read pip's configuration: where wheels, index and certificates are is taken from what pip lists. (`pip config get` of
+# Debian 12 does not find everything that it lists.)
+define UV_INSTALL
+listed="$$($(BIN)/python -m pip config list)"; \
+ask() { for section in :env: install global; do sed -nE "s/^$$section\.$$1='(.*)'\$$/\1/p" <<<"$$listed"; done | head -n 1; }; \
+links="$$(ask find-links | sed -E 's/(\\n|[[:space:]])+/,/g; s/^,+|,+$$//g')" index="$$(ask index-url)" cert="$$(ask cert)"; \
+[ -z "$$links" ] || export UV_FIND_LINKS="$${UV_FIND_LINKS:-$$links}"; \
+[ -z "$$index" ] || export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$index}"; \
+[ -z "$$cert" ] || export SSL_CERT_FILE="$${SSL_CERT_FILE:-$$cert}"; \
+$(BIN)/uv pip install --compile-bytecode
+endef
+
 $(STAMP): pyproject.toml constraints.txt | system-packages
 	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@ask() { for place in :env: global user site; do $(BIN)/python -m pip config get "$$place.$$1" 2>/dev/null && return; done; true; }; \
-	links="$$(ask find-links | tr -s ' \n' ',')" index="$$(ask index-url)" cert="$$(ask cert)"; \
-	[ -z "$$links" ] || export UV_FIND_LINKS="$${UV_FIND_LINKS:-$${links%,}}"; \
-	[ -z "$$index" ] || export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$index}"; \
-	[ -z "$$cert" ] || export SSL_CERT_FILE="$${SSL_CERT_FILE:-$$cert}"; \
-	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[all,dev]'
+	@$(UV_INSTALL) --python $(BIN)/python -c constraints.txt -e '.[all,dev]'
+	@touch $@
+
+$(MLFLOW_STAMP): constraints-mlflow.txt | $(STAMP)
+	test -x .venv-mlflow/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python .venv-mlflow
+	@$(UV_INSTALL) --python .venv-mlflow/bin/python -c constraints-mlflow.txt 'mlflow[auth]'
+	.venv-mlflow/bin/python -I src/complex_system/local/mlflow_server.py
 	@touch $@
 
 system-packages:  ## Install what Debian packages bring (MariaDB, compiler, Python's headers, a browser) as root, or name them all
@@ -91,7 +105,7 @@ sbom: install  ## Write CycloneDX lists of all packages in their tested versions
 	for file in constraints*.txt requirements/constraints*.txt; do [ ! -e "$$file" ] || $(BIN)/uv tool run --from cyclonedx-bom==7.5.0 \
 		cyclonedx-py requirements "$$file" --pyproject pyproject.toml --output-reproducible --of JSON -o "dist/sbom-$$(basename "$$file" .txt).json" || exit; done
 
-clean:  ## Remove what was built and run; .venv stays
+clean:  ## Remove what was built and run; the virtual environments stay
 	rm -rf build dist .run .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -36,7 +36,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keeps FastIoT from loading a deployment's environment, and W&B and MLflow from writing here."""
     folder = tmp_path_factory.mktemp("environment")
-    own = {"FASTIOT_CONFIG_DIR": str(folder), "WANDB_MODE": "offline", "WANDB_DIR": str(folder), "WANDB_SILENT": "true"}
+    own = {"FASTIOT_CONFIG_DIR": str(folder), "WANDB_MODE": "offline", "WANDB_DIR": str(folder), "WANDB_SILENT": "true",
+           "COMPLEX_SYSTEM_OUTBOX_DIR": str(folder / "outbox")}  # fmt: skip
     before = {name: os.environ.get(name) for name in own}
     os.environ.update(own)
     yield
@@ -83,7 +84,8 @@ def make_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[.
         for server in servers:
             for name, value in server.environment().items():
                 monkeypatch.setenv(name, value)
-        return Settings(**{"request_timeout": 10.0, "wandb_dir": str(tmp_path / "wandb"), **fields})
+        folders = {"wandb_dir": str(tmp_path / "wandb"), "outbox_dir": str(tmp_path / "outbox")}
+        return Settings(**{"request_timeout": 10.0, **folders, **fields})
 
     return make
 

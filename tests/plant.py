@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -44,6 +45,15 @@ def kill(child: Child | None) -> None:
     child.stop(0)
 
 
+def shifted_clock(folder: Path) -> Path:
+    """Compile the library that shifts the wall clock of a process."""
+    library = folder / "shifted_clock.so"
+    if not library.exists():
+        source = Path(__file__).with_name("shifted_clock.c")
+        subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", str(library), str(source)], check=True)
+    return library
+
+
 class Plant:
     """Services as processes, and a client on the broker that hears how they are.
 
@@ -70,12 +80,19 @@ class Plant:
         self._killed: set[str] = set()
         self._pids: RecordCounts = {}
 
+    @property
+    def settings(self) -> Settings:
+        """Settings of a service of this plant."""
+        return Settings.of(self._environment)
+
     # Processes
 
-    def start(self, service: str, replica: str = "") -> Child:
-        """Starts a service, again if it was killed."""
+    def start(self, service: str, replica: str = "", *, clock: float = 0.0) -> Child:
+        """Starts a service, again if it was killed; its clock may be some seconds ahead."""
         name = f"{service}{replica}"
         env = {**self._environment, "FASTIOT_SERVICE_ID": name}
+        if clock:
+            env |= {"LD_PRELOAD": str(shifted_clock(self._folder)), "CLOCK_SHIFT": str(int(clock))}
         argv = [sys.executable, "-m", f"complex_system_services.{service}.run"]
         child = Child(name, argv, self._folder / f"{name}.log", env=env)
         child.start()

@@ -60,6 +60,9 @@ def run(
         bool, typer.Option("--once", help="End after one full cycle; the exit code is 0 only if every step worked.")
     ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove the data of this deployment's earlier runs first.")] = False,
+    locked: Annotated[
+        bool, typer.Option("--locked", help="Ask for passwords and a key everywhere, on a machine that others use, too.")
+    ] = False,
     records: Annotated[
         int | None, typer.Option(min=0, help="Number of records that the data source makes at its start.")
     ] = None,
@@ -74,8 +77,9 @@ def run(
 ) -> None:
     """Run a deployment on this machine, without Docker, until Ctrl-C.
 
-    Start every service as a process, and the servers that the deployment needs unless its .env names a host for them, and show what
-    they do. Data, logs and status.json are kept in .run/DEPLOYMENT.
+    Start every service as a process, and the servers that the deployment needs unless its .env or the environment names a host for
+    them, and show what they do. Everything listens on this machine only. Data, logs, passwords and status.json are kept in
+    .run/DEPLOYMENT.
     """
     from complex_system.local.run import RunOptions, run_deployment
 
@@ -83,6 +87,7 @@ def run(
     options = RunOptions(
         once=once,
         fresh=fresh,
+        locked=locked,
         timeout=timeout,
         scenario=scenario,
         data=data,

@@ -154,6 +154,12 @@ class BusyError(ComplexSystemError):
     code = "busy"
 
 
+class NotHolderError(ComplexSystemError):
+    """This replica is not, or not for certain, the one that may act: it holds no lease."""
+
+    code = "not_holder"
+
+
 class NoModelError(ComplexSystemError):
     """There is no model to serve yet."""
 

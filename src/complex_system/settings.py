@@ -85,6 +85,9 @@ class Settings(BaseSettings):
     wandb_group: str = Field("MVDP-pytorch-regression", env="WANDB_RUN_GROUP", description="Weights & Biases run group")
     wandb_dir: str = Field(".run/wandb", env="WANDB_DIR", description="Folder of W&B runs and of the artifact store")
 
+    outbox_dir: str = Field(
+        ".run/outbox", description="Folder where trainers keep the models that the tracking server does not have yet"
+    )
     model_key: str = Field(
         "",
         repr=False,
@@ -223,6 +226,7 @@ class Settings(BaseSettings):
         8003, ge=0, description="Port of the monitoring page and its REST interface; 0 for a free one"
     )
     monitoring_days: float = Field(90.0, gt=1, description="Days that monitoring keeps its history")
+    monitoring_mlflow_days: int = Field(7, ge=1, description="Days that MLflow keeps the metrics of monitoring")
     monitoring_waiting_hours: float = Field(72.0, gt=0, description="Hours that a prediction waits for its true value")
     silent_after: float = Field(8.0, gt=0, description="Seconds without a heartbeat after which a service counts as silent")
 

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import random
+import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -21,6 +22,7 @@ from pymongo import AsyncMongoClient
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.keys import key_at
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import REVISION, Page, processed_schema, raw_schema
 from complex_system.domain.records import Record, raw_check
@@ -41,6 +43,7 @@ from complex_system.storage.quarantine import RawWriter
 from envelopes import change, envelopes
 from everything import EVERYTHING
 from proxy import proxied
+from support import eventually
 
 CHANGED = "rohwert_2_labormessung"
 EXACT = [0.1 + 0.2, 5e-324, 1.7976931348623157e308, -0.0, 1 / 3, 2**53 + 1.0, -1e-300]
@@ -447,6 +450,27 @@ class StoreCases(ABC):
         assert list(rows[0]) == list(store.dataset.processed_names[1:])
         assert await store.processed_page(4, 8) == []
         assert await store.processed_page(10**9, 10**9) == []
+
+    async def test_arrival_is_told_by_the_databases_clock_and_not_by_the_keys(
+        self, store: DataStore, laboratory: Laboratory
+    ) -> None:
+        began = await store.now()
+        assert began == pytest.approx(time.time(), abs=60)
+        assert await store.last_key(began + 1000) is None
+        records = list(laboratory.records(6))
+        # The source's clock is an hour ahead, then an hour behind.
+        early = [{**each, "_id": key_at(began + 3600 + place)} for place, each in enumerate(records[:3])]
+        late = [{**each, "_id": key_at(began - 3600 + place)} for place, each in enumerate(records[3:])]
+        await store.save_raw(early)
+
+        async def later() -> float | None:
+            now = await store.now()
+            return now if now > began and await store.last_key(now) == early[-1]["_id"] else None
+
+        between = await eventually(later)
+        await store.save_raw(late)
+        assert await store.last_key(between) == early[-1]["_id"]
+        assert await store.last_key(began - 1) is None
 
     async def test_counts_begin_at_nothing(self, store: DataStore) -> None:
         assert await store.counts() == RecordCounts(raw=0, processed=0, labelled=0, rejected=0)

@@ -14,12 +14,13 @@ import pytest
 
 from complex_system.errors import TrackingRefusedError, TrackingUnavailableError
 from complex_system.local.servers import Server, free_port
-from complex_system.tracking.base import Tracker, TrainingResult
+from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.tracking.mlflow import MlflowTracker
+from complex_system.tracking.outbox import Outbox
 from complex_system.tracking.registry import ModelRegistry
 from complex_system.tracking.wandb import WandbTracker
 from proxy import proxied
-from trainings import quick_result
+from trainings import quick_result, trainer
 
 # MLflow and W&B warn of their own and each other's deprecations.
 pytestmark = [
@@ -108,6 +109,40 @@ class TrackerContract(ABC):
         assert len(client.get_metric_history(logged.run_id, "train_rmse")) == len(result.model.history)
         assert logged.version == "1"
         assert self.runs_elsewhere(tmp_path) <= 1, "a repeated attempt is no second run"
+
+    def test_another_process_goes_on_with_what_was_begun_and_registers_nothing_twice(
+        self, mlflow_server: Server, client: Any, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        outbox = Outbox(tmp_path / "outbox")
+        result = self.result()
+        kept = outbox.keep(result)
+        framework = trainer(self.framework)
+
+        def process() -> LoggedModel:
+            return self.make(mlflow_server.url, prefix, tmp_path).log(outbox.load(kept, framework))
+
+        for step in ("_log_files", "MlflowTracker._register"):  # killed after the native model, and before the version
+            with monkeypatch.context() as patch:
+
+                def cut(*_: Any) -> None:
+                    raise TrackingUnavailableError("cut")
+
+                patch.setattr(f"complex_system.tracking.mlflow.{step}", cut)
+                with pytest.raises(TrackingUnavailableError):
+                    process()
+        logged = process()
+        assert process() == logged  # killed before it was removed from the outbox
+        experiment = client.get_experiment_by_name(prefix).experiment_id
+        (run,) = client.search_runs([experiment])
+        assert (run.info.run_id, run.info.status) == (logged.run_id, "FINISHED")
+        assert len(client.search_logged_models([experiment])) == 1
+        assert len(client.get_metric_history(logged.run_id, "train_rmse")) == len(result.model.history)
+        assert [each.version for each in client.search_model_versions(f"name = '{logged.model}'")] == ["1"]
+        onnx, metadata = ModelRegistry(mlflow_server.url, prefix).load_onnx_model(
+            ModelRegistry(mlflow_server.url, prefix).find(logged.model, "1")
+        )
+        assert (onnx, metadata) == (result.onnx_model, result.metadata(logged.model, logged.run_id))
+        assert self.runs_elsewhere(tmp_path) <= 1
 
     def test_a_server_that_is_away_is_noticed_in_seconds_and_its_password_is_not_told(
         self, prefix: str, tmp_path: Path

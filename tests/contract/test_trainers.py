@@ -105,6 +105,21 @@ class TrainerContract(ABC):
         # Values that no lab record has: beyond the declared ranges and all zero.
         check_onnx(trained, onnx, np.concatenate([holdout.x * 3 - 1, np.zeros((2, holdout.x.shape[1]), np.float32)]))
 
+    def test_a_saved_model_that_is_read_back_is_the_same(
+        self, kind: type[Trainer], small: tuple[TrainingData, Samples]
+    ) -> None:
+        data, holdout = small
+        trainer = kind(QUICK)
+        model = trainer.fit(data, _ignore)
+        about = (model.feature_names, model.parameters, model.history, model.best_step)
+        again = trainer.restored(model.saved(), *about)
+        assert type(again) is type(model)
+        assert (again.feature_names, again.parameters, again.history, again.best_step) == about
+        np.testing.assert_array_equal(again.predict(holdout.x), model.predict(holdout.x))
+        check_onnx(model, again.to_onnx(), holdout.x)
+        with pytest.raises(ValueError, match=r"."):
+            trainer.restored(b"no model", *about)
+
     def test_the_onnx_model_of_another_model_is_refused(
         self, trained: TrainedModel, kind: type[Trainer], small: tuple[TrainingData, Samples]
     ) -> None:

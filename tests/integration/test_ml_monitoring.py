@@ -168,7 +168,7 @@ async def test_a_new_model_renews_the_reference_even_if_its_event_was_missed(
         third = await eventually(lambda: service.monitor.reference is not second and service.monitor.reference)
         await tester.announce(PREDICTION_MADE, event(dataset, [laboratory.complete_record()], version="2"))
         await eventually(lambda: service.monitor.reference is not third)
-        assert service.monitor.reference.samples == first.samples
+        assert service.monitor.reference.samples == second.samples
 
 
 async def test_figures_are_those_of_one_model_of_one_service(
@@ -285,6 +285,18 @@ async def test_each_day_has_a_run_of_its_own(settings: Settings) -> None:
         f"monitoring-{points[1].at.date()}": {"a": 1.0},
     }
     assert {r.info.status for r in runs} == {"FINISHED"}
+
+
+async def test_mlflow_keeps_the_metrics_of_some_days_only(settings: Settings) -> None:
+    today = datetime.now(UTC)
+    uri, experiment = settings.mlflow_tracking_uri, settings.mlflow_experiment
+    points = [Point(today - timedelta(days=days), Figures.of_flat({"a": 1.0})) for days in (9, 8, 3, 2, 0)]
+    await asyncio.to_thread(MonitoringRun(uri, experiment, "another", days=2).write, points[:1])
+    await asyncio.to_thread(MonitoringRun(uri, experiment, "lab", days=3).write, points[:-1])
+    await asyncio.to_thread(MonitoringRun(uri, experiment, "lab", days=2).write, points[-1:])
+    kept = [(each.data.tags["dataset"], each.info.run_name) for each in await asyncio.to_thread(logged, settings)]
+    days = [f"monitoring-{(today - timedelta(days=days)).date()}" for days in (2, 0)]
+    assert sorted(kept) == [("another", f"monitoring-{points[0].at.date()}"), *(("lab", day) for day in days)]
 
 
 async def test_columns_of_any_name_have_their_metrics_in_mlflow(settings: Settings) -> None:

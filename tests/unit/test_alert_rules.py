@@ -33,7 +33,7 @@ def events(judge: AlertRules, metric: str, values: list[float], **others: float)
 
 def test_a_source_without_room_for_dead_letters_is_an_alert(dataset: Dataset, tmp_path: Path) -> None:
     judge = AlertRules(load_rules(str(tmp_path), "alerts.yaml"), dataset)
-    flow = RecordFlow(0.0)
+    flow = RecordFlow()
 
     def judged(at: float, stopped: tuple[str, ...]) -> list[AlertChange]:
         flow.ingested(IngestCounts(on=True, waiting=0, in_flight=5, dead=1000, stopped=stopped))

@@ -306,6 +306,16 @@ def test_trainer_and_serving_share_the_artifacts_of_weights_and_biases(configure
         assert services[name]["environment"]["WANDB_DIR"] == "/var/lib/wandb"
 
 
+def test_trainers_keep_models_in_a_volume_until_mlflow_has_them(configured: Path) -> None:
+    content = compose(configured, "mongo")
+    trainers = [name for name in content["services"] if "_regression" in name]
+    assert len(trainers) == 4
+    for name in trainers:
+        assert "outbox:/var/lib/outbox" in content["services"][name]["volumes"]
+        assert content["services"][name]["environment"]["COMPLEX_SYSTEM_OUTBOX_DIR"] == "/var/lib/outbox"
+    assert "outbox" in content["volumes"]
+
+
 def test_an_address_to_bind_to_can_be_chosen(configured: Path) -> None:
     path = configured / "deployments" / "integration_test" / ".env"
     before = path.read_text()

@@ -62,11 +62,46 @@ def test_a_server_with_a_named_host_is_used_and_not_started(tmp_path: Path) -> N
     assert made.settings.nats_host == "broker"
 
 
-def test_a_host_that_is_left_over_in_the_shell_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_the_environment_names_is_used_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@tracking:5000")
     monkeypatch.setenv("FASTIOT_NATS_HOST", "somewhere")
+    made = plan(tmp_path, {"FASTIOT_NATS_HOST": "broker", "FASTIOT_NATS_PORT": "4222"})
+    assert [server.name for server in made.servers] == ["mongodb"]
+    assert made.notes[:2] == (
+        "nats: nats://broker:4222 is used and not started, as named by FASTIOT_NATS_HOST in the deployment's .env",
+        "mlflow: http://tracking:5000 is used and not started, as named by MLFLOW_TRACKING_URI in the environment",
+    )
+    assert made.settings.mlflow_tracking_uri == "http://user:secret@tracking:5000"
+    assert made.settings.nats_host == "broker"
+
+
+def test_what_is_not_the_address_of_a_server_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"MLFLOW_TRACKING_URI in the deployment's \.env must be the address of a server"):
+        plan(tmp_path, {"MLFLOW_TRACKING_URI": "file:/runs"})
+
+
+def test_the_databases_ask_always_and_everything_else_in_a_locked_run(tmp_path: Path) -> None:
     made = plan(tmp_path)
-    assert made.servers[0].name == "nats"
-    assert made.services[0].environment["FASTIOT_NATS_HOST"] == "127.0.0.1"
+    environment = made.services[0].environment
+    assert environment["FASTIOT_MONGO_DB_PASSWORD"] == (tmp_path / "run/mongodb/password").read_text().strip()
+    assert (environment["FASTIOT_NATS_PASSWORD"], environment["MLFLOW_TRACKING_PASSWORD"]) == ("", "")
+    assert made.settings.api_key == ""
+
+    locked = make_plan(
+        Deployment("here", tmp_path, {"nats": False, "mongodb": False, "mlflow": False}, (SERVING,), dict(ANY_PORT)),
+        tmp_path / "run",
+        locked=True,
+    )
+    environment = locked.services[0].environment
+    assert environment["FASTIOT_MONGO_DB_PASSWORD"] == made.services[0].environment["FASTIOT_MONGO_DB_PASSWORD"]
+    secrets = {environment[name] for name in ("FASTIOT_NATS_PASSWORD", "MLFLOW_TRACKING_PASSWORD", "COMPLEX_SYSTEM_API_KEY")}
+    assert len(secrets) == 3
+    assert all(len(secret) == 49 for secret in secrets)
+    assert secrets < set(locked.client_variables.values())
+    assert locked.key_in_shell == f"$(cat {tmp_path / 'run' / 'api_key'})"
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert files
+    assert all(path.stat().st_mode & 0o077 == 0 for path in files)
 
 
 def test_a_taken_port_of_a_server_is_reported_and_a_free_one_passed_on(tmp_path: Path, taken_port: int) -> None:
@@ -145,7 +180,7 @@ def test_an_invalid_data_set_is_reported_before_anything_starts(tmp_path: Path) 
 
 
 def test_a_missing_program_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("complex_system.local.servers.program", lambda _: None)
+    monkeypatch.setattr("complex_system.local.servers.nats.program", lambda _: None)
     with pytest.raises(StartError, match=r"nats-server is missing: install .*local"):
         NatsServer(tmp_path, port=0).start()
 

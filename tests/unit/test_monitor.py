@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-import time
 
 import msgspec
 import pytest
 
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.keys import new_key
 from complex_system.domain.laboratory import Laboratory, truth_of
 from complex_system.domain.records import Record
 from complex_system.monitoring import rest, views
@@ -216,7 +214,7 @@ def test_the_book_forgets(book: ServiceBook, clock: Clock) -> None:
 
 
 def test_counts_become_rates_and_rejections_are_told_by_kind() -> None:
-    flow = RecordFlow(NOW)
+    flow = RecordFlow()
     assert flow.figures() == {}
     for i in range(13):
         flow.counted(NOW + 10 * i, RecordCounts(raw=100 + 20 * i, processed=90, labelled=50, rejected=i))
@@ -237,7 +235,7 @@ def test_counts_become_rates_and_rejections_are_told_by_kind() -> None:
     assert metrics["data/new_categories/material_id"] == 2
     assert metrics["data/rejected_out_of_range/r1"] == pytest.approx(1 / 240)
     assert [metrics[f"rejected/{kind}"] for kind in ("new_category", "out_of_range", "missing", "other")] == [2, 1, 1, 1]
-    flow.rejected(NOW + 600, [])
+    flow.counted(NOW + 600, RecordCounts(raw=340, processed=90, labelled=50, rejected=12))
     assert flow.figures().number("rejected/new_category") == 0
 
 
@@ -250,19 +248,13 @@ def test_reasons_are_those_that_the_pipeline_writes(dataset: Dataset) -> None:
 
 
 def test_records_that_are_deleted_do_not_hide_those_that_arrive() -> None:
-    flow = RecordFlow(NOW)
+    flow = RecordFlow()
     for i, raw in enumerate((1000, 1050, 300, 360, 380)):
         flow.counted(NOW + 10 * i, RecordCounts(raw=raw, processed=5000, labelled=50, rejected=13 if i > 2 else 0))
     metrics = flow.figures().flat()
     assert metrics["rejected/count"] == 130  # what arrived beside the delete is not known
     assert metrics["rejected/share"] == pytest.approx(0.1)
     assert metrics["records/raw_per_second"] == pytest.approx(130 / 40)
-
-
-def test_rejections_are_looked_for_by_keys_that_rise_with_time() -> None:
-    before, flow = new_key(), RecordFlow(time.time() + 1)
-    assert before < flow.first_key(time.time() + 1) < "ffff"
-    assert RecordFlow(NOW).first_key(NOW + 10) < RecordFlow(NOW).first_key(NOW + 10_000)
 
 
 # Change points

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from complex_system.local import servers
+from complex_system.local.servers import base as servers
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from complex_system.evaluation.comparison import Comparison, ComparisonRequest
 from complex_system.evaluation.verdict import format_figure
 from complex_system.protocol.base import to_wire
 from complex_system.protocol.training import ComparisonFinished, Quality
-from complex_system.tracking.connection import experiment_id, load_mlflow, open_client, run_url, translated
+from complex_system.tracking.connection import experiment_id, literal, load_mlflow, open_client, run_url, translated
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,6 +30,7 @@ _FIGURES = ("rmse", "mae", "r2", "rmse_low", "rmse_high")
 _MAX_ALERTS = 10
 """Keys of alerts that are kept of a round."""
 _KIND, _ORIGIN, _DATASET, _VERSION, _CHANGED = "kind", "origin", "dataset", "pipeline_version", "champion_changed"
+_ROUND = "round"
 _CHAMPION, _OTHER, _LIMIT, _TEXT, _GRID = "#0b6e4f", "#9db4c0", "#c1121f", "#253237", "#e3e8ea"
 _BASELINE = "#e3e8ea"
 
@@ -86,17 +87,32 @@ class ComparisonLog:
             return None
         return msgspec.structs.replace(found, run_url=run_url(self._uri, run.info.experiment_id, run.info.run_id))
 
+    def is_finished(self, round_id: str) -> bool:
+        """Whether the comparison of a round, for any pipeline version, was carried out to the end."""
+        client = open_client(self._uri)
+        with translated(self._uri, "looking for a comparison"):
+            return self._newest_run(client, {_ROUND: round_id}) is not None
+
     def _newest(self, client: Any, tags: dict[str, str]) -> Any:
-        """Return the newest finished comparison with these tags; one that was cut off may have no champion."""
+        """Return the newest finished comparison of this pipeline version with these tags; one that was cut off has no champion."""
+        return self._newest_run(client, {_VERSION: self._dataset.version, **tags})
+
+    def _newest_run(self, client: Any, tags: dict[str, str], *, finished: bool = True) -> Any:
         experiment = client.get_experiment_by_name(self._experiment)
         if experiment is None:
             return None
-        wanted = {_KIND: "comparison", _DATASET: self._dataset.name, _VERSION: self._dataset.version, **tags}
-        conditions = ["attributes.status = 'FINISHED'", *(f"tags.{name} = '{value}'" for name, value in wanted.items())]
+        wanted = {_KIND: "comparison", _DATASET: self._dataset.name, **tags}
+        conditions = ["attributes.status = 'FINISHED'"] if finished else []
+        conditions += [f"tags.{name} = {literal(value)}" for name, value in wanted.items()]
         runs = client.search_runs(
             [experiment.experiment_id], " and ".join(conditions), max_results=1, order_by=["attributes.start_time DESC"]
         )
         return runs[0] if runs else None
+
+    def _start_time(self, client: Any) -> int:
+        """Return when a new comparison begins, in milliseconds: after the one before, whatever the clock of its host said."""
+        before = self._newest_run(client, {}, finished=False)
+        return max(int(time.time() * 1000), before.info.start_time + 1 if before is not None else 0)
 
     def log(self, comparison: Comparison, request: ComparisonRequest) -> str:
         """Log a comparison. It counts only after :meth:`finish`.
@@ -115,11 +131,11 @@ class ComparisonLog:
             alerts = request.alert.alerts[:_MAX_ALERTS] if request.alert else ()
             parent = runs.of(_parent_name(request), {
                 _KIND: "comparison", _ORIGIN: "schedule" if request.labelled is None else "round", _DATASET: self._dataset.name,
-                _VERSION: self._dataset.version, "round": comparison.round, _CHANGED: str(comparison.is_change),
+                _VERSION: self._dataset.version, _ROUND: comparison.round, _CHANGED: str(comparison.is_change),
                 "ranked_by": comparison.ranked_by,
                 **{f"against_{name}": verdict.verdict for name, verdict in comparison.verdicts.items()},
                 **({"verdict": comparison.verdict} if comparison.verdict else {}),
-            })  # fmt: skip
+            }, self._start_time(client))  # fmt: skip
             runs.write(parent, self._parent_metrics(comparison), {
                 "round": comparison.round,
                 "holdout": comparison.holdout,
@@ -176,10 +192,11 @@ class _Runs:
         self._experiment = experiment
         self._known = known
 
-    def of(self, name: str, tags: dict[str, str]) -> str:
+    def of(self, name: str, tags: dict[str, str], start_time: int | None = None) -> str:
         """Return the id of the run of that name."""
         if name not in self._known:
-            self._known[name] = self._client.create_run(self._experiment, tags=tags, run_name=name).info.run_id
+            run = self._client.create_run(self._experiment, start_time=start_time, tags=tags, run_name=name)
+            self._known[name] = run.info.run_id
         return self._known[name]
 
     def write(self, run: str, metrics: dict[str, float], params: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ HTTP_STATUS = {
     "model_refused": 503,
     "nobody_listens": 503,
     "busy": 503,
+    "not_holder": 503,
     "tracking_unavailable": 503,
     "tracking_refused": 503,
     "reply_timeout": 504,

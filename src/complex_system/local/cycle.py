@@ -210,7 +210,7 @@ class Cycle:
                 if served and champion and (served.name, served.version) == (champion.model, champion.version):
                     break
                 await asyncio.sleep(0.2)
-            prediction = await predict(http, url, self._record, self._truth)
+            prediction = await predict(http, url, self._record, self._truth, key_in_shell=self._plan.key_in_shell)
         self._state.prediction = prediction
         self._state.seconds_to_first_prediction = self._state.seconds
         truth = "" if prediction.truth is None else f", truth {format_figure(prediction.truth)}"
@@ -245,7 +245,7 @@ class Cycle:
         async with rest_client(self._plan.settings.api_key) as http:
             while await served_model(http, url) is None:  # noqa: ASYNC110 - the server elsewhere has no event for us
                 await asyncio.sleep(0.2)
-            prediction = await predict(http, url, self._record, self._truth)
+            prediction = await predict(http, url, self._record, self._truth, key_in_shell=self._plan.key_in_shell)
         self._state.note(
             f"prediction by {ARTIFACT_SERVING}: {format_figure(prediction.value)} ({prediction.model} {prediction.version})"
         )

@@ -1,4 +1,4 @@
-"""The folder of a deployment's local runs: one run at a time has it, and says how to reach its servers."""
+"""The folder of a deployment's local runs: it has one run at a time and one owner, and says how to reach the run's servers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from complex_system.errors import StartError
+from complex_system.local.credentials import private_folder, write_private
 
 LOCK = "lock"
 _ENVIRONMENT = "environment.json"
@@ -31,13 +32,17 @@ class RunEnvironment(msgspec.Struct, frozen=True):
 
 @contextlib.contextmanager
 def only_run(directory: Path) -> Iterator[None]:
-    """Hold the folder's lock; the kernel frees it however we end.
+    """Hold the folder's lock; the kernel frees it however we end. What is created from now on belongs to its owner alone.
 
     Raises:
-        StartError: Another run holds it.
+        StartError: Another run holds it, or the folder cannot be written.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / LOCK).open("a+") as lock:
+    os.umask(0o077)
+    try:
+        lock = (private_folder(directory) / LOCK).open("a+")
+    except OSError as error:
+        raise StartError(f"The folder {directory} cannot be used: {error.strerror or error}.") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -48,8 +53,9 @@ def only_run(directory: Path) -> Iterator[None]:
             ) from None
         lock.seek(0)
         lock.truncate()
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+        with contextlib.suppress(OSError):  # only a message names the process
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
         yield
 
 
@@ -78,10 +84,7 @@ def remove_data(directory: Path) -> None:
 
 def write_environment(directory: Path, environment: RunEnvironment) -> None:
     """Write down how the run is started; only its owner can read it, for there may be passwords in it."""
-    path = directory / _ENVIRONMENT
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(msgspec.json.encode(environment))
+    write_private(directory / _ENVIRONMENT, msgspec.json.encode(environment).decode())
 
 
 def read_environment(directory: Path) -> RunEnvironment | None:

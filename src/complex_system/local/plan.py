@@ -12,8 +12,10 @@ from pydantic import ValidationError
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import StartError
-from complex_system.local.servers import HOST, SERVERS, Server, free_port
+from complex_system.local.credentials import kept_secret, private_folder, write_private
+from complex_system.local.servers import DATABASES, HOST, SERVERS, MariaServer, Server, free_port
 from complex_system.settings import Settings
+from complex_system.tracking.connection import without_secrets
 
 TRAINER_SERVICES = {
     "lightgbm": "ml_lightgbm_regression_mlflow",
@@ -23,6 +25,7 @@ TRAINER_SERVICES = {
 }
 """The trainers' services, by the trainer's name in the setting ``trainers``."""
 
+API_KEY_FILE = "api_key"
 PAGE_SERVICE = "ml_monitoring"
 """The service whose address is a page for people."""
 # On the two or four cores of a laptop the imports of eleven services take most of the start. Serving and monitoring have nothing to
@@ -68,12 +71,17 @@ class Deployment:
 
 @dataclass(frozen=True)
 class ExternalServer:
-    """A server that is used and not started."""
+    """A server that is used and not started.
+
+    Attributes:
+        note: Which one it is and what names it, for the person who started the run.
+    """
 
     name: str
     url: str
     host: str
     port: int
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,7 @@ class Plan:
         directory: Folder of data, logs and state.
         settings: The settings of the services.
         notes: Messages for the person who started it.
+        locked: Whether NATS, MLflow, REST and the page ask, too; the databases always do.
     """
 
     deployment: str
@@ -118,6 +127,19 @@ class Plan:
     settings: Settings
     dataset: Dataset
     notes: tuple[str, ...] = ()
+    locked: bool = False
+
+    @property
+    def key_in_shell(self) -> str:
+        """How a shell gets the API key, which is not for screens and logs."""
+        return f"$(cat {self.directory / API_KEY_FILE})" if self.locked else "$COMPLEX_SYSTEM_API_KEY"
+
+    @property
+    def client_variables(self) -> dict[str, str]:
+        """What a program of one's own needs to know of this run, as variables."""
+        variables = {name: value for server in self.servers for name, value in server.environment().items()}
+        variables |= {service.port_variable: str(service.port) for service in self.services if service.port}
+        return {**variables, "COMPLEX_SYSTEM_API_KEY": self.settings.api_key}
 
     @property
     def logs(self) -> Path:
@@ -155,13 +177,16 @@ def run_directory(deployment: str, root: Path) -> Path:
     return (root / Settings().run_dir / deployment).resolve()
 
 
-def make_plan(deployment: Deployment, directory: Path, options: Mapping[str, str] | None = None) -> Plan:
-    """Decide what to start on which ports.
+def make_plan(
+    deployment: Deployment, directory: Path, options: Mapping[str, str] | None = None, *, locked: bool = False
+) -> Plan:
+    """Decide what to start on which ports, and with which passwords.
 
     Args:
         deployment: What to run.
-        directory: Folder of its data, logs and state.
+        directory: Folder of its data, logs and state, and of the generated passwords.
         options: Variables from the command line; they take precedence over the deployment's ``.env``.
+        locked: Whether NATS, MLflow, REST and the page ask, too.
 
     Raises:
         StartError: A setting of the deployment is not valid, or it names an unknown server.
@@ -169,10 +194,11 @@ def make_plan(deployment: Deployment, directory: Path, options: Mapping[str, str
     """
     given = {**os.environ, **deployment.environment, **(options or {})}
     ports = _Ports()
-    servers, external = _servers(deployment, directory, given, ports)
+    servers, external = _servers(deployment, directory, given, ports, locked=locked)
     shared = {
         "FASTIOT_CONFIG_DIR": str(deployment.config_dir),
         "WANDB_DIR": str(directory / "wandb"),
+        "COMPLEX_SYSTEM_OUTBOX_DIR": str(directory / "outbox"),
         "WANDB_SILENT": "true",
         "PYTHONUNBUFFERED": "1",
         "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -183,6 +209,8 @@ def make_plan(deployment: Deployment, directory: Path, options: Mapping[str, str
     }
     for server in servers:
         shared |= server.environment()
+    if locked:
+        shared["COMPLEX_SYSTEM_API_KEY"] = _api_key(directory / API_KEY_FILE, given.get("COMPLEX_SYSTEM_API_KEY", ""))
     services = tuple(_service(service, shared, given, ports) for service in deployment.services)
     try:
         settings = Settings.of({**os.environ, **shared, **{k: v for s in services for k, v in s.environment.items()}})
@@ -190,7 +218,8 @@ def make_plan(deployment: Deployment, directory: Path, options: Mapping[str, str
         faults = "; ".join(f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
         raise StartError(f"The settings of deployment '{deployment.name}' are not valid: {faults}.") from error
     dataset = Dataset.load(shared["FASTIOT_CONFIG_DIR"], target=settings.target)
-    return Plan(deployment.name, directory, servers, external, services, settings, dataset, tuple(ports.notes))
+    notes = (*(server.note for server in external), *ports.notes)
+    return Plan(deployment.name, directory, servers, external, services, settings, dataset, notes, locked)
 
 
 class _Ports:
@@ -211,7 +240,7 @@ class _Ports:
 
 
 def _servers(
-    deployment: Deployment, directory: Path, given: Mapping[str, str], ports: _Ports
+    deployment: Deployment, directory: Path, given: Mapping[str, str], ports: _Ports, *, locked: bool
 ) -> tuple[tuple[Server, ...], tuple[ExternalServer, ...]]:
     own: list[Server] = []
     external: list[ExternalServer] = []
@@ -221,22 +250,42 @@ def _servers(
             raise StartError(
                 f"Deployment '{deployment.name}' needs '{name}', which `fiot run` cannot start; it can start {', '.join(SERVERS)}."
             )
-        # Only the deployment's own .env may name a server elsewhere, not a variable left over in a shell.
-        host = deployment.environment.get(kind.host_variable, "")
+        host = given.get(kind.host_variable, "")
         port = _port(kind.port_variable, given, kind.default_port)
         if host or elsewhere:
-            external.append(_external(name, host or given.get(kind.host_variable, "localhost"), port))
-        else:
-            own.append(kind(directory / name, directory / "logs", port=ports.take(name, port)))
+            named = "the deployment's .env" if deployment.environment.get(kind.host_variable) else "the environment"
+            by = f"{kind.host_variable} in {named}" if host else "deployment.yaml, which says `external: true`"
+            external.append(_external(name, host or "localhost", port, by))
+            continue
+        server = kind(directory / name, directory / "logs", port=ports.take(name, port), asks=locked or name in DATABASES)
+        if isinstance(server, MariaServer):
+            server.database = given.get("COMPLEX_SYSTEM_MARIA_NAME") or Settings.__fields__["maria_name"].default
+        own.append(server)
     return tuple(own), tuple(external)
 
 
-def _external(name: str, address: str, port: int) -> ExternalServer:
-    if name != "mlflow":
-        return ExternalServer(name, f"{name}://{address}:{port}", address, port)
-    uri = address if "://" in address else f"http://{address}:{port}"
-    parts = urlsplit(uri)
-    return ExternalServer(name, uri, parts.hostname or "localhost", parts.port or (443 if parts.scheme == "https" else 80))
+def _external(name: str, address: str, port: int, by: str) -> ExternalServer:
+    if name == "mlflow":
+        url = address if ":/" in address else f"http://{address}:{port}"
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https"):
+            raise StartError(
+                f"{by} must be the address of a server, http://... or https://..., not '{without_secrets(url)}'."
+            )
+        host, port = parts.hostname or "localhost", parts.port or (443 if parts.scheme == "https" else 80)
+        url = without_secrets(url)
+    else:
+        host, url = address, f"{name}://{address}:{port}"
+    return ExternalServer(name, url, host, port, f"{name}: {url} is used and not started, as named by {by}")
+
+
+def _api_key(path: Path, given: str) -> str:
+    """Return the key of a locked run, the given one or one that is generated; either way it is in the file afterwards."""
+    if not given:
+        return kept_secret(path)
+    private_folder(path.parent)
+    write_private(path, f"{given}\n")
+    return given
 
 
 def _service(service: DeployedService, shared: Mapping[str, str], given: Mapping[str, str], ports: _Ports) -> PlannedService:

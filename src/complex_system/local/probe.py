@@ -93,7 +93,9 @@ async def served_model(client: httpx.AsyncClient, url: str) -> ServedModel | Non
         return None
 
 
-async def predict(client: httpx.AsyncClient, url: str, record: Record, truth: float | None = None) -> Prediction:
+async def predict(
+    client: httpx.AsyncClient, url: str, record: Record, truth: float | None = None, *, key_in_shell: str = ""
+) -> Prediction:
     """Return one prediction over REST.
 
     Args:
@@ -101,6 +103,7 @@ async def predict(client: httpx.AsyncClient, url: str, record: Record, truth: fl
         url: Address of the serving service.
         record: The record without its target.
         truth: The target, where it is known.
+        key_in_shell: How the shown command gets the API key, where one is set.
 
     Raises:
         ProbeError: The server does not answer, or not with one finite number.
@@ -123,14 +126,17 @@ async def predict(client: httpx.AsyncClient, url: str, record: Record, truth: fl
         model=reply.model.name,
         version=reply.model.version,
         milliseconds=1000 * (time.perf_counter() - began),
-        curl=curl_lines(f"{url}/predict", body, secured=API_KEY in client.headers),
+        curl=curl_lines(f"{url}/predict", body, key_in_shell if API_KEY in client.headers else ""),
     )
 
 
-def curl_lines(url: str, record: Record, *, secured: bool = False) -> tuple[str, ...]:
+def curl_lines(url: str, record: Record, key_in_shell: str = "") -> tuple[str, ...]:
     """Return the command that asks for that prediction, in short lines that a shell takes as they stand.
 
-    An API key is not for screens and logs: the command takes it from the variable ``COMPLEX_SYSTEM_API_KEY``.
+    Args:
+        url: Where to ask.
+        record: What to predict.
+        key_in_shell: How the shell gets the API key, which is not for screens and logs; empty where none is set.
     """
     fields = [
         f"{json.dumps(name, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}" for name, value in record.items()
@@ -144,6 +150,6 @@ def curl_lines(url: str, record: Record, *, secured: bool = False) -> tuple[str,
         line = f"{line} {piece}" if line else piece
     lines.append(line)
     payload = '{"records": [{\n  ' + "\n  ".join(lines) + "\n}]}"
-    key = f' \\\n  -H "{API_KEY}: $COMPLEX_SYSTEM_API_KEY"' if secured else ""
+    key = f' \\\n  -H "{API_KEY}: {key_in_shell}"' if key_in_shell else ""
     command = f"curl -s {shlex.quote(url)}{key} \\\n  -H 'Content-Type: application/json' -d {shlex.quote(payload)}"
     return tuple(command.split("\n"))

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from complex_system.errors import StartError
+from complex_system.local.credentials import write_client_file
 from complex_system.local.display import Display, champion_error, quality_text
 from complex_system.local.folder import RunEnvironment, only_run, remove_data, write_environment
 from complex_system.local.live import make_display
+from complex_system.local.logs import StatusFile, logging_to
 from complex_system.local.plan import Deployment, Plan, make_plan, run_directory
 from complex_system.local.processes import MARK, stop_leftovers
 from complex_system.local.scenario import ScenarioDemo, scenario_environment
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CLIENT = "fiot_run"
+CLIENT_FILE = "client.env"
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class RunOptions:
     Attributes:
         once: End after one full cycle.
         fresh: Remove the data of earlier runs first.
+        locked: NATS, MLflow, REST and the page ask for passwords and a key, too.
         timeout: Seconds after which ``once`` gives up.
         scenario: What happens to the lab after the first champion; None for nothing.
         data: A file of records, or a data set that ships; empty for the deployment's own.
@@ -53,6 +57,7 @@ class RunOptions:
 
     once: bool = False
     fresh: bool = False
+    locked: bool = False
     timeout: float = 600.0
     scenario: str | None = None
     data: str = ""
@@ -84,10 +89,17 @@ def run_deployment(deployment: Deployment, root: Path, options: RunOptions, say:
             remove_data(directory)
         if chosen and chosen.keyless:
             chosen.remember_file(directory)
-        plan = make_plan(deployment, directory, variables)
-        write_environment(directory, RunEnvironment(plan.server_environment, variables))
-        plan.logs.mkdir(parents=True, exist_ok=True)
-        with _logging_to(plan.logs / "runner.log"):
+        plan = make_plan(deployment, directory, variables, locked=options.locked)
+        client_file = directory / CLIENT_FILE
+        client_file.unlink(missing_ok=True)
+        try:
+            write_environment(directory, RunEnvironment(plan.server_environment, variables))
+            plan.logs.mkdir(parents=True, exist_ok=True)
+            if plan.locked:
+                write_client_file(client_file, plan.client_variables)
+        except OSError as error:
+            raise StartError(f"The folder {directory} cannot be written: {error.strerror or error}.") from error
+        with logging_to(plan.logs / "runner.log"):
             return asyncio.run(Run(plan, options, left).main())
 
 
@@ -101,6 +113,7 @@ class Run:
         self._left = left
         self._demo: ScenarioDemo | None = None
         self.state = _first_state(plan)
+        self._status = StatusFile(plan.directory / "status.json", self.state)
         self._stop = asyncio.Event()
         self._client: SystemClient | None = None
 
@@ -133,7 +146,7 @@ class Run:
                 with contextlib.suppress(Exception):
                     await asyncio.wait_for(self._client.close(), 2)
         self.state.phase = "failed" if problem else "done"
-        self.state.write_status(self._plan.directory / "status.json")
+        self._status.write()
         display.close()
         display.say(problem or self._summary(cycle))
         return 1 if problem else 0
@@ -204,12 +217,11 @@ class Run:
         return self._client
 
     async def _show(self, display: Display) -> None:
-        path = self._plan.directory / "status.json"
         written = -1.0
         while True:
             display.refresh()
             if self.state.changed or self.state.seconds - written >= 1.0:
-                self.state.write_status(path)
+                self._status.write()
                 written = self.state.seconds
             await asyncio.sleep(0.25)
 
@@ -275,20 +287,3 @@ def _choose_data(deployment: Deployment, directory: Path, options: RunOptions, s
     if options.once and chosen.too_few:
         raise StartError("With --once a model has to be trained, and there are too few records for one; add some.")
     return chosen
-
-
-@contextlib.contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    """Send our own log to a file during the run: the terminal belongs to the display."""
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root.handlers = [handler]
-    root.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.handlers = before
-        root.setLevel(level)
-        handler.close()

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from complex_system.errors import StartError
+from complex_system.local.logs import is_nearly_full, rotate
 from complex_system.local.plan import ExternalServer, Plan, PlannedService
 from complex_system.local.processes import Child
 from complex_system.local.servers import Server, reachable
@@ -26,7 +27,10 @@ HEALTHY_SECONDS = 60.0
 MAX_FAILED_STARTS = 5
 """A process that died this often without becoming ready ends the run."""
 POLL = 0.1
+ROTATION = 5.0
+"""Seconds between two looks at the sizes of the log files."""
 BROKEN_POLL = 2.0
+ROOM_PAUSE = 5.0
 
 
 @dataclass
@@ -61,6 +65,7 @@ class Supervisor:
             self._spawn(self._watch_external(external))
         for service in self._plan.services:
             self._spawn(self._keep_service(service, self._services[service.name]))
+        self._spawn(self._rotate_logs())
 
     def heard_ready(self, service: str) -> None:
         """Take note that a service said it is ready."""
@@ -127,6 +132,13 @@ class Supervisor:
                 self._state.note(f"{server.name}: {'found' if up else 'waiting for it'} at {server.url}")
             await self._pause(1.0)
 
+    async def _rotate_logs(self) -> None:
+        while not self._stopping:
+            for kept in (*self._servers.values(), *self._services.values()):
+                if kept.child is not None:
+                    await asyncio.to_thread(rotate, kept.child.log_file)
+            await self._pause(ROTATION)
+
     async def _keep(
         self,
         kept: _Supervised,
@@ -149,9 +161,12 @@ class Supervisor:
             kept.was_ready = False
             try:
                 kept.child = await start()
-            except StartError as error:
-                self._fail(error)
-                return
+            except (StartError, OSError) as error:
+                if isinstance(error, StartError) and not self._disk_is_full():
+                    self._fail(error)
+                    return
+                await self._wait_for_room(process, error)
+                continue
             if self._stopping:
                 return
             process.pid = kept.child.pid
@@ -172,24 +187,43 @@ class Supervisor:
                 return
             await asyncio.to_thread(kept.child.stop, 1.0)  # its own children must not outlive it
             ending = _ending(kept.child)
-            kept.failed_starts = 0 if kept.was_ready else kept.failed_starts + 1
-            if kept.failed_starts >= MAX_FAILED_STARTS:
-                self._state.set_process(process, "failed", ending)
-                why = f"it {ending}, {kept.failed_starts} times in a row"
-                tail = f"The end of {kept.child.log_file}:\n{kept.child.tail()}"
-                self._fail(StartError(f"{process.name} cannot start: {why}. {tail}"))
+            if self._gives_up(kept, kept.child, ending):
                 return
             if kept.was_ready and time.monotonic() - began > HEALTHY_SECONDS:
                 pause = FIRST_PAUSE
             process.restarts += 1
             self._state.set_process(process, "restarting", ending)
             self._state.note(f"{process.name}: {ending}; starting again in {pause:g} s (log: {kept.child.log_file.name})")
-            message = kept.child.tail(1)
-            if message != kept.last_message and message.startswith(f"{process.name}: "):  # a service ends with the reason
-                kept.last_message = message
-                self._state.note(message)
+            self._note_last_message(kept, kept.child)
             await self._pause(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
+
+    def _gives_up(self, kept: _Supervised, child: Child, ending: str) -> bool:
+        """End the run if a process died too often without having been ready. On a full disk it is tried until there is room."""
+        kept.failed_starts = 0 if kept.was_ready or self._disk_is_full() else kept.failed_starts + 1
+        if kept.failed_starts < MAX_FAILED_STARTS:
+            return False
+        self._state.set_process(kept.process, "failed", ending)
+        why = f"it {ending}, {kept.failed_starts} times in a row"
+        tail = f"The end of {child.log_file}:\n{child.tail()}"
+        self._fail(StartError(f"{kept.process.name} cannot start: {why}. {tail}"))
+        return True
+
+    def _note_last_message(self, kept: _Supervised, child: Child) -> None:
+        """Repeat the reason with which a service ended."""
+        message = child.tail(1)
+        if message != kept.last_message and message.startswith(f"{kept.process.name}: "):
+            kept.last_message = message
+            self._state.note(message)
+
+    def _disk_is_full(self) -> bool:
+        return is_nearly_full(self._plan.directory)
+
+    async def _wait_for_room(self, process: Process, error: StartError | OSError) -> None:
+        why = error.message if isinstance(error, StartError) else (error.strerror or str(error))
+        if self._state.set_process(process, "restarting", why):
+            self._state.note(f"{process.name}: cannot start: {why}; trying again every {ROOM_PAUSE:g} s")
+        await self._pause(ROOM_PAUSE)
 
     def _spawn(self, work: Awaitable[None]) -> None:
         self._tasks.append(asyncio.create_task(self.guarded(work)))

@@ -107,6 +107,14 @@ class DatabaseClient:
         """Return the numbers of raw, processed, labelled and rejected records."""
         return await self._ask(database.GET_COUNTS, Empty())
 
+    async def now(self) -> float:
+        """Return the time by the database's clock, seconds since 1970."""
+        return (await self._ask(database.GET_TIME, Empty())).at
+
+    async def last_key(self, before: float) -> str | None:
+        """Return the largest key of the raw records that arrived before a time by the database's clock; None where none did."""
+        return await self._ask(database.GET_LAST_KEY, database.ArrivedBefore(before=before))
+
     async def unprocessed(
         self, version: str, limit: int, after: str | None = None, share: Share = ALL, *, revisions: bool = False
     ) -> Page:

@@ -13,6 +13,7 @@ from typing import Any
 
 from complex_system.messaging import subjects
 from complex_system.messaging.ingest.streams import CONSUMER, DEAD_STREAM, STREAM
+from complex_system.messaging.lease import bucket_of
 from complex_system.messaging.subjects import DEAD_RAW, INGEST_RAW
 from complex_system.protocol import database, operations, serving, training
 from complex_system.protocol.base import Event, Request
@@ -50,7 +51,7 @@ def _consumes(stream: str, consumer: str) -> tuple[str, ...]:
 
 
 def _leases(service: str) -> tuple[str, ...]:
-    bucket = f"lease_{service}"
+    bucket = bucket_of(service)
     stream = f"KV_{bucket}"
     reads = (f"$JS.API.STREAM.MSG.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}.>")
     return (*_manages(stream), *reads, f"$KV.{bucket}.>")
@@ -90,6 +91,8 @@ _DATABASE = ServiceSubjects(
         database.GET_RAW_BY_KEYS,
         database.GET_TARGETS,
         database.GET_INGEST_COUNTS,
+        database.GET_TIME,
+        database.GET_LAST_KEY,
         database.SAVE_DOCUMENTS,
         database.GET_DOCUMENTS,
         database.DELETE_DOCUMENTS,
@@ -109,6 +112,7 @@ SERVICES: Mapping[str, ServiceSubjects] = {
         answers=(subjects.PROCESS_RAW,),
         hears=(SERVICE_HEARTBEAT,),
         asks=(database.GET_UNPROCESSED, database.UPSERT_PROCESSED, database.REJECT_RAW),
+        announces=(database.RECORDS_REJECTED,),
     ),
     "dummy_data_generation": ServiceSubjects(
         answers=(operations.SET_SCENARIO, operations.GET_SCENARIO),
@@ -137,6 +141,7 @@ SERVICES: Mapping[str, ServiceSubjects] = {
             database.GET_COUNTS,
             database.GET_PROCESSED,
             database.GET_UNPROCESSED,
+            database.GET_LAST_KEY,
         ),
         announces=(
             training.TRAINING_ROUND,
@@ -168,13 +173,14 @@ SERVICES: Mapping[str, ServiceSubjects] = {
             training.CHAMPION_CHANGED,
             training.COMPARISON_FINISHED,
             training.TRAINING_ROUND,
+            database.RECORDS_REJECTED,
             SERVICE_HEARTBEAT,
         ),
         asks=(
             training.GET_COMPARISON,
             database.GET_COUNTS,
             database.GET_INGEST_COUNTS,
-            database.GET_REJECTED,
+            database.GET_TIME,
             database.GET_PROCESSED,
             database.GET_RAW_BY_KEYS,
             database.GET_TARGETS,

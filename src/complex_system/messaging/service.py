@@ -6,15 +6,13 @@ import asyncio
 import logging
 import os
 import re
-import resource
 import signal
 import socket
-import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from fastiot.cli.constants import CONFIGURE_FILE_NAME
 from fastiot.core import FastIoTService
@@ -28,6 +26,8 @@ from complex_system.errors import ComplexSystemError, NobodyListensError, ReplyT
 from complex_system.messaging.clients import ask
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.errors import to_thing
+from complex_system.messaging.lease import DEFAULT_KEY, LOOK, Holder, Lease
+from complex_system.messaging.process import ProcessUsage, process_name
 from complex_system.messaging.subjects import event_subject, reply_subject
 from complex_system.protocol.base import Event, Request
 from complex_system.protocol.operations import SERVICE_HEARTBEAT, Heartbeat, State, health_request
@@ -39,8 +39,6 @@ log = logging.getLogger(__name__)
 Q = TypeVar("Q")
 R = TypeVar("R")
 T = TypeVar("T")
-
-_STATM = Path("/proc/self/statm")
 
 STOP_GRACE = 1.5
 """Seconds that pending work gets when the service ends."""
@@ -58,7 +56,11 @@ class SystemService(FastIoTService):
         broker: The connection.
         replica: Name of this replica, from the settings.
         instance: Unique id of this process; it changes with a restart.
+        lease: Held by the one replica that acts; None for a service whose replicas all do.
     """
+
+    acts_alone: ClassVar[bool] = False
+    """Whether one replica acts at a time. It holds a lease; the others are stand-bys, which have not called ``on_start`` yet."""
 
     broker: ServiceConnection
     _subs: list[NatsBrokerSubscription]
@@ -75,8 +77,14 @@ class SystemService(FastIoTService):
         self.url = ""
         self._state: State = "starting"
         self._detail = ""
-        self._usage = _ProcessUsage()
+        self._usage = ProcessUsage()
         self._started = time.time()
+        self._on_start_called = False
+        self.lease: Lease | None = None
+        if self.acts_alone:
+            me = Holder(self.instance, self.replica, process_name())
+            replicas = self.settings.ingest_replicas
+            self.lease = Lease(broker_connection.client, self.service_name(), me, key=self.lease_key(), replicas=replicas)
 
     @classmethod
     def service_name(cls) -> str:
@@ -108,16 +116,26 @@ class SystemService(FastIoTService):
         watch_event_loop(settings.watchdog_seconds)
         connection = await ServiceConnection.open(settings, cls.service_name())
         try:
-            await cls(broker_connection=connection, settings=settings, **kwargs).run()
+            service = cls(broker_connection=connection, settings=settings, **kwargs)
+            await service.run()
         finally:
             await connection.close()
         if connection.lost.is_set():
             raise NobodyListensError(connection.lost_reason)
+        if service.lease is not None:
+            service.lease.check_not_lost()
 
     # What a service overrides
 
     new_event_loop = staticmethod(asyncio.new_event_loop)
     """Makes the event loop of the process."""
+
+    def lease_key(self) -> str:
+        """Return what tells the lease from those of replicas that do other work, and may act at the same time."""
+        return DEFAULT_KEY
+
+    async def warm_up(self) -> None:
+        """Import what takes seconds, while a stand-by waits for the lease."""
 
     async def on_start(self) -> None:
         """Make the service ready: open stores, load models. May wait for what it needs, see :meth:`set_state`."""
@@ -131,6 +149,19 @@ class SystemService(FastIoTService):
 
     # What a service uses
 
+    @property
+    def may_act(self) -> bool:
+        """Whether this replica may act at this moment; to be asked directly before everything that has an effect."""
+        return self.lease is None or self.lease.is_held
+
+    async def until_it_may_act(self) -> bool:
+        """Wait while the lease cannot be renewed; return False if the service ends before."""
+        while not self.may_act:
+            await self.set_state("waiting", "the lease cannot be renewed, so another replica may hold it by now")
+            if await self.wait_for_shutdown(LOOK):
+                return False
+        return not self._shutdown_event.is_set()
+
     async def set_state(self, state: State, detail: str = "") -> None:
         """Set the state of the service; a change is published immediately. ``stopped`` is final."""
         if (state, detail) != (self._state, self._detail) and self._state != "stopped":
@@ -143,19 +174,10 @@ class SystemService(FastIoTService):
         """Return the state of the service for heartbeats and the health subject."""
         cpu_percent, memory_megabytes = self._usage.read()
         return Heartbeat(
-            service=self.service_name(),
-            replica=self.replica,
-            instance=self.instance,
-            state=self._state,
-            detail=self._detail,
-            pid=os.getpid(),
-            url=self.url,
-            version=__version__,
-            host=socket.gethostname(),
-            started=self._started,
-            cpu_percent=cpu_percent,
-            memory_megabytes=memory_megabytes,
-        )
+            service=self.service_name(), replica=self.replica, instance=self.instance, state=self._state, detail=self._detail,
+            pid=os.getpid(), url=self.url, version=__version__, host=socket.gethostname(), started=self._started,
+            cpu_percent=cpu_percent, memory_megabytes=memory_megabytes,
+        )  # fmt: skip
 
     async def ask(self, request: Request[Q, R], value: Q, seconds: float | None = None) -> R:
         """Send a request and return the reply.
@@ -211,7 +233,7 @@ class SystemService(FastIoTService):
         await asyncio.gather(*(subscription.unsubscribe() for subscription in given_up))
 
     def every(self, seconds: float, turn: Callable[[], Awaitable[float | None]], longest_pause: float = 30.0) -> None:
-        """Repeat ``turn`` until the service ends; a failure is logged and retried with back-off.
+        """Repeat ``turn`` until the service ends; a failure is logged and retried with back-off. No turn begins without the lease.
 
         Args:
             seconds: Pause between two turns. A turn may return its own pause instead.
@@ -222,18 +244,17 @@ class SystemService(FastIoTService):
         async def loop() -> None:
             failures = 0
             pause: float = 0.0
-            while not self._shutdown_event.is_set():
+            while not self._shutdown_event.is_set() and (turn == self._beat or await self.until_it_may_act()):
                 try:
                     own = await turn()
                     pause, failures = (seconds if own is None else own), 0
-                except ComplexSystemError as error:
+                except Exception as error:
                     failures += 1
                     pause = min(0.5 * 2 ** min(failures, 10), longest_pause)
-                    log.warning("%s: %s Again in %.0f s.", turn.__name__, error.message, pause)
-                except Exception:
-                    failures += 1
-                    pause = min(0.5 * 2 ** min(failures, 10), longest_pause)
-                    log.exception("%s failed; again in %.0f s", turn.__name__, pause)
+                    if isinstance(error, ComplexSystemError):
+                        log.warning("%s: %s Again in %.0f s.", turn.__name__, error.message, pause)
+                    else:
+                        log.exception("%s failed; again in %.0f s", turn.__name__, pause)
                 # FastIoT takes a timeout of 0 as "no timeout".
                 await self.wait_for_shutdown(max(pause, 0.001))
 
@@ -249,8 +270,8 @@ class SystemService(FastIoTService):
         for name in (self.service_name(), f"{self.service_name()}.{socket.gethostname()}"):
             self._subs.append(await self.broker.subscribe_reply_cb(reply_subject(health_request(name)), self._answer_health))
         self.every(self.settings.heartbeat_interval, self._beat)
-        self.run_task(self._stop_when_connection_lost())
-        started = asyncio.create_task(self.on_start())
+        self.run_task(self._stop_when(self.broker.lost))
+        started = asyncio.create_task(self._start_with_lease())
         ended = asyncio.create_task(self._shutdown_event.wait())
         await asyncio.wait({started, ended}, return_when=asyncio.FIRST_COMPLETED)
         ended.cancel()
@@ -260,11 +281,23 @@ class SystemService(FastIoTService):
             started.cancel()
             await asyncio.gather(started, return_exceptions=True)
 
+    async def _start_with_lease(self) -> None:
+        if self.lease is not None:
+            await self.lease.take(self.set_state, self.warm_up)
+            self.run_task(self._stop_when(self.lease.lost))
+            await self.set_state("starting")
+        self._on_start_called = True
+        await self.on_start()
+
+    async def _start_annotated_subs(self) -> None:
+        if not self._shutdown_event.is_set():  # else a stand-by that is stopped would answer for a moment
+            await super()._start_annotated_subs()
+
     async def _start_annotated_loops(self) -> None:
         # FastIoT calls this when the annotated subscriptions exist.
         await super()._start_annotated_loops()
         await self.broker.settle()
-        if self._state in ("starting", "waiting"):
+        if self._state in ("starting", "waiting") and not self._shutdown_event.is_set():
             await self.set_state(*self.initial_state())
 
     async def _stop_subs(self) -> None:
@@ -275,8 +308,11 @@ class SystemService(FastIoTService):
     async def _stop(self) -> None:
         await self.broker.drain_handlers()
         try:
-            await self.on_stop()
+            if self._on_start_called:
+                await self.on_stop()
         finally:
+            if self.lease is not None:
+                await self.lease.release()
             # Tells monitoring and the supervisor that this end is intended.
             self._state, self._detail = "stopped", ""
             await self._beat()
@@ -290,10 +326,10 @@ class SystemService(FastIoTService):
             # FastIoT ignores this, and the service would continue without the task.
             await self.request_shutdown("A task of the service was cancelled unexpectedly")
 
-    async def _stop_when_connection_lost(self) -> None:
-        lost, ended = asyncio.create_task(self.broker.lost.wait()), asyncio.create_task(self._shutdown_event.wait())
-        await asyncio.wait({lost, ended}, return_when=asyncio.FIRST_COMPLETED)
-        lost.cancel()
+    async def _stop_when(self, lost: asyncio.Event) -> None:
+        happened, ended = asyncio.create_task(lost.wait()), asyncio.create_task(self._shutdown_event.wait())
+        await asyncio.wait({happened, ended}, return_when=asyncio.FIRST_COMPLETED)
+        happened.cancel()
         self._shutdown_event.set()
         await ended
 
@@ -310,33 +346,3 @@ class SystemService(FastIoTService):
 
     async def _answer_health(self, _: Any) -> Any:
         return to_thing(self.health(), type(self).__name__)
-
-
-class _ProcessUsage:
-    """CPU and resident memory of this process, including its threads; needs no package, because every service has heartbeats."""
-
-    def __init__(self) -> None:
-        self._used, self._looked = _cpu_seconds(), time.monotonic()
-        self._percent = 0.0
-
-    def read(self) -> tuple[float, float]:
-        """Return CPU in percent (100 is one busy core; mean since a call at least a second ago) and megabytes of memory."""
-        used, now = _cpu_seconds(), time.monotonic()
-        if now - self._looked >= 1.0:
-            self._percent = 100.0 * (used - self._used) / (now - self._looked)
-            self._used, self._looked = used, now
-        return round(self._percent, 1), round(_resident() / 1e6, 1)
-
-
-def _cpu_seconds() -> float:
-    times = os.times()
-    return times.user + times.system
-
-
-def _resident() -> float:
-    """Return bytes of resident memory; the peak where the system does not tell the current value."""
-    try:
-        return float(int(_STATM.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE"))
-    except (OSError, ValueError, IndexError):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return float(peak if sys.platform == "darwin" else peak * 1024)

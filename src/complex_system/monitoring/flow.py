@@ -6,7 +6,6 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from itertools import pairwise
 
-from complex_system.domain.keys import key_at
 from complex_system.monitoring.points import Figures
 from complex_system.protocol.database import IngestCounts, RecordCounts, Rejection
 
@@ -18,20 +17,12 @@ COUNTED = ("raw", "processed", "labelled", "rejected")
 REASONS = ("new_category", "out_of_range", "missing", "other")
 """Why records are rejected."""
 _SIGNS = {" is not one of ": "new_category", " is outside of ": "out_of_range", "is missing": "missing"}
-_OVERLAP = 30.0
-"""Seconds that rejections are looked for again: their keys, made at the source, do not arrive in order."""
 
 
 class RecordFlow:
     """Record counts of the database over time, and the newest rejections by column and reason. Times are seconds since 1970."""
 
-    def __init__(self, began: float) -> None:
-        """Make an empty flow.
-
-        Args:
-            began: Rejections of records that were made before are not looked for.
-        """
-        self._began = began
+    def __init__(self) -> None:
         self._counts: deque[tuple[float, RecordCounts]] = deque()
         self._rejections: deque[tuple[float, str, str, str]] = deque()
         self._ingest: IngestCounts | None = None
@@ -44,11 +35,12 @@ class RecordFlow:
     def counted(self, at: float, counts: RecordCounts) -> None:
         """Record the counts of the database."""
         self._counts.append((at, counts))
+        self.rejected(at, ())
         while len(self._counts) > 2 and self._counts[1][0] <= at - PERIOD:
             self._counts.popleft()
 
     def rejected(self, at: float, rejections: Iterable[Rejection]) -> None:
-        """Record rejections; those that are known already count once."""
+        """Record rejections that were heard of; a record that is rejected again counts once."""
         known = {key for _, key, _, _ in self._rejections}
         for each in rejections:
             if each.id not in known:
@@ -59,10 +51,6 @@ class RecordFlow:
     def ingested(self, counts: IngestCounts) -> None:
         """Record how the ingest is doing."""
         self._ingest = counts
-
-    def first_key(self, at: float) -> str:
-        """Return the key after which to ask for rejections: the keys of sources rise with time (UUID version 7)."""
-        return key_at(max(self._began, at - PERIOD - _OVERLAP))
 
     def rates(self) -> dict[str, float]:
         """Return records a second by name of the count over the last minute; empty before two counts are there."""

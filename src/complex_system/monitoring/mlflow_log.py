@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from complex_system.errors import TrackingRefusedError
@@ -23,6 +23,7 @@ METRICS_REPEATED = 100
 Its SQL store looks the known ones up in parts of 100, and after each part inserts the others again.
 """
 _KIND = "kind"
+_NAME = "monitoring-"
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,18 @@ class MonitoringRun:
     same points may be written again.
     """
 
-    def __init__(self, tracking_uri: str, experiment: str, dataset: str) -> None:
+    def __init__(self, tracking_uri: str, experiment: str, dataset: str, days: int = 7) -> None:
+        """Prepare the run; nothing is sent yet.
+
+        Args:
+            tracking_uri: MLflow server.
+            experiment: Name of the experiment; made when it is missing.
+            dataset: Name of the data set.
+            days: How long the runs of earlier days are kept. Older ones are deleted when a new day's run is opened; MLflow frees their
+                room when ``mlflow gc`` runs.
+        """
         self._uri = tracking_uri
+        self._days = days
         self._experiment = experiment
         self._dataset = dataset
         self._day: date | None = None
@@ -103,11 +114,11 @@ class MonitoringRun:
 
     def _open(self, client: Any, day: date) -> None:
         experiment = experiment_id(client, self._experiment)
-        name = f"monitoring-{day.isoformat()}"
+        name = f"{_NAME}{day.isoformat()}"
         tags = {_KIND: "monitoring", "dataset": self._dataset}
-        wanted = {**tags, "mlflow.runName": name}
+        ours = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
         found = client.search_runs(
-            [experiment], " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in wanted.items()), max_results=1,
+            [experiment], f"{ours} and tags.`mlflow.runName` = '{name}'", max_results=1,
             order_by=["attributes.start_time DESC"],
         )  # fmt: skip
         before, self._run = self._run, (found[0] if found else client.create_run(experiment, tags=tags, run_name=name))
@@ -116,6 +127,10 @@ class MonitoringRun:
         self._day = day
         if before is not None:
             client.set_terminated(before.info.run_id)
+        oldest = f"{_NAME}{(day - timedelta(days=self._days)).isoformat()}"
+        for run in client.search_runs([experiment], ours, max_results=1000, order_by=["attributes.start_time ASC"]):
+            if run.info.run_name.startswith(_NAME) and run.info.run_name < oldest:
+                client.delete_run(run.info.run_id)
 
     def _send(self, client: Any, metrics: list[Any]) -> None:
         for first in range(0, len(metrics), self._per_request):

@@ -102,14 +102,14 @@ class Monitor:
             silent_after: Seconds without a heartbeat after which a service is silent.
             services: Names of the services whose heartbeats count; None for all.
             monotonic: Monotonic seconds.
-            now: Seconds since 1970.
+            now: Seconds since 1970, by the clock whose times the history has.
         """
         self.dataset = dataset
         self.history = history
         self.services = ServiceBook(silent_after, monotonic, services)
         self.join = PredictionJoin(self._joined)
         self.windows = ModelWindows(window, monotonic)
-        self.flow = RecordFlow(now())
+        self.flow = RecordFlow()
         self.reference: Reference | None = None
         self.figures = Figures()
         self.at = 0.0
@@ -129,6 +129,11 @@ class Monitor:
     def prepare(self) -> None:
         """Import what takes seconds; to be called in a thread."""
         self._detect = ChangeDetector().is_there
+
+    @property
+    def now(self) -> float:
+        """The present time, by the clock of the history."""
+        return self._now()
 
     @property
     def records(self) -> list[Record]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -73,9 +72,9 @@ def make_app(monitor: Monitor, api_key: str = "", ready: Callable[[], bool] = la
     add("/api/models", lambda _: views.models(monitor))
     add("/api/data", lambda _: views.data(monitor))
     add("/api/alerts", lambda _: views.alerts(monitor))
-    add("/api/predictions", lambda request: predictions(monitor, *period_of(request)))
-    add("/api/system", lambda request: system(monitor, *period_of(request)))
-    add("/api/metric", lambda request: metric(monitor, _figure_of(request), *period_of(request)))
+    add("/api/predictions", lambda request: predictions(monitor, *period_of(request, monitor.now)))
+    add("/api/system", lambda request: system(monitor, *period_of(request, monitor.now)))
+    add("/api/metric", lambda request: metric(monitor, _figure_of(request), *period_of(request, monitor.now)))
 
     async def metrics(request: Request) -> Response:
         try:
@@ -95,13 +94,13 @@ def make_app(monitor: Monitor, api_key: str = "", ready: Callable[[], bool] = la
     return app
 
 
-def period_of(request: Request) -> tuple[float, float]:
-    """Return the query's ``from`` and ``to``, in seconds since 1970.
+def period_of(request: Request, now: float) -> tuple[float, float]:
+    """Return the query's ``from`` and ``to``, in seconds since 1970; by default the period that ends now.
 
     Raises:
         InvalidRequestError: They are not times, or the wrong way round.
     """
-    end = _time(request, "to", time.time())
+    end = _time(request, "to", now)
     start = _time(request, "from", end - DEFAULT_PERIOD)
     if start >= end:
         raise InvalidRequestError("'from' must be before 'to'.")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from complex_system.protocol.base import ArrowPage, Empty, Message, Request
+from complex_system.protocol.base import ArrowPage, Empty, Event, Message, Request
 
 Key = Annotated[str, Meta(min_length=1, max_length=64)]
 """Key of a record, and a pipeline version: 1 to 64 characters."""
@@ -110,6 +110,36 @@ class RejectedRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
 
     after: Key | None = None
     limit: Limit | None = None
+
+
+class RecordsRejected(Message, frozen=True, kw_only=True):
+    """Raw records that were rejected at this moment.
+
+    Attributes:
+        rejections: At most a thousand of them.
+    """
+
+    rejections: list[Rejection]
+
+
+class DatabaseTime(Message, frozen=True, kw_only=True):
+    """The database's clock.
+
+    Attributes:
+        at: Seconds since 1970 (UTC).
+    """
+
+    at: float
+
+
+class ArrivedBefore(Message, frozen=True, kw_only=True):
+    """Asks for a key by the time of arrival.
+
+    Attributes:
+        before: By the database's clock, seconds since 1970 (UTC).
+    """
+
+    before: float
 
 
 class Acknowledged(Message, frozen=True, kw_only=True):
@@ -306,6 +336,14 @@ GET_RAW_BY_KEYS = Request(
     "Return an Arrow page of raw records; where its cursor is set, ask again for the keys beyond it.",
 )
 GET_TARGETS = Request("get-targets", KeysRequest, dict[str, float], "Return the known targets of processed records, by key.")
+RECORDS_REJECTED = Event("records-rejected", RecordsRejected)
+GET_TIME = Request("get-database-time", Empty, DatabaseTime, "Return the time by the database's clock.")
+GET_LAST_KEY: Request[ArrivedBefore, str | None] = Request(
+    "get-last-key",
+    ArrivedBefore,
+    str | None,
+    "Return the largest key of the raw records that arrived before a time; null where none did.",
+)
 GET_INGEST_COUNTS = Request("get-ingest-counts", Empty, IngestCounts, "Return how the ingest is doing.")
 SAVE_DOCUMENTS = Request(
     "save-monitoring-documents",

@@ -186,13 +186,23 @@ class ScenarioState(Message, frozen=True, kw_only=True):
 
     Attributes:
         scenario: Its name.
-        began: When it began, seconds since 1970 (UTC).
+        began: When it began, seconds since 1970 (UTC), by the source's clock.
         ramp: Seconds until it has its full extent.
+        age: Seconds since it began, when this was sent; None from an earlier release.
     """
 
     scenario: str
     began: float
     ramp: float
+    age: float | None = None
+
+    def began_by(self, now: float) -> float:
+        """Return when it began by a clock of the receiver, which may differ from the source's.
+
+        Args:
+            now: The present time by that clock.
+        """
+        return self.began if self.age is None else now - self.age
 
 
 SERVICE_HEARTBEAT = Event("service-heartbeat", Heartbeat)

@@ -71,10 +71,9 @@ class Scenario:
             return 1.0 if at >= self.began else 0.0
         return min(max((at - self.began) / self.ramp, 0.0), 1.0)
 
-    @property
-    def state(self) -> ScenarioState:
-        """The scenario as a message."""
-        return ScenarioState(scenario=self.name, began=self.began, ramp=self.ramp)
+    def state(self, at: float) -> ScenarioState:
+        """Return the scenario as a message that is sent at a time in epoch seconds."""
+        return ScenarioState(scenario=self.name, began=self.began, ramp=self.ramp, age=at - self.began)
 
 
 class Disturbance:

@@ -70,6 +70,14 @@ class DataStore(ABC):
         """
 
     @abstractmethod
+    async def now(self) -> float:
+        """Return the time by the database's clock, seconds since 1970."""
+
+    @abstractmethod
+    async def last_key(self, before: float) -> str | None:
+        """Return the largest key of the raw records that arrived before a time by the database's clock; None where none did."""
+
+    @abstractmethod
     async def probe(self) -> None:
         """Write an example of a raw record durably, as :meth:`save_raw` writes, and delete it; nobody meets it.
 

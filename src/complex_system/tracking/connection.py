@@ -14,7 +14,9 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any
 
@@ -84,6 +86,12 @@ def without_paths(text: str) -> str:
     return re.sub(r"(?<![\w/.:@-])(?:file:/*)?/(?:[\w.@+-]+/)+[\w.@+-]*", "(a file)", text)
 
 
+def literal(text: str) -> str:
+    """Return a text with the quotes that it needs in a search in MLflow."""
+    quote = '"' if "'" in text else "'"
+    return f"{quote}{text}{quote}"
+
+
 def run_url(tracking_uri: str, experiment: str, run: str) -> str:
     """Return the address of a run in MLflow's pages, below the server's path where it has one."""
     return f"{without_secrets(tracking_uri).rstrip('/')}/#/experiments/{experiment}/runs/{run}"
@@ -134,6 +142,23 @@ def _is_final(error: Exception) -> bool:
         "RESOURCE_DOES_NOT_EXIST",
         "PERMISSION_DENIED",
     )
+
+
+def server_time(tracking_uri: str) -> datetime:
+    """Return the time by the tracking server's clock, to compare with times that it wrote; by this host's where there is no server.
+
+    Every answer of an HTTP server has its time, to the second.
+    """
+    load_mlflow()
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    if tracking_uri.startswith("http"):
+        with translated(tracking_uri, "asking for the time"):
+            told = http_request(get_default_host_creds(tracking_uri), "/health", "GET").headers.get("Date")  # type: ignore[no-untyped-call]
+        with suppress(TypeError, ValueError):
+            return parsedate_to_datetime(told)
+    return datetime.now(UTC)
 
 
 def experiment_id(client: Any, name: str) -> str:

@@ -74,14 +74,17 @@ class MlflowTracker(Tracker):
         with translated(self._uri, "logging a training"):
             begun = self._run_of(client, result)
             name = f"{self._prefix}-{result.trainer}"
-            if begun.native is None:  # before the metrics: MLflow would ask for the history of each of them
-                begun.native = self._log_native(begun.run_id, result)
-            self._log_run(client, begun, result)
-            metadata = json.dumps(signed(result.metadata(name, begun.run_id), self._model_key), indent=2).encode()
-            _log_files(client, begun.run_id, ONNX_FOLDER, {ONNX_FILE: result.onnx_model, ONNX_METADATA: metadata})
-            if result.reference is not None:
-                _log_files(client, begun.run_id, REFERENCE_FOLDER, {REFERENCE_FILE: json.dumps(result.reference).encode()})
-            version = self._version_of(client, begun, result, name)
+            version = _registered(client, name, begun.run_id)
+            if version is None:
+                if begun.native is None:  # before the metrics: MLflow would ask for the history of each of them
+                    begun.native = self._log_native(begun.run_id, result)
+                self._log_run(client, begun, result)
+                metadata = json.dumps(signed(result.metadata(name, begun.run_id), self._model_key), indent=2).encode()
+                _log_files(client, begun.run_id, ONNX_FOLDER, {ONNX_FILE: result.onnx_model, ONNX_METADATA: metadata})
+                if result.reference is not None:
+                    reference = json.dumps(result.reference).encode()
+                    _log_files(client, begun.run_id, REFERENCE_FOLDER, {REFERENCE_FILE: reference})
+                version = self._register(client, begun, result, name)
             client.set_terminated(begun.run_id, "FINISHED")
         del self._begun[result.trainer, result.round]
         return LoggedModel(name, version, begun.run_id, run_url(self._uri, begun.experiment, begun.run_id))
@@ -93,14 +96,22 @@ class MlflowTracker(Tracker):
                 open_client(self._uri).set_terminated(begun.run_id, "FAILED")
 
     def _run_of(self, client: Any, result: TrainingResult) -> _Begun:
-        """Return the run of a training; after a failure the run that was begun."""
+        """Return the run of a training: after a failure, also in an earlier process, the run that was begun."""
         key = (result.trainer, result.round)
         if key not in self._begun:
             experiment = experiment_id(client, self._experiment)
-            source = {"mlflow.source.name": f"complex_system.{result.trainer}", "mlflow.source.type": "JOB"}
-            started, name = _milliseconds(result.started_at), f"{result.trainer} {result.round[-12:]}"
-            run = client.create_run(experiment, start_time=started, tags=_tags(result) | source, run_name=name)
-            self._begun[key] = _Begun(experiment, run.info.run_id)
+            started = _milliseconds(result.started_at)
+            mine = f"tags.trainer = '{result.trainer}' and attributes.start_time = {started}"
+            earlier = [run for run in client.search_runs([experiment], mine) if run.data.tags.get("round") == result.round]
+            if earlier:
+                run_id = earlier[0].info.run_id
+                client.update_run(run_id, status="RUNNING")
+                self._begun[key] = _Begun(experiment, run_id, _native_of(client, run_id))
+            else:
+                source = {"mlflow.source.name": f"complex_system.{result.trainer}", "mlflow.source.type": "JOB"}
+                name = f"{result.trainer} {result.round[-12:]}"
+                run = client.create_run(experiment, start_time=started, tags=_tags(result) | source, run_name=name)
+                self._begun[key] = _Begun(experiment, run.info.run_id)
         return self._begun[key]
 
     def _log_run(self, client: Any, begun: _Begun, result: TrainingResult) -> None:
@@ -122,11 +133,8 @@ class MlflowTracker(Tracker):
         with mlflow.start_run(run_id=run_id):
             return log_native(result)
 
-    def _version_of(self, client: Any, begun: _Begun, result: TrainingResult, name: str) -> str:
-        """Register the native model, unless an earlier attempt did; return the version."""
-        existing = client.search_model_versions(f"name = '{name}' and run_id = '{begun.run_id}'", max_results=1)
-        if existing:
-            return str(existing[0].version)
+    def _register(self, client: Any, begun: _Begun, result: TrainingResult, name: str) -> str:
+        """Register the native model; return the version."""
         try:
             client.create_registered_model(name, description=f"{result.dataset.target} by {result.trainer}")
         except Exception as error:
@@ -136,6 +144,21 @@ class MlflowTracker(Tracker):
         native = begun.native
         version = client.create_model_version(name, native.model_uri, begun.run_id, tags=tags, model_id=native.model_id)
         return str(version.version)
+
+
+def _registered(client: Any, name: str, run_id: str) -> str | None:
+    """Return the version that an earlier attempt registered of a run; None where there is none."""
+    existing = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'", max_results=1)
+    return str(existing[0].version) if existing else None
+
+
+def _native_of(client: Any, run_id: str) -> Any:
+    """Return the native model that an earlier process logged completely; None where there is none."""
+    from mlflow.entities import LoggedModelStatus
+
+    outputs = client.get_run(run_id).outputs  # which a search leaves out
+    models = [client.get_logged_model(each.model_id) for each in (outputs.model_outputs if outputs else [])]
+    return next((model for model in models if model.status == LoggedModelStatus.READY), None)
 
 
 def log_data(client: Any, run_id: str, data: Any) -> None:

@@ -2,7 +2,8 @@
 
 A registered model is named ``<prefix>-<trainer>``, and its versions carry the prefix as a tag, because names alone do not tell the
 prefixes ``lab`` and ``lab-2`` apart. The champion is the version with the alias ``champion``. While it changes there may be two
-for a moment; then the one that became champion last counts. Every method blocks; callers use threads.
+for a moment; then the one that became champion last counts, by a number and not by the clocks of the hosts that moved the alias.
+Every method blocks; callers use threads.
 """
 
 from __future__ import annotations
@@ -25,6 +26,12 @@ CHAMPION = "champion"
 """The alias of the champion."""
 CHAMPION_SINCE = "champion_since"
 """Version tag: ISO time (UTC, microseconds) since when the version is or was the champion."""
+CHAMPION_NUMBER = "champion_number"
+"""Version tag: how many moves of the alias came before, as far as the mover knew."""
+CHAMPION_ROUND = "champion_round"
+"""Version tag: the round whose comparison moved the alias here."""
+COMPARED = "compared"
+"""Version tag: the round whose comparison the version took part in."""
 PREFIX = "prefix"
 """Version tag: the prefix that the model was registered under."""
 ONNX_FOLDER = "twin"
@@ -172,24 +179,54 @@ class ModelRegistry:
 
     def champion(self) -> ModelVersionRef | None:
         """Return the champion, or None as long as there is none."""
-        with translated(self._uri, "looking for the champion"):
-            return _newest_of(self._champions())
+        return newest_champion(self.champions())
 
-    def set_champion(self, ref: ModelVersionRef) -> None:
+    def champions(self) -> list[ModelVersionRef]:
+        """Return all versions with the alias: one, none, or several where the alias is being moved or a mover was cut off."""
+        with translated(self._uri, "looking for the champion"):
+            return self._champions()
+
+    def set_champion(self, ref: ModelVersionRef, round_id: str = "") -> None:
         """Move the alias to a version: set it there first, then delete it from other models.
 
         A version that is the champion already keeps the time since when it is.
+
+        Args:
+            ref: The version.
+            round_id: The round that decided so.
         """
         client = self._client
         with translated(self._uri, "setting the champion"):
             found = self._champions()
-            if _newest_of(found) != ref:
-                now = datetime.now(UTC).isoformat(timespec="microseconds")
-                client.set_model_version_tag(ref.model, ref.version, CHAMPION_SINCE, now)
+            if newest_champion(found) != ref:
+                tags = {
+                    CHAMPION_SINCE: datetime.now(UTC).isoformat(timespec="microseconds"),
+                    CHAMPION_NUMBER: str(1 + max(map(_number, found), default=0)),
+                    CHAMPION_ROUND: round_id,
+                }
+                for name, value in tags.items():
+                    client.set_model_version_tag(ref.model, ref.version, name, value)
                 client.set_registered_model_alias(ref.model, CHAMPION, ref.version)
             for other in found:
                 if other.model != ref.model:
                     client.delete_registered_model_alias(other.model, CHAMPION)
+
+    def uncompared(self, pipeline_version: str) -> list[ModelVersionRef]:
+        """Return those of the newest versions, for a pipeline version, that took part in no comparison yet."""
+        return [
+            ref for ref in self.newest_versions() if ref.pipeline_version == pipeline_version and COMPARED not in ref.tags
+        ]
+
+    def mark_compared(self, models: Iterable[tuple[str, str]], round_id: str) -> None:
+        """Mark versions, given by model and version, as compared; those that somebody deleted are left out."""
+        client = self._client
+        with translated(self._uri, "marking models as compared"):
+            for model, version in models:
+                try:
+                    client.set_model_version_tag(model, version, COMPARED, round_id)
+                except Exception as error:
+                    if not is_refusal(error, "RESOURCE_DOES_NOT_EXIST"):
+                        raise
 
     def load_onnx_model(self, ref: ModelVersionRef) -> tuple[bytes, dict[str, Any]]:
         """Return the ONNX model of a version and its metadata, checked against the digest there.
@@ -259,8 +296,14 @@ class ModelRegistry:
         return ref.tags.get(PREFIX, ref.model.removesuffix(f"-{ref.trainer}")) == self._prefix
 
 
-def _newest_of(champions: list[ModelVersionRef]) -> ModelVersionRef | None:
-    return max(champions, key=lambda ref: ref.tags.get(CHAMPION_SINCE, ""), default=None)
+def newest_champion(champions: Iterable[ModelVersionRef]) -> ModelVersionRef | None:
+    """Return the version that became champion last; None where there is none."""
+    return max(champions, key=lambda ref: (_number(ref), ref.tags.get(CHAMPION_SINCE, "")), default=None)
+
+
+def _number(champion: ModelVersionRef) -> int:
+    number = champion.tags.get(CHAMPION_NUMBER, "")
+    return int(number) if number.isdecimal() else 0
 
 
 def _newest(model: Any) -> Any:

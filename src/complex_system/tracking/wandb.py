@@ -17,6 +17,7 @@ from complex_system.errors import ModelRefusedError, TrackingRefusedError, Track
 from complex_system.protocol.base import to_wire
 from complex_system.tracking.artifact_store import METADATA, ArtifactStore
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
+from complex_system.tracking.outbox import MAX_KEPT
 from complex_system.tracking.signature import signed
 from complex_system.training.base import TrainedModel
 
@@ -72,11 +73,11 @@ class WandbTracker(Tracker):
 
     @override
     def log(self, result: TrainingResult) -> LoggedModel:
-        if result.round not in self._done:  # a repeated attempt concerns the following tracker only
+        if result.round not in self._done and not self._is_kept(result):  # else only the following tracker is concerned
             files = {STATE_FILE: self.state_of(result.model), ONNX_FILE: result.onnx_model}
             run_id = self._log_run(result, files) if self.mode != "disabled" else ""
-            ArtifactStore(artifact_folder(self.directory)).write(files, self._metadata(result, run_id))
-            self._done.add(result.round)
+            self._store.write(files, self._metadata(result, run_id))
+        self._done.add(result.round)
         try:
             logged = self.following.log(result)
         except TrackingRefusedError:
@@ -92,6 +93,20 @@ class WandbTracker(Tracker):
 
             wandb.teardown()
         self.following.close()
+
+    @property
+    def _store(self) -> ArtifactStore:
+        return ArtifactStore(artifact_folder(self.directory))
+
+    def _is_kept(self, result: TrainingResult) -> bool:
+        """Whether an earlier process wrote the artifact of this training, which comes after the run of Weights & Biases."""
+        wanted = (result.trainer, result.round, result.trained_at.isoformat())
+        for digest in self._store.digests()[-2 * MAX_KEPT :]:
+            with contextlib.suppress(ModelRefusedError):
+                _, metadata = self._store.read(digest)
+                if tuple(metadata.get(name) for name in ("trainer", "round", "trained_at")) == wanted:
+                    return True
+        return False
 
     def _log_run(self, result: TrainingResult, files: dict[str, bytes]) -> str:
         import wandb

@@ -72,6 +72,10 @@ class TrainedModel(ABC):
         """Return predictions of shape (n,) for features of shape (n, features)."""
 
     @abstractmethod
+    def saved(self) -> bytes:
+        """Return the native model as bytes that hold no code; :meth:`Trainer.restored` reads them."""
+
+    @abstractmethod
     def to_onnx(self) -> bytes:
         """Return the model as ONNX with input ``ONNX_INPUT``, output ``ONNX_OUTPUT`` and a free batch size."""
 
@@ -95,6 +99,21 @@ class Trainer(ABC):
 
         Feature and target scaling are estimated on ``data.train`` alone and become part of the model. Blocking; runs in a
         thread.
+        """
+
+    @abstractmethod
+    def restored(
+        self,
+        saved: bytes,
+        feature_names: tuple[str, ...],
+        parameters: Mapping[str, Parameter],
+        history: list[Progress],
+        best_step: int,
+    ) -> TrainedModel:
+        """Return the model that :meth:`TrainedModel.saved` made bytes of.
+
+        Raises:
+            ValueError: The bytes are no such model.
         """
 
 

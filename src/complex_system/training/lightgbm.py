@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import lightgbm as lgb
@@ -42,6 +43,11 @@ class LightGBMModel(TrainedModel):
     def predict(self, x: Matrix) -> Matrix:
         predicted = self.native.predict(x, num_threads=1)
         return np.asarray(predicted, dtype=np.float32)
+
+    @override
+    def saved(self) -> bytes:
+        text: str = self.native.model_to_string()
+        return text.encode()
 
     @override
     def to_onnx(self) -> bytes:
@@ -94,6 +100,21 @@ class LightGBMTrainer(Trainer):
         best = booster.best_iteration or len(history)
         parameters = {**settings, "boosting_rounds": rounds, "early_stopping_rounds": EARLY_STOPPING_ROUNDS}
         return LightGBMModel(data.feature_names, parameters, history, best, booster)
+
+    @override
+    def restored(
+        self,
+        saved: bytes,
+        feature_names: tuple[str, ...],
+        parameters: Mapping[str, Parameter],
+        history: list[Progress],
+        best_step: int,
+    ) -> LightGBMModel:
+        try:
+            booster = lgb.Booster(model_str=saved.decode())
+        except lgb.basic.LightGBMError as error:
+            raise ValueError(str(error)) from error
+        return LightGBMModel(feature_names, parameters, history, best_step, booster)
 
 
 def in_single_precision(model: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import logging
+import pickle
 import warnings
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from complex_system.training.base import ProgressCallback, TrainedModel, Trainer
+from complex_system.training.base import Parameter, Progress, ProgressCallback, TrainedModel, Trainer
 from complex_system.training.data import Matrix, TrainingData
 from complex_system.training.network import Scaling, averaging_at, network_parameters, train_epochs
 from complex_system.training.onnx import BATCH, ONNX_INPUT, ONNX_OUTPUT
@@ -68,6 +70,10 @@ class PyTorchModel(TrainedModel):
         return predicted
 
     @override
+    def saved(self) -> bytes:
+        return state_bytes(self)
+
+    @override
     def to_onnx(self) -> bytes:
         # The newer exporter ("dynamo") takes 11 s for this network, the older one 0.6 s; the graphs are the same.
         target = io.BytesIO()
@@ -114,6 +120,22 @@ class PyTorchTrainer(Trainer):
         layers = (len(data.feature_names), HIDDEN, HIDDEN, 1)
         parameters = network_parameters(self.parameters, layers, weight_decay=WEIGHT_DECAY)
         return PyTorchModel(data.feature_names, parameters, course.history, course.best_step, network)
+
+    @override
+    def restored(
+        self,
+        saved: bytes,
+        feature_names: tuple[str, ...],
+        parameters: Mapping[str, Parameter],
+        history: list[Progress],
+        best_step: int,
+    ) -> PyTorchModel:
+        network = DemonstratorNeuralNet(len(feature_names))
+        try:
+            network.load_state_dict(torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True))
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(str(error)) from error
+        return PyTorchModel(feature_names, parameters, history, best_step, network.eval())
 
 
 class _Epochs:

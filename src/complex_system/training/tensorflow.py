@@ -6,6 +6,8 @@ import logging
 import os
 import tempfile
 import warnings
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 from typing_extensions import override
 
-from complex_system.training.base import ProgressCallback, TrainedModel, Trainer
+from complex_system.training.base import Parameter, Progress, ProgressCallback, TrainedModel, Trainer
 from complex_system.training.data import Matrix, TrainingData
 from complex_system.training.network import AVERAGING, Scaling, network_parameters, train_epochs
 from complex_system.training.onnx import with_declared_names
@@ -37,6 +39,13 @@ class TensorFlowModel(TrainedModel):
         # Calling the model takes 4 ms, its predict() 75 ms.
         predicted: Matrix = self.native(tf.constant(x, dtype=tf.float32), training=False).numpy()[:, 0]
         return predicted
+
+    @override
+    def saved(self) -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.keras"
+            self.native.save(path)
+            return path.read_bytes()
 
     @override
     def to_onnx(self) -> bytes:
@@ -82,6 +91,24 @@ class TensorFlowTrainer(Trainer):
         parameters = network_parameters(self.parameters, layers, l2=L2)
         native = _scaled_model(core, scaling)
         return TensorFlowModel(data.feature_names, parameters, course.history, course.best_step, native)
+
+    @override
+    def restored(
+        self,
+        saved: bytes,
+        feature_names: tuple[str, ...],
+        parameters: Mapping[str, Parameter],
+        history: list[Progress],
+        best_step: int,
+    ) -> TensorFlowModel:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.keras"
+            path.write_bytes(saved)
+            try:
+                native = keras.models.load_model(path, compile=False, safe_mode=True)
+            except (OSError, TypeError, zipfile.BadZipFile) as error:
+                raise ValueError(str(error)) from error
+        return TensorFlowModel(feature_names, parameters, history, best_step, native)
 
 
 def _core(width: int, seed: int) -> Any:

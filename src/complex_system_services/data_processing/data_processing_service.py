@@ -24,7 +24,7 @@ from complex_system.messaging.replicas import BEATS_MISSED, Replicas
 from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import PROCESS_RAW, event_subject
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.protocol.database import Rejection
+from complex_system.protocol.database import RECORDS_REJECTED, RecordsRejected, Rejection
 from complex_system.protocol.operations import SERVICE_HEARTBEAT, Heartbeat
 
 log = logging.getLogger(__name__)
@@ -221,7 +221,9 @@ class DataProcessingService(SystemService):
 
     async def _reject(self, rejected: list[Rejection]) -> None:
         for start in range(0, len(rejected), _REJECTIONS):
-            await self._database.reject(self.dataset.version, rejected[start : start + _REJECTIONS])
+            part = rejected[start : start + _REJECTIONS]
+            await self._database.reject(self.dataset.version, part)
+            await self.announce(RECORDS_REJECTED, RecordsRejected(rejections=part))
 
 
 def _revisions(table: pa.Table) -> list[int | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import math
 import secrets
@@ -11,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from typing_extensions import override
 
@@ -59,6 +60,8 @@ class DummyDataGenerationService(SystemService):
     nothing.
     """
 
+    acts_alone: ClassVar[bool] = True
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._send: Callable[[list[Record]], Awaitable[Any]] = DatabaseClient(self).save_raw
@@ -77,6 +80,12 @@ class DummyDataGenerationService(SystemService):
         self._next_batch_at = 0.0
         self._repetition = ""
         self._busy_state: State = "working"
+
+    @override
+    def lease_key(self) -> str:
+        """Sources of other files, or with another seed, run beside each other."""
+        made = f"{self.dataset.name}\0{self.settings.source_file or self.settings.seed}"
+        return hashlib.sha256(made.encode()).hexdigest()[:16]
 
     @override
     async def on_start(self) -> None:
@@ -148,16 +157,16 @@ class DummyDataGenerationService(SystemService):
         if self.settings.source_file or self.dataset.name != LAB:
             raise InvalidRequestError("Scenarios change lab records only, and this source makes none.")
         await self._begin(request.scenario, self.settings.scenario_ramp if request.ramp is None else request.ramp)
-        return self._scenario.state
+        return self._scenario.state(time.time())
 
     @answers(GET_SCENARIO)
     async def _get_scenario(self, _: Empty) -> ScenarioState:
-        return self._scenario.state
+        return self._scenario.state(time.time())
 
     async def _begin(self, name: str, ramp: float) -> None:
         self._scenario = Scenario.named(name, time.time(), ramp)
         log.info("Scenario '%s' begins", self._scenario.name)
-        await self.announce(SCENARIO_CHANGED, self._scenario.state)
+        await self.announce(SCENARIO_CHANGED, self._scenario.state(time.time()))
 
     # A file
 
@@ -266,7 +275,7 @@ class DummyDataGenerationService(SystemService):
             TooLargeError: They are too large for the broker.
         """
         pause = _PAUSE
-        while not self._shutdown_event.is_set():
+        while await self.until_it_may_act():
             try:
                 await self._send(records)
                 return True

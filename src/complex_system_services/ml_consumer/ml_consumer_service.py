@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -44,6 +46,7 @@ from complex_system.service_layer.rounds.champion import ChampionSelector
 from complex_system.service_layer.rounds.labelled_data import LabelledData
 from complex_system.service_layer.rounds.round import RoundRunner, RoundTimes
 from complex_system.service_layer.rounds.scheduler import RoundScheduler
+from complex_system.tracking.connection import load_mlflow
 from complex_system.tracking.registry import ModelRegistry
 from complex_system_services.ml_consumer.predictions import LabProbes, PredictionRequests, probes_for
 
@@ -61,12 +64,19 @@ class MlConsumerService(SystemService):
     own schedule are compared, too.
     """
 
+    acts_alone: ClassVar[bool] = True
     look_interval: ClassVar[float] = 1.0
     round_times: ClassVar[RoundTimes] = RoundTimes()
     outside_pause: ClassVar[float] = 10.0
     """Seconds without another model from outside a round until those that came are compared."""
     recall_interval: ClassVar[float] = 10.0
     """Seconds between two requests for alerts and scenario, in case events were missed."""
+    uphold_interval: ClassVar[float] = 10.0
+    """Seconds between two looks at where the alias ``champion`` is."""
+
+    @override
+    async def warm_up(self) -> None:
+        await run(load_mlflow, "mlflow")
 
     @override
     async def on_start(self) -> None:
@@ -93,6 +103,7 @@ class MlConsumerService(SystemService):
         self._pending: ComparisonRequest | None = None
         self._last: ComparisonFinished | None = None
         self._failed = ""
+        self._upheld = -math.inf
         self._probes = probes_for(dataset, database)
         self._requests = PredictionRequests(self._probes, ServingClient(self), settings.prediction_records)
         self.every(self.look_interval, self._look, longest_pause=4.0)
@@ -112,7 +123,7 @@ class MlConsumerService(SystemService):
     @hears(TRAINING_FINISHED)
     async def _training_finished(self, outcome: TrainingFinished) -> None:
         if not self._runner.ended(outcome) and outcome.status == "finished":
-            self._rounds.trained_outside(outcome)
+            self._rounds.trained_outside(outcome.model, outcome.version, outcome.round)
 
     @hears(ALERT_RAISED)
     async def _alert_raised(self, alert: Alert) -> None:
@@ -147,6 +158,8 @@ class MlConsumerService(SystemService):
         try:
             await self._rounds.recall(self._registry, self._log, self._run_blocking)
             if self._pending is None:
+                await self._uphold()
+                await self._rounds.look_for_uncompared(self._registry, self._run_blocking)
                 self._pending = await self._rounds.next(self.outside_pause)
             if self._pending is not None:
                 await self._compare(self._pending)
@@ -154,6 +167,9 @@ class MlConsumerService(SystemService):
                 self._failed = ""
         except TrainingFailedError as error:
             failed, self._pending = self._pending, None
+            if failed is not None:
+                with contextlib.suppress(ComplexSystemError):  # at worst they are compared again
+                    await self._selector.rejected(failed)
             self._failed = await self._rounds.failed(failed, error.message)
             await self.set_state("failing", self._failed)
             raise
@@ -165,6 +181,14 @@ class MlConsumerService(SystemService):
         await self.set_state("failing" if self._failed else "ready", self._failed or self._rounds.waits)
         return max(self.look_interval, min(4 * self._rounds.counting, 3.0))
 
+    async def _uphold(self) -> None:
+        """Look whether the champion is still the one of the last comparison."""
+        if time.monotonic() - self._upheld >= self.uphold_interval:
+            last = await self._last_comparison()
+            if last is not None:
+                await self._selector.uphold(last)
+            self._upheld = time.monotonic()
+
     async def _compare(self, request: ComparisonRequest) -> None:
         await self.set_state("working", f"comparing the models of round {request.round}")
         self._last, changed = await self._selector.select(request)
@@ -174,15 +198,26 @@ class MlConsumerService(SystemService):
             await self.announce(CHAMPION_CHANGED, changed)
 
     @answers(GET_COMPARISON)
-    async def _last_comparison(self, _: Empty) -> ComparisonFinished | None:
+    async def _get_comparison(self, _: Empty) -> ComparisonFinished | None:
         """Return the newest comparison, for those who missed the event."""
+        return await self._last_comparison()
+
+    async def _last_comparison(self) -> ComparisonFinished | None:
         if self._last is None:
             self._last = await self._run_blocking(self._log.last)
         return self._last
 
     async def _run_blocking(self, call: Callable[[], T]) -> T:
-        """Run a call to MLflow in a thread. It may hang for minutes; the service ends all the same."""
-        return await self.while_running(run(call, "mlflow"))
+        """Run a call to MLflow in a thread, with the lease before and after it. It may hang; the service ends all the same.
+
+        Raises:
+            NotHolderError: The lease is not held, or was lost during the call: what was to follow from it is not done.
+        """
+        assert self.lease is not None
+        self.lease.check()
+        found = await self.while_running(run(call, "mlflow"))
+        self.lease.check()
+        return found
 
     # Predictions
 

@@ -48,7 +48,7 @@ class LabProbes(Probes):
 
     def follow(self, state: ScenarioState) -> None:
         """Measure under this scenario from now on."""
-        self._scenario = Scenario.named(state.scenario, state.began, state.ramp)
+        self._scenario = Scenario.named(state.scenario, state.began_by(time.time()), state.ramp)
 
     @override
     async def draw(self, count: int) -> list[Probe]:

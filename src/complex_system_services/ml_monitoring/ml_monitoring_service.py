@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import importlib
 import logging
-import time
+from datetime import UTC, datetime
 from functools import partial
 from typing import ClassVar
 
 from msgspec.structs import asdict, replace
 from typing_extensions import override
 
-from complex_system.background import Worker
+from complex_system.background import Worker, run
 from complex_system.errors import ComplexSystemError, NotEnoughDataError, StartError, TrackingUnavailableError
 from complex_system.http.auth import require_key
 from complex_system.http.server import RestServer
@@ -31,9 +33,10 @@ from complex_system.monitoring.services import Host
 from complex_system.protocol import database, operations, serving, training
 from complex_system.protocol.base import Empty
 from complex_system.service_layer.monitoring.alerting import Alerting
-from complex_system.service_layer.monitoring.keeper import HistoryKeeper
+from complex_system.service_layer.monitoring.keeper import DatabaseClock, HistoryKeeper
 from complex_system.service_layer.monitoring.reference_source import ReferenceSource, crowned_at
-from complex_system.tracking.registry import ModelRegistry
+from complex_system.tracking.connection import load_mlflow
+from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,8 @@ POINTS_AT_ONCE = 100
 """Points that are written to MLflow in one request."""
 NO_DATA_BACKOFF_FACTOR = 5.0
 """Factor by which the pause is longer while training data are missing."""
+CLOCK_SECONDS = 2.0
+"""Seconds that the database gets, before anything is recorded, to say what time it is."""
 DAY = 86_400.0
 
 
@@ -50,6 +55,7 @@ class MlMonitoringService(SystemService):
     What cannot be written waits in memory, up to a bound, while MLflow or the database is away.
     """
 
+    acts_alone: ClassVar[bool] = True
     last_write: ClassVar[float] = 5.0
     """Seconds that MLflow, and the database, get for the last points when the service ends."""
     keep_interval: ClassVar[float] = 5.0
@@ -58,28 +64,45 @@ class MlMonitoringService(SystemService):
     """Seconds between two questions for targets that came to the database."""
 
     @override
+    async def warm_up(self) -> None:
+        def load() -> None:
+            load_mlflow()
+            importlib.import_module("complex_system.monitoring.page.app")
+
+        await run(load, "warm-up")
+
+    @override
     async def on_start(self) -> None:
         settings = self.settings
         self._host = Host()
         history = History(settings.monitoring_days * DAY)
+        self._clock = DatabaseClock()
         self.monitor = Monitor(
             self.dataset,
             settings.monitoring_window,
             history,
             silent_after=settings.silent_after,
             services=frozenset(SERVICES),
+            now=self._clock,
         )
         documents, self._database = DocumentClient(self), DatabaseClient(self)
-        self._keeper = HistoryKeeper(self.monitor, documents, settings.monitoring_waiting_hours)
+        self._keeper = HistoryKeeper(self.monitor, documents, settings.monitoring_waiting_hours, self._check_lease)
         registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix or self.dataset.name)
         self._references = ReferenceSource(self.dataset, registry, self._database, documents)
         self._reference_stale = True
         self._buffer = PointBuffer()
-        self._run = MonitoringRun(settings.mlflow_tracking_uri, settings.mlflow_experiment, self.dataset.name)
+        self._run = MonitoringRun(
+            settings.mlflow_tracking_uri, settings.mlflow_experiment, self.dataset.name, settings.monitoring_mlflow_days
+        )
         self._worker = Worker("mlflow")
         self._writing, self._measuring = asyncio.Lock(), asyncio.Lock()
         rules = AlertRules(load_rules(settings.config_dir, settings.alert_rules), self.dataset)
-        self._alerts = Alerting(rules, self.announce, history.alert, settings.webhook_url, self.dataset.name)
+        self._alerts = Alerting(rules, self.announce, history.alert, settings.webhook_url, self.dataset.name, self._clock)
+        with contextlib.suppress(
+            ComplexSystemError, TimeoutError
+        ):  # without the database, by this host's clock until it is there
+            async with asyncio.timeout(CLOCK_SECONDS):
+                await self._clock.ask(self._database)
         await self._open_rest()
         await asyncio.to_thread(self.monitor.prepare)
         short = min(settings.monitoring_interval, 2.0)
@@ -91,6 +114,10 @@ class MlMonitoringService(SystemService):
         self.every(min(settings.monitoring_interval, self.keep_interval), self._keep)
         self.every(settings.monitoring_interval, self._count)
         self.every(self.ask_interval, self._keeper.ask_targets)
+
+    def _check_lease(self) -> None:
+        assert self.lease is not None
+        self.lease.check()
 
     async def _open_rest(self) -> None:
         require_key(self.settings.serving_host, self.settings.api_key)
@@ -109,7 +136,9 @@ class MlMonitoringService(SystemService):
         from complex_system.monitoring.page.app import page_of  # takes a second, in its thread
 
         settings = self.settings
-        return page_of(self.monitor, loop, mlflow_uri=settings.mlflow_tracking_uri, api_key=settings.api_key)
+        return page_of(
+            self.monitor, loop, mlflow_uri=settings.mlflow_tracking_uri, api_key=settings.api_key, now=self._clock
+        )
 
     @override
     async def on_stop(self) -> None:
@@ -118,6 +147,8 @@ class MlMonitoringService(SystemService):
         self._page.close()
         await self._rest.stop()
         await self._alerts.close()
+        if not self.may_act:  # another replica has read the history by now, and goes on with it
+            return
         self.monitor.keep_services()
         lost = await self._keeper.close(self.last_write)
         if lost and self.monitor.history.loaded:
@@ -150,7 +181,7 @@ class MlMonitoringService(SystemService):
     @hears(training.CHAMPION_CHANGED)
     async def _champion_changed(self, event: training.ChampionChanged) -> None:
         self._reference_stale = True
-        self.monitor.history.crowned(Champion(**asdict(event), at=time.time()))
+        self.monitor.history.crowned(Champion(**asdict(event), at=self.monitor.now))
 
     @hears(training.COMPARISON_FINISHED)
     async def _compared(self, event: training.ComparisonFinished) -> None:
@@ -160,6 +191,10 @@ class MlMonitoringService(SystemService):
     @hears(training.TRAINING_ROUND)
     async def _round_changed(self, event: training.TrainingRound) -> None:
         self._alerts.round_changed(event)
+
+    @hears(database.RECORDS_REJECTED)
+    async def _rejected(self, event: database.RecordsRejected) -> None:
+        self.monitor.flow.rejected(self.monitor.now, event.rejections)
 
     @hears(operations.SERVICE_HEARTBEAT)
     async def _heartbeat_received(self, beat: operations.Heartbeat) -> None:
@@ -183,8 +218,9 @@ class MlMonitoringService(SystemService):
             if records and reference is not None:
                 drift = await asyncio.to_thread(self.monitor.measure_data, records, reference)
             figures = self.monitor.point(self._host.figures(), drift)
-            self._buffer.add(figures)
-            await self._alerts.evaluate(self.monitor.at, figures)
+            self._buffer.add(figures, datetime.fromtimestamp(self.monitor.at, UTC))
+            if self.may_act:
+                await self._alerts.evaluate(self.monitor.at, figures)
 
     async def _check_services(self) -> None:
         silent = self.monitor.services.newly_silent()
@@ -194,6 +230,7 @@ class MlMonitoringService(SystemService):
             await self._measure()  # the alert does not wait for the next point
 
     async def _keep(self) -> None:
+        await self._clock.ask(self._database)
         if await self._keeper.load():
             history = self.monitor.history
             log.info("Read the history: %d champions, %d alerts", len(history.champions), len(history.alerts()))
@@ -211,10 +248,9 @@ class MlMonitoringService(SystemService):
                 self.monitor.compared(comparison)
 
     async def _count(self) -> None:
-        flow = self.monitor.flow
-        flow.counted(time.time(), await self._database.counts())
-        flow.rejected(time.time(), await self._database.rejected(flow.first_key(time.time()), 1000))
-        flow.ingested(await self.ask(database.GET_INGEST_COUNTS, Empty()))
+        counts = await self._database.counts()
+        self.monitor.flow.counted(self.monitor.now, counts)
+        self.monitor.flow.ingested(await self.ask(database.GET_INGEST_COUNTS, Empty()))
 
     async def _write(self) -> None:
         """Send to MLflow what waits, as long as the service runs."""
@@ -223,7 +259,7 @@ class MlMonitoringService(SystemService):
     async def _send(self) -> None:
         """Send to MLflow what waits; while MLflow is away the state says so, and the points wait."""
         async with self._writing:
-            while points := self._buffer.oldest(POINTS_AT_ONCE):
+            while self.may_act and (points := self._buffer.oldest(POINTS_AT_ONCE)):
                 try:
                     await self._worker.run(partial(self._run.write, points))
                 except TrackingUnavailableError as error:
@@ -251,6 +287,11 @@ class MlMonitoringService(SystemService):
             raise
         return None
 
+    def _known_since(self, champion: ModelVersionRef) -> float:
+        """Return when a version became champion, by its mover's clock, but not before the champion before it, nor in the future."""
+        before = self.monitor.history.champions
+        return min(max(crowned_at(champion), before[-1].at if before else 0.0), self.monitor.now)
+
     async def _fetch_reference(self) -> None:
         reference, away = None, None
         try:
@@ -264,7 +305,7 @@ class MlMonitoringService(SystemService):
                     model=champion.model,
                     version=champion.version,
                     framework=champion.framework,
-                    at=crowned_at(champion),
+                    at=self._known_since(champion),
                 )
             )
         if away is None or self.monitor.reference is None:

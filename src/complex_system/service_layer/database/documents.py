@@ -13,9 +13,11 @@ from complex_system.errors import InvalidRequestError, StoreUnavailableError
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.service import SystemService
 from complex_system.protocol import database
-from complex_system.protocol.base import ArrowPage
+from complex_system.protocol.base import ArrowPage, Empty
 from complex_system.protocol.database import (
     MAX_DOCUMENTS,
+    ArrivedBefore,
+    DatabaseTime,
     DeleteDocuments,
     DocumentMessage,
     Documents,
@@ -84,6 +86,16 @@ class DocumentSubjects(SystemService):
         else:
             deleted = await self._stored(self.store.documents.delete_before(asked.kind, _time(asked.before, "before")))
         return DocumentsDeleted(db=self.store.label, deleted=deleted)
+
+    @answers(database.GET_TIME)
+    async def get_time(self, _: Empty) -> DatabaseTime:
+        """Return the time by the database's clock."""
+        return DatabaseTime(at=await self._stored(self.store.now()))
+
+    @answers(database.GET_LAST_KEY)
+    async def get_last_key(self, asked: ArrivedBefore) -> str | None:
+        """Return the largest key of the raw records that arrived before a time."""
+        return await self._stored(self.store.last_key(_time(asked.before, "before")))
 
     @answers(database.GET_TARGETS)
     async def get_targets(self, asked: KeysRequest) -> dict[str, float]:

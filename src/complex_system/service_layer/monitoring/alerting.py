@@ -27,7 +27,8 @@ Keep = Callable[[Alert], None]
 class Alerting:
     """Wires alert rules into ``ml_monitoring``. Every method runs in the event loop and none waits for a server."""
 
-    def __init__(self, rules: AlertRules, announce: Announce, keep: Keep, webhook_url: str = "", system: str = "") -> None:
+    def __init__(self, rules: AlertRules, announce: Announce, keep: Keep, webhook_url: str = "", system: str = "",
+                 now: Callable[[], float] = time.time) -> None:  # fmt: skip
         """Make it ready.
 
         Args:
@@ -36,6 +37,7 @@ class Alerting:
             keep: Takes an alert that is new or has changed, to be written to the database.
             webhook_url: Where alerts are posted; empty for nowhere.
             system: What the webhook's messages call the system.
+            now: Seconds since 1970, by the clock of the points.
 
         Raises:
             DeclarationError: The webhook's address is not valid.
@@ -45,6 +47,7 @@ class Alerting:
         self._keep = keep
         self._webhook = Webhook(webhook_url) if webhook_url else None
         self._system = system
+        self._now = now
         self._past: OrderedDict[str, Alert] = OrderedDict()
 
     def alerts(self) -> Alerts:
@@ -59,7 +62,7 @@ class Alerting:
                 still_open.append(alert)
             else:
                 self._remember(alert)
-        await self._carry_out(self._rules.restore(time.time() if at is None else at, still_open))
+        await self._carry_out(self._rules.restore(self._now() if at is None else at, still_open))
 
     async def evaluate(self, at: float, figures: Figures) -> list[AlertChange]:
         """Judge the figures of a moment (seconds since 1970); announce, keep and post what has changed, and return it."""
@@ -82,7 +85,7 @@ class Alerting:
         self._act(event, "kept" if event.kept else "new champion", event.kept or new)
 
     def _act(self, event: TrainingRound | ComparisonFinished, outcome: str, what: str) -> None:
-        action = Action(round=event.round, at=time.time(), outcome=outcome, what=what)
+        action = Action(round=event.round, at=self._now(), outcome=outcome, what=what)
         for key in event.alerts:
             alert = self._rules.act(key, action)
             if alert is None and key in self._past:  # it ended while the round ran

@@ -5,30 +5,68 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from complex_system.domain.documents import Document
-from complex_system.errors import ComplexSystemError, InvalidRequestError
-from complex_system.messaging.clients import DocumentClient
+from complex_system.errors import ComplexSystemError, InvalidRequestError, NobodyListensError
+from complex_system.messaging.clients import DatabaseClient, DocumentClient
 from complex_system.monitoring.aggregates import HOUR
 from complex_system.monitoring.monitor import Monitor
 
 log = logging.getLogger(__name__)
 
+MAX_DEVIATION = 1.0
+"""Seconds by which two clocks may differ before that is taken for more than the time that an answer takes."""
 DELETE_PAUSE = 600.0
 """Seconds between two deletions of what is too old."""
+
+
+class DatabaseClock:
+    """Seconds since 1970 by the database's clock; by this host's until the database has told its own.
+
+    The history outlives the process that wrote it, and the next one may run on another host: with the database's clock, the times of
+    both are of one clock.
+    """
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return time.time() + self._ahead
+
+    async def ask(self, database: DatabaseClient) -> None:
+        """Ask the database how far its clock is ahead.
+
+        Raises:
+            ComplexSystemError: The database is away.
+        """
+        sent = time.time()
+        try:
+            told = await database.now()
+        except NobodyListensError:  # nor does anybody keep the history; or the database service is of an earlier release
+            return
+        ahead = told - (sent + time.time()) / 2
+        if abs(ahead - self._ahead) > MAX_DEVIATION:  # less is the way of the messages
+            log.info("The database's clock differs by %+.1f s from this host's; its time counts", ahead)
+            self._ahead = ahead
 
 
 class HistoryKeeper:
     """Moves the history between memory and the database. The database may be away: what changes meanwhile is written later."""
 
-    def __init__(self, monitor: Monitor, documents: DocumentClient, waiting_hours: float) -> None:
+    def __init__(
+        self, monitor: Monitor, documents: DocumentClient, waiting_hours: float, check: Callable[[], None] = lambda: None
+    ) -> None:
         """Make a keeper; nothing is read yet.
 
         Args:
             monitor: Whose history it is.
             documents: The database.
             waiting_hours: Hours that predictions wait for their truth.
+            check: Called directly before every write; raises where this process must not write any more.
         """
+        self._check = check
         self._monitor = monitor
         self._documents = documents
         self._waiting = waiting_hours * HOUR
@@ -43,7 +81,7 @@ class HistoryKeeper:
         """
         if self._monitor.history.loaded:
             return False
-        now = time.time()
+        now = self._monitor.now
         await self._monitor.join.load(self._documents, now, self._waiting)
         await self._monitor.history.load(self._documents, now)
         self._monitor.restore()
@@ -59,22 +97,26 @@ class HistoryKeeper:
             history = self._monitor.history
             if not history.loaded:
                 return
-            await self._monitor.join.save(self._documents, time.time())
+            self._check()
+            await self._monitor.join.save(self._documents, self._monitor.now)
             changed = history.changed()
             try:
-                await self._documents.save(await asyncio.to_thread(_storable, changed))
+                storable = await asyncio.to_thread(_storable, changed)
+                self._check()
+                await self._documents.save(storable)
             except BaseException:
                 history.unsaved(changed)
                 raise
             if time.monotonic() - self._deleted > DELETE_PAUSE:
+                self._check()
                 self._deleted = time.monotonic()
-                await history.delete_old(self._documents, time.time())
-                await self._monitor.join.delete_old(self._documents, time.time() - self._waiting)
+                await history.delete_old(self._documents, self._monitor.now)
+                await self._monitor.join.delete_old(self._documents, self._monitor.now - self._waiting)
 
     async def ask_targets(self) -> None:
         """Ask for the truth of records that wait for it, where the database has it by now."""
         if self._monitor.history.loaded:
-            await self._monitor.join.ask_targets(self._documents, time.time())
+            await self._monitor.join.ask_targets(self._documents, self._monitor.now)
 
     async def close(self, seconds: float) -> str:
         """Write for the last time; return why that did not work, or an empty text."""

@@ -16,7 +16,7 @@ from complex_system.evaluation.verdict import format_figure
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.training import ChampionChanged, ComparisonFinished
 from complex_system.service_layer.rounds.labelled_data import LabelledData
-from complex_system.tracking.registry import ModelRegistry
+from complex_system.tracking.registry import CHAMPION_ROUND, ModelRegistry, newest_champion
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,8 @@ class ChampionSelector:
         comparison = request.comparison
         champion, rmse = comparison.champion.ref, comparison.champion.quality.rmse
         url = await self.run_blocking(partial(self.comparisons.log, comparison, request))
-        await self.run_blocking(partial(self.registry.set_champion, champion))
+        await self.run_blocking(partial(self.registry.set_champion, champion, request.round))
+        await self.run_blocking(partial(self.registry.mark_compared, request.models, request.round))
         # Last: a comparison that is finished in MLflow is not repeated after a restart, so the alias must have moved by then.
         await self.run_blocking(partial(self.comparisons.finish, request))
         log.info(
@@ -83,6 +84,39 @@ class ChampionSelector:
             pipeline_version=champion.pipeline_version, cause=request.cause,
         )  # fmt: skip
         return comparison.message(request, url), changed if comparison.is_change else None
+
+    async def rejected(self, request: ComparisonRequest) -> None:
+        """Record that the models of a round cannot be used, so that they are not compared again."""
+        await self.run_blocking(partial(self.registry.mark_compared, request.models, request.round))
+
+    async def uphold(self, last: ComparisonFinished) -> bool:
+        """Move the alias back to the champion of the last comparison where a replica without the lease moved it, or died doing so.
+
+        MLflow cannot move an alias only if it is still where it was, so a replica that was frozen between its look at the lease and
+        its request moves it when it goes on. Such a move is of a round that was never finished. A person may move the alias, too: to
+        a version that was never champion, or is that of a finished round.
+
+        Returns:
+            Whether the alias was not where it belongs.
+        """
+        return await self.run_blocking(partial(self._uphold, last))
+
+    def _uphold(self, last: ComparisonFinished) -> bool:
+        found = self.registry.champions()
+        newest, decided = newest_champion(found), (last.champion.model, last.champion.version)
+        if newest is None or (len(found) == 1 and (newest.model, newest.version) == decided):
+            return False
+        by, target = newest.tags.get(CHAMPION_ROUND), newest
+        if (newest.model, newest.version) != decided and by and by != last.round and not self.comparisons.is_finished(by):
+            target = self.registry.find(*decided)
+        if target == newest and len(found) == 1:
+            return False
+        self.registry.set_champion(target, last.round)
+        log.warning(
+            "The alias champion is back at %s version %s; a replica without the lease had moved it, or was cut off moving it",
+            target.model, target.version,
+        )  # fmt: skip
+        return True
 
     async def _compare(self, request: ComparisonRequest) -> Comparison:
         try:

@@ -63,14 +63,16 @@ class LabelledData:
     async def newest(self, count: int, since: float) -> tuple[int, str | None]:
         """Look for the newest labelled records since a time.
 
+        When a record was made is known to its source only, whose clock may be wrong; when it arrived is known to the database.
+
         Args:
             count: How many are wanted.
-            since: Epoch seconds; older records are left out. The keys must be UUIDs of version 7, as those of the source are.
+            since: By the database's clock, epoch seconds. Left out are the keys up to the largest one that arrived before.
 
         Returns:
             How many there are, and the key after which the newest ``count`` begin; None while there are fewer.
         """
-        first = key_at(since)
+        first = await self._database.last_key(since) or key_at(0.0)
         keys: list[str] = []
         seen = 0
         pages = self._database.processed_pages([ID], labelled=True, version=self._dataset.version, start=first)

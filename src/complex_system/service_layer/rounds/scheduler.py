@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from complex_system.errors import TrainingFailedError
@@ -13,7 +15,7 @@ from complex_system.evaluation.comparison import ComparisonRequest
 from complex_system.evaluation.mlflow_log import ComparisonLog
 from complex_system.evaluation.triggers import AlertCause, AlertTrigger, GrowthTrigger
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.protocol.training import TrainingFinished, TrainingRound
+from complex_system.protocol.training import TrainingRound
 from complex_system.service_layer.rounds.champion import RunBlocking
 from complex_system.service_layer.rounds.labelled_data import LabelledData
 from complex_system.service_layer.rounds.round import RoundRunner, RoundState, new_round_id
@@ -21,6 +23,9 @@ from complex_system.settings import Settings
 from complex_system.tracking.registry import ModelRegistry
 
 log = logging.getLogger(__name__)
+
+UNCOMPARED_INTERVAL = 60.0
+"""Seconds between two questions for models that were never compared."""
 
 
 @dataclass
@@ -58,8 +63,10 @@ class RoundScheduler:
     after: str | None = field(default=None, init=False)
     counting: float = field(default=0.0, init=False)
     _begun: ComparisonRequest | None = field(default=None, init=False)
-    _outside: dict[str, TrainingFinished] = field(default_factory=dict, init=False)
+    _outside: dict[str, tuple[str, str]] = field(default_factory=dict, init=False)
     _outside_since: float = field(default=0.0, init=False)
+    _looked: float = field(default=-math.inf, init=False)
+    _compared: set[tuple[str, str]] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         self.alerts = AlertTrigger(self.settings.retrain_pause)
@@ -79,10 +86,18 @@ class RoundScheduler:
             log.info("The last round had %d labelled records", last)
         self.growth = GrowthTrigger(self.settings.min_labelled, self.settings.retrain_growth, last)
 
-    def trained_outside(self, outcome: TrainingFinished) -> None:
+    def trained_outside(self, model: str, version: str, round_id: str) -> None:
         """Take a model that a trainer made on its own schedule; it is compared, too."""
-        self._outside[outcome.model] = outcome
-        self._outside_since = time.monotonic()
+        if (model, version) not in self._compared and self._outside.get(model) != (version, round_id):
+            self._outside[model] = version, round_id
+            self._outside_since = time.monotonic()
+
+    async def look_for_uncompared(self, registry: ModelRegistry, run_blocking: RunBlocking) -> None:
+        """Ask MLflow for models that were never compared: made while this service was away, or whose event was missed."""
+        if time.monotonic() - self._looked >= UNCOMPARED_INTERVAL:
+            for ref in await run_blocking(partial(registry.uncompared, self.version)):
+                self.trained_outside(ref.model, ref.version, ref.tags.get("round", ""))
+            self._looked = time.monotonic()
 
     async def next(self, outside_pause: float) -> ComparisonRequest | None:
         """Run the round that is due now, if any, and return the models to compare.
@@ -105,12 +120,13 @@ class RoundScheduler:
         if grown and await self._all_processed(counts.raw):
             return await self._train(ComparisonRequest(new_round_id(), [], counts.labelled, self.after))
         if self._outside and time.monotonic() - self._outside_since >= outside_pause:
-            newest = list(self._outside.values())[-1]
-            return ComparisonRequest(newest.round or new_round_id(), self._take_outside(), after=self.after)
+            _, newest_round = list(self._outside.values())[-1]
+            return ComparisonRequest(newest_round or new_round_id(), self._take_outside(), after=self.after)
         return None
 
     def compared(self, request: ComparisonRequest, *, improved: bool) -> None:
         """Record the end of a round; ``improved`` says whether there is a new champion."""
+        self._compared = set(request.models)
         if request.labelled is not None and self.growth is not None:
             self.growth.succeeded(request.labelled)
         if request.alert is not None:
@@ -181,7 +197,7 @@ class RoundScheduler:
 
     def _take_outside(self) -> list[tuple[str, str]]:
         outside, self._outside = self._outside, {}
-        return [(outcome.model, outcome.version) for outcome in outside.values()]
+        return [(model, version) for model, (version, _) in outside.items()]
 
     async def _tell(self, of: ComparisonRequest, stage: Literal["started", "failed"], text: str) -> None:
         alerts = of.alert.alerts if of.alert else ()

@@ -28,6 +28,7 @@ from complex_system.messaging.clients import DatabaseClient
 from complex_system.monitoring.reference import RAW_SAMPLE, Reference
 from complex_system.protocol.training import TRAINING_PROGRESS, CrossValidation, TrainingFinished, TrainingProgress
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
+from complex_system.tracking.outbox import KeptTraining
 from complex_system.training.base import Progress, TrainedModel, Trainer, score
 from complex_system.training.cross_validation import FewRecords, Keyed, Predict, cross_validate
 from complex_system.training.data import KeySample, Part, SampleCollector, Samples, TrainingData
@@ -92,11 +93,7 @@ class TrainingJob:
             log.exception("The training of round %s failed", self.round)
             message = f"The training failed with an internal error ({type(error).__name__}); the service's log says more."
             return outcome(status="failed", error=message, seconds=time.monotonic() - begin)
-        return outcome(
-            status="finished", model=logged.model, version=logged.version, run_id=logged.run_id, run_url=logged.run_url,
-            validation=result.validation, samples=result.samples, cross_validation=result.cross_validation,
-            seconds=time.monotonic() - begin, timings=self._timings,
-        )  # fmt: skip
+        return finished(result, logged, time.monotonic() - begin, self._timings)
 
     async def _train(self) -> tuple[LoggedModel, TrainingResult]:
         await self._service.set_state("working", "fetching data")
@@ -129,7 +126,11 @@ class TrainingJob:
         )
         await self._service.set_state("working", "logging")
         await self._announce("logging", last)
-        logged = await self._with_progress("logging", self._timed("logging", self._log(tracker, result)), last)
+        kept = await self._keep(result)
+        logging_it = self._timed("logging", log_when_possible(self._service, tracker, result))
+        logged = await self._with_progress("logging", logging_it, last)
+        if kept is not None:
+            await self._service.worker.run(partial(self._service.outbox.remove, kept))
         return logged, result
 
     async def _fetch(self) -> TrainingData:
@@ -203,19 +204,13 @@ class TrainingJob:
             log.warning("The model of round %s is not cross-validated: %s", self.round, error.message)
             return None
 
-    async def _log(self, tracker: Tracker, result: TrainingResult) -> LoggedModel:
-        """Log the result; keep it and try again as long as the tracking server is away."""
-        attempt = 0
-        while True:
-            try:
-                return await self._service.worker.run(partial(tracker.log, result))
-            except TrackingRefusedError:
-                raise
-            except TrackingUnavailableError as error:
-                attempt += 1
-                pause = min(0.5 * 2 ** min(attempt, 10), MAX_RETRY_PAUSE)
-                await self._service.set_state("waiting", f"{error.message} The model is kept; again in {pause:.0f} s.")
-                await asyncio.sleep(pause)
+    async def _keep(self, result: TrainingResult) -> KeptTraining | None:
+        """Write the result to disk before it is logged; without, where the disk does not take it."""
+        try:
+            return await self._service.worker.run(partial(self._service.outbox.keep, result))
+        except OSError as error:
+            log.warning("The model of round %s is not kept on disk, so a restart would lose it: %s", self.round, error)
+            return None
 
     async def _timed(self, stage: str, work: Awaitable[T]) -> T:
         begin = time.monotonic()
@@ -247,3 +242,31 @@ class TrainingJob:
                 **finite,
             ),
         )
+
+
+async def log_when_possible(service: TrainerService, tracker: Tracker, result: TrainingResult) -> LoggedModel:
+    """Log a result; try again as long as the tracking server is away, or has no room.
+
+    Raises:
+        TrackingRefusedError: It would refuse the result again.
+    """
+    attempt = 0
+    while True:
+        try:
+            return await service.worker.run(partial(tracker.log, result))
+        except TrackingRefusedError:
+            raise
+        except TrackingUnavailableError as error:
+            attempt += 1
+            pause = min(0.5 * 2 ** min(attempt, 10), MAX_RETRY_PAUSE)
+            await service.set_state("waiting", f"{error.message} The model is kept; again in {pause:.0f} s.")
+            await asyncio.sleep(pause)
+
+
+def finished(result: TrainingResult, logged: LoggedModel, seconds: float, timings: dict[str, float]) -> TrainingFinished:
+    """Return what is announced of a training whose model is registered."""
+    return TrainingFinished(
+        trainer=result.trainer, framework=result.framework, round=result.round, status="finished", model=logged.model,
+        version=logged.version, run_id=logged.run_id, run_url=logged.run_url, validation=result.validation,
+        samples=result.samples, cross_validation=result.cross_validation, seconds=seconds, timings=timings,
+    )  # fmt: skip

@@ -11,6 +11,7 @@ import time
 from abc import abstractmethod
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 from typing_extensions import override
@@ -18,15 +19,17 @@ from typing_extensions import override
 from complex_system.background import Worker
 from complex_system.domain.keys import new_key
 from complex_system.domain.laboratory import has_known_function
-from complex_system.errors import TrackingUnavailableError
+from complex_system.errors import ComplexSystemError, TrackingUnavailableError
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.service import SystemService
 from complex_system.protocol.operations import State
 from complex_system.protocol.training import TRAIN_MODEL, TRAINING_FINISHED, TrainingFinished, TrainReply, TrainRequest
-from complex_system.service_layer.training.job import TrainingJob
+from complex_system.service_layer.training.job import TrainingJob, finished, log_when_possible
 from complex_system.tracking.base import Tracker
+from complex_system.tracking.connection import server_time
 from complex_system.tracking.mlflow import MlflowTracker
-from complex_system.tracking.registry import ModelRegistry
+from complex_system.tracking.outbox import KeptTraining, Outbox
+from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 from complex_system.training.base import Trainer, TrainingParameters
 
 log = logging.getLogger(__name__)
@@ -46,6 +49,7 @@ class TrainerService(SystemService):
     Attributes:
         worker: The background thread.
         few: Labelled records below which models are cross-validated, too; 0 for never.
+        outbox: Models that the tracking server does not have yet, on disk.
     """
 
     trainer_name: ClassVar[str]
@@ -56,6 +60,9 @@ class TrainerService(SystemService):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.worker = Worker(f"{THREAD}-{self.trainer_name}")
+        self.outbox = Outbox(Path(self.settings.outbox_dir) / self.trainer_name)
+        self._kept: list[KeptTraining] = []
+        self._kept_task: asyncio.Task[None] | None = None
         self._loading: asyncio.Task[tuple[Trainer, Tracker]] | None = None
         self._tracker: Tracker | None = None
         self._job: TrainingJob | None = None
@@ -91,6 +98,9 @@ class TrainerService(SystemService):
     @override
     async def on_start(self) -> None:
         self._loading = asyncio.create_task(self._load())
+        self._kept = await asyncio.to_thread(self.outbox.trainings)
+        if self._kept:
+            self._kept_task = asyncio.create_task(self._log_kept())
         self.every(MAX_LOOK_PAUSE, self.train_on_schedule)
 
     @override
@@ -102,7 +112,7 @@ class TrainerService(SystemService):
     async def on_stop(self) -> None:
         if self._job is not None:
             self._job.cancel()
-        tasks = [task for task in (self._job_task, self._loading) if task is not None]
+        tasks = [task for task in (self._job_task, self._kept_task, self._loading) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -120,6 +130,8 @@ class TrainerService(SystemService):
             return reply(accepted=False, round=round_id, reason="not asked")
         if self._job is not None:
             return reply(accepted=False, round=self._job.round, reason="busy")
+        if any(kept.round == round_id for kept in self._kept):
+            return reply(accepted=True, round=round_id)  # trained before a restart; its end is announced when it is logged
         if self._last_outcome is not None and self._last_outcome.round == round_id:
             # The caller missed the end of its round: it gets the outcome again, not another training.
             await self.announce(TRAINING_FINISHED, self._last_outcome)
@@ -142,13 +154,18 @@ class TrainerService(SystemService):
         return min(max(remaining, 0.5), MAX_LOOK_PAUSE)
 
     async def _recall(self) -> None:
-        registry = ModelRegistry(self.settings.mlflow_tracking_uri, self.settings.model_prefix or self.dataset.name)
+        uri = self.settings.mlflow_tracking_uri
+        registry = ModelRegistry(uri, self.settings.model_prefix or self.dataset.name)
+
+        def read() -> tuple[list[ModelVersionRef], datetime]:
+            return registry.newest_versions(), server_time(uri)
+
         try:
-            versions = await self.while_running(self.worker.run(registry.newest_versions), grace=0.0)
+            versions, now = await self.while_running(self.worker.run(read), grace=0.0)
         except TrackingUnavailableError as error:
             log.debug("The time of the last training is not known yet: %s", error.message)
             return
-        ages = [(datetime.now(UTC) - ref.created_at).total_seconds() for ref in versions if ref.trainer == self.trainer_name]
+        ages = [(now - ref.created_at).total_seconds() for ref in versions if ref.trainer == self.trainer_name]
         if self._last_training is None:  # else a training was asked for meanwhile
             self._last_training = time.monotonic() - max(0.0, ages[0]) if ages else self._made_at
 
@@ -163,6 +180,29 @@ class TrainerService(SystemService):
         self._job, self._last_outcome = None, outcome
         await self.announce(TRAINING_FINISHED, outcome)
         await self.set_state("ready", outcome.error)
+
+    async def _log_kept(self) -> None:
+        """Log, and announce, what was trained before a restart and could not be logged."""
+        while self._kept:
+            kept = self._kept[0]
+            try:
+                trainer, tracker = await self.tools()
+                result = await self.worker.run(partial(self.outbox.load, kept, trainer))
+                logged = await log_when_possible(self, tracker, result)
+            except ComplexSystemError as error:
+                log.warning(
+                    "The model of round %s, kept from before a restart, cannot be logged: %s", kept.round, error.message
+                )
+            except Exception:
+                log.exception("The model of round %s, kept from before a restart, cannot be logged", kept.round)
+            else:
+                log.info("Logged the model of round %s, kept from before a restart", kept.round)
+                await self.worker.run(partial(self.outbox.remove, kept))
+                # The round may wait for it; else it is compared as a model of this trainer's own schedule.
+                await self.announce(TRAINING_FINISHED, finished(result, logged, 0.0, result.timings))
+            self._kept.remove(kept)
+            if self._job is None:
+                await self.set_state("ready")
 
     async def tools(self) -> tuple[Trainer, Tracker]:
         """Return trainer and tracker once they are loaded; a failed load is tried again."""

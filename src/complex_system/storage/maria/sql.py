@@ -76,6 +76,10 @@ class Statements:
         self.keep_raw = f" ON DUPLICATE KEY UPDATE {ID} = {names.raw}.{ID}"
         self.delete_raw = f"DELETE FROM {names.raw} WHERE {ID} IN"
         self.select_raw = f"SELECT {raw} FROM {names.raw} ORDER BY {ID} LIMIT ?"
+        self.select_last_key = (
+            f"SELECT {ID} FROM {names.raw} FORCE INDEX (PRIMARY) "
+            f"WHERE {ENVELOPE}_received < FROM_UNIXTIME(?) ORDER BY {ID} DESC LIMIT 1"
+        )
         self.select_origins = f"SELECT {ID}, {HASH}, {SOURCE} FROM {names.raw} WHERE {ID} IN"
         self.keep_conflict = (
             f"INSERT INTO {names.conflicts} ({ID}, hash, source, kept_source, record) VALUES (?, ?, ?, ?, ?) "

@@ -74,6 +74,16 @@ class MariaDataStore(DataStore):
         await self._connections.select("SELECT 1")
 
     @override
+    async def now(self) -> float:
+        [(now,)] = await self._connections.select("SELECT UNIX_TIMESTAMP(CURRENT_TIMESTAMP(6))")
+        return float(now)
+
+    @override
+    async def last_key(self, before: float) -> str | None:
+        found = await self._connections.select(self._sql.select_last_key, (before,))
+        return str(found[0][0]) if found else None
+
+    @override
     async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
         if not records:
             return {"inserted": 0, "existing": 0, "conflicts": 0}

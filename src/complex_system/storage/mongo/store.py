@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
 import pyarrow as pa
@@ -62,6 +62,18 @@ class MongoDataStore(DataStore):
     async def ping(self) -> None:
         with self._connection.translated():
             await self._connection.ping()
+
+    @override
+    async def now(self) -> float:
+        with self._connection.translated():
+            return (await self._connection.now()).replace(tzinfo=UTC).timestamp()
+
+    @override
+    async def last_key(self, before: float) -> str | None:
+        arrived = {f"{ENVELOPE}.received": {"$lt": datetime.fromtimestamp(before, UTC)}}
+        with self._connection.translated():
+            found = await self._collections.raw.find_one(arrived, {ID: 1}, sort=[(ID, -1)])
+        return str(found[ID]) if found else None
 
     @override
     async def probe(self) -> None:

