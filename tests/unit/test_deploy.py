@@ -116,6 +116,7 @@ def test_every_deployment_asks_for_passwords_of_the_servers_it_has() -> None:
     assert set(values) >= {
         "FASTIOT_NATS_USER", "FASTIOT_NATS_PASSWORD", "FASTIOT_MARIA_DB_USER", "FASTIOT_MARIA_DB_PASSWORD",
         "COMPLEX_SYSTEM_MARIA_ROOT_PASSWORD", "COMPLEX_SYSTEM_API_KEY", f"{PASSWORD_VARIABLE}ML_SERVING",
+        "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "COMPLEX_SYSTEM_MLFLOW_SECRET_KEY",
         f"{PASSWORD_VARIABLE}DATABASE_MARIA", f"{PASSWORD_VARIABLE}FIOT",
     }  # fmt: skip
     assert values["FASTIOT_NATS_USER"] == "operator"
@@ -200,7 +201,10 @@ def test_each_container_gets_its_own_secrets_only(configured: Path, deployment: 
     assert owners.pop("COMPLEX_SYSTEM_MODEL_KEY") == {*trainers, "ml_consumer", "ml_serving", "ml_serving_mlflow"}
     if deployment == "maria":
         assert owners.pop("COMPLEX_SYSTEM_MARIA_ROOT_PASSWORD") == {"mariadb"}
-    assert not [name for name in owners if "MLFLOW" not in name]
+    clients = {service for service in MANIFESTS if "mlflow" in manifest(service).get("depends_on", [])} & set(services)
+    assert owners.pop("MLFLOW_TRACKING_PASSWORD") == clients | {"mlflow"}
+    assert owners.pop("COMPLEX_SYSTEM_MLFLOW_SECRET_KEY") == {"mlflow"}
+    assert owners == {}
 
 
 def test_secrets_that_an_env_adds_go_where_they_belong() -> None:
