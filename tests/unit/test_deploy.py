@@ -197,6 +197,8 @@ def test_each_container_gets_its_own_secrets_only(configured: Path, deployment: 
     assert owners.pop(variable) == {database, server}
     assert owners.pop("FASTIOT_NATS_PASSWORD") == {"nats"}
     assert owners.pop("COMPLEX_SYSTEM_API_KEY") == {"ml_serving", "ml_serving_mlflow", "ml_monitoring"}
+    trainers = {name for name in services if "_regression" in name}
+    assert owners.pop("COMPLEX_SYSTEM_MODEL_KEY") == {*trainers, "ml_consumer", "ml_serving", "ml_serving_mlflow"}
     if deployment == "maria":
         assert owners.pop("COMPLEX_SYSTEM_MARIA_ROOT_PASSWORD") == {"mariadb"}
     clients = {service for service in MANIFESTS if "mlflow" in manifest(service).get("depends_on", [])} & set(services)

@@ -32,6 +32,8 @@ _SERVERS: dict[str, tuple[str, dict[str, str]]] = {
     ),
 }
 _API_KEY = "COMPLEX_SYSTEM_API_KEY"
+_MODEL_KEY = "COMPLEX_SYSTEM_MODEL_KEY"
+_MODELS = "Trainers sign their models with it; serving and ml_consumer take no others. The same on all hosts"
 _REST = "Programs send it as X-API-Key, browsers at the login"
 _REST_SERVICES = ("ml_serving", "ml_serving_mlflow", "ml_monitoring")
 
@@ -88,6 +90,8 @@ def env_text(deployment: str, infrastructure: Mapping[str, bool], services: Coll
                 lines.append(f"{variable}={value or random_password()}")
     if any(service in _REST_SERVICES for service in services):
         lines += ["", f"# {_REST}", f"{_API_KEY}={random_password()}"]
+    if any("_regression" in service for service in services):
+        lines += ["", f"# {_MODELS}", f"{_MODEL_KEY}={random_password()}"]
     return "\n".join(lines) + "\n"
 
 

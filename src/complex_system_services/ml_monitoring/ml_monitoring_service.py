@@ -19,6 +19,7 @@ from complex_system.http.auth import require_key
 from complex_system.http.server import RestServer
 from complex_system.messaging.clients import DatabaseClient, DocumentClient
 from complex_system.messaging.handlers import answers, hears
+from complex_system.messaging.permissions import SERVICES
 from complex_system.messaging.service import SystemService
 from complex_system.monitoring import views
 from complex_system.monitoring.alerts.evaluation import AlertRules
@@ -77,7 +78,12 @@ class MlMonitoringService(SystemService):
         history = History(settings.monitoring_days * DAY)
         self._clock = DatabaseClock()
         self.monitor = Monitor(
-            self.dataset, settings.monitoring_window, history, silent_after=settings.silent_after, now=self._clock
+            self.dataset,
+            settings.monitoring_window,
+            history,
+            silent_after=settings.silent_after,
+            services=frozenset(SERVICES),
+            now=self._clock,
         )
         documents, self._database = DocumentClient(self), DatabaseClient(self)
         self._keeper = HistoryKeeper(self.monitor, documents, settings.monitoring_waiting_hours, self._check_lease)
