@@ -26,6 +26,10 @@ _SERVERS: dict[str, tuple[str, dict[str, str]]] = {
         "MariaDB; the services use the first user, which may use the project's database only",
         {"FASTIOT_MARIA_DB_USER": USER, "FASTIOT_MARIA_DB_PASSWORD": "", "COMPLEX_SYSTEM_MARIA_ROOT_PASSWORD": ""},
     ),
+    "mlflow": (
+        "MLflow: its only account, which browsers are asked for, too",
+        {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": "", "MLFLOW_FLASK_SERVER_SECRET_KEY": ""},
+    ),
 }
 _API_KEY = "COMPLEX_SYSTEM_API_KEY"
 _REST = "Programs send it as X-API-Key, browsers at the login"

