@@ -20,18 +20,10 @@ from fastiot.cli.model.infrastructure_service import (
 )
 from jinja2 import ChoiceLoader, FileSystemLoader
 
-from complex_system.deploy import USERS_FILE
+from complex_system.deploy import ACCOUNTS_FILE, USERS_FILE
 
 TEMPLATES = Path(__file__).parent / "deploy" / "templates"
 MLFLOW_PORT = 8080
-MLFLOW_VERSION = "3.17.2"
-_MLFLOW_ACCOUNTS = (
-    "[mlflow]",
-    "default_permission=READ",
-    "database_uri=sqlite:////tmp/accounts.db",
-    "authorization_function=mlflow.server.auth:authenticate_request_basic_auth",
-    "auth_cache_ttl_seconds=60",
-)
 
 
 def _health(test: str, start_period: int = 60) -> InfrastructureServiceComposeExtras:
@@ -122,16 +114,14 @@ class MariaDatabase(MariaDBService):
 
 
 class MlflowService(InfrastructureService):
-    """MLflow's server in one process, with runs in a database; it serves the artifacts, too, and has one account.
+    """MLflow's server in one process, with accounts, and runs in a database; it serves the artifacts, too.
 
-    The version is the one of ``constraints-mlflow.txt``, which ``fiot run`` starts; the variant ``-full`` has what accounts,
-    PostgreSQL and S3 need. The account's database is made anew at each start, so that a new password in the ``.env`` is all it takes.
     Services read ``MLFLOW_TRACKING_URI``, which the compose file makes of host and port. The defaults suit one host: SQLite and
     files in one volume. ``docs/deployment.md`` shows PostgreSQL and S3.
     """
 
     name: str = "mlflow"
-    image: str = f"ghcr.io/mlflow/mlflow:v{MLFLOW_VERSION}-full"
+    image: str = "ghcr.io/mlflow/mlflow:v3.17.2-full"  # the image without -full lacks the packages for accounts
     host_name_env_var: str = "COMPLEX_SYSTEM_MLFLOW_HOST"
     ports: list[InfrastructureServicePort] = [
         InfrastructureServicePort(
@@ -152,25 +142,28 @@ class MlflowService(InfrastructureService):
             default="mlflow,mlflow:*,localhost,localhost:*,127.0.0.1,127.0.0.1:*",
             env_var="COMPLEX_SYSTEM_MLFLOW_ALLOWED_HOSTS",
         ),
-        InfrastructureServiceEnvVar(name="MLFLOW_AUTH_ADMIN_USERNAME", default="", env_var="MLFLOW_TRACKING_USERNAME"),
+        InfrastructureServiceEnvVar(name="MLFLOW_DISABLE_TELEMETRY", default="true"),
+        InfrastructureServiceEnvVar(name="MLFLOW_SERVER_ENABLE_JOB_EXECUTION", default="false"),
+        InfrastructureServiceEnvVar(
+            name="MLFLOW_AUTH_ADMIN_USERNAME", default="complex_system", env_var="MLFLOW_TRACKING_USERNAME"
+        ),
         InfrastructureServiceEnvVar(name="MLFLOW_AUTH_ADMIN_PASSWORD", default="", env_var="MLFLOW_TRACKING_PASSWORD"),
         InfrastructureServiceEnvVar(
-            name="MLFLOW_FLASK_SERVER_SECRET_KEY", default="", env_var="MLFLOW_FLASK_SERVER_SECRET_KEY"
+            name="MLFLOW_FLASK_SERVER_SECRET_KEY", default="", env_var="COMPLEX_SYSTEM_MLFLOW_SECRET_KEY"
         ),
-        InfrastructureServiceEnvVar(name="MLFLOW_AUTH_CONFIG_PATH", default="/tmp/accounts.ini"),  # noqa: S108
-        InfrastructureServiceEnvVar(name="MLFLOW_SERVER_ENABLE_JOB_EXECUTION", default="false"),
-        InfrastructureServiceEnvVar(name="MLFLOW_DISABLE_TELEMETRY", default="true"),
+        InfrastructureServiceEnvVar(name="MLFLOW_AUTH_CONFIG_PATH", default=f"/etc/mlflow/{ACCOUNTS_FILE}"),
     ]
     volumes: list[InfrastructureServiceVolume] = [
-        InfrastructureServiceVolume(container_volume="/mlflow", env_var="COMPLEX_SYSTEM_MLFLOW_VOLUME")
+        InfrastructureServiceVolume(container_volume="/mlflow", env_var="COMPLEX_SYSTEM_MLFLOW_VOLUME"),
+        InfrastructureServiceVolume(
+            container_volume=f"/etc/mlflow/{ACCOUNTS_FILE}:ro",
+            env_var="COMPLEX_SYSTEM_MLFLOW_ACCOUNTS",
+            default_volume_mount=f"./{ACCOUNTS_FILE}",
+            tmpfs_for_tests=False,
+        ),
     ]
     compose_extras: list[InfrastructureServiceComposeExtras] = [
-        _command(
-            "sh",
-            "-c",
-            f"printf '%s\\\\n' {' '.join(_MLFLOW_ACCOUNTS)} >$$MLFLOW_AUTH_CONFIG_PATH && rm -f /tmp/accounts.db && "
-            f"exec mlflow server --app-name basic-auth --host 0.0.0.0 --port {MLFLOW_PORT}",
-        ),
+        _command("mlflow", "server", "--app-name", "basic-auth", "--host", "0.0.0.0", "--port", str(MLFLOW_PORT)),
         _health(
             f"python -c 'import urllib.request as u; u.urlopen(\\\"http://127.0.0.1:{MLFLOW_PORT}/health\\\", timeout=4)'",
             start_period=180,

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -82,6 +83,9 @@ class Proof:
         self.data.mkdir(parents=True)
         fiot("config", name, "--port-offset", "0", env={"FASTIOT_VOLUME_DIR": str(self.data)})
         self.saw("fiot config: compose file and .env generated, with free ports")
+        os.environ |= {
+            name: value for name, value in self.stack.environment().items() if name.startswith("MLFLOW_TRACKING_")
+        }
         self.stack.compose("config", "--quiet")
         self.saw("docker-compose config: no errors")
         if self.build:

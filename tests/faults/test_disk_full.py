@@ -34,7 +34,10 @@ SERVERS: dict[str, type[Server]] = {"mongo": MongoServer, "maria": MariaServer}
 SOURCE, PROCESSING = "dummy_data_generation", "data_processing"
 LEFT = 512 * 1024
 """Bytes that the records themselves fill."""
+MEGABYTES = 1000 if FULL else 300
 FULL_SECONDS = 12.0 if FULL else 5.0
+
+LONG = pytest.mark.timeout(1800) if FULL else pytest.mark.long
 
 pytestmark = [needs_root, pytest.mark.timeout(1800 if FULL else 300)]
 
@@ -49,8 +52,11 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
 async def on_small_disk(
     kind: str, folder: Path, broker: Server, variables: dict[str, str]
 ) -> AsyncIterator[tuple[Plant, SmallDisk, Server]]:
-    """A plant whose database has a disk of 300 MB, and is started again when it ends, as by `fiot run` and the compose stack."""
-    with small_disk(folder / "disk", 300) as disk, started(SERVERS[kind](disk.folder / kind, folder, port=0)) as database:
+    """A plant whose database has a small disk, and is started again when it ends, as by `fiot run` and the compose stack."""
+    with (
+        small_disk(folder / "disk", MEGABYTES) as disk,
+        started(SERVERS[kind](disk.folder / kind, folder, port=0)) as database,
+    ):
         name = f"d{uuid.uuid4().hex[:10]}"
         own = {**QUICK, "FASTIOT_MONGO_DB_NAME": name, "COMPLEX_SYSTEM_MARIA_NAME": name, **variables}
         async with plant(folder, broker, database, own, RECORDS[kind], uuid.uuid4().int % 2**31) as system:
@@ -116,6 +122,7 @@ async def test_the_disk_of_mariadb_is_full(
         await goes_on(system, dataset, report)
 
 
+@LONG
 async def test_the_disk_of_the_stand_in_for_mongodb_is_full(
     tmp_path: Path, broker: NatsServer, dataset: Dataset, report: Any
 ) -> None:

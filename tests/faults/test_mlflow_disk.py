@@ -12,12 +12,14 @@ from complex_system.local.servers import MlflowServer
 from complex_system.tracking.mlflow import MlflowTracker
 from complex_system.tracking.outbox import Outbox
 from complex_system.tracking.registry import ModelRegistry
+from plant import FULL
 from small_disk import needs_root, small_disk
 from support import started
 from trainings import quick_result, trainer
 
 pytestmark = [
     needs_root,
+    *(() if FULL else (pytest.mark.long,)),
     pytest.mark.timeout(300),
     # MLflow warns of its own and its dependencies' deprecations.
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),

@@ -16,6 +16,7 @@ from complex_system.domain.laboratory import Laboratory, truth_of
 from complex_system.domain.pages import Page, processed_schema
 from complex_system.domain.records import Record
 from complex_system.errors import TrackingRefusedError, TrackingUnavailableError
+from complex_system.local.mlflow_server import collect_metrics
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient, ServingClient
 from complex_system.messaging.service import SystemService
@@ -287,7 +288,7 @@ async def test_each_day_has_a_run_of_its_own(settings: Settings) -> None:
     assert {r.info.status for r in runs} == {"FINISHED"}
 
 
-async def test_mlflow_keeps_the_metrics_of_some_days_only(settings: Settings) -> None:
+async def test_mlflow_keeps_the_metrics_of_some_days_only(settings: Settings, mlflow_server: Server) -> None:
     today = datetime.now(UTC)
     uri, experiment = settings.mlflow_tracking_uri, settings.mlflow_experiment
     points = [Point(today - timedelta(days=days), Figures.of_flat({"a": 1.0})) for days in (9, 8, 3, 2, 0)]
@@ -297,6 +298,11 @@ async def test_mlflow_keeps_the_metrics_of_some_days_only(settings: Settings) ->
     kept = [(each.data.tags["dataset"], each.info.run_name) for each in await asyncio.to_thread(logged, settings)]
     days = [f"monitoring-{(today - timedelta(days=days)).date()}" for days in (2, 0)]
     assert sorted(kept) == [("another", f"monitoring-{points[0].at.date()}"), *(("lab", day) for day in days)]
+    # What was deleted is marked only; its room is freed later, and the other runs keep theirs.
+    database = mlflow_server.directory / "mlflow.db"
+    assert collect_metrics(database) >= 2 * 3  # a value, and the newest one, of each of three runs
+    assert collect_metrics(database) == 0
+    assert [each.data.metrics for each in await asyncio.to_thread(logged, settings)] == [{"a": 1.0}] * 3
 
 
 async def test_columns_of_any_name_have_their_metrics_in_mlflow(settings: Settings) -> None:

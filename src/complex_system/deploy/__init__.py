@@ -5,3 +5,5 @@ The running system imports nothing of it.
 
 USERS_FILE = "users.conf"
 """The broker's users, beside the compose file."""
+ACCOUNTS_FILE = "mlflow-accounts.ini"
+"""The configuration of MLflow's accounts, beside the compose file."""

@@ -27,8 +27,8 @@ _SERVERS: dict[str, tuple[str, dict[str, str]]] = {
         {"FASTIOT_MARIA_DB_USER": USER, "FASTIOT_MARIA_DB_PASSWORD": "", "COMPLEX_SYSTEM_MARIA_ROOT_PASSWORD": ""},
     ),
     "mlflow": (
-        "MLflow: its only account, which browsers are asked for, too",
-        {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": "", "MLFLOW_FLASK_SERVER_SECRET_KEY": ""},
+        "MLflow: user and password, also for its page; the key signs what its forms send",
+        {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": "", "COMPLEX_SYSTEM_MLFLOW_SECRET_KEY": ""},
     ),
 }
 _API_KEY = "COMPLEX_SYSTEM_API_KEY"

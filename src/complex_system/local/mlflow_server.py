@@ -12,11 +12,17 @@ import gc
 import importlib
 import os
 import shutil
+import sqlite3
 import sys
+import threading
+import time
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 HOST = "127.0.0.1"
+COLLECT_PAUSE = 3600.0
+"""Seconds between two looks for deleted runs of monitoring."""
 DATABASE = "mlflow.db"
 EMPTY = Path(sys.prefix, "empty.db")
 """A database with all tables and nothing in them, made with the environment."""
@@ -58,7 +64,36 @@ def main(port: int, folder: Path) -> None:
     app = served.create_app() if secured else served.app
     gc.freeze()
     gc.enable()
+    threading.Thread(target=_collect, args=(database,), daemon=True).start()
     uvicorn.run(app, host=HOST, port=port, log_level="warning")
+
+
+def _collect(database: Path) -> None:
+    """Free the room of deleted monitoring runs from time to time."""
+    while True:
+        time.sleep(COLLECT_PAUSE)
+        with suppress(sqlite3.Error):  # locked, or full: the next turn goes on
+            collect_metrics(database)
+
+
+def collect_metrics(database: Path) -> int:
+    """Delete the metrics of monitoring's deleted runs; return how many there were.
+
+    MLflow keeps a deleted run until ``mlflow gc``, which loads all of its metrics into memory: of a day of monitoring a million.
+    """
+    deleted = 0
+    with closing(sqlite3.connect(database, timeout=30)) as connection:
+        runs = connection.execute(
+            "SELECT run_uuid FROM runs JOIN tags USING (run_uuid) "
+            "WHERE lifecycle_stage = 'deleted' AND key = 'kind' AND value = 'monitoring'"
+        ).fetchall()
+        for table in ("metrics", "latest_metrics"):
+            part = f"DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} WHERE run_uuid = ? LIMIT 10000)"  # noqa: S608
+            for run in runs:
+                while count := connection.execute(part, run).rowcount:  # in parts, so that the server does not wait for long
+                    connection.commit()
+                    deleted += count
+    return deleted
 
 
 def _prepare_accounts(folder: Path) -> None:

@@ -243,6 +243,9 @@ class Lease:
                     told = True
                     reason = str(error) or type(error).__name__
                     log.warning("The lease of %s cannot be renewed, nothing is done until then: %s", self._service, reason)
+            except Exception:
+                self._bucket = None
+                log.exception("The lease of %s could not be renewed", self._service)
 
     async def _renew(self) -> None:
         try:
