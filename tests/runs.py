@@ -28,7 +28,9 @@ class FiotRun:
     def __init__(self, base: Path, deployment: str, *options: str, **environment: str) -> None:
         self.directory = base / deployment
         self.output = base / f"{deployment}.out"
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FASTIOT_", "WANDB_"))}
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(("FASTIOT_", "WANDB_", "MLFLOW_"))
+        }
         with self.output.open("ab") as out:
             self.process = subprocess.Popen(
                 [FIOT, "run", deployment, *options],

@@ -76,6 +76,8 @@ class Settings(BaseSettings):
 
     # Tracking
     mlflow_tracking_uri: str = Field("http://localhost:8080", env="MLFLOW_TRACKING_URI", description="MLflow server")
+    mlflow_user: str = Field("", env="MLFLOW_TRACKING_USERNAME", description="User at the MLflow server, empty for none")
+    mlflow_password: str = Field("", repr=False, env="MLFLOW_TRACKING_PASSWORD", description="Password at the MLflow server")
     mlflow_experiment: str = Field("complex-system", env="MLFLOW_EXPERIMENT_NAME", description="MLflow experiment")
     model_prefix: str = Field("", description="Prefix of registered model names; empty for the data set's name")
     wandb_mode: Literal["online", "offline", "disabled"] = Field(

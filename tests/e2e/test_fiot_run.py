@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,10 +17,12 @@ from typing import Any, NamedTuple
 import httpx
 import psutil
 import pytest
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure
 
 from complex_system.domain.laboratory import BEST_POSSIBLE
 from complex_system.local.servers import ANY_PORT
-from runs import FIOT, ROOT, api_key, fiot_run
+from runs import FIOT, ROOT, FiotRun, fiot_run
 
 ELEVEN = {
     "dummy_data_generation", "data_processing", "ml_consumer", "ml_lightgbm_regression_mlflow", "ml_pytorch_regression",
@@ -95,10 +100,10 @@ def test_a_full_cycle_ends_with_a_prediction_by_the_champion(
 
 @pytest.mark.timeout(660)
 def test_a_second_run_keeps_data_and_champion_and_ends_when_asked(base: Path, cycle: Callable[[str], Cycle]) -> None:
-    """Runs on what the full cycle left; Ctrl-C ends it, and nothing stays behind."""
+    """Runs on what the full cycle left, this time locked; Ctrl-C ends it, and nothing stays behind."""
     before = cycle("mongo").status
     assert before["champion"]
-    with fiot_run(base, "mongo", **ONE_ROUND["mongo"]) as run:
+    with fiot_run(base, "mongo", "--locked", **ONE_ROUND["mongo"]) as run:
         status = run.eventually(lambda: (s := run.status())["state"] == "running" and s, 180)
         champion, expected = status["champion"], before["champion"]
         assert (champion["model"], champion["version"]) == (expected["model"], expected["version"])
@@ -106,8 +111,12 @@ def test_a_second_run_keeps_data_and_champion_and_ends_when_asked(base: Path, cy
         assert status["records"]["raw"] >= before["records"]["raw"]
         serving = status["services"]["ml_serving_mlflow"]
         assert serving["state"] == "ready"
-        model = httpx.get(f"{serving['url']}/model", headers={"X-API-Key": api_key("mongo")}).json()["model"]
+        client = dict(
+            line.split("=", 1) for line in (run.directory / "client.env").read_text().splitlines() if line[0] != "#"
+        )
+        model = httpx.get(f"{serving['url']}/model", headers={"X-API-Key": client["COMPLEX_SYSTEM_API_KEY"]}).json()["model"]
         assert (model["name"], model["version"]) == (expected["model"], expected["version"])
+        every_door_asks(run, status, client)
 
         victim = status["services"]["ml_serving_mlflow"]["pid"]
         os.kill(victim, signal.SIGKILL)
@@ -123,6 +132,50 @@ def test_a_second_run_keeps_data_and_champion_and_ends_when_asked(base: Path, cy
         assert run.wait(60) == 0, run.said
         assert run.processes() == []
         assert run.status()["state"] == "done"
+
+
+def every_door_asks(run: FiotRun, status: dict[str, Any], client: dict[str, str]) -> None:
+    """Who has no password is refused everywhere; client.env, the shown command and the shown link let in."""
+    key, page = {"X-API-Key": client["COMPLEX_SYSTEM_API_KEY"]}, status["services"]["ml_monitoring"]["url"]
+    experiments = f"{client['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/experiments/search?max_results=1"
+    account = (client["MLFLOW_TRACKING_USERNAME"], client["MLFLOW_TRACKING_PASSWORD"])
+    assert httpx.get(experiments).status_code == 401
+    assert httpx.get(experiments, auth=account).status_code == 200
+    for service in ("ml_serving_mlflow", "ml_serving", "ml_monitoring"):
+        url = status["services"][service]["url"] + ("/api/alerts" if service == "ml_monitoring" else "/model")
+        assert httpx.get(url).status_code == 401
+        assert httpx.get(url, headers=key).status_code == 200
+    with MongoClient("127.0.0.1", int(client["FASTIOT_MONGO_DB_PORT"])) as stranger, pytest.raises(OperationFailure):
+        stranger["KIOptiPackDb"].list_collection_names()
+    assert _nats_says(client, {}) != b"PONG"
+    operator = {"user": client["FASTIOT_NATS_USER"], "pass": client["FASTIOT_NATS_PASSWORD"]}
+    assert _nats_says(client, operator) == b"PONG"
+
+    link = re.search(rf"{page}/login\?token=\S+", run.said)
+    assert link is not None
+    with httpx.Client(follow_redirects=True) as browser:
+        assert browser.get(link[0]).url.path == "/"
+        assert browser.get(f"{page}/api/alerts").status_code == 200
+    command = next(line for line in run.said.splitlines() if "repeat it: " in line).partition("repeat it: ")[2]
+    answered = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert "predictions" in answered.stdout
+
+    log = (run.directory / "logs" / "runner.log").read_text()
+    secrets = [value for name, value in client.items() if name.endswith(("PASSWORD", "KEY"))]
+    assert len(secrets) == 4
+    assert not [secret for secret in (*secrets, link[0]) if secret in log]
+    assert not [secret for secret in secrets if secret in run.said]
+    assert run.directory.stat().st_mode & 0o077 == 0
+
+
+def _nats_says(client: dict[str, str], account: dict[str, str]) -> bytes:
+    with socket.create_connection(("127.0.0.1", int(client["FASTIOT_NATS_PORT"])), timeout=10) as connection:
+        lines = connection.makefile("rb")
+        lines.readline()  # INFO
+        connection.sendall(f"CONNECT {json.dumps({'verbose': False, **account})}\r\nPING\r\n".encode())
+        said = lines.readline().strip()
+        lines.close()
+        return said
 
 
 @pytest.mark.parametrize(("number", "seconds"), [(signal.SIGINT, 0.2), (signal.SIGTERM, 3.0)])

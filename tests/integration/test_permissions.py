@@ -238,9 +238,10 @@ async def test_a_device_publishes_on_its_subject_is_acknowledged_and_hears_nobod
 
 async def test_the_broker_of_a_locked_run_has_the_same_users(tmp_path: Path) -> None:
     broker = NatsServer(tmp_path / "nats", port=0, asks=True)
+    broker.services = ("ml_consumer",)
     broker.devices = {"COMPLEX_SYSTEM_NATS_DEVICE_PRESS_4": BROKER_PASSWORD}
     with started(broker):
-        password = broker.user_environment("ml_consumer")["FASTIOT_NATS_PASSWORD"]
+        password = broker.service_environment("ml_consumer")["FASTIOT_NATS_PASSWORD"]
         async with guest(broker, "ml_consumer", password=password) as consumer, guest(broker, "press-4") as device:
             await consumer.client.publish("champion-changed", b"")
             assert await consumer.refusals() == set()

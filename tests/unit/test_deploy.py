@@ -136,6 +136,13 @@ def test_git_never_sees_an_env() -> None:
 # Compose files
 
 
+def test_mlflows_image_and_local_server_have_one_version(configured: Path) -> None:
+    [pinned] = re.findall(r"^mlflow==(.+)$", (ROOT / "constraints-mlflow.txt").read_text(), re.MULTILINE)
+    image = f"ghcr.io/mlflow/mlflow:v{pinned}-full"
+    assert compose(configured, "mongo")["services"]["mlflow"]["image"] == image
+    assert f"`{image}`" in (ROOT / "docs/deployment.md").read_text()
+
+
 @pytest.mark.parametrize("deployment", DEPLOYMENTS)
 def test_the_compose_file_is_closed_pinned_and_knows_its_servers(configured: Path, deployment: str) -> None:
     content = compose(configured, deployment)

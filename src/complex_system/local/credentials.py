@@ -40,11 +40,19 @@ def kept_secret(path: Path) -> str:
     return secret
 
 
-def write_client_file(path: Path, variables: Mapping[str, str]) -> None:
-    """Write the addresses, users and passwords that a program of one's own needs, as variables for a shell."""
+def write_client_file(path: Path, variables: Mapping[str, str], published_host: str = "") -> None:
+    """Write the addresses, users and passwords that a program of one's own needs, as variables for a shell.
+
+    Args:
+        path: The file.
+        variables: What it sets.
+        published_host: How a published FastIoT program, which knows host and port only, names the broker.
+    """
     lines = [
         "# Written by `fiot run --locked` at each start: where its servers are and how to be let in.",
         f"# In a shell: set -a; . {path}; set +a",
         *(f"{name}={value}" for name, value in variables.items() if value),
     ]
+    if published_host:
+        lines.append(f"# Programs that know host and port of the broker only take: FASTIOT_NATS_HOST={published_host}")
     write_private(path, "\n".join(lines) + "\n")

