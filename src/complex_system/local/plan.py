@@ -233,7 +233,7 @@ def make_plan(
     )
     of_services = {k: v for s in services for k, v in s.environment.items()}
     # The run itself is no service: it has the account of whoever started it.
-    account = {name: shared[name] for name in ("FASTIOT_NATS_USER", "FASTIOT_NATS_PASSWORD") if name in shared}
+    account: dict[str, str] = {n: v for n, v in shared.items() if n in ("FASTIOT_NATS_USER", "FASTIOT_NATS_PASSWORD")}
     try:
         settings = Settings.of({**os.environ, **shared, **of_services, **account})
     except ValidationError as error:
