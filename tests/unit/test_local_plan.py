@@ -97,7 +97,10 @@ def test_the_databases_ask_always_and_everything_else_in_a_locked_run(tmp_path: 
     secrets = {environment[name] for name in ("FASTIOT_NATS_PASSWORD", "MLFLOW_TRACKING_PASSWORD", "COMPLEX_SYSTEM_API_KEY")}
     assert len(secrets) == 3
     assert all(len(secret) == 49 for secret in secrets)
-    assert secrets < set(locked.client_variables.values())
+    client = locked.client_variables
+    assert secrets - set(client.values()) == {environment["FASTIOT_NATS_PASSWORD"]}  # a service's own; a client has another user
+    assert (environment["FASTIOT_NATS_USER"], client["FASTIOT_NATS_USER"]) == ("ml_serving_mlflow", "complex_system")
+    assert locked.settings.nats_password == client["FASTIOT_NATS_PASSWORD"]
     assert locked.key_in_shell == f"$(cat {tmp_path / 'run' / 'api_key'})"
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert files
