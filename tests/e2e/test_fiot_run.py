@@ -156,7 +156,8 @@ def every_door_asks(run: FiotRun, status: dict[str, Any], client: dict[str, str]
     with httpx.Client(follow_redirects=True) as browser:
         assert browser.get(link[0]).url.path == "/"
         assert browser.get(f"{page}/api/alerts").status_code == 200
-    command = next(line for line in run.said.splitlines() if "repeat it: " in line).partition("repeat it: ")[2]
+    command = [line for line in run.said.splitlines() if "repeat it: " in line][-1].partition("repeat it: ")[2]
+    assert str(run.directory.resolve()) in command  # the shell reads the key there
     answered = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert "predictions" in answered.stdout
 

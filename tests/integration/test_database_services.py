@@ -213,6 +213,8 @@ def bad_requests(dataset: Dataset) -> list[tuple[Any, Any, type[Exception], str]
         (protocol.DELETE_DOCUMENTS, {"kind": "k"}, InvalidRequestError, "either 'keys' or 'before'"),
         (protocol.GET_TARGETS, {}, InvalidRequestError, "`keys`"),
         (protocol.GET_RAW_BY_KEYS, {"keys": "k"}, InvalidRequestError, "'keys'"),
+        (protocol.GET_LAST_KEY, {}, InvalidRequestError, "`before`"),
+        (protocol.GET_LAST_KEY, {"before": "yesterday"}, InvalidRequestError, "'before'"),
     ]  # fmt: skip
     for field in ("page", "page_size"):
         for value in (-1, True, 1.0, "1", None):
@@ -226,7 +228,7 @@ def bad_requests(dataset: Dataset) -> list[tuple[Any, Any, type[Exception], str]
     ours = (
         protocol.GET_COUNTS, protocol.GET_UNPROCESSED, protocol.GET_PROCESSED, protocol.REJECT_RAW, protocol.GET_REJECTED,
         protocol.GET_DOCUMENTS, protocol.DELETE_DOCUMENTS, protocol.GET_TARGETS, protocol.GET_RAW_BY_KEYS,
-        protocol.GET_INGEST_COUNTS,
+        protocol.GET_INGEST_COUNTS, protocol.GET_TIME, protocol.GET_LAST_KEY,
     )  # fmt: skip
     for subject in ours:
         cases += [(subject, value, InvalidRequestError, "takes a mapping") for value in NO_MAPPINGS]

@@ -289,7 +289,7 @@ async def test_the_local_run_sends_its_key_and_does_not_show_it(
 ) -> None:
     url, record = str(locked_rest.base_url).rstrip("/"), laboratory.complete_record()
     async with rest_client(PASSWORD) as known:
-        command = "\n".join((await predict(known, url, record)).curl)
+        command = "\n".join((await predict(known, url, record, key_in_shell="$COMPLEX_SYSTEM_API_KEY")).curl)
     assert PASSWORD not in command
     assert '-H "X-API-Key: $COMPLEX_SYSTEM_API_KEY"' in command
     async with rest_client("") as stranger:

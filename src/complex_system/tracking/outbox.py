@@ -50,7 +50,25 @@ class KeptTraining(NamedTuple):
 
 
 class _Manifest(Message, frozen=True, kw_only=True):
-    """What is not in another file. The attributes are those of the result, of its data and of its model."""
+    """What is not in another file.
+
+    Attributes:
+        trainer: Name of the trainer.
+        framework: Its framework.
+        round: Id of the training round.
+        declaration: The data set's declaration.
+        target: The column that is predicted.
+        feature_names: Names of the features, in the model's order.
+        validation: Scores on the validation part.
+        started_at: Begin of the training.
+        trained_at: End of the training.
+        timings: Seconds by step.
+        reference: The distribution of the training data, for drift; None where there is none.
+        cross_validation: Scores in the folds; None where there were none.
+        parameters: Hyperparameters.
+        history: Step, steps in all, training and validation error of each report.
+        best_step: The step whose model it is.
+    """
 
     trainer: str
     framework: str
