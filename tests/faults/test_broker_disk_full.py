@@ -69,6 +69,7 @@ def supervised(server: NatsServer, folder: Path) -> Supervisor:
     return supervisor
 
 
+@pytest.mark.long
 async def test_the_disk_of_the_broker_is_full(
     tmp_path: Path, mongo_server: Server, make_settings: Callable[..., Settings], report: Any
 ) -> None:

@@ -168,6 +168,7 @@ async def test_the_source_is_killed(servers: Servers, system: Plant, dataset: Da
     report(system.marks)
 
 
+@pytest.mark.long
 async def test_one_of_two_replicas_is_killed(servers: Servers, system: Plant, dataset: Dataset, report: Any) -> None:
     for service in (servers.service, PROCESSING):
         for replica in ("_a", "_b"):
@@ -185,6 +186,7 @@ async def test_one_of_two_replicas_is_killed(servers: Servers, system: Plant, da
     report(system.marks)
 
 
+@pytest.mark.long
 async def test_the_broker_is_frozen(servers: Servers, system: Plant, dataset: Dataset, report: Any) -> None:
     start_all(system, servers.service, PROCESSING, SOURCE)
 
@@ -202,6 +204,7 @@ async def test_the_broker_is_frozen(servers: Servers, system: Plant, dataset: Da
     report(system.marks)
 
 
+@pytest.mark.long
 async def test_the_database_answers_slowly(servers: Servers, tmp_path: Path, dataset: Dataset, report: Any) -> None:
     seed = uuid.uuid4().int % 2**31
     async with proxied(servers.database.port) as proxy:
@@ -222,6 +225,7 @@ async def test_the_database_answers_slowly(servers: Servers, tmp_path: Path, dat
             report(system.marks)
 
 
+@pytest.mark.long
 async def test_two_replicas_of_data_processing_share_the_work(
     servers: Servers, system: Plant, dataset: Dataset, report: Any
 ) -> None:
@@ -244,6 +248,7 @@ async def test_two_replicas_of_data_processing_share_the_work(
     report({"share of a": done()[0] / system.records, "done twice": sum(done()) / system.records - 1})
 
 
+@pytest.mark.long
 async def test_services_that_start_first_wait_and_say_for_what(
     servers: Servers, tmp_path: Path, dataset: Dataset, report: Any
 ) -> None:

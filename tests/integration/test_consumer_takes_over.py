@@ -40,6 +40,7 @@ async def champions(registry: ModelRegistry) -> list[tuple[str, str]]:
     return [(ref.model, ref.version) for ref in await asyncio.to_thread(registry.champions)]
 
 
+@pytest.mark.long
 async def test_models_that_were_made_while_the_consumer_was_away_are_compared_once(
     settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset, registry: ModelRegistry,
     monkeypatch: pytest.MonkeyPatch,

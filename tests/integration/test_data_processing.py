@@ -267,6 +267,7 @@ async def test_what_is_no_list_of_records_is_an_error(tester: TesterService, set
             await ProcessingClient(tester).process(value)
 
 
+@pytest.mark.long
 async def test_batches_shrink_while_the_database_is_slow_and_grow_again(
     tester: TesterService, settings: Settings, laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

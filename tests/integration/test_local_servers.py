@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import mariadb
+import mlflow
 import pytest
 from mlflow import MlflowClient
 from pymongo import MongoClient
@@ -130,7 +131,9 @@ def _store_works(store: Any) -> None:
 # MLflow
 
 
-def test_mlflow_asks_for_everything_but_its_health(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_asks_for_everything_but_its_health(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     folder = tmp_path / "mlflow"
     with started(MlflowServer(folder, port=0, asks=True)) as server:
         credentials = (USER, server.password)
@@ -148,6 +151,10 @@ def test_mlflow_asks_for_everything_but_its_health(tmp_path: Path, monkeypatch: 
             assert created.status_code == 403
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
+        # Artifacts go to the server of the process, whichever a client has.
+        before = mlflow.get_tracking_uri()
+        mlflow.set_tracking_uri(server.url)
+        request.addfinalizer(lambda: mlflow.set_tracking_uri(before))
         client = MlflowClient(tracking_uri=server.url, registry_uri=server.url)
         run = client.create_run(client.create_experiment("locked"))
         client.log_text(run.info.run_id, "kept", "note.txt")

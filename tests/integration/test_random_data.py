@@ -177,6 +177,7 @@ NASTY: Declaration = {
 """What the hunt found: names with quotation marks and line feeds, bins of a computed value, empty lists with empty shares."""
 
 
+@pytest.mark.long
 def test_random_data_survive_the_whole_path_on_both_databases_with_equal_values(
     each_settings: dict[str, Settings], runner: asyncio.Runner
 ) -> None:

@@ -235,6 +235,7 @@ async def test_a_training_survives_a_tracking_server_that_is_away(
 
 
 @pytest.mark.usefixtures("filled")
+@pytest.mark.long
 async def test_a_model_that_mlflow_could_not_take_is_logged_after_a_restart_of_its_trainer(
     ear: Ear, settings: Settings, mlflow_server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 from complex_system.errors import DeclarationError, StartError
 from complex_system.local.plan import DeployedService, Deployment, Plan, make_plan
 from complex_system.local.scenario import scenario_environment
-from complex_system.local.servers import ANY_PORT, NatsServer, free_port
+from complex_system.local.servers import ANY_PORT, SERVERS, NatsServer, free_port
 from complex_system.monitoring.alerts.rules import load_rules
 from complex_system.settings import Settings
 
@@ -33,6 +33,13 @@ def plan(
         environment={**ANY_PORT, **(environment or {})},
     )
     return make_plan(deployment, tmp_path / "run", options)
+
+
+@pytest.fixture(autouse=True)
+def named_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's client writes the address that it is given into the environment."""
+    for variable in ("MLFLOW_TRACKING_URI", *(server.host_variable for server in SERVERS.values())):
+        monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture
