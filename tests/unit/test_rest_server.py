@@ -269,15 +269,33 @@ async def test_a_head_has_a_bound(server: RestServer) -> None:
             assert b"65536 bytes" in body
 
 
-async def test_who_does_not_read_its_answer_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("requests", [1, 2, 20], ids=["one", "two", "more than are taken"])
+async def test_who_does_not_read_its_answer_is_left(requests: int) -> None:
     async with serving(Application()) as server:
         assert server._server is not None
         server._server.config.timeout_keep_alive = 0.2  # type: ignore[assignment]
-        async with connected(server) as (_, writer):
-            writer.write(get("/large") * 2)
+        with socket.create_connection(("127.0.0.1", port_of(server))) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.sendall(get("/large") * requests)
             state = server._server.server_state
-            await eventually(lambda: state.connections)
+            await eventually(lambda: state.total_requests)
             await eventually(lambda: not state.connections)
+
+
+async def test_who_reads_slowly_is_not_left() -> None:
+    async with serving(Application()) as server:
+        assert server._server is not None
+        server._server.config.timeout_keep_alive = 0.2  # type: ignore[assignment]
+        async with connected(server) as (reader, writer):
+            writer.write(get("/large"))
+            await reader.readuntil(b"\r\n\r\n")
+            taken, loop = 0, asyncio.get_running_loop()
+            started = loop.time()
+            while taken < LARGE:
+                taken += len(await reader.read(200_000))
+                await asyncio.sleep(0.05)  # the reader's slowness is what is tested
+            assert taken == LARGE
+            assert loop.time() - started > 0.4
 
 
 async def test_above_the_spare_connections_none_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ class ResponseBuffer:
         self._loop = asyncio.get_running_loop()
         self._held: bytes | None = None
         self._flush: asyncio.Handle | None = None
+        self._written = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -54,12 +55,17 @@ class ResponseBuffer:
         self._send()
         self._transport.close()
 
+    def sent_bytes(self) -> int:
+        """Return how many bytes the operating system has taken."""
+        return self._written - self._transport.get_write_buffer_size()
+
     def _send(self) -> None:
         if self._flush is not None:
             self._flush.cancel()
             self._flush = None
         if self._held is not None:
             held, self._held = self._held, None
+            self._written += len(held)
             self._transport.write(held)
 
 
@@ -102,6 +108,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     """
 
     flow: _Flow
+    transport: ResponseBuffer  # type: ignore[assignment]
 
     def __init__(self, buffer: memoryview, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -110,7 +117,8 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._in_head = True
         self._in_body = False
         self._head_bytes = 0
-        self._unsent = 0
+        self._sent_bytes = 0
+        self._sending: asyncio.TimerHandle | None = None
 
     @override
     def connection_made(self, transport: Any) -> None:
@@ -124,7 +132,14 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        if self._sending is not None:
+            self._sending.cancel()
         super().connection_lost(exc)
+
+    @override
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_sending()
 
     @override
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -169,15 +184,27 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     @override
     def timeout_keep_alive_handler(self) -> None:
-        """Close the idle connection; a client that does not read its response would otherwise keep it in memory."""
-        left = self.transport.get_write_buffer_size()
-        if not left:
+        """Close the connection if it is idle; closing one whose response is not read would keep that in memory."""
+        if self.transport.get_write_buffer_size():
+            self._watch_sending()
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        else:
             super().timeout_keep_alive_handler()
-        elif self._unsent and left >= self._unsent:
+
+    def _watch_sending(self) -> None:
+        """Abort the connection if its client reads nothing for the time that an idle connection has."""
+        if self._sending is None:
+            self._sent_bytes = self.transport.sent_bytes()
+            self._sending = self.loop.call_later(self.timeout_keep_alive, self._abort_if_unread)
+
+    def _abort_if_unread(self) -> None:
+        self._sending = None
+        if not self.transport.get_write_buffer_size():
+            return
+        if self.transport.sent_bytes() == self._sent_bytes:
             self.transport.abort()
         else:
-            self._unsent = left
-            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+            self._watch_sending()
 
     def _expect(self, seconds: float) -> None:
         self._deadline = self.loop.call_later(seconds, self._overdue)
