@@ -14,17 +14,11 @@ from complex_system.errors import InvalidRequestError
 from complex_system.serving.requests.numbers import with_decimal_commas
 from complex_system.sources.values import entries
 
-MISSING = frozenset(
-    ("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN",
-     "None", "n/a", "nan", "null")
-)  # fmt: skip
-"""Fields that pandas, and so MLflow's server, reads as missing values."""
-
 
 def csv_columns(body: bytes, declared: Iterable[Column], key: str = "") -> dict[str, list[Any]]:
     """Return columns by the names of the header; values as the declared column has them, missing values as None.
 
-    A field of :data:`MISSING` is missing unless it is a declared category. A field that is not the number, list or boolean that
+    A field is missing as in files (:meth:`Column.is_missing`). A field that is not the number, list or boolean that
     its column declares stays a text, so that the check of the records names it. Fields are separated by the character that gives the
     most declared columns in the header: a comma, or a semicolon or tab as in tables with decimal commas.
 
@@ -77,11 +71,10 @@ def _separator(text: str, known: Container[str]) -> str:
 def _column(values: tuple[str, ...], column: Column | None, *, is_key: bool) -> list[Any]:
     if is_key:
         return [value or None for value in values]
-    reader = _READERS.get(column.type, _text) if column else _number
-    missing = MISSING - {*column.categories} if column else MISSING
-    if reader is _text:  # spaces are part of a text
-        return [None if value in missing else value for value in values]
-    read = [None if value.strip() in missing else reader(value) for value in values]
+    if column is None:
+        return [_number(value) if value.strip() else None for value in values]
+    reader = _READERS.get(column.type, _text)
+    read = [None if column.is_missing(value) else reader(value) for value in values]
     return with_decimal_commas(read, values) if reader is _number and str in set(map(type, read)) else read
 
 
