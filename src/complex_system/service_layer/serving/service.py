@@ -69,7 +69,7 @@ class ServingService(SystemService):
         over_broker = settings.serving_pipeline == "broker"
         self.models = ModelManager(self.make_source(), self.pipeline, kept=settings.serving_models, only_present=over_broker)
         self.champion = self.models.champion
-        limits = Limits(settings.serving_body_bytes, settings.serving_records, settings.serving_unknown_columns == "ignore")
+        limits = Limits(settings.serving_body_bytes, settings.serving_records, settings.serving_unknown_columns)
         remote = RemotePipeline(self.dataset, ProcessingClient(self).process) if over_broker else None
         self.engine = PredictionEngine(self.models, remote, self._predicted, limits)
         self._metrics = ServingMetrics(self.models, lambda: self.broker.connected)
