@@ -43,7 +43,7 @@ def has_decimal_commas(texts: Iterable[str], separator: str = ",") -> bool:
 def is_missing(text: str, column: Column | None) -> bool:
     """Return whether a text stands for a missing value."""
     if column is None or column.type == "text":
-        return not text.strip()
+        return not text.strip() or (column is not None and column.is_missing(text))
     return column.is_missing(text)
 
 
