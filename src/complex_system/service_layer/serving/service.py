@@ -143,7 +143,8 @@ class ServingService(SystemService):
             return "waiting", f"{NO_MODEL}: {why}" if why else NO_MODEL
         own = predictor.info.pipeline_version
         older = f"; of pipeline version {own}, with its own pipeline" if own != self.dataset.version else ""
-        return "ready", predictor.info.label + older + (f"; the newest is not served: {why}" if why else "")
+        refused = "the newest is not served: " if self.champion.problem else ""
+        return "ready", predictor.info.label + older + (f"; {refused}{why}" if why else "")
 
     async def get_prediction(self, records: Any) -> list[list[float]]:
         """Answer a request on NATS: one row a record, as the contract has it."""
