@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from typing_extensions import override
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import UnknownModelError
 from complex_system.http.server import RestServer
+from complex_system.local.mlflow_server import DATABASE
+from complex_system.local.servers import Server
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.engine import Limits, PredictionEngine
 from complex_system.serving.models.manager import ModelManager
@@ -241,3 +244,20 @@ async def rest_server(
             yield models, client
     finally:
         await rest.stop()
+
+
+def delete_version_as_older_servers(server: Server, name: str, version: str) -> None:
+    """Delete a version so that its alias stays, as MLflow's servers up to 3.5 do (mlflow/mlflow#24825); newer ones keep such rows."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(server.url, server.url)
+    aliases = [alias for alias, number in client.get_registered_model(name).aliases.items() if str(number) == version]
+    client.delete_model_version(name, version)
+    with closing(sqlite3.connect(server.directory / DATABASE, timeout=10)) as database, database:
+        database.executemany(
+            "INSERT OR REPLACE INTO registered_model_aliases (name, alias, version) VALUES (?, ?, ?)",
+            [(name, alias, int(version)) for alias in aliases],
+        )
+    assert {alias: str(number) for alias, number in client.get_registered_model(name).aliases.items()}.items() >= {
+        (alias, version) for alias in aliases
+    }

@@ -204,9 +204,10 @@ class Settings(BaseSettings):
     )
     serving_body_bytes: int = Field(33_554_432, ge=1000, description="Maximum size of the body of a REST request, in bytes")
     serving_records: int = Field(100_000, ge=1, description="Maximum number of records in a request for predictions")
-    serving_unknown_columns: Literal["error", "ignore"] = Field(
-        "error",
-        description="What to do with an undeclared column in a request for predictions: refuse it (error) or ignore it",
+    serving_unknown_columns: Literal["mlflow", "ignore", "error"] = Field(
+        "mlflow",
+        description="Undeclared columns in requests: ignored at /invocations as MLflow does (mlflow), everywhere (ignore), or "
+        "nowhere (error)",
     )
     serving_models: int = Field(8, ge=1, description="Models besides the champion that serving keeps loaded")
     serving_foreign_models: str = Field(

@@ -60,7 +60,11 @@ async def test_all_faults_of_all_records_are_named_at_once(client: httpx.AsyncCl
         (count, "material_id"): "'9' is not one of 00000000, 11111111, 22222222, 33333333",
         (count, "rohwert_1_labormessung"): "31.0 is outside of [0, 30]",
         (count, "rohwert_2_labormessung"): "must be a number or nothing, not the text 'x'",
-        (count, "colour"): "is not a declared field",
+        (
+            count,
+            "colour",
+        ): "is not a declared field; leave it out, or set COMPLEX_SYSTEM_SERVING_UNKNOWN_COLUMNS=ignore for the "
+        "serving service",
         (count + 1, "material_id"): "is missing",
         (count + 1, "rohwert_3_labormessung"): "-1.0 is outside of [0, 2]",
     }
@@ -98,7 +102,7 @@ async def test_too_much_is_413_and_says_how_to_split(client: httpx.AsyncClient) 
 
 
 async def test_unknown_columns_are_ignored_where_that_is_set() -> None:
-    limits = Limits(ignore_unknown=True)
+    limits = Limits(unknown="ignore")
     more = {**GOOD, "colour": "red", "weight": [1]}
     async with rest_server(DATASET, source_of(), limits) as (_, client):
         plain = (await client.post("/predict", json=GOOD)).json()["predictions"]

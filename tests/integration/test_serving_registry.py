@@ -37,7 +37,7 @@ from complex_system.serving.models.foreign import ForeignRuntime, ModelInput
 from complex_system.serving.requests.examples import example_record
 from complex_system.settings import Settings
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
-from models import crown
+from models import crown, delete_version_as_older_servers
 from support import TesterService, eventually, running
 
 # MLflow's client and the libraries below it warn of their own deprecated parts, and its flavors of what they save.
@@ -111,6 +111,33 @@ async def test_every_model_of_the_registry_is_served_by_name_version_and_alias(
             return bool(answer.json()["model_version"] == "2")
 
         await eventually(is_newer)
+
+
+async def test_a_champion_that_is_deleted_in_mlflow_stays_loaded_until_there_is_another(
+    settings: Settings, publish: Any, mlflow_server: Server
+) -> None:
+    first = await asyncio.to_thread(publish, 100.0)
+    await asyncio.to_thread(publish, 200.0, champion=False)
+    async with serving(settings) as (service, client):
+        record = example_record(service.pipeline.dataset)
+        before = (await client.post("/predict", json=record)).json()["predictions"]
+        await asyncio.to_thread(delete_version_as_older_servers, mlflow_server, *first)
+
+        async def is_said() -> bool:
+            return "was it deleted?" in ((await client.get("/models")).json()["champion"]["source_problem"] or "")
+
+        await eventually(is_said)
+        assert (await client.post("/predict", json=record)).json()["predictions"] == before
+        assert (await client.get("/readyz")).status_code == 200
+        third = await asyncio.to_thread(publish, 300.0, trainer="pytorch")
+
+        async def is_new() -> bool:
+            status = (await client.get("/models")).json()["champion"]
+            return bool(status["model"]["name"] == third[0] and status["source_problem"] is None)
+
+        await eventually(is_new)
+    async with running(MlServingMlflowService, settings) as again:  # started anew, it finds the new champion
+        await eventually(lambda: again.models.champion.current is not None)
 
 
 def register_foreign(url: str, name: str, dataset: Dataset, *, signature: bool = True, loader: str = "") -> float:

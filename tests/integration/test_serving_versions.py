@@ -106,7 +106,8 @@ async def test_its_declaration_judges_and_names_the_faults(client: httpx.AsyncCl
         (0, "Temp"): "150.0 is outside of [0, 100]",
         (0, "Alloy"): "'C' is not one of A, B",
         (1, "Alloy"): "is missing",
-        (1, "colour"): "is not a declared field",
+        (1, "colour"): "is not a declared field; leave it out, or set COMPLEX_SYSTEM_SERVING_UNKNOWN_COLUMNS=ignore for the "
+        "serving service",
     }
 
 

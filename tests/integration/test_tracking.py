@@ -28,6 +28,7 @@ from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.tracking.mlflow import MlflowTracker, log_data
 from complex_system.tracking.registry import ONNX_FILE, ONNX_FOLDER, ONNX_METADATA, ModelRegistry
 from complex_system.tracking.wandb import ARTIFACT_TYPE, WandbTracker, artifact_folder
+from models import delete_version_as_older_servers
 from proxy import proxied
 from samples import lab_samples
 from trainings import FRAMEWORKS, network_from_state, quick_model, quick_result
@@ -231,6 +232,33 @@ def test_of_two_champions_the_one_crowned_last_counts(
     registry.set_champion(first)
     client.set_registered_model_alias(second.model, "champion", second.version)  # as if its removal had been cut off
     assert registry.champion() == first
+
+
+def test_a_champion_whose_version_was_deleted_counts_as_none(
+    tracker: MlflowTracker, mlflow_server: Server, prefix: str, client: Any
+) -> None:
+    for trainer in ("first", "second"):
+        tracker.log(quick_result("lightgbm", trainer))
+        tracker.log(quick_result("lightgbm", trainer))
+    registry = ModelRegistry(mlflow_server.url, prefix)
+    first, second = registry.newest_versions()
+    registry.set_champion(first)
+    delete_version_as_older_servers(mlflow_server, first.model, first.version)
+    assert (registry.champion(), registry.champions()) == (None, [])
+    assert [aliases for _, aliases in registry.listed()] == [{}, {}]
+    with pytest.raises(UnknownModelError):
+        registry.find(first.model, "champion")
+    with pytest.raises(UnknownModelError):
+        registry.set_champion(first)
+    registry.set_champion(second)
+    assert registry.champion() == second
+    assert not client.get_registered_model(first.model).aliases  # the alias of the other model is gone, too
+    older = registry.find(first.model, "1")
+    registry.set_champion(older)
+    assert registry.champion() == older
+    delete_version_as_older_servers(mlflow_server, older.model, older.version)  # the last version of its model
+    registry.set_champion(second)
+    assert registry.champion() == second
 
 
 def test_an_onnx_model_is_loaded_with_its_metadata_and_refused_when_it_is_damaged(

@@ -170,3 +170,50 @@ def test_the_version_changes_with_what_decides_how_a_record_is_processed() -> No
 def test_the_version_of_the_lab_data_is_known(dataset: Dataset) -> None:
     # Models and processed records out there carry it: a change must be meant.
     assert dataset.version == "4fb01c13320f"
+
+
+def test_markers_and_sentinels_are_declared_and_part_of_the_version_where_they_differ() -> None:
+    plain = Dataset.parse(yaml.safe_dump(SMALL))
+    assert plain.column("mode").is_missing(" k.A. ")
+    assert not plain.column("heat").is_missing(-9999.0)
+    changed_markers = Dataset.parse(changed("missing", to=["?"]))
+    assert changed_markers.column("mode").is_missing("?")
+    assert changed_markers.column("heat").is_missing(" ")
+    assert not changed_markers.column("mode").is_missing("k.A.")
+    sentinels = Dataset.parse(changed("columns", 1, "missing_values", to=[-9999, 999]))
+    assert sentinels.column("heat").is_missing(-9999)
+    assert sentinels.column("heat").is_missing(999.0)
+    assert not sentinels.column("quality").is_missing(999.0)
+    assert len({plain.version, changed_markers.version, sentinels.version}) == 3
+    assert version("missing", to=["?", "x"]) == version("missing", to=["x", "?"])
+    for each in (plain, changed_markers, sentinels):
+        again = Dataset.restored(each.as_content())
+        assert (again.version, again.column("mode").markers) == (each.version, each.column("mode").markers)
+    assert "missing" not in plain.as_content()
+
+
+def test_a_declared_category_is_no_missing_value() -> None:
+    elements = Dataset.parse(changed("columns", 0, "categories", to=["NA", "none", "007"]))
+    assert not elements.column("mode").is_missing("NA")
+    assert elements.column("heat").is_missing("NA")
+
+
+def test_words_of_yaml_are_markers_as_written() -> None:
+    text = changed("missing", to=[]).replace("missing: []", "missing: [null, ~, NO, 007]")
+    assert Dataset.parse(text).missing == ("null", "~", "NO", "007")
+
+
+@pytest.mark.parametrize(
+    ("place", "to", "message"),
+    [
+        (("columns", 0, "missing_values"), [1], "cannot have missing_values; only number and integer can"),
+        (("columns", 1, "missing_values"), [float("nan")], "not finite"),
+        (("columns", 1, "missing_values"), -9999, "must be a list"),
+        (("columns", 1, "missing_values"), ["x"], "must be a number"),
+        (("columns", 1, "missing_values"), [20], "as its fill and in missing_values"),
+        (("missing",), "NA", "must be a list"),
+    ],
+)
+def test_faults_of_missing_values_are_named(place: tuple[str | int, ...], to: Any, message: str) -> None:
+    with pytest.raises(DeclarationError, match=message):
+        Dataset.parse(changed(*place, to=to))

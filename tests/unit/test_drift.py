@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import random
+from datetime import datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -65,6 +67,51 @@ def test_the_bands_are_the_conventional_ones() -> None:
     assert [band_of(index) for index in (0.0, 0.099, 0.1, 0.25, 0.251)] == [
         "stable", "stable", "moderate", "moderate", "significant",
     ]  # fmt: skip
+
+
+OVENS = Dataset.parse("""
+name: ovens
+target: q
+columns:
+  - {name: t, type: datetime, format: "%Y-%m-%d %H:%M:%S"}
+  - {name: x, type: number, range: [0, 10]}
+  - {name: q, type: number, optional: true}
+pipeline:
+  - {step: date_parts, column: t, parts: [year, month, weekday, hour, day_of_year]}
+  - {step: scale, column: x}
+""")
+
+
+def test_nothing_drifts_where_only_the_clock_goes_on() -> None:
+    """Months of training data beside the 500 predictions of the last twenty minutes."""
+    draw, begin, pipeline = random.Random(1), datetime(2024, 1, 1), Pipeline(OVENS)
+
+    def ovens(count: int, step: timedelta, since: datetime, shift: float = 0.0) -> list[Record]:
+        return [
+            {
+                "_id": str(i),
+                "t": f"{since + i * step:%Y-%m-%d %H:%M:%S}",
+                "x": min(10.0, draw.random() * 10 + shift),
+                "q": 1.0,
+            }
+            for i in range(count)
+        ]
+
+    reference = Reference.of(OVENS, pipeline.features(ovens(4000, timedelta(minutes=29), begin)))
+
+    def figures(live: list[Record]) -> dict[str, float]:
+        return measure(OVENS, reference, live, pipeline.features(live)).figures().flat()
+
+    now = begin + timedelta(minutes=29 * 4000)
+    found = figures(ovens(500, timedelta(seconds=2.5), now))
+    assert {name for name in found if name.startswith("drift/psi/")} == {"drift/psi/x"}
+    assert found["drift/psi_max"] == found["drift/psi/x"] < 0.1
+    assert figures(ovens(500, timedelta(seconds=2.5), now, shift=3.0))["drift/psi/x"] > 0.25
+    measured = measure(OVENS, reference, live := ovens(50, timedelta(seconds=2), now), pipeline.features(live))
+    hour = measured.processed["t_hour"]
+    assert (hour.follows_clock, hour.psi, hour.band, hour.test) == (True, None, None, None)
+    assert sum(hour.live) == pytest.approx(1)  # it is shown all the same
+    assert not measured.processed["x"].follows_clock
 
 
 def test_records_like_the_training_data_show_no_drift(dataset: Dataset) -> None:

@@ -165,5 +165,5 @@ def test_what_pandas_writes_for_a_missing_value_is_missing_in_columns_of_every_t
         body = ",".join(["Temp. [°C]", *names]) + "\n1.5" + f",{marker}" * len(names)
         assert csv_columns(body.encode(), EVERYTHING.columns) == {"Temp. [°C]": [1.5], **{name: [None] for name in names}}
     assert csv_columns("Temp. [°C],an,Notiz\n1_0,٣, nan".encode(), EVERYTHING.columns) == {
-        "Temp. [°C]": ["1_0"], "an": ["٣"], "Notiz": [" nan"],
+        "Temp. [°C]": ["1_0"], "an": ["٣"], "Notiz": [None],
     }  # fmt: skip

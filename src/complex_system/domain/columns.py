@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, StrictStr, root_validator
+from pydantic import BaseModel, Field, PrivateAttr, StrictStr, root_validator
 
 ID = "_id"
 """Name of the key column, in raw and in processed records, in both databases."""
@@ -15,6 +16,13 @@ LARGEST_INTEGER = 2**53
 NUMERIC = ("number", "integer", "boolean")
 """Types that arithmetic steps take; a boolean is 0 or 1."""
 LISTS = ("list of categories", "list of shares")
+
+MARKERS = (
+    "NA", "N/A", "n/a", "N.A.", "n.a.", "n. a.", "<NA>", "#N/A", "#N/A N/A", "#NA", "#NV", "NaN", "nan", "NAN", "-NaN", "-nan",
+    "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN", "NULL", "Null", "null", "None", "none", "NONE", "k.A.", "k. A.", "k.a.", "-", "--",
+    "---",
+)  # fmt: skip
+"""Texts that stand for a missing value where the declaration does not list others, those that pandas reads so among them."""
 
 
 class Declared(BaseModel):
@@ -43,8 +51,11 @@ class Column(Declared):
         None,
         description="What stands in for a missing value: a number in the column's own unit, a category, a time, true or false",
     )
+    missing_values: tuple[float, ...] = Field((), description="Numbers that stand for a missing value, such as -9999 or 999")
     categories: tuple[str, ...] = Field((), description="All values that a category, or an entry of a list, may have")
     format: str = Field("", description="How a time is written, with Python's codes, for example %d.%m.%Y %H:%M")
+
+    _markers: frozenset[str] = PrivateAttr(frozenset(("", *MARKERS)))
 
     @root_validator(skip_on_failure=True)
     def _consistent(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -64,9 +75,35 @@ class Column(Declared):
                 f"column '{name}' of type {type_} cannot have categories; only category and list of categories can"
             )
         _check_range(name, type_, values["range"])
+        _check_missing_values(name, type_, values["missing_values"], fill)
         if fill is not None:
             _check_fill(name, type_, fill, values["categories"], values["range"])
         return values
+
+    def with_markers(self, markers: Iterable[str]) -> Column:
+        """Return the column with other texts that stand for a missing value; an empty text always does."""
+        made = self.copy()
+        made._markers = frozenset(("", *markers))
+        return made
+
+    @property
+    def markers(self) -> frozenset[str]:
+        """Texts that stand for a missing value of this column: those of the declaration, without its own categories."""
+        return self._markers.difference(self.categories)
+
+    def is_missing(self, value: object) -> bool:
+        """Return whether a value stands for a missing one: in files, messages and requests alike.
+
+        Nothing (None), NaN, a marker with or without blanks around it unless it is a declared category, and one of ``missing_values``
+        do.
+        """
+        if value is None:
+            return True
+        if isinstance(value, str):
+            return value.strip() in self._markers and value not in self.categories
+        if isinstance(value, float) and math.isnan(value):
+            return True
+        return bool(self.missing_values) and isinstance(value, int | float) and value in self.missing_values
 
     @property
     def is_numeric(self) -> bool:
@@ -89,6 +126,18 @@ def _check_range(name: str, type_: str, declared: tuple[float, float] | None) ->
         raise ValueError(f"column '{name}' declares an empty or infinite range {[low, high]}; write [smallest, largest]")
     if not math.isfinite(high - low) or not math.isfinite(1 / (high - low)):
         raise ValueError(f"column '{name}' declares a range {[low, high]} that is too wide or too narrow to compute with")
+
+
+def _check_missing_values(name: str, type_: str, declared: tuple[float, ...], fill: str | float | None) -> None:
+    if declared and type_ not in ("number", "integer"):
+        raise ValueError(
+            f"column '{name}' of type {type_} cannot have missing_values; only number and integer can. Texts that stand for a "
+            "missing value are listed in 'missing' of the declaration"
+        )
+    if not all(map(math.isfinite, declared)):
+        raise ValueError(f"column '{name}' declares missing_values that are not finite; NaN is always a missing value")
+    if fill in declared:
+        raise ValueError(f"column '{name}' declares {fill:g} as its fill and in missing_values; keep one of the two")
 
 
 def _check_fill(

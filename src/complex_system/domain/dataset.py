@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import Field, PrivateAttr, ValidationError, root_validator, validator
 
-from complex_system.domain.columns import ID, Column, Declared
+from complex_system.domain.columns import ID, MARKERS, Column, Declared
 from complex_system.domain.steps import STEPS, Bins, Interval, OneHot, Scale, Step
 from complex_system.domain.validation import (
     FaultsError,
@@ -49,6 +49,9 @@ class Dataset(Declared):
     id: str = Field("", description="Column of the source that is the record's key; none: keys are made at the source")
     target: str = Field(description="The column to predict, of type number; of several, one is chosen when the file is read")
     other_targets: tuple[str, ...] = ()
+    missing: tuple[str, ...] = Field(
+        MARKERS, description="Texts that stand for a missing value; an empty one always does, a declared category never"
+    )
     columns: tuple[Column, ...] = Field(description="The raw columns")
     pipeline: tuple[Step, ...] = Field(description="The steps that make the features")
 
@@ -79,7 +82,7 @@ class Dataset(Declared):
         Raises:
             DeclarationError: The text is not a valid declaration; names all faults, each with line, key and what is allowed.
         """
-        file = YamlFile(text, source, verbatim=("categories", "labels"))
+        file = YamlFile(text, source, verbatim=("categories", "labels", "missing"))
         if not isinstance(file.content, dict):
             raise file.error((), f"a declaration has the keys {', '.join(_KEYS)}")
         content = {str(key): value for key, value in file.content.items()}
@@ -137,6 +140,8 @@ class Dataset(Declared):
     def as_content(self) -> dict[str, Any]:
         """Return the declaration as JSON, with its target chosen; models keep it, so that they can be served after it has changed."""
         content: dict[str, Any] = json.loads(self.json(by_alias=True))
+        if self.missing == MARKERS:
+            del content["missing"]  # the release that reads it knows its own
         return content
 
     _by_name: dict[str, Column] = PrivateAttr()
@@ -145,6 +150,9 @@ class Dataset(Declared):
 
     def __init__(self, **content: Any) -> None:
         super().__init__(**content)
+        if self.missing != MARKERS:
+            marked = tuple(column.with_markers(self.missing) for column in self.columns)
+            object.__setattr__(self, "columns", marked)
         self._by_name = {column.name: column for column in self.columns}
         self._features = tuple(sorted(name for step in self.pipeline for name in self.features_of(step)))
         self._version = self._hash()
@@ -201,6 +209,10 @@ class Dataset(Declared):
         for column in decisive["columns"]:
             del column["description"], column["unit"]
         declared: tuple[Declared, ...] = (*self.columns, *self.pipeline)
+        if self.missing == MARKERS:
+            del decisive["missing"]
+        else:
+            decisive["missing"] = sorted({*self.missing})
         for part, content in zip(declared, [*decisive["columns"], *decisive["pipeline"]], strict=True):
             _drop_defaults(part, content)
         decisive["pipeline"] = [step for step in decisive["pipeline"] if step["step"] != "drop"]

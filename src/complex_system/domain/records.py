@@ -19,6 +19,8 @@ from complex_system.errors import InvalidRecordError, InvalidRequestError, Recor
 
 MAX_FAULTS = 20
 """Faults of a batch that are reported."""
+UNDECLARED = "is not a declared field"
+"""The problem of a field that no column declares."""
 
 _SHOWN = 60
 """Characters of a bad value that a message shows."""
@@ -143,7 +145,7 @@ class RecordCheck:
                 found.append(_fault(record, position, field, _explain(str(error), record[field])))
         if not self._ignore_unknown:
             unknown = [str(field)[:100] for field in record if field not in self._fields]
-            found += [_fault(record, position, field, "is not a declared field") for field in unknown[:MAX_FAULTS]]
+            found += [_fault(record, position, field, UNDECLARED) for field in unknown[:MAX_FAULTS]]
         if also is not None:
             named = {fault["field"] for fault in found}
             found += [fault for fault in also(good, position) if fault["field"] not in named]

@@ -13,6 +13,7 @@ from scipy.stats import wasserstein_distance
 
 from complex_system.domain.dataset import Column, Dataset
 from complex_system.domain.records import Record
+from complex_system.domain.steps import DateParts
 from complex_system.monitoring.points import Figures
 from complex_system.monitoring.reference import (
     CategoryReference,
@@ -66,6 +67,8 @@ class ColumnDrift(Message, frozen=True, kw_only=True, omit_defaults=True):
         live: Shares of the live records over the same bins or categories.
         edges: Of the bins of a number.
         categories: Bins of a category.
+        follows_clock: Whether it is a part of a time, such as the hour or the month. The last hundred predictions are of one hour and
+            one month, and the training data of many: that is no drift, so index, band and test are None.
         psi: Stability index; None while fewer than ``MIN_LIVE`` values are there.
         band: How strong it is.
         test: Of numbers that are not indicators.
@@ -81,6 +84,7 @@ class ColumnDrift(Message, frozen=True, kw_only=True, omit_defaults=True):
     live: list[float]
     edges: list[float] = msgspec.field(default_factory=list)
     categories: list[str] = msgspec.field(default_factory=list)
+    follows_clock: bool = False
     psi: float | None = None
     band: Band | None = None
     test: DriftTest | None = None
@@ -196,8 +200,9 @@ def measure(dataset: Dataset, reference: Reference, records: Sequence[Record], f
         for name, values in columns_of(dataset, records).items()
         if name in reference.raw
     }
+    of_clock = {name for step in dataset.pipeline if isinstance(step, DateParts) for name in dataset.features_of(step)}
     processed = {
-        name: _number(column, features[:, i].astype(np.float64))
+        name: _number(column, features[:, i].astype(np.float64), follows_clock=name in of_clock)
         for i, name in enumerate(dataset.feature_names)
         if isinstance(column := reference.processed.get(name), NumberReference)
     }
@@ -218,11 +223,11 @@ def _column(column: Column, reference: ColumnReference, values: Any) -> ColumnDr
     return msgspec.structs.replace(measured, out_of_range=share)
 
 
-def _number(reference: NumberReference, values: Values) -> ColumnDrift:
+def _number(reference: NumberReference, values: Values, *, follows_clock: bool = False) -> ColumnDrift:
     known = values[np.isfinite(values)]
     index: float | None = None
     test: DriftTest | None = None
-    if len(known) >= MIN_LIVE:
+    if len(known) >= MIN_LIVE and not follows_clock:
         index = population_stability_index(reference.counts, binned(known, reference.edges))
         test = None if reference.indicator else _test(reference, known)
     return ColumnDrift(
@@ -233,6 +238,7 @@ def _number(reference: NumberReference, values: Values) -> ColumnDrift:
         edges=reference.drawn_edges.tolist(),
         reference=_shares(reference.drawn_counts),
         live=_shares(drawn_count(known, reference.drawn_edges)),
+        follows_clock=follows_clock,
         psi=index,
         band=None if index is None else band_of(index),
         test=test,

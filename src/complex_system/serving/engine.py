@@ -20,6 +20,7 @@ from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.predictor import ModelInfo, Predictor
 from complex_system.serving.models.runtimes import Matrix
 from complex_system.serving.requests.batch import Batch, FeatureBatch, RecordBatch
+from complex_system.serving.requests.naming import UnknownColumns
 from complex_system.serving.requests.reader import BatchReader
 
 INLINE_RECORDS = 1000
@@ -36,8 +37,8 @@ class Limits:
 
     body_bytes: int = 32 * 1024 * 1024
     records: int = 100_000
-    ignore_unknown: bool = False
-    """Whether undeclared columns are ignored; otherwise they are faults."""
+    unknown: UnknownColumns = "mlflow"
+    """Where undeclared columns are ignored; elsewhere they are faults."""
 
 
 class PredictionResult(msgspec.Struct, frozen=True):
@@ -134,9 +135,7 @@ class PredictionEngine:
         self.models = models
         self.champion = models.champion
         self.limits = limits or Limits()
-        self.reader = BatchReader(
-            models.pipeline, max_records=self.limits.records, ignore_unknown=self.limits.ignore_unknown
-        )
+        self.reader = BatchReader(models.pipeline, max_records=self.limits.records, unknown=self.limits.unknown)
         self._readers: OrderedDict[str, BatchReader] = OrderedDict()
         self._remote = remote
         self._predicted = predicted
@@ -152,7 +151,7 @@ class PredictionEngine:
             self._readers[own] = BatchReader(
                 predictor.pipeline,
                 max_records=self.limits.records,
-                ignore_unknown=self.limits.ignore_unknown,
+                unknown=self.limits.unknown,
                 present=self.models.pipeline.dataset,
             )
             if len(self._readers) > MAX_READERS:

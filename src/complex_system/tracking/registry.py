@@ -3,6 +3,7 @@
 A registered model is named ``<prefix>-<trainer>``, and its versions carry the prefix as a tag, because names alone do not tell the
 prefixes ``lab`` and ``lab-2`` apart. The champion is the version with the alias ``champion``. While it changes there may be two
 for a moment; then the one that became champion last counts, by a number and not by the clocks of the hosts that moved the alias.
+An alias outlives its version when somebody deletes that in MLflow; such an alias counts as none, everywhere.
 Every method blocks; callers use threads.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -21,6 +23,8 @@ from typing import Any
 from complex_system.errors import ModelRefusedError, UnknownModelError
 from complex_system.tracking.connection import is_refusal, load_mlflow, open_client, translated
 from complex_system.tracking.signature import require_signature
+
+log = logging.getLogger(__name__)
 
 CHAMPION = "champion"
 """The alias of the champion."""
@@ -84,22 +88,23 @@ class ModelRegistry:
         self._prefix = prefix
         self._model_key = model_key
         self._known: Any = None
+        self._dangling: set[tuple[str, str]] = set()
 
     @property
     def _client(self) -> Any:
-        if self._known is None:
-            self._known = open_client(self._uri)
+        self._known = self._known or open_client(self._uri)
         return self._known
 
     def newest_versions(self) -> list[ModelVersionRef]:
         """Return the newest version of every registered model of this prefix, by name."""
-        return [ref for ref, _ in self.listed() if self._is_ours(ref)]
+        with translated(self._uri, "looking for models"):
+            return [_ref(_newest(model)) for model in self._models() if self._has_ours(model)]
 
     def listed(self) -> list[tuple[ModelVersionRef, dict[str, str]]]:
-        """Return the newest version of every model whose name begins with the prefix, and the model's aliases, in one request."""
+        """Return the newest version of every model whose name begins with the prefix, and the model's aliases."""
         with translated(self._uri, "looking for models"):
             models = [(_newest(model), model) for model in self._models()]
-            return [(_ref(newest), _aliases(model)) for newest, model in models if newest is not None]
+            return [(_ref(newest), self._aliases(model, newest)) for newest, model in models if newest is not None]
 
     def find(self, name: str, version: str | None = None) -> ModelVersionRef:
         """Return a registered model of any prefix by version or alias; without either its newest version.
@@ -184,7 +189,7 @@ class ModelRegistry:
     def champions(self) -> list[ModelVersionRef]:
         """Return all versions with the alias: one, none, or several where the alias is being moved or a mover was cut off."""
         with translated(self._uri, "looking for the champion"):
-            return self._champions()
+            return self._champions(self._models())
 
     def set_champion(self, ref: ModelVersionRef, round_id: str = "") -> None:
         """Move the alias to a version: set it there first, then delete it from other models.
@@ -194,10 +199,15 @@ class ModelRegistry:
         Args:
             ref: The version.
             round_id: The round that decided so.
+
+        Raises:
+            UnknownModelError: The version was deleted.
         """
         client = self._client
+        self.find(ref.model, ref.version)
         with translated(self._uri, "setting the champion"):
-            found = self._champions()
+            models = self._models()
+            found = self._champions(models)
             if newest_champion(found) != ref:
                 tags = {
                     CHAMPION_SINCE: datetime.now(UTC).isoformat(timespec="microseconds"),
@@ -207,9 +217,9 @@ class ModelRegistry:
                 for name, value in tags.items():
                     client.set_model_version_tag(ref.model, ref.version, name, value)
                 client.set_registered_model_alias(ref.model, CHAMPION, ref.version)
-            for other in found:
-                if other.model != ref.model:
-                    client.delete_registered_model_alias(other.model, CHAMPION)
+            ours = {model.name for model in models if CHAMPION in model.aliases and self._has_ours(model)}
+            for other in ({each.model for each in found} | ours) - {ref.model}:
+                client.delete_registered_model_alias(other, CHAMPION)
 
     def uncompared(self, pipeline_version: str) -> list[ModelVersionRef]:
         """Return those of the newest versions, for a pipeline version, that took part in no comparison yet."""
@@ -269,14 +279,28 @@ class ModelRegistry:
                 if name in there
             }
 
-    def _champions(self) -> list[ModelVersionRef]:
+    def _champions(self, models: Iterable[Any]) -> list[ModelVersionRef]:
         """Return the versions with the alias. The caller translates errors."""
-        found = [
-            _ref(self._client.get_model_version(model.name, model.aliases[CHAMPION]))
-            for model in self._models()
-            if CHAMPION in model.aliases
-        ]
-        return [ref for ref in found if self._is_ours(ref)]
+        found = [self._existing(model.name, model.aliases[CHAMPION]) for model in models if CHAMPION in model.aliases]
+        return [ref for ref in found if ref is not None and self._is_ours(ref)]
+
+    def _existing(self, name: str, version: object) -> ModelVersionRef | None:
+        """Return the version that an alias points to; None where it was deleted. The caller translates errors."""
+        try:
+            return _ref(self._client.get_model_version(name, str(version)))
+        except Exception as error:
+            if not is_refusal(error, "RESOURCE_DOES_NOT_EXIST"):
+                raise
+        if (place := (name, str(version))) not in self._dangling:
+            self._dangling.add(place)
+            log.warning("%s version %s was deleted in MLflow while an alias points to it; the alias counts as none", *place)
+        return None
+
+    def _aliases(self, model: Any, newest: Any) -> dict[str, str]:
+        """Return the aliases of a model that point to a version. The caller translates errors."""
+        aliases = {alias: str(version) for alias, version in dict(model.aliases).items()}
+        gone = {each for each in {*aliases.values()} - {str(newest.version)} if not self._existing(model.name, each)}
+        return {alias: version for alias, version in aliases.items() if version not in gone}
 
     def _models(self) -> list[Any]:
         """Return the registered models of the prefix, and others that begin alike. The caller translates errors."""
@@ -291,6 +315,9 @@ class ModelRegistry:
             if not token:
                 return models
 
+    def _has_ours(self, model: Any) -> bool:
+        return (newest := _newest(model)) is not None and self._is_ours(_ref(newest))
+
     def _is_ours(self, ref: ModelVersionRef) -> bool:
         # A version without the tag has the prefix in its name only, before the trainer's.
         return ref.tags.get(PREFIX, ref.model.removesuffix(f"-{ref.trainer}")) == self._prefix
@@ -302,16 +329,11 @@ def newest_champion(champions: Iterable[ModelVersionRef]) -> ModelVersionRef | N
 
 
 def _number(champion: ModelVersionRef) -> int:
-    number = champion.tags.get(CHAMPION_NUMBER, "")
-    return int(number) if number.isdecimal() else 0
+    return int(number) if (number := champion.tags.get(CHAMPION_NUMBER, "")).isdecimal() else 0
 
 
 def _newest(model: Any) -> Any:
     return max(model.latest_versions, key=lambda each: int(each.version), default=None)
-
-
-def _aliases(model: Any) -> dict[str, str]:
-    return {alias: str(version) for alias, version in dict(model.aliases).items()}
 
 
 def _ref(version: Any) -> ModelVersionRef:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from complex_system.domain.dataset import Dataset
-from complex_system.errors import NotEnoughDataError, TrainingFailedError
+from complex_system.errors import NotEnoughDataError, TrainingFailedError, UnknownModelError
 from complex_system.evaluation.comparison import Comparison, ComparisonRequest, ModelComparison
 from complex_system.evaluation.mlflow_log import ComparisonLog
 from complex_system.evaluation.verdict import format_figure
@@ -60,14 +60,19 @@ class ChampionSelector:
 
         Raises:
             TrainingFailedError: None of the models can be used.
-            TrackingUnavailableError: MLflow does not answer; call again with the same request.
+            TrackingUnavailableError, UnknownModelError: MLflow does not answer, or the best model was deleted during the comparison;
+                call again with the same request.
         """
         if request.comparison is None:
             request.comparison = await self._compare(request)
         comparison = request.comparison
         champion, rmse = comparison.champion.ref, comparison.champion.quality.rmse
         url = await self.run_blocking(partial(self.comparisons.log, comparison, request))
-        await self.run_blocking(partial(self.registry.set_champion, champion, request.round))
+        try:
+            await self.run_blocking(partial(self.registry.set_champion, champion, request.round))
+        except UnknownModelError:
+            request.comparison = None  # the best model was deleted meanwhile: the same request compares the others
+            raise
         await self.run_blocking(partial(self.registry.mark_compared, request.models, request.round))
         # Last: a comparison that is finished in MLflow is not repeated after a restart, so the alias must have moved by then.
         await self.run_blocking(partial(self.comparisons.finish, request))
@@ -108,7 +113,10 @@ class ChampionSelector:
             return False
         by, target = newest.tags.get(CHAMPION_ROUND), newest
         if (newest.model, newest.version) != decided and by and by != last.round and not self.comparisons.is_finished(by):
-            target = self.registry.find(*decided)
+            try:
+                target = self.registry.find(*decided)
+            except UnknownModelError:
+                log.warning("%s version %s, the champion of the last comparison, was deleted in MLflow", *decided)
         if target == newest and len(found) == 1:
             return False
         self.registry.set_champion(target, last.round)

@@ -69,7 +69,7 @@ class ServingService(SystemService):
         over_broker = settings.serving_pipeline == "broker"
         self.models = ModelManager(self.make_source(), self.pipeline, kept=settings.serving_models, only_present=over_broker)
         self.champion = self.models.champion
-        limits = Limits(settings.serving_body_bytes, settings.serving_records, settings.serving_unknown_columns == "ignore")
+        limits = Limits(settings.serving_body_bytes, settings.serving_records, settings.serving_unknown_columns)
         remote = RemotePipeline(self.dataset, ProcessingClient(self).process) if over_broker else None
         self.engine = PredictionEngine(self.models, remote, self._predicted, limits)
         self._metrics = ServingMetrics(self.models, lambda: self.broker.connected)
@@ -143,7 +143,8 @@ class ServingService(SystemService):
             return "waiting", f"{NO_MODEL}: {why}" if why else NO_MODEL
         own = predictor.info.pipeline_version
         older = f"; of pipeline version {own}, with its own pipeline" if own != self.dataset.version else ""
-        return "ready", predictor.info.label + older + (f"; the newest is not served: {why}" if why else "")
+        refused = "the newest is not served: " if self.champion.problem else ""
+        return "ready", predictor.info.label + older + (f"; {refused}{why}" if why else "")
 
     async def get_prediction(self, records: Any) -> list[list[float]]:
         """Answer a request on NATS: one row a record, as the contract has it."""
@@ -163,9 +164,8 @@ class ServingService(SystemService):
             result = await self.engine.predict_table(page.table)
         return await asyncio.to_thread(self._answer_page, page.table, result)
 
-    @staticmethod
-    def _answer_page(raw: pa.Table, result: PredictionResult) -> bytes:
-        columns = {ID: raw.column(ID)} if ID in raw.column_names else {}
+    def _answer_page(self, raw: pa.Table, result: PredictionResult) -> bytes:
+        columns = {name: raw.column(name) for name in (ID, self.dataset.id) if name in raw.column_names}
         columns["prediction"] = pa.array(result.predictions, pa.float32())
         model = result.model
         notes = {"model": model.name, "version": model.version, "pipeline_version": model.pipeline_version}

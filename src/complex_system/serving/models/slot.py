@@ -132,7 +132,7 @@ class ModelSlot:
                 # ``source`` is read at each call: it may be replaced.
                 newest = await asyncio.wrap_future(started(self._find or self.source.newest, "model-look"))
                 if newest is None or newest == self.reference:
-                    self.problem = self.source_problem = None
+                    self.problem, self.source_problem = None, self._withdrawn() if newest is None else None
                     return False
                 swapped = False if self.must_wait and self._is_refused(newest) else await self._swap_in(newest)
             except ComplexSystemError as error:
@@ -144,6 +144,17 @@ class ModelSlot:
                 raise
             self.source_problem = None
             return swapped
+
+    def _withdrawn(self) -> str | None:
+        """Return what to say where the source has no model any more; None where nothing is loaded either."""
+        if self.reference is None:
+            return None
+        told = (
+            f"{self.reference} stays loaded; it is not {self.source.label} any more, and there is no other: was it deleted?"
+        )
+        if self.source_problem != told:
+            log.warning("%s", told)
+        return told
 
     async def _swap_in(self, newest: ModelReference) -> bool:
         try:

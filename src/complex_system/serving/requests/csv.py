@@ -5,26 +5,27 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import partial
 from typing import Any
 
 from complex_system.domain.dataset import ID, Column
 from complex_system.errors import InvalidRequestError
+from complex_system.serving.requests.numbers import with_decimal_commas
 from complex_system.sources.values import entries
 
-MISSING = frozenset(
-    ("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN",
-     "None", "n/a", "nan", "null")
-)  # fmt: skip
-"""Fields that pandas, and so MLflow's server, reads as missing values."""
 
-
-def csv_columns(body: bytes, declared: Iterable[Column]) -> dict[str, list[Any]]:
+def csv_columns(body: bytes, declared: Iterable[Column], key: str = "") -> dict[str, list[Any]]:
     """Return columns by the names of the header; values as the declared column has them, missing values as None.
 
-    A field of :data:`MISSING` is missing unless it is a declared category. A field that is not the number, list or boolean that
-    its column declares stays a text, so that the check of the records names it.
+    A field is missing as in files (:meth:`Column.is_missing`). A field that is not the number, list or boolean that
+    its column declares stays a text, so that the check of the records names it. Fields are separated by the character that gives the
+    most declared columns in the header: a comma, or a semicolon or tab as in tables with decimal commas.
+
+    Args:
+        body: The text, with or without a byte order mark.
+        declared: The known columns.
+        key: Another name of the key.
 
     Raises:
         InvalidRequestError: The body is not CSV in UTF-8, its header is not unique, or a line has another number of fields.
@@ -32,28 +33,49 @@ def csv_columns(body: bytes, declared: Iterable[Column]) -> dict[str, list[Any]]
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvalidRequestError(f"The body is not UTF-8: {error.reason} at byte {error.start}.") from None
+        problem = f"{error.reason} at byte {error.start}"
+        raise InvalidRequestError(f"The body is not UTF-8: {problem}. Save or send it as UTF-8.") from None
+    columns = {column.name: column for column in declared}
     try:
-        lines = [line for line in csv.reader(io.StringIO(text, newline=""), strict=True) if line]
+        separator = _separator(text, {*columns, key, ID})
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
+        lines = [line for line in reader if line]
     except csv.Error as error:
         raise InvalidRequestError(f"The body is not CSV: {error}.") from None
     if len(lines) < 2:
         raise InvalidRequestError("A header and at least one line are needed.")
     header, *rows = lines
+    # As pandas calls columns without a name, such as the index that its own to_csv writes.
+    header = [name or f"Unnamed: {place}" for place, name in enumerate(header)]
     if len(set(header)) != len(header):
         raise InvalidRequestError("A column is there more than once.")
     for position, row in enumerate(rows):
         if len(row) != len(header):
             raise InvalidRequestError(f"Line {position + 2} has {len(row)} fields where the header has {len(header)}.")
-    read: dict[str, Callable[[str], Any]] = dict.fromkeys(header, _number)
-    missing: dict[str, frozenset[str]] = dict.fromkeys(header, MISSING)
-    for column in declared:
-        read[column.name] = _READERS.get(column.type, _text)
-        missing[column.name] = MISSING - {*column.categories}
-    read[ID], missing[ID] = _text, frozenset(("",))
     return {
-        name: _read(column, read[name], missing[name]) for name, column in zip(header, zip(*rows, strict=True), strict=True)
+        name: _column(values, columns.get(name), is_key=name in (ID, key))
+        for name, values in zip(header, zip(*rows, strict=True), strict=True)
     }
+
+
+def _separator(text: str, known: Container[str]) -> str:
+    """Return the separator with which the header has the most known columns."""
+    header = text.lstrip().partition("\n")[0].rstrip("\r")
+
+    def found(separator: str) -> int:
+        return sum(name in known for name in next(csv.reader([header], delimiter=separator), ()))
+
+    return max(",;\t", key=found) if ";" in header or "\t" in header else ","
+
+
+def _column(values: tuple[str, ...], column: Column | None, *, is_key: bool) -> list[Any]:
+    if is_key:
+        return [value or None for value in values]
+    if column is None:
+        return [_number(value) if value.strip() else None for value in values]
+    reader = _READERS.get(column.type, _text)
+    read = [None if column.is_missing(value) else reader(value) for value in values]
+    return with_decimal_commas(read, values) if reader is _number and str in set(map(type, read)) else read
 
 
 def csv_text(columns: dict[str, list[Any]]) -> str:
@@ -66,12 +88,6 @@ def csv_text(columns: dict[str, list[Any]]) -> str:
             [json.dumps(value, ensure_ascii=False) if isinstance(value, list | bool) else value for value in row]
         )
     return out.getvalue()
-
-
-def _read(values: tuple[str, ...], reader: Callable[[str], Any], missing: frozenset[str]) -> list[Any]:
-    if reader is _text:  # spaces are part of a text
-        return [None if value in missing else value for value in values]
-    return [None if value.strip() in missing else reader(value) for value in values]
 
 
 def _text(value: str) -> str:

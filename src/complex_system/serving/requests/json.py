@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from codecs import BOM_UTF8
 from itertools import islice
 from typing import Any
 
@@ -54,7 +55,7 @@ def decoded(body: bytes) -> Any:
 
 
 def json_of(body: bytes) -> Any:
-    """Return the content of a JSON body.
+    """Return the content of a JSON body; programs for Windows put a byte order mark in front of it.
 
     Raises:
         InvalidRequestError: It is not JSON in UTF-8, or nested too deeply.
@@ -62,7 +63,15 @@ def json_of(body: bytes) -> Any:
     try:
         return decoded(body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        if content := unmarked(body):
+            return json_of(content)
         raise InvalidRequestError(explain_json(body, error)) from None
+
+
+def unmarked(body: bytes) -> bytes:
+    """Return a body without its byte order mark; empty where it has none, or more than one."""
+    content = body.removeprefix(BOM_UTF8)
+    return b"" if len(content) == len(body) or content.startswith(BOM_UTF8) else content
 
 
 def explain_json(body: bytes, error: Exception) -> str:

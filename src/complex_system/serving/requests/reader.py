@@ -20,6 +20,7 @@ from complex_system.pipeline.expressions import frame_type
 from complex_system.pipeline.pipeline import FEW_RECORDS, Pipeline
 from complex_system.serving.requests.batch import Batch, ColumnBatch, FeatureBatch, RecordBatch
 from complex_system.serving.requests.json import json_of
+from complex_system.serving.requests.naming import ColumnNames, UnknownColumns
 
 
 class BatchReader:
@@ -28,26 +29,29 @@ class BatchReader:
     Attributes:
         pipeline: What the batches are for.
         declared: The known columns.
+        names: What columns may be called.
     """
 
     def __init__(
-        self, pipeline: Pipeline, *, max_records: int, ignore_unknown: bool = False, present: Dataset | None = None
+        self, pipeline: Pipeline, *, max_records: int, unknown: UnknownColumns = "mlflow", present: Dataset | None = None
     ) -> None:
         """Make a reader.
 
         Args:
             pipeline: Knows the declared columns.
             max_records: Of one request.
-            ignore_unknown: Whether undeclared columns are ignored; otherwise they are faults.
+            unknown: Where undeclared columns are ignored; elsewhere they are faults.
             present: The deployment's data set, where the pipeline is of an older version. Columns that only it declares are
                 accepted and the model does not see them, so that a client need not know which version answers.
         """
         self.pipeline = pipeline
         self.max_records = max_records
-        self._ignore_unknown = ignore_unknown
         further = [each for each in (present.columns if present else ()) if each.name not in pipeline.dataset.by_name]
         self.declared = (*pipeline.dataset.columns, *further)
-        self._check = raw_check(pipeline.dataset, ignore_unknown=ignore_unknown, also=further)
+        self.names = ColumnNames(pipeline.dataset, self.declared, unknown, (present or pipeline.dataset).id)
+        # Who has a key of another name must not have it ignored.
+        self._ignore_unknown = unknown == "ignore" and not self.names.key
+        self._check = raw_check(pipeline.dataset, ignore_unknown=self._ignore_unknown, also=further)
         one, many = self._check.types if self._check.compiled else (Any, Any)
         self._one = msgspec.json.Decoder(one)
         self._many = msgspec.json.Decoder(many)
@@ -100,8 +104,12 @@ class BatchReader:
         made = zip(self._getters, self._types.items(), strict=True)
         return ColumnBatch(pl.DataFrame([pl.Series(name, list(map(get, rows)), kind) for get, (name, kind) in made]))
 
-    def records(self, value: Any) -> RecordBatch:
+    def records(self, value: Any, *, scoring: bool = False) -> RecordBatch:
         """Read records as mappings.
+
+        Args:
+            value: The records.
+            scoring: Whether undeclared fields are treated as MLflow treats them.
 
         Raises:
             InvalidRequestError: ``value`` is not a list, or it is empty.
@@ -115,11 +123,21 @@ class BatchReader:
         try:
             return RecordBatch(self._check(value))
         except InvalidRecordError:
-            faults = self._check.faults(value, self.pipeline.faults_of)
+            pass
+        # What is well-formed but for its names is read again, and only then judged.
+        readable = self.names.readable(value, scoring=scoring)
+        try:
+            return RecordBatch(self._check(readable))
+        except InvalidRecordError:
+            faults = self.names.advised(self._check.faults(readable, self.pipeline.faults_of), readable)
             raise InvalidRecordError(faults_message(faults), faults) from None
 
-    def columns(self, columns: Mapping[str, Sequence[Any]]) -> Batch:
+    def columns(self, columns: Mapping[str, Sequence[Any]], *, scoring: bool = False) -> Batch:
         """Read columns by name, all of the same length. Optional columns may be missing.
+
+        Args:
+            columns: The columns.
+            scoring: Whether undeclared ones are treated as MLflow treats them.
 
         Raises:
             InvalidRequestError: There is no record, or the lengths differ.
@@ -134,6 +152,7 @@ class BatchReader:
             )
         if not 0 < size <= self.max_records:
             raise self._bad_size(size)
+        columns = self.names.readable_columns(columns, scoring=scoring)
         known = self._ignore_unknown or set(columns) <= set(self._types)
         if size > FEW_RECORDS and known and self._required <= set(columns):
             try:
@@ -141,7 +160,9 @@ class BatchReader:
             except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
                 pass  # record by record, the faults are found and named
         names = list(columns)
-        return self.records([dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)])
+        rows = zip(*columns.values(), strict=True) if names else [()] * size
+        records = [dict(zip(names, values, strict=True)) for values in rows]
+        return self.records(records, scoring=scoring)
 
     def table(self, table: pa.Table) -> ColumnBatch:
         """Read an Arrow table of raw columns.
@@ -152,6 +173,10 @@ class BatchReader:
         """
         if not 0 < table.num_rows <= self.max_records:
             raise self._bad_size(table.num_rows)
+        given = table.column_names
+        if (key := self.names.key) in given and ID not in given:
+            at = given.index(key)
+            table = table.set_column(at, ID, table.column(at).cast(pa.string()))
         unknown = [name for name in table.column_names if name not in self._types]
         if unknown and not self._ignore_unknown:
             raise InvalidRequestError(f"The column(s) {', '.join(unknown[:MAX_FAULTS])[:500]} are not declared.")

@@ -1,11 +1,14 @@
 """MLflow's scoring protocol: requests of a client of ``mlflow models serve`` get the same responses.
 
-A frame or tensor with the processed features, as our own registered models take them, is recognised by its columns or its width;
-everything else is raw records.
+Columns that are named as raw columns are raw records. Processed features, as our own registered models take them, are asked for with
+the header ``X-Input: features``; without it they are recognised only by names or a width that raw records cannot have.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -21,14 +24,20 @@ from complex_system.serving.requests.batch import Batch
 from complex_system.serving.requests.csv import csv_columns, csv_text
 from complex_system.serving.requests.examples import example_columns, example_record
 from complex_system.serving.requests.json import json_of
+from complex_system.serving.requests.naming import FEATURES, FEATURES_HEADER
 from complex_system.serving.requests.reader import BatchReader
 from complex_system.serving.rest.endpoint import Backend, ErrorFormat, PredictionRequest, Responses, Routes, error_text
 from complex_system.serving.rest.schemas import SCORING_REQUEST, Schema, reference
 
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
+_HEADER = FEATURES_HEADER.lower().encode()
 _WANTED = (
     "The input must be a JSON dictionary with exactly one of the input fields 'dataframe_split', 'dataframe_records', 'instances', "
     "'inputs'"
+)
+_ABOUT = (
+    "Raw records, in any of the formats. Columns that are not declared are ignored unless the service is set otherwise. Processed "
+    f"features are sent with the header `{FEATURES_HEADER}: {FEATURES}`, or as the tensor `{FEATURES}` of `inputs`."
 )
 _CODES = {
     400: "BAD_REQUEST",
@@ -84,7 +93,12 @@ async def invocations(request: PredictionRequest) -> Response:
     media_type, problem = _media_type(request.header(b"content-type"))
     if problem:
         return Response(problem, 415, media_type="text/plain")
-    result = await request.predict(read_csv if media_type == "text/csv" else read_json)
+    read = read_csv if media_type == "text/csv" else read_json
+    if wanted := request.header(_HEADER):
+        if wanted.strip().lower() != FEATURES:
+            raise InvalidRequestError(f"The header {FEATURES_HEADER} may be '{FEATURES}', not '{wanted[:40]}'.")
+        read = partial(read, as_features=True)
+    result = await request.predict(read)
     return json_response(ScoringPredictions(result.predictions), headers={REQUEST_ID: request.id})
 
 
@@ -98,8 +112,8 @@ async def server_version(_: PredictionRequest) -> Response:
     return Response(_VERSION, media_type="application/json")
 
 
-def read_json(reader: BatchReader, body: bytes) -> Batch:
-    """A JSON body.
+def read_json(reader: BatchReader, body: bytes, *, as_features: bool = False) -> Batch:
+    """A JSON body; with ``as_features`` it has processed features.
 
     Raises:
         InvalidRequestError: It is none of the formats.
@@ -113,25 +127,87 @@ def read_json(reader: BatchReader, body: bytes) -> Batch:
     given = [name for name in FORMATS if name in content]
     if len(given) != 1:
         raise InvalidRequestError(f"{_WANTED}. Received the input fields {[name[:40] for name in list(content)[:10]]}.")
-    value = content[given[0]]
+    value, read = content[given[0]], _Reading(reader, as_features)
     if given[0] == "dataframe_split":
-        return _split(value, reader)
+        return _split(value, read)
     if given[0] == "dataframe_records":
-        return _records(value, reader)
-    return _tensors(given[0], value, reader)
+        return read.records(value)
+    return _tensors(given[0], value, read)
 
 
-def read_csv(reader: BatchReader, body: bytes) -> Batch:
-    """A CSV body with a header; an empty field is a missing value.
+def read_csv(reader: BatchReader, body: bytes, *, as_features: bool = False) -> Batch:
+    """A CSV body with a header; an empty field is a missing value. With ``as_features`` it has processed features.
 
     Raises:
         InvalidRequestError: It is no CSV in UTF-8 with a header.
         InvalidRecordError: A record is malformed.
     """
-    return _columns(csv_columns(body, reader.declared), reader)
+    declared = () if as_features else reader.declared
+    return _Reading(reader, as_features).columns(csv_columns(body, declared, reader.names.key))
 
 
-def _split(value: Any, reader: BatchReader) -> Batch:
+@dataclass(frozen=True)
+class _Reading:
+    """Reads records, columns and rows of one request as raw records or as processed features."""
+
+    reader: BatchReader
+    as_features: bool
+
+    @property
+    def _features(self) -> tuple[str, ...]:
+        return self.reader.pipeline.dataset.feature_names
+
+    def records(self, value: Any) -> Batch:
+        """Records as mappings."""
+        if isinstance(value, list) and value and isinstance(value[0], dict) and self._are_features(value[0]):
+            names = self._features
+            for position, record in enumerate(value):
+                if not isinstance(record, dict) or not record.keys() >= set(names):
+                    raise InvalidRequestError(f"Record {position} must have the processed features {_listed(names)}.")
+            return self.rows([[record[name] for name in names] for record in value])
+        return self.reader.records(value, scoring=True)
+
+    def columns(self, columns: dict[str, Any]) -> Batch:
+        """Columns by name."""
+        if self._are_features(columns):
+            ordered = [columns[name] for name in self._features]
+            if len({len(values) for values in ordered}) != 1:
+                raise InvalidRequestError("All columns must be equally long.")
+            return self.rows(list(zip(*ordered, strict=True)))
+        return self.reader.columns(columns, scoring=True)
+
+    def rows(self, rows: list[Any]) -> Batch:
+        """Features in their order, without names."""
+        width = len(self._features)
+        for position, row in enumerate(rows):
+            if not isinstance(row, list | tuple) or len(row) != width:
+                raise InvalidRequestError(
+                    f"Row {position} must have {width} numbers, the processed features in their order; raw records need the "
+                    "names of their columns."
+                )
+        return self.reader.features([value for row in rows for value in row], (len(rows), width))
+
+    def unnamed_rows(self, rows: list[Any]) -> Batch:
+        """Rows without names, which are features; what may be raw values is refused."""
+        numeric = [column for column in self.reader.pipeline.dataset.columns if column.type in ("number", "integer")]
+        if not self.as_features and len(self._features) <= len(numeric):
+            raise InvalidRequestError(
+                "Rows without column names may be raw values or processed features: send raw values with their names, as in "
+                f"dataframe_split with 'columns', and features with the header '{FEATURES_HEADER}: {FEATURES}'."
+            )
+        return self.rows(rows)
+
+    def _are_features(self, names: Collection[str]) -> bool:
+        """Return whether these are columns of features: where they are asked for, or have names that no raw column has."""
+        wanted = self._features
+        if not self.as_features:
+            return bool(self.reader.names.made) and set(names) == set(wanted)
+        if missing := [name for name in wanted if name not in names]:
+            raise InvalidRequestError(f"The processed feature(s) {_listed(missing)} are missing.")
+        return True
+
+
+def _split(value: Any, read: _Reading) -> Batch:
     if not isinstance(value, dict) or not isinstance(value.get("data"), list):
         raise InvalidRequestError("'dataframe_split' must be a dictionary with 'data' and, for raw records, 'columns'.")
     if unknown := set(value) - {"columns", "data", "index"}:
@@ -140,7 +216,7 @@ def _split(value: Any, reader: BatchReader) -> Batch:
     if index is not None and (not isinstance(index, list) or len(index) != len(rows)):
         raise InvalidRequestError(f"The index of 'dataframe_split' must be a list as long as its data: {len(rows)}.")
     if columns is None:
-        return _matrix(rows, reader)
+        return read.unnamed_rows(rows)
     if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
         raise InvalidRequestError("The columns of 'dataframe_split' must be a list of texts.")
     if len(set(columns)) != len(columns):
@@ -150,23 +226,15 @@ def _split(value: Any, reader: BatchReader) -> Batch:
             raise InvalidRequestError(f"Row {position} of 'dataframe_split' must be a list of {len(columns)} values.")
     if not rows or not columns:
         raise InvalidRequestError("There is no record in the request.")
-    return _columns(dict(zip(columns, zip(*rows, strict=True), strict=True)), reader)
+    return read.columns(dict(zip(columns, zip(*rows, strict=True), strict=True)))
 
 
-def _records(value: Any, reader: BatchReader) -> Batch:
-    names = reader.pipeline.dataset.feature_names
-    features = set(names)
-    if isinstance(value, list) and value and isinstance(value[0], dict) and set(value[0]) == features:
-        if not all(isinstance(each, dict) and set(each) == features for each in value):
-            raise InvalidRequestError("All records must have the same columns.")
-        return _matrix([[each[name] for name in names] for each in value], reader)
-    return reader.records(value)
-
-
-def _tensors(name: str, value: Any, reader: BatchReader) -> Batch:
+def _tensors(name: str, value: Any, read: _Reading) -> Batch:
     if isinstance(value, list) and value and isinstance(value[0], list):
-        return _matrix(value, reader)
+        return read.unnamed_rows(value)
     if isinstance(value, dict) and name == "inputs":
+        if list(value) == [FEATURES] and isinstance(value[FEATURES], list) and not read.reader.names.is_declared(FEATURES):
+            return read.rows(value[FEATURES])
         lists = {column: each if isinstance(each, list) else [each] for column, each in value.items()}
         # A tensor of one column may come as rows of one value.
         flat = {
@@ -175,31 +243,14 @@ def _tensors(name: str, value: Any, reader: BatchReader) -> Batch:
             else each
             for column, each in lists.items()
         }
-        return _columns(flat, reader)
+        return read.columns(flat)
     if not isinstance(value, list):
         raise InvalidRequestError(f"'{name}' must be a list of records{' or columns by name' if name == 'inputs' else ''}.")
-    return _records(value, reader)
+    return read.records(value)
 
 
-def _columns(columns: dict[str, Any], reader: BatchReader) -> Batch:
-    names = reader.pipeline.dataset.feature_names
-    if set(columns) == set(names):
-        ordered = [columns[name] for name in names]
-        if len({len(values) for values in ordered}) != 1:
-            raise InvalidRequestError("All columns must be equally long.")
-        return _matrix(list(zip(*ordered, strict=True)), reader)
-    return reader.columns(columns)
-
-
-def _matrix(rows: list[Any], reader: BatchReader) -> Batch:
-    width = len(reader.pipeline.dataset.feature_names)
-    for position, row in enumerate(rows):
-        if not isinstance(row, list | tuple) or len(row) != width:
-            raise InvalidRequestError(
-                f"Row {position} must have {width} numbers, the processed features in their order; raw records need the "
-                "names of their columns."
-            )
-    return reader.features([value for row in rows for value in row], (len(rows), width))
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name[:60]}'" for name in names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
 def scoring_body(dataset: Dataset) -> Schema:
@@ -207,14 +258,23 @@ def scoring_body(dataset: Dataset) -> Schema:
     columns = example_columns(dataset, 2)
     rows = [list(row) for row in zip(*columns.values(), strict=True)]
     records = [example_record(dataset, position) for position in (0, 1)]
-    examples = {
+    examples: Schema = {
         "dataframe_split": {"value": {"dataframe_split": {"columns": list(columns), "data": rows}}},
         "dataframe_records": {"value": {"dataframe_records": records}},
         "instances": {"value": {"instances": records}},
         "inputs": {"value": {"inputs": columns}},
     }
+    if FEATURES not in dataset.by_name:
+        processed = [[0.0] * len(dataset.feature_names)]
+        about = f"In the order {', '.join(dataset.feature_names)}."
+        examples["features"] = {
+            "summary": "Processed features",
+            "description": about,
+            "value": {"inputs": {FEATURES: processed}},
+        }
     return {
         "required": True,
+        "description": _ABOUT,
         "content": {
             "application/json": {"schema": reference(SCORING_REQUEST), "examples": examples},
             "text/csv": {"schema": {"type": "string"}, "example": csv_text(columns)},

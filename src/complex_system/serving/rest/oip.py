@@ -25,10 +25,10 @@ from complex_system.http.responses import REQUEST_ID, json_response
 from complex_system.serving.models.manager import CHAMPION
 from complex_system.serving.requests.batch import Batch
 from complex_system.serving.requests.examples import example_columns
+from complex_system.serving.requests.naming import FEATURES
 from complex_system.serving.requests.reader import BatchReader
 from complex_system.serving.rest.endpoint import Backend, ErrorFormat, PredictionRequest, Responses, Routes, error_text
 from complex_system.serving.rest.oip_tensors import (
-    FEATURES,
     InferenceRequest,
     Inputs,
     datatype_of,

@@ -15,12 +15,11 @@ from complex_system.domain.records import MAX_FAULTS, faults_message, shown
 from complex_system.domain.types import column_type
 from complex_system.errors import InvalidRecordError, InvalidRequestError, RecordFault
 from complex_system.serving.requests.batch import Batch
-from complex_system.serving.requests.json import explain_type, json_of
+from complex_system.serving.requests.json import explain_type, json_of, unmarked
+from complex_system.serving.requests.naming import FEATURES
 from complex_system.serving.requests.reader import BatchReader
 from complex_system.serving.rest.endpoint import fault_lines, joined_lines
 
-FEATURES = "features"
-"""The tensor of processed features."""
 _FLOATS = ("FP64", "FP32", "FP16", "BF16")
 _INTEGERS = {f"INT{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)}
 _INTEGERS |= {f"UINT{bits}": (0, 2**bits - 1) for bits in (8, 16, 32, 64)}
@@ -76,9 +75,11 @@ def decode_inference(body: bytes) -> InferenceRequest:
     """
     try:
         return _decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise InvalidRequestError(f"The body is not an inference request: {explain_type(body, error)}.") from None
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        if content := unmarked(body):
+            return decode_inference(content)
+        if isinstance(error, msgspec.ValidationError):
+            raise InvalidRequestError(f"The body is not an inference request: {explain_type(body, error)}.") from None
         json_of(body)  # raises, with an explanation
         raise
 

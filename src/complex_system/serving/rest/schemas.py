@@ -34,6 +34,9 @@ def record_schema(dataset: Dataset) -> Schema:
             "description": "Key of the record; it goes into the prediction event.",
         }
     }
+    if dataset.id and dataset.id not in dataset.by_name:
+        about = f"The key under its own name, in place of '{ID}'."
+        properties[dataset.id] = {"type": ["string", "integer"], "maxLength": MAX_KEY, "minLength": 1, "description": about}
     for column in dataset.columns:
         properties[column.name] = _column_schema(column, is_target=column.name == dataset.target)
     return {

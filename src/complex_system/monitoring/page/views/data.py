@@ -145,6 +145,8 @@ def _tile(key: str, column: ColumnView, *, few: bool) -> Component:
 
 
 def _badge(column: ColumnView, *, few: bool) -> Component:
+    if column.follows_clock:
+        return badge("none", "follows the clock")
     if column.psi is None:
         return badge("none", "too few")
     if few:
