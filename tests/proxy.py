@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,7 +12,7 @@ from contextlib import asynccontextmanager
 class Proxy:
     """Forwards connections to a port on loopback unless it is cut: a server seems to go away and to come back."""
 
-    def __init__(self, target: int, port: int = 0) -> None:
+    def __init__(self, target: int, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.delay = 0.0
         """Seconds by which every response of the server is late."""
         self.sent = bytearray()
@@ -20,10 +21,11 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self.port = port
+        self._tls = tls
 
     async def join(self) -> None:
         """Accept connections (again), always on the same port."""
-        self._server = await asyncio.start_server(self._forward, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._forward, "127.0.0.1", self.port, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:

@@ -34,17 +34,18 @@ class ColumnNames:
         made: Names of features that no raw column has.
     """
 
-    def __init__(self, dataset: Dataset, declared: Iterable[Column], unknown: UnknownColumns) -> None:
+    def __init__(self, dataset: Dataset, declared: Iterable[Column], unknown: UnknownColumns, key: str = "") -> None:
         """Make the names.
 
         Args:
             dataset: What the model was trained for.
             declared: All columns that requests may have.
             unknown: Where undeclared columns are left out; elsewhere they are faults.
+            key: The data set's own name of the key.
         """
         self._unknown = unknown
         self._known = {ID, *(column.name for column in declared)}
-        self.key = dataset.id if dataset.id not in self._known else ""
+        self.key = key if key not in self._known else ""
         self.made = frozenset(dataset.feature_names) - self._known
         targets = set(dataset.targets)
         self._read = {_plain(name): name for name in self._known - targets - {ID}}

@@ -48,7 +48,7 @@ class BatchReader:
         self.max_records = max_records
         further = [each for each in (present.columns if present else ()) if each.name not in pipeline.dataset.by_name]
         self.declared = (*pipeline.dataset.columns, *further)
-        self.names = ColumnNames(pipeline.dataset, self.declared, unknown)
+        self.names = ColumnNames(pipeline.dataset, self.declared, unknown, (present or pipeline.dataset).id)
         # Who has a key of another name must not have it ignored.
         self._ignore_unknown = unknown == "ignore" and not self.names.key
         self._check = raw_check(pipeline.dataset, ignore_unknown=self._ignore_unknown, also=further)

@@ -33,6 +33,7 @@ LINKS = {
     "predict": "/predict",
     "model": "/model",
     "models": "/models",
+    "declaration": "/declaration",
     "inference": "/v2",
     "scoring": "/invocations",
     "metrics": "/metrics",
@@ -160,10 +161,12 @@ def predict_routes(backend: Backend) -> list[Route]:
 
 
 def status_routes(backend: Backend) -> list[Route]:
-    """Return ``/model``, ``/models``, ``/``, ``/metrics`` and the probes, which need no key."""
+    """Return ``/model``, ``/models``, ``/declaration``, ``/``, ``/metrics`` and the probes, which need no key."""
     about = Routes(backend, OWN_ERRORS, "model")
     about.add("/model", champion, "The model that is served, and why a newer one is not", {200: ModelStatus}, name="model")
     about.add("/models", models, "All models that can be asked for, and those loaded", {200: ModelsStatus})
+    content = {"description": "The declaration, as JSON", "content": {"application/json": {"schema": {"type": "object"}}}}
+    about.add("/declaration", declaration, "What records the champion takes", {200: content, 503: Error})
     about.add("/", root)
     text = {"description": "Successful Response", "content": {"text/plain": {"schema": {"type": "string"}}}}
     about.add("/metrics", metrics, "Metrics in Prometheus' text format", {200: text})
@@ -193,6 +196,13 @@ async def champion(request: PredictionRequest) -> Response:
 async def models(request: PredictionRequest) -> Response:
     """Describe all models."""
     return json_response(await request.backend.engine.models.status())
+
+
+async def declaration(request: PredictionRequest) -> Response:
+    """Return the declaration that the champion was trained for; the key has the name that it has now."""
+    engine = request.backend.engine
+    content = engine.champion.require().pipeline.dataset.as_content()
+    return json_response({**content, "id": engine.models.pipeline.dataset.id})
 
 
 async def root(_: PredictionRequest) -> Response:

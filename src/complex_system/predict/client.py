@@ -1,0 +1,165 @@
+"""A serving service asked over REST, by a program that need not be in its deployment."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from complex_system.domain.dataset import Dataset
+from complex_system.domain.records import Record
+from complex_system.errors import ComplexSystemError, InvalidRecordError, RecordFault, TooLargeError, UnauthorizedError
+
+_SECONDS = 120.0
+_KEY = "X-API-Key"
+_SHOWN = 300
+
+
+class PredictError(ComplexSystemError):
+    """The predictions cannot be made or written; the message says what to do."""
+
+    code = "predict"
+
+
+class Model(msgspec.Struct, frozen=True):
+    """The model that answered."""
+
+    name: str
+    version: str
+
+    @property
+    def label(self) -> str:
+        """Name and version."""
+        return f"{self.name} v{self.version}"
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """One prediction for each record."""
+
+    predictions: list[float]
+    model: Model
+
+
+class _Fault(msgspec.Struct):
+    record: int
+    id: str | None
+    field: str | None
+    problem: str
+
+
+class _Error(msgspec.Struct):
+    message: str
+    code: str = ""
+    faults: list[_Fault] = []
+
+
+class _Failure(msgspec.Struct):
+    error: _Error
+
+
+class RestClient:
+    """Asks one serving service, over a connection that is kept open."""
+
+    def __init__(self, url: str, api_key: str = "", ca: Path | None = None) -> None:
+        """Make a client; it connects with its first request.
+
+        Args:
+            url: Address of the service, such as http://127.0.0.1:8001.
+            api_key: The key of its REST interface; empty where it asks for none.
+            ca: Certificates that its own must be signed by; the system's by default.
+
+        Raises:
+            PredictError: The address or the certificates cannot be used.
+        """
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host = port = None
+        if not host or parts.scheme not in ("http", "https"):
+            raise PredictError(f"--url takes an address such as http://127.0.0.1:8001, not '{url}'.")
+        self.url = url.rstrip("/")
+        self._path = parts.path.rstrip("/")
+        self._headers = {"Content-Type": "application/json", **({_KEY: api_key} if api_key else {})}
+        if parts.scheme == "http":
+            self._connection = http.client.HTTPConnection(host, port, timeout=_SECONDS)
+            return
+        try:
+            context = ssl.create_default_context(cafile=ca)
+        except (OSError, ssl.SSLError) as error:
+            raise PredictError(f"--ca: {ca} cannot be read as certificates: {error.strerror or error}.") from error
+        self._connection = http.client.HTTPSConnection(host, port, timeout=_SECONDS, context=context)
+
+    def declaration(self) -> Dataset:
+        """Return the declaration of the records that the champion takes.
+
+        Raises:
+            PredictError: The service does not answer, or has no model yet.
+            DeclarationError: The service is of a release with other declarations.
+        """
+        return Dataset.restored(self._decoded(self._asked("GET", "/declaration"), dict[str, Any]))
+
+    def predict(self, records: list[Record]) -> Answer:
+        """Return the predictions of records.
+
+        Raises:
+            InvalidRecordError: Some are not as declared; names the first 20 faults.
+            TooLargeError: There are more than one request may have.
+            PredictError: The service does not answer, or not with predictions.
+        """
+        answer: Answer = self._decoded(self._asked("POST", "/predict", msgspec.json.encode({"records": records})), Answer)
+        if len(answer.predictions) != len(records):
+            raise PredictError(f"{self.url} answered {len(answer.predictions)} predictions for {len(records)} records.")
+        return answer
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def _asked(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        status, content = self._exchanged(method, path, body)
+        if status == 200:
+            return content
+        try:
+            error = msgspec.json.decode(content, type=_Failure).error
+        except msgspec.MsgspecError:
+            error = _Error(content[:_SHOWN].decode(errors="replace"))
+        if error.faults:
+            faults = [RecordFault(record=f.record, id=f.id, field=f.field, problem=f.problem) for f in error.faults]
+            raise InvalidRecordError(error.message, faults)
+        if status == 413:
+            raise TooLargeError(error.message)
+        if status == 401:
+            raise UnauthorizedError(
+                f"{self.url} asks for its API key: name its --deployment, or set COMPLEX_SYSTEM_API_KEY in the environment."
+            )
+        hint = " Is it a serving service of this release?" if status == 404 else ""
+        raise PredictError(f"{self.url}{path} answered {status}: {error.message}{hint}")
+
+    def _exchanged(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+        """Send a request; once more where the server has closed a connection that it kept open."""
+        for is_reused in (self._connection.sock is not None, False):
+            try:
+                self._connection.request(method, self._path + path, body, self._headers)
+                response = self._connection.getresponse()
+                return response.status, response.read()
+            except (OSError, http.client.HTTPException) as error:
+                self._connection.close()
+                if is_reused and not isinstance(error, TimeoutError):
+                    continue
+                reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+                if isinstance(error, ssl.SSLCertVerificationError):
+                    reason = f"{error.verify_message}; --ca names the certificate of the authority that signed its own"
+                advice = "Start one (`fiot run mongo`), or name its address with --url."
+                raise PredictError(f"No serving service answers at {self.url}: {reason}. {advice}") from error
+        raise AssertionError
+
+    def _decoded(self, content: bytes, kind: Any) -> Any:
+        try:
+            return msgspec.json.decode(content, type=kind)
+        except msgspec.MsgspecError as error:
+            raise PredictError(f"{self.url} answered something else than a serving service: {error}.") from error
