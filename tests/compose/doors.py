@@ -75,7 +75,8 @@ def secrets_apart(containers: list[Container], env_file: Path) -> str:
     """No container's environment has a secret of another one."""
     lines = env_file.read_text(encoding="utf-8").splitlines()
     given = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
-    secrets = {name: value for name, value in given.items() if is_secret(name, value) and value}
+    # The name of a user is no secret: servers may have users of one name.
+    secrets = {name: value for name, value in given.items() if is_secret(name, value) and value and not name.endswith("USERNAME")}
     held = 0
     for each in containers:
         if each.service in OF_SERVERS:
