@@ -14,6 +14,8 @@ DocumentKey = Annotated[str, Meta(min_length=1, max_length=200)]
 DocumentKind = Annotated[str, Meta(pattern="^[a-z][a-z0-9-]{0,31}$")]
 Limit = Annotated[int, Meta(ge=1)]
 """Rows that are wanted. A page never holds more than ``MAX_PAGE_ROWS``; its cursor says that there are more."""
+MAX_DIFFERING = 20
+"""Keys of conflicts in a reply."""
 MAX_DOCUMENTS = 5000
 """Documents, or keys, in one request and in one page."""
 
@@ -26,7 +28,7 @@ class RecordCounts(Message, frozen=True, kw_only=True):
         processed: Processed records, of any pipeline version.
         labelled: Processed records whose target is known.
         rejected: Raw records that could not be processed.
-        conflicts: Records that were not written because their key exists with other values.
+        conflicts: Contents that lost against other values of their key: kept beside the records.
     """
 
     raw: int
@@ -159,13 +161,19 @@ class Saved(Acknowledged, frozen=True, kw_only=True):
 
     Attributes:
         inserted: Records that were written.
-        existing: Records whose key was there; they stay as they are.
+        existing: Records whose key was there.
         conflicts: Those of them that were there with other values.
+        filled: Those of the existing ones that had values which were missing, and no other values.
+        replaced: Those of the conflicts that replaced values.
+        differing: Keys of the conflicts, at most 20.
     """
 
     inserted: int
     existing: int
     conflicts: int = 0
+    filled: int = 0
+    replaced: int = 0
+    differing: tuple[str, ...] = ()
 
 
 class Upserted(Acknowledged, frozen=True, kw_only=True):
