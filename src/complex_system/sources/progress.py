@@ -52,8 +52,8 @@ class Progress:
         if not self._filled + self._differing:
             return ""
         new = self.saved - self._known - self._filled - self._differing
-        what = [f"{new} new"] if new > 0 else []
-        what += [f"{self._known} known", f"{self._filled} filled"]
+        counts = {"new": new, "known": self._known, "filled": self._filled}
+        what = [f"{count} {name}" for name, count in counts.items() if count > 0]
         if self._differing:
             one = self._differing == 1
             verb, is_ = ("differs", "is") if one else ("differ", "are")

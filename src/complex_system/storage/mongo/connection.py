@@ -285,10 +285,7 @@ class Queries:
     async def update_each(
         self, collection: Collection, changes: Iterable[tuple[Document, Document]], *, journal: bool = False
     ) -> int:
-        """Change documents one by one, each ``(query, update)``, in one bulk update; return how many were changed.
-
-        Unless it waits for the journal, a killed server may forget it.
-        """
+        """Change documents one by one, each ``(query, update)``, in one bulk update (``journal`` as in :meth:`update`)."""
         operations = [UpdateOne(query, change) for query, change in changes]
         if not operations:
             return 0
