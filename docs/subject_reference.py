@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from complex_system.messaging import subjects
-from complex_system.protocol import database, operations, serving, training
+from complex_system.protocol import database, documents, operations, serving, training
 from complex_system.protocol.base import Event, Message, Request
 
 PAGE = Path(__file__).with_name("subjects.md")
@@ -25,6 +25,7 @@ our stable `error_code`. "Arrow page" is a page of records as Arrow IPC bytes (`
 _TOPICS: tuple[tuple[str, ModuleType], ...] = (
     ("Published by kio, and the ingest", subjects),
     ("Database", database),
+    ("Documents of monitoring", documents),
     ("Training", training),
     ("Serving", serving),
     ("Operations", operations),

@@ -76,7 +76,9 @@ def secrets_apart(containers: list[Container], env_file: Path) -> str:
     lines = env_file.read_text(encoding="utf-8").splitlines()
     given = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
     # The name of a user is no secret: servers may have users of one name.
-    secrets = {name: value for name, value in given.items() if is_secret(name, value) and value and not name.endswith("USERNAME")}
+    secrets = {
+        name: value for name, value in given.items() if is_secret(name, value) and value and not name.endswith("USERNAME")
+    }
     held = 0
     for each in containers:
         if each.service in OF_SERVERS:

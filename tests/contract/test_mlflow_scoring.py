@@ -13,10 +13,14 @@ import mlflow.version
 import pandas as pd
 import pyarrow as pa
 import pytest
+from mlflow.models.utils import _enforce_schema
+from mlflow.pyfunc.scoring_server import infer_and_parse_data, parse_csv_input
+from mlflow.types import ColSpec, Schema
 
 from complex_system import __version__
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
+from complex_system.domain.records import raw_check
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.engine import Limits, PredictionEngine
 from complex_system.serving.models.manager import ModelManager
@@ -181,6 +185,40 @@ async def test_columns_named_as_raw_columns_are_raw_records(
     headers = {"Content-Type": kind, "X-Input": "features"}
     asked = await client.post("/invocations", content=body, headers=headers)
     assert asked.json()["predictions"] == pytest.approx([2.0 + sum(ROW.values())])
+
+
+SCHEMA = Schema([ColSpec("double", name, required=name != "flow") for name in ROW])
+SENT: dict[str, tuple[Any, str]] = {
+    "pandas' index": (pd.DataFrame([ROW, ROW]).to_csv(), "text/csv"),
+    "a byte order mark": ("\ufeff" + pd.DataFrame([ROW]).to_csv(index=False), "text/csv"),
+    "an index of two levels": (pd.DataFrame([ROW]).set_index([[1], ["a"]]).to_csv(), "text/csv"),
+    "a frame that was read back": (
+        {"dataframe_split": split(pd.read_csv(io.StringIO(pd.DataFrame([ROW, ROW]).to_csv())))},
+        "application/json",
+    ),
+    "further columns": ({"dataframe_records": [{**ROW, "operator": "x", "shift": None}]}, "application/json"),
+    "further columns of some records": ({"dataframe_records": [ROW, {**ROW, "operator": "x"}]}, "application/json"),
+    "another order": ({"dataframe_records": [dict(reversed(ROW.items()))]}, "application/json"),
+    "no optional column": ({"inputs": {"temp": [50, 51], "pressure": [3, 4], "operator": ["x", "y"]}}, "application/json"),
+    "a missing value": ("flow,temp,pressure\n,50,3\nNA,51,4\n", "text/csv"),
+}
+
+
+@pytest.mark.parametrize("name", SENT)
+async def test_what_mlflows_own_server_reads_is_read_in_the_same_way(
+    plant: tuple[ModelManager, httpx.AsyncClient], name: str
+) -> None:
+    content, kind = SENT[name]
+    parsed = parse_csv_input(io.StringIO(content), SCHEMA) if kind == "text/csv" else infer_and_parse_data(content, SCHEMA)
+    theirs = _enforce_schema(parsed if isinstance(parsed, pd.DataFrame) else pd.DataFrame(parsed), SCHEMA)
+    records = [
+        {column: None if pd.isna(value) else value for column, value in record.items()}
+        for record in theirs.to_dict(orient="records")
+    ]
+    answer = await invoke(plant[1], content.encode() if isinstance(content, str) else content, kind)
+    assert answer.status_code == 200, answer.text
+    expected = [2.0 + float(row.sum()) for row in Pipeline(PLANT).features(raw_check(PLANT)(records))]
+    assert answer.json()["predictions"] == pytest.approx(expected)
 
 
 async def test_rows_without_names_are_features_only_where_that_is_said(

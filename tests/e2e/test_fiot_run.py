@@ -98,6 +98,22 @@ def test_a_full_cycle_ends_with_a_prediction_by_the_champion(
     assert f"The full cycle of '{deployment}' worked" in said
 
 
+def a_file_is_predicted(base: Path) -> None:
+    """``fiot extras predict`` finds the run that goes on, and its key."""
+    file = base / "tomorrow.csv"
+    file.write_text("material_id;rohwert_1_labormessung;shift\n11111111;3,25;A\n99999999;3,5;B\n", encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if name != "COMPLEX_SYSTEM_API_KEY"}
+    done = subprocess.run(
+        [FIOT, "extras", "predict", file], cwd=ROOT, env={**environment, "COMPLEX_SYSTEM_RUN_DIR": str(base)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    head, first, second = done.stdout.splitlines()
+    assert head == "row,prediction,model,faults"
+    assert re.fullmatch(r"1,-?\d+\.\d+,lab-[a-z-]+ v1,", first)
+    assert second.startswith("2,,,\"field 'material_id': '99999999' is not one of 00000000")
+
+
 @pytest.mark.timeout(660)
 def test_a_second_run_keeps_data_and_champion_and_ends_when_asked(base: Path, cycle: Callable[[str], Cycle]) -> None:
     """Runs on what the full cycle left, this time locked; Ctrl-C ends it, and nothing stays behind."""
@@ -117,6 +133,7 @@ def test_a_second_run_keeps_data_and_champion_and_ends_when_asked(base: Path, cy
         model = httpx.get(f"{serving['url']}/model", headers={"X-API-Key": client["COMPLEX_SYSTEM_API_KEY"]}).json()["model"]
         assert (model["name"], model["version"]) == (expected["model"], expected["version"])
         every_door_asks(run, status, client)
+        a_file_is_predicted(base)
 
         victim = status["services"]["ml_serving_mlflow"]["pid"]
         os.kill(victim, signal.SIGKILL)

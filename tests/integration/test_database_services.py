@@ -25,6 +25,7 @@ from complex_system.messaging.clients import DatabaseClient, DocumentClient
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.replicas import Share
 from complex_system.protocol import database as protocol
+from complex_system.protocol import documents
 from complex_system.protocol.base import Empty, Request
 from complex_system.protocol.database import ColumnsRequest, RecordCounts, RejectedRequest, Rejection, UnprocessedRequest
 from complex_system.protocol.operations import health_request
@@ -202,16 +203,16 @@ def bad_requests(dataset: Dataset) -> list[tuple[Any, Any, type[Exception], str]
         (protocol.REJECT_RAW, {"version": "v", "rejections": [{ID: 3, "reason": "r"}]}, InvalidRequestError, "_id"),
         (protocol.GET_REJECTED, {"limit": "all"}, InvalidRequestError, "limit"),
         (subjects.GET_PROCESSED_PAGE, {"page_size": MAX_PAGE_ROWS + 1}, InvalidRequestError, str(MAX_PAGE_ROWS)),
-        (protocol.SAVE_DOCUMENTS, {}, InvalidRequestError, "array"),
-        (protocol.SAVE_DOCUMENTS, [{"kind": "k", "key": "a", "at": 1.0}], InvalidRequestError, r"'\[0\]'.*`body`"),
-        (protocol.SAVE_DOCUMENTS, [{**DOCUMENT, "kind": "Two words"}], InvalidRequestError, r"'\[0\].kind'"),
-        (protocol.SAVE_DOCUMENTS, [DOCUMENT, {**DOCUMENT, "key": "x" * 201}], InvalidRequestError, r"'\[1\].key'.*200"),
-        (protocol.SAVE_DOCUMENTS, [{**DOCUMENT, "at": float("nan")}], InvalidRequestError, "'at'"),
-        (protocol.SAVE_DOCUMENTS, [{**DOCUMENT, "body": [1]}], InvalidRequestError, "body"),
-        (protocol.GET_DOCUMENTS, {"kind": "k"}, InvalidRequestError, "'from'"),
-        (protocol.GET_DOCUMENTS, {"kind": "k", "from": 0, "to": 1, "after": 3}, InvalidRequestError, "'after'"),
-        (protocol.GET_DOCUMENTS, {"kind": "k", "keys": [""]}, InvalidRequestError, "key"),
-        (protocol.DELETE_DOCUMENTS, {"kind": "k"}, InvalidRequestError, "either 'keys' or 'before'"),
+        (documents.SAVE_DOCUMENTS, {}, InvalidRequestError, "array"),
+        (documents.SAVE_DOCUMENTS, [{"kind": "k", "key": "a", "at": 1.0}], InvalidRequestError, r"'\[0\]'.*`body`"),
+        (documents.SAVE_DOCUMENTS, [{**DOCUMENT, "kind": "Two words"}], InvalidRequestError, r"'\[0\].kind'"),
+        (documents.SAVE_DOCUMENTS, [DOCUMENT, {**DOCUMENT, "key": "x" * 201}], InvalidRequestError, r"'\[1\].key'.*200"),
+        (documents.SAVE_DOCUMENTS, [{**DOCUMENT, "at": float("nan")}], InvalidRequestError, "'at'"),
+        (documents.SAVE_DOCUMENTS, [{**DOCUMENT, "body": [1]}], InvalidRequestError, "body"),
+        (documents.GET_DOCUMENTS, {"kind": "k"}, InvalidRequestError, "'from'"),
+        (documents.GET_DOCUMENTS, {"kind": "k", "from": 0, "to": 1, "after": 3}, InvalidRequestError, "'after'"),
+        (documents.GET_DOCUMENTS, {"kind": "k", "keys": [""]}, InvalidRequestError, "key"),
+        (documents.DELETE_DOCUMENTS, {"kind": "k"}, InvalidRequestError, "either 'keys' or 'before'"),
         (protocol.GET_TARGETS, {}, InvalidRequestError, "`keys`"),
         (protocol.GET_RAW_BY_KEYS, {"keys": "k"}, InvalidRequestError, "'keys'"),
         (protocol.GET_LAST_KEY, {}, InvalidRequestError, "`before`"),
@@ -228,7 +229,7 @@ def bad_requests(dataset: Dataset) -> list[tuple[Any, Any, type[Exception], str]
         cases += [(subject, value, InvalidRequestError, "takes a mapping") for value in (None, *NO_MAPPINGS)]
     ours = (
         protocol.GET_COUNTS, protocol.GET_UNPROCESSED, protocol.GET_PROCESSED, protocol.REJECT_RAW, protocol.GET_REJECTED,
-        protocol.GET_DOCUMENTS, protocol.DELETE_DOCUMENTS, protocol.GET_TARGETS, protocol.GET_RAW_BY_KEYS,
+        documents.GET_DOCUMENTS, documents.DELETE_DOCUMENTS, protocol.GET_TARGETS, protocol.GET_RAW_BY_KEYS,
         protocol.GET_INGEST_COUNTS, protocol.GET_TIME, protocol.GET_LAST_KEY,
     )  # fmt: skip
     for subject in ours:

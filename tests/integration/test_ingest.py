@@ -22,6 +22,7 @@ from nats.js.api import RetentionPolicy
 from nats.js.errors import APIError
 
 import complex_system.domain
+import complex_system.protocol.documents
 import complex_system.protocol.operations
 import complex_system.protocol.serving
 import complex_system.protocol.training
@@ -736,7 +737,7 @@ async def test_streams_follow_the_settings_and_take_no_request(
     assert (config.max_bytes, config.max_age) == (5_000_000, 60.0)
     assert config.duplicate_window == 0.1
     assert (await client.jetstream().stream_info(DEAD_STREAM)).config.max_msgs_per_subject == 7
-    modules = (subjects, protocol.database, protocol.operations, protocol.serving, protocol.training)
+    modules = (subjects, protocol.database, protocol.documents, protocol.operations, protocol.serving, protocol.training)
     asked = {each.name for module in modules for each in vars(module).values() if isinstance(each, Request)}
     assert {subjects.SAVE_RAW.name, GET_INGEST_COUNTS.name, protocol.training.TRAIN_MODEL.name} <= asked
     for stream in (STREAM, DEAD_STREAM):

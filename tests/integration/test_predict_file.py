@@ -132,7 +132,9 @@ async def test_a_long_file_goes_in_parts_that_the_service_takes(client: httpx.As
         else:
             assert float(row["prediction"]) == pytest.approx(2 + number % 1000 / 1000 + 1 + 0.4)
     assert "The file has no column 'flow'; its declared fill is used in every row." in err
-    assert "2,401 of 2,500 rows predicted (2,401 by plant-lightgbm v1); the terminal has them. 99 have faults; row 9:" in err
+    assert (
+        "2,401 of 2,500 rows predicted (2,401 by plant-lightgbm v1); standard output has them. 99 have faults; row 9:" in err
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import msgspec
+import pyarrow as pa
 import pytest
 
 from complex_system.domain.dataset import Dataset
@@ -29,8 +30,8 @@ from complex_system.settings import Settings
 from complex_system.tracking.registry import ModelRegistry
 from complex_system_services.data_processing.data_processing_service import DataProcessingService
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
-from models import crown
-from support import TesterService, eventually, running
+from models import crown, linear_onnx, register_onnx
+from support import Ear, TesterService, eventually, running
 
 # MLflow's client and the libraries below it warn of their own deprecated parts.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -97,6 +98,61 @@ async def test_predictions_by_rest_and_by_the_broker_are_the_models(
         assert await tester.ask(PREDICT, []) == []
         assert service.health().state == "ready"
         assert service.health().detail == f"{name} v{version}"
+
+
+PLANT = Dataset.parse(
+    """
+name: plant
+target: quality
+id: Charge
+columns:
+  - {name: temp, type: number, range: [0, 100]}
+  - {name: pressure, type: number, range: [0, 10]}
+  - {name: quality, type: number, optional: true}
+pipeline:
+  - {step: scale, column: temp}
+  - {step: scale, column: pressure}
+"""
+)
+
+
+async def test_the_same_numbers_give_the_same_answer_on_every_protocol_and_the_key_goes_along(
+    settings: Settings, tester: TesterService, mlflow_server: Server, prefix: str
+) -> None:
+    """The features are called as the raw columns, and the key by its own name."""
+    row = {"Charge": "B-0007", "temp": 50.0, "pressure": 3.0}
+    names = list(row)
+    await asyncio.to_thread(register_onnx, mlflow_server.url, PLANT, linear_onnx(PLANT, 2.0), prefix=prefix)
+    async with (
+        running(Ear, settings) as ear,
+        running(MlServingMlflowService, settings, PLANT) as service,
+        httpx.AsyncClient(base_url=service.url) as client,
+    ):
+        await ready(client)
+        answers = [(await client.post("/predict", json=row)).json()["predictions"]]
+        for content in (
+            {"dataframe_split": {"columns": names, "data": [list(row.values())]}},
+            {"dataframe_records": [row]},
+            {"instances": [row]},
+            {"inputs": {name: [value] for name, value in row.items()}},
+        ):
+            answers.append((await client.post("/invocations", json=content)).json()["predictions"])
+        table = "Charge;temp;pressure\nB-0007;50,0;3,0\n"
+        csv = await client.post("/invocations", content=table, headers={"content-type": "text/csv"})
+        answers.append(csv.json()["predictions"])
+        tensors = [
+            {"name": name, "shape": [1], "datatype": "BYTES" if name == "Charge" else "FP64", "data": [value]}
+            for name, value in row.items()
+        ]
+        oip = await client.post("/v2/models/champion/infer", json={"inputs": tensors})
+        answers.append(oip.json()["outputs"][0]["data"])
+        answers.append(await ServingClient(tester).predict([row]))
+        page = await ServingClient(tester).predict_table(pa.Table.from_pylist([row]))
+        answers.append(page.column("prediction").to_pylist())
+        assert answers == [[pytest.approx(2.8)]] * 9
+        assert page.column("Charge").to_pylist() == ["B-0007"]
+        await eventually(lambda: len(ear.predictions) == len(answers))
+        assert {each.id for each in ear.predictions} == {"B-0007"}
 
 
 async def test_a_champion_event_swaps_at_once_and_back(

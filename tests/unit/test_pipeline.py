@@ -228,9 +228,10 @@ def test_features_are_float32_in_the_order_of_the_names(laboratory: Laboratory) 
         ({R1: 31.0}, R1, "31.0 is outside of [0, 30]"),
         ({R1: -1e-9}, R1, "-1e-09 is outside of [0, 30]"),
         ({R3: float(np.nextafter(2, 3))}, R3, "2.0000000000000004 is outside of [0, 2]"),
-        ({R2: float("nan")}, R2, "must be a finite number, not nan"),
+        ({"material_id": " n.a. "}, "material_id", "is missing"),
+        ({R2: float("-inf")}, R2, "must be a finite number, not -inf"),
         ({R2: float("inf")}, R2, "must be a finite number, not inf"),
-        ({LAB.target: float("nan")}, LAB.target, "must be a finite number, not nan"),
+        ({LAB.target: float("inf")}, LAB.target, "must be a finite number, not inf"),
     ],
 )
 def test_a_fault_names_record_field_and_problem(change: dict[str, Any], field: str, problem: str) -> None:

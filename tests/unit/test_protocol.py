@@ -13,7 +13,7 @@ from subject_reference import PAGE, subject_reference
 from complex_system.errors import InternalError, InvalidRequestError
 from complex_system.messaging.codec import serialize_from_bin, serialize_to_bin
 from complex_system.messaging.errors import to_thing
-from complex_system.protocol import database, operations, training
+from complex_system.protocol import database, documents, operations, training
 from complex_system.protocol.base import Empty, Message, to_wire
 
 
@@ -81,12 +81,12 @@ def test_a_reply_that_is_not_understood_is_a_fault_of_the_system() -> None:
 
 
 def test_a_request_sends_what_differs_from_the_defaults_so_that_an_older_service_understands_it() -> None:
-    assert to_wire(database.DocumentsRequest(kind="point", start=1.0, end=2.0)) == {"kind": "point", "from": 1.0, "to": 2.0}
+    assert to_wire(documents.DocumentsRequest(kind="point", start=1.0, end=2.0)) == {"kind": "point", "from": 1.0, "to": 2.0}
     assert to_wire(training.TrainRequest(round="r")) == {"round": "r"}
 
 
 def test_field_names_that_python_reserves_are_spelled_as_published() -> None:
-    assert to_wire(database.DocumentsRequest(kind="point", start=1.0, end=2.0))["from"] == 1.0
+    assert to_wire(documents.DocumentsRequest(kind="point", start=1.0, end=2.0))["from"] == 1.0
     assert to_wire(database.Rejection(id="a", reason="r"))["_id"] == "a"
 
 

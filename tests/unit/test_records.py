@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import polars as pl
 import pytest
 
 from complex_system.domain.dataset import Dataset
@@ -11,6 +12,7 @@ from complex_system.domain.keys import new_key
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import MAX_FAULTS, processed_check, raw_check, with_ids
 from complex_system.errors import InvalidRecordError, InvalidRequestError
+from complex_system.pipeline.pipeline import Pipeline
 
 
 def faults_of(dataset: Dataset, records: list[Any]) -> list[dict[str, Any]]:
@@ -45,7 +47,7 @@ def test_anything_but_a_list_is_refused_as_a_request(dataset: Dataset, value: An
         ({"rohwert_1_labormessung": "3"}, "rohwert_1_labormessung", "must be a number or nothing, not the text '3'"),
         ({"rohwert_1_labormessung": True}, "rohwert_1_labormessung", "must be a number or nothing, not true"),
         ({"rohwert_1_labormessung": [3]}, "rohwert_1_labormessung", "must be a number or nothing, not a list"),
-        ({"rohwert_2_labormessung": float("nan")}, "rohwert_2_labormessung", "must be a finite number, not nan"),
+        ({"rohwert_2_labormessung": float("inf")}, "rohwert_2_labormessung", "must be a finite number, not inf"),
         ({"rohwert_2_labormessung": float("-inf")}, "rohwert_2_labormessung", "must be a finite number, not -inf"),
         ({"aufbereiteter_wert": float("inf")}, "aufbereiteter_wert", "must be a finite number, not inf"),
         (
@@ -104,3 +106,78 @@ def test_keys_are_given_where_there_are_none_and_rise() -> None:
     assert records[1]["_id"] < records[2]["_id"]
     keys = [new_key() for _ in range(1000)]
     assert keys == sorted(set(keys))
+
+
+MARKED = Dataset.parse("""
+name: coating
+target: y
+columns:
+  - {name: coating, type: category, categories: [oil, wax], optional: true}
+  - {name: element, type: category, categories: [NA, K]}
+  - {name: x, type: number, range: [-10000, 10000], optional: true, fill: 0, missing_values: [-9999, 999]}
+  - {name: n, type: integer, optional: true, missing_values: [99]}
+  - {name: t, type: datetime, format: "%d.%m.%Y", optional: true}
+  - {name: 'a "quoted" note', type: text, optional: true}
+  - {name: y, type: number, optional: true, missing_values: [-1]}
+pipeline:
+  - {step: one_hot, column: coating}
+  - {step: one_hot, column: element}
+  - {step: scale, column: x}
+""")
+COMPILED = Dataset.restored(
+    {**MARKED.as_content(), "columns": [c for c in MARKED.as_content()["columns"] if "quoted" not in c["name"]]}
+)
+
+
+@pytest.mark.parametrize("dataset", [COMPILED, MARKED], ids=["compiled", "value by value"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("coating", "none"), ("coating", " k.A. "), ("coating", ""), ("x", "NA"), ("x", float("nan")), ("x", -9999), ("x", 999.0),
+        ("x", " - "), ("n", 99), ("n", "n.a."), ("t", "--"), ("t", ""), ("y", -1.0), ("y", None),
+    ],
+)  # fmt: skip
+def test_a_missing_value_costs_its_field_only(dataset: Dataset, field: str, value: Any) -> None:
+    full = {"_id": "a", "coating": "oil", "element": "NA", "x": 1.0, "n": 3, "t": "31.12.2025", "y": 5.0}
+    check = raw_check(dataset)
+    assert [{**each, 'a "quoted" note': None} for each in check([full])] == [{**full, 'a "quoted" note': None}]
+    found, whole = check([{**full, field: value}, full])
+    assert {name: found[name] for name in full} == {**full, field: None}
+    assert {name: whole[name] for name in full} == full
+
+
+@pytest.mark.parametrize("dataset", [COMPILED, MARKED], ids=["compiled", "value by value"])
+@pytest.mark.parametrize("value", ["none", "n.a. ", ""])
+def test_a_marker_in_a_required_field_is_named_as_such(dataset: Dataset, value: str) -> None:
+    with pytest.raises(InvalidRecordError) as caught:
+        raw_check(dataset)([{"_id": "a", "element": value}])
+    assert [(fault["field"], fault["problem"]) for fault in caught.value.faults] == [
+        ("element", f"is missing: {value!r} stands for a missing value")
+    ]
+
+
+def test_a_text_that_is_no_marker_stays_a_fault() -> None:
+    with pytest.raises(InvalidRecordError, match="must be a number or nothing, not the text 'n.b.'"):
+        raw_check(COMPILED)([{"element": "K", "x": "n.b."}])
+    with pytest.raises(InvalidRecordError, match="must be a finite number, not inf"):
+        raw_check(COMPILED)([{"element": "K", "x": float("inf")}])
+    other = {"element": "argon", "t": "31.12.25"}  # well-formed: whether it can be processed is the pipeline's question
+    [found] = raw_check(COMPILED)([other])
+    assert {name: found[name] for name in other} == other
+
+
+def test_records_that_were_saved_before_the_declaration_named_their_missing_values_are_processed_as_such() -> None:
+    pipeline = Pipeline(COMPILED)
+    saved = [
+        {"_id": "a", "coating": "none", "element": "NA", "x": -9999.0, "y": float("nan")},
+        {"_id": "b", "coating": " wax", "element": "K", "x": 5.0, "y": 2.0},
+        {"_id": "c", "coating": "wax", "element": "K", "x": 5.0, "y": 2.0},
+    ]
+    processed, rejected = pipeline.split(pl.DataFrame(saved))
+    expected = pipeline.process(raw_check(COMPILED)([{"_id": "a", "element": "NA"}, saved[2]]))
+    assert processed.to_dicts() == expected.to_dicts()
+    assert [(each["_id"], each["reason"]) for each in rejected] == [("b", "coating: ' wax' is not one of oil, wax")]
+    assert (
+        pipeline.features_of(pipeline.typed(pl.DataFrame([saved[0], saved[2]]))).tolist()
+        == pipeline.features(raw_check(COMPILED)([{"_id": "a", "element": "NA"}, saved[2]])).tolist()
+    )

@@ -21,8 +21,9 @@ from complex_system.domain.columns import ID
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.json_schema import EDITOR_LINE
 from complex_system.errors import DescribeError
+from complex_system.sources.base import Table
 from complex_system.sources.replay import readable
-from complex_system.sources.tables import Table, table_at
+from complex_system.sources.tables import table_at
 
 _MAX_REASONS = 5
 _PLAIN = re.compile(r"[^\W\d_](?:[\w ./%°+-]*[\w.%°+-])?")

@@ -91,18 +91,21 @@ class Column(Declared):
     @property
     def markers(self) -> frozenset[str]:
         """Texts that stand for a missing value of this column: those of the declaration, without its own categories."""
-        return self._markers.difference(self.categories)
+        return frozenset() if self.type == "text" and not self.optional else self._markers.difference(self.categories)
 
     def is_missing(self, value: object) -> bool:
         """Return whether a value stands for a missing one: in files, messages and requests alike.
 
         Nothing (None), NaN, a marker with or without blanks around it unless it is a declared category, and one of ``missing_values``
-        do.
+        do. A text that is not optional is kept as it is written: it is not used, and its record must not be lost for it.
         """
         if value is None:
             return True
         if isinstance(value, str):
-            return value.strip() in self._markers and value not in self.categories
+            if self.type == "text" and not self.optional:
+                return False
+            stripped = value.strip()
+            return stripped in self._markers and stripped not in self.categories and value not in self.categories
         if isinstance(value, float) and math.isnan(value):
             return True
         return bool(self.missing_values) and isinstance(value, int | float) and value in self.missing_values

@@ -6,15 +6,16 @@ anything is written. Whether its values can be processed (categories, ranges) is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from complex_system.domain.columns import LARGEST_INTEGER, Column
+from complex_system.domain.columns import LARGEST_INTEGER, LISTS, Column
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.keys import MAX_KEY, new_key
-from complex_system.domain.types import MAX_ENTRIES, MAX_TEXT, Finite, Whole, column_type
+from complex_system.domain.types import MAX_ENTRIES, MAX_TEXT, Finite, Text, Whole, column_type
 from complex_system.errors import InvalidRecordError, InvalidRequestError, RecordFault
 
 MAX_FAULTS = 20
@@ -49,29 +50,39 @@ class RecordCheck:
             headings of spreadsheets; such records are checked value by value.
     """
 
-    def __init__(self, name: str, fields: list[tuple[str, Any, bool]], *, ignore_unknown: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        fields: list[tuple[str, Any, bool]],
+        *,
+        ignore_unknown: bool = False,
+        columns: Sequence[Column] = (),
+    ) -> None:
         """Make a check.
 
         Args:
             name: Of a record, in messages.
             fields: Name, type and whether a record must have it.
             ignore_unknown: Whether undeclared fields are ignored; otherwise they are faults.
+            columns: Those of the fields that have values that stand for a missing one (:meth:`Column.is_missing`).
         """
+        self._columns = {column.name: column for column in columns}
         self._fields = {field: (t if needed else t | None, needed) for field, t, needed in fields}
         self._ignore_unknown = ignore_unknown
         self._whole = [field for field, t, _ in fields if t is Whole]
         self.compiled = not any(_UNCOMPILED & set(field) for field in self._fields)
         if not self.compiled:
             return
-        self._struct = msgspec.defstruct(
-            name,
-            [(f"f{i}", t) if needed else (f"f{i}", t | None, None) for i, (_, t, needed) in enumerate(fields)],
-            rename={f"f{i}": field for i, (field, _, _) in enumerate(fields)},
-            forbid_unknown_fields=not ignore_unknown,
-            kw_only=True,
-            gc=False,
-        )
+        self._struct = _struct(name, fields, ignore_unknown=ignore_unknown)
         self._many = list[self._struct]  # type: ignore[name-defined]
+        present = [
+            (field, _present(self._columns[field], t) if field in self._columns else t, needed)
+            for field, t, needed in fields
+        ]
+        self._many_present = list[_struct(name, present, ignore_unknown=ignore_unknown)]  # type: ignore[misc]
+        # Numbers that are markers or NaN are refused by their type, and most texts by :func:`_present`; these need a look.
+        self._all_suspects = [(each.name, found) for each in columns if (found := missing_values(each))]
+        self._suspects = [(name, found) for name, found in self._all_suspects if _present(self._columns[name], Text) is Text]
 
     @property
     def types(self) -> tuple[Any, Any]:
@@ -89,32 +100,49 @@ class RecordCheck:
     def __call__(self, value: object) -> list[Record]:
         """Return the records with every declared field present (None where missing), numbers as floats and integers as such.
 
+        A value that stands for a missing one becomes None.
+
         Raises:
             InvalidRequestError: ``value`` is not a list.
             InvalidRecordError: A record is malformed; names record and field of the first 20 faults.
         """
         if not isinstance(value, list):
             raise InvalidRequestError(f"A list of records is expected, not {_type_name(value)}.")
-        records: list[Record]
+        records = None
         if self.compiled:
-            try:
-                rows = msgspec.convert(value, self._many)
-            except msgspec.ValidationError:
-                faults = self.faults(value)
-                raise InvalidRecordError(faults_message(faults), faults) from None
-            records = msgspec.to_builtins(rows)
-        else:
+            # Each attempt accepts more and costs more; good records take the first one only.
+            records = self._well_formed(value, self._many_present) or self._well_formed(value, self._many)
+            if records is None:
+                records = self._well_formed([self._without_missing(record) for record in value], self._many)
+        if records is None:
             if faults := self.faults(value):
                 raise InvalidRecordError(faults_message(faults), faults)
-            records = [
-                {name: msgspec.convert(record.get(name), kind) for name, (kind, _) in self._fields.items()}
-                for record in value
-            ]
+            records = [self._converted(record) for record in value]
         for field in self._whole:
             for record in records:
                 if record[field] is not None:
                     record[field] = int(record[field])
         return records
+
+    def _well_formed(self, value: list[Any], kind: Any) -> list[Record] | None:
+        """Return records of a compiled type whose missing values are all None; None where they are not that."""
+        try:
+            records: list[Record] = msgspec.to_builtins(msgspec.convert(value, kind))
+        except msgspec.ValidationError:
+            return None
+        suspects = self._suspects if kind is self._many_present else self._all_suspects
+        for name, missing in suspects:
+            if not missing.isdisjoint([record[name] for record in records]):
+                return None
+        return records
+
+    def _without_missing(self, record: Any) -> Any:
+        return without_missing(record, self._columns) if isinstance(record, dict) else record
+
+    def _converted(self, record: Record) -> Record:
+        """Return a record without faults."""
+        known = without_missing(record, self._columns)
+        return {name: msgspec.convert(known.get(name), type_) for name, (type_, _) in self._fields.items()}
 
     def faults(self, value: list[Any], also: MoreFaults | None = None) -> list[RecordFault]:
         """Return the first 20 faults; a record may have several.
@@ -139,10 +167,16 @@ class RecordCheck:
                 if needed:
                     found.append(_fault(record, position, field, "is missing"))
                 continue
+            given = record[field]
+            column = self._columns.get(field)
+            value = None if column is not None and column.is_missing(given) else given
+            if value is None and needed and given is not None:
+                found.append(_fault(record, position, field, f"is missing: {shown(given)} stands for a missing value"))
+                continue
             try:
-                good[field] = msgspec.convert(record[field], type_)
+                good[field] = msgspec.convert(value, type_)
             except msgspec.ValidationError as error:
-                found.append(_fault(record, position, field, _explain(str(error), record[field])))
+                found.append(_fault(record, position, field, _explain(str(error), value)))
         if not self._ignore_unknown:
             unknown = [str(field)[:100] for field in record if field not in self._fields]
             found += [_fault(record, position, field, UNDECLARED) for field in unknown[:MAX_FAULTS]]
@@ -164,7 +198,7 @@ def raw_check(dataset: Dataset, *, ignore_unknown: bool = False, also: Sequence[
     for column in dataset.columns:
         fields.append((column.name, column_type(column).python, not column.optional))
     fields += [(column.name, column_type(column).python, False) for column in also]
-    return RecordCheck("raw record", fields, ignore_unknown=ignore_unknown)
+    return RecordCheck("raw record", fields, ignore_unknown=ignore_unknown, columns=(*dataset.columns, *also))
 
 
 def processed_check(dataset: Dataset) -> RecordCheck:
@@ -180,6 +214,55 @@ def with_ids(records: list[Record]) -> list[Record]:
         if record.get(ID) is None:
             record[ID] = new_key()
     return records
+
+
+def _struct(name: str, fields: list[tuple[str, Any, bool]], *, ignore_unknown: bool) -> type[msgspec.Struct]:
+    return msgspec.defstruct(
+        name,
+        [(f"f{i}", t) if needed else (f"f{i}", t | None, None) for i, (_, t, needed) in enumerate(fields)],
+        rename={f"f{i}": field for i, (field, _, _) in enumerate(fields)},
+        forbid_unknown_fields=not ignore_unknown,
+        kw_only=True,
+        gc=False,
+    )
+
+
+def _present(column: Column, kind: Any) -> Any:
+    """Return a narrower type that no marker of the column fits, though every good value does; the type itself where there is none.
+
+    ``msgspec`` tests it while it converts, at next to no cost: a test of every text costs a third of the conversion.
+    """
+    if column.type == "category":
+        return Literal[column.categories]
+    if column.type == "datetime":
+        longest = max(map(len, column.markers))
+        shortest = len(re.sub(r"%.", lambda code: "0000" if code[0] == "%Y" else "0", column.format))
+        if shortest > longest:
+            return Annotated[str, msgspec.Meta(min_length=longest + 1, max_length=MAX_TEXT)]
+    return kind
+
+
+def without_missing(record: Record, columns: Mapping[str, Column]) -> Record:
+    """Return a record with None for every value that stands for a missing one (:meth:`Column.is_missing`).
+
+    Args:
+        record: From anywhere.
+        columns: The declared columns by name.
+    """
+    return {
+        field: None if (column := columns.get(field)) is not None and column.is_missing(value) else value
+        for field, value in record.items()
+    }
+
+
+def missing_values(column: Column) -> frozenset[Any]:
+    """Return values of the column's own type that stand for a missing one; blanks around a marker as people write them."""
+    if column.is_numeric:
+        return frozenset(column.missing_values)
+    if column.type in LISTS:
+        return frozenset()
+    written = {f"{before}{marker}{after}" for marker in column.markers for before in ("", " ") for after in ("", " ")}
+    return frozenset(written.difference(column.categories))
 
 
 def _fault(record: Any, position: int, field: str | None, problem: str) -> RecordFault:

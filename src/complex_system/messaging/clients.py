@@ -19,6 +19,15 @@ from complex_system.messaging.replicas import ALL, Share
 from complex_system.protocol import database
 from complex_system.protocol.base import ArrowPage, Empty, Event, Request
 from complex_system.protocol.database import RecordCounts, Rejected, Rejection, Saved, Upserted
+from complex_system.protocol.documents import (
+    DELETE_DOCUMENTS,
+    GET_DOCUMENTS,
+    SAVE_DOCUMENTS,
+    DeleteDocuments,
+    DocumentMessage,
+    Documents,
+    DocumentsRequest,
+)
 from complex_system.protocol.serving import PREDICT_COLUMNS
 from complex_system.settings import Settings
 
@@ -210,8 +219,8 @@ class DocumentClient:
     async def save(self, documents: Sequence[Document]) -> None:
         """Write documents; one of the same kind and key is replaced. Return when the database has them."""
         for part in _parts(documents):
-            messages = [database.DocumentMessage(kind=e.kind, key=e.key, at=e.at, body=dict(e.body)) for e in part]
-            await self._ask(database.SAVE_DOCUMENTS, messages)
+            messages = [DocumentMessage(kind=e.kind, key=e.key, at=e.at, body=dict(e.body)) for e in part]
+            await self._ask(SAVE_DOCUMENTS, messages)
 
     async def between(
         self, kind: str, start: float, end: float, *, newest_first: bool = False, most: int = 10_000
@@ -221,10 +230,8 @@ class DocumentClient:
         after: Cursor | None = None
         while len(found) < most:
             limit = min(DOCUMENTS_IN_REQUEST, most - len(found))
-            request = database.DocumentsRequest(
-                kind=kind, start=start, end=end, newest_first=newest_first, limit=limit, after=after
-            )
-            reply = await self._ask(database.GET_DOCUMENTS, request)
+            request = DocumentsRequest(kind=kind, start=start, end=end, newest_first=newest_first, limit=limit, after=after)
+            reply = await self._ask(GET_DOCUMENTS, request)
             found += _documents(reply)
             if reply.next is None or not reply.documents:
                 break
@@ -235,19 +242,19 @@ class DocumentClient:
         """Return the documents of a kind that have one of the keys."""
         found: list[Document] = []
         for part in _parts(keys):
-            found += _documents(await self._ask(database.GET_DOCUMENTS, database.DocumentsRequest(kind=kind, keys=part)))
+            found += _documents(await self._ask(GET_DOCUMENTS, DocumentsRequest(kind=kind, keys=part)))
         return found
 
     async def delete_before(self, kind: str, before: float) -> int:
         """Delete the documents of a kind from before a time; return how many."""
-        return (await self._ask(database.DELETE_DOCUMENTS, database.DeleteDocuments(kind=kind, before=before))).deleted
+        return (await self._ask(DELETE_DOCUMENTS, DeleteDocuments(kind=kind, before=before))).deleted
 
     async def delete_keys(self, kind: str, keys: Sequence[str]) -> int:
         """Delete documents by key; return how many there were."""
         deleted = 0
         for part in _parts(keys):
-            request = database.DeleteDocuments(kind=kind, keys=part)
-            deleted += (await self._ask(database.DELETE_DOCUMENTS, request)).deleted
+            request = DeleteDocuments(kind=kind, keys=part)
+            deleted += (await self._ask(DELETE_DOCUMENTS, request)).deleted
         return deleted
 
 
@@ -315,5 +322,5 @@ def _parts(items: Sequence[M]) -> list[list[M]]:
     return [list(items[start : start + DOCUMENTS_IN_REQUEST]) for start in range(0, len(items), DOCUMENTS_IN_REQUEST)]
 
 
-def _documents(reply: database.Documents) -> list[Document]:
+def _documents(reply: Documents) -> list[Document]:
     return [Document(each.kind, each.key, each.at, each.body) for each in reply.documents]

@@ -15,7 +15,7 @@ from complex_system.messaging import subjects
 from complex_system.messaging.ingest.streams import CONSUMER, DEAD_STREAM, STREAM
 from complex_system.messaging.lease import bucket_of
 from complex_system.messaging.subjects import DEAD_RAW, INGEST_RAW
-from complex_system.protocol import database, operations, serving, training
+from complex_system.protocol import database, documents, operations, serving, training
 from complex_system.protocol.base import Event, Request
 from complex_system.protocol.operations import SERVICE_HEARTBEAT
 
@@ -94,9 +94,9 @@ _DATABASE = ServiceSubjects(
         database.GET_INGEST_COUNTS,
         database.GET_TIME,
         database.GET_LAST_KEY,
-        database.SAVE_DOCUMENTS,
-        database.GET_DOCUMENTS,
-        database.DELETE_DOCUMENTS,
+        documents.SAVE_DOCUMENTS,
+        documents.GET_DOCUMENTS,
+        documents.DELETE_DOCUMENTS,
     ),
     jetstream=_INGEST,
 )
@@ -185,9 +185,9 @@ SERVICES: Mapping[str, ServiceSubjects] = {
             database.GET_PROCESSED,
             database.GET_RAW_BY_KEYS,
             database.GET_TARGETS,
-            database.SAVE_DOCUMENTS,
-            database.GET_DOCUMENTS,
-            database.DELETE_DOCUMENTS,
+            documents.SAVE_DOCUMENTS,
+            documents.GET_DOCUMENTS,
+            documents.DELETE_DOCUMENTS,
         ),
         announces=(operations.ALERT_RAISED, operations.ALERT_ENDED),
         jetstream=_leases("ml_monitoring"),
@@ -198,6 +198,6 @@ SERVICES: Mapping[str, ServiceSubjects] = {
 
 def declared_subjects() -> tuple[str, ...]:
     """Return the names of all declared subjects, sorted; those of the services' health not among them."""
-    modules: tuple[ModuleType, ...] = (subjects, database, operations, serving, training)
+    modules: tuple[ModuleType, ...] = (subjects, database, documents, operations, serving, training)
     found = {each.name for module in modules for each in vars(module).values() if isinstance(each, Request | Event)}
     return tuple(sorted(found))

@@ -11,8 +11,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from complex_system.domain.columns import Column
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.records import MAX_FAULTS, Record, faults_message
+from complex_system.domain.records import MAX_FAULTS, Record, faults_message, without_missing
 from complex_system.errors import InvalidRecordError, InvalidRequestError, RecordFault
 from complex_system.pipeline.checks import checks
 from complex_system.pipeline.expressions import feature_expressions, frame_type
@@ -35,12 +36,14 @@ class Pipeline:
         self.dataset = dataset
         self._checks = checks(dataset)
         self._raw_types: dict[str, Any] = {ID: pl.String}
-        for check in self._checks:
-            self._raw_types[check.field] = frame_type(dataset.column(check.field))
+        used = [dataset.column(check.field) for check in self._checks]
+        self._raw_types |= {column.name: frame_type(column) for column in used}
         made = feature_expressions(dataset)
         self._rows = RowSteps(dataset)
         self._features = [made[name] for name in dataset.feature_names]
         self._processed = [pl.col(ID), pl.col(dataset.target), *self._features]
+        self._known_numbers = [_known(column) for column in used if column.missing_values]
+        self._known_values = [_known(column) for column in used if frame_type(column) in (pl.String, pl.Float64)]
         self._passes = reduce(operator.and_, (check.passes for check in self._checks))
         self._numbers_pass = [check.all_pass.alias(check.field) for check in self._checks if not check.one_hot]
         self._known = [
@@ -57,8 +60,7 @@ class Pipeline:
         Raises:
             InvalidRecordError: A record cannot be processed; names the first 20 faults.
         """
-        self._refuse_faults(records)
-        return self._typed_frame(records).select_seq(*self._processed)
+        return self._typed_frame(self._processable(records)).select_seq(*self._processed)
 
     def features(self, records: Sequence[Record]) -> Matrix:
         """Return the features of well-formed raw records, as models take them.
@@ -70,20 +72,24 @@ class Pipeline:
             InvalidRecordError: As for :meth:`process`.
         """
         if len(records) <= FEW_RECORDS:
-            if len(records) == 1 or not all(check.all_valid(records) for check in self._checks):
-                self._refuse_faults(records)
+            if len(records) == 1 or self._known_numbers or not all(check.all_valid(records) for check in self._checks):
+                records = self._processable(records)
             return self._rows(records)
         return self.features_of(self._typed_frame(records))
 
     def features_of(self, frame: pl.DataFrame) -> Matrix:
         """Return the features of raw records as typed columns (:meth:`typed`); errors as for :meth:`features`."""
-        made = frame.select_seq(*self._features)
-        if not self._all_pass(frame, made):
+        frame, made, valid = self._applied(frame, self._features, parallel=False)
+        if not valid:
             self._refuse_rows(frame)
         matrix = np.empty((made.height, made.width), dtype=np.float32)
         for i, column in enumerate(made.iter_columns()):
             matrix[:, i] = column.to_numpy()
         return matrix
+
+    def known(self, records: Sequence[Record]) -> list[Record]:
+        """Return raw records with None for every value that stands for a missing one."""
+        return [without_missing(record, self.dataset.by_name) for record in records]
 
     def split(self, raw: pl.DataFrame | pa.Table) -> tuple[pl.DataFrame, list[dict[str, str]]]:
         """Process raw records in bulk and name those that cannot be processed.
@@ -98,9 +104,8 @@ class Pipeline:
         Raises:
             InvalidRequestError: A required column is missing or has another type.
         """
-        frame = self.typed(raw)
-        processed = frame.select(self._processed)
-        if self._all_pass(frame, processed):
+        frame, processed, valid = self._applied(self.typed(raw), self._processed)
+        if valid:
             return processed, []
         passes = frame.select(self._passes).to_series()
         left_out = frame.filter(~passes).to_dicts()
@@ -109,9 +114,8 @@ class Pipeline:
 
     def transform(self, raw: pl.DataFrame | pa.Table) -> pl.DataFrame:
         """Process raw records in bulk, all or none: a record that cannot be processed is an error, as in :meth:`process`."""
-        frame = self.typed(raw)
-        processed = frame.select(self._processed)
-        if not self._all_pass(frame, processed):
+        frame, processed, valid = self._applied(self.typed(raw), self._processed)
+        if not valid:
             self._refuse_rows(frame)
         return processed
 
@@ -132,6 +136,24 @@ class Pipeline:
             return given.with_columns(columns).select(list(self._raw_types))
         except pl.exceptions.PolarsError as error:
             raise InvalidRequestError(f"The columns do not have the declared types: {error}") from error
+
+    def _applied(
+        self, raw: pl.DataFrame, expressions: list[pl.Expr], *, parallel: bool = True
+    ) -> tuple[pl.DataFrame, pl.DataFrame, bool]:
+        """Return raw records without values that stand for a missing one, what is made of them, and whether all can be processed.
+
+        Records that were saved before the declaration named such values still have them. A marker among the texts, or NaN, fails its
+        check, so it is looked for only where one fails; a number in ``missing_values`` may lie within the range.
+        """
+        frame = raw.with_columns(self._known_numbers) if self._known_numbers else raw
+        made = frame.select(expressions) if parallel else frame.select_seq(expressions)
+        if self._all_pass(frame, made):
+            return frame, made, True
+        known = frame.with_columns(self._known_values)
+        if known.null_count().equals(frame.null_count()):
+            return frame, made, False
+        made = known.select(expressions)
+        return known, made, self._all_pass(known, made)
 
     def _all_pass(self, raw: pl.DataFrame, processed: pl.DataFrame) -> bool:
         """Return whether every row can be processed; sums the one-hot features, since comparing the texts again costs most."""
@@ -157,6 +179,19 @@ class Pipeline:
             if (problem := check.problem_in(record))
         ]
 
+    def _processable(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Return records that can be processed; as for :meth:`_applied`, one that cannot is looked at for missing values."""
+        records = self.known(records) if self._known_numbers else records
+        try:
+            self._refuse_faults(records)
+        except InvalidRecordError:
+            known = self.known(records)
+            if known == list(records):
+                raise
+            self._refuse_faults(known)
+            return known
+        return records
+
     def _refuse_rows(self, frame: pl.DataFrame) -> None:
         positions = frame.select(~self._passes).to_series().arg_true().head(MAX_FAULTS).to_list()
         self._refuse_faults(frame[positions].to_dicts(), positions)
@@ -173,3 +208,13 @@ class Pipeline:
     def _reason(self, record: Record) -> str:
         found = ((check.field, check.problem_in(record)) for check in self._checks)
         return "; ".join(f"{field}: {problem}" for field, problem in found if problem)
+
+
+def _known(column: Column) -> pl.Expr:
+    """Return the column with null for every value that stands for a missing one (``Column.is_missing``)."""
+    value = pl.col(column.name)
+    if column.is_numeric:
+        missing = value.is_nan() | value.is_in(list(column.missing_values))
+    else:
+        missing = value.str.strip_chars().is_in(sorted(column.markers)) & ~value.is_in(list(column.categories))
+    return pl.when(missing).then(None).otherwise(value).alias(column.name)

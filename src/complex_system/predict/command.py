@@ -109,7 +109,7 @@ def predict_command(
     if file.ignored:
         say(f"Ignored, because the model does not take it: {listed(file.ignored)}.")
     progress = _Progress(err)
-    where = str(output) if output else "the terminal"
+    where = str(output) if output else "standard output"
     try:
         if output:
             with output.open("w", encoding="utf-8", newline="") as target:

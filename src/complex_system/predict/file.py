@@ -17,8 +17,9 @@ from complex_system.domain.records import RecordCheck, raw_check
 from complex_system.errors import InvalidRecordError, RecordFault, SourceFileError, TooLargeError
 from complex_system.predict.client import PredictError, RestClient
 from complex_system.serving.requests.naming import ColumnNames
+from complex_system.sources.base import Table
 from complex_system.sources.replay import fault_text, readable
-from complex_system.sources.tables import Table, table_at
+from complex_system.sources.tables import table_at
 
 CHUNK = 1000
 """Rows of a request at most."""

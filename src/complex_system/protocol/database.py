@@ -1,8 +1,8 @@
-"""The database service's subjects beside those that kio publishes."""
+"""The database service's subjects for records, beside those that kio publishes."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta
 
@@ -10,14 +10,13 @@ from complex_system.protocol.base import ArrowPage, Empty, Event, Message, Reque
 
 Key = Annotated[str, Meta(min_length=1, max_length=64)]
 """Key of a record, and a pipeline version: 1 to 64 characters."""
-DocumentKey = Annotated[str, Meta(min_length=1, max_length=200)]
-DocumentKind = Annotated[str, Meta(pattern="^[a-z][a-z0-9-]{0,31}$")]
 Limit = Annotated[int, Meta(ge=1)]
 """Rows that are wanted. A page never holds more than ``MAX_PAGE_ROWS``; its cursor says that there are more."""
 MAX_DIFFERING = 20
 """Keys of conflicts in a reply."""
-MAX_DOCUMENTS = 5000
-"""Documents, or keys, in one request and in one page."""
+MAX_KEYS = 5000
+Keys = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta(max_length=MAX_KEYS)]
+"""Keys of records, or of documents, that a request names."""
 
 
 class RecordCounts(Message, frozen=True, kw_only=True):
@@ -196,26 +195,6 @@ class Rejected(Acknowledged, frozen=True, kw_only=True):
     rejected: int
 
 
-class DocumentsSaved(Acknowledged, frozen=True, kw_only=True):
-    """Confirms documents.
-
-    Attributes:
-        saved: Documents that were written.
-    """
-
-    saved: int
-
-
-class DocumentsDeleted(Acknowledged, frozen=True, kw_only=True):
-    """Confirms that documents are gone.
-
-    Attributes:
-        deleted: Documents that were there and are not any more.
-    """
-
-    deleted: int
-
-
 class KeysRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Names records by their keys.
 
@@ -223,7 +202,7 @@ class KeysRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
         keys: At most 5,000 keys.
     """
 
-    keys: Annotated[list[DocumentKey], Meta(max_length=MAX_DOCUMENTS)]
+    keys: Keys
 
 
 class IngestCounts(Message, frozen=True, kw_only=True):
@@ -250,70 +229,6 @@ class IngestCounts(Message, frozen=True, kw_only=True):
     stopped: tuple[str, ...] = ()
     saved: int = 0
     refused: int = 0
-
-
-class DocumentMessage(Message, frozen=True, kw_only=True):
-    """A document that monitoring keeps in the database.
-
-    Attributes:
-        kind: Lower-case letters, digits and hyphens, at most 32.
-        key: Unique within the kind.
-        at: The time that it belongs to, seconds since 1970 (UTC).
-        body: JSON values, at most 512 KiB.
-    """
-
-    kind: DocumentKind
-    key: DocumentKey
-    at: float
-    body: dict[str, Any]
-
-
-class DocumentsRequest(Message, frozen=True, kw_only=True, omit_defaults=True, rename={"start": "from", "end": "to"}):
-    """Asks for documents of a kind: by keys, or a page of those with ``from <= at < to``.
-
-    Attributes:
-        kind: Which documents.
-        keys: Keys of the wanted documents; None for those of a period.
-        start: Begin of the period, seconds since 1970 (UTC).
-        end: End of the period.
-        newest_first: In falling order of time and key.
-        limit: Documents of the page.
-        after: ``(at, key)`` of the last document of the page before.
-    """
-
-    kind: DocumentKind
-    keys: Annotated[list[DocumentKey], Meta(max_length=MAX_DOCUMENTS)] | None = None
-    start: float | None = None
-    end: float | None = None
-    newest_first: bool = False
-    limit: int | None = None
-    after: tuple[float, DocumentKey] | None = None
-
-
-class Documents(Message, frozen=True, kw_only=True):
-    """A page of documents.
-
-    Attributes:
-        documents: The documents.
-        next: What to ask ``after`` for the next page; None after the last one.
-    """
-
-    documents: list[DocumentMessage]
-    next: tuple[float, str] | None = None
-
-
-class DeleteDocuments(Message, frozen=True, kw_only=True, omit_defaults=True):
-    """Deletes documents of a kind: those with the keys, or those from before a time.
-
-    Attributes:
-        kind: Which documents.
-        keys: Their keys.
-        before: Seconds since 1970 (UTC).
-    """
-
-    kind: DocumentKind
-    keys: Annotated[list[DocumentKey], Meta(max_length=MAX_DOCUMENTS)] | None = None
-    before: float | None = None
 
 
 GET_COUNTS = Request("get-record-counts", Empty, RecordCounts, "Return how many records there are.")
@@ -353,16 +268,3 @@ GET_LAST_KEY: Request[ArrivedBefore, str | None] = Request(
     "Return the largest key of the raw records that arrived before a time; null where none did.",
 )
 GET_INGEST_COUNTS = Request("get-ingest-counts", Empty, IngestCounts, "Return how the ingest is doing.")
-SAVE_DOCUMENTS = Request(
-    "save-monitoring-documents",
-    list[DocumentMessage],
-    DocumentsSaved,
-    "Save documents; one of the same kind and key is replaced.",
-)
-GET_DOCUMENTS = Request("get-monitoring-documents", DocumentsRequest, Documents, "Return documents by keys or by period.")
-DELETE_DOCUMENTS = Request(
-    "delete-monitoring-documents",
-    DeleteDocuments,
-    DocumentsDeleted,
-    "Delete documents by keys or by age.",
-)

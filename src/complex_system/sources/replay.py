@@ -23,8 +23,9 @@ from complex_system.domain.datetimes import TimeFormat
 from complex_system.domain.keys import MAX_KEY, repeated_key, row_key
 from complex_system.domain.records import Record, raw_check
 from complex_system.errors import InvalidRecordError, RecordFault, SourceFileError
+from complex_system.sources.base import CHUNK_ROWS, Table
 from complex_system.sources.dialect import file_type, too_long
-from complex_system.sources.tables import CHUNK_ROWS, Table, table_at
+from complex_system.sources.tables import table_at
 
 FILE_ORDER, SHUFFLED = "file", "shuffled"
 MAX_ORDERED = 1_000_000

@@ -15,10 +15,6 @@ import polars as pl
 from complex_system.domain.columns import Column
 from complex_system.domain.types import column_type
 
-MISSING = frozenset(
-    {"", "-", "--", "NA", "N/A", "n/a", "#N/A", "#NV", "NaN", "nan", "NAN", "null", "NULL", "None", "none", "k.A.", "k. A."}
-)
-"""Texts that stand for a missing value, unless the column declares them as categories."""
 TRUE = frozenset({"true", "ja", "yes", "wahr", "on", "ein", "j", "y", "t"})
 FALSE = frozenset({"false", "nein", "no", "falsch", "off", "aus", "n", "f"})
 
@@ -46,10 +42,9 @@ def has_decimal_commas(texts: Iterable[str], separator: str = ",") -> bool:
 
 def is_missing(text: str, column: Column | None) -> bool:
     """Return whether a text stands for a missing value."""
-    stripped = text.strip()
-    if column is None:
-        return not stripped
-    return stripped in MISSING and text not in column.categories
+    if column is None or column.type == "text":
+        return not text.strip() or (column is not None and column.is_missing(text))
+    return column.is_missing(text)
 
 
 def numbers(texts: pl.Series, *, decimal_commas: bool) -> pl.Series:

@@ -12,19 +12,17 @@ from complex_system.domain.pages import encode_within
 from complex_system.errors import InvalidRequestError, StoreUnavailableError
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.service import SystemService
-from complex_system.protocol import database
+from complex_system.protocol import database, documents
 from complex_system.protocol.base import ArrowPage, Empty
-from complex_system.protocol.database import (
+from complex_system.protocol.database import ArrivedBefore, DatabaseTime, KeysRequest
+from complex_system.protocol.documents import (
     MAX_DOCUMENTS,
-    ArrivedBefore,
-    DatabaseTime,
     DeleteDocuments,
     DocumentMessage,
     Documents,
     DocumentsDeleted,
     DocumentsRequest,
     DocumentsSaved,
-    KeysRequest,
 )
 from complex_system.service_layer.database import requests
 from complex_system.storage.base import DataStore
@@ -39,18 +37,18 @@ class DocumentSubjects(SystemService):
 
     store: DataStore
 
-    @answers(database.SAVE_DOCUMENTS)
+    @answers(documents.SAVE_DOCUMENTS)
     async def save_documents(self, value: list[DocumentMessage]) -> DocumentsSaved:
         """Save a list of documents; all of them, or none when one is malformed."""
         if len(value) > MAX_DOCUMENTS:
             raise InvalidRequestError(f"A list of at most {MAX_DOCUMENTS} documents is expected.")
-        documents = [Document(each.kind, each.key, _time(each.at, "at"), each.body) for each in value]
-        await asyncio.to_thread(lambda: [document.encoded_body() for document in documents])  # refused before any is written
-        if documents:
-            await self._stored(self.store.documents.save(documents))
-        return DocumentsSaved(db=self.store.label, saved=len(documents))
+        given = [Document(each.kind, each.key, _time(each.at, "at"), each.body) for each in value]
+        await asyncio.to_thread(lambda: [document.encoded_body() for document in given])  # refused before any is written
+        if given:
+            await self._stored(self.store.documents.save(given))
+        return DocumentsSaved(db=self.store.label, saved=len(given))
 
-    @answers(database.GET_DOCUMENTS)
+    @answers(documents.GET_DOCUMENTS)
     async def get_documents(self, asked: DocumentsRequest) -> Documents:
         """Return documents by keys, or a page of those between two times."""
         if asked.keys is not None:
@@ -76,7 +74,7 @@ class DocumentSubjects(SystemService):
         more = len(fitting) < len(found) or len(found) == limit
         return Documents(documents=fitting, next=found[len(fitting) - 1].cursor if more else None)
 
-    @answers(database.DELETE_DOCUMENTS)
+    @answers(documents.DELETE_DOCUMENTS)
     async def delete_documents(self, asked: DeleteDocuments) -> DocumentsDeleted:
         """Delete documents by keys, or those from before a time."""
         if (asked.keys is None) == (asked.before is None):

@@ -164,9 +164,8 @@ class ServingService(SystemService):
             result = await self.engine.predict_table(page.table)
         return await asyncio.to_thread(self._answer_page, page.table, result)
 
-    @staticmethod
-    def _answer_page(raw: pa.Table, result: PredictionResult) -> bytes:
-        columns = {ID: raw.column(ID)} if ID in raw.column_names else {}
+    def _answer_page(self, raw: pa.Table, result: PredictionResult) -> bytes:
+        columns = {name: raw.column(name) for name in (ID, self.dataset.id) if name in raw.column_names}
         columns["prediction"] = pa.array(result.predictions, pa.float32())
         model = result.model
         notes = {"model": model.name, "version": model.version, "pipeline_version": model.pipeline_version}

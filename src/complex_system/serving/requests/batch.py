@@ -27,6 +27,7 @@ class Batch(ABC):
 
     def __init__(self, size: int) -> None:
         self.size = size
+        self._pipeline: Pipeline | None = None
 
     @abstractmethod
     def features(self, pipeline: Pipeline) -> Matrix:
@@ -40,21 +41,26 @@ class Batch(ABC):
     def head(self, limit: int) -> list[Record]:
         """Return the first ``limit`` raw records."""
 
+    def _known(self, records: list[Record]) -> list[Record]:
+        # Decoded without a look at every value: what stands for a missing one is still there.
+        return records if self._pipeline is None else self._pipeline.known(records)
+
 
 class RecordBatch(Batch):
     """Raw records as mappings; the fastest form of up to some hundreds."""
 
     def __init__(self, records: list[Record]) -> None:
-        self.size = len(records)
+        super().__init__(len(records))
         self.records = records
 
     @override
     def features(self, pipeline: Pipeline) -> Matrix:
+        self._pipeline = pipeline
         return pipeline.features(self.records)
 
     @override
     def head(self, limit: int) -> list[Record]:
-        return self.records[:limit]
+        return self._known(self.records[:limit])
 
 
 class ColumnBatch(Batch):
@@ -66,11 +72,12 @@ class ColumnBatch(Batch):
 
     @override
     def features(self, pipeline: Pipeline) -> Matrix:
+        self._pipeline = pipeline
         return pipeline.features_of(self.frame)
 
     @override
     def head(self, limit: int) -> list[Record]:
-        return self.frame.head(limit).to_dicts()
+        return self._known(self.frame.head(limit).to_dicts())
 
 
 class FeatureBatch(Batch):
