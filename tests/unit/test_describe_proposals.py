@@ -27,7 +27,8 @@ def write(tmp_path: Path) -> Write:
     """Write a CSV with columns that are computed from the row's number, a feature x and a target y."""
 
     def of(name: str = "a.csv", rows: int = 60, **columns: Callable[[int], object]) -> Path:
-        made = {"x": lambda i: i * 7 % 13 + 0.5, **columns, "y": lambda i: i * i % 17 + 0.25}
+        made = {"x": lambda i: i * 7 % 13 + 0.5, "y": lambda i: i * i % 17 + 0.25, **columns}
+        made["y"] = made.pop("y")  # the last column
         lines = [";".join(made), *(";".join(str(value(i)) for value in made.values()) for i in range(1, rows + 1))]
         (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
         return tmp_path / name
@@ -92,11 +93,9 @@ def test_a_key_may_be_declared_and_dropped_and_nothing_else(write: Write) -> Non
     assert found.key == ""
     text = found.text()
     assert "# id: NAME OF THE COLUMN" in text
-    for changed in (
-        text.replace("# id: NAME OF THE COLUMN", "id: charge"),
-        # The column's line is taken out, and its name is still in drop.
-        "".join(line for line in text.splitlines(True) if "name: charge," not in line).replace("# id: NAME OF THE COLUMN", "id: charge"),
-    ):  # fmt: skip
+    named = text.replace("# id: NAME OF THE COLUMN", "id: charge")
+    line_taken_out = "".join(line for line in named.splitlines(keepends=True) if "name: charge," not in line)
+    for changed in (named, line_taken_out):
         dataset = Dataset.parse(changed)
         assert (dataset.id, list(dataset.by_name), [step.step for step in dataset.pipeline]) == (
             "charge",
@@ -224,7 +223,7 @@ def test_numbers_of_ovens_get_a_hint_and_stay_numbers(write: Write) -> None:
 
 @pytest.mark.parametrize(
     ("name", "unit"),
-    [("Feuchte %", "%"), ("temp_°C", "°C"), ("Druck bar", "bar"), ("Probe A", ""), ("Linie N", ""), ("bar", ""), ("% bar", "bar"),
+    [("Feuchte %", "%"), ("temp_°C", "°C"), ("Druck bar", "bar"), ("Probe A", ""), ("Linie N", ""), ("bar", ""), ("%", ""),
      ("Durchsatz kg/h", "kg/h"), ("minimum", ""), ("Zeit min", "min")],
 )  # fmt: skip
 def test_units_without_brackets_are_seen_where_they_are_nothing_else(name: str, unit: str) -> None:
@@ -239,12 +238,11 @@ def test_copies_are_counted_in_the_description_and_before_a_run(write: Write, tm
     assert "CHECK: 400 of 600 records are equal to an earlier one" in plain(found.text())
     notes = choose_data(str(path), "y", tmp_path / "runs", {}).notes
     assert any("CHECK: 400 of 600 records are equal to an earlier one but for the key" in note for note in notes)
-    assert describe(write(), "y").copies == 0
+    assert describe(write(a=lambda i: i * 31 % 997), "y").copies == 0
 
 
 def test_equal_rows_with_keys_and_row_numbers_of_their_own_are_copies(write: Write) -> None:
     path = write(charge_id=lambda i: f"B{i * 3}", Zeile=lambda i: i, x=lambda i: i % 5, y=lambda i: i % 5 + 0.5)
-    path.write_text(path.read_text().replace(";y;", ";"))
     assert describe(path, "y").copies == 55
 
 
@@ -255,5 +253,5 @@ def test_the_table_fits_eighty_columns(write: Write) -> None:
         console.print(summary(found))
     lines = captured.get().splitlines()
     assert max(map(len, lines)) <= 80
-    assert any("Vorlauftemperatur Zone 3" in line and "100 to 110" in line for line in lines)
+    assert any("Vorlauftemperatur Zone 3" in line and "100 to 110" in line for line in lines), captured.get()
     assert any(line.startswith("  lfd. Nr.: counts the records") for line in lines)

@@ -103,7 +103,7 @@ class Description:
         verb = "is" if self.copies == 1 else "are"
         return (
             f"{self.copies} of {self.records} records {verb} equal to an earlier one: copies from a join or a file appended twice "
-            "say nothing new; remove them from the file"
+            "say nothing new, so remove them; measurements that came out alike may stay"
         )
 
     @property

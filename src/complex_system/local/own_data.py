@@ -191,7 +191,8 @@ def _record_notes(checked: FileCheck, file: Path, declaration: Path) -> list[str
     if copies := checked.copies:
         notes.append(
             f"CHECK: {copies} of {checked.records} records {'is' if copies == 1 else 'are'} equal to an earlier one but for the key: "
-            "copies, as of a join or a file that was appended twice, say nothing new; remove them from the file"
+            "copies, as of a join or a file that was appended twice, say nothing new, so remove them; measurements that came out "
+            "alike may stay"
         )
     return notes
 
