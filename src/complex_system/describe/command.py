@@ -65,6 +65,7 @@ def describe_to(file: Path, target: str, output: Path | None, *, force: bool, ou
 def summary(description: Description) -> Group:
     """Return a table with one row per column, what to look at, and a line on the resulting data set."""
     from rich.console import Group
+    from rich.padding import Padding
     from rich.table import Table
 
     name = printable(description.path.name)
@@ -77,7 +78,7 @@ def summary(description: Description) -> Group:
         note = _notes(column, description)
         style = "bold" if column.name == description.target else "yellow" if note else None
         if note:
-            notes.append(_text(f"  {column.name}: {note}"))
+            notes.append(_text(f"{column.name}: {note}"))
         table.add_row(
             _text(column.name), column.type, _text(column.unit), _text(_values(column)), f"{share:.0%}" if share else "",
             _text(_use(column, description)), style=style,
@@ -88,13 +89,13 @@ def summary(description: Description) -> Group:
         "" if description.target_was_named else " (CHECK: the last column of numbers; --target names another)"
     )
     if description.copies:
-        notes.insert(0, _text(f"  CHECK: {description.copies_found}"))
+        notes.insert(0, _text(f"CHECK: {description.copies_found}"))
     if description.key:
         line = f"{line}; key '{description.key}'"
     elif offered := description.offered_key:
-        notes.append(_text(f"  The records have no key; the declaration has the line that makes it '{offered.name}'."))
+        notes.append(_text(f"The records have no key; the declaration has the line that makes it '{offered.name}'."))
     last = _text(f"{line}; {features} feature{'' if features == 1 else 's'}; pipeline version {dataset.version}")
-    return Group(table, *([_text("Look at:")] if notes else []), *notes, last)
+    return Group(table, *([_text("Look at:")] if notes else []), *(Padding(note, (0, 0, 0, 2)) for note in notes), last)
 
 
 def _text(text: str) -> Text:
