@@ -10,6 +10,8 @@ from pydantic import BaseModel, Field, PrivateAttr, StrictStr, root_validator
 
 ID = "_id"
 """Name of the key column, in raw and in processed records, in both databases."""
+ORDER = "_revision"
+"""Field of a record that is sent to be saved: the revision or time that its source gave it. It is no column."""
 LARGEST_INTEGER = 2**53
 """Whole numbers up to here are exact as floats, as which the pipeline processes them."""
 
