@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import polars as pl
 
-COUNTER, TIME, YEAR, NUMBER, ORDER = "counter", "time", "year", "number", "order"
+COUNTER: Final = "counter"
+TIME: Final = "time"
+YEAR: Final = "year"
+NUMBER: Final = "number"
+ORDER: Final = "order"
 Kind = Literal["counter", "time", "year", "number", "order"]
 
 KEY_NAME = re.compile(

@@ -78,11 +78,11 @@ def sentinels_of(values: pl.Series) -> tuple[float, ...]:
     found: list[float] = []
     while len(found) < _MAX_SENTINELS:
         rest = values.filter(~values.is_in(found)) if found else values
-        candidates = [value for value in (rest.min(), rest.max()) if value is not None and _SENTINEL.fullmatch(f"{value:g}")]
-        new = next((value for value in candidates if _is_far(float(value), rest)), None)  # type: ignore[arg-type]
+        ends = [float(value) for value in (rest.min(), rest.max()) if value is not None]  # type: ignore[arg-type]
+        new = next((value for value in ends if _SENTINEL.fullmatch(f"{value:g}") and _is_far(value, rest)), None)
         if new is None:
             break
-        found.append(float(new))  # type: ignore[arg-type]
+        found.append(new)
     return tuple(sorted(found))
 
 

@@ -106,7 +106,7 @@ class _StepCheck:
     def _of_input(self, step: Step, position: int, name: str) -> Iterator[str]:
         column = self._columns.get(name)
         types = ("list of shares",) if isinstance(step, Shares) and position else step.takes
-        if name == self._key:
+        if name == self._key and column is not None:
             yield f"pipeline step {step.step} must not use the key '{name}'"
         elif name in self._dropped:
             yield f"pipeline step {step.step} takes '{name}', which another step drops"
