@@ -15,10 +15,11 @@ import polars as pl
 import yaml
 
 from complex_system.describe.checking import check_file
-from complex_system.describe.growth import COUNTER, NUMBER
+from complex_system.describe.growth import COUNTER
 from complex_system.describe.inspection import MARGIN, TARGET_MARGIN, InspectedColumn, inspect_column, nearly_numbers
 from complex_system.describe.proposal import (
     Proposal,
+    count_copies,
     date_parts,
     key_column,
     leak,
@@ -166,11 +167,17 @@ class Description:
                 declared["fill"] = column.first
         if column.unit:
             declared["unit"] = column.unit
+        if column.below_limit and declared["type"] == "number":
+            declared["censored"] = "left"
+        notes = self._notes(column)
+        made = (_comment("; ".join(notes), "  ") if notes else "") + f"  - {_flow(declared)}\n"
+        return made + (self._without_sentinels(column, declared) if column.sentinels else "")
+
+    def _notes(self, column: InspectedColumn) -> list[str]:
         notes = [*column.notes, *column.hints]
         if column.growth:
             notes.append(column.growth.why)
-        if column.below_limit and declared["type"] == "number":
-            declared["censored"] = "left"
+        if column.below_limit:
             notes.append(
                 f"{column.below_limit} of {self.records - column.missing} values are below the detection limit (as <0.01); half the "
                 "limit is used for each"
@@ -179,8 +186,7 @@ class Description:
             notes.append(f"{self.leaking[column.name]}: is it known before '{self.target}', or made from it?")
         if column.missing:
             notes.append(f"missing in {column.missing} of {self.records} records")
-        made = (_comment("; ".join(notes), "  ") if notes else "") + f"  - {_flow(declared)}\n"
-        return made + (self._without_sentinels(column, declared) if column.sentinels else "")
+        return notes
 
     def _without_sentinels(self, column: InspectedColumn, declared: Mapping[str, Any]) -> str:
         """Return the line of a column whose sentinels are missing values, as a comment."""
@@ -243,13 +249,6 @@ def describe(path: Path, target: str = "") -> Description:
         )
     copies = count_copies(frame, columns, key)
     return Description(path, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, leaking, copies)
-
-
-def count_copies(frame: pl.DataFrame, columns: list[InspectedColumn], key: str) -> int:
-    """Return how many records are equal to an earlier one, but for the key and row numbers."""
-    counters = {column.name for column in columns if column.growth and column.growth.kind in (COUNTER, NUMBER)}
-    names = [column.name for column in columns if column.name != key and column.name not in counters]
-    return frame.height - frame.select(names).hash_rows().n_unique()
 
 
 def refused(description: Description) -> tuple[int, str]:

@@ -155,7 +155,7 @@ def _others(name: str) -> Iterator[str]:
         number += 1
 
 
-# The key
+# The key, and copies
 
 
 def note_repeated_keys(columns: list[InspectedColumn]) -> None:
@@ -212,6 +212,13 @@ def _counts_as_text(series: pl.Series) -> bool:
         return False
     found = growth(series.name, numbers.cast(pl.Float64), whole=True)
     return found is not None and found.kind == COUNTER
+
+
+def count_copies(frame: pl.DataFrame, columns: list[InspectedColumn], key: str) -> int:
+    """Return how many records are equal to an earlier one, but for the key and row numbers."""
+    counters = {column.name for column in columns if column.growth and column.growth.kind in (COUNTER, NUMBER)}
+    names = [column.name for column in columns if column.name != key and column.name not in counters]
+    return frame.height - frame.select(names).hash_rows().n_unique()
 
 
 # Leakage
