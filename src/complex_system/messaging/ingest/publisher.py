@@ -5,15 +5,19 @@ Any other NATS client publishes with one call.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
 from datetime import datetime
 from typing import Any
 
 import msgspec
 from fastiot.msg import Thing
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import Header
 
+from complex_system.domain.columns import ORDER
 from complex_system.domain.dataset import ID
 from complex_system.domain.keys import uuid7
 from complex_system.domain.records import Record
@@ -24,6 +28,9 @@ from complex_system.messaging.errors import to_thing
 from complex_system.messaging.ingest.streams import ROOM_FOR_REASON, IngestStreams
 from complex_system.messaging.subjects import INGEST_RAW
 from complex_system.settings import Settings
+
+ORDER_HEADER = "Record-Revision"
+"""Header with the order of a message's records, where they have no own: a number."""
 
 
 class IngestClient:
@@ -43,8 +50,12 @@ class IngestClient:
         self._sender = sender
         self._subject = ".".join(part for part in (INGEST_RAW.name, source) if part)
 
-    async def publish(self, records: list[Record]) -> bool:
+    async def publish(self, records: list[Record], made: float | None = None) -> bool:
         """Publish records; return whether they were new to the stream. Repeating it changes nothing.
+
+        Args:
+            records: The records.
+            made: When their source made them, seconds since 1970; by default now.
 
         Raises:
             TooLargeError: The records do not fit into one message.
@@ -60,7 +71,9 @@ class IngestClient:
         keys = [record.get(ID) for record in records]
         headers = {}
         if all(keys):
-            headers[Header.MSG_ID.value] = hashlib.sha256("\n".join(map(str, keys)).encode()).hexdigest()
+            headers[Header.MSG_ID.value] = hashlib.sha256("\n".join([*map(str, keys), str(made)]).encode()).hexdigest()
+        if made is not None:
+            headers[ORDER_HEADER] = str(made)
         try:
             acknowledged = await self._streams.context.publish(self._subject, payload, headers=headers)
         except (NatsError, TimeoutError) as error:
@@ -96,6 +109,15 @@ def published_records(payload: bytes) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+def order_of(message: Msg) -> float:
+    """Return the order of a message's records: its header's, else when the stream took it; each delivery has the same."""
+    with contextlib.suppress(ValueError):
+        order = float((message.headers or {}).get(ORDER_HEADER, "none"))
+        if math.isfinite(order):
+            return order
+    return message.metadata.timestamp.timestamp()
+
+
 def give_keys(records: list[Record], source: str, message_id: str, sequence: int, taken: datetime) -> None:
     """Give a key to every record without one, in place; every delivery of the message gives the same keys.
 
@@ -111,7 +133,9 @@ def give_keys(records: list[Record], source: str, message_id: str, sequence: int
         return
     milliseconds = int(taken.timestamp() * 1000)
     if message_id:
-        identity = msgspec.msgpack.encode((source, message_id, records))
+        # Without the order where there is none: the keys are those of earlier releases.
+        content = [{n: v for n, v in record.items() if n != ORDER or v is not None} for record in records]
+        identity = msgspec.msgpack.encode((source, message_id, content))
         seed = hashlib.sha256(identity).digest()
         milliseconds = int.from_bytes(seed[:6])
     else:
