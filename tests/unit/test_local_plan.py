@@ -116,6 +116,58 @@ def test_the_databases_ask_always_and_everything_else_in_a_locked_run(tmp_path: 
     assert all(path.stat().st_mode & 0o077 == 0 for path in files)
 
 
+KEY = "COMPLEX_SYSTEM_MODEL_KEY"
+
+
+def test_a_run_has_a_key_of_its_own_for_the_signatures_of_its_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(KEY, raising=False)
+    made = plan(tmp_path)
+    file = tmp_path / "run" / "model_key"
+    assert made.services[0].environment[KEY] == made.settings.model_key == file.read_text().strip()
+    assert len(made.settings.model_key) == 49
+    assert file.stat().st_mode & 0o077 == 0
+    assert KEY not in made.client_variables
+    (tmp_path / "run" / "mlflow").mkdir()
+    (tmp_path / "run" / "mlflow" / "mlflow.db").touch()  # the next start finds the data of the first
+    again = plan(tmp_path)
+    assert (again.settings.model_key, again.notes) == (made.settings.model_key, made.notes)
+
+
+@pytest.mark.parametrize("older", ["mlflow/mlflow.db", "wandb/artifacts/model"])
+def test_models_from_before_there_was_a_key_stay_usable_and_the_run_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, older: str
+) -> None:
+    monkeypatch.delenv(KEY, raising=False)
+    data = tmp_path / "run" / older
+    data.parent.mkdir(parents=True)
+    data.touch()
+    made = plan(tmp_path)
+    assert (made.settings.model_key, made.services[0].environment[KEY]) == ("", "")
+    file = tmp_path / "run" / "model_key"
+    assert not file.exists()
+    [note] = [note for note in made.notes if "not signed" in note]
+    assert "--fresh" in note
+    assert str(file) in note
+    file.write_text("a key\n")  # as the note says
+    made = plan(tmp_path)
+    assert made.settings.model_key == "a key"
+    assert not [note for note in made.notes if "not signed" in note]
+
+
+def test_a_given_key_or_none_and_an_mlflow_of_others_get_no_generated_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(KEY, raising=False)
+    assert plan(tmp_path, {KEY: "given"}).settings.model_key == "given"
+    assert plan(tmp_path, options={KEY: ""}).settings.model_key == ""
+    assert plan(tmp_path, {"MLFLOW_TRACKING_URI": "http://runs.example.org"}).settings.model_key == ""
+    assert not (tmp_path / "run" / "model_key").exists()
+    monkeypatch.setenv(KEY, "exported")
+    assert plan(tmp_path).settings.model_key == "exported"
+
+
 def test_a_taken_port_of_a_server_is_reported_and_a_free_one_passed_on(tmp_path: Path, taken_port: int) -> None:
     made = plan(tmp_path, {"FASTIOT_NATS_PORT": str(taken_port)})
     used = made.servers[0].port

@@ -139,7 +139,8 @@ def _place_of_run(deployment: Deployment, directory: Path, *, empty: bool = Fals
         yield replace(place, settings=_settings(deployment.name, environment))
         return
     with only_run(directory), contextlib.ExitStack() as started:
-        plan = make_plan(deployment, directory, options)
+        # No new key: models that are restored are signed with that of the run that made them.
+        plan = make_plan(deployment, directory, {**options, "COMPLEX_SYSTEM_MODEL_KEY": ""})
         needed = [server for server in plan.servers if server.name != "mlflow"]  # whose files are copied as they are
         for server in needed:
             started.callback(server.stop)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 USER = "complex_system"
 """The user of the services at the servers of a run."""
+MODEL_KEY_FILE = "model_key"
 
 
 def private_folder(path: Path) -> Path:
@@ -27,17 +28,28 @@ def write_private(path: Path, text: str) -> None:
     new.replace(path)
 
 
-def kept_secret(path: Path) -> str:
-    """Return the password in a file, which is generated where it is missing.
+def kept_secret(path: Path, given: str = "") -> str:
+    """Return the password in a file, which is generated where it is missing, or the given one, which is then in the file.
 
-    It has 190 bits and needs no escaping in URLs, shells, SQL and configuration files: it is a letter, then hexadecimal digits.
+    A generated one has 190 bits and needs no escaping in URLs, shells, SQL and configuration files: it is a letter, then
+    hexadecimal digits.
     """
-    if path.is_file() and (kept := path.read_text(encoding="utf-8").strip()):
+    if not given and path.is_file() and (kept := path.read_text(encoding="utf-8").strip()):
         return kept
     private_folder(path.parent)
-    secret = f"k{secrets.token_hex(24)}"
+    secret = given or f"k{secrets.token_hex(24)}"
     write_private(path, f"{secret}\n")
     return secret
+
+
+def model_key(directory: Path) -> str:
+    """Return the key of a run with which its trainers sign models; empty where it has models from before there was one.
+
+    These would be refused until all trainers have trained again, which is for a person to decide.
+    """
+    path = directory / MODEL_KEY_FILE
+    older = any((directory / data).exists() for data in ("mlflow/mlflow.db", "wandb"))
+    return "" if older and not path.is_file() else kept_secret(path)
 
 
 def write_client_file(path: Path, variables: Mapping[str, str], published_host: str = "") -> None:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import StartError
-from complex_system.local.credentials import kept_secret, private_folder, write_private
+from complex_system.local.credentials import MODEL_KEY_FILE, kept_secret, model_key
 from complex_system.local.servers import DATABASES, HOST, SERVERS, MariaServer, NatsServer, Server, free_port
 from complex_system.settings import Settings
 from complex_system.tracking.connection import without_secrets
@@ -26,6 +26,10 @@ TRAINER_SERVICES = {
 """The trainers' services, by the trainer's name in the setting ``trainers``."""
 
 API_KEY_FILE = "api_key"
+_UNSIGNED = (
+    "models are not signed, because the data of this run are from before it had a key: start it with --fresh, "
+    "or put a key of your own into {path} and have all trainers train once"
+)
 PAGE_SERVICE = "ml_monitoring"
 """The service whose address is a page for people."""
 # On the two or four cores of a laptop the imports of eleven services take most of the start. Serving and monitoring have nothing to
@@ -225,7 +229,12 @@ def make_plan(
     for server in servers:
         shared |= server.environment()
     if locked:
-        shared["COMPLEX_SYSTEM_API_KEY"] = _api_key(directory / API_KEY_FILE, given.get("COMPLEX_SYSTEM_API_KEY", ""))
+        shared["COMPLEX_SYSTEM_API_KEY"] = kept_secret(directory / API_KEY_FILE, given.get("COMPLEX_SYSTEM_API_KEY", ""))
+    unsigned = ""
+    # Others, who may not have this key, use an MLflow that this run does not start.
+    if "COMPLEX_SYSTEM_MODEL_KEY" not in given and any(server.name == "mlflow" for server in servers):
+        shared["COMPLEX_SYSTEM_MODEL_KEY"] = model_key(directory)
+        unsigned = "" if shared["COMPLEX_SYSTEM_MODEL_KEY"] else _UNSIGNED.format(path=directory / MODEL_KEY_FILE)
     broker = next((server for server in servers if isinstance(server, NatsServer)), None)
     services = tuple(
         _service(service, {**shared, **(broker.service_environment(service.name) if broker else {})}, given, ports)
@@ -240,7 +249,7 @@ def make_plan(
         faults = "; ".join(f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
         raise StartError(f"The settings of deployment '{deployment.name}' are not valid: {faults}.") from error
     dataset = Dataset.load(shared["FASTIOT_CONFIG_DIR"], target=settings.target)
-    notes = (*(server.note for server in external), *ports.notes)
+    notes = (*(server.note for server in external), *ports.notes, *([unsigned] if unsigned else []))
     return Plan(deployment.name, directory, servers, external, services, settings, dataset, notes, locked)
 
 
@@ -302,15 +311,6 @@ def _external(name: str, address: str, port: int, by: str) -> ExternalServer:
     else:
         host, url = address, f"{name}://{address}:{port}"
     return ExternalServer(name, url, host, port, f"{name}: {url} is used and not started, as named by {by}")
-
-
-def _api_key(path: Path, given: str) -> str:
-    """Return the key of a locked run, the given one or one that is generated; either way it is in the file afterwards."""
-    if not given:
-        return kept_secret(path)
-    private_folder(path.parent)
-    write_private(path, f"{given}\n")
-    return given
 
 
 def _service(service: DeployedService, shared: Mapping[str, str], given: Mapping[str, str], ports: _Ports) -> PlannedService:

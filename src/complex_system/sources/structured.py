@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -12,7 +11,7 @@ import polars as pl
 from typing_extensions import override
 
 from complex_system.errors import SourceFileError
-from complex_system.sources.base import SAMPLE_ROWS, Columns, FrameTable, Table, Value, decimal_commas_in
+from complex_system.sources.base import Columns, FrameTable, Table, Value
 from complex_system.sources.values import is_missing
 
 
@@ -22,11 +21,6 @@ class ParquetTable(FrameTable):
     @override
     def _scan(self) -> pl.LazyFrame:
         return pl.scan_parquet(self.path, glob=False)
-
-    @cached_property
-    def decimal_commas(self) -> bool:
-        """Whether numbers in its texts are written 1,5."""
-        return decimal_commas_in(self._scan().head(SAMPLE_ROWS).collect())
 
 
 class LinesTable(Table):
