@@ -77,13 +77,12 @@ def _values(made: ColumnQuality, quality: Quality) -> list[Finding]:
         ))  # fmt: skip
     if made.slips:
         row, value, factor = made.slips[0]
-        first = f"row {row:,} has {figure(value, unit)}, and {figure(value * factor, unit)} would fit"
+        how = {10.0: "a tenth of", 0.1: "ten times", 1000.0: "a thousandth of", 0.001: "a thousand times"}[factor]
         found.append(Finding(
             86 + min(4.0, len(made.slips)), "decimal slip", name, f"The decimal sign may be misplaced in ‘{name}’",
-            f"For example {first}: {'a tenth' if factor == 0.1 else 'a thousandth' if factor == 0.001 else f'{factor:,.0f} times'}"
-            f" of it. The others go from {_between(made)}.",
+            f"Row {row} has {figure(value, unit)}, {how} {figure(value * factor, unit)}; the others go from {_between(made)}.",
             "Correct the values at their source; a model learns from wrong numbers as from right ones.",
-            tuple(row for row, _, _ in made.slips[:ROWS_NAMED]), len(made.slips),
+            tuple(sorted(slip.row for slip in made.slips)[:ROWS_NAMED]), len(made.slips),
         ))  # fmt: skip
     others = made.outliers.count - len(made.slips)
     if others > 0:
@@ -174,11 +173,11 @@ def _copies(quality: Quality) -> list[Finding]:
         return []
     about = "" if copies.compared == 1.0 else "About "
     title = f"{about}{plural(copies.count, 'row')} {'repeats' if copies.count == 1 else 'repeat'} an earlier one"
-    groups = "; ".join(" = ".join(f"{row:,}" for row in group[:4]) for group in copies.groups[:4])
+    groups = "; ".join(" = ".join(str(row) for row in group[:4]) for group in copies.groups[:4])
     share = copies.count / quality.profile.rows
     return [Finding(
         62 + min(25.0, 100 * share), "copies", "", title,
-            f"They are equal in every column but the key: rows {groups}.",
+            f"They are equal in every column{' but the key' if quality.description.key else ''}: rows {groups}.",
         "Were they measured once or several times? Copies count twice in training.",
         tuple(row for group in copies.groups for row in group[1:])[:ROWS_NAMED], copies.count,
     )]  # fmt: skip
@@ -200,7 +199,7 @@ def _gaps(made: ColumnQuality, quality: Quality) -> list[Finding]:
         found.append(Finding(
             48 + min(14.0, 3 * math.log10(long / step)), "gap", name,
             f"{plural(len(gaps), 'gap')} in ‘{name}’; the longest lasts {lasting(long)}",
-            f"It is between rows {before:,} and {after:,}; the usual step is {lasting(step)}.",
+            f"It is between rows {before} and {after}; the usual step is {lasting(step)}.",
             "A model knows nothing of conditions in that time; check that no file is missing.",
             tuple(gap.after for gap in gaps[:ROWS_NAMED]), len(gaps),
         ))  # fmt: skip
@@ -250,7 +249,9 @@ def signed(value: float) -> str:
 
 def percent(share: float) -> str:
     """Return a part in percent."""
-    return f"{100 * share:.0f}\u00a0%" if share >= 0.0995 or not share else f"{100 * share:.2g}\u00a0%"
+    value = 100 * share
+    digits = 0 if value in (0, 100) or 9.95 <= value < 99.5 else 1 if 99.5 <= value < 99.95 or value >= 0.95 else 2
+    return f"{value:.{digits}f}\u00a0%"
 
 
 def plural(count: int, noun: str) -> str:

@@ -166,14 +166,10 @@ class ColumnProfile:
         values, rows = values[order], rows[order]
         starts = np.append(0, np.flatnonzero(np.diff(values)) + 1)
         ends = np.append(starts[1:], len(values))
-        outer = range(len(starts))
-        if len(starts) > 2 * _DISTINCT:
-            outer = [*range(_DISTINCT), *range(len(starts) - _DISTINCT, len(starts))]  # type: ignore[assignment]
-        for i in outer:
+        for i in sorted({*range(len(starts))[:_DISTINCT], *range(len(starts))[-_DISTINCT:]}):
             self.extremes.setdefault(float(values[starts[i]]), Seen()).add(rows[starts[i] : ends[i]])
         if len(self.extremes) > 2 * _DISTINCT:
-            known = sorted(self.extremes)
-            for value in known[_DISTINCT:-_DISTINCT]:
+            for value in sorted(self.extremes)[_DISTINCT:-_DISTINCT]:
                 del self.extremes[value]
         if len(self.extremes) == 2 * _DISTINCT:
             known = sorted(self.extremes)

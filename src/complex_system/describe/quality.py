@@ -200,17 +200,9 @@ def _summary(values: Floats, low: float, high: float) -> NumberSummary:
         edges = np.linspace(low, high, bins + 1) if high > low else np.array([low - 0.5, low + 0.5])
     counts, _ = np.histogram(values, edges)
     total = len(values)
-    return NumberSummary(
-        median,
-        quarter,
-        three,
-        low,
-        high,
-        edges,
-        counts / total,
-        float((values < low).sum() / total),
-        float((values > high).sum() / total),
-    )
+    below, above = float((values < low).sum() / total), float((values > high).sum() / total)
+    shares = (counts / total).tolist()
+    return NumberSummary(median, quarter, three, low, high, edges.tolist(), shares, below, above)
 
 
 def _gone(kept: ColumnProfile) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import unicodedata
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
-
 from complex_system.describe.description import Description
+from complex_system.describe.drawings import NONE, coverage, day, moment, name, relation, safe, shape
 from complex_system.describe.findings import (
     CLOSE,
     NEARLY,
@@ -27,17 +24,23 @@ from complex_system.describe.findings import (
 )
 from complex_system.describe.outliers import OUTLIER
 from complex_system.describe.profile import HASHED_ROWS, ROWS_NAMED, SAMPLE_ROWS
-from complex_system.describe.quality import GAP, ColumnQuality, NumberSummary, Quality, assess
-from complex_system.monitoring.page.svg import tag
+from complex_system.describe.quality import GAP, ColumnQuality, Quality, assess
 from complex_system.monitoring.page.svg import safe as escaped
+from complex_system.monitoring.page.svg import tag
 
-_TEXTS = 4
-_BINS = 72
-_WIDTH, _HEIGHT = 200.0, 44.0
 _TONES = {
     "leakage": "bad", "sentinel": "bad", "decimal slip": "bad", "unreadable": "bad", "copies": "warn", "outliers": "warn",
     "missing": "warn", "gap": "warn", "order": "warn", "nearly constant": "warn",
 }  # fmt: skip
+
+
+GENERATOR = "fiot extras describe-data"
+
+
+def is_report(path: Path) -> bool:
+    """Return whether a file is a report of an earlier run."""
+    with path.open("rb") as file:
+        return f'content="{GENERATOR}"'.encode() in file.read(2000)
 
 
 def write_report(description: Description, path: Path) -> None:
@@ -55,7 +58,7 @@ def report(quality: Quality) -> str:
     style = resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
-    name = safe(quality.description.path.name)
+    title = f"Data quality of {safe(quality.description.path.name)}"
     findings = findings_of(quality)
     top = worth_a_look(findings)
     rest = [finding for finding in findings if finding not in top]
@@ -72,23 +75,12 @@ def report(quality: Quality) -> str:
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{escaped(policy)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">\n'
-        f'<link rel="icon" href="data:,"><title>Data quality of {name}</title>\n<style>{style}</style></head>\n'
+        f'<link rel="icon" href="data:,"><meta name="generator" content="{GENERATOR}">'
+        f"<title>{title}</title>\n<style>{style}</style></head>\n"
         f'<body><a class="skip" href="#look">Skip to what is worth a look</a>\n<main>{"".join(parts)}</main>\n'
-        f"<footer>Written by <code>fiot extras describe-data</code>. Rows are counted from 1, without the header.</footer></body></html>\n"
+        "<footer>Written by <code>fiot extras describe-data</code>. Rows are counted from 1, without the header.</footer>"
+        "</body></html>\n"
     )
-
-
-def safe(text: object) -> str:
-    """Escape text of the file; characters that cannot be seen become dots."""
-    return escaped(_visible(str(text)))
-
-
-def _visible(text: str) -> str:
-    return "".join("·" if unicodedata.category(each)[0] == "C" else each for each in text)
-
-
-def _name(text: str) -> str:
-    return tag("bdi", safe(text) or "(no name)")
 
 
 def _paragraph(text: str, class_: str = "") -> str:
@@ -105,19 +97,19 @@ def _head(quality: Quality) -> str:
     target = next(column for column in quality.columns if column.column.name == description.target)
     facts = [
         ("Records", f"{records:,}", f"{plural(len(quality.columns) + bool(description.key), 'column')}"),
-        ("Target", _name(description.target), _target_note(target, quality)),
+        ("Target", name(description.target), _target_note(target, quality)),
         ("Missing values", percent(missing / cells), f"{missing:,} of {cells:,} fields"),
-        ("Repeated rows", f"{quality.profile.copies.count:,}", "equal in every column but the key" if description.key else "equal in every column"),
+        ("Repeated rows", f"{quality.profile.copies.count:,}", f"equal in every column{' but the key' if description.key else ''}"),
     ]  # fmt: skip
     first = next((column for column in quality.columns if column.profile.kind == "time" and column.summary), None)
     if first and first.summary:
-        facts.append(("Time", _day(first.summary.low), f"to {_day(first.summary.high)}"))
+        facts.append(("Time", day(first.summary.low), f"to {day(first.summary.high)}"))
     items = "".join(
         tag("div", tag("dt", label) + tag("dd", value + tag("small", safe(note)))) for label, value, note in facts
     )
     lead = "What is in the file, and what a person should look at before a model learns from it."
     return (
-        tag("p", "Data quality", class_="kicker") + tag("h1", _name(description.path.name)) + _paragraph(lead, "lead")
+        tag("p", "Data quality", class_="kicker") + tag("h1", name(description.path.name)) + _paragraph(lead, "lead")
         + tag("dl", items, class_="facts card")
     )  # fmt: skip
 
@@ -148,7 +140,7 @@ def _top(findings: Sequence[Finding]) -> str:
 def _rows(finding: Finding) -> str:
     if not finding.rows:
         return "All rows" if finding.count == 0 else f"{finding.count:,} rows"
-    named = ", ".join(f"{row:,}" for row in finding.rows)
+    named = ", ".join(str(row) for row in finding.rows)
     more = finding.count - len(finding.rows)
     label = "Row" if len(finding.rows) == 1 and more <= 0 else "Rows"
     return f"<span>{label}</span> {named}" + (f" <span>and {more:,} more</span>" if more > 0 else "")
@@ -162,10 +154,11 @@ def _columns(quality: Quality, findings: Sequence[Finding]) -> str:
     heads = ("Column", "Distribution", "Missing", "Median", "Outliers", "With the target", "Look at")
     numeric = {"Missing", "Median", "Outliers"}
     head = "".join(tag("th", each, scope="col", class_="number" if each in numeric else "text") for each in heads)
-    widths = "".join(f'<col class="{each}">' for each in ("name", "shape", "figure", "figure", "figure", "relation", "look"))
+    widths = "".join(f'<col class="{each}">' for each in ("name", "shape", "figure", "wide", "figure", "relation", "look"))
     rows = "".join(_column(column, quality, findings) for column in quality.columns)
     key = quality.description.key
     note = "One line per column, in the file’s order. " + (f"The key ‘{key}’ is left out. " if key else "")
+    note += "Below the median are the quartiles. "
     note += "The correlation is of ranks for numbers and times, the correlation ratio (0 to 1) for texts."
     table = tag(
         "table", f"<colgroup>{widths}</colgroup>" + tag("thead", tag("tr", head)) + tag("tbody", rows), class_="columns card"
@@ -178,28 +171,32 @@ def _column(made: ColumnQuality, quality: Quality, findings: Sequence[Finding]) 
     is_target = column.name == quality.description.target
     about = f"{column.type}{f', {column.unit}' if column.unit else ''}"
     different = f"{'' if quality.profile.is_whole else 'at least '}{made.different:,} different"
-    name = tag("th", _name(column.name) + tag("small", safe(about)) + tag("small", different), scope="row")
+    head = tag("th", name(column.name) + tag("small", safe(about)) + tag("small", different), scope="row")
     share = made.profile.missing.count / records
-    missing = percent(share) + tag("small", f"{made.profile.missing.count:,}") if share else tag("span", "–", class_="none")
+    missing = percent(share) + tag("small", f"{made.profile.missing.count:,}") if share else NONE
     if made.sentinels:
-        missing += tag("small", "as " + ", ".join(figure(value) for value in made.sentinels))
-    median = "–"
+        codes = "".join(tag("small", f"{seen.count:,} as {figure(value)}") for value, seen in made.sentinels.items())
+        missing = codes if missing == NONE else missing + codes
+    median = NONE
     if made.summary:
         is_time = made.profile.kind == "time"
-        median = _day(made.summary.median) if is_time else figure(made.summary.median)
+        median = day(made.summary.median) if is_time else figure(made.summary.median)
         if not is_time:
             median += tag("small", f"{figure(made.summary.low_quarter)} to {figure(made.summary.high_quarter)}")
-    outliers = f"{made.outliers.count:,}" if made.outliers.count else "–"
+    outliers = f"{made.outliers.count:,}" if made.outliers.count else NONE
     if made.slips:
         outliers += tag("small", plural(len(made.slips), "slip"))
     kinds = dict.fromkeys(finding.kind for finding in findings if finding.column == column.name)
     tags = (_tag("target") if is_target else "") + "".join(_tag(kind) for kind in kinds)
     cells = [
-        ("Distribution", "shape", _shape(made)), ("Missing", "number", missing), ("Median", "number", median),
-        ("Outliers", "number", outliers), ("With the target", "relation", "" if is_target else _relation(made)),
+        ("Distribution", "shape", shape(made)), ("Missing", "number", missing), ("Median", "number", median),
+        ("Outliers", "number", outliers), ("With the target", "relation", "" if is_target else relation(made)),
         ("Look at", "look", tag("div", tags, class_="tags") if tags else ""),
     ]  # fmt: skip
-    row = name + "".join(tag("td", content, class_=class_, data_label=label) for label, class_, content in cells)
+    row = head + "".join(
+        tag("td", tag("div", content), class_=f"{class_} blank" if content in ("", NONE) else class_, data_label=label)
+        for label, class_, content in cells
+    )
     return tag("tr", row, class_="target") if is_target else tag("tr", row)
 
 
@@ -210,17 +207,17 @@ def _times(quality: Quality) -> str:
         if column.profile.kind != "time" or summary is None or not summary.high > summary.low:
             continue
         gaps = [
-            f"rows {gap.before:,} to {gap.after:,} (from {_moment(gap.start)}, {lasting(gap.seconds)})"
+            f"rows {gap.before} to {gap.after} (from {moment(gap.start)}, {lasting(gap.seconds)})"
             for gap in column.gaps[:ROWS_NAMED]
         ]
         step = f"The usual step is {lasting(column.step)}. " if column.step else ""
         found = f"{plural(len(column.gaps), 'gap')}: " + "; ".join(gaps) + "." if gaps else "No gaps were found."
         text = step + found if column.step else "The rows are not in order of time, so gaps were not looked for."
-        chart = _drawing(_coverage(column), 720, 72, f"Records over time in {column.column.name}: {found}")
-        ends = tag("div", "".join(tag("span", _moment(at)) for at in (summary.low, summary.high)), class_="scale")
+        chart = coverage(column, f"Records over time in {column.column.name}: {found}")
+        ends = tag("div", "".join(tag("span", moment(at)) for at in (summary.low, summary.high)), class_="scale")
         made += tag(
             "div",
-            tag("h3", _name(column.column.name)) + tag("figure", chart + ends) + _paragraph(text),
+            tag("h3", name(column.column.name)) + tag("figure", chart + ends) + _paragraph(text),
             class_="coverage card",
         )
     return (
@@ -239,13 +236,13 @@ def _groups(quality: Quality) -> str:
         relation = "–" if group.relation is None else signed(group.relation).removeprefix("+")
         values = (
             f"{group.groups:,}", f"{group.median_size:,.0f}", f"{group.largest:,.0f}", order, relation,
-            ", ".join(f"{row:,}" for row in group.rows),
+            ", ".join(str(row) for row in group.rows),
         )  # fmt: skip
         cells = "".join(
             tag("td", safe(value), data_label=label, class_="number" if i < 3 else "text")
             for i, (label, value) in enumerate(zip(heads[1:], values, strict=True))
         )
-        rows += tag("tr", tag("th", _name(group.column), scope="row") + cells)
+        rows += tag("tr", tag("th", name(group.column), scope="row") + cells)
     note = (
         "Columns whose values may name records that belong together, such as those of one batch or machine. Where a model is meant "
         "for new ones, its error on records of known ones is too good."
@@ -257,7 +254,7 @@ def _groups(quality: Quality) -> str:
 def _rest(findings: Iterable[Finding]) -> str:
     rows = "".join(
         tag("tr", tag("th", safe(finding.title) + tag("small", safe(finding.detail)), scope="row")
-            + tag("td", _tag(finding.kind), data_label="Kind") + tag("td", _rows(finding), data_label="Rows", class_="rows"))
+            + tag("td", _tag(finding.kind), data_label="Kind") + tag("td", tag("div", _rows(finding)), data_label="Rows"))
         for finding in findings
     )  # fmt: skip
     if not rows:
@@ -274,105 +271,26 @@ def _method(quality: Quality) -> str:
     whole, copies = quality.profile.is_whole, quality.profile.copies
     sample = (
         "All rows." if whole else
-        f"Counts, extremes and breaks in time are of all {quality.profile.rows:,} rows. Medians, histograms, correlations, and numbers "
-        f"of different values are of a random sample of {len(quality.profile.at):,} rows; files of more than {SAMPLE_ROWS:,} rows are sampled."
+        f"Counts, extremes and breaks in time are of all {quality.profile.rows:,} rows. Medians, histograms, correlations, and "
+        f"numbers of different values are of a random sample of {len(quality.profile.at):,} rows, because the file has more than "
+        f"{SAMPLE_ROWS:,}."
     )  # fmt: skip
     compared = (
         "" if copies.compared == 1.0 else f" Beyond {HASHED_ROWS:,} rows a part of {percent(copies.compared)} was compared."
     )
     items = {
         "Rows used": sample,
-        "Outliers": f"Robust z above {OUTLIER:g}: the distance from the median divided by 1.4826 times the median distance on the same side; "
-        "of logarithms where these are more symmetric. Where more than 5 % of the values are that far, they are not called outliers.",
+        "Outliers": f"Robust z above {OUTLIER:g}: the distance from the median divided by 1.4826 times the median distance on "
+        "the same side; of logarithms where these are more symmetric. Where more than 5 % of the values are that far, "
+        "none is called an outlier.",
         "Decimal slips": "Outliers that lie among the other values when they are multiplied or divided by 10 or 1,000.",
         "Sentinels": "The lowest or highest value, where it repeats or is a usual code such as −9999 or 999, far from all others.",
         "Repeated rows": f"Equal in every column but the key.{compared}",
         "Constant": f"One value; nearly constant: one value in {NEARLY:.0%} of the records or more.",
-        "Leakage": f"A correlation of {CLOSE:g} or more, values that divide the target’s, or values that are missing in the same rows as it. "
-        "These are signs, not proofs.",
+        "Leakage": f"A correlation of {CLOSE:g} or more, values that divide the target’s, or values missing in the "
+        "same rows. These are signs, not proofs.",
         "Gaps": f"Steps of more than {GAP:g} times the usual one, and three times longer than 99 % of the steps.",
         "Groups": "Columns with the name of a batch, machine, person or similar, and texts that stay the same over neighbouring rows.",
     }
     body = "".join(tag("dt", label) + tag("dd", safe(text)) for label, text in items.items())
     return tag("section", tag("h2", "How it was found") + tag("dl", body, class_="method card"))
-
-
-# Drawings: the labels are outside, so that they keep their size when a drawing is scaled
-
-
-def _drawing(content: str, width: float, height: float, label: str) -> str:
-    return tag(
-        "svg", content, viewBox=f"0 0 {width:g} {height:g}", preserveAspectRatio="none", role="img", aria_label=_visible(label)
-    )  # fmt: skip
-
-
-def _rect(x: float, y: float, width: float, height: float, class_: str) -> str:
-    return tag("rect", x=f"{x:.1f}", y=f"{y:.1f}", width=f"{width:.1f}", height=f"{height:.1f}", class_=class_)
-
-
-def _shape(made: ColumnQuality) -> str:
-    if made.summary is not None:
-        return _histogram(made, made.summary)
-    if not made.top or made.different > 200:
-        return tag("span", "different texts" if made.top else "no values", class_="none")
-    items = ""
-    for name, share in made.top[:_TEXTS]:
-        bar = _rect(0, 0, 100, 9, "track") + _rect(0, 0, 100 * share, 9, "bar")
-        svg = tag("svg", bar, viewBox="0 0 100 9", preserveAspectRatio="none", aria_hidden="true")
-        items += tag("li", _name(name) + svg + tag("span", percent(share)))
-    more = made.different - _TEXTS
-    return tag("ul", items, class_="texts") + (tag("div", f"{more:,} more", class_="scale") if more > 0 else "")
-
-
-def _histogram(made: ColumnQuality, summary: NumberSummary) -> str:
-    highest = max(summary.counts, default=0.0) or 1.0
-    each = _WIDTH / len(summary.counts)
-    bars = ""
-    for i, count in enumerate(summary.counts):
-        height = max(1.0, (_HEIGHT - 2) * count / highest) if count else 0.0
-        bars += _rect(i * each + 0.4, _HEIGHT - height, max(0.6, each - 0.8), height, "bar") if height else ""
-    bars += tag("line", x1=0, x2=_WIDTH, y1=_HEIGHT - 0.5, y2=_HEIGHT - 0.5, class_="axis")
-    is_time = made.profile.kind == "time"
-    low, high = ((_day if is_time else figure)(value) for value in (summary.low, summary.high))
-    unit = f"\u00a0{made.column.unit}" if made.column.unit and not is_time else ""
-    outside = summary.below + summary.above
-    label = f"Histogram of {made.column.name} from {low} to {high}{unit}" + (
-        f"; {percent(outside)} outside" if outside else ""
-    )
-    ends = tag("div", tag("span", low) + tag("span", safe(high + unit)), class_="scale")
-    return _drawing(bars, _WIDTH, _HEIGHT, label) + ends
-
-
-def _relation(made: ColumnQuality) -> str:
-    if made.relation is None:
-        return tag("span", "–", class_="none")
-    value = max(-1.0, min(1.0, made.relation))
-    bar = _rect(0, 0, 100, 8, "track") + _rect(
-        50 + min(0.0, 50 * value), 0, abs(50 * value), 8, "bar" if value >= 0 else "minus"
-    )
-    bar += tag("line", x1=50, x2=50, y1=0, y2=8, class_="axis")
-    svg = tag("svg", bar, viewBox="0 0 100 8", preserveAspectRatio="none", aria_hidden="true")
-    return tag("div", signed(value) + svg)
-
-
-def _coverage(column: ColumnQuality) -> str:
-    assert column.summary is not None
-    low, high = column.summary.low, column.summary.high
-    values = column.profile.sample
-    counts, _ = np.histogram(values[~np.isnan(values)], _BINS, (low, high))
-    width = 720 / _BINS
-    parts = ""
-    for gap in column.gaps:
-        parts += _rect(720 * (gap.start - low) / (high - low), 0, max(2.0, 720 * gap.seconds / (high - low)), 72, "gap")
-    for i, count in enumerate(counts.tolist()):
-        height = 68 * count / max(1, int(counts.max()))
-        parts += _rect(i * width + 0.5, 72 - height, width - 1, height, "bar") if count else ""
-    return parts + tag("line", x1=0, x2=720, y1=71.5, y2=71.5, class_="axis")
-
-
-def _day(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")
-
-
-def _moment(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
