@@ -73,7 +73,7 @@ class Description:
             f"Ranges go {MARGIN:.0%} of the values' width beyond what the file holds, on each side: a record outside is refused. "
             "A fill stands in for a missing number: it is the median of the file's values."
         )
-        made += f"name: {self.name}\n"
+        made += f"name: {scalar(self.name)}\n"
         if self.key:
             made += (
                 _comment(f"'{self.key}' is different in every record, so it is the records' key.")

@@ -19,7 +19,7 @@ CHUNK_ROWS = 5000
 """Rows that are in memory at once."""
 SAMPLE_ROWS = 1000
 """Rows from which it is found how numbers in texts are written."""
-_ROW = "__row__"
+_ROW = "\0row"  # no column of a file has this name
 
 Columns = Mapping[str, Column | None]
 """The columns to read, by name; None stands for a text."""
