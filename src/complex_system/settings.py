@@ -97,6 +97,10 @@ class Settings(BaseSettings):
     )
 
     # Data: source and processing
+    on_conflict: Literal["keep", "replace"] = Field(
+        "keep",
+        description="What the database does with other values under a key that exists: keep the first ones, or replace them by newer",
+    )
     source_file: str = Field(
         "", description="CSV, JSON lines or Parquet file to replay, relative to the config folder; empty for dummy lab data"
     )

@@ -121,7 +121,7 @@ async def test_a_deleted_record_that_comes_again_is_inserted_again_and_does_not_
     age(database, settings, dict.fromkeys(keys, 2.0))
     assert await store.delete_raw(1.0, 100) == 8
     saved = await store.save_raw(records)
-    assert (saved["inserted"], saved["existing"]) == (8, 2)
+    assert (saved.inserted, saved.existing) == (8, 2)
     done = {each.key: each.done for each in envelopes(database, settings)}
     assert [done[key] for key in keys[:7]] == [VERSION] * 7
     assert await store.delete_raw(1.0, 100) == 0  # it arrived now

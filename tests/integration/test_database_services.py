@@ -83,7 +83,8 @@ async def test_the_published_client_reads_what_it_wrote(
     assert await kio.request_get_all_raw_data_points(tester) == []
     assert await kio.request_get_labeled_dataset(tester) == []
     saved = await kio.request_save_many_raw_data_points(tester, records)
-    assert saved == {"acknowledged": True, "db": LABELS[database], "inserted": 40, "existing": 0, "conflicts": 0}
+    assert saved == {"acknowledged": True, "db": LABELS[database], "inserted": 40, "existing": 0, "conflicts": 0,
+                     "filled": 0, "replaced": 0, "differing": []}  # fmt: skip
     assert await kio.request_get_all_raw_data_points(tester) == records
 
     rows = processed(dataset, records)
@@ -352,7 +353,7 @@ async def test_replays_from_two_senders_at_once_are_saved_once(
 ) -> None:
     client = DatabaseClient(tester)
     replies = await asyncio.gather(*(client.save_raw(batch) for batch in (records, records[::-1], records[10:], records)))
-    assert sum(reply["inserted"] for reply in replies) == 40
+    assert sum(reply.inserted for reply in replies) == 40
     assert (await client.counts()).raw == 40
 
 
@@ -381,7 +382,7 @@ async def test_a_lost_database_is_said_and_comes_back(
             assert await state("failing")
             await proxy.join()
             await eventually(lambda: state("ready"))
-            assert (await client.save_raw(records))["inserted"] == 20
+            assert (await client.save_raw(records)).inserted == 20
 
 
 async def test_a_database_that_is_not_up_yet_is_waited_for(tester: TesterService, database: str, settings: Settings) -> None:

@@ -179,7 +179,7 @@ async def test_mongodb_refuses_and_lets_in(
         await stranger.close()
     store = MongoDataStore(dataset, settings.copy(update={"mongo_user": USER, "mongo_password": PASSWORD}))
     await store.open()
-    assert (await store.save_raw([laboratory.complete_record()]))["inserted"] == 1
+    assert (await store.save_raw([laboratory.complete_record()])).inserted == 1
     await store.close()
 
 
@@ -220,7 +220,7 @@ async def test_mariadb_refuses_and_lets_in_with_rights_for_its_own_database_alon
     known = settings.copy(update={"maria_user": USER, "maria_password": PASSWORD})
     store = MariaDataStore(dataset, known)
     await store.open()
-    assert (await store.save_raw([laboratory.complete_record()]))["inserted"] == 1
+    assert (await store.save_raw([laboratory.complete_record()])).inserted == 1
     await store.close()
     elsewhere = MariaDataStore(dataset, known.copy(update={"maria_name": "another"}))
     with pytest.raises(StoreUnavailableError, match="denied"):

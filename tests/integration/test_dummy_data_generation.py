@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -143,10 +144,10 @@ async def test_it_makes_no_records_for_another_data_set(tester: TesterService, s
 
 @pytest.fixture
 def replayed(settings: Settings, tmp_path: Path) -> Callable[..., Settings]:
-    """Writes a file of records without keys into the config folder, and settings that have it replayed."""
+    """Writes a file of records, by default without keys, into the config folder, and settings that have it replayed."""
 
-    def write(records: list[Record], name: str = "measurements.csv") -> Settings:
-        rows = [{name: value for name, value in record.items() if name != "_id"} for record in records]
+    def write(records: list[Record], name: str = "measurements.csv", keys: bool = False) -> Settings:
+        rows = [{name: value for name, value in record.items() if keys or name != "_id"} for record in records]
         pl.DataFrame(rows, infer_schema_length=None).write_csv(tmp_path / name)
         # The live rate shows that nothing is made beside the file.
         return settings.copy(update={"source_file": name, "config_dir": str(tmp_path), "live_rate": 50.0})
@@ -165,8 +166,8 @@ async def test_a_file_replayed_twice_changes_nothing(
             async with running(DummyDataGenerationService, settings) as service:
                 await eventually(lambda service=service: is_done(service))
                 assert service.health().detail == "500 of 500 records saved"
-                # No live stream: nothing is at work but what every service has, and the watch over the lease.
-                await eventually(lambda service=service: len(tasks_at_work(service)) == len(tasks_at_work(tester)) + 1)
+                # No live stream: only what every service has, the watch over the lease, and the look at the file.
+                await eventually(lambda service=service: len(tasks_at_work(service)) == len(tasks_at_work(tester)) + 2)
             kept.append(await raw_records(tester))
     assert kept[0] == kept[1]
     assert [{**record, "_id": None} for record in kept[0]] == [{**record, "_id": None} for record in records]
@@ -372,3 +373,54 @@ async def test_an_order_that_is_not_known_stops_the_source_with_a_sentence(
     async with running(DummyDataGenerationService, settings) as service:
         await eventually(lambda: service.health().state == "failing")
         assert "cannot be ordered by 'size'; allowed are 'file', 'shuffled'" in service.health().detail
+
+
+async def test_a_file_that_grows_and_changes_is_read_again_and_says_what_became_of_it(
+    tester: TesterService, replayed: Callable[..., Settings], laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DummyDataGenerationService, "file_interval", 0.1)
+    records = [{**laboratory.complete_record(), "_id": f"B-{i:04}", "aufbereiteter_wert": i + 0.5} for i in range(20)]
+    late = [{**record, "aufbereiteter_wert": None} if place < 2 else record for place, record in enumerate(records)]
+    settings = replayed(late[:18], keys=True)
+    async with running(DatabaseMongoService, settings), running(DummyDataGenerationService, settings) as service:
+        await eventually(lambda: service.health().detail == "18 of 18 records saved")
+        replayed([*records[:7], {**records[7], "aufbereiteter_wert": 99.99}, *records[8:]], keys=True)
+        said = "20 of 20 records saved: 2 new, 15 known, 2 filled, 1 differs and is not taken: B-0007"
+        await eventually(lambda: service.health().detail == said)
+        assert await raw_records(tester) == records
+        assert (await DatabaseClient(tester).counts()).conflicts == 1
+
+
+@pytest.mark.parametrize("older", [False, True])
+async def test_a_corrected_file_replaces_what_an_older_one_said(
+    tester: TesterService, replayed: Callable[..., Settings], laboratory: Laboratory, tmp_path: Path, older: bool
+) -> None:
+    record = {**laboratory.complete_record(), "_id": "B-0007", "aufbereiteter_wert": 1.0}
+    corrected = {**record, "aufbereiteter_wert": 99.99}
+    settings = replayed([record], keys=True).copy(update={"on_conflict": "replace"})
+    async with running(DatabaseMongoService, settings):
+        async with running(DummyDataGenerationService, settings) as service:
+            await eventually(lambda: is_done(service))
+        replayed([corrected], keys=True)
+        (path,) = tmp_path.glob("*.csv")
+        moment = path.stat().st_mtime + (-60 if older else 60)
+        os.utime(path, (moment, moment))
+        async with running(DummyDataGenerationService, settings) as service:
+            await eventually(lambda: is_done(service))
+            end = "and is not taken" if older else "and replaces what was there"
+            assert service.health().detail == f"1 of 1 records saved: 1 differs {end}: B-0007"
+        assert await raw_records(tester) == [record if older else corrected]
+
+
+async def test_a_changed_file_without_keys_is_not_read_again_and_it_says_so(
+    tester: TesterService, replayed: Callable[..., Settings], laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DummyDataGenerationService, "file_interval", 0.1)
+    records = [{name: value for name, value in each.items() if name != "_id"} for each in laboratory.records(5)]
+    settings = replayed(records[:4])
+    async with running(DatabaseMongoService, settings), running(DummyDataGenerationService, settings) as service:
+        await eventually(lambda: service.health().detail == "4 of 4 records saved")
+        replayed(records)
+        said = "4 of 4 records saved; the file has changed and is not read again, because its rows have no keys"
+        await eventually(lambda: service.health().detail == said)
+        assert len(await raw_records(tester)) == 4

@@ -44,11 +44,12 @@ from complex_system.messaging.ingest.dead_letters import ROOM_FOR_REASON, DeadLe
 from complex_system.messaging.ingest.publisher import IngestClient, published_records
 from complex_system.messaging.ingest.streams import DEAD_STREAM, STREAM, IngestStreams
 from complex_system.protocol.base import Empty, Request
-from complex_system.protocol.database import GET_INGEST_COUNTS, IngestCounts
+from complex_system.protocol.database import GET_INGEST_COUNTS, IngestCounts, Saved
 from complex_system.service_layer.database.service import DatabaseService
 from complex_system.settings import Settings
 from complex_system.storage import quarantine
 from complex_system.storage.base import DataStore
+from complex_system.storage.conflicts import Orders
 from complex_system.storage.mongo.store import MongoDataStore
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
@@ -784,9 +785,9 @@ class CountingStore(MongoDataStore):
         super().__init__(*arguments)
         self.sizes: list[int] = []
 
-    async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
+    async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "", orders: Orders = None) -> Saved:
         self.sizes.append(len(records))
-        return await super().save_raw(records, sources)
+        return await super().save_raw(records, sources, orders)
 
 
 class CountingService(DatabaseMongoService):
@@ -822,9 +823,9 @@ class PoisonedStore(MongoDataStore):
     alone = True
     healed = False
 
-    async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
+    async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "", orders: Orders = None) -> Saved:
         self._fail_at(records)
-        return await super().save_raw(records, sources)
+        return await super().save_raw(records, sources, orders)
 
     async def trial(self, records: list[Record]) -> None:
         if self.alone:
@@ -915,10 +916,10 @@ class ShakyStore(MongoDataStore):
         super().__init__(*arguments)
         self.errors: list[Exception] = [*(StoreUnavailableError("away") for _ in range(8)), ZeroDivisionError()]
 
-    async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
+    async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "", orders: Orders = None) -> Saved:
         if self.errors:
             raise self.errors.pop(0)
-        return await super().save_raw(records, sources)
+        return await super().save_raw(records, sources, orders)
 
 
 class ShakyService(DatabaseMongoService):

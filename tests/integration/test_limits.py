@@ -135,7 +135,7 @@ async def test_a_reply_may_be_as_large_as_the_broker_takes(tester: TesterService
 async def test_a_text_and_a_key_have_a_longest(asker: TesterService) -> None:
     database = DatabaseClient(asker)
     longest = [{**sample(1)[0], ID: "k" * MAX_KEY, "laborant": "ü" * MAX_TEXT}]
-    assert (await database.save_raw(longest))["inserted"] == 1
+    assert (await database.save_raw(longest)).inserted == 1
     assert await asker.ask(subjects.GET_ALL_RAW, {}) == longest
     assert (await database.unprocessed("v", 10)).table.to_pylist() == longest
     with pytest.raises(

@@ -92,7 +92,7 @@ async def through(
     settings = settings.copy(update={"mongo_name": name, "maria_name": name})
     client, found = DatabaseClient(tester), Found()
     async with running(SERVICES[database], settings, dataset), running(DataProcessingService, settings, dataset):
-        assert (await client.save_raw(records))["inserted"] == len(records)
+        assert (await client.save_raw(records)).inserted == len(records)
 
         async def done() -> bool:
             counts = await client.counts()

@@ -464,21 +464,19 @@ def test_texts_that_are_nearly_numbers_are_told_with_what_to_do(tmp_path: Path) 
     ]
     path.write_text("a;b;c;d;y\n" + "\n".join(rows) + "\n")
     found = {column.name: column for column in describe(path, "y").columns}
-    assert [found[name].type for name in "abcdy"] == ["text", "number", "text", "text", "number"]
-    assert found["a"].notes == [
-        "numbers with decimal commas, and other columns have decimal points; write all in the same way"
-    ]
+    assert [found[name].type for name in "abcdy"] == ["number", "number", "text", "text", "number"]
+    assert (found["a"].low, found["a"].high) == (20.5, 79.5)  # each column has a decimal sign of its own
     assert found["c"].notes == ["59 of its 60 values are numbers, and row 8 has 'n.i.O.'; correct it or leave it empty"]
     assert found["d"].notes == ["different in every record: a key or a remark"]
 
 
 def test_units_behind_numbers_years_of_two_digits_and_durations(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    rows = [f"{number},5 %;{number * 3 % 11},25;{1 + number % 28:02}.02.24;{number % 7},5" for number in range(40)]
+    rows = [f"{number},5 g;{number * 3 % 11},25;{1 + number % 28:02}.02.24;{number % 7},5" for number in range(40)]
     path.write_text("a;b;day;y\n" + "\n".join(rows) + "\n")
     found = {column.name: column for column in describe(path, "y").columns}
     assert found["a"].notes == [
-        "numbers with '%' after each; move the unit to the column's name, in brackets, and keep the numbers only"
+        "numbers with 'g' after each; move the unit to the column's name, in brackets, and keep the numbers only"
     ]
     assert (found["day"].type, found["day"].format) == ("datetime", "%d.%m.%y")
     pl.DataFrame({"took": [timedelta(seconds=i) for i in range(5)], "y": [0.5, 1, 2, 3, 4]}).write_parquet(

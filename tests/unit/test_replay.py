@@ -145,7 +145,8 @@ def test_csv_values_that_are_no_numbers_cost_their_row(tmp_path: Path, dataset: 
     rows = read(path, dataset)
     assert [row.record.get("rohwert_1_labormessung") for row in rows if not row.fault] == [3.5, 10.0, 0.0, None, None]
     assert [row.number for row in rows if row.fault] == [4, 5, 8, 9, 10]
-    assert rows[3].fault == "field 'rohwert_1_labormessung': must be a number or nothing, not the text '3,5'"
+    assert rows[3].fault.startswith("field 'rohwert_1_labormessung': '3,5' has another decimal sign than")
+    assert rows[4].fault == "field 'rohwert_1_labormessung': must be a number or nothing, not the text 'abc'"
     assert "finite" in rows[7].fault
 
 

@@ -112,6 +112,12 @@ class Description:
         if column.unit:
             declared["unit"] = column.unit
         notes = list(column.notes)
+        if column.below_limit and declared["type"] == "number":
+            declared["censored"] = "left"
+            notes.append(
+                f"{column.below_limit} of {self.records - column.missing} values are below the detection limit (as <0.01); half the "
+                "limit is used for each"
+            )
         if column.name in self.leaking:
             notes.append(f"{self.leaking[column.name]}: is it known before '{self.target}', or made from it?")
         if column.missing:
@@ -175,7 +181,7 @@ def refused(description: Description) -> tuple[int, str]:
 
 def _look(path: Path, table: Table, frame: pl.DataFrame) -> list[InspectedColumn]:
     try:
-        return [inspect_column(series, decimal_commas=table.decimal_commas) for series in frame.iter_columns()]
+        return [inspect_column(series, table.notation(series.name)) for series in frame.iter_columns()]
     except TypeError as error:
         raise DescribeError(f"The file {path} cannot be described: {error}.") from error
 
@@ -217,7 +223,7 @@ def _target(path: Path, columns: list[InspectedColumn], target: str, table: Tabl
 def _why_not_numbers(series: pl.Series, table: Table) -> str:
     if series.dtype != pl.String:
         return ""
-    why = nearly_numbers(series.to_list(), decimal_commas=table.decimal_commas)
+    why = nearly_numbers(series.to_list(), table.notation(series.name))
     return f": {why}" if why else ""
 
 

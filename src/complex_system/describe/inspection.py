@@ -12,7 +12,8 @@ import polars as pl
 from complex_system.domain.columns import LARGEST_INTEGER, Column
 from complex_system.domain.datetimes import TimeFormat
 from complex_system.domain.records import shown
-from complex_system.sources.values import FALSE, TRUE, entries, is_missing, numbers, truth
+from complex_system.sources.notation import Notation
+from complex_system.sources.values import FALSE, TRUE, below_limit, entries, is_missing, truth
 
 MARGIN = 0.1
 """How far a proposed range goes beyond what the file holds, in parts of the values' width, on each side."""
@@ -54,6 +55,7 @@ class InspectedColumn:
         categories: All values of a category or of the entries of lists.
         format: How times are written.
         first: The first time.
+        below_limit: Values below a detection limit, written as <0.01.
         notes: What is suspicious, a sentence each.
         numbers: The values as float64, for numeric columns.
         lists: The values, for lists.
@@ -70,6 +72,7 @@ class InspectedColumn:
     categories: tuple[str, ...] = ()
     format: str = ""
     first: str = ""
+    below_limit: int = 0
     notes: list[str] = field(default_factory=list)
     numbers: pl.Series | None = None
     lists: list[Any] = field(default_factory=list)
@@ -104,12 +107,12 @@ def unit_of(name: str) -> str:
     return ""
 
 
-def inspect_column(series: pl.Series, *, decimal_commas: bool) -> InspectedColumn:
+def inspect_column(series: pl.Series, notation: Notation) -> InspectedColumn:
     """Find out what a column holds.
 
     Args:
         series: As the file has it.
-        decimal_commas: Whether numbers in texts are written 1,5.
+        notation: How its numbers are written, where they are texts.
 
     Raises:
         TypeError: The column holds neither numbers nor texts nor lists of these.
@@ -130,7 +133,7 @@ def inspect_column(series: pl.Series, *, decimal_commas: bool) -> InspectedColum
     elif series.dtype.is_nested() or series.dtype in (pl.Binary, pl.Object, pl.Duration):
         raise TypeError(f"the column '{series.name}' is of type {series.dtype}, which holds no numbers, texts or lists")
     else:
-        _inspect_texts(found, series.cast(pl.String), decimal_commas=decimal_commas)
+        _inspect_texts(found, series.cast(pl.String), notation)
     if found.different == 0:
         found.notes.append("always missing")
     elif found.different == 1:
@@ -138,7 +141,7 @@ def inspect_column(series: pl.Series, *, decimal_commas: bool) -> InspectedColum
     return found
 
 
-def _inspect_texts(found: InspectedColumn, series: pl.Series, *, decimal_commas: bool) -> None:
+def _inspect_texts(found: InspectedColumn, series: pl.Series, notation: Notation) -> None:
     # A number has all markers of missing values; what is left decides whether it is one.
     kept = [None if text is None or is_missing(text, NUMBER) else text for text in series.to_list()]
     texts = [text for text in kept if text is not None]
@@ -152,7 +155,13 @@ def _inspect_texts(found: InspectedColumn, series: pl.Series, *, decimal_commas:
             found, pl.Series(found.name, [None if text is None else float(bool(truth(text))) for text in kept], pl.Float64)
         )
         return
-    read = numbers(pl.Series(found.name, kept, pl.String), decimal_commas=decimal_commas)
+    if notation.percent:
+        found.unit = found.unit or "%"
+    read = notation.numbers(pl.Series(found.name, kept, pl.String))
+    below = below_limit(pl.Series(found.name, kept, pl.String), notation)
+    if below.null_count() < len(below) and read.drop_nulls().n_unique() > 1:
+        found.below_limit = len(below) - below.null_count()
+        read = read.fill_null(below * Column(name="x", type="number", censored="left").limit_share)
     if read.null_count() == found.missing and not any(_LEADING_ZERO.match(text.strip()) for text in texts):
         _inspect_numbers(found, read.alias(found.name), len(series))
         return
@@ -164,27 +173,26 @@ def _inspect_texts(found: InspectedColumn, series: pl.Series, *, decimal_commas:
         if any(lists) and all(each is None or isinstance(each, list) for each in lists) and _inspect_lists(found, lists):
             return
     _inspect_categories(found, series)
-    if found.type == "text" and (why := nearly_numbers(series.to_list(), decimal_commas=decimal_commas)):
+    if found.type == "text" and (why := nearly_numbers(series.to_list(), notation)):
         found.notes = [why]
 
 
-def nearly_numbers(column: list[str | None], *, decimal_commas: bool) -> str:
+def nearly_numbers(column: list[str | None], notation: Notation) -> str:
     """Return what keeps texts that are mostly numbers from being a column of numbers, and what to do; empty for other texts."""
     texts = [None if text is None or is_missing(text, NUMBER) else text for text in column]
     present = sum(text is not None for text in texts)
-    for commas in (decimal_commas, not decimal_commas):
-        read = numbers(pl.Series(texts, dtype=pl.String), decimal_commas=commas).to_list()
-        others = [row for row, (text, each) in enumerate(zip(texts, read, strict=True)) if text is not None and each is None]
-        if 2 * len(others) > present:
-            continue
-        if commas is not decimal_commas and not others:
-            signs = ("points", "commas") if commas else ("commas", "points")
-            return f"numbers with decimal {signs[1]}, and other columns have decimal {signs[0]}; write all in the same way"
-        if commas is decimal_commas and not others:  # such as 0012, which is kept as a text
-            return ""
-        if commas is decimal_commas:
-            which = f"row {others[0] + 1} has {shown(texts[others[0]])}"
-            return f"{present - len(others)} of its {present} values are numbers, and {which}; correct it or leave it empty"
+    read = notation.numbers(pl.Series(texts, dtype=pl.String)).to_list()
+    others = [row for row, (text, each) in enumerate(zip(texts, read, strict=True)) if text is not None and each is None]
+    if not others:  # such as 0012, which is kept as a text
+        return ""
+    first = texts[others[0]] or ""
+    if doubtful := [doubt for row in others if (doubt := notation.doubt(texts[row] or ""))]:
+        return f"{len(others)} of its {present} values are not read as numbers: row {others[0] + 1}, " + (
+            notation.doubt(first) or doubtful[0]
+        )
+    if 2 * len(others) <= present:
+        which = f"row {others[0] + 1} has {shown(first)}"
+        return f"{present - len(others)} of its {present} values are numbers, and {which}; correct it or leave it empty"
     units = {match[1] for text in texts if text is not None and (match := _UNIT_AFTER.fullmatch(text.strip()))}
     behind = sum(text is not None and bool(_UNIT_AFTER.fullmatch(text.strip())) for text in texts)
     if len(units) == 1 and behind == present:
@@ -221,7 +229,7 @@ def _inspect_numbers(found: InspectedColumn, read: pl.Series, records: int) -> N
         found.notes.append(f"has numbers beyond {MAX_NUMBER:g}, which models cannot take")
         return
     whole = bool((present == present.round()).all()) and largest <= LARGEST_INTEGER
-    found.type = "integer" if whole else "number"
+    found.type = "integer" if whole and not found.below_limit else "number"
     found.low, found.high = float(present.min()), float(present.max())  # type: ignore[arg-type]
     found.median = float(present.median())  # type: ignore[arg-type]
     if whole:

@@ -10,6 +10,8 @@ from pydantic import BaseModel, Field, PrivateAttr, StrictStr, root_validator
 
 ID = "_id"
 """Name of the key column, in raw and in processed records, in both databases."""
+ORDER = "_revision"
+"""Field of a record that is sent to be saved: the revision or time that its source gave it. It is no column."""
 LARGEST_INTEGER = 2**53
 """Whole numbers up to here are exact as floats, as which the pipeline processes them."""
 
@@ -52,6 +54,11 @@ class Column(Declared):
         description="What stands in for a missing value: a number in the column's own unit, a category, a time, true or false",
     )
     missing_values: tuple[float, ...] = Field((), description="Numbers that stand for a missing value, such as -9999 or 999")
+    censored: Literal["left"] | None = Field(
+        None,
+        description="left: a value written as <0.01 is below the detection limit, and a part of the limit stands in for it",
+    )
+    limit_share: float = Field(0.5, ge=0, le=1, description="Part of the detection limit that is used for a value below it")
     categories: tuple[str, ...] = Field((), description="All values that a category, or an entry of a list, may have")
     format: str = Field("", description="How a time is written, with Python's codes, for example %d.%m.%Y %H:%M")
 
@@ -75,6 +82,8 @@ class Column(Declared):
                 f"column '{name}' of type {type_} cannot have categories; only category and list of categories can"
             )
         _check_range(name, type_, values["range"])
+        if values["censored"] and type_ != "number":
+            raise ValueError(f"column '{name}' of type {type_} cannot be censored; only number can")
         _check_missing_values(name, type_, values["missing_values"], fill)
         if fill is not None:
             _check_fill(name, type_, fill, values["categories"], values["range"])

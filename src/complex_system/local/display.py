@@ -101,7 +101,7 @@ class LogDisplay(Display):
 
     def __init__(self, state: RunState) -> None:
         self._state = state
-        self._shown_records = (0, 0)
+        self._shown_records = (0, 0, 0)
         self._next_records = 0.0
         self._shown_steps: dict[str, tuple[str, int]] = {}
 
@@ -127,13 +127,14 @@ class LogDisplay(Display):
         want = self._state.wanted_records or records.raw
         # How many records a file has, only its source knows; without this condition every change would be shown at once.
         full = bool(self._state.wanted_records) and min(records.raw, done) >= want
-        now = (min(records.raw, want), min(done, want))
+        now = (min(records.raw, want), min(done, want), records.conflicts)
         if now == self._shown_records or (self._state.seconds < self._next_records and not full):
             return
         self._shown_records, self._next_records = now, self._state.seconds + 2.0
         self.note(
             f"records: {records.raw:,} saved, {records.processed:,} processed, {records.labelled:,} labelled, "
             f"{records.rejected:,} rejected"
+            + (f", {records.conflicts:,} came with other values under a known key" if records.conflicts else "")
         )
 
     def _note_progress(self, training: TrainingProgress) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
+import msgspec
 import pyarrow as pa
 
 from complex_system.domain.documents import Cursor, Document
@@ -17,7 +18,7 @@ from complex_system.messaging.errors import to_thing, value_of
 from complex_system.messaging.replicas import ALL, Share
 from complex_system.protocol import database
 from complex_system.protocol.base import ArrowPage, Empty, Event, Request
-from complex_system.protocol.database import RecordCounts, Rejected, Rejection, Upserted
+from complex_system.protocol.database import RecordCounts, Rejected, Rejection, Saved, Upserted
 from complex_system.protocol.documents import (
     DELETE_DOCUMENTS,
     GET_DOCUMENTS,
@@ -41,11 +42,18 @@ DOCUMENTS_IN_REQUEST = 500
 class Requester(Protocol):
     """Sends requests: every ``SystemService``, and :class:`SystemClient`."""
 
-    async def ask(self, request: Request[Q, R], value: Q, seconds: float | None = None) -> R:
+    async def ask(self, request: Request[Q, R], value: Q, seconds: float | None = None, made: float | None = None) -> R:
         """Send a request and return the reply."""
 
 
-async def ask(connection: ServiceConnection, sender: str, request: Request[Q, R], value: Q, seconds: float) -> R:
+async def ask(
+    connection: ServiceConnection,
+    sender: str,
+    request: Request[Q, R],
+    value: Q,
+    seconds: float,
+    made: float | None = None,
+) -> R:
     """Send a request and return the reply.
 
     Args:
@@ -54,11 +62,12 @@ async def ask(connection: ServiceConnection, sender: str, request: Request[Q, R]
         request: The subject.
         value: The request.
         seconds: How long to wait for the reply.
+        made: When the value was made, seconds since 1970; by default now.
 
     Raises:
         ComplexSystemError: The error that an error reply carries.
     """
-    reply = await connection.request(subjects.reply_subject(request), to_thing(value, sender), seconds)
+    reply = await connection.request(subjects.reply_subject(request), to_thing(value, sender, made), seconds)
     return request.decode_reply(value_of(reply))
 
 
@@ -78,9 +87,9 @@ class SystemClient:
         """Connect; wait for the broker as long as it takes."""
         return cls(await ServiceConnection.open(settings, name), settings, name)
 
-    async def ask(self, request: Request[Q, R], value: Q, seconds: float | None = None) -> R:
+    async def ask(self, request: Request[Q, R], value: Q, seconds: float | None = None, made: float | None = None) -> R:
         """Send a request and return the reply; an error reply is raised as the error that it carries."""
-        return await ask(self.broker, self._name, request, value, seconds or self.settings.request_timeout)
+        return await ask(self.broker, self._name, request, value, seconds or self.settings.request_timeout, made)
 
     async def hear(self, event: Event[M], handler: Callable[[M], Awaitable[None]]) -> None:
         """Call ``handler`` with the message of every event on the subject."""
@@ -107,10 +116,14 @@ class DatabaseClient:
     def __init__(self, requester: Requester) -> None:
         self._ask = requester.ask
 
-    async def save_raw(self, records: list[Record]) -> dict[str, Any]:
-        """Save raw records; return when the database has them. Repeating it with the same keys changes nothing."""
-        reply: dict[str, Any] = await self._ask(subjects.SAVE_RAW, records)
-        return reply
+    async def save_raw(self, records: list[Record], made: float | None = None) -> Saved:
+        """Save raw records; return when the database has them. Repeating it with the same keys changes nothing.
+
+        Args:
+            records: The records.
+            made: When their source made them, seconds since 1970: the order in which they replace others. By default now.
+        """
+        return msgspec.convert(await self._ask(subjects.SAVE_RAW, records, made=made), Saved)
 
     async def counts(self) -> RecordCounts:
         """Return the numbers of raw, processed, labelled and rejected records."""

@@ -17,15 +17,21 @@ log = logging.getLogger(__name__)
 ERROR_MARK = "__error_occured__"  # kio's spelling, part of the contract
 
 
-def to_thing(value: Any, sender: str) -> Thing:
-    """Return a Thing that carries ``value``; ``sender`` is the class name of the service, as in kio's replies."""
+def to_thing(value: Any, sender: str, made: float | None = None) -> Thing:
+    """Return a Thing that carries ``value``; ``sender`` is the class name of the service, as in kio's replies.
+
+    Args:
+        value: The payload.
+        sender: Who sends it.
+        made: When the payload was made, seconds since 1970; by default now.
+    """
     return thing_of(
         {
             "machine": sender,
             "name": "",
             "measurement_id": MEASUREMENT_ID,
             "value": value,
-            "timestamp": datetime.now(UTC),
+            "timestamp": datetime.now(UTC) if made is None else datetime.fromtimestamp(made, UTC),
             "unit": "",
         }
     )

@@ -17,6 +17,9 @@ from complex_system.protocol.base import Event, Request
 SENDER: ContextVar[str] = ContextVar("sender", default="")
 """Who sent the request that a handler answers, as the Thing's ``machine`` says it."""
 
+SENT: ContextVar[float | None] = ContextVar("sent", default=None)
+"""When that request was made, seconds since 1970, as the Thing's ``timestamp`` says it; None where that has no time zone."""
+
 M = TypeVar("M")
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -30,6 +33,7 @@ def answers(request: Request[Q, R]) -> Callable[[Callable[[Any, Q], Awaitable[R]
         async def handler(self: Any, thing: Thing) -> Thing:
             value: Any
             SENDER.set(thing.machine)
+            SENT.set(thing.timestamp.timestamp() if thing.timestamp.tzinfo else None)
             try:
                 value = await method(self, request.decode_request(thing.value))
             except Exception as error:  # noqa: BLE001 - whatever happens, the caller gets an answer

@@ -179,13 +179,13 @@ class SystemService(FastIoTService):
             cpu_percent=cpu_percent, memory_megabytes=memory_megabytes,
         )  # fmt: skip
 
-    async def ask(self, request: Request[Q, R], value: Q, seconds: float | None = None) -> R:
+    async def ask(self, request: Request[Q, R], value: Q, seconds: float | None = None, made: float | None = None) -> R:
         """Send a request and return the reply.
 
         Raises:
             ComplexSystemError: The error that an error reply carries.
         """
-        return await ask(self.broker, type(self).__name__, request, value, seconds or self.settings.request_timeout)
+        return await ask(self.broker, type(self).__name__, request, value, seconds or self.settings.request_timeout, made)
 
     async def announce(self, event: Event[T], message: T) -> None:
         """Publish an event. A failure is logged and has no other effect, because nobody waits for an event."""

@@ -29,7 +29,9 @@ def _published(subject: ReplySubject, description: str) -> Request[Any, Any]:
     return Request(subject.name, Any, Any, description)
 
 
-SAVE_RAW = _published(DB_SAVE_MANY_RAW_DATAPOINTS_SUBJECT, "Save a list of raw records; keys that exist stay as they are.")
+SAVE_RAW = _published(
+    DB_SAVE_MANY_RAW_DATAPOINTS_SUBJECT, "Save a list of raw records; later values fill missing ones of their key."
+)
 GET_ALL_RAW = _published(DB_GET_ALL_RAW_DATA_SUBJECT, "Return all raw records, as long as they fit into one reply.")
 UPSERT_PROCESSED_RECORDS = _published(
     DB_UPSERT_MANY_PROCESSED_DATAPOINTS_SUBJECT, "Insert or replace a list of processed records."

@@ -12,6 +12,8 @@ Key = Annotated[str, Meta(min_length=1, max_length=64)]
 """Key of a record, and a pipeline version: 1 to 64 characters."""
 Limit = Annotated[int, Meta(ge=1)]
 """Rows that are wanted. A page never holds more than ``MAX_PAGE_ROWS``; its cursor says that there are more."""
+MAX_DIFFERING = 20
+"""Keys of conflicts in a reply."""
 MAX_KEYS = 5000
 Keys = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta(max_length=MAX_KEYS)]
 """Keys of records, or of documents, that a request names."""
@@ -25,7 +27,7 @@ class RecordCounts(Message, frozen=True, kw_only=True):
         processed: Processed records, of any pipeline version.
         labelled: Processed records whose target is known.
         rejected: Raw records that could not be processed.
-        conflicts: Records that were not written because their key exists with other values.
+        conflicts: Contents that lost against other values of their key: kept beside the records.
     """
 
     raw: int
@@ -158,13 +160,19 @@ class Saved(Acknowledged, frozen=True, kw_only=True):
 
     Attributes:
         inserted: Records that were written.
-        existing: Records whose key was there; they stay as they are.
+        existing: Records whose key was there.
         conflicts: Those of them that were there with other values.
+        filled: Those of the existing ones that had values which were missing, and no other values.
+        replaced: Those of the conflicts that replaced values.
+        differing: Keys of the conflicts, at most 20.
     """
 
     inserted: int
     existing: int
     conflicts: int = 0
+    filled: int = 0
+    replaced: int = 0
+    differing: tuple[str, ...] = ()
 
 
 class Upserted(Acknowledged, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from typing_extensions import override
 from complex_system.domain.columns import Column
 from complex_system.domain.types import column_type
 from complex_system.errors import SourceFileError
-from complex_system.sources.values import has_decimal_commas, values
+from complex_system.sources.notation import Notation, evidence_in, notations
+from complex_system.sources.values import values
 
 CHUNK_ROWS = 5000
 """Rows that are in memory at once."""
-SAMPLE_ROWS = 1000
-"""Rows from which it is found how numbers in texts are written."""
 _ROW = "\0row"  # no column of a file has this name
+_PART_ROWS = 50_000
+"""Rows that are looked at together for how numbers are written."""
 
 Columns = Mapping[str, Column | None]
 """The columns to read, by name; None stands for a text."""
@@ -56,10 +58,9 @@ class Table(ABC):
     def frame(self) -> pl.DataFrame:
         """Return all rows, in the types of the file; texts where it has none."""
 
-    @property
-    def decimal_commas(self) -> bool:
-        """Whether numbers in texts are written 1,5."""
-        return False
+    def notation(self, name: str) -> Notation:
+        """Return how the numbers of a column of texts are written."""
+        return Notation()
 
 
 class FrameTable(Table):
@@ -78,8 +79,37 @@ class FrameTable(Table):
         frame = self._rows(frame.with_row_index(_ROW, 1), names)
         fields = [name for name in columns if name in names]
         for chunk in frame.collect_batches(chunk_size=size, lazy=True):
-            read = [self._values(chunk[name], columns[name]) for name in fields]
-            yield chunk[_ROW].to_list(), [dict(zip(fields, row, strict=True)) for row in zip(*read, strict=True)]
+            yield chunk[_ROW].to_list(), self._read(chunk.select(fields), columns)
+
+    def _read(self, frame: pl.DataFrame, columns: Columns) -> list[Value]:
+        """Return rows with the values that the declared columns have."""
+        read = [self._values(series, columns[series.name]) for series in frame.iter_columns()]
+        rows: list[Value] = [dict(zip(frame.columns, row, strict=True)) for row in zip(*read, strict=True)]
+        for name, found in zip(frame.columns, read, strict=True):
+            column = columns[name]
+            if column and column.is_numeric and column.type != "boolean" and str in set(map(type, found)):
+                self._doubt(name, found, rows)
+        return rows
+
+    def _doubt(self, name: str, found: list[Any], rows: list[Value]) -> None:
+        """Refuse the rows whose number in a column has two readings."""
+        notation = self.notation(name)
+        for place, value in enumerate(found):
+            if isinstance(value, str) and (doubt := notation.doubt(value)):
+                rows[place] = f"field '{name}': {doubt}"
+
+    @cached_property
+    def _notations(self) -> dict[str, Notation]:
+        return notations(evidence_in(self._scan().collect_batches(chunk_size=_PART_ROWS, lazy=True)), self.usual_decimal)
+
+    @property
+    def usual_decimal(self) -> str:
+        """The decimal sign where no value of the file proves one."""
+        return "."
+
+    @override
+    def notation(self, name: str) -> Notation:
+        return self._notations.get(name, Notation())
 
     @override
     def frame(self) -> pl.DataFrame:
@@ -99,10 +129,4 @@ class FrameTable(Table):
             raise SourceFileError(
                 f"The file {self.shown} has the column '{series.name}' of type {series.dtype}, which does not hold numbers or texts."
             )
-        return values(series, column, decimal_commas=self.decimal_commas)
-
-
-def decimal_commas_in(frame: pl.DataFrame) -> bool:
-    """Return whether numbers in the texts of a table are written 1,5."""
-    texts = (text for series in frame.iter_columns() if series.dtype == pl.String for text in series.drop_nulls().to_list())
-    return has_decimal_commas(texts)
+        return values(series, column, self.notation(series.name) if series.dtype == pl.String else Notation())

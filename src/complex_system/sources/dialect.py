@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from complex_system.errors import SourceFileError
-from complex_system.sources.values import has_decimal_commas
 
 _SAMPLE = 256 * 1024
 _LINES = 200
@@ -29,12 +28,10 @@ class Dialect:
     Attributes:
         encoding: ``utf-8-sig`` with or without a byte order mark, ``utf-16``, or ``cp1252``, which has latin-1's letters.
         separator: Character between two fields.
-        decimal_commas: Whether numbers are written 1,5.
     """
 
     encoding: str = "utf-8-sig"
     separator: str = ","
-    decimal_commas: bool = False
 
 
 def is_compressed(path: Path) -> bool:
@@ -78,8 +75,7 @@ def dialect_of(path: Path, shown: Path | None = None) -> Dialect:
     if "\0" in sample:
         raise SourceFileError(f"The file {shown or path} is not a text: it has zero bytes.")
     separator = _separator(sample, "\t" if path.suffix.lower() in (".tsv", ".tab") else ",")
-    fields = (field for row in _rows(sample, separator)[1:] for field in row)
-    return Dialect(encoding, separator, has_decimal_commas(fields, separator))
+    return Dialect(encoding, separator)
 
 
 def as_utf8(path: Path, dialect: Dialect, to: Path) -> None:

@@ -50,6 +50,28 @@ class Row:
     key_made: bool = False
 
 
+@dataclass(frozen=True)
+class FileVersion:
+    """A file at one moment.
+
+    Attributes:
+        modified: When it was changed last, seconds since 1970: the order of its records.
+        identity: Its exact time, its size and its place on the disk; another file has another one.
+    """
+
+    modified: float
+    identity: tuple[int, ...]
+
+    @classmethod
+    def of(cls, path: Path) -> FileVersion | None:
+        """Return the version that is there; None where there is no file."""
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        return cls(found.st_mtime, (found.st_mtime_ns, found.st_size, found.st_ino))
+
+
 class ReplayFile:
     """A file whose columns fit the declared data set.
 

@@ -13,7 +13,7 @@ import polars as pl
 from typing_extensions import override
 
 from complex_system.errors import SourceFileError
-from complex_system.sources.base import SAMPLE_ROWS, FrameTable, decimal_commas_in
+from complex_system.sources.base import FrameTable
 from complex_system.sources.dialect import Dialect, as_utf8, dialect_of
 
 _DUPLICATE = re.compile(r"(.+)_duplicated_\d+", re.DOTALL)
@@ -32,8 +32,8 @@ class CsvTable(FrameTable):
 
     @property
     @override
-    def decimal_commas(self) -> bool:
-        return self.dialect.decimal_commas
+    def usual_decimal(self) -> str:
+        return "," if self.dialect.separator == ";" else "."
 
     @cached_property
     def _readable(self) -> Path:
@@ -93,11 +93,6 @@ class ExcelTable(FrameTable):
             raise SourceFileError(
                 f"The file {self.shown} has the column '{duplicates[0]}' more than once; give each a name of its own."
             )
-
-    @cached_property
-    def decimal_commas(self) -> bool:
-        """Whether numbers in its texts are written 1,5."""
-        return decimal_commas_in(self._sheet.head(SAMPLE_ROWS))
 
     @override
     def _scan(self) -> pl.LazyFrame:

@@ -94,11 +94,7 @@ class LinesTable(FrameTable):
         rows = self._rows_read()
         while chunk := list(islice(rows, size)):
             good = [value for _, value in chunk if isinstance(value, dict)]
-            frame = _frame(good, wanted)
-            read = [self._values(series, columns[series.name]) for series in frame.iter_columns()]
-            records = iter(
-                [dict(zip(wanted, row, strict=True)) for row in zip(*read, strict=True)] if read else [{} for _ in good]
-            )
+            records = iter(self._read(_frame(good, wanted), columns) if wanted else [{} for _ in good])
             yield (
                 [number for number, _ in chunk],
                 [next(records) if isinstance(value, dict) else value for _, value in chunk],

@@ -7,37 +7,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from typing import Any
 
 import polars as pl
 
 from complex_system.domain.columns import Column
 from complex_system.domain.types import column_type
+from complex_system.sources.notation import Notation
 
 TRUE = frozenset({"true", "ja", "yes", "wahr", "on", "ein", "j", "y", "t"})
 FALSE = frozenset({"false", "nein", "no", "falsch", "off", "aus", "n", "f"})
 
-_COMMA_NUMBER = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
-_POINT_NUMBER = re.compile(r"[+-]?\d+\.\d+(?:[eE][+-]?\d+)?")
-_EITHER = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}")  # 1.234: thousands or decimals
-_GROUPED_BY_POINT = r"^[+-]?\d{1,3}(\.\d{3})+(,\d+)?$"
-_GROUPED_BY_COMMA = r"^[+-]?\d{1,3}(,\d{3})+(\.\d+)?$"
 _ENTRIES = re.compile(r"\s*[;|,]\s*")
 _SHARES = re.compile(r"\s*[;|]\s*|\s+")
-
-
-def has_decimal_commas(texts: Iterable[str], separator: str = ",") -> bool:
-    """Return whether numbers in these texts are written 1,5 rather than 1.5."""
-    commas = points = unsure = 0
-    for text in map(str.strip, texts):
-        if _EITHER.fullmatch(text):
-            unsure += 1
-        elif _COMMA_NUMBER.fullmatch(text):
-            commas += 1
-        elif _POINT_NUMBER.fullmatch(text):
-            points += 1
-    return commas > points or (not commas and not points and unsure > 0 and separator == ";")
 
 
 def is_missing(text: str, column: Column | None) -> bool:
@@ -45,23 +27,6 @@ def is_missing(text: str, column: Column | None) -> bool:
     if column is None or column.type == "text":
         return not text.strip() or (column is not None and column.is_missing(text))
     return column.is_missing(text)
-
-
-def numbers(texts: pl.Series, *, decimal_commas: bool) -> pl.Series:
-    """Return texts as float64, null where a text is not a number. Points or commas that group thousands are removed."""
-    values = texts.str.strip_chars()
-    if decimal_commas:
-        grouped = pl.when(pl.col("v").str.contains(_GROUPED_BY_POINT)).then(
-            pl.col("v").str.replace_all(".", "", literal=True)
-        )
-        plain = grouped.otherwise(pl.col("v")).str.replace(",", ".", literal=True)
-    else:
-        grouped = pl.when(pl.col("v").str.contains(_GROUPED_BY_COMMA)).then(
-            pl.col("v").str.replace_all(",", "", literal=True)
-        )
-        plain = grouped.otherwise(pl.col("v"))
-    made = values.alias("v").to_frame().select(plain.cast(pl.Float64, strict=False))
-    return made.to_series()
 
 
 def truth(text: str) -> bool | None:
@@ -88,30 +53,39 @@ def entries(text: str, *, shares: bool = False, decimal_commas: bool = False) ->
         return text
 
 
-def values(series: pl.Series, column: Column | None, *, decimal_commas: bool = False) -> list[Any]:
+def values(series: pl.Series, column: Column | None, notation: Notation) -> list[Any]:
     """Return the values of one column of a file as the declared column has them; None where one is missing.
 
     Args:
         series: Texts, or values of the file's own type.
         column: The declared column; None for a text that stays as it is.
-        decimal_commas: Whether numbers in texts are written 1,5.
+        notation: How its numbers are written, where they are texts.
     """
     type_ = column.type if column else "text"
     if series.dtype != pl.String:
         return _of_typed(series, column)
     found = [None if text is None or is_missing(text, column) else text for text in series.to_list()]
-    if type_ in ("number", "integer"):
-        read = numbers(pl.Series(found, dtype=pl.String), decimal_commas=decimal_commas).fill_nan(None).to_list()
+    if column and type_ in ("number", "integer"):
+        texts = pl.Series(found, dtype=pl.String)
+        read = notation.numbers(texts)
+        if column.censored:
+            read = read.fill_null(below_limit(texts, notation) * column.limit_share)
         # A text that is not a number stays, and its row is refused.
         return [
-            text.strip() if number is None and text is not None else number for text, number in zip(found, read, strict=True)
+            text.strip() if number is None and text is not None else number
+            for text, number in zip(found, read.fill_nan(None).to_list(), strict=True)
         ]
     if type_ == "boolean":
         return [text if text is None else _flag(text) for text in found]
     if column and column_type(column).is_list:
-        shares = type_ == "list of shares"
-        return [text if text is None else entries(text, shares=shares, decimal_commas=decimal_commas) for text in found]
+        shares, commas = type_ == "list of shares", notation.decimal == ","
+        return [text if text is None else entries(text, shares=shares, decimal_commas=commas) for text in found]
     return found
+
+
+def below_limit(texts: pl.Series, notation: Notation) -> pl.Series:
+    """Return the detection limits of values below one, written as ``<0,01``; null for every other text."""
+    return notation.numbers(texts.str.extract(r"^\s*<\s*(\S.*)$"))
 
 
 def _flag(text: str) -> bool | str:

@@ -12,7 +12,8 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import Page
 from complex_system.domain.records import Record
 from complex_system.domain.types import column_type
-from complex_system.protocol.database import RecordCounts, Rejection
+from complex_system.protocol.database import RecordCounts, Rejection, Saved
+from complex_system.storage.conflicts import Orders
 from complex_system.storage.documents import DocumentStore
 
 RAW = "KIOptiPackRaw"
@@ -97,17 +98,15 @@ class DataStore(ABC):
         """
 
     @abstractmethod
-    async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
-        """Insert raw records; a key that exists is left as it is, its envelope too.
+    async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "", orders: Orders = None) -> Saved:
+        """Insert raw records; one whose key exists fills missing values, changes nothing, or is a conflict (``storage.conflicts``).
 
-        A record whose key exists with other values is kept as a conflict (``storage.conflicts``).
+        Whatever changes the values of a record raises its revision and takes its mark off.
 
         Args:
-            records: What is kept; of equal keys the first.
+            records: What is kept. They may carry their order as ``domain.columns.ORDER``.
             sources: Who sent them: one for all, or one a record.
-
-        Returns:
-            ``{"inserted": n, "existing": m, "conflicts": c}`` with n + m = len(records); c of the existing ones have other values.
+            orders: Revisions or times of the records; by default the time by the database's clock.
 
         Raises:
             InvalidRecordError: The database refuses a record for what it is; ``storage.quarantine`` finds out which. None was saved.

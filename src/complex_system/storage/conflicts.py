@@ -1,18 +1,29 @@
-"""Records that came under a key that another record has: the first one stays, and the others are kept beside it and counted.
+"""Records that come under a key that exists: what a later one fills, what it replaces, and what is a conflict.
 
-Repetitions are not conflicts: the hash in the envelope tells whether the values are the same.
+Each value carries an order: the revision or time that its source gave it. Missing values are not values: they replace nothing, and
+whatever comes for them fills them. A record without a value that differs is no conflict. Of one that differs
+
+- ``keep`` takes nothing, so that values of two records are never mixed: the first record stays;
+- ``replace`` takes each value whose order is higher than the stored one's. So the result does not depend on the order of arrival, and
+  whatever is delivered again changes nothing.
+
+The values that lose are kept beside the records, one entry for each key and content.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import msgspec
 
-from complex_system.domain.dataset import ID
+from complex_system.domain.columns import ORDER
+from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.records import Record
+from complex_system.protocol.database import MAX_DIFFERING, Saved
+from complex_system.storage.envelope import Digest
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +31,12 @@ CONFLICTS = "KIOptiPackConflicts"
 """The table or collection; one entry for each key and content."""
 
 
+Orders = float | Sequence[float | None] | None
+"""Orders of the records of a batch: one for all, or one a record; None where the sender does not say one."""
+
+
 class Conflict(NamedTuple):
-    """A record that was not written, because its key exists with other values.
+    """A record whose values were not taken, or not all of them, or are no longer those of its key.
 
     Attributes:
         key: Its key.
@@ -38,30 +53,194 @@ class Conflict(NamedTuple):
     record: str
 
 
-def find_conflicts(
-    records: Iterable[tuple[Record, str, bytes]], kept: Mapping[str, tuple[bytes | None, str]]
-) -> list[Conflict]:
-    """Return the records whose key exists with other values, and log them.
+@dataclass(frozen=True)
+class Incoming:
+    """A record that was sent.
 
-    Args:
-        records: Records with their sources and hashes.
-        kept: Hash and source of the stored records, by key; a record without a hash is not compared.
+    Attributes:
+        record: The checked record with its key.
+        source: Who sent it.
+        order: Of its values.
+        hash: Of its content.
     """
-    found = []
-    for record, source, digest in records:
-        there, kept_source = kept.get(record[ID], (None, ""))
-        if there is not None and digest != bytes(there):
-            values = msgspec.json.encode(record, enc_hook=str).decode()
-            found.append(Conflict(record[ID], digest, source, kept_source, values))
-    if found:
-        first = found[0]
-        log.warning(
-            "%d record(s) came under keys that exist with other values, and were not written: the first one of a key stays. "
-            "First: %r from '%s'; the stored one is from '%s'. The values are kept in %s.",
-            len(found),
-            first.key,
-            first.source,
-            first.kept_source,
-            CONFLICTS,
+
+    record: Record
+    source: str
+    order: float
+    hash: bytes
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A record that the database has.
+
+    Attributes:
+        record: Its values, None where one is missing, and its key.
+        source: Who sent it.
+        revision: How often it was changed, from 1.
+        hash: Of its content.
+        order: The highest order of its values.
+        orders: Orders of the values that have a lower one, by column.
+    """
+
+    record: Record
+    source: str
+    revision: int
+    hash: bytes
+    order: float
+    orders: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What becomes of a stored record.
+
+    Attributes:
+        before: The record as it was read.
+        after: The record as it is to be, with the next revision.
+        values: Whether values change, so that it must be processed again; otherwise only orders do.
+    """
+
+    before: Stored
+    after: Stored
+    values: bool
+
+
+class Merge:
+    """Decides what becomes of stored records for which others come; nothing is written here."""
+
+    def __init__(self, names: Sequence[str], digest: Digest, *, replaces: bool) -> None:
+        """Begin with nothing.
+
+        Args:
+            names: The raw columns.
+            digest: Hashes the content of a record.
+            replaces: Whether values of a higher order replace others.
+        """
+        self._names, self._digest, self._replaces = names, digest, replaces
+        self._read: dict[str, Stored] = {}
+        self._now: dict[str, Stored] = {}
+        self._filled: set[int] = set()
+        self._differing: dict[int, str] = {}
+        self._replaced: set[int] = set()
+        self.conflicts: dict[tuple[str, bytes], Conflict] = {}
+        """Whose values lose."""
+
+    def is_known(self, incoming: Incoming, digest: bytes | None, order: float) -> bool:
+        """Return whether a record changes nothing, by hash and order of the stored one alone."""
+        return digest is not None and bytes(digest) == incoming.hash and not (self._replaces and incoming.order > order)
+
+    def merge(self, incoming: Mapping[int, Incoming], stored: Iterable[Stored]) -> list[Change]:
+        """Return what is to be changed, by key.
+
+        Called again after somebody else has changed records meanwhile, it corrects what it has counted.
+
+        Args:
+            incoming: The records by their place in the batch.
+            stored: The stored records of their keys; records without one are left out.
+        """
+        self._read = {each.record[ID]: each for each in stored}
+        self._now = dict(self._read)
+        for place, each in incoming.items():
+            if each.record[ID] in self._now:
+                self._take(place, each)
+        changed = [key for key, now in self._now.items() if now is not self._read[key]]
+        return [self._change(key) for key in sorted(changed)]
+
+    def saved(self, db: str, inserted: int, records: int) -> Saved:
+        """Return the reply for a batch, and log its conflicts."""
+        if self.conflicts:
+            first = next(iter(self.conflicts.values()))
+            log.warning(
+                "%d record(s) came under keys that exist with other values; %d of them replaced values (COMPLEX_SYSTEM_ON_CONFLICT is "
+                "'%s'). First: %r from '%s'; the stored one is from '%s'. The values that are not taken are kept in %s.",
+                len(self._differing),
+                len(self._replaced),
+                "replace" if self._replaces else "keep",
+                first.key,
+                first.source,
+                first.kept_source,
+                CONFLICTS,
+            )
+        keys = tuple(dict.fromkeys(self._differing.values()))[:MAX_DIFFERING]
+        return Saved(
+            db=db,
+            inserted=inserted,
+            existing=records - inserted,
+            conflicts=len(self._differing),
+            filled=len(self._filled),
+            replaced=len(self._replaced),
+            differing=keys,
         )
-    return found
+
+    def _take(self, place: int, each: Incoming) -> None:
+        key = each.record[ID]
+        stored = self._now[key]
+        given = [name for name in self._names if each.record.get(name) is not None]
+        missing = [name for name in given if stored.record.get(name) is None]
+        differing = [name for name in given if name not in missing and stored.record[name] != each.record[name]]
+        orders = {name: stored.orders.get(name, stored.order) for name in self._names if stored.record.get(name) is not None}
+        taken = missing
+        if differing:
+            self._differing[place] = key
+            newer = [name for name in differing if each.order > orders[name]] if self._replaces else []
+            if newer:
+                self._replaced.add(place)
+                self._lose(stored.record, stored.hash, stored.source, each.source)
+            if len(newer) < len(differing):
+                self._lose(each.record, each.hash, each.source, stored.source)
+            taken = [*missing, *newer] if self._replaces else []
+        elif missing:
+            self._filled.add(place)
+        same = [name for name in given if name not in taken and name not in differing] if self._replaces else []
+        raised = {name: each.order for name in same if each.order > orders[name]}
+        if taken or raised:
+            record = {**stored.record, **{name: each.record[name] for name in taken}}
+            orders |= dict.fromkeys(taken, each.order) | raised
+            highest = max(orders.values())
+            self._now[key] = replace(
+                stored,
+                record=record,
+                source=each.source if place in self._replaced and each.order >= stored.order else stored.source,
+                hash=self._digest(record),
+                order=highest,
+                orders={name: order for name, order in orders.items() if order != highest},
+            )
+
+    def _lose(self, record: Record, digest: bytes, source: str, kept_source: str) -> None:
+        values = {name: value for name, value in record.items() if name != ORDER}
+        text = msgspec.json.encode(values, enc_hook=str).decode()
+        self.conflicts.setdefault((record[ID], digest), Conflict(record[ID], digest, source, kept_source, text))
+
+    def _change(self, key: str) -> Change:
+        before, now = self._read[key], self._now[key]
+        values = any(before.record.get(name) != now.record.get(name) for name in self._names)
+        return Change(before, replace(now, revision=before.revision + 1), values)
+
+
+def incoming_of(
+    records: Sequence[Record], sources: Sequence[str], orders: Sequence[float], digest: Digest
+) -> dict[int, Incoming]:
+    """Return records with what is known of them by their place in the batch."""
+    rows = enumerate(zip(records, sources, orders, strict=True))
+    return {place: Incoming(record, source, order, digest(record)) for place, (record, source, order) in rows}
+
+
+def orders_of(dataset: Dataset, records: Sequence[Record], orders: Orders, now: float) -> list[float]:
+    """Return the order of each record: its own revision, else what its message says, else the present time."""
+    given = [orders] * len(records) if orders is None or isinstance(orders, float) else orders
+    sent = [now if order is None else order for order in given]
+    if ORDER in dataset.by_name:
+        return sent
+    own = (record.get(ORDER) for record in records)
+    return [order if mine is None else mine for mine, order in zip(own, sent, strict=True)]
+
+
+def packed_orders(stored: Stored) -> str | None:
+    """Return the orders of single values as the databases keep them: JSON, nothing where there are none."""
+    return msgspec.json.encode(stored.orders).decode() if stored.orders else None
+
+
+def unpacked_orders(text: str | None) -> dict[str, float]:
+    """Return the orders of single values."""
+    return msgspec.json.decode(text, type=dict[str, float]) if text else {}

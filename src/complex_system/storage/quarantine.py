@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from complex_system.domain.dataset import ID
 from complex_system.domain.records import MAX_FAULTS, Record, faults_message
 from complex_system.errors import ComplexSystemError, InvalidRecordError, RecordFault, StoreUnavailableError
+from complex_system.protocol.database import Saved
 from complex_system.storage.base import DataStore
+from complex_system.storage.conflicts import Orders
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ class RawWriter:
         self._store = store
         self._has_saved = False
 
-    async def save(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
+    async def save(self, records: list[Record], sources: str | Sequence[str] = "", orders: Orders = None) -> Saved:
         """Save raw records as :meth:`DataStore.save_raw` does.
 
         Raises:
@@ -36,7 +38,7 @@ class RawWriter:
             StoreUnavailableError: Send the records again. If it is not ``explained``, a probe was written, and no record fails alone.
         """
         try:
-            saved = await self._store.save_raw(records, sources)
+            saved = await self._store.save_raw(records, sources, orders)
         except StoreUnavailableError as error:
             if error.explained:
                 raise

@@ -26,6 +26,7 @@ from complex_system.errors import (
     InvalidRecordError,
     InvalidRequestError,
     NobodyListensError,
+    SourceFileError,
     TooLargeError,
 )
 from complex_system.messaging.clients import DatabaseClient
@@ -33,6 +34,7 @@ from complex_system.messaging.handlers import answers
 from complex_system.messaging.ingest.publisher import IngestClient
 from complex_system.messaging.service import SystemService
 from complex_system.protocol.base import Empty
+from complex_system.protocol.database import Saved
 from complex_system.protocol.operations import (
     GET_SCENARIO,
     SCENARIO_CHANGED,
@@ -41,7 +43,8 @@ from complex_system.protocol.operations import (
     ScenarioState,
     State,
 )
-from complex_system.sources.replay import Replay, ReplayFile, Row, fault_text
+from complex_system.sources.progress import Progress
+from complex_system.sources.replay import FileVersion, Replay, ReplayFile, Row, fault_text
 from complex_system.sources.scenarios import Disturbance, Scenario
 
 log = logging.getLogger(__name__)
@@ -61,24 +64,24 @@ class DummyDataGenerationService(SystemService):
     """
 
     acts_alone: ClassVar[bool] = True
+    file_interval: ClassVar[float] = 2.0
+    """Seconds between two looks whether the file has changed; it is read again once two looks find the same."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._send: Callable[[list[Record]], Awaitable[Any]] = DatabaseClient(self).save_raw
-        self._sent = "saved"
+        self._send: Callable[[list[Record], float | None], Awaitable[Any]] = DatabaseClient(self).save_raw
+        self._progress = Progress(self.settings.records)
         if self.settings.source_sends == "messages":
             self._send = IngestClient(self.broker, self.settings, type(self).__name__, self.service_name()).publish
-            self._sent = "published"
-        self._wanted = self.settings.records
-        self._saved = 0
-        self._refused = 0
+            self._progress.sent = "published"
+        self._made: float | None = None
+        self._without_keys = False
         self._reported = float("-inf")
         self._laboratory = Laboratory(secrets.randbits(64))
         self._disturbance = Disturbance(secrets.randbits(64))
         self._scenario = Scenario()
         self._due = 0.0
         self._next_batch_at = 0.0
-        self._repetition = ""
         self._busy_state: State = "working"
 
     @override
@@ -99,7 +102,7 @@ class DummyDataGenerationService(SystemService):
         if self.settings.source_file:
             return "working", f"reading {self._path}"
         if self.dataset.name == LAB:
-            return "working", self._progress
+            return "working", str(self._progress)
         return "ready", (
             f"makes lab records only, and none for the data set '{self.dataset.name}'; name a file with COMPLEX_SYSTEM_SOURCE_FILE"
         )
@@ -107,11 +110,6 @@ class DummyDataGenerationService(SystemService):
     @property
     def _path(self) -> Path:
         return Path(self.settings.config_dir) / self.settings.source_file
-
-    @property
-    def _progress(self) -> str:
-        refused = f", {self._refused} refused" if self._refused else ""
-        return f"{self._saved} of {self._wanted} records {self._sent}{refused}{self._repetition}"
 
     async def _until_refused(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -123,14 +121,14 @@ class DummyDataGenerationService(SystemService):
     # Dummy data
 
     async def _make(self) -> None:
-        records = Laboratory(self.settings.seed).records(self._wanted)
+        records = Laboratory(self.settings.seed).records(self.settings.records)
         stock = iter(lambda: list(islice(records, self.settings.batch_size)), [])
         await self._send_all(stock, self._save_stock)
         if self.settings.scenario != "normal" and self._scenario.name == "normal":
             await self._begin(self.settings.scenario, self.settings.scenario_ramp)
         while not self._shutdown_event.is_set():
             scenario = "" if self._scenario.name == "normal" else f", scenario {self._scenario.name}"
-            await self.set_state("ready", self._progress + scenario)
+            await self.set_state("ready", f"{self._progress}{scenario}")
             await self._measure()
             await self.wait_for_shutdown(1.0)
 
@@ -175,24 +173,55 @@ class DummyDataGenerationService(SystemService):
             await self.set_state("waiting", f"the file {self._path} does not exist")
             if await self.wait_for_shutdown(1.0):
                 return
+        version = await asyncio.to_thread(FileVersion.of, self._path)
+        await self._read_file(version)
+        await self._follow(version)
+
+    async def _follow(self, read: FileVersion | None) -> None:
+        """Read the file again whenever it has changed and then rests: rows that are there already change nothing."""
+        seen = read
+        while not await self.wait_for_shutdown(self.file_interval):
+            now = await asyncio.to_thread(FileVersion.of, self._path)
+            if now is None or now == read or now != seen:
+                seen = now
+                continue
+            read = now
+            if self._without_keys or self.settings.source_repeat != 1:
+                why = "its rows have no keys" if self._without_keys else "it is repeated (COMPLEX_SYSTEM_SOURCE_REPEAT)"
+                log.warning(
+                    "%s has changed and is not read again, because %s: restart the source to read it", self._path, why
+                )
+                await self.set_state("working", f"{self._path} has changed")
+                await self.set_state("ready", f"{self._progress}; the file has changed and is not read again, because {why}")
+                continue
+            log.info("%s has changed and is read again", self._path)
+            try:
+                await self._read_file(now)
+            except SourceFileError as error:
+                log.warning("The changed file is not read, what was read before stays: %s", error.message)
+                await self.set_state("ready", f"the file has changed and cannot be read: {error.message}")
+
+    async def _read_file(self, version: FileVersion | None) -> None:
         await self.set_state("working", f"reading {self._path}")
         file = await asyncio.to_thread(ReplayFile, self._path, self.dataset)
+        self._progress = Progress(file.rows, self._progress.sent)
+        self._made = version.modified if version else None
         settings = self.settings
         replay = Replay(file, self.dataset, settings.source_order, settings.seed)
         size = settings.batch_size
         if settings.source_rate:  # about a batch a second, so that the records come evenly
             size = max(1, min(size, math.ceil(settings.source_rate)))
         for number in count(1) if settings.source_repeat == 0 else range(1, settings.source_repeat + 1):
-            self._wanted = file.rows * (number if settings.source_repeat == 0 else settings.source_repeat)
-            self._repetition = f", repetition {number}" if number > 1 else ""
+            self._progress.wanted = file.rows * (number if settings.source_repeat == 0 else settings.source_repeat)
+            self._progress.repetition = number
             # An endless repetition is a live stream: all records of the file are there after the first one.
             self._busy_state = "ready" if settings.source_repeat == 0 and number > 1 else "working"
             await self._send_all(replay.batches(size, number), self._save_at_rate)
             if self._shutdown_event.is_set():
                 return
-            if self._refused >= number * file.rows:  # nothing to send, now and in every further repetition
+            if self._progress.refused >= number * file.rows:  # nothing to send, now and in every further repetition
                 break
-        await self.set_state("ready", self._progress)
+        await self.set_state("ready", str(self._progress))
 
     async def _save_at_rate(self, rows: list[Row]) -> bool:
         """Save rows when they are due; return False if the service ends before."""
@@ -211,6 +240,7 @@ class DummyDataGenerationService(SystemService):
             if row.fault:
                 self._refuse(row, row.fault)
         left = [row for row in rows if not row.fault]
+        self._without_keys = self._without_keys or any(row.key_made for row in left)
         while left:
             try:
                 saved = await self._deliver([row.record for row in left])
@@ -234,10 +264,10 @@ class DummyDataGenerationService(SystemService):
         return True
 
     def _refuse(self, row: Row, why: str) -> None:
-        self._refused += 1
-        if self._refused <= _LOGGED_REFUSALS:
+        self._progress.refused += 1
+        if self._progress.refused <= _LOGGED_REFUSALS:
             log.warning("%s, row %d is refused: %s", self._path.name, row.number, why)
-        if self._refused == _LOGGED_REFUSALS:
+        if self._progress.refused == _LOGGED_REFUSALS:
             log.warning("%s: further refused rows are only counted", self._path.name)
 
     # Sending
@@ -277,7 +307,9 @@ class DummyDataGenerationService(SystemService):
         pause = _PAUSE
         while await self.until_it_may_act():
             try:
-                await self._send(records)
+                reply = await self._send(records, self._made)
+                if isinstance(reply, Saved):
+                    self._progress.add(reply)
                 return True
             except (InvalidRecordError, InvalidRequestError, TooLargeError):
                 raise
@@ -289,7 +321,7 @@ class DummyDataGenerationService(SystemService):
         return False
 
     async def _count(self, saved: int) -> None:
-        self._saved += saved
+        self._progress.saved += saved
         if time.monotonic() - self._reported >= _PROGRESS_INTERVAL:
             self._reported = time.monotonic()
-            await self.set_state(self._busy_state, self._progress)
+            await self.set_state(self._busy_state, str(self._progress))

@@ -69,7 +69,7 @@ class Ingest:
             connection: The service's connection.
             settings: Limits.
             check: Returns the records of a message with every declared field, or raises an error.
-            save: Writes records and returns when the database has them; existing keys stay as they are. Raises
+            save: Writes records, their sources and their orders, and returns when the database has them. Raises
                 ``InvalidRecordError``, which names the records, only if these can never be stored; then none was written.
             probe: Writes to the database and raises ``StoreUnavailableError`` while that fails.
         """

@@ -5,12 +5,15 @@ Any other NATS client publishes with one call.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
 from datetime import datetime
 from typing import Any
 
 import msgspec
 from fastiot.msg import Thing
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import Header
 
@@ -24,6 +27,9 @@ from complex_system.messaging.errors import to_thing
 from complex_system.messaging.ingest.streams import ROOM_FOR_REASON, IngestStreams
 from complex_system.messaging.subjects import INGEST_RAW
 from complex_system.settings import Settings
+
+ORDER_HEADER = "Record-Revision"
+"""Header with the order of a message's records, where they have no own: a number."""
 
 
 class IngestClient:
@@ -43,8 +49,12 @@ class IngestClient:
         self._sender = sender
         self._subject = ".".join(part for part in (INGEST_RAW.name, source) if part)
 
-    async def publish(self, records: list[Record]) -> bool:
+    async def publish(self, records: list[Record], made: float | None = None) -> bool:
         """Publish records; return whether they were new to the stream. Repeating it changes nothing.
+
+        Args:
+            records: The records.
+            made: When their source made them, seconds since 1970; by default now.
 
         Raises:
             TooLargeError: The records do not fit into one message.
@@ -60,7 +70,9 @@ class IngestClient:
         keys = [record.get(ID) for record in records]
         headers = {}
         if all(keys):
-            headers[Header.MSG_ID.value] = hashlib.sha256("\n".join(map(str, keys)).encode()).hexdigest()
+            headers[Header.MSG_ID.value] = hashlib.sha256("\n".join([*map(str, keys), str(made)]).encode()).hexdigest()
+        if made is not None:
+            headers[ORDER_HEADER] = str(made)
         try:
             acknowledged = await self._streams.context.publish(self._subject, payload, headers=headers)
         except (NatsError, TimeoutError) as error:
@@ -94,6 +106,15 @@ def published_records(payload: bytes) -> list[Any]:
             f"Neither JSON (a record or a list of records) nor a FastIoT Thing as msgpack: {error}"
         ) from error
     return value if isinstance(value, list) else [value]
+
+
+def order_of(message: Msg) -> float:
+    """Return the order of a message's records: its header's, else when the stream took it; each delivery has the same."""
+    with contextlib.suppress(ValueError):
+        order = float((message.headers or {}).get(ORDER_HEADER, "none"))
+        if math.isfinite(order):
+            return order
+    return message.metadata.timestamp.timestamp()
 
 
 def give_keys(records: list[Record], source: str, message_id: str, sequence: int, taken: datetime) -> None:

@@ -25,7 +25,7 @@ from complex_system.errors import (
     TooLargeError,
 )
 from complex_system.messaging.ingest.dead_letters import DeadLetters
-from complex_system.messaging.ingest.publisher import give_keys, published_records
+from complex_system.messaging.ingest.publisher import give_keys, order_of, published_records
 from complex_system.messaging.ingest.streams import ACK_WAIT, ROOM_FOR_REASON, NoRoomError, source_of
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ _AGAIN = 1.0  # seconds until a returned message is delivered again
 _AGAIN_LATE, _AGAIN_LATEST = 10.0, 300.0
 
 Check = Callable[[Any], list[Record]]
-Save = Callable[[list[Record], list[str]], Awaitable[Any]]
+Save = Callable[[list[Record], list[str], list[float]], Awaitable[Any]]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class BatchWriter:
         Args:
             dead: Keeps refused messages.
             check: Returns the records of a message with every declared field, or raises an error.
-            save: Writes records and returns when the database has them; existing keys stay as they are. Raises
+            save: Writes records, their sources and their orders, and returns when the database has them. Raises
                 ``InvalidRecordError``, which names the records, only if these can never be stored; then none was written.
             records: Maximum records in one write, unless one message has more.
             max_payload: Maximum bytes of one message.
@@ -138,7 +138,8 @@ class BatchWriter:
         while batch:
             try:
                 sources = [source for each in batch for source in [source_of(each.message.subject)] * len(each.records)]
-                await self._save([record for checked in batch for record in checked.records], sources)
+                orders = [order for each in batch for order in [order_of(each.message)] * len(each.records)]
+                await self._save([record for checked in batch for record in checked.records], sources, orders)
                 break
             except InvalidRecordError as error:
                 good = await self._refuse(batch, error, left)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from typing_extensions import override
 
+from complex_system.domain.columns import ORDER, Column
 from complex_system.domain.dataset import ID
 from complex_system.domain.pages import MAX_PAGE_ROWS, REVISION, Page, encode_within
 from complex_system.domain.records import Record, processed_check, raw_check, with_ids
@@ -23,7 +24,7 @@ from complex_system.errors import (
     TooLargeError,
 )
 from complex_system.messaging import subjects
-from complex_system.messaging.handlers import SENDER, answers
+from complex_system.messaging.handlers import SENDER, SENT, answers
 from complex_system.messaging.ingest.consumer import Ingest
 from complex_system.protocol import database
 from complex_system.protocol.base import ArrowPage, Empty
@@ -86,7 +87,8 @@ class DatabaseService(DocumentSubjects):
 
     @override
     async def on_start(self) -> None:
-        self._raw_check = raw_check(self.dataset)
+        order = () if ORDER in self.dataset.by_name else (Column(name=ORDER, type="number", optional=True),)
+        self._raw_check = raw_check(self.dataset, also=order)
         self._processed_check = processed_check(self.dataset)
         self.store = self.make_store()
         self.writer = RawWriter(self.store)
@@ -128,11 +130,9 @@ class DatabaseService(DocumentSubjects):
         except InvalidRecordError as error:
             raise _nothing_written(error) from None
         try:
-            saved = await self._written(self.writer.save(records, SENDER.get()))
+            return await self._written(self.writer.save(records, SENDER.get(), SENT.get()))
         except InvalidRecordError as error:
             raise _nothing_written(error) from None
-        inserted, existing, conflicts = saved["inserted"], saved["existing"], saved["conflicts"]
-        return Saved(db=self.store.label, inserted=inserted, existing=existing, conflicts=conflicts)
 
     @answers(subjects.GET_ALL_RAW)
     async def get_all_raw(self, value: Any) -> list[Record]:
@@ -249,8 +249,8 @@ class DatabaseService(DocumentSubjects):
     # Inside
 
     def _make_ingest(self) -> Ingest:
-        def save(records: list[Record], sources: Sequence[str]) -> Awaitable[Any]:
-            return self._written(self.writer.save(records, sources))
+        def save(records: list[Record], sources: Sequence[str], orders: Sequence[float]) -> Awaitable[Any]:
+            return self._written(self.writer.save(records, sources, orders))
 
         return Ingest(self.broker, self.settings, check=self._raw_check, save=save, probe=self.store.probe)
 

@@ -31,7 +31,8 @@ class ColumnNames:
 
     Attributes:
         key: The data set's own name of the key, which records may use in place of ``_id``; empty where there is none.
-        made: Names of features that no raw column has.
+        features: Names of the features.
+        made: Those that no raw column has.
     """
 
     def __init__(self, dataset: Dataset, declared: Iterable[Column], unknown: UnknownColumns, key: str = "") -> None:
@@ -46,7 +47,8 @@ class ColumnNames:
         self._unknown = unknown
         self._known = {ID, *(column.name for column in declared)}
         self.key = key if key not in self._known else ""
-        self.made = frozenset(dataset.feature_names) - self._known
+        self.features = frozenset(dataset.feature_names)
+        self.made = self.features - self._known
         targets = set(dataset.targets)
         self._read = {_plain(name): name for name in self._known - targets - {ID}}
         self._alike = lru_cache(_COMPARED)(self._find_alike)

@@ -199,10 +199,10 @@ class _Reading:
 
     def _are_features(self, names: Collection[str]) -> bool:
         """Return whether these are columns of features: where they are asked for, or have names that no raw column has."""
-        wanted = self._features
+        known = self.reader.names
         if not self.as_features:
-            return bool(self.reader.names.made) and set(names) == set(wanted)
-        if missing := [name for name in wanted if name not in names]:
+            return len(names) == len(known.features) and bool(known.made) and known.features.issuperset(names)
+        if missing := [name for name in self._features if name not in names]:
             raise InvalidRequestError(f"The processed feature(s) {_listed(missing)} are missing.")
         return True
 

@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.pages import raw_schema
+from complex_system.domain.pages import REVISION, raw_schema
 from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError
 from complex_system.storage.arrow import packed
+from complex_system.storage.conflicts import Change, packed_orders
 from complex_system.storage.envelope import PIPELINE, Digest
-from complex_system.storage.maria.sql import HASH, SOURCE
+from complex_system.storage.maria.sql import HASH, ORDER, ORDERS, SOURCE
 
 _ROWS = 4000
 _BYTES = 4_000_000
@@ -28,18 +29,36 @@ USUAL_PACKET = 16 * 2**20
 """Bytes that a server takes in one statement unless told otherwise."""
 
 
-def raw_rows(records: Sequence[Record], sources: Sequence[str], dataset: Dataset, digest: Digest) -> pa.Table:
-    """Return checked raw records with their hashes and sources, by rising key; of equal keys the first record.
+def raw_rows(
+    records: Sequence[Record], sources: Sequence[str], orders: Sequence[float], dataset: Dataset, digest: Digest
+) -> pa.Table:
+    """Return checked raw records with their hashes, sources and orders, by rising key; of equal keys the first record.
 
     The order makes two replays of one batch take their locks in the same order.
     """
-    first = {record[ID]: (record, source) for record, source in zip(reversed(records), reversed(sources), strict=True)}
+    rows = zip(reversed(records), reversed(sources), reversed(orders), strict=True)
+    first = {record[ID]: (record, source, order) for record, source, order in rows}
     ordered = [first[key] for key in sorted(first)]
     schema = raw_schema(dataset)
-    columns = [pa.array([record[field.name] for record, _ in ordered], field.type) for field in schema]
-    columns.append(pa.array([digest(record) for record, _ in ordered], pa.binary()))
-    columns.append(pa.array([source for _, source in ordered], pa.string()))
-    return pa.table(columns, [*schema.names, HASH, SOURCE])
+    columns = [pa.array([record[field.name] for record, _, _ in ordered], field.type) for field in schema]
+    columns.append(pa.array([digest(record) for record, _, _ in ordered], pa.binary()))
+    columns.append(pa.array([source for _, source, _ in ordered], pa.string()))
+    columns.append(pa.array([order for _, _, order in ordered], pa.float64()))
+    return pa.table(columns, [*schema.names, HASH, SOURCE, ORDER])
+
+
+def changed_rows(changes: Sequence[Change], dataset: Dataset) -> pa.Table:
+    """Return changed raw records with their envelopes, in the order of the changes."""
+    after = [change.after for change in changes]
+    schema = raw_schema(dataset)
+    columns = [pa.array([each.record[field.name] for each in after], field.type) for field in schema]
+    columns.append(pa.array([each.hash for each in after], pa.binary()))
+    columns.append(pa.array([each.source for each in after], pa.string()))
+    columns.append(pa.array([each.order for each in after], pa.float64()))
+    columns.append(pa.array([packed_orders(each) for each in after], pa.string()))
+    columns.append(pa.array([each.revision for each in after], pa.int64()))
+    columns.append(pa.array([""] * len(after), pa.string()))
+    return pa.table(columns, [*schema.names, HASH, SOURCE, ORDER, ORDERS, REVISION, PIPELINE])
 
 
 def processed_rows(table: pa.Table, names: Sequence[str], version: str) -> pa.Table:

@@ -18,6 +18,8 @@ TEXT = "MEDIUMTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NULL"
 RECEIVED = f"{ENVELOPE}_received"
 HASH = f"{ENVELOPE}_hash"
 SOURCE = f"{ENVELOPE}_source"
+ORDER = f"{ENVELOPE}_order"
+ORDERS = f"{ENVELOPE}_orders"
 
 # Keys are compared byte by byte and without padding, so that their order and identity equal MongoDB's.
 _KEY = "VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL"
@@ -29,6 +31,8 @@ ENVELOPE_COLUMNS = {
     RECEIVED: "TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)",
     HASH: "BINARY(16) NULL",
     SOURCE: _SOURCE,
+    ORDER: "DOUBLE NULL",
+    ORDERS: TEXT,
 }
 """Definitions of the envelope's columns, but for the version; with defaults for a program that does not know them."""
 
@@ -72,7 +76,7 @@ class Statements:
         values = [column for name, column in self._processed.items() if name != ID]
         replaced = ", ".join(f"{column} = VALUES({column})" for column in (*values, PIPELINE))
 
-        self.insert_raw = f"INSERT INTO {names.raw} ({raw}, {HASH}, {SOURCE}) VALUES "
+        self.insert_raw = f"INSERT INTO {names.raw} ({raw}, {HASH}, {SOURCE}, {ORDER}) VALUES "
         self.keep_raw = f" ON DUPLICATE KEY UPDATE {ID} = {names.raw}.{ID}"
         self.delete_raw = f"DELETE FROM {names.raw} WHERE {ID} IN"
         self.select_raw = f"SELECT {raw} FROM {names.raw} ORDER BY {ID} LIMIT ?"
@@ -80,7 +84,15 @@ class Statements:
             f"SELECT {ID} FROM {names.raw} FORCE INDEX (PRIMARY) "
             f"WHERE {ENVELOPE}_received < FROM_UNIXTIME(?) ORDER BY {ID} DESC LIMIT 1"
         )
-        self.select_origins = f"SELECT {ID}, {HASH}, {SOURCE} FROM {names.raw} WHERE {ID} IN"
+        order = f"COALESCE({ORDER}, UNIX_TIMESTAMP({RECEIVED}) + 0e0)"
+        changed = (*(quoted(raw_columns[name]) for name in dataset.raw_names), HASH, SOURCE, ORDER, ORDERS, REVISION)
+        self.select_origins = f"SELECT {ID}, {HASH}, {order} FROM {names.raw} WHERE {ID} IN"
+        self.select_stored = f"SELECT {raw}, {SOURCE}, {REVISION}, {HASH}, {order}, {ORDERS} FROM {names.raw} WHERE {ID} IN"
+        self.change_raw = (
+            f"INSERT INTO {names.raw} ({raw}, {HASH}, {SOURCE}, {ORDER}, {ORDERS}, {REVISION}, {PIPELINE}) VALUES "
+        )
+        self.changed_raw = " ON DUPLICATE KEY UPDATE " + ", ".join(f"{column} = VALUES({column})" for column in changed)
+        self.changed_values = f"{self.changed_raw}, {PIPELINE} = ''"
         self.keep_conflict = (
             f"INSERT INTO {names.conflicts} ({ID}, hash, source, kept_source, record) VALUES (?, ?, ?, ?, ?) "
             f"ON DUPLICATE KEY UPDATE {ID} = {names.conflicts}.{ID}"

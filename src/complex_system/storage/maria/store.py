@@ -15,11 +15,11 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import Page
 from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError
-from complex_system.protocol.database import RecordCounts, Rejection
+from complex_system.protocol.database import RecordCounts, Rejection, Saved
 from complex_system.settings import Settings
 from complex_system.storage.arrow import chosen_schema, converted, page_of, raw_page, unpacked, with_key, without_key
 from complex_system.storage.base import DataStore
-from complex_system.storage.conflicts import find_conflicts
+from complex_system.storage.conflicts import Incoming, Merge, Orders, Stored, incoming_of, orders_of, unpacked_orders
 from complex_system.storage.envelope import (
     by_revision,
     content_hash,
@@ -32,6 +32,8 @@ from complex_system.storage.maria.documents import MariaDocuments
 from complex_system.storage.maria.pool import MariaConnections, Row, change, change_each, select
 from complex_system.storage.maria.schema import migrate, statements_without_tables
 from complex_system.storage.naming import TableNames
+
+_NOW = "SELECT UNIX_TIMESTAMP(CURRENT_TIMESTAMP(6)) + 0e0"
 
 
 class MariaDataStore(DataStore):
@@ -47,6 +49,7 @@ class MariaDataStore(DataStore):
         self._sql = statements_without_tables(dataset, self._names)
         self._digest = content_hash(dataset)
         self._by_arrival = settings.raw_days > 0
+        self._replaces = settings.on_conflict == "replace"
         self._packet = values.USUAL_PACKET
         self.documents = MariaDocuments(self._connections, self._names.documents)
 
@@ -84,23 +87,15 @@ class MariaDataStore(DataStore):
         return str(found[0][0]) if found else None
 
     @override
-    async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
+    async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "", orders: Orders = None) -> Saved:
         if not records:
-            return {"inserted": 0, "existing": 0, "conflicts": 0}
-        senders = sources_of(sources, len(records))
-
-        def save(connection: Any) -> tuple[int, int]:
-            inserted = self._insert_raw(connection, records, senders)
-            existing = inserted < len(records)
-            return inserted, self._keep_conflicts(connection, records, senders) if existing else 0
-
-        inserted, conflicts = await self._connections.run(save)
-        return {"inserted": inserted, "existing": len(records) - inserted, "conflicts": conflicts}
+            return Saved(db=self.label, inserted=0, existing=0)
+        return await self._connections.run(lambda connection: self._save(connection, records, sources, orders))
 
     @override
     async def trial(self, records: list[Record]) -> None:
         def attempt(connection: Any) -> None:
-            self._insert_raw(connection, records, [""] * len(records))
+            self._save(connection, records, "", None)
             connection.rollback()
 
         await self._connections.run(attempt)
@@ -111,7 +106,7 @@ class MariaDataStore(DataStore):
 
         def write(connection: Any) -> None:
             # Nobody sees it: it is deleted in the same transaction, which is on disk when it is committed.
-            self._insert_raw(connection, [example], [""])
+            self._insert_raw(connection, [example], [""], [0.0])
             change(connection, f"{self._sql.delete_raw} ({next(values.keys_of([example[ID]]))})")
 
         with suppress(InvalidRecordError):
@@ -218,9 +213,20 @@ class MariaDataStore(DataStore):
 
     # Inside
 
-    def _insert_raw(self, connection: Any, records: list[Record], sources: list[str]) -> int:
+    def _save(self, connection: Any, records: list[Record], sources: str | Sequence[str], orders: Orders) -> Saved:
+        """Insert what is new, and merge the others with what is there."""
+        merge = Merge(self.dataset.raw_names, self._digest, replaces=self._replaces)
+        senders = sources_of(sources, len(records))
+        [(now,)] = select(connection, _NOW, ()) if orders is None else [(0.0,)]
+        given = orders_of(self.dataset, records, orders, now)
+        inserted = self._insert_raw(connection, records, senders, given)
+        if inserted < len(records):
+            self._merge(connection, incoming_of(records, senders, given, self._digest), merge)
+        return merge.saved(self.label, inserted, len(records))
+
+    def _insert_raw(self, connection: Any, records: list[Record], sources: list[str], orders: list[float]) -> int:
         """Insert the records that are not there yet, and return how many these were."""
-        rows = values.raw_rows(records, sources, self.dataset, self._digest)
+        rows = values.raw_rows(records, sources, orders, self.dataset, self._digest)
         inserted = 0
         for part in values.texts_of(rows, self._packet):
             inserted += change(connection, self._sql.insert_raw + part + self._sql.keep_raw)
@@ -228,14 +234,37 @@ class MariaDataStore(DataStore):
             self._mark_processed_before(connection, rows.column(ID).to_pylist())
         return inserted
 
-    def _keep_conflicts(self, connection: Any, records: list[Record], sources: list[str]) -> int:
-        """Keep the records that have other values than the stored ones of their keys; return how many."""
-        found = _select_keys(connection, self._sql.select_origins, [record[ID] for record in records])
-        kept = {key: (digest, source) for key, digest, source in found}
-        conflicts = find_conflicts(zip(records, sources, map(self._digest, records), strict=True), kept)
-        if conflicts:
-            change_each(connection, self._sql.keep_conflict, sorted(conflicts))
-        return len(conflicts)
+    def _merge(self, connection: Any, incoming: dict[int, Incoming], merge: Merge) -> None:
+        """Fill and replace values of stored records, and keep what loses. The insert has locked their rows."""
+        found = _select_keys(connection, self._sql.select_origins, [each.record[ID] for each in incoming.values()])
+        kept = {key: (digest, order) for key, digest, order in found}
+        unknown = {
+            place: each
+            for place, each in incoming.items()
+            if each.record[ID] not in kept or not merge.is_known(each, *kept[each.record[ID]])
+        }
+        if not unknown:
+            return
+        rows = _select_keys(connection, self._sql.select_stored, [each.record[ID] for each in unknown.values()])
+        changes = merge.merge(unknown, self._stored(rows))
+        if merge.conflicts:
+            change_each(connection, self._sql.keep_conflict, sorted(merge.conflicts.values()))
+        for of_values, ending in ((True, self._sql.changed_values), (False, self._sql.changed_raw)):
+            chosen = [each for each in changes if each.values == of_values]
+            if chosen:
+                for part in values.texts_of(values.changed_rows(chosen, self.dataset), self._packet):
+                    change(connection, self._sql.change_raw + part + ending)
+
+    def _stored(self, rows: list[Row]) -> list[Stored]:
+        """Return raw records with what their envelopes say."""
+        names = (ID, *self.dataset.raw_names)
+        found = []
+        for row in converted(rows, unpacked(self.dataset)):
+            source, revision, digest, order, orders = row[len(names) :]
+            record = dict(zip(names, row, strict=False))
+            known = self._digest(record) if digest is None else bytes(digest)
+            found.append(Stored(record, source, revision, known, order, unpacked_orders(orders)))
+        return found
 
     def _marks(self, connection: Any) -> Iterator[str]:
         """The versions that raw records are marked with, '' first; each costs one look into the index."""

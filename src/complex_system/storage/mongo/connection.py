@@ -282,13 +282,16 @@ class Queries:
         async with self._turn(collection):
             return (await target.bulk_write(operations, ordered=False)).modified_count
 
-    async def update_each(self, collection: Collection, changes: Iterable[tuple[Document, Document]]) -> None:
-        """Change documents one by one, each ``(query, update)``, in one bulk update; a killed server may forget it."""
+    async def update_each(
+        self, collection: Collection, changes: Iterable[tuple[Document, Document]], *, journal: bool = False
+    ) -> int:
+        """Change documents one by one, each ``(query, update)``, in one bulk update (``journal`` as in :meth:`update`)."""
         operations = [UpdateOne(query, change) for query, change in changes]
         if not operations:
-            return
+            return 0
+        target = collection if journal else _unjournalled(collection)
         async with self._turn(collection):
-            await _unjournalled(collection).bulk_write(operations, ordered=False)
+            return (await target.bulk_write(operations, ordered=False)).modified_count
 
     def _turn(self, collection: Collection) -> AbstractAsyncContextManager[Any]:
         """Return what to hold for a read or a write of many documents."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection as Keys
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 import pyarrow as pa
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.records import Record
 from complex_system.storage.arrow import converted, plain, rows_of
+from complex_system.storage.conflicts import Change, Stored, packed_orders, unpacked_orders
 from complex_system.storage.envelope import ENVELOPE, FIRST_REVISION, PIPELINE, content_hash
 from complex_system.storage.migrations import refuse_another_data_set, refuse_other_types
 from complex_system.storage.mongo.connection import (
@@ -54,7 +55,9 @@ class Fields:
         self.target = self.processed[dataset.target]
         """The field of the target among the processed ones."""
 
-    def raw_documents(self, records: Sequence[Record], sources: Sequence[str], received: datetime) -> list[Document]:
+    def raw_documents(
+        self, records: Sequence[Record], sources: Sequence[str], orders: Sequence[float], received: datetime
+    ) -> list[Document]:
         """Return documents of checked raw records."""
         names, fields = self._dataset.raw_names, self.raw[1:]
         return [
@@ -62,10 +65,37 @@ class Fields:
             {
                 ID: r[ID],
                 **{f: v + 0.0 if type(v := r[n]) is float else v for f, n in zip(fields, names, strict=True)},
-                ENVELOPE: _envelope("", received, self.digest(r), source),
+                ENVELOPE: {**_envelope("", received, self.digest(r), source), "order": order},
             }
-            for r, source in zip(records, sources, strict=True)
+            for r, source, order in zip(records, sources, orders, strict=True)
         ]
+
+    def stored(self, documents: Sequence[Document]) -> list[Stored]:
+        """Return raw records with what their envelopes say; those of earlier releases have no order but their arrival."""
+        return [
+            Stored(
+                record,
+                envelope["source"],
+                envelope["revision"],
+                bytes(envelope["hash"]),
+                order_in(envelope),
+                unpacked_orders(envelope.get("orders")),
+            )
+            for record, envelope in zip(self.raw_records(documents), (d[ENVELOPE] for d in documents), strict=True)
+        ]
+
+    def changed(self, change: Change) -> tuple[Document, Document]:
+        """Return query and update for a change; the query finds nothing if somebody else was faster."""
+        before, after = change.before, change.after
+        values = {
+            field_of(name): value + 0.0 if type(value) is float else value
+            for name, value in after.record.items()
+            if name != ID and value != before.record[name]
+        }
+        envelope = {"revision": after.revision, "hash": after.hash, "source": after.source, "order": after.order}
+        envelope |= {"orders": packed_orders(after), **({"done": ""} if change.values else {})}
+        update = {**values, **{f"{ENVELOPE}.{name}": value for name, value in envelope.items()}}
+        return {ID: after.record[ID], REVISION: before.revision}, {"$set": update}
 
     def raw_records(self, documents: Iterable[Document]) -> list[Record]:
         """Return raw records of documents: the key, then the columns as declared."""
@@ -78,6 +108,12 @@ class Fields:
         fields = list(self.processed.values())
         rows = rows_of(table, self._dataset.processed_names)
         return [{**dict(zip(fields, row, strict=True)), PIPELINE: version} for row in rows]
+
+
+def order_in(envelope: Document) -> float:
+    """Return the highest order of a record's values."""
+    order = envelope.get("order")
+    return envelope["received"].replace(tzinfo=UTC).timestamp() if order is None else float(order)
 
 
 def field_of(name: str) -> str:

@@ -15,15 +15,15 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import Page
 from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError, StoreUnavailableError
-from complex_system.protocol.database import RecordCounts, Rejection
+from complex_system.protocol.database import RecordCounts, Rejection, Saved
 from complex_system.settings import Settings
 from complex_system.storage.arrow import chosen_schema, page_of, raw_page, with_key, without_key
 from complex_system.storage.base import DataStore
-from complex_system.storage.conflicts import find_conflicts
+from complex_system.storage.conflicts import Change, Incoming, Merge, Orders, orders_of
 from complex_system.storage.envelope import ENVELOPE, PIPELINE, refuse_reserved_names, revisions_of, sources_of
 from complex_system.storage.mongo.connection import TRIED_OUT, Document, MongoConnection, Queries
 from complex_system.storage.mongo.documents import MongoDocuments
-from complex_system.storage.mongo.schema import DONE, RECEIVED, Collections, migrate
+from complex_system.storage.mongo.schema import DONE, RECEIVED, Collections, add_envelopes, migrate, order_in
 from complex_system.storage.mongo.secantus import SecantusQueries, is_secantus
 from complex_system.storage.mongo.work import Work
 from complex_system.storage.naming import TableNames
@@ -42,6 +42,7 @@ class MongoDataStore(DataStore):
         self._fields = self._collections.fields
         self._work = Work(self._collections)
         self._by_arrival = settings.raw_days > 0
+        self._replaces = settings.on_conflict == "replace"
         self.documents = MongoDocuments(self._collections)
 
     @override
@@ -87,19 +88,27 @@ class MongoDataStore(DataStore):
             # What is there already was no reason to fail, and would be one for its copy if there is another unique index.
             there = {d[ID] for d in await self._queries.find_keys(raw, [r[ID] for r in records], [ID], few=True)}
             new = [record for record in records if record[ID] not in there]
-            documents = self._fields.raw_documents(new, [""] * len(new), await self._connection.now())
+            received = await self._connection.now()
+            documents = self._fields.raw_documents(new, [""] * len(new), [0.0] * len(new), received)
             await self._queries.try_out(raw, documents)
 
     @override
-    async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "") -> dict[str, int]:
+    async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "", orders: Orders = None) -> Saved:
+        merge = Merge(self.dataset.raw_names, self._fields.digest, replaces=self._replaces)
         with self._connection.translated():
             received = await self._connection.now()
-            documents = self._fields.raw_documents(records, sources_of(sources, len(records)), received)
+            given = orders_of(self.dataset, records, orders, received.replace(tzinfo=UTC).timestamp())
+            documents = self._fields.raw_documents(records, sources_of(sources, len(records)), given, received)
             existing = set(await self._insert_all_or_none(documents, received))
             inserted = [document[ID] for place, document in enumerate(documents) if place not in existing]
             await self._work.mark_processed_before(inserted)
-            conflicts = await self._keep_conflicts([documents[place] for place in existing]) if existing else 0
-        return {"inserted": len(inserted), "existing": len(existing), "conflicts": conflicts}
+            if existing:
+                places = sorted(existing)
+                known = [documents[place] for place in places]
+                unknown = await self._unknown(known, [records[place] for place in places], merge)
+                if unknown:
+                    await self._merge(unknown, merge)
+        return merge.saved(self.label, len(inserted), len(records))
 
     async def _insert_all_or_none(self, documents: list[Document], received: datetime) -> list[int]:
         """Insert raw records; where one of them may be the reason that this fails, take back those that were inserted."""
@@ -235,24 +244,44 @@ class MongoDataStore(DataStore):
         rows = [[document.get(field) for field in self._fields.raw] for document in found]
         return raw_page(self.dataset, rows, len(rows) + 1)
 
-    async def _keep_conflicts(self, documents: list[Document]) -> int:
-        """Keep those of the documents, whose keys exist, that have other values than the stored ones; return how many."""
+    async def _merge(self, incoming: dict[int, Incoming], merge: Merge) -> None:
+        """Fill and replace values of stored records, and keep what loses; repeated while others change the same records."""
+        changes = await self._changes(incoming, merge)
+        while True:
+            # First what loses: a service that is killed in between has lost nothing, and the same records come again.
+            received = await self._connection.now()
+            # One entry for each content, so that a second delivery of the message changes nothing.
+            entries = {f"{each.key} {each.hash.hex()}": each._asdict() for each in merge.conflicts.values()}
+            await self._queries.insert(
+                self._collections.conflicts, [{ID: key, **each, "received": received} for key, each in entries.items()]
+            )
+            done = await self._queries.update_each(self._collections.raw, map(self._fields.changed, changes), journal=True)
+            if done == len(changes):
+                return
+            changes = await self._changes(incoming, merge)
+
+    async def _changes(self, incoming: dict[int, Incoming], merge: Merge) -> list[Change]:
+        """Compare records with the stored ones of their keys."""
+        keys = {each.record[ID] for each in incoming.values()}
+        found = await self._queries.find_keys(self._collections.raw, keys, [*self._fields.raw, ENVELOPE])
+        if any(ENVELOPE not in document for document in found):
+            await add_envelopes(self._collections)
+            found = await self._queries.find_keys(self._collections.raw, keys, [*self._fields.raw, ENVELOPE])
+        stored = self._fields.stored([document for document in found if ENVELOPE in document])
+        return await asyncio.to_thread(merge.merge, incoming, stored)
+
+    async def _unknown(self, documents: list[Document], records: list[Record], merge: Merge) -> dict[int, Incoming]:
+        """Return the records that are not there as they are, by place."""
         keys = [document[ID] for document in documents]
         found = await self._queries.find_keys(self._collections.raw, keys, [ID, ENVELOPE])
-        kept = {each[ID]: (each[ENVELOPE]["hash"], each[ENVELOPE]["source"]) for each in found if ENVELOPE in each}
-        envelopes = [document[ENVELOPE] for document in documents]
-        records = zip(
-            self._fields.raw_records(documents),
-            (each["source"] for each in envelopes),
-            (each["hash"] for each in envelopes),
-            strict=True,
-        )
-        conflicts = find_conflicts(records, kept)
-        received = envelopes[0]["received"]
-        # One entry for each content, so that a second delivery of the message changes nothing.
-        entries = {f"{each.key} {each.hash.hex()}": {**each._asdict(), "received": received} for each in conflicts}
-        await self._queries.insert(self._collections.conflicts, [{ID: key, **entry} for key, entry in entries.items()])
-        return len(conflicts)
+        kept = {each[ID]: each[ENVELOPE] for each in found if ENVELOPE in each}
+        unknown = {}
+        for place, (document, record) in enumerate(zip(documents, records, strict=True)):
+            envelope, there = document[ENVELOPE], kept.get(document[ID])
+            each = Incoming(record, envelope["source"], envelope["order"], envelope["hash"])
+            if there is None or not merge.is_known(each, there["hash"], order_in(there)):
+                unknown[place] = each
+        return unknown
 
     @property
     def _queries(self) -> Queries:
