@@ -9,6 +9,16 @@ from typing import Any
 
 import polars as pl
 
+from complex_system.describe.growth import Growth, growth
+from complex_system.describe.hints import (
+    count_markers,
+    hint_of_markers,
+    hint_of_sentinels,
+    hint_of_spellings,
+    is_a_count,
+    may_be_names,
+    sentinels_of,
+)
 from complex_system.domain.columns import LARGEST_INTEGER, Column
 from complex_system.domain.datetimes import TimeFormat
 from complex_system.domain.records import shown
@@ -17,6 +27,8 @@ from complex_system.sources.values import FALSE, TRUE, below_limit, entries, is_
 
 MARGIN = 0.1
 """How far a proposed range goes beyond what the file holds, in parts of the values' width, on each side."""
+TARGET_MARGIN = 0.5
+"""The same for the target."""
 MAX_CATEGORIES = 60
 RECORDS_PER_CATEGORY = 3
 """Records that a category needs on average; with fewer, nothing can be learned about it."""
@@ -35,6 +47,11 @@ _LEADING_ZERO = re.compile(r"[+-]?0\d")
 _UNIT_AT_THE_END = re.compile(r"^(.*\S)\s*(?:\[([^\[\]]{1,15})\]|\(([^()]{1,15})\))\s*$")
 _UNIT_AFTER = re.compile(r"[+-]?\d[\d.,]*\s*([^\W\d_]\S{0,7}|[%‰°]\S{0,7})")
 _UNIT_AFTER_IN = re.compile(r"^(.*\S) in (\S{1,8})$")
+_UNIT_BARE = re.compile(
+    r"^(.*[^\W_].*)[ _]((?:%|‰|ppm|ppb|°C|°F|m?bar|[kM]?Pa|GPa|kN|Nm|[µu]m|[mcnk]m|kg|mg|[µu]g|ms|min|rpm|1/min|U/min|mV|kV|mA|kW|MW|"
+    r"kWh|[kM]?Hz|ml|m/s|mm/s|m/min|l/min|l/h|m³/h|m3/h|kg/h|t/h|g/l|mg/l|mg/kg|kJ|MJ/kg|W/m²|g/cm³|kg/m³|m²|m³)(?:/h)?)$"
+)
+"""Units that need no brackets, because they are nothing else."""
 NUMBER = Column(name="x", type="number")
 _NO_UNIT = re.compile(r"^\d*$|.*\s.*\s.*")
 
@@ -56,7 +73,11 @@ class InspectedColumn:
         format: How times are written.
         first: The first time.
         below_limit: Values below a detection limit, written as <0.01.
-        notes: What is suspicious, a sentence each.
+        notes: What is suspicious, a sentence each; a column with one is not used.
+        hints: What a person may want to change, a sentence each; the column is used as it is.
+        is_whole: Whether all numbers are whole.
+        growth: How the numbers only grow; None where they do not.
+        sentinels: Numbers that probably stand for a missing value.
         numbers: The values as float64, for numeric columns.
         lists: The values, for lists.
     """
@@ -74,24 +95,44 @@ class InspectedColumn:
     first: str = ""
     below_limit: int = 0
     notes: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
+    is_whole: bool = False
+    growth: Growth | None = None
+    sentinels: tuple[float, ...] = ()
     numbers: pl.Series | None = None
     lists: list[Any] = field(default_factory=list)
 
     @property
     def range(self) -> tuple[float, float] | None:
         """The range with its margin, in round numbers; None where all values are equal or not numbers."""
+        return self._range(MARGIN)
+
+    @property
+    def target_range(self) -> tuple[float, float] | None:
+        """The range of a target, with a wider margin: its extremes are what is looked for, and decimal slips are far outside."""
+        return self._range(TARGET_MARGIN)
+
+    def without_sentinels(self) -> InspectedColumn:
+        """Return the column as it is where its sentinels are missing values."""
+        assert self.numbers is not None
+        made = InspectedColumn(self.name, self.type, self.unit)
+        numbers = self.numbers
+        _inspect_numbers(made, numbers.set(numbers.is_in(self.sentinels).fill_null(value=False), None), len(numbers))
+        return made
+
+    def _range(self, margin: float) -> tuple[float, float] | None:
         if self.low is None or self.high is None or not self.low < self.high:
             return None
-        low, high = with_margin(self.low, self.high)
-        return (float(math.floor(low)), float(math.ceil(high))) if self.type == "integer" else (low, high)
+        low, high = with_margin(self.low, self.high, margin)
+        return (float(math.floor(low)), float(math.ceil(high))) if self.is_whole else (low, high)
 
 
-def with_margin(low: float, high: float) -> tuple[float, float]:
-    """Return ``low`` and ``high`` moved apart by ``MARGIN`` of their distance, as round numbers, and not beyond 0."""
+def with_margin(low: float, high: float, margin: float = MARGIN) -> tuple[float, float]:
+    """Return ``low`` and ``high`` moved apart by a part of their distance on each side, as round numbers, and not beyond 0."""
     width = high - low
     digits = 1 - math.floor(math.log10(width))
     step = 10.0**-digits if -300 < digits < 300 else width / 100
-    begin, end = math.floor((low - MARGIN * width) / step) * step, math.ceil((high + MARGIN * width) / step) * step
+    begin, end = math.floor((low - margin * width) / step) * step, math.ceil((high + margin * width) / step) * step
     begin, end = (round(each, digits) if -300 < digits < 300 else each for each in (begin, end))
     begin = 0.0 if low >= 0 > begin else min(begin, low)
     end = 0.0 if high <= 0 < end else max(end, high)
@@ -99,8 +140,8 @@ def with_margin(low: float, high: float) -> tuple[float, float]:
 
 
 def unit_of(name: str) -> str:
-    """Return the unit in the name: ``Temp. [°C]``, ``Druck (bar)``, ``Dicke in µm``; empty for none."""
-    for pattern in (_UNIT_AT_THE_END, _UNIT_AFTER_IN):
+    """Return the unit in the name: ``Temp. [°C]``, ``Druck (bar)``, ``Dicke in µm``, ``Feuchte %``; empty for none."""
+    for pattern in (_UNIT_AT_THE_END, _UNIT_AFTER_IN, _UNIT_BARE):
         if match := pattern.match(name):
             unit = next(group for group in match.groups()[1:] if group is not None).strip()
             return "" if _NO_UNIT.match(unit) else unit
@@ -143,7 +184,15 @@ def inspect_column(series: pl.Series, notation: Notation) -> InspectedColumn:
 
 def _inspect_texts(found: InspectedColumn, series: pl.Series, notation: Notation) -> None:
     # A number has all markers of missing values; what is left decides whether it is one.
-    kept = [None if text is None or is_missing(text, NUMBER) else text for text in series.to_list()]
+    written = series.to_list()
+    kept = [None if text is None or is_missing(text, NUMBER) else text for text in written]
+    markers = count_markers(written, kept)
+    _inspect_kept(found, series, kept, notation)
+    if hint := hint_of_markers(markers, is_category=found.type == "category"):
+        found.hints.append(hint)
+
+
+def _inspect_kept(found: InspectedColumn, series: pl.Series, kept: list[str | None], notation: Notation) -> None:
     texts = [text for text in kept if text is not None]
     found.missing, found.different = len(kept) - len(texts), len(set(texts))
     if not texts:
@@ -209,6 +258,8 @@ def _inspect_categories(found: InspectedColumn, series: pl.Series) -> None:
     )
     if fitting:
         found.type, found.categories = "category", tuple(categories)
+        if hint := hint_of_spellings(categories):
+            found.hints.append(hint)
         return
     found.type = "text"
     if len(categories) == len(texts) == len(series):
@@ -229,17 +280,25 @@ def _inspect_numbers(found: InspectedColumn, read: pl.Series, records: int) -> N
         found.notes.append(f"has numbers beyond {MAX_NUMBER:g}, which models cannot take")
         return
     whole = bool((present == present.round()).all()) and largest <= LARGEST_INTEGER
-    found.type = "integer" if whole and not found.below_limit else "number"
+    # A measurement may be whole by chance: as an integer, tomorrow's 21.5 would be refused.
+    is_integer = whole and not found.below_limit and is_a_count(found.name, found.unit)
+    found.type, found.is_whole = "integer" if is_integer else "number", whole
     found.low, found.high = float(present.min()), float(present.max())  # type: ignore[arg-type]
     found.median = float(present.median())  # type: ignore[arg-type]
-    if whole:
+    if found.type == "integer":
         found.median = float(math.floor(found.median))
     found.numbers = read
     width = found.high - found.low
     if 0 < width < 1e-30:
         found.different = 1
-    if whole and len(present) == records >= 10 and found.different == records and width == records - 1:
-        found.notes.append("counts the records: a row number or a key")
+    found.growth = growth(found.name, read, whole=whole)
+    if found.growth:
+        return
+    found.sentinels = sentinels_of(present)
+    if hint := hint_of_sentinels(found.sentinels, present):
+        found.hints.append(hint)
+    if whole and may_be_names(found.name, found.unit, present):
+        found.hints.append("a name? Then 3 is not more than 1: declare the type category, and take the step one_hot")
 
 
 def _set_flags(found: InspectedColumn, flags: pl.Series) -> None:
