@@ -128,7 +128,9 @@ class LinesTable(FrameTable):
     @cached_property
     def _outline(self) -> tuple[dict[str, pl.DataType], int]:
         """The columns with their types, from all rows, and the number of rows."""
-        rows, plain, objects = 0, set(), set()
+        rows = 0
+        plain: set[str] = set()
+        objects: set[str] = set()
         for _, value in self._objects():
             rows += 1
             if isinstance(value, dict):
