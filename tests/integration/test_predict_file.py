@@ -216,7 +216,6 @@ async def test_ctrl_c_keeps_what_is_done(client: httpx.AsyncClient, tmp_path: Pa
 
 
 def test_the_service_of_the_run_on_this_machine_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("COMPLEX_SYSTEM_API_KEY", raising=False)
     monkeypatch.setattr(os, "umask", lambda _: 0)  # only_run sets it for the whole process
     runs = {name: tmp_path / name for name in ("mongo", "maria", "never")}
     assert running_service(runs) is None
@@ -228,8 +227,7 @@ def test_the_service_of_the_run_on_this_machine_is_found(tmp_path: Path, monkeyp
         assert running_service(runs) == Service("http://127.0.0.1:2")
         write_private(runs["mongo"] / "api_key", "plant-7\n")
         assert running_service(runs) == Service("http://127.0.0.1:2", "plant-7")
-        monkeypatch.setenv("COMPLEX_SYSTEM_API_KEY", "of the shell")
-        assert running_service(runs) == Service("http://127.0.0.1:2", "of the shell")
+        assert running_service(runs, "of the shell") == Service("http://127.0.0.1:2", "of the shell")
         with only_run(runs["maria"]), pytest.raises(StartError, match="mongo, maria run at the moment; name one"):
             running_service(runs)
     assert running_service(runs) is None
