@@ -86,7 +86,7 @@ class Description:
             "target: a record outside is refused. "
             "A fill stands in for a missing number: it is the median of the file's values."
         )
-        made += f"name: {self.name}\n"
+        made += f"name: {scalar(self.name)}\n"
         if self.copies:
             made += _comment(f"CHECK: {self.copies_found}.")
         made += self._id()
