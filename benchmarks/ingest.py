@@ -39,7 +39,7 @@ def _measure(database: str, count: int, rounds: int) -> Table:
             async def work() -> None:
                 for batch in left:
                     reply = await plant.database.save_raw(batch)
-                    assert (reply["acknowledged"], reply["inserted"]) == (True, len(batch)), reply
+                    assert (reply.acknowledged, reply.inserted) == (True, len(batch)), reply
 
             await asyncio.gather(*(work() for _ in range(flight)))
 

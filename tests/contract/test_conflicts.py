@@ -19,12 +19,14 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import REVISION, processed_schema
 from complex_system.domain.records import Record
+from complex_system.errors import InvalidRecordError
 from complex_system.settings import Settings
 from complex_system.storage.base import DataStore
 from complex_system.storage.conflicts import Incoming, Merge, Stored
 from complex_system.storage.envelope import content_hash
 from complex_system.storage.maria.store import MariaDataStore
 from complex_system.storage.mongo.store import MongoDataStore
+from complex_system.storage.quarantine import RawWriter
 from envelopes import connected, envelopes
 
 TARGET, R1, R2, R3 = "aufbereiteter_wert", "rohwert_1_labormessung", "rohwert_2_labormessung", "rohwert_3_labormessung"
@@ -197,6 +199,28 @@ async def test_replicas_that_fill_and_replace_at_the_same_time_agree(opened: Ope
     assert await stores[0].raw_records(20) == [{**wanted, ID: key} for key in keys]
     await process(stores[1])
     assert await stores[2].targets(keys) == dict.fromkeys(keys, 6.0)
+
+
+async def test_a_value_that_the_database_refuses_is_named_and_nothing_new_is_written(
+    opened: Open, database: str, settings: Settings, record: Record
+) -> None:
+    store = await opened("keep")
+    await store.save_raw([{**record, "laborant": None}])
+    if database == "mongo":
+        async with AsyncMongoClient[Any](settings.mongo_host, settings.mongo_port) as client:
+            validator = {"laborant": {"$ne": "HANS"}}
+            await client[settings.mongo_name].command("collMod", "KIOptiPackRaw", validator=validator)
+    else:
+        connection = connected(settings)
+        connection.cursor().execute(
+            "ALTER TABLE KIOptiPackRaw ADD CONSTRAINT CHECK (laborant IS NULL OR laborant <> 'HANS')"
+        )
+        connection.close()
+    batch = [{**record, ID: "new", "laborant": "TK"}, {**record, "laborant": "HANS"}]
+    with pytest.raises(InvalidRecordError, match="Record 1 .*B-0007"):
+        await RawWriter(store).save(batch)
+    assert await store.raw_records(5) == [{**record, "laborant": None}]
+    assert (await RawWriter(store).save([batch[0], {**record, "laborant": "SO"}])).filled == 1
 
 
 async def test_records_of_an_earlier_release_are_as_old_as_their_arrival(

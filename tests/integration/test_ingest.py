@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import kio.ml_lifecycle_broker_facade as kio
 import msgspec
 import pytest
 from fastiot.core.serialization import serialize_to_bin
@@ -51,6 +52,7 @@ from complex_system.storage import quarantine
 from complex_system.storage.base import DataStore
 from complex_system.storage.conflicts import Orders
 from complex_system.storage.mongo.store import MongoDataStore
+from complex_system_services.data_processing.data_processing_service import DataProcessingService
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from envelopes import envelopes
@@ -776,6 +778,59 @@ async def test_the_source_of_each_record_is_kept_with_it(tester: TesterService, 
         await settled(tester)
         await tester.ask(subjects.SAVE_RAW, records[4:])
     assert [each.source for each in envelopes(database, settings)] == ["lab-7", "line.4", "line.4", "", "TesterService"]
+
+
+async def test_a_lab_value_that_comes_later_reaches_the_processed_record(
+    tester: TesterService, settings: Settings, database: str, dataset: Dataset
+) -> None:
+    """By a message, by kio's subject, and by a message of the key and the value alone."""
+    client, target = tester.broker.client, dataset.target
+    base = {**Laboratory(3).complete_record(), target: None}
+    keys = ["by-message", "by-request", "by-value"]
+    await IngestStreams(client, settings).ensure()
+    async with running(SERVICES[database], settings), running(DataProcessingService, settings):
+        store = DatabaseClient(tester)
+        for key in keys:
+            await publish(client, json.dumps({**base, ID: key}).encode(), f"{SUBJECT}.press-4")
+
+        async def processed(count: int, labelled: int) -> bool:
+            counts = await store.counts()
+            return (counts.processed, counts.labelled) == (count, labelled)
+
+        await eventually(lambda: processed(3, 0), PATIENCE)
+        await publish(client, json.dumps({**base, ID: keys[0], target: 1.5}).encode(), f"{SUBJECT}.lims")
+        saved = await kio.request_save_many_raw_data_points(tester, [{**base, ID: keys[1], target: 2.5}])
+        assert (saved["filled"], saved["conflicts"]) == (1, 0)
+        alone = {name: None for name in base if dataset.by_name.get(name) and dataset.by_name[name].optional}
+        required = {name: value for name, value in base.items() if name not in alone}
+        await publish(client, json.dumps({**required, ID: keys[2], target: 3.5}).encode(), f"{SUBJECT}.lims")
+        await eventually(lambda: processed(3, 3), PATIENCE)
+        assert await store.targets(keys) == dict(zip(keys, (1.5, 2.5, 3.5), strict=True))
+        assert (await store.counts()).conflicts == 0
+
+
+@pytest.mark.parametrize("newer_first", [False, True])
+async def test_the_newer_message_stays_whichever_is_written_first(
+    tester: TesterService, settings: Settings, database: str, dataset: Dataset, newer_first: bool
+) -> None:
+    client, target = tester.broker.client, dataset.target
+    record = {**Laboratory(3).complete_record(), ID: "B-0007", target: 1.0}
+    old, new = ({**record, "_revision": 1}, "1"), ({**record, target: 99.99, "_revision": 2}, "2")
+    by_header = ({**record, target: 50.0}, "1.5")
+    await IngestStreams(client, settings).ensure()
+    async with running(SERVICES[database], settings.copy(update={"on_conflict": "replace"})):
+        for values, order in [*((new, old) if newer_first else (old, new)), by_header, old]:
+            await publish(client, json.dumps(values).encode(), f"{SUBJECT}.lims", Record_Revision=order)
+            await settled(tester)
+        [kept] = await raw(tester)
+        assert (kept[target], "_revision" in kept) == (99.99, False)
+        # A request says by the time of its Thing when its values were made; this one is older than any message.
+        assert (await DatabaseClient(tester).save_raw([{**record, target: 7.0}], made=0.5)).replaced == 0
+        assert (await DatabaseClient(tester).save_raw([{**record, target: 7.0}])).replaced == 1
+        # Without a revision, a later message is newer.
+        await publish(client, json.dumps({**record, target: 8.0}).encode(), f"{SUBJECT}.lims")
+        await settled(tester)
+        assert [each[target] for each in await raw(tester)] == [8.0]
 
 
 class CountingStore(MongoDataStore):

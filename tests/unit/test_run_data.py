@@ -101,11 +101,11 @@ def declared(tmp_path: Path, rows: list[list[str]], header: str = "batch;t;c;y")
 
 def test_invalid_records_are_reported_before_anything_starts(tmp_path: Path) -> None:
     rows = [list(row) for row in ROWS]
-    rows[1][2], rows[5][2], rows[7][1], rows[9][3] = "C", "D", "51", "n.a."
+    rows[1][2], rows[5][2], rows[7][1], rows[9][3] = "C", "D", "51", "n.i.O."
     chosen = choose_data(str(declared(tmp_path, rows)), "", tmp_path / "runs", {})
     assert chosen.notes[0] == (
         "CHECK: 4 of 40 records are not valid and will be refused: row 2, field 'c': 'C' is not one of A, B (2 rows); "
-        "row 8, field 't': 51.0 is outside of [0, 50]; row 10, field 'y': must be a number or nothing, not the text 'n.a.'. "
+        "row 8, field 't': 51.0 is outside of [0, 50]; row 10, field 'y': must be a number or nothing, not the text 'n.i.O.'. "
         f"If the file is right, change {tmp_path / 'dataset.yaml'}; otherwise correct the file"
     )
     assert "36 labelled records" in chosen.notes[-1]

@@ -176,7 +176,7 @@ def test_a_value_that_cannot_be_processed_is_refused_in_words(change: dict[str, 
         ("deviation: 7.7", "deviation: 0", "deviation: must be larger than 0"),
         ("deviation: 7.7", "deviatoin: 7.7", "is not a known key \\(did you mean 'deviation'\\?\\); allowed are as,"),
         ("categories: [x, y]", "categories: [x, y, x]", "the category 'x' more than once"),
-        ("id: Chargen-Nr.", "id: Ort", "the key 'Ort' must not be declared as a column too"),
+        ("id: Chargen-Nr.", "id: Ort", "must not use the key 'Ort'"),
         ("value: 2.5", "value: 0", "the value 0 for 'Größe' is outside of its range"),
         (
             "type: integer, range: [0, 1000]",

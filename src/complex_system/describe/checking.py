@@ -9,6 +9,7 @@ import numpy as np
 
 from complex_system.domain.columns import ID
 from complex_system.domain.dataset import Dataset
+from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.sources.replay import ReplayFile
@@ -31,6 +32,7 @@ class FileCheck:
         example: One of those keys.
         without_key: Records without a key, whose key was made.
         absent: Declared columns that the file does not have.
+        copies: Records of a key of their own that are equal to an earlier one but for the key.
         parts: Labelled records in the train, validation and hold-out part of the split, which follow from the keys.
     """
 
@@ -43,6 +45,7 @@ class FileCheck:
     without_key: int = 0
     absent: tuple[str, ...] = ()
     parts: tuple[int, ...] = (0, 0, 0)
+    copies: int = 0
 
     @property
     def why(self) -> str:
@@ -69,6 +72,8 @@ def check_file(path: Path, dataset: Dataset) -> FileCheck:
     example = ""
     found: dict[str, tuple[int, str, int]] = {}
     keys: set[str] = set()
+    contents: set[int] = set()
+    copies = 0
     for rows in file.batches(_BATCH):
         records += len(rows)
         without_key += sum(row.key_made for row in rows)
@@ -93,12 +98,20 @@ def check_file(path: Path, dataset: Dataset) -> FileCheck:
         for row in good:
             if row.record[ID] in keys:
                 same_key, example = same_key + 1, example or row.record[ID]
-            elif row.record.get(dataset.target) is not None:
-                labelled.append(row.record[ID])
+                continue
             keys.add(row.record[ID])
+            copies += (content := _content(row.record)) in contents
+            contents.add(content)
+            if row.record.get(dataset.target) is not None:
+                labelled.append(row.record[ID])
         parts += np.bincount(parts_of(labelled), minlength=len(Part))
     reasons = [
         f"row {row}, {fault}" + (f" ({count} rows)" if count > 1 else "") for row, fault, count in sorted(found.values())
     ]
     each = tuple(int(part) for part in parts)
-    return FileCheck(records, refused, sum(each), tuple(reasons), same_key, example, without_key, file.absent, each)
+    return FileCheck(records, refused, sum(each), tuple(reasons), same_key, example, without_key, file.absent, each, copies)
+
+
+def _content(record: Record) -> int:
+    """Return a hash of the values without the key; 64 bits are enough to count."""
+    return hash(tuple(tuple(value) if isinstance(value, list) else value for name, value in record.items() if name != ID))

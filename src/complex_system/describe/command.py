@@ -80,29 +80,39 @@ def _write_report(description: Description, report: Path, told: TextIO) -> None:
 
 
 def summary(description: Description) -> Group:
-    """Return a table with one row per column, and a line on the resulting data set."""
+    """Return a table with one row per column, what to look at, and a line on the resulting data set."""
     from rich.console import Group
+    from rich.padding import Padding
     from rich.table import Table
 
     name = printable(description.path.name)
     table = Table(title=f"{name}: {description.records} records, {len(description.columns)} columns")
-    for heading in ("column", "type", "unit", "values", "missing", "used as", "look at"):
+    for heading in ("column", "type", "unit", "values", "missing", "used as"):
         table.add_column(heading, overflow="fold")
+    notes: list[Text] = []
     for column in description.columns:
         share = column.missing / description.records
-        style = "bold" if column.name == description.target else "yellow" if _notes(column, description) else None
+        note = _notes(column, description)
+        style = "bold" if column.name == description.target else "yellow" if note else None
+        if note:
+            notes.append(_text(f"{column.name}: {note}"))
         table.add_row(
             _text(column.name), column.type, _text(column.unit), _text(_values(column)), f"{share:.0%}" if share else "",
-            _text(_use(column, description)), _text(_notes(column, description)), style=style,
+            _text(_use(column, description)), style=style,
         )  # fmt: skip
     dataset = description.dataset()
     features = len(dataset.feature_names)
     line = f"Target '{description.target}'" + (
         "" if description.target_was_named else " (CHECK: the last column of numbers; --target names another)"
     )
-    return Group(
-        table, _text(f"{line}; {features} feature{'' if features == 1 else 's'}; pipeline version {dataset.version}")
-    )
+    if description.copies:
+        notes.insert(0, _text(f"CHECK: {description.copies_found}"))
+    if description.key:
+        line = f"{line}; key '{description.key}'"
+    elif offered := description.offered_key:
+        notes.append(_text(f"The records have no key; the declaration has the line that makes it '{offered.name}'."))
+    last = _text(f"{line}; {features} feature{'' if features == 1 else 's'}; pipeline version {dataset.version}")
+    return Group(table, *([_text("Look at:")] if notes else []), *(Padding(note, (0, 0, 0, 2)) for note in notes), last)
 
 
 def _text(text: str) -> Text:
@@ -132,7 +142,9 @@ def _use(column: InspectedColumn, description: Description) -> str:
 
 
 def _notes(column: InspectedColumn, description: Description) -> str:
-    notes = list(column.notes)
+    notes = [*column.notes, *column.hints]
+    if column.growth and column.name != description.key:
+        notes.append(column.growth.why)
     if column.name in description.leaking:
         notes.append(f"{description.leaking[column.name]}: may leak it")
     if not notes and column.type == "datetime" and column.name in description.proposal.dropped:

@@ -15,8 +15,18 @@ import polars as pl
 import yaml
 
 from complex_system.describe.checking import check_file
-from complex_system.describe.inspection import MARGIN, InspectedColumn, inspect_column, nearly_numbers
-from complex_system.describe.proposal import Proposal, date_parts, key_column, leak, note_repeated_keys, propose
+from complex_system.describe.growth import COUNTER
+from complex_system.describe.inspection import MARGIN, TARGET_MARGIN, InspectedColumn, inspect_column, nearly_numbers
+from complex_system.describe.proposal import (
+    Proposal,
+    count_copies,
+    date_parts,
+    key_column,
+    leak,
+    note_repeated_keys,
+    offered_key,
+    propose,
+)
 from complex_system.domain.columns import ID
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.json_schema import EDITOR_LINE
@@ -43,6 +53,7 @@ class Description:
         target_was_named: Whether a person named it.
         proposal: The pipeline.
         leaking: Columns that give the target away, and how.
+        copies: Records that are equal to an earlier one, but for the key and row numbers.
     """
 
     path: Path
@@ -53,6 +64,7 @@ class Description:
     target_was_named: bool
     proposal: Proposal
     leaking: Mapping[str, str]
+    copies: int = 0
 
     @property
     def name(self) -> str:
@@ -70,20 +82,63 @@ class Description:
             "Read it and correct what is wrong."
         )
         made += _comment(
-            f"Ranges go {MARGIN:.0%} of the values' width beyond what the file holds, on each side: a record outside is refused. "
+            f"Ranges go {MARGIN:.0%} of the values' width beyond what the file holds, on each side, and {TARGET_MARGIN:.0%} for the "
+            "target: a record outside is refused. "
             "A fill stands in for a missing number: it is the median of the file's values."
         )
-        made += f"name: {self.name}\n"
-        if self.key:
-            made += (
-                _comment(f"'{self.key}' is different in every record, so it is the records' key.")
-                + f"id: {scalar(self.key)}\n"
-            )
+        made += f"name: {scalar(self.name)}\n"
+        if self.copies:
+            made += _comment(f"CHECK: {self.copies_found}.")
+        made += self._id()
         if not self.target_was_named:
             made += _comment("CHECK: no target was named, so the last column of numbers is used.")
         made += f"target: {scalar(self.target)}\n\ncolumns:\n"
         made += "".join(self._column(column) for column in self.columns if column.name != self.key)
         return made + "\npipeline:\n" + self._pipeline()
+
+    @property
+    def copies_found(self) -> str:
+        """How many records are copies, and what to do; empty where none are."""
+        if not self.copies:
+            return ""
+        verb = "is" if self.copies == 1 else "are"
+        return (
+            f"{self.copies} of {self.records} records {verb} equal to an earlier one: copies from a join or a file appended twice "
+            "say nothing new, so remove them; measurements that came out alike may stay"
+        )
+
+    @property
+    def offered_key(self) -> InspectedColumn | None:
+        """A column that may be the key where a person knows that its numbers are never used again."""
+        return offered_key([column for column in self.columns if column.name != self.target])
+
+    def _id(self) -> str:
+        """Return the key's line, or the line that a person may want, as a comment."""
+        if self.key:
+            return (
+                _comment(
+                    f"'{self.key}' is different in every record, so it is the records' key. It needs no line in columns."
+                )
+                + f"id: {scalar(self.key)}\n"
+            )
+        offered = self.offered_key
+        if offered is None or offered.growth is None:
+            return (
+                _comment(
+                    "No column is the records' key, so keys are made of file and row: rows of a changed file are new records. Where a "
+                    "column names the record, such as a batch number, name it here; its lines below may stay:"
+                )
+                + "# id: NAME OF THE COLUMN\n"
+            )
+        why = "counts the rows of this file" if offered.growth.kind == COUNTER else "is different in every record"
+        return (
+            _comment(
+                f"'{offered.name}' {why}. It is not taken as the key: where the next file uses its numbers again, other "
+                "measurements would pass for known ones. Where a number is never used again, remove the '#' of the next line; "
+                "the column's lines below may stay:"
+            )
+            + f"# id: {scalar(offered.name)}\n"
+        )
 
     def dataset(self) -> Dataset:
         """Return the declaration as a data set."""
@@ -96,7 +151,8 @@ class Description:
             declared["categories"] = column.categories
         if column.format:
             declared["format"] = column.format
-        limits = None if is_target else column.range
+        grows = column.growth is not None and column.name in self.proposal.dropped  # tomorrow's value is beyond every range
+        limits = column.target_range if is_target else None if grows else column.range
         if limits:
             declared["range"] = limits
         # A column that no step takes, such as a later grade or remark, is not required in a request for a prediction.
@@ -111,9 +167,17 @@ class Description:
                 declared["fill"] = column.first
         if column.unit:
             declared["unit"] = column.unit
-        notes = list(column.notes)
         if column.below_limit and declared["type"] == "number":
             declared["censored"] = "left"
+        notes = self._notes(column)
+        made = (_comment("; ".join(notes), "  ") if notes else "") + f"  - {_flow(declared)}\n"
+        return made + (self._without_sentinels(column, declared) if column.sentinels else "")
+
+    def _notes(self, column: InspectedColumn) -> list[str]:
+        notes = [*column.notes, *column.hints]
+        if column.growth:
+            notes.append(column.growth.why)
+        if column.below_limit:
             notes.append(
                 f"{column.below_limit} of {self.records - column.missing} values are below the detection limit (as <0.01); half the "
                 "limit is used for each"
@@ -122,7 +186,20 @@ class Description:
             notes.append(f"{self.leaking[column.name]}: is it known before '{self.target}', or made from it?")
         if column.missing:
             notes.append(f"missing in {column.missing} of {self.records} records")
-        return (_comment("; ".join(notes), "  ") if notes else "") + f"  - {_flow(declared)}\n"
+        return notes
+
+    def _without_sentinels(self, column: InspectedColumn, declared: Mapping[str, Any]) -> str:
+        """Return the line of a column whose sentinels are missing values, as a comment."""
+        is_target, rest = column.name == self.target, column.without_sentinels()
+        changed = {**declared, "optional": True, "missing_values": column.sentinels}
+        limits = rest.target_range if is_target else rest.range
+        if limits:
+            changed["range"] = limits
+        if not is_target and column.name in self.proposal.used:
+            changed["fill"] = rest.median
+        listed = ", ".join(f"{value:g}" for value in column.sentinels)
+        made = _comment(f"Where {listed} stands for 'no value', put this line in place of the one above, without '#':", "  ")
+        return made + f"  # - {_flow(changed)}\n"
 
     def _pipeline(self) -> str:
         made = ""
@@ -170,7 +247,8 @@ def describe(path: Path, target: str = "") -> Description:
             f"The file {path} has no column from which the target '{chosen.name}' could be predicted"
             + (f" ({reasons})." if reasons else ".")
         )
-    return Description(path, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, leaking)
+    copies = count_copies(frame, columns, key)
+    return Description(path, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, leaking, copies)
 
 
 def refused(description: Description) -> tuple[int, str]:
@@ -223,7 +301,7 @@ def _target(path: Path, columns: list[InspectedColumn], target: str, table: Tabl
 def _why_not_numbers(series: pl.Series, table: Table) -> str:
     if series.dtype != pl.String:
         return ""
-    why = nearly_numbers(series.to_list(), table.notation(series.name))
+    why = nearly_numbers(series, table.notation(series.name))
     return f": {why}" if why else ""
 
 

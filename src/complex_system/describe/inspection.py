@@ -9,19 +9,33 @@ from typing import Any
 
 import polars as pl
 
+from complex_system.describe.growth import Growth, growth
+from complex_system.describe.hints import (
+    count_markers,
+    hint_of_markers,
+    hint_of_sentinels,
+    hint_of_spellings,
+    is_a_count,
+    may_be_names,
+    note_beyond_floats,
+    sentinels_of,
+)
 from complex_system.domain.columns import LARGEST_INTEGER, Column
 from complex_system.domain.datetimes import TimeFormat
 from complex_system.domain.records import shown
+from complex_system.domain.types import MAX_ENTRIES
 from complex_system.sources.notation import Notation
-from complex_system.sources.values import FALSE, TRUE, below_limit, entries, is_missing, truth
+from complex_system.sources.values import FALSE, TRUE, below_limit, entries, truth
 
 MARGIN = 0.1
 """How far a proposed range goes beyond what the file holds, in parts of the values' width, on each side."""
+TARGET_MARGIN = 0.5
+"""The same for the target."""
 MAX_CATEGORIES = 60
 RECORDS_PER_CATEGORY = 3
 """Records that a category needs on average; with fewer, nothing can be learned about it."""
-MAX_NUMBER = 1e30
-"""Larger numbers are kept as texts: models take float32."""
+_MAX_SPELLINGS = 100  # different texts up to which they may all be words for true and false
+MAX_NUMBER = 1e30  # larger numbers are kept as texts: models take float32
 
 _FORMATS = tuple(
     date + time
@@ -31,10 +45,15 @@ _FORMATS = tuple(
         "T%H:%M:%S.%f", "T%H:%M:%SZ", "T%H:%M:%S.%fZ",
     )
 )  # fmt: skip
-_LEADING_ZERO = re.compile(r"[+-]?0\d")
+_LEADING_ZERO = r"^[+-]?0\d"
 _UNIT_AT_THE_END = re.compile(r"^(.*\S)\s*(?:\[([^\[\]]{1,15})\]|\(([^()]{1,15})\))\s*$")
 _UNIT_AFTER = re.compile(r"[+-]?\d[\d.,]*\s*([^\W\d_]\S{0,7}|[%‰°]\S{0,7})")
 _UNIT_AFTER_IN = re.compile(r"^(.*\S) in (\S{1,8})$")
+_UNIT_BARE = re.compile(
+    r"^(.*[^\W_].*)[ _]((?:%|‰|ppm|ppb|°C|°F|m?bar|[kM]?Pa|GPa|kN|Nm|[µu]m|[mcnk]m|kg|mg|[µu]g|ms|min|rpm|1/min|U/min|mV|kV|mA|kW|MW|"
+    r"kWh|[kM]?Hz|ml|m/s|mm/s|m/min|l/min|l/h|m³/h|m3/h|kg/h|t/h|g/l|mg/l|mg/kg|kJ|MJ/kg|W/m²|g/cm³|kg/m³|m²|m³)(?:/h)?)$"
+)
+"""Units that need no brackets, because they are nothing else."""
 NUMBER = Column(name="x", type="number")
 _NO_UNIT = re.compile(r"^\d*$|.*\s.*\s.*")
 
@@ -56,7 +75,11 @@ class InspectedColumn:
         format: How times are written.
         first: The first time.
         below_limit: Values below a detection limit, written as <0.01.
-        notes: What is suspicious, a sentence each.
+        notes: What is suspicious, a sentence each; a column with one is not used.
+        hints: What a person may want to change, a sentence each; the column is used as it is.
+        is_whole: Whether all numbers are whole.
+        growth: How the numbers only grow; None where they do not.
+        sentinels: Numbers that probably stand for a missing value.
         numbers: The values as float64, for numeric columns.
         lists: The values, for lists.
     """
@@ -74,24 +97,44 @@ class InspectedColumn:
     first: str = ""
     below_limit: int = 0
     notes: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
+    is_whole: bool = False
+    growth: Growth | None = None
+    sentinels: tuple[float, ...] = ()
     numbers: pl.Series | None = None
     lists: list[Any] = field(default_factory=list)
 
     @property
     def range(self) -> tuple[float, float] | None:
         """The range with its margin, in round numbers; None where all values are equal or not numbers."""
+        return self._range(MARGIN)
+
+    @property
+    def target_range(self) -> tuple[float, float] | None:
+        """The range of a target, with a wider margin: its extremes are what is looked for, and decimal slips are far outside."""
+        return self._range(TARGET_MARGIN)
+
+    def without_sentinels(self) -> InspectedColumn:
+        """Return the column as it is where its sentinels are missing values."""
+        assert self.numbers is not None
+        made = InspectedColumn(self.name, self.type, self.unit)
+        numbers = self.numbers
+        _inspect_numbers(made, numbers.set(numbers.is_in(self.sentinels).fill_null(value=False), None), len(numbers))
+        return made
+
+    def _range(self, margin: float) -> tuple[float, float] | None:
         if self.low is None or self.high is None or not self.low < self.high:
             return None
-        low, high = with_margin(self.low, self.high)
-        return (float(math.floor(low)), float(math.ceil(high))) if self.type == "integer" else (low, high)
+        low, high = with_margin(self.low, self.high, margin)
+        return (float(math.floor(low)), float(math.ceil(high))) if self.is_whole else (low, high)
 
 
-def with_margin(low: float, high: float) -> tuple[float, float]:
-    """Return ``low`` and ``high`` moved apart by ``MARGIN`` of their distance, as round numbers, and not beyond 0."""
+def with_margin(low: float, high: float, margin: float = MARGIN) -> tuple[float, float]:
+    """Return ``low`` and ``high`` moved apart by a part of their distance on each side, as round numbers, and not beyond 0."""
     width = high - low
     digits = 1 - math.floor(math.log10(width))
     step = 10.0**-digits if -300 < digits < 300 else width / 100
-    begin, end = math.floor((low - MARGIN * width) / step) * step, math.ceil((high + MARGIN * width) / step) * step
+    begin, end = math.floor((low - margin * width) / step) * step, math.ceil((high + margin * width) / step) * step
     begin, end = (round(each, digits) if -300 < digits < 300 else each for each in (begin, end))
     begin = 0.0 if low >= 0 > begin else min(begin, low)
     end = 0.0 if high <= 0 < end else max(end, high)
@@ -99,8 +142,8 @@ def with_margin(low: float, high: float) -> tuple[float, float]:
 
 
 def unit_of(name: str) -> str:
-    """Return the unit in the name: ``Temp. [°C]``, ``Druck (bar)``, ``Dicke in µm``; empty for none."""
-    for pattern in (_UNIT_AT_THE_END, _UNIT_AFTER_IN):
+    """Return the unit in the name: ``Temp. [°C]``, ``Druck (bar)``, ``Dicke in µm``, ``Feuchte %``; empty for none."""
+    for pattern in (_UNIT_AT_THE_END, _UNIT_AFTER_IN, _UNIT_BARE):
         if match := pattern.match(name):
             unit = next(group for group in match.groups()[1:] if group is not None).strip()
             return "" if _NO_UNIT.match(unit) else unit
@@ -123,6 +166,9 @@ def inspect_column(series: pl.Series, notation: Notation) -> InspectedColumn:
             raise TypeError(
                 f"the column '{found.name}' has lists of values that are neither texts nor shares; leave it out of the file"
             )
+    elif series.dtype.is_integer() and (note := note_beyond_floats([str(series.min()), str(series.max())])):
+        found.missing, found.different = series.null_count(), series.drop_nulls().n_unique()
+        found.notes.append(note)
     elif series.dtype.is_numeric() and series.dtype != pl.Boolean:
         _inspect_numbers(found, series.cast(pl.Float64).fill_nan(None), len(series))
     elif series.dtype in (pl.Datetime, pl.Date):
@@ -142,57 +188,73 @@ def inspect_column(series: pl.Series, notation: Notation) -> InspectedColumn:
 
 
 def _inspect_texts(found: InspectedColumn, series: pl.Series, notation: Notation) -> None:
-    # A number has all markers of missing values; what is left decides whether it is one.
-    kept = [None if text is None or is_missing(text, NUMBER) else text for text in series.to_list()]
-    texts = [text for text in kept if text is not None]
-    found.missing, found.different = len(kept) - len(texts), len(set(texts))
-    if not texts:
+    kept = _without_markers(series)
+    _inspect_kept(found, kept, notation)
+    if hint := hint_of_markers(count_markers(series.filter(kept.is_null())), is_category=found.type == "category"):
+        found.hints.append(hint)
+
+
+def _without_markers(series: pl.Series) -> pl.Series:
+    """Return texts with null for a missing value: a number has all markers, and what is left decides whether it is one."""
+    is_missing = series.str.strip_chars().is_in(list(NUMBER.markers)).fill_null(value=True)
+    return series.set(is_missing, None)
+
+
+def _inspect_kept(found: InspectedColumn, kept: pl.Series, notation: Notation) -> None:
+    texts = kept.drop_nulls()
+    distinct = texts.unique(maintain_order=True)
+    found.missing, found.different = kept.null_count(), len(distinct)
+    if texts.is_empty():
         return
-    flags = {text.strip().lower() for text in texts}
-    if flags <= TRUE | FALSE and len({truth(flag) for flag in flags}) == len(flags):
+    flags = set(distinct.str.strip_chars().str.to_lowercase()) if len(distinct) <= _MAX_SPELLINGS else set()
+    if flags and flags <= TRUE | FALSE and len({truth(flag) for flag in flags}) == len(flags):
         found.type = "boolean"
         _set_flags(
             found, pl.Series(found.name, [None if text is None else float(bool(truth(text))) for text in kept], pl.Float64)
         )
         return
+    if note := note_beyond_floats(texts):
+        found.notes.append(note)
+        return
     if notation.percent:
         found.unit = found.unit or "%"
-    read = notation.numbers(pl.Series(found.name, kept, pl.String))
-    below = below_limit(pl.Series(found.name, kept, pl.String), notation)
+    read = notation.numbers(kept)
+    below = below_limit(kept, notation)
     if below.null_count() < len(below) and read.drop_nulls().n_unique() > 1:
         found.below_limit = len(below) - below.null_count()
         read = read.fill_null(below * Column(name="x", type="number", censored="left").limit_share)
-    if read.null_count() == found.missing and not any(_LEADING_ZERO.match(text.strip()) for text in texts):
-        _inspect_numbers(found, read.alias(found.name), len(series))
+    if read.null_count() == found.missing and not distinct.str.strip_chars().str.contains(_LEADING_ZERO).any():
+        _inspect_numbers(found, read.alias(found.name), len(kept))
         return
-    if time_format := _format_of(set(texts)):
+    if time_format := _format_of(distinct.to_list()):
         found.type, found.format, found.first = "datetime", time_format, texts[0]
         return
-    if all(text.strip().startswith("[") for text in texts):
+    if distinct.str.strip_chars().str.starts_with("[").all():
         lists = [None if text is None else entries(text) for text in kept]
         if any(lists) and all(each is None or isinstance(each, list) for each in lists) and _inspect_lists(found, lists):
             return
-    _inspect_categories(found, series)
-    if found.type == "text" and (why := nearly_numbers(series.to_list(), notation)):
+    _inspect_categories(found, distinct.to_list(), len(texts), len(kept))
+    if found.type == "text" and (why := nearly_numbers(kept, notation)):
         found.notes = [why]
 
 
-def nearly_numbers(column: list[str | None], notation: Notation) -> str:
+def nearly_numbers(column: pl.Series, notation: Notation) -> str:
     """Return what keeps texts that are mostly numbers from being a column of numbers, and what to do; empty for other texts."""
-    texts = [None if text is None or is_missing(text, NUMBER) else text for text in column]
-    present = sum(text is not None for text in texts)
-    read = notation.numbers(pl.Series(texts, dtype=pl.String)).to_list()
-    others = [row for row, (text, each) in enumerate(zip(texts, read, strict=True)) if text is not None and each is None]
+    texts = _without_markers(column)
+    present = len(texts) - texts.null_count()
+    others = (texts.is_not_null() & notation.numbers(texts).is_null()).arg_true().to_list()
     if not others:  # such as 0012, which is kept as a text
         return ""
-    first = texts[others[0]] or ""
-    if doubtful := [doubt for row in others if (doubt := notation.doubt(texts[row] or ""))]:
+    first = texts[others[0]]
+    if doubtful := next((doubt for text in texts.gather(others) if (doubt := notation.doubt(text))), ""):
         return f"{len(others)} of its {present} values are not read as numbers: row {others[0] + 1}, " + (
-            notation.doubt(first) or doubtful[0]
+            notation.doubt(first) or doubtful
         )
     if 2 * len(others) <= present:
         which = f"row {others[0] + 1} has {shown(first)}"
         return f"{present - len(others)} of its {present} values are numbers, and {which}; correct it or leave it empty"
+    if not _UNIT_AFTER.fullmatch(first.strip()):
+        return ""
     units = {match[1] for text in texts if text is not None and (match := _UNIT_AFTER.fullmatch(text.strip()))}
     behind = sum(text is not None and bool(_UNIT_AFTER.fullmatch(text.strip())) for text in texts)
     if len(units) == 1 and behind == present:
@@ -200,21 +262,21 @@ def nearly_numbers(column: list[str | None], notation: Notation) -> str:
     return ""
 
 
-def _inspect_categories(found: InspectedColumn, series: pl.Series) -> None:
-    texts = [text for text in series.to_list() if text is not None and not is_missing(text, NUMBER)]
-    categories = sorted(set(texts))
-    found.different, found.missing = len(categories), len(series) - len(texts)
+def _inspect_categories(found: InspectedColumn, distinct: list[str], present: int, records: int) -> None:
+    categories = sorted(distinct)
     fitting = len(categories) <= MAX_CATEGORIES and len(categories) * RECORDS_PER_CATEGORY <= max(
-        len(texts), 2 * RECORDS_PER_CATEGORY
+        present, 2 * RECORDS_PER_CATEGORY
     )
     if fitting:
         found.type, found.categories = "category", tuple(categories)
+        if hint := hint_of_spellings(categories):
+            found.hints.append(hint)
         return
     found.type = "text"
-    if len(categories) == len(texts) == len(series):
+    if len(categories) == present == records:
         found.notes.append("different in every record: a key or a remark")
     else:
-        found.notes.append(f"{len(categories)} different texts in {len(texts)} records: too many for categories")
+        found.notes.append(f"{len(categories)} different texts in {present} records: too many for categories")
 
 
 def _inspect_numbers(found: InspectedColumn, read: pl.Series, records: int) -> None:
@@ -229,17 +291,25 @@ def _inspect_numbers(found: InspectedColumn, read: pl.Series, records: int) -> N
         found.notes.append(f"has numbers beyond {MAX_NUMBER:g}, which models cannot take")
         return
     whole = bool((present == present.round()).all()) and largest <= LARGEST_INTEGER
-    found.type = "integer" if whole and not found.below_limit else "number"
+    # A measurement may be whole by chance: as an integer, tomorrow's 21.5 would be refused.
+    is_integer = whole and not found.below_limit and is_a_count(found.name, found.unit)
+    found.type, found.is_whole = "integer" if is_integer else "number", whole
     found.low, found.high = float(present.min()), float(present.max())  # type: ignore[arg-type]
     found.median = float(present.median())  # type: ignore[arg-type]
-    if whole:
+    if found.type == "integer":
         found.median = float(math.floor(found.median))
     found.numbers = read
     width = found.high - found.low
     if 0 < width < 1e-30:
         found.different = 1
-    if whole and len(present) == records >= 10 and found.different == records and width == records - 1:
-        found.notes.append("counts the records: a row number or a key")
+    found.growth = growth(found.name, read, whole=whole)
+    if found.growth:
+        return
+    found.sentinels = sentinels_of(present)
+    if hint := hint_of_sentinels(found.sentinels, present):
+        found.hints.append(hint)
+    if whole and may_be_names(found.name, found.unit, present):
+        found.hints.append("a name? Then 3 is not more than 1: declare the type category, and take the step one_hot")
 
 
 def _set_flags(found: InspectedColumn, flags: pl.Series) -> None:
@@ -260,7 +330,7 @@ def _inspect_typed_times(found: InspectedColumn, series: pl.Series) -> None:
     found.first = texts[0] if texts else ""
 
 
-def _format_of(texts: set[str]) -> str:
+def _format_of(texts: list[str]) -> str:
     for declared in _FORMATS:
         time_format = TimeFormat(declared)
         if all(time_format.parts(text) is not None for text in texts):
@@ -272,6 +342,8 @@ def _inspect_lists(found: InspectedColumn, lists: list[Any]) -> bool:
     """Take lists of texts or of numbers; return False for other lists."""
     present = [each for each in lists if each is not None]
     inside = [each for some in present for each in some]
+    if any(len(some) > MAX_ENTRIES for some in present):
+        return False
     declared = ""
     if all(isinstance(each, int | float) and not isinstance(each, bool) and math.isfinite(each) for each in inside):
         declared = "list of shares"

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from complex_system.describe.growth import COUNTER, KEY_NAME, NUMBER, ORDER, growth
 from complex_system.describe.inspection import InspectedColumn
 from complex_system.domain.columns import ID
 from complex_system.domain.keys import MAX_KEY
@@ -21,10 +22,6 @@ _MIN_PAIRS = 10
 _MIN_RANKS = 20
 _MIN_GROUPS = 3
 _DIFFERENT = re.compile(r"\d+ different texts in \d+ records")
-_KEY_NAME = re.compile(
-    r"(^|[^a-zäöü])(id|key|nr|no|nummer|number|schlüssel|serial|index)([^a-zäöü]|$)|(nummer|[a-z]id|[a-z]nr|-id|_id)\.?$",
-    re.IGNORECASE,
-)
 
 
 @dataclass
@@ -52,12 +49,9 @@ def propose(columns: list[InspectedColumn], target: str, leaking: Mapping[str, s
     for column in usable:
         if column.type == "list of shares":
             continue
-        reason = "; ".join(column.notes) or (f"{leaking[column.name]}: it may leak it" if column.name in leaking else "")
-        if column.type == "text":
-            made.dropped[column.name] = reason or "text"
-        elif reason or column.type == "datetime":
-            made.dropped[column.name] = reason or "a time; the commented step below makes features of its parts"
-            if column.different > 0 and not column.notes:
+        if reason := _why_not(column, leaking):
+            made.dropped[column.name] = reason
+            if _is_second_best(column):
                 second_best.append(column)
         elif partner := next((each for each in shares if _belong(column, each)), None):
             _with_shares(made, column, partner, taken)
@@ -74,6 +68,23 @@ def propose(columns: list[InspectedColumn], target: str, leaking: Mapping[str, s
             _use(made, column, taken)
             del made.dropped[column.name]
     return made
+
+
+def _why_not(column: InspectedColumn, leaking: Mapping[str, str]) -> str:
+    """Return why a column is left out; empty where it is used."""
+    if column.notes:
+        return "; ".join(column.notes)
+    if column.name in leaking:
+        return f"{leaking[column.name]}: it may leak it"
+    if column.growth:
+        return column.growth.why
+    return {"text": "text", "datetime": "a time; the commented step below makes features of its parts"}.get(column.type, "")
+
+
+def _is_second_best(column: InspectedColumn) -> bool:
+    """Return whether a column that is left out may be used where nothing else is there."""
+    may_be_feature = column.growth is None or column.growth.kind == ORDER
+    return column.type != "text" and column.different > 0 and not column.notes and may_be_feature
 
 
 def _belong(column: InspectedColumn, shares: InspectedColumn) -> bool:
@@ -144,26 +155,43 @@ def _others(name: str) -> Iterator[str]:
         number += 1
 
 
-# The key
+# The key, and copies
 
 
 def note_repeated_keys(columns: list[InspectedColumn]) -> None:
     """Note on texts with the name of a key why they cannot be the key."""
     for column in columns:
         records = len(column.notes) == 1 and _DIFFERENT.match(column.notes[0])
-        if column.type == "text" and records and _KEY_NAME.search(column.name):
+        if column.type == "text" and records and KEY_NAME.search(column.name):
             column.notes.append("named like a key, but repeated: of records with the same key only the first is kept")
 
 
+def offered_key(columns: list[InspectedColumn]) -> InspectedColumn | None:
+    """Return a column of numbers that may be the key, where a person knows that no number is used again; None for none."""
+    numbered = [
+        column
+        for column in columns
+        if column.growth and column.growth.is_unique and column.growth.kind in (COUNTER, NUMBER) and column.name != ID
+    ]
+    return next((column for column in numbered if KEY_NAME.search(column.name)), numbered[0] if numbered else None)
+
+
 def key_column(columns: list[InspectedColumn], frame: pl.DataFrame) -> str:
-    """Return the first column with the name of a key and a different value in every record; empty for none."""
+    """Return the first column with the name of a key and a different value in every record; empty for none.
+
+    A counter of the file's rows is none: the next file uses its numbers again, and its records would be taken for known ones.
+    """
     for column in columns:
-        if column.type not in ("text", "category", "integer") or not _KEY_NAME.search(column.name) or column.name == "_id":
+        if (
+            not (column.type in ("text", "category") or column.is_whole)
+            or not KEY_NAME.search(column.name)
+            or column.name == ID
+        ):
             continue
         series = frame[column.name]
-        if series.dtype.is_float() or series.dtype.is_nested():
+        if series.dtype.is_nested() or (column.growth and column.growth.kind == COUNTER) or _counts_as_text(series):
             continue
-        texts = series.cast(pl.String)
+        texts = (series.cast(pl.Int64) if series.dtype.is_float() and not series.is_null().any() else series).cast(pl.String)
         if (
             texts.null_count()
             or not texts.str.len_chars().is_between(1, MAX_KEY).all()
@@ -173,6 +201,24 @@ def key_column(columns: list[InspectedColumn], frame: pl.DataFrame) -> str:
         if texts.n_unique() == len(texts):
             return column.name
     return ""
+
+
+def _counts_as_text(series: pl.Series) -> bool:
+    """Return whether texts such as 0001 count the rows."""
+    if series.dtype != pl.String:
+        return False
+    numbers = series.str.strip_chars().cast(pl.Int64, strict=False)
+    if numbers.null_count():
+        return False
+    found = growth(series.name, numbers.cast(pl.Float64), whole=True)
+    return found is not None and found.kind == COUNTER
+
+
+def count_copies(frame: pl.DataFrame, columns: list[InspectedColumn], key: str) -> int:
+    """Return how many records are equal to an earlier one, but for the key and row numbers."""
+    counters = {column.name for column in columns if column.growth and column.growth.kind in (COUNTER, NUMBER)}
+    names = [column.name for column in columns if column.name != key and column.name not in counters]
+    return frame.height - frame.select(names).hash_rows().n_unique()
 
 
 # Leakage

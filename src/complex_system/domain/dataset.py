@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,9 @@ class Dataset(Declared):
 
     name: str = Field(regex=r"^[a-z][a-z0-9_]*$", description="Short name: small letters, digits and _")
     description: str = Field("", description="For readers, and in the REST interface's documentation")
-    id: str = Field("", description="Column of the source that is the record's key; none: keys are made at the source")
+    id: str = Field(
+        "", description="Column of the source that is the record's key, declared or not; none: keys are made at the source"
+    )
     target: str = Field(description="The column to predict, of type number; of several, one is chosen when the file is read")
     other_targets: tuple[str, ...] = ()
     missing: tuple[str, ...] = Field(
@@ -61,12 +62,21 @@ class Dataset(Declared):
             raise FaultsError(found)
         return columns
 
+    @root_validator(pre=True)
+    def _key_apart(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Take the key's column out: its values are the keys, and are not kept a second time."""
+        key = values.get("id")
+        if not isinstance(key, str) or not key:
+            return values
+        steps = [_without(step, key) for step in values.get("pipeline") or ()]
+        columns = [each for each in values.get("columns") or () if _named(each, "name") != key]
+        return {**values, "columns": columns, "pipeline": [step for step in steps if step is not None]}
+
     @root_validator(skip_on_failure=True)
     def _fitting(cls, values: dict[str, Any]) -> dict[str, Any]:
         columns = {column.name: column for column in values["columns"]}
-        found = contradictions(columns, (values["target"], *values["other_targets"]), dict(enumerate(values["pipeline"])))
-        found += _fault_of_key(values["id"], columns)
-        if found:
+        targets = (values["target"], *values["other_targets"])
+        if found := contradictions(columns, targets, dict(enumerate(values["pipeline"])), key=values["id"]):
             raise FaultsError(found)
         return values
 
@@ -280,8 +290,8 @@ def _all_faults(content: dict[str, Any]) -> list[Fault]:
     found += _doubles([each.get("name") if isinstance(each, dict) else None for each in parts.get("columns", ())])
     if len(parts) == 2 and isinstance(content.get("target"), str):
         targets = (content["target"], *content.get("other_targets", ()))
-        found += contradictions(columns, targets, steps, broken=broken, complete=len(steps) == len(parts["pipeline"]))
-        found += _fault_of_key(content.get("id"), columns)
+        key, complete = str(content.get("id") or ""), len(steps) == len(parts["pipeline"])
+        found += contradictions(columns, targets, steps, key=key, broken=broken, complete=complete)
     return found
 
 
@@ -301,5 +311,14 @@ def _doubles(names: list[Any]) -> list[Fault]:
     ]
 
 
-def _fault_of_key(key: Any, columns: Mapping[str, Column]) -> list[Fault]:
-    return [(("id",), f"the key '{key}' must not be declared as a column too")] if key in columns else []
+def _named(part: Any, key: str) -> Any:
+    return part.get(key) if isinstance(part, dict) else getattr(part, key, None)
+
+
+def _without(step: Any, name: str) -> Any:
+    """Return a drop step without a column; None where no other is left; other steps as they are."""
+    columns = _named(step, "columns")
+    if _named(step, "step") != "drop" or not isinstance(columns, list | tuple) or name not in columns:
+        return step
+    left = [each for each in columns if each != name]
+    return {"step": "drop", "columns": left} if left else None

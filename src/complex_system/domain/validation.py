@@ -38,6 +38,7 @@ def contradictions(
     targets: Collection[str],
     steps: Mapping[int, Step],
     *,
+    key: str = "",
     broken: Collection[str] = (),
     complete: bool = True,
 ) -> list[Fault]:
@@ -47,6 +48,7 @@ def contradictions(
         columns: The columns by name.
         targets: Names of the targets.
         steps: The steps by position in the file.
+        key: Name of the key, which may be declared and dropped like a column, and which no other step takes.
         broken: Names of columns that have faults of their own and are not looked at again.
         complete: Whether no step is left out because of faults of its own; a result of such a step is not unknown.
     """
@@ -56,8 +58,10 @@ def contradictions(
         for target in targets
         if target not in broken and (target not in columns or columns[target].type != "number")
     ]
+    if key and key in targets:
+        found.append((("id",), f"the key '{key}' must not be the target"))
     known, of_steps = intervals(steps.values(), columns)
-    check = _StepCheck(columns, targets, steps.values(), known, broken, complete=complete)
+    check = _StepCheck(columns, targets, steps.values(), known, broken, key=key, complete=complete)
     positions = list(steps)
     found += [(("pipeline", positions[place]), problem) for place, problem in of_steps]
     found += [(("pipeline", position), problem) for position, step in steps.items() for problem in check.problems(step)]
@@ -69,8 +73,9 @@ class _StepCheck:
 
     def __init__(
         self, columns: Mapping[str, Column], targets: Collection[str], steps: Iterable[Step],
-        known: Mapping[str, Interval], broken: Collection[str], *, complete: bool,
+        known: Mapping[str, Interval], broken: Collection[str], *, key: str, complete: bool,
     ) -> None:  # fmt: skip
+        self._key = key
         self._columns, self._targets, self._known, self._broken = columns, targets, known, broken
         self._complete = complete
         self._dropped = {name for step in steps if isinstance(step, Drop) for name in step.columns}
@@ -82,7 +87,7 @@ class _StepCheck:
             for name in step.columns:
                 if name in self._targets:
                     yield f"pipeline step drop must not name the target '{name}'"
-                elif name not in self._columns and name not in self._broken:
+                elif name not in self._columns and name not in self._broken and name != self._key:
                     yield f"pipeline step drop names the unknown column '{name}'"
             return
         for position, name in enumerate(step.inputs):
@@ -101,7 +106,9 @@ class _StepCheck:
     def _of_input(self, step: Step, position: int, name: str) -> Iterator[str]:
         column = self._columns.get(name)
         types = ("list of shares",) if isinstance(step, Shares) and position else step.takes
-        if name in self._dropped:
+        if name == self._key and column is not None:
+            yield f"pipeline step {step.step} must not use the key '{name}'"
+        elif name in self._dropped:
             yield f"pipeline step {step.step} takes '{name}', which another step drops"
         elif column is None and name in self._results:
             if step.takes is not NUMERIC:

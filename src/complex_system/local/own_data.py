@@ -188,6 +188,12 @@ def _record_notes(checked: FileCheck, file: Path, declaration: Path) -> list[str
             f"CHECK: {checked.same_key} records repeat the key of an earlier one, such as {shown(checked.example)}; "
             "only the first record of each key is kept"
         )
+    if copies := checked.copies:
+        notes.append(
+            f"CHECK: {copies} of {checked.records} records {'is' if copies == 1 else 'are'} equal to an earlier one but for the key: "
+            "copies, as of a join or a file that was appended twice, say nothing new, so remove them; measurements that came out "
+            "alike may stay"
+        )
     return notes
 
 

@@ -17,6 +17,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import Header
 
+from complex_system.domain.columns import ORDER
 from complex_system.domain.dataset import ID
 from complex_system.domain.keys import uuid7
 from complex_system.domain.records import Record
@@ -132,7 +133,9 @@ def give_keys(records: list[Record], source: str, message_id: str, sequence: int
         return
     milliseconds = int(taken.timestamp() * 1000)
     if message_id:
-        identity = msgspec.msgpack.encode((source, message_id, records))
+        # Without the order where there is none: the keys are those of earlier releases.
+        content = [{n: v for n, v in record.items() if n != ORDER or v is not None} for record in records]
+        identity = msgspec.msgpack.encode((source, message_id, content))
         seed = hashlib.sha256(identity).digest()
         milliseconds = int.from_bytes(seed[:6])
     else:

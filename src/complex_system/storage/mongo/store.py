@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from complex_system.protocol.database import RecordCounts, Rejection, Saved
 from complex_system.settings import Settings
 from complex_system.storage.arrow import chosen_schema, page_of, raw_page, with_key, without_key
 from complex_system.storage.base import DataStore
-from complex_system.storage.conflicts import Change, Incoming, Merge, Orders, orders_of
+from complex_system.storage.conflicts import Change, Incoming, Merge, Orders, incoming_of, orders_of
 from complex_system.storage.envelope import ENVELOPE, PIPELINE, refuse_reserved_names, revisions_of, sources_of
 from complex_system.storage.mongo.connection import TRIED_OUT, Document, MongoConnection, Queries
 from complex_system.storage.mongo.documents import MongoDocuments
@@ -87,9 +88,15 @@ class MongoDataStore(DataStore):
         with self._connection.translated():
             # What is there already was no reason to fail, and would be one for its copy if there is another unique index.
             there = {d[ID] for d in await self._queries.find_keys(raw, [r[ID] for r in records], [ID], few=True)}
-            new = [record for record in records if record[ID] not in there]
+            tried = [record for record in records if record[ID] not in there]
+            if there:
+                merge = Merge(self.dataset.raw_names, self._fields.digest, replaces=self._replaces)
+                known = [record for record in records if record[ID] in there]
+                orders = orders_of(self.dataset, known, None, math.inf)
+                changes = await self._changes(incoming_of(known, [""] * len(known), orders, self._fields.digest), merge)
+                tried += [change.after.record for change in changes if change.values]
             received = await self._connection.now()
-            documents = self._fields.raw_documents(new, [""] * len(new), [0.0] * len(new), received)
+            documents = self._fields.raw_documents(tried, [""] * len(tried), [0.0] * len(tried), received)
             await self._queries.try_out(raw, documents)
 
     @override
@@ -107,8 +114,25 @@ class MongoDataStore(DataStore):
                 known = [documents[place] for place in places]
                 unknown = await self._unknown(known, [records[place] for place in places], merge)
                 if unknown:
-                    await self._merge(unknown, merge)
+                    await self._merge_or_take_back(
+                        unknown,
+                        merge,
+                        [documents[place] for place in range(len(documents)) if place not in existing],
+                        received,
+                    )
         return merge.saved(self.label, len(inserted), len(records))
+
+    async def _merge_or_take_back(
+        self, incoming: dict[int, Incoming], merge: Merge, inserted: list[Document], received: datetime
+    ) -> None:
+        """Merge records with stored ones; where one of them may be the reason that this fails, take back what was inserted."""
+        try:
+            with self._connection.translated():
+                await self._merge(incoming, merge)
+        except Exception as error:
+            if not (isinstance(error, StoreUnavailableError) and error.explained):
+                await self._take_back(inserted, received)
+            raise
 
     async def _insert_all_or_none(self, documents: list[Document], received: datetime) -> list[int]:
         """Insert raw records; where one of them may be the reason that this fails, take back those that were inserted."""
