@@ -86,7 +86,7 @@ class Description:
             "target: a record outside is refused. "
             "A fill stands in for a missing number: it is the median of the file's values."
         )
-        made += f"name: {self.name}\n"
+        made += f"name: {scalar(self.name)}\n"
         if self.copies:
             made += _comment(f"CHECK: {self.copies_found}.")
         made += self._id()
@@ -301,7 +301,7 @@ def _target(path: Path, columns: list[InspectedColumn], target: str, table: Tabl
 def _why_not_numbers(series: pl.Series, table: Table) -> str:
     if series.dtype != pl.String:
         return ""
-    why = nearly_numbers(series.to_list(), table.notation(series.name))
+    why = nearly_numbers(series, table.notation(series.name))
     return f": {why}" if why else ""
 
 

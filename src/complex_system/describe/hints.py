@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 import polars as pl
 
+from complex_system.domain.columns import LARGEST_INTEGER
 from complex_system.domain.records import shown
 
 COUNT_NAME = re.compile(
@@ -33,17 +34,10 @@ _MAX_SENTINELS = 3
 _SHOWN = 4
 
 
-def count_markers(texts: Iterable[str | None], kept: Iterable[str | None]) -> dict[str, int]:
-    """Return the texts, but for empty ones, that were read as missing, with their numbers.
-
-    Args:
-        texts: As in the file.
-        kept: The same, None where one is missing.
-    """
-    found = Counter(
-        text.strip() for text, value in zip(texts, kept, strict=True) if value is None and text is not None and text.strip()
-    )
-    return dict(found.most_common())
+def count_markers(missing: pl.Series) -> dict[str, int]:
+    """Return the texts, but for empty ones, among those that were read as missing, with their numbers; most frequent first."""
+    texts = missing.drop_nulls().str.strip_chars()
+    return dict(Counter(texts.filter(texts != "").to_list()).most_common())
 
 
 def hint_of_markers(markers: Mapping[str, int], *, is_category: bool) -> str:
@@ -123,3 +117,12 @@ def may_be_names(name: str, unit: str, values: pl.Series) -> bool:
         return True
     low, high = float(values.min()), float(values.max())  # type: ignore[arg-type]
     return different >= 3 and low == 1 and high == different
+
+
+def note_beyond_floats(texts: Iterable[str]) -> str:
+    """Return a note on whole numbers that a float cannot hold, such as serial numbers; empty where there are none."""
+    for text in texts:
+        digits = text.strip().lstrip("+-").lstrip("0")
+        if len(digits) >= 16 and digits.isdecimal() and (len(digits) > 16 or int(digits) > LARGEST_INTEGER):
+            return "has whole numbers beyond 2^53, whose last digits a number would lose, so they are texts"
+    return ""
