@@ -257,8 +257,10 @@ async def test_bad_requests_over_nats_cost_an_error_and_the_next_is_answered(
         for value in (None, 5, "records", {}, {"records": [record]}):
             with pytest.raises(InvalidRequestError):
                 await tester.ask(PREDICT, value)
-        nan = {**record, "rohwert_1_labormessung": float("nan")}
-        for value in ([1], [None], [{}], [{**record, "colour": 1}], [nan], [{**record, "material_id": "x"}]):
+        nan, infinite = ({**record, "rohwert_1_labormessung": float(value)} for value in ("nan", "inf"))
+        without = {**record, "rohwert_1_labormessung": None}
+        assert await tester.ask(PREDICT, [nan]) == await tester.ask(PREDICT, [without])  # a gap of one sensor
+        for value in ([1], [None], [{}], [{**record, "colour": 1}], [infinite], [{**record, "material_id": "x"}]):
             with pytest.raises(InvalidRecordError):
                 await tester.ask(PREDICT, value)
         assert len(await ServingClient(tester).predict([record])) == 1
