@@ -117,6 +117,14 @@ async def test_csv_of_other_programs_is_read_as_it_is_meant(client: httpx.AsyncC
     assert answer.json()["predictions"] == pytest.approx(expected.json()["predictions"], rel=1e-6)
 
 
+async def test_a_point_beside_decimal_commas_is_no_decimal_point(client: httpx.AsyncClient) -> None:
+    """As in files: the column's own values, else those of the other columns, say how its numbers are written."""
+    body = "material_id;rohwert_1_labormessung;rohwert_2_labormessung\n00000000;1.234;2,5\n"
+    answer = await invoke(client, body, "text/csv")
+    assert answer.status_code == 400
+    assert "1234.0 is outside of [0, 30]" in answer.json()["message"]
+
+
 PLANT = Dataset.parse(
     """
 name: plant
@@ -395,8 +403,13 @@ async def test_errors_have_mlflows_shape_and_no_trace(client: httpx.AsyncClient,
         ("material_id,rohwert_1_labormessung\n00000000,\uff11\n", "must be a number"),
         ("material_id,rohwert_1_labormessung\n00000000,inf\n", "finite"),
         (b"material_id\n\xff\n", "not UTF-8"),
-        ("material_id;rohwert_1_labormessung\n00000000;1,234\n", "write 1.234 or 1234, whichever is meant"),
-        ("material_id;rohwert_1_labormessung\n00000000;1.234\n00000000;2,5\n", "not the text '2,5'; write 2.5"),
+        (
+            'material_id,rohwert_1_labormessung\n00000000,"1,234"\n',
+            "Record 0, field 'rohwert_1_labormessung': '1,234' can be 1234 or 1.234, and the column's other values do not say which",
+        ),
+        ("material_id;rohwert_1_labormessung\n00000000;1.234\n", "'1.234' can be 1234 or 1.234"),
+        ("material_id;rohwert_1_labormessung\n00000000;1.234\n00000000;2,5\n", "'1.234' can be 1234 or 1.234"),
+        ("material_id;rohwert_1_labormessung\n00000000;1.25\n00000000;2,5\n00000000;2,5\n", "another decimal sign"),
     ],
 )
 async def test_bad_csv_is_refused_with_a_message(client: httpx.AsyncClient, body: Any, words: str) -> None:

@@ -117,6 +117,18 @@ async def test_every_format_gives_the_same_on_standard_output(client: httpx.Asyn
         assert [float(row["prediction"]) for row in rows_of(out)] == pytest.approx([3.9615, 3.21])
 
 
+async def test_a_row_that_cannot_be_read_is_named(client: httpx.AsyncClient, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"Charge": 7, "Temp": 500, "Ofen": "A"}\nnonsense\n{"Charge": "B-9", "Temp": 1e999, "Ofen": "B"}\n')
+    code, out, err = await fiot(file, "--url", client.base_url)
+    assert code == 2, err
+    good, *bad = rows_of(out)
+    assert (good["Charge"], float(good["prediction"])) == ("7", pytest.approx(3.9))
+    assert all(row["faults"] and not row["prediction"] for row in bad)
+    assert bad[0]["Charge"] == ""
+    assert bad[0]["faults"].startswith("row 2: ")
+
+
 async def test_a_long_file_goes_in_parts_that_the_service_takes(client: httpx.AsyncClient, tmp_path: Path) -> None:
     """The server takes 700 records; each fault of the first 900 rows costs its own row only."""
     file = tmp_path / "long.csv"
@@ -204,7 +216,6 @@ async def test_ctrl_c_keeps_what_is_done(client: httpx.AsyncClient, tmp_path: Pa
 
 
 def test_the_service_of_the_run_on_this_machine_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("COMPLEX_SYSTEM_API_KEY", raising=False)
     monkeypatch.setattr(os, "umask", lambda _: 0)  # only_run sets it for the whole process
     runs = {name: tmp_path / name for name in ("mongo", "maria", "never")}
     assert running_service(runs) is None
@@ -216,8 +227,7 @@ def test_the_service_of_the_run_on_this_machine_is_found(tmp_path: Path, monkeyp
         assert running_service(runs) == Service("http://127.0.0.1:2")
         write_private(runs["mongo"] / "api_key", "plant-7\n")
         assert running_service(runs) == Service("http://127.0.0.1:2", "plant-7")
-        monkeypatch.setenv("COMPLEX_SYSTEM_API_KEY", "of the shell")
-        assert running_service(runs) == Service("http://127.0.0.1:2", "of the shell")
+        assert running_service(runs, "of the shell") == Service("http://127.0.0.1:2", "of the shell")
         with only_run(runs["maria"]), pytest.raises(StartError, match="mongo, maria run at the moment; name one"):
             running_service(runs)
     assert running_service(runs) is None

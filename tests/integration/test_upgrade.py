@@ -129,6 +129,17 @@ async def test_records_and_messages_go_on(
     expected = Pipeline(dataset).process(raw.to_pylist()).to_dicts()
     assert [found[row[ID]] for row in expected] == expected
 
+    # A lab value that comes after the upgrade fills a record from before it.
+    late = next(row for row in raw.to_pylist() if row[dataset.target] is None)
+    saved = await records.save_raw([{**late, dataset.target: 12.5}])
+    assert (saved.filled, saved.conflicts) == (1, 0)
+
+    async def known() -> bool:
+        return await records.targets([late[ID]]) == {late[ID]: 12.5}
+
+    await eventually(known, 60)
+    assert {each.key: each.revision for each in envelopes(database, place.settings)}[late[ID]] == 2
+
     letters = DeadLetters(client.broker.client, place.settings)
     first, second = [letter async for letter in letters.read(10)]
     assert (first.subject, first.code, first.message_id) == ("ingest-raw-datapoints.press-5", "invalid_record", "17")

@@ -89,7 +89,7 @@ class Description:
             "A fill stands in for a missing number: it is the median of the file's values."
         )
         made += "".join(_comment(f"NOTE: {note}.") for note in self.notes)
-        made += f"name: {self.name}\n"
+        made += f"name: {scalar(self.name)}\n"
         if self.copies:
             made += _comment(f"CHECK: {self.copies_found}.")
         made += self._id()

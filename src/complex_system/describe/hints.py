@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 import polars as pl
 
+from complex_system.domain.columns import LARGEST_INTEGER
 from complex_system.domain.records import shown
 
 COUNT_NAME = re.compile(
@@ -123,3 +124,12 @@ def may_be_names(name: str, unit: str, values: pl.Series) -> bool:
         return True
     low, high = float(values.min()), float(values.max())  # type: ignore[arg-type]
     return different >= 3 and low == 1 and high == different
+
+
+def note_beyond_floats(texts: Iterable[str]) -> str:
+    """Return a note on whole numbers that a float cannot hold, such as serial numbers; empty where there are none."""
+    for text in texts:
+        digits = text.strip().lstrip("+-").lstrip("0")
+        if len(digits) >= 16 and digits.isdecimal() and (len(digits) > 16 or int(digits) > LARGEST_INTEGER):
+            return "has whole numbers beyond 2^53, whose last digits a number would lose, so they are texts"
+    return ""

@@ -17,11 +17,13 @@ from complex_system.describe.hints import (
     hint_of_spellings,
     is_a_count,
     may_be_names,
+    note_beyond_floats,
     sentinels_of,
 )
 from complex_system.domain.columns import LARGEST_INTEGER, Column
 from complex_system.domain.datetimes import TimeFormat
 from complex_system.domain.records import shown
+from complex_system.domain.types import MAX_ENTRIES
 from complex_system.sources.notation import Notation
 from complex_system.sources.values import FALSE, TRUE, below_limit, entries, is_missing, truth
 
@@ -164,6 +166,9 @@ def inspect_column(series: pl.Series, notation: Notation) -> InspectedColumn:
             raise TypeError(
                 f"the column '{found.name}' has lists of values that are neither texts nor shares; leave it out of the file"
             )
+    elif series.dtype.is_integer() and (note := note_beyond_floats([str(series.min()), str(series.max())])):
+        found.missing, found.different = series.null_count(), series.drop_nulls().n_unique()
+        found.notes.append(note)
     elif series.dtype.is_numeric() and series.dtype != pl.Boolean:
         _inspect_numbers(found, series.cast(pl.Float64).fill_nan(None), len(series))
     elif series.dtype in (pl.Datetime, pl.Date):
@@ -203,6 +208,9 @@ def _inspect_kept(found: InspectedColumn, series: pl.Series, kept: list[str | No
         _set_flags(
             found, pl.Series(found.name, [None if text is None else float(bool(truth(text))) for text in kept], pl.Float64)
         )
+        return
+    if note := note_beyond_floats(texts):
+        found.notes.append(note)
         return
     if notation.percent:
         found.unit = found.unit or "%"
@@ -331,6 +339,8 @@ def _inspect_lists(found: InspectedColumn, lists: list[Any]) -> bool:
     """Take lists of texts or of numbers; return False for other lists."""
     present = [each for each in lists if each is not None]
     inside = [each for some in present for each in some]
+    if any(len(some) > MAX_ENTRIES for some in present):
+        return False
     declared = ""
     if all(isinstance(each, int | float) and not isinstance(each, bool) and math.isfinite(each) for each in inside):
         declared = "list of shares"

@@ -136,8 +136,9 @@ class LiveDisplay(Display):
     def _counts(self) -> RenderableType:
         records = self._state.records
         done = records.processed + records.rejected
+        differ = f"   {records.conflicts:,} with other values" if records.conflicts else ""
         return Text(
-            f"{records.raw:,} saved   {done:,} processed   {records.labelled:,} labelled   {records.rejected:,} rejected",
+            f"{records.raw:,} saved   {done:,} processed   {records.labelled:,} labelled   {records.rejected:,} rejected{differ}",
             no_wrap=True,
             overflow="ellipsis",
         )

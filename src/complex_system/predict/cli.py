@@ -76,15 +76,14 @@ def _client(deployment: str, url: str, ca: Path | None) -> RestClient:
     """Return a client of the service that the command line names."""
     from complex_system.local.plan import run_directory
     from complex_system.predict.client import RestClient
-    from complex_system.predict.command import Service, running_service, service_of
+    from complex_system.predict.command import running_service, service_of
 
     context = ProjectContext.default
     root = Path(context.project_root_dir)
     if deployment:
         _config(deployment)
-    found: Service | None = None
     runs = {name: run_directory(name, root) for name in ([deployment] if deployment else _names() if not url else [])}
-    found = running_service(runs)
+    found = running_service(runs, os.environ.get("COMPLEX_SYSTEM_API_KEY", ""))
     if found is None:
         environment = context.env_for_deployment(deployment) if deployment else {}
         found = service_of({**environment, **os.environ})

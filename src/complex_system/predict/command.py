@@ -44,11 +44,12 @@ class _Status(msgspec.Struct):
     services: dict[str, _RunningService]
 
 
-def running_service(runs: Mapping[str, Path]) -> Service | None:
+def running_service(runs: Mapping[str, Path], api_key: str = "") -> Service | None:
     """Return the serving service of the deployment that runs on this machine; None where none does.
 
     Args:
         runs: Folders of local runs by deployment.
+        api_key: The key to use; by default the one that a locked run keeps in its folder.
 
     Raises:
         StartError: Several run.
@@ -64,9 +65,8 @@ def running_service(runs: Mapping[str, Path]) -> Service | None:
         urls = [status.services[service].url for service in SERVICES if service in status.services]
         if not any(urls):
             raise StartError(f"'{name}' runs and has no serving service ({', '.join(SERVICES)}); name one with --url.")
-        key = os.environ.get("COMPLEX_SYSTEM_API_KEY", "")
         kept = folder / API_KEY_FILE
-        return Service(next(filter(None, urls)), key or (kept.read_text("utf-8").strip() if kept.is_file() else ""))
+        return Service(next(filter(None, urls)), api_key or (kept.read_text("utf-8").strip() if kept.is_file() else ""))
     return None
 
 

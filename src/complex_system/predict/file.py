@@ -115,7 +115,8 @@ class PredictionFile:
 
     def _row(self, number: int, value: dict[str, Any] | str) -> RowAnswer:
         if isinstance(value, str):
-            return RowAnswer(number, "", {}, faults=[value])
+            # Its key is not known, so the row is named.
+            return RowAnswer(number, "", {}, faults=[f"row {number}: {value}" if self.key else value])
         key = value.get(self.key) if self.key else None
         if self._key_is_own and type(key) is int:
             key = str(key)

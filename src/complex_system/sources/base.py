@@ -19,7 +19,7 @@ from complex_system.sources.values import values
 
 CHUNK_ROWS = 5000
 """Rows that are in memory at once."""
-_ROW = "__row__"
+_ROW = "\0row"  # no column of a file has this name
 _PART_ROWS = 50_000
 """Rows that are looked at together for how numbers are written."""
 
@@ -89,13 +89,17 @@ class FrameTable(Table):
         frame = self._rows(frame.with_row_index(_ROW, 1), names)
         fields = [name for name in columns if name in names]
         for chunk in frame.collect_batches(chunk_size=size, lazy=True):
-            read = [self._values(chunk[name], columns[name]) for name in fields]
-            rows: list[Value] = [dict(zip(fields, row, strict=True)) for row in zip(*read, strict=True)]
-            for name, found in zip(fields, read, strict=True):
-                column = columns[name]
-                if column and column.is_numeric and column.type != "boolean" and str in set(map(type, found)):
-                    self._doubt(name, found, rows)
-            yield chunk[_ROW].to_list(), rows
+            yield chunk[_ROW].to_list(), self._read(chunk.select(fields), columns)
+
+    def _read(self, frame: pl.DataFrame, columns: Columns) -> list[Value]:
+        """Return rows with the values that the declared columns have."""
+        read = [self._values(series, columns[series.name]) for series in frame.iter_columns()]
+        rows: list[Value] = [dict(zip(frame.columns, row, strict=True)) for row in zip(*read, strict=True)]
+        for name, found in zip(frame.columns, read, strict=True):
+            column = columns[name]
+            if column and column.is_numeric and column.type != "boolean" and str in set(map(type, found)):
+                self._doubt(name, found, rows)
+        return rows
 
     def _doubt(self, name: str, found: list[Any], rows: list[Value]) -> None:
         """Refuse the rows whose number in a column has two readings."""

@@ -1,4 +1,4 @@
-"""Tables in files: CSV and similar, spreadsheets, JSON lines and Parquet; the one reader for replay and for ``describe-data``."""
+"""Tables in files: CSV and similar, spreadsheets, JSON and Parquet; the one reader for replay and for ``describe-data``."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from complex_system.errors import SourceFileError
 from complex_system.sources.base import Table
 from complex_system.sources.dialect import decompressed, is_compressed
 from complex_system.sources.sheets import CsvTable, ExcelTable
-from complex_system.sources.structured import LinesTable, ParquetTable
+from complex_system.sources.structured import JsonTable, LinesTable, ParquetTable
 
 _READERS: dict[str, type[Table]] = {
     ".csv": CsvTable, ".tsv": CsvTable, ".tab": CsvTable, ".txt": CsvTable,
     ".parquet": ParquetTable, ".pq": ParquetTable,
     ".xlsx": ExcelTable, ".xls": ExcelTable, ".xlsm": ExcelTable, ".xlsb": ExcelTable, ".ods": ExcelTable,
-    ".jsonl": LinesTable, ".ndjson": LinesTable,
+    ".jsonl": LinesTable, ".ndjson": LinesTable, ".json": JsonTable,
 }  # fmt: skip
 
 
@@ -47,7 +47,8 @@ def _reader(path: Path, shown: Path) -> type[Table]:
     if reader is None:
         raise SourceFileError(
             f"The file {shown} ends with '{''.join(shown.suffixes[-2:]) if shown != path else path.suffix}'; known are .csv, .tsv, "
-            ".tab and .txt (fields with a separator), .jsonl and .ndjson (JSON lines), .xlsx, .xlsm, .xlsb, .xls and .ods "
+            ".tab and .txt (fields with a separator), .jsonl and .ndjson (JSON lines), .json (an array of objects, or "
+            "JSON lines), .xlsx, .xlsm, .xlsb, .xls and .ods "
             "(spreadsheets), .parquet and .pq, each also with .gz."
         )
     return reader

@@ -5,22 +5,27 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
+import polars as pl
+
 from complex_system.domain.dataset import ID, Column
-from complex_system.errors import InvalidRequestError
-from complex_system.serving.requests.numbers import with_decimal_commas
+from complex_system.domain.records import MAX_FAULTS, faults_message
+from complex_system.errors import InvalidRecordError, InvalidRequestError, RecordFault
+from complex_system.sources.notation import evidence_in, notations
 from complex_system.sources.values import entries
+from complex_system.sources.values import values as file_values
 
 
 def csv_columns(body: bytes, declared: Iterable[Column], key: str = "") -> dict[str, list[Any]]:
     """Return columns by the names of the header; values as the declared column has them, missing values as None.
 
-    A field is missing as in files (:meth:`Column.is_missing`). A field that is not the number, list or boolean that
-    its column declares stays a text, so that the check of the records names it. Fields are separated by the character that gives the
-    most declared columns in the header: a comma, or a semicolon or tab as in tables with decimal commas.
+    Fields are read as those of files are (``sources.values``): what is missing, and how numbers are written. A field that is not the
+    number, list or boolean that its column declares stays a text, so that the check of the records names it. Fields are separated by
+    the character that gives the most declared columns in the header: a comma, or a semicolon or tab as in tables with decimal commas.
 
     Args:
         body: The text, with or without a byte order mark.
@@ -29,6 +34,7 @@ def csv_columns(body: bytes, declared: Iterable[Column], key: str = "") -> dict[
 
     Raises:
         InvalidRequestError: The body is not CSV in UTF-8, its header is not unique, or a line has another number of fields.
+        InvalidRecordError: A number has two readings.
     """
     try:
         text = body.decode("utf-8-sig")
@@ -52,10 +58,12 @@ def csv_columns(body: bytes, declared: Iterable[Column], key: str = "") -> dict[
     for position, row in enumerate(rows):
         if len(row) != len(header):
             raise InvalidRequestError(f"Line {position + 2} has {len(row)} fields where the header has {len(header)}.")
-    return {
-        name: _column(values, columns.get(name), is_key=name in (ID, key))
-        for name, values in zip(header, zip(*rows, strict=True), strict=True)
-    }
+    given = dict(zip(header, zip(*rows, strict=True), strict=True))
+    keys = {name: [value or None for value in given.pop(name)] for name in (ID, key) if name in given}
+    read = {name: _column(values, columns.get(name)) for name, values in given.items()}
+    if separator != "," or any(_is_number(columns.get(name)) and str in set(map(type, read[name])) for name in read):
+        read = _as_in_files(given, columns, "," if separator == ";" else ".")
+    return {name: keys[name] if name in keys else read[name] for name in header}
 
 
 def _separator(text: str, known: Container[str]) -> str:
@@ -68,14 +76,35 @@ def _separator(text: str, known: Container[str]) -> str:
     return max(",;\t", key=found) if ";" in header or "\t" in header else ","
 
 
-def _column(values: tuple[str, ...], column: Column | None, *, is_key: bool) -> list[Any]:
-    if is_key:
-        return [value or None for value in values]
+def _column(values: tuple[str, ...], column: Column | None) -> list[Any]:
+    """Read a column whose numbers have decimal points and no thousands."""
     if column is None:
         return [_number(value) if value.strip() else None for value in values]
     reader = _READERS.get(column.type, _text)
-    read = [None if column.is_missing(value) else reader(value) for value in values]
-    return with_decimal_commas(read, values) if reader is _number and str in set(map(type, read)) else read
+    return [None if column.is_missing(value) else reader(value) for value in values]
+
+
+def _as_in_files(given: Mapping[str, tuple[str, ...]], columns: Mapping[str, Column], usual: str) -> dict[str, list[Any]]:
+    """Read columns whose numbers are written in another way, which all values of the body say; ``usual`` is the decimal sign else."""
+    texts = {name: pl.Series(name, values, pl.String) for name, values in given.items()}
+    written = notations(evidence_in([pl.DataFrame(list(texts.values()))]), usual)
+    read: dict[str, list[Any]] = {}
+    faults: list[RecordFault] = []
+    for name, series in texts.items():
+        column = columns.get(name)
+        read[name] = file_values(series, column, written[name])
+        if _is_number(column) and str in set(map(type, read[name])):
+            for place, value in enumerate(read[name]):
+                if isinstance(value, str) and (doubt := written[name].doubt(value)):
+                    faults.append({"record": place, "id": None, "field": name, "problem": doubt})
+    if faults:
+        faults = sorted(faults, key=itemgetter("record"))[:MAX_FAULTS]
+        raise InvalidRecordError(faults_message(faults), faults)
+    return read
+
+
+def _is_number(column: Column | None) -> bool:
+    return column is not None and column.type in ("number", "integer")
 
 
 def csv_text(columns: dict[str, list[Any]]) -> str:

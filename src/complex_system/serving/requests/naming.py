@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Container, Iterable, Mapping
 from functools import lru_cache
@@ -11,7 +12,6 @@ from typing import Any, Literal
 from complex_system.domain.dataset import ID, Column, Dataset
 from complex_system.domain.records import UNDECLARED, Record
 from complex_system.errors import RecordFault
-from complex_system.serving.requests.numbers import written_number
 
 UnknownColumns = Literal["mlflow", "ignore", "error"]
 """Where undeclared columns are left out: where MLflow does, which is at ``/invocations``; everywhere; nowhere."""
@@ -24,6 +24,9 @@ _ALIKE = 0.85
 _COMPARED = 500
 """Undeclared names of one request that are compared with the declared ones; requests with more are refused."""
 _LONGEST_COMPARED = 200
+_DECIMAL_COMMA = re.compile(r"[+-]?([0-9]+|[0-9]{1,3}(\.[0-9]{3})+),[0-9]+")
+_EITHER = re.compile(r"[+-]?[1-9][0-9]{0,2},[0-9]{3}")  # 1,234: thousands or decimals
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 class ColumnNames:
@@ -151,6 +154,20 @@ class ColumnNames:
         if name := self.misspelled(field, record):
             return f"{UNDECLARED}; is it '{name}', which the record lacks? If not, send '{name}' as null"
         return f"{UNDECLARED}; leave it out, or set {_SETTING}=ignore for the serving service"
+
+
+def written_number(text: str) -> str:
+    """Return how a number in a text is written as JSON has it; empty where it is no number.
+
+    Where its comma may stand for decimals or for thousands, both are told.
+    """
+    text = text.strip()
+    plain = text.replace(".", "").replace(",", ".").lstrip("+")
+    if _NUMBER.fullmatch(text):
+        return f"{text.lstrip('+')} without quotation marks"
+    if _EITHER.fullmatch(text):
+        return f"{plain} or {text.replace(',', '')}, whichever is meant"
+    return plain if _DECIMAL_COMMA.fullmatch(text) else ""
 
 
 def _value(value: Any, field: str, name: str) -> Any:

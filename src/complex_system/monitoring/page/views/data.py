@@ -188,7 +188,13 @@ def _rejected(reading: Reading, _: Viewer) -> str:
     dead, stopped, conflicts = (int(ingest.get(name, 0)) for name in ("dead", "stopped_sources", "conflicts"))
     notes = [f"{count(dead)} published messages were refused and are dead letters."] if dead else []
     notes += [f"{count(stopped)} sources have no room for another dead letter: their messages wait."] if stopped else []
-    notes += [f"{count(conflicts)} records came under keys that exist with other values."] if conflicts else []
+    notes += (
+        [
+            f"{count(conflicts)} records came under keys that exist with other values; what was not taken is in KIOptiPackConflicts."
+        ]
+        if conflicts
+        else []
+    )
     if not rejected.get("count"):
         return " ".join(notes)
     reasons = [
