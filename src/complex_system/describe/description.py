@@ -309,7 +309,7 @@ def _target(path: Path, columns: list[InspectedColumn], target: str, table: Tabl
 def _why_not_numbers(series: pl.Series, table: Table) -> str:
     if series.dtype != pl.String:
         return ""
-    why = nearly_numbers(series.to_list(), table.notation(series.name))
+    why = nearly_numbers(series, table.notation(series.name))
     return f": {why}" if why else ""
 
 
