@@ -54,6 +54,7 @@ class Description:
         proposal: The pipeline.
         leaking: Columns that give the target away, and how.
         copies: Records that are equal to an earlier one, but for the key and row numbers.
+        notes: What of the file is not a record, a sentence each.
     """
 
     path: Path
@@ -65,6 +66,7 @@ class Description:
     proposal: Proposal
     leaking: Mapping[str, str]
     copies: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -86,6 +88,7 @@ class Description:
             "target: a record outside is refused. "
             "A fill stands in for a missing number: it is the median of the file's values."
         )
+        made += "".join(_comment(f"NOTE: {note}.") for note in self.notes)
         made += f"name: {scalar(self.name)}\n"
         if self.copies:
             made += _comment(f"CHECK: {self.copies_found}.")
@@ -248,7 +251,9 @@ def describe(path: Path, target: str = "") -> Description:
             + (f" ({reasons})." if reasons else ".")
         )
     copies = count_copies(frame, columns, key)
-    return Description(path, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, leaking, copies)
+    return Description(
+        path, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, leaking, copies, table.notes
+    )
 
 
 def refused(description: Description) -> tuple[int, str]:
@@ -259,9 +264,12 @@ def refused(description: Description) -> tuple[int, str]:
 
 def _look(path: Path, table: Table, frame: pl.DataFrame) -> list[InspectedColumn]:
     try:
-        return [inspect_column(series, table.notation(series.name)) for series in frame.iter_columns()]
+        columns = [inspect_column(series, table.notation(series.name)) for series in frame.iter_columns()]
     except TypeError as error:
         raise DescribeError(f"The file {path} cannot be described: {error}.") from error
+    for column in columns:
+        column.unit = column.unit or table.units.get(column.name, "")
+    return columns
 
 
 def _target(path: Path, columns: list[InspectedColumn], target: str, table: Table, frame: pl.DataFrame) -> InspectedColumn:
