@@ -119,6 +119,7 @@ def register_onnx(
         "round": metadata["round"],
         "pipeline_version": metadata["pipeline_version"],
         "target": metadata["target"],
+        "split": dataset.split_rule,
         "twin": "twin",
         "prefix": prefix,
     }

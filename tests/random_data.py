@@ -20,7 +20,9 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.records import Record
 from complex_system.domain.steps import STEPS, Bins
 from complex_system.domain.validation import intervals
-from complex_system.training.data import Part, parts_of
+from complex_system.pipeline.pipeline import Pipeline
+from complex_system.training.data import Part
+from samples import parts_of_records
 
 Declaration = dict[str, Any]
 Step = dict[str, Any]
@@ -428,14 +430,15 @@ def labelled_records(
     draw = random.Random(seed)
     parts = [part for part, count in zip(Part, each, strict=True) for _ in range(count)] + [None] * unlabelled
     draw.shuffle(parts)
+    pipeline = Pipeline(dataset)
     made, number = [], 0
     for part in parts:
         record = record_of(dataset, draw)
         while True:
             number += 1
             key = f"{draw.choice(['', 'ü', 'Z ', '😀', 'a.', '$', '0'])}{number}"
-            if part is None or parts_of([key])[0] == part:
+            record[dataset.target] = None if part is None else round(draw.uniform(-1000, 1000), draw.randint(0, 12))
+            if part is None or parts_of_records(pipeline, [{"_id": key, **record}]) == [part]:
                 break
-        record[dataset.target] = None if part is None else round(draw.uniform(-1000, 1000), draw.randint(0, 12))
         made.append({"_id": key, **record})
     return made

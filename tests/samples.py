@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import Page, processed_schema
+from complex_system.domain.records import Record, raw_check
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.training.data import Part, SampleCollector, Samples, TrainingData
+from complex_system.training.data import Part, SampleCollector, Samples, TrainingData, groups_of, parts_of
 
 
 def processed_page(seed: int, records: int) -> Page:
@@ -25,3 +27,9 @@ def lab_samples(seed: int, records: int) -> tuple[TrainingData, Samples]:
     collector = SampleCollector(Dataset.load(), list(Part))
     collector.add(processed_page(seed, records).table)
     return collector.training_data(), collector.samples(Part.HOLDOUT)
+
+
+def parts_of_records(pipeline: Pipeline, records: Sequence[Record]) -> list[Part]:
+    """The part of the split of each of some labelled raw records."""
+    processed = pipeline.process(raw_check(pipeline.dataset)(list(records))).to_arrow()
+    return [Part(part) for part in parts_of(groups_of(pipeline.dataset, processed))]

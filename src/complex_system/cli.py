@@ -226,6 +226,11 @@ def describe_data(
         Path | None, typer.Option("--output", "-o", help="File to write the declaration to; the terminal by default.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing declaration.")] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="File to write the data-quality report to; report.html beside the declaration by default."),
+    ] = None,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.")] = False,
 ) -> None:
     """Read a file of records and write a first declaration of its data set, with comments.
 
@@ -234,7 +239,9 @@ def describe_data(
     from complex_system.describe.command import describe_to
 
     with _errors_of("extras describe-data"):
-        describe_to(file, target, output, force=force, out=sys.stdout, err=sys.stderr)
+        beside = output.with_name("report.html") if output else None
+        report = None if no_report else report or beside
+        describe_to(file, target, output, force=force, report=report, out=sys.stdout, err=sys.stderr)
 
 
 def _config(name: str) -> DeploymentConfig:

@@ -34,10 +34,10 @@ from complex_system.protocol.training import (
 from complex_system.settings import Settings
 from complex_system.tracking.registry import ModelRegistry
 from complex_system.training.cross_validation import FewRecords
-from complex_system.training.data import Part, parts_of
+from complex_system.training.data import Part, groups_of, parts_of
 from complex_system_services.ml_consumer.predictions import StoredProbes
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
-from models import linear_onnx, register_onnx
+from models import delete_version_as_older_servers, linear_onnx, register_onnx
 from proxy import Proxy, SilentServer
 from support import Ear, TesterService, eventually, running
 from training_rounds import QuickConsumer, StandInLightgbm, StandInPytorch, fill
@@ -50,7 +50,7 @@ def fields() -> dict[str, Any]:
 
 def holdout_rmse(table: pa.Table, dataset: Dataset, bias: float) -> float:
     frame = table.to_pandas()
-    frame = frame[(parts_of(frame["_id"]) == Part.HOLDOUT) & frame[dataset.target].notna()]
+    frame = frame[(parts_of(groups_of(dataset, table)) == Part.HOLDOUT) & frame[dataset.target].notna()]
     predicted = frame[list(dataset.feature_names)].to_numpy().sum(axis=1) + bias
     return float(np.sqrt(np.mean((frame[dataset.target].to_numpy() - predicted) ** 2)))
 
@@ -174,7 +174,7 @@ async def test_where_the_best_error_is_not_known_baselines_are_told_and_those_th
     settings = settings.copy(update={"trainers": "pytorch"})
     async with running(QuickConsumer, settings, plant), running(StandInPytorch, settings, plant, bias=-900.0):
         comparison = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
-    parts = parts_of(table["_id"].to_pylist())
+    parts = parts_of(groups_of(plant, table))
     target = table[plant.target].to_numpy(zero_copy_only=False)
     known = np.isfinite(target.astype(float))
     mean = target[known & (parts == Part.TRAIN)].mean()
@@ -212,7 +212,7 @@ async def test_few_records_are_ranked_by_cross_validation_and_a_restart_tells_it
         async with running(QuickConsumer, settings, plant):
             again = await tester.ask(GET_COMPARISON, Empty())
     assert told.ranked_by == "cross-validation"
-    assert told.cross_validation == FoldCounts(records=len(records.keys), folds=5, repeats=mean.repeats)
+    assert told.cross_validation == FoldCounts(records=len(records.groups), folds=5, repeats=mean.repeats)
     # The worse one on the hold-out part wins by its folds.
     assert [result.trainer for result in told.results] == ["pytorch", "lightgbm"]
     assert told.results[0].rmse > told.results[1].rmse
@@ -321,12 +321,65 @@ async def test_the_service_stops_at_once_while_mlflow_hangs(
         await asyncio.gather(asked, return_exceptions=True)
 
 
+async def fill_thrice(tester: TesterService, dataset: Dataset, seed: int, count: int) -> int:
+    """Saves labelled records, each of them under three keys; returns how many."""
+    database = DatabaseClient(tester)
+    labelled = [record for record in Laboratory(seed).records(3 * count) if record[dataset.target] is not None]
+    once = labelled[:count]
+    records = once + [{**record, "_id": f"{record['_id']}-{copy}"} for record in once for copy in (2, 3)]
+    await database.save_raw(records)
+    table = Pipeline(dataset).process(records).to_arrow().cast(processed_schema(dataset))
+    await database.upsert_processed(Page(table, None, {"version": dataset.version}))
+    return len(records)
+
+
+async def test_copies_count_once_and_a_deleted_champion_is_replaced_by_the_next_round(
+    settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset, mlflow_server: Server
+) -> None:
+    from mlflow import MlflowClient
+
+    records = await fill_thrice(tester, dataset, 1, 150)
+    registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix)
+    settings = settings.copy(update={"min_labelled": 100})
+    async with (
+        running(StandInLightgbm, settings, bias=50.0) as lightgbm,
+        running(StandInPytorch, settings, bias=150.0) as pytorch,
+        running(QuickConsumer, settings),
+    ):
+        first = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
+        assert (first.records, first.copies) == (records, 300)
+        assert "300 of 450 labelled records have the same features and the same target as an earlier one" in first.verdict
+        assert 10 < first.holdout < 40  # of 150 contents
+        await eventually(lambda: ear.champions)
+
+        # Its version is deleted: the alias counts as none, and the best newcomer gets it.
+        await asyncio.to_thread(delete_version_as_older_servers, mlflow_server, first.champion.model, first.champion.version)
+        assert await asyncio.to_thread(registry.champion) is None
+        await fill_thrice(tester, dataset, 2, 100)
+        second = await eventually(lambda: len(ear.comparisons) == 2 and ear.comparisons[1], 40)
+        assert {(each.model, each.version) for each in second.results} == {
+            (first.champion.model, "2"), (f"{settings.model_prefix}-lightgbm", "2"),
+        }  # fmt: skip
+        champion = await eventually(registry.champion, 10)
+        assert (champion.model, champion.version) == (second.champion.model, "2")
+
+        # A champion of the split by keys has seen hold-out records: it is not compared, however good it is.
+        client = MlflowClient(tracking_uri=settings.mlflow_tracking_uri)
+        await asyncio.to_thread(client.delete_model_version_tag, champion.model, champion.version, "split")
+        lightgbm.bias = pytorch.bias = 0.0
+        await fill_thrice(tester, dataset, 3, 150)
+        third = await eventually(lambda: len(ear.comparisons) == 3 and ear.comparisons[2], 40)
+        assert {each.version for each in third.results} == {"3"}
+        assert third.champion.version == "3"
+
+
 async def test_stored_records_are_all_asked_for_in_time(
     settings: Settings, database: None, tester: TesterService, dataset: Dataset
 ) -> None:
     table = await fill(tester, dataset, 1, 3 * StoredProbes.PAGE)
     keys = table.column("_id").to_pylist()
-    holdout = {key for key, part in zip(keys, parts_of(keys), strict=True) if part == Part.HOLDOUT}
+    parts = parts_of(groups_of(dataset, table))
+    holdout = {key for key, part in zip(keys, parts, strict=True) if part == Part.HOLDOUT}
     probes = StoredProbes(DatabaseClient(tester), dataset)
     drawn = [[record["_id"] for record, _ in await probes.draw(1000)] for _ in range(7)]
     assert len(set(drawn[0]) | set(drawn[1]) | set(drawn[2])) == len(drawn[0]) + len(drawn[1]) + len(drawn[2])

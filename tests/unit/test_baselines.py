@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy import stats
 from sklearn.dummy import DummyRegressor
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
-from complex_system.domain.dataset import Dataset
+from complex_system.domain.dataset import Dataset, Split
 from complex_system.domain.keys import original_key, repeated_key
 from complex_system.domain.pages import processed_schema
 from complex_system.errors import TrainingFailedError
@@ -45,7 +46,7 @@ from complex_system.training.cross_validation import (
     fold_numbers,
     standard_error,
 )
-from complex_system.training.data import Part, SampleCollector, Samples, parts_of
+from complex_system.training.data import Part, SampleCollector, Samples, groups_of
 from samples import lab_samples
 
 
@@ -112,7 +113,7 @@ def test_every_record_is_scored_once_a_repeat_by_a_fit_that_has_not_seen_it() ->
     assert (found.records, found.folds, found.repeats) == (51, 5, 2)
 
 
-def test_folds_depend_on_the_keys_only_and_differ_between_repeats() -> None:
+def test_folds_depend_on_the_groups_only_and_differ_between_repeats() -> None:
     keys = [f"key {i}" for i in range(100)]
     first, second = fold_numbers(keys, 5, 0), fold_numbers(keys, 5, 1)
     assert Counter(first.tolist()) == dict.fromkeys(range(5), 20)
@@ -128,8 +129,10 @@ def test_a_record_that_is_sent_again_is_in_the_part_and_in_the_fold_of_the_first
     assert again[0] == "key-0~2"
     assert [original_key(key) for key in again] == keys
     assert [original_key(key) for key in ("a~b", "~3", "plain")] == ["a~b", "~3", "plain"]
-    np.testing.assert_array_equal(parts_of(keys), parts_of(again))
-    numbers = fold_numbers([*keys, *again], 5, 0)
+    films = Dataset.shipped("films", target="Ausformung")
+    groups = groups_of(films.copy(update={"split": Split(copies="apart")}), pa.table({"_id": [*keys, *again]}))
+    assert groups == [*keys, *keys]
+    numbers = fold_numbers(groups, 5, 0)
     np.testing.assert_array_equal(numbers[: len(keys)], numbers[len(keys) :])
 
 
@@ -137,7 +140,7 @@ def test_the_figures_of_a_cross_validation_are_scikit_learns() -> None:
     records = keyed(noisy(3, 80))
     x, y = records.samples.x, records.samples.y
     found = cross_validate(for_folds(fit_linear), records, repeats=1)
-    numbers = fold_numbers(records.keys, 5, 0)
+    numbers = fold_numbers(records.groups, 5, 0)
     predicted = np.empty(80)
     rmses, maes = [], []
     for fold in range(5):
@@ -227,15 +230,15 @@ def test_all_records_are_collected_as_long_as_they_are_few() -> None:
     few.add(table.slice(20))
     found = few.keyed()
     assert found is not None
-    assert list(found.keys) == table.column("_id").to_pylist()
+    assert list(found.groups) == groups_of(dataset, table)
     np.testing.assert_array_equal(found.samples.y, table.column("Ausformung").to_numpy().astype(np.float32))
     assert found.samples.x.shape == (51, len(dataset.feature_names))
     many = FewRecords(dataset, 51)
     many.add(table)
     assert many.keyed() is None
-    turned = Keyed(found.keys[::-1], Samples(found.samples.x[::-1], found.samples.y[::-1]))
+    turned = Keyed(found.groups[::-1], Samples(found.samples.x[::-1], found.samples.y[::-1]))
     assert turned.digest == found.digest
-    assert Keyed(found.keys[1:], Samples(found.samples.x[1:], found.samples.y[1:])).digest != found.digest
+    assert Keyed(found.groups[1:], Samples(found.samples.x[1:], found.samples.y[1:])).digest != found.digest
 
 
 @pytest.mark.parametrize(

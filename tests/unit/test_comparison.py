@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -106,6 +107,28 @@ def test_a_champion_that_is_not_better_than_a_baseline_is_named(candidate, holdo
     assert told.baselines["other"].rmse == pytest.approx(3.0)
     assert told.results[0].rmse_low == pytest.approx(1.0, abs=1e-5)  # every error is 1
     assert Comparison("r", tuple(results), 200).unbeaten == ()
+
+
+@pytest.mark.parametrize(
+    ("copies", "records", "together", "message"),
+    [
+        (0, 0, True, ""),
+        (0, 600, True, ""),
+        (5, 600, True, ""),
+        (400, 600, True, "400 of 600 labelled records have the same features and the same target as an earlier one: copies are in one "
+                         "part of the split and in one fold, and count once in the hold-out part."),
+        (400, 600, False, "400 of 600 labelled records have the same features and the same target as an earlier one; they count as "
+                          "measurements of their own, so a score may be that of memory (split: copies)."),
+    ],
+)  # fmt: skip
+def test_copies_are_part_of_the_evidence(copies: int, records: int, together: bool, message: str) -> None:
+    verdict = "No model is better than predicting the mean."
+    plain = Comparison("r", (result("lightgbm", 1.0),), 90, records=records, copies=copies, copies_together=together)
+    assert plain.evidence == message
+    judged = replace(plain, verdict=verdict)
+    assert judged.evidence == f"{verdict} {message}".strip()
+    told = judged.message(ComparisonRequest("r", [], 100))
+    assert (told.verdict, told.records, told.copies) == (judged.evidence, records, copies)
 
 
 def crossed(rmse: float, digest: str = "d") -> CrossValidation:

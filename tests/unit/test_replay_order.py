@@ -16,7 +16,6 @@ from complex_system.domain.keys import original_key
 from complex_system.domain.records import raw_check
 from complex_system.errors import InvalidRecordError, SourceFileError
 from complex_system.sources.replay import MAX_ORDERED, Replay, ReplayFile
-from complex_system.training.data import parts_of
 
 DATASET = Dataset.parse(json.dumps({
     "name": "ordered", "target": "y",
@@ -54,12 +53,11 @@ def test_the_order_is_the_files_a_seeded_one_or_that_of_a_time(file: Path) -> No
     assert order(file, "made")[:4] == [3, 8, 13, 18]
 
 
-def test_a_repetition_has_keys_of_its_own_in_the_same_part_of_the_split(file: Path) -> None:
+def test_a_repetition_has_keys_of_its_own(file: Path) -> None:
     replay = Replay(ReplayFile(file, DATASET), DATASET)
     first, second = ([row.record[ID] for batch in replay.batches(20, number) for row in batch] for number in (1, 2))
     assert not set(first) & set(second)
     assert [original_key(key) for key in second] == first
-    assert parts_of(first).tolist() == parts_of(second).tolist()
 
 
 def test_a_key_that_is_too_long_for_its_repetition_is_a_fault_and_is_not_dropped(tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from complex_system.domain.dataset import Dataset
 from complex_system.errors import DeclarationError, SourceFileError
 from complex_system.local.own_data import ChosenData, choose_data
 from complex_system.local.plan import Deployment, make_plan
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.sources.replay import ReplayFile
-from complex_system.training.data import Part, parts_of
+from complex_system.training.data import Part
+from samples import parts_of_records
 
 
 def test_the_lab_data_need_nothing(tmp_path: Path) -> None:
@@ -136,7 +138,10 @@ def test_too_few_records_for_a_training_are_reported(tmp_path: Path) -> None:
     assert choose_data(str(declared(tmp_path, ROWS)), "", tmp_path / "runs", {}).too_few == ""
     chosen = choose_data(str(declared(tmp_path, ROWS[:5])), "", tmp_path / "runs", {})
     assert chosen.too_few == "5 labelled records are too few: a training needs 30, so none will start"
-    rows = [[f"B{i}", *ROWS[i % 40][1:]] for i in range(200) if parts_of([f"B{i}"])[0] != Part.HOLDOUT][:60]
+    rows = [[f"B{i}", str(i % 50), "AB"[i % 2], str(i * i % 1717)] for i in range(200)]
+    records = [{"t": float(t), "c": c, "y": float(y)} for _, t, c, y in rows]
+    parts = parts_of_records(Pipeline(Dataset.parse(DECLARED)), records)
+    rows = [row for row, part in zip(rows, parts, strict=True) if part != Part.HOLDOUT][:60]
     chosen = choose_data(str(declared(tmp_path, rows)), "", tmp_path / "runs", {})
     assert (
         "a part of the split has too few of the 60 labelled records (holdout 0; at least 5 are needed)" in chosen.notes[-1]

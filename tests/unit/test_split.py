@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from complex_system.domain.dataset import Dataset
+from complex_system.domain.dataset import Dataset, Split
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import raw_schema
-from complex_system.errors import NotEnoughDataError
+from complex_system.errors import DeclarationError, NotEnoughDataError
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.training.data import Part, SampleCollector, parts_of
+from complex_system.training.base import score
+from complex_system.training.cross_validation import FewRecords, cross_validate, fold_numbers
+from complex_system.training.data import Part, SampleCollector, contents_of, groups_of, parts_of
+from complex_system.training.lightgbm import LightGBMTrainer
 
 
 def processed(dataset: Dataset, count: int) -> pa.Table:
@@ -26,10 +30,100 @@ def processed(dataset: Dataset, count: int) -> pa.Table:
 
 
 def test_known_keys_stay_where_they_are() -> None:
-    # Models out there were trained on this split. CRC-32 of the key, modulo 100: below 70 train, below 85 validation.
+    # Models out there were trained on this split. CRC-32 of the group, modulo 100: below 70 train, below 85 validation.
     keys = ["a", "b", "e", "0", "1", "00000000-0000-7000-8000-000000000000", "straße"]
     assert parts_of(keys).tolist() == [0, 1, 2, 0, 1, 0, 0]
     assert parts_of([]).tolist() == []
+
+
+def test_known_contents_stay_where_they_are() -> None:
+    # The hash of the values as float32, for the same reason; -0.0 is 0.0.
+    columns = [np.array([0.0, -0.0, 1.5, 1.5]), np.array([7.0, 7.0, -3.25, 2.0])]
+    found = [f"{content:016x}" for content in contents_of(columns, 4).tolist()]
+    assert found == ["f3cdba6587ca03fc", "f3cdba6587ca03fc", "6a874a3aaa4b7b4c", "2352e45503cf0e03"]
+    assert contents_of([column.astype(np.float32) for column in columns], 4).tolist() == [int(each, 16) for each in found]
+
+
+NOISE = Dataset.parse("""
+name: noise
+target: y
+columns:
+  - {name: a, type: number, range: [0, 1]}
+  - {name: b, type: number, range: [0, 1]}
+  - {name: y, type: number}
+pipeline:
+  - {step: keep, column: a}
+  - {step: keep, column: b}
+""")
+
+
+def three_times(seed: int) -> pa.Table:
+    """200 records of noise, each there three times under keys of their own, in any order."""
+    draw = np.random.default_rng(seed)
+    rows = np.repeat(draw.random((200, 3)).round(4), 3, axis=0)[draw.permutation(600)]
+    return pa.table({"_id": [f"r{i}" for i in range(600)], "y": rows[:, 2], "a": rows[:, 0], "b": rows[:, 1]})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_that_is_there_three_times_is_not_predictable(seed: int) -> None:
+    table = three_times(seed)
+    collector = SampleCollector(NOISE, list(Part))
+    for start in range(0, 600, 70):
+        collector.add(table.slice(start, 70))
+    seen = {part: {row.tobytes() for row in collector.samples(part).x} for part in Part}
+    assert not seen[Part.TRAIN] & seen[Part.VALIDATION]
+    assert not (seen[Part.TRAIN] | seen[Part.VALIDATION]) & seen[Part.HOLDOUT]
+    data, holdout = collector.training_data(), collector.samples(Part.HOLDOUT)
+    assert (data.copies, collector.copies.records) == (400, 600)
+    assert len(holdout.without_copies()) * 3 == len(holdout)
+    model = LightGBMTrainer().fit(data, lambda _: None)
+    assert score(holdout.y, model.predict(holdout.x)).r2 < 0.1
+    few = FewRecords(NOISE, 1000)
+    few.add(table)
+    keyed = few.keyed()
+    assert keyed is not None
+    folds = fold_numbers(keyed.groups, 5, 0)
+    assert all(len(set(folds[np.array(keyed.groups) == group])) == 1 for group in set(keyed.groups))
+    crossed = cross_validate(lambda train, validation: LightGBMTrainer().fit(replace(data, train=train, validation=validation),
+                                                                             lambda _: None).predict, keyed)  # fmt: skip
+    assert crossed.r2 < 0.1
+
+
+def test_a_score_by_keys_alone_is_that_of_memory() -> None:
+    """What the declared split is for: apart, the same noise looks predictable."""
+    apart = NOISE.copy(update={"split": Split(copies="apart")})
+    collector = SampleCollector(apart, list(Part))
+    collector.add(three_times(0))
+    model = LightGBMTrainer().fit(collector.training_data(), lambda _: None)
+    holdout = collector.samples(Part.HOLDOUT)
+    assert score(holdout.y, model.predict(holdout.x)).r2 > 0.3
+
+
+def test_equal_records_of_categories_are_no_copies_unless_it_is_declared(dataset: Dataset) -> None:
+    text = """
+name: plan
+target: grade
+{split}
+columns:
+  - {name: oven, type: category, categories: [A, B]}
+  - {name: wet, type: boolean}
+  - {name: grade, type: number}
+pipeline:
+  - {step: one_hot, column: oven}
+  - {step: keep, column: wet}
+"""
+    plain, declared = (Dataset.parse(text.replace("{split}", split)) for split in ("", "split: {copies: together}"))
+    assert (plain.split_rule, declared.split_rule, dataset.split_rule, NOISE.split_rule) == (
+        "key",
+        "content",
+        "content",
+        "content",
+    )
+    assert plain.version == declared.version  # the records are processed in the same way
+    assert "split" not in plain.as_content()
+    assert Dataset.restored(declared.as_content()).split_rule == "content"
+    with pytest.raises(DeclarationError, match="line 4, split, copies: must be one of together, apart"):
+        Dataset.parse(text.replace("{split}", "split: {copies: twice}"))
 
 
 def test_the_shares_are_70_15_15() -> None:
@@ -45,7 +139,7 @@ def test_the_collector_gives_each_part_its_rows_in_order(dataset: Dataset) -> No
     for start in range(0, table.num_rows, 100):
         collector.add(table.slice(start, 100))
     assert collector.count() == table.num_rows
-    parts = parts_of(table.column("_id").to_pylist())
+    parts = parts_of(groups_of(dataset, table))
     for part in Part:
         samples = collector.samples(part)
         chosen = table.filter(pa.array(parts == part))
@@ -92,7 +186,7 @@ def test_a_trainer_never_sees_the_hold_out_part(dataset: Dataset) -> None:
     data = collector.training_data()
     assert data.feature_names == dataset.feature_names
     assert data.target == dataset.target
-    holdout = int((parts_of(table.column("_id").to_pylist()) == Part.HOLDOUT).sum())
+    holdout = int((parts_of(groups_of(dataset, table)) == Part.HOLDOUT).sum())
     assert holdout > 0
     assert len(data.train) + len(data.validation) == table.num_rows - holdout
 

@@ -15,7 +15,7 @@ from complex_system.domain.records import Record
 from complex_system.errors import DescribeError, InvalidRecordError
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.sources.replay import ReplayFile
-from complex_system.training.data import Part, parts_of
+from complex_system.training.data import Part, groups_of, parts_of
 
 _BATCH = 5000
 _SHOWN = 3
@@ -35,7 +35,7 @@ class FileCheck:
         without_key: Records without a key, whose key was made.
         absent: Declared columns that the file does not have.
         copies: Records of a key of their own that are equal to an earlier one but for the key.
-        parts: Labelled records in the train, validation and hold-out part of the split, which follow from the keys.
+        parts: Labelled records in the train, validation and hold-out part of the split.
         refusing: Columns whose values cost a record, with the first reason.
     """
 
@@ -95,7 +95,7 @@ def check_file(path: Path, dataset: Dataset) -> FileCheck:
                     kept.append(row)
             good = kept
         refused += len(faulty)
-        labelled: list[str] = []
+        labelled: list[Record] = []
         for number, fault in sorted(faulty):
             column = fault.partition("': ")[0] + "'" if fault.startswith("field '") else fault.partition(": ")[0]
             first = found.get(column, (number, fault, 0))
@@ -108,8 +108,9 @@ def check_file(path: Path, dataset: Dataset) -> FileCheck:
             copies += (content := _content(row.record)) in contents
             contents.add(content)
             if row.record.get(dataset.target) is not None:
-                labelled.append(row.record[ID])
-        parts += np.bincount(parts_of(labelled), minlength=len(Part))
+                labelled.append(row.record)
+        groups = groups_of(dataset, pipeline.process(labelled).to_arrow()) if labelled else []
+        parts += np.bincount(parts_of(groups), minlength=len(Part))
     reasons = [
         f"row {row}, {fault}" + (f" ({count} rows)" if count > 1 else "") for row, fault, count in sorted(found.values())
     ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from complex_system.describe.description import Description, describe, refused
 from complex_system.describe.inspection import InspectedColumn
+from complex_system.describe.report import is_report, write_report
 from complex_system.domain.json_schema import put_beside
 from complex_system.errors import DescribeError
 from complex_system.terminal import printable
@@ -20,8 +21,10 @@ _SHOWN = 6
 """Categories that the table shows."""
 
 
-def describe_to(file: Path, target: str, output: Path | None, *, force: bool, out: TextIO, err: TextIO) -> None:
-    """Describe a file: show what was found, and write the declaration.
+def describe_to(
+    file: Path, target: str, output: Path | None, *, force: bool, out: TextIO, err: TextIO, report: Path | None = None
+) -> None:
+    """Describe a file: show what was found, and write the declaration and the report of its data.
 
     Args:
         file: The records.
@@ -29,6 +32,7 @@ def describe_to(file: Path, target: str, output: Path | None, *, force: bool, ou
         output: Where to write the declaration; None for ``out``.
         force: Whether to replace an existing declaration.
         out: Takes the declaration, or the summary when the declaration goes to a file.
+        report: Where to write the data-quality report; None for no report.
         err: Takes the summary when the declaration goes to ``out``, and warnings.
 
     Raises:
@@ -42,11 +46,15 @@ def describe_to(file: Path, target: str, output: Path | None, *, force: bool, ou
     # Checked before the work, so that a declaration that a person wrote is not lost.
     if output and output.exists() and not force:
         raise DescribeError(f"{output} exists already; --force replaces it.")
+    if report and report.exists() and not force and not is_report(report):
+        raise DescribeError(f"{report} exists already and is not a report of this command; --force replaces it.")
     description = describe(file, target)
     count, first = refused(description)
     Console(file=err if output is None else out).print(summary(description))
     if count:
         err.write(printable(f"{count} of {description.records} records cannot be processed; {first}\n"))
+    if report:
+        _write_report(description, report, err if output is None else out)
     if output is None:
         out.write(printable(description.text()) if out.isatty() else description.text())
         return
@@ -60,6 +68,15 @@ def describe_to(file: Path, target: str, output: Path | None, *, force: bool, ou
     called = "" if output.name == "dataset.yaml" else ", call it dataset.yaml"
     run = f"fiot run mongo --data {shlex.quote(str(output.parent / file.name))}"
     out.write(printable(f"{output} written. Read it, correct what is wrong{called}{beside}, then: {run}\n"))
+
+
+def _write_report(description: Description, report: Path, told: TextIO) -> None:
+    try:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        write_report(description, report)
+    except OSError as error:
+        raise DescribeError(f"{report} cannot be written: {error.strerror or error}.") from error
+    told.write(printable(f"{report} written: what is in the data, and what to look at first; open it in a browser.\n"))
 
 
 def summary(description: Description) -> Group:
@@ -88,6 +105,7 @@ def summary(description: Description) -> Group:
     line = f"Target '{description.target}'" + (
         "" if description.target_was_named else " (CHECK: the last column of numbers; --target names another)"
     )
+    notes[:0] = [_text(f"{description.path.name}: {note}.") for note in description.notes]
     if description.copies:
         notes.insert(0, _text(f"CHECK: {description.copies_found}"))
     if description.key:

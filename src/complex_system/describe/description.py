@@ -54,6 +54,7 @@ class Description:
         proposal: The pipeline.
         leaking: Columns that give the target away, and how.
         copies: Records that are equal to an earlier one, but for the key and row numbers.
+        notes: What of the file is not a record, a sentence each.
         checked: What the declaration says of all records of the file.
     """
 
@@ -66,6 +67,7 @@ class Description:
     proposal: Proposal
     leaking: Mapping[str, str]
     copies: int = 0
+    notes: tuple[str, ...] = ()
     checked: FileCheck | None = None
 
     @property
@@ -88,6 +90,7 @@ class Description:
             "target: a record outside is refused. "
             "A fill stands in for a missing number: it is the median of the file's values."
         )
+        made += "".join(_comment(f"NOTE: {note}.") for note in self.notes)
         made += f"name: {scalar(self.name)}\n"
         if self.copies:
             made += _comment(f"CHECK: {self.copies_found}.")
@@ -251,7 +254,9 @@ def describe(path: Path, target: str = "") -> Description:
                 f"The file {path} has no column from which the target '{chosen.name}' could be predicted"
                 + (f" ({reasons})." if reasons else ".")
             )
-        made = Description(path, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, leaking, copies)
+        made = Description(
+            path, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, leaking, copies, table.notes
+        )
         checked = check_file(path, made.dataset())
         changed = corrected(path, columns, checked, chosen.name)
         if changed is None:
@@ -267,9 +272,12 @@ def refused(description: Description) -> tuple[int, str]:
 
 def _look(path: Path, table: Table, frame: pl.DataFrame) -> list[InspectedColumn]:
     try:
-        return [inspect_column(series, table.notation(series.name)) for series in frame.iter_columns()]
+        columns = [inspect_column(series, table.notation(series.name)) for series in frame.iter_columns()]
     except TypeError as error:
         raise DescribeError(f"The file {path} cannot be described: {error}.") from error
+    for column in columns:
+        column.unit = column.unit or table.units.get(column.name, "")
+    return columns
 
 
 def _target(path: Path, columns: list[InspectedColumn], target: str, table: Table, frame: pl.DataFrame) -> InspectedColumn:
@@ -309,7 +317,7 @@ def _target(path: Path, columns: list[InspectedColumn], target: str, table: Tabl
 def _why_not_numbers(series: pl.Series, table: Table) -> str:
     if series.dtype != pl.String:
         return ""
-    why = nearly_numbers(series.to_list(), table.notation(series.name))
+    why = nearly_numbers(series, table.notation(series.name))
     return f": {why}" if why else ""
 
 

@@ -34,17 +34,10 @@ _MAX_SENTINELS = 3
 _SHOWN = 4
 
 
-def count_markers(texts: Iterable[str | None], kept: Iterable[str | None]) -> dict[str, int]:
-    """Return the texts, but for empty ones, that were read as missing, with their numbers.
-
-    Args:
-        texts: As in the file.
-        kept: The same, None where one is missing.
-    """
-    found = Counter(
-        text.strip() for text, value in zip(texts, kept, strict=True) if value is None and text is not None and text.strip()
-    )
-    return dict(found.most_common())
+def count_markers(missing: pl.Series) -> dict[str, int]:
+    """Return the texts, but for empty ones, among those that were read as missing, with their numbers; most frequent first."""
+    texts = missing.drop_nulls().str.strip_chars()
+    return dict(Counter(texts.filter(texts != "").to_list()).most_common())
 
 
 def hint_of_markers(markers: Mapping[str, int], *, is_category: bool) -> str:

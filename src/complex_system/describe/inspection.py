@@ -25,7 +25,7 @@ from complex_system.domain.datetimes import TimeFormat
 from complex_system.domain.records import shown
 from complex_system.domain.types import MAX_ENTRIES
 from complex_system.sources.notation import Notation
-from complex_system.sources.values import FALSE, TRUE, below_limit, entries, is_missing, truth
+from complex_system.sources.values import FALSE, TRUE, below_limit, entries, truth
 
 MARGIN = 0.1
 """How far a proposed range goes beyond what the file holds, in parts of the values' width, on each side."""
@@ -34,8 +34,8 @@ TARGET_MARGIN = 0.5
 MAX_CATEGORIES = 60
 RECORDS_PER_CATEGORY = 3
 """Records that a category needs on average; with fewer, nothing can be learned about it."""
-MAX_NUMBER = 1e30
-"""Larger numbers are kept as texts: models take float32."""
+_MAX_SPELLINGS = 100  # different texts up to which they may all be words for true and false
+MAX_NUMBER = 1e30  # larger numbers are kept as texts: models take float32
 
 _FORMATS = tuple(
     date + time
@@ -45,7 +45,7 @@ _FORMATS = tuple(
         "T%H:%M:%S.%f", "T%H:%M:%SZ", "T%H:%M:%S.%fZ",
     )
 )  # fmt: skip
-_LEADING_ZERO = re.compile(r"[+-]?0\d")
+_LEADING_ZERO = r"^[+-]?0\d"
 _UNIT_AT_THE_END = re.compile(r"^(.*\S)\s*(?:\[([^\[\]]{1,15})\]|\(([^()]{1,15})\))\s*$")
 _UNIT_AFTER = re.compile(r"[+-]?\d[\d.,]*\s*([^\W\d_]\S{0,7}|[%‰°]\S{0,7})")
 _UNIT_AFTER_IN = re.compile(r"^(.*\S) in (\S{1,8})$")
@@ -188,22 +188,26 @@ def inspect_column(series: pl.Series, notation: Notation) -> InspectedColumn:
 
 
 def _inspect_texts(found: InspectedColumn, series: pl.Series, notation: Notation) -> None:
-    # A number has all markers of missing values; what is left decides whether it is one.
-    written = series.to_list()
-    kept = [None if text is None or is_missing(text, NUMBER) else text for text in written]
-    markers = count_markers(written, kept)
-    _inspect_kept(found, series, kept, notation)
-    if hint := hint_of_markers(markers, is_category=found.type == "category"):
+    kept = _without_markers(series)
+    _inspect_kept(found, kept, notation)
+    if hint := hint_of_markers(count_markers(series.filter(kept.is_null())), is_category=found.type == "category"):
         found.hints.append(hint)
 
 
-def _inspect_kept(found: InspectedColumn, series: pl.Series, kept: list[str | None], notation: Notation) -> None:
-    texts = [text for text in kept if text is not None]
-    found.missing, found.different = len(kept) - len(texts), len(set(texts))
-    if not texts:
+def _without_markers(series: pl.Series) -> pl.Series:
+    """Return texts with null for a missing value: a number has all markers, and what is left decides whether it is one."""
+    is_missing = series.str.strip_chars().is_in(list(NUMBER.markers)).fill_null(value=True)
+    return series.set(is_missing, None)
+
+
+def _inspect_kept(found: InspectedColumn, kept: pl.Series, notation: Notation) -> None:
+    texts = kept.drop_nulls()
+    distinct = texts.unique(maintain_order=True)
+    found.missing, found.different = kept.null_count(), len(distinct)
+    if texts.is_empty():
         return
-    flags = {text.strip().lower() for text in texts}
-    if flags <= TRUE | FALSE and len({truth(flag) for flag in flags}) == len(flags):
+    flags = set(distinct.str.strip_chars().str.to_lowercase()) if len(distinct) <= _MAX_SPELLINGS else set()
+    if flags and flags <= TRUE | FALSE and len({truth(flag) for flag in flags}) == len(flags):
         found.type = "boolean"
         _set_flags(
             found, pl.Series(found.name, [None if text is None else float(bool(truth(text))) for text in kept], pl.Float64)
@@ -214,42 +218,43 @@ def _inspect_kept(found: InspectedColumn, series: pl.Series, kept: list[str | No
         return
     if notation.percent:
         found.unit = found.unit or "%"
-    read = notation.numbers(pl.Series(found.name, kept, pl.String))
-    below = below_limit(pl.Series(found.name, kept, pl.String), notation)
+    read = notation.numbers(kept)
+    below = below_limit(kept, notation)
     if below.null_count() < len(below) and read.drop_nulls().n_unique() > 1:
         found.below_limit = len(below) - below.null_count()
         read = read.fill_null(below * Column(name="x", type="number", censored="left").limit_share)
-    if read.null_count() == found.missing and not any(_LEADING_ZERO.match(text.strip()) for text in texts):
-        _inspect_numbers(found, read.alias(found.name), len(series))
+    if read.null_count() == found.missing and not distinct.str.strip_chars().str.contains(_LEADING_ZERO).any():
+        _inspect_numbers(found, read.alias(found.name), len(kept))
         return
-    if time_format := _format_of(set(texts)):
+    if time_format := _format_of(distinct.to_list()):
         found.type, found.format, found.first = "datetime", time_format, texts[0]
         return
-    if all(text.strip().startswith("[") for text in texts):
+    if distinct.str.strip_chars().str.starts_with("[").all():
         lists = [None if text is None else entries(text) for text in kept]
         if any(lists) and all(each is None or isinstance(each, list) for each in lists) and _inspect_lists(found, lists):
             return
-    _inspect_categories(found, series)
-    if found.type == "text" and (why := nearly_numbers(series.to_list(), notation)):
+    _inspect_categories(found, distinct.to_list(), len(texts), len(kept))
+    if found.type == "text" and (why := nearly_numbers(kept, notation)):
         found.notes = [why]
 
 
-def nearly_numbers(column: list[str | None], notation: Notation) -> str:
+def nearly_numbers(column: pl.Series, notation: Notation) -> str:
     """Return what keeps texts that are mostly numbers from being a column of numbers, and what to do; empty for other texts."""
-    texts = [None if text is None or is_missing(text, NUMBER) else text for text in column]
-    present = sum(text is not None for text in texts)
-    read = notation.numbers(pl.Series(texts, dtype=pl.String)).to_list()
-    others = [row for row, (text, each) in enumerate(zip(texts, read, strict=True)) if text is not None and each is None]
+    texts = _without_markers(column)
+    present = len(texts) - texts.null_count()
+    others = (texts.is_not_null() & notation.numbers(texts).is_null()).arg_true().to_list()
     if not others:  # such as 0012, which is kept as a text
         return ""
-    first = texts[others[0]] or ""
-    if doubtful := [doubt for row in others if (doubt := notation.doubt(texts[row] or ""))]:
+    first = texts[others[0]]
+    if doubtful := next((doubt for text in texts.gather(others) if (doubt := notation.doubt(text))), ""):
         return f"{len(others)} of its {present} values are not read as numbers: row {others[0] + 1}, " + (
-            notation.doubt(first) or doubtful[0]
+            notation.doubt(first) or doubtful
         )
     if 2 * len(others) <= present:
         which = f"row {others[0] + 1} has {shown(first)}"
         return f"{present - len(others)} of its {present} values are numbers, and {which}; correct it or leave it empty"
+    if not _UNIT_AFTER.fullmatch(first.strip()):
+        return ""
     units = {match[1] for text in texts if text is not None and (match := _UNIT_AFTER.fullmatch(text.strip()))}
     behind = sum(text is not None and bool(_UNIT_AFTER.fullmatch(text.strip())) for text in texts)
     if len(units) == 1 and behind == present:
@@ -257,12 +262,10 @@ def nearly_numbers(column: list[str | None], notation: Notation) -> str:
     return ""
 
 
-def _inspect_categories(found: InspectedColumn, series: pl.Series) -> None:
-    texts = [text for text in series.to_list() if text is not None and not is_missing(text, NUMBER)]
-    categories = sorted(set(texts))
-    found.different, found.missing = len(categories), len(series) - len(texts)
+def _inspect_categories(found: InspectedColumn, distinct: list[str], present: int, records: int) -> None:
+    categories = sorted(distinct)
     fitting = len(categories) <= MAX_CATEGORIES and len(categories) * RECORDS_PER_CATEGORY <= max(
-        len(texts), 2 * RECORDS_PER_CATEGORY
+        present, 2 * RECORDS_PER_CATEGORY
     )
     if fitting:
         found.type, found.categories = "category", tuple(categories)
@@ -270,10 +273,10 @@ def _inspect_categories(found: InspectedColumn, series: pl.Series) -> None:
             found.hints.append(hint)
         return
     found.type = "text"
-    if len(categories) == len(texts) == len(series):
+    if len(categories) == present == records:
         found.notes.append("different in every record: a key or a remark")
     else:
-        found.notes.append(f"{len(categories)} different texts in {len(texts)} records: too many for categories")
+        found.notes.append(f"{len(categories)} different texts in {present} records: too many for categories")
 
 
 def _inspect_numbers(found: InspectedColumn, read: pl.Series, records: int) -> None:
@@ -327,7 +330,7 @@ def _inspect_typed_times(found: InspectedColumn, series: pl.Series) -> None:
     found.first = texts[0] if texts else ""
 
 
-def _format_of(texts: set[str]) -> str:
+def _format_of(texts: list[str]) -> str:
     for declared in _FORMATS:
         time_format = TimeFormat(declared)
         if all(time_format.parts(text) is not None for text in texts):

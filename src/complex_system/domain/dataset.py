@@ -11,12 +11,12 @@ import hashlib
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, root_validator, validator
 
 from complex_system.domain.columns import ID, MARKERS, Column, Declared
-from complex_system.domain.steps import STEPS, Bins, Interval, OneHot, Scale, Step
+from complex_system.domain.steps import STEPS, Arithmetic, Bins, Interval, OneHot, Scale, Step
 from complex_system.domain.validation import (
     FaultsError,
     contradictions,
@@ -30,6 +30,8 @@ from complex_system.errors import DeclarationError
 
 __all__ = ["ID", "SHIPPED", "Bins", "Column", "Dataset", "OneHot", "Scale", "Step"]
 
+BY_KEY = "key"
+"""The split of models that are marked with none: they were trained before there was another."""
 SHIPPED = ("lab", "films")
 """Declarations that are part of the package."""
 
@@ -38,6 +40,16 @@ _ALWAYS_DECISIVE = frozenset(
     | {"step", "column", "prefix", "edges", "labels", "to"}
 )
 """Keys that are always part of the version; other keys are where they differ from their defaults."""
+
+
+class Split(Declared):
+    """How labelled records are divided into what models are trained on and what they are judged by."""
+
+    copies: Literal["together", "apart"] | None = Field(
+        None,
+        description="Whether records with the same features and target are copies, which belong into one part, or measurements of "
+        "their own; by default copies, unless every feature is a category, a boolean or a bin",
+    )
 
 
 class Dataset(Declared):
@@ -53,6 +65,7 @@ class Dataset(Declared):
     missing: tuple[str, ...] = Field(
         MARKERS, description="Texts that stand for a missing value; an empty one always does, a declared category never"
     )
+    split: Split = Field(Split(), description="How labelled records are divided for training and evaluation")
     columns: tuple[Column, ...] = Field(description="The raw columns")
     pipeline: tuple[Step, ...] = Field(description="The steps that make the features")
 
@@ -150,8 +163,11 @@ class Dataset(Declared):
     def as_content(self) -> dict[str, Any]:
         """Return the declaration as JSON, with its target chosen; models keep it, so that they can be served after it has changed."""
         content: dict[str, Any] = json.loads(self.json(by_alias=True))
+        # What is not declared is left out: the release that reads it knows its own, and an older one does not know the key.
         if self.missing == MARKERS:
-            del content["missing"]  # the release that reads it knows its own
+            del content["missing"]
+        if self.split == Split():
+            del content["split"]
         return content
 
     _by_name: dict[str, Column] = PrivateAttr()
@@ -210,12 +226,28 @@ class Dataset(Declared):
         return (ID, self.target, *self._features)
 
     @property
+    def copies_together(self) -> bool:
+        """Whether records with the same features and target are copies, which belong into one part of the split.
+
+        Where every feature is a category, a boolean or a bin, equal records are expected, and not copies.
+        """
+        if self.split.copies:
+            return self.split.copies == "together"
+        inputs = [name for step in self.pipeline if isinstance(step, Arithmetic) for name in step.inputs]
+        return any(self._by_name[name].type != "boolean" for name in inputs if name in self._by_name)
+
+    @property
+    def split_rule(self) -> str:
+        """By what the split divides records, as models are marked with it: ``content`` or ``key``."""
+        return "content" if self.copies_together else BY_KEY
+
+    @property
     def version(self) -> str:
         """The pipeline version: 12 hex digits of a hash of everything that decides how a record is processed."""
         return self._version
 
     def _hash(self) -> str:
-        decisive = self.dict(exclude={"description", "id", "other_targets"})
+        decisive = self.dict(exclude={"description", "id", "other_targets", "split"})
         for column in decisive["columns"]:
             del column["description"], column["unit"]
         declared: tuple[Declared, ...] = (*self.columns, *self.pipeline)

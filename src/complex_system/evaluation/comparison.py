@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from complex_system.domain.dataset import BY_KEY
 from complex_system.errors import (
     InternalError,
     ModelRefusedError,
@@ -21,7 +22,7 @@ from complex_system.errors import (
 from complex_system.evaluation.baselines import evaluate_baselines
 from complex_system.evaluation.statistics import Evaluation
 from complex_system.evaluation.triggers import AlertCause
-from complex_system.evaluation.verdict import Basis, format_figure, judge_champion
+from complex_system.evaluation.verdict import Basis, copies_message, format_figure, judge_champion
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.training import (
     Cause,
@@ -33,7 +34,7 @@ from complex_system.protocol.training import (
     VerdictOnBaseline,
 )
 from complex_system.serving.models.predictor import Predictor
-from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
+from complex_system.tracking.registry import SPLIT, ModelRegistry, ModelVersionRef
 from complex_system.training.cross_validation import Keyed
 from complex_system.training.data import Samples
 
@@ -121,6 +122,9 @@ class Comparison:
         ranked_by: What the new models are ranked by.
         verdicts: Whether the champion is better than each baseline.
         verdict: What people must know of the champion beside the baselines; empty where it is clearly better.
+        records: Labelled records behind the comparison.
+        copies: Those of them whose features and target are those of an earlier one.
+        copies_together: Whether the split keeps copies in one part.
     """
 
     round: str
@@ -131,6 +135,15 @@ class Comparison:
     ranked_by: Basis = "hold-out"
     verdicts: dict[str, VerdictOnBaseline] = field(default_factory=dict)
     verdict: str = ""
+    records: int = 0
+    copies: int = 0
+    copies_together: bool = True
+
+    @property
+    def evidence(self) -> str:
+        """The verdict, and how many copies there are among the records; empty where there is nothing to know."""
+        copies = copies_message(self.copies, self.records, together=self.copies_together)
+        return " ".join(part for part in (self.verdict, copies) if part)
 
     @property
     def champion(self) -> Result:
@@ -190,7 +203,9 @@ class Comparison:
             cross_validation=self.folds,
             baselines={name: baseline.quality for name, baseline in self.baselines.items()},
             verdicts=self.verdicts,
-            verdict=self.verdict,
+            verdict=self.evidence,
+            records=self.records,
+            copies=self.copies,
             not_better_than=self.unbeaten,
         )
 
@@ -207,7 +222,8 @@ class ModelComparison:
     ) -> Comparison:
         """Compare the models of a round.
 
-        The present champion takes part if it belongs to this pipeline version, so that a worse new model does not replace it.
+        The present champion takes part if it belongs to this pipeline version, so that a worse new model does not replace it, and to
+        this split: one that was trained with another has seen hold-out records.
 
         Args:
             request: The models.
@@ -225,7 +241,11 @@ class ModelComparison:
         incumbent = (champion.model, champion.version) if champion else None
         names = dict.fromkeys(request.models)
         if champion and incumbent and champion.pipeline_version == self._pipeline.dataset.version:
-            names[incumbent] = None
+            if champion.tags.get(SPLIT, BY_KEY) == self._pipeline.dataset.split_rule:
+                names[incumbent] = None
+            else:
+                log.warning("%s is not compared: its records were divided in another way, so it has seen hold-out records",
+                            _label(champion))  # fmt: skip
         for model, version in names:
             try:
                 ref = self._registry.find(model, version)

@@ -134,7 +134,7 @@ class ComparisonLog:
                 _VERSION: self._dataset.version, _ROUND: comparison.round, _CHANGED: str(comparison.is_change),
                 "ranked_by": comparison.ranked_by,
                 **{f"against_{name}": verdict.verdict for name, verdict in comparison.verdicts.items()},
-                **({"verdict": comparison.verdict} if comparison.verdict else {}),
+                **({"verdict": comparison.evidence} if comparison.evidence else {}),
             }, self._start_time(client))  # fmt: skip
             runs.write(parent, self._parent_metrics(comparison), {
                 "round": comparison.round,

@@ -12,6 +12,9 @@ from complex_system.protocol.training import CrossValidation, Verdict, VerdictOn
 Basis = Literal["hold-out", "cross-validation"]
 """What the new models are ranked by."""
 
+FEW_COPIES = 0.01
+"""Share of copies among the records below which they change no figure that is shown."""
+
 _SHORT = {MEAN: "the mean", LINEAR: "the linear model"}
 _LONG = {MEAN: "predicting the mean", LINEAR: "a linear model"}
 
@@ -75,6 +78,22 @@ def verdict_message(verdicts: Mapping[str, VerdictOnBaseline], rmse: float, cham
         else:
             messages.append(f"It is not clear whether {champion} is better than {_LONG[name]}: it has {figures}.")
     return " ".join(messages)
+
+
+def copies_message(copies: int, records: int, *, together: bool) -> str:
+    """Return what people must know of copies among the records; empty where there are hardly any.
+
+    Args:
+        copies: Records whose features and target are those of an earlier one.
+        records: All labelled records.
+        together: Whether the split keeps copies in one part.
+    """
+    if copies < FEW_COPIES * records or not copies:
+        return ""
+    found = f"{copies} of {records} labelled records have the same features and the same target as an earlier one"
+    if together:
+        return f"{found}: copies are in one part of the split and in one fold, and count once in the hold-out part."
+    return f"{found}; they count as measurements of their own, so a score may be that of memory (split: copies)."
 
 
 def format_figure(value: float) -> str:

@@ -17,7 +17,7 @@ from complex_system.errors import ComplexSystemError
 from complex_system.local.state import Prediction
 from complex_system.messaging.clients import DatabaseClient, Requester
 from complex_system.serving.requests.examples import example_record
-from complex_system.training.data import Part, parts_of
+from complex_system.training.data import Part, groups_of, parts_of
 
 LINE = 76
 """Columns that a line of the shown command has at most."""
@@ -65,11 +65,11 @@ async def stored_sample(dataset: Dataset, requester: Requester) -> tuple[Record,
     Among the first ones by key it is one with the fewest missing values.
     """
     database, keys = DatabaseClient(requester), list[str]()
-    pages = database.processed_pages([ID], labelled=True, version=dataset.version, limit=_LOOKED_AT)
+    pages = database.processed_pages(list(dataset.processed_names), labelled=True, version=dataset.version, limit=_LOOKED_AT)
     async with aclosing(pages):  # type: ignore[type-var]
         async for page in pages:
-            found = page.table.column(ID).to_pylist()
-            keys += [key for key, part in zip(found, parts_of(found), strict=True) if part == Part.HOLDOUT]
+            found, parts = page.table.column(ID).to_pylist(), parts_of(groups_of(dataset, page.table))
+            keys += [key for key, part in zip(found, parts, strict=True) if part == Part.HOLDOUT]
             if len(keys) >= _CHOSEN_FROM:
                 break
     records: list[Record] = (await database.raw_by_keys(keys[:_CHOSEN_FROM])).to_pylist() if keys else []

@@ -267,7 +267,10 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
         cross_validation: None where models were not cross-validated.
         baselines: How each baseline did.
         verdicts: The champion beside each baseline.
-        verdict: What must be known of the champion beside the baselines, as a sentence; empty where it is better than all.
+        verdict: What must be known of the champion beside the baselines, and of copies among the records, as sentences; empty where it
+            is better than all and there are hardly any copies.
+        records: Labelled records behind the comparison.
+        copies: Those of them whose features and target are those of an earlier one.
         not_better_than: Baselines that are at least as good as the champion.
     """
 
@@ -284,6 +287,8 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
     baselines: dict[str, Quality] = {}
     verdicts: dict[str, VerdictOnBaseline] = {}
     verdict: str = ""
+    records: int = 0
+    copies: int = 0
     not_better_than: tuple[str, ...] = ()
 
 

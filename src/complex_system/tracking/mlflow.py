@@ -21,7 +21,15 @@ from complex_system.errors import TrackingRefusedError, TrackingUnavailableError
 from complex_system.protocol.base import to_wire
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.tracking.connection import experiment_id, is_refusal, load_mlflow, open_client, run_url, translated
-from complex_system.tracking.registry import ONNX_FILE, ONNX_FOLDER, ONNX_METADATA, PREFIX, REFERENCE_FILE, REFERENCE_FOLDER
+from complex_system.tracking.registry import (
+    ONNX_FILE,
+    ONNX_FOLDER,
+    ONNX_METADATA,
+    PREFIX,
+    REFERENCE_FILE,
+    REFERENCE_FOLDER,
+    SPLIT,
+)
 from complex_system.tracking.signature import signed
 
 EXAMPLE_ROWS = 3
@@ -190,6 +198,7 @@ def _tags(result: TrainingResult) -> dict[str, str]:
         "round": result.round,
         "pipeline_version": result.dataset.version,
         "target": result.dataset.target,
+        SPLIT: result.dataset.split_rule,
     }
 
 
@@ -211,6 +220,7 @@ def _metrics(result: TrainingResult, model_id: str) -> list[Any]:
     scores = {f"validation_{name}": value for name, value in to_wire(result.validation).items()}
     seconds = {f"seconds_{stage}": value for stage, value in result.timings.items()}
     sizes = {f"{part}_samples": float(size) for part, size in result.samples.items()}
+    sizes["copies"] = float(result.data.copies)
     metrics += [Metric(name, value, end, best, model_id=model_id) for name, value in scores.items()]
     if cross := result.cross_validation:
         metrics += [Metric("cv_fold_rmse", value, end, fold) for fold, value in enumerate(cross.rmses, 1)]

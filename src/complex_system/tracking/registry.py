@@ -38,6 +38,8 @@ COMPARED = "compared"
 """Version tag: the round whose comparison the version took part in."""
 PREFIX = "prefix"
 """Version tag: the prefix that the model was registered under."""
+SPLIT = "split"
+"""Version tag: ``Dataset.split_rule`` of its training; without it records were divided by their keys."""
 ONNX_FOLDER = "twin"
 """Artifact folder of a run with the ONNX model; called ``twin`` since the first release."""
 ONNX_FILE = "model.onnx"
@@ -116,8 +118,7 @@ class ModelRegistry:
         with translated(self._uri, "looking for a model"):
             try:
                 if version is None:
-                    newest = _newest(client.get_registered_model(name))
-                    if newest is not None:
+                    if (newest := _newest(client.get_registered_model(name))) is not None:
                         return _ref(newest)
                 elif version.isascii() and version.isdigit():
                     return _ref(client.get_model_version(name, version))
@@ -229,11 +230,10 @@ class ModelRegistry:
 
     def mark_compared(self, models: Iterable[tuple[str, str]], round_id: str) -> None:
         """Mark versions, given by model and version, as compared; those that somebody deleted are left out."""
-        client = self._client
         with translated(self._uri, "marking models as compared"):
             for model, version in models:
                 try:
-                    client.set_model_version_tag(model, version, COMPARED, round_id)
+                    self._client.set_model_version_tag(model, version, COMPARED, round_id)
                 except Exception as error:
                     if not is_refusal(error, "RESOURCE_DOES_NOT_EXIST"):
                         raise

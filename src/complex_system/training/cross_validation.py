@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.keys import original_key
+from complex_system.domain.dataset import Dataset
 from complex_system.errors import TrainingFailedError
 from complex_system.protocol.training import CrossValidation, Scores
 from complex_system.training.base import score
-from complex_system.training.data import MIN_SAMPLES, Matrix, Samples
+from complex_system.training.data import MIN_SAMPLES, Matrix, Samples, groups_of
 
 FOLDS = 5
 REPEATS = 2
@@ -35,16 +34,16 @@ Fit = Callable[[Samples, Samples], Predict]
 
 @dataclass(frozen=True)
 class Keyed:
-    """Samples with their keys, in the same order."""
+    """Samples with their groups (``training.data.groups_of``), in the same order."""
 
-    keys: tuple[str, ...]
+    groups: tuple[str, ...]
     samples: Samples
 
     @property
     def digest(self) -> str:
-        """Digest of keys and targets: equal where two cross-validations had the same records."""
-        order = sorted(range(len(self.keys)), key=self.keys.__getitem__)
-        found = hashlib.sha256("\n".join(self.keys[i] for i in order).encode())
+        """Digest of groups and targets: equal where two cross-validations had the same records."""
+        order = sorted(range(len(self.groups)), key=self.groups.__getitem__)
+        found = hashlib.sha256("\n".join(self.groups[i] for i in order).encode())
         found.update(np.ascontiguousarray(self.samples.y[order], dtype="<f4").tobytes())
         return found.hexdigest()[:16]
 
@@ -61,7 +60,7 @@ class FewRecords:
         """
         self._dataset = dataset
         self._below = below
-        self._keys: list[str] = []
+        self._groups: list[str] = []
         self._x: list[Matrix] = []
         self._y: list[Matrix] = []
         self._seen = 0
@@ -70,18 +69,18 @@ class FewRecords:
         """Take a page of labelled processed records."""
         self._seen += table.num_rows
         if self._seen >= self._below:
-            self._keys, self._x, self._y = [], [], []
+            self._groups, self._x, self._y = [], [], []
             return
-        self._keys += table.column(ID).to_pylist()
+        self._groups += groups_of(self._dataset, table)
         columns = [table.column(name).to_numpy() for name in self._dataset.feature_names]
         self._x.append(np.column_stack(columns).astype(np.float32))
         self._y.append(table.column(self._dataset.target).to_numpy().astype(np.float32))
 
     def keyed(self) -> Keyed | None:
-        """Return the records; None where they are too many, or too few for folds."""
-        if not FEWEST <= self._seen < self._below:
+        """Return the records; None where they are too many, or too few for folds: copies count as one."""
+        if self._seen >= self._below or len(set(self._groups)) < FEWEST:
             return None
-        return Keyed(tuple(self._keys), Samples(np.concatenate(self._x), np.concatenate(self._y)))
+        return Keyed(tuple(self._groups), Samples(np.concatenate(self._x), np.concatenate(self._y)))
 
 
 def standard_error(values: Sequence[float], folds: int) -> float:
@@ -96,15 +95,13 @@ def standard_error(values: Sequence[float], folds: int) -> float:
     return spread * math.sqrt(1 / len(values) + 1 / (folds - 1))
 
 
-def fold_numbers(keys: Sequence[str], folds: int, repeat: int) -> npt.NDArray[np.int64]:
-    """Return the fold of every record: equal parts of the records in the order of a hash of their keys.
+def fold_numbers(groups: Sequence[str], folds: int, repeat: int) -> npt.NDArray[np.int64]:
+    """Return the fold of every record: equal parts of the groups in the order of a hash of their names.
 
-    They depend on the keys only, so every trainer has the same ones. A record that a source has sent again under another
-    key (``domain.records.repeated``) is in the fold of the first one, else its copy would be among the training records.
+    They depend on the groups only, so every trainer has the same ones, and no copy of a record is among those that it is predicted by.
     """
-    originals = [original_key(key) for key in keys]
-    ranks = {key: rank for rank, key in enumerate(_shuffled(set(originals), f"fold {repeat}"))}
-    return np.array([ranks[key] * folds // len(ranks) for key in originals])
+    ranks = {group: rank for rank, group in enumerate(_shuffled(set(groups), f"fold {repeat}"))}
+    return np.array([ranks[group] * folds // len(ranks) for group in groups])
 
 
 def cross_validate(
@@ -124,12 +121,12 @@ def cross_validate(
     Raises:
         TrainingFailedError: A fit predicts values that are not finite.
     """
-    repeats = repeats or (REPEATS if len(records.keys) < FEW_FOR_REPEATS else 1)
+    repeats = repeats or (REPEATS if len(records.groups) < FEW_FOR_REPEATS else 1)
     y = records.samples.y
     scores: list[Scores] = []
     r2: list[float] = []
     for repeat in range(repeats):
-        numbers = fold_numbers(records.keys, FOLDS, repeat)
+        numbers = fold_numbers(records.groups, FOLDS, repeat)
         predicted = np.empty(len(y), dtype=np.float32)
         for fold in range(FOLDS):
             train, validation = _divided(records, numbers != fold, f"validation {repeat} {fold}")
@@ -147,7 +144,7 @@ def cross_validate(
         standard_error=standard_error(rmses, FOLDS),
         mae=float(np.mean([each.mae for each in scores])),
         r2=float(np.mean(r2)),
-        records=len(records.keys),
+        records=len(records.groups),
         folds=FOLDS,
         digest=records.digest,
     )
@@ -156,10 +153,10 @@ def cross_validate(
 def _divided(records: Keyed, outside: npt.NDArray[np.bool_], salt: str) -> tuple[Samples, Samples]:
     """Return the records outside a fold, as training and validation samples."""
     places = np.flatnonzero(outside)
-    originals = [original_key(records.keys[place]) for place in places]
-    order = _shuffled(set(originals), salt)
+    groups = [records.groups[place] for place in places]
+    order = _shuffled(set(groups), salt)
     held_back = set(order[: max(round(_VALIDATION_SHARE * len(order)), min(MIN_SAMPLES, len(order) // 3))])
-    validation = np.array([key in held_back for key in originals])
+    validation = np.array([group in held_back for group in groups])
     x, y = records.samples.x, records.samples.y
     return (
         Samples(x[places[~validation]], y[places[~validation]]),

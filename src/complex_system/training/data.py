@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,13 +29,71 @@ class Part(IntEnum):
     HOLDOUT = 2
 
 
-def parts_of(ids: Iterable[str]) -> npt.NDArray[np.int8]:
-    """Return the part of every key, by CRC-32 of the key: always the same, on every machine and for every framework.
+def groups_of(dataset: Dataset, table: pa.Table) -> list[str]:
+    """Return the group of every labelled processed record: records of one group are in one part of the split and in one fold.
 
-    A record that was sent again under another key (``domain.records.repeated``) is in the part of the first one.
+    Copies are a group, because a model that has seen one of them knows the others: records with the same features and the same target,
+    as models see them. Where the declared split keeps copies apart, a group is a key; a record that was sent again under another key
+    (``domain.keys.repeated_key``) belongs to the first one.
+
+    Args:
+        dataset: Declares the split.
+        table: Columns ``dataset.processed_names``, in any order.
     """
-    buckets = np.fromiter((zlib.crc32(original_key(key).encode()) % 100 for key in ids), dtype=np.int8)
+    if not dataset.copies_together:
+        return [original_key(key) for key in table.column(ID).to_pylist()]
+    columns = [table.column(name).to_numpy() for name in (*dataset.feature_names, dataset.target)]
+    return [f"{content:016x}" for content in contents_of(columns, table.num_rows).tolist()]
+
+
+def contents_of(columns: Iterable[npt.NDArray[Any]], rows: int) -> npt.NDArray[np.uint64]:
+    """Return a hash of every row of some columns, as float32: the same on every machine.
+
+    Value by value with the finaliser of SplitMix64 (G. Steele, D. Lea and C. Flood, Fast Splittable Pseudorandom Number Generators,
+    OOPSLA 2014).
+    """
+    found = np.zeros(rows, dtype=np.uint64)
+    for column in columns:
+        bits = (np.asarray(column, dtype="<f4") + np.float32(0)).view("<u4")  # -0.0 becomes 0.0
+        found = (found ^ bits) + np.uint64(0x9E3779B97F4A7C15)
+        found = (found ^ (found >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        found = (found ^ (found >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        found ^= found >> np.uint64(31)
+    return found
+
+
+def parts_of(groups: Iterable[str]) -> npt.NDArray[np.int8]:
+    """Return the part of every group (:func:`groups_of`), by its CRC-32: the same on every machine and for every framework."""
+    buckets = np.fromiter((zlib.crc32(group.encode()) % 100 for group in groups), dtype=np.int8)
     return np.where(buckets < 70, 0, np.where(buckets < 85, 1, 2)).astype(np.int8)
+
+
+class CopyCount:
+    """Counts labelled records that are copies of another one, among the first ``LIMIT``.
+
+    Attributes:
+        records: Records that were looked at.
+    """
+
+    LIMIT = 5_000_000
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._contents: list[npt.NDArray[np.uint64]] = []
+        self.records = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Take a page of labelled processed records."""
+        if self.records >= self.LIMIT:
+            return
+        self.records += table.num_rows
+        columns = [table.column(name).to_numpy() for name in (*self._dataset.feature_names, self._dataset.target)]
+        self._contents.append(contents_of(columns, table.num_rows))
+
+    @property
+    def copies(self) -> int:
+        """Records whose features and target are those of an earlier one."""
+        return self.records - len(np.unique(np.concatenate(self._contents))) if self._contents else 0
 
 
 @dataclass(frozen=True)
@@ -47,15 +106,27 @@ class Samples:
     def __len__(self) -> int:
         return len(self.y)
 
+    def without_copies(self) -> Samples:
+        """Return one sample of each group of equal ones: a score that counts copies looks surer than it is."""
+        contents = contents_of([*self.x.T, self.y], len(self))
+        _, first = np.unique(contents, return_index=True)
+        kept = np.sort(first)
+        return self if len(kept) == len(self) else Samples(self.x[kept], self.y[kept])
+
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The data of a trainer: two parts of the split, and the names of their columns."""
+    """The data of a trainer: two parts of the split, and the names of their columns.
+
+    Attributes:
+        copies: Labelled records, of all parts, whose features and target are those of an earlier one.
+    """
 
     feature_names: tuple[str, ...]
     target: str
     train: Samples
     validation: Samples
+    copies: int = 0
 
 
 class _Rows:
@@ -110,7 +181,11 @@ class _Rows:
 
 
 class SampleCollector:
-    """Collects the samples of chosen parts from pages of processed records; keeps nothing else of a page."""
+    """Collects the samples of chosen parts from pages of processed records; keeps nothing else of a page.
+
+    Attributes:
+        copies: Counts the copies among all records.
+    """
 
     def __init__(self, dataset: Dataset, parts: Iterable[Part], newest: int = 0) -> None:
         """Make a collector.
@@ -122,6 +197,7 @@ class SampleCollector:
         """
         self._dataset = dataset
         self._rows = {part: _Rows(len(dataset.feature_names), newest) for part in parts}
+        self.copies = CopyCount(dataset)
 
     @property
     def columns(self) -> list[str]:
@@ -130,7 +206,8 @@ class SampleCollector:
 
     def add(self, table: pa.Table) -> None:
         """Take the rows of a page whose part is wanted."""
-        parts = parts_of(table.column(ID).to_pylist())
+        self.copies.add(table)
+        parts = parts_of(groups_of(self._dataset, table))
         columns = [table.column(name).to_numpy() for name in self._dataset.feature_names]
         target = table.column(self._dataset.target).to_numpy()
         for part, rows in self._rows.items():
@@ -156,14 +233,16 @@ class SampleCollector:
     def training_data(self) -> TrainingData:
         """Return train and validation part, for a trainer."""
         return TrainingData(
-            self._dataset.feature_names, self._dataset.target, self.samples(Part.TRAIN), self.samples(Part.VALIDATION)
-        )
+            self._dataset.feature_names, self._dataset.target, self.samples(Part.TRAIN), self.samples(Part.VALIDATION),
+            self.copies.copies,
+        )  # fmt: skip
 
 
 class KeySample:
     """An even sample of the keys of one part of the split, however many there are."""
 
-    def __init__(self, part: Part, limit: int, seed: int = 0) -> None:
+    def __init__(self, dataset: Dataset, part: Part, limit: int, seed: int = 0) -> None:
+        self._dataset = dataset
         self._part = part
         self._limit = limit
         self._random = np.random.default_rng(seed)
@@ -171,9 +250,9 @@ class KeySample:
         self._priorities: npt.NDArray[np.float64] = np.empty(0)
 
     def add(self, table: pa.Table) -> None:
-        """Take the keys of a page."""
+        """Take the keys of a page of labelled processed records."""
         keys = np.array(table.column(ID).to_pylist(), dtype=object)
-        keys = keys[parts_of(keys) == self._part]
+        keys = keys[parts_of(groups_of(self._dataset, table)) == self._part]
         self._keys = np.concatenate([self._keys, keys])
         self._priorities = np.concatenate([self._priorities, self._random.random(len(keys))])
         if len(self._keys) > self._limit:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import time
 from abc import ABC, abstractmethod
 from datetime import datetime
 
+import pyarrow as pa
 from typing_extensions import override
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.laboratory import Laboratory, has_known_function
+from complex_system.domain.pages import raw_schema
 from complex_system.domain.records import Record
 from complex_system.errors import ComplexSystemError, InvalidRecordError
 from complex_system.messaging.clients import DatabaseClient, ServingClient
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.operations import ScenarioState
 from complex_system.protocol.serving import Truth
 from complex_system.sources.scenarios import TARGET, Disturbance, Scenario
-from complex_system.training.data import Part, parts_of
+from complex_system.training.data import Part, groups_of, parts_of
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +74,7 @@ class StoredProbes(Probes):
     def __init__(self, database: DatabaseClient, dataset: Dataset) -> None:
         self._database = database
         self._target = dataset.target
+        self._pipeline, self._schema = Pipeline(dataset), raw_schema(dataset)
         self._after: str | None = None
 
     @override
@@ -80,11 +85,20 @@ class StoredProbes(Probes):
             records = await self._next_page()
         if not records:
             return []
-        parts = parts_of(record[ID] for record in records)
-        unseen = [record for record, part in zip(records, parts, strict=True)
-                  if part == Part.HOLDOUT and record[self._target] is not None]  # fmt: skip
+        unseen = await asyncio.to_thread(self._unseen, records)
         chosen = random.sample(unseen or records, min(count, len(unseen or records)))
         return [({**record, self._target: None}, record[self._target] if unseen else None) for record in chosen]
+
+    def _unseen(self, records: list[Record]) -> list[Record]:
+        """Return the labelled records of the hold-out part."""
+        labelled = [record for record in records if record[self._target] is not None]
+        if not labelled:
+            return []
+        processed, _ = self._pipeline.split(pa.Table.from_pylist(labelled, schema=self._schema))
+        table = processed.to_arrow()
+        parts = parts_of(groups_of(self._pipeline.dataset, table))
+        unseen = {key for key, part in zip(table.column(ID).to_pylist(), parts, strict=True) if part == Part.HOLDOUT}
+        return [record for record in labelled if record[ID] in unseen]
 
     async def _next_page(self) -> list[Record]:
         # No record was processed with this version, so these are pages of all raw records.

@@ -64,7 +64,7 @@ class ReferenceSource:
         Raises:
             NotEnoughDataError: There are too few.
         """
-        collector, keys = SampleCollector(self._dataset, [Part.TRAIN]), KeySample(Part.TRAIN, RAW_SAMPLE)
+        collector, keys = SampleCollector(self._dataset, [Part.TRAIN]), KeySample(self._dataset, Part.TRAIN, RAW_SAMPLE)
         pages = self._database.processed_pages(collector.columns, labelled=True, version=self._dataset.version)
         async with aclosing(pages):  # type: ignore[type-var]
             async for page in pages:

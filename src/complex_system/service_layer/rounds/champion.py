@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -82,8 +82,8 @@ class ChampionSelector:
         )  # fmt: skip
         if comparison.kept:
             log.info("%s", comparison.kept)
-        if comparison.verdict:
-            log.warning("Round %s: %s", comparison.round, comparison.verdict)
+        if comparison.evidence:
+            log.warning("Round %s: %s", comparison.round, comparison.evidence)
         changed = ChampionChanged(
             model=champion.model, version=champion.version, framework=champion.framework, rmse=rmse,
             pipeline_version=champion.pipeline_version, cause=request.cause,
@@ -134,4 +134,5 @@ class ChampionSelector:
                 raise
             raise TrainingFailedError(f"Round {request.round} cannot be compared: {error.message}") from error
         compare = ModelComparison(self.registry, Pipeline(self.dataset)).run
-        return await self.run_blocking(partial(compare, request, data.holdout, data.train, data.few))
+        found = await self.run_blocking(partial(compare, request, data.holdout, data.train, data.few))
+        return replace(found, records=data.records, copies=data.copies, copies_together=self.dataset.copies_together)

@@ -21,11 +21,15 @@ class ToCompare:
         holdout: Samples that no registered model was fitted to.
         train: Samples for the baselines; None where there are too few or none were asked for.
         few: All labelled records, where they are few.
+        records: Labelled records that were looked at.
+        copies: Those of them whose features and target are those of an earlier one.
     """
 
     holdout: Samples
     train: Samples | None = None
     few: Keyed | None = None
+    records: int = 0
+    copies: int = 0
 
 
 class LabelledData:
@@ -58,7 +62,10 @@ class LabelledData:
                     await asyncio.to_thread(trained.add, page.table)
                 every.add(page.table)
         fitted = trained.samples(Part.TRAIN) if trained.count() >= MIN_SAMPLES else None
-        return ToCompare(collector.samples(Part.HOLDOUT), fitted, every.keyed())
+        holdout, copies = collector.samples(Part.HOLDOUT), collector.copies
+        if self._dataset.copies_together:
+            holdout = holdout.without_copies()
+        return ToCompare(holdout, fitted, every.keyed(), copies.records, copies.copies)
 
     async def newest(self, count: int, since: float) -> tuple[int, str | None]:
         """Look for the newest labelled records since a time.

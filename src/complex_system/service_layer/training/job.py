@@ -73,7 +73,7 @@ class TrainingJob:
         self._cancelled = threading.Event()
         self._announced = 0.0
         self._timings: dict[str, float] = {}
-        self._keys = KeySample(Part.TRAIN, RAW_SAMPLE)
+        self._keys = KeySample(self._dataset, Part.TRAIN, RAW_SAMPLE)
         self._few: Keyed | None = None
 
     def cancel(self) -> None:
@@ -107,7 +107,7 @@ class TrainingJob:
         await self._announce("training", last)
         crossed = None
         if self._few is not None:
-            await self._service.set_state("working", f"cross-validating with {len(self._few.keys)} records")
+            await self._service.set_state("working", f"cross-validating with {len(self._few.groups)} records")
             crossed = await self._timed("cross_validation", self._cross_validated(trainer, data, self._few))
         result = TrainingResult(
             trainer=self._service.trainer_name,
@@ -141,7 +141,7 @@ class TrainingJob:
                 pages = DatabaseClient(self._service).processed_pages(
                     collector.columns, labelled=True, version=self._dataset.version, start=self._after
                 )
-                self._keys = KeySample(Part.TRAIN, RAW_SAMPLE)
+                self._keys = KeySample(self._dataset, Part.TRAIN, RAW_SAMPLE)
                 few = FewRecords(self._dataset, self._service.few)
                 async for page in pages:
                     collector.add(page.table)

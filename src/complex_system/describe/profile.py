@@ -1,0 +1,349 @@
+"""Reads a file once, in chunks, and keeps of each column what its report needs, in memory that does not grow with the rows.
+
+Counts, extremes and breaks in time are exact. What depends on all values at once (medians, histograms, correlations) comes from a
+random sample of the rows, which is the whole file as long as it has at most ``SAMPLE_ROWS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from complex_system.describe.inspection import InspectedColumn
+from complex_system.domain.columns import Column
+from complex_system.sources.base import CHUNK_ROWS, Columns
+from complex_system.sources.replay import readable
+from complex_system.sources.tables import table_at
+
+SAMPLE_ROWS = 200_000
+"""Rows that are kept; of larger files a random sample of 100,000 to 200,000."""
+HASHED_ROWS = 1_000_000
+"""Rows that are compared with each other for copies; of larger files a part, chosen by content, so that copies stay together."""
+ROWS_NAMED = 8
+"""Row numbers that are kept as examples."""
+_DISTINCT = 64
+"""Different lowest and highest values that are kept with their rows."""
+_NAMES = 2_000
+"""Different texts of a column whose names are kept."""
+_NAME_LENGTH = 120
+
+Floats = npt.NDArray[np.float64]
+Hashes = npt.NDArray[np.uint64]
+Numbers = npt.NDArray[np.int64]
+_EMPTY = np.uint64(0)
+
+
+@dataclass
+class Seen:
+    """How often a value is there, and in which rows first."""
+
+    count: int = 0
+    rows: list[int] = field(default_factory=list)
+
+    def add(self, rows: Numbers) -> None:
+        """Add the rows of a chunk that have the value."""
+        self.count += len(rows)
+        self.rows += rows[: ROWS_NAMED - len(self.rows)].tolist()
+
+
+class Step(NamedTuple):
+    """A step forward in time: its length and beginning in seconds, the row before and the row after."""
+
+    seconds: float
+    start: float
+    before: int
+    after: int
+
+
+@dataclass
+class ColumnProfile:
+    """What is kept of one column.
+
+    Attributes:
+        name: As in the file.
+        kind: ``number`` for all that is a number, true and false included; ``time`` in seconds since 1970; ``text`` for the rest.
+        missing: Rows without a value.
+        unread: Rows whose value is not of the kind.
+        extremes: The lowest and the highest values, with their rows.
+        runs: Times that the value differs from the one in the row before, plus one.
+        backwards: Rows with an earlier time than the row before.
+        jumps: The largest steps forward in time, in the order of the file.
+        names: Texts by hash.
+        sample: Values of the sampled rows: float64 with NaN for missing ones, or hashes with 0 for these.
+    """
+
+    name: str
+    kind: Literal["number", "time", "text"]
+    format: str = ""
+    missing: Seen = field(default_factory=Seen)
+    unread: Seen = field(default_factory=Seen)
+    extremes: dict[float, Seen] = field(default_factory=dict)
+    runs: int = 0
+    backwards: Seen = field(default_factory=Seen)
+    jumps: list[Step] = field(default_factory=list)
+    names: dict[int, str] = field(default_factory=dict)
+    sample: Any = field(default_factory=lambda: np.empty(0))
+    _before: tuple[Any, int] | None = None
+    _inner: tuple[float, float] = (np.inf, -np.inf)
+
+    def take(self, values: Sequence[Any], rows: Numbers) -> Any:
+        """Add the values of a chunk; return them as they are sampled."""
+        made: Any
+        if self.kind == "text":
+            made = self._texts(values)
+            gone = made == _EMPTY
+        else:
+            made = self._numbers(values, rows)
+            gone = np.isnan(made)
+        if gone.any():
+            self.missing.add(rows[gone])
+        there, at = made[~gone], rows[~gone]
+        if len(there):
+            self._consecutive(there, at)
+            if self.kind == "number":
+                self._extremes(there, at)
+        return made
+
+    def _texts(self, values: Sequence[Any]) -> Hashes:
+        texts = pl.Series([None if each is None else str(each) for each in values], dtype=pl.String)
+        found = texts.hash(seed=1).to_numpy().astype(np.uint64)
+        found[texts.is_null().to_numpy()] = _EMPTY
+        if len(self.names) < _NAMES:
+            different, first = np.unique(found, return_index=True)
+            for key, place in zip(different.tolist(), first.tolist(), strict=True):
+                if key and key not in self.names and len(self.names) < _NAMES:
+                    self.names[key] = str(values[place])[:_NAME_LENGTH]
+        return found
+
+    def _numbers(self, values: Sequence[Any], rows: Numbers) -> Floats:
+        if self.kind == "time":
+            texts = pl.Series([each if isinstance(each, str) else None for each in values], dtype=pl.String)
+            pattern = self.format.replace(".%f", "%.f")
+            # The time of day is added where the format has none: polars reads a full time only.
+            full = texts if "%H" in pattern else texts + " 00:00"
+            read = full.str.to_datetime(pattern if "%H" in pattern else f"{pattern} %H:%M", strict=False, time_unit="us")
+            made = (read.dt.epoch("us").cast(pl.Float64) / 1e6).fill_null(np.nan).to_numpy().copy()
+        else:
+            try:
+                made = np.array(values, dtype=np.float64)
+            except (TypeError, ValueError):
+                made = np.array([each if isinstance(each, int | float) else np.nan for each in values], dtype=np.float64)
+        made[~np.isfinite(made)] = np.nan
+        lost = np.isnan(made)
+        if lost.any():
+            unread = lost & np.array([isinstance(value, str) for value in values])
+            self.unread.add(rows[unread])
+        return made
+
+    def _consecutive(self, values: Any, rows: Numbers) -> None:
+        if self._before is None:
+            self.runs = 1
+        else:
+            values, rows = np.append(self._before[0], values), np.append(self._before[1], rows)
+        self._before = values[-1], int(rows[-1])
+        self.runs += int((values[1:] != values[:-1]).sum())
+        if self.kind != "time" or len(values) < 2:
+            return
+        steps = np.diff(values)
+        self.backwards.add(rows[1:][steps < 0])
+        largest = np.argsort(-steps, kind="stable")[:_DISTINCT]
+        jumps = [Step(float(steps[i]), float(values[i]), int(rows[i]), int(rows[i + 1])) for i in largest if steps[i] > 0]
+        self.jumps = sorted([*self.jumps, *jumps], key=lambda jump: (-jump.seconds, jump.before))[:_DISTINCT]
+
+    def _extremes(self, values: Floats, rows: Numbers) -> None:
+        low, high = self._inner
+        keep = (values <= low) | (values >= high)
+        values, rows = values[keep], rows[keep]
+        if not len(values):
+            return
+        order = np.argsort(values, kind="stable")
+        values, rows = values[order], rows[order]
+        starts = np.append(0, np.flatnonzero(np.diff(values)) + 1)
+        ends = np.append(starts[1:], len(values))
+        for i in sorted({*range(len(starts))[:_DISTINCT], *range(len(starts))[-_DISTINCT:]}):
+            self.extremes.setdefault(float(values[starts[i]]), Seen()).add(rows[starts[i] : ends[i]])
+        if len(self.extremes) > 2 * _DISTINCT:
+            for value in sorted(self.extremes)[_DISTINCT:-_DISTINCT]:
+                del self.extremes[value]
+        if len(self.extremes) == 2 * _DISTINCT:
+            known = sorted(self.extremes)
+            self._inner = known[_DISTINCT - 1], known[_DISTINCT]
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Rows that are equal in all columns but the key.
+
+    Attributes:
+        count: Rows that an earlier row equals.
+        groups: The first groups of equal rows, as row numbers.
+        compared: The part of the rows that was compared.
+    """
+
+    count: int
+    groups: tuple[tuple[int, ...], ...]
+    compared: float
+
+
+@dataclass(frozen=True)
+class FileProfile:
+    """What is kept of a file.
+
+    Attributes:
+        rows: How many it has.
+        faulty: Rows that are not records at all.
+        columns: Its columns, in the file's order.
+        at: Row numbers of the sample.
+        copies: Equal rows.
+    """
+
+    rows: int
+    faulty: Seen
+    columns: tuple[ColumnProfile, ...]
+    at: Numbers
+    copies: Copies
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the sample is the whole file."""
+        return len(self.at) == self.rows - self.faulty.count
+
+
+def profile(path: Path, columns: Sequence[InspectedColumn], key: str = "") -> FileProfile:
+    """Read a file and keep what its report needs.
+
+    Args:
+        path: The file.
+        columns: What its columns hold, without the key.
+        key: The key's column; it is not compared when equal rows are looked for.
+
+    Raises:
+        SourceFileError: The file cannot be read.
+    """
+    made = [ColumnProfile(column.name, _kind(column), column.format) for column in columns if column.name != key]
+    sampler, copies, faulty, rows = _Sampler(), _Copies(), Seen(), 0
+    for numbers, chunk in _chunks(path, columns, key):
+        rows += len(numbers)
+        records = [record for record in chunk if isinstance(record, dict)]
+        good = np.array([isinstance(record, dict) for record in chunk], dtype=bool)
+        at = np.array(numbers, dtype=np.int64)
+        faulty.add(at[~good])
+        at = at[good]
+        found = [column.take([record.get(column.name) for record in records], at) for column in made]
+        sampler.add(at, found)
+        copies.add(at, found)
+    sampled, samples = sampler.found()
+    for column, sample in zip(made, samples, strict=False):
+        column.sample = sample
+    return FileProfile(rows, faulty, tuple(made), sampled, copies.found())
+
+
+def _chunks(path: Path, columns: Sequence[InspectedColumn], key: str) -> Iterator[tuple[list[int], list[Any]]]:
+    declared: Columns = {
+        column.name: Column(
+            name=column.name, type=column.type, categories=column.categories, format=column.format, optional=True
+        )
+        for column in columns
+        if column.name != key
+    }
+    with readable(path):
+        yield from table_at(path).chunks(declared, CHUNK_ROWS)
+
+
+def _kind(column: InspectedColumn) -> Literal["number", "time", "text"]:
+    if column.type in ("number", "integer", "boolean"):
+        return "number"
+    return "time" if column.type == "datetime" else "text"
+
+
+class _Sampler:
+    """A random sample of rows: each row stays with the same probability, which is halved when there are too many."""
+
+    def __init__(self) -> None:
+        self._random = np.random.default_rng(1)
+        self._limit = 1.0
+        self._size = 0
+        self._parts: list[tuple[Floats, Numbers, list[Any]]] = []
+
+    def add(self, at: Numbers, columns: list[Any]) -> None:
+        self._parts.append((self._random.random(len(at)), at, columns))
+        self._size += len(at)
+        if self._limit < 1.0:
+            self._thin(-1)
+        while self._size > SAMPLE_ROWS:
+            self._limit /= 2
+            self._thin(0)
+
+    def _thin(self, start: int) -> None:
+        for place in range(start % len(self._parts), len(self._parts)):
+            draws, at, columns = self._parts[place]
+            keep = draws < self._limit
+            self._parts[place] = draws[keep], at[keep], [column[keep] for column in columns]
+        self._size = sum(len(draws) for draws, _, _ in self._parts)
+
+    def found(self) -> tuple[Numbers, list[Any]]:
+        """Return the row numbers and the columns of the sample."""
+        if not self._parts:
+            return np.empty(0, dtype=np.int64), []
+        at = np.concatenate([at for _, at, _ in self._parts])
+        width = len(self._parts[0][2])
+        return at, [np.concatenate([columns[place] for _, _, columns in self._parts]) for place in range(width)]
+
+
+class _Copies:
+    """Finds equal rows by their hashes; of too many rows those with the smallest hashes are compared."""
+
+    def __init__(self) -> None:
+        self._limit = 1.0
+        self._parts: list[tuple[Hashes, Numbers]] = []
+        self._size = 0
+
+    def add(self, at: Numbers, columns: list[Any]) -> None:
+        hashes = np.zeros(len(at), dtype=np.uint64)
+        for place, column in enumerate(columns):
+            bits = (
+                column if column.dtype == np.uint64 else (np.where(np.isnan(column), np.nan, column) + 0.0).view(np.uint64)
+            )
+            hashes = _mixed(hashes ^ _mixed(bits + np.uint64(place)))
+        self._parts.append((hashes, at))
+        self._size += len(at)
+        self._thin()
+        while self._size > HASHED_ROWS:
+            self._limit /= 2
+            self._thin()
+
+    def _thin(self) -> None:
+        if self._limit == 1.0:
+            return
+        hashes = np.concatenate([hashes for hashes, _ in self._parts])
+        at = np.concatenate([at for _, at in self._parts])
+        keep = hashes < np.uint64(int(self._limit * 2**64))
+        self._parts = [(hashes[keep], at[keep])]
+        self._size = len(self._parts[0][0])
+
+    def found(self) -> Copies:
+        if not self._parts:
+            return Copies(0, (), 1.0)
+        hashes = np.concatenate([hashes for hashes, _ in self._parts])
+        at = np.concatenate([at for _, at in self._parts])
+        order = np.argsort(hashes, kind="stable")
+        hashes, at = hashes[order], at[order]
+        starts = np.append(0, np.flatnonzero(hashes[1:] != hashes[:-1]) + 1)
+        sizes = np.diff(np.append(starts, len(hashes)))
+        several = np.flatnonzero(sizes > 1)
+        groups = sorted(tuple(at[starts[i] : starts[i] + min(sizes[i], ROWS_NAMED)].tolist()) for i in several)
+        count = int((sizes[several] - 1).sum())
+        return Copies(round(count / self._limit), tuple(groups[:ROWS_NAMED]), self._limit)
+
+
+def _mixed(bits: Hashes) -> Hashes:
+    """Spread the bits of numbers: the finalizer of SplitMix64."""
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
