@@ -258,18 +258,12 @@ def test_a_target_with_remarks_among_its_numbers_is_told_with_the_first(tmp_path
         describe(path, "Guete")
 
 
-def test_a_title_above_the_header_is_told(tmp_path: Path) -> None:
-    path = small(tmp_path, "Messprotokoll\n\n" + "a;y\n" + "1;2\n" * 30)
-    with pytest.raises(
-        DescribeError,
-        match="has only the column 'Messprotokoll'; its first line has to name the columns, separated by commas,",
-    ):
-        describe(path)
-    path = small(tmp_path, "Messprotokoll, Anlage 3\n" + "a,b,y\n" + "1,5,2\n" * 30)
-    with pytest.raises(
-        SourceFileError, match="cannot be read as csv: line 2 has 3 fields between ',', and the first line has 2"
-    ):
-        describe(path)
+def test_a_title_above_the_header_is_left_out_and_told(tmp_path: Path) -> None:
+    for title, sign in (("Messprotokoll\n\n", ";"), ("Messprotokoll, Anlage 3\n", ",")):
+        lines = "".join(f"{number};{number * 3 % 7};{number % 5}.5\n" for number in range(30))
+        found = describe(small(tmp_path, title + ("a;b;y\n" + lines).replace(";", sign)), "y")
+        assert (found.records, [column.name for column in found.columns]) == (30, ["a", "b", "y"])
+        assert found.notes == (f"line 1 stands above the header and is left out: '{title.strip().replace(',', '')}'",)
 
 
 def test_headings_of_a_spreadsheet_may_have_two_lines_and_no_name_twice(tmp_path: Path) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
+from complex_system.describe import description
 from complex_system.describe.description import Description, describe, refused
 from complex_system.describe.inspection import InspectedColumn
-from complex_system.errors import SourceFileError
+from complex_system.errors import DescribeError, SourceFileError
 from complex_system.sources.replay import ReplayFile
 
 ROWS = 40
@@ -164,3 +166,27 @@ def test_nan_in_a_line_is_a_missing_value(tmp_path: Path) -> None:
     found = accepted(path)
     assert column(found, "temp").missing == 1
     assert values(path, found, "temp")[2:5] == [2.5, None, 4.5]
+
+
+def test_a_proposal_that_would_refuse_its_file_is_corrected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of inspection, made on purpose: a column is proposed that its own values do not fit."""
+    path = lines(tmp_path / "a.jsonl", rows(code=lambda n: "AB"[n % 2], zone=lambda n: n % 5 + 0.5))
+    inspect = description.inspect_column
+
+    def wrong(series: pl.Series, *more: Any) -> InspectedColumn:
+        found = inspect(series, *more)
+        return replace(found, categories=("A",)) if series.name == "code" else found
+
+    monkeypatch.setattr(description, "inspect_column", wrong)
+    found = accepted(path)
+    code = column(found, "code")
+    assert code.type == "text"
+    assert "code" in found.proposal.dropped
+    assert code.notes[0].startswith("field 'code': ")
+    assert "zone" in found.proposal.used
+
+
+def test_texts_that_no_column_holds_are_refused_with_their_row(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", rows(note=lambda n: "a" * 70_000 if n == 7 else str(n) + "b"))
+    with pytest.raises(DescribeError, match="row 8, field 'note'"):
+        describe(path, "y")

@@ -11,7 +11,8 @@ import pytest
 from fastiot.core.serialization import serialize_to_bin
 from fastiot.msg import Thing
 
-from complex_system.domain.dataset import ID
+from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.records import raw_check
 from complex_system.errors import InvalidRequestError
 from complex_system.messaging.errors import to_thing
 from complex_system.messaging.ingest.publisher import give_keys, published_records
@@ -90,3 +91,31 @@ def test_keys_that_are_there_stay() -> None:
     give_keys(records, "", "", 1, TAKEN)
     assert records[0][ID] == "own"
     assert records[1][ID] == keys(count=2)[1]
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        (b'\xef\xbb\xbf{"a": 1}', [{"a": 1}]),
+        (b'{"a": 1}\r\n\n', [{"a": 1}]),
+        (b'{"a": 1}\n{"a": 2}\n', [{"a": 1}, {"a": 2}]),
+        (b'\xef\xbb\xbf{"a": 1}\r\n\r\n{"a": 2}', [{"a": 1}, {"a": 2}]),
+    ],
+)
+def test_a_mark_and_lines_are_fine_in_messages(payload: bytes, expected: list[dict[str, int]]) -> None:
+    assert published_records(payload) == expected
+
+
+def test_nan_in_a_message_costs_its_field_only() -> None:
+    fields = {"material_id": "00000000", "rohwert_2_labormessung": 1.0}
+    for written in (b'{"material_id": "00000000", "rohwert_2_labormessung": 1.0, "rohwert_1_labormessung": NaN}',
+                    b'[{"material_id": "00000000", "rohwert_2_labormessung": 1.0, "rohwert_1_labormessung": NaN}]\n'):  # fmt: skip
+        [record] = raw_check(Dataset.load())(published_records(written))
+        assert record["rohwert_1_labormessung"] is None
+        assert {name: record[name] for name in fields} == fields
+
+
+@pytest.mark.parametrize("payload", [b'{"a": 1}\n5', b'{"a": NaN', b'{"a": 1}\n{"a": '])
+def test_what_is_no_json_stays_refused(payload: bytes) -> None:
+    with pytest.raises(InvalidRequestError, match="Neither JSON"):
+        published_records(payload)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from complex_system.describe.inspection import InspectedColumn
 from complex_system.domain.columns import ID
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.records import Record
-from complex_system.errors import InvalidRecordError
+from complex_system.errors import DescribeError, InvalidRecordError
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.sources.replay import ReplayFile
 from complex_system.training.data import Part, groups_of, parts_of
@@ -34,6 +36,7 @@ class FileCheck:
         absent: Declared columns that the file does not have.
         copies: Records of a key of their own that are equal to an earlier one but for the key.
         parts: Labelled records in the train, validation and hold-out part of the split.
+        refusing: Columns whose values cost a record, with the first reason.
     """
 
     records: int
@@ -46,6 +49,8 @@ class FileCheck:
     absent: tuple[str, ...] = ()
     parts: tuple[int, ...] = (0, 0, 0)
     copies: int = 0
+
+    refusing: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def why(self) -> str:
@@ -92,7 +97,7 @@ def check_file(path: Path, dataset: Dataset) -> FileCheck:
         refused += len(faulty)
         labelled: list[Record] = []
         for number, fault in sorted(faulty):
-            column = fault.partition(": ")[0]
+            column = fault.partition("': ")[0] + "'" if fault.startswith("field '") else fault.partition(": ")[0]
             first = found.get(column, (number, fault, 0))
             found[column] = (first[0], first[1], first[2] + 1)
         for row in good:
@@ -110,7 +115,33 @@ def check_file(path: Path, dataset: Dataset) -> FileCheck:
         f"row {row}, {fault}" + (f" ({count} rows)" if count > 1 else "") for row, fault, count in sorted(found.values())
     ]
     each = tuple(int(part) for part in parts)
-    return FileCheck(records, refused, sum(each), tuple(reasons), same_key, example, without_key, file.absent, each, copies)
+    refusing = {name: found[column][1] for name in dataset.by_name if (column := f"field '{name}'") in found}
+    return FileCheck(
+        records, refused, sum(each), tuple(reasons), same_key, example, without_key, file.absent, each, copies, refusing
+    )
+
+
+def corrected(path: Path, columns: list[InspectedColumn], checked: FileCheck, target: str) -> list[InspectedColumn] | None:
+    """Return columns that accept more of their file; None where the proposal refuses no value but such of the target.
+
+    A column whose values the proposal would refuse becomes a text that is not used, and says why.
+
+    Raises:
+        DescribeError: A value is refused even as a text.
+    """
+    wrong = {name: why for name, why in checked.refusing.items() if name != target}
+    if not wrong:
+        return None
+    if any(column.name in wrong and column.type == "text" for column in columns):
+        raise DescribeError(
+            f"The file {path} cannot be described: {checked.why}. Correct the values, or leave the column out."
+        )
+    return [
+        InspectedColumn(each.name, "text", each.unit, each.missing, each.different, notes=[*each.notes, wrong[each.name]])
+        if each.name in wrong
+        else each
+        for each in columns
+    ]
 
 
 def _content(record: Record) -> int:

@@ -105,6 +105,7 @@ def summary(description: Description) -> Group:
     line = f"Target '{description.target}'" + (
         "" if description.target_was_named else " (CHECK: the last column of numbers; --target names another)"
     )
+    notes[:0] = [_text(f"{description.path.name}: {note}.") for note in description.notes]
     if description.copies:
         notes.insert(0, _text(f"CHECK: {description.copies_found}"))
     if description.key:

@@ -7,14 +7,14 @@ import re
 import textwrap
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import yaml
 
-from complex_system.describe.checking import check_file
+from complex_system.describe.checking import FileCheck, check_file, corrected
 from complex_system.describe.growth import COUNTER
 from complex_system.describe.inspection import MARGIN, TARGET_MARGIN, InspectedColumn, inspect_column, nearly_numbers
 from complex_system.describe.proposal import (
@@ -54,6 +54,8 @@ class Description:
         proposal: The pipeline.
         leaking: Columns that give the target away, and how.
         copies: Records that are equal to an earlier one, but for the key and row numbers.
+        notes: What of the file is not a record, a sentence each.
+        checked: What the declaration says of all records of the file.
     """
 
     path: Path
@@ -65,6 +67,8 @@ class Description:
     proposal: Proposal
     leaking: Mapping[str, str]
     copies: int = 0
+    notes: tuple[str, ...] = ()
+    checked: FileCheck | None = None
 
     @property
     def name(self) -> str:
@@ -86,6 +90,7 @@ class Description:
             "target: a record outside is refused. "
             "A fill stands in for a missing number: it is the median of the file's values."
         )
+        made += "".join(_comment(f"NOTE: {note}.") for note in self.notes)
         made += f"name: {scalar(self.name)}\n"
         if self.copies:
             made += _comment(f"CHECK: {self.copies_found}.")
@@ -239,29 +244,40 @@ def describe(path: Path, target: str = "") -> Description:
     columns = [column for column in columns if column.name != ID]
     chosen = _target(path, [column for column in columns if column.name != key], target, table, frame)
     note_repeated_keys([column for column in columns if column.name != key])
-    leaking = {column.name: how for column in columns if (how := leak(column, frame, chosen))}
-    proposal = propose([column for column in columns if column.name != key], chosen.name, leaking)
-    if not proposal.steps:
-        reasons = "; ".join(f"'{name}': {reason}" for name, reason in list(proposal.dropped.items())[:_MAX_REASONS])
-        raise DescribeError(
-            f"The file {path} has no column from which the target '{chosen.name}' could be predicted"
-            + (f" ({reasons})." if reasons else ".")
-        )
     copies = count_copies(frame, columns, key)
-    return Description(path, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, leaking, copies)
+    while True:
+        leaking = {column.name: how for column in columns if (how := leak(column, frame, chosen))}
+        proposal = propose([column for column in columns if column.name != key], chosen.name, leaking)
+        if not proposal.steps:
+            reasons = "; ".join(f"'{name}': {reason}" for name, reason in list(proposal.dropped.items())[:_MAX_REASONS])
+            raise DescribeError(
+                f"The file {path} has no column from which the target '{chosen.name}' could be predicted"
+                + (f" ({reasons})." if reasons else ".")
+            )
+        made = Description(
+            path, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, leaking, copies, table.notes
+        )
+        checked = check_file(path, made.dataset())
+        changed = corrected(path, columns, checked, chosen.name)
+        if changed is None:
+            return replace(made, checked=checked)
+        columns = changed
 
 
 def refused(description: Description) -> tuple[int, str]:
-    """Process the file by its own declaration; return how many records are refused, and why the first one is."""
-    checked = check_file(description.path, description.dataset())
+    """Return how many records the declaration of a file refuses, and why the first one is."""
+    checked = description.checked or check_file(description.path, description.dataset())
     return checked.refused, checked.first
 
 
 def _look(path: Path, table: Table, frame: pl.DataFrame) -> list[InspectedColumn]:
     try:
-        return [inspect_column(series, table.notation(series.name)) for series in frame.iter_columns()]
+        columns = [inspect_column(series, table.notation(series.name)) for series in frame.iter_columns()]
     except TypeError as error:
         raise DescribeError(f"The file {path} cannot be described: {error}.") from error
+    for column in columns:
+        column.unit = column.unit or table.units.get(column.name, "")
+    return columns
 
 
 def _target(path: Path, columns: list[InspectedColumn], target: str, table: Table, frame: pl.DataFrame) -> InspectedColumn:

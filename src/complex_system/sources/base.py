@@ -58,6 +58,16 @@ class Table(ABC):
     def frame(self) -> pl.DataFrame:
         """Return all rows, in the types of the file; texts where it has none."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What of the file is not a record, or read in a way of its own, a sentence each."""
+        return ()
+
+    @property
+    def units(self) -> Mapping[str, str]:
+        """The unit of each column that has one in a row of units."""
+        return {}
+
     def notation(self, name: str) -> Notation:
         """Return how the numbers of a column of texts are written."""
         return Notation()

@@ -10,6 +10,7 @@ import io
 import shutil
 import tempfile
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +29,12 @@ class Dialect:
     Attributes:
         encoding: ``utf-8-sig`` with or without a byte order mark, ``utf-16``, or ``cp1252``, which has latin-1's letters.
         separator: Character between two fields.
+        has_returns: Whether lines end with a carriage return only, as old programs write them.
     """
 
     encoding: str = "utf-8-sig"
     separator: str = ","
+    has_returns: bool = False
 
 
 def is_compressed(path: Path) -> bool:
@@ -74,18 +77,19 @@ def dialect_of(path: Path, shown: Path | None = None) -> Dialect:
         sample = file.read(_SAMPLE)
     if "\0" in sample:
         raise SourceFileError(f"The file {shown or path} is not a text: it has zero bytes.")
+    has_returns = "\r" in sample and "\n" not in sample
     separator = _separator(sample, "\t" if path.suffix.lower() in (".tsv", ".tab") else ",")
-    return Dialect(encoding, separator)
+    return Dialect(encoding, separator, has_returns)
 
 
 def as_utf8(path: Path, dialect: Dialect, to: Path) -> None:
-    """Write a copy in UTF-8."""
+    """Write a copy in UTF-8, with line feeds."""
     with (
         path.open(encoding=dialect.encoding, errors="replace", newline="") as source,
         to.open("w", encoding="utf-8", newline="") as copy,
     ):
         while block := source.read(_BLOCK):
-            copy.write(block)
+            copy.write(block.replace("\r", "\n") if dialect.has_returns else block)
 
 
 def too_long(path: Path) -> str:
@@ -137,9 +141,13 @@ def _separator(sample: str, usual: str) -> str:
     best, separator_found = (0.0, 0), usual
     for separator in dict.fromkeys([usual, *_SEPARATORS]):
         widths = [len(row) for row in _rows(lines, separator) if row]
-        if not widths or widths[0] < 2:
+        if not widths:
             continue
-        score = (round(widths.count(widths[0]) / len(widths), 2), widths[0])
+        # The usual number of fields, not that of the first line, which may be a title.
+        usual_width, count = Counter(widths).most_common(1)[0]
+        if usual_width < 2:
+            continue
+        score = (round(count / len(widths), 2), usual_width)
         if score > best:
             best, separator_found = score, separator
     if best == (0.0, 0) and usual == ",":

@@ -79,6 +79,7 @@ class ReplayFile:
         path: Where it is.
         rows: How many rows it has, faulty ones included.
         absent: Declared columns that may be missing, and that the file does not have.
+        notes: What of the file is not a record, or read in a way of its own, a sentence each.
     """
 
     def __init__(self, path: Path, dataset: Dataset) -> None:
@@ -96,6 +97,7 @@ class ReplayFile:
                 self._digest = hashlib.file_digest(file, "sha256").digest()
             self._table: Table = table_at(path)
             names, self.rows = self._table.outline()
+            self.notes = self._table.notes
         self.absent = self._require_columns(names)
 
     def batches(self, size: int) -> Iterator[list[Row]]:

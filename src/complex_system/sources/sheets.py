@@ -6,6 +6,8 @@ import re
 import shutil
 import tempfile
 import weakref
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from typing_extensions import override
 from complex_system.errors import SourceFileError
 from complex_system.sources.base import FrameTable
 from complex_system.sources.dialect import Dialect, as_utf8, dialect_of
+from complex_system.sources.layout import HEAD_ROWS, TAIL_ROWS, Head, head_of, sums_at_the_end
+from complex_system.sources.lines import Lines, TextLines
 
 _DUPLICATE = re.compile(r"(.+)_duplicated_\d+", re.DOTALL)
 """polars' name of the second column with the same name."""
@@ -36,18 +40,63 @@ class CsvTable(FrameTable):
         return "," if self.dialect.separator == ";" else "."
 
     @cached_property
-    def _readable(self) -> Path:
-        if self.dialect.encoding == "utf-8-sig":
-            return self.path
+    def _lines(self) -> TextLines:
+        text = self.path
+        if self.dialect.encoding != "utf-8-sig" or self.dialect.has_returns:
+            text = self._folder / "utf-8.csv"
+            as_utf8(self.path, self.dialect, text)
+        return TextLines(text, self.dialect.separator, self.shown)
+
+    @cached_property
+    def _found(self) -> Lines:
+        return self._lines.survey()
+
+    @cached_property
+    def _folder(self) -> Path:
         folder = tempfile.mkdtemp()
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        copy = Path(folder) / "utf-8.csv"
-        as_utf8(self.path, self.dialect, copy)
+        return Path(folder)
+
+    @cached_property
+    def _readable(self) -> Path:
+        if self._found.is_plain:
+            return self._lines.path
+        copy = self._folder / "records.csv"
+        self._lines.write(self._found, copy)
         return copy
+
+    @property
+    @override
+    def notes(self) -> tuple[str, ...]:
+        return tuple(self._found.notes)
+
+    @property
+    @override
+    def units(self) -> Mapping[str, str]:
+        return dict(self._found.head.units)
+
+    @override
+    def outline(self) -> tuple[list[str], int]:
+        frame = self._scan()
+        names = frame.collect_schema().names()
+        filled = pl.any_horizontal(pl.col(names).is_not_null()).sum()
+        read, rows = frame.select(pl.len(), filled.alias("filled")).collect(engine="streaming").row(0)
+        if read != self._found.records:
+            raise SourceFileError(
+                f"The file {self.shown} has {self._found.records} records below its header and {read} of them are read: its quotation "
+                "marks do not pair."
+            )
+        return names, int(rows)
 
     @override
     def _scan(self) -> pl.LazyFrame:
-        frame = pl.scan_csv(self._readable, infer_schema=False, glob=False, separator=self.dialect.separator)
+        frame = pl.scan_csv(
+            self._readable,
+            infer_schema=False,
+            glob=False,
+            separator=self.dialect.separator,
+            quote_char='"' if self._found.quoted else None,
+        )
         names = frame.collect_schema().names()
         duplicates = [name for name in names if (match := _DUPLICATE.fullmatch(name)) and match[1] in names]
         if duplicates:
@@ -75,15 +124,36 @@ class ExcelTable(FrameTable):
         import fastexcel
 
         try:
-            sheet = pl.read_excel(self.path, engine="calamine", infer_schema_length=None, raise_if_empty=False)
+            # Everything as texts, to see where the header is; then the records in their own types.
+            cells = fastexcel.read_excel(self.path).load_sheet(0, header_row=None, skip_rows=0, dtypes="string").to_polars()
+            self._head, options = _head_of_sheet(cells)
+            sheet = pl.read_excel(
+                self.path, engine="calamine", infer_schema_length=None, raise_if_empty=False, read_options=options
+            )
         except fastexcel.FastExcelError as error:
             text = str(error).partition("\n")[0].replace(str(self.path), str(self.shown))
             raise SourceFileError(f"The file {self.shown} cannot be read as {self.path.suffix[1:]}: {text}.") from error
         except IndexError as error:  # polars takes the first one
             raise SourceFileError(f"The file {self.shown} has no sheet.") from error
+        if options:
+            return sheet.rename(dict(zip(sheet.columns, self._head.names, strict=False))).with_columns(
+                pl.col(pl.Null).cast(pl.String)
+            )
         if any((match := _NUMBERED.fullmatch(name)) and match[1] in sheet.columns for name in sheet.columns):
             self._refuse_duplicates()
         return sheet.with_columns(pl.col(pl.Null).cast(pl.String))
+
+    @property
+    @override
+    def notes(self) -> tuple[str, ...]:
+        _ = self._sheet
+        return self._head.notes
+
+    @property
+    @override
+    def units(self) -> Mapping[str, str]:
+        _ = self._sheet
+        return dict(self._head.units)
 
     def _refuse_duplicates(self) -> None:
         """Read the header itself: reading the sheet gives a number to the second column with the same name."""
@@ -101,3 +171,20 @@ class ExcelTable(FrameTable):
     @override
     def _rows(self, frame: pl.LazyFrame, names: list[str]) -> pl.LazyFrame:
         return frame.filter(pl.any_horizontal(pl.col(names).is_not_null())) if names else frame
+
+
+def _head_of_sheet(cells: pl.DataFrame) -> tuple[Head, dict[str, int]]:
+    """Return what stands above the records of a sheet, and what of the sheet to read; nothing where it is to be read as a whole."""
+
+    def texts(rows: pl.DataFrame) -> list[list[str]]:
+        return [[cell or "" for cell in row] for row in rows.rows()]
+
+    head = head_of(texts(cells.head(HEAD_ROWS)))
+    begin = head.place + 1 + sum(row > head.place for row in head.skipped)
+    last = max(cells.height - TAIL_ROWS, begin)
+    sums = sums_at_the_end(texts(cells.tail(-last)), head.numeric) if last < cells.height else []
+    options = {"header_row": head.place, "skip_rows": begin - head.place - 1} if begin > 1 or sums else {}
+    if sums:
+        options["n_rows"] = last + sums[0][0] - begin
+    notes = (f"row {last + place + 1} sums the others up and is left out: '{word}'" for place, word in sums)
+    return replace(head, notes=(*head.notes, *notes)), options

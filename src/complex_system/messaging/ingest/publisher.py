@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import math
+from codecs import BOM_UTF8
 from datetime import datetime
 from typing import Any
 
@@ -95,13 +97,15 @@ def published_records(payload: bytes) -> list[Any]:
     """Return the records of a message, unchecked.
 
     A message is a FastIoT ``Thing`` in msgpack whose value is a record or a list of them, or the same as plain JSON. The two
-    cannot be confused: no msgpack mapping begins with a brace, a bracket or white space.
+    cannot be confused: no msgpack mapping begins with a brace, a bracket or white space. JSON may have a byte order mark, NaN where a
+    sensor has no value, and several records in as many lines.
 
     Raises:
         InvalidRequestError: The payload is neither.
     """
+    payload = payload.removeprefix(BOM_UTF8)
     try:
-        value = _json.decode(payload) if payload[:1] in b"{[ \t\r\n" else _thing.decode(payload).value
+        value = _json_of(payload) if payload[:1] in b"{[ \t\r\n" else _thing.decode(payload).value
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise InvalidRequestError(
             f"Neither JSON (a record or a list of records) nor a FastIoT Thing as msgpack: {error}"
@@ -116,6 +120,22 @@ def order_of(message: Msg) -> float:
         if math.isfinite(order):
             return order
     return message.metadata.timestamp.timestamp()
+
+
+def _json_of(payload: bytes) -> Any:
+    try:
+        return _json.decode(payload)
+    except msgspec.DecodeError:
+        if b"NaN" not in payload and b"\n" not in payload.strip():
+            raise
+        lines = payload.splitlines() if b"\n" in payload.strip() else []
+        try:
+            return json.loads(payload)  # Python's reader knows NaN; the check of the records makes it a missing value
+        except ValueError:
+            read = [json.loads(line) for line in lines if line.strip()]
+            if not read or not all(isinstance(each, dict) for each in read):
+                raise
+            return read
 
 
 def give_keys(records: list[Record], source: str, message_id: str, sequence: int, taken: datetime) -> None:

@@ -1,0 +1,176 @@
+"""Text tables and spreadsheets as people write them: records are lines, and what is not a record is left out with a note."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from complex_system.describe.description import describe
+from complex_system.errors import SourceFileError
+from complex_system.sources.base import Table
+from complex_system.sources.tables import table_at
+from spreadsheets import write_excel
+
+
+def table(folder: Path, text: str | bytes, name: str = "a.csv") -> Table:
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return table_at(path)
+
+
+def rows(found: Table) -> list[dict[str, Any]]:
+    """All rows as texts, checked against the number of rows that the file is said to have."""
+    names, count = found.outline()
+    read = [row for _, chunk in found.chunks(dict.fromkeys(names), 3) for row in chunk if isinstance(row, dict)]
+    assert len(read) == count
+    return read
+
+
+# Rows (T06)
+
+
+def test_a_mark_inside_a_field_is_a_character_and_merges_no_rows(tmp_path: Path) -> None:
+    lines = ['0.5,"3/4" pipe",0.25', '1.5,3/4" pipe,1.25', '2.5,"3/4"" pipe",2.25', "3.5,pipe,3.25", '4.5,"a, b",4.25']
+    found = table(tmp_path, "a,remark,y\n" + "\n".join(lines) + "\n")
+    assert [(row["a"], row["remark"], row["y"]) for row in rows(found)] == [
+        ("0.5", '3/4" pipe', "0.25"), ("1.5", '3/4" pipe', "1.25"), ("2.5", '3/4" pipe', "2.25"), ("3.5", "pipe", "3.25"),
+        ("4.5", "a, b", "4.25"),
+    ]  # fmt: skip
+    assert found.notes == (
+        "2 line(s) have quotation marks inside a field, which are read as characters; the first is line 2",
+    )
+
+
+def test_two_marks_in_two_rows_do_not_swallow_the_rows_between(tmp_path: Path) -> None:
+    lines = [f"{number},{'5' if number not in (3, 30) else '3/4' + chr(34)},{number}.5" for number in range(60)]
+    found = rows(table(tmp_path, "a,part,y\n" + "\n".join(lines)))
+    assert [row["y"] for row in found] == [f"{number}.5" for number in range(60)]
+
+
+def test_a_quoted_field_may_hold_line_ends(tmp_path: Path) -> None:
+    found = table(tmp_path, b'a,remark,y\r\n1,"first\r\nsecond, third",2\r\n\r\n3,"",4\r\n')
+    assert [row["remark"] for row in rows(found)] == ["first\r\nsecond, third", None]
+    assert found.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        ('1,"3/4 pipe,0.5\n2,"1/2 pipe,0.7\n3,x,1\n', "line 2: the mark that opens a field is not closed"),
+        ('1,x,0.5\n2,"abc,0.6\n3,def",0.7\n', "line 3: lines 3 to 4 can be one record or 2"),
+        ('1,x,0.5\n2,"open,0.6\n3,x,0.7\n', "line 3: the mark that opens a field is not closed"),
+        ('1,x,0.5\n2,"a" b",0.6,1\n', "line 3: it has 4 fields where the header has 3"),
+    ],
+)
+def test_marks_that_do_not_pair_are_an_error_with_the_line(tmp_path: Path, lines: str, problem: str) -> None:
+    with pytest.raises(SourceFileError, match=problem):
+        table(tmp_path, "a,remark,y\n" + lines).outline()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("last", ["", "{end}", "{end}{end}"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_line_ends_marks_of_byte_order_and_blank_lines_are_fine(tmp_path: Path, end: str, last: str, encoding: str) -> None:
+    text = end.join(["Öfen;b", "1,5;ä", "2,5;ö"]) + last.format(end=end)
+    found = table(tmp_path, text.encode(encoding))
+    assert rows(found) == [{"Öfen": "1,5", "b": "ä"}, {"Öfen": "2,5", "b": "ö"}]
+
+
+# Heads, units, comments, sums (T22)
+
+DATA = "".join(f"{number},5;{number % 7},25;0,{number + 10}\n" for number in range(30))
+
+
+@pytest.mark.parametrize(
+    ("head", "names", "units", "note"),
+    [
+        ("Temp;Druck;y\n", ["Temp", "Druck", "y"], {}, ""),
+        ("Temp;Druck;y\n°C;bar;%\n", ["Temp", "Druck", "y"], {"Temp": "°C", "Druck": "bar", "y": "%"}, "line 2 below"),
+        ("Temp;Druck;y\n[°C];[bar];[-]\n", ["Temp", "Druck", "y"], {"Temp": "°C", "Druck": "bar"}, "line 2 below"),
+        ("°C;bar;%\nTemp;Druck;y\n", ["Temp", "Druck", "y"], {"Temp": "°C", "Druck": "bar", "y": "%"}, "line 1 above"),
+        ("°C;bar;\nTemp;Druck;y\n", ["Temp", "Druck", "y"], {"Temp": "°C", "Druck": "bar"}, "line 1 above"),
+        ("Protokoll 2024\n\nTemp;Druck;y\n", ["Temp", "Druck", "y"], {}, "line 1 stands above.*'Protokoll 2024'"),
+        ("Protokoll;;\nGerät;X200;\nTemp;Druck;y\n", ["Temp", "Druck", "y"], {}, "line 2 stands above.*'Gerät X200'"),
+        ("Ofen;;Labor\nTemp;Druck;y\n", ["Temp", "Druck", "y"], {}, "line 1 stands above the header and is left out"),
+        ("Ofen;;Labor\nTemp;Druck;Temp\n", ["Ofen Temp", "Ofen Druck", "Labor Temp"], {}, "lines 1 and 2 are the header"),
+        (
+            "Titel\nTemp;Druck;y\n°C;bar;%\n",
+            ["Temp", "Druck", "y"],
+            {"Temp": "°C", "Druck": "bar", "y": "%"},
+            "line 3 below",
+        ),
+        (
+            "# made by X\n# on; Monday\nTemp;Druck;y\n",
+            ["Temp", "Druck", "y"],
+            {},
+            "2 line.* begin with '#'.*first is line 1",
+        ),
+        ("# Temp;Druck;y\n", ["Temp", "Druck", "y"], {}, ""),
+        ("#Nr;Druck;y\n", ["#Nr", "Druck", "y"], {}, ""),
+        (";Druck;y\n", ["column 1", "Druck", "y"], {}, ""),
+    ],
+)
+def test_what_stands_above_the_records_is_seen(
+    tmp_path: Path, head: str, names: list[str], units: Mapping[str, str], note: str
+) -> None:
+    found = table(tmp_path, head + DATA)
+    read = rows(found)
+    assert list(read[0]) == names
+    assert [list(row.values()) for row in read] == [line.split(";") for line in DATA.splitlines()]
+    assert found.units == units
+    assert bool(found.notes) == bool(note)
+    if note:
+        assert any(re.search(note, each) for each in found.notes), found.notes
+
+
+def test_a_table_of_texts_keeps_its_first_rows(tmp_path: Path) -> None:
+    text = ",Ort,Farbe\nx,Rom,rot\ny,Bonn,blau\n"
+    assert [list(row.values()) for row in rows(table(tmp_path, text))] == [["x", "Rom", "rot"], ["y", "Bonn", "blau"]]
+    text = "Wert,Urteil\nn.a.,gut\n3.5,gut\n4.5,gut\n"
+    assert len(rows(table(tmp_path, text))) == 3
+
+
+def test_sums_at_the_end_are_left_out_and_named(tmp_path: Path) -> None:
+    found = table(tmp_path, "a;b;y\n" + DATA + "Summe;;240,5\nMittelwert:;1,5;2,5\n")
+    assert len(rows(found)) == 30
+    assert found.notes == (
+        "line 32 sums the others up and is left out: 'Summe'",
+        "line 33 sums the others up and is left out: 'Mittelwert:'",
+    )
+
+
+def test_a_name_at_the_end_is_not_a_sum(tmp_path: Path) -> None:
+    lines = "".join(f"{name};{place},5\n" for place, name in enumerate(["Anna", "Tom", "Eva", "Max"]))
+    assert [row["laborant"] for row in rows(table(tmp_path, "laborant;y\n" + lines))] == ["Anna", "Tom", "Eva", "Max"]
+
+
+def test_comments_between_records_are_left_out_and_values_with_the_sign_are_not(tmp_path: Path) -> None:
+    found = table(tmp_path, "nr;x;y\n#1;2,5;3\n# the furnace was cold\n#2;3,5;4\n")
+    assert [row["nr"] for row in rows(found)] == ["#1", "#2"]
+    assert found.notes == ("1 line(s) begin with '#' and are left out as comments; the first is line 3",)
+
+
+def test_a_sheet_with_title_units_and_sum_keeps_its_types(tmp_path: Path) -> None:
+    records: list[dict[str, Any]] = [
+        {"Protokoll": number + 0.5, "": f"B-{number}", " ": number % 9 + 0.25} for number in range(30)
+    ]
+    names: dict[str, Any] = dict(zip(records[0], ["Temp", "Charge", "y"], strict=True))
+    units: dict[str, Any] = dict(zip(records[0], ["°C", None, "%"], strict=True))
+    total: dict[str, Any] = dict(zip(records[0], ["Summe", None, 200.5], strict=True))
+    found = table_at(write_excel(tmp_path / "a.xlsx", [names, units, *records, total]))
+    frame = found.frame()
+    assert frame.columns == ["Temp", "Charge", "y"]
+    assert frame["Temp"].to_list() == [number + 0.5 for number in range(30)]
+    assert frame["y"].dtype.is_float()
+    assert found.units == {"Temp": "°C", "y": "%"}
+    assert found.notes == (
+        "row 1 stands above the header and is left out: 'Protokoll'", "row 3 below the header holds the units",
+        "row 34 sums the others up and is left out: 'Summe'",
+    )  # fmt: skip
+    described = describe(tmp_path / "a.xlsx", "y")
+    assert {column.name: column.unit for column in described.columns} == {"Temp": "°C", "Charge": "", "y": "%"}
+    assert "# NOTE: row 34 sums the others up" in described.text()
