@@ -311,21 +311,18 @@ class _Copies:
                 column if column.dtype == np.uint64 else (np.where(np.isnan(column), np.nan, column) + 0.0).view(np.uint64)
             )
             hashes = _mixed(hashes ^ _mixed(bits + np.uint64(place)))
-        self._parts.append((hashes, at))
-        self._size += len(at)
-        self._thin()
+        self._parts.append(self._kept(hashes, at))
+        self._size += len(self._parts[-1][0])
         while self._size > HASHED_ROWS:
             self._limit /= 2
-            self._thin()
+            self._parts = [self._kept(*part) for part in self._parts]
+            self._size = sum(len(hashes) for hashes, _ in self._parts)
 
-    def _thin(self) -> None:
+    def _kept(self, hashes: Hashes, at: Numbers) -> tuple[Hashes, Numbers]:
         if self._limit == 1.0:
-            return
-        hashes = np.concatenate([hashes for hashes, _ in self._parts])
-        at = np.concatenate([at for _, at in self._parts])
+            return hashes, at
         keep = hashes < np.uint64(int(self._limit * 2**64))
-        self._parts = [(hashes[keep], at[keep])]
-        self._size = len(self._parts[0][0])
+        return hashes[keep], at[keep]
 
     def found(self) -> Copies:
         if not self._parts:
