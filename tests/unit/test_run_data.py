@@ -54,6 +54,15 @@ def test_a_file_without_a_declaration_gets_a_generated_one(tmp_path: Path) -> No
     assert Dataset.load(named.options["FASTIOT_CONFIG_DIR"]).target == "Heiz"
 
 
+def test_what_of_a_file_is_no_record_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    rows = "".join(f"{number}.25,{number * number % 17}.5\n" for number in range(40))
+    file.write_text("t,y\n# calibrated\n" + rows + "Summe,318.5\n")
+    notes = choose_data(str(file), "y", tmp_path / "runs", {}).notes
+    assert "NOTE: line 43 sums the others up and is left out: 'Summe'" in notes
+    assert any(note.startswith("NOTE: ") and "#" in note for note in notes)
+
+
 def test_a_generated_declaration_that_was_edited_is_kept(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text("t,y\n" + "".join(f"{number}.25,{number * number % 17}.5\n" for number in range(40)))

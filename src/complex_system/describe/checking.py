@@ -37,6 +37,7 @@ class FileCheck:
         copies: Records of a key of their own that are equal to an earlier one but for the key.
         parts: Labelled records in the train, validation and hold-out part of the split.
         refusing: Columns whose values cost a record, with the first reason.
+        notes: What of the file is not a record, or read in a way of its own.
     """
 
     records: int
@@ -49,8 +50,8 @@ class FileCheck:
     absent: tuple[str, ...] = ()
     parts: tuple[int, ...] = (0, 0, 0)
     copies: int = 0
-
     refusing: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def why(self) -> str:
@@ -117,7 +118,18 @@ def check_file(path: Path, dataset: Dataset) -> FileCheck:
     each = tuple(int(part) for part in parts)
     refusing = {name: found[column][1] for name in dataset.by_name if (column := f"field '{name}'") in found}
     return FileCheck(
-        records, refused, sum(each), tuple(reasons), same_key, example, without_key, file.absent, each, copies, refusing
+        records,
+        refused,
+        sum(each),
+        tuple(reasons),
+        same_key,
+        example,
+        without_key,
+        file.absent,
+        each,
+        copies,
+        refusing,
+        file.notes,
     )
 
 

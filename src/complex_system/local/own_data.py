@@ -27,6 +27,7 @@ FEWEST_LABELLED = 30
 """Labelled records below which no training round is started, however small the file."""
 
 _LONGEST_NAME = 40
+_MAX_NOTES = 5
 _FILES = "files.json"
 """Digests of the files without keys whose records a database holds, by the database's name."""
 _SOURCE, _DATABASE = "COMPLEX_SYSTEM_SOURCE_FILE", "FASTIOT_MONGO_DB_NAME"
@@ -177,7 +178,9 @@ def _record_notes(checked: FileCheck, file: Path, declaration: Path) -> list[str
         raise SourceFileError(
             f"No record of {file} is valid by {declaration}: {checked.why}. Change the declaration or the file."
         )
-    notes = []
+    notes = [f"NOTE: {note}" for note in checked.notes[:_MAX_NOTES]]
+    if more := len(checked.notes) - len(notes):
+        notes.append(f"NOTE: and {more} more; fiot extras describe-data names all")
     if checked.refused:
         notes.append(
             f"CHECK: {checked.refused} of {checked.records} records are not valid and will be refused: {checked.why}. "
