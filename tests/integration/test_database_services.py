@@ -248,7 +248,8 @@ async def test_bad_input_is_an_error_for_its_sender_and_writes_nothing(
 
 async def test_every_database_subject_has_its_bad_requests(dataset: Dataset) -> None:
     published = {subject.name for name, subject in vars(ml_lifecycle_subjects_name).items() if name.startswith("DB_")}
-    ours = {subject.name for subject in vars(protocol).values() if isinstance(subject, Request)}
+    declared = (*vars(protocol).values(), *vars(documents).values())
+    ours = {subject.name for subject in declared if isinstance(subject, Request)}
     assert {subject.name for subject, *_ in bad_requests(dataset)} == published | ours
 
 
