@@ -71,6 +71,7 @@ class TrackerContract(ABC):
             "round": result.round,
             "pipeline_version": result.dataset.version,
             "target": "aufbereiteter_wert",
+            "split": "content",
         }
         assert run.info.status == "FINISHED"
         assert tags.items() <= run.data.tags.items()

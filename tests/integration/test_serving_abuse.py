@@ -222,18 +222,24 @@ def test_a_thousand_slow_ones_hold_up_no_probe_and_go(many_files: None) -> None:
     head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with started(hurry) as (url, process):
         before = process.memory_info().rss
-        with connections(url, 1010) as slow:
+        with connections(url, 900) as slow, contextlib.ExitStack() as stack:
             for number, each in enumerate(slow):
                 # Half of them begin a head, the others a body: a small one, or one that may be large.
                 length = (50_000, 900_000)[number % 4 // 2]
                 each.sendall(head if number % 2 else head + b"Content-Length: %d\r\n\r\n[" % length)
+            # All of these are taken before there are too many: heads that come later would be refused, and make room.
+            assert httpx.get(f"{url}/livez", timeout=5).status_code == 200
+            more = stack.enter_context(connections(url, 110))
+            for each in more:
+                each.sendall(head)
+            held = [*slow, *more]
             began = time.monotonic()
             assert httpx.post(f"{url}/predict", json=GOOD, timeout=5).status_code == 503
             for path in ("/livez", "/readyz", "/health", "/ping", "/v2/health/ready"):
                 assert httpx.get(f"{url}{path}", timeout=5).status_code == 200
             assert time.monotonic() - began < 5
             assert process.memory_info().rss - before < 50e6
-            for each in slow:
+            for each in held:
                 answer = each.recv(1000)
                 assert answer.startswith((b"HTTP/1.1 408 ", b"HTTP/1.1 503 ")), answer
         assert httpx.post(f"{url}/predict", json=GOOD, timeout=5).status_code == 200

@@ -358,7 +358,7 @@ async def test_arrow_pages_are_answered_with_arrow_pages(
         with pytest.raises(InvalidRequestError, match="declared types"):
             await ask(small.set_column(1, R1, pa.array(["a", "b", "c"])))
         with pytest.raises(InvalidRecordError) as caught:
-            await ask(small.set_column(1, R1, pa.array([1.0, 31.0, float("nan")])))
+            await ask(small.set_column(1, R1, pa.array([1.0, 31.0, float("inf")])))
         assert [(fault["record"], fault["field"]) for fault in caught.value.faults] == [(1, R1), (2, R1)]
     async with serving(settings.copy(update={"serving_records": 1000})):
         with pytest.raises(TooLargeError, match="3 requests"):

@@ -84,7 +84,6 @@ BAD_BODIES: dict[str, tuple[bytes, int]] = {
     "deep mapping": (b'{"records":' * 15_000, 400),
     "utf-16": (json.dumps(RECORD).encode("utf-16"), 400),
     "latin-1": ('{"material_id": "\u00e4"}'.encode("latin-1"), 400),
-    "byte order mark": (json.dumps(RECORD).encode("utf-8-sig"), 400),
     "zero bytes": (b"\x00" * 100, 400),
     "lone surrogate": (b'{"material_id": "\\ud800"}', 400),
     "lone low surrogate": (b'{"material_id": "\\udc00"}', 400),
@@ -409,7 +408,9 @@ async def test_large_bodies_are_answered_as_small_ones_are(dataset: Dataset, sou
             answer = await client.post("/predict", json=body)
             assert int(answer.request.headers["content-length"]) > LARGE_BODY
             assert answer.json()["predictions"] == pytest.approx(expected, rel=1e-5)
-        assert (await client.post("/predict", content=json.dumps(RECORD).encode() + padding)).status_code == 200
+        for good in (json.dumps(RECORD).encode(), json.dumps(RECORD).encode("utf-8-sig")):
+            for body in (good, good + padding):
+                assert (await client.post("/predict", content=body)).status_code == 200
         for name, (body, status) in BAD_BODIES.items():
             if status == 413:
                 continue

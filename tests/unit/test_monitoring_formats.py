@@ -198,6 +198,22 @@ async def formats(dataset: Dataset) -> dict[str, Any]:
     return found
 
 
+ADDED = ("records", "copies")
+"""Fields of a comparison that this release adds."""
+
+
+def without_added(value: Any) -> Any:
+    """Return what others read without the fields that the release before did not have; they must be 0 here."""
+    if isinstance(value, list):
+        return [without_added(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if "verdicts" in value:
+        assert [value[name] for name in ADDED] == [0, 0]
+        value = {name: each for name, each in value.items() if name not in ADDED}
+    return {name: without_added(each) for name, each in value.items()}
+
+
 @pytest.fixture(scope="module")
 def expected() -> dict[str, Any]:
     found: dict[str, Any] = json.loads(EXPECTED.read_text(encoding="utf-8"))
@@ -208,7 +224,7 @@ def expected() -> dict[str, Any]:
 async def test_what_others_read_is_as_the_release_before_wrote_it(
     part: str, dataset: Dataset, expected: dict[str, Any]
 ) -> None:
-    assert (await formats(dataset))[part] == expected[part]
+    assert without_added((await formats(dataset))[part]) == expected[part]
 
 
 async def test_documents_of_the_release_before_are_read(dataset: Dataset, expected: dict[str, Any]) -> None:
@@ -225,7 +241,7 @@ async def test_documents_of_the_release_before_are_read(dataset: Dataset, expect
     answers = await rest_answers(restarted)
     assert rounded(answers["alerts"]) == expected["rest"]["alerts"]
     for part in ("comparison", "champions"):
-        assert rounded(answers["models"][part]) == expected["rest"]["models"][part]
+        assert rounded(without_added(answers["models"][part])) == expected["rest"]["models"][part]
     assert rounded(answers["data"]["raw"]) == expected["rest"]["data"]["raw"]
     assert rounded(answers["metric"]) == expected["rest"]["metric"]
     assert rounded(answers["predictions"]["windows"]) == expected["rest"]["predictions"]["windows"]

@@ -46,8 +46,8 @@ class DataStore(ABC):
     def example(self, key: str) -> Record:
         """Return a raw record with a value in every column."""
         values = {"number": 0.5, "integer": 1, "boolean": True}
-        empty = {c.name: [] if column_type(c).is_list else "" for c in self.dataset.columns}
-        return {ID: key, **{c.name: values.get(c.type, empty[c.name]) for c in self.dataset.columns}}
+        others = {c.name: [] if column_type(c).is_list else "x" for c in self.dataset.columns}
+        return {ID: key, **{c.name: values.get(c.type, others[c.name]) for c in self.dataset.columns}}
 
     @abstractmethod
     async def open(self) -> None:
