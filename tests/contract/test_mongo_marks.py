@@ -294,6 +294,34 @@ async def test_a_mark_within_another_writers_window_is_taken_off_again(
         assert set(keys) - await base.done(version) <= set(await walked(store, version))
 
 
+async def test_a_callers_own_results_are_not_processed_over_while_they_are_written(
+    base: Base, laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without revisions results replace those of the same version; data processing asks for its next page in between."""
+    writing, processing = await base.store(), await base.store()
+    keys = [f"k{i:02}" for i in range(6)]
+    await processing.save_raw(records_of(keys, laboratory))
+    await sweep(processing, "v1")
+    queries = writing._collections.queries
+    replace, waited = queries.replace, list[str]()
+
+    async def look_first(collection: Any, documents: Any) -> None:
+        waited.extend(await walked(processing, "v1"))
+        await replace(collection, documents)
+
+    monkeypatch.setattr(queries, "replace", look_first)
+    own = processed_table(base.dataset, keys[:3]).to_pylist()
+    changed = [{**row, base.dataset.feature_names[0]: 0.25} for row in own]
+    table = pa.Table.from_pylist(changed, schema=processed_schema(base.dataset))
+    await writing.upsert_processed(table, "v1")
+    assert waited == []
+    assert await walked(processing, "v1") == []
+    page = await processing.processed_columns(
+        [base.dataset.feature_names[0]], labelled=False, version="v1", after=None, limit=9
+    )
+    assert page.table.column(0).to_pylist() == [0.25] * 3 + [0.5] * 3
+
+
 async def test_records_of_another_program_are_found_without_a_restart_beside_those_that_are_done(
     base: Base, laboratory: Laboratory
 ) -> None:

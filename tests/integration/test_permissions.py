@@ -175,7 +175,8 @@ async def test_a_health_check_asks_with_the_services_own_user(
         own = settings.copy(update={"nats_user": "data_processing"})
         host = service.replica.rsplit("-", 1)[0]
         healthy, text = await ask_health("data_processing", own, host, 10)
-        assert "No service answers" not in text
+        # Without a database it may wait, and say so; what may not be is that nobody answered the check itself.
+        assert "get-health" not in text
         assert healthy
 
 

@@ -172,18 +172,20 @@ class MongoDataStore(DataStore):
         documents = await asyncio.to_thread(self._fields.processed_documents, table, version)
         if not documents:
             return {"upserted": 0}
+        revisions = revisions_of(table)
         keys = [document[ID] for document in documents]
         processed, rejected = self._collections.processed, self._collections.rejected
         with self._connection.translated():
             existing, taken_off = await self._queries.insert(processed, documents), 0
             if existing:
-                taken_off += await self._work.mark_pending([keys[place] for place in existing])
+                own = version if not any(revisions.values()) else ""
+                taken_off += await self._work.mark_pending([keys[place] for place in existing], but=own)
                 await self._queries.replace(processed, [documents[place] for place in existing])
             if await rejected.find_one({}, {ID: 1}):
                 again = [d[ID] for d in await self._queries.find_keys(rejected, keys, [ID], few=True)]
                 taken_off += await self._work.mark_pending(again)
                 await self._queries.delete(rejected, again)
-            await self._work.mark_done(revisions_of(table), version, taken_off=taken_off)
+            await self._work.mark_done(revisions, version, taken_off=taken_off)
         return {"upserted": table.num_rows}
 
     @override

@@ -39,9 +39,15 @@ class Work:
         found.sort(key=lambda document: str(document[ID]))
         return found[:limit]
 
-    async def mark_pending(self, keys: Keys[str]) -> int:
-        """Take the marks off, before results with these keys are replaced or deleted; return how many there were."""
-        marked = {DONE: {"$gt": _WAITING}}
+    async def mark_pending(self, keys: Keys[str], *, but: str = _WAITING) -> int:
+        """Take the marks off, before results with these keys are replaced or deleted; return how many there were.
+
+        Args:
+            keys: Theirs.
+            but: Leave marks of this version. For a caller's own results, which replace others of the same version: a record that
+                waits meanwhile would be processed, and the pipeline's result would replace the caller's.
+        """
+        marked = {DONE: {"$gt": _WAITING, "$ne": but}}
         return await self._collections.queries.update(self._collections.raw, keys, marked, {"$set": {DONE: _WAITING}})
 
     async def mark_done(self, revisions: Mapping[str, int | None], version: str, *, taken_off: int = 0) -> None:
