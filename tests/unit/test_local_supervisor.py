@@ -17,7 +17,7 @@ import pytest
 from complex_system.domain.dataset import Dataset
 from complex_system.local.plan import Plan, PlannedService
 from complex_system.local.processes import MARK, Child, stop_leftovers
-from complex_system.local.servers import NatsServer
+from complex_system.local.servers import MongoServer, NatsServer, Server
 from complex_system.local.state import Process, RunState
 from complex_system.local.supervisor import Supervisor
 from complex_system.settings import Settings
@@ -240,11 +240,20 @@ async def test_a_server_that_runs_and_does_not_work_is_started_again(
         await supervisor.stop()
 
 
-def test_a_broker_says_by_its_log_that_it_must_be_started_again(tmp_path: Path) -> None:
-    server = NatsServer(tmp_path / "nats", port=0)
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        (
+            NatsServer,
+            "[7] 2026/11/29 [ERR] Filestore [S] Critical write error: write /data/1.blk: no space left on device\n",
+        ),
+        (MongoServer, "[WT_VERB_DEFAULT][ERROR]: __log_fs_write, 218: WT_PANIC: WiredTiger library panic\n"),
+    ],
+)
+def test_a_server_says_by_its_log_that_it_must_be_started_again(tmp_path: Path, kind: type[Server], line: str) -> None:
+    server = kind(tmp_path / "server", port=0)
     server.make_ready()
     assert not server.needs_restart()
-    line = "[7] 2026/11/29 [ERR] Filestore [S] Critical write error: write /data/1.blk: no space left on device\n"
     server.log_file.write_text(line)
     assert server.needs_restart()
     server.make_ready()  # what it said before its restart does not count

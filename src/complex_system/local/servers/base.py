@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import socket
 import stat
@@ -35,6 +36,8 @@ ANY_PORT = dict.fromkeys(
 )
 """Environment of a run that takes any free ports, so that it can run beside others."""
 _TRIES = 100
+_ROOM = 16 * 1024 * 1024
+"""Bytes that must be free before a server that met a full disk is started again."""
 _MAX_HELD = 64
 _held: dict[int, int] = {}
 """Lock files of this process by port, oldest first; the kernel frees them when the process ends."""
@@ -129,6 +132,10 @@ class Server(ABC):
     port_variable: ClassVar[str]
     default_port: ClassVar[int]
     patience: ClassVar[float] = 60.0
+    gave_up: ClassVar[re.Pattern[bytes] | None] = None
+    """What its log says when it writes nothing more until it is started again, as after a full disk."""
+    _read = 0
+    _has_given_up = False
 
     def __init__(self, directory: Path, log_dir: Path | None = None, port: int | None = None, *, asks: bool = False) -> None:
         """Prepare the server; nothing is started yet.
@@ -185,6 +192,8 @@ class Server(ABC):
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         command = self.command()
         self.prepare()
+        self._read = self.log_file.stat().st_size if self.log_file.exists() else 0
+        self._has_given_up = False
         self.child = Child(self.name, command, self.log_file, env=self.secrets(), cwd=self.directory)
 
     def start_process(self) -> None:
@@ -217,8 +226,17 @@ class Server(ABC):
             time.sleep(0.05)
 
     def needs_restart(self) -> bool:
-        """Whether it runs and will not do its work again unless it is started again."""
-        return False
+        """Whether it runs and writes nothing more unless it is started again, although there is room again."""
+        if self.gave_up is None:
+            return False
+        with suppress(OSError), self.log_file.open("rb") as log_file:
+            if log_file.seek(0, os.SEEK_END) < self._read:  # it was rotated
+                self._read = 0
+            log_file.seek(self._read)
+            new = log_file.read()
+            self._read += len(new)
+            self._has_given_up |= self.gave_up.search(new) is not None
+        return self._has_given_up and shutil.disk_usage(self.directory).free > _ROOM
 
     def stop(self) -> None:
         """Stop the process and all of its children."""

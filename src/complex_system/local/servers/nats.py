@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hmac
-import os
 import re
-import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from types import MappingProxyType
 
 from typing_extensions import override
@@ -17,9 +14,6 @@ from complex_system.local.credentials import USER, write_private
 from complex_system.local.servers.base import HOST, Server, program
 
 NATS_MAX_PAYLOAD = 8 * 1024 * 1024
-_WRITE_FAILED = re.compile(rb"[Cc]ritical write error|JetStream out of .*resources")
-_ROOM = 2 * NATS_MAX_PAYLOAD
-"""Bytes that must be free before a broker that met a full disk is started again."""
 
 
 class NatsServer(Server):
@@ -35,10 +29,10 @@ class NatsServer(Server):
     name = scheme = "nats"
     host_variable, port_variable = "FASTIOT_NATS_HOST", "FASTIOT_NATS_PORT"
     default_port = 4222
+    # JetStream says so in its log; its monitoring port would be a door without a lock.
+    gave_up = re.compile(rb"[Cc]ritical write error|JetStream out of .*resources")
     services: tuple[str, ...] = ()
     devices: Mapping[str, str] = MappingProxyType({})
-    _read = 0
-    _write_failed = False
 
     @override
     def command(self) -> list[str]:
@@ -57,23 +51,6 @@ class NatsServer(Server):
             f'jetstream {{ store_dir: "{self.directory / "jetstream"}", sync_interval: always }}',
         ]
         write_private(self.directory / "nats.conf", "\n".join(lines) + f"\n{authorization}")
-        self._read = self.log_file.stat().st_size if self.log_file.exists() else 0
-        self._write_failed = False
-
-    @override
-    def needs_restart(self) -> bool:
-        """Whether a stream takes nothing more after a failed write, as on a full disk, although there is room again.
-
-        JetStream tries again only after a restart. It says so in its log; its monitoring port would be a door without a lock.
-        """
-        with suppress(OSError), self.log_file.open("rb") as log_file:
-            if log_file.seek(0, os.SEEK_END) < self._read:  # it was rotated
-                self._read = 0
-            log_file.seek(self._read)
-            new = log_file.read()
-            self._read += len(new)
-            self._write_failed |= _WRITE_FAILED.search(new) is not None
-        return self._write_failed and shutil.disk_usage(self.directory).free > _ROOM
 
     @override
     def environment(self) -> dict[str, str]:
