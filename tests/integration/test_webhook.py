@@ -10,7 +10,7 @@ import pytest
 
 from complex_system.errors import DeclarationError
 from complex_system.monitoring.alerts import webhook
-from complex_system.monitoring.alerts.webhook import Webhook
+from complex_system.service_layer.monitoring.alerting import Webhook
 from receiver import Receiver
 from support import eventually
 

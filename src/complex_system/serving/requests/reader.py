@@ -19,8 +19,8 @@ from complex_system.http.limits import LARGE_BODY
 from complex_system.pipeline.expressions import frame_type
 from complex_system.pipeline.pipeline import FEW_RECORDS, Pipeline
 from complex_system.serving.requests.batch import Batch, ColumnBatch, FeatureBatch, RecordBatch
+from complex_system.serving.requests.column_names import ColumnNames, UnknownColumns
 from complex_system.serving.requests.json import json_of
-from complex_system.serving.requests.naming import ColumnNames, UnknownColumns
 
 
 class BatchReader:

@@ -15,8 +15,8 @@ from complex_system.domain.records import MAX_FAULTS, faults_message, shown
 from complex_system.domain.types import column_type
 from complex_system.errors import InvalidRecordError, InvalidRequestError, RecordFault
 from complex_system.serving.requests.batch import Batch
+from complex_system.serving.requests.column_names import FEATURES
 from complex_system.serving.requests.json import explain_type, json_of, unmarked
-from complex_system.serving.requests.naming import FEATURES
 from complex_system.serving.requests.reader import BatchReader
 from complex_system.serving.rest.endpoint import fault_lines, joined_lines
 

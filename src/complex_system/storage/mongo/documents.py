@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from complex_system.domain.dataset import ID
 from complex_system.domain.documents import Cursor, Document, decoded_body
-from complex_system.storage.documents import DocumentStore
+from complex_system.storage.base import DocumentStore
 from complex_system.storage.mongo.connection import Collection
 from complex_system.storage.mongo.schema import Collections
 
