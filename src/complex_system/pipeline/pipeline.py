@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,7 +15,7 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.records import MAX_FAULTS, Record, faults_message, without_missing
 from complex_system.errors import InvalidRecordError, InvalidRequestError, RecordFault
 from complex_system.pipeline.checks import checks
-from complex_system.pipeline.expressions import feature_expressions, frame_type
+from complex_system.pipeline.expressions import FrameType, feature_expressions, frame_type
 from complex_system.pipeline.rows import Matrix, RowSteps
 
 FEW_RECORDS = 300
@@ -35,7 +34,7 @@ class Pipeline:
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
         self._checks = checks(dataset)
-        self._raw_types: dict[str, Any] = {ID: pl.String}
+        self._raw_types: dict[str, FrameType] = {ID: pl.String}
         used = [dataset.column(check.field) for check in self._checks]
         self._raw_types |= {column.name: frame_type(column) for column in used}
         made = feature_expressions(dataset)

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from complex_system.domain.columns import Column
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.records import RecordCheck, raw_check
+from complex_system.domain.records import Record, RecordCheck, raw_check
 from complex_system.errors import InvalidRecordError, RecordFault, SourceFileError, TooLargeError
 from complex_system.predict.client import PredictError, RestClient
 from complex_system.serving.requests.column_names import ColumnNames
@@ -96,7 +96,7 @@ class RowAnswer:
 
     number: int
     key: str
-    record: dict[str, Any]
+    record: Record
     prediction: float | None = None
     model: str = ""
     faults: list[str] = field(default_factory=list)
@@ -169,7 +169,7 @@ class PredictionFile:
                 _predict(client, [row for row in rows if not row.faults])
                 yield rows
 
-    def _row(self, number: int, value: dict[str, Any] | str) -> RowAnswer:
+    def _row(self, number: int, value: Record | str) -> RowAnswer:
         if isinstance(value, str):
             # Its key is not known, so the row is named.
             return RowAnswer(number, "", {}, faults=[f"row {number}: {value}" if self.key else value])

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import contextlib
 import http.client
-import json
 import logging
 import threading
 import time
@@ -17,10 +16,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+import msgspec
+
 from complex_system.errors import DeclarationError
 from complex_system.monitoring.alerts.evaluation import AlertChange, AlertRules, with_action
 from complex_system.monitoring.points import Figures
-from complex_system.protocol.base import Event, to_wire
+from complex_system.protocol.base import Event
 from complex_system.protocol.operations import ALERT_ENDED, ALERT_RAISED, Action, Alert, Alerts
 from complex_system.protocol.training import ComparisonFinished, TrainingRound
 
@@ -119,8 +120,7 @@ class Alerting:
                 self._remember(alert)
             await self._announce(ALERT_RAISED if raised else ALERT_ENDED, alert)
             if self._webhook is not None:
-                message = {"event": f"alert-{change.kind}", "system": self._system, "text": alert.message}
-                self._webhook.send({**message, "alert": to_wire(alert)})
+                self._webhook.send(WebhookMessage(f"alert-{change.kind}", self._system, alert.message, alert))
 
     def _remember(self, alert: Alert) -> None:
         self._past[alert.key] = alert
@@ -132,6 +132,22 @@ class Alerting:
         """Send what the webhook's receiver does not have yet, for at most so many seconds."""
         if self._webhook is not None and (lost := await asyncio.to_thread(self._webhook.close, seconds)):
             log.error("%d alerts did not reach the webhook", lost)
+
+
+class WebhookMessage(msgspec.Struct, frozen=True):
+    """What is posted, as JSON.
+
+    Attributes:
+        event: ``alert-raised`` or ``alert-ended``.
+        system: What the deployment calls itself.
+        text: The sentence.
+        alert: All that is known of the alert.
+    """
+
+    event: str
+    system: str
+    text: str
+    alert: Alert
 
 
 class Webhook:
@@ -153,7 +169,7 @@ class Webhook:
         """
         self._request_url, self._headers, self.host = _parsed(url)
         self._first_pause = first_pause
-        self._waiting: deque[dict[str, Any]] = deque()
+        self._waiting: deque[WebhookMessage] = deque()
         self._news = threading.Condition()
         self._closed = False
         self._stopped = threading.Event()
@@ -165,12 +181,12 @@ class Webhook:
         """Messages that the receiver does not have yet."""
         return len(self._waiting)
 
-    def send(self, message: dict[str, Any]) -> None:
-        """Queue a message of JSON values."""
+    def send(self, message: WebhookMessage) -> None:
+        """Queue a message."""
         with self._news:
             if len(self._waiting) >= MAX_WAITING:
                 log.error("The webhook at %s is away for too long: an alert of rule '%s' is dropped", self.host,
-                          self._waiting.popleft().get("alert", {}).get("rule", ""))  # fmt: skip
+                          self._waiting.popleft().alert.rule)  # fmt: skip
             self._waiting.append(message)
             self._news.notify()
 
@@ -202,9 +218,9 @@ class Webhook:
             self._stopped.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _post(self, message: dict[str, Any]) -> str:
+    def _post(self, message: WebhookMessage) -> str:
         """Send a message; return why it must be sent again, or an empty text."""
-        body = json.dumps(message, ensure_ascii=False, allow_nan=False, default=str).encode()
+        body = msgspec.json.encode(message)
         request = urllib.request.Request(self._request_url, body, self._headers, method="POST")  # noqa: S310 - http or https
         try:
             with _OPENER.open(request, timeout=ATTEMPT_SECONDS):

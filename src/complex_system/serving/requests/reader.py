@@ -16,7 +16,7 @@ from complex_system.domain.records import MAX_FAULTS, faults_message, missing_va
 from complex_system.domain.types import MAX_TEXT, column_type
 from complex_system.errors import InvalidRecordError, InvalidRequestError, TooLargeError
 from complex_system.http.limits import LARGE_BODY
-from complex_system.pipeline.expressions import frame_type
+from complex_system.pipeline.expressions import FrameType, frame_type
 from complex_system.pipeline.pipeline import FEW_RECORDS, Pipeline
 from complex_system.serving.requests.batch import Batch, ColumnBatch, FeatureBatch, RecordBatch
 from complex_system.serving.requests.column_names import ColumnNames, UnknownColumns
@@ -61,7 +61,7 @@ class BatchReader:
         self._wrapped_raw: msgspec.json.Decoder[Any] = msgspec.json.Decoder(raw)
         self._elements: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
         known = {column.name: column for column in self.declared}
-        self._types: dict[str, Any] = {
+        self._types: dict[str, FrameType] = {
             name: frame_type(known[name]) if name in known else pl.String for name in self._check.names
         }
         self._required = {column.name for column in pipeline.dataset.columns if not column.optional}
