@@ -123,8 +123,11 @@ def test_a_text_cell_of_a_spreadsheet_is_not_a_thousand_times_its_number(tmp_pat
     assert [row.number for row in read if row.fault] == [4, 5]
     assert max(row.record["conc"] for row in read if not row.fault) < 1
     column = next(column for column in describe(path, "y").columns if column.name == "conc")
-    assert column.type == "text"
-    assert "row 4, '0,250'" in column.notes[0]
+    assert (column.type, column.missing, column.high) == ("number", 0, 0.129)
+    assert column.hints == [
+        "2 of 30 values are refused with their records: row 4, '0,250' has another decimal sign than the column's other values, which "
+        "have decimal points; write 0.250"
+    ]
 
 
 CENSORED = DECLARED.replace("range: [0, 2000], optional", "range: [0, 2000], censored: left, optional")

@@ -140,7 +140,10 @@ def _separator(sample: str, usual: str) -> str:
     lines = "".join(sample.splitlines(keepends=True)[:_LINES])
     best, separator_found = (0.0, 0), usual
     for separator in dict.fromkeys([usual, *_SEPARATORS]):
-        widths = [len(row) for row in _rows(lines, separator) if row]
+        rows = [row for row in _rows(lines, separator) if row]
+        # A separator behind the last value of a line begins no field, where no line has a value there.
+        used = max((at + 1 for row in rows for at, field in enumerate(row) if field), default=0)
+        widths = [min(len(row), used) for row in rows]
         if not widths:
             continue
         # The usual number of fields, not that of the first line, which may be a title.

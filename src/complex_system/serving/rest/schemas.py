@@ -100,8 +100,6 @@ def _column_schema(column: Column, *, is_target: bool) -> Schema:
     if column.type == "list of shares":
         schema["items"] = {"type": "number", "minimum": 0, "maximum": 1}
         notes.append("As many shares as the other list has entries; they add up to 1.")
-    if column.format:
-        notes.append(f"Format: {column.format}.")
     if column.censored:
         schema["type"] = ["number", "string", *(["null"] if column.optional else [])]
     notes += _readings(column)
@@ -115,7 +113,9 @@ def _column_schema(column: Column, *, is_target: bool) -> Schema:
 
 
 def _readings(column: Column) -> Iterator[str]:
-    """Yield what the declaration says of texts that stand for other values."""
+    """Yield how texts are read."""
+    if column.format:
+        yield f"Format: {column.format}."
     if column.censored:
         written = {"left": "'<0.01'", "right": "'>100'", "both": "'<0.01' or '>100'"}[column.censored]
         yield f"A value beyond a limit is a text such as {written}."
