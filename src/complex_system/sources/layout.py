@@ -80,8 +80,8 @@ def head_of(rows: Sequence[Row], word: str = "row") -> Head:
     if len(used) <= used[-1]:  # columns without a name and a value
         inner = head_of([[row[at] if at < len(row) else "" for at in used] for row in cells], word)
         named = dict(zip(used, inner.names, strict=True))
-        names = tuple(named.get(at, "") for at in range(used[-1] + 1))
-        return replace(inner, names=names, numeric=frozenset(used[at] for at in inner.numeric))
+        named_all = tuple(named.get(at, "") for at in range(used[-1] + 1))
+        return replace(inner, names=named_all, numeric=frozenset(used[at] for at in inner.numeric))
     width = Counter(len(row) for row in cells).most_common(1)[0][0]
     place = _header(cells, width)
     skipped = list(range(place))
