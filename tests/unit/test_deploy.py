@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import contextlib
 import importlib.metadata
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -21,7 +25,11 @@ from complex_system.deploy.containers import container_variables, homeless_secre
 from complex_system.deploy.env_file import add_secrets, env_text, missing_variables, random_password, write_env
 from complex_system.deploy.images import build_command, build_images
 from complex_system.errors import StartError
+from complex_system.local.mlflow_server import COLLECT_SECONDS
+from complex_system.local.processes import Child
+from complex_system.local.servers import free_port
 from complex_system.messaging.users import PASSWORD_VARIABLE, service_user
+from support import eventually
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = sorted(path.parent.name for path in (ROOT / "deployments").glob("*/deployment.yaml"))
@@ -141,6 +149,63 @@ def test_mlflows_image_and_local_server_have_one_version(configured: Path) -> No
     image = f"ghcr.io/mlflow/mlflow:v{pinned}-full"
     assert compose(configured, "mongo")["services"]["mlflow"]["image"] == image
     assert f"`{image}`" in (ROOT / "docs/deployment.md").read_text()
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+async def test_mlflows_container_frees_the_room_of_deleted_monitoring_runs(
+    configured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs the generated command as it is, on another port, in folders of the test, and looking more often."""
+    from complex_system.monitoring.mlflow_log import MonitoringRun, Point
+    from complex_system.monitoring.points import Figures
+
+    built, service, port = (
+        configured / "build/deployments/mongo",
+        compose(configured, "mongo")["services"]["mlflow"],
+        free_port(),
+    )
+    for volume in service["volumes"]:
+        source, target = volume.split(":")[:2]
+        if target.startswith("/etc/mlflow/"):
+            text = (built / source).read_text().replace("/mlflow/accounts.db", f"{tmp_path}/accounts.db")
+            (tmp_path / Path(target).name).write_text(text)
+    places = {"/etc/mlflow/": f"{tmp_path}/", "0.0.0.0": "127.0.0.1", "8080": str(port), f" {COLLECT_SECONDS} ": " 0.2 ",
+              "sqlite:////mlflow": f"sqlite:///{tmp_path}", "/mlflow/artifacts": f"{tmp_path}/artifacts"}  # fmt: skip
+    pattern = re.compile("|".join(map(re.escape, places)))
+
+    def here(text: str) -> str:
+        return pattern.sub(lambda found: places[found[0]], text)
+
+    environment = {name: here(value) for name, value in service["environment"].items() if name.startswith("MLFLOW_")}
+    account = {"MLFLOW_TRACKING_USERNAME": environment["MLFLOW_AUTH_ADMIN_USERNAME"],
+               "MLFLOW_TRACKING_PASSWORD": environment["MLFLOW_AUTH_ADMIN_PASSWORD"]}  # fmt: skip
+    for name, value in account.items():
+        monkeypatch.setenv(name, value)
+    url, today = f"http://127.0.0.1:{port}", datetime.now(UTC)
+    path = f"{sys.prefix}-mlflow/bin:{os.environ['PATH']}"
+    container = Child("mlflow", [here(part) for part in service["command"]], tmp_path / "log", {**environment, "PATH": path})
+
+    def stored() -> tuple[int, ...]:
+        """Runs, values, and the newest values."""
+        counts = "SELECT (SELECT COUNT(*) FROM runs), (SELECT COUNT(*) FROM metrics), (SELECT COUNT(*) FROM latest_metrics)"
+        with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db", timeout=30)) as connection:
+            return tuple(connection.execute(counts).fetchone())
+
+    def ready() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"{url}/health").is_success
+        return False
+
+    container.start()
+    try:
+        await eventually(ready, 120)
+        assert httpx.get(f"{url}/api/2.0/mlflow/experiments/search?max_results=1").status_code == 401
+        points = [Point(today - timedelta(days=days), Figures.of_flat({"a": 1.0, "b": 2.0})) for days in (9, 0)]
+        await asyncio.to_thread(MonitoringRun(url, "lab", "lab", days=7).write, points)
+        await eventually(lambda: stored() == (2, 2, 2), 30)
+    finally:
+        container.stop()
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS)
