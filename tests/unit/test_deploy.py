@@ -70,6 +70,12 @@ def configured(project: Path) -> Path:
     return project
 
 
+@pytest.fixture
+def own_copy(configured: Path, tmp_path: Path) -> Path:
+    """The configured project, for a test that changes it."""
+    return shutil.copytree(configured, tmp_path / "project", symlinks=True)
+
+
 def compose(project: Path, deployment: str) -> dict[str, Any]:
     content: dict[str, Any] = yaml.safe_load(
         (project / "build/deployments" / deployment / "docker-compose.yaml").read_text()
@@ -332,47 +338,39 @@ def test_the_broker_is_the_version_that_the_tests_use(configured: Path) -> None:
     assert compose(configured, "mongo")["services"]["nats"]["image"] == f"nats:{tested[1]}-alpine"
 
 
-def test_a_devices_user_is_made_once_and_reaches_the_broker_alone(configured: Path) -> None:
-    path = configured / "deployments" / "mongo" / ".env"
+def test_a_devices_user_is_made_once_and_reaches_the_broker_alone(own_copy: Path) -> None:
+    path = own_copy / "deployments" / "mongo" / ".env"
     before = path.read_text()
-    try:
-        done = fiot(configured, "extras", "add-device", "mongo", "press-4")
-        assert done.returncode == 0, done.stderr
-        password = re.search(r"^password +(\w{32})$", done.stdout, re.MULTILINE)
-        assert password is not None
-        comment = "# Device press-4, by `fiot extras add-device`"
-        assert path.read_text() == f"{before}\n{comment}\nCOMPLEX_SYSTEM_NATS_DEVICE_PRESS_4={password[1]}\n"
-        again = fiot(configured, "extras", "add-device", "mongo", "press-4")
-        assert (again.returncode, "has a user already" in again.stderr) == (1, True)
-        assert "not a name of a device" in fiot(configured, "extras", "add-device", "mongo", "Press 4").stderr
-        assert fiot(configured, "config", "mongo").returncode == 0
-        users = (configured / "build/deployments/mongo/users.conf").read_text()
-        assert '{ user: "press-4", password: $COMPLEX_SYSTEM_NATS_DEVICE_PRESS_4, permissions' in users
-        assert password[1] not in users
-        holders = [name for name in compose(configured, "mongo")["services"]
-                   if password[1] in variables(configured, "mongo", name).values()]  # fmt: skip
-        assert holders == ["nats"]
-    finally:
-        path.write_text(before)
-        fiot(configured, "config", "mongo")
+    done = fiot(own_copy, "extras", "add-device", "mongo", "press-4")
+    assert done.returncode == 0, done.stderr
+    password = re.search(r"^password +(\w{32})$", done.stdout, re.MULTILINE)
+    assert password is not None
+    comment = "# Device press-4, by `fiot extras add-device`"
+    assert path.read_text() == f"{before}\n{comment}\nCOMPLEX_SYSTEM_NATS_DEVICE_PRESS_4={password[1]}\n"
+    again = fiot(own_copy, "extras", "add-device", "mongo", "press-4")
+    assert (again.returncode, "has a user already" in again.stderr) == (1, True)
+    assert "not a name of a device" in fiot(own_copy, "extras", "add-device", "mongo", "Press 4").stderr
+    assert fiot(own_copy, "config", "mongo").returncode == 0
+    users = (own_copy / "build/deployments/mongo/users.conf").read_text()
+    assert '{ user: "press-4", password: $COMPLEX_SYSTEM_NATS_DEVICE_PRESS_4, permissions' in users
+    assert password[1] not in users
+    holders = [name for name in compose(own_copy, "mongo")["services"]
+               if password[1] in variables(own_copy, "mongo", name).values()]  # fmt: skip
+    assert holders == ["nats"]
 
 
-def test_an_env_of_an_earlier_release_is_completed_on_request(configured: Path) -> None:
-    path = configured / "deployments" / "mongo" / ".env"
+def test_an_env_of_an_earlier_release_is_completed_on_request(own_copy: Path) -> None:
+    path = own_copy / "deployments" / "mongo" / ".env"
     before = path.read_text()
-    try:
-        path.write_text("".join(line for line in before.splitlines(True) if not line.startswith(PASSWORD_VARIABLE)))
-        done = fiot(configured, "config", "mongo")
-        assert done.returncode == 1
-        assert f"{PASSWORD_VARIABLE}ML_CONSUMER" in done.stderr
-        assert "init-env --add mongo" in done.stderr
-        assert fiot(configured, "extras", "init-env", "--add", "mongo").returncode == 0
-        assert fiot(configured, "config", "mongo").returncode == 0
-        kept = {line for line in before.splitlines() if "=" in line and not line.startswith(("#", PASSWORD_VARIABLE))}
-        assert kept <= set(path.read_text().splitlines())
-    finally:
-        path.write_text(before)
-        fiot(configured, "config", "mongo")
+    path.write_text("".join(line for line in before.splitlines(True) if not line.startswith(PASSWORD_VARIABLE)))
+    done = fiot(own_copy, "config", "mongo")
+    assert done.returncode == 1
+    assert f"{PASSWORD_VARIABLE}ML_CONSUMER" in done.stderr
+    assert "init-env --add mongo" in done.stderr
+    assert fiot(own_copy, "extras", "init-env", "--add", "mongo").returncode == 0
+    assert fiot(own_copy, "config", "mongo").returncode == 0
+    kept = {line for line in before.splitlines() if "=" in line and not line.startswith(("#", PASSWORD_VARIABLE))}
+    assert kept <= set(path.read_text().splitlines())
 
 
 def test_trainer_and_serving_share_the_artifacts_of_weights_and_biases(configured: Path) -> None:
@@ -392,16 +390,12 @@ def test_trainers_keep_models_in_a_volume_until_mlflow_has_them(configured: Path
     assert "outbox" in content["volumes"]
 
 
-def test_an_address_to_bind_to_can_be_chosen(configured: Path) -> None:
-    path = configured / "deployments" / "integration_test" / ".env"
+def test_an_address_to_bind_to_can_be_chosen(own_copy: Path) -> None:
+    path = own_copy / "deployments" / "integration_test" / ".env"
     before = path.read_text()
     path.write_text(before + "COMPLEX_SYSTEM_BIND_ADDRESS=10.0.0.5\n")
-    try:
-        assert fiot(configured, "config", "integration_test").returncode == 0
-        assert "10.0.0.5:4222:4222" in compose(configured, "integration_test")["services"]["nats"]["ports"]
-    finally:
-        path.write_text(before)
-        fiot(configured, "config", "integration_test")
+    assert fiot(own_copy, "config", "integration_test").returncode == 0
+    assert "10.0.0.5:4222:4222" in compose(own_copy, "integration_test")["services"]["nats"]["ports"]
 
 
 def test_the_deployments_ship_one_broker_configuration() -> None:
@@ -655,6 +649,7 @@ def test_building_without_dockerfiles_says_what_writes_them(tmp_path: Path, monk
 HOSTS = ("data", "training", "serving")
 
 
+@pytest.mark.long
 def test_the_three_hosts_of_the_documentation_are_deployments(project: Path) -> None:
     for host in HOSTS:
         target = project / "deployments" / host
