@@ -102,6 +102,10 @@ def test_mariadb_asks_also_on_data_that_were_written_without_accounts(tmp_path: 
             # Its owner needs no password at the socket file, which lies in a folder of his own.
             at_socket = str(folder / server.socket_name)
             assert _maria(server, "SELECT CURRENT_USER()", user="root", unix_socket=at_socket) == [("root@localhost",)]
+            files = folder / "files"
+            reach = "SELECT @@secure_file_priv, @@local_infile, @@bind_address"
+            assert _maria(server, reach, user="root", unix_socket=at_socket) == [(f"{files}/", 0, "127.0.0.1")]
+            assert (list(files.iterdir()), files.stat().st_mode & 0o077) == ([], 0)
     assert folder.joinpath("accounts.sql").stat().st_mode & 0o077 == 0
 
 
