@@ -147,6 +147,9 @@ def test_mlflow_asks_for_everything_but_its_health(
             for path in ("/", search, "/api/2.0/mlflow-artifacts/artifacts", "/ajax-api/3.0/mlflow/assistant/config"):
                 assert http.get(path).status_code == 401, path
                 assert http.get(path, auth=(USER, "another")).status_code == 401, path
+            public = http.get("/api/3.0/mlflow/server-info")
+            assert public.status_code == 200
+            assert not [secret for secret in (server.password, str(folder), "sqlite") if secret in public.text]
             assert http.get(search, auth=credentials).status_code == 200
             assert http.get("/", auth=credentials).status_code == 200
             assert http.get(search, auth=credentials, headers={"Host": "attacker.example"}).status_code == 403
