@@ -180,6 +180,14 @@ def test_mlflow_goes_on_with_the_database_of_the_older_server(tmp_path: Path) ->
     old.create_model_version("lab-lightgbm", "mlflow-artifacts:/1/model", run)
     old.set_registered_model_alias("lab-lightgbm", "champion", "1")
     with started(MlflowServer(folder, port=0)) as server:
+        with httpx.Client(base_url=server.url, trust_env=False) as http:  # open to programs, not to pages of others
+            search = "/api/2.0/mlflow/experiments/search?max_results=1"
+            assert http.get(search).status_code == 200
+            assert http.get(search, headers={"Host": "attacker.example"}).status_code == 403
+            answer = http.post(
+                "/api/2.0/mlflow/experiments/create", headers={"Origin": "https://attacker.example"}, json={"name": "x"}
+            )
+            assert answer.status_code == 403
         new = MlflowClient(tracking_uri=server.url, registry_uri=server.url)
         assert new.get_run(run).data.metrics == {"rmse": 14.5}
         assert new.get_model_version_by_alias("lab-lightgbm", "champion").run_id == run

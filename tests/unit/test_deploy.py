@@ -325,6 +325,21 @@ def test_every_container_is_confined(configured: Path, deployment: str) -> None:
         assert all(volume.endswith(":ro") for volume in configuration), name
 
 
+def test_the_documentation_has_the_limits_of_every_container(configured: Path) -> None:
+    rows = re.findall(r"^\| (`.+?) \| (\d+) GB .*\| ([\d,]+) \|$", (ROOT / "docs/deployment.md").read_text(), re.MULTILINE)
+    documented = {
+        name: (f"{memory}g", int(processes.replace(",", "")))
+        for names, memory, processes in rows
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    limits = {
+        name: (service["mem_limit"], service["pids_limit"])
+        for deployment in DEPLOYMENTS
+        for name, service in compose(configured, deployment)["services"].items()
+    }
+    assert documented == limits
+
+
 def test_a_volume_that_is_only_read_is_mounted_so(configured: Path) -> None:
     services = compose(configured, "mongo")["services"]
     assert "wandb:/var/lib/wandb:ro" in services["ml_serving"]["volumes"]
