@@ -12,8 +12,9 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -530,7 +531,18 @@ OPTIONAL = {
 without uvloop, ``http.server`` runs on Python's own loop."""
 
 
-def _imported(path: Path) -> Iterator[str]:
+@cache
+def _owners() -> Mapping[str, list[str]]:
+    """The distributions that each top-level name comes from."""
+    return importlib.metadata.packages_distributions()
+
+
+@cache
+def _imported(path: Path) -> tuple[str, ...]:
+    return tuple(_imports_in(path))
+
+
+def _imports_in(path: Path) -> Iterator[str]:
     """Whatever a module imports, in functions as well, but not what only type checkers read."""
     tree = ast.parse(path.read_text())
     typing = [n.body for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
@@ -574,9 +586,15 @@ def _installed(requirements: list[str]) -> set[str]:
             continue
         have.add(name)
         if name != "kioptipack-dataprocessing":  # installed without its dependencies
-            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-                waiting += [line for line in importlib.metadata.requires(name) or [] if "extra ==" not in line]
+            waiting += _required(name)
     return have
+
+
+@cache
+def _required(name: str) -> list[str]:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return [line for line in importlib.metadata.requires(name) or [] if "extra ==" not in line]
+    return []
 
 
 @pytest.mark.parametrize("service", sorted(MANIFESTS))
@@ -584,8 +602,8 @@ def test_what_a_service_imports_later_is_in_its_image_too(service: str) -> None:
     parts = manifest(service).get("additional_requirements", [])
     files = [ROOT / "requirements.txt", *(ROOT / f"requirements/requirements.{part}.txt" for part in parts)]
     lines = [line for file in files for line in file.read_text().splitlines() if line and not line.startswith("#")]
-    have, owners = _installed(lines), importlib.metadata.packages_distributions()
-    lacking = {name for name in _needed(service) if not {_name(owner) for owner in owners.get(name, [name])} & have}
+    have = _installed(lines)
+    lacking = {name for name in _needed(service) if not {_name(owner) for owner in _owners().get(name, [name])} & have}
     assert lacking == {name for each, name in OPTIONAL if each == service}
 
 
@@ -623,7 +641,7 @@ def test_the_images_have_the_libraries_that_wheels_do_not_bring_along() -> None:
 
 def test_no_module_of_a_service_hides_a_package_from_its_container() -> None:
     """FastIoT's images start ``run.py`` by its path, so the service's folder comes first where Python looks."""
-    taken = {*sys.stdlib_module_names, *importlib.metadata.packages_distributions()}
+    taken = {*sys.stdlib_module_names, *_owners()}
     modules = sorted(path for path in (ROOT / "src" / "complex_system_services").glob("*/*.py") if path.stem != "__init__")
     assert modules
     assert [str(path.relative_to(ROOT)) for path in modules if path.stem in taken] == []
