@@ -38,6 +38,15 @@ def _command(*parts: str) -> InfrastructureServiceComposeExtras:
     return InfrastructureServiceComposeExtras(option_name="command", default_value=f"[{text}]")
 
 
+_NATS_HEALTH = (
+    "wget -q -O /dev/null http://127.0.0.1:8222/healthz && exit; "
+    # After a full disk a stream takes messages again when the broker has started again: it ends as soon as there are 64 MB.
+    "(echo GET /healthz HTTP/1.0; echo) | nc 127.0.0.1 8222 | grep -q 'write error' && "
+    "[ $$(df -P /data | awk 'END {print $$4}') -gt 65536 ] && kill 1; "
+    # The public image has busybox's wget and nc, and no bash; an image of one's own on Debian has bash.
+    "bash -c '</dev/tcp/127.0.0.1/8222'"
+)
+
 # Pydantic copies defaults, so lists as class attributes are safe here.
 # ruff: noqa: RUF012
 
@@ -73,8 +82,7 @@ class NatsBroker(NatsService):
     ]
     compose_extras: list[InfrastructureServiceComposeExtras] = [
         _command("--config", "/etc/nats/nats.conf"),
-        # The public image has busybox's wget, and no bash; an image of one's own on Debian has bash.
-        _health("wget -q -O /dev/null http://127.0.0.1:8222/healthz || bash -c '</dev/tcp/127.0.0.1/8222'"),
+        _health(_NATS_HEALTH),
     ]
 
 
