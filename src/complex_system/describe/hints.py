@@ -51,16 +51,25 @@ def hint_of_markers(markers: Mapping[str, int], *, is_category: bool) -> str:
     return f"read as missing: {listed} {plural}{advice}"
 
 
-def hint_of_spellings(categories: Iterable[str]) -> str:
-    """Return which categories differ only in case or blanks; empty where none do."""
+def spellings_of(texts: pl.Series) -> dict[str, tuple[str, ...]]:
+    """Return categories that differ only in case or blanks, by the one that they may all mean.
+
+    That is the most frequent one without blanks around it, where there is such a one.
+    """
     alike: dict[str, list[str]] = {}
-    for category in categories:
+    for category, _ in sorted(Counter(texts.to_list()).items(), key=lambda each: (-each[1], each[0])):
         alike.setdefault(" ".join(category.casefold().split()), []).append(category)
-    groups = [", ".join(map(shown, same)) for same in alike.values() if len(same) > 1]
-    if not groups:
+    found = (sorted(same, key=lambda each: each != each.strip()) for same in alike.values() if len(same) > 1)
+    return {same[0]: tuple(sorted(same[1:])) for same in found}
+
+
+def hint_of_spellings(spellings: Mapping[str, tuple[str, ...]]) -> str:
+    """Return which categories differ only in case or blanks; empty where none do."""
+    if not spellings:
         return ""
-    more = f" (and {len(groups) - 1} more groups)" if len(groups) > 1 else ""
-    return f"{groups[0]} differ only in case or blanks{more}: where they are one category, write them alike in the file"
+    group = ", ".join(map(shown, sorted(next(((name, *others) for name, others in spellings.items()), ()))))
+    more = f" (and {len(spellings) - 1} more groups)" if len(spellings) > 1 else ""
+    return f"{group} differ only in case or blanks{more}: are they one category? The declaration has the line for it"
 
 
 def sentinels_of(values: pl.Series) -> tuple[float, ...]:
