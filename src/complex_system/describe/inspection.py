@@ -9,9 +9,10 @@ from typing import Any
 
 import polars as pl
 
-from complex_system.describe.growth import Growth, growth
-from complex_system.describe.hints import (
+from complex_system.describe.recognition import (
+    Growth,
     count_markers,
+    growth,
     hint_of_markers,
     hint_of_sentinels,
     hint_of_spellings,
@@ -19,9 +20,10 @@ from complex_system.describe.hints import (
     may_be_names,
     note_beyond_floats,
     sentinels_of,
+    unit_of,
 )
 from complex_system.domain.columns import LARGEST_INTEGER, Column
-from complex_system.domain.datetimes import TimeFormat
+from complex_system.domain.datetimes import TimeFormat, format_of
 from complex_system.domain.records import shown
 from complex_system.domain.types import MAX_ENTRIES
 from complex_system.sources.notation import Notation
@@ -37,25 +39,9 @@ RECORDS_PER_CATEGORY = 3
 _MAX_SPELLINGS = 100  # different texts up to which they may all be words for true and false
 MAX_NUMBER = 1e30  # larger numbers are kept as texts: models take float32
 
-_FORMATS = tuple(
-    date + time
-    for date in ("%d.%m.%Y", "%Y-%m-%d", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d-%m-%Y", "%d.%m.%y")
-    for time in (
-        "", " %H:%M", " %H:%M:%S", ", %H:%M:%S", ", %H:%M", "T%H:%M:%S", "T%H:%M", " %H:%M:%S.%f",
-        "T%H:%M:%S.%f", "T%H:%M:%SZ", "T%H:%M:%S.%fZ",
-    )
-)  # fmt: skip
 _LEADING_ZERO = r"^[+-]?0\d"
-_UNIT_AT_THE_END = re.compile(r"^(.*\S)\s*(?:\[([^\[\]]{1,15})\]|\(([^()]{1,15})\))\s*$")
 _UNIT_AFTER = re.compile(r"[+-]?\d[\d.,]*\s*([^\W\d_]\S{0,7}|[%‰°]\S{0,7})")
-_UNIT_AFTER_IN = re.compile(r"^(.*\S) in (\S{1,8})$")
-_UNIT_BARE = re.compile(
-    r"^(.*[^\W_].*)[ _]((?:%|‰|ppm|ppb|°C|°F|m?bar|[kM]?Pa|GPa|kN|Nm|[µu]m|[mcnk]m|kg|mg|[µu]g|ms|min|rpm|1/min|U/min|mV|kV|mA|kW|MW|"
-    r"kWh|[kM]?Hz|ml|m/s|mm/s|m/min|l/min|l/h|m³/h|m3/h|kg/h|t/h|g/l|mg/l|mg/kg|kJ|MJ/kg|W/m²|g/cm³|kg/m³|m²|m³)(?:/h)?)$"
-)
-"""Units that need no brackets, because they are nothing else."""
 NUMBER = Column(name="x", type="number")
-_NO_UNIT = re.compile(r"^\d*$|.*\s.*\s.*")
 
 
 @dataclass
@@ -141,15 +127,6 @@ def with_margin(low: float, high: float, margin: float = MARGIN) -> tuple[float,
     return float(begin), float(end)
 
 
-def unit_of(name: str) -> str:
-    """Return the unit in the name: ``Temp. [°C]``, ``Druck (bar)``, ``Dicke in µm``, ``Feuchte %``; empty for none."""
-    for pattern in (_UNIT_AT_THE_END, _UNIT_AFTER_IN, _UNIT_BARE):
-        if match := pattern.match(name):
-            unit = next(group for group in match.groups()[1:] if group is not None).strip()
-            return "" if _NO_UNIT.match(unit) else unit
-    return ""
-
-
 def inspect_column(series: pl.Series, notation: Notation) -> InspectedColumn:
     """Find out what a column holds.
 
@@ -226,7 +203,7 @@ def _inspect_kept(found: InspectedColumn, kept: pl.Series, notation: Notation) -
     if read.null_count() == found.missing and not distinct.str.strip_chars().str.contains(_LEADING_ZERO).any():
         _inspect_numbers(found, read.alias(found.name), len(kept))
         return
-    if time_format := _format_of(distinct.to_list()):
+    if time_format := format_of(distinct.to_list()):
         found.type, found.format, found.first = "datetime", time_format, texts[0]
         return
     if distinct.str.strip_chars().str.starts_with("[").all():
@@ -328,14 +305,6 @@ def _inspect_typed_times(found: InspectedColumn, series: pl.Series) -> None:
         found.type, found.format = "text", ""
         return
     found.first = texts[0] if texts else ""
-
-
-def _format_of(texts: list[str]) -> str:
-    for declared in _FORMATS:
-        time_format = TimeFormat(declared)
-        if all(time_format.parts(text) is not None for text in texts):
-            return declared
-    return ""
 
 
 def _inspect_lists(found: InspectedColumn, lists: list[Any]) -> bool:
