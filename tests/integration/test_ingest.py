@@ -36,7 +36,6 @@ from complex_system.local.processes import Child
 from complex_system.local.servers import NatsServer, Server, free_port
 from complex_system.messaging import subjects
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.messaging.errors import to_thing
 from complex_system.messaging.ingest import consumer as ingest
 from complex_system.messaging.ingest import dead_letters
 from complex_system.messaging.ingest import streams as ingest_streams
@@ -44,6 +43,7 @@ from complex_system.messaging.ingest import writer as ingest_batch
 from complex_system.messaging.ingest.dead_letters import ROOM_FOR_REASON, DeadLetter, DeadLetters, manage_dead_letters
 from complex_system.messaging.ingest.publisher import IngestClient, published_records
 from complex_system.messaging.ingest.streams import DEAD_STREAM, STREAM, IngestStreams
+from complex_system.messaging.things import to_thing
 from complex_system.protocol.base import Empty, Request
 from complex_system.protocol.database import GET_INGEST_COUNTS, IngestCounts, Saved
 from complex_system.service_layer.database.service import DatabaseService

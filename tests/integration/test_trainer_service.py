@@ -105,7 +105,7 @@ async def test_a_requested_training_is_announced_logged_and_registered(
     assert (ref.trainer, ref.pipeline_version) == (trainer, dataset.version)
     onnx, metadata = await asyncio.to_thread(registry.load_onnx_model, ref)
     assert metadata["validation"] == to_wire(outcome.validation)
-    reference = Reference.parse(await asyncio.to_thread(registry.load_reference, ref) or {})
+    reference = Reference.decoded(await asyncio.to_thread(registry.load_reference, ref) or b"")
     assert (reference.pipeline_version, reference.samples) == (dataset.version, len(data.train))
     if trainer == "pytorch-wandb":
         store = ArtifactStore(artifact_folder(settings.wandb_dir))

@@ -177,12 +177,14 @@ def _key_in(file: ReplayFile, number: int) -> str:
 def corrected(path: Path, columns: list[InspectedColumn], checked: FileCheck, target: str) -> list[InspectedColumn] | None:
     """Return columns that accept more of their file; None where the proposal refuses no value but such of the target.
 
-    A column whose values the proposal would refuse becomes a text that is not used, and says why.
+    A column whose values the proposal would refuse becomes a text that is not used, and says why. A few values that contradict how
+    the other numbers of their column are written stay refused: no declaration can say what they mean.
 
     Raises:
         DescribeError: A value is refused even as a text.
     """
-    wrong = {name: why for name, why in checked.refusing.items() if name != target}
+    contradicting = {column.name for column in columns if column.contradicting}
+    wrong = {name: why for name, why in checked.refusing.items() if name != target and name not in contradicting}
     if not wrong:
         return None
     if any(column.name in wrong and column.type == "text" for column in columns):

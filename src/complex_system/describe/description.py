@@ -25,6 +25,7 @@ from complex_system.describe.proposal import (
     note_repeated_keys,
     offered_key,
     propose,
+    take_as_counts,
 )
 from complex_system.describe.recognition import COUNTER
 from complex_system.domain.columns import ID
@@ -172,21 +173,21 @@ class Description:
                 declared["fill"] = column.first
         if column.unit:
             declared["unit"] = column.unit
-        if column.below_limit and declared["type"] == "number":
-            declared["censored"] = "left"
+        if column.censored and declared["type"] == "number":
+            declared["censored"] = column.censored
         notes = self._notes(column)
         made = (_comment("; ".join(notes), "  ") if notes else "") + f"  - {_flow(declared)}\n"
+        if column.spellings:
+            others = {name for names in column.spellings.values() for name in names}
+            kept = tuple(name for name in column.categories if name not in others)
+            merged = {**declared, "categories": kept, "spellings": column.spellings}
+            made += _other_line("Where these are one category each", merged)
         return made + (self._without_sentinels(column, declared) if column.sentinels else "")
 
     def _notes(self, column: InspectedColumn) -> list[str]:
         notes = [*column.notes, *column.hints]
         if column.growth:
             notes.append(column.growth.why)
-        if column.below_limit:
-            notes.append(
-                f"{column.below_limit} of {self.records - column.missing} values are below the detection limit (as <0.01); half the "
-                "limit is used for each"
-            )
         if column.name in self.leaking:
             notes.append(f"{self.leaking[column.name]}: is it known before '{self.target}', or made from it?")
         if column.missing:
@@ -272,11 +273,13 @@ def refused(description: Description) -> tuple[int, str]:
 
 def _look(path: Path, table: Table, frame: pl.DataFrame) -> list[InspectedColumn]:
     try:
-        columns = [inspect_column(series, table.notation(series.name)) for series in frame.iter_columns()]
+        columns = [
+            inspect_column(series, table.notation(series.name), table.units.get(series.name, ""))
+            for series in frame.iter_columns()
+        ]
     except TypeError as error:
         raise DescribeError(f"The file {path} cannot be described: {error}.") from error
-    for column in columns:
-        column.unit = column.unit or table.units.get(column.name, "")
+    take_as_counts(columns)
     return columns
 
 
@@ -314,7 +317,14 @@ def _comment(text: str, indent: str = "") -> str:
     return "".join(f"{indent}# {line}\n" for line in textwrap.wrap(_printable(text), 118, break_long_words=False))
 
 
+def _other_line(when: str, declared: dict[str, Any]) -> str:
+    """Return another line for the column above, as a comment."""
+    return _comment(f"{when}, put this line in place of the one above, without '#':", "  ") + f"  # - {_flow(declared)}\n"
+
+
 def _of(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{scalar(key)}: {_of(each)}" for key, each in value.items()) + "}"
     return "[" + ", ".join(map(scalar, value)) + "]" if isinstance(value, list | tuple) else scalar(value)
 
 

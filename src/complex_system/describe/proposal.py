@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from complex_system.describe.inspection import InspectedColumn, nearly_numbers
-from complex_system.describe.recognition import COUNTER, KEY_NAME, NUMBER, ORDER, growth
+from complex_system.describe.inspection import InspectedColumn
+from complex_system.describe.recognition import COUNTER, KEY_NAME, NUMBER, ORDER, growth, nearly_numbers
 from complex_system.domain.columns import ID
 from complex_system.domain.keys import MAX_KEY
 from complex_system.errors import DescribeError
@@ -157,6 +158,23 @@ def _others(name: str) -> Iterator[str]:
     while True:
         yield f"{name} {number}"
         number += 1
+
+
+# Counts
+
+
+def take_as_counts(columns: list[InspectedColumn]) -> None:
+    """Make whole numbers integers where their neighbours say that they are counted: they add up to a count beside them."""
+    for place, column in enumerate(columns):
+        if column.type != "integer" or column.numbers is None or column.different < _MIN_GROUPS:
+            continue
+        for beside in (columns[:place][::-1], columns[place + 1 :]):
+            parts = list(takewhile(lambda each: each.is_whole and each.numbers is not None and (each.low or 0) >= 0, beside))
+            for count in range(2, len(parts) + 1):
+                total = sum((each.numbers for each in parts[:count] if each.numbers is not None), 0 * column.numbers)
+                if total.equals(column.numbers, check_names=False):
+                    for each in parts[:count]:
+                        each.type, each.median = "integer", float(math.floor(each.median or 0))
 
 
 # The target, the key, and copies

@@ -15,8 +15,9 @@ from typing import Final, Literal
 
 import polars as pl
 
-from complex_system.domain.columns import LARGEST_INTEGER
+from complex_system.domain.columns import LARGEST_INTEGER, Column
 from complex_system.domain.records import shown
+from complex_system.sources.notation import Notation
 
 COUNTER: Final = "counter"
 TIME: Final = "time"
@@ -50,6 +51,10 @@ _UNIT_BARE = re.compile(
 )
 """Units that need no brackets, because they are nothing else."""
 _NO_UNIT = re.compile(r"^\d*$|.*\s.*\s.*")
+_UNIT_AFTER = re.compile(r"[+-]?\d[\d.,]*\s*([^\W\d_]\S{0,7}|[%‰°]\S{0,7})")
+_NO_LIMIT = re.compile(r"<.*|n\.?\s?[nd]\.?|bdl|u\.?bg|nwg|lo[dq]|bloq?|not detected|nicht nachweisbar", re.IGNORECASE)
+"""What laboratories write for a value below the detection limit, without the limit."""
+_ANY_NUMBER = Column(name="x", type="number")
 COUNT_NAME = re.compile(
     r"anzahl|anz\.?([^a-zäöü]|$)|stück|stk|zähler|zyklen|(^|[^a-z])(count|counts|number of|no\. of|num|n|qty|quantity|pieces|"
     r"pcs|cycles|shots|hits)([^a-z]|$)|[a-z]Count|count$",
@@ -176,16 +181,25 @@ def hint_of_markers(markers: Mapping[str, int], *, is_category: bool) -> str:
     return f"read as missing: {listed} {plural}{advice}"
 
 
-def hint_of_spellings(categories: Iterable[str]) -> str:
-    """Return which categories differ only in case or blanks; empty where none do."""
+def spellings_of(texts: pl.Series) -> dict[str, tuple[str, ...]]:
+    """Return categories that differ only in case or blanks, by the one that they may all mean.
+
+    That is the most frequent one without blanks around it, where there is such a one.
+    """
     alike: dict[str, list[str]] = {}
-    for category in categories:
+    for category, _ in sorted(Counter(texts.to_list()).items(), key=lambda each: (-each[1], each[0])):
         alike.setdefault(" ".join(category.casefold().split()), []).append(category)
-    groups = [", ".join(map(shown, same)) for same in alike.values() if len(same) > 1]
-    if not groups:
+    found = (sorted(same, key=lambda each: each != each.strip()) for same in alike.values() if len(same) > 1)
+    return {same[0]: tuple(sorted(same[1:])) for same in found}
+
+
+def hint_of_spellings(spellings: Mapping[str, tuple[str, ...]]) -> str:
+    """Return which categories differ only in case or blanks; empty where none do."""
+    if not spellings:
         return ""
-    more = f" (and {len(groups) - 1} more groups)" if len(groups) > 1 else ""
-    return f"{groups[0]} differ only in case or blanks{more}: where they are one category, write them alike in the file"
+    group = ", ".join(map(shown, sorted(next(((name, *others) for name, others in spellings.items()), ()))))
+    more = f" (and {len(spellings) - 1} more groups)" if len(spellings) > 1 else ""
+    return f"{group} differ only in case or blanks{more}: are they one category? The declaration has the line for it"
 
 
 def sentinels_of(values: pl.Series) -> tuple[float, ...]:
@@ -250,4 +264,37 @@ def note_beyond_floats(texts: Iterable[str]) -> str:
         digits = text.strip().lstrip("+-").lstrip("0")
         if len(digits) >= 16 and digits.isdecimal() and (len(digits) > 16 or int(digits) > LARGEST_INTEGER):
             return "has whole numbers beyond 2^53, whose last digits a number would lose, so they are texts"
+    return ""
+
+
+def without_markers(series: pl.Series) -> pl.Series:
+    """Return texts with null for a missing value: a number has all markers, and what is left decides whether it is one."""
+    is_missing = series.str.strip_chars().is_in(list(_ANY_NUMBER.markers)).fill_null(value=True)
+    return series.set(is_missing, None)
+
+
+def nearly_numbers(column: pl.Series, notation: Notation) -> str:
+    """Return what keeps texts that are mostly numbers from being a column of numbers, and what to do; empty for other texts."""
+    texts = without_markers(column)
+    present = len(texts) - texts.null_count()
+    others = (texts.is_not_null() & notation.numbers(texts).is_null()).arg_true().to_list()
+    if not others:  # such as 0012, which is kept as a text
+        return ""
+    first = texts[others[0]]
+    if doubtful := next((doubt for text in texts.gather(others) if (doubt := notation.doubt(text))), ""):
+        return f"{len(others)} of its {present} values are not read as numbers: row {others[0] + 1}, " + (
+            notation.doubt(first) or doubtful
+        )
+    if 2 * len(others) <= present:
+        which = f"row {others[0] + 1} has {shown(first)}"
+        advice = "correct it or leave it empty"
+        if _NO_LIMIT.fullmatch(first.strip()):
+            advice = "write the limit, as <0.01: without these values the mean would be too high"
+        return f"{present - len(others)} of its {present} values are numbers, and {which}; {advice}"
+    if not _UNIT_AFTER.fullmatch(first.strip()):
+        return ""
+    units = {match[1] for text in texts if text is not None and (match := _UNIT_AFTER.fullmatch(text.strip()))}
+    behind = sum(text is not None and bool(_UNIT_AFTER.fullmatch(text.strip())) for text in texts)
+    if len(units) == 1 and behind == present:
+        return f"numbers with '{units.pop()}' after each; move the unit to the column's name, in brackets, and keep the numbers only"
     return ""

@@ -15,7 +15,7 @@ from typing_extensions import override
 from complex_system.domain.columns import Column
 from complex_system.domain.types import column_type
 from complex_system.errors import SourceFileError
-from complex_system.sources.notation import Notation, evidence_in, notations
+from complex_system.sources.notation import Evidence, Notation, evidence_in, notations
 from complex_system.sources.values import Values, values
 
 CHUNK_ROWS = 5000
@@ -100,6 +100,10 @@ class Table(ABC):
         """Return how the numbers of a column of texts are written."""
         return Notation()
 
+    def beyond_limits(self, name: str) -> tuple[int, int]:
+        """Return how many values of a column are written as below a limit, such as <0.01, and how many as above one."""
+        return 0, 0
+
 
 class FrameTable(Table):
     """A table that polars reads lazily."""
@@ -132,8 +136,12 @@ class FrameTable(Table):
         return Part(numbers, read, faults)
 
     @cached_property
+    def _evidence(self) -> dict[str, Evidence]:
+        return evidence_in(self._scan().collect_batches(chunk_size=_PART_ROWS, lazy=True))
+
+    @cached_property
     def _notations(self) -> dict[str, Notation]:
-        return notations(evidence_in(self._scan().collect_batches(chunk_size=_PART_ROWS, lazy=True)), self.usual_decimal)
+        return notations(self._evidence, self.usual_decimal)
 
     @property
     def usual_decimal(self) -> str:
@@ -143,6 +151,11 @@ class FrameTable(Table):
     @override
     def notation(self, name: str) -> Notation:
         return self._notations.get(name, Notation())
+
+    @override
+    def beyond_limits(self, name: str) -> tuple[int, int]:
+        found = self._evidence.get(name, Evidence())
+        return found.below, found.above
 
     @override
     def frame(self) -> pl.DataFrame:

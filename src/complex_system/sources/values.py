@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import polars as pl
 
-from complex_system.domain.columns import Column
+from complex_system.domain.columns import Column, Limit
 from complex_system.domain.types import column_type
-from complex_system.sources.notation import Notation
+from complex_system.sources.notation import BEYOND_LIMIT, Notation
 
 TRUE = frozenset({"true", "ja", "yes", "wahr", "on", "ein", "j", "y", "t"})
 FALSE = frozenset({"false", "nein", "no", "falsch", "off", "aus", "n", "f"})
@@ -60,7 +60,7 @@ def _without_missing(texts: pl.Series, column: Column | None) -> pl.Series:
         markers |= {""}
     missing = texts.str.strip_chars(_BLANKS).is_in(sorted(markers))
     if column and column.categories:
-        missing &= ~texts.is_in(list(column.categories))
+        missing &= ~texts.is_in([*column.categories, *column.spelled])
     return pl.select(pl.when(~missing).then(texts)).to_series().alias(texts.name) if missing.any() else texts
 
 
@@ -104,7 +104,7 @@ def values(series: pl.Series, column: Column | None, notation: Notation) -> Valu
     if column.type in ("number", "integer"):
         read = notation.numbers(texts)
         if column.censored:
-            read = read.fill_null(below_limit(texts, notation) * column.limit_share)
+            read = read.fill_null(beyond_limits(texts, column, notation))
         # A text that is not a number stays, and its row is refused.
         return _read(read.fill_nan(None), texts, texts.str.strip_chars(_BLANKS))
     if column.type == "boolean":
@@ -131,9 +131,23 @@ def _read(read: pl.Series, given: pl.Series, kept: pl.Series) -> Values:
     return Values(read, dict(zip(places.to_list(), kept.gather(places).to_list(), strict=True)))
 
 
-def below_limit(texts: pl.Series, notation: Notation) -> pl.Series:
-    """Return the detection limits of values below one, written as ``<0,01``; null for every other text."""
-    return notation.numbers(texts.str.extract(r"^\s*<\s*(\S.*)$"))
+def beyond_limits(texts: pl.Series, column: Column, notation: Notation) -> pl.Series:
+    """Return what stands in for values beyond a limit, written as ``<0,01``, by the declared column; null for every other text.
+
+    The limit is written as the column's numbers are, or as it can only be read: a person writes ``<0,01`` into a sheet whose other
+    cells are numbers.
+    """
+    found = texts.filter(texts.str.contains(BEYOND_LIMIT)).unique()
+    limits = [Limit.of(text) for text in found]
+    limits = [None if notation.percent and limit and limit.unit != "%" else limit for limit in limits]
+    numbers = replace(notation, percent=False).numbers(
+        pl.Series([limit and limit.number for limit in limits], dtype=pl.String)
+    )
+    made = [
+        limit and column.stand_in(limit, limit.value(points=False) if number is None else number)
+        for limit, number in zip(limits, numbers, strict=True)
+    ]
+    return texts.replace_strict(found, pl.Series(made, dtype=pl.Float64), default=None, return_dtype=pl.Float64)
 
 
 def _of_typed(series: pl.Series, column: Column | None) -> Values:
