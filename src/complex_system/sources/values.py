@@ -88,6 +88,24 @@ def below_limit(texts: pl.Series, notation: Notation) -> pl.Series:
     return notation.numbers(texts.str.extract(r"^\s*<\s*(\S.*)$"))
 
 
+def times(series: pl.Series, declared: str) -> list[str | None]:
+    """Return times as texts of a declared format; fractions of a second have six digits, or nine where they need them."""
+    if "%f" in declared:
+        finer = series.dtype == pl.Datetime("ns") and bool((series.dt.nanosecond() % 1000 > 0).any())
+        declared = declared.replace("%f", "%9f" if finer else "%6f")
+    written: list[str | None] = (
+        series.cast(pl.Datetime if series.dtype == pl.Date else series.dtype).dt.strftime(declared).to_list()
+    )
+    return written
+
+
+def unwritten_times(column: pl.Expr, declared: str) -> pl.Expr | None:
+    """Return whether a time has parts that a declared format does not write, such as fractions of a second; None for no format."""
+    units = (("%f", ""), ("%S", "1s"), ("%M", "1m"), ("%H", "1h"), ("%d", "1d"))
+    unit = next((unit for code, unit in units if code in declared), "")
+    return column.dt.truncate(unit) != column if unit else None
+
+
 def _flag(text: str) -> bool | str:
     known = {"1": True, "0": False, "1.0": True, "0.0": False}.get(text.strip(), truth(text))
     return text if known is None else known
@@ -104,7 +122,7 @@ def _of_typed(series: pl.Series, column: Column | None) -> list[Any]:
         return series.to_list()
     if series.dtype.is_nested():
         return series.to_list()
-    if column and column.format and series.dtype in (pl.Datetime, pl.Date, pl.Time):
-        series = series.dt.strftime(column.format)
+    if column and column.format and series.dtype in (pl.Datetime, pl.Date):
+        return times(series, column.format)
     found = series.cast(pl.String).to_list()
     return [None if text is None or is_missing(text, column) else text for text in found]
