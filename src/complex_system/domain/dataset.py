@@ -105,7 +105,7 @@ class Dataset(Declared):
         Raises:
             DeclarationError: The text is not a valid declaration; names all faults, each with line, key and what is allowed.
         """
-        file = YamlFile(text, source, verbatim=("categories", "labels", "missing"))
+        file = YamlFile(text, source, verbatim=("categories", "spellings", "labels", "missing"))
         if not isinstance(file.content, dict):
             raise file.error((), f"a declaration has the keys {', '.join(_KEYS)}")
         content = {str(key): value for key, value in file.content.items()}
@@ -164,6 +164,8 @@ class Dataset(Declared):
         """Return the declaration as JSON, with its target chosen; models keep it, so that they can be served after it has changed."""
         content: dict[str, Any] = json.loads(self.json(by_alias=True))
         # What is not declared is left out: the release that reads it knows its own, and an older one does not know the key.
+        for column, declared in zip(self.columns, content["columns"], strict=True):
+            _drop_defaults(column, declared)
         if self.missing == MARKERS:
             del content["missing"]
         if self.split == Split():

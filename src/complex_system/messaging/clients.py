@@ -14,8 +14,8 @@ from complex_system.domain.pages import MAX_PAGE_ROWS, PAGE_ROWS, Page, decode_p
 from complex_system.domain.records import Record
 from complex_system.messaging import subjects
 from complex_system.messaging.connection import ServiceConnection
-from complex_system.messaging.errors import to_thing, value_of
 from complex_system.messaging.replicas import ALL, Share
+from complex_system.messaging.things import to_thing, value_of
 from complex_system.protocol import database
 from complex_system.protocol.base import ArrowPage, Empty, Event, Request
 from complex_system.protocol.database import RecordCounts, Rejected, Rejection, Saved, Upserted

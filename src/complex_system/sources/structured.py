@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -18,7 +19,7 @@ from typing_extensions import override
 from complex_system.domain.columns import LARGEST_INTEGER
 from complex_system.domain.types import MAX_ENTRIES, column_type
 from complex_system.errors import SourceFileError
-from complex_system.sources.base import CHUNK_ROWS, Columns, FrameTable, Value
+from complex_system.sources.base import CHUNK_ROWS, Columns, FrameTable, Part, Value
 from complex_system.sources.json_objects import JsonArray, flattened, object_of, text_of
 
 _NUMBERS = pl.List(pl.Float64)
@@ -95,7 +96,7 @@ class LinesTable(FrameTable):
         return self._nested
 
     @override
-    def chunks(self, columns: Columns, size: int) -> Iterator[tuple[list[int], list[Value]]]:
+    def parts(self, columns: Columns, size: int) -> Iterator[Part]:
         types, _ = self._outline
         # A list in a column that declares none is passed on as a text, and costs its row only.
         wanted = {
@@ -107,12 +108,10 @@ class LinesTable(FrameTable):
         }
         rows = self._rows_read()
         while chunk := list(islice(rows, size)):
-            good = [value for _, value in chunk if isinstance(value, dict)]
-            records = iter(self._read(_frame(good, wanted), columns) if wanted else [{} for _ in good])
-            yield (
-                [number for number, _ in chunk],
-                [next(records) if isinstance(value, dict) else value for _, value in chunk],
-            )
+            objects = [value if isinstance(value, dict) else {} for _, value in chunk]
+            part = self._part([number for number, _ in chunk], _frame(objects, wanted), columns)
+            faults = {place: value for place, (_, value) in enumerate(chunk) if not isinstance(value, dict)}
+            yield replace(part, faults={**part.faults, **faults})
 
     @override
     def frame(self) -> pl.DataFrame:
