@@ -10,6 +10,7 @@ import math
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
+from io import TextIOWrapper
 from itertools import islice
 from typing import Any
 
@@ -176,17 +177,19 @@ class LinesTable(FrameTable):
             yield number, flattened(value, self._whole) if isinstance(value, dict) else value
 
     def _objects(self) -> Iterator[tuple[int, Value]]:
+        for number, line in enumerate(self._lines(), 1):
+            content = line.strip() if number > 1 else line.removeprefix(b"\xef\xbb\xbf").strip()
+            if content:
+                yield number, object_of(content)
+
+    def _lines(self) -> Iterator[bytes]:
         with self.path.open("rb") as file:
-            start = file.read(2)
+            is_utf_16 = file.read(2) in _UTF_16
             file.seek(0)
-            lines: Iterator[bytes] = file
-            if start in _UTF_16:
-                text = self.path.open(encoding="utf-16", errors="replace", newline="\n")
-                lines = (line.encode() for line in text)
-            for number, line in enumerate(lines, 1):
-                content = line.strip() if number > 1 else line.removeprefix(b"\xef\xbb\xbf").strip()
-                if content:
-                    yield number, object_of(content)
+            if is_utf_16:
+                yield from (line.encode() for line in TextIOWrapper(file, "utf-16", "replace", "\n"))
+            else:
+                yield from file
 
 
 class JsonTable(LinesTable):
