@@ -135,14 +135,10 @@ def _repeated(text: bytes, value: Fields) -> str:
 
 def _fields(value: Any) -> int:
     """Return the number of fields of all objects in a value."""
-    if type(value) is dict:
-        inside = value.values()
-    elif type(value) is list:
-        inside = value
-    else:
-        return 0
-    here = len(value) if type(value) is dict else 0
-    return here if {dict, list}.isdisjoint(map(type, inside)) else here + sum(map(_fields, inside))
+    if type(value) is not dict:
+        return sum(map(_fields, value)) if type(value) is list else 0
+    nested = [field for field in value.values() if type(field) in (dict, list)]
+    return len(value) + sum(map(_fields, nested))
 
 
 class _NotFlatError(ValueError):
