@@ -179,7 +179,7 @@ class PredictionFile:
         record = {name: value.get(name) for name in self._columns if value.get(name) is not None}
         if key is not None:
             record[ID] = key
-        # What is no record of the data set, such as an infinite number, cannot always be sent.
+        # A value that no record may have, such as an infinite number, cannot always be sent.
         try:
             self._check([record])
         except InvalidRecordError:
