@@ -136,7 +136,7 @@ class PredictionFile:
             raise SourceFileError(f"There is no file {path}.")
         self.path = path
         with readable(path):
-            self._table: Table = table_at(path)
+            self._table: Table = table_at(path, dataset.by_name)
             names, self.rows = self._table.outline()
         self.key = next((name for name in (dataset.id, ID) if name and name in names), "")
         self._key_is_own = self.key == dataset.id
