@@ -116,6 +116,19 @@ async def test_only_changes_are_logged(run: Observed) -> None:
     assert run.logged == ["database_mongo: waiting, MongoDB at h:1: refused"]
 
 
+async def test_each_reading_of_a_file_ends_with_what_became_of_its_rows(run: Observed) -> None:
+    place = next(at for at, name in enumerate(run.state.services) if name == "dummy_data_generation")
+    for file in ("400 known", "397 known, 2 filled, 1 differs and is not taken: C-24027"):
+        await run.watcher.heartbeat(beat("dummy_data_generation", place, "working", detail="reading plant.csv"))
+        await run.watcher.heartbeat(
+            beat("dummy_data_generation", place, "ready", detail=f"400 of 400 records saved: {file}")
+        )
+    assert [line for line in run.logged if "ready" in line] == [
+        "dummy_data_generation: ready, 400 of 400 records saved: 400 known",
+        "dummy_data_generation: ready, 400 of 400 records saved: 397 known, 2 filled, 1 differs and is not taken: C-24027",
+    ]
+
+
 def test_a_serving_service_without_a_model_is_up() -> None:
     assert is_up("waiting", "no model yet: no champion")
     assert not is_up("waiting", "MongoDB at h:1: refused")
