@@ -7,6 +7,7 @@ test_package = "../tests"  # FastIoT looks in src/
 # FastIoT leaves an extension out in silence when its import fails; `python -c "import complex_system.cli"` says why.
 extensions = [
     "complex_system.cli",
+    "complex_system.messaging.cli",
     "complex_system.backup.cli",
     "complex_system.predict.cli",
     "complex_system.infrastructure",

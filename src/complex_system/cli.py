@@ -179,43 +179,6 @@ def add_device(
     )
 
 
-@extras_cmd.command("dead-letters", context_settings=DEFAULT_CONTEXT_SETTINGS)
-def dead_letters(
-    deployment: Deployed,
-    payload: Annotated[bool, typer.Option("--payload", help="Show the payload, too.")] = False,
-    replay: Annotated[bool, typer.Option("--replay", help="Publish them again on their original subjects.")] = False,
-    remove: Annotated[bool, typer.Option("--remove", help="Remove them.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="Maximum number of dead letters, the oldest first.")] = 100,
-    number: Annotated[int | None, typer.Option(min=1, help="Only the dead letter with this number.")] = None,
-    source: Annotated[
-        str | None, typer.Option(help="Only those of this source: the part of the subject below the ingest's.")
-    ] = None,
-) -> None:
-    """Show the published messages that could not be accepted, each with its reason; publish them again, or remove them.
-
-    The broker is the one in the deployment's .env, by default on this machine; FASTIOT_NATS_PORT takes precedence over its port.
-    """
-    import asyncio
-
-    from pydantic import ValidationError
-
-    from complex_system.messaging.ingest.dead_letters import Action, manage_dead_letters
-    from complex_system.settings import Settings
-
-    if replay and remove:
-        raise typer.BadParameter(
-            "--replay removes what it publishes; --remove removes without publishing. Name one of them."
-        )
-    action: Action = "replay" if replay else "remove" if remove else "payload" if payload else "show"
-    try:
-        _config(deployment)
-        environment = ProjectContext.default.env_for_deployment(deployment)
-        settings = Settings.of({**environment, **os.environ})
-        asyncio.run(manage_dead_letters(settings, action, _say, limit=limit, number=number, source=source))
-    except (ComplexSystemError, ValidationError) as error:
-        _fail("extras dead-letters", str(error))
-
-
 @extras_cmd.command("describe-data", context_settings=DEFAULT_CONTEXT_SETTINGS)
 def describe_data(
     file: Annotated[
