@@ -26,9 +26,8 @@ from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import Page, decode_page, encode_page, processed_schema, raw_schema
 from complex_system.domain.records import raw_check
 from complex_system.errors import ComplexSystemError, InvalidRequestError
-from complex_system.messaging.codec import serialize_from_bin
-from complex_system.messaging.errors import to_thing
 from complex_system.messaging.ingest.publisher import published_records
+from complex_system.messaging.things import serialize_from_bin, to_thing
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.operations import SERVICE_HEARTBEAT
 from complex_system.protocol.serving import PREDICTION_MADE

@@ -22,7 +22,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.errors import StartError
 from complex_system.local.credentials import write_private
 from complex_system.local.folder import only_run
-from complex_system.predict.command import Service, running_service, service_of
+from complex_system.predict.client import Service, running_service, service_of
 from complex_system.serving.engine import Limits
 from models import ManyModels, rest_server
 from proxy import Proxy

@@ -210,7 +210,7 @@ class _Runs:
             self._known[name] = run.info.run_id
         return self._known[name]
 
-    def write(self, run: str, metrics: dict[str, float], params: dict[str, Any]) -> None:
+    def write(self, run: str, metrics: dict[str, float], params: dict[str, str | int | float | None]) -> None:
         """Log metrics and those parameters that have a value."""
         entities = load_mlflow().entities
         now = int(time.time() * 1000)
@@ -255,7 +255,7 @@ def _figures(quality: Quality, prefix: str = "") -> dict[str, float]:
 
 def _table(comparison: Comparison) -> dict[str, list[Any]]:
     """Return the columns of the table: the models, best first, then the baselines, which have no version."""
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, str | float | bool]] = []
     for result in comparison.results:
         ref = result.ref
         about = {"trainer": ref.trainer, "framework": ref.framework, "model": ref.model, "version": ref.version}

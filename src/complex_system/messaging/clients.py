@@ -15,8 +15,8 @@ from complex_system.domain.records import Record
 from complex_system.errors import TooLargeError
 from complex_system.messaging import subjects
 from complex_system.messaging.connection import ServiceConnection
-from complex_system.messaging.errors import to_thing, value_of
 from complex_system.messaging.replicas import ALL, Share
+from complex_system.messaging.things import to_thing, value_of
 from complex_system.protocol import database
 from complex_system.protocol.base import ArrowPage, Empty, Event, Request
 from complex_system.protocol.database import ConflictMessage, RecordCounts, Rejected, Rejection, Saved, Upserted

@@ -11,7 +11,7 @@ import hashlib
 import random
 import unicodedata
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -31,6 +31,7 @@ FILE_ORDER, SHUFFLED = "file", "shuffled"
 MAX_ORDERED = 1_000_000
 """Rows of a file that is replayed in another order than its own: all of them are in memory then."""
 _MAX_HINTS = 5
+_HALF = 0.5
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class ReplayFile:
                 self._digest = hashlib.file_digest(file, "sha256").digest()
             self._table: Table = table_at(path)
             names, self.rows = self._table.outline()
-            self.notes = self._table.notes
+            self.notes = (*self._limit_notes(), *self._table.notes)
         self.absent = self._require_columns(names)
 
     def batches(self, size: int) -> Iterator[list[Row]]:
@@ -114,21 +115,41 @@ class ReplayFile:
         columns = {self._key: None, **self._dataset.by_name}
         with readable(self.path):
             for numbers, values in self._table.chunks(columns, chunk):
-                for number, value in zip(numbers, values, strict=True):
-                    yield self._row(number, value)
+                yield from self._checked(numbers, values)
 
-    def _row(self, number: int, value: Record | str) -> Row:
-        if isinstance(value, str):
-            return Row(number, {}, value)
-        key = value.pop(self._key, None)
-        if self._dataset.id and isinstance(key, int):
-            key = str(key)
-        value[ID] = row_key(self._digest, number) if key is None else key
-        try:
-            (record,) = self._check([value])
-        except InvalidRecordError as error:
-            return Row(number, {}, fault_text(error.faults[0]))
-        return Row(number, record, key_made=key is None)
+    def _checked(self, numbers: list[int], values: list[Record | str]) -> Iterator[Row]:
+        """Return the rows of a chunk: good ones are checked together, and one by one where a record among them has a fault."""
+        without_key: set[int] = set()
+        for number, value in zip(numbers, values, strict=True):
+            if isinstance(value, str):
+                continue
+            key = value.pop(self._key, None)
+            if key is None:
+                without_key.add(number)
+                key = row_key(self._digest, number)
+            value[ID] = str(key) if self._dataset.id and isinstance(key, int) else key
+        checked: Iterator[Record] | None = None
+        with suppress(InvalidRecordError):
+            checked = iter(self._check([value for value in values if not isinstance(value, str)]))
+        for number, value in zip(numbers, values, strict=True):
+            if isinstance(value, str):
+                yield Row(number, {}, value)
+                continue
+            try:
+                record = self._check([value])[0] if checked is None else next(checked)
+            except InvalidRecordError as error:
+                yield Row(number, {}, fault_text(error.faults[0]))
+            else:
+                yield Row(number, record, key_made=number in without_key)
+
+    def _limit_notes(self) -> Iterator[str]:
+        for column in self._dataset.columns:
+            below, above = self._table.beyond_limits(column.name) if column.censored else (0, 0)
+            if below and column.censored != "right":
+                used = "half of it" if column.limit_share == _HALF else f"{column.limit_share:g} of it"
+                yield f"{below} values of '{column.name}' are below a detection limit: {used} stands in for each"
+            if above and column.censored != "left":
+                yield f"{above} values of '{column.name}' are above a limit: the limit stands in for each"
 
     def _require_columns(self, names: list[str]) -> tuple[str, ...]:
         declared = self._dataset.by_name

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import uuid
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime
 from typing import Any
@@ -36,7 +36,7 @@ LABELLED = "labelled"
 
 TRIED_OUT = "complex_system_tried_out"
 """Field of the keys of documents that are written to be deleted again; pages hold keys that are texts only."""
-OF_OTHERS: dict[str, Any] = {ID: {"$type": OTHER_KEYS}, f"{ID}.{TRIED_OUT}": {"$exists": False}}
+OF_OTHERS: Document = {ID: {"$type": OTHER_KEYS}, f"{ID}.{TRIED_OUT}": {"$exists": False}}
 """Finds the documents whose keys are not texts, but for those that are tried out."""
 
 _DUPLICATE_KEY = 11000
@@ -340,7 +340,7 @@ def rows_at_once(limit: int, fields: int) -> int:
     return max(1, min(limit, _VALUES // max(1, fields)))
 
 
-def _exists(fault: Mapping[str, Any]) -> bool:
+def _exists(fault: Document) -> bool:
     """Whether a document was not inserted because its key is there; another unique index is another matter."""
     return fault.get("code") == _DUPLICATE_KEY and fault.get("keyPattern", {ID: 1}) == {ID: 1}
 
