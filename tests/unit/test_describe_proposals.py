@@ -12,7 +12,8 @@ from rich.console import Console
 from complex_system.describe.checking import check_file
 from complex_system.describe.command import summary
 from complex_system.describe.description import Description, describe, refused
-from complex_system.describe.inspection import InspectedColumn, unit_of
+from complex_system.describe.inspection import InspectedColumn
+from complex_system.describe.recognition import unit_of
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import DeclarationError
 from complex_system.local.own_data import choose_data

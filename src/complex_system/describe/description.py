@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import textwrap
 import unicodedata
@@ -15,10 +14,10 @@ import polars as pl
 import yaml
 
 from complex_system.describe.checking import FileCheck, check_file, corrected
-from complex_system.describe.growth import COUNTER
-from complex_system.describe.inspection import MARGIN, TARGET_MARGIN, InspectedColumn, inspect_column, nearly_numbers
+from complex_system.describe.inspection import MARGIN, TARGET_MARGIN, InspectedColumn, inspect_column
 from complex_system.describe.proposal import (
     Proposal,
+    choose_target,
     count_copies,
     date_parts,
     key_column,
@@ -28,6 +27,7 @@ from complex_system.describe.proposal import (
     propose,
     take_as_counts,
 )
+from complex_system.describe.recognition import COUNTER
 from complex_system.domain.columns import ID
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.json_schema import EDITOR_LINE
@@ -243,7 +243,7 @@ def describe(path: Path, target: str = "") -> Description:
     columns = _look(path, table, frame)
     key = key_column([column for column in columns if column.name != target], frame)
     columns = [column for column in columns if column.name != ID]
-    chosen = _target(path, [column for column in columns if column.name != key], target, table, frame)
+    chosen = choose_target(path, [column for column in columns if column.name != key], target, table, frame)
     note_repeated_keys([column for column in columns if column.name != key])
     copies = count_copies(frame, columns, key)
     while True:
@@ -281,47 +281,6 @@ def _look(path: Path, table: Table, frame: pl.DataFrame) -> list[InspectedColumn
         raise DescribeError(f"The file {path} cannot be described: {error}.") from error
     take_as_counts(columns)
     return columns
-
-
-def _target(path: Path, columns: list[InspectedColumn], target: str, table: Table, frame: pl.DataFrame) -> InspectedColumn:
-    numeric = [column for column in columns if column.type in ("number", "integer") and column.different > 1]
-    if target:
-        found = next((column for column in columns if column.name == target), None)
-        if found is None:
-            names = ", ".join(f"'{column.name}'" for column in columns)
-            near = difflib.get_close_matches(target, [column.name for column in columns], 1, 0.5)
-            hint = f" Do you mean '{near[0]}'?" if near else ""
-            raise DescribeError(f"The file {path} has no column '{target}'; it has {names}.{hint}")
-        if found not in numeric:
-            names = ", ".join(f"'{column.name}'" for column in numeric) or "none"
-            state = (
-                "has the same value in all records"
-                if found.type in ("number", "integer")
-                else f"holds values of the type {found.type}" + _why_not_numbers(frame[target], table)
-            )
-            raise DescribeError(
-                f"The target must be a column of different numbers, and '{target}' {state}; columns of numbers are {names}."
-            )
-        return found
-    if not numeric and frame.width == 1:
-        raise DescribeError(
-            f"The file {path} has only the column '{frame.columns[0]}'; its first line has to name the columns, separated by "
-            "commas, semicolons, tabs or bars, with nothing above it."
-        )
-    if not numeric:
-        names = ", ".join(f"'{name}'" for name in frame.columns[:10])
-        raise DescribeError(
-            f"The file {path} has no column of different numbers that could be the target. Its first line names the columns {names}: "
-            "is that the header?"
-        )
-    return numeric[-1]
-
-
-def _why_not_numbers(series: pl.Series, table: Table) -> str:
-    if series.dtype != pl.String:
-        return ""
-    why = nearly_numbers(series, table.notation(series.name))
-    return f": {why}" if why else ""
 
 
 # YAML with comments

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 
-from complex_system.describe.growth import Growth, growth
-from complex_system.describe.hints import (
+from complex_system.describe.recognition import (
+    Growth,
     count_markers,
+    growth,
     hint_of_markers,
     hint_of_sentinels,
     hint_of_spellings,
     is_a_count,
     may_be_names,
+    nearly_numbers,
     note_beyond_floats,
     sentinels_of,
     spellings_of,
+    unit_of,
+    without_markers,
 )
 from complex_system.domain.columns import LARGEST_INTEGER, Column
-from complex_system.domain.datetimes import TimeFormat
-from complex_system.domain.records import shown
+from complex_system.domain.datetimes import TimeFormat, format_of
 from complex_system.domain.types import MAX_ENTRIES
 from complex_system.sources.notation import Notation
 from complex_system.sources.values import FALSE, TRUE, beyond_limits, entries, truth
@@ -40,27 +42,7 @@ RECORDS_PER_CATEGORY = 3
 _MAX_SPELLINGS = 100  # different texts up to which they may all be words for true and false
 MAX_NUMBER = 1e30  # larger numbers are kept as texts: models take float32
 
-_FORMATS = tuple(
-    date + time
-    for date in ("%d.%m.%Y", "%Y-%m-%d", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d-%m-%Y", "%d.%m.%y")
-    for time in (
-        "", " %H:%M", " %H:%M:%S", ", %H:%M:%S", ", %H:%M", "T%H:%M:%S", "T%H:%M", " %H:%M:%S.%f",
-        "T%H:%M:%S.%f", "T%H:%M:%SZ", "T%H:%M:%S.%fZ",
-    )
-)  # fmt: skip
 _LEADING_ZERO = r"^[+-]?0\d"
-_UNIT_AT_THE_END = re.compile(r"^(.*\S)\s*(?:\[([^\[\]]{1,15})\]|\(([^()]{1,15})\))\s*$")
-_UNIT_AFTER = re.compile(r"[+-]?\d[\d.,]*\s*([^\W\d_]\S{0,7}|[%‰°]\S{0,7})")
-_UNIT_AFTER_IN = re.compile(r"^(.*\S) in (\S{1,8})$")
-_UNIT_BARE = re.compile(
-    r"^(.*[^\W_].*)[ _]((?:%|‰|ppm|ppb|°C|°F|m?bar|[kM]?Pa|GPa|kN|Nm|[µu]m|[mcnk]m|kg|mg|[µu]g|ms|min|rpm|1/min|U/min|mV|kV|mA|kW|MW|"
-    r"kWh|[kM]?Hz|ml|m/s|mm/s|m/min|l/min|l/h|m³/h|m3/h|kg/h|t/h|g/l|mg/l|mg/kg|kJ|MJ/kg|W/m²|g/cm³|kg/m³|m²|m³)(?:/h)?)$"
-)
-"""Units that need no brackets, because they are nothing else."""
-_NO_LIMIT = re.compile(r"<.*|n\.?\s?[nd]\.?|bdl|u\.?bg|nwg|lo[dq]|bloq?|not detected|nicht nachweisbar", re.IGNORECASE)
-"""What laboratories write for a value below the detection limit, without the limit."""
-NUMBER = Column(name="x", type="number")
-_NO_UNIT = re.compile(r"^\d*$|.*\s.*\s.*")
 
 
 @dataclass
@@ -150,15 +132,6 @@ def with_margin(low: float, high: float, margin: float = MARGIN) -> tuple[float,
     return float(begin), float(end)
 
 
-def unit_of(name: str) -> str:
-    """Return the unit in the name: ``Temp. [°C]``, ``Druck (bar)``, ``Dicke in µm``, ``Feuchte %``; empty for none."""
-    for pattern in (_UNIT_AT_THE_END, _UNIT_AFTER_IN, _UNIT_BARE):
-        if match := pattern.match(name):
-            unit = next(group for group in match.groups()[1:] if group is not None).strip()
-            return "" if _NO_UNIT.match(unit) else unit
-    return ""
-
-
 def inspect_column(series: pl.Series, notation: Notation, unit: str = "") -> InspectedColumn:
     """Find out what a column holds.
 
@@ -198,16 +171,10 @@ def inspect_column(series: pl.Series, notation: Notation, unit: str = "") -> Ins
 
 
 def _inspect_texts(found: InspectedColumn, series: pl.Series, notation: Notation) -> None:
-    kept = _without_markers(series)
+    kept = without_markers(series)
     _inspect_kept(found, kept, notation)
     if hint := hint_of_markers(count_markers(series.filter(kept.is_null())), is_category=found.type == "category"):
         found.hints.append(hint)
-
-
-def _without_markers(series: pl.Series) -> pl.Series:
-    """Return texts with null for a missing value: a number has all markers, and what is left decides whether it is one."""
-    is_missing = series.str.strip_chars().is_in(list(NUMBER.markers)).fill_null(value=True)
-    return series.set(is_missing, None)
 
 
 def _inspect_kept(found: InspectedColumn, kept: pl.Series, notation: Notation) -> None:
@@ -232,7 +199,7 @@ def _inspect_kept(found: InspectedColumn, kept: pl.Series, notation: Notation) -
     if not distinct.str.strip_chars().str.contains(_LEADING_ZERO).any() and _agree(found, kept, read, notation):
         _inspect_numbers(found, read.alias(found.name), len(kept) - found.contradicting)
         return
-    if time_format := _format_of(distinct.to_list()):
+    if time_format := format_of(distinct.to_list()):
         found.type, found.format, found.first = "datetime", time_format, texts[0]
         return
     if distinct.str.strip_chars().str.starts_with("[").all():
@@ -272,33 +239,6 @@ def _agree(found: InspectedColumn, kept: pl.Series, read: pl.Series, notation: N
     found.contradicting = len(unread)
     found.hints.append(f"{len(unread)} of {present} values are refused with their records: row {unread[0] + 1}, {doubts[0]}")
     return True
-
-
-def nearly_numbers(column: pl.Series, notation: Notation) -> str:
-    """Return what keeps texts that are mostly numbers from being a column of numbers, and what to do; empty for other texts."""
-    texts = _without_markers(column)
-    present = len(texts) - texts.null_count()
-    others = (texts.is_not_null() & notation.numbers(texts).is_null()).arg_true().to_list()
-    if not others:  # such as 0012, which is kept as a text
-        return ""
-    first = texts[others[0]]
-    if doubtful := next((doubt for text in texts.gather(others) if (doubt := notation.doubt(text))), ""):
-        return f"{len(others)} of its {present} values are not read as numbers: row {others[0] + 1}, " + (
-            notation.doubt(first) or doubtful
-        )
-    if 2 * len(others) <= present:
-        which = f"row {others[0] + 1} has {shown(first)}"
-        advice = "correct it or leave it empty"
-        if _NO_LIMIT.fullmatch(first.strip()):
-            advice = "write the limit, as <0.01: without these values the mean would be too high"
-        return f"{present - len(others)} of its {present} values are numbers, and {which}; {advice}"
-    if not _UNIT_AFTER.fullmatch(first.strip()):
-        return ""
-    units = {match[1] for text in texts if text is not None and (match := _UNIT_AFTER.fullmatch(text.strip()))}
-    behind = sum(text is not None and bool(_UNIT_AFTER.fullmatch(text.strip())) for text in texts)
-    if len(units) == 1 and behind == present:
-        return f"numbers with '{units.pop()}' after each; move the unit to the column's name, in brackets, and keep the numbers only"
-    return ""
 
 
 def _inspect_categories(found: InspectedColumn, texts: pl.Series, records: int) -> None:
@@ -368,14 +308,6 @@ def _inspect_typed_times(found: InspectedColumn, series: pl.Series) -> None:
         found.type, found.format = "text", ""
         return
     found.first = texts[0] if texts else ""
-
-
-def _format_of(texts: list[str]) -> str:
-    for declared in _FORMATS:
-        time_format = TimeFormat(declared)
-        if all(time_format.parts(text) is not None for text in texts):
-            return declared
-    return ""
 
 
 def _inspect_lists(found: InspectedColumn, lists: list[Any]) -> bool:

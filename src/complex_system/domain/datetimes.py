@@ -7,6 +7,7 @@ from the numbers by the proleptic Gregorian calendar, so a time means the same f
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _CODES = {
     "%Y": ("year", "[0-9]{4}"),
@@ -32,6 +33,15 @@ LIMITS = {
     "weekday": (1.0, 7.0),
     "day_of_year": (1.0, 366.0),
 }
+USUAL_FORMATS = tuple(
+    date + time
+    for date in ("%d.%m.%Y", "%Y-%m-%d", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d-%m-%Y", "%d.%m.%y")
+    for time in (
+        "", " %H:%M", " %H:%M:%S", ", %H:%M:%S", ", %H:%M", "T%H:%M:%S", "T%H:%M", " %H:%M:%S.%f",
+        "T%H:%M:%S.%f", "T%H:%M:%SZ", "T%H:%M:%S.%fZ",
+    )
+)  # fmt: skip
+"""Formats in which files usually have times, the likeliest first."""
 DAYS_BEFORE = (0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334)
 """Days of a common year before each month."""
 
@@ -100,3 +110,12 @@ class TimeFormat:
         before = year - 1
         found["weekday"] = (before * 365 + before // 4 - before // 100 + before // 400 + found["day_of_year"] - 1) % 7 + 1
         return found
+
+
+def format_of(texts: Sequence[str]) -> str:
+    """Return the first usual format that all texts are times of; empty for none."""
+    for declared in USUAL_FORMATS:
+        time_format = TimeFormat(declared)
+        if all(time_format.parts(text) is not None for text in texts):
+            return declared
+    return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from complex_system.domain.columns import Column
 from complex_system.domain.types import column_type
 from complex_system.errors import SourceFileError
 from complex_system.sources.notation import Evidence, Notation, evidence_in, notations
-from complex_system.sources.values import values
+from complex_system.sources.values import Values, values
 
 CHUNK_ROWS = 5000
 """Rows that are in memory at once."""
@@ -27,6 +28,21 @@ Columns = Mapping[str, Column | None]
 """The columns to read, by name; None stands for a text."""
 Value = dict[str, Any] | str
 """A row by column name, or the reason why it could not be read."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a table, column by column.
+
+    Attributes:
+        numbers: Of the rows, from 1.
+        columns: Their values by column name.
+        faults: By place, why a row could not be read; its values are not valid.
+    """
+
+    numbers: list[int]
+    columns: Mapping[str, Values]
+    faults: Mapping[int, str]
 
 
 class Table(ABC):
@@ -47,12 +63,24 @@ class Table(ABC):
         """Return the names of all columns, and the number of rows."""
 
     @abstractmethod
-    def chunks(self, columns: Columns, size: int) -> Iterator[tuple[list[int], list[Value]]]:
-        """Yield numbers (from 1) and values of at most ``size`` rows at a time, in order.
+    def parts(self, columns: Columns, size: int) -> Iterator[Part]:
+        """Yield at most ``size`` rows at a time, in order.
 
-        Values are as the declared column has them (``sources.values``); empty fields and NaN are missing, so None. A value that does
-        not fit its declared column is passed on unchanged.
+        Values are as the declared column has them (``sources.values``); empty fields and NaN are missing. A value that does not fit
+        its declared column is passed on unchanged.
         """
+
+    def chunks(self, columns: Columns, size: int) -> Iterator[tuple[list[int], list[Value]]]:
+        """Yield the parts row by row: numbers, and values by column name, None where one is missing."""
+        for part in self.parts(columns, size):
+            rows: list[Value] = [{} for _ in part.numbers]
+            if part.columns:
+                names = tuple(part.columns)
+                each = zip(*(found.to_list() for found in part.columns.values()), strict=True)
+                rows = [dict(zip(names, row, strict=True)) for row in each]
+            for place, fault in part.faults.items():
+                rows[place] = fault
+            yield part.numbers, rows
 
     @abstractmethod
     def frame(self) -> pl.DataFrame:
@@ -87,30 +115,25 @@ class FrameTable(Table):
         return names, int(self._rows(frame, names).select(pl.len()).collect(engine="streaming").item())
 
     @override
-    def chunks(self, columns: Columns, size: int) -> Iterator[tuple[list[int], list[Value]]]:
+    def parts(self, columns: Columns, size: int) -> Iterator[Part]:
         frame = self._scan()
         names = frame.collect_schema().names()
         frame = self._rows(frame.with_row_index(_ROW, 1), names)
         fields = [name for name in columns if name in names]
         for chunk in frame.collect_batches(chunk_size=size, lazy=True):
-            yield chunk[_ROW].to_list(), self._read(chunk.select(fields), columns)
+            yield self._part(chunk[_ROW].to_list(), chunk.select(fields), columns)
 
-    def _read(self, frame: pl.DataFrame, columns: Columns) -> list[Value]:
+    def _part(self, numbers: list[int], frame: pl.DataFrame, columns: Columns) -> Part:
         """Return rows with the values that the declared columns have."""
-        read = [self._values(series, columns[series.name]) for series in frame.iter_columns()]
-        rows: list[Value] = [dict(zip(frame.columns, row, strict=True)) for row in zip(*read, strict=True)]
-        for name, found in zip(frame.columns, read, strict=True):
+        read = {series.name: self._values(series, columns[series.name]) for series in frame.iter_columns()}
+        faults: dict[int, str] = {}
+        for name, found in read.items():
             column = columns[name]
-            if column and column.is_numeric and column.type != "boolean" and str in set(map(type, found)):
-                self._doubt(name, found, rows)
-        return rows
-
-    def _doubt(self, name: str, found: list[Any], rows: list[Value]) -> None:
-        """Refuse the rows whose number in a column has two readings."""
-        notation = self.notation(name)
-        for place, value in enumerate(found):
-            if isinstance(value, str) and (doubt := notation.doubt(value)):
-                rows[place] = f"field '{name}': {doubt}"
+            if column and column.is_numeric and column.type != "boolean":
+                for place, value in found.others.items():  # a number with two readings costs its row
+                    if isinstance(value, str) and (doubt := self.notation(name).doubt(value)):
+                        faults[place] = f"field '{name}': {doubt}"
+        return Part(numbers, read, faults)
 
     @cached_property
     def _evidence(self) -> dict[str, Evidence]:
@@ -146,7 +169,7 @@ class FrameTable(Table):
     def _rows(self, frame: pl.LazyFrame, names: list[str]) -> pl.LazyFrame:
         return frame
 
-    def _values(self, series: pl.Series, column: Column | None) -> list[Any]:
+    def _values(self, series: pl.Series, column: Column | None) -> Values:
         wanted_list = column is not None and column_type(column).is_list
         if (series.dtype.is_nested() and not wanted_list) or series.dtype in (pl.Binary, pl.Object):
             raise SourceFileError(

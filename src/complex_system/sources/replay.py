@@ -11,7 +11,7 @@ import hashlib
 import random
 import unicodedata
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -115,21 +115,32 @@ class ReplayFile:
         columns = {self._key: None, **self._dataset.by_name}
         with readable(self.path):
             for numbers, values in self._table.chunks(columns, chunk):
-                for number, value in zip(numbers, values, strict=True):
-                    yield self._row(number, value)
+                yield from self._checked(numbers, values)
 
-    def _row(self, number: int, value: Record | str) -> Row:
-        if isinstance(value, str):
-            return Row(number, {}, value)
-        key = value.pop(self._key, None)
-        if self._dataset.id and isinstance(key, int):
-            key = str(key)
-        value[ID] = row_key(self._digest, number) if key is None else key
-        try:
-            (record,) = self._check([value])
-        except InvalidRecordError as error:
-            return Row(number, {}, fault_text(error.faults[0]))
-        return Row(number, record, key_made=key is None)
+    def _checked(self, numbers: list[int], values: list[Record | str]) -> Iterator[Row]:
+        """Return the rows of a chunk: good ones are checked together, and one by one where a record among them has a fault."""
+        without_key: set[int] = set()
+        for number, value in zip(numbers, values, strict=True):
+            if isinstance(value, str):
+                continue
+            key = value.pop(self._key, None)
+            if key is None:
+                without_key.add(number)
+                key = row_key(self._digest, number)
+            value[ID] = str(key) if self._dataset.id and isinstance(key, int) else key
+        checked: Iterator[Record] | None = None
+        with suppress(InvalidRecordError):
+            checked = iter(self._check([value for value in values if not isinstance(value, str)]))
+        for number, value in zip(numbers, values, strict=True):
+            if isinstance(value, str):
+                yield Row(number, {}, value)
+                continue
+            try:
+                record = self._check([value])[0] if checked is None else next(checked)
+            except InvalidRecordError as error:
+                yield Row(number, {}, fault_text(error.faults[0]))
+            else:
+                yield Row(number, record, key_made=number in without_key)
 
     def _limit_notes(self) -> Iterator[str]:
         for column in self._dataset.columns:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from itertools import islice
@@ -21,7 +22,7 @@ from typing_extensions import override
 from complex_system.domain.columns import LARGEST_INTEGER
 from complex_system.domain.types import MAX_ENTRIES, column_type
 from complex_system.errors import SourceFileError
-from complex_system.sources.base import CHUNK_ROWS, Columns, FrameTable, Value
+from complex_system.sources.base import CHUNK_ROWS, Columns, FrameTable, Part, Value
 
 _NUMBERS = pl.List(pl.Float64)
 _TEXTS = pl.List(pl.String)
@@ -81,7 +82,7 @@ class LinesTable(FrameTable):
         return list(types), rows
 
     @override
-    def chunks(self, columns: Columns, size: int) -> Iterator[tuple[list[int], list[Value]]]:
+    def parts(self, columns: Columns, size: int) -> Iterator[Part]:
         types, _ = self._outline
         # A list in a column that declares none is passed on as a text, and costs its row only.
         wanted = {
@@ -93,12 +94,10 @@ class LinesTable(FrameTable):
         }
         rows = self._rows_read()
         while chunk := list(islice(rows, size)):
-            good = [value for _, value in chunk if isinstance(value, dict)]
-            records = iter(self._read(_frame(good, wanted), columns) if wanted else [{} for _ in good])
-            yield (
-                [number for number, _ in chunk],
-                [next(records) if isinstance(value, dict) else value for _, value in chunk],
-            )
+            objects = [value if isinstance(value, dict) else {} for _, value in chunk]
+            part = self._part([number for number, _ in chunk], _frame(objects, wanted), columns)
+            faults = {place: value for place, (_, value) in enumerate(chunk) if not isinstance(value, dict)}
+            yield replace(part, faults={**part.faults, **faults})
 
     @override
     def frame(self) -> pl.DataFrame:
