@@ -355,7 +355,7 @@ async def test_limits_and_spellings_mean_the_same_on_every_path() -> None:
         assert await ask("/invocations", "predictions", content=csv.encode(), headers=headers) == pytest.approx(want)
         refused = await client.post("/predict", json={"lead": "<1,234", "oven": "NORD"})
         assert refused.status_code == 422
-        problems = {fault["field"]: fault["problem"] for fault in refused.json()["faults"]}
+        problems = {fault["field"]: fault["problem"] for fault in refused.json()["error"]["faults"]}
         assert "below a limit that can be 1234 or 1.234" in problems["lead"]
         assert problems["oven"] == "'NORD' is not one of Nord, Süd"
         schema = (await client.get("/openapi.json")).json()["components"]["schemas"]["RawRecord"]["properties"]
