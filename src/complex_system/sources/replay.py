@@ -31,7 +31,6 @@ FILE_ORDER, SHUFFLED = "file", "shuffled"
 MAX_ORDERED = 1_000_000
 """Rows of a file that is replayed in another order than its own: all of them are in memory then."""
 _MAX_HINTS = 5
-_HALF = 0.5
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class ReplayFile:
                 self._digest = hashlib.file_digest(file, "sha256").digest()
             self._table: Table = table_at(path)
             names, self.rows = self._table.outline()
-            self.notes = (*self._limit_notes(), *self._table.notes)
+            self.notes = self._table.notes_on(dataset.columns)
         self.absent = self._require_columns(names)
 
     def batches(self, size: int) -> Iterator[list[Row]]:
@@ -141,15 +140,6 @@ class ReplayFile:
                 yield Row(number, {}, fault_text(error.faults[0]))
             else:
                 yield Row(number, record, key_made=number in without_key)
-
-    def _limit_notes(self) -> Iterator[str]:
-        for column in self._dataset.columns:
-            below, above = self._table.beyond_limits(column.name) if column.censored else (0, 0)
-            if below and column.censored != "right":
-                used = "half of it" if column.limit_share == _HALF else f"{column.limit_share:g} of it"
-                yield f"{below} values of '{column.name}' are below a detection limit: {used} stands in for each"
-            if above and column.censored != "left":
-                yield f"{above} values of '{column.name}' are above a limit: the limit stands in for each"
 
     def _require_columns(self, names: list[str]) -> tuple[str, ...]:
         declared = self._dataset.by_name
