@@ -83,8 +83,13 @@ class ReplayFile:
         notes: What of the file is not a record, or read in a way of its own, a sentence each.
     """
 
-    def __init__(self, path: Path, dataset: Dataset) -> None:
+    def __init__(self, path: Path, dataset: Dataset, table: Table | None = None) -> None:
         """Open the file and read it once, for its columns, its number of rows and its digest; this takes a while.
+
+        Args:
+            path: The file.
+            dataset: What its records are.
+            table: The table in it, where it is open already.
 
         Raises:
             SourceFileError: It does not exist, has an unknown format, is damaged, or its columns are not the declared ones.
@@ -96,7 +101,7 @@ class ReplayFile:
         with readable(path):
             with path.open("rb") as file:
                 self._digest = hashlib.file_digest(file, "sha256").digest()
-            self._table: Table = table_at(path)
+            self._table = table or table_at(path)
             names, self.rows = self._table.outline()
             self.notes = (*self._limit_notes(), *self._table.notes)
         self.absent = self._require_columns(names)
