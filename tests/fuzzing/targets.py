@@ -47,7 +47,7 @@ DATASET = Dataset.load()
 PIPELINE = Pipeline(DATASET)
 READER = BatchReader(PIPELINE, max_records=MAX_RECORDS)
 CHECK = raw_check(DATASET)
-PACKED = (".csv.gz", ".jsonl.gz", ".parquet", ".xlsx", ".csv", ".jsonl", ".ods", ".parquet.gz")
+PACKED = (".csv.gz", ".jsonl.gz", ".parquet", ".xlsx", ".csv", ".jsonl", ".ods", ".parquet.gz", ".json", ".tsv.gz")
 """Formats of files; the first byte of an input chooses one."""
 DESCRIBED = (".csv", ".jsonl", ".json", ".tsv", ".csv.gz")
 """The same for files that are described."""
@@ -163,6 +163,13 @@ def seeds() -> dict[str, list[bytes]]:
         (5, texts[2]),
         (3, _workbook(records)),
         (7, gzip.compress(parquet.getvalue(), mtime=0)),
+        (8, _json(records)),
+        (8, _json([{**records[0], "laborant": {"$oid": "TK"}, "oven": {"temp": [1, 2]}}, {**records[1], "oven": None}])),
+        (
+            5,
+            b'{"_id": {"$oid": "a"}, "datum": {"$date": {"$numberLong": "5"}}, "material_id": "00000000", "material_id": NaN}',
+        ),
+        (9, gzip.compress(lines.replace(b",", b"\t"), mtime=0)),
     ]
     values: list[Any] = [records, one, {"round": "r1"}, {"service": "ml_consumer", "replica": "a", "state": "ready"}]
     return {

@@ -28,7 +28,7 @@ from complex_system.deploy.images import build_command, build_images
 from complex_system.errors import StartError
 from complex_system.local.mlflow_server import COLLECT_SECONDS
 from complex_system.local.processes import Child
-from complex_system.local.servers import free_port
+from complex_system.local.servers import NatsServer, free_port
 from complex_system.messaging.users import PASSWORD_VARIABLE, service_user
 from support import eventually
 
@@ -426,6 +426,15 @@ def test_what_is_published_is_kept_on_a_volume(configured: Path, deployment: str
     assert place is not None
     mounted = {volume.rsplit(":", 1)[1] for volume in compose(configured, deployment)["services"]["nats"]["volumes"]}
     assert place[1] in mounted
+
+
+def test_every_broker_has_a_message_on_disk_before_it_acknowledges(tmp_path: Path) -> None:
+    local = NatsServer(tmp_path / "nats", port=0)
+    local.make_ready()
+    files = [*ROOT.glob("deployments/*/nats.conf"), *ROOT.glob("docs/three-hosts/*/nats.conf"), tmp_path / "nats/nats.conf"]
+    assert len(files) == 7
+    for file in files:
+        assert re.search(r'^jetstream \{ store_dir: "[^"]+", sync_interval: always \}', file.read_text(), re.MULTILINE), file
 
 
 # Images

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -180,20 +180,24 @@ def _key_in(file: ReplayFile, number: int) -> str:
     return next(str(row.record[ID]) for rows in file.batches(_BATCH) for row in rows if row.number == number)
 
 
-def corrected(path: Path, columns: list[InspectedColumn], checked: FileCheck, target: str) -> list[InspectedColumn] | None:
+def corrected(
+    path: Path, columns: list[InspectedColumn], checked: FileCheck, target: str, nested: Container[str]
+) -> list[InspectedColumn] | None:
     """Return columns that accept more of their file; None where the proposal refuses no value but such of the target.
 
-    A column whose values the proposal would refuse becomes a text that is not used, and says why. A few values that contradict how
-    the other numbers of their column are written stay refused: no declaration can say what they mean.
+    A column whose values the proposal would refuse becomes a text that is not used, and says why. One that is refused even as a text
+    is left out where it is not an outer one (``Table.nested``), such as lists of many thousand numbers. A few values that contradict
+    how the other numbers of their column are written stay refused: no declaration can say what they mean.
 
     Raises:
-        DescribeError: A value is refused even as a text.
+        DescribeError: A value of another column is refused even as a text.
     """
     contradicting = {column.name for column in columns if column.contradicting}
     wrong = {name: why for name, why in checked.refusing.items() if name != target and name not in contradicting}
     if not wrong:
         return None
-    if any(column.name in wrong and column.type == "text" for column in columns):
+    no_texts = {column.name for column in columns if column.name in wrong and column.type == "text"}
+    if any(name not in nested for name in no_texts):
         raise DescribeError(
             f"The file {path} cannot be described: {checked.why}. Correct the values, or leave the column out."
         )
@@ -202,4 +206,5 @@ def corrected(path: Path, columns: list[InspectedColumn], checked: FileCheck, ta
         if each.name in wrong
         else each
         for each in columns
+        if each.name not in no_texts
     ]

@@ -261,9 +261,9 @@ def describe(path: Path, target: str = "") -> Description:
             path, table, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, leaking, copies, table.notes
         )
         checked = check_file(path, made.dataset(), table)
-        changed = corrected(path, columns, checked, chosen.name)
+        changed = corrected(path, columns, checked, chosen.name, table.nested)
         if changed is None:
-            return replace(made, checked=checked)
+            return replace(made, checked=checked, notes=checked.notes)
         columns = changed
 
 

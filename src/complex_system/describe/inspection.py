@@ -29,7 +29,7 @@ from complex_system.domain.datetimes import TimeFormat, formats_of
 from complex_system.domain.types import MAX_ENTRIES
 from complex_system.pipeline.expressions import date_parts
 from complex_system.sources.notation import Notation
-from complex_system.sources.values import FALSE, TRUE, beyond_limits, entries, truth
+from complex_system.sources.values import FALSE, TRUE, beyond_limits, entries, times, truth, unwritten_times
 
 MARGIN = 0.1
 """How far a proposed range goes beyond what the file holds, in parts of the values' width, on each side."""
@@ -45,6 +45,7 @@ _FIRST_TEXTS = 1000  # that choose the formats in which all texts are tried
 MAX_NUMBER = 1e30  # larger numbers are kept as texts: models take float32
 
 _LEADING_ZERO = r"^[+-]?0\d"
+_OTHER_LISTS = f"lists of more than {MAX_ENTRIES:,} entries, or of others than texts or numbers"
 
 
 @dataclass
@@ -148,9 +149,8 @@ def inspect_column(series: pl.Series, notation: Notation, unit: str = "") -> Ins
     found = InspectedColumn(series.name, "text", unit_of(series.name) or unit)
     if isinstance(series.dtype, pl.List | pl.Array):
         if not _inspect_lists(found, series.to_list()):
-            raise TypeError(
-                f"the column '{found.name}' has lists of values that are neither texts nor shares; leave it out of the file"
-            )
+            found.missing, found.different = series.null_count(), series.drop_nulls().n_unique()
+            found.notes.append(_OTHER_LISTS)
     elif series.dtype.is_integer() and (note := note_beyond_floats(pl.Series([str(series.min()), str(series.max())]))):
         found.missing, found.different = series.null_count(), series.drop_nulls().n_unique()
         found.notes.append(note)
@@ -206,7 +206,9 @@ def _inspect_kept(found: InspectedColumn, kept: pl.Series, notation: Notation) -
         return
     if distinct.str.strip_chars().str.starts_with("[").all():
         lists = [None if text is None else entries(text) for text in kept]
-        if any(lists) and all(each is None or isinstance(each, list) for each in lists) and _inspect_lists(found, lists):
+        if any(lists) and all(each is None or isinstance(each, list) for each in lists):
+            if not _inspect_lists(found, lists):
+                found.notes.append(_OTHER_LISTS)
             return
     _inspect_categories(found, texts, len(kept))
     if found.type == "text" and (why := nearly_numbers(kept, notation)):
@@ -310,10 +312,15 @@ def _set_flags(found: InspectedColumn, flags: pl.Series) -> None:
 
 def _inspect_typed_times(found: InspectedColumn, series: pl.Series) -> None:
     found.type = "datetime"
-    midnight = series.dtype == pl.Date or bool((series.cast(pl.Datetime) == series.cast(pl.Date).cast(pl.Datetime)).all())
-    found.format = "%Y-%m-%d" if midnight else "%Y-%m-%d %H:%M:%S"
+    found.format = next(
+        declared
+        for declared in ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M:%S.%f")
+        if series.dtype == pl.Date
+        or (cut := unwritten_times(pl.col(series.name), declared)) is None
+        or not series.to_frame().select(cut.any()).item()
+    )
     found.missing, found.different = series.null_count(), series.drop_nulls().n_unique()
-    texts = series.drop_nulls().dt.strftime(found.format).to_list()
+    texts = times(series.drop_nulls(), found.format).to_list()
     time_format = TimeFormat(found.format)
     if any(time_format.parts(text) is None for text in texts):
         found.type, found.format = "text", ""

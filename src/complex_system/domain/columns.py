@@ -13,9 +13,9 @@ from pydantic import BaseModel, Field, PrivateAttr, StrictStr, root_validator
 ID = "_id"
 """Name of the key column, in raw and in processed records, in both databases."""
 ORDER = "_revision"
-"""Field of a record that is sent to be saved: the revision or time that its source gave it. It is no column."""
+"""Field of a record that is sent to be saved: the revision or time that its source gave it. It is not a column."""
 LARGEST_INTEGER = 2**53
-"""Whole numbers up to here are exact as floats, as which the pipeline processes them."""
+"""Whole numbers up to here are exact as floats; the pipeline processes them as floats."""
 
 NUMERIC = ("number", "integer", "boolean")
 """Types that arithmetic steps take; a boolean is 0 or 1."""

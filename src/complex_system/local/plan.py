@@ -241,7 +241,7 @@ def make_plan(
         for service in deployment.services
     )
     of_services = {k: v for s in services for k, v in s.environment.items()}
-    # The run itself is no service: it has the account of whoever started it.
+    # The run itself is not a service: it uses the account of the person who started it.
     account: dict[str, str] = {n: v for n, v in shared.items() if n in ("FASTIOT_NATS_USER", "FASTIOT_NATS_PASSWORD")}
     try:
         settings = Settings.of({**os.environ, **shared, **of_services, **account})

@@ -136,7 +136,7 @@ class PredictionFile:
             raise SourceFileError(f"There is no file {path}.")
         self.path = path
         with readable(path):
-            self._table: Table = table_at(path)
+            self._table: Table = table_at(path, dataset.by_name)
             names, self.rows = self._table.outline()
         self.key = next((name for name in (dataset.id, ID) if name and name in names), "")
         self._key_is_own = self.key == dataset.id
@@ -179,7 +179,7 @@ class PredictionFile:
         record = {name: value.get(name) for name in self._columns if value.get(name) is not None}
         if key is not None:
             record[ID] = key
-        # What is no record of the data set, such as an infinite number, cannot always be sent.
+        # A value that no record may have, such as an infinite number, cannot always be sent.
         try:
             self._check([record])
         except InvalidRecordError:

@@ -101,10 +101,11 @@ class ReplayFile:
         with readable(path):
             with path.open("rb") as file:
                 self._digest = hashlib.file_digest(file, "sha256").digest()
-            self._table = table or table_at(path)
+            # Without objects a table is the same whatever is declared.
+            self._table = table if table and not table.nested else table_at(path, dataset.by_name)
             names, self.rows = self._table.outline()
-            self.notes = (*self._limit_notes(), *self._table.notes)
-        self.absent = self._require_columns(names)
+            self.absent, ignored = self._require_columns(names)
+            self.notes = (*self._limit_notes(), *self._table.notes, *self._losses(ignored))
 
     def batches(self, size: int) -> Iterator[list[Row]]:
         """Yield the rows in the order of the file, at most ``size`` at once; the last batch may be smaller.
@@ -156,15 +157,30 @@ class ReplayFile:
             if above and column.censored != "left":
                 yield f"{above} values of '{column.name}' are above a limit: the limit stands in for each"
 
-    def _require_columns(self, names: list[str]) -> tuple[str, ...]:
+    def _losses(self, ignored: list[str]) -> Iterator[str]:
+        """Say what of the file is not in its records."""
+        if ignored:
+            yield f"the fields of objects and lists {_listed(ignored)} are not declared, and are ignored"
         declared = self._dataset.by_name
-        unknown = [name for name in names if name != self._key and name not in declared]
+        for name in self._table.cut_times(declared):
+            yield (
+                f"the times of '{name}' are written as its format {declared[name].format} says, and the file has more of them, "
+                "such as fractions of a second (%f)"
+            )
+
+    def _require_columns(self, names: list[str]) -> tuple[tuple[str, ...], list[str]]:
+        """Return the declared columns that are absent, and fields of objects that are not declared."""
+        declared = self._dataset.by_name
+        undeclared = [name for name in names if name != self._key and name not in declared]
         missing = [name for name, column in declared.items() if not column.optional and name not in names]
         absent = tuple(name for name in declared if name not in names)
+        free = absent if self._key in names or not self._dataset.id else (*absent, self._key)
+        nested = self._table.nested if undeclared else frozenset[str]()
+        # A field under another name would be missing in all records, without a fault.
+        unknown = [name for name in undeclared if name not in nested or _similar_column(name, free)]
         faults, advice = [], ""
         if unknown:
             faults.append(f"has unknown column(s) {_listed(unknown)}")
-            free = absent if self._key in names or not self._dataset.id else (*absent, self._key)
             advice += "".join(f" {hint}" for name in unknown[:_MAX_HINTS] if (hint := _similar_column(name, free)))
             advice += (
                 " Declare the unknown columns (unused ones: type text, and in the step drop), or take them out of the file."
@@ -177,7 +193,7 @@ class ReplayFile:
                 f"The file {self.path} {' and '.join(faults)}; the data set '{self._dataset.name}' declares "
                 f"{_listed(list(declared))}, and '{self._key}' may be there as the key.{advice}"
             )
-        return absent
+        return absent, [name for name in undeclared if name not in unknown]
 
 
 class Replay:

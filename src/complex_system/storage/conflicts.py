@@ -1,7 +1,7 @@
 """Records that come under a key that exists: what a later one fills, what it replaces, and what is a conflict.
 
 Each value carries an order: the revision or time that its source gave it. Missing values are not values: they replace nothing, and
-whatever comes for them fills them. A record without a value that differs is no conflict. Of one that differs
+whatever comes for them fills them. A record none of whose values differs is not a conflict. Of one that differs
 
 - ``keep`` takes nothing, so that values of two records are never mixed: the first record stays;
 - ``replace`` takes each value whose order is higher than the stored one's. So the result does not depend on the order of arrival, and

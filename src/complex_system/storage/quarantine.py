@@ -102,7 +102,7 @@ class RawWriter:
         """Return the errors of records that fail alone by their place, the first record's being ``first``: by halves.
 
         Raises:
-            StoreUnavailableError: The database fails for a reason that is no record's.
+            StoreUnavailableError: The database fails, and no record is the reason.
         """
         try:
             await self._store.trial(records)

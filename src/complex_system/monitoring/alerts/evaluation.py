@@ -22,7 +22,7 @@ from complex_system.monitoring.points import Figure, Figures
 from complex_system.protocol.operations import Action, Alert
 
 _DRIFT = (
-    "The values of {subject} are not distributed as in the model's training data any more (PSI {value:.2f}, limit {limit}): "
+    "The values of {subject} are no longer distributed as in the model's training data (PSI {value:.2f}, limit {limit}): "
     "check the sensor and the process."
 )
 _RAISED = {
@@ -55,7 +55,7 @@ _RAISED = {
         "{value:.0f} source(s) have no room for another dead letter, so their refused messages wait: "
         "`fiot extras dead-letters` shows why, and publishes them again or removes them."
     ),
-    "services/silent": "{service} not send heartbeats any more: see the log, and start what has ended.",
+    "services/silent": "No heartbeats from {service}: look at the log, and start again what has ended.",
     "latency/p99": "One in a hundred predictions takes {value:.0f} ms or longer (limit {limit} ms).",
 }
 _ENDED = {
@@ -106,7 +106,7 @@ class AlertRules:
         self._watched: dict[tuple[str, str], _Watch] = {}
 
     def restore(self, at: float, alerts: Iterable[Alert]) -> list[AlertChange]:
-        """Take the alerts that were open before a restart. One whose rule does not exist any more ends at the next evaluation.
+        """Take the alerts that were open before a restart. One whose rule no longer exists ends at the next evaluation.
 
         Returns:
             The end of those that this process has raised again meanwhile.
@@ -157,7 +157,7 @@ class AlertRules:
         for (name, _), watch in self._watched.items():
             if name not in self._rules and watch.alert is not None:
                 alert, watch.alert = watch.alert, None
-                over = f"The rule '{name}' is not declared any more, so its alert has ended."
+                over = f"The rule '{name}' is no longer declared, so its alert has ended."
                 changes.append(AlertChange("ended", replace(alert, ended=at, over=over)))
         return changes
 
@@ -283,7 +283,7 @@ def _raised_message(rule: AlertRule, subject: str, figure: Figure, value: float,
         rmse="" if rmse is None else f"RMSE {rmse:.4g}{unit}, ",
         missing=_percent(value if missing is None else missing),
         allowed=_range(subject, dataset),
-        service=f"The service {subject} does" if subject else f"{value:.0f} service(s) do",
+        service=f"the service {subject}" if subject else f"{value:.0f} service(s)",
     )
 
 

@@ -139,7 +139,7 @@ def read_csv(reader: BatchReader, body: bytes, *, as_features: bool = False) -> 
     """A CSV body with a header; an empty field is a missing value. With ``as_features`` it has processed features.
 
     Raises:
-        InvalidRequestError: It is no CSV in UTF-8 with a header.
+        InvalidRequestError: The body is not CSV in UTF-8 with a header.
         InvalidRecordError: A record is malformed.
     """
     declared = () if as_features else reader.declared

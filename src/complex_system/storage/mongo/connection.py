@@ -246,7 +246,7 @@ class Queries:
         await self.replace(collection, [documents[place] for place in existing])
 
     async def try_out(self, collection: Collection, documents: list[Document]) -> None:
-        """Insert documents under keys that are no texts, which no page holds, and delete them again."""
+        """Insert documents under keys that are not texts, so that no page holds them, and delete them again."""
         rows = rows_at_once(_ROWS_A_WRITE, len(documents[0]) if documents else 1)
         mark = uuid.uuid4().hex
         for start in range(0, len(documents), rows):
