@@ -82,8 +82,13 @@ class ReplayFile:
         notes: What of the file is not a record, or read in a way of its own, a sentence each.
     """
 
-    def __init__(self, path: Path, dataset: Dataset) -> None:
+    def __init__(self, path: Path, dataset: Dataset, table: Table | None = None) -> None:
         """Open the file and read it once, for its columns, its number of rows and its digest; this takes a while.
+
+        Args:
+            path: The file.
+            dataset: What its records are.
+            table: The table in it, where it is open already.
 
         Raises:
             SourceFileError: It does not exist, has an unknown format, is damaged, or its columns are not the declared ones.
@@ -95,7 +100,8 @@ class ReplayFile:
         with readable(path):
             with path.open("rb") as file:
                 self._digest = hashlib.file_digest(file, "sha256").digest()
-            self._table: Table = table_at(path, dataset.by_name)
+            # Without objects a table is the same whatever is declared.
+            self._table = table if table and not table.nested else table_at(path, dataset.by_name)
             names, self.rows = self._table.outline()
             self.absent, ignored = self._require_columns(names)
             self.notes = (*self._table.notes_on(dataset.columns), *self._losses(ignored))
