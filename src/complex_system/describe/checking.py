@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,10 +18,11 @@ from complex_system.domain.dataset import Dataset
 from complex_system.errors import DescribeError
 from complex_system.pipeline.expressions import frame_type
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.sources.base import Table
 from complex_system.sources.replay import ReplayFile, Row
 from complex_system.training.data import Part, groups_of, parts_of
 
-_BATCH = 5000
+_BATCH = 10_000
 _SHOWN = 3
 _UNLABELLED = -1
 
@@ -70,13 +71,18 @@ class FileCheck:
         return self.reasons[0] if self.reasons else ""
 
 
-def check_file(path: Path, dataset: Dataset) -> FileCheck:
+def check_file(path: Path, dataset: Dataset, table: Table | None = None) -> FileCheck:
     """Process all records of a file by a declaration, without keeping them.
+
+    Args:
+        path: The file.
+        dataset: The declaration.
+        table: The table in the file, where it is open already.
 
     Raises:
         SourceFileError: The file cannot be read, or its columns are not the declared ones.
     """
-    file = ReplayFile(path, dataset)
+    file = ReplayFile(path, dataset, table)
     counters = _Counters(dataset)
     for rows in file.batches(_BATCH):
         counters.add(rows)
@@ -100,18 +106,18 @@ class _Counters:
         self._without_key += sum(row.key_made for row in rows)
         faults = [(row.number, row.fault) for row in rows if row.fault]
         good = [row for row in rows if not row.fault]
+        records = [row.record for row in good]
         places = pl.Series(ID, map(str, range(len(good))), pl.String)
-        frame = pl.DataFrame(
-            [places, *(pl.Series(name, [row.record[name] for row in good], dtype) for name, dtype in self._types.items())]
-        )
+        columns = (pl.Series(name, [record[name] for record in records], dtype) for name, dtype in self._types.items())
+        frame = pl.DataFrame([places, *columns])
         processed, rejections = self._pipeline.split(frame)
         refused = [int(rejection[ID]) for rejection in rejections]
         for place in refused:
-            fault, *_ = self._pipeline.faults_of(good[place].record, good[place].number)
+            fault, *_ = self._pipeline.faults_of(records[place], good[place].number)
             faults.append((good[place].number, f"field '{fault['field']}': {fault['problem']}"))
         self._refuse(sorted(faults))
         kept = np.delete(np.arange(len(good)), refused)
-        keys = pl.Series(ID, [good[place].record[ID] for place in kept.tolist()], pl.String)
+        keys = pl.Series(ID, [records[place][ID] for place in kept.tolist()], pl.String)
         self._accepted.add(
             hash=keys.hash(),
             number=[good[place].number for place in kept.tolist()],
@@ -174,20 +180,24 @@ def _key_in(file: ReplayFile, number: int) -> str:
     return next(str(row.record[ID]) for rows in file.batches(_BATCH) for row in rows if row.number == number)
 
 
-def corrected(path: Path, columns: list[InspectedColumn], checked: FileCheck, target: str) -> list[InspectedColumn] | None:
+def corrected(
+    path: Path, columns: list[InspectedColumn], checked: FileCheck, target: str, nested: Container[str]
+) -> list[InspectedColumn] | None:
     """Return columns that accept more of their file; None where the proposal refuses no value but such of the target.
 
-    A column whose values the proposal would refuse becomes a text that is not used, and says why. A few values that contradict how
-    the other numbers of their column are written stay refused: no declaration can say what they mean.
+    A column whose values the proposal would refuse becomes a text that is not used, and says why. One that is refused even as a text
+    is left out where it is not an outer one (``Table.nested``), such as lists of many thousand numbers. A few values that contradict
+    how the other numbers of their column are written stay refused: no declaration can say what they mean.
 
     Raises:
-        DescribeError: A value is refused even as a text.
+        DescribeError: A value of another column is refused even as a text.
     """
     contradicting = {column.name for column in columns if column.contradicting}
     wrong = {name: why for name, why in checked.refusing.items() if name != target and name not in contradicting}
     if not wrong:
         return None
-    if any(column.name in wrong and column.type == "text" for column in columns):
+    no_texts = {column.name for column in columns if column.name in wrong and column.type == "text"}
+    if any(name not in nested for name in no_texts):
         raise DescribeError(
             f"The file {path} cannot be described: {checked.why}. Correct the values, or leave the column out."
         )
@@ -196,4 +206,5 @@ def corrected(path: Path, columns: list[InspectedColumn], checked: FileCheck, ta
         if each.name in wrong
         else each
         for each in columns
+        if each.name not in no_texts
     ]

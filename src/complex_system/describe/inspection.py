@@ -25,10 +25,11 @@ from complex_system.describe.recognition import (
     without_markers,
 )
 from complex_system.domain.columns import LARGEST_INTEGER, Column
-from complex_system.domain.datetimes import TimeFormat, format_of
+from complex_system.domain.datetimes import TimeFormat, formats_of
 from complex_system.domain.types import MAX_ENTRIES
+from complex_system.pipeline.expressions import date_parts
 from complex_system.sources.notation import Notation
-from complex_system.sources.values import FALSE, TRUE, beyond_limits, entries, truth
+from complex_system.sources.values import FALSE, TRUE, beyond_limits, entries, times, truth, unwritten_times
 
 MARGIN = 0.1
 """How far a proposed range goes beyond what the file holds, in parts of the values' width, on each side."""
@@ -40,9 +41,11 @@ MAX_CATEGORIES = 60
 RECORDS_PER_CATEGORY = 3
 """Records that a category needs on average; with fewer, nothing can be learned about it."""
 _MAX_SPELLINGS = 100  # different texts up to which they may all be words for true and false
+_FIRST_TEXTS = 1000  # that choose the formats in which all texts are tried
 MAX_NUMBER = 1e30  # larger numbers are kept as texts: models take float32
 
 _LEADING_ZERO = r"^[+-]?0\d"
+_OTHER_LISTS = f"lists of more than {MAX_ENTRIES:,} entries, or of others than texts or numbers"
 
 
 @dataclass
@@ -146,10 +149,9 @@ def inspect_column(series: pl.Series, notation: Notation, unit: str = "") -> Ins
     found = InspectedColumn(series.name, "text", unit_of(series.name) or unit)
     if isinstance(series.dtype, pl.List | pl.Array):
         if not _inspect_lists(found, series.to_list()):
-            raise TypeError(
-                f"the column '{found.name}' has lists of values that are neither texts nor shares; leave it out of the file"
-            )
-    elif series.dtype.is_integer() and (note := note_beyond_floats([str(series.min()), str(series.max())])):
+            found.missing, found.different = series.null_count(), series.drop_nulls().n_unique()
+            found.notes.append(_OTHER_LISTS)
+    elif series.dtype.is_integer() and (note := note_beyond_floats(pl.Series([str(series.min()), str(series.max())]))):
         found.missing, found.different = series.null_count(), series.drop_nulls().n_unique()
         found.notes.append(note)
     elif series.dtype.is_numeric() and series.dtype != pl.Boolean:
@@ -199,16 +201,27 @@ def _inspect_kept(found: InspectedColumn, kept: pl.Series, notation: Notation) -
     if not distinct.str.strip_chars().str.contains(_LEADING_ZERO).any() and _agree(found, kept, read, notation):
         _inspect_numbers(found, read.alias(found.name), len(kept) - found.contradicting)
         return
-    if time_format := format_of(distinct.to_list()):
+    if time_format := _time_format(distinct):
         found.type, found.format, found.first = "datetime", time_format, texts[0]
         return
     if distinct.str.strip_chars().str.starts_with("[").all():
         lists = [None if text is None else entries(text) for text in kept]
-        if any(lists) and all(each is None or isinstance(each, list) for each in lists) and _inspect_lists(found, lists):
+        if any(lists) and all(each is None or isinstance(each, list) for each in lists):
+            if not _inspect_lists(found, lists):
+                found.notes.append(_OTHER_LISTS)
             return
     _inspect_categories(found, texts, len(kept))
     if found.type == "text" and (why := nearly_numbers(kept, notation)):
         found.notes = [why]
+
+
+def _time_format(distinct: pl.Series) -> str:
+    """Return the first usual format that all texts are times of; empty for none."""
+    for declared in formats_of(distinct.head(_FIRST_TEXTS).to_list()):
+        valid = date_parts(Column(name=distinct.name, type="datetime", format=declared))["valid"]
+        if distinct.to_frame().select(valid.fill_null(value=False).all()).item():
+            return declared
+    return ""
 
 
 def _with_limits(found: InspectedColumn, kept: pl.Series, read: pl.Series, notation: Notation) -> pl.Series:
@@ -299,10 +312,15 @@ def _set_flags(found: InspectedColumn, flags: pl.Series) -> None:
 
 def _inspect_typed_times(found: InspectedColumn, series: pl.Series) -> None:
     found.type = "datetime"
-    midnight = series.dtype == pl.Date or bool((series.cast(pl.Datetime) == series.cast(pl.Date).cast(pl.Datetime)).all())
-    found.format = "%Y-%m-%d" if midnight else "%Y-%m-%d %H:%M:%S"
+    found.format = next(
+        declared
+        for declared in ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M:%S.%f")
+        if series.dtype == pl.Date
+        or (cut := unwritten_times(pl.col(series.name), declared)) is None
+        or not series.to_frame().select(cut.any()).item()
+    )
     found.missing, found.different = series.null_count(), series.drop_nulls().n_unique()
-    texts = series.drop_nulls().dt.strftime(found.format).to_list()
+    texts = times(series.drop_nulls(), found.format).to_list()
     time_format = TimeFormat(found.format)
     if any(time_format.parts(text) is None for text in texts):
         found.type, found.format = "text", ""

@@ -256,6 +256,7 @@ def key_column(columns: list[InspectedColumn], frame: pl.DataFrame) -> str:
             not (column.type in ("text", "category") or column.is_whole)
             or not KEY_NAME.search(column.name)
             or column.name == ID
+            or column.missing
         ):
             continue
         series = frame[column.name]

@@ -7,7 +7,7 @@ from the numbers by the proleptic Gregorian calendar, so a time means the same f
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 _CODES = {
     "%Y": ("year", "[0-9]{4}"),
@@ -92,11 +92,13 @@ class TimeFormat:
         self._match = re.compile(self.pattern.removesuffix("$")).fullmatch  # "$" accepts a line feed at the end
 
     def parts(self, text: str) -> dict[str, int] | None:
-        """Return the parts of a time, or None where the text is not a time of this format."""
+        """Return the parts of a time, its fraction in nanoseconds, or None where the text is not a time of this format."""
         match = self._match(text)
         if match is None:
             return None
         found = {"hour": 0, "minute": 0, "second": 0, **{name: int(digits) for name, digits in match.groupdict().items()}}
+        if "fraction" in found:
+            found["fraction"] = int(match["fraction"].ljust(9, "0"))
         if self.two_digits:
             found["year"] += 1900 if found["year"] >= FIRST_OF_1900 else 2000
         year, month, day = found["year"], found["month"], found["day"]
@@ -112,10 +114,9 @@ class TimeFormat:
         return found
 
 
-def format_of(texts: Sequence[str]) -> str:
-    """Return the first usual format that all texts are times of; empty for none."""
+def formats_of(texts: Sequence[str]) -> Iterator[str]:
+    """Yield the usual formats that all texts are times of."""
     for declared in USUAL_FORMATS:
         time_format = TimeFormat(declared)
         if all(time_format.parts(text) is not None for text in texts):
-            return declared
-    return ""
+            yield declared

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +15,14 @@ from typing_extensions import override
 from complex_system.domain.columns import Column
 from complex_system.domain.types import column_type
 from complex_system.errors import SourceFileError
+from complex_system.sources.json_objects import text_of
 from complex_system.sources.notation import Evidence, Notation, evidence_in, notations
-from complex_system.sources.values import Values, values
+from complex_system.sources.values import Values, unwritten_times, values
 
 CHUNK_ROWS = 5000
 """Rows that are in memory at once."""
 _ROW = "\0row"  # no column of a file has this name
+_SHARES = {0.5: "half", 1: "all"}
 _PART_ROWS = 50_000
 """Rows that are looked at together for how numbers are written."""
 
@@ -48,15 +50,17 @@ class Part:
 class Table(ABC):
     """A table in a file."""
 
-    def __init__(self, path: Path, shown: Path | None = None) -> None:
+    def __init__(self, path: Path, shown: Path | None = None, declared: Iterable[str] = ()) -> None:
         """Make a table; nothing is read yet.
 
         Args:
             path: The file to read.
             shown: The file's name in messages, where ``path`` is a decompressed copy of it.
+            declared: Names of columns that are known; an object with such a name is not taken apart.
         """
         self.path = path
         self.shown = shown or path
+        self.declared = frozenset(declared)
 
     @abstractmethod
     def outline(self) -> tuple[list[str], int]:
@@ -86,10 +90,31 @@ class Table(ABC):
     def frame(self) -> pl.DataFrame:
         """Return all rows, in the types of the file; texts where it has none."""
 
+    def cut_times(self, columns: Columns) -> list[str]:
+        """Return the columns of times of which the declared formats write less than the file has, such as no fractions of a second."""
+        return []
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What of the file is not a record, or read in a way of its own, a sentence each."""
         return ()
+
+    def notes_on(self, columns: Iterable[Column]) -> tuple[str, ...]:
+        """Return the notes, and before them how many values of declared columns are beyond a limit."""
+        found: list[str] = []
+        for column in columns:
+            below, above = self.beyond_limits(column.name) if column.censored else (0, 0)
+            if below and column.censored != "right":
+                used = _SHARES.get(column.limit_share, f"{column.limit_share:g}")
+                found.append(f"{_counted(below, column)} below a detection limit: {used} of it stands in for each")
+            if above and column.censored != "left":
+                found.append(f"{_counted(above, column)} above a limit: the limit stands in for each")
+        return (*found, *self.notes)
+
+    @property
+    def nested(self) -> frozenset[str]:
+        """The columns that are fields of objects, or hold lists."""
+        return frozenset()
 
     @property
     def units(self) -> Mapping[str, str]:
@@ -139,6 +164,18 @@ class FrameTable(Table):
     def _evidence(self) -> dict[str, Evidence]:
         return evidence_in(self._scan().collect_batches(chunk_size=_PART_ROWS, lazy=True))
 
+    @override
+    def cut_times(self, columns: Columns) -> list[str]:
+        frame = self._scan()
+        checks = [
+            cut.any().alias(name)
+            for name, dtype in frame.collect_schema().items()
+            if dtype == pl.Datetime and (column := columns.get(name)) and column.format
+            if (cut := unwritten_times(pl.col(name), column.format)) is not None
+        ]
+        found = frame.select(checks).collect(engine="streaming").row(0, named=True) if checks else {}
+        return [name for name, is_cut in found.items() if is_cut]
+
     @cached_property
     def _notations(self) -> dict[str, Notation]:
         return notations(self._evidence, self.usual_decimal)
@@ -170,9 +207,19 @@ class FrameTable(Table):
         return frame
 
     def _values(self, series: pl.Series, column: Column | None) -> Values:
-        wanted_list = column is not None and column_type(column).is_list
-        if (series.dtype.is_nested() and not wanted_list) or series.dtype in (pl.Binary, pl.Object):
+        is_list = isinstance(series.dtype, pl.List | pl.Array)
+        if is_list and column is not None and column.type == "text":
+            series = pl.Series(
+                series.name, [None if each is None else text_of(each) for each in series.to_list()], pl.String
+            )
+        elif (
+            series.dtype.is_nested() and not (is_list and column is not None and column_type(column).is_list)
+        ) or series.dtype in (pl.Binary, pl.Object):
             raise SourceFileError(
                 f"The file {self.shown} has the column '{series.name}' of type {series.dtype}, which does not hold numbers or texts."
             )
         return values(series, column, self.notation(series.name) if series.dtype == pl.String else Notation())
+
+
+def _counted(count: int, column: Column) -> str:
+    return f"1 value of '{column.name}' is" if count == 1 else f"{count} values of '{column.name}' are"

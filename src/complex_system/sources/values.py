@@ -131,6 +131,23 @@ def _read(read: pl.Series, given: pl.Series, kept: pl.Series) -> Values:
     return Values(read, dict(zip(places.to_list(), kept.gather(places).to_list(), strict=True)))
 
 
+def times(series: pl.Series, declared: str) -> pl.Series:
+    """Return times as texts of a declared format; fractions of a second have six digits, or nine where they need them."""
+    if series.dtype == pl.Date:
+        series = series.cast(pl.Datetime)
+    if "%f" in declared:
+        finer = series.dtype == pl.Datetime("ns") and bool((series.dt.nanosecond() % 1000 > 0).any())
+        declared = declared.replace("%f", "%9f" if finer else "%6f")
+    return series.dt.strftime(declared)
+
+
+def unwritten_times(column: pl.Expr, declared: str) -> pl.Expr | None:
+    """Return whether a time has parts that a declared format does not write, such as fractions of a second; None for no format."""
+    units = (("%f", ""), ("%S", "1s"), ("%M", "1m"), ("%H", "1h"), ("%d", "1d"))
+    unit = next((unit for code, unit in units if code in declared), "")
+    return column.dt.truncate(unit) != column if unit else None
+
+
 def beyond_limits(texts: pl.Series, column: Column, notation: Notation) -> pl.Series:
     """Return what stands in for values beyond a limit, written as ``<0,01``, by the declared column; null for every other text.
 
@@ -160,6 +177,6 @@ def _of_typed(series: pl.Series, column: Column | None) -> Values:
         return Values(series)
     if series.dtype.is_nested():
         return Values(pl.Series(series.name, [None] * len(series), pl.String), dict(enumerate(series.to_list())))
-    if column and column.format and series.dtype in (pl.Datetime, pl.Date, pl.Time):
-        series = series.dt.strftime(column.format)
+    if column and column.format and series.dtype in (pl.Datetime, pl.Date):
+        series = times(series, column.format)
     return Values(_without_missing(series.cast(pl.String), column))
