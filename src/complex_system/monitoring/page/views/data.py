@@ -189,9 +189,7 @@ def _rejected(reading: Reading, _: Viewer) -> str:
     notes = [f"{count(dead)} published messages were refused and are dead letters."] if dead else []
     notes += [f"{count(stopped)} sources have no room for another dead letter: their messages wait."] if stopped else []
     notes += (
-        [
-            f"{count(conflicts)} records came under keys that exist with other values; what was not taken is in KIOptiPackConflicts."
-        ]
+        [f"{count(conflicts)} records came under keys that exist with other values; `fiot extras conflicts` shows both."]
         if conflicts
         else []
     )
