@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from complex_system.domain.laboratory import has_known_function, truth_of
 from complex_system.errors import ComplexSystemError, NobodyListensError, ReplyTimeoutError
 from complex_system.evaluation.verdict import format_figure
-from complex_system.local.plan import SOURCE_SERVICE, TRAINER_SERVICES, Plan
+from complex_system.local.plan import SOURCE, TRAINER_SERVICES, Plan
 from complex_system.local.probe import ProbeError, predict, rest_client, sample_record, served_model, stored_sample
 from complex_system.local.state import Process, RunState
 from complex_system.messaging.clients import ServingClient, SystemClient
@@ -108,7 +108,7 @@ class Cycle:
         """Return the steps that this deployment has."""
         plan = self._plan
         steps = [Step("servers ready", lambda: self._not_ready(self._state.infrastructure))]
-        if plan.database and plan.has(SOURCE_SERVICE):
+        if plan.database and plan.has(SOURCE):
             steps.append(Step("records saved", self._raw_missing))
         if plan.database and plan.has("data_processing"):
             steps.append(Step(PROCESSED, self._processed_missing))
@@ -133,12 +133,12 @@ class Cycle:
     def _raw_missing(self) -> tuple[str, str]:
         records, want = self._state.records, self._state.wanted_records
         have = max(records.raw, records.processed + records.rejected)  # old raw records may have been deleted
-        if self._plan.settings.source_file and SOURCE_SERVICE in self._state.services:
+        if self._plan.settings.source_file and SOURCE in self._state.services:
             # Only the source knows how many records a file has, and how many of them are refused.
-            source = self._state.services[SOURCE_SERVICE]
+            source = self._state.services[SOURCE]
             counted_since = source.ready and self._state.seconds - source.since > RECOUNTED
-            return ("", "") if counted_since else (source.detail or "not started", SOURCE_SERVICE)
-        return ("", "") if have >= want and self._state.counted else (f"{have:,} of {want:,} saved", SOURCE_SERVICE)
+            return ("", "") if counted_since else (source.detail or "not started", SOURCE)
+        return ("", "") if have >= want and self._state.counted else (f"{have:,} of {want:,} saved", SOURCE)
 
     def _processed_missing(self) -> tuple[str, str]:
         records = self._state.records
