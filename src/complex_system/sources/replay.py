@@ -105,12 +105,8 @@ class ReplayFile:
             self._table = table if table and not table.nested else table_at(path, dataset.by_name)
             names, self.rows = self._table.outline()
             self.absent, ignored = self._require_columns(names)
-<<<<<<< HEAD
             self.limits = tuple(self._limit_notes())
-            self.notes = (*self._table.notes, *self._losses(ignored))
-=======
             self.notes = (*self._table.notes_on(dataset.columns), *self._losses(ignored))
->>>>>>> main
 
     def batches(self, size: int) -> Iterator[list[Row]]:
         """Yield the rows in the order of the file, at most ``size`` at once; the last batch may be smaller.
