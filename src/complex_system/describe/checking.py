@@ -43,8 +43,8 @@ class FileCheck:
         copies: Records of a key of their own that are equal to an earlier one but for the key.
         parts: Labelled records in the train, validation and hold-out part of the split.
         refusing: Columns whose values cost a record, with the first reason.
-        limits: What stands in for values beyond a limit, a sentence for each column.
-        notes: What else of the file is not a record, or read in a way of its own.
+        notes: What of the file is not a record, or read in a way of its own.
+        limits: How many values are beyond a limit, and what stands in for them.
     """
 
     records: int
@@ -58,8 +58,8 @@ class FileCheck:
     parts: tuple[int, ...] = (0, 0, 0)
     copies: int = 0
     refusing: Mapping[str, str] = field(default_factory=dict)
-    limits: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
 
     @property
     def why(self) -> str:
@@ -173,8 +173,8 @@ class _Counters:
                 for name in self._dataset.by_name
                 if (column := f"field '{name}'") in self._reasons
             },
-            limits=file.limits,
             notes=file.notes,
+            limits=file.limits,
         )
 
 
