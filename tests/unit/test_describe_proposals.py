@@ -323,5 +323,5 @@ def test_values_below_a_limit_are_said_once_and_are_not_missing_in_the_report(tm
     path.write_text("Pb;x;y\n" + "".join(lines))
     found = describe(path, "y")
     assert found.text().count("detection limit") == 1
-    lead = next(column for column in assess(found).columns if column.name == "Pb")
-    assert lead.missing == 0
+    lead = next(column for column in assess(found).columns if column.column.name == "Pb")
+    assert lead.profile.missing.count == 0
