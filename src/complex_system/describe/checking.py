@@ -18,10 +18,11 @@ from complex_system.domain.dataset import Dataset
 from complex_system.errors import DescribeError
 from complex_system.pipeline.expressions import frame_type
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.sources.base import Table
 from complex_system.sources.replay import ReplayFile, Row
 from complex_system.training.data import Part, groups_of, parts_of
 
-_BATCH = 5000
+_BATCH = 10_000
 _SHOWN = 3
 _UNLABELLED = -1
 
@@ -70,13 +71,18 @@ class FileCheck:
         return self.reasons[0] if self.reasons else ""
 
 
-def check_file(path: Path, dataset: Dataset) -> FileCheck:
+def check_file(path: Path, dataset: Dataset, table: Table | None = None) -> FileCheck:
     """Process all records of a file by a declaration, without keeping them.
+
+    Args:
+        path: The file.
+        dataset: The declaration.
+        table: The table in the file, where it is open already.
 
     Raises:
         SourceFileError: The file cannot be read, or its columns are not the declared ones.
     """
-    file = ReplayFile(path, dataset)
+    file = ReplayFile(path, dataset, table)
     counters = _Counters(dataset)
     for rows in file.batches(_BATCH):
         counters.add(rows)
@@ -100,18 +106,18 @@ class _Counters:
         self._without_key += sum(row.key_made for row in rows)
         faults = [(row.number, row.fault) for row in rows if row.fault]
         good = [row for row in rows if not row.fault]
+        records = [row.record for row in good]
         places = pl.Series(ID, map(str, range(len(good))), pl.String)
-        frame = pl.DataFrame(
-            [places, *(pl.Series(name, [row.record[name] for row in good], dtype) for name, dtype in self._types.items())]
-        )
+        columns = (pl.Series(name, [record[name] for record in records], dtype) for name, dtype in self._types.items())
+        frame = pl.DataFrame([places, *columns])
         processed, rejections = self._pipeline.split(frame)
         refused = [int(rejection[ID]) for rejection in rejections]
         for place in refused:
-            fault, *_ = self._pipeline.faults_of(good[place].record, good[place].number)
+            fault, *_ = self._pipeline.faults_of(records[place], good[place].number)
             faults.append((good[place].number, f"field '{fault['field']}': {fault['problem']}"))
         self._refuse(sorted(faults))
         kept = np.delete(np.arange(len(good)), refused)
-        keys = pl.Series(ID, [good[place].record[ID] for place in kept.tolist()], pl.String)
+        keys = pl.Series(ID, [records[place][ID] for place in kept.tolist()], pl.String)
         self._accepted.add(
             hash=keys.hash(),
             number=[good[place].number for place in kept.tolist()],

@@ -47,6 +47,7 @@ class Description:
 
     Attributes:
         path: The file.
+        table: The table in it.
         records: How many it has.
         columns: What each column holds, in the file's order.
         key: The column that is the records' key; empty for none.
@@ -60,6 +61,7 @@ class Description:
     """
 
     path: Path
+    table: Table
     records: int
     columns: tuple[InspectedColumn, ...]
     key: str
@@ -256,9 +258,9 @@ def describe(path: Path, target: str = "") -> Description:
                 + (f" ({reasons})." if reasons else ".")
             )
         made = Description(
-            path, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, leaking, copies, table.notes
+            path, table, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, leaking, copies, table.notes
         )
-        checked = check_file(path, made.dataset())
+        checked = check_file(path, made.dataset(), table)
         changed = corrected(path, columns, checked, chosen.name, table.nested)
         if changed is None:
             return replace(made, checked=checked, notes=checked.notes)

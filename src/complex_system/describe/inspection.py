@@ -25,8 +25,9 @@ from complex_system.describe.recognition import (
     without_markers,
 )
 from complex_system.domain.columns import LARGEST_INTEGER, Column
-from complex_system.domain.datetimes import TimeFormat, format_of
+from complex_system.domain.datetimes import TimeFormat, formats_of
 from complex_system.domain.types import MAX_ENTRIES
+from complex_system.pipeline.expressions import date_parts
 from complex_system.sources.notation import Notation
 from complex_system.sources.values import FALSE, TRUE, beyond_limits, entries, times, truth, unwritten_times
 
@@ -40,6 +41,7 @@ MAX_CATEGORIES = 60
 RECORDS_PER_CATEGORY = 3
 """Records that a category needs on average; with fewer, nothing can be learned about it."""
 _MAX_SPELLINGS = 100  # different texts up to which they may all be words for true and false
+_FIRST_TEXTS = 1000  # that choose the formats in which all texts are tried
 MAX_NUMBER = 1e30  # larger numbers are kept as texts: models take float32
 
 _LEADING_ZERO = r"^[+-]?0\d"
@@ -149,7 +151,7 @@ def inspect_column(series: pl.Series, notation: Notation, unit: str = "") -> Ins
         if not _inspect_lists(found, series.to_list()):
             found.missing, found.different = series.null_count(), series.drop_nulls().n_unique()
             found.notes.append(_OTHER_LISTS)
-    elif series.dtype.is_integer() and (note := note_beyond_floats([str(series.min()), str(series.max())])):
+    elif series.dtype.is_integer() and (note := note_beyond_floats(pl.Series([str(series.min()), str(series.max())]))):
         found.missing, found.different = series.null_count(), series.drop_nulls().n_unique()
         found.notes.append(note)
     elif series.dtype.is_numeric() and series.dtype != pl.Boolean:
@@ -199,7 +201,7 @@ def _inspect_kept(found: InspectedColumn, kept: pl.Series, notation: Notation) -
     if not distinct.str.strip_chars().str.contains(_LEADING_ZERO).any() and _agree(found, kept, read, notation):
         _inspect_numbers(found, read.alias(found.name), len(kept) - found.contradicting)
         return
-    if time_format := format_of(distinct.to_list()):
+    if time_format := _time_format(distinct):
         found.type, found.format, found.first = "datetime", time_format, texts[0]
         return
     if distinct.str.strip_chars().str.starts_with("[").all():
@@ -211,6 +213,15 @@ def _inspect_kept(found: InspectedColumn, kept: pl.Series, notation: Notation) -
     _inspect_categories(found, texts, len(kept))
     if found.type == "text" and (why := nearly_numbers(kept, notation)):
         found.notes = [why]
+
+
+def _time_format(distinct: pl.Series) -> str:
+    """Return the first usual format that all texts are times of; empty for none."""
+    for declared in formats_of(distinct.head(_FIRST_TEXTS).to_list()):
+        valid = date_parts(Column(name=distinct.name, type="datetime", format=declared))["valid"]
+        if distinct.to_frame().select(valid.fill_null(value=False).all()).item():
+            return declared
+    return ""
 
 
 def _with_limits(found: InspectedColumn, kept: pl.Series, read: pl.Series, notation: Notation) -> pl.Series:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,9 +17,8 @@ import polars as pl
 from complex_system.describe.inspection import InspectedColumn
 from complex_system.describe.repetitions import HashedRows
 from complex_system.domain.columns import Column
-from complex_system.sources.base import Columns
+from complex_system.sources.base import Columns, Table
 from complex_system.sources.replay import readable
-from complex_system.sources.tables import table_at
 from complex_system.sources.values import Values
 
 SAMPLE_ROWS = 200_000
@@ -215,11 +213,11 @@ class FileProfile:
         return len(self.at) == self.rows - self.faulty.count
 
 
-def profile(path: Path, columns: Sequence[InspectedColumn], key: str = "") -> FileProfile:
+def profile(table: Table, columns: Sequence[InspectedColumn], key: str = "") -> FileProfile:
     """Read a file and keep what its report needs.
 
     Args:
-        path: The file.
+        table: The table in the file.
         columns: What its columns hold, without the key.
         key: The key's column; it is not compared when equal rows are looked for.
 
@@ -235,8 +233,8 @@ def profile(path: Path, columns: Sequence[InspectedColumn], key: str = "") -> Fi
         if column.name != key
     }
     sampler, copies, faulty, rows = _Sampler(), HashedRows(), Seen(), 0
-    with readable(path):
-        for part in table_at(path).parts(declared, PART_ROWS):
+    with readable(table.shown):
+        for part in table.parts(declared, PART_ROWS):
             rows += len(part.numbers)
             at = np.array(part.numbers, dtype=np.int64)
             good = np.ones(len(at), dtype=bool)

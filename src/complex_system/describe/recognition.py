@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -187,7 +187,7 @@ def spellings_of(texts: pl.Series) -> dict[str, tuple[str, ...]]:
     That is the most frequent one without blanks around it, where there is such a one.
     """
     alike: dict[str, list[str]] = {}
-    for category, _ in sorted(Counter(texts.to_list()).items(), key=lambda each: (-each[1], each[0])):
+    for category, _ in sorted(Counter(texts.to_list()).items(), key=lambda each: (-each[1], each[0].isupper(), each[0])):
         alike.setdefault(" ".join(category.casefold().split()), []).append(category)
     found = (sorted(same, key=lambda each: each != each.strip()) for same in alike.values() if len(same) > 1)
     return {same[0]: tuple(sorted(same[1:])) for same in found}
@@ -258,9 +258,9 @@ def may_be_names(name: str, unit: str, values: pl.Series) -> bool:
     return different >= 3 and low == 1 and high == different
 
 
-def note_beyond_floats(texts: Iterable[str]) -> str:
+def note_beyond_floats(texts: pl.Series) -> str:
     """Return a note on whole numbers that a float cannot hold, such as serial numbers; empty where there are none."""
-    for text in texts:
+    for text in texts.filter(texts.str.contains(r"^\s*[+-]?\d{16,}\s*$")):
         digits = text.strip().lstrip("+-").lstrip("0")
         if len(digits) >= 16 and digits.isdecimal() and (len(digits) > 16 or int(digits) > LARGEST_INTEGER):
             return "has whole numbers beyond 2^53, whose last digits a number would lose, so they are texts"
@@ -281,7 +281,10 @@ def nearly_numbers(column: pl.Series, notation: Notation) -> str:
     if not others:  # such as 0012, which is kept as a text
         return ""
     first = texts[others[0]]
-    if doubtful := next((doubt for text in texts.gather(others) if (doubt := notation.doubt(text))), ""):
+    looked_at = texts.gather(others)
+    if not notation.percent:  # a word is then in doubt for a percent sign only
+        looked_at = looked_at.filter(looked_at.str.contains(r"^\s*[+\-.,\d]|%\s*$"))
+    if doubtful := next((doubt for text in looked_at.unique(maintain_order=True) if (doubt := notation.doubt(text))), ""):
         return f"{len(others)} of its {present} values are not read as numbers: row {others[0] + 1}, " + (
             notation.doubt(first) or doubtful
         )

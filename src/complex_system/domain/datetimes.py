@@ -7,7 +7,7 @@ from the numbers by the proleptic Gregorian calendar, so a time means the same f
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 _CODES = {
     "%Y": ("year", "[0-9]{4}"),
@@ -114,10 +114,9 @@ class TimeFormat:
         return found
 
 
-def format_of(texts: Sequence[str]) -> str:
-    """Return the first usual format that all texts are times of; empty for none."""
+def formats_of(texts: Sequence[str]) -> Iterator[str]:
+    """Yield the usual formats that all texts are times of."""
     for declared in USUAL_FORMATS:
         time_format = TimeFormat(declared)
         if all(time_format.parts(text) is not None for text in texts):
-            return declared
-    return ""
+            yield declared
