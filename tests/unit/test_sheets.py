@@ -334,3 +334,19 @@ def test_a_column_without_a_name_in_the_middle_of_a_sheet_moves_no_values(tmp_pa
     assert table_at(write_cells(tmp_path / "d.xlsx", [[None, None], [None]])).outline() == ([], 0)
     with pytest.raises(SourceFileError, match="has the column 'Temp' more than once"):
         table_at(write_cells(tmp_path / "b.xlsx", [["Temp", "Druck", "Temp"], *NUMBERS])).outline()
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ('"Rohr 3/4""",b', 'Rohr 3/4"'),
+        ('Rohr 3/4",b', 'Rohr 3/4"'),
+        ('"a ""x"" b",b', 'a "x" b'),
+        ('a""b,b', 'a""b'),
+        ('"""",b', '"'),
+    ],
+)
+def test_marks_in_the_header_are_those_of_the_name(header: str, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"{header}\n" + "".join(f"{n}.5,x\n" for n in range(9)))
+    assert table_at(path).outline() == ([name, "b"], 9)

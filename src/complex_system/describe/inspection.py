@@ -14,6 +14,7 @@ from complex_system.describe.recognition import (
     count_markers,
     growth,
     hint_of_markers,
+    hint_of_months,
     hint_of_sentinels,
     hint_of_spellings,
     is_a_count,
@@ -30,7 +31,7 @@ from complex_system.domain.datetimes import TimeFormat, formats_of
 from complex_system.domain.types import MAX_ENTRIES
 from complex_system.pipeline.expressions import date_parts
 from complex_system.sources.notation import Notation
-from complex_system.sources.values import FALSE, TRUE, beyond_limits, entries, times, truth, unwritten_times
+from complex_system.sources.values import FALSE, TRUE, beyond_limits, entries, full_format, times, truth
 
 MARGIN = 0.1
 """How far a proposed range goes beyond what the file holds, in parts of the values' width, on each side."""
@@ -206,6 +207,8 @@ def _inspect_kept(found: InspectedColumn, kept: pl.Series, notation: Notation) -
         return
     if time_format := _time_format(distinct):
         found.type, found.format, found.first = "datetime", time_format, texts[0]
+        if hint := hint_of_months(time_format, distinct):
+            found.hints.append(hint)
         return
     if distinct.str.strip_chars().str.starts_with("[").all():
         lists = [None if text is None else entries(text) for text in kept]
@@ -318,13 +321,7 @@ def _set_flags(found: InspectedColumn, flags: pl.Series) -> None:
 
 def _inspect_typed_times(found: InspectedColumn, series: pl.Series) -> None:
     found.type = "datetime"
-    found.format = next(
-        declared
-        for declared in ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M:%S.%f")
-        if series.dtype == pl.Date
-        or (cut := unwritten_times(pl.col(series.name), declared)) is None
-        or not series.to_frame().select(cut.any()).item()
-    )
+    found.format = full_format(series)
     found.missing, found.different = series.null_count(), series.drop_nulls().n_unique()
     texts = times(series.drop_nulls(), found.format).to_list()
     time_format = TimeFormat(found.format)

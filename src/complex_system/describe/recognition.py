@@ -172,6 +172,14 @@ def count_markers(missing: pl.Series) -> dict[str, int]:
     return dict(Counter(texts.filter(texts != "").to_list()).most_common())
 
 
+def hint_of_months(declared: str, times: pl.Series) -> str:
+    """Return that the first number of all times may be the month; empty where one is larger than 12, or the format has no slashes."""
+    if "%d/%m/" not in declared or int(times.str.extract(r"^(\d+)/").cast(pl.Int64).max() or 0) > 12:  # type: ignore[arg-type]
+        return ""
+    other = declared.replace("%d/%m/", "%m/%d/")
+    return f"every time, such as {times[0]}, can be read with the day or with the month first; write {other} for the month"
+
+
 def hint_of_markers(markers: Mapping[str, int], *, is_category: bool) -> str:
     """Return what was read as missing; empty where nothing was."""
     if not markers:

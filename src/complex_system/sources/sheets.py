@@ -104,6 +104,9 @@ class CsvTable(FrameTable):
             raise SourceFileError(
                 f"The file {self.shown} has the column '{name}' more than once; give each a name of its own."
             )
+        if self._found.quoted and any('"' in name for name in names):  # polars keeps the marks of a header doubled
+            frame = frame.rename({name: name.replace('""', '"') for name in names})
+            names = frame.collect_schema().names()
         if "" not in names:
             return frame
         # Programs write an empty header above their row numbers.
