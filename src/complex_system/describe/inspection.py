@@ -265,16 +265,12 @@ def _inspect_categories(found: InspectedColumn, texts: pl.Series, records: int) 
     if REMARK_NAME.search(found.name) and len(categories) < present:
         found.notes.append("a remark by its name: as a category, tomorrow's other text would cost its record")
         return
-    fitting = len(categories) <= MAX_CATEGORIES and len(categories) * RECORDS_PER_CATEGORY <= max(
-        present, 2 * RECORDS_PER_CATEGORY
-    )
-    if fitting:
+    if len(categories) <= min(MAX_CATEGORIES, max(present // RECORDS_PER_CATEGORY, 2)):
         found.type, found.categories = "category", tuple(categories)
         found.spellings = spellings_of(texts)
         if hint := hint_of_spellings(found.spellings):
             found.hints.append(hint)
         return
-    found.type = "text"
     if len(categories) == present == records:
         found.notes.append(DIFFERENT_TEXTS)
     else:
