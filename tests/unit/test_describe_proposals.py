@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -239,6 +240,27 @@ def test_copies_are_counted_in_the_description_and_before_a_run(write: Write, tm
     notes = choose_data(str(path), "y", tmp_path / "runs", {}).notes
     assert any("CHECK: 400 of 600 records are equal to an earlier one but for the key" in note for note in notes)
     assert describe(write(a=lambda i: i * 31 % 997), "y").copies == 0
+
+
+def test_measurements_that_came_out_alike_are_told_from_copies(write: Write, tmp_path: Path) -> None:
+    """A few settings and whole grades: grouped by what is equal, the hold-out part would have a few contents only."""
+    grades = random.Random(2)
+    trials = write(
+        "trials.csv", 400, time=lambda i: f"2025-01-{1 + i // 24:02d} {i % 24:02d}:00",
+        x=lambda i: 1.5 + i % 2, temperature=lambda i: 150 + 30 * (i * 7 % 4),
+        y=lambda i: round((150 + 30 * (i * 7 % 4)) / 50 + grades.gauss(0, 1.5)),
+    )  # fmt: skip
+    found = describe(trials, "y")
+    assert found.copies == 0
+    assert "records have the features and the target of an earlier one, and most records with the same" in plain(
+        found.text()
+    )
+    assert "\nsplit: {copies: apart}\n" in found.text()
+    assert not found.dataset().copies_together
+    path = write("copies.csv", 200, a=lambda i: i * 31 % 997)
+    header, *rows = path.read_text().splitlines(keepends=True)
+    path.write_text(header + "".join(rows * 3))
+    assert "split:" not in describe(path, "y").text()
 
 
 def test_equal_rows_with_keys_and_row_numbers_of_their_own_are_copies(write: Write) -> None:

@@ -15,7 +15,7 @@ from complex_system.domain.records import Record
 from complex_system.errors import DescribeError, InvalidRecordError
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.sources.replay import ReplayFile
-from complex_system.training.data import Part, groups_of, parts_of
+from complex_system.training.split import NO_COPIES, Copies, CopyCount, Part, groups_of, parts_of
 
 _BATCH = 5000
 _SHOWN = 3
@@ -38,6 +38,7 @@ class FileCheck:
         parts: Labelled records in the train, validation and hold-out part of the split.
         refusing: Columns whose values cost a record, with the first reason.
         notes: What of the file is not a record, or read in a way of its own.
+        alike: Labelled records with the same features and target.
     """
 
     records: int
@@ -52,6 +53,7 @@ class FileCheck:
     copies: int = 0
     refusing: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    alike: Copies = NO_COPIES
 
     @property
     def why(self) -> str:
@@ -63,6 +65,17 @@ class FileCheck:
     def first(self) -> str:
         """The first reason; empty where no record is refused."""
         return self.reasons[0] if self.reasons else ""
+
+    @property
+    def alike_by_chance(self) -> str:
+        """Why records that look like copies are taken for measurements of their own; empty where they are copies, or few."""
+        alike = self.alike
+        if alike.are_few or not (alike.by_chance and alike.together):
+            return ""
+        return (
+            f"{alike.count} of {alike.records} records have the features and the target of an earlier one, and most records with the "
+            "same features have another target: so they are taken for measurements of their own. If they are copies, remove this line."
+        )
 
 
 def check_file(path: Path, dataset: Dataset) -> FileCheck:
@@ -79,7 +92,7 @@ def check_file(path: Path, dataset: Dataset) -> FileCheck:
     found: dict[str, tuple[int, str, int]] = {}
     keys: set[str] = set()
     contents: set[int] = set()
-    copies = 0
+    copies, alike = 0, CopyCount(dataset)
     for rows in file.batches(_BATCH):
         records += len(rows)
         without_key += sum(row.key_made for row in rows)
@@ -110,8 +123,10 @@ def check_file(path: Path, dataset: Dataset) -> FileCheck:
             contents.add(content)
             if row.record.get(dataset.target) is not None:
                 labelled.append(row.record)
-        groups = groups_of(dataset, pipeline.process(labelled).to_arrow()) if labelled else []
-        parts += np.bincount(parts_of(groups), minlength=len(Part))
+        if labelled:
+            table = pipeline.process(labelled).to_arrow()
+            alike.add(table)
+            parts += np.bincount(parts_of(groups_of(dataset, table)), minlength=len(Part))
     reasons = [
         f"row {row}, {fault}" + (f" ({count} rows)" if count > 1 else "") for row, fault, count in sorted(found.values())
     ]
@@ -130,6 +145,7 @@ def check_file(path: Path, dataset: Dataset) -> FileCheck:
         copies,
         refusing,
         file.notes,
+        alike.found(),
     )
 
 

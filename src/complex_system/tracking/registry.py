@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from complex_system.domain.dataset import BY_KEY
 from complex_system.errors import ModelRefusedError, UnknownModelError
 from complex_system.tracking.connection import is_refusal, load_mlflow, open_client, translated
 from complex_system.tracking.signature import require_signature
@@ -39,7 +40,7 @@ COMPARED = "compared"
 PREFIX = "prefix"
 """Version tag: the prefix that the model was registered under."""
 SPLIT = "split"
-"""Version tag: ``Dataset.split_rule`` of its training; without it records were divided by their keys."""
+"""Version tag: :attr:`ModelVersionRef.split`."""
 ONNX_FOLDER = "twin"
 """Artifact folder of a run with the ONNX model; called ``twin`` since the first release."""
 ONNX_FILE = "model.onnx"
@@ -60,6 +61,7 @@ class ModelVersionRef:
         version: Version number, as text.
         tags: All tags of the version.
         created_at: When it was registered.
+        split: ``Dataset.split_rule`` of its training; where there was no other, records were divided by their keys.
     """
 
     model: str
@@ -70,6 +72,7 @@ class ModelVersionRef:
     pipeline_version: str
     tags: Mapping[str, str] = field(compare=False)
     created_at: datetime
+    split: str = field(default=BY_KEY, compare=False)
 
 
 class ModelRegistry:
@@ -347,4 +350,5 @@ def _ref(version: Any) -> ModelVersionRef:
         pipeline_version=tags.get("pipeline_version", ""),
         tags=tags,
         created_at=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
+        split=tags.get(SPLIT, BY_KEY),
     )
