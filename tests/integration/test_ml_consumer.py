@@ -28,6 +28,7 @@ from complex_system.protocol.operations import ALERT_ENDED, ALERT_RAISED, SCENAR
 from complex_system.protocol.training import (
     GET_COMPARISON,
     TRAIN_MODEL,
+    ComparisonFinished,
     FoldCounts,
     TrainRequest,
 )
@@ -390,37 +391,49 @@ async def test_a_champion_from_before_an_upgrade_stays_until_a_model_is_better_o
         client.delete_model_version_tag(model, version, "split")
         return model, version
 
-    async def unseen(table: pa.Table) -> int:
+    async def grow(*seeds: int) -> pa.Table:
+        return pa.concat_tables([await fill(tester, dataset, seed, 500) for seed in seeds])
+
+    def unseen(table: pa.Table) -> int:
         other = UnseenHoldout(dataset, "key")
         other.add(table.filter(pc.is_valid(table.column(dataset.target))))
         return len(other.samples())
+
+    async def of_pytorch(version: str) -> ComparisonFinished:
+        def found() -> ComparisonFinished | None:
+            model = f"{prefix}-pytorch", version
+            return next(
+                (each for each in ear.comparisons if model in {(one.model, one.version) for one in each.results}), None
+            )
+
+        compared: ComparisonFinished = await eventually(found, 40)
+        return compared
 
     old = await asyncio.to_thread(register_by_key, 100.0, champion=True)
     before = await asyncio.to_thread(
         register_by_key, 165.0, champion=False
     )  # trained before the upgrade, and never compared
-    table = await fill(tester, dataset, 1, 5000)
+    table = await grow(*range(1, 7))
     async with running(StandInPytorch, settings, bias=0.0) as pytorch, running(QuickConsumer, settings):
-        first = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
-        assert first.holdout == await unseen(table) >= 30
+        first = await of_pytorch("1")
+        assert first.holdout == unseen(table) >= 30
         assert (
             f"{old[0]} 1 was trained with another split (by key): compared on the {first.holdout} hold-out" in first.verdict
         )
         assert (first.champion.model, first.champion.version) == old
         assert f"{old[0]} 1 stays champion" in first.kept
-        assert {(each.model, each.version) for each in first.results} == {old, (f"{prefix}-pytorch", "1")}
-        assert before not in {(each.model, each.version) for each in first.results}
         assert not ear.champions
         pytorch.bias = 160.0
-        table = pa.concat_tables([table, await fill(tester, dataset, 2, 2500)])
-        second = await eventually(lambda: len(ear.comparisons) == 2 and ear.comparisons[1], 40)
-        assert second.holdout == await unseen(table)
+        table = pa.concat_tables([table, await grow(7, 8)])
+        second = await of_pytorch("2")
+        assert second.holdout == unseen(table)
         assert (second.champion.model, second.champion.version) == (f"{prefix}-pytorch", "2")
         pytorch.bias = 0.0
-        await fill(tester, dataset, 3, 3000)
-        third = await eventually(lambda: len(ear.comparisons) == 3 and ear.comparisons[2], 40)
-        assert third.holdout > 500  # all of them again
+        await grow(9, 10, 11)
+        third = await of_pytorch("3")
+        assert third.holdout > 250  # all of them again
         assert "split" not in third.verdict
+    assert before not in {(each.model, each.version) for found in ear.comparisons for each in found.results}
 
 
 @pytest.mark.parametrize("deleted", ["version", "model"])

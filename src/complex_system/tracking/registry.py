@@ -43,13 +43,11 @@ SPLIT = "split"
 """Version tag: :attr:`ModelVersionRef.split`."""
 ONNX_FOLDER = "twin"
 """Artifact folder of a run with the ONNX model; called ``twin`` since the first release."""
-ONNX_FILE = "model.onnx"
-ONNX_METADATA = "metadata.json"
+ONNX_FILE, ONNX_METADATA = "model.onnx", "metadata.json"
 MAX_VERSIONS = 200
 """Versions of a model that are listed at most, the newest."""
-REFERENCE_FOLDER = "reference"
+REFERENCE_FOLDER, REFERENCE_FILE = "reference", "reference.json"
 """Artifact folder of a run with the description of its training data, for monitoring."""
-REFERENCE_FILE = "reference.json"
 
 
 @dataclass(frozen=True)
@@ -221,7 +219,8 @@ class ModelRegistry:
                 for name, value in tags.items():
                     client.set_model_version_tag(ref.model, ref.version, name, value)
                 client.set_registered_model_alias(ref.model, CHAMPION, ref.version)
-            ours = {model.name for model in models if CHAMPION in model.aliases and self._has_ours(model)}
+            aliased = [model for model in models if CHAMPION in model.aliases]
+            ours = {model.name for model in aliased if not model.latest_versions or self._has_ours(model)}
             for other in ({each.model for each in found} | ours) - {ref.model}:
                 client.delete_registered_model_alias(other, CHAMPION)
 
