@@ -83,17 +83,17 @@ def growth(name: str, numbers: pl.Series, *, whole: bool) -> Growth | None:
     found: Found | None = (
         (COUNTER, f"counts the records from {low:.0f} to {high:.0f}: a row number, which the next file uses again")
         if counted
-        else _time(name, low, high, whole=whole, is_steady=is_steady, is_unique=different >= _MOSTLY * len(values))
+        else _time(name, low, high, whole=whole, is_steady=is_steady, is_exact=_is_exact(values, different))
         or (_date(values) if whole and len(values) >= _MIN_VALUES else None)
         or _sequence(name, different, len(values), whole=whole, is_steady=is_steady, rises=rises)
     )
     return Growth(*found, is_unique=different == len(numbers)) if found else None
 
 
-def _time(name: str, low: float, high: float, *, whole: bool, is_steady: bool, is_unique: bool) -> Found | None:
+def _time(name: str, low: float, high: float, *, whole: bool, is_steady: bool, is_exact: bool) -> Found | None:
     """Return which time the numbers are."""
     for unit, factor in _EPOCH_UNITS.items():
-        named = _TIME_NAME.search(name) or (is_unique and high - low < _NARROW * low)
+        named = _TIME_NAME.search(name) or (is_exact and high - low < _NARROW * low)
         if _EPOCH[0] * factor <= low and high <= _EPOCH[1] * factor and (is_steady or named):
             return TIME, f"only grows: a time, in {unit} since 1970; write it as a date to use its month, weekday or hour"
     if _SERIAL[0] <= low and high <= _SERIAL[1] and _DATE_NAME.search(name):
@@ -101,6 +101,11 @@ def _time(name: str, low: float, high: float, *, whole: bool, is_steady: bool, i
     if whole and _YEARS[0] <= low and high <= _YEARS[1] and (is_steady or _YEAR_NAME.search(name)):
         return YEAR, "only grows: a year, and next year's is not in the file"
     return None
+
+
+def _is_exact(values: pl.Series, different: int) -> bool:
+    """Return whether large numbers are hardly ever the same, and not rounded as measured ones are."""
+    return different >= _MOSTLY * len(values) and bool((values % 1000 != 0).mean() > 0.5)
 
 
 def _date(values: pl.Series) -> Found | None:
