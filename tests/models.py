@@ -28,6 +28,7 @@ from complex_system.serving.engine import Limits, PredictionEngine
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.source import ListedModel, LoadedModel, ModelReference, ModelSource
 from complex_system.serving.rest.app import make_app
+from complex_system.tracking.signature import signed
 from complex_system.training.onnx import ONNX_INPUT, ONNX_OUTPUT
 
 
@@ -85,12 +86,14 @@ def register_onnx(
     prefix: str,
     trainer: str = "lightgbm",
     champion: bool = True,
+    model_key: str = "",
     **changes: Any,
 ) -> tuple[str, str]:
     """Logs a run with the ONNX model, registers a version and, if wanted, makes it champion.
 
     Args:
         prefix: What the registered name begins with; one of its own keeps tests apart.
+        model_key: Signs the model, as a trainer does; empty for no signature.
         changes: Replaced entries of the metadata.
 
     Returns:
@@ -102,7 +105,7 @@ def register_onnx(
     client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
     name = f"{prefix}-{trainer}"
     run = client.create_run("0")
-    metadata = onnx_metadata(dataset, onnx_model, name, trainer, run_id=run.info.run_id) | changes
+    metadata = signed(onnx_metadata(dataset, onnx_model, name, trainer, run_id=run.info.run_id) | changes, model_key)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "model.onnx").write_bytes(onnx_model)
         Path(folder, "metadata.json").write_text(json.dumps(metadata))

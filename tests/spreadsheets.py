@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from datetime import date
 from html import escape
 from pathlib import Path
@@ -10,8 +11,12 @@ from typing import Any
 
 
 def write_excel(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """A workbook of records, with their names above them."""
+    return write_cells(path, [list(rows[0]), *(list(row.values()) for row in rows)])
+
+
+def write_cells(path: Path, lines: Sequence[Sequence[Any]]) -> Path:
     """A workbook by hand: texts, numbers, true and false, days (style 1); empty cells are left out."""
-    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
     sheet = "".join(f"<row>{''.join(map(_cell, line))}</row>" for line in lines)
     main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
     office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
@@ -49,5 +54,5 @@ def _cell(value: Any) -> str:
     if isinstance(value, date):
         return f'<c s="1"><v>{(value - date(1899, 12, 30)).days}</v></c>'
     if isinstance(value, str):
-        return f'<c t="inlineStr"><is><t>{escape(value)}</t></is></c>'
+        return f'<c t="inlineStr"><is><t xml:space="preserve">{escape(value)}</t></is></c>'
     return f"<c><v>{value!r}</v></c>"

@@ -13,11 +13,11 @@ import pytest
 from complex_system.domain.dataset import Dataset
 from complex_system.local.servers import Server
 from complex_system.messaging.connection import ServiceConnection
-from complex_system.messaging.errors import to_thing
 from complex_system.messaging.handlers import hears
 from complex_system.messaging.permissions import SERVICES
 from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import reply_subject
+from complex_system.messaging.things import to_thing
 from complex_system.messaging.users import BrokerUser, authorization, broker_users
 from complex_system.protocol import serving as serving_messages
 from complex_system.protocol import training

@@ -2,7 +2,7 @@
 
 The arguments of an error are JSON values, so an error survives the broker: the receiver rebuilds it with
 ``ERRORS_BY_CODE[code](*args)``. What an error means for a reply or an HTTP status is decided where replies are made
-(``messaging.errors``, ``http.responses``), not here.
+(``messaging.things``, ``http.responses``), not here.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ from fastiot.cli.model.infrastructure_service import (
 )
 from jinja2 import ChoiceLoader, FileSystemLoader
 
-from complex_system.deploy import ACCOUNTS_FILE, USERS_FILE
+from complex_system.deploy import ACCOUNTS_FILE, MLFLOW_SCRIPT, USERS_FILE
+from complex_system.local.mlflow_server import COLLECT_SECONDS
 
 TEMPLATES = Path(__file__).parent / "deploy" / "templates"
 MLFLOW_PORT = 8080
@@ -36,6 +37,15 @@ def _command(*parts: str) -> InfrastructureServiceComposeExtras:
     text = ", ".join(f'"{part}"' for part in parts)
     return InfrastructureServiceComposeExtras(option_name="command", default_value=f"[{text}]")
 
+
+_NATS_HEALTH = (
+    "wget -q -O /dev/null http://127.0.0.1:8222/healthz && exit; "
+    # After a full disk a stream takes messages again when the broker has started again: it ends as soon as there are 64 MB.
+    "(echo GET /healthz HTTP/1.0; echo) | nc 127.0.0.1 8222 | grep -q 'write error' && "
+    "[ $$(df -P /data | awk 'END {print $$4}') -gt 65536 ] && kill 1; "
+    # The public image has busybox's wget and nc, and no bash; an image of one's own on Debian has bash.
+    "bash -c '</dev/tcp/127.0.0.1/8222'"
+)
 
 # Pydantic copies defaults, so lists as class attributes are safe here.
 # ruff: noqa: RUF012
@@ -72,8 +82,7 @@ class NatsBroker(NatsService):
     ]
     compose_extras: list[InfrastructureServiceComposeExtras] = [
         _command("--config", "/etc/nats/nats.conf"),
-        # The public image has busybox's wget, and no bash; an image of one's own on Debian has bash.
-        _health("wget -q -O /dev/null http://127.0.0.1:8222/healthz || bash -c '</dev/tcp/127.0.0.1/8222'"),
+        _health(_NATS_HEALTH),
     ]
 
 
@@ -115,6 +124,8 @@ class MariaDatabase(MariaDBService):
 
 class MlflowService(InfrastructureService):
     """MLflow's server in one process, with accounts, and runs in a database; it serves the artifacts, too.
+
+    Beside it a second process frees the room of monitoring's deleted runs.
 
     Services read ``MLFLOW_TRACKING_URI``, which the compose file makes of host and port. The defaults suit one host: SQLite and
     files in one volume. ``docs/deployment.md`` shows PostgreSQL and S3.
@@ -161,9 +172,20 @@ class MlflowService(InfrastructureService):
             default_volume_mount=f"./{ACCOUNTS_FILE}",
             tmpfs_for_tests=False,
         ),
+        InfrastructureServiceVolume(
+            container_volume=f"/etc/mlflow/{MLFLOW_SCRIPT}:ro",
+            env_var="COMPLEX_SYSTEM_MLFLOW_SCRIPT",
+            default_volume_mount=f"./{MLFLOW_SCRIPT}",
+            tmpfs_for_tests=False,
+        ),
     ]
     compose_extras: list[InfrastructureServiceComposeExtras] = [
-        _command("mlflow", "server", "--app-name", "basic-auth", "--host", "0.0.0.0", "--port", str(MLFLOW_PORT)),
+        _command(
+            "sh",
+            "-c",
+            f"python -I /etc/mlflow/{MLFLOW_SCRIPT} {COLLECT_SECONDS} & "
+            f"exec mlflow server --app-name basic-auth --host 0.0.0.0 --port {MLFLOW_PORT}",
+        ),
         _health(
             f"python -c 'import urllib.request as u; u.urlopen(\\\"http://127.0.0.1:{MLFLOW_PORT}/health\\\", timeout=4)'",
             start_period=180,

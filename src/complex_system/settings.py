@@ -255,7 +255,7 @@ class Settings(BaseSettings):
             return ""
         if value.strip().lower() in ("true", "1", "yes", "on"):
             raise ValueError(
-                "must name the registered models whose code may run, separated by commas; it is no switch any more"
+                "must name the registered models whose code may run, separated by commas; true and false are no longer allowed"
             )
         return value
 

@@ -15,8 +15,8 @@ from complex_system.domain.laboratory import Laboratory
 from complex_system.errors import ComplexSystemError
 from complex_system.local.plan import TRAINER_SERVICES
 from complex_system.messaging.clients import DatabaseClient, ServingClient, SystemClient
-from complex_system.messaging.errors import to_thing, value_of
 from complex_system.messaging.subjects import reply_subject
+from complex_system.messaging.things import to_thing, value_of
 from complex_system.protocol.base import Empty
 from complex_system.protocol.database import RecordCounts
 from complex_system.protocol.operations import health_request

@@ -66,7 +66,7 @@ def cycle(base: Path) -> Callable[[str], Cycle]:
 @pytest.mark.timeout(420)
 @pytest.mark.parametrize(("deployment", "database", "server"), [
     ("mongo", "database_mongo", "mongodb"),
-    ("maria", "database_maria", "mariadb"),
+    pytest.param("maria", "database_maria", "mariadb", marks=pytest.mark.long),
 ])  # fmt: skip
 def test_a_full_cycle_ends_with_a_prediction_by_the_champion(
     cycle: Callable[[str], Cycle],

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from complex_system.backup.command import restore
+from complex_system.backup.deployment import restore
 from complex_system.backup.manifest import read_manifest
 from complex_system.backup.places import PARTS, Place
 from complex_system.local.servers import MariaServer, MongoServer, NatsServer, Server

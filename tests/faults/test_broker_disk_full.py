@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from typing_extensions import override
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
 from complex_system.errors import ComplexSystemError
 from complex_system.local.plan import Plan
-from complex_system.local.servers import NatsServer, Server
+from complex_system.local.servers import HOST, NatsServer, Server, free_port
 from complex_system.local.state import Process, RunState
 from complex_system.local.supervisor import Supervisor
 from complex_system.messaging import subjects
@@ -27,7 +35,7 @@ from complex_system.settings import Settings
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from plant import FULL
 from small_disk import SmallDisk, needs_root, small_disk
-from support import TesterService, eventually, running
+from support import TesterService, eventually, running, started
 
 BATCH = 50
 RECORDS = FULL or 3_000
@@ -88,6 +96,105 @@ async def test_the_disk_of_the_broker_is_full(
                 await disturbed(tester, Publisher(IngestClient(tester.broker, settings, "Test")), disk, records, report)
         finally:
             await supervisor.stop()
+
+
+class MonitoredNatsServer(NatsServer):
+    """A broker with the monitoring port that a container's health check asks."""
+
+    monitoring = 0
+
+    @override
+    def prepare(self) -> None:
+        super().prepare()
+        self.monitoring = self.monitoring or free_port()
+        with (self.directory / "nats.conf").open("a") as configuration:
+            configuration.write(f'http: "{HOST}:{self.monitoring}"\n')
+
+
+WGET = """#!{python}
+import sys, urllib.request
+urllib.request.urlopen(sys.argv[-1], timeout=5).read()
+"""
+NC = """#!{python}
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), 5) as connection:
+    connection.sendall(sys.stdin.buffer.read())
+    while part := connection.recv(65536):
+        sys.stdout.buffer.write(part)
+"""
+"""What busybox's programs of these names do for the health check, which the public image has and a Debian may lack."""
+
+
+@pytest.mark.long
+async def test_a_containers_broker_that_stopped_writing_is_ended_by_its_health_check_when_there_is_room(
+    tmp_path: Path,
+) -> None:
+    from complex_system.infrastructure import NatsBroker  # registers itself with FastIoT's command line
+
+    for name, text in (("wget", WGET), ("nc", NC)):
+        (tmp_path / name).write_text(text.format(python=sys.executable))
+        (tmp_path / name).chmod(0o755)
+    [check] = [each for each in NatsBroker().compose_extras if each.option_name == "healthcheck"]
+    [_, command] = yaml.safe_load(check.default_value)["test"]
+
+    with small_disk(tmp_path / "disk", 256) as disk:
+        broker = MonitoredNatsServer(disk.folder / "nats", tmp_path, port=0)
+
+        async def healthy() -> bool:
+            assert broker.child is not None
+            here = {
+                "$$": "$",
+                "8222": str(broker.monitoring),
+                "/data": str(broker.directory),
+                "kill 1;": f"kill {broker.child.pid};",
+            }
+            text = command
+            for there, place in here.items():
+                assert there in text
+                text = text.replace(there, place)
+            # The fallback for images with bash is not what is tested.
+            program = text.rpartition("bash -c")[0] + "false"
+            environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+            process = await asyncio.create_subprocess_exec(
+                "sh", "-c", program, env=environment, stderr=asyncio.subprocess.DEVNULL
+            )
+            return await process.wait() == 0
+
+        with started(broker):
+            async with nats_client(broker) as client:
+                context = client.jetstream()
+                await context.add_stream(name="KEPT", subjects=["kept"], max_bytes=20_000_000)
+                await context.publish("kept", bytes(10_000))
+                assert await healthy()
+                disk.fill(LEFT)
+                acknowledged = 1
+                with contextlib.suppress(NatsError, TimeoutError):
+                    for _ in range(100):
+                        await context.publish("kept", bytes(10_000), timeout=2)
+                        acknowledged += 1
+                assert acknowledged < 100
+                assert not await healthy()
+                assert broker.child is not None
+                assert broker.child.alive  # while there is no room, a restart would not help
+                disk.make_room()
+                assert not await healthy()
+                await eventually(lambda: broker.child is not None and not broker.child.alive)
+            broker.start_process()  # as `restart: always` does
+            await asyncio.to_thread(broker.wait_ready)
+            async with nats_client(broker) as client:
+                await client.jetstream().publish("kept", bytes(10_000))
+                assert (await client.jetstream().stream_info("KEPT")).state.messages > acknowledged
+            assert await healthy()
+
+
+@asynccontextmanager
+async def nats_client(server: Server) -> AsyncIterator[Client]:
+    client = Client()
+    await client.connect(server.url, allow_reconnect=False)
+    try:
+        yield client
+    finally:
+        await client.close()
 
 
 async def disturbed(

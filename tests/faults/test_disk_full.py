@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import ComplexSystemError
-from complex_system.local.servers import MariaServer, MongoServer, NatsServer, Server
+from complex_system.local.servers import HOST, MariaServer, MongoServer, NatsServer, Server, reachable
 from complex_system.protocol.base import Empty
 from complex_system.protocol.database import GET_INGEST_COUNTS, IngestCounts
 from plant import FULL, Plant, plant
+from runs import fiot_run
 from small_disk import SmallDisk, needs_root, small_disk
 from support import eventually, started
 
@@ -140,3 +144,28 @@ async def test_the_disk_of_the_stand_in_for_mongodb_is_full(
         assert server.child is first  # not before there is room
         disk.make_room()
         await goes_on(system, dataset, report)
+
+
+@LONG
+def test_a_run_survives_a_full_disk(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 1000) as disk, fiot_run(disk.folder, "integration_test") as run:
+
+        def all_answer() -> bool:
+            addresses = [urlsplit(server["url"]) for server in run.status()["infrastructure"].values()]
+            return len(addresses) == 4 and all(reachable(HOST, each.port or 0) for each in addresses)
+
+        def brokers() -> set[int]:
+            return {each.pid for each in run.processes() if each.name() == "nats-server"}
+
+        run.eventually(all_answer, 120)
+        disk.fill()
+        [broker] = brokers()
+        os.kill(broker, signal.SIGKILL)  # something to write about, and to start without room
+        time.sleep(FULL_SECONDS)  # the fault lasts so long
+        assert run.process.poll() is None, run.said
+        disk.make_room()
+        run.eventually(lambda: all_answer() and brokers() not in (set(), {broker}), 120)
+        assert "status.json cannot be written: No space left on device; the run goes on" in run.said
+        run.process.send_signal(signal.SIGINT)
+        assert run.wait(60) == 0, run.said
+        assert run.processes() == []

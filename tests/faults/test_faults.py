@@ -36,6 +36,9 @@ SOURCE, PROCESSING = "dummy_data_generation", "data_processing"
 
 pytestmark = pytest.mark.timeout(1800 if FULL else 300)
 
+ANY_DATABASE = pytest.mark.parametrize("servers", [pytest.param("mongo", marks=pytest.mark.long), "maria"], indirect=True)
+"""For faults that do not reach the database: one of the two is enough for ``make test``."""
+
 
 class Servers:
     """A broker and a database of this module's own, for they are killed."""
@@ -120,6 +123,7 @@ async def test_the_database_is_killed(servers: Servers, system: Plant, dataset: 
     report(system.marks)
 
 
+@ANY_DATABASE
 async def test_the_broker_is_killed(servers: Servers, system: Plant, dataset: Dataset, report: Any) -> None:
     services = (servers.service, PROCESSING, SOURCE)
     start_all(system, *services)
@@ -138,6 +142,7 @@ async def test_the_broker_is_killed(servers: Servers, system: Plant, dataset: Da
     report(system.marks)
 
 
+@ANY_DATABASE
 async def test_data_processing_is_killed(servers: Servers, system: Plant, dataset: Dataset, report: Any) -> None:
     start_all(system, servers.service, PROCESSING, SOURCE)
 
@@ -151,6 +156,7 @@ async def test_data_processing_is_killed(servers: Servers, system: Plant, datase
     report(system.marks)
 
 
+@ANY_DATABASE
 async def test_the_source_is_killed(servers: Servers, system: Plant, dataset: Dataset, report: Any) -> None:
     start_all(system, servers.service, PROCESSING, SOURCE)
 

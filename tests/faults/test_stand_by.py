@@ -21,8 +21,8 @@ from complex_system.domain.keys import new_key
 from complex_system.domain.laboratory import Laboratory
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DocumentClient
-from complex_system.messaging.errors import to_thing
 from complex_system.messaging.subjects import event_subject
+from complex_system.messaging.things import to_thing
 from complex_system.monitoring.aggregates import HOUR, MINUTE, Rollup
 from complex_system.monitoring.history import HOURS, MINUTES
 from complex_system.protocol.serving import PREDICTION_MADE, PredictedRecord, PredictionMade

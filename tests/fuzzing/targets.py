@@ -21,14 +21,14 @@ import pyarrow as pa
 from fastiot.core.serialization import serialize_to_bin
 from fastiot.msg import Thing
 
+from complex_system.describe.command import describe_to
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import Page, decode_page, encode_page, processed_schema, raw_schema
 from complex_system.domain.records import raw_check
 from complex_system.errors import ComplexSystemError, InvalidRequestError
-from complex_system.messaging.codec import serialize_from_bin
-from complex_system.messaging.errors import to_thing
 from complex_system.messaging.ingest.publisher import published_records
+from complex_system.messaging.things import serialize_from_bin, to_thing
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.operations import SERVICE_HEARTBEAT
 from complex_system.protocol.serving import PREDICTION_MADE
@@ -47,8 +47,10 @@ DATASET = Dataset.load()
 PIPELINE = Pipeline(DATASET)
 READER = BatchReader(PIPELINE, max_records=MAX_RECORDS)
 CHECK = raw_check(DATASET)
-PACKED = (".csv.gz", ".jsonl.gz", ".parquet", ".xlsx", ".csv", ".jsonl", ".ods", ".parquet.gz")
+PACKED = (".csv.gz", ".jsonl.gz", ".parquet", ".xlsx", ".csv", ".jsonl", ".ods", ".parquet.gz", ".json", ".tsv.gz")
 """Formats of files; the first byte of an input chooses one."""
+DESCRIBED = (".csv", ".jsonl", ".json", ".tsv", ".csv.gz")
+"""The same for files that are described."""
 
 
 def page(data: bytes) -> None:
@@ -94,6 +96,18 @@ def packed(data: bytes) -> None:
             assert batch
 
 
+def described(data: bytes) -> None:
+    """A file that ``describe-data`` gets, with summary, declaration and report."""
+    suffix = DESCRIBED[data[0] % len(DESCRIBED)] if data else DESCRIBED[0]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"records{suffix}"
+        path.write_bytes(data[1:])
+        out = io.StringIO()
+        describe_to(
+            path, "", path.with_name("dataset.yaml"), force=False, report=path.with_name("report.html"), out=out, err=out
+        )
+
+
 def thing(data: bytes) -> None:
     """A message on one of the subjects, in FastIoT's format."""
     try:
@@ -110,7 +124,7 @@ def _may_refuse(call: Callable[[], Any]) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (page, ingest, predict, inference, invocations, csv, packed, thing)
+    each.__name__: each for each in (page, ingest, predict, inference, invocations, csv, packed, described, thing)
 }
 
 
@@ -149,6 +163,13 @@ def seeds() -> dict[str, list[bytes]]:
         (5, texts[2]),
         (3, _workbook(records)),
         (7, gzip.compress(parquet.getvalue(), mtime=0)),
+        (8, _json(records)),
+        (8, _json([{**records[0], "laborant": {"$oid": "TK"}, "oven": {"temp": [1, 2]}}, {**records[1], "oven": None}])),
+        (
+            5,
+            b'{"_id": {"$oid": "a"}, "datum": {"$date": {"$numberLong": "5"}}, "material_id": "00000000", "material_id": NaN}',
+        ),
+        (9, gzip.compress(lines.replace(b",", b"\t"), mtime=0)),
     ]
     values: list[Any] = [records, one, {"round": "r1"}, {"service": "ml_consumer", "replica": "a", "state": "ready"}]
     return {
@@ -165,8 +186,24 @@ def seeds() -> dict[str, list[bytes]]:
         ],
         "csv": [lines, b"material_id\n00000000\n", b'"material_id"\r\n"00000000"\r\n'],
         "packed": [struct.pack("B", place) + content for place, content in files],
+        "described": [
+            struct.pack("B", place) + content
+            for place, content in [(0, lines), (0, texts[1]), (1, texts[2]), (2, _json(records)), (4, gzip.compress(lines, mtime=0))]
+        ] + [b"\0" + _plant(), b"\2" + _json({"a": 1})],
         "thing": [serialize_to_bin(Thing, to_thing(value, "Device")) for value in values],
     }  # fmt: skip
+
+
+def _plant() -> bytes:
+    """Return a table with what describing looks for: times, a counter, codes, limits, percent signs, gaps, copies."""
+    rows = [
+        f"{i};C-{i:03};0{i % 9 + 1}.02.2025 {i % 24:02}:00;{20 + i % 7},{i % 10};{'-9999' if i == 5 else i * 3};"
+        f"{'<0,01' if i % 9 == 0 else f'0,{i % 8 + 1}'};{i % 100} %;{'ja' if i % 2 else 'nein'};{'k.A.' if i == 7 else 'rot'};"
+        f"{i % 11},5"
+        for i in range(40)
+    ]
+    head = "Nr;Charge;Zeit;Temp [°C];Druck;Spuren mg/l;Feuchte;Offen;Farbe;Ausbeute"
+    return "\r\n".join([head, *rows, rows[-1], "Summe;;;;;;;;;205"]).encode("cp1252")
 
 
 def _json(value: Any) -> bytes:

@@ -16,10 +16,10 @@ from uuid import uuid4
 import pytest
 from nats.errors import Error as NatsError
 
-from complex_system.backup.command import back_up, restore
+from complex_system.backup.deployment import back_up, restore
 from complex_system.backup.manifest import MANIFEST
+from complex_system.backup.parquet import TablesWriter
 from complex_system.backup.places import PARTS, Place
-from complex_system.backup.tables import TablesWriter
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record

@@ -64,7 +64,7 @@ async def test_records_since_an_alert_are_those_that_arrived_since_whatever_the_
         now = await client.now()
         return now if await client.last_key(now) == before[-1] else None
 
-    raised = await eventually(later)
+    raised = await eventually(later, 60)
     assert await data.newest(10, raised) == (0, None)
     since = await arrive(2, 5.0)
     assert await data.newest(len(since), raised) == (len(since), before[-1])
@@ -84,7 +84,7 @@ async def test_rejected_records_are_watched_whatever_the_sources_clock_says(
         async def watched() -> bool:
             return (await tester.ask(GET_MONITORING, Empty())).metrics.get("data/new_categories/material_id") == 4
 
-        await eventually(watched)
+        await eventually(watched, 60)
 
 
 async def test_monitoring_goes_by_the_databases_clock(

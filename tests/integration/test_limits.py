@@ -34,10 +34,10 @@ from complex_system.http import connections, limits
 from complex_system.local.servers import NATS_MAX_PAYLOAD, Server
 from complex_system.messaging import connection, subjects, subscriptions
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.messaging.errors import to_thing
 from complex_system.messaging.handlers import answers
 from complex_system.messaging.ingest import streams as ingest_streams
 from complex_system.messaging.service import SystemService
+from complex_system.messaging.things import to_thing
 from complex_system.monitoring import services
 from complex_system.monitoring.page import gateway
 from complex_system.protocol.base import Request

@@ -102,6 +102,10 @@ def test_mariadb_asks_also_on_data_that_were_written_without_accounts(tmp_path: 
             # Its owner needs no password at the socket file, which lies in a folder of his own.
             at_socket = str(folder / server.socket_name)
             assert _maria(server, "SELECT CURRENT_USER()", user="root", unix_socket=at_socket) == [("root@localhost",)]
+            files = folder / "files"
+            reach = "SELECT @@secure_file_priv, @@local_infile, @@bind_address"
+            assert _maria(server, reach, user="root", unix_socket=at_socket) == [(f"{files}/", 0, "127.0.0.1")]
+            assert (list(files.iterdir()), files.stat().st_mode & 0o077) == ([], 0)
     assert folder.joinpath("accounts.sql").stat().st_mode & 0o077 == 0
 
 
@@ -143,6 +147,9 @@ def test_mlflow_asks_for_everything_but_its_health(
             for path in ("/", search, "/api/2.0/mlflow-artifacts/artifacts", "/ajax-api/3.0/mlflow/assistant/config"):
                 assert http.get(path).status_code == 401, path
                 assert http.get(path, auth=(USER, "another")).status_code == 401, path
+            public = http.get("/api/3.0/mlflow/server-info")
+            assert public.status_code == 200
+            assert not [secret for secret in (server.password, str(folder), "sqlite") if secret in public.text]
             assert http.get(search, auth=credentials).status_code == 200
             assert http.get("/", auth=credentials).status_code == 200
             assert http.get(search, auth=credentials, headers={"Host": "attacker.example"}).status_code == 403
@@ -173,6 +180,14 @@ def test_mlflow_goes_on_with_the_database_of_the_older_server(tmp_path: Path) ->
     old.create_model_version("lab-lightgbm", "mlflow-artifacts:/1/model", run)
     old.set_registered_model_alias("lab-lightgbm", "champion", "1")
     with started(MlflowServer(folder, port=0)) as server:
+        with httpx.Client(base_url=server.url, trust_env=False) as http:  # open to programs, not to pages of others
+            search = "/api/2.0/mlflow/experiments/search?max_results=1"
+            assert http.get(search).status_code == 200
+            assert http.get(search, headers={"Host": "attacker.example"}).status_code == 403
+            answer = http.post(
+                "/api/2.0/mlflow/experiments/create", headers={"Origin": "https://attacker.example"}, json={"name": "x"}
+            )
+            assert answer.status_code == 403
         new = MlflowClient(tracking_uri=server.url, registry_uri=server.url)
         assert new.get_run(run).data.metrics == {"rmse": 14.5}
         assert new.get_model_version_by_alias("lab-lightgbm", "champion").run_id == run

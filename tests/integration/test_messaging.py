@@ -21,10 +21,10 @@ from complex_system.errors import (
 )
 from complex_system.local.servers import NATS_MAX_PAYLOAD, Server
 from complex_system.messaging.connection import ServiceConnection
-from complex_system.messaging.errors import to_thing
 from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import event_subject, reply_subject
+from complex_system.messaging.things import to_thing
 from complex_system.protocol.base import Empty, Event, Request
 from complex_system.protocol.operations import SERVICE_HEARTBEAT, health_request
 from complex_system.settings import Settings

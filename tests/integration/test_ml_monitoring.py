@@ -299,9 +299,9 @@ async def test_mlflow_keeps_the_metrics_of_some_days_only(settings: Settings, ml
     days = [f"monitoring-{(today - timedelta(days=days)).date()}" for days in (2, 0)]
     assert sorted(kept) == [("another", f"monitoring-{points[0].at.date()}"), *(("lab", day) for day in days)]
     # What was deleted is marked only; its room is freed later, and the other runs keep theirs.
-    database = mlflow_server.directory / "mlflow.db"
-    assert collect_metrics(database) >= 2 * 3  # a value, and the newest one, of each of three runs
-    assert collect_metrics(database) == 0
+    store = f"sqlite:///{mlflow_server.directory / 'mlflow.db'}"
+    assert collect_metrics(store) >= 2 * 3  # a value, and the newest one, of each of three runs
+    assert collect_metrics(store) == 0
     assert [each.data.metrics for each in await asyncio.to_thread(logged, settings)] == [{"a": 1.0}] * 3
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sys
 import time
@@ -227,9 +226,9 @@ async def test_the_champions_own_reference_is_taken_and_the_database_stands_in(
         registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix)
         crowned = await asyncio.to_thread(registry.champion)
         assert crowned is not None
-        made = Reference.of(dataset, Pipeline(dataset).features(records[:77])).as_dict()
+        made = Reference.of(dataset, Pipeline(dataset).features(records[:77])).encoded().decode()
         client = MlflowClient(tracking_uri=settings.mlflow_tracking_uri)
-        await asyncio.to_thread(client.log_text, crowned.run_id, json.dumps(made), "reference/reference.json")
+        await asyncio.to_thread(client.log_text, crowned.run_id, made, "reference/reference.json")
         await tester.announce(CHAMPION_CHANGED, champion(crowned.model, crowned.version))
         await eventually(lambda: service.monitor.reference.source == "champion", 40)
         assert service.monitor.reference.samples == 77

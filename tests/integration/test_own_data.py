@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import json
 import random
 from collections.abc import Callable
 from datetime import date, timedelta
@@ -10,25 +12,32 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from complex_system.describe.command import describe_to
 from complex_system.describe.description import describe
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.records import Record
-from complex_system.local.own_data import films
+from complex_system.local.own_data import choose_data, films
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.serving.models.predictor import Predictor
+from complex_system.serving.requests.csv import csv_text
 from complex_system.settings import Settings
 from complex_system.sources.replay import ReplayFile
 from complex_system.training.data import SampleCollector
 from complex_system.training.lightgbm import LightGBMTrainer
+from complex_system.training.onnx import export_onnx
 from complex_system.training.split import Part
 from complex_system_services.data_processing.data_processing_service import DataProcessingService
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from complex_system_services.dummy_data_generation.dummy_data_generation_service import DummyDataGenerationService
+from models import MemorySource, onnx_metadata, rest_server
 from support import TesterService, eventually, running
 
 DATABASES = {"mongo": DatabaseMongoService, "maria": DatabaseMariaService}
@@ -128,6 +137,60 @@ async def test_a_random_file_is_the_same_on_both_databases_and_a_model_learns_of
     holdout = collector.samples(Part.HOLDOUT)
     error = np.sqrt(np.mean((model.predict(holdout.x) - holdout.y) ** 2))
     assert error < 0.6 * holdout.y.std()
+
+
+RESERVED = (
+    "yes", "no", "on", "off", "null", "true", "~", "1e5", "__row__", "order", "SELECT", "table", "Temp", "temp", "TEMP", "Größe",
+    "größe", "a.b", "$x", "🌡", "per%cent", "row'", "col`umn", "_id_", "f0",
+)  # fmt: skip
+"""YAML's own words, the readers' own names, SQL's keywords, emoji, names that differ in case only."""
+
+
+def reserved_file(path: Path) -> Path:
+    """A table of such names, with numbers that no float holds; the target is called ``y``, which YAML 1.1 takes for true."""
+    draw = random.Random(23)
+    with path.open("w", encoding="utf-8") as file:
+        for i in range(150):
+            record: dict[str, Any] = {name: round(draw.uniform(0, 9), 3) for name in RESERVED}
+            record |= {"serial": 2**53 + 1 + i % 7, "huge": 10**400 + i, "No": draw.choice(["yes", "no", "on", "😀"])}
+            target = record["yes"] * 3 - record["temp"] + draw.gauss(0, 0.1)
+            file.write(json.dumps({**record, "y": target if i % 10 else None}) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("database", DATABASES)
+async def test_names_that_others_reserve_go_the_whole_way(
+    tester: TesterService, own_settings: Settings, tmp_path: Path, database: str
+) -> None:
+    file = reserved_file(tmp_path / "on.jsonl")
+    out = io.StringIO()
+    describe_to(file, "y", tmp_path / "dataset.yaml", force=False, out=out, err=out)
+    chosen = choose_data(str(file), "", tmp_path / "runs", {})
+    assert "135 labelled records, target 'y'" in chosen.notes[-1]
+    assert not any("not valid" in note for note in chosen.notes)
+    dataset = Dataset.load(str(tmp_path))
+    assert dataset.name == "on"
+    assert set(RESERVED) < set(dataset.feature_names)
+    expected = [row.record for batch in ReplayFile(file, dataset).batches(1000) for row in batch]
+    assert expected[3]["serial"] == str(2**53 + 4)
+    raw, processed = await through(database, tester, own_settings, dataset, file, 150)
+    assert raw == expected
+    pipeline = Pipeline(dataset)
+    assert processed == pipeline.process(expected).to_dicts()
+    collector = SampleCollector(dataset, list(Part))
+    collector.add(pa.Table.from_pylist([record for record in processed if record["y"] is not None]))
+    data = collector.training_data()
+    onnx = export_onnx(LightGBMTrainer().fit(data, lambda progress: None), data.validation.x)
+    source = MemorySource()
+    source.publish(dataset, 0.0, onnx)
+    predictor = Predictor(pipeline, "on", "1", onnx, onnx_metadata(dataset, onnx, "on"))
+    async with rest_server(dataset, source) as (_, client):
+        answer = await client.post("/predict", json={"records": raw})
+        assert answer.status_code == httpx.codes.OK, answer.text
+        assert answer.json()["predictions"] == predictor.predict(raw)
+        lines = csv_text({name: [record[name] for record in raw] for name in raw[0]})
+        same = await client.post("/invocations", content=lines.encode(), headers={"Content-Type": "text/csv"})
+        assert same.json()["predictions"] == predictor.predict(raw)
 
 
 @pytest.mark.parametrize("database", DATABASES)

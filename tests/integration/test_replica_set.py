@@ -17,10 +17,10 @@ from complex_system.domain.laboratory import Laboratory
 from complex_system.errors import InvalidRecordError, StoreUnavailableError
 from complex_system.local.servers import NatsServer, Server
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.messaging.errors import to_thing
 from complex_system.messaging.ingest import consumer, writer
 from complex_system.messaging.ingest.streams import DEAD_STREAM, STREAM, IngestStreams
 from complex_system.messaging.subjects import INGEST_RAW
+from complex_system.messaging.things import to_thing
 from complex_system.protocol.base import Empty
 from complex_system.protocol.database import GET_INGEST_COUNTS
 from complex_system.service_layer.database.service import DatabaseService

@@ -198,6 +198,22 @@ async def test_a_champion_of_another_pipeline_is_refused_and_the_old_one_stays(
         await eventually(lambda: service.health().detail.endswith(f"v{good}"))
 
 
+async def test_a_model_that_no_trainer_of_the_deployment_made_is_not_served(
+    settings: Settings, publish: Any, laboratory: Laboratory
+) -> None:
+    own = settings.copy(update={"model_key": "the deployment's"})
+    await asyncio.to_thread(publish, 1.0, model_key="another's")
+    async with serving(own) as (service, client):
+        await eventually(lambda: "is not signed by a trainer of this deployment" in service.health().detail)
+        assert (await client.post("/predict", json=laboratory.complete_record())).status_code == 503
+        _, ours = await asyncio.to_thread(publish, 2.0, model_key="the deployment's")
+        await ready(client)
+        await asyncio.to_thread(publish, 3.0)
+        await eventually(lambda: "is not signed" in service.health().detail)
+        answer = await client.post("/predict", json=laboratory.complete_record())
+        assert answer.json()["model"]["version"] == ours
+
+
 async def test_mlflow_being_away_does_not_end_the_service(settings: Settings, publish: Any, laboratory: Laboratory) -> None:
     away = f"http://127.0.0.1:{free_port()}"
     async with serving(settings.copy(update={"mlflow_tracking_uri": away})) as (service, client):

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from nats.errors import Error as NatsError
 
-from complex_system.backup.command import restore
+from complex_system.backup.deployment import restore
 from complex_system.backup.manifest import Manifest, read_manifest
 from complex_system.backup.places import PARTS, Place
 from complex_system.domain.dataset import ID, Dataset

@@ -15,8 +15,8 @@ from plotly.utils import PlotlyJSONEncoder
 from complex_system.monitoring.page.app import VIEWS, page_of
 from complex_system.monitoring.page.components import Viewer
 from complex_system.monitoring.page.formatting import Clock
+from complex_system.monitoring.page.period_report import make_report
 from complex_system.monitoring.page.reading import PERIODS, Facts, take
-from complex_system.monitoring.page.report import make_report
 from monitoring_page.browser import WIDE, Watch, browser, served
 from monitoring_page.history import DAY, make_monitor
 

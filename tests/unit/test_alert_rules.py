@@ -124,7 +124,7 @@ def test_an_alert_from_before_a_restart_goes_on_and_one_without_a_rule_ends(data
     assert after.restore(2000, before.open) == []
     (change,) = after.evaluate(2000, Figures.of_flat({"performance/rmse": 30}))
     assert (change.kind, change.alert.rule) == ("ended", "old")
-    assert "not declared any more" in change.alert.over
+    assert "no longer declared" in change.alert.over
     assert [alert.key for alert in after.open] == [alert.key for alert in before.open if alert.rule == "error"]
     assert events(after, "performance/rmse", [30, 1, 1, 1, 1]) == [(4, "ended", "")]
 

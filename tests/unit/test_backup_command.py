@@ -14,7 +14,7 @@ from runs import FIOT, ROOT
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("backup", "mongo", "new", "--local"), "There are no data of a run of 'mongo'"),
+        (("backup", "mongo", "new", "--local"), "'mongo' has no data of a run"),
         (
             ("backup", "mongo", "new", "--without", "records"),
             "--without takes streams, database, mlflow, wandb, declaration",

@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 
 from complex_system.describe import profile as profiling
+from complex_system.describe import repetitions
 from complex_system.describe.command import describe_to
 from complex_system.describe.description import describe
 from complex_system.describe.findings import Finding, findings_of, worth_a_look
@@ -175,8 +176,8 @@ def test_a_large_file_is_sampled_and_its_counts_stay_exact(write: Write, monkeyp
     path = write(columns, "plant.parquet")
     whole, _ = assessed(path)
     monkeypatch.setattr(profiling, "SAMPLE_ROWS", 400)
-    monkeypatch.setattr(profiling, "HASHED_ROWS", 500)
-    monkeypatch.setattr(profiling, "CHUNK_ROWS", 100)
+    monkeypatch.setattr(repetitions, "IN_MEMORY", 500)
+    monkeypatch.setattr(profiling, "PART_ROWS", 100)
     sampled, findings = assessed(path)
     assert whole.profile.is_whole
     assert not sampled.profile.is_whole

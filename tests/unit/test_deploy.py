@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import contextlib
 import importlib.metadata
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -21,7 +26,11 @@ from complex_system.deploy.containers import container_variables, homeless_secre
 from complex_system.deploy.env_file import add_secrets, env_text, missing_variables, random_password, write_env
 from complex_system.deploy.images import build_command, build_images
 from complex_system.errors import StartError
+from complex_system.local.mlflow_server import COLLECT_SECONDS
+from complex_system.local.processes import Child
+from complex_system.local.servers import NatsServer, free_port
 from complex_system.messaging.users import PASSWORD_VARIABLE, service_user
+from support import eventually
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = sorted(path.parent.name for path in (ROOT / "deployments").glob("*/deployment.yaml"))
@@ -60,6 +69,12 @@ def configured(project: Path) -> Path:
     done = fiot(project, "config")
     assert done.returncode == 0, done.stderr
     return project
+
+
+@pytest.fixture
+def own_copy(configured: Path, tmp_path: Path) -> Path:
+    """The configured project, for a test that changes it."""
+    return shutil.copytree(configured, tmp_path / "project", symlinks=True)
 
 
 def compose(project: Path, deployment: str) -> dict[str, Any]:
@@ -141,6 +156,63 @@ def test_mlflows_image_and_local_server_have_one_version(configured: Path) -> No
     image = f"ghcr.io/mlflow/mlflow:v{pinned}-full"
     assert compose(configured, "mongo")["services"]["mlflow"]["image"] == image
     assert f"`{image}`" in (ROOT / "docs/deployment.md").read_text()
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+async def test_mlflows_container_frees_the_room_of_deleted_monitoring_runs(
+    configured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs the generated command as it is, on another port, in folders of the test, and looking more often."""
+    from complex_system.monitoring.mlflow_log import MonitoringRun, Point
+    from complex_system.monitoring.points import Figures
+
+    built, service, port = (
+        configured / "build/deployments/mongo",
+        compose(configured, "mongo")["services"]["mlflow"],
+        free_port(),
+    )
+    for volume in service["volumes"]:
+        source, target = volume.split(":")[:2]
+        if target.startswith("/etc/mlflow/"):
+            text = (built / source).read_text().replace("/mlflow/accounts.db", f"{tmp_path}/accounts.db")
+            (tmp_path / Path(target).name).write_text(text)
+    places = {"/etc/mlflow/": f"{tmp_path}/", "0.0.0.0": "127.0.0.1", "8080": str(port), f" {COLLECT_SECONDS} ": " 0.2 ",
+              "sqlite:////mlflow": f"sqlite:///{tmp_path}", "/mlflow/artifacts": f"{tmp_path}/artifacts"}  # fmt: skip
+    pattern = re.compile("|".join(map(re.escape, places)))
+
+    def here(text: str) -> str:
+        return pattern.sub(lambda found: places[found[0]], text)
+
+    environment = {name: here(value) for name, value in service["environment"].items() if name.startswith("MLFLOW_")}
+    account = {"MLFLOW_TRACKING_USERNAME": environment["MLFLOW_AUTH_ADMIN_USERNAME"],
+               "MLFLOW_TRACKING_PASSWORD": environment["MLFLOW_AUTH_ADMIN_PASSWORD"]}  # fmt: skip
+    for name, value in account.items():
+        monkeypatch.setenv(name, value)
+    url, today = f"http://127.0.0.1:{port}", datetime.now(UTC)
+    path = f"{sys.prefix}-mlflow/bin:{os.environ['PATH']}"
+    container = Child("mlflow", [here(part) for part in service["command"]], tmp_path / "log", {**environment, "PATH": path})
+
+    def stored() -> tuple[int, ...]:
+        """Runs, values, and the newest values."""
+        counts = "SELECT (SELECT COUNT(*) FROM runs), (SELECT COUNT(*) FROM metrics), (SELECT COUNT(*) FROM latest_metrics)"
+        with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db", timeout=30)) as connection:
+            return tuple(connection.execute(counts).fetchone())
+
+    def ready() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"{url}/health").is_success
+        return False
+
+    container.start()
+    try:
+        await eventually(ready, 120)
+        assert httpx.get(f"{url}/api/2.0/mlflow/experiments/search?max_results=1").status_code == 401
+        points = [Point(today - timedelta(days=days), Figures.of_flat({"a": 1.0, "b": 2.0})) for days in (9, 0)]
+        await asyncio.to_thread(MonitoringRun(url, "lab", "lab", days=7).write, points)
+        await eventually(lambda: stored() == (2, 2, 2), 30)
+    finally:
+        container.stop()
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS)
@@ -254,6 +326,21 @@ def test_every_container_is_confined(configured: Path, deployment: str) -> None:
         assert all(volume.endswith(":ro") for volume in configuration), name
 
 
+def test_the_documentation_has_the_limits_of_every_container(configured: Path) -> None:
+    rows = re.findall(r"^\| (`.+?) \| (\d+) GB .*\| ([\d,]+) \|$", (ROOT / "docs/deployment.md").read_text(), re.MULTILINE)
+    documented = {
+        name: (f"{memory}g", int(processes.replace(",", "")))
+        for names, memory, processes in rows
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    limits = {
+        name: (service["mem_limit"], service["pids_limit"])
+        for deployment in DEPLOYMENTS
+        for name, service in compose(configured, deployment)["services"].items()
+    }
+    assert documented == limits
+
+
 def test_a_volume_that_is_only_read_is_mounted_so(configured: Path) -> None:
     services = compose(configured, "mongo")["services"]
     assert "wandb:/var/lib/wandb:ro" in services["ml_serving"]["volumes"]
@@ -267,47 +354,39 @@ def test_the_broker_is_the_version_that_the_tests_use(configured: Path) -> None:
     assert compose(configured, "mongo")["services"]["nats"]["image"] == f"nats:{tested[1]}-alpine"
 
 
-def test_a_devices_user_is_made_once_and_reaches_the_broker_alone(configured: Path) -> None:
-    path = configured / "deployments" / "mongo" / ".env"
+def test_a_devices_user_is_made_once_and_reaches_the_broker_alone(own_copy: Path) -> None:
+    path = own_copy / "deployments" / "mongo" / ".env"
     before = path.read_text()
-    try:
-        done = fiot(configured, "extras", "add-device", "mongo", "press-4")
-        assert done.returncode == 0, done.stderr
-        password = re.search(r"^password +(\w{32})$", done.stdout, re.MULTILINE)
-        assert password is not None
-        comment = "# Device press-4, by `fiot extras add-device`"
-        assert path.read_text() == f"{before}\n{comment}\nCOMPLEX_SYSTEM_NATS_DEVICE_PRESS_4={password[1]}\n"
-        again = fiot(configured, "extras", "add-device", "mongo", "press-4")
-        assert (again.returncode, "has a user already" in again.stderr) == (1, True)
-        assert "not a name of a device" in fiot(configured, "extras", "add-device", "mongo", "Press 4").stderr
-        assert fiot(configured, "config", "mongo").returncode == 0
-        users = (configured / "build/deployments/mongo/users.conf").read_text()
-        assert '{ user: "press-4", password: $COMPLEX_SYSTEM_NATS_DEVICE_PRESS_4, permissions' in users
-        assert password[1] not in users
-        holders = [name for name in compose(configured, "mongo")["services"]
-                   if password[1] in variables(configured, "mongo", name).values()]  # fmt: skip
-        assert holders == ["nats"]
-    finally:
-        path.write_text(before)
-        fiot(configured, "config", "mongo")
+    done = fiot(own_copy, "extras", "add-device", "mongo", "press-4")
+    assert done.returncode == 0, done.stderr
+    password = re.search(r"^password +(\w{32})$", done.stdout, re.MULTILINE)
+    assert password is not None
+    comment = "# Device press-4, by `fiot extras add-device`"
+    assert path.read_text() == f"{before}\n{comment}\nCOMPLEX_SYSTEM_NATS_DEVICE_PRESS_4={password[1]}\n"
+    again = fiot(own_copy, "extras", "add-device", "mongo", "press-4")
+    assert (again.returncode, "has a user already" in again.stderr) == (1, True)
+    assert "not a name of a device" in fiot(own_copy, "extras", "add-device", "mongo", "Press 4").stderr
+    assert fiot(own_copy, "config", "mongo").returncode == 0
+    users = (own_copy / "build/deployments/mongo/users.conf").read_text()
+    assert '{ user: "press-4", password: $COMPLEX_SYSTEM_NATS_DEVICE_PRESS_4, permissions' in users
+    assert password[1] not in users
+    holders = [name for name in compose(own_copy, "mongo")["services"]
+               if password[1] in variables(own_copy, "mongo", name).values()]  # fmt: skip
+    assert holders == ["nats"]
 
 
-def test_an_env_of_an_earlier_release_is_completed_on_request(configured: Path) -> None:
-    path = configured / "deployments" / "mongo" / ".env"
+def test_an_env_of_an_earlier_release_is_completed_on_request(own_copy: Path) -> None:
+    path = own_copy / "deployments" / "mongo" / ".env"
     before = path.read_text()
-    try:
-        path.write_text("".join(line for line in before.splitlines(True) if not line.startswith(PASSWORD_VARIABLE)))
-        done = fiot(configured, "config", "mongo")
-        assert done.returncode == 1
-        assert f"{PASSWORD_VARIABLE}ML_CONSUMER" in done.stderr
-        assert "init-env --add mongo" in done.stderr
-        assert fiot(configured, "extras", "init-env", "--add", "mongo").returncode == 0
-        assert fiot(configured, "config", "mongo").returncode == 0
-        kept = {line for line in before.splitlines() if "=" in line and not line.startswith(("#", PASSWORD_VARIABLE))}
-        assert kept <= set(path.read_text().splitlines())
-    finally:
-        path.write_text(before)
-        fiot(configured, "config", "mongo")
+    path.write_text("".join(line for line in before.splitlines(True) if not line.startswith(PASSWORD_VARIABLE)))
+    done = fiot(own_copy, "config", "mongo")
+    assert done.returncode == 1
+    assert f"{PASSWORD_VARIABLE}ML_CONSUMER" in done.stderr
+    assert "init-env --add mongo" in done.stderr
+    assert fiot(own_copy, "extras", "init-env", "--add", "mongo").returncode == 0
+    assert fiot(own_copy, "config", "mongo").returncode == 0
+    kept = {line for line in before.splitlines() if "=" in line and not line.startswith(("#", PASSWORD_VARIABLE))}
+    assert kept <= set(path.read_text().splitlines())
 
 
 def test_trainer_and_serving_share_the_artifacts_of_weights_and_biases(configured: Path) -> None:
@@ -327,16 +406,12 @@ def test_trainers_keep_models_in_a_volume_until_mlflow_has_them(configured: Path
     assert "outbox" in content["volumes"]
 
 
-def test_an_address_to_bind_to_can_be_chosen(configured: Path) -> None:
-    path = configured / "deployments" / "integration_test" / ".env"
+def test_an_address_to_bind_to_can_be_chosen(own_copy: Path) -> None:
+    path = own_copy / "deployments" / "integration_test" / ".env"
     before = path.read_text()
     path.write_text(before + "COMPLEX_SYSTEM_BIND_ADDRESS=10.0.0.5\n")
-    try:
-        assert fiot(configured, "config", "integration_test").returncode == 0
-        assert "10.0.0.5:4222:4222" in compose(configured, "integration_test")["services"]["nats"]["ports"]
-    finally:
-        path.write_text(before)
-        fiot(configured, "config", "integration_test")
+    assert fiot(own_copy, "config", "integration_test").returncode == 0
+    assert "10.0.0.5:4222:4222" in compose(own_copy, "integration_test")["services"]["nats"]["ports"]
 
 
 def test_the_deployments_ship_one_broker_configuration() -> None:
@@ -351,6 +426,15 @@ def test_what_is_published_is_kept_on_a_volume(configured: Path, deployment: str
     assert place is not None
     mounted = {volume.rsplit(":", 1)[1] for volume in compose(configured, deployment)["services"]["nats"]["volumes"]}
     assert place[1] in mounted
+
+
+def test_every_broker_has_a_message_on_disk_before_it_acknowledges(tmp_path: Path) -> None:
+    local = NatsServer(tmp_path / "nats", port=0)
+    local.make_ready()
+    files = [*ROOT.glob("deployments/*/nats.conf"), *ROOT.glob("docs/three-hosts/*/nats.conf"), tmp_path / "nats/nats.conf"]
+    assert len(files) == 7
+    for file in files:
+        assert re.search(r'^jetstream \{ store_dir: "[^"]+", sync_interval: always \}', file.read_text(), re.MULTILINE), file
 
 
 # Images
@@ -456,7 +540,18 @@ OPTIONAL = {
 without uvloop, ``http.server`` runs on Python's own loop."""
 
 
-def _imported(path: Path) -> Iterator[str]:
+@cache
+def _owners() -> Mapping[str, list[str]]:
+    """The distributions that each top-level name comes from."""
+    return importlib.metadata.packages_distributions()
+
+
+@cache
+def _imported(path: Path) -> tuple[str, ...]:
+    return tuple(_imports_in(path))
+
+
+def _imports_in(path: Path) -> Iterator[str]:
     """Whatever a module imports, in functions as well, but not what only type checkers read."""
     tree = ast.parse(path.read_text())
     typing = [n.body for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
@@ -500,9 +595,15 @@ def _installed(requirements: list[str]) -> set[str]:
             continue
         have.add(name)
         if name != "kioptipack-dataprocessing":  # installed without its dependencies
-            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-                waiting += [line for line in importlib.metadata.requires(name) or [] if "extra ==" not in line]
+            waiting += _required(name)
     return have
+
+
+@cache
+def _required(name: str) -> list[str]:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return [line for line in importlib.metadata.requires(name) or [] if "extra ==" not in line]
+    return []
 
 
 @pytest.mark.parametrize("service", sorted(MANIFESTS))
@@ -510,8 +611,8 @@ def test_what_a_service_imports_later_is_in_its_image_too(service: str) -> None:
     parts = manifest(service).get("additional_requirements", [])
     files = [ROOT / "requirements.txt", *(ROOT / f"requirements/requirements.{part}.txt" for part in parts)]
     lines = [line for file in files for line in file.read_text().splitlines() if line and not line.startswith("#")]
-    have, owners = _installed(lines), importlib.metadata.packages_distributions()
-    lacking = {name for name in _needed(service) if not {_name(owner) for owner in owners.get(name, [name])} & have}
+    have = _installed(lines)
+    lacking = {name for name in _needed(service) if not {_name(owner) for owner in _owners().get(name, [name])} & have}
     assert lacking == {name for each, name in OPTIONAL if each == service}
 
 
@@ -549,7 +650,7 @@ def test_the_images_have_the_libraries_that_wheels_do_not_bring_along() -> None:
 
 def test_no_module_of_a_service_hides_a_package_from_its_container() -> None:
     """FastIoT's images start ``run.py`` by its path, so the service's folder comes first where Python looks."""
-    taken = {*sys.stdlib_module_names, *importlib.metadata.packages_distributions()}
+    taken = {*sys.stdlib_module_names, *_owners()}
     modules = sorted(path for path in (ROOT / "src" / "complex_system_services").glob("*/*.py") if path.stem != "__init__")
     assert modules
     assert [str(path.relative_to(ROOT)) for path in modules if path.stem in taken] == []
@@ -590,6 +691,7 @@ def test_building_without_dockerfiles_says_what_writes_them(tmp_path: Path, monk
 HOSTS = ("data", "training", "serving")
 
 
+@pytest.mark.long
 def test_the_three_hosts_of_the_documentation_are_deployments(project: Path) -> None:
     for host in HOSTS:
         target = project / "deployments" / host

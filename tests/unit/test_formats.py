@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 from dataclasses import replace
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,13 @@ import polars as pl
 import pytest
 
 from complex_system.describe import description
+from complex_system.describe.checking import check_file
 from complex_system.describe.description import Description, describe, refused
 from complex_system.describe.inspection import InspectedColumn
+from complex_system.domain.dataset import Dataset
 from complex_system.errors import DescribeError, SourceFileError
-from complex_system.sources.replay import ReplayFile
+from complex_system.sources import json_objects
+from complex_system.sources.replay import ReplayFile, Row
 
 ROWS = 40
 
@@ -190,3 +195,180 @@ def test_texts_that_no_column_holds_are_refused_with_their_row(tmp_path: Path) -
     path = lines(tmp_path / "a.jsonl", rows(note=lambda n: "a" * 70_000 if n == 7 else str(n) + "b"))
     with pytest.raises(DescribeError, match="row 8, field 'note'"):
         describe(path, "y")
+
+
+def read(path: Path, dataset: Dataset) -> list[Row]:
+    return [row for batch in ReplayFile(path, dataset).batches(7) for row in batch]
+
+
+def test_a_field_of_an_object_that_is_not_declared_is_ignored_and_said(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", rows(oven=lambda n: {"temp": n % 5 + 0.5}))
+    dataset = accepted(path).dataset()
+    later = rows(
+        oven=lambda n: {"temp": n % 5 + 0.5, "by": {"name": "TK"}}, wave=lambda n: [n, n + 1], device=lambda n: {"id": n}
+    )
+    for suffix in ("jsonl", "json", "parquet"):
+        changed = tmp_path / f"later.{suffix}"
+        if suffix == "parquet":
+            pl.DataFrame(later).write_parquet(changed)
+        else:
+            lines(changed, later)
+        file = ReplayFile(changed, dataset)
+        assert file.notes == (
+            "the fields of objects and lists 'oven.by.name', 'wave', 'device.id' are not declared, and are ignored",
+        )
+        assert [row.record["oven.temp"] for row in read(changed, dataset)] == [n % 5 + 0.5 for n in range(ROWS)]
+
+
+def test_a_field_of_an_object_under_another_name_is_not_ignored(tmp_path: Path) -> None:
+    dataset = accepted(lines(tmp_path / "a.jsonl", rows(oven=lambda n: {"temp": n % 5 + 0.5 if n else None}))).dataset()
+    path = lines(tmp_path / "b.jsonl", rows(oven=lambda n: {"Temp": n % 5 + 0.5}))
+    with pytest.raises(SourceFileError, match=r"Is 'oven\.Temp' the declared 'oven\.temp'\?"):
+        ReplayFile(path, dataset)
+
+
+def test_an_object_in_a_declared_column_costs_its_row(tmp_path: Path) -> None:
+    dataset = accepted(lines(tmp_path / "a.jsonl", rows(zone=lambda n: "AB"[n % 2] if n else None))).dataset()
+    # All the others are missing, so no other row says that the field is not an object.
+    path = lines(tmp_path / "b.jsonl", rows(zone=lambda n: {"name": "A"} if n == 3 else {} if n == 4 else None))
+    found = check_file(path, dataset)
+    assert found.refused == 1
+    assert found.why == """row 4, field 'zone': '{"name":"A"}' is not one of A, B"""
+    nested = tmp_path / "b.parquet"
+    pl.DataFrame(rows(zone=lambda n: {"name": "A"})).write_parquet(nested)
+    with pytest.raises(SourceFileError, match="the column 'zone' of type Struct"):
+        read(nested, dataset)
+
+
+def test_an_object_that_is_missing_in_some_rows_is_no_column_of_its_own(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", rows(oven=lambda n: [{"temp": n % 5 + 0.5}, None, {}][n % 3]))
+    found = accepted(path)
+    assert [each.name for each in found.columns] == ["x", "oven.temp", "y"]
+    assert column(found, "oven.temp").missing == ROWS - 14
+
+
+def test_mixed_types_of_mongodb_are_values(tmp_path: Path) -> None:
+    """`mongoexport` writes plain numbers beside NaN and large integers as objects."""
+    special = [{"$numberDouble": "NaN"}, {"$numberLong": "7"}, {"$numberInt": "3"}, {"$numberDecimal": "2.5"}]
+    path = lines(tmp_path / "a.jsonl", rows(temp=lambda n: special[n] if n < 4 else n + 0.5))
+    found = accepted(path)
+    assert column(found, "temp").type == "number"
+    assert values(path, found, "temp") == [None, 7, 3, 2.5, *(n + 0.5 for n in range(4, ROWS))]
+
+
+@pytest.mark.parametrize("content", ["1e9", '{"a": 1}', '"x"', "null", '{"$numberLong": "x"}', "NaN"])
+def test_a_date_of_mongodb_that_is_none_costs_its_row(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    others = "".join(f'{{"x": {n * 7 % 11}.5, "y": {n * n % 13}}}\n' for n in range(20))
+    path.write_text(f'{{"x": 3, "y": 1, "at": {{"$date": {content}}}}}\n{others}')
+    assert ReplayFile(path, describe(path, "y").dataset()).rows == 21
+
+
+TWICE = [
+    '{"x": 1, "y": 2, "x": 3}', '{"x" : 1, "y" : 2, "x":3}', '{"x": 1, "at": "10:00:00", "y": 2, "x": 3}',
+    '{"oven": {"x": 1, "x": 3}, "x": 2, "y": 5}', '{"note": "a\\": 1", "x": 2, "y": 5, "x": 3}',
+    '{"list": [{"x": 1, "x": 1}], "x": 2, "y": 5}',
+    '{"x": NaN, "y": 2, "x": 3}', '{"\\u0078": 1, "y": 2, "x": 3}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+@pytest.mark.parametrize("line", TWICE)
+def test_a_field_that_is_there_twice_costs_its_row(line: str, suffix: str, tmp_path: Path) -> None:
+    good = [f'{{"x": {n * 7 % 11}.5, "y": {n * n % 13}, "at": "10:00:0{n % 7}", "note": "\\\\"}}' for n in range(20)]
+    path = tmp_path / f"a.{suffix}"
+    texts = [*good[:4], line, *good[4:]]
+    path.write_text("\n".join(texts) if suffix == "jsonl" else f"[{','.join(texts)}]")
+    dataset = Dataset.parse(
+        "name: a\ntarget: y\ncolumns:\n  - {name: x, type: number, range: [0, 20]}\n  - {name: at, type: text, optional: true}\n"
+        "  - {name: note, type: text, optional: true}\n  - {name: y, type: number, optional: true}\npipeline:\n"
+        "  - {step: drop, columns: [at, note]}\n  - {step: scale, column: x}\n"
+    )
+    faults = {row.number: row.fault for row in read(path, dataset) if row.fault}
+    assert faults == {5: "has the field 'x' more than once; which of the values is right?"}
+
+
+def test_an_array_is_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_objects, "_BLOCK", 50)
+    records = rows(name=lambda n: "ä\U0001f321]},{"[: n % 6], large=lambda n: 10**20 + n, zone=lambda n: {"a": [n, "}"]})
+    for indent, encoding in ((None, "utf-8"), (3, "utf-16"), (0, "utf-8-sig")):
+        path = tmp_path / "a.json"
+        path.write_text(json.dumps(records, indent=indent, ensure_ascii=indent == 3), encoding=encoding)
+        found = accepted(path)
+        assert values(path, found, "y") == [each["y"] for each in records]
+        assert [name or "" for name in values(path, found, "name")] == [each["name"] for each in records]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ('[{"x": 1}', r"behind element 1, a ',' or a ']' is expected"),
+        ('[{"x": 1} {"x": 2}]', r"behind element 1, a ',' or a ']' is expected"),
+        ('[{"x": 1},]', "behind element 1, Expecting value"),
+        ('[{"x": 1}]\n[{"x": 2}]', r"behind element 1, something follows the ']' of the array"),
+        ('[{"x": 1}, {"x": "' + "a" * 3000, "behind element 1, no element ends within 1,000 characters"),
+        ("[" * 100_000, "behind element 0, maximum recursion depth"),
+    ],
+)
+def test_an_array_that_is_not_whole_is_refused_with_its_place(
+    content: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_objects, "_BLOCK", 100)
+    monkeypatch.setattr(json_objects, "MAX_ELEMENT", 1000)
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    with pytest.raises(SourceFileError, match=problem.replace("[", r"\[").replace("]", r"\]")):
+        describe(path, "y")
+
+
+def test_memory_of_an_array_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    element = json.dumps({"x": 1.5, "note": "a" * 2000, "y": 2})
+    path.write_text(f"[{','.join([element] * 10_000)}]")  # 20 MB
+    with path.open() as file:
+        tracemalloc.start()
+        assert sum(1 for _ in json_objects.JsonArray(file)) == 10_000
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 8_000_000
+
+
+def test_elements_and_lines_that_are_not_text_cost_their_row(tmp_path: Path) -> None:
+    good = [f'{{"x": {n * 7 % 11}.5, "y": {n * n % 13}}}'.encode() for n in range(20)]
+    bad = [b'{"x": "\xff", "y": 1}', b'{"x": "\\ud800", "y": 1}', b'{"x": 1' + b"0" * 5000 + b', "y": 1}']
+    for suffix, content in (("jsonl", b"\n".join([*good, *bad])), ("json", b"[" + b",".join([*good, *bad]) + b"]")):
+        path = tmp_path / f"a.{suffix}"
+        path.write_bytes(content)
+        found = check_file(
+            path, describe(lines(tmp_path / "good.jsonl", [json.loads(each) for each in good]), "y").dataset()
+        )
+        assert (found.records, found.refused) == (23, 3)
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_fractions_of_a_second_are_kept_or_named(unit: str, tmp_path: Path) -> None:
+    step = {"ms": 250_000, "us": 17, "ns": 17}[unit]
+    times = [datetime(2025, 3, 1) + timedelta(microseconds=n * n * step) for n in range(ROWS)]
+    series = pl.Series("at", times, pl.Datetime("us")).cast(pl.Datetime(unit))  # type: ignore[arg-type]
+    if unit == "ns":
+        series = (series.to_physical() + 5).cast(pl.Datetime("ns"))
+    path = tmp_path / "a.parquet"
+    pl.DataFrame(rows()).with_columns(series).write_parquet(path)
+    found = accepted(path)
+    assert column(found, "at").format == "%Y-%m-%d %H:%M:%S.%f"
+    written = values(path, found, "at")
+    assert written == [f"{time:%Y-%m-%d %H:%M:%S.%f}" + ("005" if unit == "ns" else "") for time in times]
+    assert ReplayFile(path, found.dataset()).notes == ()
+    coarser = Dataset.parse(found.text().replace('"%Y-%m-%d %H:%M:%S.%f"', '"%Y-%m-%d %H:%M:%S"'))
+    assert ReplayFile(path, coarser).notes == (
+        "the times of 'at' are written as its format %Y-%m-%d %H:%M:%S says, and the file has more of them, such as fractions of a "
+        "second (%f)",
+    )
+
+
+def test_days_of_a_file_fit_a_format_with_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    days = [date(2025, 3, 1) + timedelta(days=n) for n in range(ROWS)]
+    pl.DataFrame(rows()).with_columns(pl.Series("at", days)).write_parquet(path)
+    dataset = Dataset.parse(accepted(path).text().replace('"%Y-%m-%d"', '"%Y-%m-%d %H:%M:%S.%f"'))
+    assert read(path, dataset)[1].record["at"] == "2025-03-02 00:00:00.000000"

@@ -14,8 +14,8 @@ from fastiot.msg import Thing
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.records import raw_check
 from complex_system.errors import InvalidRequestError
-from complex_system.messaging.errors import to_thing
 from complex_system.messaging.ingest.publisher import give_keys, published_records
+from complex_system.messaging.things import to_thing
 
 RECORD = {"a": 1.5, "b": "ü", "c": None}
 TAKEN = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
+from rich.console import Console
 
-from complex_system.describe.description import describe
+from complex_system.describe.command import summary
+from complex_system.describe.description import describe, refused
 from complex_system.domain.dataset import Dataset
-from complex_system.errors import ComplexSystemError
+from complex_system.domain.records import raw_check
+from complex_system.errors import ComplexSystemError, InvalidRecordError
+from complex_system.pipeline.pipeline import Pipeline
+from complex_system.serving.requests.csv import csv_columns
+from complex_system.serving.requests.reader import BatchReader
 from complex_system.sources.notation import evidence_in, notations
 from complex_system.sources.replay import ReplayFile, Row
 from spreadsheets import write_excel
@@ -123,8 +131,11 @@ def test_a_text_cell_of_a_spreadsheet_is_not_a_thousand_times_its_number(tmp_pat
     assert [row.number for row in read if row.fault] == [4, 5]
     assert max(row.record["conc"] for row in read if not row.fault) < 1
     column = next(column for column in describe(path, "y").columns if column.name == "conc")
-    assert column.type == "text"
-    assert "row 4, '0,250'" in column.notes[0]
+    assert (column.type, column.missing, column.high) == ("number", 0, 0.129)
+    assert column.hints == [
+        "2 of 30 values are refused with their records: row 4, '0,250' has another decimal sign than the column's other values, which "
+        "have decimal points; write 0.250"
+    ]
 
 
 CENSORED = DECLARED.replace("range: [0, 2000], optional", "range: [0, 2000], censored: left, optional")
@@ -151,6 +162,152 @@ def test_a_column_with_values_below_the_limit_is_proposed_as_censored_and_they_a
     declared = found.dataset().by_name["conc"]
     assert (declared.type, declared.censored) == ("number", "left")
     assert "10 of 60 values are below the detection limit" in " ".join(found.text().replace("#", "").split())
+
+
+LIMITS = [
+    ("<0.01", 0.005), ("<0,01", 0.005), (" < 0.02 ", 0.01), ("<0,01 mg/l", 0.005), ("≤4", 2.0), ("<= 4", 2.0), (">100", 100.0),
+    ("> 100,5mg/l", 100.5), (">=2420", 2420.0), ("<1e-3", 0.0005), ("<1.234,5", 617.25), ("<-20", -20.0),
+]  # fmt: skip
+REFUSED = ["<1,234", "<LOD", "<", "0,01", "<0.01 g/l", "<1.2.3", "<0,01 %"]
+BOTH = Dataset.parse(
+    DECLARED.replace("range: [0, 2000], optional", "range: [-30, 3000], censored: both, unit: mg/l, optional"), "lab.yaml"
+)
+
+
+@pytest.mark.parametrize(("text", "number"), LIMITS)
+@pytest.mark.parametrize("way", ["message", "JSON lines", "JSON", "CSV", "workbook", "REST", "REST CSV"])
+def test_a_value_beyond_a_limit_means_the_same_everywhere(tmp_path: Path, text: str, number: float, way: str) -> None:
+    records = [{"x": 1.5, "conc": 0.5 + row / 8} for row in range(9)] + [{"x": 1.5, "conc": text}]
+    pipeline = Pipeline(BOTH)
+    if way == "message":
+        read = raw_check(BOTH)(records)[-1]["conc"]
+    elif way == "REST":
+        read = BatchReader(pipeline, max_records=100).body(json.dumps({"records": records}).encode()).head(10)[-1]["conc"]
+    elif way == "REST CSV":
+        body = "x,conc\n" + "".join(f'1.5,"{record["conc"]}"\n' for record in records)
+        read = csv_columns(body.encode(), BOTH.columns)["conc"][-1]
+    else:
+        path = written(tmp_path, records, way)
+        rows = [row for rows in ReplayFile(path, BOTH).batches(7) for row in rows]
+        assert rows[-1].fault == ""
+        read = rows[-1].record["conc"]
+    assert read == number
+
+
+def written(folder: Path, records: list[dict[str, Any]], way: str) -> Path:
+    if way == "workbook":
+        return write_excel(folder / "a.xlsx", records)
+    if way == "CSV":
+        path = folder / "a.csv"
+        path.write_text("x,conc\n" + "".join(f'1.5,"{record["conc"]}"\n' for record in records), encoding="utf-8")
+        return path
+    path = folder / ("a.json" if way == "JSON" else "a.jsonl")
+    path.write_text(json.dumps(records) if way == "JSON" else "\n".join(map(json.dumps, records)))
+    return path
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_a_limit_with_two_readings_or_another_unit_is_refused_everywhere(tmp_path: Path, text: str) -> None:
+    records = [{"x": 1.5, "conc": 0.5 + row / 8} for row in range(9)] + [{"x": 1.5, "conc": text}]
+    with pytest.raises(InvalidRecordError) as caught:
+        raw_check(BOTH)(records)
+    assert [(fault["record"], fault["field"]) for fault in caught.value.faults] == [(9, "conc")]
+    with pytest.raises(InvalidRecordError):
+        BatchReader(Pipeline(BOTH), max_records=100).records(records)
+    for way in ("JSON lines", "CSV", "workbook"):
+        rows = [row for rows in ReplayFile(written(tmp_path, records, way), BOTH).batches(7) for row in rows]
+        assert [row.number for row in rows if row.fault] == [10], way
+
+
+@pytest.mark.parametrize(
+    ("censored", "value", "words"),
+    [
+        ("", "<0,01", "not the text '<0,01', which is below a limit: declare 'censored: left' for the column"),
+        ("left", ">5", "which is above a limit: declare 'censored: both' for the column"),
+        ("left", "<1,234", "which is below a limit that can be 1234 or 1.234; write it without the sign, or with other than"),
+        ("left", "<5 mg/l", "which is below a limit in 'mg/l', and the column declares no unit; leave the unit out, or declare it"),
+    ],
+)  # fmt: skip
+def test_the_message_says_what_to_do_with_a_limit(censored: str, value: str, words: str) -> None:
+    declared = (
+        DECLARED.replace("[0, 2000], optional", f"[0, 2000], censored: {censored}, optional") if censored else DECLARED
+    )
+    with pytest.raises(InvalidRecordError) as caught:
+        raw_check(Dataset.parse(declared))([{"x": 1.5, "conc": value}])
+    assert words in caught.value.message
+
+
+def test_values_beyond_limits_are_counted_and_named_before_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps({"x": 1.5, "conc": ["<0,01", ">100", 5.5, 6.5][row % 4]}) for row in range(40)))
+    assert ReplayFile(path, BOTH).notes == (
+        "10 values of 'conc' are below a detection limit: half of it stands in for each",
+        "10 values of 'conc' are above a limit: the limit stands in for each",
+    )
+    third = BOTH.copy(update={"columns": tuple(c.copy(update={"limit_share": 0.3}) for c in BOTH.columns)})
+    assert "0.3 of it stands in" in ReplayFile(path, third).notes[0]
+
+
+def test_values_above_a_limit_are_described_too(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    values = ["<1", ">2420"] + [str(row * 37 % 2400 + 2) for row in range(58)]
+    path.write_text("x;keime;y\n" + "".join(f"{n},5;{value};{n % 7},5\n" for n, value in enumerate(values)))
+    found = describe(path, "y")
+    declared = found.dataset().by_name["keime"]
+    assert (declared.type, declared.censored) == ("number", "both")
+    assert refused(found) == (0, "")
+    hints = next(column for column in found.columns if column.name == "keime").hints
+    assert hints == [
+        "1 of 60 values are below the detection limit (as <0.01); half the limit is used for each",
+        "1 of 60 values are above a limit (as >100); the limit itself is used for each",
+    ]
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(summary(found))
+    assert "keime: 1 of 60 values are below the detection limit" in captured.get()
+
+
+def test_what_has_no_limit_gets_no_advice_that_biases(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(
+        "x;blei;y\n" + "".join(f"{n},5;{'n.n.' if n % 9 == 4 else f'0,{n + 10}'};{n % 7},5\n" for n in range(60))
+    )
+    [note] = next(column for column in describe(path, "y").columns if column.name == "blei").notes
+    assert note.endswith("row 5 has 'n.n.'; write the limit, as <0.01: without these values the mean would be too high")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".xlsx", ".jsonl"])
+def test_a_value_that_contradicts_the_others_costs_its_record_and_not_the_column(tmp_path: Path, suffix: str) -> None:
+    cells: list[Any] = [row * 37 % 900 + 0.25 for row in range(60)]
+    cells[7], cells[9] = "1.234,5", "1,250"
+    records = [{"x": row % 9 + 0.5, "conc": cell, "y": row % 7 + 0.5} for row, cell in enumerate(cells)]
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".csv":
+        path.write_text("x,conc,y\n" + "".join(f'{r["x"]},"{r["conc"]}",{r["y"]}\n' for r in records))
+    elif suffix == ".xlsx":
+        write_excel(path, records)
+    else:
+        path.write_text("\n".join(map(json.dumps, records)))
+    found = describe(path, "y")
+    column = next(column for column in found.columns if column.name == "conc")
+    assert (column.type, column.missing, "conc" in found.proposal.used) == ("number", 0, True)
+    assert refused(found) == (
+        2,
+        "row 8, field 'conc': '1.234,5' has another decimal sign than the column's other values, which have decimal points; write "
+        "1234.5 (2 rows)",
+    )
+    faults = [row.fault for rows in ReplayFile(path, found.dataset()).batches(7) for row in rows if row.fault]
+    assert "'1,250' can be 1250 or 1.250" in faults[1]
+    # Of a target, too: its record is refused, not the file.
+    assert describe(path, "conc").target == "conc"
+
+
+def test_a_column_written_in_two_ways_is_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("x,conc,y\n" + "".join(f'{n}.5,"{n}{"," if n % 5 == 0 else "."}25",{n % 7}.5\n' for n in range(60)))
+    column = next(column for column in describe(path, "y").columns if column.name == "conc")
+    assert column.type == "text"
+    assert column.notes[0].startswith("12 of its 60 values are not read as numbers: row 1, '0,25' has another decimal sign")
 
 
 def test_only_numbers_can_be_censored() -> None:

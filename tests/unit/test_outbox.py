@@ -19,7 +19,7 @@ from trainings import quick_result, trainer
 def test_a_training_comes_back_as_it_was_and_is_gone_when_it_is_removed(tmp_path: Path) -> None:
     outbox, result = Outbox(tmp_path / "outbox"), quick_result("lightgbm")
     data = replace(result.data, copies=400)
-    result = replace(result, round="a round's /name", reference={"samples": 3}, data=data)
+    result = replace(result, round="a round's /name", reference=b'{"samples": 3}', data=data)
     assert outbox.trainings() == []
     kept = outbox.keep(result)
     assert outbox.keep(result) == kept

@@ -28,8 +28,8 @@ from complex_system.monitoring.page.app import VIEWS, only_changed, public_addre
 from complex_system.monitoring.page.diagram import diagrams
 from complex_system.monitoring.page.formatting import Clock, Viewer, count, lasting, link, rate, share
 from complex_system.monitoring.page.gateway import MAX_BODY, WsgiGateway
+from complex_system.monitoring.page.period_report import make_report
 from complex_system.monitoring.page.reading import PERIODS, Facts, Reading, take
-from complex_system.monitoring.page.report import make_report
 from complex_system.monitoring.page.svg import chart, histogram, nice_ticks
 from complex_system.monitoring.points import Figures
 from complex_system.monitoring.views import ReferenceView

@@ -11,8 +11,7 @@ from fastiot.msg import Thing
 from subject_reference import PAGE, subject_reference
 
 from complex_system.errors import InternalError, InvalidRequestError
-from complex_system.messaging.codec import serialize_from_bin, serialize_to_bin
-from complex_system.messaging.errors import to_thing
+from complex_system.messaging.things import serialize_from_bin, serialize_to_bin, to_thing
 from complex_system.protocol import database, documents, operations, training
 from complex_system.protocol.base import Empty, Message, to_wire
 

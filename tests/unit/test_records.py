@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import polars as pl
@@ -13,6 +14,7 @@ from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import MAX_FAULTS, processed_check, raw_check, with_ids
 from complex_system.errors import InvalidRecordError, InvalidRequestError
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.serving.requests.reader import BatchReader
 
 
 def faults_of(dataset: Dataset, records: list[Any]) -> list[dict[str, Any]]:
@@ -181,3 +183,56 @@ def test_records_that_were_saved_before_the_declaration_named_their_missing_valu
         pipeline.features_of(pipeline.typed(pl.DataFrame([saved[0], saved[2]]))).tolist()
         == pipeline.features(raw_check(COMPILED)([{"_id": "a", "element": "NA"}, saved[2]])).tolist()
     )
+
+
+SPELLED = Dataset.parse("""
+name: works
+target: y
+columns:
+  - {name: werk, type: category, categories: [Nord, Süd, NO], spellings: {Nord: [nord, "Nord ", "none"], NO: [no, 007]}}
+  - {name: x, type: number, range: [0, 10]}
+  - {name: y, type: number, optional: true}
+pipeline:
+  - {step: one_hot, column: werk}
+  - {step: scale, column: x}
+""")
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("nord", "Nord"), ("Nord ", "Nord"), ("none", "Nord"), ("no", "NO"), ("007", "NO"), ("Süd", "Süd")],
+)
+def test_another_spelling_is_the_category_in_messages_and_requests(written: str, read: str) -> None:
+    records = [{"werk": "Süd", "x": 1.0}, {"werk": written, "x": 1.0}]
+    assert raw_check(SPELLED)(records)[1]["werk"] == read
+    pipeline = Pipeline(SPELLED)
+    want = pipeline.features([{"werk": read, "x": 1.0}])[0]
+    reader = BatchReader(pipeline, max_records=1000)
+    for copies in (1, 400):  # few records are read as mappings, many as columns
+        body = json.dumps(records * copies).encode()
+        batch = reader.body(body)
+        assert (batch.features(pipeline)[1] == want).all()
+        assert batch.head(2)[1]["werk"] == read
+        assert (
+            reader.columns({"werk": ["Süd", written] * copies, "x": [1.0] * 2 * copies}).features(pipeline)[1] == want
+        ).all()
+    # Records that were saved before the spelling was declared.
+    assert (pipeline.features([{"werk": written, "x": 1.0}])[0] == want).all()
+    processed, rejected = pipeline.split(pl.DataFrame([{"_id": "a", "werk": written, "x": 1.0, "y": None}]))
+    assert (processed.height, rejected) == (1, [])
+
+
+@pytest.mark.parametrize("text", ["NORD", " nord", "West"])
+def test_a_spelling_that_is_not_declared_is_no_category(text: str) -> None:
+    with pytest.raises(InvalidRecordError, match="is not one of Nord, Süd, NO"):
+        Pipeline(SPELLED).features([{"werk": text, "x": 1.0}])
+
+
+def test_spellings_are_part_of_the_declaration() -> None:
+    assert SPELLED.column("werk").spellings == {"Nord": ("nord", "Nord ", "none"), "NO": ("no", "007")}
+    again = Dataset.restored(SPELLED.as_content())
+    assert (again.version, again.column("werk").spelled) == (SPELLED.version, SPELLED.column("werk").spelled)
+    plain = [{**each, "spellings": {}} for each in SPELLED.as_content()["columns"]]
+    without = Dataset.restored({**SPELLED.as_content(), "columns": plain})
+    assert without.version != SPELLED.version
+    assert "spellings" not in without.as_content()["columns"][0]

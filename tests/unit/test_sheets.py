@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from complex_system.describe.description import describe
+from complex_system.domain.columns import Column
 from complex_system.errors import SourceFileError
 from complex_system.sources.base import Table
 from complex_system.sources.tables import table_at
-from spreadsheets import write_excel
+from spreadsheets import write_cells, write_excel
 
 
 def table(folder: Path, text: str | bytes, name: str = "a.csv") -> Table:
@@ -174,3 +175,128 @@ def test_a_sheet_with_title_units_and_sum_keeps_its_types(tmp_path: Path) -> Non
     described = describe(tmp_path / "a.xlsx", "y")
     assert {column.name: column.unit for column in described.columns} == {"Temp": "°C", "Charge": "", "y": "%"}
     assert "# NOTE: row 34 sums the others up" in described.text()
+
+
+# The same sheet, typed by people, as CSV and as a workbook
+
+
+def sheet(folder: Path, cells: list[list[Any]], suffix: str) -> Table:
+    """The same cells as CSV, as Excel writes it in German, and as a workbook."""
+    if suffix == ".xlsx":
+        return table_at(write_cells(folder / "a.xlsx", cells))
+    text = "\n".join(
+        ";".join("" if cell is None else str(cell).replace(".", ",", 1 if isinstance(cell, float) else 0) for cell in row)
+        for row in cells
+    )
+    return table(folder, text + "\n")
+
+
+def measured(found: Table) -> list[tuple[float, ...]]:
+    """The numbers of all rows."""
+    names, count = found.outline()
+    columns = {name: Column(name=name, type="number", optional=True) for name in names}
+    read = [tuple(row.values()) for _, chunk in found.chunks(columns, 7) for row in chunk if isinstance(row, dict)]
+    assert len(read) == count
+    return read
+
+
+NUMBERS: list[list[Any]] = [[number + 0.5, number % 7 + 0.25, number % 3 + 0.125] for number in range(30)]
+HEADER: list[Any] = ["Temp", "Druck", "y"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".xlsx"])
+@pytest.mark.parametrize(
+    ("below", "notes"),
+    [
+        ([["Pruefer: Mueller"]], ["stands below the table and is left out: 'Pruefer: Mueller'"]),
+        ([["Stand 12.03."]], ["'Stand 12.03.'"]),
+        ([["Stand", "12.03.2024"]], ["'Stand 12.03.2024'"]),
+        ([["Prüfer:", "Müller, A."], ["Seite", "1 von 1"]], ["'Prüfer: Müller, A.'", "'Seite 1 von 1'"]),
+        ([[], [None, "alle Werte vom Ofen 3", None]], ["'alle Werte vom Ofen 3'"]),
+        ([["Summe", None, 44.5], [], ["Prüfer: Müller"]], ["sums the others up and is left out: 'Summe'", "'Prüfer: Müller'"]),
+        ([["Mittelwert", 4.5, 44.5], ["Stabw.", 4.5, 1.5]], ["'Mittelwert'", "'Stabw.'"]),
+        ([["MITTELWERT:", 4.5, 44.5]], ["'MITTELWERT:'"]),
+    ],
+)  # fmt: skip
+def test_what_stands_below_the_records_is_left_out_and_named_with_its_row(
+    tmp_path: Path, suffix: str, below: list[list[Any]], notes: list[str]
+) -> None:
+    wide = [[*row, *[None] * (3 - len(row))] for row in below]
+    for cells in ([HEADER, *NUMBERS, *wide], [HEADER, *NUMBERS, *below]):
+        found = sheet(tmp_path, cells, suffix)
+        assert measured(found) == [tuple(row) for row in NUMBERS]
+        assert len(found.notes) == len(notes)
+        row = "line" if suffix == ".csv" else "row"
+        numbers = [32 + place for place, each in enumerate(below) if any(each)]
+        for given, wanted, number in zip(found.notes, notes, numbers, strict=True):
+            assert given.startswith(f"{row} {number} ")
+            assert given.endswith(wanted)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".xlsx"])
+@pytest.mark.parametrize(
+    "last",
+    [
+        ["B-0061", None, None],  # its values come later
+        ["B-0061", "n.i.O.", None],
+        ["Charge 61: warm", None, None],  # as the others are called
+        ["B-0061", None, 2.5],
+        ["B-0061", "-", None],
+        ["27.01.2025 08:00", None, None],
+    ],
+)
+def test_a_record_whose_values_come_later_is_no_text_below_the_table(tmp_path: Path, suffix: str, last: list[Any]) -> None:
+    cells = [["Charge", "Druck", "y"], *([f"Charge {row[0]}: kalt", *row[1:]] for row in NUMBERS), last]
+    found = sheet(tmp_path, cells, suffix)
+    assert len(rows(found)) == 31
+    assert found.notes == ()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".xlsx"])
+@pytest.mark.parametrize("head", [HEADER, [*HEADER, None], [*HEADER, None, None, None]])
+@pytest.mark.parametrize("spare", [0, 1, 3])
+def test_columns_without_names_and_values_at_the_end_of_the_lines_are_no_columns(
+    tmp_path: Path, suffix: str, head: list[Any], spare: int
+) -> None:
+    found = sheet(tmp_path, [head, *([*row, *[None] * spare] for row in NUMBERS)], suffix)
+    assert measured(found) == [tuple(row) for row in NUMBERS]
+    assert found.outline()[0] == HEADER
+    if suffix == ".csv":
+        assert bool(found.notes) == bool(spare or len(head) > 3)
+        assert all("no name and no value" in note for note in found.notes)
+
+
+def test_a_value_far_below_in_a_column_without_a_name_is_kept(tmp_path: Path) -> None:
+    lines = [f"{number},5;{number % 7},25;" for number in range(300)]
+    found = table(tmp_path, "Temp;y;\n" + "\n".join(lines) + "\n")
+    assert [list(row) for row in rows(found)] == [["Temp", "y"]] * 300
+    lines[250] += "kalt"
+    found = table(tmp_path, "Temp;y;\n" + "\n".join(lines) + "\n")
+    assert rows(found)[250] == {"Temp": "250,5", "y": "5,25", "column 3": "kalt"}
+    path = tmp_path / "b.csv"
+    path.write_text("Temp;y\n" + "\n".join(lines))
+    with pytest.raises(SourceFileError, match="line 252 has 3 fields"):
+        describe(path, "y")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".xlsx"])
+def test_merged_heads_units_and_percent_signs(tmp_path: Path, suffix: str) -> None:
+    cells = [
+        ["Ofen", None, "Labor"], ["Temp", "Feuchte", "Temp"], ["°C", "%", "°C"],
+        *([row[0], f"{row[1]} %".replace(".", ","), row[2]] for row in NUMBERS),
+    ]  # fmt: skip
+    found = sheet(tmp_path, cells, suffix)
+    assert measured(found) == [tuple(row) for row in NUMBERS]
+    assert found.outline()[0] == ["Ofen Temp", "Ofen Feuchte", "Labor Temp"]
+    assert found.units == {"Ofen Temp": "°C", "Ofen Feuchte": "%", "Labor Temp": "°C"}
+    row = "line" if suffix == ".csv" else "row"
+    assert found.notes == (f"{row}s 1 and 2 are the header together", f"{row} 3 below the header holds the units")
+
+
+def test_a_column_without_a_name_in_the_middle_of_a_sheet_moves_no_values(tmp_path: Path) -> None:
+    cells = [["Protokoll 7", None, None, None], ["Temp", None, "Druck", "y"], *([row[0], None, *row[1:]] for row in NUMBERS)]
+    found = table_at(write_cells(tmp_path / "a.xlsx", cells))
+    assert found.frame().columns == HEADER
+    assert measured(found) == [tuple(row) for row in NUMBERS]
+    with pytest.raises(SourceFileError, match="has the column 'Temp' more than once"):
+        table_at(write_cells(tmp_path / "b.xlsx", [["Temp", "Druck", "Temp"], *NUMBERS])).outline()

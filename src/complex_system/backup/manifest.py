@@ -38,7 +38,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         deployment: Name of the deployment.
         data_set: Name of the data set.
         pipeline: Its pipeline version.
-        parts: Which parts there are, see ``backup.command``.
+        parts: Which parts there are, see ``backup.deployment``.
         database: ``MongoDB`` or ``MariaDB``; empty without the database.
         rows: Rows by table.
         tables: Statements that create the tables.

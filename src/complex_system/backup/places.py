@@ -119,7 +119,7 @@ def _place_of_run(deployment: Deployment, directory: Path, *, empty: bool = Fals
     known = read_environment(directory)
     if not empty and known is None:
         raise BackupError(
-            f"There are no data of a run of '{deployment.name}' in {directory}. With --servers, the servers in its .env are meant."
+            f"'{deployment.name}' has no data of a run in {directory}. --servers asks the servers in its .env instead."
         )
     options = known.options if known else {}
     mlflow = directory / "mlflow" if deployment.infrastructure.get("mlflow") is False else None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from complex_system.deploy import ACCOUNTS_FILE, USERS_FILE
+from complex_system.deploy import ACCOUNTS_FILE, MLFLOW_SCRIPT, USERS_FILE
+from complex_system.local import mlflow_server
 from complex_system.messaging.permissions import SERVICES
 from complex_system.messaging.users import DEVICE_VARIABLE, PASSWORD_VARIABLE, authorization, broker_users, service_user
 
@@ -151,7 +153,7 @@ def homeless_secrets(containers: Collection[str], environment: Mapping[str, str]
 
 
 def write_container_files(folder: Path, services: Iterable[str], environment: Mapping[str, str]) -> None:
-    """Write the broker's users, MLflow's configuration and each container's variables into the folder of a built deployment.
+    """Write the broker's users, MLflow's files and each container's variables into the folder of a built deployment.
 
     Args:
         folder: With ``docker-compose.yaml``, and ``nats.conf`` where the deployment has a broker.
@@ -166,6 +168,7 @@ def write_container_files(folder: Path, services: Iterable[str], environment: Ma
         configuration = (folder / "nats.conf").read_text(encoding="utf-8") + users
     if "mlflow" in content["services"]:
         (folder / ACCOUNTS_FILE).write_text(_ACCOUNTS, encoding="utf-8")
+        shutil.copyfile(mlflow_server.__file__, folder / MLFLOW_SCRIPT)
     (folder / ENVIRONMENTS).mkdir(mode=0o700, exist_ok=True)
     for name in content["services"]:
         lines = [

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import polars as pl
 
 from complex_system.describe.inspection import InspectedColumn
+from complex_system.describe.repetitions import HashedRows
 from complex_system.domain.columns import ID
 from complex_system.domain.dataset import Dataset
-from complex_system.domain.records import Record
-from complex_system.errors import DescribeError, InvalidRecordError
+from complex_system.errors import DescribeError
+from complex_system.pipeline.expressions import frame_type
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.sources.replay import ReplayFile
+from complex_system.sources.base import Table
+from complex_system.sources.replay import ReplayFile, Row
 from complex_system.training.split import NO_COPIES, Copies, CopyCount, Part, groups_of, parts_of
 
-_BATCH = 5000
+_BATCH = 10_000
 _SHOWN = 3
+_UNLABELLED = -1
 
 
 @dataclass(frozen=True)
@@ -78,89 +84,136 @@ class FileCheck:
         )
 
 
-def check_file(path: Path, dataset: Dataset) -> FileCheck:
+def check_file(path: Path, dataset: Dataset, table: Table | None = None) -> FileCheck:
     """Process all records of a file by a declaration, without keeping them.
+
+    Args:
+        path: The file.
+        dataset: The declaration.
+        table: The table in the file, where it is open already.
 
     Raises:
         SourceFileError: The file cannot be read, or its columns are not the declared ones.
     """
-    pipeline = Pipeline(dataset)
-    file = ReplayFile(path, dataset)
-    records = refused = same_key = without_key = 0
-    parts = np.zeros(len(Part), dtype=int)
-    example = ""
-    found: dict[str, tuple[int, str, int]] = {}
-    keys: set[str] = set()
-    contents: set[int] = set()
-    copies, alike = 0, CopyCount(dataset)
+    file = ReplayFile(path, dataset, table)
+    counters = _Counters(dataset)
     for rows in file.batches(_BATCH):
-        records += len(rows)
-        without_key += sum(row.key_made for row in rows)
+        counters.add(rows)
+    return counters.found(file)
+
+
+class _Counters:
+    """Counters of the records of a file: read as the source reads them, and processed in bulk as ``data_processing`` does."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._pipeline = Pipeline(dataset)
+        self._types = {column.name: frame_type(column) for column in dataset.columns}
+        self._records = self._refused = self._without_key = 0
+        self._reasons: dict[str, tuple[int, str, int]] = {}
+        self._accepted = HashedRows(content="u8", part="i1")
+        self._alike = CopyCount(dataset)
+
+    def add(self, rows: list[Row]) -> None:
+        """Take the next rows of the file."""
+        self._records += len(rows)
+        self._without_key += sum(row.key_made for row in rows)
+        faults = [(row.number, row.fault) for row in rows if row.fault]
         good = [row for row in rows if not row.fault]
-        faulty = [(row.number, row.fault) for row in rows if row.fault]
-        try:
-            pipeline.process([row.record for row in good])
-        except InvalidRecordError:
-            kept = []
-            for row in good:
-                if faults := pipeline.faults_of(row.record, row.number):
-                    faulty.append((row.number, f"field '{faults[0]['field']}': {faults[0]['problem']}"))
-                else:
-                    kept.append(row)
-            good = kept
-        refused += len(faulty)
-        labelled: list[Record] = []
-        for number, fault in sorted(faulty):
+        records = [row.record for row in good]
+        places = pl.Series(ID, map(str, range(len(good))), pl.String)
+        columns = (pl.Series(name, [record[name] for record in records], dtype) for name, dtype in self._types.items())
+        frame = pl.DataFrame([places, *columns])
+        processed, rejections = self._pipeline.split(frame)
+        refused = [int(rejection[ID]) for rejection in rejections]
+        for place in refused:
+            fault, *_ = self._pipeline.faults_of(records[place], good[place].number)
+            faults.append((good[place].number, f"field '{fault['field']}': {fault['problem']}"))
+        self._refuse(sorted(faults))
+        kept = np.delete(np.arange(len(good)), refused)
+        keys = pl.Series(ID, [records[place][ID] for place in kept.tolist()], pl.String)
+        self._accepted.add(
+            hash=keys.hash(),
+            number=[good[place].number for place in kept.tolist()],
+            content=frame.drop(ID).hash_rows().to_numpy()[kept],
+            part=self._parts_of(processed.with_columns(keys)),
+        )
+
+    def _parts_of(self, processed: pl.DataFrame) -> npt.NDArray[np.int8]:
+        """Return the part of the split of every record, ``_UNLABELLED`` where it has no target."""
+        parts = np.full(processed.height, _UNLABELLED, dtype=np.int8)
+        labelled = processed[self._dataset.target].is_not_null()
+        if labelled.any():
+            table = processed.filter(labelled).to_arrow()
+            self._alike.add(table)
+            parts[labelled.to_numpy()] = parts_of(groups_of(self._dataset, table))
+        return parts
+
+    def _refuse(self, faults: list[tuple[int, str]]) -> None:
+        self._refused += len(faults)
+        for number, fault in faults:
             column = fault.partition("': ")[0] + "'" if fault.startswith("field '") else fault.partition(": ")[0]
-            first = found.get(column, (number, fault, 0))
-            found[column] = (first[0], first[1], first[2] + 1)
-        for row in good:
-            if row.record[ID] in keys:
-                same_key, example = same_key + 1, example or row.record[ID]
-                continue
-            keys.add(row.record[ID])
-            copies += (content := _content(row.record)) in contents
-            contents.add(content)
-            if row.record.get(dataset.target) is not None:
-                labelled.append(row.record)
-        if labelled:
-            table = pipeline.process(labelled).to_arrow()
-            alike.add(table)
-            parts += np.bincount(parts_of(groups_of(dataset, table)), minlength=len(Part))
-    reasons = [
-        f"row {row}, {fault}" + (f" ({count} rows)" if count > 1 else "") for row, fault, count in sorted(found.values())
-    ]
-    each = tuple(int(part) for part in parts)
-    refusing = {name: found[column][1] for name in dataset.by_name if (column := f"field '{name}'") in found}
-    return FileCheck(
-        records,
-        refused,
-        sum(each),
-        tuple(reasons),
-        same_key,
-        example,
-        without_key,
-        file.absent,
-        each,
-        copies,
-        refusing,
-        file.notes,
-        alike.found(),
-    )
+            row, reason, count = self._reasons.get(column, (number, fault, 0))
+            self._reasons[column] = row, reason, count + 1
+
+    def found(self, file: ReplayFile) -> FileCheck:
+        """Return what was counted."""
+        contents, same_key, repeated = HashedRows(), 0, sys.maxsize
+        parts = np.zeros(len(Part), dtype=int)
+        for rows, repeats in self._accepted.parts():
+            same_key += int(repeats.sum())
+            repeated = min([repeated, *rows["number"][repeats].tolist()])
+            kept = rows[~repeats]
+            parts += np.bincount(kept["part"][kept["part"] != _UNLABELLED], minlength=len(Part))
+            contents.add(hash=kept["content"], number=kept["number"])
+        labelled = tuple(parts.tolist())
+        reasons = [
+            f"row {row}, {fault}" + (f" ({count} rows)" if count > 1 else "")
+            for row, fault, count in sorted(self._reasons.values())
+        ]
+        return FileCheck(
+            records=self._records,
+            refused=self._refused,
+            labelled=sum(labelled),
+            reasons=tuple(reasons),
+            same_key=same_key,
+            example=_key_in(file, repeated) if same_key else "",
+            without_key=self._without_key,
+            absent=file.absent,
+            parts=labelled,
+            copies=sum(int(repeats.sum()) for _, repeats in contents.parts()),
+            refusing={
+                name: self._reasons[column][1]
+                for name in self._dataset.by_name
+                if (column := f"field '{name}'") in self._reasons
+            },
+            notes=file.notes,
+        )
 
 
-def corrected(path: Path, columns: list[InspectedColumn], checked: FileCheck, target: str) -> list[InspectedColumn] | None:
+def _key_in(file: ReplayFile, number: int) -> str:
+    """Return the key of a row; the file is read up to it."""
+    return next(str(row.record[ID]) for rows in file.batches(_BATCH) for row in rows if row.number == number)
+
+
+def corrected(
+    path: Path, columns: list[InspectedColumn], checked: FileCheck, target: str, nested: Container[str]
+) -> list[InspectedColumn] | None:
     """Return columns that accept more of their file; None where the proposal refuses no value but such of the target.
 
-    A column whose values the proposal would refuse becomes a text that is not used, and says why.
+    A column whose values the proposal would refuse becomes a text that is not used, and says why. One that is refused even as a text
+    is left out where it is not an outer one (``Table.nested``), such as lists of many thousand numbers. A few values that contradict
+    how the other numbers of their column are written stay refused: no declaration can say what they mean.
 
     Raises:
-        DescribeError: A value is refused even as a text.
+        DescribeError: A value of another column is refused even as a text.
     """
-    wrong = {name: why for name, why in checked.refusing.items() if name != target}
+    contradicting = {column.name for column in columns if column.contradicting}
+    wrong = {name: why for name, why in checked.refusing.items() if name != target and name not in contradicting}
     if not wrong:
         return None
-    if any(column.name in wrong and column.type == "text" for column in columns):
+    no_texts = {column.name for column in columns if column.name in wrong and column.type == "text"}
+    if any(name not in nested for name in no_texts):
         raise DescribeError(
             f"The file {path} cannot be described: {checked.why}. Correct the values, or leave the column out."
         )
@@ -169,9 +222,5 @@ def corrected(path: Path, columns: list[InspectedColumn], checked: FileCheck, ta
         if each.name in wrong
         else each
         for each in columns
+        if each.name not in no_texts
     ]
-
-
-def _content(record: Record) -> int:
-    """Return a hash of the values without the key; 64 bits are enough to count."""
-    return hash(tuple(tuple(value) if isinstance(value, list) else value for name, value in record.items() if name != ID))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import textwrap
 import unicodedata
@@ -15,10 +14,10 @@ import polars as pl
 import yaml
 
 from complex_system.describe.checking import FileCheck, check_file, corrected
-from complex_system.describe.growth import COUNTER
-from complex_system.describe.inspection import MARGIN, TARGET_MARGIN, InspectedColumn, inspect_column, nearly_numbers
+from complex_system.describe.inspection import MARGIN, TARGET_MARGIN, InspectedColumn, inspect_column
 from complex_system.describe.proposal import (
     Proposal,
+    choose_target,
     count_copies,
     date_parts,
     key_column,
@@ -26,7 +25,9 @@ from complex_system.describe.proposal import (
     note_repeated_keys,
     offered_key,
     propose,
+    take_as_counts,
 )
+from complex_system.describe.recognition import COUNTER
 from complex_system.domain.columns import ID
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.json_schema import EDITOR_LINE
@@ -46,6 +47,7 @@ class Description:
 
     Attributes:
         path: The file.
+        table: The table in it.
         records: How many it has.
         columns: What each column holds, in the file's order.
         key: The column that is the records' key; empty for none.
@@ -59,6 +61,7 @@ class Description:
     """
 
     path: Path
+    table: Table
     records: int
     columns: tuple[InspectedColumn, ...]
     key: str
@@ -175,21 +178,21 @@ class Description:
                 declared["fill"] = column.first
         if column.unit:
             declared["unit"] = column.unit
-        if column.below_limit and declared["type"] == "number":
-            declared["censored"] = "left"
+        if column.censored and declared["type"] == "number":
+            declared["censored"] = column.censored
         notes = self._notes(column)
         made = (_comment("; ".join(notes), "  ") if notes else "") + f"  - {_flow(declared)}\n"
+        if column.spellings:
+            others = {name for names in column.spellings.values() for name in names}
+            kept = tuple(name for name in column.categories if name not in others)
+            merged = {**declared, "categories": kept, "spellings": column.spellings}
+            made += _other_line("Where these are one category each", merged)
         return made + (self._without_sentinels(column, declared) if column.sentinels else "")
 
     def _notes(self, column: InspectedColumn) -> list[str]:
         notes = [*column.notes, *column.hints]
         if column.growth:
             notes.append(column.growth.why)
-        if column.below_limit:
-            notes.append(
-                f"{column.below_limit} of {self.records - column.missing} values are below the detection limit (as <0.01); half the "
-                "limit is used for each"
-            )
         if column.name in self.leaking:
             notes.append(f"{self.leaking[column.name]}: is it known before '{self.target}', or made from it?")
         if column.missing:
@@ -245,7 +248,7 @@ def describe(path: Path, target: str = "") -> Description:
     columns = _look(path, table, frame)
     key = key_column([column for column in columns if column.name != target], frame)
     columns = [column for column in columns if column.name != ID]
-    chosen = _target(path, [column for column in columns if column.name != key], target, table, frame)
+    chosen = choose_target(path, [column for column in columns if column.name != key], target, table, frame)
     note_repeated_keys([column for column in columns if column.name != key])
     copies = count_copies(frame, columns, key)
     while True:
@@ -258,12 +261,12 @@ def describe(path: Path, target: str = "") -> Description:
                 + (f" ({reasons})." if reasons else ".")
             )
         made = Description(
-            path, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, leaking, copies, table.notes
+            path, table, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, leaking, copies, table.notes
         )
-        checked = check_file(path, made.dataset())
-        changed = corrected(path, columns, checked, chosen.name)
+        checked = check_file(path, made.dataset(), table)
+        changed = corrected(path, columns, checked, chosen.name, table.nested)
         if changed is None:
-            return replace(made, checked=checked)
+            return replace(made, checked=checked, notes=checked.notes)
         columns = changed
 
 
@@ -275,53 +278,14 @@ def refused(description: Description) -> tuple[int, str]:
 
 def _look(path: Path, table: Table, frame: pl.DataFrame) -> list[InspectedColumn]:
     try:
-        columns = [inspect_column(series, table.notation(series.name)) for series in frame.iter_columns()]
+        columns = [
+            inspect_column(series, table.notation(series.name), table.units.get(series.name, ""))
+            for series in frame.iter_columns()
+        ]
     except TypeError as error:
         raise DescribeError(f"The file {path} cannot be described: {error}.") from error
-    for column in columns:
-        column.unit = column.unit or table.units.get(column.name, "")
+    take_as_counts(columns)
     return columns
-
-
-def _target(path: Path, columns: list[InspectedColumn], target: str, table: Table, frame: pl.DataFrame) -> InspectedColumn:
-    numeric = [column for column in columns if column.type in ("number", "integer") and column.different > 1]
-    if target:
-        found = next((column for column in columns if column.name == target), None)
-        if found is None:
-            names = ", ".join(f"'{column.name}'" for column in columns)
-            near = difflib.get_close_matches(target, [column.name for column in columns], 1, 0.5)
-            hint = f" Do you mean '{near[0]}'?" if near else ""
-            raise DescribeError(f"The file {path} has no column '{target}'; it has {names}.{hint}")
-        if found not in numeric:
-            names = ", ".join(f"'{column.name}'" for column in numeric) or "none"
-            state = (
-                "has the same value in all records"
-                if found.type in ("number", "integer")
-                else f"holds values of the type {found.type}" + _why_not_numbers(frame[target], table)
-            )
-            raise DescribeError(
-                f"The target must be a column of different numbers, and '{target}' {state}; columns of numbers are {names}."
-            )
-        return found
-    if not numeric and frame.width == 1:
-        raise DescribeError(
-            f"The file {path} has only the column '{frame.columns[0]}'; its first line has to name the columns, separated by "
-            "commas, semicolons, tabs or bars, with nothing above it."
-        )
-    if not numeric:
-        names = ", ".join(f"'{name}'" for name in frame.columns[:10])
-        raise DescribeError(
-            f"The file {path} has no column of different numbers that could be the target. Its first line names the columns {names}: "
-            "is that the header?"
-        )
-    return numeric[-1]
-
-
-def _why_not_numbers(series: pl.Series, table: Table) -> str:
-    if series.dtype != pl.String:
-        return ""
-    why = nearly_numbers(series, table.notation(series.name))
-    return f": {why}" if why else ""
 
 
 # YAML with comments
@@ -358,7 +322,14 @@ def _comment(text: str, indent: str = "") -> str:
     return "".join(f"{indent}# {line}\n" for line in textwrap.wrap(_printable(text), 118, break_long_words=False))
 
 
+def _other_line(when: str, declared: dict[str, Any]) -> str:
+    """Return another line for the column above, as a comment."""
+    return _comment(f"{when}, put this line in place of the one above, without '#':", "  ") + f"  # - {_flow(declared)}\n"
+
+
 def _of(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{scalar(key)}: {_of(each)}" for key, each in value.items()) + "}"
     return "[" + ", ".join(map(scalar, value)) + "]" if isinstance(value, list | tuple) else scalar(value)
 
 

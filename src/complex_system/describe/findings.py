@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from complex_system.describe.figures import figure, lasting, percent, plural, signed, times
 from complex_system.describe.outliers import OUTLIER
 from complex_system.describe.profile import ROWS_NAMED
 from complex_system.describe.quality import ColumnQuality, Quality
@@ -171,8 +172,7 @@ def _copies(quality: Quality) -> list[Finding]:
     copies = quality.profile.copies
     if not copies.count:
         return []
-    about = "" if copies.compared == 1.0 else "About "
-    title = f"{about}{plural(copies.count, 'row')} {'repeats' if copies.count == 1 else 'repeat'} an earlier one"
+    title = f"{plural(copies.count, 'row')} {'repeats' if copies.count == 1 else 'repeat'} an earlier one"
     groups = "; ".join(" = ".join(str(row) for row in group[:4]) for group in copies.groups[:4])
     share = copies.count / quality.profile.rows
     return [Finding(
@@ -224,57 +224,6 @@ def _grouped(quality: Quality) -> list[Finding]:
         "Records of one group resemble each other: an error measured on records of known groups is too good for a new one.",
         best.rows,
     )]  # fmt: skip
-
-
-# Figures
-
-
-def figure(value: float, unit: str = "") -> str:
-    """Return a number as a person writes it, with its unit."""
-    value = float(value)
-    if value == round(value) and abs(value) < 1e15:
-        text = f"{value:,.0f}"
-    elif abs(value) >= 10_000:
-        text = f"{value:,.1f}" if abs(value) < 1e9 else f"{value:.4g}"
-    else:
-        text = f"{value:.4g}"
-    text = text.replace("-", "−")
-    return f"{text}\u00a0{unit}" if unit else text
-
-
-def signed(value: float) -> str:
-    """Return a correlation with its sign and two decimals, three where it is almost 1."""
-    return f"{value:+.3f}".replace("-", "−") if 0.995 <= abs(value) < 1 else f"{value:+.2f}".replace("-", "−")
-
-
-def percent(share: float) -> str:
-    """Return a part in percent."""
-    value = 100 * share
-    digits = 0 if value in (0, 100) or 9.95 <= value < 99.5 else 1 if 99.5 <= value < 99.95 or value >= 0.95 else 2
-    return f"{value:.{digits}f}\u00a0%"
-
-
-def plural(count: int, noun: str) -> str:
-    """Return a count with its noun."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def times(count: int) -> str:
-    """Return a count of events."""
-    return "once" if count == 1 else f"{count:,} times"
-
-
-def lasting(seconds: float) -> str:
-    """Return a duration in its largest unit."""
-    for size, noun in ((86400 * 365.25, "year"), (86400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds >= 1.5 * size or seconds == size:
-            amount = seconds / size
-            return (
-                f"{amount:.0f} {noun}{'' if amount == 1 else 's'}"
-                if amount >= 10 or amount == round(amount)
-                else f"{amount:.1f} {noun}s"
-            )
-    return f"{seconds:.3g} s"
 
 
 def _between(made: ColumnQuality) -> str:

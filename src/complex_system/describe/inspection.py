@@ -3,59 +3,49 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 
-from complex_system.describe.growth import Growth, growth
-from complex_system.describe.hints import (
+from complex_system.describe.recognition import (
+    Growth,
     count_markers,
+    growth,
     hint_of_markers,
     hint_of_sentinels,
     hint_of_spellings,
     is_a_count,
     may_be_names,
+    nearly_numbers,
     note_beyond_floats,
     sentinels_of,
+    spellings_of,
+    unit_of,
+    without_markers,
 )
 from complex_system.domain.columns import LARGEST_INTEGER, Column
-from complex_system.domain.datetimes import TimeFormat
-from complex_system.domain.records import shown
+from complex_system.domain.datetimes import TimeFormat, formats_of
 from complex_system.domain.types import MAX_ENTRIES
+from complex_system.pipeline.expressions import date_parts
 from complex_system.sources.notation import Notation
-from complex_system.sources.values import FALSE, TRUE, below_limit, entries, truth
+from complex_system.sources.values import FALSE, TRUE, beyond_limits, entries, times, truth, unwritten_times
 
 MARGIN = 0.1
 """How far a proposed range goes beyond what the file holds, in parts of the values' width, on each side."""
 TARGET_MARGIN = 0.5
 """The same for the target."""
+MAX_CONTRADICTING = 0.1
+"""Part of a column's values that may be written in another way than the others and are refused; with more, the column is a text."""
 MAX_CATEGORIES = 60
 RECORDS_PER_CATEGORY = 3
 """Records that a category needs on average; with fewer, nothing can be learned about it."""
 _MAX_SPELLINGS = 100  # different texts up to which they may all be words for true and false
+_FIRST_TEXTS = 1000  # that choose the formats in which all texts are tried
 MAX_NUMBER = 1e30  # larger numbers are kept as texts: models take float32
 
-_FORMATS = tuple(
-    date + time
-    for date in ("%d.%m.%Y", "%Y-%m-%d", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d-%m-%Y", "%d.%m.%y")
-    for time in (
-        "", " %H:%M", " %H:%M:%S", ", %H:%M:%S", ", %H:%M", "T%H:%M:%S", "T%H:%M", " %H:%M:%S.%f",
-        "T%H:%M:%S.%f", "T%H:%M:%SZ", "T%H:%M:%S.%fZ",
-    )
-)  # fmt: skip
 _LEADING_ZERO = r"^[+-]?0\d"
-_UNIT_AT_THE_END = re.compile(r"^(.*\S)\s*(?:\[([^\[\]]{1,15})\]|\(([^()]{1,15})\))\s*$")
-_UNIT_AFTER = re.compile(r"[+-]?\d[\d.,]*\s*([^\W\d_]\S{0,7}|[%‰°]\S{0,7})")
-_UNIT_AFTER_IN = re.compile(r"^(.*\S) in (\S{1,8})$")
-_UNIT_BARE = re.compile(
-    r"^(.*[^\W_].*)[ _]((?:%|‰|ppm|ppb|°C|°F|m?bar|[kM]?Pa|GPa|kN|Nm|[µu]m|[mcnk]m|kg|mg|[µu]g|ms|min|rpm|1/min|U/min|mV|kV|mA|kW|MW|"
-    r"kWh|[kM]?Hz|ml|m/s|mm/s|m/min|l/min|l/h|m³/h|m3/h|kg/h|t/h|g/l|mg/l|mg/kg|kJ|MJ/kg|W/m²|g/cm³|kg/m³|m²|m³)(?:/h)?)$"
-)
-"""Units that need no brackets, because they are nothing else."""
-NUMBER = Column(name="x", type="number")
-_NO_UNIT = re.compile(r"^\d*$|.*\s.*\s.*")
+_OTHER_LISTS = f"lists of more than {MAX_ENTRIES:,} entries, or of others than texts or numbers"
 
 
 @dataclass
@@ -74,7 +64,9 @@ class InspectedColumn:
         categories: All values of a category or of the entries of lists.
         format: How times are written.
         first: The first time.
-        below_limit: Values below a detection limit, written as <0.01.
+        censored: Where values are beyond a limit, written as <0.01: left, right or both; empty for none.
+        contradicting: Values that are written in another way than the others; their records are refused.
+        spellings: Categories that differ only in case or blanks, by the one that they may all mean.
         notes: What is suspicious, a sentence each; a column with one is not used.
         hints: What a person may want to change, a sentence each; the column is used as it is.
         is_whole: Whether all numbers are whole.
@@ -95,7 +87,9 @@ class InspectedColumn:
     categories: tuple[str, ...] = ()
     format: str = ""
     first: str = ""
-    below_limit: int = 0
+    censored: str = ""
+    contradicting: int = 0
+    spellings: dict[str, tuple[str, ...]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
     is_whole: bool = False
@@ -141,32 +135,23 @@ def with_margin(low: float, high: float, margin: float = MARGIN) -> tuple[float,
     return float(begin), float(end)
 
 
-def unit_of(name: str) -> str:
-    """Return the unit in the name: ``Temp. [°C]``, ``Druck (bar)``, ``Dicke in µm``, ``Feuchte %``; empty for none."""
-    for pattern in (_UNIT_AT_THE_END, _UNIT_AFTER_IN, _UNIT_BARE):
-        if match := pattern.match(name):
-            unit = next(group for group in match.groups()[1:] if group is not None).strip()
-            return "" if _NO_UNIT.match(unit) else unit
-    return ""
-
-
-def inspect_column(series: pl.Series, notation: Notation) -> InspectedColumn:
+def inspect_column(series: pl.Series, notation: Notation, unit: str = "") -> InspectedColumn:
     """Find out what a column holds.
 
     Args:
         series: As the file has it.
         notation: How its numbers are written, where they are texts.
+        unit: Of the column, where its name has none.
 
     Raises:
         TypeError: The column holds neither numbers nor texts nor lists of these.
     """
-    found = InspectedColumn(series.name, "text", unit_of(series.name))
+    found = InspectedColumn(series.name, "text", unit_of(series.name) or unit)
     if isinstance(series.dtype, pl.List | pl.Array):
         if not _inspect_lists(found, series.to_list()):
-            raise TypeError(
-                f"the column '{found.name}' has lists of values that are neither texts nor shares; leave it out of the file"
-            )
-    elif series.dtype.is_integer() and (note := note_beyond_floats([str(series.min()), str(series.max())])):
+            found.missing, found.different = series.null_count(), series.drop_nulls().n_unique()
+            found.notes.append(_OTHER_LISTS)
+    elif series.dtype.is_integer() and (note := note_beyond_floats(pl.Series([str(series.min()), str(series.max())]))):
         found.missing, found.different = series.null_count(), series.drop_nulls().n_unique()
         found.notes.append(note)
     elif series.dtype.is_numeric() and series.dtype != pl.Boolean:
@@ -188,16 +173,10 @@ def inspect_column(series: pl.Series, notation: Notation) -> InspectedColumn:
 
 
 def _inspect_texts(found: InspectedColumn, series: pl.Series, notation: Notation) -> None:
-    kept = _without_markers(series)
+    kept = without_markers(series)
     _inspect_kept(found, kept, notation)
     if hint := hint_of_markers(count_markers(series.filter(kept.is_null())), is_category=found.type == "category"):
         found.hints.append(hint)
-
-
-def _without_markers(series: pl.Series) -> pl.Series:
-    """Return texts with null for a missing value: a number has all markers, and what is left decides whether it is one."""
-    is_missing = series.str.strip_chars().is_in(list(NUMBER.markers)).fill_null(value=True)
-    return series.set(is_missing, None)
 
 
 def _inspect_kept(found: InspectedColumn, kept: pl.Series, notation: Notation) -> None:
@@ -218,58 +197,72 @@ def _inspect_kept(found: InspectedColumn, kept: pl.Series, notation: Notation) -
         return
     if notation.percent:
         found.unit = found.unit or "%"
-    read = notation.numbers(kept)
-    below = below_limit(kept, notation)
-    if below.null_count() < len(below) and read.drop_nulls().n_unique() > 1:
-        found.below_limit = len(below) - below.null_count()
-        read = read.fill_null(below * Column(name="x", type="number", censored="left").limit_share)
-    if read.null_count() == found.missing and not distinct.str.strip_chars().str.contains(_LEADING_ZERO).any():
-        _inspect_numbers(found, read.alias(found.name), len(kept))
+    read = _with_limits(found, kept, notation.numbers(kept), notation)
+    if not distinct.str.strip_chars().str.contains(_LEADING_ZERO).any() and _agree(found, kept, read, notation):
+        _inspect_numbers(found, read.alias(found.name), len(kept) - found.contradicting)
         return
-    if time_format := _format_of(distinct.to_list()):
+    if time_format := _time_format(distinct):
         found.type, found.format, found.first = "datetime", time_format, texts[0]
         return
     if distinct.str.strip_chars().str.starts_with("[").all():
         lists = [None if text is None else entries(text) for text in kept]
-        if any(lists) and all(each is None or isinstance(each, list) for each in lists) and _inspect_lists(found, lists):
+        if any(lists) and all(each is None or isinstance(each, list) for each in lists):
+            if not _inspect_lists(found, lists):
+                found.notes.append(_OTHER_LISTS)
             return
-    _inspect_categories(found, distinct.to_list(), len(texts), len(kept))
+    _inspect_categories(found, texts, len(kept))
     if found.type == "text" and (why := nearly_numbers(kept, notation)):
         found.notes = [why]
 
 
-def nearly_numbers(column: pl.Series, notation: Notation) -> str:
-    """Return what keeps texts that are mostly numbers from being a column of numbers, and what to do; empty for other texts."""
-    texts = _without_markers(column)
-    present = len(texts) - texts.null_count()
-    others = (texts.is_not_null() & notation.numbers(texts).is_null()).arg_true().to_list()
-    if not others:  # such as 0012, which is kept as a text
-        return ""
-    first = texts[others[0]]
-    if doubtful := next((doubt for text in texts.gather(others) if (doubt := notation.doubt(text))), ""):
-        return f"{len(others)} of its {present} values are not read as numbers: row {others[0] + 1}, " + (
-            notation.doubt(first) or doubtful
-        )
-    if 2 * len(others) <= present:
-        which = f"row {others[0] + 1} has {shown(first)}"
-        return f"{present - len(others)} of its {present} values are numbers, and {which}; correct it or leave it empty"
-    if not _UNIT_AFTER.fullmatch(first.strip()):
-        return ""
-    units = {match[1] for text in texts if text is not None and (match := _UNIT_AFTER.fullmatch(text.strip()))}
-    behind = sum(text is not None and bool(_UNIT_AFTER.fullmatch(text.strip())) for text in texts)
-    if len(units) == 1 and behind == present:
-        return f"numbers with '{units.pop()}' after each; move the unit to the column's name, in brackets, and keep the numbers only"
+def _time_format(distinct: pl.Series) -> str:
+    """Return the first usual format that all texts are times of; empty for none."""
+    for declared in formats_of(distinct.head(_FIRST_TEXTS).to_list()):
+        valid = date_parts(Column(name=distinct.name, type="datetime", format=declared))["valid"]
+        if distinct.to_frame().select(valid.fill_null(value=False).all()).item():
+            return declared
     return ""
 
 
-def _inspect_categories(found: InspectedColumn, distinct: list[str], present: int, records: int) -> None:
-    categories = sorted(distinct)
+def _with_limits(found: InspectedColumn, kept: pl.Series, read: pl.Series, notation: Notation) -> pl.Series:
+    """Return the numbers with what stands in for values beyond a limit."""
+    limits = beyond_limits(kept, Column(name="x", type="number", censored="both", unit=found.unit), notation)
+    count = len(limits) - limits.null_count()
+    if not count or read.drop_nulls().n_unique() < 2:
+        return read
+    below = int((limits.is_not_null() & kept.str.contains(r"^\s*[<≤]")).sum())
+    found.censored = "left" if below == count else "both" if below else "right"
+    of = f"of {len(kept) - kept.null_count()} values are"
+    if below:
+        found.hints.append(f"{below} {of} below the detection limit (as <0.01); half the limit is used for each")
+    if above := count - below:
+        found.hints.append(f"{above} {of} above a limit (as >100); the limit itself is used for each")
+    return read.fill_null(limits)
+
+
+def _agree(found: InspectedColumn, kept: pl.Series, read: pl.Series, notation: Notation) -> bool:
+    """Return whether all texts are numbers, but for a few that contradict how the others are written and that are refused."""
+    unread = (kept.is_not_null() & read.is_null()).arg_true().to_list()
+    present = len(kept) - found.missing
+    if not unread or len(unread) > MAX_CONTRADICTING * present or not notation.decided:
+        return not unread
+    doubts = [notation.doubt(kept[place]) for place in unread]
+    if not all(doubts):
+        return False
+    found.contradicting = len(unread)
+    found.hints.append(f"{len(unread)} of {present} values are refused with their records: row {unread[0] + 1}, {doubts[0]}")
+    return True
+
+
+def _inspect_categories(found: InspectedColumn, texts: pl.Series, records: int) -> None:
+    categories, present = sorted(texts.unique().to_list()), len(texts)
     fitting = len(categories) <= MAX_CATEGORIES and len(categories) * RECORDS_PER_CATEGORY <= max(
         present, 2 * RECORDS_PER_CATEGORY
     )
     if fitting:
         found.type, found.categories = "category", tuple(categories)
-        if hint := hint_of_spellings(categories):
+        found.spellings = spellings_of(texts)
+        if hint := hint_of_spellings(found.spellings):
             found.hints.append(hint)
         return
     found.type = "text"
@@ -292,7 +285,7 @@ def _inspect_numbers(found: InspectedColumn, read: pl.Series, records: int) -> N
         return
     whole = bool((present == present.round()).all()) and largest <= LARGEST_INTEGER
     # A measurement may be whole by chance: as an integer, tomorrow's 21.5 would be refused.
-    is_integer = whole and not found.below_limit and is_a_count(found.name, found.unit)
+    is_integer = whole and not found.censored and is_a_count(found.name, found.unit)
     found.type, found.is_whole = "integer" if is_integer else "number", whole
     found.low, found.high = float(present.min()), float(present.max())  # type: ignore[arg-type]
     found.median = float(present.median())  # type: ignore[arg-type]
@@ -319,23 +312,20 @@ def _set_flags(found: InspectedColumn, flags: pl.Series) -> None:
 
 def _inspect_typed_times(found: InspectedColumn, series: pl.Series) -> None:
     found.type = "datetime"
-    midnight = series.dtype == pl.Date or bool((series.cast(pl.Datetime) == series.cast(pl.Date).cast(pl.Datetime)).all())
-    found.format = "%Y-%m-%d" if midnight else "%Y-%m-%d %H:%M:%S"
+    found.format = next(
+        declared
+        for declared in ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M:%S.%f")
+        if series.dtype == pl.Date
+        or (cut := unwritten_times(pl.col(series.name), declared)) is None
+        or not series.to_frame().select(cut.any()).item()
+    )
     found.missing, found.different = series.null_count(), series.drop_nulls().n_unique()
-    texts = series.drop_nulls().dt.strftime(found.format).to_list()
+    texts = times(series.drop_nulls(), found.format).to_list()
     time_format = TimeFormat(found.format)
     if any(time_format.parts(text) is None for text in texts):
         found.type, found.format = "text", ""
         return
     found.first = texts[0] if texts else ""
-
-
-def _format_of(texts: list[str]) -> str:
-    for declared in _FORMATS:
-        time_format = TimeFormat(declared)
-        if all(time_format.parts(text) is not None for text in texts):
-            return declared
-    return ""
 
 
 def _inspect_lists(found: InspectedColumn, lists: list[Any]) -> bool:

@@ -6,9 +6,8 @@ random sample of the rows, which is the whole file as long as it has at most ``S
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,15 +15,16 @@ import numpy.typing as npt
 import polars as pl
 
 from complex_system.describe.inspection import InspectedColumn
+from complex_system.describe.repetitions import HashedRows
 from complex_system.domain.columns import Column
-from complex_system.sources.base import CHUNK_ROWS, Columns
+from complex_system.sources.base import Columns, Table
 from complex_system.sources.replay import readable
-from complex_system.sources.tables import table_at
+from complex_system.sources.values import Values
 
 SAMPLE_ROWS = 200_000
 """Rows that are kept; of larger files a random sample of 100,000 to 200,000."""
-HASHED_ROWS = 1_000_000
-"""Rows that are compared with each other for copies; of larger files a part, chosen by content, so that copies stay together."""
+PART_ROWS = 20_000
+"""Rows that are read at once."""
 ROWS_NAMED = 8
 """Row numbers that are kept as examples."""
 _DISTINCT = 64
@@ -92,8 +92,8 @@ class ColumnProfile:
     _before: tuple[Any, int] | None = None
     _inner: tuple[float, float] = (np.inf, -np.inf)
 
-    def take(self, values: Sequence[Any], rows: Numbers) -> Any:
-        """Add the values of a chunk; return them as they are sampled."""
+    def take(self, values: Values, rows: Numbers) -> Any:
+        """Add the values of some rows; return them as they are sampled."""
         made: Any
         if self.kind == "text":
             made = self._texts(values)
@@ -110,35 +110,35 @@ class ColumnProfile:
                 self._extremes(there, at)
         return made
 
-    def _texts(self, values: Sequence[Any]) -> Hashes:
-        texts = pl.Series([None if each is None else str(each) for each in values], dtype=pl.String)
-        found = texts.hash(seed=1).to_numpy().astype(np.uint64)
+    def _texts(self, values: Values) -> Hashes:
+        texts = values.series.cast(pl.String)
+        if values.others:
+            others = {place: None if each is None else str(each) for place, each in values.others.items()}
+            texts = texts.scatter(list(others), list(others.values()))
+        found = texts.hash(seed=1).to_numpy().copy()
         found[texts.is_null().to_numpy()] = _EMPTY
         if len(self.names) < _NAMES:
-            different, first = np.unique(found, return_index=True)
-            for key, place in zip(different.tolist(), first.tolist(), strict=True):
-                if key and key not in self.names and len(self.names) < _NAMES:
-                    self.names[key] = str(values[place])[:_NAME_LENGTH]
+            for text, key in zip(different := texts.drop_nulls().unique(), different.hash(seed=1).to_list(), strict=True):
+                if key not in self.names and len(self.names) < _NAMES:
+                    self.names[key] = text[:_NAME_LENGTH]
         return found
 
-    def _numbers(self, values: Sequence[Any], rows: Numbers) -> Floats:
+    def _numbers(self, values: Values, rows: Numbers) -> Floats:
+        series = values.series
         if self.kind == "time":
-            texts = pl.Series([each if isinstance(each, str) else None for each in values], dtype=pl.String)
+            texts = series.cast(pl.String)
             pattern = self.format.replace(".%f", "%.f")
             # The time of day is added where the format has none: polars reads a full time only.
             full = texts if "%H" in pattern else texts + " 00:00"
             read = full.str.to_datetime(pattern if "%H" in pattern else f"{pattern} %H:%M", strict=False, time_unit="us")
-            made = (read.dt.epoch("us").cast(pl.Float64) / 1e6).fill_null(np.nan).to_numpy().copy()
+            unread = (read.is_null() & texts.is_not_null()).to_numpy()
+            series = read.dt.epoch("us") / 1e6
         else:
-            try:
-                made = np.array(values, dtype=np.float64)
-            except (TypeError, ValueError):
-                made = np.array([each if isinstance(each, int | float) else np.nan for each in values], dtype=np.float64)
+            unread = np.zeros(len(series), dtype=bool)
+            unread[[place for place, value in values.others.items() if isinstance(value, str)]] = True
+        made = series.cast(pl.Float64).to_numpy().copy()
         made[~np.isfinite(made)] = np.nan
-        lost = np.isnan(made)
-        if lost.any():
-            unread = lost & np.array([isinstance(value, str) for value in values])
-            self.unread.add(rows[unread])
+        self.unread.add(rows[unread])
         return made
 
     def _consecutive(self, values: Any, rows: Numbers) -> None:
@@ -183,12 +183,10 @@ class Copies:
     Attributes:
         count: Rows that an earlier row equals.
         groups: The first groups of equal rows, as row numbers.
-        compared: The part of the rows that was compared.
     """
 
     count: int
     groups: tuple[tuple[int, ...], ...]
-    compared: float
 
 
 @dataclass(frozen=True)
@@ -215,11 +213,11 @@ class FileProfile:
         return len(self.at) == self.rows - self.faulty.count
 
 
-def profile(path: Path, columns: Sequence[InspectedColumn], key: str = "") -> FileProfile:
+def profile(table: Table, columns: Sequence[InspectedColumn], key: str = "") -> FileProfile:
     """Read a file and keep what its report needs.
 
     Args:
-        path: The file.
+        table: The table in the file.
         columns: What its columns hold, without the key.
         key: The key's column; it is not compared when equal rows are looked for.
 
@@ -227,24 +225,6 @@ def profile(path: Path, columns: Sequence[InspectedColumn], key: str = "") -> Fi
         SourceFileError: The file cannot be read.
     """
     made = [ColumnProfile(column.name, _kind(column), column.format) for column in columns if column.name != key]
-    sampler, copies, faulty, rows = _Sampler(), _Copies(), Seen(), 0
-    for numbers, chunk in _chunks(path, columns, key):
-        rows += len(numbers)
-        records = [record for record in chunk if isinstance(record, dict)]
-        good = np.array([isinstance(record, dict) for record in chunk], dtype=bool)
-        at = np.array(numbers, dtype=np.int64)
-        faulty.add(at[~good])
-        at = at[good]
-        found = [column.take([record.get(column.name) for record in records], at) for column in made]
-        sampler.add(at, found)
-        copies.add(at, found)
-    sampled, samples = sampler.found()
-    for column, sample in zip(made, samples, strict=False):
-        column.sample = sample
-    return FileProfile(rows, faulty, tuple(made), sampled, copies.found())
-
-
-def _chunks(path: Path, columns: Sequence[InspectedColumn], key: str) -> Iterator[tuple[list[int], list[Any]]]:
     declared: Columns = {
         column.name: Column(
             name=column.name, type=column.type, categories=column.categories, format=column.format, optional=True
@@ -252,8 +232,23 @@ def _chunks(path: Path, columns: Sequence[InspectedColumn], key: str) -> Iterato
         for column in columns
         if column.name != key
     }
-    with readable(path):
-        yield from table_at(path).chunks(declared, CHUNK_ROWS)
+    sampler, copies, faulty, rows = _Sampler(), HashedRows(), Seen(), 0
+    with readable(table.shown):
+        for part in table.parts(declared, PART_ROWS):
+            rows += len(part.numbers)
+            at = np.array(part.numbers, dtype=np.int64)
+            good = np.ones(len(at), dtype=bool)
+            good[list(part.faults)] = False
+            faulty.add(at[~good])
+            # Faulty rows have no valid values.
+            values = part.columns if good.all() else {name: each.without(part.faults) for name, each in part.columns.items()}
+            found = [column.take(values[column.name], at[good]) for column in made]
+            sampler.add(at[good], found)
+            copies.add(hash=_hashes(found, int(good.sum())), number=at[good])
+    sampled, samples = sampler.found()
+    for column, sample in zip(made, samples, strict=False):
+        column.sample = sample
+    return FileProfile(rows, faulty, tuple(made), sampled, _copies(copies))
 
 
 def _kind(column: InspectedColumn) -> Literal["number", "time", "text"]:
@@ -296,47 +291,25 @@ class _Sampler:
         return at, [np.concatenate([columns[place] for _, _, columns in self._parts]) for place in range(width)]
 
 
-class _Copies:
-    """Finds equal rows by their hashes; of too many rows those with the smallest hashes are compared."""
+def _hashes(columns: list[Any], rows: int) -> Hashes:
+    """Return a hash of every row of some columns, as they are sampled."""
+    hashes = np.zeros(rows, dtype=np.uint64)
+    for place, column in enumerate(columns):
+        bits = column if column.dtype == np.uint64 else (np.where(np.isnan(column), np.nan, column) + 0.0).view(np.uint64)
+        hashes = _mixed(hashes ^ _mixed(bits + np.uint64(place)))
+    return hashes
 
-    def __init__(self) -> None:
-        self._limit = 1.0
-        self._parts: list[tuple[Hashes, Numbers]] = []
-        self._size = 0
 
-    def add(self, at: Numbers, columns: list[Any]) -> None:
-        hashes = np.zeros(len(at), dtype=np.uint64)
-        for place, column in enumerate(columns):
-            bits = (
-                column if column.dtype == np.uint64 else (np.where(np.isnan(column), np.nan, column) + 0.0).view(np.uint64)
-            )
-            hashes = _mixed(hashes ^ _mixed(bits + np.uint64(place)))
-        self._parts.append(self._kept(hashes, at))
-        self._size += len(self._parts[-1][0])
-        while self._size > HASHED_ROWS:
-            self._limit /= 2
-            self._parts = [self._kept(*part) for part in self._parts]
-            self._size = sum(len(hashes) for hashes, _ in self._parts)
-
-    def _kept(self, hashes: Hashes, at: Numbers) -> tuple[Hashes, Numbers]:
-        if self._limit == 1.0:
-            return hashes, at
-        keep = hashes < np.uint64(int(self._limit * 2**64))
-        return hashes[keep], at[keep]
-
-    def found(self) -> Copies:
-        if not self._parts:
-            return Copies(0, (), 1.0)
-        hashes = np.concatenate([hashes for hashes, _ in self._parts])
-        at = np.concatenate([at for _, at in self._parts])
-        order = np.argsort(hashes, kind="stable")
-        hashes, at = hashes[order], at[order]
-        starts = np.append(0, np.flatnonzero(hashes[1:] != hashes[:-1]) + 1)
-        sizes = np.diff(np.append(starts, len(hashes)))
-        several = np.flatnonzero(sizes > 1)
-        groups = sorted(tuple(at[starts[i] : starts[i] + min(sizes[i], ROWS_NAMED)].tolist()) for i in several)
-        count = int((sizes[several] - 1).sum())
-        return Copies(round(count / self._limit), tuple(groups[:ROWS_NAMED]), self._limit)
+def _copies(hashed: HashedRows) -> Copies:
+    count, groups = 0, list[tuple[int, ...]]()
+    for rows, repeats in hashed.parts():
+        count += int(repeats.sum())
+        starts = np.flatnonzero(~repeats)
+        sizes = np.diff(np.append(starts, len(rows)))
+        several = starts[sizes > 1], sizes[sizes > 1]
+        groups += [tuple(rows["number"][i : i + min(size, ROWS_NAMED)].tolist()) for i, size in zip(*several, strict=True)]
+        groups = sorted(groups)[:ROWS_NAMED]
+    return Copies(count, tuple(groups))
 
 
 def _mixed(bits: Hashes) -> Hashes:

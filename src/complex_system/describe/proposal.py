@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, takewhile
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from complex_system.describe.growth import COUNTER, KEY_NAME, NUMBER, ORDER, growth
 from complex_system.describe.inspection import InspectedColumn
+from complex_system.describe.recognition import COUNTER, KEY_NAME, NUMBER, ORDER, growth, nearly_numbers
 from complex_system.domain.columns import ID
 from complex_system.domain.keys import MAX_KEY
+from complex_system.errors import DescribeError
+from complex_system.sources.base import Table
 
 Step = dict[str, Any]
 ALMOST_ONE = 0.9999
@@ -155,7 +160,72 @@ def _others(name: str) -> Iterator[str]:
         number += 1
 
 
-# The key, and copies
+# Counts
+
+
+def take_as_counts(columns: list[InspectedColumn]) -> None:
+    """Make whole numbers integers where their neighbours say that they are counted: they add up to a count beside them."""
+    for place, column in enumerate(columns):
+        if column.type != "integer" or column.numbers is None or column.different < _MIN_GROUPS:
+            continue
+        for beside in (columns[:place][::-1], columns[place + 1 :]):
+            parts = list(takewhile(lambda each: each.is_whole and each.numbers is not None and (each.low or 0) >= 0, beside))
+            for count in range(2, len(parts) + 1):
+                total = sum((each.numbers for each in parts[:count] if each.numbers is not None), 0 * column.numbers)
+                if total.equals(column.numbers, check_names=False):
+                    for each in parts[:count]:
+                        each.type, each.median = "integer", float(math.floor(each.median or 0))
+
+
+# The target, the key, and copies
+
+
+def choose_target(
+    path: Path, columns: list[InspectedColumn], target: str, table: Table, frame: pl.DataFrame
+) -> InspectedColumn:
+    """Return the column to predict: the named one, or the last column of numbers.
+
+    Raises:
+        DescribeError: It is not a column of different numbers, or there is none.
+    """
+    numeric = [column for column in columns if column.type in ("number", "integer") and column.different > 1]
+    if target:
+        found = next((column for column in columns if column.name == target), None)
+        if found is None:
+            names = ", ".join(f"'{column.name}'" for column in columns)
+            near = difflib.get_close_matches(target, [column.name for column in columns], 1, 0.5)
+            hint = f" Do you mean '{near[0]}'?" if near else ""
+            raise DescribeError(f"The file {path} has no column '{target}'; it has {names}.{hint}")
+        if found not in numeric:
+            names = ", ".join(f"'{column.name}'" for column in numeric) or "none"
+            state = (
+                "has the same value in all records"
+                if found.type in ("number", "integer")
+                else f"holds values of the type {found.type}" + _why_not_numbers(frame[target], table)
+            )
+            raise DescribeError(
+                f"The target must be a column of different numbers, and '{target}' {state}; columns of numbers are {names}."
+            )
+        return found
+    if not numeric and frame.width == 1:
+        raise DescribeError(
+            f"The file {path} has only the column '{frame.columns[0]}'; its first line has to name the columns, separated by "
+            "commas, semicolons, tabs or bars, with nothing above it."
+        )
+    if not numeric:
+        names = ", ".join(f"'{name}'" for name in frame.columns[:10])
+        raise DescribeError(
+            f"The file {path} has no column of different numbers that could be the target. Its first line names the columns {names}: "
+            "is that the header?"
+        )
+    return numeric[-1]
+
+
+def _why_not_numbers(series: pl.Series, table: Table) -> str:
+    if series.dtype != pl.String:
+        return ""
+    why = nearly_numbers(series, table.notation(series.name))
+    return f": {why}" if why else ""
 
 
 def note_repeated_keys(columns: list[InspectedColumn]) -> None:
@@ -186,6 +256,7 @@ def key_column(columns: list[InspectedColumn], frame: pl.DataFrame) -> str:
             not (column.type in ("text", "category") or column.is_whole)
             or not KEY_NAME.search(column.name)
             or column.name == ID
+            or column.missing
         ):
             continue
         series = frame[column.name]

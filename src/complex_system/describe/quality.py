@@ -134,7 +134,7 @@ def assess(description: Description) -> Quality:
     Raises:
         SourceFileError: The file cannot be read.
     """
-    found = profile(description.path, description.columns, description.key)
+    found = profile(description.table, description.columns, description.key)
     inspected = {column.name: column for column in description.columns}
     target = next(column for column in found.columns if column.name == description.target)
     columns = tuple(_column(inspected[each.name], each, target, found) for each in found.columns)

@@ -9,21 +9,24 @@ from importlib import resources
 from pathlib import Path
 
 from complex_system.describe.description import Description
-from complex_system.describe.drawings import NONE, coverage, day, moment, name, relation, safe, shape
-from complex_system.describe.findings import (
-    CLOSE,
-    NEARLY,
-    Finding,
+from complex_system.describe.figures import (
+    NONE,
+    coverage,
+    day,
     figure,
-    findings_of,
     lasting,
+    moment,
+    name,
     percent,
     plural,
+    relation,
+    safe,
+    shape,
     signed,
-    worth_a_look,
 )
+from complex_system.describe.findings import CLOSE, NEARLY, Finding, findings_of, worth_a_look
 from complex_system.describe.outliers import OUTLIER
-from complex_system.describe.profile import HASHED_ROWS, ROWS_NAMED, SAMPLE_ROWS
+from complex_system.describe.profile import ROWS_NAMED, SAMPLE_ROWS
 from complex_system.describe.quality import GAP, ColumnQuality, Quality, assess
 from complex_system.monitoring.page.svg import safe as escaped
 from complex_system.monitoring.page.svg import tag
@@ -268,16 +271,12 @@ def _rest(findings: Iterable[Finding]) -> str:
 
 
 def _method(quality: Quality) -> str:
-    whole, copies = quality.profile.is_whole, quality.profile.copies
     sample = (
-        "All rows." if whole else
+        "All rows." if quality.profile.is_whole else
         f"Counts, extremes and breaks in time are of all {quality.profile.rows:,} rows. Medians, histograms, correlations, and "
         f"numbers of different values are of a random sample of {len(quality.profile.at):,} rows, because the file has more than "
         f"{SAMPLE_ROWS:,}."
     )  # fmt: skip
-    compared = (
-        "" if copies.compared == 1.0 else f" Beyond {HASHED_ROWS:,} rows a part of {percent(copies.compared)} was compared."
-    )
     items = {
         "Rows used": sample,
         "Outliers": f"Robust z above {OUTLIER:g}: the distance from the median divided by 1.4826 times the median distance on "
@@ -285,7 +284,7 @@ def _method(quality: Quality) -> str:
         "none is called an outlier.",
         "Decimal slips": "Outliers that lie among the other values when they are multiplied or divided by 10 or 1,000.",
         "Sentinels": "The lowest or highest value, where it repeats or is a usual code such as −9999 or 999, far from all others.",
-        "Repeated rows": f"Equal in every column but the key.{compared}",
+        "Repeated rows": "Equal in every column but the key.",
         "Constant": f"One value; nearly constant: one value in {NEARLY:.0%} of the records or more.",
         "Leakage": f"A correlation of {CLOSE:g} or more, values that divide the target’s, or values missing in the "
         "same rows. These are signs, not proofs.",

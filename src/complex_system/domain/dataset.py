@@ -19,7 +19,9 @@ from complex_system.domain.columns import ID, MARKERS, Column, Declared
 from complex_system.domain.steps import STEPS, Arithmetic, Bins, Interval, OneHot, Scale, Step
 from complex_system.domain.validation import (
     FaultsError,
+    choose_target,
     contradictions,
+    doubles,
     faults_message,
     faults_of,
     intervals,
@@ -71,7 +73,7 @@ class Dataset(Declared):
 
     @validator("columns")
     def _unique(cls, columns: tuple[Column, ...]) -> tuple[Column, ...]:
-        if found := _doubles([column.name for column in columns]):
+        if found := doubles([column.name for column in columns]):
             raise FaultsError(found)
         return columns
 
@@ -105,11 +107,11 @@ class Dataset(Declared):
         Raises:
             DeclarationError: The text is not a valid declaration; names all faults, each with line, key and what is allowed.
         """
-        file = YamlFile(text, source, verbatim=("categories", "labels", "missing"))
+        file = YamlFile(text, source, verbatim=("categories", "spellings", "labels", "missing"))
         if not isinstance(file.content, dict):
             raise file.error((), f"a declaration has the keys {', '.join(_KEYS)}")
         content = {str(key): value for key, value in file.content.items()}
-        found = [*file.duplicates, *_choose_target(content, target), *_all_faults(content)]
+        found = [*file.duplicates, *choose_target(content, target), *_all_faults(content)]
         if found:
             raise DeclarationError(faults_message(found, file))
         return cls.parse_obj(content)
@@ -164,6 +166,8 @@ class Dataset(Declared):
         """Return the declaration as JSON, with its target chosen; models keep it, so that they can be served after it has changed."""
         content: dict[str, Any] = json.loads(self.json(by_alias=True))
         # What is not declared is left out: the release that reads it knows its own, and an older one does not know the key.
+        for column, declared in zip(self.columns, content["columns"], strict=True):
+            _drop_defaults(column, declared)
         if self.missing == MARKERS:
             del content["missing"]
         if self.split == Split():
@@ -271,30 +275,6 @@ def _drop_defaults(declared: Declared, content: dict[str, Any]) -> None:
             content.pop(name, None)
 
 
-def _choose_target(content: dict[str, Any], chosen: str) -> list[Fault]:
-    """Leave one target in ``content`` and put the others beside it."""
-    declared = content.get("target")
-    if not declared or not isinstance(declared, list | str):
-        return []  # the check of the keys names it
-    targets = [str(each) for each in declared] if isinstance(declared, list) else [declared]
-    content["target"] = chosen if chosen in targets else targets[0]
-    content["other_targets"] = [each for each in targets if each != content["target"]]
-    if chosen and chosen not in targets:
-        return [
-            (
-                ("target",),
-                f"'{chosen}' was chosen as the target and is not declared as one; declared are {', '.join(targets)}",
-            )
-        ]
-    if not chosen and len(targets) > 1:
-        problem = (
-            f"there are {len(targets)} targets ({', '.join(targets)}), and a model is trained for one: choose it (--target "
-            f"{targets[0]} on the command line, COMPLEX_SYSTEM_TARGET={targets[0]} in the deployment's .env) or declare only one"
-        )
-        return [(("target",), problem)]
-    return []
-
-
 def _all_faults(content: dict[str, Any]) -> list[Fault]:
     """Return the faults of every part, and the contradictions between the parts that have none."""
     parts = {key: list(content[key]) for key in ("columns", "pipeline") if isinstance(content.get(key), list | tuple)}
@@ -319,7 +299,7 @@ def _all_faults(content: dict[str, Any]) -> list[Fault]:
         else:
             given = "" if name is None else f", not '{name}'{suggestion(name, STEPS)}"
             found.append((("pipeline", place, "step"), f"must be one of {', '.join(STEPS)}{given}"))
-    found += _doubles([each.get("name") if isinstance(each, dict) else None for each in parts.get("columns", ())])
+    found += doubles([each.get("name") if isinstance(each, dict) else None for each in parts.get("columns", ())])
     if len(parts) == 2 and isinstance(content.get("target"), str):
         targets = (content["target"], *content.get("other_targets", ()))
         key, complete = str(content.get("id") or ""), len(steps) == len(parts["pipeline"])
@@ -333,14 +313,6 @@ def _parsed(kind: type[Declared], content: Any, at: Place, found: list[Fault]) -
     except ValidationError as error:
         found += faults_of(error, [field.alias for field in kind.__fields__.values()], at)
         return None
-
-
-def _doubles(names: list[Any]) -> list[Fault]:
-    return [
-        (("columns", place, "name"), f"column '{name}' is declared more than once")
-        for place, name in enumerate(names)
-        if name is not None and name in names[:place]
-    ]
 
 
 def _named(part: Any, key: str) -> Any:

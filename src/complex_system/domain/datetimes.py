@@ -7,6 +7,7 @@ from the numbers by the proleptic Gregorian calendar, so a time means the same f
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 
 _CODES = {
     "%Y": ("year", "[0-9]{4}"),
@@ -32,6 +33,15 @@ LIMITS = {
     "weekday": (1.0, 7.0),
     "day_of_year": (1.0, 366.0),
 }
+USUAL_FORMATS = tuple(
+    date + time
+    for date in ("%d.%m.%Y", "%Y-%m-%d", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d-%m-%Y", "%d.%m.%y")
+    for time in (
+        "", " %H:%M", " %H:%M:%S", ", %H:%M:%S", ", %H:%M", "T%H:%M:%S", "T%H:%M", " %H:%M:%S.%f",
+        "T%H:%M:%S.%f", "T%H:%M:%SZ", "T%H:%M:%S.%fZ",
+    )
+)  # fmt: skip
+"""Formats in which files usually have times, the likeliest first."""
 DAYS_BEFORE = (0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334)
 """Days of a common year before each month."""
 
@@ -82,11 +92,13 @@ class TimeFormat:
         self._match = re.compile(self.pattern.removesuffix("$")).fullmatch  # "$" accepts a line feed at the end
 
     def parts(self, text: str) -> dict[str, int] | None:
-        """Return the parts of a time, or None where the text is not a time of this format."""
+        """Return the parts of a time, its fraction in nanoseconds, or None where the text is not a time of this format."""
         match = self._match(text)
         if match is None:
             return None
         found = {"hour": 0, "minute": 0, "second": 0, **{name: int(digits) for name, digits in match.groupdict().items()}}
+        if "fraction" in found:
+            found["fraction"] = int(match["fraction"].ljust(9, "0"))
         if self.two_digits:
             found["year"] += 1900 if found["year"] >= FIRST_OF_1900 else 2000
         year, month, day = found["year"], found["month"], found["day"]
@@ -100,3 +112,11 @@ class TimeFormat:
         before = year - 1
         found["weekday"] = (before * 365 + before // 4 - before // 100 + before // 400 + found["day_of_year"] - 1) % 7 + 1
         return found
+
+
+def formats_of(texts: Sequence[str]) -> Iterator[str]:
+    """Yield the usual formats that all texts are times of."""
+    for declared in USUAL_FORMATS:
+        time_format = TimeFormat(declared)
+        if all(time_format.parts(text) is not None for text in texts):
+            yield declared

@@ -31,6 +31,7 @@ def declaration_schema() -> dict[str, Any]:
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
     }
     made["$defs"]["Column"]["properties"]["categories"]["items"] = _WRITTEN
+    made["$defs"]["Column"]["properties"]["spellings"]["additionalProperties"]["items"] = _WRITTEN
     made["properties"]["missing"]["items"] = {"type": ["string", "number", "boolean", "null"]}
     made["$defs"]["Column"]["properties"]["fill"]["anyOf"].append({"type": "boolean"})
     made["$defs"]["Bins"]["properties"]["labels"]["items"] = _WRITTEN

@@ -1,9 +1,9 @@
-"""Pages of records as Arrow IPC bytes, as which bulk data travels between our own services.
+"""Pages of records as Arrow IPC bytes: how bulk data travels between our own services.
 
 A page carries its own cursor: the schema's metadata holds ``next``, the key to continue after, which the last page lacks. A page may
 hold fewer rows than were asked for; only ``next`` says whether there are more.
 
-A page is no larger in memory than it is as bytes. Arrow's format allows more: compressed buffers, dictionaries, several columns over
+A page takes at most as much memory as it has bytes. Arrow's format allows more: compressed buffers, dictionaries, several columns over
 the same bytes, rows without any. All these are refused before anything is allocated for them.
 """
 

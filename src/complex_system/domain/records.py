@@ -81,7 +81,7 @@ class RecordCheck:
         ]
         self._many_present = list[_struct(name, present, ignore_unknown=ignore_unknown)]  # type: ignore[misc]
         # Numbers that are markers or NaN are refused by their type, and most texts by :func:`_present`; these need a look.
-        self._all_suspects = [(each.name, found) for each in columns if (found := missing_values(each))]
+        self._all_suspects = [(each.name, found) for each in columns if (found := suspects(each))]
         self._suspects = [(name, found) for name, found in self._all_suspects if _present(self._columns[name], Text) is Text]
 
     @property
@@ -100,7 +100,7 @@ class RecordCheck:
     def __call__(self, value: object) -> list[Record]:
         """Return the records with every declared field present (None where missing), numbers as floats and integers as such.
 
-        A value that stands for a missing one becomes None.
+        Each value becomes what it means by its column (:meth:`Column.read`), so one that stands for a missing one is None.
 
         Raises:
             InvalidRequestError: ``value`` is not a list.
@@ -113,7 +113,7 @@ class RecordCheck:
             # Each attempt accepts more and costs more; good records take the first one only.
             records = self._well_formed(value, self._many_present) or self._well_formed(value, self._many)
             if records is None:
-                records = self._well_formed([self._without_missing(record) for record in value], self._many)
+                records = self._well_formed([self._as_read(record) for record in value], self._many)
         if records is None:
             if faults := self.faults(value):
                 raise InvalidRecordError(faults_message(faults), faults)
@@ -125,23 +125,23 @@ class RecordCheck:
         return records
 
     def _well_formed(self, value: list[Any], kind: Any) -> list[Record] | None:
-        """Return records of a compiled type whose missing values are all None; None where they are not that."""
+        """Return records of a compiled type whose values are all what they mean; None where they are not that."""
         try:
             records: list[Record] = msgspec.to_builtins(msgspec.convert(value, kind))
         except msgspec.ValidationError:
             return None
-        suspects = self._suspects if kind is self._many_present else self._all_suspects
-        for name, missing in suspects:
-            if not missing.isdisjoint([record[name] for record in records]):
+        looked_at = self._suspects if kind is self._many_present else self._all_suspects
+        for name, found in looked_at:
+            if not found.isdisjoint([record[name] for record in records]):
                 return None
         return records
 
-    def _without_missing(self, record: Any) -> Any:
-        return without_missing(record, self._columns) if isinstance(record, dict) else record
+    def _as_read(self, record: Any) -> Any:
+        return as_read(record, self._columns) if isinstance(record, dict) else record
 
     def _converted(self, record: Record) -> Record:
         """Return a record without faults."""
-        known = without_missing(record, self._columns)
+        known = as_read(record, self._columns)
         return {name: msgspec.convert(known.get(name), type_) for name, (type_, _) in self._fields.items()}
 
     def faults(self, value: list[Any], also: MoreFaults | None = None) -> list[RecordFault]:
@@ -169,14 +169,17 @@ class RecordCheck:
                 continue
             given = record[field]
             column = self._columns.get(field)
-            value = None if column is not None and column.is_missing(given) else given
+            value = given if column is None else column.read(given)
             if value is None and needed and given is not None:
                 found.append(_fault(record, position, field, f"is missing: {shown(given)} stands for a missing value"))
                 continue
             try:
                 good[field] = msgspec.convert(value, type_)
             except msgspec.ValidationError as error:
-                found.append(_fault(record, position, field, _explain(str(error), value)))
+                problem = _explain(str(error), value)
+                if column is not None and (why := column.limit_problem(value)):
+                    problem += f", which {why}"
+                found.append(_fault(record, position, field, problem))
         if not self._ignore_unknown:
             unknown = [str(field)[:100] for field in record if field not in self._fields]
             found += [_fault(record, position, field, UNDECLARED) for field in unknown[:MAX_FAULTS]]
@@ -242,27 +245,29 @@ def _present(column: Column, kind: Any) -> Any:
     return kind
 
 
-def without_missing(record: Record, columns: Mapping[str, Column]) -> Record:
-    """Return a record with None for every value that stands for a missing one (:meth:`Column.is_missing`).
+def as_read(record: Record, columns: Mapping[str, Column]) -> Record:
+    """Return a record with every value as it is meant (:meth:`Column.read`): None for what stands for a missing one, for example.
 
     Args:
         record: From anywhere.
         columns: The declared columns by name.
     """
     return {
-        field: None if (column := columns.get(field)) is not None and column.is_missing(value) else value
-        for field, value in record.items()
+        field: value if (column := columns.get(field)) is None else column.read(value) for field, value in record.items()
     }
 
 
-def missing_values(column: Column) -> frozenset[Any]:
-    """Return values of the column's own type that stand for a missing one; blanks around a marker as people write them."""
+def suspects(column: Column) -> frozenset[Any]:
+    """Return values of the column's own type that are not meant as they are written: missing ones, and other spellings.
+
+    Blanks around a marker are those that people write.
+    """
     if column.is_numeric:
         return frozenset(column.missing_values)
     if column.type in LISTS:
         return frozenset()
     written = {f"{before}{marker}{after}" for marker in column.markers for before in ("", " ") for after in ("", " ")}
-    return frozenset(written.difference(column.categories))
+    return frozenset(written.difference(column.categories) | column.spelled.keys())
 
 
 def _fault(record: Any, position: int, field: str | None, problem: str) -> RecordFault:

@@ -30,6 +30,39 @@ class FaultsError(ValueError):
         self.faults = list(faults)
 
 
+def choose_target(content: dict[str, Any], chosen: str) -> list[Fault]:
+    """Leave one target in ``content`` and put the others beside it; return why that cannot be done."""
+    declared = content.get("target")
+    if not declared or not isinstance(declared, list | str):
+        return []  # the check of the keys names it
+    targets = [str(each) for each in declared] if isinstance(declared, list) else [declared]
+    content["target"] = chosen if chosen in targets else targets[0]
+    content["other_targets"] = [each for each in targets if each != content["target"]]
+    if chosen and chosen not in targets:
+        return [
+            (
+                ("target",),
+                f"'{chosen}' was chosen as the target and is not declared as one; declared are {', '.join(targets)}",
+            )
+        ]
+    if not chosen and len(targets) > 1:
+        problem = (
+            f"there are {len(targets)} targets ({', '.join(targets)}), and a model is trained for one: choose it (--target "
+            f"{targets[0]} on the command line, COMPLEX_SYSTEM_TARGET={targets[0]} in the deployment's .env) or declare only one"
+        )
+        return [(("target",), problem)]
+    return []
+
+
+def doubles(names: Sequence[object]) -> list[Fault]:
+    """Return a fault for each column whose name an earlier one has."""
+    return [
+        (("columns", place, "name"), f"column '{name}' is declared more than once")
+        for place, name in enumerate(names)
+        if name is not None and name in names[:place]
+    ]
+
+
 # Contradictions between the parts
 
 

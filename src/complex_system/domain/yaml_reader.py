@@ -13,6 +13,7 @@ Place = tuple[str | int, ...]
 """Keys and positions from the top, such as ``("columns", 2, "range")``."""
 Fault = tuple[Place, str]
 """What is wrong, and where."""
+_TEXT = "tag:yaml.org,2002:str"
 
 
 class YamlFile:
@@ -30,7 +31,8 @@ class YamlFile:
         Args:
             text: YAML.
             source: Name of the file in messages.
-            verbatim: Keys whose lists hold texts exactly as written: 007 is not a number there, and NO is not a boolean.
+            verbatim: Keys whose lists, or mappings of lists, hold texts exactly as written: 007 is not a number there, and NO is not
+                a boolean.
 
         Raises:
             DeclarationError: The text is not YAML; names the line and the usual cause.
@@ -78,11 +80,13 @@ class YamlFile:
                 if name in names:
                     self.duplicates.append(((*place, name), "is there twice; keep one of the two"))
                 names.add(name)
+                if place and place[-1] in self._verbatim and isinstance(key, yaml.ScalarNode):
+                    key.tag = _TEXT
                 self._check(value, (*place, name))
         elif isinstance(node, yaml.SequenceNode):
             for position, each in enumerate(node.value):
-                if isinstance(each, yaml.ScalarNode) and place and place[-1] in self._verbatim:
-                    each.tag = "tag:yaml.org,2002:str"
+                if isinstance(each, yaml.ScalarNode) and any(part in self._verbatim for part in place[-2:]):
+                    each.tag = _TEXT
                 self._check(each, (*place, position))
 
 

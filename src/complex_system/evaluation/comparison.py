@@ -56,6 +56,7 @@ class ComparisonRequest:
         round: Id of the round.
         models: Registered name and version of each.
         labelled: Labelled records at the round; None for models that no round asked for.
+        corrected: Corrections of labelled records that the round's data have.
         after: The models were trained on records with larger keys only, and are compared on such.
         alert: The alerts that asked for the round; None where it was the growth of the data.
         comparison: The result, once there is one.
@@ -67,6 +68,7 @@ class ComparisonRequest:
     labelled: int | None = None
     after: str | None = None
     alert: AlertCause | None = None
+    corrected: int = 0
     comparison: Comparison | None = None
     runs: dict[str, str] = field(default_factory=dict)
 
@@ -290,8 +292,7 @@ class ModelComparison:
         basis: Basis = "hold-out" if by_folds is None else "cross-validation"
         order = tuple(by_folds or results)
         baselines = {} if data.train is None else evaluate_baselines(data.train, holdout, data.few)
-        unit = dataset.column(dataset.target).unit
-        verdicts, verdict = judge_champion(order[0], order[0].label, baselines, basis, unit)
+        verdicts, verdict = judge_champion(order[0], order[0].label, baselines, basis, dataset.column(dataset.target).unit)
         old = next((result for result in results if result.incumbent), None)
         how = ""
         if old is not None and data.unseen is not None:

@@ -4,24 +4,26 @@ MLflow's server has a virtual environment of its own, without our packages, so t
 ``.venv-mlflow/bin/python -I mlflow_server.py PORT FOLDER``. Data are in the folder: SQLite and files. The server asks for the user and
 the password in ``MLFLOW_AUTH_ADMIN_USERNAME`` and ``MLFLOW_AUTH_ADMIN_PASSWORD``, where they are set. Without arguments it makes an
 empty database in that environment, which takes a second of each first start otherwise.
+
+In the container of MLflow's own image it runs beside MLflow's command, as ``python mlflow_server.py SECONDS``: it frees the room of
+deleted monitoring runs so often, in the store that ``MLFLOW_BACKEND_STORE_URI`` names.
 """
 
 from __future__ import annotations
 
 import gc
 import importlib
+import logging
 import os
 import shutil
-import sqlite3
 import sys
 import threading
 import time
-from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 HOST = "127.0.0.1"
-COLLECT_PAUSE = 3600.0
+COLLECT_SECONDS = 600
 """Seconds between two looks for deleted runs of monitoring."""
 DATABASE = "mlflow.db"
 EMPTY = Path(sys.prefix, "empty.db")
@@ -64,35 +66,50 @@ def main(port: int, folder: Path) -> None:
     app = served.create_app() if secured else served.app
     gc.freeze()
     gc.enable()
-    threading.Thread(target=_collect, args=(database,), daemon=True).start()
+    threading.Thread(target=collect, args=(store, COLLECT_SECONDS), daemon=True).start()
     uvicorn.run(app, host=HOST, port=port, log_level="warning")
 
 
-def _collect(database: Path) -> None:
-    """Free the room of deleted monitoring runs from time to time."""
+def collect(store: str, seconds: float) -> None:
+    """Free the room of deleted monitoring runs, so often, without an end."""
+    from sqlalchemy.exc import SQLAlchemyError
+
     while True:
-        time.sleep(COLLECT_PAUSE)
-        with suppress(sqlite3.Error):  # locked, or full: the next turn goes on
-            collect_metrics(database)
+        time.sleep(seconds)  # before the first look, too: MLflow makes the tables
+        try:
+            collect_metrics(store)
+        except SQLAlchemyError as error:  # locked, or full: the next turn goes on
+            logging.warning("The room of deleted monitoring runs is not free yet: %s", error)
 
 
-def collect_metrics(database: Path) -> int:
+def collect_metrics(store: str) -> int:
     """Delete the metrics of monitoring's deleted runs; return how many there were.
 
-    MLflow keeps a deleted run until ``mlflow gc``, which loads all of its metrics into memory: of a day of monitoring a million.
+    MLflow keeps a deleted run until ``mlflow gc``, which loads all of its metrics into memory: of a day of monitoring a million. Here
+    they go name by name, a day's values of one figure in a transaction, so that the server does not wait for long.
+
+    Args:
+        store: The server's database, as SQLAlchemy writes it.
     """
+    from sqlalchemy import column, create_engine, delete, select, table
+
+    runs = table("runs", column("run_uuid"), column("lifecycle_stage"))
+    tags = table("tags", column("run_uuid"), column("key"), column("value"))
+    # The newest value of each name goes last: it says what is left.
+    metrics, newest = (table(name, column("run_uuid"), column("key")) for name in ("metrics", "latest_metrics"))
+    ours = (runs.c.lifecycle_stage == "deleted") & (tags.c.key == "kind") & (tags.c.value == "monitoring")
+    ended = select(runs.c.run_uuid).join(tags, runs.c.run_uuid == tags.c.run_uuid).where(ours)
     deleted = 0
-    with closing(sqlite3.connect(database, timeout=30)) as connection:
-        runs = connection.execute(
-            "SELECT run_uuid FROM runs JOIN tags USING (run_uuid) "
-            "WHERE lifecycle_stage = 'deleted' AND key = 'kind' AND value = 'monitoring'"
-        ).fetchall()
-        for table in ("metrics", "latest_metrics"):
-            part = f"DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} WHERE run_uuid = ? LIMIT 10000)"  # noqa: S608
-            for run in runs:
-                while count := connection.execute(part, run).rowcount:  # in parts, so that the server does not wait for long
-                    connection.commit()
-                    deleted += count
+    engine = create_engine(store, connect_args={"timeout": 30} if store.startswith("sqlite:") else {})
+    try:
+        with engine.connect() as connection:
+            found = select(newest.c.run_uuid, newest.c.key).where(newest.c.run_uuid.in_(ended))
+            for run, name in connection.execute(found).all():
+                for each in (metrics, newest):
+                    deleted += connection.execute(delete(each).where(each.c.run_uuid == run, each.c.key == name)).rowcount
+                connection.commit()
+    finally:
+        engine.dispose()
     return deleted
 
 
@@ -154,7 +171,10 @@ def _copy(source: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 1:
-        make_empty_database()
-    else:
-        main(int(sys.argv[1]), Path(sys.argv[2]))
+    match sys.argv[1:]:
+        case [seconds]:
+            collect(os.environ["MLFLOW_BACKEND_STORE_URI"], float(seconds))
+        case [port, folder]:
+            main(int(port), Path(folder))
+        case _:
+            make_empty_database()

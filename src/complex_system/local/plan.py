@@ -31,6 +31,7 @@ _UNSIGNED = (
     "or put a key of your own into {path} and have all trainers train once"
 )
 PAGE_SERVICE = "ml_monitoring"
+SOURCE = "dummy_data_generation"
 """The service whose address is a page for people."""
 # On the two or four cores of a laptop the imports of eleven services take most of the start. Serving and monitoring have nothing to
 # do before MLflow is ready, so they start after it; the seconds are for a deployment whose MLflow takes longer or does not come.
@@ -241,7 +242,7 @@ def make_plan(
         for service in deployment.services
     )
     of_services = {k: v for s in services for k, v in s.environment.items()}
-    # The run itself is no service: it has the account of whoever started it.
+    # The run itself is not a service: it uses the account of the person who started it.
     account: dict[str, str] = {n: v for n, v in shared.items() if n in ("FASTIOT_NATS_USER", "FASTIOT_NATS_PASSWORD")}
     try:
         settings = Settings.of({**os.environ, **shared, **of_services, **account})

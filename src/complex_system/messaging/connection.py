@@ -30,10 +30,9 @@ from complex_system.errors import (
     TooLargeError,
     UnauthorizedError,
 )
-from complex_system.messaging.codec import serialize_from_bin, serialize_to_bin
-from complex_system.messaging.errors import error_value, to_thing
 from complex_system.messaging.nats_client import EncryptedClient, ReplyBox, ServiceClient, credentials, refusal
 from complex_system.messaging.subscriptions import DRAIN_SECONDS, DrainingSubscription, Workers
+from complex_system.messaging.things import error_value, serialize_from_bin, serialize_to_bin, to_thing
 from complex_system.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from fastiot.core import reply, subscribe
 from fastiot.msg import Thing
 
-from complex_system.messaging.errors import error_value, to_thing
 from complex_system.messaging.subjects import event_subject, reply_subject
+from complex_system.messaging.things import error_value, to_thing
 from complex_system.protocol.base import Event, Request
 
 SENDER: ContextVar[str] = ContextVar("sender", default="")

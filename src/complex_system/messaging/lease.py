@@ -32,9 +32,9 @@ from complex_system.protocol.operations import State
 log = logging.getLogger(__name__)
 
 TTL = 6.0
-"""Seconds, by the broker's clock, after which it deletes an entry that was not written again."""
+"""Seconds on the broker's clock after which it deletes an entry that was not written again."""
 HOLD = 4.5
-"""Seconds, by the holder's monotonic clock, for which a write allows it to act."""
+"""Seconds on the holder's monotonic clock for which a write allows it to act."""
 RENEW = 1.0
 """Seconds between two writes of the holder."""
 LOOK = 0.5

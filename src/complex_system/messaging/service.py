@@ -25,10 +25,10 @@ from complex_system.domain.dataset import Dataset
 from complex_system.errors import ComplexSystemError, NobodyListensError, ReplyTimeoutError
 from complex_system.messaging.clients import ask
 from complex_system.messaging.connection import ServiceConnection
-from complex_system.messaging.errors import to_thing
 from complex_system.messaging.lease import DEFAULT_KEY, LOOK, Holder, Lease
 from complex_system.messaging.process import ProcessUsage, process_name
 from complex_system.messaging.subjects import event_subject, reply_subject
+from complex_system.messaging.things import to_thing
 from complex_system.protocol.base import Event, Request
 from complex_system.protocol.operations import SERVICE_HEARTBEAT, Heartbeat, State, health_request
 from complex_system.settings import Settings

@@ -93,7 +93,7 @@ def device_user(device: str) -> BrokerUser:
     """Return the user of a device, which publishes records on ``ingest-raw-datapoints.<device>`` and hears acknowledgements.
 
     Raises:
-        StartError: That is no name of a device, or the name belongs to another user.
+        StartError: A device cannot have this name, or another user has it.
     """
     if _DEVICE.fullmatch(device) is None:
         raise StartError(

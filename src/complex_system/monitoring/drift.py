@@ -68,7 +68,7 @@ class ColumnDrift(Message, frozen=True, kw_only=True, omit_defaults=True):
         edges: Of the bins of a number.
         categories: Bins of a category.
         follows_clock: Whether it is a part of a time, such as the hour or the month. The last hundred predictions are of one hour and
-            one month, and the training data of many: that is no drift, so index, band and test are None.
+            one month, and the training data of many: that is not drift, so index, band and test are None.
         psi: Stability index; None while fewer than ``MIN_LIVE`` values are there.
         band: How strong it is.
         test: Of numbers that are not indicators.

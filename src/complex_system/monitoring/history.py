@@ -166,7 +166,7 @@ class History:
         return _at(self._minutes, begin, lambda: Rollup(begin, MINUTE))
 
     def _counted_in(self, at: float) -> Rollup:
-        """Return where something of that time counts: its minute, or its hour where the minute is not kept any more."""
+        """Return where something of that time counts: its minute, or its hour where the minute is no longer kept."""
         if at >= self._complete_from:
             return self.minute(at)
         begin = begin_of(at, HOUR)

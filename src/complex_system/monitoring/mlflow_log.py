@@ -48,8 +48,8 @@ class MonitoringRun:
             tracking_uri: MLflow server.
             experiment: Name of the experiment; made when it is missing.
             dataset: Name of the data set.
-            days: How long the runs of earlier days are kept. Older ones are deleted when a new day's run is opened; MLflow frees their
-                room when ``mlflow gc`` runs.
+            days: How long the runs of earlier days are kept. Older ones are deleted when a new day's run is opened; a process
+                beside MLflow's server frees their room (``local/mlflow_server.py``).
         """
         self._uri = tracking_uri
         self._days = days

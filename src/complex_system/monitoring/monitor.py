@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -160,7 +160,7 @@ class Monitor:
     def measured(self, event: TruthKnown) -> None:
         """Record measured values."""
         for each in event.truths:
-            self.join.measured(each.id, each.truth)
+            self.join.measured(each.id, each.truth, self.now)
 
     def compared(self, event: ComparisonFinished) -> None:
         """Record a comparison.
@@ -290,7 +290,7 @@ class Monitor:
             self.changes = (*self.changes, found)[-MAX_CHANGES:]
             self.history.state("changes", change.noticed, Changes(changes=self.changes))
 
-    def _group_of(self, record: Mapping[str, Any]) -> str:
+    def _group_of(self, record: Record) -> str:
         if self._group is None:
             return ""
         value = record.get(self._group.name)

@@ -8,7 +8,7 @@ sample of ``RAW_SAMPLE`` of the raw records with the same keys.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,8 @@ QUANTILES = 101
 
 Values = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
+ColumnValues = Values | list[str | None]
+"""Of a raw column: numbers, or categories."""
 
 
 class NumberReference(msgspec.Struct, frozen=True, tag_field="type", tag="number"):
@@ -154,22 +156,21 @@ class Reference:
         made = {name: _of_column(dataset.column(name), values) for name, values in columns.items()}
         return cls(dataset.version, {name: each for name, each in made.items() if each is not None}, processed, source)
 
-    def as_dict(self) -> dict[str, Any]:
+    def encoded(self) -> bytes:
         """Return it as JSON, as the artifact holds it."""
         artifact = _Artifact(self.pipeline_version, self.raw, self.processed)
-        body: dict[str, Any] = msgspec.to_builtins(artifact, enc_hook=lambda array: array.tolist())
-        return body
+        return msgspec.json.encode(artifact, enc_hook=lambda array: array.tolist())
 
     @classmethod
-    def parse(cls, body: Mapping[str, Any]) -> Reference:
-        """Read what :meth:`as_dict` made.
+    def decoded(cls, encoded: bytes) -> Reference:
+        """Read what :meth:`encoded` made.
 
         Raises:
             ValueError: It is something else.
         """
         try:
-            read = msgspec.convert(body, _Artifact, dec_hook=_array)
-        except msgspec.ValidationError as error:
+            read = msgspec.json.decode(encoded, type=_Artifact, dec_hook=_array)
+        except msgspec.MsgspecError as error:
             raise ValueError(f"This is not a reference: {error}") from error
         return cls(read.pipeline_version, read.raw, read.processed)
 
@@ -183,9 +184,9 @@ def watched_columns(dataset: Dataset) -> list[Column]:
     return [c for c in dataset.columns if c.type in (*NUMERIC, "category") and c.name != dataset.target]
 
 
-def columns_of(dataset: Dataset, records: Sequence[Record]) -> dict[str, Any]:
+def columns_of(dataset: Dataset, records: Sequence[Record]) -> dict[str, ColumnValues]:
     """Return the watched columns of raw records: float64 arrays (NaN is missing, booleans are 0 and 1), and lists of texts."""
-    columns: dict[str, Any] = {}
+    columns: dict[str, ColumnValues] = {}
     for column in watched_columns(dataset):
         values = [record.get(column.name) for record in records]
         if column.type in NUMERIC:

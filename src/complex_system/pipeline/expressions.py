@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import reduce
 from itertools import pairwise
-from typing import Any
 
 import polars as pl
 
@@ -14,7 +13,9 @@ from complex_system.domain.datetimes import DAYS_BEFORE, FIRST_OF_1900, TimeForm
 from complex_system.domain.steps import Arithmetic, Bins, DateParts, Drop, Impute, Interval, MultiHot, OneHot, Shares, Step
 from complex_system.pipeline.arithmetic import for_columns
 
-_TYPES: dict[str, Any] = {
+FrameType = pl.DataType | type[pl.DataType]
+
+_TYPES: dict[str, FrameType] = {
     "number": pl.Float64,
     "integer": pl.Float64,
     "boolean": pl.Boolean,
@@ -23,7 +24,7 @@ _TYPES: dict[str, Any] = {
 }
 
 
-def frame_type(column: Column) -> Any:
+def frame_type(column: Column) -> FrameType:
     """Return the polars type of a raw column in the pipeline's frames."""
     return _TYPES.get(column.type, pl.String)
 

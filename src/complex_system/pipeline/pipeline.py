@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,10 +12,10 @@ import pyarrow as pa
 
 from complex_system.domain.columns import Column
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.records import MAX_FAULTS, Record, faults_message, without_missing
+from complex_system.domain.records import MAX_FAULTS, Record, as_read, faults_message
 from complex_system.errors import InvalidRecordError, InvalidRequestError, RecordFault
 from complex_system.pipeline.checks import checks
-from complex_system.pipeline.expressions import feature_expressions, frame_type
+from complex_system.pipeline.expressions import FrameType, feature_expressions, frame_type
 from complex_system.pipeline.rows import Matrix, RowSteps
 
 FEW_RECORDS = 300
@@ -35,7 +34,7 @@ class Pipeline:
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
         self._checks = checks(dataset)
-        self._raw_types: dict[str, Any] = {ID: pl.String}
+        self._raw_types: dict[str, FrameType] = {ID: pl.String}
         used = [dataset.column(check.field) for check in self._checks]
         self._raw_types |= {column.name: frame_type(column) for column in used}
         made = feature_expressions(dataset)
@@ -44,6 +43,7 @@ class Pipeline:
         self._processed = [pl.col(ID), pl.col(dataset.target), *self._features]
         self._known_numbers = [_known(column) for column in used if column.missing_values]
         self._known_values = [_known(column) for column in used if frame_type(column) in (pl.String, pl.Float64)]
+        self._spelled = any(column.spelled for column in used)
         self._passes = reduce(operator.and_, (check.passes for check in self._checks))
         self._numbers_pass = [check.all_pass.alias(check.field) for check in self._checks if not check.one_hot]
         self._known = [
@@ -88,8 +88,8 @@ class Pipeline:
         return matrix
 
     def known(self, records: Sequence[Record]) -> list[Record]:
-        """Return raw records with None for every value that stands for a missing one."""
-        return [without_missing(record, self.dataset.by_name) for record in records]
+        """Return raw records with every value as it is meant (``Column.read``), such as None for what stands for a missing one."""
+        return [as_read(record, self.dataset.by_name) for record in records]
 
     def split(self, raw: pl.DataFrame | pa.Table) -> tuple[pl.DataFrame, list[dict[str, str]]]:
         """Process raw records in bulk and name those that cannot be processed.
@@ -140,17 +140,18 @@ class Pipeline:
     def _applied(
         self, raw: pl.DataFrame, expressions: list[pl.Expr], *, parallel: bool = True
     ) -> tuple[pl.DataFrame, pl.DataFrame, bool]:
-        """Return raw records without values that stand for a missing one, what is made of them, and whether all can be processed.
+        """Return raw records with values as they are meant, what is made of them, and whether all can be processed.
 
-        Records that were saved before the declaration named such values still have them. A marker among the texts, or NaN, fails its
-        check, so it is looked for only where one fails; a number in ``missing_values`` may lie within the range.
+        Records that were saved before the declaration named missing values or spellings still have them. A marker or a spelling among
+        the texts, or NaN, fails its check, so it is looked for only where one fails; a number in ``missing_values`` may lie within the
+        range.
         """
         frame = raw.with_columns(self._known_numbers) if self._known_numbers else raw
         made = frame.select(expressions) if parallel else frame.select_seq(expressions)
         if self._all_pass(frame, made):
             return frame, made, True
         known = frame.with_columns(self._known_values)
-        if known.null_count().equals(frame.null_count()):
+        if not self._spelled and known.null_count().equals(frame.null_count()):
             return frame, made, False
         made = known.select(expressions)
         return known, made, self._all_pass(known, made)
@@ -211,10 +212,13 @@ class Pipeline:
 
 
 def _known(column: Column) -> pl.Expr:
-    """Return the column with null for every value that stands for a missing one (``Column.is_missing``)."""
+    """Return the column with its values as they are meant (``Column.read``)."""
     value = pl.col(column.name)
     if column.is_numeric:
         missing = value.is_nan() | value.is_in(list(column.missing_values))
     else:
-        missing = value.str.strip_chars().is_in(sorted(column.markers)) & ~value.is_in(list(column.categories))
+        as_written = [*column.categories, *column.spelled]
+        missing = value.str.strip_chars().is_in(sorted(column.markers)) & ~value.is_in(as_written)
+        if column.spelled:
+            value = value.replace(column.spelled)
     return pl.when(missing).then(None).otherwise(value).alias(column.name)

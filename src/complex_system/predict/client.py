@@ -1,18 +1,34 @@
-"""A serving service asked over REST, by a program that need not be in its deployment."""
+"""A serving service, found on this machine or by its address, and asked over REST by a program outside its deployment."""
 
 from __future__ import annotations
 
 import http.client
 import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
+from pydantic import ValidationError
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.records import Record
-from complex_system.errors import ComplexSystemError, InvalidRecordError, RecordFault, TooLargeError, UnauthorizedError
+from complex_system.errors import (
+    ComplexSystemError,
+    InvalidRecordError,
+    RecordFault,
+    StartError,
+    TooLargeError,
+    UnauthorizedError,
+)
+from complex_system.local.folder import is_running
+from complex_system.local.plan import API_KEY_FILE
+from complex_system.settings import Settings
+
+SERVICES = ("ml_serving_mlflow", "ml_serving")
+"""The services that answer, the first that a deployment has."""
 
 _SECONDS = 120.0
 _KEY = "X-API-Key"
@@ -23,6 +39,61 @@ class PredictError(ComplexSystemError):
     """The predictions cannot be made or written; the message says what to do."""
 
     code = "predict"
+
+
+@dataclass(frozen=True)
+class Service:
+    """A serving service, and the key of its REST interface where it has one."""
+
+    url: str
+    api_key: str = ""
+
+
+class _RunningService(msgspec.Struct):
+    url: str = ""
+
+
+class _Status(msgspec.Struct):
+    services: dict[str, _RunningService]
+
+
+def running_service(runs: Mapping[str, Path], api_key: str = "") -> Service | None:
+    """Return the serving service of the deployment that runs on this machine; None where none does.
+
+    Args:
+        runs: Folders of local runs by deployment.
+        api_key: The key to use; by default the one that a locked run keeps in its folder.
+
+    Raises:
+        StartError: Several run.
+    """
+    running = {name: folder for name, folder in runs.items() if is_running(folder)}
+    if len(running) > 1:
+        raise StartError(f"The deployments {', '.join(running)} run at the moment; name one with --deployment.")
+    for name, folder in running.items():
+        try:
+            status = msgspec.json.decode((folder / "status.json").read_bytes(), type=_Status)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise StartError(f"'{name}' is starting: {folder / 'status.json'} does not say yet where it serves.") from error
+        urls = [status.services[service].url for service in SERVICES if service in status.services]
+        if not any(urls):
+            raise StartError(f"'{name}' runs and has no serving service ({', '.join(SERVICES)}); name one with --url.")
+        kept = folder / API_KEY_FILE
+        return Service(next(filter(None, urls)), api_key or (kept.read_text("utf-8").strip() if kept.is_file() else ""))
+    return None
+
+
+def service_of(environment: Mapping[str, str]) -> Service:
+    """Return the service that containers publish on this machine, by a deployment's variables.
+
+    Raises:
+        StartError: A variable is not valid.
+    """
+    try:
+        settings = Settings.of(environment)
+    except ValidationError as error:
+        raise StartError(f"The settings are not valid: {error}") from error
+    return Service(f"http://127.0.0.1:{settings.serving_mlflow_port}", settings.api_key)
 
 
 class Model(msgspec.Struct, frozen=True):

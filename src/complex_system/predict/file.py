@@ -1,30 +1,88 @@
-"""The rows of a file with their predictions, as CSV."""
+"""``fiot extras predict``: asks for the predictions of a file's rows, writes them as CSV, and says how far it is."""
 
 from __future__ import annotations
 
 import csv
 import io
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from complex_system.domain.columns import Column
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.records import RecordCheck, raw_check
+from complex_system.domain.records import Record, RecordCheck, raw_check
 from complex_system.errors import InvalidRecordError, RecordFault, SourceFileError, TooLargeError
 from complex_system.predict.client import PredictError, RestClient
-from complex_system.serving.requests.naming import ColumnNames
+from complex_system.serving.requests.column_names import ColumnNames
 from complex_system.sources.base import Table
 from complex_system.sources.replay import fault_text, readable
 from complex_system.sources.tables import table_at
+from complex_system.terminal import printable
 
 CHUNK = 1000
 """Rows of a request at most."""
 ROW = "row"
 """Head of the first column where the file has no keys."""
+FAULTY, INTERRUPTED = 2, 130
+"""Exit codes: some rows have faults; Ctrl-C."""
+
+_SHOWN_SECONDS, _LINE_SECONDS = 0.5, 10.0
+"""Seconds between two states of the progress, on a terminal and elsewhere."""
+
+
+def predict_command(
+    path: Path, client: RestClient, output: Path | None, *, force: bool, out: TextIO, err: TextIO, say: Callable[[str], None]
+) -> int:
+    """Predict a file; return the exit code.
+
+    Args:
+        path: The file.
+        client: The service.
+        output: Where to write the CSV; None for ``out``.
+        force: Whether to replace an existing file.
+        out: Takes the CSV.
+        err: Shows the progress.
+        say: Takes messages.
+
+    Raises:
+        SourceFileError: The file cannot be read.
+        PredictError: The service cannot be asked, or the CSV cannot be written.
+    """
+    if output and output.exists() and not force:
+        raise PredictError(f"{output} exists already; --force replaces it.")
+    file = PredictionFile(path, client.declaration())
+    if file.absent:
+        say(f"The file has no column {listed(file.absent)}; its declared fill is used in every row.")
+    if file.ignored:
+        say(f"Ignored, because the model does not take it: {listed(file.ignored)}.")
+    for note in file.notes:
+        say(f"NOTE: {note}.")
+    progress = _Progress(err)
+    where = str(output) if output else "standard output"
+    try:
+        if output:
+            with output.open("w", encoding="utf-8", newline="") as target:
+                made = predict_file(file, client, _writer(target), progress)
+        else:
+            made = predict_file(file, client, _writer(out), progress)
+    except KeyboardInterrupt:
+        progress.end()
+        say(f"Stopped: {progress.done:,} of {file.rows:,} rows were predicted; {where} has them.")
+        return INTERRUPTED
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+        return 0
+    except OSError as error:
+        raise PredictError(f"{where} cannot be written: {error.strerror or error}.") from error
+    finally:
+        progress.end()
+        client.close()
+    say(_said(made, where))
+    return FAULTY if made.faulty else 0
 
 
 @dataclass
@@ -40,7 +98,7 @@ class RowAnswer:
 
     number: int
     key: str
-    record: dict[str, Any]
+    record: Record
     prediction: float | None = None
     model: str = ""
     faults: list[str] = field(default_factory=list)
@@ -80,7 +138,7 @@ class PredictionFile:
             raise SourceFileError(f"There is no file {path}.")
         self.path = path
         with readable(path):
-            self._table: Table = table_at(path)
+            self._table: Table = table_at(path, dataset.by_name)
             names, self.rows = self._table.outline()
         self.key = next((name for name in (dataset.id, ID) if name and name in names), "")
         self._key_is_own = self.key == dataset.id
@@ -90,6 +148,7 @@ class PredictionFile:
         self._check: RecordCheck = raw_check(dataset)
         self.absent = [column.name for column in sent if column.optional and column.name not in names]
         self.ignored = [name for name in names if name != self.key and name not in dataset.by_name]
+        self.notes = self._table.notes_on(self._columns.values())
         self._require(names, sent, ColumnNames(dataset, dataset.columns, "mlflow"))
 
     def _require(self, names: list[str], sent: list[Column], known: ColumnNames) -> None:
@@ -113,7 +172,7 @@ class PredictionFile:
                 _predict(client, [row for row in rows if not row.faults])
                 yield rows
 
-    def _row(self, number: int, value: dict[str, Any] | str) -> RowAnswer:
+    def _row(self, number: int, value: Record | str) -> RowAnswer:
         if isinstance(value, str):
             # Its key is not known, so the row is named.
             return RowAnswer(number, "", {}, faults=[f"row {number}: {value}" if self.key else value])
@@ -123,7 +182,7 @@ class PredictionFile:
         record = {name: value.get(name) for name in self._columns if value.get(name) is not None}
         if key is not None:
             record[ID] = key
-        # What is no record of the data set, such as an infinite number, cannot always be sent.
+        # A value that no record may have, such as an infinite number, cannot always be sent.
         try:
             self._check([record])
         except InvalidRecordError:
@@ -208,3 +267,45 @@ def listed(names: list[str], limit: int = 20) -> str:
     """Return names for a message."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(f"'{name[:60]}'" for name in names[:limit]) + more
+
+
+def _writer(target: TextIO) -> Callable[[str], None]:
+    def write(text: str) -> None:
+        target.write(printable(text) if target.isatty() else text)
+        target.flush()
+
+    return write
+
+
+def _said(made: Summary, where: str) -> str:
+    by = ", ".join(f"{count:,} by {model}" for model, count in made.models.items())
+    text = f"{made.rows - made.faulty:,} of {made.rows:,} rows predicted{f' ({by})' if by else ''}; {where} has them."
+    return f"{text} {made.faulty:,} have faults; {made.first}" if made.faulty else text
+
+
+class _Progress:
+    """Shows how far a long file is: on a terminal in one line, else in a line now and then."""
+
+    def __init__(self, err: TextIO) -> None:
+        self._err = err
+        self._shown = 0.0
+        self._open = False
+        self.done = 0
+
+    def __call__(self, done: int, rows: int, seconds: float) -> None:
+        self.done = done
+        text = f"{done:,} of {rows:,} rows, {done / seconds:,.0f} a second"
+        if self._err.isatty() and seconds - self._shown >= _SHOWN_SECONDS:
+            self._shown = seconds
+            self._err.write(f"\r{text}\x1b[K")
+            self._open = True
+        elif not self._err.isatty() and seconds - self._shown >= _LINE_SECONDS:
+            self._shown = seconds
+            self._err.write(f"{text}\n")
+        self._err.flush()
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._open:
+            self._err.write("\n")
+            self._open = False

@@ -93,7 +93,7 @@ class DocumentsDeleted(Acknowledged, frozen=True, kw_only=True):
     """Confirms that documents are gone.
 
     Attributes:
-        deleted: Documents that were there and are not any more.
+        deleted: Documents that were deleted.
     """
 
     deleted: int

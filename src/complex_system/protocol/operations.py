@@ -7,7 +7,7 @@ from typing import Literal
 from complex_system.protocol.base import Empty, Event, Message, Request
 
 State = Literal["starting", "waiting", "ready", "working", "failing", "stopped", "silent"]
-"""State of a service. ``silent`` is never sent: it is what monitoring says of one that does not send any more."""
+"""State of a service. ``silent`` is never sent: monitoring says it of a service that no longer sends heartbeats."""
 
 Severity = Literal["info", "warning", "critical"]
 

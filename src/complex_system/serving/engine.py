@@ -20,7 +20,7 @@ from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.predictor import ModelInfo, Predictor
 from complex_system.serving.models.runtimes import Matrix
 from complex_system.serving.requests.batch import Batch, FeatureBatch, RecordBatch
-from complex_system.serving.requests.naming import UnknownColumns
+from complex_system.serving.requests.column_names import UnknownColumns
 from complex_system.serving.requests.reader import BatchReader
 
 INLINE_RECORDS = 1000

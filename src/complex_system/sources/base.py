@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from typing_extensions import override
 from complex_system.domain.columns import Column
 from complex_system.domain.types import column_type
 from complex_system.errors import SourceFileError
-from complex_system.sources.notation import Notation, evidence_in, notations
-from complex_system.sources.values import values
+from complex_system.sources.json_objects import text_of
+from complex_system.sources.notation import Evidence, Notation, evidence_in, notations
+from complex_system.sources.values import Values, unwritten_times, values
 
 CHUNK_ROWS = 5000
 """Rows that are in memory at once."""
 _ROW = "\0row"  # no column of a file has this name
+_SHARES = {0.5: "half", 1: "all"}
 _PART_ROWS = 50_000
 """Rows that are looked at together for how numbers are written."""
 
@@ -29,39 +32,89 @@ Value = dict[str, Any] | str
 """A row by column name, or the reason why it could not be read."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a table, column by column.
+
+    Attributes:
+        numbers: Of the rows, from 1.
+        columns: Their values by column name.
+        faults: By place, why a row could not be read; its values are not valid.
+    """
+
+    numbers: list[int]
+    columns: Mapping[str, Values]
+    faults: Mapping[int, str]
+
+
 class Table(ABC):
     """A table in a file."""
 
-    def __init__(self, path: Path, shown: Path | None = None) -> None:
+    def __init__(self, path: Path, shown: Path | None = None, declared: Iterable[str] = ()) -> None:
         """Make a table; nothing is read yet.
 
         Args:
             path: The file to read.
             shown: The file's name in messages, where ``path`` is a decompressed copy of it.
+            declared: Names of columns that are known; an object with such a name is not taken apart.
         """
         self.path = path
         self.shown = shown or path
+        self.declared = frozenset(declared)
 
     @abstractmethod
     def outline(self) -> tuple[list[str], int]:
         """Return the names of all columns, and the number of rows."""
 
     @abstractmethod
-    def chunks(self, columns: Columns, size: int) -> Iterator[tuple[list[int], list[Value]]]:
-        """Yield numbers (from 1) and values of at most ``size`` rows at a time, in order.
+    def parts(self, columns: Columns, size: int) -> Iterator[Part]:
+        """Yield at most ``size`` rows at a time, in order.
 
-        Values are as the declared column has them (``sources.values``); empty fields and NaN are missing, so None. A value that does
-        not fit its declared column is passed on unchanged.
+        Values are as the declared column has them (``sources.values``); empty fields and NaN are missing. A value that does not fit
+        its declared column is passed on unchanged.
         """
+
+    def chunks(self, columns: Columns, size: int) -> Iterator[tuple[list[int], list[Value]]]:
+        """Yield the parts row by row: numbers, and values by column name, None where one is missing."""
+        for part in self.parts(columns, size):
+            rows: list[Value] = [{} for _ in part.numbers]
+            if part.columns:
+                names = tuple(part.columns)
+                each = zip(*(found.to_list() for found in part.columns.values()), strict=True)
+                rows = [dict(zip(names, row, strict=True)) for row in each]
+            for place, fault in part.faults.items():
+                rows[place] = fault
+            yield part.numbers, rows
 
     @abstractmethod
     def frame(self) -> pl.DataFrame:
         """Return all rows, in the types of the file; texts where it has none."""
 
+    def cut_times(self, columns: Columns) -> list[str]:
+        """Return the columns of times of which the declared formats write less than the file has, such as no fractions of a second."""
+        return []
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What of the file is not a record, or read in a way of its own, a sentence each."""
         return ()
+
+    def notes_on(self, columns: Iterable[Column]) -> tuple[str, ...]:
+        """Return the notes, and before them how many values of declared columns are beyond a limit."""
+        found: list[str] = []
+        for column in columns:
+            below, above = self.beyond_limits(column.name) if column.censored else (0, 0)
+            if below and column.censored != "right":
+                used = _SHARES.get(column.limit_share, f"{column.limit_share:g}")
+                found.append(f"{_counted(below, column)} below a detection limit: {used} of it stands in for each")
+            if above and column.censored != "left":
+                found.append(f"{_counted(above, column)} above a limit: the limit stands in for each")
+        return (*found, *self.notes)
+
+    @property
+    def nested(self) -> frozenset[str]:
+        """The columns that are fields of objects, or hold lists."""
+        return frozenset()
 
     @property
     def units(self) -> Mapping[str, str]:
@@ -71,6 +124,10 @@ class Table(ABC):
     def notation(self, name: str) -> Notation:
         """Return how the numbers of a column of texts are written."""
         return Notation()
+
+    def beyond_limits(self, name: str) -> tuple[int, int]:
+        """Return how many values of a column are written as below a limit, such as <0.01, and how many as above one."""
+        return 0, 0
 
 
 class FrameTable(Table):
@@ -83,34 +140,45 @@ class FrameTable(Table):
         return names, int(self._rows(frame, names).select(pl.len()).collect(engine="streaming").item())
 
     @override
-    def chunks(self, columns: Columns, size: int) -> Iterator[tuple[list[int], list[Value]]]:
+    def parts(self, columns: Columns, size: int) -> Iterator[Part]:
         frame = self._scan()
         names = frame.collect_schema().names()
         frame = self._rows(frame.with_row_index(_ROW, 1), names)
         fields = [name for name in columns if name in names]
         for chunk in frame.collect_batches(chunk_size=size, lazy=True):
-            yield chunk[_ROW].to_list(), self._read(chunk.select(fields), columns)
+            yield self._part(chunk[_ROW].to_list(), chunk.select(fields), columns)
 
-    def _read(self, frame: pl.DataFrame, columns: Columns) -> list[Value]:
+    def _part(self, numbers: list[int], frame: pl.DataFrame, columns: Columns) -> Part:
         """Return rows with the values that the declared columns have."""
-        read = [self._values(series, columns[series.name]) for series in frame.iter_columns()]
-        rows: list[Value] = [dict(zip(frame.columns, row, strict=True)) for row in zip(*read, strict=True)]
-        for name, found in zip(frame.columns, read, strict=True):
+        read = {series.name: self._values(series, columns[series.name]) for series in frame.iter_columns()}
+        faults: dict[int, str] = {}
+        for name, found in read.items():
             column = columns[name]
-            if column and column.is_numeric and column.type != "boolean" and str in set(map(type, found)):
-                self._doubt(name, found, rows)
-        return rows
+            if column and column.is_numeric and column.type != "boolean":
+                for place, value in found.others.items():  # a number with two readings costs its row
+                    if isinstance(value, str) and (doubt := self.notation(name).doubt(value)):
+                        faults[place] = f"field '{name}': {doubt}"
+        return Part(numbers, read, faults)
 
-    def _doubt(self, name: str, found: list[Any], rows: list[Value]) -> None:
-        """Refuse the rows whose number in a column has two readings."""
-        notation = self.notation(name)
-        for place, value in enumerate(found):
-            if isinstance(value, str) and (doubt := notation.doubt(value)):
-                rows[place] = f"field '{name}': {doubt}"
+    @cached_property
+    def _evidence(self) -> dict[str, Evidence]:
+        return evidence_in(self._scan().collect_batches(chunk_size=_PART_ROWS, lazy=True))
+
+    @override
+    def cut_times(self, columns: Columns) -> list[str]:
+        frame = self._scan()
+        checks = [
+            cut.any().alias(name)
+            for name, dtype in frame.collect_schema().items()
+            if dtype == pl.Datetime and (column := columns.get(name)) and column.format
+            if (cut := unwritten_times(pl.col(name), column.format)) is not None
+        ]
+        found = frame.select(checks).collect(engine="streaming").row(0, named=True) if checks else {}
+        return [name for name, is_cut in found.items() if is_cut]
 
     @cached_property
     def _notations(self) -> dict[str, Notation]:
-        return notations(evidence_in(self._scan().collect_batches(chunk_size=_PART_ROWS, lazy=True)), self.usual_decimal)
+        return notations(self._evidence, self.usual_decimal)
 
     @property
     def usual_decimal(self) -> str:
@@ -120,6 +188,11 @@ class FrameTable(Table):
     @override
     def notation(self, name: str) -> Notation:
         return self._notations.get(name, Notation())
+
+    @override
+    def beyond_limits(self, name: str) -> tuple[int, int]:
+        found = self._evidence.get(name, Evidence())
+        return found.below, found.above
 
     @override
     def frame(self) -> pl.DataFrame:
@@ -133,10 +206,20 @@ class FrameTable(Table):
     def _rows(self, frame: pl.LazyFrame, names: list[str]) -> pl.LazyFrame:
         return frame
 
-    def _values(self, series: pl.Series, column: Column | None) -> list[Any]:
-        wanted_list = column is not None and column_type(column).is_list
-        if (series.dtype.is_nested() and not wanted_list) or series.dtype in (pl.Binary, pl.Object):
+    def _values(self, series: pl.Series, column: Column | None) -> Values:
+        is_list = isinstance(series.dtype, pl.List | pl.Array)
+        if is_list and column is not None and column.type == "text":
+            series = pl.Series(
+                series.name, [None if each is None else text_of(each) for each in series.to_list()], pl.String
+            )
+        elif (
+            series.dtype.is_nested() and not (is_list and column is not None and column_type(column).is_list)
+        ) or series.dtype in (pl.Binary, pl.Object):
             raise SourceFileError(
                 f"The file {self.shown} has the column '{series.name}' of type {series.dtype}, which does not hold numbers or texts."
             )
         return values(series, column, self.notation(series.name) if series.dtype == pl.String else Notation())
+
+
+def _counted(count: int, column: Column) -> str:
+    return f"1 value of '{column.name}' is" if count == 1 else f"{count} values of '{column.name}' are"

@@ -93,7 +93,7 @@ def as_utf8(path: Path, dialect: Dialect, to: Path) -> None:
 
 
 def too_long(path: Path) -> str:
-    """Return a sentence on the line that has more fields than the first, for a file that was refused for it."""
+    """Return a sentence on the line that has values in more fields than the first, for a file that was refused for it."""
     if is_compressed(path):
         with tempfile.TemporaryDirectory() as folder:
             return too_long(decompressed(path, Path(folder)))
@@ -102,7 +102,7 @@ def too_long(path: Path) -> str:
         rows = csv.reader(file, delimiter=dialect.separator)
         header = next(rows, [])
         for row in rows:
-            if len(row) > len(header):
+            if any(row[len(header) :]):
                 return (
                     f"line {rows.line_num} has {len(row)} fields between '{dialect.separator}', and the first line has "
                     f"{len(header)}: the first line has to name all columns, nothing may stand above it, and a value with "
@@ -140,7 +140,10 @@ def _separator(sample: str, usual: str) -> str:
     lines = "".join(sample.splitlines(keepends=True)[:_LINES])
     best, separator_found = (0.0, 0), usual
     for separator in dict.fromkeys([usual, *_SEPARATORS]):
-        widths = [len(row) for row in _rows(lines, separator) if row]
+        rows = [row for row in _rows(lines, separator) if row]
+        # A separator behind the last value of a line begins no field, where no line has a value there.
+        used = max((at + 1 for row in rows for at, field in enumerate(row) if field), default=0)
+        widths = [min(len(row), used) for row in rows]
         if not widths:
             continue
         # The usual number of fields, not that of the first line, which may be a title.

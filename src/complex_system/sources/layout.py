@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from complex_system.domain.columns import MARKERS
 
 HEAD_ROWS = 40
 """Rows at the beginning of a sheet that are looked at."""
-TAIL_ROWS = 8
+TAIL_ROWS = 12
 """Rows at the end that are looked at."""
 _MAX_TITLE = 12
 
@@ -27,6 +27,18 @@ _SUMS = frozenset(
     ("summe", "gesamt", "gesamtsumme", "mittelwert", "mittel", "durchschnitt", "standardabweichung", "stabw", "stdabw", "total", "sum",
      "average", "mean", "σ", "ø", "sd", "std")
 )  # fmt: skip
+_FOOTERS = frozenset(
+    ("stand", "datum", "date", "seite", "page", "blatt", "prüfer", "pruefer", "bearbeiter", "operator", "laborant", "labor", "ort",
+     "erstellt", "gedruckt", "exportiert", "printed", "exported", "created", "quelle", "source", "hinweis", "hinweise", "anmerkung",
+     "anmerkungen", "bemerkung", "bemerkungen", "legende", "legend", "note", "notes", "remark", "remarks", "unterschrift", "freigabe",
+     "freigegeben", "geprüft", "geprueft", "signed", "checked", "approved", "version", "copyright", "©", "ende", "end", "*", "**")
+)  # fmt: skip
+"""First words of what stands below a table."""
+_LABEL = re.compile(r"[^\W\d_][^:]{0,40}:(\s.*)?")
+_DAY = re.compile(r"\d{1,2}\.\d{1,2}\.(\d{2}|\d{4})?")
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_SENTENCE = 3
+"""Words of a text in a row of its own from which it is not a value."""
 _SUMS_BESIDE_NUMBERS = _SUMS | {"min", "max", "minimum", "maximum", "median", "anzahl", "count", "n", "s", "avg", "varianz"}
 
 Row = Sequence[str]
@@ -62,8 +74,14 @@ def head_of(rows: Sequence[Row], word: str = "row") -> Head:
         word: What a row is called in notes.
     """
     cells = [[cell.strip() for cell in row] for row in rows]
-    if not cells:
+    used = sorted({at for row in cells for at, cell in enumerate(row) if cell})
+    if not used:
         return Head(())
+    if len(used) <= used[-1]:  # columns without a name and a value
+        inner = head_of([[row[at] if at < len(row) else "" for at in used] for row in cells], word)
+        named = dict(zip(used, inner.names, strict=True))
+        named_all = tuple(named.get(at, "") for at in range(used[-1] + 1))
+        return replace(inner, names=named_all, numeric=frozenset(used[at] for at in inner.numeric))
     width = Counter(len(row) for row in cells).most_common(1)[0][0]
     place = _header(cells, width)
     skipped = list(range(place))
@@ -98,20 +116,72 @@ def head_of(rows: Sequence[Row], word: str = "row") -> Head:
     return Head(tuple(names), place, tuple(skipped), known, tuple(notes), numeric)
 
 
-def sums_at_the_end(rows: Sequence[Row], numeric: frozenset[int]) -> list[tuple[int, str]]:
-    """Return the rows at the end that sum the others up: positions in ``rows`` and the word that says so."""
-    found: list[tuple[int, str]] = []
+def rows_below(
+    rows: Sequence[Row], numeric: frozenset[int], word: str, numbers: Sequence[int]
+) -> tuple[list[int], list[str]]:
+    """Return the rows at the end that are not records: sums of the others, and what people write below a table.
+
+    Args:
+        rows: The last rows.
+        numeric: Columns that hold numbers, by position.
+        word: What a row is called in notes.
+        numbers: The number of each row in notes.
+
+    Returns:
+        Positions in ``rows``, and a note on each.
+    """
+    cells = [[cell.strip() for cell in row] for row in rows]
+    found: list[int] = []
+    notes: list[str] = []
     for place in range(len(rows) - 1, -1, -1):
-        cells = [cell.strip() for cell in rows[place]]
-        at = next((at for at, cell in enumerate(cells) if cell), None)
-        if at is None:
+        row = cells[place]
+        if not any(row):
             continue
-        word = cells[at].rstrip(":").lower()
-        others = sum(bool(_NUMBER.fullmatch(cell)) for cell in cells)
-        if not others or word not in (_SUMS_BESIDE_NUMBERS if at in numeric else _SUMS):
-            break
-        found.append((place, cells[at]))
-    return found[::-1]
+        shown = " ".join(filter(None, row))[:60]
+        at = next(at for at, cell in enumerate(row) if cell)
+        above = [other[at] for other in cells[:place] if len(other) > at]
+        if summed := _sum_in(row, numeric):
+            notes.append(f"{word} {numbers[place]} sums the others up and is left out: '{summed}'")
+        elif _is_footer(row, at, numeric, above, after_blank=place > 0 and not any(cells[place - 1])):
+            shown = " ".join(filter(None, row))[:60]
+            notes.append(f"{word} {numbers[place]} stands below the table and is left out: '{shown}'")
+        else:
+            return found[::-1], notes[::-1]
+        found.append(place)
+    return [], []  # rows like these are the table itself
+
+
+def _sum_in(row: Row, numeric: frozenset[int]) -> str:
+    """Return the word that says that a row sums the others up; empty for other rows."""
+    at = next(at for at, cell in enumerate(row) if cell)
+    known = row[at].rstrip(":.").lower() in (_SUMS_BESIDE_NUMBERS if at in numeric else _SUMS)
+    return row[at] if known and any(map(is_number, row)) else ""
+
+
+def _is_footer(row: Row, at: int, numeric: frozenset[int], above: Sequence[str], *, after_blank: bool) -> bool:
+    """Return whether a row is a text below a table, and not a record whose values are still missing.
+
+    Args:
+        row: The row.
+        at: Its first cell that is not empty.
+        numeric: Columns that hold numbers, by position.
+        above: What stands above that cell.
+        after_blank: Whether the row above is empty.
+    """
+    text, filled = row[at], sum(map(bool, row))
+    if not numeric or is_number(text) or text in MARKERS or filled > 2:
+        return False
+    is_label = bool(_LABEL.fullmatch(text)) and not any(":" in cell for cell in above)
+    first = _first_word(text)
+    is_label |= first in _FOOTERS and first not in map(_first_word, above)
+    if any(is_number(row[each]) and not _DAY.fullmatch(row[each]) for each in numeric if each < len(row)):
+        return is_label and at in numeric
+    words = len(_WORD.findall(text))
+    return is_label or (filled == 1 and (at in numeric or words >= _SENTENCE or (after_blank and words >= 2)))
+
+
+def _first_word(text: str) -> str:
+    return text.split(maxsplit=1)[0].rstrip(":.,").lower() if text else ""
 
 
 def is_number(cell: str) -> bool:

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from complex_system.errors import SourceFileError
-from complex_system.sources.layout import HEAD_ROWS, TAIL_ROWS, Head, head_of, is_number, sums_at_the_end
+from complex_system.sources.layout import HEAD_ROWS, TAIL_ROWS, Head, head_of, is_number, rows_below
 
 _MAX_LINES = 1000
 """Lines of one record."""
@@ -47,6 +47,9 @@ class Lines:
         quoted: Whether a field is quoted.
         notes: What is left out or read in a way of its own, a sentence each.
         left_out: Numbers of lines above and below the records that are not records.
+        header: Number of the line that names the columns.
+        width: Fields of a line.
+        used: Fields up to the last with a name or a value, where lines have more; else 0.
     """
 
     head: Head
@@ -58,11 +61,12 @@ class Lines:
     left_out: set[int] = field(default_factory=set)
     header: int = 1
     width: int = 0
+    used: int = 0
 
     @property
     def is_plain(self) -> bool:
         """Whether the file can be read as it is."""
-        return not self.left_out and not self.comments and not self.rewritten
+        return not self.left_out and not self.comments and not self.rewritten and not self.used
 
 
 class TextLines:
@@ -83,12 +87,21 @@ class TextLines:
         Raises:
             SourceFileError: Quotation marks in a line do not pair.
         """
+        return self._survey(trimmed=True) or self._survey(trimmed=False) or Lines(Head(()))
+
+    def _survey(self, *, trimmed: bool) -> Lines | None:
+        """Read all lines; None where the last fields are to be trimmed, and a line has a value there."""
         first = list(islice(self._records(0), HEAD_ROWS))
         rows = [self._row(line) for line in first]
         hashed = [line.text.startswith(b"#") for line in first]
         width = Counter(len(row) for row, skip in zip(rows, hashed, strict=True) if not skip and any(row)).most_common(1)
         found = Lines(Head(()), width=width[0][0] if width else 1)
         kept = self._without_comments(first, rows, hashed, found)
+        used = max((at + 1 for row in kept for at, cell in enumerate(rows[row]) if cell.strip()), default=0)
+        if trimmed and (spare := max((len(rows[row]) for row in kept), default=0) - used):
+            found.used, rows = used, [row[:used] for row in rows]
+            which = "the last column has" if spare == 1 else f"the last {spare} columns have"
+            found.notes.append(f"{which} no name and no value: the lines end with '{self._separator}'")
         found.head = head_of([rows[at] for at in kept], "line")
         if kept:
             found.header = first[kept[found.head.place]].number
@@ -98,8 +111,7 @@ class TextLines:
         found.notes += [_renumbered(note, numbers) for note in found.head.notes]
         if list(found.head.names) != (rows[kept[found.head.place]] if kept else []) or self._hash_names(found):
             found.rewritten += 1
-        self._count(found)
-        return found
+        return found if self._count(found) else None
 
     def write(self, found: Lines, to: Path) -> None:
         """Write a copy that is RFC 4180, with the header first and records only."""
@@ -111,12 +123,16 @@ class TextLines:
                 if line.number <= found.header or line.number in found.left_out or self._is_comment(line, found):
                     continue
                 if line.fields is None:
-                    copy.write(line.text.decode("utf-8", "replace").rstrip("\r\n") + "\n")
+                    text = line.text.decode("utf-8", "replace").rstrip("\r\n")
+                    while found.used and text.endswith(self._separator) and text.count(self._separator) >= found.used:
+                        text = text.removesuffix(self._separator)
+                    copy.write(text + "\n")
                 else:
-                    writer.writerow(line.fields)
+                    writer.writerow(line.fields[: found.used or None])
 
-    def _count(self, found: Lines) -> None:
-        marks, first_mark, first_comment = 0, 0, 0
+    def _count(self, found: Lines) -> bool:
+        """Count records, comments and marks; return False where a line has a value in the last fields that are to be trimmed."""
+        marks, first_mark, first_comment, mark = 0, 0, 0, self._separator.encode()
         tail: deque[Line] = deque(maxlen=TAIL_ROWS)
         for line in self._records(found.width):
             if b'"' in line.text:
@@ -128,11 +144,15 @@ class TextLines:
             elif line.number > found.header and line.number not in found.left_out:
                 found.records += 1
                 tail.append(line)
-        last = list(tail)
-        for place, word in sums_at_the_end([self._row(line) for line in last], found.head.numeric):
-            found.left_out.add(last[place].number)
-            found.records -= 1
-            found.notes.append(f"line {last[place].number} sums the others up and is left out: '{word}'")
+                if found.used and line.text.count(mark) >= found.used and any(self._row(line)[found.used :]):
+                    return False
+        rows = [self._row(line) for line in tail]
+        rows = [row if len(row) <= found.width else [f"{self._separator} ".join(row)] for row in rows]
+        numbers = [line.number for line in tail]
+        below, notes = rows_below(rows, found.head.numeric, "line", numbers)
+        found.left_out |= {numbers[place] for place in below}
+        found.records -= len(below)
+        found.notes += notes
         found.rewritten += marks
         if marks:
             found.notes.append(
@@ -142,6 +162,7 @@ class TextLines:
             found.notes.append(
                 f"{found.comments} line(s) begin with '#' and are left out as comments; the first is line {first_comment}"
             )
+        return True
 
     def _without_comments(self, first: list[Line], rows: list[list[str]], hashed: list[bool], found: Lines) -> list[int]:
         """Return the rows that are no comments; a header may begin with '#' where the first row behind it is a record."""

@@ -19,7 +19,8 @@ _THIN = " \u00a0\u202f'’"
 _SPACED = rf"^[+-]?[1-9]\d{{0,2}}(?:[{_THIN}]\d{{3}})+(?:[.,]\d+)?$"
 _LONG = r"^[+-]?\d{4,}(?:[.,]\d*)?$"
 """A number of a thousand and more without a sign that groups."""
-_BELOW = r"^\s*<\s*"
+BEYOND_LIMIT = r"^\s*[<>≤≥]=?\s*"
+"""How a value beyond a limit begins."""
 
 
 def _either(sign: str) -> str:
@@ -103,18 +104,23 @@ class _Side:
 
 @dataclass
 class Evidence:
-    """What the values of one column say about how its numbers are written."""
+    """What the values of one column say about how its numbers are written.
+
+    Attributes:
+        below: Values that are written as below a limit, such as <0.01.
+        above: Values that are written as above one.
+    """
 
     sides: dict[str, _Side] = field(default_factory=lambda: {".": _Side(), ",": _Side()})
     long: int = 0
     percent: int = 0
     bare: int = 0
+    below: int = 0
+    above: int = 0
 
     def add(self, texts: pl.Series) -> None:
         """Take further values of the column."""
-        found = texts.drop_nulls().str.strip_chars()
-        if bool(found.str.starts_with("<").any()):
-            found = found.str.replace(_BELOW, "")
+        found = self._without_limits(texts.drop_nulls().str.strip_chars())
         share = found.str.ends_with("%")
         if self.percent or (not self.bare and bool(share.any())):
             self.percent += int(share.sum())
@@ -133,6 +139,16 @@ class Evidence:
                 self._add_one(sign, found.filter(where) if not bool(where.all()) else found)
         if self.sides[","].either or self.sides["."].either or not bool(some.any()):
             self.long += int(found.str.contains(_LONG).sum())
+
+    def _without_limits(self, found: pl.Series) -> pl.Series:
+        """Count values beyond a limit, and return all values without the signs that say so."""
+        below, above = (found.str.starts_with(sign) | found.str.starts_with(other) for sign, other in ("<≤", ">≥"))
+        if not bool((below | above).any()):
+            return found
+        limit = found.str.contains(BEYOND_LIMIT + r"[\d.,+-]")
+        self.below += int((below & limit).sum())
+        self.above += int((above & limit).sum())
+        return found.str.replace(BEYOND_LIMIT, "")
 
     def _add_one(self, sign: str, found: pl.Series) -> None:
         """Take values with only one of the two signs."""

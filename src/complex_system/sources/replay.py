@@ -11,7 +11,7 @@ import hashlib
 import random
 import unicodedata
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -82,8 +82,13 @@ class ReplayFile:
         notes: What of the file is not a record, or read in a way of its own, a sentence each.
     """
 
-    def __init__(self, path: Path, dataset: Dataset) -> None:
+    def __init__(self, path: Path, dataset: Dataset, table: Table | None = None) -> None:
         """Open the file and read it once, for its columns, its number of rows and its digest; this takes a while.
+
+        Args:
+            path: The file.
+            dataset: What its records are.
+            table: The table in it, where it is open already.
 
         Raises:
             SourceFileError: It does not exist, has an unknown format, is damaged, or its columns are not the declared ones.
@@ -95,10 +100,11 @@ class ReplayFile:
         with readable(path):
             with path.open("rb") as file:
                 self._digest = hashlib.file_digest(file, "sha256").digest()
-            self._table: Table = table_at(path)
+            # Without objects a table is the same whatever is declared.
+            self._table = table if table and not table.nested else table_at(path, dataset.by_name)
             names, self.rows = self._table.outline()
-            self.notes = self._table.notes
-        self.absent = self._require_columns(names)
+            self.absent, ignored = self._require_columns(names)
+            self.notes = (*self._table.notes_on(dataset.columns), *self._losses(ignored))
 
     def batches(self, size: int) -> Iterator[list[Row]]:
         """Yield the rows in the order of the file, at most ``size`` at once; the last batch may be smaller.
@@ -114,31 +120,57 @@ class ReplayFile:
         columns = {self._key: None, **self._dataset.by_name}
         with readable(self.path):
             for numbers, values in self._table.chunks(columns, chunk):
-                for number, value in zip(numbers, values, strict=True):
-                    yield self._row(number, value)
+                yield from self._checked(numbers, values)
 
-    def _row(self, number: int, value: Record | str) -> Row:
-        if isinstance(value, str):
-            return Row(number, {}, value)
-        key = value.pop(self._key, None)
-        if self._dataset.id and isinstance(key, int):
-            key = str(key)
-        value[ID] = row_key(self._digest, number) if key is None else key
-        try:
-            (record,) = self._check([value])
-        except InvalidRecordError as error:
-            return Row(number, {}, fault_text(error.faults[0]))
-        return Row(number, record, key_made=key is None)
+    def _checked(self, numbers: list[int], values: list[Record | str]) -> Iterator[Row]:
+        """Return the rows of a chunk: good ones are checked together, and one by one where a record among them has a fault."""
+        without_key: set[int] = set()
+        for number, value in zip(numbers, values, strict=True):
+            if isinstance(value, str):
+                continue
+            key = value.pop(self._key, None)
+            if key is None:
+                without_key.add(number)
+                key = row_key(self._digest, number)
+            value[ID] = str(key) if self._dataset.id and isinstance(key, int) else key
+        checked: Iterator[Record] | None = None
+        with suppress(InvalidRecordError):
+            checked = iter(self._check([value for value in values if not isinstance(value, str)]))
+        for number, value in zip(numbers, values, strict=True):
+            if isinstance(value, str):
+                yield Row(number, {}, value)
+                continue
+            try:
+                record = self._check([value])[0] if checked is None else next(checked)
+            except InvalidRecordError as error:
+                yield Row(number, {}, fault_text(error.faults[0]))
+            else:
+                yield Row(number, record, key_made=number in without_key)
 
-    def _require_columns(self, names: list[str]) -> tuple[str, ...]:
+    def _losses(self, ignored: list[str]) -> Iterator[str]:
+        """Say what of the file is not in its records."""
+        if ignored:
+            yield f"the fields of objects and lists {_listed(ignored)} are not declared, and are ignored"
         declared = self._dataset.by_name
-        unknown = [name for name in names if name != self._key and name not in declared]
+        for name in self._table.cut_times(declared):
+            yield (
+                f"the times of '{name}' are written as its format {declared[name].format} says, and the file has more of them, "
+                "such as fractions of a second (%f)"
+            )
+
+    def _require_columns(self, names: list[str]) -> tuple[tuple[str, ...], list[str]]:
+        """Return the declared columns that are absent, and fields of objects that are not declared."""
+        declared = self._dataset.by_name
+        undeclared = [name for name in names if name != self._key and name not in declared]
         missing = [name for name, column in declared.items() if not column.optional and name not in names]
         absent = tuple(name for name in declared if name not in names)
+        free = absent if self._key in names or not self._dataset.id else (*absent, self._key)
+        nested = self._table.nested if undeclared else frozenset[str]()
+        # A field under another name would be missing in all records, without a fault.
+        unknown = [name for name in undeclared if name not in nested or _similar_column(name, free)]
         faults, advice = [], ""
         if unknown:
             faults.append(f"has unknown column(s) {_listed(unknown)}")
-            free = absent if self._key in names or not self._dataset.id else (*absent, self._key)
             advice += "".join(f" {hint}" for name in unknown[:_MAX_HINTS] if (hint := _similar_column(name, free)))
             advice += (
                 " Declare the unknown columns (unused ones: type text, and in the step drop), or take them out of the file."
@@ -151,7 +183,7 @@ class ReplayFile:
                 f"The file {self.path} {' and '.join(faults)}; the data set '{self._dataset.name}' declares "
                 f"{_listed(list(declared))}, and '{self._key}' may be there as the key.{advice}"
             )
-        return absent
+        return absent, [name for name in undeclared if name not in unknown]
 
 
 class Replay:

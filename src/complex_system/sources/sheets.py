@@ -6,6 +6,7 @@ import re
 import shutil
 import tempfile
 import weakref
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -17,13 +18,11 @@ from typing_extensions import override
 from complex_system.errors import SourceFileError
 from complex_system.sources.base import FrameTable
 from complex_system.sources.dialect import Dialect, as_utf8, dialect_of
-from complex_system.sources.layout import HEAD_ROWS, TAIL_ROWS, Head, head_of, sums_at_the_end
+from complex_system.sources.layout import HEAD_ROWS, TAIL_ROWS, Head, head_of, rows_below
 from complex_system.sources.lines import Lines, TextLines
 
 _DUPLICATE = re.compile(r"(.+)_duplicated_\d+", re.DOTALL)
 """polars' name of the second column with the same name."""
-_NUMBERED = re.compile(r"(.+)_\d+", re.DOTALL)
-"""The same in a spreadsheet, where a column may have such a name itself."""
 
 
 class CsvTable(FrameTable):
@@ -107,7 +106,8 @@ class CsvTable(FrameTable):
         if "" not in names:
             return frame
         # Programs write an empty header above their row numbers.
-        new = next(name for name in (f"column {number}" for number in range(1, len(names) + 2)) if name not in names)
+        at = names.index("") + 1
+        new = next(name for name in (f"column {number}" for number in range(at, at + len(names) + 1)) if name not in names)
         return frame.rename({"": new})
 
     @override
@@ -128,20 +128,27 @@ class ExcelTable(FrameTable):
             cells = fastexcel.read_excel(self.path).load_sheet(0, header_row=None, skip_rows=0, dtypes="string").to_polars()
             self._head, options = _head_of_sheet(cells)
             sheet = pl.read_excel(
-                self.path, engine="calamine", infer_schema_length=None, raise_if_empty=False, read_options=options
+                self.path,
+                engine="calamine",
+                infer_schema_length=None,
+                raise_if_empty=False,
+                drop_empty_cols=False,
+                read_options=options,
             )
         except fastexcel.FastExcelError as error:
             text = str(error).partition("\n")[0].replace(str(self.path), str(self.shown))
             raise SourceFileError(f"The file {self.shown} cannot be read as {self.path.suffix[1:]}: {text}.") from error
         except IndexError as error:  # polars takes the first one
             raise SourceFileError(f"The file {self.shown} has no sheet.") from error
-        if options:
-            return sheet.rename(dict(zip(sheet.columns, self._head.names, strict=False))).with_columns(
-                pl.col(pl.Null).cast(pl.String)
+        # Columns are named by their place: the reader gives names of its own to those without one, and to the second of two.
+        names = dict(zip(sheet.columns, self._head.names, strict=True))
+        if twice := next((name for name, count in Counter(names.values()).items() if name and count > 1), None):
+            raise SourceFileError(
+                f"The file {self.shown} has the column '{twice}' more than once; give each a name of its own."
             )
-        if any((match := _NUMBERED.fullmatch(name)) and match[1] in sheet.columns for name in sheet.columns):
-            self._refuse_duplicates()
-        return sheet.with_columns(pl.col(pl.Null).cast(pl.String))
+        kept = [given for given, name in names.items() if name or sheet[given].null_count() < sheet.height]
+        named = {given: names[given] or f"column {place}" for place, given in enumerate(sheet.columns, 1) if given in kept}
+        return sheet.select(kept).rename(named).with_columns(pl.col(pl.Null).cast(pl.String))
 
     @property
     @override
@@ -154,15 +161,6 @@ class ExcelTable(FrameTable):
     def units(self) -> Mapping[str, str]:
         _ = self._sheet
         return dict(self._head.units)
-
-    def _refuse_duplicates(self) -> None:
-        """Read the header itself: reading the sheet gives a number to the second column with the same name."""
-        header = pl.read_excel(self.path, engine="calamine", has_header=False, read_options={"n_rows": 1}).row(0)
-        duplicates = [name for place, name in enumerate(header) if name is not None and name in header[:place]]
-        if duplicates:
-            raise SourceFileError(
-                f"The file {self.shown} has the column '{duplicates[0]}' more than once; give each a name of its own."
-            )
 
     @override
     def _scan(self) -> pl.LazyFrame:
@@ -182,9 +180,9 @@ def _head_of_sheet(cells: pl.DataFrame) -> tuple[Head, dict[str, int]]:
     head = head_of(texts(cells.head(HEAD_ROWS)))
     begin = head.place + 1 + sum(row > head.place for row in head.skipped)
     last = max(cells.height - TAIL_ROWS, begin)
-    sums = sums_at_the_end(texts(cells.tail(-last)), head.numeric) if last < cells.height else []
-    options = {"header_row": head.place, "skip_rows": begin - head.place - 1} if begin > 1 or sums else {}
-    if sums:
-        options["n_rows"] = last + sums[0][0] - begin
-    notes = (f"row {last + place + 1} sums the others up and is left out: '{word}'" for place, word in sums)
+    numbers = range(last + 1, cells.height + 1)
+    below, notes = rows_below(texts(cells.slice(last)), head.numeric, "row", numbers)
+    options = {"header_row": head.place, "skip_rows": begin - head.place - 1} if begin > 1 or below else {}
+    if below:
+        options["n_rows"] = last + below[0] - begin
     return replace(head, notes=(*head.notes, *notes)), options

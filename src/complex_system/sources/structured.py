@@ -6,28 +6,26 @@ replay see the same values: where a file mixes types, all values of the column a
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import replace
 from functools import cached_property
+from io import TextIOWrapper
 from itertools import islice
 from typing import Any
 
-import msgspec
 import polars as pl
 from typing_extensions import override
 
 from complex_system.domain.columns import LARGEST_INTEGER
 from complex_system.domain.types import MAX_ENTRIES, column_type
 from complex_system.errors import SourceFileError
-from complex_system.sources.base import CHUNK_ROWS, Columns, FrameTable, Value
+from complex_system.sources.base import CHUNK_ROWS, Columns, FrameTable, Part, Value
+from complex_system.sources.json_objects import JsonArray, flattened, object_of, text_of
 
 _NUMBERS = pl.List(pl.Float64)
 _TEXTS = pl.List(pl.String)
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-_NESTED = 100
-"""Levels of objects in each other that are flattened."""
 
 
 class ParquetTable(FrameTable):
@@ -35,8 +33,12 @@ class ParquetTable(FrameTable):
 
     @override
     def _scan(self) -> pl.LazyFrame:
-        frame = pl.scan_parquet(self.path, glob=False)
-        columns = [each for name, dtype in frame.collect_schema().items() for each in _flat(pl.col(name), name, dtype)]
+        frame = self._file
+        columns = [
+            each
+            for name, dtype in frame.collect_schema().items()
+            for each in _flat(pl.col(name), name, dtype, self.declared)
+        ]
         names = [name for name, _ in columns]
         if twice := next((name for place, name in enumerate(names) if name in names[:place]), None):
             raise SourceFileError(
@@ -44,11 +46,22 @@ class ParquetTable(FrameTable):
             )
         return frame.select([column.alias(name) for name, column in columns])
 
+    @property
+    def _file(self) -> pl.LazyFrame:
+        return pl.scan_parquet(self.path, glob=False)
 
-def _flat(column: pl.Expr, name: str, dtype: pl.DataType) -> Iterator[tuple[str, pl.Expr]]:
-    if isinstance(dtype, pl.Struct):
+    @property
+    @override
+    def nested(self) -> frozenset[str]:
+        plain = {name for name, dtype in self._file.collect_schema().items() if not dtype.is_nested()}
+        return frozenset(self._scan().collect_schema().names()) - plain
+
+
+def _flat(column: pl.Expr, name: str, dtype: pl.DataType, whole: Container[str]) -> Iterator[tuple[str, pl.Expr]]:
+    if isinstance(dtype, pl.Struct) and name not in whole:
         for field in dtype.fields:
-            yield from _flat(column.struct.field(field.name), f"{name}.{field.name}", field.dtype)  # type: ignore[arg-type]
+            inside = column.struct.field(field.name)
+            yield from _flat(inside, f"{name}.{field.name}", field.dtype, whole)  # type: ignore[arg-type]
         return
     if isinstance(dtype, pl.Categorical | pl.Enum | pl.Null):
         column = column.cast(pl.String)
@@ -66,22 +79,25 @@ def _flat(column: pl.Expr, name: str, dtype: pl.DataType) -> Iterator[tuple[str,
 
 
 def _as_texts(series: pl.Series) -> pl.Series:
-    return pl.Series(series.name, [None if value is None else _text(value) for value in series.to_list()], pl.String)
+    return pl.Series(series.name, [None if value is None else text_of(value) for value in series.to_list()], pl.String)
 
 
 class LinesTable(FrameTable):
     """JSON lines. Empty lines are not rows, but they count in the row numbers, which are line numbers."""
-
-    _mixed: frozenset[str] = frozenset()
-    """Fields that are an object in some rows and a value in others: their objects are texts, which cost their rows only."""
 
     @override
     def outline(self) -> tuple[list[str], int]:
         types, rows = self._outline
         return list(types), rows
 
+    @property
     @override
-    def chunks(self, columns: Columns, size: int) -> Iterator[tuple[list[int], list[Value]]]:
+    def nested(self) -> frozenset[str]:
+        _ = self._outline
+        return self._nested
+
+    @override
+    def parts(self, columns: Columns, size: int) -> Iterator[Part]:
         types, _ = self._outline
         # A list in a column that declares none is passed on as a text, and costs its row only.
         wanted = {
@@ -93,19 +109,17 @@ class LinesTable(FrameTable):
         }
         rows = self._rows_read()
         while chunk := list(islice(rows, size)):
-            good = [value for _, value in chunk if isinstance(value, dict)]
-            records = iter(self._read(_frame(good, wanted), columns) if wanted else [{} for _ in good])
-            yield (
-                [number for number, _ in chunk],
-                [next(records) if isinstance(value, dict) else value for _, value in chunk],
-            )
+            objects = [value if isinstance(value, dict) else {} for _, value in chunk]
+            part = self._part([number for number, _ in chunk], _frame(objects, wanted), columns)
+            faults = {place: value for place, (_, value) in enumerate(chunk) if not isinstance(value, dict)}
+            yield replace(part, faults={**part.faults, **faults})
 
     @override
     def frame(self) -> pl.DataFrame:
         types, _ = self._outline
         if "" in types:
             raise SourceFileError(f"The file {self.shown} has a column without a name; give it one.")
-        return _frame([value for _, value in self._rows_read() if isinstance(value, dict)], types)
+        return super().frame()
 
     @override
     def _scan(self) -> pl.LazyFrame:
@@ -128,125 +142,75 @@ class LinesTable(FrameTable):
     @cached_property
     def _outline(self) -> tuple[dict[str, pl.DataType], int]:
         """The columns with their types, from all rows, and the number of rows."""
-        rows = 0
-        plain: set[str] = set()
-        objects: set[str] = set()
+        self._whole: frozenset[str] = self.declared
+        kinds, rows = self._kinds()
+        # A field that is an object in some rows and a value in others: its objects are texts, which cost their rows only.
+        mixed = {name for name in _outer(kinds) if not kinds.get(name, {None}) <= {None}} - self._whole
+        if mixed:
+            self._whole |= mixed
+            kinds, rows = self._kinds()
+        empty = {name for name in _outer(kinds) if kinds.get(name) == {None}} - self._whole  # a missing or empty object
+        types = {name: _common(each - {None}) for name, each in kinds.items() if name not in empty}
+        lists = {name for name, each in kinds.items() if each <= {*_LISTS, None} and each != {None}}
+        self._nested: frozenset[str] = frozenset(lists.union(types) - (self._outermost - lists))
+        return types, rows
+
+    def _kinds(self) -> tuple[dict[str, set[Any]], int]:
+        """Read the file; return what kinds of values each column has, and the number of rows."""
+        rows, kinds = 0, dict[str, set[Any]]()
+        self._outermost = set[str]()
         for _, value in self._objects():
             rows += 1
-            if isinstance(value, dict):
-                for name, field in value.items():
-                    if field is not None and name not in (found := objects if type(field) is dict else plain):
-                        found.add(name)
-        self._mixed = frozenset(plain & objects)
-        kinds: dict[str, set[Any]] = {}
-        for _, value in self._rows_read():
-            if isinstance(value, dict):
-                for name, field in value.items():
+            if not isinstance(value, dict):
+                continue
+            self._outermost.update(value)
+            flat = flattened(value, self._whole)
+            if isinstance(flat, dict):
+                for name, field in flat.items():
                     kinds.setdefault(name, set()).add(_kind(field))
-        return {name: _common(each - {None}) for name, each in kinds.items()}, rows
+        return kinds, rows
 
     def _rows_read(self) -> Iterator[tuple[int, Value]]:
         """Yield row numbers with flattened objects, or with the reason why there is none."""
+        _ = self._outline
         for number, value in self._objects():
-            yield number, _flattened(value, self._mixed) if isinstance(value, dict) else value
+            yield number, flattened(value, self._whole) if isinstance(value, dict) else value
 
     def _objects(self) -> Iterator[tuple[int, Value]]:
+        for number, line in enumerate(self._lines(), 1):
+            content = line.strip() if number > 1 else line.removeprefix(b"\xef\xbb\xbf").strip()
+            if content:
+                yield number, object_of(content)
+
+    def _lines(self) -> Iterator[bytes]:
         with self.path.open("rb") as file:
-            start = file.read(2)
+            is_utf_16 = file.read(2) in _UTF_16
             file.seek(0)
-            lines: Iterator[bytes] = file
-            if start in _UTF_16:
-                text = self.path.open(encoding="utf-16", errors="replace", newline="\n")
-                lines = (line.encode() for line in text)
-            for number, line in enumerate(lines, 1):
-                content = line.strip() if number > 1 else line.removeprefix(b"\xef\xbb\xbf").strip()
-                if content:
-                    yield number, _object(content)
+            if is_utf_16:
+                yield from (line.encode() for line in TextIOWrapper(file, "utf-16", "replace", "\n"))
+            else:
+                yield from file
 
 
 class JsonTable(LinesTable):
-    """A JSON array of objects, held in memory as a whole; a file that does not begin with ``[`` is read as JSON lines."""
+    """A JSON array of objects, read piece by piece; a file that does not begin with ``[`` is read as JSON lines."""
 
     @override
     def _objects(self) -> Iterator[tuple[int, Value]]:
         with self.path.open("rb") as file:
-            start = file.read(1000)
-        if not start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[") and start[:2] not in _UTF_16:
+            encoding, errors = ("utf-16", "replace") if file.read(2) in _UTF_16 else ("utf-8-sig", "surrogateescape")
+        number = 0
+        try:
+            with self.path.open(encoding=encoding, errors=errors, newline="") as text:
+                array = JsonArray(text)
+                for number, element in enumerate(array, 1):
+                    yield number, object_of(element.encode(errors="surrogateescape"))
+        except (ValueError, RecursionError) as error:
+            raise SourceFileError(
+                f"The file {self.shown} cannot be read as json: behind element {number}, {error}."
+            ) from error
+        if not array.is_array:
             yield from super()._objects()
-            return
-        content = self.path.read_bytes()
-        if start[:2] in _UTF_16:
-            content = content.decode("utf-16", errors="replace").encode()
-            if not content.lstrip().startswith(b"["):
-                yield from super()._objects()
-                return
-        try:
-            values = msgspec.json.decode(content.removeprefix(b"\xef\xbb\xbf"), type=list[msgspec.Raw])
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            try:
-                values = [value if isinstance(value, dict) else None for value in json.loads(content.decode("utf-8-sig"))]  # type: ignore[misc]
-            except (ValueError, RecursionError):
-                raise SourceFileError(f"The file {self.shown} cannot be read as json: {error}.") from error
-        for number, value in enumerate(values, 1):
-            yield number, _object(bytes(value)) if isinstance(value, msgspec.Raw) else value or _NO_OBJECT
-
-
-_NO_OBJECT = "is not a JSON object"
-_decode = msgspec.json.Decoder().decode
-
-
-def _object(text: bytes) -> Value:
-    try:
-        value = _decode(text)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        try:
-            value = json.loads(text)  # Python and others write NaN and Infinity, which are not JSON
-        except (ValueError, RecursionError):
-            return f"is not JSON: {error}"
-    return value if isinstance(value, dict) else _NO_OBJECT
-
-
-def _flattened(value: dict[str, Any], mixed: frozenset[str]) -> Value:
-    """Return an object without objects in it: ``{"a": {"b": 1}}`` as ``{"a.b": 1}``, and MongoDB's ``$oid`` and others as values."""
-    if not any(type(field) is dict for field in value.values()):
-        return value
-    value = {name: _text(field) if name in mixed and type(field) is dict else field for name, field in value.items()}
-    made: dict[str, Any] = {}
-    for _ in range(_NESTED):
-        made, nested = {}, False
-        for name, field in value.items():
-            if type(field) is not dict:
-                fields = {name: field}
-            elif len(field) == 1 and (read := _EXTENDED.get(next(iter(field)))):
-                try:
-                    fields = {name: read(next(iter(field.values())))}
-                except (ValueError, TypeError, OverflowError):
-                    return f"field '{name}' is not a value of MongoDB's extended JSON: {_text(field)[:60]}"
-            else:
-                fields = {f"{name}.{inner}": each for inner, each in field.items()} or {name: None}
-            if twice := next((each for each in fields if each in made), None):
-                return f"has the field '{twice}' more than once: in an object, and with dots in its name"
-            made |= fields
-            nested = nested or any(type(each) is dict for each in fields.values())
-        if not nested:
-            return made
-        value = made
-    return f"has more than {_NESTED} objects in each other"
-
-
-def _date(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    milliseconds = int(value["$numberLong"] if isinstance(value, dict) else value)
-    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds)
-    return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03}Z"
-
-
-_EXTENDED: dict[str, Callable[[Any], Any]] = {
-    "$oid": str, "$date": _date, "$numberInt": int, "$numberLong": int, "$numberDouble": float, "$numberDecimal": float,
-    "$uuid": str, "$symbol": str,
-}  # fmt: skip
-"""MongoDB's extended JSON, as ``mongoexport`` writes it."""
 
 
 def _kind(value: Any) -> Any:
@@ -262,7 +226,11 @@ def _kind(value: Any) -> Any:
             return "numbers"
         if all(isinstance(each, str) for each in value):
             return "texts"
-    return str if value else "empty"
+    return "others" if value else "empty"
+
+
+_LISTS = frozenset({"numbers", "texts", "others", "empty"})
+"""Kinds of values that are lists."""
 
 
 def _is_finite(value: float) -> bool:
@@ -270,6 +238,11 @@ def _is_finite(value: float) -> bool:
         return math.isfinite(value)
     except OverflowError:
         return False
+
+
+def _outer(names: Iterable[str]) -> set[str]:
+    """Return what the names with dots are inside of: ``a`` and ``a.b`` for ``a.b.c``."""
+    return {name[:place] for name in names for place, sign in enumerate(name) if sign == "."}
 
 
 def _common(kinds: set[Any]) -> pl.DataType:
@@ -293,14 +266,5 @@ def _frame(rows: list[dict[str, Any]], types: dict[str, pl.DataType]) -> pl.Data
 
 def _series(name: str, found: list[Any], dtype: pl.DataType) -> pl.Series:
     if dtype == pl.String:
-        found = [value if value is None or isinstance(value, str) else _text(value) for value in found]
+        found = [value if value is None or isinstance(value, str) else text_of(value) for value in found]
     return pl.Series(name, found, dtype, strict=False)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    try:
-        return msgspec.json.encode(value).decode()
-    except (msgspec.MsgspecError, TypeError, OverflowError, ValueError):
-        return json.dumps(value, default=str, ensure_ascii=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -22,19 +23,23 @@ _READERS: dict[str, type[Table]] = {
 }  # fmt: skip
 
 
-def table_at(path: Path) -> Table:
+def table_at(path: Path, declared: Iterable[str] = ()) -> Table:
     """Return the table in a file, by the file's suffix.
+
+    Args:
+        path: The file.
+        declared: Names of columns that are known; an object with such a name is not taken apart.
 
     Raises:
         SourceFileError: The suffix is not known, or the file is a damaged gzip file.
     """
     if not is_compressed(path):
-        return _reader(path, path)(path)
+        return _reader(path, path)(path, declared=declared)
     folder = Path(tempfile.mkdtemp())  # for as long as the table is in use
     remove = partial(shutil.rmtree, folder, ignore_errors=True)
     try:
         copy = decompressed(path, folder)
-        table = _reader(copy, path)(copy, path)
+        table = _reader(copy, path)(copy, path, declared)
     except BaseException:
         remove()
         raise

@@ -7,26 +7,61 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import polars as pl
 
-from complex_system.domain.columns import Column
+from complex_system.domain.columns import Column, Limit
 from complex_system.domain.types import column_type
-from complex_system.sources.notation import Notation
+from complex_system.sources.notation import BEYOND_LIMIT, Notation
 
 TRUE = frozenset({"true", "ja", "yes", "wahr", "on", "ein", "j", "y", "t"})
 FALSE = frozenset({"false", "nein", "no", "falsch", "off", "aus", "n", "f"})
+_FLAGS = {**dict.fromkeys(TRUE | {"1", "1.0"}, True), **dict.fromkeys(FALSE | {"0", "0.0"}, False)}
 
 _ENTRIES = re.compile(r"\s*[;|,]\s*")
 _SHARES = re.compile(r"\s*[;|]\s*|\s+")
+_BLANKS = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
+"""What ``str.strip`` removes; polars knows fewer."""
 
 
-def is_missing(text: str, column: Column | None) -> bool:
-    """Return whether a text stands for a missing value."""
+@dataclass(frozen=True)
+class Values:
+    """Values of one column in a part of a file, as the declared column has them.
+
+    Attributes:
+        series: Those of the column's type; null where one is missing, or among the others.
+        others: By place, those that have no type in a series: lists, and what could not be converted, which stays as it is.
+    """
+
+    series: pl.Series
+    others: Mapping[int, Any] = field(default_factory=dict)
+
+    def to_list(self) -> list[Any]:
+        """Return them all; None where one is missing."""
+        found = self.series.to_list()
+        for place, value in self.others.items():
+            found[place] = value
+        return found
+
+    def without(self, places: Container[int]) -> Values:
+        """Return the values but for some places."""
+        kept = [place for place in range(len(self.series)) if place not in places]
+        others = {at: self.others[place] for at, place in enumerate(kept) if place in self.others}
+        return Values(self.series.gather(kept), others)
+
+
+def _without_missing(texts: pl.Series, column: Column | None) -> pl.Series:
+    """Return texts with null where one stands for a missing value, as ``Column.is_missing`` has it; a blank text always does."""
+    markers = column.markers if column else frozenset()
     if column is None or column.type == "text":
-        return not text.strip() or (column is not None and column.is_missing(text))
-    return column.is_missing(text)
+        markers |= {""}
+    missing = texts.str.strip_chars(_BLANKS).is_in(sorted(markers))
+    if column and column.categories:
+        missing &= ~texts.is_in([*column.categories, *column.spelled])
+    return pl.select(pl.when(~missing).then(texts)).to_series().alias(texts.name) if missing.any() else texts
 
 
 def truth(text: str) -> bool | None:
@@ -53,58 +88,95 @@ def entries(text: str, *, shares: bool = False, decimal_commas: bool = False) ->
         return text
 
 
-def values(series: pl.Series, column: Column | None, notation: Notation) -> list[Any]:
-    """Return the values of one column of a file as the declared column has them; None where one is missing.
+def values(series: pl.Series, column: Column | None, notation: Notation) -> Values:
+    """Return the values of one column of a file as the declared column has them.
 
     Args:
         series: Texts, or values of the file's own type.
         column: The declared column; None for a text that stays as it is.
         notation: How its numbers are written, where they are texts.
     """
-    type_ = column.type if column else "text"
     if series.dtype != pl.String:
         return _of_typed(series, column)
-    found = [None if text is None or is_missing(text, column) else text for text in series.to_list()]
-    if column and type_ in ("number", "integer"):
-        texts = pl.Series(found, dtype=pl.String)
+    texts = _without_missing(series, column)
+    if column is None:
+        return Values(texts)
+    if column.type in ("number", "integer"):
         read = notation.numbers(texts)
         if column.censored:
-            read = read.fill_null(below_limit(texts, notation) * column.limit_share)
+            read = read.fill_null(beyond_limits(texts, column, notation))
         # A text that is not a number stays, and its row is refused.
-        return [
-            text.strip() if number is None and text is not None else number
-            for text, number in zip(found, read.fill_nan(None).to_list(), strict=True)
-        ]
-    if type_ == "boolean":
-        return [text if text is None else _flag(text) for text in found]
-    if column and column_type(column).is_list:
-        shares, commas = type_ == "list of shares", notation.decimal == ","
-        return [text if text is None else entries(text, shares=shares, decimal_commas=commas) for text in found]
-    return found
+        return _read(read.fill_nan(None), texts, texts.str.strip_chars(_BLANKS))
+    if column.type == "boolean":
+        read = (
+            texts.str.strip_chars(_BLANKS).str.to_lowercase().replace_strict(_FLAGS, default=None, return_dtype=pl.Boolean)
+        )
+        return _read(read, texts, texts)
+    if column_type(column).is_list:
+        shares, commas = column.type == "list of shares", notation.decimal == ","
+        lists = {
+            place: entries(text, shares=shares, decimal_commas=commas)
+            for place, text in enumerate(texts.to_list())
+            if text is not None
+        }
+        return Values(pl.Series(texts.name, [None] * len(texts), pl.String), lists)
+    return Values(texts)
 
 
-def below_limit(texts: pl.Series, notation: Notation) -> pl.Series:
-    """Return the detection limits of values below one, written as ``<0,01``; null for every other text."""
-    return notation.numbers(texts.str.extract(r"^\s*<\s*(\S.*)$"))
+def _read(read: pl.Series, given: pl.Series, kept: pl.Series) -> Values:
+    """Return what was read of the given values, with those that were not."""
+    if read.null_count() == given.null_count():
+        return Values(read)
+    places = (read.is_null() & given.is_not_null()).arg_true()
+    return Values(read, dict(zip(places.to_list(), kept.gather(places).to_list(), strict=True)))
 
 
-def _flag(text: str) -> bool | str:
-    known = {"1": True, "0": False, "1.0": True, "0.0": False}.get(text.strip(), truth(text))
-    return text if known is None else known
+def times(series: pl.Series, declared: str) -> pl.Series:
+    """Return times as texts of a declared format; fractions of a second have six digits, or nine where they need them."""
+    if series.dtype == pl.Date:
+        series = series.cast(pl.Datetime)
+    if "%f" in declared:
+        finer = series.dtype == pl.Datetime("ns") and bool((series.dt.nanosecond() % 1000 > 0).any())
+        declared = declared.replace("%f", "%9f" if finer else "%6f")
+    return series.dt.strftime(declared)
 
 
-def _of_typed(series: pl.Series, column: Column | None) -> list[Any]:
+def unwritten_times(column: pl.Expr, declared: str) -> pl.Expr | None:
+    """Return whether a time has parts that a declared format does not write, such as fractions of a second; None for no format."""
+    units = (("%f", ""), ("%S", "1s"), ("%M", "1m"), ("%H", "1h"), ("%d", "1d"))
+    unit = next((unit for code, unit in units if code in declared), "")
+    return column.dt.truncate(unit) != column if unit else None
+
+
+def beyond_limits(texts: pl.Series, column: Column, notation: Notation) -> pl.Series:
+    """Return what stands in for values beyond a limit, written as ``<0,01``, by the declared column; null for every other text.
+
+    The limit is written as the column's numbers are, or as it can only be read: a person writes ``<0,01`` into a sheet whose other
+    cells are numbers.
+    """
+    found = texts.filter(texts.str.contains(BEYOND_LIMIT)).unique()
+    limits = [Limit.of(text) for text in found]
+    limits = [None if notation.percent and limit and limit.unit != "%" else limit for limit in limits]
+    numbers = replace(notation, percent=False).numbers(
+        pl.Series([limit and limit.number for limit in limits], dtype=pl.String)
+    )
+    made = [
+        limit and column.stand_in(limit, limit.value(points=False) if number is None else number)
+        for limit, number in zip(limits, numbers, strict=True)
+    ]
+    return texts.replace_strict(found, pl.Series(made, dtype=pl.Float64), default=None, return_dtype=pl.Float64)
+
+
+def _of_typed(series: pl.Series, column: Column | None) -> Values:
     type_ = column.type if column else "text"
     if type_ in ("number", "integer") and (series.dtype.is_numeric() or series.dtype == pl.Boolean):
-        return series.cast(pl.Float64).fill_nan(None).to_list()
+        return Values(series.cast(pl.Float64).fill_nan(None))
     if type_ == "boolean" and series.dtype.is_numeric():
-        flags: list[Any] = series.to_list()
-        return [bool(flag) if flag in (0, 1) else flag for flag in flags]
+        return _read(pl.select(pl.when((series == 0) | (series == 1)).then(series == 1)).to_series(), series, series)
     if type_ == "boolean" and series.dtype == pl.Boolean:
-        return series.to_list()
+        return Values(series)
     if series.dtype.is_nested():
-        return series.to_list()
-    if column and column.format and series.dtype in (pl.Datetime, pl.Date, pl.Time):
-        series = series.dt.strftime(column.format)
-    found = series.cast(pl.String).to_list()
-    return [None if text is None or is_missing(text, column) else text for text in found]
+        return Values(pl.Series(series.name, [None] * len(series), pl.String), dict(enumerate(series.to_list())))
+    if column and column.format and series.dtype in (pl.Datetime, pl.Date):
+        series = times(series, column.format)
+    return Values(_without_missing(series.cast(pl.String), column))

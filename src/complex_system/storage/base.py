@@ -1,4 +1,4 @@
-"""The store of raw, processed and rejected records: two databases behind one interface, held to it by ``tests/contract``."""
+"""The stores of records and of monitoring's documents: two databases behind one interface, held to it by ``tests/contract``."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import ClassVar
 import pyarrow as pa
 
 from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.documents import Cursor, Document
 from complex_system.domain.pages import Page
 from complex_system.domain.records import Record
 from complex_system.domain.types import column_type
-from complex_system.protocol.database import RecordCounts, Rejection, Saved
+from complex_system.protocol.database import ConflictMessage, RecordCounts, Rejection, Saved
 from complex_system.storage.conflicts import Orders
-from complex_system.storage.documents import DocumentStore
 
 RAW = "KIOptiPackRaw"
 PROCESSED = "KIOptiPackProcessed"
 REJECTED = "KIOptiPackRejected"
+DOCUMENTS = "KIOptiPackMonitoring"
+"""Collections or tables of raw, processed and rejected records, and of monitoring's documents."""
 
 
 class DataStore(ABC):
@@ -147,6 +149,10 @@ class DataStore(ABC):
         """Return at most ``limit`` rejections after a key, with their version, by key."""
 
     @abstractmethod
+    async def conflicts(self, after: tuple[str, str] | None, limit: int) -> list[ConflictMessage]:
+        """Return at most ``limit`` conflicts after one, given by key and hash, in the order of these."""
+
+    @abstractmethod
     async def processed_columns(
         self, columns: list[str], *, labelled: bool, version: str | None, after: str | None, limit: int
     ) -> Page:
@@ -186,3 +192,54 @@ class DataStore(ABC):
     @abstractmethod
     async def raw_by_keys(self, keys: list[str]) -> Page:
         """Return the raw records with these keys, by key (``domain.pages.raw_schema``); keys that are not there are left out."""
+
+
+class DocumentStore(ABC):
+    """Documents in one database; ``tests/contract/test_documents.py`` holds both backends to it.
+
+    It is part of an open :class:`DataStore` and raises ``StoreUnavailableError`` as it does.
+    """
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Create what is missing; the data store calls it when it opens."""
+
+    @abstractmethod
+    async def save(self, documents: Sequence[Document]) -> None:
+        """Write documents; one of the same kind and key is replaced, of equal ones in a request the last counts."""
+
+    @abstractmethod
+    async def between(
+        self,
+        kind: str,
+        start: float,
+        end: float,
+        *,
+        newest_first: bool = False,
+        limit: int = 500,
+        after: Cursor | None = None,
+    ) -> list[Document]:
+        """Return at most ``limit`` documents of a kind with ``start <= at < end``, by time and then by key.
+
+        The cost grows with what lies between the two times, so ask for what is needed.
+
+        Args:
+            kind: Which documents.
+            start: Seconds since 1970.
+            end: Seconds since 1970.
+            newest_first: Falling order instead of rising.
+            limit: At least 1.
+            after: End of the page before, in the same order.
+        """
+
+    @abstractmethod
+    async def by_keys(self, kind: str, keys: Sequence[str]) -> list[Document]:
+        """Return the documents of a kind that have one of the keys, by key; keys that are not there are left out."""
+
+    @abstractmethod
+    async def delete_before(self, kind: str, before: float) -> int:
+        """Delete the documents of a kind with ``at < before``; return how many."""
+
+    @abstractmethod
+    async def delete_keys(self, kind: str, keys: Sequence[str]) -> int:
+        """Delete the documents of a kind with these keys; return how many there were."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from complex_system.storage.base import PROCESSED, RAW, REJECTED
+from complex_system.storage.base import DOCUMENTS, PROCESSED, RAW, REJECTED
 from complex_system.storage.conflicts import CONFLICTS
-from complex_system.storage.documents import DOCUMENTS
 
 COLUMNS = "KIOptiPackColumns"
 """The collection with the declared types; MariaDB keeps them in comments of its tables."""

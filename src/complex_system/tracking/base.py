@@ -27,7 +27,7 @@ class TrainingResult:
         trained_at: When it ended, UTC.
         timings: Seconds by stage, e.g. ``fetching`` and ``training``.
         cross_validation: Scores on records that were left out of the training, where the records are few.
-        reference: What the training data were like (``monitoring.reference``), for the artifact ``reference/reference.json``.
+        reference: What the training data were like (``monitoring.reference``) as JSON, for the artifact ``reference/reference.json``.
     """
 
     trainer: str
@@ -41,7 +41,7 @@ class TrainingResult:
     started_at: datetime
     trained_at: datetime
     timings: dict[str, float]
-    reference: dict[str, Any] | None = None
+    reference: bytes | None = None
     cross_validation: CrossValidation | None = None
 
     @property

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from typing_extensions import override
@@ -90,8 +90,7 @@ class MlflowTracker(Tracker):
                 metadata = json.dumps(signed(result.metadata(name, begun.run_id), self._model_key), indent=2).encode()
                 _log_files(client, begun.run_id, ONNX_FOLDER, {ONNX_FILE: result.onnx_model, ONNX_METADATA: metadata})
                 if result.reference is not None:
-                    reference = json.dumps(result.reference).encode()
-                    _log_files(client, begun.run_id, REFERENCE_FOLDER, {REFERENCE_FILE: reference})
+                    _log_files(client, begun.run_id, REFERENCE_FOLDER, {REFERENCE_FILE: result.reference})
                 version = self._register(client, begun, result, name)
             client.set_terminated(begun.run_id, "FINISHED")
         del self._begun[result.trainer, result.round]
@@ -247,6 +246,15 @@ def _milliseconds(time: Any) -> int:
     return int(time.timestamp() * 1000)
 
 
+class _Logged(TypedDict):
+    """What every flavor logs with a model."""
+
+    name: str
+    signature: Any
+    input_example: Any
+    metadata: dict[str, str]
+
+
 def log_native(result: TrainingResult) -> Any:
     """Log the model in its own flavor, with signature and pinned requirements, in MLflow's active run; return the ``ModelInfo``.
 
@@ -256,7 +264,7 @@ def log_native(result: TrainingResult) -> Any:
     import pandas as pd
 
     example = pd.DataFrame(result.data.train.x[:EXAMPLE_ROWS].astype("float64"), columns=list(result.data.feature_names))
-    common: dict[str, Any] = {
+    common: _Logged = {
         "name": "model",
         "signature": _signature(result),
         "input_example": example,
@@ -287,13 +295,13 @@ def _pinned(*packages: str) -> list[str]:
     ]
 
 
-def _log_lightgbm(native: Any, common: dict[str, Any]) -> Any:
+def _log_lightgbm(native: Any, common: _Logged) -> Any:
     import mlflow.lightgbm
 
     return mlflow.lightgbm.log_model(native, pip_requirements=_pinned("lightgbm"), **common)
 
 
-def _log_pytorch(native: Any, common: dict[str, Any]) -> Any:
+def _log_pytorch(native: Any, common: _Logged) -> Any:
     import cloudpickle  # type: ignore[import-untyped]
     import mlflow.pytorch
 
@@ -320,14 +328,14 @@ class _NamedColumns:
         mlflow.tensorflow.save_model(path=path, mlflow_model=mlflow_model, signature=False, **kwargs)
 
 
-def _log_tensorflow(native: Any, common: dict[str, Any]) -> Any:
+def _log_tensorflow(native: Any, common: _Logged) -> Any:
     from mlflow.models import Model
 
     requirements = _pinned("tensorflow", "keras")
     return Model.log(artifact_path=None, flavor=_NamedColumns, model=native, pip_requirements=requirements, **common)
 
 
-_LOG: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
+_LOG: dict[str, Callable[[Any, _Logged], Any]] = {
     "lightgbm": _log_lightgbm,
     "pytorch": _log_pytorch,
     "tensorflow": _log_tensorflow,

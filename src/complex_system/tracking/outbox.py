@@ -22,7 +22,7 @@ import numpy as np
 
 from complex_system.domain.dataset import BY_KEY, Dataset
 from complex_system.errors import DeclarationError, TrainingFailedError
-from complex_system.protocol.base import Message, to_wire
+from complex_system.protocol.base import Message
 from complex_system.protocol.training import CrossValidation, Scores
 from complex_system.tracking.base import TrainingResult
 from complex_system.training.base import Parameter, Progress, Trainer
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 MAX_KEPT = 5
 """Trainings of one trainer that are kept; of more, the oldest are given up."""
+_NO_REFERENCE = b"null"
 _MANIFEST, _ARRAYS, _ONNX, _NATIVE = "training.json", "data.npz", "model.onnx", "native"
 _WRITING = ".writing-"
 _PARTS = ("train", "validation")
@@ -63,7 +64,7 @@ class _Manifest(Message, frozen=True, kw_only=True):
         started_at: Begin of the training.
         trained_at: End of the training.
         timings: Seconds by step.
-        reference: The distribution of the training data, for drift; None where there is none.
+        reference: The distribution of the training data, for drift, as JSON; ``null`` where there is none.
         cross_validation: Scores in the folds; None where there were none.
         parameters: Hyperparameters.
         history: Step, steps in all, training and validation error of each report.
@@ -82,7 +83,7 @@ class _Manifest(Message, frozen=True, kw_only=True):
     started_at: datetime
     trained_at: datetime
     timings: dict[str, float]
-    reference: dict[str, Any] | None
+    reference: msgspec.Raw
     cross_validation: CrossValidation | None
     parameters: dict[str, Parameter]
     history: list[tuple[int, int, float, float]]
@@ -112,7 +113,7 @@ class Outbox:
         manifest = _Manifest(
             trainer=result.trainer, framework=result.framework, round=result.round, declaration=result.dataset.as_content(),
             target=data.target, feature_names=data.feature_names, validation=result.validation, started_at=result.started_at,
-            trained_at=result.trained_at, timings=result.timings, reference=result.reference,
+            trained_at=result.trained_at, timings=result.timings, reference=msgspec.Raw(result.reference or _NO_REFERENCE),
             cross_validation=result.cross_validation, parameters=dict(model.parameters),
             history=[astuple(each) for each in model.history], best_step=model.best_step,
             copies=data.copies, split=data.split,
@@ -123,7 +124,7 @@ class Outbox:
         self._clean()
         folder = Path(tempfile.mkdtemp(prefix=_WRITING, dir=self._folder))
         try:
-            (folder / _MANIFEST).write_text(json.dumps(to_wire(manifest)), encoding="utf-8")
+            (folder / _MANIFEST).write_bytes(msgspec.json.encode(manifest))
             arrays = {f"{part}_{axis}": getattr(getattr(data, part), axis) for part in _PARTS for axis in "xy"}
             with (folder / _ARRAYS).open("wb") as file:
                 np.savez(file, **arrays)
@@ -184,7 +185,8 @@ class Outbox:
                 trainer=manifest.trainer, framework=manifest.framework, round=manifest.round,
                 dataset=Dataset.restored(manifest.declaration), data=data, model=model,
                 onnx_model=(kept.path / _ONNX).read_bytes(), validation=manifest.validation, started_at=manifest.started_at,
-                trained_at=manifest.trained_at, timings=manifest.timings, reference=manifest.reference,
+                trained_at=manifest.trained_at, timings=manifest.timings,
+                reference=None if manifest.reference == _NO_REFERENCE else bytes(manifest.reference),
                 cross_validation=manifest.cross_validation,
             )  # fmt: skip
         except (OSError, ValueError, KeyError, DeclarationError, msgspec.MsgspecError) as error:

@@ -261,15 +261,10 @@ class ModelRegistry:
         require_signature(what, ref.model, metadata, self._model_key)
         return files[ONNX_FILE], metadata
 
-    def load_reference(self, ref: ModelVersionRef) -> dict[str, Any] | None:
-        """Return the description of a version's training data, as its trainer logged it; None where there is none to read."""
+    def load_reference(self, ref: ModelVersionRef) -> bytes | None:
+        """Return the description of a version's training data, as its trainer logged it; None where it logged none."""
         with translated(self._uri, "loading a model's reference"):
-            files = self._artifacts(ref, REFERENCE_FOLDER, (REFERENCE_FILE,))
-        try:
-            body = json.loads(files.get(REFERENCE_FILE, b"null"))
-        except ValueError:
-            return None
-        return body if isinstance(body, dict) else None
+            return self._artifacts(ref, REFERENCE_FOLDER, (REFERENCE_FILE,)).get(REFERENCE_FILE)
 
     def _artifacts(self, ref: ModelVersionRef, folder: str, names: Iterable[str]) -> dict[str, bytes]:
         """Return the files of these names in an artifact folder of a version's run. The caller translates errors."""

@@ -113,7 +113,7 @@ class Trainer(ABC):
         """Return the model that :meth:`TrainedModel.saved` made bytes of.
 
         Raises:
-            ValueError: The bytes are no such model.
+            ValueError: The bytes are not such a model.
         """
 
 

@@ -24,11 +24,10 @@ from complex_system.domain.dataset import ID
 from complex_system.domain.keys import uuid7
 from complex_system.domain.records import Record
 from complex_system.errors import InvalidRequestError, TooLargeError
-from complex_system.messaging.codec import serialize_to_bin
 from complex_system.messaging.connection import ServiceConnection
-from complex_system.messaging.errors import to_thing
 from complex_system.messaging.ingest.streams import ROOM_FOR_REASON, IngestStreams
 from complex_system.messaging.subjects import INGEST_RAW
+from complex_system.messaging.things import serialize_to_bin, to_thing
 from complex_system.settings import Settings
 
 ORDER_HEADER = "Record-Revision"

@@ -18,9 +18,9 @@ from nats.errors import Error as NatsError
 
 from complex_system.errors import BackupError, ComplexSystemError, NobodyListensError
 from complex_system.messaging.connection import ServiceConnection
-from complex_system.messaging.errors import to_thing
 from complex_system.messaging.ingest.streams import DEAD_STREAM, STREAM
 from complex_system.messaging.subjects import reply_subject
+from complex_system.messaging.things import to_thing
 from complex_system.protocol.base import Empty
 from complex_system.protocol.database import GET_COUNTS
 from complex_system.settings import Settings

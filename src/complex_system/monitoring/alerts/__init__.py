@@ -1,1 +1,1 @@
-"""Alerts: rules, when they are broken, what they say, and the webhook. Pure but for the webhook; no broker, no database."""
+"""Alerts: the rules, when they are broken, and what an alert says. Pure: no broker, no database, no network."""

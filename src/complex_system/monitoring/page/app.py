@@ -24,8 +24,8 @@ from complex_system.monitoring.page import answers
 from complex_system.monitoring.page.components import SIGNS, View, attributes, sign
 from complex_system.monitoring.page.formatting import Clock, Level, Viewer
 from complex_system.monitoring.page.gateway import WsgiGateway
+from complex_system.monitoring.page.period_report import make_report
 from complex_system.monitoring.page.reading import DEFAULT_PERIOD, PERIODS, Facts, Period, Reading, take
-from complex_system.monitoring.page.report import make_report
 from complex_system.monitoring.page.views import alerts, data, models, overview, predictions, system
 
 VIEWS = (overview.VIEW, models.VIEW, predictions.VIEW, data.VIEW, system.VIEW, alerts.VIEW)

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
+import http.client
 import logging
+import threading
 import time
-from collections import OrderedDict
+import urllib.error
+import urllib.request
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
+import msgspec
+
+from complex_system.errors import DeclarationError
 from complex_system.monitoring.alerts.evaluation import AlertChange, AlertRules, with_action
-from complex_system.monitoring.alerts.webhook import Webhook
 from complex_system.monitoring.points import Figures
-from complex_system.protocol.base import Event, to_wire
+from complex_system.protocol.base import Event
 from complex_system.protocol.operations import ALERT_ENDED, ALERT_RAISED, Action, Alert, Alerts
 from complex_system.protocol.training import ComparisonFinished, TrainingRound
 
@@ -19,6 +29,12 @@ log = logging.getLogger(__name__)
 
 MAX_PAST = 200
 """Ended alerts that ``get-alerts`` still returns."""
+MAX_WAITING = 1000
+"""Messages that wait while the receiver is away; then the oldest are dropped."""
+ATTEMPT_SECONDS = 10.0
+LONGEST_PAUSE = 60.0
+REFUSED = (400, 405, 410, 413, 415, 422)
+"""Statuses with which a receiver refuses this very message: sending it again would hold up those behind it indefinitely."""
 
 Announce = Callable[[Event[Alert], Alert], Awaitable[None]]
 Keep = Callable[[Alert], None]
@@ -104,8 +120,7 @@ class Alerting:
                 self._remember(alert)
             await self._announce(ALERT_RAISED if raised else ALERT_ENDED, alert)
             if self._webhook is not None:
-                message = {"event": f"alert-{change.kind}", "system": self._system, "text": alert.message}
-                self._webhook.send({**message, "alert": to_wire(alert)})
+                self._webhook.send(WebhookMessage(f"alert-{change.kind}", self._system, alert.message, alert))
 
     def _remember(self, alert: Alert) -> None:
         self._past[alert.key] = alert
@@ -117,3 +132,130 @@ class Alerting:
         """Send what the webhook's receiver does not have yet, for at most so many seconds."""
         if self._webhook is not None and (lost := await asyncio.to_thread(self._webhook.close, seconds)):
             log.error("%d alerts did not reach the webhook", lost)
+
+
+class WebhookMessage(msgspec.Struct, frozen=True):
+    """What is posted, as JSON.
+
+    Attributes:
+        event: ``alert-raised`` or ``alert-ended``.
+        system: What the deployment calls itself.
+        text: The sentence.
+        alert: All that is known of the alert.
+    """
+
+    event: str
+    system: str
+    text: str
+    alert: Alert
+
+
+class Webhook:
+    """Sends messages in a thread of its own; no caller waits for it.
+
+    A message is repeated, after pauses that double up to a minute, until the receiver answers with a status of 2xx. User and password
+    in the address become a basic authorization. The address is a secret: messages in the log name its host only.
+    """
+
+    def __init__(self, url: str, first_pause: float = 1.0) -> None:
+        """Start the thread.
+
+        Args:
+            url: http or https address.
+            first_pause: Seconds until a message is sent again.
+
+        Raises:
+            DeclarationError: The address is not valid.
+        """
+        self._request_url, self._headers, self.host = _parsed(url)
+        self._first_pause = first_pause
+        self._waiting: deque[WebhookMessage] = deque()
+        self._news = threading.Condition()
+        self._closed = False
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="webhook", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Messages that the receiver does not have yet."""
+        return len(self._waiting)
+
+    def send(self, message: WebhookMessage) -> None:
+        """Queue a message."""
+        with self._news:
+            if len(self._waiting) >= MAX_WAITING:
+                log.error("The webhook at %s is away for too long: an alert of rule '%s' is dropped", self.host,
+                          self._waiting.popleft().alert.rule)  # fmt: skip
+            self._waiting.append(message)
+            self._news.notify()
+
+    def close(self, seconds: float) -> int:
+        """Send what waits for at most so many seconds more; blocking. Return the number of messages that were not delivered."""
+        with self._news:
+            self._closed = True
+            self._news.notify()
+        self._thread.join(seconds)
+        self._stopped.set()
+        return self.waiting
+
+    def _work(self) -> None:
+        pause = self._first_pause
+        while not self._stopped.is_set():
+            with self._news:
+                while not self._waiting and not self._closed:
+                    self._news.wait()
+                if not self._waiting:
+                    return
+                message = self._waiting[0]
+            problem = self._post(message)
+            if not problem:
+                pause = self._first_pause
+                with self._news, contextlib.suppress(ValueError):
+                    self._waiting.remove(message)  # it may have been dropped meanwhile
+                continue
+            log.warning("The webhook at %s did not take an alert: %s. Again in %g s.", self.host, problem, pause)
+            self._stopped.wait(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _post(self, message: WebhookMessage) -> str:
+        """Send a message; return why it must be sent again, or an empty text."""
+        body = msgspec.json.encode(message)
+        request = urllib.request.Request(self._request_url, body, self._headers, method="POST")  # noqa: S310 - http or https
+        try:
+            with _OPENER.open(request, timeout=ATTEMPT_SECONDS):
+                return ""
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code in REFUSED:
+                log.error("The webhook at %s refuses an alert with status %d; it is not sent again", self.host, error.code)
+                return ""
+            return f"status {error.code}"
+        except (OSError, http.client.HTTPException) as error:  # the text of an error may hold the address
+            return type(error.reason if isinstance(error, urllib.error.URLError) else error).__name__
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect would carry the authorization to another host, and turn the POST into a GET."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Follow none."""
+
+
+_OPENER = urllib.request.build_opener(_NoRedirects)
+
+
+def _parsed(url: str) -> tuple[str, dict[str, str], str]:
+    headers = {"Content-Type": "application/json", "User-Agent": "complex-system"}
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or parts.scheme not in ("http", "https"):
+        raise DeclarationError("The webhook's address must begin with http:// or https:// and name a host.")
+    place = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
+    if parts.username is not None:
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
+    return urlunsplit((parts.scheme, place, parts.path, parts.query, "")), headers, place

@@ -44,7 +44,7 @@ class DatabaseClock:
         sent = time.time()
         try:
             told = await database.now()
-        except NobodyListensError:  # nor does anybody keep the history; or the database service is of an earlier release
+        except NobodyListensError:  # so nobody keeps the history either; or the database service is of an earlier release
             return
         ahead = told - (sent + time.time()) / 2
         if abs(ahead - self._ahead) > MAX_DEVIATION:  # less is the way of the messages
@@ -64,7 +64,7 @@ class HistoryKeeper:
             monitor: Whose history it is.
             documents: The database.
             waiting_hours: Hours that predictions wait for their truth.
-            check: Called directly before every write; raises where this process must not write any more.
+            check: Called directly before every write; raises where this process must no longer write.
         """
         self._check = check
         self._monitor = monitor

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from contextlib import aclosing
 from datetime import datetime
-from typing import Any
 
 from complex_system.background import run
 from complex_system.domain.dataset import Dataset
@@ -42,18 +41,18 @@ class ReferenceSource:
             TrackingUnavailableError: MLflow does not answer.
         """
 
-        def load() -> tuple[ModelVersionRef, dict[str, Any] | None] | None:
+        def load() -> tuple[ModelVersionRef, bytes | None] | None:
             champion = self._registry.champion()
             return None if champion is None else (champion, self._registry.load_reference(champion))
 
         found = await run(load, "mlflow")
         if found is None:
             return None
-        champion, body = found
-        if body is None:
+        champion, encoded = found
+        if encoded is None:
             return champion, None
         try:
-            reference = Reference.parse(body)
+            reference = Reference.decoded(encoded)
         except ValueError as error:
             log.warning("The reference of %s version %s cannot be read: %s", champion.model, champion.version, error)
             return champion, None

@@ -12,8 +12,8 @@ from typing import Literal
 
 from complex_system.errors import ComplexSystemError
 from complex_system.messaging.connection import ServiceConnection
-from complex_system.messaging.errors import to_thing, value_of
 from complex_system.messaging.subjects import reply_subject
+from complex_system.messaging.things import to_thing, value_of
 from complex_system.protocol.training import TRAIN_MODEL, TrainingFinished, TrainingProgress, TrainReply, TrainRequest
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from collections.abc import Awaitable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
@@ -157,7 +157,7 @@ class TrainingJob:
                 await asyncio.sleep(0.25 * 2**attempt)
         raise AssertionError("unreachable")
 
-    async def _reference(self, data: TrainingData) -> dict[str, Any]:
+    async def _reference(self, data: TrainingData) -> bytes:
         """Describe the training data; without the raw columns where the database does not answer, because the model matters more."""
         raw: pa.Table | None = None
         try:
@@ -165,7 +165,7 @@ class TrainingJob:
         except ComplexSystemError as error:
             log.warning("The reference of round %s is without raw columns: %s", self.round, error.message)
         reference = await asyncio.to_thread(Reference.of, self._dataset, data.train.x, raw)
-        return reference.as_dict()
+        return reference.encoded()
 
     async def _fit(self, trainer: Trainer, data: TrainingData) -> tuple[TrainedModel, bytes]:
         loop = asyncio.get_running_loop()

@@ -1,7 +1,7 @@
 """Models of others: what they take is read before anything of them is loaded, and their code runs in a process of its own.
 
 Such a model is code. The process has no secret in its environment and no connection of ours, is ended when it takes too long, and may
-end itself without harm. It is no sandbox: it runs as the same user and reads that user's files, so names are allowed one by one.
+end itself without harm. It is not a sandbox: it runs as the same user and can read that user's files, so models are allowed by name.
 
 This module is also the program of that process: ``python -m complex_system.serving.models.foreign FOLDER``. Requests and answers are
 numbers and texts with their lengths, never pickles.

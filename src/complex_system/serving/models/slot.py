@@ -149,9 +149,7 @@ class ModelSlot:
         """Return what to say where the source has no model any more; None where nothing is loaded either."""
         if self.reference is None:
             return None
-        told = (
-            f"{self.reference} stays loaded; it is not {self.source.label} any more, and there is no other: was it deleted?"
-        )
+        told = f"{self.reference} stays loaded; it is no longer {self.source.label}, and there is no other: was it deleted?"
         if self.source_problem != told:
             log.warning("%s", told)
         return told

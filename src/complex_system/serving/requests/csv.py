@@ -92,9 +92,10 @@ def _as_in_files(given: Mapping[str, tuple[str, ...]], columns: Mapping[str, Col
     faults: list[RecordFault] = []
     for name, series in texts.items():
         column = columns.get(name)
-        read[name] = file_values(series, column, written[name])
-        if _is_number(column) and str in set(map(type, read[name])):
-            for place, value in enumerate(read[name]):
+        found = file_values(series, column, written[name])
+        read[name] = found.to_list()
+        if _is_number(column):
+            for place, value in found.others.items():
                 if isinstance(value, str) and (doubt := written[name].doubt(value)):
                     faults.append({"record": place, "id": None, "field": name, "problem": doubt})
     if faults:

@@ -12,15 +12,15 @@ import pyarrow as pa
 
 from complex_system.domain.dataset import ID, Column, Dataset
 from complex_system.domain.keys import MAX_KEY
-from complex_system.domain.records import MAX_FAULTS, faults_message, missing_values, raw_check
+from complex_system.domain.records import MAX_FAULTS, faults_message, raw_check, suspects
 from complex_system.domain.types import MAX_TEXT, column_type
 from complex_system.errors import InvalidRecordError, InvalidRequestError, TooLargeError
 from complex_system.http.limits import LARGE_BODY
-from complex_system.pipeline.expressions import frame_type
+from complex_system.pipeline.expressions import FrameType, frame_type
 from complex_system.pipeline.pipeline import FEW_RECORDS, Pipeline
 from complex_system.serving.requests.batch import Batch, ColumnBatch, FeatureBatch, RecordBatch
+from complex_system.serving.requests.column_names import ColumnNames, UnknownColumns
 from complex_system.serving.requests.json import json_of
-from complex_system.serving.requests.naming import ColumnNames, UnknownColumns
 
 
 class BatchReader:
@@ -61,7 +61,7 @@ class BatchReader:
         self._wrapped_raw: msgspec.json.Decoder[Any] = msgspec.json.Decoder(raw)
         self._elements: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
         known = {column.name: column for column in self.declared}
-        self._types: dict[str, Any] = {
+        self._types: dict[str, FrameType] = {
             name: frame_type(known[name]) if name in known else pl.String for name in self._check.names
         }
         self._required = {column.name for column in pipeline.dataset.columns if not column.optional}
@@ -245,7 +245,7 @@ class _ColumnCheck:
         # Values that need more than a look at their types are checked record by record.
         self._simple = column is None or (column.type != "integer" and not column_type(column).is_list)
         self._min_length, self._max_length = (1, MAX_KEY) if name == ID else (0, MAX_TEXT)
-        self._missing = frozenset[Any]() if column is None else missing_values(column)
+        self._suspects = frozenset[Any]() if column is None else suspects(column)
 
     def series(self, columns: Mapping[str, Sequence[Any]], size: int) -> pl.Series:
         """Return the column's values as a typed series, null for each where it is missing.
@@ -266,6 +266,6 @@ class _ColumnCheck:
 
     def _types_of(self, values: Sequence[Any]) -> set[type]:
         found = set(map(type, values))
-        if not self._simple or not found <= self._allowed or not self._missing.isdisjoint(values):
+        if not self._simple or not found <= self._allowed or not self._suspects.isdisjoint(values):
             raise TypeError(self.name)
         return found

@@ -1,1 +1,1 @@
-"""The REST protocols."""
+"""The REST protocols: ours, the Open Inference Protocol, MLflow's scoring. What they answer with comes from the engine."""

@@ -64,7 +64,7 @@ class Live(msgspec.Struct, frozen=True):
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """Predictions can be made. Who does not know the API key is not told with which model."""
+    """Predictions can be made. The model is named only to callers with the API key."""
 
     status: Literal["ready"]
     model: PredictingModel | msgspec.UnsetType = msgspec.UNSET

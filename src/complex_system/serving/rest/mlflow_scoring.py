@@ -21,10 +21,10 @@ from complex_system.domain.dataset import Dataset
 from complex_system.errors import ComplexSystemError, InvalidRequestError
 from complex_system.http.responses import REQUEST_ID, json_response
 from complex_system.serving.requests.batch import Batch
+from complex_system.serving.requests.column_names import FEATURES, FEATURES_HEADER
 from complex_system.serving.requests.csv import csv_columns, csv_text
 from complex_system.serving.requests.examples import example_columns, example_record
 from complex_system.serving.requests.json import json_of
-from complex_system.serving.requests.naming import FEATURES, FEATURES_HEADER
 from complex_system.serving.requests.reader import BatchReader
 from complex_system.serving.rest.endpoint import Backend, ErrorFormat, PredictionRequest, Responses, Routes, error_text
 from complex_system.serving.rest.schemas import SCORING_REQUEST, Schema, reference
@@ -139,7 +139,7 @@ def read_csv(reader: BatchReader, body: bytes, *, as_features: bool = False) -> 
     """A CSV body with a header; an empty field is a missing value. With ``as_features`` it has processed features.
 
     Raises:
-        InvalidRequestError: It is no CSV in UTF-8 with a header.
+        InvalidRequestError: The body is not CSV in UTF-8 with a header.
         InvalidRecordError: A record is malformed.
     """
     declared = () if as_features else reader.declared

@@ -24,8 +24,8 @@ from complex_system.errors import (
 from complex_system.http.responses import REQUEST_ID, json_response
 from complex_system.serving.models.manager import CHAMPION
 from complex_system.serving.requests.batch import Batch
+from complex_system.serving.requests.column_names import FEATURES
 from complex_system.serving.requests.examples import example_columns
-from complex_system.serving.requests.naming import FEATURES
 from complex_system.serving.requests.reader import BatchReader
 from complex_system.serving.rest.endpoint import Backend, ErrorFormat, PredictionRequest, Responses, Routes, error_text
 from complex_system.serving.rest.oip_tensors import (

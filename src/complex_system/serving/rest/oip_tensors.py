@@ -15,8 +15,8 @@ from complex_system.domain.records import MAX_FAULTS, faults_message, shown
 from complex_system.domain.types import column_type
 from complex_system.errors import InvalidRecordError, InvalidRequestError, RecordFault
 from complex_system.serving.requests.batch import Batch
+from complex_system.serving.requests.column_names import FEATURES
 from complex_system.serving.requests.json import explain_type, json_of, unmarked
-from complex_system.serving.requests.naming import FEATURES
 from complex_system.serving.requests.reader import BatchReader
 from complex_system.serving.rest.endpoint import fault_lines, joined_lines
 
@@ -61,6 +61,7 @@ class Inputs:
         """Name a tensor for each column, with its datatype; those of lists hold texts of JSON."""
         self.datatypes = {column.name: datatype_of(column) for column in columns}
         self.lists = {column.name for column in columns if column_type(column).is_list}
+        self.censored = {column.name for column in columns if column.censored}
 
 
 _decoder = msgspec.json.Decoder(InferenceRequest)
@@ -154,6 +155,8 @@ def _column(tensor: InputTensor, inputs: Inputs) -> list[Any]:
         raise InvalidRequestError(f"The input '{name}' must have the shape [n] or [n, 1], not {tensor.shape[:4]}.")
     datatype = inputs.datatypes.get(tensor.name, "BYTES")
     allowed = _NUMBERS if datatype in ("FP64", "INT64") else (datatype,)
+    if tensor.name in inputs.censored:
+        allowed = (*allowed, "BYTES")  # numbers, and texts such as <0.01
     if (tensor.name == ID or tensor.name in inputs.datatypes) and tensor.datatype not in allowed:
         wanted = " or ".join((", ".join(allowed[:-1]), allowed[-1])) if len(allowed) > 1 else allowed[0]
         raise InvalidRequestError(f"The input '{name}' must have the datatype {wanted}, not {tensor.datatype[:20]}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from complex_system.domain.dataset import ID, Column, Dataset
@@ -93,14 +94,15 @@ def _column_schema(column: Column, *, is_target: bool) -> Schema:
         schema["items"] = {"type": "string", "enum": list(column.categories)}
         schema["uniqueItems"] = True
     elif column.categories:
-        schema["enum"] = [*column.categories, *([None] if column.optional else [])]
+        schema["enum"] = [*column.categories, *column.spelled, *([None] if column.optional else [])]
     elif schema["type"] in ("string", ["string", "null"]):
         schema["maxLength"] = MAX_TEXT
     if column.type == "list of shares":
         schema["items"] = {"type": "number", "minimum": 0, "maximum": 1}
         notes.append("As many shares as the other list has entries; they add up to 1.")
-    if column.format:
-        notes.append(f"Format: {column.format}.")
+    if column.censored:
+        schema["type"] = ["number", "string", *(["null"] if column.optional else [])]
+    notes += _readings(column)
     if column.fill is not None:
         notes.append(f"{_fill(column)} where it is missing.")
     if notes:
@@ -108,6 +110,17 @@ def _column_schema(column: Column, *, is_target: bool) -> Schema:
     if not is_target:
         schema["example"] = example_value(column)
     return schema
+
+
+def _readings(column: Column) -> Iterator[str]:
+    """Yield how texts are read."""
+    if column.format:
+        yield f"Format: {column.format}."
+    if column.censored:
+        written = {"left": "'<0.01'", "right": "'>100'", "both": "'<0.01' or '>100'"}[column.censored]
+        yield f"A value beyond a limit is a text such as {written}."
+    if column.spelled:
+        yield "Read are " + ", ".join(f"'{written}' as '{category}'" for written, category in column.spelled.items()) + "."
 
 
 def _fill(column: Column) -> str:

@@ -1,1 +1,1 @@
-"""The store on MariaDB."""
+"""The store on MariaDB. Its driver is imported in ``pool`` and nowhere else."""

@@ -10,7 +10,7 @@ from typing import Any
 from typing_extensions import override
 
 from complex_system.domain.documents import Cursor, Document, decoded_body
-from complex_system.storage.documents import DOCUMENTS, DocumentStore
+from complex_system.storage.base import DOCUMENTS, DocumentStore
 from complex_system.storage.maria.pool import MariaConnections, change, change_each, select
 
 _TEXT = "CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 from typing_extensions import override
 
 from complex_system.domain.dataset import ID
 from complex_system.domain.documents import Cursor, Document, decoded_body
-from complex_system.storage.documents import DocumentStore
+from complex_system.storage.base import DocumentStore
 from complex_system.storage.mongo.connection import Collection
+from complex_system.storage.mongo.connection import Document as StoredDocument
 from complex_system.storage.mongo.schema import Collections
 
 _PAGE = 1000
@@ -33,7 +33,7 @@ class MongoDocuments(DocumentStore):
 
     @override
     async def save(self, documents: Sequence[Document]) -> None:
-        def build() -> list[dict[str, Any]]:
+        def build() -> list[StoredDocument]:
             rows = {_id(d.kind, d.key): d for d in documents}
             return [{ID: key, "kind": d.kind, "at": d.at, "body": d.encoded_body()} for key, d in sorted(rows.items())]
 
@@ -52,7 +52,7 @@ class MongoDocuments(DocumentStore):
         limit: int = 500,
         after: Cursor | None = None,
     ) -> list[Document]:
-        query: dict[str, Any] = {"kind": kind, "at": {"$gte": start, "$lt": end}}
+        query: StoredDocument = {"kind": kind, "at": {"$gte": start, "$lt": end}}
         if after is not None:
             # The cursor's own time is read again without the documents up to the cursor.
             if newest_first:
@@ -94,5 +94,5 @@ def _id(kind: str, key: str) -> str:
     return f"{kind}|{key}"
 
 
-def _documents(found: list[dict[str, Any]]) -> list[Document]:
+def _documents(found: list[StoredDocument]) -> list[Document]:
     return [Document(d["kind"], d[ID].split("|", 1)[1], float(d["at"]), decoded_body(d["body"])) for d in found]

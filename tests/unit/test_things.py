@@ -13,8 +13,7 @@ from fastiot.core import serialization as fastiot
 from fastiot.msg import Thing
 from pydantic import ValidationError
 
-from complex_system.messaging.codec import serialize_from_bin, serialize_to_bin
-from complex_system.messaging.errors import to_thing
+from complex_system.messaging.things import serialize_from_bin, serialize_to_bin, to_thing
 
 
 class Level(enum.IntEnum):

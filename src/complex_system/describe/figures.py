@@ -1,4 +1,4 @@
-"""Drawings of the report as SVG, and texts of the file as markup.
+"""Figures of the report: numbers as a person writes them, distributions as SVG, and texts of the file as markup.
 
 Labels are outside of the drawings, so that they keep their size when a drawing is scaled.
 """
@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from complex_system.describe.findings import figure, percent, signed
 from complex_system.describe.quality import ColumnQuality, NumberSummary
 from complex_system.monitoring.page.svg import safe as escaped
 from complex_system.monitoring.page.svg import tag
@@ -34,6 +33,60 @@ def _visible(text: str) -> str:
 def name(text: str) -> str:
     """Return a name of the file, apart from the direction of the text around it."""
     return tag("bdi", safe(text) or "(no name)")
+
+
+# Numbers
+
+
+def figure(value: float, unit: str = "") -> str:
+    """Return a number as a person writes it, with its unit."""
+    value = float(value)
+    if value == round(value) and abs(value) < 1e15:
+        text = f"{value:,.0f}"
+    elif abs(value) >= 10_000:
+        text = f"{value:,.1f}" if abs(value) < 1e9 else f"{value:.4g}"
+    else:
+        text = f"{value:.4g}"
+    text = text.replace("-", "−")
+    return f"{text}\u00a0{unit}" if unit else text
+
+
+def signed(value: float) -> str:
+    """Return a correlation with its sign and two decimals, three where it is almost 1."""
+    return f"{value:+.3f}".replace("-", "−") if 0.995 <= abs(value) < 1 else f"{value:+.2f}".replace("-", "−")
+
+
+def percent(share: float) -> str:
+    """Return a part in percent."""
+    value = 100 * share
+    digits = 0 if value in (0, 100) or 9.95 <= value < 99.5 else 1 if 99.5 <= value < 99.95 or value >= 0.95 else 2
+    return f"{value:.{digits}f}\u00a0%"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def times(count: int) -> str:
+    """Return a count of events."""
+    return "once" if count == 1 else f"{count:,} times"
+
+
+def lasting(seconds: float) -> str:
+    """Return a duration in its largest unit."""
+    for size, noun in ((86400 * 365.25, "year"), (86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= 1.5 * size or seconds == size:
+            amount = seconds / size
+            return (
+                f"{amount:.0f} {noun}{'' if amount == 1 else 's'}"
+                if amount >= 10 or amount == round(amount)
+                else f"{amount:.1f} {noun}s"
+            )
+    return f"{seconds:.3g} s"
+
+
+# Drawings
 
 
 def _drawing(content: str, width: float, height: float, label: str) -> str:

@@ -11,7 +11,7 @@ import typer
 from fastiot.cli.model.project import ProjectContext
 from fastiot.cli.typer_app import DEFAULT_CONTEXT_SETTINGS, extras_cmd
 
-from complex_system.cli import _config, _errors_of, _names, _say
+from complex_system.cli.shared import config_of, deployment_names, errors_of, say
 
 if TYPE_CHECKING:
     from complex_system.predict.client import RestClient
@@ -34,7 +34,7 @@ def predict(
             "-d",
             help="Whose champion predicts. By default the one that `fiot run` runs, else the service on this machine.",
             show_default=False,
-            autocompletion=_names,
+            autocompletion=deployment_names,
         ),
     ] = "",
     url: Annotated[
@@ -61,13 +61,13 @@ def predict(
 
         fiot extras predict tomorrow.xlsx -o predictions.csv
     """
-    from complex_system.predict.command import predict_command
+    from complex_system.predict.file import predict_command
 
-    with _errors_of(_COMMAND):
+    with errors_of(_COMMAND):
         client = _client(deployment, url, ca)
         raise typer.Exit(
             predict_command(
-                file, client, output, force=force, out=sys.stdout, err=sys.stderr, say=lambda text: _say(text, err=True)
+                file, client, output, force=force, out=sys.stdout, err=sys.stderr, say=lambda text: say(text, err=True)
             )
         )
 
@@ -75,15 +75,16 @@ def predict(
 def _client(deployment: str, url: str, ca: Path | None) -> RestClient:
     """Return a client of the service that the command line names."""
     from complex_system.local.plan import run_directory
-    from complex_system.predict.client import RestClient
-    from complex_system.predict.command import running_service, service_of
+    from complex_system.predict.client import RestClient, running_service, service_of
     from complex_system.settings import Settings
 
     context = ProjectContext.default
     root = Path(context.project_root_dir)
     if deployment:
-        _config(deployment)
-    runs = {name: run_directory(name, root) for name in ([deployment] if deployment else _names() if not url else [])}
+        config_of(deployment)
+    runs = {
+        name: run_directory(name, root) for name in ([deployment] if deployment else deployment_names() if not url else [])
+    }
     found = running_service(runs, Settings().api_key)
     if found is None:
         environment = context.env_for_deployment(deployment) if deployment else {}

@@ -157,9 +157,9 @@ class ColumnNames:
 
 
 def written_number(text: str) -> str:
-    """Return how a number in a text is written as JSON has it; empty where it is no number.
+    """Return the number in a text as JSON writes it; empty if the text is not a number.
 
-    Where its comma may stand for decimals or for thousands, both are told.
+    If its comma may separate decimals or thousands, both readings are returned.
     """
     text = text.strip()
     plain = text.replace(".", "").replace(",", ".").lstrip("+")

@@ -13,23 +13,33 @@ The parts are copied in this order, so that they fit together although everythin
 from __future__ import annotations
 
 import asyncio
+import shutil
+import sqlite3
 from collections.abc import AsyncIterator, Collection
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from complex_system import __version__
-from complex_system.backup.files import MLFLOW_FILES, has_files, other_files, save_mlflow, save_wandb
 from complex_system.backup.manifest import Manifest, Say, copy_files, new_folder, read_manifest, verify, write_manifest
+from complex_system.backup.parquet import TablesReader, TablesWriter
 from complex_system.backup.places import DATABASE, DECLARATION, MLFLOW, STREAMS, WANDB, Place, Where
-from complex_system.backup.tables import TablesReader, TablesWriter
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import BackupError
 from complex_system.messaging.ingest.snapshots import STREAMS as STREAM_NAMES
 from complex_system.messaging.ingest.snapshots import StreamSnapshots
 from complex_system.storage.copies import StoreCopy
+from complex_system.tracking.artifact_store import ArtifactStore
+from complex_system.tracking.wandb import artifact_folder
+
+MLFLOW_FILES = (MLFLOW_STORE, MLFLOW_ARTIFACTS) = ("mlflow.db", "artifacts")
+"""What is copied of MLflow's folder: not its accounts."""
+
+_TRIES = 3
+_BUSY_SECONDS = 60.0
+_WANDB_CACHES = {("artifacts", "obj"), ("artifacts", "staging")}
 
 
 def backup_command(where: Where, folder: Path, say: Say, without: Collection[str] = ()) -> None:
@@ -73,9 +83,9 @@ async def back_up(place: Place, deployment: str, folder: Path, say: Say, without
             manifest = await _save_database(place, new / DATABASE, say, manifest)
             say(f"{manifest.database}: {_listed(manifest.rows)}")
         if MLFLOW in parts:
-            say(await asyncio.to_thread(save_mlflow, _known(place.mlflow, MLFLOW), new / MLFLOW))
+            say(await asyncio.to_thread(_save_mlflow, _known(place.mlflow, MLFLOW), new / MLFLOW))
         if WANDB in parts:
-            say(await asyncio.to_thread(save_wandb, _known(place.wandb, WANDB), new / WANDB))
+            say(await asyncio.to_thread(_save_wandb, _known(place.wandb, WANDB), new / WANDB))
         if DECLARATION in parts:
             say(f"declaration: {copy_files(place.config_dir, new / DECLARATION):,} files")
         await asyncio.to_thread(write_manifest, new, manifest)
@@ -143,6 +153,58 @@ async def _save_database(place: Place, folder: Path, say: Say, manifest: Manifes
         return replace(manifest, database=store.label, rows=dict(writer.rows), tables=tables)
 
 
+def _save_mlflow(folder: Path, target: Path) -> str:
+    """Copy MLflow's database, and then its artifacts; return what there is.
+
+    SQLite's own backup copies the database as it is at one moment, also while the server writes. What it names was uploaded before, so
+    it is among the artifacts, which are copied afterwards.
+
+    Raises:
+        BackupError: There is no such database.
+    """
+    store = folder / MLFLOW_STORE
+    if not store.is_file():
+        raise BackupError(
+            f"MLflow has no {MLFLOW_STORE} in {folder}. Name its folder with --mlflow-dir; with another database, leave it out with "
+            "--without mlflow and use the tools of its database and its object store."
+        )
+    target.mkdir(parents=True)
+    try:
+        with (
+            closing(sqlite3.connect(f"{store.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS)) as source,
+            closing(sqlite3.connect(target / MLFLOW_STORE)) as copy,
+        ):
+            source.backup(copy)
+            [(health,)] = copy.execute("PRAGMA quick_check(1)").fetchall()
+            if health != "ok":
+                raise BackupError(f"MLflow's database {store} is damaged: {health}.")
+            counts = [
+                copy.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]  # noqa: S608 - our own names
+                for table in ("runs", "model_versions")
+            ]
+    except sqlite3.Error as error:
+        raise BackupError(f"MLflow's database {store} cannot be copied: {error}.") from error
+    files = copy_files(folder / MLFLOW_ARTIFACTS, target / MLFLOW_ARTIFACTS)
+    return f"MLflow: {counts[0]:,} runs, {counts[1]:,} model versions, {files:,} artifact files"
+
+
+def _save_wandb(folder: Path, target: Path) -> str:
+    """Copy W&B's runs and the artifact store, without what is being written and what is only cached; return what there is."""
+    store, copy = ArtifactStore(artifact_folder(str(folder))), ArtifactStore(artifact_folder(str(target)))
+    for _ in range(_TRIES):
+        # The pointer is copied before what it points to, which could only be missing if it was replaced and removed meanwhile.
+        files = copy_files(folder, target, _is_temporary)
+        newest = copy.newest()
+        if newest is None or copy.has(newest):
+            return f"W&B: {files:,} files, {len(copy.digests()):,} artifacts"
+        shutil.rmtree(target)
+    raise BackupError(f"The newest artifact in {folder} is missing: {store.newest()}.")
+
+
+def _is_temporary(path: Path) -> bool:
+    return path.parts[:2] in _WANDB_CACHES or any(part.startswith((".writing-", ".newest-")) for part in path.parts)
+
+
 async def _restore_database(store: StoreCopy, folder: Path, manifest: Manifest, say: Say, undo: AsyncExitStack) -> str:
     reader = TablesReader(folder, manifest.rows, say)
 
@@ -196,12 +258,27 @@ async def _refuse_what_is_not_empty(
     if MLFLOW in manifest.parts:
         mlflow = _known(place.mlflow, MLFLOW)
         found += [f"{mlflow / name} is there" for name in MLFLOW_FILES if (mlflow / name).exists()]
-    if WANDB in manifest.parts and has_files(wandb := _known(place.wandb, WANDB)):
+    if WANDB in manifest.parts and _has_files(wandb := _known(place.wandb, WANDB)):
         found.append(f"{wandb} has files")
-    if DECLARATION in manifest.parts and (others := other_files(folder / DECLARATION, place.config_dir)):
+    if DECLARATION in manifest.parts and (others := _other_files(folder / DECLARATION, place.config_dir)):
         found.append(f"{place.config_dir} has another {', '.join(others[:3])}; put it away, if the backup's is meant")
     if found:
         raise BackupError(f"Only an empty deployment can be restored: {'; '.join(found)}. Nothing was changed.")
+
+
+def _other_files(backup: Path, folder: Path) -> list[str]:
+    """Return the files of the declaration that a folder has with another content than the backup."""
+    names = [path.relative_to(backup) for path in sorted(backup.rglob("*")) if path.is_file()]
+    return [
+        str(name)
+        for name in names
+        if (folder / name).is_file() and (folder / name).read_bytes() != (backup / name).read_bytes()
+    ]
+
+
+def _has_files(folder: Path) -> bool:
+    """Return whether there is a file below a folder."""
+    return any(path.is_file() for path in folder.rglob("*")) if folder.is_dir() else False
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ import typer
 from fastiot.cli.model.project import ProjectContext
 from fastiot.cli.typer_app import DEFAULT_CONTEXT_SETTINGS, extras_cmd
 
-from complex_system.cli import Deployed, _errors_of, _read
+from complex_system.cli.shared import Deployed, errors_of, read_deployment
 
 if TYPE_CHECKING:
     from complex_system.backup.places import Where
@@ -42,12 +42,12 @@ def backup(
 
     The .env with the passwords is not part of it.
     """
-    from complex_system.backup.command import backup_command
+    from complex_system.backup.deployment import backup_command
     from complex_system.backup.places import PARTS
 
     if unknown := sorted(set(without or ()) - set(PARTS)):
         raise typer.BadParameter(f"--without takes {', '.join(PARTS)}, not '{unknown[0]}'.")
-    with _errors_of("extras backup"):
+    with errors_of("extras backup"):
         where = _where(deployment, servers, mlflow_dir, wandb_dir)
         backup_command(where, folder, lambda text: typer.echo(f"fiot extras backup: {text}"), without or ())
 
@@ -64,9 +64,9 @@ def restore(
 
     With --servers, its database and its broker must run, and no service.
     """
-    from complex_system.backup.command import restore_command
+    from complex_system.backup.deployment import restore_command
 
-    with _errors_of("extras restore"):
+    with errors_of("extras restore"):
         where = _where(deployment, servers, mlflow_dir, wandb_dir)
         restore_command(where, folder, lambda text: typer.echo(f"fiot extras restore: {text}"))
 
@@ -77,7 +77,7 @@ def _where(name: str, servers: bool | None, mlflow_dir: Path | None, wandb_dir: 
 
     context = ProjectContext.default
     return Where(
-        _read(name),
+        read_deployment(name),
         run_directory(name, Path(context.project_root_dir)),
         context.project_namespace,
         servers=servers,

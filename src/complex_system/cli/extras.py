@@ -1,0 +1,165 @@
+"""Commands for people who operate a deployment or bring data: ``fiot extras init-env``, ``add-device`` and others."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from fastiot.cli.model.project import ProjectContext
+from fastiot.cli.typer_app import DEFAULT_CONTEXT_SETTINGS, extras_cmd
+
+from complex_system.cli.shared import Deployed, config_of, errors_of, fail, infrastructure_of, say
+from complex_system.errors import ComplexSystemError, StartError
+
+if TYPE_CHECKING:
+    from complex_system.settings import Settings
+
+
+@extras_cmd.command("init-env", context_settings=DEFAULT_CONTEXT_SETTINGS)
+def init_env(
+    deployment: Deployed,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing .env.")] = False,
+    add: Annotated[bool, typer.Option("--add", help="Add what an existing .env lacks, and change nothing else.")] = False,
+) -> None:
+    """Write a deployment's .env with random passwords for its servers and their users, and a key for its REST interfaces."""
+    from complex_system.deploy.env_file import add_secrets, env_text, missing_variables, write_env
+
+    context = ProjectContext.default
+    path = Path(context.env_file_for_deployment(deployment))
+    with errors_of("extras init-env"):
+        config = config_of(deployment)
+        if add and path.is_file():
+            missing = missing_variables(infrastructure_of(config), context.env_for_deployment(deployment), config.services)
+            added = add_secrets(path, missing, "Added by `fiot extras init-env --add`")
+            typer.echo(f"{path}: {', '.join(added) or 'nothing'} added; next: `fiot config {deployment}`.")
+            return
+        write_env(path, env_text(deployment, infrastructure_of(config), config.services), replace=force)
+    typer.echo(f"{path} is written; next: `fiot config {deployment}` and `fiot start {deployment}`.")
+
+
+@extras_cmd.command("add-device", context_settings=DEFAULT_CONTEXT_SETTINGS)
+def add_device(
+    deployment: Deployed,
+    device: Annotated[str, typer.Argument(help="Name of the device, for instance press-4 or hall-2.press-4.")],
+) -> None:
+    """Make a user of the broker for a device: it may publish records on ingest-raw-datapoints.DEVICE, and nothing else.
+
+    The password is kept in the deployment's .env.
+    """
+    from complex_system.deploy.env_file import add_secrets
+    from complex_system.messaging.nats_client import inbox_prefix
+    from complex_system.messaging.users import device_user
+
+    context = ProjectContext.default
+    path = Path(context.env_file_for_deployment(deployment))
+    with errors_of("extras add-device"):
+        config_of(deployment)
+        user = device_user(device)
+        if user.variable in context.env_for_deployment(deployment):
+            raise StartError(f"The device '{device}' has a user already; its password is {user.variable} in {path}.")
+        [password] = add_secrets(path, [user.variable], f"Device {device}, by `fiot extras add-device`").values()
+    typer.echo(
+        f"user          {device}\npassword      {password}\nsubject       ingest-raw-datapoints.{device}\n"
+        f"inbox prefix  {inbox_prefix(device)}\n\nThe broker knows it after `fiot config {deployment}` and "
+        f"`fiot start {deployment} -d`."
+    )
+
+
+@extras_cmd.command("dead-letters", context_settings=DEFAULT_CONTEXT_SETTINGS)
+def dead_letters(
+    deployment: Deployed,
+    payload: Annotated[bool, typer.Option("--payload", help="Show the payload, too.")] = False,
+    replay: Annotated[bool, typer.Option("--replay", help="Publish them again on their original subjects.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove them.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of dead letters, the oldest first.")] = 100,
+    number: Annotated[int | None, typer.Option(min=1, help="Only the dead letter with this number.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Only those of this source: the part of the subject below the ingest's.")
+    ] = None,
+) -> None:
+    """Show the published messages that could not be accepted, each with its reason; publish them again, or remove them.
+
+    The broker is the one in the deployment's .env, by default on this machine; FASTIOT_NATS_PORT takes precedence over its port.
+    """
+    from complex_system.messaging.operators import Action, manage_dead_letters
+
+    if replay and remove:
+        raise typer.BadParameter(
+            "--replay removes what it publishes; --remove removes without publishing. Name one of them."
+        )
+    action: Action = "replay" if replay else "remove" if remove else "payload" if payload else "show"
+    _over_the_broker(
+        "extras dead-letters",
+        deployment,
+        lambda settings: manage_dead_letters(settings, action, say, limit=limit, number=number, source=source),
+    )
+
+
+@extras_cmd.command("conflicts", context_settings=DEFAULT_CONTEXT_SETTINGS)
+def conflicts(
+    deployment: Deployed,
+    csv: Annotated[bool, typer.Option("--csv", help="Write a CSV with a row for each value that lost.")] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Maximum number of conflicts, by key: 100, or all with --csv.", show_default=False),
+    ] = None,
+) -> None:
+    """Show records that came under keys that exist with other values: key, time, sources, and the columns with both values.
+
+    The deployment must run: its database service answers. The broker is the one in the deployment's .env, by default on this machine;
+    FASTIOT_NATS_PORT takes precedence over its port.
+
+        fiot extras conflicts mongo --csv > conflicts.csv
+    """
+    from complex_system.messaging.operators import list_conflicts
+
+    most = limit or (None if csv else 100)
+    _over_the_broker("extras conflicts", deployment, lambda settings: list_conflicts(settings, say, as_csv=csv, limit=most))
+
+
+def _over_the_broker(command: str, deployment: str, work: Callable[[Settings], Coroutine[Any, Any, int]]) -> None:
+    """Do something over the broker of a deployment."""
+    import asyncio
+
+    from pydantic import ValidationError
+
+    from complex_system.settings import Settings
+
+    try:
+        config_of(deployment)
+        environment = ProjectContext.default.env_for_deployment(deployment)
+        asyncio.run(work(Settings.of({**environment, **os.environ})))
+    except (ComplexSystemError, ValidationError) as error:
+        fail(command, str(error))
+
+
+@extras_cmd.command("describe-data", context_settings=DEFAULT_CONTEXT_SETTINGS)
+def describe_data(
+    file: Annotated[
+        Path, typer.Argument(help="CSV, TSV, JSON lines, Excel or Parquet; the suffix says which.", dir_okay=False)
+    ],
+    target: Annotated[str, typer.Option(help="Column to predict; the last numeric column by default.")] = "",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write the declaration to; the terminal by default.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing declaration.")] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="File to write the data-quality report to; report.html beside the declaration by default."),
+    ] = None,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.")] = False,
+) -> None:
+    """Read a file of records and write a first declaration of its data set, with comments.
+
+    Show what the columns seem to hold, what is suspicious, and whether every record can be processed.
+    """
+    from complex_system.describe.command import describe_to
+
+    with errors_of("extras describe-data"):
+        beside = output.with_name("report.html") if output else None
+        report = None if no_report else report or beside
+        describe_to(file, target, output, force=force, report=report, out=sys.stdout, err=sys.stderr)
