@@ -188,6 +188,7 @@ class _Counters:
                 if (column := f"field '{name}'") in self._reasons
             },
             notes=file.notes,
+            alike=self._alike.found(),
         )
 
 
