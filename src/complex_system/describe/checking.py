@@ -45,6 +45,7 @@ class FileCheck:
         refusing: Columns whose values cost a record, with the first reason.
         notes: What of the file is not a record, or read in a way of its own.
         alike: Labelled records with the same features and target.
+        limits: How many values are beyond a limit, and what stands in for them.
     """
 
     records: int
@@ -60,6 +61,7 @@ class FileCheck:
     refusing: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     alike: Copies = NO_COPIES
+    limits: tuple[str, ...] = ()
 
     @property
     def why(self) -> str:
@@ -189,6 +191,7 @@ class _Counters:
             },
             notes=file.notes,
             alike=self._alike.found(),
+            limits=file.limits,
         )
 
 
