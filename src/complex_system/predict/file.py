@@ -148,7 +148,7 @@ class PredictionFile:
         self._check: RecordCheck = raw_check(dataset)
         self.absent = [column.name for column in sent if column.optional and column.name not in names]
         self.ignored = [name for name in names if name != self.key and name not in dataset.by_name]
-        self.notes = self._table.notes_on(self._columns.values())
+        self.notes = (*self._table.limits_in(self._columns.values()), *self._table.notes)
         self._require(names, sent, ColumnNames(dataset, dataset.columns, "mlflow"))
 
     def _require(self, names: list[str], sent: list[Column], known: ColumnNames) -> None:

@@ -49,7 +49,7 @@ class UnprocessedRequest(Message, frozen=True, kw_only=True, omit_defaults=True)
         after: Only records with larger keys; None from the first one on.
         limit: Rows of the page; the default page size where it is missing.
         share: ``(index, count)``: only keys whose CRC-32 modulo ``count`` is ``index``, the share of one of ``count`` replicas.
-        revisions: With the column ``_envelope_revision``; whoever gives it back with the results is safe from a change in between.
+        revisions: With the column ``_envelope_revision``; given back with the results, it protects them from a change in between.
     """
 
     version: Key

@@ -99,8 +99,8 @@ class Table(ABC):
         """What of the file is not a record, or read in a way of its own, a sentence each."""
         return ()
 
-    def notes_on(self, columns: Iterable[Column]) -> tuple[str, ...]:
-        """Return the notes, and before them how many values of declared columns are beyond a limit."""
+    def limits_in(self, columns: Iterable[Column]) -> tuple[str, ...]:
+        """Return how many values of declared columns are beyond a limit and what stands in for them, a sentence a column."""
         found: list[str] = []
         for column in columns:
             below, above = self.beyond_limits(column.name) if column.censored else (0, 0)
@@ -109,7 +109,7 @@ class Table(ABC):
                 found.append(f"{_counted(below, column)} below a detection limit: {used} of it stands in for each")
             if above and column.censored != "left":
                 found.append(f"{_counted(above, column)} above a limit: the limit stands in for each")
-        return (*found, *self.notes)
+        return tuple(found)
 
     @property
     def nested(self) -> frozenset[str]:

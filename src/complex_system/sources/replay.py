@@ -79,6 +79,7 @@ class ReplayFile:
         path: Where it is.
         rows: How many rows it has, faulty ones included.
         absent: Declared columns that may be missing, and that the file does not have.
+        limits: How many values are beyond a limit, and what stands in for them, a sentence each.
         notes: What of the file is not a record, or read in a way of its own, a sentence each.
     """
 
@@ -104,7 +105,8 @@ class ReplayFile:
             self._table = table if table and not table.nested else table_at(path, dataset.by_name)
             names, self.rows = self._table.outline()
             self.absent, ignored = self._require_columns(names)
-            self.notes = (*self._table.notes_on(dataset.columns), *self._losses(ignored))
+            self.limits = self._table.limits_in(dataset.columns)
+            self.notes = (*self._table.notes, *self._losses(ignored))
 
     def batches(self, size: int) -> Iterator[list[Row]]:
         """Yield the rows in the order of the file, at most ``size`` at once; the last batch may be smaller.

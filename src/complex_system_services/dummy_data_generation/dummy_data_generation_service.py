@@ -210,7 +210,7 @@ class DummyDataGenerationService(SystemService):
         """Read the file, and repeat it as the settings say; return before the next repetition where it has changed."""
         await self.set_state("working", f"reading {self._path}")
         file = await asyncio.to_thread(ReplayFile, self._path, self.dataset)
-        for note in file.notes:
+        for note in (*file.limits, *file.notes):
             log.info("%s: %s", self._path.name, note)
         self._progress = Progress(file.rows, self._progress.sent)
         self._made = version.modified if version else None

@@ -12,7 +12,8 @@ from complex_system.monitoring.aggregates import Gauge
 from complex_system.monitoring.drift import MODERATE, SIGNIFICANT, band_of
 from complex_system.monitoring.page.answers import MIN_RECORDS, are_few
 from complex_system.monitoring.page.components import View, badge, card, columns, empty, plot
-from complex_system.monitoring.page.figures import (
+from complex_system.monitoring.page.formatting import Level, Viewer, count, number, share
+from complex_system.monitoring.page.plots import (
     COLORS,
     Figure,
     bars,
@@ -22,7 +23,6 @@ from complex_system.monitoring.page.figures import (
     titled,
     waiting,
 )
-from complex_system.monitoring.page.formatting import Level, Viewer, count, number, share
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.svg import categories, histogram
 from complex_system.monitoring.series import Curve
