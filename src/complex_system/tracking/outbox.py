@@ -186,7 +186,7 @@ class Outbox:
                 dataset=Dataset.restored(manifest.declaration), data=data, model=model,
                 onnx_model=(kept.path / _ONNX).read_bytes(), validation=manifest.validation, started_at=manifest.started_at,
                 trained_at=manifest.trained_at, timings=manifest.timings,
-                reference=None if manifest.reference == _NO_REFERENCE else bytes(manifest.reference),
+                reference=None if bytes(manifest.reference) == _NO_REFERENCE else bytes(manifest.reference),
                 cross_validation=manifest.cross_validation,
             )  # fmt: skip
         except (OSError, ValueError, KeyError, DeclarationError, msgspec.MsgspecError) as error:
