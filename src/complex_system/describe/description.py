@@ -130,6 +130,14 @@ class Description:
                 + f"id: {scalar(self.key)}\n"
             )
         offered = self.offered_key
+        if offered and not offered.growth:
+            return (
+                _comment(
+                    f"'{offered.name}' is different in every record. Where it names the record, as a batch number does, remove "
+                    "the '#' of the next line. Later lab values and corrections then find it. The column's lines below may stay:"
+                )
+                + f"# id: {scalar(offered.name)}\n"
+            )
         if offered is None or offered.growth is None:
             return (
                 _comment(

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from complex_system.describe.recognition import (
+    REMARK_NAME,
     Growth,
     count_markers,
     growth,
@@ -44,6 +45,8 @@ RECORDS_PER_CATEGORY = 3
 _MAX_SPELLINGS = 100  # different texts up to which they may all be words for true and false
 _FIRST_TEXTS = 1000  # that choose the formats in which all texts are tried
 MAX_NUMBER = 1e30  # larger numbers are kept as texts: models take float32
+
+DIFFERENT_TEXTS = "different in every record: a key or a remark"
 
 _LEADING_ZERO = r"^[+-]?0\d"
 _OTHER_LISTS = f"lists of more than {MAX_ENTRIES:,} entries, or of others than texts or numbers"
@@ -259,6 +262,9 @@ def _agree(found: InspectedColumn, kept: pl.Series, read: pl.Series, notation: N
 
 def _inspect_categories(found: InspectedColumn, texts: pl.Series, records: int) -> None:
     categories, present = sorted(texts.unique().to_list()), len(texts)
+    if REMARK_NAME.search(found.name) and len(categories) < present:
+        found.notes.append("a remark by its name: as a category, tomorrow's other text would cost its record")
+        return
     fitting = len(categories) <= MAX_CATEGORIES and len(categories) * RECORDS_PER_CATEGORY <= max(
         present, 2 * RECORDS_PER_CATEGORY
     )
@@ -270,7 +276,7 @@ def _inspect_categories(found: InspectedColumn, texts: pl.Series, records: int) 
         return
     found.type = "text"
     if len(categories) == present == records:
-        found.notes.append("different in every record: a key or a remark")
+        found.notes.append(DIFFERENT_TEXTS)
     else:
         found.notes.append(f"{len(categories)} different texts in {present} records: too many for categories")
 

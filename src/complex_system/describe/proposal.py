@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from complex_system.describe.inspection import InspectedColumn
+from complex_system.describe.inspection import DIFFERENT_TEXTS, InspectedColumn
 from complex_system.describe.recognition import COUNTER, KEY_NAME, NUMBER, ORDER, growth, nearly_numbers
 from complex_system.domain.columns import ID
 from complex_system.domain.keys import MAX_KEY
@@ -237,13 +237,17 @@ def note_repeated_keys(columns: list[InspectedColumn]) -> None:
 
 
 def offered_key(columns: list[InspectedColumn]) -> InspectedColumn | None:
-    """Return a column of numbers that may be the key, where a person knows that no number is used again; None for none."""
+    """Return a column that may be the key, where a person knows that no number is used again; None for none.
+
+    Numbers come first; a text that is different in every record may be the number of a batch.
+    """
     numbered = [
         column
         for column in columns
         if column.growth and column.growth.is_unique and column.growth.kind in (COUNTER, NUMBER) and column.name != ID
     ]
-    return next((column for column in numbered if KEY_NAME.search(column.name)), numbered[0] if numbered else None)
+    texts = (column for column in columns if column.type == "text" and DIFFERENT_TEXTS in column.notes)
+    return next(chain((column for column in numbered if KEY_NAME.search(column.name)), numbered, texts), None)
 
 
 def key_column(columns: list[InspectedColumn], frame: pl.DataFrame) -> str:

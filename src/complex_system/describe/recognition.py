@@ -55,6 +55,8 @@ _UNIT_AFTER = re.compile(r"[+-]?\d[\d.,]*\s*([^\W\d_]\S{0,7}|[%‰°]\S{0,7})")
 _NO_LIMIT = re.compile(r"<.*|n\.?\s?[nd]\.?|bdl|u\.?bg|nwg|lo[dq]|bloq?|not detected|nicht nachweisbar", re.IGNORECASE)
 """What laboratories write for a value below the detection limit, without the limit."""
 _ANY_NUMBER = Column(name="x", type="number")
+REMARK_NAME = re.compile(r"bemerkung|kommentar|anmerkung|notiz|remark|comment|(^|[^a-z])notes?([^a-z]|$)", re.IGNORECASE)
+"""Names of what people write freely."""
 COUNT_NAME = re.compile(
     r"anzahl|anz\.?([^a-zäöü]|$)|stück|stk|zähler|zyklen|(^|[^a-z])(count|counts|number of|no\. of|num|n|qty|quantity|pieces|"
     r"pcs|cycles|shots|hits)([^a-z]|$)|[a-z]Count|count$",
