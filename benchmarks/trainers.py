@@ -14,7 +14,8 @@ from benchmarks.plant import DATASET, Plant, quick
 from benchmarks.run import main
 from benchmarks.tables import Table, compared, rounds_of
 from complex_system.training.base import Trainer, TrainingParameters
-from complex_system.training.data import Part, SampleCollector, Samples, TrainingData
+from complex_system.training.data import SampleCollector, Samples, TrainingData
+from complex_system.training.split import Part
 
 NOTE = (
     "{count:,} labelled rows from MariaDB: fetched and fitted, {what}. Ours: page by page through the service and the broker into the "

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
@@ -74,6 +76,17 @@ default_nats_server = server_fixture(DefaultNatsServer)
 mongo_server = server_fixture(MongoServer)
 maria_server = server_fixture(MariaServer)
 mlflow_server = server_fixture(MlflowServer)
+
+
+class ClientsMlflowServer(MlflowServer):
+    """The server of the clients' release (3.5.1), which keeps the alias of a version that is deleted (mlflow/mlflow#24825)."""
+
+    @override
+    def command(self) -> list[str]:
+        return [sys.executable, *super().command()[1:]]
+
+
+clients_mlflow_server = server_fixture(ClientsMlflowServer)
 
 
 @pytest.fixture

@@ -54,6 +54,17 @@ def shifted_clock(folder: Path) -> Path:
     return library
 
 
+async def all_raw(database: DatabaseClient) -> list[dict[str, Any]]:
+    """Every raw record, by key, however many there are."""
+    raw: list[dict[str, Any]] = []
+    after: str | None = None
+    while True:
+        page = await database.unprocessed(NO_VERSION, MAX_PAGE_ROWS, after)
+        raw += page.table.to_pylist()
+        if (after := page.next) is None:
+            return raw
+
+
 class Plant:
     """Services as processes, and a client on the broker that hears how they are.
 
@@ -215,13 +226,7 @@ class Plant:
     async def verify(self, dataset: Dataset) -> None:
         """Everything is there once, raw and processed, equal field by field; and whoever was not killed still lives."""
         records = list(Laboratory(self._seed).records(self.records))
-        raw: list[dict[str, Any]] = []
-        after: str | None = None
-        while True:
-            page = await self.database.unprocessed(NO_VERSION, MAX_PAGE_ROWS, after)
-            raw += page.table.to_pylist()
-            if (after := page.next) is None:
-                break
+        raw = await all_raw(self.database)
         assert len(raw) == self.records
         assert raw == records
         expected = Pipeline(dataset).process(records).to_arrow().cast(processed_schema(dataset))

@@ -21,7 +21,7 @@ from complex_system.domain.records import Record
 from complex_system.domain.steps import STEPS, Bins
 from complex_system.domain.validation import intervals
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.training.data import Part
+from complex_system.training.split import Part
 from samples import parts_of_records
 
 Declaration = dict[str, Any]

@@ -10,7 +10,8 @@ from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import Page, processed_schema
 from complex_system.domain.records import Record, raw_check
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.training.data import Part, SampleCollector, Samples, TrainingData, groups_of, parts_of
+from complex_system.training.data import SampleCollector, Samples, TrainingData
+from complex_system.training.split import Part, groups_of, parts_of
 
 
 def processed_page(seed: int, records: int) -> Page:

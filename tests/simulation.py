@@ -32,8 +32,9 @@ from complex_system.protocol.database import RecordCounts, Rejection
 from complex_system.protocol.serving import PredictedRecord, PredictionMade, Truth, TruthKnown
 from complex_system.sources.scenarios import TARGET, Disturbance, Scenario
 from complex_system.training.base import TrainedModel, TrainingParameters, score
-from complex_system.training.data import Part, SampleCollector
+from complex_system.training.data import SampleCollector
 from complex_system.training.lightgbm import LightGBMTrainer
+from complex_system.training.split import Part
 from monitoring_page.messages import compared, comparison
 from samples import processed_page
 

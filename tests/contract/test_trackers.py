@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -57,7 +59,8 @@ class TrackerContract(ABC):
         return MlflowClient(tracking_uri=mlflow_server.url, registry_uri=mlflow_server.url)
 
     def result(self) -> TrainingResult:
-        return quick_result(self.framework, self.trainer)
+        result = quick_result(self.framework, self.trainer)
+        return replace(result, data=replace(result.data, copies=7))
 
     def test_a_training_is_one_finished_run_and_one_version_with_its_onnx_model(
         self, mlflow_server: Server, client: Any, prefix: str, tmp_path: Path
@@ -76,6 +79,10 @@ class TrackerContract(ABC):
         assert run.info.status == "FINISHED"
         assert tags.items() <= run.data.tags.items()
         assert run.data.metrics["validation_rmse"] == pytest.approx(result.validation.rmse)
+        assert {
+            "copies": 7,
+            **{f"{part}_samples": size for part, size in result.samples.items()},
+        }.items() <= run.data.metrics.items()
         assert logged.run_url == f"{mlflow_server.url}/#/experiments/{run.info.experiment_id}/runs/{logged.run_id}"
         assert (logged.model, logged.version) == (f"{prefix}-{self.trainer}", "1")
         assert client.get_model_version(logged.model, "1").tags == {**tags, "twin": "twin", "prefix": prefix}
@@ -194,6 +201,22 @@ class TestMlflow(TrackerContract):
         assert logged.run_url.startswith(f"{mlflow_server.url}/#/")
 
 
+def offline_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Summary and configuration of the one run that W&B wrote for a later `wandb sync`."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    (file,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+    store, summary, config = DataStore(), {}, {}
+    store.open_for_scan(str(file))
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        summary |= {item.key: json.loads(item.value_json) for item in record.summary.update}
+        config |= {item.key: json.loads(item.value_json) for item in record.run.config.update if item.key}
+    return summary, config
+
+
 class TestWandb(TrackerContract):
     __test__ = True
     framework, trainer = "pytorch", "pytorch-wandb"
@@ -211,3 +234,12 @@ class TestWandb(TrackerContract):
 
     def runs_elsewhere(self, folder: Path) -> int:
         return len(list((folder / "wandb").glob("offline-run-*")))
+
+    def test_the_run_says_what_it_was_trained_on(self, mlflow_server: Server, prefix: str, tmp_path: Path) -> None:
+        result = self.result()
+        self.make(mlflow_server.url, prefix, tmp_path).log(result)
+        summary, config = offline_run(tmp_path)
+        assert {name: summary.get(name) for name in result.sizes} == result.sizes
+        assert summary["copies"] == 7
+        assert summary["validation_rmse"] == pytest.approx(result.validation.rmse)
+        assert (config["split"], config["pipeline_version"]) == ("content", result.dataset.version)

@@ -19,7 +19,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from typing_extensions import override
 
-from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
 from complex_system.errors import ComplexSystemError
@@ -27,13 +27,13 @@ from complex_system.local.plan import Plan
 from complex_system.local.servers import HOST, NatsServer, Server, free_port
 from complex_system.local.state import Process, RunState
 from complex_system.local.supervisor import Supervisor
-from complex_system.messaging import subjects
+from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.ingest.publisher import IngestClient
 from complex_system.protocol.base import Empty
 from complex_system.protocol.database import GET_COUNTS, GET_INGEST_COUNTS
 from complex_system.settings import Settings
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
-from plant import FULL
+from plant import FULL, all_raw
 from small_disk import SmallDisk, needs_root, small_disk
 from support import TesterService, eventually, running, started
 
@@ -227,7 +227,6 @@ async def disturbed(
 
     await eventually(settled, 120)
     assert publisher.acknowledged == records
-    saved = await tester.ask(subjects.GET_ALL_RAW, {})
-    assert sorted(saved, key=lambda record: str(record[ID])) == records
+    assert await all_raw(DatabaseClient(tester)) == records
     assert (await tester.ask(GET_INGEST_COUNTS, Empty())).dead == 0
     report({"fault": over - began, "recovery": recovery, "finished": time.monotonic() - over})

@@ -28,13 +28,15 @@ from complex_system.protocol.operations import ALERT_ENDED, ALERT_RAISED, SCENAR
 from complex_system.protocol.training import (
     GET_COMPARISON,
     TRAIN_MODEL,
+    ComparisonFinished,
     FoldCounts,
     TrainRequest,
 )
 from complex_system.settings import Settings
 from complex_system.tracking.registry import ModelRegistry
 from complex_system.training.cross_validation import FewRecords
-from complex_system.training.data import Part, groups_of, parts_of
+from complex_system.training.data import UnseenHoldout
+from complex_system.training.split import Part, groups_of, parts_of
 from complex_system_services.ml_consumer.predictions import StoredProbes
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
 from models import delete_version_as_older_servers, linear_onnx, register_onnx
@@ -363,14 +365,98 @@ async def test_copies_count_once_and_a_deleted_champion_is_replaced_by_the_next_
         champion = await eventually(registry.champion, 10)
         assert (champion.model, champion.version) == (second.champion.model, "2")
 
-        # A champion of the split by keys has seen hold-out records: it is not compared, however good it is.
+        # A champion of the split by keys has seen hold-out records, and hardly any are left: it is not replaced by a worse model.
         client = MlflowClient(tracking_uri=settings.mlflow_tracking_uri)
         await asyncio.to_thread(client.delete_model_version_tag, champion.model, champion.version, "split")
         lightgbm.bias = pytorch.bias = 0.0
         await fill_thrice(tester, dataset, 3, 150)
         third = await eventually(lambda: len(ear.comparisons) == 3 and ear.comparisons[2], 40)
-        assert {each.version for each in third.results} == {"3"}
-        assert third.champion.version == "3"
+        assert (third.champion.model, third.champion.version) == (champion.model, champion.version)
+        assert f"{champion.model} {champion.version} was trained with another split (by key) and has seen" in third.verdict
+        assert "give it the alias champion in MLflow" in third.verdict
+
+
+async def test_a_champion_from_before_an_upgrade_stays_until_a_model_is_better_on_records_that_neither_has_seen(
+    settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset
+) -> None:
+    from mlflow import MlflowClient
+
+    client, prefix = MlflowClient(tracking_uri=settings.mlflow_tracking_uri), settings.model_prefix
+
+    def register_by_key(bias: float, *, champion: bool) -> tuple[str, str]:
+        onnx_model, trainer = linear_onnx(dataset, bias), "lightgbm"
+        model, version = register_onnx(
+            settings.mlflow_tracking_uri, dataset, onnx_model, prefix=prefix, trainer=trainer, champion=champion
+        )
+        client.delete_model_version_tag(model, version, "split")
+        return model, version
+
+    async def grow(*seeds: int) -> pa.Table:
+        return pa.concat_tables([await fill(tester, dataset, seed, 500) for seed in seeds])
+
+    def unseen(table: pa.Table) -> int:
+        other = UnseenHoldout(dataset, "key")
+        other.add(table.filter(pc.is_valid(table.column(dataset.target))))
+        return len(other.samples())
+
+    async def of_pytorch(version: str) -> ComparisonFinished:
+        def found() -> ComparisonFinished | None:
+            model = f"{prefix}-pytorch", version
+            return next(
+                (each for each in ear.comparisons if model in {(one.model, one.version) for one in each.results}), None
+            )
+
+        compared: ComparisonFinished = await eventually(found, 40)
+        return compared
+
+    old = await asyncio.to_thread(register_by_key, 100.0, champion=True)
+    before = await asyncio.to_thread(
+        register_by_key, 165.0, champion=False
+    )  # trained before the upgrade, and never compared
+    table = await grow(*range(1, 7))
+    async with running(StandInPytorch, settings, bias=0.0) as pytorch, running(QuickConsumer, settings):
+        first = await of_pytorch("1")
+        assert first.holdout == unseen(table) >= 30
+        assert (
+            f"{old[0]} 1 was trained with another split (by key): compared on the {first.holdout} hold-out" in first.verdict
+        )
+        assert (first.champion.model, first.champion.version) == old
+        assert f"{old[0]} 1 stays champion" in first.kept
+        assert not ear.champions
+        pytorch.bias = 160.0
+        table = pa.concat_tables([table, await grow(7, 8)])
+        second = await of_pytorch("2")
+        assert second.holdout == unseen(table)
+        assert (second.champion.model, second.champion.version) == (f"{prefix}-pytorch", "2")
+        pytorch.bias = 0.0
+        await grow(9, 10, 11)
+        third = await of_pytorch("3")
+        assert third.holdout > 250  # all of them again
+        assert "split" not in third.verdict
+    assert before not in {(each.model, each.version) for found in ear.comparisons for each in found.results}
+
+
+async def test_a_champion_whose_model_was_deleted_is_replaced_by_the_next_round(
+    settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset
+) -> None:
+    from mlflow import MlflowClient
+
+    uri, prefix = settings.mlflow_tracking_uri, settings.model_prefix
+    client, registry = MlflowClient(uri, uri), ModelRegistry(uri, prefix)
+    await asyncio.to_thread(register_onnx, uri, dataset, linear_onnx(dataset, 160.0), prefix=prefix, trainer="pytorch")
+    gone = registry.champion()
+    assert gone is not None
+    await asyncio.to_thread(client.delete_registered_model, gone.model)
+    assert registry.champion() is None
+    await fill(tester, dataset, 1, 400)
+    settings = settings.copy(update={"trainers": "lightgbm"})
+    async with running(StandInLightgbm, settings, bias=0.0), running(QuickConsumer, settings):
+        comparison = await eventually(lambda: ear.comparisons and ear.comparisons[0], 60)
+        champion = await eventually(registry.champion, 20)
+        assert champion.model == comparison.champion.model == f"{prefix}-lightgbm"
+        await eventually(lambda: ear.champions)
+    aliases = [model.aliases for model in client.search_registered_models(f"name LIKE '{prefix}-%'")]
+    assert [each for each in aliases if each] == [{"champion": champion.version}]
 
 
 async def test_stored_records_are_all_asked_for_in_time(

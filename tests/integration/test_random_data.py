@@ -25,9 +25,10 @@ from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.models.predictor import Predictor
 from complex_system.settings import Settings
 from complex_system.training.base import TrainingParameters
-from complex_system.training.data import Part, SampleCollector
+from complex_system.training.data import SampleCollector
 from complex_system.training.lightgbm import LightGBMTrainer
 from complex_system.training.onnx import export_onnx
+from complex_system.training.split import Part
 from complex_system_services.data_processing.data_processing_service import DataProcessingService
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService

@@ -261,6 +261,42 @@ def test_a_champion_whose_version_was_deleted_counts_as_none(
     assert registry.champion() == second
 
 
+@pytest.mark.parametrize("deleted", ["version", "last version", "model"])
+def test_a_champion_that_was_deleted_counts_as_none_on_a_server_of_the_clients_release(
+    clients_mlflow_server: Server, prefix: str, deleted: str
+) -> None:
+    from mlflow import MlflowClient
+
+    uri = clients_mlflow_server.url
+    client = MlflowClient(uri, uri)
+    for trainer in ("first", "second"):
+        client.create_registered_model(f"{prefix}-{trainer}")
+        for _ in range(1 if deleted == "last version" else 2):
+            tags = {"trainer": trainer, "prefix": prefix, "pipeline_version": "v"}
+            client.create_model_version(f"{prefix}-{trainer}", "mlflow-artifacts:/nowhere", tags=tags)
+    registry = ModelRegistry(uri, prefix)
+    first, second = registry.newest_versions()
+    registry.set_champion(first)
+    if deleted == "model":
+        client.delete_registered_model(first.model)
+    else:
+        client.delete_model_version(first.model, first.version)
+        assert "champion" in client.get_registered_model(first.model).aliases, "this server keeps the alias"
+    assert (registry.champion(), registry.champions()) == (None, [])
+    assert all(aliases == {} for _, aliases in registry.listed())
+    assert second in registry.newest_versions()
+    with pytest.raises(UnknownModelError):
+        registry.find(first.model, "champion")
+    with pytest.raises(UnknownModelError):
+        registry.set_champion(first)
+    registry.mark_compared([(first.model, first.version), (second.model, second.version)], "r")
+    registry.set_champion(second, "r")  # as the next round does
+    assert registry.champion() == second
+    assert {
+        model.name: model.aliases for model in client.search_registered_models(f"name LIKE '{prefix}-%'") if model.aliases
+    } == {second.model: {"champion": second.version}}
+
+
 def test_an_onnx_model_is_loaded_with_its_metadata_and_refused_when_it_is_damaged(
     tracker: MlflowTracker, mlflow_server: Server, prefix: str, client: Any, tmp_path: Path
 ) -> None:

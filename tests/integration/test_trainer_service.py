@@ -34,7 +34,8 @@ from complex_system.tracking.artifact_store import ArtifactStore
 from complex_system.tracking.registry import ModelRegistry
 from complex_system.tracking.wandb import artifact_folder
 from complex_system.training.base import Trainer, TrainingParameters
-from complex_system.training.data import Part, SampleCollector
+from complex_system.training.data import SampleCollector
+from complex_system.training.split import Part
 from complex_system_services.ml_lightgbm_regression_mlflow.ml_lightgbm_regression_mlflow_service import (
     MlLightgbmRegressionMlflowService,
 )

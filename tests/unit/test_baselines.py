@@ -46,7 +46,8 @@ from complex_system.training.cross_validation import (
     fold_numbers,
     standard_error,
 )
-from complex_system.training.data import Part, SampleCollector, Samples, groups_of
+from complex_system.training.data import SampleCollector, Samples
+from complex_system.training.split import Part, groups_of
 from samples import lab_samples
 
 

@@ -17,6 +17,7 @@ from complex_system.evaluation.comparison import (
     Comparison,
     ComparisonRequest,
     Result,
+    ToCompare,
     kept_cross_validation,
     ranked,
     ranked_by_folds,
@@ -24,7 +25,7 @@ from complex_system.evaluation.comparison import (
 from complex_system.evaluation.mlflow_log import read_message, read_table, rmse_chart
 from complex_system.evaluation.statistics import Evaluation, cross_interval
 from complex_system.evaluation.triggers import AlertCause
-from complex_system.evaluation.verdict import judge_champion
+from complex_system.evaluation.verdict import judge_champion, split_message
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.base import to_wire
 from complex_system.protocol.training import COMPARISON_FINISHED, CrossValidation, FoldCounts, Quality, ScoresWithInterval
@@ -33,6 +34,7 @@ from complex_system.tracking.registry import ModelVersionRef
 from complex_system.training.base import score
 from complex_system.training.cross_validation import standard_error
 from complex_system.training.data import Samples
+from complex_system.training.split import Copies
 from models import linear_onnx, onnx_metadata
 
 
@@ -109,26 +111,52 @@ def test_a_champion_that_is_not_better_than_a_baseline_is_named(candidate, holdo
     assert Comparison("r", tuple(results), 200).unbeaten == ()
 
 
+ALIKE = "400 of 600 labelled records have the same features and the same target as an earlier one"
+
+
 @pytest.mark.parametrize(
-    ("copies", "records", "together", "message"),
+    ("copies", "message"),
     [
-        (0, 0, True, ""),
-        (0, 600, True, ""),
-        (5, 600, True, ""),
-        (400, 600, True, "400 of 600 labelled records have the same features and the same target as an earlier one: copies are in one "
-                         "part of the split and in one fold, and count once in the hold-out part."),
-        (400, 600, False, "400 of 600 labelled records have the same features and the same target as an earlier one; they count as "
-                          "measurements of their own, so a score may be that of memory (split: copies)."),
+        (Copies(), ""),
+        (Copies(600), ""),
+        (Copies(600, 5), ""),
+        (Copies(600, 400), f"{ALIKE}: copies are in one part of the split and in one fold, and count once in the hold-out part."),
+        (Copies(600, 400, by_chance=True), "then declare split: {copies: apart}."),
+        (Copies(600, 400, together=False),
+         f"{ALIKE}; they count as measurements of their own, so a score may be that of memory (split: copies)."),
+        (Copies(600, 400, together=False, by_chance=True), ""),
     ],
 )  # fmt: skip
-def test_copies_are_part_of_the_evidence(copies: int, records: int, together: bool, message: str) -> None:
+def test_copies_are_part_of_the_evidence(copies: Copies, message: str) -> None:
     verdict = "No model is better than predicting the mean."
-    plain = Comparison("r", (result("lightgbm", 1.0),), 90, records=records, copies=copies, copies_together=together)
-    assert plain.evidence == message
+    plain = Comparison("r", (result("lightgbm", 1.0),), 90, copies=copies)
+    assert plain.evidence.endswith(message)
+    assert bool(plain.evidence) is bool(message)
     judged = replace(plain, verdict=verdict)
-    assert judged.evidence == f"{verdict} {message}".strip()
+    assert judged.evidence == f"{verdict} {plain.evidence}".strip()
     told = judged.message(ComparisonRequest("r", [], 100))
-    assert (told.verdict, told.records, told.copies) == (judged.evidence, records, copies)
+    assert (told.verdict, told.records, told.copies) == (judged.evidence, copies.records, copies.count)
+
+
+def test_a_champion_of_another_split_is_compared_on_what_neither_has_seen_or_it_is_said() -> None:
+    def samples(count: int) -> Samples:
+        return Samples(np.zeros((count, 1), np.float32), np.zeros(count, np.float32))
+
+    data = ToCompare(samples(200))
+    assert len(data.decisive) == 200
+    assert len(replace(data, unseen=samples(29)).decisive) == 200
+    assert len(replace(data, unseen=samples(30)).decisive) == 30
+    fair = split_message("lab-lightgbm 3", "key", 30, 30, stays=False)
+    assert fair == (
+        "lab-lightgbm 3 was trained with another split (by key): compared on the 30 hold-out records that neither it nor the new "
+        "models have seen."
+    )
+    few = split_message("lab-lightgbm 3", "key", 200, 4, stays=True)
+    assert "(by key) and has seen 196 of the 200 hold-out records, so its error is higher with new ones" in few
+    assert few.endswith("give it the alias champion in MLflow.")
+    assert "alias" not in split_message("lab-lightgbm 3", "key", 200, 4, stays=False)
+    told = Comparison("r", (result("lightgbm", 1.0),), 30, champion_split=fair, copies=Copies(600, 400))
+    assert told.evidence.startswith(f"{fair} 400 of 600 ")
 
 
 def crossed(rmse: float, digest: str = "d") -> CrossValidation:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -123,7 +125,8 @@ def test_a_key_may_be_declared_and_dropped_and_nothing_else(write: Write) -> Non
         ("Kampagne", lambda i: 2015 + i // 10, "a year"),
         ("Proben-Nr.", lambda i: "" if i == 20 else 4000 + i, "a number of the record or sample"),
         ("Proben-Nr.", lambda i: f"{4000 + i + i // 7}.0" if i != 20 else "", "a number of the record or sample"),
-        ("Betriebsstunden", lambda i: 812.5 + i * 1.75, "only rises from record to record"),
+        ("Betriebsstunden", lambda i: 812.5 + i * 1.75, "what a meter counts"),
+        ("Laufmeter", lambda i: 812.5 + i * 1.75, "only rises from record to record"),
         ("Restzeit", lambda i: 9000.5 - i * 1.75, "only falls from record to record"),
     ],
 )  # fmt: skip
@@ -285,6 +288,61 @@ def test_copies_are_counted_in_the_description_and_before_a_run(write: Write, tm
     notes = choose_data(str(path), "y", tmp_path / "runs", {}).notes
     assert any("CHECK: 400 of 600 records are equal to an earlier one but for the key" in note for note in notes)
     assert describe(write(a=lambda i: i * 31 % 997), "y").copies == 0
+
+
+_DAYS = [date(2024, 1, 1) + timedelta(days=i) for i in range(61)]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "why"),
+    [
+        ("wert", lambda i: 1_711_836_000 + i * 600, "a time, in seconds since 1970"),
+        ("Datum", lambda i: f"{_DAYS[i]:%Y%m%d}", "a date, written as 20"),
+        ("Zeitpunkt", lambda i: f"{_DAYS[i]:%Y%m%d}0815", "a date, written as 20"),
+        ("Charge", lambda i: 48_000 + i * 3, "a number of the record or sample"),
+        ("Batch", lambda i: 20_240_000 + i * 3, "a number of the record or sample"),
+        ("Betriebsstunden", lambda i: 12_000 + i * 1.7, "what a meter counts"),
+    ],
+)
+def test_what_only_grows_is_seen_in_a_file_of_any_order(
+    write: Write, name: str, values: Callable[[int], object], why: str
+) -> None:
+    found = describe(write(**{name: lambda i: values(i * 37 % 61)}), "y")
+    assert why in found.proposal.dropped[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("R", lambda i: 1_000_000_000 + i * i * 250_000),  # ohms, as large as seconds since 1970
+        ("Last", lambda i: 19_600_101 + i * 1_399),
+        ("Sample mass", lambda i: 1000 + i * 3),
+        ("p", lambda i: 100_000 + i * 11),
+    ],
+)
+def test_large_numbers_that_do_not_grow_stay_features(write: Write, name: str, values: Callable[[int], object]) -> None:
+    assert name in describe(write(**{name: lambda i: values(i * 37 % 61)}), "y").proposal.used
+
+
+def test_measurements_that_came_out_alike_are_told_from_copies(write: Write, tmp_path: Path) -> None:
+    """A few settings and whole grades: grouped by what is equal, the hold-out part would have a few contents only."""
+    grades = random.Random(2)
+    trials = write(
+        "trials.csv", 400, time=lambda i: f"2025-01-{1 + i // 24:02d} {i % 24:02d}:00",
+        x=lambda i: 1.5 + i % 2, temperature=lambda i: 150 + 30 * (i * 7 % 4),
+        y=lambda i: round((150 + 30 * (i * 7 % 4)) / 50 + grades.gauss(0, 1.5)),
+    )  # fmt: skip
+    found = describe(trials, "y")
+    assert found.copies == 0
+    assert "records have the features and the target of an earlier one, and most records with the same" in plain(
+        found.text()
+    )
+    assert "\nsplit: {copies: apart}\n" in found.text()
+    assert not found.dataset().copies_together
+    path = write("copies.csv", 200, a=lambda i: i * 31 % 997)
+    header, *rows = path.read_text().splitlines(keepends=True)
+    path.write_text(header + "".join(rows * 3))
+    assert "split:" not in describe(path, "y").text()
 
 
 def test_equal_rows_with_keys_and_row_numbers_of_their_own_are_copies(write: Write) -> None:

@@ -19,7 +19,7 @@ from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
 from complex_system.errors import SourceFileError
 from complex_system.sources.replay import ReplayFile, Row
-from complex_system.training.data import Part, parts_of
+from complex_system.training.split import Part, parts_of
 
 Write = Callable[[Path, list[dict[str, Any]]], Path]
 

@@ -14,7 +14,7 @@ from complex_system.local.own_data import ChosenData, choose_data
 from complex_system.local.plan import Deployment, make_plan
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.sources.replay import ReplayFile
-from complex_system.training.data import Part
+from complex_system.training.split import Part
 from samples import parts_of_records
 
 

@@ -20,7 +20,7 @@ from complex_system.pipeline.expressions import frame_type
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.sources.base import Table
 from complex_system.sources.replay import ReplayFile, Row
-from complex_system.training.data import Part, groups_of, parts_of
+from complex_system.training.split import NO_COPIES, Copies, CopyCount, Part, groups_of, parts_of
 
 _BATCH = 10_000
 _SHOWN = 3
@@ -44,6 +44,7 @@ class FileCheck:
         parts: Labelled records in the train, validation and hold-out part of the split.
         refusing: Columns whose values cost a record, with the first reason.
         notes: What of the file is not a record, or read in a way of its own.
+        alike: Labelled records with the same features and target.
         limits: How many values are beyond a limit, and what stands in for them.
     """
 
@@ -59,6 +60,7 @@ class FileCheck:
     copies: int = 0
     refusing: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    alike: Copies = NO_COPIES
     limits: tuple[str, ...] = ()
 
     @property
@@ -71,6 +73,17 @@ class FileCheck:
     def first(self) -> str:
         """The first reason; empty where no record is refused."""
         return self.reasons[0] if self.reasons else ""
+
+    @property
+    def alike_by_chance(self) -> str:
+        """Why records that look like copies are taken for measurements of their own; empty where they are copies, or few."""
+        alike = self.alike
+        if alike.are_few or not (alike.by_chance and alike.together):
+            return ""
+        return (
+            f"{alike.count} of {alike.records} records have the features and the target of an earlier one, and most records with the "
+            "same features have another target: so they are taken for measurements of their own. If they are copies, remove this line."
+        )
 
 
 def check_file(path: Path, dataset: Dataset, table: Table | None = None) -> FileCheck:
@@ -101,6 +114,7 @@ class _Counters:
         self._records = self._refused = self._without_key = 0
         self._reasons: dict[str, tuple[int, str, int]] = {}
         self._accepted = HashedRows(content="u8", part="i1")
+        self._alike = CopyCount(dataset)
 
     def add(self, rows: list[Row]) -> None:
         """Take the next rows of the file."""
@@ -132,7 +146,9 @@ class _Counters:
         parts = np.full(processed.height, _UNLABELLED, dtype=np.int8)
         labelled = processed[self._dataset.target].is_not_null()
         if labelled.any():
-            parts[labelled.to_numpy()] = parts_of(groups_of(self._dataset, processed.filter(labelled).to_arrow()))
+            table = processed.filter(labelled).to_arrow()
+            self._alike.add(table)
+            parts[labelled.to_numpy()] = parts_of(groups_of(self._dataset, table))
         return parts
 
     def _refuse(self, faults: list[tuple[int, str]]) -> None:
@@ -174,6 +190,7 @@ class _Counters:
                 if (column := f"field '{name}'") in self._reasons
             },
             notes=file.notes,
+            alike=self._alike.found(),
             limits=file.limits,
         )
 

@@ -100,7 +100,10 @@ class Description:
         made += self._id()
         if not self.target_was_named:
             made += _comment("CHECK: no target was named, so the last column of numbers is used.")
-        made += f"target: {scalar(self.target)}\n\ncolumns:\n"
+        made += f"target: {scalar(self.target)}\n"
+        if self.checked and (why := self.checked.alike_by_chance):
+            made += _comment(why) + "split: {copies: apart}\n"
+        made += "\ncolumns:\n"
         made += "".join(self._column(column) for column in self.columns if column.name != self.key)
         return made + "\npipeline:\n" + self._pipeline()
 

@@ -30,6 +30,10 @@ KEY_NAME = re.compile(
     r"(^|[^a-zäöü])(id|key|nr|no|nummer|number|schlüssel|serial|index)([^a-zäöü]|$)|(nummer|[a-z]id|[a-z]nr|-id|_id)\.?$",
     re.IGNORECASE,
 )
+_BATCH_NAME = re.compile(r"(charge|batch|lot|los|auftrag|order|probe|sample|coil|serie)$", re.IGNORECASE)
+_METER_NAME = re.compile(
+    r"(betriebs|lauf)stunden|zähler|zaehler|(operating|running|run)[ _.-]?hours|odometer|meter[ _.-]?reading", re.IGNORECASE
+)
 _TIME_NAME = re.compile(
     r"zeit|time|datum|date|stamp|epoch|unix|(^|[^a-zäöü])(ts|tag|day|uhr|start|beginn|ende|end)([^a-zäöü]|$)", re.IGNORECASE
 )
@@ -39,6 +43,9 @@ _EPOCH = (946_684_800.0, 2_208_988_800.0)  # the years 2000 to 2039
 _EPOCH_UNITS = {"seconds": 1e0, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
 _SERIAL = (32_874.0, 54_789.0)  # the years 1990 to 2049, as Excel counts days
 _YEARS = (1950.0, 2100.0)
+_DATES = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+_NARROW = 0.1
+"""Width of numbers over their size, below which numbers as large as seconds since 1970 are such, whatever they are called."""
 _MIN_VALUES = 10
 _MIN_STEPS = 20
 """Different values from which a column with repeated values is seen as sorted: a plan of experiments has fewer levels."""
@@ -127,16 +134,18 @@ def growth(name: str, numbers: pl.Series, *, whole: bool) -> Growth | None:
     found: Found | None = (
         (COUNTER, f"counts the records from {low:.0f} to {high:.0f}: a row number, which the next file uses again")
         if counted
-        else _time(name, low, high, whole=whole, is_steady=is_steady)
+        else _time(name, low, high, whole=whole, is_steady=is_steady, is_exact=_is_exact(values, different))
+        or (_date(values) if whole and len(values) >= _MIN_VALUES else None)
         or _sequence(name, different, len(values), whole=whole, is_steady=is_steady, rises=rises)
     )
     return Growth(*found, is_unique=different == len(numbers)) if found else None
 
 
-def _time(name: str, low: float, high: float, *, whole: bool, is_steady: bool) -> Found | None:
+def _time(name: str, low: float, high: float, *, whole: bool, is_steady: bool, is_exact: bool) -> Found | None:
     """Return which time the numbers are."""
     for unit, factor in _EPOCH_UNITS.items():
-        if _EPOCH[0] * factor <= low and high <= _EPOCH[1] * factor and (is_steady or _TIME_NAME.search(name)):
+        named = _TIME_NAME.search(name) or (is_exact and high - low < _NARROW * low)
+        if _EPOCH[0] * factor <= low and high <= _EPOCH[1] * factor and (is_steady or named):
             return TIME, f"only grows: a time, in {unit} since 1970; write it as a date to use its month, weekday or hour"
     if _SERIAL[0] <= low and high <= _SERIAL[1] and _DATE_NAME.search(name):
         return TIME, "only grows: a time, as Excel's number of days; format the cells as a date to use its month or weekday"
@@ -145,9 +154,28 @@ def _time(name: str, low: float, high: float, *, whole: bool, is_steady: bool) -
     return None
 
 
+def _is_exact(values: pl.Series, different: int) -> bool:
+    """Return whether large numbers are hardly ever the same, and not rounded as measured ones are."""
+    return different >= _MOSTLY * len(values) and 2 * int((values % 1000 != 0).sum()) > len(values)
+
+
+def _date(values: pl.Series) -> Found | None:
+    """Return that whole numbers are dates such as 20240131 where each of them is one, in any order."""
+    texts = values.cast(pl.Int64, strict=False).cast(pl.String)
+    form = _DATES.get(len(str(texts[0])))
+    if form is None or not texts.str.slice(0, 4).is_between(f"{_YEARS[0]:.0f}", f"{_YEARS[1]:.0f}").all():
+        return None
+    if texts.str.to_datetime(form, strict=False).null_count():
+        return None
+    return TIME, f"only grows: a date, written as {texts[0]}; write it as a date to use its month or weekday"
+
+
 def _sequence(name: str, different: int, present: int, *, whole: bool, is_steady: bool, rises: bool) -> Found | None:
     """Return which other sequence the numbers are."""
-    if whole and KEY_NAME.search(name) and present >= _MIN_VALUES and different >= _MOSTLY * present:
+    if present >= _MIN_VALUES and _METER_NAME.search(name) and different >= _MOSTLY * present:
+        return TIME, "only grows: what a meter counts, and tomorrow's value is not in the file"
+    named = KEY_NAME.search(name) or _BATCH_NAME.search(name)
+    if whole and named and present >= _MIN_VALUES and different >= _MOSTLY * present:
         return NUMBER, "only grows: a number of the record or sample, which says nothing about it"
     if is_steady and (different == present or different >= _MIN_STEPS):
         moves = "rises" if rises else "falls"

@@ -32,8 +32,8 @@ from complex_system.errors import DeclarationError
 
 __all__ = ["ID", "SHIPPED", "Bins", "Column", "Dataset", "OneHot", "Scale", "Step"]
 
-BY_KEY = "key"
-"""The split of models that are marked with none: they were trained before there was another."""
+BY_CONTENT, BY_KEY = "content", "key"
+"""Splits. Models that are marked with none were trained when there was only that by key."""
 SHIPPED = ("lab", "films")
 """Declarations that are part of the package."""
 
@@ -243,7 +243,7 @@ class Dataset(Declared):
     @property
     def split_rule(self) -> str:
         """By what the split divides records, as models are marked with it: ``content`` or ``key``."""
-        return "content" if self.copies_together else BY_KEY
+        return BY_CONTENT if self.copies_together else BY_KEY
 
     @property
     def version(self) -> str:

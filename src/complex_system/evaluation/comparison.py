@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from complex_system.domain.dataset import BY_KEY
 from complex_system.errors import (
     InternalError,
     ModelRefusedError,
@@ -22,7 +21,14 @@ from complex_system.errors import (
 from complex_system.evaluation.baselines import evaluate_baselines
 from complex_system.evaluation.statistics import Evaluation
 from complex_system.evaluation.triggers import AlertCause
-from complex_system.evaluation.verdict import Basis, copies_message, format_figure, judge_champion
+from complex_system.evaluation.verdict import (
+    MIN_UNSEEN,
+    Basis,
+    copies_message,
+    format_figure,
+    judge_champion,
+    split_message,
+)
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.training import (
     Cause,
@@ -34,9 +40,10 @@ from complex_system.protocol.training import (
     VerdictOnBaseline,
 )
 from complex_system.serving.models.predictor import Predictor
-from complex_system.tracking.registry import SPLIT, ModelRegistry, ModelVersionRef
+from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 from complex_system.training.cross_validation import Keyed
 from complex_system.training.data import Samples
+from complex_system.training.split import NO_COPIES, Copies
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +83,31 @@ class ComparisonRequest:
         """Prepare the next try; after a refusal it makes new runs, because somebody may have deleted one that was begun."""
         if isinstance(error, TrackingRefusedError):
             self.runs.clear()
+
+
+@dataclass(frozen=True)
+class ToCompare:
+    """Samples to compare models on.
+
+    Attributes:
+        holdout: Samples that no trainer has seen.
+        train: Samples for the baselines; None where there are too few or none were asked for.
+        few: All labelled records, where they are few.
+        copies: Copies among the labelled records.
+        unseen: Of the hold-out samples those that the champion, which was trained with another split, has not seen either; None where
+            its split is the present one.
+    """
+
+    holdout: Samples
+    train: Samples | None = None
+    few: Keyed | None = None
+    copies: Copies = NO_COPIES
+    unseen: Samples | None = None
+
+    @property
+    def decisive(self) -> Samples:
+        """The samples that decide: those that no model has seen, where there are enough of them."""
+        return self.holdout if self.unseen is None or len(self.unseen) < MIN_UNSEEN else self.unseen
 
 
 @dataclass(frozen=True)
@@ -124,9 +156,8 @@ class Comparison:
         ranked_by: What the new models are ranked by.
         verdicts: Whether the champion is better than each baseline.
         verdict: What people must know of the champion beside the baselines; empty where it is clearly better.
-        records: Labelled records behind the comparison.
-        copies: Those of them whose features and target are those of an earlier one.
-        copies_together: Whether the split keeps copies in one part.
+        champion_split: How the previous champion was compared, where it was trained with another split.
+        copies: Copies among the labelled records.
     """
 
     round: str
@@ -137,15 +168,13 @@ class Comparison:
     ranked_by: Basis = "hold-out"
     verdicts: dict[str, VerdictOnBaseline] = field(default_factory=dict)
     verdict: str = ""
-    records: int = 0
-    copies: int = 0
-    copies_together: bool = True
+    champion_split: str = ""
+    copies: Copies = NO_COPIES
 
     @property
     def evidence(self) -> str:
-        """The verdict, and how many copies there are among the records; empty where there is nothing to know."""
-        copies = copies_message(self.copies, self.records, together=self.copies_together)
-        return " ".join(part for part in (self.verdict, copies) if part)
+        """What people must know of the comparison; empty for nothing."""
+        return " ".join(part for part in (self.verdict, self.champion_split, copies_message(self.copies)) if part)
 
     @property
     def champion(self) -> Result:
@@ -206,8 +235,8 @@ class Comparison:
             baselines={name: baseline.quality for name, baseline in self.baselines.items()},
             verdicts=self.verdicts,
             verdict=self.evidence,
-            records=self.records,
-            copies=self.copies,
+            records=self.copies.records,
+            copies=self.copies.count,
             not_better_than=self.unbeaten,
         )
 
@@ -219,38 +248,33 @@ class ModelComparison:
         self._registry = registry
         self._pipeline = pipeline
 
-    def run(
-        self, request: ComparisonRequest, holdout: Samples, train: Samples | None = None, few: Keyed | None = None
-    ) -> Comparison:
-        """Compare the models of a round.
+    def run(self, request: ComparisonRequest, data: ToCompare, champion: ModelVersionRef | None = None) -> Comparison:
+        """Compare the models of a round with each other and with the present champion, so that a worse new model does not replace it.
 
-        The present champion takes part if it belongs to this pipeline version, so that a worse new model does not replace it, and to
-        this split: one that was trained with another has seen hold-out records.
+        A champion that was trained with another split has seen hold-out records: it is compared on those that it has not seen, or,
+        where these are too few, on all, which favours it. Other models of another split do not take part.
 
         Args:
             request: The models.
-            holdout: The samples that no trainer has seen.
-            train: What the baselines are fitted on; None for a comparison without them.
-            few: All labelled records where they are few, to cross-validate the baselines.
+            data: What they are compared on.
+            champion: The present champion, if it is for this pipeline version.
 
         Raises:
             TrainingFailedError: None of them can be loaded and predicts.
             TrackingUnavailableError: MLflow does not answer; the same call may be repeated.
         """
+        dataset, holdout = self._pipeline.dataset, data.decisive
         refused: dict[str, str] = {}
         candidates: list[Candidate] = []
-        champion = self._registry.champion()
         incumbent = (champion.model, champion.version) if champion else None
-        names = dict.fromkeys(request.models)
-        if champion and incumbent and champion.pipeline_version == self._pipeline.dataset.version:
-            if champion.tags.get(SPLIT, BY_KEY) == self._pipeline.dataset.split_rule:
-                names[incumbent] = None
-            else:
-                log.warning("%s is not compared: its records were divided in another way, so it has seen hold-out records",
-                            _label(champion))  # fmt: skip
-        for model, version in names:
+        for model, version in dict.fromkeys([*request.models, *([incumbent] if incumbent else [])]):
             try:
                 ref = self._registry.find(model, version)
+                if ref.split != dataset.split_rule and (model, version) != incumbent:
+                    raise ModelRefusedError(
+                        f"It was trained with another split (by {ref.split}, not by {dataset.split_rule}), so it has seen hold-out "
+                        "records. The next training replaces it."
+                    )
                 onnx, metadata = self._registry.load_onnx_model(ref)
                 predictor = Predictor(self._pipeline, model, version, onnx, metadata)
             except (ModelRefusedError, UnknownModelError) as error:
@@ -267,10 +291,13 @@ class ModelComparison:
         by_folds = ranked_by_folds(results)
         basis: Basis = "hold-out" if by_folds is None else "cross-validation"
         order = tuple(by_folds or results)
-        baselines = {} if train is None else evaluate_baselines(train, holdout, few)
-        dataset = self._pipeline.dataset
+        baselines = {} if data.train is None else evaluate_baselines(data.train, holdout, data.few)
         verdicts, verdict = judge_champion(order[0], order[0].label, baselines, basis, dataset.column(dataset.target).unit)
-        return Comparison(request.round, order, len(holdout), refused, baselines, basis, verdicts, verdict)
+        old = next((result for result in results if result.incumbent), None)
+        how = ""
+        if old is not None and data.unseen is not None:
+            how = split_message(old.label, old.ref.split, len(holdout), len(data.unseen), stays=order[0].incumbent)
+        return Comparison(request.round, order, len(holdout), refused, baselines, basis, verdicts, verdict, how, data.copies)
 
 
 def kept_cross_validation(metadata: Mapping[str, Any]) -> CrossValidation | None:

@@ -8,12 +8,13 @@ from typing import Literal
 from complex_system.evaluation.baselines import LINEAR, MEAN
 from complex_system.evaluation.statistics import Evaluation, Interval, cross_difference, rmse_difference
 from complex_system.protocol.training import CrossValidation, Verdict, VerdictOnBaseline
+from complex_system.training.split import Copies
 
 Basis = Literal["hold-out", "cross-validation"]
 """What the new models are ranked by."""
 
-FEW_COPIES = 0.01
-"""Share of copies among the records below which they change no figure that is shown."""
+MIN_UNSEEN = 30
+"""Hold-out records that neither the champion nor the new models have seen, from which on these alone decide."""
 
 _SHORT = {MEAN: "the mean", LINEAR: "the linear model"}
 _LONG = {MEAN: "predicting the mean", LINEAR: "a linear model"}
@@ -80,20 +81,42 @@ def verdict_message(verdicts: Mapping[str, VerdictOnBaseline], rmse: float, cham
     return " ".join(messages)
 
 
-def copies_message(copies: int, records: int, *, together: bool) -> str:
-    """Return what people must know of copies among the records; empty where there are hardly any.
+def copies_message(copies: Copies) -> str:
+    """Return what people must know of copies among the labelled records; empty where there is nothing."""
+    if copies.are_few or (copies.by_chance and not copies.together):
+        return ""
+    found = (
+        f"{copies.count} of {copies.records} labelled records have the same features and the same target as an earlier one"
+    )
+    if not copies.together:
+        return f"{found}; they count as measurements of their own, so a score may be that of memory (split: copies)."
+    found += ": copies are in one part of the split and in one fold, and count once in the hold-out part."
+    if not copies.by_chance:
+        return found
+    return (
+        f"{found} But most records with the same features have another target, as measurements of their own have that came out alike: "
+        "then declare split: {copies: apart}."
+    )
+
+
+def split_message(label: str, split: str, holdout: int, unseen: int, *, stays: bool) -> str:
+    """Return how a champion was compared that was trained with another split than the new models.
 
     Args:
-        copies: Records whose features and target are those of an earlier one.
-        records: All labelled records.
-        together: Whether the split keeps copies in one part.
+        label: Its name and version.
+        split: Its split.
+        holdout: Hold-out records that decided.
+        unseen: Hold-out records that neither it nor the new models have seen.
+        stays: Whether it is still the champion.
     """
-    if copies < FEW_COPIES * records or not copies:
-        return ""
-    found = f"{copies} of {records} labelled records have the same features and the same target as an earlier one"
-    if together:
-        return f"{found}: copies are in one part of the split and in one fold, and count once in the hold-out part."
-    return f"{found}; they count as measurements of their own, so a score may be that of memory (split: copies)."
+    trained = f"{label} was trained with another split (by {split})"
+    if unseen >= MIN_UNSEEN:
+        return f"{trained}: compared on the {holdout} hold-out records that neither it nor the new models have seen."
+    found = (
+        f"{trained} and has seen {holdout - unseen} of the {holdout} hold-out records, so its error is higher with new ones; a fair "
+        f"comparison needs {MIN_UNSEEN} that no model has seen."
+    )
+    return f"{found} To have a new model all the same, give it the alias champion in MLflow." if stays else found
 
 
 def format_figure(value: float) -> str:

@@ -21,7 +21,8 @@ from complex_system.domain.records import Record, raw_check, shown
 from complex_system.domain.steps import Drop
 from complex_system.errors import SourceFileError
 from complex_system.settings import Settings
-from complex_system.training.data import MIN_SAMPLES, Part
+from complex_system.training.data import MIN_SAMPLES
+from complex_system.training.split import Part
 
 FEWEST_LABELLED = 30
 """Labelled records below which no training round is started, however small the file."""

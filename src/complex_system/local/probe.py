@@ -17,7 +17,7 @@ from complex_system.errors import ComplexSystemError
 from complex_system.local.state import Prediction
 from complex_system.messaging.clients import DatabaseClient, Requester
 from complex_system.serving.requests.examples import example_record
-from complex_system.training.data import Part, groups_of, parts_of
+from complex_system.training.split import Part, groups_of, parts_of
 
 LINE = 76
 """Columns that a line of the shown command has at most."""

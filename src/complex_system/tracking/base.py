@@ -49,6 +49,11 @@ class TrainingResult:
         """Number of samples by part."""
         return {"train": len(self.data.train), "validation": len(self.data.validation)}
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The samples, and the copies among the labelled records, as every tracker logs them."""
+        return {**{f"{part}_samples": size for part, size in self.samples.items()}, "copies": self.data.copies}
+
     def metadata(self, model: str, run_id: str) -> dict[str, Any]:
         """Return ``metadata.json``, which is kept beside the ONNX model.
 

@@ -197,7 +197,7 @@ def _tags(result: TrainingResult) -> dict[str, str]:
         "round": result.round,
         "pipeline_version": result.dataset.version,
         "target": result.dataset.target,
-        SPLIT: result.dataset.split_rule,
+        SPLIT: result.data.split,
     }
 
 
@@ -218,8 +218,7 @@ def _metrics(result: TrainingResult, model_id: str) -> list[Any]:
     best = result.model.best_step
     scores = {f"validation_{name}": value for name, value in to_wire(result.validation).items()}
     seconds = {f"seconds_{stage}": value for stage, value in result.timings.items()}
-    sizes = {f"{part}_samples": float(size) for part, size in result.samples.items()}
-    sizes["copies"] = float(result.data.copies)
+    sizes = {name: float(size) for name, size in result.sizes.items()}
     metrics += [Metric(name, value, end, best, model_id=model_id) for name, value in scores.items()]
     if cross := result.cross_validation:
         metrics += [Metric("cv_fold_rmse", value, end, fold) for fold, value in enumerate(cross.rmses, 1)]

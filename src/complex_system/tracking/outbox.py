@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from complex_system.domain.dataset import Dataset
+from complex_system.domain.dataset import BY_KEY, Dataset
 from complex_system.errors import DeclarationError, TrainingFailedError
 from complex_system.protocol.base import Message
 from complex_system.protocol.training import CrossValidation, Scores
@@ -69,6 +69,8 @@ class _Manifest(Message, frozen=True, kw_only=True):
         parameters: Hyperparameters.
         history: Step, steps in all, training and validation error of each report.
         best_step: The step whose model it is.
+        copies: Copies among the labelled records.
+        split: By what the records were divided; a release that did not write it divided them by their keys.
     """
 
     trainer: str
@@ -86,6 +88,8 @@ class _Manifest(Message, frozen=True, kw_only=True):
     parameters: dict[str, Parameter]
     history: list[tuple[int, int, float, float]]
     best_step: int
+    copies: int = 0
+    split: str = BY_KEY
 
 
 class Outbox:
@@ -112,6 +116,7 @@ class Outbox:
             trained_at=result.trained_at, timings=result.timings, reference=msgspec.Raw(result.reference or _NO_REFERENCE),
             cross_validation=result.cross_validation, parameters=dict(model.parameters),
             history=[astuple(each) for each in model.history], best_step=model.best_step,
+            copies=data.copies, split=data.split,
         )  # fmt: skip
         name = f"{result.trained_at:%Y%m%dT%H%M%S%f}-{hashlib.sha256(result.round.encode()).hexdigest()[:8]}"
         target = self._folder / name
@@ -174,10 +179,11 @@ class Outbox:
             model = trainer.restored(
                 (kept.path / _NATIVE).read_bytes(), manifest.feature_names, manifest.parameters, history, manifest.best_step
             )
+            about = manifest.feature_names, manifest.target
+            data = TrainingData(*about, train, validation, copies=manifest.copies, split=manifest.split)
             return TrainingResult(
                 trainer=manifest.trainer, framework=manifest.framework, round=manifest.round,
-                dataset=Dataset.restored(manifest.declaration),
-                data=TrainingData(manifest.feature_names, manifest.target, train, validation), model=model,
+                dataset=Dataset.restored(manifest.declaration), data=data, model=model,
                 onnx_model=(kept.path / _ONNX).read_bytes(), validation=manifest.validation, started_at=manifest.started_at,
                 trained_at=manifest.trained_at, timings=manifest.timings,
                 reference=None if bytes(manifest.reference) == _NO_REFERENCE else bytes(manifest.reference),

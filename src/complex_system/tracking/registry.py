@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from complex_system.domain.dataset import BY_KEY
 from complex_system.errors import ModelRefusedError, UnknownModelError
 from complex_system.tracking.connection import is_refusal, load_mlflow, open_client, translated
 from complex_system.tracking.signature import require_signature
@@ -39,16 +40,14 @@ COMPARED = "compared"
 PREFIX = "prefix"
 """Version tag: the prefix that the model was registered under."""
 SPLIT = "split"
-"""Version tag: ``Dataset.split_rule`` of its training; without it records were divided by their keys."""
+"""Version tag: :attr:`ModelVersionRef.split`."""
 ONNX_FOLDER = "twin"
 """Artifact folder of a run with the ONNX model; called ``twin`` since the first release."""
-ONNX_FILE = "model.onnx"
-ONNX_METADATA = "metadata.json"
+ONNX_FILE, ONNX_METADATA = "model.onnx", "metadata.json"
 MAX_VERSIONS = 200
 """Versions of a model that are listed at most, the newest."""
-REFERENCE_FOLDER = "reference"
+REFERENCE_FOLDER, REFERENCE_FILE = "reference", "reference.json"
 """Artifact folder of a run with the description of its training data, for monitoring."""
-REFERENCE_FILE = "reference.json"
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,7 @@ class ModelVersionRef:
         version: Version number, as text.
         tags: All tags of the version.
         created_at: When it was registered.
+        split: ``Dataset.split_rule`` of its training; where there was no other, records were divided by their keys.
     """
 
     model: str
@@ -70,6 +70,7 @@ class ModelVersionRef:
     pipeline_version: str
     tags: Mapping[str, str] = field(compare=False)
     created_at: datetime
+    split: str = field(default=BY_KEY, compare=False)
 
 
 class ModelRegistry:
@@ -218,7 +219,8 @@ class ModelRegistry:
                 for name, value in tags.items():
                     client.set_model_version_tag(ref.model, ref.version, name, value)
                 client.set_registered_model_alias(ref.model, CHAMPION, ref.version)
-            ours = {model.name for model in models if CHAMPION in model.aliases and self._has_ours(model)}
+            aliased = [model for model in models if CHAMPION in model.aliases]
+            ours = {model.name for model in aliased if not model.latest_versions or self._has_ours(model)}
             for other in ({each.model for each in found} | ours) - {ref.model}:
                 client.delete_registered_model_alias(other, CHAMPION)
 
@@ -342,4 +344,5 @@ def _ref(version: Any) -> ModelVersionRef:
         pipeline_version=tags.get("pipeline_version", ""),
         tags=tags,
         created_at=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
+        split=tags.get(SPLIT, BY_KEY),
     )

@@ -117,14 +117,19 @@ class WandbTracker(Tracker):
                 group=self.group,
                 job_type="training",
                 name=f"{result.trainer} {result.round[-12:]}",
-                config={**result.model.parameters, "round": result.round, "pipeline_version": result.dataset.version},
+                config={
+                    **result.model.parameters,
+                    "round": result.round,
+                    "pipeline_version": result.dataset.version,
+                    "split": result.data.split,
+                },
                 settings=self._settings(),
             )
             try:
                 for each in result.model.history:
                     run.log({"train_rmse": each.train_rmse, "validation_rmse": each.validation_rmse}, step=each.step)
-                for name, value in to_wire(result.validation).items():
-                    run.summary[f"validation_{name}"] = value
+                scores = {f"validation_{name}": value for name, value in to_wire(result.validation).items()}
+                run.summary.update({**scores, **result.sizes})
                 if result.cross_validation:
                     for name in ("rmse", "standard_error", "mae", "r2", "records"):
                         run.summary[f"cv_{name}"] = getattr(result.cross_validation, name)

@@ -1,99 +1,21 @@
-"""The split of the labelled records, and the arrays that trainers train on."""
+"""The arrays that trainers train on, and that models are compared on."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.keys import original_key
+from complex_system.domain.dataset import BY_CONTENT, BY_KEY, Dataset
 from complex_system.errors import NotEnoughDataError
+from complex_system.training.split import CopyCount, Part, contents_of, groups_of, hashes_of, parts_of
 
 Matrix = npt.NDArray[np.float32]
 MIN_SAMPLES = 5
 """Samples that a part of the split must have at least."""
-
-
-class Part(IntEnum):
-    """Part of the split: 70 % train, 15 % validation, 15 % hold-out."""
-
-    TRAIN = 0
-    VALIDATION = 1
-    HOLDOUT = 2
-
-
-def groups_of(dataset: Dataset, table: pa.Table) -> list[str]:
-    """Return the group of every labelled processed record: records of one group are in one part of the split and in one fold.
-
-    Copies are a group, because a model that has seen one of them knows the others: records with the same features and the same target,
-    as models see them. Where the declared split keeps copies apart, a group is a key; a record that was sent again under another key
-    (``domain.keys.repeated_key``) belongs to the first one.
-
-    Args:
-        dataset: Declares the split.
-        table: Columns ``dataset.processed_names``, in any order.
-    """
-    if not dataset.copies_together:
-        return [original_key(key) for key in table.column(ID).to_pylist()]
-    columns = [table.column(name).to_numpy() for name in (*dataset.feature_names, dataset.target)]
-    return [f"{content:016x}" for content in contents_of(columns, table.num_rows).tolist()]
-
-
-def contents_of(columns: Iterable[npt.NDArray[Any]], rows: int) -> npt.NDArray[np.uint64]:
-    """Return a hash of every row of some columns, as float32: the same on every machine.
-
-    Value by value with the finaliser of SplitMix64 (G. Steele, D. Lea and C. Flood, Fast Splittable Pseudorandom Number Generators,
-    OOPSLA 2014).
-    """
-    found = np.zeros(rows, dtype=np.uint64)
-    for column in columns:
-        bits = (np.asarray(column, dtype="<f4") + np.float32(0)).view("<u4")  # -0.0 becomes 0.0
-        found = (found ^ bits) + np.uint64(0x9E3779B97F4A7C15)
-        found = (found ^ (found >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        found = (found ^ (found >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        found ^= found >> np.uint64(31)
-    return found
-
-
-def parts_of(groups: Iterable[str]) -> npt.NDArray[np.int8]:
-    """Return the part of every group (:func:`groups_of`), by its CRC-32: the same on every machine and for every framework."""
-    buckets = np.fromiter((zlib.crc32(group.encode()) % 100 for group in groups), dtype=np.int8)
-    return np.where(buckets < 70, 0, np.where(buckets < 85, 1, 2)).astype(np.int8)
-
-
-class CopyCount:
-    """Counts labelled records that are copies of another one, among the first ``LIMIT``.
-
-    Attributes:
-        records: Records that were looked at.
-    """
-
-    LIMIT = 5_000_000
-
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
-        self._contents: list[npt.NDArray[np.uint64]] = []
-        self.records = 0
-
-    def add(self, table: pa.Table) -> None:
-        """Take a page of labelled processed records."""
-        if self.records >= self.LIMIT:
-            return
-        self.records += table.num_rows
-        columns = [table.column(name).to_numpy() for name in (*self._dataset.feature_names, self._dataset.target)]
-        self._contents.append(contents_of(columns, table.num_rows))
-
-    @property
-    def copies(self) -> int:
-        """Records whose features and target are those of an earlier one."""
-        return self.records - len(np.unique(np.concatenate(self._contents))) if self._contents else 0
 
 
 @dataclass(frozen=True)
@@ -120,6 +42,7 @@ class TrainingData:
 
     Attributes:
         copies: Labelled records, of all parts, whose features and target are those of an earlier one.
+        split: By what they were divided (``Dataset.split_rule``).
     """
 
     feature_names: tuple[str, ...]
@@ -127,6 +50,7 @@ class TrainingData:
     train: Samples
     validation: Samples
     copies: int = 0
+    split: str = BY_KEY
 
 
 class _Rows:
@@ -225,40 +149,68 @@ class SampleCollector:
         """
         size = self._rows[part].count
         if size < MIN_SAMPLES:
-            raise NotEnoughDataError(
-                f"The {part.name.lower()} part has {size} labelled records; at least {MIN_SAMPLES} are needed."
-            )
+            raise self.too_few(part, size)
         return self._rows[part].samples()
+
+    def too_few(self, part: Part, size: int) -> NotEnoughDataError:
+        """Return the error of a part with fewer than ``MIN_SAMPLES`` samples; it says so where copies are the reason."""
+        copies = self.copies.found()
+        why = (
+            f" {copies.count} of {copies.records} labelled records have the same features and the same target as an earlier one, and "
+            "such are in one part; where they are measurements of their own, declare split: {copies: apart}."
+        )
+        text = f"The {part.name.lower()} part has {size} labelled records; at least {MIN_SAMPLES} are needed."
+        return NotEnoughDataError(text + (why if copies.together and 2 * copies.count > copies.records else ""))
 
     def training_data(self) -> TrainingData:
         """Return train and validation part, for a trainer."""
         return TrainingData(
             self._dataset.feature_names, self._dataset.target, self.samples(Part.TRAIN), self.samples(Part.VALIDATION),
-            self.copies.copies,
+            self.copies.found().count, self._dataset.split_rule,
         )  # fmt: skip
 
 
-class KeySample:
-    """An even sample of the keys of one part of the split, however many there are."""
+class UnseenHoldout:
+    """The hold-out samples that a model of another split has not seen either: nor a copy of them."""
 
-    def __init__(self, dataset: Dataset, part: Part, limit: int, seed: int = 0) -> None:
+    def __init__(self, dataset: Dataset, rule: str) -> None:
+        """Make a collector.
+
+        Args:
+            dataset: Declares the split.
+            rule: The split of the other model, as ``Dataset.split_rule``; with one of a newer release nothing is unseen.
+        """
         self._dataset = dataset
-        self._part = part
-        self._limit = limit
-        self._random = np.random.default_rng(seed)
-        self._keys: npt.NDArray[np.object_] = np.empty(0, dtype=object)
-        self._priorities: npt.NDArray[np.float64] = np.empty(0)
+        self._rule = rule
+        self._seen: list[npt.NDArray[np.uint64]] = []
+        self._contents: list[npt.NDArray[np.uint64]] = []
+        self._tables: list[pa.Table] = []
 
     def add(self, table: pa.Table) -> None:
-        """Take the keys of a page of labelled processed records."""
-        keys = np.array(table.column(ID).to_pylist(), dtype=object)
-        keys = keys[parts_of(groups_of(self._dataset, table)) == self._part]
-        self._keys = np.concatenate([self._keys, keys])
-        self._priorities = np.concatenate([self._priorities, self._random.random(len(keys))])
-        if len(self._keys) > self._limit:
-            chosen = np.argpartition(self._priorities, self._limit)[: self._limit]
-            self._keys, self._priorities = self._keys[chosen], self._priorities[chosen]
+        """Take a page of labelled processed records."""
+        if self._rule not in (BY_KEY, BY_CONTENT):
+            return
+        unseen, held_out = (
+            parts_of(groups_of(self._dataset, table, rule)) == Part.HOLDOUT
+            for rule in (self._rule, self._dataset.split_rule)
+        )
+        contents = hashes_of(self._dataset, table)[1]
+        self._seen.append(contents[~unseen])
+        self._contents.append(contents[unseen & held_out])
+        self._tables.append(table.filter(pa.array(unseen & held_out)))
 
-    def keys(self) -> list[str]:
-        """Return the sample."""
-        return [str(key) for key in self._keys]
+    def samples(self, newest: int = 0) -> Samples:
+        """Return the samples; where the split keeps copies together, each once.
+
+        Args:
+            newest: Of how many of the last ones, at most; 0 for all.
+        """
+        names = self._dataset.feature_names
+        if not self._tables:
+            return Samples(np.empty((0, len(names)), dtype=np.float32), np.empty(0, dtype=np.float32))
+        table = pa.concat_tables(self._tables)
+        unseen = ~np.isin(np.concatenate(self._contents), np.concatenate(self._seen))
+        x = np.column_stack([table.column(name).to_numpy() for name in names]).astype(np.float32)[unseen]
+        y = table.column(self._dataset.target).to_numpy().astype(np.float32)[unseen]
+        samples = Samples(x[-newest:], y[-newest:])
+        return samples.without_copies() if self._dataset.copies_together else samples

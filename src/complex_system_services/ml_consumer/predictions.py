@@ -22,7 +22,7 @@ from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.operations import ScenarioState
 from complex_system.protocol.serving import Truth
 from complex_system.sources.scenarios import TARGET, Disturbance, Scenario
-from complex_system.training.data import Part, groups_of, parts_of
+from complex_system.training.split import Part, groups_of, parts_of
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from complex_system.domain.dataset import Dataset
 from complex_system.messaging.clients import DatabaseClient, DocumentClient
 from complex_system.monitoring.reference import RAW_SAMPLE, Reference
 from complex_system.tracking.registry import CHAMPION_SINCE, ModelRegistry, ModelVersionRef
-from complex_system.training.data import KeySample, Part, SampleCollector
+from complex_system.training.data import SampleCollector
+from complex_system.training.split import KeySample, Part
 
 log = logging.getLogger(__name__)
 

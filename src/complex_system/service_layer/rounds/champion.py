@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -127,12 +127,15 @@ class ChampionSelector:
         return True
 
     async def _compare(self, request: ComparisonRequest) -> Comparison:
+        champion = await self.run_blocking(self.registry.champion)
+        if champion is not None and champion.pipeline_version != self.dataset.version:
+            champion = None
+        split = champion.split if champion is not None and champion.split != self.dataset.split_rule else ""
         try:
-            data = await self.data.to_compare(self.holdout_newest, request.after, self.baseline_samples, self.few)
+            data = await self.data.to_compare(self.holdout_newest, request.after, self.baseline_samples, self.few, split)
         except NotEnoughDataError as error:
             if request.alert is None:
                 raise
             raise TrainingFailedError(f"Round {request.round} cannot be compared: {error.message}") from error
         compare = ModelComparison(self.registry, Pipeline(self.dataset)).run
-        found = await self.run_blocking(partial(compare, request, data.holdout, data.train, data.few))
-        return replace(found, records=data.records, copies=data.copies, copies_together=self.dataset.copies_together)
+        return await self.run_blocking(partial(compare, request, data, champion))

@@ -4,32 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.keys import key_at
+from complex_system.evaluation.comparison import ToCompare
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.training.cross_validation import FewRecords, Keyed
-from complex_system.training.data import MIN_SAMPLES, Part, SampleCollector, Samples
-
-
-@dataclass(frozen=True)
-class ToCompare:
-    """Samples to compare models on.
-
-    Attributes:
-        holdout: Samples that no registered model was fitted to.
-        train: Samples for the baselines; None where there are too few or none were asked for.
-        few: All labelled records, where they are few.
-        records: Labelled records that were looked at.
-        copies: Those of them whose features and target are those of an earlier one.
-    """
-
-    holdout: Samples
-    train: Samples | None = None
-    few: Keyed | None = None
-    records: int = 0
-    copies: int = 0
+from complex_system.training.cross_validation import FewRecords
+from complex_system.training.data import MIN_SAMPLES, SampleCollector, UnseenHoldout
+from complex_system.training.split import Part
 
 
 class LabelledData:
@@ -39,7 +21,9 @@ class LabelledData:
         self._dataset = dataset
         self._database = database
 
-    async def to_compare(self, newest: int, after: str | None = None, train: int = 0, few: int = 0) -> ToCompare:
+    async def to_compare(
+        self, newest: int, after: str | None = None, train: int = 0, few: int = 0, champion_split: str = ""
+    ) -> ToCompare:
         """Return the newest samples of the hold-out part, which no trainer sees, and some of the training part.
 
         Args:
@@ -47,6 +31,7 @@ class LabelledData:
             after: Only those with larger keys.
             train: How many of the training part, at most about; 0 for none.
             few: Return all records, too, where they are fewer than this.
+            champion_split: By what the records of the champion were divided, which takes part; empty for the present split.
 
         Raises:
             NotEnoughDataError: There are too few to compare models with.
@@ -54,18 +39,24 @@ class LabelledData:
         collector = SampleCollector(self._dataset, [Part.HOLDOUT], newest)
         trained = SampleCollector(self._dataset, [Part.TRAIN])
         every = FewRecords(self._dataset, few)
+        other = UnseenHoldout(self._dataset, champion_split) if champion_split else None
         pages = self._database.processed_pages(collector.columns, labelled=True, version=self._dataset.version, start=after)
         async with aclosing(pages):  # type: ignore[type-var]
             async for page in pages:
                 await asyncio.to_thread(collector.add, page.table)
                 if trained.count() < train:
                     await asyncio.to_thread(trained.add, page.table)
+                if other is not None:
+                    await asyncio.to_thread(other.add, page.table)
                 every.add(page.table)
         fitted = trained.samples(Part.TRAIN) if trained.count() >= MIN_SAMPLES else None
-        holdout, copies = collector.samples(Part.HOLDOUT), collector.copies
+        holdout = collector.samples(Part.HOLDOUT)
         if self._dataset.copies_together:
             holdout = holdout.without_copies()
-        return ToCompare(holdout, fitted, every.keyed(), copies.records, copies.copies)
+        if len(holdout) < MIN_SAMPLES:
+            raise collector.too_few(Part.HOLDOUT, len(holdout))
+        unseen = None if other is None else await asyncio.to_thread(other.samples, newest)
+        return ToCompare(holdout, fitted, every.keyed(), await asyncio.to_thread(collector.copies.found), unseen)
 
     async def newest(self, count: int, since: float) -> tuple[int, str | None]:
         """Look for the newest labelled records since a time.

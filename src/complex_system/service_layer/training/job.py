@@ -31,8 +31,9 @@ from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.tracking.outbox import KeptTraining
 from complex_system.training.base import Progress, TrainedModel, Trainer, score
 from complex_system.training.cross_validation import FewRecords, Keyed, Predict, cross_validate
-from complex_system.training.data import KeySample, Part, SampleCollector, Samples, TrainingData
+from complex_system.training.data import SampleCollector, Samples, TrainingData
 from complex_system.training.onnx import export_onnx
+from complex_system.training.split import KeySample, Part
 
 if TYPE_CHECKING:
     from complex_system.service_layer.training.service import TrainerService
@@ -148,7 +149,7 @@ class TrainingJob:
                     self._keys.add(page.table)
                     few.add(page.table)
                 self._few = few.keyed()
-                return collector.training_data()
+                return await asyncio.to_thread(collector.training_data)
             except (NobodyListensError, ReplyTimeoutError, StoreUnavailableError) as error:
                 if attempt == FETCH_ATTEMPTS:
                     raise
