@@ -97,7 +97,7 @@ async def test_a_german_table_is_answered_row_by_row(client: httpx.AsyncClient, 
             assert float(row["prediction"]) == pytest.approx(expected["prediction"])
             assert row["model"] == "plant-lightgbm v1"
     assert "Ignored, because the model does not take it: 'Bediener'." in err
-    assert f"1 of 3 rows predicted (1 by plant-lightgbm v1); {made} has them. 2 have faults; row 2: field 'Temp'" in err
+    assert f"1 of 3 rows predicted (1 by plant-lightgbm v1); {made} has them. 2 with faults; row 2: field 'Temp'" in err
 
     code, _, err = await fiot(file, "--url", client.base_url, "-o", made)
     assert (code, "exists already; --force replaces it." in err) == (1, True)
@@ -147,7 +147,7 @@ async def test_a_long_file_goes_in_parts_that_the_service_takes(client: httpx.As
             assert float(row["prediction"]) == pytest.approx(2 + number % 1000 / 1000 + 1 + 0.4)
     assert "The file has no column 'flow'; its declared fill is used in every row." in err
     assert (
-        "2,401 of 2,500 rows predicted (2,401 by plant-lightgbm v1); standard output has them. 99 have faults; row 9:" in err
+        "2,401 of 2,500 rows predicted (2,401 by plant-lightgbm v1); standard output has them. 99 with faults; row 9:" in err
     )
 
 

@@ -59,6 +59,7 @@ class ComparisonRequest:
         corrected: Corrections of labelled records that the round's data have.
         after: The models were trained on records with larger keys only, and are compared on such.
         alert: The alerts that asked for the round; None where it was the growth of the data.
+        corrected: Labels that were ever corrected when the round began.
         comparison: The result, once there is one.
         runs: Ids of the runs that were made in MLflow, by name.
     """
@@ -214,12 +215,7 @@ class Comparison:
         return f"{kept}: the best new model, {best.label}, has {format_figure(best_rmse)}."
 
     def message(self, request: ComparisonRequest, run_url: str = "") -> ComparisonFinished:
-        """Return the comparison as it is published and kept.
-
-        Args:
-            request: What was asked for.
-            run_url: Page of the comparison's run.
-        """
+        """Return the comparison as it is published and kept, with the page of its run."""
         results = tuple(result.message() for result in self.results)
         return ComparisonFinished(
             round=self.round,

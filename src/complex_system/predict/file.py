@@ -280,7 +280,7 @@ def _writer(target: TextIO) -> Callable[[str], None]:
 def _said(made: Summary, where: str) -> str:
     by = ", ".join(f"{count:,} by {model}" for model, count in made.models.items())
     text = f"{made.rows - made.faulty:,} of {made.rows:,} rows predicted{f' ({by})' if by else ''}; {where} has them."
-    return f"{text} {made.faulty:,} have faults; {made.first}" if made.faulty else text
+    return f"{text} {made.faulty:,} with faults; {made.first}" if made.faulty else text
 
 
 class _Progress:

@@ -165,7 +165,7 @@ class TextLines:
         return True
 
     def _without_comments(self, first: list[Line], rows: list[list[str]], hashed: list[bool], found: Lines) -> list[int]:
-        """Return the rows that are no comments; a header may begin with '#' where the first row behind it is a record."""
+        """Return the rows other than comments; a header may begin with '#' where the first row behind it is a record."""
         comments = {at for at, row in enumerate(rows) if hashed[at] and (len(row) != found.width or is_comment(row))}
         kept = [at for at, row in enumerate(rows) if any(row) and at not in comments]
         leading = next((at for at in kept if not hashed[at]), len(rows))

@@ -86,7 +86,7 @@ class Copies:
         records: Records that were looked at.
         count: Those of them whose features and target are those of an earlier one.
         by_chance: Whether most records that share the features of such a record have another target, as with a few settings and whole
-            grades: then an equal target is no sign of a copy.
+            grades: then an equal target does not make it a copy.
         together: Whether the split keeps copies in one part.
     """
 
