@@ -210,7 +210,15 @@ class Plant:
         """Waits until the source has been told of every record that it is saved, and each has its processed record."""
         if source in self.children:
             done = re.compile(f"{self.records} of {self.records} records (saved|published)")
-            await eventually(lambda: self.state(source) == "ready" and done.fullmatch(self.detail(source)), PATIENCE)
+
+            def saved() -> bool:
+                assert self.children[source].alive, f"{source} has ended:\n{self.log(source)[-2000:]}"
+                return self.state(source) == "ready" and done.fullmatch(self.detail(source)) is not None
+
+            try:
+                await eventually(saved, PATIENCE)
+            except AssertionError as error:
+                raise AssertionError(f"{error}\n{source} is {self.state(source)}:\n{self.log(source)[-2000:]}") from error
         await self.until(lambda counts: counts.processed >= self.records)
 
         async def nothing_left() -> bool:
