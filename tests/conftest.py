@@ -89,6 +89,15 @@ class ClientsMlflowServer(MlflowServer):
 clients_mlflow_server = server_fixture(ClientsMlflowServer)
 
 
+@pytest.fixture(autouse=True)
+def _mlflows_address(request: pytest.FixtureRequest) -> None:
+    """Trackers give MLflow an address for the whole process, which may be that of another test's server: it is this test's again."""
+    if (mlflow := sys.modules.get("mlflow")) and "mlflow_server" in request.fixturenames:
+        address = request.getfixturevalue("mlflow_server").url
+        mlflow.set_tracking_uri(address)
+        mlflow.set_registry_uri(address)
+
+
 @pytest.fixture
 def make_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Settings]:
     """Makes settings that point to the given servers; keyword arguments are fields of ``Settings``."""

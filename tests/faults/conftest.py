@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 MEASURED = pytest.StashKey[list[tuple[str, dict[str, float]]]]()
-
-
-@pytest.fixture(autouse=True)
-def _no_address_of_mlflow_is_left() -> Iterator[None]:
-    """A tracker gives MLflow its address for the whole process; the next test has another server."""
-    yield
-    if mlflow := sys.modules.get("mlflow"):
-        mlflow.set_tracking_uri(None)
-        mlflow.set_registry_uri(None)
 
 
 @pytest.fixture
