@@ -89,7 +89,7 @@ async def test_the_disk_of_the_broker_is_full(
             await eventually(broker.is_ready, 60)
             name = f"d{uuid.uuid4().hex[:10]}"
             # Reserved by JetStream, which takes three quarters of the disk at most.
-            small = {"ingest_bytes": 50_000_000, "ingest_dead_bytes": 5_000_000}
+            small = {"ingest_bytes": 50_000_000, "ingest_dead_bytes": 5_000_000, "request_timeout": 60.0}
             settings = make_settings(broker, mongo_server, mongo_name=name, **small)
             async with running(DatabaseMongoService, settings) as service, running(TesterService, settings) as tester:
                 await eventually(lambda: service.ingest is not None and not service.ingest.problem, 60)
