@@ -7,6 +7,7 @@ import contextlib
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, certificates: Path, broker
         child.start()
         children.append(child)
     try:
+        deadline = time.monotonic() + 60
+        for child, port in zip(children, ports, strict=True):
+            while not reachable(HOST, port):
+                assert child.alive, f"{child.name} ended:\n{child.tail()}"
+                assert time.monotonic() < deadline, f"{child.name} does not listen:\n{child.tail()}"
+                time.sleep(0.05)
         yield ports
     finally:
         for child in children:
@@ -107,7 +114,6 @@ def test_the_example_has_one_broker_configuration() -> None:
 async def test_neither_clients_nor_brokers_are_let_in_without_encryption_and_credentials(
     cluster: list[int], certificates: Path
 ) -> None:
-    await eventually(lambda: all(reachable(HOST, port) for port in cluster))
     trusted = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
 
     async def ignore(_: Exception) -> None:
@@ -131,7 +137,6 @@ async def test_neither_clients_nor_brokers_are_let_in_without_encryption_and_cre
 async def test_replicas_on_two_hosts_share_what_a_third_asks(
     cluster: list[int], certificates: Path, make_settings: Callable[..., Settings]
 ) -> None:
-    await eventually(lambda: all(reachable(HOST, port) for port in cluster))
     on = [make_settings(nats_host=HOST, nats_port=p, nats_user=USER, nats_password=PASSWORD, service_id=n,
                         nats_tls_ca=str(certificates / "ca.pem"))
           for p, n in zip(cluster, HOSTS, strict=True)]  # fmt: skip
@@ -158,7 +163,6 @@ async def test_a_cluster_keeps_what_is_published_on_three_brokers_and_survives_t
     mongo_server: Server,
     make_settings: Callable[..., Settings],
 ) -> None:
-    await eventually(lambda: all(reachable(HOST, port) for port in cluster))
     name = f"c{uuid4().hex[:8]}"
     on = [make_settings(mongo_server, nats_host=HOST, nats_port=port, nats_user=USER, nats_password=PASSWORD,
                         nats_tls_ca=str(certificates / "ca.pem"), mongo_name=name, ingest_replicas=3) for port in cluster]  # fmt: skip

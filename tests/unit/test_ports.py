@@ -50,6 +50,13 @@ def test_a_folder_that_others_can_prepare_is_not_used(tmp_path: Path, monkeypatc
     assert found != servers._lock_folder()
 
 
+def test_any_port_is_none_that_the_kernel_hands_out_nor_one_given_before() -> None:
+    ports = [servers.free_port() for _ in range(50)]
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0])
+    assert max(ports) < lowest
+    assert len(set(ports)) == 50
+
+
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = folder_in(monkeypatch, tmp_path / "run", tmp_path / "cache", tmp_path / "tmp")
     port = servers.free_port()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import re
 import shutil
 import socket
@@ -35,6 +36,8 @@ ANY_PORT = dict.fromkeys(
     "0",
 )
 """Environment of a run that takes any free ports, so that it can run beside others."""
+_ANY = range(20_000, 30_000)
+"""Below the range from which Linux takes ports of outgoing connections, so that none of these sits on a server's port."""
 _TRIES = 100
 _ROOM = 16 * 1024 * 1024
 """Bytes that must be free before a server that met a full disk is started again."""
@@ -47,19 +50,19 @@ def free_port(preferred: int = 0) -> int:
     """Return ``preferred`` if it is free on the loopback interface, else a port that is.
 
     Until a server listens there, the port looks free to everybody, so this process keeps a lock on it that other runs of the same
-    user respect.
+    user respect, and it lies below those that the kernel hands to whoever asks for any.
 
     Raises:
         StartError: No port is free.
     """
-    for port in (preferred, *[0] * _TRIES):
+    anything = (port for port in random.sample(_ANY, _TRIES) if port not in _held)
+    for port in (preferred, *anything) if preferred else anything:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with suppress(OSError):
                 probe.bind((HOST, port))
-                found = int(probe.getsockname()[1])
-                if _reserve(found):
-                    return found
+                if _reserve(port):
+                    return port
     raise StartError("No free port is left on this machine.")
 
 
