@@ -7,13 +7,29 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from complex_system.protocol.base import Empty, Event, Message, Request
+from complex_system.protocol.scores import CrossValidation, Residuals, Scores
 
 Cause = Literal["growth", "alert", "schedule"]
 """Why a round was started: enough new data, an alert, or a trainer's own schedule."""
 
 
+Moved = Literal["error", "input"]
+"""What an alert says has moved: the error, because the process follows another law now, or only the inputs."""
+
 Verdict = Literal["better", "unclear", "not better"]
 """Whether a champion is better than a baseline; ``unclear`` where the interval of the difference holds 0."""
+
+
+class Weighting(Message, frozen=True, kw_only=True):
+    """Lets newer records count several times where a model is fitted: in the training and in the early stopping, never in a score.
+
+    Attributes:
+        since: Records whose time is later count more, seconds since 1970 (UTC).
+        times: How often each of them counts.
+    """
+
+    since: float
+    times: Annotated[int, Meta(ge=1, le=100)] = 1
 
 
 class TrainRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -22,11 +38,13 @@ class TrainRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         round: Id of the round, 1 to 100 characters; None lets the trainer choose one.
         trainers: Names of the trainers that shall train; None for all.
+        weighting: Which records count more; None for none.
         after: Train only on labelled records with larger keys; None for all.
     """
 
     round: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
     trainers: list[str] | None = None
+    weighting: Weighting | None = None
     after: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
 
 
@@ -68,43 +86,6 @@ class TrainingProgress(Message, frozen=True, kw_only=True):
     steps: int = 0
     train_rmse: float | None = None
     validation_rmse: float | None = None
-
-
-class Scores(Message, frozen=True, kw_only=True):
-    """Errors of predictions against the truth.
-
-    Attributes:
-        rmse: Root mean squared error, in the target's unit.
-        mae: Mean absolute error, in the target's unit.
-        r2: Coefficient of determination.
-    """
-
-    rmse: float
-    mae: float
-    r2: float
-
-
-class CrossValidation(Scores, frozen=True, kw_only=True):
-    """What a cross-validation found. ``rmse`` and ``mae`` are means over the folds; ``r2`` is the mean over the repeats.
-
-    Attributes:
-        rmses: RMSE of each fold of each repeat.
-        standard_error: Of ``rmse``, corrected for the overlap of the training sets.
-        records: Records that were divided into folds.
-        folds: Folds of one repeat.
-        digest: Digest of the records' keys and targets: only results with the same digest can be compared.
-    """
-
-    rmses: tuple[float, ...]
-    standard_error: float = 0.0
-    records: int
-    folds: int
-    digest: str
-
-    @property
-    def repeats(self) -> int:
-        """How often the records were divided, each time differently."""
-        return len(self.rmses) // self.folds
 
 
 class TrainingFinished(Message, frozen=True, kw_only=True):
@@ -151,6 +132,7 @@ class TrainingRound(Message, frozen=True, kw_only=True):
         stage: What happened.
         cause: Why the round was started.
         alerts: Keys of the alerts that it is for.
+        moved: What has moved, where alerts are the cause; None for another cause, and from an earlier release.
         after: Only records with larger keys are used; None for all.
         labelled: Labelled records at the start.
         text: What the alerts say, or why the round failed.
@@ -160,6 +142,7 @@ class TrainingRound(Message, frozen=True, kw_only=True):
     stage: Literal["started", "failed"]
     cause: Cause
     alerts: tuple[str, ...] = ()
+    moved: Moved | None = None
     after: str | None = None
     labelled: int | None = None
     text: str = ""
@@ -195,12 +178,14 @@ class ComparedModel(Quality, frozen=True, kw_only=True):
         framework: Its framework.
         model: Registered name.
         version: Registered version.
+        residuals: Its errors in the evaluation that decided; None in comparisons of an earlier release.
     """
 
     trainer: str
     framework: str
     model: str
     version: str
+    residuals: Residuals | None = None
 
 
 class ChampionSummary(Message, frozen=True, kw_only=True):
@@ -262,6 +247,7 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
         kept: Why the previous champion stays; empty for a new one.
         cause: Why the round was started.
         alerts: Keys of the alerts that it was for.
+        moved: What had moved, where alerts were the cause; None for another cause, and from an earlier release.
         ranked_by: What decided.
         run_url: Page of the comparison's run.
         cross_validation: None where models were not cross-validated.
@@ -281,6 +267,7 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
     kept: str = ""
     cause: Cause = "growth"
     alerts: tuple[str, ...] = ()
+    moved: Moved | None = None
     ranked_by: Literal["hold-out", "cross-validation"] = "hold-out"
     run_url: str = ""
     cross_validation: FoldCounts | None = None
