@@ -16,6 +16,9 @@ Cause = Literal["growth", "alert", "schedule"]
 Moved = Literal["error", "input"]
 """What an alert says has moved: the error, because the process follows another law now, or only the inputs."""
 
+Basis = Literal["hold-out", "cross-validation"]
+"""Which records decide between models."""
+
 Verdict = Literal["better", "unclear", "not better"]
 """Whether a champion is better than a baseline; ``unclear`` where the interval of the difference holds 0."""
 
@@ -170,6 +173,29 @@ class Quality(ScoresWithInterval, frozen=True, kw_only=True):
     cv: ScoresWithInterval | None = None
 
 
+class Challenge(Message, frozen=True, kw_only=True):
+    """How a new model did beside the champion that was there before it, on the same records.
+
+    Attributes:
+        outcome: ``better`` where that is sure, ``cheaper`` where it is not worse and far smaller: such a model can become champion.
+            Otherwise ``unclear`` or ``worse``.
+        by: Which records.
+        better_by: RMSE of the champion less its own, in the target's unit.
+        low: Lower end of its 95 % confidence interval.
+        high: Upper end.
+        p: Probability of a difference at least as large if it is not better.
+        limit: Below this, p makes it ``better``.
+    """
+
+    outcome: Literal["better", "cheaper", "unclear", "worse"]
+    by: Basis
+    better_by: float
+    low: float
+    high: float
+    p: float
+    limit: float
+
+
 class ComparedModel(Quality, frozen=True, kw_only=True):
     """How a model did in a comparison.
 
@@ -179,6 +205,7 @@ class ComparedModel(Quality, frozen=True, kw_only=True):
         model: Registered name.
         version: Registered version.
         residuals: Its errors in the evaluation that decided; None in comparisons of an earlier release.
+        challenge: How it did beside the previous champion; None for that itself, and where there was none.
     """
 
     trainer: str
@@ -186,6 +213,7 @@ class ComparedModel(Quality, frozen=True, kw_only=True):
     model: str
     version: str
     residuals: Residuals | None = None
+    challenge: Challenge | None = None
 
 
 class ChampionSummary(Message, frozen=True, kw_only=True):
@@ -242,7 +270,7 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
     Attributes:
         round: Id of the round.
         results: The models, best first.
-        champion: The best one.
+        champion: The previous one, or the new model that is surely better or cheaper; the best one where there was none.
         holdout: Number of hold-out records.
         kept: Why the previous champion stays; empty for a new one.
         cause: Why the round was started.
@@ -258,6 +286,7 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
         records: Labelled records behind the comparison.
         copies: Those of them whose features and target are those of an earlier one.
         not_better_than: Baselines that are at least as good as the champion.
+        intervals: What the 95 % intervals are of, and where they cannot be trusted, as sentences.
     """
 
     round: str
@@ -268,7 +297,7 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
     cause: Cause = "growth"
     alerts: tuple[str, ...] = ()
     moved: Moved | None = None
-    ranked_by: Literal["hold-out", "cross-validation"] = "hold-out"
+    ranked_by: Basis = "hold-out"
     run_url: str = ""
     cross_validation: FoldCounts | None = None
     baselines: dict[str, Quality] = {}
@@ -277,6 +306,7 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
     records: int = 0
     copies: int = 0
     not_better_than: tuple[str, ...] = ()
+    intervals: str = ""
 
 
 class ChampionChanged(Message, frozen=True, kw_only=True):
