@@ -11,11 +11,12 @@ import hashlib
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, PrivateAttr, ValidationError, root_validator, validator
 
 from complex_system.domain.columns import ID, MARKERS, Column, Declared
+from complex_system.domain.partition import Split
 from complex_system.domain.steps import STEPS, Arithmetic, Bins, Interval, OneHot, Scale, Step
 from complex_system.domain.validation import (
     FaultsError,
@@ -30,10 +31,8 @@ from complex_system.domain.validation import (
 from complex_system.domain.yaml_reader import Fault, Place, YamlFile
 from complex_system.errors import DeclarationError
 
-__all__ = ["ID", "SHIPPED", "Bins", "Column", "Dataset", "OneHot", "Scale", "Step"]
+__all__ = ["ID", "SHIPPED", "Bins", "Column", "Dataset", "OneHot", "Scale", "Split", "Step"]
 
-BY_CONTENT, BY_KEY = "content", "key"
-"""Splits. Models that are marked with none were trained when there was only that by key."""
 SHIPPED = ("lab", "films")
 """Declarations that are part of the package."""
 
@@ -42,16 +41,6 @@ _ALWAYS_DECISIVE = frozenset(
     | {"step", "column", "prefix", "edges", "labels", "to"}
 )
 """Keys that are always part of the version; other keys are where they differ from their defaults."""
-
-
-class Split(Declared):
-    """How labelled records are divided into what models are trained on and what they are judged by."""
-
-    copies: Literal["together", "apart"] | None = Field(
-        None,
-        description="Whether records with the same features and target are copies, which belong into one part, or measurements of "
-        "their own; by default copies, unless every feature is a category, a boolean or a bin",
-    )
 
 
 class Dataset(Declared):
@@ -91,7 +80,8 @@ class Dataset(Declared):
     def _fitting(cls, values: dict[str, Any]) -> dict[str, Any]:
         columns = {column.name: column for column in values["columns"]}
         targets = (values["target"], *values["other_targets"])
-        if found := contradictions(columns, targets, dict(enumerate(values["pipeline"])), key=values["id"]):
+        found = contradictions(columns, targets, dict(enumerate(values["pipeline"])), key=values["id"])
+        if found := [*found, *values["split"].faults(columns, targets, values["id"])]:
             raise FaultsError(found)
         return values
 
@@ -170,7 +160,8 @@ class Dataset(Declared):
             _drop_defaults(column, declared)
         if self.missing == MARKERS:
             del content["missing"]
-        if self.split == Split():
+        content["split"] = json.loads(self.split.json(exclude_defaults=True))
+        if not content["split"]:
             del content["split"]
         return content
 
@@ -242,8 +233,8 @@ class Dataset(Declared):
 
     @property
     def split_rule(self) -> str:
-        """By what the split divides records, as models are marked with it: ``content`` or ``key``."""
-        return BY_CONTENT if self.copies_together else BY_KEY
+        """What the split goes by, as models are marked with it; models of different rules are not compared."""
+        return self.split.rule(copies_together=self.copies_together, time="")
 
     @property
     def version(self) -> str:
@@ -304,6 +295,8 @@ def _all_faults(content: dict[str, Any]) -> list[Fault]:
         targets = (content["target"], *content.get("other_targets", ()))
         key, complete = str(content.get("id") or ""), len(steps) == len(parts["pipeline"])
         found += contradictions(columns, targets, steps, key=key, broken=broken, complete=complete)
+        if not broken and isinstance(content.get("split"), dict) and not any(place[0] == "split" for place, _ in found):
+            found += Split.parse_obj(content["split"]).faults(columns, targets, key)
     return found
 
 

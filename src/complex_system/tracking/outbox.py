@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from complex_system.domain.dataset import BY_KEY, Dataset
+from complex_system.domain.dataset import Dataset
+from complex_system.domain.partition import BY_KEY
 from complex_system.errors import DeclarationError, TrainingFailedError
 from complex_system.protocol.base import Message
 from complex_system.protocol.training import CrossValidation, Scores

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from complex_system.domain.dataset import BY_KEY
+from complex_system.domain.partition import BY_KEY
 from complex_system.errors import ModelRefusedError, UnknownModelError
 from complex_system.tracking.connection import is_refusal, load_mlflow, open_client, translated
 from complex_system.tracking.signature import require_signature
