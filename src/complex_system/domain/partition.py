@@ -9,13 +9,14 @@ from typing import Literal
 
 from pydantic import Field, root_validator, validator
 
-from complex_system.domain.columns import Column, Declared
+from complex_system.domain.columns import LISTS, Column, Declared
 from complex_system.domain.yaml_reader import Fault
 
 BY_CONTENT, BY_KEY = "content", "key"
 """Rules of a split by key, as models are marked with them. Models with no mark were trained when there was only that by key."""
 _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _DURATION = re.compile(rf"\s*(\d+(?:\.\d+)?)\s*({'|'.join(_SECONDS)})\s*")
+_WORDS = (("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1))
 _NAMED = 3
 """Columns that a sentence names."""
 
@@ -84,17 +85,16 @@ class Split(Declared):
 
     @property
     def question(self) -> str:
-        """What the records that decide are to the model: it completes "The error is that for ..."."""
+        """What the error of a model is measured for: it completes "The error is that for ..."."""
         if self.by == "time":
-            later = f" from {duration(self.seconds)} later on" if self.gap else " that come later"
-            return f"records{later} than all that the model was trained on"
+            return f"what comes {f'at least {duration(self.seconds)} ' if self.gap else ''}after all that was trained on"
         if self.by == "group":
             named = ", ".join(self.group[:_NAMED])
             more = len(self.group) - _NAMED
             if len(self.group) == 1:
                 return f"a new {named}"
             return f"a new combination of {named}" + (f" and {more} more columns" if more > 0 else "")
-        return "a new sample of what is known: records of the same batch or the same settings were trained on"
+        return "a new sample of what is known: records of the same batch or settings may have been trained on"
 
     def faults(self, columns: Mapping[str, Column], targets: Collection[str], key: str) -> list[Fault]:
         """Return why the declared groups do not fit the columns."""
@@ -107,6 +107,8 @@ class Split(Declared):
                 problem = f"the target '{name}' must not name a group"
             elif name not in columns:
                 problem = f"names the unknown column '{name}'; the columns are {', '.join(columns)}"
+            elif columns[name].type in LISTS:
+                problem = f"column '{name}' is a {columns[name].type}; a group is named by single values"
             elif name in self.group[:place]:
                 problem = f"names the column '{name}' twice"
             if problem:
@@ -126,6 +128,6 @@ def gap_seconds(text: float | str) -> float | None:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds in the largest unit that they are whole of, as :func:`gap_seconds` reads them."""
-    unit = next(name for name in reversed(_SECONDS) if seconds % _SECONDS[name] == 0 or name == "s")
-    return f"{seconds / _SECONDS[unit]:g} {unit}"
+    """Return seconds in the largest unit that they are whole of."""
+    word, unit = next(each for each in _WORDS if seconds % each[1] == 0 or each[1] == 1)
+    return f"{seconds / unit:g} {word}{'' if seconds == unit else 's'}"
