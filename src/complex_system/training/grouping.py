@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from complex_system.domain.columns import ARRIVED, ID, raw_name
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.keys import original_key
-from complex_system.domain.columns import ARRIVED, ID, raw_name
 from complex_system.domain.partition import Split, duration
 from complex_system.domain.record_time import RecordTimes, Seconds
 from complex_system.training.split import Hashes, Part, Parts, hashes_of
