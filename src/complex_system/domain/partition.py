@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -17,6 +18,8 @@ BY_CONTENT, BY_KEY = "content", "key"
 _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _DURATION = re.compile(rf"\s*(\d+(?:\.\d+)?)\s*({'|'.join(_SECONDS)})\s*")
 _WORDS = (("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1))
+_LONGEST = 500
+"""Characters of a rule; a tag in MLflow takes some thousands."""
 _NAMED = 3
 """Columns that a sentence names."""
 
@@ -81,7 +84,9 @@ class Split(Declared):
         parts = [f"time: {time or 'arrival'}", f"gap: {self.seconds:g} s"] if self.by == "time" else []
         if self.group:
             parts.append(f"group: {', '.join(sorted(self.group))}")
-        return "; ".join([*parts, *([] if copies_together else ["copies: apart"])])
+        rule = "; ".join([*parts, *([] if copies_together else ["copies: apart"])])
+        digest = hashlib.sha256(rule.encode()).hexdigest()[:12]
+        return rule if len(rule) <= _LONGEST else f"{rule[:_LONGEST]} ... ({digest})"
 
     @property
     def question(self) -> str:

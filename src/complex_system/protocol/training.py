@@ -276,6 +276,9 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
         records: Labelled records behind the comparison.
         copies: Those of them whose features and target are those of an earlier one.
         not_better_than: Baselines that are at least as good as the champion.
+        split: What the records were divided by, such as ``group: batch``.
+        question: What the errors are measured for: it completes "The error is that for ...".
+        replaced: Why the previous champion was not compared, as a sentence; empty where it was, or where there was none.
     """
 
     round: str
@@ -294,6 +297,9 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
     records: int = 0
     copies: int = 0
     not_better_than: tuple[str, ...] = ()
+    split: str = ""
+    question: str = ""
+    replaced: str = ""
 
 
 class ChampionChanged(Message, frozen=True, kw_only=True):
