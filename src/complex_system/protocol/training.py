@@ -42,12 +42,14 @@ class TrainRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
         round: Id of the round, 1 to 100 characters; None lets the trainer choose one.
         trainers: Names of the trainers that shall train; None for all.
         weighting: Which records count more; None for none.
-        after: Train only on labelled records with larger keys; None for all.
+        since: Train only on labelled records whose time is later, seconds since 1970 (UTC); None for all.
+        after: Train only on labelled records with larger keys, as releases before 0.19 asked for it; None for all.
     """
 
     round: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
     trainers: list[str] | None = None
     weighting: Weighting | None = None
+    since: float | None = None
     after: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
 
 
@@ -136,7 +138,8 @@ class TrainingRound(Message, frozen=True, kw_only=True):
         cause: Why the round was started.
         alerts: Keys of the alerts that it is for.
         moved: What has moved, where alerts are the cause; None for another cause, and from an earlier release.
-        after: Only records with larger keys are used; None for all.
+        since: Only records whose time is later are used, seconds since 1970 (UTC); None for all.
+        after: Only records with larger keys are used, in rounds of releases before 0.19; None for all.
         labelled: Labelled records at the start.
         text: What the alerts say, or why the round failed.
     """
@@ -146,6 +149,7 @@ class TrainingRound(Message, frozen=True, kw_only=True):
     cause: Cause
     alerts: tuple[str, ...] = ()
     moved: Moved | None = None
+    since: float | None = None
     after: str | None = None
     labelled: int | None = None
     text: str = ""
@@ -287,6 +291,9 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
         copies: Those of them whose features and target are those of an earlier one.
         not_better_than: Baselines that are at least as good as the champion.
         intervals: What the 95 % intervals are of, and where they cannot be trusted, as sentences.
+        split: What the records were divided by, such as ``group: batch``.
+        question: What the errors are measured for: it completes "The error is that for ...".
+        replaced: Why the previous champion was not compared, as a sentence; empty where it was, or where there was none.
     """
 
     round: str
@@ -307,6 +314,9 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
     copies: int = 0
     not_better_than: tuple[str, ...] = ()
     intervals: str = ""
+    split: str = ""
+    question: str = ""
+    replaced: str = ""
 
 
 class ChampionChanged(Message, frozen=True, kw_only=True):
