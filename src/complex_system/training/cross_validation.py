@@ -14,7 +14,7 @@ import pyarrow as pa
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import TrainingFailedError
 from complex_system.protocol.scores import CrossValidation, Scores
-from complex_system.training.base import score
+from complex_system.training.base import residuals_of, score
 from complex_system.training.data import MIN_SAMPLES, Matrix, Samples
 from complex_system.training.split import groups_of
 
@@ -126,6 +126,7 @@ def cross_validate(
     y = records.samples.y
     scores: list[Scores] = []
     r2: list[float] = []
+    errors: list[Matrix] = []
     for repeat in range(repeats):
         numbers = fold_numbers(records.groups, FOLDS, repeat)
         predicted = np.empty(len(y), dtype=np.float32)
@@ -136,6 +137,7 @@ def cross_validate(
             scores.append(score(y[scored], predicted[scored]))
             on_fold(len(scores), repeats * FOLDS)
         r2.append(score(y, predicted).r2)
+        errors.append(predicted - y)
     rmses = tuple(each.rmse for each in scores)
     if not np.all(np.isfinite(rmses)):
         raise TrainingFailedError("A fold was predicted with values that are not finite.")
@@ -148,6 +150,7 @@ def cross_validate(
         records=len(records.groups),
         folds=FOLDS,
         digest=records.digest,
+        residuals=residuals_of(np.array(errors), records.groups),
     )
 
 
