@@ -11,7 +11,14 @@ import pytest
 from complex_system.monitoring.aggregates import Served
 from complex_system.monitoring.history import Pair
 from complex_system.monitoring.mlflow_log import PointBuffer
-from complex_system.monitoring.performance import MAX_MODELS, ErrorWindow, KeptWindows, LatencyWindow, ModelWindows
+from complex_system.monitoring.performance import (
+    MAX_MODELS,
+    ErrorWindow,
+    KeptWindows,
+    LatencyWindow,
+    ModelWindows,
+    WindowPair,
+)
 from complex_system.monitoring.points import Figures
 from complex_system.monitoring.services import Host
 from complex_system.protocol.base import to_wire
@@ -20,16 +27,25 @@ from complex_system.protocol.base import to_wire
 def test_the_window_scores_its_newest_pairs() -> None:
     window = ErrorWindow(2)
     assert window.metrics() == {"count": 0.0}
-    window.add(100.0, 0.0)
+    window.add(WindowPair(100.0, 0.0))
     assert "r2" not in window.metrics()
-    window.add(1.0, 3.0)
-    window.add(5.0, 4.0)
+    window.add(WindowPair(1.0, 3.0))
+    window.add(WindowPair(5.0, 4.0))
     metrics = window.metrics()
     assert metrics["count"] == 2
     assert metrics["rmse"] == pytest.approx((5 / 2) ** 0.5)
     assert metrics["mae"] == pytest.approx(1.5)
     assert metrics["bias"] == pytest.approx(0.5)
     assert metrics["r2"] == pytest.approx(1 - 5 / 8)
+
+
+def test_a_record_that_is_drawn_again_counts_once() -> None:
+    window = ErrorWindow(3)
+    assert [window.add(WindowPair(1.0, 2.0, 0.0, key)) for key in "aba"] == [True, True, False]
+    assert window.metrics()["count"] == 2
+    assert not window.add(WindowPair(5.0, 2.0, 9.0, "b")), "predicted again, with a corrected truth: the newer figures count"
+    assert window.metrics()["bias"] == pytest.approx(-1.0)
+    assert all(window.add(WindowPair(1.0, 2.0, 0.0, key)) for key in "cda")
 
 
 def test_latencies_and_the_rate_since_the_last_look() -> None:

@@ -127,9 +127,9 @@ class Result(Evaluation):
         """Name and version."""
         return _label(self.ref)
 
-    def message(self) -> ComparedModel:
-        """Return the result as it is published."""
-        ref, figures = self.ref, msgspec.structs.asdict(self.quality)
+    def message(self, by: Basis) -> ComparedModel:
+        """Return the result as it is published, with the errors of the evaluation that decided."""
+        ref, figures = self.ref, {**msgspec.structs.asdict(self.quality), "residuals": self.residuals(by)}
         return ComparedModel(trainer=ref.trainer, framework=ref.framework, model=ref.model, version=ref.version, **figures)
 
 
@@ -211,7 +211,7 @@ class Comparison:
 
     def message(self, request: ComparisonRequest, run_url: str = "") -> ComparisonFinished:
         """Return the comparison as it is published and kept, with the page of its run."""
-        results = tuple(result.message() for result in self.results)
+        results = tuple(result.message(self.ranked_by) for result in self.results)
         return ComparisonFinished(
             round=self.round,
             results=results,

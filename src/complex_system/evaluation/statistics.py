@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from complex_system.protocol.scores import CrossValidation
+from complex_system.protocol.scores import CrossValidation, Residuals
 from complex_system.protocol.training import Quality, ScoresWithInterval
-from complex_system.training.base import score
+from complex_system.training.base import residuals_of, score
 from complex_system.training.cross_validation import standard_error
 from complex_system.training.data import Matrix, Samples
 
@@ -104,6 +104,11 @@ class Evaluation:
         scores = msgspec.structs.asdict(score(holdout.y, predicted))
         quality = Quality(**scores, rmse_low=interval.low, rmse_high=interval.high, cv=_folds_quality(cross))
         return cls(quality=quality, errors=errors, cross=cross)
+
+    def residuals(self, by: str) -> Residuals:
+        """Return the errors of the folds where ``by`` is ``cross-validation`` and they are known, else those on the hold-out part."""
+        folds = self.cross.residuals if self.cross is not None and by == "cross-validation" else None
+        return folds or residuals_of(self.errors)
 
 
 def _folds_quality(cross: CrossValidation | None) -> ScoresWithInterval | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from complex_system.protocol.database import RecordCounts
 from complex_system.protocol.operations import Alert
+from complex_system.protocol.training import Moved
 
 SETTLED_SHARE = 0.01
 """Data are settled when at most this share of the raw records is neither processed nor rejected ..."""
@@ -112,13 +113,30 @@ class AlertCause:
 
     Attributes:
         alerts: Their keys, oldest first.
-        since: When the first of them was raised, epoch seconds: older records may follow another law.
+        since: Since when it is different, epoch seconds. Where the error has moved, older records follow another law; where only the
+            inputs have, they still tell what the law is.
         text: Their messages.
+        moved: The error, where one of the alerts says so or does not say what has moved; else the inputs.
     """
 
     alerts: tuple[str, ...]
     since: float
     text: str
+    moved: Moved = "error"
+
+    @classmethod
+    def of(cls, alerts: Iterable[Alert]) -> AlertCause:
+        """Return the cause that some open alerts are, at least one."""
+        known = sorted(alerts, key=lambda alert: alert.began)
+        errors = [alert for alert in known if alert.moved != "input"]
+        # Of several changes of the error the last one counts, so that all records are of one law; of the inputs the first one.
+        since = max(map(_changed_at, errors)) if errors else min(map(_changed_at, known))
+        text = " ".join(alert.sentence for alert in known)
+        return cls(tuple(alert.key for alert in known), since, text, "error" if errors else "input")
+
+
+def _changed_at(alert: Alert) -> float:
+    return alert.since if alert.error_changed is None else alert.error_changed
 
 
 class AlertTrigger:
@@ -158,9 +176,7 @@ class AlertTrigger:
         """Return why a round is due at a monotonic time in seconds, or None."""
         if not self._open or now < self._not_before:
             return None
-        alerts = sorted(self._open.values(), key=lambda alert: alert.began)
-        text = " ".join(alert.sentence for alert in alerts)
-        return AlertCause(tuple(alert.key for alert in alerts), alerts[0].began, text)
+        return AlertCause.of(self._open.values())
 
     def finished(self, now: float, *, improved: bool) -> float:
         """Record the end of a round on alerts; return the seconds until the next one may begin."""

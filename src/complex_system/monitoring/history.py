@@ -77,13 +77,14 @@ class Documents(Protocol):
 
 
 class Pair(NamedTuple):
-    """A prediction and its truth. ``at`` is when the prediction was made."""
+    """A prediction and its truth. ``at`` is when the prediction was made, ``key`` the record's; empty from an earlier release."""
 
     at: float
     prediction: float
     truth: float
     served: Served
     group: str
+    key: str = ""
 
     @property
     def residual(self) -> float:

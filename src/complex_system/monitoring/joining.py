@@ -100,7 +100,7 @@ class PredictionJoin:
         truth = self._truths.get(key)
         if truth is not None and served not in truth.consumed and at - truth.at < TRUTH_REMEMBERED:
             truth.consumed.add(served)
-            self._joined(Pair(at, prediction, truth.value, served, group))
+            self._joined(Pair(at, prediction, truth.value, served, group, key))
             return
         waiting = self._waiting.setdefault(key, _Waiting({}, at))
         waiting.predictions[served] = _Prediction(at, prediction, served, group)
@@ -113,7 +113,7 @@ class PredictionJoin:
         if not math.isfinite(truth):
             return
         waiting = self._waiting.pop(key, None)
-        consumed = self._pair(waiting, truth) if waiting is not None else set[Served]()
+        consumed = self._pair(key, waiting, truth) if waiting is not None else set[Served]()
         if waiting is not None and waiting.saved:
             self._done.add(key)
         else:  # predictions of an earlier process, or of another model, may wait in the database
@@ -196,15 +196,15 @@ class PredictionJoin:
             consumed = known.consumed if known is not None else set[Served]()
             stored = _parsed(document)
             stored.predictions = {by: each for by, each in stored.predictions.items() if by not in consumed}
-            consumed |= self._pair(stored, unknown[document.key])
+            consumed |= self._pair(document.key, stored, unknown[document.key])
             self._done.add(document.key)
         for key, truth in unknown.items():
             if self._unknown.get(key) == truth:
                 del self._unknown[key]
 
-    def _pair(self, waiting: _Waiting, truth: float) -> set[Served]:
+    def _pair(self, key: str, waiting: _Waiting, truth: float) -> set[Served]:
         for served, each in waiting.predictions.items():
-            self._joined(Pair(each.at, each.value, truth, served, each.group))
+            self._joined(Pair(each.at, each.value, truth, served, each.group, key))
         return set(waiting.predictions)
 
     def _oldest(self, limit: int) -> Iterable[tuple[str, _Waiting]]:

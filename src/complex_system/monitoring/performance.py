@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from complex_system.monitoring.aggregates import LATENCY_QUANTILES, Served, latency_metrics
 from complex_system.monitoring.history import Pair
 from complex_system.protocol.base import Message
 from complex_system.training.base import score
+
+Errors = npt.NDArray[np.float64]
+"""Absolute errors, in the target's unit."""
 
 MAX_MODELS = 8
 """Models with windows of their own; the one that has not predicted for longest is dropped."""
@@ -19,15 +24,58 @@ PAIRS_SAVED = 1000
 """Newest pairs of a window that outlive a restart."""
 
 
+OUTLIER = 8.0
+"""Times the usual error from which on a single one is an outlier: 5.4 standard deviations of normal errors."""
+
+
+class WindowPair(NamedTuple):
+    """A pair in a window.
+
+    Attributes:
+        truth: The measured value.
+        prediction: The predicted one.
+        at: When it was predicted, seconds since 1970; 0 where an earlier release kept it.
+        key: The record's key; empty where an earlier release kept it.
+    """
+
+    truth: float
+    prediction: float
+    at: float = 0.0
+    key: str = ""
+
+
 class ErrorWindow:
-    """Scores the newest pairs of truth and prediction."""
+    """Scores the newest pairs of truth and prediction; a record counts once."""
 
     def __init__(self, size: int) -> None:
-        self._pairs: deque[tuple[float, float]] = deque(maxlen=size)
+        self._size = size
+        self._pairs: OrderedDict[str, WindowPair] = OrderedDict()
+        self._unnamed = 0
 
-    def add(self, truth: float, prediction: float) -> None:
-        """Add a pair of finite numbers."""
-        self._pairs.append((truth, prediction))
+    def add(self, pair: WindowPair) -> bool:
+        """Add a pair of finite numbers; return False where its record is in the window already, which then takes the newer figures."""
+        key, is_known = pair.key, pair.key in self._pairs
+        if not key:
+            self._unnamed += 1
+            key = f"\0{self._unnamed}"
+        self._pairs[key] = pair
+        if len(self._pairs) > self._size:
+            self._pairs.popitem(last=False)
+        return not is_known
+
+    def put_before(self, pairs: Iterable[WindowPair]) -> None:
+        """Put older pairs before those at hand."""
+        newer, self._pairs = self._pairs, OrderedDict()
+        for pair in pairs:
+            if pair.key not in newer:
+                self.add(pair)
+        for pair in newer.values():
+            self.add(pair)
+
+    @property
+    def errors(self) -> Errors:
+        """The absolute errors, the newest last."""
+        return np.array([abs(pair.prediction - pair.truth) for pair in self._pairs.values()])
 
     def metrics(self) -> dict[str, float]:
         """Return ``rmse``, ``mae``, ``bias`` (mean of prediction - truth), ``r2`` and ``count``; only ``count`` while it is 0.
@@ -37,16 +85,27 @@ class ErrorWindow:
         count = len(self._pairs)
         if not count:
             return {"count": 0.0}
-        pairs = np.asarray(self._pairs, dtype=np.float32)
+        pairs = np.array([pair[:2] for pair in self._pairs.values()], dtype=np.float32)
         truth, predicted = pairs[:, 0], pairs[:, 1]
         scores = score(truth, predicted)
         bias = float(np.mean(predicted.astype(np.float64) - truth.astype(np.float64)))
         r2 = {"r2": scores.r2} if count > 1 else {}
         return {"rmse": scores.rmse, "mae": scores.mae, "bias": bias, **r2, "count": float(count)}
 
-    def newest(self, limit: int) -> list[tuple[float, float]]:
-        """Return the newest pairs, the oldest of them first."""
-        return list(self._pairs)[-limit:]
+    def outliers(self, usual: float = 0.0) -> list[WindowPair]:
+        """Return the pairs whose error is at least ``OUTLIER`` times the median one, the oldest first.
+
+        Args:
+            usual: Median error that was expected; the window's counts where it is larger.
+        """
+        errors = self.errors
+        least = OUTLIER * max(usual, float(np.median(errors)) if len(errors) else 0.0)
+        return [pair for pair, error in zip(self._pairs.values(), errors, strict=True) if error >= least > 0.0]
+
+    @property
+    def pairs(self) -> list[WindowPair]:
+        """The pairs, the newest last."""
+        return list(self._pairs.values())
 
 
 class LatencyWindow:
@@ -96,12 +155,14 @@ class ServedMetrics:
         performance: From :class:`ErrorWindow`.
         latency: From :class:`LatencyWindow`.
         requests: Requests in the latency window.
+        errors: The error window.
     """
 
     served: Served
     performance: dict[str, float]
     latency: dict[str, float]
     requests: int = 0
+    errors: ErrorWindow = field(default_factory=lambda: ErrorWindow(0), compare=False)
 
 
 class KeptWindows(Message, frozen=True, kw_only=True):
@@ -113,7 +174,7 @@ class KeptWindows(Message, frozen=True, kw_only=True):
     """
 
     newest: tuple[Served, ...] = ()
-    pairs: tuple[tuple[Served, list[tuple[float, float]]], ...] = ()
+    pairs: tuple[tuple[Served, list[WindowPair]], ...] = ()
 
 
 class ModelWindows:
@@ -143,9 +204,9 @@ class ModelWindows:
         before, self._newest[by.service] = self._newest.get(by.service), by
         return before != by
 
-    def joined(self, pair: Pair) -> None:
-        """Record a pair."""
-        self._of(pair.served)[0].add(pair.truth, pair.prediction)
+    def joined(self, pair: Pair) -> bool:
+        """Record a pair; return False where its model's window has the record already."""
+        return self._of(pair.served)[0].add(WindowPair(pair.truth, pair.prediction, pair.at, pair.key))
 
     def metrics(self) -> dict[str, ServedMetrics]:
         """Return the metrics of every service, each over the window of the model that it answered with last."""
@@ -157,21 +218,19 @@ class ModelWindows:
 
     def kept(self) -> KeptWindows:
         """Return the newest pairs of all windows, for the next process."""
-        pairs = tuple((served, errors.newest(PAIRS_SAVED)) for served, (errors, _) in self._windows.items())
+        pairs = tuple((served, errors.pairs[-PAIRS_SAVED:]) for served, (errors, _) in self._windows.items())
         return KeptWindows(newest=tuple(self._newest.values()), pairs=pairs)
 
     def restore(self, kept: KeptWindows) -> None:
         """Put the pairs of an earlier process before those at hand."""
         for served, pairs in kept.pairs:
-            window, _ = self._of(served)
-            for truth, prediction in [*pairs, *window.newest(self._size)]:
-                window.add(truth, prediction)
+            self._of(served)[0].put_before(pairs)
         for served in kept.newest:
             self._newest.setdefault(served.service, served)
 
     def _metrics(self, served: Served) -> ServedMetrics:
         errors, latency = self._of(served)
-        return ServedMetrics(served, errors.metrics(), latency.metrics(), len(latency))
+        return ServedMetrics(served, errors.metrics(), latency.metrics(), len(latency), errors)
 
     def _of(self, by: Served) -> tuple[ErrorWindow, LatencyWindow]:
         if by not in self._windows:

@@ -139,8 +139,9 @@ def predictions(monitor: Monitor, start: float, end: float) -> dict[str, Any]:
         ``r2``, ``count``, ``lowest``, ``highest``) and ``total``; ``groups``: the errors of the champion's service by ``group``,
         likewise; ``latency``: by ``service``, likewise with ``latency_ms_*``, ``requests``, ``predictions`` and
         ``predictions_per_second``; ``failures``: ``service``, ``code``, ``count``; ``sample``: pairs with ``at``, ``prediction``,
-        ``truth``, ``residual``, ``group`` and the model; ``changes`` of the error that began in the period; ``predictions`` and
-        ``joined``: how many there were, and have met their truth; ``waiting``: how many wait for it now.
+        ``truth``, ``residual``, ``group`` and the model; ``changes`` of the error that began in the period; ``outliers``: of
+        the champion's window, with ``at``, ``truth``, ``prediction`` and the record's ``key``; ``predictions`` and ``joined``: how
+        many there were, and have met their truth; ``waiting``: how many wait for it now.
     """
     rollups, step = _rollups(monitor, start, end)
     models = series.errors_by_model(rollups, step)
@@ -163,6 +164,7 @@ def predictions(monitor: Monitor, start: float, end: float) -> dict[str, Any]:
         "failures": [{"service": name, "code": code, "count": n} for (name, code), n in failed],
         "sample": [_pair(pair) for pair in pairs[:: math.ceil(len(pairs) / MAX_PAIRS) or 1]],
         "changes": [change for change in monitor.changes if start <= change.began < end],
+        "outliers": [pair._asdict() for pair in monitor.outliers],
         "predictions": series.predictions(rollups),
         "joined": sum(series.total(curve.values(), ErrorSums).n for by, curve in models.items() if not by.shadow),
         "waiting": monitor.join.waiting,

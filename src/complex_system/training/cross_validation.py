@@ -17,7 +17,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.partition import Split
 from complex_system.errors import TrainingFailedError
 from complex_system.protocol.scores import CrossValidation, Scores
-from complex_system.training.base import score
+from complex_system.training.base import residuals_of, score
 from complex_system.training.data import MIN_SAMPLES, Matrix, Samples
 from complex_system.training.grouping import OriginCollector, last_share, parts_around
 from complex_system.training.split import Part, groups_of
@@ -193,14 +193,17 @@ def cross_validate(
     divided = records.folds(repeats)
     scores: list[Scores] = []
     r2: list[float] = []
+    errors: list[Matrix] = []
+    places = np.arange(len(samples))
     for folds in divided:
         predicted = np.full(len(samples), np.nan, dtype=np.float32)
         for train, validation, scored in folds:
             predicted[scored] = fit(samples.of(train), samples.of(validation))(samples.x[scored])
             scores.append(score(samples.y[scored], predicted[scored]))
             on_fold(len(scores), len(divided) * FOLDS)
-        all_scored = np.concatenate([fold.scored for fold in folds])
-        r2.append(score(samples.y[all_scored], predicted[all_scored]).r2)
+        places = np.sort(np.concatenate([fold.scored for fold in folds]))  # in every repeat the same
+        r2.append(score(samples.y[places], predicted[places]).r2)
+        errors.append((predicted - samples.y)[places])
     rmses = tuple(each.rmse for each in scores)
     if not np.all(np.isfinite(rmses)):
         raise TrainingFailedError("A fold was predicted with values that are not finite.")
@@ -213,6 +216,7 @@ def cross_validate(
         records=len(records.groups),
         folds=FOLDS,
         digest=records.digest,
+        residuals=residuals_of(np.array(errors), [records.groups[place] for place in places]),
     )
 
 
