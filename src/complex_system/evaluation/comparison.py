@@ -23,12 +23,12 @@ from complex_system.evaluation.statistics import Evaluation
 from complex_system.evaluation.triggers import AlertCause
 from complex_system.evaluation.verdict import Basis, copies_message, format_figure, judge_champion, replaced_message
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.scores import CrossValidation
 from complex_system.protocol.training import (
     Cause,
     ChampionSummary,
     ComparedModel,
     ComparisonFinished,
-    CrossValidation,
     FoldCounts,
     VerdictOnBaseline,
 )

@@ -16,7 +16,7 @@ import pyarrow as pa
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.partition import Split
 from complex_system.errors import TrainingFailedError
-from complex_system.protocol.training import CrossValidation, Scores
+from complex_system.protocol.scores import CrossValidation, Scores
 from complex_system.training.base import score
 from complex_system.training.data import MIN_SAMPLES, Matrix, Samples
 from complex_system.training.grouping import OriginCollector, last_share, parts_around
