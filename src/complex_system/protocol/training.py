@@ -41,15 +41,15 @@ class TrainRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         round: Id of the round, 1 to 100 characters; None lets the trainer choose one.
         trainers: Names of the trainers that shall train; None for all.
-        weighting: Which records count more; None for none.
         since: Train only on labelled records whose time is later, seconds since 1970 (UTC); None for all.
+        weighting: Which records count more; None for none.
         after: Train only on labelled records with larger keys, as releases before 0.19 asked for it; None for all.
     """
 
     round: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
     trainers: list[str] | None = None
-    weighting: Weighting | None = None
     since: float | None = None
+    weighting: Weighting | None = None
     after: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
 
 
@@ -148,8 +148,8 @@ class TrainingRound(Message, frozen=True, kw_only=True):
     stage: Literal["started", "failed"]
     cause: Cause
     alerts: tuple[str, ...] = ()
-    moved: Moved | None = None
     since: float | None = None
+    moved: Moved | None = None
     after: str | None = None
     labelled: int | None = None
     text: str = ""
@@ -290,10 +290,10 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
         records: Labelled records behind the comparison.
         copies: Those of them whose features and target are those of an earlier one.
         not_better_than: Baselines that are at least as good as the champion.
-        intervals: What the 95 % intervals are of, and where they cannot be trusted, as sentences.
         split: What the records were divided by, such as ``group: batch``.
         question: What the errors are measured for: it completes "The error is that for ...".
         replaced: Why the previous champion was not compared, as a sentence; empty where it was, or where there was none.
+        intervals: What the 95 % intervals are of, and where they cannot be trusted, as sentences.
     """
 
     round: str
@@ -313,10 +313,10 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
     records: int = 0
     copies: int = 0
     not_better_than: tuple[str, ...] = ()
-    intervals: str = ""
     split: str = ""
     question: str = ""
     replaced: str = ""
+    intervals: str = ""
 
 
 class ChampionChanged(Message, frozen=True, kw_only=True):
