@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 SEED = 14
 SECTIONS: dict[str, str] = {
+    "champion": "how often the champion changes without need, and how soon a better model is found",
     "intervals": "how often a 95 % interval holds the true error",
 }  # fmt: skip
 """The sections in the order of the page, with what each asks."""

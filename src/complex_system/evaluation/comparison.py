@@ -188,10 +188,12 @@ class ModelComparison:
             results = sorted([*results, self._linear(data.training, baselines[LINEAR])], key=_place)
         by_folds = ranked_by_folds(results)
         basis: Basis = "hold-out" if by_folds is None else "cross-validation"
-        best, challenges = decide(by_folds or results, basis, self._level)
+        best, challenges = decide(by_folds or results, self._level, dataset.split.by)
         order = tuple(result for result in by_folds or results if result is best or result.ref.version)
         others = {name: each for name, each in baselines.items() if name != best.ref.trainer}
-        verdicts, verdict = judge_champion(best, best.label, others, basis, dataset.column(dataset.target).unit)
+        verdicts, verdict = judge_champion(
+            best, best.label, others, basis, dataset.column(dataset.target).unit, dataset.split.by
+        )
         return Comparison(
             request.round, order, best, len(holdout), refused, baselines if best.ref.version else others, basis, challenges,
             verdicts, verdict, replaced, data.copies, dataset.split_rule, dataset.split.by, dataset.split.question, data.notes,
@@ -215,9 +217,7 @@ def kept_cross_validation(metadata: Mapping[str, Any]) -> CrossValidation | None
     return found if usable else None
 
 
-def ranked(
-    candidates: Iterable[Candidate], holdout: Samples, split_by: str = "key"
-) -> tuple[list[Result], dict[str, str]]:
+def ranked(candidates: Iterable[Candidate], holdout: Samples, split_by: str = "key") -> tuple[list[Result], dict[str, str]]:
     """Return the candidates by RMSE on the hold-out part, and the reasons of those that predict values that are not finite.
 
     At the same RMSE the incumbent comes first.

@@ -1,4 +1,4 @@
-"""Who becomes champion: the best model where there is none before, else a new one that is surely better, or far smaller and no worse."""
+"""Who becomes champion: a new model that is surely better, or far smaller and no worse; the best one where there is none yet."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from complex_system.evaluation.results import Result
-from complex_system.evaluation.statistics import Difference, cross_difference, rmse_difference, same_records
+from complex_system.evaluation.statistics import Difference, cross_difference, rmse_difference
 from complex_system.protocol.training import Basis, Challenge
 
 SMALLER = 10
@@ -35,7 +35,7 @@ def ranked_by_folds(results: Sequence[Result]) -> list[Result] | None:
     return [*better, *order, *worse]
 
 
-def decide(results: Sequence[Result], basis: Basis, level: float) -> tuple[Result, dict[str, Challenge]]:
+def decide(results: Sequence[Result], level: float, split_by: str = "key") -> tuple[Result, dict[str, Challenge]]:
     """Return the champion, and how each new model did beside the previous one.
 
     The new models share the level (Bonferroni): however many there are, a round changes the champion with about this probability at
@@ -43,8 +43,8 @@ def decide(results: Sequence[Result], basis: Basis, level: float) -> tuple[Resul
 
     Args:
         results: Best first, at least one; the previous champion is the one that is marked so.
-        basis: What they are ranked by.
         level: Probability of a change without need, in a round.
+        split_by: What the split goes by (``Split.by``).
 
     Returns:
         The champion, and the challenges by label; no challenges where there was no champion.
@@ -53,35 +53,31 @@ def decide(results: Sequence[Result], basis: Basis, level: float) -> tuple[Resul
     new = [result for result in results if not result.incumbent]
     if old is None:
         return new[0], {}
-    challenges = {each.label: challenge(each, old, new, basis, level / max(1, len(new))) for each in new}
+    challenges = {each.label: challenge(each, old, level / len(new), split_by) for each in new}
     passed = (each for each in new if challenges[each.label].outcome in ("better", "cheaper"))
     return next(passed, old), challenges
 
 
-def challenge(new: Result, old: Result, newcomers: Sequence[Result], basis: Basis, limit: float) -> Challenge:
-    """Compare a new model with the champion: by folds where the same records are known of both, else on the hold-out part.
+def challenge(new: Result, old: Result, limit: float, split_by: str = "key") -> Challenge:
+    """Compare a new model with the champion: on the hold-out part, or on those records that both were cross-validated with, if more.
 
-    A champion of an earlier round was validated with other records. Then the new model of its trainer stands in for it: the folds say
-    which method is better. A model that is surely worse than the champion itself on the hold-out part does not pass all the same.
+    A model that is surely worse on the hold-out part does not pass by cross-validation, which judges others than this very fit.
 
     Args:
         new: The new model.
         old: The champion.
-        newcomers: All new models, best first.
-        basis: What they are ranked by.
         limit: What p must be below.
+        split_by: What the split goes by (``Split.by``).
     """
     by: Basis = "hold-out"
-    rmse, difference = old.quality.rmse, rmse_difference(new.squares, old.squares)
-    if basis == "cross-validation" and difference.high >= 0:
-        same_trainer = [each for each in newcomers if each.ref.trainer == old.ref.trainer and each is not new]
-        for stand_in in (old, *same_trainer):
-            if new.cross and stand_in.cross and same_records(new.cross, stand_in.cross):
-                by, rmse, difference = basis, stand_in.cross.rmse, cross_difference(new.cross, stand_in.cross)
-                break
+    rmse, difference, records = old.quality.rmse, rmse_difference(new.squares, old.squares), len(new.errors)
+    if new.cross and old.cross and difference.high >= 0:
+        found, common = cross_difference(new.cross, old.cross, split_by)
+        if found is not None and common > records:
+            by, rmse, difference, records = "cross-validation", old.cross.rmse, found, common
     return Challenge(
-        outcome=_outcome(difference, limit, smaller=0 < SMALLER * new.size <= old.size, margin=MARGIN * rmse),
-        by=by, better_by=difference.value, low=difference.low, high=difference.high, p=difference.p, limit=limit,
+        outcome=_outcome(difference, limit, smaller=0 < SMALLER * new.size <= old.size, margin=MARGIN * rmse), by=by,
+        records=records, better_by=difference.value, low=difference.low, high=difference.high, p=difference.p, limit=limit,
     )  # fmt: skip
 
 

@@ -48,7 +48,12 @@ class Result(Evaluation):
         """Return the result as it is published, with the errors of the evaluation that decided."""
         ref, figures = self.ref, {**msgspec.structs.asdict(self.quality), "residuals": self.residuals(by)}
         return ComparedModel(
-            trainer=ref.trainer, framework=ref.framework, model=ref.model, version=ref.version, challenge=challenge, **figures
+            trainer=ref.trainer,
+            framework=ref.framework,
+            model=ref.model,
+            version=ref.version,
+            challenge=challenge,
+            **figures,
         )
 
 
@@ -128,24 +133,30 @@ class Comparison:
         if best is None:
             return f"{stays}: no new model could be compared."
         found = self.challenges[best.label]
-        where = f"on the newest {self.holdout} hold-out records"
-        ours, theirs = self.champion.quality.rmse, best.quality.rmse
-        if found.by == "cross-validation" and best.cross is not None:
-            where, theirs = f"by cross-validation with {best.cross.records} records", best.cross.rmse
-            ours = theirs + found.better_by
-        compared = f"{stays} with RMSE {format_figure(ours)} {where}: the best new model, {best.label}, has {format_figure(theirs)}"
+        if found.by == "hold-out" or best.cross is None:
+            ours, theirs = format_figure(self.champion.quality.rmse), format_figure(best.quality.rmse)
+            where = f"on the newest {self.holdout} hold-out records"
+            compared = f"{stays} with RMSE {ours} {where}: the best new model, {best.label}, has {theirs}"
+        else:
+            sign = "lower" if found.better_by > 0 else "higher"
+            compared = (
+                f"{stays}: the best new model, {best.label}, has RMSE {format_figure(best.cross.rmse)} by cross-validation, {sign} by "
+                f"{format_figure(abs(found.better_by))} on the {found.records} records that both were validated with"
+            )
         if found.better_by <= 0:
             return f"{compared}."
         return (
-            f"{compared}, which is not surely better (difference {format_figure(found.better_by)}, 95 % interval "
-            f"{format_figure(found.low)} to {format_figure(found.high)}; p = {found.p:.2g}, below {found.limit:.2g} is sure)."
+            f"{compared}, which is not surely better (95 % interval of the difference {format_figure(found.low)} to "
+            f"{format_figure(found.high)}; p = {found.p:.2g}, below {found.limit:.2g} is sure)."
         )
 
     def with_version(self, ref: ModelVersionRef) -> Comparison:
         """Return the comparison with the registered version of its champion, which had none."""
         champion = replace(self.champion, ref=ref)
         results = tuple(champion if each is self.champion else each for each in self.results)
-        challenges = {champion.label if name == self.champion.label else name: each for name, each in self.challenges.items()}
+        challenges = {
+            champion.label if name == self.champion.label else name: each for name, each in self.challenges.items()
+        }
         return replace(self, results=results, champion=champion, challenges=challenges)
 
     def message(self, request: ComparisonRequest, run_url: str = "") -> ComparisonFinished:

@@ -13,7 +13,6 @@ from complex_system.evaluation.statistics import (
     Squares,
     cross_difference,
     rmse_difference,
-    same_records,
 )
 from complex_system.protocol.training import Basis, Verdict, VerdictOnBaseline
 from complex_system.training.split import Copies
@@ -23,7 +22,12 @@ _LONG = {MEAN: "predicting the mean", LINEAR: "a linear model"}
 
 
 def judge_champion(
-    champion: Evaluation, label: str, baselines: Mapping[str, Evaluation], basis: Basis, unit: str = ""
+    champion: Evaluation,
+    label: str,
+    baselines: Mapping[str, Evaluation],
+    basis: Basis,
+    unit: str = "",
+    split_by: str = "key",
 ) -> tuple[dict[str, VerdictOnBaseline], str]:
     """Judge the champion against each baseline: by folds of the same records, where it is ranked by them, else on the hold-out part.
 
@@ -33,17 +37,18 @@ def judge_champion(
         baselines: How the baselines did.
         basis: What the champion was chosen by.
         unit: Of the target.
+        split_by: What the split goes by (``Split.by``).
 
     Returns:
         The verdicts, and the message about them.
     """
     rmse, verdicts = champion.quality.rmse, {}
     for name, baseline in baselines.items():
-        ours, theirs = champion.cross, baseline.cross
-        if basis == "cross-validation" and ours and theirs and same_records(ours, theirs):
-            rmse, difference = ours.rmse, cross_difference(ours, theirs)
-        else:
-            difference = rmse_difference(champion.squares, baseline.squares)
+        difference: Interval | None = None
+        if basis == "cross-validation" and champion.cross and baseline.cross:
+            difference, _ = cross_difference(champion.cross, baseline.cross, split_by)
+            rmse = rmse if difference is None else champion.cross.rmse
+        difference = difference or rmse_difference(champion.squares, baseline.squares)
         verdicts[name] = judge(difference)
     return verdicts, verdict_message(verdicts, rmse, label, unit)
 
@@ -93,7 +98,7 @@ def intervals_message(champion: Evaluation, basis: Basis, holdout: int, split_by
         split_by: What the split goes by (``Split.by``).
     """
     cross = champion.cross if basis == "cross-validation" else None
-    squares = (Squares.of_folds(cross) if cross else None) or champion.squares
+    squares = Squares.of_folds(cross, split_by) if cross and cross.squares else champion.squares
     unit = {"group": "groups", "time": "blocks of time"}.get(split_by, "records")
     counted = f"{squares.units:,} {unit}"
     if cross is not None:
@@ -105,9 +110,8 @@ def intervals_message(champion: Evaluation, basis: Basis, holdout: int, split_by
     if squares.units < MIN_UNITS:
         found += f" They are rough, and rather too narrow, with fewer than {MIN_UNITS} {unit}."
     if squares.kurtosis > HEAVY_TAILS:
-        found += (
-            f" A few {unit} make much of the error (kurtosis {squares.kurtosis:.0f}; normal errors have 3), so the intervals are too narrow."
-        )
+        made = f"kurtosis {squares.kurtosis:.0f}, normal errors have 3"
+        found += f" A few {unit} make much of the error ({made}), so the intervals are too narrow."
     return found
 
 
@@ -162,4 +166,3 @@ def _figures(baseline: str, verdict: VerdictOnBaseline, rmse: float, unit: str) 
         f"RMSE {format_figure(rmse)}{named}, {_SHORT[baseline]} {format_figure(rmse + verdict.better_by)}{named} "
         f"(95 % interval of the difference {format_figure(verdict.low)} to {format_figure(verdict.high)})"
     )
-

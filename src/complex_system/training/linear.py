@@ -46,7 +46,9 @@ class LinearModel(TrainedModel):
         """Fit on the training part; the validation part is only scored, because nothing stops early."""
         self.fit = fit_linear(data.train)
         scores = [score(part.y, self.fit(part.x)).rmse for part in (data.train, data.validation)]
-        super().__init__(data.feature_names, {"method": "least squares"}, [Progress(1, 1, *scores)], 1, _onnx_model(self.fit))
+        super().__init__(
+            data.feature_names, {"method": "least squares"}, [Progress(1, 1, *scores)], 1, _onnx_model(self.fit)
+        )
 
     @override
     def predict(self, x: Matrix) -> Matrix:
