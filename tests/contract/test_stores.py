@@ -570,6 +570,13 @@ class StoreCases(ABC):
             assert await store.processed_page(0, 1) == [{k: v for k, v in table.to_pylist()[0].items() if k != ID}]
             assert (await store.counts()).labelled == 2
             assert (await store.unprocessed("v1", None, 5)).table.num_rows == 0
+            beside = await store.processed_columns(
+                names, labelled=True, version="v1", after=None, limit=1, raw=list(dataset.raw_names), arrived_after=0.0
+            )
+            assert beside.table.select(names) == table.slice(0, 1)
+            assert beside.table.select([raw_name(name) for name in dataset.raw_names]).to_pylist() == [
+                {raw_name(name): record[name] for name in dataset.raw_names}
+            ]
         finally:
             await store.close()
             await self.drop(settings)
@@ -589,6 +596,15 @@ class StoreCases(ABC):
             read = await store.raw_records(5)
             page = raw_of(await store.unprocessed("v1", None, 5))
             assert read == saved
+            await store.upsert_processed(processed_table(EVERYTHING, [each[ID] for each in saved]), "v1")
+            names = EVERYTHING.raw_names
+            for start in (None, 0.0):
+                beside = await store.processed_columns(
+                    [ID], labelled=False, version=None, after=None, limit=5, raw=list(names), arrived_after=start
+                )
+                assert beside.table.select([raw_name(name) for name in names]).to_pylist() == [
+                    {raw_name(name): each[name] for name in names} for each in saved
+                ]
             assert [[type(value) for value in record.values()] for record in read] == [
                 [type(value) for value in record.values()] for record in saved
             ]
