@@ -23,7 +23,7 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 
 from complex_system.domain.columns import ARRIVED, raw_name
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.keys import key_at
+from complex_system.domain.keys import uuid7
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import REVISION, Page, beside_schema, processed_schema, raw_schema
 from complex_system.domain.records import Record, raw_check
@@ -535,8 +535,8 @@ class StoreCases(ABC):
         assert await store.last_key(began + 1000) is None
         records = list(laboratory.records(6))
         # The source's clock is an hour ahead, then an hour behind.
-        early = [{**each, "_id": key_at(began + 3600 + place)} for place, each in enumerate(records[:3])]
-        late = [{**each, "_id": key_at(began - 3600 + place)} for place, each in enumerate(records[3:])]
+        early = [{**each, "_id": uuid7(int(1000 * began) + 3_600_000, place)} for place, each in enumerate(records[:3])]
+        late = [{**each, "_id": uuid7(int(1000 * began) - 3_600_000, place)} for place, each in enumerate(records[3:])]
         await store.save_raw(early)
 
         async def later() -> float | None:
