@@ -141,8 +141,8 @@ def test_copies_are_part_of_the_evidence(copies: Copies, message: str) -> None:
 def test_why_a_champion_of_another_split_was_not_compared_is_part_of_the_evidence() -> None:
     other = replaced_message("lab-lightgbm 3", "key", "group: batch")
     assert other == (
-        "lab-lightgbm 3 was trained with another split (key; now group: batch), so it may have learned from the records that decide: it "
-        "was not compared, and the best new model replaces it."
+        "lab-lightgbm 3 was trained with another split (key; now group: batch), so it may have learned from the records that "
+        "decide: it was not compared, and the best new model replaces it."
     )
     assert "was trained before records came that moved the split" in replaced_message("lab-lightgbm 3", "time: t", "time: t")
     compared = Comparison(
