@@ -13,9 +13,9 @@ import pyarrow as pa
 from complex_system.domain.columns import ID
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.partition import BY_KEY
-from complex_system.domain.record_time import Seconds
+from complex_system.domain.record_time import RecordTimes, Seconds
 from complex_system.errors import NotEnoughDataError
-from complex_system.training.grouping import Mask, OriginCollector, Origins, divide, seen_until, why_too_few
+from complex_system.training.grouping import Mask, OriginCollector, Origins, divide, notes_on, seen_until, why_too_few
 from complex_system.training.split import CopyCount, Hashes, Part, Parts, contents_of, groups_of, parts_of
 
 Matrix = npt.NDArray[np.float32]
@@ -75,7 +75,7 @@ class TrainingData:
 class _Rows:
     """The samples of one part while they are collected: one matrix that grows in place, by a quarter at a time.
 
-    With ``newest``, only that many of the last rows count, and at most twice as many are kept.
+    With ``newest``, only that many rows count, those of the latest times, and at most twice as many are kept between two pages.
     """
 
     def __init__(self, width: int, newest: int = 0) -> None:
@@ -83,13 +83,20 @@ class _Rows:
         self.count = 0
         self._x = np.empty((0, width), dtype=np.float32)
         self._y = np.empty(0, dtype=np.float32)
+        self._times: Seconds = np.empty(0)
 
     def add(
-        self, columns: Sequence[npt.NDArray[np.float64]], target: npt.NDArray[np.float64], chosen: npt.NDArray[np.intp]
+        self,
+        columns: Sequence[npt.NDArray[np.float64]],
+        target: npt.NDArray[np.float64],
+        chosen: npt.NDArray[np.intp],
+        times: Seconds | None,
     ) -> None:
-        """Take the chosen rows of a page: one array per feature, and the target."""
-        if self._newest and self.count >= 2 * self._newest:
-            self._drop_oldest()
+        """Take the chosen rows of a page: one array per feature, the target, and with ``newest`` the times."""
+        if times is not None:
+            if self.count >= 2 * self._newest:
+                self._drop_oldest()
+            self._times = np.concatenate([self._times, times[chosen]])
         begin, self.count = self.count, self.count + len(chosen)
         if self.count > len(self._y):
             self._resize(max(self.count, len(self._y) * 5 // 4))
@@ -105,9 +112,9 @@ class _Rows:
         return Samples(self._x, self._y)
 
     def _drop_oldest(self) -> None:
-        # Copies, because samples may have been returned before.
-        kept, self.count = slice(self.count - self._newest, self.count), self._newest
-        self._x, self._y = self._x[kept].copy(), self._y[kept].copy()
+        # Of equal times the last ones; copies, because samples may have been returned before.
+        kept, self.count = np.sort(np.argsort(self._times, kind="stable")[-self._newest :]), self._newest
+        self._x, self._y, self._times = self._x[kept], self._y[kept], self._times[kept]
 
     def _resize(self, rows: int) -> None:
         if rows == len(self._y):
@@ -170,13 +177,14 @@ class SampleCollector:
         Args:
             dataset: Whose records they are.
             parts: Which parts of the split are collected.
-            newest: Samples of each part that are kept, those that were added last; 0 for all.
+            newest: Samples of each part that are kept, those of the latest times; 0 for all.
             keys: Keys of a part that :meth:`keys` samples, at most.
         """
-        self._dataset, self._newest, self._wanted = dataset, newest, tuple(parts)
+        self._dataset, self._newest = dataset, newest
         self._origins = OriginCollector(dataset) if dataset.split.by != "key" else None
+        self._times = RecordTimes(dataset) if newest and self._origins is None else None
         width = len(dataset.feature_names)
-        self._rows = {part: _Rows(width, newest) for part in self._wanted} if self._origins is None else {}
+        self._rows = {part: _Rows(width, newest) for part in parts} if self._origins is None else {}
         self._all = _Rows(width)
         self._parts: list[Parts] = []
         self._decided: tuple[Origins, Parts] | None = None
@@ -185,14 +193,21 @@ class SampleCollector:
         self.copies = CopyCount(dataset)
 
     @property
+    def is_by_key(self) -> bool:
+        """Whether the part of a record is known as soon as it is read."""
+        return self._origins is None
+
+    @property
     def columns(self) -> list[str]:
         """Columns that the pages must have, in this order: key, target, features."""
         return list(self._dataset.processed_names)
 
     @property
     def raw(self) -> list[str] | None:
-        """Raw columns that the pages must have beside, with the time of arrival; None for neither."""
-        return None if self._origins is None else self._origins.raw
+        """Raw columns that the pages must have beside them; None for none, and no time of arrival."""
+        if self._origins is not None:
+            return self._origins.raw
+        return None if self._times is None else self._times.raw
 
     def add(self, table: pa.Table) -> None:
         """Take the rows of a page whose part is wanted."""
@@ -204,14 +219,15 @@ class SampleCollector:
         self._seen += table.num_rows
         if self._origins is not None:
             self._origins.add(table)
-            self._all.add(columns, target, np.arange(table.num_rows))
+            self._all.add(columns, target, np.arange(table.num_rows), None)
             self._decided = None
             return
         parts = parts_of(groups_of(self._dataset, table))
         if self._sample:
             self._parts.append(parts)
+        times = None if self._times is None else self._times.of(table)
         for part, rows in self._rows.items():
-            rows.add(columns, target, np.flatnonzero(parts == part))
+            rows.add(columns, target, np.flatnonzero(parts == part), times)
 
     def count(self) -> int:
         """Return the number of collected samples."""
@@ -250,11 +266,37 @@ class SampleCollector:
             self._decided = origins, divide(self._dataset.split, origins)
         return self._decided
 
-    def unseen_by(self, arrived: Iterable[float]) -> Mask:
-        """Return which records none of some models has seen, whose training data had arrived until these times."""
-        origins, parts = self.divided()
-        seen = [seen_until(self._dataset.split, origins, each) for each in arrived]
-        return np.logical_and.reduce([np.ones(len(parts), dtype=bool), *(~each for each in seen)])
+    def holdout(self, seen: Iterable[float], champion: float | None) -> tuple[Samples, bool]:
+        """Return hold-out samples that no model has seen, and whether the champion has seen too many to be compared on the others.
+
+        Args:
+            seen: When the newest records of the new models' trainings had arrived; what they have not seen decides.
+            champion: The same of the champion; None where it does not take part.
+
+        Raises:
+            NotEnoughDataError: There are fewer than ``MIN_SAMPLES``.
+        """
+        if self.is_by_key:
+            return self.samples(Part.HOLDOUT), False
+        split, (origins, parts) = self._dataset.split, self.divided()
+        unseen = parts == Part.HOLDOUT
+        for arrived in set(seen):
+            unseen &= ~seen_until(split, origins, arrived)
+        if champion is None:
+            return self.samples(Part.HOLDOUT, unseen), False
+        by_both = unseen & ~seen_until(split, origins, champion)
+        if by_both.sum() < max(MIN_SAMPLES, unseen.sum() / 2):
+            return self.samples(Part.HOLDOUT, unseen), True
+        return self.samples(Part.HOLDOUT, by_both), False
+
+    @property
+    def notes(self) -> str:
+        """What people must know of a split by group or time, as sentences; empty for nothing."""
+        if self._origins is None:
+            return ""
+        return " ".join(
+            part for part in (notes_on(self._dataset.split, *self.divided()), self._origins.record_times.message) if part
+        )
 
     def keys(self, part: Part) -> list[str]:
         """Return an even sample of the keys of a part."""

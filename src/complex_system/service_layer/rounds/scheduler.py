@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
+from complex_system.domain.dataset import Dataset
 from complex_system.errors import TrainingFailedError
 from complex_system.evaluation.comparison import ComparisonRequest
 from complex_system.evaluation.mlflow_log import ComparisonLog, LastRounds
@@ -42,12 +43,13 @@ class RoundScheduler:
         database: Counts records.
         data: The labelled ones.
         runner: Runs a round.
-        version: Pipeline version that the records must have.
+        dataset: What is declared: the records must have its pipeline version, and a champion of another split is replaced.
         announce: Publishes the begin and the failure of a round.
         report: Sets what the service works on.
         growth: When the growth of the data asks for a round; None until MLflow was asked for the last round.
         waits: What a round is waiting for; empty for nothing.
-        after: Later rounds use only records with larger keys; None for all.
+        since: Later rounds use only records whose time is later; None for all.
+        after: Later rounds use only records with larger keys, after a round of an earlier release; None for all.
         counting: Seconds that the database took to count its records.
         alerts: The alerts that ask for a round.
     """
@@ -56,13 +58,15 @@ class RoundScheduler:
     database: DatabaseClient
     data: LabelledData
     runner: RoundRunner
-    version: str
+    dataset: Dataset
     announce: Callable[[TrainingRound], Awaitable[None]]
     report: Callable[[str], Awaitable[None]]
     growth: GrowthTrigger | None = field(default=None, init=False)
     waits: str = field(default="", init=False)
+    since: float | None = field(default=None, init=False)
     after: str | None = field(default=None, init=False)
     counting: float = field(default=0.0, init=False)
+    _why: str = field(default="", init=False)
     _begun: ComparisonRequest | None = field(default=None, init=False)
     _outside: dict[str, tuple[str, str]] = field(default_factory=dict, init=False)
     _outside_since: float = field(default=0.0, init=False)
@@ -73,17 +77,24 @@ class RoundScheduler:
         self.alerts = AlertTrigger(self.settings.retrain_pause)
 
     async def recall(self, registry: ModelRegistry, comparisons: ComparisonLog, run_blocking: RunBlocking) -> None:
-        """Read from MLflow, once, what an earlier run of this service did, so that a restart starts no round."""
+        """Read from MLflow, once, what an earlier run of this service did, so that a restart starts no round.
+
+        After a change of the declared split, a round begins at once: the champion may know the records that decide now.
+        """
         if self.growth is not None:
             return
 
-        def read() -> LastRounds:
+        def read() -> tuple[LastRounds, str]:
             champion = registry.champion()
-            known = champion is not None and champion.pipeline_version == self.version
-            return comparisons.recall() if known else LastRounds()
+            known = champion is not None and champion.pipeline_version == self.dataset.version
+            return comparisons.recall() if known else LastRounds(), champion.split if known and champion else ""
 
-        last = await run_blocking(read)
-        self.after = last.after
+        last, split = await run_blocking(read)
+        self.since, self.after = last.since, last.after
+        if split and split != self.dataset.split_rule:
+            self._why = f"The declared split is another one than the champion's ({split}; now {self.dataset.split_rule})."
+            log.info("%s A training round begins", self._why)
+            last = last._replace(labelled=None)
         if last.labelled is not None:
             log.info("The last round had %d labelled records", last.labelled)
         self.growth = GrowthTrigger(self.settings.min_labelled, self.settings.retrain_growth, last.labelled, last.corrected)
@@ -97,7 +108,7 @@ class RoundScheduler:
     async def look_for_uncompared(self, registry: ModelRegistry, run_blocking: RunBlocking) -> None:
         """Ask MLflow for models that were never compared: made while this service was away, or whose event was missed."""
         if time.monotonic() - self._looked >= UNCOMPARED_INTERVAL:
-            for ref in await run_blocking(partial(registry.uncompared, self.version)):
+            for ref in await run_blocking(partial(registry.uncompared, self.dataset.version)):
                 self.trained_outside(ref.model, ref.version, ref.tags.get("round", ""))
             self._looked = time.monotonic()
 
@@ -116,28 +127,30 @@ class RoundScheduler:
         self.counting = time.monotonic() - began
         grown = self.growth.is_due(counts, time.monotonic())
         alert = self.alerts.due(time.monotonic()) if self.growth.last_labelled is not None else None
-        after = await self._enough_since(alert)
-        if alert is not None and after is not None:
-            request = ComparisonRequest(new_round_id(), [], counts.labelled, after, alert, counts.corrected)
+        since = await self._enough_since(alert)
+        if alert is not None and since is not None:
+            request = ComparisonRequest(new_round_id(), [], counts.labelled, since, alert, counts.corrected)
             return await self._train(request)
         if grown and await self._processed_but(self.growth.most_waiting(counts)):
-            return await self._train(
-                ComparisonRequest(new_round_id(), [], counts.labelled, self.after, None, counts.corrected)
-            )
+            request = ComparisonRequest(new_round_id(), [], counts.labelled, self.since, None, counts.corrected, self.after)
+            return await self._train(request)
         if self._outside and time.monotonic() - self._outside_since >= outside_pause:
             _, newest_round = list(self._outside.values())[-1]
-            return ComparisonRequest(newest_round or new_round_id(), self._take_outside(), after=self.after)
+            return ComparisonRequest(
+                newest_round or new_round_id(), self._take_outside(), since=self.since, after=self.after
+            )
         return None
 
     def compared(self, request: ComparisonRequest, *, improved: bool) -> None:
         """Record the end of a round; ``improved`` says whether there is a new champion."""
         self._compared = set(request.models)
         if request.labelled is not None and self.growth is not None:
+            self._why = ""
             self.growth.succeeded(request.labelled, request.corrected)
         if request.alert is not None:
             self.alerts.finished(time.monotonic(), improved=improved)
             if improved:
-                self.after = request.after
+                self.since, self.after = request.since, None
 
     async def failed(self, request: ComparisonRequest | None, problem: str) -> str:
         """Record a round without a model; return the problem with the time of the next round.
@@ -159,22 +172,22 @@ class RoundScheduler:
         await self._tell(of, "failed", text)
         return text
 
-    async def _enough_since(self, alert: AlertCause | None) -> str | None:
-        """Return the key after which the newest labelled records begin, once there are enough since the alert began."""
+    async def _enough_since(self, alert: AlertCause | None) -> float | None:
+        """Return the time after which the newest labelled records begin, once there are enough since the alert began."""
         self.waits = ""
         if alert is None:
             return None
         wanted = self.settings.retrain_newest
-        have, after = await self.data.newest(wanted, alert.since)
-        if after is None:
+        have, since = await self.data.newest(wanted, alert.since)
+        if since is None:
             self.waits = f"an alert asks for a training round: {have} of {wanted} new labelled records"
-        return after
+        return since
 
     async def _processed_but(self, most: int) -> bool:
         # The counts are of any pipeline version: after a change of the pipeline they include records of the old one.
         found, after = 0, None
         while found <= most:
-            page = await self.database.unprocessed(self.version, most + 1 - found, after)
+            page = await self.database.unprocessed(self.dataset.version, most + 1 - found, after)
             found, after = found + page.table.num_rows, page.next
             if after is None:
                 return found <= most
@@ -183,12 +196,12 @@ class RoundScheduler:
     async def _train(self, begun: ComparisonRequest) -> ComparisonRequest | None:
         self._begun = begun
         log.info("Training round %s begins with %d labelled records (%s)", begun.round, begun.labelled, begun.cause)
-        await self._tell(begun, "started", begun.alert.text if begun.alert else "")
+        await self._tell(begun, "started", begun.alert.text if begun.alert else self._why)
 
         async def report(current: RoundState) -> None:
             await self.report(f"training round {begun.round}: waits for {', '.join(current.open)}")
 
-        done = await self.runner.run(begun.round, self.settings.trainer_names, report, begun.after)
+        done = await self.runner.run(begun.round, self.settings.trainer_names, report, begun.since, begun.after)
         if done is None:
             return None
         for trainer, problem in done.problems.items():
@@ -208,6 +221,13 @@ class RoundScheduler:
         alerts = of.alert.alerts if of.alert else ()
         await self.announce(
             TrainingRound(
-                round=of.round, stage=stage, cause=of.cause, alerts=alerts, after=of.after, labelled=of.labelled, text=text
+                round=of.round,
+                stage=stage,
+                cause=of.cause,
+                alerts=alerts,
+                since=of.since,
+                after=of.after,
+                labelled=of.labelled,
+                text=text,
             )
         )
