@@ -21,6 +21,7 @@ T = TypeVar("T")
 SEED = 14
 SECTIONS: dict[str, str] = {
     "intervals": "how often a 95 % interval holds the true error",
+    "alarms": "how often alarms of the error are false, and how soon they come",
 }  # fmt: skip
 """The sections in the order of the page, with what each asks."""
 
