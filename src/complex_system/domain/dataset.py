@@ -16,6 +16,8 @@ from typing import Any, Literal
 from pydantic import Field, PrivateAttr, ValidationError, root_validator, validator
 
 from complex_system.domain.columns import ID, MARKERS, Column, Declared
+from complex_system.domain.partition import Split
+from complex_system.domain.record_time import Time, faults_of_time
 from complex_system.domain.steps import STEPS, Arithmetic, Bins, Interval, OneHot, Scale, Step
 from complex_system.domain.validation import (
     FaultsError,
@@ -30,10 +32,8 @@ from complex_system.domain.validation import (
 from complex_system.domain.yaml_reader import Fault, Place, YamlFile
 from complex_system.errors import DeclarationError
 
-__all__ = ["ID", "SHIPPED", "Bins", "Column", "Dataset", "OneHot", "Scale", "Step"]
+__all__ = ["ID", "SHIPPED", "Bins", "Column", "Dataset", "OneHot", "Scale", "Split", "Step"]
 
-BY_CONTENT, BY_KEY = "content", "key"
-"""Splits. Models that are marked with none were trained when there was only that by key."""
 SHIPPED = ("lab", "films")
 """Declarations that are part of the package."""
 
@@ -42,16 +42,6 @@ _ALWAYS_DECISIVE = frozenset(
     | {"step", "column", "prefix", "edges", "labels", "to"}
 )
 """Keys that are always part of the version; other keys are where they differ from their defaults."""
-
-
-class Split(Declared):
-    """How labelled records are divided into what models are trained on and what they are judged by."""
-
-    copies: Literal["together", "apart"] | None = Field(
-        None,
-        description="Whether records with the same features and target are copies, which belong into one part, or measurements of "
-        "their own; by default copies, unless every feature is a category, a boolean or a bin",
-    )
 
 
 class Dataset(Declared):
@@ -68,6 +58,11 @@ class Dataset(Declared):
         MARKERS, description="Texts that stand for a missing value; an empty one always does, a declared category never"
     )
     split: Split = Field(Split(), description="How labelled records are divided for training and evaluation")
+    time: Time | None = Field(None, description="When a record was made; by default the time at which it arrived")
+    law: Literal["laboratory"] | None = Field(
+        None,
+        description="Marks the demonstration: its target is a known function, so the smallest possible error is known, too",
+    )
     columns: tuple[Column, ...] = Field(description="The raw columns")
     pipeline: tuple[Step, ...] = Field(description="The steps that make the features")
 
@@ -91,7 +86,9 @@ class Dataset(Declared):
     def _fitting(cls, values: dict[str, Any]) -> dict[str, Any]:
         columns = {column.name: column for column in values["columns"]}
         targets = (values["target"], *values["other_targets"])
-        if found := contradictions(columns, targets, dict(enumerate(values["pipeline"])), key=values["id"]):
+        found = contradictions(columns, targets, dict(enumerate(values["pipeline"])), key=values["id"])
+        found += [*faults_of_time(values["time"], columns), *values["split"].faults(columns, targets, values["id"])]
+        if found:
             raise FaultsError(found)
         return values
 
@@ -170,8 +167,11 @@ class Dataset(Declared):
             _drop_defaults(column, declared)
         if self.missing == MARKERS:
             del content["missing"]
-        if self.split == Split():
+        content["split"] = json.loads(self.split.json(exclude_defaults=True))
+        if not content["split"]:
             del content["split"]
+        # What concerns the records that are still to come, and no model.
+        del content["time"], content["law"]
         return content
 
     _by_name: dict[str, Column] = PrivateAttr()
@@ -242,8 +242,8 @@ class Dataset(Declared):
 
     @property
     def split_rule(self) -> str:
-        """By what the split divides records, as models are marked with it: ``content`` or ``key``."""
-        return BY_CONTENT if self.copies_together else BY_KEY
+        """What the split goes by, as models are marked with it; models of different rules are not compared."""
+        return self.split.rule(copies_together=self.copies_together, time=self.time.column if self.time else "")
 
     @property
     def version(self) -> str:
@@ -251,7 +251,7 @@ class Dataset(Declared):
         return self._version
 
     def _hash(self) -> str:
-        decisive = self.dict(exclude={"description", "id", "other_targets", "split"})
+        decisive = self.dict(exclude={"description", "id", "other_targets", "split", "time", "law"})
         for column in decisive["columns"]:
             del column["description"], column["unit"]
         declared: tuple[Declared, ...] = (*self.columns, *self.pipeline)
@@ -279,8 +279,12 @@ def _all_faults(content: dict[str, Any]) -> list[Fault]:
     """Return the faults of every part, and the contradictions between the parts that have none."""
     parts = {key: list(content[key]) for key in ("columns", "pipeline") if isinstance(content.get(key), list | tuple)}
     found: list[Fault] = []
+    for key, kind in {"split": Split, "time": Time}.items():
+        if key in content:
+            parsed = _parsed(kind, content[key], (key,), found)
+            content = {name: each for name, each in content.items() if name != key} | ({key: parsed} if parsed else {})
     try:
-        Dataset.parse_obj({**content, **{key: [] for key in parts}})
+        Dataset.parse_obj({**content, **{key: [] for key in parts}, "time": None})
     except ValidationError as error:
         found += [fault for fault in faults_of(error, _KEYS) if fault[0]]
     columns: dict[str, Column] = {}
@@ -300,18 +304,25 @@ def _all_faults(content: dict[str, Any]) -> list[Fault]:
             given = "" if name is None else f", not '{name}'{suggestion(name, STEPS)}"
             found.append((("pipeline", place, "step"), f"must be one of {', '.join(STEPS)}{given}"))
     found += doubles([each.get("name") if isinstance(each, dict) else None for each in parts.get("columns", ())])
+    found += faults_of_time(content.get("time"), columns, broken)
     if len(parts) == 2 and isinstance(content.get("target"), str):
         targets = (content["target"], *content.get("other_targets", ()))
         key, complete = str(content.get("id") or ""), len(steps) == len(parts["pipeline"])
         found += contradictions(columns, targets, steps, key=key, broken=broken, complete=complete)
+        if not broken and isinstance(split := content.get("split"), Split):
+            found += split.faults(columns, targets, key)
     return found
 
 
 def _parsed(kind: type[Declared], content: Any, at: Place, found: list[Fault]) -> Any:
+    keys = [field.alias for field in kind.__fields__.values()]
+    if not isinstance(content, dict):
+        found.append((at, f"must have keys: {', '.join(keys)}"))
+        return None
     try:
         return kind.parse_obj(content)
     except ValidationError as error:
-        found += faults_of(error, [field.alias for field in kind.__fields__.values()], at)
+        found += faults_of(error, keys, at)
         return None
 
 

@@ -21,14 +21,7 @@ from complex_system.errors import (
 from complex_system.evaluation.baselines import evaluate_baselines
 from complex_system.evaluation.statistics import Evaluation
 from complex_system.evaluation.triggers import AlertCause
-from complex_system.evaluation.verdict import (
-    MIN_UNSEEN,
-    Basis,
-    copies_message,
-    format_figure,
-    judge_champion,
-    split_message,
-)
+from complex_system.evaluation.verdict import Basis, copies_message, format_figure, judge_champion, replaced_message
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.scores import CrossValidation
 from complex_system.protocol.training import (
@@ -95,20 +88,16 @@ class ToCompare:
         train: Samples for the baselines; None where there are too few or none were asked for.
         few: All labelled records, where they are few.
         copies: Copies among the labelled records.
-        unseen: Of the hold-out samples those that the champion, which was trained with another split, has not seen either; None where
-            its split is the present one.
+        champion_has_seen: The champion was trained on many of the hold-out samples, because the split has moved since then.
+        notes: What people must know of the split, as sentences.
     """
 
     holdout: Samples
     train: Samples | None = None
     few: Keyed | None = None
     copies: Copies = NO_COPIES
-    unseen: Samples | None = None
-
-    @property
-    def decisive(self) -> Samples:
-        """The samples that decide: those that no model has seen, where there are enough of them."""
-        return self.holdout if self.unseen is None or len(self.unseen) < MIN_UNSEEN else self.unseen
+    champion_has_seen: bool = False
+    notes: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,8 +146,11 @@ class Comparison:
         ranked_by: What the new models are ranked by.
         verdicts: Whether the champion is better than each baseline.
         verdict: What people must know of the champion beside the baselines; empty where it is clearly better.
-        champion_split: How the previous champion was compared, where it was trained with another split.
+        replaced: Why the previous champion was not compared, where its split is another one, as a sentence.
         copies: Copies among the labelled records.
+        split: What the records were divided by (``Dataset.split_rule``).
+        question: What the errors are measured for (``Split.question``).
+        notes: What people must know of the split, as sentences.
     """
 
     round: str
@@ -169,13 +161,16 @@ class Comparison:
     ranked_by: Basis = "hold-out"
     verdicts: dict[str, VerdictOnBaseline] = field(default_factory=dict)
     verdict: str = ""
-    champion_split: str = ""
+    replaced: str = ""
     copies: Copies = NO_COPIES
+    split: str = ""
+    question: str = ""
+    notes: str = ""
 
     @property
     def evidence(self) -> str:
         """What people must know of the comparison; empty for nothing."""
-        return " ".join(part for part in (self.verdict, self.champion_split, copies_message(self.copies)) if part)
+        return " ".join(part for part in (self.verdict, self.replaced, self.notes, copies_message(self.copies)) if part)
 
     @property
     def champion(self) -> Result:
@@ -234,6 +229,9 @@ class Comparison:
             records=self.copies.records,
             copies=self.copies.count,
             not_better_than=self.unbeaten,
+            split=self.split,
+            question=self.question,
+            replaced=self.replaced,
         )
 
 
@@ -247,8 +245,8 @@ class ModelComparison:
     def run(self, request: ComparisonRequest, data: ToCompare, champion: ModelVersionRef | None = None) -> Comparison:
         """Compare the models of a round with each other and with the present champion, so that a worse new model does not replace it.
 
-        A champion that was trained with another split has seen hold-out records: it is compared on those that it has not seen, or,
-        where these are too few, on all, which favours it. Other models of another split do not take part.
+        A model that was trained with another split may have seen hold-out records, so it does not take part, not even as the champion:
+        the best new model replaces that.
 
         Args:
             request: The models.
@@ -259,16 +257,20 @@ class ModelComparison:
             TrainingFailedError: None of them can be loaded and predicts.
             TrackingUnavailableError: MLflow does not answer; the same call may be repeated.
         """
-        dataset, holdout = self._pipeline.dataset, data.decisive
+        dataset, holdout = self._pipeline.dataset, data.holdout
         refused: dict[str, str] = {}
         candidates: list[Candidate] = []
+        replaced = ""
+        if champion and (champion.split != dataset.split_rule or data.champion_has_seen):
+            replaced = replaced_message(_label(champion), champion.split, dataset.split_rule)
+            champion = None
         incumbent = (champion.model, champion.version) if champion else None
         for model, version in dict.fromkeys([*request.models, *([incumbent] if incumbent else [])]):
             try:
                 ref = self._registry.find(model, version)
-                if ref.split != dataset.split_rule and (model, version) != incumbent:
+                if ref.split != dataset.split_rule:
                     raise ModelRefusedError(
-                        f"It was trained with another split (by {ref.split}, not by {dataset.split_rule}), so it has seen hold-out "
+                        f"It was trained with another split ({ref.split}; now {dataset.split_rule}), so it may have seen hold-out "
                         "records. The next training replaces it."
                     )
                 onnx, metadata = self._registry.load_onnx_model(ref)
@@ -289,11 +291,10 @@ class ModelComparison:
         order = tuple(by_folds or results)
         baselines = {} if data.train is None else evaluate_baselines(data.train, holdout, data.few)
         verdicts, verdict = judge_champion(order[0], order[0].label, baselines, basis, dataset.column(dataset.target).unit)
-        old = next((result for result in results if result.incumbent), None)
-        how = ""
-        if old is not None and data.unseen is not None:
-            how = split_message(old.label, old.ref.split, len(holdout), len(data.unseen), stays=order[0].incumbent)
-        return Comparison(request.round, order, len(holdout), refused, baselines, basis, verdicts, verdict, how, data.copies)
+        return Comparison(
+            request.round, order, len(holdout), refused, baselines, basis, verdicts, verdict, replaced, data.copies,
+            dataset.split_rule, dataset.split.question, data.notes,
+        )  # fmt: skip
 
 
 def kept_cross_validation(metadata: Mapping[str, Any]) -> CrossValidation | None:

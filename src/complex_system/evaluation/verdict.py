@@ -14,9 +14,6 @@ from complex_system.training.split import Copies
 Basis = Literal["hold-out", "cross-validation"]
 """What the new models are ranked by."""
 
-MIN_UNSEEN = 30
-"""Hold-out records that neither the champion nor the new models have seen, from which on these alone decide."""
-
 _SHORT = {MEAN: "the mean", LINEAR: "the linear model"}
 _LONG = {MEAN: "predicting the mean", LINEAR: "a linear model"}
 
@@ -100,24 +97,19 @@ def copies_message(copies: Copies) -> str:
     )
 
 
-def split_message(label: str, split: str, holdout: int, unseen: int, *, stays: bool) -> str:
-    """Return how a champion was compared that was trained with another split than the new models.
+def replaced_message(label: str, split: str, present: str) -> str:
+    """Return why a champion was not compared with the new models.
 
     Args:
         label: Its name and version.
-        split: Its split.
-        holdout: Hold-out records that decided.
-        unseen: Hold-out records that neither it nor the new models have seen.
-        stays: Whether it is still the champion.
+        split: What its records were divided by.
+        present: What they are divided by now.
     """
-    trained = f"{label} was trained with another split (by {split})"
-    if unseen >= MIN_UNSEEN:
-        return f"{trained}: compared on the {holdout} hold-out records that neither it nor the new models have seen."
-    found = (
-        f"{trained} and has seen {holdout - unseen} of the {holdout} hold-out records, so its error is higher with new ones; a fair "
-        f"comparison needs {MIN_UNSEEN} that no model has seen."
+    how = "before records came that moved the split" if split == present else f"with another split ({split}; now {present})"
+    return (
+        f"{label} was trained {how}, so it may have learned from the records that decide: it was not compared, and the best new model "
+        "replaces it."
     )
-    return f"{found} To have a new model all the same, give it the alias champion in MLflow." if stays else found
 
 
 def format_figure(value: float) -> str:

@@ -44,6 +44,8 @@ class CrossValidation(Scores, frozen=True, kw_only=True):
         folds: Folds of one repeat.
         digest: Digest of the records' keys and targets: only results with the same digest can be compared.
         residuals: The errors of the records while their fold was left out; None in models of an earlier release.
+        squares: Squared errors added up over each group of records, the mean of the repeats; groups in the order of their names.
+        sizes: Records of each group; empty where every group is a single record.
     """
 
     rmses: tuple[float, ...]
@@ -52,6 +54,8 @@ class CrossValidation(Scores, frozen=True, kw_only=True):
     folds: int
     digest: str
     residuals: Residuals | None = None
+    squares: tuple[float, ...] = ()
+    sizes: tuple[int, ...] = ()
 
     @property
     def repeats(self) -> int:

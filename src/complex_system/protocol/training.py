@@ -16,6 +16,9 @@ Cause = Literal["growth", "alert", "schedule"]
 Moved = Literal["error", "input"]
 """What an alert says has moved: the error, because the process follows another law now, or only the inputs."""
 
+Basis = Literal["hold-out", "cross-validation"]
+"""Which records decide between models."""
+
 Verdict = Literal["better", "unclear", "not better"]
 """Whether a champion is better than a baseline; ``unclear`` where the interval of the difference holds 0."""
 
@@ -38,12 +41,14 @@ class TrainRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         round: Id of the round, 1 to 100 characters; None lets the trainer choose one.
         trainers: Names of the trainers that shall train; None for all.
+        since: Train only on labelled records whose time is later, seconds since 1970 (UTC); None for all.
         weighting: Which records count more; None for none.
-        after: Train only on labelled records with larger keys; None for all.
+        after: Train only on labelled records with larger keys, as releases before 0.19 asked for it; None for all.
     """
 
     round: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
     trainers: list[str] | None = None
+    since: float | None = None
     weighting: Weighting | None = None
     after: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
 
@@ -133,7 +138,8 @@ class TrainingRound(Message, frozen=True, kw_only=True):
         cause: Why the round was started.
         alerts: Keys of the alerts that it is for.
         moved: What has moved, where alerts are the cause; None for another cause, and from an earlier release.
-        after: Only records with larger keys are used; None for all.
+        since: Only records whose time is later are used, seconds since 1970 (UTC); None for all.
+        after: Only records with larger keys are used, in rounds of releases before 0.19; None for all.
         labelled: Labelled records at the start.
         text: What the alerts say, or why the round failed.
     """
@@ -142,6 +148,7 @@ class TrainingRound(Message, frozen=True, kw_only=True):
     stage: Literal["started", "failed"]
     cause: Cause
     alerts: tuple[str, ...] = ()
+    since: float | None = None
     moved: Moved | None = None
     after: str | None = None
     labelled: int | None = None
@@ -170,6 +177,29 @@ class Quality(ScoresWithInterval, frozen=True, kw_only=True):
     cv: ScoresWithInterval | None = None
 
 
+class Challenge(Message, frozen=True, kw_only=True):
+    """How a new model did beside the champion that was there before it, on the same records.
+
+    Attributes:
+        outcome: ``better`` where that is sure, ``cheaper`` where it is not worse and far smaller: such a model can become champion.
+            Otherwise ``unclear`` or ``worse``.
+        by: Which records.
+        better_by: RMSE of the champion less its own, in the target's unit.
+        low: Lower end of its 95 % confidence interval.
+        high: Upper end.
+        p: Probability of a difference at least as large if it is not better.
+        limit: Below this, p makes it ``better``.
+    """
+
+    outcome: Literal["better", "cheaper", "unclear", "worse"]
+    by: Basis
+    better_by: float
+    low: float
+    high: float
+    p: float
+    limit: float
+
+
 class ComparedModel(Quality, frozen=True, kw_only=True):
     """How a model did in a comparison.
 
@@ -179,6 +209,7 @@ class ComparedModel(Quality, frozen=True, kw_only=True):
         model: Registered name.
         version: Registered version.
         residuals: Its errors in the evaluation that decided; None in comparisons of an earlier release.
+        challenge: How it did beside the previous champion; None for that itself, and where there was none.
     """
 
     trainer: str
@@ -186,6 +217,7 @@ class ComparedModel(Quality, frozen=True, kw_only=True):
     model: str
     version: str
     residuals: Residuals | None = None
+    challenge: Challenge | None = None
 
 
 class ChampionSummary(Message, frozen=True, kw_only=True):
@@ -242,7 +274,7 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
     Attributes:
         round: Id of the round.
         results: The models, best first.
-        champion: The best one.
+        champion: The previous one, or the new model that is surely better or cheaper; the best one where there was none.
         holdout: Number of hold-out records.
         kept: Why the previous champion stays; empty for a new one.
         cause: Why the round was started.
@@ -258,6 +290,10 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
         records: Labelled records behind the comparison.
         copies: Those of them whose features and target are those of an earlier one.
         not_better_than: Baselines that are at least as good as the champion.
+        split: What the records were divided by, such as ``group: batch``.
+        question: What the errors are measured for: it completes "The error is that for ...".
+        replaced: Why the previous champion was not compared, as a sentence; empty where it was, or where there was none.
+        intervals: What the 95 % intervals are of, and where they cannot be trusted, as sentences.
     """
 
     round: str
@@ -268,7 +304,7 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
     cause: Cause = "growth"
     alerts: tuple[str, ...] = ()
     moved: Moved | None = None
-    ranked_by: Literal["hold-out", "cross-validation"] = "hold-out"
+    ranked_by: Basis = "hold-out"
     run_url: str = ""
     cross_validation: FoldCounts | None = None
     baselines: dict[str, Quality] = {}
@@ -277,6 +313,10 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
     records: int = 0
     copies: int = 0
     not_better_than: tuple[str, ...] = ()
+    split: str = ""
+    question: str = ""
+    replaced: str = ""
+    intervals: str = ""
 
 
 class ChampionChanged(Message, frozen=True, kw_only=True):

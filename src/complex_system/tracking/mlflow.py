@@ -22,6 +22,7 @@ from complex_system.protocol.base import to_wire
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.tracking.connection import experiment_id, is_refusal, load_mlflow, open_client, run_url, translated
 from complex_system.tracking.registry import (
+    DATA_UNTIL,
     ONNX_FILE,
     ONNX_FOLDER,
     ONNX_METADATA,
@@ -198,6 +199,8 @@ def _tags(result: TrainingResult) -> dict[str, str]:
         "pipeline_version": result.dataset.version,
         "target": result.dataset.target,
         SPLIT: result.data.split,
+        "question": result.dataset.split.question,
+        **({DATA_UNTIL: repr(result.data.arrived)} if result.data.arrived else {}),
     }
 
 

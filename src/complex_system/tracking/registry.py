@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from complex_system.domain.dataset import BY_KEY
+from complex_system.domain.partition import BY_KEY
 from complex_system.errors import ModelRefusedError, UnknownModelError
 from complex_system.tracking.connection import is_refusal, load_mlflow, open_client, translated
 from complex_system.tracking.signature import require_signature
@@ -41,6 +41,8 @@ PREFIX = "prefix"
 """Version tag: the prefix that the model was registered under."""
 SPLIT = "split"
 """Version tag: :attr:`ModelVersionRef.split`."""
+DATA_UNTIL = "data_until"
+"""Version tag: :attr:`ModelVersionRef.data_until`."""
 ONNX_FOLDER = "twin"
 """Artifact folder of a run with the ONNX model; called ``twin`` since the first release."""
 ONNX_FILE, ONNX_METADATA = "model.onnx", "metadata.json"
@@ -60,6 +62,7 @@ class ModelVersionRef:
         tags: All tags of the version.
         created_at: When it was registered.
         split: ``Dataset.split_rule`` of its training; where there was no other, records were divided by their keys.
+        data_until: When the newest record of its training arrived (``TrainingData.arrived``).
     """
 
     model: str
@@ -71,6 +74,7 @@ class ModelVersionRef:
     tags: Mapping[str, str] = field(compare=False)
     created_at: datetime
     split: str = field(default=BY_KEY, compare=False)
+    data_until: float = field(default=0.0, compare=False)
 
 
 class ModelRegistry:
@@ -333,6 +337,13 @@ def _newest(model: Any) -> Any:
     return max(model.latest_versions, key=lambda each: int(each.version), default=None)
 
 
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
 def _ref(version: Any) -> ModelVersionRef:
     tags = dict(version.tags)
     return ModelVersionRef(
@@ -345,4 +356,5 @@ def _ref(version: Any) -> ModelVersionRef:
         tags=tags,
         created_at=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
         split=tags.get(SPLIT, BY_KEY),
+        data_until=_float(tags.get(DATA_UNTIL, "")),
     )

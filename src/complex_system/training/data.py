@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from complex_system.domain.dataset import BY_CONTENT, BY_KEY, Dataset
+from complex_system.domain.columns import ID
+from complex_system.domain.dataset import Dataset
+from complex_system.domain.partition import BY_KEY
+from complex_system.domain.record_time import Seconds
 from complex_system.errors import NotEnoughDataError
-from complex_system.training.split import CopyCount, Part, contents_of, groups_of, hashes_of, parts_of
+from complex_system.training.grouping import Mask, OriginCollector, Origins, divide, seen_until, why_too_few
+from complex_system.training.split import CopyCount, Hashes, Part, Parts, contents_of, groups_of, parts_of
 
 Matrix = npt.NDArray[np.float32]
 MIN_SAMPLES = 5
@@ -20,10 +25,17 @@ MIN_SAMPLES = 5
 
 @dataclass(frozen=True)
 class Samples:
-    """Features ``x`` of shape (n, features), float32, and targets ``y`` of shape (n,), float32, in the target's unit."""
+    """Features ``x`` of shape (n, features), float32, and targets ``y`` of shape (n,), float32, in the target's unit.
+
+    Attributes:
+        groups: What is not independent of each other has the same one; None with a split by key.
+        times: When the records were made, seconds since 1970; None with a split by key.
+    """
 
     x: Matrix
     y: Matrix
+    groups: Hashes | None = None
+    times: Seconds | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -32,8 +44,12 @@ class Samples:
         """Return one sample of each group of equal ones: a score that counts copies looks surer than it is."""
         contents = contents_of([*self.x.T, self.y], len(self))
         _, first = np.unique(contents, return_index=True)
-        kept = np.sort(first)
-        return self if len(kept) == len(self) else Samples(self.x[kept], self.y[kept])
+        return self if len(first) == len(self) else self.of(np.sort(first))
+
+    def of(self, chosen: npt.NDArray[Any]) -> Samples:
+        """Return the chosen samples, by a mask or by places."""
+        groups, times = (None if each is None else each[chosen] for each in (self.groups, self.times))
+        return Samples(self.x[chosen], self.y[chosen], groups, times)
 
 
 @dataclass(frozen=True)
@@ -43,6 +59,8 @@ class TrainingData:
     Attributes:
         copies: Labelled records, of all parts, whose features and target are those of an earlier one.
         split: By what they were divided (``Dataset.split_rule``).
+        arrived: When the newest of all labelled records arrived, by the database's clock, seconds since 1970; 0 with a split by key,
+            where no record changes its part.
     """
 
     feature_names: tuple[str, ...]
@@ -51,6 +69,7 @@ class TrainingData:
     validation: Samples
     copies: int = 0
     split: str = BY_KEY
+    arrived: float = 0.0
 
 
 class _Rows:
@@ -104,23 +123,65 @@ class _Rows:
             self._x, self._y = x, y
 
 
+class _KeySample:
+    """An even sample of the keys of all records, large enough to sample a part of them."""
+
+    PER_KEY = 10
+    """Keys that are held for one that is wanted of a part: the smallest has a seventh of the records."""
+
+    def __init__(self, limit: int, seed: int = 0) -> None:
+        self._limit = limit
+        self._random = np.random.default_rng(seed)
+        self._keys: npt.NDArray[np.object_] = np.empty(0, dtype=object)
+        self._places: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self._priorities: npt.NDArray[np.float64] = np.empty(0)
+
+    def add(self, keys: pa.ChunkedArray, first: int) -> None:
+        priorities = self._random.random(len(keys))
+        self._keys = np.concatenate([self._keys, np.array(keys.to_pylist(), dtype=object)])
+        self._places = np.concatenate([self._places, first + np.arange(len(keys))])
+        self._priorities = np.concatenate([self._priorities, priorities])
+        held = self.PER_KEY * self._limit
+        if len(self._keys) > held:
+            chosen = np.argpartition(self._priorities, held)[:held]
+            self._keys, self._places, self._priorities = (
+                each[chosen] for each in (self._keys, self._places, self._priorities)
+            )
+
+    def keys(self, wanted: Mask) -> list[str]:
+        chosen = np.flatnonzero(wanted[self._places])
+        chosen = chosen[np.argsort(self._priorities[chosen], kind="stable")][: self._limit]
+        return [str(key) for key in self._keys[np.sort(chosen)]]
+
+
 class SampleCollector:
-    """Collects the samples of chosen parts from pages of processed records; keeps nothing else of a page.
+    """Collects the samples of chosen parts from pages of labelled processed records.
+
+    With a split by key the part of a record is known at once, and nothing else of a page is kept. With one by group or time, all
+    samples are kept, because the parts are known when the last page is there.
 
     Attributes:
         copies: Counts the copies among all records.
     """
 
-    def __init__(self, dataset: Dataset, parts: Iterable[Part], newest: int = 0) -> None:
+    def __init__(self, dataset: Dataset, parts: Iterable[Part], newest: int = 0, *, keys: int = 0) -> None:
         """Make a collector.
 
         Args:
             dataset: Whose records they are.
             parts: Which parts of the split are collected.
             newest: Samples of each part that are kept, those that were added last; 0 for all.
+            keys: Keys of a part that :meth:`keys` samples, at most.
         """
-        self._dataset = dataset
-        self._rows = {part: _Rows(len(dataset.feature_names), newest) for part in parts}
+        self._dataset, self._newest, self._wanted = dataset, newest, tuple(parts)
+        self._origins = OriginCollector(dataset) if dataset.split.by != "key" else None
+        width = len(dataset.feature_names)
+        self._rows = {part: _Rows(width, newest) for part in self._wanted} if self._origins is None else {}
+        self._all = _Rows(width)
+        self._parts: list[Parts] = []
+        self._decided: tuple[Origins, Parts] | None = None
+        self._seen = 0
+        self._sample = _KeySample(keys) if keys else None
         self.copies = CopyCount(dataset)
 
     @property
@@ -128,89 +189,95 @@ class SampleCollector:
         """Columns that the pages must have, in this order: key, target, features."""
         return list(self._dataset.processed_names)
 
+    @property
+    def raw(self) -> list[str] | None:
+        """Raw columns that the pages must have beside, with the time of arrival; None for neither."""
+        return None if self._origins is None else self._origins.raw
+
     def add(self, table: pa.Table) -> None:
         """Take the rows of a page whose part is wanted."""
         self.copies.add(table)
-        parts = parts_of(groups_of(self._dataset, table))
         columns = [table.column(name).to_numpy() for name in self._dataset.feature_names]
         target = table.column(self._dataset.target).to_numpy()
+        if self._sample:
+            self._sample.add(table.column(ID), self._seen)
+        self._seen += table.num_rows
+        if self._origins is not None:
+            self._origins.add(table)
+            self._all.add(columns, target, np.arange(table.num_rows))
+            self._decided = None
+            return
+        parts = parts_of(groups_of(self._dataset, table))
+        if self._sample:
+            self._parts.append(parts)
         for part, rows in self._rows.items():
             rows.add(columns, target, np.flatnonzero(parts == part))
 
     def count(self) -> int:
         """Return the number of collected samples."""
-        return sum(rows.count for rows in self._rows.values())
+        return self._all.count + sum(rows.count for rows in self._rows.values())
 
-    def samples(self, part: Part) -> Samples:
-        """Return all samples of a part.
+    def samples(self, part: Part, unseen: Mask | None = None) -> Samples:
+        """Return all samples of a part, or the newest of them.
+
+        Args:
+            part: One that is collected.
+            unseen: With a split by group or time: of which records at most.
 
         Raises:
             NotEnoughDataError: There are fewer than ``MIN_SAMPLES``.
         """
-        size = self._rows[part].count
-        if size < MIN_SAMPLES:
-            raise self.too_few(part, size)
-        return self._rows[part].samples()
+        if self._origins is None:
+            size = self._rows[part].count
+            if size < MIN_SAMPLES:
+                raise self.too_few(part, size)
+            return self._rows[part].samples()
+        origins, parts = self.divided()
+        chosen = np.flatnonzero((parts == part) if unseen is None else (parts == part) & unseen)
+        if len(chosen) < MIN_SAMPLES:
+            raise self.too_few(part, len(chosen))
+        if self._newest:
+            newest = np.argsort(origins.times[chosen], kind="stable")
+            chosen = chosen[np.sort(newest[-self._newest :])]
+        everything = self._all.samples()
+        return Samples(everything.x[chosen], everything.y[chosen], origins.bound[chosen], origins.times[chosen])
+
+    def divided(self) -> tuple[Origins, Parts]:
+        """Return what a split by group or time goes by, and the part of every record."""
+        assert self._origins is not None
+        if self._decided is None:
+            origins = self._origins.found()
+            self._decided = origins, divide(self._dataset.split, origins)
+        return self._decided
+
+    def unseen_by(self, arrived: Iterable[float]) -> Mask:
+        """Return which records none of some models has seen, whose training data had arrived until these times."""
+        origins, parts = self.divided()
+        seen = [seen_until(self._dataset.split, origins, each) for each in arrived]
+        return np.logical_and.reduce([np.ones(len(parts), dtype=bool), *(~each for each in seen)])
+
+    def keys(self, part: Part) -> list[str]:
+        """Return an even sample of the keys of a part."""
+        assert self._sample is not None
+        parts = np.concatenate([np.empty(0, dtype=np.int8), *self._parts]) if self._origins is None else self.divided()[1]
+        return self._sample.keys(parts == part)
 
     def too_few(self, part: Part, size: int) -> NotEnoughDataError:
-        """Return the error of a part with fewer than ``MIN_SAMPLES`` samples; it says so where copies are the reason."""
+        """Return the error of a part with fewer than ``MIN_SAMPLES`` samples; it says so where copies or the split are the reason."""
+        text = f"The {part.name.lower()} part has {size} labelled records; at least {MIN_SAMPLES} are needed."
+        if self._origins is not None:
+            return NotEnoughDataError(f"{text} {why_too_few(self._dataset.split, self.divided()[0])}")
         copies = self.copies.found()
         why = (
             f" {copies.count} of {copies.records} labelled records have the same features and the same target as an earlier one, and "
             "such are in one part; where they are measurements of their own, declare split: {copies: apart}."
         )
-        text = f"The {part.name.lower()} part has {size} labelled records; at least {MIN_SAMPLES} are needed."
         return NotEnoughDataError(text + (why if copies.together and 2 * copies.count > copies.records else ""))
 
     def training_data(self) -> TrainingData:
         """Return train and validation part, for a trainer."""
+        arrived = 0.0 if self._origins is None else float(self.divided()[0].arrived.max(initial=0.0))
         return TrainingData(
             self._dataset.feature_names, self._dataset.target, self.samples(Part.TRAIN), self.samples(Part.VALIDATION),
-            self.copies.found().count, self._dataset.split_rule,
+            self.copies.found().count, self._dataset.split_rule, arrived,
         )  # fmt: skip
-
-
-class UnseenHoldout:
-    """The hold-out samples that a model of another split has not seen either: nor a copy of them."""
-
-    def __init__(self, dataset: Dataset, rule: str) -> None:
-        """Make a collector.
-
-        Args:
-            dataset: Declares the split.
-            rule: The split of the other model, as ``Dataset.split_rule``; with one of a newer release nothing is unseen.
-        """
-        self._dataset = dataset
-        self._rule = rule
-        self._seen: list[npt.NDArray[np.uint64]] = []
-        self._contents: list[npt.NDArray[np.uint64]] = []
-        self._tables: list[pa.Table] = []
-
-    def add(self, table: pa.Table) -> None:
-        """Take a page of labelled processed records."""
-        if self._rule not in (BY_KEY, BY_CONTENT):
-            return
-        unseen, held_out = (
-            parts_of(groups_of(self._dataset, table, rule)) == Part.HOLDOUT
-            for rule in (self._rule, self._dataset.split_rule)
-        )
-        contents = hashes_of(self._dataset, table)[1]
-        self._seen.append(contents[~unseen])
-        self._contents.append(contents[unseen & held_out])
-        self._tables.append(table.filter(pa.array(unseen & held_out)))
-
-    def samples(self, newest: int = 0) -> Samples:
-        """Return the samples; where the split keeps copies together, each once.
-
-        Args:
-            newest: Of how many of the last ones, at most; 0 for all.
-        """
-        names = self._dataset.feature_names
-        if not self._tables:
-            return Samples(np.empty((0, len(names)), dtype=np.float32), np.empty(0, dtype=np.float32))
-        table = pa.concat_tables(self._tables)
-        unseen = ~np.isin(np.concatenate(self._contents), np.concatenate(self._seen))
-        x = np.column_stack([table.column(name).to_numpy() for name in names]).astype(np.float32)[unseen]
-        y = table.column(self._dataset.target).to_numpy().astype(np.float32)[unseen]
-        samples = Samples(x[-newest:], y[-newest:])
-        return samples.without_copies() if self._dataset.copies_together else samples
