@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.partition import BY_KEY
 from complex_system.domain.record_time import Seconds
 from complex_system.errors import NotEnoughDataError
+from complex_system.protocol.training import Weighting
 from complex_system.training.grouping import Mask, OriginCollector, Origins, divide, seen_until, why_too_few
 from complex_system.training.split import CopyCount, Hashes, Part, Parts, contents_of, groups_of, parts_of
 
@@ -51,6 +52,12 @@ class Samples:
         groups, times = (None if each is None else each[chosen] for each in (self.groups, self.times))
         return Samples(self.x[chosen], self.y[chosen], groups, times)
 
+    def weighted(self, weighting: Weighting | None) -> Samples:
+        """Return the samples with the newer ones as often as they count; their times must be known. Without a weighting, itself."""
+        if weighting is None or self.times is None or weighting.times == 1:
+            return self
+        return self.of(np.repeat(np.arange(len(self)), np.where(self.times > weighting.since, weighting.times, 1)))
+
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -61,6 +68,7 @@ class TrainingData:
         split: By what they were divided (``Dataset.split_rule``).
         arrived: When the newest of all labelled records arrived, by the database's clock, seconds since 1970; 0 with a split by key,
             where no record changes its part.
+        weighting: Which samples count more in a fit; None for none.
     """
 
     feature_names: tuple[str, ...]
@@ -70,6 +78,12 @@ class TrainingData:
     copies: int = 0
     split: str = BY_KEY
     arrived: float = 0.0
+    weighting: Weighting | None = None
+
+    def weighted(self) -> TrainingData:
+        """Return what is fitted and stops the fit early: newer samples are repeated, which all frameworks understand alike."""
+        train, validation = self.train.weighted(self.weighting), self.validation.weighted(self.weighting)
+        return replace(self, train=train, validation=validation, weighting=None)
 
 
 class _Rows:
