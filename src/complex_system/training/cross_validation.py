@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -194,18 +194,22 @@ def cross_validate(
     scores: list[Scores] = []
     r2: list[float] = []
     errors: list[Matrix] = []
+    places = np.arange(len(samples))
     for folds in divided:
         predicted = np.full(len(samples), np.nan, dtype=np.float32)
         for train, validation, scored in folds:
             predicted[scored] = fit(samples.of(train), samples.of(validation))(samples.x[scored])
             scores.append(score(samples.y[scored], predicted[scored]))
             on_fold(len(scores), len(divided) * FOLDS)
-        all_scored = np.sort(np.concatenate([fold.scored for fold in folds]))
-        r2.append(score(samples.y[all_scored], predicted[all_scored]).r2)
-        errors.append((predicted - samples.y)[all_scored])
+        places = np.sort(np.concatenate([fold.scored for fold in folds]))  # in every repeat the same
+        r2.append(score(samples.y[places], predicted[places]).r2)
+        errors.append((predicted - samples.y)[places])
     rmses = tuple(each.rmse for each in scores)
     if not np.all(np.isfinite(rmses)):
         raise TrainingFailedError("A fold was predicted with values that are not finite.")
+    groups = np.array([records.groups[place] for place in places])
+    units = samples.of(places).units("time") if records.split.by == "time" else groups
+    squares, sizes = summed_by(units, np.square(np.array(errors, dtype=np.float64)).mean(axis=0))
     return CrossValidation(
         rmse=float(np.mean(rmses)),
         rmses=rmses,
@@ -215,8 +219,16 @@ def cross_validate(
         records=len(records.groups),
         folds=FOLDS,
         digest=records.digest,
-        residuals=residuals_of(np.array(errors), [records.groups[place] for place in all_scored]),
+        residuals=residuals_of(np.array(errors), groups.tolist()),
+        squares=tuple(float(f"{each:.6g}") for each in squares),
+        sizes=tuple(sizes.tolist()) if np.any(sizes > 1) else (),
     )
+
+
+def summed_by(units: npt.NDArray[Any], values: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], Places]:
+    """Return the sum of the values of each unit, and how many it has; units in ascending order."""
+    _, numbers = np.unique(units, return_inverse=True)
+    return np.bincount(numbers, weights=values), np.bincount(numbers)
 
 
 def _fold(records: Keyed, scored: npt.NDArray[np.bool_], salt: str) -> Fold:
