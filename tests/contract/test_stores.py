@@ -23,7 +23,7 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 
 from complex_system.domain.columns import ARRIVED, raw_name
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.keys import key_at
+from complex_system.domain.keys import uuid7
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import REVISION, Page, beside_schema, processed_schema, raw_schema
 from complex_system.domain.records import Record, raw_check
@@ -535,8 +535,8 @@ class StoreCases(ABC):
         assert await store.last_key(began + 1000) is None
         records = list(laboratory.records(6))
         # The source's clock is an hour ahead, then an hour behind.
-        early = [{**each, "_id": key_at(began + 3600 + place)} for place, each in enumerate(records[:3])]
-        late = [{**each, "_id": key_at(began - 3600 + place)} for place, each in enumerate(records[3:])]
+        early = [{**each, "_id": uuid7(int(1000 * began) + 3_600_000, place)} for place, each in enumerate(records[:3])]
+        late = [{**each, "_id": uuid7(int(1000 * began) - 3_600_000, place)} for place, each in enumerate(records[3:])]
         await store.save_raw(early)
 
         async def later() -> float | None:
@@ -570,6 +570,13 @@ class StoreCases(ABC):
             assert await store.processed_page(0, 1) == [{k: v for k, v in table.to_pylist()[0].items() if k != ID}]
             assert (await store.counts()).labelled == 2
             assert (await store.unprocessed("v1", None, 5)).table.num_rows == 0
+            beside = await store.processed_columns(
+                names, labelled=True, version="v1", after=None, limit=1, raw=list(dataset.raw_names), arrived_after=0.0
+            )
+            assert beside.table.select(names) == table.slice(0, 1)
+            assert beside.table.select([raw_name(name) for name in dataset.raw_names]).to_pylist() == [
+                {raw_name(name): record[name] for name in dataset.raw_names}
+            ]
         finally:
             await store.close()
             await self.drop(settings)
@@ -589,6 +596,15 @@ class StoreCases(ABC):
             read = await store.raw_records(5)
             page = raw_of(await store.unprocessed("v1", None, 5))
             assert read == saved
+            await store.upsert_processed(processed_table(EVERYTHING, [each[ID] for each in saved]), "v1")
+            names = EVERYTHING.raw_names
+            for start in (None, 0.0):
+                beside = await store.processed_columns(
+                    [ID], labelled=False, version=None, after=None, limit=5, raw=list(names), arrived_after=start
+                )
+                assert beside.table.select([raw_name(name) for name in names]).to_pylist() == [
+                    {raw_name(name): each[name] for name in names} for each in saved
+                ]
             assert [[type(value) for value in record.values()] for record in read] == [
                 [type(value) for value in record.values()] for record in saved
             ]

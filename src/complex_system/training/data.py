@@ -13,7 +13,7 @@ import pyarrow as pa
 from complex_system.domain.columns import ID
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.partition import BY_KEY
-from complex_system.domain.record_time import Seconds
+from complex_system.domain.record_time import RecordTimes, Seconds
 from complex_system.errors import NotEnoughDataError
 from complex_system.protocol.training import Weighting
 from complex_system.training.grouping import Mask, OriginCollector, Origins, divide, seen_until, why_too_few
@@ -30,7 +30,7 @@ class Samples:
 
     Attributes:
         groups: What is not independent of each other has the same one; None with a split by key.
-        times: When the records were made, seconds since 1970; None with a split by key.
+        times: When the records were made, seconds since 1970; None where nobody has asked for them.
     """
 
     x: Matrix
@@ -103,7 +103,7 @@ class TrainingData:
 class _Rows:
     """The samples of one part while they are collected: one matrix that grows in place, by a quarter at a time.
 
-    With ``newest``, only that many of the last rows count, and at most twice as many are kept.
+    With ``newest``, only that many rows count, those of the latest times, and at most twice as many are kept between two pages.
     """
 
     def __init__(self, width: int, newest: int = 0) -> None:
@@ -111,13 +111,20 @@ class _Rows:
         self.count = 0
         self._x = np.empty((0, width), dtype=np.float32)
         self._y = np.empty(0, dtype=np.float32)
+        self._times: Seconds = np.empty(0)
 
     def add(
-        self, columns: Sequence[npt.NDArray[np.float64]], target: npt.NDArray[np.float64], chosen: npt.NDArray[np.intp]
+        self,
+        columns: Sequence[npt.NDArray[np.float64]],
+        target: npt.NDArray[np.float64],
+        chosen: npt.NDArray[np.intp],
+        times: Seconds | None,
     ) -> None:
-        """Take the chosen rows of a page: one array per feature, and the target."""
+        """Take the chosen rows of a page: one array per feature, the target, and the times, which ``newest`` needs."""
         if self._newest and self.count >= 2 * self._newest:
             self._drop_oldest()
+        if times is not None:
+            self._times = np.concatenate([self._times, times[chosen]])
         begin, self.count = self.count, self.count + len(chosen)
         if self.count > len(self._y):
             self._resize(max(self.count, len(self._y) * 5 // 4))
@@ -130,12 +137,12 @@ class _Rows:
         if self._newest and self.count > self._newest:
             self._drop_oldest()
         self._resize(self.count)
-        return Samples(self._x, self._y)
+        return Samples(self._x, self._y, times=self._times if len(self._times) == self.count else None)
 
     def _drop_oldest(self) -> None:
-        # Copies, because samples may have been returned before.
-        kept, self.count = slice(self.count - self._newest, self.count), self._newest
-        self._x, self._y = self._x[kept].copy(), self._y[kept].copy()
+        # Of equal times the last ones; copies, because samples may have been returned before.
+        kept, self.count = np.sort(np.argsort(self._times, kind="stable")[-self._newest :]), self._newest
+        self._x, self._y, self._times = self._x[kept], self._y[kept], self._times[kept]
 
     def _resize(self, rows: int) -> None:
         if rows == len(self._y):
@@ -192,17 +199,21 @@ class SampleCollector:
         copies: Counts the copies among all records.
     """
 
-    def __init__(self, dataset: Dataset, parts: Iterable[Part], newest: int = 0, *, keys: int = 0) -> None:
+    def __init__(
+        self, dataset: Dataset, parts: Iterable[Part], newest: int = 0, *, keys: int = 0, timed: bool = False
+    ) -> None:
         """Make a collector.
 
         Args:
             dataset: Whose records they are.
             parts: Which parts of the split are collected.
-            newest: Samples of each part that are kept, those that were added last; 0 for all.
+            newest: Samples of each part that are kept, those of the latest times; 0 for all.
             keys: Keys of a part that :meth:`keys` samples, at most.
+            timed: Whether the samples have their times with a split by key, too.
         """
         self._dataset, self._newest, self._wanted = dataset, newest, tuple(parts)
         self._origins = OriginCollector(dataset) if dataset.split.by != "key" else None
+        self._times = RecordTimes(dataset) if (newest or timed) and self._origins is None else None
         width = len(dataset.feature_names)
         self._rows = {part: _Rows(width, newest) for part in self._wanted} if self._origins is None else {}
         self._all = _Rows(width)
@@ -220,7 +231,8 @@ class SampleCollector:
     @property
     def raw(self) -> list[str] | None:
         """Raw columns that the pages must have beside, with the time of arrival; None for neither."""
-        return None if self._origins is None else self._origins.raw
+        source = self._origins or self._times
+        return None if source is None else source.raw
 
     def add(self, table: pa.Table) -> None:
         """Take the rows of a page whose part is wanted."""
@@ -232,14 +244,15 @@ class SampleCollector:
         self._seen += table.num_rows
         if self._origins is not None:
             self._origins.add(table)
-            self._all.add(columns, target, np.arange(table.num_rows))
+            self._all.add(columns, target, np.arange(table.num_rows), None)
             self._decided = None
             return
         parts = parts_of(groups_of(self._dataset, table))
         if self._sample:
             self._parts.append(parts)
+        times = None if self._times is None else self._times.of(table)
         for part, rows in self._rows.items():
-            rows.add(columns, target, np.flatnonzero(parts == part))
+            rows.add(columns, target, np.flatnonzero(parts == part), times)
 
     def count(self) -> int:
         """Return the number of collected samples."""
