@@ -9,9 +9,13 @@ import numpy.typing as npt
 
 from benchmarks.tables import Table
 from benchmarks.validity import Claim, claims_table, progress, random
+from complex_system.evaluation.triggers import weighting_since
 from complex_system.monitoring.alerts.rules import AlertRule, load_rules
 from complex_system.monitoring.error_watch import NEWEST, ErrorReference
-from complex_system.training.base import residuals_of
+from complex_system.training.base import TrainingParameters, residuals_of, score
+from complex_system.training.data import Samples, TrainingData
+from complex_system.training.lightgbm import LightGBMTrainer
+from complex_system.training.pytorch import PyTorchTrainer
 
 Errors = npt.NDArray[np.float64]
 
@@ -29,6 +33,7 @@ SLIP = 30.0
 
 def measure(*, quick: bool) -> Iterator[Table]:
     yield error_alarms(50 if quick else 1000)
+    yield retraining(3 if quick else 20)
 
 
 def error_alarms(runs: int) -> Table:
@@ -65,6 +70,68 @@ def error_alarms(runs: int) -> Table:
         "sides."
     )
     return claims_table("Error alarms", note, claims)
+
+
+def retraining(runs: int) -> Table:
+    """The inputs move and the law stays: models of the newest records, of all, and of all with the newest weighted."""
+    frameworks = {"LightGBM": LightGBMTrainer, "PyTorch": PyTorchTrainer}
+    rows: list[list[str]] = []
+    for framework, trainer in frameworks.items():
+        errors: dict[str, list[tuple[float, float]]] = {}
+        for run in progress(f"retraining, {framework}", range(runs), runs):
+            numbers = random("retraining", run)
+            old, new = friedman(numbers, OLD, moved=False, at=0.0), friedman(numbers, NEW, moved=True, at=1.0)
+            tests = [friedman(numbers, 5000, moved=moved, at=2.0) for moved in (True, False)]
+            everything = joined(old, new)
+            ways = {
+                "champion: the older records": (old, None),
+                f"the newest {NEW} alone": (new, None),
+                "all": (everything, None),
+                "all, the newest weighted": (everything, weighting_since(0.5, NEW, OLD + NEW)),
+            }
+            for way, (samples, weighting) in ways.items():
+                validation = numbers.random(len(samples)) < 15 / 85
+                data = TrainingData(
+                    tuple(f"x{i}" for i in range(10)),
+                    "y",
+                    samples.of(~validation),
+                    samples.of(validation),
+                    weighting=weighting,
+                )
+                model = trainer(TrainingParameters(seed=run)).fit(data.weighted(), lambda _: None)
+                errors.setdefault(way, []).append(
+                    tuple(score(test.y, model.predict(test.x)).rmse for test in tests)  # type: ignore[arg-type]
+                )
+        for way, found in errors.items():
+            newest, older = np.mean(found, axis=0)
+            rows.append([framework, way, f"{newest:.3f}", f"{older:.3f}"])
+    note = (
+        f"J. Friedman's function (MARS, 1991) of ten inputs with noise of standard deviation {NOISE:g}, {OLD} older records with even "
+        f"inputs, then {NEW} whose first three inputs lie in the upper part. RMSE on new records, mean of {runs} runs."
+    )
+    return Table("Retraining on input drift alone", note, ["", "trained on", "newest", "older"], rows)
+
+
+OLD, NEW, NOISE = 5000, 1000, 2.0
+
+
+def friedman(numbers: np.random.Generator, size: int, *, moved: bool, at: float) -> Samples:
+    """Records of one time; with moved inputs the first three are of Beta(4, 2)."""
+    x = numbers.random((size, 10))
+    if moved:
+        x[:, :3] = numbers.beta(4, 2, (size, 3))
+    y = 10 * np.sin(np.pi * x[:, 0] * x[:, 1]) + 20 * (x[:, 2] - 0.5) ** 2 + 10 * x[:, 3] + 5 * x[:, 4]
+    y += NOISE * numbers.standard_normal(size)
+    return Samples(x.astype(np.float32), y.astype(np.float32), times=np.full(size, at))
+
+
+def joined(old: Samples, new: Samples) -> Samples:
+    """Both, one after the other."""
+    assert old.times is not None
+    assert new.times is not None
+    return Samples(
+        np.concatenate([old.x, new.x]), np.concatenate([old.y, new.y]), times=np.concatenate([old.times, new.times])
+    )
 
 
 def drawn(numbers: np.random.Generator, size: int, shape: str) -> Errors:
