@@ -156,6 +156,7 @@ class ComparisonLog:
                 "cause": request.cause,
                 "since": request.since,
                 "after": request.after,
+                "weighting": f"{request.weighting.times} since {request.weighting.since}" if request.weighting else None,
                 "alerts": " ".join(alerts) or None,
                 "kept": comparison.kept or None,
                 "champion": comparison.champion.label,
