@@ -35,9 +35,9 @@ class RoundScheduler:
 
     A round begins when the labelled records have grown or were corrected, or on an alert that asks for one and has enough new
     labelled records.
-    After an alert of the error the trainers see only what is newer than its change, because older records follow another law. When such
-    a round brings a new champion, later rounds leave out the older records as well. After an alert of the inputs alone the law is the
-    same: the trainers see all records, and the newer ones count more.
+    After an alert of the error the trainers see only what is newer than its change, because older records follow another law. When
+    such a round brings a new champion, later rounds leave out the older records as well. After an alert of the inputs alone the law is
+    the same: the trainers see all records, and the newer ones count more.
 
     Attributes:
         settings: The consumer's.
@@ -122,7 +122,7 @@ class RoundScheduler:
         alert = self.alerts.due(time.monotonic()) if self.growth.last_labelled is not None else None
         newer = await self._enough_since(alert)
         if alert is not None and newer:
-            return await self._train(self._because_of(alert, newer, counts))
+            return await self._train(await self._because_of(alert, newer, counts))
         if grown and await self._processed_but(self.growth.most_waiting(counts)):
             request = ComparisonRequest(new_round_id(), [], counts.labelled, self.since, None, counts.corrected, self.after)
             return await self._train(request)
@@ -175,12 +175,13 @@ class RoundScheduler:
             return 0
         return have
 
-    def _because_of(self, alert: AlertCause, newer: int, counts: RecordCounts) -> ComparisonRequest:
+    async def _because_of(self, alert: AlertCause, newer: int, counts: RecordCounts) -> ComparisonRequest:
         """Return the request of a round on an alert, with so many labelled records that are newer."""
         request = ComparisonRequest(new_round_id(), [], counts.labelled, alert=alert, corrected=counts.corrected)
         if alert.moved == "error":
             return replace(request, since=alert.since)
-        weighting = weighting_since(alert.since, newer, counts.labelled)
+        records = counts.labelled if self.since is None else (await self.data.newest(1, self.since))[0]
+        weighting = weighting_since(alert.since, newer, records)
         return replace(request, since=self.since, after=self.after, weighting=weighting)
 
     async def _processed_but(self, most: int) -> bool:
