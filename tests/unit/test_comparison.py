@@ -17,7 +17,6 @@ from complex_system.evaluation.comparison import (
     Comparison,
     ComparisonRequest,
     Result,
-    ToCompare,
     kept_cross_validation,
     ranked,
     ranked_by_folds,
@@ -25,7 +24,7 @@ from complex_system.evaluation.comparison import (
 from complex_system.evaluation.mlflow_log import read_message, read_table, rmse_chart
 from complex_system.evaluation.statistics import Evaluation, cross_interval
 from complex_system.evaluation.triggers import AlertCause
-from complex_system.evaluation.verdict import judge_champion, split_message
+from complex_system.evaluation.verdict import judge_champion, replaced_message
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.base import to_wire
 from complex_system.protocol.scores import CrossValidation
@@ -139,25 +138,21 @@ def test_copies_are_part_of_the_evidence(copies: Copies, message: str) -> None:
     assert (told.verdict, told.records, told.copies) == (judged.evidence, copies.records, copies.count)
 
 
-def test_a_champion_of_another_split_is_compared_on_what_neither_has_seen_or_it_is_said() -> None:
-    def samples(count: int) -> Samples:
-        return Samples(np.zeros((count, 1), np.float32), np.zeros(count, np.float32))
-
-    data = ToCompare(samples(200))
-    assert len(data.decisive) == 200
-    assert len(replace(data, unseen=samples(29)).decisive) == 200
-    assert len(replace(data, unseen=samples(30)).decisive) == 30
-    fair = split_message("lab-lightgbm 3", "key", 30, 30, stays=False)
-    assert fair == (
-        "lab-lightgbm 3 was trained with another split (by key): compared on the 30 hold-out records that neither it nor the new "
-        "models have seen."
+def test_why_a_champion_of_another_split_was_not_compared_is_part_of_the_evidence() -> None:
+    other = replaced_message("lab-lightgbm 3", "key", "group: batch")
+    assert other == (
+        "lab-lightgbm 3 was trained with another split (key; now group: batch), so it may have learned from the records that "
+        "decide: it was not compared, and the best new model replaces it."
     )
-    few = split_message("lab-lightgbm 3", "key", 200, 4, stays=True)
-    assert "(by key) and has seen 196 of the 200 hold-out records, so its error is higher with new ones" in few
-    assert few.endswith("give it the alias champion in MLflow.")
-    assert "alias" not in split_message("lab-lightgbm 3", "key", 200, 4, stays=False)
-    told = Comparison("r", (result("lightgbm", 1.0),), 30, champion_split=fair, copies=Copies(600, 400))
-    assert told.evidence.startswith(f"{fair} 400 of 600 ")
+    assert "was trained before records came that moved the split" in replaced_message("lab-lightgbm 3", "time: t", "time: t")
+    compared = Comparison(
+        "r", (result("lightgbm", 1.0),), 30, replaced=other, copies=Copies(600, 400), split="group: batch", question="a new batch",
+        notes="7 of 600 labelled records have no value in batch: each is a group of its own.",
+    )  # fmt: skip
+    assert compared.evidence.startswith(f"{other} 7 of 600 labelled records have no value in batch")
+    told = compared.message(ComparisonRequest("r", [], 100))
+    assert (told.replaced, told.split, told.question) == (other, "group: batch", "a new batch")
+    assert compared.is_change
 
 
 def crossed(rmse: float, digest: str = "d") -> CrossValidation:

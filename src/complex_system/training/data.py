@@ -16,7 +16,7 @@ from complex_system.domain.partition import BY_KEY
 from complex_system.domain.record_time import RecordTimes, Seconds
 from complex_system.errors import NotEnoughDataError
 from complex_system.protocol.training import Weighting
-from complex_system.training.grouping import Mask, OriginCollector, Origins, divide, seen_until, why_too_few
+from complex_system.training.grouping import Mask, OriginCollector, Origins, divide, notes_on, seen_until, why_too_few
 from complex_system.training.split import CopyCount, Hashes, Part, Parts, contents_of, groups_of, parts_of
 
 Matrix = npt.NDArray[np.float32]
@@ -211,17 +211,22 @@ class SampleCollector:
             keys: Keys of a part that :meth:`keys` samples, at most.
             timed: Whether the samples have their times with a split by key, too.
         """
-        self._dataset, self._newest, self._wanted = dataset, newest, tuple(parts)
+        self._dataset, self._newest = dataset, newest
         self._origins = OriginCollector(dataset) if dataset.split.by != "key" else None
         self._times = RecordTimes(dataset) if (newest or timed) and self._origins is None else None
         width = len(dataset.feature_names)
-        self._rows = {part: _Rows(width, newest) for part in self._wanted} if self._origins is None else {}
+        self._rows = {part: _Rows(width, newest) for part in parts} if self._origins is None else {}
         self._all = _Rows(width)
         self._parts: list[Parts] = []
         self._decided: tuple[Origins, Parts] | None = None
         self._seen = 0
         self._sample = _KeySample(keys) if keys else None
         self.copies = CopyCount(dataset)
+
+    @property
+    def is_by_key(self) -> bool:
+        """Whether the part of a record is known as soon as it is read."""
+        return self._origins is None
 
     @property
     def columns(self) -> list[str]:
@@ -291,11 +296,37 @@ class SampleCollector:
             self._decided = origins, divide(self._dataset.split, origins)
         return self._decided
 
-    def unseen_by(self, arrived: Iterable[float]) -> Mask:
-        """Return which records none of some models has seen, whose training data had arrived until these times."""
-        origins, parts = self.divided()
-        seen = [seen_until(self._dataset.split, origins, each) for each in arrived]
-        return np.logical_and.reduce([np.ones(len(parts), dtype=bool), *(~each for each in seen)])
+    def holdout(self, seen: Iterable[float], champion: float | None) -> tuple[Samples, bool]:
+        """Return hold-out samples that no model has seen, and whether the champion has seen too many to be compared on the others.
+
+        Args:
+            seen: When the newest records of the new models' trainings had arrived; what they have not seen decides.
+            champion: The same of the champion; None where it does not take part.
+
+        Raises:
+            NotEnoughDataError: There are fewer than ``MIN_SAMPLES``.
+        """
+        if self.is_by_key:
+            return self.samples(Part.HOLDOUT), False
+        split, (origins, parts) = self._dataset.split, self.divided()
+        unseen = parts == Part.HOLDOUT
+        for arrived in set(seen):
+            unseen &= ~seen_until(split, origins, arrived)
+        if champion is None:
+            return self.samples(Part.HOLDOUT, unseen), False
+        by_both = unseen & ~seen_until(split, origins, champion)
+        if by_both.sum() < max(MIN_SAMPLES, unseen.sum() / 2):
+            return self.samples(Part.HOLDOUT, unseen), True
+        return self.samples(Part.HOLDOUT, by_both), False
+
+    @property
+    def notes(self) -> str:
+        """What people must know of a split by group or time, as sentences; empty for nothing."""
+        if self._origins is None:
+            return ""
+        return " ".join(
+            part for part in (notes_on(self._dataset.split, *self.divided()), self._origins.record_times.message) if part
+        )
 
     def keys(self, part: Part) -> list[str]:
         """Return an even sample of the keys of a part."""

@@ -24,6 +24,8 @@ Mask = npt.NDArray[np.bool_]
 NO_PART = -1
 """In place of a part: a record of the gap, or one that belongs together with a record of an earlier part."""
 HOLDOUT_SHARE = VALIDATION_SHARE = 0.15
+_UNEVEN = 0.05
+"""By how much the share of the hold-out part may differ without a word."""
 _SEPARATOR, _MISSING = "\x1f", "\x00"
 
 
@@ -227,6 +229,21 @@ def seen_until(split: Split, origins: Origins, arrived: float) -> Mask:
     seen = old.copy()
     seen[old] = (parts == Part.TRAIN) | (parts == Part.VALIDATION)
     return np.isin(origins.bound, np.unique(origins.bound[seen]))
+
+
+def notes_on(split: Split, origins: Origins, parts: Parts) -> str:
+    """Return what people must know of a division, as sentences; empty for nothing."""
+    found = []
+    if origins.ungrouped:
+        named = ", ".join(split.group)
+        found.append(
+            f"{origins.ungrouped} of {len(origins)} labelled records have no value in {named}: each is a group of its own."
+        )
+    shares = np.bincount(parts[parts != NO_PART], minlength=len(Part)) / max(1, len(parts))
+    if len(parts) and abs(shares[Part.HOLDOUT] - HOLDOUT_SHARE) > _UNEVEN:
+        why = "groups are few, or of very different sizes" if split.group else "many records have the same time"
+        found.append(f"The hold-out part has {shares[Part.HOLDOUT]:.0%} of the labelled records in place of 15 %: {why}.")
+    return " ".join(found)
 
 
 def why_too_few(split: Split, origins: Origins) -> str:

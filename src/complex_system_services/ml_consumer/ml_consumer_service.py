@@ -97,7 +97,7 @@ class MlConsumerService(SystemService):
         times = replace(self.round_times, timeout=settings.round_timeout)
         self._runner = RoundRunner(self.broker, type(self).__name__, times)
         self._rounds = RoundScheduler(
-            settings, database, data, self._runner, dataset.version,
+            settings, database, data, self._runner, dataset,
             partial(self.announce, TRAINING_ROUND), partial(self.set_state, "working"),
         )  # fmt: skip
         self._pending: ComparisonRequest | None = None

@@ -13,7 +13,7 @@ from complex_system.messaging.clients import DatabaseClient, DocumentClient
 from complex_system.monitoring.reference import RAW_SAMPLE, Reference
 from complex_system.tracking.registry import CHAMPION_SINCE, ModelRegistry, ModelVersionRef
 from complex_system.training.data import SampleCollector
-from complex_system.training.split import KeySample, Part
+from complex_system.training.split import Part
 
 log = logging.getLogger(__name__)
 
@@ -64,16 +64,17 @@ class ReferenceSource:
         Raises:
             NotEnoughDataError: There are too few.
         """
-        collector, keys = SampleCollector(self._dataset, [Part.TRAIN]), KeySample(self._dataset, Part.TRAIN, RAW_SAMPLE)
-        pages = self._database.processed_pages(collector.columns, labelled=True, version=self._dataset.version)
+        collector = SampleCollector(self._dataset, [Part.TRAIN], keys=RAW_SAMPLE)
+        pages = self._database.processed_pages(
+            collector.columns, labelled=True, version=self._dataset.version, raw=collector.raw
+        )
         async with aclosing(pages):  # type: ignore[type-var]
             async for page in pages:
                 await asyncio.to_thread(collector.add, page.table)
-                keys.add(page.table)
-                if collector.count() >= MAX_REFERENCE:
+                if collector.is_by_key and collector.count() >= MAX_REFERENCE:
                     break
         features = collector.samples(Part.TRAIN).x[:MAX_REFERENCE]
-        raw = await self._documents.raw_by_keys(keys.keys())
+        raw = await self._documents.raw_by_keys(collector.keys(Part.TRAIN))
         return await asyncio.to_thread(Reference.of, self._dataset, features, raw, "database")
 
 

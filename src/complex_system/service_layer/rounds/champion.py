@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
@@ -126,15 +127,26 @@ class ChampionSelector:
         )  # fmt: skip
         return True
 
+    def _data_until(self, models: list[tuple[str, str]]) -> list[float]:
+        found = []
+        for model, version in models:
+            with contextlib.suppress(UnknownModelError):  # the comparison says so
+                found.append(self.registry.find(model, version).data_until)
+        return found
+
     async def _compare(self, request: ComparisonRequest) -> Comparison:
         champion = await self.run_blocking(self.registry.champion)
         if champion is not None and champion.pipeline_version != self.dataset.version:
             champion = None
-        split = champion.split if champion is not None and champion.split != self.dataset.split_rule else ""
+        takes_part = champion is not None and champion.split == self.dataset.split_rule
+        seen: list[float] = []
+        if self.dataset.split.by != "key":
+            seen = await self.run_blocking(partial(self._data_until, request.models))
         try:
             data = await self.data.to_compare(
-                self.holdout_newest, request.since, self.baseline_samples, self.few, split, request.after
-            )
+                self.holdout_newest, request.since, self.baseline_samples, self.few, request.after, seen,
+                champion.data_until if champion is not None and takes_part else None,
+            )  # fmt: skip
         except NotEnoughDataError as error:
             if request.alert is None:
                 raise

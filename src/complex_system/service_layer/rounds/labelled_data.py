@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import aclosing
 
 import numpy as np
@@ -12,7 +13,7 @@ from complex_system.domain.record_time import RecordTimes
 from complex_system.evaluation.comparison import ToCompare
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.training.cross_validation import FewRecords
-from complex_system.training.data import MIN_SAMPLES, SampleCollector, UnseenHoldout
+from complex_system.training.data import MIN_SAMPLES, SampleCollector
 from complex_system.training.split import Part
 
 
@@ -29,8 +30,9 @@ class LabelledData:
         since: float | None = None,
         train: int = 0,
         few: int = 0,
-        champion_split: str = "",
         after: str | None = None,
+        seen: Sequence[float] = (),
+        champion_seen: float | None = None,
     ) -> ToCompare:
         """Return the newest samples of the hold-out part, which no trainer sees, and some of the training part.
 
@@ -39,8 +41,9 @@ class LabelledData:
             since: Only those whose time is later.
             train: How many of the training part, at most about; 0 for none.
             few: Return all records, too, where they are fewer than this.
-            champion_split: By what the records of the champion were divided, which takes part; empty for the present split.
             after: Only those with larger keys, of a round before times were asked for.
+            seen: When the newest records of the new models' trainings had arrived, with a split by group or time.
+            champion_seen: The same of the champion; None where it does not take part.
 
         Raises:
             NotEnoughDataError: There are too few to compare models with.
@@ -50,29 +53,39 @@ class LabelledData:
         collector = SampleCollector(self._dataset, [Part.HOLDOUT], newest)
         trained = SampleCollector(self._dataset, [Part.TRAIN])
         every = FewRecords(self._dataset, few)
-        other = UnseenHoldout(self._dataset, champion_split) if champion_split else None
         times = RecordTimes(self._dataset)
         pages = self._database.processed_pages(
             collector.columns, labelled=True, version=self._dataset.version, start=after,
-            raw=collector.raw if since is None else times.raw, arrived_after=since,
+            raw=times.raw if since is not None and collector.raw is None else collector.raw, arrived_after=since,
         )  # fmt: skip
         async with aclosing(pages):  # type: ignore[type-var]
             async for page in pages:
                 table = await asyncio.to_thread(times.newer, page.table, since)
                 await asyncio.to_thread(collector.add, table)
-                if trained.count() < train:
+                if collector.is_by_key and trained.count() < train:
                     await asyncio.to_thread(trained.add, table)
-                if other is not None:
-                    await asyncio.to_thread(other.add, table)
                 every.add(table)
-        fitted = trained.samples(Part.TRAIN) if trained.count() >= MIN_SAMPLES else None
-        holdout = collector.samples(Part.HOLDOUT)
+        if not collector.is_by_key:
+            trained = collector
+        holdout, champion_has_seen = await asyncio.to_thread(collector.holdout, seen, champion_seen)
+        fitted = trained.samples(Part.TRAIN) if train and trained.count() >= MIN_SAMPLES else None
         if self._dataset.copies_together:
             holdout = holdout.without_copies()
         if len(holdout) < MIN_SAMPLES:
             raise collector.too_few(Part.HOLDOUT, len(holdout))
-        unseen = None if other is None else await asyncio.to_thread(other.samples, newest)
-        return ToCompare(holdout, fitted, every.keyed(), await asyncio.to_thread(collector.copies.found), unseen)
+        keyed, copies = await asyncio.to_thread(every.keyed), await asyncio.to_thread(collector.copies.found)
+        return ToCompare(holdout, fitted, keyed, copies, champion_has_seen, collector.notes)
+
+    async def held_out(self, most: int) -> list[str]:
+        """Return keys of the hold-out part, an even sample where there are more than ``most``."""
+        collector = SampleCollector(self._dataset, [], keys=most)
+        pages = self._database.processed_pages(
+            collector.columns, labelled=True, version=self._dataset.version, raw=collector.raw
+        )
+        async with aclosing(pages):  # type: ignore[type-var]
+            async for page in pages:
+                await asyncio.to_thread(collector.add, page.table)
+        return await asyncio.to_thread(collector.keys, Part.HOLDOUT)
 
     async def newest(self, count: int, since: float) -> tuple[int, float | None]:
         """Look for the newest labelled records since a time.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
+from complex_system.domain.dataset import Dataset
 from complex_system.errors import TrainingFailedError
 from complex_system.evaluation.comparison import ComparisonRequest
 from complex_system.evaluation.mlflow_log import ComparisonLog, LastRounds
@@ -44,7 +45,7 @@ class RoundScheduler:
         database: Counts records.
         data: The labelled ones.
         runner: Runs a round.
-        version: Pipeline version that the records must have.
+        dataset: What is declared: the records must have its pipeline version, and a champion of another split is replaced.
         announce: Publishes the begin and the failure of a round.
         report: Sets what the service works on.
         growth: When the growth of the data asks for a round; None until MLflow was asked for the last round.
@@ -59,7 +60,7 @@ class RoundScheduler:
     database: DatabaseClient
     data: LabelledData
     runner: RoundRunner
-    version: str
+    dataset: Dataset
     announce: Callable[[TrainingRound], Awaitable[None]]
     report: Callable[[str], Awaitable[None]]
     growth: GrowthTrigger | None = field(default=None, init=False)
@@ -67,6 +68,7 @@ class RoundScheduler:
     since: float | None = field(default=None, init=False)
     after: str | None = field(default=None, init=False)
     counting: float = field(default=0.0, init=False)
+    _why: str = field(default="", init=False)
     _begun: ComparisonRequest | None = field(default=None, init=False)
     _outside: dict[str, tuple[str, str]] = field(default_factory=dict, init=False)
     _outside_since: float = field(default=0.0, init=False)
@@ -77,17 +79,24 @@ class RoundScheduler:
         self.alerts = AlertTrigger(self.settings.retrain_pause)
 
     async def recall(self, registry: ModelRegistry, comparisons: ComparisonLog, run_blocking: RunBlocking) -> None:
-        """Read from MLflow, once, what an earlier run of this service did, so that a restart starts no round."""
+        """Read from MLflow, once, what an earlier run of this service did, so that a restart starts no round.
+
+        After a change of the declared split, a round begins at once: the champion may know the records that decide now.
+        """
         if self.growth is not None:
             return
 
-        def read() -> LastRounds:
+        def read() -> tuple[LastRounds, str]:
             champion = registry.champion()
-            known = champion is not None and champion.pipeline_version == self.version
-            return comparisons.recall() if known else LastRounds()
+            known = champion is not None and champion.pipeline_version == self.dataset.version
+            return comparisons.recall() if known else LastRounds(), champion.split if known and champion else ""
 
-        last = await run_blocking(read)
+        last, split = await run_blocking(read)
         self.since, self.after = last.since, last.after
+        if split and split != self.dataset.split_rule:
+            self._why = f"The declared split is another one than the champion's ({split}; now {self.dataset.split_rule})."
+            log.info("%s A training round begins", self._why)
+            last = last._replace(labelled=None)
         if last.labelled is not None:
             log.info("The last round had %d labelled records", last.labelled)
         self.growth = GrowthTrigger(self.settings.min_labelled, self.settings.retrain_growth, last.labelled, last.corrected)
@@ -101,7 +110,7 @@ class RoundScheduler:
     async def look_for_uncompared(self, registry: ModelRegistry, run_blocking: RunBlocking) -> None:
         """Ask MLflow for models that were never compared: made while this service was away, or whose event was missed."""
         if time.monotonic() - self._looked >= UNCOMPARED_INTERVAL:
-            for ref in await run_blocking(partial(registry.uncompared, self.version)):
+            for ref in await run_blocking(partial(registry.uncompared, self.dataset.version)):
                 self.trained_outside(ref.model, ref.version, ref.tags.get("round", ""))
             self._looked = time.monotonic()
 
@@ -137,6 +146,7 @@ class RoundScheduler:
         """Record the end of a round; ``improved`` says whether there is a new champion."""
         self._compared = set(request.models)
         if request.labelled is not None and self.growth is not None:
+            self._why = ""
             self.growth.succeeded(request.labelled, request.corrected)
         if request.alert is not None:
             self.alerts.finished(time.monotonic(), improved=improved)
@@ -188,7 +198,7 @@ class RoundScheduler:
         # The counts are of any pipeline version: after a change of the pipeline they include records of the old one.
         found, after = 0, None
         while found <= most:
-            page = await self.database.unprocessed(self.version, most + 1 - found, after)
+            page = await self.database.unprocessed(self.dataset.version, most + 1 - found, after)
             found, after = found + page.table.num_rows, page.next
             if after is None:
                 return found <= most
@@ -197,7 +207,7 @@ class RoundScheduler:
     async def _train(self, begun: ComparisonRequest) -> ComparisonRequest | None:
         self._begun = begun
         log.info("Training round %s begins with %d labelled records (%s)", begun.round, begun.labelled, begun.cause)
-        await self._tell(begun, "started", begun.alert.text if begun.alert else "")
+        await self._tell(begun, "started", begun.alert.text if begun.alert else self._why)
 
         async def report(current: RoundState) -> None:
             await self.report(f"training round {begun.round}: waits for {', '.join(current.open)}")

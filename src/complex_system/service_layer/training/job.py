@@ -35,7 +35,7 @@ from complex_system.training.base import Progress, TrainedModel, Trainer, score
 from complex_system.training.cross_validation import FewRecords, Keyed, Predict, cross_validate
 from complex_system.training.data import SampleCollector, Samples, TrainingData
 from complex_system.training.onnx import export_onnx
-from complex_system.training.split import KeySample, Part
+from complex_system.training.split import Part
 
 if TYPE_CHECKING:
     from complex_system.service_layer.training.service import TrainerService
@@ -78,7 +78,7 @@ class TrainingJob:
         self._cancelled = threading.Event()
         self._announced = 0.0
         self._timings: dict[str, float] = {}
-        self._keys = KeySample(self._dataset, Part.TRAIN, RAW_SAMPLE)
+        self._keys: list[str] = []
         self._few: Keyed | None = None
 
     def cancel(self) -> None:
@@ -141,24 +141,25 @@ class TrainingJob:
     async def _fetch(self) -> TrainingData:
         """Fetch the labelled records of the present pipeline version; try again while the database is away."""
         for attempt in range(1, FETCH_ATTEMPTS + 1):
-            collector = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION])
+            collector = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION], keys=RAW_SAMPLE)
             try:
                 times = RecordTimes(self._dataset)
                 pages = DatabaseClient(self._service).processed_pages(
                     collector.columns, labelled=True, version=self._dataset.version, start=self._after,
-                    raw=None if self._since is None else times.raw, arrived_after=self._since,
+                    raw=times.raw if self._since is not None and collector.raw is None else collector.raw,
+                    arrived_after=self._since,
                 )  # fmt: skip
-                self._keys = KeySample(self._dataset, Part.TRAIN, RAW_SAMPLE)
                 few = FewRecords(self._dataset, self._service.few)
                 async for page in pages:
                     table = times.newer(page.table, self._since)
                     collector.add(table)
-                    self._keys.add(table)
                     few.add(table)
                 if times.message:
                     log.warning("Round %s: %s", self.round, times.message)
-                self._few = few.keyed()
-                return await asyncio.to_thread(collector.training_data)
+                self._few = await asyncio.to_thread(few.keyed)
+                data = await asyncio.to_thread(collector.training_data)
+                self._keys = await asyncio.to_thread(collector.keys, Part.TRAIN)
+                return data
             except (NobodyListensError, ReplyTimeoutError, StoreUnavailableError) as error:
                 if attempt == FETCH_ATTEMPTS:
                     raise
@@ -170,7 +171,7 @@ class TrainingJob:
         """Describe the training data; without the raw columns where the database does not answer, because the model matters more."""
         raw: pa.Table | None = None
         try:
-            raw = await DatabaseClient(self._service).raw_by_keys(self._keys.keys())
+            raw = await DatabaseClient(self._service).raw_by_keys(self._keys)
         except ComplexSystemError as error:
             log.warning("The reference of round %s is without raw columns: %s", self.round, error.message)
         reference = await asyncio.to_thread(Reference.of, self._dataset, data.train.x, raw)
