@@ -27,7 +27,7 @@ from complex_system.evaluation.triggers import AlertCause
 from complex_system.evaluation.verdict import judge_champion, replaced_message
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.scores import CrossValidation
-from complex_system.protocol.training import Basis, Cause
+from complex_system.protocol.training import Basis, Cause, Weighting
 from complex_system.serving.models.predictor import Predictor
 from complex_system.tracking.base import TrainingResult
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
@@ -52,6 +52,7 @@ class ComparisonRequest:
         alert: The alerts that asked for the round; None where it was the growth of the data.
         corrected: Labels that were ever corrected when the round began.
         after: The same by key, where the last champion is of a release that went by keys.
+        weighting: How newer records were weighted; None for not at all.
         comparison: The result, once there is one.
         linear: The linear model, where it is to be champion and is not registered yet.
         runs: Ids of the runs that were made in MLflow, by name.
@@ -64,6 +65,7 @@ class ComparisonRequest:
     alert: AlertCause | None = None
     corrected: int = 0
     after: str | None = None
+    weighting: Weighting | None = None
     comparison: Comparison | None = None
     linear: TrainingResult | None = None
     runs: dict[str, str] = field(default_factory=dict)
@@ -74,6 +76,11 @@ class ComparisonRequest:
         if self.alert is not None:
             return "alert"
         return "schedule" if self.labelled is None else "growth"
+
+    @property
+    def moved_since(self) -> float | None:
+        """Since when the inputs have moved and the error has not: there a new model must be better, and nowhere surely worse."""
+        return self.alert.since if self.alert is not None and self.alert.moved == "input" else None
 
     def failed(self, error: Exception) -> None:
         """Prepare the next try; after a refusal it makes new runs, because somebody may have deleted one that was begun."""

@@ -170,6 +170,7 @@ class Comparison:
             kept=self.kept,
             cause=request.cause,
             alerts=request.alert.alerts if request.alert else (),
+            moved=request.alert.moved if request.alert else None,
             ranked_by=self.ranked_by,
             run_url=run_url,
             cross_validation=self.folds,

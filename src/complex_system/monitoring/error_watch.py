@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 MAX_CHANGES = 50
 MAX_DETECTORS = 8
-SURE = 3.0
-"""Standard deviations that live errors must be above the reference's. The looks overlap and go on without end, so this is more than
-the 2.3 of a single look at 1 %; ``benchmarks/validity/alarms.py`` measures what follows from it."""
+SURE = 3.3
+"""Standard deviations that live errors must be above the reference's: more than the 2.3 of a single look at 1 %, because there is one
+look after the other, at several windows. ``benchmarks/validity/alarms.py`` measures what follows from it."""
 NEWEST = (50, 100)
 """Newest pairs that are judged beside the whole window, so that a large change is found before it fills the window."""
 _MEAN, _VARIANCE = 1 / 3, 4 / 45
@@ -90,10 +90,13 @@ class ErrorReference(Message, frozen=True, kw_only=True):
         lower = max(self._divisor(window, SURE) for window in windows)
         return {**relative, "error_ratio": self._divisor(errors, 0.0), "error_ratio_low": lower}
 
-    def _divisor(self, errors: Errors, above: float) -> float:
-        assert self.residuals is not None
-        sizes = 1 / len(errors) + 1 / self.residuals.count
-        wanted = _MEAN + above * math.sqrt(_VARIANCE * sizes * self.residuals.alike)
+    def limit(self, live: int, deviations: float = SURE) -> float:
+        """Return the mean score so many standard deviations above that of so many errors like the reference's."""
+        known = self.residuals or Residuals(count=self.count, quantiles=())
+        return _MEAN + deviations * math.sqrt(_VARIANCE * (1 / live + 1 / known.count) * known.alike)
+
+    def _divisor(self, errors: Errors, deviations: float) -> float:
+        wanted = self.limit(len(errors), deviations)
         low, high = -math.log(_LARGEST), math.log(_LARGEST)
         for _ in range(30):  # the mean falls with the divisor
             middle = (low + high) / 2

@@ -122,7 +122,7 @@ KEPT_ERRORS = 101
 """Quantiles that are kept of the errors of an evaluation."""
 
 
-def residuals_of(errors: npt.NDArray[Any], groups: Sequence[str] = ()) -> Residuals:
+def residuals_of(errors: npt.NDArray[Any], groups: Sequence[str] | npt.NDArray[Any] = ()) -> Residuals:
     """Return the sizes of the errors of an evaluation.
 
     Where errors of one group are alike, n records tell as much as n / (1 + (m - 1) r) independent ones, with m the mean size of a
@@ -134,11 +134,11 @@ def residuals_of(errors: npt.NDArray[Any], groups: Sequence[str] = ()) -> Residu
     """
     sizes = np.abs(np.atleast_2d(errors).astype(np.float64))
     kept = np.quantile(sizes, np.linspace(0, 1, min(KEPT_ERRORS, sizes.size)))
-    alike = _design_effect(sizes.mean(axis=0), groups) if groups else 1.0
+    alike = _design_effect(sizes.mean(axis=0), groups) if len(groups) else 1.0
     return Residuals(count=sizes.shape[1], quantiles=tuple(float(f"{value:.5g}") for value in kept), alike=round(alike, 3))
 
 
-def _design_effect(sizes: npt.NDArray[np.float64], groups: Sequence[str]) -> float:
+def _design_effect(sizes: npt.NDArray[np.float64], groups: Sequence[str] | npt.NDArray[Any]) -> float:
     _, numbers = np.unique(groups, return_inverse=True)
     counts, n = np.bincount(numbers), len(sizes)
     k = len(counts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.partition import BY_KEY
 from complex_system.domain.record_time import RecordTimes, Seconds
 from complex_system.errors import NotEnoughDataError
+from complex_system.protocol.training import Weighting
 from complex_system.training.grouping import Mask, OriginCollector, Origins, divide, notes_on, seen_until, why_too_few
 from complex_system.training.split import CopyCount, Hashes, Part, Parts, contents_of, groups_of, parts_of
 
@@ -29,7 +30,7 @@ class Samples:
 
     Attributes:
         groups: What is not independent of each other has the same one; None with a split by key.
-        times: When the records were made, seconds since 1970; None with a split by key.
+        times: When the records were made, seconds since 1970; None where nobody has asked for them.
     """
 
     x: Matrix
@@ -51,6 +52,12 @@ class Samples:
         groups, times = (None if each is None else each[chosen] for each in (self.groups, self.times))
         return Samples(self.x[chosen], self.y[chosen], groups, times)
 
+    def weighted(self, weighting: Weighting | None) -> Samples:
+        """Return the samples with the newer ones as often as they count; their times must be known. Without a weighting, itself."""
+        if weighting is None or self.times is None or weighting.times == 1:
+            return self
+        return self.of(np.repeat(np.arange(len(self)), np.where(self.times > weighting.since, weighting.times, 1)))
+
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -61,6 +68,7 @@ class TrainingData:
         split: By what they were divided (``Dataset.split_rule``).
         arrived: When the newest of all labelled records arrived, by the database's clock, seconds since 1970; 0 with a split by key,
             where no record changes its part.
+        weighting: Which samples count more in a fit; None for none.
     """
 
     feature_names: tuple[str, ...]
@@ -70,6 +78,12 @@ class TrainingData:
     copies: int = 0
     split: str = BY_KEY
     arrived: float = 0.0
+    weighting: Weighting | None = None
+
+    def weighted(self) -> TrainingData:
+        """Return what is fitted and stops the fit early: newer samples are repeated, which all frameworks understand alike."""
+        train, validation = self.train.weighted(self.weighting), self.validation.weighted(self.weighting)
+        return replace(self, train=train, validation=validation, weighting=None)
 
 
 class _Rows:
@@ -92,10 +106,10 @@ class _Rows:
         chosen: npt.NDArray[np.intp],
         times: Seconds | None,
     ) -> None:
-        """Take the chosen rows of a page: one array per feature, the target, and with ``newest`` the times."""
+        """Take the chosen rows of a page: one array per feature, the target, and the times, which ``newest`` needs."""
+        if self._newest and self.count >= 2 * self._newest:
+            self._drop_oldest()
         if times is not None:
-            if self.count >= 2 * self._newest:
-                self._drop_oldest()
             self._times = np.concatenate([self._times, times[chosen]])
         begin, self.count = self.count, self.count + len(chosen)
         if self.count > len(self._y):
@@ -109,7 +123,7 @@ class _Rows:
         if self._newest and self.count > self._newest:
             self._drop_oldest()
         self._resize(self.count)
-        return Samples(self._x, self._y)
+        return Samples(self._x, self._y, times=self._times if len(self._times) == self.count else None)
 
     def _drop_oldest(self) -> None:
         # Of equal times the last ones; copies, because samples may have been returned before.
@@ -171,7 +185,9 @@ class SampleCollector:
         copies: Counts the copies among all records.
     """
 
-    def __init__(self, dataset: Dataset, parts: Iterable[Part], newest: int = 0, *, keys: int = 0) -> None:
+    def __init__(
+        self, dataset: Dataset, parts: Iterable[Part], newest: int = 0, *, keys: int = 0, timed: bool = False
+    ) -> None:
         """Make a collector.
 
         Args:
@@ -179,10 +195,11 @@ class SampleCollector:
             parts: Which parts of the split are collected.
             newest: Samples of each part that are kept, those of the latest times; 0 for all.
             keys: Keys of a part that :meth:`keys` samples, at most.
+            timed: Whether the samples have their times with a split by key, too.
         """
         self._dataset, self._newest = dataset, newest
         self._origins = OriginCollector(dataset) if dataset.split.by != "key" else None
-        self._times = RecordTimes(dataset) if newest and self._origins is None else None
+        self._times = RecordTimes(dataset) if (newest or timed) and self._origins is None else None
         width = len(dataset.feature_names)
         self._rows = {part: _Rows(width, newest) for part in parts} if self._origins is None else {}
         self._all = _Rows(width)
@@ -204,10 +221,9 @@ class SampleCollector:
 
     @property
     def raw(self) -> list[str] | None:
-        """Raw columns that the pages must have beside them; None for none, and no time of arrival."""
-        if self._origins is not None:
-            return self._origins.raw
-        return None if self._times is None else self._times.raw
+        """Raw columns that the pages must have beside, with the time of arrival; None for neither."""
+        source = self._origins or self._times
+        return None if source is None else source.raw
 
     def add(self, table: pa.Table) -> None:
         """Take the rows of a page whose part is wanted."""

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -14,9 +14,10 @@ from complex_system.domain.dataset import Dataset
 from complex_system.errors import TrainingFailedError
 from complex_system.evaluation.comparison import ComparisonRequest
 from complex_system.evaluation.mlflow_log import ComparisonLog, LastRounds
-from complex_system.evaluation.triggers import AlertCause, AlertTrigger, GrowthTrigger
+from complex_system.evaluation.triggers import AlertCause, AlertTrigger, GrowthTrigger, weighting_since
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.protocol.training import TrainingRound
+from complex_system.protocol.database import RecordCounts
+from complex_system.protocol.training import TrainingRound, TrainRequest
 from complex_system.service_layer.rounds.champion import RunBlocking
 from complex_system.service_layer.rounds.labelled_data import LabelledData
 from complex_system.service_layer.rounds.round import RoundRunner, RoundState, new_round_id
@@ -35,8 +36,9 @@ class RoundScheduler:
 
     A round begins when the labelled records have grown or were corrected, or on an alert that asks for one and has enough new
     labelled records.
-    After an alert the trainers see the newest records only: older ones may follow another law. When such a round brings a new
-    champion, later rounds leave out the older records as well.
+    After an alert of the error the trainers see only what is newer than its change, because older records follow another law. When
+    such a round brings a new champion, later rounds leave out the older records as well. After an alert of the inputs alone the law is
+    the same: the trainers see all records, and the newer ones count more.
 
     Attributes:
         settings: The consumer's.
@@ -127,10 +129,9 @@ class RoundScheduler:
         self.counting = time.monotonic() - began
         grown = self.growth.is_due(counts, time.monotonic())
         alert = self.alerts.due(time.monotonic()) if self.growth.last_labelled is not None else None
-        since = await self._enough_since(alert)
-        if alert is not None and since is not None:
-            request = ComparisonRequest(new_round_id(), [], counts.labelled, since, alert, counts.corrected)
-            return await self._train(request)
+        newer = await self._enough_since(alert)
+        if alert is not None and newer:
+            return await self._train(await self._because_of(alert, newer, counts))
         if grown and await self._processed_but(self.growth.most_waiting(counts)):
             request = ComparisonRequest(new_round_id(), [], counts.labelled, self.since, None, counts.corrected, self.after)
             return await self._train(request)
@@ -149,7 +150,7 @@ class RoundScheduler:
             self.growth.succeeded(request.labelled, request.corrected)
         if request.alert is not None:
             self.alerts.finished(time.monotonic(), improved=improved)
-            if improved:
+            if improved and request.alert.moved == "error":
                 self.since, self.after = request.since, None
 
     async def failed(self, request: ComparisonRequest | None, problem: str) -> str:
@@ -172,16 +173,26 @@ class RoundScheduler:
         await self._tell(of, "failed", text)
         return text
 
-    async def _enough_since(self, alert: AlertCause | None) -> float | None:
-        """Return the time after which the newest labelled records begin, once there are enough since the alert began."""
+    async def _enough_since(self, alert: AlertCause | None) -> int:
+        """Return how many labelled records are newer than what the alert is of, once these are enough, else 0."""
         self.waits = ""
         if alert is None:
-            return None
+            return 0
         wanted = self.settings.retrain_newest
-        have, since = await self.data.newest(wanted, alert.since)
-        if since is None:
+        have, _ = await self.data.newest(wanted, alert.since)
+        if have < wanted:
             self.waits = f"an alert asks for a training round: {have} of {wanted} new labelled records"
-        return since
+            return 0
+        return have
+
+    async def _because_of(self, alert: AlertCause, newer: int, counts: RecordCounts) -> ComparisonRequest:
+        """Return the request of a round on an alert, with so many labelled records that are newer."""
+        request = ComparisonRequest(new_round_id(), [], counts.labelled, alert=alert, corrected=counts.corrected)
+        if alert.moved == "error":
+            return replace(request, since=alert.since)
+        records = counts.labelled if self.since is None else (await self.data.newest(1, self.since))[0]
+        weighting = weighting_since(alert.since, newer, records)
+        return replace(request, since=self.since, after=self.after, weighting=weighting)
 
     async def _processed_but(self, most: int) -> bool:
         # The counts are of any pipeline version: after a change of the pipeline they include records of the old one.
@@ -201,7 +212,8 @@ class RoundScheduler:
         async def report(current: RoundState) -> None:
             await self.report(f"training round {begun.round}: waits for {', '.join(current.open)}")
 
-        done = await self.runner.run(begun.round, self.settings.trainer_names, report, begun.since, begun.after)
+        records = TrainRequest(since=begun.since, after=begun.after, weighting=begun.weighting)
+        done = await self.runner.run(begun.round, self.settings.trainer_names, report, records)
         if done is None:
             return None
         for trainer, problem in done.problems.items():
@@ -225,6 +237,7 @@ class RoundScheduler:
                 stage=stage,
                 cause=of.cause,
                 alerts=alerts,
+                moved=of.alert.moved if of.alert else None,
                 since=of.since,
                 after=of.after,
                 labelled=of.labelled,

@@ -189,7 +189,7 @@ class TrainingJob:
                 asyncio.run_coroutine_threadsafe(self._announce("training", progress), loop)
 
         def work() -> tuple[TrainedModel, bytes]:
-            model = trainer.fit(data, on_progress)
+            model = trainer.fit(data.weighted(), on_progress)
             return model, export_onnx(model, data.validation.x)
 
         return await self._service.worker.run(work)
@@ -207,7 +207,7 @@ class TrainingJob:
             asyncio.run_coroutine_threadsafe(self._announce(CROSS_VALIDATING, progress), loop)
 
         def fit(train: Samples, validation: Samples) -> Predict:
-            return trainer.fit(replace(data, train=train, validation=validation), look).predict
+            return trainer.fit(replace(data, train=train, validation=validation).weighted(), look).predict
 
         try:
             return await self._service.worker.run(partial(cross_validate, fit, few, on_fold))
