@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from complex_system.domain.dataset import Dataset
 from complex_system.errors import (
     InternalError,
     ModelRefusedError,
@@ -26,14 +27,16 @@ from complex_system.evaluation.statistics import Evaluation
 from complex_system.evaluation.triggers import AlertCause
 from complex_system.evaluation.verdict import judge_champion, replaced_message
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.protocol.scores import CrossValidation
-from complex_system.protocol.training import Basis, Cause, Weighting
+from complex_system.protocol.scores import Basis, CrossValidation
+from complex_system.protocol.training import Cause, Weighting
 from complex_system.serving.models.predictor import Predictor
 from complex_system.tracking.base import TrainingResult
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
+from complex_system.training.base import score
 from complex_system.training.cross_validation import Keyed
 from complex_system.training.data import Samples, TrainingData
 from complex_system.training.linear import LINEAR, LinearModel
+from complex_system.training.onnx import export_onnx
 from complex_system.training.split import NO_COPIES, Copies
 
 log = logging.getLogger(__name__)
@@ -99,6 +102,7 @@ class ToCompare:
         copies: Copies among the labelled records.
         champion_has_seen: The champion was trained on many of the hold-out samples, because the split has moved since then.
         notes: What people must know of the split, as sentences.
+        keys: A sample of the keys of the training part.
     """
 
     holdout: Samples
@@ -107,6 +111,7 @@ class ToCompare:
     copies: Copies = NO_COPIES
     champion_has_seen: bool = False
     notes: str = ""
+    keys: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -197,16 +202,30 @@ class ModelComparison:
             results = sorted([*results, self._linear(data.training, baselines[LINEAR])], key=_place)
         by_folds = ranked_by_folds(results)
         basis: Basis = "hold-out" if by_folds is None else "cross-validation"
-        best, challenges = decide(by_folds or results, self._level, dataset.split.by)
-        order = tuple(result for result in by_folds or results if result is best or result.ref.version)
+        results = by_folds or results
+        best, challenges = decide(results, self._level, dataset.split.by)
         others = {name: each for name, each in baselines.items() if name != best.ref.trainer}
-        verdicts, verdict = judge_champion(
-            best, best.label, others, basis, dataset.column(dataset.target).unit, dataset.split.by
-        )
+        unit, by = dataset.column(dataset.target).unit, dataset.split.by
+        verdicts, verdict = judge_champion(best, best.label, others, basis, unit, by)
         return Comparison(
-            request.round, order, best, len(holdout), refused, baselines if best.ref.version else others, basis, challenges,
-            verdicts, verdict, replaced, data.copies, dataset.split_rule, dataset.split.by, dataset.split.question, data.notes,
-        )  # fmt: skip
+            request.round,
+            tuple(result for result in results if result is best or result.ref.version),
+            best,
+            len(holdout),
+            next((result for result in results if not result.incumbent), None),
+            refused,
+            baselines if best.ref.version else others,
+            basis,
+            challenges,
+            verdicts,
+            verdict,
+            replaced,
+            data.copies,
+            dataset.split_rule,
+            by,
+            dataset.split.question,
+            data.notes,
+        )
 
     def _linear(self, training: TrainingData, found: Evaluation) -> Result:
         dataset, size = self._pipeline.dataset, len(LinearModel(training).to_onnx())
@@ -214,6 +233,26 @@ class ModelComparison:
             f"{self._prefix}-{LINEAR}", "", LINEAR, LINEAR, "", dataset.version, {}, datetime.now(UTC), dataset.split_rule
         )
         return Result(ref=ref, size=size, **vars(found))
+
+
+def linear_result(
+    round_id: str, dataset: Dataset, data: TrainingData, cross: CrossValidation | None, reference: bytes
+) -> TrainingResult:
+    """Return the linear model as a trainer returns its own, with the checked ONNX model.
+
+    Args:
+        round_id: The round that it is of.
+        dataset: What it is for.
+        data: What it is fitted on.
+        cross: Its cross-validation.
+        reference: What the data are like, for monitoring.
+    """
+    started, model = datetime.now(UTC), LinearModel(data)
+    return TrainingResult(
+        trainer=LINEAR, framework=LINEAR, round=round_id, dataset=dataset, data=data, model=model,
+        onnx_model=export_onnx(model, data.validation.x), validation=score(data.validation.y, model.predict(data.validation.x)),
+        started_at=started, trained_at=datetime.now(UTC), timings={}, reference=reference, cross_validation=cross,
+    )  # fmt: skip
 
 
 def kept_cross_validation(metadata: Mapping[str, Any]) -> CrossValidation | None:

@@ -138,16 +138,20 @@ def rmse_interval(squares: Squares) -> Interval:
 
 
 def rmse_difference(one: Squares, other: Squares) -> Difference:
-    """Return the RMSE of the other less that of the one on the same records: a paired t-test over the units.
+    """Return the RMSE of the other less that of the one on the same records: a paired t-test of the squared errors, over the units.
 
-    Source: F. Diebold and R. Mariano, Comparing Predictive Accuracy, Journal of Business and Economic Statistics 13 (1995), with the
-    delta method from mean squared errors to their roots.
+    The difference of two roots is that of the squares over their sum. Source: F. Diebold and R. Mariano, Comparing Predictive
+    Accuracy, Journal of Business and Economic Statistics 13 (1995).
 
     Args:
         one: Of the one.
         other: Of the other, with the same units in the same order.
     """
-    return _difference(math.sqrt(other.mse) - math.sqrt(one.mse), *_paired(one, other))
+    ours, theirs = math.sqrt(one.mse), math.sqrt(other.mse)
+    if ours + theirs == 0.0:
+        return Difference(0.0, 0.0, 0.0, 1.0)
+    error = _standard_error((other.sums - one.sums) / (ours + theirs), one.sizes)
+    return _difference(theirs - ours, error, len(one.sums))
 
 
 def fold_interval(values: Sequence[float], folds: int) -> Interval:
@@ -249,12 +253,6 @@ def _standard_error(sums: Array, sizes: Array) -> float:
         return 0.0
     off = sums - sizes * (sums.sum() / n)
     return float(math.sqrt(units / (units - 1) * np.sum(off**2)) / n)
-
-
-def _paired(one: Squares, other: Squares) -> tuple[float, int]:
-    """Return the standard error of the difference of two RMSEs, and the units that it is of."""
-    parts = other.sums / (2 * math.sqrt(other.mse) or 1.0) - one.sums / (2 * math.sqrt(one.mse) or 1.0)
-    return _standard_error(parts, one.sizes), len(parts)
 
 
 def _difference(value: float, error: float, units: int) -> Difference:

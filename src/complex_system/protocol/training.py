@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from complex_system.protocol.base import Empty, Event, Message, Request
-from complex_system.protocol.scores import CrossValidation, Residuals, Scores
+from complex_system.protocol.scores import Basis, Challenge, CrossValidation, Residuals, Scores
 
 Cause = Literal["growth", "alert", "schedule"]
 """Why a round was started: enough new data, an alert, or a trainer's own schedule."""
@@ -15,9 +15,6 @@ Cause = Literal["growth", "alert", "schedule"]
 
 Moved = Literal["error", "input"]
 """What an alert says has moved: the error, because the process follows another law now, or only the inputs."""
-
-Basis = Literal["hold-out", "cross-validation"]
-"""Which records decide between models."""
 
 Verdict = Literal["better", "unclear", "not better"]
 """Whether a champion is better than a baseline; ``unclear`` where the interval of the difference holds 0."""
@@ -175,31 +172,6 @@ class Quality(ScoresWithInterval, frozen=True, kw_only=True):
     """
 
     cv: ScoresWithInterval | None = None
-
-
-class Challenge(Message, frozen=True, kw_only=True):
-    """How a new model did beside the champion that was there before it, on the same records.
-
-    Attributes:
-        outcome: ``better`` where that is sure, ``cheaper`` where it is not worse and far smaller: such a model can become champion.
-            Otherwise ``unclear`` or ``worse``.
-        by: Which records: those of the hold-out part, or those that both were cross-validated with.
-        records: How many.
-        better_by: RMSE of the champion less its own, in the target's unit.
-        low: Lower end of its 95 % confidence interval.
-        high: Upper end.
-        p: Probability of a difference at least as large if it is not better.
-        limit: Below this, p makes it ``better``.
-    """
-
-    outcome: Literal["better", "cheaper", "unclear", "worse"]
-    by: Basis
-    records: int
-    better_by: float
-    low: float
-    high: float
-    p: float
-    limit: float
 
 
 class ComparedModel(Quality, frozen=True, kw_only=True):
