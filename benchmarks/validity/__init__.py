@@ -21,6 +21,7 @@ T = TypeVar("T")
 SEED = 14
 SECTIONS: dict[str, str] = {
     "intervals": "how often a 95 % interval holds the true error",
+    "splits": "which question the error answers, by the split",
 }  # fmt: skip
 """The sections in the order of the page, with what each asks."""
 
