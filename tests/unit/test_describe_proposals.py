@@ -399,7 +399,7 @@ def at(hours: float) -> str:
 @pytest.mark.parametrize(
     ("value", "declared", "why"),
     [
-        pytest.param(lambda i: at(i), {"column": "Zeit"}, "'Zeit' rises from row to row, so it says when", id="rising"),
+        pytest.param(at, {"column": "Zeit"}, "'Zeit' rises from row to row, so it says when", id="rising"),
         pytest.param(lambda i: at(-i), {"column": "Zeit"}, "'Zeit' falls from row to row", id="falling"),
         pytest.param(lambda i: at(i // 3), {"column": "Zeit"}, "'Zeit' rises", id="several at a time"),
         pytest.param(lambda i: 1.7e9 + 60.5 * i, {"column": "Zeit", "format": "unix"}, "'Zeit' rises", id="seconds"),
@@ -433,6 +433,6 @@ def test_a_time_in_another_order_is_a_line_for_a_person_and_few_times_are_no_ord
 
 
 def test_of_several_times_that_order_the_rows_the_finest_is_proposed(write: Write) -> None:
-    found = describe(write(Tag=lambda i: at(24 * (i // 5))[:10], Start=lambda i: at(i), Ende=lambda i: at(i + 1)))
+    found = describe(write(Tag=lambda i: at(24 * (i // 5))[:10], Start=at, Ende=lambda i: at(i + 1)))
     assert found.time is not None
     assert found.time.column == "Start"
