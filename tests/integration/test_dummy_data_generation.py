@@ -212,7 +212,7 @@ async def test_rows_that_are_refused_cost_only_themselves(
 async def test_it_waits_for_a_file_and_replays_any_data_set(
     tester: TesterService, settings: Settings, dataset: Dataset, tmp_path: Path, laboratory: Laboratory
 ) -> None:
-    other = Dataset.parse(yaml.safe_dump({**yaml.safe_load(dataset.json()), "law": None}))
+    other = Dataset.parse(yaml.safe_dump({**yaml.safe_load(dataset.json()), "name": "ovens"}))
     path = tmp_path / "records.jsonl"
     settings = settings.copy(update={"source_file": str(path)})
     records = list(laboratory.records(120))
