@@ -169,7 +169,7 @@ async def test_a_model_that_a_trainer_made_by_itself_is_compared_too(
 async def test_where_the_best_error_is_not_known_baselines_are_told_and_those_that_no_model_beats(
     settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plant = Dataset(**{**dataset.dict(by_alias=True), "name": "plant"})
+    plant = Dataset(**{**dataset.dict(by_alias=True), "name": "plant", "law": None})
     table = await fill(tester, plant, 1, 400)
     settings = settings.copy(update={"trainers": "pytorch"})
     async with running(QuickConsumer, settings, plant), running(StandInPytorch, settings, plant, bias=-900.0):
@@ -191,7 +191,7 @@ async def test_few_records_are_ranked_by_cross_validation_and_a_restart_tells_it
 ) -> None:
     from mlflow import MlflowClient
 
-    plant = Dataset(**{**dataset.dict(by_alias=True), "name": "plant"})
+    plant = Dataset(**{**dataset.dict(by_alias=True), "name": "plant", "law": None})
     table = await fill(tester, plant, 1, 400)
     few = FewRecords(plant, 2000)
     few.add(table.filter(pc.is_valid(table[plant.target])))
