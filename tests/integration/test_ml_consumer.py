@@ -175,6 +175,7 @@ async def test_where_the_best_error_is_not_known_a_linear_model_takes_part_and_i
     settings = settings.copy(update={"trainers": "pytorch", "model_key": "secret"})
     registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix, "secret")
     async with running(StandInPytorch, settings, plant, bias=-900.0) as pytorch:
+        pytorch.changes = {"model_key": "secret"}
         async with running(QuickConsumer, settings, plant):
             first = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
             crowned = await eventually(lambda: ear.champions and ear.champions[0])
