@@ -100,6 +100,7 @@ class ToCompare:
         copies: Copies among the labelled records.
         champion_has_seen: The champion was trained on many of the hold-out samples, because the split has moved since then.
         notes: What people must know of the split, as sentences.
+        everything: Hold-out samples on which a new champion must not be surely worse; None where ``holdout`` decides alone.
     """
 
     holdout: Samples
@@ -108,6 +109,7 @@ class ToCompare:
     copies: Copies = NO_COPIES
     champion_has_seen: bool = False
     notes: str = ""
+    everything: Samples | None = None
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ class LabelledData:
         after: str | None = None,
         seen: Sequence[float] = (),
         champion_seen: float | None = None,
+        moved_since: float | None = None,
     ) -> ToCompare:
         """Return the newest samples of the hold-out part, which no trainer sees, and some of the training part.
 
@@ -44,13 +45,15 @@ class LabelledData:
             after: Only those with larger keys, of a round before times were asked for.
             seen: When the newest records of the new models' trainings had arrived, with a split by group or time.
             champion_seen: The same of the champion; None where it does not take part.
+            moved_since: The hold-out samples that decide are only those whose time is later; the others are returned beside them.
 
         Raises:
             NotEnoughDataError: There are too few to compare models with.
         """
         # Where all fit, nobody has to know their times.
         newest = newest if newest and (await self._database.counts()).labelled > newest else 0
-        collector = SampleCollector(self._dataset, [Part.HOLDOUT], newest)
+        timed = moved_since is not None
+        collector = SampleCollector(self._dataset, [Part.HOLDOUT], 0 if timed else newest, timed=timed)
         trained = SampleCollector(self._dataset, [Part.TRAIN])
         every = FewRecords(self._dataset, few)
         times = RecordTimes(self._dataset)
@@ -71,10 +74,13 @@ class LabelledData:
         fitted = trained.samples(Part.TRAIN) if train and trained.count() >= MIN_SAMPLES else None
         if self._dataset.copies_together:
             holdout = holdout.without_copies()
+        everything = holdout if timed else None
+        if moved_since is not None:
+            holdout = holdout.newer(moved_since, newest)
         if len(holdout) < MIN_SAMPLES:
             raise collector.too_few(Part.HOLDOUT, len(holdout))
         keyed, copies = await asyncio.to_thread(every.keyed), await asyncio.to_thread(collector.copies.found)
-        return ToCompare(holdout, fitted, keyed, copies, champion_has_seen, collector.notes)
+        return ToCompare(holdout, fitted, keyed, copies, champion_has_seen, collector.notes, everything)
 
     async def held_out(self, most: int) -> list[str]:
         """Return keys of the hold-out part, an even sample where there are more than ``most``."""
