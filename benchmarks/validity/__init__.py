@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 SEED = 14
 SECTIONS: dict[str, str] = {
+    "champion": "how often the champion changes without need, and how soon a better model is found",
     "intervals": "how often a 95 % interval holds the true error",
     "alarms": "how often alarms of the error are false, and how soon they come",
 }  # fmt: skip

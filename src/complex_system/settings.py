@@ -183,6 +183,9 @@ class Settings(BaseSettings):
     holdout_newest: int = Field(
         1000, ge=0, description="Newest hold-out records on which a new model must beat the champion; 0 for all"
     )
+    champion_level: float = Field(
+        0.05, gt=0, le=0.5, description="Probability with which a round may change the champion although no model is better"
+    )
     retrain_newest: int = Field(
         1000, ge=50, description="New labelled records that a round after an alert waits for and trains on"
     )

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from complex_system.protocol.scores import CrossValidation, Residuals
 from complex_system.protocol.training import Quality, ScoresWithInterval
 from complex_system.training.base import residuals_of, score
-from complex_system.training.cross_validation import standard_error, summed_by
+from complex_system.training.cross_validation import standard_error
 from complex_system.training.data import Matrix, Samples
 
 LEVEL = 0.95
@@ -24,6 +24,23 @@ HEAVY_TAILS = 5.0
 """Kurtosis above which errors have heavy tails; that of the normal distribution is 3."""
 
 Array = npt.NDArray[np.float64]
+
+
+def blocks(count: int) -> npt.NDArray[np.intp]:
+    """Return the block of each of so many consecutive records: at most 30 blocks, of at least 10 records.
+
+    Errors that follow each other in time are alike; the means of long blocks are about independent (method of batch means).
+    Source: B. Schmeiser, Batch Size Effects in the Analysis of Simulation Output, Operations Research 30 (1982).
+    """
+    return np.arange(count) * min(30, max(2, count // 10)) // count
+
+
+def units_of(samples: Samples, split_by: str) -> npt.NDArray[Any] | None:
+    """Return for each sample the unit that it belongs to: blocks with a split by time, else its group; None where each is one."""
+    if split_by == "time" and samples.times is not None:
+        places = np.argsort(np.argsort(samples.times, kind="stable"), kind="stable")
+        return blocks(len(samples))[places]
+    return samples.groups
 
 
 @dataclass(frozen=True)
@@ -72,17 +89,27 @@ class Squares:
         squares = np.square(errors.astype(np.float64))
         if groups is None:
             return cls(squares, np.ones(len(squares)), len(squares))
-        sums, sizes = summed_by(groups, squares)
-        if len(sums) < 2:
-            return cls(squares, np.ones(len(squares)), len(sums))
-        return cls(sums, sizes.astype(np.float64), len(sums))
+        _, numbers = np.unique(groups, return_inverse=True)
+        sizes = np.bincount(numbers).astype(np.float64)
+        if len(sizes) < 2:
+            return cls(squares, np.ones(len(squares)), len(sizes))
+        return cls(np.bincount(numbers, weights=squares), sizes, len(sizes))
 
     @classmethod
-    def of_folds(cls, cross: CrossValidation) -> Squares | None:
-        """Return those of a cross-validation; None for a model of an earlier release."""
-        if not cross.squares:
-            return None
+    def of_folds(cls, cross: CrossValidation, split_by: str, chosen: npt.NDArray[np.intp] | None = None) -> Squares:
+        """Return those of a cross-validation; without any for a model of an earlier release.
+
+        Args:
+            cross: The cross-validation.
+            split_by: What the split goes by (``Split.by``). By time, consecutive groups are one unit (``blocks``).
+            chosen: Places of the groups that count; None for all.
+        """
         sums, sizes = np.array(cross.squares), np.array(cross.sizes or (1,) * len(cross.squares), dtype=np.float64)
+        if chosen is not None:
+            sums, sizes = sums[chosen], sizes[chosen]
+        if split_by == "time" and len(sums):
+            numbers = blocks(len(sums))
+            sums, sizes = np.bincount(numbers, weights=sums), np.bincount(numbers, weights=sizes)
         return cls(sums, sizes, len(sums))
 
     @property
@@ -139,23 +166,23 @@ def cross_interval(cross: CrossValidation) -> Interval:
     return Interval(found.value, max(0.0, found.low), found.high)
 
 
-def cross_difference(one: CrossValidation, other: CrossValidation) -> Difference:
-    """Return the RMSE of the other less that of the one; both must have the same records.
+def cross_difference(one: CrossValidation, other: CrossValidation, split_by: str = "key") -> tuple[Difference | None, int]:
+    """Return the RMSE of the other less that of the one, on the records that both were validated with, and how many these are.
 
-    Record by record as on the hold-out part: each is predicted by models that have not seen it, and a handful of folds would
-    hardly ever tell two models apart. With a model of an earlier release, fold by fold.
+    Record by record as on the hold-out part: each was predicted by models that had not seen it. The handful of folds (see
+    :func:`fold_interval`) would hardly ever tell two models apart. None where fewer than two units are common.
     """
-    ours, theirs = Squares.of_folds(one), Squares.of_folds(other)
-    value = other.rmse - one.rmse
-    if ours is not None and theirs is not None and len(ours.sums) == len(theirs.sums):
-        return _difference(value, *_paired(ours, theirs))
-    differences = [b - a for a, b in zip(one.rmses, other.rmses, strict=True)]
-    return _difference(value, standard_error(differences, one.folds), len(differences))
-
-
-def same_records(one: CrossValidation | None, other: CrossValidation | None) -> bool:
-    """Return whether two cross-validations can be compared."""
-    return bool(one and other and one.digest == other.digest and len(one.rmses) == len(other.rmses))
+    _, ours, theirs = np.intersect1d(one.groups, other.groups, return_indices=True)
+    if split_by == "time":
+        ours, theirs = np.sort(ours), np.sort(theirs)  # both are in the order of time
+    mine, others = Squares.of_folds(one, split_by, ours), Squares.of_folds(other, split_by, theirs)
+    if len(mine.sums) < 2 or not np.array_equal(mine.sizes, others.sizes):
+        return None, 0
+    found, records = rmse_difference(mine, others), int(mine.sizes.sum())
+    if one.digest != other.digest:
+        return found, records
+    moved = other.rmse - one.rmse - found.value  # to the means over the folds, which are shown
+    return Difference(found.value + moved, found.low + moved, found.high + moved, found.p), records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,12 +193,14 @@ class Evaluation:
         quality: Its figures.
         errors: Prediction less truth of every hold-out sample.
         squares: The squared errors, by what is independent.
+        units: What each hold-out sample belongs to (:func:`units_of`).
         cross: Its cross-validation, where the records are few.
     """
 
     quality: Quality
     errors: Matrix = field(repr=False, compare=False)
     squares: Squares
+    units: npt.NDArray[Any] | None = field(default=None, repr=False, compare=False)
     cross: CrossValidation | None = None
 
     @classmethod
@@ -187,16 +216,17 @@ class Evaluation:
             split_by: What the split goes by (``Split.by``), for what is independent.
         """
         errors = predicted - holdout.y
-        squares = Squares.of(errors, holdout.units(split_by))
+        units = units_of(holdout, split_by)
+        squares = Squares.of(errors, units)
         interval = rmse_interval(squares)
         scores = msgspec.structs.asdict(score(holdout.y, predicted))
         quality = Quality(**scores, rmse_low=interval.low, rmse_high=interval.high, cv=_folds_quality(cross))
-        return cls(quality=quality, errors=errors, squares=squares, cross=cross)
+        return cls(quality=quality, errors=errors, squares=squares, units=units, cross=cross)
 
     def residuals(self, by: str) -> Residuals:
         """Return the errors of the folds where ``by`` is ``cross-validation`` and they are known, else those on the hold-out part."""
         folds = self.cross.residuals if self.cross is not None and by == "cross-validation" else None
-        return folds or residuals_of(self.errors)
+        return folds or residuals_of(self.errors, () if self.units is None else self.units)
 
 
 def _folds_quality(cross: CrossValidation | None) -> ScoresWithInterval | None:

@@ -44,8 +44,10 @@ class CrossValidation(Scores, frozen=True, kw_only=True):
         folds: Folds of one repeat.
         digest: Digest of the records' keys and targets: only results with the same digest can be compared.
         residuals: The errors of the records while their fold was left out; None in models of an earlier release.
-        squares: Squared errors added up over each group of records, the mean of the repeats; groups in the order of their names.
+        squares: Squared errors, the mean of the repeats, added up over each group of records; groups in the order of their times with
+            a split by time.
         sizes: Records of each group; empty where every group is a single record.
+        groups: CRC-32 of the name of each group, by which those of two models are paired.
     """
 
     rmses: tuple[float, ...]
@@ -56,6 +58,7 @@ class CrossValidation(Scores, frozen=True, kw_only=True):
     residuals: Residuals | None = None
     squares: tuple[float, ...] = ()
     sizes: tuple[int, ...] = ()
+    groups: tuple[int, ...] = ()
 
     @property
     def repeats(self) -> int:

@@ -183,7 +183,8 @@ class Challenge(Message, frozen=True, kw_only=True):
     Attributes:
         outcome: ``better`` where that is sure, ``cheaper`` where it is not worse and far smaller: such a model can become champion.
             Otherwise ``unclear`` or ``worse``.
-        by: Which records.
+        by: Which records: those of the hold-out part, or those that both were cross-validated with.
+        records: How many.
         better_by: RMSE of the champion less its own, in the target's unit.
         low: Lower end of its 95 % confidence interval.
         high: Upper end.
@@ -193,6 +194,7 @@ class Challenge(Message, frozen=True, kw_only=True):
 
     outcome: Literal["better", "cheaper", "unclear", "worse"]
     by: Basis
+    records: int
     better_by: float
     low: float
     high: float

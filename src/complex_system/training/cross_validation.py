@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -213,9 +214,13 @@ def cross_validate(
     rmses = tuple(each.rmse for each in scores)
     if not np.all(np.isfinite(rmses)):
         raise TrainingFailedError("A fold was predicted with values that are not finite.")
-    groups = np.array([records.groups[place] for place in places])
-    units = samples.of(places).units("time") if records.split.by == "time" else groups
-    squares, sizes = summed_by(units, np.square(np.array(errors, dtype=np.float64)).mean(axis=0))
+    groups = [records.groups[place] for place in places]
+    names, numbers = np.unique(groups, return_inverse=True)
+    order = np.arange(len(names))
+    if records.split.by == "time" and samples.times is not None:
+        order = np.argsort(np.bincount(numbers, weights=samples.times[places]) / np.bincount(numbers), kind="stable")
+    squares = np.bincount(numbers, weights=np.square(np.array(errors, dtype=np.float64)).mean(axis=0))[order]
+    sizes = np.bincount(numbers)[order]
     return CrossValidation(
         rmse=float(np.mean(rmses)),
         rmses=rmses,
@@ -225,16 +230,11 @@ def cross_validate(
         records=len(records.groups),
         folds=FOLDS,
         digest=records.digest,
-        residuals=residuals_of(np.array(errors), groups.tolist()),
+        residuals=residuals_of(np.array(errors), groups),
         squares=tuple(float(f"{each:.6g}") for each in squares),
         sizes=tuple(sizes.tolist()) if np.any(sizes > 1) else (),
+        groups=tuple(zlib.crc32(str(name).encode()) for name in names[order]),
     )
-
-
-def summed_by(units: npt.NDArray[Any], values: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], Places]:
-    """Return the sum of the values of each unit, and how many it has; units in ascending order."""
-    _, numbers = np.unique(units, return_inverse=True)
-    return np.bincount(numbers, weights=values), np.bincount(numbers)
 
 
 def _fold(records: Keyed, scored: npt.NDArray[np.bool_], salt: str) -> Fold:

@@ -47,20 +47,6 @@ class Samples:
         _, first = np.unique(contents, return_index=True)
         return self if len(first) == len(self) else self.of(np.sort(first))
 
-    def units(self, by: str) -> npt.NDArray[Any] | None:
-        """Return for each sample the unit that it belongs to; units are about independent of each other.
-
-        By time these are blocks of consecutive samples, as many as the method of batch means takes: at most 30, of 10 samples or more.
-        Source: B. Schmeiser, Batch Size Effects in the Analysis of Simulation Output, Operations Research 30 (1982).
-
-        Args:
-            by: What the split goes by (``Split.by``). With a split by key every sample is independent: None.
-        """
-        if by == "time" and self.times is not None:
-            order = np.argsort(np.argsort(self.times, kind="stable"), kind="stable")
-            return order * min(30, max(2, len(self) // 10)) // len(self)
-        return self.groups
-
     def of(self, chosen: npt.NDArray[Any]) -> Samples:
         """Return the chosen samples, by a mask or by places."""
         groups, times = (None if each is None else each[chosen] for each in (self.groups, self.times))
