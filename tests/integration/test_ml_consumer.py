@@ -531,21 +531,21 @@ async def measure(tester: SystemService, dataset: Dataset, seed: int, count: int
     await database.upsert_processed(Page(table, None, {"version": dataset.version}))
 
 
-def alert(key: str, *, retrain: bool = True) -> Alert:
+def alert(key: str, *, retrain: bool = True, **fields: Any) -> Alert:
     now = time.time()
     return Alert(
         key=key, rule="r", metric="m", subject="", severity="warning", retrain=retrain, since=now, began=now, value=3, newest=3,
-        threshold=2, sentence=f"About {key}.",
+        threshold=2, sentence=f"About {key}.", **fields,
     )  # fmt: skip
 
 
-async def test_an_alert_has_the_trainers_learn_the_newest_records_and_a_worse_model_does_not_win(
+async def test_the_trainers_weight_what_is_newer_than_moved_inputs_and_learn_only_what_is_newer_than_a_moved_error(
     settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset
 ) -> None:
     settings = settings.copy(
         update={"trainers": "lightgbm", "retrain_newest": 300, "retrain_pause": 0.5, "retrain_growth": 1e6}
     )
-    await fill(tester, dataset, 1, 400)
+    await fill(tester, dataset, 1, 2000)
     async with running(StandInLightgbm, settings, bias=100.0) as trainer, running(QuickConsumer, settings) as consumer:
         first = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
         assert (first.cause, first.alerts, first.kept) == ("growth", (), "")
@@ -554,28 +554,34 @@ async def test_an_alert_has_the_trainers_learn_the_newest_records_and_a_worse_mo
 
         began = time.time()
         await tester.announce(ALERT_RAISED, alert("no-training", retrain=False))
-        await tester.announce(ALERT_RAISED, alert("drift-1"))
+        await tester.announce(ALERT_RAISED, alert("drift-1", moved="input"))
         await measure(tester, dataset, 2, 300)
         await eventually(lambda: "of 300 new labelled records" in consumer.health().detail)
         assert len(trainer.rounds) == 1, "too few records to learn from"
         trainer.bias = -900.0
         await measure(tester, dataset, 3, 500)
         second = await eventually(lambda: len(ear.comparisons) > 1 and ear.comparisons[1], 40)
-        assert (second.cause, second.alerts) == ("alert", ("drift-1",))
-        assert trainer.rounds[1].after is None
-        assert trainer.rounds[1].since == pytest.approx(began, abs=60)
-        assert trainer.rounds[1].since >= began
+        assert (second.cause, second.alerts, second.moved) == ("alert", ("drift-1",), "input")
+        assert (trainer.rounds[1].since, trainer.rounds[1].after) == (None, None)
+        weighting = trainer.rounds[1].weighting
+        assert weighting is not None
+        assert began <= weighting.since < began + 60
+        assert weighting.times in (2, 3), "about 1,000 older ones, and 400 newer ones"
         assert second.champion.version == first.champion.version
         assert second.kept.startswith(f"{settings.model_prefix}-lightgbm 1 stays champion with RMSE")
         assert f"the best new model, {settings.model_prefix}-lightgbm 2, has" in second.kept
         assert 0.05 * 300 < second.holdout < 0.3 * 300, "the hold-out part of the newest 300"
         assert len(ear.champions) == 1
-        assert [told.stage for told in ear.rounds] == ["started", "started"]
+        assert [(told.stage, told.moved) for told in ear.rounds] == [("started", None), ("started", "input")]
 
+        await tester.announce(ALERT_RAISED, alert("error-1", moved="error", error_changed=began))
+        await eventually(lambda: ear.rounds[-1].moved == "error", 40)
         trainer.bias = 150.0
-        third = await eventually(lambda: len(ear.comparisons) > 2 and ear.comparisons[2], 40)
-        assert (third.cause, third.kept, third.champion.version) == ("alert", "", "3")
-        await tester.announce(ALERT_ENDED, alert("drift-1"))
+        third = await eventually(lambda: next((each for each in ear.comparisons[2:] if not each.kept), None), 40)
+        for key in third.alerts:
+            await tester.announce(ALERT_ENDED, alert(key))
+        assert (third.cause, third.moved, third.alerts) == ("alert", "error", ("drift-1", "error-1"))
+        assert (trainer.rounds[-1].since, trainer.rounds[-1].weighting) == (began, None)
         await eventually(lambda: len(ear.champions) == 2)
         assert [champion.cause for champion in ear.champions] == ["growth", "alert"]
         assert await tester.ask(GET_COMPARISON, Empty()) == third
@@ -583,7 +589,7 @@ async def test_an_alert_has_the_trainers_learn_the_newest_records_and_a_worse_mo
         recalled = await tester.ask(GET_COMPARISON, Empty())
         assert recalled == third
         await eventually(lambda: consumer._rounds.growth)
-        assert consumer._rounds.since == trainer.rounds[2].since, "what is older stays left out after a restart"
+        assert consumer._rounds.since == began, "what is older stays left out after a restart"
 
 
 async def test_a_round_because_of_an_alert_that_fails_is_told_and_repeated_after_the_pause(

@@ -86,10 +86,10 @@ def test_the_time_since_which_the_error_is_larger(monkeypatch: pytest.MonkeyPatc
 
     joined(1, drawn(generator, 1000, 0.01))
     assert changed_for(1000) == 0
-    joined(1001, 2 * drawn(generator, 100))
+    joined(1001, 2 * drawn(generator, 80))
     assert not watch.changes, "ADWIN has not noticed it yet, so the place in the window counts"
-    assert changed_for(1100) == pytest.approx(100, abs=30)
-    joined(1101, 2 * drawn(generator, 300))
+    assert changed_for(1080) == pytest.approx(80, abs=20)
+    joined(1081, 2 * drawn(generator, 320))
     assert [change.rose for change in watch.changes] == [True]
     assert changed_for(1400) == pytest.approx(400, abs=50)
     joined(1401, drawn(generator, 1000))

@@ -23,7 +23,7 @@ from complex_system.errors import (
 from complex_system.evaluation.baselines import evaluate_baselines
 from complex_system.evaluation.decision import decide, ranked_by_folds
 from complex_system.evaluation.results import Comparison, Result
-from complex_system.evaluation.statistics import Evaluation
+from complex_system.evaluation.statistics import Evaluation, Squares, units_of
 from complex_system.evaluation.triggers import AlertCause
 from complex_system.evaluation.verdict import judge_champion, replaced_message
 from complex_system.pipeline.pipeline import Pipeline
@@ -103,6 +103,7 @@ class ToCompare:
         champion_has_seen: The champion was trained on many of the hold-out samples, because the split has moved since then.
         notes: What people must know of the split, as sentences.
         keys: A sample of the keys of the training part.
+        everything: Hold-out samples on which a new champion must not be surely worse; None where ``holdout`` decides alone.
     """
 
     holdout: Samples
@@ -112,6 +113,7 @@ class ToCompare:
     champion_has_seen: bool = False
     notes: str = ""
     keys: list[str] = field(default_factory=list)
+    everything: Samples | None = None
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ class ModelComparison:
                 continue
             cross = kept_cross_validation(metadata)
             candidates.append(Candidate(ref, predictor, (model, version) == incumbent, cross, len(onnx)))
-        results, without_numbers = ranked(candidates, holdout, dataset.split.by)
+        results, without_numbers = ranked(candidates, holdout, dataset.split.by, data.everything)
         refused |= without_numbers
         for name, reason in refused.items():
             log.warning("%s does not take part in the comparison: %s", name, reason)
@@ -199,8 +201,8 @@ class ModelComparison:
         baselines: dict[str, Evaluation] = {}
         if data.training is not None:
             baselines = evaluate_baselines(data.training.train, holdout, data.few, dataset.split.by)
-            results = sorted([*results, self._linear(data.training, baselines[LINEAR])], key=_place)
-        by_folds = ranked_by_folds(results)
+            results = sorted([*results, self._linear(data.training, baselines[LINEAR], data.everything)], key=_place)
+        by_folds = ranked_by_folds(results) if data.everything is None else None
         basis: Basis = "hold-out" if by_folds is None else "cross-validation"
         results = by_folds or results
         best, challenges = decide(results, self._level, dataset.split.by)
@@ -227,12 +229,13 @@ class ModelComparison:
             data.notes,
         )
 
-    def _linear(self, training: TrainingData, found: Evaluation) -> Result:
-        dataset, size = self._pipeline.dataset, len(LinearModel(training).to_onnx())
+    def _linear(self, training: TrainingData, found: Evaluation, everything: Samples | None) -> Result:
+        dataset, model = self._pipeline.dataset, LinearModel(training)
         ref = ModelVersionRef(
             f"{self._prefix}-{LINEAR}", "", LINEAR, LINEAR, "", dataset.version, {}, datetime.now(UTC), dataset.split_rule
         )
-        return Result(ref=ref, size=size, **vars(found))
+        overall = None if everything is None else _squares(model.predict(everything.x), everything, dataset.split.by)
+        return Result(ref=ref, size=len(model.to_onnx()), overall=overall, **vars(found))
 
 
 def linear_result(
@@ -265,22 +268,39 @@ def kept_cross_validation(metadata: Mapping[str, Any]) -> CrossValidation | None
     return found if usable else None
 
 
-def ranked(candidates: Iterable[Candidate], holdout: Samples, split_by: str = "key") -> tuple[list[Result], dict[str, str]]:
+def ranked(
+    candidates: Iterable[Candidate], holdout: Samples, split_by: str = "key", everything: Samples | None = None
+) -> tuple[list[Result], dict[str, str]]:
     """Return the candidates by RMSE on the hold-out part, and the reasons of those that predict values that are not finite.
 
     At the same RMSE the incumbent comes first.
+
+    Args:
+        candidates: The models.
+        holdout: What they are ranked on.
+        split_by: What the split goes by (``Split.by``).
+        everything: What they are also evaluated on; None for nothing else.
     """
     results: list[Result] = []
     refused: dict[str, str] = {}
     for candidate in candidates:
+        predict, overall = candidate.predictor.predict_features, None
         try:
-            predicted = np.asarray(candidate.predictor.predict_features(holdout.x), dtype=np.float32)
+            predicted = np.asarray(predict(holdout.x), dtype=np.float32)
+            if everything is not None:
+                overall = _squares(predict(everything.x), everything, split_by)
         except InternalError as error:
             refused[f"{candidate.ref.model} {candidate.ref.version}"] = error.message
             continue
         found = vars(Evaluation.of(predicted, holdout, candidate.cross, split_by))
-        results.append(Result(ref=candidate.ref, incumbent=candidate.incumbent, size=candidate.size, **found))
+        results.append(
+            Result(ref=candidate.ref, incumbent=candidate.incumbent, size=candidate.size, overall=overall, **found)
+        )
     return sorted(results, key=_place), refused
+
+
+def _squares(predicted: Any, samples: Samples, split_by: str) -> Squares:
+    return Squares.of(np.asarray(predicted, dtype=np.float32) - samples.y, units_of(samples, split_by))
 
 
 def _place(result: Result) -> tuple[float, bool, str]:

@@ -61,7 +61,8 @@ def decide(results: Sequence[Result], level: float, split_by: str = "key") -> tu
 def challenge(new: Result, old: Result, limit: float, split_by: str = "key") -> Challenge:
     """Compare a new model with the champion: on the hold-out part, or on those records that both were cross-validated with, if more.
 
-    A model that is surely worse on the hold-out part does not pass by cross-validation, which judges others than this very fit.
+    A model that is surely worse on the hold-out part does not pass by cross-validation, which judges others than this very fit. Where
+    the inputs have moved, only the hold-out records since then decide, and a model that is surely worse on all of them does not pass.
 
     Args:
         new: The new model.
@@ -71,13 +72,16 @@ def challenge(new: Result, old: Result, limit: float, split_by: str = "key") -> 
     """
     by: Basis = "hold-out"
     rmse, difference, records = old.quality.rmse, rmse_difference(new.squares, old.squares), len(new.errors)
-    if new.cross and old.cross and difference.high >= 0:
+    if new.overall is None and new.cross and old.cross and difference.high >= 0:
         found, common = cross_difference(new.cross, old.cross, split_by)
         if found is not None and common > records:
             by, rmse, difference, records = "cross-validation", old.cross.rmse, found, common
+    outcome = _outcome(difference, limit, smaller=0 < SMALLER * new.size <= old.size, margin=MARGIN * rmse)
+    if new.overall is not None and old.overall is not None and rmse_difference(new.overall, old.overall).high < 0:
+        outcome = "worse"
     return Challenge(
-        outcome=_outcome(difference, limit, smaller=0 < SMALLER * new.size <= old.size, margin=MARGIN * rmse), by=by,
-        records=records, better_by=difference.value, low=difference.low, high=difference.high, p=difference.p, limit=limit,
+        outcome=outcome, by=by, records=records, better_by=difference.value, low=difference.low, high=difference.high,
+        p=difference.p, limit=limit,
     )  # fmt: skip
 
 

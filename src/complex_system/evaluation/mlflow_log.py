@@ -148,8 +148,7 @@ class ComparisonLog:
                 **({"verdict": comparison.evidence} if comparison.evidence else {}),
             }, self._start_time(client))  # fmt: skip
             runs.write(parent, self._parent_metrics(comparison), {
-                "round": comparison.round,
-                "holdout": comparison.holdout,
+                "round": comparison.round, "holdout": comparison.holdout,
                 "labelled": request.labelled,
                 "corrected": None if request.labelled is None else request.corrected,
                 "cause": request.cause,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from complex_system.evaluation.statistics import Evaluation
+from complex_system.evaluation.statistics import Evaluation, Squares
 from complex_system.evaluation.verdict import copies_message, format_figure, intervals_message
 from complex_system.protocol.scores import Basis, Challenge
 from complex_system.protocol.training import (
@@ -32,11 +32,13 @@ class Result(Evaluation):
         ref: The model; without a version as long as it is not registered.
         incumbent: It was the champion before this comparison.
         size: Bytes of its ONNX model; 0 where that is not known.
+        overall: Squared errors on all hold-out records, where only the inputs have moved; the others are of the newer ones.
     """
 
     ref: ModelVersionRef
     incumbent: bool = False
     size: int = 0
+    overall: Squares | None = None
 
     @property
     def label(self) -> str:
@@ -146,6 +148,8 @@ class Comparison:
             )
         if found.better_by <= 0:
             return f"{compared}."
+        if found.outcome == "worse":
+            return f"{compared}, but it is surely worse on all hold-out records, the older ones included."
         return (
             f"{compared}, which is not surely better (95 % interval of the difference {format_figure(found.low)} to "
             f"{format_figure(found.high)}; p = {found.p:.2g}, below {found.limit:.2g} is sure)."

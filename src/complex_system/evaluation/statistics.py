@@ -197,12 +197,14 @@ class Evaluation:
         quality: Its figures.
         errors: Prediction less truth of every hold-out sample.
         squares: The squared errors, by what is independent.
+        units: What each hold-out sample belongs to (:func:`units_of`).
         cross: Its cross-validation, where the records are few.
     """
 
     quality: Quality
     errors: Matrix = field(repr=False, compare=False)
     squares: Squares
+    units: npt.NDArray[Any] | None = field(default=None, repr=False, compare=False)
     cross: CrossValidation | None = None
 
     @classmethod
@@ -218,16 +220,17 @@ class Evaluation:
             split_by: What the split goes by (``Split.by``), for what is independent.
         """
         errors = predicted - holdout.y
-        squares = Squares.of(errors, units_of(holdout, split_by))
+        units = units_of(holdout, split_by)
+        squares = Squares.of(errors, units)
         interval = rmse_interval(squares)
         scores = msgspec.structs.asdict(score(holdout.y, predicted))
         quality = Quality(**scores, rmse_low=interval.low, rmse_high=interval.high, cv=_folds_quality(cross))
-        return cls(quality=quality, errors=errors, squares=squares, cross=cross)
+        return cls(quality=quality, errors=errors, squares=squares, units=units, cross=cross)
 
     def residuals(self, by: str) -> Residuals:
         """Return the errors of the folds where ``by`` is ``cross-validation`` and they are known, else those on the hold-out part."""
         folds = self.cross.residuals if self.cross is not None and by == "cross-validation" else None
-        return folds or residuals_of(self.errors)
+        return folds or residuals_of(self.errors, () if self.units is None else self.units)
 
 
 def _folds_quality(cross: CrossValidation | None) -> ScoresWithInterval | None:

@@ -17,7 +17,7 @@ from complex_system.domain.record_time import RecordTimes, Seconds
 from complex_system.errors import NotEnoughDataError
 from complex_system.protocol.training import Weighting
 from complex_system.training.grouping import Mask, OriginCollector, Origins, divide, notes_on, seen_until, why_too_few
-from complex_system.training.split import CopyCount, Hashes, Part, Parts, contents_of, groups_of, parts_of
+from complex_system.training.split import CopyCount, Hashes, KeySample, Part, Parts, contents_of, groups_of, parts_of
 
 Matrix = npt.NDArray[np.float32]
 MIN_SAMPLES = 5
@@ -51,6 +51,12 @@ class Samples:
         """Return the chosen samples, by a mask or by places."""
         groups, times = (None if each is None else each[chosen] for each in (self.groups, self.times))
         return Samples(self.x[chosen], self.y[chosen], groups, times)
+
+    def newer(self, since: float, newest: int = 0) -> Samples:
+        """Return the samples whose time is later, the newest of them at most; 0 for all. Their times must be known."""
+        assert self.times is not None
+        order = np.argsort(self.times, kind="stable")
+        return self.of(np.sort(order[self.times[order] > since][-newest:]))
 
     def weighted(self, weighting: Weighting | None) -> Samples:
         """Return the samples with the newer ones as often as they count; their times must be known. Without a weighting, itself."""
@@ -144,37 +150,6 @@ class _Rows:
             self._x, self._y = x, y
 
 
-class _KeySample:
-    """An even sample of the keys of all records, large enough to sample a part of them."""
-
-    PER_KEY = 10
-    """Keys that are held for one that is wanted of a part: the smallest has a seventh of the records."""
-
-    def __init__(self, limit: int, seed: int = 0) -> None:
-        self._limit = limit
-        self._random = np.random.default_rng(seed)
-        self._keys: npt.NDArray[np.object_] = np.empty(0, dtype=object)
-        self._places: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        self._priorities: npt.NDArray[np.float64] = np.empty(0)
-
-    def add(self, keys: pa.ChunkedArray, first: int) -> None:
-        priorities = self._random.random(len(keys))
-        self._keys = np.concatenate([self._keys, np.array(keys.to_pylist(), dtype=object)])
-        self._places = np.concatenate([self._places, first + np.arange(len(keys))])
-        self._priorities = np.concatenate([self._priorities, priorities])
-        held = self.PER_KEY * self._limit
-        if len(self._keys) > held:
-            chosen = np.argpartition(self._priorities, held)[:held]
-            self._keys, self._places, self._priorities = (
-                each[chosen] for each in (self._keys, self._places, self._priorities)
-            )
-
-    def keys(self, wanted: Mask) -> list[str]:
-        chosen = np.flatnonzero(wanted[self._places])
-        chosen = chosen[np.argsort(self._priorities[chosen], kind="stable")][: self._limit]
-        return [str(key) for key in self._keys[np.sort(chosen)]]
-
-
 class SampleCollector:
     """Collects the samples of chosen parts from pages of labelled processed records.
 
@@ -193,7 +168,8 @@ class SampleCollector:
         Args:
             dataset: Whose records they are.
             parts: Which parts of the split are collected.
-            newest: Samples of each part that are kept, those of the latest times; 0 for all.
+            newest: Samples of each part that are kept, those of the latest times; 0 for all. With a split by group or time all are
+                kept, and only the hold-out part is returned so.
             keys: Keys of a part that :meth:`keys` samples, at most.
             timed: Whether the samples have their times with a split by key, too.
         """
@@ -206,7 +182,7 @@ class SampleCollector:
         self._parts: list[Parts] = []
         self._decided: tuple[Origins, Parts] | None = None
         self._seen = 0
-        self._sample = _KeySample(keys) if keys else None
+        self._sample = KeySample(keys) if keys else None
         self.copies = CopyCount(dataset)
 
     @property
@@ -268,7 +244,7 @@ class SampleCollector:
         chosen = np.flatnonzero((parts == part) if unseen is None else (parts == part) & unseen)
         if len(chosen) < MIN_SAMPLES:
             raise self.too_few(part, len(chosen))
-        if self._newest:
+        if self._newest and part == Part.HOLDOUT:
             newest = np.argsort(origins.times[chosen], kind="stable")
             chosen = chosen[np.sort(newest[-self._newest :])]
         everything = self._all.samples()

@@ -142,3 +142,37 @@ class CopyCount:
             )  # of the others with these features those with this target, too
             by_chance = bool(np.average(share, weights=sizes[several]) < 0.5)
         return Copies(self._records, count, by_chance, together)
+
+
+class KeySample:
+    """An even sample of the keys of all records, large enough to sample a part of them."""
+
+    PER_KEY = 10
+    """Keys that are held for one that is wanted of a part: the smallest has a seventh of the records."""
+
+    def __init__(self, limit: int, seed: int = 0) -> None:
+        """Make a sample of at most ``limit`` keys of a part."""
+        self._limit = limit
+        self._random = np.random.default_rng(seed)
+        self._keys: npt.NDArray[np.object_] = np.empty(0, dtype=object)
+        self._places: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self._priorities: npt.NDArray[np.float64] = np.empty(0)
+
+    def add(self, keys: pa.ChunkedArray, first: int) -> None:
+        """Take keys of records, the first of which has this place among all."""
+        priorities = self._random.random(len(keys))
+        self._keys = np.concatenate([self._keys, np.array(keys.to_pylist(), dtype=object)])
+        self._places = np.concatenate([self._places, first + np.arange(len(keys))])
+        self._priorities = np.concatenate([self._priorities, priorities])
+        held = self.PER_KEY * self._limit
+        if len(self._keys) > held:
+            chosen = np.argpartition(self._priorities, held)[:held]
+            self._keys, self._places, self._priorities = (
+                each[chosen] for each in (self._keys, self._places, self._priorities)
+            )
+
+    def keys(self, wanted: npt.NDArray[np.bool_]) -> list[str]:
+        """Return the sample of the wanted records."""
+        chosen = np.flatnonzero(wanted[self._places])
+        chosen = chosen[np.argsort(self._priorities[chosen], kind="stable")][: self._limit]
+        return [str(key) for key in self._keys[np.sort(chosen)]]

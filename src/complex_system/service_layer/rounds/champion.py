@@ -158,7 +158,7 @@ class ChampionSelector:
         try:
             data = await self.data.to_compare(
                 self.holdout_newest, request.since, self.baseline_samples, self.few, request.after, seen,
-                champion.data_until if champion is not None and takes_part else None,
+                champion.data_until if champion is not None and takes_part else None, request.moved_since,
             )  # fmt: skip
         except NotEnoughDataError as error:
             if request.alert is None:

@@ -40,6 +40,7 @@ class LabelledData:
         after: str | None = None,
         seen: Sequence[float] = (),
         champion_seen: float | None = None,
+        moved_since: float | None = None,
     ) -> ToCompare:
         """Return the newest samples of the hold-out part, which no trainer sees, and some of the training part.
 
@@ -51,14 +52,21 @@ class LabelledData:
             after: Only those with larger keys, of a round before times were asked for.
             seen: When the newest records of the new models' trainings had arrived, with a split by group or time.
             champion_seen: The same of the champion; None where it does not take part.
+            moved_since: The hold-out samples that decide are only those whose time is later; the others are returned beside them.
 
         Raises:
             NotEnoughDataError: There are too few to compare models with.
         """
         # Where all fit, nobody has to know their times.
         newest = newest if newest and (await self._database.counts()).labelled > newest else 0
-        collector = SampleCollector(self._dataset, [Part.HOLDOUT], newest)
-        trained = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION], keys=RAW_SAMPLE)
+        timed, by_key = moved_since is not None, self._dataset.split.by == "key"
+        newest_held_out = 0 if timed else newest
+        collector = SampleCollector(
+            self._dataset, [Part.HOLDOUT], newest_held_out, keys=0 if by_key else RAW_SAMPLE, timed=timed
+        )
+        trained = collector
+        if by_key:
+            trained = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION], keys=RAW_SAMPLE)
         every = FewRecords(self._dataset, few)
         times = RecordTimes(self._dataset)
         pages = self._database.processed_pages(
@@ -69,20 +77,23 @@ class LabelledData:
             async for page in pages:
                 table = await asyncio.to_thread(times.newer, page.table, since)
                 await asyncio.to_thread(collector.add, table)
-                if train and (not collector.is_by_key or trained.count() < train):
+                if by_key and trained.count() < train:
                     await asyncio.to_thread(trained.add, table)
                 every.add(table)
         holdout, champion_has_seen = await asyncio.to_thread(collector.holdout, seen, champion_seen)
         training: TrainingData | None = None
         with contextlib.suppress(NotEnoughDataError):  # then without baselines
-            training = await asyncio.to_thread(trained.training_data)
+            training = await asyncio.to_thread(trained.training_data) if train else None
         if self._dataset.copies_together:
             holdout = holdout.without_copies()
+        everything = holdout if timed else None
+        if moved_since is not None:
+            holdout = holdout.newer(moved_since, newest)
         if len(holdout) < MIN_SAMPLES:
             raise collector.too_few(Part.HOLDOUT, len(holdout))
         keyed, copies = await asyncio.to_thread(every.keyed), await asyncio.to_thread(collector.copies.found)
         keys = [] if training is None else await asyncio.to_thread(trained.keys, Part.TRAIN)
-        return ToCompare(holdout, training, keyed, copies, champion_has_seen, collector.notes, keys)
+        return ToCompare(holdout, training, keyed, copies, champion_has_seen, collector.notes, keys, everything)
 
     async def reference(self, training: TrainingData, keys: list[str]) -> bytes:
         """Describe training data as a trainer does it, for the drift of a model that is trained here.

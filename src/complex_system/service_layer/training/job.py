@@ -28,7 +28,7 @@ from complex_system.errors import (
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.monitoring.reference import RAW_SAMPLE, Reference
 from complex_system.protocol.scores import CrossValidation
-from complex_system.protocol.training import TRAINING_PROGRESS, TrainingFinished, TrainingProgress
+from complex_system.protocol.training import TRAINING_PROGRESS, TrainingFinished, TrainingProgress, TrainRequest
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.tracking.outbox import KeptTraining
 from complex_system.training.base import Progress, TrainedModel, Trainer, score
@@ -61,18 +61,16 @@ class CancelledInThread(Exception):
 class TrainingJob:
     """One training. :meth:`run` always returns an outcome, unless it is cancelled."""
 
-    def __init__(self, service: TrainerService, round_id: str, since: float | None = None, after: str | None = None) -> None:
+    def __init__(self, service: TrainerService, round_id: str, request: TrainRequest) -> None:
         """Make a job.
 
         Args:
             service: Whose training it is.
             round_id: Round that it belongs to.
-            since: Only records whose time is later are trained on; None for all.
-            after: Only records with larger keys are trained on, as an earlier release asks for it; None for all.
+            request: Which records are trained on, and which of them count more.
         """
         self.round = round_id
-        self._since = since
-        self._after = after
+        self._request = request
         self._service = service
         self._dataset = service.dataset
         self._cancelled = threading.Event()
@@ -141,23 +139,24 @@ class TrainingJob:
     async def _fetch(self) -> TrainingData:
         """Fetch the labelled records of the present pipeline version; try again while the database is away."""
         for attempt in range(1, FETCH_ATTEMPTS + 1):
-            collector = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION], keys=RAW_SAMPLE)
+            since, weighting = self._request.since, self._request.weighting
+            timed = weighting is not None
+            collector = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION], keys=RAW_SAMPLE, timed=timed)
             try:
                 times = RecordTimes(self._dataset)
                 pages = DatabaseClient(self._service).processed_pages(
-                    collector.columns, labelled=True, version=self._dataset.version, start=self._after,
-                    raw=times.raw if self._since is not None and collector.raw is None else collector.raw,
-                    arrived_after=self._since,
+                    collector.columns, labelled=True, version=self._dataset.version, start=self._request.after,
+                    raw=times.raw if since is not None and collector.raw is None else collector.raw, arrived_after=since,
                 )  # fmt: skip
-                few = FewRecords(self._dataset, self._service.few)
+                few = FewRecords(self._dataset, self._service.few, timed=timed)
                 async for page in pages:
-                    table = times.newer(page.table, self._since)
+                    table = times.newer(page.table, since)
                     collector.add(table)
                     few.add(table)
                 if times.message:
                     log.warning("Round %s: %s", self.round, times.message)
                 self._few = await asyncio.to_thread(few.keyed)
-                data = await asyncio.to_thread(collector.training_data)
+                data = replace(await asyncio.to_thread(collector.training_data), weighting=weighting)
                 self._keys = await asyncio.to_thread(collector.keys, Part.TRAIN)
                 return data
             except (NobodyListensError, ReplyTimeoutError, StoreUnavailableError) as error:
