@@ -153,7 +153,7 @@ class ModelComparison:
     def run(self, request: ComparisonRequest, data: ToCompare, champion: ModelVersionRef | None = None) -> Comparison:
         """Compare the models of a round with each other, with the present champion, and with a linear model.
 
-        The champion stays unless a new model is surely better, or far smaller and no worse (``evaluation.decision``). The linear model
+        The champion stays unless a new model is surely better, or far smaller and not worse (``evaluation.decision``). The linear model
         is not registered yet: it is among the results only where it is to be champion.
 
         A model that was trained with another split may have seen hold-out records, so it does not take part, not even as the champion:
@@ -210,24 +210,12 @@ class ModelComparison:
         unit, by = dataset.column(dataset.target).unit, dataset.split.by
         verdicts, verdict = judge_champion(best, best.label, others, basis, unit, by)
         return Comparison(
-            request.round,
-            tuple(result for result in results if result is best or result.ref.version),
-            best,
-            len(holdout),
-            next((result for result in results if not result.incumbent), None),
-            refused,
-            baselines if best.ref.version else others,
-            basis,
-            challenges,
-            verdicts,
-            verdict,
-            replaced,
-            data.copies,
-            dataset.split_rule,
-            by,
-            dataset.split.question,
-            data.notes,
-        )
+            round=request.round, results=tuple(result for result in results if result is best or result.ref.version),
+            champion=best, holdout=len(holdout), best_new=next((result for result in results if not result.incumbent), None),
+            refused=refused, baselines=baselines if best.ref.version else others, ranked_by=basis, challenges=challenges,
+            verdicts=verdicts, verdict=verdict, replaced=replaced, copies=data.copies, split=dataset.split_rule, split_by=by,
+            question=dataset.split.question, notes=data.notes,
+        )  # fmt: skip
 
     def _linear(self, training: TrainingData, found: Evaluation, everything: Samples | None) -> Result:
         dataset, model = self._pipeline.dataset, LinearModel(training)

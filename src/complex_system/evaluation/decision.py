@@ -1,4 +1,4 @@
-"""Who becomes champion: a new model that is surely better, or far smaller and no worse; the best one where there is none yet."""
+"""Who becomes champion: a new model that is surely better, or far smaller and not worse; the best one where there is none yet."""
 
 from __future__ import annotations
 
