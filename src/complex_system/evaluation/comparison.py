@@ -153,8 +153,8 @@ class ModelComparison:
     def run(self, request: ComparisonRequest, data: ToCompare, champion: ModelVersionRef | None = None) -> Comparison:
         """Compare the models of a round with each other, with the present champion, and with a linear model.
 
-        The champion stays unless a new model is surely better, or far smaller and not worse (``evaluation.decision``). The linear model
-        is not registered yet: it is among the results only where it is to be champion.
+        The champion stays unless a new model is surely better, or far smaller and not worse (``evaluation.decision``). The linear
+        model is not registered yet: it is among the results only where it is to be champion.
 
         A model that was trained with another split may have seen hold-out records, so it does not take part, not even as the champion:
         the best new model replaces that.
