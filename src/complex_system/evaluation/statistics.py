@@ -104,7 +104,7 @@ class Squares:
             split_by: What the split goes by (``Split.by``). By time, consecutive groups are one unit (``blocks``).
             chosen: Places of the groups that count; None for all.
         """
-        sums, sizes = np.array(cross.squares), np.array(cross.sizes or (1,) * len(cross.squares), dtype=np.float64)
+        sums, sizes = np.array(cross.squares), _sizes(cross)
         if chosen is not None:
             sums, sizes = sums[chosen], sizes[chosen]
         if split_by == "time" and len(sums):
@@ -179,8 +179,9 @@ def cross_difference(one: CrossValidation, other: CrossValidation, split_by: str
     _, ours, theirs = np.intersect1d(one.groups, other.groups, return_indices=True)
     if split_by == "time":
         ours, theirs = np.sort(ours), np.sort(theirs)  # both are in the order of time
-    mine, others = Squares.of_folds(one, split_by, ours), Squares.of_folds(other, split_by, theirs)
-    if len(mine.sums) < 2 or not np.array_equal(mine.sizes, others.sizes):
+    complete = _sizes(one)[ours] == _sizes(other)[theirs]  # not a group that has got records since
+    mine, others = (Squares.of_folds(cross, split_by, each[complete]) for cross, each in ((one, ours), (other, theirs)))
+    if len(mine.sums) < 2:
         return None, 0
     found, records = rmse_difference(mine, others), int(mine.sizes.sum())
     if one.digest != other.digest:
@@ -240,6 +241,10 @@ def _folds_quality(cross: CrossValidation | None) -> ScoresWithInterval | None:
     return ScoresWithInterval(
         rmse=interval.value, mae=cross.mae, r2=cross.r2, rmse_low=interval.low, rmse_high=interval.high
     )
+
+
+def _sizes(cross: CrossValidation) -> Array:
+    return np.array(cross.sizes or (1,) * len(cross.squares), dtype=np.float64)
 
 
 def _reach(units: int) -> float:
