@@ -44,7 +44,7 @@ NOTE = (
     "of its own, so that models of one trainer differ, too: errors of two models correlate at 0.86. The models are fitted (least "
     "squares), cross-validated below {few:,} records and compared by the library, on at most {newest:,} hold-out records, at the "
     "level {level:g}. *Deciding* are the hold-out records, or those that both models were validated with. *Changes* are those in 200 "
-    "rounds without need, the mean of {worlds} runs; in every round {new:.0%} of the records are new, and as many of the oldest leave. "
+    "rounds without need, the mean of {worlds} runs; in every round {new:.0%} of the records are new, and as many old ones leave. "
     "*Truly worse* are those after which the error on {fresh:,} other records was higher by more than 1 %; *lowest error* the rounds "
     "in which another model had the lowest error, which decided before. *Crowned* is how often a trainer that becomes better by 5 % "
     "had the champion within {within} rounds, with {new:.0%} more records in each ({trials} times)."
