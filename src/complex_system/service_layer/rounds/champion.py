@@ -17,7 +17,7 @@ from complex_system.evaluation.verdict import format_figure
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.training import ChampionChanged, ComparisonFinished
 from complex_system.service_layer.rounds.labelled_data import LabelledData
-from complex_system.tracking.registry import CHAMPION_ROUND, ModelRegistry, newest_champion
+from complex_system.tracking.registry import CHAMPION_ROUND, DATA_UNTIL, ModelRegistry, ModelVersionRef, newest_champion
 
 log = logging.getLogger(__name__)
 
@@ -127,11 +127,11 @@ class ChampionSelector:
         )  # fmt: skip
         return True
 
-    def _data_until(self, models: list[tuple[str, str]]) -> list[float]:
+    def _seen_by(self, models: list[tuple[str, str]]) -> list[float]:
         found = []
         for model, version in models:
             with contextlib.suppress(UnknownModelError):  # the comparison says so
-                found.append(self.registry.find(model, version).data_until)
+                found.append(_data_until(self.registry.find(model, version)))
         return found
 
     async def _compare(self, request: ComparisonRequest) -> Comparison:
@@ -141,11 +141,11 @@ class ChampionSelector:
         takes_part = champion is not None and champion.split == self.dataset.split_rule
         seen: list[float] = []
         if self.dataset.split.by != "key":
-            seen = await self.run_blocking(partial(self._data_until, request.models))
+            seen = await self.run_blocking(partial(self._seen_by, request.models))
         try:
             data = await self.data.to_compare(
                 self.holdout_newest, request.since, self.baseline_samples, self.few, request.after, seen,
-                champion.data_until if champion is not None and takes_part else None,
+                _data_until(champion) if champion is not None and takes_part else None,
             )  # fmt: skip
         except NotEnoughDataError as error:
             if request.alert is None:
@@ -153,3 +153,11 @@ class ChampionSelector:
             raise TrainingFailedError(f"Round {request.round} cannot be compared: {error.message}") from error
         compare = ModelComparison(self.registry, Pipeline(self.dataset)).run
         return await self.run_blocking(partial(compare, request, data, champion))
+
+
+def _data_until(ref: ModelVersionRef) -> float:
+    """Return when the newest record of a model's training arrived, seconds since 1970; 0 where it does not say so."""
+    try:
+        return float(ref.tags.get(DATA_UNTIL, ""))
+    except ValueError:
+        return 0.0
