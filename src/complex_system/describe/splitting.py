@@ -15,7 +15,7 @@ from complex_system.domain.partition import Split
 
 BATCH_NAME = re.compile(
     r"(?:^|[\W_])(?:batch|charge|lot|los|coil|melt|schmelze|abstich|campaign|kampagne|auftrag|order|job|wafer|(?:production)?run|"
-    r"versuch|experiment|trial|patient|subject|proband)(?:e?s|en|nummer|[\W_]?(?:nr|no|id|number|num|name|\d+))?\.?$",
+    r"versuch|experiment|trial|patient|subject|proband)(?:e?s|en)?(?:[\W_]?(?:nummer|nr|no|id|number|num|name|\d+))?\.?$",
     re.IGNORECASE,
 )
 """Names of columns whose values say what was made together."""

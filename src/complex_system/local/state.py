@@ -28,7 +28,7 @@ Champion = ChampionSummary | ChampionChanged
 READY_STATES = ("ready", "working")
 
 _RESULT = ("framework", "model", "version", "rmse", "mae", "r2", "rmse_low", "rmse_high", "cv", "challenge")
-_COMPARISON = ("ranked_by", "cross_validation", "baselines", "verdicts", "verdict")
+_COMPARISON = ("ranked_by", "cross_validation", "baselines", "verdicts", "verdict", "split", "question")
 _CHAMPION = ("model", "version", "framework", "rmse")
 _ALERT = ("key", "rule", "subject", "severity", "began", "sentence")
 

@@ -292,6 +292,11 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
     replaced: str = ""
     intervals: str = ""
 
+    @property
+    def answers(self) -> str:
+        """What the errors are measured for, as a sentence; empty in a comparison of an earlier release."""
+        return f"The error is that for {self.question}." if self.question else ""
+
 
 class ChampionChanged(Message, frozen=True, kw_only=True):
     """Another model has the alias ``champion``.

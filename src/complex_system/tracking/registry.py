@@ -42,7 +42,7 @@ PREFIX = "prefix"
 SPLIT = "split"
 """Version tag: :attr:`ModelVersionRef.split`."""
 DATA_UNTIL = "data_until"
-"""Version tag: :attr:`ModelVersionRef.data_until`."""
+"""Version tag: ``TrainingData.arrived``."""
 ONNX_FOLDER = "twin"
 """Artifact folder of a run with the ONNX model; called ``twin`` since the first release."""
 ONNX_FILE, ONNX_METADATA = "model.onnx", "metadata.json"
@@ -62,7 +62,6 @@ class ModelVersionRef:
         tags: All tags of the version.
         created_at: When it was registered.
         split: ``Dataset.split_rule`` of its training; where there was no other, records were divided by their keys.
-        data_until: When the newest record of its training arrived (``TrainingData.arrived``).
     """
 
     model: str
@@ -74,7 +73,6 @@ class ModelVersionRef:
     tags: Mapping[str, str] = field(compare=False)
     created_at: datetime
     split: str = field(default=BY_KEY, compare=False)
-    data_until: float = field(default=0.0, compare=False)
 
 
 class ModelRegistry:
@@ -337,13 +335,6 @@ def _newest(model: Any) -> Any:
     return max(model.latest_versions, key=lambda each: int(each.version), default=None)
 
 
-def _float(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0
-
-
 def _ref(version: Any) -> ModelVersionRef:
     tags = dict(version.tags)
     return ModelVersionRef(
@@ -356,5 +347,4 @@ def _ref(version: Any) -> ModelVersionRef:
         tags=tags,
         created_at=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
         split=tags.get(SPLIT, BY_KEY),
-        data_until=_float(tags.get(DATA_UNTIL, "")),
     )

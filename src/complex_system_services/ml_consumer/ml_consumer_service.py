@@ -49,7 +49,7 @@ from complex_system.service_layer.rounds.scheduler import RoundScheduler
 from complex_system.tracking.connection import load_mlflow
 from complex_system.tracking.mlflow import MlflowTracker
 from complex_system.tracking.registry import ModelRegistry
-from complex_system_services.ml_consumer.predictions import LabProbes, PredictionRequests, probes_for
+from complex_system_services.ml_consumer.predictions import LabProbes, PredictionRequests, StoredProbes, probes_for
 
 T = TypeVar("T")
 
@@ -223,6 +223,8 @@ class MlConsumerService(SystemService):
 
     async def _predict(self) -> None:
         """Ask for predictions, log them beside the truth, and announce the truth."""
+        if isinstance(self._probes, StoredProbes):
+            self._probes.since = self._rounds.since
         truths = await self._requests.make()
         if truths:
             await self.announce(TRUTH_KNOWN, TruthKnown(truths=tuple(truths)))

@@ -70,6 +70,9 @@ class StoredProbes(Probes):
     Every draw takes the next page, and after the last one the first again, so that all records have their turn. Records that
     models were trained on never come with a truth: their error would flatter the model. With a split by group or time, what is in the
     hold-out part now may be trained on later, so its records are looked up again from time to time.
+
+    Attributes:
+        since: Of which records the last models were trained on newer ones only; None for all.
     """
 
     PAGE = 200
@@ -80,6 +83,7 @@ class StoredProbes(Probes):
 
     def __init__(self, database: DatabaseClient, dataset: Dataset) -> None:
         self._database, self._dataset = database, dataset
+        self.since: float | None = None
         self._held_out: list[str] = []
         self._looked = -math.inf
         self._target = dataset.target
@@ -103,7 +107,7 @@ class StoredProbes(Probes):
 
     async def _held_out_keys(self) -> list[str]:
         if time.monotonic() - self._looked >= self.LOOK_AGAIN:
-            self._held_out = await LabelledData(self._dataset, self._database).held_out(self.HELD_OUT)
+            self._held_out = await LabelledData(self._dataset, self._database).held_out(self.HELD_OUT, self.since)
             self._looked = time.monotonic()
         return self._held_out
 

@@ -20,7 +20,7 @@ from complex_system.protocol.training import ChampionChanged, ComparisonFinished
 from complex_system.service_layer.rounds.labelled_data import LabelledData
 from complex_system.tracking.base import TrainingResult
 from complex_system.tracking.mlflow import MlflowTracker
-from complex_system.tracking.registry import CHAMPION_ROUND, ModelRegistry, newest_champion
+from complex_system.tracking.registry import CHAMPION_ROUND, DATA_UNTIL, ModelRegistry, ModelVersionRef, newest_champion
 
 log = logging.getLogger(__name__)
 
@@ -140,11 +140,11 @@ class ChampionSelector:
         )  # fmt: skip
         return True
 
-    def _data_until(self, models: list[tuple[str, str]]) -> list[float]:
+    def _seen_by(self, models: list[tuple[str, str]]) -> list[float]:
         found = []
         for model, version in models:
             with contextlib.suppress(UnknownModelError):  # the comparison says so
-                found.append(self.registry.find(model, version).data_until)
+                found.append(_data_until(self.registry.find(model, version)))
         return found
 
     async def _compare(self, request: ComparisonRequest) -> Comparison:
@@ -154,11 +154,11 @@ class ChampionSelector:
         takes_part = champion is not None and champion.split == self.dataset.split_rule
         seen: list[float] = []
         if self.dataset.split.by != "key":
-            seen = await self.run_blocking(partial(self._data_until, request.models))
+            seen = await self.run_blocking(partial(self._seen_by, request.models))
         try:
             data = await self.data.to_compare(
                 self.holdout_newest, request.since, self.baseline_samples, self.few, request.after, seen,
-                champion.data_until if champion is not None and takes_part else None, request.moved_since,
+                _data_until(champion) if champion is not None and takes_part else None, request.moved_since,
             )  # fmt: skip
         except NotEnoughDataError as error:
             if request.alert is None:
@@ -178,3 +178,11 @@ class ChampionSelector:
         ref = await self.run_blocking(partial(self.registry.find, logged.model, logged.version))
         request.models, request.linear = [*request.models, (ref.model, ref.version)], None
         return found.with_version(ref)
+
+
+def _data_until(ref: ModelVersionRef) -> float:
+    """Return when the newest record of a model's training arrived, seconds since 1970; 0 where it does not say so."""
+    try:
+        return float(ref.tags.get(DATA_UNTIL, ""))
+    except ValueError:
+        return 0.0

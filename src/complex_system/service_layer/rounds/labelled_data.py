@@ -109,15 +109,16 @@ class LabelledData:
             log.warning("The reference of the linear model is without raw columns: %s", error.message)
         return (await asyncio.to_thread(Reference.of, self._dataset, training.train.x, raw)).encoded()
 
-    async def held_out(self, most: int) -> list[str]:
-        """Return keys of the hold-out part, an even sample where there are more than ``most``."""
-        collector = SampleCollector(self._dataset, [], keys=most)
+    async def held_out(self, most: int, since: float | None = None) -> list[str]:
+        """Return keys of the hold-out part, an even sample where there are more than ``most``; of records since a time, or of all."""
+        collector, times = SampleCollector(self._dataset, [], keys=most), RecordTimes(self._dataset)
         pages = self._database.processed_pages(
-            collector.columns, labelled=True, version=self._dataset.version, raw=collector.raw
-        )
+            collector.columns, labelled=True, version=self._dataset.version, arrived_after=since,
+            raw=times.raw if collector.raw is None else collector.raw,
+        )  # fmt: skip
         async with aclosing(pages):  # type: ignore[type-var]
             async for page in pages:
-                await asyncio.to_thread(collector.add, page.table)
+                await asyncio.to_thread(collector.add, times.newer(page.table, since))
         return await asyncio.to_thread(collector.keys, Part.HOLDOUT)
 
     async def newest(self, count: int, since: float) -> tuple[int, float | None]:

@@ -86,7 +86,7 @@ def _note(reading: Reading, _: Viewer) -> list[Any]:
         size = f": {count(folds.records)} records in {folds.folds} folds" if folds else ""
         size += f", {folds.repeats} times" if folds and folds.repeats > 1 else ""
         text = f"Ranked by cross-validation, because there are few records{size}. "
-    parts: list[Any] = [f"{text}Shorter is better. "]
+    parts: list[Any] = [f"{text}Shorter is better. {comparison.answers} "]
     if comparison.verdict:
         parts.append(html.Strong(f"{comparison.verdict} "))
     if comparison.kept:
