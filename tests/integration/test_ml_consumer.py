@@ -467,6 +467,7 @@ async def test_stored_records_are_all_asked_for_in_time(
     parts = parts_of(groups_of(dataset, table))
     holdout = {key for key, part in zip(keys, parts, strict=True) if part == Part.HOLDOUT}
     probes = StoredProbes(DatabaseClient(tester), dataset)
+    assert probes.origin == "own"
     drawn = [[record["_id"] for record, _ in await probes.draw(1000)] for _ in range(7)]
     assert len(set(drawn[0]) | set(drawn[1]) | set(drawn[2])) == len(drawn[0]) + len(drawn[1]) + len(drawn[2])
     assert all(drawn), "after the last page comes the first again"
@@ -487,6 +488,7 @@ async def test_predictions_are_asked_for_and_their_truth_is_announced(
         )
         await eventually(lambda: len(ear.truths) >= 6 and len(ear.predictions) >= 6, 40)
     predicted = {each.id: each for each in ear.predictions}
+    assert ear.origins == {"probe"}
     for truth in ear.truths[:6]:
         record = predicted[truth.id].record
         r1, r2, r3 = (record[f"rohwert_{i}_labormessung"] for i in (1, 2, 3))
@@ -522,7 +524,7 @@ async def test_an_alert_has_the_trainers_learn_the_newest_records_and_a_worse_mo
     await fill(tester, dataset, 1, 400)
     async with running(StandInLightgbm, settings, bias=100.0) as trainer, running(QuickConsumer, settings) as consumer:
         first = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
-        assert (first.cause, first.alerts, first.kept) == ("growth", (), "")
+        assert (first.cause, first.alerts, first.kept) == ("first", (), "")
         assert trainer.rounds[0].after is None
         await eventually(lambda: consumer.health().state == "ready")
 
@@ -549,7 +551,8 @@ async def test_an_alert_has_the_trainers_learn_the_newest_records_and_a_worse_mo
         assert (third.cause, third.kept, third.champion.version) == ("alert", "", "3")
         await tester.announce(ALERT_ENDED, alert("drift-1"))
         await eventually(lambda: len(ear.champions) == 2)
-        assert [champion.cause for champion in ear.champions] == ["growth", "alert"]
+        assert [champion.cause for champion in ear.champions] == ["first", "alert"]
+        assert [champion.holdout for champion in ear.champions] == [first.holdout, third.holdout]
         assert await tester.ask(GET_COMPARISON, Empty()) == third
     async with running(QuickConsumer, settings) as consumer:
         recalled = await tester.ask(GET_COMPARISON, Empty())

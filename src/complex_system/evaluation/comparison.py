@@ -60,6 +60,7 @@ class ComparisonRequest:
         after: The models were trained on records with larger keys only, and are compared on such.
         alert: The alerts that asked for the round; None where it was the growth of the data.
         corrected: Labels that were ever corrected when the round began.
+        first: Whether no earlier round of this pipeline version is known.
         comparison: The result, once there is one.
         runs: Ids of the runs that were made in MLflow, by name.
     """
@@ -70,6 +71,7 @@ class ComparisonRequest:
     after: str | None = None
     alert: AlertCause | None = None
     corrected: int = 0
+    first: bool = False
     comparison: Comparison | None = None
     runs: dict[str, str] = field(default_factory=dict)
 
@@ -78,7 +80,9 @@ class ComparisonRequest:
         """Why the models were trained."""
         if self.alert is not None:
             return "alert"
-        return "schedule" if self.labelled is None else "growth"
+        if self.labelled is None:
+            return "schedule"
+        return "first" if self.first else "growth"
 
     def failed(self, error: Exception) -> None:
         """Prepare the next try; after a refusal it makes new runs, because somebody may have deleted one that was begun."""

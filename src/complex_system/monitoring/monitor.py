@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -25,6 +25,7 @@ from complex_system.monitoring.services import KnownServices, ServiceBook
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.base import Message
 from complex_system.protocol.serving import (
+    Origin,
     PredictedRecord,
     PredictionFailed,
     PredictionMade,
@@ -106,7 +107,7 @@ class Monitor:
         """
         self.dataset = dataset
         self.history = history
-        self.services = ServiceBook(silent_after, monotonic, services)
+        self.services = ServiceBook(silent_after, monotonic, services, now)
         self.join = PredictionJoin(self._joined)
         self.windows = ModelWindows(window, monotonic)
         self.flow = RecordFlow()
@@ -123,6 +124,7 @@ class Monitor:
         self._group = group_column(dataset)
         self._groups = frozenset(self._group.categories[:MAX_GROUPS]) if self._group else frozenset()
         self._records: deque[Record] = deque(maxlen=window)
+        self._origins: deque[Origin] = deque(maxlen=window)
         self._detectors: OrderedDict[Served, ChangeDetector] = OrderedDict()
         self._detect = False
 
@@ -140,14 +142,21 @@ class Monitor:
         """The records in the live window, the oldest first."""
         return list(self._records)
 
+    @property
+    def origins(self) -> dict[str, int]:
+        """How many of them clients asked for, and how many this system did, for stored or for simulated records."""
+        return dict(Counter(self._origins))
+
     # What is recorded
 
     def predicted(self, event: PredictionMade) -> bool:
         """Record predictions; return whether their service answers with another model than before."""
-        by, at = Served(event.service, event.model, event.version), self._now()
+        by, at = Served(event.service, event.model, event.version, origin=event.origin), self._now()
         changed = self._answered(at, by, event.milliseconds, event.predictions, [e.prediction for e in event.predictions])
         if event.pipeline_version == self.dataset.version:
-            self._records.extend(each.record for each in event.predictions[-(self._records.maxlen or 0) :])
+            newest = event.predictions[-(self._records.maxlen or 0) :]
+            self._records.extend(each.record for each in newest)
+            self._origins.extend([event.origin] * len(newest))
         for shadow in event.shadows:
             self._shadowed(at, event, shadow)
         return changed
@@ -237,6 +246,8 @@ class Monitor:
         figures.add("performance", {"count": 0.0})
         for service, each in self.served.items():
             numbers = {**each.performance, **each.latency}
+            for origin, errors in each.by_origin.items():
+                numbers |= {f"{name}_{origin}": errors[name] for name in ("rmse", "count") if origin}
             baseline, rmse = self.baseline(each.served), each.performance.get("rmse")
             if baseline and rmse is not None:
                 numbers["rmse_relative"] = rmse / baseline
@@ -273,7 +284,7 @@ class Monitor:
         if shadow.error:
             self.history.minute(at).failed(f"{event.service} (shadow)", shadow.model, 1)
             return
-        by = Served(event.service, shadow.model, shadow.version, shadow=True)
+        by = Served(event.service, shadow.model, shadow.version, shadow=True, origin=event.origin)
         self._answered(at, by, shadow.milliseconds, event.predictions, shadow.predictions)
 
     def _joined(self, pair: Pair) -> None:
@@ -286,7 +297,8 @@ class Monitor:
             self._detectors.popitem(last=False)
         change = detector.add(pair.at, abs(pair.residual))
         if change is not None:
-            found = msgspec.structs.replace(change, model=pair.served.model, version=pair.served.version)
+            by = pair.served
+            found = msgspec.structs.replace(change, model=by.model, version=by.version, origin=by.origin)
             self.changes = (*self.changes, found)[-MAX_CHANGES:]
             self.history.state("changes", change.noticed, Changes(changes=self.changes))
 

@@ -8,6 +8,7 @@ import random
 import time
 from abc import ABC, abstractmethod
 from datetime import datetime
+from typing import ClassVar
 
 import pyarrow as pa
 from typing_extensions import override
@@ -20,7 +21,7 @@ from complex_system.errors import ComplexSystemError, InvalidRecordError
 from complex_system.messaging.clients import DatabaseClient, ServingClient
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.operations import ScenarioState
-from complex_system.protocol.serving import Truth
+from complex_system.protocol.serving import Origin, Truth
 from complex_system.sources.scenarios import TARGET, Disturbance, Scenario
 from complex_system.training.split import Part, groups_of, parts_of
 
@@ -36,7 +37,13 @@ Probe = tuple[Record, float | None]
 
 
 class Probes(ABC):
-    """Source of the records."""
+    """Source of the records.
+
+    Attributes:
+        origin: As what the requests count.
+    """
+
+    origin: ClassVar[Origin] = "own"
 
     @abstractmethod
     async def draw(self, count: int) -> list[Probe]:
@@ -45,6 +52,8 @@ class Probes(ABC):
 
 class LabProbes(Probes):
     """New lab records, never stored, measured under the source's scenario; the truth is their target."""
+
+    origin: ClassVar[Origin] = "probe"
 
     def __init__(self) -> None:
         self._scenario = Scenario()

@@ -121,8 +121,9 @@ class RoundScheduler:
             request = ComparisonRequest(new_round_id(), [], counts.labelled, after, alert, counts.corrected)
             return await self._train(request)
         if grown and await self._processed_but(self.growth.most_waiting(counts)):
+            first = self.growth.last_labelled is None
             return await self._train(
-                ComparisonRequest(new_round_id(), [], counts.labelled, self.after, None, counts.corrected)
+                ComparisonRequest(new_round_id(), [], counts.labelled, self.after, None, counts.corrected, first=first)
             )
         if self._outside and time.monotonic() - self._outside_since >= outside_pause:
             _, newest_round = list(self._outside.values())[-1]
