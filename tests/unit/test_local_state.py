@@ -159,7 +159,7 @@ async def test_a_comparison_is_kept_in_its_order_with_its_champion(run: Observed
     await run.watcher.compared(COMPARISON)
     assert [result.trainer for result in run.state.results] == ["lightgbm", "pytorch"]
     assert run.state.champion == COMPARISON.champion
-    assert run.logged[-1] == "champion: lab-lightgbm version 1 (lightgbm), RMSE 14.40"
+    assert run.logged[-1] == "champion: lab-lightgbm version 1 (lightgbm), RMSE 14.40 on the hold-out set"
 
 
 FEW = replace(
@@ -229,6 +229,7 @@ def test_status_json_has_what_scripts_are_promised(run: Observed, tmp_path: Path
         "champion": {"model": "lab-lightgbm", "version": "1", "framework": "lightgbm", "rmse": 14.4},
         "seconds_to_first_prediction": 61.2,
         "alerts": [],
+        "holdout": COMPARISON.holdout,
     }
     assert [path.name for path in tmp_path.iterdir() if "status" in path.name] == ["status.json"]
 

@@ -11,6 +11,13 @@ Origin = Literal["live", "own", "probe"]
 """Who asked for a prediction: a client; this system for stored records, to watch the model; or this system for simulated ones."""
 ORIGIN_NAMES: dict[Origin, str] = {"live": "", "own": "origin:own", "probe": "origin:probe"}
 """Names of the Things that ask for predictions; under any other name a client asks."""
+ORIGIN_LABELS = {
+    "live": "live predictions",
+    "probe": "probes",
+    "own": "own requests",
+    "": "requests whose origin was not recorded",
+}
+"""What people call the predictions for each; what says most about the model in use comes first. Empty: of an earlier release."""
 ORIGIN_HEADER = b"x-prediction-origin"
 """Header of a request over REST that says ``own`` or ``probe``; without it a client asks."""
 

@@ -15,12 +15,12 @@ from complex_system.monitoring.aggregates import HOUR, MINUTE, ErrorSums, Gauge,
 from complex_system.monitoring.history import Champion, Pair
 from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, Monitor
 from complex_system.monitoring.page.formatting import count
-from complex_system.monitoring.page.terms import ORIGINS
 from complex_system.monitoring.performance import MIN_LIVE_PAIRS
 from complex_system.monitoring.points import Figure
 from complex_system.monitoring.series import Curve
 from complex_system.monitoring.views import ChampionView, Data, Models, Overview
 from complex_system.protocol.operations import Alert
+from complex_system.protocol.serving import ORIGIN_LABELS
 from complex_system.protocol.training import ComparedModel, ComparisonFinished, Quality
 
 DAY = 24 * HOUR
@@ -168,7 +168,7 @@ class Reading:
             for by, each in self.errors.items()
             if by[:3] == mine and not by.shadow
         }
-        places = list(ORIGINS)
+        places = list(ORIGIN_LABELS)
         return {
             by: found[by]
             for by in sorted(found, key=lambda by: places.index(by.origin) if by.origin in places else len(places))

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-ORIGINS = {
-    "live": "live predictions",
-    "probe": "probes",
-    "own": "own requests",
-    "": "requests whose origin was not recorded",
-}
-"""By :data:`complex_system.protocol.serving.Origin`; what says most about the model in use comes first."""
+from complex_system.protocol.serving import ORIGIN_LABELS
 
 TERMS = {
     "RMSE": "Root mean squared error: the size of an error, in the target's unit; large errors count more than small ones.",
@@ -41,7 +35,7 @@ TERMS = {
 
 def requests_of(origin: str) -> str:
     """Return what predictions are called by who asked for them."""
-    return ORIGINS.get(origin, origin)
+    return ORIGIN_LABELS.get(origin, origin)
 
 
 def short(origin: str) -> str:

@@ -25,9 +25,10 @@ from complex_system.monitoring.page.plots import (
 )
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.svg import categories, histogram
-from complex_system.monitoring.page.terms import ORIGINS, requests_of
+from complex_system.monitoring.page.terms import requests_of
 from complex_system.monitoring.series import Curve
 from complex_system.monitoring.views import ColumnView
+from complex_system.protocol.serving import ORIGIN_LABELS
 
 _BAND_LEVELS: dict[str, Level] = {"stable": "good", "moderate": "warn", "significant": "bad"}
 DRIFT_LIMITS = ((MODERATE, "moderate", "warn"), (SIGNIFICANT, "significant", "bad"))
@@ -102,7 +103,9 @@ def _note(reading: Reading, viewer: Viewer) -> str:
         return ""
     sources = {"champion": "the champion's training data", "database": "the labelled records of the database"}
     source = sources.get(data.reference.source if data.reference else "", "the reference")
-    asked = ", ".join(f"{count(data.origins[each])} for {requests_of(each)}" for each in ORIGINS if each in data.origins)
+    asked = ", ".join(
+        f"{count(data.origins[each])} for {requests_of(each)}" for each in ORIGIN_LABELS if each in data.origins
+    )
     text = (
         f"PSI of the last {count(data.samples)} predicted records{f' ({asked})' if asked else ''} against {source}, "
         f"at {viewer.clock.moment(data.at)}: stable below {MODERATE}, moderate up to {SIGNIFICANT}, significant above."

@@ -29,8 +29,9 @@ from complex_system.monitoring.page.plots import (
 )
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.summaries import errors_of_champion
-from complex_system.monitoring.page.terms import ORIGINS, requests_of, short
+from complex_system.monitoring.page.terms import requests_of, short
 from complex_system.monitoring.series import Curve
+from complex_system.protocol.serving import ORIGIN_LABELS
 
 _WAITING = "Waiting for true values:\na prediction is compared with the true value as soon as its record has been measured."
 _TERMS = ("RMSE", "MAE", "Bias", "R²", "Hold-out", "Live predictions", "Own requests", "Probes", "Best possible")
@@ -62,7 +63,7 @@ def skeleton() -> Component:
 
 def _figures(reading: Reading, _: Viewer) -> Component:
     best = [("Best possible RMSE", number(reading.best_possible))] if reading.best_possible is not None else []
-    by = {origin: series.predictions(reading.rollups, origin) for origin in ORIGINS}
+    by = {origin: series.predictions(reading.rollups, origin) for origin in ORIGIN_LABELS}
     parts = ", ".join(f"{count(n)} {requests_of(origin)}" for origin, n in by.items() if n)
     named = figures(
         *best,

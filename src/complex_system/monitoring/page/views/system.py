@@ -14,7 +14,8 @@ from complex_system.monitoring.page.formatting import Viewer, count, megabytes, 
 from complex_system.monitoring.page.plots import Figure, curve, curves, over_time, titled, waiting
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.summaries import failed_requests
-from complex_system.monitoring.page.terms import ORIGINS, short
+from complex_system.monitoring.page.terms import short
+from complex_system.protocol.serving import ORIGIN_LABELS
 
 CPU = "system/cpu_utilization_percentage"
 MEMORY = "system/system_memory_usage_percentage"
@@ -69,7 +70,7 @@ def _asked(reading: Reading) -> str:
         for served, sums in rollup.latency.items():
             if not served.shadow:
                 by[served.origin] = by.get(served.origin, 0) + sums.requests
-    return ", ".join(f"{count(by[origin])} {short(origin)}" for origin in ORIGINS if origin in by)
+    return ", ".join(f"{count(by[origin])} {short(origin)}" for origin in ORIGIN_LABELS if origin in by)
 
 
 def _percent(value: float | None) -> str:
