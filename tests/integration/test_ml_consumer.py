@@ -475,6 +475,13 @@ async def test_stored_records_are_all_asked_for_in_time(
     assert set().union(*drawn) <= holdout
     assert all(truth is not None for _, truth in await probes.draw(3))
 
+    class NothingUnseen(StoredProbes):
+        def _unseen(self, records: list[Any]) -> list[Any]:
+            return []
+
+    blind = NothingUnseen(DatabaseClient(tester), dataset)
+    assert await blind.draw(10) == [], "a record that models may have seen is not asked for: its target would be found"
+
 
 async def test_predictions_are_asked_for_and_their_truth_is_announced(
     settings: Settings, ear: Ear, dataset: Dataset, caplog: pytest.LogCaptureFixture

@@ -75,7 +75,7 @@ class StoredProbes(Probes):
     """Stored raw records of any data set. The truth is known where a record of the hold-out part carries its target.
 
     Every draw takes the next page, and after the last one the first again, so that all records have their turn. Records that
-    models were trained on never come with a truth: their error would flatter the model.
+    models were trained on are left out: their error would flatter the model.
     """
 
     PAGE = 200
@@ -95,7 +95,9 @@ class StoredProbes(Probes):
         if not records:
             return []
         unseen = await asyncio.to_thread(self._unseen, records)
-        chosen = random.sample(unseen or records, min(count, len(unseen or records)))
+        # A record that models may have seen has a target that monitoring would find in the database: it is not asked for.
+        usable = unseen or [record for record in records if record[self._target] is None]
+        chosen = random.sample(usable, min(count, len(usable)))
         return [({**record, self._target: None}, record[self._target] if unseen else None) for record in chosen]
 
     def _unseen(self, records: list[Record]) -> list[Record]:
