@@ -296,10 +296,11 @@ class Rollup(msgspec.Struct):
         """
         read = msgspec.convert(body, _Document)
         rollup = cls(at, read.seconds, gauges={Figure.parse(name): gauge for name, gauge in read.gauges.items()})
-        for *by, group, errors, origin in read.errors:
-            rollup.errors[Series(Served(*by, origin), group)] = errors
-        for *by, (requests, predictions, total, buckets), origin in read.latency:
-            rollup.latency[Served(*by, origin)] = LatencySums(requests, predictions, total, dict(buckets))
+        for service, model, version, shadow, group, errors, origin in read.errors:
+            rollup.errors[Series(Served(service, model, version, shadow, origin), group)] = errors
+        for service, model, version, shadow, (requests, predictions, total, buckets), origin in read.latency:
+            by = Served(service, model, version, shadow, origin)
+            rollup.latency[by] = LatencySums(requests, predictions, total, dict(buckets))
         for service, code, count in read.failures:
             rollup.failures[service, code] = count
         return rollup
