@@ -31,7 +31,7 @@ from complex_system.monitoring.page.gateway import MAX_BODY, WsgiGateway
 from complex_system.monitoring.page.period_report import make_report
 from complex_system.monitoring.page.reading import PERIODS, Facts, Reading, take
 from complex_system.monitoring.page.summaries import champions, errors_of_models
-from complex_system.monitoring.page.svg import chart, histogram, nice_ticks
+from complex_system.monitoring.page.svg import chart, histogram, nice_ticks, safe
 from complex_system.monitoring.page.terms import TERMS, requests_of
 from complex_system.monitoring.page.views.data import judged_drift
 from complex_system.monitoring.points import Figures
@@ -306,7 +306,7 @@ def test_every_term_is_explained(monitor: Monitor) -> None:
     for term, meaning in TERMS.items():
         assert f"Dt({term!r})" in skeletons, term
         assert meaning.endswith(".")
-        assert f"<td>{term}</td>" in report
+        assert f">{safe(term)}</td>" in report
 
 
 def test_text_from_events_is_never_markup(monitor: Monitor) -> None:
