@@ -9,8 +9,8 @@ from msgspec import Meta
 from complex_system.protocol.base import Empty, Event, Message, Request
 from complex_system.protocol.scores import CrossValidation, Residuals, Scores
 
-Cause = Literal["growth", "alert", "schedule"]
-"""Why a round was started: enough new data, an alert, or a trainer's own schedule."""
+Cause = Literal["first", "growth", "alert", "schedule"]
+"""Why a round was started: enough data for a first model, enough new data, an alert, or a trainer's own schedule."""
 
 
 Moved = Literal["error", "input"]
@@ -137,8 +137,8 @@ class TrainingRound(Message, frozen=True, kw_only=True):
         stage: What happened.
         cause: Why the round was started.
         alerts: Keys of the alerts that it is for.
-        moved: What has moved, where alerts are the cause; None for another cause, and from an earlier release.
         since: Only records whose time is later are used, seconds since 1970 (UTC); None for all.
+        moved: What has moved, where alerts are the cause; None for another cause, and from an earlier release.
         after: Only records with larger keys are used, in rounds of releases before 0.19; None for all.
         labelled: Labelled records at the start.
         text: What the alerts say, or why the round failed.
@@ -329,6 +329,7 @@ class ChampionChanged(Message, frozen=True, kw_only=True):
         version: Registered version.
         framework: Its framework.
         rmse: On the hold-out part, in the target's unit.
+        holdout: Number of these records; 0 from an earlier release.
         pipeline_version: Pipeline version that it was trained for.
         cause: Why the round was started.
     """
@@ -337,6 +338,7 @@ class ChampionChanged(Message, frozen=True, kw_only=True):
     version: str
     framework: str
     rmse: float
+    holdout: int = 0
     pipeline_version: str = ""
     cause: Cause = "growth"
 
