@@ -22,6 +22,7 @@ SEED = 14
 SECTIONS: dict[str, str] = {
     "champion": "how often the champion changes without need, and how soon a better model is found",
     "intervals": "how often a 95 % interval holds the true error",
+    "splits": "which question the error answers, by the split",
     "alarms": "how often alarms of the error are false, and how soon they come",
 }  # fmt: skip
 """The sections in the order of the page, with what each asks."""

@@ -31,6 +31,7 @@ from complex_system.protocol.training import (
     FoldCounts,
     TrainRequest,
 )
+from complex_system.serving.models.predictor import Predictor
 from complex_system.settings import Settings
 from complex_system.tracking.registry import ModelRegistry
 from complex_system.training.cross_validation import FewRecords
@@ -166,24 +167,55 @@ async def test_a_model_that_a_trainer_made_by_itself_is_compared_too(
     assert comparison.champion.trainer == trainer.trainer
 
 
-async def test_where_the_best_error_is_not_known_baselines_are_told_and_those_that_no_model_beats(
+async def test_where_the_best_error_is_not_known_a_linear_model_takes_part_and_is_served_where_it_is_best(
     settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plant = Dataset(**{**dataset.dict(by_alias=True), "name": "plant"})
+    plant = dataset.copy(update={"name": "plant", "law": None})
     table = await fill(tester, plant, 1, 400)
-    settings = settings.copy(update={"trainers": "pytorch"})
-    async with running(QuickConsumer, settings, plant), running(StandInPytorch, settings, plant, bias=-900.0):
-        comparison = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
-    parts = parts_of(groups_of(plant, table))
-    target = table[plant.target].to_numpy(zero_copy_only=False)
-    known = np.isfinite(target.astype(float))
-    mean = target[known & (parts == Part.TRAIN)].mean()
-    rmse = np.sqrt(np.mean((target[known & (parts == Part.HOLDOUT)] - mean) ** 2))
-    assert comparison.baselines["mean"].rmse == pytest.approx(rmse, rel=1e-4)
-    assert comparison.not_better_than == ("mean", "linear")
-    assert "No model is better than predicting the mean" in caplog.text
-    assert comparison.ranked_by == "hold-out"  # the stand-ins submit no cross-validation
-    assert comparison.baselines["mean"].cv.rmse > 0
+    settings = settings.copy(update={"trainers": "pytorch", "model_key": "secret"})
+    registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix, "secret")
+    async with running(StandInPytorch, settings, plant, bias=-900.0) as pytorch:
+        pytorch.changes = {"model_key": "secret"}
+        async with running(QuickConsumer, settings, plant):
+            first = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
+            crowned = await eventually(lambda: ear.champions and ear.champions[0])
+        parts = parts_of(groups_of(plant, table))
+        target = table[plant.target].to_numpy(zero_copy_only=False).astype(float)
+        holdout = np.isfinite(target) & (parts == Part.HOLDOUT)
+        mean = target[np.isfinite(target) & (parts == Part.TRAIN)].mean()
+        rmse = np.sqrt(np.mean((target[holdout] - mean) ** 2))
+        assert first.baselines["mean"].rmse == pytest.approx(rmse, rel=1e-4)
+        assert set(first.baselines) == {"mean"}  # the linear model is among the results
+        assert [(each.trainer, each.version) for each in first.results] == [("linear", "1"), ("pytorch", "1")]
+        assert first.ranked_by == "hold-out"  # the stand-ins submit no cross-validation
+        assert first.results[0].cv is not None
+        assert first.verdicts["mean"].verdict == "better"
+        assert first.intervals == f"95 % intervals are over {first.holdout} records of the hold-out part."
+        # It is a model like a trainer's: signed, with reference, and predicting what was measured.
+        assert (crowned.model, crowned.framework) == (f"{settings.model_prefix}-linear", "linear")
+        ref = await asyncio.to_thread(registry.champion)
+        assert ref is not None
+        onnx, metadata = await asyncio.to_thread(registry.load_onnx_model, ref)
+        assert await asyncio.to_thread(registry.load_reference, ref)
+        assert metadata["cross_validation"]["rmse"] == pytest.approx(first.results[0].cv.rmse)
+        predictor = Predictor(Pipeline(plant), ref.model, ref.version, onnx, metadata)
+        features = np.column_stack([table[name].to_numpy() for name in plant.feature_names]).astype(np.float32)
+        errors = predictor.predict_features(features[holdout]) - target[holdout]
+        assert np.sqrt(np.mean(errors**2)) == pytest.approx(first.results[0].rmse, rel=1e-3)
+        assert await asyncio.to_thread(registry.uncompared, plant.version) == []
+
+        # A new linear model of more records is a little better, but not surely: the champion stays, and the reason is told.
+        async with running(QuickConsumer, settings, plant):
+            await fill(tester, plant, 2, 150)
+            second = await eventually(lambda: len(ear.comparisons) == 2 and ear.comparisons[1], 40)
+        assert (second.champion.model, second.champion.version) == (crowned.model, "1")
+        assert [(each.trainer, each.version) for each in second.results] == [("linear", "1"), ("pytorch", "2")]
+        assert second.results[1].challenge is not None
+        assert second.results[1].challenge.outcome == "worse"
+        assert second.kept.startswith(f"{crowned.model} 1 stays champion with RMSE ")
+        assert second.kept in caplog.text
+        assert await asyncio.to_thread(registry.versions, crowned.model) == ["1"]
+        assert len(pytorch.rounds) == 2
 
 
 async def test_few_records_are_ranked_by_cross_validation_and_a_restart_tells_it_again(
@@ -191,7 +223,7 @@ async def test_few_records_are_ranked_by_cross_validation_and_a_restart_tells_it
 ) -> None:
     from mlflow import MlflowClient
 
-    plant = Dataset(**{**dataset.dict(by_alias=True), "name": "plant"})
+    plant = dataset.copy(update={"name": "plant", "law": None})
     table = await fill(tester, plant, 1, 400)
     few = FewRecords(plant, 2000)
     few.add(table.filter(pc.is_valid(table[plant.target])))
@@ -399,7 +431,10 @@ async def test_a_change_of_the_declared_split_trains_again_at_once_and_replaces_
     async with running(StandInPytorch, settings, changed, bias=-900.0), running(QuickConsumer, settings, changed):
         second = await eventually(lambda: len(ear.comparisons) == 2 and ear.comparisons[1], 40)
         await eventually(lambda: len(ear.champions) == 2)
-        assert [(each.model, each.version) for each in second.results] == [(first.champion.model, "2")]
+        assert first.champion.trainer == "linear"
+        assert {(each.model, each.version) for each in second.results} == {
+            (first.champion.model, "2"), (f"{settings.model_prefix}-pytorch", "2"),
+        }  # fmt: skip
         assert second.split == changed.split_rule
         assert second.question == split.question
         assert second.replaced.startswith(

@@ -135,7 +135,7 @@ async def test_a_requested_training_is_announced_logged_and_registered(
 async def test_few_records_without_a_known_law_are_cross_validated(
     database: None, ear: Ear, settings: Settings, dataset: Dataset
 ) -> None:
-    plant = Dataset(**{**dataset.dict(by_alias=True), "name": "plant"})
+    plant = Dataset(**{**dataset.dict(by_alias=True), "name": "plant", "law": None})
     page = processed_page(5, RECORDS)
     await DatabaseClient(ear).upsert_processed(replace(page, notes={"version": plant.version}))
     labelled = (await DatabaseClient(ear).counts()).labelled

@@ -13,6 +13,7 @@ import polars as pl
 
 from complex_system.describe.checking import FileCheck, check_file, corrected
 from complex_system.describe.inspection import MARGIN, TARGET_MARGIN, InspectedColumn, inspect_column
+from complex_system.describe.order import ProposedTime, proposed_time
 from complex_system.describe.proposal import (
     Proposal,
     choose_target,
@@ -58,6 +59,7 @@ class Description:
         copies: Records that are equal to an earlier one, but for the key and row numbers.
         notes: What of the file is not a record, a sentence each.
         checked: What the declaration says of all records of the file.
+        time: The column that says when a record was made; None where there is no such column.
         split: What the split goes by, and why.
     """
 
@@ -73,13 +75,13 @@ class Description:
     copies: int = 0
     notes: tuple[str, ...] = ()
     checked: FileCheck | None = None
+    time: ProposedTime | None = None
     split: ProposedSplit = field(default_factory=ProposedSplit)
 
     @property
     def name(self) -> str:
         """A name for the data set, made from the file's."""
-        plain = self.path.stem.lower().translate(_LETTERS)
-        plain = unicodedata.normalize("NFKD", plain).encode("ascii", "ignore").decode()
+        plain = unicodedata.normalize("NFKD", self.path.stem.lower().translate(_LETTERS)).encode("ascii", "ignore").decode()
         plain = re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:40].strip("_")
         return plain if plain[:1].isalpha() else f"data_{plain}".rstrip("_")
 
@@ -103,6 +105,8 @@ class Description:
         if not self.target_was_named:
             made += comment("CHECK: no target was named, so the last column of numbers is used.")
         made += f"target: {scalar(self.target)}\n"
+        if self.time:
+            made += comment(self.time.why) + f"{'' if self.time.way else '# '}time: {flow(self.time.declared)}\n"
         made += split_lines(self.split, self.checked.alike_by_chance if self.checked else "") + "\ncolumns:\n"
         made += "".join(self._column(column) for column in self.columns if column.name != self.key)
         return made + "\npipeline:\n" + self._pipeline()
@@ -268,12 +272,13 @@ def describe(path: Path, target: str = "") -> Description:
                 f"The file {path} has no column from which the target '{chosen.name}' could be predicted"
                 + (f" ({reasons})." if reasons else ".")
             )
+        time = proposed_time([column for column in columns if column.name not in (key, chosen.name)], frame)
         made = Description(
             path, table, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, leaking, copies, table.notes,
-            split=propose_split(columns, frame, key, chosen.name, proposal.used) if divided else ProposedSplit(),
+            time=time, split=propose_split(columns, frame, key, chosen.name, proposal.used, time) if divided else ProposedSplit(),
         )  # fmt: skip
         checked = check_file(path, made.dataset(), table)
-        if made.split.why and min(checked.parts) < MIN_SAMPLES:  # too few groups or times
+        if made.split.why and made.split.is_sure and min(checked.parts) < MIN_SAMPLES:  # too few groups or times
             divided = False
             continue
         changed = corrected(path, columns, checked, chosen.name, table.nested)

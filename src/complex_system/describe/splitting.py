@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from complex_system.describe.inspection import InspectedColumn
+from complex_system.describe.order import ProposedTime
 from complex_system.describe.yaml_writer import comment, flow
 from complex_system.domain.partition import Split
 
@@ -34,17 +35,22 @@ class ProposedSplit:
 
     Attributes:
         split: What is declared.
-        why: A sentence.
-        time: Column of the time, where the split goes by it.
+        why: A sentence; empty for the usual split.
+        is_sure: Whether it is declared; else a person has to say so, as of the time that it goes by.
     """
 
     split: Split = field(default_factory=Split)
     why: str = ""
-    time: str = ""
+    is_sure: bool = True
 
 
 def propose_split(
-    columns: Sequence[InspectedColumn], frame: pl.DataFrame, key: str, target: str, used: Collection[str]
+    columns: Sequence[InspectedColumn],
+    frame: pl.DataFrame,
+    key: str,
+    target: str,
+    used: Collection[str],
+    time: ProposedTime | None,
 ) -> ProposedSplit:
     """Propose a split; by key where nothing else is found.
 
@@ -54,6 +60,7 @@ def propose_split(
         key: The key's column; empty for none.
         target: The column to predict.
         used: Columns that features are made of.
+        time: What says when a record was made; None for nothing.
     """
     others = [column for column in columns if column.name not in (key, target) and column.name in frame.columns]
     features = [column for column in others if column.name in used and column.type in ("number", "integer", "category")]
@@ -64,33 +71,35 @@ def propose_split(
         why = f"{frame.height} records are of {count} settings{but}, so most settings were measured several times"
         return ProposedSplit(Split(by="group", group=settings), why)
     batch = next((column.name for column in others if _is_batch(column, frame)), "")
-    time = next((column for column in others if column.type == "datetime" and column.different >= FEWEST), None)
     groups = (
         f"'{batch}' says what was made together ({_different(frame, (batch,))} in {frame.height} records)" if batch else ""
     )
-    if time is not None:
-        why = f"'{time.name}' says when a record was made" + (f", and {groups}" if batch else "")
-        return ProposedSplit(Split(by="time", group=(batch,) if batch else ()), why, time.name)
+    if time is not None and (time.way or not batch) and _different(frame, (time.column,)) >= FEWEST:
+        why = f"'{time.column}' says when a record was made" + (f", and {groups}" if batch else "")
+        return ProposedSplit(Split(by="time", group=(batch,) if batch else ()), why, is_sure=bool(time.way))
     return ProposedSplit(Split(by="group", group=(batch,)), groups) if batch else ProposedSplit()
 
 
 def split_lines(proposed: ProposedSplit, alike_by_chance: str) -> str:
-    """Return the lines of a declaration for the split and the time that it goes by, with the reasons; empty for the usual split.
+    """Return the lines of a declaration for the split, with the reasons; empty for the usual one.
 
     Args:
         proposed: What was proposed.
         alike_by_chance: Why equal records are measurements of their own; empty where they are copies.
     """
     declared: dict[str, str | tuple[str, ...]] = {}
-    made = f"time: {flow({'column': proposed.time})}\n" if proposed.time else ""
+    made = ""
     if proposed.why:
-        declared["by"] = proposed.split.by
-        if proposed.split.group:
-            declared["group"] = proposed.split.group
-        made += comment(
-            f"{proposed.why}. So the error that models are judged by is that for {proposed.split.question}. Where the error for "
-            f"more of what is known already is wanted, remove {' and '.join(f'{each!r}' for each in declared)}."
-        )
+        by = {"by": proposed.split.by, **({"group": proposed.split.group} if proposed.split.group else {})}
+        judged = f"the error that models are judged by is that for {proposed.split.question}"
+        if proposed.is_sure:
+            declared |= by
+            made += comment(
+                f"{proposed.why}. So {judged}. Where the error for more of what is known already is wanted, remove "
+                f"{' and '.join(f'{each!r}' for each in by)}."
+            )
+        else:
+            made += comment(f"Where {proposed.why}, use the next line, too: then {judged}.") + f"# split: {flow(by)}\n"
     if alike_by_chance:
         declared["copies"] = "apart"
         made += comment(alike_by_chance)

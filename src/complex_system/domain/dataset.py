@@ -26,6 +26,7 @@ from complex_system.domain.validation import (
     doubles,
     faults_message,
     faults_of,
+    faults_of_law,
     intervals,
     suggestion,
 )
@@ -87,8 +88,8 @@ class Dataset(Declared):
         columns = {column.name: column for column in values["columns"]}
         targets = (values["target"], *values["other_targets"])
         found = contradictions(columns, targets, dict(enumerate(values["pipeline"])), key=values["id"])
-        found += [*faults_of_time(values["time"], columns), *values["split"].faults(columns, targets, values["id"])]
-        if found:
+        found += [*faults_of_time(values["time"], columns), *faults_of_law(values["law"], columns)]
+        if found := [*found, *values["split"].faults(columns, targets, values["id"])]:
             raise FaultsError(found)
         return values
 
@@ -304,7 +305,7 @@ def _all_faults(content: dict[str, Any]) -> list[Fault]:
             given = "" if name is None else f", not '{name}'{suggestion(name, STEPS)}"
             found.append((("pipeline", place, "step"), f"must be one of {', '.join(STEPS)}{given}"))
     found += doubles([each.get("name") if isinstance(each, dict) else None for each in parts.get("columns", ())])
-    found += faults_of_time(content.get("time"), columns, broken)
+    found += [*faults_of_time(content.get("time"), columns, broken), *faults_of_law(content.get("law"), {*columns, *broken})]
     if len(parts) == 2 and isinstance(content.get("target"), str):
         targets = (content["target"], *content.get("other_targets", ()))
         key, complete = str(content.get("id") or ""), len(steps) == len(parts["pipeline"])

@@ -152,7 +152,7 @@ class RecordTimes:
             numbers = values.cast(pa.float64()).to_numpy()
             local = (numbers - (_EXCEL_1970 if self._format == "excel" else 0)) * NUMBERS[self._format]
         else:
-            local = _seconds(values, self._texts)
+            local = wall_clock(values, self._texts)
         local = np.where((local >= _FIRST) & (local < _LAST), local, np.nan)
         return local if self._zone is None else local - _offsets(local, self._zone)
 
@@ -167,9 +167,10 @@ class RecordTimes:
         )
 
 
-def _seconds(texts: pa.ChunkedArray, declared: TimeFormat) -> Seconds:
-    """Return the seconds from 1970 to the wall-clock times that texts name; NaN for other texts."""
-    matched = pc.extract_regex(pa.chunked_array(texts).cast(pa.string()).combine_chunks(), declared.pattern)
+def wall_clock(texts: pa.ChunkedArray | pa.Array, declared: TimeFormat) -> Seconds:
+    """Return the seconds from 1970 to the times that texts name, as a clock on the wall shows them; NaN for other texts."""
+    plain = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+    matched = pc.extract_regex(plain.cast(pa.string()), declared.pattern)
     found = {name: pc.struct_field(matched, name) for name in declared.groups}
 
     def number(name: str, default: int = 0) -> npt.NDArray[Any]:

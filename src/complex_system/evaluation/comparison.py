@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from complex_system.domain.dataset import Dataset
 from complex_system.errors import (
     InternalError,
     ModelRefusedError,
@@ -26,14 +27,16 @@ from complex_system.evaluation.statistics import Evaluation, Squares, units_of
 from complex_system.evaluation.triggers import AlertCause
 from complex_system.evaluation.verdict import judge_champion, replaced_message
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.protocol.scores import CrossValidation
-from complex_system.protocol.training import Basis, Cause, Weighting
+from complex_system.protocol.scores import Basis, CrossValidation
+from complex_system.protocol.training import Cause, Weighting
 from complex_system.serving.models.predictor import Predictor
 from complex_system.tracking.base import TrainingResult
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
+from complex_system.training.base import score
 from complex_system.training.cross_validation import Keyed
 from complex_system.training.data import Samples, TrainingData
 from complex_system.training.linear import LINEAR, LinearModel
+from complex_system.training.onnx import export_onnx
 from complex_system.training.split import NO_COPIES, Copies
 
 log = logging.getLogger(__name__)
@@ -103,6 +106,7 @@ class ToCompare:
         copies: Copies among the labelled records.
         champion_has_seen: The champion was trained on many of the hold-out samples, because the split has moved since then.
         notes: What people must know of the split, as sentences.
+        keys: A sample of the keys of the training part.
         everything: Hold-out samples on which a new champion must not be surely worse; None where ``holdout`` decides alone.
     """
 
@@ -112,6 +116,7 @@ class ToCompare:
     copies: Copies = NO_COPIES
     champion_has_seen: bool = False
     notes: str = ""
+    keys: list[str] = field(default_factory=list)
     everything: Samples | None = None
 
 
@@ -152,8 +157,8 @@ class ModelComparison:
     def run(self, request: ComparisonRequest, data: ToCompare, champion: ModelVersionRef | None = None) -> Comparison:
         """Compare the models of a round with each other, with the present champion, and with a linear model.
 
-        The champion stays unless a new model is surely better, or far smaller and no worse (``evaluation.decision``). The linear model
-        is not registered yet: it is among the results only where it is to be champion.
+        The champion stays unless a new model is surely better, or far smaller and not worse (``evaluation.decision``). The linear
+        model is not registered yet: it is among the results only where it is to be champion.
 
         A model that was trained with another split may have seen hold-out records, so it does not take part, not even as the champion:
         the best new model replaces that.
@@ -203,15 +208,17 @@ class ModelComparison:
             results = sorted([*results, self._linear(data.training, baselines[LINEAR], data.everything)], key=_place)
         by_folds = ranked_by_folds(results) if data.everything is None else None
         basis: Basis = "hold-out" if by_folds is None else "cross-validation"
-        best, challenges = decide(by_folds or results, self._level, dataset.split.by)
-        order = tuple(result for result in by_folds or results if result is best or result.ref.version)
+        results = by_folds or results
+        best, challenges = decide(results, self._level, dataset.split.by)
         others = {name: each for name, each in baselines.items() if name != best.ref.trainer}
-        verdicts, verdict = judge_champion(
-            best, best.label, others, basis, dataset.column(dataset.target).unit, dataset.split.by
-        )
+        unit, by = dataset.column(dataset.target).unit, dataset.split.by
+        verdicts, verdict = judge_champion(best, best.label, others, basis, unit, by)
         return Comparison(
-            request.round, order, best, len(holdout), refused, baselines if best.ref.version else others, basis, challenges,
-            verdicts, verdict, replaced, data.copies, dataset.split_rule, dataset.split.by, dataset.split.question, data.notes,
+            round=request.round, results=tuple(result for result in results if result is best or result.ref.version),
+            champion=best, holdout=len(holdout), best_new=next((result for result in results if not result.incumbent), None),
+            refused=refused, baselines=baselines if best.ref.version else others, ranked_by=basis, challenges=challenges,
+            verdicts=verdicts, verdict=verdict, replaced=replaced, copies=data.copies, split=dataset.split_rule, split_by=by,
+            question=dataset.split.question, notes=data.notes,
         )  # fmt: skip
 
     def _linear(self, training: TrainingData, found: Evaluation, everything: Samples | None) -> Result:
@@ -221,6 +228,26 @@ class ModelComparison:
         )
         overall = None if everything is None else _squares(model.predict(everything.x), everything, dataset.split.by)
         return Result(ref=ref, size=len(model.to_onnx()), overall=overall, **vars(found))
+
+
+def linear_result(
+    round_id: str, dataset: Dataset, data: TrainingData, cross: CrossValidation | None, reference: bytes
+) -> TrainingResult:
+    """Return the linear model as a trainer returns its own, with the checked ONNX model.
+
+    Args:
+        round_id: The round that it is of.
+        dataset: What it is for.
+        data: What it is fitted on.
+        cross: Its cross-validation.
+        reference: What the data are like, for monitoring.
+    """
+    started, model = datetime.now(UTC), LinearModel(data)
+    return TrainingResult(
+        trainer=LINEAR, framework=LINEAR, round=round_id, dataset=dataset, data=data, model=model,
+        onnx_model=export_onnx(model, data.validation.x), validation=score(data.validation.y, model.predict(data.validation.x)),
+        started_at=started, trained_at=datetime.now(UTC), timings={}, reference=reference, cross_validation=cross,
+    )  # fmt: skip
 
 
 def kept_cross_validation(metadata: Mapping[str, Any]) -> CrossValidation | None:

@@ -1,4 +1,4 @@
-"""Who becomes champion: a new model that is surely better, or far smaller and no worse; the best one where there is none yet."""
+"""Who becomes champion: a new model that is surely better, or far smaller and not worse; the best one where there is none yet."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 from complex_system.evaluation.results import Result
 from complex_system.evaluation.statistics import Difference, cross_difference, rmse_difference
-from complex_system.protocol.training import Basis, Challenge
+from complex_system.protocol.scores import Basis, Challenge
 
 SMALLER = 10
 """How many times smaller an ONNX model must be to become champion without being surely better ..."""

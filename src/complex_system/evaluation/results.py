@@ -9,9 +9,8 @@ import msgspec
 
 from complex_system.evaluation.statistics import Evaluation, Squares
 from complex_system.evaluation.verdict import copies_message, format_figure, intervals_message
+from complex_system.protocol.scores import Basis, Challenge
 from complex_system.protocol.training import (
-    Basis,
-    Challenge,
     ChampionSummary,
     ComparedModel,
     ComparisonFinished,
@@ -67,6 +66,7 @@ class Comparison:
         round: Id of the training round.
         results: Best first, at least one.
         champion: One of them.
+        best_new: The best of the new models, which is not among the results where it is the linear one and not champion.
         holdout: Number of hold-out samples.
         refused: Reason by ``model version`` of those that could not take part.
         baselines: How the mean and a linear model did, where they were asked for.
@@ -86,6 +86,7 @@ class Comparison:
     results: tuple[Result, ...]
     champion: Result
     holdout: int
+    best_new: Result | None = None
     refused: dict[str, str] = field(default_factory=dict)
     baselines: dict[str, Evaluation] = field(default_factory=dict)
     ranked_by: Basis = "hold-out"
@@ -131,7 +132,7 @@ class Comparison:
         if self.is_change:
             return ""
         stays = f"{self.champion.label} stays champion"
-        best = next((result for result in self.results if not result.incumbent), None)
+        best = self.best_new
         if best is None:
             return f"{stays}: no new model could be compared."
         found = self.challenges[best.label]

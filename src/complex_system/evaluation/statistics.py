@@ -104,7 +104,7 @@ class Squares:
             split_by: What the split goes by (``Split.by``). By time, consecutive groups are one unit (``blocks``).
             chosen: Places of the groups that count; None for all.
         """
-        sums, sizes = np.array(cross.squares), np.array(cross.sizes or (1,) * len(cross.squares), dtype=np.float64)
+        sums, sizes = np.array(cross.squares), _sizes(cross)
         if chosen is not None:
             sums, sizes = sums[chosen], sizes[chosen]
         if split_by == "time" and len(sums):
@@ -138,16 +138,20 @@ def rmse_interval(squares: Squares) -> Interval:
 
 
 def rmse_difference(one: Squares, other: Squares) -> Difference:
-    """Return the RMSE of the other less that of the one on the same records: a paired t-test over the units.
+    """Return the RMSE of the other less that of the one on the same records: a paired t-test of the squared errors, over the units.
 
-    Source: F. Diebold and R. Mariano, Comparing Predictive Accuracy, Journal of Business and Economic Statistics 13 (1995), with the
-    delta method from mean squared errors to their roots.
+    The difference of two roots is that of the squares over their sum. Source: F. Diebold and R. Mariano, Comparing Predictive
+    Accuracy, Journal of Business and Economic Statistics 13 (1995).
 
     Args:
         one: Of the one.
         other: Of the other, with the same units in the same order.
     """
-    return _difference(math.sqrt(other.mse) - math.sqrt(one.mse), *_paired(one, other))
+    ours, theirs = math.sqrt(one.mse), math.sqrt(other.mse)
+    if ours + theirs == 0.0:
+        return Difference(0.0, 0.0, 0.0, 1.0)
+    error = _standard_error((other.sums - one.sums) / (ours + theirs), one.sizes)
+    return _difference(theirs - ours, error, len(one.sums))
 
 
 def fold_interval(values: Sequence[float], folds: int) -> Interval:
@@ -175,8 +179,9 @@ def cross_difference(one: CrossValidation, other: CrossValidation, split_by: str
     _, ours, theirs = np.intersect1d(one.groups, other.groups, return_indices=True)
     if split_by == "time":
         ours, theirs = np.sort(ours), np.sort(theirs)  # both are in the order of time
-    mine, others = Squares.of_folds(one, split_by, ours), Squares.of_folds(other, split_by, theirs)
-    if len(mine.sums) < 2 or not np.array_equal(mine.sizes, others.sizes):
+    complete = _sizes(one)[ours] == _sizes(other)[theirs]  # not a group that has got records since
+    mine, others = (Squares.of_folds(cross, split_by, each[complete]) for cross, each in ((one, ours), (other, theirs)))
+    if len(mine.sums) < 2:
         return None, 0
     found, records = rmse_difference(mine, others), int(mine.sizes.sum())
     if one.digest != other.digest:
@@ -238,6 +243,10 @@ def _folds_quality(cross: CrossValidation | None) -> ScoresWithInterval | None:
     )
 
 
+def _sizes(cross: CrossValidation) -> Array:
+    return np.array(cross.sizes or (1,) * len(cross.squares), dtype=np.float64)
+
+
 def _reach(units: int) -> float:
     """Return how many standard errors an interval reaches to either side."""
     from scipy.special import stdtrit  # scipy.stats takes a second to import
@@ -252,12 +261,6 @@ def _standard_error(sums: Array, sizes: Array) -> float:
         return 0.0
     off = sums - sizes * (sums.sum() / n)
     return float(math.sqrt(units / (units - 1) * np.sum(off**2)) / n)
-
-
-def _paired(one: Squares, other: Squares) -> tuple[float, int]:
-    """Return the standard error of the difference of two RMSEs, and the units that it is of."""
-    parts = other.sums / (2 * math.sqrt(other.mse) or 1.0) - one.sums / (2 * math.sqrt(one.mse) or 1.0)
-    return _standard_error(parts, one.sizes), len(parts)
 
 
 def _difference(value: float, error: float, units: int) -> Difference:

@@ -14,7 +14,8 @@ from complex_system.evaluation.statistics import (
     cross_difference,
     rmse_difference,
 )
-from complex_system.protocol.training import Basis, Verdict, VerdictOnBaseline
+from complex_system.protocol.scores import Basis
+from complex_system.protocol.training import Verdict, VerdictOnBaseline
 from complex_system.training.split import Copies
 
 _SHORT = {MEAN: "the mean", LINEAR: "the linear model"}

@@ -39,7 +39,7 @@ def comparison_lines(message: ComparisonFinished) -> list[str]:
     for place, model in enumerate(message.results, 1):
         lines.append(f"  {place}. {model.trainer:<14} {quality_text(model, by)}  ({model.model} version {model.version})")
     lines += [f"  -  {name:<14} {quality_text(quality, by)}  (baseline)" for name, quality in message.baselines.items()]
-    return lines + [text for text in (message.verdict, message.kept) if text]
+    return lines + [text for text in (message.verdict, message.kept, message.intervals) if text]
 
 
 def comparison_basis(message: ComparisonFinished) -> str:

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from typing_extensions import override
 
-from complex_system.domain.laboratory import BEST_POSSIBLE, LAB
+from complex_system.domain.laboratory import BEST_POSSIBLE, has_known_function
 from complex_system.evaluation.verdict import format_figure
 from complex_system.local.display import Display, LogDisplay, comparison_basis
 from complex_system.local.plan import TRAINER_SERVICES, Plan
@@ -175,7 +175,10 @@ class LiveDisplay(Display):
 
     def _room(self) -> int:
         """Lines that a very low terminal has left beside everything else."""
-        models, comparison = 1 + len(self._plan.trainers) + int(self._plan.dataset.name == LAB), self._state.comparison
+        models, comparison = (
+            1 + len(self._plan.trainers) + int(has_known_function(self._plan.dataset)),
+            self._state.comparison,
+        )
         if comparison:
             models += len(comparison.baselines) + int(bool(comparison.verdict))
         addresses = 2 + sum(bool(process.url) for process in self._state.services.values())
@@ -213,7 +216,9 @@ def models_table(plan: Plan, state: RunState, *, very_low: bool) -> RenderableTy
     ranking = list(enumerate(state.results))[::-1]
     places = {result.trainer: place for place, result in ranking}
     compared = {result.trainer: result for _, result in ranking}
-    for name in sorted(plan.trainers, key=lambda trainer: places.get(trainer, len(places))):
+    # The linear model, where it is champion, has no service.
+    others = [trainer for trainer in places if trainer not in plan.trainers]
+    for name in sorted([*plan.trainers, *others], key=lambda trainer: places.get(trainer, len(places))):
         training, result, champion = state.trainings.get(name), compared.get(name), state.champion
         style, basis = "", Text()
         if result is not None:
@@ -227,9 +232,9 @@ def models_table(plan: Plan, state: RunState, *, very_low: bool) -> RenderableTy
         else:
             rmse = training.validation_rmse if isinstance(training, TrainingProgress) else None
             cells = ("" if rmse is None else format_figure(rmse), "", "")
-        idle = _idle(state.services[TRAINER_SERVICES[name]], compared=result is not None)
+        idle = _idle(state.services[TRAINER_SERVICES[name]], compared=result is not None) if name not in others else ""
         table.add_row(Text(name, style=style), _training(training, idle), *cells, basis, style=style)
-    if plan.dataset.name == LAB:
+    if has_known_function(plan.dataset):
         best = Scores(rmse=BEST_POSSIBLE.rmse, mae=BEST_POSSIBLE.mae, r2=BEST_POSSIBLE.r2)
         table.add_row(Text("best possible"), "", *_scores(best), "", style="dim")
     comparison = state.comparison

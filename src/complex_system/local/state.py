@@ -28,7 +28,7 @@ Champion = ChampionSummary | ChampionChanged
 """The model that is served, as a comparison or the change of the alias announced it."""
 READY_STATES = ("ready", "working")
 
-_RESULT = ("framework", "model", "version", "rmse", "mae", "r2", "rmse_low", "rmse_high", "cv")
+_RESULT = ("framework", "model", "version", "rmse", "mae", "r2", "rmse_low", "rmse_high", "cv", "challenge")
 _COMPARISON = ("ranked_by", "cross_validation", "baselines", "verdicts", "verdict")
 _CHAMPION = ("model", "version", "framework", "rmse")
 _ALERT = ("key", "rule", "subject", "severity", "began", "sentence")
@@ -194,7 +194,7 @@ class RunState:
         if self.scenario:
             status["scenario"] = asdict(self.scenario)
         if comparison:
-            status["holdout"] = comparison.holdout
+            status |= {"holdout": comparison.holdout, "kept": comparison.kept, "intervals": comparison.intervals}
         if comparison and (comparison.baselines or comparison.cross_validation):
             status |= {name: _known(value) for name, value in _fields(comparison, _COMPARISON).items()}
         return status

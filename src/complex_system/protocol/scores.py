@@ -1,8 +1,13 @@
-"""How wrong predictions are: scores, the spread of the errors, and what a cross-validation found."""
+"""How wrong predictions are, the spread of the errors, what a cross-validation found, and how two models compare."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 from complex_system.protocol.base import Message
+
+Basis = Literal["hold-out", "cross-validation"]
+"""Which records decide between models."""
 
 
 class Scores(Message, frozen=True, kw_only=True):
@@ -64,3 +69,28 @@ class CrossValidation(Scores, frozen=True, kw_only=True):
     def repeats(self) -> int:
         """How often the records were divided, each time differently."""
         return len(self.rmses) // self.folds
+
+
+class Challenge(Message, frozen=True, kw_only=True):
+    """How a new model did beside the champion that was there before it, on the same records.
+
+    Attributes:
+        outcome: ``better`` where that is sure, ``cheaper`` where it is not worse and far smaller: such a model can become champion.
+            Otherwise ``unclear`` or ``worse``.
+        by: Which records: those of the hold-out part, or those that both were cross-validated with.
+        records: How many.
+        better_by: RMSE of the champion less its own, in the target's unit.
+        low: Lower end of its 95 % confidence interval.
+        high: Upper end.
+        p: Probability of a difference at least as large if it is not better.
+        limit: Below this, p makes it ``better``.
+    """
+
+    outcome: Literal["better", "cheaper", "unclear", "worse"]
+    by: Basis
+    records: int
+    better_by: float
+    low: float
+    high: float
+    p: float
+    limit: float

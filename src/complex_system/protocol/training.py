@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from complex_system.protocol.base import Empty, Event, Message, Request
-from complex_system.protocol.scores import CrossValidation, Residuals, Scores
+from complex_system.protocol.scores import Basis, Challenge, CrossValidation, Residuals, Scores
 
 Cause = Literal["first", "growth", "alert", "schedule"]
 """Why a round was started: enough data for a first model, enough new data, an alert, or a trainer's own schedule."""
@@ -15,9 +15,6 @@ Cause = Literal["first", "growth", "alert", "schedule"]
 
 Moved = Literal["error", "input"]
 """What an alert says has moved: the error, because the process follows another law now, or only the inputs."""
-
-Basis = Literal["hold-out", "cross-validation"]
-"""Which records decide between models."""
 
 Verdict = Literal["better", "unclear", "not better"]
 """Whether a champion is better than a baseline; ``unclear`` where the interval of the difference holds 0."""
@@ -43,7 +40,7 @@ class TrainRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
         trainers: Names of the trainers that shall train; None for all.
         since: Train only on labelled records whose time is later, seconds since 1970 (UTC); None for all.
         weighting: Which records count more; None for none.
-        after: Train only on labelled records with larger keys, as releases before 0.19 asked for it; None for all.
+        after: Train only on labelled records with larger keys, as earlier releases ask for it; None for all.
     """
 
     round: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
@@ -139,7 +136,7 @@ class TrainingRound(Message, frozen=True, kw_only=True):
         alerts: Keys of the alerts that it is for.
         since: Only records whose time is later are used, seconds since 1970 (UTC); None for all.
         moved: What has moved, where alerts are the cause; None for another cause, and from an earlier release.
-        after: Only records with larger keys are used, in rounds of releases before 0.19; None for all.
+        after: Only records with larger keys are used, in rounds of earlier releases; None for all.
         labelled: Labelled records at the start.
         text: What the alerts say, or why the round failed.
     """
@@ -175,31 +172,6 @@ class Quality(ScoresWithInterval, frozen=True, kw_only=True):
     """
 
     cv: ScoresWithInterval | None = None
-
-
-class Challenge(Message, frozen=True, kw_only=True):
-    """How a new model did beside the champion that was there before it, on the same records.
-
-    Attributes:
-        outcome: ``better`` where that is sure, ``cheaper`` where it is not worse and far smaller: such a model can become champion.
-            Otherwise ``unclear`` or ``worse``.
-        by: Which records: those of the hold-out part, or those that both were cross-validated with.
-        records: How many.
-        better_by: RMSE of the champion less its own, in the target's unit.
-        low: Lower end of its 95 % confidence interval.
-        high: Upper end.
-        p: Probability of a difference at least as large if it is not better.
-        limit: Below this, p makes it ``better``.
-    """
-
-    outcome: Literal["better", "cheaper", "unclear", "worse"]
-    by: Basis
-    records: int
-    better_by: float
-    low: float
-    high: float
-    p: float
-    limit: float
 
 
 class ComparedModel(Quality, frozen=True, kw_only=True):

@@ -168,7 +168,8 @@ class SampleCollector:
         Args:
             dataset: Whose records they are.
             parts: Which parts of the split are collected.
-            newest: Samples of each part that are kept, those of the latest times; 0 for all.
+            newest: Samples of each part that are kept, those of the latest times; 0 for all. With a split by group or time all are
+                kept, and only the hold-out part is returned so.
             keys: Keys of a part that :meth:`keys` samples, at most.
             timed: Whether the samples have their times with a split by key, too.
         """
@@ -243,7 +244,7 @@ class SampleCollector:
         chosen = np.flatnonzero((parts == part) if unseen is None else (parts == part) & unseen)
         if len(chosen) < MIN_SAMPLES:
             raise self.too_few(part, len(chosen))
-        if self._newest:
+        if self._newest and part == Part.HOLDOUT:
             newest = np.argsort(origins.times[chosen], kind="stable")
             chosen = chosen[np.sort(newest[-self._newest :])]
         everything = self._all.samples()

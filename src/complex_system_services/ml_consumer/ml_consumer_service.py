@@ -47,6 +47,7 @@ from complex_system.service_layer.rounds.labelled_data import LabelledData
 from complex_system.service_layer.rounds.round import RoundRunner, RoundTimes
 from complex_system.service_layer.rounds.scheduler import RoundScheduler
 from complex_system.tracking.connection import load_mlflow
+from complex_system.tracking.mlflow import MlflowTracker
 from complex_system.tracking.registry import ModelRegistry
 from complex_system_services.ml_consumer.predictions import LabProbes, PredictionRequests, probes_for
 
@@ -84,15 +85,14 @@ class MlConsumerService(SystemService):
         known = has_known_function(dataset)
         database = DatabaseClient(self)
         data = LabelledData(dataset, database)
-        self._registry = ModelRegistry(
-            settings.mlflow_tracking_uri, settings.model_prefix or dataset.name, settings.model_key
-        )
-        self._log = ComparisonLog(
-            settings.mlflow_tracking_uri, settings.mlflow_experiment, dataset, BEST_POSSIBLE.rmse if known else None
-        )
+        uri, prefix, key = settings.mlflow_tracking_uri, settings.model_prefix or dataset.name, settings.model_key
+        self._registry = ModelRegistry(uri, prefix, key)
+        self._log = ComparisonLog(uri, settings.mlflow_experiment, dataset, BEST_POSSIBLE.rmse if known else None)
         self._selector = ChampionSelector(
-            self._registry, self._log, data, dataset, self._run_blocking, holdout_newest=settings.holdout_newest,
+            self._registry, MlflowTracker(uri, settings.mlflow_experiment, prefix, key), self._log, data, dataset,
+            self._run_blocking, holdout_newest=settings.holdout_newest,
             baseline_samples=0 if known else _BASELINE_SAMPLES, few=0 if known else settings.cross_validate_below,
+            prefix=prefix, level=settings.champion_level,
         )  # fmt: skip
         times = replace(self.round_times, timeout=settings.round_timeout)
         self._runner = RoundRunner(self.broker, type(self).__name__, times)

@@ -149,7 +149,9 @@ def _models(reading: Reading, clock: Clock) -> str:
     heads = ("Model", "Framework", "By", "RMSE", "95 %", "MAE", "R²")
     parts = tag("h3", "Last comparison of the models") + _table(Table(heads, rows, (3, 4, 5, 6)), "No comparison yet.")
     if comparison:
-        parts += "".join(tag("p", safe(text)) for text in (comparison.verdict, comparison.kept) if text)
+        parts += "".join(
+            tag("p", safe(text)) for text in (comparison.verdict, comparison.kept, comparison.intervals) if text
+        )
     if reading.best_possible is not None:
         parts += tag("p", safe(f"Best possible RMSE: {number(reading.best_possible)}."), class_="quiet")
     if comparison and (url := link(comparison.run_url)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
@@ -11,12 +12,14 @@ from typing import Protocol, TypeVar
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import NotEnoughDataError, TrainingFailedError, UnknownModelError
-from complex_system.evaluation.comparison import Comparison, ComparisonRequest, ModelComparison
+from complex_system.evaluation.comparison import Comparison, ComparisonRequest, ModelComparison, linear_result
 from complex_system.evaluation.mlflow_log import ComparisonLog
 from complex_system.evaluation.verdict import format_figure
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.training import ChampionChanged, ComparisonFinished
 from complex_system.service_layer.rounds.labelled_data import LabelledData
+from complex_system.tracking.base import TrainingResult
+from complex_system.tracking.mlflow import MlflowTracker
 from complex_system.tracking.registry import CHAMPION_ROUND, ModelRegistry, newest_champion
 
 log = logging.getLogger(__name__)
@@ -33,10 +36,13 @@ class RunBlocking(Protocol):
 
 @dataclass(frozen=True)
 class ChampionSelector:
-    """Compares models on the newest hold-out data and makes the best one champion. A new model has to beat the present one.
+    """Compares models on the newest hold-out data and makes one champion. A new model has to be surely better than the present one.
+
+    The linear model is fitted here, and registered like a trainer's model where it is to be champion.
 
     Attributes:
         registry: Where the models are.
+        tracker: Registers the linear model.
         comparisons: Where comparisons are kept.
         data: Where the hold-out samples come from.
         dataset: What the models are for.
@@ -44,9 +50,12 @@ class ChampionSelector:
         holdout_newest: Hold-out samples that decide, at most; 0 for all.
         baseline_samples: Training samples that baselines are fitted on, at most about; 0 for no baselines.
         few: Labelled records below which baselines are cross-validated, as the trainers do it with their models.
+        prefix: Begin of the registered names.
+        level: Probability with which a round may change the champion although no model is better.
     """
 
     registry: ModelRegistry
+    tracker: MlflowTracker
     comparisons: ComparisonLog
     data: LabelledData
     dataset: Dataset
@@ -55,6 +64,8 @@ class ChampionSelector:
     holdout_newest: int
     baseline_samples: int
     few: int
+    prefix: str
+    level: float
 
     async def select(self, request: ComparisonRequest) -> tuple[ComparisonFinished, ChampionChanged | None]:
         """Compare, log, and move the alias; return what there is to announce.
@@ -66,6 +77,8 @@ class ChampionSelector:
         """
         if request.comparison is None:
             request.comparison = await self._compare(request)
+        if request.linear is not None:
+            request.comparison = await self._registered(request.comparison, request, request.linear)
         comparison = request.comparison
         champion, rmse = comparison.champion.ref, comparison.champion.quality.rmse
         url = await self.run_blocking(partial(self.comparisons.log, comparison, request))
@@ -151,5 +164,17 @@ class ChampionSelector:
             if request.alert is None:
                 raise
             raise TrainingFailedError(f"Round {request.round} cannot be compared: {error.message}") from error
-        compare = ModelComparison(self.registry, Pipeline(self.dataset)).run
-        return await self.run_blocking(partial(compare, request, data, champion))
+        compare = ModelComparison(self.registry, Pipeline(self.dataset), self.prefix, self.level).run
+        found = await self.run_blocking(partial(compare, request, data, champion))
+        if not found.champion.ref.version and data.training is not None:
+            reference = await self.data.reference(data.training, data.keys)
+            fit = partial(linear_result, request.round, self.dataset, data.training, found.champion.cross, reference)
+            request.linear = await asyncio.to_thread(fit)
+        return found
+
+    async def _registered(self, found: Comparison, request: ComparisonRequest, linear: TrainingResult) -> Comparison:
+        """Register the linear model that is to be champion. After a failure, the next call goes on with what was begun."""
+        logged = await self.run_blocking(partial(self.tracker.log, linear))
+        ref = await self.run_blocking(partial(self.registry.find, logged.model, logged.version))
+        request.models, request.linear = [*request.models, (ref.model, ref.version)], None
+        return found.with_version(ref)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 from collections.abc import Sequence
 from contextlib import aclosing
 
 import numpy as np
+import pyarrow as pa
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.record_time import RecordTimes
+from complex_system.errors import ComplexSystemError, NotEnoughDataError
 from complex_system.evaluation.comparison import ToCompare
 from complex_system.messaging.clients import DatabaseClient
+from complex_system.monitoring.reference import RAW_SAMPLE, Reference
 from complex_system.training.cross_validation import FewRecords
-from complex_system.training.data import MIN_SAMPLES, SampleCollector
+from complex_system.training.data import MIN_SAMPLES, SampleCollector, TrainingData
 from complex_system.training.split import Part
+
+log = logging.getLogger(__name__)
 
 
 class LabelledData:
@@ -40,7 +47,7 @@ class LabelledData:
         Args:
             newest: How many of the hold-out part, at most; 0 for all.
             since: Only those whose time is later.
-            train: How many of the training part, at most about; 0 for none.
+            train: How many of the training and validation parts, at most about; 0 for none.
             few: Return all records, too, where they are fewer than this.
             after: Only those with larger keys, of a round before times were asked for.
             seen: When the newest records of the new models' trainings had arrived, with a split by group or time.
@@ -52,9 +59,14 @@ class LabelledData:
         """
         # Where all fit, nobody has to know their times.
         newest = newest if newest and (await self._database.counts()).labelled > newest else 0
-        timed = moved_since is not None
-        collector = SampleCollector(self._dataset, [Part.HOLDOUT], 0 if timed else newest, timed=timed)
-        trained = SampleCollector(self._dataset, [Part.TRAIN])
+        timed, by_key = moved_since is not None, self._dataset.split.by == "key"
+        newest_held_out = 0 if timed else newest
+        collector = SampleCollector(
+            self._dataset, [Part.HOLDOUT], newest_held_out, keys=0 if by_key else RAW_SAMPLE, timed=timed
+        )
+        trained = collector
+        if by_key:
+            trained = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION], keys=RAW_SAMPLE)
         every = FewRecords(self._dataset, few)
         times = RecordTimes(self._dataset)
         pages = self._database.processed_pages(
@@ -65,13 +77,13 @@ class LabelledData:
             async for page in pages:
                 table = await asyncio.to_thread(times.newer, page.table, since)
                 await asyncio.to_thread(collector.add, table)
-                if collector.is_by_key and trained.count() < train:
+                if by_key and trained.count() < train:
                     await asyncio.to_thread(trained.add, table)
                 every.add(table)
-        if not collector.is_by_key:
-            trained = collector
         holdout, champion_has_seen = await asyncio.to_thread(collector.holdout, seen, champion_seen)
-        fitted = trained.samples(Part.TRAIN) if train and trained.count() >= MIN_SAMPLES else None
+        training: TrainingData | None = None
+        with contextlib.suppress(NotEnoughDataError):  # then without baselines
+            training = await asyncio.to_thread(trained.training_data) if train else None
         if self._dataset.copies_together:
             holdout = holdout.without_copies()
         everything = holdout if timed else None
@@ -80,7 +92,22 @@ class LabelledData:
         if len(holdout) < MIN_SAMPLES:
             raise collector.too_few(Part.HOLDOUT, len(holdout))
         keyed, copies = await asyncio.to_thread(every.keyed), await asyncio.to_thread(collector.copies.found)
-        return ToCompare(holdout, fitted, keyed, copies, champion_has_seen, collector.notes, everything)
+        keys = [] if training is None else await asyncio.to_thread(trained.keys, Part.TRAIN)
+        return ToCompare(holdout, training, keyed, copies, champion_has_seen, collector.notes, keys, everything)
+
+    async def reference(self, training: TrainingData, keys: list[str]) -> bytes:
+        """Describe training data as a trainer does it, for the drift of a model that is trained here.
+
+        Args:
+            training: The data.
+            keys: A sample of their keys.
+        """
+        raw: pa.Table | None = None
+        try:
+            raw = await self._database.raw_by_keys(keys)
+        except ComplexSystemError as error:
+            log.warning("The reference of the linear model is without raw columns: %s", error.message)
+        return (await asyncio.to_thread(Reference.of, self._dataset, training.train.x, raw)).encoded()
 
     async def held_out(self, most: int) -> list[str]:
         """Return keys of the hold-out part, an even sample where there are more than ``most``."""

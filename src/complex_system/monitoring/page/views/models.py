@@ -97,12 +97,14 @@ def _note(reading: Reading, _: Viewer) -> list[Any]:
         folds = comparison.cross_validation
         size = f": {count(folds.records)} records in {folds.folds} folds" if folds else ""
         size += f", {folds.repeats} times" if folds and folds.repeats > 1 else ""
-        text = f"Ranked by cross-validation, because there are few records{size}. Lines are 95 % intervals. "
+        text = f"Ranked by cross-validation, because there are few records{size}. "
     parts: list[Any] = [f"{text}Shorter is better. "]
     if comparison.verdict:
         parts.append(html.Strong(f"{comparison.verdict} "))
     if comparison.kept:
         parts.append(f"{comparison.kept} ")
+    if comparison.intervals:
+        parts.append(f"Lines: {comparison.intervals} ")
     return [*parts, outside("Comparison in MLflow", comparison.run_url)] if comparison.run_url else parts
 
 
