@@ -493,12 +493,20 @@ async def test_stored_records_are_all_asked_for_in_time(
     parts = parts_of(groups_of(dataset, table))
     holdout = {key for key, part in zip(keys, parts, strict=True) if part == Part.HOLDOUT}
     probes = StoredProbes(DatabaseClient(tester), dataset)
+    assert probes.origin == "own"
     drawn = [[record["_id"] for record, _ in await probes.draw(1000)] for _ in range(7)]
     assert len(set(drawn[0]) | set(drawn[1]) | set(drawn[2])) == len(drawn[0]) + len(drawn[1]) + len(drawn[2])
     assert all(drawn), "after the last page comes the first again"
     assert sorted(drawn[3]) == sorted(drawn[0])
     assert set().union(*drawn) <= holdout
     assert all(truth is not None for _, truth in await probes.draw(3))
+
+    class NothingUnseen(StoredProbes):
+        def _unseen(self, records: list[Any]) -> list[Any]:
+            return []
+
+    blind = NothingUnseen(DatabaseClient(tester), dataset)
+    assert await blind.draw(10) == [], "a record that models may have seen is not asked for: its target would be found"
 
 
 async def test_predictions_are_asked_for_and_their_truth_is_announced(
@@ -513,6 +521,7 @@ async def test_predictions_are_asked_for_and_their_truth_is_announced(
         )
         await eventually(lambda: len(ear.truths) >= 6 and len(ear.predictions) >= 6, 40)
     predicted = {each.id: each for each in ear.predictions}
+    assert ear.origins == {"probe"}
     for truth in ear.truths[:6]:
         record = predicted[truth.id].record
         r1, r2, r3 = (record[f"rohwert_{i}_labormessung"] for i in (1, 2, 3))
@@ -548,7 +557,7 @@ async def test_the_trainers_weight_what_is_newer_than_moved_inputs_and_learn_onl
     await fill(tester, dataset, 1, 2000)
     async with running(StandInLightgbm, settings, bias=100.0) as trainer, running(QuickConsumer, settings) as consumer:
         first = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
-        assert (first.cause, first.alerts, first.kept) == ("growth", (), "")
+        assert (first.cause, first.alerts, first.kept) == ("first", (), "")
         assert trainer.rounds[0].since is None
         await eventually(lambda: consumer.health().state == "ready")
 
@@ -583,7 +592,8 @@ async def test_the_trainers_weight_what_is_newer_than_moved_inputs_and_learn_onl
         assert (third.cause, third.moved, third.alerts) == ("alert", "error", ("drift-1", "error-1"))
         assert (trainer.rounds[-1].since, trainer.rounds[-1].weighting) == (began, None)
         await eventually(lambda: len(ear.champions) == 2)
-        assert [champion.cause for champion in ear.champions] == ["growth", "alert"]
+        assert [champion.cause for champion in ear.champions] == ["first", "alert"]
+        assert [champion.holdout for champion in ear.champions] == [first.holdout, third.holdout]
         assert await tester.ask(GET_COMPARISON, Empty()) == third
     async with running(QuickConsumer, settings) as consumer:
         recalled = await tester.ask(GET_COMPARISON, Empty())

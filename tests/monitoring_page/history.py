@@ -30,7 +30,7 @@ SERVICES = {  # CPU in percent of a core, memory in MB
     "ml_tensorflow_regression_mlflow": (1, 910),
 }  # fmt: skip
 CROWNED = (  # days ago, model, version, RMSE at the comparison, why
-    (9.0, "lab-lightgbm", "1", 14.79, "growth"), (7.6, "lab-pytorch", "2", 14.58, "growth"),
+    (9.0, "lab-lightgbm", "1", 14.79, "first"), (7.6, "lab-pytorch", "2", 14.58, "growth"),
     (4.2, "lab-pytorch", "4", 14.47, "growth"), (1.56, "lab-pytorch", "5", 15.02, "alert"),
 )  # fmt: skip
 DRIFT_BEGAN, ALERTED, RETRAINED, CLEARED = 1.9, 1.66, 1.56, 1.47
@@ -55,7 +55,7 @@ class Plant:
 
 def champion_at(days_ago: float) -> Served:
     crowned = [each for each in CROWNED if each[0] >= days_ago] or [CROWNED[0]]
-    return Served("ml_serving_mlflow", crowned[-1][1], crowned[-1][2])
+    return Served("ml_serving_mlflow", crowned[-1][1], crowned[-1][2], origin="live")
 
 
 def drift_at(days_ago: float) -> float:
@@ -69,7 +69,7 @@ def make_history(now: float, days: float = 9.0, pairs_a_minute: int = 4, seed: i
     """A history up to ``now``: minutes of the last day, hours before."""
     history, plant = History(seed=seed), Plant(seed)
     draw = plant.draw
-    artifact = Served("ml_serving", "lab-pytorch-wandb", "3")
+    artifact = Served("ml_serving", "lab-pytorch-wandb", "3", origin="live")
     minutes = int(days * DAY / MINUTE)
     for i in range(minutes, -1, -1):
         at = now - i * MINUTE
@@ -84,8 +84,12 @@ def make_history(now: float, days: float = 9.0, pairs_a_minute: int = 4, seed: i
             if n % 3 == 0:
                 history.paired(plant.pair(at + n * 50 / count, artifact, 4.4, drift))
             if n % 4 == 0 and ago < 1.5:
-                shadow = Served("ml_serving_mlflow", "lab-lightgbm", "6", True)
+                shadow = Served("ml_serving_mlflow", "lab-lightgbm", "6", True, "live")
                 history.paired(plant.pair(at + n * 50 / count, shadow, 5.2, 0.0))
+        if i % 4 == 0:
+            probed = served._replace(origin="probe")
+            history.paired(plant.pair(at, probed, extra, drift))
+            minute.answered(probed, 1.6 * math.exp(draw.gauss(0, 0.35)), 1)
         for _ in range(max(1, count // 3)):
             minute.answered(served, 1.6 * math.exp(draw.gauss(0, 0.35)) + (9 if draw.random() < 0.012 else 0), 4)
             if draw.random() < 0.4:
@@ -98,7 +102,7 @@ def make_history(now: float, days: float = 9.0, pairs_a_minute: int = 4, seed: i
     history.drop(now)
     for days_ago, model, version, rmse, cause in CROWNED:
         framework = model.removeprefix("lab-")
-        event = champion(model, version, rmse, framework=framework, cause=cause)
+        event = champion(model, version, rmse, framework=framework, cause=cause, holdout=1000)
         history.crowned(crowned(now - days_ago * DAY, event))
     for each in _alerts(now):
         history.alert(each)
@@ -203,6 +207,7 @@ def make_monitor(now: float, days: float = 9.0, pairs_a_minute: int = 4) -> Moni
     reference = Reference.of(dataset, np.asarray(pipeline.features(training)), pa.Table.from_pylist(training))
     monitor.reference = reference
     monitor._records.extend(live)
+    monitor._origins.extend(["live"] * 380 + ["probe"] * 120)
     for pair in list(monitor.history.samples(now - HOUR, now)):
         monitor.windows.joined(pair)
         monitor.windows.answered(pair.served, 2.0, 1)

@@ -12,6 +12,8 @@ from complex_system.monitoring.aggregates import Served
 from complex_system.monitoring.error_watch import ChangeWatch, ErrorReference, KeptComparison
 from complex_system.monitoring.history import Pair
 from complex_system.monitoring.performance import ErrorWindow, WindowPair
+from complex_system.protocol.scores import Residuals
+from complex_system.protocol.training import ScoresWithInterval
 from complex_system.training.base import residuals_of
 from monitoring_page.messages import compared, comparison
 
@@ -98,8 +100,8 @@ def test_the_time_since_which_the_error_is_larger(monkeypatch: pytest.MonkeyPatc
 
 
 def test_where_cross_validation_decided_its_residuals_are_the_reference() -> None:
-    quality = {"rmse": 7.0, "mae": 5.0, "r2": 0.9}
-    model = compared("lab", "1", 3.0, cv=quality, residuals={"count": 93, "quantiles": (1.0, 2.0)})
+    cv = ScoresWithInterval(rmse=7.0, mae=5.0, r2=0.9)
+    model = compared("lab", "1", 3.0, cv=cv, residuals=Residuals(count=93, quantiles=(1.0, 2.0)))
     for ranked_by, rmse in (("cross-validation", 7.0), ("hold-out", 3.0)):
         kept = KeptComparison.of(comparison(model, ranked_by=ranked_by), None)
         found = kept.reference(CHAMPION)

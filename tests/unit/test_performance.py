@@ -12,7 +12,9 @@ from complex_system.monitoring.aggregates import Served
 from complex_system.monitoring.history import Pair
 from complex_system.monitoring.mlflow_log import PointBuffer
 from complex_system.monitoring.performance import (
+    LIVE_FOR,
     MAX_MODELS,
+    MIN_LIVE_PAIRS,
     ErrorWindow,
     KeptWindows,
     LatencyWindow,
@@ -116,6 +118,39 @@ def test_windows_outlive_a_restart_and_go_on_before_what_has_come_since() -> Non
     assert restarted.metrics()["champion"].performance["bias"] == pytest.approx(3.0)
     restarted.joined(pair(OLD, 7.0))
     assert restarted.metrics()["champion"].performance["bias"] == pytest.approx(5.0)
+
+
+def test_clients_predictions_stand_for_the_model_where_there_are_enough_and_not_for_ever() -> None:
+    now = 0.0
+    windows = ModelWindows(500, lambda: now)
+    live, own = OLD._replace(origin="live"), OLD._replace(origin="own")
+    assert windows.answered(own, 5.0, 1)
+    assert not windows.answered(live, 5.0, 1)  # the same model
+    for _ in range(200):
+        windows.joined(pair(own, 9.0))
+    for _ in range(MIN_LIVE_PAIRS - 1):
+        windows.joined(pair(live, 2.0))
+    few = windows.metrics()["champion"]
+    assert (few.served, few.performance["rmse"], few.performance["count"]) == (own, 9, 200)
+    assert few.by_origin["live"]["count"] == MIN_LIVE_PAIRS - 1
+    windows.joined(pair(live, 2.0))
+    enough = windows.metrics()["champion"]
+    assert (enough.served, enough.performance["rmse"], enough.performance["count"]) == (live, 2, MIN_LIVE_PAIRS)
+    assert enough.by_origin["own"]["rmse"] == 9
+    restarted = ModelWindows(500, lambda: now)
+    restarted.restore(msgspec.convert(json.loads(json.dumps(to_wire(windows.kept()))), KeptWindows))
+    assert restarted.metrics()["champion"].by_origin == enough.by_origin
+    now = LIVE_FOR + 1.0
+    assert windows.metrics()["champion"].served == own
+
+
+def test_windows_of_an_earlier_release_did_not_tell_origins_apart() -> None:
+    kept = msgspec.convert(
+        {"newest": [["champion", "lab", "1", False]], "pairs": [[["champion", "lab", "1", False], [[1, 3]]]]}, KeptWindows
+    )
+    windows = ModelWindows(3, lambda: 0.0)
+    windows.restore(kept)
+    assert windows.metrics()["champion"].by_origin == {"": windows.metrics()["champion"].performance}
 
 
 def test_only_so_many_models_have_windows() -> None:

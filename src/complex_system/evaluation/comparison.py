@@ -54,6 +54,7 @@ class ComparisonRequest:
         since: The models were trained only on records whose time is later, and are compared on such.
         alert: The alerts that asked for the round; None where it was the growth of the data.
         corrected: Labels that were ever corrected when the round began.
+        first: Whether no earlier round of this pipeline version is known.
         after: The same by key, where the last champion is of a release that went by keys.
         weighting: How newer records were weighted; None for not at all.
         comparison: The result, once there is one.
@@ -69,6 +70,7 @@ class ComparisonRequest:
     corrected: int = 0
     after: str | None = None
     weighting: Weighting | None = None
+    first: bool = False
     comparison: Comparison | None = None
     linear: TrainingResult | None = None
     runs: dict[str, str] = field(default_factory=dict)
@@ -78,7 +80,9 @@ class ComparisonRequest:
         """Why the models were trained."""
         if self.alert is not None:
             return "alert"
-        return "schedule" if self.labelled is None else "growth"
+        if self.labelled is None:
+            return "schedule"
+        return "first" if self.first else "growth"
 
     @property
     def moved_since(self) -> float | None:

@@ -70,7 +70,7 @@ def champion_error(champion: Champion, comparison: ComparisonFinished | None) ->
     for result in comparison.results if comparison else ():
         if (result.model, result.version) == (champion.model, champion.version) and result.cv is not None:
             return f"RMSE {format_figure(result.cv.rmse)} by cross-validation, {format_figure(champion.rmse)} on the hold-out set"
-    return f"RMSE {format_figure(champion.rmse)}"
+    return f"RMSE {format_figure(champion.rmse)} on the hold-out set"
 
 
 def _interval(scores: ScoresWithInterval) -> str:

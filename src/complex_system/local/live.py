@@ -307,7 +307,7 @@ def _process(process: Process) -> Text:
 def _scenario(scenario: ScenarioProgress) -> RenderableType:
     """Return a scenario: its figures, and the steps that happened and are still expected."""
     figures = [
-        f"RMSE {scenario.rmse:.2f}" if scenario.rmse is not None else "",
+        f"RMSE {scenario.rmse:.2f} on {scenario.basis}" if scenario.rmse is not None else "",
         f"{scenario.rmse_relative:.2f} x hold-out" if scenario.rmse_relative is not None else "",
         f"largest PSI {scenario.psi_max:.2f}" if scenario.psi_max is not None else "",
     ]

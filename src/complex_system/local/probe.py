@@ -16,6 +16,7 @@ from complex_system.domain.records import Record
 from complex_system.errors import ComplexSystemError
 from complex_system.local.state import Prediction
 from complex_system.messaging.clients import DatabaseClient, Requester
+from complex_system.protocol.serving import ORIGIN_HEADER
 from complex_system.serving.requests.examples import example_record
 from complex_system.training.data import SampleCollector
 from complex_system.training.split import Part
@@ -23,6 +24,8 @@ from complex_system.training.split import Part
 LINE = 76
 """Columns that a line of the shown command has at most."""
 API_KEY = "X-API-Key"
+OWN = {ORIGIN_HEADER.decode(): "own"}
+"""Says that this program asks, and not one of the deployment's clients."""
 _LOOKED_AT = 500
 _CHOSEN_FROM = 20
 
@@ -85,7 +88,7 @@ async def stored_sample(dataset: Dataset, requester: Requester) -> tuple[Record,
 
 def rest_client(api_key: str) -> httpx.AsyncClient:
     """Return a client for the serving services; it sends the API key where one is set."""
-    return httpx.AsyncClient(timeout=10.0, trust_env=False, headers={API_KEY: api_key} if api_key else {})
+    return httpx.AsyncClient(timeout=10.0, trust_env=False, headers={**OWN, **({API_KEY: api_key} if api_key else {})})
 
 
 async def served_model(client: httpx.AsyncClient, url: str) -> ServedModel | None:

@@ -30,6 +30,7 @@ class Change(Message, frozen=True, kw_only=True):
         since: Mean absolute error since then.
         model: Registered name of the model.
         version: Registered version.
+        origin: Whose requests the errors are of.
         rose: Whether the errors are larger since then.
     """
 
@@ -39,6 +40,7 @@ class Change(Message, frozen=True, kw_only=True):
     since: float
     model: str = ""
     version: str = ""
+    origin: str = ""
     rose: bool = True
 
 

@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 
 MAX_CHANGES = 50
 MAX_DETECTORS = 8
-SURE = 3.3
+SURE = 3.4
 """Standard deviations that live errors must be above the reference's: more than the 2.3 of a single look at 1 %, because there is one
 look after the other, at several windows. ``benchmarks/validity/alarms.py`` measures what follows from it."""
-NEWEST = (50, 100)
+NEWEST = (50, 75, 100)
 """Newest pairs that are judged beside the whole window, so that a large change is found before it fills the window."""
 _MEAN, _VARIANCE = 1 / 3, 4 / 45
 """Of the square of a number that is uniform in (0, 1)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -25,6 +25,7 @@ from complex_system.monitoring.reference import Reference
 from complex_system.monitoring.services import KnownServices, ServiceBook
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.serving import (
+    Origin,
     PredictedRecord,
     PredictionFailed,
     PredictionMade,
@@ -84,7 +85,7 @@ class Monitor:
         """
         self.dataset = dataset
         self.history = history
-        self.services = ServiceBook(silent_after, monotonic, services)
+        self.services = ServiceBook(silent_after, monotonic, services, now)
         self.join = PredictionJoin(self._joined)
         self.windows = ModelWindows(window, monotonic)
         self.flow = RecordFlow()
@@ -102,6 +103,7 @@ class Monitor:
         self._group = group_column(dataset)
         self._groups = frozenset(self._group.categories[:MAX_GROUPS]) if self._group else frozenset()
         self._records: deque[Record] = deque(maxlen=window)
+        self._origins: deque[Origin] = deque(maxlen=window)
 
     def prepare(self) -> None:
         """Import what takes seconds; to be called in a thread."""
@@ -122,14 +124,21 @@ class Monitor:
         """The records in the live window, the oldest first."""
         return list(self._records)
 
+    @property
+    def origins(self) -> dict[str, int]:
+        """How many of them clients asked for, and how many this system did, for stored or for simulated records."""
+        return dict(Counter(self._origins))
+
     # What is recorded
 
     def predicted(self, event: PredictionMade) -> bool:
         """Record predictions; return whether their service answers with another model than before."""
-        by, at = Served(event.service, event.model, event.version), self._now()
+        by, at = Served(event.service, event.model, event.version, origin=event.origin), self._now()
         changed = self._answered(at, by, event.milliseconds, event.predictions, [e.prediction for e in event.predictions])
         if event.pipeline_version == self.dataset.version:
-            self._records.extend(each.record for each in event.predictions[-(self._records.maxlen or 0) :])
+            newest = event.predictions[-(self._records.maxlen or 0) :]
+            self._records.extend(each.record for each in newest)
+            self._origins.extend([event.origin] * len(newest))
         for shadow in event.shadows:
             self._shadowed(at, event, shadow)
         return changed
@@ -210,6 +219,8 @@ class Monitor:
         figures.add("performance", {"count": 0.0})
         for service, each in self.served.items():
             numbers = {**each.performance, **each.latency}
+            for origin, errors in each.by_origin.items():
+                numbers |= {f"{name}_{origin}": errors[name] for name in ("rmse", "count") if origin}
             window, reference = each.errors, self._reference_of(each.served)
             if window.pairs and reference is not None:
                 numbers |= reference.judge(window.errors)
@@ -253,7 +264,7 @@ class Monitor:
         if shadow.error:
             self.history.minute(at).failed(f"{event.service} (shadow)", shadow.model, 1)
             return
-        by = Served(event.service, shadow.model, shadow.version, shadow=True)
+        by = Served(event.service, shadow.model, shadow.version, shadow=True, origin=event.origin)
         self._answered(at, by, shadow.milliseconds, event.predictions, shadow.predictions)
 
     def _joined(self, pair: Pair) -> None:

@@ -12,8 +12,9 @@ from complex_system.domain.laboratory import BEST_POSSIBLE, has_known_function
 from complex_system.monitoring.aggregates import Served
 from complex_system.monitoring.change_points import Change
 from complex_system.monitoring.drift import MIN_LIVE, Band, ColumnDrift, band_of
+from complex_system.monitoring.error_watch import KeptComparison
 from complex_system.monitoring.history import Champion
-from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, KeptComparison, Monitor
+from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, Monitor
 from complex_system.monitoring.performance import ServedMetrics
 from complex_system.monitoring.services import ServiceState
 from complex_system.protocol.base import Message
@@ -28,8 +29,11 @@ class ServedView(Message, frozen=True, kw_only=True):
         model: Registered name.
         version: Registered version.
         shadow: Whether it is a challenger, which answers nobody.
+        origin: Whose requests ``performance`` is of: ``live`` (clients'), ``own`` (this system's, for stored hold-out records) or
+            ``probe`` (this system's, for simulated records); empty where there is none, or an earlier release did not record it.
         label: For a legend.
         performance: ``rmse``, ``mae``, ``bias``, ``r2`` and ``count``, as far as they are known.
+        by_origin: The same of every origin.
         latency: ``latency_ms_mean``, ``_p50``, ``_p95``, ``_p99`` and ``predictions_per_second``, likewise.
         holdout_rmse: At its comparison; None where it was not compared.
     """
@@ -38,8 +42,10 @@ class ServedView(Message, frozen=True, kw_only=True):
     model: str
     version: str
     shadow: bool
+    origin: str
     label: str
     performance: dict[str, float]
+    by_origin: dict[str, dict[str, float]]
     latency: dict[str, float]
     holdout_rmse: float | None
 
@@ -61,7 +67,7 @@ class DriftView(Message, frozen=True, kw_only=True):
         worst: Column or feature.
         psi: Its stability index.
         band: How strong that is.
-        samples: Records in the live window.
+        samples: Records in the live window then.
         needed: Records from which on drift is reported.
     """
 
@@ -166,6 +172,7 @@ class Data(Message, frozen=True, kw_only=True):
     Attributes:
         at: When it was measured.
         samples: Records in the live window.
+        origins: How many records are in the live window by now, by whose requests they were predicted for.
         needed: Records from which on drift is reported.
         reference: None before it is there.
         raw: The raw columns, the strongest drift first.
@@ -177,6 +184,7 @@ class Data(Message, frozen=True, kw_only=True):
 
     at: float
     samples: int
+    origins: dict[str, int]
     needed: int
     reference: ReferenceView | None
     raw: list[ColumnView]
@@ -222,6 +230,7 @@ def data(monitor: Monitor) -> Data:
     return Data(
         at=drift.at,
         samples=drift.samples,
+        origins=monitor.origins,
         needed=MIN_LIVE,
         reference=ReferenceView(source=reference.source, samples=reference.samples) if reference else None,
         raw=_columns(monitor, drift.raw),
@@ -243,20 +252,14 @@ def alerts(monitor: Monitor) -> Alerts:
 
 def snapshot(monitor: Monitor) -> MonitoringSnapshot:
     """Return the newest values."""
-    services = {
-        service: ServiceFigures(
-            model=ServedModel(model=each.served.model, version=each.served.version),
-            performance=each.performance,
-            latency=each.latency,
-        )
-        for service, each in monitor.served.items()
-    }
+    services = {service: _figures(each) for service, each in monitor.served.items()}
     champion = services.get(CHAMPIONS_SERVICE, ServiceFigures(performance={"count": 0.0}))
     return MonitoringSnapshot(
         at=monitor.at,
         system=monitor.figures.of_group("system"),
         model=champion.model,
         performance=champion.performance,
+        origin=champion.origin,
         latency=champion.latency,
         services=services,
         drift=monitor.figures.by_subject("drift/psi"),
@@ -275,11 +278,17 @@ def target_of(monitor: Monitor) -> Described:
 # Inside
 
 
+def _figures(each: ServedMetrics) -> ServiceFigures:
+    model = ServedModel(model=each.served.model, version=each.served.version)
+    return ServiceFigures(model=model, performance=each.performance, origin=each.served.origin, latency=each.latency)
+
+
 def _served(monitor: Monitor, each: ServedMetrics) -> ServedView:
     return ServedView(
         **each.served._asdict(),
         label=each.served.label,
         performance=each.performance,
+        by_origin=each.by_origin,
         latency=each.latency,
         holdout_rmse=monitor.baseline(each.served),
     )
@@ -301,13 +310,12 @@ def _champion(monitor: Monitor) -> ChampionView | None:
 
 
 def _drift(monitor: Monitor) -> DriftView | None:
-    figures = monitor.figures
-    indices = {**figures.by_subject("data/psi"), **figures.by_subject("drift/psi")}
+    measured = {**monitor.drift.raw, **monitor.drift.processed}.items()
+    indices = {name: each.psi for name, each in measured if each.psi is not None}
     if not indices:
         return None
     worst = max(indices, key=lambda name: indices[name])
-    samples = int(figures.number("drift/samples") or 0)
-    return DriftView(worst=worst, psi=indices[worst], band=band_of(indices[worst]), samples=samples)
+    return DriftView(worst=worst, psi=indices[worst], band=band_of(indices[worst]), samples=monitor.drift.samples)
 
 
 def _awaited(monitor: Monitor, champion: ChampionView | None, drift: DriftView | None) -> list[str]:
@@ -321,16 +329,11 @@ def _awaited(monitor: Monitor, champion: ChampionView | None, drift: DriftView |
     elif not champion.performance.get("count"):
         awaited.append("No error yet: the truth of the champion's predictions is not known.")
     if drift is None and monitor.reference is None:
-        awaited.append(
-            "No drift yet: the reference is missing; it comes with the first champion or enough labelled records."
-        )
+        awaited.append("No drift yet: its reference comes with the first champion, or with enough labelled records.")
     elif drift is None:
         there = len(monitor.records)
-        awaited.append(
-            f"No drift yet: {there} of {MIN_LIVE} predicted records are there."
-            if there < MIN_LIVE
-            else "No drift yet: it is being measured."
-        )
+        missing = f"{there} of {MIN_LIVE} predicted records are there" if there < MIN_LIVE else "it is being measured"
+        awaited.append(f"No drift yet: {missing}.")
     return awaited
 
 

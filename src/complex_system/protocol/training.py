@@ -9,8 +9,8 @@ from msgspec import Meta
 from complex_system.protocol.base import Empty, Event, Message, Request
 from complex_system.protocol.scores import Basis, Challenge, CrossValidation, Residuals, Scores
 
-Cause = Literal["growth", "alert", "schedule"]
-"""Why a round was started: enough new data, an alert, or a trainer's own schedule."""
+Cause = Literal["first", "growth", "alert", "schedule"]
+"""Why a round was started: enough data for a first model, enough new data, an alert, or a trainer's own schedule."""
 
 
 Moved = Literal["error", "input"]
@@ -306,6 +306,7 @@ class ChampionChanged(Message, frozen=True, kw_only=True):
         version: Registered version.
         framework: Its framework.
         rmse: On the hold-out part, in the target's unit.
+        holdout: Number of these records; 0 from an earlier release.
         pipeline_version: Pipeline version that it was trained for.
         cause: Why the round was started.
     """
@@ -314,6 +315,7 @@ class ChampionChanged(Message, frozen=True, kw_only=True):
     version: str
     framework: str
     rmse: float
+    holdout: int = 0
     pipeline_version: str = ""
     cause: Cause = "growth"
 

@@ -167,9 +167,8 @@ class KeySample:
         held = self.PER_KEY * self._limit
         if len(self._keys) > held:
             chosen = np.argpartition(self._priorities, held)[:held]
-            self._keys, self._places, self._priorities = (
-                each[chosen] for each in (self._keys, self._places, self._priorities)
-            )
+            self._keys, self._places = self._keys[chosen], self._places[chosen]
+            self._priorities = self._priorities[chosen]
 
     def keys(self, wanted: npt.NDArray[np.bool_]) -> list[str]:
         """Return the sample of the wanted records."""

@@ -105,7 +105,8 @@ class MlConsumerService(SystemService):
         self._failed = ""
         self._upheld = -math.inf
         self._probes = probes_for(dataset, database)
-        self._requests = PredictionRequests(self._probes, ServingClient(self), settings.prediction_records)
+        serving = ServingClient(self, origin=self._probes.origin)
+        self._requests = PredictionRequests(self._probes, serving, settings.prediction_records)
         self.every(self.look_interval, self._look, longest_pause=4.0)
         self.every(settings.prediction_interval, self._predict)
         self.every(self.recall_interval, self._catch_up)

@@ -9,6 +9,7 @@ import random
 import time
 from abc import ABC, abstractmethod
 from datetime import datetime
+from typing import ClassVar
 
 import pyarrow as pa
 from typing_extensions import override
@@ -21,7 +22,7 @@ from complex_system.errors import ComplexSystemError, InvalidRecordError
 from complex_system.messaging.clients import DatabaseClient, ServingClient
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.operations import ScenarioState
-from complex_system.protocol.serving import Truth
+from complex_system.protocol.serving import Origin, Truth
 from complex_system.service_layer.rounds.labelled_data import LabelledData
 from complex_system.sources.scenarios import TARGET, Disturbance, Scenario
 from complex_system.training.split import Part, groups_of, parts_of
@@ -38,7 +39,13 @@ Probe = tuple[Record, float | None]
 
 
 class Probes(ABC):
-    """Source of the records."""
+    """Source of the records.
+
+    Attributes:
+        origin: As what the requests count.
+    """
+
+    origin: ClassVar[Origin] = "own"
 
     @abstractmethod
     async def draw(self, count: int) -> list[Probe]:
@@ -47,6 +54,8 @@ class Probes(ABC):
 
 class LabProbes(Probes):
     """New lab records, never stored, measured under the source's scenario; the truth is their target."""
+
+    origin: ClassVar[Origin] = "probe"
 
     def __init__(self) -> None:
         self._scenario = Scenario()
@@ -68,7 +77,7 @@ class StoredProbes(Probes):
     """Stored raw records of any data set. The truth is known where a record of the hold-out part carries its target.
 
     Every draw takes the next page, and after the last one the first again, so that all records have their turn. Records that
-    models were trained on never come with a truth: their error would flatter the model. With a split by group or time, what is in the
+    models were trained on are left out: their error would flatter the model. With a split by group or time, what is in the
     hold-out part now may be trained on later, so its records are looked up again from time to time.
 
     Attributes:
@@ -102,7 +111,9 @@ class StoredProbes(Probes):
         if not records:
             return []
         unseen = await asyncio.to_thread(self._unseen, records)
-        chosen = random.sample(unseen or records, min(count, len(unseen or records)))
+        # A record that models may have seen has a target that monitoring would find in the database: it is not asked for.
+        usable = unseen or [record for record in records if record[self._target] is None]
+        chosen = random.sample(usable, min(count, len(usable)))
         return [({**record, self._target: None}, record[self._target] if unseen else None) for record in chosen]
 
     async def _held_out_keys(self) -> list[str]:

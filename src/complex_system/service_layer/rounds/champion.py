@@ -100,7 +100,7 @@ class ChampionSelector:
             log.warning("Round %s: %s", comparison.round, comparison.evidence)
         changed = ChampionChanged(
             model=champion.model, version=champion.version, framework=champion.framework, rmse=rmse,
-            pipeline_version=champion.pipeline_version, cause=request.cause,
+            holdout=comparison.holdout, pipeline_version=champion.pipeline_version, cause=request.cause,
         )  # fmt: skip
         return comparison.message(request, url), changed if comparison.is_change else None
 

@@ -133,7 +133,10 @@ class RoundScheduler:
         if alert is not None and newer:
             return await self._train(await self._because_of(alert, newer, counts))
         if grown and await self._processed_but(self.growth.most_waiting(counts)):
-            request = ComparisonRequest(new_round_id(), [], counts.labelled, self.since, None, counts.corrected, self.after)
+            request = ComparisonRequest(
+                new_round_id(), [], counts.labelled, self.since, None, counts.corrected, self.after,
+                first=self.growth.last_labelled is None,
+            )  # fmt: skip
             return await self._train(request)
         if self._outside and time.monotonic() - self._outside_since >= outside_pause:
             _, newest_round = list(self._outside.values())[-1]

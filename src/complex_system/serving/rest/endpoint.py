@@ -28,6 +28,7 @@ from complex_system.errors import (
 from complex_system.http.auth import ApiKey
 from complex_system.http.limits import BodyLimits, LimitedRequest
 from complex_system.http.responses import REQUEST_ID, challenge, json_response, status_of
+from complex_system.protocol.serving import ORIGIN_HEADER, Origin
 from complex_system.serving.engine import PredictionEngine, PredictionResult
 from complex_system.serving.metrics import ServingMetrics
 from complex_system.serving.models.predictor import Predictor
@@ -127,6 +128,12 @@ class PredictionRequest(LimitedRequest):
         """Whether the request carries the API key, or none is needed."""
         return self.backend.api_key.accepts(Headers(scope=self.scope))
 
+    @property
+    def _origin(self) -> Origin:
+        """Who asks."""
+        named = self.header(ORIGIN_HEADER)
+        return named if named == "own" or named == "probe" else "live"  # noqa: PLR1714 - so mypy narrows it
+
     async def find_model(self, name: str, version: str | None) -> Predictor:
         """Find the model that the request names; from now on the request is counted as its.
 
@@ -160,7 +167,7 @@ class PredictionRequest(LimitedRequest):
             self.predictor = engine.champion.require()
             if engine.reader_for(self.predictor) is not reader:
                 raise NoModelError("There was no model when the request came; there is one now: send it again.")
-        return await engine.predict_batch(batch, self.predictor, live=self._live)
+        return await engine.predict_batch(batch, self.predictor, live=self._live, origin=self._origin)
 
 
 @dataclass(frozen=True)
