@@ -93,7 +93,7 @@ class Squares:
         sizes = np.bincount(numbers).astype(np.float64)
         if len(sizes) < 2:
             return cls(squares, np.ones(len(squares)), len(sizes))
-        return cls(np.bincount(numbers, weights=squares), sizes, len(sizes))
+        return cls(np.bincount(numbers, weights=squares).astype(np.float64), sizes, len(sizes))
 
     @classmethod
     def of_folds(cls, cross: CrossValidation, split_by: str, chosen: npt.NDArray[np.intp] | None = None) -> Squares:
@@ -109,7 +109,7 @@ class Squares:
             sums, sizes = sums[chosen], sizes[chosen]
         if split_by == "time" and len(sums):
             numbers = blocks(len(sums))
-            sums, sizes = np.bincount(numbers, weights=sums), np.bincount(numbers, weights=sizes)
+            sums, sizes = (np.bincount(numbers, weights=each).astype(np.float64) for each in (sums, sizes))
         return cls(sums, sizes, len(sums))
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from complex_system.evaluation.baselines import LINEAR, MEAN
+from complex_system.evaluation.baselines import MEAN
 from complex_system.evaluation.statistics import (
     HEAVY_TAILS,
     MIN_UNITS,
@@ -16,6 +16,7 @@ from complex_system.evaluation.statistics import (
 )
 from complex_system.protocol.scores import Basis
 from complex_system.protocol.training import Verdict, VerdictOnBaseline
+from complex_system.training.linear import LINEAR
 from complex_system.training.split import Copies
 
 _SHORT = {MEAN: "the mean", LINEAR: "the linear model"}

@@ -12,8 +12,9 @@ from typing import Protocol, TypeVar
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import NotEnoughDataError, TrainingFailedError, UnknownModelError
-from complex_system.evaluation.comparison import Comparison, ComparisonRequest, ModelComparison, linear_result
+from complex_system.evaluation.comparison import ComparisonRequest, ModelComparison, linear_result
 from complex_system.evaluation.mlflow_log import ComparisonLog
+from complex_system.evaluation.results import Comparison
 from complex_system.evaluation.verdict import format_figure
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.training import ChampionChanged, ComparisonFinished
