@@ -312,7 +312,10 @@ class ServingClient:
             origin: Who asks.
         """
         self._ask = requester.ask
-        self._subject, self._columns = (replace(each, thing=ORIGIN_NAMES[origin]) for each in (subject, columns))
+        self._subject, self._columns = (
+            replace(subject, thing=ORIGIN_NAMES[origin]),
+            replace(columns, thing=ORIGIN_NAMES[origin]),
+        )
 
     async def predict(self, records: list[Record]) -> list[float]:
         """Return one prediction a raw record, in the target's own unit."""
