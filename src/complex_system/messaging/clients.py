@@ -313,8 +313,8 @@ class ServingClient:
             columns: Answers Arrow pages.
             origin: Who asks.
         """
-        self._ask = requester.ask
-        self._subject, self._columns = (replace(each, thing=ORIGIN_NAMES[origin]) for each in (subject, columns))
+        self._ask, name = requester.ask, ORIGIN_NAMES[origin]
+        self._subject, self._columns = replace(subject, thing=name), replace(columns, thing=name)
 
     async def predict(self, records: list[Record]) -> list[float]:
         """Return one prediction a raw record, in the target's own unit."""

@@ -9,6 +9,7 @@ from complex_system.protocol.base import ArrowPage, Event, Message, Request
 
 Origin = Literal["live", "own", "probe"]
 """Who asked for a prediction: a client; this system for stored records, to watch the model; or this system for simulated ones."""
+ORIGINS: dict[str, Origin] = {"live": "live", "own": "own", "probe": "probe"}
 ORIGIN_NAMES: dict[Origin, str] = {"live": "", "own": "origin:own", "probe": "origin:probe"}
 """Names of the Things that ask for predictions; under any other name a client asks."""
 ORIGIN_LABELS = {
