@@ -30,12 +30,12 @@ from complex_system.evaluation.verdict import (
     split_message,
 )
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.scores import CrossValidation
 from complex_system.protocol.training import (
     Cause,
     ChampionSummary,
     ComparedModel,
     ComparisonFinished,
-    CrossValidation,
     FoldCounts,
     VerdictOnBaseline,
 )
