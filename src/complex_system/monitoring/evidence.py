@@ -8,17 +8,20 @@ independent one that it is worth by the reference. What the reference itself doe
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from complex_system.domain.dataset import Dataset
-from complex_system.domain.steps import DateParts
-from complex_system.monitoring.reference import NumberReference, Reference, Score, Values, scores_of
+from complex_system.domain.steps import Arithmetic, DateParts
+from complex_system.monitoring.reference import ColumnValues, NumberReference, Reference, Score, Values, scores_of
 from complex_system.protocol.base import Message
+from complex_system.training.data import Matrix
 
 RATES = np.array([0.5, 1.0, 2.0])
 """Shifts that the sums are tuned for, in standard deviations of a score."""
@@ -33,8 +36,27 @@ CLIPPED = 3.0
 LARGEST = 12.0
 """Bound of the evidence: so an alert ends in a bounded time."""
 
+DESCRIBED = 1.0
+"""Evidence from which on it is said what has moved."""
+PERCENTILES = (10, 50, 90)
+"""Of a number that has moved."""
+
 Aspect = Literal["location", "spread", "skewness", "tails", "share"]
 ASPECTS: tuple[Aspect, ...] = ("location", "spread", "skewness", "tails")
+
+
+class Move(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """What has moved, from what to what.
+
+    Attributes:
+        column: The raw column with whose unit it is told; empty for a feature of several columns.
+        before: ``PERCENTILES`` of the training data; of an indicator its share.
+        after: The same of the live records since it moved, at most those of the window.
+    """
+
+    column: str = ""
+    before: tuple[float, ...] = ()
+    after: tuple[float, ...] = ()
 
 
 class Evidence(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -48,6 +70,7 @@ class Evidence(Message, frozen=True, kw_only=True, omit_defaults=True):
         since: When it began, seconds since 1970: the time of the first record of the sum.
         records: Records since then.
         effective: Independent records that these are worth.
+        move: From what to what, where there is much evidence.
     """
 
     value: float
@@ -56,6 +79,19 @@ class Evidence(Message, frozen=True, kw_only=True, omit_defaults=True):
     since: float = 0.0
     records: int = 0
     effective: float = 0.0
+    move: Move | None = None
+
+
+class KeptTest(Message, frozen=True, kw_only=True):
+    """The sums of a test, for the next process.
+
+    Attributes:
+        reference: Digest of the reference.
+        sums: Those above zero: place, sum, time and number of the records since it was zero.
+    """
+
+    reference: str = ""
+    sums: tuple[tuple[int, float, float, int], ...] = ()
 
 
 class SequentialTest:
@@ -63,8 +99,9 @@ class SequentialTest:
 
     Attributes:
         features: Those that are judged.
+        reference: What they are tested against.
         unjudged: Independent records that the reference is worth, by feature for which these are too few.
-        known: Whether the reference says how records depend on each other; without, they are taken as independent.
+        independent: Whether records are taken as independent, because a reference of an earlier release does not say otherwise.
     """
 
     def __init__(self, reference: Reference, dataset: Dataset) -> None:
@@ -74,9 +111,10 @@ class SequentialTest:
             reference: Of the champion.
             dataset: Its order of features; those that follow the clock are left out.
         """
+        self.reference = reference
         self.features: list[str] = []
         self.unjudged: dict[str, float] = {}
-        self.known = True
+        self.independent = False
         left_out = clock_features(dataset)
         rows: list[_Row] = []
         self._columns: list[int] = []
@@ -85,7 +123,7 @@ class SequentialTest:
             column = reference.processed.get(name)
             if not isinstance(column, NumberReference) or name in left_out:
                 continue
-            self.known &= bool(column.scores)
+            self.independent |= not column.scores
             # Values stay at an end as long as the slowest score stays there, so that the records of all scores are worth what its are.
             dependence = max((score.dependence for score in column.scores), default=1.0)
             effective = column.samples * (1 - column.missing) / dependence
@@ -128,8 +166,31 @@ class SequentialTest:
         self._counts = counted
         self._sums = np.minimum(path[-1], self._bounds)
 
+    def kept(self) -> KeptTest:
+        """Return the sums, for the next process."""
+        places = np.flatnonzero(self._sums > 0).tolist()
+        every = zip(places, *(each.flat[places].tolist() for each in (self._sums, self._since, self._counts)), strict=True)
+        return KeptTest(reference=self._digest, sums=tuple((at, round(value, 3), since, n) for at, value, since, n in every))
+
+    def restore(self, kept: KeptTest) -> None:
+        """Go on with the sums of an earlier process, if they are against the same reference."""
+        if kept.reference != self._digest:
+            return
+        for place, *values in kept.sums:
+            if values[0] > self._sums.flat[place]:
+                for array, value in zip((self._sums, self._since, self._counts), values, strict=True):
+                    array.flat[place] = value
+
+    @property
+    def _digest(self) -> str:
+        return hashlib.sha256(b"".join(each.tobytes() for each in (self._means, self._costs, self._weights))).hexdigest()[
+            :16
+        ]
+
     def evidence(self) -> dict[str, Evidence]:
         """Return the evidence by feature."""
+        if not self.features:
+            return {}
         values = self._values(self._sums)
         found: dict[str, Evidence] = {}
         for i, name in enumerate(self.features):
@@ -211,3 +272,63 @@ def _distribution(column: NumberReference) -> tuple[Values, Values]:
 def clock_features(dataset: Dataset) -> Collection[str]:
     """Return the features that are parts of a time: they go on with the clock."""
     return {name for step in dataset.pipeline if isinstance(step, DateParts) for name in dataset.features_of(step)}
+
+
+def described(
+    evidence: Mapping[str, Evidence],
+    dataset: Dataset,
+    reference: Reference,
+    live: Mapping[str, ColumnValues],
+    features: Matrix,
+) -> dict[str, Evidence]:
+    """Return evidence by feature, with what has moved where there is much.
+
+    Args:
+        evidence: By feature.
+        dataset: Says which column a feature is made of.
+        reference: Of the champion.
+        live: The raw columns of the records of the window, the newest last.
+        features: Of the same records, shape (records, features of the data set).
+    """
+    columns, places = columns_of_features(dataset), {name: i for i, name in enumerate(dataset.feature_names)}
+    found = dict(evidence)
+    for name, each in evidence.items():
+        if each.value >= DESCRIBED:
+            values = features[:, places[name]].astype(np.float64)
+            move = _move(name, columns.get(name, ""), reference, values, live, each.records)
+            found[name] = msgspec.structs.replace(each, move=move)
+    return found
+
+
+def columns_of_features(dataset: Dataset) -> dict[str, str]:
+    """Return the raw column that each feature is made of; features of several columns are left out."""
+    made_of: dict[str, set[str]] = {name: {name} for name in dataset.raw_names}
+    columns: dict[str, str] = {}
+    for step in dataset.pipeline:
+        names = set().union(*(made_of[name] for name in step.inputs))
+        if isinstance(step, Arithmetic):
+            made_of.setdefault(step.result, names)
+        if len(names) == 1:
+            columns |= dict.fromkeys(dataset.features_of(step), *names)
+    return columns
+
+
+def _move(
+    feature: str, column: str, reference: Reference, values: Values, live: Mapping[str, ColumnValues], records: int
+) -> Move | None:
+    """Return from what to what a feature has moved in the newest records: in its column where that is a number."""
+    known, raw = reference.processed[feature], reference.raw.get(column)
+    if isinstance(raw, NumberReference) and not raw.indicator:
+        known, values = raw, np.asarray(live[column], dtype=np.float64)
+    elif not isinstance(known, NumberReference):
+        return None
+    newest = values[-max(1, records) :]
+    newest = newest[np.isfinite(newest)]
+    if not len(newest):
+        return None
+    if known.indicator:
+        before, after = (float(known.counts[1] / known.counts.sum()),), (float(newest.mean()),)
+        return Move(column=column, before=before, after=after)
+    places = [round(each * (len(known.quantiles) - 1) / 100) for each in PERCENTILES]
+    percentiles = tuple(np.percentile(newest, PERCENTILES).tolist())
+    return Move(column=column if known is raw else "", before=tuple(known.quantiles[places].tolist()), after=percentiles)

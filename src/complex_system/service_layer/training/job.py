@@ -77,6 +77,7 @@ class TrainingJob:
         self._timings: dict[str, float] = {}
         self._keys = KeySample(self._dataset, Part.TRAIN, RAW_SAMPLE)
         self._few: Keyed | None = None
+        self._labelled = 0
 
     def cancel(self) -> None:
         """End a running fit at its next step."""
@@ -145,7 +146,9 @@ class TrainingJob:
                 )
                 self._keys = KeySample(self._dataset, Part.TRAIN, RAW_SAMPLE)
                 few = FewRecords(self._dataset, self._service.few)
+                self._labelled = 0
                 async for page in pages:
+                    self._labelled += page.table.num_rows
                     collector.add(page.table)
                     self._keys.add(page.table)
                     few.add(page.table)
@@ -161,11 +164,13 @@ class TrainingJob:
     async def _reference(self, data: TrainingData) -> bytes:
         """Describe the training data; without the raw columns where the database does not answer, because the model matters more."""
         raw: pa.Table | None = None
+        density = len(data.train) / max(self._labelled, len(data.train))
         try:
+            density *= (await DatabaseClient(self._service).counts()).labelled_share
             raw = await DatabaseClient(self._service).raw_by_keys(self._keys.keys())
         except ComplexSystemError as error:
             log.warning("The reference of round %s is without raw columns: %s", self.round, error.message)
-        reference = await asyncio.to_thread(Reference.of, self._dataset, data.train.x, raw)
+        reference = await asyncio.to_thread(Reference.of, self._dataset, data.train.x, raw, density=density)
         return reference.encoded()
 
     async def _fit(self, trainer: Trainer, data: TrainingData) -> tuple[TrainedModel, bytes]:
