@@ -16,7 +16,7 @@ from scipy.stats import wasserstein_distance
 
 from complex_system.domain.dataset import Column, Dataset
 from complex_system.domain.records import Record
-from complex_system.monitoring.evidence import Evidence, SequentialTest, clock_features, described
+from complex_system.monitoring.evidence import Evidence, SequentialTest, clock_features, columns_of_features, described
 from complex_system.monitoring.points import Figures
 from complex_system.monitoring.reference import (
     CategoryReference,
@@ -77,7 +77,7 @@ class ColumnDrift(Message, frozen=True, kw_only=True, omit_defaults=True):
         test: Of numbers that are not indicators.
         out_of_range: Share outside of the declared range; None where none is declared.
         new_categories: Live records by category that is not declared; None for a number.
-        evidence: That a feature has moved; None where it is not judged.
+        evidence: That a feature has moved, or of a column the feature with most; None where none is judged.
     """
 
     type: Literal["number", "indicator", "category"]
@@ -229,8 +229,12 @@ def measure(
         for i, name in enumerate(dataset.feature_names)
         if isinstance(column := reference.processed.get(name), NumberReference)
     }
+    columns = columns_of_features(dataset)
     for name, each in described(test.evidence() if test else {}, dataset, reference, live, features).items():
         processed[name] = msgspec.structs.replace(processed[name], evidence=each)
+        column = raw.get(columns.get(name, ""))
+        if column is not None and (column.evidence is None or column.evidence.value < each.value):
+            raw[columns[name]] = msgspec.structs.replace(column, evidence=each)
     return DataDrift(
         raw=raw,
         processed=processed,

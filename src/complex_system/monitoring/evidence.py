@@ -36,6 +36,8 @@ CLIPPED = 3.0
 LARGEST = 12.0
 """Bound of the evidence: so an alert ends in a bounded time."""
 
+SURE, NOTICEABLE = 6.0, 3.0
+"""Evidence with which the shipped rule raises an alert, and that with which it ends."""
 DESCRIBED = 1.0
 """Evidence from which on it is said what has moved."""
 PERCENTILES = (10, 50, 90)
