@@ -149,15 +149,15 @@ class SequentialTest:
         self._since = np.zeros(self._costs.shape)
         self._counts = np.zeros(self._costs.shape, dtype=np.int64)
 
-    def update(self, times: Values, features: npt.NDArray[np.floating]) -> None:
-        """Take records.
+    def update(self, times: Values, features: npt.NDArray[np.floating]) -> Values:
+        """Take records; return the evidence after each, shape (records, judged features).
 
         Args:
             times: Of each, seconds since 1970, rising.
             features: Shape (records, features of the data set).
         """
         if not len(times) or not self.features:
-            return
+            return np.zeros((len(times), len(self.features)))
         path = self._advance(features)
         zero = path <= 0
         last = len(times) - 1 - np.argmax(zero[::-1], axis=0)
@@ -167,6 +167,11 @@ class SequentialTest:
         self._since = np.where(began | (self._counts == 0), times[first], self._since)
         self._counts = counted
         self._sums = np.minimum(path[-1], self._bounds)
+        return self._values(path)
+
+    def weight_of(self, feature: str) -> float:
+        """Return the share of an independent record that a record of a judged feature is worth."""
+        return float(self._weights[self._begins[self.features.index(feature)]])
 
     def kept(self) -> KeptTest:
         """Return the sums, for the next process."""
@@ -236,7 +241,7 @@ class SequentialTest:
         """Return the evidence by feature: the logarithm of the average of all e-detectors of a feature, over the features."""
         sizes = np.diff(self._begins) * 2 * len(RATES)
         totals = np.add.reduceat(np.exp(np.minimum(sums, self._bounds)).sum(axis=(-1, -2)), self._begins[:-1], axis=-1)
-        values: Values = np.maximum(0.0, np.log10(totals / sizes) - math.log10(len(self.features)))
+        values: Values = np.clip(np.log10(totals / sizes) - math.log10(len(self.features)), 0.0, LARGEST)
         return values
 
 
