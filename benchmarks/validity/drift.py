@@ -42,12 +42,19 @@ class Kind:
     Attributes:
         draw: Returns so many records in their order.
         dataset: Their features.
-        effective: Records that tell as much as one independent record, of the feature that is shifted.
+        names: Of the features, as they are drawn; the first one is shifted.
+        effective: Records that tell as much as one independent record, of that feature.
     """
 
     draw: Draw
     dataset: Dataset
+    names: tuple[str, ...]
     effective: float = 1.0
+
+    @property
+    def places(self) -> list[int]:
+        """Places of the data set's features among the drawn ones."""
+        return [self.names.index(name) for name in self.dataset.feature_names]
 
 
 def measure(*, quick: bool) -> Iterator[Table]:
@@ -127,9 +134,9 @@ def detection(name: str, kind: Kind, shift: float, runs: int) -> dict[float, npt
     for run in progress(f"shift of {shift:g}, {name}", range(runs), runs):
         length = before + int(2 * SHIFTS[shift] * kind.effective)
         training, live = _drawn(kind, random(f"shift, {name}", run), length)
-        live[before:, 0] += shift
+        live[before:, kind.places.index(0)] += shift
         _, test = _tested(kind, training)
-        evidence = _largest(test, live, feature=0)[before // A_LOOK :]
+        evidence = _largest(test, live, feature=test.features.index(kind.names[0]))[before // A_LOOK :]
         for level in LEVELS:
             beyond = np.flatnonzero(evidence >= level)
             waited[level].append(A_LOOK * (beyond[0] + 1) / kind.effective if len(beyond) else math.inf)
@@ -139,7 +146,7 @@ def detection(name: str, kind: Kind, shift: float, runs: int) -> dict[float, npt
 def probes(run: int) -> float:
     """Return the largest evidence while two records of a small hold-out part are predicted again and again."""
     numbers, kind = random("probes", run), KINDS["independent"]
-    training, holdout = kind.draw(numbers, 360), kind.draw(numbers, HOLDOUT)
+    training, holdout = (kind.draw(numbers, size)[:, kind.places] for size in (360, HOLDOUT))
     _, test = _tested(kind, training)
     window, tested, largest = LiveWindow(WINDOW), 0, 0.0
     for _ in range(RUN // A_LOOK):
@@ -155,7 +162,7 @@ def probes(run: int) -> float:
 
 def _drawn(kind: Kind, numbers: np.random.Generator, live: int) -> tuple[Matrix, Matrix]:
     """Return training and live records, which follow each other in one series."""
-    series = kind.draw(numbers, SOURCE + live)
+    series = kind.draw(numbers, SOURCE + live)[:, kind.places]
     source = series[:SOURCE]
     return source[numbers.random(SOURCE) < TRAINING], series[SOURCE:]
 
@@ -199,17 +206,22 @@ def _curve(title: str, note: str, rows: dict[str, list[float]], shown: str) -> T
 FEATURES = 15
 
 
-def _dataset(numbers: int, *, categories: bool = False, calendar: bool = False) -> Dataset:
-    columns = [f"  - {{name: x{i}, type: number}}" for i in range(numbers)]
-    steps = [f"  - {{step: keep, column: x{i}}}" for i in range(numbers)]
-    if categories:
+def _kind(draw: Draw, numbers: int, more: str = "", effective: float = 1.0) -> Kind:
+    """Return a kind of so many numbers, and ``categories`` or ``calendar``."""
+    names = [f"x{i}" for i in range(numbers)]
+    columns = [f"  - {{name: {name}, type: number, range: [-1e9, 1e9]}}" for name in names]
+    steps = [f"  - {{step: keep, column: {name}}}" for name in names]
+    if more == "categories":
         columns.append("  - {name: m, type: category, categories: [a, b, c, d]}")
         steps.append("  - {step: one_hot, column: m}")
-    if calendar:
+        names += [f"m_{each}" for each in "abcd"]
+    if more == "calendar":
         columns.append('  - {name: t, type: datetime, format: "%Y-%m-%d %H:%M:%S"}')
         steps.append("  - {step: date_parts, column: t, parts: [month, weekday, hour]}")
+        names += ["t_month", "t_weekday", "t_hour"]
     columns.append("  - {name: y, type: number, optional: true}")
-    return Dataset.parse("\n".join(["name: made", "target: y", "columns:", *columns, "pipeline:", *steps]))
+    dataset = Dataset.parse("\n".join(["name: made", "target: y", "columns:", *columns, "pipeline:", *steps]))
+    return Kind(draw, dataset, tuple(names), effective)
 
 
 def _independent(numbers: np.random.Generator, size: int) -> Matrix:
@@ -248,14 +260,12 @@ def _calendar(numbers: np.random.Generator, size: int) -> Matrix:
 
 MEAN, VARIANCE = sum(CAMPAIGN) / 2, ((CAMPAIGN[1] - CAMPAIGN[0] + 1) ** 2 - 1) / 12
 KINDS = {
-    "independent": Kind(_independent, _dataset(FEATURES)),
+    "independent": _kind(_independent, FEATURES),
     **{
-        f"AR(1), rho {rho:g}": Kind(_autoregressive(rho), _dataset(FEATURES), (1 + rho) / (1 - rho))
+        f"AR(1), rho {rho:g}": _kind(_autoregressive(rho), FEATURES, effective=(1 + rho) / (1 - rho))
         for rho in (0.9, 0.98, 0.99)
     },
-    f"campaigns of {CAMPAIGN[0]} to {CAMPAIGN[1]} records": Kind(
-        _campaigns, _dataset(11, categories=True), (MEAN**2 + VARIANCE) / MEAN
-    ),
-    "calendar features": Kind(_calendar, _dataset(12, calendar=True)),
+    f"campaigns of {CAMPAIGN[0]} to {CAMPAIGN[1]} records": _kind(_campaigns, 11, "categories", (MEAN**2 + VARIANCE) / MEAN),
+    "calendar features": _kind(_calendar, 12, "calendar"),
 }
 SHIFTED = [name for name in KINDS if name != "calendar features"]

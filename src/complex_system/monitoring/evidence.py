@@ -208,7 +208,7 @@ class SequentialTest:
             found[name] = Evidence(
                 value=float(values[i]),
                 aspect="share" if self._references[i].indicator else ASPECTS[int(place[0])],
-                rising=place[1] == 0,
+                rising=int(place[1]) == 0,
                 since=float(self._since[at]),
                 records=records,
                 effective=records * float(self._weights[at[0]]),
