@@ -284,9 +284,9 @@ def test_an_alert_says_what_moved_from_what_to_what_since_when_and_how_sure_that
 
     def predict(live: list[Record]) -> list[str]:
         raised = []
-        for begin in range(0, len(live), 4):
-            clock[0] += 10.0
-            made = tuple(PredictedRecord(id=each["_id"], record=each, prediction=1.0) for each in live[begin : begin + 4])
+        for begin in range(0, len(live), 10):
+            clock[0] += 25.0
+            made = tuple(PredictedRecord(id=each["_id"], record=each, prediction=1.0) for each in live[begin : begin + 10])
             event = PredictionMade(
                 service=CHAMPIONS_SERVICE, model="m", version="1", pipeline_version=PLANT.version, predictions=made
             )
@@ -296,7 +296,7 @@ def test_an_alert_says_what_moved_from_what_to_what_since_when_and_how_sure_that
             raised += [change.alert for change in changes if change.kind == "raised"]
         return raised
 
-    assert predict(records(numbers, 400)) == []
+    assert predict(records(numbers, 200)) == []
     moved = clock[0]
     (alert,) = predict(records(numbers, 60, shift=4.0))
     assert (alert.rule, alert.metric, alert.subject) == ("drift", "drift/evidence/pressure", "pressure")

@@ -408,7 +408,7 @@ async def test_a_restarted_monitor_shows_the_history_again(monitor: Monitor, dat
     assert again["performance/rmse"] == pytest.approx(metrics["performance/rmse"])
     assert again["performance/rmse_relative"] == pytest.approx(1.5, abs=1e-3)
     assert views.models(restarted).served[0].version == "1"
-    assert views.data(restarted).samples == 201
+    assert views.data(restarted).samples == 200
     assert views.overview(restarted).services[0].service == "ml_serving_mlflow"
 
 
