@@ -231,10 +231,14 @@ class SequentialTest:
             axis=1,
         )
         standard = np.clip((scores - self._means) / self._deviations, -CLIPPED, CLIPPED)
-        both = np.stack([standard, -standard], axis=2)[..., None]
-        steps = np.nan_to_num(RATES * self._weights[:, None, None] * (both - self._costs))
-        sums = self._sums + np.cumsum(steps, axis=0)
-        path: Values = sums - np.minimum(np.minimum.accumulate(sums, axis=0), 0.0)
+        path: Values = np.stack([standard, -standard], axis=2)[..., None] - self._costs
+        path *= RATES * self._weights[:, None, None]
+        if not np.isfinite(standard).all():
+            np.nan_to_num(path, copy=False)
+        np.cumsum(path, axis=0, out=path)
+        path += self._sums
+        lowest = np.minimum.accumulate(path, axis=0)
+        path -= np.minimum(lowest, 0.0, out=lowest)
         return path
 
     def _values(self, sums: Values) -> Values:
