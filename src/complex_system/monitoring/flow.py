@@ -41,7 +41,7 @@ class LiveRecord(NamedTuple):
 
 
 class LiveWindow:
-    """The newest predicted records, each once: one that is predicted again, such as a probe or by another model, is no news.
+    """The newest predicted records, each once, although it may be predicted again: as a probe, or by another model.
 
     A record is recognized by its key and its values; without a key every one counts.
     """
