@@ -232,9 +232,9 @@ def measure(
     columns = columns_of_features(dataset)
     for name, each in described(test.evidence() if test else {}, dataset, reference, live, features).items():
         processed[name] = msgspec.structs.replace(processed[name], evidence=each)
-        column = raw.get(columns.get(name, ""))
-        if column is not None and (column.evidence is None or column.evidence.value < each.value):
-            raw[columns[name]] = msgspec.structs.replace(column, evidence=each)
+        measured = raw.get(columns.get(name, ""))
+        if measured is not None and (measured.evidence is None or measured.evidence.value < each.value):
+            raw[columns[name]] = msgspec.structs.replace(measured, evidence=each)
     return DataDrift(
         raw=raw,
         processed=processed,

@@ -256,12 +256,11 @@ def dependence_of(series: Values) -> float:
         return 1.0
     sums = np.concatenate([[0.0], np.cumsum(series - series.mean())])
     sizes = {min(2**power, longest) for power in range(1, longest.bit_length() + 1)}
-    ratios = (
-        float(np.mean((sums[size:] - sums[:-size]) ** 2))
-        / (size * (1 - size / n) * variance * (1 + math.sqrt(4 * size / (3 * n))))
-        for size in sizes
-    )
-    return max(1.0, *ratios)
+    ratios = [1.0]
+    for size in sizes:
+        ratio = float(np.mean((sums[size:] - sums[:-size]) ** 2)) / (size * (1 - size / n) * variance)
+        ratios.append(ratio / (1 + math.sqrt(4 * size / (3 * n))))
+    return max(ratios)
 
 
 def _array(kind: Any, values: Any) -> Any:
