@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from complex_system.domain.laboratory import BEST_POSSIBLE, LAB
+from complex_system.domain.laboratory import BEST_POSSIBLE, has_known_function
 from complex_system.monitoring.aggregates import Served
 from complex_system.monitoring.change_points import Change
 from complex_system.monitoring.drift import MIN_LIVE, Band, ColumnDrift, band_of
@@ -211,7 +211,7 @@ def models(monitor: Monitor) -> Models:
     """Return comparison, champions, served models and challengers."""
     return Models(
         comparison=monitor.comparison,
-        best_possible=BEST_POSSIBLE.rmse if monitor.dataset.name == LAB else None,
+        best_possible=BEST_POSSIBLE.rmse if has_known_function(monitor.dataset) else None,
         target=target_of(monitor),
         champions=monitor.history.champions[::-1],
         served=[_served(monitor, each) for each in monitor.served.values()],

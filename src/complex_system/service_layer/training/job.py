@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
+from complex_system.domain.record_time import RecordTimes
 from complex_system.errors import (
     ComplexSystemError,
     NobodyListensError,
@@ -60,15 +61,17 @@ class CancelledInThread(Exception):
 class TrainingJob:
     """One training. :meth:`run` always returns an outcome, unless it is cancelled."""
 
-    def __init__(self, service: TrainerService, round_id: str, after: str | None = None) -> None:
+    def __init__(self, service: TrainerService, round_id: str, since: float | None = None, after: str | None = None) -> None:
         """Make a job.
 
         Args:
             service: Whose training it is.
             round_id: Round that it belongs to.
-            after: Only records with larger keys are trained on; None for all.
+            since: Only records whose time is later are trained on; None for all.
+            after: Only records with larger keys are trained on, as an earlier release asks for it; None for all.
         """
         self.round = round_id
+        self._since = since
         self._after = after
         self._service = service
         self._dataset = service.dataset
@@ -141,17 +144,22 @@ class TrainingJob:
         for attempt in range(1, FETCH_ATTEMPTS + 1):
             collector = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION])
             try:
+                times = RecordTimes(self._dataset)
                 pages = DatabaseClient(self._service).processed_pages(
-                    collector.columns, labelled=True, version=self._dataset.version, start=self._after
-                )
+                    collector.columns, labelled=True, version=self._dataset.version, start=self._after,
+                    raw=None if self._since is None else times.raw, arrived_after=self._since,
+                )  # fmt: skip
                 self._keys = KeySample(self._dataset, Part.TRAIN, RAW_SAMPLE)
                 few = FewRecords(self._dataset, self._service.few)
                 self._labelled = 0
                 async for page in pages:
-                    self._labelled += page.table.num_rows
-                    collector.add(page.table)
-                    self._keys.add(page.table)
-                    few.add(page.table)
+                    table = times.newer(page.table, self._since)
+                    self._labelled += table.num_rows
+                    collector.add(table)
+                    self._keys.add(table)
+                    few.add(table)
+                if times.message:
+                    log.warning("Round %s: %s", self.round, times.message)
                 self._few = few.keyed()
                 return await asyncio.to_thread(collector.training_data)
             except (NobodyListensError, ReplyTimeoutError, StoreUnavailableError) as error:
