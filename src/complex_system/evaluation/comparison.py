@@ -57,9 +57,10 @@ class ComparisonRequest:
         models: Registered name and version of each.
         labelled: Labelled records at the round; None for models that no round asked for.
         corrected: Corrections of labelled records that the round's data have.
-        after: The models were trained on records with larger keys only, and are compared on such.
+        since: The models were trained only on records whose time is later, and are compared on such.
         alert: The alerts that asked for the round; None where it was the growth of the data.
         corrected: Labels that were ever corrected when the round began.
+        after: The same by key, where the last champion is of a release that went by keys.
         first: Whether no earlier round of this pipeline version is known.
         comparison: The result, once there is one.
         runs: Ids of the runs that were made in MLflow, by name.
@@ -68,9 +69,10 @@ class ComparisonRequest:
     round: str
     models: list[tuple[str, str]]
     labelled: int | None = None
-    after: str | None = None
+    since: float | None = None
     alert: AlertCause | None = None
     corrected: int = 0
+    after: str | None = None
     first: bool = False
     comparison: Comparison | None = None
     runs: dict[str, str] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from complex_system.domain.laboratory import BEST_POSSIBLE, LAB
+from complex_system.domain.laboratory import BEST_POSSIBLE, has_known_function
 from complex_system.monitoring.aggregates import Served
 from complex_system.monitoring.change_points import Change
 from complex_system.monitoring.drift import MIN_LIVE, Band, ColumnDrift, band_of
@@ -179,6 +179,7 @@ class Data(Message, frozen=True, kw_only=True):
         rejected: Over the last five minutes ``count`` of new raw records, ``share`` of the rejected ones, rejections by reason.
         new_categories: By column, of rejected records.
         ingest: ``waiting``, ``in_flight``, ``dead``, ``stopped_sources`` and ``conflicts``.
+        independent, unjudged: As in :class:`DataDrift`.
     """
 
     at: float
@@ -191,6 +192,8 @@ class Data(Message, frozen=True, kw_only=True):
     rejected: dict[str, float]
     new_categories: dict[str, float]
     ingest: dict[str, float]
+    independent: bool = False
+    unjudged: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 def overview(monitor: Monitor) -> Overview:
@@ -215,7 +218,7 @@ def models(monitor: Monitor) -> Models:
     """Return comparison, champions, served models and challengers."""
     return Models(
         comparison=monitor.comparison,
-        best_possible=BEST_POSSIBLE.rmse if monitor.dataset.name == LAB else None,
+        best_possible=BEST_POSSIBLE.rmse if has_known_function(monitor.dataset) else None,
         target=target_of(monitor),
         champions=monitor.history.champions[::-1],
         served=[_served(monitor, each) for each in monitor.served.values()],
@@ -237,6 +240,8 @@ def data(monitor: Monitor) -> Data:
         rejected=monitor.figures.of_group("rejected"),
         new_categories={name: n for name, n in monitor.figures.by_subject("data/new_categories").items() if n},
         ingest=monitor.figures.of_group("ingest"),
+        independent=drift.independent,
+        unjudged=drift.unjudged,
     )
 
 
@@ -342,7 +347,5 @@ def _columns(monitor: Monitor, measured: dict[str, ColumnDrift]) -> list[ColumnV
     for name, each in measured.items():
         column = declared.get(name)
         unit, description = (column.unit, column.description) if column else ("", "")
-        columns.append(
-            ColumnView(**{**msgspec.structs.asdict(each), "name": name, "unit": unit, "description": description})
-        )
+        columns.append(ColumnView(**msgspec.structs.asdict(each), name=name, unit=unit, description=description))
     return sorted(columns, key=lambda each: -1.0 if each.psi is None else each.psi, reverse=True)
