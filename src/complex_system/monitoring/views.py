@@ -28,8 +28,7 @@ class ServedView(Message, frozen=True, kw_only=True):
         model: Registered name.
         version: Registered version.
         shadow: Whether it is a challenger, which answers nobody.
-        origin: Whose requests ``performance`` is of: ``live`` (clients'), ``own`` (this system's, for stored hold-out records) or
-            ``probe`` (this system's, for simulated records); empty where there is none, or an earlier release did not record it.
+        origin: Whose requests ``performance`` is of, as ``protocol.serving.Origin``; empty where none is, or it was not recorded.
         label: For a legend.
         performance: ``rmse``, ``mae``, ``bias``, ``r2`` and ``count``, as far as they are known.
         by_origin: The same of every origin.
