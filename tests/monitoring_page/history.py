@@ -20,6 +20,7 @@ from complex_system.monitoring.reference import Reference
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.database import RecordCounts
 from complex_system.protocol.operations import Action, Alert
+from complex_system.protocol.serving import PredictedRecord
 from monitoring_page.messages import alert, champion, compared, comparison, crowned, heartbeat
 
 DAY = 24 * HOUR
@@ -206,8 +207,9 @@ def make_monitor(now: float, days: float = 9.0, pairs_a_minute: int = 4) -> Moni
     pipeline = Pipeline(dataset)
     reference = Reference.of(dataset, np.asarray(pipeline.features(training)), pa.Table.from_pylist(training))
     monitor.reference = reference
-    monitor._records.extend(live)
-    monitor._origins.extend(["live"] * 380 + ["probe"] * 120)
+    predicted = [PredictedRecord(id=None, record=record, prediction=0.0) for record in live]
+    monitor._live.add(now, predicted[:380], "live")
+    monitor._live.add(now, predicted[380:], "probe")
     for pair in list(monitor.history.samples(now - HOUR, now)):
         monitor.windows.joined(pair)
         monitor.windows.answered(pair.served, 2.0, 1)

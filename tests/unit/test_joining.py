@@ -48,7 +48,7 @@ def test_truth_and_prediction_are_joined_in_either_order() -> None:
     assert join.pairs == []
     join.measured("a", 1.0)
     join.predicted(2.0, A, "b", 4.0)
-    assert join.pairs == [Pair(1.0, 3.0, 1.0, A, "g"), Pair(2.0, 4.0, 5.0, A, "")]
+    assert join.pairs == [Pair(1.0, 3.0, 1.0, A, "g", "a"), Pair(2.0, 4.0, 5.0, A, "", "b")]
     assert join.waiting == 0
 
 
@@ -137,7 +137,7 @@ async def test_a_truth_finds_a_prediction_that_an_earlier_process_left() -> None
     after.measured("a", 1.0)
     assert after.pairs == []
     await after.save(documents, 300.0)
-    assert after.pairs == [Pair(100.0, 3.0, 1.0, A, "g"), Pair(101.0, 4.0, 1.0, B, "g")]
+    assert after.pairs == [Pair(100.0, 3.0, 1.0, A, "g", "a"), Pair(101.0, 4.0, 1.0, B, "g", "a")]
     assert [d.key for d in documents.kept.values()] == ["b"]
     after.measured("a", 1.0)
     await after.save(documents, 300.0)

@@ -299,12 +299,9 @@ class ServingClient:
     """A serving service: the champion's, unless another subject is named."""
 
     def __init__(
-        self,
-        requester: Requester,
-        subject: Request[Any, Any] = subjects.PREDICT,
-        columns: Request[ArrowPage, ArrowPage] = PREDICT_COLUMNS,
-        origin: Origin = "live",
-    ) -> None:
+        self, requester: Requester, subject: Request[Any, Any] = subjects.PREDICT,
+        columns: Request[ArrowPage, ArrowPage] = PREDICT_COLUMNS, origin: Origin = "live",
+    ) -> None:  # fmt: skip
         """Make a client.
 
         Args:

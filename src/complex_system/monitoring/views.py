@@ -29,8 +29,7 @@ class ServedView(Message, frozen=True, kw_only=True):
         model: Registered name.
         version: Registered version.
         shadow: Whether it is a challenger, which answers nobody.
-        origin: Whose requests ``performance`` is of: ``live`` (clients'), ``own`` (this system's, for stored hold-out records) or
-            ``probe`` (this system's, for simulated records); empty where there is none, or an earlier release did not record it.
+        origin: Whose requests ``performance`` is of, as ``protocol.serving.Origin``; empty where none is, or it was not recorded.
         label: For a legend.
         performance: ``rmse``, ``mae``, ``bias``, ``r2`` and ``count``, as far as they are known.
         by_origin: The same of every origin.
@@ -180,6 +179,7 @@ class Data(Message, frozen=True, kw_only=True):
         rejected: Over the last five minutes ``count`` of new raw records, ``share`` of the rejected ones, rejections by reason.
         new_categories: By column, of rejected records.
         ingest: ``waiting``, ``in_flight``, ``dead``, ``stopped_sources`` and ``conflicts``.
+        independent, unjudged: As in :class:`DataDrift`.
     """
 
     at: float
@@ -192,6 +192,8 @@ class Data(Message, frozen=True, kw_only=True):
     rejected: dict[str, float]
     new_categories: dict[str, float]
     ingest: dict[str, float]
+    independent: bool = False
+    unjudged: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 def overview(monitor: Monitor) -> Overview:
@@ -238,6 +240,8 @@ def data(monitor: Monitor) -> Data:
         rejected=monitor.figures.of_group("rejected"),
         new_categories={name: n for name, n in monitor.figures.by_subject("data/new_categories").items() if n},
         ingest=monitor.figures.of_group("ingest"),
+        independent=drift.independent,
+        unjudged=drift.unjudged,
     )
 
 
@@ -314,14 +318,12 @@ def _drift(monitor: Monitor) -> DriftView | None:
     indices = {name: each.psi for name, each in measured if each.psi is not None}
     if not indices:
         return None
-    worst = max(indices, key=lambda name: indices[name])
-    return DriftView(worst=worst, psi=indices[worst], band=band_of(indices[worst]), samples=monitor.drift.samples)
+    psi, worst = max((psi, name) for name, psi in indices.items())
+    return DriftView(worst=worst, psi=psi, band=band_of(psi), samples=monitor.drift.samples)
 
 
 def _awaited(monitor: Monitor, champion: ChampionView | None, drift: DriftView | None) -> list[str]:
-    awaited = []
-    if not monitor.history.loaded:
-        awaited.append("The history waits for the database service.")
+    awaited = [] if monitor.history.loaded else ["The history waits for the database service."]
     if not monitor.flow.counts:
         awaited.append("The record counts wait for the database service.")
     if champion is None:
@@ -343,7 +345,5 @@ def _columns(monitor: Monitor, measured: dict[str, ColumnDrift]) -> list[ColumnV
     for name, each in measured.items():
         column = declared.get(name)
         unit, description = (column.unit, column.description) if column else ("", "")
-        columns.append(
-            ColumnView(**{**msgspec.structs.asdict(each), "name": name, "unit": unit, "description": description})
-        )
+        columns.append(ColumnView(**msgspec.structs.asdict(each), name=name, unit=unit, description=description))
     return sorted(columns, key=lambda each: -1.0 if each.psi is None else each.psi, reverse=True)

@@ -22,6 +22,8 @@ TERMS = {
     "Residual": "Prediction minus true value.",
     "PSI": "Population stability index: how far two sets of values differ in their distribution over the same bins. By convention "
     "below 0.1 is stable and above 0.25 a major change; of few records it is above both by chance.",
+    "Evidence": "How sure it is that a column no longer comes from where the training data come from: evidence of 6 occurs by chance "
+    "once in 10^6 independent records, all features together, however often one looks.",
     "Reference": "The records that the champion was trained on; before the first champion, the labelled records of the database.",
     "KS p": "Kolmogorov and Smirnov's test: the probability of a difference at least this large if nothing has changed.",
     "Wasserstein": "How far the values moved on average, in standard deviations of the reference.",

@@ -78,6 +78,7 @@ class TrainingJob:
         self._timings: dict[str, float] = {}
         self._keys: list[str] = []
         self._few: Keyed | None = None
+        self._labelled = 0
 
     def cancel(self) -> None:
         """End a running fit at its next step."""
@@ -148,9 +149,10 @@ class TrainingJob:
                     collector.columns, labelled=True, version=self._dataset.version, start=self._request.after,
                     raw=times.raw if since is not None and collector.raw is None else collector.raw, arrived_after=since,
                 )  # fmt: skip
-                few = FewRecords(self._dataset, self._service.few, timed=timed)
+                few, self._labelled = FewRecords(self._dataset, self._service.few, timed=timed), 0
                 async for page in pages:
                     table = times.newer(page.table, since)
+                    self._labelled += table.num_rows
                     collector.add(table)
                     few.add(table)
                 if times.message:
@@ -169,11 +171,13 @@ class TrainingJob:
     async def _reference(self, data: TrainingData) -> bytes:
         """Describe the training data; without the raw columns where the database does not answer, because the model matters more."""
         raw: pa.Table | None = None
+        density = len(data.train) / max(self._labelled, len(data.train))
         try:
+            density *= (await DatabaseClient(self._service).counts()).labelled_share
             raw = await DatabaseClient(self._service).raw_by_keys(self._keys)
         except ComplexSystemError as error:
             log.warning("The reference of round %s is without raw columns: %s", self.round, error.message)
-        reference = await asyncio.to_thread(Reference.of, self._dataset, data.train.x, raw)
+        reference = await asyncio.to_thread(Reference.of, self._dataset, data.train.x, raw, density=density)
         return reference.encoded()
 
     async def _fit(self, trainer: Trainer, data: TrainingData) -> tuple[TrainedModel, bytes]:
