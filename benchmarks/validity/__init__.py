@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 SEED = 14
 SECTIONS: dict[str, str] = {
+    "drift": "how often drift is found where there is none, and how soon where there is",
     "intervals": "how often a 95 % interval holds the true error",
     "splits": "which question the error answers, by the split",
 }  # fmt: skip

@@ -280,10 +280,10 @@ def _all_faults(content: dict[str, Any]) -> list[Fault]:
     """Return the faults of every part, and the contradictions between the parts that have none."""
     parts = {key: list(content[key]) for key in ("columns", "pipeline") if isinstance(content.get(key), list | tuple)}
     found: list[Fault] = []
-    for key, kind in {"split": Split, "time": Time}.items():
-        if key in content:
-            parsed = _parsed(kind, content[key], (key,), found)
-            content = {name: each for name, each in content.items() if name != key} | ({key: parsed} if parsed else {})
+    inside: dict[str, type[Declared]] = {"split": Split, "time": Time}
+    for key in inside.keys() & content.keys():
+        parsed = _parsed(inside[key], content[key], (key,), found)
+        content = {name: each for name, each in content.items() if name != key} | ({key: parsed} if parsed else {})
     try:
         Dataset.parse_obj({**content, **{key: [] for key in parts}, "time": None})
     except ValidationError as error:

@@ -176,7 +176,8 @@ def wall_clock(texts: pa.ChunkedArray | pa.Array, declared: TimeFormat) -> Secon
     def number(name: str, default: int = 0) -> npt.NDArray[Any]:
         if name not in found:
             return np.full(len(matched), default)
-        return pc.fill_null(pc.cast(found[name], pa.int64()), -1).to_numpy(zero_copy_only=False)
+        read: npt.NDArray[Any] = pc.fill_null(pc.cast(found[name], pa.int64()), -1).to_numpy(zero_copy_only=False)
+        return read
 
     year, month, day = number("year"), number("month"), number("day")
     if declared.two_digits:

@@ -173,6 +173,7 @@ class Data(Message, frozen=True, kw_only=True):
         rejected: Over the last five minutes ``count`` of new raw records, ``share`` of the rejected ones, rejections by reason.
         new_categories: By column, of rejected records.
         ingest: ``waiting``, ``in_flight``, ``dead``, ``stopped_sources`` and ``conflicts``.
+        independent, unjudged: As in :class:`DataDrift`.
     """
 
     at: float
@@ -184,6 +185,8 @@ class Data(Message, frozen=True, kw_only=True):
     rejected: dict[str, float]
     new_categories: dict[str, float]
     ingest: dict[str, float]
+    independent: bool = False
+    unjudged: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 def overview(monitor: Monitor) -> Overview:
@@ -229,6 +232,8 @@ def data(monitor: Monitor) -> Data:
         rejected=monitor.figures.of_group("rejected"),
         new_categories={name: n for name, n in monitor.figures.by_subject("data/new_categories").items() if n},
         ingest=monitor.figures.of_group("ingest"),
+        independent=drift.independent,
+        unjudged=drift.unjudged,
     )
 
 
@@ -340,7 +345,5 @@ def _columns(monitor: Monitor, measured: dict[str, ColumnDrift]) -> list[ColumnV
     for name, each in measured.items():
         column = declared.get(name)
         unit, description = (column.unit, column.description) if column else ("", "")
-        columns.append(
-            ColumnView(**{**msgspec.structs.asdict(each), "name": name, "unit": unit, "description": description})
-        )
+        columns.append(ColumnView(**msgspec.structs.asdict(each), name=name, unit=unit, description=description))
     return sorted(columns, key=lambda each: -1.0 if each.psi is None else each.psi, reverse=True)

@@ -64,18 +64,20 @@ class ReferenceSource:
         Raises:
             NotEnoughDataError: There are too few.
         """
-        collector = SampleCollector(self._dataset, [Part.TRAIN], keys=RAW_SAMPLE)
+        collector, labelled = SampleCollector(self._dataset, [Part.TRAIN], keys=RAW_SAMPLE), 0
         pages = self._database.processed_pages(
             collector.columns, labelled=True, version=self._dataset.version, raw=collector.raw
         )
         async with aclosing(pages):  # type: ignore[type-var]
             async for page in pages:
                 await asyncio.to_thread(collector.add, page.table)
+                labelled += page.table.num_rows
                 if collector.is_by_key and collector.count() >= MAX_REFERENCE:
                     break
-        features = collector.samples(Part.TRAIN).x[:MAX_REFERENCE]
+        features = collector.samples(Part.TRAIN).x
+        density = len(features) / labelled * (await self._database.counts()).labelled_share
         raw = await self._documents.raw_by_keys(collector.keys(Part.TRAIN))
-        return await asyncio.to_thread(Reference.of, self._dataset, features, raw, "database")
+        return await asyncio.to_thread(Reference.of, self._dataset, features[:MAX_REFERENCE], raw, "database", density)
 
 
 def crowned_at(champion: ModelVersionRef) -> float:

@@ -80,6 +80,7 @@ class TrainingJob:
         self._timings: dict[str, float] = {}
         self._keys: list[str] = []
         self._few: Keyed | None = None
+        self._labelled = 0
 
     def cancel(self) -> None:
         """End a running fit at its next step."""
@@ -150,8 +151,10 @@ class TrainingJob:
                     arrived_after=self._since,
                 )  # fmt: skip
                 few = FewRecords(self._dataset, self._service.few)
+                self._labelled = 0
                 async for page in pages:
                     table = times.newer(page.table, self._since)
+                    self._labelled += table.num_rows
                     collector.add(table)
                     few.add(table)
                 if times.message:
@@ -170,11 +173,13 @@ class TrainingJob:
     async def _reference(self, data: TrainingData) -> bytes:
         """Describe the training data; without the raw columns where the database does not answer, because the model matters more."""
         raw: pa.Table | None = None
+        density = len(data.train) / max(self._labelled, len(data.train))
         try:
+            density *= (await DatabaseClient(self._service).counts()).labelled_share
             raw = await DatabaseClient(self._service).raw_by_keys(self._keys)
         except ComplexSystemError as error:
             log.warning("The reference of round %s is without raw columns: %s", self.round, error.message)
-        reference = await asyncio.to_thread(Reference.of, self._dataset, data.train.x, raw)
+        reference = await asyncio.to_thread(Reference.of, self._dataset, data.train.x, raw, density=density)
         return reference.encoded()
 
     async def _fit(self, trainer: Trainer, data: TrainingData) -> tuple[TrainedModel, bytes]:
