@@ -19,6 +19,7 @@ from complex_system.domain.laboratory import Laboratory, truth_of
 from complex_system.domain.pages import Page, processed_schema
 from complex_system.errors import TrackingUnavailableError
 from complex_system.evaluation.baselines import cross_validated_baseline
+from complex_system.evaluation.mlflow_log import ComparisonLog, LastRounds
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.service import SystemService
@@ -600,6 +601,24 @@ async def test_the_trainers_weight_what_is_newer_than_moved_inputs_and_learn_onl
         assert recalled == third
         await eventually(lambda: consumer._rounds.growth)
         assert consumer._rounds.since == began, "what is older stays left out after a restart"
+
+
+@pytest.mark.parametrize("kept", [{"after": "0190-key"}, {"since": "1764000000.25"}, {}])
+async def test_since_when_records_count_is_recalled_also_of_a_release_that_went_by_keys(
+    settings: Settings, dataset: Dataset, kept: dict[str, str]
+) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(settings.mlflow_tracking_uri)
+    tags = {"kind": "comparison", "origin": "round", "dataset": dataset.name, "pipeline_version": dataset.version, "round": "r",
+            "champion_changed": "True"}  # fmt: skip
+    run = client.create_run(client.create_experiment(settings.mlflow_experiment), tags=tags).info.run_id
+    for name, value in {"labelled": "400", **kept}.items():
+        client.log_param(run, name, value)
+    client.set_terminated(run)
+    log = ComparisonLog(settings.mlflow_tracking_uri, settings.mlflow_experiment, dataset)
+    since = float(kept["since"]) if "since" in kept else None
+    assert log.recall() == LastRounds(400, None, since, kept.get("after"))
 
 
 async def test_a_round_because_of_an_alert_that_fails_is_told_and_repeated_after_the_pause(
