@@ -16,7 +16,8 @@ from typing import Any, Literal
 from pydantic import Field, PrivateAttr, ValidationError, root_validator, validator
 
 from complex_system.domain.columns import ID, MARKERS, Column, Declared
-from complex_system.domain.steps import STEPS, Arithmetic, Bins, Interval, OneHot, Scale, Step
+from complex_system.domain.intervals import Intervals, intervals
+from complex_system.domain.steps import STEPS, Arithmetic, Bins, OneHot, Scale, Step
 from complex_system.domain.validation import (
     FaultsError,
     choose_target,
@@ -24,7 +25,6 @@ from complex_system.domain.validation import (
     doubles,
     faults_message,
     faults_of,
-    intervals,
     suggestion,
 )
 from complex_system.domain.yaml_reader import Fault, Place, YamlFile
@@ -205,9 +205,9 @@ class Dataset(Declared):
         return self._by_name
 
     @property
-    def intervals(self) -> dict[str, Interval]:
-        """The smallest and largest value of every number that steps take or make, by name."""
-        return intervals(self.pipeline, self._by_name)[0]
+    def intervals(self) -> Intervals:
+        """The smallest and largest value of every number that steps take or make."""
+        return intervals(self.pipeline, self._by_name)
 
     @property
     def targets(self) -> tuple[str, ...]:
