@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -264,6 +264,13 @@ class Column(Declared):
         if self.outside == "refuse" or self.range is None or not isinstance(value, int | float) or self.is_missing(value):
             return False
         return not self.range[0] <= value <= self.range[1]
+
+
+def counts_text(counts: Mapping[str, int], limit: int = 5) -> str:
+    """Return counts by column for a message, the largest first: ``Temp 3, Druck 1``."""
+    ordered = sorted(counts.items(), key=lambda each: -each[1])
+    more = f" and {len(ordered) - limit} more columns" if len(ordered) > limit else ""
+    return ", ".join(f"{name} {count:,}" for name, count in ordered[:limit]) + more
 
 
 def _check_range(name: str, type_: str, declared: tuple[float, float] | None) -> None:

@@ -56,6 +56,7 @@ class Pipeline:
 
     Attributes:
         dataset: What was compiled.
+        lenient: Its columns whose numbers may lie outside of their range (``Column.outside``).
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -71,8 +72,8 @@ class Pipeline:
         self._known_numbers = [_known(column) for column in used if column.missing_values]
         self._known_values = [_known(column) for column in used if frame_type(column) in (pl.String, pl.Float64)]
         self._spelled = any(column.spelled for column in used)
-        self._lenient = [column for column in used if column.outside != "refuse" and column.range]
-        self._outside = [_outside(column) for column in self._lenient]
+        self.lenient = [column for column in used if column.outside != "refuse" and column.range]
+        self._outside = [_outside(column) for column in self.lenient]
         self._passes = reduce(operator.and_, (check.passes for check in self._checks))
         self._numbers_pass = [check.all_pass.alias(check.field) for check in self._checks if not check.one_hot]
         self._known = [
@@ -126,17 +127,17 @@ class Pipeline:
         Args:
             values: Raw records that can be processed, as mappings or as typed columns (:meth:`typed`).
         """
-        if not self._lenient:
+        if not self.lenient:
             return ()
         found: list[tuple[Column, list[int]]] = []
         if isinstance(values, pl.DataFrame):
             places = values.select(self._outside)
             found = [
                 (column, is_outside.arg_true().to_list())
-                for column, is_outside in zip(self._lenient, places.iter_columns(), strict=True)
+                for column, is_outside in zip(self.lenient, places.iter_columns(), strict=True)
             ]
         else:
-            for column in self._lenient:
+            for column in self.lenient:
                 name, is_outside = column.name, column.is_outside
                 found.append((column, [place for place, record in enumerate(values) if is_outside(record.get(name))]))
         return tuple(OutsideRange(column, len(at), tuple(at[:MAX_FAULTS])) for column, at in found if at)
