@@ -178,7 +178,7 @@ class RecordsRejected(Message, frozen=True, kw_only=True):
 
 
 class RangeExceeded(Message, frozen=True, kw_only=True):
-    """Values of processed records that lie outside of their column's range and were taken all the same (``outside``).
+    """Values of processed records that lie outside of their column's range and were taken all the same.
 
     Attributes:
         counts: How many, by column.
