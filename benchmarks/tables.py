@@ -33,6 +33,7 @@ class Table:
     Attributes:
         note: What is needed to read the figures.
         unit: What the bars show.
+        missed: Aims that are missed, each as a sentence.
     """
 
     title: str
@@ -41,6 +42,7 @@ class Table:
     rows: list[list[str]] = field(default_factory=list)
     bars: list[Bar] = field(default_factory=list)
     unit: str = ""
+    missed: list[str] = field(default_factory=list)
 
     def markdown(self) -> str:
         """It as Markdown."""
