@@ -90,9 +90,9 @@ class Description:
         )
         made += _comment(
             f"Ranges go {MARGIN:.0%} of the values' width beyond what the file holds, on each side, and {TARGET_MARGIN:.0%} for the "
-            "target. A measurement outside is taken as it is, and counted ('outside: warn'), because it is usually real and only new to "
-            "this file; without that, as for counts and the target, its record is refused, and 'outside: clip' uses the range's nearer "
-            "end. A fill stands in for a missing number: it is the median of the file's values."
+            "target. A measurement outside is taken as it is, and counted ('outside: warn'), because it is usually real and only new "
+            "to this file. Without that, as for counts and the target, its record is refused; 'outside: clip' uses the nearer end of "
+            "the range instead. A fill stands in for a missing number: it is the median of the file's values."
         )
         made += "".join(_comment(f"NOTE: {note}.") for note in self.notes)
         made += f"name: {scalar(self.name)}\n"

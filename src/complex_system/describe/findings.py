@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from complex_system.describe.figures import figure, lasting, percent, plural, signed, times
-from complex_system.describe.outliers import OUTLIER
-from complex_system.describe.profile import ROWS_NAMED
 from complex_system.describe.quality import ColumnQuality, Quality
+from complex_system.domain.outliers import OUTLIER, ROWS_NAMED
 
 NEARLY = 0.99
 """Part of the values that are equal from which a column is nearly constant."""

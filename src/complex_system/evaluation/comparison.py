@@ -37,6 +37,7 @@ from complex_system.protocol.training import (
     ComparisonFinished,
     CrossValidation,
     FoldCounts,
+    SuspectTargets,
     VerdictOnBaseline,
 )
 from complex_system.serving.models.predictor import Predictor
@@ -44,6 +45,7 @@ from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 from complex_system.training.cross_validation import Keyed
 from complex_system.training.data import Samples
 from complex_system.training.split import NO_COPIES, Copies
+from complex_system.training.targets import targets_message
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +99,7 @@ class ToCompare:
         copies: Copies among the labelled records.
         unseen: Of the hold-out samples those that the champion, which was trained with another split, has not seen either; None where
             its split is the present one.
+        suspects: Labels that are probably wrong.
     """
 
     holdout: Samples
@@ -104,6 +107,7 @@ class ToCompare:
     few: Keyed | None = None
     copies: Copies = NO_COPIES
     unseen: Samples | None = None
+    suspects: SuspectTargets = SuspectTargets()
 
     @property
     def decisive(self) -> Samples:
@@ -159,6 +163,8 @@ class Comparison:
         verdict: What people must know of the champion beside the baselines; empty where it is clearly better.
         champion_split: How the previous champion was compared, where it was trained with another split.
         copies: Copies among the labelled records.
+        suspects: Labels that are probably wrong.
+        target: Name of what is predicted.
     """
 
     round: str
@@ -171,11 +177,14 @@ class Comparison:
     verdict: str = ""
     champion_split: str = ""
     copies: Copies = NO_COPIES
+    suspects: SuspectTargets = SuspectTargets()
+    target: str = ""
 
     @property
     def evidence(self) -> str:
         """What people must know of the comparison; empty for nothing."""
-        return " ".join(part for part in (self.verdict, self.champion_split, copies_message(self.copies)) if part)
+        labels = targets_message(self.suspects, self.target)
+        return " ".join(part for part in (self.verdict, self.champion_split, copies_message(self.copies), labels) if part)
 
     @property
     def champion(self) -> Result:
@@ -234,6 +243,7 @@ class Comparison:
             records=self.copies.records,
             copies=self.copies.count,
             not_better_than=self.unbeaten,
+            suspects=self.suspects,
         )
 
 
@@ -293,7 +303,10 @@ class ModelComparison:
         how = ""
         if old is not None and data.unseen is not None:
             how = split_message(old.label, old.ref.split, len(holdout), len(data.unseen), stays=order[0].incumbent)
-        return Comparison(request.round, order, len(holdout), refused, baselines, basis, verdicts, verdict, how, data.copies)
+        return Comparison(
+            request.round, order, len(holdout), refused, baselines, basis, verdicts, verdict, how, data.copies, data.suspects,
+            dataset.target,
+        )  # fmt: skip
 
 
 def kept_cross_validation(metadata: Mapping[str, Any]) -> CrossValidation | None:

@@ -251,6 +251,34 @@ class VerdictOnBaseline(Message, frozen=True, kw_only=True):
     high: float
 
 
+class SuspectTarget(Message, frozen=True, kw_only=True):
+    """A label that is probably wrong.
+
+    Attributes:
+        id: Key of the record.
+        value: The label.
+        why: What is strange about it.
+    """
+
+    id: str
+    value: float
+    why: str
+
+
+class SuspectTargets(Message, frozen=True, kw_only=True):
+    """Labels that are probably wrong. They are used all the same.
+
+    Attributes:
+        records: Labelled records that were looked at.
+        count: How many look wrong.
+        named: The first of them, the worst first.
+    """
+
+    records: int = 0
+    count: int = 0
+    named: tuple[SuspectTarget, ...] = ()
+
+
 class ComparisonFinished(Message, frozen=True, kw_only=True):
     """The comparison of the models of a round, as it is published and kept in MLflow.
 
@@ -272,6 +300,7 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
         records: Labelled records behind the comparison.
         copies: Those of them whose features and target are those of an earlier one.
         not_better_than: Baselines that are at least as good as the champion.
+        suspects: Labels that are probably wrong.
     """
 
     round: str
@@ -290,6 +319,7 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
     records: int = 0
     copies: int = 0
     not_better_than: tuple[str, ...] = ()
+    suspects: SuspectTargets = SuspectTargets()
 
 
 class ChampionChanged(Message, frozen=True, kw_only=True):

@@ -34,6 +34,7 @@ from complex_system.training.cross_validation import FewRecords, Keyed, Predict,
 from complex_system.training.data import SampleCollector, Samples, TrainingData
 from complex_system.training.onnx import export_onnx
 from complex_system.training.split import KeySample, Part
+from complex_system.training.targets import TargetCheck, targets_message
 
 if TYPE_CHECKING:
     from complex_system.service_layer.training.service import TrainerService
@@ -143,12 +144,15 @@ class TrainingJob:
                     collector.columns, labelled=True, version=self._dataset.version, start=self._after
                 )
                 self._keys = KeySample(self._dataset, Part.TRAIN, RAW_SAMPLE)
-                few = FewRecords(self._dataset, self._service.few)
+                few, targets = FewRecords(self._dataset, self._service.few), TargetCheck(self._dataset)
                 async for page in pages:
                     collector.add(page.table)
                     self._keys.add(page.table)
                     few.add(page.table)
+                    targets.add(page.table)
                 self._few = few.keyed()
+                if message := targets_message(targets.found(), self._dataset.target):
+                    log.warning("Round %s: %s", self.round, message)
                 return await asyncio.to_thread(collector.training_data)
             except (NobodyListensError, ReplyTimeoutError, StoreUnavailableError) as error:
                 if attempt == FETCH_ATTEMPTS:
