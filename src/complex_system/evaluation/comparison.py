@@ -31,6 +31,7 @@ from complex_system.evaluation.verdict import (
 )
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.training import (
+    NO_SUSPECTS,
     Cause,
     ChampionSummary,
     ComparedModel,
@@ -58,7 +59,6 @@ class ComparisonRequest:
         round: Id of the round.
         models: Registered name and version of each.
         labelled: Labelled records at the round; None for models that no round asked for.
-        corrected: Corrections of labelled records that the round's data have.
         after: The models were trained on records with larger keys only, and are compared on such.
         alert: The alerts that asked for the round; None where it was the growth of the data.
         corrected: Labels that were ever corrected when the round began.
@@ -107,7 +107,7 @@ class ToCompare:
     few: Keyed | None = None
     copies: Copies = NO_COPIES
     unseen: Samples | None = None
-    suspects: SuspectTargets = SuspectTargets()
+    suspects: SuspectTargets = NO_SUSPECTS
 
     @property
     def decisive(self) -> Samples:
@@ -164,7 +164,6 @@ class Comparison:
         champion_split: How the previous champion was compared, where it was trained with another split.
         copies: Copies among the labelled records.
         suspects: Labels that are probably wrong.
-        target: Name of what is predicted.
     """
 
     round: str
@@ -177,14 +176,13 @@ class Comparison:
     verdict: str = ""
     champion_split: str = ""
     copies: Copies = NO_COPIES
-    suspects: SuspectTargets = SuspectTargets()
-    target: str = ""
+    suspects: SuspectTargets = NO_SUSPECTS
 
     @property
     def evidence(self) -> str:
         """What people must know of the comparison; empty for nothing."""
-        labels = targets_message(self.suspects, self.target)
-        return " ".join(part for part in (self.verdict, self.champion_split, copies_message(self.copies), labels) if part)
+        parts = (self.verdict, self.champion_split, copies_message(self.copies), targets_message(self.suspects))
+        return " ".join(part for part in parts if part)
 
     @property
     def champion(self) -> Result:
@@ -304,8 +302,7 @@ class ModelComparison:
         if old is not None and data.unseen is not None:
             how = split_message(old.label, old.ref.split, len(holdout), len(data.unseen), stays=order[0].incumbent)
         return Comparison(
-            request.round, order, len(holdout), refused, baselines, basis, verdicts, verdict, how, data.copies, data.suspects,
-            dataset.target,
+            request.round, order, len(holdout), refused, baselines, basis, verdicts, verdict, how, data.copies, data.suspects
         )  # fmt: skip
 
 

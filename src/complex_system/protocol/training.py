@@ -269,14 +269,19 @@ class SuspectTargets(Message, frozen=True, kw_only=True):
     """Labels that are probably wrong. They are used all the same.
 
     Attributes:
+        target: The column.
         records: Labelled records that were looked at.
         count: How many look wrong.
         named: The first of them, the worst first.
     """
 
+    target: str = ""
     records: int = 0
     count: int = 0
     named: tuple[SuspectTarget, ...] = ()
+
+
+NO_SUSPECTS = SuspectTargets()
 
 
 class ComparisonFinished(Message, frozen=True, kw_only=True):
@@ -319,7 +324,7 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
     records: int = 0
     copies: int = 0
     not_better_than: tuple[str, ...] = ()
-    suspects: SuspectTargets = SuspectTargets()
+    suspects: SuspectTargets = NO_SUSPECTS
 
 
 class ChampionChanged(Message, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ _SHOWN = 5
 """Records that a message names."""
 
 
-def targets_message(suspects: SuspectTargets, target: str) -> str:
+def targets_message(suspects: SuspectTargets) -> str:
     """Return what people must know of labels that look wrong; empty where none does."""
     if not suspects.count:
         return ""
@@ -25,7 +25,7 @@ def targets_message(suspects: SuspectTargets, target: str) -> str:
     more = f"; and {suspects.count - len(few)} more" if suspects.count > len(few) else ""
     return (
         f"{suspects.count} of {suspects.records} labels {look} wrong: {'; '.join(keys)}{more}. All are used: correct them, or declare "
-        f"missing_values or a narrower range for '{target}'."
+        f"missing_values or a narrower range for '{suspects.target}'."
     )
 
 
@@ -56,7 +56,7 @@ class TargetCheck:
     def found(self) -> SuspectTargets:
         """Return what looks wrong, the worst first."""
         if self._records < MIN_VALUES:
-            return SuspectTargets(records=self._records)
+            return SuspectTargets(target=self._column.name, records=self._records)
         values = np.concatenate(self._values)
         sentinels = sentinels_of(self._extremes, values)
         rest = values[~np.isin(values, list(sentinels))]
@@ -76,7 +76,7 @@ class TargetCheck:
             if value in self._extremes
             for row in self._extremes[value].rows
         ]
-        return SuspectTargets(records=self._records, count=count, named=tuple(named[:NAMED]))
+        return SuspectTargets(target=self._column.name, records=self._records, count=count, named=tuple(named[:NAMED]))
 
     def _outliers(self, rest: npt.NDArray[np.float64], scale: RobustScale, why: dict[float, str]) -> int:
         """Add the reasons of outliers; return how many values are such."""

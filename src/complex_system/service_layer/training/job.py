@@ -151,7 +151,7 @@ class TrainingJob:
                     few.add(page.table)
                     targets.add(page.table)
                 self._few = few.keyed()
-                if message := targets_message(targets.found(), self._dataset.target):
+                if message := targets_message(targets.found()):
                     log.warning("Round %s: %s", self.round, message)
                 return await asyncio.to_thread(collector.training_data)
             except (NobodyListensError, ReplyTimeoutError, StoreUnavailableError) as error:
