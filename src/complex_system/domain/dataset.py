@@ -37,6 +37,9 @@ BY_CONTENT, BY_KEY = "content", "key"
 SHIPPED = ("lab", "films")
 """Declarations that are part of the package."""
 
+Loss = Literal["squared", "absolute", "huber"]
+"""What a training makes small."""
+
 _ALWAYS_DECISIVE = frozenset(
     {"name", "target", "columns", "pipeline", "type", "optional", "range", "fill", "categories", "format"}
     | {"step", "column", "prefix", "edges", "labels", "to"}
@@ -66,6 +69,11 @@ class Dataset(Declared):
     other_targets: tuple[str, ...] = ()
     missing: tuple[str, ...] = Field(
         MARKERS, description="Texts that stand for a missing value; an empty one always does, a declared category never"
+    )
+    loss: Loss = Field(
+        "squared",
+        description="What trainings make small: the squared error; the absolute error, so that a label far off counts no more than by "
+        "its distance; or Huber's, squared near 0 and absolute beyond",
     )
     split: Split = Field(Split(), description="How labelled records are divided for training and evaluation")
     columns: tuple[Column, ...] = Field(description="The raw columns")
@@ -172,6 +180,8 @@ class Dataset(Declared):
             del content["missing"]
         if self.split == Split():
             del content["split"]
+        if self.loss == "squared":
+            del content["loss"]
         return content
 
     _by_name: dict[str, Column] = PrivateAttr()
@@ -251,7 +261,7 @@ class Dataset(Declared):
         return self._version
 
     def _hash(self) -> str:
-        decisive = self.dict(exclude={"description", "id", "other_targets", "split"})
+        decisive = self.dict(exclude={"description", "id", "other_targets", "split", "loss"})
         for column in decisive["columns"]:
             del column["description"], column["unit"]
         declared: tuple[Declared, ...] = (*self.columns, *self.pipeline)
