@@ -239,6 +239,21 @@ def test_counts_become_rates_and_rejections_are_told_by_kind() -> None:
     assert flow.figures().number("rejected/new_category") == 0
 
 
+def test_values_that_are_taken_outside_of_their_range_are_counted_for_five_minutes() -> None:
+    flow = RecordFlow()
+    for i in range(13):
+        flow.counted(NOW + 10 * i, RecordCounts(raw=100 + 20 * i, processed=90, labelled=50, rejected=0))
+    flow.range_exceeded(NOW + 100, {"r1": 40, "r2": 1})
+    flow.range_exceeded(NOW + 110, {"r1": 20})
+    flow.rejected(NOW + 110, [Rejection(id="b", reason="r2: 31.0 is outside of [0, 30]")])
+    metrics = flow.figures().flat()
+    assert (metrics["data/outside/r1"], metrics["data/outside/r2"]) == (60, 1)
+    assert metrics["data/rejected_out_of_range/r1"] == pytest.approx(60 / 240)
+    assert metrics["data/rejected_out_of_range/r2"] == pytest.approx(2 / 240)
+    flow.counted(NOW + 600, RecordCounts(raw=340, processed=90, labelled=50, rejected=0))
+    assert "data/outside/r1" not in flow.figures().flat()
+
+
 def test_reasons_are_those_that_the_pipeline_writes(dataset: Dataset) -> None:
     bad = {**Laboratory(1).complete_record(), "material_id": "9", "rohwert_1_labormessung": 31.0}
     _, (rejection,) = Pipeline(dataset).split(__import__("polars").DataFrame([bad]))
