@@ -93,7 +93,7 @@ def _values(made: ColumnQuality, quality: Quality) -> list[Finding]:
             f"{plural(others, 'value')} of ‘{name}’ {'is' if others == 1 else 'are'} far from all others",
             f"They are more than {OUTLIER:g} robust standard deviations from the median"
             f"{f' {figure(made.summary.median, unit)}' if made.summary else ''}; the others go from {_between(made)}.",
-            "Look whether they are real; if not, narrow the range in dataset.yaml so that they are refused.",
+            "Look whether they are real; if not, narrow the range in dataset.yaml and remove 'outside', so that they are refused.",
             rows, others,
         ))  # fmt: skip
     return found
