@@ -53,8 +53,8 @@ def _refused() -> Table:
         Claim("values outside of their range, taken and counted", f"{sum(warned.outside.values())}"),
     ]
     note = (
-        f"{table.height} records of {table.width - 1} measured columns (modeldata, chem_proc_yield; Kuhn and Johnson, 2013): described "
-        "by the first half, the second half checked. What else refuses a record is a value that is missing where the first half has all."
+        f"{table.height} records of {table.width - 1} measured columns (modeldata, chem_proc_yield; Kuhn and Johnson, 2013): the first "
+        "half is described, the second one checked. What else costs a record is a value that the first half has in all records."
     )
     return claims_table("Outside of the range", note, claims)
 
@@ -80,8 +80,8 @@ def _losses(seeds: int) -> Table:
             aim = "below half of squared" if robust else ""
             claims.append(Claim(f"{name}, loss: {loss}", f"RMSE {rmse:.2f}", aim, holds=rmse < 0.5 * squared))
     note = (
-        f"1,000 records, a known law with noise {NOISE:g}, {WRONG:.0%} of the labels ten times too large; the RMSE to the law on 2,000 "
-        f"others, mean of {seeds} seeds."
+        f"1,000 records, a known law with noise {NOISE:g}, {WRONG:.0%} of the labels ten times too large; the RMSE to the law on "
+        f"2,000 others, mean of {seeds} seeds."
     )
     return claims_table("Wrong labels", note, claims)
 
