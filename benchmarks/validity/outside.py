@@ -53,7 +53,7 @@ def _refused() -> Table:
         Claim("values outside of their range, taken and counted", f"{sum(warned.outside.values())}"),
     ]
     note = (
-        f"{table.height} records of {table.width - 1} measured columns (modeldata, chem_proc_yield; Kuhn and Johnson, 2013): the first "
+        f"{table.height} records of {table.width - 1} measured columns (modeldata, chem_proc_yield): the first "
         "half is described, the second one checked. What else costs a record is a value that the first half has in all records."
     )
     return claims_table("Outside of the range", note, claims)

@@ -28,15 +28,9 @@ from complex_system.evaluation.triggers import AlertCause
 from complex_system.evaluation.verdict import judge_champion, split_message
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.base import to_wire
-from complex_system.protocol.training import (
-    COMPARISON_FINISHED,
-    CrossValidation,
-    FoldCounts,
-    Quality,
-    ScoresWithInterval,
-    SuspectTarget,
-    SuspectTargets,
-)
+from complex_system.protocol.labels import SuspectTarget, SuspectTargets
+from complex_system.protocol.scores import CrossValidation
+from complex_system.protocol.training import COMPARISON_FINISHED, FoldCounts, Quality, ScoresWithInterval
 from complex_system.serving.models.predictor import Predictor
 from complex_system.tracking.registry import ModelVersionRef
 from complex_system.training.base import score

@@ -23,13 +23,13 @@ from complex_system.local.state import Prediction, Process, RunState, ScenarioPr
 from complex_system.local.watcher import Watcher, is_up
 from complex_system.protocol.database import RecordCounts
 from complex_system.protocol.operations import Alert, Heartbeat
+from complex_system.protocol.scores import Scores
 from complex_system.protocol.training import (
     ChampionSummary,
     ComparedModel,
     ComparisonFinished,
     FoldCounts,
     Quality,
-    Scores,
     ScoresWithInterval,
     TrainingFinished,
     TrainingProgress,

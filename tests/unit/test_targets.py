@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from complex_system.domain.dataset import Dataset
-from complex_system.protocol.training import SuspectTargets
+from complex_system.protocol.labels import SuspectTargets
 from complex_system.training.targets import NAMED, TargetCheck, targets_message
 from samples import processed_page
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from complex_system.evaluation.statistics import Evaluation
-from complex_system.protocol.training import CrossValidation
+from complex_system.protocol.scores import CrossValidation
 from complex_system.training.cross_validation import Fit, Keyed, Predict, cross_validate
 from complex_system.training.data import Samples
 

@@ -30,15 +30,14 @@ from complex_system.evaluation.verdict import (
     split_message,
 )
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.labels import NO_SUSPECTS, SuspectTargets
+from complex_system.protocol.scores import CrossValidation
 from complex_system.protocol.training import (
-    NO_SUSPECTS,
     Cause,
     ChampionSummary,
     ComparedModel,
     ComparisonFinished,
-    CrossValidation,
     FoldCounts,
-    SuspectTargets,
     VerdictOnBaseline,
 )
 from complex_system.serving.models.predictor import Predictor

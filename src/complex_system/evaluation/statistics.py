@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from complex_system.protocol.training import CrossValidation, Quality, ScoresWithInterval
+from complex_system.protocol.scores import CrossValidation
+from complex_system.protocol.training import Quality, ScoresWithInterval
 from complex_system.training.base import score
 from complex_system.training.cross_validation import standard_error
 from complex_system.training.data import Matrix, Samples

@@ -7,7 +7,8 @@ from typing import Literal
 
 from complex_system.evaluation.baselines import LINEAR, MEAN
 from complex_system.evaluation.statistics import Evaluation, Interval, cross_difference, rmse_difference
-from complex_system.protocol.training import CrossValidation, Verdict, VerdictOnBaseline
+from complex_system.protocol.scores import CrossValidation
+from complex_system.protocol.training import Verdict, VerdictOnBaseline
 from complex_system.training.split import Copies
 
 Basis = Literal["hold-out", "cross-validation"]

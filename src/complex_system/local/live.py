@@ -23,7 +23,8 @@ from complex_system.local.display import Display, LogDisplay, comparison_basis
 from complex_system.local.plan import TRAINER_SERVICES, Plan
 from complex_system.local.state import Process, RunState, ScenarioProgress
 from complex_system.protocol.operations import Alert
-from complex_system.protocol.training import Quality, Scores, TrainingFinished, TrainingProgress
+from complex_system.protocol.scores import Scores
+from complex_system.protocol.training import Quality, TrainingFinished, TrainingProgress
 from complex_system.terminal import CONTROLS, printable
 
 NOTES = 4

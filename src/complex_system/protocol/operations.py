@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from complex_system.protocol.base import Empty, Event, Message, Request
+from complex_system.protocol.training import Moved
 
 State = Literal["starting", "waiting", "ready", "working", "failing", "stopped", "silent"]
 """State of a service. ``silent`` is never sent: monitoring says it of a service that no longer sends heartbeats."""
@@ -72,6 +73,8 @@ class Alert(Message, frozen=True, kw_only=True):
         subject: Column, feature or service that it is about; empty where the rule has no pattern.
         severity: How bad it is.
         retrain: Whether it asks for a training round.
+        moved: What it is about, for the training: the error or the inputs; None for anything else, and from an earlier release.
+        error_changed: Since when the error differs, where that is known, for an alert of the error.
         since: When the metric crossed the threshold.
         began: When that had lasted long enough, and the alert was raised.
         ended: When it was good again for long enough; None while it is open.
@@ -89,6 +92,8 @@ class Alert(Message, frozen=True, kw_only=True):
     subject: str
     severity: Severity
     retrain: bool
+    moved: Moved | None = None
+    error_changed: float | None = None
     since: float
     began: float
     ended: float | None = None

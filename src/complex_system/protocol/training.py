@@ -7,13 +7,33 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from complex_system.protocol.base import Empty, Event, Message, Request
+from complex_system.protocol.labels import NO_SUSPECTS, SuspectTargets
+from complex_system.protocol.scores import CrossValidation, Residuals, Scores
 
 Cause = Literal["growth", "alert", "schedule"]
 """Why a round was started: enough new data, an alert, or a trainer's own schedule."""
 
 
+Moved = Literal["error", "input"]
+"""What an alert says has moved: the error, because the process follows another law now, or only the inputs."""
+
+Basis = Literal["hold-out", "cross-validation"]
+"""Which records decide between models."""
+
 Verdict = Literal["better", "unclear", "not better"]
 """Whether a champion is better than a baseline; ``unclear`` where the interval of the difference holds 0."""
+
+
+class Weighting(Message, frozen=True, kw_only=True):
+    """Lets newer records count several times where a model is fitted: in the training and in the early stopping, never in a score.
+
+    Attributes:
+        since: Records whose time is later count more, seconds since 1970 (UTC).
+        times: How often each of them counts.
+    """
+
+    since: float
+    times: Annotated[int, Meta(ge=1, le=100)] = 1
 
 
 class TrainRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -22,11 +42,13 @@ class TrainRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         round: Id of the round, 1 to 100 characters; None lets the trainer choose one.
         trainers: Names of the trainers that shall train; None for all.
+        weighting: Which records count more; None for none.
         after: Train only on labelled records with larger keys; None for all.
     """
 
     round: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
     trainers: list[str] | None = None
+    weighting: Weighting | None = None
     after: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
 
 
@@ -68,43 +90,6 @@ class TrainingProgress(Message, frozen=True, kw_only=True):
     steps: int = 0
     train_rmse: float | None = None
     validation_rmse: float | None = None
-
-
-class Scores(Message, frozen=True, kw_only=True):
-    """Errors of predictions against the truth.
-
-    Attributes:
-        rmse: Root mean squared error, in the target's unit.
-        mae: Mean absolute error, in the target's unit.
-        r2: Coefficient of determination.
-    """
-
-    rmse: float
-    mae: float
-    r2: float
-
-
-class CrossValidation(Scores, frozen=True, kw_only=True):
-    """What a cross-validation found. ``rmse`` and ``mae`` are means over the folds; ``r2`` is the mean over the repeats.
-
-    Attributes:
-        rmses: RMSE of each fold of each repeat.
-        standard_error: Of ``rmse``, corrected for the overlap of the training sets.
-        records: Records that were divided into folds.
-        folds: Folds of one repeat.
-        digest: Digest of the records' keys and targets: only results with the same digest can be compared.
-    """
-
-    rmses: tuple[float, ...]
-    standard_error: float = 0.0
-    records: int
-    folds: int
-    digest: str
-
-    @property
-    def repeats(self) -> int:
-        """How often the records were divided, each time differently."""
-        return len(self.rmses) // self.folds
 
 
 class TrainingFinished(Message, frozen=True, kw_only=True):
@@ -151,6 +136,7 @@ class TrainingRound(Message, frozen=True, kw_only=True):
         stage: What happened.
         cause: Why the round was started.
         alerts: Keys of the alerts that it is for.
+        moved: What has moved, where alerts are the cause; None for another cause, and from an earlier release.
         after: Only records with larger keys are used; None for all.
         labelled: Labelled records at the start.
         text: What the alerts say, or why the round failed.
@@ -160,6 +146,7 @@ class TrainingRound(Message, frozen=True, kw_only=True):
     stage: Literal["started", "failed"]
     cause: Cause
     alerts: tuple[str, ...] = ()
+    moved: Moved | None = None
     after: str | None = None
     labelled: int | None = None
     text: str = ""
@@ -187,6 +174,29 @@ class Quality(ScoresWithInterval, frozen=True, kw_only=True):
     cv: ScoresWithInterval | None = None
 
 
+class Challenge(Message, frozen=True, kw_only=True):
+    """How a new model did beside the champion that was there before it, on the same records.
+
+    Attributes:
+        outcome: ``better`` where that is sure, ``cheaper`` where it is not worse and far smaller: such a model can become champion.
+            Otherwise ``unclear`` or ``worse``.
+        by: Which records.
+        better_by: RMSE of the champion less its own, in the target's unit.
+        low: Lower end of its 95 % confidence interval.
+        high: Upper end.
+        p: Probability of a difference at least as large if it is not better.
+        limit: Below this, p makes it ``better``.
+    """
+
+    outcome: Literal["better", "cheaper", "unclear", "worse"]
+    by: Basis
+    better_by: float
+    low: float
+    high: float
+    p: float
+    limit: float
+
+
 class ComparedModel(Quality, frozen=True, kw_only=True):
     """How a model did in a comparison.
 
@@ -195,12 +205,16 @@ class ComparedModel(Quality, frozen=True, kw_only=True):
         framework: Its framework.
         model: Registered name.
         version: Registered version.
+        residuals: Its errors in the evaluation that decided; None in comparisons of an earlier release.
+        challenge: How it did beside the previous champion; None for that itself, and where there was none.
     """
 
     trainer: str
     framework: str
     model: str
     version: str
+    residuals: Residuals | None = None
+    challenge: Challenge | None = None
 
 
 class ChampionSummary(Message, frozen=True, kw_only=True):
@@ -251,50 +265,18 @@ class VerdictOnBaseline(Message, frozen=True, kw_only=True):
     high: float
 
 
-class SuspectTarget(Message, frozen=True, kw_only=True):
-    """A label that is probably wrong.
-
-    Attributes:
-        id: Key of the record.
-        value: The label.
-        why: What is strange about it.
-    """
-
-    id: str
-    value: float
-    why: str
-
-
-class SuspectTargets(Message, frozen=True, kw_only=True):
-    """Labels that are probably wrong. They are used all the same.
-
-    Attributes:
-        target: The column.
-        records: Labelled records that were looked at.
-        count: How many look wrong.
-        named: The first of them, the worst first.
-    """
-
-    target: str = ""
-    records: int = 0
-    count: int = 0
-    named: tuple[SuspectTarget, ...] = ()
-
-
-NO_SUSPECTS = SuspectTargets()
-
-
 class ComparisonFinished(Message, frozen=True, kw_only=True):
     """The comparison of the models of a round, as it is published and kept in MLflow.
 
     Attributes:
         round: Id of the round.
         results: The models, best first.
-        champion: The best one.
+        champion: The previous one, or the new model that is surely better or cheaper; the best one where there was none.
         holdout: Number of hold-out records.
         kept: Why the previous champion stays; empty for a new one.
         cause: Why the round was started.
         alerts: Keys of the alerts that it was for.
+        moved: What had moved, where alerts were the cause; None for another cause, and from an earlier release.
         ranked_by: What decided.
         run_url: Page of the comparison's run.
         cross_validation: None where models were not cross-validated.
@@ -306,6 +288,7 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
         copies: Those of them whose features and target are those of an earlier one.
         not_better_than: Baselines that are at least as good as the champion.
         suspects: Labels that are probably wrong.
+        intervals: What the 95 % intervals are of, and where they cannot be trusted, as sentences.
     """
 
     round: str
@@ -315,7 +298,8 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
     kept: str = ""
     cause: Cause = "growth"
     alerts: tuple[str, ...] = ()
-    ranked_by: Literal["hold-out", "cross-validation"] = "hold-out"
+    moved: Moved | None = None
+    ranked_by: Basis = "hold-out"
     run_url: str = ""
     cross_validation: FoldCounts | None = None
     baselines: dict[str, Quality] = {}
@@ -325,6 +309,7 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
     copies: int = 0
     not_better_than: tuple[str, ...] = ()
     suspects: SuspectTargets = NO_SUSPECTS
+    intervals: str = ""
 
 
 class ChampionChanged(Message, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from typing import Any
 
 from complex_system.domain.dataset import Dataset
 from complex_system.protocol.base import to_wire
-from complex_system.protocol.training import CrossValidation, Scores
+from complex_system.protocol.scores import CrossValidation, Scores
 from complex_system.training.base import TrainedModel
 from complex_system.training.data import TrainingData
 

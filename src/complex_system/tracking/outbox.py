@@ -23,7 +23,7 @@ import numpy as np
 from complex_system.domain.dataset import BY_KEY, Dataset
 from complex_system.errors import DeclarationError, TrainingFailedError
 from complex_system.protocol.base import Message
-from complex_system.protocol.training import CrossValidation, Scores
+from complex_system.protocol.scores import CrossValidation, Scores
 from complex_system.tracking.base import TrainingResult
 from complex_system.training.base import Parameter, Progress, Trainer
 from complex_system.training.data import Samples, TrainingData

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from complex_system.protocol.training import Scores
+from complex_system.protocol.scores import Scores
 from complex_system.training.data import Matrix, TrainingData
 
 Parameter = str | int | float | bool

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import TrainingFailedError
-from complex_system.protocol.training import CrossValidation, Scores
+from complex_system.protocol.scores import CrossValidation, Scores
 from complex_system.training.base import score
 from complex_system.training.data import MIN_SAMPLES, Matrix, Samples
 from complex_system.training.split import groups_of

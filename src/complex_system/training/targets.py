@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.outliers import MIN_VALUES, OUTLIER, Extremes, RobustScale, outliers_of, sentinels_of
-from complex_system.protocol.training import SuspectTarget, SuspectTargets
+from complex_system.protocol.labels import SuspectTarget, SuspectTargets
 
 NAMED = 20
 """Records that are named."""

@@ -26,7 +26,8 @@ from complex_system.errors import (
 )
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.monitoring.reference import RAW_SAMPLE, Reference
-from complex_system.protocol.training import TRAINING_PROGRESS, CrossValidation, TrainingFinished, TrainingProgress
+from complex_system.protocol.scores import CrossValidation
+from complex_system.protocol.training import TRAINING_PROGRESS, TrainingFinished, TrainingProgress
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.tracking.outbox import KeptTraining
 from complex_system.training.base import Progress, TrainedModel, Trainer, score
