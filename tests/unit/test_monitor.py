@@ -13,6 +13,8 @@ from complex_system.domain.laboratory import Laboratory, truth_of
 from complex_system.domain.records import Record
 from complex_system.monitoring import rest, views
 from complex_system.monitoring.aggregates import HOUR, Gauge, Rollup, Served
+from complex_system.monitoring.alerts.evaluation import AlertRules
+from complex_system.monitoring.alerts.rules import load_rules
 from complex_system.monitoring.change_points import ChangeDetector
 from complex_system.monitoring.flow import RecordFlow, reasons_of
 from complex_system.monitoring.history import Champion, History, Pair
@@ -361,6 +363,22 @@ def test_a_point_has_every_metric_by_its_flat_name(monitor: Monitor, dataset: Da
     assert metrics["services/ml_serving_mlflow/memory_megabytes"] == 50
     assert metrics["records/raw_per_second"] == 10
     assert metrics["system/cpu_utilization_percentage"] == 12
+
+
+def test_the_alert_for_values_outside_of_their_range_is_raised_for_those_that_are_taken(
+    monitor: Monitor, dataset: Dataset
+) -> None:
+    column = "rohwert_2_labormessung"
+    figures = watched(monitor, dataset)
+    rules = AlertRules([rule for rule in load_rules() if rule.name == "out-of-range"], dataset)
+    assert [rules.evaluate(NOW + second, figures) for second in (0, 40)] == [[], []]
+    monitor.flow.range_exceeded(NOW + 1, {column: 1})  # of ten records that came
+    figures = monitor.point(Figures(), monitor.measure_data(monitor.records, monitor.reference))
+    assert figures.number("data/out_of_range", column) == pytest.approx(0.1)
+    assert rules.evaluate(NOW + 50, figures) == []
+    (raised,) = rules.evaluate(NOW + 90, figures)
+    assert (raised.kind, raised.alert.subject) == ("raised", column)
+    assert views.data(monitor).outside == {column: 1}
 
 
 def assert_every_view_is_json(monitor: Monitor) -> None:
