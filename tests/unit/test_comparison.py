@@ -119,7 +119,7 @@ def test_labels_that_look_wrong_are_part_of_the_evidence_and_of_the_message() ->
     told = comparison.message(ComparisonRequest("r", []))
     assert told.suspects == found
     assert told.verdict.startswith("1 of 90 labels looks wrong: -9999 of record B-7 (a code). All are used: ")
-    assert read_message(to_wire(told)) == told
+    assert read_message(json.dumps(to_wire(told)).encode()) == told
 
 
 ALIKE = "400 of 600 labelled records have the same features and the same target as an earlier one"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import reduce
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -23,7 +23,8 @@ FEW_RECORDS = 300
 """Up to so many records are processed one by one, more of them as a frame of polars: see ``docs/serving.md`` for the times."""
 
 
-class OutsideRange(NamedTuple):
+@dataclass(frozen=True)
+class OutsideRange:
     """Values of a column that lie outside of its range and were taken all the same (``Column.outside``).
 
     Attributes:

@@ -50,7 +50,7 @@ class TargetCheck:
         self._extremes.take(values, np.arange(first, self._records))
         kept = {row for seen in self._extremes.values() for row in seen.rows}
         new = sorted(row for row in kept if row >= first)
-        keys = table.column(ID).take([row - first for row in new]).to_pylist()
+        keys = table.column(ID).take(pa.array([row - first for row in new], pa.int64())).to_pylist()
         self._keys = {row: key for row, key in self._keys.items() if row in kept} | dict(zip(new, keys, strict=True))
 
     def found(self) -> SuspectTargets:
