@@ -15,6 +15,8 @@ ID = "_id"
 """Name of the key column, in raw and in processed records, in both databases."""
 ORDER = "_revision"
 """Field of a record that is sent to be saved: the revision or time that its source gave it. It is not a column."""
+ARRIVED = "_envelope_arrived"
+"""Column with the time of arrival of the raw record, seconds since 1970 by the database's clock, in pages of processed records."""
 LARGEST_INTEGER = 2**53
 """Whole numbers up to here are exact as floats; the pipeline processes them as floats."""
 
@@ -271,6 +273,11 @@ def counts_text(counts: Mapping[str, int], limit: int = 5) -> str:
     ordered = sorted(counts.items(), key=lambda each: -each[1])
     more = f" and {len(ordered) - limit} more columns" if len(ordered) > limit else ""
     return ", ".join(f"{name} {count:,}" for name, count in ordered[:limit]) + more
+
+
+def raw_name(column: str) -> str:
+    """Return the name that a raw column has in pages of processed records, whose own columns may have any other name."""
+    return f"_envelope_raw_{column}"
 
 
 def _check_range(name: str, type_: str, declared: tuple[float, float] | None) -> None:

@@ -10,11 +10,12 @@ the same bytes, rows without any. All these are refused before anything is alloc
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from complex_system.domain.columns import ARRIVED, raw_name
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.types import column_type
 from complex_system.errors import InvalidRequestError
@@ -51,6 +52,12 @@ def processed_schema(dataset: Dataset) -> pa.Schema:
     fields = [pa.field(ID, pa.string(), nullable=False)]
     fields += [pa.field(name, pa.float64()) for name in dataset.processed_names[1:]]
     return pa.schema(fields)
+
+
+def beside_schema(dataset: Dataset, raw: Iterable[str]) -> pa.Schema:
+    """Return what a page of processed records has beside them: raw columns, and the time of arrival; null without a raw record."""
+    fields = [pa.field(raw_name(name), column_type(dataset.column(name)).arrow) for name in raw]
+    return pa.schema([*fields, pa.field(ARRIVED, pa.float64())])
 
 
 def encode_page(page: Page) -> bytes:

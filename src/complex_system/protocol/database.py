@@ -60,14 +60,19 @@ class UnprocessedRequest(Message, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class ColumnsRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
-    """Asks for processed records.
+    """Asks for processed records, in the order of their keys or, with ``arrived_after``, of their arrival and then their keys.
 
     Attributes:
         columns: Names of the wanted columns; None for all.
         labelled: Only records whose target is known.
         version: Only records of this pipeline version; None for any.
-        after: Only records with larger keys; None from the first one on.
+        after: Only records with larger keys; None from the first one on. With ``arrived_after``, of the records that arrived at
+            this very time only those with larger keys, and those that arrived later: time and key of the last record of a page
+            continue after it.
         limit: Rows of the page; the default page size where it is missing.
+        raw: Names of raw columns that are wanted beside, as ``_envelope_raw_<name>``, with the time of arrival as
+            ``_envelope_arrived``; null where the raw record is not there. None for neither.
+        arrived_after: Only records whose raw record is there and arrived later, by the database's clock, seconds since 1970 (UTC).
     """
 
     columns: list[str] | None = None
@@ -75,6 +80,8 @@ class ColumnsRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     version: Key | None = None
     after: Key | None = None
     limit: Limit | None = None
+    raw: list[str] | None = None
+    arrived_after: float | None = None
 
 
 class Rejection(Message, frozen=True, kw_only=True, rename={"id": "_id"}):

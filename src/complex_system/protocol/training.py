@@ -42,12 +42,14 @@ class TrainRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         round: Id of the round, 1 to 100 characters; None lets the trainer choose one.
         trainers: Names of the trainers that shall train; None for all.
+        since: Train only on labelled records whose time is later, seconds since 1970 (UTC); None for all.
         weighting: Which records count more; None for none.
-        after: Train only on labelled records with larger keys; None for all.
+        after: Train only on labelled records with larger keys, as earlier releases ask for it; None for all.
     """
 
     round: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
     trainers: list[str] | None = None
+    since: float | None = None
     weighting: Weighting | None = None
     after: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
 
@@ -136,8 +138,9 @@ class TrainingRound(Message, frozen=True, kw_only=True):
         stage: What happened.
         cause: Why the round was started.
         alerts: Keys of the alerts that it is for.
+        since: Only records whose time is later are used, seconds since 1970 (UTC); None for all.
         moved: What has moved, where alerts are the cause; None for another cause, and from an earlier release.
-        after: Only records with larger keys are used; None for all.
+        after: Only records with larger keys are used, in rounds of earlier releases; None for all.
         labelled: Labelled records at the start.
         text: What the alerts say, or why the round failed.
     """
@@ -146,6 +149,7 @@ class TrainingRound(Message, frozen=True, kw_only=True):
     stage: Literal["started", "failed"]
     cause: Cause
     alerts: tuple[str, ...] = ()
+    since: float | None = None
     moved: Moved | None = None
     after: str | None = None
     labelled: int | None = None
