@@ -86,7 +86,7 @@ async def test_values_outside_are_processed_counted_and_told(
             ("k1", 0.5, 0.5, 0.5, 50.0), ("k2", 2.0, 0.0, 0.5, 150.0), ("k3", -1.0, 1.0, 0.5, None)
         ]  # fmt: skip
         assert {each.id: each.reason for each in await client.rejected()} == {
-            "k4": "c: 11 is outside of [0, 10]",
+            "k4": "c: 11.0 is outside of [0, 10]",
             "k5": "a: 1e+300 is outside of [0, 10] by more than 1e+09 times its width",
         }
         await eventually(lambda: processing.health().detail.startswith("values outside of their range"))

@@ -421,7 +421,7 @@ async def test_what_lies_outside_of_its_range_is_predicted_and_the_answer_says_s
         plain = await client.post("/predict", json={"Öl, heiß": 5, "b": 5})
         assert "x-outside-range" not in plain.headers
         assert "warnings" not in plain.json()
-        for value, problem in ((11, "11 is outside of [0, 10]"), (1e300, "1e+300 is outside of [0, 10]")):
+        for value, problem in ((11, "11.0 is outside of [0, 10]"), (1e300, "1e+300 is outside of [0, 10]")):
             refused = await client.post("/predict", json={"Öl, heiß": 5, "c": value})
             assert (refused.status_code, refused.json()["error"]["faults"][0]["problem"]) == (422, problem)
         metrics = (await client.get("/metrics")).text
