@@ -126,7 +126,8 @@ class Plant:
                 self._due -= self.pace.requests
                 self._request()
             self.now += self.pace.points
-            yield from ((self.now - START, change) for change in self.rules.evaluate(self.now, self._point()))
+            figures = self._point()
+            yield from ((self.now - START, change) for change in self.rules.evaluate(self.now, figures, self.monitor.drift))
 
     def _measured(self) -> Record:
         return self._disturbance.apply(self._laboratory.measured_record(), self.scenario, self.now)

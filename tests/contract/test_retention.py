@@ -161,24 +161,39 @@ async def test_what_changes_while_it_is_deleted_stays(
     assert page.table.filter(page.table.column(REVISION).to_numpy() == 2).column(ID).to_pylist() == [keys[1]]
 
 
-async def test_the_index_on_the_arrival_is_there_where_it_is_needed(
+async def test_the_arrival_is_indexed_and_the_index_of_earlier_releases_is_removed(
     make: Callable[[Settings], DataStore], database: str, settings: Settings
 ) -> None:
-    def indexed() -> bool:
+    def indexes() -> dict[str, list[str]]:
         if database == "mongo":
             with MongoClient[Any](settings.mongo_host, settings.mongo_port) as client:
-                found = client[settings.mongo_name][RAW].index_information().get("by_arrival")
-                return found is not None and [field for field, _ in found["key"]] == ["_envelope.done", "_envelope.received"]
+                found = client[settings.mongo_name][RAW].index_information()
+                return {name: [field for field, _ in index["key"]] for name, index in found.items()}
         with closing(connected(settings)) as connection:
             cursor = connection.cursor()
-            cursor.execute(f"SHOW INDEX FROM {RAW} WHERE Key_name = 'by_arrival'")
-            return [row[4] for row in cursor.fetchall()] == ["_pipeline", "_envelope_received"]
+            cursor.execute(f"SHOW INDEX FROM {RAW}")
+            rows = cursor.fetchall()
+            return {name: [row[4] for row in rows if row[2] == name] for name in {row[2] for row in rows}}
 
-    for days in (1.0, 1.0, 0.0, 1.0):
-        opened = make(settings.copy(update={"raw_days": days}))
+    def index_as_before() -> None:
+        if database == "mongo":
+            with MongoClient[Any](settings.mongo_host, settings.mongo_port) as client:
+                client[settings.mongo_name][RAW].create_index(
+                    [("_envelope.done", 1), ("_envelope.received", 1)], name="by_arrival"
+                )
+        else:
+            with closing(connected(settings)) as connection:
+                connection.cursor().execute(f"CREATE INDEX by_arrival ON {RAW} (_pipeline, _envelope_received)")
+
+    expected = ["_envelope.received", "_id"] if database == "mongo" else ["_envelope_received"]
+    for _ in range(2):
+        opened = make(settings)
         await opened.open()
         await opened.close()
-        assert indexed() is (days > 0)
+        assert indexes()["arrived"] == expected
+        assert "by_arrival" not in indexes()
+        index_as_before()
+        assert "by_arrival" in indexes()
 
 
 async def test_the_service_deletes_them_soon_after_its_start_and_two_replicas_do_no_harm(

@@ -21,10 +21,11 @@ import pytest
 from pymongo import AsyncMongoClient
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
+from complex_system.domain.columns import ARRIVED, raw_name
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.keys import key_at
+from complex_system.domain.keys import uuid7
 from complex_system.domain.laboratory import Laboratory
-from complex_system.domain.pages import REVISION, Page, processed_schema, raw_schema
+from complex_system.domain.pages import REVISION, Page, beside_schema, processed_schema, raw_schema
 from complex_system.domain.records import Record, raw_check
 from complex_system.errors import DeclarationError, InvalidRecordError, StoreUnavailableError
 from complex_system.local.servers import Server, free_port
@@ -40,7 +41,7 @@ from complex_system.storage.mongo import secantus
 from complex_system.storage.mongo import store as mongo_store
 from complex_system.storage.mongo.store import MongoDataStore
 from complex_system.storage.quarantine import RawWriter
-from envelopes import change, envelopes
+from envelopes import age, change, envelopes
 from everything import EVERYTHING
 from proxy import proxied
 from support import eventually
@@ -437,6 +438,73 @@ class StoreCases(ABC):
         page = await store.processed_columns(chosen, labelled=True, version="none", after=None, limit=11)
         assert (page.table.num_rows, page.next, page.table.column_names) == (0, None, chosen)
 
+    async def test_raw_columns_and_the_arrival_come_beside_processed_ones(
+        self, store: DataStore, settings: Settings, records: list[Record]
+    ) -> None:
+        keys, target = [record[ID] for record in records], store.dataset.target
+        began = await store.now()
+        await store.save_raw(records[:20])
+        await store.upsert_processed(processed_table(store.dataset, keys), "v1")
+        age(self.database, settings, {keys[3]: 2.0})
+        raw = [CHANGED, "datum", target]
+        page = await store.processed_columns([target], labelled=True, version="v1", after=keys[1], limit=20, raw=raw)
+        assert page.table.schema == pa.schema([(target, pa.float64()), *beside_schema(store.dataset, raw)])
+        assert page.table.column_names == [target, *map(raw_name, raw), ARRIVED]
+        assert page.next == keys[21]
+        assert page.table.column(target).to_pylist() == [1.5] * 20
+        for name in raw:
+            expected = [record[name] for record in records[2:20]] + [None] * 2
+            assert page.table.column(raw_name(name)).to_pylist() == expected
+        arrived = page.table.column(ARRIVED).to_pylist()
+        assert arrived[18:] == [None, None]
+        assert arrived[1] == pytest.approx(began - 2 * 86_400, abs=60)
+        assert arrived[0] == pytest.approx(began, abs=60)
+        assert len({*arrived[:1], *arrived[2:18]}) == 1  # those of one batch
+        page = await store.processed_columns([ID], labelled=False, version=None, after=None, limit=50, raw=[])
+        assert page.table.column_names == [ID, ARRIVED]
+        assert page.table.column(ARRIVED).to_pylist()[2:20] == arrived[:18]
+
+    @pytest.mark.parametrize("limit", [1, 7, 50])
+    async def test_pages_by_arrival_walk_what_arrived_later_whatever_the_keys(
+        self, store: DataStore, settings: Settings, records: list[Record], limit: int
+    ) -> None:
+        keys = [record[ID] for record in records]
+        await store.save_raw(records[:27])
+        await store.upsert_processed(processed_table(store.dataset, keys[:20]), "v1")
+        await store.upsert_processed(processed_table(store.dataset, keys[20:23], target=None), "v1")
+        await store.upsert_processed(processed_table(store.dataset, keys[23:25]), "another")
+        await store.upsert_processed(
+            processed_table(store.dataset, keys[28:]), "v1"
+        )  # two are not processed, three have no raw record
+        # Older the larger the key, but for those of one batch; the others of it are of no interest.
+        age(self.database, settings, {key: 1.0 + place for place, key in enumerate(keys[:10])})
+        now = await store.now()
+        walked, after, start = list[tuple[float, str]](), None, now - 7.5 * 86_400
+        while True:
+            page = await store.processed_columns(
+                [ID], labelled=True, version="v1", after=after, limit=limit, raw=["datum"], arrived_after=start
+            )
+            walked += zip(page.table.column(ARRIVED).to_pylist(), keys_of(page), strict=True)
+            if page.next is None:
+                break
+            start, after = walked[-1][0], page.next
+        assert [key for _, key in walked] == [*keys[6::-1], *keys[10:20]]
+        assert sorted(walked) == walked
+        page = await store.processed_columns(
+            [ID], labelled=False, version=None, after=None, limit=50, raw=["datum"], arrived_after=walked[6][0]
+        )
+        assert keys_of(page) == keys[10:25]
+        assert page.table.column(raw_name("datum")).to_pylist() == [record["datum"] for record in records[10:25]]
+        for later in (now + 3600, 2.0**31 - 1):
+            page = await store.processed_columns(
+                [ID], labelled=False, version=None, after=None, limit=50, raw=[], arrived_after=later
+            )
+            assert (page.table.num_rows, page.next) == (0, None)
+        page = await store.processed_columns(
+            [ID], labelled=False, version=None, after=None, limit=50, raw=[], arrived_after=0.0
+        )
+        assert page.table.num_rows == 25
+
     async def test_processed_records_are_kept_to_the_last_bit(self, store: DataStore) -> None:
         table = processed_table(store.dataset, [f"k{i}" for i in range(len(EXACT))])
         exact = pa.array(EXACT, pa.float64())
@@ -467,8 +535,8 @@ class StoreCases(ABC):
         assert await store.last_key(began + 1000) is None
         records = list(laboratory.records(6))
         # The source's clock is an hour ahead, then an hour behind.
-        early = [{**each, "_id": key_at(began + 3600 + place)} for place, each in enumerate(records[:3])]
-        late = [{**each, "_id": key_at(began - 3600 + place)} for place, each in enumerate(records[3:])]
+        early = [{**each, "_id": uuid7(int(1000 * began) + 3_600_000, place)} for place, each in enumerate(records[:3])]
+        late = [{**each, "_id": uuid7(int(1000 * began) - 3_600_000, place)} for place, each in enumerate(records[3:])]
         await store.save_raw(early)
 
         async def later() -> float | None:
@@ -502,6 +570,13 @@ class StoreCases(ABC):
             assert await store.processed_page(0, 1) == [{k: v for k, v in table.to_pylist()[0].items() if k != ID}]
             assert (await store.counts()).labelled == 2
             assert (await store.unprocessed("v1", None, 5)).table.num_rows == 0
+            beside = await store.processed_columns(
+                names, labelled=True, version="v1", after=None, limit=1, raw=list(dataset.raw_names), arrived_after=0.0
+            )
+            assert beside.table.select(names) == table.slice(0, 1)
+            assert beside.table.select([raw_name(name) for name in dataset.raw_names]).to_pylist() == [
+                {raw_name(name): record[name] for name in dataset.raw_names}
+            ]
         finally:
             await store.close()
             await self.drop(settings)
@@ -521,6 +596,15 @@ class StoreCases(ABC):
             read = await store.raw_records(5)
             page = raw_of(await store.unprocessed("v1", None, 5))
             assert read == saved
+            await store.upsert_processed(processed_table(EVERYTHING, [each[ID] for each in saved]), "v1")
+            names = EVERYTHING.raw_names
+            for start in (None, 0.0):
+                beside = await store.processed_columns(
+                    [ID], labelled=False, version=None, after=None, limit=5, raw=list(names), arrived_after=start
+                )
+                assert beside.table.select([raw_name(name) for name in names]).to_pylist() == [
+                    {raw_name(name): each[name] for name in names} for each in saved
+                ]
             assert [[type(value) for value in record.values()] for record in read] == [
                 [type(value) for value in record.values()] for record in saved
             ]

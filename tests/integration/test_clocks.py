@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from complex_system.domain.dataset import Dataset
-from complex_system.domain.keys import key_at
+from complex_system.domain.keys import uuid7
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import Page, processed_schema
+from complex_system.domain.records import Record
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.pipeline.pipeline import Pipeline
@@ -49,33 +50,34 @@ async def test_records_since_an_alert_are_those_that_arrived_since_whatever_the_
     client = DatabaseClient(tester)
     data = LabelledData(dataset, client)
 
-    async def arrive(seed: int, later: float) -> list[str]:
+    async def arrive(seed: int, later: float) -> list[Record]:
         made = await client.now() + ahead + later
         records = [record for record in Laboratory(seed).records(200) if record[dataset.target] is not None]
-        records = [{**each, "_id": key_at(made + place / 100)} for place, each in enumerate(records)]
+        records = [{**each, "_id": uuid7(int(1000 * made) + 10 * place, place)} for place, each in enumerate(records)]
         await client.save_raw(records)
         table = Pipeline(dataset).process(records).to_arrow().cast(processed_schema(dataset))
         await client.upsert_processed(Page(table, None, {"version": dataset.version}))
-        return [record["_id"] for record in records]
+        return records
 
-    before = await arrive(1, 0.0)
+    await arrive(1, 0.0)
+    saved = await client.now()
 
     async def later() -> float | None:
         now = await client.now()
-        return now if await client.last_key(now) == before[-1] else None
+        return now if now > saved + 0.002 else None
 
     raised = await eventually(later, 60)
     assert await data.newest(10, raised) == (0, None)
     since = await arrive(2, 5.0)
-    assert await data.newest(len(since), raised) == (len(since), before[-1])
-    assert await data.newest(10, raised) == (len(since), since[-11])
+    assert await data.newest(len(since), raised) == (len(since), raised)
+    assert await data.newest(len(since) + 1, raised) == (len(since), None)
 
 
 async def test_rejected_records_are_watched_whatever_the_sources_clock_says(
     settings: Settings, database: None, tester: TesterService
 ) -> None:
     records = [
-        {**record, "material_id": "99999999", "_id": key_at(time.time() - AN_HOUR + place)}
+        {**record, "material_id": "99999999", "_id": uuid7(int(1000 * (time.time() - AN_HOUR + place)), place)}
         for place, record in enumerate(Laboratory(5).records(4))
     ]
     async with running(MlMonitoringService, settings), running(DataProcessingService, settings):

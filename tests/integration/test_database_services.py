@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 from kio import ml_lifecycle_subjects_name
 
+from complex_system.domain.columns import ARRIVED, raw_name
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.documents import Document
 from complex_system.domain.laboratory import Laboratory
@@ -151,6 +152,14 @@ async def test_our_client_walks_pages_and_notes_versions(
         row[dataset.target] for row in rows[:30] if row[dataset.target] is not None
     ]
     assert [page.table.num_rows async for page in client.processed_pages(version="v2")] == [0]
+    raw = [page.table async for page in client.processed_pages([ID], limit=4, raw=["datum", dataset.target])]
+    assert pa.concat_tables(raw).column_names == [ID, raw_name("datum"), raw_name(dataset.target), ARRIVED]
+    assert pa.concat_tables(raw).column(raw_name("datum")).to_pylist() == [record["datum"] for record in records[:30]]
+    now = await client.now()
+    for after, expected in ((-1e9, 30), (now - 3600, 30), (now + 3600, 0), (1e300, 0)):
+        pages = [page.table async for page in client.processed_pages([dataset.target], limit=7, arrived_after=after)]
+        assert pages[0].column_names == [dataset.target, ARRIVED]
+        assert sum(page.num_rows for page in pages) == expected
 
 
 async def test_polars_frames_may_be_upserted(tester: TesterService, service: DatabaseService, dataset: Dataset) -> None:
@@ -203,6 +212,10 @@ def bad_requests(dataset: Dataset) -> list[tuple[Any, Any, type[Exception], str]
         (protocol.GET_PROCESSED, {"columns": [["a"]]}, InvalidRequestError, "columns"),
         (protocol.GET_PROCESSED, {"labelled": "yes"}, InvalidRequestError, "labelled"),
         (protocol.GET_PROCESSED, {"after": 3}, InvalidRequestError, "after"),
+        (protocol.GET_PROCESSED, {"raw": ["nothing"]}, InvalidRequestError, "'raw'.*datum.*Not 'nothing'"),
+        (protocol.GET_PROCESSED, {"raw": ["datum"] * 2}, InvalidRequestError, "'raw'.*twice"),
+        (protocol.GET_PROCESSED, {"arrived_after": "yesterday"}, InvalidRequestError, "arrived_after"),
+        (protocol.GET_PROCESSED, {"arrived_after": float("nan")}, InvalidRequestError, "'arrived_after' must be a time"),
         (protocol.REJECT_RAW, {"version": "v"}, InvalidRequestError, "rejections"),
         (protocol.REJECT_RAW, {"version": "v", "rejections": [{ID: "k"}]}, InvalidRequestError, "reason"),
         (protocol.REJECT_RAW, {"version": "v", "rejections": ["k"]}, InvalidRequestError, r"rejections\[0\]"),

@@ -133,12 +133,12 @@ async def test_the_live_stream_makes_new_measurements_of_now(tester: TesterServi
 
 
 async def test_it_makes_no_records_for_another_data_set(tester: TesterService, settings: Settings, dataset: Dataset) -> None:
-    other = Dataset.parse(yaml.safe_dump({**yaml.safe_load(dataset.json()), "name": "ovens"}))
+    other = Dataset.parse(yaml.safe_dump({**yaml.safe_load(dataset.json()), "law": None}))
     async with running(DummyDataGenerationService, settings, other) as service:
         health = service.health()
         assert health.state == "ready"
         assert "makes lab records only" in health.detail
-        assert "'ovens'" in health.detail
+        assert "data set 'lab'" in health.detail
         assert len(tasks_at_work(service)) == len(tasks_at_work(tester)) + 1  # which watches its lease
 
 
@@ -309,7 +309,7 @@ async def test_a_scenario_happens_to_the_live_records_only(tester: TesterService
 async def test_a_source_that_makes_no_lab_records_has_no_scenarios(
     tester: TesterService, settings: Settings, dataset: Dataset
 ) -> None:
-    other = Dataset.parse(yaml.safe_dump({**yaml.safe_load(dataset.json()), "name": "ovens"}))
+    other = Dataset.parse(yaml.safe_dump({**yaml.safe_load(dataset.json()), "law": None}))
     async with running(DummyDataGenerationService, settings, other):
         with pytest.raises(InvalidRequestError, match="lab records only"):
             await tester.ask(SET_SCENARIO, ScenarioRequest(scenario="shift"))

@@ -14,11 +14,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from mlflow import MlflowClient
 from nats.errors import OutboundBufferLimitError
 
 from complex_system.domain.dataset import Dataset
+from complex_system.domain.laboratory import Laboratory
 from complex_system.errors import InvalidRequestError
 from complex_system.evaluation.comparison import kept_cross_validation
 from complex_system.local.processes import Child
@@ -46,6 +48,7 @@ from complex_system_services.ml_pytorch_regression_mlflow.ml_pytorch_regression_
 from complex_system_services.ml_tensorflow_regression_mlflow.ml_tensorflow_regression_mlflow_service import (
     MlTensorflowRegressionMlflowService,
 )
+from envelopes import age
 from models import linear_onnx, register_onnx
 from proxy import proxied
 from samples import lab_samples, processed_page
@@ -132,7 +135,7 @@ async def test_a_requested_training_is_announced_logged_and_registered(
 async def test_few_records_without_a_known_law_are_cross_validated(
     database: None, ear: Ear, settings: Settings, dataset: Dataset
 ) -> None:
-    plant = Dataset(**{**dataset.dict(by_alias=True), "name": "plant"})
+    plant = Dataset(**{**dataset.dict(by_alias=True), "name": "plant", "law": None})
     page = processed_page(5, RECORDS)
     await DatabaseClient(ear).upsert_processed(replace(page, notes={"version": plant.version}))
     labelled = (await DatabaseClient(ear).counts()).labelled
@@ -178,25 +181,35 @@ async def test_a_round_is_refused_by_who_is_not_meant_and_by_who_is_busy(ear: Ea
 
 
 @pytest.mark.usefixtures("filled")
-async def test_a_round_may_leave_out_what_is_older_than_a_key(ear: Ear, settings: Settings) -> None:
+async def test_a_round_may_leave_out_what_is_older_than_a_time_or_than_a_key(ear: Ear, settings: Settings) -> None:
     table = processed_page(5, RECORDS).table
-    after = table.column("_id").to_pylist()[table.num_rows // 3]
-    collector = SampleCollector(Dataset.load(), list(Part))
-    collector.add(table.slice(table.num_rows // 3 + 1))
-    newer = collector.training_data()
+    keys = table.column("_id").to_pylist()
+    third = table.num_rows // 3
+
+    def samples(of: pa.Table) -> dict[str, int]:
+        collector = SampleCollector(Dataset.load(), list(Part))
+        collector.add(of)
+        data = collector.training_data()
+        return {"train": len(data.train), "validation": len(data.validation)}
+
+    await DatabaseClient(ear).save_raw([record for record in Laboratory(5).records(RECORDS) if record["_id"] in keys])
+    # The larger the key, the older the record.
+    age("mongo", settings, {key: float(place) for place, key in enumerate(keys)})
+    since = await DatabaseClient(ear).now() - (third - 0.5) * 86_400
     async with running(MlLightgbmRegressionMlflowService, settings):
-        await ear.ask_trainers(round="r1", after=after)
-        outcome = await ear.outcome("r1", LOADED)
-        assert outcome.samples == {"train": len(newer.train), "validation": len(newer.validation)}
-        await ear.ask_trainers(round="r2")
-        assert (await ear.outcome("r2", LOADED)).samples["train"] > len(newer.train)
+        await ear.ask_trainers(round="r1", since=since)
+        assert (await ear.outcome("r1", LOADED)).samples == samples(table.slice(0, third))
+        await ear.ask_trainers(round="r2", after=keys[third])  # from the consumer of an earlier release
+        assert (await ear.outcome("r2", LOADED)).samples == samples(table.slice(third + 1))
+        await ear.ask_trainers(round="r3")
+        assert (await ear.outcome("r3", LOADED)).samples == samples(table)
 
 
 @pytest.mark.usefixtures("filled")
 async def test_bad_requests_get_an_error_and_the_next_one_works(ear: Ear, settings: Settings) -> None:
     async with running(MlLightgbmRegressionMlflowService, settings):
         for value in ([], "text", 3, {"round": 3}, {"round": ""}, {"trainers": "lightgbm"}, {"trainers": [1]}, {"after": 3},
-                      {"after": ""}):  # fmt: skip
+                      {"after": ""}, {"since": "yesterday"}):  # fmt: skip
             with pytest.raises(InvalidRequestError):
                 await ear.ask(TRAIN_MODEL, value)
         reply = await ear.ask(TRAIN_MODEL, TrainRequest())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -383,3 +383,56 @@ def test_values_below_a_limit_are_said_once_and_are_not_missing_in_the_report(tm
     assert found.text().count("detection limit") == 1
     lead = next(column for column in assess(found).columns if column.column.name == "Pb")
     assert lead.profile.missing.count == 0
+
+
+def shown(found: Description) -> str:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(summary(found))
+    return capture.get()
+
+
+def at(hours: float) -> str:
+    return (datetime(2025, 3, 29) + timedelta(hours=hours)).strftime("%d.%m.%Y %H:%M")
+
+
+@pytest.mark.parametrize(
+    ("value", "declared", "why"),
+    [
+        pytest.param(at, {"column": "Zeit"}, "'Zeit' rises from row to row, so it says when", id="rising"),
+        pytest.param(lambda i: at(-i), {"column": "Zeit"}, "'Zeit' falls from row to row", id="falling"),
+        pytest.param(lambda i: at(i // 3), {"column": "Zeit"}, "'Zeit' rises", id="several at a time"),
+        pytest.param(lambda i: 1.7e9 + 60.5 * i, {"column": "Zeit", "format": "unix"}, "'Zeit' rises", id="seconds"),
+        pytest.param(
+            lambda i: 1_700_000_000_123 + 60_007 * i, {"column": "Zeit", "format": "unix_ms"}, "'Zeit' rises", id="ms"
+        ),
+    ],
+)
+def test_a_time_that_orders_the_rows_is_proposed(write: Write, value: object, declared: dict[str, str], why: str) -> None:
+    found = describe(write(Zeit=value))
+    assert found.time is not None
+    assert found.time.declared == declared
+    text = plain(found.text())
+    assert why in text
+    assert ("add the plant's zone" in text) is ("format" not in declared)
+    dataset = found.dataset()
+    assert dataset.time is not None
+    assert dataset.time.dict(exclude_defaults=True) == declared
+    assert "time 'Zeit'" in shown(found)
+    assert dataset.version == Dataset.parse(found.text().replace("\ntime: ", "\n# time: ")).version
+
+
+def test_a_time_in_another_order_is_a_line_for_a_person_and_few_times_are_no_order(write: Write) -> None:
+    for name, value in {"any.csv": lambda i: at(i * 7 % 61), "few.csv": lambda i: at(24 * (i // 30))}.items():
+        found = describe(write(name, Zeit=value))
+        assert found.dataset().time is None
+        assert "Where 'Zeit' says when a record was made, remove the '#'" in plain(found.text())
+        assert "\n# time: {column: Zeit}\n" in found.text()
+        assert "time 'Zeit'" not in shown(found)
+    assert "time:" not in describe(write("none.csv")).text()
+
+
+def test_of_several_times_that_order_the_rows_the_finest_is_proposed(write: Write) -> None:
+    found = describe(write(Tag=lambda i: at(24 * (i // 5))[:10], Start=at, Ende=lambda i: at(i + 1)))
+    assert found.time is not None
+    assert found.time.column == "Start"

@@ -11,7 +11,7 @@ from uuid import RFC_4122, UUID
 import pytest
 
 from complex_system.domain import keys
-from complex_system.domain.keys import key_at, new_key, original_key, repeated_key, row_key, uuid7
+from complex_system.domain.keys import new_key, original_key, repeated_key, row_key, uuid7
 
 
 def test_a_new_key_is_a_uuid_of_version_7_of_this_moment_and_no_two_are_equal() -> None:
@@ -52,17 +52,6 @@ os.wait() if os.getpid() == os.getsid(0) else None
     )
     parts = printed.stdout.split()
     assert len(parts) == len(set(parts)) == 200
-
-
-def test_a_key_of_a_time_parts_the_keys_before_from_those_after() -> None:
-    older = new_key()
-    time.sleep(0.002)
-    now = time.time()
-    time.sleep(0.002)
-    assert older < key_at(now) < new_key()
-    assert key_at(now) <= uuid7(int(now * 1000), 0)
-    assert all(key_at(a) < key_at(b) for a, b in ((-5, 1), (0, 1), (1, 1e9), (1e9, 1.7e9), (1.7e9, 2e9)))
-    assert UUID(key_at(now)).version == 7
 
 
 def test_the_bits_of_a_uuid_are_those_that_were_given_but_for_version_and_variant() -> None:

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import math
 from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
 
 from complex_system.domain.dataset import Dataset
-from complex_system.domain.laboratory import MATERIALS, TECHNICIANS, Laboratory, true_value, truth_of
+from complex_system.domain.laboratory import (
+    MATERIALS,
+    TECHNICIANS,
+    Laboratory,
+    has_known_function,
+    true_value,
+    truth_of,
+)
 from complex_system.domain.records import Record
+from complex_system.errors import DeclarationError
+from complex_system.local.probe import sample_record
+from complex_system.messaging.clients import DatabaseClient
+from complex_system.serving.requests.examples import example_record
+from complex_system_services.ml_consumer.predictions import LabProbes, StoredProbes, probes_for
 
 RAW = [f"rohwert_{i}_labormessung" for i in (1, 2, 3)]
 
@@ -93,3 +108,44 @@ def test_the_truth_of_an_incomplete_record_is_not_known() -> None:
     assert truth_of({RAW[0]: 1.0, RAW[1]: None, RAW[2]: 1.0}) is None
     assert truth_of({}) is None
     assert true_value(1, 3, 0) == 7.0
+
+
+ORDINARY = """
+name: lab
+target: y
+columns:
+  - {name: x, type: number, range: [0, 1]}
+  - {name: y, type: number, optional: true}
+pipeline:
+  - {step: keep, column: x}
+"""
+
+
+class Unasked:
+    async def ask(self, *_: Any) -> Any:
+        raise AssertionError("nobody is asked")
+
+
+def test_a_data_set_is_the_demonstration_by_its_declaration_and_not_by_its_name() -> None:
+    shipped = Dataset.load()
+    text = Path(str(resources.files("complex_system.domain") / "lab.yaml")).read_text()
+    unmarked = Dataset.parse(text.replace("law: laboratory\n", ""))
+    renamed = Dataset.parse(text.replace("name: lab\n", "name: plant_3\n"))
+    ordinary = Dataset.parse(ORDINARY)
+    assert [has_known_function(each) for each in (shipped, unmarked, renamed, ordinary)] == [True, False, True, False]
+    assert unmarked.version == shipped.version == "4fb01c13320f", "models and records of earlier releases stay"
+    assert shipped.as_content() == unmarked.as_content(), "earlier releases can read it"
+    assert sample_record(ordinary, 1) == example_record(ordinary)
+    database = DatabaseClient(Unasked())
+    assert isinstance(probes_for(shipped, database), LabProbes)
+    for dataset in (unmarked, ordinary):
+        assert isinstance(probes_for(dataset, database), StoredProbes)
+
+
+def test_a_law_whose_columns_are_not_there_is_refused() -> None:
+    with pytest.raises(
+        DeclarationError, match="line 4, law: is for the demonstration, whose columns are material_id, .*leave it out"
+    ):
+        Dataset.parse(ORDINARY.replace("target: y\n", "target: y\nlaw: laboratory\n"))
+    with pytest.raises(DeclarationError, match="law: must be one of laboratory, not 'lab'"):
+        Dataset.parse(ORDINARY.replace("target: y\n", "target: y\nlaw: lab\n"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from complex_system.domain.dataset import Dataset
+from complex_system.domain.laboratory import has_known_function
 from complex_system.errors import DeclarationError, SourceFileError
 from complex_system.local.own_data import ChosenData, choose_data
 from complex_system.local.plan import Deployment, make_plan
@@ -52,6 +53,21 @@ def test_a_file_without_a_declaration_gets_a_generated_one(tmp_path: Path) -> No
     assert any("CHECK: no --target was named" in note for note in chosen.notes)
     named = choose_data(str(file), "Heiz", tmp_path / "others", {})
     assert Dataset.load(named.options["FASTIOT_CONFIG_DIR"]).target == "Heiz"
+
+
+def test_a_file_that_is_called_lab_is_an_ordinary_data_set(tmp_path: Path) -> None:
+    file = tmp_path / "lab.csv"
+    rows = "".join(
+        f"{1 + number // 24:02}.03.2025 {number % 24:02}:00,{number % 7 / 7:.3f},{number * number % 23}.5\n"
+        for number in range(60)
+    )
+    file.write_text("Zeit,x,y\n" + rows)
+    chosen = choose_data(str(file), "y", tmp_path / "runs", {})
+    dataset = Dataset.load(chosen.options["FASTIOT_CONFIG_DIR"])
+    assert (dataset.name, dataset.law, has_known_function(dataset)) == ("lab", None, False)
+    assert chosen.options["FASTIOT_MONGO_DB_NAME"].endswith("_lab")
+    assert dataset.time is not None
+    assert dataset.time.column == "Zeit"
 
 
 def test_what_of_a_file_is_no_record_is_said(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from complex_system.domain.columns import ARRIVED
 from complex_system.domain.dataset import Dataset, Split
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import raw_schema
@@ -312,14 +313,24 @@ def test_too_few_samples_are_said_so(dataset: Dataset) -> None:
 
 
 @pytest.mark.parametrize("newest", [20, 50, 100_000])
-def test_of_each_part_the_newest_samples_are_kept(dataset: Dataset, newest: int) -> None:
+@pytest.mark.parametrize("order", ["as they came", "the other way round", "any", "all at once"])
+def test_of_each_part_the_newest_samples_are_kept_whatever_their_keys(dataset: Dataset, newest: int, order: str) -> None:
     table = processed(dataset, 1000)
+    arrived = np.arange(table.num_rows, dtype=np.float64)
+    if order != "as they came":
+        arrived = {"the other way round": arrived[::-1], "all at once": 0 * arrived}.get(
+            order, np.random.default_rng(3).permutation(arrived)
+        )
+    table = table.append_column(ARRIVED, pa.array(arrived))
     everything, bounded = SampleCollector(dataset, list(Part)), SampleCollector(dataset, list(Part), newest)
+    assert (everything.raw, bounded.raw) == (None, [])
     for start in range(0, table.num_rows, 90):
         everything.add(table.slice(start, 90))
         bounded.add(table.slice(start, 90))
+    parts = parts_of(groups_of(dataset, table))
     for part in Part:
         expected, kept = everything.samples(part), bounded.samples(part)
-        assert kept.y.tolist() == expected.y[-newest:].tolist()
-        assert kept.x.tolist() == expected.x[-newest:].tolist()
+        latest = np.sort(np.argsort(arrived[parts == part], kind="stable")[-newest:])
+        assert kept.y.tolist() == expected.y[latest].tolist()
+        assert kept.x.tolist() == expected.x[latest].tolist()
     assert newest > 1000 or bounded.count() < everything.count(), "what is older does not stay in memory"

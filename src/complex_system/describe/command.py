@@ -113,6 +113,8 @@ def summary(description: Description) -> Group:
         line = f"{line}; key '{description.key}'"
     elif offered := description.offered_key:
         notes.append(_text(f"The records have no key; the declaration has the line that makes it '{offered.name}'."))
+    if description.time and description.time.way:
+        line = f"{line}; time '{description.time.column}'"
     last = _text(f"{line}; {features} feature{'' if features == 1 else 's'}; pipeline version {dataset.version}")
     return Group(table, *([_text("Look at:")] if notes else []), *(Padding(note, (0, 0, 0, 2)) for note in notes), last)
 

@@ -15,6 +15,7 @@ import yaml
 
 from complex_system.describe.checking import FileCheck, check_file, corrected
 from complex_system.describe.inspection import MARGIN, TARGET_MARGIN, InspectedColumn, inspect_column
+from complex_system.describe.order import ProposedTime, proposed_time
 from complex_system.describe.proposal import (
     Proposal,
     choose_target,
@@ -58,6 +59,7 @@ class Description:
         copies: Records that are equal to an earlier one, but for the key and row numbers.
         notes: What of the file is not a record, a sentence each.
         checked: What the declaration says of all records of the file.
+        time: The column that says when a record was made; None where there is no such column.
     """
 
     path: Path
@@ -72,12 +74,12 @@ class Description:
     copies: int = 0
     notes: tuple[str, ...] = ()
     checked: FileCheck | None = None
+    time: ProposedTime | None = None
 
     @property
     def name(self) -> str:
         """A name for the data set, made from the file's."""
-        plain = self.path.stem.lower().translate(_LETTERS)
-        plain = unicodedata.normalize("NFKD", plain).encode("ascii", "ignore").decode()
+        plain = unicodedata.normalize("NFKD", self.path.stem.lower().translate(_LETTERS)).encode("ascii", "ignore").decode()
         plain = re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:40].strip("_")
         return plain if plain[:1].isalpha() else f"data_{plain}".rstrip("_")
 
@@ -104,6 +106,8 @@ class Description:
         made += f"target: {scalar(self.target)}\n"
         if self.checked and (why := self.checked.alike_by_chance):
             made += _comment(why) + "split: {copies: apart}\n"
+        if self.time:
+            made += _comment(self.time.why) + f"{'' if self.time.way else '# '}time: {_flow(self.time.declared)}\n"
         made += "\ncolumns:\n"
         made += "".join(self._column(column) for column in self.columns if column.name != self.key)
         return made + "\npipeline:\n" + self._pipeline()
@@ -272,8 +276,9 @@ def describe(path: Path, target: str = "") -> Description:
                 + (f" ({reasons})." if reasons else ".")
             )
         made = Description(
-            path, table, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, leaking, copies, table.notes
-        )
+            path, table, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, leaking, copies, table.notes,
+            time=proposed_time([column for column in columns if column.name not in (key, chosen.name)], frame),
+        )  # fmt: skip
         checked = check_file(path, made.dataset(), table)
         changed = corrected(path, columns, checked, chosen.name, table.nested)
         if changed is None:

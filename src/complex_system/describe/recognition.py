@@ -154,6 +154,14 @@ def _time(name: str, low: float, high: float, *, whole: bool, is_steady: bool, i
     return None
 
 
+def time_format_of(name: str, low: float, high: float) -> str:
+    """Return the format in which numbers of this range are times (``domain.record_time``); empty where they are none."""
+    for written, unit in (("unix", "seconds"), ("unix_ms", "milliseconds")):
+        if _EPOCH[0] * _EPOCH_UNITS[unit] <= low and high <= _EPOCH[1] * _EPOCH_UNITS[unit]:
+            return written
+    return "excel" if _SERIAL[0] <= low and high <= _SERIAL[1] and _DATE_NAME.search(name) else ""
+
+
 def _is_exact(values: pl.Series, different: int) -> bool:
     """Return whether large numbers are hardly ever the same, and not rounded as measured ones are."""
     return different >= _MOSTLY * len(values) and 2 * int((values % 1000 != 0).sum()) > len(values)

@@ -17,6 +17,7 @@ from pydantic import Field, PrivateAttr, ValidationError, root_validator, valida
 
 from complex_system.domain.columns import ID, MARKERS, Column, Declared
 from complex_system.domain.intervals import Intervals, intervals
+from complex_system.domain.record_time import Time, faults_of_time
 from complex_system.domain.steps import STEPS, Arithmetic, Bins, OneHot, Scale, Step
 from complex_system.domain.validation import (
     FaultsError,
@@ -25,6 +26,7 @@ from complex_system.domain.validation import (
     doubles,
     faults_message,
     faults_of,
+    faults_of_law,
     suggestion,
 )
 from complex_system.domain.yaml_reader import Fault, Place, YamlFile
@@ -36,9 +38,7 @@ BY_CONTENT, BY_KEY = "content", "key"
 """Splits. Models that are marked with none were trained when there was only that by key."""
 SHIPPED = ("lab", "films")
 """Declarations that are part of the package."""
-
 Loss = Literal["squared", "absolute", "huber"]
-"""What a training makes small."""
 
 _ALWAYS_DECISIVE = frozenset(
     {"name", "target", "columns", "pipeline", "type", "optional", "range", "fill", "categories", "format"}
@@ -72,10 +72,14 @@ class Dataset(Declared):
     )
     loss: Loss = Field(
         "squared",
-        description="What trainings make small: the squared error; the absolute error, so that a label far off counts no more than by "
-        "its distance; or Huber's, squared near 0 and absolute beyond",
+        description="What trainings make small: the squared error, the absolute one, or Huber's, squared near 0 and absolute beyond",
     )
     split: Split = Field(Split(), description="How labelled records are divided for training and evaluation")
+    time: Time | None = Field(None, description="When a record was made; by default the time at which it arrived")
+    law: Literal["laboratory"] | None = Field(
+        None,
+        description="Marks the demonstration: its target is a known function, so the smallest possible error is known, too",
+    )
     columns: tuple[Column, ...] = Field(description="The raw columns")
     pipeline: tuple[Step, ...] = Field(description="The steps that make the features")
 
@@ -99,7 +103,8 @@ class Dataset(Declared):
     def _fitting(cls, values: dict[str, Any]) -> dict[str, Any]:
         columns = {column.name: column for column in values["columns"]}
         targets = (values["target"], *values["other_targets"])
-        if found := contradictions(columns, targets, dict(enumerate(values["pipeline"])), key=values["id"]):
+        found = contradictions(columns, targets, dict(enumerate(values["pipeline"])), key=values["id"])
+        if found := [*found, *faults_of_time(values["time"], columns), *faults_of_law(values["law"], columns)]:
             raise FaultsError(found)
         return values
 
@@ -180,8 +185,8 @@ class Dataset(Declared):
             del content["missing"]
         if self.split == Split():
             del content["split"]
-        if self.loss == "squared":
-            del content["loss"]
+        # What concerns trainings and the records that are still to come, and no model.
+        del content["time"], content["law"], content["loss"]
         return content
 
     _by_name: dict[str, Column] = PrivateAttr()
@@ -261,7 +266,7 @@ class Dataset(Declared):
         return self._version
 
     def _hash(self) -> str:
-        decisive = self.dict(exclude={"description", "id", "other_targets", "split", "loss"})
+        decisive = self.dict(exclude={"description", "id", "other_targets", "split", "time", "law", "loss"})
         for column in decisive["columns"]:
             del column["description"], column["unit"]
         declared: tuple[Declared, ...] = (*self.columns, *self.pipeline)
@@ -289,8 +294,12 @@ def _all_faults(content: dict[str, Any]) -> list[Fault]:
     """Return the faults of every part, and the contradictions between the parts that have none."""
     parts = {key: list(content[key]) for key in ("columns", "pipeline") if isinstance(content.get(key), list | tuple)}
     found: list[Fault] = []
+    inside: dict[str, type[Declared]] = {"split": Split, "time": Time}
+    for key in inside.keys() & content.keys():
+        parsed = _parsed(inside[key], content[key], (key,), found)
+        content = {name: each for name, each in content.items() if name != key} | ({key: parsed} if parsed else {})
     try:
-        Dataset.parse_obj({**content, **{key: [] for key in parts}})
+        Dataset.parse_obj({**content, **{key: [] for key in parts}, "time": None})
     except ValidationError as error:
         found += [fault for fault in faults_of(error, _KEYS) if fault[0]]
     columns: dict[str, Column] = {}
@@ -310,6 +319,7 @@ def _all_faults(content: dict[str, Any]) -> list[Fault]:
             given = "" if name is None else f", not '{name}'{suggestion(name, STEPS)}"
             found.append((("pipeline", place, "step"), f"must be one of {', '.join(STEPS)}{given}"))
     found += doubles([each.get("name") if isinstance(each, dict) else None for each in parts.get("columns", ())])
+    found += [*faults_of_time(content.get("time"), columns, broken), *faults_of_law(content.get("law"), {*columns, *broken})]
     if len(parts) == 2 and isinstance(content.get("target"), str):
         targets = (content["target"], *content.get("other_targets", ()))
         key, complete = str(content.get("id") or ""), len(steps) == len(parts["pipeline"])
@@ -318,10 +328,14 @@ def _all_faults(content: dict[str, Any]) -> list[Fault]:
 
 
 def _parsed(kind: type[Declared], content: Any, at: Place, found: list[Fault]) -> Any:
+    keys = [field.alias for field in kind.__fields__.values()]
+    if not isinstance(content, dict):
+        found.append((at, f"must have keys: {', '.join(keys)}"))
+        return None
     try:
         return kind.parse_obj(content)
     except ValidationError as error:
-        found += faults_of(error, [field.alias for field in kind.__fields__.values()], at)
+        found += faults_of(error, keys, at)
         return None
 
 

@@ -37,15 +37,6 @@ def uuid7(milliseconds: int, bits: int) -> str:
     return _uuid(7, milliseconds & 0xFFFF_FFFF_FFFF, bits)
 
 
-def key_at(seconds: float) -> str:
-    """Return the smallest UUID of version 7 of a time: keys made before are below it, and those made since then are not.
-
-    Args:
-        seconds: Since the epoch.
-    """
-    return uuid7(max(0, int(seconds * 1000)), 0)
-
-
 def row_key(digest: bytes, row: int) -> str:
     """Return the key of a row in a file: a UUID of version 8 (RFC 9562) of 60 bits of the file's digest, then the row's number.
 

@@ -16,8 +16,6 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.keys import uuid7
 from complex_system.domain.records import Record
 
-LAB = "lab"
-"""Name of the data set whose target is this function."""
 MATERIALS = ("00000000", "11111111", "22222222", "33333333")
 TECHNICIANS = ("TK", "AN", "SO", "HANS", None)
 
@@ -35,8 +33,11 @@ BEST_POSSIBLE = BestPossible()
 
 
 def has_known_function(dataset: Dataset) -> bool:
-    """Return whether the target is the function of this lab, so that the smallest error is known and baselines are not needed."""
-    return dataset.name == LAB
+    """Return whether the target is declared to be the function of this lab: the smallest error is known, and records can be made.
+
+    A data set is not taken for the demonstration for its name.
+    """
+    return dataset.law == "laboratory"
 
 
 def true_value(r1: float, r2: float, r3: float) -> float:

@@ -106,6 +106,25 @@ def contradictions(
     return found or ([] if broken or not complete else _faults_of_features(columns, targets, steps))
 
 
+_LAWS = {
+    "laboratory": (
+        "material_id",
+        "datum",
+        "laborant",
+        *(f"rohwert_{i}_labormessung" for i in (1, 2, 3)),
+        "aufbereiteter_wert",
+    )
+}
+
+
+def faults_of_law(law: str | None, names: Collection[str]) -> list[Fault]:
+    """Return a fault where a data set is declared to follow a known function whose columns it does not have."""
+    if law not in _LAWS or set(_LAWS[law]) <= {*names}:
+        return []
+    lab = ", ".join(_LAWS[law])
+    return [(("law",), f"is for the demonstration, whose columns are {lab}; leave it out for data of your own")]
+
+
 class _StepCheck:
     """Checks the steps one after another."""
 

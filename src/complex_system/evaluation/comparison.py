@@ -58,9 +58,10 @@ class ComparisonRequest:
         round: Id of the round.
         models: Registered name and version of each.
         labelled: Labelled records at the round; None for models that no round asked for.
-        after: The models were trained on records with larger keys only, and are compared on such.
+        since: The models were trained only on records whose time is later, and are compared on such.
         alert: The alerts that asked for the round; None where it was the growth of the data.
         corrected: Labels that were ever corrected when the round began.
+        after: The same by key, where the last champion is of a release that went by keys.
         comparison: The result, once there is one.
         runs: Ids of the runs that were made in MLflow, by name.
     """
@@ -68,9 +69,10 @@ class ComparisonRequest:
     round: str
     models: list[tuple[str, str]]
     labelled: int | None = None
-    after: str | None = None
+    since: float | None = None
     alert: AlertCause | None = None
     corrected: int = 0
+    after: str | None = None
     comparison: Comparison | None = None
     runs: dict[str, str] = field(default_factory=dict)
 
@@ -300,9 +302,8 @@ class ModelComparison:
         how = ""
         if old is not None and data.unseen is not None:
             how = split_message(old.label, old.ref.split, len(holdout), len(data.unseen), stays=order[0].incumbent)
-        return Comparison(
-            request.round, order, len(holdout), refused, baselines, basis, verdicts, verdict, how, data.copies, data.suspects
-        )  # fmt: skip
+        found = request.round, order, len(holdout), refused, baselines, basis, verdicts, verdict, how
+        return Comparison(*found, data.copies, data.suspects)
 
 
 def kept_cross_validation(metadata: Mapping[str, Any]) -> CrossValidation | None:

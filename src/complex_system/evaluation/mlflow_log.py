@@ -31,8 +31,7 @@ _MAX_ALERTS = 10
 """Keys of alerts that are kept of a round."""
 _KIND, _ORIGIN, _DATASET, _VERSION, _CHANGED = "kind", "origin", "dataset", "pipeline_version", "champion_changed"
 _ROUND = "round"
-_CHAMPION, _OTHER, _LIMIT, _TEXT, _GRID = "#0b6e4f", "#9db4c0", "#c1121f", "#253237", "#e3e8ea"
-_BASELINE = "#e3e8ea"
+_CHAMPION, _OTHER, _LIMIT, _TEXT, _GRID, _BASELINE = "#0b6e4f", "#9db4c0", "#c1121f", "#253237", "#e3e8ea", "#e3e8ea"
 
 
 class LastRounds(NamedTuple):
@@ -41,11 +40,13 @@ class LastRounds(NamedTuple):
     Attributes:
         labelled: Labelled records at the last round; None where there was none.
         corrected: Corrections of labelled records until then; None where they were not counted.
-        after: The key after which the records of the last round with a new champion began; None where it had all.
+        since: The time after which the records of the last round with a new champion began; None where it had all.
+        after: The same as a key, where that round is of a release that went by keys.
     """
 
     labelled: int | None = None
     corrected: int | None = None
+    since: float | None = None
     after: str | None = None
 
 
@@ -78,7 +79,8 @@ class ComparisonLog:
             changed = self._newest(client, {_ORIGIN: "round", _CHANGED: "True"})
         params = last.data.params if last else {}
         labelled, corrected = (int(params[name]) if params.get(name) else None for name in ("labelled", "corrected"))
-        return LastRounds(labelled, corrected, changed.data.params.get("after") if changed else None)
+        began = changed.data.params if changed else {}
+        return LastRounds(labelled, corrected, float(began["since"]) if "since" in began else None, began.get("after"))
 
     def last(self) -> ComparisonFinished | None:
         """Return the newest complete comparison of this pipeline version; None if there is none that can be read."""
@@ -152,6 +154,7 @@ class ComparisonLog:
                 "labelled": request.labelled,
                 "corrected": None if request.labelled is None else request.corrected,
                 "cause": request.cause,
+                "since": request.since,
                 "after": request.after,
                 "alerts": " ".join(alerts) or None,
                 "kept": comparison.kept or None,

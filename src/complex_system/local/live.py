@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from typing_extensions import override
 
-from complex_system.domain.laboratory import BEST_POSSIBLE, LAB
+from complex_system.domain.laboratory import BEST_POSSIBLE, has_known_function
 from complex_system.evaluation.verdict import format_figure
 from complex_system.local.display import Display, LogDisplay, comparison_basis
 from complex_system.local.plan import TRAINER_SERVICES, Plan
@@ -175,7 +175,10 @@ class LiveDisplay(Display):
 
     def _room(self) -> int:
         """Lines that a very low terminal has left beside everything else."""
-        models, comparison = 1 + len(self._plan.trainers) + int(self._plan.dataset.name == LAB), self._state.comparison
+        models, comparison = (
+            1 + len(self._plan.trainers) + int(has_known_function(self._plan.dataset)),
+            self._state.comparison,
+        )
         if comparison:
             models += len(comparison.baselines) + int(bool(comparison.verdict))
         addresses = 2 + sum(bool(process.url) for process in self._state.services.values())
@@ -229,7 +232,7 @@ def models_table(plan: Plan, state: RunState, *, very_low: bool) -> RenderableTy
             cells = ("" if rmse is None else format_figure(rmse), "", "")
         idle = _idle(state.services[TRAINER_SERVICES[name]], compared=result is not None)
         table.add_row(Text(name, style=style), _training(training, idle), *cells, basis, style=style)
-    if plan.dataset.name == LAB:
+    if has_known_function(plan.dataset):
         best = Scores(rmse=BEST_POSSIBLE.rmse, mae=BEST_POSSIBLE.mae, r2=BEST_POSSIBLE.r2)
         table.add_row(Text("best possible"), "", *_scores(best), "", style="dim")
     comparison = state.comparison

@@ -135,7 +135,7 @@ def choose_data(data: str, target: str, folder: Path, given: Mapping[str, str]) 
         "COMPLEX_SYSTEM_TARGET": target if len(dataset.targets) > 1 else "",
         "FASTIOT_MONGO_DB_NAME": settings.mongo_name + name,
         "COMPLEX_SYSTEM_MARIA_NAME": settings.maria_name + name,
-        # The keys of a file need not follow time, so its last keys need not be its newest data.
+        # A file's records arrive within seconds, so of those without a declared time none is newer than another.
         "COMPLEX_SYSTEM_HOLDOUT_NEWEST": given.get("COMPLEX_SYSTEM_HOLDOUT_NEWEST", "0"),
         "COMPLEX_SYSTEM_MIN_LABELLED": str(max(FEWEST_LABELLED, min(settings.min_labelled, labelled))),
     }

@@ -11,7 +11,7 @@ import httpx
 import msgspec
 
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.laboratory import Laboratory
+from complex_system.domain.laboratory import Laboratory, has_known_function
 from complex_system.domain.records import Record
 from complex_system.errors import ComplexSystemError
 from complex_system.local.state import Prediction
@@ -53,9 +53,9 @@ def sample_record(dataset: Dataset, seed: int) -> Record:
 
     For the lab's data set it is a new lab record, so that its truth is known, and for others the declaration's example.
     """
-    record = Laboratory(seed=seed + 1_000_003).complete_record()
-    if set(record) - {ID} != set(dataset.raw_names):
+    if not has_known_function(dataset):
         return example_record(dataset)
+    record = Laboratory(seed=seed + 1_000_003).complete_record()
     return {name: round(value, 2) if isinstance(value, float) else value for name, value in record.items()}
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 import pyarrow as pa
 
+from complex_system.domain.columns import ARRIVED
 from complex_system.domain.documents import Cursor, Document
 from complex_system.domain.pages import MAX_PAGE_ROWS, PAGE_ROWS, Page, decode_page, encode_page, plain_columns
 from complex_system.domain.records import Record
@@ -136,10 +138,6 @@ class DatabaseClient:
         """Return the time by the database's clock, seconds since 1970."""
         return (await self._ask(database.GET_TIME, Empty())).at
 
-    async def last_key(self, before: float) -> str | None:
-        """Return the largest key of the raw records that arrived before a time by the database's clock; None where none did."""
-        return await self._ask(database.GET_LAST_KEY, database.ArrivedBefore(before=before))
-
     async def unprocessed(
         self, version: str, limit: int, after: str | None = None, share: Share = ALL, *, revisions: bool = False
     ) -> Page:
@@ -187,21 +185,25 @@ class DatabaseClient:
         version: str | None = None,
         limit: int = PAGE_ROWS,
         start: str | None = None,
+        raw: list[str] | None = None,
+        arrived_after: float | None = None,
     ) -> AsyncIterator[Page]:
-        """Yield all processed records, page by page in the order of their keys; the next page is fetched while one is used.
+        """Yield all processed records, page by page; the next page is fetched while one is used.
 
-        ``start`` leaves out the records up to this key.
+        They come by key, or with ``arrived_after`` by arrival (``ColumnsRequest``). ``start`` leaves out the records up to this key.
         """
+        request = partial(database.ColumnsRequest, columns=columns, labelled=labelled, version=version, limit=limit, raw=raw)
 
-        async def fetch(after: str | None) -> Page:
-            request = database.ColumnsRequest(columns=columns, labelled=labelled, version=version, limit=limit, after=after)
-            return decode_page(await self._ask(database.GET_PROCESSED, request))
+        async def fetch(asked: database.ColumnsRequest) -> Page:
+            return decode_page(await self._ask(database.GET_PROCESSED, asked))
 
-        ahead: asyncio.Task[Page] | None = asyncio.create_task(fetch(start))
+        ahead: asyncio.Task[Page] | None = asyncio.create_task(fetch(request(after=start, arrived_after=arrived_after)))
         try:
             while ahead is not None:
-                page = await ahead
-                ahead = asyncio.create_task(fetch(page.next)) if page.next is not None else None
+                page, ahead = await ahead, None
+                if page.next is not None:
+                    last = None if arrived_after is None else page.table.column(ARRIVED)[-1].as_py()
+                    ahead = asyncio.create_task(fetch(request(after=page.next, arrived_after=last)))
                 yield page
         finally:
             if ahead is not None:

@@ -103,7 +103,7 @@ _DATABASE = ServiceSubjects(
 )
 _TRAINER = ServiceSubjects(
     answers=(training.TRAIN_MODEL,),
-    asks=(database.GET_PROCESSED, database.GET_RAW_BY_KEYS),
+    asks=(database.GET_PROCESSED, database.GET_RAW_BY_KEYS, database.GET_COUNTS),
     announces=(training.TRAINING_PROGRESS, training.TRAINING_FINISHED),
 )
 

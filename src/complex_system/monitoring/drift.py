@@ -1,4 +1,7 @@
-"""Drift: predicted records against the champion's training data, column by column and feature by feature."""
+"""Drift: predicted records against the champion's training data, column by column and feature by feature.
+
+The stability index is the figure that people know; what raises an alert is the evidence (:mod:`complex_system.monitoring.evidence`).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from scipy.stats import wasserstein_distance
 
 from complex_system.domain.dataset import Column, Dataset
 from complex_system.domain.records import Record
-from complex_system.domain.steps import DateParts
+from complex_system.monitoring.evidence import Evidence, SequentialTest, clock_features, columns_of_features, described
 from complex_system.monitoring.points import Figures
 from complex_system.monitoring.reference import (
     CategoryReference,
@@ -74,6 +77,7 @@ class ColumnDrift(Message, frozen=True, kw_only=True, omit_defaults=True):
         test: Of numbers that are not indicators.
         out_of_range: Share outside of the declared range; None where none is declared.
         new_categories: Live records by category that is not declared; None for a number.
+        evidence: That a feature has moved, or of a column the feature with most; None where none is judged.
     """
 
     type: Literal["number", "indicator", "category"]
@@ -90,6 +94,7 @@ class ColumnDrift(Message, frozen=True, kw_only=True, omit_defaults=True):
     test: DriftTest | None = None
     out_of_range: float | None = None
     new_categories: dict[str, int] | None = None
+    evidence: Evidence | None = None
 
 
 class DataDrift(Message, frozen=True, kw_only=True):
@@ -102,6 +107,8 @@ class DataDrift(Message, frozen=True, kw_only=True):
         reference_samples: Records of the reference.
         at: When it was measured, seconds since 1970 (UTC).
         source: Where the reference comes from: ``champion`` or ``database``.
+        independent: Whether records are taken as independent, because a reference of an earlier release does not say otherwise.
+        unjudged: Independent records that the reference is worth, by feature for which these are too few for evidence.
     """
 
     raw: dict[str, ColumnDrift] = msgspec.field(default_factory=dict)
@@ -110,11 +117,14 @@ class DataDrift(Message, frozen=True, kw_only=True):
     reference_samples: int = 0
     at: float = 0.0
     source: str = ""
+    independent: bool = False
+    unjudged: dict[str, float] = msgspec.field(default_factory=dict)
 
     def figures(self) -> Figures:
         """Return figures.
 
-        ``drift/psi`` by feature and ``drift/psi_max``; ``data/psi`` by column and ``data/psi_max``; by column ``data/missing``,
+        ``drift/evidence`` and ``drift/psi`` by feature, the largest of them ``drift/evidence_max`` and ``drift/psi_max``; by column
+        ``data/psi``, and ``data/psi_max``; by column and ``data/psi_max``; by column ``data/missing``,
         ``data/missing_excess`` (beyond the reference's), ``data/out_of_range``, ``data/new_category`` (shares of the window),
         ``data/ks_p_value`` or ``data/wasserstein``; ``data/samples``, ``drift/samples``, and ``drift/judged``: these or the
         reference's records, whichever are fewer, for an index of few records on either side is above its bands by chance.
@@ -128,6 +138,11 @@ class DataDrift(Message, frozen=True, kw_only=True):
                 figures.add(group, {"psi": index}, name)
             if indices:
                 figures.add(group, {"psi_max": max(indices.values())})
+        evidence = {name: each.evidence.value for name, each in self.processed.items() if each.evidence is not None}
+        for name, value in evidence.items():
+            figures.add("drift", {"evidence": value}, name)
+        if evidence:
+            figures.add("drift", {"evidence_max": max(evidence.values())})
         for name, each in self.raw.items():
             test = each.test or DriftTest(name="ks")
             measured = {
@@ -186,28 +201,48 @@ def kolmogorov_smirnov(reference: NumberReference, live: Values) -> tuple[float,
     return statistic, float(kolmogorov(np.sqrt(n * m / (n + m)) * statistic))
 
 
-def measure(dataset: Dataset, reference: Reference, records: Sequence[Record], features: Matrix) -> DataDrift:
+def measure(
+    dataset: Dataset,
+    reference: Reference,
+    records: Sequence[Record],
+    features: Matrix,
+    test: SequentialTest | None = None,
+) -> DataDrift:
     """Return live records beside a reference.
 
     Args:
         dataset: Declares columns and features.
         reference: What the champion was trained on.
-        records: Raw records that were predicted.
+        records: Raw records that were predicted, the newest last.
         features: Of those, shape (n, features).
+        test: Has been told of the records.
     """
+    live = columns_of(dataset, records)
     raw = {
         name: _column(dataset.column(name), reference.raw[name], values)
-        for name, values in columns_of(dataset, records).items()
+        for name, values in live.items()
         if name in reference.raw
     }
-    of_clock = {name for step in dataset.pipeline if isinstance(step, DateParts) for name in dataset.features_of(step)}
+    of_clock = clock_features(dataset)
     processed = {
         name: _number(column, features[:, i].astype(np.float64), follows_clock=name in of_clock)
         for i, name in enumerate(dataset.feature_names)
         if isinstance(column := reference.processed.get(name), NumberReference)
     }
+    columns = columns_of_features(dataset)
+    for name, each in described(test.evidence() if test else {}, dataset, reference, live, features).items():
+        processed[name] = msgspec.structs.replace(processed[name], evidence=each)
+        measured = raw.get(columns.get(name, ""))
+        if measured is not None and (measured.evidence is None or measured.evidence.value < each.value):
+            raw[columns[name]] = msgspec.structs.replace(measured, evidence=each)
     return DataDrift(
-        raw=raw, processed=processed, samples=len(records), reference_samples=reference.samples, source=reference.source
+        raw=raw,
+        processed=processed,
+        samples=len(records),
+        reference_samples=reference.samples,
+        source=reference.source,
+        independent=test is not None and test.independent,
+        unjudged=test.unjudged if test else {},
     )
 
 

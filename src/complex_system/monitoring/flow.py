@@ -1,22 +1,75 @@
-"""Counts and rates of records: raw, processed, labelled and rejected, with the reasons of the rejections."""
+"""Records on their way: counts and rates in the database, reasons of rejections, and the newest that were predicted."""
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
+from typing import NamedTuple
 
+import msgspec
+
+from complex_system.domain.records import Record
 from complex_system.monitoring.points import Figures
 from complex_system.protocol.database import IngestCounts, RecordCounts, Rejection
+from complex_system.protocol.serving import PredictedRecord
 
 PERIOD = 300.0
 """Seconds over which rejections are counted."""
+REMEMBERED = 100_000
+"""Newest predicted records that are recognized when they are predicted again."""
 RATE_PERIOD = 60.0
 """Seconds over which rates are averaged."""
 COUNTED = ("raw", "processed", "labelled", "rejected")
 REASONS = ("new_category", "out_of_range", "missing", "other")
 """Why records are rejected."""
 _SIGNS = {" is not one of ": "new_category", " is outside of ": "out_of_range", "is missing": "missing"}
+
+
+class LiveRecord(NamedTuple):
+    """A raw record that was predicted.
+
+    Attributes:
+        number: Its place among all, from 1.
+        at: When, seconds since 1970.
+        record: As it came.
+    """
+
+    number: int
+    at: float
+    record: Record
+
+
+class LiveWindow:
+    """The newest predicted records, each once, although it may be predicted again: as a probe, or by another model.
+
+    A record is recognized by its key and its values; without a key every one counts.
+    """
+
+    def __init__(self, size: int) -> None:
+        """Make an empty window of so many records."""
+        self._records: deque[LiveRecord] = deque(maxlen=size)
+        self._known: OrderedDict[int, None] = OrderedDict()
+        self._number = 0
+
+    @property
+    def records(self) -> list[LiveRecord]:
+        """The records, the oldest first."""
+        return list(self._records)
+
+    def add(self, at: float, predictions: Iterable[PredictedRecord]) -> None:
+        """Take the records that were predicted at a time."""
+        for each in predictions:
+            if each.id is not None:
+                key = hash((each.id, msgspec.json.encode(each.record, order="sorted")))
+                if key in self._known:
+                    self._known.move_to_end(key)
+                    continue
+                self._known[key] = None
+                if len(self._known) > REMEMBERED:
+                    self._known.popitem(last=False)
+            self._number += 1
+            self._records.append(LiveRecord(self._number, at, each.record))
 
 
 class RecordFlow:

@@ -40,8 +40,8 @@ ALERTS = "alert"
 """Kind of the alerts: body as the alert events."""
 STATES = "state"
 """Kind of single documents that are replaced; their keys are ``STATE_KEYS``."""
-STATE_KEYS = ("data", "services", "windows", "comparison", "changes")
-"""The newest drift, the services seen last, the moving windows, the last comparison, the changes of the error."""
+STATE_KEYS = ("data", "evidence", "services", "windows", "comparison", "changes")
+"""The newest drift and the sums of its test, the services seen last, the moving windows, the last comparison, changes of the error."""
 
 MINUTES_KEPT = 24 * HOUR
 """Seconds that minutes are kept; older ones are in their hours."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from complex_system.domain.dataset import Column, Dataset
 from complex_system.domain.records import Record
@@ -15,7 +16,8 @@ from complex_system.errors import InvalidRecordError
 from complex_system.monitoring.aggregates import Served
 from complex_system.monitoring.change_points import Change, ChangeDetector
 from complex_system.monitoring.drift import DataDrift, measure
-from complex_system.monitoring.flow import RecordFlow
+from complex_system.monitoring.evidence import KeptTest, SequentialTest
+from complex_system.monitoring.flow import LiveRecord, LiveWindow, RecordFlow
 from complex_system.monitoring.history import History, Pair
 from complex_system.monitoring.joining import PredictionJoin
 from complex_system.monitoring.performance import KeptWindows, ModelWindows, ServedMetrics
@@ -122,7 +124,9 @@ class Monitor:
         self._pipeline = Pipeline(dataset)
         self._group = group_column(dataset)
         self._groups = frozenset(self._group.categories[:MAX_GROUPS]) if self._group else frozenset()
-        self._records: deque[Record] = deque(maxlen=window)
+        self._live = LiveWindow(window)
+        self._test: SequentialTest | None = None
+        self._tested = 0
         self._detectors: OrderedDict[Served, ChangeDetector] = OrderedDict()
         self._detect = False
 
@@ -136,9 +140,9 @@ class Monitor:
         return self._now()
 
     @property
-    def records(self) -> list[Record]:
-        """The records in the live window, the oldest first."""
-        return list(self._records)
+    def records(self) -> list[LiveRecord]:
+        """The records in the live window, each once, the oldest first."""
+        return self._live.records
 
     # What is recorded
 
@@ -147,7 +151,7 @@ class Monitor:
         by, at = Served(event.service, event.model, event.version), self._now()
         changed = self._answered(at, by, event.milliseconds, event.predictions, [e.prediction for e in event.predictions])
         if event.pipeline_version == self.dataset.version:
-            self._records.extend(each.record for each in event.predictions[-(self._records.maxlen or 0) :])
+            self._live.add(at, event.predictions)
         for shadow in event.shadows:
             self._shadowed(at, event, shadow)
         return changed
@@ -177,10 +181,19 @@ class Monitor:
 
     # A point
 
-    def measure_data(self, records: Sequence[Record], reference: Reference) -> DataDrift:
-        """Return live records beside the reference. Takes some milliseconds: to be called in a thread."""
+    def measure_data(self, records: Sequence[LiveRecord], reference: Reference) -> DataDrift:
+        """Return live records beside the reference, and test those that are new; a new reference begins with the next ones.
+
+        Takes some milliseconds: to be called in a thread.
+        """
         usable, features = self._features(list(records))
-        return measure(self.dataset, reference, usable, features)
+        if self._test is None or self._test.reference is not reference:
+            before, self._test = self._test, SequentialTest(reference, self.dataset)
+            self._test.restore(before.kept() if before else self.history.earlier("evidence", KeptTest) or KeptTest())
+        new = np.array([each.number > self._tested for each in usable], dtype=bool)
+        self._test.update(np.array([each.at for each in usable])[new], features[new])
+        self._tested = max([self._tested, *(each.number for each in usable)])
+        return measure(self.dataset, reference, [each.record for each in usable], features, self._test)
 
     def point(self, host: Figures, drift: DataDrift | None) -> Figures:
         """Record a point in the history and return its figures (docs/services/ml_monitoring.md lists them).
@@ -196,8 +209,10 @@ class Monitor:
             self.drift = msgspec.structs.replace(drift, at=at)
             figures.update(drift.figures())
             self.history.state("data", at, self.drift)
+            if self._test is not None:
+                self.history.state("evidence", at, self._test.kept())
         self._add_rejected(figures)
-        figures.setdefault(Figure("drift/samples"), float(len(self._records)))
+        figures.setdefault(Figure("drift/samples"), float(len(self._live.records)))
         figures.add("performance", {"waiting": self.join.waiting})
         self.figures = figures.finite()
         self.history.minute(at).read(self.figures)
@@ -218,6 +233,8 @@ class Monitor:
         self.changes = self.changes or (earlier("changes", Changes) or Changes()).changes
         if not self.drift.at:
             self.drift = earlier("data", DataDrift) or self.drift
+        if self._test is not None:
+            self._test.restore(earlier("evidence", KeptTest) or KeptTest())
 
     def baseline(self, served: Served) -> float | None:
         """Return the RMSE of a served version on the hold-out data.
@@ -296,10 +313,10 @@ class Monitor:
         value = record.get(self._group.name)
         return f"{self._group.name}={value if value in self._groups else 'other'}"
 
-    def _features(self, records: list[Record]) -> tuple[list[Record], Any]:
+    def _features(self, records: list[LiveRecord]) -> tuple[list[LiveRecord], Any]:
         while True:
             try:
-                return records, self._pipeline.features(records)
+                return records, self._pipeline.features([each.record for each in records])
             except InvalidRecordError as error:
                 bad = {fault["record"] for fault in error.faults}
                 records = [record for position, record in enumerate(records) if position not in bad]

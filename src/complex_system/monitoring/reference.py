@@ -1,12 +1,13 @@
 """The training data of a model as histograms, quantiles and shares of every raw column and every processed feature.
 
 The trainers log it with the run as ``reference/reference.json``; monitoring compares what is predicted with the champion's. It is
-computed from the labelled records of the training part, which the model has seen: from all of their features, and from an even
-sample of ``RAW_SAMPLE`` of the raw records with the same keys.
+computed from the labelled records of the training part, which the model has seen: from all of their features, in their order, and
+from an even sample of ``RAW_SAMPLE`` of the raw records with the same keys.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from scipy.special import eval_legendre
 
 from complex_system.domain.columns import NUMERIC
 from complex_system.domain.dataset import Column, Dataset
@@ -30,11 +32,29 @@ DRAWN_BINS = 20
 """Even bins of a number, for a picture."""
 QUANTILES = 101
 """Quantiles that are kept of a number: the smallest value, each percent, the largest."""
+DEGREES = 4
+"""Scores of a number: location, spread, skewness and tails. An indicator has one."""
+MIN_BATCHES = 10
+"""Batches that the training records are divided into, at least, to find out how long records depend on each other."""
 
 Values = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 ColumnValues = Values | list[str | None]
 """Of a raw column: numbers, or categories."""
+
+
+class Score(msgspec.Struct, frozen=True):
+    """A score (:func:`scores_of`) in the training data.
+
+    Attributes:
+        mean: Its mean.
+        deviation: Its standard deviation.
+        dependence: Training records, in their order, that tell as much as one independent record.
+    """
+
+    mean: float
+    deviation: float
+    dependence: float = 1.0
 
 
 class NumberReference(msgspec.Struct, frozen=True, tag_field="type", tag="number"):
@@ -50,6 +70,7 @@ class NumberReference(msgspec.Struct, frozen=True, tag_field="type", tag="number
         quantiles: ``QUANTILES`` of them.
         deviation: Standard deviation.
         indicator: Whether it is a boolean, or a feature of a one-hot, multi-hot or bin step: 0 or 1.
+        scores: Of a feature; empty in a raw column, and in the reference of an earlier release.
     """
 
     samples: int
@@ -61,13 +82,22 @@ class NumberReference(msgspec.Struct, frozen=True, tag_field="type", tag="number
     quantiles: Values
     deviation: float
     indicator: bool = False
+    scores: tuple[Score, ...] = ()
 
     @classmethod
-    def of(cls, values: Values, *, indicator: bool = False) -> NumberReference:
-        """Count values; NaN stands for a missing one, and at least one must be there."""
+    def of(cls, values: Values, *, indicator: bool = False, scored: bool = False) -> NumberReference:
+        """Count values.
+
+        Args:
+            values: In their order; NaN stands for a missing one, and at least one must be there.
+            indicator: Whether they are 0 and 1.
+            scored: Whether live records will be tested against it.
+        """
         known = values[np.isfinite(values)]
         edges = np.array([0.5]) if indicator else inner_edges(known)
         drawn = np.linspace(0.0, 1.0, 3) if indicator else even_edges(known)
+        quantiles = np.quantile(known, np.linspace(0, 1, QUANTILES))
+        series = scores_of(quantiles, known, indicator=indicator).T if scored else ()
         return cls(
             samples=len(values),
             missing=1 - len(known) / len(values),
@@ -75,9 +105,10 @@ class NumberReference(msgspec.Struct, frozen=True, tag_field="type", tag="number
             counts=binned(known, edges),
             drawn_edges=drawn,
             drawn_counts=drawn_count(known, drawn),
-            quantiles=np.quantile(known, np.linspace(0, 1, QUANTILES)),
+            quantiles=quantiles,
             deviation=float(known.std()),
             indicator=indicator,
+            scores=tuple(Score(float(each.mean()), float(each.std()), dependence_of(each)) for each in series),
         )
 
 
@@ -114,6 +145,7 @@ class _Artifact(msgspec.Struct):
     pipeline_version: str
     raw: dict[str, ColumnReference]
     processed: dict[str, ColumnReference]
+    density: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -125,12 +157,14 @@ class Reference:
         raw: By raw column: numbers and categories. Empty where the raw records could not be read.
         processed: By feature.
         source: Where it comes from: ``champion`` (the run's artifact) or ``database``.
+        density: Training records for each record of the source, labelled or not, in the same time: at most 1.
     """
 
     pipeline_version: str
     raw: dict[str, ColumnReference]
     processed: dict[str, ColumnReference]
     source: str = field(default="champion", compare=False)
+    density: float = 1.0
 
     @property
     def samples(self) -> int:
@@ -138,27 +172,31 @@ class Reference:
         return max((column.samples for column in self.processed.values()), default=0)
 
     @classmethod
-    def of(cls, dataset: Dataset, features: Matrix, raw: pa.Table | None = None, source: str = "champion") -> Reference:
+    def of(
+        cls, dataset: Dataset, features: Matrix, raw: pa.Table | None = None, source: str = "champion", density: float = 1.0
+    ) -> Reference:
         """Compute a reference.
 
         Args:
             dataset: Declares columns and features.
-            features: Of the training part, shape (n, features), n at least 1, columns in the order of ``dataset.feature_names``.
+            features: Of the training part in its order, shape (n, features), n at least 1, columns as ``dataset.feature_names``.
             raw: Raw records of the training part; None or empty where there are none.
             source: Where it comes from.
+            density: Training records for each record of the source, at most 1.
         """
         indicators = indicator_names(dataset)
         processed: dict[str, ColumnReference] = {
-            name: NumberReference.of(features[:, i].astype(np.float64), indicator=name in indicators)
+            name: NumberReference.of(features[:, i].astype(np.float64), indicator=name in indicators, scored=True)
             for i, name in enumerate(dataset.feature_names)
         }
         columns = columns_of(dataset, raw.to_pylist()) if raw is not None and raw.num_rows else {}
         made = {name: _of_column(dataset.column(name), values) for name, values in columns.items()}
-        return cls(dataset.version, {name: each for name, each in made.items() if each is not None}, processed, source)
+        raws = {name: each for name, each in made.items() if each is not None}
+        return cls(dataset.version, raws, processed, source, density)
 
     def encoded(self) -> bytes:
         """Return it as JSON, as the artifact holds it."""
-        artifact = _Artifact(self.pipeline_version, self.raw, self.processed)
+        artifact = _Artifact(self.pipeline_version, self.raw, self.processed, self.density)
         return msgspec.json.encode(artifact, enc_hook=lambda array: array.tolist())
 
     @classmethod
@@ -172,7 +210,57 @@ class Reference:
             read = msgspec.json.decode(encoded, type=_Artifact, dec_hook=_array)
         except msgspec.MsgspecError as error:
             raise ValueError(f"This is not a reference: {error}") from error
-        return cls(read.pipeline_version, read.raw, read.processed)
+        return cls(read.pipeline_version, read.raw, read.processed, density=read.density)
+
+
+def places_of(quantiles: Values, values: Values) -> Values:
+    """Return the places of finite values in a distribution, 0 to 1; equal values have the middle of theirs.
+
+    Args:
+        quantiles: Evenly spaced quantiles of the distribution.
+        values: Any number of values.
+    """
+    left, right = np.searchsorted(quantiles, values, side="left"), np.searchsorted(quantiles, values, side="right")
+    last = len(quantiles) - 1
+    below = np.clip(left - 1, 0, last - 1)
+    width = quantiles[below + 1] - quantiles[below]
+    between = below + np.clip((values - quantiles[below]) / np.where(width > 0, width, 1.0), 0.0, 1.0)
+    places: Values = np.where(right > left, (left + right - 1) / 2, between) / last
+    return places
+
+
+def scores_of(quantiles: Values, values: Values, *, indicator: bool) -> Values:
+    """Return the scores of finite values, shape (values, ``DEGREES``), or (values, 1) of an indicator.
+
+    Those of a number are the first Legendre polynomials of its place in the training data, normalized: location, spread, skewness
+    and tails, the components of J. Neyman's smooth test (1937). They are bounded, so that one value proves nothing.
+    """
+    if indicator:
+        return values[:, None]
+    degrees = np.arange(1, DEGREES + 1)
+    scores: Values = eval_legendre(degrees, 2 * places_of(quantiles, values)[:, None] - 1) * np.sqrt(2 * degrees + 1)
+    return scores
+
+
+def dependence_of(series: Values) -> float:
+    """Return how many values of a series, in its order, tell as much about its mean as one independent value: at least 1.
+
+    The variance of the mean of a batch of values as a multiple of what it would be if the values were independent, for overlapping
+    batches (M. S. Meketon, B. Schmeiser, 1984) of 2, 4, 8, ... values, of which ``MIN_BATCHES`` fit beside each other. Each is divided
+    by one plus its relative standard error for independent batches, sqrt(4 / 3 batches); then the largest counts. A series that
+    changes even more slowly is worth about as many values as there are such batches.
+    """
+    n, variance = len(series), float(series.var())
+    longest = n // MIN_BATCHES
+    if variance == 0 or longest < 2:
+        return 1.0
+    sums = np.concatenate([[0.0], np.cumsum(series - series.mean())])
+    sizes = {min(2**power, longest) for power in range(1, longest.bit_length() + 1)}
+    ratios = [1.0]
+    for size in sizes:
+        ratio = float(np.mean((sums[size:] - sums[:-size]) ** 2)) / (size * (1 - size / n) * variance)
+        ratios.append(ratio / (1 + math.sqrt(4 * size / (3 * n))))
+    return max(ratios)
 
 
 def _array(kind: Any, values: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from complex_system.domain.laboratory import BEST_POSSIBLE, LAB
+from complex_system.domain.laboratory import BEST_POSSIBLE, has_known_function
 from complex_system.monitoring.aggregates import Served
 from complex_system.monitoring.change_points import Change
 from complex_system.monitoring.drift import MIN_LIVE, Band, ColumnDrift, band_of
@@ -174,6 +174,7 @@ class Data(Message, frozen=True, kw_only=True):
         new_categories: By column, of rejected records.
         outside: Values outside of their range that were taken in the last five minutes, by column; of processed records.
         ingest: ``waiting``, ``in_flight``, ``dead``, ``stopped_sources`` and ``conflicts``.
+        independent, unjudged: As in :class:`DataDrift`.
     """
 
     at: float
@@ -186,6 +187,8 @@ class Data(Message, frozen=True, kw_only=True):
     new_categories: dict[str, float]
     outside: dict[str, float]
     ingest: dict[str, float]
+    independent: bool = False
+    unjudged: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 def overview(monitor: Monitor) -> Overview:
@@ -210,7 +213,7 @@ def models(monitor: Monitor) -> Models:
     """Return comparison, champions, served models and challengers."""
     return Models(
         comparison=monitor.comparison,
-        best_possible=BEST_POSSIBLE.rmse if monitor.dataset.name == LAB else None,
+        best_possible=BEST_POSSIBLE.rmse if has_known_function(monitor.dataset) else None,
         target=target_of(monitor),
         champions=monitor.history.champions[::-1],
         served=[_served(monitor, each) for each in monitor.served.values()],
@@ -232,6 +235,8 @@ def data(monitor: Monitor) -> Data:
         new_categories={name: n for name, n in monitor.figures.by_subject("data/new_categories").items() if n},
         outside=monitor.figures.by_subject("data/outside"),
         ingest=monitor.figures.of_group("ingest"),
+        independent=drift.independent,
+        unjudged=drift.unjudged,
     )
 
 
@@ -343,7 +348,5 @@ def _columns(monitor: Monitor, measured: dict[str, ColumnDrift]) -> list[ColumnV
     for name, each in measured.items():
         column = declared.get(name)
         unit, description = (column.unit, column.description) if column else ("", "")
-        columns.append(
-            ColumnView(**{**msgspec.structs.asdict(each), "name": name, "unit": unit, "description": description})
-        )
+        columns.append(ColumnView(**msgspec.structs.asdict(each), name=name, unit=unit, description=description))
     return sorted(columns, key=lambda each: -1.0 if each.psi is None else each.psi, reverse=True)

@@ -40,6 +40,11 @@ class RecordCounts(Message, frozen=True, kw_only=True):
     conflicts: int = 0
     corrected: int = 0
 
+    @property
+    def labelled_share(self) -> float:
+        """Share of the processed records that are labelled; 1 while none is."""
+        return min(1.0, self.labelled / self.processed) if self.labelled and self.processed else 1.0
+
 
 class UnprocessedRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Asks for raw records that a pipeline version has not processed yet.
@@ -185,11 +190,7 @@ class RecordsRejected(Message, frozen=True, kw_only=True):
 
 
 class RangeExceeded(Message, frozen=True, kw_only=True):
-    """Values of processed records that lie outside of their column's range and were taken all the same.
-
-    Attributes:
-        counts: How many, by column.
-    """
+    """How many values of processed records lie outside of their column's range and were taken all the same, by column."""
 
     counts: dict[str, int]
 

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from complex_system.domain.columns import LISTS
+from complex_system.domain.columns import LISTS, Column
 from complex_system.domain.dataset import ID, Dataset
-from complex_system.domain.pages import REVISION, Page, processed_schema, raw_schema
+from complex_system.domain.pages import REVISION, Page, beside_schema, processed_schema, raw_schema
 from complex_system.domain.records import Record
 
 
@@ -30,8 +30,8 @@ def page_of(columns: Sequence[Sequence[Any]], schema: pa.Schema, limit: int) -> 
 
 
 def without_key(page: Page, columns: list[str]) -> Page:
-    """Return the page with exactly ``columns``; its cursor stays."""
-    return Page(page.table.select(columns), page.next, page.notes)
+    """Return the page without a key that is not among ``columns``; its cursor stays."""
+    return page if ID in columns else Page(page.table.drop_columns([ID]), page.next, page.notes)
 
 
 def with_key(columns: list[str]) -> list[str]:
@@ -39,10 +39,10 @@ def with_key(columns: list[str]) -> list[str]:
     return columns if ID in columns else [ID, *columns]
 
 
-def chosen_schema(dataset: Dataset, columns: Iterable[str]) -> pa.Schema:
-    """Return the Arrow types of some of the processed columns."""
+def chosen_schema(dataset: Dataset, columns: Iterable[str], raw: Iterable[str] | None = None) -> pa.Schema:
+    """Return the Arrow types of some of the processed columns and, unless ``raw`` is None, of what is asked for beside them."""
     schema = processed_schema(dataset)
-    return pa.schema([schema.field(name) for name in columns])
+    return pa.schema([*(schema.field(name) for name in columns), *(() if raw is None else beside_schema(dataset, raw))])
 
 
 def records_of(table: pa.Table) -> list[Record]:
@@ -69,18 +69,27 @@ def packed(entries: list[Any]) -> str:
     return json.dumps(entries, ensure_ascii=False)
 
 
-def unpacked(dataset: Dataset) -> dict[int, Callable[[Any], Any]]:
-    """Return converters by place in ``(key, column, ...)``: an SQL column's 0 or 1 to a boolean, its JSON to a list."""
-    return _by_place(dataset, {"boolean": bool, **dict.fromkeys(LISTS, json.loads)})
+def unpacked(dataset: Dataset, names: Iterable[str] = (), first: int = 1) -> dict[int, Callable[[Any], Any]]:
+    """Return converters by place in a row: an SQL column's 0 or 1 to a boolean, its JSON to a list.
+
+    Args:
+        dataset: Declares the columns.
+        names: Those in the row; none for all, as declared.
+        first: Place of the first of them; the key comes before by default.
+    """
+    chosen = [dataset.column(name) for name in names] or dataset.columns
+    return _by_place(chosen, {"boolean": bool, **dict.fromkeys(LISTS, json.loads)}, first)
 
 
 def plain(dataset: Dataset) -> dict[int, Callable[[Any], Any]]:
     """Return converters by place in ``(key, column, ...)``: a driver's own types of numbers to Python's."""
-    return _by_place(dataset, {"integer": int})
+    return _by_place(dataset.columns, {"integer": int})
 
 
-def _by_place(dataset: Dataset, by_type: dict[str, Callable[[Any], Any]]) -> dict[int, Callable[[Any], Any]]:
-    return {place: by_type[column.type] for place, column in enumerate(dataset.columns, 1) if column.type in by_type}
+def _by_place(
+    columns: Sequence[Column], by_type: dict[str, Callable[[Any], Any]], first: int = 1
+) -> dict[int, Callable[[Any], Any]]:
+    return {place: by_type[column.type] for place, column in enumerate(columns, first) if column.type in by_type}
 
 
 def converted(rows: Iterable[Sequence[Any]], by_place: dict[int, Callable[[Any], Any]]) -> list[tuple[Any, ...]]:

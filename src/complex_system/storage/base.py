@@ -154,7 +154,15 @@ class DataStore(ABC):
 
     @abstractmethod
     async def processed_columns(
-        self, columns: list[str], *, labelled: bool, version: str | None, after: str | None, limit: int
+        self,
+        columns: list[str],
+        *,
+        labelled: bool,
+        version: str | None,
+        after: str | None,
+        limit: int,
+        raw: Sequence[str] | None = None,
+        arrived_after: float | None = None,
     ) -> Page:
         """Return at most ``limit`` processed records after a key, by key.
 
@@ -164,6 +172,9 @@ class DataStore(ABC):
             version: Only records of this pipeline version; None for all.
             after: Key to continue after; None from the beginning.
             limit: Most rows.
+            raw: Raw columns that follow the others, with the time of arrival last (``domain.pages.beside_schema``).
+            arrived_after: Only records whose raw record is there and arrived later by the database's clock, seconds since 1970. They
+                come by arrival and then by key, and ``after`` is the last key that is known of those that arrived at this very time.
 
         Returns:
             Page whose ``next`` is set when the page is full.

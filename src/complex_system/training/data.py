@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from complex_system.domain.dataset import BY_CONTENT, BY_KEY, Dataset, Loss
+from complex_system.domain.record_time import RecordTimes, Seconds
 from complex_system.errors import NotEnoughDataError
 from complex_system.training.split import CopyCount, Part, contents_of, groups_of, hashes_of, parts_of
 
@@ -58,7 +59,7 @@ class TrainingData:
 class _Rows:
     """The samples of one part while they are collected: one matrix that grows in place, by a quarter at a time.
 
-    With ``newest``, only that many of the last rows count, and at most twice as many are kept.
+    With ``newest``, only that many rows count, those of the latest times, and at most twice as many are kept between two pages.
     """
 
     def __init__(self, width: int, newest: int = 0) -> None:
@@ -66,13 +67,20 @@ class _Rows:
         self.count = 0
         self._x = np.empty((0, width), dtype=np.float32)
         self._y = np.empty(0, dtype=np.float32)
+        self._times: Seconds = np.empty(0)
 
     def add(
-        self, columns: Sequence[npt.NDArray[np.float64]], target: npt.NDArray[np.float64], chosen: npt.NDArray[np.intp]
+        self,
+        columns: Sequence[npt.NDArray[np.float64]],
+        target: npt.NDArray[np.float64],
+        chosen: npt.NDArray[np.intp],
+        times: Seconds | None,
     ) -> None:
-        """Take the chosen rows of a page: one array per feature, and the target."""
-        if self._newest and self.count >= 2 * self._newest:
-            self._drop_oldest()
+        """Take the chosen rows of a page: one array per feature, the target, and with ``newest`` the times."""
+        if times is not None:
+            if self.count >= 2 * self._newest:
+                self._drop_oldest()
+            self._times = np.concatenate([self._times, times[chosen]])
         begin, self.count = self.count, self.count + len(chosen)
         if self.count > len(self._y):
             self._resize(max(self.count, len(self._y) * 5 // 4))
@@ -88,9 +96,9 @@ class _Rows:
         return Samples(self._x, self._y)
 
     def _drop_oldest(self) -> None:
-        # Copies, because samples may have been returned before.
-        kept, self.count = slice(self.count - self._newest, self.count), self._newest
-        self._x, self._y = self._x[kept].copy(), self._y[kept].copy()
+        # Of equal times the last ones; copies, because samples may have been returned before.
+        kept, self.count = np.sort(np.argsort(self._times, kind="stable")[-self._newest :]), self._newest
+        self._x, self._y, self._times = self._x[kept], self._y[kept], self._times[kept]
 
     def _resize(self, rows: int) -> None:
         if rows == len(self._y):
@@ -119,9 +127,10 @@ class SampleCollector:
         Args:
             dataset: Whose records they are.
             parts: Which parts of the split are collected.
-            newest: Samples of each part that are kept, those that were added last; 0 for all.
+            newest: Samples of each part that are kept, those of the latest times; 0 for all.
         """
         self._dataset = dataset
+        self._times = RecordTimes(dataset) if newest else None
         self._rows = {part: _Rows(len(dataset.feature_names), newest) for part in parts}
         self.copies = CopyCount(dataset)
 
@@ -130,14 +139,20 @@ class SampleCollector:
         """Columns that the pages must have, in this order: key, target, features."""
         return list(self._dataset.processed_names)
 
+    @property
+    def raw(self) -> list[str] | None:
+        """Raw columns that the pages must have beside them; None for none, and no time of arrival."""
+        return None if self._times is None else self._times.raw
+
     def add(self, table: pa.Table) -> None:
         """Take the rows of a page whose part is wanted."""
         self.copies.add(table)
         parts = parts_of(groups_of(self._dataset, table))
         columns = [table.column(name).to_numpy() for name in self._dataset.feature_names]
         target = table.column(self._dataset.target).to_numpy()
+        times = None if self._times is None else self._times.of(table)
         for part, rows in self._rows.items():
-            rows.add(columns, target, np.flatnonzero(parts == part))
+            rows.add(columns, target, np.flatnonzero(parts == part), times)
 
     def count(self) -> int:
         """Return the number of collected samples."""

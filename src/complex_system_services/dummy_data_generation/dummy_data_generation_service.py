@@ -19,7 +19,7 @@ from typing_extensions import override
 from complex_system.background import run_concurrently
 from complex_system.domain.dataset import ID
 from complex_system.domain.keys import new_key
-from complex_system.domain.laboratory import LAB, Laboratory
+from complex_system.domain.laboratory import Laboratory, has_known_function
 from complex_system.domain.records import Record
 from complex_system.errors import (
     ComplexSystemError,
@@ -94,17 +94,18 @@ class DummyDataGenerationService(SystemService):
     async def on_start(self) -> None:
         if self.settings.source_file:
             self.run_task(self._until_refused(self._replay))
-        elif self.dataset.name == LAB:
+        elif has_known_function(self.dataset):
             self.run_task(self._until_refused(self._make))
 
     @override
     def initial_state(self) -> tuple[State, str]:
         if self.settings.source_file:
             return "working", f"reading {self._path}"
-        if self.dataset.name == LAB:
+        if has_known_function(self.dataset):
             return "working", str(self._progress)
         return "ready", (
-            f"makes lab records only, and none for the data set '{self.dataset.name}'; name a file with COMPLEX_SYSTEM_SOURCE_FILE"
+            f"makes lab records only, and none for the data set '{self.dataset.name}'; name a file with COMPLEX_SYSTEM_SOURCE_FILE "
+            "(a copy of the lab's declaration makes them with 'law: laboratory')"
         )
 
     @property
@@ -152,7 +153,7 @@ class DummyDataGenerationService(SystemService):
     @answers(SET_SCENARIO)
     async def _set_scenario(self, request: ScenarioRequest) -> ScenarioState:
         """Start a scenario with the live records."""
-        if self.settings.source_file or self.dataset.name != LAB:
+        if self.settings.source_file or not has_known_function(self.dataset):
             raise InvalidRequestError("Scenarios change lab records only, and this source makes none.")
         await self._begin(request.scenario, self.settings.scenario_ramp if request.ramp is None else request.ramp)
         return self._scenario.state(time.time())

@@ -224,7 +224,7 @@ class MlMonitoringService(SystemService):
             figures = self.monitor.point(self._host.figures(), drift)
             self._buffer.add(figures, datetime.fromtimestamp(self.monitor.at, UTC))
             if self.may_act:
-                await self._alerts.evaluate(self.monitor.at, figures)
+                await self._alerts.evaluate(self.monitor.at, figures, drift)
 
     async def _check_services(self) -> None:
         silent = self.monitor.services.newly_silent()

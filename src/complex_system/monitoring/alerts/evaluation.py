@@ -16,8 +16,10 @@ from msgspec.structs import replace
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.keys import uuid7
-from complex_system.domain.steps import Arithmetic
+from complex_system.monitoring.alerts.messages import duration, evidence_of, moved_message, named, percent, range_of, unit_of
 from complex_system.monitoring.alerts.rules import AlertRule
+from complex_system.monitoring.drift import DataDrift
+from complex_system.monitoring.evidence import columns_of_features
 from complex_system.monitoring.points import Figure, Figures
 from complex_system.protocol.operations import Action, Alert
 
@@ -25,7 +27,13 @@ _DRIFT = (
     "The values of {subject} are no longer distributed as in the model's training data (PSI {value:.2f}, limit {limit}): "
     "check the sensor and the process."
 )
+_EVIDENCE = (
+    "The values of {subject} are no longer distributed as in the model's training data (evidence {value:.1f}, limit {limit}): "
+    "check the sensor and the process."
+)
 _RAISED = {
+    "drift/evidence": _EVIDENCE,
+    "drift/evidence_max": _EVIDENCE,
     "drift/psi": _DRIFT,
     "drift/psi_max": _DRIFT,
     "performance/rmse_relative": (
@@ -102,7 +110,7 @@ class AlertRules:
         """
         self._rules = {rule.name: rule for rule in rules}
         self._dataset = dataset
-        self._columns = _columns_of_features(dataset)
+        self._columns = columns_of_features(dataset)
         self._watched: dict[tuple[str, str], _Watch] = {}
 
     def restore(self, at: float, alerts: Iterable[Alert]) -> list[AlertChange]:
@@ -140,12 +148,13 @@ class AlertRules:
                 return watch.alert
         return None
 
-    def evaluate(self, at: float, figures: Figures) -> list[AlertChange]:
+    def evaluate(self, at: float, figures: Figures, drift: DataDrift | None = None) -> list[AlertChange]:
         """Judge the figures of a moment.
 
         Args:
             at: Seconds since 1970, real or simulated; rises from call to call.
             figures: All that was measured.
+            drift: What the figures of drift are of: says what has moved, and since when.
 
         Returns:
             What has changed, in the order of the rules.
@@ -153,7 +162,7 @@ class AlertRules:
         changes: list[AlertChange] = []
         for rule in self._rules.values():
             for subject, figure in self._judged(rule, figures).items():
-                changes += self._judge(rule, subject, figure, at, figures)
+                changes += self._judge(rule, subject, figure, at, figures, drift)
         for (name, _), watch in self._watched.items():
             if name not in self._rules and watch.alert is not None:
                 alert, watch.alert = watch.alert, None
@@ -185,17 +194,24 @@ class AlertRules:
             watch.beyond_since = watch.clear_since = None
             watch.values.clear()
 
-    def _judge(self, rule: AlertRule, subject: str, figure: Figure, at: float, figures: Figures) -> list[AlertChange]:
+    def _judge(
+        self, rule: AlertRule, subject: str, figure: Figure, at: float, figures: Figures, drift: DataDrift | None
+    ) -> list[AlertChange]:
         watch, newest = self._watched.setdefault((rule.name, subject), _Watch()), figures[figure]
         value = _averaged(watch.values, at, newest, rule.window)
         if watch.alert is None:
             watch.beyond_since = _since(watch.beyond_since, at) if rule.is_beyond(value) else None
             if watch.beyond_since is None or at - watch.beyond_since < rule.lasting:
                 return []
+            moved = evidence_of(figure, drift)
+            sentence = _raised_message(rule, subject, figure, value, figures, self._dataset)
+            if moved is not None and not rule.text:
+                sentence = moved_message(subject, figure, moved, at, figures, self._dataset)
             watch.alert = Alert(
                 key=_key_of(rule.name, subject, at), rule=rule.name, metric=figure.flat, subject=subject, severity=rule.severity,
-                retrain=rule.retrain, since=watch.beyond_since, began=at, value=value, newest=value, threshold=rule.threshold,
-                sentence=_raised_message(rule, subject, figure, value, figures, self._dataset),
+                retrain=rule.retrain, since=moved.since if moved else watch.beyond_since, began=at,
+                value=value, newest=value, threshold=rule.threshold,
+                sentence=sentence,
             )  # fmt: skip
             watch.beyond_since = watch.clear_since = None
             return [AlertChange("raised", watch.alert)]
@@ -217,19 +233,6 @@ def with_action(alert: Alert, action: Action) -> Alert:
         return replace(alert, actions=(*alert.actions, action))
     newer = replace(action, at=before.at)
     return replace(alert, actions=tuple(newer if each is before else each for each in alert.actions))
-
-
-def _columns_of_features(dataset: Dataset) -> dict[str, str]:
-    """Return the raw column that each feature is made of; features of several columns are left out."""
-    made_of: dict[str, set[str]] = {name: {name} for name in dataset.raw_names}
-    columns: dict[str, str] = {}
-    for step in dataset.pipeline:
-        names = set().union(*(made_of[name] for name in step.inputs))
-        if isinstance(step, Arithmetic):
-            made_of.setdefault(step.result, names)
-        if len(names) == 1:
-            columns |= dict.fromkeys(dataset.features_of(step), *names)
-    return columns
 
 
 def _since(before: float | None, at: float) -> float:
@@ -263,57 +266,32 @@ def _raised_message(rule: AlertRule, subject: str, figure: Figure, value: float,
         dataset: Names, descriptions and units of the columns.
     """
     if rule.text:
-        return rule.text.format(subject=_named(subject, dataset), value=value, threshold=rule.threshold)
+        return rule.text.format(subject=named(subject, dataset), value=value, threshold=rule.threshold)
     text = _RAISED.get(figure.name)
     if text is None or (figure.group == "performance" and figure.subject):
         return f"{figure.flat} is {value:.4g}, {'above' if rule.above else 'below'} {rule.threshold:g}."
     unit, rmse, missing = (
-        _unit(dataset.target, dataset),
+        unit_of(dataset.target, dataset),
         figures.number("performance/rmse"),
         figures.number("data/missing", subject),
     )
     return text.format(
-        subject=_named(subject, dataset) or _NO_SUBJECT.get(figure.group, ""),
-        target=_named(dataset.target, dataset),
+        subject=named(subject, dataset) or _NO_SUBJECT.get(figure.group, ""),
+        target=named(dataset.target, dataset),
         value=value,
         limit=f"{rule.threshold:g}",
-        percent=_percent(value),
-        limit_percent=_percent(rule.threshold),
+        percent=percent(value),
+        limit_percent=percent(rule.threshold),
         unit=unit,
         rmse="" if rmse is None else f"RMSE {rmse:.4g}{unit}, ",
-        missing=_percent(value if missing is None else missing),
-        allowed=_range(subject, dataset),
+        missing=percent(value if missing is None else missing),
+        allowed=range_of(subject, dataset),
         service=f"the service {subject}" if subject else f"{value:.0f} service(s)",
     )
 
 
 def _ended_message(rule: AlertRule, subject: str, figure: Figure, value: float, seconds: float, dataset: Dataset) -> str:
     """Return that it is over, after so many seconds."""
-    what = f"{_named(subject, dataset)} is" if subject else _ENDED.get(rule.metric, f"{rule.metric} is")
-    shown = _percent(value) if figure.name in _SHARES else f"{value:.4g}"
-    return f"{what} back to normal after {_duration(seconds)}: {rule.name} {shown}, limit {rule.threshold:g}."
-
-
-def _named(subject: str, dataset: Dataset) -> str:
-    description = dataset.column(subject).description if subject in dataset.raw_names else ""
-    return f"{subject} ({description[0].lower() + description[1:]})" if description else subject
-
-
-def _unit(column: str, dataset: Dataset) -> str:
-    unit = dataset.column(column).unit
-    return f" {unit}" if unit else ""
-
-
-def _range(column: str, dataset: Dataset) -> str:
-    limits = dataset.column(column).range if column in dataset.raw_names else None
-    return f" {limits[0]:g} to {limits[1]:g}{_unit(column, dataset)}" if limits else ""
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    what = f"{named(subject, dataset)} is" if subject else _ENDED.get(rule.metric, f"{rule.metric} is")
+    shown = percent(value) if figure.name in _SHARES else f"{value:.4g}"
+    return f"{what} back to normal after {duration(seconds)}: {rule.name} {shown}, limit {rule.threshold:g}."

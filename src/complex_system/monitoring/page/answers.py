@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from complex_system.monitoring.aggregates import ErrorSums
 from complex_system.monitoring.drift import MODERATE, SIGNIFICANT
+from complex_system.monitoring.evidence import SURE
 from complex_system.monitoring.page.formatting import Level, count, error, level_of, number, share
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.views import Data
@@ -105,20 +106,26 @@ def data_answer(reading: Reading) -> Answer:
     if not indices:
         why = reading.awaiting("drift", "Waiting for predictions and for the champion's reference.")
         return answer("none", "Not known yet", why)
+    worst = max(indices, key=lambda name: indices[name])
+    why = f"Largest drift: {worst}, PSI {number(indices[worst])}."
+    moved = [] if are_few(data) else [name for name, index in indices.items() if index > SIGNIFICANT]
+    evidence = {each.name: each.evidence.value for each in data.raw or data.processed if each.evidence is not None}
+    if evidence:
+        moved = [name for name, value in evidence.items() if value >= SURE]
+        strongest = max(evidence, key=lambda name: evidence[name])
+        why = f"Strongest evidence of a drift: {strongest}, {evidence[strongest]:.1f} of {SURE:g}."
+    if moved:
+        return answer("bad", "1 column has changed" if len(moved) == 1 else f"{len(moved)} columns have changed", why)
     if are_few(data):
         trained = data.reference.samples if data.reference else MIN_RECORDS
         what = "The champion was trained" if trained < MIN_RECORDS else "Predictions were made"
         n = trained if trained < MIN_RECORDS else data.samples
         return answer("none", "Not known yet", f"{what} on {n} records; {MIN_RECORDS} are needed to compare distributions.")
-    worst = max(indices, key=lambda name: indices[name])
-    why = f"Largest drift: {worst}, PSI {number(indices[worst])}."
-    if moved := sum(index > SIGNIFICANT for index in indices.values()):
-        return answer("bad", "1 column has changed" if moved == 1 else f"{moved} columns have changed", why)
     for each in data.raw:
         if each.missing > each.missing_reference + MUCH_MISSING:
             reason = f"{each.name}: {share(each.missing)} missing, {share(each.missing_reference)} in the reference."
             return answer("warn", "Values missing", reason)
-    if indices[worst] >= MODERATE:
+    if not evidence and indices[worst] >= MODERATE:
         return answer("warn", "Moderate drift", why)
     return answer("good", "Yes", why)
 

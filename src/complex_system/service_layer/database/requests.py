@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
@@ -17,10 +18,12 @@ from complex_system.domain.records import MAX_FAULTS, Record, faults_message
 from complex_system.errors import InvalidRecordError, InvalidRequestError, RecordFault
 from complex_system.messaging.replicas import ALL, Share
 from complex_system.protocol.base import Message, Request
+from complex_system.protocol.database import ColumnsRequest
 
 M = TypeVar("M", bound=Message)
 
 _MAX_SHARES = 1000
+_LATEST = 2.0**31 - 1  # of a TIMESTAMP in MariaDB
 _REPLY_OVERHEAD = 1024  # the Thing around a value
 
 
@@ -91,6 +94,36 @@ def wanted_columns(columns: list[str] | None, dataset: Dataset) -> list[str]:
         problem = f" Not {unknown[0]!r:.80}." if unknown else " One is there twice." if columns else ""
         raise InvalidRequestError(f"'columns' must be a list of different names among: {', '.join(names)}.{problem}")
     return columns
+
+
+def wanted_raw(asked: ColumnsRequest, dataset: Dataset) -> list[str] | None:
+    """Return the raw columns that are asked for beside processed ones; none, but the arrival, where records are asked for by it.
+
+    Raises:
+        InvalidRequestError: One is not there, or is named twice.
+    """
+    if asked.raw is None:
+        return None if asked.arrived_after is None else []
+    unknown = [name for name in asked.raw if name not in dataset.by_name]
+    if unknown or len(set(asked.raw)) < len(asked.raw):
+        problem = f"Not {unknown[0]!r:.80}." if unknown else "One is there twice."
+        raise InvalidRequestError(
+            f"'raw' must be a list of different names among: {', '.join(dataset.raw_names)}. {problem}"
+        )
+    return asked.raw
+
+
+def arrival(asked: ColumnsRequest) -> float | None:
+    """Return the time after which records must have arrived, within what databases can compare.
+
+    Raises:
+        InvalidRequestError: It is not a time.
+    """
+    if asked.arrived_after is None:
+        return None
+    if not math.isfinite(asked.arrived_after):
+        raise InvalidRequestError(f"'arrived_after' must be a time in seconds, not {asked.arrived_after!r:.80}.")
+    return min(max(asked.arrived_after, 0.0), _LATEST)
 
 
 def processed_of(value: object, dataset: Dataset) -> Page:

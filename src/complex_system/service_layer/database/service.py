@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from complex_system.domain.columns import ORDER, Column
 from complex_system.domain.dataset import ID
-from complex_system.domain.pages import MAX_PAGE_ROWS, REVISION, Page, encode_within
+from complex_system.domain.pages import MAX_PAGE_ROWS, REVISION, Page, beside_schema, encode_within
 from complex_system.domain.records import Record, processed_check, raw_check, with_ids
 from complex_system.errors import (
     DeclarationError,
@@ -221,15 +221,19 @@ class DatabaseService(DocumentSubjects):
     @answers(database.GET_PROCESSED)
     async def get_columns(self, asked: ColumnsRequest) -> ArrowPage:
         """Return an Arrow page of chosen columns of processed records."""
-        columns = requests.wanted_columns(asked.columns, self.dataset)
+        columns, raw = requests.wanted_columns(asked.columns, self.dataset), requests.wanted_raw(asked, self.dataset)
         found = self.store.processed_columns(
             with_key(columns),
             labelled=bool(asked.labelled),
             version=asked.version,
             after=asked.after,
             limit=requests.page_limit(asked.limit),
+            raw=raw,
+            arrived_after=requests.arrival(asked),
         )
-        return encode_within(await self._stored(found), self._page_bytes, columns)
+        page = await self._stored(found)
+        beside = [] if raw is None else beside_schema(self.dataset, raw).names
+        return encode_within(page, self._page_bytes, [*columns, *beside])
 
     @answers(database.REJECT_RAW)
     async def reject(self, asked: RejectRequest) -> Rejected:

@@ -20,6 +20,7 @@ import msgspec
 
 from complex_system.errors import DeclarationError
 from complex_system.monitoring.alerts.evaluation import AlertChange, AlertRules, with_action
+from complex_system.monitoring.drift import DataDrift
 from complex_system.monitoring.points import Figures
 from complex_system.protocol.base import Event
 from complex_system.protocol.operations import ALERT_ENDED, ALERT_RAISED, Action, Alert, Alerts
@@ -80,9 +81,9 @@ class Alerting:
                 self._remember(alert)
         await self._carry_out(self._rules.restore(self._now() if at is None else at, still_open))
 
-    async def evaluate(self, at: float, figures: Figures) -> list[AlertChange]:
+    async def evaluate(self, at: float, figures: Figures, drift: DataDrift | None = None) -> list[AlertChange]:
         """Judge the figures of a moment (seconds since 1970); announce, keep and post what has changed, and return it."""
-        changes = self._rules.evaluate(at, figures)
+        changes = self._rules.evaluate(at, figures, drift)
         await self._carry_out(changes)
         return changes
 

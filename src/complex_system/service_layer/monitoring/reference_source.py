@@ -66,15 +66,18 @@ class ReferenceSource:
         """
         collector, keys = SampleCollector(self._dataset, [Part.TRAIN]), KeySample(self._dataset, Part.TRAIN, RAW_SAMPLE)
         pages = self._database.processed_pages(collector.columns, labelled=True, version=self._dataset.version)
+        labelled = 0
         async with aclosing(pages):  # type: ignore[type-var]
             async for page in pages:
                 await asyncio.to_thread(collector.add, page.table)
                 keys.add(page.table)
+                labelled += page.table.num_rows
                 if collector.count() >= MAX_REFERENCE:
                     break
-        features = collector.samples(Part.TRAIN).x[:MAX_REFERENCE]
+        features = collector.samples(Part.TRAIN).x
+        density = len(features) / labelled * (await self._database.counts()).labelled_share
         raw = await self._documents.raw_by_keys(keys.keys())
-        return await asyncio.to_thread(Reference.of, self._dataset, features, raw, "database")
+        return await asyncio.to_thread(Reference.of, self._dataset, features[:MAX_REFERENCE], raw, "database", density)
 
 
 def crowned_at(champion: ModelVersionRef) -> float:

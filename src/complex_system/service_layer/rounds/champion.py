@@ -132,7 +132,9 @@ class ChampionSelector:
             champion = None
         split = champion.split if champion is not None and champion.split != self.dataset.split_rule else ""
         try:
-            data = await self.data.to_compare(self.holdout_newest, request.after, self.baseline_samples, self.few, split)
+            data = await self.data.to_compare(
+                self.holdout_newest, request.since, self.baseline_samples, self.few, split, request.after
+            )
         except NotEnoughDataError as error:
             if request.alert is None:
                 raise

@@ -161,6 +161,7 @@ class RoundRunner:
         round_id: str,
         trainers: Iterable[str],
         on_wait: Callable[[RoundState], Awaitable[None]],
+        since: float | None = None,
         after: str | None = None,
     ) -> RoundState | None:
         """Run a round; return when every trainer has finished, failed or been given up, None after :meth:`stop`.
@@ -169,13 +170,14 @@ class RoundRunner:
             round_id: Id of the round.
             trainers: Names of the trainers that are meant.
             on_wait: Called whenever something has changed.
-            after: The trainers use only records with larger keys; None for all.
+            since: The trainers use only records whose time is later; None for all.
+            after: The trainers use only records with larger keys, as in rounds of earlier releases; None for all.
         """
         current = self.round = RoundState(round_id, trainers, time.monotonic(), self._times)
         try:
             while current.open and not self._stopped:
                 await on_wait(current)
-                await self._ask(current, after)
+                await self._ask(current, since, after)
                 current.give_up(time.monotonic())
                 self._news.clear()
                 if current.open and not self._stopped:
@@ -202,11 +204,11 @@ class RoundRunner:
         self._news.set()
         return True
 
-    async def _ask(self, current: RoundState, after: str | None) -> None:
+    async def _ask(self, current: RoundState, since: float | None, after: str | None) -> None:
         names = current.to_ask(time.monotonic())
         if not names:
             return
-        request = to_thing(TrainRequest(round=current.id, trainers=names, after=after), self._sender)
+        request = to_thing(TrainRequest(round=current.id, trainers=names, since=since, after=after), self._sender)
         # Trainers that are not meant reply, too, so as many replies are expected as there are trainers.
         replies = await self._broker.gather(reply_subject(TRAIN_MODEL), request, REPLY_SECONDS, len(current.statuses))
         for thing in replies:

@@ -47,7 +47,8 @@ class RoundScheduler:
         report: Sets what the service works on.
         growth: When the growth of the data asks for a round; None until MLflow was asked for the last round.
         waits: What a round is waiting for; empty for nothing.
-        after: Later rounds use only records with larger keys; None for all.
+        since: Later rounds use only records whose time is later; None for all.
+        after: Later rounds use only records with larger keys, after a round of an earlier release; None for all.
         counting: Seconds that the database took to count its records.
         alerts: The alerts that ask for a round.
     """
@@ -61,6 +62,7 @@ class RoundScheduler:
     report: Callable[[str], Awaitable[None]]
     growth: GrowthTrigger | None = field(default=None, init=False)
     waits: str = field(default="", init=False)
+    since: float | None = field(default=None, init=False)
     after: str | None = field(default=None, init=False)
     counting: float = field(default=0.0, init=False)
     _begun: ComparisonRequest | None = field(default=None, init=False)
@@ -83,7 +85,7 @@ class RoundScheduler:
             return comparisons.recall() if known else LastRounds()
 
         last = await run_blocking(read)
-        self.after = last.after
+        self.since, self.after = last.since, last.after
         if last.labelled is not None:
             log.info("The last round had %d labelled records", last.labelled)
         self.growth = GrowthTrigger(self.settings.min_labelled, self.settings.retrain_growth, last.labelled, last.corrected)
@@ -116,17 +118,18 @@ class RoundScheduler:
         self.counting = time.monotonic() - began
         grown = self.growth.is_due(counts, time.monotonic())
         alert = self.alerts.due(time.monotonic()) if self.growth.last_labelled is not None else None
-        after = await self._enough_since(alert)
-        if alert is not None and after is not None:
-            request = ComparisonRequest(new_round_id(), [], counts.labelled, after, alert, counts.corrected)
+        since = await self._enough_since(alert)
+        if alert is not None and since is not None:
+            request = ComparisonRequest(new_round_id(), [], counts.labelled, since, alert, counts.corrected)
             return await self._train(request)
         if grown and await self._processed_but(self.growth.most_waiting(counts)):
-            return await self._train(
-                ComparisonRequest(new_round_id(), [], counts.labelled, self.after, None, counts.corrected)
-            )
+            request = ComparisonRequest(new_round_id(), [], counts.labelled, self.since, None, counts.corrected, self.after)
+            return await self._train(request)
         if self._outside and time.monotonic() - self._outside_since >= outside_pause:
             _, newest_round = list(self._outside.values())[-1]
-            return ComparisonRequest(newest_round or new_round_id(), self._take_outside(), after=self.after)
+            return ComparisonRequest(
+                newest_round or new_round_id(), self._take_outside(), since=self.since, after=self.after
+            )
         return None
 
     def compared(self, request: ComparisonRequest, *, improved: bool) -> None:
@@ -137,7 +140,7 @@ class RoundScheduler:
         if request.alert is not None:
             self.alerts.finished(time.monotonic(), improved=improved)
             if improved:
-                self.after = request.after
+                self.since, self.after = request.since, None
 
     async def failed(self, request: ComparisonRequest | None, problem: str) -> str:
         """Record a round without a model; return the problem with the time of the next round.
@@ -159,16 +162,16 @@ class RoundScheduler:
         await self._tell(of, "failed", text)
         return text
 
-    async def _enough_since(self, alert: AlertCause | None) -> str | None:
-        """Return the key after which the newest labelled records begin, once there are enough since the alert began."""
+    async def _enough_since(self, alert: AlertCause | None) -> float | None:
+        """Return the time after which the newest labelled records begin, once there are enough since the alert began."""
         self.waits = ""
         if alert is None:
             return None
         wanted = self.settings.retrain_newest
-        have, after = await self.data.newest(wanted, alert.since)
-        if after is None:
+        have, since = await self.data.newest(wanted, alert.since)
+        if since is None:
             self.waits = f"an alert asks for a training round: {have} of {wanted} new labelled records"
-        return after
+        return since
 
     async def _processed_but(self, most: int) -> bool:
         # The counts are of any pipeline version: after a change of the pipeline they include records of the old one.
@@ -188,7 +191,7 @@ class RoundScheduler:
         async def report(current: RoundState) -> None:
             await self.report(f"training round {begun.round}: waits for {', '.join(current.open)}")
 
-        done = await self.runner.run(begun.round, self.settings.trainer_names, report, begun.after)
+        done = await self.runner.run(begun.round, self.settings.trainer_names, report, begun.since, begun.after)
         if done is None:
             return None
         for trainer, problem in done.problems.items():
@@ -208,6 +211,13 @@ class RoundScheduler:
         alerts = of.alert.alerts if of.alert else ()
         await self.announce(
             TrainingRound(
-                round=of.round, stage=stage, cause=of.cause, alerts=alerts, after=of.after, labelled=of.labelled, text=text
+                round=of.round,
+                stage=stage,
+                cause=of.cause,
+                alerts=alerts,
+                since=of.since,
+                after=of.after,
+                labelled=of.labelled,
+                text=text,
             )
         )

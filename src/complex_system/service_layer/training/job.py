@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
+from complex_system.domain.record_time import RecordTimes
 from complex_system.errors import (
     ComplexSystemError,
     NobodyListensError,
@@ -61,15 +62,17 @@ class CancelledInThread(Exception):
 class TrainingJob:
     """One training. :meth:`run` always returns an outcome, unless it is cancelled."""
 
-    def __init__(self, service: TrainerService, round_id: str, after: str | None = None) -> None:
+    def __init__(self, service: TrainerService, round_id: str, since: float | None = None, after: str | None = None) -> None:
         """Make a job.
 
         Args:
             service: Whose training it is.
             round_id: Round that it belongs to.
-            after: Only records with larger keys are trained on; None for all.
+            since: Only records whose time is later are trained on; None for all.
+            after: Only records with larger keys are trained on, as an earlier release asks for it; None for all.
         """
         self.round = round_id
+        self._since = since
         self._after = after
         self._service = service
         self._dataset = service.dataset
@@ -78,6 +81,7 @@ class TrainingJob:
         self._timings: dict[str, float] = {}
         self._keys = KeySample(self._dataset, Part.TRAIN, RAW_SAMPLE)
         self._few: Keyed | None = None
+        self._labelled = 0
 
     def cancel(self) -> None:
         """End a running fit at its next step."""
@@ -141,16 +145,23 @@ class TrainingJob:
         for attempt in range(1, FETCH_ATTEMPTS + 1):
             collector = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION])
             try:
+                times = RecordTimes(self._dataset)
                 pages = DatabaseClient(self._service).processed_pages(
-                    collector.columns, labelled=True, version=self._dataset.version, start=self._after
-                )
+                    collector.columns, labelled=True, version=self._dataset.version, start=self._after,
+                    raw=None if self._since is None else times.raw, arrived_after=self._since,
+                )  # fmt: skip
                 self._keys = KeySample(self._dataset, Part.TRAIN, RAW_SAMPLE)
                 few, targets = FewRecords(self._dataset, self._service.few), TargetCheck(self._dataset)
+                self._labelled = 0
                 async for page in pages:
-                    collector.add(page.table)
-                    self._keys.add(page.table)
-                    few.add(page.table)
-                    targets.add(page.table)
+                    table = times.newer(page.table, self._since)
+                    self._labelled += table.num_rows
+                    collector.add(table)
+                    self._keys.add(table)
+                    few.add(table)
+                    targets.add(table)
+                if times.message:
+                    log.warning("Round %s: %s", self.round, times.message)
                 self._few = few.keyed()
                 if message := targets_message(targets.found()):
                     log.warning("Round %s: %s", self.round, message)
@@ -165,11 +176,13 @@ class TrainingJob:
     async def _reference(self, data: TrainingData) -> bytes:
         """Describe the training data; without the raw columns where the database does not answer, because the model matters more."""
         raw: pa.Table | None = None
+        density = len(data.train) / max(self._labelled, len(data.train))
         try:
+            density *= (await DatabaseClient(self._service).counts()).labelled_share
             raw = await DatabaseClient(self._service).raw_by_keys(self._keys.keys())
         except ComplexSystemError as error:
             log.warning("The reference of round %s is without raw columns: %s", self.round, error.message)
-        reference = await asyncio.to_thread(Reference.of, self._dataset, data.train.x, raw)
+        reference = await asyncio.to_thread(Reference.of, self._dataset, data.train.x, raw, density=density)
         return reference.encoded()
 
     async def _fit(self, trainer: Trainer, data: TrainingData) -> tuple[TrainedModel, bytes]:

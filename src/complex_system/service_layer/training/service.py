@@ -136,7 +136,7 @@ class TrainerService(SystemService):
             # The caller missed the end of its round: it gets the outcome again, not another training.
             await self.announce(TRAINING_FINISHED, self._last_outcome)
         else:
-            self._begin(round_id, request.after)
+            self._begin(round_id, request.since, request.after)
         return reply(accepted=True, round=round_id)
 
     async def train_on_schedule(self) -> float:
@@ -169,9 +169,9 @@ class TrainerService(SystemService):
         if self._last_training is None:  # else a training was asked for meanwhile
             self._last_training = time.monotonic() - max(0.0, ages[0]) if ages else self._made_at
 
-    def _begin(self, round_id: str, after: str | None = None) -> None:
+    def _begin(self, round_id: str, since: float | None = None, after: str | None = None) -> None:
         self._last_training = time.monotonic()
-        self._job = TrainingJob(self, round_id, after)
+        self._job = TrainingJob(self, round_id, since, after)
         self._job_task = asyncio.create_task(self._run_job(self._job))
 
     async def _run_job(self, job: TrainingJob) -> None:

@@ -178,7 +178,10 @@ class MariaConnections:
             "init_command": "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
             **other,
         }
-        return mariadb.connect(**{name: value for name, value in options.items() if value is not None})
+        connection = mariadb.connect(**{name: value for name, value in options.items() if value is not None})
+        # In a zone with daylight saving an hour comes twice, and FROM_UNIXTIME names both alike.
+        change(connection, "SET time_zone = '+00:00'")
+        return connection
 
     def _translated(self, error: Any) -> Exception:
         """Return our error for the driver's; the one place where it is done."""

@@ -19,7 +19,7 @@ from complex_system.errors import StoreUnavailableError
 from complex_system.storage.arrow import converted, unpacked
 from complex_system.storage.envelope import PIPELINE, content_hash
 from complex_system.storage.maria.pool import change, change_each, select
-from complex_system.storage.maria.sql import ENVELOPE_COLUMNS, RECEIVED, TEXT, Statements, quoted, tables
+from complex_system.storage.maria.sql import ARRIVAL, ENVELOPE_COLUMNS, RECEIVED, TEXT, Statements, quoted, tables
 from complex_system.storage.migrations import refuse_another_data_set, refuse_other_types
 from complex_system.storage.naming import TableNames
 
@@ -33,7 +33,7 @@ _LONGEST_IN_COMMENT = 900  # of 1,024 characters
 _COMMENT = re.compile(r"declared as (?P<written>.*) = (?P<type>[a-z ]+)", re.DOTALL)
 _LABELLED = "labelled"
 _CORRECTED = "corrected"
-_ARRIVAL = "by_arrival"
+_FORMER_ARRIVAL = "by_arrival"
 _LOCK_SECONDS = 600
 _OWNER = re.compile(r"data set ([a-z0-9_]+)")
 _HASHED_AT_ONCE = 1000
@@ -81,7 +81,7 @@ def statements_without_tables(dataset: Dataset, names: TableNames) -> Statements
     return Statements(dataset, names, plan(raw, ()).columns, plan(processed, ()).columns)
 
 
-def migrate(connection: Any, dataset: Dataset, names: TableNames, *, by_arrival: bool) -> Statements:
+def migrate(connection: Any, dataset: Dataset, names: TableNames) -> Statements:
     """Create what is missing (tables, columns, envelopes, indexes) and return the statements for what is there.
 
     One replica does so at a time, until its connection is closed; what is there already costs no change.
@@ -90,7 +90,6 @@ def migrate(connection: Any, dataset: Dataset, names: TableNames, *, by_arrival:
         connection: A connection for this alone.
         dataset: The declaration.
         names: Names of its tables.
-        by_arrival: With the index that finds old raw records.
 
     Raises:
         DeclarationError: The tables keep records that the declaration does not allow; nothing was changed.
@@ -123,7 +122,8 @@ def migrate(connection: Any, dataset: Dataset, names: TableNames, *, by_arrival:
         _alter(connection, names.conflicts, (f"ADD COLUMN {_CORRECTED} BOOLEAN NOT NULL DEFAULT FALSE",))
     _index(connection, names.conflicts, _CORRECTED, [_CORRECTED])
     _index(connection, names.processed, _LABELLED, [processed.columns[dataset.target]])
-    _index(connection, names.raw, _ARRIVAL, [PIPELINE, RECEIVED] if by_arrival else [])
+    _index(connection, names.raw, ARRIVAL, [RECEIVED])
+    _index(connection, names.raw, _FORMER_ARRIVAL, [])
     statements = Statements(dataset, names, raw.columns, processed.columns)
     _add_hashes(connection, dataset, statements)
     return statements

@@ -8,6 +8,8 @@ Values are placeholders, or literals (``maria/literals.py``) behind the statemen
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import NamedTuple
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import REVISION
@@ -20,6 +22,8 @@ HASH = f"{ENVELOPE}_hash"
 SOURCE = f"{ENVELOPE}_source"
 ORDER = f"{ENVELOPE}_order"
 ORDERS = f"{ENVELOPE}_orders"
+ARRIVAL = "arrived"
+"""Index of the raw records by their time of arrival, and of equal times by their keys."""
 
 # Keys are compared byte by byte and without padding, so that their order and identity equal MongoDB's.
 _KEY = "VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL"
@@ -60,6 +64,16 @@ def _same_key(table: str) -> str:
     return f"{ID} = IF({table}.{ID} = VALUES({ID}), {table}.{ID}, (SELECT 1 UNION ALL SELECT 2))"
 
 
+class Asked(NamedTuple):
+    """Which processed records a page has: see ``DataStore.processed_columns``."""
+
+    labelled: bool
+    version: str | None
+    after: str | None
+    limit: int
+    arrived_after: float | None = None
+
+
 class Statements:
     """The statements of the store for one data set."""
 
@@ -74,7 +88,8 @@ class Statements:
             raw_columns: The table's column for each declared one, the key included (``schema.plan``).
             processed_columns: The same for the processed records.
         """
-        raw = ", ".join(quoted(raw_columns[name]) for name in (ID, *dataset.raw_names))
+        self._raw = {name: quoted(raw_columns[name]) for name in (ID, *dataset.raw_names)}
+        raw = ", ".join(self._raw.values())
         self._processed = {name: quoted(processed_columns[name]) for name in dataset.processed_names}
         self._target = target = self._processed[dataset.target]
         self._names = names
@@ -147,10 +162,39 @@ class Statements:
             f"(SELECT COUNT(*) FROM {names.conflicts}), (SELECT COUNT(*) FROM {names.conflicts} WHERE corrected)"
         )
 
-    def select_processed(self, columns: Sequence[str], *, labelled: bool, of_version: bool) -> str:
-        """Return the query for a page; its parameters are the key to begin after, the version if ``of_version``, and the limit."""
-        wanted = ", ".join(self._processed[name] for name in columns)
-        conditions = f"{ID} > ?" + (f" AND {self._target} IS NOT NULL" if labelled else "")
-        conditions += f" AND {PIPELINE} = ?" if of_version else ""
+    def select_processed(
+        self, columns: Sequence[str], asked: Asked, raw: Sequence[str] | None = None
+    ) -> tuple[str, tuple[str | float | Decimal, ...]]:
+        """Return the query for a page of processed records, and its parameters.
+
+        Args:
+            columns: Of the processed records.
+            asked: Which of them.
+            raw: Raw columns that follow, with the arrival last; None for neither.
+        """
+        wanted = [f"processed.{self._processed[name]}" for name in columns]
+        if raw is not None:
+            wanted += [*(f"raw.{self._raw[name]}" for name in raw), f"UNIX_TIMESTAMP(raw.{RECEIVED}) + 0e0"]
         # The rows are wanted by key; with an index on the target they would have to be sorted first.
-        return f"SELECT {wanted} FROM {self._names.processed} FORCE INDEX (PRIMARY) WHERE {conditions} ORDER BY {ID} LIMIT ?"
+        processed, raws = f"{self._names.processed} AS processed", f"{self._names.raw} AS raw"
+        tables = f"{processed} FORCE INDEX (PRIMARY)"
+        conditions, parameters = [f"processed.{ID} > ?"], list[str | float | Decimal]([asked.after or ""])
+        order = f"processed.{ID}"
+        if asked.arrived_after is not None:
+            tables = f"{raws} FORCE INDEX ({ARRIVAL}) STRAIGHT_JOIN {processed} USING ({ID})"
+            # A float would be cut to microseconds, not rounded.
+            moment = round(Decimal(asked.arrived_after), 6)
+            conditions, parameters = [f"raw.{RECEIVED} > FROM_UNIXTIME(?)"], [moment]
+            if asked.after is not None:
+                conditions = [f"raw.{RECEIVED} >= FROM_UNIXTIME(?)", f"(raw.{RECEIVED} > FROM_UNIXTIME(?) OR raw.{ID} > ?)"]
+                parameters = [moment, moment, asked.after]
+            order = f"raw.{RECEIVED}, raw.{ID}"
+        elif raw is not None:
+            tables += f" LEFT JOIN {raws} USING ({ID})"
+        if asked.labelled:
+            conditions.append(f"processed.{self._target} IS NOT NULL")
+        if asked.version is not None:
+            conditions.append(f"processed.{PIPELINE} = ?")
+            parameters.append(asked.version)
+        where = f"WHERE {' AND '.join(conditions)} ORDER BY {order} LIMIT ?"
+        return f"SELECT {', '.join(wanted)} FROM {tables} {where}", (*parameters, asked.limit)

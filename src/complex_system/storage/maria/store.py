@@ -40,6 +40,7 @@ from complex_system.storage.maria import literals as values
 from complex_system.storage.maria.documents import MariaDocuments
 from complex_system.storage.maria.pool import MariaConnections, Row, change, change_each, select
 from complex_system.storage.maria.schema import migrate, statements_without_tables
+from complex_system.storage.maria.sql import Asked
 from complex_system.storage.naming import TableNames
 
 _NOW = "SELECT UNIX_TIMESTAMP(CURRENT_TIMESTAMP(6)) + 0e0"
@@ -57,7 +58,6 @@ class MariaDataStore(DataStore):
         self._names = TableNames.of(settings.table_prefix)
         self._sql = statements_without_tables(dataset, self._names)
         self._digest = content_hash(dataset)
-        self._by_arrival = settings.raw_days > 0
         self._replaces = settings.on_conflict == "replace"
         self._packet = values.USUAL_PACKET
         self.documents = MariaDocuments(self._connections, self._names.documents)
@@ -71,9 +71,7 @@ class MariaDataStore(DataStore):
             f"the data set '{self.dataset.name}' with {len(self.dataset.columns)} columns and "
             f"{len(self.dataset.feature_names)} features"
         )
-        self._sql = await self._connections.alone(
-            lambda connection: migrate(connection, self.dataset, self._names, by_arrival=self._by_arrival), wanted
-        )
+        self._sql = await self._connections.alone(lambda connection: migrate(connection, self.dataset, self._names), wanted)
         [(self._packet,)] = await self._connections.select("SELECT @@max_allowed_packet")
         await self.documents.open()
 
@@ -178,16 +176,26 @@ class MariaDataStore(DataStore):
 
     @override
     async def processed_columns(
-        self, columns: list[str], *, labelled: bool, version: str | None, after: str | None, limit: int
+        self,
+        columns: list[str],
+        *,
+        labelled: bool,
+        version: str | None,
+        after: str | None,
+        limit: int,
+        raw: Sequence[str] | None = None,
+        arrived_after: float | None = None,
     ) -> Page:
-        names = with_key(columns)
-        statement = self._sql.select_processed(names, labelled=labelled, of_version=version is not None)
-        parameters = (after or "", *(() if version is None else (version,)), limit)
+        names, schema = with_key(columns), chosen_schema(self.dataset, with_key(columns), raw)
+        asked = Asked(labelled, version, after, limit, arrived_after)
+        statement, parameters = self._sql.select_processed(names, asked, raw)
 
         def read(connection: Any) -> Page:
-            rows = select(connection, statement, parameters)
-            found = list(zip(*rows, strict=True)) if rows else [()] * len(names)
-            return without_key(page_of(found, chosen_schema(self.dataset, names), limit), columns)
+            rows = converted(
+                select(connection, statement, parameters), unpacked(self.dataset, raw, len(names)) if raw else {}
+            )
+            found = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
+            return without_key(page_of(found, schema, limit), columns)
 
         return await self._connections.run(read)
 

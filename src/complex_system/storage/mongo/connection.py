@@ -171,7 +171,7 @@ class Queries:
         projection = {ID: int(ID in fields), **{field: 1 for field in fields if field != ID}}
         rows = rows_at_once(ROWS_A_REPLY, len(fields))
         cursor = collection.find(query, projection, batch_size=min((limit or rows) + 1, rows)).sort(ID, 1)
-        async with self._turn(collection):
+        async with self.turn(collection):
             return await cursor.skip(skip).limit(limit or 0).to_list()
 
     async def find_marked(
@@ -223,7 +223,7 @@ class Queries:
         rows = rows_at_once(_ROWS_A_WRITE, len(documents[0]) if documents else 1)
         for start in range(0, len(documents), rows):
             try:
-                async with self._turn(collection):
+                async with self.turn(collection):
                     await collection.insert_many(documents[start : start + rows], ordered=False)
             except BulkWriteError as error:
                 faults = error.details["writeErrors"]
@@ -240,7 +240,7 @@ class Queries:
         rows = rows_at_once(_ROWS_A_WRITE, len(documents[0]) if documents else 1)
         for start in range(0, len(documents), rows):
             part = documents[start : start + rows]
-            async with self._turn(collection):
+            async with self.turn(collection):
                 await collection.bulk_write([ReplaceOne({ID: d[ID]}, d, upsert=True) for d in part], ordered=False)
 
     async def put(self, collection: Collection, documents: list[Document]) -> None:
@@ -255,7 +255,7 @@ class Queries:
         for start in range(0, len(documents), rows):
             hidden = [{**each, ID: {TRIED_OUT: f"{mark} {each[ID]}"}} for each in documents[start : start + rows]]
             try:
-                async with self._turn(collection):
+                async with self.turn(collection):
                     await collection.insert_many(hidden, ordered=False)
             except BulkWriteError as error:
                 for fault in error.details["writeErrors"]:
@@ -263,7 +263,7 @@ class Queries:
                     if error.details.get("writeConcernErrors") or not await collection.find_one(own, {ID: 1}):
                         raise
             finally:
-                async with self._turn(collection):
+                async with self.turn(collection):
                     await collection.delete_many({ID: {"$in": [each[ID] for each in hidden]}})
 
     async def delete(self, collection: Collection, keys: Iterable[str], condition: Document | None = None) -> int:
@@ -293,10 +293,10 @@ class Queries:
         if not operations:
             return 0
         target = collection if journal else collection.with_options(write_concern=WriteConcern(w=1, j=False))
-        async with self._turn(collection):
+        async with self.turn(collection):
             return (await target.bulk_write(operations, ordered=False)).modified_count
 
-    def _turn(self, collection: Collection) -> AbstractAsyncContextManager[Any]:
+    def turn(self, collection: Collection) -> AbstractAsyncContextManager[Any]:
         """Return what to hold for a read or a write of many documents."""
         return nullcontext()
 

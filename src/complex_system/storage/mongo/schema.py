@@ -37,8 +37,8 @@ CORRECTED = "corrected"
 _DECLARED = "declaration"
 """Key of the note on what was declared."""
 _MARKS = "by_mark"
-_ARRIVAL = "by_arrival"
-_FORMER_MARKS = "unprocessed"
+_ARRIVAL = "arrived"
+_FORMER = ("unprocessed", "by_arrival")
 _KEYS_AT_ONCE = 20_000
 _RECORDS_AT_ONCE = 500
 
@@ -191,12 +191,8 @@ class Collections:
         return {d[ID]: d.get(PIPELINE, "") for d in processed}, {d[ID]: d["version"] for d in rejected}
 
 
-async def migrate(collections: Collections, *, by_arrival: bool) -> None:
+async def migrate(collections: Collections) -> None:
     """Make the collections of an empty database, or of an earlier release, those of this release and of this declaration.
-
-    Args:
-        collections: The collections.
-        by_arrival: With the index that finds old raw records.
 
     Raises:
         DeclarationError: The kept records are not allowed by the declaration; nothing was changed.
@@ -204,13 +200,14 @@ async def migrate(collections: Collections, *, by_arrival: bool) -> None:
     await _note_declaration(collections)
     queries, raw, names = collections.queries, collections.raw, collections.names
     await ensure_index(raw, _MARKS, [(DONE, 1), (ID, 1)])
-    await ensure_index(raw, _ARRIVAL, [(DONE, 1), (RECEIVED, 1)] if by_arrival else None)
+    await ensure_index(raw, _ARRIVAL, [(RECEIVED, 1), (ID, 1)])
     for collection, indexes in queries.indexes(collections.fields.target).items():
         for name, keys in indexes.items():
             await ensure_index(getattr(collections, collection), name, keys)
     await ensure_index(collections.conflicts, CORRECTED, [(CORRECTED, 1)])
     await add_envelopes(collections)
-    await ensure_index(raw, _FORMER_MARKS, None)
+    for former in _FORMER:
+        await ensure_index(raw, former, None)
     await collections.connection.collection(names.backlog).drop()
     # What a service that was killed in between has tried out.
     await raw.delete_many({ID: {"$type": "object"}, f"{ID}.{TRIED_OUT}": {"$exists": True}})

@@ -135,7 +135,7 @@ class SecantusQueries(Queries):
         return changed
 
     @override
-    def _turn(self, collection: Collection) -> AbstractAsyncContextManager[Any]:
+    def turn(self, collection: Collection) -> AbstractAsyncContextManager[Any]:
         """Return the lock of a collection.
 
         The server looks up the documents of a reply under its own lock. Each look-up waits for a page of the storage engine that has
@@ -160,7 +160,7 @@ class SecantusQueries(Queries):
         few = len(fields) <= width // 2
         projection = {ID: 1, **dict.fromkeys(fields, 1)} if few else None
         rows = rows_at_once(ROWS_A_REPLY, len(fields) if few else width)
-        async with self._turn(collection):
+        async with self.turn(collection):
             found = await collection.find(query, projection, batch_size=rows).to_list()
         found.sort(key=lambda document: str(document[ID]))  # the index has them in this order already
         return found

@@ -18,12 +18,13 @@ from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError, StoreUnavailableError
 from complex_system.protocol.database import ConflictMessage, RecordCounts, Rejection, Saved
 from complex_system.settings import Settings
-from complex_system.storage.arrow import chosen_schema, page_of, raw_page, with_key, without_key
+from complex_system.storage.arrow import raw_page
 from complex_system.storage.base import DataStore
 from complex_system.storage.conflicts import Change, Conflict, Incoming, Merge, Orders, incoming_of, orders_of
-from complex_system.storage.envelope import ENVELOPE, PIPELINE, refuse_reserved_names, revisions_of, sources_of
+from complex_system.storage.envelope import ENVELOPE, refuse_reserved_names, revisions_of, sources_of
 from complex_system.storage.mongo.connection import TRIED_OUT, Document, MongoConnection, Queries
 from complex_system.storage.mongo.documents import MongoDocuments
+from complex_system.storage.mongo.processed import ProcessedRecords
 from complex_system.storage.mongo.schema import (
     CORRECTED,
     DONE,
@@ -54,7 +55,7 @@ class MongoDataStore(DataStore):
         self._collections = Collections(self._connection, dataset, TableNames.of(settings.table_prefix))
         self._fields = self._collections.fields
         self._work = Work(self._collections)
-        self._by_arrival = settings.raw_days > 0
+        self._processed = ProcessedRecords(self._collections)
         self._replaces = settings.on_conflict == "replace"
         self.documents = MongoDocuments(self._collections)
 
@@ -65,7 +66,7 @@ class MongoDataStore(DataStore):
             names, fields = self._collections.names, self._fields
             widths = {names.raw: len(fields.raw), names.processed: len(fields.processed)}
             self._collections.queries = queries_of(await self._connection.open(), widths)
-            await migrate(self._collections, by_arrival=self._by_arrival)
+            await migrate(self._collections)
         await self.documents.open()
 
     @override
@@ -222,32 +223,31 @@ class MongoDataStore(DataStore):
 
     @override
     async def processed_columns(
-        self, columns: list[str], *, labelled: bool, version: str | None, after: str | None, limit: int
+        self,
+        columns: list[str],
+        *,
+        labelled: bool,
+        version: str | None,
+        after: str | None,
+        limit: int,
+        raw: Sequence[str] | None = None,
+        arrived_after: float | None = None,
     ) -> Page:
-        names = with_key(columns)
-        fields = [self._fields.processed[name] for name in names]
         known = self._fields.target if labelled else None
-        processed = self._collections.processed
         with self._connection.translated():
-            if version is not None:
-                found = await self._queries.find_marked(processed, (PIPELINE, version), after, fields, limit, known)
+            if arrived_after is None:
+                found = await self._processed.by_key(columns, known, version, after, limit)
+                beside = {} if raw is None else await self._processed.raw_by_key(found, raw)
             else:
-                query: Document = {ID: {"$gt": after or ""}, **({known: {"$ne": None}} if known else {})}
-                found = await self._queries.find(processed, query, fields, limit)
-
-        def build() -> Page:
-            values = [[document.get(field) for document in found] for field in fields]
-            return without_key(page_of(values, chosen_schema(self.dataset, names), limit), columns)
-
-        return await asyncio.to_thread(build)
+                found, beside = await self._processed.by_arrival(
+                    columns, known, version, arrived_after, after, limit, raw or ()
+                )
+        return await asyncio.to_thread(self._processed.page_of, found, columns, limit, raw, beside)
 
     @override
     async def processed_page(self, page: int, page_size: int) -> list[Record]:
-        wanted = [(name, field) for name, field in self._fields.processed.items() if name != ID]
         with self._connection.translated():
-            fields = [field for _, field in wanted]
-            found = await self._queries.find(self._collections.processed, {}, fields, page_size, page * page_size)
-        return [{name: document.get(field) for name, field in wanted} for document in found]
+            return await self._processed.numbered(page, page_size)
 
     @override
     async def counts(self) -> RecordCounts:

@@ -10,6 +10,7 @@ from dash.development.base_component import Component
 
 from complex_system.monitoring.aggregates import Gauge
 from complex_system.monitoring.drift import MODERATE, SIGNIFICANT, band_of
+from complex_system.monitoring.evidence import MIN_EFFECTIVE, NOTICEABLE, SURE, Evidence
 from complex_system.monitoring.page.answers import MIN_RECORDS, are_few
 from complex_system.monitoring.page.components import View, badge, card, columns, empty, plot
 from complex_system.monitoring.page.formatting import Level, Viewer, count, number, share
@@ -95,6 +96,21 @@ def _note(reading: Reading, viewer: Viewer) -> str:
         f"Population stability index (PSI) of the last {count(data.samples)} predicted records against {source}: "
         f"stable below {MODERATE}, moderate up to {SIGNIFICANT}, significant above."
     )
+    if any(each.evidence for each in data.processed):
+        text += (
+            f" Evidence of v occurs by chance once in 10^v independent records, all features together: from {SURE:g} on a column has "
+            "moved. It allows for records that are like those before them, as in the training data."
+        )
+    if data.independent:
+        text += (
+            " The champion is of an earlier release: records are taken as independent of each other, which they may not be."
+        )
+    if data.unjudged:
+        names = ", ".join(sorted(data.unjudged)[:5])
+        text += (
+            f" There is no evidence for {names}{' and others' if len(data.unjudged) > 5 else ''}: the training data change so slowly "
+            f"there that they are worth fewer than {MIN_EFFECTIVE:.0f} independent records."
+        )
     if not are_few(data):
         return text
     trained = count(data.reference.samples if data.reference else 0)
@@ -102,17 +118,18 @@ def _note(reading: Reading, viewer: Viewer) -> str:
 
 
 def _drift(reading: Reading, viewer: Viewer) -> Figure:
-    known = {each.name: each.psi for each in reversed(_measured(reading, viewer)) if each.psi is not None}
+    measured = {each.name: each for each in reversed(_measured(reading, viewer)) if each.psi is not None}
+    known = {name: each.psi for name, each in measured.items() if each.psi is not None}
     if not known:
         return waiting(viewer, _missing(reading))
     colors, few = COLORS[viewer.theme], are_few(reading.data)
-    bands = ["" if few else band_of(psi) for psi in known.values()]
+    judged = [_judged(each, few=few) for each in measured.values()]
     marks = [threshold(viewer, limit, str(limit), tone, vertical=True) for limit, _, tone in DRIFT_LIMITS]
     x = titled("PSI (no unit)", range=[0, max(0.3, 1.3 * max(known.values()))])
     return bars(
-        viewer, known, [colors[_BAND_LEVELS.get(each, "muted")] for each in bands], x, keep="drift", hover="PSI %{x:.3f}",
+        viewer, known, [colors["muted" if level == "none" else level] for level, _ in judged], x, keep="drift", hover="PSI %{x:.3f}",
         marks=marks, textposition="outside", cliponaxis=False, textfont={"size": 11, "color": colors["ink"]},
-        text=[f"{psi:.2f} {'' if each == 'stable' else each}" for psi, each in zip(known.values(), bands, strict=True)],
+        text=[f"{psi:.2f} {'' if each == 'stable' else each}" for psi, (_, each) in zip(known.values(), judged, strict=True)],
     )  # fmt: skip
 
 
@@ -149,9 +166,20 @@ def _badge(column: ColumnView, *, few: bool) -> Component:
         return badge("none", "follows the clock")
     if column.psi is None:
         return badge("none", "too few")
-    if few:
-        return badge("none", f"PSI {number(column.psi)}")
-    return badge(_BAND_LEVELS[band_of(column.psi)], f"PSI {number(column.psi)} {band_of(column.psi)}")
+    level, what = _judged(column, few=few)
+    return badge(level, f"PSI {number(column.psi)} {what}".strip())
+
+
+def _judged(column: ColumnView, *, few: bool) -> tuple[Level, str]:
+    """Return how a column with an index is: by its evidence, and by the index where there is none."""
+    if column.evidence is not None:
+        value = column.evidence.value
+        return (
+            ("bad", "moved") if value >= SURE else ("warn", "may be moving") if value >= NOTICEABLE else ("good", "stable")
+        )
+    if few or column.psi is None:
+        return "none", ""
+    return _BAND_LEVELS[band_of(column.psi)], band_of(column.psi)
 
 
 def _facts(column: ColumnView) -> str:
@@ -160,11 +188,20 @@ def _facts(column: ColumnView) -> str:
         facts.append(f"out of range {share(column.out_of_range)}")
     if column.new_categories:
         facts.append("new: " + ", ".join(f"{name} ({n})" for name, n in list(column.new_categories.items())[:4]))
+    if column.evidence is not None:
+        facts.append(_evidence(column.evidence))
     if column.test is not None and column.test.p_value is not None:
         facts.append(f"KS p = {column.test.p_value:.2g}")
     elif column.test is not None and column.test.distance is not None:
         facts.append(f"Wasserstein {column.test.distance:.2f} standard deviations")
     return " · ".join(facts)
+
+
+def _evidence(found: Evidence) -> str:
+    text = f"evidence {found.value:.1f}"
+    if found.value < NOTICEABLE:
+        return text
+    return f"{text} ({found.aspect} {'up' if found.rising else 'down'}, {count(found.records)} records)"
 
 
 def _quality(reading: Reading, viewer: Viewer) -> Figure:
