@@ -190,7 +190,11 @@ class RecordsRejected(Message, frozen=True, kw_only=True):
 
 
 class RangeExceeded(Message, frozen=True, kw_only=True):
-    """How many values of processed records lie outside of their column's range and were taken all the same, by column."""
+    """Values of processed records that lie outside of their column's range and were taken all the same.
+
+    Attributes:
+        counts: How many, by column.
+    """
 
     counts: dict[str, int]
 
