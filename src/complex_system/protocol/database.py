@@ -322,10 +322,7 @@ UPSERT_PROCESSED = Request(
 )
 GET_PROCESSED = Request("get-processed-columns", ColumnsRequest, ArrowPage, "Return an Arrow page of processed records.")
 REJECT_RAW = Request(
-    "reject-raw-datapoints",
-    RejectRequest,
-    Rejected,
-    "Write down which raw records cannot be processed, and why.",
+    "reject-raw-datapoints", RejectRequest, Rejected, "Write down which raw records cannot be processed, and why."
 )
 GET_REJECTED = Request("get-rejected-page", RejectedRequest, list[Rejection], "Return rejections with their reasons.")
 GET_CONFLICTS = Request(
