@@ -23,6 +23,7 @@ from complex_system.evaluation.statistics import Evaluation
 from complex_system.evaluation.triggers import AlertCause
 from complex_system.evaluation.verdict import Basis, copies_message, format_figure, judge_champion, replaced_message
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.labels import NO_SUSPECTS, SuspectTargets
 from complex_system.protocol.scores import CrossValidation
 from complex_system.protocol.training import (
     Cause,
@@ -37,6 +38,7 @@ from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 from complex_system.training.cross_validation import Keyed
 from complex_system.training.data import Samples
 from complex_system.training.split import NO_COPIES, Copies
+from complex_system.training.targets import targets_message
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,6 @@ class ComparisonRequest:
         round: Id of the round.
         models: Registered name and version of each.
         labelled: Labelled records at the round; None for models that no round asked for.
-        corrected: Corrections of labelled records that the round's data have.
         since: The models were trained only on records whose time is later, and are compared on such.
         alert: The alerts that asked for the round; None where it was the growth of the data.
         corrected: Labels that were ever corrected when the round began.
@@ -92,6 +93,7 @@ class ToCompare:
         copies: Copies among the labelled records.
         champion_has_seen: The champion was trained on many of the hold-out samples, because the split has moved since then.
         notes: What people must know of the split, as sentences.
+        suspects: Labels that are probably wrong.
     """
 
     holdout: Samples
@@ -100,6 +102,7 @@ class ToCompare:
     copies: Copies = NO_COPIES
     champion_has_seen: bool = False
     notes: str = ""
+    suspects: SuspectTargets = NO_SUSPECTS
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ class Comparison:
         split: What the records were divided by (``Dataset.split_rule``).
         question: What the errors are measured for (``Split.question``).
         notes: What people must know of the split, as sentences.
+        suspects: Labels that are probably wrong.
     """
 
     round: str
@@ -168,11 +172,13 @@ class Comparison:
     split: str = ""
     question: str = ""
     notes: str = ""
+    suspects: SuspectTargets = NO_SUSPECTS
 
     @property
     def evidence(self) -> str:
         """What people must know of the comparison; empty for nothing."""
-        return " ".join(part for part in (self.verdict, self.replaced, self.notes, copies_message(self.copies)) if part)
+        parts = (self.verdict, self.replaced, self.notes, copies_message(self.copies), targets_message(self.suspects))
+        return " ".join(part for part in parts if part)
 
     @property
     def champion(self) -> Result:
@@ -234,6 +240,7 @@ class Comparison:
             split=self.split,
             question=self.question,
             replaced=self.replaced,
+            suspects=self.suspects,
         )
 
 
@@ -295,7 +302,7 @@ class ModelComparison:
         verdicts, verdict = judge_champion(order[0], order[0].label, baselines, basis, dataset.column(dataset.target).unit)
         return Comparison(
             request.round, order, len(holdout), refused, baselines, basis, verdicts, verdict, replaced, data.copies,
-            dataset.split_rule, dataset.split.question, data.notes,
+            dataset.split_rule, dataset.split.question, data.notes, data.suspects,
         )  # fmt: skip
 
 

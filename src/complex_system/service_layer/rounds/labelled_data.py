@@ -15,6 +15,7 @@ from complex_system.messaging.clients import DatabaseClient
 from complex_system.training.cross_validation import FewRecords
 from complex_system.training.data import MIN_SAMPLES, SampleCollector
 from complex_system.training.split import Part
+from complex_system.training.targets import TargetCheck
 
 
 class LabelledData:
@@ -53,6 +54,7 @@ class LabelledData:
         collector = SampleCollector(self._dataset, [Part.HOLDOUT], newest)
         trained = SampleCollector(self._dataset, [Part.TRAIN])
         every = FewRecords(self._dataset, few)
+        targets = TargetCheck(self._dataset)
         times = RecordTimes(self._dataset)
         pages = self._database.processed_pages(
             collector.columns, labelled=True, version=self._dataset.version, start=after,
@@ -62,6 +64,7 @@ class LabelledData:
             async for page in pages:
                 table = await asyncio.to_thread(times.newer, page.table, since)
                 await asyncio.to_thread(collector.add, table)
+                await asyncio.to_thread(targets.add, table)
                 if collector.is_by_key and trained.count() < train:
                     await asyncio.to_thread(trained.add, table)
                 every.add(table)
@@ -74,7 +77,8 @@ class LabelledData:
         if len(holdout) < MIN_SAMPLES:
             raise collector.too_few(Part.HOLDOUT, len(holdout))
         keyed, copies = await asyncio.to_thread(every.keyed), await asyncio.to_thread(collector.copies.found)
-        return ToCompare(holdout, fitted, keyed, copies, champion_has_seen, collector.notes)
+        suspects = await asyncio.to_thread(targets.found)
+        return ToCompare(holdout, fitted, keyed, copies, champion_has_seen, collector.notes, suspects)
 
     async def held_out(self, most: int, since: float | None = None) -> list[str]:
         """Return keys of the hold-out part, an even sample where there are more than ``most``; of records since a time, or of all."""
