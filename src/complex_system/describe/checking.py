@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,7 @@ class FileCheck:
         notes: What of the file is not a record, or read in a way of its own.
         alike: Labelled records with the same features and target.
         limits: How many values are beyond a limit, and what stands in for them.
+        outside: Values outside of their range whose records are processed all the same, by column.
     """
 
     records: int
@@ -65,6 +67,7 @@ class FileCheck:
     notes: tuple[str, ...] = ()
     alike: Copies = NO_COPIES
     limits: tuple[str, ...] = ()
+    outside: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def why(self) -> str:
@@ -120,6 +123,7 @@ class _Counters:
         self._alike = CopyCount(dataset)
         self._origins = OriginCollector(dataset)
         self._rows: list[npt.NDArray[np.int64]] = []
+        self._outside: Counter[str] = Counter()
 
     def add(self, rows: list[Row]) -> None:
         """Take the next rows of the file."""
@@ -138,6 +142,8 @@ class _Counters:
             faults.append((good[place].number, f"field '{fault['field']}': {fault['problem']}"))
         self._refuse(sorted(faults))
         kept = np.delete(np.arange(len(good)), refused)
+        for each in self._pipeline.outside(frame[kept]):
+            self._outside[each.column.name] += each.count
         keys = pl.Series(ID, [records[place][ID] for place in kept.tolist()], pl.String)
         self._accepted.add(
             hash=keys.hash(),
@@ -212,6 +218,7 @@ class _Counters:
             notes=file.notes,
             alike=self._alike.found(),
             limits=file.limits,
+            outside=self._outside,
         )
 
 

@@ -27,6 +27,7 @@ from complex_system.evaluation.statistics import Evaluation, Squares, units_of
 from complex_system.evaluation.triggers import AlertCause
 from complex_system.evaluation.verdict import judge_champion, replaced_message
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.labels import NO_SUSPECTS, SuspectTargets
 from complex_system.protocol.scores import Basis, CrossValidation
 from complex_system.protocol.training import Cause, Weighting
 from complex_system.serving.models.predictor import Predictor
@@ -50,7 +51,6 @@ class ComparisonRequest:
         round: Id of the round.
         models: Registered name and version of each.
         labelled: Labelled records at the round; None for models that no round asked for.
-        corrected: Corrections of labelled records that the round's data have.
         since: The models were trained only on records whose time is later, and are compared on such.
         alert: The alerts that asked for the round; None where it was the growth of the data.
         corrected: Labels that were ever corrected when the round began.
@@ -106,6 +106,7 @@ class ToCompare:
         copies: Copies among the labelled records.
         champion_has_seen: The champion was trained on many of the hold-out samples, because the split has moved since then.
         notes: What people must know of the split, as sentences.
+        suspects: Labels that are probably wrong.
         keys: A sample of the keys of the training part.
         everything: Hold-out samples on which a new champion must not be surely worse; None where ``holdout`` decides alone.
     """
@@ -116,6 +117,7 @@ class ToCompare:
     copies: Copies = NO_COPIES
     champion_has_seen: bool = False
     notes: str = ""
+    suspects: SuspectTargets = NO_SUSPECTS
     keys: list[str] = field(default_factory=list)
     everything: Samples | None = None
 
@@ -218,7 +220,7 @@ class ModelComparison:
             champion=best, holdout=len(holdout), best_new=next((result for result in results if not result.incumbent), None),
             refused=refused, baselines=baselines if best.ref.version else others, ranked_by=basis, challenges=challenges,
             verdicts=verdicts, verdict=verdict, replaced=replaced, copies=data.copies, split=dataset.split_rule, split_by=by,
-            question=dataset.split.question, notes=data.notes,
+            question=dataset.split.question, notes=data.notes, suspects=data.suspects,
         )  # fmt: skip
 
     def _linear(self, training: TrainingData, found: Evaluation, everything: Samples | None) -> Result:

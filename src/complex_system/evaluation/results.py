@@ -9,6 +9,7 @@ import msgspec
 
 from complex_system.evaluation.statistics import Evaluation, Squares
 from complex_system.evaluation.verdict import copies_message, format_figure, intervals_message
+from complex_system.protocol.labels import NO_SUSPECTS, SuspectTargets
 from complex_system.protocol.scores import Basis, Challenge
 from complex_system.protocol.training import (
     ChampionSummary,
@@ -19,6 +20,7 @@ from complex_system.protocol.training import (
 )
 from complex_system.tracking.registry import ModelVersionRef
 from complex_system.training.split import NO_COPIES, Copies
+from complex_system.training.targets import targets_message
 
 if TYPE_CHECKING:
     from complex_system.evaluation.comparison import ComparisonRequest
@@ -80,6 +82,7 @@ class Comparison:
         split_by: The kind of it (``Split.by``).
         question: What the errors are measured for (``Split.question``).
         notes: What people must know of the split, as sentences.
+        suspects: Labels that are probably wrong.
     """
 
     round: str
@@ -99,11 +102,13 @@ class Comparison:
     split_by: str = "key"
     question: str = ""
     notes: str = ""
+    suspects: SuspectTargets = NO_SUSPECTS
 
     @property
     def evidence(self) -> str:
         """What people must know of the comparison; empty for nothing."""
-        return " ".join(part for part in (self.verdict, self.replaced, self.notes, copies_message(self.copies)) if part)
+        parts = (self.verdict, self.replaced, self.notes, copies_message(self.copies), targets_message(self.suspects))
+        return " ".join(part for part in parts if part)
 
     @property
     def intervals(self) -> str:
@@ -188,5 +193,6 @@ class Comparison:
             intervals=self.intervals,
             split=self.split,
             question=self.question,
+            suspects=self.suspects,
             replaced=self.replaced,
         )

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from complex_system.protocol.base import Empty, Event, Message, Request
+from complex_system.protocol.labels import NO_SUSPECTS, SuspectTargets
 from complex_system.protocol.scores import Basis, Challenge, CrossValidation, Residuals, Scores
 
 Cause = Literal["first", "growth", "alert", "schedule"]
@@ -267,6 +268,7 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
         split: What the records were divided by, such as ``group: batch``.
         question: What the errors are measured for: it completes "The error is that for ...".
         replaced: Why the previous champion was not compared, as a sentence; empty where it was, or where there was none.
+        suspects: Labels that are probably wrong.
         intervals: What the 95 % intervals are of, and where they cannot be trusted, as sentences.
     """
 
@@ -290,6 +292,7 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
     split: str = ""
     question: str = ""
     replaced: str = ""
+    suspects: SuspectTargets = NO_SUSPECTS
     intervals: str = ""
 
     @property

@@ -183,7 +183,7 @@ class Outbox:
                 (kept.path / _NATIVE).read_bytes(), manifest.feature_names, manifest.parameters, history, manifest.best_step
             )
             about = manifest.feature_names, manifest.target
-            data = TrainingData(*about, train, validation, manifest.copies, manifest.split, manifest.arrived)
+            data = TrainingData(*about, train, validation, manifest.copies, manifest.split, arrived=manifest.arrived)
             return TrainingResult(
                 trainer=manifest.trainer, framework=manifest.framework, round=manifest.round,
                 dataset=Dataset.restored(manifest.declaration), data=data, model=model,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from complex_system.domain.columns import ID
-from complex_system.domain.dataset import Dataset
+from complex_system.domain.dataset import Dataset, Loss
 from complex_system.domain.partition import BY_KEY
 from complex_system.domain.record_time import RecordTimes, Seconds
 from complex_system.errors import NotEnoughDataError
@@ -72,6 +72,7 @@ class TrainingData:
     Attributes:
         copies: Labelled records, of all parts, whose features and target are those of an earlier one.
         split: By what they were divided (``Dataset.split_rule``).
+        loss: What a training makes small (``Dataset.loss``).
         arrived: When the newest of all labelled records arrived, by the database's clock, seconds since 1970; 0 with a split by key,
             where no record changes its part.
         weighting: Which samples count more in a fit; None for none.
@@ -83,6 +84,7 @@ class TrainingData:
     validation: Samples
     copies: int = 0
     split: str = BY_KEY
+    loss: Loss = "squared"
     arrived: float = 0.0
     weighting: Weighting | None = None
 
@@ -313,5 +315,5 @@ class SampleCollector:
         arrived = 0.0 if self._origins is None else float(self.divided()[0].arrived.max(initial=0.0))
         return TrainingData(
             self._dataset.feature_names, self._dataset.target, self.samples(Part.TRAIN), self.samples(Part.VALIDATION),
-            self.copies.found().count, self._dataset.split_rule, arrived,
+            self.copies.found().count, self._dataset.split_rule, self._dataset.loss, arrived,
         )  # fmt: skip

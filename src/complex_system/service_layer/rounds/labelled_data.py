@@ -20,6 +20,7 @@ from complex_system.monitoring.reference import RAW_SAMPLE, Reference
 from complex_system.training.cross_validation import FewRecords
 from complex_system.training.data import MIN_SAMPLES, SampleCollector, TrainingData
 from complex_system.training.split import Part
+from complex_system.training.targets import TargetCheck
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class LabelledData:
         if by_key:
             trained = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION], keys=RAW_SAMPLE)
         every = FewRecords(self._dataset, few)
+        targets = TargetCheck(self._dataset)
         times = RecordTimes(self._dataset)
         pages = self._database.processed_pages(
             collector.columns, labelled=True, version=self._dataset.version, start=after,
@@ -77,6 +79,7 @@ class LabelledData:
             async for page in pages:
                 table = await asyncio.to_thread(times.newer, page.table, since)
                 await asyncio.to_thread(collector.add, table)
+                await asyncio.to_thread(targets.add, table)
                 if by_key and trained.count() < train:
                     await asyncio.to_thread(trained.add, table)
                 every.add(table)
@@ -93,7 +96,8 @@ class LabelledData:
             raise collector.too_few(Part.HOLDOUT, len(holdout))
         keyed, copies = await asyncio.to_thread(every.keyed), await asyncio.to_thread(collector.copies.found)
         keys = [] if training is None else await asyncio.to_thread(trained.keys, Part.TRAIN)
-        return ToCompare(holdout, training, keyed, copies, champion_has_seen, collector.notes, keys, everything)
+        suspects = await asyncio.to_thread(targets.found)
+        return ToCompare(holdout, training, keyed, copies, champion_has_seen, collector.notes, suspects, keys, everything)
 
     async def reference(self, training: TrainingData, keys: list[str]) -> bytes:
         """Describe training data as a trainer does it, for the drift of a model that is trained here.

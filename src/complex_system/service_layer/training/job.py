@@ -36,6 +36,7 @@ from complex_system.training.cross_validation import FewRecords, Keyed, Predict,
 from complex_system.training.data import SampleCollector, Samples, TrainingData
 from complex_system.training.onnx import export_onnx
 from complex_system.training.split import Part
+from complex_system.training.targets import TargetCheck, targets_message
 
 if TYPE_CHECKING:
     from complex_system.service_layer.training.service import TrainerService
@@ -150,13 +151,17 @@ class TrainingJob:
                     raw=times.raw if since is not None and collector.raw is None else collector.raw, arrived_after=since,
                 )  # fmt: skip
                 few, self._labelled = FewRecords(self._dataset, self._service.few, timed=timed), 0
+                targets = TargetCheck(self._dataset)
                 async for page in pages:
                     table = times.newer(page.table, since)
                     self._labelled += table.num_rows
                     collector.add(table)
                     few.add(table)
+                    targets.add(table)
                 if times.message:
                     log.warning("Round %s: %s", self.round, times.message)
+                if message := targets_message(targets.found()):
+                    log.warning("Round %s: %s", self.round, message)
                 self._few = await asyncio.to_thread(few.keyed)
                 data = replace(await asyncio.to_thread(collector.training_data), weighting=weighting)
                 self._keys = await asyncio.to_thread(collector.keys, Part.TRAIN)
