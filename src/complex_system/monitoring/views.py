@@ -326,20 +326,18 @@ def _drift(monitor: Monitor) -> DriftView | None:
 
 
 def _awaited(monitor: Monitor, champion: ChampionView | None, drift: DriftView | None) -> list[str]:
-    awaited = [] if monitor.history.loaded else ["The history waits for the database service."]
-    if not monitor.flow.counts:
-        awaited.append("The record counts wait for the database service.")
-    if champion is None:
-        awaited.append("No champion yet: it comes with the first training round.")
-    elif not champion.performance.get("count"):
-        awaited.append("No error yet: the truth of the champion's predictions is not known.")
-    if drift is None and monitor.reference is None:
-        awaited.append("No drift yet: its reference comes with the first champion, or with enough labelled records.")
-    elif drift is None:
-        there = len(monitor.records)
-        missing = f"{there} of {MIN_LIVE} predicted records are there" if there < MIN_LIVE else "it is being measured"
-        awaited.append(f"No drift yet: {missing}.")
-    return awaited
+    there, reference = len(monitor.records), monitor.reference
+    missing = f"{there} of {MIN_LIVE} predicted records are there" if there < MIN_LIVE else "it is being measured"
+    awaits = {
+        "The history waits for the database service.": not monitor.history.loaded,
+        "The record counts wait for the database service.": not monitor.flow.counts,
+        "No champion yet: it comes with the first training round.": champion is None,
+        "No error yet: the truth of the champion's predictions is not known.": champion
+        and not champion.performance.get("count"),
+        "No drift yet: its reference comes with the first champion or enough labels.": drift is None and reference is None,
+        f"No drift yet: {missing}.": drift is None and reference is not None,
+    }
+    return [text for text, is_awaited in awaits.items() if is_awaited]
 
 
 def _columns(monitor: Monitor, measured: dict[str, ColumnDrift]) -> list[ColumnView]:
