@@ -26,7 +26,7 @@ from complex_system.monitoring.page.plots import SERIES
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.summaries import Table, champions, errors_of_groups, errors_of_models, failed_requests
 from complex_system.monitoring.page.svg import chart, safe, tag
-from complex_system.monitoring.page.views.data import DRIFT_LIMITS, distribution, largest
+from complex_system.monitoring.page.views.data import DRIFT_LIMITS, distribution, largest, state_of
 from complex_system.monitoring.page.views.models import framework_of, ranking_scores
 from complex_system.monitoring.page.views.predictions import error_curves
 from complex_system.monitoring.page.views.system import CPU, MEMORY
@@ -169,7 +169,7 @@ def _data(reading: Reading, clock: Clock) -> str:
         return _empty(reading.awaiting("drift", "No live data have been compared with a reference."))
     few = answers.are_few(reading.data)
     rows = [
-        (each.name, number(each.psi), "too few" if few else each.band or "too few",
+        (each.name, number(each.psi), state_of(each, few=few)[1] or "too few",
          *(share(value) for value in (each.missing, each.missing_reference, each.out_of_range)))
         for each in columns
     ]  # fmt: skip
