@@ -22,6 +22,7 @@ SEED = 14
 SECTIONS: dict[str, str] = {
     "drift": "how often drift is found where there is none, and how soon where there is",
     "intervals": "how often a 95 % interval holds the true error",
+    "outside": "what ranges of the first half refuse of the second one, and what wrong labels do by the loss",
 }  # fmt: skip
 """The sections in the order of the page, with what each asks."""
 

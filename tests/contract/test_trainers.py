@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from complex_system.domain.dataset import Dataset
+from complex_system.domain.dataset import Dataset, Loss
 from complex_system.domain.laboratory import BEST_POSSIBLE
 from complex_system.domain.pages import processed_schema
 from complex_system.errors import TrainingFailedError
@@ -18,6 +18,7 @@ from complex_system.pipeline.pipeline import Pipeline
 from complex_system.training.base import Progress, TrainedModel, Trainer, TrainingParameters, score
 from complex_system.training.cross_validation import FewRecords, Predict, cross_validate
 from complex_system.training.data import Matrix, Samples, TrainingData
+from complex_system.training.network import Epoch, train_epochs
 from complex_system.training.onnx import _run, check_onnx, export_onnx
 from samples import lab_samples
 from trainings import network_from_state
@@ -174,6 +175,23 @@ class TrainerContract(ABC):
         model = kind(replace(QUICK, epochs=40, boosting_rounds=40)).fit(same, _ignore)
         np.testing.assert_allclose(model.predict(holdout.x), 7.0, atol=0.5)
 
+    @pytest.mark.parametrize("loss", ["absolute", "huber"])
+    def test_a_declared_robust_loss_is_not_drawn_by_wrong_labels(self, kind: type[Trainer], loss: Loss) -> None:
+        draw = np.random.default_rng(6)
+        x = draw.uniform(0, 1, (1200, 3)).astype(np.float32)
+        truth = (100 + 40 * x[:, 0] + 20 * (x[:, 1] > 0.5)).astype(np.float32)
+        y = truth + draw.normal(0, 2, len(x)).astype(np.float32)
+        wrong = draw.random(len(x)) < 0.04
+        y[wrong] *= 10
+        parts = [Samples(x[part], y[part]) for part in (slice(0, 800), slice(800, 1000))]
+        data = TrainingData(("a", "b", "c"), "y", *parts)
+        trainer = kind(TrainingParameters(epochs=60, boosting_rounds=200))
+        squared, robust = (trainer.fit(each, _ignore) for each in (data, replace(data, loss=loss)))
+        errors = [score(truth[1000:], model.predict(x[1000:])) for model in (squared, robust)]
+        assert errors[1].rmse < 0.5 * errors[0].rmse
+        assert errors[1].rmse < 8
+        check_onnx(robust, export_onnx(robust, x), x)
+
     def test_another_width_and_unit_need_no_change(self, kind: type[Trainer]) -> None:
         draw = np.random.default_rng(5)
         x = draw.normal(1000.0, 200.0, (1200, 3)).astype(np.float32)
@@ -205,6 +223,26 @@ class TestLightGBM(TrainerContract):
         assert max(tree["num_leaves"] for tree in trained.native.dump_model()["tree_info"]) <= 10
         assert trained.parameters["learning_rate"] == 0.05
 
+    @pytest.mark.parametrize("loss", ["squared", "absolute", "huber"])
+    def test_it_stops_by_what_it_makes_small(self, kind: type[Trainer], loss: Loss) -> None:
+        draw = np.random.default_rng(7)
+        x = draw.uniform(0, 1, (400, 2)).astype(np.float32)
+        y = (50 * x[:, 0] + draw.standard_t(2, 400) * 5).astype(np.float32)
+        data = TrainingData(("a", "b"), "y", Samples(x[:250], y[:250]), Samples(x[250:], y[250:]), loss=loss)
+        model = kind(TrainingParameters(boosting_rounds=150)).fit(data, _ignore)
+        steps = [progress.step for progress in model.history]
+        away = [np.abs(model.native.predict(x[250:], num_iteration=step) - y[250:]) for step in steps]
+        alpha = float(model.parameters.get("alpha", 0))
+        losses = {
+            "squared": [np.mean(each**2) for each in away],
+            "absolute": [np.mean(each) for each in away],
+            "huber": [np.mean(np.where(each <= alpha, each**2 / 2, alpha * (each - alpha / 2))) for each in away],
+        }
+        assert model.best_step == steps[int(np.argmin(losses[loss]))]
+        # What comes after the best step is not in the model.
+        until = [progress.validation_rmse for progress in model.history][: model.best_step]
+        assert until == pytest.approx(np.sqrt(losses["squared"]).tolist()[: model.best_step])
+
     def test_a_feature_just_above_a_threshold_goes_the_same_way_in_the_onnx_model(self) -> None:
         # Found with a table of 536 fuels, whose training ended with "The ONNX model differs from the native model by 0.012".
         from complex_system.training.lightgbm import LightGBMTrainer
@@ -223,6 +261,13 @@ class TestLightGBM(TrainerContract):
         rows = np.stack([near, near[::-1], np.roll(near, 1)], axis=1)
         onnx = export_onnx(model, rows)
         np.testing.assert_allclose(_run(onnx, [rows])[0][:, 0], model.predict(rows), rtol=1e-5, atol=1e-4)
+
+
+def test_networks_stop_by_what_they_make_small() -> None:
+    epochs = iter([Epoch(1, 5, 3), Epoch(1, 9, 2), Epoch(1, 4, 2.5)])
+    course = train_epochs(TrainingParameters(epochs=3), lambda: next(epochs), lambda: "weights", _ignore)
+    assert course.best_step == 2
+    assert [progress.validation_rmse for progress in course.history] == [5, 9, 4]
 
 
 class TestPyTorch(TrainerContract):

@@ -363,6 +363,76 @@ async def test_limits_and_spellings_mean_the_same_on_every_path() -> None:
         assert schema["oven"]["enum"] == ["Nord", "Süd", "nord", "Nord "]
 
 
+LENIENT = Dataset.parse(
+    """
+name: lenient
+target: y
+columns:
+  - {name: "Öl, heiß", type: number, range: [0, 10], outside: warn}
+  - {name: b, type: number, range: [0, 10], outside: clip, missing_values: [-999], optional: true, fill: 5}
+  - {name: c, type: number, range: [0, 10], optional: true, fill: 5}
+  - {name: y, type: number, optional: true}
+pipeline:
+  - {step: scale, column: "Öl, heiß"}
+  - {step: scale, column: b}
+  - {step: scale, column: c}
+"""
+)
+
+
+async def test_what_lies_outside_of_its_range_is_predicted_and_the_answer_says_so_on_every_path() -> None:
+    source = MemorySource()
+    source.publish(LENIENT, 0.0)
+    rows = [(5.0, 5.0), (20.0, -999), (-10.0, 99.0), (0.0, 99)]
+    want = [1.5, 3.0, 0.5, 1.5]  # the sum of the features; c is 0.5
+    oil, b = [row[0] for row in rows], [row[1] for row in rows]
+    records = [{"Öl, heiß": number, "b": other} for number, other in rows]
+    header = "%C3%96l%2C%20hei%C3%9F=2, b=2"
+    many = 100  # more than are processed as rows
+    async with server(LENIENT, source) as (_, client):
+        response = await client.post("/predict", json={"records": records})
+        assert response.json()["predictions"] == pytest.approx(want)
+        assert response.headers["x-outside-range"] == header
+        assert response.json()["warnings"] == [
+            {"field": "Öl, heiß", "count": 2, "problem": "2 values are outside of [0, 10] and are taken as they are",
+             "records": [1, 2]},
+            {"field": "b", "count": 2, "problem": "2 values are outside of [0, 10] and are moved to its nearer end",
+             "records": [2, 3]},
+        ]  # fmt: skip
+        response = await client.post("/predict", json={"records": records * many})
+        assert response.json()["predictions"] == pytest.approx(want * many)
+        assert [each["count"] for each in response.json()["warnings"]] == [2 * many, 2 * many]
+        assert len(response.json()["warnings"][0]["records"]) == 20
+        tensors = [
+            {"name": name, "shape": [4], "datatype": "FP64", "data": data} for name, data in (("Öl, heiß", oil), ("b", b))
+        ]
+        text = "Öl, heiß;b\n" + "".join(f"{number};{other}\n" for number, other in rows)
+        for path, body in (
+            (f"/v2/models/{source.published[-1][0]}/infer", {"json": {"inputs": tensors}}),
+            ("/invocations", {"json": {"dataframe_records": records}}),
+            ("/invocations", {"content": text.encode(), "headers": {"Content-Type": "text/csv"}}),
+        ):
+            response = await client.post(path, **body)
+            assert response.status_code == 200, response.text
+            found = response.json()
+            assert (found.get("predictions") or found["outputs"][0]["data"]) == pytest.approx(want)
+            assert response.headers["x-outside-range"] == header
+            assert "warnings" not in found
+        plain = await client.post("/predict", json={"Öl, heiß": 5, "b": 5})
+        assert "x-outside-range" not in plain.headers
+        assert "warnings" not in plain.json()
+        for value, problem in ((11, "11.0 is outside of [0, 10]"), (1e300, "1e+300 is outside of [0, 10]")):
+            refused = await client.post("/predict", json={"Öl, heiß": 5, "c": value})
+            assert (refused.status_code, refused.json()["error"]["faults"][0]["problem"]) == (422, problem)
+        metrics = (await client.get("/metrics")).text
+        assert f'serving_outside_range_total{{column="b",outside="clip"}} {2 * many + 8}.0' in metrics
+        assert f'serving_outside_range_total{{column="Öl, heiß",outside="warn"}} {2 * many + 8}.0' in metrics
+        schema = (await client.get("/openapi.json")).json()["components"]["schemas"]["RawRecord"]["properties"]
+        assert "minimum" not in schema["b"]
+        assert (schema["c"]["minimum"], schema["c"]["maximum"]) == (0, 10)
+        assert "A number outside of [0, 10] is taken as it is, and the answer says so." in schema["Öl, heiß"]["description"]
+
+
 class SlowSource(MemorySource):
     """A source whose loads last until the test says so."""
 

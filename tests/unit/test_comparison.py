@@ -28,6 +28,7 @@ from complex_system.evaluation.triggers import AlertCause
 from complex_system.evaluation.verdict import judge_champion, split_message
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.base import to_wire
+from complex_system.protocol.labels import SuspectTarget, SuspectTargets
 from complex_system.protocol.scores import CrossValidation
 from complex_system.protocol.training import COMPARISON_FINISHED, FoldCounts, Quality, ScoresWithInterval
 from complex_system.serving.models.predictor import Predictor
@@ -110,6 +111,15 @@ def test_a_champion_that_is_not_better_than_a_baseline_is_named(candidate, holdo
     assert told.baselines["other"].rmse == pytest.approx(3.0)
     assert told.results[0].rmse_low == pytest.approx(1.0, abs=1e-5)  # every error is 1
     assert Comparison("r", tuple(results), 200).unbeaten == ()
+
+
+def test_labels_that_look_wrong_are_part_of_the_evidence_and_of_the_message() -> None:
+    found = SuspectTargets(target="y", records=90, count=1, named=(SuspectTarget(id="B-7", value=-9999.0, why="a code"),))
+    comparison = Comparison("r", (result("lightgbm", 1.0),), 90, suspects=found)
+    told = comparison.message(ComparisonRequest("r", []))
+    assert told.suspects == found
+    assert told.verdict.startswith("1 of 90 labels looks wrong: -9999 of record B-7 (a code). All are used: ")
+    assert read_message(json.dumps(to_wire(told)).encode()) == told
 
 
 ALIKE = "400 of 600 labelled records have the same features and the same target as an earlier one"

@@ -165,12 +165,22 @@ def test_the_written_declaration_says_what_it_is_made_of_and_fits_the_schema(tmp
     jsonschema.Draft202012Validator(declared).validate(yaml.safe_load(text))
 
 
-def test_a_value_outside_of_the_written_range_is_refused_with_the_limits(tmp_path: Path) -> None:
+def test_a_measurement_outside_of_the_written_range_is_taken_and_without_outside_refused_with_the_limits(
+    tmp_path: Path,
+) -> None:
     path = WRITERS["german.csv"](tmp_path / "a.csv", plant())
-    dataset = describe(path, "Qualität [%]").dataset()
+    found = describe(path, "Qualität [%]")
+    dataset = found.dataset()
     record = next(ReplayFile(path, dataset).batches(1))[0].record
+    hot = {**record, "temp. [°C]": 99.0}
+    (counted,) = Pipeline(dataset).outside([hot])
+    assert (counted.column.name, counted.count) == ("temp. [°C]", 1)
+    assert Pipeline(dataset).process([hot]).height == 1
+    strict = Pipeline(Dataset.parse(found.text().replace(", outside: warn", "")))
     with pytest.raises(InvalidRecordError, match=r"'temp. \[°C\]': 99.0 is outside of \[-2.5, 3.5\]"):
-        Pipeline(dataset).process([{**record, "temp. [°C]": 99.0}])
+        strict.process([hot])
+    with pytest.raises(InvalidRecordError, match=r"'Qualität \[%\]': 9999.0 is outside of "):
+        Pipeline(dataset).process([{**record, "Qualität [%]": 9999.0}])
     with pytest.raises(InvalidRecordError, match="'Anlage': 'West' is not one of NO, Nord, Süd"):
         Pipeline(dataset).process([{**record, "Anlage": "West"}])
 

@@ -13,6 +13,8 @@ from complex_system.domain.laboratory import Laboratory, truth_of
 from complex_system.domain.records import Record
 from complex_system.monitoring import rest, views
 from complex_system.monitoring.aggregates import HOUR, Gauge, Rollup, Served
+from complex_system.monitoring.alerts.evaluation import AlertRules
+from complex_system.monitoring.alerts.rules import load_rules
 from complex_system.monitoring.change_points import ChangeDetector
 from complex_system.monitoring.flow import RecordFlow, reasons_of
 from complex_system.monitoring.history import Champion, History, Pair
@@ -239,6 +241,21 @@ def test_counts_become_rates_and_rejections_are_told_by_kind() -> None:
     assert flow.figures().number("rejected/new_category") == 0
 
 
+def test_values_that_are_taken_outside_of_their_range_are_counted_for_five_minutes() -> None:
+    flow = RecordFlow()
+    for i in range(13):
+        flow.counted(NOW + 10 * i, RecordCounts(raw=100 + 20 * i, processed=90, labelled=50, rejected=0))
+    flow.range_exceeded(NOW + 100, {"r1": 40, "r2": 1})
+    flow.range_exceeded(NOW + 110, {"r1": 20})
+    flow.rejected(NOW + 110, [Rejection(id="b", reason="r2: 31.0 is outside of [0, 30]")])
+    metrics = flow.figures().flat()
+    assert (metrics["data/outside/r1"], metrics["data/outside/r2"]) == (60, 1)
+    assert metrics["data/rejected_out_of_range/r1"] == pytest.approx(60 / 240)
+    assert metrics["data/rejected_out_of_range/r2"] == pytest.approx(2 / 240)
+    flow.counted(NOW + 600, RecordCounts(raw=340, processed=90, labelled=50, rejected=0))
+    assert "data/outside/r1" not in flow.figures().flat()
+
+
 def test_reasons_are_those_that_the_pipeline_writes(dataset: Dataset) -> None:
     bad = {**Laboratory(1).complete_record(), "material_id": "9", "rohwert_1_labormessung": 31.0}
     _, (rejection,) = Pipeline(dataset).split(__import__("polars").DataFrame([bad]))
@@ -346,6 +363,22 @@ def test_a_point_has_every_metric_by_its_flat_name(monitor: Monitor, dataset: Da
     assert metrics["services/ml_serving_mlflow/memory_megabytes"] == 50
     assert metrics["records/raw_per_second"] == 10
     assert metrics["system/cpu_utilization_percentage"] == 12
+
+
+def test_the_alert_for_values_outside_of_their_range_is_raised_for_those_that_are_taken(
+    monitor: Monitor, dataset: Dataset
+) -> None:
+    column = "rohwert_2_labormessung"
+    figures = watched(monitor, dataset)
+    rules = AlertRules([rule for rule in load_rules() if rule.name == "out-of-range"], dataset)
+    assert [rules.evaluate(NOW + second, figures) for second in (0, 40)] == [[], []]
+    monitor.flow.range_exceeded(NOW + 1, {column: 1})  # of ten records that came
+    figures = monitor.point(Figures(), monitor.measure_data(monitor.records, monitor.reference))
+    assert figures.number("data/out_of_range", column) == pytest.approx(0.1)
+    assert rules.evaluate(NOW + 50, figures) == []
+    (raised,) = rules.evaluate(NOW + 90, figures)
+    assert (raised.kind, raised.alert.subject) == ("raised", column)
+    assert views.data(monitor).outside == {column: 1}
 
 
 def assert_every_view_is_json(monitor: Monitor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,7 @@ class FileCheck:
         notes: What of the file is not a record, or read in a way of its own.
         alike: Labelled records with the same features and target.
         limits: How many values are beyond a limit, and what stands in for them.
+        outside: Values outside of their range whose records are processed all the same, by column.
     """
 
     records: int
@@ -62,6 +64,7 @@ class FileCheck:
     notes: tuple[str, ...] = ()
     alike: Copies = NO_COPIES
     limits: tuple[str, ...] = ()
+    outside: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def why(self) -> str:
@@ -115,6 +118,7 @@ class _Counters:
         self._reasons: dict[str, tuple[int, str, int]] = {}
         self._accepted = HashedRows(content="u8", part="i1")
         self._alike = CopyCount(dataset)
+        self._outside: Counter[str] = Counter()
 
     def add(self, rows: list[Row]) -> None:
         """Take the next rows of the file."""
@@ -133,6 +137,8 @@ class _Counters:
             faults.append((good[place].number, f"field '{fault['field']}': {fault['problem']}"))
         self._refuse(sorted(faults))
         kept = np.delete(np.arange(len(good)), refused)
+        for each in self._pipeline.outside(frame[kept]):
+            self._outside[each.column.name] += each.count
         keys = pl.Series(ID, [records[place][ID] for place in kept.tolist()], pl.String)
         self._accepted.add(
             hash=keys.hash(),
@@ -192,6 +198,7 @@ class _Counters:
             notes=file.notes,
             alike=self._alike.found(),
             limits=file.limits,
+            outside=self._outside,
         )
 
 

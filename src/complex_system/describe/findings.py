@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from complex_system.describe.figures import figure, lasting, percent, plural, signed, times
-from complex_system.describe.outliers import OUTLIER
-from complex_system.describe.profile import ROWS_NAMED
 from complex_system.describe.quality import ColumnQuality, Quality
+from complex_system.domain.outliers import OUTLIER, ROWS_NAMED
 
 NEARLY = 0.99
 """Part of the values that are equal from which a column is nearly constant."""
@@ -94,7 +93,7 @@ def _values(made: ColumnQuality, quality: Quality) -> list[Finding]:
             f"{plural(others, 'value')} of ‘{name}’ {'is' if others == 1 else 'are'} far from all others",
             f"They are more than {OUTLIER:g} robust standard deviations from the median"
             f"{f' {figure(made.summary.median, unit)}' if made.summary else ''}; the others go from {_between(made)}.",
-            "Look whether they are real; if not, narrow the range in dataset.yaml so that they are refused.",
+            "Look whether they are real; if not, narrow the range in dataset.yaml and remove 'outside', so that they are refused.",
             rows, others,
         ))  # fmt: skip
     return found

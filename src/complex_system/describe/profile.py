@@ -17,6 +17,7 @@ import polars as pl
 from complex_system.describe.inspection import InspectedColumn
 from complex_system.describe.repetitions import HashedRows
 from complex_system.domain.columns import Column
+from complex_system.domain.outliers import DISTINCT, ROWS_NAMED, Extremes, Floats, Numbers, Seen
 from complex_system.sources.base import Columns, Table
 from complex_system.sources.replay import readable
 from complex_system.sources.values import Values
@@ -25,31 +26,12 @@ SAMPLE_ROWS = 200_000
 """Rows that are kept; of larger files a random sample of 100,000 to 200,000."""
 PART_ROWS = 20_000
 """Rows that are read at once."""
-ROWS_NAMED = 8
-"""Row numbers that are kept as examples."""
-_DISTINCT = 64
-"""Different lowest and highest values that are kept with their rows."""
 _NAMES = 2_000
 """Different texts of a column whose names are kept."""
 _NAME_LENGTH = 120
 
-Floats = npt.NDArray[np.float64]
 Hashes = npt.NDArray[np.uint64]
-Numbers = npt.NDArray[np.int64]
 _EMPTY = np.uint64(0)
-
-
-@dataclass
-class Seen:
-    """How often a value is there, and in which rows first."""
-
-    count: int = 0
-    rows: list[int] = field(default_factory=list)
-
-    def add(self, rows: Numbers) -> None:
-        """Add the rows of a chunk that have the value."""
-        self.count += len(rows)
-        self.rows += rows[: ROWS_NAMED - len(self.rows)].tolist()
 
 
 class Step(NamedTuple):
@@ -83,14 +65,13 @@ class ColumnProfile:
     format: str = ""
     missing: Seen = field(default_factory=Seen)
     unread: Seen = field(default_factory=Seen)
-    extremes: dict[float, Seen] = field(default_factory=dict)
+    extremes: Extremes = field(default_factory=Extremes)
     runs: int = 0
     backwards: Seen = field(default_factory=Seen)
     jumps: list[Step] = field(default_factory=list)
     names: dict[int, str] = field(default_factory=dict)
     sample: Any = field(default_factory=lambda: np.empty(0))
     _before: tuple[Any, int] | None = None
-    _inner: tuple[float, float] = (np.inf, -np.inf)
 
     def take(self, values: Values, rows: Numbers) -> Any:
         """Add the values of some rows; return them as they are sampled."""
@@ -107,7 +88,7 @@ class ColumnProfile:
         if len(there):
             self._consecutive(there, at)
             if self.kind == "number":
-                self._extremes(there, at)
+                self.extremes.take(there, at)
         return made
 
     def _texts(self, values: Values) -> Hashes:
@@ -152,28 +133,9 @@ class ColumnProfile:
             return
         steps = np.diff(values)
         self.backwards.add(rows[1:][steps < 0])
-        largest = np.argsort(-steps, kind="stable")[:_DISTINCT]
+        largest = np.argsort(-steps, kind="stable")[:DISTINCT]
         jumps = [Step(float(steps[i]), float(values[i]), int(rows[i]), int(rows[i + 1])) for i in largest if steps[i] > 0]
-        self.jumps = sorted([*self.jumps, *jumps], key=lambda jump: (-jump.seconds, jump.before))[:_DISTINCT]
-
-    def _extremes(self, values: Floats, rows: Numbers) -> None:
-        low, high = self._inner
-        keep = (values <= low) | (values >= high)
-        values, rows = values[keep], rows[keep]
-        if not len(values):
-            return
-        order = np.argsort(values, kind="stable")
-        values, rows = values[order], rows[order]
-        starts = np.append(0, np.flatnonzero(np.diff(values)) + 1)
-        ends = np.append(starts[1:], len(values))
-        for i in sorted({*range(len(starts))[:_DISTINCT], *range(len(starts))[-_DISTINCT:]}):
-            self.extremes.setdefault(float(values[starts[i]]), Seen()).add(rows[starts[i] : ends[i]])
-        if len(self.extremes) > 2 * _DISTINCT:
-            for value in sorted(self.extremes)[_DISTINCT:-_DISTINCT]:
-                del self.extremes[value]
-        if len(self.extremes) == 2 * _DISTINCT:
-            known = sorted(self.extremes)
-            self._inner = known[_DISTINCT - 1], known[_DISTINCT]
+        self.jumps = sorted([*self.jumps, *jumps], key=lambda jump: (-jump.seconds, jump.before))[:DISTINCT]
 
 
 @dataclass(frozen=True)

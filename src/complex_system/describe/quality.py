@@ -10,8 +10,17 @@ import polars as pl
 
 from complex_system.describe.description import Description
 from complex_system.describe.inspection import InspectedColumn
-from complex_system.describe.outliers import MIN_VALUES, RobustScale, Slip, outliers_of, sentinels_of
-from complex_system.describe.profile import ROWS_NAMED, ColumnProfile, FileProfile, Floats, Seen, Step, profile
+from complex_system.describe.profile import ColumnProfile, FileProfile, Step, profile
+from complex_system.domain.outliers import (
+    MIN_VALUES,
+    ROWS_NAMED,
+    Floats,
+    RobustScale,
+    Seen,
+    Slip,
+    outliers_of,
+    sentinels_of,
+)
 
 GAP = 10.0
 """Times the usual step in time from which a step is a gap."""
@@ -179,11 +188,11 @@ def _frequencies(made: ColumnQuality, whole: FileProfile) -> None:
 
 
 def _numbers(made: ColumnQuality, values: Floats) -> None:
-    made.sentinels = sentinels_of(made.profile, values)
+    made.sentinels = sentinels_of(made.profile.extremes, values)
     kept = values[~np.isin(values, list(made.sentinels))]
     low, high = float(kept.min()), float(kept.max())
     if made.different > MIN_VALUES and made.column.type != "boolean" and (scale := RobustScale.of(kept)):
-        made.outliers, made.slips = outliers_of(made.profile, kept, made.sentinels, scale)
+        made.outliers, made.slips = outliers_of(made.profile.extremes, kept, made.sentinels, scale)
         if made.outliers.count:
             inside = scale.inner(kept)
             low, high = float(inside.min()), float(inside.max())

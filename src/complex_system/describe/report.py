@@ -25,9 +25,9 @@ from complex_system.describe.figures import (
     signed,
 )
 from complex_system.describe.findings import CLOSE, NEARLY, Finding, findings_of, worth_a_look
-from complex_system.describe.outliers import OUTLIER
-from complex_system.describe.profile import ROWS_NAMED, SAMPLE_ROWS
+from complex_system.describe.profile import SAMPLE_ROWS
 from complex_system.describe.quality import GAP, ColumnQuality, Quality, assess
+from complex_system.domain.outliers import OUTLIER, ROWS_NAMED
 from complex_system.monitoring.page.svg import safe as escaped
 from complex_system.monitoring.page.svg import tag
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +23,9 @@ LARGEST_INTEGER = 2**53
 NUMERIC = ("number", "integer", "boolean")
 """Types that arithmetic steps take; a boolean is 0 or 1."""
 LISTS = ("list of categories", "list of shares")
+
+FAR = 1e9
+"""Times the width of its range that a number may lie outside of it where it is taken as it is: models take float32."""
 
 MARKERS = (
     "NA", "N/A", "n/a", "N.A.", "n.a.", "n. a.", "<NA>", "#N/A", "#N/A N/A", "#NA", "#NV", "NaN", "nan", "NAN", "-NaN", "-nan",
@@ -94,6 +98,11 @@ class Column(Declared):
     range: tuple[float, float] | None = Field(
         None, description="Smallest and largest value that is processed, both included, in the column's own unit"
     )
+    outside: Literal["refuse", "warn", "clip"] = Field(
+        "refuse",
+        description="What becomes of a number outside of the range. refuse: its record is refused; warn: it is taken as it is and "
+        "counted; clip: the nearer end of the range is used instead, and it is counted",
+    )
     fill: StrictStr | float | None = Field(
         None,
         description="What stands in for a missing value: a number in the column's own unit, a category, a time, true or false",
@@ -137,6 +146,8 @@ class Column(Declared):
             )
         _check_spellings(name, type_, values["categories"], values["spellings"])
         _check_range(name, type_, values["range"])
+        if values["outside"] != "refuse" and values["range"] is None:
+            raise ValueError(f"column '{name}' declares 'outside: {values['outside']}' and no range to be outside of")
         if values["censored"] and type_ != "number":
             raise ValueError(f"column '{name}' of type {type_} cannot be censored; only number can")
         if values["censored"] == "right" and values["limit_share"] != cls.__fields__["limit_share"].default:
@@ -239,6 +250,29 @@ class Column(Declared):
     def limits(self) -> tuple[float, float] | None:
         """The declared range; 0 and 1 for a boolean; None for what has none."""
         return (0.0, 1.0) if self.type == "boolean" else self.range
+
+    @property
+    def accepted(self) -> tuple[float, float]:
+        """The smallest and largest number whose record is processed: the range, unless ``outside`` says more."""
+        largest = sys.float_info.max
+        if self.limits is None or self.outside == "clip":
+            return -largest, largest
+        low, high = self.limits
+        beyond = FAR * (high - low) if self.outside == "warn" else 0.0
+        return max(low - beyond, -largest), min(high + beyond, largest)
+
+    def is_outside(self, value: object) -> bool:
+        """Return whether a value is a number outside of the range that does not cost its record (``outside``)."""
+        if self.outside == "refuse" or self.range is None or not isinstance(value, int | float) or self.is_missing(value):
+            return False
+        return not self.range[0] <= value <= self.range[1]
+
+
+def counts_text(counts: Mapping[str, int], limit: int = 5) -> str:
+    """Return counts by column for a message, the largest first: ``Temp 3, Druck 1``."""
+    ordered = sorted(counts.items(), key=lambda each: -each[1])
+    more = f" and {len(ordered) - limit} more columns" if len(ordered) > limit else ""
+    return ", ".join(f"{name} {count:,}" for name, count in ordered[:limit]) + more
 
 
 def raw_name(column: str) -> str:

@@ -16,8 +16,9 @@ from typing import Any, Literal
 from pydantic import Field, PrivateAttr, ValidationError, root_validator, validator
 
 from complex_system.domain.columns import ID, MARKERS, Column, Declared
+from complex_system.domain.intervals import Intervals, intervals
 from complex_system.domain.record_time import Time, faults_of_time
-from complex_system.domain.steps import STEPS, Arithmetic, Bins, Interval, OneHot, Scale, Step
+from complex_system.domain.steps import STEPS, Arithmetic, Bins, OneHot, Scale, Step
 from complex_system.domain.validation import (
     FaultsError,
     choose_target,
@@ -26,7 +27,6 @@ from complex_system.domain.validation import (
     faults_message,
     faults_of,
     faults_of_law,
-    intervals,
     suggestion,
 )
 from complex_system.domain.yaml_reader import Fault, Place, YamlFile
@@ -38,6 +38,7 @@ BY_CONTENT, BY_KEY = "content", "key"
 """Splits. Models that are marked with none were trained when there was only that by key."""
 SHIPPED = ("lab", "films")
 """Declarations that are part of the package."""
+Loss = Literal["squared", "absolute", "huber"]
 
 _ALWAYS_DECISIVE = frozenset(
     {"name", "target", "columns", "pipeline", "type", "optional", "range", "fill", "categories", "format"}
@@ -68,6 +69,10 @@ class Dataset(Declared):
     other_targets: tuple[str, ...] = ()
     missing: tuple[str, ...] = Field(
         MARKERS, description="Texts that stand for a missing value; an empty one always does, a declared category never"
+    )
+    loss: Loss = Field(
+        "squared",
+        description="What trainings make small: the squared error, the absolute one, or Huber's, squared near 0 and absolute beyond",
     )
     split: Split = Field(Split(), description="How labelled records are divided for training and evaluation")
     time: Time | None = Field(None, description="When a record was made; by default the time at which it arrived")
@@ -180,8 +185,8 @@ class Dataset(Declared):
             del content["missing"]
         if self.split == Split():
             del content["split"]
-        # What concerns the records that are still to come, and no model.
-        del content["time"], content["law"]
+        # What concerns trainings and the records that are still to come, and no model.
+        del content["time"], content["law"], content["loss"]
         return content
 
     _by_name: dict[str, Column] = PrivateAttr()
@@ -215,9 +220,9 @@ class Dataset(Declared):
         return self._by_name
 
     @property
-    def intervals(self) -> dict[str, Interval]:
-        """The smallest and largest value of every number that steps take or make, by name."""
-        return intervals(self.pipeline, self._by_name)[0]
+    def intervals(self) -> Intervals:
+        """The smallest and largest value of every number that steps take or make."""
+        return intervals(self.pipeline, self._by_name)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -261,7 +266,7 @@ class Dataset(Declared):
         return self._version
 
     def _hash(self) -> str:
-        decisive = self.dict(exclude={"description", "id", "other_targets", "split", "time", "law"})
+        decisive = self.dict(exclude={"description", "id", "other_targets", "split", "time", "law", "loss"})
         for column in decisive["columns"]:
             del column["description"], column["unit"]
         declared: tuple[Declared, ...] = (*self.columns, *self.pipeline)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from complex_system.domain.columns import ID, NUMERIC, Column
 from complex_system.domain.datetimes import TimeFormat
+from complex_system.domain.intervals import intervals
 from complex_system.domain.steps import Arithmetic, Bins, DateParts, Drop, Impute, Interval, Shares, Step
 from complex_system.domain.yaml_reader import Fault, Place, YamlFile
 
@@ -19,7 +20,6 @@ MAX_FAULTS = 30
 """Faults of a declaration that one message names."""
 _SLACK = 1e-9
 """By which part of its width a computed range may go beyond bins: its ends are rounded, and people write rounded edges."""
-_LARGEST = 3.4e38  # models take float32
 
 
 class FaultsError(ValueError):
@@ -93,10 +93,15 @@ def contradictions(
     ]
     if key and key in targets:
         found.append((("id",), f"the key '{key}' must not be the target"))
-    known, of_steps = intervals(steps.values(), columns)
+    known, _, of_steps = intervals(steps.values(), columns)
     check = _StepCheck(columns, targets, steps.values(), known, broken, key=key, complete=complete)
     positions = list(steps)
     found += [(("pipeline", positions[place]), problem) for place, problem in of_steps]
+    found += [
+        (("target",), f"the target '{name}' cannot be clipped: models are judged by its values; declare 'outside: warn'")
+        for name in targets
+        if name in columns and columns[name].outside == "clip"
+    ]
     found += [(("pipeline", position), problem) for position, step in steps.items() for problem in check.problems(step)]
     return found or ([] if broken or not complete else _faults_of_features(columns, targets, steps))
 
@@ -219,32 +224,6 @@ def _faults_of_features(columns: Mapping[str, Column], targets: Collection[str],
                 )
             )
     return found
-
-
-def intervals(pipeline: Iterable[Step], columns: Mapping[str, Column]) -> tuple[dict[str, Interval], list[tuple[int, str]]]:
-    """Return the smallest and largest value of every number that steps take or make, by name, and faults by position of the step.
-
-    A number is known by its column's range, a result by interval arithmetic.
-    """
-    known = {name: column.limits for name, column in columns.items() if column.limits}
-    results: dict[str, Interval] = {}
-    faults: list[tuple[int, str]] = []
-    for place, step in enumerate(pipeline):
-        if not isinstance(step, Arithmetic):
-            continue
-        inputs = [each for name in step.inputs if (each := known.get(name) or results.get(name))]
-        if len(inputs) < len(step.inputs):
-            continue  # a fault of its own
-        try:
-            low, high = step.interval(inputs)
-        except (ValueError, OverflowError) as error:
-            faults.append((place, str(error)))
-            continue
-        if not -_LARGEST < low <= high < _LARGEST:
-            faults.append((place, f"the step {step.step} makes numbers beyond what models take ({low:g} to {high:g})"))
-        elif step.as_ and step.as_ not in columns:
-            results[step.as_] = (low, high)
-    return {**known, **results}, faults
 
 
 # Faults of one part

@@ -30,6 +30,7 @@ from complex_system.evaluation.verdict import (
     split_message,
 )
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.labels import NO_SUSPECTS, SuspectTargets
 from complex_system.protocol.scores import CrossValidation
 from complex_system.protocol.training import (
     Cause,
@@ -44,6 +45,7 @@ from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 from complex_system.training.cross_validation import Keyed
 from complex_system.training.data import Samples
 from complex_system.training.split import NO_COPIES, Copies
+from complex_system.training.targets import targets_message
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,6 @@ class ComparisonRequest:
         round: Id of the round.
         models: Registered name and version of each.
         labelled: Labelled records at the round; None for models that no round asked for.
-        corrected: Corrections of labelled records that the round's data have.
         since: The models were trained only on records whose time is later, and are compared on such.
         alert: The alerts that asked for the round; None where it was the growth of the data.
         corrected: Labels that were ever corrected when the round began.
@@ -99,6 +100,7 @@ class ToCompare:
         copies: Copies among the labelled records.
         unseen: Of the hold-out samples those that the champion, which was trained with another split, has not seen either; None where
             its split is the present one.
+        suspects: Labels that are probably wrong.
     """
 
     holdout: Samples
@@ -106,6 +108,7 @@ class ToCompare:
     few: Keyed | None = None
     copies: Copies = NO_COPIES
     unseen: Samples | None = None
+    suspects: SuspectTargets = NO_SUSPECTS
 
     @property
     def decisive(self) -> Samples:
@@ -161,6 +164,7 @@ class Comparison:
         verdict: What people must know of the champion beside the baselines; empty where it is clearly better.
         champion_split: How the previous champion was compared, where it was trained with another split.
         copies: Copies among the labelled records.
+        suspects: Labels that are probably wrong.
     """
 
     round: str
@@ -173,11 +177,13 @@ class Comparison:
     verdict: str = ""
     champion_split: str = ""
     copies: Copies = NO_COPIES
+    suspects: SuspectTargets = NO_SUSPECTS
 
     @property
     def evidence(self) -> str:
         """What people must know of the comparison; empty for nothing."""
-        return " ".join(part for part in (self.verdict, self.champion_split, copies_message(self.copies)) if part)
+        parts = (self.verdict, self.champion_split, copies_message(self.copies), targets_message(self.suspects))
+        return " ".join(part for part in parts if part)
 
     @property
     def champion(self) -> Result:
@@ -236,6 +242,7 @@ class Comparison:
             records=self.copies.records,
             copies=self.copies.count,
             not_better_than=self.unbeaten,
+            suspects=self.suspects,
         )
 
 
@@ -295,7 +302,8 @@ class ModelComparison:
         how = ""
         if old is not None and data.unseen is not None:
             how = split_message(old.label, old.ref.split, len(holdout), len(data.unseen), stays=order[0].incumbent)
-        return Comparison(request.round, order, len(holdout), refused, baselines, basis, verdicts, verdict, how, data.copies)
+        found = request.round, order, len(holdout), refused, baselines, basis, verdicts, verdict, how
+        return Comparison(*found, data.copies, data.suspects)
 
 
 def kept_cross_validation(metadata: Mapping[str, Any]) -> CrossValidation | None:

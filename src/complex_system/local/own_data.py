@@ -14,7 +14,7 @@ import msgspec
 
 from complex_system.describe.checking import FileCheck, check_file
 from complex_system.describe.description import describe
-from complex_system.domain.columns import ID
+from complex_system.domain.columns import ID, counts_text
 from complex_system.domain.dataset import SHIPPED, Dataset
 from complex_system.domain.json_schema import put_beside
 from complex_system.domain.records import Record, raw_check, shown
@@ -183,6 +183,11 @@ def _record_notes(checked: FileCheck, file: Path, declaration: Path) -> list[str
     if more := len(checked.notes) - len(notes):
         notes.append(f"NOTE: and {more} more; fiot extras describe-data names all")
     notes += (f"NOTE: {limit}" for limit in checked.limits)
+    if checked.outside:
+        notes.append(
+            f"NOTE: {sum(checked.outside.values())} values lie outside of their range and do not cost their records ('outside' in "
+            f"{declaration}): {counts_text(checked.outside)}"
+        )
     if checked.refused:
         notes.append(
             f"CHECK: {checked.refused} of {checked.records} records are not valid and will be refused: {checked.why}. "

@@ -114,7 +114,7 @@ SERVICES: Mapping[str, ServiceSubjects] = {
         answers=(subjects.PROCESS_RAW,),
         hears=(SERVICE_HEARTBEAT,),
         asks=(database.GET_UNPROCESSED, database.UPSERT_PROCESSED, database.REJECT_RAW),
-        announces=(database.RECORDS_REJECTED,),
+        announces=(database.RECORDS_REJECTED, database.RANGE_EXCEEDED),
     ),
     "dummy_data_generation": ServiceSubjects(
         answers=(operations.SET_SCENARIO, operations.GET_SCENARIO),
@@ -176,6 +176,7 @@ SERVICES: Mapping[str, ServiceSubjects] = {
             training.COMPARISON_FINISHED,
             training.TRAINING_ROUND,
             database.RECORDS_REJECTED,
+            database.RANGE_EXCEEDED,
             SERVICE_HEARTBEAT,
         ),
         asks=(

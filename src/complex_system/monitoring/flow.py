@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -78,6 +78,7 @@ class RecordFlow:
     def __init__(self) -> None:
         self._counts: deque[tuple[float, RecordCounts]] = deque()
         self._rejections: deque[tuple[float, str, str, str]] = deque()
+        self._outside: deque[tuple[float, str, int]] = deque()
         self._ingest: IngestCounts | None = None
 
     @property
@@ -98,8 +99,13 @@ class RecordFlow:
         for each in rejections:
             if each.id not in known:
                 self._rejections += [(at, each.id, column, reason) for column, reason in reasons_of(each.reason)]
-        while self._rejections and self._rejections[0][0] < at - PERIOD:
-            self._rejections.popleft()
+        for kept in (self._rejections, self._outside):
+            while kept and kept[0][0] < at - PERIOD:
+                kept.popleft()
+
+    def range_exceeded(self, at: float, counts: Mapping[str, int]) -> None:
+        """Record how many values of processed records lie outside of their ranges and were taken, by column."""
+        self._outside += [(at, column, count) for column, count in counts.items()]
 
     def ingested(self, counts: IngestCounts) -> None:
         """Record how the ingest is doing."""
@@ -127,8 +133,8 @@ class RecordFlow:
 
         ``ingest/waiting``, ``in_flight``, ``dead``, ``stopped_sources``, ``conflicts``; ``records/<count>`` and
         ``records/<count>_per_second``; over the last five minutes ``rejected/count`` (new raw records, the
-        samples behind the next ones), ``rejected/share``, ``rejected/<reason>``, and by column ``data/new_categories`` (a count) and
-        ``data/rejected_out_of_range`` (a share).
+        samples behind the next ones), ``rejected/share``, ``rejected/<reason>``, and by column ``data/new_categories`` and
+        ``data/outside`` (counts: of values that were taken outside of their range), ``data/rejected_out_of_range`` (a share, of both).
         """
         figures = Figures()
         if self._ingest is not None and self._ingest.waiting is not None:
@@ -147,11 +153,18 @@ class RecordFlow:
         reasons = Counter(reason for _, _, _, reason in self._rejections)
         share = min(1.0, rejected / arrived) if arrived else 0.0
         figures.add("rejected", {"count": arrived, "share": share, **{reason: reasons[reason] for reason in REASONS}})
+        outside: Counter[str] = Counter()
+        for _, column, count in self._outside:
+            outside[column] += count
+        for column, count in outside.items():
+            figures.add("data", {"outside": count}, column)
         for (column, reason), count in Counter((column, reason) for _, _, column, reason in self._rejections).items():
             if reason == "new_category":
                 figures.add("data", {"new_categories": count}, column)
             elif reason == "out_of_range":
-                figures.add("data", {"rejected_out_of_range": min(1.0, count / max(arrived, count))}, column)
+                outside[column] += count
+        for column, count in outside.items():
+            figures.add("data", {"rejected_out_of_range": min(1.0, count / max(arrived, count))}, column)
         return figures
 
 

@@ -267,7 +267,7 @@ class Monitor:
         return figures
 
     def _add_rejected(self, figures: Figures) -> None:
-        """Count rejected records with the live ones: what a column's checks reject is never in the live window."""
+        """Count rejected and processed records with the live ones, which are those that were predicted."""
         for column in self.dataset.columns:
             if column.type == "category":
                 figures.setdefault(Figure("data/new_categories", column.name), 0.0)

@@ -172,6 +172,7 @@ class Data(Message, frozen=True, kw_only=True):
         processed: The features, likewise.
         rejected: Over the last five minutes ``count`` of new raw records, ``share`` of the rejected ones, rejections by reason.
         new_categories: By column, of rejected records.
+        outside: Values outside of their range that were taken in the last five minutes, by column; of processed records.
         ingest: ``waiting``, ``in_flight``, ``dead``, ``stopped_sources`` and ``conflicts``.
         independent, unjudged: As in :class:`DataDrift`.
     """
@@ -184,6 +185,7 @@ class Data(Message, frozen=True, kw_only=True):
     processed: list[ColumnView]
     rejected: dict[str, float]
     new_categories: dict[str, float]
+    outside: dict[str, float]
     ingest: dict[str, float]
     independent: bool = False
     unjudged: dict[str, float] = msgspec.field(default_factory=dict)
@@ -231,6 +233,7 @@ def data(monitor: Monitor) -> Data:
         processed=_columns(monitor, drift.processed),
         rejected=monitor.figures.of_group("rejected"),
         new_categories={name: n for name, n in monitor.figures.by_subject("data/new_categories").items() if n},
+        outside=monitor.figures.by_subject("data/outside"),
         ingest=monitor.figures.of_group("ingest"),
         independent=drift.independent,
         unjudged=drift.unjudged,

@@ -1,5 +1,8 @@
 """The arithmetic of the steps, written once for a number and for a column of polars.
 
+Where ``Column.outside`` lets a number lie beyond its declared range, linear steps (scale, standardise, keep, product, a numerator) go
+on as they are; a logarithm, Box-Cox and a denominator, which may have no result there, take the nearer end of the range.
+
 Only what gives the same bits for one row and for a million is used: ``+``, ``*``, comparisons, a column divided by a column, and
 ``log`` and ``exp``, which both sides take from the C library. polars divides a long column by a literal by multiplying with its
 reciprocal, but really divides a column of one row, and the two differ in the last bit; so a literal's reciprocal is computed before.
@@ -14,6 +17,7 @@ from typing import Any
 
 import polars as pl
 
+from complex_system.domain.intervals import Intervals
 from complex_system.domain.steps import (
     Arithmetic,
     BoxCox,
@@ -32,29 +36,38 @@ Number = Any
 """A float or an expression of floats."""
 
 
-def _clip_number(value: float, low: float, high: float) -> float:
+def clip_number(value: float, low: float, high: float) -> float:
+    """Return a number, or the end of an interval that it is beyond."""
     return low if value < low else high if value > high else value
 
 
-def _clip_column(value: pl.Expr, low: float, high: float) -> pl.Expr:
+def clip_column(value: pl.Expr, low: float, high: float) -> pl.Expr:
+    """Return a column of numbers, with the end of an interval for each that is beyond; null where it is null."""
     return pl.when(value < low).then(low).when(value > high).then(high).otherwise(value)
 
 
-def for_numbers(step: Arithmetic, inputs: list[Interval]) -> Callable[..., float]:
-    """Return the step as a function of floats; ``inputs`` are the ranges of what it takes."""
-    return _function(step, inputs, math.log, math.exp, _clip_number)
+def for_numbers(step: Arithmetic, numbers: Intervals) -> Callable[..., float]:
+    """Return the step as a function of floats; ``numbers`` are those that the pipeline knows."""
+    return _within(numbers.clipped(step), _function(step, numbers, math.log, math.exp, clip_number), clip_number)
 
 
-def for_columns(step: Arithmetic, inputs: list[Interval]) -> Callable[..., pl.Expr]:
-    """Return the step as a function of expressions; ``inputs`` are the ranges of what it takes."""
-    return _function(step, inputs, pl.Expr.log, pl.Expr.exp, _clip_column)
+def for_columns(step: Arithmetic, numbers: Intervals) -> Callable[..., pl.Expr]:
+    """Return the step as a function of expressions; ``numbers`` are those that the pipeline knows."""
+    return _within(numbers.clipped(step), _function(step, numbers, pl.Expr.log, pl.Expr.exp, clip_column), clip_column)
+
+
+def _within(ends: dict[int, Interval], function: Callable[..., Number], clip: Any) -> Callable[..., Number]:
+    """Return the function with some of its arguments, by position, clipped."""
+    if not ends:
+        return function
+    return lambda *values: function(*[clip(value, *ends[i]) if i in ends else value for i, value in enumerate(values)])
 
 
 def _function(  # noqa: PLR0911 - one return a step
-    step: Arithmetic, inputs: list[Interval], log: Any, exp: Any, clip: Any
+    step: Arithmetic, numbers: Intervals, log: Any, exp: Any, clip: Any
 ) -> Callable[..., Number]:
     if isinstance(step, Scale):
-        (low, high), (begin, end) = inputs[0], step.to
+        (low, high), (begin, end) = numbers.known[step.column], step.to
         factor = (end - begin) / (high - low)
         return lambda value: (value - low) * factor + begin
     if isinstance(step, Standardise):

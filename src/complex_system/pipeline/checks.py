@@ -7,7 +7,6 @@ polars. A property test compares them.
 from __future__ import annotations
 
 import math
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import reduce
@@ -16,7 +15,7 @@ from typing import Any
 import polars as pl
 from typing_extensions import override
 
-from complex_system.domain.columns import Column
+from complex_system.domain.columns import FAR, Column
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.datetimes import TimeFormat
 from complex_system.domain.records import Record
@@ -71,11 +70,11 @@ class Check(ABC):
 
 
 class NumberCheck(Check):
-    """A finite number within the declared range. Every boolean is valid."""
+    """A finite number within the declared range, or beyond it as far as ``Column.outside`` allows. Every boolean is valid."""
 
     def __init__(self, column: Column, *, needed: bool) -> None:
         super().__init__(column, needed=needed)
-        self._low, self._high = column.limits or (-sys.float_info.max, sys.float_info.max)
+        self._low, self._high = column.accepted
         value = pl.col(column.name)
         # Comparisons with NaN are false.
         inside = value.eq(value) if column.type == "boolean" else value.is_between(self._low, self._high)
@@ -90,7 +89,8 @@ class NumberCheck(Check):
             return f"must be a finite number, not {value}"
         if self._whole and value == math.floor(value):
             value = int(value)
-        return f"{value} is outside of [{_plain(self._low)}, {_plain(self._high)}]"
+        too_far = f" by more than {FAR:g} times its width" if self._column.outside == "warn" else ""
+        return f"{value} is outside of {range_text(self._column.limits)}{too_far}"
 
     @override
     def all_valid(self, records: Sequence[Record]) -> bool:
@@ -225,6 +225,11 @@ def checks(dataset: Dataset) -> list[Check]:
                 case _:
                     raise TypeError(f"The step {type(step).__name__} has no check here.")
     return [*made.values(), NumberCheck(dataset.column(dataset.target), needed=False)]
+
+
+def range_text(limits: tuple[float, float]) -> str:
+    """Return a range as messages have it."""
+    return f"[{_plain(limits[0])}, {_plain(limits[1])}]"
 
 
 def _plain(limit: float) -> str:

@@ -10,8 +10,9 @@ import polars as pl
 from complex_system.domain.columns import Column
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.datetimes import DAYS_BEFORE, FIRST_OF_1900, TimeFormat
-from complex_system.domain.steps import Arithmetic, Bins, DateParts, Drop, Impute, Interval, MultiHot, OneHot, Shares, Step
-from complex_system.pipeline.arithmetic import for_columns
+from complex_system.domain.intervals import Intervals
+from complex_system.domain.steps import Arithmetic, Bins, DateParts, Drop, Impute, MultiHot, OneHot, Shares, Step
+from complex_system.pipeline.arithmetic import clip_column, for_columns
 
 FrameType = pl.DataType | type[pl.DataType]
 
@@ -31,17 +32,17 @@ def frame_type(column: Column) -> FrameType:
 
 def feature_expressions(dataset: Dataset) -> dict[str, pl.Expr]:
     """Return the features by name, as expressions over raw columns that passed the checks."""
-    known = dataset.intervals
+    numbers = dataset.intervals
     results: dict[str, pl.Expr] = {}
     made: dict[str, pl.Expr] = {}
     for step in dataset.pipeline:
-        expressions = _expressions(step, dataset, results, known)
+        expressions = _expressions(step, dataset, results, numbers)
         made |= {name: each.alias(name) for name, each in zip(dataset.features_of(step), expressions, strict=False)}
     return made
 
 
 def _expressions(  # noqa: PLR0911 - one return a step
-    step: Step, dataset: Dataset, results: dict[str, pl.Expr], known: dict[str, Interval]
+    step: Step, dataset: Dataset, results: dict[str, pl.Expr], numbers: Intervals
 ) -> list[pl.Expr]:
     columns = dataset.by_name
 
@@ -66,7 +67,7 @@ def _expressions(  # noqa: PLR0911 - one return a step
             result = _as_number(columns[step.column]).fill_null(step.value)
         case _:
             assert isinstance(step, Arithmetic)
-            result = for_columns(step, [known[name] for name in step.inputs])(*map(number, step.inputs))
+            result = for_columns(step, numbers)(*map(number, step.inputs))
     if step.as_ and step.as_ not in columns:
         results[step.as_] = result
     return [result]
@@ -97,7 +98,8 @@ def shares(column: Column, of: str) -> list[pl.Expr]:
 
 
 def _bins(step: Bins, value: pl.Expr) -> list[pl.Expr]:
-    # Only the inner edges count: raw values lie within the outer ones, and a computed value may exceed them by its last bit.
+    # Only the inner edges count: values lie within the outer ones, but for the last bit of a computed value and for what is taken
+    # outside of its range, which belongs into the outer bin.
     if not (inner := step.edges[1:-1]):
         return [value.is_not_null().cast(pl.Float64)]
     above = [value > edge for edge in inner]
@@ -113,6 +115,8 @@ def filled(column: Column) -> pl.Expr:
 
 def _as_number(column: Column) -> pl.Expr:
     value = pl.col(column.name)
+    if column.outside == "clip" and column.range:
+        return clip_column(value, *column.range)
     return value.cast(pl.Float64) if column.type == "boolean" else value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
@@ -14,12 +15,39 @@ from complex_system.domain.columns import Column
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.records import MAX_FAULTS, Record, as_read, faults_message
 from complex_system.errors import InvalidRecordError, InvalidRequestError, RecordFault
-from complex_system.pipeline.checks import checks
+from complex_system.pipeline.checks import checks, range_text
 from complex_system.pipeline.expressions import FrameType, feature_expressions, frame_type
 from complex_system.pipeline.rows import Matrix, RowSteps
 
 FEW_RECORDS = 300
 """Up to so many records are processed one by one, more of them as a frame of polars: see ``docs/serving.md`` for the times."""
+
+
+@dataclass(frozen=True)
+class OutsideRange:
+    """Values of a column that lie outside of its range and were taken all the same (``Column.outside``).
+
+    Attributes:
+        column: Its declaration.
+        count: How many there are.
+        records: Positions of the first 20 records that have one.
+    """
+
+    column: Column
+    count: int
+    records: tuple[int, ...]
+
+    @property
+    def message(self) -> str:
+        """What was found, and what became of it; without the name of the column."""
+        assert self.column.range is not None
+        values, are = ("value", "is") if self.count == 1 else ("values", "are")
+        done = (
+            "moved to its nearer end"
+            if self.column.outside == "clip"
+            else f"taken as {'it is' if are == 'is' else 'they are'}"
+        )
+        return f"{self.count} {values} {are} outside of {range_text(self.column.range)} and {are} {done}"
 
 
 class Pipeline:
@@ -29,6 +57,7 @@ class Pipeline:
 
     Attributes:
         dataset: What was compiled.
+        lenient: Its columns whose numbers may lie outside of their range (``Column.outside``).
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -44,6 +73,8 @@ class Pipeline:
         self._known_numbers = [_known(column) for column in used if column.missing_values]
         self._known_values = [_known(column) for column in used if frame_type(column) in (pl.String, pl.Float64)]
         self._spelled = any(column.spelled for column in used)
+        self.lenient = [column for column in used if column.outside != "refuse" and column.range]
+        self._outside = [_outside(column) for column in self.lenient]
         self._passes = reduce(operator.and_, (check.passes for check in self._checks))
         self._numbers_pass = [check.all_pass.alias(check.field) for check in self._checks if not check.one_hot]
         self._known = [
@@ -90,6 +121,27 @@ class Pipeline:
     def known(self, records: Sequence[Record]) -> list[Record]:
         """Return raw records with every value as it is meant (``Column.read``), such as None for what stands for a missing one."""
         return [as_read(record, self.dataset.by_name) for record in records]
+
+    def outside(self, values: Sequence[Record] | pl.DataFrame) -> tuple[OutsideRange, ...]:
+        """Return what lies outside of the range in columns whose records are not refused for it; the target counts, too.
+
+        Args:
+            values: Raw records that can be processed, as mappings or as typed columns (:meth:`typed`).
+        """
+        if not self.lenient:
+            return ()
+        found: list[tuple[Column, list[int]]] = []
+        if isinstance(values, pl.DataFrame):
+            places = values.select(self._outside)
+            found = [
+                (column, is_outside.arg_true().to_list())
+                for column, is_outside in zip(self.lenient, places.iter_columns(), strict=True)
+            ]
+        else:
+            for column in self.lenient:
+                name, is_outside = column.name, column.is_outside
+                found.append((column, [place for place, record in enumerate(values) if is_outside(record.get(name))]))
+        return tuple(OutsideRange(column, len(at), tuple(at[:MAX_FAULTS])) for column, at in found if at)
 
     def split(self, raw: pl.DataFrame | pa.Table) -> tuple[pl.DataFrame, list[dict[str, str]]]:
         """Process raw records in bulk and name those that cannot be processed.
@@ -209,6 +261,14 @@ class Pipeline:
     def _reason(self, record: Record) -> str:
         found = ((check.field, check.problem_in(record)) for check in self._checks)
         return "; ".join(f"{field}: {problem}" for field, problem in found if problem)
+
+
+def _outside(column: Column) -> pl.Expr:
+    """Return whether a value lies outside of its range (``Column.is_outside``)."""
+    assert column.range is not None
+    value = pl.col(column.name)
+    outside = ~value.is_between(*column.range) & value.is_not_nan() & ~value.is_in(list(column.missing_values))
+    return outside.fill_null(value=False).alias(column.name)
 
 
 def _known(column: Column) -> pl.Expr:

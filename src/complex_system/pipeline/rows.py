@@ -17,6 +17,7 @@ import numpy.typing as npt
 from complex_system.domain.columns import Column
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.datetimes import TimeFormat
+from complex_system.domain.intervals import Intervals
 from complex_system.domain.records import Record
 from complex_system.domain.steps import (
     Arithmetic,
@@ -24,13 +25,12 @@ from complex_system.domain.steps import (
     DateParts,
     Drop,
     Impute,
-    Interval,
     MultiHot,
     OneHot,
     Shares,
     Step,
 )
-from complex_system.pipeline.arithmetic import for_numbers
+from complex_system.pipeline.arithmetic import clip_number, for_numbers
 
 Matrix = npt.NDArray[np.float32]
 """Features of shape (records, features), columns in the order of ``Dataset.feature_names``."""
@@ -47,10 +47,10 @@ class RowSteps:
         places = {name: place for place, name in enumerate(dataset.feature_names)}
         self._width = len(places)
         self._pack = struct.Struct(f"{len(places)}f").pack
-        known = dataset.intervals
+        numbers = dataset.intervals
         results: dict[str, _Number] = {}
         fills = [
-            _fill(step, dataset, [places[name] for name in dataset.features_of(step)], results, known)
+            _fill(step, dataset, [places[name] for name in dataset.features_of(step)], results, numbers)
             for step in dataset.pipeline
         ]
         self._fills = [fill for fill in fills if fill is not None]
@@ -71,7 +71,7 @@ class RowSteps:
 
 
 def _fill(  # noqa: PLR0911 - one return a step
-    step: Step, dataset: Dataset, places: list[int], results: dict[str, _Number], known: dict[str, Interval]
+    step: Step, dataset: Dataset, places: list[int], results: dict[str, _Number], numbers: Intervals
 ) -> _Fill | None:
     columns = dataset.by_name
 
@@ -95,9 +95,7 @@ def _fill(  # noqa: PLR0911 - one return a step
             result = _number(columns[step.column], step.value)
         case _:
             assert isinstance(step, Arithmetic)
-            result = _applied(
-                for_numbers(step, [known[name] for name in step.inputs]), [number(name) for name in step.inputs]
-            )
+            result = _applied(for_numbers(step, numbers), [number(name) for name in step.inputs])
     if step.as_ and step.as_ not in columns:
         results[step.as_] = result
     return _put(result, places[0]) if places else None
@@ -122,6 +120,15 @@ def _number(column: Column, fill: Any) -> _Number:
     name, missing = column.name, math.nan if fill is None else float(fill)
     if column.type == "boolean":
         return lambda record: missing if (value := record.get(name)) is None else float(value)
+
+    if column.outside == "clip" and column.range:
+        low, high = column.range
+
+        def clipped(record: Record) -> float:
+            value = record.get(name)
+            return missing if value is None else clip_number(value, low, high)
+
+        return clipped
 
     def number(record: Record) -> float:
         value = record.get(name)
@@ -187,7 +194,7 @@ def _bins(step: Bins, number: _Number, places: list[int]) -> _Fill:
     inner = step.edges[1:-1]
 
     def fill(record: Record, row: list[float]) -> None:
-        # By the check the value lies within the outer edges; an inner edge belongs to the bin on its left.
+        # An inner edge belongs to the bin on its left, and what is taken outside of its range into the outer bin.
         row[places[bisect_left(inner, number(record))]] = 1.0
 
     return fill

@@ -108,11 +108,19 @@ class Model(msgspec.Struct, frozen=True):
         return f"{self.name} v{self.version}"
 
 
+class Warned(msgspec.Struct, frozen=True):
+    """How many values of a column lie outside of its range and were taken all the same."""
+
+    field: str
+    count: int
+
+
 class Answer(msgspec.Struct, frozen=True):
     """One prediction for each record."""
 
     predictions: list[float]
     model: Model
+    warnings: tuple[Warned, ...] = ()
 
 
 class _Fault(msgspec.Struct):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from complex_system.domain.columns import Column
+from complex_system.domain.columns import Column, counts_text
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.records import Record, RecordCheck, raw_check
 from complex_system.errors import InvalidRecordError, RecordFault, SourceFileError, TooLargeError
@@ -113,16 +113,22 @@ class Summary:
         faulty: How many of them have no prediction.
         first: The first of those, with its faults.
         models: Predictions by model.
+        outside: Values outside of their range that were taken all the same, by column.
     """
 
     rows: int
     faulty: int
     first: str
     models: dict[str, int]
+    outside: dict[str, int]
 
 
 class PredictionFile:
-    """A file whose columns fit what a service takes."""
+    """A file whose columns fit what a service takes.
+
+    Attributes:
+        outside: Values outside of their range that were predicted with, by column.
+    """
 
     def __init__(self, path: Path, dataset: Dataset) -> None:
         """Open the file and read its columns and its number of rows.
@@ -146,6 +152,7 @@ class PredictionFile:
         sent = [each for each in dataset.columns if each.name not in dataset.targets or not each.optional]
         self._columns = {column.name: column for column in sent if column.name in names}
         self._check: RecordCheck = raw_check(dataset)
+        self.outside: Counter[str] = Counter()
         self.absent = [column.name for column in sent if column.optional and column.name not in names]
         self.ignored = [name for name in names if name != self.key and name not in dataset.by_name]
         self.notes = (*self._table.limits_in(self._columns.values()), *self._table.notes)
@@ -169,7 +176,7 @@ class PredictionFile:
         with readable(self.path):
             for numbers, values in self._table.chunks(columns, CHUNK):
                 rows = [self._row(number, value) for number, value in zip(numbers, values, strict=True)]
-                _predict(client, [row for row in rows if not row.faults])
+                _predict(client, [row for row in rows if not row.faults], self.outside)
                 yield rows
 
     def _row(self, number: int, value: Record | str) -> RowAnswer:
@@ -223,10 +230,10 @@ def predict_file(
         if bad and not first:
             first = f"row {bad[0].number}: {'; '.join(bad[0].faults)}"
         progress(done, file.rows, time.monotonic() - began)
-    return Summary(done, faulty, first, dict(models))
+    return Summary(done, faulty, first, dict(models), dict(file.outside))
 
 
-def _predict(client: RestClient, rows: list[RowAnswer]) -> None:
+def _predict(client: RestClient, rows: list[RowAnswer], outside: Counter[str]) -> None:
     """Give rows their predictions; those that the service refuses get their faults, and the others are sent again."""
     while rows:
         try:
@@ -241,9 +248,10 @@ def _predict(client: RestClient, rows: list[RowAnswer]) -> None:
         except TooLargeError:
             if len(rows) == 1:
                 raise
-            _predict(client, rows[: len(rows) // 2])
+            _predict(client, rows[: len(rows) // 2], outside)
             rows = rows[len(rows) // 2 :]
         else:
+            outside.update({each.field: each.count for each in answer.warnings})
             for row, prediction in zip(rows, answer.predictions, strict=True):
                 row.prediction, row.model = prediction, answer.model.label
             return
@@ -280,6 +288,8 @@ def _writer(target: TextIO) -> Callable[[str], None]:
 def _said(made: Summary, where: str) -> str:
     by = ", ".join(f"{count:,} by {model}" for model, count in made.models.items())
     text = f"{made.rows - made.faulty:,} of {made.rows:,} rows predicted{f' ({by})' if by else ''}; {where} has them."
+    if made.outside:
+        text += f" Values outside of their ranges: {counts_text(made.outside)}."
     return f"{text} {made.faulty:,} with faults; {made.first}" if made.faulty else text
 
 

@@ -189,6 +189,16 @@ class RecordsRejected(Message, frozen=True, kw_only=True):
     rejections: list[Rejection]
 
 
+class RangeExceeded(Message, frozen=True, kw_only=True):
+    """Values of processed records that lie outside of their column's range and were taken all the same.
+
+    Attributes:
+        counts: How many, by column.
+    """
+
+    counts: dict[str, int]
+
+
 class DatabaseTime(Message, frozen=True, kw_only=True):
     """The database's clock.
 
@@ -312,10 +322,7 @@ UPSERT_PROCESSED = Request(
 )
 GET_PROCESSED = Request("get-processed-columns", ColumnsRequest, ArrowPage, "Return an Arrow page of processed records.")
 REJECT_RAW = Request(
-    "reject-raw-datapoints",
-    RejectRequest,
-    Rejected,
-    "Write down which raw records cannot be processed, and why.",
+    "reject-raw-datapoints", RejectRequest, Rejected, "Write down which raw records cannot be processed, and why."
 )
 GET_REJECTED = Request("get-rejected-page", RejectedRequest, list[Rejection], "Return rejections with their reasons.")
 GET_CONFLICTS = Request(
@@ -332,6 +339,7 @@ GET_RAW_BY_KEYS = Request(
 )
 GET_TARGETS = Request("get-targets", KeysRequest, dict[str, float], "Return the known targets of processed records, by key.")
 RECORDS_REJECTED = Event("records-rejected", RecordsRejected)
+RANGE_EXCEEDED = Event("range-exceeded", RangeExceeded)
 GET_TIME = Request("get-database-time", Empty, DatabaseTime, "Return the time by the database's clock.")
 GET_LAST_KEY: Request[ArrivedBefore, str | None] = Request(
     "get-last-key",

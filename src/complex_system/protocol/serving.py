@@ -101,7 +101,8 @@ PREDICT_COLUMNS = Request(
     ArrowPage,
     ArrowPage,
     "Return an Arrow page with `prediction` (float32) for an Arrow page of raw records, in the same order, and the key where it was "
-    "given; its notes name `model`, `version` and `pipeline_version`.",
+    "given; its notes name `model`, `version` and `pipeline_version`, and `outside_range`, such as `Temp=3`, where values outside of "
+    "their range were taken.",
 )
 PREDICT_COLUMNS_WANDB = Request(
     "get-prediction-wandb-columns",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from complex_system.protocol.base import Empty, Event, Message, Request
+from complex_system.protocol.labels import NO_SUSPECTS, SuspectTargets
 from complex_system.protocol.scores import CrossValidation, Residuals, Scores
 
 Cause = Literal["growth", "alert", "schedule"]
@@ -290,6 +291,7 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
         records: Labelled records behind the comparison.
         copies: Those of them whose features and target are those of an earlier one.
         not_better_than: Baselines that are at least as good as the champion.
+        suspects: Labels that are probably wrong.
         intervals: What the 95 % intervals are of, and where they cannot be trusted, as sentences.
     """
 
@@ -310,6 +312,7 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
     records: int = 0
     copies: int = 0
     not_better_than: tuple[str, ...] = ()
+    suspects: SuspectTargets = NO_SUSPECTS
     intervals: str = ""
 
 

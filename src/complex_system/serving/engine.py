@@ -16,6 +16,8 @@ import pyarrow as pa
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.records import Record
 from complex_system.errors import InternalError, InvalidRecordError, RecordFault, TooLargeError
+from complex_system.pipeline.pipeline import OutsideRange
+from complex_system.serving.metrics import OutsideCounters
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.predictor import ModelInfo, Predictor
 from complex_system.serving.models.runtimes import Matrix
@@ -42,13 +44,17 @@ class Limits:
 
 
 class PredictionResult(msgspec.Struct, frozen=True):
-    """Predictions in the order of a batch's records, the model that made all of them, and how long it took."""
+    """Predictions in the order of a batch's records, the model that made all of them, and how long it took.
+
+    ``outside`` is what lies outside of its range and was predicted with all the same.
+    """
 
     batch: Batch
     features: Matrix
     predictions: list[float]
     model: ModelInfo
     milliseconds: float
+    outside: tuple[OutsideRange, ...] = ()
 
     def head(self, limit: int) -> PredictionResult:
         """Return the first ``limit`` records of it, so that a waiting result keeps no large request in memory."""
@@ -115,6 +121,7 @@ class PredictionEngine:
         champion: The slot of the champion.
         reader: Makes batches for models of the deployment's pipeline version.
         limits: What one request may contain.
+        outside: Counts values outside of their ranges.
     """
 
     def __init__(
@@ -136,6 +143,7 @@ class PredictionEngine:
         self.champion = models.champion
         self.limits = limits or Limits()
         self.reader = BatchReader(models.pipeline, max_records=self.limits.records, unknown=self.limits.unknown)
+        self.outside = OutsideCounters()
         self._readers: OrderedDict[str, BatchReader] = OrderedDict()
         self._remote = remote
         self._predicted = predicted
@@ -187,14 +195,15 @@ class PredictionEngine:
         if self._remote is not None:
             features = await self._remote.features(batch)
         else:
-            pipeline = predictor.pipeline
-            features = batch.features(pipeline) if few else await asyncio.to_thread(batch.features, pipeline)
+            features = await off_loop(batch.size, batch.features, predictor.pipeline)
+        outside = await off_loop(batch.size, batch.outside, predictor.pipeline)
+        self.outside.add(outside)
         if few and predictor.quick:
             predictions = predictor.predict_features(features)
         else:
             predictions = await asyncio.to_thread(predictor.predict_features, features)
         milliseconds = (time.perf_counter() - began) * 1000
-        result = PredictionResult(batch, features, predictions, predictor.info, milliseconds)
+        result = PredictionResult(batch, features, predictions, predictor.info, milliseconds, outside)
         if self._predicted is not None and (live or predictor is self.champion.current):
             self._predicted(result)
         return result

@@ -16,6 +16,7 @@ from prometheus_client.utils import floatToGoString
 from typing_extensions import override
 
 from complex_system.errors import ComplexSystemError, InternalError
+from complex_system.pipeline.pipeline import OutsideRange
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.predictor import ModelInfo
 
@@ -55,6 +56,27 @@ class ServingMetrics:
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class OutsideCounters(Collector):
+    """Values outside of their column's range that were predicted with all the same, by column and what became of them."""
+
+    def __init__(self) -> None:
+        self._counts: Counts[tuple[str, str]] = Counts()
+
+    def add(self, found: Sequence[OutsideRange]) -> None:
+        """Count those of one request."""
+        for each in found:
+            self._counts[each.column.name, each.column.outside] += each.count
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        values = CounterMetricFamily(
+            "serving_outside_range", "Values outside of the declared range that were taken", labels=["column", "outside"]
+        )
+        for labels, count in self._counts.items():
+            values.add_metric(labels, count)
+        yield values
 
 
 class FailureCounters:

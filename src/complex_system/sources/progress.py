@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
+from complex_system.domain.columns import counts_text
 from complex_system.protocol.database import Saved
 
 _NAMED = 3
@@ -21,6 +23,7 @@ class Progress:
         refused: Rows that are no records, or that the database refuses.
         repetition: Of the file, from 1.
         note: What else there is to say.
+        outside: Values outside of their range that are taken all the same, by column.
     """
 
     wanted: int
@@ -29,6 +32,7 @@ class Progress:
     refused: int = 0
     repetition: int = 1
     note: str = ""
+    outside: Counter[str] = field(default_factory=Counter)
     _known: int = 0
     _filled: int = 0
     _differing: int = 0
@@ -47,8 +51,9 @@ class Progress:
         """Return a phrase, such as ``403 of 403 records saved: 400 known, 2 filled, 1 differs and is not taken: B-0007``."""
         refused = f", {self.refused} refused" if self.refused else ""
         repetition = f", repetition {self.repetition}" if self.repetition > 1 else ""
+        outside = f"; values outside of their range: {counts_text(self.outside)}" if self.outside else ""
         note = f"; {self.note}" if self.note else ""
-        return f"{self.saved} of {self.wanted} records {self.sent}{refused}{repetition}{self._merged}{note}"
+        return f"{self.saved} of {self.wanted} records {self.sent}{refused}{repetition}{self._merged}{outside}{note}"
 
     @property
     def _merged(self) -> str:

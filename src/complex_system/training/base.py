@@ -117,6 +117,23 @@ class Trainer(ABC):
         """
 
 
+def huber_threshold(y: Matrix) -> float:
+    """Return the residual beyond which Huber's loss grows with the distance only, in the target's unit.
+
+    It is 1.345 times the spread, which costs 5 % efficiency where nothing is wrong: P. Huber, Robust Estimation of a Location
+    Parameter, Ann. Math. Stat. 35 (1964). The spread is that of the training targets (:func:`robust_spread`): that of the residuals is
+    not known before the training, and labels that are wrong by a factor lie beyond either.
+    """
+    return 1.345 * robust_spread(y)
+
+
+def robust_spread(y: Matrix) -> float:
+    """Return the standard deviation by the median absolute deviation; the plain one where more than half of the values are equal."""
+    values = y.astype(np.float64)
+    spread = 1.4826 * float(np.median(np.abs(values - np.median(values))))
+    return spread or float(values.std()) or 1.0
+
+
 def score(truth: Matrix, predicted: Matrix) -> Scores:
     """Score predictions of shape (n,).
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from complex_system.domain.dataset import BY_CONTENT, BY_KEY, Dataset
+from complex_system.domain.dataset import BY_CONTENT, BY_KEY, Dataset, Loss
 from complex_system.domain.record_time import RecordTimes, Seconds
 from complex_system.errors import NotEnoughDataError
 from complex_system.training.split import CopyCount, Part, contents_of, groups_of, hashes_of, parts_of
@@ -44,6 +44,7 @@ class TrainingData:
     Attributes:
         copies: Labelled records, of all parts, whose features and target are those of an earlier one.
         split: By what they were divided (``Dataset.split_rule``).
+        loss: What a training makes small (``Dataset.loss``).
     """
 
     feature_names: tuple[str, ...]
@@ -52,6 +53,7 @@ class TrainingData:
     validation: Samples
     copies: int = 0
     split: str = BY_KEY
+    loss: Loss = "squared"
 
 
 class _Rows:
@@ -181,7 +183,7 @@ class SampleCollector:
         """Return train and validation part, for a trainer."""
         return TrainingData(
             self._dataset.feature_names, self._dataset.target, self.samples(Part.TRAIN), self.samples(Part.VALIDATION),
-            self.copies.found().count, self._dataset.split_rule,
+            self.copies.found().count, self._dataset.split_rule, self._dataset.loss,
         )  # fmt: skip
 
 

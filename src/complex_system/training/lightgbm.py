@@ -10,11 +10,18 @@ import lightgbm as lgb
 import numpy as np
 from typing_extensions import override
 
-from complex_system.training.base import Parameter, Progress, ProgressCallback, TrainedModel, Trainer
+from complex_system.domain.dataset import Loss
+from complex_system.training.base import Parameter, Progress, ProgressCallback, TrainedModel, Trainer, huber_threshold
 from complex_system.training.data import Matrix, TrainingData
 from complex_system.training.onnx import with_declared_names
 
 EARLY_STOPPING_ROUNDS = 30
+_OBJECTIVES: dict[Loss, tuple[str, str]] = {
+    "squared": ("regression", "rmse"),
+    "absolute": ("regression_l1", "l1"),
+    "huber": ("huber", "huber"),
+}
+"""Objective and metric by loss: early stopping goes by what is made small."""
 BOOSTING: dict[str, Parameter] = {
     "objective": "regression",
     "boosting": "gbdt",
@@ -61,7 +68,7 @@ class LightGBMModel(TrainedModel):
 
 
 class LightGBMTrainer(Trainer):
-    """Boosts until the validation error has not improved for 30 rounds."""
+    """Boosts until the validation loss has not improved for 30 rounds."""
 
     framework: ClassVar[str] = "lightgbm"
 
@@ -75,6 +82,11 @@ class LightGBMTrainer(Trainer):
     @override
     def fit(self, data: TrainingData, on_progress: ProgressCallback) -> LightGBMModel:
         settings = {**BOOSTING, "seed": self.parameters.seed}
+        objective, metric = _OBJECTIVES[data.loss]
+        if data.loss != "squared":
+            settings["objective"], settings["metric"] = objective, f"{metric},rmse"
+        if data.loss == "huber":
+            settings["alpha"] = huber_threshold(data.train.y)
         if len(data.train) < _FEW:
             settings["min_data_in_leaf"] = max(2, len(data.train) // 12)
         names = _accepted_names(data.feature_names)
@@ -84,7 +96,7 @@ class LightGBMTrainer(Trainer):
         rounds = self.parameters.boosting_rounds
 
         def report(env: Any) -> None:
-            errors = {name: float(value) for name, _, value, *_ in env.evaluation_result_list}
+            errors = {name: float(value) for name, kind, value, *_ in env.evaluation_result_list if kind == "rmse"}
             history.append(Progress(env.iteration + 1, rounds, errors["train"], errors["validation"]))
             on_progress(history[-1])
 
@@ -95,7 +107,7 @@ class LightGBMTrainer(Trainer):
             rounds,
             valid_sets=[train, validation],
             valid_names=["train", "validation"],
-            callbacks=[report, lgb.early_stopping(EARLY_STOPPING_ROUNDS, verbose=False)],
+            callbacks=[report, lgb.early_stopping(EARLY_STOPPING_ROUNDS, first_metric_only=True, verbose=False)],
         )
         best = booster.best_iteration or len(history)
         parameters = {**settings, "boosting_rounds": rounds, "early_stopping_rounds": EARLY_STOPPING_ROUNDS}

@@ -9,12 +9,14 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from complex_system.domain.dataset import Loss
 from complex_system.errors import TrainingFailedError
-from complex_system.training.base import Parameter, Progress, ProgressCallback, TrainingParameters
+from complex_system.training.base import Parameter, Progress, ProgressCallback, TrainingParameters, robust_spread
 from complex_system.training.data import Matrix, Samples
 
 W = TypeVar("W")
 
+_LOSSES: dict[Loss, str] = {"squared": "mse", "absolute": "mae", "huber": "huber"}
 AVERAGING = 0.998
 """Decay of the moving average of the weights per step.
 
@@ -34,14 +36,16 @@ class Scaling:
     target_scale: float
 
     @classmethod
-    def of(cls, samples: Samples) -> Scaling:
-        """Return mean and standard deviation of the samples."""
+    def of(cls, samples: Samples, loss: Loss = "squared") -> Scaling:
+        """Return mean and standard deviation of the samples; the target's by its median for a loss that outliers do not decide."""
         spread = samples.x.std(axis=0, dtype=np.float64)
-        target_spread = float(samples.y.std(dtype=np.float64))
+        robust = loss != "squared"
+        target_mean = float(np.median(samples.y)) if robust else float(samples.y.mean(dtype=np.float64))
+        target_spread = robust_spread(samples.y) if robust else float(samples.y.std(dtype=np.float64))
         return cls(
             feature_mean=samples.x.mean(axis=0, dtype=np.float64).astype(np.float32),
             feature_scale=np.where(spread > 1e-9, spread, 1.0).astype(np.float32),
-            target_mean=float(samples.y.mean(dtype=np.float64)),
+            target_mean=target_mean,
             target_scale=target_spread if target_spread > 1e-9 else 1.0,
         )
 
@@ -56,6 +60,21 @@ class Scaling:
 
 
 @dataclass(frozen=True)
+class Epoch:
+    """Errors of one epoch.
+
+    Attributes:
+        train_rmse: In the target's unit.
+        validation_rmse: In the target's unit.
+        validation_loss: What the training makes small, on the validation part; early stopping goes by it.
+    """
+
+    train_rmse: float
+    validation_rmse: float
+    validation_loss: float
+
+
+@dataclass(frozen=True)
 class Course(Generic[W]):
     """The progress of every epoch, and the weights of the best one."""
 
@@ -64,10 +83,12 @@ class Course(Generic[W]):
     best_weights: W
 
 
-def network_parameters(parameters: TrainingParameters, layers: Sequence[int], **others: float) -> dict[str, Parameter]:
+def network_parameters(
+    parameters: TrainingParameters, layers: Sequence[int], loss: Loss, **others: float
+) -> dict[str, Parameter]:
     """Return what is logged of a network's training; ``others`` are parameters of the framework."""
     return {
-        "layers": "-".join(map(str, layers)), "activation": "relu", "optimizer": "adam", "loss": "mse",
+        "layers": "-".join(map(str, layers)), "activation": "relu", "optimizer": "adam", "loss": _LOSSES[loss],
         "learning_rate": parameters.learning_rate, **others, "weight_averaging": AVERAGING, "epochs": parameters.epochs,
         "patience": parameters.patience, "batch_size": parameters.network_batch, "seed": parameters.seed,
     }  # fmt: skip
@@ -80,15 +101,15 @@ def averaging_at(step: int) -> float:
 
 def train_epochs(
     parameters: TrainingParameters,
-    one_epoch: Callable[[], tuple[float, float]],
+    one_epoch: Callable[[], Epoch],
     weights: Callable[[], W],
     on_progress: ProgressCallback,
 ) -> Course[W]:
-    """Train epoch by epoch until the validation error has not improved for ``parameters.patience`` epochs.
+    """Train epoch by epoch until the validation loss has not improved for ``parameters.patience`` epochs.
 
     Args:
         parameters: ``epochs`` and ``patience`` are used.
-        one_epoch: Goes once over all training samples; returns train and validation RMSE in the target's unit.
+        one_epoch: Goes once over all training samples.
         weights: Returns a copy of the present weights.
         on_progress: Called after every epoch.
 
@@ -100,10 +121,10 @@ def train_epochs(
     best_step = 0
     best_weights: W | None = None
     for step in range(1, parameters.epochs + 1):
-        train_rmse, validation_rmse = one_epoch()
-        history.append(Progress(step, parameters.epochs, train_rmse, validation_rmse))
-        if validation_rmse < best:
-            best, best_step, best_weights = validation_rmse, step, weights()
+        epoch = one_epoch()
+        history.append(Progress(step, parameters.epochs, epoch.train_rmse, epoch.validation_rmse))
+        if epoch.validation_loss < best:
+            best, best_step, best_weights = epoch.validation_loss, step, weights()
         on_progress(history[-1])
         if step - best_step >= parameters.patience:
             break

@@ -6,7 +6,8 @@ import io
 import logging
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from complex_system.training.base import Parameter, Progress, ProgressCallback, TrainedModel, Trainer
+from complex_system.domain.dataset import Loss
+from complex_system.training.base import Parameter, Progress, ProgressCallback, TrainedModel, Trainer, huber_threshold
 from complex_system.training.data import Matrix, TrainingData
-from complex_system.training.network import Scaling, averaging_at, network_parameters, train_epochs
+from complex_system.training.network import Epoch, Scaling, averaging_at, network_parameters, train_epochs
 from complex_system.training.onnx import BATCH, ONNX_INPUT, ONNX_OUTPUT
 
 HIDDEN = 10
@@ -89,7 +91,7 @@ class PyTorchModel(TrainedModel):
 
 
 class PyTorchTrainer(Trainer):
-    """Adam on mean squared error, slices of a shuffled tensor, averaged weights, early stopping."""
+    """Adam on the declared loss, slices of a shuffled tensor, averaged weights, early stopping."""
 
     framework: ClassVar[str] = "pytorch"
 
@@ -111,14 +113,14 @@ class PyTorchTrainer(Trainer):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.parameters.seed)
             network = DemonstratorNeuralNet(len(data.feature_names))
-        scaling = Scaling.of(data.train)
+        scaling = Scaling.of(data.train, data.loss)
         network.take_scaling(scaling)
         epochs = _Epochs(self, network, scaling, data)
         course = train_epochs(self.parameters, epochs.one, epochs.weights, on_progress)
         network.layers.load_state_dict(course.best_weights)
         network.eval()
         layers = (len(data.feature_names), HIDDEN, HIDDEN, 1)
-        parameters = network_parameters(self.parameters, layers, weight_decay=WEIGHT_DECAY)
+        parameters = network_parameters(self.parameters, layers, data.loss, weight_decay=WEIGHT_DECAY)
         return PyTorchModel(data.feature_names, parameters, course.history, course.best_step, network)
 
     @override
@@ -157,9 +159,10 @@ class _Epochs:
             self._layers.parameters(), lr=trainer.parameters.learning_rate, weight_decay=WEIGHT_DECAY, fused=True
         )
         self._steps = 0
+        self._loss = _loss(data.loss, huber_threshold(data.train.y) / scaling.target_scale)
 
-    def one(self) -> tuple[float, float]:
-        """Go over all training samples in a new order; return train and validation RMSE in the target's unit."""
+    def one(self) -> Epoch:
+        """Go over all training samples in a new order."""
         x, y = self._train
         order = torch.randperm(len(x), generator=self._order)
         x, y = x[order], y[order]
@@ -168,19 +171,29 @@ class _Epochs:
         squares = 0.0
         for xs, ys in zip(torch.split(x, self._batch), torch.split(y, self._batch), strict=True):
             self._optimizer.zero_grad()
-            loss = nn.functional.mse_loss(self._layers(xs), ys)
+            predicted = self._layers(xs)
+            loss = self._loss(predicted, ys)
             loss.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
             self._steps += 1
             with torch.no_grad():
                 torch._foreach_lerp_(averaged, weights, 1.0 - averaging_at(self._steps))
-            squares += float(loss.detach()) * len(xs)
+            squared = loss if self._loss is nn.functional.mse_loss else nn.functional.mse_loss(predicted, ys)
+            squares += float(squared.detach()) * len(xs)
         with torch.inference_mode():
-            error = float(nn.functional.mse_loss(self._averaged(self._validation[0]), self._validation[1]))
-        return self._scaling.rmse(squares / len(x)), self._scaling.rmse(error)
+            predicted, truth = self._averaged(self._validation[0]), self._validation[1]
+            error, lost = float(nn.functional.mse_loss(predicted, truth)), float(self._loss(predicted, truth))
+        return Epoch(self._scaling.rmse(squares / len(x)), self._scaling.rmse(error), lost)
 
     def weights(self) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in self._averaged.state_dict().items()}
+
+
+def _loss(loss: Loss, threshold: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a loss; ``threshold`` is Huber's, in the unit of the scaled target."""
+    if loss == "huber":
+        return partial(nn.functional.huber_loss, delta=threshold)
+    return nn.functional.l1_loss if loss == "absolute" else nn.functional.mse_loss
 
 
 def state_bytes(model: TrainedModel) -> bytes:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ import pyarrow as pa
 from fastiot.msg import Thing
 from typing_extensions import override
 
+from complex_system.domain.columns import counts_text
 from complex_system.domain.dataset import ID
 from complex_system.domain.pages import REVISION, Page, processed_schema
 from complex_system.domain.records import Record, raw_check
@@ -24,7 +26,13 @@ from complex_system.messaging.replicas import BEATS_MISSED, Replicas
 from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import PROCESS_RAW, event_subject
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.protocol.database import RECORDS_REJECTED, RecordsRejected, Rejection
+from complex_system.protocol.database import (
+    RANGE_EXCEEDED,
+    RECORDS_REJECTED,
+    RangeExceeded,
+    RecordsRejected,
+    Rejection,
+)
 from complex_system.protocol.operations import SERVICE_HEARTBEAT, Heartbeat
 
 log = logging.getLogger(__name__)
@@ -41,10 +49,15 @@ _FEWEST_ROWS = 50
 
 @dataclass
 class Sweep:
-    """Results of one sweep over the unprocessed records."""
+    """Results of one sweep over the unprocessed records.
+
+    Attributes:
+        outside: Values outside of their range that were taken, by column.
+    """
 
     processed: int = 0
     rejected: int = 0
+    outside: Counter[str] = field(default_factory=Counter)
 
 
 class DataProcessingService(SystemService):
@@ -63,6 +76,7 @@ class DataProcessingService(SystemService):
         self._replicas = Replicas(self.health(), lasting)
         self._share = self._replicas.share
         self._rows = self.settings.processing_batch
+        self._outside: Counter[str] = Counter()
 
     @override
     def health(self) -> Heartbeat:
@@ -97,7 +111,13 @@ class DataProcessingService(SystemService):
             if done.processed or done.rejected:
                 seconds = time.monotonic() - started
                 log.info("Processed %d records and rejected %d in %.2f s", done.processed, done.rejected, seconds)
-        await self.set_state("ready")
+            if done.outside:
+                self._outside += done.outside
+                log.info("Processed all the same, though outside of their range: %s", counts_text(done.outside))
+        said = (
+            f"values outside of their range, processed all the same: {counts_text(self._outside)}" if self._outside else ""
+        )
+        await self.set_state("ready", said)
         return None
 
     async def _sweep(self, done: Sweep) -> None:
@@ -111,7 +131,7 @@ class DataProcessingService(SystemService):
                     self._adapt_batch_size(time.monotonic() - asked, grow=False)
                     raise
                 ahead = self._fetch(page.next) if page.next is not None else None
-                table, rejected = await asyncio.to_thread(self._process_page, page.table)
+                table, rejected, outside = await asyncio.to_thread(self._process_page, page.table)
                 started = time.monotonic()
                 try:
                     refused = await self._write(table)
@@ -122,6 +142,9 @@ class DataProcessingService(SystemService):
                 rejected += refused
                 await self._reject(rejected)
                 done.rejected += len(rejected)
+                if outside:
+                    done.outside += outside
+                    await self.announce(RANGE_EXCEEDED, RangeExceeded(counts=dict(outside)))
         finally:
             if ahead is not None:
                 ahead.cancel()
@@ -151,8 +174,16 @@ class DataProcessingService(SystemService):
         elif grow and seconds < limit / 10:
             self._rows = min(self.settings.processing_batch, 2 * before)
 
-    def _process_page(self, raw: pa.Table) -> tuple[pa.Table, list[Rejection]]:
-        """Return what the pipeline makes of raw records, with their revisions: a record that changes meanwhile is processed again.
+    def _process_page(self, raw: pa.Table) -> tuple[pa.Table, list[Rejection], Counter[str]]:
+        """Return what the pipeline makes of raw records, and how many values outside of their range it takes, by column."""
+        table, rejected = self._processed_page(raw)
+        if not self._pipeline.lenient:
+            return table, rejected, Counter()
+        columns = self._pipeline.typed(raw).filter(pl.col(ID).is_in(table.column(ID).to_pylist()))
+        return table, rejected, Counter({each.column.name: each.count for each in self._pipeline.outside(columns)})
+
+    def _processed_page(self, raw: pa.Table) -> tuple[pa.Table, list[Rejection]]:
+        """Return processed records with their revisions: a record that changes meanwhile is processed again.
 
         A record at which the pipeline itself fails, while others of the page are processed, is rejected and does not hold them up.
         """

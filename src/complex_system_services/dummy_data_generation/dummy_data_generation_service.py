@@ -260,6 +260,7 @@ class DummyDataGenerationService(SystemService):
             try:
                 saved = await self._deliver([row.record for row in left])
                 if saved:
+                    self._count_outside(left)
                     await self._count(len(left))
                 return saved
             except InvalidRecordError as error:
@@ -277,6 +278,11 @@ class DummyDataGenerationService(SystemService):
                 middle = len(left) // 2
                 return await self._save_rows(left[:middle]) and await self._save_rows(left[middle:])
         return True
+
+    def _count_outside(self, rows: list[Row]) -> None:
+        for column in self.dataset.columns:
+            if column.outside != "refuse" and (count := sum(column.is_outside(row.record[column.name]) for row in rows)):
+                self._progress.outside[column.name] += count
 
     def _refuse(self, row: Row, why: str) -> None:
         self._progress.refused += 1

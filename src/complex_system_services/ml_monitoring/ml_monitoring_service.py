@@ -196,6 +196,10 @@ class MlMonitoringService(SystemService):
     async def _rejected(self, event: database.RecordsRejected) -> None:
         self.monitor.flow.rejected(self.monitor.now, event.rejections)
 
+    @hears(database.RANGE_EXCEEDED)
+    async def _range_exceeded(self, event: database.RangeExceeded) -> None:
+        self.monitor.flow.range_exceeded(self.monitor.now, event.counts)
+
     @hears(operations.SERVICE_HEARTBEAT)
     async def _heartbeat_received(self, beat: operations.Heartbeat) -> None:
         self.monitor.services.heartbeat_received(beat)

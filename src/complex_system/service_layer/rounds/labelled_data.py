@@ -14,6 +14,7 @@ from complex_system.messaging.clients import DatabaseClient
 from complex_system.training.cross_validation import FewRecords
 from complex_system.training.data import MIN_SAMPLES, SampleCollector, UnseenHoldout
 from complex_system.training.split import Part
+from complex_system.training.targets import TargetCheck
 
 
 class LabelledData:
@@ -50,6 +51,7 @@ class LabelledData:
         collector = SampleCollector(self._dataset, [Part.HOLDOUT], newest)
         trained = SampleCollector(self._dataset, [Part.TRAIN])
         every = FewRecords(self._dataset, few)
+        targets = TargetCheck(self._dataset)
         other = UnseenHoldout(self._dataset, champion_split) if champion_split else None
         times = RecordTimes(self._dataset)
         pages = self._database.processed_pages(
@@ -60,6 +62,7 @@ class LabelledData:
             async for page in pages:
                 table = await asyncio.to_thread(times.newer, page.table, since)
                 await asyncio.to_thread(collector.add, table)
+                await asyncio.to_thread(targets.add, table)
                 if trained.count() < train:
                     await asyncio.to_thread(trained.add, table)
                 if other is not None:
@@ -72,7 +75,8 @@ class LabelledData:
         if len(holdout) < MIN_SAMPLES:
             raise collector.too_few(Part.HOLDOUT, len(holdout))
         unseen = None if other is None else await asyncio.to_thread(other.samples, newest)
-        return ToCompare(holdout, fitted, every.keyed(), await asyncio.to_thread(collector.copies.found), unseen)
+        copies, suspects = await asyncio.to_thread(collector.copies.found), await asyncio.to_thread(targets.found)
+        return ToCompare(holdout, fitted, every.keyed(), copies, unseen, suspects)
 
     async def newest(self, count: int, since: float) -> tuple[int, float | None]:
         """Look for the newest labelled records since a time.

@@ -39,6 +39,7 @@ from complex_system.serving.metrics import ServingMetrics
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.source import ModelSource
 from complex_system.serving.rest.app import make_app
+from complex_system.serving.rest.endpoint import outside_header
 from complex_system.serving.shadow import Shadow
 
 log = logging.getLogger(__name__)
@@ -169,6 +170,8 @@ class ServingService(SystemService):
         columns["prediction"] = pa.array(result.predictions, pa.float32())
         model = result.model
         notes = {"model": model.name, "version": model.version, "pipeline_version": model.pipeline_version}
+        if result.outside:
+            notes["outside_range"] = outside_header(result.outside)
         return encode_page(Page(pa.table(columns), notes=notes))
 
     @hears(CHAMPION_CHANGED)

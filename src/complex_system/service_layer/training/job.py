@@ -36,6 +36,7 @@ from complex_system.training.cross_validation import FewRecords, Keyed, Predict,
 from complex_system.training.data import SampleCollector, Samples, TrainingData
 from complex_system.training.onnx import export_onnx
 from complex_system.training.split import KeySample, Part
+from complex_system.training.targets import TargetCheck, targets_message
 
 if TYPE_CHECKING:
     from complex_system.service_layer.training.service import TrainerService
@@ -150,7 +151,7 @@ class TrainingJob:
                     raw=None if self._since is None else times.raw, arrived_after=self._since,
                 )  # fmt: skip
                 self._keys = KeySample(self._dataset, Part.TRAIN, RAW_SAMPLE)
-                few = FewRecords(self._dataset, self._service.few)
+                few, targets = FewRecords(self._dataset, self._service.few), TargetCheck(self._dataset)
                 self._labelled = 0
                 async for page in pages:
                     table = times.newer(page.table, self._since)
@@ -158,9 +159,12 @@ class TrainingJob:
                     collector.add(table)
                     self._keys.add(table)
                     few.add(table)
+                    targets.add(table)
                 if times.message:
                     log.warning("Round %s: %s", self.round, times.message)
                 self._few = few.keyed()
+                if message := targets_message(targets.found()):
+                    log.warning("Round %s: %s", self.round, message)
                 return await asyncio.to_thread(collector.training_data)
             except (NobodyListensError, ReplyTimeoutError, StoreUnavailableError) as error:
                 if attempt == FETCH_ATTEMPTS:

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from complex_system.domain.records import MAX_FAULTS, Record, faults_message, shown
 from complex_system.errors import InvalidRecordError, RecordFault
-from complex_system.pipeline.pipeline import Pipeline
+from complex_system.pipeline.pipeline import OutsideRange, Pipeline
 from complex_system.pipeline.rows import Matrix
 
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
@@ -37,6 +37,10 @@ class Batch(ABC):
             InvalidRecordError: A record cannot be processed.
         """
 
+    def outside(self, pipeline: Pipeline) -> tuple[OutsideRange, ...]:
+        """Return what lies outside of its range and is taken all the same; of records that can be processed."""
+        return ()
+
     @abstractmethod
     def head(self, limit: int) -> list[Record]:
         """Return the first ``limit`` raw records."""
@@ -59,6 +63,10 @@ class RecordBatch(Batch):
         return pipeline.features(self.records)
 
     @override
+    def outside(self, pipeline: Pipeline) -> tuple[OutsideRange, ...]:
+        return pipeline.outside(self.records)
+
+    @override
     def head(self, limit: int) -> list[Record]:
         return self._known(self.records[:limit])
 
@@ -74,6 +82,10 @@ class ColumnBatch(Batch):
     def features(self, pipeline: Pipeline) -> Matrix:
         self._pipeline = pipeline
         return pipeline.features_of(self.frame)
+
+    @override
+    def outside(self, pipeline: Pipeline) -> tuple[OutsideRange, ...]:
+        return pipeline.outside(self.frame)
 
     @override
     def head(self, limit: int) -> list[Record]:

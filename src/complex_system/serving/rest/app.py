@@ -48,13 +48,26 @@ class PredictingModel(msgspec.Struct, frozen=True):
     framework: str
 
 
+class Warned(msgspec.Struct, frozen=True):
+    """Values of one column that lie outside of its declared range, and were taken all the same.
+
+    ``records`` are the positions of the first 20 records that have one.
+    """
+
+    field: str
+    count: int
+    problem: str
+    records: list[int]
+
+
 class Predictions(msgspec.Struct, frozen=True):
-    """One prediction for each record, in the order of the records."""
+    """One prediction for each record, in the order of the records; ``warnings`` are there only where there are some."""
 
     predictions: list[float]
     model: PredictingModel
     pipeline_version: str
     request_id: str
+    warnings: list[Warned] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -115,6 +128,7 @@ def make_app(
         subjects: Returns the broker's subjects for records and for Arrow pages, for the documentation; None without a broker.
     """
     counting = metrics or ServingMetrics(engine.models, broker_connected)
+    counting.registry.register(engine.outside)
     backend = Backend(engine, counting, api_key, broker_connected if broker_needed else None)
     # The router tries them in this order; the documentation is asked for least.
     routes = predict_routes(backend) + oip_routes(backend) + scoring_routes(backend) + status_routes(backend)
@@ -182,10 +196,11 @@ async def predict(request: PredictionRequest) -> Response:
     """Predict raw records."""
     request.require_json()
     result = await request.predict(BatchReader.body)
-    info, request_id = result.model, request.id
+    info = result.model
     model = PredictingModel(info.name, info.version, info.framework)
-    content = Predictions(result.predictions, model, info.pipeline_version, request_id)
-    return json_response(content, headers={REQUEST_ID: request_id})
+    warned = [Warned(each.column.name, each.count, each.message, list(each.records)) for each in result.outside]
+    content = Predictions(result.predictions, model, info.pipeline_version, request.id, warned or msgspec.UNSET)
+    return json_response(content, headers=request.answer_headers)
 
 
 async def champion(request: PredictionRequest) -> Response:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from starlette.datastructures import Headers
@@ -28,6 +29,7 @@ from complex_system.errors import (
 from complex_system.http.auth import ApiKey
 from complex_system.http.limits import BodyLimits, LimitedRequest
 from complex_system.http.responses import REQUEST_ID, challenge, json_response, status_of
+from complex_system.pipeline.pipeline import OutsideRange
 from complex_system.serving.engine import PredictionEngine, PredictionResult
 from complex_system.serving.metrics import ServingMetrics
 from complex_system.serving.models.predictor import Predictor
@@ -36,6 +38,9 @@ from complex_system.serving.requests.reader import BatchReader
 
 log = logging.getLogger(__name__)
 
+OUTSIDE = "x-outside-range"
+"""Header of an answer: how many values lie outside of the declared range and were taken all the same, by column."""
+_MAX_NAMED = 20
 LONG_BODY = 250_000
 """Bytes from which a body is decoded in a thread."""
 
@@ -121,11 +126,18 @@ class PredictionRequest(LimitedRequest):
         self.predictor: Predictor | None = None
         self.size = 0
         self._live = False
+        self._outside: tuple[OutsideRange, ...] = ()
 
     @property
     def knows_key(self) -> bool:
         """Whether the request carries the API key, or none is needed."""
         return self.backend.api_key.accepts(Headers(scope=self.scope))
+
+    @property
+    def answer_headers(self) -> dict[str, str]:
+        """Headers of the answer: the request's id, and how many values lie outside of their ranges, where some do."""
+        found = {OUTSIDE: outside_header(self._outside)} if self._outside else {}
+        return {REQUEST_ID: self.id, **found}
 
     async def find_model(self, name: str, version: str | None) -> Predictor:
         """Find the model that the request names; from now on the request is counted as its.
@@ -160,7 +172,9 @@ class PredictionRequest(LimitedRequest):
             self.predictor = engine.champion.require()
             if engine.reader_for(self.predictor) is not reader:
                 raise NoModelError("There was no model when the request came; there is one now: send it again.")
-        return await engine.predict_batch(batch, self.predictor, live=self._live)
+        result = await engine.predict_batch(batch, self.predictor, live=self._live)
+        self._outside = result.outside
+        return result
 
 
 @dataclass(frozen=True)
@@ -277,6 +291,12 @@ class Routes:
             responses=responses, body=body, needs_key=bool(self.backend.api_key) and not self.is_open,
         )  # fmt: skip
         self.routes.append(Route(path, endpoint, methods=[method], name=name or handler.__name__))
+
+
+def outside_header(found: Sequence[OutsideRange]) -> str:
+    """Return the header's value, ``Temp=3, Druck=1``: names as in a URL, the first 20 columns, and ``...`` for more."""
+    named = [f"{quote(each.column.name, safe='')}={each.count}" for each in found[:_MAX_NAMED]]
+    return ", ".join([*named, *(["..."] if len(found) > _MAX_NAMED else [])])
 
 
 def error_text(error: ComplexSystemError) -> str:

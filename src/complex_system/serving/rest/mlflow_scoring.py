@@ -19,7 +19,7 @@ from starlette.routing import Route
 from complex_system import __version__
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import ComplexSystemError, InvalidRequestError
-from complex_system.http.responses import REQUEST_ID, json_response
+from complex_system.http.responses import json_response
 from complex_system.serving.requests.batch import Batch
 from complex_system.serving.requests.column_names import FEATURES, FEATURES_HEADER
 from complex_system.serving.requests.csv import csv_columns, csv_text
@@ -99,7 +99,7 @@ async def invocations(request: PredictionRequest) -> Response:
             raise InvalidRequestError(f"The header {FEATURES_HEADER} may be '{FEATURES}', not '{wanted[:40]}'.")
         read = partial(read, as_features=True)
     result = await request.predict(read)
-    return json_response(ScoringPredictions(result.predictions), headers={REQUEST_ID: request.id})
+    return json_response(ScoringPredictions(result.predictions), headers=request.answer_headers)
 
 
 async def ping(request: PredictionRequest) -> Response:

@@ -21,7 +21,7 @@ from complex_system.errors import (
     NobodyListensError,
     NoModelError,
 )
-from complex_system.http.responses import REQUEST_ID, json_response
+from complex_system.http.responses import json_response
 from complex_system.serving.models.manager import CHAMPION
 from complex_system.serving.requests.batch import Batch
 from complex_system.serving.requests.column_names import FEATURES
@@ -175,7 +175,7 @@ async def infer(request: PredictionRequest, name: str, version: str | None = Non
         InferenceParameters(result.model.pipeline_version, result.model.name),
         [OutputTensor(OUTPUT, [request.size, 1], "FP32", result.predictions)],
     )
-    return json_response(content, headers={REQUEST_ID: request.id})
+    return json_response(content, headers=request.answer_headers)
 
 
 async def model_ready(request: PredictionRequest, name: str, version: str | None = None) -> Response:

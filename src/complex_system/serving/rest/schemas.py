@@ -8,6 +8,7 @@ from typing import Any
 from complex_system.domain.dataset import ID, Column, Dataset
 from complex_system.domain.keys import MAX_KEY
 from complex_system.domain.types import MAX_TEXT, column_type
+from complex_system.pipeline.checks import range_text
 from complex_system.serving.requests.examples import example_record, example_value
 
 Schema = dict[str, Any]
@@ -88,7 +89,7 @@ def _column_schema(column: Column, *, is_target: bool) -> Schema:
         notes.append(f"Unit: {column.unit}.")
     if is_target:
         notes.append("Ignored in a request: it is what is predicted.")
-    elif column.range is not None:
+    elif column.range is not None and column.outside == "refuse":
         schema["minimum"], schema["maximum"] = column.range
     if column.type == "list of categories":
         schema["items"] = {"type": "string", "enum": list(column.categories)}
@@ -113,7 +114,10 @@ def _column_schema(column: Column, *, is_target: bool) -> Schema:
 
 
 def _readings(column: Column) -> Iterator[str]:
-    """Yield how texts are read."""
+    """Yield how texts are read, and numbers outside of the range."""
+    if column.range and column.outside != "refuse":
+        done = "taken as it is" if column.outside == "warn" else "moved to its nearer end"
+        yield f"A number outside of {range_text(column.range)} is {done}, and the answer says so."
     if column.format:
         yield f"Format: {column.format}."
     if column.censored:

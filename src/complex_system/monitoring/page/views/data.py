@@ -220,7 +220,7 @@ def _quality(reading: Reading, viewer: Viewer) -> Figure:
 
 
 def _rejected(reading: Reading, _: Viewer) -> str:
-    """Return what was rejected in the last minutes, and what was not written; neither is among the live records."""
+    """Return what was rejected, not written, or processed outside of its range in the last minutes; not of the live records."""
     rejected, ingest = reading.data.rejected, reading.data.ingest
     dead, stopped, conflicts = (int(ingest.get(name, 0)) for name in ("dead", "stopped_sources", "conflicts"))
     notes = [f"{count(dead)} published messages were refused and are dead letters."] if dead else []
@@ -230,6 +230,9 @@ def _rejected(reading: Reading, _: Viewer) -> str:
         if conflicts
         else []
     )
+    if outside := reading.data.outside:
+        named = ", ".join(f"{column} ({count(n)})" for column, n in outside.items())
+        notes.append(f"Values outside of their range that were processed all the same in the last five minutes: {named}.")
     if not rejected.get("count"):
         return " ".join(notes)
     reasons = [

@@ -1,15 +1,24 @@
-"""Finds numbers that are not what the others are: codes for a missing value, values far away, misplaced decimal signs."""
+"""Finds numbers that are not what the others are: codes for a missing value, values far away, misplaced decimal signs.
+
+The robust z is the distance from the median in 1.4826 times the median absolute deviation: B. Iglewicz and D. Hoaglin, How to Detect
+and Handle Outliers (1993). Each side of the median has a deviation of its own, because plant data are skewed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Container
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from complex_system.describe.profile import ROWS_NAMED, ColumnProfile, Floats, Seen
-
+Floats = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.int64]
+ROWS_NAMED = 8
+"""Row numbers that are kept as examples."""
+DISTINCT = 64
+"""Different lowest and highest values that are kept with their rows."""
 OUTLIER = 6.0
 """Robust z from which a value is an outlier."""
 SENTINEL_CODES = frozenset(
@@ -19,6 +28,47 @@ MIN_VALUES = 12
 """Different values from which outliers are looked for."""
 _MAX_SHARE = 0.05
 _FACTORS = (10.0, 0.1, 1000.0, 0.001)
+
+
+@dataclass
+class Seen:
+    """How often a value is there, and in which rows first."""
+
+    count: int = 0
+    rows: list[int] = field(default_factory=list)
+
+    def add(self, rows: Numbers) -> None:
+        """Add the rows of a chunk that have the value."""
+        self.count += len(rows)
+        self.rows += rows[: ROWS_NAMED - len(self.rows)].tolist()
+
+
+class Extremes(dict[float, Seen]):
+    """The lowest and the highest values, with their rows, in memory that does not grow with the rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._inner = (np.inf, -np.inf)
+
+    def take(self, values: Floats, rows: Numbers) -> None:
+        """Take a chunk of values, none of them NaN, with the numbers of their rows."""
+        low, high = self._inner
+        keep = (values <= low) | (values >= high)
+        values, rows = values[keep], rows[keep]
+        if not len(values):
+            return
+        order = np.argsort(values, kind="stable")
+        values, rows = values[order], rows[order]
+        starts = np.append(0, np.flatnonzero(np.diff(values)) + 1)
+        ends = np.append(starts[1:], len(values))
+        for i in sorted({*range(len(starts))[:DISTINCT], *range(len(starts))[-DISTINCT:]}):
+            self.setdefault(float(values[starts[i]]), Seen()).add(rows[starts[i] : ends[i]])
+        if len(self) > 2 * DISTINCT:
+            for value in sorted(self)[DISTINCT:-DISTINCT]:
+                del self[value]
+        if len(self) == 2 * DISTINCT:
+            known = sorted(self)
+            self._inner = known[DISTINCT - 1], known[DISTINCT]
 
 
 class Slip(NamedTuple):
@@ -76,12 +126,17 @@ def _skew(values: Floats) -> float:
     return float((high + low - 2 * median) / (high - low)) if high > low else 0.0
 
 
-def sentinels_of(kept: ColumnProfile, values: Floats) -> dict[float, Seen]:
-    """Return lowest and highest values that repeat, or are usual codes, far from all others."""
+def sentinels_of(extremes: Mapping[float, Seen], values: Floats) -> dict[float, Seen]:
+    """Return lowest and highest values that repeat, or are usual codes, far from all others.
+
+    Args:
+        extremes: The lowest and highest values.
+        values: All of them, or a sample.
+    """
     found: dict[float, Seen] = {}
     for _ in range(4):
         rest = values[~np.isin(values, list(found))]
-        ordered = sorted(value for value in kept.extremes if value not in found)
+        ordered = sorted(value for value in extremes if value not in found)
         if len(ordered) < 3 or len(rest) < MIN_VALUES:
             break
         low, high = np.quantile(rest, (0.01, 0.99))
@@ -89,28 +144,28 @@ def sentinels_of(kept: ColumnProfile, values: Floats) -> dict[float, Seen]:
         candidates = ((ordered[0], ordered[1] - ordered[0]), (ordered[-1], ordered[-1] - ordered[-2]))
         chosen = next((
             value for value, gap in candidates
-            if (count := kept.extremes[value].count) < len(values) / 2
+            if (count := extremes[value].count) < len(values) / 2
             and ((gap > 0.5 * width and (count >= 3 or (value in SENTINEL_CODES and count >= 2)))
                  or (gap > 3 * width and value in SENTINEL_CODES))
         ), None)  # fmt: skip
         if chosen is None:
             break
-        found[chosen] = kept.extremes[chosen]
+        found[chosen] = extremes[chosen]
     return found
 
 
 def outliers_of(
-    kept: ColumnProfile, values: Floats, sentinels: Container[float], scale: RobustScale
+    extremes: Mapping[float, Seen], values: Floats, sentinels: Container[float], scale: RobustScale
 ) -> tuple[Seen, list[Slip]]:
     """Return how many values are outliers with their rows, the farthest first, and those with a misplaced decimal sign.
 
     Args:
-        kept: The column.
-        values: Its sampled values without sentinels.
+        extremes: The lowest and highest values.
+        values: All of them, or a sample, without sentinels.
         sentinels: Values that are not judged.
         scale: Of the values.
     """
-    extremes = {value: seen for value, seen in kept.extremes.items() if value not in sentinels}
+    extremes = {value: seen for value, seen in extremes.items() if value not in sentinels}
     distances = np.abs(scale.distance(np.array(list(extremes))))
     far = sorted((-float(away), value) for value, away in zip(extremes, distances, strict=True) if away > OUTLIER)
     count = sum(extremes[value].count for _, value in far)
