@@ -20,6 +20,7 @@ from complex_system.http.auth import ApiKey
 from complex_system.monitoring import rest, series
 from complex_system.monitoring.aggregates import ErrorSums, Served
 from complex_system.monitoring.drift import DataDrift
+from complex_system.monitoring.evidence import Evidence
 from complex_system.monitoring.history import History, Pair
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.page import answers
@@ -145,6 +146,15 @@ def test_few_records_are_no_verdict(monitor: Monitor) -> None:
     for samples, level in ((answers.MIN_RECORDS - 1, "none"), (answers.MIN_RECORDS, "bad")):
         monitor.drift = DataDrift(raw={"rohwert_1_labormessung": drifted(0.3)}, samples=samples)
         assert answers.data_answer(read(monitor)).level == level
+
+
+def test_evidence_decides_and_not_the_index_of_a_slow_sensor(monitor: Monitor) -> None:
+    for value, level in ((1.0, "good"), (7.0, "bad")):
+        column = drifted(0.6, evidence=Evidence(value=value, records=40))
+        monitor.drift = DataDrift(raw={"rohwert_1_labormessung": column}, samples=900)
+        reading = read(monitor)
+        assert answers.data_answer(reading).level == level
+        assert ("moved</td>" in make_report(reading, Clock())) is (level == "bad")
 
 
 def test_a_reference_of_few_records_is_no_verdict(monitor: Monitor) -> None:

@@ -34,7 +34,7 @@ from complex_system.monitoring.page.summaries import (
 )
 from complex_system.monitoring.page.svg import chart, safe, tag
 from complex_system.monitoring.page.terms import TERMS, requests_of
-from complex_system.monitoring.page.views.data import DRIFT_LIMITS, distribution, judged_drift, largest
+from complex_system.monitoring.page.views.data import DRIFT_LIMITS, distribution, judged_drift, largest, state_of
 from complex_system.monitoring.page.views.models import framework_of, ranking_scores
 from complex_system.monitoring.page.views.predictions import error_curves
 from complex_system.monitoring.page.views.system import CPU, MEMORY
@@ -183,7 +183,7 @@ def _data(reading: Reading, clock: Clock) -> str:
         return _empty(reading.awaiting("drift", "No live data have been compared with a reference."))
     few = answers.are_few(reading.data)
     rows = [
-        (each.name, number(each.psi), "too few" if few else each.band or "too few",
+        (each.name, number(each.psi), state_of(each, few=few)[1] or "too few",
          *(share(value) for value in (each.missing, each.missing_reference, each.out_of_range)))
         for each in columns
     ]  # fmt: skip

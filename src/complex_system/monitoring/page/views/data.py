@@ -139,7 +139,7 @@ def _drift(reading: Reading, viewer: Viewer) -> Figure:
     if not known:
         return waiting(viewer, _missing(reading))
     colors, few = COLORS[viewer.theme], are_few(reading.data)
-    judged = [_judged(each, few=few) for each in measured.values()]
+    judged = [state_of(each, few=few) for each in measured.values()]
     marks = [threshold(viewer, limit, str(limit), tone, vertical=True) for limit, _, tone in DRIFT_LIMITS]
     x = titled("PSI (no unit)", range=[0, max(0.3, 1.3 * max(known.values()))])
     return bars(
@@ -184,12 +184,12 @@ def _badge(column: ColumnView, *, few: bool) -> Component:
         return badge("none", "follows the clock")
     if column.psi is None:
         return badge("none", "too few")
-    level, what = _judged(column, few=few)
+    level, what = state_of(column, few=few)
     return badge(level, f"PSI {number(column.psi)} {what}".strip())
 
 
-def _judged(column: ColumnView, *, few: bool) -> tuple[Level, str]:
-    """Return how a column with an index is: by its evidence, and by the index where there is none."""
+def state_of(column: ColumnView, *, few: bool) -> tuple[Level, str]:
+    """Return how a column with an index is, in a word: by its evidence, and by the index where there is none."""
     if column.evidence is not None:
         value = column.evidence.value
         return (
