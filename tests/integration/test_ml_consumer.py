@@ -207,13 +207,14 @@ async def test_where_the_best_error_is_not_known_a_linear_model_takes_part_and_i
 
         # A new linear model of more records is a little better, but not surely: the champion stays, and the reason is told.
         async with running(QuickConsumer, settings, plant):
-            await fill(tester, plant, 2, 150)
+            await fill(tester, plant, 2, 200)
             second = await eventually(lambda: len(ear.comparisons) == 2 and ear.comparisons[1], 40)
         assert (second.champion.model, second.champion.version) == (crowned.model, "1")
         assert [(each.trainer, each.version) for each in second.results] == [("linear", "1"), ("pytorch", "2")]
         assert second.results[1].challenge is not None
         assert second.results[1].challenge.outcome == "worse"
-        assert second.kept.startswith(f"{crowned.model} 1 stays champion with RMSE ")
+        assert second.kept.startswith(f"{crowned.model} 1 stays champion: the best new model, {crowned.model}, has RMSE ")
+        assert "on the 191 records that both were validated with, which is not surely better" in second.kept
         assert second.kept in caplog.text
         assert await asyncio.to_thread(registry.versions, crowned.model) == ["1"]
         assert len(pytorch.rounds) == 2
