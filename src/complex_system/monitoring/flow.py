@@ -43,7 +43,7 @@ class LiveRecord(NamedTuple):
 
 
 class LiveWindow:
-    """The newest predicted records, each once, although it may be predicted again: as a probe, or by another model.
+    """The newest predicted records, each once, although it may be predicted again: as an own request, or by another model.
 
     A record is recognized by its key and its values; without a key every one counts.
     """
