@@ -252,8 +252,8 @@ async def test_predictions_are_announced_at_most_a_thousand_of_a_request(
             assert (await client.post("/predict", json=records)).status_code == 200
             assert len(await ServingClient(tester, origin="own").predict(records[:3])) == 3
             await eventually(lambda: len(events) == 3)
-            page = pa.Table.from_pylist([{**record, "aufbereiteter_wert": None} for record in records[:2]])
-            await ServingClient(tester, origin="own").predict_table(page)
+            whole = {name: value for name, value in laboratory.complete_record().items() if value is not None}
+            await ServingClient(tester, origin="own").predict_table(pa.Table.from_pylist([whole]))
             await client.post("/predict", json=records[:1], headers={"X-Prediction-Origin": "<img>"})
             await eventually(lambda: len(events) == 5)
     finally:
