@@ -35,6 +35,7 @@ from complex_system.monitoring.page.summaries import champions, errors_of_models
 from complex_system.monitoring.page.svg import chart, histogram, nice_ticks, safe
 from complex_system.monitoring.page.terms import TERMS, requests_of
 from complex_system.monitoring.page.views.data import judged_drift
+from complex_system.monitoring.performance import WindowPair
 from complex_system.monitoring.points import Figures
 from complex_system.monitoring.views import ReferenceView
 from complex_system.protocol.base import to_wire
@@ -265,6 +266,16 @@ def test_cross_validation_that_decided_is_what_the_champion_is_measured_by(monit
     assert (answer.text, answer.why.split(", best")[0]) == (
         "Yes", "lab-pytorch v3: RMSE 21.00 on 60 live predictions, 20.00 by cross-validation of 120 records",
     )  # fmt: skip
+
+
+def test_an_outlier_is_named_with_its_record(monitor: Monitor) -> None:
+    monitor.history.crowned(crowned(NOW - 1800, champion()))
+    predict(monitor)
+    monitor.outliers = [WindowPair(1234.5, 123.4, NOW, "B-0007")]
+    reading = read(monitor)
+    for where in (shown(reading, "predictions-figures"), make_report(reading, Clock())):
+        assert "1 outlier among its newest pairs" in where
+        assert "B-0007: measured 1234.5, predicted 123.4" in where
 
 
 def test_two_serving_services_are_not_replicas_of_one(monitor: Monitor) -> None:

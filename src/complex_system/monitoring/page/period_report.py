@@ -31,6 +31,7 @@ from complex_system.monitoring.page.summaries import (
     errors_of_groups,
     errors_of_models,
     failed_requests,
+    outliers,
 )
 from complex_system.monitoring.page.svg import chart, safe, tag
 from complex_system.monitoring.page.terms import TERMS, requests_of
@@ -170,6 +171,7 @@ def _predictions(reading: Reading, clock: Clock) -> str:
     )  # fmt: skip
     if reading.champion is not None:
         parts += tag("h3", safe(f"The champion's errors: {reading.champion.name}")) + _table(errors_of_champion(reading))
+        parts += tag("p", safe(outliers(reading)))
     parts += tag("h3", "Every model version") + _table(errors_of_models(reading))
     groups, by = {group_name(name): sums for name, sums in reading.groups.items()}, reading.judged
     if not groups or by is None:

@@ -15,7 +15,7 @@ from complex_system.monitoring.aggregates import HOUR, MINUTE, ErrorSums, Gauge,
 from complex_system.monitoring.history import Champion, Pair
 from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, Monitor
 from complex_system.monitoring.page.formatting import count
-from complex_system.monitoring.performance import MIN_LIVE_PAIRS
+from complex_system.monitoring.performance import MIN_LIVE_PAIRS, WindowPair
 from complex_system.monitoring.points import Figure
 from complex_system.monitoring.series import Curve
 from complex_system.monitoring.views import ChampionView, Data, Models, Overview
@@ -91,6 +91,7 @@ class Reading:
         recent: The minutes of the last ``RECENT`` seconds.
         pairs: A sample of the joined pairs.
         waiting: Number of predictions that wait for their true value.
+        outliers: Of the champion's newest pairs, those far from all others.
     """
 
     at: float
@@ -105,6 +106,7 @@ class Reading:
     recent: Sequence[Rollup]
     pairs: Sequence[Pair]
     waiting: int = 0
+    outliers: Sequence[WindowPair] = ()
 
     @property
     def end(self) -> float:
@@ -258,6 +260,7 @@ def take(monitor: Monitor, facts: Facts, period: Period, now: float) -> Reading:
         recent=_frozen(history.minutes(now - RECENT, now + MINUTE)),
         pairs=pairs[:: -(-len(pairs) // MAX_PAIRS) or 1],
         waiting=monitor.join.waiting,
+        outliers=tuple(monitor.outliers),
     )
 
 

@@ -42,6 +42,19 @@ def errors_of_champion(reading: Reading) -> Table:
     return Table(rows.heads, [*before, *rows.rows], rows.numbers)
 
 
+def outliers(reading: Reading) -> str:
+    """Return the outliers among the champion's newest pairs as a sentence; empty without one."""
+    if not reading.outliers:
+        return ""
+    named = "; ".join(
+        f"{each.key or 'a record'}: measured {each.truth:.6g}, predicted {each.prediction:.6g}"
+        for each in reading.outliers[-3:]
+    )
+    n = len(reading.outliers)
+    them = f"{count(n)} outlier{'s' if n > 1 else ''} among its newest pairs"
+    return f"{them}, perhaps slips in the true value, which raise no alert: {named}."
+
+
 def errors_of_groups(groups: Mapping[str, ErrorSums]) -> Table:
     """Return errors by group of records."""
     return _errors(("Group",), (((name,), sums) for name, sums in groups.items()))

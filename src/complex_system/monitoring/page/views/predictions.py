@@ -28,7 +28,7 @@ from complex_system.monitoring.page.plots import (
     waiting,
 )
 from complex_system.monitoring.page.reading import Reading
-from complex_system.monitoring.page.summaries import errors_of_champion
+from complex_system.monitoring.page.summaries import errors_of_champion, outliers
 from complex_system.monitoring.page.terms import requests_of, short
 from complex_system.monitoring.series import Curve
 from complex_system.protocol.serving import ORIGIN_LABELS
@@ -76,7 +76,8 @@ def _figures(reading: Reading, _: Viewer) -> Component:
     errors, unit = errors_of_champion(reading), reading.facts.unit
     title = f"{reading.champion.name}, {reading.period.label}, in {unit}"
     nothing = [] if reading.champion_errors else [empty("None of its predictions in this period has a true value yet.")]
-    return html.Div([html.P(title, className="quiet"), table(errors), *nothing, named])
+    slips = [html.P(text, className="note")] if (text := outliers(reading)) else []
+    return html.Div([html.P(title, className="quiet"), table(errors), *nothing, *slips, named])
 
 
 def error_curves(reading: Reading) -> dict[str, Curve[ErrorSums]]:
