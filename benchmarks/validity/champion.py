@@ -69,7 +69,7 @@ class Model:
 
 
 def measure(*, quick: bool) -> Iterator[Table]:
-    rounds, worlds, trials = (100, 1, 30) if quick else (200, 4, 200)
+    rounds, worlds, trials = (100, 1, 30) if quick else (200, 2, 100)
     note = NOTE.format(
         trainers=TRAINERS, new=NEW, few=FEW, newest=HOLDOUT_NEWEST, level=LEVEL, worlds=worlds, within=WITHIN, trials=trials
     )
