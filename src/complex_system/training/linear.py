@@ -70,7 +70,11 @@ def _onnx_model(fit: LinearFit) -> Any:
     from onnx import TensorProto, helper, numpy_helper
 
     # The centre is subtracted first: in single precision the products of large values would lose what differs between records.
-    constants = {"centre": fit.centre, "weights": fit.weights[:, None], "intercept": np.array([fit.intercept])}
+    constants: dict[str, npt.NDArray[np.floating[Any]]] = {
+        "centre": fit.centre,
+        "weights": fit.weights[:, None],
+        "intercept": np.array([fit.intercept]),
+    }
     nodes = [
         helper.make_node("Sub", [ONNX_INPUT, "centre"], ["centred"]),
         helper.make_node("MatMul", ["centred", "weights"], ["product"]),
