@@ -281,7 +281,8 @@ def describe(path: Path, target: str = "") -> Description:
             time=time, split=propose_split(columns, frame, key, chosen.name, proposal.used, time) if divided else ProposedSplit(),
         )  # fmt: skip
         checked = check_file(path, made.dataset(), table)
-        if made.split.why and made.split.is_sure and min(checked.parts) < MIN_SAMPLES:  # too few groups or times
+        too_few = min(checked.parts) < MIN_SAMPLES and not checked.alike_by_chance
+        if made.split.why and made.split.is_sure and too_few:
             divided = False
             continue
         changed = corrected(path, columns, checked, chosen.name, table.nested)
