@@ -91,10 +91,9 @@ class Description:
             "Read it and correct what is wrong."
         )
         made += _comment(
-            f"Ranges go {MARGIN:.0%} of the values' width beyond what the file holds, on each side, and {TARGET_MARGIN:.0%} for the "
-            "target. A measurement outside is taken as it is, and counted ('outside: warn'), because it is usually real and only new "
-            "to this file. Without that, as for counts and the target, its record is refused; 'outside: clip' uses the nearer end of "
-            "the range instead. A fill stands in for a missing number: it is the median of the file's values."
+            f"Ranges go {MARGIN:.0%} of the values' width beyond the file's on each side, {TARGET_MARGIN:.0%} for the target. What is "
+            "measured outside is taken as it is, and counted ('outside: warn'): it is usually real and only new to this file. Without "
+            "that, its record is refused. A fill stands in for a missing number: it is the median of the file's values."
         )
         made += "".join(_comment(f"NOTE: {note}.") for note in self.notes)
         made += f"name: {scalar(self.name)}\n"
@@ -179,8 +178,7 @@ class Description:
         limits = column.target_range if is_target else None if grows else column.range
         if limits:
             declared["range"] = limits
-            if declared["type"] == "number" and column.name in self.proposal.used:
-                declared["outside"] = "warn"
+            declared |= {"outside": "warn"} if declared["type"] == "number" and column.name in self.proposal.used else {}
         # A column that no step takes, such as a later grade or remark, is not required in a request for a prediction.
         if column.missing or is_target or column.name in self.proposal.dropped:
             declared["optional"] = True

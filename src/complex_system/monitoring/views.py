@@ -253,11 +253,11 @@ def snapshot(monitor: Monitor) -> MonitoringSnapshot:
     """Return the newest values."""
     services = {
         service: ServiceFigures(
-            model=ServedModel(model=each.served.model, version=each.served.version),
-            performance=each.performance,
-            latency=each.latency,
+            model=ServedModel(model=of.served.model, version=of.served.version),
+            performance=of.performance,
+            latency=of.latency,
         )
-        for service, each in monitor.served.items()
+        for service, of in monitor.served.items()
     }
     champion = services.get(CHAMPIONS_SERVICE, ServiceFigures(performance={"count": 0.0}))
     return MonitoringSnapshot(
