@@ -87,7 +87,7 @@ class Description:
         """Return the declaration: YAML with comments."""
         made = f"{EDITOR_LINE}\n"
         made += _comment(
-            f"Proposed by `fiot extras describe-data` for {self.path.name} ({self.records} records). Read it and correct what is wrong."
+            f"Proposed by `fiot extras describe-data` for {self.path.name}: {self.records} records. Read it and correct what is wrong."
         )
         made += _comment(
             f"Ranges go {MARGIN:.0%} of the values' width beyond the file's on each side, {TARGET_MARGIN:.0%} for the target. What is "
