@@ -29,9 +29,10 @@ from complex_system.monitoring.points import Figures
 from complex_system.monitoring.reference import Reference
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.database import RecordCounts, Rejection
+from complex_system.protocol.scores import Residuals
 from complex_system.protocol.serving import PredictedRecord, PredictionMade, Truth, TruthKnown
 from complex_system.sources.scenarios import TARGET, Disturbance, Scenario
-from complex_system.training.base import TrainedModel, TrainingParameters, score
+from complex_system.training.base import TrainedModel, TrainingParameters, residuals_of, score
 from complex_system.training.data import SampleCollector
 from complex_system.training.lightgbm import LightGBMTrainer
 from complex_system.training.split import Part
@@ -74,6 +75,7 @@ class Champion:
 
     model: TrainedModel
     rmse: float
+    residuals: Residuals
     reference: Reference
 
 
@@ -90,7 +92,8 @@ def champion(seed: int = 1, records: int = 10_000) -> Champion:
     raw = [record for record in Laboratory(seed).records(records) if record[TARGET] is not None]
     table = pl.DataFrame(raw, infer_schema_length=None).to_arrow()
     reference = Reference.of(dataset, data.train.x, table)
-    return Champion(model, score(holdout.y, model.predict(holdout.x)).rmse, reference)
+    predicted = model.predict(holdout.x)
+    return Champion(model, score(holdout.y, predicted).rmse, residuals_of(predicted - holdout.y), reference)
 
 
 class Plant:
@@ -102,7 +105,8 @@ class Plant:
         self.now = START
         self.monitor = Monitor(self.dataset, pace.window, History(), monotonic=lambda: self.now, now=lambda: self.now)
         self.monitor.reference = champion().reference
-        self.monitor.compared(comparison(compared("lab-lightgbm", "1", champion().rmse)))
+        best = champion()
+        self.monitor.compared(comparison(compared("lab-lightgbm", "1", best.rmse, residuals=best.residuals)))
         self.rules = AlertRules(load_rules() if rules is None else rules, self.dataset)
         self.scenario = Scenario("normal", START)
         self._laboratory = Laboratory(seed + 1_000)

@@ -56,6 +56,7 @@ class Ear(SystemService):
         self.champions: list[training.ChampionChanged] = []
         self.predictions: list[serving_messages.PredictedRecord] = []
         self.truths: list[serving_messages.Truth] = []
+        self.origins: set[str] = set()
 
     @hears(training.TRAINING_PROGRESS)
     async def on_progress(self, message: training.TrainingProgress) -> None:
@@ -81,6 +82,7 @@ class Ear(SystemService):
     @hears(serving_messages.PREDICTION_MADE)
     async def on_prediction(self, message: serving_messages.PredictionMade) -> None:
         self.predictions += message.predictions
+        self.origins.add(message.origin)
 
     @hears(serving_messages.TRUTH_KNOWN)
     async def on_truth(self, message: serving_messages.TruthKnown) -> None:

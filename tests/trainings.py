@@ -10,6 +10,7 @@ from typing import Any
 from complex_system.domain.dataset import Dataset
 from complex_system.tracking.base import TrainingResult
 from complex_system.training.base import TrainedModel, Trainer, TrainingParameters, score
+from complex_system.training.linear import LINEAR, LinearModel
 from complex_system.training.onnx import export_onnx
 from samples import lab_samples
 
@@ -49,7 +50,7 @@ def network_from_state(state: bytes) -> Any:
 def quick_model(framework: str) -> tuple[TrainedModel, bytes]:
     """A model of a few steps on few records, native and as ONNX."""
     data, _ = lab_samples(2, 1000)
-    model = trainer(framework).fit(data, lambda _: None)
+    model = LinearModel(data) if framework == LINEAR else trainer(framework).fit(data, lambda _: None)
     return model, export_onnx(model, data.validation.x)
 
 

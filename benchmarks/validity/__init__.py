@@ -21,7 +21,10 @@ T = TypeVar("T")
 SEED = 14
 SECTIONS: dict[str, str] = {
     "drift": "how often drift is found where there is none, and how soon where there is",
+    "champion": "how often the champion changes without need, and how soon a better model is found",
     "intervals": "how often a 95 % interval holds the true error",
+    "splits": "which question the error answers, by the split",
+    "alarms": "how often alarms of the error are false, and how soon they come",
     "outside": "what ranges of the first half refuse of the second one, and what wrong labels do by the loss",
 }  # fmt: skip
 """The sections in the order of the page, with what each asks."""

@@ -181,7 +181,10 @@ class Settings(BaseSettings):
     prediction_interval: float = Field(5.0, gt=0, description="Seconds between the consumer's requests for predictions")
     prediction_records: int = Field(2, ge=1, le=1000, description="Records in one of the consumer's requests")
     holdout_newest: int = Field(
-        1000, ge=0, description="Newest hold-out records on which a new model must beat the champion; 0 for all"
+        2000, ge=0, description="Newest hold-out records on which a new model must beat the champion; 0 for all"
+    )
+    champion_level: float = Field(
+        0.025, gt=0, le=0.5, description="Probability with which a round may change the champion although no model is better"
     )
     retrain_newest: int = Field(
         1000, ge=50, description="New labelled records that a round after an alert waits for and trains on"

@@ -113,6 +113,32 @@ async def test_every_view_fits_a_phone(days: Monitor, chromium: Browser) -> None
         assert not await tab.is_visible("svg.flow.wide")
 
 
+async def test_terms_are_explained_by_key_and_by_touch(days: Monitor, chromium: Browser) -> None:
+    async with page_over(days, refresh=0.3) as url:
+        async with tab_at(chromium, f"{url}/data") as (tab, watch):
+            await filled(tab, "data")
+            mark = tab.get_by_label("Terms in: Drift now")
+            meaning = tab.get_by_text("Population stability index: how far")
+            await expect(meaning.first).to_be_hidden()
+            await mark.focus()
+            await tab.keyboard.press("Enter")
+            await expect(meaning.first).to_be_visible()
+            before = len(watch.requests)
+            await eventually(lambda: len(watch.requests) > before + 4)  # it stays open while the page is updated
+            await expect(meaning.first).to_be_visible()
+            await tab.keyboard.press("Escape")
+            await expect(meaning.first).to_be_hidden()
+        async with tab_at(chromium, url, viewport=PHONE, is_mobile=True, has_touch=True) as (tab, _):
+            await filled(tab, "overview")
+            await tab.get_by_label("Terms in: Champion").tap()
+            meaning = tab.get_by_text("They are not from a plant.")
+            await expect(meaning).to_be_visible()
+            box = await meaning.bounding_box()
+            assert box is not None
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= PHONE["width"]
+
+
 async def test_the_theme_is_switched_and_remembered(days: Monitor, chromium: Browser) -> None:
     async with page_over(days) as url, tab_at(chromium, url, color_scheme="light") as (tab, _):
         await go(tab, "system")

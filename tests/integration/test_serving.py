@@ -245,14 +245,21 @@ async def test_predictions_are_announced_at_most_a_thousand_of_a_request(
         async with serving(settings) as (_, client):
             await ready(client)
             records = list(laboratory.records(1500))
-            few = (await client.post("/predict", json=records[:2])).json()["predictions"]
+            few = (await client.post("/predict", json=records[:2], headers={"X-Prediction-Origin": "probe"})).json()[
+                "predictions"
+            ]
             await eventually(lambda: len(events) == 1)
             assert (await client.post("/predict", json=records)).status_code == 200
-            assert len(await ServingClient(tester).predict(records[:3])) == 3
+            assert len(await ServingClient(tester, origin="own").predict(records[:3])) == 3
             await eventually(lambda: len(events) == 3)
+            page = pa.Table.from_pylist([{**record, "aufbereiteter_wert": None} for record in records[:2]])
+            await ServingClient(tester, origin="own").predict_table(page)
+            await client.post("/predict", json=records[:1], headers={"X-Prediction-Origin": "<img>"})
+            await eventually(lambda: len(events) == 5)
     finally:
         await subscription.unsubscribe()
-    first, second, third = events
+    first, second, third, *_ = events
+    assert [each.origin for each in events] == ["probe", "live", "own", "own", "live"]
     assert (first.service, first.model, first.version) == ("ml_serving_mlflow", name, version)
     assert first.milliseconds > 0
     assert first.predictions == tuple(

@@ -28,6 +28,7 @@ from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.tracking.mlflow import MlflowTracker, log_data
 from complex_system.tracking.registry import ONNX_FILE, ONNX_FOLDER, ONNX_METADATA, ModelRegistry
 from complex_system.tracking.wandb import ARTIFACT_TYPE, WandbTracker, artifact_folder
+from complex_system.training.linear import LINEAR
 from models import delete_version_as_older_servers
 from proxy import proxied
 from samples import lab_samples
@@ -64,7 +65,7 @@ def _frame(names: tuple[str, ...], x: Any) -> pd.DataFrame:
     return pd.DataFrame(x.astype(np.float64), columns=list(names))
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("framework", [*FRAMEWORKS, LINEAR])
 def test_a_logged_model_comes_back_equal_and_does_not_care_for_the_order_of_columns(
     framework: str, tracker: MlflowTracker, mlflow_server: Server
 ) -> None:

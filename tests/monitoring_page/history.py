@@ -20,6 +20,7 @@ from complex_system.monitoring.reference import Reference
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.database import RecordCounts
 from complex_system.protocol.operations import Action, Alert
+from complex_system.protocol.serving import PredictedRecord
 from monitoring_page.messages import alert, champion, compared, comparison, crowned, heartbeat
 
 DAY = 24 * HOUR
@@ -30,7 +31,7 @@ SERVICES = {  # CPU in percent of a core, memory in MB
     "ml_tensorflow_regression_mlflow": (1, 910),
 }  # fmt: skip
 CROWNED = (  # days ago, model, version, RMSE at the comparison, why
-    (9.0, "lab-lightgbm", "1", 14.79, "growth"), (7.6, "lab-pytorch", "2", 14.58, "growth"),
+    (9.0, "lab-lightgbm", "1", 14.79, "first"), (7.6, "lab-pytorch", "2", 14.58, "growth"),
     (4.2, "lab-pytorch", "4", 14.47, "growth"), (1.56, "lab-pytorch", "5", 15.02, "alert"),
 )  # fmt: skip
 DRIFT_BEGAN, ALERTED, RETRAINED, CLEARED = 1.9, 1.66, 1.56, 1.47
@@ -55,7 +56,7 @@ class Plant:
 
 def champion_at(days_ago: float) -> Served:
     crowned = [each for each in CROWNED if each[0] >= days_ago] or [CROWNED[0]]
-    return Served("ml_serving_mlflow", crowned[-1][1], crowned[-1][2])
+    return Served("ml_serving_mlflow", crowned[-1][1], crowned[-1][2], origin="live")
 
 
 def drift_at(days_ago: float) -> float:
@@ -69,7 +70,7 @@ def make_history(now: float, days: float = 9.0, pairs_a_minute: int = 4, seed: i
     """A history up to ``now``: minutes of the last day, hours before."""
     history, plant = History(seed=seed), Plant(seed)
     draw = plant.draw
-    artifact = Served("ml_serving", "lab-pytorch-wandb", "3")
+    artifact = Served("ml_serving", "lab-pytorch-wandb", "3", origin="live")
     minutes = int(days * DAY / MINUTE)
     for i in range(minutes, -1, -1):
         at = now - i * MINUTE
@@ -84,8 +85,12 @@ def make_history(now: float, days: float = 9.0, pairs_a_minute: int = 4, seed: i
             if n % 3 == 0:
                 history.paired(plant.pair(at + n * 50 / count, artifact, 4.4, drift))
             if n % 4 == 0 and ago < 1.5:
-                shadow = Served("ml_serving_mlflow", "lab-lightgbm", "6", True)
+                shadow = Served("ml_serving_mlflow", "lab-lightgbm", "6", True, "live")
                 history.paired(plant.pair(at + n * 50 / count, shadow, 5.2, 0.0))
+        if i % 4 == 0:
+            probed = served._replace(origin="probe")
+            history.paired(plant.pair(at, probed, extra, drift))
+            minute.answered(probed, 1.6 * math.exp(draw.gauss(0, 0.35)), 1)
         for _ in range(max(1, count // 3)):
             minute.answered(served, 1.6 * math.exp(draw.gauss(0, 0.35)) + (9 if draw.random() < 0.012 else 0), 4)
             if draw.random() < 0.4:
@@ -98,7 +103,7 @@ def make_history(now: float, days: float = 9.0, pairs_a_minute: int = 4, seed: i
     history.drop(now)
     for days_ago, model, version, rmse, cause in CROWNED:
         framework = model.removeprefix("lab-")
-        event = champion(model, version, rmse, framework=framework, cause=cause)
+        event = champion(model, version, rmse, framework=framework, cause=cause, holdout=1000)
         history.crowned(crowned(now - days_ago * DAY, event))
     for each in _alerts(now):
         history.alert(each)
@@ -148,11 +153,11 @@ def _alerts(now: float) -> Iterator[Alert]:
         over="Second raw value (rohwert_2_labormessung) is back to normal after 4 h 40 min: drift 0.03, limit 0.25.",
     )  # fmt: skip
     yield alert(
-        "error", now - (ALERTED - 0.03) * DAY, rule="error", metric="performance/rmse_relative", severity="critical",
+        "error", now - (ALERTED - 0.03) * DAY, rule="error", metric="performance/error_ratio_low", severity="critical",
         retrain=True, ended=now - (CLEARED + 0.03) * DAY, value=1.957, actions=(done,),
-        sentence="The predictions of aufbereiteter_wert are 1.4 times as wrong as when the model was chosen (RMSE 20.4, "
-                    "limit 1.3 times).",
-        over="The model's error is back to normal after 3 h 7 min: error 1.05, limit 1.3.",
+        sentence="The predictions of aufbereiteter_wert are 1.4 times as wrong as when the model was chosen, and surely 1.2 times "
+                    "(RMSE 20.4, limit 1.1 times), for 9 min.",
+        over="The model's error is back to normal after 3 h 7 min: error 0.93, limit 1.1.",
     )  # fmt: skip
     yield alert(
         "missing", now - 0.049 * DAY, rule="missing-values", metric="data/missing_excess/rohwert_3_labormessung", value=0.114,
@@ -202,7 +207,9 @@ def make_monitor(now: float, days: float = 9.0, pairs_a_minute: int = 4) -> Moni
     pipeline = Pipeline(dataset)
     reference = Reference.of(dataset, np.asarray(pipeline.features(training)), pa.Table.from_pylist(training))
     monitor.reference = reference
-    monitor._records.extend(live)
+    predicted = [PredictedRecord(id=None, record=record, prediction=0.0) for record in live]
+    monitor._live.add(now, predicted[:380], "live")
+    monitor._live.add(now, predicted[380:], "probe")
     for pair in list(monitor.history.samples(now - HOUR, now)):
         monitor.windows.joined(pair)
         monitor.windows.answered(pair.served, 2.0, 1)

@@ -21,20 +21,24 @@ from complex_system.evaluation.baselines import (
     MEAN,
     cross_validated_baseline,
     evaluate_baselines,
-    fit_linear,
     fit_mean,
     for_folds,
 )
 from complex_system.evaluation.comparison import kept_cross_validation
 from complex_system.evaluation.statistics import (
-    MAX_BOOTSTRAP_RECORDS,
+    Difference,
+    Evaluation,
     Interval,
+    Squares,
+    blocks,
+    cross_difference,
     cross_interval,
     fold_interval,
     rmse_difference,
     rmse_interval,
+    units_of,
 )
-from complex_system.evaluation.verdict import format_figure, judge, verdict_message
+from complex_system.evaluation.verdict import format_figure, intervals_message, judge, verdict_message
 from complex_system.local.own_data import films
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.base import to_wire
@@ -47,6 +51,7 @@ from complex_system.training.cross_validation import (
     standard_error,
 )
 from complex_system.training.data import SampleCollector, Samples
+from complex_system.training.linear import fit_linear
 from complex_system.training.split import Part, groups_of
 from samples import lab_samples
 
@@ -179,31 +184,127 @@ def test_the_interval_of_folds_is_students_with_the_corrected_standard_error() -
     assert (found.value, found.low, found.high) == pytest.approx((np.mean(values), low, high), rel=1e-9)
 
 
-@pytest.mark.parametrize("size", [14, 300, MAX_BOOTSTRAP_RECORDS + 1])
-def test_the_interval_on_the_hold_out_part_is_scipys_bootstrap(size: int) -> None:
-    random = np.random.default_rng(size)
-    errors = random.normal(0, 2, size)
+def test_the_interval_on_the_hold_out_part_is_students_of_the_logarithm_of_the_mean_square() -> None:
+    errors = np.random.default_rng(14).normal(0, 2, 60)
+    found = rmse_interval(Squares.of(errors.astype(np.float32)))
+    relative = stats.sem(errors**2) / np.mean(errors**2)
+    low, high = stats.t.interval(0.95, 59, loc=np.log(np.mean(errors**2)), scale=relative)
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (np.sqrt(np.mean(errors**2)), np.exp(low / 2), np.exp(high / 2)), rel=1e-5
+    )
+    assert rmse_interval(Squares.of(np.zeros(5))) == Interval(0.0, 0.0, 0.0)
+    assert rmse_interval(Squares.of(np.full(5, 3.0))) == Interval(3.0, 3.0, 3.0)
 
-    def rmse(values, axis):  # type: ignore[no-untyped-def]
-        return np.sqrt(np.mean(values**2, axis=axis))
 
-    theirs = stats.bootstrap((errors,), rmse, method="BCa", n_resamples=4000, batch=100, random_state=1).confidence_interval
-    found = rmse_interval(errors.astype(np.float32))
-    assert found.value == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-5)
-    width = theirs.high - theirs.low
-    assert found.low == pytest.approx(theirs.low, abs=0.12 * width)
-    assert found.high == pytest.approx(theirs.high, abs=0.12 * width)
-    assert rmse_interval(errors.astype(np.float32)) == found
+@pytest.mark.parametrize(
+    ("name", "groups", "size", "within"),
+    [
+        ("normal", 30, 1, 0.0),
+        ("normal", 300, 1, 0.0),
+        ("groups", 30, 5, 0.5),
+        ("groups", 30, 5, 0.9),
+        ("groups", 60, 8, 0.0),
+    ],
+)
+def test_the_intervals_cover_what_they_say(name: str, groups: int, size: int, within: float) -> None:
+    random = np.random.default_rng(groups + size)
+    of, covered = np.repeat(np.arange(groups), size), 0
+    for _ in range(1000):
+        errors = np.sqrt(within) * random.standard_normal(groups)[of] + np.sqrt(1 - within) * random.standard_normal(len(of))
+        interval = rmse_interval(Squares.of(errors, None if size == 1 else of))
+        covered += interval.low <= 1 <= interval.high
+    assert 0.91 <= covered / 1000 <= 0.975  # the full measurement: benchmarks/validity/intervals.py
+
+
+def test_a_group_counts_as_one_and_a_single_group_is_said_to_be_one() -> None:
+    random = np.random.default_rng(3)
+    errors, groups = random.standard_normal(60), np.repeat(np.arange(20), 3)
+    alike = np.repeat(random.standard_normal(20), 3)
+    alone, grouped = (rmse_interval(Squares.of(alike, each)) for each in (None, groups))
+    assert alone.value == grouped.value
+    assert grouped.high - grouped.low > 1.5 * (alone.high - alone.low)
+    # Sums over groups of one record are the records.
+    assert rmse_interval(Squares.of(errors, np.arange(60))) == rmse_interval(Squares.of(errors))
+    single = Squares.of(errors, np.zeros(60))
+    assert (single.units, rmse_interval(single)) == (1, rmse_interval(Squares.of(errors)))
+
+
+def test_what_follows_in_time_is_divided_into_blocks() -> None:
+    assert [len(set(blocks(count))) for count in (5, 40, 299, 5000)] == [2, 4, 29, 30]
+    times = np.random.default_rng(1).permutation(100).astype(np.float64)
+    samples = Samples(np.zeros((100, 1), np.float32), np.zeros(100, np.float32), np.arange(100), times)
+    units = units_of(samples, "time")
+    assert units is not None
+    np.testing.assert_array_equal(units, times // 10)
+    assert units_of(samples, "group") is samples.groups
+    assert units_of(Samples(samples.x, samples.y), "key") is None
 
 
 def test_the_difference_of_two_errors_is_told_apart_by_pairs_of_records() -> None:
     random = np.random.default_rng(5)
     hard = random.exponential(3, 200)  # what makes a record hard to predict is the same for both
-    one, other = (hard * random.choice([-1, 1], 200)).astype(np.float32), (1.05 * hard).astype(np.float32)
-    found = rmse_difference(one, other)
+    one, other = hard * random.choice([-1, 1], 200), 1.05 * hard + random.normal(0, 0.1, 200)
+    found = rmse_difference(Squares.of(one), Squares.of(other))
     assert found.low > 0
-    assert rmse_interval(one).high > rmse_interval(other).low  # apart, the intervals could not tell
-    assert rmse_difference(one, one) == Interval(0.0, 0.0, 0.0)
+    assert found.value == pytest.approx(np.sqrt(np.mean(other**2)) - np.sqrt(np.mean(one**2)))
+    # Apart, the intervals could not tell.
+    assert rmse_interval(Squares.of(one)).high > rmse_interval(Squares.of(other)).low
+    assert rmse_difference(Squares.of(one), Squares.of(one)) == Difference(0.0, 0.0, 0.0, 1.0)
+    assert found.p == pytest.approx(stats.ttest_rel(other**2, one**2, alternative="greater").pvalue)
+
+
+def test_a_model_that_is_no_better_is_surely_better_as_often_as_the_level_says() -> None:
+    random = np.random.default_rng(8)
+    for count in (30, 200):
+        p = []
+        for _ in range(600):
+            common, *own = random.standard_normal((3, count))
+            one, other = (Squares.of(np.sqrt(0.9) * common + np.sqrt(0.1) * each) for each in own)
+            p.append(rmse_difference(one, other).p)
+        assert 0.03 < np.mean(np.array(p) < 0.05) < 0.07
+        assert np.mean(np.array(p) < 0.01) < 0.02
+
+
+def test_two_cross_validations_are_compared_record_by_record_on_what_they_have_in_common() -> None:
+    samples = noisy(3, 80, 1.0)
+    old, new = keyed(Samples(samples.x[:60], samples.y[:60])), keyed(samples)
+    mean, linear = cross_validated_baseline(MEAN, old), cross_validated_baseline(LINEAR, new)
+    found, records = cross_difference(linear, mean)
+    assert records == 60
+    assert found is not None
+    assert found.low > 0
+    back, _ = cross_difference(mean, linear)
+    assert back is not None
+    assert back.value == -found.value
+    assert back.p == pytest.approx(1 - found.p)
+    # With the same records the difference is that of the figures that are shown.
+    same, records = cross_difference(cross_validated_baseline(LINEAR, old), mean)
+    assert records == 60
+    assert same is not None
+    assert same.value == pytest.approx(mean.rmse - cross_validated_baseline(LINEAR, old).rmse)
+    assert cross_difference(cross_validated_baseline(LINEAR, keyed(samples, "other")), mean) == (None, 0)
+
+
+def test_what_the_intervals_are_of_is_said_and_where_they_cannot_be_trusted() -> None:
+    random = np.random.default_rng(4)
+
+    def told(errors, groups=None, by="key"):  # type: ignore[no-untyped-def]
+        samples = Samples(np.zeros((len(errors), 1), np.float32), np.zeros(len(errors), np.float32), groups)
+        return intervals_message(Evaluation.of(errors.astype(np.float32), samples, None, by), "hold-out", len(errors), by)
+
+    assert told(random.standard_normal(77)) == "95 % intervals are over 77 records of the hold-out part."
+    rough = "They are rough, and rather too narrow, with fewer than 30 "
+    assert told(random.standard_normal(14)) == f"95 % intervals are over 14 records of the hold-out part. {rough}records."
+    grouped = told(random.standard_normal(120), np.repeat(np.arange(12), 10), "group")
+    assert grouped == f"95 % intervals are over 12 groups with 120 hold-out records. {rough}groups."
+    heavy = told(random.standard_t(3, 500))
+    assert "A few records make much of the error (kurtosis " in heavy
+    assert heavy.endswith("so the intervals are too narrow.")
+    crossed = cross_validated_baseline(MEAN, keyed(noisy(1, 60)))
+    found = Evaluation.of(np.zeros(9, np.float32), Samples(np.zeros((9, 1), np.float32), np.ones(9, np.float32)), crossed)
+    assert intervals_message(found, "cross-validation", 9, "key") == (
+        "95 % intervals are over 10 folds of 60 records, corrected for what the folds' training sets share."
+    )
 
 
 @pytest.mark.parametrize("way", ["cross-validation", "hold-out"])
@@ -216,7 +317,7 @@ def test_the_intervals_hold_the_true_error_about_as_often_as_they_say(way: str) 
             interval = cross_interval(cross_validated_baseline(LINEAR, keyed(samples)))
         else:
             unseen = noisy(seed + 1000)
-            interval = rmse_interval(model(unseen.x) - unseen.y)
+            interval = rmse_interval(Squares.of(model(unseen.x) - unseen.y))
         fresh = noisy(seed + 5000, 4000)
         held += interval.low <= score(fresh.y, model(fresh.x)).rmse <= interval.high
     assert held >= 50

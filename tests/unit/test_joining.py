@@ -48,7 +48,7 @@ def test_truth_and_prediction_are_joined_in_either_order() -> None:
     assert join.pairs == []
     join.measured("a", 1.0)
     join.predicted(2.0, A, "b", 4.0)
-    assert join.pairs == [Pair(1.0, 3.0, 1.0, A, "g"), Pair(2.0, 4.0, 5.0, A, "")]
+    assert join.pairs == [Pair(1.0, 3.0, 1.0, A, "g", "a"), Pair(2.0, 4.0, 5.0, A, "", "b")]
     assert join.waiting == 0
 
 
@@ -62,6 +62,20 @@ def test_a_truth_counts_once_for_every_model_also_for_one_that_comes_later() -> 
     assert join.found == [(3.0, 1.0, "1"), (4.0, 1.0, "2")]
     join.measured("a", 2.0)
     assert join.found[2:] == [(5.0, 2.0, "2")]
+
+
+def test_asking_again_for_a_record_with_the_same_truth_adds_no_evidence() -> None:
+    join = Joined()
+    for _ in range(3):  # as the consumer asks for hold-out records, in turns
+        join.predicted(1.0, A, "a", 3.0)
+        join.measured("a", 1.0)
+    assert join.found == [(3.0, 1.0, "1")]
+    assert join.waiting == 0
+    join.predicted(1.0, A._replace(origin="live"), "a", 3.0)  # a client asks for it, too
+    assert len(join.found) == 2
+    join.predicted(2.0, A, "a", 3.0)
+    join.measured("a", 2.0)  # it was corrected
+    assert join.found[2:] == [(3.0, 2.0, "1")]
 
 
 async def test_a_label_that_was_corrected_long_ago_is_asked_for_and_what_was_joined_stays() -> None:
@@ -123,7 +137,7 @@ async def test_a_truth_finds_a_prediction_that_an_earlier_process_left() -> None
     after.measured("a", 1.0)
     assert after.pairs == []
     await after.save(documents, 300.0)
-    assert after.pairs == [Pair(100.0, 3.0, 1.0, A, "g"), Pair(101.0, 4.0, 1.0, B, "g")]
+    assert after.pairs == [Pair(100.0, 3.0, 1.0, A, "g", "a"), Pair(101.0, 4.0, 1.0, B, "g", "a")]
     assert [d.key for d in documents.kept.values()] == ["b"]
     after.measured("a", 1.0)
     await after.save(documents, 300.0)

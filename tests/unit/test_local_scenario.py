@@ -67,6 +67,7 @@ def measured(champion: ChampionSummary, rmse: float, drift: float) -> Monitoring
     return MonitoringSnapshot(
         model=ServedModel(model=champion.model, version=champion.version),
         performance={"count": 200.0, "rmse": rmse},
+        origin="probe",
         drift={"x": drift},
     )
 
@@ -109,4 +110,5 @@ async def test_a_shift_goes_from_normal_operation_to_a_new_champion(monkeypatch:
     assert [step.step for step in state.scenario.steps] == list(STEPS["shift"])
     assert (state.scenario.rmse_relative, state.scenario.pairs) == (1.0, 200)
     assert "scenario shift: alert raised: x has drifted." in logged
+    assert "scenario shift: normal operation measured: RMSE 14.50 on 200 probes, 1.04 times the hold-out RMSE" in logged
     assert logged[-1] == "scenario shift: alerts ended: none is open"

@@ -159,7 +159,7 @@ async def test_a_comparison_is_kept_in_its_order_with_its_champion(run: Observed
     await run.watcher.compared(COMPARISON)
     assert [result.trainer for result in run.state.results] == ["lightgbm", "pytorch"]
     assert run.state.champion == COMPARISON.champion
-    assert run.logged[-1] == "champion: lab-lightgbm version 1 (lightgbm), RMSE 14.40"
+    assert run.logged[-1] == "champion: lab-lightgbm version 1 (lightgbm), RMSE 14.40 on the hold-out set"
 
 
 FEW = replace(
@@ -229,6 +229,7 @@ def test_status_json_has_what_scripts_are_promised(run: Observed, tmp_path: Path
         "champion": {"model": "lab-lightgbm", "version": "1", "framework": "lightgbm", "rmse": 14.4},
         "seconds_to_first_prediction": 61.2,
         "alerts": [],
+        "holdout": COMPARISON.holdout,
     }
     assert [path.name for path in tmp_path.iterdir() if "status" in path.name] == ["status.json"]
 
@@ -295,9 +296,11 @@ async def test_the_live_view_shows_a_scenarios_steps_and_the_open_alerts(run: Ob
     )  # fmt: skip
     await run.watcher.alerted(alert)
     steps = [ScenarioStep("scenario begins", 61.0, "shift"), ScenarioStep("drift seen")]
-    run.state.scenario = ScenarioProgress("shift", steps, rmse=33.7, rmse_relative=2.31, psi_max=0.4, pairs=300)
+    run.state.scenario = ScenarioProgress(
+        "shift", steps, rmse=33.7, rmse_relative=2.31, psi_max=0.4, pairs=300, origin="probe"
+    )
     text = "\n".join(view(run.plan, run.state, 140, 60))
-    assert "scenario shift   RMSE 33.70   2.31 x hold-out   largest PSI 0.40" in text
+    assert "scenario shift   RMSE 33.70 on 300 probes   2.31 x hold-out   largest PSI 0.40" in text
     assert "61 s  ● scenario begins  shift" in text
     assert "○ drift seen" in text
     assert "critical It is all wrong." in text

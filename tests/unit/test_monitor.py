@@ -156,19 +156,39 @@ def test_after_a_start_of_the_whole_system_nobody_is_missed_whoever_is_heard_fir
     before = ServiceBook(8.0, clock)
     for service in ("early", "late"):
         before.heartbeat_received(beat(service, f"{service}-1"))
-    book = ServiceBook(8.0, clock)
-    book.heartbeat_received(beat("early", "early-2", started=2.0))
+    book = ServiceBook(8.0, clock, now=lambda: 5000.0)
+    book.heartbeat_received(beat("early", "early-2", started=4990.0))
     book.expect(before.services())
     assert passed(book, clock, 5) == []
-    assert not book.heartbeat_received(beat("early", "early-2", started=2.0))
+    assert not book.heartbeat_received(beat("early", "early-2", started=4990.0))
     assert passed(book, clock, 5) == []
-    assert not book.heartbeat_received(beat("early", "early-2", started=2.0))
-    assert book.heartbeat_received(beat("late", "late-2", started=2.0))  # later than it may be silent
-    book.heartbeat_received(beat("early", "early-2", started=2.0))
+    assert not book.heartbeat_received(beat("early", "early-2", started=4990.0))
+    assert book.heartbeat_received(beat("late", "late-2", started=5009.0))  # later than it may be silent
+    book.heartbeat_received(beat("early", "early-2", started=4990.0))
     assert passed(book, clock, 6) == []
+    # Somebody ended the system and started it again, which is no restart of any service.
     assert {each.service: (each.running, each.restarts) for each in book.services()} == {
-        "early": (1, 1), "late": (1, 1),
+        "early": (1, 0), "late": (1, 0),
     }  # fmt: skip
+
+
+def test_who_was_started_again_while_nobody_watched_is_a_restart_whoever_is_heard_first(clock: Clock) -> None:
+    before = ServiceBook(8.0, clock)
+    for service in ("early", "late", "named"):
+        before.heartbeat_received(beat(service, f"{service}-1"))
+    book = ServiceBook(8.0, clock, now=lambda: 5000.0)
+    book.heartbeat_received(beat("early", "early-2", started=4000.0))
+    book.expect(before.services())
+    book.heartbeat_received(beat("late", "late-2", started=4000.0))
+    book.heartbeat_received(beat("named", "named-1", started=4000.0))
+    assert {each.service: each.restarts for each in book.services()} == {"early": 1, "late": 1, "named": 1}
+
+
+def test_who_said_that_it_stops_and_comes_back_was_not_restarted(book: ServiceBook) -> None:
+    book.heartbeat_received(beat("serving", "a"))
+    book.heartbeat_received(beat("serving", "a", "stopped"))
+    assert book.heartbeat_received(beat("serving", "a", started=2.0))
+    assert (book.services()[0].state, book.services()[0].restarts) == ("ready", 0)
 
 
 def test_who_vanished_while_nobody_watched_is_silent_although_another_replica_is_there(clock: Clock) -> None:
@@ -352,7 +372,8 @@ def test_a_point_has_every_metric_by_its_flat_name(monitor: Monitor, dataset: Da
     assert metrics["performance/ml_serving_mlflow/bias"] == pytest.approx(3.0, abs=1e-3)
     assert metrics["performance/rmse_relative"] == pytest.approx(1.5, abs=1e-3)
     assert metrics["performance/shadow/lab-pytorch/rmse"] == pytest.approx(5.0, abs=1e-3)
-    assert metrics["performance/count"] == 200
+    assert metrics["performance/count"] == metrics["performance/count_live"] == 200
+    assert metrics["performance/rmse_live"] == metrics["performance/rmse"]
     assert metrics["latency/p99"] == metrics["latency/p50"] == 4.0
     assert metrics["latency/count"] == 2
     assert metrics["drift/psi_max"] < 0.1
@@ -395,6 +416,8 @@ def test_the_views_show_what_the_monitor_has_seen(monitor: Monitor, dataset: Dat
     assert overview["champion"]["version"] == "1"
     assert overview["champion"]["since"] == NOW - 60
     assert overview["champion"]["holdout_rmse"] == 2.0
+    assert overview["champion"]["origin"] == "live"
+    assert list(overview["champion"]["by_origin"]) == ["live"]
     assert overview["drift"]["band"] == "stable"
     assert overview["records"]["raw"] == 10
     assert overview["awaited"] == ["The history waits for the database service."]

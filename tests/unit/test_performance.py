@@ -11,7 +11,16 @@ import pytest
 from complex_system.monitoring.aggregates import Served
 from complex_system.monitoring.history import Pair
 from complex_system.monitoring.mlflow_log import PointBuffer
-from complex_system.monitoring.performance import MAX_MODELS, ErrorWindow, KeptWindows, LatencyWindow, ModelWindows
+from complex_system.monitoring.performance import (
+    LIVE_FOR,
+    MAX_MODELS,
+    MIN_LIVE_PAIRS,
+    ErrorWindow,
+    KeptWindows,
+    LatencyWindow,
+    ModelWindows,
+    WindowPair,
+)
 from complex_system.monitoring.points import Figures
 from complex_system.monitoring.services import Host
 from complex_system.protocol.base import to_wire
@@ -20,16 +29,25 @@ from complex_system.protocol.base import to_wire
 def test_the_window_scores_its_newest_pairs() -> None:
     window = ErrorWindow(2)
     assert window.metrics() == {"count": 0.0}
-    window.add(100.0, 0.0)
+    window.add(WindowPair(100.0, 0.0))
     assert "r2" not in window.metrics()
-    window.add(1.0, 3.0)
-    window.add(5.0, 4.0)
+    window.add(WindowPair(1.0, 3.0))
+    window.add(WindowPair(5.0, 4.0))
     metrics = window.metrics()
     assert metrics["count"] == 2
     assert metrics["rmse"] == pytest.approx((5 / 2) ** 0.5)
     assert metrics["mae"] == pytest.approx(1.5)
     assert metrics["bias"] == pytest.approx(0.5)
     assert metrics["r2"] == pytest.approx(1 - 5 / 8)
+
+
+def test_a_record_that_is_drawn_again_counts_once() -> None:
+    window = ErrorWindow(3)
+    assert [window.add(WindowPair(1.0, 2.0, 0.0, key)) for key in "aba"] == [True, True, False]
+    assert window.metrics()["count"] == 2
+    assert not window.add(WindowPair(5.0, 2.0, 9.0, "b")), "predicted again, with a corrected truth: the newer figures count"
+    assert window.metrics()["bias"] == pytest.approx(-1.0)
+    assert all(window.add(WindowPair(1.0, 2.0, 0.0, key)) for key in "cda")
 
 
 def test_latencies_and_the_rate_since_the_last_look() -> None:
@@ -100,6 +118,39 @@ def test_windows_outlive_a_restart_and_go_on_before_what_has_come_since() -> Non
     assert restarted.metrics()["champion"].performance["bias"] == pytest.approx(3.0)
     restarted.joined(pair(OLD, 7.0))
     assert restarted.metrics()["champion"].performance["bias"] == pytest.approx(5.0)
+
+
+def test_clients_predictions_stand_for_the_model_where_there_are_enough_and_not_for_ever() -> None:
+    now = 0.0
+    windows = ModelWindows(500, lambda: now)
+    live, own = OLD._replace(origin="live"), OLD._replace(origin="own")
+    assert windows.answered(own, 5.0, 1)
+    assert not windows.answered(live, 5.0, 1)  # the same model
+    for _ in range(200):
+        windows.joined(pair(own, 9.0))
+    for _ in range(MIN_LIVE_PAIRS - 1):
+        windows.joined(pair(live, 2.0))
+    few = windows.metrics()["champion"]
+    assert (few.served, few.performance["rmse"], few.performance["count"]) == (own, 9, 200)
+    assert few.by_origin["live"]["count"] == MIN_LIVE_PAIRS - 1
+    windows.joined(pair(live, 2.0))
+    enough = windows.metrics()["champion"]
+    assert (enough.served, enough.performance["rmse"], enough.performance["count"]) == (live, 2, MIN_LIVE_PAIRS)
+    assert enough.by_origin["own"]["rmse"] == 9
+    restarted = ModelWindows(500, lambda: now)
+    restarted.restore(msgspec.convert(json.loads(json.dumps(to_wire(windows.kept()))), KeptWindows))
+    assert restarted.metrics()["champion"].by_origin == enough.by_origin
+    now = LIVE_FOR + 1.0
+    assert windows.metrics()["champion"].served == own
+
+
+def test_windows_of_an_earlier_release_did_not_tell_origins_apart() -> None:
+    kept = msgspec.convert(
+        {"newest": [["champion", "lab", "1", False]], "pairs": [[["champion", "lab", "1", False], [[1, 3]]]]}, KeptWindows
+    )
+    windows = ModelWindows(3, lambda: 0.0)
+    windows.restore(kept)
+    assert windows.metrics()["champion"].by_origin == {"": windows.metrics()["champion"].performance}
 
 
 def test_only_so_many_models_have_windows() -> None:

@@ -92,6 +92,8 @@ def test_a_rollup_comes_back_from_its_document() -> None:
     rollup.joined(MODEL, "material_id=00000000", 1.0, 3.0)
     rollup.joined(MODEL._replace(shadow=True), "", 1.0, 2.0)
     rollup.answered(MODEL, 4.5, 2)
+    rollup.joined(MODEL._replace(origin="probe"), "", 1.0, 2.0)
+    rollup.answered(MODEL._replace(origin="probe"), 4.5, 2)
     rollup.failed("ml_serving", "invalid_record", 3)
     rollup.read(Figures.of_flat({"system/cpu": 5.0, "broken": math.nan}))
     rollup.read(Figures.of_flat({"system/cpu": 3.0}))
@@ -102,6 +104,14 @@ def test_a_rollup_comes_back_from_its_document() -> None:
     assert hour.failures["ml_serving", "invalid_record"] == 6
     cpu = hour.gauges[Figure("system/cpu")]
     assert (cpu.mean, cpu.last, cpu.highest) == (4, 3, 5)
+
+
+def test_rollups_of_earlier_releases_have_no_origins() -> None:
+    errors = [["ml_serving_mlflow", "lab-lightgbm", "3", False, "", [1, 2.0, 2.0, 4.0, 1.0, 0.0, 2.0, 2.0]]]
+    latency = [["ml_serving_mlflow", "lab-lightgbm", "3", False, [1, 2, 4.5, [[16, 1]]]]]
+    read = Rollup.of_document(NOW, {"seconds": 60, "errors": errors, "latency": latency, "failures": [], "gauges": {}})
+    assert read.errors[Series(MODEL)].metrics()["rmse"] == 2
+    assert read.latency[MODEL].predictions == 2
 
 
 def pair(at: float, error: float = 1.0) -> Pair:

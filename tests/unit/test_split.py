@@ -19,7 +19,7 @@ from complex_system.pipeline.pipeline import Pipeline
 from complex_system.storage.envelope import content_hash
 from complex_system.training.base import score
 from complex_system.training.cross_validation import FewRecords, cross_validate, fold_numbers
-from complex_system.training.data import SampleCollector, UnseenHoldout
+from complex_system.training.data import SampleCollector
 from complex_system.training.lightgbm import LightGBMTrainer
 from complex_system.training.split import Copies, CopyCount, Part, contents_of, groups_of, parts_of
 
@@ -185,33 +185,6 @@ def test_where_alike_records_leave_a_part_empty_it_is_said_what_to_declare() -> 
         NotEnoughDataError, match=r"59 of 60 labelled records have the same .* declare split: {copies: apart}"
     ):
         collector.samples(empty)
-
-
-@pytest.mark.parametrize(("rule", "declared"), [("key", "together"), ("content", "apart")])
-def test_a_model_of_another_split_is_compared_on_what_neither_has_seen(rule: str, declared: str) -> None:
-    """Against the definition, record by record."""
-    dataset = NOISE.copy(update={"split": Split(copies=declared)})
-    draw = np.random.default_rng(5)
-    rows = draw.random((4000, 3)).astype(np.float32)
-    rows[3000:] = rows[:1000]
-    table = pa.table({"_id": [f"r{i}" for i in range(4000)], "y": rows[:, 2], "a": rows[:, 0], "b": rows[:, 1]})
-    other = UnseenHoldout(dataset, rule)
-    for start in range(0, 4000, 700):
-        other.add(table.slice(start, 700))
-    own, theirs = (parts_of(groups_of(dataset, table, each)) for each in (dataset.split_rule, rule))
-    seen = {row.tobytes() for row, part in zip(rows, theirs, strict=True) if part != Part.HOLDOUT}
-    expected = [row for i, row in enumerate(rows) if own[i] == theirs[i] == Part.HOLDOUT and row.tobytes() not in seen]
-    if declared == "together":
-        expected = list({row.tobytes(): row for row in expected}.values())
-    samples = other.samples()
-    assert len(samples) == len(expected) > 40
-    assert samples.y.tolist() == [row[2] for row in expected]
-    assert samples.x.tolist() == [row[:2].tolist() for row in expected]
-    assert 5 <= len(newest := other.samples(10)) <= 10
-    assert {*newest.y.tolist()} <= {*samples.y.tolist()}
-    newer = UnseenHoldout(dataset, "moon")  # of a release to come
-    newer.add(table)
-    assert len(newer.samples()) == 0
 
 
 def test_equal_records_of_categories_are_no_copies_unless_it_is_declared(dataset: Dataset) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from complex_system.evaluation.triggers import MAX_ALERT_PAUSE, AlertTrigger, GrowthTrigger
+from typing import Any
+
+from complex_system.evaluation.triggers import MAX_ALERT_PAUSE, AlertCause, AlertTrigger, GrowthTrigger
 from complex_system.protocol.database import RecordCounts
 from complex_system.protocol.operations import Alert
 
@@ -100,10 +102,10 @@ def test_new_data_end_the_pause_after_a_failed_round() -> None:
     assert trigger.failed(1250, 0, 3.0) == 30, "with other data it is the first failure"
 
 
-def alert(key: str, began: float = 100.0, *, retrain: bool = True) -> Alert:
+def alert(key: str, began: float = 100.0, *, retrain: bool = True, **fields: Any) -> Alert:
     return Alert(
-        key=key, rule="r", metric="m", subject="", severity="warning", retrain=retrain, since=began, began=began, value=3,
-        newest=3, threshold=2, sentence=f"About {key}.",
+        key=key, rule="r", metric="m", subject="", severity="warning", retrain=retrain, since=began - 30, began=began, value=3,
+        newest=3, threshold=2, sentence=f"About {key}.", **fields,
     )  # fmt: skip
 
 
@@ -115,11 +117,23 @@ def test_an_alert_that_asks_for_it_makes_a_round_due_until_it_ends() -> None:
     trigger.raised(alert("early", 200))
     cause = trigger.due(0)
     assert cause is not None
-    assert (cause.alerts, cause.since, cause.text) == (("early", "late"), 200, "About early. About late.")
+    assert (cause.alerts, cause.since, cause.text) == (("early", "late"), 270, "About early. About late.")
     trigger.ended(alert("early"))
     trigger.ended(alert("late"))
     trigger.ended(alert("unknown"))
     assert trigger.due(0) is None
+
+
+def test_a_round_is_for_the_error_where_it_has_moved_and_else_for_the_inputs() -> None:
+    drift, later = alert("drift", 100, moved="input"), alert("drift of another column", 180, moved="input")
+    cause = AlertCause.of([later, drift])
+    assert (cause.moved, cause.since, cause.alerts) == ("input", 70, ("drift", "drift of another column"))
+    changed = alert("error", 200, moved="error", error_changed=120.0)
+    assert (AlertCause.of([drift, changed]).moved, AlertCause.of([drift, changed]).since) == ("error", 120)
+    again = alert("error of another service", 400, moved="error", error_changed=350.0)
+    assert AlertCause.of([changed, again]).since == 350, "what is older follows another law"
+    of_an_earlier_release = alert("old")
+    assert (AlertCause.of([of_an_earlier_release]).moved, AlertCause.of([of_an_earlier_release]).since) == ("error", 70)
 
 
 def test_the_pause_after_a_round_doubles_while_it_brings_nothing() -> None:

@@ -11,16 +11,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 
 from complex_system.describe.inspection import InspectedColumn
 from complex_system.describe.repetitions import HashedRows
-from complex_system.domain.columns import ID
+from complex_system.domain.columns import ARRIVED, ID, raw_name
 from complex_system.domain.dataset import Dataset
+from complex_system.domain.pages import plain_columns
 from complex_system.errors import DescribeError
 from complex_system.pipeline.expressions import frame_type
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.sources.base import Table
 from complex_system.sources.replay import ReplayFile, Row
+from complex_system.training.grouping import NO_PART, OriginCollector, divide
 from complex_system.training.split import NO_COPIES, Copies, CopyCount, Part, groups_of, parts_of
 
 _BATCH = 10_000
@@ -42,7 +45,7 @@ class FileCheck:
         without_key: Records without a key, whose key was made.
         absent: Declared columns that the file does not have.
         copies: Records of a key of their own that are equal to an earlier one but for the key.
-        parts: Labelled records in the train, validation and hold-out part of the split.
+        parts: Labelled records in the train, validation and hold-out part of the split; with one by time some may be in none.
         refusing: Columns whose values cost a record, with the first reason.
         notes: What of the file is not a record, or read in a way of its own.
         alike: Labelled records with the same features and target.
@@ -118,6 +121,8 @@ class _Counters:
         self._reasons: dict[str, tuple[int, str, int]] = {}
         self._accepted = HashedRows(content="u8", part="i1")
         self._alike = CopyCount(dataset)
+        self._origins = OriginCollector(dataset)
+        self._rows: list[npt.NDArray[np.int64]] = []
         self._outside: Counter[str] = Counter()
 
     def add(self, rows: list[Row]) -> None:
@@ -144,17 +149,27 @@ class _Counters:
             hash=keys.hash(),
             number=[good[place].number for place in kept.tolist()],
             content=frame.drop(ID).hash_rows().to_numpy()[kept],
-            part=self._parts_of(processed.with_columns(keys)),
+            part=self._parts_of(processed.with_columns(keys), frame[kept], [good[place].number for place in kept.tolist()]),
         )
 
-    def _parts_of(self, processed: pl.DataFrame) -> npt.NDArray[np.int8]:
-        """Return the part of the split of every record, ``_UNLABELLED`` where it has no target."""
+    def _parts_of(self, processed: pl.DataFrame, raw: pl.DataFrame, numbers: list[int]) -> npt.NDArray[np.int8]:
+        """Return the part of every record: ``_UNLABELLED`` where it has no target; any where all records have to be known first."""
         parts = np.full(processed.height, _UNLABELLED, dtype=np.int8)
         labelled = processed[self._dataset.target].is_not_null()
         if labelled.any():
             table = processed.filter(labelled).to_arrow()
             self._alike.add(table)
-            parts[labelled.to_numpy()] = parts_of(groups_of(self._dataset, table))
+            if self._dataset.split.by == "key":
+                parts[labelled.to_numpy()] = parts_of(groups_of(self._dataset, table))
+            else:
+                parts[labelled.to_numpy()] = Part.TRAIN
+                rows = np.array(numbers)[labelled.to_numpy()]
+                beside = plain_columns(raw.filter(labelled).select(self._origins.raw).to_arrow())
+                for name in self._origins.raw:
+                    table = table.append_column(raw_name(name), beside.column(name))
+                # The file's order stands for that of arrival.
+                self._origins.add(table.append_column(ARRIVED, pa.array(rows, pa.float64())))
+                self._rows.append(rows)
         return parts
 
     def _refuse(self, faults: list[tuple[int, str]]) -> None:
@@ -167,14 +182,19 @@ class _Counters:
     def found(self, file: ReplayFile) -> FileCheck:
         """Return what was counted."""
         contents, same_key, repeated = HashedRows(), 0, sys.maxsize
-        parts = np.zeros(len(Part), dtype=int)
+        parts, labelled = np.zeros(len(Part), dtype=int), 0
+        decided = divide(self._dataset.split, self._origins.found()) if self._rows else None
         for rows, repeats in self._accepted.parts():
             same_key += int(repeats.sum())
             repeated = min([repeated, *rows["number"][repeats].tolist()])
             kept = rows[~repeats]
-            parts += np.bincount(kept["part"][kept["part"] != _UNLABELLED], minlength=len(Part))
+            found = kept["part"][kept["part"] != _UNLABELLED]
+            labelled += len(found)
+            if decided is not None:  # the rows of a file rise
+                places = np.searchsorted(np.concatenate(self._rows), kept["number"][kept["part"] != _UNLABELLED])
+                found = decided[places]
+            parts += np.bincount(found[found != NO_PART], minlength=len(Part))
             contents.add(hash=kept["content"], number=kept["number"])
-        labelled = tuple(parts.tolist())
         reasons = [
             f"row {row}, {fault}" + (f" ({count} rows)" if count > 1 else "")
             for row, fault, count in sorted(self._reasons.values())
@@ -182,13 +202,13 @@ class _Counters:
         return FileCheck(
             records=self._records,
             refused=self._refused,
-            labelled=sum(labelled),
+            labelled=labelled,
             reasons=tuple(reasons),
             same_key=same_key,
             example=_key_in(file, repeated) if same_key else "",
             without_key=self._without_key,
             absent=file.absent,
-            parts=labelled,
+            parts=tuple(parts.tolist()),
             copies=sum(int(repeats.sum()) for _, repeats in contents.parts()),
             refusing={
                 name: self._reasons[column][1]

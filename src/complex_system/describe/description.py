@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-import textwrap
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 
 from complex_system.describe.checking import FileCheck, check_file, corrected
 from complex_system.describe.inspection import MARGIN, TARGET_MARGIN, InspectedColumn, inspect_column
@@ -29,6 +27,8 @@ from complex_system.describe.proposal import (
     take_as_counts,
 )
 from complex_system.describe.recognition import COUNTER
+from complex_system.describe.splitting import ProposedSplit, propose_split, split_lines
+from complex_system.describe.yaml_writer import comment, flow, other_line, scalar
 from complex_system.domain.columns import ID
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.json_schema import EDITOR_LINE
@@ -36,9 +36,9 @@ from complex_system.errors import DescribeError
 from complex_system.sources.base import Table
 from complex_system.sources.replay import readable
 from complex_system.sources.tables import table_at
+from complex_system.training.data import MIN_SAMPLES
 
 _MAX_REASONS = 5
-_PLAIN = re.compile(r"[^\W\d_](?:[\w ./%°+-]*[\w.%°+-])?")
 _LETTERS = {ord("ä"): "ae", ord("ö"): "oe", ord("ü"): "ue", ord("ß"): "ss"}
 
 
@@ -60,6 +60,7 @@ class Description:
         notes: What of the file is not a record, a sentence each.
         checked: What the declaration says of all records of the file.
         time: The column that says when a record was made; None where there is no such column.
+        split: What the split goes by, and why.
     """
 
     path: Path
@@ -75,6 +76,7 @@ class Description:
     notes: tuple[str, ...] = ()
     checked: FileCheck | None = None
     time: ProposedTime | None = None
+    split: ProposedSplit = field(default_factory=ProposedSplit)
 
     @property
     def name(self) -> str:
@@ -86,27 +88,27 @@ class Description:
     def text(self) -> str:
         """Return the declaration: YAML with comments."""
         made = f"{EDITOR_LINE}\n"
-        made += _comment(
-            f"Proposed by `fiot extras describe-data` for {self.path.name}: {self.records} records. Read it and correct what is wrong."
+        made += comment(
+            f"Proposed by `fiot extras describe-data` for {self.path.name} ({self.records} records). "
+            "Read it and correct what is wrong."
         )
-        made += _comment(
-            f"Ranges go {MARGIN:.0%} of the values' width beyond the file's on each side, {TARGET_MARGIN:.0%} for the target. What is "
-            "measured outside is taken as it is, and counted ('outside: warn'): it is usually real and only new to this file. Without "
-            "that, its record is refused. A fill stands in for a missing number: it is the median of the file's values."
+        made += comment(
+            f"Ranges go {MARGIN:.0%} of the values' width beyond what the file holds, on each side, and {TARGET_MARGIN:.0%} for the "
+            "target. A measurement outside is taken as it is, and counted ('outside: warn'), because it is usually real and only new "
+            "to this file. Without that, as for counts and the target, its record is refused; 'outside: clip' uses the nearer end of "
+            "the range instead. A fill stands in for a missing number: it is the median of the file's values."
         )
-        made += "".join(_comment(f"NOTE: {note}.") for note in self.notes)
+        made += "".join(comment(f"NOTE: {note}.") for note in self.notes)
         made += f"name: {scalar(self.name)}\n"
         if self.copies:
-            made += _comment(f"CHECK: {self.copies_found}.")
+            made += comment(f"CHECK: {self.copies_found}.")
         made += self._id()
         if not self.target_was_named:
-            made += _comment("CHECK: no target was named, so the last column of numbers is used.")
+            made += comment("CHECK: no target was named, so the last column of numbers is used.")
         made += f"target: {scalar(self.target)}\n"
-        if self.checked and (why := self.checked.alike_by_chance):
-            made += _comment(why) + "split: {copies: apart}\n"
         if self.time:
-            made += _comment(self.time.why) + f"{'' if self.time.way else '# '}time: {_flow(self.time.declared)}\n"
-        made += "\ncolumns:\n"
+            made += comment(self.time.why) + f"{'' if self.time.way else '# '}time: {flow(self.time.declared)}\n"
+        made += split_lines(self.split, self.checked.alike_by_chance if self.checked else "") + "\ncolumns:\n"
         made += "".join(self._column(column) for column in self.columns if column.name != self.key)
         return made + "\npipeline:\n" + self._pipeline()
 
@@ -130,7 +132,7 @@ class Description:
         """Return the key's line, or the line that a person may want, as a comment."""
         if self.key:
             return (
-                _comment(
+                comment(
                     f"'{self.key}' is different in every record, so it is the records' key. It needs no line in columns."
                 )
                 + f"id: {scalar(self.key)}\n"
@@ -138,7 +140,7 @@ class Description:
         offered = self.offered_key
         if offered and not offered.growth:
             return (
-                _comment(
+                comment(
                     f"'{offered.name}' is different in every record. Where it names the record, as a batch number does, remove "
                     "the '#' of the next line. Later lab values and corrections then find it. The column's lines below may stay:"
                 )
@@ -146,7 +148,7 @@ class Description:
             )
         if offered is None or offered.growth is None:
             return (
-                _comment(
+                comment(
                     "No column is the records' key, so keys are made of file and row: rows of a changed file are new records. Where a "
                     "column names the record, such as a batch number, name it here; its lines below may stay:"
                 )
@@ -154,7 +156,7 @@ class Description:
             )
         why = "counts the rows of this file" if offered.growth.kind == COUNTER else "is different in every record"
         return (
-            _comment(
+            comment(
                 f"'{offered.name}' {why}. It is not taken as the key: where the next file uses its numbers again, other "
                 "measurements would pass for known ones. Where a number is never used again, remove the '#' of the next line; "
                 "the column's lines below may stay:"
@@ -193,12 +195,12 @@ class Description:
         if column.censored and declared["type"] == "number":
             declared["censored"] = column.censored
         notes = self._notes(column)
-        made = (_comment("; ".join(notes), "  ") if notes else "") + f"  - {_flow(declared)}\n"
+        made = (comment("; ".join(notes), "  ") if notes else "") + f"  - {flow(declared)}\n"
         if column.spellings:
             others = {name for names in column.spellings.values() for name in names}
             kept = tuple(name for name in column.categories if name not in others)
             merged = {**declared, "categories": kept, "spellings": column.spellings}
-            made += _other_line("Where these are one category each", merged)
+            made += other_line("Where these are one category each", merged)
         return made + (self._without_sentinels(column, declared) if column.sentinels else "")
 
     def _notes(self, column: InspectedColumn) -> list[str]:
@@ -221,23 +223,23 @@ class Description:
         if not is_target and column.name in self.proposal.used:
             changed["fill"] = rest.median
         listed = ", ".join(f"{value:g}" for value in column.sentinels)
-        made = _comment(f"Where {listed} stands for 'no value', put this line in place of the one above, without '#':", "  ")
-        return made + f"  # - {_flow(changed)}\n"
+        made = comment(f"Where {listed} stands for 'no value', put this line in place of the one above, without '#':", "  ")
+        return made + f"  # - {flow(changed)}\n"
 
     def _pipeline(self) -> str:
         made = ""
         if self.proposal.dropped:
             for name, reason in self.proposal.dropped.items():
-                made += _comment(f"{name}: {reason}", "  ")
-            made += f"  - {_flow({'step': 'drop', 'columns': list(self.proposal.dropped)})}\n"
+                made += comment(f"{name}: {reason}", "  ")
+            made += f"  - {flow({'step': 'drop', 'columns': list(self.proposal.dropped)})}\n"
         for column in self.columns:
             if column.type == "datetime" and column.name in self.proposal.dropped and not column.notes:
                 step = {"step": "date_parts", "column": column.name, "parts": date_parts(column)}
                 also = "give the column a fill" if column.missing else "remove 'optional: true' from its line"
-                made += _comment(f"To use '{column.name}', remove it from drop, {also}, and remove the '#':", "  ")
-                made += f"  # - {_flow(step)}\n"
+                made += comment(f"To use '{column.name}', remove it from drop, {also}, and remove the '#':", "  ")
+                made += f"  # - {flow(step)}\n"
         for step, why in self.proposal.steps:
-            made += (_comment(why, "  ") if why else "") + f"  - {_flow(step)}\n"
+            made += (comment(why, "  ") if why else "") + f"  - {flow(step)}\n"
         return made
 
 
@@ -262,7 +264,7 @@ def describe(path: Path, target: str = "") -> Description:
     columns = [column for column in columns if column.name != ID]
     chosen = choose_target(path, [column for column in columns if column.name != key], target, table, frame)
     note_repeated_keys([column for column in columns if column.name != key])
-    copies = count_copies(frame, columns, key)
+    copies, divided = count_copies(frame, columns, key), True
     while True:
         leaking = {column.name: how for column in columns if (how := leak(column, frame, chosen))}
         proposal = propose([column for column in columns if column.name != key], chosen.name, leaking)
@@ -272,11 +274,15 @@ def describe(path: Path, target: str = "") -> Description:
                 f"The file {path} has no column from which the target '{chosen.name}' could be predicted"
                 + (f" ({reasons})." if reasons else ".")
             )
+        time = proposed_time([column for column in columns if column.name not in (key, chosen.name)], frame)
         made = Description(
             path, table, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, leaking, copies, table.notes,
-            time=proposed_time([column for column in columns if column.name not in (key, chosen.name)], frame),
+            time=time, split=propose_split(columns, frame, key, chosen.name, proposal.used, time) if divided else ProposedSplit(),
         )  # fmt: skip
         checked = check_file(path, made.dataset(), table)
+        if made.split.why and made.split.is_sure and min(checked.parts) < MIN_SAMPLES:  # too few groups or times
+            divided = False
+            continue
         changed = corrected(path, columns, checked, chosen.name, table.nested)
         if changed is None:
             return replace(made, checked=checked, notes=checked.notes)
@@ -299,52 +305,3 @@ def _look(path: Path, table: Table, frame: pl.DataFrame) -> list[InspectedColumn
         raise DescribeError(f"The file {path} cannot be described: {error}.") from error
     take_as_counts(columns)
     return columns
-
-
-# YAML with comments
-
-
-def scalar(value: Any) -> str:
-    """Return a value as YAML that is read back as the same value."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else _real(value)
-    text = str(value)
-    if _PLAIN.fullmatch(text) and yaml.safe_load(text) == text and yaml.safe_load(f"[{text}]") == [text]:
-        return text
-    quoted: str = yaml.dump(text, default_style='"', allow_unicode=True, width=float("inf"))
-    return quoted.removesuffix("\n")
-
-
-def _real(value: float) -> str:
-    written = repr(value)
-    # YAML 1.1 reads 1e+16 as a text; with a point it is a number.
-    return written if "." in written or "e" not in written else written.replace("e", ".0e")
-
-
-def _flow(content: dict[str, Any]) -> str:
-    """Return a mapping on one line."""
-    return "{" + ", ".join(f"{key}: {_of(value)}" for key, value in content.items()) + "}"
-
-
-def _comment(text: str, indent: str = "") -> str:
-    """Return a text as comment lines."""
-    return "".join(f"{indent}# {line}\n" for line in textwrap.wrap(_printable(text), 118, break_long_words=False))
-
-
-def _other_line(when: str, declared: dict[str, Any]) -> str:
-    """Return another line for the column above, as a comment."""
-    return _comment(f"{when}, put this line in place of the one above, without '#':", "  ") + f"  # - {_flow(declared)}\n"
-
-
-def _of(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{scalar(key)}: {_of(each)}" for key, each in value.items()) + "}"
-    return "[" + ", ".join(map(scalar, value)) + "]" if isinstance(value, list | tuple) else scalar(value)
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)

@@ -17,6 +17,7 @@ from pydantic import Field, PrivateAttr, ValidationError, root_validator, valida
 
 from complex_system.domain.columns import ID, MARKERS, Column, Declared
 from complex_system.domain.intervals import Intervals, intervals
+from complex_system.domain.partition import Split
 from complex_system.domain.record_time import Time, faults_of_time
 from complex_system.domain.steps import STEPS, Arithmetic, Bins, OneHot, Scale, Step
 from complex_system.domain.validation import (
@@ -32,10 +33,8 @@ from complex_system.domain.validation import (
 from complex_system.domain.yaml_reader import Fault, Place, YamlFile
 from complex_system.errors import DeclarationError
 
-__all__ = ["ID", "SHIPPED", "Bins", "Column", "Dataset", "OneHot", "Scale", "Step"]
+__all__ = ["ID", "SHIPPED", "Bins", "Column", "Dataset", "OneHot", "Scale", "Split", "Step"]
 
-BY_CONTENT, BY_KEY = "content", "key"
-"""Splits. Models that are marked with none were trained when there was only that by key."""
 SHIPPED = ("lab", "films")
 """Declarations that are part of the package."""
 Loss = Literal["squared", "absolute", "huber"]
@@ -45,16 +44,6 @@ _ALWAYS_DECISIVE = frozenset(
     | {"step", "column", "prefix", "edges", "labels", "to"}
 )
 """Keys that are always part of the version; other keys are where they differ from their defaults."""
-
-
-class Split(Declared):
-    """How labelled records are divided into what models are trained on and what they are judged by."""
-
-    copies: Literal["together", "apart"] | None = Field(
-        None,
-        description="Whether records with the same features and target are copies, which belong into one part, or measurements of "
-        "their own; by default copies, unless every feature is a category, a boolean or a bin",
-    )
 
 
 class Dataset(Declared):
@@ -103,7 +92,8 @@ class Dataset(Declared):
         columns = {column.name: column for column in values["columns"]}
         targets = (values["target"], *values["other_targets"])
         found = contradictions(columns, targets, dict(enumerate(values["pipeline"])), key=values["id"])
-        if found := [*found, *faults_of_time(values["time"], columns), *faults_of_law(values["law"], columns)]:
+        found += [*faults_of_time(values["time"], columns), *faults_of_law(values["law"], columns)]
+        if found := [*found, *values["split"].faults(columns, targets, values["id"])]:
             raise FaultsError(found)
         return values
 
@@ -182,7 +172,8 @@ class Dataset(Declared):
             _drop_defaults(column, declared)
         if self.missing == MARKERS:
             del content["missing"]
-        if self.split == Split():
+        content["split"] = json.loads(self.split.json(exclude_defaults=True))
+        if not content["split"]:
             del content["split"]
         # What concerns trainings and the records that are still to come, and no model.
         del content["time"], content["law"], content["loss"]
@@ -256,8 +247,8 @@ class Dataset(Declared):
 
     @property
     def split_rule(self) -> str:
-        """By what the split divides records, as models are marked with it: ``content`` or ``key``."""
-        return BY_CONTENT if self.copies_together else BY_KEY
+        """What the split goes by, as models are marked with it; models of different rules are not compared."""
+        return self.split.rule(copies_together=self.copies_together, time=self.time.column if self.time else "")
 
     @property
     def version(self) -> str:
@@ -323,6 +314,8 @@ def _all_faults(content: dict[str, Any]) -> list[Fault]:
         targets = (content["target"], *content.get("other_targets", ()))
         key, complete = str(content.get("id") or ""), len(steps) == len(parts["pipeline"])
         found += contradictions(columns, targets, steps, key=key, broken=broken, complete=complete)
+        if not broken and isinstance(split := content.get("split"), Split):
+            found += split.faults(columns, targets, key)
     return found
 
 

@@ -10,6 +10,7 @@ from complex_system.evaluation.statistics import Evaluation
 from complex_system.protocol.scores import CrossValidation
 from complex_system.training.cross_validation import Fit, Keyed, Predict, cross_validate
 from complex_system.training.data import Samples
+from complex_system.training.linear import LINEAR, fit_linear
 
 
 def fit_mean(train: Samples) -> Predict:
@@ -18,14 +19,7 @@ def fit_mean(train: Samples) -> Predict:
     return lambda x: np.full(len(x), mean, dtype=np.float32)
 
 
-def fit_linear(train: Samples) -> Predict:
-    """Fit least squares with an intercept; of several solutions, as with one-hot features, take the one of the smallest norm."""
-    centre_x, centre_y = train.x.mean(axis=0, dtype=np.float64), train.y.mean(dtype=np.float64)
-    weights, *_ = np.linalg.lstsq(train.x - centre_x, train.y - centre_y, rcond=None)
-    return lambda x: ((x - centre_x) @ weights + centre_y).astype(np.float32)
-
-
-MEAN, LINEAR = "mean", "linear"
+MEAN = "mean"
 BASELINES: dict[str, Callable[[Samples], Predict]] = {MEAN: fit_mean, LINEAR: fit_linear}
 """The baselines by name."""
 
@@ -47,9 +41,11 @@ def cross_validated_baseline(name: str, records: Keyed) -> CrossValidation:
     return cross_validate(for_folds(BASELINES[name]), records)
 
 
-def evaluate_baselines(train: Samples, holdout: Samples, few: Keyed | None = None) -> dict[str, Evaluation]:
+def evaluate_baselines(
+    train: Samples, holdout: Samples, few: Keyed | None = None, split_by: str = "key"
+) -> dict[str, Evaluation]:
     """Evaluate the baselines on the hold-out part, fitted on the training part, and in the trainers' folds."""
     return {
-        name: Evaluation.of(fit(train)(holdout.x), holdout, cross_validated_baseline(name, few) if few else None)
+        name: Evaluation.of(fit(train)(holdout.x), holdout, cross_validated_baseline(name, few) if few else None, split_by)
         for name, fit in BASELINES.items()
     }

@@ -7,19 +7,18 @@ import logging
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from complex_system.domain.dataset import Dataset
-from complex_system.evaluation.comparison import Comparison, ComparisonRequest
-from complex_system.evaluation.verdict import format_figure
+from complex_system.evaluation.chart import rmse_chart
+from complex_system.evaluation.comparison import ComparisonRequest
+from complex_system.evaluation.results import Comparison
 from complex_system.protocol.base import to_wire
+from complex_system.protocol.scores import Challenge
 from complex_system.protocol.training import ComparisonFinished, Quality
 from complex_system.tracking.connection import experiment_id, literal, load_mlflow, open_client, run_url, translated
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +30,6 @@ _MAX_ALERTS = 10
 """Keys of alerts that are kept of a round."""
 _KIND, _ORIGIN, _DATASET, _VERSION, _CHANGED = "kind", "origin", "dataset", "pipeline_version", "champion_changed"
 _ROUND = "round"
-_CHAMPION, _OTHER, _LIMIT, _TEXT, _GRID, _BASELINE = "#0b6e4f", "#9db4c0", "#c1121f", "#253237", "#e3e8ea", "#e3e8ea"
 
 
 class LastRounds(NamedTuple):
@@ -146,18 +144,19 @@ class ComparisonLog:
                 _VERSION: self._dataset.version, _ROUND: comparison.round, _CHANGED: str(comparison.is_change),
                 "ranked_by": comparison.ranked_by,
                 **{f"against_{name}": verdict.verdict for name, verdict in comparison.verdicts.items()},
+                "intervals": comparison.intervals,
                 **({"verdict": comparison.evidence} if comparison.evidence else {}),
             }, self._start_time(client))  # fmt: skip
             runs.write(parent, self._parent_metrics(comparison), {
-                "round": comparison.round,
-                "holdout": comparison.holdout,
+                "round": comparison.round, "holdout": comparison.holdout,
                 "labelled": request.labelled,
                 "corrected": None if request.labelled is None else request.corrected,
                 "cause": request.cause,
-                "since": request.since,
-                "after": request.after,
+                "since": request.since, "after": request.after,
+                "weighting": f"{request.weighting.times} since {request.weighting.since}" if request.weighting else None,
                 "alerts": " ".join(alerts) or None,
                 "kept": comparison.kept or None,
+                "split": comparison.split or None, "question": comparison.question or None,
                 "champion": comparison.champion.label,
                 "champion_framework": comparison.champion.ref.framework,
                 "champion_changed": comparison.is_change,
@@ -169,11 +168,12 @@ class ComparisonLog:
             if TABLE not in {artifact.path for artifact in client.list_artifacts(parent)}:  # log_table would append
                 client.log_table(parent, _table(comparison), TABLE)
             for result in comparison.results:
-                ref = result.ref
+                ref, challenge = result.ref, comparison.challenges.get(result.label)
                 run = runs.of(f"{ref.model}-v{ref.version}", {_KIND: "comparison-model", "mlflow.parentRunId": parent})
-                runs.write(run, _figures(result.quality, "holdout_"), {
+                runs.write(run, {**_figures(result.quality, "holdout_"), **_against(challenge)}, {
                     "model": ref.model, "version": ref.version, "framework": ref.framework, "trainer": ref.trainer,
                     "training_run": ref.run_id, "incumbent": result.incumbent,
+                    "challenge": challenge.outcome if challenge else None, "decided_by": challenge.by if challenge else None,
                 })  # fmt: skip
                 client.set_terminated(run)
         return run_url(self._uri, experiment, parent)
@@ -256,6 +256,14 @@ def _figures(quality: Quality, prefix: str = "") -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+def _against(challenge: Challenge | None) -> dict[str, float]:
+    """Return how a model did beside the previous champion: by how much it is better, and how sure that is."""
+    if challenge is None:
+        return {}
+    names = ("better_by", "low", "high", "p", "limit")
+    return {"better_by" if name == "better_by" else f"better_by_{name}": getattr(challenge, name) for name in names}
+
+
 def _table(comparison: Comparison) -> dict[str, list[Any]]:
     """Return the columns of the table: the models, best first, then the baselines, which have no version."""
     rows: list[dict[str, str | float | bool]] = []
@@ -267,84 +275,3 @@ def _table(comparison: Comparison) -> dict[str, list[Any]]:
         about = {"trainer": "", "framework": "baseline", "model": name, "version": ""}
         rows.append({**about, **_figures(baseline.quality), "champion": False})
     return {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
-
-
-def rmse_chart(comparison: Comparison, best_possible: float | None = None, unit: str = "") -> Figure:
-    """Draw the RMSE as horizontal bars, best on top, the champion in colour, baselines below; a dashed line at the best possible.
-
-    Whiskers are 95 % intervals. The bars show what the ranking goes by.
-
-    Matplotlib is used without pyplot, which keeps global state: any thread may draw.
-
-    Args:
-        comparison: What to draw.
-        best_possible: Lowest RMSE that any model can reach, where it is known.
-        unit: The target's unit, for the axis.
-    """
-    from matplotlib.figure import Figure
-
-    results = comparison.results
-    baselines = comparison.baselines
-    figure = Figure(figsize=(8.0, 1.9 + 0.55 * (len(results) + len(baselines))), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    shown = [_shown(each.quality, comparison.ranked_by == "cross-validation") for each in (*results, *baselines.values())]
-    values = [value for value, _, _ in shown]
-    labels = [
-        f"{result.ref.trainer or result.ref.model}\nv{result.ref.version}{' (until now)' if result.incumbent else ''}"
-        for result in results
-    ]
-    labels += [f"{name}\n(baseline)" for name in baselines]
-    places = range(len(values))
-    colours = [_CHAMPION] + [_OTHER] * (len(results) - 1) + [_BASELINE] * len(baselines)
-    whiskers = [[value - low for value, low, _ in shown], [high - value for value, _, high in shown]]
-    shows_ranges = any(map(any, whiskers))
-    style = {"ecolor": _TEXT, "elinewidth": 1.0, "capsize": 3.0}
-    axes.barh(places, values, height=0.62, color=colours, xerr=whiskers if shows_ranges else None, error_kw=style)
-    for place, (value, _, high) in enumerate(shown):
-        text = _value(value, best_possible)
-        axes.annotate(text, (high, place), xytext=(6, 0), textcoords="offset points", va="center", color=_TEXT, fontsize=10)
-    axes.set_yticks(places, labels, color=_TEXT, fontsize=10)
-    axes.invert_yaxis()
-    axes.set_xlim(0, max([*(high for _, _, high in shown), best_possible or 0.0]) * 1.28 or 1.0)
-    by = ", 95 % intervals" if shows_ranges else ""
-    axes.set_xlabel(f"RMSE{f' in {unit}' if unit else ''} (less is better{by})", color=_TEXT)
-    axes.set_title(
-        f"{results[0].ref.trainer or results[0].ref.model} is the champion of round {comparison.round}",
-        loc="left", color=_TEXT, fontsize=13, fontweight="bold", pad=26,
-    )  # fmt: skip
-    axes.text(
-        0, 1.0, _basis(comparison),
-        transform=axes.transAxes, va="bottom", color=_TEXT, fontsize=10,
-    )  # fmt: skip
-    if best_possible is not None:
-        line = axes.axvline(best_possible, color=_LIMIT, linestyle=(0, (4, 3)), linewidth=1.6)
-        axes.legend([line], [f"best possible: {best_possible:.2f}"], loc="upper right", bbox_to_anchor=(1.0, 1.18),
-                    frameon=False, labelcolor=_LIMIT)  # fmt: skip
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_GRID)
-    axes.tick_params(length=0, colors=_TEXT)
-    axes.xaxis.grid(visible=True, color=_GRID)
-    axes.set_axisbelow(True)
-    return figure
-
-
-def _shown(quality: Quality, by_folds: bool) -> tuple[float, float, float]:
-    """Return RMSE, lower and upper end that are drawn of a model: those of the ranking, where it has them."""
-    figures = quality.cv if by_folds and quality.cv is not None else quality
-    low, high = figures.rmse_low, figures.rmse_high
-    return figures.rmse, figures.rmse if low is None else low, figures.rmse if high is None else high
-
-
-def _basis(comparison: Comparison) -> str:
-    folds = comparison.folds
-    if comparison.ranked_by == "cross-validation" and folds:
-        repeats = f", {folds.repeats} times" if folds.repeats > 1 else ""
-        return f"cross-validation of {folds.records:,} records in {folds.folds} folds{repeats}"
-    return f"{comparison.holdout:,} hold-out records that no trainer has seen"
-
-
-def _value(rmse: float, best_possible: float | None) -> str:
-    if not best_possible:
-        return format_figure(rmse)
-    return f"{rmse:.2f}  ({100 * (rmse / best_possible - 1):+.1f} %)"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from complex_system.protocol.database import RecordCounts
 from complex_system.protocol.operations import Alert
+from complex_system.protocol.training import Moved, Weighting
 
 SETTLED_SHARE = 0.01
 """Data are settled when at most this share of the raw records is neither processed nor rejected ..."""
@@ -20,6 +21,8 @@ FIRST_FAILURE_PAUSE = 30.0
 """Seconds from a round without a model to the next one; doubled with every further one ..."""
 MAX_FAILURE_PAUSE = 1800.0
 """... up to this."""
+MAX_TIMES = 10
+"""How often a newer record counts at most, where all records are trained on because only the inputs have moved."""
 MAX_ALERT_PAUSE = 86_400.0
 """Seconds to which the pause between rounds on alerts grows while they bring no better model."""
 
@@ -112,13 +115,42 @@ class AlertCause:
 
     Attributes:
         alerts: Their keys, oldest first.
-        since: When the first of them was raised, epoch seconds: older records may follow another law.
+        since: Since when it is different, epoch seconds. Where the error has moved, older records follow another law; where only the
+            inputs have, they still tell what the law is.
         text: Their messages.
+        moved: The error, where one of the alerts says so or does not say what has moved; else the inputs.
     """
 
     alerts: tuple[str, ...]
     since: float
     text: str
+    moved: Moved = "error"
+
+    @classmethod
+    def of(cls, alerts: Iterable[Alert]) -> AlertCause:
+        """Return the cause that some open alerts are, at least one."""
+        known = sorted(alerts, key=lambda alert: alert.began)
+        errors = [alert for alert in known if alert.moved != "input"]
+        # Of several changes of the error the last one counts, so that all records are of one law; of the inputs the first one.
+        since = max(map(_changed_at, errors)) if errors else min(map(_changed_at, known))
+        text = " ".join(alert.sentence for alert in known)
+        return cls(tuple(alert.key for alert in known), since, text, "error" if errors else "input")
+
+
+def _changed_at(alert: Alert) -> float:
+    return alert.since if alert.error_changed is None else alert.error_changed
+
+
+def weighting_since(since: float, newer: int, records: int) -> Weighting | None:
+    """Return the weighting with which the newer of some records together count about as much as the others; None where they do so.
+
+    Args:
+        since: When the newer ones begin, epoch seconds.
+        newer: How many there are, at least one.
+        records: How many there are in all.
+    """
+    times = min(MAX_TIMES, round((records - newer) / newer))
+    return Weighting(since=since, times=times) if times > 1 else None
 
 
 class AlertTrigger:
@@ -158,9 +190,7 @@ class AlertTrigger:
         """Return why a round is due at a monotonic time in seconds, or None."""
         if not self._open or now < self._not_before:
             return None
-        alerts = sorted(self._open.values(), key=lambda alert: alert.began)
-        text = " ".join(alert.sentence for alert in alerts)
-        return AlertCause(tuple(alert.key for alert in alerts), alerts[0].began, text)
+        return AlertCause.of(self._open.values())
 
     def finished(self, now: float, *, improved: bool) -> float:
         """Record the end of a round on alerts; return the seconds until the next one may begin."""

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
-from complex_system.evaluation.baselines import LINEAR, MEAN
-from complex_system.evaluation.statistics import Evaluation, Interval, cross_difference, rmse_difference
-from complex_system.protocol.scores import CrossValidation
+from complex_system.evaluation.baselines import MEAN
+from complex_system.evaluation.statistics import (
+    HEAVY_TAILS,
+    MIN_UNITS,
+    Evaluation,
+    Interval,
+    Squares,
+    cross_difference,
+    rmse_difference,
+)
+from complex_system.protocol.scores import Basis
 from complex_system.protocol.training import Verdict, VerdictOnBaseline
+from complex_system.training.linear import LINEAR
 from complex_system.training.split import Copies
-
-Basis = Literal["hold-out", "cross-validation"]
-"""What the new models are ranked by."""
-
-MIN_UNSEEN = 30
-"""Hold-out records that neither the champion nor the new models have seen, from which on these alone decide."""
 
 _SHORT = {MEAN: "the mean", LINEAR: "the linear model"}
 _LONG = {MEAN: "predicting the mean", LINEAR: "a linear model"}
 
 
 def judge_champion(
-    champion: Evaluation, label: str, baselines: Mapping[str, Evaluation], basis: Basis, unit: str = ""
+    champion: Evaluation,
+    label: str,
+    baselines: Mapping[str, Evaluation],
+    basis: Basis,
+    unit: str = "",
+    split_by: str = "key",
 ) -> tuple[dict[str, VerdictOnBaseline], str]:
     """Judge the champion against each baseline: by folds of the same records, where it is ranked by them, else on the hold-out part.
 
@@ -32,17 +39,18 @@ def judge_champion(
         baselines: How the baselines did.
         basis: What the champion was chosen by.
         unit: Of the target.
+        split_by: What the split goes by (``Split.by``).
 
     Returns:
         The verdicts, and the message about them.
     """
     rmse, verdicts = champion.quality.rmse, {}
     for name, baseline in baselines.items():
-        ours, theirs = champion.cross, baseline.cross
-        if basis == "cross-validation" and ours and theirs and _same_folds(ours, theirs):
-            rmse, difference = ours.rmse, cross_difference(ours, theirs)
-        else:
-            difference = rmse_difference(champion.errors, baseline.errors)
+        difference: Interval | None = None
+        if basis == "cross-validation" and champion.cross and baseline.cross:
+            difference, _ = cross_difference(champion.cross, baseline.cross, split_by)
+            rmse = rmse if difference is None else champion.cross.rmse
+        difference = difference or rmse_difference(champion.squares, baseline.squares)
         verdicts[name] = judge(difference)
     return verdicts, verdict_message(verdicts, rmse, label, unit)
 
@@ -82,6 +90,33 @@ def verdict_message(verdicts: Mapping[str, VerdictOnBaseline], rmse: float, cham
     return " ".join(messages)
 
 
+def intervals_message(champion: Evaluation, basis: Basis, holdout: int, split_by: str) -> str:
+    """Return what the 95 % intervals of a comparison are of, and where they cannot be trusted.
+
+    Args:
+        champion: How the champion did.
+        basis: What it was chosen by.
+        holdout: Number of hold-out samples.
+        split_by: What the split goes by (``Split.by``).
+    """
+    cross = champion.cross if basis == "cross-validation" else None
+    squares = Squares.of_folds(cross, split_by) if cross and cross.squares else champion.squares
+    unit = {"group": "groups", "time": "blocks of time"}.get(split_by, "records")
+    counted = f"{squares.units:,} {unit}"
+    if cross is not None:
+        found = f"95 % intervals are over {len(cross.rmses)} folds of {counted}, corrected for what the folds' training sets share."
+    else:
+        found = f"95 % intervals are over {counted}" + (
+            " of the hold-out part." if unit == "records" else f" with {holdout:,} hold-out records."
+        )
+    if squares.units < MIN_UNITS:
+        found += f" They are rough, and rather too narrow, with fewer than {MIN_UNITS} {unit}."
+    if squares.kurtosis > HEAVY_TAILS:
+        made = f"kurtosis {squares.kurtosis:.0f}, normal errors have 3"
+        found += f" A few {unit} make much of the error ({made}), so the intervals are too narrow."
+    return found
+
+
 def copies_message(copies: Copies) -> str:
     """Return what people must know of copies among the labelled records; empty where there is nothing."""
     if copies.are_few or (copies.by_chance and not copies.together):
@@ -100,24 +135,19 @@ def copies_message(copies: Copies) -> str:
     )
 
 
-def split_message(label: str, split: str, holdout: int, unseen: int, *, stays: bool) -> str:
-    """Return how a champion was compared that was trained with another split than the new models.
+def replaced_message(label: str, split: str, present: str) -> str:
+    """Return why a champion was not compared with the new models.
 
     Args:
         label: Its name and version.
-        split: Its split.
-        holdout: Hold-out records that decided.
-        unseen: Hold-out records that neither it nor the new models have seen.
-        stays: Whether it is still the champion.
+        split: What its records were divided by.
+        present: What they are divided by now.
     """
-    trained = f"{label} was trained with another split (by {split})"
-    if unseen >= MIN_UNSEEN:
-        return f"{trained}: compared on the {holdout} hold-out records that neither it nor the new models have seen."
-    found = (
-        f"{trained} and has seen {holdout - unseen} of the {holdout} hold-out records, so its error is higher with new ones; a fair "
-        f"comparison needs {MIN_UNSEEN} that no model has seen."
+    how = "before records came that moved the split" if split == present else f"with another split ({split}; now {present})"
+    return (
+        f"{label} was trained {how}, so it may have learned from the records that decide: it was not compared, and the best new model "
+        "replaces it."
     )
-    return f"{found} To have a new model all the same, give it the alias champion in MLflow." if stays else found
 
 
 def format_figure(value: float) -> str:
@@ -138,7 +168,3 @@ def _figures(baseline: str, verdict: VerdictOnBaseline, rmse: float, unit: str) 
         f"RMSE {format_figure(rmse)}{named}, {_SHORT[baseline]} {format_figure(rmse + verdict.better_by)}{named} "
         f"(95 % interval of the difference {format_figure(verdict.low)} to {format_figure(verdict.high)})"
     )
-
-
-def _same_folds(one: CrossValidation, other: CrossValidation) -> bool:
-    return one.digest == other.digest and len(one.rmses) == len(other.rmses)

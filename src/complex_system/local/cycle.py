@@ -225,7 +225,7 @@ class Cycle:
         client = await self._client()
         for _ in range(50):
             try:
-                [value] = await ServingClient(client).predict([self._record])
+                [value] = await ServingClient(client, origin="own").predict([self._record])
                 break
             except (NobodyListensError, ReplyTimeoutError):
                 await asyncio.sleep(0.2)

@@ -39,7 +39,8 @@ def comparison_lines(message: ComparisonFinished) -> list[str]:
     for place, model in enumerate(message.results, 1):
         lines.append(f"  {place}. {model.trainer:<14} {quality_text(model, by)}  ({model.model} version {model.version})")
     lines += [f"  -  {name:<14} {quality_text(quality, by)}  (baseline)" for name, quality in message.baselines.items()]
-    return lines + [text for text in (message.verdict, message.kept) if text]
+    told = (message.answers, message.verdict, message.kept, message.intervals)
+    return lines + [text for text in told if text]
 
 
 def comparison_basis(message: ComparisonFinished) -> str:
@@ -69,7 +70,7 @@ def champion_error(champion: Champion, comparison: ComparisonFinished | None) ->
     for result in comparison.results if comparison else ():
         if (result.model, result.version) == (champion.model, champion.version) and result.cv is not None:
             return f"RMSE {format_figure(result.cv.rmse)} by cross-validation, {format_figure(champion.rmse)} on the hold-out set"
-    return f"RMSE {format_figure(champion.rmse)}"
+    return f"RMSE {format_figure(champion.rmse)} on the hold-out set"
 
 
 def _interval(scores: ScoresWithInterval) -> str:

@@ -216,7 +216,9 @@ def models_table(plan: Plan, state: RunState, *, very_low: bool) -> RenderableTy
     ranking = list(enumerate(state.results))[::-1]
     places = {result.trainer: place for place, result in ranking}
     compared = {result.trainer: result for _, result in ranking}
-    for name in sorted(plan.trainers, key=lambda trainer: places.get(trainer, len(places))):
+    # The linear model, where it is champion, has no service.
+    others = [trainer for trainer in places if trainer not in plan.trainers]
+    for name in sorted([*plan.trainers, *others], key=lambda trainer: places.get(trainer, len(places))):
         training, result, champion = state.trainings.get(name), compared.get(name), state.champion
         style, basis = "", Text()
         if result is not None:
@@ -230,7 +232,7 @@ def models_table(plan: Plan, state: RunState, *, very_low: bool) -> RenderableTy
         else:
             rmse = training.validation_rmse if isinstance(training, TrainingProgress) else None
             cells = ("" if rmse is None else format_figure(rmse), "", "")
-        idle = _idle(state.services[TRAINER_SERVICES[name]], compared=result is not None)
+        idle = _idle(state.services[TRAINER_SERVICES[name]], compared=result is not None) if name not in others else ""
         table.add_row(Text(name, style=style), _training(training, idle), *cells, basis, style=style)
     if has_known_function(plan.dataset):
         best = Scores(rmse=BEST_POSSIBLE.rmse, mae=BEST_POSSIBLE.mae, r2=BEST_POSSIBLE.r2)
@@ -305,7 +307,7 @@ def _process(process: Process) -> Text:
 def _scenario(scenario: ScenarioProgress) -> RenderableType:
     """Return a scenario: its figures, and the steps that happened and are still expected."""
     figures = [
-        f"RMSE {scenario.rmse:.2f}" if scenario.rmse is not None else "",
+        f"RMSE {scenario.rmse:.2f} on {scenario.basis}" if scenario.rmse is not None else "",
         f"{scenario.rmse_relative:.2f} x hold-out" if scenario.rmse_relative is not None else "",
         f"largest PSI {scenario.psi_max:.2f}" if scenario.psi_max is not None else "",
     ]

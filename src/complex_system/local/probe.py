@@ -10,18 +10,22 @@ from contextlib import aclosing
 import httpx
 import msgspec
 
-from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory, has_known_function
 from complex_system.domain.records import Record
 from complex_system.errors import ComplexSystemError
 from complex_system.local.state import Prediction
 from complex_system.messaging.clients import DatabaseClient, Requester
+from complex_system.protocol.serving import ORIGIN_HEADER
 from complex_system.serving.requests.examples import example_record
-from complex_system.training.split import Part, groups_of, parts_of
+from complex_system.training.data import SampleCollector
+from complex_system.training.split import Part
 
 LINE = 76
 """Columns that a line of the shown command has at most."""
 API_KEY = "X-API-Key"
+OWN = {ORIGIN_HEADER.decode(): "own"}
+"""Says that this program asks, and not one of the deployment's clients."""
 _LOOKED_AT = 500
 _CHOSEN_FROM = 20
 
@@ -64,15 +68,17 @@ async def stored_sample(dataset: Dataset, requester: Requester) -> tuple[Record,
 
     Among the first ones by key it is one with the fewest missing values.
     """
-    database, keys = DatabaseClient(requester), list[str]()
-    pages = database.processed_pages(list(dataset.processed_names), labelled=True, version=dataset.version, limit=_LOOKED_AT)
+    database, collector = DatabaseClient(requester), SampleCollector(dataset, [Part.HOLDOUT], keys=_CHOSEN_FROM)
+    pages = database.processed_pages(
+        collector.columns, labelled=True, version=dataset.version, limit=_LOOKED_AT, raw=collector.raw
+    )
     async with aclosing(pages):  # type: ignore[type-var]
         async for page in pages:
-            found, parts = page.table.column(ID).to_pylist(), parts_of(groups_of(dataset, page.table))
-            keys += [key for key, part in zip(found, parts, strict=True) if part == Part.HOLDOUT]
-            if len(keys) >= _CHOSEN_FROM:
+            collector.add(page.table)
+            if collector.is_by_key and collector.count() >= _CHOSEN_FROM:
                 break
-    records: list[Record] = (await database.raw_by_keys(keys[:_CHOSEN_FROM])).to_pylist() if keys else []
+    keys = collector.keys(Part.HOLDOUT)
+    records: list[Record] = (await database.raw_by_keys(keys)).to_pylist() if keys else []
     labelled = [record for record in records if record[dataset.target] is not None]
     if not labelled:
         return None
@@ -82,7 +88,7 @@ async def stored_sample(dataset: Dataset, requester: Requester) -> tuple[Record,
 
 def rest_client(api_key: str) -> httpx.AsyncClient:
     """Return a client for the serving services; it sends the API key where one is set."""
-    return httpx.AsyncClient(timeout=10.0, trust_env=False, headers={API_KEY: api_key} if api_key else {})
+    return httpx.AsyncClient(timeout=10.0, trust_env=False, headers={**OWN, **({API_KEY: api_key} if api_key else {})})
 
 
 async def served_model(client: httpx.AsyncClient, url: str) -> ServedModel | None:

@@ -251,8 +251,7 @@ class Run:
         if comparison := state.comparison:
             for name, quality in comparison.baselines.items():
                 lines.append(f"  baseline {name}: {quality_text(quality, comparison.ranked_by)}")
-            if comparison.verdict:
-                lines.append(f"  {comparison.verdict}")
+            lines += [f"  {text}" for text in (comparison.answers, comparison.verdict) if text]
         if state.seconds_to_first_prediction is not None:
             lines.append(f"  first prediction by the champion after {state.seconds_to_first_prediction:.1f} s")
         if state.scenario:

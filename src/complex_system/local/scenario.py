@@ -132,7 +132,7 @@ class ScenarioDemo:
         if champion is None or served is None or (served.model, served.version) != (champion.model, champion.version):
             return
         scenario.pairs = int(snapshot.performance.get("count", 0))
-        scenario.rmse = snapshot.performance.get("rmse")
+        scenario.rmse, scenario.origin = snapshot.performance.get("rmse"), snapshot.origin
         scenario.rmse_relative = scenario.rmse / champion.rmse if scenario.rmse is not None and champion.rmse else None
         scenario.psi_max = max(snapshot.drift.values(), default=None)
         self._state.changed = True
@@ -181,7 +181,7 @@ class ScenarioDemo:
     def _error(self) -> str:
         scenario = self._scenario
         relative = "" if scenario.rmse_relative is None else f", {scenario.rmse_relative:.2f} times the hold-out RMSE"
-        return f"RMSE {scenario.rmse or 0:.2f}{relative}"
+        return f"RMSE {scenario.rmse or 0:.2f} on {scenario.basis}{relative}"
 
     def _has(self, name: str) -> bool:
         return any(step.step == name and step.seconds is not None for step in self._scenario.steps)

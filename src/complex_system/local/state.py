@@ -13,6 +13,7 @@ from typing import Any, Literal
 from complex_system.protocol.base import Message, to_wire
 from complex_system.protocol.database import RecordCounts
 from complex_system.protocol.operations import Alert
+from complex_system.protocol.serving import ORIGIN_LABELS
 from complex_system.protocol.training import (
     ChampionChanged,
     ChampionSummary,
@@ -27,8 +28,8 @@ Champion = ChampionSummary | ChampionChanged
 """The model that is served, as a comparison or the change of the alias announced it."""
 READY_STATES = ("ready", "working")
 
-_RESULT = ("framework", "model", "version", "rmse", "mae", "r2", "rmse_low", "rmse_high", "cv")
-_COMPARISON = ("ranked_by", "cross_validation", "baselines", "verdicts", "verdict")
+_RESULT = ("framework", "model", "version", "rmse", "mae", "r2", "rmse_low", "rmse_high", "cv", "challenge")
+_COMPARISON = ("ranked_by", "cross_validation", "baselines", "verdicts", "verdict", "split", "question")
 _CHAMPION = ("model", "version", "framework", "rmse")
 _ALERT = ("key", "rule", "subject", "severity", "began", "sentence")
 
@@ -94,6 +95,7 @@ class ScenarioProgress:
         rmse_relative: The same as a multiple of the champion's error on the hold-out set.
         psi_max: Largest population stability index of a feature.
         pairs: Predictions with a known truth behind the error.
+        origin: Whose requests these are of: ``live``, ``own`` or ``probe``.
     """
 
     name: str
@@ -102,6 +104,12 @@ class ScenarioProgress:
     rmse_relative: float | None = None
     psi_max: float | None = None
     pairs: int = 0
+    origin: str = ""
+
+    @property
+    def basis(self) -> str:
+        """The predictions behind the error, as people call them."""
+        return f"{self.pairs:,} {ORIGIN_LABELS.get(self.origin, self.origin)}"
 
 
 @dataclass
@@ -185,6 +193,8 @@ class RunState:
         }
         if self.scenario:
             status["scenario"] = asdict(self.scenario)
+        if comparison:
+            status |= {"holdout": comparison.holdout, "kept": comparison.kept, "intervals": comparison.intervals}
         if comparison and (comparison.baselines or comparison.cross_validation):
             status |= {name: _known(value) for name, value in _fields(comparison, _COMPARISON).items()}
         return status

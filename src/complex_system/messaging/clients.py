@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -31,7 +32,7 @@ from complex_system.protocol.documents import (
     Documents,
     DocumentsRequest,
 )
-from complex_system.protocol.serving import PREDICT_COLUMNS
+from complex_system.protocol.serving import ORIGIN_NAMES, PREDICT_COLUMNS, Origin
 from complex_system.settings import Settings
 
 M = TypeVar("M")
@@ -72,7 +73,7 @@ async def ask(
     Raises:
         ComplexSystemError: The error that an error reply carries.
     """
-    reply = await connection.request(subjects.reply_subject(request), to_thing(value, sender, made), seconds)
+    reply = await connection.request(subjects.reply_subject(request), to_thing(value, sender, made, request.thing), seconds)
     return request.decode_reply(value_of(reply))
 
 
@@ -298,21 +299,19 @@ class ServingClient:
     """A serving service: the champion's, unless another subject is named."""
 
     def __init__(
-        self,
-        requester: Requester,
-        subject: Request[Any, Any] = subjects.PREDICT,
-        columns: Request[ArrowPage, ArrowPage] = PREDICT_COLUMNS,
-    ) -> None:
+        self, requester: Requester, subject: Request[Any, Any] = subjects.PREDICT,
+        columns: Request[ArrowPage, ArrowPage] = PREDICT_COLUMNS, origin: Origin = "live",
+    ) -> None:  # fmt: skip
         """Make a client.
 
         Args:
             requester: Sends the requests.
             subject: Answers records.
             columns: Answers Arrow pages.
+            origin: Who asks.
         """
-        self._ask = requester.ask
-        self._subject = subject
-        self._columns = columns
+        self._ask, name = requester.ask, ORIGIN_NAMES[origin]
+        self._subject, self._columns = replace(subject, thing=name), replace(columns, thing=name)
 
     async def predict(self, records: list[Record]) -> list[float]:
         """Return one prediction a raw record, in the target's own unit."""

@@ -17,6 +17,9 @@ from complex_system.protocol.base import Event, Request
 SENDER: ContextVar[str] = ContextVar("sender", default="")
 """Who sent the request that a handler answers, as the Thing's ``machine`` says it."""
 
+NAME: ContextVar[str] = ContextVar("name", default="")
+"""The name of the Thing of that request; requests for predictions say with it who asks (``protocol.serving.ORIGIN_NAMES``)."""
+
 SENT: ContextVar[float | None] = ContextVar("sent", default=None)
 """When that request was made, seconds since 1970, as the Thing's ``timestamp`` says it; None where that has no time zone."""
 
@@ -33,6 +36,7 @@ def answers(request: Request[Q, R]) -> Callable[[Callable[[Any, Q], Awaitable[R]
         async def handler(self: Any, thing: Thing) -> Thing:
             value: Any
             SENDER.set(thing.machine)
+            NAME.set(thing.name)
             SENT.set(thing.timestamp.timestamp() if thing.timestamp.tzinfo else None)
             try:
                 value = await method(self, request.decode_request(thing.value))

@@ -79,18 +79,19 @@ def serialize_from_bin(msg_cls: type[Any], packed: bytes) -> Any:
     return Thing(**fields)  # pydantic reads what other programs leave out or write differently
 
 
-def to_thing(value: Any, sender: str, made: float | None = None) -> Thing:
+def to_thing(value: Any, sender: str, made: float | None = None, name: str = "") -> Thing:
     """Return a Thing that carries ``value``; ``sender`` is the class name of the service, as in kio's replies.
 
     Args:
         value: The payload.
         sender: Who sends it.
         made: When the payload was made, seconds since 1970; by default now.
+        name: The Thing's name.
     """
     return thing_of(
         {
             "machine": sender,
-            "name": "",
+            "name": name,
             "measurement_id": MEASUREMENT_ID,
             "value": value,
             "timestamp": datetime.now(UTC) if made is None else datetime.fromtimestamp(made, UTC),

@@ -166,17 +166,27 @@ class Gauge(msgspec.Struct, array_like=True):
 
 
 class Served(NamedTuple):
-    """One version of a model in one service; ``shadow`` where it predicts the same requests and answers nobody."""
+    """One version of a model in one service, for requests of one origin.
+
+    ``shadow`` where it predicts the same requests and answers nobody; ``origin`` as :data:`complex_system.protocol.serving.Origin`,
+    empty where it does not matter, or where an earlier release did not record it.
+    """
 
     service: str
     model: str
     version: str
     shadow: bool = False
+    origin: str = ""
 
     @property
     def label(self) -> str:
         """For a legend."""
         return f"{self.model} v{self.version}" + (" (shadow)" if self.shadow else "")
+
+    @property
+    def whole(self) -> Served:
+        """The same version whoever asks."""
+        return self._replace(origin="")
 
 
 class Series(NamedTuple):
@@ -186,12 +196,31 @@ class Series(NamedTuple):
     group: str = ""
 
 
+class _Errors(NamedTuple):
+    service: str
+    model: str
+    version: str
+    shadow: bool
+    group: str
+    sums: ErrorSums
+    origin: str = ""
+
+
+class _Latency(NamedTuple):
+    service: str
+    model: str
+    version: str
+    shadow: bool
+    sums: tuple[int, int, float, list[tuple[int, int]]]
+    origin: str = ""
+
+
 class _Document(msgspec.Struct):
-    """A roll-up as the body of a document."""
+    """A roll-up as the body of a document; those of earlier releases have no origins."""
 
     seconds: int
-    errors: list[tuple[str, str, str, bool, str, ErrorSums]]
-    latency: list[tuple[str, str, str, bool, tuple[int, int, float, list[tuple[int, int]]]]]
+    errors: list[_Errors]
+    latency: list[_Latency]
     failures: list[tuple[str, str, int]]
     gauges: dict[str, Gauge]
 
@@ -248,10 +277,10 @@ class Rollup(msgspec.Struct):
         """Return the body of its document."""
         body = _Document(
             seconds=self.seconds,
-            errors=[(*series.served, series.group, sums) for series, sums in self.errors.items() if sums.n],
+            errors=[_Errors(*by[:4], group, sums, by.origin) for (by, group), sums in self.errors.items() if sums.n],
             latency=[
-                (*served, (sums.requests, sums.predictions, sums.total, sorted(sums.buckets.items())))
-                for served, sums in self.latency.items()
+                _Latency(*by[:4], (sums.requests, sums.predictions, sums.total, sorted(sums.buckets.items())), by.origin)
+                for by, sums in self.latency.items()
             ],
             failures=[(*key, count) for key, count in self.failures.items()],
             gauges={figure.flat: gauge for figure, gauge in self.gauges.items() if gauge.n},
@@ -267,11 +296,11 @@ class Rollup(msgspec.Struct):
         """
         read = msgspec.convert(body, _Document)
         rollup = cls(at, read.seconds, gauges={Figure.parse(name): gauge for name, gauge in read.gauges.items()})
-        for service, model, version, shadow, group, errors in read.errors:
-            rollup.errors[Series(Served(service, model, version, shadow), group)] = errors
-        for service, model, version, shadow, (requests, predictions, total, buckets) in read.latency:
-            sums = LatencySums(requests, predictions, total, dict(buckets))
-            rollup.latency[Served(service, model, version, shadow)] = sums
+        for service, model, version, shadow, group, errors, origin in read.errors:
+            rollup.errors[Series(Served(service, model, version, shadow, origin), group)] = errors
+        for service, model, version, shadow, (requests, predictions, total, buckets), origin in read.latency:
+            by = Served(service, model, version, shadow, origin)
+            rollup.latency[by] = LatencySums(requests, predictions, total, dict(buckets))
         for service, code, count in read.failures:
             rollup.failures[service, code] = count
         return rollup

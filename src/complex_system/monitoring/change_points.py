@@ -30,6 +30,8 @@ class Change(Message, frozen=True, kw_only=True):
         since: Mean absolute error since then.
         model: Registered name of the model.
         version: Registered version.
+        origin: Whose requests the errors are of.
+        rose: Whether the errors are larger since then.
     """
 
     began: float
@@ -38,6 +40,8 @@ class Change(Message, frozen=True, kw_only=True):
     since: float
     model: str = ""
     version: str = ""
+    origin: str = ""
+    rose: bool = True
 
 
 class ChangeDetector:
@@ -49,30 +53,39 @@ class ChangeDetector:
     def __init__(self, delta: float = SENSITIVITY) -> None:
         """Make a detector. The first one of a process imports river, which takes seconds: make it in a thread."""
         self._adwin = _adwin(delta)
-        self._errors: deque[tuple[float, float]] = deque(maxlen=MAX_REMEMBERED)
+        self._errors: deque[tuple[float, float, float]] = deque(maxlen=MAX_REMEMBERED)
 
     @property
     def is_there(self) -> bool:
         """True if river is installed; without it nothing is detected."""
         return self._adwin is not None
 
-    def add(self, at: float, error: float) -> Change | None:
-        """Record the absolute error of a prediction made at a time; return the change that it made visible."""
+    def add(self, at: float, error: float, score: float | None = None) -> Change | None:
+        """Record the absolute error of a prediction made at a time; return the change that it made visible.
+
+        Args:
+            at: When the prediction was made.
+            error: Its absolute error.
+            score: What is watched, 0 to 1: the error's place among those that were expected, so that an outlier is no change. None for
+                the error itself.
+        """
         if self._adwin is None:
             return None
-        self._errors.append((at, error))
-        self._adwin.update(error)
+        watched = error if score is None else score
+        self._errors.append((at, error, watched))
+        self._adwin.update(watched)
         if not self._adwin.drift_detected:
             return None
         searched = max(MIN_SEARCHED, 3 * int(self._adwin.width))
         newest = list(self._errors)[-searched:]  # an earlier change lies before them
-        errors = np.array([error for _, error in newest])
-        place = parting_of(errors)
+        errors, scores = np.array(newest)[:, 1:].T
+        place = parting_of(scores)
         self._errors.clear()
         self._errors.extend(newest[place:])  # what was before the change says nothing of the next one
         return Change(
-            began=newest[place][0], noticed=at, before=float(errors[:place].mean()), since=float(errors[place:].mean())
-        )
+            began=newest[place][0], noticed=at, before=float(errors[:place].mean()), since=float(errors[place:].mean()),
+            rose=bool(scores[place:].mean() > scores[:place].mean()),
+        )  # fmt: skip
 
 
 def parting_of(errors: npt.NDArray[np.float64]) -> int:

@@ -12,7 +12,7 @@ import msgspec
 from complex_system.domain.records import Record
 from complex_system.monitoring.points import Figures
 from complex_system.protocol.database import IngestCounts, RecordCounts, Rejection
-from complex_system.protocol.serving import PredictedRecord
+from complex_system.protocol.serving import Origin, PredictedRecord
 
 PERIOD = 300.0
 """Seconds over which rejections are counted."""
@@ -33,11 +33,13 @@ class LiveRecord(NamedTuple):
         number: Its place among all, from 1.
         at: When, seconds since 1970.
         record: As it came.
+        origin: Who asked first.
     """
 
     number: int
     at: float
     record: Record
+    origin: Origin = "live"
 
 
 class LiveWindow:
@@ -57,8 +59,8 @@ class LiveWindow:
         """The records, the oldest first."""
         return list(self._records)
 
-    def add(self, at: float, predictions: Iterable[PredictedRecord]) -> None:
-        """Take the records that were predicted at a time."""
+    def add(self, at: float, predictions: Iterable[PredictedRecord], origin: Origin = "live") -> None:
+        """Take the records that were predicted at a time, and who asked."""
         for each in predictions:
             if each.id is not None:
                 key = hash((each.id, msgspec.json.encode(each.record, order="sorted")))
@@ -69,7 +71,7 @@ class LiveWindow:
                 if len(self._known) > REMEMBERED:
                     self._known.popitem(last=False)
             self._number += 1
-            self._records.append(LiveRecord(self._number, at, each.record))
+            self._records.append(LiveRecord(self._number, at, each.record, origin))
 
 
 class RecordFlow:

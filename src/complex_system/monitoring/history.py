@@ -77,13 +77,14 @@ class Documents(Protocol):
 
 
 class Pair(NamedTuple):
-    """A prediction and its truth. ``at`` is when the prediction was made."""
+    """A prediction and its truth. ``at`` is when the prediction was made, ``key`` the record's; empty from an earlier release."""
 
     at: float
     prediction: float
     truth: float
     served: Served
     group: str
+    key: str = ""
 
     @property
     def residual(self) -> float:
@@ -99,6 +100,7 @@ class Champion(Message, frozen=True, kw_only=True, omit_defaults=True):
         version: Registered version.
         framework: Its framework.
         rmse: On the hold-out part, in the target's unit; None where only the registry has told of it.
+        holdout: Number of these records; 0 where it is not known.
         pipeline_version: Pipeline version that it was trained for; empty where it is not known, as the next one.
         cause: Why its round was started.
         at: Since when it is the champion, seconds since 1970 (UTC).
@@ -108,6 +110,7 @@ class Champion(Message, frozen=True, kw_only=True, omit_defaults=True):
     version: str
     framework: str = ""
     rmse: float | None = None
+    holdout: int = 0
     pipeline_version: str = ""
     cause: str = ""
     at: float
@@ -227,10 +230,7 @@ class History:
     # Between memory and database
 
     def changed(self) -> list[Document]:
-        """Return what has changed since the last call, as documents; hours of changed minutes are merged anew.
-
-        Should the database not take them, :meth:`unsaved` marks them as changed again.
-        """
+        """Return what has changed since the last call, with hours merged anew; see :meth:`unsaved` if nobody takes it."""
         changed, self._changed = self._changed, {}
         for begin in {begin_of(float(key), HOUR) for kind, key in changed if kind == MINUTES}:
             if begin >= self._complete_from:

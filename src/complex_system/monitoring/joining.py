@@ -65,8 +65,8 @@ class PredictionJoin:
     """Joins predictions with their truths and passes the pairs on.
 
     A truth counts for every model that predicted the record, also for one that predicts it only later. A prediction counts once, with
-    the first truth that comes; a record predicted again before its truth comes counts with the newest prediction. Records predicted
-    again after that wait for another truth.
+    the first truth that comes; a record predicted again before its truth comes counts with the newest prediction. A record predicted
+    again after that, for requests of the same origin, counts only when its truth changes: asking again adds no evidence.
 
     Memory is bounded. What waits longer is also in the database, so that neither a restart nor the bound loses it; one process writes.
     """
@@ -100,7 +100,7 @@ class PredictionJoin:
         truth = self._truths.get(key)
         if truth is not None and served not in truth.consumed and at - truth.at < TRUTH_REMEMBERED:
             truth.consumed.add(served)
-            self._joined(Pair(at, prediction, truth.value, served, group))
+            self._joined(Pair(at, prediction, truth.value, served, group, key))
             return
         waiting = self._waiting.setdefault(key, _Waiting({}, at))
         waiting.predictions[served] = _Prediction(at, prediction, served, group)
@@ -112,8 +112,10 @@ class PredictionJoin:
         """Record a truth and when it was told; one that is not a finite number is left out."""
         if not math.isfinite(truth):
             return
-        waiting = self._waiting.pop(key, None)
-        consumed = self._pair(waiting, truth) if waiting is not None else set[Served]()
+        known, waiting = self._truths.get(key), self._waiting.pop(key, None)
+        consumed = set(known.consumed) if known is not None and known.value == truth else set[Served]()
+        if waiting is not None:
+            consumed |= self._pair(key, waiting, truth, consumed)
         if waiting is not None and waiting.saved:
             self._done.add(key)
         else:  # predictions of an earlier process, or of another model, may wait in the database
@@ -195,17 +197,18 @@ class PredictionJoin:
             known = self._truths.get(document.key)
             consumed = known.consumed if known is not None else set[Served]()
             stored = _parsed(document)
-            stored.predictions = {by: each for by, each in stored.predictions.items() if by not in consumed}
-            consumed |= self._pair(stored, unknown[document.key])
+            consumed |= self._pair(document.key, stored, unknown[document.key], consumed)
             self._done.add(document.key)
         for key, truth in unknown.items():
             if self._unknown.get(key) == truth:
                 del self._unknown[key]
 
-    def _pair(self, waiting: _Waiting, truth: float) -> set[Served]:
-        for served, each in waiting.predictions.items():
-            self._joined(Pair(each.at, each.value, truth, served, each.group))
-        return set(waiting.predictions)
+    def _pair(self, key: str, waiting: _Waiting, truth: float, consumed: set[Served]) -> set[Served]:
+        """Pass on the pairs of all models but those that the truth has counted for; return the models."""
+        new = {served: each for served, each in waiting.predictions.items() if served not in consumed}
+        for served, each in new.items():
+            self._joined(Pair(each.at, each.value, truth, served, each.group, key))
+        return set(new)
 
     def _oldest(self, limit: int) -> Iterable[tuple[str, _Waiting]]:
         for place, item in enumerate(self._waiting.items()):

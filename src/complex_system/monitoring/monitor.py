@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -14,18 +14,18 @@ from complex_system.domain.dataset import Column, Dataset
 from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError
 from complex_system.monitoring.aggregates import Served
-from complex_system.monitoring.change_points import Change, ChangeDetector
+from complex_system.monitoring.change_points import Change
 from complex_system.monitoring.drift import DataDrift, measure
+from complex_system.monitoring.error_watch import Changes, ChangeWatch, ErrorReference, KeptComparison
 from complex_system.monitoring.evidence import KeptTest, SequentialTest
 from complex_system.monitoring.flow import LiveRecord, LiveWindow, RecordFlow
 from complex_system.monitoring.history import History, Pair
 from complex_system.monitoring.joining import PredictionJoin
-from complex_system.monitoring.performance import KeptWindows, ModelWindows, ServedMetrics
+from complex_system.monitoring.performance import KeptWindows, ModelWindows, ServedMetrics, WindowPair
 from complex_system.monitoring.points import Figure, Figures
 from complex_system.monitoring.reference import Reference
 from complex_system.monitoring.services import KnownServices, ServiceBook
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.protocol.base import Message
 from complex_system.protocol.serving import (
     PredictedRecord,
     PredictionFailed,
@@ -39,28 +39,6 @@ CHAMPIONS_SERVICE = "ml_serving_mlflow"
 """The service whose figures are the system's own, ``performance/rmse`` and so on."""
 MAX_GROUPS = 20
 """Categories of the column by which errors are grouped; the rest is ``other``."""
-MAX_CHANGES = 50
-MAX_DETECTORS = 8
-
-
-class KeptComparison(ComparisonFinished, frozen=True, kw_only=True):
-    """The last comparison, as it is kept.
-
-    Attributes:
-        crowned_rmse: RMSE with which the champion was crowned, by ``<model> <version>``.
-    """
-
-    crowned_rmse: dict[str, float] = msgspec.field(default_factory=dict)
-
-
-class Changes(Message, frozen=True, kw_only=True):
-    """The newest changes in the errors of champions.
-
-    Attributes:
-        changes: Oldest first.
-    """
-
-    changes: tuple[Change, ...] = ()
 
 
 class Monitor:
@@ -81,7 +59,7 @@ class Monitor:
         shadows: Its challengers.
         drift: The newest comparison with the reference.
         comparison: The newest comparison of models; None before the first.
-        changes: Changes of the error, the newest last.
+        outliers: Pairs in the champion's window that are far from the rest, the oldest first: perhaps slips in the truth.
     """
 
     def __init__(
@@ -108,7 +86,7 @@ class Monitor:
         """
         self.dataset = dataset
         self.history = history
-        self.services = ServiceBook(silent_after, monotonic, services)
+        self.services = ServiceBook(silent_after, monotonic, services, now)
         self.join = PredictionJoin(self._joined)
         self.windows = ModelWindows(window, monotonic)
         self.flow = RecordFlow()
@@ -119,7 +97,8 @@ class Monitor:
         self.shadows: list[ServedMetrics] = []
         self.drift = DataDrift()
         self.comparison: KeptComparison | None = None
-        self.changes: tuple[Change, ...] = ()
+        self.outliers: list[WindowPair] = []
+        self._watch = ChangeWatch()
         self._now = now
         self._pipeline = Pipeline(dataset)
         self._group = group_column(dataset)
@@ -127,12 +106,15 @@ class Monitor:
         self._live = LiveWindow(window)
         self._test: SequentialTest | None = None
         self._tested = 0
-        self._detectors: OrderedDict[Served, ChangeDetector] = OrderedDict()
-        self._detect = False
 
     def prepare(self) -> None:
         """Import what takes seconds; to be called in a thread."""
-        self._detect = ChangeDetector().is_there
+        self._watch.prepare()
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """The newest changes of the champions' errors, the newest last."""
+        return self._watch.changes
 
     @property
     def now(self) -> float:
@@ -144,14 +126,19 @@ class Monitor:
         """The records in the live window, each once, the oldest first."""
         return self._live.records
 
+    @property
+    def origins(self) -> dict[str, int]:
+        """How many of them clients asked for, and how many this system did, for stored or for simulated records."""
+        return dict(Counter(each.origin for each in self.records))
+
     # What is recorded
 
     def predicted(self, event: PredictionMade) -> bool:
         """Record predictions; return whether their service answers with another model than before."""
-        by, at = Served(event.service, event.model, event.version), self._now()
+        by, at = Served(event.service, event.model, event.version, origin=event.origin), self._now()
         changed = self._answered(at, by, event.milliseconds, event.predictions, [e.prediction for e in event.predictions])
         if event.pipeline_version == self.dataset.version:
-            self._live.add(at, event.predictions)
+            self._live.add(at, event.predictions, event.origin)
         for shadow in event.shadows:
             self._shadowed(at, event, shadow)
         return changed
@@ -171,12 +158,7 @@ class Monitor:
 
         A champion that stays is still judged by the error with which it was crowned, not by that on the newest data.
         """
-        name = f"{event.champion.model} {event.champion.version}"
-        before = self.comparison or self.history.earlier("comparison", KeptComparison)
-        rmse = (before.crowned_rmse if before else {}).get(name, event.champion.rmse)
-        self.comparison = KeptComparison(
-            **{**msgspec.structs.asdict(event), "crowned_rmse": {name: rmse} if event.champion.rmse else {}}
-        )
+        self.comparison = KeptComparison.of(event, self.comparison or self.history.earlier("comparison", KeptComparison))
         self.history.state("comparison", self._now(), self.comparison)
 
     # A point
@@ -230,7 +212,7 @@ class Monitor:
         self.services.expect((earlier("services", KnownServices) or KnownServices()).services)
         self.windows.restore(earlier("windows", KeptWindows) or KeptWindows())
         self.comparison = self.comparison or earlier("comparison", KeptComparison)
-        self.changes = self.changes or (earlier("changes", Changes) or Changes()).changes
+        self._watch.changes = self.changes or (earlier("changes", Changes) or Changes()).changes
         if not self.drift.at:
             self.drift = earlier("data", DataDrift) or self.drift
         if self._test is not None:
@@ -241,11 +223,7 @@ class Monitor:
 
         The champion's is that of its coronation, another one's that of the last comparison. None where it was in neither.
         """
-        if self.comparison is None:
-            return None
-        crowned = self.comparison.crowned_rmse.get(f"{served.model} {served.version}")
-        compared = (each.rmse for each in self.comparison.results if (each.model, each.version) == served[1:3])
-        return crowned or next(compared, None) or None
+        return self.comparison.holdout_rmse(served) if self.comparison else None
 
     # Inside
 
@@ -254,17 +232,26 @@ class Monitor:
         figures.add("performance", {"count": 0.0})
         for service, each in self.served.items():
             numbers = {**each.performance, **each.latency}
-            baseline, rmse = self.baseline(each.served), each.performance.get("rmse")
-            if baseline and rmse is not None:
-                numbers["rmse_relative"] = rmse / baseline
+            for origin, errors in each.by_origin.items():
+                numbers |= {f"{name}_{origin}": errors[name] for name in ("rmse", "count") if origin}
+            window, reference = each.errors, self._reference_of(each.served)
+            if window.pairs and reference is not None:
+                numbers |= reference.judge(window.errors)
             figures.add("performance", numbers, service)
             if service == CHAMPIONS_SERVICE:
-                figures.add("performance", numbers)
+                self.outliers = self._watch.outliers(window, reference)
+                changed_for = self._watch.changed_for(
+                    self.at, each.served, window, reference, numbers.get("error_ratio_low", 0.0)
+                )
+                figures.add("performance", {**numbers, "outliers": len(self.outliers), "changed_for": changed_for})
                 latency = {name: numbers[f"latency_ms_{name}"] for name in LATENCIES if f"latency_ms_{name}" in numbers}
                 figures.add("latency", {**latency, "count": each.requests})
         for each in self.shadows:
             figures.add("performance/shadow", each.performance, each.served.model)
         return figures
+
+    def _reference_of(self, served: Served) -> ErrorReference | None:
+        return self.comparison.reference(served) if self.comparison else None
 
     def _add_rejected(self, figures: Figures) -> None:
         """Count rejected and processed records with the live ones, which are those that were predicted."""
@@ -290,21 +277,17 @@ class Monitor:
         if shadow.error:
             self.history.minute(at).failed(f"{event.service} (shadow)", shadow.model, 1)
             return
-        by = Served(event.service, shadow.model, shadow.version, shadow=True)
+        by = Served(event.service, shadow.model, shadow.version, shadow=True, origin=event.origin)
         self._answered(at, by, shadow.milliseconds, event.predictions, shadow.predictions)
 
     def _joined(self, pair: Pair) -> None:
-        self.windows.joined(pair)
-        self.history.paired(pair)
-        if not self._detect or pair.served.service != CHAMPIONS_SERVICE or pair.served.shadow:
+        if not self.windows.joined(pair):  # such as one that was drawn again
             return
-        detector = self._detectors.setdefault(pair.served, ChangeDetector())
-        if len(self._detectors) > MAX_DETECTORS:
-            self._detectors.popitem(last=False)
-        change = detector.add(pair.at, abs(pair.residual))
+        self.history.paired(pair)
+        if pair.served.service != CHAMPIONS_SERVICE or pair.served.shadow:
+            return
+        change = self._watch.joined(pair, self._reference_of(pair.served))
         if change is not None:
-            found = msgspec.structs.replace(change, model=pair.served.model, version=pair.served.version)
-            self.changes = (*self.changes, found)[-MAX_CHANGES:]
             self.history.state("changes", change.noticed, Changes(changes=self.changes))
 
     def _group_of(self, record: Record) -> str:

@@ -135,16 +135,22 @@ def predictions(monitor: Monitor, start: float, end: float) -> dict[str, Any]:
 
     Returns:
         ``from``, ``to``, ``seconds`` (width of a point), ``target`` (``name``, ``unit``, ``description``); ``windows``: a line a
-        served model with ``service``, ``model``, ``version``, ``shadow``, ``label``, ``points`` (``at``, ``rmse``, ``mae``, ``bias``,
-        ``r2``, ``count``, ``lowest``, ``highest``) and ``total``; ``groups``: the errors of the champion's service by ``group``,
-        likewise; ``latency``: by ``service``, likewise with ``latency_ms_*``, ``requests``, ``predictions`` and
-        ``predictions_per_second``; ``failures``: ``service``, ``code``, ``count``; ``sample``: pairs with ``at``, ``prediction``,
-        ``truth``, ``residual``, ``group`` and the model; ``changes`` of the error that began in the period; ``predictions`` and
+        served model and origin of requests, with ``service``, ``model``, ``version``, ``shadow``, ``origin``, ``label``, ``points``
+        (``at``, ``rmse``, ``mae``, ``bias``, ``r2``, ``count``, ``lowest``, ``highest``) and ``total``; ``groups``: the errors of the
+        champion's service by ``group``, likewise; ``latency``: by ``service``, likewise with ``latency_ms_*``, ``requests``,
+        ``predictions`` and ``predictions_per_second``; ``failures``: ``service``, ``code``, ``count``; ``sample``: pairs with ``at``,
+        ``prediction``, ``truth``, ``residual``, ``group`` and the model; ``changes`` of the error that began in the period;
+        ``outliers``: of the champion's window, with ``at``, ``truth``, ``prediction`` and the record's ``key``; ``predictions`` and
         ``joined``: how many there were, and have met their truth; ``waiting``: how many wait for it now.
     """
     rollups, step = _rollups(monitor, start, end)
     models = series.errors_by_model(rollups, step)
-    groups = series.errors_by_group(rollups, step, CHAMPIONS_SERVICE)
+    mine = [by for by in models if by.service == CHAMPIONS_SERVICE and not by.shadow]
+    groups = [
+        {"group": group, **_model(by), **_line(curve, ErrorSums, _errors)}
+        for by in mine
+        for group, curve in series.errors_by_group(rollups, step, by).items()
+    ]
     services = series.latency_by_service(rollups, step)
     failed = sorted(series.failed_requests(rollups).items())
     pairs = list(monitor.history.samples(start, end))
@@ -158,11 +164,12 @@ def predictions(monitor: Monitor, start: float, end: float) -> dict[str, Any]:
         "seconds": step,
         "target": views.target_of(monitor),
         "windows": [{**_model(by), **_line(curve, ErrorSums, _errors)} for by, curve in sorted(models.items())],
-        "groups": [{"group": group, **_line(curve, ErrorSums, _errors)} for group, curve in groups.items()],
+        "groups": groups,
         "latency": [{"service": name, **_line(curve, LatencySums, latency)} for name, curve in services.items()],
         "failures": [{"service": name, "code": code, "count": n} for (name, code), n in failed],
         "sample": [_pair(pair) for pair in pairs[:: math.ceil(len(pairs) / MAX_PAIRS) or 1]],
         "changes": [change for change in monitor.changes if start <= change.began < end],
+        "outliers": [pair._asdict() for pair in monitor.outliers],
         "predictions": series.predictions(rollups),
         "joined": sum(series.total(curve.values(), ErrorSums).n for by, curve in models.items() if not by.shadow),
         "waiting": monitor.join.waiting,

@@ -23,13 +23,13 @@ def errors_by_model(rollups: Sequence[Rollup], step: int) -> dict[Served, Curve[
     return {served: found[served] for served in sorted(found, key=_place)}
 
 
-def errors_by_group(rollups: Sequence[Rollup], step: int, service: str | None = None) -> dict[str, Curve[ErrorSums]]:
-    """Return the errors of the models that answered, by group of records: those of one service, or of all."""
+def errors_by_group(rollups: Sequence[Rollup], step: int, served: Served) -> dict[str, Curve[ErrorSums]]:
+    """Return the errors of one model for requests of one origin, by group of records."""
     picked = (
         (rollup, key.group, sums)
         for rollup in rollups
         for key, sums in rollup.errors.items()
-        if key.group and not key.served.shadow and service in (None, key.served.service)
+        if key.group and key.served == served
     )
     return dict(sorted(_curves(step, picked, ErrorSums).items()))
 
@@ -71,9 +71,14 @@ def failed_requests(rollups: Sequence[Rollup]) -> dict[tuple[str, str], int]:
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def predictions(rollups: Sequence[Rollup]) -> int:
-    """Return the number of predictions that were answered."""
-    return sum(sums.predictions for rollup in rollups for by, sums in rollup.latency.items() if not by.shadow)
+def predictions(rollups: Sequence[Rollup], origin: str | None = None) -> int:
+    """Return the number of predictions that were answered: for requests of one origin, or of all."""
+    return sum(
+        sums.predictions
+        for rollup in rollups
+        for by, sums in rollup.latency.items()
+        if not by.shadow and origin in (None, by.origin)
+    )
 
 
 def truths(rollups: Sequence[Rollup]) -> int:
@@ -114,6 +119,6 @@ def _curves(step: int, picked: Iterable[tuple[Rollup, K, T]], make: Callable[[],
     return curves
 
 
-def _place(served: Served) -> tuple[bool, str, int, str, str]:
+def _place(served: Served) -> tuple[bool, str, int, str, str, str]:
     number = int(served.version) if served.version.isdigit() else 0
-    return served.shadow, served.model, number, served.version, served.service
+    return served.shadow, served.model, number, served.version, served.service, served.origin

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -97,14 +98,22 @@ class ServiceBook:
     Times are of ``clock``, monotonic seconds.
     """
 
-    def __init__(self, silent_after: float, clock: Callable[[], float], declared: Collection[str] | None = None) -> None:
+    def __init__(
+        self,
+        silent_after: float,
+        clock: Callable[[], float],
+        declared: Collection[str] | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         """Make an empty book.
 
         Args:
             silent_after: Seconds without a heartbeat after which a replica is silent.
             clock: Monotonic time in seconds.
             declared: Names of the services that there are; None for any.
+            now: Seconds since 1970.
         """
+        self._began = now()
         self._declared = declared
         self._ignored = 0
         self._silent_after = silent_after
@@ -117,7 +126,8 @@ class ServiceBook:
         """Record a heartbeat; return whether the replica is new, runs again, or has stopped.
 
         A new replica of a service takes the place of a silent one, or of one that is expected from before a restart of monitoring, for
-        a process that is started again has another name; the same name with a later start is the same one started again.
+        a process that is started again has another name; the same name with a later start is the same one started again. It counts
+        as a restart unless the one before said that it stops, or the whole system was started again.
         """
         service, key = beat.service, (beat.service, beat.replica)
         known = self._replicas.get(key)
@@ -131,16 +141,19 @@ class ServiceBook:
             return False
         if len(beat.detail) > MAX_DETAIL:
             beat = replace(beat, detail=beat.detail[:MAX_DETAIL])
-        started_again = known is not None and beat.started != known.beat.started
-        changed = known is None or started_again or not known.is_running or beat.state == "stopped"
+        before = known if known is None or beat.started != known.beat.started else None
+        changed = known is None or before is not None or not known.is_running or beat.state == "stopped"
         if known is None:
             missing = [name for name, each in self._replicas.items() if name[0] == service and each.is_missing]
-            if missing:
-                del self._replicas[missing[0]]
-        if started_again or (known is None and missing):
+            before = self._replicas.pop(missing[0]) if missing else None
+        if before is not None and before.state != "stopped" and not (before.expected and self._came_with_us(beat)):
             self._restarts[service] = self._restarts.get(service, 0) + 1
         self._replicas[key] = _Replica(beat, self._clock(), beat.state)
         return changed
+
+    def _came_with_us(self, beat: Heartbeat) -> bool:
+        """Return whether a replica began as this process did, or later: then the whole system was started again."""
+        return beat.started >= self._began - EXPECTED_WITHIN
 
     def _is_believed(self, beat: Heartbeat) -> bool:
         texts = (beat.service, beat.replica, beat.instance, beat.host, beat.url, beat.version, beat.pipeline_version)
@@ -185,12 +198,12 @@ class ServiceBook:
             missing = [
                 name for name, replica in kept.items() if replica.is_running and (each.service, name) not in self._replicas
             ]
-            new = sum(
-                key[0] == each.service and key[1] not in kept and known.is_running for key, known in self._replicas.items()
-            )
-            for name in missing[new:]:
+            mine = {key[1]: known for key, known in self._replicas.items() if key[0] == each.service}
+            new = [known for name, known in mine.items() if name not in kept and known.is_running]
+            for name in missing[len(new) :]:
                 self._replicas[each.service, name] = _Replica(kept[name], self._clock(), kept[name].state, expected=True)
-            self._restarts[each.service] = each.restarts + min(new, len(missing))
+            early = sum(not self._came_with_us(known.beat) for known in new)
+            self._restarts[each.service] = each.restarts + min(early, len(missing))
 
     def services(self) -> list[ServiceState]:
         """Return the services by name."""

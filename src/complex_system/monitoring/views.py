@@ -12,8 +12,9 @@ from complex_system.domain.laboratory import BEST_POSSIBLE, has_known_function
 from complex_system.monitoring.aggregates import Served
 from complex_system.monitoring.change_points import Change
 from complex_system.monitoring.drift import MIN_LIVE, Band, ColumnDrift, band_of
+from complex_system.monitoring.error_watch import KeptComparison
 from complex_system.monitoring.history import Champion
-from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, KeptComparison, Monitor
+from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, Monitor
 from complex_system.monitoring.performance import ServedMetrics
 from complex_system.monitoring.services import ServiceState
 from complex_system.protocol.base import Message
@@ -28,8 +29,10 @@ class ServedView(Message, frozen=True, kw_only=True):
         model: Registered name.
         version: Registered version.
         shadow: Whether it is a challenger, which answers nobody.
+        origin: Whose requests ``performance`` is of, as ``protocol.serving.Origin``; empty where none is, or it was not recorded.
         label: For a legend.
         performance: ``rmse``, ``mae``, ``bias``, ``r2`` and ``count``, as far as they are known.
+        by_origin: The same of every origin.
         latency: ``latency_ms_mean``, ``_p50``, ``_p95``, ``_p99`` and ``predictions_per_second``, likewise.
         holdout_rmse: At its comparison; None where it was not compared.
     """
@@ -38,8 +41,10 @@ class ServedView(Message, frozen=True, kw_only=True):
     model: str
     version: str
     shadow: bool
+    origin: str
     label: str
     performance: dict[str, float]
+    by_origin: dict[str, dict[str, float]]
     latency: dict[str, float]
     holdout_rmse: float | None
 
@@ -61,7 +66,7 @@ class DriftView(Message, frozen=True, kw_only=True):
         worst: Column or feature.
         psi: Its stability index.
         band: How strong that is.
-        samples: Records in the live window.
+        samples: Records in the live window then.
         needed: Records from which on drift is reported.
     """
 
@@ -166,6 +171,7 @@ class Data(Message, frozen=True, kw_only=True):
     Attributes:
         at: When it was measured.
         samples: Records in the live window.
+        origins: How many records are in the live window by now, by whose requests they were predicted for.
         needed: Records from which on drift is reported.
         reference: None before it is there.
         raw: The raw columns, the strongest drift first.
@@ -179,6 +185,7 @@ class Data(Message, frozen=True, kw_only=True):
 
     at: float
     samples: int
+    origins: dict[str, int]
     needed: int
     reference: ReferenceView | None
     raw: list[ColumnView]
@@ -227,6 +234,7 @@ def data(monitor: Monitor) -> Data:
     return Data(
         at=drift.at,
         samples=drift.samples,
+        origins=monitor.origins,
         needed=MIN_LIVE,
         reference=ReferenceView(source=reference.source, samples=reference.samples) if reference else None,
         raw=_columns(monitor, drift.raw),
@@ -251,20 +259,14 @@ def alerts(monitor: Monitor) -> Alerts:
 
 def snapshot(monitor: Monitor) -> MonitoringSnapshot:
     """Return the newest values."""
-    services = {
-        service: ServiceFigures(
-            model=ServedModel(model=of.served.model, version=of.served.version),
-            performance=of.performance,
-            latency=of.latency,
-        )
-        for service, of in monitor.served.items()
-    }
+    services = {service: _figures(each) for service, each in monitor.served.items()}
     champion = services.get(CHAMPIONS_SERVICE, ServiceFigures(performance={"count": 0.0}))
     return MonitoringSnapshot(
         at=monitor.at,
         system=monitor.figures.of_group("system"),
         model=champion.model,
         performance=champion.performance,
+        origin=champion.origin,
         latency=champion.latency,
         services=services,
         drift=monitor.figures.by_subject("drift/psi"),
@@ -283,11 +285,17 @@ def target_of(monitor: Monitor) -> Described:
 # Inside
 
 
+def _figures(each: ServedMetrics) -> ServiceFigures:
+    model = ServedModel(model=each.served.model, version=each.served.version)
+    return ServiceFigures(model=model, performance=each.performance, origin=each.served.origin, latency=each.latency)
+
+
 def _served(monitor: Monitor, each: ServedMetrics) -> ServedView:
     return ServedView(
         **each.served._asdict(),
         label=each.served.label,
         performance=each.performance,
+        by_origin=each.by_origin,
         latency=each.latency,
         holdout_rmse=monitor.baseline(each.served),
     )
@@ -309,37 +317,27 @@ def _champion(monitor: Monitor) -> ChampionView | None:
 
 
 def _drift(monitor: Monitor) -> DriftView | None:
-    figures = monitor.figures
-    indices = {**figures.by_subject("data/psi"), **figures.by_subject("drift/psi")}
+    measured = {**monitor.drift.raw, **monitor.drift.processed}.items()
+    indices = {name: each.psi for name, each in measured if each.psi is not None}
     if not indices:
         return None
-    worst = max(indices, key=lambda name: indices[name])
-    samples = int(figures.number("drift/samples") or 0)
-    return DriftView(worst=worst, psi=indices[worst], band=band_of(indices[worst]), samples=samples)
+    psi, worst = max((psi, name) for name, psi in indices.items())
+    return DriftView(worst=worst, psi=psi, band=band_of(psi), samples=monitor.drift.samples)
 
 
 def _awaited(monitor: Monitor, champion: ChampionView | None, drift: DriftView | None) -> list[str]:
-    awaited = []
-    if not monitor.history.loaded:
-        awaited.append("The history waits for the database service.")
-    if not monitor.flow.counts:
-        awaited.append("The record counts wait for the database service.")
-    if champion is None:
-        awaited.append("No champion yet: it comes with the first training round.")
-    elif not champion.performance.get("count"):
-        awaited.append("No error yet: the truth of the champion's predictions is not known.")
-    if drift is None and monitor.reference is None:
-        awaited.append(
-            "No drift yet: the reference is missing; it comes with the first champion or enough labelled records."
-        )
-    elif drift is None:
-        there = len(monitor.records)
-        awaited.append(
-            f"No drift yet: {there} of {MIN_LIVE} predicted records are there."
-            if there < MIN_LIVE
-            else "No drift yet: it is being measured."
-        )
-    return awaited
+    there, reference = len(monitor.records), monitor.reference
+    missing = f"{there} of {MIN_LIVE} predicted records are there" if there < MIN_LIVE else "it is being measured"
+    awaits = {
+        "The history waits for the database service.": not monitor.history.loaded,
+        "The record counts wait for the database service.": not monitor.flow.counts,
+        "No champion yet: it comes with the first training round.": champion is None,
+        "No error yet: the truth of the champion's predictions is not known.": champion
+        and not champion.performance.get("count"),
+        "No drift yet: its reference comes with the first champion or enough labels.": drift is None and reference is None,
+        f"No drift yet: {missing}.": drift is None and reference is not None,
+    }
+    return [text for text, is_awaited in awaits.items() if is_awaited]
 
 
 def _columns(monitor: Monitor, measured: dict[str, ColumnDrift]) -> list[ColumnView]:

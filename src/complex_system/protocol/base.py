@@ -70,12 +70,14 @@ class Request(Generic[Q, R]):
         request: Type of the request.
         reply: Type of the reply. ``Any`` stands for a payload of kio's, which its receiver checks.
         description: What the subject answers, for the documentation.
+        thing: Name of the Thing that carries it; requests for predictions say with it who asks.
     """
 
     name: str
     request: type[Q]
     reply: type[R] | UnionType
     description: str = ""
+    thing: str = ""
 
     def decode_request(self, value: object) -> Q:
         """Return the request that a payload holds; unknown fields are logged and ignored.

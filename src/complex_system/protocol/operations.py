@@ -140,11 +140,13 @@ class ServiceFigures(Message, frozen=True, kw_only=True):
     Attributes:
         model: The model that answers; None before the first prediction.
         performance: Errors in the target's unit, and ``count`` of predictions with a known truth.
+        origin: Whose requests these predictions are of: ``live``, ``own`` or ``probe``; empty where there are none.
         latency: Milliseconds of the requests, and requests a second.
     """
 
     model: ServedModel | None = None
     performance: dict[str, float] = {}
+    origin: str = ""
     latency: dict[str, float] = {}
 
 

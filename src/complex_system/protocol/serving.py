@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from complex_system.domain.records import Record
 from complex_system.protocol.base import ArrowPage, Event, Message, Request
+
+Origin = Literal["live", "own", "probe"]
+"""Who asked for a prediction: a client; this system for stored records, to watch the model; or this system for simulated ones."""
+ORIGINS: dict[str, Origin] = {"live": "live", "own": "own", "probe": "probe"}
+ORIGIN_NAMES: dict[Origin, str] = {"live": "", "own": "origin:own", "probe": "origin:probe"}
+"""Names of the Things that ask for predictions; under any other name a client asks."""
+ORIGIN_LABELS = {
+    "live": "live predictions",
+    "probe": "probes",
+    "own": "own requests",
+    "": "requests whose origin was not recorded",
+}
+"""What people call the predictions for each; what says most about the model in use comes first. Empty: of an earlier release."""
+ORIGIN_HEADER = b"x-prediction-origin"
+"""Header of a request over REST that says ``own`` or ``probe``; without it a client asks."""
 
 
 class PredictedRecord(Message, frozen=True, kw_only=True):
@@ -51,6 +68,7 @@ class PredictionMade(Message, frozen=True, kw_only=True):
         milliseconds: Duration of the request in the service.
         predictions: One a record, in the order of the request.
         shadows: What challengers predict for it.
+        origin: Who asked.
     """
 
     service: str
@@ -60,6 +78,7 @@ class PredictionMade(Message, frozen=True, kw_only=True):
     milliseconds: float = 0.0
     predictions: tuple[PredictedRecord, ...] = ()
     shadows: tuple[ShadowPredictions, ...] = ()
+    origin: Origin = "live"
 
 
 class PredictionFailed(Message, frozen=True, kw_only=True):

@@ -8,17 +8,14 @@ from msgspec import Meta
 
 from complex_system.protocol.base import Empty, Event, Message, Request
 from complex_system.protocol.labels import NO_SUSPECTS, SuspectTargets
-from complex_system.protocol.scores import CrossValidation, Residuals, Scores
+from complex_system.protocol.scores import Basis, Challenge, CrossValidation, Residuals, Scores
 
-Cause = Literal["growth", "alert", "schedule"]
-"""Why a round was started: enough new data, an alert, or a trainer's own schedule."""
+Cause = Literal["first", "growth", "alert", "schedule"]
+"""Why a round was started: enough data for a first model, enough new data, an alert, or a trainer's own schedule."""
 
 
 Moved = Literal["error", "input"]
 """What an alert says has moved: the error, because the process follows another law now, or only the inputs."""
-
-Basis = Literal["hold-out", "cross-validation"]
-"""Which records decide between models."""
 
 Verdict = Literal["better", "unclear", "not better"]
 """Whether a champion is better than a baseline; ``unclear`` where the interval of the difference holds 0."""
@@ -178,29 +175,6 @@ class Quality(ScoresWithInterval, frozen=True, kw_only=True):
     cv: ScoresWithInterval | None = None
 
 
-class Challenge(Message, frozen=True, kw_only=True):
-    """How a new model did beside the champion that was there before it, on the same records.
-
-    Attributes:
-        outcome: ``better`` where that is sure, ``cheaper`` where it is not worse and far smaller: such a model can become champion.
-            Otherwise ``unclear`` or ``worse``.
-        by: Which records.
-        better_by: RMSE of the champion less its own, in the target's unit.
-        low: Lower end of its 95 % confidence interval.
-        high: Upper end.
-        p: Probability of a difference at least as large if it is not better.
-        limit: Below this, p makes it ``better``.
-    """
-
-    outcome: Literal["better", "cheaper", "unclear", "worse"]
-    by: Basis
-    better_by: float
-    low: float
-    high: float
-    p: float
-    limit: float
-
-
 class ComparedModel(Quality, frozen=True, kw_only=True):
     """How a model did in a comparison.
 
@@ -291,6 +265,9 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
         records: Labelled records behind the comparison.
         copies: Those of them whose features and target are those of an earlier one.
         not_better_than: Baselines that are at least as good as the champion.
+        split: What the records were divided by, such as ``group: batch``.
+        question: What the errors are measured for: it completes "The error is that for ...".
+        replaced: Why the previous champion was not compared, as a sentence; empty where it was, or where there was none.
         suspects: Labels that are probably wrong.
         intervals: What the 95 % intervals are of, and where they cannot be trusted, as sentences.
     """
@@ -312,8 +289,16 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
     records: int = 0
     copies: int = 0
     not_better_than: tuple[str, ...] = ()
+    split: str = ""
+    question: str = ""
+    replaced: str = ""
     suspects: SuspectTargets = NO_SUSPECTS
     intervals: str = ""
+
+    @property
+    def answers(self) -> str:
+        """What the errors are measured for, as a sentence; empty in a comparison of an earlier release."""
+        return f"The error is that for {self.question}." if self.question else ""
 
 
 class ChampionChanged(Message, frozen=True, kw_only=True):
@@ -324,6 +309,7 @@ class ChampionChanged(Message, frozen=True, kw_only=True):
         version: Registered version.
         framework: Its framework.
         rmse: On the hold-out part, in the target's unit.
+        holdout: Number of these records; 0 from an earlier release.
         pipeline_version: Pipeline version that it was trained for.
         cause: Why the round was started.
     """
@@ -332,6 +318,7 @@ class ChampionChanged(Message, frozen=True, kw_only=True):
     version: str
     framework: str
     rmse: float
+    holdout: int = 0
     pipeline_version: str = ""
     cause: Cause = "growth"
 

@@ -17,6 +17,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.records import Record
 from complex_system.errors import InternalError, InvalidRecordError, RecordFault, TooLargeError
 from complex_system.pipeline.pipeline import OutsideRange
+from complex_system.protocol.serving import Origin
 from complex_system.serving.metrics import OutsideCounters
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.predictor import ModelInfo, Predictor
@@ -44,7 +45,7 @@ class Limits:
 
 
 class PredictionResult(msgspec.Struct, frozen=True):
-    """Predictions in the order of a batch's records, the model that made all of them, and how long it took.
+    """Predictions in the order of a batch's records, the model that made all of them, how long it took, and who asked.
 
     ``outside`` is what lies outside of its range and was predicted with all the same.
     """
@@ -55,6 +56,7 @@ class PredictionResult(msgspec.Struct, frozen=True):
     model: ModelInfo
     milliseconds: float
     outside: tuple[OutsideRange, ...] = ()
+    origin: Origin = "live"
 
     def head(self, limit: int) -> PredictionResult:
         """Return the first ``limit`` records of it, so that a waiting result keeps no large request in memory."""
@@ -166,19 +168,21 @@ class PredictionEngine:
                 self._readers.popitem(last=False)
         return self._readers[own]
 
-    async def predict(self, records: list[Record]) -> PredictionResult:
+    async def predict(self, records: list[Record], origin: Origin = "live") -> PredictionResult:
         """Predict raw records as mappings, with the champion; as :meth:`predict_batch`."""
         predictor = self.champion.require()
         batch = await off_loop(len(records), self.reader_for(predictor).records, records)
-        return await self.predict_batch(batch, predictor, live=True)
+        return await self.predict_batch(batch, predictor, live=True, origin=origin)
 
-    async def predict_table(self, table: pa.Table) -> PredictionResult:
+    async def predict_table(self, table: pa.Table, origin: Origin = "live") -> PredictionResult:
         """Predict an Arrow table of raw columns, with the champion; as :meth:`predict_batch`."""
         predictor = self.champion.require()
         batch = await off_loop(table.num_rows, self.reader_for(predictor).table, table)
-        return await self.predict_batch(batch, predictor, live=True)
+        return await self.predict_batch(batch, predictor, live=True, origin=origin)
 
-    async def predict_batch(self, batch: Batch, predictor: Predictor, *, live: bool = False) -> PredictionResult:
+    async def predict_batch(
+        self, batch: Batch, predictor: Predictor, *, live: bool = False, origin: Origin = "live"
+    ) -> PredictionResult:
         """Predict a batch, all of it with one model.
 
         Args:
@@ -186,6 +190,7 @@ class PredictionEngine:
             predictor: The model that was current when the batch was read: another one may have been swapped in since then,
                 which may take other records.
             live: Whether it was the champion then.
+            origin: Who asks.
 
         Raises:
             InvalidRecordError: A record cannot be processed.
@@ -203,7 +208,7 @@ class PredictionEngine:
         else:
             predictions = await asyncio.to_thread(predictor.predict_features, features)
         milliseconds = (time.perf_counter() - began) * 1000
-        result = PredictionResult(batch, features, predictions, predictor.info, milliseconds, outside)
+        result = PredictionResult(batch, features, predictions, predictor.info, milliseconds, outside, origin)
         if self._predicted is not None and (live or predictor is self.champion.current):
             self._predicted(result)
         return result

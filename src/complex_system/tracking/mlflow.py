@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
-import sys
 import tempfile
-import warnings
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
-import numpy as np
 from typing_extensions import override
 
 from complex_system.errors import TrackingRefusedError, TrackingUnavailableError
 from complex_system.protocol.base import to_wire
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.tracking.connection import experiment_id, is_refusal, load_mlflow, open_client, run_url, translated
+from complex_system.tracking.flavors import log_native
 from complex_system.tracking.registry import (
+    DATA_UNTIL,
     ONNX_FILE,
     ONNX_FOLDER,
     ONNX_METADATA,
@@ -32,7 +29,6 @@ from complex_system.tracking.registry import (
 )
 from complex_system.tracking.signature import signed
 
-EXAMPLE_ROWS = 3
 BATCH = 1000
 """Metrics that MLflow takes in one request."""
 
@@ -198,6 +194,8 @@ def _tags(result: TrainingResult) -> dict[str, str]:
         "pipeline_version": result.dataset.version,
         "target": result.dataset.target,
         SPLIT: result.data.split,
+        "question": result.dataset.split.question,
+        **({DATA_UNTIL: repr(result.data.arrived)} if result.data.arrived else {}),
     }
 
 
@@ -244,99 +242,3 @@ def _dataset(result: TrainingResult, part: str) -> Any:
 
 def _milliseconds(time: Any) -> int:
     return int(time.timestamp() * 1000)
-
-
-class _Logged(TypedDict):
-    """What every flavor logs with a model."""
-
-    name: str
-    signature: Any
-    input_example: Any
-    metadata: dict[str, str]
-
-
-def log_native(result: TrainingResult) -> Any:
-    """Log the model in its own flavor, with signature and pinned requirements, in MLflow's active run; return the ``ModelInfo``.
-
-    ``mlflow.pyfunc.load_model`` of it takes a DataFrame with the features by name, in any order, and predicts in the target's own
-    unit. The requirements are named because MLflow would otherwise spend 10 s on finding them.
-    """
-    import pandas as pd
-
-    example = pd.DataFrame(result.data.train.x[:EXAMPLE_ROWS].astype("float64"), columns=list(result.data.feature_names))
-    common: _Logged = {
-        "name": "model",
-        "signature": _signature(result),
-        "input_example": example,
-        "metadata": {"pipeline_version": result.dataset.version, "target": result.dataset.target},
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the flavors warn of their dependencies' deprecations
-        return _LOG[result.model.flavor](result.model.native, common)
-
-
-def _signature(result: TrainingResult) -> Any:
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
-
-    columns = Schema([ColSpec(DataType.double, name) for name in result.data.feature_names])
-    flat = result.model.flavor == "lightgbm"
-    output = TensorSpec(np.dtype(np.float64 if flat else np.float32), (-1,) if flat else (-1, 1))
-    return ModelSignature(inputs=columns, outputs=Schema([output]))
-
-
-def _pinned(*packages: str) -> list[str]:
-    import mlflow
-
-    # Here it may be mlflow-skinny, without the server; either can load the model.
-    return [
-        f"mlflow=={mlflow.__version__}",
-        *(f"{package}=={importlib.metadata.version(package)}" for package in ("numpy", "pandas", *packages)),
-    ]
-
-
-def _log_lightgbm(native: Any, common: _Logged) -> Any:
-    import mlflow.lightgbm
-
-    return mlflow.lightgbm.log_model(native, pip_requirements=_pinned("lightgbm"), **common)
-
-
-def _log_pytorch(native: Any, common: _Logged) -> Any:
-    import cloudpickle  # type: ignore[import-untyped]
-    import mlflow.pytorch
-
-    # Pickled by value, the network's class travels with the model: loading it needs torch, but not this package.
-    module = sys.modules[type(native).__module__]
-    cloudpickle.register_pickle_by_value(module)
-    try:
-        return mlflow.pytorch.log_model(native, pip_requirements=_pinned("torch", "cloudpickle"), **common)
-    finally:
-        cloudpickle.unregister_pickle_by_value(module)
-
-
-class _NamedColumns:
-    """The TensorFlow flavor with a signature of named columns, which its own ``save_model`` refuses.
-
-    So MLflow puts the columns of a DataFrame into the signature's order, as for the other flavors.
-    """
-
-    @staticmethod
-    def save_model(path: str, mlflow_model: Any, signature: Any, **kwargs: Any) -> None:
-        import mlflow.tensorflow
-
-        mlflow_model.signature = signature
-        mlflow.tensorflow.save_model(path=path, mlflow_model=mlflow_model, signature=False, **kwargs)
-
-
-def _log_tensorflow(native: Any, common: _Logged) -> Any:
-    from mlflow.models import Model
-
-    requirements = _pinned("tensorflow", "keras")
-    return Model.log(artifact_path=None, flavor=_NamedColumns, model=native, pip_requirements=requirements, **common)
-
-
-_LOG: dict[str, Callable[[Any, _Logged], Any]] = {
-    "lightgbm": _log_lightgbm,
-    "pytorch": _log_pytorch,
-    "tensorflow": _log_tensorflow,
-}

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from complex_system.domain.dataset import BY_KEY, Dataset
+from complex_system.domain.dataset import Dataset
+from complex_system.domain.partition import BY_KEY
 from complex_system.errors import DeclarationError, TrainingFailedError
 from complex_system.protocol.base import Message
 from complex_system.protocol.scores import CrossValidation, Scores
@@ -71,6 +72,7 @@ class _Manifest(Message, frozen=True, kw_only=True):
         best_step: The step whose model it is.
         copies: Copies among the labelled records.
         split: By what the records were divided; a release that did not write it divided them by their keys.
+        arrived: When the newest labelled record arrived, with a split by group or time; else 0.
     """
 
     trainer: str
@@ -90,6 +92,7 @@ class _Manifest(Message, frozen=True, kw_only=True):
     best_step: int
     copies: int = 0
     split: str = BY_KEY
+    arrived: float = 0.0
 
 
 class Outbox:
@@ -116,7 +119,7 @@ class Outbox:
             trained_at=result.trained_at, timings=result.timings, reference=msgspec.Raw(result.reference or _NO_REFERENCE),
             cross_validation=result.cross_validation, parameters=dict(model.parameters),
             history=[astuple(each) for each in model.history], best_step=model.best_step,
-            copies=data.copies, split=data.split,
+            copies=data.copies, split=data.split, arrived=data.arrived,
         )  # fmt: skip
         name = f"{result.trained_at:%Y%m%dT%H%M%S%f}-{hashlib.sha256(result.round.encode()).hexdigest()[:8]}"
         target = self._folder / name
@@ -180,7 +183,7 @@ class Outbox:
                 (kept.path / _NATIVE).read_bytes(), manifest.feature_names, manifest.parameters, history, manifest.best_step
             )
             about = manifest.feature_names, manifest.target
-            data = TrainingData(*about, train, validation, copies=manifest.copies, split=manifest.split)
+            data = TrainingData(*about, train, validation, manifest.copies, manifest.split, arrived=manifest.arrived)
             return TrainingResult(
                 trainer=manifest.trainer, framework=manifest.framework, round=manifest.round,
                 dataset=Dataset.restored(manifest.declaration), data=data, model=model,

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from complex_system.domain.dataset import BY_KEY
+from complex_system.domain.partition import BY_KEY
 from complex_system.errors import ModelRefusedError, UnknownModelError
 from complex_system.tracking.connection import is_refusal, load_mlflow, open_client, translated
 from complex_system.tracking.signature import require_signature
@@ -41,6 +41,8 @@ PREFIX = "prefix"
 """Version tag: the prefix that the model was registered under."""
 SPLIT = "split"
 """Version tag: :attr:`ModelVersionRef.split`."""
+DATA_UNTIL = "data_until"
+"""Version tag: ``TrainingData.arrived``."""
 ONNX_FOLDER = "twin"
 """Artifact folder of a run with the ONNX model; called ``twin`` since the first release."""
 ONNX_FILE, ONNX_METADATA = "model.onnx", "metadata.json"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
-from complex_system.protocol.scores import Scores
+from complex_system.protocol.scores import Residuals, Scores
 from complex_system.training.data import Matrix, TrainingData
 
 Parameter = str | int | float | bool
@@ -115,6 +116,41 @@ class Trainer(ABC):
         Raises:
             ValueError: The bytes are not such a model.
         """
+
+
+KEPT_ERRORS = 101
+"""Quantiles that are kept of the errors of an evaluation."""
+
+
+def residuals_of(errors: npt.NDArray[Any], groups: Sequence[str] | npt.NDArray[Any] = ()) -> Residuals:
+    """Return the sizes of the errors of an evaluation.
+
+    Where errors of one group are alike, n records tell as much as n / (1 + (m - 1) r) independent ones, with m the mean size of a
+    record's group and r the correlation within groups (L. Kish, Survey Sampling, 1965), by analysis of variance of their ranks.
+
+    Args:
+        errors: Prediction less truth, shape (n,), or (repeats, n) where every record was predicted several times.
+        groups: The group of every record; empty where each is one of its own.
+    """
+    sizes = np.abs(np.atleast_2d(errors).astype(np.float64))
+    kept = np.quantile(sizes, np.linspace(0, 1, min(KEPT_ERRORS, sizes.size)))
+    alike = _design_effect(sizes.mean(axis=0), groups) if len(groups) else 1.0
+    return Residuals(count=sizes.shape[1], quantiles=tuple(float(f"{value:.5g}") for value in kept), alike=round(alike, 3))
+
+
+def _design_effect(sizes: npt.NDArray[np.float64], groups: Sequence[str] | npt.NDArray[Any]) -> float:
+    _, numbers = np.unique(groups, return_inverse=True)
+    counts, n = np.bincount(numbers), len(sizes)
+    k = len(counts)
+    if k in (1, n):
+        return 1.0 if k == n else float(n)
+    ranks = np.argsort(np.argsort(sizes)) / n
+    means = np.bincount(numbers, weights=ranks) / counts
+    between = float(np.sum(counts * (means - ranks.mean()) ** 2)) / (k - 1)
+    within = float(np.sum((ranks - means[numbers]) ** 2)) / (n - k)
+    typical = (n - float(np.sum(counts**2)) / n) / (k - 1)
+    correlation = max(0.0, (between - within) / (between + (typical - 1) * within)) if between + within else 0.0
+    return 1.0 + (float(np.sum(counts**2)) / n - 1) * correlation
 
 
 def huber_threshold(y: Matrix) -> float:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import math
+import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from complex_system.domain.dataset import Dataset
+from complex_system.domain.partition import Split
+from complex_system.domain.record_time import RecordTimes, Seconds
 from complex_system.errors import TrainingFailedError
 from complex_system.protocol.scores import CrossValidation, Scores
-from complex_system.training.base import score
+from complex_system.training.base import residuals_of, score
 from complex_system.training.data import MIN_SAMPLES, Matrix, Samples
-from complex_system.training.split import groups_of
+from complex_system.training.grouping import OriginCollector, last_share, parts_around
+from complex_system.training.split import Part, groups_of
 
 FOLDS = 5
 REPEATS = 2
@@ -26,6 +32,8 @@ FEWEST = FOLDS * MIN_SAMPLES
 """Records below which there is no cross-validation."""
 _VALIDATION_SHARE = 15 / 85
 """Of the records outside a fold, as in the split: 15 % of all beside 70 %."""
+_FIRST_TRAINED = 0.5
+"""Of the records, by time, that no fold scores: the first fold is predicted by these."""
 
 Predict = Callable[[Matrix], Matrix]
 """Features of shape (n, features) to predictions of shape (n,), in the target's unit."""
@@ -33,12 +41,30 @@ Fit = Callable[[Samples, Samples], Predict]
 """Fits on the first samples and may stop early by the second ones."""
 
 
+Places = npt.NDArray[np.intp]
+
+
+class Fold(NamedTuple):
+    """Places of the records that a fit trains on, stops early by, and is scored on."""
+
+    train: Places
+    validation: Places
+    scored: Places
+
+
 @dataclass(frozen=True)
 class Keyed:
-    """Samples with their groups (``training.data.groups_of``), in the same order."""
+    """All records where they are few.
+
+    Attributes:
+        groups: What is never in two folds, a text a record: ``training.split.groups_of``, or ``Origins.bound``.
+        samples: In the same order.
+        split: What the folds go by.
+    """
 
     groups: tuple[str, ...]
     samples: Samples
+    split: Split = field(default_factory=Split)
 
     @property
     def digest(self) -> str:
@@ -48,16 +74,36 @@ class Keyed:
         found.update(np.ascontiguousarray(self.samples.y[order], dtype="<f4").tobytes())
         return found.hexdigest()[:16]
 
+    def folds(self, repeats: int | None = None) -> list[list[Fold]]:
+        """Return the folds of each repeat. They depend on groups and times only, so every trainer and baseline has the same ones.
+
+        Args:
+            repeats: How often the records are divided; by their number unless given, and once by time.
+        """
+        if self.split.by == "time":
+            return [_rolling_folds(self)]
+        by_key = self.split.by == "key"
+        if repeats is None:
+            again = len(self.groups) < FEW_FOR_REPEATS and (by_key or len(set(self.groups)) >= 2 * FOLDS)
+            repeats = REPEATS if again else 1
+        number = fold_numbers if by_key else balanced_fold_numbers
+        made: list[list[Fold]] = []
+        for repeat in range(repeats):
+            numbers = number(self.groups, FOLDS, repeat)
+            made.append([_fold(self, numbers == fold, f"validation {repeat} {fold}") for fold in range(FOLDS)])
+        return made
+
 
 class FewRecords:
     """Collects all labelled records, whatever their part of the split, as long as they are few."""
 
-    def __init__(self, dataset: Dataset, below: int) -> None:
+    def __init__(self, dataset: Dataset, below: int, *, timed: bool = False) -> None:
         """Make a collector.
 
         Args:
             dataset: Whose records they are.
             below: As many records are too many; 0 to collect none.
+            timed: Whether the samples have their times with a split by key, too.
         """
         self._dataset = dataset
         self._below = below
@@ -65,23 +111,38 @@ class FewRecords:
         self._x: list[Matrix] = []
         self._y: list[Matrix] = []
         self._seen = 0
+        self._origins = OriginCollector(dataset)
+        self._times: RecordTimes | None = RecordTimes(dataset) if timed else None
+        self._made: list[Seconds] = []
 
     def add(self, table: pa.Table) -> None:
-        """Take a page of labelled processed records."""
+        """Take a page of labelled processed records, with what ``SampleCollector.raw`` names."""
         self._seen += table.num_rows
         if self._seen >= self._below:
-            self._groups, self._x, self._y = [], [], []
+            self._groups, self._x, self._y, self._made = [], [], [], []
             return
-        self._groups += groups_of(self._dataset, table)
+        if self._dataset.split.by == "key":
+            self._groups += groups_of(self._dataset, table)
+            self._made += [self._times.of(table)] if self._times else []
+        else:
+            self._origins.add(table)
         columns = [table.column(name).to_numpy() for name in self._dataset.feature_names]
         self._x.append(np.column_stack(columns).astype(np.float32))
         self._y.append(table.column(self._dataset.target).to_numpy().astype(np.float32))
 
     def keyed(self) -> Keyed | None:
         """Return the records; None where they are too many, or too few for folds: copies count as one."""
-        if self._seen >= self._below or len(set(self._groups)) < FEWEST:
+        if not FEWEST <= self._seen < self._below:
             return None
-        return Keyed(tuple(self._groups), Samples(np.concatenate(self._x), np.concatenate(self._y)))
+        x, y = np.concatenate(self._x), np.concatenate(self._y)
+        if self._dataset.split.by == "key":
+            samples = Samples(x, y, times=np.concatenate(self._made) if self._made else None)
+            return None if len(set(self._groups)) < FEWEST else Keyed(tuple(self._groups), samples)
+        origins = self._origins.found()
+        samples = Samples(x, y, origins.bound, origins.times)
+        keyed = Keyed(tuple(f"{each:016x}" for each in origins.bound.tolist()), samples, self._dataset.split)
+        folds = [] if len(set(keyed.groups)) < FOLDS else keyed.folds(1)[0]
+        return keyed if folds and all(min(map(len, fold)) >= MIN_SAMPLES for fold in folds) else None
 
 
 def standard_error(values: Sequence[float], folds: int) -> float:
@@ -105,6 +166,19 @@ def fold_numbers(groups: Sequence[str], folds: int, repeat: int) -> npt.NDArray[
     return np.array([ranks[group] * folds // len(ranks) for group in groups])
 
 
+def balanced_fold_numbers(groups: Sequence[str], folds: int, repeat: int) -> npt.NDArray[np.int64]:
+    """Return the fold of every record, with about as many records in each: the largest group first, into the smallest fold.
+
+    Groups of one size are in the order of a hash of their names. As scikit-learn's GroupKFold, whose order is that of the names.
+    """
+    sizes, held = Counter(groups), np.zeros(folds, dtype=np.int64)
+    numbers: dict[str, int] = {}
+    for group in sorted(_shuffled(set(sizes), f"fold {repeat}"), key=sizes.__getitem__, reverse=True):
+        numbers[group] = int(np.argmin(held))
+        held[numbers[group]] += sizes[group]
+    return np.array([numbers[group] for group in groups])
+
+
 def cross_validate(
     fit: Fit, records: Keyed, on_fold: Callable[[int, int], None] = lambda done, of: None, repeats: int | None = None
 ) -> CrossValidation:
@@ -122,23 +196,31 @@ def cross_validate(
     Raises:
         TrainingFailedError: A fit predicts values that are not finite.
     """
-    repeats = repeats or (REPEATS if len(records.groups) < FEW_FOR_REPEATS else 1)
-    y = records.samples.y
+    samples = records.samples
+    divided = records.folds(repeats)
     scores: list[Scores] = []
     r2: list[float] = []
-    for repeat in range(repeats):
-        numbers = fold_numbers(records.groups, FOLDS, repeat)
-        predicted = np.empty(len(y), dtype=np.float32)
-        for fold in range(FOLDS):
-            train, validation = _divided(records, numbers != fold, f"validation {repeat} {fold}")
-            scored = numbers == fold
-            predicted[scored] = fit(train, validation)(records.samples.x[scored])
-            scores.append(score(y[scored], predicted[scored]))
-            on_fold(len(scores), repeats * FOLDS)
-        r2.append(score(y, predicted).r2)
+    errors: list[Matrix] = []
+    places = np.arange(len(samples))
+    for folds in divided:
+        predicted = np.full(len(samples), np.nan, dtype=np.float32)
+        for train, validation, scored in folds:
+            predicted[scored] = fit(samples.of(train), samples.of(validation))(samples.x[scored])
+            scores.append(score(samples.y[scored], predicted[scored]))
+            on_fold(len(scores), len(divided) * FOLDS)
+        places = np.sort(np.concatenate([fold.scored for fold in folds]))  # in every repeat the same
+        r2.append(score(samples.y[places], predicted[places]).r2)
+        errors.append((predicted - samples.y)[places])
     rmses = tuple(each.rmse for each in scores)
     if not np.all(np.isfinite(rmses)):
         raise TrainingFailedError("A fold was predicted with values that are not finite.")
+    groups = [records.groups[place] for place in places]
+    names, numbers = np.unique(groups, return_inverse=True)
+    order = np.arange(len(names))
+    if records.split.by == "time" and samples.times is not None:
+        order = np.argsort(np.bincount(numbers, weights=samples.times[places]) / np.bincount(numbers), kind="stable")
+    squares = np.bincount(numbers, weights=np.square(np.array(errors, dtype=np.float64)).mean(axis=0))[order]
+    sizes = np.bincount(numbers)[order]
     return CrossValidation(
         rmse=float(np.mean(rmses)),
         rmses=rmses,
@@ -148,21 +230,43 @@ def cross_validate(
         records=len(records.groups),
         folds=FOLDS,
         digest=records.digest,
+        residuals=residuals_of(np.array(errors), groups),
+        squares=tuple(float(f"{each:.6g}") for each in squares),
+        sizes=tuple(sizes.tolist()) if np.any(sizes > 1) else (),
+        groups=tuple(zlib.crc32(str(name).encode()) for name in names[order]),
     )
 
 
-def _divided(records: Keyed, outside: npt.NDArray[np.bool_], salt: str) -> tuple[Samples, Samples]:
-    """Return the records outside a fold, as training and validation samples."""
-    places = np.flatnonzero(outside)
+def _fold(records: Keyed, scored: npt.NDArray[np.bool_], salt: str) -> Fold:
+    """Return a fold; the records outside are divided by groups into training and validation."""
+    places = np.flatnonzero(~scored)
     groups = [records.groups[place] for place in places]
     order = _shuffled(set(groups), salt)
-    held_back = set(order[: max(round(_VALIDATION_SHARE * len(order)), min(MIN_SAMPLES, len(order) // 3))])
+    if records.split.by == "key":
+        held_back = set(order[: max(round(_VALIDATION_SHARE * len(order)), min(MIN_SAMPLES, len(order) // 3))])
+    else:
+        sizes = Counter(groups)
+        until = np.cumsum([sizes[group] for group in order[:-1]])
+        held_back = set(order[: 1 + int(np.argmin(np.abs(until - _VALIDATION_SHARE * len(places))))])
     validation = np.array([group in held_back for group in groups])
-    x, y = records.samples.x, records.samples.y
-    return (
-        Samples(x[places[~validation]], y[places[~validation]]),
-        Samples(x[places[validation]], y[places[validation]]),
-    )
+    return Fold(places[~validation], places[validation], np.flatnonzero(scored))
+
+
+def _rolling_folds(records: Keyed) -> list[Fold]:
+    """Return folds that roll forward: each is predicted by what lies before it and before the gap; records of one time stay together.
+
+    Of what lies before, the newest stop the training early, with a gap before them, too. What belongs together with an earlier record,
+    as a copy does, is left out. Source: L. Tashman, Out-of-sample tests of forecasting accuracy, Int. J. Forecasting 16 (2000).
+    """
+    times, bound, gap = records.samples.times, records.samples.groups, records.split.seconds
+    assert times is not None
+    assert bound is not None
+    scored_from = [last_share(times, (1 - _FIRST_TRAINED) * len(times) * (1 - fold / FOLDS)) for fold in range(FOLDS)]
+    made: list[Fold] = []
+    for begin, end in zip(scored_from, [*scored_from[1:], np.inf], strict=True):
+        parts = parts_around(times, bound, begin, end, gap, _VALIDATION_SHARE * int((begin - times > gap).sum()))
+        made.append(Fold(*(np.flatnonzero(parts == part) for part in Part)))
+    return made
 
 
 def _shuffled(keys: set[str], salt: str) -> list[str]:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from complex_system.domain.dataset import BY_CONTENT, BY_KEY, Dataset, Loss
+from complex_system.domain.columns import ID
+from complex_system.domain.dataset import Dataset, Loss
+from complex_system.domain.partition import BY_KEY
 from complex_system.domain.record_time import RecordTimes, Seconds
 from complex_system.errors import NotEnoughDataError
-from complex_system.training.split import CopyCount, Part, contents_of, groups_of, hashes_of, parts_of
+from complex_system.protocol.training import Weighting
+from complex_system.training.grouping import Mask, OriginCollector, Origins, divide, notes_on, seen_until, why_too_few
+from complex_system.training.split import CopyCount, Hashes, KeySample, Part, Parts, contents_of, groups_of, parts_of
 
 Matrix = npt.NDArray[np.float32]
 MIN_SAMPLES = 5
@@ -21,20 +26,47 @@ MIN_SAMPLES = 5
 
 @dataclass(frozen=True)
 class Samples:
-    """Features ``x`` of shape (n, features), float32, and targets ``y`` of shape (n,), float32, in the target's unit."""
+    """Features ``x`` of shape (n, features), float32, and targets ``y`` of shape (n,), float32, in the target's unit.
+
+    Attributes:
+        groups: What is not independent of each other has the same one; None with a split by key.
+        times: When the records were made, seconds since 1970; None where nobody has asked for them.
+    """
 
     x: Matrix
     y: Matrix
+    groups: Hashes | None = None
+    times: Seconds | None = None
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def in_order(self) -> Matrix:
+        """Return the features by their times, the oldest first; as they are where the times are not known."""
+        return self.x if self.times is None else self.x[np.argsort(self.times, kind="stable")]
 
     def without_copies(self) -> Samples:
         """Return one sample of each group of equal ones: a score that counts copies looks surer than it is."""
         contents = contents_of([*self.x.T, self.y], len(self))
         _, first = np.unique(contents, return_index=True)
-        kept = np.sort(first)
-        return self if len(kept) == len(self) else Samples(self.x[kept], self.y[kept])
+        return self if len(first) == len(self) else self.of(np.sort(first))
+
+    def of(self, chosen: npt.NDArray[Any]) -> Samples:
+        """Return the chosen samples, by a mask or by places."""
+        groups, times = (None if each is None else each[chosen] for each in (self.groups, self.times))
+        return Samples(self.x[chosen], self.y[chosen], groups, times)
+
+    def newer(self, since: float, newest: int = 0) -> Samples:
+        """Return the samples whose time is later, the newest of them at most; 0 for all. Their times must be known."""
+        assert self.times is not None
+        order = np.argsort(self.times, kind="stable")
+        return self.of(np.sort(order[self.times[order] > since][-newest:]))
+
+    def weighted(self, weighting: Weighting | None) -> Samples:
+        """Return the samples with the newer ones as often as they count; their times must be known. Without a weighting, itself."""
+        if weighting is None or self.times is None or weighting.times == 1:
+            return self
+        return self.of(np.repeat(np.arange(len(self)), np.where(self.times > weighting.since, weighting.times, 1)))
 
 
 @dataclass(frozen=True)
@@ -45,6 +77,9 @@ class TrainingData:
         copies: Labelled records, of all parts, whose features and target are those of an earlier one.
         split: By what they were divided (``Dataset.split_rule``).
         loss: What a training makes small (``Dataset.loss``).
+        arrived: When the newest of all labelled records arrived, by the database's clock, seconds since 1970; 0 with a split by key,
+            where no record changes its part.
+        weighting: Which samples count more in a fit; None for none.
     """
 
     feature_names: tuple[str, ...]
@@ -54,6 +89,13 @@ class TrainingData:
     copies: int = 0
     split: str = BY_KEY
     loss: Loss = "squared"
+    arrived: float = 0.0
+    weighting: Weighting | None = None
+
+    def weighted(self) -> TrainingData:
+        """Return what is fitted and stops the fit early: newer samples are repeated, which all frameworks understand alike."""
+        train, validation = self.train.weighted(self.weighting), self.validation.weighted(self.weighting)
+        return replace(self, train=train, validation=validation, weighting=None)
 
 
 class _Rows:
@@ -76,10 +118,10 @@ class _Rows:
         chosen: npt.NDArray[np.intp],
         times: Seconds | None,
     ) -> None:
-        """Take the chosen rows of a page: one array per feature, the target, and with ``newest`` the times."""
+        """Take the chosen rows of a page: one array per feature, the target, and the times, which ``newest`` needs."""
+        if self._newest and self.count >= 2 * self._newest:
+            self._drop_oldest()
         if times is not None:
-            if self.count >= 2 * self._newest:
-                self._drop_oldest()
             self._times = np.concatenate([self._times, times[chosen]])
         begin, self.count = self.count, self.count + len(chosen)
         if self.count > len(self._y):
@@ -93,7 +135,7 @@ class _Rows:
         if self._newest and self.count > self._newest:
             self._drop_oldest()
         self._resize(self.count)
-        return Samples(self._x, self._y)
+        return Samples(self._x, self._y, times=self._times if len(self._times) == self.count else None)
 
     def _drop_oldest(self) -> None:
         # Of equal times the last ones; copies, because samples may have been returned before.
@@ -115,24 +157,44 @@ class _Rows:
 
 
 class SampleCollector:
-    """Collects the samples of chosen parts from pages of processed records; keeps nothing else of a page.
+    """Collects the samples of chosen parts from pages of labelled processed records.
+
+    With a split by key the part of a record is known at once, and nothing else of a page is kept. With one by group or time, all
+    samples are kept, because the parts are known when the last page is there.
 
     Attributes:
         copies: Counts the copies among all records.
     """
 
-    def __init__(self, dataset: Dataset, parts: Iterable[Part], newest: int = 0) -> None:
+    def __init__(
+        self, dataset: Dataset, parts: Iterable[Part], newest: int = 0, *, keys: int = 0, timed: bool = False
+    ) -> None:
         """Make a collector.
 
         Args:
             dataset: Whose records they are.
             parts: Which parts of the split are collected.
-            newest: Samples of each part that are kept, those of the latest times; 0 for all.
+            newest: Samples of each part that are kept, those of the latest times; 0 for all. With a split by group or time all are
+                kept, and only the hold-out part is returned so.
+            keys: Keys of a part that :meth:`keys` samples, at most.
+            timed: Whether the samples have their times with a split by key, too.
         """
-        self._dataset = dataset
-        self._times = RecordTimes(dataset) if newest else None
-        self._rows = {part: _Rows(len(dataset.feature_names), newest) for part in parts}
+        self._dataset, self._newest = dataset, newest
+        self._origins = OriginCollector(dataset) if dataset.split.by != "key" else None
+        self._times = RecordTimes(dataset) if (newest or timed) and self._origins is None else None
+        width = len(dataset.feature_names)
+        self._rows = {part: _Rows(width, newest) for part in parts} if self._origins is None else {}
+        self._all = _Rows(width)
+        self._parts: list[Parts] = []
+        self._decided: tuple[Origins, Parts] | None = None
+        self._seen = 0
+        self._sample = KeySample(keys) if keys else None
         self.copies = CopyCount(dataset)
+
+    @property
+    def is_by_key(self) -> bool:
+        """Whether the part of a record is known as soon as it is read."""
+        return self._origins is None
 
     @property
     def columns(self) -> list[str]:
@@ -141,93 +203,121 @@ class SampleCollector:
 
     @property
     def raw(self) -> list[str] | None:
-        """Raw columns that the pages must have beside them; None for none, and no time of arrival."""
-        return None if self._times is None else self._times.raw
+        """Raw columns that the pages must have beside, with the time of arrival; None for neither."""
+        source = self._origins or self._times
+        return None if source is None else source.raw
 
     def add(self, table: pa.Table) -> None:
         """Take the rows of a page whose part is wanted."""
         self.copies.add(table)
-        parts = parts_of(groups_of(self._dataset, table))
         columns = [table.column(name).to_numpy() for name in self._dataset.feature_names]
         target = table.column(self._dataset.target).to_numpy()
+        if self._sample:
+            self._sample.add(table.column(ID), self._seen)
+        self._seen += table.num_rows
+        if self._origins is not None:
+            self._origins.add(table)
+            self._all.add(columns, target, np.arange(table.num_rows), None)
+            self._decided = None
+            return
+        parts = parts_of(groups_of(self._dataset, table))
+        if self._sample:
+            self._parts.append(parts)
         times = None if self._times is None else self._times.of(table)
         for part, rows in self._rows.items():
             rows.add(columns, target, np.flatnonzero(parts == part), times)
 
     def count(self) -> int:
         """Return the number of collected samples."""
-        return sum(rows.count for rows in self._rows.values())
+        return self._all.count + sum(rows.count for rows in self._rows.values())
 
-    def samples(self, part: Part) -> Samples:
-        """Return all samples of a part.
+    def samples(self, part: Part, unseen: Mask | None = None) -> Samples:
+        """Return all samples of a part, or the newest of them.
+
+        Args:
+            part: One that is collected.
+            unseen: With a split by group or time: of which records at most.
 
         Raises:
             NotEnoughDataError: There are fewer than ``MIN_SAMPLES``.
         """
-        size = self._rows[part].count
-        if size < MIN_SAMPLES:
-            raise self.too_few(part, size)
-        return self._rows[part].samples()
+        if self._origins is None:
+            size = self._rows[part].count
+            if size < MIN_SAMPLES:
+                raise self.too_few(part, size)
+            return self._rows[part].samples()
+        origins, parts = self.divided()
+        chosen = np.flatnonzero((parts == part) if unseen is None else (parts == part) & unseen)
+        if len(chosen) < MIN_SAMPLES:
+            raise self.too_few(part, len(chosen))
+        if self._newest and part == Part.HOLDOUT:
+            newest = np.argsort(origins.times[chosen], kind="stable")
+            chosen = chosen[np.sort(newest[-self._newest :])]
+        everything = self._all.samples()
+        return Samples(everything.x[chosen], everything.y[chosen], origins.bound[chosen], origins.times[chosen])
+
+    def divided(self) -> tuple[Origins, Parts]:
+        """Return what a split by group or time goes by, and the part of every record."""
+        assert self._origins is not None
+        if self._decided is None:
+            origins = self._origins.found()
+            self._decided = origins, divide(self._dataset.split, origins)
+        return self._decided
+
+    def holdout(self, seen: Iterable[float], champion: float | None) -> tuple[Samples, bool]:
+        """Return hold-out samples that no model has seen, and whether the champion has seen too many to be compared on the others.
+
+        Args:
+            seen: When the newest records of the new models' trainings had arrived; what they have not seen decides.
+            champion: The same of the champion; None where it does not take part.
+
+        Raises:
+            NotEnoughDataError: There are fewer than ``MIN_SAMPLES``.
+        """
+        if self.is_by_key:
+            return self.samples(Part.HOLDOUT), False
+        split, (origins, parts) = self._dataset.split, self.divided()
+        unseen = parts == Part.HOLDOUT
+        for arrived in set(seen):
+            unseen &= ~seen_until(split, origins, arrived)
+        if champion is None:
+            return self.samples(Part.HOLDOUT, unseen), False
+        by_both = unseen & ~seen_until(split, origins, champion)
+        if by_both.sum() < max(MIN_SAMPLES, unseen.sum() / 2):
+            return self.samples(Part.HOLDOUT, unseen), True
+        return self.samples(Part.HOLDOUT, by_both), False
+
+    @property
+    def notes(self) -> str:
+        """What people must know of a split by group or time, as sentences; empty for nothing."""
+        if self._origins is None:
+            return ""
+        return " ".join(
+            part for part in (notes_on(self._dataset.split, *self.divided()), self._origins.record_times.message) if part
+        )
+
+    def keys(self, part: Part) -> list[str]:
+        """Return an even sample of the keys of a part."""
+        assert self._sample is not None
+        parts = np.concatenate([np.empty(0, dtype=np.int8), *self._parts]) if self._origins is None else self.divided()[1]
+        return self._sample.keys(parts == part)
 
     def too_few(self, part: Part, size: int) -> NotEnoughDataError:
-        """Return the error of a part with fewer than ``MIN_SAMPLES`` samples; it says so where copies are the reason."""
+        """Return the error of a part with fewer than ``MIN_SAMPLES`` samples; it says so where copies or the split are the reason."""
+        text = f"The {part.name.lower()} part has {size} labelled records; at least {MIN_SAMPLES} are needed."
+        if self._origins is not None:
+            return NotEnoughDataError(f"{text} {why_too_few(self._dataset.split, self.divided()[0])}")
         copies = self.copies.found()
         why = (
             f" {copies.count} of {copies.records} labelled records have the same features and the same target as an earlier one, and "
             "such are in one part; where they are measurements of their own, declare split: {copies: apart}."
         )
-        text = f"The {part.name.lower()} part has {size} labelled records; at least {MIN_SAMPLES} are needed."
         return NotEnoughDataError(text + (why if copies.together and 2 * copies.count > copies.records else ""))
 
     def training_data(self) -> TrainingData:
         """Return train and validation part, for a trainer."""
+        arrived = 0.0 if self._origins is None else float(self.divided()[0].arrived.max(initial=0.0))
         return TrainingData(
             self._dataset.feature_names, self._dataset.target, self.samples(Part.TRAIN), self.samples(Part.VALIDATION),
-            self.copies.found().count, self._dataset.split_rule, self._dataset.loss,
+            self.copies.found().count, self._dataset.split_rule, self._dataset.loss, arrived,
         )  # fmt: skip
-
-
-class UnseenHoldout:
-    """The hold-out samples that a model of another split has not seen either: nor a copy of them."""
-
-    def __init__(self, dataset: Dataset, rule: str) -> None:
-        """Make a collector.
-
-        Args:
-            dataset: Declares the split.
-            rule: The split of the other model, as ``Dataset.split_rule``; with one of a newer release nothing is unseen.
-        """
-        self._dataset = dataset
-        self._rule = rule
-        self._seen: list[npt.NDArray[np.uint64]] = []
-        self._contents: list[npt.NDArray[np.uint64]] = []
-        self._tables: list[pa.Table] = []
-
-    def add(self, table: pa.Table) -> None:
-        """Take a page of labelled processed records."""
-        if self._rule not in (BY_KEY, BY_CONTENT):
-            return
-        unseen, held_out = (
-            parts_of(groups_of(self._dataset, table, rule)) == Part.HOLDOUT
-            for rule in (self._rule, self._dataset.split_rule)
-        )
-        contents = hashes_of(self._dataset, table)[1]
-        self._seen.append(contents[~unseen])
-        self._contents.append(contents[unseen & held_out])
-        self._tables.append(table.filter(pa.array(unseen & held_out)))
-
-    def samples(self, newest: int = 0) -> Samples:
-        """Return the samples; where the split keeps copies together, each once.
-
-        Args:
-            newest: Of how many of the last ones, at most; 0 for all.
-        """
-        names = self._dataset.feature_names
-        if not self._tables:
-            return Samples(np.empty((0, len(names)), dtype=np.float32), np.empty(0, dtype=np.float32))
-        table = pa.concat_tables(self._tables)
-        unseen = ~np.isin(np.concatenate(self._contents), np.concatenate(self._seen))
-        x = np.column_stack([table.column(name).to_numpy() for name in names]).astype(np.float32)[unseen]
-        y = table.column(self._dataset.target).to_numpy().astype(np.float32)[unseen]
-        samples = Samples(x[-newest:], y[-newest:])
-        return samples.without_copies() if self._dataset.copies_together else samples

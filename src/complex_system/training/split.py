@@ -1,4 +1,4 @@
-"""The split of the labelled records into parts, by groups: which records are copies of each other, and where each belongs."""
+"""The split of the labelled records by key: which are copies of each other, and in which part each one is, whatever the others are."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from complex_system.domain.dataset import BY_KEY, ID, Dataset
+from complex_system.domain.columns import ID
+from complex_system.domain.dataset import Dataset
 from complex_system.domain.keys import original_key
+
+Hashes = npt.NDArray[np.uint64]
+Parts = npt.NDArray[np.int8]
 
 
 class Part(IntEnum):
@@ -24,8 +28,8 @@ class Part(IntEnum):
     HOLDOUT = 2
 
 
-def groups_of(dataset: Dataset, table: pa.Table, rule: str = "") -> list[str]:
-    """Return the group of every labelled processed record: records of one group are in one part of the split and in one fold.
+def groups_of(dataset: Dataset, table: pa.Table) -> list[str]:
+    """Return what a split by key goes by, of every labelled processed record: equal for those that are in one part and in one fold.
 
     Copies are a group, because a model that has seen one of them knows the others: records with the same features and the same target,
     as models see them. (Not with the same raw values: these change when a value comes later, and row numbers differ between copies.)
@@ -35,9 +39,8 @@ def groups_of(dataset: Dataset, table: pa.Table, rule: str = "") -> list[str]:
     Args:
         dataset: Declares the split.
         table: Columns ``dataset.processed_names``, in any order.
-        rule: Another split than the declared one: ``BY_KEY`` or ``BY_CONTENT``.
     """
-    if (rule or dataset.split_rule) == BY_KEY:
+    if not dataset.copies_together:
         return [original_key(key) for key in table.column(ID).to_pylist()]
     return [f"{content:016x}" for content in hashes_of(dataset, table)[1].tolist()]
 
@@ -72,7 +75,7 @@ def hashes_of(dataset: Dataset, table: pa.Table) -> tuple[npt.NDArray[np.uint64]
     return features, contents_of(columns[-1:], table.num_rows, features)
 
 
-def parts_of(groups: Iterable[str]) -> npt.NDArray[np.int8]:
+def parts_of(groups: Iterable[str]) -> Parts:
     """Return the part of every group (:func:`groups_of`), by its CRC-32: the same on every machine and for every framework."""
     buckets = np.fromiter((zlib.crc32(group.encode()) % 100 for group in groups), dtype=np.int8)
     return np.where(buckets < 70, 0, np.where(buckets < 85, 1, 2)).astype(np.int8)
@@ -142,26 +145,33 @@ class CopyCount:
 
 
 class KeySample:
-    """An even sample of the keys of one part of the split, however many there are."""
+    """An even sample of the keys of all records, large enough to sample a part of them."""
 
-    def __init__(self, dataset: Dataset, part: Part, limit: int, seed: int = 0) -> None:
-        self._dataset = dataset
-        self._part = part
+    PER_KEY = 10
+    """Keys that are held for one that is wanted of a part: the smallest has a seventh of the records."""
+
+    def __init__(self, limit: int, seed: int = 0) -> None:
+        """Make a sample of at most ``limit`` keys of a part."""
         self._limit = limit
         self._random = np.random.default_rng(seed)
         self._keys: npt.NDArray[np.object_] = np.empty(0, dtype=object)
+        self._places: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._priorities: npt.NDArray[np.float64] = np.empty(0)
 
-    def add(self, table: pa.Table) -> None:
-        """Take the keys of a page of labelled processed records."""
-        keys = np.array(table.column(ID).to_pylist(), dtype=object)
-        keys = keys[parts_of(groups_of(self._dataset, table)) == self._part]
-        self._keys = np.concatenate([self._keys, keys])
-        self._priorities = np.concatenate([self._priorities, self._random.random(len(keys))])
-        if len(self._keys) > self._limit:
-            chosen = np.argpartition(self._priorities, self._limit)[: self._limit]
-            self._keys, self._priorities = self._keys[chosen], self._priorities[chosen]
+    def add(self, keys: pa.ChunkedArray, first: int) -> None:
+        """Take keys of records, the first of which has this place among all."""
+        priorities = self._random.random(len(keys))
+        self._keys = np.concatenate([self._keys, np.array(keys.to_pylist(), dtype=object)])
+        self._places = np.concatenate([self._places, first + np.arange(len(keys))])
+        self._priorities = np.concatenate([self._priorities, priorities])
+        held = self.PER_KEY * self._limit
+        if len(self._keys) > held:
+            chosen = np.argpartition(self._priorities, held)[:held]
+            self._keys, self._places = self._keys[chosen], self._places[chosen]
+            self._priorities = self._priorities[chosen]
 
-    def keys(self) -> list[str]:
-        """Return the sample."""
-        return [str(key) for key in self._keys]
+    def keys(self, wanted: npt.NDArray[np.bool_]) -> list[str]:
+        """Return the sample of the wanted records."""
+        chosen = np.flatnonzero(wanted[self._places])
+        chosen = chosen[np.argsort(self._priorities[chosen], kind="stable")][: self._limit]
+        return [str(key) for key in self._keys[np.sort(chosen)]]

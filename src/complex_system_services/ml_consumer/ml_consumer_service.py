@@ -47,8 +47,9 @@ from complex_system.service_layer.rounds.labelled_data import LabelledData
 from complex_system.service_layer.rounds.round import RoundRunner, RoundTimes
 from complex_system.service_layer.rounds.scheduler import RoundScheduler
 from complex_system.tracking.connection import load_mlflow
+from complex_system.tracking.mlflow import MlflowTracker
 from complex_system.tracking.registry import ModelRegistry
-from complex_system_services.ml_consumer.predictions import LabProbes, PredictionRequests, probes_for
+from complex_system_services.ml_consumer.predictions import LabProbes, PredictionRequests, StoredProbes, probes_for
 
 T = TypeVar("T")
 
@@ -84,20 +85,19 @@ class MlConsumerService(SystemService):
         known = has_known_function(dataset)
         database = DatabaseClient(self)
         data = LabelledData(dataset, database)
-        self._registry = ModelRegistry(
-            settings.mlflow_tracking_uri, settings.model_prefix or dataset.name, settings.model_key
-        )
-        self._log = ComparisonLog(
-            settings.mlflow_tracking_uri, settings.mlflow_experiment, dataset, BEST_POSSIBLE.rmse if known else None
-        )
+        uri, prefix, key = settings.mlflow_tracking_uri, settings.model_prefix or dataset.name, settings.model_key
+        self._registry = ModelRegistry(uri, prefix, key)
+        self._log = ComparisonLog(uri, settings.mlflow_experiment, dataset, BEST_POSSIBLE.rmse if known else None)
         self._selector = ChampionSelector(
-            self._registry, self._log, data, dataset, self._run_blocking, holdout_newest=settings.holdout_newest,
+            self._registry, MlflowTracker(uri, settings.mlflow_experiment, prefix, key), self._log, data, dataset,
+            self._run_blocking, holdout_newest=settings.holdout_newest,
             baseline_samples=0 if known else _BASELINE_SAMPLES, few=0 if known else settings.cross_validate_below,
+            prefix=prefix, level=settings.champion_level,
         )  # fmt: skip
         times = replace(self.round_times, timeout=settings.round_timeout)
         self._runner = RoundRunner(self.broker, type(self).__name__, times)
         self._rounds = RoundScheduler(
-            settings, database, data, self._runner, dataset.version,
+            settings, database, data, self._runner, dataset,
             partial(self.announce, TRAINING_ROUND), partial(self.set_state, "working"),
         )  # fmt: skip
         self._pending: ComparisonRequest | None = None
@@ -105,7 +105,8 @@ class MlConsumerService(SystemService):
         self._failed = ""
         self._upheld = -math.inf
         self._probes = probes_for(dataset, database)
-        self._requests = PredictionRequests(self._probes, ServingClient(self), settings.prediction_records)
+        serving = ServingClient(self, origin=self._probes.origin)
+        self._requests = PredictionRequests(self._probes, serving, settings.prediction_records)
         self.every(self.look_interval, self._look, longest_pause=4.0)
         self.every(settings.prediction_interval, self._predict)
         self.every(self.recall_interval, self._catch_up)
@@ -223,6 +224,8 @@ class MlConsumerService(SystemService):
 
     async def _predict(self) -> None:
         """Ask for predictions, log them beside the truth, and announce the truth."""
+        if isinstance(self._probes, StoredProbes):
+            self._probes.since = self._rounds.since
         truths = await self._requests.make()
         if truths:
             await self.announce(TRUTH_KNOWN, TruthKnown(truths=tuple(truths)))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from abc import ABC, abstractmethod
 from datetime import datetime
+from typing import ClassVar
 
 import pyarrow as pa
 from typing_extensions import override
@@ -20,7 +22,8 @@ from complex_system.errors import ComplexSystemError, InvalidRecordError
 from complex_system.messaging.clients import DatabaseClient, ServingClient
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.operations import ScenarioState
-from complex_system.protocol.serving import Truth
+from complex_system.protocol.serving import Origin, Truth
+from complex_system.service_layer.rounds.labelled_data import LabelledData
 from complex_system.sources.scenarios import TARGET, Disturbance, Scenario
 from complex_system.training.split import Part, groups_of, parts_of
 
@@ -36,7 +39,13 @@ Probe = tuple[Record, float | None]
 
 
 class Probes(ABC):
-    """Source of the records."""
+    """Source of the records.
+
+    Attributes:
+        origin: As what the requests count.
+    """
+
+    origin: ClassVar[Origin] = "own"
 
     @abstractmethod
     async def draw(self, count: int) -> list[Probe]:
@@ -45,6 +54,8 @@ class Probes(ABC):
 
 class LabProbes(Probes):
     """New lab records, never stored, measured under the source's scenario; the truth is their target."""
+
+    origin: ClassVar[Origin] = "probe"
 
     def __init__(self) -> None:
         self._scenario = Scenario()
@@ -66,19 +77,33 @@ class StoredProbes(Probes):
     """Stored raw records of any data set. The truth is known where a record of the hold-out part carries its target.
 
     Every draw takes the next page, and after the last one the first again, so that all records have their turn. Records that
-    models were trained on never come with a truth: their error would flatter the model.
+    models were trained on are left out: their error would flatter the model. With a split by group or time, what is in the
+    hold-out part now may be trained on later, so its records are looked up again from time to time.
+
+    Attributes:
+        since: Of which records the last models were trained on newer ones only; None for all.
     """
 
     PAGE = 200
+    HELD_OUT = 1000
+    """Keys of hold-out records that are drawn from, with a split by group or time."""
+    LOOK_AGAIN = 600.0
+    """Seconds until they are looked up again."""
 
     def __init__(self, database: DatabaseClient, dataset: Dataset) -> None:
-        self._database = database
+        self._database, self._dataset = database, dataset
+        self.since: float | None = None
+        self._held_out: list[str] = []
+        self._looked = -math.inf
         self._target = dataset.target
         self._pipeline, self._schema = Pipeline(dataset), raw_schema(dataset)
         self._after: str | None = None
 
     @override
     async def draw(self, count: int) -> list[Probe]:
+        if self._dataset.split.by != "key" and (keys := await self._held_out_keys()):
+            found: list[Record] = (await self._database.raw_by_keys(random.sample(keys, min(count, len(keys))))).to_pylist()
+            return [({**each, self._target: None}, each[self._target]) for each in found]
         continued = self._after is not None
         records = await self._next_page()
         if not records and continued:  # the last page was full, and nothing came after it
@@ -86,13 +111,21 @@ class StoredProbes(Probes):
         if not records:
             return []
         unseen = await asyncio.to_thread(self._unseen, records)
-        chosen = random.sample(unseen or records, min(count, len(unseen or records)))
+        # A record that models may have seen has a target that monitoring would find in the database: it is not asked for.
+        usable = unseen or [record for record in records if record[self._target] is None]
+        chosen = random.sample(usable, min(count, len(usable)))
         return [({**record, self._target: None}, record[self._target] if unseen else None) for record in chosen]
 
+    async def _held_out_keys(self) -> list[str]:
+        if time.monotonic() - self._looked >= self.LOOK_AGAIN:
+            self._held_out = await LabelledData(self._dataset, self._database).held_out(self.HELD_OUT, self.since)
+            self._looked = time.monotonic()
+        return self._held_out
+
     def _unseen(self, records: list[Record]) -> list[Record]:
-        """Return the labelled records of the hold-out part."""
+        """Return the labelled records of the hold-out part; none with a split by group or time, which no page tells."""
         labelled = [record for record in records if record[self._target] is not None]
-        if not labelled:
+        if not labelled or self._dataset.split.by != "key":
             return []
         processed, _ = self._pipeline.split(pa.Table.from_pylist(labelled, schema=self._schema))
         table = processed.to_arrow()

@@ -36,6 +36,15 @@ _RAISED = {
     "drift/evidence_max": _EVIDENCE,
     "drift/psi": _DRIFT,
     "drift/psi_max": _DRIFT,
+    "performance/error_ratio_low": (
+        "The predictions of {target} are {ratio}times as wrong as when the model was chosen, and surely {value:.2g} times "
+        "({rmse}limit {limit} times){since}."
+    ),
+    "performance/changed_for": "The error of the predictions of {target} has been larger for {duration}.",
+    "performance/outliers": (
+        "{value:.0f} measured value(s) of {target} are far from the prediction, much further than usual: check the entries, "
+        "such as a slipped decimal point. The log and /api/predictions of ml_monitoring name the records."
+    ),
     "performance/rmse_relative": (
         "The predictions of {target} are {value:.1f} times as wrong as when the model was chosen ({rmse}limit {limit} times)."
     ),
@@ -68,6 +77,7 @@ _RAISED = {
 }
 _ENDED = {
     "ingest/stopped_sources": "The room for dead letters is",
+    "performance/error_ratio_low": "The model's error is",
     "performance/rmse_relative": "The model's error is",
     "rejected/share": "The share of rejected records is",
     "latency/p99": "The time that predictions take is",
@@ -209,7 +219,8 @@ class AlertRules:
                 sentence = moved_message(subject, figure, moved, at, figures, self._dataset)
             watch.alert = Alert(
                 key=_key_of(rule.name, subject, at), rule=rule.name, metric=figure.flat, subject=subject, severity=rule.severity,
-                retrain=rule.retrain, since=moved.since if moved else watch.beyond_since, began=at,
+                retrain=rule.retrain, moved=rule.moved, error_changed=_changed_at(rule, at, figures),
+                since=moved.since if moved else watch.beyond_since, began=at,
                 value=value, newest=value, threshold=rule.threshold,
                 sentence=sentence,
             )  # fmt: skip
@@ -237,6 +248,11 @@ def with_action(alert: Alert, action: Action) -> Alert:
 
 def _since(before: float | None, at: float) -> float:
     return at if before is None or before > at else before  # a clock that was set back starts again
+
+
+def _changed_at(rule: AlertRule, at: float, figures: Figures) -> float | None:
+    seconds = figures.number("performance/changed_for") if rule.moved == "error" else None
+    return at - seconds if seconds else None
 
 
 def _averaged(values: deque[tuple[float, float]], at: float, newest: float, window: float) -> float:
@@ -270,11 +286,9 @@ def _raised_message(rule: AlertRule, subject: str, figure: Figure, value: float,
     text = _RAISED.get(figure.name)
     if text is None or (figure.group == "performance" and figure.subject):
         return f"{figure.flat} is {value:.4g}, {'above' if rule.above else 'below'} {rule.threshold:g}."
-    unit, rmse, missing = (
-        unit_of(dataset.target, dataset),
-        figures.number("performance/rmse"),
-        figures.number("data/missing", subject),
-    )
+    unit, missing = unit_of(dataset.target, dataset), figures.number("data/missing", subject)
+    rmse, ratio = figures.number("performance/rmse"), figures.number("performance/error_ratio")
+    changed_for = figures.number("performance/changed_for")
     return text.format(
         subject=named(subject, dataset) or _NO_SUBJECT.get(figure.group, ""),
         target=named(dataset.target, dataset),
@@ -284,6 +298,9 @@ def _raised_message(rule: AlertRule, subject: str, figure: Figure, value: float,
         limit_percent=percent(rule.threshold),
         unit=unit,
         rmse="" if rmse is None else f"RMSE {rmse:.4g}{unit}, ",
+        ratio="" if ratio is None else f"{ratio:.2g} ",
+        since=f", for {duration(changed_for)}" if changed_for else "",
+        duration=duration(value),
         missing=percent(value if missing is None else missing),
         allowed=range_of(subject, dataset),
         service=f"the service {subject}" if subject else f"{value:.0f} service(s)",

@@ -11,6 +11,7 @@ from typing import Any
 
 from complex_system.domain.yaml_reader import Place, YamlFile
 from complex_system.protocol.operations import Severity
+from complex_system.protocol.training import Moved
 
 SEVERITIES = ("info", "warning", "critical")
 
@@ -57,6 +58,12 @@ class AlertRule:
     severity: Severity = "warning"
     retrain: bool = False
     text: str = ""
+
+    @property
+    def moved(self) -> Moved | None:
+        """What an alert of this rule says has moved: the error of the predictions, or their inputs; None for anything else."""
+        group = self.metric.partition("/")[0]
+        return "error" if group == "performance" else "input" if group in ("drift", "data") else None
 
     @property
     def count_metric(self) -> str:

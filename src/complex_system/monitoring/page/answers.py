@@ -8,16 +8,20 @@ from typing import NamedTuple
 from complex_system.monitoring.aggregates import ErrorSums
 from complex_system.monitoring.drift import MODERATE, SIGNIFICANT
 from complex_system.monitoring.evidence import SURE
-from complex_system.monitoring.page.formatting import Level, count, error, level_of, number, share
+from complex_system.monitoring.page.formatting import Level, count, error, lasting, level_of, number, share
 from complex_system.monitoring.page.reading import Reading
+from complex_system.monitoring.page.terms import requests_of
+from complex_system.monitoring.performance import MIN_LIVE_PAIRS
 from complex_system.monitoring.views import Data
 
-MIN_PAIRS = 30
+MIN_PAIRS = MIN_LIVE_PAIRS
 """Joined pairs from which an error is judged."""
 MIN_RECORDS = 200
 """Predicted records from which the stability index is judged; with fewer it exceeds its limits by chance."""
 WORSE, BAD = 1.15, 1.4
 """Live RMSE in units of the comparison's from which the model needs checking, and from which it is bad."""
+OLD = 120.0
+"""Seconds after which it is said how old a comparison with the reference is: it may be from before a restart."""
 MUCH_MISSING = 0.1
 """Share of missing values above the reference's from which the sensor needs checking."""
 
@@ -54,43 +58,36 @@ def system_answer(reading: Reading) -> Answer:
     return answer("good", "Yes", f"{len(names.get('good', ()))} services ready, {processes} processes.")
 
 
-def live_errors(reading: Reading) -> ErrorSums:
-    """Return the champion's errors in the period; if it has too few joined pairs, those of all models that answered."""
-    champion = reading.champion
-    own, whole = ErrorSums(), ErrorSums()
-    for served, curve in reading.errors.items():
-        for sums in curve.values() if not served.shadow else ():
-            whole.merge(sums)
-            if champion and (served.model, served.version) == (champion.model, champion.version):
-                own.merge(sums)
-    return own if own.n >= MIN_PAIRS else whole
-
-
 def model_answer(reading: Reading) -> Answer:
-    """Return whether the model is good."""
+    """Return whether the model is good, by the champion's own errors alone.
+
+    Clients' predictions decide. Probes stand in for them in a simulation, and the answer says so. The system's own requests are for
+    the hold-out records that the champion was chosen on: they can show that it has become worse, and not that it is good.
+    """
     answer = partial(Answer, "Is the model good?", path="/predictions")
-    champion, live, best = reading.champion, live_errors(reading), reading.best_possible
-    if champion is None and not live.n:
+    champion, judged, best = reading.champion, reading.judged, reading.best_possible
+    if champion is None:
         return answer("none", "No model yet", "The first training round has not finished yet.")
-    rmse = live.metrics().get("rmse", 0.0)
-    expected = (champion.rmse if champion else None) or best or rmse
-    against = f"{error(expected)} when it was compared" + (f", best possible {number(best)}" if best is not None else "")
-    why = f"RMSE {error(rmse if live.n else None)} live, {against}."
-    enough = live.n >= MIN_PAIRS
-    if enough and rmse > BAD * expected:
-        return answer("bad", "No", why)
+    sums = reading.champion_errors[judged] if judged else ErrorSums()
+    rmse, (compared, how) = sums.metrics().get("rmse", 0.0), reading.expected
+    expected, enough = compared or best or rmse, sums.n >= MIN_PAIRS
+    origin = judged.origin if judged else "live"
+    why = f"{champion.name}: RMSE {error(rmse)} on {count(sums.n)} {requests_of(origin)}, {error(expected)} {how}"
+    why += f", best possible {number(best)}." if best is not None else "."
+    if enough and rmse > WORSE * expected:
+        return answer("bad", "No", why) if rmse > BAD * expected else answer("warn", "Worse than before", why)
     comparison = reading.comparison
     verdicts = comparison.verdicts if comparison else {}
     if comparison and "mean" in verdicts and verdicts["mean"].verdict in ("not better", "unclear"):
         text = "No better than the mean" if verdicts["mean"].verdict == "not better" else "Unclear"
         return answer("warn", text, comparison.verdict, path="/models")
-    if not enough:
-        return answer(
-            "none", "Not known yet", f"{count(live.n)} of the {MIN_PAIRS} true values that are needed have arrived."
-        )
-    if rmse <= WORSE * expected and comparison and "linear" in verdicts and verdicts["linear"].high < 0:
+    if not enough or origin not in ("live", "probe"):
+        live = sum(each.n for by, each in reading.champion_errors.items() if by.origin == "live")
+        missing = f"{count(live)} of the {MIN_PAIRS} live predictions with a true value that are needed."
+        return answer("none", "Not known yet", f"{missing} {why}" if sums.n else missing)
+    if comparison and "linear" in verdicts and verdicts["linear"].high < 0:
         return answer("warn", "A linear model is better", comparison.verdict, path="/models")
-    return answer("warn", "Worse than before", why) if rmse > WORSE * expected else answer("good", "Yes", why)
+    return answer("good", "Yes" if origin == "live" else "Yes, on probes", why)
 
 
 def are_few(data: Data) -> bool:
@@ -107,13 +104,15 @@ def data_answer(reading: Reading) -> Answer:
         why = reading.awaiting("drift", "Waiting for predictions and for the champion's reference.")
         return answer("none", "Not known yet", why)
     worst = max(indices, key=lambda name: indices[name])
-    why = f"Largest drift: {worst}, PSI {number(indices[worst])}."
+    age = reading.at - data.at
+    when = f" over {count(data.samples)} predicted records" + (f", {lasting(age)} ago" if data.at and age > OLD else "")
+    why = f"Largest drift: {worst}, PSI {number(indices[worst])}{when}."
     moved = [] if are_few(data) else [name for name, index in indices.items() if index > SIGNIFICANT]
     evidence = {each.name: each.evidence.value for each in data.raw or data.processed if each.evidence is not None}
     if evidence:
         moved = [name for name, value in evidence.items() if value >= SURE]
         strongest = max(evidence, key=lambda name: evidence[name])
-        why = f"Strongest evidence of a drift: {strongest}, {evidence[strongest]:.1f} of {SURE:g}."
+        why = f"Strongest evidence of a drift: {strongest}, {evidence[strongest]:.1f} of {SURE:g}{when}."
     if moved:
         return answer("bad", "1 column has changed" if len(moved) == 1 else f"{len(moved)} columns have changed", why)
     if are_few(data):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from dash.development.base_component import Component
 from complex_system.monitoring.page.formatting import Level, Viewer, link
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.summaries import Table
+from complex_system.monitoring.page.terms import TERMS
 
 Child = Any
 """A component, a text, or a list of them."""
@@ -63,15 +64,26 @@ class View:
         return [make(reading, viewer) for _, make in self.parts.values()]
 
 
-def card(title: str, *children: Child, note: Child = "", class_: str = "", aside: Child = None) -> Component:
-    """Return a part of a view under a heading."""
+def card(
+    title: str, *children: Child, note: Child = "", class_: str = "", aside: Child = None, terms: Sequence[str] = ()
+) -> Component:
+    """Return a part of a view under a heading, with what its ``terms`` mean behind a question mark."""
     head: list[Any] = [html.H2(title)]
+    if terms:
+        head.append(explained(title, terms))
     if aside is not None:
         head.append(html.Div(aside, className="aside"))
     inner: list[Any] = [html.Div(head, className="card-head")]
     if note != "":
         inner.append(html.P(note, className="note"))
     return html.Section([*inner, *children], className=f"card {class_}".strip())
+
+
+def explained(title: str, terms: Sequence[str]) -> Component:
+    """Return a question mark that opens, by mouse, key or touch, what terms mean."""
+    meanings = [html.Div([html.Dt(term), html.Dd(TERMS[term])]) for term in terms]
+    mark = html.Summary("?", title="What do the terms mean?", **attributes(aria_label=f"Terms in: {title}"))
+    return html.Details([mark, html.Dl(meanings)], className="terms")
 
 
 def columns(*cards: Component, class_: str = "") -> Component:
@@ -132,6 +144,10 @@ def table(content: Table, marked: int | None = None) -> Component:
     return html.Div(html.Table([head, body]), className="table")
 
 
-def figures(*pairs: tuple[str, Child]) -> Component:
-    """Return named figures in a row."""
-    return html.Dl([html.Div([html.Dt(name), html.Dd(value)]) for name, value in pairs], className="figures")
+def figures(*named: tuple[str, Child] | tuple[str, Child, str]) -> Component:
+    """Return named figures in a row, each with what it is about, where that is given."""
+    parts = [
+        html.Div([html.Dt(name), html.Dd(value), *(html.Dd(about, className="about") for about in more)])
+        for name, value, *more in named
+    ]
+    return html.Dl(parts, className="figures")

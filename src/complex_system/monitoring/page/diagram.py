@@ -93,10 +93,10 @@ def _labels(reading: Reading) -> dict[str, Label]:
     labels = {
         "models": _champion(reading),
         "rounds": Label("training rounds"),
-        "asked": Label("requests"),
+        "asked": Label(_own(reading)),
         "predictions": Label(
             f"{count(predictions)} predictions in {reading.period.label}", (count(predictions), "predictions"),
-            f"{rate(reading.per_second(series.predictions))} now",
+            f"{rate(reading.per_second(series.predictions))} now, {count(series.predictions(reading.rollups, 'live'))} live",
         ),
         "truths": Label(
             f"{count(truths)} compared with true values", (count(truths), "compared"),
@@ -113,6 +113,11 @@ def _labels(reading: Reading) -> dict[str, Label]:
         labels["processed"] = Label(f"{count(records.get('processed'))} done", quiet=rates.get("processed", ""))
         labels["labelled"] = Label(f"{count(records.get('labelled'))} labelled")
     return labels
+
+
+def _own(reading: Reading) -> str:
+    """Return what the consumer asks for: probes where records are simulated."""
+    return "probes" if series.predictions(reading.rollups, "probe") else "own requests"
 
 
 def _champion(reading: Reading) -> Label:
@@ -133,7 +138,7 @@ def _content(labels: Mapping[str, Label], services: Mapping[str, ServiceState], 
     for arrow in ARROWS:
         label = labels.get(arrow.key, Label())
         path = "M" + " L".join(f"{x:g},{y:g}" for x, y in (arrow.narrow if narrow else arrow.wide))
-        moving = " moving" if label.quiet not in ("", "0/s", "0/s now") else ""
+        moving = " moving" if label.quiet and not label.quiet.startswith("0/s") else ""
         parts += tag("path", d=path, class_=f"arrow{moving}", marker_end=f"url(#{name})")
         x, y, place = arrow.narrow_text if narrow else arrow.wide_text
         lines = [*((narrow and label.narrow) or (label.line,)), label.quiet]
@@ -157,8 +162,12 @@ def _box(node: Node, services: Mapping[str, ServiceState], x: float, y: float) -
     elif len(node.services) > 2:
         state = f"{levels.count('good')} of {len(found)} ready"
     else:
-        replicas = sum(each.running for each in found)
-        state = found[levels.index(worst)].state + (f" · {replicas} replicas" if replicas > 1 else "")
+        # Two services that serve are two models, and not replicas of one.
+        running, several = [each for each in found if each.running], sum(each.running for each in found)
+        more = f" · {several} replicas" if several > 1 else ""
+        if len(running) > 1:
+            more = f" · {len(running)} services" + (f", {several} processes" if several > len(running) else "")
+        state = found[levels.index(worst)].state + more
     tip = "; ".join(f"{each.service}: {each.state}, {each.running} running" for each in found) or "not seen"
     content = tag("title", safe(tip))
     content += tag("rect", x=x, y=y, width=W, height=H, rx=9, class_="box")

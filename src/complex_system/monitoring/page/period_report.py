@@ -24,9 +24,17 @@ from complex_system.monitoring.page.formatting import (
 )
 from complex_system.monitoring.page.plots import SERIES
 from complex_system.monitoring.page.reading import Reading
-from complex_system.monitoring.page.summaries import Table, champions, errors_of_groups, errors_of_models, failed_requests
+from complex_system.monitoring.page.summaries import (
+    Table,
+    champions,
+    errors_of_champion,
+    errors_of_groups,
+    errors_of_models,
+    failed_requests,
+)
 from complex_system.monitoring.page.svg import chart, safe, tag
-from complex_system.monitoring.page.views.data import DRIFT_LIMITS, distribution, largest
+from complex_system.monitoring.page.terms import TERMS, requests_of
+from complex_system.monitoring.page.views.data import DRIFT_LIMITS, distribution, judged_drift, largest, state_of
 from complex_system.monitoring.page.views.models import framework_of, ranking_scores
 from complex_system.monitoring.page.views.predictions import error_curves
 from complex_system.monitoring.page.views.system import CPU, MEMORY
@@ -59,6 +67,7 @@ def make_report(reading: Reading, clock: Clock) -> str:
         "Predictions": _predictions(reading, clock),
         "Data": _data(reading, clock),
         "System": _system(reading, clock),
+        "Terms": _table(Table(("Term", "Meaning"), list(TERMS.items()))),
     }
     parts = [tag("h1", safe(f"Monitoring of {dataset.name}")), tag("p", safe(about), class_="quiet"), _answers(reading)]
     parts += [tag("section", tag("h2", safe(name)) + content) for name, content in sections.items()]
@@ -140,7 +149,8 @@ def _models(reading: Reading, clock: Clock) -> str:
     heads = ("Model", "Framework", "By", "RMSE", "95 %", "MAE", "R²")
     parts = tag("h3", "Last comparison of the models") + _table(Table(heads, rows, (3, 4, 5, 6)), "No comparison yet.")
     if comparison:
-        parts += "".join(tag("p", safe(text)) for text in (comparison.verdict, comparison.kept) if text)
+        told = (comparison.answers, comparison.verdict, comparison.kept, comparison.intervals)
+        parts += "".join(tag("p", safe(text)) for text in told if text)
     if reading.best_possible is not None:
         parts += tag("p", safe(f"Best possible RMSE: {number(reading.best_possible)}."), class_="quiet")
     if comparison and (url := link(comparison.run_url)):
@@ -158,9 +168,13 @@ def _predictions(reading: Reading, clock: Clock) -> str:
         reading, clock, error_curves(reading), lambda sums: sums.metrics().get("rmse"), f"RMSE ({reading.facts.unit})",
         "RMSE over time by model version", levels,
     )  # fmt: skip
-    parts += _table(errors_of_models(reading))
-    groups = {group_name(name): sums for name, sums in reading.groups.items()}
-    return parts + (_table(errors_of_groups(groups)) if groups else "")
+    if reading.champion is not None:
+        parts += tag("h3", safe(f"The champion's errors: {reading.champion.name}")) + _table(errors_of_champion(reading))
+    parts += tag("h3", "Every model version") + _table(errors_of_models(reading))
+    groups, by = {group_name(name): sums for name, sums in reading.groups.items()}, reading.judged
+    if not groups or by is None:
+        return parts
+    return parts + tag("h3", safe(f"By group: {by.label}, {requests_of(by.origin)}")) + _table(errors_of_groups(groups))
 
 
 def _data(reading: Reading, clock: Clock) -> str:
@@ -169,7 +183,7 @@ def _data(reading: Reading, clock: Clock) -> str:
         return _empty(reading.awaiting("drift", "No live data have been compared with a reference."))
     few = answers.are_few(reading.data)
     rows = [
-        (each.name, number(each.psi), "too few" if few else each.band or "too few",
+        (each.name, number(each.psi), state_of(each, few=few)[1] or "too few",
          *(share(value) for value in (each.missing, each.missing_reference, each.out_of_range)))
         for each in columns
     ]  # fmt: skip
@@ -177,7 +191,7 @@ def _data(reading: Reading, clock: Clock) -> str:
     tiles = "".join(tag("div", tag("h3", safe(each.name)) + distribution(each)) for each in columns)
     key = "Live data as bars, the champion's training data as a line; for categories the training data as grey bars."
     parts += tag("p", key, class_="quiet") + tag("div", tiles, class_="tiles")
-    found = largest(reading.gauges("data/psi"))
+    found = largest(judged_drift(reading, reading.gauges("data/psi")))
     if found:
         levels = {f"{name} from {limit}": limit for limit, name, _ in DRIFT_LIMITS}
         label = "Population stability index over time"

@@ -13,12 +13,15 @@ from complex_system.domain.dataset import Dataset
 from complex_system.monitoring import series, views
 from complex_system.monitoring.aggregates import HOUR, MINUTE, ErrorSums, Gauge, LatencySums, Rollup, Served, begin_of
 from complex_system.monitoring.history import Champion, Pair
-from complex_system.monitoring.monitor import Monitor
+from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, Monitor
+from complex_system.monitoring.page.formatting import count
+from complex_system.monitoring.performance import MIN_LIVE_PAIRS
 from complex_system.monitoring.points import Figure
 from complex_system.monitoring.series import Curve
 from complex_system.monitoring.views import ChampionView, Data, Models, Overview
 from complex_system.protocol.operations import Alert
-from complex_system.protocol.training import ComparisonFinished, Quality
+from complex_system.protocol.serving import ORIGIN_LABELS
+from complex_system.protocol.training import ComparedModel, ComparisonFinished, Quality
 
 DAY = 24 * HOUR
 RECENT = 10 * MINUTE
@@ -150,13 +153,57 @@ class Reading:
 
     @cached_property
     def errors(self) -> dict[Served, Curve[ErrorSums]]:
-        """Errors over time by model."""
+        """Errors over time by model and by who asked."""
         return series.errors_by_model(self.rollups, self.period.step)
 
     @cached_property
+    def champion_errors(self) -> dict[Served, ErrorSums]:
+        """The champion's errors of the period by who asked; those that say most about it in use come first."""
+        if self.champion is None:
+            return {}
+        serving = self.overview.champion
+        mine = (serving and serving.service) or CHAMPIONS_SERVICE, self.champion.model, self.champion.version
+        found = {
+            by: series.total(each.values(), ErrorSums)
+            for by, each in self.errors.items()
+            if by[:3] == mine and not by.shadow
+        }
+        places = list(ORIGIN_LABELS)
+        return {
+            by: found[by]
+            for by in sorted(found, key=lambda by: places.index(by.origin) if by.origin in places else len(places))
+        }
+
+    @property
+    def judged(self) -> Served | None:
+        """The champion for the requests whose errors are judged: the first with enough pairs, else with most; None without any."""
+        errors = self.champion_errors
+        enough = (by for by, sums in errors.items() if sums.n >= MIN_LIVE_PAIRS)
+        return next(enough, max(errors, key=lambda by: errors[by].n, default=None))
+
+    @property
+    def expected(self) -> tuple[float | None, str]:
+        """The champion's error in the comparison, by what decided there, and what it is based on; None where it was in none."""
+        champion, comparison = self.champion, self.comparison
+        if champion is None:
+            return None, ""
+        identity = (champion.model, champion.version)
+        mine = next(
+            (each for each in self.compared.values() if isinstance(each, ComparedModel) and _identity(each) == identity),
+            None,
+        )
+        if mine and mine.cv and comparison and comparison.ranked_by == "cross-validation":
+            folds = comparison.cross_validation
+            return mine.cv.rmse, "by cross-validation" + (f" of {count(folds.records)} records" if folds else "")
+        holdout = champion.holdout or (comparison.holdout if comparison and mine and mine.rmse == champion.rmse else 0)
+        return champion.rmse, f"on {count(holdout)} hold-out records" if holdout else "on hold-out records"
+
+    @cached_property
     def groups(self) -> dict[str, ErrorSums]:
-        """Errors of the period by group of records."""
-        found = series.errors_by_group(self.rollups, self.period.step)
+        """Errors of the period by group of records: the champion's, for the requests that are judged."""
+        if self.judged is None:
+            return {}
+        found = series.errors_by_group(self.rollups, self.period.step, self.judged)
         return {group: series.total(curve.values(), ErrorSums) for group, curve in found.items()}
 
     @cached_property
@@ -228,6 +275,10 @@ def _champion(serving: ChampionView | None, models: Models) -> Champion | None:
         rmse=champion.rmse or serving.holdout_rmse or (compared.rmse if compared else None),
         framework=champion.framework or (compared.framework if compared else ""),
     )
+
+
+def _identity(model: Champion | ComparedModel) -> tuple[str, str]:
+    return model.model, model.version
 
 
 def _frozen(rollups: list[Rollup]) -> list[Rollup]:

@@ -10,6 +10,12 @@ from complex_system.monitoring.aggregates import ErrorSums
 from complex_system.monitoring.history import Champion
 from complex_system.monitoring.page.formatting import NONE, Clock, count, error, number
 from complex_system.monitoring.page.reading import Reading
+from complex_system.monitoring.page.terms import requests_of
+
+CAUSES = {
+    "first": "enough records for a first model", "growth": "more labelled records", "alert": "an alert",
+    "schedule": "its trainer's schedule",
+}  # fmt: skip
 
 
 class Table(NamedTuple):
@@ -21,20 +27,33 @@ class Table(NamedTuple):
 
 
 def errors_of_models(reading: Reading) -> Table:
-    """Return the live errors of every model version."""
-    sums = ((served, series.total(each.values(), ErrorSums)) for served, each in reading.errors.items())
-    return _errors(("Model", "Service"), (((served.label, served.service), whole) for served, whole in sums))
+    """Return the errors of every model version, by whose requests the predictions are of."""
+    sums = ((by, series.total(each.values(), ErrorSums)) for by, each in reading.errors.items())
+    return _errors(
+        ("Model", "Service", "On"), (((by.label, by.service, requests_of(by.origin)), whole) for by, whole in sums)
+    )
+
+
+def errors_of_champion(reading: Reading) -> Table:
+    """Return the champion's errors of the period, and those of the comparison, by the records that they are of."""
+    rows = _errors(("On",), (((requests_of(by.origin),), sums) for by, sums in reading.champion_errors.items()))
+    compared, how = reading.expected
+    before = [] if compared is None else [(f"when compared, {how}", "", error(compared), "", "", "")]
+    return Table(rows.heads, [*before, *rows.rows], rows.numbers)
 
 
 def errors_of_groups(groups: Mapping[str, ErrorSums]) -> Table:
-    """Return the live errors by group of records."""
+    """Return errors by group of records."""
     return _errors(("Group",), (((name,), sums) for name, sums in groups.items()))
 
 
 def champions(found: Sequence[Champion], clock: Clock) -> Table:
     """Return champions and why they were trained."""
-    rows = [(clock.moment(each.at), each.name, error(each.rmse), each.cause or NONE) for each in found]
-    return Table(("Since", "Model", "RMSE", "Cause"), rows, (2,))
+    rows = [
+        (clock.moment(e.at), e.name, error(e.rmse), count(e.holdout or None), CAUSES.get(e.cause, e.cause) or NONE)
+        for e in found
+    ]
+    return Table(("Since", "Model", "Hold-out RMSE", "Records", "Trained because of"), rows, (2, 3))
 
 
 def failed_requests(reading: Reading, limit: int = 30) -> Table:
@@ -49,5 +68,5 @@ def _errors(names: Sequence[str], sums: Iterable[tuple[Sequence[str], ErrorSums]
         found = each.metrics()
         errors = (error(found.get(name)) for name in ("rmse", "mae", "bias"))
         rows.append((*key, count(each.n), *errors, number(found.get("r2"), 4)))
-    heads = (*names, "Pairs", "RMSE", "MAE", "Bias", "R²")
+    heads = (*names, "True values", "RMSE", "MAE", "Bias", "R²")
     return Table(heads, rows, range(len(names), len(heads)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
@@ -10,13 +12,16 @@ from typing import Protocol, TypeVar
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import NotEnoughDataError, TrainingFailedError, UnknownModelError
-from complex_system.evaluation.comparison import Comparison, ComparisonRequest, ModelComparison
+from complex_system.evaluation.comparison import ComparisonRequest, ModelComparison, linear_result
 from complex_system.evaluation.mlflow_log import ComparisonLog
+from complex_system.evaluation.results import Comparison
 from complex_system.evaluation.verdict import format_figure
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.training import ChampionChanged, ComparisonFinished
 from complex_system.service_layer.rounds.labelled_data import LabelledData
-from complex_system.tracking.registry import CHAMPION_ROUND, ModelRegistry, newest_champion
+from complex_system.tracking.base import TrainingResult
+from complex_system.tracking.mlflow import MlflowTracker
+from complex_system.tracking.registry import CHAMPION_ROUND, DATA_UNTIL, ModelRegistry, ModelVersionRef, newest_champion
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +37,13 @@ class RunBlocking(Protocol):
 
 @dataclass(frozen=True)
 class ChampionSelector:
-    """Compares models on the newest hold-out data and makes the best one champion. A new model has to beat the present one.
+    """Compares models on the newest hold-out data and makes one champion. A new model has to be surely better than the present one.
+
+    The linear model is fitted here, and registered like a trainer's model where it is to be champion.
 
     Attributes:
         registry: Where the models are.
+        tracker: Registers the linear model.
         comparisons: Where comparisons are kept.
         data: Where the hold-out samples come from.
         dataset: What the models are for.
@@ -43,9 +51,12 @@ class ChampionSelector:
         holdout_newest: Hold-out samples that decide, at most; 0 for all.
         baseline_samples: Training samples that baselines are fitted on, at most about; 0 for no baselines.
         few: Labelled records below which baselines are cross-validated, as the trainers do it with their models.
+        prefix: Begin of the registered names.
+        level: Probability with which a round may change the champion although no model is better.
     """
 
     registry: ModelRegistry
+    tracker: MlflowTracker
     comparisons: ComparisonLog
     data: LabelledData
     dataset: Dataset
@@ -54,6 +65,8 @@ class ChampionSelector:
     holdout_newest: int
     baseline_samples: int
     few: int
+    prefix: str
+    level: float
 
     async def select(self, request: ComparisonRequest) -> tuple[ComparisonFinished, ChampionChanged | None]:
         """Compare, log, and move the alias; return what there is to announce.
@@ -65,6 +78,8 @@ class ChampionSelector:
         """
         if request.comparison is None:
             request.comparison = await self._compare(request)
+        if request.linear is not None:
+            request.comparison = await self._registered(request.comparison, request, request.linear)
         comparison = request.comparison
         champion, rmse = comparison.champion.ref, comparison.champion.quality.rmse
         url = await self.run_blocking(partial(self.comparisons.log, comparison, request))
@@ -86,7 +101,7 @@ class ChampionSelector:
             log.warning("Round %s: %s", comparison.round, comparison.evidence)
         changed = ChampionChanged(
             model=champion.model, version=champion.version, framework=champion.framework, rmse=rmse,
-            pipeline_version=champion.pipeline_version, cause=request.cause,
+            holdout=comparison.holdout, pipeline_version=champion.pipeline_version, cause=request.cause,
         )  # fmt: skip
         return comparison.message(request, url), changed if comparison.is_change else None
 
@@ -126,18 +141,49 @@ class ChampionSelector:
         )  # fmt: skip
         return True
 
+    def _seen_by(self, models: list[tuple[str, str]]) -> list[float]:
+        found = []
+        for model, version in models:
+            with contextlib.suppress(UnknownModelError):  # the comparison says so
+                found.append(_data_until(self.registry.find(model, version)))
+        return found
+
     async def _compare(self, request: ComparisonRequest) -> Comparison:
         champion = await self.run_blocking(self.registry.champion)
         if champion is not None and champion.pipeline_version != self.dataset.version:
             champion = None
-        split = champion.split if champion is not None and champion.split != self.dataset.split_rule else ""
+        takes_part = champion is not None and champion.split == self.dataset.split_rule
+        seen: list[float] = []
+        if self.dataset.split.by != "key":
+            seen = await self.run_blocking(partial(self._seen_by, request.models))
         try:
             data = await self.data.to_compare(
-                self.holdout_newest, request.since, self.baseline_samples, self.few, split, request.after
-            )
+                self.holdout_newest, request.since, self.baseline_samples, self.few, request.after, seen,
+                _data_until(champion) if champion is not None and takes_part else None, request.moved_since,
+            )  # fmt: skip
         except NotEnoughDataError as error:
             if request.alert is None:
                 raise
             raise TrainingFailedError(f"Round {request.round} cannot be compared: {error.message}") from error
-        compare = ModelComparison(self.registry, Pipeline(self.dataset)).run
-        return await self.run_blocking(partial(compare, request, data, champion))
+        compare = ModelComparison(self.registry, Pipeline(self.dataset), self.prefix, self.level).run
+        found = await self.run_blocking(partial(compare, request, data, champion))
+        if not found.champion.ref.version and data.training is not None:
+            reference = await self.data.reference(data.training, data.keys)
+            fit = partial(linear_result, request.round, self.dataset, data.training, found.champion.cross, reference)
+            request.linear = await asyncio.to_thread(fit)
+        return found
+
+    async def _registered(self, found: Comparison, request: ComparisonRequest, linear: TrainingResult) -> Comparison:
+        """Register the linear model that is to be champion. After a failure, the next call goes on with what was begun."""
+        logged = await self.run_blocking(partial(self.tracker.log, linear))
+        ref = await self.run_blocking(partial(self.registry.find, logged.model, logged.version))
+        request.models, request.linear = [*request.models, (ref.model, ref.version)], None
+        return found.with_version(ref)
+
+
+def _data_until(ref: ModelVersionRef) -> float:
+    """Return when the newest record of a model's training arrived, seconds since 1970; 0 where it does not say so."""
+    try:
+        return float(ref.tags.get(DATA_UNTIL, ""))
+    except ValueError:
+        return 0.0

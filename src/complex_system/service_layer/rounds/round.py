@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from msgspec import structs
+
 from complex_system.errors import ComplexSystemError
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.subjects import reply_subject
@@ -161,8 +163,7 @@ class RoundRunner:
         round_id: str,
         trainers: Iterable[str],
         on_wait: Callable[[RoundState], Awaitable[None]],
-        since: float | None = None,
-        after: str | None = None,
+        request: TrainRequest,
     ) -> RoundState | None:
         """Run a round; return when every trainer has finished, failed or been given up, None after :meth:`stop`.
 
@@ -170,14 +171,13 @@ class RoundRunner:
             round_id: Id of the round.
             trainers: Names of the trainers that are meant.
             on_wait: Called whenever something has changed.
-            since: The trainers use only records whose time is later; None for all.
-            after: The trainers use only records with larger keys, as in rounds of earlier releases; None for all.
+            request: Which records are trained on, and how they are weighted.
         """
         current = self.round = RoundState(round_id, trainers, time.monotonic(), self._times)
         try:
             while current.open and not self._stopped:
                 await on_wait(current)
-                await self._ask(current, since, after)
+                await self._ask(current, request)
                 current.give_up(time.monotonic())
                 self._news.clear()
                 if current.open and not self._stopped:
@@ -204,13 +204,13 @@ class RoundRunner:
         self._news.set()
         return True
 
-    async def _ask(self, current: RoundState, since: float | None, after: str | None) -> None:
+    async def _ask(self, current: RoundState, request: TrainRequest) -> None:
         names = current.to_ask(time.monotonic())
         if not names:
             return
-        request = to_thing(TrainRequest(round=current.id, trainers=names, since=since, after=after), self._sender)
+        asked = to_thing(structs.replace(request, round=current.id, trainers=names), self._sender)
         # Trainers that are not meant reply, too, so as many replies are expected as there are trainers.
-        replies = await self._broker.gather(reply_subject(TRAIN_MODEL), request, REPLY_SECONDS, len(current.statuses))
+        replies = await self._broker.gather(reply_subject(TRAIN_MODEL), asked, REPLY_SECONDS, len(current.statuses))
         for thing in replies:
             try:
                 reply = TRAIN_MODEL.decode_reply(value_of(thing))

@@ -6,16 +6,18 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
+from complex_system.domain.dataset import Dataset
 from complex_system.errors import TrainingFailedError
 from complex_system.evaluation.comparison import ComparisonRequest
 from complex_system.evaluation.mlflow_log import ComparisonLog, LastRounds
-from complex_system.evaluation.triggers import AlertCause, AlertTrigger, GrowthTrigger
+from complex_system.evaluation.triggers import AlertCause, AlertTrigger, GrowthTrigger, weighting_since
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.protocol.training import TrainingRound
+from complex_system.protocol.database import RecordCounts
+from complex_system.protocol.training import TrainingRound, TrainRequest
 from complex_system.service_layer.rounds.champion import RunBlocking
 from complex_system.service_layer.rounds.labelled_data import LabelledData
 from complex_system.service_layer.rounds.round import RoundRunner, RoundState, new_round_id
@@ -34,15 +36,16 @@ class RoundScheduler:
 
     A round begins when the labelled records have grown or were corrected, or on an alert that asks for one and has enough new
     labelled records.
-    After an alert the trainers see the newest records only: older ones may follow another law. When such a round brings a new
-    champion, later rounds leave out the older records as well.
+    After an alert of the error the trainers see only what is newer than its change, because older records follow another law. When
+    such a round brings a new champion, later rounds leave out the older records as well. After an alert of the inputs alone the law is
+    the same: the trainers see all records, and the newer ones count more.
 
     Attributes:
         settings: The consumer's.
         database: Counts records.
         data: The labelled ones.
         runner: Runs a round.
-        version: Pipeline version that the records must have.
+        dataset: What is declared: the records must have its pipeline version, and a champion of another split is replaced.
         announce: Publishes the begin and the failure of a round.
         report: Sets what the service works on.
         growth: When the growth of the data asks for a round; None until MLflow was asked for the last round.
@@ -57,7 +60,7 @@ class RoundScheduler:
     database: DatabaseClient
     data: LabelledData
     runner: RoundRunner
-    version: str
+    dataset: Dataset
     announce: Callable[[TrainingRound], Awaitable[None]]
     report: Callable[[str], Awaitable[None]]
     growth: GrowthTrigger | None = field(default=None, init=False)
@@ -65,6 +68,7 @@ class RoundScheduler:
     since: float | None = field(default=None, init=False)
     after: str | None = field(default=None, init=False)
     counting: float = field(default=0.0, init=False)
+    _why: str = field(default="", init=False)
     _begun: ComparisonRequest | None = field(default=None, init=False)
     _outside: dict[str, tuple[str, str]] = field(default_factory=dict, init=False)
     _outside_since: float = field(default=0.0, init=False)
@@ -75,17 +79,24 @@ class RoundScheduler:
         self.alerts = AlertTrigger(self.settings.retrain_pause)
 
     async def recall(self, registry: ModelRegistry, comparisons: ComparisonLog, run_blocking: RunBlocking) -> None:
-        """Read from MLflow, once, what an earlier run of this service did, so that a restart starts no round."""
+        """Read from MLflow, once, what an earlier run of this service did, so that a restart starts no round.
+
+        After a change of the declared split, a round begins at once: the champion may know the records that decide now.
+        """
         if self.growth is not None:
             return
 
-        def read() -> LastRounds:
+        def read() -> tuple[LastRounds, str]:
             champion = registry.champion()
-            known = champion is not None and champion.pipeline_version == self.version
-            return comparisons.recall() if known else LastRounds()
+            known = champion is not None and champion.pipeline_version == self.dataset.version
+            return comparisons.recall() if known else LastRounds(), champion.split if known and champion else ""
 
-        last = await run_blocking(read)
+        last, split = await run_blocking(read)
         self.since, self.after = last.since, last.after
+        if split and split != self.dataset.split_rule:
+            self._why = f"The declared split is another one than the champion's ({split}; now {self.dataset.split_rule})."
+            log.info("%s A training round begins", self._why)
+            last = last._replace(labelled=None)
         if last.labelled is not None:
             log.info("The last round had %d labelled records", last.labelled)
         self.growth = GrowthTrigger(self.settings.min_labelled, self.settings.retrain_growth, last.labelled, last.corrected)
@@ -99,7 +110,7 @@ class RoundScheduler:
     async def look_for_uncompared(self, registry: ModelRegistry, run_blocking: RunBlocking) -> None:
         """Ask MLflow for models that were never compared: made while this service was away, or whose event was missed."""
         if time.monotonic() - self._looked >= UNCOMPARED_INTERVAL:
-            for ref in await run_blocking(partial(registry.uncompared, self.version)):
+            for ref in await run_blocking(partial(registry.uncompared, self.dataset.version)):
                 self.trained_outside(ref.model, ref.version, ref.tags.get("round", ""))
             self._looked = time.monotonic()
 
@@ -118,12 +129,14 @@ class RoundScheduler:
         self.counting = time.monotonic() - began
         grown = self.growth.is_due(counts, time.monotonic())
         alert = self.alerts.due(time.monotonic()) if self.growth.last_labelled is not None else None
-        since = await self._enough_since(alert)
-        if alert is not None and since is not None:
-            request = ComparisonRequest(new_round_id(), [], counts.labelled, since, alert, counts.corrected)
-            return await self._train(request)
+        newer = await self._enough_since(alert)
+        if alert is not None and newer:
+            return await self._train(await self._because_of(alert, newer, counts))
         if grown and await self._processed_but(self.growth.most_waiting(counts)):
-            request = ComparisonRequest(new_round_id(), [], counts.labelled, self.since, None, counts.corrected, self.after)
+            request = ComparisonRequest(
+                new_round_id(), [], counts.labelled, self.since, None, counts.corrected, self.after,
+                first=self.growth.last_labelled is None,
+            )  # fmt: skip
             return await self._train(request)
         if self._outside and time.monotonic() - self._outside_since >= outside_pause:
             _, newest_round = list(self._outside.values())[-1]
@@ -136,10 +149,11 @@ class RoundScheduler:
         """Record the end of a round; ``improved`` says whether there is a new champion."""
         self._compared = set(request.models)
         if request.labelled is not None and self.growth is not None:
+            self._why = ""
             self.growth.succeeded(request.labelled, request.corrected)
         if request.alert is not None:
             self.alerts.finished(time.monotonic(), improved=improved)
-            if improved:
+            if improved and request.alert.moved == "error":
                 self.since, self.after = request.since, None
 
     async def failed(self, request: ComparisonRequest | None, problem: str) -> str:
@@ -162,22 +176,32 @@ class RoundScheduler:
         await self._tell(of, "failed", text)
         return text
 
-    async def _enough_since(self, alert: AlertCause | None) -> float | None:
-        """Return the time after which the newest labelled records begin, once there are enough since the alert began."""
+    async def _enough_since(self, alert: AlertCause | None) -> int:
+        """Return how many labelled records are newer than what the alert is of, once these are enough, else 0."""
         self.waits = ""
         if alert is None:
-            return None
+            return 0
         wanted = self.settings.retrain_newest
-        have, since = await self.data.newest(wanted, alert.since)
-        if since is None:
+        have, _ = await self.data.newest(wanted, alert.since)
+        if have < wanted:
             self.waits = f"an alert asks for a training round: {have} of {wanted} new labelled records"
-        return since
+            return 0
+        return have
+
+    async def _because_of(self, alert: AlertCause, newer: int, counts: RecordCounts) -> ComparisonRequest:
+        """Return the request of a round on an alert, with so many labelled records that are newer."""
+        request = ComparisonRequest(new_round_id(), [], counts.labelled, alert=alert, corrected=counts.corrected)
+        if alert.moved == "error":
+            return replace(request, since=alert.since)
+        records = counts.labelled if self.since is None else (await self.data.newest(1, self.since))[0]
+        weighting = weighting_since(alert.since, newer, records)
+        return replace(request, since=self.since, after=self.after, weighting=weighting)
 
     async def _processed_but(self, most: int) -> bool:
         # The counts are of any pipeline version: after a change of the pipeline they include records of the old one.
         found, after = 0, None
         while found <= most:
-            page = await self.database.unprocessed(self.version, most + 1 - found, after)
+            page = await self.database.unprocessed(self.dataset.version, most + 1 - found, after)
             found, after = found + page.table.num_rows, page.next
             if after is None:
                 return found <= most
@@ -186,12 +210,13 @@ class RoundScheduler:
     async def _train(self, begun: ComparisonRequest) -> ComparisonRequest | None:
         self._begun = begun
         log.info("Training round %s begins with %d labelled records (%s)", begun.round, begun.labelled, begun.cause)
-        await self._tell(begun, "started", begun.alert.text if begun.alert else "")
+        await self._tell(begun, "started", begun.alert.text if begun.alert else self._why)
 
         async def report(current: RoundState) -> None:
             await self.report(f"training round {begun.round}: waits for {', '.join(current.open)}")
 
-        done = await self.runner.run(begun.round, self.settings.trainer_names, report, begun.since, begun.after)
+        records = TrainRequest(since=begun.since, after=begun.after, weighting=begun.weighting)
+        done = await self.runner.run(begun.round, self.settings.trainer_names, report, records)
         if done is None:
             return None
         for trainer, problem in done.problems.items():
@@ -215,6 +240,7 @@ class RoundScheduler:
                 stage=stage,
                 cause=of.cause,
                 alerts=alerts,
+                moved=of.alert.moved if of.alert else None,
                 since=of.since,
                 after=of.after,
                 labelled=of.labelled,

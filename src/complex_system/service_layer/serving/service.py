@@ -19,15 +19,17 @@ from complex_system.errors import ComplexSystemError, InvalidRequestError, Start
 from complex_system.http.auth import require_key
 from complex_system.http.server import RestServer, new_event_loop
 from complex_system.messaging.clients import ProcessingClient
-from complex_system.messaging.handlers import answers, hears
+from complex_system.messaging.handlers import NAME, answers, hears
 from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import reply_subject
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.base import ArrowPage, Request
 from complex_system.protocol.operations import State
 from complex_system.protocol.serving import (
+    ORIGIN_NAMES,
     PREDICTION_FAILED,
     PREDICTION_MADE,
+    Origin,
     PredictedRecord,
     PredictionFailed,
     PredictionMade,
@@ -155,14 +157,14 @@ class ServingService(SystemService):
             self.champion.require()
             if not records:  # the published contract: an empty list for an empty list
                 return []
-            result = await self.engine.predict(records)
+            result = await self.engine.predict(records, _origin())
         return [[prediction] for prediction in result.predictions]
 
     async def get_prediction_columns(self, encoded: ArrowPage) -> ArrowPage:
         """Answer an Arrow page of raw columns with a page of predictions."""
         with self._metrics.failures.counted():
             page = await asyncio.to_thread(decode_page, encoded)
-            result = await self.engine.predict_table(page.table)
+            result = await self.engine.predict_table(page.table, _origin())
         return await asyncio.to_thread(self._answer_page, page.table, result)
 
     def _answer_page(self, raw: pa.Table, result: PredictionResult) -> bytes:
@@ -210,6 +212,11 @@ class ServingService(SystemService):
     async def _announce_failures(self) -> None:
         if failures := self._metrics.failures.take():
             await self.announce(PREDICTION_FAILED, PredictionFailed(service=self.service_name(), failures=failures))
+
+
+def _origin() -> Origin:
+    """Return who asks in the request that is being answered."""
+    return next((origin for origin, name in ORIGIN_NAMES.items() if name == NAME.get()), "live")
 
 
 class PredictionEvents:
@@ -276,4 +283,5 @@ class PredictionEvents:
                 PredictedRecord(id=record.get(ID), record=record, prediction=prediction) for record, prediction in pairs
             ),
             shadows=tuple(shadows),
+            origin=result.origin,
         )

@@ -26,16 +26,16 @@ from complex_system.errors import (
     TrainingFailedError,
 )
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.monitoring.reference import RAW_SAMPLE, Reference
+from complex_system.monitoring.reference import RAW_SAMPLE, Reference, density_of
 from complex_system.protocol.scores import CrossValidation
-from complex_system.protocol.training import TRAINING_PROGRESS, TrainingFinished, TrainingProgress
+from complex_system.protocol.training import TRAINING_PROGRESS, TrainingFinished, TrainingProgress, TrainRequest
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.tracking.outbox import KeptTraining
 from complex_system.training.base import Progress, TrainedModel, Trainer, score
 from complex_system.training.cross_validation import FewRecords, Keyed, Predict, cross_validate
 from complex_system.training.data import SampleCollector, Samples, TrainingData
 from complex_system.training.onnx import export_onnx
-from complex_system.training.split import KeySample, Part
+from complex_system.training.split import Part
 from complex_system.training.targets import TargetCheck, targets_message
 
 if TYPE_CHECKING:
@@ -62,24 +62,22 @@ class CancelledInThread(Exception):
 class TrainingJob:
     """One training. :meth:`run` always returns an outcome, unless it is cancelled."""
 
-    def __init__(self, service: TrainerService, round_id: str, since: float | None = None, after: str | None = None) -> None:
+    def __init__(self, service: TrainerService, round_id: str, request: TrainRequest) -> None:
         """Make a job.
 
         Args:
             service: Whose training it is.
             round_id: Round that it belongs to.
-            since: Only records whose time is later are trained on; None for all.
-            after: Only records with larger keys are trained on, as an earlier release asks for it; None for all.
+            request: Which records are trained on, and which of them count more.
         """
         self.round = round_id
-        self._since = since
-        self._after = after
+        self._request = request
         self._service = service
         self._dataset = service.dataset
         self._cancelled = threading.Event()
         self._announced = 0.0
         self._timings: dict[str, float] = {}
-        self._keys = KeySample(self._dataset, Part.TRAIN, RAW_SAMPLE)
+        self._keys: list[str] = []
         self._few: Keyed | None = None
         self._labelled = 0
 
@@ -143,29 +141,30 @@ class TrainingJob:
     async def _fetch(self) -> TrainingData:
         """Fetch the labelled records of the present pipeline version; try again while the database is away."""
         for attempt in range(1, FETCH_ATTEMPTS + 1):
-            collector = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION])
+            since, weighting = self._request.since, self._request.weighting
+            collector = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION], keys=RAW_SAMPLE, timed=True)
             try:
                 times = RecordTimes(self._dataset)
                 pages = DatabaseClient(self._service).processed_pages(
-                    collector.columns, labelled=True, version=self._dataset.version, start=self._after,
-                    raw=None if self._since is None else times.raw, arrived_after=self._since,
+                    collector.columns, labelled=True, version=self._dataset.version, start=self._request.after,
+                    raw=times.raw if since is not None and collector.raw is None else collector.raw, arrived_after=since,
                 )  # fmt: skip
-                self._keys = KeySample(self._dataset, Part.TRAIN, RAW_SAMPLE)
-                few, targets = FewRecords(self._dataset, self._service.few), TargetCheck(self._dataset)
-                self._labelled = 0
+                few, self._labelled = FewRecords(self._dataset, self._service.few, timed=weighting is not None), 0
+                targets = TargetCheck(self._dataset)
                 async for page in pages:
-                    table = times.newer(page.table, self._since)
+                    table = times.newer(page.table, since)
                     self._labelled += table.num_rows
                     collector.add(table)
-                    self._keys.add(table)
                     few.add(table)
                     targets.add(table)
                 if times.message:
                     log.warning("Round %s: %s", self.round, times.message)
-                self._few = few.keyed()
                 if message := targets_message(targets.found()):
                     log.warning("Round %s: %s", self.round, message)
-                return await asyncio.to_thread(collector.training_data)
+                self._few = await asyncio.to_thread(few.keyed)
+                data = replace(await asyncio.to_thread(collector.training_data), weighting=weighting)
+                self._keys = await asyncio.to_thread(collector.keys, Part.TRAIN)
+                return data
             except (NobodyListensError, ReplyTimeoutError, StoreUnavailableError) as error:
                 if attempt == FETCH_ATTEMPTS:
                     raise
@@ -176,13 +175,13 @@ class TrainingJob:
     async def _reference(self, data: TrainingData) -> bytes:
         """Describe the training data; without the raw columns where the database does not answer, because the model matters more."""
         raw: pa.Table | None = None
-        density = len(data.train) / max(self._labelled, len(data.train))
+        density = density_of(self._dataset, len(data.train), self._labelled)
         try:
             density *= (await DatabaseClient(self._service).counts()).labelled_share
-            raw = await DatabaseClient(self._service).raw_by_keys(self._keys.keys())
+            raw = await DatabaseClient(self._service).raw_by_keys(self._keys)
         except ComplexSystemError as error:
             log.warning("The reference of round %s is without raw columns: %s", self.round, error.message)
-        reference = await asyncio.to_thread(Reference.of, self._dataset, data.train.x, raw, density=density)
+        reference = await asyncio.to_thread(Reference.of, self._dataset, data.train.in_order(), raw, density=density)
         return reference.encoded()
 
     async def _fit(self, trainer: Trainer, data: TrainingData) -> tuple[TrainedModel, bytes]:
@@ -197,7 +196,7 @@ class TrainingJob:
                 asyncio.run_coroutine_threadsafe(self._announce("training", progress), loop)
 
         def work() -> tuple[TrainedModel, bytes]:
-            model = trainer.fit(data, on_progress)
+            model = trainer.fit(data.weighted(), on_progress)
             return model, export_onnx(model, data.validation.x)
 
         return await self._service.worker.run(work)
@@ -215,7 +214,7 @@ class TrainingJob:
             asyncio.run_coroutine_threadsafe(self._announce(CROSS_VALIDATING, progress), loop)
 
         def fit(train: Samples, validation: Samples) -> Predict:
-            return trainer.fit(replace(data, train=train, validation=validation), look).predict
+            return trainer.fit(replace(data, train=train, validation=validation).weighted(), look).predict
 
         try:
             return await self._service.worker.run(partial(cross_validate, fit, few, on_fold))

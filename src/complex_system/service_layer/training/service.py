@@ -136,7 +136,7 @@ class TrainerService(SystemService):
             # The caller missed the end of its round: it gets the outcome again, not another training.
             await self.announce(TRAINING_FINISHED, self._last_outcome)
         else:
-            self._begin(round_id, request.since, request.after)
+            self._begin(round_id, request)
         return reply(accepted=True, round=round_id)
 
     async def train_on_schedule(self) -> float:
@@ -149,7 +149,7 @@ class TrainerService(SystemService):
         last = self._made_at if self._last_training is None else self._last_training
         remaining = last + self.settings.training_interval - time.monotonic()
         if remaining <= 0 and self._job is None:
-            self._begin(f"{self.trainer_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}")
+            self._begin(f"{self.trainer_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}", TrainRequest())
             remaining = self.settings.training_interval
         return min(max(remaining, 0.5), MAX_LOOK_PAUSE)
 
@@ -169,9 +169,9 @@ class TrainerService(SystemService):
         if self._last_training is None:  # else a training was asked for meanwhile
             self._last_training = time.monotonic() - max(0.0, ages[0]) if ages else self._made_at
 
-    def _begin(self, round_id: str, since: float | None = None, after: str | None = None) -> None:
+    def _begin(self, round_id: str, request: TrainRequest) -> None:
         self._last_training = time.monotonic()
-        self._job = TrainingJob(self, round_id, since, after)
+        self._job = TrainingJob(self, round_id, request)
         self._job_task = asyncio.create_task(self._run_job(self._job))
 
     async def _run_job(self, job: TrainingJob) -> None:

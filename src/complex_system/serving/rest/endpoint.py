@@ -30,6 +30,7 @@ from complex_system.http.auth import ApiKey
 from complex_system.http.limits import BodyLimits, LimitedRequest
 from complex_system.http.responses import REQUEST_ID, challenge, json_response, status_of
 from complex_system.pipeline.pipeline import OutsideRange
+from complex_system.protocol.serving import ORIGIN_HEADER, ORIGINS, Origin
 from complex_system.serving.engine import PredictionEngine, PredictionResult
 from complex_system.serving.metrics import ServingMetrics
 from complex_system.serving.models.predictor import Predictor
@@ -134,6 +135,11 @@ class PredictionRequest(LimitedRequest):
         return self.backend.api_key.accepts(Headers(scope=self.scope))
 
     @property
+    def _origin(self) -> Origin:
+        """Who asks."""
+        return ORIGINS.get(self.header(ORIGIN_HEADER), "live")
+
+    @property
     def answer_headers(self) -> dict[str, str]:
         """Headers of the answer: the request's id, and how many values lie outside of their ranges, where some do."""
         found = {OUTSIDE: outside_header(self._outside)} if self._outside else {}
@@ -172,7 +178,7 @@ class PredictionRequest(LimitedRequest):
             self.predictor = engine.champion.require()
             if engine.reader_for(self.predictor) is not reader:
                 raise NoModelError("There was no model when the request came; there is one now: send it again.")
-        result = await engine.predict_batch(batch, self.predictor, live=self._live)
+        result = await engine.predict_batch(batch, self.predictor, live=self._live, origin=self._origin)
         self._outside = result.outside
         return result
 

@@ -109,6 +109,19 @@
     }
   }
 
+  /* What a question mark has opened is closed by Escape, and by a click elsewhere. */
+  function closeTerms(except) {
+    for (const each of document.querySelectorAll(".terms[open]")) {
+      if (each !== except) { each.removeAttribute("open"); }
+    }
+  }
+  document.addEventListener("keydown", function (event) {
+    if (event.key === "Escape") { closeTerms(null); }
+  });
+  document.addEventListener("click", function (event) {
+    closeTerms(event.target instanceof Element ? event.target.closest(".terms") : null);
+  });
+
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
     page: {
       client: function (clicks) {

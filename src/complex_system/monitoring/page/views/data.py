@@ -11,7 +11,7 @@ from dash.development.base_component import Component
 from complex_system.monitoring.aggregates import Gauge
 from complex_system.monitoring.drift import MODERATE, SIGNIFICANT, band_of
 from complex_system.monitoring.evidence import MIN_EFFECTIVE, NOTICEABLE, SURE, Evidence
-from complex_system.monitoring.page.answers import MIN_RECORDS, are_few
+from complex_system.monitoring.page.answers import MIN_RECORDS, OLD, are_few
 from complex_system.monitoring.page.components import View, badge, card, columns, empty, plot
 from complex_system.monitoring.page.formatting import Level, Viewer, count, number, share
 from complex_system.monitoring.page.plots import (
@@ -26,8 +26,10 @@ from complex_system.monitoring.page.plots import (
 )
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.svg import categories, histogram
+from complex_system.monitoring.page.terms import requests_of
 from complex_system.monitoring.series import Curve
 from complex_system.monitoring.views import ColumnView
+from complex_system.protocol.serving import ORIGIN_LABELS
 
 _BAND_LEVELS: dict[str, Level] = {"stable": "good", "moderate": "warn", "significant": "bad"}
 DRIFT_LIMITS = ((MODERATE, "moderate", "warn"), (SIGNIFICANT, "significant", "bad"))
@@ -49,13 +51,15 @@ def skeleton() -> Component:
         [
             columns(
                 card("Drift now", html.P(id="data-note", className="note"),
-                     plot("data-drift", "Population stability index of every column, largest first", 300), aside=choice),
-                card("Drift over time", plot("data-over-time", "Population stability index over time", 336)),
+                     plot("data-drift", "Population stability index of every column, largest first", 300), aside=choice,
+                     terms=("PSI", "Evidence", "Reference")),
+                card("Drift over time", plot("data-over-time", "Population stability index over time", 336), terms=("PSI",),
+                     note=f"Only times with at least {MIN_RECORDS} records on either side."),
             ),
             card("Live against reference", html.Div(id="data-columns", className="tiles"), dcc.Store(id="data-pictures"),
-                 aside=key),
+                 aside=key, terms=("PSI", "Evidence", "Reference", "KS p", "Wasserstein", "Out of range")),
             card("Missing and out of range", plot("data-quality", "Shares of missing and out-of-range values over time", 280),
-                 html.P(id="data-rejected", className="quiet")),
+                 html.P(id="data-rejected", className="quiet"), terms=("Out of range",)),
         ]
     )  # fmt: skip
 
@@ -71,6 +75,14 @@ def distribution(column: ColumnView) -> str:
 def largest(found: Mapping[str, Curve[Gauge]]) -> dict[str, Curve[Gauge]]:
     """Return curves by their highest value, largest first."""
     return dict(sorted(found.items(), key=lambda item: -_highest(item[1])))
+
+
+def judged_drift(reading: Reading, measured: Mapping[str, Curve[Gauge]]) -> dict[str, Curve[Gauge]]:
+    """Return the curves without the times of so few records that an index exceeds its limits by chance."""
+    judged = reading.gauges("drift/judged").get("", {})  # earlier releases did not count them
+    few = {at for at, records in judged.items() if records.highest < MIN_RECORDS}
+    curves = {name: {at: gauge for at, gauge in each.items() if at not in few} for name, each in measured.items()}
+    return {name: each for name, each in curves.items() if each}
 
 
 def _highest(curve: Curve[Gauge]) -> float:
@@ -92,14 +104,18 @@ def _note(reading: Reading, viewer: Viewer) -> str:
         return ""
     sources = {"champion": "the champion's training data", "database": "the labelled records of the database"}
     source = sources.get(data.reference.source if data.reference else "", "the reference")
+    asked = ", ".join(
+        f"{count(data.origins[each])} for {requests_of(each)}" for each in ORIGIN_LABELS if each in data.origins
+    )
+    when = f", as of {viewer.clock.moment(data.at)}" if reading.at - data.at > OLD else ""
     text = (
-        f"Population stability index (PSI) of the last {count(data.samples)} predicted records against {source}: "
+        f"PSI of the last {count(data.samples)} predicted records{f' ({asked})' if asked else ''} against {source}{when}: "
         f"stable below {MODERATE}, moderate up to {SIGNIFICANT}, significant above."
     )
     if any(each.evidence for each in data.processed):
         text += (
-            f" Evidence of v occurs by chance once in 10^v independent records, all features together: from {SURE:g} on a column has "
-            "moved. It allows for records that are like those before them, as in the training data."
+            f" From an evidence of {SURE:g} on a column has moved; it allows for records that are like those before them, as in "
+            "the training data."
         )
     if data.independent:
         text += (
@@ -123,7 +139,7 @@ def _drift(reading: Reading, viewer: Viewer) -> Figure:
     if not known:
         return waiting(viewer, _missing(reading))
     colors, few = COLORS[viewer.theme], are_few(reading.data)
-    judged = [_judged(each, few=few) for each in measured.values()]
+    judged = [state_of(each, few=few) for each in measured.values()]
     marks = [threshold(viewer, limit, str(limit), tone, vertical=True) for limit, _, tone in DRIFT_LIMITS]
     x = titled("PSI (no unit)", range=[0, max(0.3, 1.3 * max(known.values()))])
     return bars(
@@ -135,9 +151,11 @@ def _drift(reading: Reading, viewer: Viewer) -> Figure:
 
 def _over_time(reading: Reading, viewer: Viewer) -> Figure:
     psi = "drift/psi" if viewer.choice == "processed" else "data/psi"
-    found = largest(reading.gauges(psi))
+    measured = reading.gauges(psi)
+    found = largest(judged_drift(reading, measured))
     if not found:
-        return waiting(viewer, _NO_WINDOW)
+        few = f"So far there were fewer than {MIN_RECORDS} predicted records, or records of the reference:\nan index may be chance."
+        return waiting(viewer, few if measured else _NO_WINDOW)
     traces = curves(viewer, reading, found, lambda gauge: gauge.mean)
     marks = [threshold(viewer, limit, f"{name} from {limit}", tone) for limit, name, tone in DRIFT_LIMITS]
     return over_time(viewer, reading, traces, titled("PSI (no unit)"), keep=psi, marks=marks)
@@ -166,12 +184,12 @@ def _badge(column: ColumnView, *, few: bool) -> Component:
         return badge("none", "follows the clock")
     if column.psi is None:
         return badge("none", "too few")
-    level, what = _judged(column, few=few)
+    level, what = state_of(column, few=few)
     return badge(level, f"PSI {number(column.psi)} {what}".strip())
 
 
-def _judged(column: ColumnView, *, few: bool) -> tuple[Level, str]:
-    """Return how a column with an index is: by its evidence, and by the index where there is none."""
+def state_of(column: ColumnView, *, few: bool) -> tuple[Level, str]:
+    """Return how a column with an index is, in a word: by its evidence, and by the index where there is none."""
     if column.evidence is not None:
         value = column.evidence.value
         return (

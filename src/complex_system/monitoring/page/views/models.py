@@ -40,17 +40,29 @@ def skeleton() -> Component:
                     html.P(id="models-note", className="note"),
                     plot("models-comparison", "RMSE of every compared model beside the best possible", 270),
                     html.Div(id="models-table"),
+                    terms=(
+                        "RMSE",
+                        "MAE",
+                        "R²",
+                        "Hold-out",
+                        "Cross-validation",
+                        "95 % interval",
+                        "Baseline",
+                        "Best possible",
+                    ),
                 ),
                 card(
                     "Champions",
-                    plot("models-champions-plot", "RMSE of each champion when it was compared", 270),
+                    plot("models-champions-plot", "Hold-out RMSE of each champion when it was compared", 270),
                     html.Div(id="models-champions"),
+                    terms=("RMSE", "Hold-out"),
                 ),
             ),
             card(
-                "With live records",
+                "Predictions with a true value",
                 html.Div(id="models-live"),
-                note="Predictions of the chosen period whose true value is known. Predictions of a shadow are not used.",
+                note="Of the chosen period: every model version, by who asked. Predictions of a shadow are not used.",
+                terms=("RMSE", "MAE", "Bias", "R²", "Live predictions", "Own requests", "Probes", "Shadow"),
             ),
         ]
     )
@@ -85,12 +97,14 @@ def _note(reading: Reading, _: Viewer) -> list[Any]:
         folds = comparison.cross_validation
         size = f": {count(folds.records)} records in {folds.folds} folds" if folds else ""
         size += f", {folds.repeats} times" if folds and folds.repeats > 1 else ""
-        text = f"Ranked by cross-validation, because there are few records{size}. Lines are 95 % intervals. "
-    parts: list[Any] = [f"{text}Shorter is better. "]
+        text = f"Ranked by cross-validation, because there are few records{size}. "
+    parts: list[Any] = [f"{text}Shorter is better. {comparison.answers} "]
     if comparison.verdict:
         parts.append(html.Strong(f"{comparison.verdict} "))
     if comparison.kept:
         parts.append(f"{comparison.kept} ")
+    if comparison.intervals:
+        parts.append(f"Lines: {comparison.intervals} ")
     return [*parts, outside("Comparison in MLflow", comparison.run_url)] if comparison.run_url else parts
 
 
@@ -170,14 +184,14 @@ def _champions_plot(reading: Reading, viewer: Viewer) -> Figure:
         "y": [rmse for _, rmse, _ in shown], "text": [plain(name) for _, _, name in shown],
         "line": {"shape": "hv", "width": 2, "color": colour(viewer, 0)},
         "marker": {"size": [8] * len(known) + [0], "color": colour(viewer, 0)},
-        "hovertemplate": "%{text}<br>RMSE %{y:.2f}<extra></extra>",
+        "hovertemplate": "%{text}<br>hold-out RMSE %{y:.2f}<extra></extra>",
     }  # fmt: skip
     traces, values = [trace], [rmse for _, rmse, _ in known]
     if (best := reading.best_possible) is not None:
         traces.append(best_possible(viewer, best, known[0][0], reading.end))
         values.append(best)
     room = 0.15 * (max(values) - min(values)) or 0.1 * max(values)
-    y = titled(f"RMSE ({reading.facts.unit})", range=[min(values) - room, max(values) + room])
+    y = titled(f"hold-out RMSE ({reading.facts.unit})", range=[min(values) - room, max(values) + room])
     x = titled(f"time ({viewer.clock.name})", type="date")
     return figure(viewer, traces, x, y, keep=f"champions-{len(known)}")
 

@@ -22,9 +22,21 @@ from complex_system.monitoring.page.components import (
     table,
 )
 from complex_system.monitoring.page.diagram import STATE_SIGNS, diagrams
-from complex_system.monitoring.page.formatting import NONE, Viewer, age, error, lasting, level_of, megabytes, number, share
+from complex_system.monitoring.page.formatting import (
+    NONE,
+    Viewer,
+    age,
+    count,
+    error,
+    lasting,
+    level_of,
+    megabytes,
+    number,
+    share,
+)
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.summaries import Table
+from complex_system.monitoring.page.terms import requests_of, short
 from complex_system.monitoring.page.views.alerts import alert_card
 from complex_system.monitoring.services import ServiceState
 
@@ -33,9 +45,10 @@ MAX_ALERTS = 4
 
 def skeleton() -> Component:
     """Return the view without content."""
-    champion = card("Champion", html.Div(id="overview-champion"))
+    terms = ("RMSE", "R²", "Hold-out", "Live predictions", "Own requests", "Probes", "Best possible")
+    champion = card("Champion", html.Div(id="overview-champion"), terms=terms)
     alerts = card("Open alerts", html.Div(id="overview-alerts"))
-    services = card("Services", html.Div(id="overview-services"))
+    services = card("Services", html.Div(id="overview-services"), terms=("Heartbeat", "Restarts"))
     return html.Div(
         [
             html.Div(id="overview-answers", className="answers"),
@@ -92,22 +105,29 @@ def _champion(reading: Reading, viewer: Viewer) -> list[Any] | Component:
     champion, best = reading.champion, reading.best_possible
     if champion is None:
         return empty("No champion yet: the first training round starts when there are enough labelled records.")
-    live = answers.live_errors(reading).metrics()
-    pairs = [("RMSE when compared", error(champion.rmse)), (f"RMSE live, {reading.period.label}", error(live.get("rmse")))]
+    compared, how = reading.expected
+    named = [("RMSE when compared", error(compared), how if compared else "")]
+    for by, sums in reading.champion_errors.items():
+        found = sums.metrics()
+        about = f"on {count(sums.n)} {requests_of(by.origin)}, {reading.period.label}"
+        about += f"; R² {number(found['r2'], 4)}" if "r2" in found else ""
+        named.append((f"RMSE, {short(by.origin)}", error(found.get("rmse")), about))
+    if not reading.champion_errors:
+        named.append(("RMSE, live", NONE, f"no true value yet, {reading.period.label}"))
     if best is not None:
-        pairs.append(("Best possible", number(best)))
-    if "r2" in live:
-        pairs.append(("R² live", number(live["r2"], 4)))
+        named.append(("Best possible", number(best), "RMSE, simulated records"))
     since = champion.at or reading.at
     about = f"{champion.framework or 'unknown framework'}, since {viewer.clock.short(since)} ({lasting(reading.at - since)})"
     name = [html.Span(champion.model, className="model"), html.Span(f" version {champion.version}", className="version")]
-    parts = [html.Div(name, className="champion"), html.Div(about, className="quiet"), figures(*pairs)]
-    return [*parts, _distance(best, live["rmse"])] if best and live.get("rmse") else parts
+    parts = [html.Div(name, className="champion"), html.Div(about, className="quiet"), figures(*named)]
+    judged = reading.judged
+    rmse = reading.champion_errors[judged].metrics().get("rmse") if judged else None
+    return [*parts, _distance(best, rmse, short(judged.origin))] if best and rmse and judged else parts
 
 
-def _distance(best: float, rmse: float) -> Component:
+def _distance(best: float, rmse: float, what: str) -> Component:
     """Return a bar for an error; the part that no model can avoid is filled."""
-    text = f"{share(max(0.0, rmse / best - 1))} above the best possible"
+    text = f"RMSE, {what}: {share(max(0.0, rmse / best - 1))} above the best possible"
     filled = html.Div(style={"width": f"{100 * min(1.0, best / rmse):.0f}%"})
     parts = [html.Div(filled, className="meter"), html.Div(text, className="quiet")]
     return html.Div(parts, role="img", **attributes(aria_label=text))

@@ -9,7 +9,7 @@ from dash.development.base_component import Component
 
 from complex_system.monitoring import series
 from complex_system.monitoring.aggregates import ErrorSums, Served
-from complex_system.monitoring.page.components import View, card, columns, figures, plot
+from complex_system.monitoring.page.components import View, card, columns, empty, figures, plot, table
 from complex_system.monitoring.page.formatting import Viewer, count, group_column, group_name, number, rate
 from complex_system.monitoring.page.plots import (
     COLORS,
@@ -28,9 +28,13 @@ from complex_system.monitoring.page.plots import (
     waiting,
 )
 from complex_system.monitoring.page.reading import Reading
+from complex_system.monitoring.page.summaries import errors_of_champion
+from complex_system.monitoring.page.terms import requests_of, short
 from complex_system.monitoring.series import Curve
+from complex_system.protocol.serving import ORIGIN_LABELS
 
 _WAITING = "Waiting for true values:\na prediction is compared with the true value as soon as its record has been measured."
+_TERMS = ("RMSE", "MAE", "Bias", "R²", "Hold-out", "Live predictions", "Own requests", "Probes", "Best possible")
 _SYMBOLS = ("circle", "diamond", "square", "cross", "triangle-up", "x")
 
 
@@ -38,48 +42,50 @@ def skeleton() -> Component:
     """Return the view without content."""
     return html.Div(
         [
-            html.Section(html.Div(id="predictions-figures"), className="card slim"),
+            card("The champion's errors", html.Div(id="predictions-figures"), terms=_TERMS),
             card(
                 "Error over time by model version",
                 plot("predictions-errors", "RMSE over time of each model version beside the best possible", 300),
                 note="An error counts at the time of the prediction, even if the true value comes days later. "
                 "Shaded: open alerts. Dotted: new champions.",
+                terms=("RMSE", "Live predictions", "Own requests", "Probes", "Shadow", "Best possible"),
             ),
             columns(
                 card("Predicted against true", plot("predictions-scatter", "Predicted against true values, a sample", 340)),
-                card("Residuals over time", plot("predictions-residuals", "Prediction minus true value over time, a sample", 340)),
+                card("Residuals over time", plot("predictions-residuals", "Prediction minus true value over time, a sample", 340),
+                     terms=("Residual",)),
             ),
-            card("Residuals by group of records", plot("predictions-groups", "Residuals by group, as boxes", 280)),
+            card("Residuals by group of records", html.P(id="predictions-groups-note", className="note"),
+                 plot("predictions-groups", "Residuals by group, as boxes", 280), terms=("Residual", "RMSE", "Bias")),
         ]
     )  # fmt: skip
 
 
 def _figures(reading: Reading, _: Viewer) -> Component:
-    answered = (sums for served, each in reading.errors.items() if not served.shadow for sums in each.values())
-    whole = series.total(answered, ErrorSums)
-    metrics = whole.metrics()
-    unit = reading.facts.dataset.column(reading.facts.dataset.target).unit
-    suffix = f" {unit}" if unit and whole.n else ""
     best = [("Best possible RMSE", number(reading.best_possible))] if reading.best_possible is not None else []
-    return figures(
-        (f"RMSE, {reading.period.label}", number(metrics.get("rmse")) + suffix),
+    by = {origin: series.predictions(reading.rollups, origin) for origin in ORIGIN_LABELS}
+    parts = ", ".join(f"{count(n)} {requests_of(origin)}" for origin, n in by.items() if n)
+    named = figures(
         *best,
-        ("MAE", number(metrics.get("mae")) + suffix),
-        ("Bias", number(metrics.get("bias")) + suffix),
-        ("R²", number(metrics.get("r2"), 4)),
-        ("With true value", count(whole.n)),
+        (f"Predictions, {reading.period.label}", count(sum(by.values())), f"of all models: {parts}" if parts else ""),
         ("Without true value yet", count(reading.waiting)),
         ("Predictions now", rate(reading.per_second(series.predictions))),
     )
+    if reading.champion is None:
+        return html.Div([empty("No champion yet: errors of other models are below."), named])
+    errors, unit = errors_of_champion(reading), reading.facts.unit
+    title = f"{reading.champion.name}, {reading.period.label}, in {unit}"
+    nothing = [] if reading.champion_errors else [empty("None of its predictions in this period has a true value yet.")]
+    return html.Div([html.P(title, className="quiet"), table(errors), *nothing, named])
 
 
 def error_curves(reading: Reading) -> dict[str, Curve[ErrorSums]]:
     """Return the errors over time of the models that are drawn, by name."""
     shown = _shown(reading)
-    labels = [served.label for served in shown]
+    labels = [f"{served.label}, {short(served.origin)}" for served in shown]
     return {
-        f"{served.label}, {served.service}" if labels.count(served.label) > 1 else served.label: reading.errors[served]
-        for served in shown
+        f"{label}, {served.service}" if labels.count(label) > 1 else label: reading.errors[served]
+        for label, served in zip(labels, shown, strict=True)
     }
 
 
@@ -97,7 +103,7 @@ def _errors(reading: Reading, viewer: Viewer) -> Figure:
         shaded(viewer, max(alert.began, reading.begin), min(alert.ended or reading.end, reading.end))
         for alert in [*reading.open_alerts, *reading.past_alerts]
     ]
-    events = [(each.began, "error changes", "warn") for each in reading.overview.changes]
+    events = [(each.began, f"error changes ({short(each.origin)})", "warn") for each in reading.overview.changes]
     events += [(each.at, each.name, "muted") for each in reading.champions]
     for at, text, tone in sorted(event for event in events if event[0] > reading.begin):
         line, label = moment(viewer, at, text, tone, late=at > reading.end - 0.2 * reading.period.seconds)
@@ -141,20 +147,25 @@ def _dots(viewer: Viewer, reading: Reading, *, truth: bool) -> list[Figure]:
     for i, served in enumerate(_shown(reading)):
         pairs = [pair for pair in reading.pairs if pair.served == served]
         traces.append({
-            "type": "scatter", "mode": "markers", "name": plain(served.label),
+            "type": "scatter", "mode": "markers", "name": plain(f"{served.label}, {short(served.origin)}"),
             "x": [round(p.truth, 3) if truth else viewer.clock.axis(p.at) for p in pairs],
             "y": [round(p.prediction if truth else p.residual, 3) for p in pairs],
             "text": [plain(group_name(p.group)) for p in pairs],
             "marker": {"color": colour(viewer, i), "size": 5, "opacity": 0.55, "symbol": _SYMBOLS[i]},
-            "hovertemplate": f"{shown}<br>%{{text}}<extra>{plain(served.label)}</extra>",
+            "hovertemplate": f"{shown}<br>%{{text}}<extra>{plain(served.label)}, {short(served.origin)}</extra>",
         })  # fmt: skip
     return traces
+
+
+def _groups_note(reading: Reading, _: Viewer) -> str:
+    by = reading.judged
+    return f"{by.label}, {requests_of(by.origin)}." if by else ""
 
 
 def _groups(reading: Reading, viewer: Viewer) -> Figure:
     by_group: dict[str, list[float]] = {}
     for pair in reading.pairs:
-        if pair.group and not pair.served.shadow:
+        if pair.group and pair.served == reading.judged:
             by_group.setdefault(pair.group, []).append(round(pair.residual, 3))
     if not by_group:
         return waiting(viewer, _WAITING)
@@ -179,6 +190,7 @@ PARTS = {
     "predictions-errors": ("figure", _errors),
     "predictions-scatter": ("figure", _scatter),
     "predictions-residuals": ("figure", _residuals),
+    "predictions-groups-note": ("children", _groups_note),
     "predictions-groups": ("figure", _groups),
 }
 VIEW = View("/predictions", "Predictions", skeleton, PARTS)

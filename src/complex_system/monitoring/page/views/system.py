@@ -14,6 +14,8 @@ from complex_system.monitoring.page.formatting import Viewer, count, megabytes, 
 from complex_system.monitoring.page.plots import Figure, curve, curves, over_time, titled, waiting
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.summaries import failed_requests
+from complex_system.monitoring.page.terms import short
+from complex_system.protocol.serving import ORIGIN_LABELS
 
 CPU = "system/cpu_utilization_percentage"
 MEMORY = "system/system_memory_usage_percentage"
@@ -28,7 +30,7 @@ def skeleton() -> Component:
     """Return the view without content."""
     return html.Div(
         [
-            html.Section(html.Div(id="system-figures"), className="card slim"),
+            card("Host and requests", html.Div(id="system-figures"), terms=("p50, p95, p99",)),
             columns(
                 card("Latency of predictions", plot("system-latency", "p50, p95 and p99 of answered requests", 280)),
                 card("Throughput", plot("system-throughput", "Predictions per second by service", 280)),
@@ -54,11 +56,21 @@ def _figures(reading: Reading, _: Viewer) -> Component:
         ("CPU now", _percent(reading.newest(CPU))),
         ("Memory now", _percent(reading.newest(MEMORY)) + (f" ({megabytes(used)})" if used is not None else "")),
         ("Disk", _percent(reading.newest("system/disk_usage_percentage"))),
-        (f"Requests, {reading.period.label}", count(whole.requests)),
+        (f"Requests, {reading.period.label}", count(whole.requests), _asked(reading)),
         ("p50 / p95 / p99", f"{quantiles} ms" if whole.requests else "–"),
         ("Failed", f"{count(failed)} ({share(failed / (failed + whole.requests))})" if failed else "0"),
         ("Predictions now", rate(reading.per_second(series.predictions))),
     )
+
+
+def _asked(reading: Reading) -> str:
+    """Return how many requests clients made, and how many this system did."""
+    by: dict[str, int] = {}
+    for rollup in reading.rollups:
+        for served, sums in rollup.latency.items():
+            if not served.shadow:
+                by[served.origin] = by.get(served.origin, 0) + sums.requests
+    return ", ".join(f"{count(by[origin])} {short(origin)}" for origin in ORIGIN_LABELS if origin in by)
 
 
 def _percent(value: float | None) -> str:
