@@ -114,7 +114,7 @@ def test_a_champion_that_is_not_better_than_a_baseline_is_named(candidate, holdo
 
 def test_labels_that_look_wrong_are_part_of_the_evidence_and_of_the_message() -> None:
     found = SuspectTargets(target="y", records=90, count=1, named=(SuspectTarget(id="B-7", value=-9999.0, why="a code"),))
-    comparison = Comparison("r", (result("lightgbm", 1.0),), 90, suspects=found)
+    comparison = compared(result("lightgbm", 1.0), holdout=90, suspects=found)
     told = comparison.message(ComparisonRequest("r", []))
     assert told.suspects == found
     assert told.verdict.startswith("1 of 90 labels looks wrong: -9999 of record B-7 (a code). All are used: ")

@@ -20,13 +20,14 @@ from complex_system.monitoring.flow import LiveWindow
 from complex_system.monitoring.history import History
 from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, Monitor
 from complex_system.monitoring.points import Figures
-from complex_system.monitoring.reference import NumberReference, Reference, dependence_of
+from complex_system.monitoring.reference import NumberReference, Reference, density_of, dependence_of
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.serving import PredictedRecord, PredictionMade
+from complex_system.training.data import Samples
 
 Matrix = npt.NDArray[np.float64]
 
-PLANT = Dataset.parse("""
+SOURCE = """
 name: plant
 target: y
 columns:
@@ -38,7 +39,8 @@ pipeline:
   - {step: standardise, column: pressure, mean: 5, deviation: 2}
   - {step: keep, column: flow}
   - {step: one_hot, column: material}
-""")
+"""
+PLANT = Dataset.parse(SOURCE)
 NUMBERS = 2
 PRESSURE, FLOW = (PLANT.feature_names.index(name) for name in ("pressure", "flow"))
 
@@ -325,3 +327,23 @@ def test_the_share_of_a_category_is_named() -> None:
     assert change.alert.metric == "drift/evidence/material_b"
     assert "The share of material_b has moved: 3" in change.alert.sentence
     assert "of the training data, 100 % of the 60 records of the last 100 s" in change.alert.sentence
+
+
+# In which order, and how dense
+
+
+def test_the_training_data_are_described_by_their_times_and_not_by_their_keys() -> None:
+    numbers = np.random.default_rng(17)
+    x = features(autoregressive(numbers, 5000, 0.9))
+    by_key = numbers.permutation(len(x))
+    samples = Samples(x[by_key], np.zeros(len(x), dtype=np.float32), times=by_key.astype(float))
+    assert dependence_of(samples.x[:, FLOW].astype(float)) < 3
+    assert np.array_equal(samples.in_order(), x)
+    assert dependence_of(samples.in_order()[:, FLOW].astype(float)) > 10
+    assert Samples(x, samples.y).in_order() is x, "without times as they are"
+
+
+def test_a_split_by_time_leaves_no_gaps_between_the_training_records() -> None:
+    assert density_of(PLANT, 700, 1000) == 0.7
+    by_time = Dataset.parse(SOURCE.replace("target: y", "target: y\nsplit: {by: time}"))
+    assert density_of(by_time, 700, 1000) == 1.0

@@ -213,6 +213,11 @@ class Reference:
         return cls(read.pipeline_version, read.raw, read.processed, density=read.density)
 
 
+def density_of(dataset: Dataset, training: int, labelled: int) -> float:
+    """Return the training records for each labelled record in the same time: all of them with a split by time."""
+    return 1.0 if dataset.split.by == "time" else training / max(training, labelled)
+
+
 def places_of(quantiles: Values, values: Values) -> Values:
     """Return the places of finite values in a distribution, 0 to 1; equal values have the middle of theirs.
 

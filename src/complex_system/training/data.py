@@ -41,6 +41,10 @@ class Samples:
     def __len__(self) -> int:
         return len(self.y)
 
+    def in_order(self) -> Matrix:
+        """Return the features by their times, the oldest first; as they are where the times are not known."""
+        return self.x if self.times is None else self.x[np.argsort(self.times, kind="stable")]
+
     def without_copies(self) -> Samples:
         """Return one sample of each group of equal ones: a score that counts copies looks surer than it is."""
         contents = contents_of([*self.x.T, self.y], len(self))

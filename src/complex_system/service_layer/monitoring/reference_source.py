@@ -10,7 +10,7 @@ from datetime import datetime
 from complex_system.background import run
 from complex_system.domain.dataset import Dataset
 from complex_system.messaging.clients import DatabaseClient, DocumentClient
-from complex_system.monitoring.reference import RAW_SAMPLE, Reference
+from complex_system.monitoring.reference import RAW_SAMPLE, Reference, density_of
 from complex_system.tracking.registry import CHAMPION_SINCE, ModelRegistry, ModelVersionRef
 from complex_system.training.data import SampleCollector
 from complex_system.training.split import Part
@@ -64,7 +64,7 @@ class ReferenceSource:
         Raises:
             NotEnoughDataError: There are too few.
         """
-        collector, labelled = SampleCollector(self._dataset, [Part.TRAIN], keys=RAW_SAMPLE), 0
+        collector, labelled = SampleCollector(self._dataset, [Part.TRAIN], keys=RAW_SAMPLE, timed=True), 0
         pages = self._database.processed_pages(
             collector.columns, labelled=True, version=self._dataset.version, raw=collector.raw
         )
@@ -74,8 +74,8 @@ class ReferenceSource:
                 labelled += page.table.num_rows
                 if collector.is_by_key and collector.count() >= MAX_REFERENCE:
                     break
-        features = collector.samples(Part.TRAIN).x
-        density = len(features) / labelled * (await self._database.counts()).labelled_share
+        features = collector.samples(Part.TRAIN).in_order()
+        density = density_of(self._dataset, len(features), labelled) * (await self._database.counts()).labelled_share
         raw = await self._documents.raw_by_keys(collector.keys(Part.TRAIN))
         return await asyncio.to_thread(Reference.of, self._dataset, features[:MAX_REFERENCE], raw, "database", density)
 

@@ -26,7 +26,7 @@ from complex_system.errors import (
     TrainingFailedError,
 )
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.monitoring.reference import RAW_SAMPLE, Reference
+from complex_system.monitoring.reference import RAW_SAMPLE, Reference, density_of
 from complex_system.protocol.scores import CrossValidation
 from complex_system.protocol.training import TRAINING_PROGRESS, TrainingFinished, TrainingProgress, TrainRequest
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
@@ -142,15 +142,14 @@ class TrainingJob:
         """Fetch the labelled records of the present pipeline version; try again while the database is away."""
         for attempt in range(1, FETCH_ATTEMPTS + 1):
             since, weighting = self._request.since, self._request.weighting
-            timed = weighting is not None
-            collector = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION], keys=RAW_SAMPLE, timed=timed)
+            collector = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION], keys=RAW_SAMPLE, timed=True)
             try:
                 times = RecordTimes(self._dataset)
                 pages = DatabaseClient(self._service).processed_pages(
                     collector.columns, labelled=True, version=self._dataset.version, start=self._request.after,
                     raw=times.raw if since is not None and collector.raw is None else collector.raw, arrived_after=since,
                 )  # fmt: skip
-                few, self._labelled = FewRecords(self._dataset, self._service.few, timed=timed), 0
+                few, self._labelled = FewRecords(self._dataset, self._service.few, timed=weighting is not None), 0
                 targets = TargetCheck(self._dataset)
                 async for page in pages:
                     table = times.newer(page.table, since)
@@ -176,13 +175,13 @@ class TrainingJob:
     async def _reference(self, data: TrainingData) -> bytes:
         """Describe the training data; without the raw columns where the database does not answer, because the model matters more."""
         raw: pa.Table | None = None
-        density = len(data.train) / max(self._labelled, len(data.train))
+        density = density_of(self._dataset, len(data.train), self._labelled)
         try:
             density *= (await DatabaseClient(self._service).counts()).labelled_share
             raw = await DatabaseClient(self._service).raw_by_keys(self._keys)
         except ComplexSystemError as error:
             log.warning("The reference of round %s is without raw columns: %s", self.round, error.message)
-        reference = await asyncio.to_thread(Reference.of, self._dataset, data.train.x, raw, density=density)
+        reference = await asyncio.to_thread(Reference.of, self._dataset, data.train.in_order(), raw, density=density)
         return reference.encoded()
 
     async def _fit(self, trainer: Trainer, data: TrainingData) -> tuple[TrainedModel, bytes]:
