@@ -179,8 +179,7 @@ class Description:
         limits = column.target_range if is_target else None if grows else column.range
         if limits:
             declared["range"] = limits
-            if declared["type"] == "number" and column.name in self.proposal.used:
-                declared["outside"] = "warn"
+            declared |= {"outside": "warn"} if declared["type"] == "number" and column.name in self.proposal.used else {}
         # A column that no step takes, such as a later grade or remark, is not required in a request for a prediction.
         if column.missing or is_target or column.name in self.proposal.dropped:
             declared["optional"] = True
