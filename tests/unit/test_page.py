@@ -293,7 +293,7 @@ def test_why_a_champion_was_trained_is_said_in_words(monitor: Monitor) -> None:
     assert list(champions(monitor.history.champions, Clock()).rows[0][2:]) == [
         "10.00",
         "80",
-        "enough records for a first model",
+        "enough records",
     ]
 
 

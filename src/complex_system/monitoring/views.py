@@ -171,7 +171,7 @@ class Data(Message, frozen=True, kw_only=True):
     Attributes:
         at: When it was measured.
         samples: Records in the live window.
-        origins: How many records are in the live window by now, by whose requests they were predicted for.
+        origins: Records in the live window by now, by who asked.
         needed: Records from which on drift is reported.
         reference: None before it is there.
         raw: The raw columns, the strongest drift first.
@@ -180,7 +180,8 @@ class Data(Message, frozen=True, kw_only=True):
         new_categories: By column, of rejected records.
         outside: Values outside of their range that were taken in the last five minutes, by column; of processed records.
         ingest: ``waiting``, ``in_flight``, ``dead``, ``stopped_sources`` and ``conflicts``.
-        independent, unjudged: As in :class:`DataDrift`.
+        independent: As in :class:`DataDrift`.
+        unjudged: Likewise.
     """
 
     at: float
@@ -262,12 +263,9 @@ def snapshot(monitor: Monitor) -> MonitoringSnapshot:
     services = {service: _figures(each) for service, each in monitor.served.items()}
     champion = services.get(CHAMPIONS_SERVICE, ServiceFigures(performance={"count": 0.0}))
     return MonitoringSnapshot(
+        **msgspec.structs.asdict(champion),
         at=monitor.at,
         system=monitor.figures.of_group("system"),
-        model=champion.model,
-        performance=champion.performance,
-        origin=champion.origin,
-        latency=champion.latency,
         services=services,
         drift=monitor.figures.by_subject("drift/psi"),
         samples=len(monitor.records),

@@ -65,15 +65,16 @@ def model_answer(reading: Reading) -> Answer:
     the hold-out records that the champion was chosen on: they can show that it has become worse, and not that it is good.
     """
     answer = partial(Answer, "Is the model good?", path="/predictions")
-    champion, judged, best = reading.champion, reading.judged, reading.best_possible
+    champion, judged = reading.champion, reading.judged
     if champion is None:
         return answer("none", "No model yet", "The first training round has not finished yet.")
     sums = reading.champion_errors[judged] if judged else ErrorSums()
-    rmse, (compared, how) = sums.metrics().get("rmse", 0.0), reading.expected
-    expected, enough = compared or best or rmse, sums.n >= MIN_PAIRS
+    rmse, compared = sums.metrics().get("rmse", 0.0), reading.expected
+    expected, enough = compared.rmse or reading.best_possible or rmse, sums.n >= MIN_PAIRS
     origin = judged.origin if judged else "live"
-    why = f"{champion.name}: RMSE {error(rmse)} on {count(sums.n)} {requests_of(origin)}, {error(expected)} {how}"
-    why += f", best possible {number(best)}." if best is not None else "."
+    why = (
+        f"{champion.name}: RMSE {error(rmse)} on {count(sums.n)} {requests_of(origin)}, {error(expected)} {compared.basis}."
+    )
     if enough and rmse > WORSE * expected:
         return answer("bad", "No", why) if rmse > BAD * expected else answer("warn", "Worse than before", why)
     comparison = reading.comparison

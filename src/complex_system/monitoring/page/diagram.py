@@ -166,7 +166,7 @@ def _box(node: Node, services: Mapping[str, ServiceState], x: float, y: float) -
         running, several = [each for each in found if each.running], sum(each.running for each in found)
         more = f" · {several} replicas" if several > 1 else ""
         if len(running) > 1:
-            more = f" · {len(running)} services" + (f", {several} processes" if several > len(running) else "")
+            more = f" · {len(running)} services"
         state = found[levels.index(worst)].state + more
     tip = "; ".join(f"{each.service}: {each.state}, {each.running} running" for each in found) or "not seen"
     content = tag("title", safe(tip))

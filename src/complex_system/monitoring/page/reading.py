@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import msgspec
 
@@ -78,6 +79,20 @@ class Facts:
     def unit(self) -> str:
         """The target's unit for an axis; if none is declared, that the axis is in that unit."""
         return self.dataset.column(self.dataset.target).unit or "target's unit"
+
+
+class Expected(NamedTuple):
+    """The error that a champion was chosen with; ``rmse`` is None where it was in no comparison, ``records`` 0 if not known."""
+
+    rmse: float | None = None
+    records: int = 0
+    by_folds: bool = False
+
+    @property
+    def basis(self) -> str:
+        """What it is based on."""
+        number = f"{count(self.records)} " if self.records else ""
+        return f"by cross-validation of {number}records" if self.by_folds else f"on {number}hold-out records"
 
 
 @dataclass(frozen=True)
@@ -184,21 +199,17 @@ class Reading:
         return next(enough, max(errors, key=lambda by: errors[by].n, default=None))
 
     @property
-    def expected(self) -> tuple[float | None, str]:
-        """The champion's error in the comparison, by what decided there, and what it is based on; None where it was in none."""
+    def expected(self) -> Expected:
+        """The champion's error in the comparison, by what decided there."""
         champion, comparison = self.champion, self.comparison
         if champion is None:
-            return None, ""
-        identity = (champion.model, champion.version)
-        mine = next(
-            (each for each in self.compared.values() if isinstance(each, ComparedModel) and _identity(each) == identity),
-            None,
-        )
+            return Expected()
+        models = [each for each in self.compared.values() if isinstance(each, ComparedModel)]
+        mine = next((each for each in models if (each.model, each.version) == (champion.model, champion.version)), None)
         if mine and mine.cv and comparison and comparison.ranked_by == "cross-validation":
             folds = comparison.cross_validation
-            return mine.cv.rmse, "by cross-validation" + (f" of {count(folds.records)} records" if folds else "")
-        holdout = champion.holdout or (comparison.holdout if comparison and mine and mine.rmse == champion.rmse else 0)
-        return champion.rmse, f"on {count(holdout)} hold-out records" if holdout else "on hold-out records"
+            return Expected(mine.cv.rmse, folds.records if folds else 0, by_folds=True)
+        return Expected(champion.rmse, champion.holdout or (comparison.holdout if comparison and mine else 0))
 
     @cached_property
     def groups(self) -> dict[str, ErrorSums]:
@@ -278,10 +289,6 @@ def _champion(serving: ChampionView | None, models: Models) -> Champion | None:
         rmse=champion.rmse or serving.holdout_rmse or (compared.rmse if compared else None),
         framework=champion.framework or (compared.framework if compared else ""),
     )
-
-
-def _identity(model: Champion | ComparedModel) -> tuple[str, str]:
-    return model.model, model.version
 
 
 def _frozen(rollups: list[Rollup]) -> list[Rollup]:

@@ -13,7 +13,7 @@ from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.terms import requests_of
 
 CAUSES = {
-    "first": "enough records for a first model", "growth": "more labelled records", "alert": "an alert",
+    "first": "enough records", "growth": "more records", "alert": "an alert",
     "schedule": "its trainer's schedule",
 }  # fmt: skip
 
@@ -37,8 +37,11 @@ def errors_of_models(reading: Reading) -> Table:
 def errors_of_champion(reading: Reading) -> Table:
     """Return the champion's errors of the period, and those of the comparison, by the records that they are of."""
     rows = _errors(("On",), (((requests_of(by.origin),), sums) for by, sums in reading.champion_errors.items()))
-    compared, how = reading.expected
-    before = [] if compared is None else [(f"when compared, {how}", "", error(compared), "", "", "")]
+    compared = reading.expected
+    basis = "comparison, by cross-validation" if compared.by_folds else "comparison, on the hold-out part"
+    before = (
+        [] if compared.rmse is None else [(basis, count(compared.records or None), error(compared.rmse), NONE, NONE, NONE)]
+    )
     return Table(rows.heads, [*before, *rows.rows], rows.numbers)
 
 
@@ -63,10 +66,10 @@ def errors_of_groups(groups: Mapping[str, ErrorSums]) -> Table:
 def champions(found: Sequence[Champion], clock: Clock) -> Table:
     """Return champions and why they were trained."""
     rows = [
-        (clock.moment(e.at), e.name, error(e.rmse), count(e.holdout or None), CAUSES.get(e.cause, e.cause) or NONE)
+        (clock.short(e.at), e.name, error(e.rmse), count(e.holdout or None), CAUSES.get(e.cause, e.cause) or NONE)
         for e in found
     ]
-    return Table(("Since", "Model", "Hold-out RMSE", "Records", "Trained because of"), rows, (2, 3))
+    return Table(("Since", "Model", "RMSE", "Hold-out", "Cause"), rows, (2, 3))
 
 
 def failed_requests(reading: Reading, limit: int = 30) -> Table:

@@ -104,9 +104,7 @@ def _note(reading: Reading, viewer: Viewer) -> str:
         return ""
     sources = {"champion": "the champion's training data", "database": "the labelled records of the database"}
     source = sources.get(data.reference.source if data.reference else "", "the reference")
-    asked = ", ".join(
-        f"{count(data.origins[each])} for {requests_of(each)}" for each in ORIGIN_LABELS if each in data.origins
-    )
+    asked = ", ".join(f"{count(data.origins[each])} {requests_of(each)}" for each in ORIGIN_LABELS if each in data.origins)
     when = f", as of {viewer.clock.moment(data.at)}" if reading.at - data.at > OLD else ""
     text = (
         f"PSI of the last {count(data.samples)} predicted records{f' ({asked})' if asked else ''} against {source}{when}: "

@@ -105,8 +105,8 @@ def _champion(reading: Reading, viewer: Viewer) -> list[Any] | Component:
     champion, best = reading.champion, reading.best_possible
     if champion is None:
         return empty("No champion yet: the first training round starts when there are enough labelled records.")
-    compared, how = reading.expected
-    named = [("RMSE when compared", error(compared), how if compared else "")]
+    compared = reading.expected
+    named = [("RMSE when compared", error(compared.rmse), compared.basis if compared.rmse else "")]
     for by, sums in reading.champion_errors.items():
         found = sums.metrics()
         about = f"on {count(sums.n)} {requests_of(by.origin)}, {reading.period.label}"
