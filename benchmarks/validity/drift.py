@@ -22,7 +22,7 @@ from complex_system.protocol.serving import PredictedRecord
 Matrix = npt.NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Matrix]
 
-SOURCE, TRAINING = 30_000, 0.7
+SOURCE, TRAINING = 50_000, 0.7
 """Records before the champion, and the share of them that it was trained on, drawn at random as the split by key does."""
 RUN = 20_000
 WINDOW, A_LOOK = 500, 4

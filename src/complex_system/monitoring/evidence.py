@@ -247,7 +247,7 @@ class _Row:
         self.weight = weight
         standard = np.clip((values - self.mean) / self.deviation, -CLIPPED, CLIPPED)
         # Few independent records do not know their own spread either: quantiles of Student's t.
-        allowed = float(stdtrit(effective / 2, ndtr(ALLOWED)))
+        allowed = float(stdtrit(effective, ndtr(ALLOWED)))
         error = allowed * known.deviation / self.deviation / math.sqrt(effective)
         self.costs = [
             [max(rate / 2, math.log(float(shares @ np.exp(rate * sign * standard))) / rate) + error for rate in RATES]
