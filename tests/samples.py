@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
+import pyarrow as pa
+
+from complex_system.domain.columns import ARRIVED, raw_name
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
-from complex_system.domain.pages import Page, processed_schema
+from complex_system.domain.pages import Page, processed_schema, raw_schema
 from complex_system.domain.records import Record, raw_check
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.training.data import SampleCollector, Samples, TrainingData
@@ -34,3 +37,16 @@ def parts_of_records(pipeline: Pipeline, records: Sequence[Record]) -> list[Part
     """The part of the split of each of some labelled raw records."""
     processed = pipeline.process(raw_check(pipeline.dataset)(list(records))).to_arrow()
     return [Part(part) for part in parts_of(groups_of(pipeline.dataset, processed))]
+
+
+def collected(dataset: Dataset, records: Sequence[Record]) -> SampleCollector:
+    """Labelled raw records in a collector of all parts; they arrived one after the other."""
+    collector = SampleCollector(dataset, list(Part))
+    table = Pipeline(dataset).process(list(records)).to_arrow()
+    if collector.raw is not None:
+        raw = pa.Table.from_pylist(list(records), schema=raw_schema(dataset))
+        for name in collector.raw:
+            table = table.append_column(raw_name(name), raw.column(name))
+        table = table.append_column(ARRIVED, pa.array(range(len(records)), pa.float64()))
+    collector.add(table)
+    return collector

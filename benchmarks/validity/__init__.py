@@ -25,7 +25,7 @@ SECTIONS: dict[str, str] = {
     "intervals": "how often a 95 % interval holds the true error",
     "splits": "which question the error answers, by the split",
     "alarms": "how often alarms of the error are false, and how soon they come",
-    "outside": "what ranges of the first half refuse of the second one, and what wrong labels do by the loss",
+    "outside": "what ranges of one half refuse of the other, and what wrong labels do by the loss",
 }  # fmt: skip
 """The sections in the order of the page, with what each asks."""
 

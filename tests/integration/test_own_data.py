@@ -38,6 +38,7 @@ from complex_system_services.database_maria.database_maria_service import Databa
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from complex_system_services.dummy_data_generation.dummy_data_generation_service import DummyDataGenerationService
 from models import MemorySource, onnx_metadata, rest_server
+from samples import collected
 from support import TesterService, eventually, running
 
 DATABASES = {"mongo": DatabaseMongoService, "maria": DatabaseMariaService}
@@ -130,9 +131,7 @@ async def test_a_random_file_is_the_same_on_both_databases_and_a_model_learns_of
     for raw, processed in found.values():
         assert raw == expected
         assert processed == Pipeline(dataset).process(expected).to_dicts()
-    collector = SampleCollector(dataset, list(Part))
-    table = Pipeline(dataset).process([record for record in expected if record["Ziel"] is not None]).to_arrow()
-    collector.add(table)
+    collector = collected(dataset, [record for record in expected if record["Ziel"] is not None])
     model = LightGBMTrainer().fit(collector.training_data(), lambda progress: None)
     holdout = collector.samples(Part.HOLDOUT)
     error = np.sqrt(np.mean((model.predict(holdout.x) - holdout.y) ** 2))

@@ -337,7 +337,7 @@ def test_measurements_that_came_out_alike_are_told_from_copies(write: Write, tmp
     assert "records have the features and the target of an earlier one, and most records with the same" in plain(
         found.text()
     )
-    assert "\nsplit: {copies: apart}\n" in found.text()
+    assert "\nsplit: {by: time, copies: apart}\n" in found.text()
     assert not found.dataset().copies_together
     path = write("copies.csv", 200, a=lambda i: i * 31 % 997)
     header, *rows = path.read_text().splitlines(keepends=True)

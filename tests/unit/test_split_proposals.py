@@ -30,7 +30,10 @@ def test_settings_that_were_measured_several_times_are_a_group(tmp_path: Path) -
     settings = NOISE[np.repeat(np.arange(N // 3), 3)]
     found = described(tmp_path, a=settings[:, 0], b=settings[:, 1], c=settings[:, 2], age=NOISE[:, 3])
     assert found.dataset().split_rule == "group: a, b, c"
-    assert "# 300 records are of 100 settings (age apart), so most settings were measured several times." in found.text()
+    assert (
+        "# 300 different records are of 100 settings (age apart), so most settings were measured several times."
+        in found.text()
+    )
     assert "a new combination of a, b, c" in found.text().replace("\n# ", " ")
     assert found.checked is not None
     assert np.array(found.checked.parts) / N == pytest.approx([0.7, 0.15, 0.15], abs=0.02)

@@ -115,6 +115,8 @@ def summary(description: Description) -> Group:
         notes.append(_text(f"The records have no key; the declaration has the line that makes it '{offered.name}'."))
     if description.time and description.time.way:
         line = f"{line}; time '{description.time.column}'"
+    if (split := dataset.split).by != "key":
+        notes.append(_text(f"Split by {split.by}: the error that models are judged by is that for {split.question}."))
     last = _text(f"{line}; {features} feature{'' if features == 1 else 's'}; pipeline version {dataset.version}")
     return Group(table, *([_text("Look at:")] if notes else []), *(Padding(note, (0, 0, 0, 2)) for note in notes), last)
 

@@ -179,8 +179,7 @@ class Description:
         limits = column.target_range if is_target else None if grows else column.range
         if limits:
             declared["range"] = limits
-            if declared["type"] == "number" and column.name in self.proposal.used:
-                declared["outside"] = "warn"
+            declared |= {"outside": "warn"} if declared["type"] == "number" and column.name in self.proposal.used else {}
         # A column that no step takes, such as a later grade or remark, is not required in a request for a prediction.
         if column.missing or is_target or column.name in self.proposal.dropped:
             declared["optional"] = True
@@ -281,7 +280,8 @@ def describe(path: Path, target: str = "") -> Description:
             time=time, split=propose_split(columns, frame, key, chosen.name, proposal.used, time) if divided else ProposedSplit(),
         )  # fmt: skip
         checked = check_file(path, made.dataset(), table)
-        if made.split.why and made.split.is_sure and min(checked.parts) < MIN_SAMPLES:  # too few groups or times
+        too_few = min(checked.parts) < MIN_SAMPLES and not checked.alike_by_chance
+        if made.split.why and made.split.is_sure and too_few:
             divided = False
             continue
         changed = corrected(path, columns, checked, chosen.name, table.nested)

@@ -64,11 +64,14 @@ def propose_split(
     """
     others = [column for column in columns if column.name not in (key, target) and column.name in frame.columns]
     features = [column for column in others if column.name in used and column.type in ("number", "integer", "category")]
-    settings, left = repeated_settings(features, frame)
+    records = frame.unique([column.name for column in features] + [target])  # copies are no second measurement
+    settings, left = repeated_settings(features, records)
     if settings:
-        count = _different(frame, settings)
+        count = _different(records, settings)
         but = f" ({', '.join(left)} apart)" if left else ""
-        why = f"{frame.height} records are of {count} settings{but}, so most settings were measured several times"
+        why = (
+            f"{records.height} different records are of {count} settings{but}, so most settings were measured several times"
+        )
         return ProposedSplit(Split(by="group", group=settings), why)
     batch = next((column.name for column in others if _is_batch(column, frame)), "")
     groups = (

@@ -60,8 +60,7 @@ class Dataset(Declared):
         MARKERS, description="Texts that stand for a missing value; an empty one always does, a declared category never"
     )
     loss: Loss = Field(
-        "squared",
-        description="What trainings make small: the squared error, the absolute one, or Huber's, squared near 0 and absolute beyond",
+        "squared", description="What trainings make small: squared or absolute errors, or Huber's loss between"
     )
     split: Split = Field(Split(), description="How labelled records are divided for training and evaluation")
     time: Time | None = Field(None, description="When a record was made; by default the time at which it arrived")

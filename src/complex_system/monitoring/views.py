@@ -180,7 +180,7 @@ class Data(Message, frozen=True, kw_only=True):
         new_categories: By column, of rejected records.
         outside: Values outside of their range that were taken in the last five minutes, by column; of processed records.
         ingest: ``waiting``, ``in_flight``, ``dead``, ``stopped_sources`` and ``conflicts``.
-        independent, unjudged: As in :class:`DataDrift`.
+        independent: As in :class:`DataDrift`, and so is ``unjudged``.
     """
 
     at: float

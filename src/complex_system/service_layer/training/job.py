@@ -159,7 +159,7 @@ class TrainingJob:
                     targets.add(table)
                 if times.message:
                     log.warning("Round %s: %s", self.round, times.message)
-                if message := targets_message(targets.found()):
+                if message := targets_message(await asyncio.to_thread(targets.found)):
                     log.warning("Round %s: %s", self.round, message)
                 self._few = await asyncio.to_thread(few.keyed)
                 data = replace(await asyncio.to_thread(collector.training_data), weighting=weighting)
