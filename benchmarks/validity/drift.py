@@ -22,7 +22,7 @@ from complex_system.protocol.serving import PredictedRecord
 Matrix = npt.NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Matrix]
 
-SOURCE, TRAINING = 30_000, 0.7
+SOURCE, TRAINING = 50_000, 0.7
 """Records before the champion, and the share of them that it was trained on, drawn at random as the split by key does."""
 RUN = 20_000
 WINDOW, A_LOOK = 500, 4
@@ -180,11 +180,11 @@ def _tested(kind: Kind, training: Matrix) -> tuple[Reference, SequentialTest]:
 
 
 def _largest(test: SequentialTest, live: Matrix) -> Matrix:
-    """Return the largest evidence of all features at every look."""
+    """Return the largest evidence of all features at every look; 0 where none is judged."""
     found = []
     for begin in range(0, len(live), WINDOW):
         rows = live[begin : begin + WINDOW]
-        found.append(test.update(np.arange(begin, begin + len(rows), dtype=float), rows).max(axis=1))
+        found.append(test.update(np.arange(begin, begin + len(rows), dtype=float), rows).max(axis=1, initial=0.0))
     return np.concatenate(found)[A_LOOK - 1 :: A_LOOK]
 
 

@@ -16,7 +16,8 @@ from scipy.stats import wasserstein_distance
 
 from complex_system.domain.dataset import Column, Dataset
 from complex_system.domain.records import Record
-from complex_system.monitoring.evidence import Evidence, SequentialTest, clock_features, columns_of_features, described
+from complex_system.monitoring.evidence import Evidence, SequentialTest
+from complex_system.monitoring.moves import clock_features, columns_of_features, move_of
 from complex_system.monitoring.points import Figures
 from complex_system.monitoring.reference import (
     CategoryReference,
@@ -38,6 +39,8 @@ LARGE_WINDOW = 500
 """From so many values on the distance is Wasserstein's; below, Kolmogorov and Smirnov test whether it is chance."""
 MODERATE, SIGNIFICANT = 0.1, 0.25
 """Bounds of the conventional bands of the stability index."""
+DESCRIBED = 1.0
+"""Evidence from which on it is said what has moved."""
 
 Band = Literal["stable", "moderate", "significant"]
 
@@ -230,7 +233,12 @@ def measure(
         if isinstance(column := reference.processed.get(name), NumberReference)
     }
     columns = columns_of_features(dataset)
-    for name, each in described(test.evidence() if test else {}, dataset, reference, live, features).items():
+    for name, found in (test.evidence() if test else {}).items():
+        move = None
+        if found.value >= DESCRIBED:
+            values = features[:, dataset.feature_names.index(name)].astype(np.float64)
+            move = move_of(name, columns.get(name, ""), reference, values, live, found.records)
+        each = msgspec.structs.replace(found, move=move)
         processed[name] = msgspec.structs.replace(processed[name], evidence=each)
         measured = raw.get(columns.get(name, ""))
         if measured is not None and (measured.evidence is None or measured.evidence.value < each.value):

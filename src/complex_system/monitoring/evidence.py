@@ -10,24 +10,22 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Mapping
 from typing import Literal
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtr, stdtrit
 
 from complex_system.domain.dataset import Dataset
-from complex_system.domain.steps import Arithmetic, DateParts
-from complex_system.monitoring.reference import ColumnValues, NumberReference, Reference, Score, Values, scores_of
+from complex_system.monitoring.moves import Move, clock_features
+from complex_system.monitoring.reference import NumberReference, Reference, Score, Values, scores_of
 from complex_system.protocol.base import Message
-from complex_system.training.data import Matrix
 
 RATES = np.array([0.5, 1.0, 2.0])
 """Shifts that the sums are tuned for, in standard deviations of a score."""
 ALLOWED = 3.0
-"""Standard errors of the reference's mean within which a shift is none."""
-MIN_EFFECTIVE = 20.0
+"""Standard errors of the reference's mean within which a shift is none, where the reference is worth many records."""
+MIN_EFFECTIVE = 30.0
 """Independent records that the reference must be worth for a feature to be judged."""
 MIN_DEVIATION = 0.2
 """Standard deviation that a score counts with, at least: of a rare category, or of a feature that is nearly always the same."""
@@ -38,27 +36,9 @@ LARGEST = 12.0
 
 SURE, NOTICEABLE = 6.0, 3.0
 """Evidence with which the shipped rule raises an alert, and that with which it ends."""
-DESCRIBED = 1.0
-"""Evidence from which on it is said what has moved."""
-PERCENTILES = (10, 50, 90)
-"""Of a number that has moved."""
 
 Aspect = Literal["location", "spread", "skewness", "tails", "share"]
 ASPECTS: tuple[Aspect, ...] = ("location", "spread", "skewness", "tails")
-
-
-class Move(Message, frozen=True, kw_only=True, omit_defaults=True):
-    """What has moved, from what to what.
-
-    Attributes:
-        column: The raw column with whose unit it is told; empty for a feature of several columns.
-        before: ``PERCENTILES`` of the training data; of an indicator its share.
-        after: The same of the live records since it moved, at most those of the window.
-    """
-
-    column: str = ""
-    before: tuple[float, ...] = ()
-    after: tuple[float, ...] = ()
 
 
 class Evidence(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -128,9 +108,10 @@ class SequentialTest:
             self.independent |= not column.scores
             # Values stay at an end as long as the slowest score stays there, so that the records of all scores are worth what its are.
             dependence = max((score.dependence for score in column.scores), default=1.0)
-            effective = column.samples * (1 - column.missing) / dependence
-            if effective < MIN_EFFECTIVE:
-                self.unjudged[name] = effective
+            known = column.samples * (1 - column.missing)
+            effective = known / dependence
+            if (least := known / max([dependence, *(score.at_most for score in column.scores)])) < MIN_EFFECTIVE:
+                self.unjudged[name] = least
                 continue
             self.features.append(name)
             self._columns.append(place)
@@ -143,6 +124,7 @@ class SequentialTest:
             np.array([getattr(row, name) for row in rows]) for name in ("mean", "deviation", "weight")
         )
         self._costs = np.array([row.costs for row in rows]).reshape(len(rows), 2, len(RATES))
+        self._considered = len(self.features) + len(self.unjudged)
         sizes = [1 if each.indicator else len(ASPECTS) for each in self._references]
         self._begins = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self._sums = np.zeros(self._costs.shape)
@@ -218,7 +200,7 @@ class SequentialTest:
     @property
     def _bounds(self) -> Values:
         sizes = np.diff(self._begins)
-        bounds: Values = LARGEST * math.log(10) + np.log(np.repeat(sizes, sizes) * 2 * len(RATES) * len(sizes))
+        bounds: Values = LARGEST * math.log(10) + np.log(np.repeat(sizes, sizes) * 2 * len(RATES) * self._considered)
         return bounds[:, None, None]
 
     def _advance(self, features: npt.NDArray[np.floating]) -> Values:
@@ -245,7 +227,7 @@ class SequentialTest:
         """Return the evidence by feature: the logarithm of the average of all e-detectors of a feature, over the features."""
         sizes = np.diff(self._begins) * 2 * len(RATES)
         totals = np.add.reduceat(np.exp(np.minimum(sums, self._bounds)).sum(axis=(-1, -2)), self._begins[:-1], axis=-1)
-        values: Values = np.clip(np.log10(totals / sizes) - math.log10(len(self.features)), 0.0, LARGEST)
+        values: Values = np.clip(np.log10(totals / sizes) - math.log10(self._considered), 0.0, LARGEST)
         return values
 
 
@@ -264,7 +246,9 @@ class _Row:
         self.deviation = max(known.deviation, MIN_DEVIATION)
         self.weight = weight
         standard = np.clip((values - self.mean) / self.deviation, -CLIPPED, CLIPPED)
-        error = ALLOWED * known.deviation / self.deviation / math.sqrt(effective)
+        # Few independent records do not know their own spread either: quantiles of Student's t.
+        allowed = float(stdtrit(effective, ndtr(ALLOWED)))
+        error = allowed * known.deviation / self.deviation / math.sqrt(effective)
         self.costs = [
             [max(rate / 2, math.log(float(shares @ np.exp(rate * sign * standard))) / rate) + error for rate in RATES]
             for sign in (1, -1)
@@ -278,68 +262,3 @@ def _distribution(column: NumberReference) -> tuple[Values, Values]:
     shares = np.ones(len(column.quantiles))
     shares[[0, -1]] = 0.5
     return column.quantiles, shares / shares.sum()
-
-
-def clock_features(dataset: Dataset) -> Collection[str]:
-    """Return the features that are parts of a time: they go on with the clock."""
-    return {name for step in dataset.pipeline if isinstance(step, DateParts) for name in dataset.features_of(step)}
-
-
-def described(
-    evidence: Mapping[str, Evidence],
-    dataset: Dataset,
-    reference: Reference,
-    live: Mapping[str, ColumnValues],
-    features: Matrix,
-) -> dict[str, Evidence]:
-    """Return evidence by feature, with what has moved where there is much.
-
-    Args:
-        evidence: By feature.
-        dataset: Says which column a feature is made of.
-        reference: Of the champion.
-        live: The raw columns of the records of the window, the newest last.
-        features: Of the same records, shape (records, features of the data set).
-    """
-    columns, places = columns_of_features(dataset), {name: i for i, name in enumerate(dataset.feature_names)}
-    found = dict(evidence)
-    for name, each in evidence.items():
-        if each.value >= DESCRIBED:
-            values = features[:, places[name]].astype(np.float64)
-            move = _move(name, columns.get(name, ""), reference, values, live, each.records)
-            found[name] = msgspec.structs.replace(each, move=move)
-    return found
-
-
-def columns_of_features(dataset: Dataset) -> dict[str, str]:
-    """Return the raw column that each feature is made of; features of several columns are left out."""
-    made_of: dict[str, set[str]] = {name: {name} for name in dataset.raw_names}
-    columns: dict[str, str] = {}
-    for step in dataset.pipeline:
-        names = set().union(*(made_of[name] for name in step.inputs))
-        if isinstance(step, Arithmetic):
-            made_of.setdefault(step.result, names)
-        if len(names) == 1:
-            columns |= dict.fromkeys(dataset.features_of(step), *names)
-    return columns
-
-
-def _move(
-    feature: str, column: str, reference: Reference, values: Values, live: Mapping[str, ColumnValues], records: int
-) -> Move | None:
-    """Return from what to what a feature has moved in the newest records: in its column where that is a number."""
-    known, raw = reference.processed[feature], reference.raw.get(column)
-    if isinstance(raw, NumberReference) and not raw.indicator:
-        known, values = raw, np.asarray(live[column], dtype=np.float64)
-    elif not isinstance(known, NumberReference):
-        return None
-    newest = values[-max(1, records) :]
-    newest = newest[np.isfinite(newest)]
-    if not len(newest):
-        return None
-    if known.indicator:
-        before, after = (float(known.counts[1] / known.counts.sum()),), (float(newest.mean()),)
-        return Move(column=column, before=before, after=after)
-    places = [round(each * (len(known.quantiles) - 1) / 100) for each in PERCENTILES]
-    percentiles = tuple(np.percentile(newest, PERCENTILES).tolist())
-    return Move(column=column if known is raw else "", before=tuple(known.quantiles[places].tolist()), after=percentiles)

@@ -50,11 +50,13 @@ class Score(msgspec.Struct, frozen=True):
         mean: Its mean.
         deviation: Its standard deviation.
         dependence: Training records, in their order, that tell as much as one independent record.
+        at_most: The same if the dependence reaches further than the training data can tell.
     """
 
     mean: float
     deviation: float
     dependence: float = 1.0
+    at_most: float = 1.0
 
 
 class NumberReference(msgspec.Struct, frozen=True, tag_field="type", tag="number"):
@@ -108,7 +110,7 @@ class NumberReference(msgspec.Struct, frozen=True, tag_field="type", tag="number
             quantiles=quantiles,
             deviation=float(known.std()),
             indicator=indicator,
-            scores=tuple(Score(float(each.mean()), float(each.std()), dependence_of(each)) for each in series),
+            scores=tuple(Score(float(each.mean()), float(each.std()), *dependence_of(each)) for each in series),
         )
 
 
@@ -247,25 +249,27 @@ def scores_of(quantiles: Values, values: Values, *, indicator: bool) -> Values:
     return scores
 
 
-def dependence_of(series: Values) -> float:
-    """Return how many values of a series, in its order, tell as much about its mean as one independent value: at least 1.
+def dependence_of(series: Values) -> tuple[float, float]:
+    """Return how many values of a series, in its order, tell as much about its mean as one independent value, and an upper estimate.
 
     The variance of the mean of a batch of values as a multiple of what it would be if the values were independent, for overlapping
     batches (M. S. Meketon, B. Schmeiser, 1984) of 2, 4, 8, ... values, of which ``MIN_BATCHES`` fit beside each other. Each is divided
-    by one plus its relative standard error for independent batches, sqrt(4 / 3 batches); then the largest counts. A series that
-    changes even more slowly is worth about as many values as there are such batches.
+    by one plus its relative standard error for independent batches, sqrt(4 / 3 batches); then the largest counts. The upper estimate
+    is what it would be if it grew on with longer batches, the over-lugsail estimate of the longest (D. Vats, J. M. Flegal, 2022), or
+    what quarters of the series tell.
     """
     n, variance = len(series), float(series.var())
     longest = n // MIN_BATCHES
-    if variance == 0 or longest < 2:
-        return 1.0
+    if variance == 0 or longest < 3:
+        return 1.0, 1.0
     sums = np.concatenate([[0.0], np.cumsum(series - series.mean())])
+
+    def ratio(size: int) -> float:
+        return float(np.mean((sums[size:] - sums[:-size]) ** 2)) / (size * (1 - size / n) * variance)
+
     sizes = {min(2**power, longest) for power in range(1, longest.bit_length() + 1)}
-    ratios = [1.0]
-    for size in sizes:
-        ratio = float(np.mean((sums[size:] - sums[:-size]) ** 2)) / (size * (1 - size / n) * variance)
-        ratios.append(ratio / (1 + math.sqrt(4 * size / (3 * n))))
-    return max(ratios)
+    found = max(1.0, *(ratio(size) / (1 + math.sqrt(4 * size / (3 * n))) for size in sizes))
+    return found, max(found, 2 * ratio(longest) - ratio(longest // 3), ratio(n // 4))
 
 
 def _array(kind: Any, values: Any) -> Any:

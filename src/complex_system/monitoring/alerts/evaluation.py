@@ -19,7 +19,7 @@ from complex_system.domain.keys import uuid7
 from complex_system.monitoring.alerts.messages import duration, evidence_of, moved_message, named, percent, range_of, unit_of
 from complex_system.monitoring.alerts.rules import AlertRule
 from complex_system.monitoring.drift import DataDrift
-from complex_system.monitoring.evidence import columns_of_features
+from complex_system.monitoring.moves import columns_of_features
 from complex_system.monitoring.points import Figure, Figures
 from complex_system.protocol.operations import Action, Alert
 

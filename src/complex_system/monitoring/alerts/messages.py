@@ -9,6 +9,8 @@ from complex_system.monitoring.points import Figure, Figures
 
 MIN_PAIRS = 30
 """True values from which on it is said whether the error has moved."""
+MUCH_MISSING = 0.1
+"""Share of missing values from which on they are named."""
 
 
 def evidence_of(figure: Figure, drift: DataDrift | None) -> Evidence | None:
@@ -34,6 +36,8 @@ def moved_message(subject: str, figure: Figure, moved: Evidence, at: float, figu
             f"{what} has moved: median {before:.4g}{unit} in the training data (80 % from {low:.4g} to {high:.4g}), "
             f"{after:.4g}{unit} in {live} (80 % from {lower:.4g} to {higher:.4g})."
         ]
+    if move is not None and move.missing >= MUCH_MISSING:
+        texts.append(f"{percent(move.missing)} of these have no value there: the declared fill stands for them.")
     texts.append(f"By chance that happens at most once in {10.0 ** int(moved.value):,.0f} independent records.")
     pairs, ratio = figures.number("performance/count") or 0.0, figures.number("performance/error_ratio")
     ratio = figures.number("performance/rmse_relative") if ratio is None else ratio
