@@ -16,7 +16,15 @@ from msgspec.structs import replace
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.keys import uuid7
-from complex_system.monitoring.alerts.messages import duration, evidence_of, moved_message, named, percent, range_of, unit_of
+from complex_system.monitoring.alerts.descriptions import (
+    duration,
+    evidence_of,
+    moved_message,
+    named,
+    percent,
+    range_of,
+    unit_of,
+)
 from complex_system.monitoring.alerts.rules import AlertRule
 from complex_system.monitoring.drift import DataDrift
 from complex_system.monitoring.moves import columns_of_features
