@@ -195,7 +195,8 @@ class ChangeWatch:
         change = detector.add(pair.at, error, score)
         if change is None:
             return None
-        found = msgspec.structs.replace(change, model=pair.served.model, version=pair.served.version)
+        by = pair.served
+        found = msgspec.structs.replace(change, model=by.model, version=by.version, origin=by.origin)
         self.changes = (*self.changes, found)[-MAX_CHANGES:]
         return found
 
@@ -206,12 +207,13 @@ class ChangeWatch:
 
         Args:
             at: The present time.
-            served: The model.
+            served: The model, and whose requests count.
             window: Its newest errors.
             reference: What they are judged by; None where that is not known.
             low: The multiple of the reference's that they surely have.
         """
-        of_model = [change for change in self.changes if (change.model, change.version) == served[1:3]]
+        by = served.model, served.version, served.origin
+        of_model = [change for change in self.changes if (change.model, change.version, change.origin) == by]
         began = of_model[-1].began if of_model and of_model[-1].rose else 0.0
         if reference is not None and low > 1.0 and began < window.pairs[0].at:  # ADWIN has not noticed this change yet
             began = window.pairs[parting_of(reference.scores(window.errors))].at
