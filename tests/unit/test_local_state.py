@@ -214,7 +214,7 @@ def test_status_json_has_what_scripts_are_promised(run: Observed, tmp_path: Path
     state.phase = "running"
     state.infrastructure["nats"] = Process("nats", "ready", url="nats://127.0.0.1:1")
     state.services = {"ml_serving_mlflow": Process("ml_serving_mlflow", "ready", pid=7, url="http://127.0.0.1:2")}
-    state.comparison = replace(COMPARISON, results=COMPARISON.results[:1])
+    state.comparison = replace(COMPARISON, results=COMPARISON.results[:1], intervals="95 % intervals are over 740 records.")
     state.champion = COMPARISON.champion
     state.seconds_to_first_prediction = 61.234
     state.write_status(tmp_path / "status.json")
@@ -230,6 +230,8 @@ def test_status_json_has_what_scripts_are_promised(run: Observed, tmp_path: Path
         "seconds_to_first_prediction": 61.2,
         "alerts": [],
         "holdout": COMPARISON.holdout,
+        "kept": "",
+        "intervals": "95 % intervals are over 740 records.",
     }
     assert [path.name for path in tmp_path.iterdir() if "status" in path.name] == ["status.json"]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 from typing_extensions import override
 
 from complex_system.training.base import Progress, TrainedModel, score
@@ -22,7 +23,7 @@ class LinearFit:
     """What least squares found: ``(x - centre) @ weights + intercept``."""
 
     centre: Matrix
-    weights: Matrix
+    weights: npt.NDArray[np.float64]
     intercept: float
 
     def __call__(self, x: Matrix) -> Matrix:
@@ -32,9 +33,10 @@ class LinearFit:
 
 def fit_linear(train: Samples) -> LinearFit:
     """Fit least squares with an intercept; of several solutions, as with one-hot features, take the one of the smallest norm."""
-    centre, mean = train.x.mean(axis=0, dtype=np.float64), train.y.mean(dtype=np.float64)
-    weights, *_ = np.linalg.lstsq(train.x - centre, train.y - mean, rcond=None)
-    return LinearFit(centre, weights, float(mean))
+    centre = train.x.mean(axis=0, dtype=np.float64).astype(np.float32)  # as the ONNX model subtracts it
+    x, mean = train.x.astype(np.float64) - centre, train.y.mean(dtype=np.float64)
+    weights, *_ = np.linalg.lstsq(x - x.mean(axis=0), train.y - mean, rcond=None)
+    return LinearFit(centre, weights, float(mean - x.mean(axis=0) @ weights))
 
 
 class LinearModel(TrainedModel):
@@ -68,7 +70,11 @@ def _onnx_model(fit: LinearFit) -> Any:
     from onnx import TensorProto, helper, numpy_helper
 
     # The centre is subtracted first: in single precision the products of large values would lose what differs between records.
-    constants = {"centre": fit.centre, "weights": fit.weights[:, None], "intercept": np.array([fit.intercept])}
+    constants: dict[str, npt.NDArray[np.floating[Any]]] = {
+        "centre": fit.centre,
+        "weights": fit.weights[:, None],
+        "intercept": np.array([fit.intercept]),
+    }
     nodes = [
         helper.make_node("Sub", [ONNX_INPUT, "centre"], ["centred"]),
         helper.make_node("MatMul", ["centred", "weights"], ["product"]),
