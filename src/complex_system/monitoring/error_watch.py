@@ -207,7 +207,7 @@ class ChangeWatch:
 
         Args:
             at: The present time.
-            served: The model.
+            served: The model, and whose requests count.
             window: Its newest errors.
             reference: What they are judged by; None where that is not known.
             low: The multiple of the reference's that they surely have.
