@@ -8,6 +8,7 @@ import json
 import random
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
@@ -21,10 +22,11 @@ from complex_system.domain.pages import REVISION, processed_schema
 from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError
 from complex_system.settings import Settings
-from complex_system.storage.base import DataStore
+from complex_system.storage.base import PROCESSED, RAW, DataStore
 from complex_system.storage.conflicts import Incoming, Merge, Stored
 from complex_system.storage.envelope import content_hash
 from complex_system.storage.maria.store import MariaDataStore
+from complex_system.storage.mongo.connection import Queries
 from complex_system.storage.mongo.store import MongoDataStore
 from complex_system.storage.quarantine import RawWriter
 from envelopes import connected, envelopes
@@ -223,6 +225,147 @@ async def test_a_value_that_the_database_refuses_is_named_and_nothing_new_is_wri
     assert (await RawWriter(store).save([batch[0], {**record, "laborant": "SO"}])).filled == 1
 
 
+@pytest.fixture
+def unique(database: str, settings: Settings) -> Callable[..., Awaitable[None]]:
+    """Makes a unique index, as an operator does."""
+
+    async def make(column: str = R1, table: str = RAW) -> None:
+        if database == "mongo":
+            async with AsyncMongoClient[Any](settings.mongo_host, settings.mongo_port) as client:
+                known = {column: {"$type": "number"}}
+                await client[settings.mongo_name][table].create_index(
+                    column, name="operators_own", unique=True, partialFilterExpression=known
+                )
+        else:
+            with closing(connected(settings)) as connection:
+                connection.cursor().execute(f"ALTER TABLE {table} ADD UNIQUE INDEX operators_own (`{column}`)")
+
+    return make
+
+
+@pytest.mark.parametrize("on_conflict", ["keep", "replace"])
+async def test_a_new_record_with_a_value_that_an_operators_index_has_is_refused_and_named(
+    opened: Open, unique: Callable[..., Awaitable[None]], record: Record, on_conflict: str
+) -> None:
+    store = await opened(on_conflict)
+    await store.save_raw([record])
+    await unique()
+    writer = RawWriter(store)
+    new, other = {**record, ID: "B-0008"}, {**record, ID: "B-0009", R1: 1.25}
+    with pytest.raises(InvalidRecordError, match="Record 0 .*B-0008.*operators_own"):
+        await writer.save([new, other])
+    assert await store.raw_records(5) == [record]
+    # Of two new ones that have the value, the second one is named; neither was written.
+    with pytest.raises(InvalidRecordError, match="Record 1 .*B-0010.*operators_own"):
+        await writer.save([other, {**other, ID: "B-0010"}, {**record, ID: "B-0011", R1: 2.5}])
+    assert await store.raw_records(5) == [record]
+    assert (await writer.save([record, other])).inserted == 1
+
+
+@pytest.mark.parametrize("on_conflict", ["keep", "replace"])
+async def test_a_value_never_comes_into_another_record(
+    opened: Open, unique: Callable[..., Awaitable[None]], record: Record, on_conflict: str
+) -> None:
+    store = await opened(on_conflict)
+    filled, replaced = {**record, ID: "B-0008", R1: None}, {**record, ID: "B-0009", R1: 1.25, TARGET: None}
+    await store.save_raw([record, filled, replaced], "a", 1.0)
+    await unique()
+    writer = RawWriter(store)
+    label = {**replaced, TARGET: 5.0}
+    with pytest.raises(InvalidRecordError, match="Record 0 .*B-0008.*operators_own"):
+        await writer.save([{**filled, R1: record[R1]}, label], "b", 2.0)
+    if on_conflict == "replace":
+        with pytest.raises(InvalidRecordError, match="Record 0 .*B-0009.*operators_own"):
+            await writer.save([{**replaced, R1: record[R1]}], "b", 3.0)
+    assert (await store.raw_records(5))[:2] == [record, filled]
+    await writer.save([label, {**filled, R1: 3.5}], "b", 2.0)
+    assert await store.raw_records(5) == [record, {**filled, R1: 3.5}, label]
+
+
+@pytest.mark.parametrize("taken", [False, True])
+async def test_a_record_that_is_deleted_while_a_value_comes_for_it_is_written_anew_and_no_other_one(
+    opened: Open, unique: Callable[..., Awaitable[None]], settings: Settings, database: str, record: Record, taken: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """As retention does; with ``taken``, another record has the value in an operator's index."""
+    store = await opened("keep")
+    before = {**record, ID: "B-0008", R1: None}
+    after = {**before, R1: record[R1] if taken else 1.25}
+    await store.save_raw([record, before])
+    await unique()
+    if database == "mongo":
+        update = Queries.update_each
+
+        async def after_a_delete(self: Queries, collection: Any, *arguments: Any, **others: Any) -> int:
+            await collection.delete_one({ID: before[ID]})
+            return await update(self, collection, *arguments, **others)
+
+        monkeypatch.setattr(Queries, "update_each", after_a_delete)
+        saving = asyncio.create_task(RawWriter(store).save([after]))
+    else:
+        with closing(connected(settings)) as connection:
+            connection.cursor().execute(f"DELETE FROM {RAW} WHERE _id = ?", (before[ID],))  # noqa: S608
+            saving = asyncio.create_task(RawWriter(store).save([after]))
+            done, _ = await asyncio.wait({saving}, timeout=0.5)
+            assert not done  # it waits for the row
+            connection.commit()
+    if taken:
+        with pytest.raises(InvalidRecordError, match="Record 0 .*B-0008.*operators_own"):
+            await saving
+        assert await store.raw_records(5) == [record]
+    else:
+        saved = await saving
+        assert (saved.inserted, saved.filled) == (1, 0)
+        assert await store.raw_records(5) == [record, after]
+
+
+async def test_results_never_come_into_another_record(
+    opened: Open, unique: Callable[..., Awaitable[None]], dataset: Dataset, record: Record
+) -> None:
+    store = await opened("keep")
+    await store.save_raw([record, {**record, ID: "B-0008"}])
+    await store.upsert_processed(processed(dataset, record[ID], 1, 42.5), "v1")
+    await unique(TARGET, PROCESSED)
+    with pytest.raises(InvalidRecordError):
+        await store.upsert_processed(processed(dataset, "B-0008", 1, 42.5), "v1")
+    await store.upsert_processed(processed(dataset, record[ID], 1, 43.5), "v1")
+    assert await store.targets([record[ID], "B-0008"]) == {record[ID]: 43.5}
+
+
+async def test_conflicts_are_listed_with_both_values_and_corrections_are_counted(opened: Open, record: Record) -> None:
+    keeping, replacing = await opened("keep"), await opened("replace")
+    unlabelled = {**record, ID: "B-0009", TARGET: None}
+    began = await keeping.now()
+    await keeping.save_raw([record, {**record, ID: "B-0008"}, unlabelled], "lab", 1.0)
+    await keeping.save_raw(
+        [{**record, R1: 1.25, "laborant": "HANS" if record["laborant"] != "HANS" else "TK"}], "press-4", 2.0
+    )
+    assert (await keeping.counts()).corrected == 0
+    await replacing.save_raw([{**record, TARGET: 99.99}], "lims", 3.0)
+    await replacing.save_raw([{**record, TARGET: 1.0}], "late", 0.5)
+    await replacing.save_raw([{**unlabelled, R1: 1.25}], "lims", 3.0)
+    counts = await keeping.counts()
+    assert (counts.conflicts, counts.corrected) == (4, 1)
+    found = await keeping.conflicts(None, 10)
+    assert [each.key for each in found] == ["B-0007"] * 3 + ["B-0009"]
+    assert [each.hash for each in found[:3]] == sorted(each.hash for each in found[:3])
+    by_source = {each.source: each for each in found[:3]}
+    kept, corrected, late = by_source["press-4"], by_source["lab"], by_source["late"]
+    assert [(each.column, each.kept, each.lost) for each in corrected.values] == [(TARGET, 99.99, 42.5)]
+    assert (corrected.corrected, corrected.kept_source) == (True, "lims")
+    assert [(each.column, each.kept, each.lost) for each in late.values] == [(TARGET, 99.99, 1.0)]
+    assert {each.column for each in kept.values} == {"laborant", R1, TARGET}
+    assert (kept.corrected, kept.kept_source) == (False, "lab")
+    assert began - 1 <= kept.at <= await keeping.now() + 1
+    # Page by page; what an earlier correction has lost comes again and replaces, and what it replaces is another correction.
+    assert [await replacing.conflicts((each.key, each.hash), 1) for each in found[:3]] == [[each] for each in found[1:]]
+    assert await replacing.conflicts((found[-1].key, found[-1].hash), 1) == []
+    await replacing.save_raw([{**record, TARGET: 1.0}], "lims", 4.0)
+    await replacing.save_raw([{**record, TARGET: 2.0}], "lims", 5.0)
+    counts = await keeping.counts()
+    assert (counts.conflicts, counts.corrected) == (5, 3)
+
+
 async def test_records_of_an_earlier_release_are_as_old_as_their_arrival(
     opened: Open, database: str, settings: Settings, record: Record
 ) -> None:
@@ -257,7 +400,7 @@ def test_the_order_of_arrival_does_not_matter(dataset: Dataset, record: Record) 
             first, order = delivered[0]
             stored = Stored(first, "", 1, digest(first), order)
             for values, at in delivered[1:]:
-                merge = Merge(dataset.raw_names, digest, replaces=True)
+                merge = Merge(dataset, digest, replaces=True)
                 for change in merge.merge({0: Incoming(values, "", at, digest(values))}, [stored]):
                     assert change.after.revision == stored.revision + 1
                     assert change.after.hash == digest(change.after.record)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import logging
+import os
+import sys
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -23,6 +27,7 @@ from complex_system.local.servers import Server, free_port
 from complex_system.messaging import subjects
 from complex_system.messaging.clients import DatabaseClient, DocumentClient
 from complex_system.messaging.connection import ServiceConnection
+from complex_system.messaging.operators import list_conflicts
 from complex_system.messaging.replicas import Share
 from complex_system.protocol import database as protocol
 from complex_system.protocol import documents
@@ -36,6 +41,7 @@ from complex_system_services.database_mongo.database_mongo_service import Databa
 from proxy import proxied
 from support import TesterService, eventually, running
 
+ROOT = Path(__file__).parents[2]
 SERVICES: dict[str, type[DatabaseService]] = {"mongo": DatabaseMongoService, "maria": DatabaseMariaService}
 LABELS = {"mongo": "MongoDB", "maria": "MariaDB"}
 COUNTS = RecordCounts(raw=0, processed=0, labelled=0, rejected=0)
@@ -202,6 +208,9 @@ def bad_requests(dataset: Dataset) -> list[tuple[Any, Any, type[Exception], str]
         (protocol.REJECT_RAW, {"version": "v", "rejections": ["k"]}, InvalidRequestError, r"rejections\[0\]"),
         (protocol.REJECT_RAW, {"version": "v", "rejections": [{ID: 3, "reason": "r"}]}, InvalidRequestError, "_id"),
         (protocol.GET_REJECTED, {"limit": "all"}, InvalidRequestError, "limit"),
+        (protocol.GET_CONFLICTS, {"limit": 0}, InvalidRequestError, "limit"),
+        (protocol.GET_CONFLICTS, {"after": "B-0007"}, InvalidRequestError, "after"),
+        (protocol.GET_CONFLICTS, {"after": ["B-0007", "no hash"]}, InvalidRequestError, "after"),
         (subjects.GET_PROCESSED_PAGE, {"page_size": MAX_PAGE_ROWS + 1}, InvalidRequestError, str(MAX_PAGE_ROWS)),
         (documents.SAVE_DOCUMENTS, {}, InvalidRequestError, "array"),
         (documents.SAVE_DOCUMENTS, [{"kind": "k", "key": "a", "at": 1.0}], InvalidRequestError, r"'\[0\]'.*`body`"),
@@ -229,6 +238,7 @@ def bad_requests(dataset: Dataset) -> list[tuple[Any, Any, type[Exception], str]
         cases += [(subject, value, InvalidRequestError, "takes a mapping") for value in (None, *NO_MAPPINGS)]
     ours = (
         protocol.GET_COUNTS, protocol.GET_UNPROCESSED, protocol.GET_PROCESSED, protocol.REJECT_RAW, protocol.GET_REJECTED,
+        protocol.GET_CONFLICTS,
         documents.GET_DOCUMENTS, documents.DELETE_DOCUMENTS, protocol.GET_TARGETS, protocol.GET_RAW_BY_KEYS,
         protocol.GET_INGEST_COUNTS, protocol.GET_TIME, protocol.GET_LAST_KEY,
     )  # fmt: skip
@@ -251,6 +261,49 @@ async def test_every_database_subject_has_its_bad_requests(dataset: Dataset) -> 
     declared = (*vars(protocol).values(), *vars(documents).values())
     ours = {subject.name for subject in declared if isinstance(subject, Request)}
     assert {subject.name for subject, *_ in bad_requests(dataset)} == published | ours
+
+
+async def test_conflicts_are_shown_by_a_command_with_both_values(
+    tester: TesterService, service: DatabaseService, nats_server: Server, database: str, records: list[Record]
+) -> None:
+    client, r3 = DatabaseClient(tester), "rohwert_3_labormessung"
+    first = [{**record, "laborant": "TK", r3: 0.25} for record in records]
+    await client.save_raw(first)
+    told: list[str] = []
+    assert await list_conflicts(tester.settings, told.append) == 0
+    assert told == ["0 conflict(s)."]
+    saved = await client.save_raw([{**record, "laborant": "AN", r3: 1.5} for record in first[:30]])
+    assert saved.conflicts == 30
+    told.clear()
+    assert await list_conflicts(tester.settings, told.append, limit=2) == 2
+    assert told[-1] == "2 of 30 conflicts; --limit shows more."
+    head, *values = told[0].splitlines()
+    assert head.startswith(first[0][ID])
+    assert head.endswith("from 'TesterService' against 'TesterService'")
+    assert values == ["    laborant: 'TK' is kept, 'AN' lost", f"    {r3}: 0.25 is kept, 1.5 lost"]
+    # In requests of a few, as where a reply would be too large.
+    assert [each.key async for each in client.conflicts(7)] == sorted(record[ID] for record in first[:30])[:7]
+    process = await asyncio.create_subprocess_exec(
+        str(Path(sys.executable).with_name("fiot")), "extras", "conflicts", database, "--csv",
+        cwd=ROOT, env={**os.environ, **nats_server.environment()}, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    rows = list(csv.DictReader(out.decode().splitlines()))
+    assert process.returncode == 0
+    assert len(rows) == 60
+    assert {row["key"] for row in rows} == {record[ID] for record in first[:30]}
+    assert {(row["column"], row["kept"], row["lost"]) for row in rows} == {("laborant", "TK", "AN"), (r3, "0.25", "1.5")}
+
+
+async def test_conflicts_of_long_values_come_in_smaller_replies(
+    tester: TesterService, service: DatabaseService, records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = DatabaseClient(tester)
+    await client.save_raw([{**record, "laborant": "TK"} for record in records])
+    await client.save_raw([{**record, "laborant": "AN"} for record in records])
+    monkeypatch.setattr(ServiceConnection, "max_payload", 3000)
+    found = [each.key async for each in client.conflicts()]
+    assert found == sorted(record[ID] for record in records)
 
 
 async def test_documents_and_records_by_key_come_whole_through_a_small_broker(

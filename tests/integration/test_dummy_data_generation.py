@@ -424,3 +424,49 @@ async def test_a_changed_file_without_keys_is_not_read_again_and_it_says_so(
         said = "4 of 4 records saved; the file has changed and is not read again, because its rows have no keys"
         await eventually(lambda: service.health().detail == said)
         assert len(await raw_records(tester)) == 4
+
+
+@pytest.mark.parametrize("repeat", [0, 3])
+async def test_a_file_that_is_repeated_and_changes_is_read_again_too(
+    tester: TesterService,
+    replayed: Callable[..., Settings],
+    laboratory: Laboratory,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    repeat: int,
+) -> None:
+    """Also while it is repeated, which may have no end."""
+    monkeypatch.setattr(DummyDataGenerationService, "file_interval", 0.1)
+    records = [{**laboratory.measured_record(), "_id": f"k{place}"} for place in range(5)]
+    without = [{**record, "aufbereiteter_wert": None} for record in records[:2]]
+    settings = replayed([*without, *records[2:4]], keys=True).copy(update={"source_repeat": repeat, "source_rate": 20.0})
+    wanted = {f"{record['_id']}{end}": record for record in records for end in ("", "~2", "~3")}
+
+    async def arrived() -> bool:
+        found = {record["_id"]: record for record in await raw_records(tester)}
+        return all(found.get(key) == {**record, "_id": key} for key, record in wanted.items())
+
+    async with running(DatabaseMongoService, settings), running(DummyDataGenerationService, settings) as service:
+        await eventually(lambda: service._progress.repetition == 2)
+        replayed(records, "next.csv", keys=True)
+        (tmp_path / "next.csv").replace(tmp_path / "measurements.csv")
+        await eventually(arrived)
+        if repeat:
+            await eventually(lambda: is_done(service))
+            assert service.health().detail.startswith("15 of 15 records saved, repetition 3: ")
+
+
+@pytest.mark.parametrize("repeat", [0, 3])
+async def test_a_repeated_file_without_keys_that_changes_is_not_read_again_and_it_says_so(
+    replayed: Callable[..., Settings], laboratory: Laboratory, settings: Settings, tmp_path: Path, repeat: int
+) -> None:
+    settings = replayed(list(laboratory.records(4))).copy(update={"source_repeat": repeat, "source_rate": 8.0})
+    said = "the file has changed and is not read again, because its rows have no keys"
+    async with running(DatabaseMongoService, settings), running(DummyDataGenerationService, settings) as service:
+        await eventually(lambda: service._progress.repetition == 2)
+        replayed(list(laboratory.records(4)), "next.csv")
+        (tmp_path / "next.csv").replace(tmp_path / "measurements.csv")
+        await eventually(lambda: said in service.health().detail and service._progress.repetition == 3)
+        if repeat:
+            await eventually(lambda: is_done(service))
+            assert service.health().detail == f"12 of 12 records saved, repetition 3; {said}"

@@ -34,15 +34,16 @@ from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError, NobodyListensError, StoreUnavailableError, TooLargeError
 from complex_system.local.processes import Child
 from complex_system.local.servers import NatsServer, Server, free_port
-from complex_system.messaging import subjects
+from complex_system.messaging import operators, subjects
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.ingest import consumer as ingest
 from complex_system.messaging.ingest import dead_letters
 from complex_system.messaging.ingest import streams as ingest_streams
 from complex_system.messaging.ingest import writer as ingest_batch
-from complex_system.messaging.ingest.dead_letters import ROOM_FOR_REASON, DeadLetter, DeadLetters, manage_dead_letters
+from complex_system.messaging.ingest.dead_letters import ROOM_FOR_REASON, DeadLetter, DeadLetters
 from complex_system.messaging.ingest.publisher import IngestClient, published_records
 from complex_system.messaging.ingest.streams import DEAD_STREAM, STREAM, IngestStreams
+from complex_system.messaging.operators import manage_dead_letters
 from complex_system.messaging.things import to_thing
 from complex_system.protocol.base import Empty, Request
 from complex_system.protocol.database import GET_INGEST_COUNTS, IngestCounts, Saved
@@ -345,7 +346,7 @@ async def test_an_operator_sees_dead_letters_and_publishes_them_again_when_the_c
 async def test_an_operator_without_a_broker_is_told_so(
     settings: Settings, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dead_letters, "_PATIENCE", 0.5)
+    monkeypatch.setattr(operators, "_PATIENCE", 0.5)
     with pytest.raises(NobodyListensError, match=r"No broker at 127\.0\.0\.1:\d+ accepts a connection .*FASTIOT_NATS_PORT"):
         await manage_dead_letters(settings.copy(update={"nats_port": free_port()}), "show", lambda _: None)
 

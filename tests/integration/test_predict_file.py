@@ -36,7 +36,7 @@ name: plant
 target: quality
 id: Charge
 columns:
-  - {name: Temp, type: number, range: [0, 1000]}
+  - {name: Temp, type: number, range: [0, 1000], censored: left, limit_share: 1}
   - {name: Ofen, type: category, categories: [A, B]}
   - {name: flow, type: number, range: [0, 500], optional: true, fill: 200}
   - {name: quality, type: number, optional: true}
@@ -82,9 +82,11 @@ FOUND = [
 
 async def test_a_german_table_is_answered_row_by_row(client: httpx.AsyncClient, tmp_path: Path) -> None:
     file, made = tmp_path / "morgen.csv", tmp_path / "made.csv"
-    file.write_text(GERMAN, encoding="utf-8-sig")
+    file.write_text(GERMAN.replace(";861,5;", ";< 861,5;") + "\nPrüfer: Müller\n", encoding="utf-8-sig")
     code, out, err = await fiot(file, "--url", client.base_url, "-o", made)
     assert (code, out) == (2, ""), err
+    assert "NOTE: line 6 stands below the table and is left out: 'Prüfer: Müller'." in err
+    assert "NOTE: 1 value of 'Temp' is below a detection limit: all of it stands in for each." in err
     rows = rows_of(made.read_text())
     assert list(rows[0]) == ["Charge", "prediction", "model", "faults"]
     for row, expected in zip(rows, FOUND, strict=True):

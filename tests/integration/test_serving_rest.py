@@ -304,6 +304,65 @@ async def test_a_swap_under_load_fails_no_request_and_mixes_no_models(dataset: D
         assert {"2", "3", "4", "5", "6", "7"} <= seen
 
 
+LEAD = Dataset.parse("""
+name: lead
+target: y
+columns:
+  - {name: lead, type: number, range: [0, 200], unit: mg/l, censored: both}
+  - {name: oven, type: category, categories: [Nord, Süd], spellings: {Nord: [nord, "Nord "]}}
+  - {name: y, type: number, optional: true}
+pipeline:
+  - {step: keep, column: lead}
+  - {step: one_hot, column: oven}
+""")
+
+
+async def test_limits_and_spellings_mean_the_same_on_every_path() -> None:
+    source = MemorySource()
+    source.publish(LEAD, 1.0)
+    rows = [("<0,01", "nord"), (">100 mg/l", "Nord "), (0.005, "Nord"), ("< 4", "Süd")]
+    want = [2.005, 102.0, 2.005, 4.0]  # 1 + the sum of the features
+    lead, oven = [row[0] for row in rows], [row[1] for row in rows]
+    records = [{"lead": number, "oven": name} for number, name in rows]
+    async with server(LEAD, source) as (_, client):
+
+        async def ask(path: str, field: str, **body: Any) -> list[float]:
+            response = await client.post(path, **body)
+            assert response.status_code == 200, response.text
+            found: Any = response.json()
+            for part in field.split("."):
+                found = found[int(part) if part.isdecimal() else part]
+            return [each if isinstance(each, float) else each[0] for each in found]
+
+        csv = "lead;oven\n" + "".join(f"{number};{name}\n" for number, name in rows).replace("0.005", "0,005")
+        model = source.published[-1][0]
+        for datatype in ("FP64", "BYTES"):
+            tensors = [
+                {"name": "lead", "shape": [4], "datatype": datatype, "data": lead},
+                {"name": "oven", "shape": [4], "datatype": "BYTES", "data": oven},
+            ]
+            path = f"/v2/models/{model}/infer"
+            assert await ask(path, "outputs.0.data", json={"inputs": tensors}) == pytest.approx(want)
+        assert await ask("/predict", "predictions", json={"records": records}) == pytest.approx(want)
+        split = {"columns": ["lead", "oven"], "data": [list(row) for row in rows]}
+        for content in (
+            {"dataframe_records": records},
+            {"dataframe_split": split},
+            {"inputs": {"lead": lead, "oven": oven}},
+        ):
+            assert await ask("/invocations", "predictions", json=content) == pytest.approx(want)
+        headers = {"Content-Type": "text/csv"}
+        assert await ask("/invocations", "predictions", content=csv.encode(), headers=headers) == pytest.approx(want)
+        refused = await client.post("/predict", json={"lead": "<1,234", "oven": "NORD"})
+        assert refused.status_code == 422
+        problems = {fault["field"]: fault["problem"] for fault in refused.json()["error"]["faults"]}
+        assert "below a limit that can be 1234 or 1.234" in problems["lead"]
+        assert problems["oven"] == "'NORD' is not one of Nord, Süd"
+        schema = (await client.get("/openapi.json")).json()["components"]["schemas"]["RawRecord"]["properties"]
+        assert schema["lead"]["type"] == ["number", "string"]
+        assert schema["oven"]["enum"] == ["Nord", "Süd", "nord", "Nord "]
+
+
 class SlowSource(MemorySource):
     """A source whose loads last until the test says so."""
 

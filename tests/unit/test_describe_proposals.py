@@ -194,6 +194,50 @@ def test_markers_and_spellings_are_named_and_nothing_is_merged(write: Write) -> 
     assert found.proposal.used == {"x", "coating", "werk", "z"}
 
 
+def test_the_line_that_merges_spellings_works_and_is_a_comment(write: Write) -> None:
+    works = ("Nord", "nord", "Nord", "Nord ", "Mg", "mg", "Süd")
+    found = describe(write(werk=lambda i: works[i % 7]), "y")
+    assert found.dataset().column("werk").spellings == {}
+    assert "where these are one category" in plain(found.text()).lower()
+    lines = found.text().splitlines()
+    place = next(number for number, line in enumerate(lines) if line.startswith("  # - {name: werk"))
+    active = next(number for number, line in enumerate(lines) if line.startswith("  - {name: werk"))
+    lines[active] = lines[place].replace("# ", "")
+    dataset = Dataset.parse("\n".join(lines))
+    assert dataset.column("werk").categories == ("Mg", "Nord", "Süd")
+    assert dataset.column("werk").spellings == {"Mg": ("mg",), "Nord": ("Nord ", "nord")}
+    assert check_file(found.path, dataset).refused == 0
+    assert {row.record["werk"] for rows in ReplayFile(found.path, dataset).batches(9) for row in rows} == {
+        "Mg",
+        "Nord",
+        "Süd",
+    }
+
+
+def test_whole_numbers_that_add_up_to_a_count_are_counted_and_others_are_measured(write: Write) -> None:
+    good, bad = (lambda i: 20 + i * 7 % 11), (lambda i: i * 3 % 5)
+    found = describe(
+        write(
+            temp=lambda i: 200 + i % 9, gut=good, ausschuss=bad, Anzahl=lambda i: good(i) + bad(i), druck=lambda i: 5 + i % 4
+        ),
+        "y",
+    )
+    assert {each.name: each.type for each in found.columns if each.name not in "xy"} == {
+        "temp": "number", "gut": "integer", "ausschuss": "integer", "Anzahl": "integer", "druck": "number",
+    }  # fmt: skip
+    assert refused(found) == (0, "")
+
+
+def test_the_unit_below_the_header_says_that_a_column_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("Poren;Temp;y\nStk;°C;%\n" + "".join(f"{n % 9};{20 + n % 7};{n % 5},5\n" for n in range(60)))
+    assert {each.name: each.type for each in describe(path, "y").columns} == {
+        "Poren": "integer",
+        "Temp": "number",
+        "y": "number",
+    }
+
+
 @pytest.mark.parametrize("mark", [-9999, 999, -999.0, 99999])
 def test_a_sentinel_is_a_proposal_whose_line_works(write: Write, mark: float) -> None:
     found = describe(write(temp=lambda i: mark if i % 20 == 0 else 20 + i * 7 % 11), "y")

@@ -13,13 +13,13 @@ from complex_system.errors import StoreUnavailableError
 from complex_system.monitoring.aggregates import Served
 from complex_system.monitoring.drift import DataDrift
 from complex_system.monitoring.history import CHAMPIONS, WAITING, Champion, History, Pair
-from complex_system.monitoring.joining import SAVED_AFTER, PredictionJoin
+from complex_system.monitoring.joining import SAVED_AFTER, TRUTH_REMEMBERED, PredictionJoin
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.services import KnownServices
 from complex_system.service_layer.monitoring.keeper import HistoryKeeper
 from kept import KeptDocuments
 
-A, B = Served("champion", "lab", "1"), Served("champion", "lab", "2")
+A, B, C = (Served("champion", "lab", version) for version in "123")
 
 
 class Joined(PredictionJoin):
@@ -62,6 +62,18 @@ def test_a_truth_counts_once_for_every_model_also_for_one_that_comes_later() -> 
     assert join.found == [(3.0, 1.0, "1"), (4.0, 1.0, "2")]
     join.measured("a", 2.0)
     assert join.found[2:] == [(5.0, 2.0, "2")]
+
+
+async def test_a_label_that_was_corrected_long_ago_is_asked_for_and_what_was_joined_stays() -> None:
+    join, documents = Joined(), KnownTargets({"a": 5.0})
+    join.predicted(10.0, A, "a", 3.0)
+    assert await join.ask_targets(documents, 20.0) == 1
+    documents.known["a"] = 99.9
+    join.predicted(21.0, B, "a", 4.0)
+    join.predicted(20.0 + TRUTH_REMEMBERED, C, "a", 6.0)
+    assert join.found == [(3.0, 5.0, "1"), (4.0, 5.0, "2")]
+    assert await join.ask_targets(documents, 30.0 + TRUTH_REMEMBERED) == 1
+    assert join.found[2:] == [(6.0, 99.9, "3")]
 
 
 def test_a_record_predicted_again_counts_with_the_newest_prediction() -> None:

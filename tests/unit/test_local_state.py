@@ -17,7 +17,7 @@ from complex_system.domain.laboratory import truth_of
 from complex_system.local.cycle import RECOUNTED, Cycle
 from complex_system.local.display import LogDisplay
 from complex_system.local.live import LiveDisplay
-from complex_system.local.plan import TRAINER_SERVICES, Plan, PlannedService
+from complex_system.local.plan import SOURCE, TRAINER_SERVICES, Plan, PlannedService
 from complex_system.local.probe import curl_lines, sample_record
 from complex_system.local.state import Prediction, Process, RunState, ScenarioProgress, ScenarioStep
 from complex_system.local.watcher import Watcher, is_up
@@ -116,6 +116,22 @@ async def test_only_changes_are_logged(run: Observed) -> None:
     assert run.logged == ["database_mongo: waiting, MongoDB at h:1: refused"]
 
 
+async def test_the_run_says_what_became_of_the_records_of_a_file_whenever_it_was_read(run: Observed) -> None:
+    run.state.services[SOURCE] = Process(SOURCE, "starting", pid=9)
+    details = {
+        "400 of 400 records saved": ("waiting", "working", "ready"),
+        "403 of 403 records saved: 3 new, 397 known, 2 filled, 1 differs and is not taken: B-0007": ("working", "ready"),
+        "403 of 403 records saved; the file has changed and is not read again, because its rows have no keys": (
+            "working",
+            "ready",
+        ),
+    }
+    for detail, states in details.items():
+        for state in states:
+            await run.watcher.heartbeat(beat(SOURCE, 9, state, detail=detail if state == "ready" else "reading"))
+    assert [line for line in run.logged if "ready" in line] == [f"{SOURCE}: ready, {detail}" for detail in details]
+
+
 def test_a_serving_service_without_a_model_is_up() -> None:
     assert is_up("waiting", "no model yet: no champion")
     assert not is_up("waiting", "MongoDB at h:1: refused")
@@ -206,7 +222,7 @@ def test_status_json_has_what_scripts_are_promised(run: Observed, tmp_path: Path
         "state": "running",
         "infrastructure": {"nats": {"url": "nats://127.0.0.1:1"}},
         "services": {"ml_serving_mlflow": {"state": "ready", "pid": 7, "restarts": 0, "url": "http://127.0.0.1:2"}},
-        "records": {"raw": 0, "processed": 0, "labelled": 0, "rejected": 0, "conflicts": 0},
+        "records": {"raw": 0, "processed": 0, "labelled": 0, "rejected": 0, "conflicts": 0, "corrected": 0},
         "results": [
             {"framework": "lightgbm", "model": "lab-lightgbm", "version": "1", "rmse": 14.4, "mae": 12.1, "r2": 0.98}
         ],

@@ -16,6 +16,7 @@ from complex_system.describe.description import describe, refused
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.records import raw_check
 from complex_system.errors import ComplexSystemError, InvalidRecordError
+from complex_system.local.own_data import choose_data
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.requests.csv import csv_columns
 from complex_system.serving.requests.reader import BatchReader
@@ -240,12 +241,12 @@ def test_the_message_says_what_to_do_with_a_limit(censored: str, value: str, wor
 def test_values_beyond_limits_are_counted_and_named_before_the_run(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(json.dumps({"x": 1.5, "conc": ["<0,01", ">100", 5.5, 6.5][row % 4]}) for row in range(40)))
-    assert ReplayFile(path, BOTH).notes == (
+    assert ReplayFile(path, BOTH).limits == (
         "10 values of 'conc' are below a detection limit: half of it stands in for each",
         "10 values of 'conc' are above a limit: the limit stands in for each",
     )
     third = BOTH.copy(update={"columns": tuple(c.copy(update={"limit_share": 0.3}) for c in BOTH.columns)})
-    assert "0.3 of it stands in" in ReplayFile(path, third).notes[0]
+    assert "0.3 of it stands in" in ReplayFile(path, third).limits[0]
 
 
 def test_values_above_a_limit_are_described_too(tmp_path: Path) -> None:
@@ -255,6 +256,9 @@ def test_values_above_a_limit_are_described_too(tmp_path: Path) -> None:
     found = describe(path, "y")
     declared = found.dataset().by_name["keime"]
     assert (declared.type, declared.censored) == ("number", "both")
+    assert found.notes == ()
+    notes = choose_data(str(path), "y", tmp_path / "runs", {}).notes
+    assert "NOTE: 1 value of 'keime' is below a detection limit: half of it stands in for each" in notes
     assert refused(found) == (0, "")
     hints = next(column for column in found.columns if column.name == "keime").hints
     assert hints == [

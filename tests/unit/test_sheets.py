@@ -298,5 +298,8 @@ def test_a_column_without_a_name_in_the_middle_of_a_sheet_moves_no_values(tmp_pa
     found = table_at(write_cells(tmp_path / "a.xlsx", cells))
     assert found.frame().columns == HEADER
     assert measured(found) == [tuple(row) for row in NUMBERS]
+    far = [HEADER, *NUMBERS, *NUMBERS, [*NUMBERS[0], "kalt"]]
+    assert rows(table_at(write_cells(tmp_path / "c.xlsx", far)))[60]["column 4"] == "kalt"
+    assert table_at(write_cells(tmp_path / "d.xlsx", [[None, None], [None]])).outline() == ([], 0)
     with pytest.raises(SourceFileError, match="has the column 'Temp' more than once"):
         table_at(write_cells(tmp_path / "b.xlsx", [["Temp", "Druck", "Temp"], *NUMBERS])).outline()

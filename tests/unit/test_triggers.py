@@ -7,8 +7,8 @@ from complex_system.protocol.database import RecordCounts
 from complex_system.protocol.operations import Alert
 
 
-def counts(raw: int, processed: int, labelled: int, rejected: int = 0) -> RecordCounts:
-    return RecordCounts(raw=raw, processed=processed, labelled=labelled, rejected=rejected)
+def counts(raw: int, processed: int, labelled: int, rejected: int = 0, corrected: int = 0) -> RecordCounts:
+    return RecordCounts(raw=raw, processed=processed, labelled=labelled, rejected=rejected, corrected=corrected)
 
 
 def test_the_first_round_waits_until_the_bulk_is_there_and_processed() -> None:
@@ -44,8 +44,28 @@ def test_the_next_round_comes_with_a_quarter_more_and_not_after_a_restart_withou
     trigger = GrowthTrigger(200, 0.25, last_labelled=1000)
     assert not any(trigger.is_due(counts(2500, 2500, 1249), now) for now in range(100))
     assert trigger.is_due(counts(2500, 2500, 1250), 101)
-    trigger.succeeded(1250)
+    trigger.succeeded(1250, 0)
     assert not trigger.is_due(counts(2500, 2500, 1250), 102)
+
+
+def test_corrected_labels_count_as_new_ones() -> None:
+    trigger = GrowthTrigger(200, 0.25, last_labelled=1000, last_corrected=30)
+    assert not any(trigger.is_due(counts(2500, 2500, 1100, corrected=179), now) for now in range(100))
+    due = counts(2500, 2500, 1100, corrected=180)
+    assert trigger.is_due(due, 101)
+    assert trigger.most_waiting(due) == 0  # a correction counts when it comes, and before it is processed
+    assert trigger.most_waiting(counts(2500, 2500, 1250, corrected=180)) == 25
+    trigger.succeeded(1100, 180)
+    assert not trigger.is_due(due, 102)
+    assert trigger.failed(1100, 180, 103) == 30
+    assert not trigger.is_due(counts(2500, 2500, 1100, corrected=454), 104)
+    assert trigger.is_due(counts(2500, 2500, 1100, corrected=455), 105)  # new data end the pause
+
+
+def test_corrections_from_before_they_were_counted_start_no_round() -> None:
+    trigger = GrowthTrigger(200, 0.25, last_labelled=1000)
+    assert not any(trigger.is_due(counts(2500, 2500, 1000, corrected=900), now) for now in range(100))
+    assert trigger.is_due(counts(2500, 2500, 1000, corrected=1150), 101)
 
 
 def test_a_database_that_was_filled_anew_starts_a_round() -> None:
@@ -56,7 +76,7 @@ def test_a_database_that_was_filled_anew_starts_a_round() -> None:
 
 def failed_at_once(trigger: GrowthTrigger, labelled: int, now: float) -> float:
     """Seconds from a failed round until the next one is due."""
-    trigger.failed(labelled, now)
+    trigger.failed(labelled, 0, now)
     look = counts(2 * labelled, 2 * labelled, labelled)
     return next(pause for pause in range(10_000) if trigger.is_due(look, now + pause))
 
@@ -66,18 +86,18 @@ def test_rounds_without_a_model_are_repeated_after_growing_pauses() -> None:
     trigger.is_due(counts(2000, 2000, 1000), 0)
     assert [failed_at_once(trigger, 1000, 10_000.0 * i) for i in range(8)] == [30, 60, 120, 240, 480, 960, 1800, 1800]
     for _ in range(2000):
-        assert trigger.failed(1000, 0.0) == 1800
-    trigger.succeeded(1000)
+        assert trigger.failed(1000, 0, 0.0) == 1800
+    trigger.succeeded(1000, 0)
     assert failed_at_once(GrowthTrigger(200, 0.25), 1000, 0.0) == 30
 
 
 def test_new_data_end_the_pause_after_a_failed_round() -> None:
     trigger = GrowthTrigger(200, 0.25)
-    trigger.failed(1000, 0.0)
+    trigger.failed(1000, 0, 0.0)
     for raw in (2490, 2490):
         assert not trigger.is_due(counts(raw, raw, 1245), 1.0)
     assert trigger.is_due(counts(2500, 2500, 1250), 2.0)
-    assert trigger.failed(1250, 3.0) == 30, "with other data it is the first failure"
+    assert trigger.failed(1250, 0, 3.0) == 30, "with other data it is the first failure"
 
 
 def alert(key: str, began: float = 100.0, *, retrain: bool = True) -> Alert:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from fastiot.cli.model.project import ProjectContext
@@ -13,6 +14,9 @@ from fastiot.cli.typer_app import DEFAULT_CONTEXT_SETTINGS, extras_cmd
 
 from complex_system.cli.shared import Deployed, config_of, errors_of, fail, infrastructure_of, say
 from complex_system.errors import ComplexSystemError, StartError
+
+if TYPE_CHECKING:
+    from complex_system.settings import Settings
 
 
 @extras_cmd.command("init-env", context_settings=DEFAULT_CONTEXT_SETTINGS)
@@ -81,25 +85,56 @@ def dead_letters(
 
     The broker is the one in the deployment's .env, by default on this machine; FASTIOT_NATS_PORT takes precedence over its port.
     """
-    import asyncio
-
-    from pydantic import ValidationError
-
-    from complex_system.messaging.ingest.dead_letters import Action, manage_dead_letters
-    from complex_system.settings import Settings
+    from complex_system.messaging.operators import Action, manage_dead_letters
 
     if replay and remove:
         raise typer.BadParameter(
             "--replay removes what it publishes; --remove removes without publishing. Name one of them."
         )
     action: Action = "replay" if replay else "remove" if remove else "payload" if payload else "show"
+    _over_the_broker(
+        "extras dead-letters",
+        deployment,
+        lambda settings: manage_dead_letters(settings, action, say, limit=limit, number=number, source=source),
+    )
+
+
+@extras_cmd.command("conflicts", context_settings=DEFAULT_CONTEXT_SETTINGS)
+def conflicts(
+    deployment: Deployed,
+    csv: Annotated[bool, typer.Option("--csv", help="Write a CSV with a row for each value that lost.")] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Maximum number of conflicts, by key: 100, or all with --csv.", show_default=False),
+    ] = None,
+) -> None:
+    """Show records that came under keys that exist with other values: key, time, sources, and the columns with both values.
+
+    The deployment must run: its database service answers. The broker is the one in the deployment's .env, by default on this machine;
+    FASTIOT_NATS_PORT takes precedence over its port.
+
+        fiot extras conflicts mongo --csv > conflicts.csv
+    """
+    from complex_system.messaging.operators import list_conflicts
+
+    most = limit or (None if csv else 100)
+    _over_the_broker("extras conflicts", deployment, lambda settings: list_conflicts(settings, say, as_csv=csv, limit=most))
+
+
+def _over_the_broker(command: str, deployment: str, work: Callable[[Settings], Coroutine[Any, Any, int]]) -> None:
+    """Do something over the broker of a deployment."""
+    import asyncio
+
+    from pydantic import ValidationError
+
+    from complex_system.settings import Settings
+
     try:
         config_of(deployment)
         environment = ProjectContext.default.env_for_deployment(deployment)
-        settings = Settings.of({**environment, **os.environ})
-        asyncio.run(manage_dead_letters(settings, action, say, limit=limit, number=number, source=source))
+        asyncio.run(work(Settings.of({**environment, **os.environ})))
     except (ComplexSystemError, ValidationError) as error:
-        fail("extras dead-letters", str(error))
+        fail(command, str(error))
 
 
 @extras_cmd.command("describe-data", context_settings=DEFAULT_CONTEXT_SETTINGS)

@@ -44,6 +44,7 @@ class FileCheck:
         parts: Labelled records in the train, validation and hold-out part of the split.
         refusing: Columns whose values cost a record, with the first reason.
         notes: What of the file is not a record, or read in a way of its own.
+        limits: How many values are beyond a limit, and what stands in for them.
     """
 
     records: int
@@ -58,6 +59,7 @@ class FileCheck:
     copies: int = 0
     refusing: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
 
     @property
     def why(self) -> str:
@@ -172,6 +174,7 @@ class _Counters:
                 if (column := f"field '{name}'") in self._reasons
             },
             notes=file.notes,
+            limits=file.limits,
         )
 
 

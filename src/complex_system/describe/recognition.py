@@ -208,7 +208,7 @@ def spellings_of(texts: pl.Series) -> dict[str, tuple[str, ...]]:
     That is the most frequent one without blanks around it, where there is such a one.
     """
     alike: dict[str, list[str]] = {}
-    for category, _ in sorted(Counter(texts.to_list()).items(), key=lambda each: (-each[1], each[0])):
+    for category, _ in sorted(Counter(texts.to_list()).items(), key=lambda each: (-each[1], each[0].isupper(), each[0])):
         alike.setdefault(" ".join(category.casefold().split()), []).append(category)
     found = (sorted(same, key=lambda each: each != each.strip()) for same in alike.values() if len(same) > 1)
     return {same[0]: tuple(sorted(same[1:])) for same in found}

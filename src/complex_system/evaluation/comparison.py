@@ -49,6 +49,7 @@ class ComparisonRequest:
         round: Id of the round.
         models: Registered name and version of each.
         labelled: Labelled records at the round; None for models that no round asked for.
+        corrected: Corrections of labelled records that the round's data have.
         after: The models were trained on records with larger keys only, and are compared on such.
         alert: The alerts that asked for the round; None where it was the growth of the data.
         comparison: The result, once there is one.
@@ -60,6 +61,7 @@ class ComparisonRequest:
     labelled: int | None = None
     after: str | None = None
     alert: AlertCause | None = None
+    corrected: int = 0
     comparison: Comparison | None = None
     runs: dict[str, str] = field(default_factory=dict)
 

@@ -7,7 +7,7 @@ import logging
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -35,6 +35,20 @@ _CHAMPION, _OTHER, _LIMIT, _TEXT, _GRID = "#0b6e4f", "#9db4c0", "#c1121f", "#253
 _BASELINE = "#e3e8ea"
 
 
+class LastRounds(NamedTuple):
+    """The complete rounds of a pipeline version.
+
+    Attributes:
+        labelled: Labelled records at the last round; None where there was none.
+        corrected: Corrections of labelled records until then; None where they were not counted.
+        after: The key after which the records of the last round with a new champion began; None where it had all.
+    """
+
+    labelled: int | None = None
+    corrected: int | None = None
+    after: str | None = None
+
+
 class ComparisonLog:
     """Comparisons of one data set in one MLflow experiment. Blocking; runs in a thread.
 
@@ -56,19 +70,15 @@ class ComparisonLog:
         self._best_possible = best_possible
         self._unit = dataset.column(dataset.target).unit
 
-    def recall(self) -> tuple[int | None, str | None]:
-        """Return what a new round must know of the complete rounds of this pipeline version.
-
-        Returns:
-            The labelled records at the last round, None where there was none; and the key after which the last round with a new
-            champion began, None where it had all records.
-        """
+    def recall(self) -> LastRounds:
+        """Return what a new round must know of the complete rounds of this pipeline version."""
         client = open_client(self._uri)
         with translated(self._uri, "looking for the last round"):
             last = self._newest(client, {_ORIGIN: "round"})
             changed = self._newest(client, {_ORIGIN: "round", _CHANGED: "True"})
-        labelled = last.data.params.get("labelled") if last else None
-        return int(labelled) if labelled else None, changed.data.params.get("after") if changed else None
+        params = last.data.params if last else {}
+        labelled, corrected = (int(params[name]) if params.get(name) else None for name in ("labelled", "corrected"))
+        return LastRounds(labelled, corrected, changed.data.params.get("after") if changed else None)
 
     def last(self) -> ComparisonFinished | None:
         """Return the newest complete comparison of this pipeline version; None if there is none that can be read."""
@@ -140,6 +150,7 @@ class ComparisonLog:
                 "round": comparison.round,
                 "holdout": comparison.holdout,
                 "labelled": request.labelled,
+                "corrected": None if request.labelled is None else request.corrected,
                 "cause": request.cause,
                 "after": request.after,
                 "alerts": " ".join(alerts) or None,

@@ -12,6 +12,8 @@ SETTLED_SHARE = 0.01
 """Data are settled when at most this share of the raw records is neither processed nor rejected ..."""
 SETTLED_GROWTH = 0.02
 """... and they grew by less than this share since the last look."""
+MAX_WAITING = 1000
+"""Most records that may wait to be processed when a round begins."""
 SETTLE_PATIENCE = 60.0
 """Seconds after which a due round starts although the data have not settled."""
 FIRST_FAILURE_PAUSE = 30.0
@@ -23,23 +25,27 @@ MAX_ALERT_PAUSE = 86_400.0
 
 
 class GrowthTrigger:
-    """Tells when there is enough new data for a training round."""
+    """Tells when there is enough new data for a training round: labelled records that are new, and corrected ones."""
 
-    def __init__(self, min_labelled: int, growth: float, last_labelled: int | None = None) -> None:
+    def __init__(
+        self, min_labelled: int, growth: float, last_labelled: int | None = None, last_corrected: int | None = None
+    ) -> None:
         """Make a trigger.
 
         Args:
             min_labelled: Labelled records that a round needs.
             growth: Share by which the labelled records must have changed since the last round.
             last_labelled: Labelled records at the last round; None when there was none.
+            last_corrected: Corrections of labelled records at the last round; None where nobody counted them: those of the first look.
         """
         self._min_labelled = min_labelled
         self._growth = growth
         self.last_labelled = last_labelled
+        self._last_corrected = last_corrected
         self._raw_before: int | None = None
         self._enough_since: float | None = None
         self._failures = 0
-        self._failed_labelled = 0
+        self._failed = (0, 0)
         self._not_before = 0.0
 
     def is_due(self, counts: RecordCounts, now: float) -> bool:
@@ -52,10 +58,12 @@ class GrowthTrigger:
             now: Monotonic time in seconds.
         """
         raw_before, self._raw_before = self._raw_before, counts.raw
-        if counts.labelled < self._min_labelled or not self._has_changed(counts.labelled, self.last_labelled):
+        if self._last_corrected is None:
+            self._last_corrected = counts.corrected
+        if counts.labelled < self._min_labelled or not self._has_changed(counts, self.last_labelled, self._last_corrected):
             self._enough_since = None
             return False
-        if self._failures and self._has_changed(counts.labelled, self._failed_labelled):
+        if self._failures and self._has_changed(counts, *self._failed):
             self._failures = 0
         if self._failures and now < self._not_before:
             return False
@@ -68,23 +76,34 @@ class GrowthTrigger:
         waiting = max(0, raw - counts.processed - counts.rejected)
         return raw_before is not None and waiting <= SETTLED_SHARE * raw and raw - raw_before <= SETTLED_GROWTH * raw_before
 
-    def succeeded(self, labelled: int) -> None:
-        """Record that a round with this many labelled records was carried out."""
-        self.last_labelled = labelled
+    def most_waiting(self, counts: RecordCounts) -> int:
+        """Return how many records may still wait to be processed when a due round begins.
+
+        None where it is due for its corrections, which count before they are processed.
+        """
+        grown = self.last_labelled is None or abs(counts.labelled - self.last_labelled) >= self._growth * self.last_labelled
+        return min(MAX_WAITING, max(1, int(SETTLED_SHARE * counts.raw))) if grown else 0
+
+    def succeeded(self, labelled: int, corrected: int) -> None:
+        """Record that a round with this many labelled records, and corrections of them until then, was carried out."""
+        self.last_labelled, self._last_corrected = labelled, corrected
         self._enough_since = None
         self._failures = 0
 
-    def failed(self, labelled: int, now: float) -> float:
-        """Record that a round with this many labelled records ended without a model; return the seconds until the next one."""
+    def failed(self, labelled: int, corrected: int, now: float) -> float:
+        """Record that such a round ended without a model; return the seconds until the next one."""
         pause: float = min(FIRST_FAILURE_PAUSE * 2 ** min(self._failures, 10), MAX_FAILURE_PAUSE)
         self._failures += 1
-        self._failed_labelled, self._not_before = labelled, now + pause
+        self._failed, self._not_before = (labelled, corrected), now + pause
         self._enough_since = None
         return pause
 
-    def _has_changed(self, labelled: int, before: int | None) -> bool:
+    def _has_changed(self, counts: RecordCounts, labelled: int | None, corrected: int) -> bool:
         # Fewer than before happens, too: the database was emptied and filled anew.
-        return before is None or abs(labelled - before) >= self._growth * before
+        return (
+            labelled is None
+            or abs(counts.labelled - labelled) + abs(counts.corrected - corrected) >= self._growth * labelled
+        )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from complex_system.domain.laboratory import has_known_function, truth_of
 from complex_system.errors import ComplexSystemError, NobodyListensError, ReplyTimeoutError
 from complex_system.evaluation.verdict import format_figure
-from complex_system.local.plan import TRAINER_SERVICES, Plan
+from complex_system.local.plan import SOURCE, TRAINER_SERVICES, Plan
 from complex_system.local.probe import ProbeError, predict, rest_client, sample_record, served_model, stored_sample
 from complex_system.local.state import Process, RunState
 from complex_system.messaging.clients import ServingClient, SystemClient
@@ -19,7 +19,6 @@ from complex_system.protocol.training import TrainingFinished
 
 log = logging.getLogger(__name__)
 
-SOURCE = "dummy_data_generation"
 CHAMPION_SERVING = "ml_serving_mlflow"
 ARTIFACT_SERVING = "ml_serving"
 CONSUMER = "ml_consumer"

@@ -181,6 +181,7 @@ def _record_notes(checked: FileCheck, file: Path, declaration: Path) -> list[str
     notes = [f"NOTE: {note}" for note in checked.notes[:_MAX_NOTES]]
     if more := len(checked.notes) - len(notes):
         notes.append(f"NOTE: and {more} more; fiot extras describe-data names all")
+    notes += (f"NOTE: {limit}" for limit in checked.limits)
     if checked.refused:
         notes.append(
             f"CHECK: {checked.refused} of {checked.records} records are not valid and will be refused: {checked.why}. "

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from complex_system.errors import ComplexSystemError
 from complex_system.local.display import champion_error, comparison_lines, training_line
-from complex_system.local.plan import PAGE_SERVICE, Plan
+from complex_system.local.plan import PAGE_SERVICE, SOURCE, Plan
 from complex_system.local.state import READY_STATES, Champion, RunState
 from complex_system.protocol.base import Empty
 from complex_system.protocol.database import GET_COUNTS
@@ -93,7 +93,10 @@ class Watcher:
         new = self._state.set_process(process, beat.state, beat.detail)
         if process.ready or is_up(beat.state, beat.detail):
             self._on_ready(process.name)
-        if new and (beat.state not in READY_STATES or before not in READY_STATES):
+        is_read = (
+            process.name == SOURCE and before == "working" and beat.state == "ready"
+        )  # it says what became of its records
+        if new and (is_read or beat.state not in READY_STATES or before not in READY_STATES):
             page = f", its page is at {process.url}" if process.name == PAGE_SERVICE and beat.state == "ready" else ""
             self._state.note(f"{process.name}: {beat.state}{f', {beat.detail}' if beat.detail else ''}{page}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -12,13 +12,14 @@ import pyarrow as pa
 from complex_system.domain.documents import Cursor, Document
 from complex_system.domain.pages import MAX_PAGE_ROWS, PAGE_ROWS, Page, decode_page, encode_page, plain_columns
 from complex_system.domain.records import Record
+from complex_system.errors import TooLargeError
 from complex_system.messaging import subjects
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.replicas import ALL, Share
 from complex_system.messaging.things import to_thing, value_of
 from complex_system.protocol import database
 from complex_system.protocol.base import ArrowPage, Empty, Event, Request
-from complex_system.protocol.database import RecordCounts, Rejected, Rejection, Saved, Upserted
+from complex_system.protocol.database import ConflictMessage, RecordCounts, Rejected, Rejection, Saved, Upserted
 from complex_system.protocol.documents import (
     DELETE_DOCUMENTS,
     GET_DOCUMENTS,
@@ -37,6 +38,8 @@ R = TypeVar("R")
 
 DOCUMENTS_IN_REQUEST = 500
 """Documents, and keys, in one request."""
+CONFLICTS_IN_REQUEST = 500
+"""Conflicts in one request; half as many after a reply that would be too large."""
 
 
 class Requester(Protocol):
@@ -156,6 +159,25 @@ class DatabaseClient:
     async def rejected(self, after: str | None = None, limit: int | None = None) -> list[Rejection]:
         """Return rejections, by key."""
         return await self._ask(database.GET_REJECTED, database.RejectedRequest(after=after, limit=limit))
+
+    async def conflicts(self, most: int | None = None) -> AsyncGenerator[ConflictMessage]:
+        """Yield values that lost against others of their key, at most so many, by key and hash; None for all."""
+        left, rows = float("inf") if most is None else most, CONFLICTS_IN_REQUEST
+        after: tuple[str, str] | None = None
+        while left > 0:
+            limit = int(min(rows, left))
+            try:
+                found = await self._ask(database.GET_CONFLICTS, database.ConflictsRequest(after=after, limit=limit))
+            except TooLargeError:
+                if limit == 1:
+                    raise
+                rows = limit // 2
+                continue
+            for each in found:
+                yield each
+            if len(found) < limit:
+                return
+            left, after = left - len(found), (found[-1].key, found[-1].hash)
 
     async def processed_pages(
         self,

@@ -89,6 +89,7 @@ _DATABASE = ServiceSubjects(
         database.GET_PROCESSED,
         database.REJECT_RAW,
         database.GET_REJECTED,
+        database.GET_CONFLICTS,
         database.GET_RAW_BY_KEYS,
         database.GET_TARGETS,
         database.GET_INGEST_COUNTS,

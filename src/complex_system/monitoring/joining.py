@@ -23,6 +23,8 @@ SAVED_AT_ONCE = 2000
 """Records that one :meth:`PredictionJoin.save` writes; what comes faster stays in memory, up to its bound."""
 ASKED_AT_ONCE = 500
 """Records whose target one :meth:`PredictionJoin.ask_targets` asks the database for."""
+TRUTH_REMEMBERED = 300.0
+"""Seconds that a truth in memory counts for later predictions; then the database is asked, where it may have been corrected."""
 RESTORED = 5000
 """Newest waiting records that are read into memory after a restart, so that their targets are asked for."""
 
@@ -32,6 +34,12 @@ class _Prediction(NamedTuple):
     value: float
     by: Served
     group: str
+
+
+class _Truth(NamedTuple):
+    value: float
+    at: float
+    consumed: set[Served]
 
 
 class _Document(Message, frozen=True, kw_only=True):
@@ -73,7 +81,7 @@ class PredictionJoin:
         self._joined = joined
         self._max = max_waiting
         self._waiting: OrderedDict[str, _Waiting] = OrderedDict()
-        self._truths: OrderedDict[str, tuple[float, set[Served]]] = OrderedDict()
+        self._truths: OrderedDict[str, _Truth] = OrderedDict()
         self._unknown: OrderedDict[str, float] = OrderedDict()
         self._done: set[str] = set()
         self._asked_until = 0.0
@@ -89,10 +97,10 @@ class PredictionJoin:
         """Record a prediction; one that is not a finite number is left out."""
         if not math.isfinite(prediction):
             return
-        truth, consumed = self._truths.get(key, (math.nan, set[Served]()))
-        if math.isfinite(truth) and served not in consumed:
-            consumed.add(served)
-            self._joined(Pair(at, prediction, truth, served, group))
+        truth = self._truths.get(key)
+        if truth is not None and served not in truth.consumed and at - truth.at < TRUTH_REMEMBERED:
+            truth.consumed.add(served)
+            self._joined(Pair(at, prediction, truth.value, served, group))
             return
         waiting = self._waiting.setdefault(key, _Waiting({}, at))
         waiting.predictions[served] = _Prediction(at, prediction, served, group)
@@ -100,8 +108,8 @@ class PredictionJoin:
         if len(self._waiting) > self._max:
             self.dropped += not self._waiting.popitem(last=False)[1].saved
 
-    def measured(self, key: str, truth: float) -> None:
-        """Record a truth; one that is not a finite number is left out."""
+    def measured(self, key: str, truth: float, at: float = math.inf) -> None:
+        """Record a truth and when it was told; one that is not a finite number is left out."""
         if not math.isfinite(truth):
             return
         waiting = self._waiting.pop(key, None)
@@ -111,7 +119,7 @@ class PredictionJoin:
         else:  # predictions of an earlier process, or of another model, may wait in the database
             self._unknown[key] = truth
             _bound(self._unknown, self._max)
-        self._truths[key] = (truth, consumed)
+        self._truths[key] = _Truth(truth, at, consumed)
         self._truths.move_to_end(key)
         _bound(self._truths, self._max)
 
@@ -154,7 +162,7 @@ class PredictionJoin:
             return 0
         targets = await documents.targets([key for key, _ in turn])
         for key, target in targets.items():
-            self.measured(key, target)
+            self.measured(key, target, now)
         return len(targets)
 
     async def load(self, documents: Documents, now: float, kept: float) -> None:
@@ -184,7 +192,8 @@ class PredictionJoin:
         if not unknown:
             return
         for document in await documents.by_keys(WAITING, sorted(unknown)):
-            consumed = self._truths.get(document.key, (0.0, set[Served]()))[1]
+            known = self._truths.get(document.key)
+            consumed = known.consumed if known is not None else set[Served]()
             stored = _parsed(document)
             stored.predictions = {by: each for by, each in stored.predictions.items() if by not in consumed}
             consumed |= self._pair(stored, unknown[document.key])

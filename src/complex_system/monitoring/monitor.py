@@ -160,7 +160,7 @@ class Monitor:
     def measured(self, event: TruthKnown) -> None:
         """Record measured values."""
         for each in event.truths:
-            self.join.measured(each.id, each.truth)
+            self.join.measured(each.id, each.truth, self.now)
 
     def compared(self, event: ComparisonFinished) -> None:
         """Record a comparison.

@@ -59,6 +59,8 @@ def predict_command(
         say(f"The file has no column {listed(file.absent)}; its declared fill is used in every row.")
     if file.ignored:
         say(f"Ignored, because the model does not take it: {listed(file.ignored)}.")
+    for note in file.notes:
+        say(f"NOTE: {note}.")
     progress = _Progress(err)
     where = str(output) if output else "standard output"
     try:
@@ -146,6 +148,7 @@ class PredictionFile:
         self._check: RecordCheck = raw_check(dataset)
         self.absent = [column.name for column in sent if column.optional and column.name not in names]
         self.ignored = [name for name in names if name != self.key and name not in dataset.by_name]
+        self.notes = (*self._table.limits_in(self._columns.values()), *self._table.notes)
         self._require(names, sent, ColumnNames(dataset, dataset.columns, "mlflow"))
 
     def _require(self, names: list[str], sent: list[Column], known: ColumnNames) -> None:

@@ -14,6 +14,8 @@ Limit = Annotated[int, Meta(ge=1)]
 """Rows that are wanted. A page never holds more than ``MAX_PAGE_ROWS``; its cursor says that there are more."""
 MAX_DIFFERING = 20
 """Keys of conflicts in a reply."""
+Value = bool | int | float | str | list[str | float] | None
+"""A value of a raw record."""
 MAX_KEYS = 5000
 Keys = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta(max_length=MAX_KEYS)]
 """Keys of records, or of documents, that a request names."""
@@ -28,6 +30,7 @@ class RecordCounts(Message, frozen=True, kw_only=True):
         labelled: Processed records whose target is known.
         rejected: Raw records that could not be processed.
         conflicts: Contents that lost against other values of their key: kept beside the records.
+        corrected: Those of them that were a labelled record's until newer values replaced them.
     """
 
     raw: int
@@ -35,6 +38,7 @@ class RecordCounts(Message, frozen=True, kw_only=True):
     labelled: int
     rejected: int
     conflicts: int = 0
+    corrected: int = 0
 
 
 class UnprocessedRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -45,7 +49,7 @@ class UnprocessedRequest(Message, frozen=True, kw_only=True, omit_defaults=True)
         after: Only records with larger keys; None from the first one on.
         limit: Rows of the page; the default page size where it is missing.
         share: ``(index, count)``: only keys whose CRC-32 modulo ``count`` is ``index``, the share of one of ``count`` replicas.
-        revisions: With the column ``_envelope_revision``; whoever gives it back with the results is safe from a change in between.
+        revisions: With the column ``_envelope_revision``; given back with the results, it protects them from a change in between.
     """
 
     version: Key
@@ -111,6 +115,56 @@ class RejectedRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
 
     after: Key | None = None
     limit: Limit | None = None
+
+
+class ConflictsRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """Asks for conflicts, in the order of their keys and hashes.
+
+    Attributes:
+        after: Key and hash of the last one that is known; None from the first one on.
+        limit: Conflicts of the page; the default page size where it is missing.
+    """
+
+    after: tuple[Key, Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]] | None = None
+    limit: Limit | None = None
+
+
+class DifferingValue(Message, frozen=True, kw_only=True):
+    """Two values of a column.
+
+    Attributes:
+        column: Its name.
+        kept: What the record has now; null where it has none.
+        lost: The value that lost.
+    """
+
+    column: str
+    kept: Value
+    lost: Value
+
+
+class ConflictMessage(Message, frozen=True, kw_only=True):
+    """Values that lost against others of their key: they were not taken, or were replaced.
+
+    Attributes:
+        key: Of the record.
+        hash: Of the values, hexadecimal; with the key it names the conflict.
+        at: When the database wrote it down, seconds since 1970 (UTC).
+        source: Who sent the values.
+        kept_source: Who sent the record that was there, or that replaced them.
+        corrected: Whether they were a labelled record's until newer values replaced them.
+        deleted: Whether the record is no longer there, so that nothing is known of its values.
+        values: The columns in which they differ from what the record has now.
+    """
+
+    key: Key
+    hash: str
+    at: float
+    source: str = ""
+    kept_source: str = ""
+    corrected: bool = False
+    deleted: bool = False
+    values: tuple[DifferingValue, ...] = ()
 
 
 class RecordsRejected(Message, frozen=True, kw_only=True):
@@ -252,6 +306,12 @@ REJECT_RAW = Request(
     "Write down which raw records cannot be processed, and why.",
 )
 GET_REJECTED = Request("get-rejected-page", RejectedRequest, list[Rejection], "Return rejections with their reasons.")
+GET_CONFLICTS = Request(
+    "get-conflicts-page",
+    ConflictsRequest,
+    list[ConflictMessage],
+    "Return values that lost against others of their key, beside those that the record has now.",
+)
 GET_RAW_BY_KEYS = Request(
     "get-raw-by-keys",
     KeysRequest,

@@ -21,7 +21,7 @@ class TrainRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         round: Id of the round, 1 to 100 characters; None lets the trainer choose one.
-        trainers: Names of the trainers that are meant; None for all.
+        trainers: Names of the trainers that shall train; None for all.
         after: Train only on labelled records with larger keys; None for all.
     """
 
@@ -103,7 +103,7 @@ class CrossValidation(Scores, frozen=True, kw_only=True):
 
     @property
     def repeats(self) -> int:
-        """How often the records were divided anew."""
+        """How often the records were divided, each time differently."""
         return len(self.rmses) // self.folds
 
 
@@ -227,7 +227,7 @@ class FoldCounts(Message, frozen=True, kw_only=True):
     Attributes:
         records: Records that were divided into folds.
         folds: Folds of one repeat.
-        repeats: How often they were divided anew.
+        repeats: How often they were divided, each time differently.
     """
 
     records: int

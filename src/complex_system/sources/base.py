@@ -23,6 +23,7 @@ CHUNK_ROWS = 5000
 """Rows that are in memory at once."""
 ROW = "\0row"
 """Name of the column with the row numbers, from 1; no column of a file has it."""
+_SHARES = {0.5: "half", 1: "all"}
 _PART_ROWS = 50_000
 """Rows that are looked at together for how numbers are written."""
 
@@ -102,6 +103,18 @@ class Table(ABC):
     def notes(self) -> tuple[str, ...]:
         """What of the file is not a record, or read in a way of its own, a sentence each."""
         return ()
+
+    def limits_in(self, columns: Iterable[Column]) -> tuple[str, ...]:
+        """Return how many values of declared columns are beyond a limit and what stands in for them, a sentence a column."""
+        found: list[str] = []
+        for column in columns:
+            below, above = self.beyond_limits(column.name) if column.censored else (0, 0)
+            if below and column.censored != "right":
+                used = _SHARES.get(column.limit_share, f"{column.limit_share:g}")
+                found.append(f"{_counted(below, column)} below a detection limit: {used} of it stands in for each")
+            if above and column.censored != "left":
+                found.append(f"{_counted(above, column)} above a limit: the limit stands in for each")
+        return tuple(found)
 
     @property
     def nested(self) -> frozenset[str]:
@@ -217,3 +230,7 @@ class FrameTable(Table):
                 f"The file {self.shown} has the column '{series.name}' of type {series.dtype}, which does not hold numbers or texts."
             )
         return values(series, column, self.notation(series.name) if series.dtype == pl.String else Notation())
+
+
+def _counted(count: int, column: Column) -> str:
+    return f"1 value of '{column.name}' is" if count == 1 else f"{count} values of '{column.name}' are"

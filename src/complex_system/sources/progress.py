@@ -20,6 +20,7 @@ class Progress:
         saved: Records that were acknowledged, known ones included.
         refused: Rows that are no records, or that the database refuses.
         repetition: Of the file, from 1.
+        note: What else there is to say.
     """
 
     wanted: int
@@ -27,6 +28,7 @@ class Progress:
     saved: int = 0
     refused: int = 0
     repetition: int = 1
+    note: str = ""
     _known: int = 0
     _filled: int = 0
     _differing: int = 0
@@ -45,7 +47,8 @@ class Progress:
         """Return a phrase, such as ``403 of 403 records saved: 400 known, 2 filled, 1 differs and is not taken: B-0007``."""
         refused = f", {self.refused} refused" if self.refused else ""
         repetition = f", repetition {self.repetition}" if self.repetition > 1 else ""
-        return f"{self.saved} of {self.wanted} records {self.sent}{refused}{repetition}{self._merged}"
+        note = f"; {self.note}" if self.note else ""
+        return f"{self.saved} of {self.wanted} records {self.sent}{refused}{repetition}{self._merged}{note}"
 
     @property
     def _merged(self) -> str:

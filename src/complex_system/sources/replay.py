@@ -31,7 +31,6 @@ FILE_ORDER, SHUFFLED = "file", "shuffled"
 MAX_ORDERED = 1_000_000
 """Rows of a file that is replayed in another order than its own: all of them are in memory then."""
 _MAX_HINTS = 5
-_HALF = 0.5
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,7 @@ class ReplayFile:
         path: Where it is.
         rows: How many rows it has, faulty ones included.
         absent: Declared columns that may be missing, and that the file does not have.
+        limits: How many values are beyond a limit, and what stands in for them, a sentence each.
         notes: What of the file is not a record, or read in a way of its own, a sentence each.
     """
 
@@ -105,7 +105,8 @@ class ReplayFile:
             self._table = table if table and not table.nested else table_at(path, dataset.by_name)
             names, self.rows = self._table.outline()
             self.absent, ignored = self._require_columns(names)
-            self.notes = (*self._limit_notes(), *self._table.notes, *self._losses(ignored))
+            self.limits = self._table.limits_in(dataset.columns)
+            self.notes = (*self._table.notes, *self._losses(ignored))
 
     def batches(self, size: int) -> Iterator[list[Row]]:
         """Yield the rows in the order of the file, at most ``size`` at once; the last batch may be smaller.
@@ -147,15 +148,6 @@ class ReplayFile:
                 yield Row(number, {}, fault_text(error.faults[0]))
             else:
                 yield Row(number, record, key_made=number in without_key)
-
-    def _limit_notes(self) -> Iterator[str]:
-        for column in self._dataset.columns:
-            below, above = self._table.beyond_limits(column.name) if column.censored else (0, 0)
-            if below and column.censored != "right":
-                used = "half of it" if column.limit_share == _HALF else f"{column.limit_share:g} of it"
-                yield f"{below} values of '{column.name}' are below a detection limit: {used} stands in for each"
-            if above and column.censored != "left":
-                yield f"{above} values of '{column.name}' are above a limit: the limit stands in for each"
 
     def _losses(self, ignored: list[str]) -> Iterator[str]:
         """Say what of the file is not in its records."""

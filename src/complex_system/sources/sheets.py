@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain, repeat
 from pathlib import Path
 
 import polars as pl
@@ -141,7 +142,7 @@ class ExcelTable(FrameTable):
         except IndexError as error:  # polars takes the first one
             raise SourceFileError(f"The file {self.shown} has no sheet.") from error
         # Columns are named by their place: the reader gives names of its own to those without one, and to the second of two.
-        names = dict(zip(sheet.columns, self._head.names, strict=True))
+        names = dict(zip(sheet.columns, chain(self._head.names, repeat("")), strict=False))
         if twice := next((name for name, count in Counter(names.values()).items() if name and count > 1), None):
             raise SourceFileError(
                 f"The file {self.shown} has the column '{twice}' more than once; give each a name of its own."

@@ -13,7 +13,7 @@ from complex_system.domain.documents import Cursor, Document
 from complex_system.domain.pages import Page
 from complex_system.domain.records import Record
 from complex_system.domain.types import column_type
-from complex_system.protocol.database import RecordCounts, Rejection, Saved
+from complex_system.protocol.database import ConflictMessage, RecordCounts, Rejection, Saved
 from complex_system.storage.conflicts import Orders
 
 RAW = "KIOptiPackRaw"
@@ -147,6 +147,10 @@ class DataStore(ABC):
     @abstractmethod
     async def rejected(self, after: str | None, limit: int) -> list[Rejection]:
         """Return at most ``limit`` rejections after a key, with their version, by key."""
+
+    @abstractmethod
+    async def conflicts(self, after: tuple[str, str] | None, limit: int) -> list[ConflictMessage]:
+        """Return at most ``limit`` conflicts after one, given by key and hash, in the order of these."""
 
     @abstractmethod
     async def processed_columns(

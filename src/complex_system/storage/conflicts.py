@@ -22,7 +22,7 @@ import msgspec
 from complex_system.domain.columns import ORDER
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.records import Record
-from complex_system.protocol.database import MAX_DIFFERING, Saved
+from complex_system.protocol.database import MAX_DIFFERING, ConflictMessage, DifferingValue, Saved
 from complex_system.storage.envelope import Digest
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ class Conflict(NamedTuple):
         source: Who sent it.
         kept_source: Who sent the record that stays.
         record: Its values as JSON.
+        corrected: Whether they were those of a labelled record until others replaced them.
     """
 
     key: str
@@ -51,6 +52,24 @@ class Conflict(NamedTuple):
     source: str
     kept_source: str
     record: str
+    corrected: bool = False
+
+    def message(self, received: float, present: Record | None, names: Sequence[str]) -> ConflictMessage:
+        """Return it beside the values that its key has now.
+
+        Args:
+            received: When it was written, seconds since 1970.
+            present: The record that is there; None where it was deleted.
+            names: The raw columns.
+        """
+        lost: Record = msgspec.json.decode(self.record)
+        has = present or {}
+        given = [name for name in names if lost.get(name) is not None and lost[name] != has.get(name)]
+        values = tuple(DifferingValue(column=name, kept=has.get(name), lost=lost[name]) for name in given)
+        return ConflictMessage(
+            key=self.key, hash=self.hash.hex(), at=received, source=self.source, kept_source=self.kept_source,
+            corrected=bool(self.corrected), deleted=present is None, values=values,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -109,15 +128,15 @@ class Change:
 class Merge:
     """Decides what becomes of stored records for which others come; nothing is written here."""
 
-    def __init__(self, names: Sequence[str], digest: Digest, *, replaces: bool) -> None:
+    def __init__(self, dataset: Dataset, digest: Digest, *, replaces: bool) -> None:
         """Begin with nothing.
 
         Args:
-            names: The raw columns.
+            dataset: What the records are.
             digest: Hashes the content of a record.
             replaces: Whether values of a higher order replace others.
         """
-        self._names, self._digest, self._replaces = names, digest, replaces
+        self._names, self._target, self._digest, self._replaces = dataset.raw_names, dataset.target, digest, replaces
         self._read: dict[str, Stored] = {}
         self._now: dict[str, Stored] = {}
         self._filled: set[int] = set()
@@ -125,6 +144,8 @@ class Merge:
         self._replaced: set[int] = set()
         self.conflicts: dict[tuple[str, bytes], Conflict] = {}
         """Whose values lose."""
+        self.absent: set[int] = set()
+        """Places of the records whose key is not stored."""
 
     def is_known(self, incoming: Incoming, digest: bytes | None, order: float) -> bool:
         """Return whether a record changes nothing, by hash and order of the stored one alone."""
@@ -141,8 +162,13 @@ class Merge:
         """
         self._read = {each.record[ID]: each for each in stored}
         self._now = dict(self._read)
+        self.absent = {place for place, each in incoming.items() if each.record[ID] not in self._now}
+        for place in self.absent:
+            self._filled.discard(place)
+            self._replaced.discard(place)
+            self._differing.pop(place, None)
         for place, each in incoming.items():
-            if each.record[ID] in self._now:
+            if place not in self.absent:
                 self._take(place, each)
         changed = [key for key, now in self._now.items() if now is not self._read[key]]
         return [self._change(key) for key in sorted(changed)]
@@ -186,7 +212,7 @@ class Merge:
             newer = [name for name in differing if each.order > orders[name]] if self._replaces else []
             if newer:
                 self._replaced.add(place)
-                self._lose(stored.record, stored.hash, stored.source, each.source)
+                self._lose(stored.record, stored.hash, stored.source, each.source, corrected=self._target in orders)
             if len(newer) < len(differing):
                 self._lose(each.record, each.hash, each.source, stored.source)
             taken = [*missing, *newer] if self._replaces else []
@@ -207,10 +233,12 @@ class Merge:
                 orders={name: order for name, order in orders.items() if order != highest},
             )
 
-    def _lose(self, record: Record, digest: bytes, source: str, kept_source: str) -> None:
+    def _lose(self, record: Record, digest: bytes, source: str, kept_source: str, *, corrected: bool = False) -> None:
         values = {name: value for name, value in record.items() if name != ORDER}
         text = msgspec.json.encode(values, enc_hook=str).decode()
-        self.conflicts.setdefault((record[ID], digest), Conflict(record[ID], digest, source, kept_source, text))
+        lost = Conflict(record[ID], digest, source, kept_source, text, corrected)
+        if corrected or (record[ID], digest) not in self.conflicts:
+            self.conflicts[record[ID], digest] = lost
 
     def _change(self, key: str) -> Change:
         before, now = self._read[key], self._now[key]

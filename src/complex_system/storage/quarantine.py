@@ -76,7 +76,7 @@ class RawWriter:
 
     async def _faults(self, records: list[Record]) -> list[RecordFault]:
         """Return what is wrong with the records that fail whenever they are tried alone, at most the first twenty."""
-        suspects = await self._failing(records, 0)
+        suspects = await self._failing(records, 0) or await self._colliding(records)
         named = {place: error for place, error in suspects.items() if isinstance(error, InvalidRecordError)}
         suspects = {place: error for place, error in suspects.items() if place not in named}
         if len(suspects) == min(len(records), MAX_FAULTS) and not self._has_saved:
@@ -121,6 +121,20 @@ class RawWriter:
         if len(found) < MAX_FAULTS:
             found |= await self._failing(records[middle:], first + middle)
         return dict(list(found.items())[:MAX_FAULTS])
+
+    async def _colliding(self, records: list[Record]) -> dict[int, Exception]:
+        """Return the error of the first record that the database refuses beside those before it, as a unique index does."""
+        found: dict[int, Exception] = {}
+        good, bad = 0, len(records) + 1
+        while bad - good > 1:  # that many pass, and that many do not
+            middle = (good + bad) // 2 if found else len(records)
+            try:
+                await self._store.trial(records[:middle])
+            except InvalidRecordError as error:
+                found, bad = {middle - 1: error}, middle
+            else:
+                good = middle
+        return found
 
 
 def _text(error: Exception) -> str:

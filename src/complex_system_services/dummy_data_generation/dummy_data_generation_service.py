@@ -186,13 +186,8 @@ class DummyDataGenerationService(SystemService):
                 seen = now
                 continue
             read = now
-            if self._without_keys or self.settings.source_repeat != 1:
-                why = "its rows have no keys" if self._without_keys else "it is repeated (COMPLEX_SYSTEM_SOURCE_REPEAT)"
-                log.warning(
-                    "%s has changed and is not read again, because %s: restart the source to read it", self._path, why
-                )
-                await self.set_state("working", f"{self._path} has changed")
-                await self.set_state("ready", f"{self._progress}; the file has changed and is not read again, because {why}")
+            if self._without_keys:
+                await self._leave_unread()
                 continue
             log.info("%s has changed and is read again", self._path)
             try:
@@ -201,10 +196,21 @@ class DummyDataGenerationService(SystemService):
                 log.warning("The changed file is not read, what was read before stays: %s", error.message)
                 await self.set_state("ready", f"the file has changed and cannot be read: {error.message}")
 
+    async def _leave_unread(self) -> None:
+        log.warning(
+            "%s has changed and is not read again, because its rows have no keys: restart the source to read it", self._path
+        )
+        self._progress.note = "the file has changed and is not read again, because its rows have no keys"
+        state = self.health().state
+        if state == "ready":  # whoever watches hears of it when the service becomes ready again
+            await self.set_state("working", f"{self._path} has changed")
+        await self.set_state(state, str(self._progress))
+
     async def _read_file(self, version: FileVersion | None) -> None:
+        """Read the file, and repeat it as the settings say; return before the next repetition where it has changed."""
         await self.set_state("working", f"reading {self._path}")
         file = await asyncio.to_thread(ReplayFile, self._path, self.dataset)
-        for note in file.notes:
+        for note in (*file.limits, *file.notes):
             log.info("%s: %s", self._path.name, note)
         self._progress = Progress(file.rows, self._progress.sent)
         self._made = version.modified if version else None
@@ -214,6 +220,12 @@ class DummyDataGenerationService(SystemService):
         if settings.source_rate:  # about a batch a second, so that the records come evenly
             size = max(1, min(size, math.ceil(settings.source_rate)))
         for number in count(1) if settings.source_repeat == 0 else range(1, settings.source_repeat + 1):
+            now = await asyncio.to_thread(FileVersion.of, self._path)
+            if number > 1 and now not in (None, version):
+                if not self._without_keys:
+                    return
+                version = now
+                await self._leave_unread()
             self._progress.wanted = file.rows * (number if settings.source_repeat == 0 else settings.source_repeat)
             self._progress.repetition = number
             # An endless repetition is a live stream: all records of the file are there after the first one.

@@ -1,26 +1,21 @@
-"""Dead letters: published messages that were refused, kept as they came with the reason, and the command that manages them."""
+"""Dead letters: published messages that were refused, kept as they came with the reason."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import UTC
-from typing import Literal
 
-import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, Header, RawStreamMsg
 from nats.js.errors import NotFoundError
 
-from complex_system.errors import ComplexSystemError, NobodyListensError, TooLargeError
-from complex_system.messaging.connection import ServiceConnection
-from complex_system.messaging.ingest.publisher import published_records
+from complex_system.errors import ComplexSystemError, NobodyListensError
 from complex_system.messaging.ingest.streams import (
     DEAD_STREAM,
     DUPLICATE_WINDOW,
@@ -57,8 +52,6 @@ _STOPPED_KEPT = 1000
 _MAX_DIGITS = 20
 _TRIES = 10
 _PATIENCE = 5.0
-
-Action = Literal["show", "payload", "replay", "remove"]
 
 
 @dataclass(frozen=True)
@@ -244,78 +237,6 @@ class DeadLetters:
             await self._context.delete_msg(DEAD_STREAM, letter.number)
         except (NatsError, TimeoutError) as error:
             raise self._streams.explained(error) from error
-
-
-async def manage_dead_letters(
-    settings: Settings,
-    action: Action,
-    say: Callable[[str], None],
-    *,
-    limit: int = 100,
-    number: int | None = None,
-    source: str | None = None,
-) -> int:
-    """Show, publish again or delete the oldest dead letters, and return how many there were.
-
-    Args:
-        settings: The broker's address and credentials.
-        action: ``show`` prints each with its reason, ``payload`` its content as well; ``replay`` publishes each again and
-            deletes it, ``remove`` deletes it.
-        say: Prints a line.
-        limit: Maximum number of letters.
-        number: Only the letter with this number.
-        source: Only letters of this source.
-
-    Raises:
-        NobodyListensError: The broker is not reachable, or has no streams for the ingest.
-    """
-    address = f"{settings.nats_host}:{settings.nats_port}"
-    try:
-        connection = await ServiceConnection.open(settings, "dead_letters", patience=_PATIENCE)
-    except TimeoutError as error:
-        raise NobodyListensError(
-            f"No broker at {address} accepts a connection within {_PATIENCE:g} s (user '{settings.nats_user}'); "
-            "set FASTIOT_NATS_HOST and FASTIOT_NATS_PORT for another broker."
-        ) from error
-    seen = 0
-    try:
-        letters = DeadLetters(connection.client, settings)
-        async with aclosing(letters.read(limit, number, source)) as found:
-            async for letter in found:
-                seen += 1
-                say(_line(letter))
-                if action == "payload":
-                    say(_content(letter))
-                elif action == "remove":
-                    await letters.remove(letter)
-                elif action == "replay" and letter.cut:
-                    raise TooLargeError(
-                        f"Dead letter {letter.number} was truncated, so it cannot be published again; remove it."
-                    )
-                elif action == "replay":
-                    await letters.replay(letter)
-    finally:
-        await connection.close()
-    done = {"replay": " published again; a message that is refused again comes back with a new number", "remove": " removed"}
-    say(f"{seen} dead letter(s){done.get(action, '')}.")
-    return seen
-
-
-def _line(letter: DeadLetter) -> str:
-    cut = f", truncated from {letter.cut}" if letter.cut else ""
-    own = f", id {letter.message_id}" if letter.message_id else ""
-    return (
-        f"{letter.number}  {letter.time[:19]}  {letter.subject} (sequence {letter.sequence}, {len(letter.payload)} bytes{cut}{own})\n"
-        f"    {letter.code}: {letter.reason}"
-    )
-
-
-def _content(letter: DeadLetter) -> str:
-    try:
-        text = msgspec.json.encode(published_records(letter.payload), enc_hook=str).decode()
-    except (ComplexSystemError, msgspec.MsgspecError, ValueError):
-        text = repr(letter.payload)
-    return f"    {text}"
 
 
 def _letter(raw: RawStreamMsg) -> DeadLetter:

@@ -9,7 +9,6 @@ from complex_system.monitoring import series
 from complex_system.monitoring.aggregates import LatencySums
 from complex_system.monitoring.page import answers
 from complex_system.monitoring.page.diagram import diagrams
-from complex_system.monitoring.page.figures import SERIES
 from complex_system.monitoring.page.formatting import (
     NONE,
     Clock,
@@ -23,6 +22,7 @@ from complex_system.monitoring.page.formatting import (
     number,
     share,
 )
+from complex_system.monitoring.page.plots import SERIES
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.summaries import Table, champions, errors_of_groups, errors_of_models, failed_requests
 from complex_system.monitoring.page.svg import chart, safe, tag

@@ -30,6 +30,8 @@ from complex_system.protocol import database
 from complex_system.protocol.base import ArrowPage, Empty
 from complex_system.protocol.database import (
     ColumnsRequest,
+    ConflictMessage,
+    ConflictsRequest,
     IngestCounts,
     RecordCounts,
     Rejected,
@@ -46,7 +48,7 @@ from complex_system.storage.arrow import records_of, with_key
 from complex_system.storage.base import DataStore
 from complex_system.storage.quarantine import RawWriter
 
-T = TypeVar("T", Record, Rejection)
+T = TypeVar("T", Record, Rejection, ConflictMessage)
 W = TypeVar("W")
 
 log = logging.getLogger(__name__)
@@ -239,6 +241,12 @@ class DatabaseService(DocumentSubjects):
     async def get_rejected(self, asked: RejectedRequest) -> list[Rejection]:
         """Return rejections with their reasons, by key."""
         found = await self._stored(self.store.rejected(asked.after, requests.page_limit(asked.limit)))
+        return self._fitting(found, "ask with a smaller 'limit'")
+
+    @answers(database.GET_CONFLICTS)
+    async def get_conflicts(self, asked: ConflictsRequest) -> list[ConflictMessage]:
+        """Return values that lost against others of their key, by key and hash."""
+        found = await self._stored(self.store.conflicts(asked.after, requests.page_limit(asked.limit)))
         return self._fitting(found, "ask with a smaller 'limit'")
 
     @answers(database.GET_INGEST_COUNTS)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from complex_system.errors import TrainingFailedError
 from complex_system.evaluation.comparison import ComparisonRequest
-from complex_system.evaluation.mlflow_log import ComparisonLog
+from complex_system.evaluation.mlflow_log import ComparisonLog, LastRounds
 from complex_system.evaluation.triggers import AlertCause, AlertTrigger, GrowthTrigger
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.protocol.training import TrainingRound
@@ -32,7 +32,8 @@ UNCOMPARED_INTERVAL = 60.0
 class RoundScheduler:
     """Starts training rounds, one at a time, and keeps what later rounds must know.
 
-    A round begins when the labelled records have grown, or on an alert that asks for one and has enough new labelled records.
+    A round begins when the labelled records have grown or were corrected, or on an alert that asks for one and has enough new
+    labelled records.
     After an alert the trainers see the newest records only: older ones may follow another law. When such a round brings a new
     champion, later rounds leave out the older records as well.
 
@@ -76,15 +77,16 @@ class RoundScheduler:
         if self.growth is not None:
             return
 
-        def read() -> tuple[int | None, str | None]:
+        def read() -> LastRounds:
             champion = registry.champion()
             known = champion is not None and champion.pipeline_version == self.version
-            return comparisons.recall() if known else (None, None)
+            return comparisons.recall() if known else LastRounds()
 
-        last, self.after = await run_blocking(read)
-        if last is not None:
-            log.info("The last round had %d labelled records", last)
-        self.growth = GrowthTrigger(self.settings.min_labelled, self.settings.retrain_growth, last)
+        last = await run_blocking(read)
+        self.after = last.after
+        if last.labelled is not None:
+            log.info("The last round had %d labelled records", last.labelled)
+        self.growth = GrowthTrigger(self.settings.min_labelled, self.settings.retrain_growth, last.labelled, last.corrected)
 
     def trained_outside(self, model: str, version: str, round_id: str) -> None:
         """Take a model that a trainer made on its own schedule; it is compared, too."""
@@ -116,9 +118,12 @@ class RoundScheduler:
         alert = self.alerts.due(time.monotonic()) if self.growth.last_labelled is not None else None
         after = await self._enough_since(alert)
         if alert is not None and after is not None:
-            return await self._train(ComparisonRequest(new_round_id(), [], counts.labelled, after, alert))
-        if grown and await self._all_processed(counts.raw):
-            return await self._train(ComparisonRequest(new_round_id(), [], counts.labelled, self.after))
+            request = ComparisonRequest(new_round_id(), [], counts.labelled, after, alert, counts.corrected)
+            return await self._train(request)
+        if grown and await self._processed_but(self.growth.most_waiting(counts)):
+            return await self._train(
+                ComparisonRequest(new_round_id(), [], counts.labelled, self.after, None, counts.corrected)
+            )
         if self._outside and time.monotonic() - self._outside_since >= outside_pause:
             _, newest_round = list(self._outside.values())[-1]
             return ComparisonRequest(newest_round or new_round_id(), self._take_outside(), after=self.after)
@@ -128,7 +133,7 @@ class RoundScheduler:
         """Record the end of a round; ``improved`` says whether there is a new champion."""
         self._compared = set(request.models)
         if request.labelled is not None and self.growth is not None:
-            self.growth.succeeded(request.labelled)
+            self.growth.succeeded(request.labelled, request.corrected)
         if request.alert is not None:
             self.alerts.finished(time.monotonic(), improved=improved)
             if improved:
@@ -146,7 +151,8 @@ class RoundScheduler:
             return problem
         now = time.monotonic()
         if of.alert is None:
-            text = f"{problem} The next round comes after {self.growth.failed(of.labelled, now):.0f} s, or with new data."
+            pause = self.growth.failed(of.labelled, of.corrected, now)
+            text = f"{problem} The next round comes after {pause:.0f} s, or with new data."
         else:
             pause = self.alerts.finished(now, improved=False)
             text = f"{problem} The next round comes after {pause:.0f} s, if the alert is still open."
@@ -164,15 +170,14 @@ class RoundScheduler:
             self.waits = f"an alert asks for a training round: {have} of {wanted} new labelled records"
         return after
 
-    async def _all_processed(self, raw: int) -> bool:
+    async def _processed_but(self, most: int) -> bool:
         # The counts are of any pipeline version: after a change of the pipeline they include records of the old one.
-        few = min(1000, max(2, raw // 100))
         found, after = 0, None
-        while found < few:
-            page = await self.database.unprocessed(self.version, few - found, after)
+        while found <= most:
+            page = await self.database.unprocessed(self.version, most + 1 - found, after)
             found, after = found + page.table.num_rows, page.next
             if after is None:
-                return True
+                return found <= most
         return False
 
     async def _train(self, begun: ComparisonRequest) -> ComparisonRequest | None:

@@ -23,9 +23,9 @@ T = TypeVar("T")
 Work = Callable[[Any], T]
 Row = tuple[Any, ...]
 
-# Only these say that a record itself is wrong: NULL, out of range, not of the type, truncated, too long, not in this character set,
-# refused by a CHECK, larger than a row or a statement may be.
-_OF_THE_RECORD = {1048, 1118, 1153, 1264, 1265, 1292, 1300, 1301, 1366, 1367, 1406, 1411, 1690, 4025}
+# Only these say that a record itself is wrong: NULL, another record's value in a unique index, out of range, not of the type,
+# truncated, too long, not in this character set, refused by a CHECK, larger than a row or a statement may be.
+_OF_THE_RECORD = {1048, 1062, 1118, 1153, 1264, 1265, 1292, 1300, 1301, 1366, 1367, 1406, 1411, 1690, 4025}
 # No connection, or one that is lost.
 _NO_CONNECTION = {1040, 1044, 1045, 1049, 1053, 1077, 1129, 1130, 1152, 1158, 1159, 1160, 1161, 1203, 1226, 1927,
                   2002, 2003, 2005, 2006, 2012, 2013, 2026, 2027, 2055}  # fmt: skip
@@ -35,6 +35,7 @@ _OF_THE_SERVER = {1005, 1021, 1025, 1026, 1028, 1030, 1034, 1035, 1036, 1037, 10
                   1146, 1180, 1181, 1192, 1194, 1195, 1205, 1206, 1213, 1223, 1290, 1317, 1364, 1637, 1712, 1792, 1812, 1813, 1814,
                   1815, 1836, 1877, 1878, 1932, 1969, *range(1, 1000)}  # fmt: skip
 _UNKNOWN_DATABASE = 1049
+_OF_ANOTHER_RECORD = 1242  # the subquery of ``sql._same_key`` has two rows; no other one of ours can
 _REPEATABLE = {1205, 1213}  # lock wait time-out, deadlock: the server rolled back, the same work may be done again
 _TOO_WIDE = {1117, 1118}  # too many columns, too large a row or definition; InnoDB's own is 1005 with the number 185
 _TOO_MANY_OF_INNODB = "errno: 185"
@@ -181,6 +182,11 @@ class MariaConnections:
 
     def _translated(self, error: Any) -> Exception:
         """Return our error for the driver's; the one place where it is done."""
+        if error.errno == _OF_ANOTHER_RECORD:
+            return InvalidRecordError(
+                f"{self._name} refuses a record: a unique index, which is not ours, holds its value with another key. Drop the index, "
+                "or make it one that is not unique."
+            )
         if error.errno in _OF_THE_RECORD:
             return InvalidRecordError(f"{self._name} refuses a record: {error} (error {error.errno}).")
         if error.errno in _NO_CONNECTION:

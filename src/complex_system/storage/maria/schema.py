@@ -32,6 +32,7 @@ _LONGEST_IDENTIFIER = 64
 _LONGEST_IN_COMMENT = 900  # of 1,024 characters
 _COMMENT = re.compile(r"declared as (?P<written>.*) = (?P<type>[a-z ]+)", re.DOTALL)
 _LABELLED = "labelled"
+_CORRECTED = "corrected"
 _ARRIVAL = "by_arrival"
 _LOCK_SECONDS = 600
 _OWNER = re.compile(r"data set ([a-z0-9_]+)")
@@ -118,6 +119,9 @@ def migrate(connection: Any, dataset: Dataset, names: TableNames, *, by_arrival:
     envelope = [f"ADD COLUMN {name} {kind}" for name, kind in ENVELOPE_COLUMNS.items() if name not in there]
     _alter(connection, names.raw, (*raw.changes, *envelope, *owned))
     _alter(connection, names.processed, processed.changes)
+    if _CORRECTED not in {each.name for each in _kept(connection, names.conflicts)}:
+        _alter(connection, names.conflicts, (f"ADD COLUMN {_CORRECTED} BOOLEAN NOT NULL DEFAULT FALSE",))
+    _index(connection, names.conflicts, _CORRECTED, [_CORRECTED])
     _index(connection, names.processed, _LABELLED, [processed.columns[dataset.target]])
     _index(connection, names.raw, _ARRIVAL, [PIPELINE, RECEIVED] if by_arrival else [])
     statements = Statements(dataset, names, raw.columns, processed.columns)

@@ -55,6 +55,11 @@ def tables(names: TableNames) -> tuple[str, ...]:
     )
 
 
+def _same_key(table: str) -> str:
+    """Return an assignment that fails where another unique index, an operator's, has found the row: it is another record's."""
+    return f"{ID} = IF({table}.{ID} = VALUES({ID}), {table}.{ID}, (SELECT 1 UNION ALL SELECT 2))"
+
+
 class Statements:
     """The statements of the store for one data set."""
 
@@ -74,7 +79,9 @@ class Statements:
         self._target = target = self._processed[dataset.target]
         self._names = names
         values = [column for name, column in self._processed.items() if name != ID]
-        replaced = ", ".join(f"{column} = VALUES({column})" for column in (*values, PIPELINE))
+        replaced = ", ".join(
+            (_same_key(names.processed), *(f"{column} = VALUES({column})" for column in (*values, PIPELINE)))
+        )
 
         self.insert_raw = f"INSERT INTO {names.raw} ({raw}, {HASH}, {SOURCE}, {ORDER}) VALUES "
         self.keep_raw = f" ON DUPLICATE KEY UPDATE {ID} = {names.raw}.{ID}"
@@ -91,11 +98,16 @@ class Statements:
         self.change_raw = (
             f"INSERT INTO {names.raw} ({raw}, {HASH}, {SOURCE}, {ORDER}, {ORDERS}, {REVISION}, {PIPELINE}) VALUES "
         )
-        self.changed_raw = " ON DUPLICATE KEY UPDATE " + ", ".join(f"{column} = VALUES({column})" for column in changed)
+        changed_raw = (_same_key(names.raw), *(f"{column} = VALUES({column})" for column in changed))
+        self.changed_raw = f" ON DUPLICATE KEY UPDATE {', '.join(changed_raw)}"
         self.changed_values = f"{self.changed_raw}, {PIPELINE} = ''"
         self.keep_conflict = (
-            f"INSERT INTO {names.conflicts} ({ID}, hash, source, kept_source, record) VALUES (?, ?, ?, ?, ?) "
-            f"ON DUPLICATE KEY UPDATE {ID} = {names.conflicts}.{ID}"
+            f"INSERT INTO {names.conflicts} ({ID}, hash, source, kept_source, record, corrected) VALUES (?, ?, ?, ?, ?, ?) "
+            "ON DUPLICATE KEY UPDATE corrected = GREATEST(corrected, VALUES(corrected))"
+        )
+        self.select_conflicts = (
+            f"SELECT {ID}, hash, source, kept_source, record, corrected, UNIX_TIMESTAMP(received) + 0e0 FROM {names.conflicts} "
+            f"WHERE {ID} >= ? AND ({ID} > ? OR hash > ?) ORDER BY {ID}, hash LIMIT ?"
         )
         self.select_raw_by_keys = f"SELECT {raw} FROM {names.raw} WHERE {ID} IN"
         self.select_unprocessed = (
@@ -125,14 +137,14 @@ class Statements:
         self.select_targets = f"SELECT {ID}, {target} FROM {names.processed} WHERE {ID} IN"
         self.reject = (
             f"INSERT INTO {names.rejected} ({ID}, reason, version) VALUES (?, ?, ?) "
-            "ON DUPLICATE KEY UPDATE reason = VALUES(reason), version = VALUES(version)"
+            f"ON DUPLICATE KEY UPDATE {_same_key(names.rejected)}, reason = VALUES(reason), version = VALUES(version)"
         )
         self.delete_rejected = f"DELETE FROM {names.rejected} WHERE {ID} IN "
         self.select_rejected = f"SELECT {ID}, reason, version FROM {names.rejected} WHERE {ID} > ? ORDER BY {ID} LIMIT ?"
         self.counts = (
             f"SELECT (SELECT COUNT(*) FROM {names.raw}), (SELECT COUNT(*) FROM {names.processed}), "
             f"(SELECT COUNT({target}) FROM {names.processed}), (SELECT COUNT(*) FROM {names.rejected}), "
-            f"(SELECT COUNT(*) FROM {names.conflicts})"
+            f"(SELECT COUNT(*) FROM {names.conflicts}), (SELECT COUNT(*) FROM {names.conflicts} WHERE corrected)"
         )
 
     def select_processed(self, columns: Sequence[str], *, labelled: bool, of_version: bool) -> str:

@@ -15,11 +15,20 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import Page
 from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError
-from complex_system.protocol.database import RecordCounts, Rejection, Saved
+from complex_system.protocol.database import ConflictMessage, RecordCounts, Rejection, Saved
 from complex_system.settings import Settings
 from complex_system.storage.arrow import chosen_schema, converted, page_of, raw_page, unpacked, with_key, without_key
 from complex_system.storage.base import DataStore
-from complex_system.storage.conflicts import Incoming, Merge, Orders, Stored, incoming_of, orders_of, unpacked_orders
+from complex_system.storage.conflicts import (
+    Conflict,
+    Incoming,
+    Merge,
+    Orders,
+    Stored,
+    incoming_of,
+    orders_of,
+    unpacked_orders,
+)
 from complex_system.storage.envelope import (
     by_revision,
     content_hash,
@@ -191,8 +200,21 @@ class MariaDataStore(DataStore):
 
     @override
     async def counts(self) -> RecordCounts:
-        [(raw, processed, labelled, rejected, conflicts)] = await self._connections.select(self._sql.counts)
-        return RecordCounts(raw=raw, processed=processed, labelled=labelled, rejected=rejected, conflicts=conflicts)
+        [counted] = await self._connections.select(self._sql.counts)
+        return RecordCounts(**dict(zip(RecordCounts.__struct_fields__, counted, strict=True)))
+
+    @override
+    async def conflicts(self, after: tuple[str, str] | None, limit: int) -> list[ConflictMessage]:
+        key, digest = after or ("", "")
+
+        def read(connection: Any) -> list[ConflictMessage]:
+            found = select(connection, self._sql.select_conflicts, (key, key, bytes.fromhex(digest), limit))
+            rows = _select_keys(connection, self._sql.select_raw_by_keys, [row[0] for row in found])
+            names = (ID, *self.dataset.raw_names)
+            present = {row[0]: dict(zip(names, row, strict=True)) for row in converted(rows, unpacked(self.dataset))}
+            return [Conflict(*row[:-1]).message(row[-1], present.get(row[0]), names[1:]) for row in found]
+
+        return await self._connections.run(read)
 
     @override
     async def targets(self, keys: list[str]) -> dict[str, float]:
@@ -215,7 +237,7 @@ class MariaDataStore(DataStore):
 
     def _save(self, connection: Any, records: list[Record], sources: str | Sequence[str], orders: Orders) -> Saved:
         """Insert what is new, and merge the others with what is there."""
-        merge = Merge(self.dataset.raw_names, self._digest, replaces=self._replaces)
+        merge = Merge(self.dataset, self._digest, replaces=self._replaces)
         senders = sources_of(sources, len(records))
         [(now,)] = select(connection, _NOW, ()) if orders is None else [(0.0,)]
         given = orders_of(self.dataset, records, orders, now)
@@ -238,10 +260,16 @@ class MariaDataStore(DataStore):
         """Fill and replace values of stored records, and keep what loses. The insert has locked their rows."""
         found = _select_keys(connection, self._sql.select_origins, [each.record[ID] for each in incoming.values()])
         kept = {key: (digest, order) for key, digest, order in found}
+        if refused := [each for each in incoming.values() if each.record[ID] not in kept]:
+            # A unique index of the operator's has found another record's row. Without ON DUPLICATE KEY, MariaDB names it.
+            records, sources, orders = zip(*((each.record, each.source, each.order) for each in refused), strict=True)
+            rows = values.raw_rows(records, sources, orders, self.dataset, self._digest)
+            for part in values.texts_of(rows, self._packet):
+                change(connection, self._sql.insert_raw + part)
         unknown = {
             place: each
             for place, each in incoming.items()
-            if each.record[ID] not in kept or not merge.is_known(each, *kept[each.record[ID]])
+            if each.record[ID] in kept and not merge.is_known(each, *kept[each.record[ID]])
         }
         if not unknown:
             return

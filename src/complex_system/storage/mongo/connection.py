@@ -227,7 +227,10 @@ class Queries:
                     await collection.insert_many(documents[start : start + rows], ordered=False)
             except BulkWriteError as error:
                 faults = error.details["writeErrors"]
-                if error.details.get("writeConcernErrors") or not all(map(_exists, faults)):
+                others = {documents[start + fault["index"]][ID]: fault.get("code") for fault in faults if not _exists(fault)}
+                # Where the key exists, too, a server may all the same name another unique index.
+                there = await self.find_keys(collection, others, [ID]) if {*others.values()} == {_DUPLICATE_KEY} else []
+                if error.details.get("writeConcernErrors") or len(there) < len(others):
                     raise
                 existing += [start + fault["index"] for fault in faults]
         return existing
@@ -246,7 +249,7 @@ class Queries:
         await self.replace(collection, [documents[place] for place in existing])
 
     async def try_out(self, collection: Collection, documents: list[Document]) -> None:
-        """Insert documents under keys that are not texts, so that no page holds them, and delete them again."""
+        """Insert documents under keys that are not texts, and delete them; a unique index may have their values under their own."""
         rows = rows_at_once(_ROWS_A_WRITE, len(documents[0]) if documents else 1)
         mark = uuid.uuid4().hex
         for start in range(0, len(documents), rows):
@@ -254,6 +257,11 @@ class Queries:
             try:
                 async with self._turn(collection):
                     await collection.insert_many(hidden, ordered=False)
+            except BulkWriteError as error:
+                for fault in error.details["writeErrors"]:
+                    own = {ID: documents[start + fault["index"]][ID], **fault.get("keyValue", {"": 0})}
+                    if error.details.get("writeConcernErrors") or not await collection.find_one(own, {ID: 1}):
+                        raise
             finally:
                 async with self._turn(collection):
                     await collection.delete_many({ID: {"$in": [each[ID] for each in hidden]}})
@@ -268,28 +276,23 @@ class Queries:
     ) -> int:
         """Change the documents with these keys that meet a condition, in one bulk update; return how many there were.
 
-        Args:
-            collection: Where they are.
-            keys: Theirs.
-            condition: What else must be so.
-            change: The update.
-            journal: Whether to wait for the disk; not needed for what may be forgotten when the server is killed.
+        Without ``journal`` it does not wait for the disk: for what may be forgotten when the server is killed.
         """
-        operations = [UpdateMany({ID: {"$in": part}, **condition}, change) for part in self._parts(keys, self.keys_a_query)]
-        if not operations:
-            return 0
-        target = collection if journal else _unjournalled(collection)
-        async with self._turn(collection):
-            return (await target.bulk_write(operations, ordered=False)).modified_count
+        parts = self._parts(keys, self.keys_a_query)
+        return await self._update(
+            collection, [UpdateMany({ID: {"$in": part}, **condition}, change) for part in parts], journal
+        )
 
     async def update_each(
         self, collection: Collection, changes: Iterable[tuple[Document, Document]], *, journal: bool = False
     ) -> int:
         """Change documents one by one, each ``(query, update)``, in one bulk update (``journal`` as in :meth:`update`)."""
-        operations = [UpdateOne(query, change) for query, change in changes]
+        return await self._update(collection, [UpdateOne(query, change) for query, change in changes], journal)
+
+    async def _update(self, collection: Collection, operations: list[Any], journal: bool) -> int:
         if not operations:
             return 0
-        target = collection if journal else _unjournalled(collection)
+        target = collection if journal else collection.with_options(write_concern=WriteConcern(w=1, j=False))
         async with self._turn(collection):
             return (await target.bulk_write(operations, ordered=False)).modified_count
 
@@ -330,10 +333,6 @@ async def ensure_index(collection: Collection, name: str, keys: Index | None) ->
             await collection.drop_index(name)
     if keys is not None:
         await collection.create_index(keys, name=name)
-
-
-def _unjournalled(collection: Collection) -> Collection:
-    return collection.with_options(write_concern=WriteConcern(w=1, j=False))
 
 
 def rows_at_once(limit: int, fields: int) -> int:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.records import Record
 from complex_system.storage.arrow import converted, plain, rows_of
-from complex_system.storage.conflicts import Change, Stored, packed_orders, unpacked_orders
+from complex_system.storage.conflicts import Change, Conflict, Stored, packed_orders, unpacked_orders
 from complex_system.storage.envelope import ENVELOPE, FIRST_REVISION, PIPELINE, content_hash
 from complex_system.storage.migrations import refuse_another_data_set, refuse_other_types
 from complex_system.storage.mongo.connection import (
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 DONE = f"{ENVELOPE}.done"
 REVISION = f"{ENVELOPE}.revision"
 RECEIVED = f"{ENVELOPE}.received"
+
+CORRECTED = "corrected"
 
 _DECLARED = "declaration"
 """Key of the note on what was declared."""
@@ -113,7 +115,32 @@ class Fields:
 def order_in(envelope: Document) -> float:
     """Return the highest order of a record's values."""
     order = envelope.get("order")
-    return envelope["received"].replace(tzinfo=UTC).timestamp() if order is None else float(order)
+    return time_in(envelope) if order is None else float(order)
+
+
+def time_in(document: Document) -> float:
+    """Return when a conflict, or a record by its envelope, was received, seconds since 1970."""
+    received: datetime = document["received"]
+    return received.replace(tzinfo=UTC).timestamp()
+
+
+def conflict_id(key: str, digest: str) -> str:
+    """Return the key of a conflict: there is one for each content, so that a second delivery of a message changes nothing."""
+    return f"{key} {digest}"
+
+
+def conflict_document(conflict: Conflict, received: datetime) -> Document:
+    """Return the document of a conflict."""
+    entry = {ID: conflict_id(conflict.key, conflict.hash.hex()), **conflict._asdict(), "received": received}
+    corrected = (
+        {CORRECTED: 1} if entry.pop(CORRECTED) else {}
+    )  # a number, which the count of such documents finds by its index
+    return {**entry, **corrected}
+
+
+def conflict_in(document: Document) -> Conflict:
+    """Return the conflict of a document."""
+    return Conflict(**{name: document.get(name, False) for name in Conflict._fields})
 
 
 def field_of(name: str) -> str:
@@ -181,6 +208,7 @@ async def migrate(collections: Collections, *, by_arrival: bool) -> None:
     for collection, indexes in queries.indexes(collections.fields.target).items():
         for name, keys in indexes.items():
             await ensure_index(getattr(collections, collection), name, keys)
+    await ensure_index(collections.conflicts, CORRECTED, [(CORRECTED, 1)])
     await add_envelopes(collections)
     await ensure_index(raw, _FORMER_MARKS, None)
     await collections.connection.collection(names.backlog).drop()

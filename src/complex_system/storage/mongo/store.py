@@ -16,15 +16,27 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import Page
 from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError, StoreUnavailableError
-from complex_system.protocol.database import RecordCounts, Rejection, Saved
+from complex_system.protocol.database import ConflictMessage, RecordCounts, Rejection, Saved
 from complex_system.settings import Settings
 from complex_system.storage.arrow import chosen_schema, page_of, raw_page, with_key, without_key
 from complex_system.storage.base import DataStore
-from complex_system.storage.conflicts import Change, Incoming, Merge, Orders, incoming_of, orders_of
+from complex_system.storage.conflicts import Change, Conflict, Incoming, Merge, Orders, incoming_of, orders_of
 from complex_system.storage.envelope import ENVELOPE, PIPELINE, refuse_reserved_names, revisions_of, sources_of
 from complex_system.storage.mongo.connection import TRIED_OUT, Document, MongoConnection, Queries
 from complex_system.storage.mongo.documents import MongoDocuments
-from complex_system.storage.mongo.schema import DONE, RECEIVED, Collections, add_envelopes, migrate, order_in
+from complex_system.storage.mongo.schema import (
+    CORRECTED,
+    DONE,
+    RECEIVED,
+    Collections,
+    add_envelopes,
+    conflict_document,
+    conflict_id,
+    conflict_in,
+    migrate,
+    order_in,
+    time_in,
+)
 from complex_system.storage.mongo.secantus import SecantusQueries, is_secantus
 from complex_system.storage.mongo.work import Work
 from complex_system.storage.naming import TableNames
@@ -86,11 +98,11 @@ class MongoDataStore(DataStore):
     async def trial(self, records: list[Record]) -> None:
         raw = self._collections.raw
         with self._connection.translated():
-            # What is there already was no reason to fail, and would be one for its copy if there is another unique index.
+            # Of what is there already only changes can be the reason.
             there = {d[ID] for d in await self._queries.find_keys(raw, [r[ID] for r in records], [ID], few=True)}
             tried = [record for record in records if record[ID] not in there]
             if there:
-                merge = Merge(self.dataset.raw_names, self._fields.digest, replaces=self._replaces)
+                merge = Merge(self.dataset, self._fields.digest, replaces=self._replaces)
                 known = [record for record in records if record[ID] in there]
                 orders = orders_of(self.dataset, known, None, math.inf)
                 changes = await self._changes(incoming_of(known, [""] * len(known), orders, self._fields.digest), merge)
@@ -101,25 +113,22 @@ class MongoDataStore(DataStore):
 
     @override
     async def save_raw(self, records: list[Record], sources: str | Sequence[str] = "", orders: Orders = None) -> Saved:
-        merge = Merge(self.dataset.raw_names, self._fields.digest, replaces=self._replaces)
+        merge = Merge(self.dataset, self._fields.digest, replaces=self._replaces)
         with self._connection.translated():
             received = await self._connection.now()
             given = orders_of(self.dataset, records, orders, received.replace(tzinfo=UTC).timestamp())
             documents = self._fields.raw_documents(records, sources_of(sources, len(records)), given, received)
-            existing = set(await self._insert_all_or_none(documents, received))
-            inserted = [document[ID] for place, document in enumerate(documents) if place not in existing]
-            await self._work.mark_processed_before(inserted)
-            if existing:
-                places = sorted(existing)
-                known = [documents[place] for place in places]
-                unknown = await self._unknown(known, [records[place] for place in places], merge)
-                if unknown:
-                    await self._merge_or_take_back(
-                        unknown,
-                        merge,
-                        [documents[place] for place in range(len(documents)) if place not in existing],
-                        received,
-                    )
+            inserted: list[Document] = []
+            left = list(range(len(documents)))
+            while left:  # again for those that retention deletes between the look at their key and their change
+                existing = {left[found] for found in await self._insert_all_or_none(documents, left, received)}
+                new = [documents[place] for place in left if place not in existing]
+                await self._work.mark_processed_before([document[ID] for document in new])
+                inserted += new
+                left = []
+                if unknown := await self._unknown(documents, records, sorted(existing), merge):
+                    await self._merge_or_take_back(unknown, merge, inserted, received)
+                    left = sorted(merge.absent)
         return merge.saved(self.label, len(inserted), len(records))
 
     async def _merge_or_take_back(
@@ -134,11 +143,15 @@ class MongoDataStore(DataStore):
                 await self._take_back(inserted, received)
             raise
 
-    async def _insert_all_or_none(self, documents: list[Document], received: datetime) -> list[int]:
-        """Insert raw records; where one of them may be the reason that this fails, take back those that were inserted."""
+    async def _insert_all_or_none(self, documents: list[Document], places: list[int], received: datetime) -> list[int]:
+        """Insert some of the raw records; where one of them may be the reason that this fails, take back all that were inserted.
+
+        Returns:
+            Which of the places are those of records whose key existed.
+        """
         try:
             with self._connection.translated():
-                return await self._queries.insert(self._collections.raw, documents)
+                return await self._queries.insert(self._collections.raw, [documents[place] for place in places])
         except StoreUnavailableError as error:
             if error.explained:
                 raise  # as much as is there may stay: the same records come again
@@ -246,7 +259,18 @@ class MongoDataStore(DataStore):
                 labelled=await self._queries.count_known(processed, self._fields.target),
                 rejected=await self._queries.count(rejected),
                 conflicts=await self._queries.count(self._collections.conflicts),
+                corrected=await self._queries.count_known(self._collections.conflicts, CORRECTED),
             )
+
+    @override
+    async def conflicts(self, after: tuple[str, str] | None, limit: int) -> list[ConflictMessage]:
+        query = {ID: {"$gt": conflict_id(*after) if after else ""}}
+        with self._connection.translated():
+            found = await self._queries.find(self._collections.conflicts, query, [*Conflict._fields, "received"], limit)
+            raw = await self._queries.find_keys(self._collections.raw, {each["key"] for each in found}, self._fields.raw)
+        present = {record[ID]: record for record in self._fields.raw_records(raw)}
+        names = self.dataset.raw_names
+        return [conflict_in(each).message(time_in(each), present.get(each["key"]), names) for each in found]
 
     @override
     async def targets(self, keys: list[str]) -> dict[str, float]:
@@ -276,11 +300,10 @@ class MongoDataStore(DataStore):
         while True:
             # First what loses: a service that is killed in between has lost nothing, and the same records come again.
             received = await self._connection.now()
-            # One entry for each content, so that a second delivery of the message changes nothing.
-            entries = {f"{each.key} {each.hash.hex()}": each._asdict() for each in merge.conflicts.values()}
-            await self._queries.insert(
-                self._collections.conflicts, [{ID: key, **each, "received": received} for key, each in entries.items()]
-            )
+            entries = [conflict_document(each, received) for each in merge.conflicts.values()]
+            known = await self._queries.insert(self._collections.conflicts, entries)
+            if corrected := [entries[place][ID] for place in known if CORRECTED in entries[place]]:
+                await self._queries.update(self._collections.conflicts, corrected, {}, {"$set": {CORRECTED: 1}})
             done = await self._queries.update_each(self._collections.raw, map(self._fields.changed, changes), journal=True)
             if done == len(changes):
                 return
@@ -296,15 +319,17 @@ class MongoDataStore(DataStore):
         stored = self._fields.stored([document for document in found if ENVELOPE in document])
         return await asyncio.to_thread(merge.merge, incoming, stored)
 
-    async def _unknown(self, documents: list[Document], records: list[Record], merge: Merge) -> dict[int, Incoming]:
-        """Return the records that are not there as they are, by place."""
-        keys = [document[ID] for document in documents]
-        found = await self._queries.find_keys(self._collections.raw, keys, [ID, ENVELOPE])
+    async def _unknown(
+        self, documents: list[Document], records: list[Record], places: list[int], merge: Merge
+    ) -> dict[int, Incoming]:
+        """Return the records at some places that are not there as they are."""
+        keys = [documents[place][ID] for place in places]
+        found = await self._queries.find_keys(self._collections.raw, keys, [ID, ENVELOPE]) if keys else []
         kept = {each[ID]: each[ENVELOPE] for each in found if ENVELOPE in each}
         unknown = {}
-        for place, (document, record) in enumerate(zip(documents, records, strict=True)):
-            envelope, there = document[ENVELOPE], kept.get(document[ID])
-            each = Incoming(record, envelope["source"], envelope["order"], envelope["hash"])
+        for place in places:
+            envelope, there = documents[place][ENVELOPE], kept.get(documents[place][ID])
+            each = Incoming(records[place], envelope["source"], envelope["order"], envelope["hash"])
             if there is None or not merge.is_known(each, there["hash"], order_in(there)):
                 unknown[place] = each
         return unknown

@@ -12,7 +12,8 @@ from complex_system.monitoring.aggregates import Gauge
 from complex_system.monitoring.drift import MODERATE, SIGNIFICANT, band_of
 from complex_system.monitoring.page.answers import MIN_RECORDS, are_few
 from complex_system.monitoring.page.components import View, badge, card, columns, empty, plot
-from complex_system.monitoring.page.figures import (
+from complex_system.monitoring.page.formatting import Level, Viewer, count, number, share
+from complex_system.monitoring.page.plots import (
     COLORS,
     Figure,
     bars,
@@ -22,7 +23,6 @@ from complex_system.monitoring.page.figures import (
     titled,
     waiting,
 )
-from complex_system.monitoring.page.formatting import Level, Viewer, count, number, share
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.svg import categories, histogram
 from complex_system.monitoring.series import Curve
@@ -189,9 +189,7 @@ def _rejected(reading: Reading, _: Viewer) -> str:
     notes = [f"{count(dead)} published messages were refused and are dead letters."] if dead else []
     notes += [f"{count(stopped)} sources have no room for another dead letter: their messages wait."] if stopped else []
     notes += (
-        [
-            f"{count(conflicts)} records came under keys that exist with other values; what was not taken is in KIOptiPackConflicts."
-        ]
+        [f"{count(conflicts)} records came under keys that exist with other values; `fiot extras conflicts` shows both."]
         if conflicts
         else []
     )

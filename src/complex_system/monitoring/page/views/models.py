@@ -10,7 +10,8 @@ from dash import html
 from dash.development.base_component import Component
 
 from complex_system.monitoring.page.components import View, badge, card, columns, empty, outside, plot, table
-from complex_system.monitoring.page.figures import (
+from complex_system.monitoring.page.formatting import NONE, Viewer, count, error, interval, number
+from complex_system.monitoring.page.plots import (
     COLORS,
     Figure,
     bars,
@@ -22,7 +23,6 @@ from complex_system.monitoring.page.figures import (
     titled,
     waiting,
 )
-from complex_system.monitoring.page.formatting import NONE, Viewer, count, error, interval, number
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.summaries import Table, champions, errors_of_models
 from complex_system.protocol.training import ComparedModel, Quality, ScoresWithInterval

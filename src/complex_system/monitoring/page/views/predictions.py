@@ -10,7 +10,8 @@ from dash.development.base_component import Component
 from complex_system.monitoring import series
 from complex_system.monitoring.aggregates import ErrorSums, Served
 from complex_system.monitoring.page.components import View, card, columns, figures, plot
-from complex_system.monitoring.page.figures import (
+from complex_system.monitoring.page.formatting import Viewer, count, group_column, group_name, number, rate
+from complex_system.monitoring.page.plots import (
     COLORS,
     MAX_CURVES,
     Figure,
@@ -26,7 +27,6 @@ from complex_system.monitoring.page.figures import (
     titled,
     waiting,
 )
-from complex_system.monitoring.page.formatting import Viewer, count, group_column, group_name, number, rate
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.series import Curve
 

@@ -10,8 +10,8 @@ from dash.development.base_component import Component
 from complex_system.monitoring import series
 from complex_system.monitoring.aggregates import Gauge, LatencySums, begin_of
 from complex_system.monitoring.page.components import Parts, View, card, columns, empty, figures, plot, table
-from complex_system.monitoring.page.figures import Figure, curve, curves, over_time, titled, waiting
 from complex_system.monitoring.page.formatting import Viewer, count, megabytes, number, rate, share
+from complex_system.monitoring.page.plots import Figure, curve, curves, over_time, titled, waiting
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.summaries import failed_requests
 
