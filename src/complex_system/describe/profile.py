@@ -243,8 +243,8 @@ def profile(table: Table, columns: Sequence[InspectedColumn], key: str = "") -> 
             sample.add(pl.DataFrame([pl.Series(ROW, at[good]), *(pl.Series(str(i), each) for i, each in enumerate(found))]))
             copies.add(hash=_hashes(found, int(good.sum())), number=at[good])
     kept = sample.found()
-    for column, values in zip(made, kept.drop(ROW).iter_columns(), strict=True):
-        column.sample = values.to_numpy()
+    for column, sampled in zip(made, kept.drop(ROW).iter_columns(), strict=True):
+        column.sample = sampled.to_numpy()
     return FileProfile(rows, faulty, tuple(made), kept[ROW].to_numpy(), _copies(copies))
 
 
