@@ -82,3 +82,16 @@ def age(database: str, settings: Settings, arrived: Mapping[str, float]) -> None
             for key, days in arrived.items():
                 connection.cursor().execute(statement, (days * 86_400, key))
             connection.commit()
+
+
+def make_unique(database: str, settings: Settings, column: str, table: str = RAW) -> None:
+    """Makes a unique index of numbers, ``operators_own``, as an operator of the database does."""
+    if database == "mongo":
+        with MongoClient[Any](settings.mongo_host, settings.mongo_port) as client:
+            known = {column: {"$type": "number"}}
+            client[settings.mongo_name][table].create_index(
+                column, name="operators_own", unique=True, partialFilterExpression=known
+            )
+    else:
+        with closing(connected(settings)) as connection:
+            connection.cursor().execute(f"ALTER TABLE {table} ADD UNIQUE INDEX operators_own (`{column}`)")

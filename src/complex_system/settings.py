@@ -174,7 +174,9 @@ class Settings(BaseSettings):
         "lightgbm,pytorch,pytorch-wandb,tensorflow", description="Trainers that a training round waits for"
     )
     min_labelled: int = Field(200, ge=30, description="Labelled records needed for the first training round")
-    retrain_growth: float = Field(0.25, gt=0, description="Fraction of new labelled records that starts the next round")
+    retrain_growth: float = Field(
+        0.25, gt=0, description="Fraction of new or corrected labelled records that starts the next round"
+    )
     round_timeout: float = Field(1800.0, gt=0, description="Seconds that a training round waits for its trainers")
     prediction_interval: float = Field(5.0, gt=0, description="Seconds between the consumer's requests for predictions")
     prediction_records: int = Field(2, ge=1, le=1000, description="Records in one of the consumer's requests")

@@ -29,7 +29,7 @@ from complex_system.storage.maria.store import MariaDataStore
 from complex_system.storage.mongo.connection import Queries
 from complex_system.storage.mongo.store import MongoDataStore
 from complex_system.storage.quarantine import RawWriter
-from envelopes import connected, envelopes
+from envelopes import connected, envelopes, make_unique
 
 TARGET, R1, R2, R3 = "aufbereiteter_wert", "rohwert_1_labormessung", "rohwert_2_labormessung", "rohwert_3_labormessung"
 Open = Callable[[str], Awaitable[DataStore]]
@@ -226,30 +226,18 @@ async def test_a_value_that_the_database_refuses_is_named_and_nothing_new_is_wri
 
 
 @pytest.fixture
-def unique(database: str, settings: Settings) -> Callable[..., Awaitable[None]]:
+def unique(database: str, settings: Settings) -> Callable[..., None]:
     """Makes a unique index, as an operator does."""
-
-    async def make(column: str = R1, table: str = RAW) -> None:
-        if database == "mongo":
-            async with AsyncMongoClient[Any](settings.mongo_host, settings.mongo_port) as client:
-                known = {column: {"$type": "number"}}
-                await client[settings.mongo_name][table].create_index(
-                    column, name="operators_own", unique=True, partialFilterExpression=known
-                )
-        else:
-            with closing(connected(settings)) as connection:
-                connection.cursor().execute(f"ALTER TABLE {table} ADD UNIQUE INDEX operators_own (`{column}`)")
-
-    return make
+    return lambda column=R1, table=RAW: make_unique(database, settings, column, table)
 
 
 @pytest.mark.parametrize("on_conflict", ["keep", "replace"])
 async def test_a_new_record_with_a_value_that_an_operators_index_has_is_refused_and_named(
-    opened: Open, unique: Callable[..., Awaitable[None]], record: Record, on_conflict: str
+    opened: Open, unique: Callable[..., None], record: Record, on_conflict: str
 ) -> None:
     store = await opened(on_conflict)
     await store.save_raw([record])
-    await unique()
+    unique()
     writer = RawWriter(store)
     new, other = {**record, ID: "B-0008"}, {**record, ID: "B-0009", R1: 1.25}
     with pytest.raises(InvalidRecordError, match="Record 0 .*B-0008.*operators_own"):
@@ -264,12 +252,12 @@ async def test_a_new_record_with_a_value_that_an_operators_index_has_is_refused_
 
 @pytest.mark.parametrize("on_conflict", ["keep", "replace"])
 async def test_a_value_never_comes_into_another_record(
-    opened: Open, unique: Callable[..., Awaitable[None]], record: Record, on_conflict: str
+    opened: Open, unique: Callable[..., None], record: Record, on_conflict: str
 ) -> None:
     store = await opened(on_conflict)
     filled, replaced = {**record, ID: "B-0008", R1: None}, {**record, ID: "B-0009", R1: 1.25, TARGET: None}
     await store.save_raw([record, filled, replaced], "a", 1.0)
-    await unique()
+    unique()
     writer = RawWriter(store)
     label = {**replaced, TARGET: 5.0}
     with pytest.raises(InvalidRecordError, match="Record 0 .*B-0008.*operators_own"):
@@ -284,7 +272,7 @@ async def test_a_value_never_comes_into_another_record(
 
 @pytest.mark.parametrize("taken", [False, True])
 async def test_a_record_that_is_deleted_while_a_value_comes_for_it_is_written_anew_and_no_other_one(
-    opened: Open, unique: Callable[..., Awaitable[None]], settings: Settings, database: str, record: Record, taken: bool,
+    opened: Open, unique: Callable[..., None], settings: Settings, database: str, record: Record, taken: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """As retention does; with ``taken``, another record has the value in an operator's index."""
@@ -292,7 +280,7 @@ async def test_a_record_that_is_deleted_while_a_value_comes_for_it_is_written_an
     before = {**record, ID: "B-0008", R1: None}
     after = {**before, R1: record[R1] if taken else 1.25}
     await store.save_raw([record, before])
-    await unique()
+    unique()
     if database == "mongo":
         update = Queries.update_each
 
@@ -320,12 +308,12 @@ async def test_a_record_that_is_deleted_while_a_value_comes_for_it_is_written_an
 
 
 async def test_results_never_come_into_another_record(
-    opened: Open, unique: Callable[..., Awaitable[None]], dataset: Dataset, record: Record
+    opened: Open, unique: Callable[..., None], dataset: Dataset, record: Record
 ) -> None:
     store = await opened("keep")
     await store.save_raw([record, {**record, ID: "B-0008"}])
     await store.upsert_processed(processed(dataset, record[ID], 1, 42.5), "v1")
-    await unique(TARGET, PROCESSED)
+    unique(TARGET, PROCESSED)
     with pytest.raises(InvalidRecordError):
         await store.upsert_processed(processed(dataset, "B-0008", 1, 42.5), "v1")
     await store.upsert_processed(processed(dataset, record[ID], 1, 43.5), "v1")

@@ -323,6 +323,7 @@ async def test_the_binary_extension_is_refused_with_a_message(client: httpx.Asyn
         answers.append(await infer(client, request))
     for each in answers:
         assert "binary tensor data extension" in assert_error(each)
+        assert "binary_data=False" in assert_error(each)
 
 
 async def test_the_binary_extension_switched_off_is_what_is_offered(client: httpx.AsyncClient) -> None:

@@ -56,7 +56,7 @@ from complex_system.storage.mongo.store import MongoDataStore
 from complex_system_services.data_processing.data_processing_service import DataProcessingService
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
-from envelopes import envelopes
+from envelopes import envelopes, make_unique
 from proxy import proxied
 from support import TesterService, eventually, running, server_fixture, started
 
@@ -275,6 +275,26 @@ async def test_a_message_that_cannot_be_accepted_is_a_dead_letter_and_its_neighb
         assert {letter.code for letter in found} == {"invalid_request", "invalid_record"}
         assert [letter.sequence for letter in found] == sorted(letter.sequence for letter in found)
         assert all(letter.message_id for letter in found)
+
+
+async def test_a_record_whose_value_an_operators_index_has_is_a_dead_letter_and_nothing_is_lost(
+    tester: TesterService, settings: Settings, database: str
+) -> None:
+    client, column = tester.broker.client, "rohwert_1_labormessung"
+    first = {**Laboratory(3).measured_record(), ID: "B-0007"}
+    taken, free = {**first, ID: "B-0008"}, {**first, ID: "B-0009", column: first[column] / 2}
+    await IngestStreams(client, settings).ensure()
+    async with running(SERVICES[database], settings):
+        await DatabaseClient(tester).save_raw([first])
+        make_unique(database, settings, column)
+        await publish(client, json.dumps([taken]).encode(), f"{SUBJECT}.press-4")
+        await publish(client, json.dumps([free]).encode(), f"{SUBJECT}.press-4")
+        await settled(tester)
+        assert await raw(tester) == [first, free]
+        [letter] = await letters(tester)
+        assert json.loads(letter.payload) == [taken]
+        assert "B-0008" in letter.reason
+        assert "operators_own" in letter.reason
 
 
 async def test_dead_letters_are_heard_at_once_and_can_be_published_again(

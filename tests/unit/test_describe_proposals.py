@@ -13,6 +13,7 @@ from complex_system.describe.checking import check_file
 from complex_system.describe.command import summary
 from complex_system.describe.description import Description, describe, refused
 from complex_system.describe.inspection import InspectedColumn
+from complex_system.describe.quality import assess
 from complex_system.describe.recognition import unit_of
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import DeclarationError
@@ -93,8 +94,8 @@ def test_a_key_may_be_declared_and_dropped_and_nothing_else(write: Write) -> Non
     found = describe(write(charge=lambda i: f"B-{i * 7:04}"), "y")
     assert found.key == ""
     text = found.text()
-    assert "# id: NAME OF THE COLUMN" in text
-    named = text.replace("# id: NAME OF THE COLUMN", "id: charge")
+    assert "# id: charge" in text
+    named = text.replace("# id: charge", "id: charge")
     line_taken_out = "".join(line for line in named.splitlines(keepends=True) if "name: charge," not in line)
     for changed in (named, line_taken_out):
         dataset = Dataset.parse(changed)
@@ -105,9 +106,9 @@ def test_a_key_may_be_declared_and_dropped_and_nothing_else(write: Write) -> Non
         )
         assert check_file(found.path, dataset).without_key == 0
     with pytest.raises(DeclarationError, match=r"2 faults:\n.*the key 'y' must not be the target(.|\n)*unknown column 'z'"):
-        Dataset.parse(text.replace("# id: NAME OF THE COLUMN", "id: y").replace("column: x", "column: z"))
+        Dataset.parse(text.replace("# id: charge", "id: y").replace("column: x", "column: z"))
     with pytest.raises(DeclarationError, match="must not use the key 'x'"):
-        Dataset.parse(text.replace("# id: NAME OF THE COLUMN", "id: x"))
+        Dataset.parse(text.replace("# id: charge", "id: x"))
 
 
 @pytest.mark.parametrize(
@@ -300,3 +301,27 @@ def test_the_table_fits_eighty_columns(write: Write) -> None:
     assert max(map(len, lines)) <= 80
     assert any("Vorlauftemperatur Zone" in line and "100 to 110" in line for line in lines), captured.get()
     assert any(line.startswith("  lfd. Nr.: counts the records") for line in lines)
+
+
+def test_a_batch_that_differs_in_every_record_is_offered_as_key_and_a_remark_is_not_a_category(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    remarks = ["", "Nacharbeit", "Hr. Müller"]
+    lines = [f"C-{24000 + 3 * n};{n * 7 % 60},5;{remarks[n % 3]};{n * 11 % 60},5\n" for n in range(60)]
+    path.write_text("Charge;x;Bemerkung;y\n" + "".join(lines))
+    found = describe(path, "y")
+    text = found.text()
+    assert "\n# id: Charge\n" in text
+    assert "  - {name: Bemerkung, type: text, optional: true}" in text
+    assert "columns: [Charge, Bemerkung]" in text
+    # What the comment says works as it stands.
+    assert Dataset.parse(text.replace("# id: Charge", "id: Charge"), "a").id == "Charge"
+
+
+def test_values_below_a_limit_are_said_once_and_are_not_missing_in_the_report(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    lines = [f"{'<0,01' if n % 3 == 0 else f'0,{10 + n}'};{n * 7 % 60},5;{n * 11 % 60},5\n" for n in range(60)]
+    path.write_text("Pb;x;y\n" + "".join(lines))
+    found = describe(path, "y")
+    assert found.text().count("detection limit") == 1
+    lead = next(column for column in assess(found).columns if column.column.name == "Pb")
+    assert lead.profile.missing.count == 0

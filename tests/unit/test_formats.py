@@ -372,3 +372,11 @@ def test_days_of_a_file_fit_a_format_with_a_time(tmp_path: Path) -> None:
     pl.DataFrame(rows()).with_columns(pl.Series("at", days)).write_parquet(path)
     dataset = Dataset.parse(accepted(path).text().replace('"%Y-%m-%d"', '"%Y-%m-%d %H:%M:%S.%f"'))
     assert read(path, dataset)[1].record["at"] == "2025-03-02 00:00:00.000000"
+
+
+def test_days_and_months_that_can_change_places_are_said(tmp_path: Path) -> None:
+    for days, is_said in ((12, True), (13, False)):
+        path = lines(tmp_path / "a.jsonl", rows(at=lambda n, days=days: f"{n % days + 1:02}/{n % 5 + 1:02}/2025"))
+        hints = column(accepted(path), "at").hints
+        assert bool(hints) == is_said
+        assert all("write %m/%d/%Y for the month" in hint for hint in hints)

@@ -15,9 +15,10 @@ from complex_system.tracking.outbox import MAX_KEPT, Outbox
 from trainings import quick_result, trainer
 
 
-def test_a_training_comes_back_as_it_was_and_is_gone_when_it_is_removed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reference", [b'{"samples": 3}', None])
+def test_a_training_comes_back_as_it_was_and_is_gone_when_it_is_removed(tmp_path: Path, reference: bytes | None) -> None:
     outbox, result = Outbox(tmp_path / "outbox"), quick_result("lightgbm")
-    result = replace(result, round="a round's /name", reference=b'{"samples": 3}')
+    result = replace(result, round="a round's /name", reference=reference)
     assert outbox.trainings() == []
     kept = outbox.keep(result)
     assert outbox.keep(result) == kept

@@ -345,7 +345,8 @@ def is_truth(value: Any, written: Any, read: Any, column: InspectedColumn) -> bo
     if column.type == "datetime":
         parts = TimeFormat(column.format).parts(read)
         moment = [parts[name] for name in ("year", "month", "day", "hour", "minute", "second")] if parts else []
-        return parts is not None and datetime(*moment, parts.get("fraction", 0) // 1000) == value  # type: ignore[arg-type, misc]
+        is_said = any("with the month first" in hint for hint in column.hints)
+        return parts is not None and (is_said or datetime(*moment, parts.get("fraction", 0) // 1000) == value)  # type: ignore[arg-type, misc]
     if column.type.startswith("list"):
         return bool(read == value)
     return is_text_of(value, written, read)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,36 @@ def test_comments_between_records_are_left_out_and_values_with_the_sign_are_not(
     assert found.notes == ("1 line(s) begin with '#' and are left out as comments; the first is line 3",)
 
 
+def test_a_comment_that_a_spreadsheet_filled_up_with_empty_fields_is_not_a_record(tmp_path: Path) -> None:
+    lines = [["day", "x", "y"], *([f"0{n}.02.2026", n + 0.5, n + 1.25] for n in range(1, 9)), ["# neuer Sand", None, None]]
+    lines += [
+        ["#17", None, None],
+        ["09.02.2026", 9.5, 10.25],
+        ["# kalt", None, None],
+        ["Summe", 45.5, 54.25],
+        ["# Ende", None, None],
+    ]
+    text = "\n".join(";".join("" if cell is None else str(cell).replace(".", ",") for cell in line) for line in lines)
+    for found, word in ((table(tmp_path, text), "line"), (table_at(write_cells(tmp_path / "a.xlsx", lines)), "row")):
+        days = [row["day"].replace(",", ".") for row in rows(found)]
+        assert days == [*(f"0{n}.02.2026" for n in range(1, 9)), "#17", "09.02.2026"]  # a key whose values come later
+        assert any(re.fullmatch(rf"\d {word}\(s\) begin with '#' .* the first is {word} 10", note) for note in found.notes)
+        assert f"{word} 14 sums the others up and is left out: 'Summe'" in found.notes
+
+
+def test_a_comment_in_a_workbook_leaves_its_column_of_days_a_time(tmp_path: Path) -> None:
+    lines: list[list[Any]] = [
+        ["day", "x", "y"],
+        *([date(2026, 1, 1 + n % 28), n * 7 % 30 + 0.5, n * 11 % 30 + 0.25] for n in range(60)),
+    ]
+    lines.insert(30, ["# neuer Sand", None, None])
+    described = describe(write_cells(tmp_path / "a.xlsx", lines), "y")
+    assert described.records == 60
+    assert {column.name: (column.type, column.missing) for column in described.columns} == {
+        "day": ("datetime", 0), "x": ("number", 0), "y": ("number", 0),
+    }  # fmt: skip
+
+
 def test_a_sheet_with_title_units_and_sum_keeps_its_types(tmp_path: Path) -> None:
     records: list[dict[str, Any]] = [
         {"Protokoll": number + 0.5, "": f"B-{number}", " ": number % 9 + 0.25} for number in range(30)
@@ -303,3 +334,19 @@ def test_a_column_without_a_name_in_the_middle_of_a_sheet_moves_no_values(tmp_pa
     assert table_at(write_cells(tmp_path / "d.xlsx", [[None, None], [None]])).outline() == ([], 0)
     with pytest.raises(SourceFileError, match="has the column 'Temp' more than once"):
         table_at(write_cells(tmp_path / "b.xlsx", [["Temp", "Druck", "Temp"], *NUMBERS])).outline()
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ('"Rohr 3/4""",b', 'Rohr 3/4"'),
+        ('Rohr 3/4",b', 'Rohr 3/4"'),
+        ('"a ""x"" b",b', 'a "x" b'),
+        ('a""b,b', 'a""b'),
+        ('"""",b', '"'),
+    ],
+)
+def test_marks_in_the_header_are_those_of_the_name(header: str, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"{header}\n" + "".join(f"{n}.5,x\n" for n in range(9)))
+    assert table_at(path).outline() == ([name, "b"], 9)

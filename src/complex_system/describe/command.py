@@ -92,12 +92,13 @@ def summary(description: Description) -> Group:
     notes: list[Text] = []
     for column in description.columns:
         share = column.missing / description.records
+        missing = f"{share:.0%}" if share >= 0.01 else "<1%" if share else ""
         note = _notes(column, description)
         style = "bold" if column.name == description.target else "yellow" if note else None
         if note:
             notes.append(_text(f"{column.name}: {note}"))
         table.add_row(
-            _text(column.name), column.type, _text(column.unit), _text(_values(column)), f"{share:.0%}" if share else "",
+            _text(column.name), column.type, _text(column.unit), _text(_values(column)), missing,
             _text(_use(column, description)), style=style,
         )  # fmt: skip
     dataset = description.dataset()

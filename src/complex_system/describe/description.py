@@ -130,6 +130,14 @@ class Description:
                 + f"id: {scalar(self.key)}\n"
             )
         offered = self.offered_key
+        if offered and not offered.growth:
+            return (
+                _comment(
+                    f"'{offered.name}' is different in every record. Where it names the record, as a batch number does, remove "
+                    "the '#' of the next line. Later lab values and corrections then find it. The column's lines below may stay:"
+                )
+                + f"# id: {scalar(offered.name)}\n"
+            )
         if offered is None or offered.growth is None:
             return (
                 _comment(
@@ -247,7 +255,7 @@ def describe(path: Path, target: str = "") -> Description:
     columns = [column for column in columns if column.name != ID]
     while True:
         key = key_column(keys, looked_at)
-        chosen = choose_target(path, [column for column in columns if column.name != key], target, table, looked_at)
+        chosen = choose_target([column for column in columns if column.name != key], target, table, looked_at)
         note_repeated_keys([column for column in columns if column.name != key])
         leaking = {column.name: how for column in columns if (how := leak(column, looked_at.frame, chosen))}
         proposal = propose([column for column in columns if column.name != key], chosen.name, leaking)

@@ -10,10 +10,12 @@ import polars as pl
 
 from complex_system.describe.recognition import (
     MARGIN,
+    REMARK_NAME,
     Growth,
     count_markers,
     growth,
     hint_of_markers,
+    hint_of_months,
     hint_of_sentinels,
     hint_of_spellings,
     is_a_count,
@@ -32,7 +34,7 @@ from complex_system.domain.datetimes import TimeFormat, formats_of
 from complex_system.domain.types import MAX_ENTRIES
 from complex_system.pipeline.expressions import date_parts
 from complex_system.sources.notation import Notation
-from complex_system.sources.values import FALSE, TRUE, beyond_limits, entries, times, truth, unwritten_times
+from complex_system.sources.values import FALSE, TRUE, beyond_limits, entries, full_format, times, truth
 
 TARGET_MARGIN = 0.5
 """The same for the target."""
@@ -44,6 +46,8 @@ RECORDS_PER_CATEGORY = 3
 _MAX_SPELLINGS = 100  # different texts up to which they may all be words for true and false
 _FIRST_TEXTS = 1000  # that choose the formats in which all texts are tried
 MAX_NUMBER = 1e30  # larger numbers are kept as texts: models take float32
+
+DIFFERENT_TEXTS = "different in every record: a key or a remark"
 
 _LEADING_ZERO = r"^[+-]?0\d"
 _OTHER_LISTS = f"lists of more than {MAX_ENTRIES:,} entries, or of others than texts or numbers"
@@ -195,6 +199,8 @@ def _inspect_kept(found: InspectedColumn, kept: pl.Series, notation: Notation, l
         return
     if time_format := _time_format(distinct):
         found.type, found.format, found.first = "datetime", time_format, texts[0]
+        if hint := hint_of_months(time_format, distinct):
+            found.hints.append(hint)
         return
     if distinct.str.strip_chars().str.starts_with("[").all():
         lists = [None if text is None else entries(text) for text in kept]
@@ -249,6 +255,9 @@ def _agree(found: InspectedColumn, kept: pl.Series, read: pl.Series, notation: N
 
 def _inspect_categories(found: InspectedColumn, texts: pl.Series, records: int) -> None:
     categories, present = sorted(texts.unique().to_list()), len(texts)
+    if REMARK_NAME.search(found.name) and len(categories) < present:
+        found.notes.append("a remark by its name: as a category, tomorrow's other text would cost its record")
+        return
     fitting = len(categories) <= MAX_CATEGORIES and len(categories) * RECORDS_PER_CATEGORY <= max(
         present, 2 * RECORDS_PER_CATEGORY
     )
@@ -260,7 +269,7 @@ def _inspect_categories(found: InspectedColumn, texts: pl.Series, records: int) 
         return
     found.type = "text"
     if len(categories) == present == records:
-        found.notes.append("different in every record: a key or a remark")
+        found.notes.append(DIFFERENT_TEXTS)
     else:
         found.notes.append(f"{len(categories)} different texts in {present} records: too many for categories")
 
@@ -305,13 +314,7 @@ def _set_flags(found: InspectedColumn, flags: pl.Series) -> None:
 
 def _inspect_typed_times(found: InspectedColumn, series: pl.Series) -> None:
     found.type = "datetime"
-    found.format = next(
-        declared
-        for declared in ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M:%S.%f")
-        if series.dtype == pl.Date
-        or (cut := unwritten_times(pl.col(series.name), declared)) is None
-        or not series.to_frame().select(cut.any()).item()
-    )
+    found.format = full_format(series)
     found.missing, found.different = series.null_count(), series.drop_nulls().n_unique()
     texts = times(series.drop_nulls(), found.format).to_list()
     time_format = TimeFormat(found.format)

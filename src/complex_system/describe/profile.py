@@ -224,7 +224,12 @@ def profile(table: Table, columns: Sequence[InspectedColumn], key: str = "") -> 
     made = [ColumnProfile(column.name, _kind(column), column.format) for column in columns if column.name != key]
     declared: Columns = {
         column.name: Column(
-            name=column.name, type=column.type, categories=column.categories, format=column.format, optional=True
+            name=column.name,
+            type=column.type,
+            categories=column.categories,
+            format=column.format,
+            **({"censored": column.censored} if column.censored and column.type == "number" else {}),
+            optional=True,
         )
         for column in columns
         if column.name != key

@@ -8,12 +8,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, takewhile
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from complex_system.describe.inspection import InspectedColumn
+from complex_system.describe.inspection import DIFFERENT_TEXTS, InspectedColumn
 from complex_system.describe.recognition import COUNTER, KEY_NAME, NUMBER, ORDER, growth, nearly_numbers
 from complex_system.describe.sampling import LookedAt
 from complex_system.domain.columns import ID
@@ -181,9 +180,7 @@ def take_as_counts(columns: list[InspectedColumn]) -> None:
 # The target, the key, and copies
 
 
-def choose_target(
-    path: Path, columns: list[InspectedColumn], target: str, table: Table, looked_at: LookedAt
-) -> InspectedColumn:
+def choose_target(columns: list[InspectedColumn], target: str, table: Table, looked_at: LookedAt) -> InspectedColumn:
     """Return the column to predict: the named one, or the last column of numbers.
 
     Raises:
@@ -196,7 +193,7 @@ def choose_target(
             listed = ", ".join(f"'{column.name}'" for column in columns)
             near = difflib.get_close_matches(target, [column.name for column in columns], 1, 0.5)
             hint = f" Do you mean '{near[0]}'?" if near else ""
-            raise DescribeError(f"The file {path} has no column '{target}'; it has {listed}.{hint}")
+            raise DescribeError(f"The file {table.shown} has no column '{target}'; it has {listed}.{hint}")
         if found not in numeric:
             listed = ", ".join(f"'{column.name}'" for column in numeric) or "none"
             state = (
@@ -211,13 +208,13 @@ def choose_target(
     names = looked_at.frame.columns
     if not numeric and len(names) == 1:
         raise DescribeError(
-            f"The file {path} has only the column '{names[0]}'; its first line has to name the columns, separated by "
+            f"The file {table.shown} has only the column '{names[0]}'; its first line has to name the columns, separated by "
             "commas, semicolons, tabs or bars, with nothing above it."
         )
     if not numeric:
         first = ", ".join(f"'{name}'" for name in names[:10])
         raise DescribeError(
-            f"The file {path} has no column of different numbers that could be the target. Its first line names the columns {first}: "
+            f"The file {table.shown} has no column of different numbers that could be the target. Its first line names the columns {first}: "
             "is that the header?"
         )
     return numeric[-1]
@@ -238,13 +235,17 @@ def note_repeated_keys(columns: list[InspectedColumn]) -> None:
 
 
 def offered_key(columns: list[InspectedColumn]) -> InspectedColumn | None:
-    """Return a column of numbers that may be the key, where a person knows that no number is used again; None for none."""
+    """Return a column that may be the key, where a person knows that no number is used again; None for none.
+
+    Numbers come first; a text that is different in every record may be the number of a batch.
+    """
     numbered = [
         column
         for column in columns
         if column.growth and column.growth.is_unique and column.growth.kind in (COUNTER, NUMBER) and column.name != ID
     ]
-    return next((column for column in numbered if KEY_NAME.search(column.name)), numbered[0] if numbered else None)
+    texts = (column for column in columns if column.type == "text" and DIFFERENT_TEXTS in column.notes)
+    return next(chain((column for column in numbered if KEY_NAME.search(column.name)), numbered, texts), None)
 
 
 def key_column(columns: list[InspectedColumn], looked_at: LookedAt) -> str:

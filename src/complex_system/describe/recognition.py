@@ -58,6 +58,8 @@ _UNIT_AFTER = re.compile(r"[+-]?\d[\d.,]*\s*([^\W\d_]\S{0,7}|[%‰°]\S{0,7})")
 _NO_LIMIT = re.compile(r"<.*|n\.?\s?[nd]\.?|bdl|u\.?bg|nwg|lo[dq]|bloq?|not detected|nicht nachweisbar", re.IGNORECASE)
 """What laboratories write for a value below the detection limit, without the limit."""
 _ANY_NUMBER = Column(name="x", type="number")
+REMARK_NAME = re.compile(r"bemerkung|kommentar|anmerkung|notiz|remark|comment|(^|[^a-z])notes?([^a-z]|$)", re.IGNORECASE)
+"""Names of what people write freely."""
 COUNT_NAME = re.compile(
     r"anzahl|anz\.?([^a-zäöü]|$)|stück|stk|zähler|zyklen|(^|[^a-z])(count|counts|number of|no\. of|num|n|qty|quantity|pieces|"
     r"pcs|cycles|shots|hits)([^a-z]|$)|[a-z]Count|count$",
@@ -189,6 +191,14 @@ def count_markers(missing: pl.Series) -> dict[str, int]:
     """Return the texts, but for empty ones, among those that were read as missing, with their numbers; most frequent first."""
     texts = missing.drop_nulls().str.strip_chars()
     return dict(Counter(texts.filter(texts != "").to_list()).most_common())
+
+
+def hint_of_months(declared: str, times: pl.Series) -> str:
+    """Return that the first number of all times may be the month; empty where one is larger than 12, or the format has no slashes."""
+    if "%d/%m/" not in declared or int(times.str.extract(r"^(\d+)/").cast(pl.Int64).max() or 0) > 12:  # type: ignore[arg-type]
+        return ""
+    other = declared.replace("%d/%m/", "%m/%d/")
+    return f"every time, such as {times[0]}, can be read with the day or with the month first; write {other} for the month"
 
 
 def hint_of_markers(markers: Mapping[str, int], *, is_category: bool) -> str:

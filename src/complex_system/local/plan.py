@@ -30,8 +30,8 @@ _UNSIGNED = (
     "models are not signed, because the data of this run are from before it had a key: start it with --fresh, "
     "or put a key of your own into {path} and have all trainers train once"
 )
-PAGE_SERVICE = "ml_monitoring"
 SOURCE = "dummy_data_generation"
+PAGE_SERVICE = "ml_monitoring"
 """The service whose address is a page for people."""
 # On the two or four cores of a laptop the imports of eleven services take most of the start. Serving and monitoring have nothing to
 # do before MLflow is ready, so they start after it; the seconds are for a deployment whose MLflow takes longer or does not come.

@@ -41,6 +41,9 @@ _SENTENCE = 3
 """Words of a text in a row of its own from which it is not a value."""
 _SUMS_BESIDE_NUMBERS = _SUMS | {"min", "max", "minimum", "maximum", "median", "anzahl", "count", "n", "s", "avg", "varianz"}
 
+_COMMENT = re.compile(r"#+\s*[^\s\d].*|#+\s.*", re.DOTALL)
+"""A comment; #17 may be a key."""
+
 Row = Sequence[str]
 """The fields of a row; empty ones are empty texts."""
 
@@ -169,6 +172,8 @@ def _is_footer(row: Row, at: int, numeric: frozenset[int], above: Sequence[str],
         after_blank: Whether the row above is empty.
     """
     text, filled = row[at], sum(map(bool, row))
+    if is_comment(row):
+        return True
     if not numeric or is_number(text) or text in MARKERS or filled > 2:
         return False
     is_label = bool(_LABEL.fullmatch(text)) and not any(":" in cell for cell in above)
@@ -182,6 +187,11 @@ def _is_footer(row: Row, at: int, numeric: frozenset[int], above: Sequence[str],
 
 def _first_word(text: str) -> str:
     return text.split(maxsplit=1)[0].rstrip(":.,").lower() if text else ""
+
+
+def is_comment(row: Row) -> bool:
+    """Return whether a row of several fields has a comment in its first one and nothing else: a spreadsheet fills lines up."""
+    return len(row) > 1 and bool(_COMMENT.fullmatch(row[0].strip())) and not any(cell.strip() for cell in row[1:])
 
 
 def is_number(cell: str) -> bool:

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from complex_system.errors import SourceFileError
-from complex_system.sources.layout import HEAD_ROWS, TAIL_ROWS, Head, head_of, is_number, rows_below
+from complex_system.sources.layout import HEAD_ROWS, TAIL_ROWS, Head, head_of, is_comment, is_number, rows_below
 
 _MAX_LINES = 1000
 """Lines of one record."""
@@ -166,7 +166,8 @@ class TextLines:
 
     def _without_comments(self, first: list[Line], rows: list[list[str]], hashed: list[bool], found: Lines) -> list[int]:
         """Return the rows that are no comments; a header may begin with '#' where the first row behind it is a record."""
-        kept = [at for at, row in enumerate(rows) if any(row) and not (hashed[at] and len(row) != found.width)]
+        comments = {at for at, row in enumerate(rows) if hashed[at] and (len(row) != found.width or is_comment(row))}
+        kept = [at for at, row in enumerate(rows) if any(row) and at not in comments]
         leading = next((at for at in kept if not hashed[at]), len(rows))
         names = bool(leading < len(rows)) and not any(is_number(cell.strip()) for cell in rows[leading])
         if names and any(hashed[:leading]):  # the header is there, so what stands above it are comments
@@ -185,7 +186,8 @@ class TextLines:
     def _is_comment(self, line: Line, found: Lines) -> bool:
         if not line.text.startswith(b"#") or line.number == found.header or line.number in found.left_out:
             return line.text.startswith(b"#") and line.number in found.left_out
-        return len(self._row(line)) != found.width
+        row = self._row(line)
+        return len(row) != found.width or is_comment(row)
 
     def _row(self, line: Line) -> list[str]:
         if line.fields is not None:

@@ -19,7 +19,7 @@ from typing_extensions import override
 from complex_system.errors import SourceFileError
 from complex_system.sources.base import FrameTable
 from complex_system.sources.dialect import Dialect, as_utf8, dialect_of
-from complex_system.sources.layout import HEAD_ROWS, TAIL_ROWS, Head, head_of, rows_below
+from complex_system.sources.layout import HEAD_ROWS, TAIL_ROWS, Head, head_of, is_comment, rows_below
 from complex_system.sources.lines import Lines, TextLines
 
 _DUPLICATE = re.compile(r"(.+)_duplicated_\d+", re.DOTALL)
@@ -104,6 +104,9 @@ class CsvTable(FrameTable):
             raise SourceFileError(
                 f"The file {self.shown} has the column '{name}' more than once; give each a name of its own."
             )
+        if self._found.quoted and any('"' in name for name in names):  # polars keeps the marks of a header doubled
+            frame = frame.rename({name: name.replace('""', '"') for name in names})
+            names = frame.collect_schema().names()
         if "" not in names:
             return frame
         # Programs write an empty header above their row numbers.
@@ -149,7 +152,13 @@ class ExcelTable(FrameTable):
             )
         kept = [given for given, name in names.items() if name or sheet[given].null_count() < sheet.height]
         named = {given: names[given] or f"column {place}" for place, given in enumerate(sheet.columns, 1) if given in kept}
-        return sheet.select(kept).rename(named).with_columns(pl.col(pl.Null).cast(pl.String))
+        sheet = sheet.select(kept).rename(named).with_columns(pl.col(pl.Null).cast(pl.String))
+        if not (comments := _comments_in(sheet)):
+            return sheet
+        number = next(at for at, row in enumerate(cells.rows(), 1) if sheet.item(comments[0], 0) in row)
+        note = f"{len(comments)} row(s) begin with '#' and are left out as comments; the first is row {number}"
+        self._head = replace(self._head, notes=(*self._head.notes, note))
+        return sheet[[at for at in range(sheet.height) if at not in set(comments)]]
 
     @property
     @override
@@ -170,6 +179,14 @@ class ExcelTable(FrameTable):
     @override
     def _rows(self, frame: pl.LazyFrame, names: list[str]) -> pl.LazyFrame:
         return frame.filter(pl.any_horizontal(pl.col(names).is_not_null())) if names else frame
+
+
+def _comments_in(sheet: pl.DataFrame) -> list[int]:
+    """Return the rows of a sheet that are a comment; a first column of another type than texts has none."""
+    if sheet.width < 2 or sheet.to_series().dtype != pl.String:
+        return []
+    hashed = sheet.to_series().str.starts_with("#").fill_null(value=False).arg_true().to_list()
+    return [at for at in hashed if is_comment(["" if cell is None else str(cell) for cell in sheet.row(at)])]
 
 
 def _head_of_sheet(cells: pl.DataFrame) -> tuple[Head, dict[str, int]]:

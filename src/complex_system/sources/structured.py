@@ -10,7 +10,6 @@ import math
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
-from io import TextIOWrapper
 from itertools import islice
 from typing import Any
 
@@ -186,10 +185,12 @@ class LinesTable(FrameTable):
         with self.path.open("rb") as file:
             is_utf_16 = file.read(2) in _UTF_16
             file.seek(0)
-            if is_utf_16:
-                yield from (line.encode() for line in TextIOWrapper(file, "utf-16", "replace", "\n"))
-            else:
+            if not is_utf_16:
                 yield from file
+                return
+        with self.path.open(encoding="utf-16", errors="replace", newline="\n") as text:
+            for line in text:
+                yield line.encode()
 
 
 class JsonTable(LinesTable):

@@ -141,6 +141,17 @@ def times(series: pl.Series, declared: str) -> pl.Series:
     return series.dt.strftime(declared)
 
 
+def full_format(series: pl.Series) -> str:
+    """Return the shortest format that writes all of a column's times in full."""
+    if series.dtype == pl.Date:
+        return "%Y-%m-%d"
+    for declared in ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S"):
+        cut = unwritten_times(pl.col(series.name), declared)
+        if cut is None or not series.to_frame().select(cut.any()).item():
+            return declared
+    return "%Y-%m-%d %H:%M:%S.%f"
+
+
 def unwritten_times(column: pl.Expr, declared: str) -> pl.Expr | None:
     """Return whether a time has parts that a declared format does not write, such as fractions of a second; None for no format."""
     units = (("%f", ""), ("%S", "1s"), ("%M", "1m"), ("%H", "1h"), ("%d", "1d"))

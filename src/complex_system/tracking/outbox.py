@@ -180,7 +180,7 @@ class Outbox:
                 data=TrainingData(manifest.feature_names, manifest.target, train, validation), model=model,
                 onnx_model=(kept.path / _ONNX).read_bytes(), validation=manifest.validation, started_at=manifest.started_at,
                 trained_at=manifest.trained_at, timings=manifest.timings,
-                reference=None if manifest.reference == _NO_REFERENCE else bytes(manifest.reference),
+                reference=None if bytes(manifest.reference) == _NO_REFERENCE else bytes(manifest.reference),
                 cross_validation=manifest.cross_validation,
             )  # fmt: skip
         except (OSError, ValueError, KeyError, DeclarationError, msgspec.MsgspecError) as error:

@@ -44,7 +44,7 @@ _RAISED = {
         "{percent} of the values of {subject} are outside of the declared range{allowed} (limit {limit_percent})."
     ),
     "data/new_categories": (
-        "{value:.0f} new records have a value of {subject} that dataset.yaml does not declare; "
+        "{value:.0f} new record(s) have a value of {subject} that dataset.yaml does not declare; "
         "they are rejected until it does."
     ),
     "rejected/share": (

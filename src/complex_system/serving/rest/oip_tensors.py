@@ -179,7 +179,10 @@ def wants_binary(parameters: dict[str, Any] | None) -> bool:
 
 def no_binary() -> InvalidRequestError:
     """Return the error that refuses the binary extension."""
-    return InvalidRequestError("The binary tensor data extension is not offered here: send tensors as JSON.")
+    return InvalidRequestError(
+        "The binary tensor data extension is not offered here: send tensors as JSON, which tritonclient and KServe's client do with "
+        "binary_data=False for every input and requested output."
+    )
 
 
 def _integer_faults(tensor: InputTensor, values: list[Any]) -> list[RecordFault]:
