@@ -214,8 +214,8 @@ def choose_target(columns: list[InspectedColumn], target: str, table: Table, loo
     if not numeric:
         first = ", ".join(f"'{name}'" for name in names[:10])
         raise DescribeError(
-            f"The file {table.shown} has no column of different numbers that could be the target. Its first line names the columns {first}: "
-            "is that the header?"
+            f"The file {table.shown} has no column of different numbers that could be the target. Its first line names the columns "
+            f"{first}: is that the header?"
         )
     return numeric[-1]
 
