@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 
 from complex_system.describe import profile as profiling
-from complex_system.describe import repetitions
+from complex_system.describe import repetitions, sampling
 from complex_system.describe.command import describe_to
 from complex_system.describe.description import describe
 from complex_system.describe.findings import Finding, findings_of, worth_a_look
@@ -175,7 +175,7 @@ def test_a_large_file_is_sampled_and_its_counts_stay_exact(write: Write, monkeyp
     columns["Temp [°C]"][[9, 99, 1100]] = -9999
     path = write(columns, "plant.parquet")
     whole, _ = assessed(path)
-    monkeypatch.setattr(profiling, "SAMPLE_ROWS", 400)
+    monkeypatch.setattr(sampling, "SAMPLE_ROWS", 400)
     monkeypatch.setattr(repetitions, "IN_MEMORY", 500)
     monkeypatch.setattr(profiling, "PART_ROWS", 100)
     sampled, findings = assessed(path)
@@ -193,6 +193,39 @@ def test_a_large_file_is_sampled_and_its_counts_stay_exact(write: Write, monkeyp
             width = before.summary.high_quarter - before.summary.low_quarter
             assert after.summary.median == pytest.approx(before.summary.median, abs=0.3 * width + 1e-9)
     assert f"a random sample of {len(sampled.profile.at)} rows" in report(sampled)
+
+
+def test_a_large_file_is_described_by_a_sample_that_misses_nothing_that_decides(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = plant(
+        Nr=np.arange(1, ROWS + 1),
+        **{"Charge Nr": [f"C-{i:05d}" for i in range(ROWS)], "Teil Nr": [f"T-{i - (i == 1100):05d}" for i in range(ROWS)]},
+        Stufe=np.where(np.arange(ROWS) == 1000, "Sonderstufe", np.where(np.arange(ROWS) % 2, "a", "b")),
+        Kennzahl=np.where(np.arange(ROWS) == 1003, 812.5, np.arange(ROWS) * 7 % 90).astype(float),
+        Vermerk=[None if i % 5 == 3 else ("7" if i != 901 else "k") for i in range(ROWS)],
+    )
+    path = write(columns)
+    whole = describe(path, "Ausbeute")
+    monkeypatch.setattr(sampling, "SAMPLE_ROWS", 400)
+    monkeypatch.setattr(sampling, "PART_ROWS", 100)
+    monkeypatch.setattr(repetitions, "IN_MEMORY", 500)
+    sampled = describe(path, "Ausbeute")
+    assert "a random sample" in sampled.notes[0]
+    assert sampled.checked is not None
+    assert sampled.checked.refused == 0
+    assert (
+        (sampled.records, sampled.key, sampled.copies) == (ROWS, "Charge Nr", 0) == (whole.records, whole.key, whole.copies)
+    )
+    for before, after in zip(whole.columns, sampled.columns, strict=True):
+        assert (after.name, after.type, after.missing, after.categories, after.format, after.range, after.unit) == (
+            before.name, before.type, before.missing, before.categories, before.format, before.range, before.unit
+        )  # fmt: skip
+        assert (after.growth and after.growth.kind) == (before.growth and before.growth.kind)
+    # A number that repeats outside of the sample makes a column no key.
+    monkeypatch.setattr(sampling.RowSample, "found", lambda self: sampling.pl.concat([p for _, p in self._parts]).head(300))
+    del columns["Charge Nr"]
+    assert describe(write(columns), "Ausbeute").key == ""
 
 
 def test_names_and_texts_of_the_file_are_no_markup(write: Write) -> None:

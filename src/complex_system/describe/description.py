@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import yaml
 
 from complex_system.describe.checking import FileCheck, check_file, corrected
-from complex_system.describe.inspection import MARGIN, TARGET_MARGIN, InspectedColumn, inspect_column
+from complex_system.describe.inspection import TARGET_MARGIN, InspectedColumn, inspect_column
 from complex_system.describe.proposal import (
     Proposal,
     choose_target,
@@ -27,7 +26,8 @@ from complex_system.describe.proposal import (
     propose,
     take_as_counts,
 )
-from complex_system.describe.recognition import COUNTER
+from complex_system.describe.recognition import COUNTER, MARGIN
+from complex_system.describe.sampling import LookedAt
 from complex_system.domain.columns import ID
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.json_schema import EDITOR_LINE
@@ -250,17 +250,17 @@ def describe(path: Path, target: str = "") -> Description:
     """
     with readable(path):
         table = table_at(path)
-        frame = table.frame()
-    if frame.is_empty():
+        looked_at = LookedAt.of(table)
+    if not looked_at.records:
         raise DescribeError(f"The file {path} has no records.")
-    columns = _look(path, table, frame)
-    key = key_column([column for column in columns if column.name != target], frame)
+    columns = _look(path, table, looked_at)
+    keys = [column for column in columns if column.name != target]
     columns = [column for column in columns if column.name != ID]
-    chosen = choose_target(path, [column for column in columns if column.name != key], target, table, frame)
-    note_repeated_keys([column for column in columns if column.name != key])
-    copies = count_copies(frame, columns, key)
     while True:
-        leaking = {column.name: how for column in columns if (how := leak(column, frame, chosen))}
+        key = key_column(keys, looked_at)
+        chosen = choose_target([column for column in columns if column.name != key], target, table, looked_at)
+        note_repeated_keys([column for column in columns if column.name != key])
+        leaking = {column.name: how for column in columns if (how := leak(column, looked_at.frame, chosen))}
         proposal = propose([column for column in columns if column.name != key], chosen.name, leaking)
         if not proposal.steps:
             reasons = "; ".join(f"'{name}': {reason}" for name, reason in list(proposal.dropped.items())[:_MAX_REASONS])
@@ -268,13 +268,15 @@ def describe(path: Path, target: str = "") -> Description:
                 f"The file {path} has no column from which the target '{chosen.name}' could be predicted"
                 + (f" ({reasons})." if reasons else ".")
             )
-        made = Description(
-            path, table, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, leaking, copies, table.notes
-        )
+        made = Description(path, table, looked_at.records, tuple(columns), key, chosen.name, bool(target), proposal, leaking)
         checked = check_file(path, made.dataset(), table)
+        if key and checked.same_key:  # outside of the sample
+            keys = [column for column in keys if column.name != key]
+            continue
         changed = corrected(path, columns, checked, chosen.name, table.nested)
         if changed is None:
-            return replace(made, checked=checked, notes=checked.notes)
+            copies = count_copies(looked_at.frame, columns, key) if looked_at.is_whole else checked.copies
+            return replace(made, checked=checked, notes=(*looked_at.notes, *checked.notes), copies=copies)
         columns = changed
 
 
@@ -284,11 +286,11 @@ def refused(description: Description) -> tuple[int, str]:
     return checked.refused, checked.first
 
 
-def _look(path: Path, table: Table, frame: pl.DataFrame) -> list[InspectedColumn]:
+def _look(path: Path, table: Table, looked_at: LookedAt) -> list[InspectedColumn]:
     try:
         columns = [
-            inspect_column(series, table.notation(series.name), table.units.get(series.name, ""))
-            for series in frame.iter_columns()
+            inspect_column(looked_at, name, table.notation(name), table.units.get(name, ""))
+            for name in looked_at.frame.columns
         ]
     except TypeError as error:
         raise DescribeError(f"The file {path} cannot be described: {error}.") from error

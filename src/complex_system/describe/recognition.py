@@ -1,4 +1,4 @@
-"""Recognises what the name and the values of a column give away: its unit, numbers that only grow, codes, names of things, spellings.
+"""Recognises what the name and the values of a column give away: unit, range, numbers that only grow, codes, names, spellings.
 
 A range made of numbers that only grow would refuse the next day's records, and a model of them learns the file's order. So they are
 left out of the features and get no range; a counter of rows begins again in the next file, so it cannot be the records' key either.
@@ -7,9 +7,10 @@ Everything else is a hint for a person, and changes nothing by itself: ``Mg`` is
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -19,6 +20,8 @@ from complex_system.domain.columns import LARGEST_INTEGER, Column
 from complex_system.domain.records import shown
 from complex_system.sources.notation import Notation
 
+MARGIN = 0.1
+"""How far a proposed range goes beyond what the file holds, in parts of the values' width, on each side."""
 COUNTER: Final = "counter"
 TIME: Final = "time"
 YEAR: Final = "year"
@@ -93,6 +96,21 @@ def unit_of(name: str) -> str:
     return ""
 
 
+# Ranges
+
+
+def with_margin(low: float, high: float, margin: float = MARGIN) -> tuple[float, float]:
+    """Return ``low`` and ``high`` moved apart by a part of their distance on each side, as round numbers, and not beyond 0."""
+    width = high - low
+    digits = 1 - math.floor(math.log10(width))
+    step = 10.0**-digits if -300 < digits < 300 else width / 100
+    begin, end = math.floor((low - margin * width) / step) * step, math.ceil((high + margin * width) / step) * step
+    begin, end = (round(each, digits) if -300 < digits < 300 else each for each in (begin, end))
+    begin = 0.0 if low >= 0 > begin else min(begin, low)
+    end = 0.0 if high <= 0 < end else max(end, high)
+    return float(begin), float(end)
+
+
 # Numbers that only grow
 
 Found = tuple[Kind, str]
@@ -114,13 +132,14 @@ class Growth:
     is_unique: bool
 
 
-def growth(name: str, numbers: pl.Series, *, whole: bool) -> Growth | None:
+def growth(name: str, numbers: pl.Series, *, whole: bool, records: int = 0) -> Growth | None:
     """Return how a column of numbers grows; None where it does not.
 
     Args:
         name: Of the column, as in the file.
         numbers: Its values in the file's order, as float64; null where one is missing.
         whole: Whether all of them are whole numbers.
+        records: Values in the file, where these are a sample.
     """
     values = numbers.drop_nulls()
     different = values.n_unique()
@@ -130,7 +149,9 @@ def growth(name: str, numbers: pl.Series, *, whole: bool) -> Growth | None:
     steps = values.diff().drop_nulls()
     rises, falls = bool((steps >= 0).all()), bool((steps <= 0).all())
     is_steady = (rises or falls) and len(values) >= _MIN_VALUES
-    counted = whole and different == len(values) >= _MIN_VALUES and _counts(low, high, different, is_steady=is_steady)
+    counted = (
+        whole and different == len(values) >= _MIN_VALUES and _counts(low, high, records or different, is_steady=is_steady)
+    )
     found: Found | None = (
         (COUNTER, f"counts the records from {low:.0f} to {high:.0f}: a row number, which the next file uses again")
         if counted
@@ -311,8 +332,14 @@ def without_markers(series: pl.Series) -> pl.Series:
     return series.set(is_missing, None)
 
 
-def nearly_numbers(column: pl.Series, notation: Notation) -> str:
-    """Return what keeps texts that are mostly numbers from being a column of numbers, and what to do; empty for other texts."""
+def nearly_numbers(column: pl.Series, notation: Notation, row: Callable[[int], int]) -> str:
+    """Return what keeps texts that are mostly numbers from being a column of numbers, and what to do; empty for other texts.
+
+    Args:
+        column: The texts.
+        notation: How its numbers are written.
+        row: Returns the row number of a place.
+    """
     texts = without_markers(column)
     present = len(texts) - texts.null_count()
     others = (texts.is_not_null() & notation.numbers(texts).is_null()).arg_true().to_list()
@@ -323,11 +350,11 @@ def nearly_numbers(column: pl.Series, notation: Notation) -> str:
     if not notation.percent:  # a word is then in doubt for a percent sign only
         looked_at = looked_at.filter(looked_at.str.contains(r"^\s*[+\-.,\d]|%\s*$"))
     if doubtful := next((doubt for text in looked_at.unique(maintain_order=True) if (doubt := notation.doubt(text))), ""):
-        return f"{len(others)} of its {present} values are not read as numbers: row {others[0] + 1}, " + (
+        return f"{len(others)} of its {present} values are not read as numbers: row {row(others[0])}, " + (
             notation.doubt(first) or doubtful
         )
     if 2 * len(others) <= present:
-        which = f"row {others[0] + 1} has {shown(first)}"
+        which = f"row {row(others[0])} has {shown(first)}"
         advice = "correct it or leave it empty"
         if _NO_LIMIT.fullmatch(first.strip()):
             advice = "write the limit, as <0.01: without these values the mean would be too high"

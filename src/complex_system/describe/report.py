@@ -26,8 +26,9 @@ from complex_system.describe.figures import (
 )
 from complex_system.describe.findings import CLOSE, NEARLY, Finding, findings_of, worth_a_look
 from complex_system.describe.outliers import OUTLIER
-from complex_system.describe.profile import ROWS_NAMED, SAMPLE_ROWS
+from complex_system.describe.profile import ROWS_NAMED
 from complex_system.describe.quality import GAP, ColumnQuality, Quality, assess
+from complex_system.describe.sampling import SAMPLE_ROWS
 from complex_system.monitoring.page.svg import safe as escaped
 from complex_system.monitoring.page.svg import tag
 
