@@ -13,20 +13,21 @@ from typing import Any
 import yaml
 
 from complex_system.describe.checking import FileCheck, check_file, corrected
+from complex_system.describe.growth import COUNTER, NUMBER
 from complex_system.describe.inspection import TARGET_MARGIN, InspectedColumn, inspect_column
 from complex_system.describe.proposal import (
     Proposal,
     choose_target,
-    count_copies,
     date_parts,
     key_column,
     leak,
     note_repeated_keys,
+    note_repetitions,
     offered_key,
     propose,
     take_as_counts,
 )
-from complex_system.describe.recognition import COUNTER, MARGIN
+from complex_system.describe.recognition import MARGIN
 from complex_system.describe.sampling import LookedAt
 from complex_system.domain.columns import ID
 from complex_system.domain.dataset import Dataset
@@ -256,6 +257,7 @@ def describe(path: Path, target: str = "") -> Description:
     columns = _look(path, table, looked_at)
     keys = [column for column in columns if column.name != target]
     columns = [column for column in columns if column.name != ID]
+    counters = {column.name for column in columns if column.growth and column.growth.kind in (COUNTER, NUMBER)}
     while True:
         key = key_column(keys, looked_at)
         chosen = choose_target([column for column in columns if column.name != key], target, table, looked_at)
@@ -269,14 +271,14 @@ def describe(path: Path, target: str = "") -> Description:
                 + (f" ({reasons})." if reasons else ".")
             )
         made = Description(path, table, looked_at.records, tuple(columns), key, chosen.name, bool(target), proposal, leaking)
-        checked = check_file(path, made.dataset(), table)
+        checked = check_file(path, made.dataset(), table, counters)
         if key and checked.same_key:  # outside of the sample
+            note_repetitions(next(column for column in keys if column.name == key), checked.same_key)
             keys = [column for column in keys if column.name != key]
             continue
         changed = corrected(path, columns, checked, chosen.name, table.nested)
         if changed is None:
-            copies = count_copies(looked_at.frame, columns, key) if looked_at.is_whole else checked.copies
-            return replace(made, checked=checked, notes=(*looked_at.notes, *checked.notes), copies=copies)
+            return replace(made, checked=checked, notes=(*looked_at.notes, *checked.notes), copies=checked.copies)
         columns = changed
 
 

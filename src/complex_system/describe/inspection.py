@@ -8,12 +8,11 @@ from typing import Any
 
 import polars as pl
 
+from complex_system.describe.growth import Growth, growth
 from complex_system.describe.recognition import (
     MARGIN,
     REMARK_NAME,
-    Growth,
     count_markers,
-    growth,
     hint_of_markers,
     hint_of_months,
     hint_of_sentinels,
@@ -293,7 +292,9 @@ def _inspect_numbers(found: InspectedColumn, read: pl.Series, records: int, look
     width = found.high - found.low
     if 0 < width < 1e-30:
         found.different = 1
-    found.growth = growth(found.name, read, whole=whole, records=looked_at.in_file(len(present)) if looked_at else 0)
+    found.growth = growth(
+        found.name, read, whole=whole, unit=found.unit, records=looked_at.in_file(len(present)) if looked_at else 0
+    )
     if found.growth:
         return
     found.sentinels = sentinels_of(present)

@@ -1,4 +1,4 @@
-"""Finds numbers that are not what the others are: codes for a missing value, values far away, misplaced decimal signs."""
+"""Finds numbers that are not what the others are: values far away, misplaced decimal signs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from complex_system.describe.profile import ROWS_NAMED, ColumnProfile, Floats, S
 
 OUTLIER = 6.0
 """Robust z from which a value is an outlier."""
-SENTINEL_CODES = frozenset(
-    {-1.0, -9.0, -99.0, -999.0, -9999.0, -99999.0, 99.0, 999.0, 9999.0, 99999.0, 999999.0, -32768.0, 32767.0, 65535.0}
-)
 MIN_VALUES = 12
 """Different values from which outliers are looked for."""
 _MAX_SHARE = 0.05
@@ -74,29 +71,6 @@ def _skew(values: Floats) -> float:
     """Return Bowley's skewness, of the quartiles."""
     low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
     return float((high + low - 2 * median) / (high - low)) if high > low else 0.0
-
-
-def sentinels_of(kept: ColumnProfile, values: Floats) -> dict[float, Seen]:
-    """Return lowest and highest values that repeat, or are usual codes, far from all others."""
-    found: dict[float, Seen] = {}
-    for _ in range(4):
-        rest = values[~np.isin(values, list(found))]
-        ordered = sorted(value for value in kept.extremes if value not in found)
-        if len(ordered) < 3 or len(rest) < MIN_VALUES:
-            break
-        low, high = np.quantile(rest, (0.01, 0.99))
-        width = float(high - low) or abs(float(high)) or 1.0
-        candidates = ((ordered[0], ordered[1] - ordered[0]), (ordered[-1], ordered[-1] - ordered[-2]))
-        chosen = next((
-            value for value, gap in candidates
-            if (count := kept.extremes[value].count) < len(values) / 2
-            and ((gap > 0.5 * width and (count >= 3 or (value in SENTINEL_CODES and count >= 2)))
-                 or (gap > 3 * width and value in SENTINEL_CODES))
-        ), None)  # fmt: skip
-        if chosen is None:
-            break
-        found[chosen] = kept.extremes[chosen]
-    return found
 
 
 def outliers_of(

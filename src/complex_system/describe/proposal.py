@@ -6,14 +6,15 @@ import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, takewhile
 from typing import Any
 
 import polars as pl
 
+from complex_system.describe.growth import COUNTER, NUMBER, ORDER, growth
 from complex_system.describe.inspection import DIFFERENT_TEXTS, InspectedColumn
-from complex_system.describe.recognition import COUNTER, KEY_NAME, NUMBER, ORDER, growth, nearly_numbers
+from complex_system.describe.recognition import KEY_NAME, nearly_numbers
 from complex_system.describe.sampling import LookedAt
 from complex_system.domain.columns import ID
 from complex_system.domain.keys import MAX_KEY
@@ -88,8 +89,8 @@ def _why_not(column: InspectedColumn, leaking: Mapping[str, str]) -> str:
 
 def _is_second_best(column: InspectedColumn) -> bool:
     """Return whether a column that is left out may be used where nothing else is there."""
-    may_be_feature = column.growth is None or column.growth.kind == ORDER
-    return column.type != "text" and column.different > 0 and not column.notes and may_be_feature
+    grows = column.growth and column.growth.kind != ORDER
+    return column.type != "text" and column.different > 0 and not column.notes and not grows
 
 
 def _belong(column: InspectedColumn, shares: InspectedColumn) -> bool:
@@ -177,7 +178,7 @@ def take_as_counts(columns: list[InspectedColumn]) -> None:
                         each.type, each.median = "integer", float(math.floor(each.median or 0))
 
 
-# The target, the key, and copies
+# The target and the key
 
 
 def choose_target(columns: list[InspectedColumn], target: str, table: Table, looked_at: LookedAt) -> InspectedColumn:
@@ -190,9 +191,9 @@ def choose_target(columns: list[InspectedColumn], target: str, table: Table, loo
     if target:
         found = next((column for column in columns if column.name == target), None)
         if found is None:
-            listed = ", ".join(f"'{column.name}'" for column in columns)
-            near = difflib.get_close_matches(target, [column.name for column in columns], 1, 0.5)
-            hint = f" Do you mean '{near[0]}'?" if near else ""
+            names = [column.name for column in columns]
+            hint = "".join(f" Do you mean '{near}'?" for near in difflib.get_close_matches(target, names, 1, 0.5))
+            listed = ", ".join(f"'{name}'" for name in names)
             raise DescribeError(f"The file {table.shown} has no column '{target}'; it has {listed}.{hint}")
         if found not in numeric:
             listed = ", ".join(f"'{column.name}'" for column in numeric) or "none"
@@ -232,6 +233,13 @@ def note_repeated_keys(columns: list[InspectedColumn]) -> None:
         records = len(column.notes) == 1 and _DIFFERENT.match(column.notes[0])
         if column.type == "text" and records and KEY_NAME.search(column.name):
             column.notes.append("named like a key, but repeated: of records with the same key only the first is kept")
+
+
+def note_repetitions(column: InspectedColumn, count: int) -> None:
+    """Note on a column that was taken as the key that values of it repeat, though not in the rows looked at."""
+    if column.growth:
+        column.growth = replace(column.growth, is_unique=False)
+    column.notes = [f"named like a key, but {count} records repeat the value of an earlier one"]
 
 
 def offered_key(columns: list[InspectedColumn]) -> InspectedColumn | None:
@@ -289,13 +297,6 @@ def _counts_as_text(series: pl.Series, looked_at: LookedAt) -> bool:
         return False
     found = growth(series.name, numbers.cast(pl.Float64), whole=True, records=looked_at.in_file(len(numbers)))
     return found is not None and found.kind == COUNTER
-
-
-def count_copies(frame: pl.DataFrame, columns: list[InspectedColumn], key: str) -> int:
-    """Return how many records are equal to an earlier one, but for the key and row numbers."""
-    counters = {column.name for column in columns if column.growth and column.growth.kind in (COUNTER, NUMBER)}
-    names = [column.name for column in columns if column.name != key and column.name not in counters]
-    return frame.height - frame.select(names).hash_rows().n_unique()
 
 
 # Leakage

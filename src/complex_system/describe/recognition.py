@@ -1,8 +1,6 @@
-"""Recognises what the name and the values of a column give away: unit, range, numbers that only grow, codes, names, spellings.
+"""Recognises what the name and the values of a column give away: unit, range, codes, names of things, spellings.
 
-A range made of numbers that only grow would refuse the next day's records, and a model of them learns the file's order. So they are
-left out of the features and get no range; a counter of rows begins again in the next file, so it cannot be the records' key either.
-Everything else is a hint for a person, and changes nothing by itself: ``Mg`` is not ``mg``, and -999 may be a measurement.
+Everything here is a hint for a person, and changes nothing by itself: ``Mg`` is not ``mg``, and -999 may be a measurement.
 """
 
 from __future__ import annotations
@@ -11,8 +9,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Final, Literal
 
 import polars as pl
 
@@ -22,37 +18,10 @@ from complex_system.sources.notation import Notation
 
 MARGIN = 0.1
 """How far a proposed range goes beyond what the file holds, in parts of the values' width, on each side."""
-COUNTER: Final = "counter"
-TIME: Final = "time"
-YEAR: Final = "year"
-NUMBER: Final = "number"
-ORDER: Final = "order"
-Kind = Literal["counter", "time", "year", "number", "order"]
-
 KEY_NAME = re.compile(
     r"(^|[^a-zäöü])(id|key|nr|no|nummer|number|schlüssel|serial|index)([^a-zäöü]|$)|(nummer|[a-z]id|[a-z]nr|-id|_id)\.?$",
     re.IGNORECASE,
 )
-_BATCH_NAME = re.compile(r"(charge|batch|lot|los|auftrag|order|probe|sample|coil|serie)$", re.IGNORECASE)
-_METER_NAME = re.compile(
-    r"(betriebs|lauf)stunden|zähler|zaehler|(operating|running|run)[ _.-]?hours|odometer|meter[ _.-]?reading", re.IGNORECASE
-)
-_TIME_NAME = re.compile(
-    r"zeit|time|datum|date|stamp|epoch|unix|(^|[^a-zäöü])(ts|tag|day|uhr|start|beginn|ende|end)([^a-zäöü]|$)", re.IGNORECASE
-)
-_DATE_NAME = re.compile(r"datum|(^|[^a-z])date|stamp|zeitpunkt|(^|[^a-zäöü])(tag|day)([^a-zäöü]|$)|[a-z]Date", re.IGNORECASE)
-_YEAR_NAME = re.compile(r"jahr(?!eszeit)|year|ann[ée]e|(^|[^a-z])(anno|año)([^a-z]|$)", re.IGNORECASE)
-_EPOCH = (946_684_800.0, 2_208_988_800.0)  # the years 2000 to 2039
-_EPOCH_UNITS = {"seconds": 1e0, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
-_SERIAL = (32_874.0, 54_789.0)  # the years 1990 to 2049, as Excel counts days
-_YEARS = (1950.0, 2100.0)
-_DATES = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
-_NARROW = 0.1
-"""Width of numbers over their size, below which numbers as large as seconds since 1970 are such, whatever they are called."""
-_MIN_VALUES = 10
-_MIN_STEPS = 20
-"""Different values from which a column with repeated values is seen as sorted: a plan of experiments has fewer levels."""
-_MOSTLY = 0.9
 _UNIT_AT_THE_END = re.compile(r"^(.*\S)\s*(?:\[([^\[\]]{1,15})\]|\(([^()]{1,15})\))\s*$")
 _UNIT_AFTER_IN = re.compile(r"^(.*\S) in (\S{1,8})$")
 _UNIT_BARE = re.compile(
@@ -64,6 +33,8 @@ _NO_UNIT = re.compile(r"^\d*$|.*\s.*\s.*")
 _UNIT_AFTER = re.compile(r"[+-]?\d[\d.,]*\s*([^\W\d_]\S{0,7}|[%‰°]\S{0,7})")
 _NO_LIMIT = re.compile(r"<.*|n\.?\s?[nd]\.?|bdl|u\.?bg|nwg|lo[dq]|bloq?|not detected|nicht nachweisbar", re.IGNORECASE)
 """What laboratories write for a value below the detection limit, without the limit."""
+KEPT_AS_TEXT = r"^\s*[+-]?(?:0\d|\d{16})"
+"""Numbers that would lose a leading zero or their last digits."""
 _ANY_NUMBER = Column(name="x", type="number")
 REMARK_NAME = re.compile(r"bemerkung|kommentar|anmerkung|notiz|remark|comment|(^|[^a-z])notes?([^a-z]|$)", re.IGNORECASE)
 """Names of what people write freely."""
@@ -79,11 +50,15 @@ _THING_NAME = re.compile(
     r"operator|code|typ([^a-z]|$)|type|level([^a-z]|$)",
     re.IGNORECASE,
 )
-_SENTINEL = re.compile(r"-?(9{3,}|8{4,})(\.9+)?|-?(32767|32768|65535|2147483647|2147483648)|-?1e\+?30", re.IGNORECASE)
+_SENTINEL = re.compile(r"-?(9{2,}|8{4,})(\.9+)?|-[19]|-?(32767|32768|65535|2147483647|2147483648|1e\+?30)", re.IGNORECASE)
 _MAX_NAMES = 12
 """Different whole numbers up to which they may be names of things."""
 _PER_NAME = 3
 _MAX_SENTINELS = 3
+_REPEATED = 3
+"""Times that a value must be there to be taken for a code where it is not a usual one."""
+_MIN_OTHERS = 12
+"""Different other values beside which a repeated value may be a code: a plan of experiments has fewer levels."""
 _SHOWN = 4
 
 
@@ -109,107 +84,6 @@ def with_margin(low: float, high: float, margin: float = MARGIN) -> tuple[float,
     begin = 0.0 if low >= 0 > begin else min(begin, low)
     end = 0.0 if high <= 0 < end else max(end, high)
     return float(begin), float(end)
-
-
-# Numbers that only grow
-
-Found = tuple[Kind, str]
-"""What a column of numbers is, and why it is left out."""
-
-
-@dataclass(frozen=True)
-class Growth:
-    """How a column grows.
-
-    Attributes:
-        kind: What it probably is; ``order`` where it may be a feature that the file happens to be sorted by.
-        why: The reason, as text.
-        is_unique: Whether every record has a value of its own.
-    """
-
-    kind: Kind
-    why: str
-    is_unique: bool
-
-
-def growth(name: str, numbers: pl.Series, *, whole: bool, records: int = 0) -> Growth | None:
-    """Return how a column of numbers grows; None where it does not.
-
-    Args:
-        name: Of the column, as in the file.
-        numbers: Its values in the file's order, as float64; null where one is missing.
-        whole: Whether all of them are whole numbers.
-        records: Values in the file, where these are a sample.
-    """
-    values = numbers.drop_nulls()
-    different = values.n_unique()
-    if different < 2:
-        return None
-    low, high = float(values.min()), float(values.max())  # type: ignore[arg-type]
-    steps = values.diff().drop_nulls()
-    rises, falls = bool((steps >= 0).all()), bool((steps <= 0).all())
-    is_steady = (rises or falls) and len(values) >= _MIN_VALUES
-    counted = (
-        whole and different == len(values) >= _MIN_VALUES and _counts(low, high, records or different, is_steady=is_steady)
-    )
-    found: Found | None = (
-        (COUNTER, f"counts the records from {low:.0f} to {high:.0f}: a row number, which the next file uses again")
-        if counted
-        else _time(name, low, high, whole=whole, is_steady=is_steady, is_exact=_is_exact(values, different))
-        or (_date(values) if whole and len(values) >= _MIN_VALUES else None)
-        or _sequence(name, different, len(values), whole=whole, is_steady=is_steady, rises=rises)
-    )
-    return Growth(*found, is_unique=different == len(numbers)) if found else None
-
-
-def _time(name: str, low: float, high: float, *, whole: bool, is_steady: bool, is_exact: bool) -> Found | None:
-    """Return which time the numbers are."""
-    for unit, factor in _EPOCH_UNITS.items():
-        named = _TIME_NAME.search(name) or (is_exact and high - low < _NARROW * low)
-        if _EPOCH[0] * factor <= low and high <= _EPOCH[1] * factor and (is_steady or named):
-            return TIME, f"only grows: a time, in {unit} since 1970; write it as a date to use its month, weekday or hour"
-    if _SERIAL[0] <= low and high <= _SERIAL[1] and _DATE_NAME.search(name):
-        return TIME, "only grows: a time, as Excel's number of days; format the cells as a date to use its month or weekday"
-    if whole and _YEARS[0] <= low and high <= _YEARS[1] and (is_steady or _YEAR_NAME.search(name)):
-        return YEAR, "only grows: a year, and next year's is not in the file"
-    return None
-
-
-def _is_exact(values: pl.Series, different: int) -> bool:
-    """Return whether large numbers are hardly ever the same, and not rounded as measured ones are."""
-    return different >= _MOSTLY * len(values) and 2 * int((values % 1000 != 0).sum()) > len(values)
-
-
-def _date(values: pl.Series) -> Found | None:
-    """Return that whole numbers are dates such as 20240131 where each of them is one, in any order."""
-    texts = values.cast(pl.Int64, strict=False).cast(pl.String)
-    form = _DATES.get(len(str(texts[0])))
-    if form is None or not texts.str.slice(0, 4).is_between(f"{_YEARS[0]:.0f}", f"{_YEARS[1]:.0f}").all():
-        return None
-    if texts.str.to_datetime(form, strict=False).null_count():
-        return None
-    return TIME, f"only grows: a date, written as {texts[0]}; write it as a date to use its month or weekday"
-
-
-def _sequence(name: str, different: int, present: int, *, whole: bool, is_steady: bool, rises: bool) -> Found | None:
-    """Return which other sequence the numbers are."""
-    if present >= _MIN_VALUES and _METER_NAME.search(name) and different >= _MOSTLY * present:
-        return TIME, "only grows: what a meter counts, and tomorrow's value is not in the file"
-    named = KEY_NAME.search(name) or _BATCH_NAME.search(name)
-    if whole and named and present >= _MIN_VALUES and different >= _MOSTLY * present:
-        return NUMBER, "only grows: a number of the record or sample, which says nothing about it"
-    if is_steady and (different == present or different >= _MIN_STEPS):
-        moves = "rises" if rises else "falls"
-        what = "a time or a number of the sample" if whole else "a time or a counter"
-        return ORDER, f"only {moves} from record to record: {what}, or what the file is sorted by"
-    return None
-
-
-def _counts(low: float, high: float, present: int, *, is_steady: bool) -> bool:
-    """Return whether whole and different numbers count the rows: from about 1, perhaps with gaps where rows were removed."""
-    if low in (0, 1) and high - low == present - 1:
-        return True  # in any order
-    return is_steady and 0 <= low <= 1 + present / 10 and high <= 2 * present
 
 
 # Hints
@@ -262,7 +136,7 @@ def hint_of_spellings(spellings: Mapping[str, tuple[str, ...]]) -> str:
 
 
 def sentinels_of(values: pl.Series) -> tuple[float, ...]:
-    """Return numbers such as -9999 or 999 that lie far outside of all others.
+    """Return the lowest and highest numbers, far from all others, that are usual codes such as -9999 or 999, or repeat.
 
     Args:
         values: Of a column, without missing ones.
@@ -271,20 +145,25 @@ def sentinels_of(values: pl.Series) -> tuple[float, ...]:
     while len(found) < _MAX_SENTINELS:
         rest = values.filter(~values.is_in(found)) if found else values
         ends = [float(value) for value in (rest.min(), rest.max()) if value is not None]  # type: ignore[arg-type]
-        new = next((value for value in ends if _SENTINEL.fullmatch(f"{value:g}") and _is_far(value, rest)), None)
+        new = next((value for value in ends if _is_code(value, rest)), None)
         if new is None:
             break
         found.append(new)
     return tuple(sorted(found))
 
 
-def _is_far(value: float, values: pl.Series) -> bool:
+def _is_code(value: float, values: pl.Series) -> bool:
+    """Return whether the lowest or highest value is farther from the others than twice their width, and a usual code or repeated."""
     others = values.filter(values != value)
-    if others.is_empty() or len(others) * 2 < len(values):
+    count = len(values) - len(others)
+    if len(others) <= count:
         return False
     low, high = float(others.min()), float(others.max())  # type: ignore[arg-type]
     gap = low - value if value < low else value - high
-    return gap > 2 * (high - low) and gap > abs(high if value > high else low)
+    if gap <= 2 * (high - low) or gap < abs(high if value > high else low):
+        return False
+    usual = _SENTINEL.fullmatch(f"{value:.15g}")
+    return bool(usual) or (count >= _REPEATED and others.n_unique() >= _MIN_OTHERS)
 
 
 def hint_of_sentinels(sentinels: tuple[float, ...], values: pl.Series) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from complex_system.describe.recognition import without_markers
+from complex_system.describe.recognition import KEPT_AS_TEXT, without_markers
 from complex_system.sources.base import ROW, Table
 from complex_system.sources.notation import Notation
 
@@ -23,7 +23,7 @@ PART_ROWS = 20_000
 _TEXTS = 100
 """Different texts of a column that are kept with the row in which they are first: more are not categories."""
 _ODD = 20
-"""Texts of a column that are kept because they are not numbers."""
+"""Texts of a column that are kept because they are not numbers, or not as written."""
 
 
 class RowSample:
@@ -99,8 +99,9 @@ class LookedAt:
         if not self.numbers:
             return ()
         return (
-            f"types, medians and hints are of {len(self.numbers):,} of its {self.records:,} records: a random sample, and "
-            "the rows with extremes and with what the sample may miss; all records were tried with the declaration",
+            f"what is said of its columns, but for ranges and missing values, is of {len(self.numbers):,} of the {self.records:,} "
+            "records: a random sample, and the rows with extremes and with what a sample may miss; all records were tried with the "
+            "declaration",
         )
 
     @property
@@ -118,7 +119,7 @@ class LookedAt:
 
 
 class _Telling:
-    """What a sample may miss in one column: its extremes, a fraction, the first different texts, the first that are not numbers.
+    """What a sample may miss in one column: extremes, a fraction, the first different texts, the first that are no numbers for models.
 
     Attributes:
         missing: Missing values so far.
@@ -139,15 +140,16 @@ class _Telling:
             self.missing += texts.null_count()
             numbers = self._notation.numbers(texts)
             return [*self._first_texts(texts, numbers), *self._extremes(numbers)]
-        if not series.dtype.is_numeric():
+        if series.dtype.is_nested() or series.dtype == pl.Binary:
             self.missing += series.null_count()
             return []
-        numbers = series.cast(pl.Float64).fill_nan(None)
+        numbers = series.to_physical().cast(pl.Float64).fill_nan(None)
         self.missing += numbers.null_count()
         return self._extremes(numbers)
 
     def _first_texts(self, texts: pl.Series, numbers: pl.Series) -> list[int]:
-        places: list[int] = (texts.is_not_null() & numbers.is_null()).arg_true().head(_ODD - self._odd).to_list()
+        is_odd = texts.is_not_null() & (numbers.is_null() | texts.str.contains(KEPT_AS_TEXT))
+        places: list[int] = is_odd.arg_true().head(_ODD - self._odd).to_list()
         self._odd += len(places)
         if len(self._texts) <= _TEXTS:
             for place in texts.arg_unique().sort().to_list():
