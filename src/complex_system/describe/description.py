@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from complex_system.describe.checking import FileCheck, check_file, corrected
-from complex_system.describe.growth import COUNTER, NUMBER
+from complex_system.describe.growth import COUNTER
 from complex_system.describe.inspection import TARGET_MARGIN, InspectedColumn, inspect_column
 from complex_system.describe.proposal import (
     Proposal,
@@ -257,7 +257,7 @@ def describe(path: Path, target: str = "") -> Description:
     columns = _look(path, table, looked_at)
     keys = [column for column in columns if column.name != target]
     columns = [column for column in columns if column.name != ID]
-    counters = {column.name for column in columns if column.growth and column.growth.kind in (COUNTER, NUMBER)}
+    counters = {column.name for column in columns if column.numbers_rows}
     while True:
         key = key_column(keys, looked_at)
         chosen = choose_target([column for column in columns if column.name != key], target, table, looked_at)

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from complex_system.describe.growth import Growth, growth
+from complex_system.describe.growth import COUNTER, NUMBER, Growth, growth
 from complex_system.describe.recognition import (
     MARGIN,
     REMARK_NAME,
@@ -101,6 +101,11 @@ class InspectedColumn:
     sentinels: tuple[float, ...] = ()
     numbers: pl.Series | None = None
     lists: list[Any] = field(default_factory=list)
+
+    @property
+    def numbers_rows(self) -> bool:
+        """Whether it numbers the rows or samples: copies may differ in it."""
+        return self.growth is not None and self.growth.kind in (COUNTER, NUMBER)
 
     @property
     def range(self) -> tuple[float, float] | None:

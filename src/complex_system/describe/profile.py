@@ -175,7 +175,7 @@ class ColumnProfile:
 
 @dataclass(frozen=True)
 class Copies:
-    """Rows that are equal in all columns but the key.
+    """Rows that are equal in all columns but the key and row numbers.
 
     Attributes:
         count: Rows that an earlier row equals.
@@ -234,6 +234,7 @@ def profile(table: Table, columns: Sequence[InspectedColumn], key: str = "") -> 
         for column in columns
         if column.name != key
     }
+    counters = {column.name for column in columns if column.numbers_rows}
     sample, copies, faulty, rows = RowSample(), HashedRows(), Seen(), 0
     with readable(table.shown):
         for part in table.parts(declared, PART_ROWS):
@@ -246,7 +247,8 @@ def profile(table: Table, columns: Sequence[InspectedColumn], key: str = "") -> 
             values = part.columns if good.all() else {name: each.without(part.faults) for name, each in part.columns.items()}
             found = [column.take(values[column.name], at[good]) for column in made]
             sample.add(pl.DataFrame([pl.Series(ROW, at[good]), *(pl.Series(str(i), each) for i, each in enumerate(found))]))
-            copies.add(hash=_hashes(found, int(good.sum())), number=at[good])
+            compared = [each for each, column in zip(found, made, strict=True) if column.name not in counters]
+            copies.add(hash=_hashes(compared, int(good.sum())), number=at[good])
     kept = sample.found()
     for column, sampled in zip(made, kept.drop(ROW).iter_columns(), strict=True):
         column.sample = sampled.to_numpy()

@@ -161,9 +161,6 @@ def _others(name: str) -> Iterator[str]:
         number += 1
 
 
-# Counts
-
-
 def take_as_counts(columns: list[InspectedColumn]) -> None:
     """Make whole numbers integers where their neighbours say that they are counted: they add up to a count beside them."""
     for place, column in enumerate(columns):

@@ -286,7 +286,7 @@ def _method(quality: Quality) -> str:
         "Decimal slips": "Outliers that lie among the other values when they are multiplied or divided by 10 or 1,000.",
         "Sentinels": "The lowest or highest value, farther from all others than twice their width, where it repeats or is "
         "a usual code such as −9999 or 999.",
-        "Repeated rows": "Equal in every column but the key.",
+        "Repeated rows": "Equal in every column but the key and row numbers.",
         "Constant": f"One value; nearly constant: one value in {NEARLY:.0%} of the records or more.",
         "Leakage": f"A correlation of {CLOSE:g} or more, values that divide the target’s, or values missing in the "
         "same rows. These are signs, not proofs.",
