@@ -243,7 +243,7 @@ def test_a_large_file_is_described_by_a_sample_that_misses_nothing_that_decides(
     columns["Charge Nr"][1100] = columns["Charge Nr"][1099]
     found = describe(write(columns), "Ausbeute")
     assert (found.key, found.offered_key and found.offered_key.name) == ("", "Nr")
-    assert "1 records repeat the value of an earlier one" in found.proposal.dropped["Charge Nr"]
+    assert "repeated: 1 record(s) have the value of an earlier one" in found.proposal.dropped["Charge Nr"]
 
 
 def test_names_and_texts_of_the_file_are_no_markup(write: Write) -> None:

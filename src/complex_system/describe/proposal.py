@@ -236,7 +236,7 @@ def note_repetitions(column: InspectedColumn, count: int) -> None:
     """Note on a column that was taken as the key that values of it repeat, though not in the rows looked at."""
     if column.growth:
         column.growth = replace(column.growth, is_unique=False)
-    column.notes = [f"named like a key, but {count} records repeat the value of an earlier one"]
+    column.notes = [f"named like a key, but repeated: {count} record(s) have the value of an earlier one"]
 
 
 def offered_key(columns: list[InspectedColumn]) -> InspectedColumn | None:
