@@ -19,7 +19,7 @@ import pytest
 
 from complex_system.describe.command import describe_to
 from complex_system.describe.description import describe
-from complex_system.domain.dataset import Dataset
+from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.records import Record
 from complex_system.local.own_data import choose_data, films
 from complex_system.local.servers import Server
@@ -210,3 +210,52 @@ async def test_the_films_keep_their_lists_and_shares(tester: TesterService, own_
         assert page.table.to_pylist() == records
         processed = [row async for page in client.processed_pages() for row in page.table.to_pylist()]
         assert processed == Pipeline(dataset).process(records).to_dicts()
+
+
+def day_of_trials(path: Path, seed: int, fifth: str = "") -> Path:
+    """60 measurements that a column numbers from 1, as every day's export does; ``fifth`` corrects the fifth one's strength."""
+    draw = random.Random(seed)
+    lines = [[n, *(round(draw.uniform(*ends), 2) for ends in ((20, 70), (0, 1), (1, 9)))] for n in range(1, 61)]
+    texts = [[str(value).replace(".", ",") for value in line] for line in lines]
+    texts[4][3] = fifth or texts[4][3]
+    path.write_text("lfd. Nr.;Temp;Druck;Festigkeit\n" + "".join(";".join(line) + "\n" for line in texts), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("database", DATABASES)
+async def test_a_row_number_is_no_key_and_as_one_it_costs_no_record_without_a_word(
+    tester: TesterService, own_settings: Settings, tmp_path: Path, database: str
+) -> None:
+    monday, tuesday = (day_of_trials(tmp_path / name, seed) for seed, name in enumerate(("montag.csv", "dienstag.csv")))
+    found = describe(monday, "Festigkeit")
+    assert (found.key, found.proposal.dropped.keys()) == ("", {"lfd. Nr."})
+    keys = [
+        {row.record[ID] for batch in ReplayFile(day, found.dataset()).batches(100) for row in batch}
+        for day in (monday, tuesday)
+    ]
+    assert (len(keys[0]), keys[0] & keys[1]) == (60, set())
+
+    # A person declares it as the key all the same.
+    numbered = Dataset.parse(found.text().replace("# id: lfd. Nr.", "id: lfd. Nr."))
+    client = DatabaseClient(tester)
+
+    async def saved(file: Path, on_conflict: str = "keep") -> str:
+        settings = own_settings.copy(update={"source_file": file.name, "on_conflict": on_conflict})
+        async with (
+            running(DATABASES[database], settings, numbered),
+            running(DummyDataGenerationService, settings, numbered) as source,
+        ):
+            await eventually(lambda: source.health().state == "ready", 60)
+            counted.append((await client.counts()).conflicts)
+            strengths.append((await client.raw_by_keys(["5"])).to_pylist()[0]["Festigkeit"])
+            return source.health().detail
+
+    counted, strengths = list[int](), list[float]()
+    assert await saved(monday) == "60 of 60 records saved"
+    assert await saved(tuesday) == "60 of 60 records saved: 60 differ and are not taken: 1, 2, 3, ..."
+    corrected = day_of_trials(tmp_path / "montag_korrigiert.csv", 0, fifth="99,99")
+    assert await saved(corrected) == "60 of 60 records saved: 59 known, 1 differs and is not taken: 5"
+    assert await saved(corrected, "replace") == "60 of 60 records saved: 59 known, 1 differs and replaces what was there: 5"
+    assert counted == [0, 60, 61, 62]
+    assert strengths == [strengths[0]] * 3 + [99.99]
+    assert 1 <= strengths[0] <= 9
