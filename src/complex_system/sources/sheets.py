@@ -21,7 +21,9 @@ from complex_system.sources.base import FrameTable
 from complex_system.sources.dialect import Dialect, as_utf8, dialect_of
 from complex_system.sources.layout import HEAD_ROWS, TAIL_ROWS, Head, head_of, is_comment, rows_below
 from complex_system.sources.lines import Lines, TextLines
+from complex_system.sources.notation import Evidence
 
+_POINT = r"^[+-]?\d*\.\d+$"
 _DUPLICATE = re.compile(r"(.+)_duplicated_\d+", re.DOTALL)
 """polars' name of the second column with the same name."""
 
@@ -136,9 +138,15 @@ class ExcelTable(FrameTable):
                 engine="calamine",
                 infer_schema_length=None,
                 raise_if_empty=False,
+                drop_empty_rows=False,
                 drop_empty_cols=False,
                 read_options=options,
             )
+            if mixed := [each.name for each in sheet.iter_columns() if _has_both_signs(each)]:
+                again = fastexcel.read_excel(self.path).load_sheet(0, dtypes="boolean", **{"header_row": 0, **options})
+                flags = again.to_polars()
+                sheet = sheet.with_columns(_in_one_notation(sheet[name], flags[name].is_not_null()) for name in mixed)
+            sheet = sheet.filter(pl.any_horizontal(pl.all().is_not_null())) if sheet.width else sheet
         except fastexcel.FastExcelError as error:
             text = str(error).partition("\n")[0].replace(str(self.path), str(self.shown))
             raise SourceFileError(f"The file {self.shown} cannot be read as {self.path.suffix[1:]}: {text}.") from error
@@ -179,6 +187,26 @@ class ExcelTable(FrameTable):
     @override
     def _rows(self, frame: pl.LazyFrame, names: list[str]) -> pl.LazyFrame:
         return frame.filter(pl.any_horizontal(pl.col(names).is_not_null())) if names else frame
+
+
+def _has_both_signs(cells: pl.Series) -> bool:
+    return cells.dtype == pl.String and all(cells.str.contains(pattern).any() for pattern in (_POINT, r"^\D*\d[\d.]*,\d"))
+
+
+def _in_one_notation(cells: pl.Series, is_number: pl.Series) -> pl.Series:
+    """Return the cells of a column with its numbers written as its texts are, where these prove decimal commas.
+
+    A number has no notation: ``901.5`` is how the reader writes one, and the text ``901,5`` beside it is no contradiction.
+
+    Args:
+        cells: All as texts.
+        is_number: Which are numbers. (The reader makes true or false of these, and never of a text.)
+    """
+    proof = Evidence()
+    proof.add(cells.filter(~is_number))
+    if proof.decimal() != ",":
+        return cells
+    return cells.zip_with(~(is_number & cells.str.contains(_POINT)), cells.str.replace(".", ",", literal=True))
 
 
 def _comments_in(sheet: pl.DataFrame) -> list[int]:
