@@ -336,9 +336,13 @@ def test_text_cells_have_their_own_decimal_sign_beside_cells_that_are_numbers(tm
     ]
     assert [row["Blei"] for row in values[2:5]] == [0.005, lines[4][1], 0.025]
     assert (found.records, found.checked and found.checked.refused) == (40, 0)
-    # Where the texts do not say what their sign is, the number beside them does not either.
+    # The texts of the other columns decide where its own do not; the numbers beside a text never do.
     lines[5][0] = lines[3][0] = "1,250"
     found = describe(write_cells(tmp_path / "b.xlsx", lines), "y")
+    assert (found.columns[0].low, found.columns[0].high) == (1.25, 939.125)
+    lines[5][1] = lines[3][1] = 0.03
+    found = describe(write_cells(tmp_path / "c.xlsx", lines), "y")
+    assert (found.columns[0].low, found.columns[0].high) == (900.125, 939.125)
     assert found.checked is not None
     assert found.checked.refused == 2
     assert "'1,250' can be 1250 or 1.250" in found.checked.why

@@ -21,7 +21,7 @@ from complex_system.sources.base import FrameTable
 from complex_system.sources.dialect import Dialect, as_utf8, dialect_of
 from complex_system.sources.layout import HEAD_ROWS, TAIL_ROWS, Head, head_of, is_comment, rows_below
 from complex_system.sources.lines import Lines, TextLines
-from complex_system.sources.notation import Evidence
+from complex_system.sources.notation import evidence_in
 
 _POINT = r"^[+-]?\d*\.\d+$"
 _DUPLICATE = re.compile(r"(.+)_duplicated_\d+", re.DOTALL)
@@ -142,10 +142,9 @@ class ExcelTable(FrameTable):
                 drop_empty_cols=False,
                 read_options=options,
             )
-            if mixed := [each.name for each in sheet.iter_columns() if _has_both_signs(each)]:
+            if any(_has_both_signs(column) for column in sheet.iter_columns()):
                 again = fastexcel.read_excel(self.path).load_sheet(0, dtypes="boolean", **{"header_row": 0, **options})
-                flags = again.to_polars()
-                sheet = sheet.with_columns(_in_one_notation(sheet[name], flags[name].is_not_null()) for name in mixed)
+                sheet = _in_one_notation(sheet, again.to_polars())
             sheet = sheet.filter(pl.any_horizontal(pl.all().is_not_null())) if sheet.width else sheet
         except fastexcel.FastExcelError as error:
             text = str(error).partition("\n")[0].replace(str(self.path), str(self.shown))
@@ -193,20 +192,27 @@ def _has_both_signs(cells: pl.Series) -> bool:
     return cells.dtype == pl.String and all(cells.str.contains(pattern).any() for pattern in (_POINT, r"^\D*\d[\d.]*,\d"))
 
 
-def _in_one_notation(cells: pl.Series, is_number: pl.Series) -> pl.Series:
-    """Return the cells of a column with its numbers written as its texts are, where these prove decimal commas.
+def _in_one_notation(sheet: pl.DataFrame, flags: pl.DataFrame) -> pl.DataFrame:
+    """Return a sheet whose columns of texts have their numbers written as the texts beside them are.
 
-    A number has no notation: ``901.5`` is how the reader writes one, and the text ``901,5`` beside it is no contradiction.
+    A cell that is a number has no notation: the reader writes 901.5, and the text ``901,5`` beside it is no contradiction.
 
     Args:
-        cells: All as texts.
-        is_number: Which are numbers. (The reader makes true or false of these, and never of a text.)
+        sheet: All cells.
+        flags: The same cells as true or false, which the reader makes of numbers, and of texts never.
     """
-    proof = Evidence()
-    proof.add(cells.filter(~is_number))
-    if proof.decimal() != ",":
-        return cells
-    return cells.zip_with(~(is_number & cells.str.contains(_POINT)), cells.str.replace(".", ",", literal=True))
+    is_number = {name: flags[name].is_not_null() for name, kind in sheet.schema.items() if kind == pl.String}
+    texts = evidence_in(sheet.select(pl.col(name).filter(~each)) for name, each in is_number.items())
+    proven = {decimal for each in texts.values() if (decimal := each.decimal())}
+    shared = proven.pop() if len(proven) == 1 else "."
+    made = []
+    for name in filter(lambda name: _has_both_signs(sheet[name]), is_number):
+        # With a further digit behind three of them, the point cannot be taken for a sign between thousands.
+        written = sheet[name].str.replace(r"^([+-]?\d{1,3}\.\d{3})$", "${1}0")
+        sign = texts[name].decimal() or shared
+        written = written.str.replace(".", sign, literal=True)
+        made.append(sheet[name].zip_with(~(is_number[name] & sheet[name].str.contains(_POINT)), written))
+    return sheet.with_columns(made)
 
 
 def _comments_in(sheet: pl.DataFrame) -> list[int]:
