@@ -207,6 +207,8 @@ def note_beyond_floats(texts: pl.Series) -> str:
 
 def without_markers(series: pl.Series) -> pl.Series:
     """Return texts with null for a missing value: a number has all markers, and what is left decides whether it is one."""
+    if Notation().plain(series) is not None:
+        return series
     is_missing = series.str.strip_chars().is_in(list(_ANY_NUMBER.markers)).fill_null(value=True)
     return series.set(is_missing, None)
 

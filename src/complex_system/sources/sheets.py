@@ -79,6 +79,10 @@ class CsvTable(FrameTable):
 
     @override
     def outline(self) -> tuple[list[str], int]:
+        return self._outline
+
+    @cached_property
+    def _outline(self) -> tuple[list[str], int]:
         frame = self._scan()
         names = frame.collect_schema().names()
         filled = pl.any_horizontal(pl.col(names).is_not_null()).sum()
