@@ -130,7 +130,8 @@ def test_a_text_cell_of_a_spreadsheet_is_not_a_thousand_times_its_number(tmp_pat
     path = write_excel(tmp_path / "a.xlsx", rows)
     # 0,250 has one reading, and so has 1,250 beside it; cells that are numbers have no sign that could contradict them.
     read = [row.record["conc"] for row in rows_of(path)]
-    assert read == [row["conc"] for row in rows[:3]] + [0.25, 1.25] + [row["conc"] for row in rows[5:]]
+    expected = [row["conc"] for row in rows[:3]] + [0.25, 1.25] + [row["conc"] for row in rows[5:]]
+    assert read == pytest.approx(expected, rel=1e-14)
     column = next(column for column in describe(path, "y").columns if column.name == "conc")
     assert (column.type, column.missing, column.high, column.hints) == ("number", 0, 1.25, [])
     rows[3]["conc"] = 0.5
