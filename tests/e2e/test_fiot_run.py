@@ -114,6 +114,7 @@ def a_file_is_predicted(base: Path) -> None:
     assert second.startswith("2,,,\"field 'material_id': '99999999' is not one of 00000000")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(660)
 def test_a_second_run_keeps_data_and_champion_and_ends_when_asked(base: Path, cycle: Callable[[str], Cycle]) -> None:
     """Runs on what the full cycle left, this time locked; Ctrl-C ends it, and nothing stays behind."""
@@ -206,6 +207,7 @@ def test_a_signal_during_the_start_leaves_no_process_behind(tmp_path: Path, numb
         assert run.processes() == []
 
 
+@pytest.mark.long
 def test_processes_of_a_killed_run_are_stopped_by_the_next(tmp_path: Path) -> None:
     with fiot_run(tmp_path, "integration_test") as run:
         run.eventually(lambda: len(run.processes()) >= 2)

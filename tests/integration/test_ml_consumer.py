@@ -376,6 +376,7 @@ async def test_copies_count_once_and_a_deleted_champion_is_replaced_by_the_next_
         assert "give it the alias champion in MLflow" in third.verdict
 
 
+@pytest.mark.long
 async def test_a_champion_from_before_an_upgrade_stays_until_a_model_is_better_on_records_that_neither_has_seen(
     settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset
 ) -> None:

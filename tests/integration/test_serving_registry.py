@@ -245,6 +245,7 @@ def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Foreig
     return lambda: ForeignRuntime("evil version 1", folder, ModelInput("evil version 1", signature, names))
 
 
+@pytest.mark.long
 def test_what_a_foreign_model_does_happens_in_its_own_process(
     evil: Callable[[], ForeignRuntime], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,7 +29,7 @@ from complex_system.sources.values import truth
 from random_data import NAMES, time_text
 from spreadsheets import write_excel
 
-TABLES = 150
+TABLES = 40
 """About 20 s on a busy core."""
 TEXT, SHEET, LINES, ARRAY, PARQUET = "text", "sheet", "lines", "array", "parquet"
 SUFFIXES = {
@@ -422,4 +422,4 @@ def test_what_is_proposed_accepts_its_file_and_every_value_is_the_truth(tmp_path
 @pytest.mark.timeout(900)
 def test_other_tables_every_time(tmp_path: Path) -> None:
     begin = random.SystemRandom().randrange(10**6, 10**9)
-    run(range(begin, begin + 20 * TABLES), tmp_path)
+    run(range(begin, begin + 75 * TABLES), tmp_path)
