@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import chain, repeat
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from typing_extensions import override
@@ -137,18 +138,9 @@ class ExcelTable(FrameTable):
             # Everything as texts, to see where the header is; then the records in their own types.
             cells = fastexcel.read_excel(self.path).load_sheet(0, header_row=None, skip_rows=0, dtypes="string").to_polars()
             self._head, options = _head_of_sheet(cells)
-            sheet = pl.read_excel(
-                self.path,
-                engine="calamine",
-                infer_schema_length=None,
-                raise_if_empty=False,
-                drop_empty_rows=False,
-                drop_empty_cols=False,
-                read_options=options,
-            )
+            sheet = self._read(options)
             if any(_has_both_signs(column) for column in sheet.iter_columns()):
-                again = fastexcel.read_excel(self.path).load_sheet(0, dtypes="boolean", **{"header_row": 0, **options})
-                sheet = _in_one_notation(sheet, again.to_polars())
+                sheet = _in_one_notation(sheet, self._read({**options, "dtypes": "boolean"}))
             sheet = sheet.filter(pl.any_horizontal(pl.all().is_not_null())) if sheet.width else sheet
         except fastexcel.FastExcelError as error:
             text = str(error).partition("\n")[0].replace(str(self.path), str(self.shown))
@@ -170,6 +162,17 @@ class ExcelTable(FrameTable):
         note = f"{len(comments)} row(s) begin with '#' and are left out as comments; the first is row {number}"
         self._head = replace(self._head, notes=(*self._head.notes, note))
         return sheet[[at for at in range(sheet.height) if at not in set(comments)]]
+
+    def _read(self, options: dict[str, Any]) -> pl.DataFrame:
+        return pl.read_excel(
+            self.path,
+            engine="calamine",
+            infer_schema_length=None,
+            raise_if_empty=False,
+            drop_empty_rows=False,
+            drop_empty_cols=False,
+            read_options=options,
+        )
 
     @property
     @override
