@@ -123,6 +123,8 @@ class Maker:
         self.format = self.table.format
         self.separator = "\t" if suffix.startswith(".tsv") else self.draw.choice(",;\t|")
         self.decimal = "," if self.separator == ";" else self.draw.choice(".,") if self.separator != "," else "."
+        self.sign_in_cells = self.draw.choice(".,")
+        """Decimal sign of the numbers that are texts in a file with types: one a file, for columns are read by each other's."""
         if self.format != TEXT:
             self.decimal = "."
         self.count = self.draw.choice([3, 5, 12, 30, 60, 150])
@@ -189,8 +191,10 @@ class Maker:
         dtype = (
             self.draw.choice([pl.Float64, pl.Float64, pl.Float32, pl.Decimal(38, 10)]) if self.format == PARQUET else None
         )
-        if dtype == pl.Float32:
-            values = pl.Series(values, dtype=pl.Float32).to_list()
+        if dtype in (pl.Float32, pl.Decimal(38, 10)):  # what the file says of them
+            values = [
+                None if each is None else float(each) for each in pl.Series(values, dtype=dtype, strict=False).to_list()
+            ]
         return values, [self.number_text(value) for value in values], dtype
 
     def whole(self) -> tuple[list[Any], list[Any], Any]:
@@ -207,7 +211,7 @@ class Maker:
         """Numbers in quotation marks, or some of them."""
         values, written, _ = self.number()
         if self.format != TEXT:
-            decimal, share = self.draw.choice(".,"), 1.0 if self.format == PARQUET else self.draw.choice([1.0, 0.5])
+            decimal, share = self.sign_in_cells, 1.0 if self.format == PARQUET else self.draw.choice([1.0, 0.5])
             written = [f"{value:.3f}".replace(".", decimal) if self.draw.random() < share else value for value in values]
             values = [float(each.replace(",", ".")) if isinstance(each, str) else each for each in written]
             if decimal == "," and share < 1:  # a number without a fraction says nothing
@@ -384,8 +388,9 @@ def check(seed: int, folder: Path) -> Description:
             assert not is_long or column.name in " ".join(found.notes)
             continue
         for row, value, written in zip(rows, column.values, column.written, strict=True):
-            read = row.record["_id" if column.name == found.key else column.name]
-            assert is_truth(value, written, read, described[column.name]), (
+            is_key = column.name == found.key
+            read = row.record["_id" if is_key else column.name]
+            assert is_text_of(value, written, read) if is_key else is_truth(value, written, read, described[column.name]), (
                 column.name,
                 column.kind,
                 row.number,
