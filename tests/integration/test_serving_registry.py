@@ -175,6 +175,7 @@ def register_foreign(url: str, name: str, dataset: Dataset, *, signature: bool =
     return 7.0
 
 
+@pytest.mark.long
 async def test_somebody_elses_model_is_served_through_its_flavor_or_refused_with_the_reason(
     settings: Settings, publish: Any, laboratory: Laboratory, mlflow_server: Server, dataset: Dataset
 ) -> None:

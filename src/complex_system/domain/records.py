@@ -179,7 +179,7 @@ class RecordCheck:
                 problem = _explain(str(error), value)
                 if column is not None and (why := column.limit_problem(value)):
                     problem += f", which {why}"
-                elif column is not None and (text := str(value).removesuffix(".0")) in column.categories:
+                elif column and not isinstance(value, str) and (text := str(value).removesuffix(".0")) in column.categories:
                     problem += f'; write "{text}"'
                 found.append(_fault(record, position, field, problem))
         if not self._ignore_unknown:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 
 from complex_system.domain.dataset import BY_KEY, ID, Dataset
@@ -68,8 +67,7 @@ def contents_of(
 
 def hashes_of(dataset: Dataset, table: pa.Table) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
     """Return a hash of the features of every record, and one of features and target."""
-    frame = pl.DataFrame(table)  # pyarrow would import pandas for this, which takes half a second
-    columns = [frame[name].to_numpy() for name in (*dataset.feature_names, dataset.target)]
+    columns = [table.column(name).to_numpy() for name in (*dataset.feature_names, dataset.target)]
     features = contents_of(columns[:-1], table.num_rows)
     return features, contents_of(columns[-1:], table.num_rows, features)
 
