@@ -282,7 +282,7 @@ def hardening_protocol(path: Path, *, later: bool = False) -> Path:
         hardness = round(temp - 6 * wet + 8 * oven + draw.gauss(0, 2) + (12.5 if later and i == 5 else 0), 1)
         lines.append(
             [f"H-{3 * i:05d}", oven, temp if i % 3 else f"{temp}".replace(".", ","), f"{wet:.2f}".replace(".", ","),
-             "<0,01" if lead < 0.01 else round(lead, 3), -9999 if i % 40 == 9 else round(draw.gauss(22, 1), 1),
+             "<0,01" if lead < 0.01 else round(lead, 3), -9999 if i % 40 == 9 else round(draw.uniform(20, 24), 1),
              None if 110 <= i < 120 and not later else hardness]
         )  # fmt: skip
     return write_cells(path, [*lines, ["Mittelwert", None, None, None, None, None, 881.4], ["Prüfer: Müller"]])
@@ -323,7 +323,7 @@ async def test_a_workbook_goes_the_whole_way_and_its_later_values_arrive(
         raw = (await client.unprocessed("none", 1000, None)).table.to_pylist()
     row = {record.pop(ID): record for record in raw}["H-00027"]
     assert (row["Ofen Nr"], row["Labor Temp"]) == ("1", None)
-    assert {850 < record["Ofen Temp"] < 960 and 2 <= record["Labor Feuchte"] <= 8 for record in raw} == {True}
+    assert {880 <= record["Ofen Temp"] <= 930 and 2 <= record["Labor Feuchte"] <= 8 for record in raw} == {True}
     assert min(record["Labor Blei"] for record in raw) == 0.005
 
     collector = SampleCollector(dataset, list(Part))
