@@ -8,6 +8,8 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from complex_system.local.servers import free_port
+
 
 class Proxy:
     """Forwards connections to a port on loopback unless it is cut: a server seems to go away and to come back."""
@@ -20,13 +22,12 @@ class Proxy:
         self._target = target
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
-        self.port = port
+        self.port = port or free_port()  # not one of the kernel's, which others may get while this one is cut
         self._tls = tls
 
     async def join(self) -> None:
         """Accept connections (again), always on the same port."""
         self._server = await asyncio.start_server(self._forward, "127.0.0.1", self.port, ssl=self._tls)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
         """End all connections and refuse new ones."""

@@ -141,7 +141,7 @@ def server_fixture(kind: type[V], scope: Literal["session", "module"] = "session
     return server
 
 
-async def eventually(check: Callable[[], Awaitable[Any] | Any], seconds: float = 20.0) -> Any:
+async def eventually(check: Callable[[], Awaitable[Any] | Any], seconds: float = 60.0) -> Any:
     """Polls ``check`` until it returns something true, and returns that; fails after ``seconds``."""
     deadline = time.monotonic() + seconds
     while True:

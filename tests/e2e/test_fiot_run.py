@@ -92,8 +92,9 @@ def test_a_full_cycle_ends_with_a_prediction_by_the_champion(
     assert status["champion"] == champion
     first = status["seconds_to_first_prediction"]
     record_property(f"fiot run {deployment}", f"first prediction by the champion after {first:.1f} s")
-    # The goal is 90 s on an idle laptop. A loaded machine may need twice that; more means that something waits in vain.
-    assert 0 < first < 180
+    # The goal is 90 s on an idle laptop (79 s were measured). Beside the other half of the tests it took up to 150 s on two cores;
+    # much more means that something waits in vain.
+    assert 0 < first < 240
     assert "curl -s http://127.0.0.1:" in said
     assert f"The full cycle of '{deployment}' worked" in said
 
@@ -114,6 +115,7 @@ def a_file_is_predicted(base: Path) -> None:
     assert second.startswith("2,,,\"field 'material_id': '99999999' is not one of 00000000")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(660)
 def test_a_second_run_keeps_data_and_champion_and_ends_when_asked(base: Path, cycle: Callable[[str], Cycle]) -> None:
     """Runs on what the full cycle left, this time locked; Ctrl-C ends it, and nothing stays behind."""
@@ -206,6 +208,7 @@ def test_a_signal_during_the_start_leaves_no_process_behind(tmp_path: Path, numb
         assert run.processes() == []
 
 
+@pytest.mark.long
 def test_processes_of_a_killed_run_are_stopped_by_the_next(tmp_path: Path) -> None:
     with fiot_run(tmp_path, "integration_test") as run:
         run.eventually(lambda: len(run.processes()) >= 2)

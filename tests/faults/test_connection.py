@@ -109,6 +109,7 @@ async def test_a_client_reconnects_where_nats_py_hangs(
         await eventually(lambda: answered(tester, 7), 60)
 
 
+@pytest.mark.long
 async def test_a_service_stops_with_the_reason_when_the_broker_refuses_it(broker: Server, tmp_path: Path) -> None:
     program = Child(
         "tester",
@@ -135,6 +136,7 @@ async def test_a_service_stops_with_the_reason_when_the_broker_refuses_it(broker
         program.stop()
 
 
+@pytest.mark.long
 async def test_a_service_waits_longer_than_that_for_a_broker_that_is_away(
     broker: Server, make_settings: Callable[..., Settings]
 ) -> None:
@@ -148,6 +150,7 @@ async def test_a_service_waits_longer_than_that_for_a_broker_that_is_away(
         assert not service.broker.lost.is_set()
 
 
+@pytest.mark.long
 async def test_a_request_that_waits_is_told_when_the_broker_goes(
     broker: Server, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,6 +115,7 @@ async def goes_on(system: Plant, dataset: Dataset, report: Any) -> None:
     report({"full": FULL_SECONDS, "finished": time.monotonic() - over})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sends", ["messages", "requests"] if FULL else ["messages"])
 async def test_the_disk_of_mariadb_is_full(
     tmp_path: Path, broker: NatsServer, dataset: Dataset, report: Any, sends: str

@@ -37,7 +37,7 @@ SOURCE, PROCESSING = "dummy_data_generation", "data_processing"
 pytestmark = pytest.mark.timeout(1800 if FULL else 300)
 
 ANY_DATABASE = pytest.mark.parametrize("servers", [pytest.param("mongo", marks=pytest.mark.long), "maria"], indirect=True)
-"""For faults that do not reach the database: one of the two is enough for ``make test``."""
+"""One of the two is enough for ``make test``; ``make test-long`` and ``make faults`` take both."""
 
 
 class Servers:
@@ -93,6 +93,7 @@ def start_all(system: Plant, *services: str) -> None:
         system.start(service)
 
 
+@ANY_DATABASE
 async def test_the_database_service_is_killed(servers: Servers, system: Plant, dataset: Dataset, report: Any) -> None:
     start_all(system, servers.service, PROCESSING, SOURCE)
 
@@ -108,6 +109,7 @@ async def test_the_database_service_is_killed(servers: Servers, system: Plant, d
     report(system.marks)
 
 
+@ANY_DATABASE
 async def test_the_database_is_killed(servers: Servers, system: Plant, dataset: Dataset, report: Any) -> None:
     start_all(system, servers.service, PROCESSING, SOURCE)
 
@@ -142,6 +144,7 @@ async def test_the_broker_is_killed(servers: Servers, system: Plant, dataset: Da
     report(system.marks)
 
 
+@pytest.mark.long
 @ANY_DATABASE
 async def test_data_processing_is_killed(servers: Servers, system: Plant, dataset: Dataset, report: Any) -> None:
     start_all(system, servers.service, PROCESSING, SOURCE)
@@ -156,6 +159,7 @@ async def test_data_processing_is_killed(servers: Servers, system: Plant, datase
     report(system.marks)
 
 
+@pytest.mark.long
 @ANY_DATABASE
 async def test_the_source_is_killed(servers: Servers, system: Plant, dataset: Dataset, report: Any) -> None:
     start_all(system, servers.service, PROCESSING, SOURCE)

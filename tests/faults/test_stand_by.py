@@ -108,6 +108,7 @@ class Pair:
         return (self.system.state(one), self.system.detail(one)) == ("ready", f"stand-by of {other}")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["frozen", BREAKS[1]])
 async def test_a_stand_by_of_the_source_goes_on_and_every_record_is_there_once(
     how: str, system: Plant, dataset: Dataset, report: Any

@@ -105,7 +105,8 @@ async def processed(client: DatabaseClient, dataset: Dataset, records: list[Reco
     return rows == Pipeline(dataset).process(full).to_dicts()
 
 
-@pytest.mark.parametrize("settings", [pytest.param("mongo", marks=pytest.mark.long), "maria"], indirect=True)
+@pytest.mark.long
+@pytest.mark.parametrize("settings", ["mongo", "maria"], indirect=True)
 async def test_the_old_model_answers_until_one_of_the_new_version_is_champion(
     settings: Settings, ear: Ear, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:

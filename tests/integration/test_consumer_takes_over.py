@@ -77,6 +77,7 @@ async def test_models_that_were_made_while_the_consumer_was_away_are_compared_on
         assert not consumer._rounds._outside
 
 
+@pytest.mark.long
 async def test_the_alias_is_moved_back_where_a_replica_without_the_lease_moved_it_but_not_where_a_person_did(
     settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset, registry: ModelRegistry,
     monkeypatch: pytest.MonkeyPatch,

@@ -56,6 +56,7 @@ def _greet(port: int, account: dict[str, str]) -> bytes:
         return lines.readline().strip()
 
 
+@pytest.mark.long
 def test_mongodb_asks_also_on_data_that_were_written_without_accounts(tmp_path: Path, dataset: Dataset) -> None:
     folder = tmp_path / "mongodb"
     with started(MongoServer(folder, port=0)) as server, MongoClient[Any]("127.0.0.1", server.port) as client:
@@ -75,6 +76,7 @@ def _mongo(server: Server) -> MongoClient[Any]:
     return MongoClient("127.0.0.1", server.port, username=USER, password=server.password)
 
 
+@pytest.mark.long
 def test_mariadb_asks_also_on_data_that_were_written_without_accounts(tmp_path: Path, dataset: Dataset) -> None:
     folder = tmp_path / "mariadb"
     with started(MariaServer(folder, port=0)) as server:
@@ -168,6 +170,7 @@ def test_mlflow_asks_for_everything_but_its_health(
         assert [entry.path for entry in client.list_artifacts(run.info.run_id)] == ["note.txt"]
 
 
+@pytest.mark.long
 def test_mlflow_goes_on_with_the_database_of_the_older_server(tmp_path: Path) -> None:
     """What MLflow 3.5.1's server wrote is there, the model's alias too, and the old file is kept."""
     folder = tmp_path / "mlflow"

@@ -411,6 +411,7 @@ async def test_copies_count_once_and_a_deleted_champion_is_replaced_by_the_next_
         assert third.replaced in third.verdict
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("split", [Split(by="group", group=("material_id",)), Split(by="time")])
 async def test_a_change_of_the_declared_split_trains_again_at_once_and_replaces_the_champion(
     settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset, split: Split

@@ -90,6 +90,7 @@ def days() -> Monitor:
     return make_monitor(time.time(), days=2.0, pairs_a_minute=1)
 
 
+@pytest.mark.long
 async def test_every_view_shows_days_of_history_in_light_and_dark(days: Monitor, chromium: Browser) -> None:
     async with page_over(days) as url:
         for scheme in ("light", "dark"):
@@ -113,6 +114,7 @@ async def test_every_view_fits_a_phone(days: Monitor, chromium: Browser) -> None
         assert not await tab.is_visible("svg.flow.wide")
 
 
+@pytest.mark.long
 async def test_terms_are_explained_by_key_and_by_touch(days: Monitor, chromium: Browser) -> None:
     async with page_over(days, refresh=0.3) as url:
         async with tab_at(chromium, f"{url}/data") as (tab, watch):
@@ -139,6 +141,7 @@ async def test_terms_are_explained_by_key_and_by_touch(days: Monitor, chromium: 
             assert box["x"] + box["width"] <= PHONE["width"]
 
 
+@pytest.mark.long
 async def test_the_theme_is_switched_and_remembered(days: Monitor, chromium: Browser) -> None:
     async with page_over(days) as url, tab_at(chromium, url, color_scheme="light") as (tab, _):
         await go(tab, "system")

@@ -217,6 +217,7 @@ def connections(url: str, count: int) -> Iterator[list[socket.socket]]:
         yield opened
 
 
+@pytest.mark.long
 def test_a_thousand_slow_ones_hold_up_no_probe_and_go(many_files: None) -> None:
     hurry = "from complex_system.http import connections as c; c.HEAD_SECONDS = c.BODY_SECONDS = 6.0"
     head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -245,6 +246,7 @@ def test_a_thousand_slow_ones_hold_up_no_probe_and_go(many_files: None) -> None:
         assert httpx.post(f"{url}/predict", json=GOOD, timeout=5).status_code == 200
 
 
+@pytest.mark.long
 async def test_a_thousand_medium_bodies_share_one_budget(many_files: None) -> None:
     body = json.dumps(GOOD).encode() + b" " * 900_000
     request = (

@@ -175,6 +175,7 @@ def register_foreign(url: str, name: str, dataset: Dataset, *, signature: bool =
     return 7.0
 
 
+@pytest.mark.long
 async def test_somebody_elses_model_is_served_through_its_flavor_or_refused_with_the_reason(
     settings: Settings, publish: Any, laboratory: Laboratory, mlflow_server: Server, dataset: Dataset
 ) -> None:
@@ -245,6 +246,7 @@ def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Foreig
     return lambda: ForeignRuntime("evil version 1", folder, ModelInput("evil version 1", signature, names))
 
 
+@pytest.mark.long
 def test_what_a_foreign_model_does_happens_in_its_own_process(
     evil: Callable[[], ForeignRuntime], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

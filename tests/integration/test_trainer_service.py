@@ -71,7 +71,7 @@ SERVICES: dict[str, type[TrainerService]] = {
     )
 }
 RECORDS = 600
-LOADED = 90.0
+LOADED = 240.0
 """Seconds in which the slowest framework is imported on a busy machine."""
 
 

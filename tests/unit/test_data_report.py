@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 
 from complex_system.describe import profile as profiling
-from complex_system.describe import repetitions
+from complex_system.describe import repetitions, sampling
 from complex_system.describe.command import describe_to
 from complex_system.describe.description import describe
 from complex_system.describe.findings import Finding, findings_of, worth_a_look
@@ -81,6 +81,14 @@ def test_sentinels_are_codes_or_repeated_values_far_from_all_others(write: Write
     assert "missing_values: [-9999]" in found["Temp [°C]"].advice
     assert found["Feuchte [%]"].rows == (5, 6, 7, 8)
     assert {finding.kind for finding in findings} == {"sentinel"}
+    described = {column.name: column.sentinels for column in describe(write(columns), "Ausbeute").columns}
+    assert (described["Temp [°C]"], described["Feuchte [%]"], described["Stufe"]) == ((-9999.0,), (500.0,), ())
+
+
+def test_levels_of_a_plan_and_a_single_high_value_are_no_codes(write: Write) -> None:
+    levels = np.random.default_rng(4).choice([10, 20, 100], ROWS)
+    quality, _ = assessed(write(plant(Stufe=levels, Last=np.append(np.linspace(20, 30, ROWS - 1), 500))))
+    assert all(not column.sentinels and not column.column.sentinels for column in quality.columns)
 
 
 @pytest.mark.parametrize("factor", [10, 0.1, 1000, 0.001])
@@ -110,6 +118,10 @@ def test_copies_are_rows_that_are_equal_in_all_columns_but_the_key(write: Write)
     copies = one(findings, "copies")
     assert (copies.count, copies.rows) == (3, (501, 502, 503))
     assert "11 = 501; 12 = 502; 13 = 503" in copies.detail
+    assert "in every column but ‘Charge Nr’:" in copies.detail
+    _, findings = assessed(write({"Nr": np.arange(1, ROWS + 1), **columns}))
+    assert one(findings, "copies").count == 3
+    assert "in every column but ‘Nr’ and ‘Charge Nr’:" in one(findings, "copies").detail
 
 
 def test_constant_nearly_constant_and_empty_columns(write: Write) -> None:
@@ -175,7 +187,7 @@ def test_a_large_file_is_sampled_and_its_counts_stay_exact(write: Write, monkeyp
     columns["Temp [°C]"][[9, 99, 1100]] = -9999
     path = write(columns, "plant.parquet")
     whole, _ = assessed(path)
-    monkeypatch.setattr(profiling, "SAMPLE_ROWS", 400)
+    monkeypatch.setattr(sampling, "SAMPLE_ROWS", 400)
     monkeypatch.setattr(repetitions, "IN_MEMORY", 500)
     monkeypatch.setattr(profiling, "PART_ROWS", 100)
     sampled, findings = assessed(path)
@@ -193,6 +205,45 @@ def test_a_large_file_is_sampled_and_its_counts_stay_exact(write: Write, monkeyp
             width = before.summary.high_quarter - before.summary.low_quarter
             assert after.summary.median == pytest.approx(before.summary.median, abs=0.3 * width + 1e-9)
     assert f"a random sample of {len(sampled.profile.at)} rows" in report(sampled)
+
+
+def test_a_large_file_is_described_by_a_sample_that_misses_nothing_that_decides(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = plant(
+        Nr=np.arange(1, ROWS + 1),
+        **{"Charge Nr": [f"C-{i:05d}" for i in range(ROWS)]},
+        Stufe=np.where(np.arange(ROWS) == 1000, "Sonderstufe", np.where(np.arange(ROWS) % 2, "a", "b")),
+        Kennzahl=np.where(np.arange(ROWS) == 1003, 812.5, np.arange(ROWS) * 7 % 90).astype(float),
+        Vermerk=[None if i % 5 == 3 else ("7" if i != 901 else "k") for i in range(ROWS)],
+        Form=["0012" if i == 1005 else str(i * 7 % 613) for i in range(ROWS)],
+    )
+    for name, values in columns.items():
+        if name not in ("Nr", "Charge Nr"):
+            values[700:702] = values[600:602]
+    path = write(columns)
+    whole = describe(path, "Ausbeute")
+    monkeypatch.setattr(sampling, "SAMPLE_ROWS", 400)
+    monkeypatch.setattr(sampling, "PART_ROWS", 100)
+    monkeypatch.setattr(repetitions, "IN_MEMORY", 500)
+    sampled = describe(path, "Ausbeute")
+    assert "a random sample" in sampled.notes[0]
+    assert sampled.checked is not None
+    assert sampled.checked.refused == 0
+    assert (
+        (sampled.records, sampled.key, sampled.copies) == (ROWS, "Charge Nr", 2) == (whole.records, whole.key, whole.copies)
+    )
+    for before, after in zip(whole.columns, sampled.columns, strict=True):
+        assert (after.name, after.type, after.missing, after.categories, after.format, after.range, after.unit) == (
+            before.name, before.type, before.missing, before.categories, before.format, before.range, before.unit
+        )  # fmt: skip
+        assert (after.growth and after.growth.kind) == (before.growth and before.growth.kind)
+    # A number that repeats outside of the sample makes a column no key.
+    monkeypatch.setattr(sampling.RowSample, "found", lambda self: sampling.pl.concat([p for _, p in self._parts]).head(300))
+    columns["Charge Nr"][1100] = columns["Charge Nr"][1099]
+    found = describe(write(columns), "Ausbeute")
+    assert (found.key, found.offered_key and found.offered_key.name) == ("", "Nr")
+    assert "repeated: 1 record(s) have the value of an earlier one" in found.proposal.dropped["Charge Nr"]
 
 
 def test_names_and_texts_of_the_file_are_no_markup(write: Write) -> None:

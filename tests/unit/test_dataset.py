@@ -192,6 +192,18 @@ def test_markers_and_sentinels_are_declared_and_part_of_the_version_where_they_d
     assert "missing" not in plain.as_content()
 
 
+@pytest.mark.parametrize("word", ["no", "On", "007", "12", "1e5", "2025-01-31"])
+def test_a_name_is_a_text_whatever_yaml_calls_it(word: str) -> None:
+    text = yaml.safe_dump(SMALL).replace("heat", word).replace(f"'{word}'", word)
+    found = Dataset.parse(text)
+    assert word in found.by_name
+    assert [step.column for step in found.pipeline if step.step == "scale"] == [word]
+    assert Dataset.parse(text.replace("quality", "off").replace("'off'", "off")).target == "off"
+    # An empty one is no name.
+    with pytest.raises(DeclarationError, match="none is not an allowed value"):
+        Dataset.parse(text.replace(f"name: {word}", "name: null"))
+
+
 def test_a_declared_category_is_no_missing_value() -> None:
     elements = Dataset.parse(changed("columns", 0, "categories", to=["NA", "none", "007"]))
     assert not elements.column("mode").is_missing("NA")

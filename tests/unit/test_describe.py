@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from complex_system.describe.command import describe_to, summary
 from complex_system.describe.description import Description, describe, refused, scalar
-from complex_system.describe.inspection import InspectedColumn, with_margin
-from complex_system.describe.recognition import unit_of
+from complex_system.describe.inspection import InspectedColumn
+from complex_system.describe.recognition import unit_of, with_margin
 from complex_system.domain import json_schema as schema
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import DescribeError, InvalidRecordError, SourceFileError

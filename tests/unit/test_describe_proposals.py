@@ -302,6 +302,10 @@ _DAYS = [date(2024, 1, 1) + timedelta(days=i) for i in range(61)]
         ("Charge", lambda i: 48_000 + i * 3, "a number of the record or sample"),
         ("Batch", lambda i: 20_240_000 + i * 3, "a number of the record or sample"),
         ("Betriebsstunden", lambda i: 12_000 + i * 1.7, "what a meter counts"),
+        ("Prüfung", lambda i: 45_000 + i, "as Excel's number of days"),
+        ("Prüfung", lambda i: 45_003 + 7 * (i // 5) + i % 5 - 4, "as Excel's number of days"),
+        ("Probe vom", lambda i: 45_000 + i * 37 + 517 / 1440, "as Excel's number of days"),
+        ("Charge", lambda i: 45_000 + i, "a number of the record or sample"),
     ],
 )
 def test_what_only_grows_is_seen_in_a_file_of_any_order(
@@ -318,6 +322,9 @@ def test_what_only_grows_is_seen_in_a_file_of_any_order(
         ("Last", lambda i: 19_600_101 + i * 1_399),
         ("Sample mass", lambda i: 1000 + i * 3),
         ("p", lambda i: 100_000 + i * 11),
+        ("n [1/min]", lambda i: 45_000 + i),
+        ("Masse", lambda i: 45_000 + i * 11),
+        ("Masse", lambda i: 45_000 + i * 0.37),
     ],
 )
 def test_large_numbers_that_do_not_grow_stay_features(write: Write, name: str, values: Callable[[int], object]) -> None:

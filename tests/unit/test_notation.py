@@ -128,15 +128,16 @@ def test_a_text_cell_of_a_spreadsheet_is_not_a_thousand_times_its_number(tmp_pat
     rows = [{"x": number / 8, "conc": number / 1000 + 0.1, "y": number / 4} for number in range(30)]
     rows[3]["conc"], rows[4]["conc"] = "0,250", "1,250"  # type: ignore[assignment]
     path = write_excel(tmp_path / "a.xlsx", rows)
-    read = rows_of(path)
-    assert [row.number for row in read if row.fault] == [4, 5]
-    assert max(row.record["conc"] for row in read if not row.fault) < 1
+    # 0,250 has one reading, and so has 1,250 beside it; cells that are numbers have no sign that could contradict them.
+    read = [row.record["conc"] for row in rows_of(path)]
+    expected = [row["conc"] for row in rows[:3]] + [0.25, 1.25] + [row["conc"] for row in rows[5:]]
+    assert read == pytest.approx(expected, rel=1e-14)
     column = next(column for column in describe(path, "y").columns if column.name == "conc")
-    assert (column.type, column.missing, column.high) == ("number", 0, 0.129)
-    assert column.hints == [
-        "2 of 30 values are refused with their records: row 4, '0,250' has another decimal sign than the column's other values, which "
-        "have decimal points; write 0.250"
-    ]
+    assert (column.type, column.missing, column.high, column.hints) == ("number", 0, 1.25, [])
+    rows[3]["conc"] = 0.5
+    read = rows_of(write_excel(tmp_path / "b.xlsx", rows))
+    assert [row.number for row in read if row.fault] == [5]
+    assert "'1,250' can be 1250 or 1.250" in read[4].fault
 
 
 CENSORED = DECLARED.replace("range: [0, 2000], optional", "range: [0, 2000], censored: left, optional")
@@ -217,7 +218,9 @@ def test_a_limit_with_two_readings_or_another_unit_is_refused_everywhere(tmp_pat
         BatchReader(Pipeline(BOTH), max_records=100).records(records)
     for way in ("JSON lines", "CSV", "workbook"):
         rows = [row for rows in ReplayFile(written(tmp_path, records, way), BOTH).batches(7) for row in rows]
-        assert [row.number for row in rows if row.fault] == [10], way
+        # Cells that are numbers do not contradict a text that has only one reading.
+        expected = [] if (way, text) == ("workbook", "0,01") else [10]
+        assert [row.number for row in rows if row.fault] == expected, way
 
 
 @pytest.mark.parametrize(
@@ -280,7 +283,7 @@ def test_what_has_no_limit_gets_no_advice_that_biases(tmp_path: Path) -> None:
     assert note.endswith("row 5 has 'n.n.'; write the limit, as <0.01: without these values the mean would be too high")
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".xlsx", ".jsonl"])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_a_value_that_contradicts_the_others_costs_its_record_and_not_the_column(tmp_path: Path, suffix: str) -> None:
     cells: list[Any] = [row * 37 % 900 + 0.25 for row in range(60)]
     cells[7], cells[9] = "1.234,5", "1,250"
@@ -288,8 +291,6 @@ def test_a_value_that_contradicts_the_others_costs_its_record_and_not_the_column
     path = tmp_path / f"a{suffix}"
     if suffix == ".csv":
         path.write_text("x,conc,y\n" + "".join(f'{r["x"]},"{r["conc"]}",{r["y"]}\n' for r in records))
-    elif suffix == ".xlsx":
-        write_excel(path, records)
     else:
         path.write_text("\n".join(map(json.dumps, records)))
     found = describe(path, "y")

@@ -35,6 +35,18 @@ def test_lab_records_pass_unchanged(dataset: Dataset, laboratory: Laboratory) ->
     assert raw_check(dataset)(records) == records
 
 
+def test_a_number_in_the_place_of_a_category_is_told_how_to_write_it() -> None:
+    ovens = Dataset.parse(
+        "name: a\ntarget: y\ncolumns:\n  - {name: Ofen, type: category, categories: [1, 2.5, on]}\n  - {name: y, type: number, "
+        "optional: true}\npipeline:\n  - {step: one_hot, column: Ofen}\n"
+    )
+    problems = [fault["problem"] for fault in faults_of(ovens, [{"Ofen": 1}, {"Ofen": 1.0}, {"Ofen": 2.5}, {"Ofen": 7}])]
+    assert problems == [
+        'must be a text, not the number 1; write "1"', 'must be a text, not the number 1.0; write "1"',
+        'must be a text, not the number 2.5; write "2.5"', "must be a text, not the number 7",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("value", [None, {}, "text", 5, b"bytes"])
 def test_anything_but_a_list_is_refused_as_a_request(dataset: Dataset, value: Any) -> None:
     with pytest.raises(InvalidRequestError, match="A list of records is expected"):
@@ -46,6 +58,7 @@ def test_anything_but_a_list_is_refused_as_a_request(dataset: Dataset, value: An
     [
         ({"material_id": None}, "material_id", "must be a text, and is missing"),
         ({"material_id": 0}, "material_id", "must be a text, not the number 0"),
+        ({"laborant": 1}, "laborant", "must be a text or nothing, not the number 1"),
         ({"rohwert_1_labormessung": "3"}, "rohwert_1_labormessung", "must be a number or nothing, not the text '3'"),
         ({"rohwert_1_labormessung": True}, "rohwert_1_labormessung", "must be a number or nothing, not true"),
         ({"rohwert_1_labormessung": [3]}, "rohwert_1_labormessung", "must be a number or nothing, not a list"),

@@ -324,6 +324,30 @@ def test_merged_heads_units_and_percent_signs(tmp_path: Path, suffix: str) -> No
     assert found.notes == (f"{row}s 1 and 2 are the header together", f"{row} 3 below the header holds the units")
 
 
+def test_text_cells_have_their_own_decimal_sign_beside_cells_that_are_numbers(tmp_path: Path) -> None:
+    lines = [["Temp", "Blei", "y"], *([900.125 + n, 0.02 + n / 1000, n % 7 + 0.5] for n in range(40))]
+    lines[3][:2] = "901,5", "<0,01"
+    lines[5][:2] = "0,250", "0,025"
+    lines.insert(8, [None, None, None])
+    found = describe(write_cells(tmp_path / "a.xlsx", lines), "y")
+    values = [row for _, chunk in found.table.chunks(found.dataset().by_name, 100) for row in chunk if isinstance(row, dict)]
+    assert [row["Temp"] for row in values] == [line[0] for line in lines[1:3]] + [901.5, 903.125, 0.25] + [
+        line[0] for line in lines[6:] if line[0]
+    ]
+    assert [row["Blei"] for row in values[2:5]] == [0.005, lines[4][1], 0.025]
+    assert (found.records, found.checked and found.checked.refused) == (40, 0)
+    # The texts of the other columns decide where its own do not; the numbers beside a text never do.
+    lines[5][0] = lines[3][0] = "1,250"
+    found = describe(write_cells(tmp_path / "b.xlsx", lines), "y")
+    assert (found.columns[0].low, found.columns[0].high) == (1.25, 939.125)
+    lines[5][1] = lines[3][1] = 0.03
+    found = describe(write_cells(tmp_path / "c.xlsx", lines), "y")
+    assert (found.columns[0].low, found.columns[0].high) == (900.125, 939.125)
+    assert found.checked is not None
+    assert found.checked.refused == 2
+    assert "'1,250' can be 1250 or 1.250" in found.checked.why
+
+
 def test_a_column_without_a_name_in_the_middle_of_a_sheet_moves_no_values(tmp_path: Path) -> None:
     cells = [["Protokoll 7", None, None, None], ["Temp", None, "Druck", "y"], *([row[0], None, *row[1:]] for row in NUMBERS)]
     found = table_at(write_cells(tmp_path / "a.xlsx", cells))

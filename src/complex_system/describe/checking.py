@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,7 +44,7 @@ class FileCheck:
         example: One of those keys.
         without_key: Records without a key, whose key was made.
         absent: Declared columns that the file does not have.
-        copies: Records of a key of their own that are equal to an earlier one but for the key.
+        copies: Records of a key of their own that are equal to an earlier one but for the key and row numbers.
         parts: Labelled records in the train, validation and hold-out part of the split; with one by time some may be in none.
         refusing: Columns whose values cost a record, with the first reason.
         notes: What of the file is not a record, or read in a way of its own.
@@ -92,29 +92,31 @@ class FileCheck:
         )
 
 
-def check_file(path: Path, dataset: Dataset, table: Table | None = None) -> FileCheck:
+def check_file(path: Path, dataset: Dataset, table: Table | None = None, counters: Collection[str] = ()) -> FileCheck:
     """Process all records of a file by a declaration, without keeping them.
 
     Args:
         path: The file.
         dataset: The declaration.
         table: The table in the file, where it is open already.
+        counters: Columns that number the rows, in which copies may differ.
 
     Raises:
         SourceFileError: The file cannot be read, or its columns are not the declared ones.
     """
     file = ReplayFile(path, dataset, table)
-    counters = _Counters(dataset)
+    counts = _Counts(dataset, counters)
     for rows in file.batches(_BATCH):
-        counters.add(rows)
-    return counters.found(file)
+        counts.add(rows)
+    return counts.found(file)
 
 
-class _Counters:
-    """Counters of the records of a file: read as the source reads them, and processed in bulk as ``data_processing`` does."""
+class _Counts:
+    """What is counted in the records of a file: read as the source reads them, and processed in bulk as ``data_processing`` does."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, counters: Collection[str]) -> None:
         self._dataset = dataset
+        self._own = [ID, *(name for name in dataset.by_name if name in counters)]
         self._pipeline = Pipeline(dataset)
         self._types = {column.name: frame_type(column) for column in dataset.columns}
         self._records = self._refused = self._without_key = 0
@@ -148,7 +150,7 @@ class _Counters:
         self._accepted.add(
             hash=keys.hash(),
             number=[good[place].number for place in kept.tolist()],
-            content=frame.drop(ID).hash_rows().to_numpy()[kept],
+            content=frame.drop(self._own).hash_rows().to_numpy()[kept],
             part=self._parts_of(processed.with_columns(keys), frame[kept], [good[place].number for place in kept.tolist()]),
         )
 

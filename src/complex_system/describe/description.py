@@ -9,24 +9,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from complex_system.describe.checking import FileCheck, check_file, corrected
-from complex_system.describe.inspection import MARGIN, TARGET_MARGIN, InspectedColumn, inspect_column
+from complex_system.describe.growth import COUNTER
+from complex_system.describe.inspection import TARGET_MARGIN, InspectedColumn, inspect_column
 from complex_system.describe.order import ProposedTime, proposed_time
 from complex_system.describe.proposal import (
     Proposal,
     choose_target,
-    count_copies,
     date_parts,
     key_column,
     leak,
     note_repeated_keys,
+    note_repetitions,
     offered_key,
     propose,
     take_as_counts,
 )
-from complex_system.describe.recognition import COUNTER
+from complex_system.describe.recognition import MARGIN
+from complex_system.describe.sampling import LookedAt
 from complex_system.describe.splitting import ProposedSplit, propose_split, split_lines
 from complex_system.describe.yaml_writer import comment, flow, other_line, scalar
 from complex_system.domain.columns import ID
@@ -256,17 +256,19 @@ def describe(path: Path, target: str = "") -> Description:
     """
     with readable(path):
         table = table_at(path)
-        frame = table.frame()
-    if frame.is_empty():
+        looked_at = LookedAt.of(table)
+    if not looked_at.records:
         raise DescribeError(f"The file {path} has no records.")
-    columns = _look(path, table, frame)
-    key = key_column([column for column in columns if column.name != target], frame)
+    columns = _look(path, table, looked_at)
+    keys = [column for column in columns if column.name != target]
     columns = [column for column in columns if column.name != ID]
-    chosen = choose_target(path, [column for column in columns if column.name != key], target, table, frame)
-    note_repeated_keys([column for column in columns if column.name != key])
-    copies, divided = count_copies(frame, columns, key), True
+    counters = {column.name for column in columns if column.numbers_rows}
+    divided = True
     while True:
-        leaking = {column.name: how for column in columns if (how := leak(column, frame, chosen))}
+        key = key_column(keys, looked_at)
+        chosen = choose_target([column for column in columns if column.name != key], target, table, looked_at)
+        note_repeated_keys([column for column in columns if column.name != key])
+        leaking = {column.name: how for column in columns if (how := leak(column, looked_at.frame, chosen))}
         proposal = propose([column for column in columns if column.name != key], chosen.name, leaking)
         if not proposal.steps:
             reasons = "; ".join(f"'{name}': {reason}" for name, reason in list(proposal.dropped.items())[:_MAX_REASONS])
@@ -274,19 +276,27 @@ def describe(path: Path, target: str = "") -> Description:
                 f"The file {path} has no column from which the target '{chosen.name}' could be predicted"
                 + (f" ({reasons})." if reasons else ".")
             )
-        time = proposed_time([column for column in columns if column.name not in (key, chosen.name)], frame)
+        others = [column for column in columns if column.name not in (key, chosen.name)]
+        time = proposed_time(others, looked_at.frame)
+        split = ProposedSplit()
+        if divided:
+            split = propose_split(columns, looked_at.frame, key, chosen.name, proposal.used, time)
         made = Description(
-            path, table, frame.height, tuple(columns), key, chosen.name, bool(target), proposal, leaking, copies, table.notes,
-            time=time, split=propose_split(columns, frame, key, chosen.name, proposal.used, time) if divided else ProposedSplit(),
+            path, table, looked_at.records, tuple(columns), key, chosen.name, bool(target), proposal, leaking,
+            time=time, split=split,
         )  # fmt: skip
-        checked = check_file(path, made.dataset(), table)
+        checked = check_file(path, made.dataset(), table, counters)
+        if key and checked.same_key:  # outside of the sample
+            note_repetitions(next(column for column in keys if column.name == key), checked.same_key)
+            keys = [column for column in keys if column.name != key]
+            continue
         too_few = min(checked.parts) < MIN_SAMPLES and not checked.alike_by_chance
-        if made.split.why and made.split.is_sure and too_few:
+        if split.why and split.is_sure and too_few:
             divided = False
             continue
         changed = corrected(path, columns, checked, chosen.name, table.nested)
         if changed is None:
-            return replace(made, checked=checked, notes=checked.notes)
+            return replace(made, checked=checked, notes=(*looked_at.notes, *checked.notes), copies=checked.copies)
         columns = changed
 
 
@@ -296,11 +306,11 @@ def refused(description: Description) -> tuple[int, str]:
     return checked.refused, checked.first
 
 
-def _look(path: Path, table: Table, frame: pl.DataFrame) -> list[InspectedColumn]:
+def _look(path: Path, table: Table, looked_at: LookedAt) -> list[InspectedColumn]:
     try:
         columns = [
-            inspect_column(series, table.notation(series.name), table.units.get(series.name, ""))
-            for series in frame.iter_columns()
+            inspect_column(looked_at, name, table.notation(name), table.units.get(name, ""))
+            for name in looked_at.frame.columns
         ]
     except TypeError as error:
         raise DescribeError(f"The file {path} cannot be described: {error}.") from error

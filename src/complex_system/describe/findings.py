@@ -129,7 +129,7 @@ def _constant(made: ColumnQuality, quality: Quality) -> list[Finding]:
     value, share = made.most
     if quality.records < _MIN_RECORDS or share < NEARLY:
         return []
-    if made.different == 1:
+    if made.different == 1 and made.profile.runs == 1:
         return [Finding(
             44, "constant", name, f"‘{name}’ has the same value everywhere", f"All values are {value}.",
             "A model learns nothing from it; leave it in drop.",
@@ -174,9 +174,15 @@ def _copies(quality: Quality) -> list[Finding]:
     title = f"{plural(copies.count, 'row')} {'repeats' if copies.count == 1 else 'repeat'} an earlier one"
     groups = "; ".join(" = ".join(str(row) for row in group[:4]) for group in copies.groups[:4])
     share = copies.count / quality.profile.rows
+    own = [
+        column.name
+        for column in quality.description.columns
+        if column.numbers_rows or column.name == quality.description.key
+    ]
+    but = f" but {' and '.join(f'‘{name}’' for name in own)}" if own else ""
     return [Finding(
         62 + min(25.0, 100 * share), "copies", "", title,
-            f"They are equal in every column{' but the key' if quality.description.key else ''}: rows {groups}.",
+            f"They are equal in every column{but}: rows {groups}.",
         "Were they measured once or several times? Copies count twice in training.",
         tuple(row for group in copies.groups for row in group[1:])[:ROWS_NAMED], copies.count,
     )]  # fmt: skip

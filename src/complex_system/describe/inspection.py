@@ -8,11 +8,11 @@ from typing import Any
 
 import polars as pl
 
+from complex_system.describe.growth import COUNTER, NUMBER, Growth, growth
 from complex_system.describe.recognition import (
+    MARGIN,
     REMARK_NAME,
-    Growth,
     count_markers,
-    growth,
     hint_of_markers,
     hint_of_months,
     hint_of_sentinels,
@@ -21,20 +21,20 @@ from complex_system.describe.recognition import (
     may_be_names,
     nearly_numbers,
     note_beyond_floats,
-    sentinels_of,
     spellings_of,
     unit_of,
+    with_margin,
     without_markers,
 )
+from complex_system.describe.sampling import LookedAt
 from complex_system.domain.columns import LARGEST_INTEGER, Column
 from complex_system.domain.datetimes import TimeFormat, formats_of
+from complex_system.domain.outliers import sentinels_of
 from complex_system.domain.types import MAX_ENTRIES
 from complex_system.pipeline.expressions import date_parts
 from complex_system.sources.notation import Notation
 from complex_system.sources.values import FALSE, TRUE, beyond_limits, entries, full_format, times, truth
 
-MARGIN = 0.1
-"""How far a proposed range goes beyond what the file holds, in parts of the values' width, on each side."""
 TARGET_MARGIN = 0.5
 """The same for the target."""
 MAX_CONTRADICTING = 0.1
@@ -103,6 +103,11 @@ class InspectedColumn:
     lists: list[Any] = field(default_factory=list)
 
     @property
+    def numbers_rows(self) -> bool:
+        """Whether it numbers the rows or samples: copies may differ in it."""
+        return self.growth is not None and self.growth.kind in (COUNTER, NUMBER)
+
+    @property
     def range(self) -> tuple[float, float] | None:
         """The range with its margin, in round numbers; None where all values are equal or not numbers."""
         return self._range(MARGIN)
@@ -127,30 +132,20 @@ class InspectedColumn:
         return (float(math.floor(low)), float(math.ceil(high))) if self.is_whole else (low, high)
 
 
-def with_margin(low: float, high: float, margin: float = MARGIN) -> tuple[float, float]:
-    """Return ``low`` and ``high`` moved apart by a part of their distance on each side, as round numbers, and not beyond 0."""
-    width = high - low
-    digits = 1 - math.floor(math.log10(width))
-    step = 10.0**-digits if -300 < digits < 300 else width / 100
-    begin, end = math.floor((low - margin * width) / step) * step, math.ceil((high + margin * width) / step) * step
-    begin, end = (round(each, digits) if -300 < digits < 300 else each for each in (begin, end))
-    begin = 0.0 if low >= 0 > begin else min(begin, low)
-    end = 0.0 if high <= 0 < end else max(end, high)
-    return float(begin), float(end)
-
-
-def inspect_column(series: pl.Series, notation: Notation, unit: str = "") -> InspectedColumn:
+def inspect_column(looked_at: LookedAt, name: str, notation: Notation, unit: str = "") -> InspectedColumn:
     """Find out what a column holds.
 
     Args:
-        series: As the file has it.
+        looked_at: The rows, as the file has them.
+        name: Of the column.
         notation: How its numbers are written, where they are texts.
         unit: Of the column, where its name has none.
 
     Raises:
         TypeError: The column holds neither numbers nor texts nor lists of these.
     """
-    found = InspectedColumn(series.name, "text", unit_of(series.name) or unit)
+    series = looked_at.frame[name]
+    found = InspectedColumn(name, "text", unit_of(name) or unit)
     if isinstance(series.dtype, pl.List | pl.Array):
         if not _inspect_lists(found, series.to_list()):
             found.missing, found.different = series.null_count(), series.drop_nulls().n_unique()
@@ -159,7 +154,7 @@ def inspect_column(series: pl.Series, notation: Notation, unit: str = "") -> Ins
         found.missing, found.different = series.null_count(), series.drop_nulls().n_unique()
         found.notes.append(note)
     elif series.dtype.is_numeric() and series.dtype != pl.Boolean:
-        _inspect_numbers(found, series.cast(pl.Float64).fill_nan(None), len(series))
+        _inspect_numbers(found, series.cast(pl.Float64).fill_nan(None), len(series), looked_at)
     elif series.dtype in (pl.Datetime, pl.Date):
         _inspect_typed_times(found, series)
     elif series.dtype == pl.Boolean:
@@ -168,7 +163,8 @@ def inspect_column(series: pl.Series, notation: Notation, unit: str = "") -> Ins
     elif series.dtype.is_nested() or series.dtype in (pl.Binary, pl.Object, pl.Duration):
         raise TypeError(f"the column '{series.name}' is of type {series.dtype}, which holds no numbers, texts or lists")
     else:
-        _inspect_texts(found, series.cast(pl.String), notation)
+        _inspect_texts(found, series.cast(pl.String), notation, looked_at)
+    found.missing = looked_at.missing.get(name, found.missing)
     if found.different == 0:
         found.notes.append("always missing")
     elif found.different == 1:
@@ -176,14 +172,14 @@ def inspect_column(series: pl.Series, notation: Notation, unit: str = "") -> Ins
     return found
 
 
-def _inspect_texts(found: InspectedColumn, series: pl.Series, notation: Notation) -> None:
+def _inspect_texts(found: InspectedColumn, series: pl.Series, notation: Notation, looked_at: LookedAt) -> None:
     kept = without_markers(series)
-    _inspect_kept(found, kept, notation)
+    _inspect_kept(found, kept, notation, looked_at)
     if hint := hint_of_markers(count_markers(series.filter(kept.is_null())), is_category=found.type == "category"):
         found.hints.append(hint)
 
 
-def _inspect_kept(found: InspectedColumn, kept: pl.Series, notation: Notation) -> None:
+def _inspect_kept(found: InspectedColumn, kept: pl.Series, notation: Notation, looked_at: LookedAt) -> None:
     texts = kept.drop_nulls()
     distinct = texts.unique(maintain_order=True)
     found.missing, found.different = kept.null_count(), len(distinct)
@@ -202,8 +198,8 @@ def _inspect_kept(found: InspectedColumn, kept: pl.Series, notation: Notation) -
     if notation.percent:
         found.unit = found.unit or "%"
     read = _with_limits(found, kept, notation.numbers(kept), notation)
-    if not distinct.str.strip_chars().str.contains(_LEADING_ZERO).any() and _agree(found, kept, read, notation):
-        _inspect_numbers(found, read.alias(found.name), len(kept) - found.contradicting)
+    if not distinct.str.strip_chars().str.contains(_LEADING_ZERO).any() and _agree(found, kept, read, notation, looked_at):
+        _inspect_numbers(found, read.alias(found.name), len(kept) - found.contradicting, looked_at)
         return
     if time_format := _time_format(distinct):
         found.type, found.format, found.first = "datetime", time_format, texts[0]
@@ -217,7 +213,7 @@ def _inspect_kept(found: InspectedColumn, kept: pl.Series, notation: Notation) -
                 found.notes.append(_OTHER_LISTS)
             return
     _inspect_categories(found, texts, len(kept))
-    if found.type == "text" and (why := nearly_numbers(kept, notation)):
+    if found.type == "text" and (why := nearly_numbers(kept, notation, looked_at.row)):
         found.notes = [why]
 
 
@@ -246,7 +242,7 @@ def _with_limits(found: InspectedColumn, kept: pl.Series, read: pl.Series, notat
     return read.fill_null(limits)
 
 
-def _agree(found: InspectedColumn, kept: pl.Series, read: pl.Series, notation: Notation) -> bool:
+def _agree(found: InspectedColumn, kept: pl.Series, read: pl.Series, notation: Notation, looked_at: LookedAt) -> bool:
     """Return whether all texts are numbers, but for a few that contradict how the others are written and that are refused."""
     unread = (kept.is_not_null() & read.is_null()).arg_true().to_list()
     present = len(kept) - found.missing
@@ -256,7 +252,8 @@ def _agree(found: InspectedColumn, kept: pl.Series, read: pl.Series, notation: N
     if not all(doubts):
         return False
     found.contradicting = len(unread)
-    found.hints.append(f"{len(unread)} of {present} values are refused with their records: row {unread[0] + 1}, {doubts[0]}")
+    row = looked_at.row(unread[0])
+    found.hints.append(f"{len(unread)} of {present} values are refused with their records: row {row}, {doubts[0]}")
     return True
 
 
@@ -277,7 +274,7 @@ def _inspect_categories(found: InspectedColumn, texts: pl.Series, records: int) 
         found.notes.append(f"{len(categories)} different texts in {present} records: too many for categories")
 
 
-def _inspect_numbers(found: InspectedColumn, read: pl.Series, records: int) -> None:
+def _inspect_numbers(found: InspectedColumn, read: pl.Series, records: int, looked_at: LookedAt | None = None) -> None:
     present = read.drop_nulls()
     found.missing, found.different = records - len(present), present.n_unique()
     if present.is_empty():
@@ -300,10 +297,12 @@ def _inspect_numbers(found: InspectedColumn, read: pl.Series, records: int) -> N
     width = found.high - found.low
     if 0 < width < 1e-30:
         found.different = 1
-    found.growth = growth(found.name, read, whole=whole)
+    found.growth = growth(
+        found.name, read, whole=whole, unit=found.unit, records=looked_at.in_file(len(present)) if looked_at else 0
+    )
     if found.growth:
         return
-    found.sentinels = sentinels_of(present)
+    found.sentinels = sentinels_of(present.to_numpy())
     if hint := hint_of_sentinels(found.sentinels, present):
         found.hints.append(hint)
     if whole and may_be_names(found.name, found.unit, present):

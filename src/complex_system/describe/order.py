@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from complex_system.describe.growth import TIME, time_format_of
 from complex_system.describe.inspection import InspectedColumn
-from complex_system.describe.recognition import TIME, time_format_of
 from complex_system.domain.datetimes import TimeFormat
 from complex_system.domain.record_time import Seconds, wall_clock
 

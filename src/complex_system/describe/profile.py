@@ -1,7 +1,7 @@
 """Reads a file once, in chunks, and keeps of each column what its report needs, in memory that does not grow with the rows.
 
 Counts, extremes and breaks in time are exact. What depends on all values at once (medians, histograms, correlations) comes from a
-random sample of the rows, which is the whole file as long as it has at most ``SAMPLE_ROWS``.
+random sample of the rows (``sampling``).
 """
 
 from __future__ import annotations
@@ -16,16 +16,13 @@ import polars as pl
 
 from complex_system.describe.inspection import InspectedColumn
 from complex_system.describe.repetitions import HashedRows
+from complex_system.describe.sampling import PART_ROWS, RowSample
 from complex_system.domain.columns import Column
 from complex_system.domain.outliers import DISTINCT, ROWS_NAMED, Extremes, Floats, Numbers, Seen
-from complex_system.sources.base import Columns, Table
+from complex_system.sources.base import ROW, Columns, Table
 from complex_system.sources.replay import readable
 from complex_system.sources.values import Values
 
-SAMPLE_ROWS = 200_000
-"""Rows that are kept; of larger files a random sample of 100,000 to 200,000."""
-PART_ROWS = 20_000
-"""Rows that are read at once."""
 _NAMES = 2_000
 """Different texts of a column whose names are kept."""
 _NAME_LENGTH = 120
@@ -140,7 +137,7 @@ class ColumnProfile:
 
 @dataclass(frozen=True)
 class Copies:
-    """Rows that are equal in all columns but the key.
+    """Rows that are equal in all columns but the key and row numbers.
 
     Attributes:
         count: Rows that an earlier row equals.
@@ -199,7 +196,8 @@ def profile(table: Table, columns: Sequence[InspectedColumn], key: str = "") -> 
         for column in columns
         if column.name != key
     }
-    sampler, copies, faulty, rows = _Sampler(), HashedRows(), Seen(), 0
+    counters = {column.name for column in columns if column.numbers_rows}
+    sample, copies, faulty, rows = RowSample(), HashedRows(), Seen(), 0
     with readable(table.shown):
         for part in table.parts(declared, PART_ROWS):
             rows += len(part.numbers)
@@ -210,52 +208,19 @@ def profile(table: Table, columns: Sequence[InspectedColumn], key: str = "") -> 
             # Faulty rows have no valid values.
             values = part.columns if good.all() else {name: each.without(part.faults) for name, each in part.columns.items()}
             found = [column.take(values[column.name], at[good]) for column in made]
-            sampler.add(at[good], found)
-            copies.add(hash=_hashes(found, int(good.sum())), number=at[good])
-    sampled, samples = sampler.found()
-    for column, sample in zip(made, samples, strict=False):
-        column.sample = sample
-    return FileProfile(rows, faulty, tuple(made), sampled, _copies(copies))
+            sample.add(pl.DataFrame([pl.Series(ROW, at[good]), *(pl.Series(str(i), each) for i, each in enumerate(found))]))
+            compared = [each for each, column in zip(found, made, strict=True) if column.name not in counters]
+            copies.add(hash=_hashes(compared, int(good.sum())), number=at[good])
+    kept = sample.found()
+    for column, sampled in zip(made, kept.drop(ROW).iter_columns(), strict=True):
+        column.sample = sampled.to_numpy()
+    return FileProfile(rows, faulty, tuple(made), kept[ROW].to_numpy(), _copies(copies))
 
 
 def _kind(column: InspectedColumn) -> Literal["number", "time", "text"]:
     if column.type in ("number", "integer", "boolean"):
         return "number"
     return "time" if column.type == "datetime" else "text"
-
-
-class _Sampler:
-    """A random sample of rows: each row stays with the same probability, which is halved when there are too many."""
-
-    def __init__(self) -> None:
-        self._random = np.random.default_rng(1)
-        self._limit = 1.0
-        self._size = 0
-        self._parts: list[tuple[Floats, Numbers, list[Any]]] = []
-
-    def add(self, at: Numbers, columns: list[Any]) -> None:
-        self._parts.append((self._random.random(len(at)), at, columns))
-        self._size += len(at)
-        if self._limit < 1.0:
-            self._thin(-1)
-        while self._size > SAMPLE_ROWS:
-            self._limit /= 2
-            self._thin(0)
-
-    def _thin(self, start: int) -> None:
-        for place in range(start % len(self._parts), len(self._parts)):
-            draws, at, columns = self._parts[place]
-            keep = draws < self._limit
-            self._parts[place] = draws[keep], at[keep], [column[keep] for column in columns]
-        self._size = sum(len(draws) for draws, _, _ in self._parts)
-
-    def found(self) -> tuple[Numbers, list[Any]]:
-        """Return the row numbers and the columns of the sample."""
-        if not self._parts:
-            return np.empty(0, dtype=np.int64), []
-        at = np.concatenate([at for _, at, _ in self._parts])
-        width = len(self._parts[0][2])
-        return at, [np.concatenate([columns[place] for _, _, columns in self._parts]) for place in range(width)]
 
 
 def _hashes(columns: list[Any], rows: int) -> Hashes:

@@ -6,15 +6,16 @@ import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, takewhile
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from complex_system.describe.growth import COUNTER, NUMBER, ORDER, growth
 from complex_system.describe.inspection import DIFFERENT_TEXTS, InspectedColumn
-from complex_system.describe.recognition import COUNTER, KEY_NAME, NUMBER, ORDER, growth, nearly_numbers
+from complex_system.describe.recognition import KEY_NAME, nearly_numbers
+from complex_system.describe.sampling import LookedAt
 from complex_system.domain.columns import ID
 from complex_system.domain.keys import MAX_KEY
 from complex_system.errors import DescribeError
@@ -88,8 +89,8 @@ def _why_not(column: InspectedColumn, leaking: Mapping[str, str]) -> str:
 
 def _is_second_best(column: InspectedColumn) -> bool:
     """Return whether a column that is left out may be used where nothing else is there."""
-    may_be_feature = column.growth is None or column.growth.kind == ORDER
-    return column.type != "text" and column.different > 0 and not column.notes and may_be_feature
+    grows = column.growth and column.growth.kind != ORDER
+    return column.type != "text" and column.different > 0 and not column.notes and not grows
 
 
 def _belong(column: InspectedColumn, shares: InspectedColumn) -> bool:
@@ -160,9 +161,6 @@ def _others(name: str) -> Iterator[str]:
         number += 1
 
 
-# Counts
-
-
 def take_as_counts(columns: list[InspectedColumn]) -> None:
     """Make whole numbers integers where their neighbours say that they are counted: they add up to a count beside them."""
     for place, column in enumerate(columns):
@@ -177,12 +175,10 @@ def take_as_counts(columns: list[InspectedColumn]) -> None:
                         each.type, each.median = "integer", float(math.floor(each.median or 0))
 
 
-# The target, the key, and copies
+# The target and the key
 
 
-def choose_target(
-    path: Path, columns: list[InspectedColumn], target: str, table: Table, frame: pl.DataFrame
-) -> InspectedColumn:
+def choose_target(columns: list[InspectedColumn], target: str, table: Table, looked_at: LookedAt) -> InspectedColumn:
     """Return the column to predict: the named one, or the last column of numbers.
 
     Raises:
@@ -192,39 +188,39 @@ def choose_target(
     if target:
         found = next((column for column in columns if column.name == target), None)
         if found is None:
-            names = ", ".join(f"'{column.name}'" for column in columns)
-            near = difflib.get_close_matches(target, [column.name for column in columns], 1, 0.5)
-            hint = f" Do you mean '{near[0]}'?" if near else ""
-            raise DescribeError(f"The file {path} has no column '{target}'; it has {names}.{hint}")
+            names = [column.name for column in columns]
+            hint = "".join(f" Do you mean '{near}'?" for near in difflib.get_close_matches(target, names, 1, 0.5))
+            listed = ", ".join(f"'{name}'" for name in names)
+            raise DescribeError(f"The file {table.shown} has no column '{target}'; it has {listed}.{hint}")
         if found not in numeric:
-            names = ", ".join(f"'{column.name}'" for column in numeric) or "none"
+            listed = ", ".join(f"'{column.name}'" for column in numeric) or "none"
             state = (
                 "has the same value in all records"
                 if found.type in ("number", "integer")
-                else f"holds values of the type {found.type}" + _why_not_numbers(frame[target], table)
+                else f"holds values of the type {found.type}" + _why_not_numbers(looked_at, target, table)
             )
             raise DescribeError(
-                f"The target must be a column of different numbers, and '{target}' {state}; columns of numbers are {names}."
+                f"The target must be a column of different numbers, and '{target}' {state}; columns of numbers are {listed}."
             )
         return found
-    if not numeric and frame.width == 1:
+    names = looked_at.frame.columns
+    if not numeric and len(names) == 1:
         raise DescribeError(
-            f"The file {path} has only the column '{frame.columns[0]}'; its first line has to name the columns, separated by "
+            f"The file {table.shown} has only the column '{names[0]}'; its first line has to name the columns, separated by "
             "commas, semicolons, tabs or bars, with nothing above it."
         )
     if not numeric:
-        names = ", ".join(f"'{name}'" for name in frame.columns[:10])
+        first = ", ".join(f"'{name}'" for name in names[:10])
         raise DescribeError(
-            f"The file {path} has no column of different numbers that could be the target. Its first line names the columns {names}: "
-            "is that the header?"
+            f"The file {table.shown} has no column of different numbers that could be the target. Its first line names the columns "
+            f"{first}: is that the header?"
         )
     return numeric[-1]
 
 
-def _why_not_numbers(series: pl.Series, table: Table) -> str:
-    if series.dtype != pl.String:
-        return ""
-    why = nearly_numbers(series, table.notation(series.name))
+def _why_not_numbers(looked_at: LookedAt, name: str, table: Table) -> str:
+    series = looked_at.frame[name]
+    why = nearly_numbers(series, table.notation(name), looked_at.row) if series.dtype == pl.String else ""
     return f": {why}" if why else ""
 
 
@@ -234,6 +230,13 @@ def note_repeated_keys(columns: list[InspectedColumn]) -> None:
         records = len(column.notes) == 1 and _DIFFERENT.match(column.notes[0])
         if column.type == "text" and records and KEY_NAME.search(column.name):
             column.notes.append("named like a key, but repeated: of records with the same key only the first is kept")
+
+
+def note_repetitions(column: InspectedColumn, count: int) -> None:
+    """Note on a column that was taken as the key that values of it repeat, though not in the rows looked at."""
+    if column.growth:
+        column.growth = replace(column.growth, is_unique=False)
+    column.notes = [f"named like a key, but repeated: {count} record(s) have the value of an earlier one"]
 
 
 def offered_key(columns: list[InspectedColumn]) -> InspectedColumn | None:
@@ -250,7 +253,7 @@ def offered_key(columns: list[InspectedColumn]) -> InspectedColumn | None:
     return next(chain((column for column in numbered if KEY_NAME.search(column.name)), numbered, texts), None)
 
 
-def key_column(columns: list[InspectedColumn], frame: pl.DataFrame) -> str:
+def key_column(columns: list[InspectedColumn], looked_at: LookedAt) -> str:
     """Return the first column with the name of a key and a different value in every record; empty for none.
 
     A counter of the file's rows is none: the next file uses its numbers again, and its records would be taken for known ones.
@@ -263,8 +266,12 @@ def key_column(columns: list[InspectedColumn], frame: pl.DataFrame) -> str:
             or column.missing
         ):
             continue
-        series = frame[column.name]
-        if series.dtype.is_nested() or (column.growth and column.growth.kind == COUNTER) or _counts_as_text(series):
+        series = looked_at.frame[column.name]
+        if (
+            series.dtype.is_nested()
+            or (column.growth and column.growth.kind == COUNTER)
+            or _counts_as_text(series, looked_at)
+        ):
             continue
         texts = (series.cast(pl.Int64) if series.dtype.is_float() and not series.is_null().any() else series).cast(pl.String)
         if (
@@ -278,22 +285,15 @@ def key_column(columns: list[InspectedColumn], frame: pl.DataFrame) -> str:
     return ""
 
 
-def _counts_as_text(series: pl.Series) -> bool:
+def _counts_as_text(series: pl.Series, looked_at: LookedAt) -> bool:
     """Return whether texts such as 0001 count the rows."""
     if series.dtype != pl.String:
         return False
     numbers = series.str.strip_chars().cast(pl.Int64, strict=False)
     if numbers.null_count():
         return False
-    found = growth(series.name, numbers.cast(pl.Float64), whole=True)
+    found = growth(series.name, numbers.cast(pl.Float64), whole=True, records=looked_at.in_file(len(numbers)))
     return found is not None and found.kind == COUNTER
-
-
-def count_copies(frame: pl.DataFrame, columns: list[InspectedColumn], key: str) -> int:
-    """Return how many records are equal to an earlier one, but for the key and row numbers."""
-    counters = {column.name for column in columns if column.growth and column.growth.kind in (COUNTER, NUMBER)}
-    names = [column.name for column in columns if column.name != key and column.name not in counters]
-    return frame.height - frame.select(names).hash_rows().n_unique()
 
 
 # Leakage

@@ -11,16 +11,7 @@ import polars as pl
 from complex_system.describe.description import Description
 from complex_system.describe.inspection import InspectedColumn
 from complex_system.describe.profile import ColumnProfile, FileProfile, Step, profile
-from complex_system.domain.outliers import (
-    MIN_VALUES,
-    ROWS_NAMED,
-    Floats,
-    RobustScale,
-    Seen,
-    Slip,
-    outliers_of,
-    sentinels_of,
-)
+from complex_system.domain.outliers import MIN_VALUES, ROWS_NAMED, Floats, RobustScale, Seen, Slip, outliers_of
 
 GAP = 10.0
 """Times the usual step in time from which a step is a gap."""
@@ -72,7 +63,7 @@ class ColumnQuality:
         summary: Of its numbers or times; None for texts.
         top: Its most frequent texts with their parts.
         different: Different values; at least so many where only a sample was kept.
-        sentinels: Values that stand for something else, such as a missing one.
+        sentinels: Values that probably stand for a missing one.
         outliers: How many values are far from the others, and the rows.
         slips: Outliers that fit after moving the decimal sign.
         most: The most frequent value as text, and its part of all values.
@@ -188,7 +179,8 @@ def _frequencies(made: ColumnQuality, whole: FileProfile) -> None:
 
 
 def _numbers(made: ColumnQuality, values: Floats) -> None:
-    made.sentinels = sentinels_of(made.profile.extremes, values)
+    extremes = made.profile.extremes
+    made.sentinels = {value: extremes[value] for value in made.column.sentinels if value in extremes}
     kept = values[~np.isin(values, list(made.sentinels))]
     low, high = float(kept.min()), float(kept.max())
     if made.different > MIN_VALUES and made.column.type != "boolean" and (scale := RobustScale.of(kept)):

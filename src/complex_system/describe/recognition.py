@@ -1,17 +1,14 @@
-"""Recognises what the name and the values of a column give away: its unit, numbers that only grow, codes, names of things, spellings.
+"""Recognises what the name and the values of a column give away: unit, range, codes, names of things, spellings.
 
-A range made of numbers that only grow would refuse the next day's records, and a model of them learns the file's order. So they are
-left out of the features and get no range; a counter of rows begins again in the next file, so it cannot be the records' key either.
-Everything else is a hint for a person, and changes nothing by itself: ``Mg`` is not ``mg``, and -999 may be a measurement.
+Everything here is a hint for a person, and changes nothing by itself: ``Mg`` is not ``mg``, and -999 may be a measurement.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Callable, Mapping
 
 import polars as pl
 
@@ -19,37 +16,12 @@ from complex_system.domain.columns import LARGEST_INTEGER, Column
 from complex_system.domain.records import shown
 from complex_system.sources.notation import Notation
 
-COUNTER: Final = "counter"
-TIME: Final = "time"
-YEAR: Final = "year"
-NUMBER: Final = "number"
-ORDER: Final = "order"
-Kind = Literal["counter", "time", "year", "number", "order"]
-
+MARGIN = 0.1
+"""How far a proposed range goes beyond what the file holds, in parts of the values' width, on each side."""
 KEY_NAME = re.compile(
     r"(^|[^a-zäöü])(id|key|nr|no|nummer|number|schlüssel|serial|index)([^a-zäöü]|$)|(nummer|[a-z]id|[a-z]nr|-id|_id)\.?$",
     re.IGNORECASE,
 )
-_BATCH_NAME = re.compile(r"(charge|batch|lot|los|auftrag|order|probe|sample|coil|serie)$", re.IGNORECASE)
-_METER_NAME = re.compile(
-    r"(betriebs|lauf)stunden|zähler|zaehler|(operating|running|run)[ _.-]?hours|odometer|meter[ _.-]?reading", re.IGNORECASE
-)
-_TIME_NAME = re.compile(
-    r"zeit|time|datum|date|stamp|epoch|unix|(^|[^a-zäöü])(ts|tag|day|uhr|start|beginn|ende|end)([^a-zäöü]|$)", re.IGNORECASE
-)
-_DATE_NAME = re.compile(r"datum|(^|[^a-z])date|stamp|zeitpunkt|(^|[^a-zäöü])(tag|day)([^a-zäöü]|$)|[a-z]Date", re.IGNORECASE)
-_YEAR_NAME = re.compile(r"jahr(?!eszeit)|year|ann[ée]e|(^|[^a-z])(anno|año)([^a-z]|$)", re.IGNORECASE)
-_EPOCH = (946_684_800.0, 2_208_988_800.0)  # the years 2000 to 2039
-_EPOCH_UNITS = {"seconds": 1e0, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
-_SERIAL = (32_874.0, 54_789.0)  # the years 1990 to 2049, as Excel counts days
-_YEARS = (1950.0, 2100.0)
-_DATES = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
-_NARROW = 0.1
-"""Width of numbers over their size, below which numbers as large as seconds since 1970 are such, whatever they are called."""
-_MIN_VALUES = 10
-_MIN_STEPS = 20
-"""Different values from which a column with repeated values is seen as sorted: a plan of experiments has fewer levels."""
-_MOSTLY = 0.9
 _UNIT_AT_THE_END = re.compile(r"^(.*\S)\s*(?:\[([^\[\]]{1,15})\]|\(([^()]{1,15})\))\s*$")
 _UNIT_AFTER_IN = re.compile(r"^(.*\S) in (\S{1,8})$")
 _UNIT_BARE = re.compile(
@@ -61,6 +33,8 @@ _NO_UNIT = re.compile(r"^\d*$|.*\s.*\s.*")
 _UNIT_AFTER = re.compile(r"[+-]?\d[\d.,]*\s*([^\W\d_]\S{0,7}|[%‰°]\S{0,7})")
 _NO_LIMIT = re.compile(r"<.*|n\.?\s?[nd]\.?|bdl|u\.?bg|nwg|lo[dq]|bloq?|not detected|nicht nachweisbar", re.IGNORECASE)
 """What laboratories write for a value below the detection limit, without the limit."""
+KEPT_AS_TEXT = r"^\s*[+-]?(?:0\d|\d{16})"
+"""Numbers that would lose a leading zero or their last digits."""
 _ANY_NUMBER = Column(name="x", type="number")
 REMARK_NAME = re.compile(r"bemerkung|kommentar|anmerkung|notiz|remark|comment|(^|[^a-z])notes?([^a-z]|$)", re.IGNORECASE)
 """Names of what people write freely."""
@@ -76,11 +50,9 @@ _THING_NAME = re.compile(
     r"operator|code|typ([^a-z]|$)|type|level([^a-z]|$)",
     re.IGNORECASE,
 )
-_SENTINEL = re.compile(r"-?(9{3,}|8{4,})(\.9+)?|-?(32767|32768|65535|2147483647|2147483648)|-?1e\+?30", re.IGNORECASE)
 _MAX_NAMES = 12
 """Different whole numbers up to which they may be names of things."""
 _PER_NAME = 3
-_MAX_SENTINELS = 3
 _SHOWN = 4
 
 
@@ -93,110 +65,19 @@ def unit_of(name: str) -> str:
     return ""
 
 
-# Numbers that only grow
-
-Found = tuple[Kind, str]
-"""What a column of numbers is, and why it is left out."""
+# Ranges
 
 
-@dataclass(frozen=True)
-class Growth:
-    """How a column grows.
-
-    Attributes:
-        kind: What it probably is; ``order`` where it may be a feature that the file happens to be sorted by.
-        why: The reason, as text.
-        is_unique: Whether every record has a value of its own.
-    """
-
-    kind: Kind
-    why: str
-    is_unique: bool
-
-
-def growth(name: str, numbers: pl.Series, *, whole: bool) -> Growth | None:
-    """Return how a column of numbers grows; None where it does not.
-
-    Args:
-        name: Of the column, as in the file.
-        numbers: Its values in the file's order, as float64; null where one is missing.
-        whole: Whether all of them are whole numbers.
-    """
-    values = numbers.drop_nulls()
-    different = values.n_unique()
-    if different < 2:
-        return None
-    low, high = float(values.min()), float(values.max())  # type: ignore[arg-type]
-    steps = values.diff().drop_nulls()
-    rises, falls = bool((steps >= 0).all()), bool((steps <= 0).all())
-    is_steady = (rises or falls) and len(values) >= _MIN_VALUES
-    counted = whole and different == len(values) >= _MIN_VALUES and _counts(low, high, different, is_steady=is_steady)
-    found: Found | None = (
-        (COUNTER, f"counts the records from {low:.0f} to {high:.0f}: a row number, which the next file uses again")
-        if counted
-        else _time(name, low, high, whole=whole, is_steady=is_steady, is_exact=_is_exact(values, different))
-        or (_date(values) if whole and len(values) >= _MIN_VALUES else None)
-        or _sequence(name, different, len(values), whole=whole, is_steady=is_steady, rises=rises)
-    )
-    return Growth(*found, is_unique=different == len(numbers)) if found else None
-
-
-def _time(name: str, low: float, high: float, *, whole: bool, is_steady: bool, is_exact: bool) -> Found | None:
-    """Return which time the numbers are."""
-    for unit, factor in _EPOCH_UNITS.items():
-        named = _TIME_NAME.search(name) or (is_exact and high - low < _NARROW * low)
-        if _EPOCH[0] * factor <= low and high <= _EPOCH[1] * factor and (is_steady or named):
-            return TIME, f"only grows: a time, in {unit} since 1970; write it as a date to use its month, weekday or hour"
-    if _SERIAL[0] <= low and high <= _SERIAL[1] and _DATE_NAME.search(name):
-        return TIME, "only grows: a time, as Excel's number of days; format the cells as a date to use its month or weekday"
-    if whole and _YEARS[0] <= low and high <= _YEARS[1] and (is_steady or _YEAR_NAME.search(name)):
-        return YEAR, "only grows: a year, and next year's is not in the file"
-    return None
-
-
-def time_format_of(name: str, low: float, high: float) -> str:
-    """Return the format in which numbers of this range are times (``domain.record_time``); empty where they are none."""
-    for written, unit in (("unix", "seconds"), ("unix_ms", "milliseconds")):
-        if _EPOCH[0] * _EPOCH_UNITS[unit] <= low and high <= _EPOCH[1] * _EPOCH_UNITS[unit]:
-            return written
-    return "excel" if _SERIAL[0] <= low and high <= _SERIAL[1] and _DATE_NAME.search(name) else ""
-
-
-def _is_exact(values: pl.Series, different: int) -> bool:
-    """Return whether large numbers are hardly ever the same, and not rounded as measured ones are."""
-    return different >= _MOSTLY * len(values) and 2 * int((values % 1000 != 0).sum()) > len(values)
-
-
-def _date(values: pl.Series) -> Found | None:
-    """Return that whole numbers are dates such as 20240131 where each of them is one, in any order."""
-    texts = values.cast(pl.Int64, strict=False).cast(pl.String)
-    form = _DATES.get(len(str(texts[0])))
-    if form is None or not texts.str.slice(0, 4).is_between(f"{_YEARS[0]:.0f}", f"{_YEARS[1]:.0f}").all():
-        return None
-    if texts.str.to_datetime(form, strict=False).null_count():
-        return None
-    return TIME, f"only grows: a date, written as {texts[0]}; write it as a date to use its month or weekday"
-
-
-def _sequence(name: str, different: int, present: int, *, whole: bool, is_steady: bool, rises: bool) -> Found | None:
-    """Return which other sequence the numbers are."""
-    if present >= _MIN_VALUES and _METER_NAME.search(name) and different >= _MOSTLY * present:
-        return TIME, "only grows: what a meter counts, and tomorrow's value is not in the file"
-    named = KEY_NAME.search(name) or _BATCH_NAME.search(name)
-    if whole and named and present >= _MIN_VALUES and different >= _MOSTLY * present:
-        return NUMBER, "only grows: a number of the record or sample, which says nothing about it"
-    if is_steady and (different == present or different >= _MIN_STEPS):
-        moves = "rises" if rises else "falls"
-        what = "a time or a number of the sample" if whole else "a time or a counter"
-        return ORDER, f"only {moves} from record to record: {what}, or what the file is sorted by"
-    return None
-
-
-def _counts(low: float, high: float, present: int, *, is_steady: bool) -> bool:
-    """Return whether whole and different numbers count the rows: from about 1, perhaps with gaps where rows were removed."""
-    if low in (0, 1) and high - low == present - 1:
-        return True  # in any order
-    return is_steady and 0 <= low <= 1 + present / 10 and high <= 2 * present
+def with_margin(low: float, high: float, margin: float = MARGIN) -> tuple[float, float]:
+    """Return ``low`` and ``high`` moved apart by a part of their distance on each side, as round numbers, and not beyond 0."""
+    width = high - low
+    digits = 1 - math.floor(math.log10(width))
+    step = 10.0**-digits if -300 < digits < 300 else width / 100
+    begin, end = math.floor((low - margin * width) / step) * step, math.ceil((high + margin * width) / step) * step
+    begin, end = (round(each, digits) if -300 < digits < 300 else each for each in (begin, end))
+    begin = 0.0 if low >= 0 > begin else min(begin, low)
+    end = 0.0 if high <= 0 < end else max(end, high)
+    return float(begin), float(end)
 
 
 # Hints
@@ -248,32 +129,6 @@ def hint_of_spellings(spellings: Mapping[str, tuple[str, ...]]) -> str:
     return f"{group} differ only in case or blanks{more}: are they one category? The declaration has the line for it"
 
 
-def sentinels_of(values: pl.Series) -> tuple[float, ...]:
-    """Return numbers such as -9999 or 999 that lie far outside of all others.
-
-    Args:
-        values: Of a column, without missing ones.
-    """
-    found: list[float] = []
-    while len(found) < _MAX_SENTINELS:
-        rest = values.filter(~values.is_in(found)) if found else values
-        ends = [float(value) for value in (rest.min(), rest.max()) if value is not None]  # type: ignore[arg-type]
-        new = next((value for value in ends if _SENTINEL.fullmatch(f"{value:g}") and _is_far(value, rest)), None)
-        if new is None:
-            break
-        found.append(new)
-    return tuple(sorted(found))
-
-
-def _is_far(value: float, values: pl.Series) -> bool:
-    others = values.filter(values != value)
-    if others.is_empty() or len(others) * 2 < len(values):
-        return False
-    low, high = float(others.min()), float(others.max())  # type: ignore[arg-type]
-    gap = low - value if value < low else value - high
-    return gap > 2 * (high - low) and gap > abs(high if value > high else low)
-
-
 def hint_of_sentinels(sentinels: tuple[float, ...], values: pl.Series) -> str:
     """Return where numbers probably stand for "no value"; empty where none do."""
     if not sentinels:
@@ -315,12 +170,20 @@ def note_beyond_floats(texts: pl.Series) -> str:
 
 def without_markers(series: pl.Series) -> pl.Series:
     """Return texts with null for a missing value: a number has all markers, and what is left decides whether it is one."""
+    if Notation().plain(series) is not None:
+        return series
     is_missing = series.str.strip_chars().is_in(list(_ANY_NUMBER.markers)).fill_null(value=True)
     return series.set(is_missing, None)
 
 
-def nearly_numbers(column: pl.Series, notation: Notation) -> str:
-    """Return what keeps texts that are mostly numbers from being a column of numbers, and what to do; empty for other texts."""
+def nearly_numbers(column: pl.Series, notation: Notation, row: Callable[[int], int]) -> str:
+    """Return what keeps texts that are mostly numbers from being a column of numbers, and what to do; empty for other texts.
+
+    Args:
+        column: The texts.
+        notation: How its numbers are written.
+        row: Returns the row number of a place.
+    """
     texts = without_markers(column)
     present = len(texts) - texts.null_count()
     others = (texts.is_not_null() & notation.numbers(texts).is_null()).arg_true().to_list()
@@ -331,11 +194,11 @@ def nearly_numbers(column: pl.Series, notation: Notation) -> str:
     if not notation.percent:  # a word is then in doubt for a percent sign only
         looked_at = looked_at.filter(looked_at.str.contains(r"^\s*[+\-.,\d]|%\s*$"))
     if doubtful := next((doubt for text in looked_at.unique(maintain_order=True) if (doubt := notation.doubt(text))), ""):
-        return f"{len(others)} of its {present} values are not read as numbers: row {others[0] + 1}, " + (
+        return f"{len(others)} of its {present} values are not read as numbers: row {row(others[0])}, " + (
             notation.doubt(first) or doubtful
         )
     if 2 * len(others) <= present:
-        which = f"row {others[0] + 1} has {shown(first)}"
+        which = f"row {row(others[0])} has {shown(first)}"
         advice = "correct it or leave it empty"
         if _NO_LIMIT.fullmatch(first.strip()):
             advice = "write the limit, as <0.01: without these values the mean would be too high"

@@ -25,8 +25,8 @@ from complex_system.describe.figures import (
     signed,
 )
 from complex_system.describe.findings import CLOSE, NEARLY, Finding, findings_of, worth_a_look
-from complex_system.describe.profile import SAMPLE_ROWS
 from complex_system.describe.quality import GAP, ColumnQuality, Quality, assess
+from complex_system.describe.sampling import SAMPLE_ROWS
 from complex_system.domain.outliers import OUTLIER, ROWS_NAMED
 from complex_system.monitoring.page.svg import safe as escaped
 from complex_system.monitoring.page.svg import tag
@@ -283,8 +283,9 @@ def _method(quality: Quality) -> str:
         "the same side; of logarithms where these are more symmetric. Where more than 5 % of the values are that far, "
         "none is called an outlier.",
         "Decimal slips": "Outliers that lie among the other values when they are multiplied or divided by 10 or 1,000.",
-        "Sentinels": "The lowest or highest value, where it repeats or is a usual code such as −9999 or 999, far from all others.",
-        "Repeated rows": "Equal in every column but the key.",
+        "Sentinels": "The lowest or highest value, farther from all others than twice their width, where it repeats or is "
+        "a usual code such as −9999 or 999.",
+        "Repeated rows": "Equal in every column but the key and row numbers.",
         "Constant": f"One value; nearly constant: one value in {NEARLY:.0%} of the records or more.",
         "Leakage": f"A correlation of {CLOSE:g} or more, values that divide the target’s, or values missing in the "
         "same rows. These are signs, not proofs.",

@@ -44,6 +44,22 @@ _ALWAYS_DECISIVE = frozenset(
     | {"step", "column", "prefix", "edges", "labels", "to"}
 )
 """Keys that are always part of the version; other keys are where they differ from their defaults."""
+_NAMES = {
+    "name",
+    "id",
+    "target",
+    "column",
+    "columns",
+    "shares",
+    "by",
+    "as",
+    "prefix",
+    "group",
+    "unit",
+    "description",
+    "format",
+}
+"""Keys of names and other texts: the name ``no`` is not false, and 2025 not a number."""
 
 
 class Dataset(Declared):
@@ -109,7 +125,7 @@ class Dataset(Declared):
         Raises:
             DeclarationError: The text is not a valid declaration; names all faults, each with line, key and what is allowed.
         """
-        file = YamlFile(text, source, verbatim=("categories", "spellings", "labels", "missing"))
+        file = YamlFile(text, source, verbatim=("categories", "spellings", "labels", "missing"), names=_NAMES)
         if not isinstance(file.content, dict):
             raise file.error((), f"a declaration has the keys {', '.join(_KEYS)}")
         content = {str(key): value for key, value in file.content.items()}

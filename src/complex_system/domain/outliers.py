@@ -6,6 +6,7 @@ and Handle Outliers (1993). Each side of the median has a deviation of its own, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -21,11 +22,12 @@ DISTINCT = 64
 """Different lowest and highest values that are kept with their rows."""
 OUTLIER = 6.0
 """Robust z from which a value is an outlier."""
-SENTINEL_CODES = frozenset(
-    {-1.0, -9.0, -99.0, -999.0, -9999.0, -99999.0, 99.0, 999.0, 9999.0, 99999.0, 999999.0, -32768.0, 32767.0, 65535.0}
-)
 MIN_VALUES = 12
-"""Different values from which outliers are looked for."""
+"""Different values from which outliers, and repeated codes, are looked for: a plan of experiments has fewer levels."""
+_SENTINEL = re.compile(r"-?(9{2,}|8{4,})(\.9+)?|-[19]|-?(32767|32768|65535|2147483647|2147483648|1e\+?30)", re.IGNORECASE)
+_MAX_SENTINELS = 3
+_REPEATED = 3
+"""Times that a value must be there to be taken for a code where it is not a usual one."""
 _MAX_SHARE = 0.05
 _FACTORS = (10.0, 0.1, 1000.0, 0.001)
 
@@ -126,32 +128,35 @@ def _skew(values: Floats) -> float:
     return float((high + low - 2 * median) / (high - low)) if high > low else 0.0
 
 
-def sentinels_of(extremes: Mapping[float, Seen], values: Floats) -> dict[float, Seen]:
-    """Return lowest and highest values that repeat, or are usual codes, far from all others.
+def sentinels_of(values: Floats) -> tuple[float, ...]:
+    """Return the lowest and highest numbers, far from all others, that are usual codes such as -9999 or 999, or repeat.
 
     Args:
-        extremes: The lowest and highest values.
-        values: All of them, or a sample.
+        values: Of a column, without missing ones.
     """
-    found: dict[float, Seen] = {}
-    for _ in range(4):
-        rest = values[~np.isin(values, list(found))]
-        ordered = sorted(value for value in extremes if value not in found)
-        if len(ordered) < 3 or len(rest) < MIN_VALUES:
+    found: list[float] = []
+    while len(found) < _MAX_SENTINELS:
+        rest = values[~np.isin(values, found)]
+        ends = (float(rest.min()), float(rest.max())) if len(rest) else ()
+        new = next((value for value in ends if _is_code(value, rest)), None)
+        if new is None:
             break
-        low, high = np.quantile(rest, (0.01, 0.99))
-        width = float(high - low) or abs(float(high)) or 1.0
-        candidates = ((ordered[0], ordered[1] - ordered[0]), (ordered[-1], ordered[-1] - ordered[-2]))
-        chosen = next((
-            value for value, gap in candidates
-            if (count := extremes[value].count) < len(values) / 2
-            and ((gap > 0.5 * width and (count >= 3 or (value in SENTINEL_CODES and count >= 2)))
-                 or (gap > 3 * width and value in SENTINEL_CODES))
-        ), None)  # fmt: skip
-        if chosen is None:
-            break
-        found[chosen] = extremes[chosen]
-    return found
+        found.append(new)
+    return tuple(sorted(found))
+
+
+def _is_code(value: float, values: Floats) -> bool:
+    """Return whether the lowest or highest value is farther from the others than twice their width, and a usual code or repeated."""
+    others = values[values != value]
+    count = len(values) - len(others)
+    if len(others) <= count:
+        return False
+    low, high = float(others.min()), float(others.max())
+    gap = low - value if value < low else value - high
+    if gap <= 2 * (high - low) or gap < abs(high if value > high else low):
+        return False
+    usual = _SENTINEL.fullmatch(f"{value:.15g}")
+    return bool(usual) or (count >= _REPEATED and len(np.unique(others)) >= MIN_VALUES)
 
 
 def outliers_of(

@@ -179,6 +179,8 @@ class RecordCheck:
                 problem = _explain(str(error), value)
                 if column is not None and (why := column.limit_problem(value)):
                     problem += f", which {why}"
+                elif column and not isinstance(value, str) and (text := str(value).removesuffix(".0")) in column.categories:
+                    problem += f'; write "{text}"'
                 found.append(_fault(record, position, field, problem))
         if not self._ignore_unknown:
             unknown = [str(field)[:100] for field in record if field not in self._fields]

@@ -14,6 +14,7 @@ Place = tuple[str | int, ...]
 Fault = tuple[Place, str]
 """What is wrong, and where."""
 _TEXT = "tag:yaml.org,2002:str"
+_OTHER_THAN_TEXTS = {f"tag:yaml.org,2002:{name}" for name in ("bool", "int", "float", "timestamp")}
 
 
 class YamlFile:
@@ -25,7 +26,7 @@ class YamlFile:
         duplicates: A fault for every key that its mapping has already.
     """
 
-    def __init__(self, text: str, source: str, *, verbatim: Collection[str] = ()) -> None:
+    def __init__(self, text: str, source: str, *, verbatim: Collection[str] = (), names: Collection[str] = ()) -> None:
         """Read a text.
 
         Args:
@@ -33,6 +34,7 @@ class YamlFile:
             source: Name of the file in messages.
             verbatim: Keys whose lists, or mappings of lists, hold texts exactly as written: 007 is not a number there, and NO is not
                 a boolean.
+            names: Keys of a name, or of a list of names: texts as written, too, but an empty or null one is none.
 
         Raises:
             DeclarationError: The text is not YAML; names the line and the usual cause.
@@ -40,6 +42,7 @@ class YamlFile:
         self.source = source
         self.duplicates: list[Fault] = []
         self._verbatim = verbatim
+        self._names = names
         self._seen: set[int] = set()
         loader = yaml.SafeLoader(text)
         try:
@@ -82,6 +85,10 @@ class YamlFile:
                 names.add(name)
                 if place and place[-1] in self._verbatim and isinstance(key, yaml.ScalarNode):
                     key.tag = _TEXT
+                if name in self._names:
+                    for each in value.value if isinstance(value, yaml.SequenceNode) else (value,):
+                        if isinstance(each, yaml.ScalarNode) and each.tag in _OTHER_THAN_TEXTS:
+                            each.tag = _TEXT
                 self._check(value, (*place, name))
         elif isinstance(node, yaml.SequenceNode):
             for position, each in enumerate(node.value):

@@ -21,7 +21,8 @@ from complex_system.sources.values import Values, unwritten_times, values
 
 CHUNK_ROWS = 5000
 """Rows that are in memory at once."""
-_ROW = "\0row"  # no column of a file has this name
+ROW = "\0row"
+"""Name of the column with the row numbers, from 1; no column of a file has it."""
 _SHARES = {0.5: "half", 1: "all"}
 _PART_ROWS = 50_000
 """Rows that are looked at together for how numbers are written."""
@@ -90,6 +91,10 @@ class Table(ABC):
     def frame(self) -> pl.DataFrame:
         """Return all rows, in the types of the file; texts where it has none."""
 
+    @abstractmethod
+    def frames(self, size: int) -> Iterator[pl.DataFrame]:
+        """Yield the same, at most ``size`` rows at a time, with their numbers as the column ``ROW``."""
+
     def cut_times(self, columns: Columns) -> list[str]:
         """Return the columns of times of which the declared formats write less than the file has, such as no fractions of a second."""
         return []
@@ -143,10 +148,10 @@ class FrameTable(Table):
     def parts(self, columns: Columns, size: int) -> Iterator[Part]:
         frame = self._scan()
         names = frame.collect_schema().names()
-        frame = self._rows(frame.with_row_index(_ROW, 1), names)
+        frame = self._rows(frame.with_row_index(ROW, 1), names)
         fields = [name for name in columns if name in names]
         for chunk in frame.collect_batches(chunk_size=size, lazy=True):
-            yield self._part(chunk[_ROW].to_list(), chunk.select(fields), columns)
+            yield self._part(chunk[ROW].to_list(), chunk.select(fields), columns)
 
     def _part(self, numbers: list[int], frame: pl.DataFrame, columns: Columns) -> Part:
         """Return rows with the values that the declared columns have."""
@@ -198,6 +203,12 @@ class FrameTable(Table):
     def frame(self) -> pl.DataFrame:
         frame = self._scan()
         return self._rows(frame, frame.collect_schema().names()).collect()
+
+    @override
+    def frames(self, size: int) -> Iterator[pl.DataFrame]:
+        frame = self._scan()
+        rows = self._rows(frame.with_row_index(ROW, 1), frame.collect_schema().names())
+        yield from rows.collect_batches(chunk_size=size, lazy=True)
 
     @abstractmethod
     def _scan(self) -> pl.LazyFrame:

@@ -54,6 +54,8 @@ class Notation:
 
     def numbers(self, texts: pl.Series) -> pl.Series:
         """Return texts as float64, null where a text is not a number or has two readings."""
+        if (plain := self.plain(texts)) is not None:
+            return plain
         other, found = _OTHER[self.decimal], texts.str.strip_chars()
         if self.percent:
             share = found.str.ends_with("%")
@@ -69,6 +71,13 @@ class Notation:
         if self.decimal == ",":
             found = found.str.replace(",", ".", literal=True)
         return found.cast(pl.Float64, strict=False)
+
+    def plain(self, texts: pl.Series) -> pl.Series | None:
+        """Return texts as float64 where each is a number as programs write it, and has no other reading; else None. This is fast."""
+        if self.decimal != "." or not self.decided or self.percent:
+            return None
+        read = texts.cast(pl.Float64, strict=False)
+        return read if read.null_count() == texts.null_count() and not read.is_nan().any() else None
 
     def doubt(self, text: str) -> str:
         """Return why a text that looks like a number is not read as one of this column, with its readings; empty for others."""
@@ -120,7 +129,13 @@ class Evidence:
 
     def add(self, texts: pl.Series) -> None:
         """Take further values of the column."""
-        found = self._without_limits(texts.drop_nulls().str.strip_chars())
+        texts = texts.drop_nulls()
+        if (plain := Notation().plain(texts)) is not None:  # nothing but digits, points and exponents
+            self.bare += len(plain)
+            points = texts.str.contains(".", literal=True)
+            self._add_signs(texts, ((".", points),))
+            return
+        found = self._without_limits(texts.str.strip_chars())
         share = found.str.ends_with("%")
         if self.percent or (not self.bare and bool(share.any())):
             self.percent += int(share.sum())
@@ -130,14 +145,19 @@ class Evidence:
             self.bare = int(found.str.contains(r"^[+-]?[\d.,]*\d").any())
         found = _without_spaces(found)
         commas, points = (found.str.contains(sign, literal=True) for sign in ",.")
-        some, both = commas | points, commas & points
+        both = commas & points
         if bool(both.any()):
             self._add_both(found.filter(both))
             commas, points = commas & ~both, points & ~both
-        for sign, where in ((",", commas), (".", points)):
+        self._add_signs(found, ((",", commas), (".", points)), some=bool(both.any()))
+
+    def _add_signs(self, found: pl.Series, signs: Iterable[tuple[str, pl.Series]], *, some: bool = False) -> None:
+        """Take values, with which of them have only this sign; whole numbers of a thousand and more count where signs are in doubt."""
+        for sign, where in signs:
             if bool(where.any()):
+                some = True
                 self._add_one(sign, found.filter(where) if not bool(where.all()) else found)
-        if self.sides[","].either or self.sides["."].either or not bool(some.any()):
+        if self.sides[","].either or self.sides["."].either or not some:
             self.long += int(found.str.contains(_LONG).sum())
 
     def _without_limits(self, found: pl.Series) -> pl.Series:

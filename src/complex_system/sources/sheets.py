@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import chain, repeat
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from typing_extensions import override
@@ -21,7 +22,9 @@ from complex_system.sources.base import FrameTable
 from complex_system.sources.dialect import Dialect, as_utf8, dialect_of
 from complex_system.sources.layout import HEAD_ROWS, TAIL_ROWS, Head, head_of, is_comment, rows_below
 from complex_system.sources.lines import Lines, TextLines
+from complex_system.sources.notation import evidence_in
 
+_POINT = r"^[+-]?\d*\.\d+$"
 _DUPLICATE = re.compile(r"(.+)_duplicated_\d+", re.DOTALL)
 """polars' name of the second column with the same name."""
 
@@ -77,6 +80,10 @@ class CsvTable(FrameTable):
 
     @override
     def outline(self) -> tuple[list[str], int]:
+        return self._outline
+
+    @cached_property
+    def _outline(self) -> tuple[list[str], int]:
         frame = self._scan()
         names = frame.collect_schema().names()
         filled = pl.any_horizontal(pl.col(names).is_not_null()).sum()
@@ -131,14 +138,10 @@ class ExcelTable(FrameTable):
             # Everything as texts, to see where the header is; then the records in their own types.
             cells = fastexcel.read_excel(self.path).load_sheet(0, header_row=None, skip_rows=0, dtypes="string").to_polars()
             self._head, options = _head_of_sheet(cells)
-            sheet = pl.read_excel(
-                self.path,
-                engine="calamine",
-                infer_schema_length=None,
-                raise_if_empty=False,
-                drop_empty_cols=False,
-                read_options=options,
-            )
+            sheet = self._read(options)
+            if any(_has_both_signs(column) for column in sheet.iter_columns()):
+                sheet = _in_one_notation(sheet, self._read({**options, "dtypes": "boolean"}))
+            sheet = sheet.filter(pl.any_horizontal(pl.all().is_not_null())) if sheet.width else sheet
         except fastexcel.FastExcelError as error:
             text = str(error).partition("\n")[0].replace(str(self.path), str(self.shown))
             raise SourceFileError(f"The file {self.shown} cannot be read as {self.path.suffix[1:]}: {text}.") from error
@@ -160,6 +163,17 @@ class ExcelTable(FrameTable):
         self._head = replace(self._head, notes=(*self._head.notes, note))
         return sheet[[at for at in range(sheet.height) if at not in set(comments)]]
 
+    def _read(self, options: dict[str, Any]) -> pl.DataFrame:
+        return pl.read_excel(
+            self.path,
+            engine="calamine",
+            infer_schema_length=None,
+            raise_if_empty=False,
+            drop_empty_rows=False,
+            drop_empty_cols=False,
+            read_options=options,
+        )
+
     @property
     @override
     def notes(self) -> tuple[str, ...]:
@@ -179,6 +193,33 @@ class ExcelTable(FrameTable):
     @override
     def _rows(self, frame: pl.LazyFrame, names: list[str]) -> pl.LazyFrame:
         return frame.filter(pl.any_horizontal(pl.col(names).is_not_null())) if names else frame
+
+
+def _has_both_signs(cells: pl.Series) -> bool:
+    return cells.dtype == pl.String and all(cells.str.contains(pattern).any() for pattern in (_POINT, r"^\D*\d[\d.]*,\d"))
+
+
+def _in_one_notation(sheet: pl.DataFrame, flags: pl.DataFrame) -> pl.DataFrame:
+    """Return a sheet whose columns of texts have their numbers written as the texts beside them are.
+
+    A cell that is a number has no notation: the reader writes 901.5, and the text ``901,5`` beside it is no contradiction.
+
+    Args:
+        sheet: All cells.
+        flags: The same cells as true or false, which the reader makes of numbers, and of texts never.
+    """
+    is_number = {name: flags[name].is_not_null() for name, kind in sheet.schema.items() if kind == pl.String}
+    texts = evidence_in(sheet.select(pl.col(name).filter(~each)) for name, each in is_number.items())
+    proven = {decimal for each in texts.values() if (decimal := each.decimal())}
+    shared = proven.pop() if len(proven) == 1 else "."
+    made = []
+    for name in filter(lambda name: _has_both_signs(sheet[name]), is_number):
+        # With a further digit behind three of them, the point cannot be taken for a sign between thousands.
+        written = sheet[name].str.replace(r"^([+-]?\d{1,3}\.\d{3})$", "${1}0")
+        sign = texts[name].decimal() or shared
+        written = written.str.replace(".", sign, literal=True)
+        made.append(sheet[name].zip_with(~(is_number[name] & sheet[name].str.contains(_POINT)), written))
+    return sheet.with_columns(made)
 
 
 def _comments_in(sheet: pl.DataFrame) -> list[int]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from complex_system.domain.columns import Column, Limit
+from complex_system.domain.columns import MARKERS, Column, Limit
 from complex_system.domain.types import column_type
 from complex_system.sources.notation import BEYOND_LIMIT, Notation
 
@@ -23,6 +23,7 @@ _FLAGS = {**dict.fromkeys(TRUE | {"1", "1.0"}, True), **dict.fromkeys(FALSE | {"
 
 _ENTRIES = re.compile(r"\s*[;|,]\s*")
 _SHARES = re.compile(r"\s*[;|]\s*|\s+")
+_USUAL_MARKERS = frozenset({"", *MARKERS})
 _BLANKS = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
 """What ``str.strip`` removes; polars knows fewer."""
 
@@ -98,20 +99,16 @@ def values(series: pl.Series, column: Column | None, notation: Notation) -> Valu
     """
     if series.dtype != pl.String:
         return _of_typed(series, column)
+    if column and column.type in ("number", "integer"):
+        return _numbers(series, column, notation)
     texts = _without_missing(series, column)
     if column is None:
         return Values(texts)
-    if column.type in ("number", "integer"):
-        read = notation.numbers(texts)
-        if column.censored:
-            read = read.fill_null(beyond_limits(texts, column, notation))
-        # A text that is not a number stays, and its row is refused.
-        return _read(read.fill_nan(None), texts, texts.str.strip_chars(_BLANKS))
     if column.type == "boolean":
         read = (
             texts.str.strip_chars(_BLANKS).str.to_lowercase().replace_strict(_FLAGS, default=None, return_dtype=pl.Boolean)
         )
-        return _read(read, texts, texts)
+        return _read(read, texts)
     if column_type(column).is_list:
         shares, commas = column.type == "list of shares", notation.decimal == ","
         lists = {
@@ -123,12 +120,24 @@ def values(series: pl.Series, column: Column | None, notation: Notation) -> Valu
     return Values(texts)
 
 
-def _read(read: pl.Series, given: pl.Series, kept: pl.Series) -> Values:
-    """Return what was read of the given values, with those that were not."""
+def _numbers(series: pl.Series, column: Column, notation: Notation) -> Values:
+    if column.markers <= _USUAL_MARKERS and (plain := notation.plain(series)) is not None:
+        return Values(plain)  # none of the usual markers is a number
+    texts = _without_missing(series, column)
+    read = notation.numbers(texts)
+    if column.censored:
+        read = read.fill_null(beyond_limits(texts, column, notation))
+    # A text that is not a number stays, and its row is refused.
+    return _read(read.fill_nan(None), texts, strip=True)
+
+
+def _read(read: pl.Series, given: pl.Series, *, strip: bool = False) -> Values:
+    """Return what was read of the given values, with those that were not, without blanks around them where these are stripped."""
     if read.null_count() == given.null_count():
         return Values(read)
     places = (read.is_null() & given.is_not_null()).arg_true()
-    return Values(read, dict(zip(places.to_list(), kept.gather(places).to_list(), strict=True)))
+    kept = given.gather(places)
+    return Values(read, dict(zip(places, kept.str.strip_chars(_BLANKS) if strip else kept, strict=True)))
 
 
 def times(series: pl.Series, declared: str) -> pl.Series:
@@ -166,6 +175,8 @@ def beyond_limits(texts: pl.Series, column: Column, notation: Notation) -> pl.Se
     cells are numbers.
     """
     found = texts.filter(texts.str.contains(BEYOND_LIMIT)).unique()
+    if found.is_empty():
+        return pl.Series(texts.name, [None], pl.Float64).new_from_index(0, len(texts))
     limits = [Limit.of(text) for text in found]
     limits = [None if notation.percent and limit and limit.unit != "%" else limit for limit in limits]
     numbers = replace(notation, percent=False).numbers(
@@ -183,7 +194,7 @@ def _of_typed(series: pl.Series, column: Column | None) -> Values:
     if type_ in ("number", "integer") and (series.dtype.is_numeric() or series.dtype == pl.Boolean):
         return Values(series.cast(pl.Float64).fill_nan(None))
     if type_ == "boolean" and series.dtype.is_numeric():
-        return _read(pl.select(pl.when((series == 0) | (series == 1)).then(series == 1)).to_series(), series, series)
+        return _read(pl.select(pl.when((series == 0) | (series == 1)).then(series == 1)).to_series(), series)
     if type_ == "boolean" and series.dtype == pl.Boolean:
         return Values(series)
     if series.dtype.is_nested():

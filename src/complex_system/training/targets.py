@@ -58,9 +58,9 @@ class TargetCheck:
         if self._records < MIN_VALUES:
             return SuspectTargets(target=self._column.name, records=self._records)
         values = np.concatenate(self._values)
-        sentinels = sentinels_of(self._extremes, values)
+        sentinels = sentinels_of(values)
         rest = values[~np.isin(values, list(sentinels))]
-        why = dict.fromkeys(sentinels, "far from all others and repeated, as a code for 'no value' is")
+        why = dict.fromkeys(sentinels, "far from all others, as a code for 'no value' is")
         count = int(np.isin(values, list(sentinels)).sum())
         if scale := RobustScale.of(rest):
             count += self._outliers(rest, scale, why)

@@ -7,17 +7,21 @@ import io
 import json
 from collections.abc import Callable, Container, Iterable, Mapping
 from functools import partial
+from itertools import islice
 from operator import itemgetter
 from typing import Any
 
 import polars as pl
 
 from complex_system.domain.dataset import ID, Column
-from complex_system.domain.records import MAX_FAULTS, faults_message
+from complex_system.domain.records import MAX_FAULTS, faults_message, shown
 from complex_system.errors import InvalidRecordError, InvalidRequestError, RecordFault
+from complex_system.sources.layout import HEAD_ROWS
 from complex_system.sources.notation import evidence_in, notations
 from complex_system.sources.values import entries
 from complex_system.sources.values import values as file_values
+
+_SEPARATORS = ",;\t"
 
 
 def csv_columns(body: bytes, declared: Iterable[Column], key: str = "") -> dict[str, list[Any]]:
@@ -33,14 +37,17 @@ def csv_columns(body: bytes, declared: Iterable[Column], key: str = "") -> dict[
         key: Another name of the key.
 
     Raises:
-        InvalidRequestError: The body is not CSV in UTF-8, its header is not unique, or a line has another number of fields.
+        InvalidRequestError: The body is not CSV in UTF-8, its header is not unique or not its first line, or a line has another number
+            of fields.
         InvalidRecordError: A number has two readings.
     """
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        problem = f"{error.reason} at byte {error.start}"
-        raise InvalidRequestError(f"The body is not UTF-8: {problem}. Save or send it as UTF-8.") from None
+        raise InvalidRequestError(
+            f"The body is not UTF-8 ({error.reason} at byte {error.start}). Send UTF-8: Excel saves UTF-8 as 'CSV UTF-8', and "
+            "'iconv -f WINDOWS-1252 -t UTF-8 FILE' converts what it saves as plain CSV."
+        ) from None
     columns = {column.name: column for column in declared}
     try:
         separator = _separator(text, {*columns, key, ID})
@@ -67,13 +74,28 @@ def csv_columns(body: bytes, declared: Iterable[Column], key: str = "") -> dict[
 
 
 def _separator(text: str, known: Container[str]) -> str:
-    """Return the separator with which the header has the most known columns."""
-    header = text.lstrip().partition("\n")[0].rstrip("\r")
+    """Return the separator with which the header has the most known columns.
 
-    def found(separator: str) -> int:
-        return sum(name in known for name in next(csv.reader([header], delimiter=separator), ()))
+    Raises:
+        InvalidRequestError: The first line has none, and one of the next lines has several.
+    """
+    lines = [(number, line) for number, line in enumerate(islice(io.StringIO(text), HEAD_ROWS), 1) if line.strip()]
 
-    return max(",;\t", key=found) if ";" in header or "\t" in header else ","
+    def named(line: str) -> tuple[int, str]:
+        return max(((_known_in(line, each, known), each) for each in _SEPARATORS), key=itemgetter(0))
+
+    count, separator = named(lines[0][1]) if lines else (0, ",")
+    below = next((number for number, line in lines[1:] if named(line)[0] > 1), 0) if not count else 0
+    if below:
+        above = shown(lines[0][1].strip(f"{_SEPARATORS} \r\n"))
+        raise InvalidRequestError(
+            f"Line {below} names the columns, and {above} stands above it. Send the table from the line with the names on."
+        )
+    return separator
+
+
+def _known_in(line: str, separator: str, known: Container[str]) -> int:
+    return sum(bool(name) and name in known for name in next(csv.reader([line.rstrip("\r\n")], delimiter=separator), ()))
 
 
 def _column(values: tuple[str, ...], column: Column | None) -> list[Any]:
