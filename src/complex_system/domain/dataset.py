@@ -302,7 +302,7 @@ def _all_faults(content: dict[str, Any]) -> list[Fault]:
     parts = {key: list(content[key]) for key in ("columns", "pipeline") if isinstance(content.get(key), list | tuple)}
     found: list[Fault] = []
     inside: dict[str, type[Declared]] = {"split": Split, "time": Time}
-    for key in inside.keys() & content.keys():
+    for key in (key for key in inside if content.get(key) is not None):
         part = parsed(inside[key], content[key], (key,), found)
         content = {name: each for name, each in content.items() if name != key} | ({key: part} if part else {})
     try:
