@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from scipy.special import eval_legendre
 
 from complex_system.domain.columns import NUMERIC
 from complex_system.domain.dataset import Column, Dataset
@@ -245,7 +244,8 @@ def scores_of(quantiles: Values, values: Values, *, indicator: bool) -> Values:
     if indicator:
         return values[:, None]
     degrees = np.arange(1, DEGREES + 1)
-    scores: Values = eval_legendre(degrees, 2 * places_of(quantiles, values)[:, None] - 1) * np.sqrt(2 * degrees + 1)
+    polynomials = np.polynomial.legendre.legvander(2 * places_of(quantiles, values) - 1, DEGREES)[:, 1:]
+    scores: Values = np.asarray(polynomials * np.sqrt(2 * degrees + 1), np.float64)
     return scores
 
 
