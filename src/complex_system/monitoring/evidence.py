@@ -70,9 +70,11 @@ class KeptTest(Message, frozen=True, kw_only=True):
     Attributes:
         reference: Digest of the reference.
         sums: Those above zero: place, sum, time and number of the records since it was zero.
+        asked_at: As of ``flow.LiveWindow``.
     """
 
     reference: str = ""
+    asked_at: float = 0.0
     sums: tuple[tuple[int, float, float, int], ...] = ()
 
 
