@@ -66,7 +66,7 @@ class ChangeDetector:
         Args:
             at: When the prediction was made.
             error: Its absolute error.
-            score: What is watched, 0 to 1: the error's place among those that were expected, so that an outlier is no change. None for
+            score: What is watched, 0 to 1: the error's place among those that were expected, so an outlier counts little. None for
                 the error itself.
         """
         if self._adwin is None:

@@ -132,9 +132,9 @@ class DataDrift(Message, frozen=True, kw_only=True):
         """Return figures.
 
         ``drift/evidence`` and ``drift/psi`` by feature, the largest of them ``drift/evidence_max`` and ``drift/psi_max``; by column
-        ``data/psi``, and ``data/psi_max``; by column ``data/missing``,
-        ``data/missing_excess`` (beyond the reference's), ``data/out_of_range``, ``data/new_category`` (shares of the window),
-        ``data/ks_p_value`` or ``data/wasserstein``; ``data/samples``, ``drift/samples``, and ``drift/judged``: these or the
+        ``data/psi``, the largest ``data/psi_max``, ``data/missing``, ``data/missing_excess`` (beyond the reference's),
+        ``data/out_of_range``, ``data/new_category`` (shares of the window), ``data/ks_p_value`` or ``data/wasserstein``;
+        ``data/samples``, ``drift/samples``, and ``drift/judged``: these or the
         reference's records, whichever are fewer, for an index of few records on either side is above its bands by chance.
         """
         figures = Figures()
