@@ -343,6 +343,17 @@ def test_more_noise_is_found() -> None:
     assert evidence.aspect == "spread"
 
 
+def test_many_features_are_tested_in_parts_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = np.random.default_rng(18)
+    known, live = features(numbers.standard_normal((2000, NUMBERS))), features(numbers.standard_normal((90, NUMBERS)) + 0.7)
+    whole, parts = SequentialTest(reference(known), PLANT), SequentialTest(reference(known), PLANT)
+    found = whole.update(np.arange(90.0), live)
+    monkeypatch.setattr("complex_system.monitoring.evidence.MAX_NUMBERS", 7 * parts._sums.size)
+    assert np.allclose(parts.update(np.arange(90.0), live), found)
+    assert parts.evidence() == whole.evidence()
+    assert parts.update(np.arange(0.0), live[:0]).shape == (0, len(parts.features))
+
+
 # Over restarts, champions and releases
 
 
