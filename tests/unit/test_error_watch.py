@@ -200,3 +200,17 @@ def test_the_end_of_a_change_is_noticed_by_the_next_process_too() -> None:
     plant.joined(1000)
     assert [change.rose for change in restarted.changes] == [True, False]
     assert plant.changed_for() == 0, "seen: it went on for ever"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_estimate_is_of_the_pairs_that_the_bound_is_of(known: bool) -> None:
+    """Seen: "1.2 times as wrong, and surely 2 times", for the estimate was of the whole window."""
+    generator = np.random.default_rng(8)
+    by = reference(drawn(generator, 300))
+    if not known:
+        by = ErrorReference(rmse=by.rmse, count=by.count)
+    found = by.judge(np.abs(np.concatenate([drawn(generator, 450), 4 * drawn(generator, 50)])))
+    assert 1.5 < found["error_ratio_low"] < found["error_ratio"]
+    assert found["error_ratio"] == pytest.approx(4.0, rel=0.3)
+    calm = by.judge(np.abs(drawn(generator, 500)))
+    assert calm["error_ratio_low"] < 1.0 < 1.2 * calm["error_ratio"]

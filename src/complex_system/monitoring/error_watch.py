@@ -83,18 +83,20 @@ class ErrorReference(Message, frozen=True, kw_only=True):
             errors: Absolute errors, the newest last, at least one.
 
         Returns:
-            ``rmse_relative``, ``error_ratio`` (of all), and ``error_ratio_low``: the largest lower bound of all and the newest.
+            ``rmse_relative`` (of all), ``error_ratio_low`` (the largest lower bound, of all and of the newest), and ``error_ratio``
+            (of those that this bound is of).
         """
         rmse = math.sqrt(float(np.mean(errors**2)))
         relative = {"rmse_relative": rmse / self.rmse} if self.rmse else {}
-        windows = [errors[-size:] for size in {*NEWEST, len(errors)} if size <= len(errors)]
+        windows = [errors[-size:] for size in sorted({*NEWEST, len(errors)}) if size <= len(errors)]
         if self.residuals is None:
             if not self.rmse or not rmse:
                 return relative
-            ratio = rmse / self.rmse
-            return {**relative, "error_ratio": ratio, "error_ratio_low": max(map(self._lower_by_rmse, windows))}
-        lower = max(self._divisor(window, SURE) for window in windows)
-        return {**relative, "error_ratio": self._divisor(errors, 0.0), "error_ratio_low": lower}
+            surest = max(windows, key=self._lower_by_rmse)
+            ratio = math.sqrt(float(np.mean(surest**2))) / self.rmse
+            return {**relative, "error_ratio": ratio, "error_ratio_low": self._lower_by_rmse(surest)}
+        lower, place = max((self._divisor(window, SURE), place) for place, window in enumerate(windows))
+        return {**relative, "error_ratio": self._divisor(windows[place], 0.0), "error_ratio_low": lower}
 
     def limit(self, live: int, deviations: float = SURE) -> float:
         """Return the mean score so many standard deviations above that of so many errors like the reference's."""
