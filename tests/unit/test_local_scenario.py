@@ -118,7 +118,7 @@ async def test_a_shift_goes_from_normal_operation_to_a_new_champion(monkeypatch:
 async def test_an_alert_about_drift_says_what_its_value_is(metric: str, told: str) -> None:
     """Seen: an evidence of 6.42 as "PSI 6.42"."""
     state = RunState("here", champion=OLD)
-    demo = ScenarioDemo("shift", state, connected=None)  # type: ignore[arg-type]
+    demo = ScenarioDemo("shift", state, client=None)  # type: ignore[arg-type]
     demo._happened("scenario begins", "shift")
     await demo._alerted(replace(ALERT, metric=metric, value=6.42))
     assert state.scenario is not None
