@@ -148,7 +148,8 @@ class ScenarioDemo:
             return
         drift = alert.metric.startswith("drift/")
         if drift:  # an alert about drift means that drift was seen
-            self._happened(DRIFT, f"PSI {alert.value:.2f}")
+            figure = "PSI" if "psi" in alert.metric else "evidence"
+            self._happened(DRIFT, f"{figure} {alert.value:.2f} of {alert.subject}")
         if drift or not any(step.step == DRIFT for step in self._scenario.steps):
             self._happened(ALERT, alert.sentence)
 
