@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -141,6 +142,20 @@ def test_records_that_are_bound_through_others_are_one_component() -> None:
     assert len(set(found[:4])) == 1
     assert len(set(found)) == 3
     assert found[0] == min(groups[:4])
+
+
+def test_a_long_chain_of_groups_is_found_in_a_few_turns() -> None:
+    """Each batch has the last record of the one before once more, as where samples are measured again when a batch begins."""
+    draw = np.random.default_rng(2)
+    names = draw.integers(0, 2**63, 20_000).astype(np.uint64)
+    copies = draw.integers(0, 2**63, 60_000).astype(np.uint64)
+    copies[3::3] = copies[2:-1:3]
+    copies[30_000] = 1  # but for one
+    began = time.monotonic()
+    found = components(np.repeat(names, 3), copies)
+    assert time.monotonic() - began < 5, "label by label it took minutes"
+    assert set(found[:30_000]) == {names[:10_000].min()}
+    assert set(found[30_000:]) == {names[10_000:].min()}
 
 
 def test_a_group_is_known_by_its_values_on_every_machine() -> None:

@@ -110,7 +110,18 @@ async def test_a_shift_goes_from_normal_operation_to_a_new_champion(monkeypatch:
     assert state.scenario is not None
     assert [step.step for step in state.scenario.steps] == list(STEPS["shift"])
     assert (state.scenario.rmse_relative, state.scenario.pairs) == (1.0, 200)
-    assert "scenario shift: drift seen: evidence 7.2" in logged
+    assert "scenario shift: drift seen: evidence 7.25" in logged
     assert "scenario shift: alert raised: x has drifted." in logged
     assert "scenario shift: normal operation measured: RMSE 14.50 on 200 probes, 1.04 times the hold-out RMSE" in logged
     assert logged[-1] == "scenario shift: alerts ended: none is open"
+
+
+@pytest.mark.parametrize(("metric", "told"), [("drift/evidence/x", "evidence 6.42 of x"), ("drift/psi/x", "PSI 6.42 of x")])
+async def test_an_alert_about_drift_says_what_its_value_is(metric: str, told: str) -> None:
+    """Seen: an evidence of 6.42 as "PSI 6.42"."""
+    state = RunState("here", champion=OLD)
+    demo = ScenarioDemo("shift", state, client=None)  # type: ignore[arg-type]
+    demo._happened("scenario begins", "shift")
+    await demo._alerted(replace(ALERT, metric=metric, value=6.42))
+    assert state.scenario is not None
+    assert {step.step: step.text for step in state.scenario.steps}["drift seen"] == told

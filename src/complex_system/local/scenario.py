@@ -138,7 +138,7 @@ class ScenarioDemo:
         self._state.changed = True
         scenario.evidence = snapshot.metrics.get("drift/evidence_max")
         if scenario.evidence is not None and scenario.evidence > DRIFTED and self._has(BEGUN):
-            self._happened(DRIFT, f"evidence {scenario.evidence:.1f}")
+            self._happened(DRIFT, f"evidence {scenario.evidence:.2f}")
         good = scenario.rmse_relative is not None and scenario.rmse_relative <= GOOD_AGAIN
         if good and scenario.pairs >= ENOUGH_PAIRS and self._has(CHAMPION):
             self._happened(ERROR_DOWN, self._error())
@@ -149,7 +149,8 @@ class ScenarioDemo:
             return
         drift = alert.metric.startswith("drift/")
         if drift:  # an alert about drift means that drift was seen
-            self._happened(DRIFT, f"{alert.metric.split('/')[1]} {alert.value:.1f}")
+            figure = "PSI" if "psi" in alert.metric else "evidence"
+            self._happened(DRIFT, f"{figure} {alert.value:.2f} of {alert.subject}")
         if drift or not any(step.step == DRIFT for step in self._scenario.steps):
             self._happened(ALERT, alert.sentence)
 

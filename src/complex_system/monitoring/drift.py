@@ -16,7 +16,7 @@ from scipy.stats import wasserstein_distance
 
 from complex_system.domain.dataset import Column, Dataset
 from complex_system.domain.records import Record
-from complex_system.monitoring.evidence import Evidence, SequentialTest
+from complex_system.monitoring.evidence import SURE, Evidence, SequentialTest
 from complex_system.monitoring.moves import clock_features, columns_of_features, move_of
 from complex_system.monitoring.points import Figures
 from complex_system.monitoring.reference import (
@@ -122,6 +122,11 @@ class DataDrift(Message, frozen=True, kw_only=True):
     source: str = ""
     independent: bool = False
     unjudged: dict[str, float] = msgspec.field(default_factory=dict)
+
+    @property
+    def has_moved(self) -> bool:
+        """True where the evidence for a feature is as much as the shipped rule asks for."""
+        return any(each.evidence is not None and each.evidence.value >= SURE for each in self.processed.values())
 
     def figures(self) -> Figures:
         """Return figures.

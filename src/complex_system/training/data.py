@@ -101,11 +101,13 @@ class TrainingData:
 class _Rows:
     """The samples of one part while they are collected: one matrix that grows in place, by a quarter at a time.
 
-    With ``newest``, only that many rows count, those of the latest times, and at most twice as many are kept between two pages.
+    With ``newest``, which needs ``timed``, only that many rows count, those of the latest times, and at most twice as many are kept
+    between two pages.
     """
 
-    def __init__(self, width: int, newest: int = 0) -> None:
+    def __init__(self, width: int, newest: int = 0, *, timed: bool = False) -> None:
         self._newest = newest
+        self._timed = timed
         self.count = 0
         self._x = np.empty((0, width), dtype=np.float32)
         self._y = np.empty(0, dtype=np.float32)
@@ -118,14 +120,14 @@ class _Rows:
         chosen: npt.NDArray[np.intp],
         times: Seconds | None,
     ) -> None:
-        """Take the chosen rows of a page: one array per feature, the target, and the times, which ``newest`` needs."""
+        """Take the chosen rows of a page: one array per feature, the target, and the times of all, which ``timed`` rows need."""
         if self._newest and self.count >= 2 * self._newest:
             self._drop_oldest()
-        if times is not None:
-            self._times = np.concatenate([self._times, times[chosen]])
         begin, self.count = self.count, self.count + len(chosen)
         if self.count > len(self._y):
             self._resize(max(self.count, len(self._y) * 5 // 4))
+        if times is not None and self._timed:
+            self._times[begin : self.count] = times[chosen]
         for i, column in enumerate(columns):
             self._x[begin : self.count, i] = column[chosen]
         self._y[begin : self.count] = target[chosen]
@@ -135,11 +137,12 @@ class _Rows:
         if self._newest and self.count > self._newest:
             self._drop_oldest()
         self._resize(self.count)
-        return Samples(self._x, self._y, times=self._times if len(self._times) == self.count else None)
+        return Samples(self._x, self._y, times=self._times if self._timed else None)
 
     def _drop_oldest(self) -> None:
         # Of equal times the last ones; copies, because samples may have been returned before.
-        kept, self.count = np.sort(np.argsort(self._times, kind="stable")[-self._newest :]), self._newest
+        kept = np.sort(np.argsort(self._times[: self.count], kind="stable")[-self._newest :])
+        self.count = self._newest
         self._x, self._y, self._times = self._x[kept], self._y[kept], self._times[kept]
 
     def _resize(self, rows: int) -> None:
@@ -149,11 +152,14 @@ class _Rows:
         try:
             self._x.resize(shape)
             self._y.resize(rows)
+            self._times.resize(rows if self._timed else 0)
         except ValueError:  # samples were returned before and share the memory
             x, y = np.empty(shape, dtype=np.float32), np.empty(rows, dtype=np.float32)
-            kept = min(rows, len(self._x), len(self._y))
-            x[:kept], y[:kept] = self._x[:kept], self._y[:kept]
-            self._x, self._y = x, y
+            times = np.empty(rows if self._timed else 0)
+            for old, new in ((self._x, x), (self._y, y), (self._times, times)):
+                kept = min(len(old), len(new))
+                new[:kept] = old[:kept]
+            self._x, self._y, self._times = x, y, times
 
 
 class SampleCollector:
@@ -183,7 +189,9 @@ class SampleCollector:
         self._origins = OriginCollector(dataset) if dataset.split.by != "key" else None
         self._times = RecordTimes(dataset) if (newest or timed) and self._origins is None else None
         width = len(dataset.feature_names)
-        self._rows = {part: _Rows(width, newest) for part in parts} if self._origins is None else {}
+        self._rows = (
+            {part: _Rows(width, newest, timed=self._times is not None) for part in parts} if self._origins is None else {}
+        )
         self._all = _Rows(width)
         self._parts: list[Parts] = []
         self._decided: tuple[Origins, Parts] | None = None

@@ -123,18 +123,22 @@ def text_hash(text: str) -> int:
 def components(groups: Hashes, copies: Hashes) -> Hashes:
     """Return the smallest group of all that are bound to each other: by the same group, or by equal records, in any number of steps.
 
-    The labels are lowered in turns, within the groups and within the copies, until nothing changes.
+    In turns, a group points to the smallest one that it shares a record with, and then to where that points in the end. A chain of n
+    groups takes about log n turns: Y. Shiloach, U. Vishkin, An O(log n) Parallel Connectivity Algorithm, J. Algorithms 3 (1982).
     """
-    by_group, by_copy = (np.unique(each, return_inverse=True) for each in (groups, copies))
-    found = groups.copy()
+    names, by_group = np.unique(groups, return_inverse=True)
+    contents, by_copy = np.unique(copies, return_inverse=True)
+    roots = np.arange(len(names))
     while True:
-        before = found
-        for names, places in (by_copy, by_group):
-            smallest = np.full(len(names), np.iinfo(np.uint64).max, dtype=np.uint64)
-            np.minimum.at(smallest, places, found)
-            found = smallest[places]
-        if np.array_equal(before, found):
-            return found
+        smallest = np.full(len(contents), len(names))
+        np.minimum.at(smallest, by_copy, roots[by_group])
+        lower = roots.copy()
+        np.minimum.at(lower, roots[by_group], smallest[by_copy])
+        while np.any((further := lower[lower]) != lower):
+            lower = further
+        if np.array_equal(lower, roots):
+            return names[roots[by_group]]
+        roots = lower
 
 
 def divide(split: Split, origins: Origins) -> Parts:

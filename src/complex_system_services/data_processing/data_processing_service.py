@@ -142,9 +142,9 @@ class DataProcessingService(SystemService):
                 rejected += refused
                 await self._reject(rejected)
                 done.rejected += len(rejected)
-                if outside:
-                    done.outside += outside
-                    await self.announce(RANGE_EXCEEDED, RangeExceeded(counts=dict(outside)))
+                done.outside += outside
+                if self._pipeline.lenient and table.num_rows:
+                    await self.announce(RANGE_EXCEEDED, RangeExceeded(counts=dict(outside), records=table.num_rows))
         finally:
             if ahead is not None:
                 ahead.cancel()
