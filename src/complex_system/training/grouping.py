@@ -243,7 +243,7 @@ def seen_in(split: Split, origins: Origins, read: Read) -> Mask:
     """
     old = origins.arrived <= read.arrived
     parts = divide(split, origins.of(old))
-    seen = old & (BEFORE_ALL < read.until) & (origins.times <= read.until)
+    seen = old & (read.until > BEFORE_ALL) & (origins.times <= read.until)
     seen[old] |= (parts == Part.TRAIN) | (parts == Part.VALIDATION)
     return np.isin(origins.bound, np.unique(origins.bound[seen]))
 
