@@ -449,7 +449,10 @@ async def test_a_change_of_the_declared_split_trains_again_at_once_and_replaces_
         if split.by == "time":
             assert 0.05 * labelled < second.holdout < 0.25 * labelled  # the newest 15 %
         # The same split again: no round, and probes are drawn from the hold-out part.
-        probes = await StoredProbes(DatabaseClient(tester), changed).draw(1000)
+        stored = StoredProbes(DatabaseClient(tester), changed)
+        assert all(truth is None for _, truth in await stored.draw(1000)), "before a comparison all may be trained on yet"
+        stored.round = second.round
+        probes = await stored.draw(1000)
         assert probes
         assert all(truth is not None for _, truth in probes)
         if split.by == "group":
