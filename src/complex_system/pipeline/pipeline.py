@@ -6,6 +6,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -133,11 +134,10 @@ class Pipeline:
             return ()
         found: list[tuple[Column, list[int]]] = []
         if isinstance(values, pl.DataFrame):
-            places = values.select(self._outside)
-            found = [
-                (column, is_outside.arg_true().to_list())
-                for column, is_outside in zip(self.lenient, places.iter_columns(), strict=True)
-            ]
+            for (column, name, low, high), is_outside in zip(self._ranges, self._outside, strict=True):
+                least, most = (cast("float | None", end) for end in (values[name].min(), values[name].max()))
+                if least is not None and most is not None and not low <= least <= most <= high:
+                    found.append((column, values.select(is_outside).to_series().arg_true().to_list()))
         else:
             for column, name, low, high in self._ranges:
                 # Most are numbers inside, and this is asked of every value of a request.

@@ -16,7 +16,7 @@ from complex_system.domain.partition import BY_KEY
 from complex_system.domain.record_time import RecordTimes, Seconds
 from complex_system.errors import NotEnoughDataError
 from complex_system.protocol.training import Weighting
-from complex_system.training.grouping import Mask, OriginCollector, Origins, divide, notes_on, seen_until, why_too_few
+from complex_system.training.grouping import Mask, OriginCollector, Origins, Read, divide, notes_on, seen_in, why_too_few
 from complex_system.training.split import CopyCount, Hashes, KeySample, Part, Parts, contents_of, groups_of, parts_of
 
 Matrix = npt.NDArray[np.float32]
@@ -79,6 +79,7 @@ class TrainingData:
         loss: What a training makes small (``Dataset.loss``).
         arrived: When the newest of all labelled records arrived, by the database's clock, seconds since 1970; 0 with a split by key,
             where no record changes its part.
+        until: The latest time of both parts, seconds since 1970; None but with a split by time.
         weighting: Which samples count more in a fit; None for none.
     """
 
@@ -91,6 +92,7 @@ class TrainingData:
     loss: Loss = "squared"
     arrived: float = 0.0
     weighting: Weighting | None = None
+    until: float | None = None
 
     def weighted(self) -> TrainingData:
         """Return what is fitted and stops the fit early: newer samples are repeated, which all frameworks understand alike."""
@@ -272,11 +274,11 @@ class SampleCollector:
             self._decided = origins, divide(self._dataset.split, origins)
         return self._decided
 
-    def holdout(self, seen: Iterable[float], champion: float | None) -> tuple[Samples, bool]:
+    def holdout(self, seen: Iterable[Read], champion: Read | None) -> tuple[Samples, bool]:
         """Return hold-out samples that no model has seen, and whether the champion has seen too many to be compared on the others.
 
         Args:
-            seen: When the newest records of the new models' trainings had arrived; what they have not seen decides.
+            seen: What the trainings of the new models have read; what these have not seen decides.
             champion: The same of the champion; None where it does not take part.
 
         Raises:
@@ -286,11 +288,11 @@ class SampleCollector:
             return self.samples(Part.HOLDOUT), False
         split, (origins, parts) = self._dataset.split, self.divided()
         unseen = parts == Part.HOLDOUT
-        for arrived in set(seen):
-            unseen &= ~seen_until(split, origins, arrived)
+        for read in set(seen):
+            unseen &= ~seen_in(split, origins, read)
         if champion is None:
             return self.samples(Part.HOLDOUT, unseen), False
-        by_both = unseen & ~seen_until(split, origins, champion)
+        by_both = unseen & ~seen_in(split, origins, champion)
         if by_both.sum() < max(MIN_SAMPLES, unseen.sum() / 2):
             return self.samples(Part.HOLDOUT, unseen), True
         return self.samples(Part.HOLDOUT, by_both), False
@@ -325,7 +327,11 @@ class SampleCollector:
     def training_data(self) -> TrainingData:
         """Return train and validation part, for a trainer."""
         arrived = 0.0 if self._origins is None else float(self.divided()[0].arrived.max(initial=0.0))
+        train, validation = self.samples(Part.TRAIN), self.samples(Part.VALIDATION)
+        until: float | None = None
+        if self._dataset.split.by == "time" and validation.times is not None:  # it lies after the training part
+            until = float(validation.times.max())
         return TrainingData(
-            self._dataset.feature_names, self._dataset.target, self.samples(Part.TRAIN), self.samples(Part.VALIDATION),
-            self.copies.found().count, self._dataset.split_rule, self._dataset.loss, arrived,
+            self._dataset.feature_names, self._dataset.target, train, validation, self.copies.found().count,
+            self._dataset.split_rule, self._dataset.loss, arrived, until=until,
         )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from complex_system.domain.columns import ARRIVED, ID, raw_name
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.keys import original_key
 from complex_system.domain.partition import Split, duration
-from complex_system.domain.record_time import RecordTimes, Seconds
+from complex_system.domain.record_time import BEFORE_ALL, RecordTimes, Seconds
 from complex_system.training.split import Hashes, Part, Parts, hashes_of
 
 Mask = npt.NDArray[np.bool_]
@@ -223,15 +223,28 @@ def without_known(parts: Parts, bound: Hashes) -> Parts:
     return np.where(there & (parts > first[places]), NO_PART, parts).astype(np.int8)
 
 
-def seen_until(split: Split, origins: Origins, arrived: float) -> Mask:
-    """Return which records a model has seen, or one that is bound to them, that was trained on what had arrived until a time.
+class Read(NamedTuple):
+    """What a training has read.
 
-    When records are added, the cuts move: a model may have been trained on what is in the hold-out part now.
+    Attributes:
+        arrived: When the newest labelled record had arrived, seconds since 1970; 0 where it is not known.
+        until: The latest time of the training and the validation part, with a split by time; ``BEFORE_ALL`` where it is not known.
     """
-    old = origins.arrived <= arrived
+
+    arrived: float = 0.0
+    until: float = BEFORE_ALL
+
+
+def seen_in(split: Split, origins: Origins, read: Read) -> Mask:
+    """Return which records a model has seen, or one that is bound to them, by what its training had read.
+
+    When records are added, the cuts move: a model may have been trained on what is in the hold-out part now. Where they were is found
+    out by dividing what had arrived; labels of old records that came since then shift that, but not the time until which was trained.
+    """
+    old = origins.arrived <= read.arrived
     parts = divide(split, origins.of(old))
-    seen = old.copy()
-    seen[old] = (parts == Part.TRAIN) | (parts == Part.VALIDATION)
+    seen = old & (read.until > BEFORE_ALL) & (origins.times <= read.until)
+    seen[old] |= (parts == Part.TRAIN) | (parts == Part.VALIDATION)
     return np.isin(origins.bound, np.unique(origins.bound[seen]))
 
 

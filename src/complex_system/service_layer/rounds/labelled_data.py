@@ -19,7 +19,7 @@ from complex_system.monitoring.reference import RAW_SAMPLE
 from complex_system.service_layer.training.job import training_reference
 from complex_system.training.cross_validation import FewRecords
 from complex_system.training.data import MIN_SAMPLES, SampleCollector, TrainingData
-from complex_system.training.grouping import OriginCollector, divide
+from complex_system.training.grouping import OriginCollector, Read, divide
 from complex_system.training.split import KeySample, Part
 from complex_system.training.targets import TargetCheck
 
@@ -38,8 +38,8 @@ class LabelledData:
         train: int = 0,
         few: int = 0,
         after: str | None = None,
-        seen: Sequence[float] = (),
-        champion_seen: float | None = None,
+        seen: Sequence[Read] = (),
+        champion_seen: Read | None = None,
         moved_since: float | None = None,
     ) -> ToCompare:
         """Return the newest samples of the hold-out part, which no trainer sees, and some of the training part.
@@ -50,7 +50,7 @@ class LabelledData:
             train: How many of the training and validation parts, at most about, an even sample; 0 for none.
             few: Return all records, too, where they are fewer than this.
             after: Only those with larger keys, of a round before times were asked for.
-            seen: When the newest records of the new models' trainings had arrived, with a split by group or time.
+            seen: What the trainings of the new models have read, with a split by group or time.
             champion_seen: The same of the champion; None where it does not take part.
             moved_since: The hold-out samples that decide are only those whose time is later; the others are returned beside them.
 
