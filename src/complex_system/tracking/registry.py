@@ -228,7 +228,8 @@ class ModelRegistry:
 
     def uncompared(self, pipeline_version: str, split: str) -> list[ModelVersionRef]:
         """Return those of the newest versions, for a pipeline version and a split, that took part in no comparison yet."""
-        comparable = (ref for ref in self.newest_versions() if (ref.pipeline_version, ref.split) == (pipeline_version, split))
+        wanted = pipeline_version, split
+        comparable = (ref for ref in self.newest_versions() if (ref.pipeline_version, ref.split) == wanted)
         return [ref for ref in comparable if COMPARED not in ref.tags]
 
     def mark_compared(self, models: Iterable[tuple[str, str]], round_id: str) -> None:
