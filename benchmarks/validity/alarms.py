@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from benchmarks.tables import Table
 from benchmarks.validity import Claim, claims_table, progress, random
-from complex_system.evaluation.triggers import weighting_since
 from complex_system.monitoring.alerts.rules import AlertRule, load_rules
 from complex_system.monitoring.error_watch import NEWEST, ErrorReference
 from complex_system.training.base import TrainingParameters, residuals_of, score
@@ -74,7 +73,7 @@ def error_alarms(runs: int) -> Table:
 
 
 def retraining(runs: int) -> Table:
-    """The inputs move and the law stays: models of the newest records, of all, and of all with the newest weighted."""
+    """The inputs move and the law stays: models of the newest records, of all, and of all with the newest several times."""
     frameworks = {"LightGBM": LightGBMTrainer, "PyTorch": PyTorchTrainer}
     rows: list[list[str]] = []
     for framework, trainer in frameworks.items():
@@ -85,21 +84,20 @@ def retraining(runs: int) -> Table:
             tests = [friedman(numbers, 5000, moved=moved, at=2.0) for moved in (True, False)]
             everything = joined(old, new)
             ways = {
-                "champion: the older records": (old, None),
-                f"the newest {NEW} alone": (new, None),
-                "all": (everything, None),
-                "all, the newest weighted": (everything, weighting_since(0.5, NEW, OLD + NEW)),
+                "champion: the older records": (old, 1),
+                f"the newest {NEW} alone": (new, 1),
+                "all": (everything, 1),
+                "all, the newest five times": (everything, 5),
             }
-            for way, (samples, weighting) in ways.items():
+            for way, (samples, times) in ways.items():
                 validation = numbers.random(len(samples)) < 15 / 85
                 data = TrainingData(
                     tuple(f"x{i}" for i in range(10)),
                     "y",
-                    samples.of(~validation),
-                    samples.of(validation),
-                    weighting=weighting,
+                    repeated(samples.of(~validation), times),
+                    repeated(samples.of(validation), times),
                 )
-                model = trainer(TrainingParameters(seed=run)).fit(data.weighted(), lambda _: None)
+                model = trainer(TrainingParameters(seed=run)).fit(data, lambda _: None)
                 errors.setdefault(way, []).append(
                     tuple(score(test.y, model.predict(test.x)).rmse for test in tests)  # type: ignore[arg-type]
                 )
@@ -133,6 +131,12 @@ def joined(old: Samples, new: Samples) -> Samples:
     return Samples(
         np.concatenate([old.x, new.x]), np.concatenate([old.y, new.y]), times=np.concatenate([old.times, new.times])
     )
+
+
+def repeated(samples: Samples, times: int) -> Samples:
+    """The samples with each newer one several times."""
+    assert samples.times is not None
+    return samples.of(np.repeat(np.arange(len(samples)), np.where(samples.times > 0, times, 1)))
 
 
 def drawn(numbers: np.random.Generator, size: int, shape: str) -> Errors:

@@ -556,7 +556,7 @@ def alert(key: str, *, retrain: bool = True, **fields: Any) -> Alert:
     )  # fmt: skip
 
 
-async def test_the_trainers_weight_what_is_newer_than_moved_inputs_and_learn_only_what_is_newer_than_a_moved_error(
+async def test_the_trainers_learn_all_where_inputs_moved_and_only_what_is_newer_than_a_moved_error(
     settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset
 ) -> None:
     settings = settings.copy(
@@ -580,10 +580,6 @@ async def test_the_trainers_weight_what_is_newer_than_moved_inputs_and_learn_onl
         second = await eventually(lambda: len(ear.comparisons) > 1 and ear.comparisons[1], 40)
         assert (second.cause, second.alerts, second.moved) == ("alert", ("drift-1",), "input")
         assert (trainer.rounds[1].since, trainer.rounds[1].after) == (None, None)
-        weighting = trainer.rounds[1].weighting
-        assert weighting is not None
-        assert began <= weighting.since < began + 60
-        assert weighting.times in (2, 3), "about 1,000 older ones, and 400 newer ones"
         assert second.champion.version == first.champion.version
         assert second.kept.startswith(f"{settings.model_prefix}-lightgbm 1 stays champion with RMSE")
         assert f"the best new model, {settings.model_prefix}-lightgbm 2, has" in second.kept
@@ -598,7 +594,7 @@ async def test_the_trainers_weight_what_is_newer_than_moved_inputs_and_learn_onl
         for key in third.alerts:
             await tester.announce(ALERT_ENDED, alert(key))
         assert (third.cause, third.moved, third.alerts) == ("alert", "error", ("drift-1", "error-1"))
-        assert (trainer.rounds[-1].since, trainer.rounds[-1].weighting) == (began, None)
+        assert trainer.rounds[-1].since == began
         await eventually(lambda: len(ear.champions) == 2)
         assert [champion.cause for champion in ear.champions] == ["first", "alert"]
         assert [champion.holdout for champion in ear.champions] == [first.holdout, third.holdout]

@@ -29,7 +29,7 @@ from complex_system.evaluation.verdict import judge_champion, replaced_message
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.labels import NO_SUSPECTS, SuspectTargets
 from complex_system.protocol.scores import Basis, CrossValidation
-from complex_system.protocol.training import Cause, Weighting
+from complex_system.protocol.training import Cause
 from complex_system.serving.models.predictor import Predictor
 from complex_system.tracking.base import TrainingResult
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
@@ -56,7 +56,6 @@ class ComparisonRequest:
         corrected: Labels that were ever corrected when the round began.
         first: Whether no earlier round of this pipeline version is known.
         after: The same by key, where the last champion is of a release that went by keys.
-        weighting: How newer records were weighted; None for not at all.
         comparison: The result, once there is one.
         linear: The linear model, where it is to be champion and is not registered yet.
         runs: Ids of the runs that were made in MLflow, by name.
@@ -69,7 +68,6 @@ class ComparisonRequest:
     alert: AlertCause | None = None
     corrected: int = 0
     after: str | None = None
-    weighting: Weighting | None = None
     first: bool = False
     comparison: Comparison | None = None
     linear: TrainingResult | None = None

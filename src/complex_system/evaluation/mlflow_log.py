@@ -153,7 +153,6 @@ class ComparisonLog:
                 "corrected": None if request.labelled is None else request.corrected,
                 "cause": request.cause,
                 "since": request.since, "after": request.after,
-                "weighting": f"{request.weighting.times} since {request.weighting.since}" if request.weighting else None,
                 "alerts": " ".join(alerts) or None,
                 "kept": comparison.kept or None,
                 "split": comparison.split or None, "question": comparison.question or None,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from complex_system.protocol.database import RecordCounts
 from complex_system.protocol.operations import Alert
-from complex_system.protocol.training import Moved, Weighting
+from complex_system.protocol.training import Moved
 
 SETTLED_SHARE = 0.01
 """Data are settled when at most this share of the raw records is neither processed nor rejected ..."""
@@ -21,8 +21,6 @@ FIRST_FAILURE_PAUSE = 30.0
 """Seconds from a round without a model to the next one; doubled with every further one ..."""
 MAX_FAILURE_PAUSE = 1800.0
 """... up to this."""
-MAX_TIMES = 10
-"""How often a newer record counts at most, where all records are trained on because only the inputs have moved."""
 MAX_ALERT_PAUSE = 86_400.0
 """Seconds to which the pause between rounds on alerts grows while they bring no better model."""
 
@@ -139,18 +137,6 @@ class AlertCause:
 
 def _changed_at(alert: Alert) -> float:
     return alert.since if alert.error_changed is None else alert.error_changed
-
-
-def weighting_since(since: float, newer: int, records: int) -> Weighting | None:
-    """Return the weighting with which the newer of some records together count about as much as the others; None where they do so.
-
-    Args:
-        since: When the newer ones begin, epoch seconds.
-        newer: How many there are, at least one.
-        records: How many there are in all.
-    """
-    times = min(MAX_TIMES, round((records - newer) / newer))
-    return Weighting(since=since, times=times) if times > 1 else None
 
 
 class AlertTrigger:

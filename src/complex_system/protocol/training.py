@@ -21,18 +21,6 @@ Verdict = Literal["better", "unclear", "not better"]
 """Whether a champion is better than a baseline; ``unclear`` where the interval of the difference holds 0."""
 
 
-class Weighting(Message, frozen=True, kw_only=True):
-    """Lets newer records count several times where a model is fitted: in the training and in the early stopping, never in a score.
-
-    Attributes:
-        since: Records whose time is later count more, seconds since 1970 (UTC).
-        times: How often each of them counts.
-    """
-
-    since: float
-    times: Annotated[int, Meta(ge=1, le=100)] = 1
-
-
 class TrainRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Asks trainers for a training.
 
@@ -40,14 +28,12 @@ class TrainRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
         round: Id of the round, 1 to 100 characters; None lets the trainer choose one.
         trainers: Names of the trainers that shall train; None for all.
         since: Train only on labelled records whose time is later, seconds since 1970 (UTC); None for all.
-        weighting: Which records count more; None for none.
         after: Train only on labelled records with larger keys, as earlier releases ask for it; None for all.
     """
 
     round: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
     trainers: list[str] | None = None
     since: float | None = None
-    weighting: Weighting | None = None
     after: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
 
 

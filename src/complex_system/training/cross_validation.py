@@ -16,7 +16,6 @@ import pyarrow as pa
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.partition import Split
-from complex_system.domain.record_time import RecordTimes, Seconds
 from complex_system.errors import TrainingFailedError
 from complex_system.protocol.scores import CrossValidation, Scores
 from complex_system.training.base import residuals_of, score
@@ -97,13 +96,12 @@ class Keyed:
 class FewRecords:
     """Collects all labelled records, whatever their part of the split, as long as they are few."""
 
-    def __init__(self, dataset: Dataset, below: int, *, timed: bool = False) -> None:
+    def __init__(self, dataset: Dataset, below: int) -> None:
         """Make a collector.
 
         Args:
             dataset: Whose records they are.
             below: As many records are too many; 0 to collect none.
-            timed: Whether the samples have their times with a split by key, too.
         """
         self._dataset = dataset
         self._below = below
@@ -112,18 +110,15 @@ class FewRecords:
         self._y: list[Matrix] = []
         self._seen = 0
         self._origins = OriginCollector(dataset)
-        self._times: RecordTimes | None = RecordTimes(dataset) if timed else None
-        self._made: list[Seconds] = []
 
     def add(self, table: pa.Table) -> None:
         """Take a page of labelled processed records, with what ``SampleCollector.raw`` names."""
         self._seen += table.num_rows
         if self._seen >= self._below:
-            self._groups, self._x, self._y, self._made = [], [], [], []
+            self._groups, self._x, self._y = [], [], []
             return
         if self._dataset.split.by == "key":
             self._groups += groups_of(self._dataset, table)
-            self._made += [self._times.of(table)] if self._times else []
         else:
             self._origins.add(table)
         columns = [table.column(name).to_numpy() for name in self._dataset.feature_names]
@@ -136,8 +131,7 @@ class FewRecords:
             return None
         x, y = np.concatenate(self._x), np.concatenate(self._y)
         if self._dataset.split.by == "key":
-            samples = Samples(x, y, times=np.concatenate(self._made) if self._made else None)
-            return None if len(set(self._groups)) < FEWEST else Keyed(tuple(self._groups), samples)
+            return None if len(set(self._groups)) < FEWEST else Keyed(tuple(self._groups), Samples(x, y))
         origins = self._origins.found()
         samples = Samples(x, y, origins.bound, origins.times)
         keyed = Keyed(tuple(f"{each:016x}" for each in origins.bound.tolist()), samples, self._dataset.split)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from complex_system.domain.dataset import Dataset, Loss
 from complex_system.domain.partition import BY_KEY
 from complex_system.domain.record_time import RecordTimes, Seconds
 from complex_system.errors import NotEnoughDataError
-from complex_system.protocol.training import Weighting
 from complex_system.training.grouping import Mask, OriginCollector, Origins, Read, divide, notes_on, seen_in, why_too_few
 from complex_system.training.split import CopyCount, Hashes, KeySample, Part, Parts, contents_of, groups_of, parts_of
 
@@ -62,12 +61,6 @@ class Samples:
         order = np.argsort(self.times, kind="stable")
         return self.of(np.sort(order[self.times[order] > since][-newest:]))
 
-    def weighted(self, weighting: Weighting | None) -> Samples:
-        """Return the samples with the newer ones as often as they count; their times must be known. Without a weighting, itself."""
-        if weighting is None or self.times is None or weighting.times == 1:
-            return self
-        return self.of(np.repeat(np.arange(len(self)), np.where(self.times > weighting.since, weighting.times, 1)))
-
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -80,7 +73,6 @@ class TrainingData:
         arrived: When the newest of all labelled records arrived, by the database's clock, seconds since 1970; 0 with a split by key,
             where no record changes its part.
         until: The latest time of both parts, seconds since 1970; None but with a split by time.
-        weighting: Which samples count more in a fit; None for none.
     """
 
     feature_names: tuple[str, ...]
@@ -91,13 +83,7 @@ class TrainingData:
     split: str = BY_KEY
     loss: Loss = "squared"
     arrived: float = 0.0
-    weighting: Weighting | None = None
     until: float | None = None
-
-    def weighted(self) -> TrainingData:
-        """Return what is fitted and stops the fit early: newer samples are repeated, which all frameworks understand alike."""
-        train, validation = self.train.weighted(self.weighting), self.validation.weighted(self.weighting)
-        return replace(self, train=train, validation=validation, weighting=None)
 
 
 class _Rows:

@@ -14,7 +14,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.errors import TrainingFailedError
 from complex_system.evaluation.comparison import ComparisonRequest
 from complex_system.evaluation.mlflow_log import ComparisonLog, LastRounds
-from complex_system.evaluation.triggers import AlertCause, AlertTrigger, GrowthTrigger, weighting_since
+from complex_system.evaluation.triggers import AlertCause, AlertTrigger, GrowthTrigger
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.protocol.database import RecordCounts
 from complex_system.protocol.training import TrainingRound, TrainRequest
@@ -41,7 +41,7 @@ class RoundScheduler:
     labelled records.
     After an alert of the error the trainers see only what is newer than its change, because older records follow another law. When
     such a round brings a new champion, later rounds leave out the older records as well. After an alert of the inputs alone the law is
-    the same: the trainers see all records, and the newer ones count more.
+    the same: the trainers see all records.
 
     Attributes:
         settings: The consumer's.
@@ -133,9 +133,8 @@ class RoundScheduler:
         self.counting = time.monotonic() - began
         grown = self.growth.is_due(counts, time.monotonic())
         alert = self.alerts.due(time.monotonic()) if self.growth.last_labelled is not None else None
-        newer = await self._enough_since(alert)
-        if alert is not None and newer:
-            return await self._train(await self._because_of(alert, newer, counts))
+        if await self._enough_since(alert) and alert is not None:
+            return await self._train(self._because_of(alert, counts))
         if grown and await self._processed_but(self.growth.most_waiting(counts)):
             request = ComparisonRequest(
                 new_round_id(), [], counts.labelled, self.since, None, counts.corrected, self.after,
@@ -180,32 +179,30 @@ class RoundScheduler:
         await self._tell(of, "failed", text)
         return text
 
-    async def _enough_since(self, alert: AlertCause | None) -> int:
-        """Return how many labelled records are newer than what the alert is of, once these are enough, else 0."""
+    async def _enough_since(self, alert: AlertCause | None) -> bool:
+        """Return whether enough labelled records are newer than what the alert is of."""
         if alert is None:
             self.waits = ""
-            return 0
+            return False
         began = time.monotonic()
         since, again = self._counts_again
         if alert.since == since and began < again:
-            return 0
+            return False
         self.waits, wanted = "", self.settings.retrain_newest
         have, _ = await self.data.newest(wanted, alert.since)
         if have < wanted:
             self.waits = f"an alert asks for a training round: {have} of {wanted} new labelled records"
             ended = time.monotonic()
             self._counts_again = alert.since, ended + min(COUNTING_PAUSE * (ended - began), MAX_COUNTING_PAUSE)
-            return 0
-        return have
+            return False
+        return True
 
-    async def _because_of(self, alert: AlertCause, newer: int, counts: RecordCounts) -> ComparisonRequest:
-        """Return the request of a round on an alert, with so many labelled records that are newer."""
+    def _because_of(self, alert: AlertCause, counts: RecordCounts) -> ComparisonRequest:
+        """Return the request of a round on an alert: on what is newer where the error has moved, else on all records."""
         request = ComparisonRequest(new_round_id(), [], counts.labelled, alert=alert, corrected=counts.corrected)
         if alert.moved == "error":
             return replace(request, since=alert.since)
-        records = counts.labelled if self.since is None else (await self.data.newest(1, self.since))[0]
-        weighting = weighting_since(alert.since, newer, records)
-        return replace(request, since=self.since, after=self.after, weighting=weighting)
+        return replace(request, since=self.since, after=self.after)
 
     async def _processed_but(self, most: int) -> bool:
         # The counts are of any pipeline version: after a change of the pipeline they include records of the old one.
@@ -225,7 +222,7 @@ class RoundScheduler:
         async def report(current: RoundState) -> None:
             await self.report(f"training round {begun.round}: waits for {', '.join(current.open)}")
 
-        records = TrainRequest(since=begun.since, after=begun.after, weighting=begun.weighting)
+        records = TrainRequest(since=begun.since, after=begun.after)
         done = await self.runner.run(begun.round, self.settings.trainer_names, report, records)
         if done is None:
             return None

@@ -155,10 +155,10 @@ class TrainingJob:
         raise AssertionError("unreachable")
 
     async def _fetched(self) -> TrainingData:
-        since, weighting = self._request.since, self._request.weighting
+        since = self._request.since
         collector = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION], keys=RAW_SAMPLE, timed=True)
         times, targets = RecordTimes(self._dataset), TargetCheck(self._dataset)
-        few, self._labelled = FewRecords(self._dataset, self._service.few, timed=weighting is not None), 0
+        few, self._labelled = FewRecords(self._dataset, self._service.few), 0
         pages = DatabaseClient(self._service).processed_pages(
             collector.columns, labelled=True, version=self._dataset.version, start=self._request.after, raw=collector.raw,
             arrived_after=since,
@@ -177,7 +177,7 @@ class TrainingJob:
         if message := targets_message(await asyncio.to_thread(targets.found)):
             log.warning("Round %s: %s", self.round, message)
         self._few = await asyncio.to_thread(few.keyed)
-        data = replace(await asyncio.to_thread(collector.training_data), weighting=weighting)
+        data = await asyncio.to_thread(collector.training_data)
         self._keys = await asyncio.to_thread(collector.keys, Part.TRAIN)
         return data
 
@@ -193,7 +193,7 @@ class TrainingJob:
                 asyncio.run_coroutine_threadsafe(self._announce("training", progress), loop)
 
         def work() -> tuple[TrainedModel, bytes]:
-            model = trainer.fit(data.weighted(), on_progress)
+            model = trainer.fit(data, on_progress)
             return model, export_onnx(model, data.validation.x)
 
         return await self._service.worker.run(work)
@@ -211,7 +211,7 @@ class TrainingJob:
             asyncio.run_coroutine_threadsafe(self._announce(CROSS_VALIDATING, progress), loop)
 
         def fit(train: Samples, validation: Samples) -> Predict:
-            return trainer.fit(replace(data, train=train, validation=validation).weighted(), look).predict
+            return trainer.fit(replace(data, train=train, validation=validation), look).predict
 
         try:
             return await self._service.worker.run(partial(cross_validate, fit, few, on_fold))
