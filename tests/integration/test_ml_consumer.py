@@ -203,7 +203,7 @@ async def test_where_the_best_error_is_not_known_a_linear_model_takes_part_and_i
         features = np.column_stack([table[name].to_numpy() for name in plant.feature_names]).astype(np.float32)
         errors = predictor.predict_features(features[holdout]) - target[holdout]
         assert np.sqrt(np.mean(errors**2)) == pytest.approx(first.results[0].rmse, rel=1e-3)
-        assert await asyncio.to_thread(registry.uncompared, plant.version) == []
+        assert await asyncio.to_thread(registry.uncompared, plant.version, plant.split_rule) == []
 
         # A new linear model of more records is a little better, but not surely: the champion stays, and the reason is told.
         async with running(QuickConsumer, settings, plant):

@@ -302,6 +302,19 @@ def test_a_record_that_is_predicted_again_counts_once() -> None:
     assert len(window.records) == 80, "without a key nothing tells that it is the same record"
 
 
+def test_a_category_that_few_training_records_lack_by_chance_is_no_sure_drift() -> None:
+    """Of 36 records one in a hundred times none is of a category with a share of 12 %; of 3,000 never."""
+    numbers = np.random.default_rng(19)
+    found = []
+    for known in (36, 3000):
+        training = features(numbers.standard_normal((known, NUMBERS)), np.eye(3)[numbers.integers(0, 2, known)])
+        test = SequentialTest(reference(training), PLANT)
+        live = features(numbers.standard_normal((400, NUMBERS)), np.eye(3)[numbers.choice(3, 400, p=[0.44, 0.44, 0.12])])
+        found.append(test.update(np.arange(400.0), live).max(axis=0)[test.features.index("material_c")])
+    assert found[0] < SURE / 2
+    assert found[1] > SURE
+
+
 # What is found
 
 

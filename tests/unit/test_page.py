@@ -178,6 +178,7 @@ def test_a_drift_that_raised_an_alert_is_told_before_the_index_can_be(monitor: M
             assert (answer.level, answer.text) == ("bad", "1 column has changed")
             assert answer.why.startswith(f"Strongest evidence of a drift: {name}, 7.0 of 6")
             assert not [text for text in reading.overview.awaited if "drift" in text]
+            assert ("fewer than 30 predicted records: no index yet" in shown(reading, "data-drift")) is (samples == 24)
 
 
 def test_a_slip_or_chance_does_not_make_a_model_worse(monitor: Monitor) -> None:

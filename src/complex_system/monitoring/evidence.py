@@ -259,8 +259,11 @@ class _Row:
         self.weight = weight
         standard = np.clip((values - self.mean) / self.deviation, -CLIPPED, CLIPPED)
         # Few independent records do not know their own spread either: quantiles of Student's t.
-        allowed = float(stdtrit(effective, ndtr(ALLOWED)))
-        error = allowed * known.deviation / self.deviation / math.sqrt(effective)
+        allowed, spread = float(stdtrit(effective, ndtr(ALLOWED))), known.deviation
+        if column.indicator:  # a share of 0 or 1 is not sure either: two records more of each (A. Agresti, B. Coull, 1998)
+            share = (known.mean * effective + 2) / (effective + 4)
+            spread = max(spread, math.sqrt(share * (1 - share)))
+        error = allowed * spread / self.deviation / math.sqrt(effective)
         self.costs = [
             [max(rate / 2, math.log(float(shares @ np.exp(rate * sign * standard))) / rate) + error for rate in RATES]
             for sign in (1, -1)

@@ -114,7 +114,7 @@ class RoundScheduler:
     async def look_for_uncompared(self, registry: ModelRegistry, run_blocking: RunBlocking) -> None:
         """Ask MLflow for models that were never compared: made while this service was away, or whose event was missed."""
         if time.monotonic() - self._looked >= UNCOMPARED_INTERVAL:
-            for ref in await run_blocking(partial(registry.uncompared, self.dataset.version)):
+            for ref in await run_blocking(partial(registry.uncompared, self.dataset.version, self.dataset.split_rule)):
                 self.trained_outside(ref.model, ref.version, ref.tags.get("round", ""))
             self._looked = time.monotonic()
 
