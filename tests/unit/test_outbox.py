@@ -19,7 +19,7 @@ from trainings import quick_result, trainer
 @pytest.mark.parametrize("reference", [b'{"samples": 3}', None])
 def test_a_training_comes_back_as_it_was_and_is_gone_when_it_is_removed(tmp_path: Path, reference: bytes | None) -> None:
     outbox, result = Outbox(tmp_path / "outbox"), quick_result("lightgbm")
-    data = replace(result.data, copies=400)
+    data = replace(result.data, copies=400, arrived=1764000000.25, until=1763999000.5)
     result = replace(result, round="a round's /name", reference=reference, data=data)
     assert outbox.trainings() == []
     kept = outbox.keep(result)
@@ -32,6 +32,7 @@ def test_a_training_comes_back_as_it_was_and_is_gone_when_it_is_removed(tmp_path
             assert before.dtype == after.dtype
             np.testing.assert_array_equal(before, after)
     assert (again.data.copies, again.data.split, again.sizes) == (400, "content", result.sizes)
+    assert (again.data.arrived, again.data.until) == (1764000000.25, 1763999000.5)
     assert again.metadata("model", "run") == result.metadata("model", "run")
     assert again.onnx_model == result.onnx_model
     assert (again.started_at, again.trained_at, again.timings) == (result.started_at, result.trained_at, result.timings)
@@ -47,11 +48,12 @@ def test_a_training_of_an_earlier_release_was_divided_by_its_keys(tmp_path: Path
     outbox = Outbox(tmp_path)
     kept = outbox.keep(quick_result("lightgbm"))
     manifest = json.loads((kept.path / "training.json").read_text())
-    del manifest["split"], manifest["copies"]
+    del manifest["split"], manifest["copies"], manifest["arrived"], manifest["until"]
     (kept.path / "training.json").write_text(json.dumps(manifest))
     again = outbox.load(kept, trainer("lightgbm"))
     assert again.dataset.split_rule == "content"
     assert (again.data.split, again.data.copies) == ("key", 0)
+    assert (again.data.arrived, again.data.until) == (0.0, None)
 
 
 def test_the_oldest_are_given_up_when_too_many_wait(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from complex_system.domain.dataset import Dataset
+from complex_system.errors import ReplyTimeoutError
 from complex_system.evaluation.triggers import AlertCause
 from complex_system.service_layer.rounds import scheduler
 from complex_system.service_layer.rounds.scheduler import MAX_COUNTING_PAUSE, RoundScheduler
@@ -19,10 +20,13 @@ class SlowCount:
 
     def __init__(self) -> None:
         self.now, self.seconds, self.looks = 100.0, 2.0, 0
+        self.error: ReplyTimeoutError | None = None
 
     async def newest(self, _count: int, _since: float) -> tuple[int, float | None]:
         self.now += self.seconds
         self.looks += 1
+        if self.error is not None:
+            raise self.error
         return self.looks, None
 
 
@@ -41,7 +45,10 @@ async def test_what_is_new_since_an_alert_is_not_counted_all_the_time(monkeypatc
     looks = data.looks
     assert await rounds._enough_since(AlertCause(("a", "b"), 9.0, "Also about b.")) == 0
     assert data.looks == looks + 1, "another time is another question"
-    data.seconds, data.looks = 600.0, 49
+    data.error, data.now = ReplyTimeoutError("The database does not answer within 30 s."), data.now + 30
+    assert await rounds._enough_since(cause) == 0, "the growth of the data may still ask for a round"
+    assert "cannot be counted: The database does not answer within 30 s." in rounds.waits
+    data.error, data.seconds, data.looks = None, 600.0, 49
     data.now += MAX_COUNTING_PAUSE
     assert await rounds._enough_since(cause) == 50
     assert not rounds.waits

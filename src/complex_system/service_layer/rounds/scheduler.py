@@ -11,7 +11,7 @@ from functools import partial
 from typing import Literal
 
 from complex_system.domain.dataset import Dataset
-from complex_system.errors import TrainingFailedError
+from complex_system.errors import ReplyTimeoutError, TrainingFailedError
 from complex_system.evaluation.comparison import ComparisonRequest
 from complex_system.evaluation.mlflow_log import ComparisonLog, LastRounds
 from complex_system.evaluation.triggers import AlertCause, AlertTrigger, GrowthTrigger
@@ -189,9 +189,14 @@ class RoundScheduler:
         if alert.since == since and began < again:
             return False
         self.waits, wanted = "", self.settings.retrain_newest
-        have, _ = await self.data.newest(wanted, alert.since)
+        asked = "an alert asks for a training round"
+        try:
+            have, _ = await self.data.newest(wanted, alert.since)
+        except ReplyTimeoutError as error:  # it must not hold up what the growth of the data asks for
+            log.warning("The labelled records that are new since an alert cannot be counted: %s", error.message)
+            have, self.waits = 0, f"{asked}, and the new labelled records cannot be counted: {error.message}"
         if have < wanted:
-            self.waits = f"an alert asks for a training round: {have} of {wanted} new labelled records"
+            self.waits = self.waits or f"{asked}: {have} of {wanted} new labelled records"
             ended = time.monotonic()
             self._counts_again = alert.since, ended + min(COUNTING_PAUSE * (ended - began), MAX_COUNTING_PAUSE)
             return False

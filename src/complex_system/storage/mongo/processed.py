@@ -73,15 +73,17 @@ class ProcessedRecords:
         moment, last = datetime.fromtimestamp(arrived_after, UTC), after
         while len(found) < limit and (arrived := await self._arrived(moment, last, limit, raw)):
             keys = [document[ID] for document in arrived]
-            beside |= dict(zip(keys, arrived, strict=True))
             there = {d[ID]: d for d in await self._collections.queries.find_keys(self._collections.processed, keys, fields)}
-            found += [
-                each
-                for each in map(there.get, keys)
-                if each is not None
-                and version in (None, each.get(PIPELINE))
-                and (known is None or each.get(known) is not None)
-            ]
+            # Of others nothing is kept: where labels come late, a million may lie between.
+            for document in arrived:
+                each = there.get(document[ID])
+                if (
+                    each is not None
+                    and version in (None, each.get(PIPELINE))
+                    and (known is None or each.get(known) is not None)
+                ):
+                    found.append(each)
+                    beside[document[ID]] = document
             if len(arrived) < limit:
                 break
             moment, last = arrived[-1][ENVELOPE]["received"], arrived[-1][ID]
