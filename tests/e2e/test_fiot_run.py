@@ -94,7 +94,7 @@ def test_a_full_cycle_ends_with_a_prediction_by_the_champion(
     record_property(f"fiot run {deployment}", f"first prediction by the champion after {first:.1f} s")
     # The goal is 90 s on an idle laptop (79 s were measured). Beside the other half of the tests it took up to 150 s on two cores;
     # much more means that something waits in vain.
-    assert 0 < first < 240
+    assert 0 < first < 300
     assert "curl -s http://127.0.0.1:" in said
     assert f"The full cycle of '{deployment}' worked" in said
 
