@@ -134,7 +134,7 @@ def text_of(content: Declaration) -> str:
 
 
 @st.composite
-def _column(draw: Any, name: str, kind: str) -> Declaration:
+def _column(draw: Any, name: str, kind: str) -> Declaration:  # noqa: PLR0912 - one branch a type
     column: Declaration = {"name": name, "type": kind}
     if draw(st.booleans()):
         column["optional"] = True
@@ -165,6 +165,8 @@ def _column(draw: Any, name: str, kind: str) -> Declaration:
             column["fill"] = draw(st.sampled_from([low, high])) if kind == "integer" else draw(_between(low, high))
         elif draw(st.integers(0, 5)) == 0:
             del column["range"]  # then no step can take it
+        if "range" in column and draw(st.booleans()):
+            column["outside"] = draw(st.sampled_from(["refuse", "warn", "clip"]))
     return column
 
 
@@ -305,7 +307,9 @@ class _Pipeline:
                 any_name.filter(lambda name: name not in self._results and name not in self._features and _usable(name))
             )
         trial = [STEPS[each["step"]].parse_obj(each) for each in (*self._steps, step)]
-        known, _ = intervals(tuple(trial), self._columns)
+        known, _, faults = intervals(tuple(trial), self._columns)
+        if faults:  # with a value outside of a range it could be beyond what models take
+            return
         if named and not max(map(abs, known.get(step["as"], (math.inf, math.inf)))) < _WIDEST:
             return
         if not named and not max(map(abs, trial[-1].interval([self._known()[own]]))) < _WIDEST:  # type: ignore[attr-defined]
@@ -331,8 +335,7 @@ class _Pipeline:
         self._steps.append(step)
 
     def _known(self) -> dict[str, Interval]:
-        known, _ = intervals(tuple(STEPS[step["step"]].parse_obj(step) for step in self._steps), self._columns)
-        return known
+        return intervals(tuple(STEPS[step["step"]].parse_obj(step) for step in self._steps), self._columns).known
 
 
 def time_text(form: str, time: datetime, *, padded: bool) -> str:
@@ -365,6 +368,9 @@ def _number(column: Column, draw: random.Random, edges: tuple[float, ...]) -> fl
     if column.limits is None:
         return draw.choice(NUMBERS)
     low, high = column.limits
+    if column.outside != "refuse" and draw.random() < 0.3:
+        least, most = column.accepted
+        return min(max(draw.choice([low, high]) + draw.choice([-1, 1]) * draw.random() * (high - low), least), most)
     inside = min(max(low + (high - low) * draw.random(), low), high)
     near = [math.nextafter(low, high), math.nextafter(high, low), *[edge for edge in edges if low <= edge <= high]]
     return draw.choice(

@@ -55,11 +55,12 @@ def error_alarms(runs: int) -> Table:
                     after = alarms(reference, doubled, rule)
                     found.append(bool(np.any((after > DOUBLED_AFTER) & (after <= DOUBLED_AFTER + WITHIN))))
                 share, earlier, seen = np.mean(false), np.mean(by_rmse), np.mean(found)
+                decides = what == "cross-validated"  # with so few records the folds do
                 claims.append(Claim(
-                    f"{name}: false alarms a run (by an RMSE of 1.3 times: {earlier:.1%})", f"{share:.1%}", "at most 1 %",
-                    holds=bool(share <= 0.01),
+                    f"{name}: false alarms a run (by an RMSE of 1.3 times: {earlier:.1%})", f"{share:.1%}",
+                    "at most 1 %" if decides else "", holds=bool(share <= 0.01),
                 ))  # fmt: skip
-                aimed = what == "cross-validated" and "normal" in shape
+                aimed = decides and "normal" in shape
                 claims.append(Claim(
                     f"{name}: doubled error found within {WITHIN} pairs", f"{seen:.0%}", "at least 90 %" if aimed else "",
                     holds=bool(seen >= 0.9),

@@ -75,6 +75,7 @@ class TrackerContract(ABC):
             "pipeline_version": result.dataset.version,
             "target": "aufbereiteter_wert",
             "split": "content",
+            "question": "a new sample of what is known: records of the same batch or settings may have been trained on",
         }
         assert run.info.status == "FINISHED"
         assert tags.items() <= run.data.tags.items()

@@ -20,6 +20,7 @@ from complex_system.domain.records import Record
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.service import SystemService
+from complex_system.monitoring.reference import Reference
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.database import GET_LAST_KEY, ArrivedBefore
 from complex_system.service_layer.rounds.labelled_data import LabelledData
@@ -174,6 +175,31 @@ class TestWithADeclaredTime:
         compared = await data.to_compare(0, begin, few=1000)
         assert compared.few is not None
         assert sorted(compared.few.samples.y.tolist()) == [float(place) for place in range(50, 130)]
+
+    async def test_the_linear_model_is_fitted_on_an_even_sample_of_all_in_their_order(
+        self, client: DatabaseClient, dataset: Dataset
+    ) -> None:
+        """The first ones by key would be the oldest, as keys are made by time, and their order would not be known."""
+        begin, data = await later(client), LabelledData(dataset, client)
+        records = []
+        for place in range(1500):
+            made = (datetime.fromtimestamp(begin, UTC) - timedelta(days=90, hours=place)).strftime("%d.%m.%Y %H:%M:%S")
+            records.append({ID: uuid7(1000 * place, place), "made": made, "x": place / 1500, "y": float(place)})
+        await arrive(client, dataset, records)
+        compared = await data.to_compare(2000, train=500)
+        assert compared.training is not None
+        assert compared.labelled == 1500
+        parts = compared.training.train, compared.training.validation
+        assert 350 < sum(map(len, parts)) < 500
+        for part in parts:
+            assert 600 < part.y.mean() < 900
+            assert part.in_order()[:, 0].tolist() == sorted(part.x[:, 0], reverse=True), "the larger the key, the older"
+        reference = Reference.decoded(await data.reference(compared.training, compared.keys, compared.labelled))
+        assert reference.density == pytest.approx(len(parts[0]) / 1500)
+        assert reference.raw["x"].samples == len(parts[0])
+        recent = await data.to_compare(2000, begin - 100 * 24 * HOUR, train=500)
+        assert recent.training is not None
+        assert len(recent.training.train) > 0.9 * 0.7 * recent.labelled, "the share is that of what is newer"
 
 
 async def test_an_earlier_releases_consumer_still_gets_its_last_key(client: DatabaseClient, dataset: Dataset) -> None:

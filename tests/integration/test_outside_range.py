@@ -46,10 +46,12 @@ class Listener(SystemService):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.counts: list[dict[str, int]] = []
+        self.records = 0
 
     @hears(RANGE_EXCEEDED)
     async def on_range_exceeded(self, event: RangeExceeded) -> None:
-        self.counts.append(event.counts)
+        self.counts += [event.counts] if event.counts else []
+        self.records += event.records
 
 
 @pytest.mark.parametrize("database", list(DATABASES))
@@ -92,6 +94,7 @@ async def test_values_outside_are_processed_counted_and_told(
         await eventually(lambda: processing.health().detail.startswith("values outside of their range"))
         assert processing.health().detail == "values outside of their range, processed all the same: a 2, b 2, y 1"
         assert listener.counts == [{"a": 2, "b": 2, "y": 1}]
+        assert listener.records == 3
         told = "5 of 5 records saved; values outside of their range: a 3, b 2, y 1"
         await eventually(lambda: source.health().detail == told)
         processed = await request_get_processed_data_points_from_raw_data(tester, [{"a": 20.0, "b": -3, "c": 5.0}])

@@ -12,7 +12,6 @@ import pyarrow as pa
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import MATERIALS, Laboratory, true_value
 from complex_system.monitoring.aggregates import HOUR, MINUTE, Served
-from complex_system.monitoring.drift import measure
 from complex_system.monitoring.history import History, Pair
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.points import Figures
@@ -146,18 +145,20 @@ def _alerts(now: float) -> Iterator[Alert]:
         what="lab-pytorch 5 is the new champion with RMSE 15.02 on the newest 1000 hold-out records; lab-pytorch 4 had 28.31.",
     )  # fmt: skip
     yield alert(
-        "drift", now - ALERTED * DAY, rule="drift", metric="drift/psi/rohwert_2_labormessung", subject="rohwert_2_labormessung",
-        retrain=True, ended=now - CLEARED * DAY, value=0.861, actions=(done,),
-        sentence="The values of Second raw value (rohwert_2_labormessung) are not distributed as in the model's training data any "
-                    "more (PSI 0.31, limit 0.25): check the sensor and the process.",
-        over="Second raw value (rohwert_2_labormessung) is back to normal after 4 h 40 min: drift 0.03, limit 0.25.",
+        "drift", now - ALERTED * DAY, rule="drift", metric="drift/evidence/rohwert_2_labormessung",
+        subject="rohwert_2_labormessung", retrain=True, moved="input", ended=now - CLEARED * DAY, value=12.0, threshold=6.0,
+        actions=(done,),
+        sentence="rohwert_2_labormessung (second raw value) has moved: median 15 in the training data (80 % from 3 to 27), 18.2 in "
+                    "the 412 records of the last 96 min (80 % from 3.7 to 30). By chance that happens at most once in 1,000,000 "
+                    "independent records. The model's error has moved, too: 1.3 times that of its evaluation, 240 true values.",
+        over="rohwert_2_labormessung (second raw value) is back to normal after 4.6 h: drift 0, limit 6.",
     )  # fmt: skip
     yield alert(
-        "error", now - (ALERTED - 0.03) * DAY, rule="error", metric="performance/error_ratio_low", severity="critical",
-        retrain=True, ended=now - (CLEARED + 0.03) * DAY, value=1.957, actions=(done,),
+        "error", now - (ALERTED + 0.03) * DAY, rule="error", metric="performance/error_ratio_low", severity="critical",
+        retrain=True, moved="error", ended=now - (CLEARED + 0.03) * DAY, value=1.957, actions=(done,),
         sentence="The predictions of aufbereiteter_wert are 1.4 times as wrong as when the model was chosen, and surely 1.2 times "
                     "(RMSE 20.4, limit 1.1 times), for 9 min.",
-        over="The model's error is back to normal after 3 h 7 min: error 0.93, limit 1.1.",
+        over="The model's error is back to normal after 4.6 h: error 0.93, limit 1.1.",
     )  # fmt: skip
     yield alert(
         "missing", now - 0.049 * DAY, rule="missing-values", metric="data/missing_excess/rohwert_3_labormessung", value=0.114,
@@ -213,7 +214,7 @@ def make_monitor(now: float, days: float = 9.0, pairs_a_minute: int = 4) -> Moni
     for pair in list(monitor.history.samples(now - HOUR, now)):
         monitor.windows.joined(pair)
         monitor.windows.answered(pair.served, 2.0, 1)
-    measured = measure(dataset, reference, live, np.asarray(pipeline.features(live)))
+    measured = monitor.measure_data(monitor.records, reference)
     host = {"system/cpu_utilization_percentage": 31.0, "system/system_memory_usage_percentage": 55.1,
                    "system/system_memory_usage_megabytes": 8816.0, "system/disk_usage_percentage": 41.0}  # fmt: skip
     monitor.point(Figures.of_flat(host), measured)

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 import pytest
+from msgspec.structs import replace
 from scipy import stats
 from sklearn.dummy import DummyRegressor
 from sklearn.linear_model import LinearRegression
@@ -283,6 +284,23 @@ def test_two_cross_validations_are_compared_record_by_record_on_what_they_have_i
     assert same is not None
     assert same.value == pytest.approx(mean.rmse - cross_validated_baseline(LINEAR, old).rmse)
     assert cross_difference(cross_validated_baseline(LINEAR, keyed(samples, "other")), mean) == (None, 0)
+
+
+def test_batches_stay_paired_where_one_has_got_records_since_and_comes_later_now() -> None:
+    """By time, batches are in the order of their mean times, which records that come later move."""
+    cross = cross_validated_baseline(MEAN, keyed(noisy(3, 80, 1.0)))
+    squares = np.random.default_rng(6).exponential(1, 80)
+    names = tuple(range(100, 180))
+    old = replace(cross, digest="older", groups=names, squares=tuple(squares), sizes=(2,) * 80)
+    later = [*range(1, 60), 0, *range(60, 80)]  # the first batch has a third record now, and lies behind 59 others
+    new = replace(
+        old, digest="newer", groups=tuple(names[i] for i in later), squares=tuple(squares[i] for i in later),
+        sizes=tuple(3 if i == 0 else 2 for i in later),
+    )  # fmt: skip
+    found, records = cross_difference(new, old, "time")
+    assert records == 158
+    assert found is not None
+    assert (found.value, found.low, found.high) == pytest.approx((0, 0, 0), abs=1e-9), "the same errors of the same batches"
 
 
 def test_what_the_intervals_are_of_is_said_and_where_they_cannot_be_trusted() -> None:

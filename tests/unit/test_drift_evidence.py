@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import datetime, timedelta
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, Monitor
 from complex_system.monitoring.points import Figures
 from complex_system.monitoring.reference import NumberReference, Reference, density_of, dependence_of
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.protocol.serving import PredictedRecord, PredictionMade
+from complex_system.protocol.serving import Origin, PredictedRecord, PredictionMade
 from complex_system.training.data import Samples
 
 Matrix = npt.NDArray[np.float64]
@@ -158,6 +159,136 @@ pipeline:
     assert SequentialTest(Reference.of(dataset, training), dataset).features == ["x"]
 
 
+OVENS = """
+name: ovens
+target: q
+columns:
+  - {name: t, type: datetime, format: "%Y-%m-%d %H:%M:%S"}
+  - {name: x, type: number, range: [0, 10]}
+  - {name: q, type: number, optional: true}
+pipeline:
+  - {step: date_parts, column: t, parts: [month, weekday, hour]}
+  - {step: scale, column: x}
+"""
+
+
+def alerts_of(dataset: Dataset, made: Reference, live: list[Record], step: int = 100) -> list[str]:
+    """The messages of all alerts while records are predicted, by the shipped rules; a point after every few."""
+    clock = [0.0]
+    monitor = Monitor(dataset, 500, History(), monotonic=lambda: clock[0], now=lambda: clock[0])
+    monitor.reference, rules, found = made, AlertRules(load_rules(), dataset), []
+    for begin in range(0, len(live), step):
+        clock[0] += 60.0
+        predicted = tuple(
+            PredictedRecord(id=f"{place}", record=each, prediction=1.0)
+            for place, each in enumerate(live[begin : begin + step], begin)
+        )
+        monitor.predicted(
+            PredictionMade(
+                service=CHAMPIONS_SERVICE, model="m", version="1", pipeline_version=dataset.version, predictions=predicted
+            )
+        )
+        drift = monitor.measure_data(monitor.records, made)
+        changes = rules.evaluate(clock[0], monitor.point(Figures(), drift), drift)
+        found += [change.alert.sentence for change in changes if change.kind == "raised"]
+    return found
+
+
+def test_no_alert_while_only_the_clock_goes_on() -> None:
+    """Two weeks after months of training data; every live window is of a quarter of an hour (trial T07)."""
+    dataset, numbers = Dataset.parse(OVENS), np.random.default_rng(1)
+    start = datetime(2024, 1, 1)
+
+    def made(minutes: npt.NDArray[np.floating]) -> list[Record]:
+        xs = numbers.random(len(minutes)) * 10
+        times = [start + timedelta(minutes=float(each)) for each in minutes]
+        return [{"t": f"{at:%Y-%m-%d %H:%M:%S}", "x": float(x), "q": None} for at, x in zip(times, xs, strict=True)]
+
+    known = made(29.0 * np.arange(4000))
+    found = Reference.of(dataset, Pipeline(dataset).features(known), density=0.7)
+    looks = np.concatenate([29.0 * 4000 + 6 * 60 * look + np.arange(500) / 24 for look in range(28)])
+    live = made(looks)
+    assert alerts_of(dataset, found, live) == []
+    assert len(alerts_of(dataset, found, [{**each, "x": 0.3 * float(each["x"])} for each in live[:500]])) == 1
+
+
+@pytest.mark.parametrize("length", [800, 100])
+def test_production_campaigns_known_in_the_reference_raise_no_alert(length: int) -> None:
+    """The training data once more, in their order (trial T08): with campaigns of 800 a material was made ten times."""
+    numbers = np.random.default_rng(2)
+    made = records(numbers, 8000)
+    for place, each in enumerate(made):
+        each["material"] = "abc"[place // length % 3]
+    found = Reference.of(PLANT, Pipeline(PLANT).features(made))
+    assert alerts_of(PLANT, found, made) == []
+    judged = SequentialTest(found, PLANT)
+    assert any(name.startswith("material") for name in judged.features) is (length == 100)
+    assert {*judged.features, *judged.unjudged} == set(PLANT.feature_names)
+
+
+def test_an_alert_ends_where_the_next_champions_reference_cannot_judge_its_column() -> None:
+    """Seen: it stayed open, and asked for one training round after the other."""
+    numbers = np.random.default_rng(3)
+    training, live = records(numbers, 2000), records(numbers, 60, shift=6.0)
+    rules, pipeline = AlertRules(load_rules(), PLANT), Pipeline(PLANT)
+
+    def judged(made: Reference, at: float) -> list[tuple[str, str, str]]:
+        test = SequentialTest(made, PLANT)
+        test.update(np.arange(60.0), pipeline.features(live))
+        drift = measure(PLANT, made, live, pipeline.features(live), test)
+        changes = rules.evaluate(at, drift.figures(), drift)
+        return [(change.kind, change.alert.subject, change.alert.over) for change in changes]
+
+    assert judged(Reference.of(PLANT, pipeline.features(training)), 100.0) == [("raised", "pressure", "")]
+    few = [{**each, "pressure": float(place)} for place, each in enumerate(records(numbers, 90))]
+    ((kind, subject, over),) = judged(Reference.of(PLANT, pipeline.features(few)), 110.0)
+    assert (kind, subject) == ("ended", "pressure")
+    assert over.startswith("The training data of the present champion tell too little of pressure (pressure in the vessel)")
+    assert rules.open == []
+
+
+def test_own_requests_for_old_records_do_not_hide_what_clients_ask_for() -> None:
+    numbers = np.random.default_rng(4)
+    found = Reference.of(PLANT, Pipeline(PLANT).features(records(numbers, 2000)))
+    clock = [0.0]
+
+    def plant() -> Monitor:
+        made = Monitor(PLANT, 500, History(), monotonic=lambda: clock[0], now=lambda: clock[0])
+        made.history.loaded = True
+        made.reference = found
+        return made
+
+    def ask(monitor: Monitor, origin: Origin, count: int, shift: float = 0.0) -> None:
+        clock[0] += 10.0
+        predicted = tuple(PredictedRecord(id=r["_id"], record=r, prediction=1.0) for r in records(numbers, count, shift))
+        event = PredictionMade(
+            service=CHAMPIONS_SERVICE, model="m", version="1", pipeline_version=PLANT.version, predictions=predicted,
+            origin=origin,
+        )  # fmt: skip
+        monitor.predicted(event)
+        monitor.point(Figures(), monitor.measure_data(monitor.records, found) if monitor.records else None)
+
+    monitor = plant()
+    ask(monitor, "own", 40)
+    assert monitor.origins == {"own": 40}, "before anybody else has asked, they stand for the model"
+    for _ in range(60):
+        ask(monitor, "own", 20)
+        ask(monitor, "live", 1, shift=4.0)
+    assert monitor.origins == {"live": 60}
+    assert (monitor.figures.number("drift/evidence", "pressure") or 0.0) > SURE
+    restarted = plant()
+    restarted.history._earlier = {document.key: document for document in monitor.history.changed()}
+    restarted.restore()
+    for _ in range(30):
+        ask(restarted, "own", 20)
+    assert restarted.origins == {}, "old records do not end the alert after a restart"
+    ask(restarted, "live", 1, shift=4.0)
+    assert (restarted.figures.number("drift/evidence", "pressure") or 0.0) > SURE
+    clock[0] += 100_000.0
+    ask(restarted, "own", 20)
+    assert set(restarted.origins) == {"own"}, "nobody else has asked for a day"
+
+
 def test_a_record_that_is_predicted_again_counts_once() -> None:
     window = LiveWindow(500)
     numbers = np.random.default_rng(8)
@@ -169,6 +300,19 @@ def test_a_record_that_is_predicted_again_counts_once() -> None:
     assert len(window.records) == 78, "other values under the same key are news"
     window.add(2.0, [PredictedRecord(id=None, record={"x": 1.0}, prediction=1.0)] * 2)
     assert len(window.records) == 80, "without a key nothing tells that it is the same record"
+
+
+def test_a_category_that_few_training_records_lack_by_chance_is_no_sure_drift() -> None:
+    """Of 36 records one in a hundred times none is of a category with a share of 12 %; of 3,000 never."""
+    numbers = np.random.default_rng(19)
+    found = []
+    for known in (36, 3000):
+        training = features(numbers.standard_normal((known, NUMBERS)), np.eye(3)[numbers.integers(0, 2, known)])
+        test = SequentialTest(reference(training), PLANT)
+        live = features(numbers.standard_normal((400, NUMBERS)), np.eye(3)[numbers.choice(3, 400, p=[0.44, 0.44, 0.12])])
+        found.append(test.update(np.arange(400.0), live).max(axis=0)[test.features.index("material_c")])
+    assert found[0] < SURE / 2
+    assert found[1] > SURE
 
 
 # What is found
@@ -210,6 +354,19 @@ def test_more_noise_is_found() -> None:
     evidence = test.evidence()["flow"]
     assert evidence.value > SURE
     assert evidence.aspect == "spread"
+
+
+def test_many_features_are_tested_in_parts_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = np.random.default_rng(18)
+    known, live = features(numbers.standard_normal((2000, NUMBERS))), features(numbers.standard_normal((90, NUMBERS)) + 0.7)
+    whole, parts = SequentialTest(reference(known), PLANT), SequentialTest(reference(known), PLANT)
+    found = whole.update(np.arange(90.0), live)
+    monkeypatch.setattr("complex_system.monitoring.evidence.MAX_NUMBERS", 7 * parts._sums.size)
+    assert np.allclose(parts.update(np.arange(90.0), live), found)
+    for name, each in whole.evidence().items():
+        assert parts.evidence()[name].value == pytest.approx(each.value)
+        assert (parts.evidence()[name].since, parts.evidence()[name].records) == (each.since, each.records)
+    assert parts.update(np.arange(0.0), live[:0]).shape == (0, len(parts.features))
 
 
 # Over restarts, champions and releases
@@ -314,6 +471,18 @@ def test_an_alert_says_what_moved_from_what_to_what_since_when_and_how_sure_that
     monitor.reference = Reference.of(PLANT, Pipeline(PLANT).features(training))
     assert predict(records(numbers, 40, shift=4.0)) == []
     assert monitor.figures.number("drift/evidence", "pressure") < 3
+
+
+def test_an_alert_tells_of_how_many_records_its_numbers_are() -> None:
+    numbers = np.random.default_rng(15)
+    training, live = records(numbers, 2000), records(numbers, 1200, shift=4.0)
+    pipeline = Pipeline(PLANT)
+    made = Reference.of(PLANT, pipeline.features(training))
+    test = SequentialTest(made, PLANT)
+    test.update(np.arange(1200.0), pipeline.features(live))
+    drift = measure(PLANT, made, live[-500:], pipeline.features(live[-500:]), test)
+    (change,) = AlertRules(load_rules(), PLANT).evaluate(1200.0, drift.figures(), drift)
+    assert "in the newest 500 of the 1,200 records of the last 20 min" in change.alert.sentence
 
 
 def test_the_share_of_a_category_is_named() -> None:

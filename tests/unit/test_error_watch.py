@@ -140,3 +140,77 @@ def test_errors_of_a_group_that_are_alike_count_as_fewer() -> None:
     assert residuals_of(batches, groups).alike == pytest.approx(8.0, abs=0.1)
     assert residuals_of(batches * generator.standard_normal(400), groups).alike > 1.5
     assert residuals_of(batches, [str(place) for place in range(400)]).alike == 1.0
+
+
+def test_one_error_of_a_model_of_an_earlier_release_proves_nothing_and_can_be_judged() -> None:
+    window, watch, by = ErrorWindow(500), ChangeWatch(), ErrorReference(rmse=1.0, count=14)
+    for place in range(3):
+        window.add(WindowPair(0.0, 9.0, float(place), f"key-{place}"))
+        low = by.judge(window.errors)["error_ratio_low"]
+        assert low < 2.0, "seen: 9, because a single error does not vary"
+        assert watch.changed_for(10.0, CHAMPION, window, by, 9.0) <= 10.0
+    for place in range(3, 60):
+        window.add(WindowPair(0.0, 9.0, float(place), f"key-{place}"))
+    assert by.judge(window.errors)["error_ratio_low"] > 3
+
+
+class Joined:
+    """A champion whose pairs come one a second."""
+
+    def __init__(self) -> None:
+        self.generator, self.watch, self.window = np.random.default_rng(4), ChangeWatch(), ErrorWindow(500)
+        self.watch.prepare()
+        self.by = reference(drawn(self.generator, 93))
+        self.at = 0.0
+
+    def joined(self, pairs: int, times: float = 1.0) -> None:
+        for error in times * drawn(self.generator, pairs):
+            self.at += 1.0
+            pair = Pair(self.at, float(error), 0.0, CHAMPION, "", f"key-{self.at:.0f}")
+            self.window.add(WindowPair(pair.truth, pair.prediction, pair.at, pair.key))
+            self.watch.joined(pair, self.by)
+
+    def changed_for(self) -> float:
+        low = self.by.judge(self.window.errors)["error_ratio_low"]
+        return self.watch.changed_for(self.at, CHAMPION, self.window, self.by, low)
+
+
+def test_a_change_that_fills_the_window_began_before_it() -> None:
+    """Seen: 12 to 497 s, by chance, for a change of half an hour ago."""
+    plant = Joined()
+    plant.joined(1000)
+    for _ in range(4):
+        plant.joined(500, 2.0)
+        assert plant.changed_for() == pytest.approx(plant.at - 1000, abs=30)
+    plant.joined(300, 6.0)  # and again, before ADWIN's place of it is known
+    assert plant.changed_for() > 250
+
+
+def test_the_end_of_a_change_is_noticed_by_the_next_process_too() -> None:
+    plant = Joined()
+    plant.joined(1000)
+    plant.joined(600, 2.0)
+    restarted = ChangeWatch()
+    restarted.prepare()
+    restarted.changes = plant.watch.changes
+    comparison_of = comparison(compared("lab", "1", 1.0, residuals=plant.by.residuals))
+    restarted.replay([(CHAMPION, plant.window.pairs)], KeptComparison.of(comparison_of, None))
+    plant.watch = restarted
+    assert plant.changed_for() == pytest.approx(600, abs=30)
+    plant.joined(1000)
+    assert [change.rose for change in restarted.changes] == [True, False]
+    assert plant.changed_for() == 0, "seen: it went on for ever"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_estimate_is_of_the_pairs_that_the_bound_is_of(known: bool) -> None:
+    """Seen: "1.2 times as wrong, and surely 2 times", for the estimate was of the whole window."""
+    generator = np.random.default_rng(8)
+    by = reference(drawn(generator, 300))
+    if not known:
+        by = ErrorReference(rmse=by.rmse, count=by.count)
+    found = by.judge(np.abs(np.concatenate([drawn(generator, 450), 4 * drawn(generator, 50)])))
+    assert 1.5 < found["error_ratio_low"] < found["error_ratio"]
+    assert found["error_ratio"] == pytest.approx(4.0, rel=0.3)
+    calm = by.judge(np.abs(drawn(generator, 500)))
+    assert calm["error_ratio_low"] < 1.0 < 1.2 * calm["error_ratio"]

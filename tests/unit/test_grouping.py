@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,12 +19,13 @@ from complex_system.training.grouping import (
     NO_PART,
     OriginCollector,
     Origins,
+    Read,
     components,
     divide,
     group_hashes,
     parts_by_group,
     parts_by_time,
-    seen_until,
+    seen_in,
     text_hash,
 )
 from complex_system.training.split import Part
@@ -141,6 +143,20 @@ def test_records_that_are_bound_through_others_are_one_component() -> None:
     assert len(set(found[:4])) == 1
     assert len(set(found)) == 3
     assert found[0] == min(groups[:4])
+
+
+def test_a_long_chain_of_groups_is_found_in_a_few_turns() -> None:
+    """Each batch has the last record of the one before once more, as where samples are measured again when a batch begins."""
+    draw = np.random.default_rng(2)
+    names = draw.integers(0, 2**63, 20_000).astype(np.uint64)
+    copies = draw.integers(0, 2**63, 60_000).astype(np.uint64)
+    copies[3::3] = copies[2:-1:3]
+    copies[30_000] = 1  # but for one
+    began = time.monotonic()
+    found = components(np.repeat(names, 3), copies)
+    assert time.monotonic() - began < 5, "label by label it took minutes"
+    assert set(found[:30_000]) == {names[:10_000].min()}
+    assert set(found[30_000:]) == {names[10_000:].min()}
 
 
 def test_a_group_is_known_by_its_values_on_every_machine() -> None:
@@ -334,14 +350,31 @@ def test_what_a_model_has_seen_is_known_when_the_parts_move(split: Split) -> Non
     times = arrived + draw.normal(0, 40, 600)  # some come late
     everything = origins((np.arange(600) // 10).tolist() if split.by == "group" else range(600), times, arrived)
     parts = divide(split, everything)
-    seen = seen_until(split, everything, 399.0)
+    seen = seen_in(split, everything, Read(399.0))
     then = divide(split, everything.of(arrived <= 399))
     trained = np.flatnonzero((then == Part.TRAIN) | (then == Part.VALIDATION))
     assert set(trained) <= set(np.flatnonzero(seen))
     assert not set(np.flatnonzero(then == Part.HOLDOUT)) & set(np.flatnonzero(seen))
     unseen = (parts == Part.HOLDOUT) & ~seen
     assert unseen.sum() > 0.5 * (parts == Part.HOLDOUT).sum()
-    assert not seen_until(split, everything, -1.0).any()
+    assert not seen_in(split, everything, Read(-1.0)).any()
+
+
+def test_labels_of_old_records_that_come_later_hide_nothing_that_a_model_was_trained_on() -> None:
+    """The older half has got its labels since: a division of all that had arrived cuts earlier than the training did."""
+    dataset, times = declared("split: {by: time}"), np.arange(2000.0)
+    trained = SampleCollector(dataset, [Part.TRAIN, Part.VALIDATION])
+    trained.add(page(["B"] * 900, times[1000:1900]))
+    data = trained.training_data()
+    assert (data.arrived, data.until) == (1899.0, 1764.0)
+    everything = origins(range(2000), times)
+    held_out = divide(dataset.split, everything) == Part.HOLDOUT
+    really = (times >= 1000) & (times <= 1764)
+    by_arrival = seen_in(dataset.split, everything, Read(data.arrived))
+    assert (held_out & really & ~by_arrival).sum() == 65
+    seen = seen_in(dataset.split, everything, Read(data.arrived, data.until))
+    assert not (held_out & really & ~seen).any()
+    assert (held_out & ~seen).sum() == 235
 
 
 def test_keys_of_a_part_are_sampled_evenly() -> None:

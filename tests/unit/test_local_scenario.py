@@ -35,8 +35,8 @@ from support import eventually
 OLD = ChampionSummary(model="lab-lightgbm", version="1", framework="lightgbm", rmse=14.0)
 NEW = replace(OLD, version="2", rmse=15.0)
 ALERT = Alert(
-    key="k", rule="drift", metric="drift/x", subject="x", severity="critical", retrain=True, since=0.0, began=1.0,
-    value=0.4, newest=0.4, threshold=0.25, sentence="x has drifted.",
+    key="k", rule="drift", metric="drift/evidence/x", subject="x", severity="critical", retrain=True, since=0.0, began=1.0,
+    value=7.3, newest=7.3, threshold=6, sentence="x has drifted.",
 )  # fmt: skip
 
 
@@ -63,12 +63,13 @@ class FakeClient:
         return self.snapshot
 
 
-def measured(champion: ChampionSummary, rmse: float, drift: float) -> MonitoringSnapshot:
+def measured(champion: ChampionSummary, rmse: float, evidence: float) -> MonitoringSnapshot:
     return MonitoringSnapshot(
         model=ServedModel(model=champion.model, version=champion.version),
         performance={"count": 200.0, "rmse": rmse},
         origin="probe",
-        drift={"x": drift},
+        drift={"x": 0.1},
+        metrics={"drift/evidence_max": evidence},
     )
 
 
@@ -85,9 +86,9 @@ async def test_a_shift_goes_from_normal_operation_to_a_new_champion(monkeypatch:
     run = asyncio.create_task(demo.run())
     await eventually(lambda: client.handlers)
     await client.send(ALERT_RAISED, ALERT)  # before the scenario begins it is none of its steps
-    client.snapshot = measured(OLD, 14.5, 0.05)
+    client.snapshot = measured(OLD, 14.5, 0.5)
     await eventually(lambda: client.begun == ["shift"])
-    client.snapshot = measured(OLD, 30.0, 0.3)
+    client.snapshot = measured(OLD, 30.0, 7.25)
     await eventually(lambda: demo.missing == "alert raised")
     state.alerts["k"] = ALERT
     await client.send(ALERT_RAISED, ALERT)
@@ -98,17 +99,29 @@ async def test_a_shift_goes_from_normal_operation_to_a_new_champion(monkeypatch:
     await client.send(COMPARISON_FINISHED, replace(comparison, kept="The old champion stays."))
     assert demo.missing == "new champion"
     await client.send(COMPARISON_FINISHED, comparison)
-    client.snapshot = measured(OLD, 14.0, 0.3)  # of the model before: not yet the new champion's error
+    client.snapshot = measured(OLD, 14.0, 7.25)  # of the model before: not yet the new champion's error
     state.champion = NEW
     await asyncio.sleep(0.05)
     assert demo.missing == "error back down"
-    client.snapshot = measured(NEW, 15.0, 0.3)
+    client.snapshot = measured(NEW, 15.0, 7.25)
     await eventually(lambda: demo.missing == "alerts ended")
     await client.send(ALERT_ENDED, ALERT)
     await asyncio.wait_for(run, 5)
     assert state.scenario is not None
     assert [step.step for step in state.scenario.steps] == list(STEPS["shift"])
     assert (state.scenario.rmse_relative, state.scenario.pairs) == (1.0, 200)
+    assert "scenario shift: drift seen: evidence 7.25" in logged
     assert "scenario shift: alert raised: x has drifted." in logged
     assert "scenario shift: normal operation measured: RMSE 14.50 on 200 probes, 1.04 times the hold-out RMSE" in logged
     assert logged[-1] == "scenario shift: alerts ended: none is open"
+
+
+@pytest.mark.parametrize(("metric", "told"), [("drift/evidence/x", "evidence 6.42 of x"), ("drift/psi/x", "PSI 6.42 of x")])
+async def test_an_alert_about_drift_says_what_its_value_is(metric: str, told: str) -> None:
+    """Seen: an evidence of 6.42 as "PSI 6.42"."""
+    state = RunState("here", champion=OLD)
+    demo = ScenarioDemo("shift", state, client=None)  # type: ignore[arg-type]
+    demo._happened("scenario begins", "shift")
+    await demo._alerted(replace(ALERT, metric=metric, value=6.42))
+    assert state.scenario is not None
+    assert {step.step: step.text for step in state.scenario.steps}["drift seen"] == told

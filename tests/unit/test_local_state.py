@@ -299,10 +299,10 @@ async def test_the_live_view_shows_a_scenarios_steps_and_the_open_alerts(run: Ob
     await run.watcher.alerted(alert)
     steps = [ScenarioStep("scenario begins", 61.0, "shift"), ScenarioStep("drift seen")]
     run.state.scenario = ScenarioProgress(
-        "shift", steps, rmse=33.7, rmse_relative=2.31, psi_max=0.4, pairs=300, origin="probe"
+        "shift", steps, rmse=33.7, rmse_relative=2.31, psi_max=0.4, evidence=7.2, pairs=300, origin="probe"
     )
     text = "\n".join(view(run.plan, run.state, 140, 60))
-    assert "scenario shift   RMSE 33.70 on 300 probes   2.31 x hold-out   largest PSI 0.40" in text
+    assert "scenario shift   RMSE 33.70 on 300 probes   2.31 x hold-out   evidence of drift 7.2" in text
     assert "61 s  ● scenario begins  shift" in text
     assert "○ drift seen" in text
     assert "critical It is all wrong." in text

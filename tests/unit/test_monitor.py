@@ -274,6 +274,12 @@ def test_values_that_are_taken_outside_of_their_range_are_counted_for_five_minut
     assert metrics["data/rejected_out_of_range/r2"] == pytest.approx(2 / 240)
     flow.counted(NOW + 600, RecordCounts(raw=340, processed=90, labelled=50, rejected=0))
     assert "data/outside/r1" not in flow.figures().flat()
+    # Old records are processed anew, while none arrives: seen as all of them outside.
+    for i in range(2):
+        flow.counted(NOW + 610 + 10 * i, RecordCounts(raw=340, processed=90, labelled=50, rejected=0))
+        flow.range_exceeded(NOW + 610, {"r1": 5}, 1000)
+    assert flow.figures().number("data/rejected_out_of_range", "r1") == pytest.approx(0.005)
+    assert flow.figures().by_subject("data/outside") == {"r1": 10}
 
 
 def test_reasons_are_those_that_the_pipeline_writes(dataset: Dataset) -> None:

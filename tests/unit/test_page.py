@@ -37,6 +37,7 @@ from complex_system.monitoring.page.terms import TERMS, requests_of
 from complex_system.monitoring.page.views.data import judged_drift
 from complex_system.monitoring.performance import WindowPair
 from complex_system.monitoring.points import Figures
+from complex_system.monitoring.reference import Reference
 from complex_system.monitoring.views import ReferenceView
 from complex_system.protocol.base import to_wire
 from complex_system.protocol.operations import Action
@@ -156,6 +157,50 @@ def test_evidence_decides_and_not_the_index_of_a_slow_sensor(monitor: Monitor) -
         reading = read(monitor)
         assert answers.data_answer(reading).level == level
         assert ("moved</td>" in make_report(reading, Clock())) is (level == "bad")
+
+
+def test_a_drift_that_raised_an_alert_is_told_before_the_index_can_be(monitor: Monitor) -> None:
+    """Nor is it overlooked where it is of a feature that several columns make."""
+    moved = drifted(0.6, evidence=Evidence(value=7.0, records=24))
+    calm = drifted(0.1, evidence=Evidence(value=0.5, records=4))
+    few = {"psi": None, "band": None}
+    monitor.reference = Reference(monitor.dataset.version, {}, {})
+    for name, raw in (("rohwert_2_labormessung", moved), ("ratio_of_two", calm)):
+        for samples in (24, 900):
+            columns = {"rohwert_2_labormessung": raw}, {name: moved}
+            raws, features = (
+                {key: msgspec.structs.replace(each, **few) if samples == 24 else each for key, each in column.items()}
+                for column in columns
+            )
+            monitor.drift = DataDrift(raw=raws, processed=features, samples=samples)
+            reading = read(monitor)
+            answer = answers.data_answer(reading)
+            assert (answer.level, answer.text) == ("bad", "1 column has changed")
+            assert answer.why.startswith(f"Strongest evidence of a drift: {name}, 7.0 of 6")
+            assert not [text for text in reading.overview.awaited if "drift" in text]
+            assert ("fewer than 30 predicted records: no index yet" in shown(reading, "data-drift")) is (samples == 24)
+
+
+def test_a_slip_or_chance_does_not_make_a_model_worse(monitor: Monitor) -> None:
+    monitor.history.crowned(crowned(NOW - 1800, champion()))
+    predict(monitor, 60, 30.0)
+    for surely, level in ((0.9, "good"), (1.2, "bad")):
+        figures = {"performance/error_ratio": 1.03, "performance/error_ratio_low": surely}
+        monitor.history.minute(NOW - 1).read(Figures.of_flat(figures))
+        answer = answers.model_answer(read(monitor))
+        assert answer.level == level
+        assert ("1.03 times those, which may be chance" in answer.why) is (level == "good")
+
+
+def test_without_a_comparison_no_error_is_called_that_of_the_holdout_records(monitor: Monitor) -> None:
+    monitor.history.crowned(crowned(NOW - 1800, champion(rmse=None)))
+    predict(monitor, 60, 10.0)
+    reading = msgspec.structs.replace(read(monitor).models, best_possible=None)
+    answer = answers.model_answer(replace(read(monitor), models=reading))
+    assert (answer.text, answer.why) == (
+        "Not known yet",
+        "No comparison of this model is known. lab-pytorch v3: RMSE 10.00 on 60 live predictions.",
+    )
 
 
 def test_a_reference_of_few_records_is_no_verdict(monitor: Monitor) -> None:

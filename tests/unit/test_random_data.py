@@ -80,7 +80,7 @@ def wrong_value(  # noqa: PLR0912 - one branch a type
             found += [("warm", ["number", "'warm'"]), (True, ["number", "true"]), (math.inf, ["number", "inf"])]
             if column.type == "integer":
                 found += [(0.5, ["whole number", "0.5"]), (LARGEST_INTEGER * 4, ["whole number", str(LARGEST_INTEGER)])]
-            if used and column.range:
+            if used and column.range and column.outside == "refuse":
                 high = column.range[1]
                 step = 1 if column.type == "integer" else abs(high) * 1e-9 + 1e-9
                 beyond = int(high) + 1 if column.type == "integer" else high + step

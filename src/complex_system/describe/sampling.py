@@ -119,7 +119,7 @@ class LookedAt:
 
 
 class _Telling:
-    """What a sample may miss in one column: extremes, a fraction, the first different texts, the first that are no numbers for models.
+    """What a sample may miss in one column: extremes, a fraction, the first different texts, the first that are not numbers.
 
     Attributes:
         missing: Missing values so far.

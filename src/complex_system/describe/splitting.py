@@ -66,7 +66,7 @@ def propose_split(
     """
     others = [column for column in columns if column.name not in (key, target) and column.name in frame.columns]
     features = [column for column in others if column.name in used and column.type in ("number", "integer", "category")]
-    records = frame.unique([column.name for column in features] + [target])  # copies are no second measurement
+    records = frame.unique([column.name for column in features] + [target])  # a copy is not a second measurement
     settings, left = repeated_settings(features, records)
     if settings:
         count = _different(records, settings)

@@ -263,9 +263,9 @@ class Column(Declared):
 
     def is_outside(self, value: object) -> bool:
         """Return whether a value is a number outside of the range that does not cost its record (``outside``)."""
-        if self.outside == "refuse" or self.range is None or not isinstance(value, int | float) or self.is_missing(value):
+        if self.outside == "refuse" or self.range is None or not isinstance(value, int | float):
             return False
-        return not self.range[0] <= value <= self.range[1]
+        return not (self.range[0] <= value <= self.range[1] or self.is_missing(value))
 
 
 def counts_text(counts: Mapping[str, int], limit: int = 5) -> str:

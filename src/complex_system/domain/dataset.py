@@ -28,9 +28,10 @@ from complex_system.domain.validation import (
     faults_message,
     faults_of,
     faults_of_law,
+    parsed,
     suggestion,
 )
-from complex_system.domain.yaml_reader import Fault, Place, YamlFile
+from complex_system.domain.yaml_reader import Fault, YamlFile
 from complex_system.errors import DeclarationError
 
 __all__ = ["ID", "SHIPPED", "Bins", "Column", "Dataset", "OneHot", "Scale", "Split", "Step"]
@@ -301,9 +302,9 @@ def _all_faults(content: dict[str, Any]) -> list[Fault]:
     parts = {key: list(content[key]) for key in ("columns", "pipeline") if isinstance(content.get(key), list | tuple)}
     found: list[Fault] = []
     inside: dict[str, type[Declared]] = {"split": Split, "time": Time}
-    for key in inside.keys() & content.keys():
-        parsed = _parsed(inside[key], content[key], (key,), found)
-        content = {name: each for name, each in content.items() if name != key} | ({key: parsed} if parsed else {})
+    for key in (key for key in inside if content.get(key) is not None):
+        part = parsed(inside[key], content[key], (key,), found)
+        content = {name: each for name, each in content.items() if name != key} | ({key: part} if part else {})
     try:
         Dataset.parse_obj({**content, **{key: [] for key in parts}, "time": None})
     except ValidationError as error:
@@ -311,7 +312,7 @@ def _all_faults(content: dict[str, Any]) -> list[Fault]:
     columns: dict[str, Column] = {}
     broken: set[str] = set()
     for place, each in enumerate(parts.get("columns", ())):
-        if column := _parsed(Column, each, ("columns", place), found):
+        if column := parsed(Column, each, ("columns", place), found):
             columns[column.name] = column
         elif isinstance(each, dict):
             broken.add(str(each.get("name")))
@@ -319,7 +320,7 @@ def _all_faults(content: dict[str, Any]) -> list[Fault]:
     for place, each in enumerate(parts.get("pipeline", ())):
         name = each.get("step") if isinstance(each, dict) else None
         if kind := STEPS.get(name) if isinstance(name, str) else None:
-            if step := _parsed(kind, each, ("pipeline", place), found):
+            if step := parsed(kind, each, ("pipeline", place), found):
                 steps[place] = step
         else:
             given = "" if name is None else f", not '{name}'{suggestion(name, STEPS)}"
@@ -333,18 +334,6 @@ def _all_faults(content: dict[str, Any]) -> list[Fault]:
         if not broken and isinstance(split := content.get("split"), Split):
             found += split.faults(columns, targets, key)
     return found
-
-
-def _parsed(kind: type[Declared], content: Any, at: Place, found: list[Fault]) -> Any:
-    keys = [field.alias for field in kind.__fields__.values()]
-    if not isinstance(content, dict):
-        found.append((at, f"must have keys: {', '.join(keys)}"))
-        return None
-    try:
-        return kind.parse_obj(content)
-    except ValidationError as error:
-        found += faults_of(error, keys, at)
-        return None
 
 
 def _named(part: Any, key: str) -> Any:

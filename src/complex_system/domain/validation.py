@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from complex_system.domain.columns import ID, NUMERIC, Column
+from complex_system.domain.columns import ID, NUMERIC, Column, Declared
 from complex_system.domain.datetimes import TimeFormat
 from complex_system.domain.intervals import intervals
 from complex_system.domain.steps import Arithmetic, Bins, DateParts, Drop, Impute, Interval, Shares, Step
@@ -242,6 +242,19 @@ def faults_of(raw: ValidationError, allowed: Sequence[str], at: Place = ()) -> l
         place = tuple("as" if part == "as_" else part for part in error["loc"] if part != "__root__")
         made.append(((*at, *place), _problem(error["type"], error.get("ctx", {}), place, allowed) or error["msg"]))
     return made
+
+
+def parsed(kind: type[Declared], content: Any, at: Place, found: list[Fault]) -> Any:
+    """Return a part of a declaration; None where it has faults, which are added to ``found``."""
+    keys = [field.alias for field in kind.__fields__.values()]
+    if not isinstance(content, dict):
+        found.append((at, f"must have keys: {', '.join(keys)}"))
+        return None
+    try:
+        return kind.parse_obj(content)
+    except ValidationError as error:
+        found += faults_of(error, keys, at)
+        return None
 
 
 def suggestion(given: object, known: Iterable[str], cutoff: float = 0.6) -> str:

@@ -109,6 +109,7 @@ class ToCompare:
         suspects: Labels that are probably wrong.
         keys: A sample of the keys of the training part.
         everything: Hold-out samples on which a new champion must not be surely worse; None where ``holdout`` decides alone.
+        labelled: Labelled records that were read.
     """
 
     holdout: Samples
@@ -120,6 +121,7 @@ class ToCompare:
     suspects: SuspectTargets = NO_SUSPECTS
     keys: list[str] = field(default_factory=list)
     everything: Samples | None = None
+    labelled: int = 0
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,8 @@ def cross_difference(one: CrossValidation, other: CrossValidation, split_by: str
     """
     _, ours, theirs = np.intersect1d(one.groups, other.groups, return_indices=True)
     if split_by == "time":
-        ours, theirs = np.sort(ours), np.sort(theirs)  # both are in the order of time
+        order = np.argsort(ours)  # that of time; a group that has got records since may have another place in the other one
+        ours, theirs = ours[order], theirs[order]
     complete = _sizes(one)[ours] == _sizes(other)[theirs]  # not a group that has got records since
     mine, others = (Squares.of_folds(cross, split_by, each[complete]) for cross, each in ((one, ours), (other, theirs)))
     if len(mine.sums) < 2:

@@ -309,7 +309,7 @@ def _scenario(scenario: ScenarioProgress) -> RenderableType:
     figures = [
         f"RMSE {scenario.rmse:.2f} on {scenario.basis}" if scenario.rmse is not None else "",
         f"{scenario.rmse_relative:.2f} x hold-out" if scenario.rmse_relative is not None else "",
-        f"largest PSI {scenario.psi_max:.2f}" if scenario.psi_max is not None else "",
+        f"evidence of drift {scenario.evidence:.1f}" if scenario.evidence is not None else "",
     ]
     head = Text.assemble("scenario ", (scenario.name, "bold"), ("   " + "   ".join(f for f in figures if f), "cyan"))
     grid = Table.grid(padding=(0, 2))

@@ -58,8 +58,8 @@ POLL = 0.5
 """Seconds between two looks at the figures of monitoring."""
 ENOUGH_PAIRS = 100
 """Predictions with a known truth that an error is judged by."""
-DRIFTED = 0.25
-"""Population stability index that is a significant drift by convention."""
+DRIFTED = 6.0
+"""Evidence at which the shipped rule raises an alert."""
 GOOD_AGAIN = 1.2
 """Multiple of the champion's error on the hold-out set up to which the error counts as back down."""
 
@@ -136,8 +136,9 @@ class ScenarioDemo:
         scenario.rmse_relative = scenario.rmse / champion.rmse if scenario.rmse is not None and champion.rmse else None
         scenario.psi_max = max(snapshot.drift.values(), default=None)
         self._state.changed = True
-        if scenario.psi_max is not None and scenario.psi_max > DRIFTED and self._has(BEGUN):
-            self._happened(DRIFT, f"PSI {scenario.psi_max:.2f}")
+        scenario.evidence = snapshot.metrics.get("drift/evidence_max")
+        if scenario.evidence is not None and scenario.evidence > DRIFTED and self._has(BEGUN):
+            self._happened(DRIFT, f"evidence {scenario.evidence:.2f}")
         good = scenario.rmse_relative is not None and scenario.rmse_relative <= GOOD_AGAIN
         if good and scenario.pairs >= ENOUGH_PAIRS and self._has(CHAMPION):
             self._happened(ERROR_DOWN, self._error())
@@ -148,7 +149,8 @@ class ScenarioDemo:
             return
         drift = alert.metric.startswith("drift/")
         if drift:  # an alert about drift means that drift was seen
-            self._happened(DRIFT, f"PSI {alert.value:.2f}")
+            figure = "PSI" if "psi" in alert.metric else "evidence"
+            self._happened(DRIFT, f"{figure} {alert.value:.2f} of {alert.subject}")
         if drift or not any(step.step == DRIFT for step in self._scenario.steps):
             self._happened(ALERT, alert.sentence)
 

@@ -94,6 +94,7 @@ class ScenarioProgress:
         rmse: Newest error of the champion in its window, in the target's unit.
         rmse_relative: The same as a multiple of the champion's error on the hold-out set.
         psi_max: Largest population stability index of a feature.
+        evidence: Largest evidence that a feature has moved.
         pairs: Predictions with a known truth behind the error.
         origin: Whose requests these are of: ``live``, ``own`` or ``probe``.
     """
@@ -103,6 +104,7 @@ class ScenarioProgress:
     rmse: float | None = None
     rmse_relative: float | None = None
     psi_max: float | None = None
+    evidence: float | None = None
     pairs: int = 0
     origin: str = ""
 

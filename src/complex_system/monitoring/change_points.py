@@ -66,7 +66,7 @@ class ChangeDetector:
         Args:
             at: When the prediction was made.
             error: Its absolute error.
-            score: What is watched, 0 to 1: the error's place among those that were expected, so that an outlier is no change. None for
+            score: What is watched, 0 to 1: the error's place among those that were expected, so an outlier counts little. None for
                 the error itself.
         """
         if self._adwin is None:
@@ -95,6 +95,8 @@ def parting_of(errors: npt.NDArray[np.float64]) -> int:
     for normal errors is the maximum likelihood estimate (D. V. Hinkley, 1970).
     """
     n = len(errors)
+    if n < 2:
+        return 0
     k = np.arange(1, n)
     cumulated = np.abs(np.cumsum(errors - errors.mean())[:-1]) / np.sqrt(k * (n - k) / n)
     edge = min(EDGE, n // 4)  # a few values at an end differ from the rest by chance

@@ -16,7 +16,7 @@ from scipy.stats import wasserstein_distance
 
 from complex_system.domain.dataset import Column, Dataset
 from complex_system.domain.records import Record
-from complex_system.monitoring.evidence import Evidence, SequentialTest
+from complex_system.monitoring.evidence import SURE, Evidence, SequentialTest
 from complex_system.monitoring.moves import clock_features, columns_of_features, move_of
 from complex_system.monitoring.points import Figures
 from complex_system.monitoring.reference import (
@@ -123,13 +123,18 @@ class DataDrift(Message, frozen=True, kw_only=True):
     independent: bool = False
     unjudged: dict[str, float] = msgspec.field(default_factory=dict)
 
+    @property
+    def has_moved(self) -> bool:
+        """True where the evidence for a feature is as much as the shipped rule asks for."""
+        return any(each.evidence is not None and each.evidence.value >= SURE for each in self.processed.values())
+
     def figures(self) -> Figures:
         """Return figures.
 
         ``drift/evidence`` and ``drift/psi`` by feature, the largest of them ``drift/evidence_max`` and ``drift/psi_max``; by column
-        ``data/psi``, and ``data/psi_max``; by column and ``data/psi_max``; by column ``data/missing``,
-        ``data/missing_excess`` (beyond the reference's), ``data/out_of_range``, ``data/new_category`` (shares of the window),
-        ``data/ks_p_value`` or ``data/wasserstein``; ``data/samples``, ``drift/samples``, and ``drift/judged``: these or the
+        ``data/psi``, the largest ``data/psi_max``, ``data/missing``, ``data/missing_excess`` (beyond the reference's),
+        ``data/out_of_range``, ``data/new_category`` (shares of the window), ``data/ks_p_value`` or ``data/wasserstein``;
+        ``data/samples``, ``drift/samples``, and ``drift/judged``: these or the
         reference's records, whichever are fewer, for an index of few records on either side is above its bands by chance.
         """
         figures = Figures()

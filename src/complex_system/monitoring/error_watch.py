@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import numpy as np
@@ -52,6 +53,11 @@ class ErrorReference(Message, frozen=True, kw_only=True):
             return 0.0
         return float(np.median(self.residuals.quantiles))
 
+    @property
+    def usual_score(self) -> float:
+        """The mean of :meth:`scores` of errors like the reference's; without residuals about their mean, for normal errors."""
+        return _MEAN if self.residuals is not None else self.rmse * math.sqrt(2 / math.pi)
+
     def scores(self, errors: Errors) -> Errors:
         """Return the square of every absolute error's place among the reference's, 0 to 1; a tie stands in the middle.
 
@@ -77,18 +83,20 @@ class ErrorReference(Message, frozen=True, kw_only=True):
             errors: Absolute errors, the newest last, at least one.
 
         Returns:
-            ``rmse_relative``, ``error_ratio`` (of all), and ``error_ratio_low``: the largest lower bound of all and the newest.
+            ``rmse_relative`` (of all), ``error_ratio_low`` (the largest lower bound, of all and of the newest), and ``error_ratio``
+            (of those that this bound is of).
         """
         rmse = math.sqrt(float(np.mean(errors**2)))
         relative = {"rmse_relative": rmse / self.rmse} if self.rmse else {}
-        windows = [errors[-size:] for size in {*NEWEST, len(errors)} if size <= len(errors)]
+        windows = [errors[-size:] for size in sorted({*NEWEST, len(errors)}) if size <= len(errors)]
         if self.residuals is None:
             if not self.rmse or not rmse:
                 return relative
-            ratio = rmse / self.rmse
-            return {**relative, "error_ratio": ratio, "error_ratio_low": max(map(self._lower_by_rmse, windows))}
-        lower = max(self._divisor(window, SURE) for window in windows)
-        return {**relative, "error_ratio": self._divisor(errors, 0.0), "error_ratio_low": lower}
+            surest = max(windows, key=self._lower_by_rmse)
+            ratio = math.sqrt(float(np.mean(surest**2))) / self.rmse
+            return {**relative, "error_ratio": ratio, "error_ratio_low": self._lower_by_rmse(surest)}
+        lower, place = max((self._divisor(window, SURE), place) for place, window in enumerate(windows))
+        return {**relative, "error_ratio": self._divisor(windows[place], 0.0), "error_ratio_low": lower}
 
     def limit(self, live: int, deviations: float = SURE) -> float:
         """Return the mean score so many standard deviations above that of so many errors like the reference's."""
@@ -105,12 +113,16 @@ class ErrorReference(Message, frozen=True, kw_only=True):
         return math.exp(low)
 
     def _lower_by_rmse(self, errors: Errors) -> float:
-        """Return the lower bound of the ratio of RMSEs by the delta method, where the reference's errors vary as the live ones do."""
+        """Return the lower bound of the ratio of RMSEs by the delta method, where the reference's errors vary as the live ones do.
+
+        They are taken to vary at least as normal errors do: a few may be alike by chance.
+        """
         squares = errors**2
         mean = float(squares.mean())
         if not mean:
             return 0.0
-        spread = float(squares.std()) / (2 * mean) * math.sqrt(1 / len(errors) + 1 / max(1, self.count))
+        varies = max(float(squares.std()) / mean, math.sqrt(2))
+        spread = varies / 2 * math.sqrt(1 / len(errors) + 1 / max(1, self.count))
         return math.sqrt(mean) / self.rmse * math.exp(-SURE * spread)
 
 
@@ -187,18 +199,23 @@ class ChangeWatch:
         """Take a pair; return the change that it made visible."""
         if not self._detect:
             return None
-        error = abs(pair.residual)
-        score = None if reference is None or reference.residuals is None else float(reference.scores(np.array([error]))[0])
-        detector = self._detectors.setdefault((pair.served, score is None), ChangeDetector())
-        if len(self._detectors) > MAX_DETECTORS:
-            self._detectors.popitem(last=False)
-        change = detector.add(pair.at, error, score)
+        change = self._add(pair.served, pair.at, abs(pair.residual), reference)
         if change is None:
             return None
         by = pair.served
         found = msgspec.structs.replace(change, model=by.model, version=by.version, origin=by.origin)
         self.changes = (*self.changes, found)[-MAX_CHANGES:]
         return found
+
+    def _add(self, served: Served, at: float, error: float, reference: ErrorReference | None) -> Change | None:
+        score = None if reference is None or reference.residuals is None else float(reference.scores(np.array([error]))[0])
+        key = served, score is None
+        if key not in self._detectors:
+            self._detectors[key] = ChangeDetector()
+        self._detectors.move_to_end(key)
+        if len(self._detectors) > MAX_DETECTORS:
+            self._detectors.popitem(last=False)
+        return self._detectors[key].add(at, error, score)
 
     def changed_for(
         self, at: float, served: Served, window: ErrorWindow, reference: ErrorReference | None, low: float
@@ -215,9 +232,21 @@ class ChangeWatch:
         mine = (served.model, served.version, served.origin)
         of_model = [change for change in self.changes if (change.model, change.version, change.origin) == mine]
         began = of_model[-1].began if of_model and of_model[-1].rose else 0.0
-        if reference is not None and low > 1.0 and began < window.pairs[0].at:  # ADWIN has not noticed this change yet
-            began = window.pairs[parting_of(reference.scores(window.errors))].at
+        if reference is not None and low > 1.0 and began < window.pairs[0].at:
+            scores = reference.scores(window.errors)
+            place = parting_of(scores)
+            # A change that ADWIN knows of and that fills the window began before it; else ADWIN has not noticed this one yet.
+            usual, now = reference.usual_score, float(scores[place:].mean())
+            if not began or place == 0 or float(scores[:place].mean()) < (usual + now) / 2:
+                began = window.pairs[place].at
         return max(0.0, at - began) if began else 0.0
+
+    def replay(self, kept: Iterable[tuple[Served, Sequence[WindowPair]]], comparison: KeptComparison | None) -> None:
+        """Take the pairs of an earlier process, so that the end of a change that it noticed is noticed, too."""
+        for served, pairs in kept:
+            reference = comparison.reference(served) if comparison else None
+            for pair in pairs if self._detect else ():
+                self._add(served, pair.at, abs(pair.prediction - pair.truth), reference)
 
     def outliers(self, window: ErrorWindow, reference: ErrorReference | None) -> list[WindowPair]:
         """Return the outliers of a window, the oldest first; each is logged once with its key."""

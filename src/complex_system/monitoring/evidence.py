@@ -31,6 +31,8 @@ MIN_DEVIATION = 0.2
 """Standard deviation that a score counts with, at least: of a rare category, or of a feature that is nearly always the same."""
 CLIPPED = 3.0
 """Standard deviations that a record counts with, at most: a few records prove nothing."""
+MAX_NUMBERS = 2_000_000
+"""Sums that are held at a time, at most: of thousands of features only a few records are taken at once."""
 LARGEST = 12.0
 """Bound of the evidence: so an alert ends in a bounded time."""
 
@@ -70,9 +72,11 @@ class KeptTest(Message, frozen=True, kw_only=True):
     Attributes:
         reference: Digest of the reference.
         sums: Those above zero: place, sum, time and number of the records since it was zero.
+        asked_at: As of ``flow.LiveWindow``.
     """
 
     reference: str = ""
+    asked_at: float = 0.0
     sums: tuple[tuple[int, float, float, int], ...] = ()
 
 
@@ -138,8 +142,16 @@ class SequentialTest:
             times: Of each, seconds since 1970, rising.
             features: Shape (records, features of the data set).
         """
-        if not len(times) or not self.features:
-            return np.zeros((len(times), len(self.features)))
+        if not self.features:
+            return np.zeros((len(times), 0))
+        step = max(1, MAX_NUMBERS // self._sums.size)
+        parts = [
+            self._updated(times[begin : begin + step], features[begin : begin + step])
+            for begin in range(0, len(times), step)
+        ]
+        return np.concatenate([np.zeros((0, len(self.features))), *parts])
+
+    def _updated(self, times: Values, features: npt.NDArray[np.floating]) -> Values:
         path = self._advance(features)
         zero = path <= 0
         last = len(times) - 1 - np.argmax(zero[::-1], axis=0)
@@ -247,8 +259,11 @@ class _Row:
         self.weight = weight
         standard = np.clip((values - self.mean) / self.deviation, -CLIPPED, CLIPPED)
         # Few independent records do not know their own spread either: quantiles of Student's t.
-        allowed = float(stdtrit(effective, ndtr(ALLOWED)))
-        error = allowed * known.deviation / self.deviation / math.sqrt(effective)
+        allowed, spread = float(stdtrit(effective, ndtr(ALLOWED))), known.deviation
+        if column.indicator:  # a share of 0 or 1 is not sure either: two records more of each (A. Agresti, B. Coull, 1998)
+            share = (known.mean * effective + 2) / (effective + 4)
+            spread = max(spread, math.sqrt(share * (1 - share)))
+        error = allowed * spread / self.deviation / math.sqrt(effective)
         self.costs = [
             [max(rate / 2, math.log(float(shares @ np.exp(rate * sign * standard))) / rate) + error for rate in RATES]
             for sign in (1, -1)

@@ -18,6 +18,10 @@ PERIOD = 300.0
 """Seconds over which rejections are counted."""
 REMEMBERED = 100_000
 """Newest predicted records that are recognized when they are predicted again."""
+MIN_ASKED = 30
+"""Records that clients, or the simulated laboratory, asked for, from which on own requests are left out ..."""
+ASKED_FOR = 86_400.0
+"""... for so many seconds after the newest of them."""
 RATE_PERIOD = 60.0
 """Seconds over which rates are averaged."""
 COUNTED = ("raw", "processed", "labelled", "rejected")
@@ -45,19 +49,26 @@ class LiveRecord(NamedTuple):
 class LiveWindow:
     """The newest predicted records, each once, although it may be predicted again: as an own request, or by another model.
 
-    A record is recognized by its key and its values; without a key every one counts.
+    A record is recognized by its key and its values; without a key every one counts. Own requests are for stored records, most of them
+    old ones, which would hide what is new: they are in a window of their own, which counts while hardly anybody else asks.
+
+    Attributes:
+        asked_at: When others asked last, from the time on when they had asked often enough; seconds since 1970, 0 before.
     """
 
     def __init__(self, size: int) -> None:
         """Make an empty window of so many records."""
-        self._records: deque[LiveRecord] = deque(maxlen=size)
+        self.asked_at = 0.0
+        self._asked: deque[LiveRecord] = deque(maxlen=size)
+        self._own: deque[LiveRecord] = deque(maxlen=size)
         self._known: OrderedDict[int, None] = OrderedDict()
         self._number = 0
 
     @property
     def records(self) -> list[LiveRecord]:
-        """The records, the oldest first."""
-        return list(self._records)
+        """The records, the oldest first: those that clients, or the simulated laboratory, asked for, or else the own ones."""
+        others = not self._own or (self.asked_at and self._own[-1].at - self.asked_at < ASKED_FOR)
+        return list(self._asked if others else self._own)
 
     def add(self, at: float, predictions: Iterable[PredictedRecord], origin: Origin = "live") -> None:
         """Take the records that were predicted at a time, and who asked."""
@@ -71,7 +82,9 @@ class LiveWindow:
                 if len(self._known) > REMEMBERED:
                     self._known.popitem(last=False)
             self._number += 1
-            self._records.append(LiveRecord(self._number, at, each.record, origin))
+            (self._own if origin == "own" else self._asked).append(LiveRecord(self._number, at, each.record, origin))
+        if origin != "own" and (self.asked_at or len(self._asked) >= MIN_ASKED):
+            self.asked_at = at
 
 
 class RecordFlow:
@@ -105,9 +118,9 @@ class RecordFlow:
             while kept and kept[0][0] < at - PERIOD:
                 kept.popleft()
 
-    def range_exceeded(self, at: float, counts: Mapping[str, int]) -> None:
-        """Record how many values of processed records lie outside of their ranges and were taken, by column."""
-        self._outside += [(at, column, count) for column, count in counts.items()]
+    def range_exceeded(self, at: float, counts: Mapping[str, int], records: int = 0) -> None:
+        """Record how many values of so many processed records lie outside of their ranges and were taken, by column."""
+        self._outside += [(at, column, count) for column, count in {"": records, **counts}.items() if count]
 
     def ingested(self, counts: IngestCounts) -> None:
         """Record how the ingest is doing."""
@@ -158,6 +171,7 @@ class RecordFlow:
         outside: Counter[str] = Counter()
         for _, column, count in self._outside:
             outside[column] += count
+        processed = outside.pop("", 0)  # more than have arrived where older ones waited, or are processed anew
         for column, count in outside.items():
             figures.add("data", {"outside": count}, column)
         for (column, reason), count in Counter((column, reason) for _, _, column, reason in self._rejections).items():
@@ -166,7 +180,7 @@ class RecordFlow:
             elif reason == "out_of_range":
                 outside[column] += count
         for column, count in outside.items():
-            figures.add("data", {"rejected_out_of_range": min(1.0, count / max(arrived, count))}, column)
+            figures.add("data", {"rejected_out_of_range": count / max(arrived, processed, count)}, column)
         return figures
 
 

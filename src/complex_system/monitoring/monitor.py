@@ -192,9 +192,10 @@ class Monitor:
             figures.update(drift.figures())
             self.history.state("data", at, self.drift)
             if self._test is not None:
-                self.history.state("evidence", at, self._test.kept())
+                kept = msgspec.structs.replace(self._test.kept(), asked_at=self._live.asked_at)
+                self.history.state("evidence", at, kept)
         self._add_rejected(figures)
-        figures.setdefault(Figure("drift/samples"), float(len(self._live.records)))
+        figures.setdefault(Figure("drift/samples"), float(len(self.records)))
         figures.add("performance", {"waiting": self.join.waiting})
         self.figures = figures.finite()
         self.history.minute(at).read(self.figures)
@@ -210,13 +211,18 @@ class Monitor:
         """Take up what the loaded history has from before a restart."""
         earlier = self.history.earlier
         self.services.expect((earlier("services", KnownServices) or KnownServices()).services)
-        self.windows.restore(earlier("windows", KeptWindows) or KeptWindows())
+        kept = earlier("windows", KeptWindows) or KeptWindows()
+        self.windows.restore(kept)
         self.comparison = self.comparison or earlier("comparison", KeptComparison)
         self._watch.changes = self.changes or (earlier("changes", Changes) or Changes()).changes
+        mine = [each for each in kept.pairs if each[0].service == CHAMPIONS_SERVICE and not each[0].shadow]
+        self._watch.replay(mine, self.comparison)
         if not self.drift.at:
             self.drift = earlier("data", DataDrift) or self.drift
+        tested = earlier("evidence", KeptTest) or KeptTest()
+        self._live.asked_at = self._live.asked_at or tested.asked_at
         if self._test is not None:
-            self._test.restore(earlier("evidence", KeptTest) or KeptTest())
+            self._test.restore(tested)
 
     def baseline(self, served: Served) -> float | None:
         """Return the RMSE of a served version on the hold-out data.

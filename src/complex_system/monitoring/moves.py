@@ -23,12 +23,14 @@ class Move(Message, frozen=True, kw_only=True, omit_defaults=True):
         before: ``PERCENTILES`` of the training data; of an indicator its share.
         after: The same of the live records since it moved, at most those of the window.
         missing: Share of these without a value in the column: the declared fill stands for them in the feature.
+        records: How many these are; 0 from an earlier release.
     """
 
     column: str = ""
     before: tuple[float, ...] = ()
     after: tuple[float, ...] = ()
     missing: float = 0.0
+    records: int = 0
 
 
 def clock_features(dataset: Dataset) -> Collection[str]:
@@ -59,14 +61,15 @@ def move_of(
     elif not isinstance(known, NumberReference):
         return None
     newest = values[-max(1, records) :]
-    missing = float(np.mean(~np.isfinite(newest)))
+    found, missing = len(newest), float(np.mean(~np.isfinite(newest)))
     newest = newest[np.isfinite(newest)]
     if not len(newest):
         return None
     if known.indicator:
         before, after = (float(known.counts[1] / known.counts.sum()),), (float(newest.mean()),)
-        return Move(column=column, before=before, after=after)
+        return Move(column=column, before=before, after=after, records=found)
     places = [round(each * (len(known.quantiles) - 1) / 100) for each in PERCENTILES]
     percentiles = tuple(np.percentile(newest, PERCENTILES).tolist())
     before = tuple(known.quantiles[places].tolist())
-    return Move(column=column if known is raw else "", before=before, after=percentiles, missing=missing)
+    column = column if known is raw else ""
+    return Move(column=column, before=before, after=percentiles, missing=missing, records=found)

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from scipy.special import eval_legendre
+from numpy.polynomial.legendre import legvander
 
 from complex_system.domain.columns import NUMERIC
 from complex_system.domain.dataset import Column, Dataset
@@ -244,8 +244,8 @@ def scores_of(quantiles: Values, values: Values, *, indicator: bool) -> Values:
     """
     if indicator:
         return values[:, None]
-    degrees = np.arange(1, DEGREES + 1)
-    scores: Values = eval_legendre(degrees, 2 * places_of(quantiles, values)[:, None] - 1) * np.sqrt(2 * degrees + 1)
+    polynomials = legvander(2 * places_of(quantiles, values) - 1, DEGREES)[:, 1:].astype(np.float64)
+    scores: Values = polynomials * np.sqrt(2 * np.arange(1, DEGREES + 1) + 1)
     return scores
 
 

@@ -333,7 +333,7 @@ def _awaited(monitor: Monitor, champion: ChampionView | None, drift: DriftView |
         "No error yet: the truth of the champion's predictions is not known.": champion
         and not champion.performance.get("count"),
         "No drift yet: its reference comes with the first champion or enough labels.": drift is None and reference is None,
-        f"No drift yet: {missing}.": drift is None and reference is not None,
+        f"No drift yet: {missing}.": drift is None and reference is not None and not monitor.drift.has_moved,
     }
     return [text for text, is_awaited in awaits.items() if is_awaited]
 

@@ -6,6 +6,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -74,6 +75,7 @@ class Pipeline:
         self._known_values = [_known(column) for column in used if frame_type(column) in (pl.String, pl.Float64)]
         self._spelled = any(column.spelled for column in used)
         self.lenient = [column for column in used if column.outside != "refuse" and column.range]
+        self._ranges = [(column, column.name, *column.range) for column in self.lenient if column.range]
         self._outside = [_outside(column) for column in self.lenient]
         self._passes = reduce(operator.and_, (check.passes for check in self._checks))
         self._numbers_pass = [check.all_pass.alias(check.field) for check in self._checks if not check.one_hot]
@@ -132,15 +134,19 @@ class Pipeline:
             return ()
         found: list[tuple[Column, list[int]]] = []
         if isinstance(values, pl.DataFrame):
-            places = values.select(self._outside)
-            found = [
-                (column, is_outside.arg_true().to_list())
-                for column, is_outside in zip(self.lenient, places.iter_columns(), strict=True)
-            ]
+            for (column, name, low, high), is_outside in zip(self._ranges, self._outside, strict=True):
+                least, most = (cast("float | None", end) for end in (values[name].min(), values[name].max()))
+                if least is not None and most is not None and not low <= least <= most <= high:
+                    found.append((column, values.select(is_outside).to_series().arg_true().to_list()))
         else:
-            for column in self.lenient:
-                name, is_outside = column.name, column.is_outside
-                found.append((column, [place for place, record in enumerate(values) if is_outside(record.get(name))]))
+            for column, name, low, high in self._ranges:
+                # Most are numbers inside, and this is asked of every value of a request.
+                other = [
+                    (place, value)
+                    for place, record in enumerate(values)
+                    if type(value := record.get(name)) is not float or not low <= value <= high
+                ]
+                found.append((column, [place for place, value in other if column.is_outside(value)]))
         return tuple(OutsideRange(column, len(at), tuple(at[:MAX_FAULTS])) for column, at in found if at)
 
     def split(self, raw: pl.DataFrame | pa.Table) -> tuple[pl.DataFrame, list[dict[str, str]]]:

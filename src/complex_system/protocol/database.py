@@ -194,9 +194,11 @@ class RangeExceeded(Message, frozen=True, kw_only=True):
 
     Attributes:
         counts: How many, by column.
+        records: Records that were processed with them; 0 from an earlier release.
     """
 
     counts: dict[str, int]
+    records: int = 0
 
 
 class DatabaseTime(Message, frozen=True, kw_only=True):

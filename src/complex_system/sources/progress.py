@@ -20,7 +20,7 @@ class Progress:
         wanted: Records to send.
         sent: ``saved`` or ``published``.
         saved: Records that were acknowledged, known ones included.
-        refused: Rows that are no records, or that the database refuses.
+        refused: Rows that are not records, or that the database refuses.
         repetition: Of the file, from 1.
         note: What else there is to say.
         outside: Values outside of their range that are taken all the same, by column.

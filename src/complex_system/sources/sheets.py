@@ -202,7 +202,7 @@ def _has_both_signs(cells: pl.Series) -> bool:
 def _in_one_notation(sheet: pl.DataFrame, flags: pl.DataFrame) -> pl.DataFrame:
     """Return a sheet whose columns of texts have their numbers written as the texts beside them are.
 
-    A cell that is a number has no notation: the reader writes 901.5, and the text ``901,5`` beside it is no contradiction.
+    A cell that is a number has no notation: the reader writes 901.5, and the text ``901,5`` beside it does not contradict it.
 
     Args:
         sheet: All cells.

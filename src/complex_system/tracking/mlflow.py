@@ -26,6 +26,7 @@ from complex_system.tracking.registry import (
     REFERENCE_FILE,
     REFERENCE_FOLDER,
     SPLIT,
+    TRAINED_UNTIL,
 )
 from complex_system.tracking.signature import signed
 
@@ -196,6 +197,7 @@ def _tags(result: TrainingResult) -> dict[str, str]:
         SPLIT: result.data.split,
         "question": result.dataset.split.question,
         **({DATA_UNTIL: repr(result.data.arrived)} if result.data.arrived else {}),
+        **({} if result.data.until is None else {TRAINED_UNTIL: repr(result.data.until)}),
     }
 
 

@@ -73,6 +73,7 @@ class _Manifest(Message, frozen=True, kw_only=True):
         copies: Copies among the labelled records.
         split: By what the records were divided; a release that did not write it divided them by their keys.
         arrived: When the newest labelled record arrived, with a split by group or time; else 0.
+        until: The latest time of both parts, with a split by time; else None.
     """
 
     trainer: str
@@ -93,6 +94,7 @@ class _Manifest(Message, frozen=True, kw_only=True):
     copies: int = 0
     split: str = BY_KEY
     arrived: float = 0.0
+    until: float | None = None
 
 
 class Outbox:
@@ -119,7 +121,7 @@ class Outbox:
             trained_at=result.trained_at, timings=result.timings, reference=msgspec.Raw(result.reference or _NO_REFERENCE),
             cross_validation=result.cross_validation, parameters=dict(model.parameters),
             history=[astuple(each) for each in model.history], best_step=model.best_step,
-            copies=data.copies, split=data.split, arrived=data.arrived,
+            copies=data.copies, split=data.split, arrived=data.arrived, until=data.until,
         )  # fmt: skip
         name = f"{result.trained_at:%Y%m%dT%H%M%S%f}-{hashlib.sha256(result.round.encode()).hexdigest()[:8]}"
         target = self._folder / name
@@ -183,7 +185,9 @@ class Outbox:
                 (kept.path / _NATIVE).read_bytes(), manifest.feature_names, manifest.parameters, history, manifest.best_step
             )
             about = manifest.feature_names, manifest.target
-            data = TrainingData(*about, train, validation, manifest.copies, manifest.split, arrived=manifest.arrived)
+            data = TrainingData(
+                *about, train, validation, manifest.copies, manifest.split, arrived=manifest.arrived, until=manifest.until
+            )
             return TrainingResult(
                 trainer=manifest.trainer, framework=manifest.framework, round=manifest.round,
                 dataset=Dataset.restored(manifest.declaration), data=data, model=model,

@@ -41,8 +41,8 @@ PREFIX = "prefix"
 """Version tag: the prefix that the model was registered under."""
 SPLIT = "split"
 """Version tag: :attr:`ModelVersionRef.split`."""
-DATA_UNTIL = "data_until"
-"""Version tag: ``TrainingData.arrived``."""
+DATA_UNTIL, TRAINED_UNTIL = "data_until", "trained_until"
+"""Version tags: ``TrainingData.arrived`` and ``TrainingData.until``."""
 ONNX_FOLDER = "twin"
 """Artifact folder of a run with the ONNX model; called ``twin`` since the first release."""
 ONNX_FILE, ONNX_METADATA = "model.onnx", "metadata.json"
@@ -226,11 +226,11 @@ class ModelRegistry:
             for other in ({each.model for each in found} | ours) - {ref.model}:
                 client.delete_registered_model_alias(other, CHAMPION)
 
-    def uncompared(self, pipeline_version: str) -> list[ModelVersionRef]:
-        """Return those of the newest versions, for a pipeline version, that took part in no comparison yet."""
-        return [
-            ref for ref in self.newest_versions() if ref.pipeline_version == pipeline_version and COMPARED not in ref.tags
-        ]
+    def uncompared(self, pipeline_version: str, split: str) -> list[ModelVersionRef]:
+        """Return those of the newest versions, for a pipeline version and a split, that took part in no comparison yet."""
+        wanted = pipeline_version, split
+        comparable = (ref for ref in self.newest_versions() if (ref.pipeline_version, ref.split) == wanted)
+        return [ref for ref in comparable if COMPARED not in ref.tags]
 
     def mark_compared(self, models: Iterable[tuple[str, str]], round_id: str) -> None:
         """Mark versions, given by model and version, as compared; those that somebody deleted are left out."""

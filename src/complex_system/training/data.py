@@ -16,7 +16,7 @@ from complex_system.domain.partition import BY_KEY
 from complex_system.domain.record_time import RecordTimes, Seconds
 from complex_system.errors import NotEnoughDataError
 from complex_system.protocol.training import Weighting
-from complex_system.training.grouping import Mask, OriginCollector, Origins, divide, notes_on, seen_until, why_too_few
+from complex_system.training.grouping import Mask, OriginCollector, Origins, Read, divide, notes_on, seen_in, why_too_few
 from complex_system.training.split import CopyCount, Hashes, KeySample, Part, Parts, contents_of, groups_of, parts_of
 
 Matrix = npt.NDArray[np.float32]
@@ -79,6 +79,7 @@ class TrainingData:
         loss: What a training makes small (``Dataset.loss``).
         arrived: When the newest of all labelled records arrived, by the database's clock, seconds since 1970; 0 with a split by key,
             where no record changes its part.
+        until: The latest time of both parts, seconds since 1970; None but with a split by time.
         weighting: Which samples count more in a fit; None for none.
     """
 
@@ -91,6 +92,7 @@ class TrainingData:
     loss: Loss = "squared"
     arrived: float = 0.0
     weighting: Weighting | None = None
+    until: float | None = None
 
     def weighted(self) -> TrainingData:
         """Return what is fitted and stops the fit early: newer samples are repeated, which all frameworks understand alike."""
@@ -101,11 +103,13 @@ class TrainingData:
 class _Rows:
     """The samples of one part while they are collected: one matrix that grows in place, by a quarter at a time.
 
-    With ``newest``, only that many rows count, those of the latest times, and at most twice as many are kept between two pages.
+    With ``newest``, which needs ``timed``, only that many rows count, those of the latest times, and at most twice as many are kept
+    between two pages.
     """
 
-    def __init__(self, width: int, newest: int = 0) -> None:
+    def __init__(self, width: int, newest: int = 0, *, timed: bool = False) -> None:
         self._newest = newest
+        self._timed = timed
         self.count = 0
         self._x = np.empty((0, width), dtype=np.float32)
         self._y = np.empty(0, dtype=np.float32)
@@ -118,14 +122,14 @@ class _Rows:
         chosen: npt.NDArray[np.intp],
         times: Seconds | None,
     ) -> None:
-        """Take the chosen rows of a page: one array per feature, the target, and the times, which ``newest`` needs."""
+        """Take the chosen rows of a page: one array per feature, the target, and the times of all, which ``timed`` rows need."""
         if self._newest and self.count >= 2 * self._newest:
             self._drop_oldest()
-        if times is not None:
-            self._times = np.concatenate([self._times, times[chosen]])
         begin, self.count = self.count, self.count + len(chosen)
         if self.count > len(self._y):
             self._resize(max(self.count, len(self._y) * 5 // 4))
+        if times is not None and self._timed:
+            self._times[begin : self.count] = times[chosen]
         for i, column in enumerate(columns):
             self._x[begin : self.count, i] = column[chosen]
         self._y[begin : self.count] = target[chosen]
@@ -135,11 +139,12 @@ class _Rows:
         if self._newest and self.count > self._newest:
             self._drop_oldest()
         self._resize(self.count)
-        return Samples(self._x, self._y, times=self._times if len(self._times) == self.count else None)
+        return Samples(self._x, self._y, times=self._times if self._timed else None)
 
     def _drop_oldest(self) -> None:
         # Of equal times the last ones; copies, because samples may have been returned before.
-        kept, self.count = np.sort(np.argsort(self._times, kind="stable")[-self._newest :]), self._newest
+        kept = np.sort(np.argsort(self._times[: self.count], kind="stable")[-self._newest :])
+        self.count = self._newest
         self._x, self._y, self._times = self._x[kept], self._y[kept], self._times[kept]
 
     def _resize(self, rows: int) -> None:
@@ -149,11 +154,14 @@ class _Rows:
         try:
             self._x.resize(shape)
             self._y.resize(rows)
+            self._times.resize(rows if self._timed else 0)
         except ValueError:  # samples were returned before and share the memory
             x, y = np.empty(shape, dtype=np.float32), np.empty(rows, dtype=np.float32)
-            kept = min(rows, len(self._x), len(self._y))
-            x[:kept], y[:kept] = self._x[:kept], self._y[:kept]
-            self._x, self._y = x, y
+            times = np.empty(rows if self._timed else 0)
+            for old, new in ((self._x, x), (self._y, y), (self._times, times)):
+                kept = min(len(old), len(new))
+                new[:kept] = old[:kept]
+            self._x, self._y, self._times = x, y, times
 
 
 class SampleCollector:
@@ -183,7 +191,9 @@ class SampleCollector:
         self._origins = OriginCollector(dataset) if dataset.split.by != "key" else None
         self._times = RecordTimes(dataset) if (newest or timed) and self._origins is None else None
         width = len(dataset.feature_names)
-        self._rows = {part: _Rows(width, newest) for part in parts} if self._origins is None else {}
+        self._rows = (
+            {part: _Rows(width, newest, timed=self._times is not None) for part in parts} if self._origins is None else {}
+        )
         self._all = _Rows(width)
         self._parts: list[Parts] = []
         self._decided: tuple[Origins, Parts] | None = None
@@ -264,11 +274,11 @@ class SampleCollector:
             self._decided = origins, divide(self._dataset.split, origins)
         return self._decided
 
-    def holdout(self, seen: Iterable[float], champion: float | None) -> tuple[Samples, bool]:
+    def holdout(self, seen: Iterable[Read], champion: Read | None) -> tuple[Samples, bool]:
         """Return hold-out samples that no model has seen, and whether the champion has seen too many to be compared on the others.
 
         Args:
-            seen: When the newest records of the new models' trainings had arrived; what they have not seen decides.
+            seen: What the trainings of the new models have read; what these have not seen decides.
             champion: The same of the champion; None where it does not take part.
 
         Raises:
@@ -278,11 +288,11 @@ class SampleCollector:
             return self.samples(Part.HOLDOUT), False
         split, (origins, parts) = self._dataset.split, self.divided()
         unseen = parts == Part.HOLDOUT
-        for arrived in set(seen):
-            unseen &= ~seen_until(split, origins, arrived)
+        for read in set(seen):
+            unseen &= ~seen_in(split, origins, read)
         if champion is None:
             return self.samples(Part.HOLDOUT, unseen), False
-        by_both = unseen & ~seen_until(split, origins, champion)
+        by_both = unseen & ~seen_in(split, origins, champion)
         if by_both.sum() < max(MIN_SAMPLES, unseen.sum() / 2):
             return self.samples(Part.HOLDOUT, unseen), True
         return self.samples(Part.HOLDOUT, by_both), False
@@ -317,7 +327,11 @@ class SampleCollector:
     def training_data(self) -> TrainingData:
         """Return train and validation part, for a trainer."""
         arrived = 0.0 if self._origins is None else float(self.divided()[0].arrived.max(initial=0.0))
+        train, validation = self.samples(Part.TRAIN), self.samples(Part.VALIDATION)
+        until: float | None = None
+        if self._dataset.split.by == "time" and validation.times is not None:  # it lies after the training part
+            until = float(validation.times.max())
         return TrainingData(
-            self._dataset.feature_names, self._dataset.target, self.samples(Part.TRAIN), self.samples(Part.VALIDATION),
-            self.copies.found().count, self._dataset.split_rule, self._dataset.loss, arrived,
+            self._dataset.feature_names, self._dataset.target, train, validation, self.copies.found().count,
+            self._dataset.split_rule, self._dataset.loss, arrived, until=until,
         )  # fmt: skip

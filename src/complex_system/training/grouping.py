@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from complex_system.domain.columns import ARRIVED, ID, raw_name
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.keys import original_key
 from complex_system.domain.partition import Split, duration
-from complex_system.domain.record_time import RecordTimes, Seconds
+from complex_system.domain.record_time import BEFORE_ALL, RecordTimes, Seconds
 from complex_system.training.split import Hashes, Part, Parts, hashes_of
 
 Mask = npt.NDArray[np.bool_]
@@ -123,18 +123,22 @@ def text_hash(text: str) -> int:
 def components(groups: Hashes, copies: Hashes) -> Hashes:
     """Return the smallest group of all that are bound to each other: by the same group, or by equal records, in any number of steps.
 
-    The labels are lowered in turns, within the groups and within the copies, until nothing changes.
+    In turns, a group points to the smallest one that it shares a record with, and then to where that points in the end. A chain of n
+    groups takes about log n turns: Y. Shiloach, U. Vishkin, An O(log n) Parallel Connectivity Algorithm, J. Algorithms 3 (1982).
     """
-    by_group, by_copy = (np.unique(each, return_inverse=True) for each in (groups, copies))
-    found = groups.copy()
+    names, by_group = np.unique(groups, return_inverse=True)
+    contents, by_copy = np.unique(copies, return_inverse=True)
+    roots = np.arange(len(names))
     while True:
-        before = found
-        for names, places in (by_copy, by_group):
-            smallest = np.full(len(names), np.iinfo(np.uint64).max, dtype=np.uint64)
-            np.minimum.at(smallest, places, found)
-            found = smallest[places]
-        if np.array_equal(before, found):
-            return found
+        smallest = np.full(len(contents), len(names))
+        np.minimum.at(smallest, by_copy, roots[by_group])
+        lower = roots.copy()
+        np.minimum.at(lower, roots[by_group], smallest[by_copy])
+        while np.any((further := lower[lower]) != lower):
+            lower = further
+        if np.array_equal(lower, roots):
+            return names[roots[by_group]]
+        roots = lower
 
 
 def divide(split: Split, origins: Origins) -> Parts:
@@ -219,15 +223,28 @@ def without_known(parts: Parts, bound: Hashes) -> Parts:
     return np.where(there & (parts > first[places]), NO_PART, parts).astype(np.int8)
 
 
-def seen_until(split: Split, origins: Origins, arrived: float) -> Mask:
-    """Return which records a model has seen, or one that is bound to them, that was trained on what had arrived until a time.
+class Read(NamedTuple):
+    """What a training has read.
 
-    When records are added, the cuts move: a model may have been trained on what is in the hold-out part now.
+    Attributes:
+        arrived: When the newest labelled record had arrived, seconds since 1970; 0 where it is not known.
+        until: The latest time of the training and the validation part, with a split by time; ``BEFORE_ALL`` where it is not known.
     """
-    old = origins.arrived <= arrived
+
+    arrived: float = 0.0
+    until: float = BEFORE_ALL
+
+
+def seen_in(split: Split, origins: Origins, read: Read) -> Mask:
+    """Return which records a model has seen, or one that is bound to them, by what its training had read.
+
+    When records are added, the cuts move: a model may have been trained on what is in the hold-out part now. Where they were is found
+    out by dividing what had arrived; labels of old records that came since then shift that, but not the time until which was trained.
+    """
+    old = origins.arrived <= read.arrived
     parts = divide(split, origins.of(old))
-    seen = old.copy()
-    seen[old] = (parts == Part.TRAIN) | (parts == Part.VALIDATION)
+    seen = old & (read.until > BEFORE_ALL) & (origins.times <= read.until)
+    seen[old] |= (parts == Part.TRAIN) | (parts == Part.VALIDATION)
     return np.isin(origins.bound, np.unique(origins.bound[seen]))
 
 

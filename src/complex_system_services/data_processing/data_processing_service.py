@@ -142,9 +142,9 @@ class DataProcessingService(SystemService):
                 rejected += refused
                 await self._reject(rejected)
                 done.rejected += len(rejected)
-                if outside:
-                    done.outside += outside
-                    await self.announce(RANGE_EXCEEDED, RangeExceeded(counts=dict(outside)))
+                done.outside += outside
+                if self._pipeline.lenient and table.num_rows:
+                    await self.announce(RANGE_EXCEEDED, RangeExceeded(counts=dict(outside), records=table.num_rows))
         finally:
             if ahead is not None:
                 ahead.cancel()
@@ -179,7 +179,9 @@ class DataProcessingService(SystemService):
         table, rejected = self._processed_page(raw)
         if not self._pipeline.lenient:
             return table, rejected, Counter()
-        columns = self._pipeline.typed(raw).filter(pl.col(ID).is_in(table.column(ID).to_pylist()))
+        columns = self._pipeline.typed(raw)
+        if rejected:
+            columns = columns.filter(pl.col(ID).is_in(table.column(ID).to_pylist()))
         return table, rejected, Counter({each.column.name: each.count for each in self._pipeline.outside(columns)})
 
     def _processed_page(self, raw: pa.Table) -> tuple[pa.Table, list[Rejection]]:

@@ -225,6 +225,7 @@ class MlConsumerService(SystemService):
     async def _predict(self) -> None:
         """Ask for predictions, log them beside the truth, and announce the truth."""
         if isinstance(self._probes, StoredProbes):
+            self._probes.round = self._last.round if self._last else ""
             self._probes.since = self._rounds.since
         truths = await self._requests.make()
         if truths:

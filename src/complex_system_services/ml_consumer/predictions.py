@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
 import time
 from abc import ABC, abstractmethod
@@ -78,23 +77,23 @@ class StoredProbes(Probes):
 
     Every draw takes the next page, and after the last one the first again, so that all records have their turn. Records that
     models were trained on are left out: their error would flatter the model. With a split by group or time, what is in the
-    hold-out part now may be trained on later, so its records are looked up again from time to time.
+    hold-out part moves with the records, so it is that of the last comparison, and there is none before the first one.
 
     Attributes:
+        round: The last comparison; empty for none.
         since: Of which records the last models were trained on newer ones only; None for all.
     """
 
     PAGE = 200
     HELD_OUT = 1000
     """Keys of hold-out records that are drawn from, with a split by group or time."""
-    LOOK_AGAIN = 600.0
-    """Seconds until they are looked up again."""
 
     def __init__(self, database: DatabaseClient, dataset: Dataset) -> None:
         self._database, self._dataset = database, dataset
+        self.round = ""
         self.since: float | None = None
         self._held_out: list[str] = []
-        self._looked = -math.inf
+        self._held_out_in = ""
         self._target = dataset.target
         self._pipeline, self._schema = Pipeline(dataset), raw_schema(dataset)
         self._after: str | None = None
@@ -117,9 +116,9 @@ class StoredProbes(Probes):
         return [({**record, self._target: None}, record[self._target] if unseen else None) for record in chosen]
 
     async def _held_out_keys(self) -> list[str]:
-        if time.monotonic() - self._looked >= self.LOOK_AGAIN:
+        if self._held_out_in != self.round:
             self._held_out = await LabelledData(self._dataset, self._database).held_out(self.HELD_OUT, self.since)
-            self._looked = time.monotonic()
+            self._held_out_in = self.round
         return self._held_out
 
     def _unseen(self, records: list[Record]) -> list[Record]:

@@ -198,7 +198,7 @@ class MlMonitoringService(SystemService):
 
     @hears(database.RANGE_EXCEEDED)
     async def _range_exceeded(self, event: database.RangeExceeded) -> None:
-        self.monitor.flow.range_exceeded(self.monitor.now, event.counts)
+        self.monitor.flow.range_exceeded(self.monitor.now, event.counts, event.records)
 
     @hears(operations.SERVICE_HEARTBEAT)
     async def _heartbeat_received(self, beat: operations.Heartbeat) -> None:

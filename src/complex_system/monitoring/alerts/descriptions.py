@@ -21,7 +21,9 @@ def evidence_of(figure: Figure, drift: DataDrift | None) -> Evidence | None:
 
 def moved_message(subject: str, figure: Figure, moved: Evidence, at: float, figures: Figures, dataset: Dataset) -> str:
     """Return what has moved, from what to what, since when, how sure that is, and whether the error has moved with it."""
-    move, live = moved.move, f"the {moved.records} records of the last {duration(at - moved.since)}"
+    move, live = moved.move, f"the {moved.records:,} records of the last {duration(at - moved.since)}"
+    if move is not None and 0 < move.records < moved.records:
+        live = f"the newest {move.records:,} of {live}"
     texts = [f"{named(subject, dataset)} is no longer distributed as in the model's training data."]
     if move is not None and len(move.before) == 1:
         (before,), (after,) = move.before, move.after

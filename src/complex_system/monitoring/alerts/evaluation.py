@@ -90,6 +90,8 @@ _ENDED = {
     "rejected/share": "The share of rejected records is",
     "latency/p99": "The time that predictions take is",
 }
+_EVIDENCE_OF = "drift/evidence"
+"""The figure that is missing where the champion's training data tell too little of a feature, and not for a moment only."""
 _NO_SUBJECT = {"drift": "at least one column", "data": "a column"}
 _SHARES = ("data/missing", "data/missing_excess", "data/out_of_range", "rejected/share")
 
@@ -181,10 +183,18 @@ class AlertRules:
         for rule in self._rules.values():
             for subject, figure in self._judged(rule, figures).items():
                 changes += self._judge(rule, subject, figure, at, figures, drift)
-        for (name, _), watch in self._watched.items():
-            if name not in self._rules and watch.alert is not None:
-                alert, watch.alert = watch.alert, None
+        tested = {self._columns.get(each.subject, each.subject) for each in figures if each.name == _EVIDENCE_OF}
+        for (name, subject), watch in self._watched.items():
+            over = ""
+            if name not in self._rules:
                 over = f"The rule '{name}' is no longer declared, so its alert has ended."
+            elif watch.alert and drift and Figure.parse(watch.alert.metric).name == _EVIDENCE_OF and subject not in tested:
+                over = (
+                    f"The training data of the present champion tell too little of {named(subject, self._dataset)} to judge it, "
+                    "so its alert has ended."
+                )
+            if over and watch.alert is not None:
+                alert, watch.alert = watch.alert, None
                 changes.append(AlertChange("ended", replace(alert, ended=at, over=over)))
         return changes
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from complex_system.monitoring.aggregates import ErrorSums
 from complex_system.monitoring.drift import MODERATE, SIGNIFICANT
 from complex_system.monitoring.evidence import SURE
+from complex_system.monitoring.moves import columns_of_features
 from complex_system.monitoring.page.formatting import Level, count, error, lasting, level_of, number, share
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.terms import requests_of
@@ -70,21 +71,25 @@ def model_answer(reading: Reading) -> Answer:
         return answer("none", "No model yet", "The first training round has not finished yet.")
     sums = reading.champion_errors[judged] if judged else ErrorSums()
     rmse, compared = sums.metrics().get("rmse", 0.0), reading.expected
-    expected, enough = compared.rmse or reading.best_possible or rmse, sums.n >= MIN_PAIRS
+    expected, enough = compared.rmse or reading.best_possible, sums.n >= MIN_PAIRS
     origin = judged.origin if judged else "live"
-    why = (
-        f"{champion.name}: RMSE {error(rmse)} on {count(sums.n)} {requests_of(origin)}, {error(expected)} {compared.basis}."
-    )
-    if enough and rmse > WORSE * expected:
-        return answer("bad", "No", why) if rmse > BAD * expected else answer("warn", "Worse than before", why)
+    before = f", {error(compared.rmse)} {compared.basis}" if compared.rmse else ""
+    why = f"{champion.name}: RMSE {error(rmse)} on {count(sums.n)} {requests_of(origin)}{before}."
+    if enough and expected and rmse > WORSE * expected:
+        ratio, surely = (reading.newest(f"performance/{each}") for each in ("error_ratio", "error_ratio_low"))
+        if ratio is None or surely is None or surely > 1:
+            return answer("bad", "No", why) if rmse > BAD * expected else answer("warn", "Worse than before", why)
+        why += f" Without outliers its newest errors are {number(ratio)} times those, which may be chance."
     comparison = reading.comparison
     verdicts = comparison.verdicts if comparison else {}
     if comparison and "mean" in verdicts and verdicts["mean"].verdict in ("not better", "unclear"):
         text = "No better than the mean" if verdicts["mean"].verdict == "not better" else "Unclear"
         return answer("warn", text, comparison.verdict, path="/models")
-    if not enough or origin not in ("live", "probe"):
+    if not enough or not expected or origin not in ("live", "probe"):
         live = sum(each.n for by, each in reading.champion_errors.items() if by.origin == "live")
         missing = f"{count(live)} of the {MIN_PAIRS} live predictions with a true value that are needed."
+        if enough and not expected:
+            missing = "No comparison of this model is known."
         return answer("none", "Not known yet", f"{missing} {why}" if sums.n else missing)
     if comparison and "linear" in verdicts and verdicts["linear"].high < 0:
         return answer("warn", "A linear model is better", comparison.verdict, path="/models")
@@ -96,24 +101,35 @@ def are_few(data: Data) -> bool:
     return min(data.samples, data.reference.samples if data.reference else MIN_RECORDS) < MIN_RECORDS
 
 
+def evidence_by_column(reading: Reading) -> dict[str, float]:
+    """Return the most evidence that any feature of a column has moved; a feature of several columns stands for itself."""
+    columns, found = columns_of_features(reading.facts.dataset), dict[str, float]()
+    for each in [*reading.data.raw, *reading.data.processed]:
+        if each.evidence is not None:
+            name = columns.get(each.name, each.name)
+            found[name] = max(found.get(name, 0.0), each.evidence.value)
+    return found
+
+
 def data_answer(reading: Reading) -> Answer:
     """Return whether the data are as they were in the champion's training."""
     answer = partial(Answer, "Is the data as expected?", path="/data")
     data = reading.data
     indices = {each.name: each.psi for each in data.raw or data.processed if each.psi is not None}
-    if not indices:
+    evidence = evidence_by_column(reading)
+    moved = [name for name, value in evidence.items() if value >= SURE]
+    if not indices and not moved:
         why = reading.awaiting("drift", "Waiting for predictions and for the champion's reference.")
         return answer("none", "Not known yet", why)
-    worst = max(indices, key=lambda name: indices[name])
+    worst = max(indices, key=lambda name: indices[name], default="")
     age = reading.at - data.at
     when = f" over {count(data.samples)} predicted records" + (f", {lasting(age)} ago" if data.at and age > OLD else "")
-    why = f"Largest drift: {worst}, PSI {number(indices[worst])}{when}."
-    moved = [] if are_few(data) else [name for name, index in indices.items() if index > SIGNIFICANT]
-    evidence = {each.name: each.evidence.value for each in data.raw or data.processed if each.evidence is not None}
     if evidence:
-        moved = [name for name, value in evidence.items() if value >= SURE]
         strongest = max(evidence, key=lambda name: evidence[name])
         why = f"Strongest evidence of a drift: {strongest}, {evidence[strongest]:.1f} of {SURE:g}{when}."
+    else:
+        why = f"Largest drift: {worst}, PSI {number(indices[worst])}{when}."
+        moved = [] if are_few(data) else [name for name, index in indices.items() if index > SIGNIFICANT]
     if moved:
         return answer("bad", "1 column has changed" if len(moved) == 1 else f"{len(moved)} columns have changed", why)
     if are_few(data):

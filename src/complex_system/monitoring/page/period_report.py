@@ -185,11 +185,13 @@ def _data(reading: Reading, clock: Clock) -> str:
         return _empty(reading.awaiting("drift", "No live data have been compared with a reference."))
     few = answers.are_few(reading.data)
     rows = [
-        (each.name, number(each.psi), state_of(each, few=few)[1] or "too few",
+        (each.name, number(each.psi), number(each.evidence.value if each.evidence else None, 1),
+         state_of(each, few=few)[1] or "too few",
          *(share(value) for value in (each.missing, each.missing_reference, each.out_of_range)))
         for each in columns
     ]  # fmt: skip
-    parts = _table(Table(("Column", "PSI", "Band", "Missing", "in the reference", "Out of range"), rows, (1, 3, 4, 5)))
+    heads = ("Column", "PSI", "Evidence", "Drift", "Missing", "in the reference", "Out of range")
+    parts = _table(Table(heads, rows, (1, 2, 4, 5, 6)))
     tiles = "".join(tag("div", tag("h3", safe(each.name)) + distribution(each)) for each in columns)
     key = "Live data as bars, the champion's training data as a line; for categories the training data as grey bars."
     parts += tag("p", key, class_="quiet") + tag("div", tiles, class_="tiles")

@@ -8,7 +8,7 @@ TERMS = {
     "RMSE": "Root mean squared error: the size of an error, in the target's unit; large errors count more than small ones.",
     "MAE": "Mean absolute error, in the target's unit.",
     "Bias": "Mean of prediction minus true value: above 0 the model predicts too much.",
-    "R²": "Share of the target's variance that the predictions explain: 1 is exact, 0 is no better than the mean.",
+    "R²": "Share of the target's variance that the predictions explain: 1 is exact, 0 is as good as the mean.",
     "Best possible": "The error of the best model that these features allow; known only where the records are simulated.",
     "Hold-out": "Labelled records that no trainer has seen, and on which models are compared.",
     "Cross-validation": "Each model is trained several times without a part of the records; its error is that on these parts.",
@@ -31,7 +31,7 @@ TERMS = {
     "p50, p95, p99": "The time within which 50, 95 and 99 of 100 requests were answered.",
     "Restarts": "How often a process took the place of one that had ended without saying so. What was stopped and started again, such "
     "as the whole system, does not count.",
-    "Heartbeat": "Age of the last sign of life of the replica that has been quiet for longest.",
+    "Heartbeat": "Age of the last sign of life of the replica heard from least recently.",
 }
 
 

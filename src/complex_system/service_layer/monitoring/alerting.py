@@ -98,7 +98,10 @@ class Alerting:
     def compared(self, event: ComparisonFinished) -> None:
         """Add how a round ended to the alerts that it is for."""
         champion = event.champion
-        new = f"{champion.model} version {champion.version} is the new champion with RMSE {champion.rmse:.2f}."
+        new = (
+            f"{champion.model} version {champion.version} is the new champion, with an RMSE of {champion.rmse:.4g} "
+            f"on {event.holdout:,} hold-out records."
+        )
         self._act(event, "kept" if event.kept else "new champion", event.kept or new)
 
     def _act(self, event: TrainingRound | ComparisonFinished, outcome: str, what: str) -> None:

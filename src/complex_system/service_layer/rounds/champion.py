@@ -21,7 +21,15 @@ from complex_system.protocol.training import ChampionChanged, ComparisonFinished
 from complex_system.service_layer.rounds.labelled_data import LabelledData
 from complex_system.tracking.base import TrainingResult
 from complex_system.tracking.mlflow import MlflowTracker
-from complex_system.tracking.registry import CHAMPION_ROUND, DATA_UNTIL, ModelRegistry, ModelVersionRef, newest_champion
+from complex_system.tracking.registry import (
+    CHAMPION_ROUND,
+    DATA_UNTIL,
+    TRAINED_UNTIL,
+    ModelRegistry,
+    ModelVersionRef,
+    newest_champion,
+)
+from complex_system.training.grouping import Read
 
 log = logging.getLogger(__name__)
 
@@ -141,11 +149,11 @@ class ChampionSelector:
         )  # fmt: skip
         return True
 
-    def _seen_by(self, models: list[tuple[str, str]]) -> list[float]:
+    def _seen_by(self, models: list[tuple[str, str]]) -> list[Read]:
         found = []
         for model, version in models:
             with contextlib.suppress(UnknownModelError):  # the comparison says so
-                found.append(_data_until(self.registry.find(model, version)))
+                found.append(_read_by(self.registry.find(model, version)))
         return found
 
     async def _compare(self, request: ComparisonRequest) -> Comparison:
@@ -153,13 +161,13 @@ class ChampionSelector:
         if champion is not None and champion.pipeline_version != self.dataset.version:
             champion = None
         takes_part = champion is not None and champion.split == self.dataset.split_rule
-        seen: list[float] = []
+        seen: list[Read] = []
         if self.dataset.split.by != "key":
             seen = await self.run_blocking(partial(self._seen_by, request.models))
         try:
             data = await self.data.to_compare(
                 self.holdout_newest, request.since, self.baseline_samples, self.few, request.after, seen,
-                _data_until(champion) if champion is not None and takes_part else None, request.moved_since,
+                _read_by(champion) if champion is not None and takes_part else None, request.moved_since,
             )  # fmt: skip
         except NotEnoughDataError as error:
             if request.alert is None:
@@ -168,7 +176,7 @@ class ChampionSelector:
         compare = ModelComparison(self.registry, Pipeline(self.dataset), self.prefix, self.level).run
         found = await self.run_blocking(partial(compare, request, data, champion))
         if not found.champion.ref.version and data.training is not None:
-            reference = await self.data.reference(data.training, data.keys)
+            reference = await self.data.reference(data.training, data.keys, data.labelled)
             fit = partial(linear_result, request.round, self.dataset, data.training, found.champion.cross, reference)
             request.linear = await asyncio.to_thread(fit)
         return found
@@ -181,9 +189,10 @@ class ChampionSelector:
         return found.with_version(ref)
 
 
-def _data_until(ref: ModelVersionRef) -> float:
-    """Return when the newest record of a model's training arrived, seconds since 1970; 0 where it does not say so."""
-    try:
-        return float(ref.tags.get(DATA_UNTIL, ""))
-    except ValueError:
-        return 0.0
+def _read_by(ref: ModelVersionRef) -> Read:
+    """Return what a model's training has read, as far as its tags say so."""
+    known: dict[str, float] = {}
+    for name, tag in (("arrived", DATA_UNTIL), ("until", TRAINED_UNTIL)):
+        with contextlib.suppress(KeyError, ValueError):
+            known[name] = float(ref.tags[tag])
+    return Read(**known)

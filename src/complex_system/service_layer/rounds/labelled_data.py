@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Sequence
 from contextlib import aclosing
 
@@ -13,16 +12,16 @@ import pyarrow as pa
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.record_time import RecordTimes
-from complex_system.errors import ComplexSystemError, NotEnoughDataError
+from complex_system.errors import NotEnoughDataError
 from complex_system.evaluation.comparison import ToCompare
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.monitoring.reference import RAW_SAMPLE, Reference
+from complex_system.monitoring.reference import RAW_SAMPLE
+from complex_system.service_layer.training.job import training_reference
 from complex_system.training.cross_validation import FewRecords
 from complex_system.training.data import MIN_SAMPLES, SampleCollector, TrainingData
-from complex_system.training.split import Part
+from complex_system.training.grouping import OriginCollector, Read, divide
+from complex_system.training.split import KeySample, Part
 from complex_system.training.targets import TargetCheck
-
-log = logging.getLogger(__name__)
 
 
 class LabelledData:
@@ -39,8 +38,8 @@ class LabelledData:
         train: int = 0,
         few: int = 0,
         after: str | None = None,
-        seen: Sequence[float] = (),
-        champion_seen: float | None = None,
+        seen: Sequence[Read] = (),
+        champion_seen: Read | None = None,
         moved_since: float | None = None,
     ) -> ToCompare:
         """Return the newest samples of the hold-out part, which no trainer sees, and some of the training part.
@@ -48,41 +47,52 @@ class LabelledData:
         Args:
             newest: How many of the hold-out part, at most; 0 for all.
             since: Only those whose time is later.
-            train: How many of the training and validation parts, at most about; 0 for none.
+            train: How many of the training and validation parts, at most about, an even sample; 0 for none.
             few: Return all records, too, where they are fewer than this.
             after: Only those with larger keys, of a round before times were asked for.
-            seen: When the newest records of the new models' trainings had arrived, with a split by group or time.
+            seen: What the trainings of the new models have read, with a split by group or time.
             champion_seen: The same of the champion; None where it does not take part.
             moved_since: The hold-out samples that decide are only those whose time is later; the others are returned beside them.
 
         Raises:
             NotEnoughDataError: There are too few to compare models with.
         """
+        there = (await self._database.counts()).labelled if newest or train else 0
         # Where all fit, nobody has to know their times.
-        newest = newest if newest and (await self._database.counts()).labelled > newest else 0
+        newest = newest if there > newest else 0
         timed, by_key = moved_since is not None, self._dataset.split.by == "key"
         newest_held_out = 0 if timed else newest
         collector = SampleCollector(
             self._dataset, [Part.HOLDOUT], newest_held_out, keys=0 if by_key else RAW_SAMPLE, timed=timed
         )
         trained = collector
+        share, draw = 1.0, np.random.default_rng(0)
         if by_key:
-            trained = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION], keys=RAW_SAMPLE)
+            trained = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION], keys=RAW_SAMPLE, timed=train > 0)
+            if there > train > 0:
+                share = train / max(train, there if since is None else (await self.newest(1, since))[0])
         every = FewRecords(self._dataset, few)
         targets = TargetCheck(self._dataset)
         times = RecordTimes(self._dataset)
+        raw = trained.raw if collector.raw is None else collector.raw
+        if raw is None and since is not None:
+            raw = times.raw
         pages = self._database.processed_pages(
-            collector.columns, labelled=True, version=self._dataset.version, start=after,
-            raw=times.raw if since is not None and collector.raw is None else collector.raw, arrived_after=since,
-        )  # fmt: skip
+            collector.columns, labelled=True, version=self._dataset.version, start=after, raw=raw, arrived_after=since
+        )
+        labelled = 0
+
+        def take(page: pa.Table) -> int:
+            table = times.newer(page, since)
+            for each in (collector, targets, every):
+                each.add(table)
+            if by_key and train:  # an even sample of all: the first ones by key may be the oldest
+                trained.add(table if share == 1 else table.filter(pa.array(draw.random(table.num_rows) < share)))
+            return int(table.num_rows)
+
         async with aclosing(pages):  # type: ignore[type-var]
             async for page in pages:
-                table = await asyncio.to_thread(times.newer, page.table, since)
-                await asyncio.to_thread(collector.add, table)
-                await asyncio.to_thread(targets.add, table)
-                if by_key and trained.count() < train:
-                    await asyncio.to_thread(trained.add, table)
-                every.add(table)
+                labelled += await asyncio.to_thread(take, page.table)
         holdout, champion_has_seen = await asyncio.to_thread(collector.holdout, seen, champion_seen)
         training: TrainingData | None = None
         with contextlib.suppress(NotEnoughDataError):  # then without baselines
@@ -97,33 +107,42 @@ class LabelledData:
         keyed, copies = await asyncio.to_thread(every.keyed), await asyncio.to_thread(collector.copies.found)
         keys = [] if training is None else await asyncio.to_thread(trained.keys, Part.TRAIN)
         suspects = await asyncio.to_thread(targets.found)
-        return ToCompare(holdout, training, keyed, copies, champion_has_seen, collector.notes, suspects, keys, everything)
+        return ToCompare(
+            holdout, training, keyed, copies, champion_has_seen, collector.notes, suspects, keys, everything, labelled
+        )
 
-    async def reference(self, training: TrainingData, keys: list[str]) -> bytes:
-        """Describe training data as a trainer does it, for the drift of a model that is trained here.
-
-        Args:
-            training: The data.
-            keys: A sample of their keys.
-        """
-        raw: pa.Table | None = None
-        try:
-            raw = await self._database.raw_by_keys(keys)
-        except ComplexSystemError as error:
-            log.warning("The reference of the linear model is without raw columns: %s", error.message)
-        return (await asyncio.to_thread(Reference.of, self._dataset, training.train.x, raw)).encoded()
+    async def reference(self, training: TrainingData, keys: list[str], labelled: int) -> bytes:
+        """Describe training data as a trainer does it (``training_reference``), for the drift of a model that is trained here."""
+        return await training_reference(self._database, self._dataset, training, keys, labelled)
 
     async def held_out(self, most: int, since: float | None = None) -> list[str]:
-        """Return keys of the hold-out part, an even sample where there are more than ``most``; of records since a time, or of all."""
-        collector, times = SampleCollector(self._dataset, [], keys=most), RecordTimes(self._dataset)
+        """Return keys of the hold-out part in a split by group or time, an even sample where there are more than ``most``.
+
+        Args:
+            most: How many, at most.
+            since: Only of records whose time is later.
+        """
+        origins, sample = OriginCollector(self._dataset), KeySample(most)
         pages = self._database.processed_pages(
-            collector.columns, labelled=True, version=self._dataset.version, arrived_after=since,
-            raw=times.raw if collector.raw is None else collector.raw,
+            list(self._dataset.processed_names), labelled=True, version=self._dataset.version, raw=origins.raw,
+            arrived_after=since,
         )  # fmt: skip
+
+        def take(page: pa.Table, first: int) -> int:
+            table = origins.record_times.newer(page, since)
+            origins.add(table)
+            sample.add(table.column(ID), first)
+            return first + int(table.num_rows)
+
+        seen = 0
         async with aclosing(pages):  # type: ignore[type-var]
             async for page in pages:
-                await asyncio.to_thread(collector.add, times.newer(page.table, since))
-        return await asyncio.to_thread(collector.keys, Part.HOLDOUT)
+                seen = await asyncio.to_thread(take, page.table, seen)
+
+        def keys() -> list[str]:
+            return sample.keys(divide(self._dataset.split, origins.found()) == Part.HOLDOUT)
+
+        return await asyncio.to_thread(keys)
 
     async def newest(self, count: int, since: float) -> tuple[int, float | None]:
         """Look for the newest labelled records since a time.

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 UNCOMPARED_INTERVAL = 60.0
 """Seconds between two questions for models that were never compared."""
+COUNTING_PAUSE, MAX_COUNTING_PAUSE = 10.0, 60.0
+"""Pause between two counts of what is new since an alert, as a multiple of what one takes, and in seconds at most: all that arrived
+since then is read for it, labelled or not, and labels may come hours later."""
 
 
 @dataclass
@@ -73,6 +76,7 @@ class RoundScheduler:
     _outside: dict[str, tuple[str, str]] = field(default_factory=dict, init=False)
     _outside_since: float = field(default=0.0, init=False)
     _looked: float = field(default=-math.inf, init=False)
+    _counts_again: tuple[float, float] = field(default=(-math.inf, -math.inf), init=False)
     _compared: set[tuple[str, str]] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
@@ -110,7 +114,7 @@ class RoundScheduler:
     async def look_for_uncompared(self, registry: ModelRegistry, run_blocking: RunBlocking) -> None:
         """Ask MLflow for models that were never compared: made while this service was away, or whose event was missed."""
         if time.monotonic() - self._looked >= UNCOMPARED_INTERVAL:
-            for ref in await run_blocking(partial(registry.uncompared, self.dataset.version)):
+            for ref in await run_blocking(partial(registry.uncompared, self.dataset.version, self.dataset.split_rule)):
                 self.trained_outside(ref.model, ref.version, ref.tags.get("round", ""))
             self._looked = time.monotonic()
 
@@ -178,13 +182,19 @@ class RoundScheduler:
 
     async def _enough_since(self, alert: AlertCause | None) -> int:
         """Return how many labelled records are newer than what the alert is of, once these are enough, else 0."""
-        self.waits = ""
         if alert is None:
+            self.waits = ""
             return 0
-        wanted = self.settings.retrain_newest
+        began = time.monotonic()
+        since, again = self._counts_again
+        if alert.since == since and began < again:
+            return 0
+        self.waits, wanted = "", self.settings.retrain_newest
         have, _ = await self.data.newest(wanted, alert.since)
         if have < wanted:
             self.waits = f"an alert asks for a training round: {have} of {wanted} new labelled records"
+            ended = time.monotonic()
+            self._counts_again = alert.since, ended + min(COUNTING_PAUSE * (ended - began), MAX_COUNTING_PAUSE)
             return 0
         return have
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
+from complex_system.domain.dataset import Dataset
 from complex_system.domain.record_time import RecordTimes
 from complex_system.errors import (
     ComplexSystemError,
@@ -126,7 +127,10 @@ class TrainingJob:
             started_at=started_at,
             trained_at=datetime.now(UTC),
             timings=dict(self._timings),
-            reference=await self._timed("reference", self._reference(data)),
+            reference=await self._timed(
+                "reference",
+                training_reference(DatabaseClient(self._service), self._dataset, data, self._keys, self._labelled),
+            ),
             cross_validation=crossed,
         )
         await self._service.set_state("working", "logging")
@@ -141,30 +145,8 @@ class TrainingJob:
     async def _fetch(self) -> TrainingData:
         """Fetch the labelled records of the present pipeline version; try again while the database is away."""
         for attempt in range(1, FETCH_ATTEMPTS + 1):
-            since, weighting = self._request.since, self._request.weighting
-            collector = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION], keys=RAW_SAMPLE, timed=True)
             try:
-                times = RecordTimes(self._dataset)
-                pages = DatabaseClient(self._service).processed_pages(
-                    collector.columns, labelled=True, version=self._dataset.version, start=self._request.after,
-                    raw=times.raw if since is not None and collector.raw is None else collector.raw, arrived_after=since,
-                )  # fmt: skip
-                few, self._labelled = FewRecords(self._dataset, self._service.few, timed=weighting is not None), 0
-                targets = TargetCheck(self._dataset)
-                async for page in pages:
-                    table = times.newer(page.table, since)
-                    self._labelled += table.num_rows
-                    collector.add(table)
-                    few.add(table)
-                    targets.add(table)
-                if times.message:
-                    log.warning("Round %s: %s", self.round, times.message)
-                if message := targets_message(await asyncio.to_thread(targets.found)):
-                    log.warning("Round %s: %s", self.round, message)
-                self._few = await asyncio.to_thread(few.keyed)
-                data = replace(await asyncio.to_thread(collector.training_data), weighting=weighting)
-                self._keys = await asyncio.to_thread(collector.keys, Part.TRAIN)
-                return data
+                return await self._fetched()
             except (NobodyListensError, ReplyTimeoutError, StoreUnavailableError) as error:
                 if attempt == FETCH_ATTEMPTS:
                     raise
@@ -172,17 +154,32 @@ class TrainingJob:
                 await asyncio.sleep(0.25 * 2**attempt)
         raise AssertionError("unreachable")
 
-    async def _reference(self, data: TrainingData) -> bytes:
-        """Describe the training data; without the raw columns where the database does not answer, because the model matters more."""
-        raw: pa.Table | None = None
-        density = density_of(self._dataset, len(data.train), self._labelled)
-        try:
-            density *= (await DatabaseClient(self._service).counts()).labelled_share
-            raw = await DatabaseClient(self._service).raw_by_keys(self._keys)
-        except ComplexSystemError as error:
-            log.warning("The reference of round %s is without raw columns: %s", self.round, error.message)
-        reference = await asyncio.to_thread(Reference.of, self._dataset, data.train.in_order(), raw, density=density)
-        return reference.encoded()
+    async def _fetched(self) -> TrainingData:
+        since, weighting = self._request.since, self._request.weighting
+        collector = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION], keys=RAW_SAMPLE, timed=True)
+        times, targets = RecordTimes(self._dataset), TargetCheck(self._dataset)
+        few, self._labelled = FewRecords(self._dataset, self._service.few, timed=weighting is not None), 0
+        pages = DatabaseClient(self._service).processed_pages(
+            collector.columns, labelled=True, version=self._dataset.version, start=self._request.after, raw=collector.raw,
+            arrived_after=since,
+        )  # fmt: skip
+
+        def take(page: pa.Table) -> int:
+            table = times.newer(page, since)
+            for each in (collector, few, targets):
+                each.add(table)
+            return int(table.num_rows)
+
+        async for page in pages:
+            self._labelled += await asyncio.to_thread(take, page.table)
+        if times.message:
+            log.warning("Round %s: %s", self.round, times.message)
+        if message := targets_message(await asyncio.to_thread(targets.found)):
+            log.warning("Round %s: %s", self.round, message)
+        self._few = await asyncio.to_thread(few.keyed)
+        data = replace(await asyncio.to_thread(collector.training_data), weighting=weighting)
+        self._keys = await asyncio.to_thread(collector.keys, Part.TRAIN)
+        return data
 
     async def _fit(self, trainer: Trainer, data: TrainingData) -> tuple[TrainedModel, bytes]:
         loop = asyncio.get_running_loop()
@@ -260,6 +257,28 @@ class TrainingJob:
                 **finite,
             ),
         )
+
+
+async def training_reference(
+    database: DatabaseClient, dataset: Dataset, data: TrainingData, keys: list[str], labelled: int
+) -> bytes:
+    """Describe training data; without the raw columns where the database does not answer, because the model matters more.
+
+    Args:
+        database: Has the raw records.
+        dataset: Declares them.
+        data: What a model is trained on.
+        keys: A sample of the keys of the training part.
+        labelled: Labelled records that the parts were made of.
+    """
+    raw: pa.Table | None = None
+    density = density_of(dataset, len(data.train), labelled)
+    try:
+        density *= (await database.counts()).labelled_share
+        raw = await database.raw_by_keys(keys)
+    except ComplexSystemError as error:
+        log.warning("The reference of the training data is without raw columns: %s", error.message)
+    return (await asyncio.to_thread(Reference.of, dataset, data.train.in_order(), raw, density=density)).encoded()
 
 
 async def log_when_possible(service: TrainerService, tracker: Tracker, result: TrainingResult) -> LoggedModel:

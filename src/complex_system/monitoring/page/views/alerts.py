@@ -19,7 +19,9 @@ _LEVELS: dict[str, Level] = {"critical": "bad", "warning": "warn"}
 def skeleton() -> Component:
     """Return the view without content."""
     note = "Alerts that ended in the chosen period, newest first."
-    return html.Div([card("Open", html.Div(id="alerts-open")), card("Past", html.Div(id="alerts-past"), note=note)])
+    terms = ("Evidence", "RMSE", "PSI", "Out of range")
+    past = card("Past", html.Div(id="alerts-past"), note=note, terms=terms)
+    return html.Div([card("Open", html.Div(id="alerts-open"), terms=terms), past])
 
 
 def alert_card(alert: Alert, reading: Reading, viewer: Viewer, *, short: bool = False) -> Component:

@@ -90,7 +90,10 @@ def _highest(curve: Curve[Gauge]) -> float:
 
 
 def _missing(reading: Reading) -> str:
-    return reading.awaiting("drift", "Waiting for predictions, and for the reference that the champion was trained on.")
+    awaited = "Waiting for predictions, and for the reference that the champion was trained on."
+    if reading.data.samples:
+        awaited = f"There are fewer than {reading.data.needed} predicted records: no index yet."
+    return reading.awaiting("drift", awaited)
 
 
 def _measured(reading: Reading, viewer: Viewer) -> Sequence[ColumnView]:

@@ -16,6 +16,7 @@ from complex_system.monitoring.page.components import (
     columns,
     drawing,
     empty,
+    explained,
     figures,
     outside,
     sign,
@@ -52,6 +53,13 @@ def skeleton() -> Component:
     return html.Div(
         [
             html.Div(id="overview-answers", className="answers"),
+            html.Div(
+                [
+                    explained("The four answers", ("RMSE", "Evidence", "PSI")),
+                    html.Span("terms in the answers", className="quiet"),
+                ],
+                className="answers-terms card-head",
+            ),
             card("Data flow", drawing("overview-flow"), class_="flow-card"),
             columns(html.Div([champion, alerts], className="stack"), services, class_="third"),
         ]
