@@ -22,6 +22,7 @@ import pytest
 from complex_system.describe.description import describe
 from complex_system.errors import ComplexSystemError
 from complex_system.sources.replay import ReplayFile
+from reading import assert_same_by_columns
 from spreadsheets import write_excel
 
 ROWS = 60
@@ -154,7 +155,9 @@ def test_every_value_is_the_truth_or_is_refused(case: Case, tmp_path: Path) -> N
         found = describe(path, "y")
     except ComplexSystemError as error:
         pytest.fail(f"refused as a whole: {error.message}")
-    rows = [row for batch in ReplayFile(path, found.dataset()).batches(1000) for row in batch]
+    file = ReplayFile(path, found.dataset())
+    rows = [row for batch in file.batches(1000) for row in batch]
+    assert_same_by_columns(file, rows)
     assert len(rows) == ROWS
     formats = {column.name: column.format for column in found.columns}
     types = {column.name: column.type for column in found.columns}

@@ -27,6 +27,7 @@ from complex_system.domain.types import MAX_TEXT
 from complex_system.sources.replay import ReplayFile
 from complex_system.sources.values import truth
 from random_data import NAMES, time_text
+from reading import assert_same_by_columns
 from spreadsheets import write_excel
 
 TABLES = 40
@@ -377,7 +378,9 @@ def check(seed: int, folder: Path) -> Description:
     path = write(folder, maker)
     found = describe(path, "y")
     assert refused(found) == (0, "")
-    rows = [row for batch in ReplayFile(path, found.dataset()).batches(17) for row in batch]
+    file = ReplayFile(path, found.dataset())
+    rows = [row for batch in file.batches(17) for row in batch]
+    assert_same_by_columns(file, rows)
     assert len(rows) == len(table.rows)
     assert [row.fault for row in rows] == [""] * len(rows)
     described = {column.name: column for column in found.columns}

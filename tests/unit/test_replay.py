@@ -20,6 +20,7 @@ from complex_system.domain.records import Record
 from complex_system.errors import SourceFileError
 from complex_system.sources.replay import ReplayFile, Row
 from complex_system.training.split import Part, parts_of
+from reading import assert_same_by_columns
 
 Write = Callable[[Path, list[dict[str, Any]]], Path]
 
@@ -44,7 +45,10 @@ FORMATS = pytest.mark.parametrize("write", [write_csv, write_lines, write_parque
 
 
 def read(path: Path, dataset: Dataset, size: int = 7) -> list[Row]:
-    return [row for batch in ReplayFile(path, dataset).batches(size) for row in batch]
+    file = ReplayFile(path, dataset)
+    rows = [row for batch in file.batches(size) for row in batch]
+    assert_same_by_columns(file, rows)
+    return rows
 
 
 def without_keys(records: list[Record]) -> list[Record]:

@@ -17,12 +17,12 @@ from complex_system.describe.inspection import InspectedColumn
 from complex_system.describe.repetitions import HashedRows
 from complex_system.domain.columns import ARRIVED, ID, raw_name
 from complex_system.domain.dataset import Dataset
+from complex_system.domain.outliers import Numbers
 from complex_system.domain.pages import plain_columns
 from complex_system.errors import DescribeError
-from complex_system.pipeline.expressions import frame_type
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.sources.base import Table
-from complex_system.sources.replay import ReplayFile, Row
+from complex_system.sources.base import ROW, Table
+from complex_system.sources.replay import RecordFrame, ReplayFile
 from complex_system.training.grouping import NO_PART, OriginCollector, divide
 from complex_system.training.split import NO_COPIES, Copies, CopyCount, Part, groups_of, parts_of
 
@@ -106,7 +106,7 @@ def check_file(path: Path, dataset: Dataset, table: Table | None = None, counter
     """
     file = ReplayFile(path, dataset, table)
     counts = _Counts(dataset, counters)
-    for rows in file.batches(_BATCH):
+    for rows in file.frames(_BATCH):
         counts.add(rows)
     return counts.found(file)
 
@@ -118,43 +118,40 @@ class _Counts:
         self._dataset = dataset
         self._own = [ID, *(name for name in dataset.by_name if name in counters)]
         self._pipeline = Pipeline(dataset)
-        self._types = {column.name: frame_type(column) for column in dataset.columns}
         self._records = self._refused = self._without_key = 0
         self._reasons: dict[str, tuple[int, str, int]] = {}
         self._accepted = HashedRows(content="u8", part="i1")
         self._alike = CopyCount(dataset)
         self._origins = OriginCollector(dataset)
-        self._rows: list[npt.NDArray[np.int64]] = []
+        self._rows: list[Numbers] = []
         self._outside: Counter[str] = Counter()
 
-    def add(self, rows: list[Row]) -> None:
+    def add(self, rows: RecordFrame) -> None:
         """Take the next rows of the file."""
-        self._records += len(rows)
-        self._without_key += sum(row.key_made for row in rows)
-        faults = [(row.number, row.fault) for row in rows if row.fault]
-        good = [row for row in rows if not row.fault]
-        records = [row.record for row in good]
-        places = pl.Series(ID, map(str, range(len(good))), pl.String)
-        columns = (pl.Series(name, [record[name] for record in records], dtype) for name, dtype in self._types.items())
-        frame = pl.DataFrame([places, *columns])
-        processed, rejections = self._pipeline.split(frame)
+        frame, numbers = rows.records.drop(ROW), rows.records[ROW].to_numpy()
+        self._records += frame.height + len(rows.faults)
+        self._without_key += rows.keys_made
+        faults = list(rows.faults.items())
+        places = pl.Series(ID, map(str, range(frame.height)), pl.String)
+        processed, rejections = self._pipeline.split(frame.with_columns(places))
         refused = [int(rejection[ID]) for rejection in rejections]
         for place in refused:
-            fault, *_ = self._pipeline.faults_of(records[place], good[place].number)
-            faults.append((good[place].number, f"field '{fault['field']}': {fault['problem']}"))
+            number = int(numbers[place])
+            fault, *_ = self._pipeline.faults_of(frame.row(place, named=True), number)
+            faults.append((number, f"field '{fault['field']}': {fault['problem']}"))
         self._refuse(sorted(faults))
-        kept = np.delete(np.arange(len(good)), refused)
-        for each in self._pipeline.outside(frame[kept]):
+        kept = np.delete(np.arange(frame.height), refused)
+        frame, numbers = (frame[kept], numbers[kept]) if refused else (frame, numbers)
+        for each in self._pipeline.outside(frame):
             self._outside[each.column.name] += each.count
-        keys = pl.Series(ID, [records[place][ID] for place in kept.tolist()], pl.String)
         self._accepted.add(
-            hash=keys.hash(),
-            number=[good[place].number for place in kept.tolist()],
-            content=frame.drop(self._own).hash_rows().to_numpy()[kept],
-            part=self._parts_of(processed.with_columns(keys), frame[kept], [good[place].number for place in kept.tolist()]),
+            hash=frame[ID].hash(),
+            number=numbers,
+            content=frame.drop(self._own).hash_rows().to_numpy(),
+            part=self._parts_of(processed.with_columns(frame[ID]), frame, numbers),
         )
 
-    def _parts_of(self, processed: pl.DataFrame, raw: pl.DataFrame, numbers: list[int]) -> npt.NDArray[np.int8]:
+    def _parts_of(self, processed: pl.DataFrame, raw: pl.DataFrame, numbers: Numbers) -> npt.NDArray[np.int8]:
         """Return the part of every record: ``_UNLABELLED`` where it has no target; any where all records have to be known first."""
         parts = np.full(processed.height, _UNLABELLED, dtype=np.int8)
         labelled = processed[self._dataset.target].is_not_null()
@@ -165,7 +162,7 @@ class _Counts:
                 parts[labelled.to_numpy()] = parts_of(groups_of(self._dataset, table))
             else:
                 parts[labelled.to_numpy()] = Part.TRAIN
-                rows = np.array(numbers)[labelled.to_numpy()]
+                rows = numbers[labelled.to_numpy()]
                 beside = plain_columns(raw.filter(labelled).select(self._origins.raw).to_arrow())
                 for name in self._origins.raw:
                     table = table.append_column(raw_name(name), beside.column(name))
@@ -226,7 +223,8 @@ class _Counts:
 
 def _key_in(file: ReplayFile, number: int) -> str:
     """Return the key of a row; the file is read up to it."""
-    return next(str(row.record[ID]) for rows in file.batches(_BATCH) for row in rows if row.number == number)
+    found = (rows.records.filter(pl.col(ROW) == number)[ID] for rows in file.frames(_BATCH))
+    return next(str(keys[0]) for keys in found if len(keys))
 
 
 def corrected(

@@ -310,7 +310,7 @@ def leak(column: InspectedColumn, frame: pl.DataFrame, target: InspectedColumn) 
         pairs = pl.DataFrame({"a": frame[column.name].cast(pl.String), "b": target.numbers}).drop_nulls()
         if column.categories:
             pairs = pairs.filter(pl.col("a").is_in(column.categories))
-        parts = _target_ranges(pairs)
+        parts = _target_ranges(pairs, different=pl.col("b").n_unique())
         several = parts.height > 1 and bool(
             (parts["count"] >= _MIN_PAIRS).all() and (parts["different"] >= _MIN_GROUPS).all()
         )
@@ -319,10 +319,11 @@ def leak(column: InspectedColumn, frame: pl.DataFrame, target: InspectedColumn) 
 
 
 def _follows(pairs: pl.DataFrame) -> bool:
-    if pairs.height < _MIN_PAIRS or pairs["a"].n_unique() < 3 or pairs["b"].n_unique() < 3:
+    different = pairs["a"].n_unique()
+    if pairs.height < _MIN_PAIRS or different < 3 or pairs["b"].n_unique() < 3:
         return False
     found = [pairs.select(pl.corr("a", "b")).item()]
-    if pairs["a"].n_unique() >= _MIN_RANKS:  # the target's logarithm or square
+    if different >= _MIN_RANKS:  # the target's logarithm or square
         found.append(pairs.select(pl.corr("a", "b", method="spearman")).item())
     return any(each is not None and abs(each) >= ALMOST_ONE for each in found)
 
@@ -330,18 +331,14 @@ def _follows(pairs: pl.DataFrame) -> bool:
 def _is_rounded(pairs: pl.DataFrame) -> bool:
     """Return whether each repeated number belongs to a part of the target's range of its own."""
     parts = _target_ranges(pairs)
-    again = parts.filter((pl.col("count") > 1) & (pl.col("different") > 1))
+    again = parts.filter((pl.col("count") > 1) & (pl.col("low") < pl.col("high")))
     return again.height >= _MIN_GROUPS and int(again["count"].sum()) >= _MIN_RANKS and _apart(parts)
 
 
-def _target_ranges(pairs: pl.DataFrame) -> pl.DataFrame:
+def _target_ranges(pairs: pl.DataFrame, **also: pl.Expr) -> pl.DataFrame:
     """Return the target's range for each value, sorted by the smallest target."""
     target = pl.col("b")
-    return (
-        pairs.group_by("a")
-        .agg(low=target.min(), high=target.max(), count=pl.len(), different=target.n_unique())
-        .sort("low", "high")
-    )
+    return pairs.group_by("a").agg(low=target.min(), high=target.max(), count=pl.len(), **also).sort("low", "high")
 
 
 def _apart(parts: pl.DataFrame) -> bool:

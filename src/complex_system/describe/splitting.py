@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 
 import polars as pl
 
@@ -119,16 +121,21 @@ def repeated_settings(features: Sequence[InspectedColumn], frame: pl.DataFrame) 
     is_measured = any(column.type != "category" and column.different > 2 for column in features)
     if not is_measured or frame.height < 2 * FEWEST:
         return (), ()
+    few, most_left = _REPEATED * frame.height, max(1, len(features) // 4)
+    hashes = {name: frame[name].hash(seed=place) for place, name in enumerate(names)}
+    # Of one group more than features may be left out, one stays whole: where all of them differ, so does what is left.
+    groups = [names[start :: most_left + 1] for start in range(min(len(names), most_left + 1))]
+    if all(_together(hashes, group).n_unique() > few for group in groups):
+        return (), ()
     left: list[str] = []
-    while True:
-        count = _different(frame, names)
-        if count <= _REPEATED * frame.height:
-            break
-        if len(left) >= max(1, len(features) // 4) or len(names) < 3:
+    whole = _together(hashes, names)
+    while (count := whole.n_unique()) > few:
+        if len(left) >= most_left or len(names) < 3:
             return (), ()
-        counts = {name: _different(frame, [each for each in names if each != name]) for name in names}
+        counts = {name: (whole - hashes[name]).n_unique() for name in names}
         left.append(min(names, key=counts.__getitem__))
         names.remove(left[-1])
+        whole = whole - hashes[left[-1]]
     possible = 1.0
     for column in features:
         possible *= max(1, column.different) if column.name in names else 1
@@ -142,6 +149,11 @@ def _is_batch(column: InspectedColumn, frame: pl.DataFrame) -> bool:
     if frame[column.name].dtype.is_nested():
         return False
     return FEWEST <= _different(frame, (column.name,)) <= _REPEATED * frame.height
+
+
+def _together(hashes: Mapping[str, pl.Series], names: Sequence[str]) -> pl.Series:
+    """Return a hash of each row's values in some columns: the sum of theirs modulo 2^64, from which one column can be taken off."""
+    return reduce(operator.add, (hashes[name] for name in names))
 
 
 def _different(frame: pl.DataFrame, names: Sequence[str]) -> int:

@@ -6,6 +6,7 @@ import os
 import random
 import threading
 import time
+from collections.abc import Iterable
 
 MAX_KEY = 64
 """Characters of a record's key."""
@@ -44,6 +45,12 @@ def row_key(digest: bytes, row: int) -> str:
     """
     file = int.from_bytes(digest[:8]) >> 4
     return _uuid(8, file >> 12, (file & 0xFFF) << 64 | row)
+
+
+def row_keys(digest: bytes, rows: Iterable[int]) -> list[str]:
+    """Return the keys of several rows (:func:`row_key`), which differ in their last 48 bits only."""
+    first = row_key(digest, 0)[:-12]
+    return [f"{first}{row:012x}" for row in rows]
 
 
 def repeated_key(key: str, number: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +47,15 @@ class Part:
     columns: Mapping[str, Values]
     faults: Mapping[int, str]
 
+    def rows(self, places: Sequence[int]) -> list[Value]:
+        """Return the rows of some places: values by column name, None where one is missing; for a row that is not read, the reason."""
+        rows: list[Value] = [{} for _ in places]
+        if self.columns:
+            names = tuple(self.columns)
+            each = zip(*(found.at(places) for found in self.columns.values()), strict=True)
+            rows = [dict(zip(names, row, strict=True)) for row in each]
+        return [self.faults.get(place, row) for place, row in zip(places, rows, strict=True)] if self.faults else rows
+
 
 class Table(ABC):
     """A table in a file."""
@@ -78,14 +87,7 @@ class Table(ABC):
     def chunks(self, columns: Columns, size: int) -> Iterator[tuple[list[int], list[Value]]]:
         """Yield the parts row by row: numbers, and values by column name, None where one is missing."""
         for part in self.parts(columns, size):
-            rows: list[Value] = [{} for _ in part.numbers]
-            if part.columns:
-                names = tuple(part.columns)
-                each = zip(*(found.to_list() for found in part.columns.values()), strict=True)
-                rows = [dict(zip(names, row, strict=True)) for row in each]
-            for place, fault in part.faults.items():
-                rows[place] = fault
-            yield part.numbers, rows
+            yield part.numbers, part.rows(range(len(part.numbers)))
 
     @abstractmethod
     def frame(self) -> pl.DataFrame:

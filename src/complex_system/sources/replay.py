@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import random
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -20,12 +20,14 @@ import polars as pl
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.datetimes import TimeFormat
-from complex_system.domain.keys import MAX_KEY, repeated_key, row_key
+from complex_system.domain.keys import MAX_KEY, repeated_key, row_key, row_keys
 from complex_system.domain.records import Record, raw_check
 from complex_system.errors import InvalidRecordError, RecordFault, SourceFileError
-from complex_system.sources.base import CHUNK_ROWS, Table
+from complex_system.pipeline.expressions import frame_type
+from complex_system.sources.base import CHUNK_ROWS, ROW, Columns, Part, Table
 from complex_system.sources.dialect import file_type, too_long
 from complex_system.sources.tables import table_at
+from complex_system.sources.values import Values, are_good
 
 FILE_ORDER, SHUFFLED = "file", "shuffled"
 MAX_ORDERED = 1_000_000
@@ -48,6 +50,21 @@ class Row:
     record: Record
     fault: str = ""
     key_made: bool = False
+
+
+@dataclass(frozen=True)
+class RecordFrame:
+    """Some rows of the file, column by column.
+
+    Attributes:
+        records: Their numbers (``ROW``), keys and declared columns, in the types of the pipeline.
+        faults: Why the other rows are no records of the data set, by number.
+        keys_made: Records whose key was made here.
+    """
+
+    records: pl.DataFrame
+    faults: Mapping[int, str]
+    keys_made: int
 
 
 @dataclass(frozen=True)
@@ -97,6 +114,7 @@ class ReplayFile:
         self.path = path
         self._dataset = dataset
         self._key = dataset.id or ID
+        self._columns: Columns = {self._key: None, **dataset.by_name}
         self._check = raw_check(dataset)
         with readable(path):
             with path.open("rb") as file:
@@ -114,15 +132,39 @@ class ReplayFile:
         Raises:
             SourceFileError: The file cannot be read to its end.
         """
-        rows = self._rows(max(size, CHUNK_ROWS))
-        while batch := list(islice(rows, size)):
-            yield batch
-
-    def _rows(self, chunk: int) -> Iterator[Row]:
-        columns = {self._key: None, **self._dataset.by_name}
         with readable(self.path):
-            for numbers, values in self._table.chunks(columns, chunk):
-                yield from self._checked(numbers, values)
+            chunks = self._table.chunks(self._columns, max(size, CHUNK_ROWS))
+            rows = chain.from_iterable(self._checked(*chunk) for chunk in chunks)
+            while batch := list(islice(rows, size)):
+                yield batch
+
+    def frames(self, size: int) -> Iterator[RecordFrame]:
+        """Yield the same rows column by column, which is several times as fast."""
+        with readable(self.path):
+            for part in self._table.parts(self._columns, size):
+                yield self._frame(part)
+
+    def _frame(self, part: Part) -> RecordFrame:
+        """Return the rows of a part: good values stay in their columns, and rows with another value are checked as in ``batches``."""
+        empty = pl.repeat(None, len(part.numbers), dtype=pl.String, eager=True)
+        keys = part.columns.get(self._key, Values(empty))
+        good = (keys.series.str.len_bytes() <= MAX_KEY).fill_null(value=True)
+        good = good.scatter([*keys.others, *part.faults], values=False)
+        columns = [pl.Series(ROW, part.numbers, pl.Int64), keys.series.alias(ID)]
+        for name, column in self._dataset.by_name.items():
+            found, kind = part.columns.get(name, Values(empty)), frame_type(column)
+            good &= are_good(found, column)
+            columns.append((found.series if found.series.dtype == kind else pl.Series(empty, dtype=kind)).alias(name))
+        frame = pl.DataFrame(columns).filter(good)
+        made = (without_key := frame[ID].is_null()).arg_true()
+        frame = frame.with_columns(frame[ID].scatter(made, row_keys(self._digest, frame[ROW].filter(without_key))))
+        others = (~good).arg_true().to_list()
+        rows = list(self._checked([part.numbers[place] for place in others], part.rows(others)))
+        if records := [{**row.record, ROW: row.number} for row in rows if not row.fault]:
+            looked_at = [pl.Series(name, [each[name] for each in records], kind) for name, kind in frame.schema.items()]
+            frame = pl.concat([frame, pl.DataFrame(looked_at)]).sort(ROW)
+        faults = {row.number: row.fault for row in rows if row.fault}
+        return RecordFrame(frame, faults, len(made) + sum(row.key_made for row in rows))
 
     def _checked(self, numbers: list[int], values: list[Record | str]) -> Iterator[Row]:
         """Return the rows of a chunk: good ones are checked together, and one by one where a record among them has a fault."""

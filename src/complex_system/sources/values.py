@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import polars as pl
 
-from complex_system.domain.columns import MARKERS, Column, Limit
-from complex_system.domain.types import column_type
+from complex_system.domain.columns import LARGEST_INTEGER, MARKERS, Column, Limit
+from complex_system.domain.types import MAX_TEXT, column_type
 from complex_system.sources.notation import BEYOND_LIMIT, Notation
 
 TRUE = frozenset({"true", "ja", "yes", "wahr", "on", "ein", "j", "y", "t"})
@@ -40,12 +40,10 @@ class Values:
     series: pl.Series
     others: Mapping[int, Any] = field(default_factory=dict)
 
-    def to_list(self) -> list[Any]:
-        """Return them all; None where one is missing."""
-        found = self.series.to_list()
-        for place, value in self.others.items():
-            found[place] = value
-        return found
+    def at(self, places: Sequence[int]) -> list[Any]:
+        """Return those of some places; None where one is missing."""
+        found = self.series.gather(places).to_list()
+        return [self.others.get(place, value) for place, value in zip(places, found, strict=True)] if self.others else found
 
     def without(self, places: Container[int]) -> Values:
         """Return the values but for some places."""
@@ -118,6 +116,32 @@ def values(series: pl.Series, column: Column | None, notation: Notation) -> Valu
         }
         return Values(pl.Series(texts.name, [None] * len(texts), pl.String), lists)
     return Values(texts)
+
+
+def are_good(found: Values, column: Column) -> pl.Series:
+    """Return which values of a column are those of a record as they are; of the others, the check of the records has to say so.
+
+    Args:
+        found: The values, from :func:`values`, so that none is a text that stands for a missing one.
+        column: The declared column.
+    """
+    series = found.series
+    if series.dtype == pl.Float64 and column.type == "number":
+        good = series.is_finite()
+    elif series.dtype == pl.Float64 and column.type == "integer":
+        good = (series == series.floor()) & (series.abs() <= LARGEST_INTEGER)
+    elif series.dtype == pl.Boolean and column.type == "boolean":
+        good = series.is_not_null()
+    elif series.dtype == pl.String and column.type == "category":
+        good = series.is_in(column.categories)
+    elif series.dtype == pl.String and column.type in ("text", "datetime"):
+        good = series.str.len_bytes() <= MAX_TEXT
+    else:
+        good = series.is_null()
+    if column.missing_values and series.dtype == pl.Float64:
+        good &= ~series.is_in(column.missing_values)
+    good = pl.select(pl.when(series.is_null()).then(column.optional).otherwise(good)).to_series()
+    return good.scatter(list(found.others), values=False) if found.others else good
 
 
 def _numbers(series: pl.Series, column: Column, notation: Notation) -> Values:
