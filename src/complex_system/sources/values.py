@@ -42,7 +42,7 @@ class Values:
 
     def at(self, places: Sequence[int]) -> list[Any]:
         """Return those of some places; None where one is missing."""
-        found = self.series.gather(places).to_list()
+        found = self.series.gather(list(places)).to_list()
         return [self.others.get(place, value) for place, value in zip(places, found, strict=True)] if self.others else found
 
     def without(self, places: Container[int]) -> Values:

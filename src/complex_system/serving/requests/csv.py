@@ -115,7 +115,7 @@ def _as_in_files(given: Mapping[str, tuple[str, ...]], columns: Mapping[str, Col
     for name, series in texts.items():
         column = columns.get(name)
         found = file_values(series, column, written[name])
-        read[name] = found.to_list()
+        read[name] = found.at(range(len(found.series)))
         if _is_number(column):
             for place, value in found.others.items():
                 if isinstance(value, str) and (doubt := written[name].doubt(value)):
