@@ -346,9 +346,8 @@ async def test_the_schedule_goes_on_after_a_restart_where_the_newest_model_left_
             await proxy.join()
             await eventually(lambda: service._last_training is not None, 40)
             age = (datetime.now(UTC) - newest.created_at).total_seconds()
-            assert time.monotonic() - service._last_training == pytest.approx(
-                age, abs=1.5
-            )  # MLflow says the time to the second
+            # MLflow says the time to the second, and its answer may come late; one of the two clocks is an hour ahead.
+            assert time.monotonic() - service._last_training == pytest.approx(age, abs=5)
             assert service._last_training != service._made_at
             assert service._job is None
 
