@@ -109,7 +109,7 @@ def records_of(keys: list[str], laboratory: Laboratory) -> list[Record]:
     return [{**record, ID: key} for record, key in zip(laboratory.records(len(keys)), keys, strict=True)]
 
 
-@pytest.mark.parametrize("stand_in", [True, False])
+@pytest.mark.parametrize("stand_in", [pytest.param(True, marks=pytest.mark.long), False])
 @pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.long)])
 async def test_a_writer_that_dies_between_any_two_commands_loses_nothing(
     base: Base, laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch, stand_in: bool, every: int

@@ -93,6 +93,7 @@ def start_all(system: Plant, *services: str) -> None:
         system.start(service)
 
 
+@pytest.mark.long
 @ANY_DATABASE
 async def test_the_database_service_is_killed(servers: Servers, system: Plant, dataset: Dataset, report: Any) -> None:
     start_all(system, servers.service, PROCESSING, SOURCE)

@@ -156,6 +156,7 @@ async def test_replicas_on_two_hosts_share_what_a_third_asks(
         await eventually(both)
 
 
+@pytest.mark.long
 async def test_a_cluster_keeps_what_is_published_on_three_brokers_and_survives_the_loss_of_one(
     cluster: list[int],
     certificates: Path,

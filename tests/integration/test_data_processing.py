@@ -189,6 +189,7 @@ async def test_it_waits_for_a_database_that_is_away_and_goes_on_when_it_is_back(
                 await eventually(lambda: service.health().state == "ready")
 
 
+@pytest.mark.long
 async def test_pages_that_grow_beyond_the_brokers_limit_are_written_in_parts(
     default_nats_server: Server, settings: Settings
 ) -> None:

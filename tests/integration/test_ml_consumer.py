@@ -262,6 +262,7 @@ async def test_few_records_are_ranked_by_cross_validation_and_a_restart_tells_it
     assert run.data.metrics["baseline_mean_cv_rmse"] == pytest.approx(mean.rmse)
 
 
+@pytest.mark.long
 async def test_a_comparison_waits_for_mlflow_and_is_logged_once(
     settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset, mlflow_server: Server
 ) -> None:
@@ -292,7 +293,7 @@ async def test_a_comparison_waits_for_mlflow_and_is_logged_once(
     assert len(trainer.rounds) == 1
 
 
-@pytest.mark.parametrize("step", ["logging", "crowning"])
+@pytest.mark.parametrize("step", [pytest.param("logging", marks=pytest.mark.long), "crowning"])
 async def test_a_restart_in_the_middle_of_a_comparison_loses_it_not(
     settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset, step: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -319,6 +320,7 @@ async def test_a_restart_in_the_middle_of_a_comparison_loses_it_not(
 
 
 @pytest.mark.parametrize("fault", ["all trainers fail", "all models are refused"])
+@pytest.mark.long
 async def test_rounds_without_a_model_do_not_follow_each_other_at_once(
     settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset, fault: str
 ) -> None:
@@ -556,6 +558,7 @@ def alert(key: str, *, retrain: bool = True, **fields: Any) -> Alert:
     )  # fmt: skip
 
 
+@pytest.mark.long
 async def test_the_trainers_learn_all_where_inputs_moved_and_only_what_is_newer_than_a_moved_error(
     settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset
 ) -> None:

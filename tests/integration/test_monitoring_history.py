@@ -172,6 +172,7 @@ async def test_failed_predictions_are_told_by_kind(
     assert {each["code"]: each["count"] for each in shown["failures"]} == {"invalid_record": 3, "invalid_request": 1}
 
 
+@pytest.mark.long
 async def test_a_service_that_vanishes_is_silent_and_one_that_stops_is_not(
     settings: Settings, nats_server: Server, tester: TesterService
 ) -> None:

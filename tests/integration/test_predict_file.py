@@ -110,9 +110,8 @@ async def test_every_format_gives_the_same_on_standard_output(client: httpx.Asyn
     frame.write_ndjson(tmp_path / "rows.jsonl")
     frame.write_csv(tmp_path / "rows.tsv", separator="\t")
     write_excel(tmp_path / "rows.xlsx", rows)
-    made = [
-        await fiot(tmp_path / f"rows.{suffix}", "--url", client.base_url) for suffix in ("parquet", "jsonl", "tsv", "xlsx")
-    ]
+    suffixes = ("parquet", "jsonl", "tsv", "xlsx")
+    made = await asyncio.gather(*(fiot(tmp_path / f"rows.{suffix}", "--url", client.base_url) for suffix in suffixes))
     for code, out, _ in made:
         assert code == 0
         assert [row["row"] for row in rows_of(out)] == ["1", "2"]

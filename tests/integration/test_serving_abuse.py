@@ -98,6 +98,7 @@ def _asked(url: str, operation: Any, examples: int, **options: Any) -> list[tupl
     return answers
 
 
+@pytest.mark.long
 def test_whatever_our_openapi_document_allows_is_no_server_error(server: tuple[str, psutil.Process]) -> None:
     url, _ = server
     operations = _operations(url)

@@ -417,6 +417,7 @@ asyncio.run(main(sys.argv[1], sys.argv[2].encode(), float(sys.argv[3])))
 """
 
 
+@pytest.mark.long
 async def test_a_swap_and_a_roll_back_under_load_from_another_process_fail_no_request(
     settings: Settings, publish: Any, tester: TesterService, mlflow_server: Server, laboratory: Laboratory
 ) -> None:

@@ -238,6 +238,7 @@ async def test_without_data_a_round_fails_and_the_next_one_with_data_does_not(
 
 
 @pytest.mark.usefixtures("filled")
+@pytest.mark.long
 async def test_a_training_survives_a_tracking_server_that_is_away(
     ear: Ear, settings: Settings, mlflow_server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
