@@ -13,7 +13,8 @@ import pytest
 from complex_system.describe.description import describe
 from complex_system.domain.columns import Column
 from complex_system.errors import SourceFileError
-from complex_system.sources.base import Table
+from complex_system.sources.base import ROW, Table
+from complex_system.sources.sheets import CsvTable
 from complex_system.sources.tables import table_at
 from spreadsheets import write_cells, write_excel
 
@@ -374,3 +375,29 @@ def test_marks_in_the_header_are_those_of_the_name(header: str, name: str, tmp_p
     path = tmp_path / "a.csv"
     path.write_text(f"{header}\n" + "".join(f"{n}.5,x\n" for n in range(9)))
     assert table_at(path).outline() == ([name, "b"], 9)
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("size", [1, 7, 20, 64, 200])
+def test_a_large_file_is_read_in_parts_and_no_row_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, newline: str
+) -> None:
+    path = tmp_path / "large.csv"
+    cells = [
+        ["C-1", "plain"],
+        ["C-2", 'with "marks"'],
+        ["C-3", "two\nlines"],
+        ["C-4", "größer, °C"],
+        ["C-5", '\n\n"\n'],
+        ["C-6", ""],
+    ]
+    header = [["Charge", "Notiz,\nlang"]]
+    rows = [",".join('"' + cell.replace('"', '""') + '"' for cell in row) + newline for row in [*header, *cells * 9]]
+    path.write_bytes(b"\xef\xbb\xbf" + "".join(rows).encode())
+    whole = CsvTable(path)
+    monkeypatch.setattr("complex_system.sources.sheets.PART_BYTES", size)
+    parts = CsvTable(path)
+    assert parts.frame().equals(whole.frame())
+    assert parts.outline() == whole.outline() == (["Charge", "Notiz,\nlang"], 54)
+    assert [part[ROW].to_list() for part in parts.frames(54)] == [list(range(1, 55))]
+    assert len(list(parts._folder.glob("part-*"))) == len(parts._parts) >= 2

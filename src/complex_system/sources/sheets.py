@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import polars as pl
 from typing_extensions import override
@@ -27,6 +27,8 @@ from complex_system.sources.notation import evidence_in
 _POINT = r"^[+-]?\d*\.\d+$"
 _DUPLICATE = re.compile(r"(.+)_duplicated_\d+", re.DOTALL)
 """polars' name of the second column with the same name."""
+PART_BYTES = 16 * 1024 * 1024
+"""Size of the parts that a large file is read in: polars would hold all of it."""
 
 
 class CsvTable(FrameTable):
@@ -68,6 +70,27 @@ class CsvTable(FrameTable):
         self._lines.write(self._found, copy)
         return copy
 
+    @cached_property
+    def _parts(self) -> list[Path]:
+        """The file, or parts of a large one that each begin with the header."""
+        if self._readable.stat().st_size <= 4 * PART_BYTES:
+            return [self._readable]
+        parts: list[Path] = []
+        with self._readable.open("rb") as file:
+            header = self._whole_lines(file, file.readline())
+            while block := file.read(PART_BYTES):
+                parts.append(self._folder / f"part-{len(parts):06}.csv")
+                parts[-1].write_bytes(header + self._whole_lines(file, block + file.readline()))
+        return parts
+
+    def _whole_lines(self, file: BinaryIO, text: bytes) -> bytes:
+        """Return a text of whole lines with those that follow it as long as a quoted field is open."""
+        is_open = self._found.quoted and text.count(b'"') % 2 == 1
+        while is_open and (line := file.readline()):
+            text += line
+            is_open = line.count(b'"') % 2 == 0
+        return text
+
     @property
     @override
     def notes(self) -> tuple[str, ...]:
@@ -98,7 +121,7 @@ class CsvTable(FrameTable):
     @override
     def _scan(self) -> pl.LazyFrame:
         frame = pl.scan_csv(
-            self._readable,
+            self._parts,
             infer_schema=False,
             glob=False,
             separator=self.dialect.separator,
