@@ -9,6 +9,7 @@ import pytest
 
 from complex_system.errors import TrackingRefusedError, TrackingUnavailableError
 from complex_system.local.servers import MlflowServer
+from complex_system.tracking.connection import load_mlflow
 from complex_system.tracking.mlflow import MlflowTracker
 from complex_system.tracking.outbox import Outbox
 from complex_system.tracking.registry import ModelRegistry
@@ -36,6 +37,7 @@ def test_a_full_disk_of_mlflow_delays_a_model_and_loses_none(
 ) -> None:
     from mlflow import MlflowClient
 
+    load_mlflow()  # before: the first import sets its own limit, which lasts for the other tests of the process
     # So that a server without room is noticed soon; MLflow's client asks again by itself.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     outbox, framework, delayed = Outbox(tmp_path / "outbox"), trainer("lightgbm"), []
