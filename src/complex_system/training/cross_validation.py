@@ -173,10 +173,62 @@ def balanced_fold_numbers(groups: Sequence[str], folds: int, repeat: int) -> npt
     return np.array([numbers[group] for group in groups])
 
 
-def cross_validate(
+@dataclass(frozen=True)
+class OutOfFold:
+    """What fits predict for the records of the fold that each was made without.
+
+    Attributes:
+        records: All records.
+        places: Those of them that were predicted, ascending, shape (n,); the same ones in every repeat.
+        predicted: Shape (repeats, n), in the target's unit.
+        scores: Of each fold of each repeat.
+    """
+
+    records: Keyed
+    places: Places
+    predicted: Matrix
+    scores: tuple[Scores, ...]
+
+    @property
+    def errors(self) -> Matrix:
+        """Prediction less truth, shape (repeats, n)."""
+        return self.predicted - self.records.samples.y[self.places]
+
+    @property
+    def groups(self) -> list[str]:
+        """The group of each predicted record."""
+        return [self.records.groups[place] for place in self.places]
+
+    def summary(self) -> CrossValidation:
+        """Return the figures that are kept of it."""
+        records, samples, places, errors = self.records, self.records.samples, self.places, self.errors
+        rmses = tuple(each.rmse for each in self.scores)
+        names, numbers = np.unique(self.groups, return_inverse=True)
+        order = np.arange(len(names))
+        if records.split.by == "time" and samples.times is not None:
+            order = np.argsort(np.bincount(numbers, weights=samples.times[places]) / np.bincount(numbers), kind="stable")
+        squares = np.bincount(numbers, weights=np.square(errors, dtype=np.float64).mean(axis=0))[order]
+        sizes = np.bincount(numbers)[order]
+        return CrossValidation(
+            rmse=float(np.mean(rmses)),
+            rmses=rmses,
+            standard_error=standard_error(rmses, FOLDS),
+            mae=float(np.mean([each.mae for each in self.scores])),
+            r2=float(np.mean([score(samples.y[places], each).r2 for each in self.predicted])),
+            records=len(records.groups),
+            folds=FOLDS,
+            digest=records.digest,
+            residuals=residuals_of(errors, self.groups),
+            squares=tuple(float(f"{each:.6g}") for each in squares),
+            sizes=tuple(sizes.tolist()) if np.any(sizes > 1) else (),
+            groups=tuple(zlib.crc32(str(name).encode()) for name in names[order]),
+        )
+
+
+def out_of_fold(
     fit: Fit, records: Keyed, on_fold: Callable[[int, int], None] = lambda done, of: None, repeats: int | None = None
-) -> CrossValidation:
-    """Fit without each fold in turn, and score the fit on that fold.
+) -> OutOfFold:
+    """Fit without each fold in turn, and predict that fold.
 
     A fit gets the records outside its fold, divided once more: the larger part to train on, the smaller for early stopping. So
     neither scaling nor early stopping has seen a record that is scored.
@@ -193,42 +245,23 @@ def cross_validate(
     samples = records.samples
     divided = records.folds(repeats)
     scores: list[Scores] = []
-    r2: list[float] = []
-    errors: list[Matrix] = []
-    places = np.arange(len(samples))
-    for folds in divided:
-        predicted = np.full(len(samples), np.nan, dtype=np.float32)
+    predicted = np.full((len(divided), len(samples)), np.nan, dtype=np.float32)
+    for repeat, folds in enumerate(divided):
         for train, validation, scored in folds:
-            predicted[scored] = fit(samples.of(train), samples.of(validation))(samples.x[scored])
-            scores.append(score(samples.y[scored], predicted[scored]))
+            predicted[repeat, scored] = fit(samples.of(train), samples.of(validation))(samples.x[scored])
+            scores.append(score(samples.y[scored], predicted[repeat, scored]))
             on_fold(len(scores), len(divided) * FOLDS)
-        places = np.sort(np.concatenate([fold.scored for fold in folds]))  # in every repeat the same
-        r2.append(score(samples.y[places], predicted[places]).r2)
-        errors.append((predicted - samples.y)[places])
-    rmses = tuple(each.rmse for each in scores)
-    if not np.all(np.isfinite(rmses)):
+    if not all(math.isfinite(each.rmse) for each in scores):
         raise TrainingFailedError("A fold was predicted with values that are not finite.")
-    groups = [records.groups[place] for place in places]
-    names, numbers = np.unique(groups, return_inverse=True)
-    order = np.arange(len(names))
-    if records.split.by == "time" and samples.times is not None:
-        order = np.argsort(np.bincount(numbers, weights=samples.times[places]) / np.bincount(numbers), kind="stable")
-    squares = np.bincount(numbers, weights=np.square(np.array(errors, dtype=np.float64)).mean(axis=0))[order]
-    sizes = np.bincount(numbers)[order]
-    return CrossValidation(
-        rmse=float(np.mean(rmses)),
-        rmses=rmses,
-        standard_error=standard_error(rmses, FOLDS),
-        mae=float(np.mean([each.mae for each in scores])),
-        r2=float(np.mean(r2)),
-        records=len(records.groups),
-        folds=FOLDS,
-        digest=records.digest,
-        residuals=residuals_of(np.array(errors), groups),
-        squares=tuple(float(f"{each:.6g}") for each in squares),
-        sizes=tuple(sizes.tolist()) if np.any(sizes > 1) else (),
-        groups=tuple(zlib.crc32(str(name).encode()) for name in names[order]),
-    )
+    places = np.sort(np.concatenate([fold.scored for fold in divided[0]]))
+    return OutOfFold(records, places, predicted[:, places], tuple(scores))
+
+
+def cross_validate(
+    fit: Fit, records: Keyed, on_fold: Callable[[int, int], None] = lambda done, of: None, repeats: int | None = None
+) -> CrossValidation:
+    """Return the figures of :func:`out_of_fold`."""
+    return out_of_fold(fit, records, on_fold, repeats).summary()
 
 
 def _fold(records: Keyed, scored: npt.NDArray[np.bool_], salt: str) -> Fold:
