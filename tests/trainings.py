@@ -7,8 +7,13 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
+import pyarrow as pa
+
 from complex_system.domain.dataset import Dataset
+from complex_system.domain.laboratory import Laboratory
+from complex_system.domain.pages import raw_schema
 from complex_system.tracking.base import TrainingResult
+from complex_system.tracking.model_files import SAMPLE_FILE, encode_sample
 from complex_system.training.base import TrainedModel, Trainer, TrainingParameters, score
 from complex_system.training.linear import LINEAR, LinearModel
 from complex_system.training.onnx import export_onnx
@@ -54,6 +59,14 @@ def quick_model(framework: str) -> tuple[TrainedModel, bytes]:
     return model, export_onnx(model, data.validation.x)
 
 
+@cache
+def quick_sample() -> bytes:
+    """The sample of raw records that a version carries."""
+    dataset = Dataset.load()
+    records = list(Laboratory(2).records(100))
+    return encode_sample(dataset, pa.Table.from_pylist(records, raw_schema(dataset)))
+
+
 def quick_result(framework: str, trainer_name: str | None = None) -> TrainingResult:
     """The result of a training in a round of its own."""
     model, onnx = quick_model(framework)
@@ -71,4 +84,5 @@ def quick_result(framework: str, trainer_name: str | None = None) -> TrainingRes
         started_at=now,
         trained_at=now,
         timings={"training": 0.5},
+        files={SAMPLE_FILE: quick_sample()},
     )

@@ -92,6 +92,8 @@ class TrackerContract(ABC):
         onnx, metadata = registry.load_onnx_model(ref)
         assert onnx == result.onnx_model
         assert metadata == result.metadata(logged.model, logged.run_id)
+        assert registry.load_files(ref, metadata) == result.files
+        assert registry.load_files(ref, metadata, ["unknown"]) == {}
 
     async def test_logging_goes_on_where_it_was_cut(
         self, mlflow_server: Server, client: Any, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -147,10 +149,11 @@ class TrackerContract(ABC):
         assert len(client.search_logged_models([experiment])) == 1
         assert len(client.get_metric_history(logged.run_id, "train_rmse")) == len(result.model.history)
         assert [each.version for each in client.search_model_versions(f"name = '{logged.model}'")] == ["1"]
-        onnx, metadata = ModelRegistry(mlflow_server.url, prefix).load_onnx_model(
-            ModelRegistry(mlflow_server.url, prefix).find(logged.model, "1")
-        )
+        registry = ModelRegistry(mlflow_server.url, prefix)
+        ref = registry.find(logged.model, "1")
+        onnx, metadata = registry.load_onnx_model(ref)
         assert (onnx, metadata) == (result.onnx_model, result.metadata(logged.model, logged.run_id))
+        assert registry.load_files(ref, metadata) == result.files, "the outbox keeps them, too"
         assert self.runs_elsewhere(tmp_path) <= 1
 
     def test_a_server_that_is_away_is_noticed_in_seconds_and_its_password_is_not_told(

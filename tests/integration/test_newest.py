@@ -25,6 +25,7 @@ from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.database import GET_LAST_KEY, ArrivedBefore
 from complex_system.service_layer.rounds.labelled_data import LabelledData
 from complex_system.settings import Settings
+from complex_system.tracking.model_files import SAMPLE_FILE, SAMPLE_RECORDS, decode_sample
 from complex_system.training.split import Part, groups_of, parts_of
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
@@ -194,7 +195,9 @@ class TestWithADeclaredTime:
         for part in parts:
             assert 600 < part.y.mean() < 900
             assert part.in_order()[:, 0].tolist() == sorted(part.x[:, 0], reverse=True), "the larger the key, the older"
-        reference = Reference.decoded(await data.reference(compared.training, compared.keys, compared.labelled))
+        encoded, files = await data.description(compared.training, compared.keys, compared.labelled)
+        reference = Reference.decoded(encoded)
+        assert 0 < decode_sample(files[SAMPLE_FILE]).num_rows <= SAMPLE_RECORDS
         assert reference.density == pytest.approx(len(parts[0]) / 1500)
         assert reference.raw["x"].samples == len(parts[0])
         recent = await data.to_compare(2000, begin - 100 * 24 * HOUR, train=500)

@@ -233,7 +233,12 @@ class ModelComparison:
 
 
 def linear_result(
-    round_id: str, dataset: Dataset, data: TrainingData, cross: CrossValidation | None, reference: bytes
+    round_id: str,
+    dataset: Dataset,
+    data: TrainingData,
+    cross: CrossValidation | None,
+    reference: bytes,
+    files: Mapping[str, bytes],
 ) -> TrainingResult:
     """Return the linear model as a trainer returns its own, with the checked ONNX model.
 
@@ -243,6 +248,7 @@ def linear_result(
         data: What it is fitted on.
         cross: Its cross-validation.
         reference: What the data are like, for monitoring.
+        files: Kept beside the ONNX model.
     """
     started, model = datetime.now(UTC), LinearModel(data)
     return TrainingResult(
@@ -250,6 +256,7 @@ def linear_result(
         onnx_model=export_onnx(model, data.validation.x, data.validation.y),
         validation=score(data.validation.y, model.predict(data.validation.x)),
         started_at=started, trained_at=datetime.now(UTC), timings={}, reference=reference, cross_validation=cross,
+        files=files,
     )  # fmt: skip
 
 

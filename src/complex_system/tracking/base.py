@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from complex_system.domain.dataset import Dataset
 from complex_system.protocol.base import to_wire
 from complex_system.protocol.scores import CrossValidation, Scores
+from complex_system.tracking.model_files import FILES, digests_of
 from complex_system.training.base import TrainedModel
 from complex_system.training.data import TrainingData
 
@@ -28,6 +30,7 @@ class TrainingResult:
         timings: Seconds by stage, e.g. ``fetching`` and ``training``.
         cross_validation: Scores on records that were left out of the training, where the records are few.
         reference: What the training data were like (``monitoring.reference``) as JSON, for the artifact ``reference/reference.json``.
+        files: Kept beside the ONNX model, by name.
     """
 
     trainer: str
@@ -43,6 +46,7 @@ class TrainingResult:
     timings: dict[str, float]
     reference: bytes | None = None
     cross_validation: CrossValidation | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def samples(self) -> dict[str, int]:
@@ -75,6 +79,7 @@ class TrainingResult:
             "validation": to_wire(self.validation),
             "samples": self.samples,
             "sha256": hashlib.sha256(self.onnx_model).hexdigest(),
+            FILES: digests_of(self.files),
             "declaration": self.dataset.as_content(),
             **({"cross_validation": to_wire(self.cross_validation)} if self.cross_validation else {}),
         }

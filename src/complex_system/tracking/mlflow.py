@@ -85,7 +85,12 @@ class MlflowTracker(Tracker):
                     begun.native = self._log_native(begun.run_id, result)
                 self._log_run(client, begun, result)
                 metadata = json.dumps(signed(result.metadata(name, begun.run_id), self._model_key), indent=2).encode()
-                _log_files(client, begun.run_id, ONNX_FOLDER, {ONNX_FILE: result.onnx_model, ONNX_METADATA: metadata})
+                _log_files(
+                    client,
+                    begun.run_id,
+                    ONNX_FOLDER,
+                    {**result.files, ONNX_FILE: result.onnx_model, ONNX_METADATA: metadata},
+                )
                 if result.reference is not None:
                     _log_files(client, begun.run_id, REFERENCE_FOLDER, {REFERENCE_FILE: result.reference})
                 version = self._register(client, begun, result, name)

@@ -35,6 +35,7 @@ MAX_KEPT = 5
 """Trainings of one trainer that are kept; of more, the oldest are given up."""
 _NO_REFERENCE = b"null"
 _MANIFEST, _ARRAYS, _ONNX, _NATIVE = "training.json", "data.npz", "model.onnx", "native"
+_FILES = "files"
 _WRITING = ".writing-"
 _PARTS = ("train", "validation")
 
@@ -135,7 +136,10 @@ class Outbox:
                 np.savez(file, **arrays)
             (folder / _ONNX).write_bytes(result.onnx_model)
             (folder / _NATIVE).write_bytes(model.saved())
-            for path in (*folder.iterdir(), folder):
+            (folder / _FILES).mkdir()
+            for file_name, content in result.files.items():
+                (folder / _FILES / file_name).write_bytes(content)
+            for path in (*(folder / _FILES).iterdir(), *folder.iterdir(), folder):
                 _sync(path)
             if not target.is_dir():
                 folder.rename(target)
@@ -194,7 +198,7 @@ class Outbox:
                 onnx_model=(kept.path / _ONNX).read_bytes(), validation=manifest.validation, started_at=manifest.started_at,
                 trained_at=manifest.trained_at, timings=manifest.timings,
                 reference=None if bytes(manifest.reference) == _NO_REFERENCE else bytes(manifest.reference),
-                cross_validation=manifest.cross_validation,
+                cross_validation=manifest.cross_validation, files=_files_of(kept.path / _FILES),
             )  # fmt: skip
         except (OSError, ValueError, KeyError, DeclarationError, msgspec.MsgspecError) as error:
             raise TrainingFailedError(
@@ -215,6 +219,11 @@ class Outbox:
         for path in self._folders()[:-MAX_KEPT]:
             log.warning("The training %s is given up: %d newer ones wait for the tracking server", path.name, MAX_KEPT)
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _files_of(folder: Path) -> dict[str, bytes]:
+    # An earlier release wrote none.
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())} if folder.is_dir() else {}
 
 
 def _sync(path: Path) -> None:

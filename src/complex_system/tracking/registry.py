@@ -23,6 +23,7 @@ from typing import Any
 from complex_system.domain.partition import BY_KEY
 from complex_system.errors import ModelRefusedError, UnknownModelError
 from complex_system.tracking.connection import is_refusal, load_mlflow, open_client, translated
+from complex_system.tracking.model_files import checked_files, declared_files
 from complex_system.tracking.signature import require_signature
 
 log = logging.getLogger(__name__)
@@ -262,6 +263,26 @@ class ModelRegistry:
             raise ModelRefusedError(f"{what} is damaged: its digest does not match its metadata.")
         require_signature(what, ref.model, metadata, self._model_key)
         return files[ONNX_FILE], metadata
+
+    def load_files(
+        self, ref: ModelVersionRef, metadata: Mapping[str, Any], names: Iterable[str] | None = None
+    ) -> dict[str, bytes]:
+        """Return files that a version carries beside its ONNX model, by name; those that it does not have are left out.
+
+        Args:
+            ref: The version.
+            metadata: As :meth:`load_onnx_model` returns them.
+            names: Which files; all without it.
+
+        Raises:
+            ModelRefusedError: A file is damaged.
+        """
+        wanted = set(declared_files(metadata)).intersection(declared_files(metadata) if names is None else names)
+        if not wanted:
+            return {}
+        with translated(self._uri, "loading a model's files"):
+            files = self._artifacts(ref, ONNX_FOLDER, sorted(wanted))
+        return checked_files(f"{ref.model} version {ref.version}", files, metadata)
 
     def load_reference(self, ref: ModelVersionRef) -> bytes | None:
         """Return the description of a version's training data, as its trainer logged it; None where it logged none."""

@@ -74,7 +74,7 @@ class WandbTracker(Tracker):
     @override
     def log(self, result: TrainingResult) -> LoggedModel:
         if result.round not in self._done and not self._is_kept(result):  # else only the following tracker is concerned
-            files = {STATE_FILE: self.state_of(result.model), ONNX_FILE: result.onnx_model}
+            files = {**result.files, STATE_FILE: self.state_of(result.model), ONNX_FILE: result.onnx_model}
             run_id = self._log_run(result, files) if self.mode != "disabled" else ""
             self._store.write(files, self._metadata(result, run_id))
         self._done.add(result.round)

@@ -176,8 +176,8 @@ class ChampionSelector:
         compare = ModelComparison(self.registry, Pipeline(self.dataset), self.prefix, self.level).run
         found = await self.run_blocking(partial(compare, request, data, champion))
         if not found.champion.ref.version and data.training is not None:
-            reference = await self.data.reference(data.training, data.keys, data.labelled)
-            fit = partial(linear_result, request.round, self.dataset, data.training, found.champion.cross, reference)
+            reference, files = await self.data.description(data.training, data.keys, data.labelled)
+            fit = partial(linear_result, request.round, self.dataset, data.training, found.champion.cross, reference, files)
             request.linear = await asyncio.to_thread(fit)
         return found
 

@@ -16,7 +16,7 @@ from complex_system.errors import NotEnoughDataError
 from complex_system.evaluation.comparison import ToCompare
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.monitoring.reference import RAW_SAMPLE
-from complex_system.service_layer.training.job import training_reference
+from complex_system.service_layer.training.job import training_description
 from complex_system.training.cross_validation import FewRecords
 from complex_system.training.data import MIN_SAMPLES, SampleCollector, TrainingData
 from complex_system.training.grouping import OriginCollector, Read, divide
@@ -111,9 +111,9 @@ class LabelledData:
             holdout, training, keyed, copies, champion_has_seen, collector.notes, suspects, keys, everything, labelled
         )
 
-    async def reference(self, training: TrainingData, keys: list[str], labelled: int) -> bytes:
-        """Describe training data as a trainer does it (``training_reference``), for the drift of a model that is trained here."""
-        return await training_reference(self._database, self._dataset, training, keys, labelled)
+    async def description(self, training: TrainingData, keys: list[str], labelled: int) -> tuple[bytes, dict[str, bytes]]:
+        """Describe training data as a trainer does it (``training_description``), for a model that is trained here."""
+        return await training_description(self._database, self._dataset, training, keys, labelled)
 
     async def held_out(self, most: int, since: float | None = None) -> list[str]:
         """Return keys of the hold-out part in a split by group or time, an even sample where there are more than ``most``.

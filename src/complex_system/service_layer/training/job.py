@@ -31,6 +31,7 @@ from complex_system.monitoring.reference import RAW_SAMPLE, Reference, density_o
 from complex_system.protocol.scores import CrossValidation
 from complex_system.protocol.training import TRAINING_PROGRESS, TrainingFinished, TrainingProgress, TrainRequest
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
+from complex_system.tracking.model_files import SAMPLE_FILE, encode_sample
 from complex_system.tracking.outbox import KeptTraining
 from complex_system.training.base import Progress, TrainedModel, Trainer, score
 from complex_system.training.cross_validation import FewRecords, Keyed, Predict, cross_validate
@@ -115,6 +116,8 @@ class TrainingJob:
         if self._few is not None:
             await self._service.set_state("working", f"cross-validating with {len(self._few.groups)} records")
             crossed = await self._timed("cross_validation", self._cross_validated(trainer, data, self._few))
+        description = training_description(DatabaseClient(self._service), self._dataset, data, self._keys, self._labelled)
+        reference, files = await self._timed("reference", description)
         result = TrainingResult(
             trainer=self._service.trainer_name,
             framework=trainer.framework,
@@ -127,11 +130,9 @@ class TrainingJob:
             started_at=started_at,
             trained_at=datetime.now(UTC),
             timings=dict(self._timings),
-            reference=await self._timed(
-                "reference",
-                training_reference(DatabaseClient(self._service), self._dataset, data, self._keys, self._labelled),
-            ),
+            reference=reference,
             cross_validation=crossed,
+            files=files,
         )
         await self._service.set_state("working", "logging")
         await self._announce("logging", last)
@@ -259,10 +260,12 @@ class TrainingJob:
         )
 
 
-async def training_reference(
+async def training_description(
     database: DatabaseClient, dataset: Dataset, data: TrainingData, keys: list[str], labelled: int
-) -> bytes:
-    """Describe training data; without the raw columns where the database does not answer, because the model matters more.
+) -> tuple[bytes, dict[str, bytes]]:
+    """Return the reference of training data, and the files with their records.
+
+    Where the database does not answer they are without the raw columns, because the model matters more.
 
     Args:
         database: Has the raw records.
@@ -278,7 +281,8 @@ async def training_reference(
         raw = await database.raw_by_keys(keys)
     except ComplexSystemError as error:
         log.warning("The reference of the training data is without raw columns: %s", error.message)
-    return (await asyncio.to_thread(Reference.of, dataset, data.train.in_order(), raw, density=density)).encoded()
+    reference = await asyncio.to_thread(Reference.of, dataset, data.train.in_order(), raw, density=density)
+    return reference.encoded(), {} if raw is None else {SAMPLE_FILE: encode_sample(dataset, raw)}
 
 
 async def log_when_possible(service: TrainerService, tracker: Tracker, result: TrainingResult) -> LoggedModel:

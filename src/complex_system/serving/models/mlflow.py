@@ -9,7 +9,7 @@ from typing_extensions import override
 from complex_system.errors import ModelRefusedError
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.models.foreign import ForeignRuntime, ModelInput
-from complex_system.serving.models.source import ListedModel, LoadedModel, ModelReference, ModelSource
+from complex_system.serving.models.source import SERVED_FILES, ListedModel, LoadedModel, ModelReference, ModelSource
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 
 
@@ -51,7 +51,8 @@ class MlflowChampionSource(ModelSource):
     def load(self, reference: ModelReference) -> LoadedModel:
         ref: ModelVersionRef = reference.origin
         if self._registry.has_onnx_model(ref):
-            return LoadedModel(*self._registry.load_onnx_model(ref))
+            onnx_model, metadata = self._registry.load_onnx_model(ref)
+            return LoadedModel(onnx_model, metadata, files=self._registry.load_files(ref, metadata, SERVED_FILES))
         if self._pipeline is None or ref.model not in self._foreign:
             raise ModelRefusedError(
                 f"{reference} has no ONNX model. To serve it through its MLflow flavor, which runs the code that it contains, name "

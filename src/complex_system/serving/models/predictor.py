@@ -59,6 +59,7 @@ class Predictor:
         onnx_model: bytes | None,
         metadata: Mapping[str, Any],
         runtime: Runtime | None = None,
+        files: Mapping[str, bytes] | None = None,
     ) -> None:
         """Open a model, check that it belongs to this pipeline, and make a first prediction. Blocking.
 
@@ -69,11 +70,13 @@ class Predictor:
             onnx_model: ``features`` float32 (n, F) to ``prediction`` float32 (n, 1).
             metadata: What the trainer stored beside it.
             runtime: Runs a model that has no ONNX model; its input was checked.
+            files: What it carries beside the ONNX model, by name.
 
         Raises:
             ModelRefusedError: The model must not be served here; the message says why.
         """
         self.pipeline = pipeline
+        self.files = dict(files or {})
         self._check = raw_check(pipeline.dataset)
         label = f"{name} version {version}"
         if runtime is None:

@@ -184,7 +184,9 @@ class ModelSlot:
         pipeline = self.pipeline
         if model.runtime is None:
             pipeline = pipeline_for(str(reference), model.metadata, pipeline, only_present=self._only_present)
-        return Predictor(pipeline, reference.name, reference.version, model.onnx_model, model.metadata, model.runtime)
+        return Predictor(
+            pipeline, reference.name, reference.version, model.onnx_model, model.metadata, model.runtime, model.files
+        )
 
     def _is_refused(self, version: ModelReference) -> bool:
         return self.problem is not None and (self.problem.name, self.problem.version) == (version.name, version.version)

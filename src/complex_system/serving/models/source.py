@@ -9,6 +9,10 @@ from typing import Any, ClassVar
 
 from complex_system.errors import UnknownModelError
 from complex_system.serving.models.runtimes import Runtime
+from complex_system.tracking.model_files import SAMPLE_FILE
+
+SERVED_FILES = (SAMPLE_FILE,)
+"""Files beside the ONNX model that serving uses."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,13 @@ class LoadedModel:
 
     Attributes:
         runtime: Runs a model that has no ONNX model.
+        files: What it carries beside the ONNX model, by name, checked.
     """
 
     onnx_model: bytes | None
     metadata: dict[str, Any]
     runtime: Runtime | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

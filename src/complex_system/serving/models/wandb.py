@@ -9,9 +9,10 @@ from typing_extensions import override
 
 from complex_system.background import started
 from complex_system.errors import ModelRefusedError, TrackingUnavailableError
-from complex_system.serving.models.source import ListedModel, LoadedModel, ModelReference, ModelSource
+from complex_system.serving.models.source import SERVED_FILES, ListedModel, LoadedModel, ModelReference, ModelSource
 from complex_system.settings import Settings
 from complex_system.tracking.artifact_store import ArtifactStore
+from complex_system.tracking.model_files import checked_files
 from complex_system.tracking.signature import require_signature
 from complex_system.tracking.wandb import ARTIFACT, LATEST, ONNX_FILE, OnlineArtifact, artifact_folder, find_artifact
 
@@ -118,4 +119,5 @@ def _model(reference: ModelReference, files: dict[str, bytes], metadata: dict[st
     if ONNX_FILE not in files:
         raise ModelRefusedError(f"{reference} holds no {ONNX_FILE}.")
     require_signature(str(reference), ARTIFACT, metadata, model_key)
-    return LoadedModel(files[ONNX_FILE], metadata)
+    served = {name: files[name] for name in SERVED_FILES if name in files}
+    return LoadedModel(files[ONNX_FILE], metadata, files=checked_files(str(reference), served, metadata))
