@@ -38,6 +38,7 @@ from complex_system.tracking.wandb import artifact_folder
 from complex_system.training.base import Trainer, TrainingParameters
 from complex_system.training.conformal import INTERVALS_FILE, Intervals, set_apart
 from complex_system.training.data import SampleCollector
+from complex_system.training.out_of_fold import OUT_OF_FOLD_FILE, OutOfFold
 from complex_system.training.split import Part
 from complex_system_services.ml_lightgbm_regression_mlflow.ml_lightgbm_regression_mlflow_service import (
     MlLightgbmRegressionMlflowService,
@@ -159,7 +160,9 @@ async def test_few_records_without_a_known_law_are_cross_validated(
     (ref,) = await asyncio.to_thread(registry.newest_versions)
     _, metadata = await asyncio.to_thread(registry.load_onnx_model, ref)
     assert kept_cross_validation(metadata) == found
-    intervals = Intervals.decoded((await asyncio.to_thread(registry.load_files, ref, metadata))[INTERVALS_FILE])
+    files = await asyncio.to_thread(registry.load_files, ref, metadata)
+    assert OutOfFold.decoded(files[OUT_OF_FOLD_FILE]).summary() == found
+    intervals = Intervals.decoded(files[INTERVALS_FILE])
     assert (intervals.method, intervals.records, intervals.units) == ("cross-validation", labelled, labelled)
     run = await asyncio.to_thread(MlflowClient(settings.mlflow_tracking_uri).get_run, outcome.run_id)
     assert run.data.metrics["cv_rmse"] == pytest.approx(found.rmse)

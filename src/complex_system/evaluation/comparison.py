@@ -39,6 +39,7 @@ from complex_system.training.cross_validation import Keyed, out_of_fold
 from complex_system.training.data import Samples, TrainingData
 from complex_system.training.linear import LINEAR, LinearModel, fit_linear
 from complex_system.training.onnx import export_onnx
+from complex_system.training.out_of_fold import OUT_OF_FOLD_FILE
 from complex_system.training.split import NO_COPIES, Copies
 
 log = logging.getLogger(__name__)
@@ -253,12 +254,16 @@ def linear_result(
     """
     started, model = datetime.now(UTC), LinearModel(data)
     crossed = None if few is None else out_of_fold(for_folds(fit_linear), few)
+    made = {**files, **interval_files(dataset, model.predict, data, crossed)}
+    if crossed is not None:
+        made[OUT_OF_FOLD_FILE] = crossed.encoded()
     return TrainingResult(
         trainer=LINEAR, framework=LINEAR, round=round_id, dataset=dataset, data=data, model=model,
-        onnx_model=export_onnx(model, data.validation.x), validation=score(data.validation.y, model.predict(data.validation.x)),
+        onnx_model=export_onnx(model, data.validation.x, data.validation.y),
+        validation=score(data.validation.y, model.predict(data.validation.x)),
         started_at=started, trained_at=datetime.now(UTC), timings={}, reference=reference,
         cross_validation=None if crossed is None else crossed.summary(),
-        files={**files, **interval_files(dataset, model.predict, data, crossed)},
+        files=made,
     )  # fmt: skip
 
 

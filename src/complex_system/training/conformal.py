@@ -31,9 +31,9 @@ import numpy.typing as npt
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import InvalidRequestError, ModelRefusedError
-from complex_system.training.cross_validation import OutOfFold
 from complex_system.training.data import Matrix, Samples, TrainingData
 from complex_system.training.grouping import Mask, last_share
+from complex_system.training.out_of_fold import OutOfFold
 from complex_system.training.split import Hashes, contents_of
 
 INTERVALS_FILE = "intervals.json"
@@ -114,7 +114,7 @@ class Intervals(msgspec.Struct, frozen=True):
         return found
 
 
-def intervals_of(errors: npt.NDArray[Any], groups: npt.NDArray[Any] | list[str] | None, method: Method) -> Intervals:
+def intervals_of(errors: npt.NDArray[Any], groups: npt.NDArray[Any] | None, method: Method) -> Intervals:
     """Return the intervals for errors on records that the model has not seen.
 
     Args:
@@ -152,7 +152,7 @@ def interval_files(
         crossed: Its cross-validation, where the records are few.
     """
     if crossed is not None:
-        found = intervals_of(crossed.errors, crossed.groups, "cross-validation")
+        found = intervals_of(crossed.errors, crossed.units, "cross-validation")
     elif data.calibration is not None:
         errors = predict(data.calibration.x) - data.calibration.y
         units = _units(data.calibration, alike=dataset.copies_together)

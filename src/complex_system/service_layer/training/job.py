@@ -34,9 +34,10 @@ from complex_system.tracking.model_files import SAMPLE_FILE, encode_sample
 from complex_system.tracking.outbox import KeptTraining
 from complex_system.training.base import Progress, TrainedModel, Trainer, score
 from complex_system.training.conformal import interval_files, set_apart
-from complex_system.training.cross_validation import FewRecords, Keyed, OutOfFold, Predict, out_of_fold
+from complex_system.training.cross_validation import FewRecords, Keyed, Predict, out_of_fold
 from complex_system.training.data import SampleCollector, Samples, TrainingData
 from complex_system.training.onnx import export_onnx
+from complex_system.training.out_of_fold import OUT_OF_FOLD_FILE, OutOfFold
 from complex_system.training.split import Part
 from complex_system.training.targets import TargetCheck, targets_message
 
@@ -120,6 +121,8 @@ class TrainingJob:
         reference, files = await self._timed("reference", description)
         intervals = partial(interval_files, self._dataset, model.predict, data, crossed)
         files |= await self._service.worker.run(intervals)
+        if crossed is not None:
+            files[OUT_OF_FOLD_FILE] = crossed.encoded()
         result = TrainingResult(
             trainer=self._service.trainer_name,
             framework=trainer.framework,
@@ -197,7 +200,7 @@ class TrainingJob:
 
         def work() -> tuple[TrainedModel, bytes]:
             model = trainer.fit(data, on_progress)
-            return model, export_onnx(model, data.validation.x)
+            return model, export_onnx(model, data.validation.x, data.validation.y)
 
         return await self._service.worker.run(work)
 
