@@ -121,7 +121,7 @@ PREDICT_COLUMNS = Request(
     ArrowPage,
     "Return an Arrow page with `prediction` (float32) for an Arrow page of raw records, in the same order, and the key where it was "
     "given; its notes name `model`, `version` and `pipeline_version`, and `outside_range`, such as `Temp=3`, where values outside of "
-    "their range were taken.",
+    "their range were taken. Notes of the request ask for more: `interval`, such as `0.9`, for the columns `lower` and `upper`.",
 )
 PREDICT_COLUMNS_WANDB = Request(
     "get-prediction-wandb-columns",

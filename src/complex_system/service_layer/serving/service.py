@@ -40,6 +40,7 @@ from complex_system.serving.engine import Limits, PredictionEngine, PredictionRe
 from complex_system.serving.metrics import ServingMetrics
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.source import ModelSource
+from complex_system.serving.requests.wanted import INTERVAL, LOWER, UPPER, WARNINGS, wanted_of, wanted_of_notes
 from complex_system.serving.rest.app import make_app
 from complex_system.serving.rest.endpoint import outside_header
 from complex_system.serving.shadow import Shadow
@@ -149,8 +150,13 @@ class ServingService(SystemService):
         refused = "the newest is not served: " if self.champion.problem else ""
         return "ready", predictor.info.label + older + (f"; {refused}{why}" if why else "")
 
-    async def get_prediction(self, records: Any) -> list[list[float]]:
-        """Answer a request on NATS: one row a record, as the contract has it."""
+    async def get_prediction(self, records: Any) -> list[list[float]] | dict[str, Any]:
+        """Answer a request on NATS: a list of records with one row a record, as the contract has it.
+
+        ``{"records": [...], "interval": 0.9}`` is answered with ``predictions``, the same rows, and ``intervals``.
+        """
+        if isinstance(records, dict):
+            return await self._predict_with(records)
         if not isinstance(records, list):
             raise InvalidRequestError(f"A list of raw records is expected, not {type(records).__name__}.")
         with self._metrics.failures.counted():
@@ -160,16 +166,33 @@ class ServingService(SystemService):
             result = await self.engine.predict(records, _origin())
         return [[prediction] for prediction in result.predictions]
 
+    async def _predict_with(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer a request for predictions with something beside them."""
+        records = request.get("records")
+        if not isinstance(records, list) or not request.keys() <= {"records", INTERVAL, WARNINGS}:
+            raise InvalidRequestError(
+                f"A list of raw records is expected, or a mapping with 'records' and '{INTERVAL}' or '{WARNINGS}'."
+            )
+        with self._metrics.failures.counted():
+            result = await self.engine.predict(records, _origin(), wanted_of(request))
+        answer: dict[str, Any] = {"predictions": [[each] for each in result.predictions]}
+        if result.half_width is not None:
+            answer["intervals"] = result.intervals
+        return answer
+
     async def get_prediction_columns(self, encoded: ArrowPage) -> ArrowPage:
         """Answer an Arrow page of raw columns with a page of predictions."""
         with self._metrics.failures.counted():
             page = await asyncio.to_thread(decode_page, encoded)
-            result = await self.engine.predict_table(page.table, _origin())
+            result = await self.engine.predict_table(page.table, _origin(), wanted_of_notes(page.notes))
         return await asyncio.to_thread(self._answer_page, page.table, result)
 
     def _answer_page(self, raw: pa.Table, result: PredictionResult) -> bytes:
         columns = {name: raw.column(name) for name in (ID, self.dataset.id) if name in raw.column_names}
         columns["prediction"] = pa.array(result.predictions, pa.float32())
+        if result.half_width is not None:
+            for name, ends in zip((LOWER, UPPER), zip(*result.intervals, strict=True), strict=True):
+                columns[name] = pa.array(ends, pa.float32())
         model = result.model
         notes = {"model": model.name, "version": model.version, "pipeline_version": model.pipeline_version}
         if result.outside:

@@ -61,13 +61,17 @@ class Warned(msgspec.Struct, frozen=True):
 
 
 class Predictions(msgspec.Struct, frozen=True):
-    """One prediction for each record, in the order of the records; ``warnings`` are there only where there are some."""
+    """One prediction for each record, in the order of the records.
+
+    ``warnings`` are there only where there are some, ``intervals`` (lower and upper end) only where they were asked for.
+    """
 
     predictions: list[float]
     model: PredictingModel
     pipeline_version: str
     request_id: str
     warnings: list[Warned] | msgspec.UnsetType = msgspec.UNSET
+    intervals: list[tuple[float, float]] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -199,7 +203,8 @@ async def predict(request: PredictionRequest) -> Response:
     info = result.model
     model = PredictingModel(info.name, info.version, info.framework)
     warned = [Warned(each.column.name, each.count, each.message, list(each.records)) for each in result.outside]
-    content = Predictions(result.predictions, model, info.pipeline_version, request.id, warned or msgspec.UNSET)
+    intervals = msgspec.UNSET if result.half_width is None else result.intervals
+    content = Predictions(result.predictions, model, info.pipeline_version, request.id, warned or msgspec.UNSET, intervals)
     return json_response(content, headers=request.answer_headers)
 
 
