@@ -253,7 +253,8 @@ def linear_result(
     started, model = datetime.now(UTC), LinearModel(data)
     return TrainingResult(
         trainer=LINEAR, framework=LINEAR, round=round_id, dataset=dataset, data=data, model=model,
-        onnx_model=export_onnx(model, data.validation.x), validation=score(data.validation.y, model.predict(data.validation.x)),
+        onnx_model=export_onnx(model, data.validation.x, data.validation.y),
+        validation=score(data.validation.y, model.predict(data.validation.x)),
         started_at=started, trained_at=datetime.now(UTC), timings={}, reference=reference, cross_validation=cross,
         files=files,
     )  # fmt: skip

@@ -195,7 +195,7 @@ class TrainingJob:
 
         def work() -> tuple[TrainedModel, bytes]:
             model = trainer.fit(data, on_progress)
-            return model, export_onnx(model, data.validation.x)
+            return model, export_onnx(model, data.validation.x, data.validation.y)
 
         return await self._service.worker.run(work)
 
