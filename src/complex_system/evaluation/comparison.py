@@ -26,6 +26,7 @@ from complex_system.evaluation.results import Comparison, Result
 from complex_system.evaluation.statistics import Evaluation, Squares, units_of
 from complex_system.evaluation.triggers import AlertCause
 from complex_system.evaluation.verdict import judge_champion, replaced_message
+from complex_system.pipeline.onnx_graph import with_raw_onnx
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.labels import NO_SUSPECTS, SuspectTargets
 from complex_system.protocol.scores import Basis, CrossValidation
@@ -251,12 +252,13 @@ def linear_result(
         files: Kept beside the ONNX model.
     """
     started, model = datetime.now(UTC), LinearModel(data)
+    onnx_model = export_onnx(model, data.validation.x, data.validation.y)
     return TrainingResult(
         trainer=LINEAR, framework=LINEAR, round=round_id, dataset=dataset, data=data, model=model,
-        onnx_model=export_onnx(model, data.validation.x, data.validation.y),
+        onnx_model=onnx_model,
         validation=score(data.validation.y, model.predict(data.validation.x)),
         started_at=started, trained_at=datetime.now(UTC), timings={}, reference=reference, cross_validation=cross,
-        files=files,
+        files=with_raw_onnx(dataset, onnx_model, files),
     )  # fmt: skip
 
 

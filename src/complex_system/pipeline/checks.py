@@ -198,7 +198,11 @@ class SharesCheck(Check):
         total = 0.0
         for category in self._categories:
             total = total + share_of.get(category, 0.0)
-        return None if -SHARES_TOLERANCE <= total - 1.0 <= SHARES_TOLERANCE else f"has shares that add up to {total:g}, not to 1"
+        return (
+            None
+            if -SHARES_TOLERANCE <= total - 1.0 <= SHARES_TOLERANCE
+            else f"has shares that add up to {total:g}, not to 1"
+        )
 
 
 def checks(dataset: Dataset) -> list[Check]:

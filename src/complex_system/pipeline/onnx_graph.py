@@ -8,7 +8,8 @@ may differ in its last bit. A record that ``checks`` would refuse has NaN as its
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.steps import Arithmetic, Bins, DateParts, Drop, Impute, MultiHot, OneHot, Shares, Step
 from complex_system.pipeline.arithmetic import compiled
 from complex_system.pipeline.checks import SHARES_TOLERANCE, checks, range_text
+
+log = logging.getLogger(__name__)
 
 RAW_ONNX_FILE = "raw.onnx"
 """Name of the file beside a version's ONNX model."""
@@ -33,6 +36,17 @@ _SHOWN = 60
 
 class NotExportableError(ValueError):
     """The pipeline has a step that standard ONNX operators do not have; the message names it."""
+
+
+def with_raw_onnx(dataset: Dataset, onnx_model: bytes, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files of a version and ``raw.onnx``; without it where it cannot be made, because the model matters more."""
+    try:
+        return {**files, RAW_ONNX_FILE: raw_onnx(dataset, onnx_model)}
+    except NotExportableError as error:
+        log.info("The model has no %s: %s", RAW_ONNX_FILE, error)
+    except Exception:
+        log.exception("The model has no %s", RAW_ONNX_FILE)
+    return dict(files)
 
 
 def raw_onnx(dataset: Dataset, onnx_model: bytes) -> bytes:
@@ -60,7 +74,9 @@ def raw_onnx(dataset: Dataset, onnx_model: bytes) -> bytes:
     model.ir_version = max(model.ir_version, _IR_VERSION)
     opsets = {"ai.onnx.ml": 1} | {each.domain: each.version for each in model.opset_import}
     front = helper.make_model(
-        pipeline.graph(), opset_imports=list(itertools.starmap(helper.make_opsetid, opsets.items())), ir_version=model.ir_version
+        pipeline.graph(),
+        opset_imports=list(itertools.starmap(helper.make_opsetid, opsets.items())),
+        ir_version=model.ir_version,
     )
     name = pipeline.prefixed("model/")
     merged = compose.merge_models(
@@ -227,9 +243,7 @@ class _PipelineGraph:
             case Shares():
                 return [self._shares(columns[step.column], columns[step.shares])]
             case DateParts():
-                raise NotExportableError(
-                    f"the step {step.step} of '{step.column}' has no standard ONNX operator; have its parts declared as columns"
-                )
+                raise NotExportableError(f"the step {step.step} of '{step.column}' has no standard ONNX operators")
             case Bins():
                 return _bins(step, self._number(step.column))
             case Impute():

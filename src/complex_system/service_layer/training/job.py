@@ -28,6 +28,7 @@ from complex_system.errors import (
 )
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.monitoring.reference import RAW_SAMPLE, Reference, density_of
+from complex_system.pipeline.onnx_graph import with_raw_onnx
 from complex_system.protocol.scores import CrossValidation
 from complex_system.protocol.training import TRAINING_PROGRESS, TrainingFinished, TrainingProgress, TrainRequest
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
@@ -132,7 +133,7 @@ class TrainingJob:
             timings=dict(self._timings),
             reference=reference,
             cross_validation=crossed,
-            files=files,
+            files=await self._service.worker.run(partial(with_raw_onnx, self._dataset, onnx, files)),
         )
         await self._service.set_state("working", "logging")
         await self._announce("logging", last)
