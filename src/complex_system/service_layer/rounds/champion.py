@@ -177,7 +177,7 @@ class ChampionSelector:
         found = await self.run_blocking(partial(compare, request, data, champion))
         if not found.champion.ref.version and data.training is not None:
             reference, files = await self.data.description(data.training, data.keys, data.labelled)
-            fit = partial(linear_result, request.round, self.dataset, data.training, found.champion.cross, reference, files)
+            fit = partial(linear_result, request.round, self.dataset, data.training, data.few, reference, files)
             request.linear = await asyncio.to_thread(fit)
         return found
 

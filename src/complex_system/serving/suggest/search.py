@@ -1,7 +1,7 @@
 """A seeded global search for several different settings: differential evolution, once for each solution.
 
 R. Storn and K. Price, Differential Evolution (1997), as SciPy has it: it needs no gradient, which tree models do not have, and asks
-for many predictions in one call. Every point that was evaluated is kept, so that a solution is the best of all and not of the last run.
+for many predictions in one call. Every point that was evaluated is kept, so that a solution is the best of all, not of the last run.
 """
 
 from __future__ import annotations
