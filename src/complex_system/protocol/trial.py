@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
 
 from complex_system.domain.records import Record
 from complex_system.protocol.base import Message, Request
@@ -65,7 +65,7 @@ class Suggestions(Message, frozen=True, kw_only=True):
         pipeline_version: Its pipeline version.
         evaluations: Number of predictions that were made.
         complete: Whether the search ended by itself, so that it can be repeated exactly, and not because its time was over.
-        request_id: Of a request over REST.
+        request_id: Of a request over REST; empty over NATS.
     """
 
     suggestions: list[Suggestion]
@@ -75,7 +75,7 @@ class Suggestions(Message, frozen=True, kw_only=True):
     pipeline_version: str
     evaluations: int
     complete: bool
-    request_id: str | UnsetType = UNSET
+    request_id: str = ""
 
 
 SUGGEST_SETTINGS = Request(
