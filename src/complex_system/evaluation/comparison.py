@@ -20,7 +20,7 @@ from complex_system.errors import (
     TrainingFailedError,
     UnknownModelError,
 )
-from complex_system.evaluation.baselines import evaluate_baselines
+from complex_system.evaluation.baselines import evaluate_baselines, for_folds
 from complex_system.evaluation.decision import decide, ranked_by_folds
 from complex_system.evaluation.results import Comparison, Result
 from complex_system.evaluation.statistics import Evaluation, Squares, units_of
@@ -35,10 +35,12 @@ from complex_system.tracking.base import TrainingResult
 from complex_system.tracking.promotion import ROLLED_BACK, decision_in
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 from complex_system.training.base import score
-from complex_system.training.cross_validation import Keyed
+from complex_system.training.conformal import interval_files
+from complex_system.training.cross_validation import Keyed, out_of_fold
 from complex_system.training.data import Samples, TrainingData
-from complex_system.training.linear import LINEAR, LinearModel
+from complex_system.training.linear import LINEAR, LinearModel, fit_linear
 from complex_system.training.onnx import export_onnx
+from complex_system.training.out_of_fold import OUT_OF_FOLD_FILE
 from complex_system.training.split import NO_COPIES, Copies
 
 log = logging.getLogger(__name__)
@@ -253,7 +255,7 @@ def linear_result(
     round_id: str,
     dataset: Dataset,
     data: TrainingData,
-    cross: CrossValidation | None,
+    few: Keyed | None,
     reference: bytes,
     files: Mapping[str, bytes],
 ) -> TrainingResult:
@@ -263,16 +265,22 @@ def linear_result(
         round_id: The round that it is of.
         dataset: What it is for.
         data: What it is fitted on.
-        cross: Its cross-validation.
+        few: All labelled records, where they are few: it is cross-validated with them.
         reference: What the data are like, for monitoring.
         files: Kept beside the ONNX model.
     """
     started, model = datetime.now(UTC), LinearModel(data)
+    crossed = None if few is None else out_of_fold(for_folds(fit_linear), few)
+    made = {**files, **interval_files(dataset, model.predict, data, crossed)}
+    if crossed is not None:
+        made[OUT_OF_FOLD_FILE] = crossed.encoded()
     return TrainingResult(
         trainer=LINEAR, framework=LINEAR, round=round_id, dataset=dataset, data=data, model=model,
-        onnx_model=export_onnx(model, data.validation.x), validation=score(data.validation.y, model.predict(data.validation.x)),
-        started_at=started, trained_at=datetime.now(UTC), timings={}, reference=reference, cross_validation=cross,
-        files=files,
+        onnx_model=export_onnx(model, data.validation.x, data.validation.y),
+        validation=score(data.validation.y, model.predict(data.validation.x)),
+        started_at=started, trained_at=datetime.now(UTC), timings={}, reference=reference,
+        cross_validation=None if crossed is None else crossed.summary(),
+        files=made,
     )  # fmt: skip
 
 

@@ -58,12 +58,17 @@ class LightGBMModel(TrainedModel):
 
     @override
     def to_onnx(self) -> bytes:
+        import onnx
         import onnxmltools
         from onnxmltools.convert.common.data_types import FloatTensorType
 
         width = len(self.feature_names)
-        booster = lgb.Booster(model_str=in_single_precision(self.native.model_to_string()))
-        model = onnxmltools.convert_lightgbm(booster, initial_types=[("features", FloatTensorType([None, width]))])
+        text, mean = in_single_precision(self.native.model_to_string())
+        model = onnxmltools.convert_lightgbm(
+            lgb.Booster(model_str=text), initial_types=[("features", FloatTensorType([None, width]))]
+        )
+        (trees,) = (node for node in model.graph.node if node.op_type == "TreeEnsembleRegressor")
+        trees.attribute.append(onnx.helper.make_attribute("base_values", [mean]))
         return with_declared_names(model)
 
 
@@ -129,12 +134,18 @@ class LightGBMTrainer(Trainer):
         return LightGBMModel(feature_names, parameters, history, best_step, booster)
 
 
-def in_single_precision(model: str) -> str:
-    """Return a booster's text with every threshold at the next float32 below it.
+def in_single_precision(model: str) -> tuple[str, float]:
+    """Return a booster's text for trees that are added up in float32, and what to add to their sum.
 
-    Features are float32, so the trees stay the same. ONNX keeps thresholds as the nearest float32, which may be the one above:
-    there, a feature with just that value would take the other branch.
+    Every threshold is the next float32 below it. Features are float32, so the trees stay the same. ONNX keeps thresholds as the
+    nearest float32, which may be the one above: there, a feature with just that value would take the other branch.
+
+    Every tree's leaves are less the middle of their range. The first tree holds the target's mean; were that large against the spread,
+    each further sum would be rounded to what float32 keeps of the mean. A forest's trees are divided by their number, to be added up.
     """
+    forest = re.search(r"^average_output$", model, flags=re.MULTILINE) is not None
+    number = model.count("\nleaf_value=") if forest else 1
+    middles: list[float] = []
 
     def below(match: re.Match[str]) -> str:
         exact = np.array(match[1].split(), dtype=np.float64)
@@ -142,9 +153,16 @@ def in_single_precision(model: str) -> str:
         rounded = np.where(nearest > exact, np.nextafter(nearest, np.float32(-np.inf)), nearest)
         return "threshold=" + " ".join(repr(float(each)) for each in rounded)
 
+    def centred(match: re.Match[str]) -> str:
+        leaves = np.array(match[1].split(), dtype=np.float64) / number
+        middles.append(float(leaves.min() + leaves.max()) / 2)
+        return "leaf_value=" + " ".join(repr(float(each)) for each in leaves - middles[-1])
+
     # The sizes in bytes have changed; without them, the trees are read one after the other.
-    without_sizes = re.sub(r"^tree_sizes=.*\n", "", model, flags=re.MULTILINE)
-    return re.sub(r"^threshold=(.*)$", below, without_sizes, flags=re.MULTILINE)
+    text = re.sub(r"^(tree_sizes=.*|average_output)\n", "", model, flags=re.MULTILINE)
+    text = re.sub(r"^threshold=(.*)$", below, text, flags=re.MULTILINE)
+    text = re.sub(r"^leaf_value=(.*)$", centred, text, flags=re.MULTILINE)
+    return text, float(np.sum(middles))
 
 
 def _accepted_names(names: tuple[str, ...]) -> list[str]:

@@ -159,9 +159,9 @@ def _models(reading: Reading, clock: Clock) -> str:
         parts += tag("p", safe(f"In MLflow: {url}"), class_="quiet")
     new = [each for each in reading.champions if each.at >= reading.begin]
     parts += tag("h3", "New champions in this period") + _table(champions(new, clock), "None.")
-    told = reading.models.promotion
-    decided = decisions([each for each in told.decisions if each.at >= reading.begin] if told else (), clock)
-    return parts + tag("h3", "Decisions about the champion") + _table(decided, "None.")
+    known = reading.models.promotion.decisions if reading.models.promotion else ()
+    decided = [each for each in known if each.at >= reading.begin]
+    return parts + tag("h3", "Decisions about the champion") + _table(decisions(decided, clock), "None.")
 
 
 def _predictions(reading: Reading, clock: Clock) -> str:
