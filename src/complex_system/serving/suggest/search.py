@@ -111,8 +111,9 @@ class _Search:
         best = int(np.argmin(costs))
         if not np.isfinite(costs[best]):
             return None
-        self._found.append(points[best])
-        return points[best]
+        point: Numbers = points[best]
+        self._found.append(point)
+        return point
 
     def _first(self, known: Numbers, size: int) -> Numbers:
         """Return the points that a run begins with: known records, and others evenly at random."""

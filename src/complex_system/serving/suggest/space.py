@@ -54,15 +54,15 @@ class Dimension:
         if self.choices:
             return [self.choices[round(position)] for position in positions]
         if self.is_whole:
-            return np.rint(positions).astype(np.int64).tolist()
-        return np.clip(np.round(positions, self.digits), self.low, self.high).tolist()
+            return list(np.rint(positions).astype(np.int64).tolist())
+        return list(np.clip(np.round(positions, self.digits), self.low, self.high).tolist())
 
     def positions(self, values: pa.ChunkedArray) -> Numbers:
         """Return where known values are, NaN for those that are missing or out of the bounds."""
         if self.choices:
             places = {choice: float(place) for place, choice in enumerate(self.choices)}
             return np.array([places.get(value, math.nan) for value in values.to_pylist()])
-        known = np.array(pc.cast(values, pa.float64()).to_numpy(), dtype=np.float64)
+        known: Numbers = np.array(pc.cast(values, pa.float64()).to_numpy(), dtype=np.float64)
         known[~((known >= self.low) & (known <= self.high))] = math.nan
         return known
 
