@@ -62,9 +62,8 @@ class Dimension:
         if self.choices:
             places = {choice: float(place) for place, choice in enumerate(self.choices)}
             return np.array([places.get(value, math.nan) for value in values.to_pylist()])
-        known: Numbers = np.array(pc.cast(values, pa.float64()).to_numpy(), dtype=np.float64)
-        known[~((known >= self.low) & (known <= self.high))] = math.nan
-        return known
+        known = np.array(pc.cast(values, pa.float64()).to_numpy(), dtype=np.float64)
+        return np.asarray(np.where((known >= self.low) & (known <= self.high), known, math.nan), dtype=np.float64)
 
     def apart(self, positions: Numbers, other: float) -> Numbers:
         """Return how far positions are from another one: the part of the bounds, or 1 for another choice."""
