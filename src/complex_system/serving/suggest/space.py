@@ -68,7 +68,7 @@ class Dimension:
     def apart(self, positions: Numbers, other: float) -> Numbers:
         """Return how far positions are from another one: the part of the bounds, or 1 for another choice."""
         if self.choices:
-            return (np.rint(positions) != round(other)).astype(np.float64)
+            return np.asarray(np.rint(positions) != round(other), dtype=np.float64)
         return np.asarray(np.abs(positions - other) / (self.high - self.low), dtype=np.float64)
 
 
