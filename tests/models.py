@@ -163,6 +163,7 @@ class MemorySource(ModelSource):
         self.published: list[tuple[str, str, bytes, dict[str, Any]]] = []
         self.loads = 0
         self.failure: Exception | None = None
+        self.files: dict[str, bytes] = {}
 
     def publish(self, dataset: Dataset, bias: float, onnx_model: bytes | None = None, **changes: Any) -> str:
         """Makes an ONNX model that answers ``bias`` plus the sum of the features the newest, and returns its version."""
@@ -183,7 +184,7 @@ class MemorySource(ModelSource):
     def load(self, reference: ModelReference) -> LoadedModel:
         self.loads += 1
         _, _, onnx_model, metadata = self.published[int(reference.version) - 1]
-        return LoadedModel(onnx_model, metadata, files=quick_files())
+        return LoadedModel(onnx_model, metadata, files={**quick_files(), **self.files})
 
 
 class ManyModels(ModelSource):
@@ -197,6 +198,7 @@ class ManyModels(ModelSource):
         self.aliases: dict[str, dict[str, str]] = {}
         self.loads: list[tuple[str, str]] = []
         self.looks = 0
+        self.files: dict[str, bytes] = {}
 
     def publish(
         self, name: str, bias: float, *, champion: bool = False, files: Mapping[str, bytes] | None = None, **changes: Any
@@ -251,7 +253,7 @@ class ManyModels(ModelSource):
     def load(self, reference: ModelReference) -> LoadedModel:
         self.loads.append((reference.name, reference.version))
         onnx_model, metadata, files = self.versions_of[reference.name][int(reference.version) - 1]
-        return LoadedModel(onnx_model, metadata, files=files)
+        return LoadedModel(onnx_model, metadata, files={**files, **self.files})
 
 
 @asynccontextmanager

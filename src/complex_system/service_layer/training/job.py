@@ -28,6 +28,7 @@ from complex_system.errors import (
 )
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.monitoring.reference import RAW_SAMPLE, Reference, density_of
+from complex_system.pipeline.onnx_graph import with_raw_onnx
 from complex_system.protocol.training import TRAINING_PROGRESS, TrainingFinished, TrainingProgress, TrainRequest
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.tracking.model_files import SAMPLE_FILE, encode_sample
@@ -137,7 +138,7 @@ class TrainingJob:
             timings=dict(self._timings),
             reference=reference,
             cross_validation=None if crossed is None else crossed.summary(),
-            files=files,
+            files=await self._service.worker.run(partial(with_raw_onnx, self._dataset, onnx, files)),
         )
         await self._service.set_state("working", "logging")
         await self._announce("logging", last)
