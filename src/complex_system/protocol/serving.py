@@ -31,11 +31,15 @@ class PredictedRecord(Message, frozen=True, kw_only=True):
         id: Key of the record; None where the request gave none.
         record: The raw record as it came.
         prediction: In the target's unit.
+        lower: Lower end of its interval; None where the request asked for none.
+        upper: Upper end, likewise.
     """
 
     id: str | None
     record: Record
     prediction: float
+    lower: float | None = None
+    upper: float | None = None
 
 
 class ShadowPredictions(Message, frozen=True, kw_only=True):

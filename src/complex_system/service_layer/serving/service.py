@@ -307,7 +307,9 @@ class PredictionEvents:
         await asyncio.gather(running, return_exceptions=True)
 
     def _event(self, result: PredictionResult, shadows: list[ShadowPredictions]) -> PredictionMade:
-        pairs = zip(result.batch.head(result.batch.size), result.predictions, strict=True)
+        none: list[tuple[float | None, float | None]] = [(None, None)] * len(result.predictions)
+        ends = none if result.half_width is None else result.intervals
+        rows = zip(result.batch.head(result.batch.size), result.predictions, ends, strict=True)
         return PredictionMade(
             service=self._service,
             model=result.model.name,
@@ -315,7 +317,8 @@ class PredictionEvents:
             pipeline_version=result.model.pipeline_version,
             milliseconds=result.milliseconds,
             predictions=tuple(
-                PredictedRecord(id=record.get(ID), record=record, prediction=prediction) for record, prediction in pairs
+                PredictedRecord(id=record.get(ID), record=record, prediction=prediction, lower=lower, upper=upper)
+                for record, prediction, (lower, upper) in rows
             ),
             shadows=tuple(shadows),
             origin=result.origin,
