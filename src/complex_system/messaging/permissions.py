@@ -154,14 +154,21 @@ SERVICES: Mapping[str, ServiceSubjects] = {
         jetstream=_leases("ml_consumer"),
     ),
     "ml_serving_mlflow": ServiceSubjects(
-        answers=(subjects.PREDICT, serving.PREDICT_COLUMNS),
+        answers=(subjects.PREDICT, serving.PREDICT_COLUMNS, serving.EXPLAIN),
         hears=(training.CHAMPION_CHANGED,),
         asks=(subjects.PROCESS_RAW,),
         announces=(serving.PREDICTION_MADE, serving.PREDICTION_FAILED),
     ),
     "ml_serving": ServiceSubjects(
         # The champion's subjects, too: with COMPLEX_SYSTEM_SERVING_ANSWERS_PREDICTION it answers them.
-        answers=(subjects.PREDICT_WANDB, serving.PREDICT_COLUMNS_WANDB, subjects.PREDICT, serving.PREDICT_COLUMNS),
+        answers=(
+            subjects.PREDICT_WANDB,
+            serving.PREDICT_COLUMNS_WANDB,
+            serving.EXPLAIN_WANDB,
+            subjects.PREDICT,
+            serving.PREDICT_COLUMNS,
+            serving.EXPLAIN,
+        ),
         hears=(training.CHAMPION_CHANGED, training.TRAINING_FINISHED, SERVICE_HEARTBEAT),
         asks=(subjects.PROCESS_RAW, subjects.PREDICT),
         announces=(serving.PREDICTION_MADE, serving.PREDICTION_FAILED),
