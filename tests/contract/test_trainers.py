@@ -206,6 +206,24 @@ class TrainerContract(ABC):
         assert score(data.validation.y, model.predict(data.validation.x)).r2 > 0.9
         export_onnx(model, data.validation.x)
 
+    def test_one_record_at_13_deviations_neither_spoils_the_training_nor_gets_a_prediction_far_outside(
+        self, kind: type[Trainer]
+    ) -> None:
+        # Found with a table of 176 batches of a chemical process: the error was 3.4 times that of a default model.
+        draw = np.random.default_rng(8)
+        x = draw.normal(0, 1, (400, 4)).astype(np.float32)
+        y = (10 * x[:, 0] + 4 * np.abs(x[:, 1]) + draw.normal(0, 1, 400)).astype(np.float32)
+        x[[3, 390], 2] = 13
+        data = TrainingData(("a", "b", "c", "d"), "y", Samples(x[:200], y[:200]), Samples(x[200:300], y[200:300]))
+        model = kind(TrainingParameters(boosting_rounds=300, epochs=80)).fit(data, _ignore)
+        predicted = model.predict(x[300:])
+        assert score(y[300:], predicted).r2 > 0.9
+        assert abs(predicted[90] - y[390]) < y.std()
+        far = x[300:].copy()
+        far[:, 2] = 1e6
+        assert np.abs(model.predict(far)).max() < 2 * np.abs(y).max()
+        check_onnx(model, export_onnx(model, far, y[300:]), far, y[300:])
+
     @pytest.mark.parametrize(("unit", "zero"), [(1e-4, 0.0), (1e4, 0.0), (0.1, 101_325.0), (0.0, 0.0)])
     def test_the_unit_of_the_target_does_not_matter_to_the_check(
         self, kind: type[Trainer], small: tuple[TrainingData, Samples], unit: float, zero: float
