@@ -35,7 +35,7 @@ from complex_system.errors import (
 )
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import ServingClient
-from complex_system.messaging.subjects import event_subject
+from complex_system.messaging.subjects import PREDICT, event_subject
 from complex_system.protocol.base import Request
 from complex_system.protocol.serving import EXPLAIN, PREDICT_COLUMNS, PREDICTION_MADE, ExplainRequest, PredictionMade
 from complex_system.protocol.training import CHAMPION_CHANGED, ChampionChanged
@@ -45,7 +45,7 @@ from complex_system.serving.requests.examples import example_record
 from complex_system.settings import Settings
 from complex_system.tracking.model_files import SAMPLE_FILE
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
-from models import crown, delete_version_as_older_servers
+from models import crown, delete_version_as_older_servers, quick_files
 from support import TesterService, eventually, running
 from trainings import quick_sample
 
@@ -374,6 +374,31 @@ async def test_arrow_pages_are_answered_with_arrow_pages(
     async with serving(settings.copy(update={"serving_records": 1000})):
         with pytest.raises(TooLargeError, match="3 requests"):
             await tester.ask(PREDICT_COLUMNS, encode_page(Page(table)))
+
+
+async def test_intervals_are_answered_over_nats(
+    settings: Settings, tester: TesterService, publish: Any, dataset: Dataset, laboratory: Laboratory
+) -> None:
+    """On request only: the published subject answers a list with a list."""
+    await asyncio.to_thread(publish, 100.0, files=quick_files())
+    records = [laboratory.complete_record() for _ in range(3)]
+    table = pa.Table.from_pylist(records, schema=raw_schema(dataset))
+    async with serving(settings):
+        plain = await tester.ask(PREDICT, records)
+        answer = await tester.ask(PREDICT, {"records": records, "interval": 0.9})
+        assert answer == {"predictions": plain, "intervals": [[value - 90, value + 90] for [value] in plain]}
+        assert await tester.ask(PREDICT, {"records": records}) == {"predictions": plain}
+        page = decode_page(await tester.ask(PREDICT_COLUMNS, encode_page(Page(table, notes={"interval": "0.9"})))).table
+        assert page.column_names == ["_id", "prediction", "lower", "upper"]
+        for name, ends in (("lower", -90), ("upper", 90)):
+            assert page.column(name).to_pylist() == pytest.approx([value + ends for [value] in plain], rel=1e-6)
+        for level, problem in ((0.999, "allows at most 0.99"), (90, "between 0 and 1"), ("much", "such as 0.9, not 'much'")):
+            with pytest.raises(InvalidRequestError, match=problem):
+                await tester.ask(PREDICT, {"records": records, "interval": level})
+            with pytest.raises(InvalidRequestError, match=problem):
+                await tester.ask(PREDICT_COLUMNS, encode_page(Page(table, notes={"interval": str(level)})))
+        with pytest.raises(InvalidRequestError, match="or a mapping with 'records' and 'interval'"):
+            await tester.ask(PREDICT, {"records": records, "level": 0.9})
 
 
 async def test_the_documentations_programs_for_the_broker_run_when_they_are_pasted(

@@ -1,4 +1,4 @@
-"""Shared by the neural networks of both frameworks: scaling, averaging, and epochs with early stopping."""
+"""Shared by the neural networks of both frameworks: scaling, steps of an epoch, averaging, and early stopping."""
 
 from __future__ import annotations
 
@@ -17,18 +17,34 @@ from complex_system.training.data import Matrix, Samples
 W = TypeVar("W")
 
 _LOSSES: dict[Loss, str] = {"squared": "mse", "absolute": "mae", "huber": "huber"}
-AVERAGING = 0.998
-"""Decay of the moving average of the weights per step.
+CLIP = 4.0
+"""Deviations from the mean beyond which a scaled feature counts as this many, also in the model: a record far outside of the others
+neither decides the training nor gets a prediction far outside of theirs."""
+AVERAGED_EPOCHS = 9
+"""Epochs over whose steps the weights are averaged.
 
 The average over the last few hundred steps is 0.1 to 0.5 RMSE better on the lab data than the weights themselves, which
 scatter as the target does, and depends less on the seed. Polyak and Juditsky,
 Acceleration of stochastic approximation by averaging, SIAM J. Control Optim. 30 (1992).
 """
+MIN_STEPS = 50
+"""Gradient steps of an epoch, at least: with few records 200 epochs of one step each end long before the minimum."""
+MIN_BATCH = 16
+"""Samples of a gradient step that are not reduced further to reach ``MIN_STEPS``; an epoch passes over the samples again instead."""
+WARM_UP = 20
+"""Epochs before patience counts: the average of the weights comes later than the weights."""
+MIN_IMPROVEMENT = 0.001
+"""Relative decrease of the validation loss that counts as an improvement for patience."""
+_QUANTILE_SAMPLES = 50_000
+"""Records that the bounds of a feature are estimated from, at most."""
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """Mean and scale of features and target, in their own units. A constant column has scale 1."""
+    """Mean and scale of features and target, in their own units. A constant column has scale 1.
+
+    The features' are those of winsorized values (:func:`winsorized`), so that a few extreme records do not move all others together.
+    """
 
     feature_mean: Matrix
     feature_scale: Matrix
@@ -38,25 +54,68 @@ class Scaling:
     @classmethod
     def of(cls, samples: Samples, loss: Loss = "squared") -> Scaling:
         """Return mean and standard deviation of the samples; the target's by its median for a loss that outliers do not decide."""
-        spread = samples.x.std(axis=0, dtype=np.float64)
+        columns = [winsorized(column) for column in samples.x.T]
+        spread = np.array([column.std(dtype=np.float64) for column in columns])
         robust = loss != "squared"
         target_mean = float(np.median(samples.y)) if robust else float(samples.y.mean(dtype=np.float64))
         target_spread = robust_spread(samples.y) if robust else float(samples.y.std(dtype=np.float64))
         return cls(
-            feature_mean=samples.x.mean(axis=0, dtype=np.float64).astype(np.float32),
+            feature_mean=np.array([column.mean(dtype=np.float64) for column in columns], dtype=np.float32),
             feature_scale=np.where(spread > 1e-9, spread, 1.0).astype(np.float32),
             target_mean=target_mean,
             target_scale=target_spread if target_spread > 1e-9 else 1.0,
         )
 
     def apply(self, samples: Samples) -> tuple[Matrix, Matrix]:
-        """Return features of shape (n, features) and targets of shape (n, 1), scaled to mean 0 and deviation 1."""
-        x = ((samples.x - self.feature_mean) / self.feature_scale).astype(np.float32)
-        return x, ((samples.y - self.target_mean) / self.target_scale).astype(np.float32)[:, None]
+        """Return features of shape (n, features) and targets of shape (n, 1), of mean 0 and deviation 1, features clipped."""
+        x = (samples.x - self.feature_mean) / self.feature_scale
+        return np.clip(x, -CLIP, CLIP, out=x), ((samples.y - self.target_mean) / self.target_scale).astype(np.float32)[
+            :, None
+        ]
 
     def rmse(self, mse: float) -> float:
         """Return the RMSE in the target's unit for a mean squared error of scaled targets."""
         return self.target_scale * math.sqrt(mse)
+
+
+def winsorized(column: Matrix) -> Matrix:
+    """Return a column of shape (n,), clipped at its 5 % and 95 % quantiles plus and minus the distance between them.
+
+    A normal column is so clipped beyond 4.9 deviations. One whose quantiles are equal, such as a rare category, is returned as it is.
+    """
+    low, high = np.quantile(column[:: -(-len(column) // _QUANTILE_SAMPLES)], (0.05, 0.95))
+    return np.clip(column, 2 * low - high, 2 * high - low) if high > low else column
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Steps of an epoch.
+
+    Attributes:
+        batch: Samples of a step.
+        passes: How often an epoch goes over all samples.
+        steps: Steps of an epoch.
+    """
+
+    batch: int
+    passes: int
+    steps: int
+
+    @classmethod
+    def of(cls, samples: int, largest_batch: int) -> Pace:
+        """Return the largest batches that make ``MIN_STEPS`` steps, and as many passes as these need where samples are few."""
+        batch = min(largest_batch, max(MIN_BATCH, samples // MIN_STEPS))
+        passes = max(1, math.ceil(MIN_STEPS * batch / samples))
+        return cls(batch, passes, math.ceil(passes * samples / batch))
+
+    @property
+    def averaging(self) -> float:
+        """Decay of the moving average of the weights per step."""
+        return 1.0 - 1.0 / (AVERAGED_EPOCHS * self.steps)
+
+    def averaging_at(self, step: int) -> float:
+        """Return the decay at a step from 1: small at first, so that the random start has no weight soon."""
+        return min(self.averaging, step / (step + 10))
 
 
 @dataclass(frozen=True)
@@ -84,19 +143,14 @@ class Course(Generic[W]):
 
 
 def network_parameters(
-    parameters: TrainingParameters, layers: Sequence[int], loss: Loss, **others: float
+    parameters: TrainingParameters, layers: Sequence[int], loss: Loss, pace: Pace, **others: float
 ) -> dict[str, Parameter]:
     """Return what is logged of a network's training; ``others`` are parameters of the framework."""
     return {
         "layers": "-".join(map(str, layers)), "activation": "relu", "optimizer": "adam", "loss": _LOSSES[loss],
-        "learning_rate": parameters.learning_rate, **others, "weight_averaging": AVERAGING, "epochs": parameters.epochs,
-        "patience": parameters.patience, "batch_size": parameters.network_batch, "seed": parameters.seed,
+        "learning_rate": parameters.learning_rate, **others, "weight_averaging": pace.averaging, "epochs": parameters.epochs,
+        "patience": parameters.patience, "batch_size": pace.batch, "passes": pace.passes, "seed": parameters.seed,
     }  # fmt: skip
-
-
-def averaging_at(step: int) -> float:
-    """Return the decay of the weights' average at a step from 1: small at first, so that the random start has no weight soon."""
-    return min(AVERAGING, step / (step + 10))
 
 
 def train_epochs(
@@ -105,7 +159,7 @@ def train_epochs(
     weights: Callable[[], W],
     on_progress: ProgressCallback,
 ) -> Course[W]:
-    """Train epoch by epoch until the validation loss has not improved for ``parameters.patience`` epochs.
+    """Train epoch by epoch until the validation loss has not improved for ``parameters.patience`` epochs after the warm-up.
 
     Args:
         parameters: ``epochs`` and ``patience`` are used.
@@ -120,13 +174,16 @@ def train_epochs(
     best = math.inf
     best_step = 0
     best_weights: W | None = None
+    to_beat, last_improvement = math.inf, WARM_UP
     for step in range(1, parameters.epochs + 1):
         epoch = one_epoch()
         history.append(Progress(step, parameters.epochs, epoch.train_rmse, epoch.validation_rmse))
         if epoch.validation_loss < best:
             best, best_step, best_weights = epoch.validation_loss, step, weights()
+        if epoch.validation_loss < to_beat:
+            to_beat, last_improvement = (1 - MIN_IMPROVEMENT) * epoch.validation_loss, max(step, WARM_UP)
         on_progress(history[-1])
-        if step - best_step >= parameters.patience:
+        if step - last_improvement >= parameters.patience:
             break
     if best_weights is None:
         raise TrainingFailedError(

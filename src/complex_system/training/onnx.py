@@ -15,44 +15,58 @@ ONNX_INPUT = "features"
 ONNX_OUTPUT = "prediction"
 """Name of the output: float32 of shape (n, 1), in the target's own unit."""
 ONNX_TOLERANCE = 1e-3
-"""Largest accepted difference from the native model, relative to max(1, |prediction|)."""
+"""Largest accepted difference from the native model, relative to the target's spread: see :func:`check_onnx`."""
+ROUNDINGS = 4 * float(np.finfo(np.float32).eps)
+"""What float32 may cost beside it, relative to the prediction: a few roundings of a value that is large against its spread."""
 BATCH = "n"
 """Name of the free first dimension."""
 
 
-def export_onnx(model: TrainedModel, x: Matrix) -> bytes:
+def export_onnx(model: TrainedModel, x: Matrix, truth: Matrix | None = None) -> bytes:
     """Export a model to ONNX and check the result on ``x``.
+
+    Args:
+        model: What is exported.
+        x: Features of shape (n, features).
+        truth: Their targets, shape (n,), whose spread the differences are compared with.
 
     Raises:
         TrainingFailedError: The ONNX model does not answer as the native one does.
     """
     onnx = model.to_onnx()
-    check_onnx(model, onnx, x)
+    check_onnx(model, onnx, x, truth)
     return onnx
 
 
-def check_onnx(model: TrainedModel, onnx: bytes, x: Matrix) -> None:
+def check_onnx(model: TrainedModel, onnx: bytes, x: Matrix, truth: Matrix | None = None) -> None:
     """Compare ONNX and native model on features ``x`` of shape (n, features), in one batch and row by row for a few.
+
+    A difference may be ``ONNX_TOLERANCE`` times the spread, which is the standard deviation of the targets ``truth`` or of the native
+    predictions, whichever is larger: so the target's unit and its zero do not matter. For a prediction farther from their mean, it is
+    that distance. ``ROUNDINGS`` times the prediction are added, because float32 keeps no more of 101,325 Pa that vary by 0.1 Pa.
 
     Raises:
         TrainingFailedError: The ONNX model cannot be run, its shapes or names are not the declared ones, or its predictions
-            differ by more than ``ONNX_TOLERANCE``.
+            differ by more than that.
     """
     expected = model.predict(x).astype(np.float64)
     try:
         predicted = _run(onnx, [x, *(x[i : i + 1] for i in range(min(3, len(x))))])
     except Exception as error:
         raise TrainingFailedError(f"The ONNX model cannot be run: {error}") from error
-    for rows, answer in zip((len(x), 1, 1, 1), predicted, strict=False):
+    for rows, answer in zip([len(x), 1, 1, 1], predicted, strict=False):
         if answer.shape != (rows, 1) or answer.dtype != np.float32:
             raise TrainingFailedError(f"The ONNX model answers {answer.dtype}{answer.shape}, not float32{(rows, 1)}.")
     answers = np.concatenate([predicted[0], *predicted[1:]])[:, 0].astype(np.float64)
-    truth = np.concatenate([expected, expected[: len(predicted) - 1]])
-    difference = np.abs(answers - truth) / np.maximum(1.0, np.abs(truth))
-    if not np.all(difference <= ONNX_TOLERANCE):  # NaN fails too
+    native = np.concatenate([expected, expected[: len(predicted) - 1]])
+    spread = max(float(values.std(dtype=np.float64)) for values in (expected, expected if truth is None else truth))
+    distance = np.maximum(spread, np.abs(native - expected.mean()))
+    difference = np.abs(answers - native)
+    accepted = ONNX_TOLERANCE * distance + ROUNDINGS * np.abs(native)
+    if not np.all(difference <= accepted):  # NaN fails too
         raise TrainingFailedError(
-            f"The ONNX model differs from the native model by {np.max(difference):.2g} relative, "
-            f"more than {ONNX_TOLERANCE:g} is not accepted."
+            f"The ONNX model differs from the native model by {np.max(difference):.2g}, where the target's spread is {spread:.2g}: "
+            f"more than {ONNX_TOLERANCE:g} of it is not accepted."
         )
 
 

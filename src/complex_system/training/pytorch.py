@@ -18,7 +18,7 @@ from typing_extensions import override
 from complex_system.domain.dataset import Loss
 from complex_system.training.base import Parameter, Progress, ProgressCallback, TrainedModel, Trainer, huber_threshold
 from complex_system.training.data import Matrix, TrainingData
-from complex_system.training.network import Epoch, Scaling, averaging_at, network_parameters, train_epochs
+from complex_system.training.network import CLIP, Epoch, Pace, Scaling, network_parameters, train_epochs
 from complex_system.training.onnx import BATCH, ONNX_INPUT, ONNX_OUTPUT
 
 HIDDEN = 10
@@ -49,8 +49,9 @@ class DemonstratorNeuralNet(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return predictions of shape (n, output_dim), in the target's unit."""
-        scaled: Tensor = self.layers((features - self.feature_mean) / self.feature_scale)
-        return scaled * self.target_scale + self.target_mean
+        scaled = torch.clamp((features - self.feature_mean) / self.feature_scale, -CLIP, CLIP)
+        predicted: Tensor = self.layers(scaled)
+        return predicted * self.target_scale + self.target_mean
 
     def take_scaling(self, scaling: Scaling) -> None:
         """Set the buffers."""
@@ -120,7 +121,7 @@ class PyTorchTrainer(Trainer):
         network.layers.load_state_dict(course.best_weights)
         network.eval()
         layers = (len(data.feature_names), HIDDEN, HIDDEN, 1)
-        parameters = network_parameters(self.parameters, layers, data.loss, weight_decay=WEIGHT_DECAY)
+        parameters = network_parameters(self.parameters, layers, data.loss, epochs.pace, weight_decay=WEIGHT_DECAY)
         return PyTorchModel(data.feature_names, parameters, course.history, course.best_step, network)
 
     @override
@@ -153,7 +154,7 @@ class _Epochs:
         self._train, self._validation = (
             [torch.from_numpy(part) for part in scaling.apply(samples)] for samples in (data.train, data.validation)
         )
-        self._batch = trainer.parameters.network_batch
+        self.pace = Pace.of(len(data.train), trainer.parameters.network_batch)
         self._order = torch.Generator().manual_seed(trainer.parameters.seed)
         self._optimizer = torch.optim.Adam(
             self._layers.parameters(), lr=trainer.parameters.learning_rate, weight_decay=WEIGHT_DECAY, fused=True
@@ -162,14 +163,14 @@ class _Epochs:
         self._loss = _loss(data.loss, huber_threshold(data.train.y) / scaling.target_scale)
 
     def one(self) -> Epoch:
-        """Go over all training samples in a new order."""
+        """Go over all training samples in a new order, several times where they are few."""
         x, y = self._train
-        order = torch.randperm(len(x), generator=self._order)
+        order = torch.cat([torch.randperm(len(x), generator=self._order) for _ in range(self.pace.passes)])
         x, y = x[order], y[order]
         weights: list[Tensor] = list(self._layers.parameters())
         averaged: list[Tensor] = list(self._averaged.parameters())
         squares = 0.0
-        for xs, ys in zip(torch.split(x, self._batch), torch.split(y, self._batch), strict=True):
+        for xs, ys in zip(torch.split(x, self.pace.batch), torch.split(y, self.pace.batch), strict=True):
             self._optimizer.zero_grad()
             predicted = self._layers(xs)
             loss = self._loss(predicted, ys)
@@ -177,7 +178,7 @@ class _Epochs:
             self._optimizer.step()
             self._steps += 1
             with torch.no_grad():
-                torch._foreach_lerp_(averaged, weights, 1.0 - averaging_at(self._steps))
+                torch._foreach_lerp_(averaged, weights, 1.0 - self.pace.averaging_at(self._steps))
             squared = loss if self._loss is nn.functional.mse_loss else nn.functional.mse_loss(predicted, ys)
             squares += float(squared.detach()) * len(xs)
         with torch.inference_mode():

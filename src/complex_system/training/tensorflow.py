@@ -22,7 +22,7 @@ from typing_extensions import override
 from complex_system.domain.dataset import Loss
 from complex_system.training.base import Parameter, Progress, ProgressCallback, TrainedModel, Trainer, huber_threshold
 from complex_system.training.data import Matrix, TrainingData
-from complex_system.training.network import AVERAGING, Epoch, Scaling, network_parameters, train_epochs
+from complex_system.training.network import CLIP, Epoch, Pace, Scaling, network_parameters, train_epochs
 from complex_system.training.onnx import with_declared_names
 
 HIDDEN = 64
@@ -89,7 +89,7 @@ class TensorFlowTrainer(Trainer):
         course = train_epochs(self.parameters, epochs.one, epochs.weights, on_progress)
         core.set_weights(course.best_weights)
         layers = (len(data.feature_names), HIDDEN, HIDDEN, 1)
-        parameters = network_parameters(self.parameters, layers, data.loss, l2=L2)
+        parameters = network_parameters(self.parameters, layers, data.loss, epochs.pace, l2=L2)
         native = _scaled_model(core, scaling)
         return TensorFlowModel(data.feature_names, parameters, course.history, course.best_step, native)
 
@@ -137,6 +137,7 @@ def _scaled_model(core: Any, scaling: Scaling) -> Any:
     offset = -scaling.feature_mean.astype(np.float64) * factor
     inputs = keras.Input((len(factor),), name="features")
     scaled = keras.layers.Rescaling(factor.tolist(), offset.tolist(), name="feature_scaling")(inputs)
+    scaled = keras.ops.clip(scaled, -CLIP, CLIP)
     for layer in core.layers[1:]:
         scaled = layer(scaled)
     outputs = keras.layers.Rescaling(scaling.target_scale, scaling.target_mean, name="target_scaling")(scaled)
@@ -156,7 +157,7 @@ class _Epochs:
         self._train, self._validation = (
             [tf.constant(part) for part in scaling.apply(samples)] for samples in (data.train, data.validation)
         )
-        self._batch = trainer.parameters.network_batch
+        self.pace = Pace.of(len(data.train), trainer.parameters.network_batch)
         self._order = np.random.default_rng(trainer.parameters.seed)
         self._optimizer = keras.optimizers.Adam(trainer.parameters.learning_rate)
         self._optimizer.build(core.trainable_variables)
@@ -165,8 +166,8 @@ class _Epochs:
         self._graph = tf.function(self._epoch)
 
     def one(self) -> Epoch:
-        """Go over all training samples in a new order."""
-        order = self._order.permutation(len(self._train[0]))
+        """Go over all training samples in a new order, several times where they are few."""
+        order = np.concatenate([self._order.permutation(len(self._train[0])) for _ in range(self.pace.passes)])
         train_mse, validation_mse, loss = map(float, self._graph(tf.constant(order)))
         return Epoch(self._scaling.rmse(train_mse), self._scaling.rmse(validation_mse), loss)
 
@@ -179,14 +180,16 @@ class _Epochs:
         weights, averaged = self._core.trainable_variables, self._averaged.trainable_variables
         total = tf.shape(order)[0]
         squares = tf.constant(0.0)
-        for start in tf.range(0, total, self._batch):
-            xs, ys = x[start : start + self._batch], y[start : start + self._batch]
+        for start in tf.range(0, total, self.pace.batch):
+            xs, ys = x[start : start + self.pace.batch], y[start : start + self.pace.batch]
             with tf.GradientTape() as tape:
                 error = self._core(xs, training=True) - ys
                 loss = self._loss(error) + tf.add_n(self._core.losses)
             self._optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
             self._steps.assign_add(1.0)
-            share = 1.0 - tf.minimum(AVERAGING, self._steps / (self._steps + 10.0))  # network.averaging_at, in the graph
+            share = 1.0 - tf.minimum(
+                self.pace.averaging, self._steps / (self._steps + 10.0)
+            )  # Pace.averaging_at, in the graph
             for mean, weight in zip(averaged, weights, strict=True):
                 mean.assign_add(share * (weight - mean))
             squares += tf.reduce_mean(tf.square(error)) * tf.cast(tf.shape(ys)[0], tf.float32)

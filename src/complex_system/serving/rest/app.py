@@ -35,11 +35,14 @@ from complex_system.serving.rest.mlflow_scoring import scoring_routes
 from complex_system.serving.rest.oip import InferenceError, oip_routes
 from complex_system.serving.rest.openapi import documentation_routes
 from complex_system.serving.rest.schemas import records_body
+from complex_system.serving.rest.suggest import suggest_routes
+from complex_system.serving.suggest.suggester import Suggester
 
 LINKS = {
     "docs": "/docs",
     "predict": "/predict",
     "explain": "/explain",
+    "suggest": "/suggest",
     "model": "/model",
     "models": "/models",
     "declaration": "/declaration",
@@ -62,13 +65,17 @@ class Warned(msgspec.Struct, frozen=True):
 
 
 class Predictions(msgspec.Struct, frozen=True):
-    """One prediction for each record, in the order of the records; ``warnings`` are there only where there are some."""
+    """One prediction for each record, in the order of the records.
+
+    ``warnings`` are there only where there are some, ``intervals`` (lower and upper end) only where they were asked for.
+    """
 
     predictions: list[float]
     model: PredictingModel
     pipeline_version: str
     request_id: str
     warnings: list[Warned] | msgspec.UnsetType = msgspec.UNSET
+    intervals: list[tuple[float, float]] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -116,6 +123,7 @@ def make_app(
     broker_connected: Callable[[], bool] | None = None,
     broker_needed: bool = False,
     subjects: Callable[[], Mapping[str, str]] | None = None,
+    suggester: Suggester | None = None,
 ) -> ASGIApp:
     """Make the application that serves an engine.
 
@@ -127,15 +135,14 @@ def make_app(
         broker_connected: Whether the broker is connected; None where there is none.
         broker_needed: Whether no prediction can be made without it.
         subjects: Returns the broker's subjects by their names in ``nats.md``, for the documentation; None without a broker.
+        suggester: Finds settings; by default one of its own.
     """
     counting = metrics or ServingMetrics(engine.models, broker_connected)
     counting.registry.register(engine.outside)
     backend = Backend(engine, counting, api_key, broker_connected if broker_needed else None)
     # The router tries them in this order; the documentation is asked for least.
-    routes = [
-        *predict_routes(backend), *explain_routes(backend, OWN_ERRORS), *oip_routes(backend), *scoring_routes(backend),
-        *status_routes(backend),
-    ]  # fmt: skip
+    routes = predict_routes(backend) + oip_routes(backend) + scoring_routes(backend) + status_routes(backend)
+    routes += explain_routes(backend, OWN_ERRORS) + suggest_routes(backend, OWN_ERRORS, suggester or Suggester(engine))
     documentation = documentation_routes(backend, routes, dataset, subjects)
     # Endpoints answer their errors themselves, so the router needs no Starlette application around it: that would cost a request
     # another 7 %. What is left are paths and methods that do not exist.
@@ -203,7 +210,8 @@ async def predict(request: PredictionRequest) -> Response:
     info = result.model
     model = PredictingModel(info.name, info.version, info.framework)
     warned = [Warned(each.column.name, each.count, each.message, list(each.records)) for each in result.outside]
-    content = Predictions(result.predictions, model, info.pipeline_version, request.id, warned or msgspec.UNSET)
+    intervals = msgspec.UNSET if result.half_width is None else result.intervals
+    content = Predictions(result.predictions, model, info.pipeline_version, request.id, warned or msgspec.UNSET, intervals)
     return json_response(content, headers=request.answer_headers)
 
 
