@@ -63,6 +63,7 @@ class ComparisonRequest:
         comparison: The result, once there is one.
         linear: The linear model, where it is to be champion and is not registered yet.
         runs: Ids of the runs that were made in MLflow, by name.
+        holdout: The hold-out samples, until the winner is explained on them.
     """
 
     round: str
@@ -76,6 +77,7 @@ class ComparisonRequest:
     comparison: Comparison | None = None
     linear: TrainingResult | None = None
     runs: dict[str, str] = field(default_factory=dict)
+    holdout: Samples | None = None
 
     @property
     def cause(self) -> Cause:
