@@ -36,6 +36,7 @@ from complex_system.protocol.training import (
 from complex_system.serving.models.predictor import Predictor
 from complex_system.settings import Settings
 from complex_system.tracking.registry import ModelRegistry
+from complex_system.training.conformal import INTERVALS_FILE, Intervals
 from complex_system.training.cross_validation import FewRecords
 from complex_system.training.out_of_fold import OUT_OF_FOLD_FILE, OutOfFold
 from complex_system.training.split import Part, groups_of, parts_of
@@ -201,8 +202,9 @@ async def test_where_the_best_error_is_not_known_a_linear_model_takes_part_and_i
         onnx, metadata = await asyncio.to_thread(registry.load_onnx_model, ref)
         assert await asyncio.to_thread(registry.load_reference, ref)
         assert metadata["cross_validation"]["rmse"] == pytest.approx(first.results[0].cv.rmse)
-        files = await asyncio.to_thread(registry.load_files, ref, metadata, [OUT_OF_FOLD_FILE])
+        files = await asyncio.to_thread(registry.load_files, ref, metadata)
         assert OutOfFold.decoded(files[OUT_OF_FOLD_FILE]).summary() == kept_cross_validation(metadata)
+        assert Intervals.decoded(files[INTERVALS_FILE]).records == metadata["cross_validation"]["records"]
         predictor = Predictor(Pipeline(plant), ref.model, ref.version, onnx, metadata)
         features = np.column_stack([table[name].to_numpy() for name in plant.feature_names]).astype(np.float32)
         errors = predictor.predict_features(features[holdout]) - target[holdout]

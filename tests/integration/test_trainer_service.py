@@ -36,6 +36,7 @@ from complex_system.tracking.artifact_store import ArtifactStore
 from complex_system.tracking.registry import ModelRegistry
 from complex_system.tracking.wandb import artifact_folder
 from complex_system.training.base import Trainer, TrainingParameters
+from complex_system.training.conformal import INTERVALS_FILE, Intervals, set_apart
 from complex_system.training.data import SampleCollector
 from complex_system.training.out_of_fold import OUT_OF_FOLD_FILE, OutOfFold
 from complex_system.training.split import Part
@@ -107,8 +108,11 @@ async def test_a_requested_training_is_announced_logged_and_registered(
         outcome = await ear.outcome("r1", LOADED)
         assert outcome.status == "finished", outcome
         await eventually(lambda: service.health().state == "ready")
-    data, _ = lab_samples(5, RECORDS)
-    assert outcome.samples == {"train": len(data.train), "validation": len(data.validation)}
+    data = set_apart(dataset, lab_samples(5, RECORDS)[0])
+    calibration = data.calibration or ()
+    assert outcome.samples == {
+        "train": len(data.train), "validation": len(data.validation), "calibration": len(calibration),
+    }  # fmt: skip
     assert (outcome.trainer, outcome.framework) == (trainer, service.framework)
     assert outcome.model == f"{settings.model_prefix}-{trainer}"
 
@@ -118,6 +122,8 @@ async def test_a_requested_training_is_announced_logged_and_registered(
     assert (ref.trainer, ref.pipeline_version) == (trainer, dataset.version)
     onnx, metadata = await asyncio.to_thread(registry.load_onnx_model, ref)
     assert metadata["validation"] == to_wire(outcome.validation)
+    files = await asyncio.to_thread(registry.load_files, ref, metadata)
+    assert Intervals.decoded(files[INTERVALS_FILE]).records == len(calibration) > 0
     reference = Reference.decoded(await asyncio.to_thread(registry.load_reference, ref) or b"")
     assert (reference.pipeline_version, reference.samples) == (dataset.version, len(data.train))
     if trainer == "pytorch-wandb":
@@ -154,8 +160,10 @@ async def test_few_records_without_a_known_law_are_cross_validated(
     (ref,) = await asyncio.to_thread(registry.newest_versions)
     _, metadata = await asyncio.to_thread(registry.load_onnx_model, ref)
     assert kept_cross_validation(metadata) == found
-    files = await asyncio.to_thread(registry.load_files, ref, metadata, [OUT_OF_FOLD_FILE])
+    files = await asyncio.to_thread(registry.load_files, ref, metadata)
     assert OutOfFold.decoded(files[OUT_OF_FOLD_FILE]).summary() == found
+    intervals = Intervals.decoded(files[INTERVALS_FILE])
+    assert (intervals.method, intervals.records, intervals.units) == ("cross-validation", labelled, labelled)
     run = await asyncio.to_thread(MlflowClient(settings.mlflow_tracking_uri).get_run, outcome.run_id)
     assert run.data.metrics["cv_rmse"] == pytest.approx(found.rmse)
     assert run.data.metrics["cv_rmse_standard_error"] == pytest.approx(found.standard_error)
@@ -192,8 +200,9 @@ async def test_a_round_may_leave_out_what_is_older_than_a_time_or_than_a_key(ear
     def samples(of: pa.Table) -> dict[str, int]:
         collector = SampleCollector(Dataset.load(), list(Part))
         collector.add(of)
-        data = collector.training_data()
-        return {"train": len(data.train), "validation": len(data.validation)}
+        data = set_apart(Dataset.load(), collector.training_data())
+        found = {"train": len(data.train), "validation": len(data.validation)}
+        return found if data.calibration is None else {**found, "calibration": len(data.calibration)}
 
     await DatabaseClient(ear).save_raw([record for record in Laboratory(5).records(RECORDS) if record["_id"] in keys])
     # The larger the key, the older the record.

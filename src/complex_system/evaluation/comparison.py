@@ -34,6 +34,7 @@ from complex_system.serving.models.predictor import Predictor
 from complex_system.tracking.base import TrainingResult
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 from complex_system.training.base import score
+from complex_system.training.conformal import interval_files
 from complex_system.training.cross_validation import Keyed, out_of_fold
 from complex_system.training.data import Samples, TrainingData
 from complex_system.training.linear import LINEAR, LinearModel, fit_linear
@@ -253,13 +254,16 @@ def linear_result(
     """
     started, model = datetime.now(UTC), LinearModel(data)
     crossed = None if few is None else out_of_fold(for_folds(fit_linear), few)
+    made = {**files, **interval_files(dataset, model.predict, data, crossed)}
+    if crossed is not None:
+        made[OUT_OF_FOLD_FILE] = crossed.encoded()
     return TrainingResult(
         trainer=LINEAR, framework=LINEAR, round=round_id, dataset=dataset, data=data, model=model,
         onnx_model=export_onnx(model, data.validation.x, data.validation.y),
         validation=score(data.validation.y, model.predict(data.validation.x)),
         started_at=started, trained_at=datetime.now(UTC), timings={}, reference=reference,
         cross_validation=None if crossed is None else crossed.summary(),
-        files=files if crossed is None else {**files, OUT_OF_FOLD_FILE: crossed.encoded()},
+        files=made,
     )  # fmt: skip
 
 

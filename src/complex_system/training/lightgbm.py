@@ -137,8 +137,8 @@ class LightGBMTrainer(Trainer):
 def in_single_precision(model: str) -> tuple[str, float]:
     """Return a booster's text for trees that are added up in float32, and what to add to their sum.
 
-    Every threshold is the next float32 below it. Features are float32, so the trees stay the same. ONNX keeps thresholds as the nearest
-    float32, which may be the one above: there, a feature with just that value would take the other branch.
+    Every threshold is the next float32 below it. Features are float32, so the trees stay the same. ONNX keeps thresholds as the
+    nearest float32, which may be the one above: there, a feature with just that value would take the other branch.
 
     Every tree's leaves are less the middle of their range. The first tree holds the target's mean; were that large against the spread,
     each further sum would be rounded to what float32 keeps of the mean. A forest's trees are divided by their number, to be added up.

@@ -33,6 +33,7 @@ from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.tracking.model_files import SAMPLE_FILE, encode_sample
 from complex_system.tracking.outbox import KeptTraining
 from complex_system.training.base import Progress, TrainedModel, Trainer, score
+from complex_system.training.conformal import interval_files, set_apart
 from complex_system.training.cross_validation import FewRecords, Keyed, Predict, out_of_fold
 from complex_system.training.data import SampleCollector, Samples, TrainingData
 from complex_system.training.onnx import export_onnx
@@ -118,6 +119,8 @@ class TrainingJob:
             crossed = await self._timed("cross_validation", self._cross_validated(trainer, data, self._few))
         description = training_description(DatabaseClient(self._service), self._dataset, data, self._keys, self._labelled)
         reference, files = await self._timed("reference", description)
+        intervals = partial(interval_files, self._dataset, model.predict, data, crossed)
+        files |= await self._service.worker.run(intervals)
         if crossed is not None:
             files[OUT_OF_FOLD_FILE] = crossed.encoded()
         result = TrainingResult(
@@ -182,7 +185,7 @@ class TrainingJob:
         self._few = await asyncio.to_thread(few.keyed)
         data = await asyncio.to_thread(collector.training_data)
         self._keys = await asyncio.to_thread(collector.keys, Part.TRAIN)
-        return data
+        return data if self._few else await asyncio.to_thread(set_apart, self._dataset, data)
 
     async def _fit(self, trainer: Trainer, data: TrainingData) -> tuple[TrainedModel, bytes]:
         loop = asyncio.get_running_loop()
