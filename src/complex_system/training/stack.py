@@ -134,7 +134,8 @@ class StackModel(TrainedModel):
     @override
     def predict(self, x: Matrix) -> Matrix:
         parts = [member.weight * run_onnx(member.onnx_model, [x])[0][:, 0].astype(np.float64) for member in self.members]
-        return np.sum(parts, axis=0).astype(np.float32)
+        total: Matrix = np.sum(parts, axis=0).astype(np.float32)
+        return total
 
     @override
     def saved(self) -> bytes:

@@ -92,7 +92,7 @@ class MlConsumerService(SystemService):
             self._registry, MlflowTracker(uri, settings.mlflow_experiment, prefix, key), self._log, data, dataset,
             self._run_blocking, holdout_newest=settings.holdout_newest,
             baseline_samples=0 if known else _BASELINE_SAMPLES, few=0 if known else settings.cross_validate_below,
-            prefix=prefix, level=settings.champion_level,
+            prefix=prefix, level=settings.champion_level, stack=settings.stack,
         )  # fmt: skip
         times = replace(self.round_times, timeout=settings.round_timeout)
         self._runner = RoundRunner(self.broker, type(self).__name__, times)
