@@ -189,6 +189,10 @@ class Settings(BaseSettings):
         0.025, gt=0, le=0.5, description="Probability with which a round may change the champion although no model is better"
     )
     stack: bool = Field(True, description="Whether a round also weighs its models and registers them as one, the stack")
+    promotion: Literal["automatic", "approved"] = Field(
+        "automatic",
+        description="The winner of a round becomes champion (automatic), or candidate until a person approves it (approved)",
+    )
     retrain_newest: int = Field(
         1000, ge=50, description="New labelled records that a round after an alert waits for and trains on"
     )

@@ -16,6 +16,7 @@ from complex_system.evaluation.stacking import StackCandidate
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.scores import CrossValidation
 from complex_system.serving.models.predictor import Predictor
+from complex_system.tracking.promotion import ROLLED_BACK, decision_in
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 from complex_system.training.data import Matrix
 from complex_system.training.out_of_fold import OUT_OF_FOLD_FILE, OutOfFold
@@ -73,6 +74,10 @@ class Candidates:
                         raise ModelRefusedError(
                             f"It was trained with another split ({ref.split}; now {dataset.split_rule}), so it may have seen hold-out "
                             "records. The next training replaces it."
+                        )
+                    if (model, version) != incumbent and (back := decision_in(ref, ROLLED_BACK)) is not None:
+                        raise ModelRefusedError(
+                            f"It was rolled back by {back.who} ({back.why}); only a person may crown it again."
                         )
                     onnx, metadata = self._registry.load_onnx_model(ref)
                     predictor = Predictor(self._pipeline, model, version, onnx, metadata)

@@ -91,6 +91,11 @@ class ComparisonRequest:
         """Since when the inputs have moved and the error has not: there a new model must be better, and nowhere surely worse."""
         return self.alert.since if self.alert is not None and self.alert.moved == "input" else None
 
+    def compare_again(self) -> None:
+        """Forget what was compared, because a person has changed the champion meanwhile."""
+        self.comparison = self.linear = None
+        self.runs.clear()
+
     def failed(self, error: Exception) -> None:
         """Prepare the next try; after a refusal it makes new runs, because somebody may have deleted one that was begun."""
         if isinstance(error, TrackingRefusedError):
@@ -149,7 +154,9 @@ class ModelComparison:
         self._baselines = baselines
         self._candidates = Candidates(registry, pipeline)
 
-    def run(self, request: ComparisonRequest, data: ToCompare, champion: ModelVersionRef | None = None) -> Comparison:
+    def run(
+        self, request: ComparisonRequest, data: ToCompare, champion: ModelVersionRef | None = None, hold: str = ""
+    ) -> Comparison:
         """Compare the models of a round with each other, with the present champion, and with a linear model.
 
         The champion stays unless a new model is surely better, or far smaller and not worse (``evaluation.decision``). The linear
@@ -162,6 +169,7 @@ class ModelComparison:
             request: The models.
             data: What they are compared on.
             champion: The present champion, if it is for this pipeline version.
+            hold: Why a person decides about a new champion, as a part of a sentence; empty where the round does.
 
         Raises:
             TrainingFailedError: None of them can be loaded and predicts.
@@ -170,7 +178,9 @@ class ModelComparison:
         dataset, holdout = self._pipeline.dataset, data.holdout
         replaced = ""
         if champion and (champion.split != dataset.split_rule or data.champion_has_seen):
-            replaced = replaced_message(f"{champion.model} {champion.version}", champion.split, dataset.split_rule)
+            replaced = replaced_message(
+                f"{champion.model} {champion.version}", champion.split, dataset.split_rule, held=bool(hold)
+            )
             champion = None
         incumbent = (champion.model, champion.version) if champion else None
         candidates, refused = self._candidates.load([*request.models, *([incumbent] if incumbent else [])], incumbent)
@@ -188,16 +198,18 @@ class ModelComparison:
         by_folds = ranked_by_folds(results) if data.everything is None else None
         basis: Basis = "hold-out" if by_folds is None else "cross-validation"
         results = by_folds or results
-        best, challenges = decide(results, self._level, dataset.split.by)
-        others = {name: each for name, each in baselines.items() if name != best.ref.trainer}
+        winner, challenges = decide(results, self._level, dataset.split.by)
+        candidate = winner if hold and not winner.incumbent else None
+        best = winner if candidate is None else next((result for result in results if result.incumbent), winner)
+        others = {name: each for name, each in baselines.items() if name not in (best.ref.trainer, winner.ref.trainer)}
         unit, by = dataset.column(dataset.target).unit, dataset.split.by
         verdicts, verdict = judge_champion(best, best.label, others, basis, unit, by)
         return Comparison(
-            round=request.round, results=tuple(result for result in results if result is best or result.ref.version),
+            round=request.round, results=tuple(result for result in results if result is winner or result.ref.version),
             champion=best, holdout=len(holdout), best_new=next((result for result in results if not result.incumbent), None),
-            refused=refused, baselines=baselines if best.ref.version else others, ranked_by=basis, challenges=challenges,
+            refused=refused, baselines=baselines if winner.ref.version else others, ranked_by=basis, challenges=challenges,
             verdicts=verdicts, verdict=verdict, replaced=replaced, copies=data.copies, split=dataset.split_rule, split_by=by,
-            question=dataset.split.question, notes=data.notes, suspects=data.suspects,
+            question=dataset.split.question, notes=data.notes, suspects=data.suspects, candidate=candidate, hold=hold,
         )  # fmt: skip
 
     def stack(

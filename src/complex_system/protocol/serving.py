@@ -7,10 +7,11 @@ from typing import Literal
 from complex_system.domain.records import Record
 from complex_system.protocol.base import ArrowPage, Event, Message, Request
 
-Origin = Literal["live", "own", "probe"]
-"""Who asked for a prediction: a client; this system for stored records, to watch the model; or this system for simulated ones."""
-ORIGINS: dict[str, Origin] = {"live": "live", "own": "own", "probe": "probe"}
-ORIGIN_NAMES: dict[Origin, str] = {"live": "", "own": "origin:own", "probe": "origin:probe"}
+Origin = Literal["live", "own", "probe", "trial"]
+"""Who asked for a prediction: a client; this system for stored records, to watch the model; this system for simulated ones; or
+somebody who tries the model with made-up records, whose predictions are not announced."""
+ORIGINS: dict[str, Origin] = {"live": "live", "own": "own", "probe": "probe", "trial": "trial"}
+ORIGIN_NAMES: dict[Origin, str] = {"live": "", "own": "origin:own", "probe": "origin:probe", "trial": "origin:trial"}
 """Names of the Things that ask for predictions; under any other name a client asks."""
 ORIGIN_LABELS = {
     "live": "live predictions",
@@ -20,7 +21,7 @@ ORIGIN_LABELS = {
 }
 """What people call the predictions for each; what says most about the model in use comes first. Empty: of an earlier release."""
 ORIGIN_HEADER = b"x-prediction-origin"
-"""Header of a request over REST that says ``own`` or ``probe``; without it a client asks."""
+"""Header of a request over REST that says ``own``, ``probe`` or ``trial``; without it a client asks."""
 
 
 class PredictedRecord(Message, frozen=True, kw_only=True):

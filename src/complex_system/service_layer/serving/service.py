@@ -21,7 +21,7 @@ from complex_system.http.server import RestServer, new_event_loop
 from complex_system.messaging.clients import ProcessingClient
 from complex_system.messaging.handlers import NAME, answers, hears
 from complex_system.messaging.service import SystemService
-from complex_system.messaging.subjects import reply_subject
+from complex_system.messaging.subjects import PREDICT, reply_subject
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.base import ArrowPage, Request
 from complex_system.protocol.operations import State
@@ -36,6 +36,7 @@ from complex_system.protocol.serving import (
     ShadowPredictions,
 )
 from complex_system.protocol.training import CHAMPION_CHANGED, ChampionChanged
+from complex_system.protocol.trial import SUGGEST_SETTINGS, Suggestions, SuggestRequest
 from complex_system.serving.engine import Limits, PredictionEngine, PredictionResult, RemotePipeline
 from complex_system.serving.metrics import ServingMetrics
 from complex_system.serving.models.manager import ModelManager
@@ -43,6 +44,7 @@ from complex_system.serving.models.source import ModelSource
 from complex_system.serving.rest.app import make_app
 from complex_system.serving.rest.endpoint import outside_header
 from complex_system.serving.shadow import Shadow
+from complex_system.serving.suggest.suggester import Suggester
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +77,7 @@ class ServingService(SystemService):
         limits = Limits(settings.serving_body_bytes, settings.serving_records, settings.serving_unknown_columns)
         remote = RemotePipeline(self.dataset, ProcessingClient(self).process) if over_broker else None
         self.engine = PredictionEngine(self.models, remote, self._predicted, limits)
+        self._suggester = Suggester(self.engine)
         self._metrics = ServingMetrics(self.models, lambda: self.broker.connected)
         self._app = make_app(
             self.engine,
@@ -84,6 +87,7 @@ class ServingService(SystemService):
             broker_connected=lambda: self.broker.connected,
             broker_needed=over_broker,
             subjects=lambda: (self.subjects()[0].name, self.columns_subjects()[0].name),
+            suggester=self._suggester,
         )
         challengers = tuple(name.strip() for name in settings.serving_shadow_models.split(",") if name.strip())
         self._events = PredictionEvents(
@@ -122,6 +126,8 @@ class ServingService(SystemService):
         self._shadowing = asyncio.create_task(self._shadow.run())
         answered: list[tuple[Request[Any, Any], Any]] = [(each, ServingService.get_prediction) for each in self.subjects()]
         answered += [(each, ServingService.get_prediction_columns) for each in self.columns_subjects()]
+        if PREDICT in self.subjects():  # who answers for the champion
+            answered.append((SUGGEST_SETTINGS, ServingService.suggest_settings))
         for request, method in answered:
             handler = answers(request)(method)
             self._subs.append(await self.broker.subscribe_reply_cb(reply_subject(request), handler.__get__(self)))
@@ -167,6 +173,10 @@ class ServingService(SystemService):
             result = await self.engine.predict_table(page.table, _origin())
         return await asyncio.to_thread(self._answer_page, page.table, result)
 
+    async def suggest_settings(self, asked: SuggestRequest) -> Suggestions:
+        """Answer a request for settings."""
+        return await self._suggester.suggest(asked)
+
     def _answer_page(self, raw: pa.Table, result: PredictionResult) -> bytes:
         columns = {name: raw.column(name) for name in (ID, self.dataset.id) if name in raw.column_names}
         columns["prediction"] = pa.array(result.predictions, pa.float32())
@@ -205,6 +215,8 @@ class ServingService(SystemService):
                 await self.set_state(*self.initial_state())
 
     def _predicted(self, result: PredictionResult) -> None:
+        if result.origin == "trial":
+            return
         head = result.head(ANNOUNCED_RECORDS)
         if head.batch.size and not self._shadow.accept(head):  # processed features have no records to announce
             self._events.put(head, [])

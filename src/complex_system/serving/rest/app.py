@@ -27,10 +27,13 @@ from complex_system.serving.rest.mlflow_scoring import scoring_routes
 from complex_system.serving.rest.oip import InferenceError, oip_routes
 from complex_system.serving.rest.openapi import documentation_routes
 from complex_system.serving.rest.schemas import records_body
+from complex_system.serving.rest.suggest import suggest_routes
+from complex_system.serving.suggest.suggester import Suggester
 
 LINKS = {
     "docs": "/docs",
     "predict": "/predict",
+    "suggest": "/suggest",
     "model": "/model",
     "models": "/models",
     "declaration": "/declaration",
@@ -115,6 +118,7 @@ def make_app(
     broker_connected: Callable[[], bool] | None = None,
     broker_needed: bool = False,
     subjects: Callable[[], tuple[str, str]] | None = None,
+    suggester: Suggester | None = None,
 ) -> ASGIApp:
     """Make the application that serves an engine.
 
@@ -126,12 +130,14 @@ def make_app(
         broker_connected: Whether the broker is connected; None where there is none.
         broker_needed: Whether no prediction can be made without it.
         subjects: Returns the broker's subjects for records and for Arrow pages, for the documentation; None without a broker.
+        suggester: Finds settings; by default one of its own.
     """
     counting = metrics or ServingMetrics(engine.models, broker_connected)
     counting.registry.register(engine.outside)
     backend = Backend(engine, counting, api_key, broker_connected if broker_needed else None)
     # The router tries them in this order; the documentation is asked for least.
     routes = predict_routes(backend) + oip_routes(backend) + scoring_routes(backend) + status_routes(backend)
+    routes += suggest_routes(backend, OWN_ERRORS, suggester or Suggester(engine))
     documentation = documentation_routes(backend, routes, dataset, subjects)
     # Endpoints answer their errors themselves, so the router needs no Starlette application around it: that would cost a request
     # another 7 %. What is left are paths and methods that do not exist.

@@ -218,6 +218,7 @@ class Endpoint:
         summary: A few words; empty for what is not documented.
         responses: Status to the type of the body, or to OpenAPI's own description.
         body: Makes OpenAPI's ``requestBody`` for a data set.
+        predicts: Whether a request that fails counts as a prediction that failed.
     """
 
     backend: Backend
@@ -230,6 +231,7 @@ class Endpoint:
     summary: str
     responses: Responses
     body: Callable[[Dataset], Schema] | None
+    predicts: bool
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -257,7 +259,7 @@ class Endpoint:
         await response(scope, receive, send)
 
     def _refuse(self, request: PredictionRequest, error: ComplexSystemError) -> Response:
-        if request.scope["method"] == "POST":  # asked for predictions
+        if self.predicts and request.scope["method"] == "POST":
             self.backend.metrics.failures.count(error.code)
         return self.errors.response(error, request.id)
 
@@ -290,11 +292,13 @@ class Routes:
         method: str = "GET",
         body: Callable[[Dataset], Schema] | None = None,
         name: str | None = None,
+        predicts: bool = True,
     ) -> None:
         """Add a route; for the arguments see :class:`Endpoint`. ``name`` is the handler's unless it is given."""
         endpoint = Endpoint(
             backend=self.backend, path=path, handler=handler, errors=self.errors, method=method, tag=self.tag, summary=summary,
             responses=responses, body=body, needs_key=bool(self.backend.api_key) and not self.is_open,
+            predicts=predicts,
         )  # fmt: skip
         self.routes.append(Route(path, endpoint, methods=[method], name=name or handler.__name__))
 

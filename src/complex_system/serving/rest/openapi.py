@@ -23,6 +23,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.errors import UnauthorizedError
 from complex_system.http.login import login_address
 from complex_system.http.responses import PAGE_HEADERS, error_response, json_response
+from complex_system.protocol.trial import SuggestRequest
 from complex_system.serving.models.manager import CHAMPION
 from complex_system.serving.requests.examples import example_record
 from complex_system.serving.rest.endpoint import Backend, Endpoint
@@ -40,6 +41,7 @@ _MEANINGS = {
     400: "The request is not what is taken",
     401: "The API key is missing or wrong, where one is set",
     404: "No such model",
+    409: "The model does not carry what is needed: it was trained before that existed",
     413: "Too many bytes or records; the message says how to split",
     415: "The body is called something else than JSON",
     422: "A record is not as the data set declares it",
@@ -134,7 +136,7 @@ class _Documents:
         if self._subjects is not None:
             description += broker_section(dataset, *self._subjects())
         paths: dict[str, Schema] = {}
-        types: dict[str, type[msgspec.Struct]] = {InferenceRequest.__name__: InferenceRequest}
+        types: dict[str, type[msgspec.Struct]] = {each.__name__: each for each in (InferenceRequest, SuggestRequest)}
         for route in self._routes:
             endpoint = route.endpoint
             if not isinstance(endpoint, Endpoint) or not endpoint.summary:
