@@ -121,6 +121,8 @@ def stack_result(
     try:
         members, parameters, folds = _weighed(everyone, weights_samples, dataset.split.by)
         if len(members) < 2:
+            alone = f"{members[0].model} counts alone" if members else "there are too few records for the weights"
+            log.info("Round %s has no stack: %s", round_id, alone)
             return None
         model = StackModel(members, data, parameters)
         onnx_model = export_onnx(model, data.validation.x, data.validation.y)
