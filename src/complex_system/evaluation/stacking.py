@@ -129,6 +129,8 @@ def stack_result(
     except (TrainingFailedError, InternalError) as error:
         log.warning("Round %s has no stack: %s", round_id, error.message)
         return None
+    told = " + ".join(f"{each.weight:.2f} x {each.model} {each.version}".rstrip() for each in members)
+    log.info("Round %s: the stack is %s", round_id, told)
     made = {**files, **interval_files(dataset, model.predict, data, folds)}
     if folds is not None:
         made[OUT_OF_FOLD_FILE] = folds.encoded()
