@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from mlflow import MlflowClient
@@ -27,6 +28,7 @@ from complex_system.local.processes import Child
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.monitoring.reference import Reference
+from complex_system.pipeline.onnx_graph import RAW_ONNX_FILE
 from complex_system.protocol.base import Empty, to_wire
 from complex_system.protocol.operations import health_request
 from complex_system.protocol.training import TRAIN_MODEL, TrainReply, TrainRequest
@@ -53,6 +55,7 @@ from complex_system_services.ml_tensorflow_regression_mlflow.ml_tensorflow_regre
 from envelopes import age
 from models import linear_onnx, register_onnx
 from proxy import proxied
+from raw_models import by_serving, predicted
 from samples import lab_samples, processed_page
 from support import Ear, eventually, running
 
@@ -126,6 +129,10 @@ async def test_a_requested_training_is_announced_logged_and_registered(
     assert Intervals.decoded(files[INTERVALS_FILE]).records == len(calibration) > 0
     reference = Reference.decoded(await asyncio.to_thread(registry.load_reference, ref) or b"")
     assert (reference.pipeline_version, reference.samples) == (dataset.version, len(data.train))
+    files = await asyncio.to_thread(registry.load_files, ref, metadata, [RAW_ONNX_FILE])
+    records = list(Laboratory(6).records(200))
+    from_raw = predicted(dataset, files[RAW_ONNX_FILE], records)
+    assert np.abs(from_raw - by_serving(dataset, onnx, records)).max() <= 1e-5 * data.train.y.std()
     if trainer == "pytorch-wandb":
         store = ArtifactStore(artifact_folder(settings.wandb_dir))
         files, _ = store.read(store.newest() or "")
@@ -156,7 +163,7 @@ async def test_few_records_without_a_known_law_are_cross_validated(
     assert (found.records, len(found.rmses), found.repeats) == (labelled, 10, 2)
     assert outcome.timings["cross_validation"] > 0
     stages = [value.stage for value in ear.progress]
-    assert sorted(set(stages), key=stages.index) == ["fetching", "training", "cross-validating", "logging"]
+    assert sorted(set(stages), key=stages.index) == ["fetching", "searching", "training", "cross-validating", "logging"]
     (ref,) = await asyncio.to_thread(registry.newest_versions)
     _, metadata = await asyncio.to_thread(registry.load_onnx_model, ref)
     assert kept_cross_validation(metadata) == found
@@ -167,11 +174,15 @@ async def test_few_records_without_a_known_law_are_cross_validated(
     run = await asyncio.to_thread(MlflowClient(settings.mlflow_tracking_uri).get_run, outcome.run_id)
     assert run.data.metrics["cv_rmse"] == pytest.approx(found.rmse)
     assert run.data.metrics["cv_rmse_standard_error"] == pytest.approx(found.standard_error)
+    assert run.data.params["search_trials"] == str(settings.lightgbm_trials)
+    assert outcome.timings["searching"] > 0
 
-    # Where the setting says so, nothing of it.
+    # Where the setting says so, nothing of it; and the search is made once there is a first model.
     async with running(MlLightgbmRegressionMlflowService, settings.copy(update={"cross_validate_below": labelled}), plant):
         await ear.ask_trainers(round="many", trainers=["lightgbm"])
         assert (await ear.outcome("many", LOADED)).cross_validation is None
+        await ear.ask_trainers(round="next", trainers=["lightgbm"])
+        assert "searching" in (await ear.outcome("next", LOADED)).timings
 
 
 @pytest.mark.usefixtures("filled")

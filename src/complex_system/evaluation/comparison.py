@@ -24,6 +24,7 @@ from complex_system.evaluation.stacking import stack_result
 from complex_system.evaluation.statistics import Evaluation, Squares, units_of
 from complex_system.evaluation.triggers import AlertCause
 from complex_system.evaluation.verdict import judge_champion, replaced_message
+from complex_system.pipeline.onnx_graph import with_raw_onnx
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.labels import NO_SUSPECTS, SuspectTargets
 from complex_system.protocol.scores import Basis
@@ -263,17 +264,18 @@ def linear_result(
         files: Kept beside the ONNX model.
     """
     started, model = datetime.now(UTC), LinearModel(data)
+    onnx_model = export_onnx(model, data.validation.x, data.validation.y)
     crossed = None if few is None else out_of_fold(for_folds(fit_linear), few)
     made = {**files, **interval_files(dataset, model.predict, data, crossed)}
     if crossed is not None:
         made[OUT_OF_FOLD_FILE] = crossed.encoded()
     return TrainingResult(
         trainer=LINEAR, framework=LINEAR, round=round_id, dataset=dataset, data=data, model=model,
-        onnx_model=export_onnx(model, data.validation.x, data.validation.y),
+        onnx_model=onnx_model,
         validation=score(data.validation.y, model.predict(data.validation.x)),
         started_at=started, trained_at=datetime.now(UTC), timings={}, reference=reference,
         cross_validation=None if crossed is None else crossed.summary(),
-        files=made,
+        files=with_raw_onnx(dataset, onnx_model, made),
     )  # fmt: skip
 
 
