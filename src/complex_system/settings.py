@@ -159,7 +159,9 @@ class Settings(BaseSettings):
     # Training
     training_interval: float = Field(86_400.0, gt=0, description="Seconds between trainings on a trainer's own schedule")
     epochs: int = Field(200, ge=1, description="Maximum number of epochs of the neural networks")
-    patience: int = Field(20, ge=1, description="Epochs without a better validation error that end a training, from the 20th on")
+    patience: int = Field(
+        20, ge=1, description="Epochs without a better validation error that end a training, from the 20th on"
+    )
     learning_rate: float = Field(0.001, gt=0, description="Learning rate of the neural networks (Adam)")
     network_batch: int = Field(64, ge=1, description="Batch size of the neural networks")
     boosting_rounds: int = Field(2000, ge=1, description="Maximum number of boosting rounds of LightGBM")
